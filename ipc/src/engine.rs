@@ -1,0 +1,317 @@
+//! The protocol of `engine.sock`: what the engine is asked and what it answers.
+//!
+//! A connection does one thing. The client sends one [`Opening`] (with it, by SCM_RIGHTS on its first byte, the
+//! descriptors that the request names), the engine answers with [`Answer`]s and ends with [`Answer::Done`] or
+//! [`Answer::Error`]; only then is the work finished. A stream that stops without either is broken. A client
+//! that hangs up leaves: see [`Pull::detach`]. Enum variants are numbered by position: append, never reorder.
+
+use serde::{Deserialize, Serialize};
+
+/// The one protocol version spoken.
+pub const VERSION: u16 = 1;
+/// Longest request, in bytes.
+pub const REQUEST_MAX: usize = 256 << 10;
+/// Most descriptors that one request may bring.
+pub const DESCRIPTORS_MAX: usize = 125;
+
+/// The first frame of a connection. [`crate::watch::open`] reads it on the engine's side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opening {
+    /// The version that `request` is of.
+    pub version: u16,
+    /// What is asked for.
+    pub request: Request,
+}
+
+/// What may be asked on `engine.sock`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// What the engine is; answered by [`Answer::Info`].
+    Info,
+    /// Fetch an image; answered by [`Answer::Job`], [`Answer::Rows`] and [`Answer::Done`].
+    Pull(Pull),
+    /// All jobs, running ones first; answered by [`Answer::Jobs`].
+    Jobs,
+    /// Follow a running or finished job; answered as [`Request::Pull`].
+    Watch {
+        /// The job's number.
+        job: u64,
+    },
+    /// End a running job, whoever watches it.
+    Cancel {
+        /// The job's number.
+        job: u64,
+    },
+    /// All images; answered by [`Answer::Images`].
+    Images,
+    /// One image in full; answered by [`Answer::Json`].
+    Inspect {
+        /// Reference, digest or unique id prefix.
+        name: String,
+    },
+    /// Give an image one more reference.
+    Tag {
+        /// Reference, digest or unique id prefix of the image.
+        source: String,
+        /// The new reference.
+        target: String,
+    },
+    /// Take a reference from an image, and with the last one the image and what nothing else uses.
+    Remove {
+        /// Reference, digest or unique id prefix.
+        name: String,
+        /// Also if an id has several references.
+        force: bool,
+    },
+    /// Make an image of root file system tars (plain, gzip or zstd), one descriptor a layer, lowest first.
+    Import(Import),
+    /// Be a read-only registry of this store until the client leaves; answered by [`Answer::Serving`].
+    Serve(Serve),
+}
+
+/// Arguments of [`Request::Pull`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pull {
+    /// What the person typed: `alpine`, `host:5000/name:tag`, `name@sha256:…`.
+    pub reference: String,
+    /// `os/arch[/variant]`; the host's if absent.
+    pub platform: Option<String>,
+    /// The job goes on when nobody watches it; answered by [`Answer::Job`] and [`Answer::Done`] at once.
+    pub detach: bool,
+    /// Plain HTTP, or HTTPS with a certificate that nobody vouches for, will do for this registry.
+    pub insecure: bool,
+}
+
+/// Arguments of [`Request::Import`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Import {
+    /// Reference that the new image gets.
+    pub reference: String,
+    /// How many descriptors come with the request: 1 to [`DESCRIPTORS_MAX`].
+    pub layers: u32,
+    /// `os/arch[/variant]`; the host's if absent.
+    pub platform: Option<String>,
+    /// Default command of the image.
+    pub cmd: Vec<String>,
+    /// `KEY=value` environment.
+    pub env: Vec<String>,
+    /// Labels of the image.
+    pub labels: Vec<(String, String)>,
+}
+
+/// Arguments of [`Request::Serve`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Serve {
+    /// `ADDRESS:PORT` to listen on; port 0 lets the kernel choose.
+    pub listen: String,
+    /// At most so many body bytes per second, all connections together; 0 is no limit.
+    pub bytes_per_second: u64,
+}
+
+/// What the engine answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// The work is finished, and well; the last frame of a stream.
+    Done(Done),
+    /// The work failed, or was refused; the last frame of a stream.
+    Error(Failure),
+    /// The job that the answer is about, with all its rows; the first frame of a watched job.
+    Job(Job),
+    /// Rows that changed since the last frame, at most every 100 ms.
+    Rows {
+        /// The job's number.
+        job: u64,
+        /// Only the changed ones.
+        rows: Vec<Row>,
+    },
+    /// Answer to [`Request::Jobs`]; `Done` follows.
+    Jobs(Vec<Job>),
+    /// Answer to [`Request::Images`]; `Done` follows. Several frames if there are many.
+    Images(Vec<Image>),
+    /// Answer to [`Request::Inspect`]; `Done` follows.
+    Json(String),
+    /// Answer to [`Request::Info`]; `Done` follows.
+    Info(Info),
+    /// The registry listens; `Done` follows when it ends.
+    Serving {
+        /// `ADDRESS:PORT` that it listens on in truth.
+        address: String,
+    },
+    /// Something that a person should read once; the work goes on.
+    Note(String),
+}
+
+/// How work ended well.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// The canonical reference that the work was about: `host/name:tag`, or empty.
+    pub reference: String,
+    /// The manifest's digest: `sha256:…`, or empty.
+    pub digest: String,
+    /// True if there was nothing to do (the image was up to date).
+    pub unchanged: bool,
+    /// References and digests that went, for [`Request::Remove`].
+    pub removed: Vec<String>,
+}
+
+/// How work failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What kind of failure it is.
+    pub code: Code,
+    /// What was attempted, on what, and why it failed; one line without a full stop.
+    pub message: String,
+    /// What the person may do about it; empty if nothing comes to mind.
+    pub hint: String,
+}
+
+/// Kinds of [`Failure`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Code {
+    /// The work was tried and failed.
+    #[default]
+    Failed,
+    /// The request is malformed, or an argument makes no sense.
+    Usage,
+    /// There is no such image, job or reference.
+    NotFound,
+    /// A name stands for several things, or a thing is in use.
+    Conflict,
+    /// The job was cancelled.
+    Cancelled,
+    /// The protocol version is not spoken here.
+    Version,
+}
+
+/// One piece of work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its number, rising by one.
+    pub id: u64,
+    /// What it does: `pull`, `import`, `serve`.
+    pub kind: String,
+    /// The canonical reference or address that it is about.
+    pub subject: String,
+    /// Where it stands.
+    pub state: JobState,
+    /// Its rows in manifest order, lowest layer first.
+    pub rows: Vec<Row>,
+    /// When it began, in nanoseconds since the epoch.
+    pub started: i64,
+    /// When it ended; 0 while it runs.
+    pub ended: i64,
+    /// Why it failed; empty otherwise.
+    pub error: String,
+    /// How many clients watch it.
+    pub watchers: u32,
+    /// True if it goes on when nobody watches.
+    pub detached: bool,
+}
+
+/// Where a [`Job`] stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JobState {
+    /// At work.
+    #[default]
+    Running,
+    /// Finished well.
+    Done,
+    /// Finished badly; see [`Job::error`].
+    Failed,
+    /// Ended by a person, or because nobody watched any more.
+    Cancelled,
+}
+
+/// One line of progress: a layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// Position in the manifest, from 0.
+    pub index: u32,
+    /// First 12 hex digits of the blob's digest.
+    pub id: String,
+    /// What is being done.
+    pub phase: Phase,
+    /// Bytes done of `total`, of the blob as it is downloaded.
+    pub current: u64,
+    /// Size of the blob in bytes, known from the manifest.
+    pub total: u64,
+    /// Which try this is, from 1; 0 before the first.
+    pub attempt: u32,
+    /// What a person should know: why it is retried, why it failed; else empty.
+    pub note: String,
+}
+
+/// What is being done to a [`Row`]'s blob.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Phase {
+    /// Nothing yet; a slot is awaited.
+    #[default]
+    Waiting,
+    /// Bytes arrive (and are unpacked as they do).
+    Downloading,
+    /// All bytes are here; digests are compared.
+    Verifying,
+    /// All bytes are here; the rest is unpacked.
+    Extracting,
+    /// In the store.
+    Complete,
+    /// Was in the store before.
+    Exists,
+    /// Given up; see [`Row::note`].
+    Failed,
+}
+
+impl Phase {
+    /// The word for it, in progress lines and JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Phase::Waiting => "waiting",
+            Phase::Downloading => "downloading",
+            Phase::Verifying => "verifying",
+            Phase::Extracting => "extracting",
+            Phase::Complete => "complete",
+            Phase::Exists => "exists",
+            Phase::Failed => "failed",
+        }
+    }
+}
+
+/// One image of the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// Its references, canonical; none for one that lost its last.
+    pub references: Vec<String>,
+    /// Digest of its manifest.
+    pub digest: String,
+    /// Digest of its config: the image's id.
+    pub id: String,
+    /// `os/arch[/variant]`.
+    pub platform: String,
+    /// Bytes of its manifest, config and layers as they are stored.
+    pub size: u64,
+    /// Number of layers.
+    pub layers: u32,
+    /// When it was made, in nanoseconds since the epoch; `None` if it does not say.
+    pub created: Option<i64>,
+}
+
+/// What the engine is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    /// Program version.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Time since start, in milliseconds.
+    pub uptime_ms: u64,
+    /// The store's directory.
+    pub store: String,
+    /// Number of images.
+    pub images: u64,
+    /// Number of jobs at work.
+    pub jobs: u64,
+    /// Events that wait to be written to the monitor FIFO.
+    pub events_spooled: u64,
+    /// Events given up since start.
+    pub events_lost: u64,
+}

@@ -1,0 +1,476 @@
+//! What happened: one event, complete in itself, and never looked up again.
+//!
+//! [`Event`] is what producers build and consumers get. [`EventView`] reads the same bytes in place; monitord
+//! checks and filters with it, so that an event is copied once on its way through. Neither does any I/O.
+//!
+//! Wire layout (postcard, fields in this order; pinned by golden tests):
+//! `tag 0 · writer u64 LE · counter varint · lost varint · time i64 LE · kind str · action str · id str ·
+//! attributes [(str, str)] · labels [(str, str)] · seq u64 LE`. A FIFO record carries all but `seq`; monitord
+//! appends the eight bytes of `seq` and has the frame. Integers are little-endian or LEB128 varints, strings
+//! are varint length and UTF-8. postcard wire format specification, version 1.
+
+use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
+
+/// Longest type word, in bytes.
+pub const KIND_MAX: usize = 32;
+/// Longest first word of an action, in bytes.
+pub const ACTION_WORD_MAX: usize = 32;
+/// Most attributes, and most labels, of one event.
+pub const PAIRS_MAX: usize = 256;
+/// The postcard variant number of an event in [`crate::watch::Item`].
+pub(crate) const EVENT_TAG: u8 = 0;
+
+/// One thing that happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Identity of the writing process, drawn at random when it opened the FIFO.
+    #[serde(with = "postcard::fixint::le")]
+    pub writer: u64,
+    /// This writer's own count of events, rising by one from 1.
+    pub counter: u64,
+    /// How many events this writer had to drop just before this one, because its spool overflowed.
+    pub lost: u32,
+    /// When it happened, in nanoseconds since the Unix epoch, by the writer's clock.
+    #[serde(with = "postcard::fixint::le")]
+    pub time: i64,
+    /// What sort of thing it happened to: `container`, `image`, `job`, `daemon`, or a producer's own word.
+    pub kind: String,
+    /// What happened, in Docker's words where Docker has one: `start`, `die`, `exec_start: sh -c true`.
+    pub action: String,
+    /// What it happened to: a container's or an image's id, a reference, a job's number.
+    pub id: String,
+    /// Facts told by the producer, in its order; keys are unique.
+    pub attributes: Pairs,
+    /// Words of the owner of the image or container; keys are unique. A label never stands in for a fact.
+    pub labels: Pairs,
+    /// monitord's number for the event, rising by one for ever; 0 until it has one.
+    #[serde(with = "postcard::fixint::le")]
+    pub seq: u64,
+}
+
+/// Ordered `key=value` words; a key stands once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pairs(Vec<(String, String)>);
+
+impl Pairs {
+    /// Sets `key` to `value`, in place if it is there and at the end otherwise.
+    pub fn set(&mut self, key: impl Into<String>, value: impl Into<String>) {
+        let (key, value) = (key.into(), value.into());
+        match self.0.iter_mut().find(|(k, _)| *k == key) {
+            Some((_, v)) => *v = value,
+            None => self.0.push((key, value)),
+        }
+    }
+
+    /// The value of `key`, if it is there.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+
+    /// Keys and values in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.0.iter().map(|(k, v)| (k.as_str(), v.as_str()))
+    }
+
+    /// How many pairs there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True when there is no pair.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Removes and returns the last pair.
+    pub fn pop(&mut self) -> Option<(String, String)> {
+        self.0.pop()
+    }
+}
+
+impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Pairs {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
+        let mut all = Pairs::default();
+        for (key, value) in pairs {
+            all.set(key, value);
+        }
+        all
+    }
+}
+
+/// A field of an event that breaks a rule, and the rule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FieldError {
+    /// The type is not a word `[a-z0-9][a-z0-9_.-]{0,31}`.
+    #[error("type {0:?} is not allowed: a type is [a-z0-9][a-z0-9_.-]*, at most {KIND_MAX} bytes")]
+    Kind(String),
+    /// The action does not begin with such a word, or what follows it is not `: ` and text.
+    #[error(
+        "action {0:?} is not allowed: an action is [a-z0-9][a-z0-9_.-]*, at most {ACTION_WORD_MAX} bytes, \
+         then nothing or ': ' and text"
+    )]
+    Action(String),
+    /// A key is empty or holds `=` or a control character.
+    #[error("{map} key {key:?} is not allowed: a key is not empty and holds no '=' and no control character")]
+    Key {
+        /// `attribute` or `label`.
+        map: &'static str,
+        /// The key as given.
+        key: String,
+    },
+    /// A key stands twice.
+    #[error("{map} key {key:?} stands twice")]
+    Twice {
+        /// `attribute` or `label`.
+        map: &'static str,
+        /// The key as given.
+        key: String,
+    },
+    /// More than [`PAIRS_MAX`] pairs.
+    #[error("{count} {map}s are too many: at most {PAIRS_MAX}")]
+    TooMany {
+        /// `attribute` or `label`.
+        map: &'static str,
+        /// How many there are.
+        count: usize,
+    },
+}
+
+impl Event {
+    /// A new event that happened now.
+    pub fn new(kind: impl Into<String>, action: impl Into<String>, id: impl Into<String>) -> Self {
+        Event {
+            time: crate::time::now(),
+            kind: kind.into(),
+            action: action.into(),
+            id: id.into(),
+            ..Event::default()
+        }
+    }
+
+    /// The same event with one more fact.
+    #[must_use]
+    pub fn with(mut self, key: impl Into<String>, value: impl ToString) -> Self {
+        self.attributes.set(key, value.to_string());
+        self
+    }
+
+    /// The same event with one more label.
+    #[must_use]
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.set(key, value);
+        self
+    }
+
+    /// Checks every field against the rules that readers rely on.
+    ///
+    /// # Errors
+    /// The first [`FieldError`], in field order.
+    pub fn check(&self) -> Result<(), FieldError> {
+        check_words(&self.kind, &self.action)?;
+        check_pairs("attribute", self.attributes.iter())?;
+        check_pairs("label", self.labels.iter())
+    }
+
+    /// The line for people: `TIME TYPE ACTION ID (key=value, …)`, local time with nine digits and offset.
+    ///
+    /// Attributes come first, then labels, each in their order. Control characters and line breaks of any
+    /// field are escaped as Rust does (`\n`, `\u{1b}`), so an event never breaks a line or a terminal.
+    pub fn line(&self) -> String {
+        let mut out = crate::time::local(self.time);
+        for word in [&self.kind, &self.action, &self.id] {
+            if !word.is_empty() {
+                out.push(' ');
+                escape(&mut out, word);
+            }
+        }
+        let mut open = " (";
+        for (key, value) in self.attributes.iter().chain(self.labels.iter()) {
+            out.push_str(open);
+            escape(&mut out, key);
+            out.push('=');
+            escape(&mut out, value);
+            open = ", ";
+        }
+        if open == ", " {
+            out.push(')');
+        }
+        out
+    }
+}
+
+/// Appends `text` with control characters, and those that reorder a line, escaped.
+pub fn escape(out: &mut String, text: &str) {
+    for c in text.chars() {
+        // Bidirectional overrides and line separators would let one field rewrite how a line looks.
+        let hides = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if c.is_control() || hides {
+            let _ = write!(out, "{}", c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+}
+
+fn is_word(bytes: &[u8], max: usize) -> bool {
+    let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    match bytes.split_first() {
+        Some((first, rest)) => {
+            bytes.len() <= max && plain(first) && rest.iter().all(|b| plain(b) || matches!(b, b'_' | b'.' | b'-'))
+        }
+        None => false,
+    }
+}
+
+fn check_words(kind: &str, action: &str) -> Result<(), FieldError> {
+    if !is_word(kind.as_bytes(), KIND_MAX) {
+        return Err(FieldError::Kind(kind.to_owned()));
+    }
+    let word = action.split_once(": ").map_or(action, |(word, _)| word);
+    if !is_word(word.as_bytes(), ACTION_WORD_MAX) {
+        return Err(FieldError::Action(action.to_owned()));
+    }
+    Ok(())
+}
+
+fn check_pairs<'a>(
+    map: &'static str,
+    pairs: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
+) -> Result<(), FieldError> {
+    if pairs.len() > PAIRS_MAX {
+        return Err(FieldError::TooMany { map, count: pairs.len() });
+    }
+    let mut seen: Vec<&str> = Vec::with_capacity(pairs.len());
+    for (key, _) in pairs {
+        if !is_key(key) {
+            return Err(FieldError::Key { map, key: key.to_owned() });
+        }
+        if seen.contains(&key) {
+            return Err(FieldError::Twice { map, key: key.to_owned() });
+        }
+        seen.push(key);
+    }
+    Ok(())
+}
+
+fn is_key(key: &str) -> bool {
+    // Bytes suffice: `=`, C0 controls and DEL are single bytes in UTF-8; C1 controls start with 0xC2.
+    !key.is_empty() && !key.bytes().any(|b| b == b'=' || b < 0x20 || b == 0x7f) && (key.is_ascii() || !key.contains(is_c1))
+}
+
+fn is_c1(c: char) -> bool {
+    ('\u{80}'..='\u{9f}').contains(&c)
+}
+
+/// An event read in place from the bytes of a record or of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventView<'a> {
+    /// See [`Event::writer`].
+    pub writer: u64,
+    /// See [`Event::counter`].
+    pub counter: u64,
+    /// See [`Event::lost`].
+    pub lost: u32,
+    /// See [`Event::time`].
+    pub time: i64,
+    /// See [`Event::kind`].
+    pub kind: &'a str,
+    /// See [`Event::action`].
+    pub action: &'a str,
+    /// See [`Event::id`].
+    pub id: &'a str,
+    /// See [`Event::attributes`].
+    pub attributes: PairsView<'a>,
+    /// See [`Event::labels`].
+    pub labels: PairsView<'a>,
+}
+
+/// Pairs read in place; already checked, so walking them cannot fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PairsView<'a> {
+    count: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> EventView<'a> {
+    /// Reads and checks the body of a FIFO record: all of an event but `seq`.
+    ///
+    /// Total: any bytes give an event or `None`. Accepts exactly what [`Event::check`] accepts.
+    pub fn of_record(body: &'a [u8]) -> Option<Self> {
+        let mut at = Walk(body);
+        let view = at.event()?;
+        (at.0.is_empty() && view.fits_the_rules()).then_some(view)
+    }
+
+    /// Reads the body of an event frame that this program wrote and checked before, without checking the
+    /// rules again. Still total.
+    pub fn of_frame(body: &'a [u8]) -> Option<Self> {
+        let mut at = Walk(body.get(..body.len().checked_sub(8)?)?);
+        at.event()
+    }
+
+    fn fits_the_rules(&self) -> bool {
+        let word = self.action.split_once(": ").map_or(self.action, |(word, _)| word);
+        is_word(self.kind.as_bytes(), KIND_MAX)
+            && is_word(word.as_bytes(), ACTION_WORD_MAX)
+            && self.attributes.fits_the_rules()
+            && self.labels.fits_the_rules()
+    }
+}
+
+impl<'a> PairsView<'a> {
+    /// Keys and values in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let mut at = Walk(self.bytes);
+        (0..self.count).map_while(move |_| Some((at.str()?, at.str()?)))
+    }
+
+    /// The value of `key`, if it is there.
+    pub fn get(&self, key: &str) -> Option<&'a str> {
+        self.iter().find(|(k, _)| *k == key).map(|(_, v)| v)
+    }
+
+    /// How many pairs there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// True when there is no pair.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    fn fits_the_rules(&self) -> bool {
+        self.count <= PAIRS_MAX
+            && self
+                .iter()
+                .enumerate()
+                .all(|(nth, (key, _))| is_key(key) && !self.iter().take(nth).any(|(k, _)| k == key))
+    }
+}
+
+/// A cursor over postcard bytes; every step is checked.
+struct Walk<'a>(&'a [u8]);
+
+impl<'a> Walk<'a> {
+    fn event(&mut self) -> Option<EventView<'a>> {
+        if self.take(1)? != [EVENT_TAG] {
+            return None;
+        }
+        Some(EventView {
+            writer: u64::from_le_bytes(self.take(8)?.try_into().ok()?),
+            counter: self.varint()?,
+            lost: u32::try_from(self.varint()?).ok()?,
+            time: i64::from_le_bytes(self.take(8)?.try_into().ok()?),
+            kind: self.str()?,
+            action: self.str()?,
+            id: self.str()?,
+            attributes: self.pairs()?,
+            labels: self.pairs()?,
+        })
+    }
+
+    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0u64;
+        for (nth, &byte) in self.0.iter().enumerate().take(10) {
+            // The tenth byte holds the one bit that is left of 64.
+            if nth == 9 && byte > 1 {
+                return None;
+            }
+            value |= u64::from(byte & 0x7f) << (7 * nth);
+            if byte & 0x80 == 0 {
+                self.0 = &self.0[nth + 1..];
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn str(&mut self) -> Option<&'a str> {
+        let len = usize::try_from(self.varint()?).ok()?;
+        std::str::from_utf8(self.take(len)?).ok()
+    }
+
+    fn pairs(&mut self) -> Option<PairsView<'a>> {
+        let count = usize::try_from(self.varint()?).ok()?;
+        let start = self.0;
+        // A pair takes two bytes at least, so a count that bytes cannot hold ends this loop early.
+        for _ in 0..count {
+            self.str()?;
+            self.str()?;
+        }
+        Some(PairsView { count, bytes: &start[..start.len() - self.0.len()] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record;
+
+    fn sample() -> Event {
+        let mut event = Event::new("container", "start", "3277ec2e57cd").with("image", "busybox").with("pid", 9007);
+        event.labels.set("image", "a label cannot pass for a fact");
+        event.writer = 7;
+        event.counter = 300;
+        event
+    }
+
+    #[test]
+    fn a_view_reads_what_postcard_wrote() {
+        let event = sample();
+        let body = record::body(&event).expect("small");
+        let view = EventView::of_record(&body).expect("an event");
+        assert_eq!(view.counter, 300);
+        assert_eq!(view.kind, "container");
+        assert_eq!(view.attributes.get("image"), Some("busybox"));
+        assert_eq!(view.labels.get("image"), Some("a label cannot pass for a fact"));
+        assert_eq!(view.attributes.iter().count(), 2);
+    }
+
+    #[test]
+    fn every_shortened_or_changed_body_is_read_without_panic() {
+        let body = record::body(&sample()).expect("small");
+        for end in 0..body.len() {
+            assert!(EventView::of_record(&body[..end]).is_none(), "cut at {end}");
+        }
+        for at in 0..body.len() {
+            for bit in 0..8 {
+                let mut bad = body.clone();
+                bad[at] ^= 1 << bit;
+                let _ = EventView::of_record(&bad);
+            }
+        }
+    }
+
+    #[test]
+    fn check_and_view_accept_the_same_events() {
+        let mut cases = vec![sample()];
+        for (kind, action) in
+            [("", "start"), ("UPPER", "x"), ("a b", "x"), ("ok", "exec_start: sh -c 'x'"), ("ok", "a:b"), ("ok", "")]
+        {
+            cases.push(Event::new(kind, action, "id"));
+        }
+        cases.push(Event::new("ok", "ok", "id").with("a=b", 1));
+        cases.push(Event::new("ok", "ok", "id").with("", 1));
+        cases.push(Event::new("ok", "ok", "id").with("\u{85}", 1));
+        for event in cases {
+            let body = record::body_unchecked(&event);
+            assert_eq!(event.check().is_ok(), EventView::of_record(&body).is_some(), "{event:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_never_breaks_a_terminal() {
+        let event = Event::new("image", "pull", "a\nb\u{1b}[2J\u{202e}").with("k", "v\r");
+        let line = event.line();
+        assert!(line.ends_with(r"image pull a\nb\u{1b}[2J\u{202e} (k=v\r)"), "{line}");
+    }
+}

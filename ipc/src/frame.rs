@@ -1,0 +1,196 @@
+//! What a socket carries: length-prefixed, checksummed postcard.
+//!
+//! The same bytes are monitord's ring entry, its journal entry and its socket frame. [`encode`] makes a frame,
+//! [`Decoder`] takes them off a byte stream however it is split. No I/O.
+//!
+//! Layout: `len u32 LE · crc u32 LE`, then `len` bytes of postcard; `crc` is CRC-32C of those. `len` is at
+//! least 1 and at most [`FRAME_MAX`].
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Longest body, in bytes.
+pub const FRAME_MAX: usize = 1 << 20;
+/// Bytes before the body.
+pub const HEADER_LEN: usize = 8;
+
+/// Bytes that are no frame, or a frame that is none of the expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The length is 0 or over the bound.
+    #[error("frame of {len} bytes, expected 1 to {max}")]
+    Length {
+        /// Length in the header.
+        len: u32,
+        /// The bound here.
+        max: usize,
+    },
+    /// The checksum does not fit the body.
+    #[error("frame checksum does not match")]
+    Checksum,
+    /// The body is no message of the expected type.
+    #[error("frame holds no known message")]
+    Message,
+}
+
+/// Encodes `message` as one frame.
+///
+/// # Errors
+/// [`FrameError::Length`] if the body is larger than [`FRAME_MAX`].
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
+    let mut bytes = vec![0; HEADER_LEN];
+    bytes = postcard::to_extend(message, bytes).map_err(|_| FrameError::Message)?;
+    let len = bytes.len() - HEADER_LEN;
+    if len > FRAME_MAX {
+        return Err(FrameError::Length { len: u32::try_from(len).unwrap_or(u32::MAX), max: FRAME_MAX });
+    }
+    let crc = crc32c::crc32c(&bytes[HEADER_LEN..]);
+    bytes[..4].copy_from_slice(&(len as u32).to_le_bytes());
+    bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+    Ok(bytes)
+}
+
+/// The header of the frame of an event: its record's body with `seq` behind it.
+///
+/// `crc` is that of the record's body, so the body is summed once on its way through monitord.
+pub fn event_header(body_len: usize, crc: u32, seq: u64) -> [u8; HEADER_LEN] {
+    let len = (body_len + crate::record::SEQ_LEN) as u32;
+    let crc = crc32c::crc32c_append(crc, &seq.to_le_bytes());
+    let mut header = [0; HEADER_LEN];
+    header[..4].copy_from_slice(&len.to_le_bytes());
+    header[4..].copy_from_slice(&crc.to_le_bytes());
+    header
+}
+
+/// Splits the first frame off `bytes`; `None` if it is not whole yet.
+///
+/// Returns its body and the length of the frame.
+///
+/// # Errors
+/// [`FrameError::Length`] as soon as the header is there, [`FrameError::Checksum`] once the body is.
+pub fn split(bytes: &[u8], max: usize) -> Result<Option<(&[u8], usize)>, FrameError> {
+    let Some((header, rest)) = bytes.split_at_checked(HEADER_LEN) else { return Ok(None) };
+    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let len = word(0);
+    if len == 0 || len as usize > max {
+        return Err(FrameError::Length { len, max });
+    }
+    let Some(body) = rest.get(..len as usize) else { return Ok(None) };
+    if crc32c::crc32c(body) != word(4) {
+        return Err(FrameError::Checksum);
+    }
+    Ok(Some((body, HEADER_LEN + len as usize)))
+}
+
+/// Reads the message of a frame's body; all of the body must be it.
+///
+/// # Errors
+/// [`FrameError::Message`].
+pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
+    match postcard::take_from_bytes(body) {
+        Ok((message, [])) => Ok(message),
+        _ => Err(FrameError::Message),
+    }
+}
+
+/// Collects the bytes of a stream and gives them back frame by frame.
+///
+/// Holds at most one frame of the bound given and what one read brought beyond it. After an error the
+/// stream has no meaning any more and must be closed.
+#[derive(Debug)]
+pub struct Decoder {
+    bytes: Vec<u8>,
+    start: usize,
+    max: usize,
+}
+
+impl Decoder {
+    /// A decoder that refuses frames of more than `max` bytes ([`FRAME_MAX`] at most).
+    pub fn new(max: usize) -> Self {
+        Decoder { bytes: Vec::new(), start: 0, max: max.min(FRAME_MAX) }
+    }
+
+    /// Takes bytes as they came.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.start > 0 {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The body of the next whole frame.
+    ///
+    /// # Errors
+    /// As [`split`].
+    pub fn next_body(&mut self) -> Result<Option<&[u8]>, FrameError> {
+        match split(&self.bytes[self.start..], self.max)? {
+            None => Ok(None),
+            Some((body, len)) => {
+                let from = self.start + HEADER_LEN;
+                let to = from + body.len();
+                self.start += len;
+                Ok(Some(&self.bytes[from..to]))
+            }
+        }
+    }
+
+    /// The next whole message.
+    ///
+    /// # Errors
+    /// As [`split`] and [`parse`].
+    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+        self.next_body()?.map(parse).transpose()
+    }
+
+    /// True when no byte of an unfinished frame is held.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.bytes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::Item;
+    use crate::{event::Event, record};
+
+    #[test]
+    fn every_split_of_a_frame_decodes_to_the_same_event() {
+        let mut event = Event::new("image", "pull", "busybox").with("digest", "sha256:0");
+        event.seq = 42;
+        let one = encode(&Item::Event(event.clone())).expect("small");
+        let bytes = [one.clone(), one].concat();
+        for cut in 0..bytes.len() {
+            let mut decoder = Decoder::new(FRAME_MAX);
+            let mut got = Vec::new();
+            for part in [&bytes[..cut], &bytes[cut..]] {
+                decoder.push(part);
+                while let Some(item) = decoder.next::<Item>().expect("good bytes") {
+                    got.push(item);
+                }
+            }
+            assert_eq!(got, [Item::Event(event.clone()), Item::Event(event.clone())], "cut at {cut}");
+            assert!(decoder.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_record_becomes_a_frame_by_a_header_and_eight_bytes() {
+        let mut event = Event::new("image", "pull", "busybox");
+        let bytes = record::encode(&event).expect("small");
+        let body = &bytes[record::HEADER_LEN..];
+        event.seq = 7;
+        let mut frame = event_header(body.len(), crc32c::crc32c(body), 7).to_vec();
+        frame.extend_from_slice(body);
+        frame.extend_from_slice(&7u64.to_le_bytes());
+        assert_eq!(frame, encode(&Item::Event(event)).expect("small"));
+    }
+
+    #[test]
+    fn a_length_over_the_bound_is_refused_before_its_bytes_come() {
+        let mut decoder = Decoder::new(1000);
+        decoder.push(&1001u32.to_le_bytes());
+        decoder.push(&[0; 4]);
+        assert_eq!(decoder.next::<Item>(), Err(FrameError::Length { len: 1001, max: 1000 }));
+    }
+}

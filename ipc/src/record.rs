@@ -1,0 +1,276 @@
+//! What a producer says: one event, one atomic write into the monitor FIFO.
+//!
+//! [`encode`] makes the bytes, [`Scanner`] finds them again among whatever else hostile or broken writers put
+//! into the FIFO. Neither does I/O.
+//!
+//! Layout: `magic u32 LE · version u8 · flags u8 (0) · len u16 LE · crc u32 LE`, then `len` bytes of body (see
+//! [`crate::event`]); `crc` is CRC-32C (RFC 3720, appendix B.4) of the body. At most [`RECORD_MAX`] bytes in
+//! all, that is PIPE_BUF, so records of different writers never interleave. pipe(7), "PIPE_BUF".
+
+use crate::event::{Event, EventView, FieldError};
+
+/// Longest record, header included, in bytes: PIPE_BUF on Linux.
+pub const RECORD_MAX: usize = 4096;
+/// Bytes before the body.
+pub const HEADER_LEN: usize = 12;
+/// Longest body, in bytes.
+pub const BODY_MAX: usize = RECORD_MAX - HEADER_LEN;
+/// First four bytes of every record: `SMPN`.
+pub const MAGIC: [u8; 4] = *b"SMPN";
+/// The one version spoken.
+pub const VERSION: u8 = 1;
+/// Bytes of `seq` that a frame has and a record has not.
+pub(crate) const SEQ_LEN: usize = 8;
+
+/// Why an event cannot be written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// A field breaks a rule.
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    /// The event does not fit one atomic write.
+    #[error("event takes {len} bytes, at most {BODY_MAX} fit one atomic write; the largest field is {largest} with {largest_len}")]
+    TooLarge {
+        /// Bytes that the body takes.
+        len: usize,
+        /// Name of the field that takes most.
+        largest: String,
+        /// Bytes that it takes.
+        largest_len: usize,
+    },
+}
+
+/// Encodes `event` as one record; `seq` is not part of it.
+///
+/// # Errors
+/// [`RecordError::Field`] names a field that breaks a rule, [`RecordError::TooLarge`] the largest one.
+pub fn encode(event: &Event) -> Result<Vec<u8>, RecordError> {
+    let body = body(event)?;
+    let mut bytes = Vec::with_capacity(HEADER_LEN + body.len());
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&[VERSION, 0]);
+    bytes.extend_from_slice(&(body.len() as u16).to_le_bytes());
+    bytes.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
+    bytes.extend_from_slice(&body);
+    Ok(bytes)
+}
+
+/// Encodes and checks the body alone.
+pub(crate) fn body(event: &Event) -> Result<Vec<u8>, RecordError> {
+    event.check()?;
+    let body = body_unchecked(event);
+    if body.len() > BODY_MAX {
+        let (largest, largest_len) = largest_field(event);
+        return Err(RecordError::TooLarge { len: body.len(), largest, largest_len });
+    }
+    Ok(body)
+}
+
+pub(crate) fn body_unchecked(event: &Event) -> Vec<u8> {
+    let item = crate::watch::ItemRef::Event(event);
+    let mut bytes = postcard::to_allocvec(&item).expect("an event has no shape that postcard cannot write");
+    bytes.truncate(bytes.len() - SEQ_LEN);
+    bytes
+}
+
+fn largest_field(event: &Event) -> (String, usize) {
+    let words = [("type", &event.kind), ("action", &event.action), ("id", &event.id)];
+    let words = words.map(|(name, word)| (name.to_owned(), word.len())).into_iter();
+    let facts = event.attributes.iter().map(|(k, v)| (format!("attribute {k:?}"), k.len() + v.len()));
+    let labels = event.labels.iter().map(|(k, v)| (format!("label {k:?}"), k.len() + v.len()));
+    words.chain(facts).chain(labels).max_by_key(|(_, len)| *len).expect("three words at least")
+}
+
+/// A record found in a stretch of FIFO bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// The event, checked.
+    pub event: EventView<'a>,
+    /// The body as it was written.
+    pub body: &'a [u8],
+    /// CRC-32C of `body`.
+    pub crc: u32,
+}
+
+/// One step of a [`Scanner`].
+#[derive(Clone, Copy, Debug)]
+pub enum Step<'a> {
+    /// A good record.
+    Record(Record<'a>),
+    /// So many bytes that are no record.
+    Garbage(usize),
+    /// The bytes end within what may be a record; more of the FIFO must be read to tell.
+    Partial,
+}
+
+/// Walks the bytes of the FIFO from record to record.
+///
+/// Total: whatever the bytes, it gives every good record that does not overlap another, and counts the rest.
+/// It allocates nothing.
+#[derive(Clone, Debug)]
+pub struct Scanner<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Scanner<'a> {
+    /// Starts at the first of `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Scanner { bytes, at: 0 }
+    }
+
+    /// How many bytes the steps so far have covered.
+    pub fn consumed(&self) -> usize {
+        self.at
+    }
+
+    /// The next step, or `None` at the end of the bytes.
+    ///
+    /// `Partial` at offset 0 of a whole FIFO of at least [`RECORD_MAX`] bytes, or of all that a FIFO holds, is
+    /// garbage in truth (records are written whole): see [`Scanner::skip_partial`].
+    #[expect(clippy::should_implement_trait, reason = "a step borrows the bytes, not the scanner")]
+    pub fn next(&mut self) -> Option<Step<'a>> {
+        let rest = &self.bytes[self.at..];
+        if rest.is_empty() {
+            return None;
+        }
+        Some(match parse(rest) {
+            Parsed::Record(record) => {
+                self.at += HEADER_LEN + record.body.len();
+                Step::Record(record)
+            }
+            Parsed::Partial => Step::Partial,
+            Parsed::Bad => {
+                let skipped = 1 + to_magic(&rest[1..]);
+                self.at += skipped;
+                Step::Garbage(skipped)
+            }
+        })
+    }
+
+    /// Passes over what may have been a record but cannot be; returns how many bytes that are.
+    pub fn skip_partial(&mut self) -> usize {
+        let rest = &self.bytes[self.at..];
+        let skipped = if rest.is_empty() { 0 } else { 1 + to_magic(&rest[1..]) };
+        self.at += skipped;
+        skipped
+    }
+}
+
+enum Parsed<'a> {
+    Record(Record<'a>),
+    Partial,
+    Bad,
+}
+
+fn parse(rest: &[u8]) -> Parsed<'_> {
+    let Some((header, after)) = rest.split_at_checked(HEADER_LEN) else {
+        let known = rest.len().min(MAGIC.len());
+        return if rest[..known] == MAGIC[..known] { Parsed::Partial } else { Parsed::Bad };
+    };
+    let len = usize::from(u16::from_le_bytes([header[6], header[7]]));
+    if header[..4] != MAGIC || header[4] != VERSION || header[5] != 0 || len > BODY_MAX {
+        return Parsed::Bad;
+    }
+    let crc = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
+    let Some(body) = after.get(..len) else { return Parsed::Partial };
+    if crc32c::crc32c(body) != crc {
+        return Parsed::Bad;
+    }
+    match EventView::of_record(body) {
+        Some(event) => Parsed::Record(Record { event, body, crc }),
+        None => Parsed::Bad,
+    }
+}
+
+/// How far it is to the next place where a record may begin.
+fn to_magic(bytes: &[u8]) -> usize {
+    (0..bytes.len())
+        .find(|&at| {
+            let known = (bytes.len() - at).min(MAGIC.len());
+            bytes[at..at + known] == MAGIC[..known]
+        })
+        .unwrap_or(bytes.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: &str) -> Vec<u8> {
+        let mut event = Event::new("job", "done", id);
+        event.time = 1;
+        encode(&event).expect("small")
+    }
+
+    fn ids(bytes: &[u8]) -> (Vec<String>, usize) {
+        let (mut found, mut garbage) = (Vec::new(), 0);
+        let mut scanner = Scanner::new(bytes);
+        while let Some(step) = scanner.next() {
+            match step {
+                Step::Record(record) => found.push(record.event.id.to_owned()),
+                Step::Garbage(bytes) => garbage += bytes,
+                Step::Partial => garbage += scanner.skip_partial(),
+            }
+        }
+        assert_eq!(scanner.consumed(), bytes.len());
+        (found, garbage)
+    }
+
+    #[test]
+    fn the_bytes_of_a_record_are_these() {
+        let event = Event {
+            writer: 0x0102_0304_0506_0708,
+            counter: 300,
+            lost: 2,
+            time: -1,
+            kind: "image".into(),
+            action: "pull".into(),
+            id: "x".into(),
+            attributes: [("name", "a")].into_iter().collect(),
+            labels: [("l", "")].into_iter().collect(),
+            seq: 99,
+        };
+        let mut body = vec![0, 8, 7, 6, 5, 4, 3, 2, 1, 0xac, 2, 2];
+        body.extend([0xff; 8]);
+        body.extend(b"\x05image\x04pull\x01x\x01\x04name\x01a\x01\x01l\x00");
+        let bytes = encode(&event).expect("small");
+        assert_eq!(bytes[..8], [b'S', b'M', b'P', b'N', 1, 0, body.len() as u8, 0]);
+        assert_eq!(bytes[8..12], crc32c::crc32c(&body).to_le_bytes());
+        assert_eq!(bytes[12..], body);
+        // RFC 3720, B.4: 32 bytes of zeroes.
+        assert_eq!(crc32c::crc32c(&[0; 32]), 0x8a91_36aa);
+    }
+
+    #[test]
+    fn good_records_are_found_among_garbage() {
+        let mut bytes = b"noise SMPN noise SM".to_vec();
+        bytes.extend(record("one"));
+        bytes.extend(b"SMPN\x01\x00\xff\x00cut");
+        bytes.extend(record("two"));
+        let mut bad = record("bad");
+        bad[20] ^= 1;
+        bytes.extend(&bad);
+        bytes.extend(record("three"));
+        let (found, garbage) = ids(&bytes);
+        assert_eq!(found, ["one", "two", "three"]);
+        assert_eq!(garbage, bytes.len() - record("one").len() * 2 - record("three").len());
+    }
+
+    #[test]
+    fn every_cut_of_two_records_gives_the_whole_ones() {
+        let bytes = [record("one"), record("two")].concat();
+        for cut in 0..=bytes.len() {
+            let (found, _) = ids(&bytes[..cut]);
+            let whole = usize::from(cut >= record("one").len()) + usize::from(cut == bytes.len());
+            assert_eq!(found.len(), whole, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn an_event_that_does_not_fit_names_its_largest_field() {
+        let event = Event::new("image", "pull", "x").with("small", 1).label("big", "y".repeat(5000));
+        let error = encode(&event).expect_err("5000 bytes");
+        assert!(error.to_string().contains("label \"big\" with 5003"), "{error}");
+    }
+}

@@ -1,0 +1,219 @@
+//! The protocol of `events.sock`: who asks, what it may ask, what it hears.
+//!
+//! A connection does one thing. The client sends one [`Opening`], the first exchange, which names the protocol
+//! version; the server answers with [`Item`]s. A stream ends with [`Item::End`] or [`Item::Error`]; one that
+//! stops without either is broken. Enum variants are numbered by position on the wire: append, never reorder.
+
+use crate::event::Event;
+use crate::frame::{self, FrameError};
+use serde::{Deserialize, Serialize};
+
+/// The one protocol version spoken.
+pub const VERSION: u16 = 1;
+/// Longest request, in bytes.
+pub const REQUEST_MAX: usize = 64 << 10;
+/// Most filters in one subscription.
+pub const FILTERS_MAX: usize = 256;
+
+/// The first frame of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opening {
+    /// The version that `request` is of.
+    pub version: u16,
+    /// What is asked for.
+    pub request: Request,
+}
+
+/// What may be asked on `events.sock`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Events, as told; answered by [`Item::Welcome`], events, [`Item::End`].
+    Subscribe(Subscribe),
+    /// monitord's own state; answered by [`Item::Status`], [`Item::End`].
+    Status,
+}
+
+/// Which events, from where, until when.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscribe {
+    /// `key=value` filters, see [`crate::filter`]; OR within a key, AND across keys.
+    pub filters: Vec<String>,
+    /// Only events whose time is this or later, in nanoseconds since the epoch; starts with history.
+    pub since: Option<i64>,
+    /// Only events whose time is this or earlier; the stream ends when the clock has passed it.
+    pub until: Option<i64>,
+    /// Only events behind this sequence number, history first: `Some(0)` is all there is.
+    pub after: Option<u64>,
+    /// Go on with what happens from now; without it the stream ends when history is through.
+    pub follow: bool,
+}
+
+/// What is heard on `events.sock`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Item {
+    /// Something happened. Variant 0: see [`crate::event`].
+    Event(Event),
+    /// The events `first` to `last`, both included, are gone: the journal was too small, or damaged.
+    Lost {
+        /// Sequence number of the first one.
+        first: u64,
+        /// Sequence number of the last one.
+        last: u64,
+    },
+    /// The stream is complete.
+    End(End),
+    /// The request cannot be served.
+    Error(Refusal),
+    /// The subscription stands. Events follow.
+    Welcome {
+        /// The version spoken from here.
+        version: u16,
+        /// Sequence number of the newest event at this moment; 0 if there was none yet.
+        head: u64,
+    },
+    /// Answer to [`Request::Status`].
+    Status(Box<Status>),
+}
+
+/// [`Item`] with its event borrowed, to encode without a copy.
+#[derive(Serialize)]
+pub(crate) enum ItemRef<'a> {
+    Event(&'a Event),
+}
+
+/// Why a stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// History is through, and nothing more was asked for.
+    History,
+    /// The clock has passed `until`.
+    Until,
+    /// monitord is stopping. Come back later with the last sequence number.
+    Shutdown,
+    /// The answer is complete.
+    Done,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What kind of refusal it is.
+    pub reason: Reason,
+    /// What was wrong with what, for people.
+    pub message: String,
+    /// The protocol versions that are spoken here.
+    pub versions: Vec<u16>,
+}
+
+/// Kinds of [`Refusal`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reason {
+    /// The version is not spoken here.
+    Version,
+    /// The request is malformed or unknown.
+    Request,
+    /// A filter, or `since` and `until`, make no sense.
+    Argument,
+    /// A limit on subscribers is reached.
+    Limit,
+}
+
+/// monitord's state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Program version.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Time since start, in milliseconds.
+    pub uptime_ms: u64,
+    /// Sequence number of the newest event; 0 if there is none.
+    pub seq: u64,
+    /// Events taken since start.
+    pub events: u64,
+    /// Events per second over the last minute, in thousandths.
+    pub events_per_1000s: u64,
+    /// Bytes of the FIFO that were no record, since start.
+    pub skipped_bytes: u64,
+    /// Records refused because this process had them already, since start.
+    pub repeated: u64,
+    /// Events that writers say they dropped, since start.
+    pub writers_lost: u64,
+    /// Events that subscribers were told are gone, since start.
+    pub subscribers_lost: u64,
+    /// Subscribers turned away by a limit, since start.
+    pub refused: u64,
+    /// The ring.
+    pub ring: Extent,
+    /// The journal; `None` when it is off.
+    pub journal: Option<Journal>,
+    /// Everyone connected.
+    pub subscribers: Vec<Subscriber>,
+    /// Subscribers that did not fit into this answer.
+    pub subscribers_left_out: u64,
+}
+
+/// What a store of events holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// Sequence number of the oldest event in it; 0 if empty.
+    pub first: u64,
+    /// Sequence number of the newest event in it; 0 if empty.
+    pub last: u64,
+    /// Bytes taken.
+    pub bytes: u64,
+    /// Bytes that it may take.
+    pub bytes_max: u64,
+}
+
+/// The journal's state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journal {
+    /// What it holds.
+    pub extent: Extent,
+    /// Number of segment files.
+    pub segments: u32,
+    /// Why it takes nothing at present; `None` when it works.
+    pub failed: Option<String>,
+}
+
+/// One subscriber's state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscriber {
+    /// User id of the process that connected. SO_PEERCRED, unix(7).
+    pub uid: u32,
+    /// Its process id.
+    pub pid: i32,
+    /// How many events it has still to be given.
+    pub lag: u64,
+    /// Its filters, as it sent them.
+    pub filters: Vec<String>,
+    /// Time since it connected, in milliseconds.
+    pub age_ms: u64,
+}
+
+/// Reads the first frame of a connection.
+///
+/// # Errors
+/// A [`Refusal`] that says which versions are spoken, ready to be sent.
+pub fn open<R: serde::de::DeserializeOwned>(body: &[u8]) -> Result<R, Refusal> {
+    let refuse = |reason, message| Refusal { reason, message, versions: vec![VERSION] };
+    match postcard::take_from_bytes::<u16>(body) {
+        Ok((VERSION, rest)) => match postcard::take_from_bytes::<R>(rest) {
+            Ok((request, [])) => Ok(request),
+            _ => Err(refuse(Reason::Request, "request is unknown or malformed".to_owned())),
+        },
+        Ok((version, _)) => {
+            Err(refuse(Reason::Version, format!("protocol version {version} is not spoken here")))
+        }
+        Err(_) => Err(refuse(Reason::Request, "request names no protocol version".to_owned())),
+    }
+}
+
+/// The first frame of a connection that asks for `request`.
+///
+/// # Errors
+/// [`FrameError::Length`] if the request is larger than a frame.
+pub fn opening(request: Request) -> Result<Vec<u8>, FrameError> {
+    frame::encode(&Opening { version: VERSION, request })
+}
