@@ -4,7 +4,7 @@
 //! checks and filters with it, so that an event is copied once on its way through. Neither does any I/O.
 //!
 //! Wire layout (postcard, fields in this order; pinned by golden tests):
-//! `tag 0 · writer u64 LE · counter varint · lost varint · time i64 LE · kind str · action str · id str ·
+//! `tag 0 · writer u64 LE · counter varint · lost u32 LE · time i64 LE · kind str · action str · id str ·
 //! attributes [(str, str)] · labels [(str, str)] · seq u64 LE`. A FIFO record carries all but `seq`; monitord
 //! appends the eight bytes of `seq` and has the frame. Integers are little-endian or LEB128 varints, strings
 //! are varint length and UTF-8. postcard wire format specification, version 1.
@@ -30,6 +30,7 @@ pub struct Event {
     /// This writer's own count of events, rising by one from 1.
     pub counter: u64,
     /// How many events this writer had to drop just before this one, because its spool overflowed.
+    #[serde(with = "postcard::fixint::le")]
     pub lost: u32,
     /// When it happened, in nanoseconds since the Unix epoch, by the writer's clock.
     #[serde(with = "postcard::fixint::le")]
@@ -361,7 +362,7 @@ impl<'a> Walk<'a> {
         Some(EventView {
             writer: u64::from_le_bytes(self.take(8)?.try_into().ok()?),
             counter: self.varint()?,
-            lost: u32::try_from(self.varint()?).ok()?,
+            lost: u32::from_le_bytes(self.take(4)?.try_into().ok()?),
             time: i64::from_le_bytes(self.take(8)?.try_into().ok()?),
             kind: self.str()?,
             action: self.str()?,

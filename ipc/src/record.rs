@@ -73,6 +73,19 @@ pub(crate) fn body_unchecked(event: &Event) -> Vec<u8> {
     bytes
 }
 
+/// Sets the `lost` count of an encoded record.
+///
+/// It has a fixed width, so a record that waited in a spool keeps its length.
+pub(crate) fn set_lost(record: &mut [u8], lost: u32) {
+    // Tag and writer stand before the counter, which is a varint.
+    let counter_at = HEADER_LEN + 1 + 8;
+    let counter_len = record[counter_at..].iter().take_while(|byte| **byte & 0x80 != 0).count() + 1;
+    let at = counter_at + counter_len;
+    record[at..at + 4].copy_from_slice(&lost.to_le_bytes());
+    let crc = crc32c::crc32c(&record[HEADER_LEN..]);
+    record[8..12].copy_from_slice(&crc.to_le_bytes());
+}
+
 fn largest_field(event: &Event) -> (String, usize) {
     let words = [("type", &event.kind), ("action", &event.action), ("id", &event.id)];
     let words = words.map(|(name, word)| (name.to_owned(), word.len())).into_iter();
@@ -231,7 +244,7 @@ mod tests {
             labels: [("l", "")].into_iter().collect(),
             seq: 99,
         };
-        let mut body = vec![0, 8, 7, 6, 5, 4, 3, 2, 1, 0xac, 2, 2];
+        let mut body = vec![0, 8, 7, 6, 5, 4, 3, 2, 1, 0xac, 2, 2, 0, 0, 0];
         body.extend([0xff; 8]);
         body.extend(b"\x05image\x04pull\x01x\x01\x04name\x01a\x01\x01l\x00");
         let bytes = encode(&event).expect("small");
