@@ -1,0 +1,75 @@
+//! The system calls that nix lacks, one function a call. All `unsafe` of this crate is here.
+
+use nix::errno::Errno;
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+/// Bounds how many arenas the allocator makes, so that many short threads do not each keep memory. mallopt(3).
+pub fn limit_arenas() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt changes the allocator's own settings; called before any other thread exists.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
+/// Gives freed memory back to the kernel. malloc_trim(3).
+pub fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim locks the allocator itself and invalidates no allocation.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Takes over a descriptor that this process was given and that no type owns yet.
+///
+/// Returns `None` if the number is no open descriptor, or a standard stream.
+pub fn adopt(raw: RawFd) -> Option<OwnedFd> {
+    if raw <= 2 {
+        return None;
+    }
+    // SAFETY: F_GETFD reads a flag; a number that is no descriptor gives EBADF.
+    if unsafe { libc::fcntl(raw, libc::F_GETFD) } < 0 {
+        return None;
+    }
+    // SAFETY: it is open, and the callers get their numbers from the kernel (SCM_RIGHTS) or from systemd
+    // (LISTEN_FDS) and adopt each once, before anything else can own it.
+    Some(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Sets an extended attribute of what `fd` refers to. fsetxattr(2).
+///
+/// # Errors
+/// The errno.
+pub fn fsetxattr(fd: impl AsFd, name: &CStr, value: &[u8]) -> Result<(), Errno> {
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: the name ends with NUL, and `value` is readable for the length given; the kernel copies both.
+    let ret = unsafe { libc::fsetxattr(fd, name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    Errno::result(ret).map(drop)
+}
+
+/// Sets an extended attribute of `path` itself, also if it is a symbolic link. lsetxattr(2).
+///
+/// # Errors
+/// The errno.
+pub fn lsetxattr(path: &CStr, name: &CStr, value: &[u8]) -> Result<(), Errno> {
+    // SAFETY: both strings end with NUL, and `value` is readable for the length given; the kernel copies all.
+    let ret = unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    Errno::result(ret).map(drop)
+}
+
+/// Makes everything that was written to the file system of `dir` durable. syncfs(2).
+///
+/// # Errors
+/// What syncfs says; since Linux 5.8 that includes failed writes of any file since the last call.
+pub fn sync_file_system(dir: &Path) -> io::Result<()> {
+    let dir = std::fs::File::open(dir)?;
+    // SAFETY: syncfs takes a descriptor, which `dir` keeps open, and no memory.
+    if unsafe { libc::syncfs(dir.as_raw_fd()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

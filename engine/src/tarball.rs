@@ -1,0 +1,556 @@
+//! Reads a tar stream entry by entry: ustar, GNU and PAX, with long names, extended attributes and sparse files.
+//!
+//! Header fields are `tar::Header`'s work. The order of headers is ours, since that crate's own iterator reads
+//! long names of any length into memory and ends a PAX value at its first line break, which
+//! `security.capability` may hold. Called by [`crate::unpack`]. Never touches a file.
+
+use std::io::{self, Read};
+use tar::{EntryType, Header};
+
+const BLOCK: u64 = 512;
+/// Most bytes of one PAX header or long name: a hostile layer cannot make us hold more.
+const META_MAX: u64 = 1 << 20;
+/// Most stretches of one sparse file.
+const SPARSE_MAX: usize = 65_536;
+
+/// Bytes that are no tar, or a stream that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TarError {
+    /// The stream under the tar failed.
+    #[error("cannot read the layer")]
+    Read(#[source] io::Error),
+    /// The stream ends within an entry.
+    #[error("the tar ends within an entry")]
+    Truncated,
+    /// It is no tar.
+    #[error("the tar is malformed: {0}")]
+    Malformed(String),
+}
+
+fn malformed(what: impl Into<String>) -> TarError {
+    TarError::Malformed(what.into())
+}
+
+/// What an entry makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A file with content.
+    Regular,
+    /// One more name of an earlier file.
+    HardLink,
+    /// A symbolic link.
+    Symlink,
+    /// A directory.
+    Directory,
+    /// A character device.
+    Char,
+    /// A block device.
+    Block,
+    /// A FIFO.
+    Fifo,
+    /// Something that this version of the format has no word for; to be passed over.
+    Unknown(u8),
+}
+
+/// What a tar says of one file.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What it makes.
+    pub kind: Kind,
+    /// Its name, as it stands there.
+    pub path: Vec<u8>,
+    /// Where a link leads.
+    pub link: Vec<u8>,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Modification time: seconds and nanoseconds.
+    pub mtime: (i64, u32),
+    /// Device number.
+    pub device: (u32, u32),
+    /// Length of the file's content in the file system.
+    pub size: u64,
+    /// Extended attributes.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Stretches with data, `(offset, length)` in order, if it is sparse; then `size` may be larger than they.
+    pub sparse: Option<Vec<(u64, u64)>>,
+}
+
+/// A tar stream.
+pub struct Tarball<R> {
+    from: R,
+    /// Bytes of the current entry's content not read yet.
+    content: u64,
+    /// Zeroes behind it, up to the next block.
+    padding: u64,
+}
+
+/// Records of PAX headers that speak of the next entry.
+#[derive(Default)]
+struct Pax {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    size: Option<u64>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    mtime: Option<(i64, u32)>,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    sparse: SparseWords,
+}
+
+/// `GNU.sparse.*` of PAX headers.
+#[derive(Default)]
+struct SparseWords {
+    major: Option<u64>,
+    minor: Option<u64>,
+    name: Option<Vec<u8>>,
+    real_size: Option<u64>,
+    map: Option<Vec<(u64, u64)>>,
+}
+
+impl<R: Read> Tarball<R> {
+    /// Reads from the first byte of `from`.
+    pub fn new(from: R) -> Self {
+        Tarball { from, content: 0, padding: 0 }
+    }
+
+    /// The stream, wherever it stands.
+    pub fn into_inner(self) -> R {
+        self.from
+    }
+
+    /// The next entry, or `None` at the end. What was not read of the last one's content is passed over.
+    ///
+    /// # Errors
+    /// [`TarError`]; the stream has no meaning any more then.
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
+        let mut pax = Pax::default();
+        let (mut long_name, mut long_link) = (None, None);
+        let mut described = false;
+        loop {
+            self.skip_content()?;
+            let Some(header) = self.header()? else {
+                if described {
+                    return Err(malformed("it ends behind a header that describes a next entry"));
+                }
+                return Ok(None);
+            };
+            let size = header.entry_size().map_err(|e| malformed(e.to_string()))?;
+            match header.entry_type() {
+                EntryType::GNULongName => long_name = Some(self.long_text(size)?),
+                EntryType::GNULongLink => long_link = Some(self.long_text(size)?),
+                EntryType::XHeader => pax.read(&self.meta(size)?)?,
+                // Global records are comments in practice (git writes its commit there).
+                EntryType::XGlobalHeader => drop(self.meta(size)?),
+                _ => return self.entry(&header, pax, long_name, long_link).map(Some),
+            }
+            described = !header.entry_type().is_pax_global_extensions();
+        }
+    }
+
+    /// Reads of the current entry's content; 0 at its end.
+    ///
+    /// # Errors
+    /// [`TarError::Truncated`] if the stream ends before the content does.
+    pub fn read_content(&mut self, into: &mut [u8]) -> Result<usize, TarError> {
+        let want = usize::try_from(self.content).unwrap_or(usize::MAX).min(into.len());
+        let into = into.get_mut(..want).unwrap_or_default();
+        if into.is_empty() {
+            return Ok(0);
+        }
+        let len = read(&mut self.from, into)?;
+        if len == 0 {
+            return Err(TarError::Truncated);
+        }
+        self.content -= len as u64;
+        Ok(len)
+    }
+
+    fn skip_content(&mut self) -> Result<(), TarError> {
+        let mut left = std::mem::take(&mut self.content).saturating_add(std::mem::take(&mut self.padding));
+        let mut sink = [0; 8192];
+        while left > 0 {
+            let want = usize::try_from(left).unwrap_or(usize::MAX).min(sink.len());
+            match read(&mut self.from, sink.get_mut(..want).unwrap_or_default())? {
+                0 => return Err(TarError::Truncated),
+                len => left -= len as u64,
+            }
+        }
+        Ok(())
+    }
+
+    /// The next block as a header; `None` at a block of zeroes or the stream's end.
+    fn header(&mut self) -> Result<Option<Header>, TarError> {
+        let mut header = Header::new_old();
+        match fill(&mut self.from, header.as_mut_bytes())? {
+            0 => return Ok(None),
+            512 => {}
+            _ => return Err(TarError::Truncated),
+        }
+        let bytes = header.as_bytes();
+        if bytes.iter().all(|b| *b == 0) {
+            return Ok(None);
+        }
+        // The checksum counts its own field as eight spaces.
+        let sum = bytes.iter().enumerate().map(|(at, b)| if (148..156).contains(&at) { 32 } else { u32::from(*b) }).sum::<u32>();
+        if header.cksum().ok() != Some(sum) {
+            return Err(malformed("a header's checksum is wrong, or it is no tar at all"));
+        }
+        Ok(Some(header))
+    }
+
+    /// The content of an entry that describes the next one.
+    fn meta(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
+        if size > META_MAX {
+            return Err(malformed(format!("a header of {size} bytes, at most {META_MAX} are read")));
+        }
+        self.begin_content(size);
+        let mut bytes = vec![0; usize::try_from(size).expect("at most META_MAX")];
+        let mut at = 0;
+        while at < bytes.len() {
+            at += self.read_content(bytes.get_mut(at..).unwrap_or_default())?;
+        }
+        Ok(bytes)
+    }
+
+    fn long_text(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
+        let mut text = self.meta(size)?;
+        let end = text.iter().position(|b| *b == 0).unwrap_or(text.len());
+        text.truncate(end);
+        Ok(text)
+    }
+
+    fn begin_content(&mut self, size: u64) {
+        self.content = size;
+        self.padding = (BLOCK - size % BLOCK) % BLOCK;
+    }
+
+    fn entry(
+        &mut self,
+        header: &Header,
+        pax: Pax,
+        long_name: Option<Vec<u8>>,
+        long_link: Option<Vec<u8>>,
+    ) -> Result<Entry, TarError> {
+        let field = |e: io::Error| malformed(e.to_string());
+        let kind = kind_of(header);
+        // Only files have content; some writers note a size for links nevertheless.
+        let has_content = matches!(kind, Kind::Regular | Kind::Unknown(_));
+        let stored = pax.size.map_or_else(|| header.entry_size().map_err(field), Ok)?;
+        let stored = if has_content { stored } else { 0 };
+        let mut sparse = None;
+        let mut size = stored;
+        if header.entry_type() == EntryType::GNUSparse {
+            let (map, real_size) = self.old_sparse(header)?;
+            (sparse, size) = (Some(map), real_size);
+        }
+        self.begin_content(stored);
+        if let (true, Some(real)) = (kind == Kind::Regular, pax.sparse.real_size) {
+            let map = match (pax.sparse.major, pax.sparse.minor, pax.sparse.map) {
+                (Some(1), Some(0), _) => self.sparse_map_in_content()?,
+                (None | Some(0), _, Some(map)) => map,
+                _ => return Err(malformed("a sparse file of a form that is not known")),
+            };
+            (sparse, size) = (Some(map), real);
+        }
+        if let Some(map) = &sparse {
+            check_sparse(map, size, self.content)?;
+        }
+        let number = |value: io::Result<u64>| value.map_err(field).and_then(|v| u32::try_from(v).map_err(|_| malformed("an owner over 32 bits")));
+        let path = pax.sparse.name.or(pax.path).or(long_name).unwrap_or_else(|| header.path_bytes().into_owned());
+        let link = pax.link.or(long_link).or_else(|| header.link_name_bytes().map(|l| l.into_owned())).unwrap_or_default();
+        let device = |part: io::Result<Option<u32>>| part.ok().flatten().unwrap_or(0);
+        Ok(Entry {
+            kind: if kind == Kind::Regular && path.ends_with(b"/") { Kind::Directory } else { kind },
+            path,
+            link,
+            mode: header.mode().map_err(field)? & 0o7777,
+            uid: pax.uid.map_or_else(|| number(header.uid()), Ok)?,
+            gid: pax.gid.map_or_else(|| number(header.gid()), Ok)?,
+            mtime: match pax.mtime {
+                Some(mtime) => mtime,
+                None => (header.mtime().map_err(field)? as i64, 0),
+            },
+            device: (device(header.device_major()), device(header.device_minor())),
+            size,
+            xattrs: pax.xattrs,
+            sparse,
+        })
+    }
+
+    /// The map of an old GNU sparse file: four stretches in the header, more in blocks behind it.
+    fn old_sparse(&mut self, header: &Header) -> Result<(Vec<(u64, u64)>, u64), TarError> {
+        let field = |e: io::Error| malformed(e.to_string());
+        let gnu = header.as_gnu().ok_or_else(|| malformed("a sparse file without a GNU header"))?;
+        let mut map = Vec::new();
+        let mut add = |stretch: &tar::GnuSparseHeader| -> Result<(), TarError> {
+            if !stretch.is_empty() {
+                map.push((stretch.offset().map_err(field)?, stretch.length().map_err(field)?));
+            }
+            if map.len() > SPARSE_MAX { Err(malformed("a sparse file of too many stretches")) } else { Ok(()) }
+        };
+        gnu.sparse.iter().try_for_each(&mut add)?;
+        let mut more = gnu.is_extended();
+        while more {
+            let mut block = tar::GnuExtSparseHeader::new();
+            if fill(&mut self.from, block.as_mut_bytes())? != 512 {
+                return Err(TarError::Truncated);
+            }
+            block.sparse().iter().try_for_each(&mut add)?;
+            more = block.is_extended();
+        }
+        Ok((map, gnu.real_size().map_err(field)?))
+    }
+
+    /// The map of a PAX 1.0 sparse file: decimal lines before the data, filled up to a block.
+    fn sparse_map_in_content(&mut self) -> Result<Vec<(u64, u64)>, TarError> {
+        let mut block = [0; BLOCK as usize];
+        let mut at = block.len();
+        let mut number = |tarball: &mut Self| -> Result<u64, TarError> {
+            let mut value = 0u64;
+            loop {
+                if at == block.len() {
+                    let mut have = 0;
+                    while have < block.len() {
+                        match tarball.read_content(block.get_mut(have..).unwrap_or_default())? {
+                            0 => return Err(malformed("a sparse file's map is cut")),
+                            len => have += len,
+                        }
+                    }
+                    at = 0;
+                }
+                let byte = block.get(at).copied().unwrap_or_default();
+                at += 1;
+                match byte {
+                    b'\n' => return Ok(value),
+                    b'0'..=b'9' => {
+                        value = value
+                            .checked_mul(10)
+                            .and_then(|v| v.checked_add(u64::from(byte - b'0')))
+                            .ok_or_else(|| malformed("a sparse file's map is out of range"))?;
+                    }
+                    _ => return Err(malformed("a sparse file's map is no number")),
+                }
+            }
+        };
+        let count = usize::try_from(number(self)?).unwrap_or(usize::MAX);
+        if count > SPARSE_MAX {
+            return Err(malformed("a sparse file of too many stretches"));
+        }
+        (0..count).map(|_| Ok((number(self)?, number(self)?))).collect()
+    }
+}
+
+fn check_sparse(map: &[(u64, u64)], size: u64, stored: u64) -> Result<(), TarError> {
+    let mut end = 0u64;
+    let mut data = 0u64;
+    for (offset, len) in map {
+        let stop = offset.checked_add(*len).filter(|stop| *offset >= end && *stop <= size);
+        end = stop.ok_or_else(|| malformed("a sparse file's stretches overlap or leave it"))?;
+        data += len;
+    }
+    if data == stored { Ok(()) } else { Err(malformed("a sparse file's map does not fit its data")) }
+}
+
+impl Pax {
+    /// Takes records `LEN KEY=VALUE\n`. POSIX.1, pax, "pax Header Block".
+    fn read(&mut self, mut bytes: &[u8]) -> Result<(), TarError> {
+        let bad = || malformed("a PAX header");
+        // Some writers fill up with zeroes.
+        while bytes.first().is_some_and(|b| *b != 0) {
+            let space = bytes.iter().position(|b| *b == b' ').ok_or_else(bad)?;
+            let len: usize = ascii(bytes.get(..space).unwrap_or_default()).ok_or_else(bad)?;
+            let record = bytes.get(space + 1..len.max(space + 1)).and_then(|r| r.strip_suffix(b"\n")).ok_or_else(bad)?;
+            let equals = record.iter().position(|b| *b == b'=').ok_or_else(bad)?;
+            let (key, value) = record.split_at(equals);
+            self.record(key, value.get(1..).unwrap_or_default())?;
+            bytes = bytes.get(len..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), TarError> {
+        let bad = || malformed(format!("PAX record {:?}", String::from_utf8_lossy(key)));
+        let number = || ascii::<u64>(value).ok_or_else(bad);
+        match key {
+            b"path" => self.path = Some(value.to_vec()),
+            b"linkpath" => self.link = Some(value.to_vec()),
+            b"size" => self.size = Some(number()?),
+            b"uid" => self.uid = Some(ascii(value).ok_or_else(bad)?),
+            b"gid" => self.gid = Some(ascii(value).ok_or_else(bad)?),
+            b"mtime" => self.mtime = Some(pax_time(value).ok_or_else(bad)?),
+            b"GNU.sparse.major" => self.sparse.major = Some(number()?),
+            b"GNU.sparse.minor" => self.sparse.minor = Some(number()?),
+            b"GNU.sparse.name" => self.sparse.name = Some(value.to_vec()),
+            b"GNU.sparse.realsize" | b"GNU.sparse.size" => self.sparse.real_size = Some(number()?),
+            b"GNU.sparse.map" => self.sparse.map = Some(sparse_list(value).ok_or_else(bad)?),
+            _ => {
+                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.").or_else(|| key.strip_prefix(b"LIBARCHIVE.xattr.")) {
+                    // libarchive's form is base64 and comes beside the plain one.
+                    if key.starts_with(b"SCHILY") && !name.is_empty() && !name.contains(&0) {
+                        self.xattrs.push((name.to_vec(), value.to_vec()));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `offset,length,offset,length…` of a PAX 0.1 sparse file.
+fn sparse_list(value: &[u8]) -> Option<Vec<(u64, u64)>> {
+    let numbers: Vec<u64> = value.split(|b| *b == b',').map(ascii).collect::<Option<_>>()?;
+    let pairs = numbers.chunks_exact(2);
+    (pairs.remainder().is_empty() && numbers.len() <= 2 * SPARSE_MAX)
+        .then(|| pairs.filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect())
+}
+
+fn ascii<T: std::str::FromStr>(bytes: &[u8]) -> Option<T> {
+    std::str::from_utf8(bytes).ok()?.parse().ok()
+}
+
+/// `seconds[.fraction]`, possibly before the epoch.
+fn pax_time(value: &[u8]) -> Option<(i64, u32)> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let negative = whole.starts_with('-');
+    let seconds: i64 = whole.parse().ok()?;
+    let mut nanos = 0u32;
+    for (nth, digit) in fraction.bytes().enumerate() {
+        let digit = u32::from(digit.checked_sub(b'0').filter(|d| *d <= 9)?);
+        nanos += digit * 10u32.checked_pow(8u32.checked_sub(u32::try_from(nth).ok()?).unwrap_or(99)).unwrap_or(0);
+    }
+    match (negative, nanos) {
+        (true, 1..) => Some((seconds.checked_sub(1)?, 1_000_000_000 - nanos)),
+        _ => Some((seconds, nanos)),
+    }
+}
+
+fn kind_of(header: &Header) -> Kind {
+    match header.entry_type() {
+        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::Regular,
+        EntryType::Link => Kind::HardLink,
+        EntryType::Symlink => Kind::Symlink,
+        EntryType::Directory => Kind::Directory,
+        EntryType::Char => Kind::Char,
+        EntryType::Block => Kind::Block,
+        EntryType::Fifo => Kind::Fifo,
+        other => Kind::Unknown(other.as_byte()),
+    }
+}
+
+fn read(from: &mut impl Read, into: &mut [u8]) -> Result<usize, TarError> {
+    loop {
+        match from.read(into) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map_err(TarError::Read),
+        }
+    }
+}
+
+/// Reads until `into` is full or the stream ends; how many bytes came.
+fn fill(from: &mut impl Read, into: &mut [u8]) -> Result<usize, TarError> {
+    let mut have = 0;
+    while have < into.len() {
+        match read(from, into.get_mut(have..).unwrap_or_default())? {
+            0 => break,
+            len => have += len,
+        }
+    }
+    Ok(have)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(bytes: &[u8]) -> Result<Vec<Entry>, TarError> {
+        let mut tarball = Tarball::new(bytes);
+        let mut entries = Vec::new();
+        while let Some(entry) = tarball.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    fn record(key: &str, value: &[u8]) -> Vec<u8> {
+        let rest = [b" ", key.as_bytes(), b"=", value, b"\n"].concat();
+        let mut len = rest.len() + 1;
+        while len.to_string().len() + rest.len() != len {
+            len = len.to_string().len() + rest.len();
+        }
+        [len.to_string().as_bytes(), &rest].concat()
+    }
+
+    fn block(kind: EntryType, name: &str, content: &[u8]) -> Vec<u8> {
+        let mut header = Header::new_ustar();
+        header.set_path(name).expect("short");
+        header.set_entry_type(kind);
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1);
+        header.set_cksum();
+        let mut bytes = [header.as_bytes().as_slice(), content].concat();
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+        bytes
+    }
+
+    #[test]
+    fn a_pax_value_may_hold_line_breaks_and_zeroes() {
+        let records = [
+            record("SCHILY.xattr.security.capability", b"\x01\n\x00\n=\xff"),
+            record("mtime", b"-1.25"),
+            record("path", "a/long\nname".as_bytes()),
+            record("uid", b"4000000000"),
+        ]
+        .concat();
+        let bytes = [block(EntryType::XHeader, "x", &records), block(EntryType::Regular, "f", b"hi")].concat();
+        let entries = all(&bytes).expect("good");
+        let [entry] = entries.as_slice() else { panic!("{entries:?}") };
+        assert_eq!(entry.xattrs, [(b"security.capability".to_vec(), b"\x01\n\x00\n=\xff".to_vec())]);
+        assert_eq!(entry.mtime, (-2, 750_000_000));
+        assert_eq!((entry.path.as_slice(), entry.uid, entry.size), (b"a/long\nname".as_slice(), 4_000_000_000, 2));
+    }
+
+    #[test]
+    fn a_header_that_asks_for_much_memory_is_refused() {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::GNULongName);
+        header.set_size(1 << 40);
+        header.set_cksum();
+        assert!(matches!(all(header.as_bytes()), Err(TarError::Malformed(_))));
+    }
+
+    #[test]
+    fn every_cut_and_every_changed_byte_is_an_answer_and_no_panic() {
+        let bytes = [
+            block(EntryType::XHeader, "x", &record("GNU.sparse.major", b"1")),
+            block(EntryType::Regular, "f", b"hello"),
+            block(EntryType::Directory, "d/", b""),
+            vec![0; 1024],
+        ]
+        .concat();
+        for cut in 0..bytes.len() {
+            let _ = all(&bytes[..cut]);
+        }
+        for at in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[at] ^= 0x15;
+            let _ = all(&bad);
+        }
+    }
+
+    #[test]
+    fn sparse_stretches_that_overlap_or_do_not_fit_are_refused() {
+        assert!(check_sparse(&[(0, 5), (10, 5)], 20, 10).is_ok());
+        assert!(check_sparse(&[(0, 5), (4, 5)], 20, 10).is_err());
+        assert!(check_sparse(&[(0, 5)], 4, 5).is_err());
+        assert!(check_sparse(&[(u64::MAX, 5)], u64::MAX, 5).is_err());
+        assert!(check_sparse(&[(0, 5)], 20, 6).is_err());
+    }
+}

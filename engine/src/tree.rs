@@ -1,0 +1,141 @@
+//! Removes a directory tree that someone else made, however deep, wide or odd it is.
+//!
+//! Recursion would need a stack or a descriptor a level, and a hostile layer decides how many levels there are.
+//! So a directory that is not empty is moved up to the top first; the depth stays one. Never follows a link.
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat, renameat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use std::ffi::{CStr, CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Removes `path` and all below it; that it is not there is well.
+///
+/// # Errors
+/// The first failure; what could be removed before it is gone.
+pub fn remove(path: &Path) -> io::Result<()> {
+    let Some(parent) = path.parent() else { return Err(io::Error::from(io::ErrorKind::InvalidInput)) };
+    let Some(name) = path.file_name() else { return Err(io::Error::from(io::ErrorKind::InvalidInput)) };
+    let parent = match open_dir(AT_FDCWD, &CString::new(parent.as_os_str().as_bytes())?, false) {
+        Ok(dir) => dir,
+        Err(Errno::ENOENT) => return Ok(()),
+        Err(errno) => return Err(errno.into()),
+    };
+    remove_at(parent.as_fd(), name)
+}
+
+/// Removes what is called `name` in `parent`, and all below it.
+///
+/// # Errors
+/// As [`remove`].
+pub fn remove_at(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    let name = CString::new(name.as_bytes())?;
+    match unlinkat(parent, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => return Ok(()),
+        Err(Errno::EISDIR | Errno::EPERM) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let mut moved = 0u64;
+    loop {
+        match unlinkat(parent, name.as_c_str(), UnlinkatFlags::RemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => return Ok(()),
+            Err(Errno::ENOTEMPTY | Errno::EEXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let top = open_dir(parent, &name, true)?;
+        empty(&top, &mut moved)?;
+    }
+}
+
+/// Removes all in `top` but directories that are not empty; what is in those moves up into `top`.
+fn empty(top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
+    for name in names(top)? {
+        match unlinkat(top, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => continue,
+            Err(Errno::EISDIR | Errno::EPERM) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        match unlinkat(top, name.as_c_str(), UnlinkatFlags::RemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => continue,
+            Err(Errno::ENOTEMPTY | Errno::EEXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let child = open_dir(top.as_fd(), &name, true)?;
+        for inner in names(&child)? {
+            match unlinkat(&child, inner.as_c_str(), UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => continue,
+                Err(Errno::EISDIR | Errno::EPERM) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            *moved += 1;
+            // A name that no entry of ours or of the layer has by chance; a clash ends in an error, not in harm.
+            let target = format!(".sampan-moved-up-{moved}");
+            // Moving a directory needs write permission on it, since its ".." changes.
+            let _ = fchmodat(&child, inner.as_c_str(), Mode::S_IRWXU, FchmodatFlags::FollowSymlink);
+            renameat(&child, inner.as_c_str(), top, target.as_str())?;
+        }
+    }
+    Ok(())
+}
+
+fn names(dir: &OwnedFd) -> io::Result<Vec<CString>> {
+    let mut listing = Dir::from_fd(open_dir(dir.as_fd(), c".", false)?)?;
+    let mut names = Vec::new();
+    // One batch at a time: the caller comes back until the directory is empty.
+    for entry in listing.iter().take(4096 + 2) {
+        let entry = entry?;
+        let name: &CStr = entry.file_name();
+        if name != c"." && name != c".." {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn open_dir(at: BorrowedFd<'_>, name: &CStr, permit: bool) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    match openat(at, name, flags, Mode::empty()) {
+        Err(Errno::EACCES) if permit => {
+            // As an ordinary user, a directory of mode 0 that is ours.
+            fchmodat(at, name, Mode::S_IRWXU, FchmodatFlags::FollowSymlink)?;
+            openat(at, name, flags, Mode::empty())
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_tree_deeper_than_any_path_is_removed_and_links_are_not_followed() {
+        let root = tempfile::tempdir().expect("a directory");
+        let outside = root.path().join("outside");
+        fs::create_dir(&outside).expect("made");
+        fs::write(outside.join("kept"), "x").expect("written");
+        let top = root.path().join("top");
+        fs::create_dir(&top).expect("made");
+        let mut at = open_dir(AT_FDCWD, &CString::new(top.as_os_str().as_bytes()).expect("no NUL"), false).expect("open");
+        for _ in 0..3000 {
+            nix::sys::stat::mkdirat(&at, "deep", Mode::S_IRWXU).expect("made");
+            nix::unistd::symlinkat(outside.as_path(), &at, "link").expect("made");
+            at = open_dir(at.as_fd(), c"deep", false).expect("open");
+        }
+        for nth in 0..100 {
+            fs::create_dir_all(top.join(format!("wide{nth}/a/b"))).expect("made");
+        }
+        symlink(&outside, top.join("link2")).expect("made");
+        remove(&top).expect("removed");
+        assert!(!top.exists());
+        assert!(outside.join("kept").exists());
+        remove(&top).expect("nothing there is well");
+    }
+}

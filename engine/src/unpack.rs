@@ -1,0 +1,636 @@
+//! Unpacks a layer's tar into a directory, in the form that overlayfs wants, and never outside of it.
+//!
+//! A parent directory is found by openat2 with the layer's root as root (RESOLVE_IN_ROOT), so `..`, absolute
+//! names and symbolic links of the layer lead nowhere else; the last name is then made there with `O_EXCL` or an
+//! `*at` call that follows nothing. OCI image-spec, "Image Layer Filesystem Changeset". Owners are numbers:
+//! names of users and groups are never looked up. Called by [`crate::pipeline`]; removes nothing on failure,
+//! the caller's directory is private and thrown away whole.
+
+use crate::sys;
+use crate::tarball::{Entry, Kind, TarError, Tarball};
+use crate::tree;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::{
+    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, makedev, mkdirat, mknodat, utimensat,
+};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
+use std::ffi::{CStr, CString, OsStr};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::rc::Rc;
+
+/// Longest name of an entry, in bytes: PATH_MAX.
+const PATH_MAX: usize = 4096;
+/// Most directories of a layer whose times are set in the end; more is a hostile layer.
+const DIRECTORIES_MAX: usize = 2_000_000;
+const WHITEOUT: &[u8] = b".wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// Why a layer cannot be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// The tar is broken.
+    #[error(transparent)]
+    Tar(#[from] TarError),
+    /// A name leads out of the layer, or cannot stand in a file system.
+    #[error("layer entry {path:?} is refused: {why}")]
+    Refused {
+        /// The name.
+        path: String,
+        /// The rule that it breaks.
+        why: &'static str,
+    },
+    /// The file system refuses.
+    #[error("cannot {doing} layer entry {path:?}")]
+    File {
+        /// What was attempted.
+        doing: &'static str,
+        /// The name.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// What was unpacked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Entries made.
+    pub entries: u64,
+    /// Entries passed over: of an unknown type, or devices that an ordinary user may not make.
+    pub skipped: u64,
+}
+
+/// Unpacks the tar that `from` gives into the directory `root`, which exists and is empty.
+///
+/// Reads up to the tar's end mark and not beyond it; gives `from` back.
+///
+/// # Errors
+/// [`UnpackError`] names the entry.
+pub fn unpack<R: Read>(from: R, root: &Path) -> Result<(Unpacked, R), UnpackError> {
+    let mut tarball = Tarball::new(from);
+    let mut unpacker = Unpacker::open(root)?;
+    let mut count = Unpacked::default();
+    while let Some(entry) = tarball.next_entry()? {
+        match unpacker.entry(&entry, &mut tarball)? {
+            true => count.entries += 1,
+            false => count.skipped += 1,
+        }
+    }
+    unpacker.finish()?;
+    Ok((count, tarball.into_inner()))
+}
+
+struct Unpacker {
+    root: Rc<OwnedFd>,
+    /// True for root, who may give files away and make devices.
+    privileged: bool,
+    /// The directory that the last entry was made in: most neighbours share it.
+    parent: Option<(Vec<u8>, Rc<OwnedFd>)>,
+    /// Times of directories, set in the end: making a file in one changes them.
+    directories: Vec<(Vec<u8>, (i64, u32))>,
+    buffer: Vec<u8>,
+}
+
+impl Unpacker {
+    fn open(root: &Path) -> Result<Self, UnpackError> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = openat(AT_FDCWD, root, flags, Mode::empty()).map_err(|e| file("open the root of", b"", e))?;
+        let privileged = nix::unistd::geteuid().is_root();
+        let buffer = vec![0; 64 << 10];
+        Ok(Unpacker { root: Rc::new(root), privileged, parent: None, directories: Vec::new(), buffer })
+    }
+
+    /// Makes one entry; false if it was passed over.
+    fn entry<R: Read>(&mut self, entry: &Entry, tarball: &mut Tarball<R>) -> Result<bool, UnpackError> {
+        let path = clean(&entry.path)?;
+        if path.is_empty() {
+            // `./`: the layer's root itself.
+            if entry.kind == Kind::Directory {
+                let root = Rc::clone(&self.root);
+                self.set_attributes(&*root, &path, entry)?;
+                self.note_directory(path, entry.mtime)?;
+            }
+            return Ok(true);
+        }
+        let (parent_path, name) = split(&path);
+        let parent = self.enter(parent_path)?;
+        if name == OPAQUE {
+            self.opaque(&parent, &path)?;
+            return Ok(true);
+        }
+        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+            self.whiteout(&parent, hidden, &path)?;
+            return Ok(true);
+        }
+        let at = Place { parent: &parent, name, path: &path };
+        match entry.kind {
+            Kind::Regular => self.regular(at, entry, tarball)?,
+            Kind::Directory => {
+                self.directory(at, entry)?;
+                self.note_directory(path, entry.mtime)?;
+            }
+            Kind::HardLink => self.hard_link(at, entry)?,
+            Kind::Symlink => {
+                let make = || symlinkat(OsStr::from_bytes(&entry.link), &*parent, OsStr::from_bytes(name));
+                self.replacing(at, "make", make)?;
+                self.set_node_attributes(at, entry)?;
+            }
+            Kind::Fifo | Kind::Char | Kind::Block => return self.node(at, entry),
+            Kind::Unknown(kind) => {
+                log::debug!("layer entry {:?} of unknown type {kind} is passed over", lossy(&path));
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The directory `path` beneath the root; makes what is missing on the way.
+    fn enter(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>, UnpackError> {
+        if path.is_empty() {
+            return Ok(Rc::clone(&self.root));
+        }
+        if let Some((_, fd)) = self.parent.as_ref().filter(|(known, _)| known == path) {
+            return Ok(Rc::clone(fd));
+        }
+        let fd = match self.resolve(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
+            Ok(fd) => fd,
+            Err(Errno::ENOENT) => self.make_parents(path)?,
+            Err(Errno::ENOTDIR) => return Err(refused(path, "its parent is no directory")),
+            Err(errno) => return Err(file("open the directory of", path, errno)),
+        };
+        let fd = Rc::new(fd);
+        self.parent = Some((path.to_vec(), Rc::clone(&fd)));
+        Ok(fd)
+    }
+
+    fn resolve(&self, path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
+        let how = OpenHow::new()
+            .flags(flags | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        let path = if path.is_empty() { b".".as_slice() } else { path };
+        loop {
+            // EAGAIN: something was renamed meanwhile, and the kernel could not prove that we stay beneath.
+            match openat2(&*self.root, OsStr::from_bytes(path), how) {
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn make_parents(&mut self, path: &[u8]) -> Result<OwnedFd, UnpackError> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let mut ends: Vec<usize> = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).collect();
+        ends.push(path.len());
+        let mut above = self.resolve(b"", flags).map_err(|e| file("open the directory of", path, e))?;
+        for end in ends {
+            let prefix = path.get(..end).unwrap_or(path);
+            above = match self.resolve(prefix, flags) {
+                Ok(fd) => fd,
+                Err(Errno::ENOENT) => {
+                    let (_, name) = split(prefix);
+                    match mkdirat(&above, OsStr::from_bytes(name), Mode::from_bits_truncate(0o755)) {
+                        Ok(()) => {}
+                        Err(Errno::EEXIST) => {
+                            return Err(refused(path, "its parent is a symbolic link that leads nowhere in the layer"));
+                        }
+                        Err(errno) => return Err(file("make the directory of", path, errno)),
+                    }
+                    self.resolve(prefix, flags).map_err(|e| file("open the directory of", path, e))?
+                }
+                Err(Errno::ENOTDIR) => return Err(refused(path, "its parent is no directory")),
+                Err(errno) => return Err(file("open the directory of", path, errno)),
+            };
+        }
+        Ok(above)
+    }
+
+    /// Calls `make`; if something has the name already, removes that and calls again: later entries win.
+    fn replacing<T>(
+        &mut self,
+        at: Place<'_>,
+        doing: &'static str,
+        make: impl Fn() -> Result<T, Errno>,
+    ) -> Result<T, UnpackError> {
+        match make() {
+            Err(Errno::EEXIST) => {}
+            other => return other.map_err(|e| file(doing, at.path, e)),
+        }
+        // What was known of a directory may be of the one that goes now.
+        self.parent = None;
+        tree::remove_at(at.parent.as_fd(), OsStr::from_bytes(at.name))
+            .map_err(|source| UnpackError::File { doing: "replace", path: lossy(at.path), source })?;
+        make().map_err(|e| file(doing, at.path, e))
+    }
+
+    fn regular<R: Read>(&mut self, at: Place<'_>, entry: &Entry, tarball: &mut Tarball<R>) -> Result<(), UnpackError> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let open = || openat(at.parent, OsStr::from_bytes(at.name), flags, Mode::S_IRUSR | Mode::S_IWUSR);
+        let to = File::from(self.replacing(at, "make", open)?);
+        let io = |source| UnpackError::File { doing: "write", path: lossy(at.path), source };
+        match &entry.sparse {
+            None => loop {
+                let len = tarball.read_content(&mut self.buffer)?;
+                if len == 0 {
+                    break;
+                }
+                (&to).write_all(self.buffer.get(..len).unwrap_or_default()).map_err(io)?;
+            },
+            Some(map) => {
+                to.set_len(entry.size).map_err(io)?;
+                for (offset, len) in map {
+                    self.stretch(&to, *offset, *len, tarball, at.path)?;
+                }
+            }
+        }
+        self.set_attributes(&to, at.path, entry)?;
+        let (atime, mtime) = times(entry.mtime);
+        futimens(&to, &atime, &mtime).map_err(|e| file("set the time of", at.path, e))
+    }
+
+    fn stretch<R: Read>(
+        &mut self,
+        to: &File,
+        offset: u64,
+        len: u64,
+        tarball: &mut Tarball<R>,
+        path: &[u8],
+    ) -> Result<(), UnpackError> {
+        let mut done = 0;
+        while done < len {
+            let want = usize::try_from(len - done).unwrap_or(usize::MAX).min(self.buffer.len());
+            let got = tarball.read_content(self.buffer.get_mut(..want).unwrap_or_default())?;
+            if got == 0 {
+                return Err(TarError::Truncated.into());
+            }
+            to.write_all_at(self.buffer.get(..got).unwrap_or_default(), offset + done)
+                .map_err(|source| UnpackError::File { doing: "write", path: lossy(path), source })?;
+            done += got as u64;
+        }
+        Ok(())
+    }
+
+    fn directory(&mut self, at: Place<'_>, entry: &Entry) -> Result<(), UnpackError> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let name = OsStr::from_bytes(at.name);
+        let make = || mkdirat(at.parent, name, Mode::S_IRWXU);
+        let open = || openat(at.parent, name, flags, Mode::empty());
+        let fd = match make() {
+            Ok(()) => open(),
+            // A directory over a directory is the same one with other attributes.
+            Err(Errno::EEXIST) => match open() {
+                Err(Errno::ENOTDIR | Errno::ELOOP) => self.replacing(at, "make", make).map(|()| open())?,
+                other => other,
+            },
+            Err(errno) => Err(errno),
+        };
+        let fd = fd.map_err(|e| file("make", at.path, e))?;
+        self.set_attributes(&fd, at.path, entry)
+    }
+
+    fn hard_link(&mut self, at: Place<'_>, entry: &Entry) -> Result<(), UnpackError> {
+        let target = clean(&entry.link)?;
+        if target.is_empty() || target == at.path {
+            return Err(refused(at.path, "it is a hard link to the layer's root or to itself"));
+        }
+        let (parent_path, name) = split(&target);
+        let parent = match self.resolve(parent_path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
+            Ok(fd) => fd,
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {
+                return Err(refused(at.path, "it is a hard link to a file that is not in the layer"));
+            }
+            Err(errno) => return Err(file("find the target of", at.path, errno)),
+        };
+        // No AT_SYMLINK_FOLLOW: a link to a symbolic link is one more name of the link itself.
+        let name = OsStr::from_bytes(name);
+        let make = || linkat(&parent, name, at.parent, OsStr::from_bytes(at.name), AtFlags::empty());
+        match self.replacing(at, "link", make) {
+            Err(UnpackError::File { source, .. }) if source.raw_os_error() == Some(Errno::ENOENT as i32) => {
+                Err(refused(at.path, "it is a hard link to a file that is not in the layer"))
+            }
+            other => other,
+        }
+    }
+
+    fn node(&mut self, at: Place<'_>, entry: &Entry) -> Result<bool, UnpackError> {
+        let (kind, device) = match entry.kind {
+            Kind::Char => (SFlag::S_IFCHR, makedev(entry.device.0.into(), entry.device.1.into())),
+            Kind::Block => (SFlag::S_IFBLK, makedev(entry.device.0.into(), entry.device.1.into())),
+            _ => (SFlag::S_IFIFO, 0),
+        };
+        // A device 0:0 would be a whiteout for overlayfs; the tar's way to say that is another.
+        if kind == SFlag::S_IFCHR && device == 0 {
+            return Err(refused(at.path, "it is a character device 0:0, which overlayfs reads as a whiteout"));
+        }
+        let name = OsStr::from_bytes(at.name);
+        let made = self.replacing(at, "make", || mknodat(at.parent, name, kind, Mode::S_IRUSR | Mode::S_IWUSR, device));
+        match made {
+            Err(UnpackError::File { source, .. })
+                if source.raw_os_error() == Some(Errno::EPERM as i32) && kind != SFlag::S_IFIFO =>
+            {
+                log::debug!("device {:?} is passed over: not permitted", lossy(at.path));
+                return Ok(false);
+            }
+            other => other?,
+        }
+        self.set_node_attributes(at, entry)?;
+        Ok(true)
+    }
+
+    /// Marks that the directory hides all that lower layers have in it.
+    fn opaque(&mut self, parent: &OwnedFd, path: &[u8]) -> Result<(), UnpackError> {
+        let name = if self.privileged { c"trusted.overlay.opaque" } else { c"user.overlay.opaque" };
+        sys::fsetxattr(parent, name, b"y").map_err(|e| file("make opaque the directory of", path, e))
+    }
+
+    /// Marks that `hidden` of lower layers is gone: a character device 0:0, which anyone may make since Linux 5.8.
+    fn whiteout(&mut self, parent: &OwnedFd, hidden: &[u8], path: &[u8]) -> Result<(), UnpackError> {
+        if hidden.is_empty() || hidden == b"." || hidden == b".." {
+            return Err(refused(path, "it is a whiteout of no name"));
+        }
+        if hidden.starts_with(b".wh.") {
+            // Other reserved names (aufs wrote `.wh..wh.plnk`) mean nothing to overlayfs.
+            return Ok(());
+        }
+        let at = Place { parent, name: hidden, path };
+        let make = || mknodat(parent, OsStr::from_bytes(hidden), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0));
+        match make() {
+            Ok(()) => Ok(()),
+            // What this same layer put there is meant to stay: a whiteout speaks of lower layers.
+            Err(Errno::EEXIST) => Ok(()),
+            Err(errno) => Err(file("make the whiteout", at.path, errno)),
+        }
+    }
+
+    /// Owner, then extended attributes (chown clears capabilities), then mode (chown clears setuid).
+    fn set_attributes(&self, fd: impl AsFd, path: &[u8], entry: &Entry) -> Result<(), UnpackError> {
+        if self.privileged {
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            fchown(&fd, Some(uid), Some(gid)).map_err(|e| file("set the owner of", path, e))?;
+        } else if entry.uid != 0 || entry.gid != 0 {
+            let owner = format!("{}:{}", entry.uid, entry.gid);
+            let _ = sys::fsetxattr(&fd, c"user.sampan.owner", owner.as_bytes());
+        }
+        for (name, value) in &entry.xattrs {
+            self.xattr(path, name, |name| sys::fsetxattr(&fd, name, value))?;
+        }
+        let mut mode = Mode::from_bits_truncate(entry.mode);
+        if !self.privileged && entry.kind == Kind::Directory {
+            // Or we could make nothing in it.
+            mode |= Mode::S_IRWXU;
+        }
+        fchmod(&fd, mode).map_err(|e| file("set the mode of", path, e))
+    }
+
+    /// The same for what cannot be opened: links, devices, FIFOs.
+    fn set_node_attributes(&self, at: Place<'_>, entry: &Entry) -> Result<(), UnpackError> {
+        let name = OsStr::from_bytes(at.name);
+        if self.privileged {
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            fchownat(at.parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
+                .map_err(|e| file("set the owner of", at.path, e))?;
+        }
+        if !entry.xattrs.is_empty() {
+            let below = format!("/proc/self/fd/{}/", at.parent.as_raw_fd());
+            let path = CString::new([below.as_bytes(), at.name].concat())
+                .map_err(|_| refused(at.path, "it has a zero byte in its name"))?;
+            for (name, value) in &entry.xattrs {
+                self.xattr(at.path, name, |name| sys::lsetxattr(&path, name, value))?;
+            }
+        }
+        if entry.kind != Kind::Symlink {
+            // O_EXCL-like safety comes from our having just made it: nobody else can enter the directory.
+            let mode = Mode::from_bits_truncate(entry.mode);
+            fchmodat(at.parent, name, mode, FchmodatFlags::FollowSymlink)
+                .map_err(|e| file("set the mode of", at.path, e))?;
+        }
+        let (atime, mtime) = times(entry.mtime);
+        utimensat(at.parent, name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)
+            .map_err(|e| file("set the time of", at.path, e))
+    }
+
+    fn xattr(
+        &self,
+        path: &[u8],
+        name: &[u8],
+        set: impl Fn(&CStr) -> Result<(), Errno>,
+    ) -> Result<(), UnpackError> {
+        let reserved = name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.");
+        if reserved {
+            // These would let a layer redirect overlayfs to other files.
+            return Err(refused(path, "it has an extended attribute of overlayfs's own"));
+        }
+        let Ok(c_name) = CString::new(name) else { return Ok(()) };
+        match set(&c_name) {
+            Ok(()) => Ok(()),
+            Err(Errno::EPERM) if !self.privileged || name.starts_with(b"user.") => Ok(()),
+            Err(Errno::EOPNOTSUPP) => {
+                log::debug!("attribute {:?} of {:?} is not supported here", lossy(name), lossy(path));
+                Ok(())
+            }
+            Err(errno) => Err(file("set an extended attribute of", path, errno)),
+        }
+    }
+
+    fn note_directory(&mut self, path: Vec<u8>, mtime: (i64, u32)) -> Result<(), UnpackError> {
+        if self.directories.len() >= DIRECTORIES_MAX {
+            return Err(refused(&path, "the layer has too many directories"));
+        }
+        self.directories.push((path, mtime));
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<(), UnpackError> {
+        self.parent = None;
+        for (path, mtime) in std::mem::take(&mut self.directories) {
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+            // It may have been replaced by a later entry; then it needs no time.
+            if let Ok(fd) = self.resolve(&path, flags) {
+                let (atime, mtime) = times(mtime);
+                futimens(&fd, &atime, &mtime).map_err(|e| file("set the time of", &path, e))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where an entry is made.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    parent: &'a OwnedFd,
+    name: &'a [u8],
+    /// For messages.
+    path: &'a [u8],
+}
+
+/// The name without `.`, doubled and leading slashes; names with `..` that leave the root are refused.
+fn clean(path: &[u8]) -> Result<Vec<u8>, UnpackError> {
+    if path.len() >= PATH_MAX {
+        return Err(refused(path, "its name is longer than 4095 bytes"));
+    }
+    if path.contains(&0) {
+        return Err(refused(path, "it has a zero byte in its name"));
+    }
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in path.split(|b| *b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => {
+                parts.pop().ok_or_else(|| refused(path, "it leads out of the layer"))?;
+            }
+            _ => parts.push(part),
+        }
+    }
+    Ok(parts.join(&b'/'))
+}
+
+/// Directory and last name of a clean path.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|b| *b == b'/') {
+        Some(at) => (path.get(..at).unwrap_or_default(), path.get(at + 1..).unwrap_or_default()),
+        None => (b"", path),
+    }
+}
+
+fn times((seconds, nanos): (i64, u32)) -> (TimeSpec, TimeSpec) {
+    let time = TimeSpec::new(seconds, i64::from(nanos));
+    (time, time)
+}
+
+fn lossy(path: &[u8]) -> String {
+    String::from_utf8_lossy(path.get(..200).unwrap_or(path)).into_owned()
+}
+
+fn refused(path: &[u8], why: &'static str) -> UnpackError {
+    UnpackError::Refused { path: lossy(path), why }
+}
+
+fn file(doing: &'static str, path: &[u8], errno: Errno) -> UnpackError {
+    UnpackError::File { doing, path: lossy(path), source: errno.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    use tar::{Builder, EntryType, Header};
+
+    struct Layer(Builder<Vec<u8>>);
+
+    impl Layer {
+        fn new() -> Self {
+            Layer(Builder::new(Vec::new()))
+        }
+
+        fn with(mut self, kind: EntryType, name: &str, link: &str, content: &str) -> Self {
+            let mut header = Header::new_gnu();
+            header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+            header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
+            header.set_entry_type(kind);
+            header.set_mode(0o640);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(1_000_000_000);
+            header.set_size(content.len() as u64);
+            header.set_cksum();
+            self.0.append(&header, content.as_bytes()).expect("appended");
+            self
+        }
+
+        fn unpack(self) -> (tempfile::TempDir, Result<Unpacked, UnpackError>) {
+            let dir = tempfile::tempdir().expect("a directory");
+            std::fs::create_dir(dir.path().join("root")).expect("made");
+            let bytes = self.0.into_inner().expect("finished");
+            let result = unpack(bytes.as_slice(), &dir.path().join("root")).map(|(count, _)| count);
+            (dir, result)
+        }
+    }
+
+    #[test]
+    fn names_that_leave_the_layer_are_refused_and_absolute_ones_are_taken_beneath_it() {
+        for bad in ["../evil", "a/../../evil", "/../evil", ".."] {
+            let (dir, result) = Layer::new().with(EntryType::Regular, bad, "", "x").unpack();
+            assert!(matches!(result, Err(UnpackError::Refused { .. })), "{bad}");
+            assert!(!dir.path().join("evil").exists());
+        }
+        let (dir, result) = Layer::new().with(EntryType::Regular, "/etc/x", "", "x").unpack();
+        assert_eq!(result.expect("good").entries, 1);
+        assert!(dir.path().join("root/etc/x").exists());
+    }
+
+    #[test]
+    fn links_of_the_layer_lead_nowhere_else() {
+        let outside = tempfile::tempdir().expect("a directory");
+        let target = outside.path().to_str().expect("text").to_owned();
+        let (_dir, result) = Layer::new()
+            .with(EntryType::Symlink, "lnk", &target, "")
+            .with(EntryType::Regular, "lnk/evil", "", "x")
+            .unpack();
+        assert!(result.is_err());
+        let up = "../".repeat(20) + target.trim_start_matches('/');
+        let (_dir, result) =
+            Layer::new().with(EntryType::Symlink, "lnk", &up, "").with(EntryType::Regular, "lnk/evil", "", "x").unpack();
+        assert!(result.is_err());
+        std::fs::write(outside.path().join("secret"), "s").expect("written");
+        let (_dir, result) =
+            Layer::new().with(EntryType::Link, "stolen", &format!("{target}/secret"), "").unpack();
+        assert!(matches!(result, Err(UnpackError::Refused { .. })));
+        // A file over a link replaces the link and does not write through it.
+        let secret = format!("{target}/secret");
+        let (dir, result) = Layer::new()
+            .with(EntryType::Symlink, "x", &secret, "")
+            .with(EntryType::Regular, "x", "", "new")
+            .unpack();
+        result.expect("good");
+        assert_eq!(std::fs::read_to_string(dir.path().join("root/x")).expect("a file"), "new");
+        assert_eq!(std::fs::read_to_string(&secret).expect("a file"), "s");
+        assert!(!outside.path().join("evil").exists());
+    }
+
+    #[test]
+    fn a_link_within_the_layer_is_followed_to_its_directory() {
+        let (dir, result) = Layer::new()
+            .with(EntryType::Directory, "usr/", "", "")
+            .with(EntryType::Symlink, "lib", "/usr", "")
+            .with(EntryType::Regular, "lib/x", "", "x")
+            .with(EntryType::Link, "y", "/usr/x", "")
+            .unpack();
+        result.expect("good");
+        assert_eq!(std::fs::metadata(dir.path().join("root/usr/x")).expect("there").nlink(), 2);
+    }
+
+    #[test]
+    fn whiteouts_take_the_form_that_overlayfs_reads() {
+        let (dir, result) = Layer::new()
+            .with(EntryType::Regular, "d/.wh.gone", "", "")
+            .with(EntryType::Regular, "d/.wh..wh..opq", "", "")
+            .with(EntryType::Fifo, "pipe", "", "")
+            .unpack();
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        result.expect("good");
+        let gone = std::fs::symlink_metadata(dir.path().join("root/d/gone")).expect("there");
+        assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
+        let pipe = std::fs::symlink_metadata(dir.path().join("root/pipe")).expect("there");
+        assert!(pipe.file_type().is_fifo() && pipe.mode() & 0o7777 == 0o640 && pipe.mtime() == 1_000_000_000);
+    }
+
+    #[test]
+    fn a_later_entry_replaces_an_earlier_one_of_another_kind() {
+        let (dir, result) = Layer::new()
+            .with(EntryType::Regular, "a/b/c", "", "x")
+            .with(EntryType::Regular, "a", "", "file")
+            .with(EntryType::Directory, "a", "", "")
+            .with(EntryType::Regular, "a/d", "", "x")
+            .unpack();
+        result.expect("good");
+        assert!(dir.path().join("root/a/d").exists() && !dir.path().join("root/a/b").exists());
+    }
+}
