@@ -218,7 +218,9 @@ fn is_word(bytes: &[u8], max: usize) -> bool {
     let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     match bytes.split_first() {
         Some((first, rest)) => {
-            bytes.len() <= max && plain(first) && rest.iter().all(|b| plain(b) || matches!(b, b'_' | b'.' | b'-'))
+            bytes.len() <= max
+                && plain(first)
+                && rest.iter().all(|b| plain(b) || matches!(b, b'_' | b'.' | b'-'))
         }
         None => false,
     }
@@ -240,15 +242,24 @@ fn check_pairs<'a>(
     pairs: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
 ) -> Result<(), FieldError> {
     if pairs.len() > PAIRS_MAX {
-        return Err(FieldError::TooMany { map, count: pairs.len() });
+        return Err(FieldError::TooMany {
+            map,
+            count: pairs.len(),
+        });
     }
     let mut seen: Vec<&str> = Vec::with_capacity(pairs.len());
     for (key, _) in pairs {
         if !is_key(key) {
-            return Err(FieldError::Key { map, key: key.to_owned() });
+            return Err(FieldError::Key {
+                map,
+                key: key.to_owned(),
+            });
         }
         if seen.contains(&key) {
-            return Err(FieldError::Twice { map, key: key.to_owned() });
+            return Err(FieldError::Twice {
+                map,
+                key: key.to_owned(),
+            });
         }
         seen.push(key);
     }
@@ -257,7 +268,9 @@ fn check_pairs<'a>(
 
 fn is_key(key: &str) -> bool {
     // Bytes suffice: `=`, C0 controls and DEL are single bytes in UTF-8; C1 controls start with 0xC2.
-    !key.is_empty() && !key.bytes().any(|b| b == b'=' || b < 0x20 || b == 0x7f) && (key.is_ascii() || !key.contains(is_c1))
+    !key.is_empty()
+        && !key.bytes().any(|b| b == b'=' || b < 0x20 || b == 0x7f)
+        && (key.is_ascii() || !key.contains(is_c1))
 }
 
 fn is_c1(c: char) -> bool {
@@ -407,7 +420,10 @@ impl<'a> Walk<'a> {
             self.str()?;
             self.str()?;
         }
-        Some(PairsView { count, bytes: &start[..start.len() - self.0.len()] })
+        Some(PairsView {
+            count,
+            bytes: &start[..start.len() - self.0.len()],
+        })
     }
 }
 
@@ -417,7 +433,9 @@ mod tests {
     use crate::record;
 
     fn sample() -> Event {
-        let mut event = Event::new("container", "start", "3277ec2e57cd").with("image", "busybox").with("pid", 9007);
+        let mut event = Event::new("container", "start", "3277ec2e57cd")
+            .with("image", "busybox")
+            .with("pid", 9007);
         event.labels.set("image", "a label cannot pass for a fact");
         event.writer = 7;
         event.counter = 300;
@@ -454,9 +472,14 @@ mod tests {
     #[test]
     fn check_and_view_accept_the_same_events() {
         let mut cases = vec![sample()];
-        for (kind, action) in
-            [("", "start"), ("UPPER", "x"), ("a b", "x"), ("ok", "exec_start: sh -c 'x'"), ("ok", "a:b"), ("ok", "")]
-        {
+        for (kind, action) in [
+            ("", "start"),
+            ("UPPER", "x"),
+            ("a b", "x"),
+            ("ok", "exec_start: sh -c 'x'"),
+            ("ok", "a:b"),
+            ("ok", ""),
+        ] {
             cases.push(Event::new(kind, action, "id"));
         }
         cases.push(Event::new("ok", "ok", "id").with("a=b", 1));
@@ -464,7 +487,11 @@ mod tests {
         cases.push(Event::new("ok", "ok", "id").with("\u{85}", 1));
         for event in cases {
             let body = record::body_unchecked(&event);
-            assert_eq!(event.check().is_ok(), EventView::of_record(&body).is_some(), "{event:?}");
+            assert_eq!(
+                event.check().is_ok(),
+                EventView::of_record(&body).is_some(),
+                "{event:?}"
+            );
         }
     }
 
@@ -472,6 +499,9 @@ mod tests {
     fn a_line_never_breaks_a_terminal() {
         let event = Event::new("image", "pull", "a\nb\u{1b}[2J\u{202e}").with("k", "v\r");
         let line = event.line();
-        assert!(line.ends_with(r"image pull a\nb\u{1b}[2J\u{202e} (k=v\r)"), "{line}");
+        assert!(
+            line.ends_with(r"image pull a\nb\u{1b}[2J\u{202e} (k=v\r)"),
+            "{line}"
+        );
     }
 }

@@ -41,7 +41,10 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     bytes = postcard::to_extend(message, bytes).map_err(|_| FrameError::Message)?;
     let len = bytes.len() - HEADER_LEN;
     if len > FRAME_MAX {
-        return Err(FrameError::Length { len: u32::try_from(len).unwrap_or(u32::MAX), max: FRAME_MAX });
+        return Err(FrameError::Length {
+            len: u32::try_from(len).unwrap_or(u32::MAX),
+            max: FRAME_MAX,
+        });
     }
     let crc = crc32c::crc32c(&bytes[HEADER_LEN..]);
     bytes[..4].copy_from_slice(&(len as u32).to_le_bytes());
@@ -68,13 +71,17 @@ pub fn event_header(body_len: usize, crc: u32, seq: u64) -> [u8; HEADER_LEN] {
 /// # Errors
 /// [`FrameError::Length`] as soon as the header is there, [`FrameError::Checksum`] once the body is.
 pub fn split(bytes: &[u8], max: usize) -> Result<Option<(&[u8], usize)>, FrameError> {
-    let Some((header, rest)) = bytes.split_at_checked(HEADER_LEN) else { return Ok(None) };
+    let Some((header, rest)) = bytes.split_at_checked(HEADER_LEN) else {
+        return Ok(None);
+    };
     let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     let len = word(0);
     if len == 0 || len as usize > max {
         return Err(FrameError::Length { len, max });
     }
-    let Some(body) = rest.get(..len as usize) else { return Ok(None) };
+    let Some(body) = rest.get(..len as usize) else {
+        return Ok(None);
+    };
     if crc32c::crc32c(body) != word(4) {
         return Err(FrameError::Checksum);
     }
@@ -106,7 +113,11 @@ pub struct Decoder {
 impl Decoder {
     /// A decoder that refuses frames of more than `max` bytes ([`FRAME_MAX`] at most).
     pub fn new(max: usize) -> Self {
-        Decoder { bytes: Vec::new(), start: 0, max: max.min(FRAME_MAX) }
+        Decoder {
+            bytes: Vec::new(),
+            start: 0,
+            max: max.min(FRAME_MAX),
+        }
     }
 
     /// Takes bytes as they came.
@@ -138,7 +149,7 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`split`] and [`parse`].
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+    pub fn next_message<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         self.next_body()?.map(parse).transpose()
     }
 
@@ -165,11 +176,15 @@ mod tests {
             let mut got = Vec::new();
             for part in [&bytes[..cut], &bytes[cut..]] {
                 decoder.push(part);
-                while let Some(item) = decoder.next::<Item>().expect("good bytes") {
+                while let Some(item) = decoder.next_message::<Item>().expect("good bytes") {
                     got.push(item);
                 }
             }
-            assert_eq!(got, [Item::Event(event.clone()), Item::Event(event.clone())], "cut at {cut}");
+            assert_eq!(
+                got,
+                [Item::Event(event.clone()), Item::Event(event.clone())],
+                "cut at {cut}"
+            );
             assert!(decoder.is_empty());
         }
     }
@@ -191,6 +206,9 @@ mod tests {
         let mut decoder = Decoder::new(1000);
         decoder.push(&1001u32.to_le_bytes());
         decoder.push(&[0; 4]);
-        assert_eq!(decoder.next::<Item>(), Err(FrameError::Length { len: 1001, max: 1000 }));
+        assert_eq!(
+            decoder.next_message::<Item>(),
+            Err(FrameError::Length { len: 1001, max: 1000 })
+        );
     }
 }

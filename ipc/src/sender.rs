@@ -95,8 +95,15 @@ impl FifoSender {
             draining: false,
             problem: None,
         };
-        let shared = Shared { path: path.into(), spool_bytes_max, state: Mutex::new(state), drained: Condvar::new() };
-        FifoSender { shared: Arc::new(shared) }
+        let shared = Shared {
+            path: path.into(),
+            spool_bytes_max,
+            state: Mutex::new(state),
+            drained: Condvar::new(),
+        };
+        FifoSender {
+            shared: Arc::new(shared),
+        }
     }
 
     /// Emits `event`: at once if the FIFO takes it, later otherwise. Sets its writer and counter.
@@ -129,7 +136,11 @@ impl FifoSender {
             if left.is_zero() {
                 return false;
             }
-            state = self.shared.drained.wait_timeout(state, left).map_or_else(|e| e.into_inner().0, |(s, _)| s);
+            state = self
+                .shared
+                .drained
+                .wait_timeout(state, left)
+                .map_or_else(|e| e.into_inner().0, |(s, _)| s);
         }
         true
     }
@@ -156,7 +167,9 @@ impl FifoSender {
 
     fn start_drainer(&self, state: &mut State) {
         let shared = Arc::clone(&self.shared);
-        let thread = std::thread::Builder::new().name("events-spool".into()).stack_size(64 << 10);
+        let thread = std::thread::Builder::new()
+            .name("events-spool".into())
+            .stack_size(64 << 10);
         // Without a thread the spool is tried again with the next event.
         state.draining = thread.spawn(move || shared.drain_all()).is_ok();
     }
@@ -204,7 +217,9 @@ impl State {
         self.spool_bytes += record.len();
         self.spool.push_back(record);
         while self.spool_bytes > bytes_max.max(record::RECORD_MAX) {
-            let Some(oldest) = self.spool.pop_front() else { return };
+            let Some(oldest) = self.spool.pop_front() else {
+                return;
+            };
             self.spool_bytes -= oldest.len();
             self.lost = self.lost.saturating_add(1);
             self.dropped += 1;
@@ -249,7 +264,9 @@ fn write(fifo: &mut Option<File>, path: &Path, record: &[u8]) -> io::Result<Writ
                 Err(error) => return Err(error),
             }
         }
-        let Some(file) = fifo.as_mut() else { return Ok(Written::NoReader) };
+        let Some(file) = fifo.as_mut() else {
+            return Ok(Written::NoReader);
+        };
         match file.write(record) {
             Ok(_) => return Ok(Written::Whole),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::Full),
@@ -269,7 +286,8 @@ fn open_fifo(path: &Path) -> io::Result<File> {
     };
     let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
     let file = File::from(open(path, flags, Mode::empty()).map_err(|errno| context(errno.into()))?);
-    let kind = SFlag::from_bits_truncate(fstat(&file).map_err(|errno| context(errno.into()))?.st_mode) & SFlag::S_IFMT;
+    let kind = SFlag::from_bits_truncate(fstat(&file).map_err(|errno| context(errno.into()))?.st_mode)
+        & SFlag::S_IFMT;
     if kind != SFlag::S_IFIFO {
         return Err(io::Error::other(format!("{} is not a FIFO", path.display())));
     }
@@ -281,7 +299,9 @@ fn wait_for_room(fifo: Option<&File>) {
     let mut fds = [PollFd::new(fifo.as_fd(), PollFlags::POLLOUT)];
     match poll(&mut fds, PollTimeout::from(ROOM_WAIT_MS)) {
         // POLLERR: the reader is gone; poll would return at once for ever.
-        Ok(_) if fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLERR)) => std::thread::sleep(RETRY_MIN),
+        Ok(_) if fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLERR)) => {
+            std::thread::sleep(RETRY_MIN)
+        }
         _ => {}
     }
 }
@@ -306,7 +326,9 @@ mod tests {
 
     impl Fifo {
         fn new() -> Self {
-            Fifo { dir: tempfile::tempdir().expect("a directory") }
+            Fifo {
+                dir: tempfile::tempdir().expect("a directory"),
+            }
         }
 
         fn path(&self) -> PathBuf {
@@ -318,7 +340,9 @@ mod tests {
         }
 
         fn reader(&self) -> File {
-            File::from(open(&self.path(), OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty()).expect("a reader"))
+            File::from(
+                open(&self.path(), OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty()).expect("a reader"),
+            )
         }
     }
 
@@ -327,7 +351,11 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(30);
         let (mut bytes, mut events) = (Vec::new(), Vec::new());
         while events.len() < count {
-            assert!(Instant::now() < deadline, "only {} of {count} events came", events.len());
+            assert!(
+                Instant::now() < deadline,
+                "only {} of {count} events came",
+                events.len()
+            );
             let mut part = vec![0; 65536];
             match reader.read(&mut part) {
                 Ok(0) | Err(_) => std::thread::yield_now(),
@@ -358,7 +386,11 @@ mod tests {
         fifo.make();
         let mut reader = fifo.reader();
         let got = read(&mut reader, 10);
-        assert!(got.iter().enumerate().all(|(nth, (id, lost))| *id == nth.to_string() && *lost == 0));
+        assert!(
+            got.iter()
+                .enumerate()
+                .all(|(nth, (id, lost))| *id == nth.to_string() && *lost == 0)
+        );
         assert!(sender.flush(Duration::from_secs(10)));
         assert_eq!(sender.problem(), None);
     }
@@ -401,7 +433,10 @@ mod tests {
         }
         let mut second = fifo.reader();
         let got = read(&mut second, 4);
-        assert_eq!(got.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["1", "2", "3", "4"]);
+        assert_eq!(
+            got.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(),
+            ["1", "2", "3", "4"]
+        );
     }
 
     #[test]

@@ -1,2 +1,56 @@
-//! x
-fn main(){}
+//! sampan-monitord: events come in by the monitor FIFO and go out to every subscriber.
+//!
+//! Parses, opens, runs, and turns the outcome into an exit code: 0 asked to stop, 1 failed, 2 bad arguments,
+//! 100 another instance is at work.
+
+mod activation;
+mod checker;
+mod client;
+mod clients;
+mod config;
+mod counters;
+mod event_loop;
+mod fifo;
+mod journal;
+mod listener;
+mod logging;
+mod ring;
+mod segment;
+mod store;
+mod syncer;
+mod sys;
+
+use event_loop::{EventLoop, StartError};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sys::limit_arenas();
+    let settings = match config::Settings::from_args(std::env::args_os().skip(1)) {
+        Ok(config::Asked::Run(settings)) => settings,
+        Ok(config::Asked::Print(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("error: {}", logging::chain(&error));
+            eprintln!("hint: see 'sampan-monitord --help'");
+            return ExitCode::from(2);
+        }
+    };
+    logging::start();
+    match EventLoop::open(*settings).map(EventLoop::run) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            log::error!("cannot go on: {error}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            log::error!("{}", logging::chain(&error));
+            ExitCode::from(if matches!(error, StartError::Busy { .. }) {
+                100
+            } else {
+                1
+            })
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! The table of clients, and how they are served.
+//!
+//! Owned by the event loop. Serves each client from its cursor, on a budget: from memory in one write, from
+//! the journal's file by sendfile(2), and through a filter by one scratch batch that all clients with the same
+//! wish share. A client whose socket is full waits for the poll to say otherwise; nobody waits for it.
+
+use crate::client::{Client, Select, State, Subscription, Wish};
+use crate::ring::Cursor;
+use crate::segment::Segment;
+use crate::store::{Read, Store};
+use nix::errno::Errno;
+use nix::sys::sendfile::sendfile;
+use sampan_ipc::event::EventView;
+use sampan_ipc::frame;
+use sampan_ipc::watch::{End, Item};
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice, Write};
+use std::rc::{Rc, Weak};
+
+/// Bytes of frames that one client is served, or that are filtered for it, per turn.
+const BYTES_PER_TURN: u64 = 256 << 10;
+/// Bytes of frames that are filtered at a time.
+const FILTER_CHUNK: u64 = 64 << 10;
+
+/// All clients, by token.
+#[derive(Debug, Default)]
+pub struct Clients {
+    table: BTreeMap<usize, Client>,
+    wishes: Vec<Weak<Select>>,
+    classes: u64,
+    scratch: Scratch,
+    /// Events that clients were told are gone.
+    pub lost: u64,
+}
+
+/// What one call of [`Clients::serve`] leaves to do.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// Some client could take more at once.
+    pub more: bool,
+    /// Clients whose stream is over or broken.
+    pub gone: Vec<usize>,
+    /// Clients that wait for room from now on, or no longer.
+    pub room: Vec<usize>,
+}
+
+/// Frames that passed a filter, ready to be written to everyone with the same wish at the same place.
+#[derive(Debug, Default)]
+struct Scratch {
+    class: u64,
+    from: u64,
+    to: Cursor,
+    bytes: Vec<u8>,
+    /// For each frame in `bytes`: where it ends there, and the cursor behind it.
+    ends: Vec<(usize, Cursor)>,
+    input: Vec<u8>,
+}
+
+/// How far a client got in one step.
+enum Step {
+    /// On; there may be more.
+    On,
+    /// It has all there is.
+    UpToDate,
+    /// Its socket is full.
+    Blocked,
+}
+
+impl Clients {
+    /// Takes in a client.
+    pub fn insert(&mut self, token: usize, client: Client) {
+        self.table.insert(token, client);
+    }
+
+    /// Lets a client go.
+    pub fn remove(&mut self, token: usize) -> Option<Client> {
+        self.table.remove(&token)
+    }
+
+    /// The client, if it is still here.
+    pub fn get_mut(&mut self, token: usize) -> Option<&mut Client> {
+        self.table.get_mut(&token)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// All of them, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &Client)> {
+        self.table.iter().map(|(token, client)| (*token, client))
+    }
+
+    /// All of them, oldest first, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Client> {
+        self.table.values_mut()
+    }
+
+    /// How many of them are of user `uid`.
+    pub fn of_uid(&self, uid: u32) -> usize {
+        self.table
+            .values()
+            .filter(|client| client.peer.uid == uid)
+            .count()
+    }
+
+    /// The shared form of a wish; `None` if it is for every event.
+    pub fn select(&mut self, wish: Wish) -> Option<Rc<Select>> {
+        if wish.is_all() {
+            return None;
+        }
+        self.wishes.retain(|known| known.strong_count() > 0);
+        let known = self
+            .wishes
+            .iter()
+            .filter_map(Weak::upgrade)
+            .find(|known| known.wish == wish);
+        Some(known.unwrap_or_else(|| {
+            self.classes += 1;
+            let select = Rc::new(Select {
+                class: self.classes,
+                wish,
+            });
+            self.wishes.push(Rc::downgrade(&select));
+            select
+        }))
+    }
+
+    /// Serves everyone who can take something, each within its budget.
+    pub fn serve(&mut self, store: &Store) -> Served {
+        let visible = store.visible();
+        let mut due: Vec<(u64, u64, usize)> = self
+            .table
+            .iter()
+            .filter_map(|(token, c)| due(c, *token, visible))
+            .collect();
+        if due.iter().any(|(class, ..)| *class != 0) {
+            // Clients with the same wish at the same place come one after the other and share a batch.
+            due.sort_unstable();
+        }
+        let mut served = Served::default();
+        for (_, _, token) in due {
+            let Some(client) = self.table.get_mut(&token) else {
+                continue;
+            };
+            match serve_one(client, store, &mut self.scratch, &mut self.lost) {
+                Ok(true) => served.more = true,
+                Ok(false) if matches!(client.state, State::Leaving) && client.out.is_empty() => {
+                    served.gone.push(token)
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    log::debug!("subscriber {token}: {error}");
+                    served.gone.push(token);
+                }
+            }
+            if client.blocked != client.watched_for_room {
+                served.room.push(token);
+            }
+        }
+        self.scratch.from = u64::MAX;
+        served
+    }
+}
+
+/// Class, position and token of a client that can be served something.
+fn due(client: &Client, token: usize, visible: Cursor) -> Option<(u64, u64, usize)> {
+    if client.blocked {
+        return None;
+    }
+    match &client.state {
+        State::Subscribed(subscription) => {
+            let class = subscription.select.as_ref().map_or(0, |select| select.class);
+            let behind = subscription.at.seq < visible.seq || subscription.stop.is_some();
+            (behind || !client.out.is_empty()).then_some((class, subscription.at.pos, token))
+        }
+        State::Leaving => Some((0, 0, token)),
+        State::Opening(_) => None,
+    }
+}
+
+/// Serves one client within its budget; true if it could take more at once.
+fn serve_one(client: &mut Client, store: &Store, scratch: &mut Scratch, lost: &mut u64) -> io::Result<bool> {
+    let mut budget = BYTES_PER_TURN;
+    loop {
+        if !client.flush()? {
+            return Ok(false);
+        }
+        let State::Subscribed(subscription) = &mut client.state else {
+            return Ok(false);
+        };
+        if let Some((stop, end)) = subscription.stop
+            && subscription.at.pos >= stop
+        {
+            client.out = item_frame(&Item::End(end));
+            client.state = State::Leaving;
+            client.flush()?;
+            return Ok(false);
+        }
+        if budget == 0 {
+            return Ok(true);
+        }
+        let before = subscription.at.pos;
+        let step = match subscription.select.clone() {
+            None => pass_all(client, store, budget, lost)?,
+            Some(select) => pass_some(client, store, &select, scratch, lost)?,
+        };
+        match step {
+            Step::On => {
+                let State::Subscribed(subscription) = &client.state else {
+                    return Ok(false);
+                };
+                budget = budget.saturating_sub(subscription.at.pos - before);
+            }
+            Step::UpToDate => return Ok(false),
+            Step::Blocked => client.blocked = true,
+        }
+        if client.blocked {
+            return Ok(false);
+        }
+    }
+}
+
+/// The frame of one of this process's own items.
+pub fn item_frame(item: &Item) -> Vec<u8> {
+    frame::encode(item).unwrap_or_else(|error| {
+        log::error!("cannot encode an answer: {error}");
+        Vec::new()
+    })
+}
+
+/// Tells a client that what is before `next` is gone.
+fn tell_gap(client: &mut Client, next: Cursor, lost: &mut u64) -> Step {
+    let State::Subscribed(subscription) = &mut client.state else {
+        return Step::UpToDate;
+    };
+    let (first, last) = (subscription.at.seq, next.seq - 1);
+    subscription.at = next;
+    *lost += last - first + 1;
+    client.out = item_frame(&Item::Lost { first, last });
+    Step::On
+}
+
+/// One step of a client that wants every event: bytes go out as they are.
+fn pass_all(client: &mut Client, store: &Store, budget: u64, lost: &mut u64) -> io::Result<Step> {
+    let State::Subscribed(subscription) = &mut client.state else {
+        return Ok(Step::UpToDate);
+    };
+    let at = subscription.at;
+    match store.read(at, budget) {
+        Read::End => Ok(Step::UpToDate),
+        Read::Gap(next) => Ok(tell_gap(client, next, lost)),
+        Read::Ring((one, two), to) => {
+            let sent = match write(&mut client.stream, &[IoSlice::new(one), IoSlice::new(two)])? {
+                None => return Ok(Step::Blocked),
+                Some(sent) => at.pos + sent as u64,
+            };
+            if sent == to.pos {
+                subscription.at = to;
+            } else {
+                let (aligned, (one, two)) = store.align_in_ring(at, sent);
+                subscription.at = aligned;
+                client.out = [one, two].concat();
+            }
+            Ok(Step::On)
+        }
+        Read::File(segment, to) => {
+            let Some(sent) = send_file(client, segment, at.pos, to.pos)? else {
+                return Ok(Step::Blocked);
+            };
+            let State::Subscribed(subscription) = &mut client.state else {
+                return Ok(Step::UpToDate);
+            };
+            if sent == to.pos && to.seq != 0 {
+                subscription.at = to;
+            } else {
+                subscription.at = segment.align(sent)?;
+                client.out = vec![0; (subscription.at.pos - sent) as usize];
+                if segment.read(sent, &mut client.out)? != client.out.len() {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+            Ok(Step::On)
+        }
+    }
+}
+
+/// Writes the parts; `None` if the socket is full.
+fn write(stream: &mut mio::net::UnixStream, parts: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+    loop {
+        match stream.write_vectored(parts) {
+            Ok(len) => return Ok(Some(len)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Sends from the journal's file, without a copy in this process; returns the position reached, or `None` if
+/// the socket is full. sendfile(2).
+fn send_file(client: &Client, segment: &Segment, from: u64, to: u64) -> io::Result<Option<u64>> {
+    let offset =
+        i64::try_from(segment.offset(from)).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+    loop {
+        let mut offset = offset;
+        return match sendfile(
+            &client.stream,
+            segment.file(),
+            Some(&mut offset),
+            (to - from) as usize,
+        ) {
+            // Somebody cut the file behind our back.
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(sent) => Ok(Some(from + sent as u64)),
+            Err(Errno::EAGAIN) => Ok(None),
+            Err(Errno::EINTR) => continue,
+            Err(errno) => Err(errno.into()),
+        };
+    }
+}
+
+/// One step of a client that wants some events.
+fn pass_some(
+    client: &mut Client,
+    store: &Store,
+    select: &Select,
+    scratch: &mut Scratch,
+    lost: &mut u64,
+) -> io::Result<Step> {
+    let State::Subscribed(subscription) = &mut client.state else {
+        return Ok(Step::UpToDate);
+    };
+    let at = subscription.at;
+    if (scratch.class, scratch.from) != (select.class, at.pos) {
+        match store.read(at, FILTER_CHUNK) {
+            Read::End => return Ok(Step::UpToDate),
+            Read::Gap(next) => return Ok(tell_gap(client, next, lost)),
+            read => scratch.fill(read, at, select)?,
+        }
+    }
+    if scratch.bytes.is_empty() {
+        subscription.at = scratch.to;
+        return Ok(Step::On);
+    }
+    let sent = match write(&mut client.stream, &[IoSlice::new(&scratch.bytes)])? {
+        None => return Ok(Step::Blocked),
+        Some(sent) => sent,
+    };
+    if sent == scratch.bytes.len() {
+        subscription.at = scratch.to;
+        return Ok(Step::On);
+    }
+    let nth = scratch.ends.partition_point(|(end, _)| *end < sent);
+    let (end, behind) = scratch.ends[nth];
+    subscription.at = behind;
+    client.out = scratch.bytes[sent..end].to_vec();
+    Ok(Step::On)
+}
+
+impl Scratch {
+    /// Filters what was read at `at`.
+    fn fill(&mut self, read: Read<'_>, at: Cursor, select: &Select) -> io::Result<()> {
+        self.input.clear();
+        match read {
+            Read::Ring((one, two), _) => {
+                self.input.extend_from_slice(one);
+                self.input.extend_from_slice(two);
+            }
+            Read::File(segment, to) => {
+                self.input.resize((to.pos - at.pos) as usize, 0);
+                let got = segment.read(at.pos, &mut self.input)?;
+                self.input.truncate(got);
+            }
+            Read::End | Read::Gap(_) => {}
+        }
+        self.bytes.clear();
+        self.ends.clear();
+        (self.class, self.from, self.to) = (select.class, at.pos, at);
+        let mut rest = self.input.as_slice();
+        while let Some((whole, behind)) = first_frame(rest) {
+            self.to = Cursor {
+                pos: self.to.pos + whole.len() as u64,
+                seq: self.to.seq + 1,
+            };
+            if EventView::of_frame(&whole[frame::HEADER_LEN..])
+                .is_some_and(|event| select.wish.matches(&event))
+            {
+                self.bytes.extend_from_slice(whole);
+                self.ends.push((self.bytes.len(), self.to));
+            }
+            rest = behind;
+        }
+        if self.to == at {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Splits a whole frame off; its sum was checked when it was taken.
+fn first_frame(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let len = u32::from_le_bytes(*bytes.first_chunk()?) as usize;
+    bytes.split_at_checked(frame::HEADER_LEN + len)
+}
+
+/// Ends a client's stream once it has been given what is before `stop`.
+pub fn end_at(subscription: &mut Subscription, stop: u64, end: End) {
+    subscription.stop.get_or_insert((stop, end));
+}

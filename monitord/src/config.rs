@@ -1,0 +1,395 @@
+//! What this process is told: arguments first, then the configuration file, then defaults.
+//!
+//! One struct, parsed once; an unknown key or option is an error. Read again on SIGHUP.
+
+use crate::journal::Limits;
+use crate::syncer::Policy;
+use sampan_ipc::paths::Paths;
+use serde::Deserialize;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The configuration file, if no other is named.
+pub const DEFAULT_FILE: &str = "/etc/sampan/sampan.toml";
+/// Least size of the ring: two windows of the FIFO.
+const RING_BYTES_MIN: u64 = 128 << 10;
+const RING_BYTES_MAX: u64 = 1 << 30;
+/// Least size of the journal: two of the smallest segments.
+const JOURNAL_BYTES_MIN: u64 = 128 << 10;
+
+/// What `--help` prints.
+pub const HELP: &str = "\
+Take events from the monitor FIFO, keep them, and fan them out to subscribers
+
+Usage: sampan-monitord [OPTIONS]
+
+Options:
+      --fifo <PATH>                      Read events from this FIFO [default: RUN/monitor.fifo]
+      --socket <PATH>                    Serve subscribers on this socket [default: RUN/events.sock]
+      --journal-dir <PATH|none>          Keep events in this directory, or in memory only [default: STATE/journal]
+      --ring-bytes <SIZE>                Keep this much of the newest events in memory [default: 256K]
+      --journal-bytes <SIZE>             Keep at most this much on disk [default: 16M]
+      --journal-age <TIME>               Keep events at most this long [default: 7d]
+      --sync <always|interval|never>     Make events durable before anyone hears of them, in intervals, or when
+                                         the kernel does [default: interval]
+      --sync-interval <TIME>             Length of the interval [default: 1s]
+      --subscribers-max <N>              Serve at most this many subscribers [default: 4096]
+      --subscribers-per-uid-max <N>      Serve at most this many of one user [default: 2048]
+      --config <PATH>                    Read this configuration file [default: /etc/sampan/sampan.toml, if there]
+  -h, --help                             Print this help
+  -V, --version                          Print the version
+
+A SIZE is bytes, or a number with K, M or G (1024-based). A TIME is a number with ms, s, m, h or d.
+RUN is SAMPAN_RUN_DIR, /run/sampan for root, or $XDG_RUNTIME_DIR/sampan.
+STATE is SAMPAN_STATE_DIR, /var/lib/sampan for root, or $XDG_STATE_HOME/sampan.
+
+Signals: SIGTERM and SIGINT stop, SIGHUP reads the configuration again, SIGUSR1 logs the counters.
+Exit status: 0 stopped as asked, 1 failed, 2 bad arguments, 100 another instance is at work.
+";
+
+/// What the arguments ask for.
+#[derive(Debug)]
+pub enum Asked {
+    /// To run.
+    Run(Box<Settings>),
+    /// To print a text.
+    Print(String),
+}
+
+/// All settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The monitor FIFO.
+    pub fifo: PathBuf,
+    /// The events socket.
+    pub socket: PathBuf,
+    /// The journal's directory; `None` keeps events in memory only.
+    pub journal: Option<PathBuf>,
+    /// Bytes of the ring.
+    pub ring_bytes: usize,
+    /// What the journal may hold.
+    pub limits: Limits,
+    /// When events are made durable.
+    pub sync: Policy,
+    /// Most subscribers in all.
+    pub subscribers_max: usize,
+    /// Most subscribers of one user.
+    pub subscribers_per_uid_max: usize,
+    /// The arguments, to be applied again over a file that is read again.
+    arguments: Section,
+    config: Option<PathBuf>,
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// An option is unknown or lacks its value.
+    #[error("bad arguments")]
+    Arguments(#[from] lexopt::Error),
+    /// A value makes no sense.
+    #[error("{key} '{value}' is not allowed: {expected}")]
+    Value {
+        /// Option or key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What is allowed.
+        expected: &'static str,
+    },
+    /// The file cannot be read.
+    #[error("cannot read configuration file {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file is no such configuration.
+    #[error("cannot understand configuration file {}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+}
+
+/// The file: this process reads its own table and leaves the others to theirs.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    #[serde(default)]
+    monitord: Section,
+    #[serde(rename = "engine")]
+    _engine: Option<serde::de::IgnoredAny>,
+}
+
+/// The table `[monitord]`; every key is the option of the same name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Section {
+    /// Path of the FIFO.
+    fifo: Option<PathBuf>,
+    /// Path of the socket.
+    socket: Option<PathBuf>,
+    /// Directory of the journal, or `none`.
+    journal_dir: Option<PathBuf>,
+    /// Size of the ring.
+    ring_bytes: Option<String>,
+    /// Size of the journal.
+    journal_bytes: Option<String>,
+    /// Age of the oldest events.
+    journal_age: Option<String>,
+    /// `always`, `interval` or `never`.
+    sync: Option<String>,
+    /// Length of the interval.
+    sync_interval: Option<String>,
+    /// Most subscribers in all.
+    subscribers_max: Option<usize>,
+    /// Most subscribers of one user.
+    subscribers_per_uid_max: Option<usize>,
+}
+
+impl Settings {
+    /// Reads the arguments, without the program's name, and the configuration file.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn from_args(args: impl Iterator<Item = OsString>) -> Result<Asked, ConfigError> {
+        use lexopt::prelude::*;
+        let mut parser = lexopt::Parser::from_args(args);
+        let (mut section, mut config) = (Section::default(), None);
+        while let Some(arg) = parser.next()? {
+            match arg {
+                Short('h') | Long("help") => return Ok(Asked::Print(HELP.to_owned())),
+                Short('V') | Long("version") => {
+                    return Ok(Asked::Print(format!(
+                        "sampan-monitord {}\n",
+                        env!("CARGO_PKG_VERSION")
+                    )));
+                }
+                Long("fifo") => section.fifo = Some(parser.value()?.into()),
+                Long("socket") => section.socket = Some(parser.value()?.into()),
+                Long("journal-dir") => section.journal_dir = Some(parser.value()?.into()),
+                Long("ring-bytes") => section.ring_bytes = Some(parser.value()?.string()?),
+                Long("journal-bytes") => section.journal_bytes = Some(parser.value()?.string()?),
+                Long("journal-age") => section.journal_age = Some(parser.value()?.string()?),
+                Long("sync") => section.sync = Some(parser.value()?.string()?),
+                Long("sync-interval") => section.sync_interval = Some(parser.value()?.string()?),
+                Long("subscribers-max") => section.subscribers_max = Some(parser.value()?.parse()?),
+                Long("subscribers-per-uid-max") => {
+                    section.subscribers_per_uid_max = Some(parser.value()?.parse()?)
+                }
+                Long("config") => config = Some(PathBuf::from(parser.value()?)),
+                _ => return Err(arg.unexpected().into()),
+            }
+        }
+        Self::resolve(section, config).map(|settings| Asked::Run(Box::new(settings)))
+    }
+
+    /// The settings as the same arguments and the file of today give them.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn reread(&self) -> Result<Self, ConfigError> {
+        Self::resolve(self.arguments.clone(), self.config.clone())
+    }
+
+    /// Which settings of `other` take effect only after a restart, by name.
+    pub fn needs_restart(&self, other: &Self) -> Vec<&'static str> {
+        let same = [
+            ("fifo", self.fifo == other.fifo),
+            ("socket", self.socket == other.socket),
+            ("journal-dir", self.journal == other.journal),
+            ("ring-bytes", self.ring_bytes == other.ring_bytes),
+            (
+                "sync",
+                std::mem::discriminant(&self.sync) == std::mem::discriminant(&other.sync),
+            ),
+        ];
+        same.into_iter()
+            .filter(|(_, same)| !same)
+            .map(|(name, _)| name)
+            .collect()
+    }
+
+    fn resolve(arguments: Section, config: Option<PathBuf>) -> Result<Self, ConfigError> {
+        let file = read_file(config.as_deref())?;
+        let paths = Paths::from_env();
+        let pick = |argument: &Option<String>, key: &Option<String>, default: &str| {
+            argument
+                .clone()
+                .or_else(|| key.clone())
+                .unwrap_or_else(|| default.to_owned())
+        };
+        let path = |argument: &Option<PathBuf>, key: &Option<PathBuf>, default: PathBuf| {
+            argument.clone().or_else(|| key.clone()).unwrap_or(default)
+        };
+        let journal = path(&arguments.journal_dir, &file.journal_dir, paths.journal());
+        let ring_bytes = pick(&arguments.ring_bytes, &file.ring_bytes, "256K");
+        let journal_bytes = pick(&arguments.journal_bytes, &file.journal_bytes, "16M");
+        let interval = pick(&arguments.sync_interval, &file.sync_interval, "1s");
+        let ring = size(
+            "ring-bytes",
+            &ring_bytes,
+            RING_BYTES_MIN,
+            "a size from 128K to 1G",
+        )?;
+        if ring > RING_BYTES_MAX {
+            return Err(bad("ring-bytes", &ring_bytes, "a size from 128K to 1G"));
+        }
+        Ok(Settings {
+            fifo: path(&arguments.fifo, &file.fifo, paths.fifo()),
+            socket: path(&arguments.socket, &file.socket, paths.events_socket()),
+            journal: (journal != Path::new("none")).then_some(journal),
+            ring_bytes: ring as usize,
+            limits: Limits {
+                bytes: size(
+                    "journal-bytes",
+                    &journal_bytes,
+                    JOURNAL_BYTES_MIN,
+                    "a size of 128K or more",
+                )?,
+                age: time(
+                    "journal-age",
+                    &pick(&arguments.journal_age, &file.journal_age, "7d"),
+                )?,
+            },
+            sync: sync(
+                &pick(&arguments.sync, &file.sync, "interval"),
+                time("sync-interval", &interval)?,
+            )?,
+            subscribers_max: arguments.subscribers_max.or(file.subscribers_max).unwrap_or(4096),
+            subscribers_per_uid_max: arguments
+                .subscribers_per_uid_max
+                .or(file.subscribers_per_uid_max)
+                .unwrap_or(2048),
+            arguments,
+            config,
+        })
+    }
+}
+
+fn read_file(named: Option<&Path>) -> Result<Section, ConfigError> {
+    let path = named.unwrap_or(Path::new(DEFAULT_FILE));
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Section::default());
+        }
+        Err(source) => {
+            return Err(ConfigError::Read {
+                path: path.to_owned(),
+                source,
+            });
+        }
+    };
+    let file: ConfigFile = toml::from_str(&text).map_err(|source| ConfigError::Parse {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })?;
+    Ok(file.monitord)
+}
+
+fn bad(key: &'static str, value: &str, expected: &'static str) -> ConfigError {
+    ConfigError::Value {
+        key,
+        value: value.to_owned(),
+        expected,
+    }
+}
+
+fn size(key: &'static str, text: &str, min: u64, expected: &'static str) -> Result<u64, ConfigError> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => Some(0),
+        "k" | "kb" | "kib" => Some(10),
+        "m" | "mb" | "mib" => Some(20),
+        "g" | "gb" | "gib" => Some(30),
+        _ => None,
+    };
+    let bytes = shift.and_then(|shift| digits.parse::<u64>().ok()?.checked_mul(1 << shift));
+    bytes
+        .filter(|bytes| *bytes >= min)
+        .ok_or_else(|| bad(key, text, expected))
+}
+
+fn time(key: &'static str, text: &str) -> Result<Duration, ConfigError> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit_ms = match &text[digits.len()..] {
+        "ms" => Some(1),
+        "s" => Some(1000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        "d" => Some(86_400_000),
+        _ => None,
+    };
+    let time = unit_ms
+        .and_then(|unit| digits.parse::<u64>().ok()?.checked_mul(unit))
+        .map(Duration::from_millis);
+    time.filter(|time| !time.is_zero())
+        .ok_or_else(|| bad(key, text, "a time over zero with ms, s, m, h or d"))
+}
+
+fn sync(text: &str, interval: Duration) -> Result<Policy, ConfigError> {
+    match text {
+        "always" => Ok(Policy::Always),
+        "interval" => Ok(Policy::Interval(interval)),
+        "never" => Ok(Policy::Never),
+        _ => Err(bad("sync", text, "always, interval or never")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(args: &[&str]) -> Result<Settings, ConfigError> {
+        match Settings::from_args(args.iter().map(OsString::from))? {
+            Asked::Run(settings) => Ok(*settings),
+            Asked::Print(text) => panic!("{text}"),
+        }
+    }
+
+    #[test]
+    fn arguments_go_before_the_file_and_the_file_before_defaults() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("sampan.toml");
+        let text = "[monitord]\nring-bytes = \"1M\"\njournal-age = \"2h\"\n[engine]\nanything = 1\n";
+        std::fs::write(&path, text).expect("written");
+        let name = path.to_str().expect("a name");
+        let settings =
+            settings(&["--config", name, "--ring-bytes", "512K", "--journal-dir=none"]).expect("good");
+        assert_eq!(settings.ring_bytes, 512 << 10);
+        assert_eq!(settings.limits.age, Duration::from_secs(7200));
+        assert_eq!(settings.limits.bytes, 16 << 20);
+        assert_eq!(settings.journal, None);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_name() {
+        for (args, expected) in [
+            (&["--ring-bytes", "1x"][..], "ring-bytes '1x'"),
+            (&["--journal-age", "0s"], "journal-age '0s'"),
+            (&["--sync", "often"], "sync 'often'"),
+            (
+                &["--config", "/nonexistent/sampan.toml"],
+                "/nonexistent/sampan.toml",
+            ),
+            (&["--bogus"], "bad arguments"),
+        ] {
+            let error = settings(args).expect_err("refused").to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("sampan.toml");
+        std::fs::write(&path, "[monitord]\nring-byte = 1\n").expect("written");
+        let error = settings(&["--config", path.to_str().expect("a name")]).expect_err("refused");
+        assert!(crate::logging::chain(&error).contains("ring-byte"), "{error:?}");
+    }
+}

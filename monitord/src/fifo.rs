@@ -1,0 +1,282 @@
+//! The monitor FIFO: peeked first, consumed once its records are kept.
+//!
+//! Owned by the event loop. tee(2) copies what the FIFO holds into a private pipe without taking it out;
+//! [`Fifo::consume`] takes it out. If this process dies in between, the next one finds the records where they
+//! were. Knows nothing of records.
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, SpliceFFlags, fcntl, open, splice, tee};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstat};
+use nix::unistd::{Gid, fchown, mkfifo, pipe2, read};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+/// Bytes that one peek gives at most: sixteen pages, what a pipe holds by default.
+pub const WINDOW: usize = 64 << 10;
+/// Bytes that the FIFO is to hold: about a second of a busy host while this process restarts. F_SETPIPE_SZ.
+const CAPACITY: i32 = 1 << 20;
+
+/// Why the FIFO cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FifoError {
+    /// Another process reads it.
+    #[error("monitor FIFO {} is in use by another sampan-monitord", .0.display())]
+    Busy(PathBuf),
+    /// Something else is in its place.
+    #[error("cannot use {} as the monitor FIFO: it is {kind}, not a FIFO", path.display())]
+    NotFifo {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// The file system refuses.
+    #[error("cannot open monitor FIFO {}", path.display())]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// The FIFO, locked for this process.
+#[derive(Debug)]
+pub struct Fifo {
+    fifo: Flock<OwnedFdFile>,
+    peek_in: OwnedFd,
+    peek_out: OwnedFd,
+    null: Option<File>,
+    window: Box<[u8]>,
+}
+
+/// A file that flock(2) can be taken on.
+type OwnedFdFile = File;
+
+impl Fifo {
+    /// Opens the FIFO at `path`, making it (mode 0620, of `group`) if it is not there.
+    ///
+    /// # Errors
+    /// See [`FifoError`].
+    pub fn open(path: &Path, group: Option<Gid>) -> Result<Self, FifoError> {
+        let context = |errno: Errno| FifoError::Io {
+            path: path.to_owned(),
+            source: errno.into(),
+        };
+        let made = match mkfifo(path, Mode::from_bits_truncate(0o620)) {
+            Ok(()) => true,
+            Err(Errno::EEXIST) => false,
+            Err(errno) => return Err(context(errno)),
+        };
+        let kind = std::fs::symlink_metadata(path)
+            .map(|meta| kind(&meta.file_type()))
+            .map_err(|source| FifoError::Io {
+                path: path.to_owned(),
+                source,
+            })?;
+        if let Some(kind) = kind {
+            return Err(FifoError::NotFifo {
+                path: path.to_owned(),
+                kind,
+            });
+        }
+        // O_RDWR although we only read: holding a write end ourselves, we never see end-of-file when the last
+        // writer leaves. Linux allows it, POSIX leaves it undefined. fifo(7).
+        let flags =
+            OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
+        let fifo = open(path, flags, Mode::empty()).map_err(context)?;
+        if made {
+            // The umask may have taken bits away.
+            fchmod(&fifo, Mode::from_bits_truncate(0o620)).map_err(context)?;
+            if let Some(group) = group
+                && let Err(errno) = fchown(&fifo, None, Some(group))
+            {
+                log::warn!("cannot give {} to group {group}: {errno}", path.display());
+            }
+        }
+        Self::adopt(fifo, path)
+    }
+
+    /// Takes an open FIFO, as systemd passes it; `path` is for messages.
+    ///
+    /// # Errors
+    /// See [`FifoError`].
+    pub fn adopt(fifo: OwnedFd, path: &Path) -> Result<Self, FifoError> {
+        let context = |errno: Errno| FifoError::Io {
+            path: path.to_owned(),
+            source: errno.into(),
+        };
+        let mode = fstat(&fifo).map_err(context)?.st_mode;
+        if SFlag::from_bits_truncate(mode) & SFlag::S_IFMT != SFlag::S_IFIFO {
+            return Err(FifoError::NotFifo {
+                path: path.to_owned(),
+                kind: "something else",
+            });
+        }
+        let flags = OFlag::from_bits_truncate(fcntl(&fifo, FcntlArg::F_GETFL).map_err(context)?);
+        fcntl(&fifo, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map_err(context)?;
+        let fifo = match Flock::lock(File::from(fifo), FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, Errno::EWOULDBLOCK)) => return Err(FifoError::Busy(path.to_owned())),
+            Err((_, errno)) => return Err(context(errno)),
+        };
+        if let Err(errno) = fcntl(&*fifo, FcntlArg::F_SETPIPE_SZ(CAPACITY)) {
+            log::debug!("the FIFO keeps its size: {errno}");
+        }
+        let (peek_out, peek_in) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(context)?;
+        let null = OpenOptions::new().write(true).open("/dev/null").ok();
+        Ok(Fifo {
+            fifo,
+            peek_in,
+            peek_out,
+            null,
+            window: vec![0; WINDOW].into_boxed_slice(),
+        })
+    }
+
+    /// The descriptor, to be polled.
+    pub fn raw(&self) -> RawFd {
+        self.fifo.as_raw_fd()
+    }
+
+    /// What the FIFO holds at its front, at most [`WINDOW`] bytes; empty if it holds nothing.
+    ///
+    /// The bytes stay in the FIFO. A record at the front is always whole: it was written at once, and a page
+    /// of a pipe, which holds it whole, is never split here. pipe(7).
+    ///
+    /// # Errors
+    /// The FIFO itself failed.
+    pub fn peek(&mut self) -> io::Result<&[u8]> {
+        let teed = match tee(
+            &*self.fifo,
+            &self.peek_in,
+            WINDOW,
+            SpliceFFlags::SPLICE_F_NONBLOCK,
+        ) {
+            Ok(len) => len,
+            Err(Errno::EAGAIN | Errno::EINTR) => 0,
+            Err(errno) => return Err(errno.into()),
+        };
+        let mut got = 0;
+        while got < teed {
+            match read(&self.peek_out, &mut self.window[got..teed]) {
+                Ok(0) => break,
+                Ok(len) => got += len,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(&self.window[..got])
+    }
+
+    /// Takes the first `len` bytes, which were peeked, out of the FIFO.
+    ///
+    /// # Errors
+    /// The FIFO itself failed.
+    pub fn consume(&mut self, len: usize) -> io::Result<()> {
+        let mut left = len;
+        while left > 0 {
+            let taken = match &self.null {
+                Some(null) => splice(
+                    &*self.fifo,
+                    None,
+                    null.as_fd(),
+                    None,
+                    left,
+                    SpliceFFlags::SPLICE_F_NONBLOCK,
+                ),
+                None => read(&*self.fifo, &mut self.window[..left.min(WINDOW)]),
+            };
+            match taken {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(taken) => left -= taken,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EINVAL) if self.null.is_some() => self.null = None,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a file is, if it is no FIFO.
+fn kind(file: &std::fs::FileType) -> Option<&'static str> {
+    use std::os::unix::fs::FileTypeExt;
+    match file {
+        file if file.is_fifo() => None,
+        file if file.is_file() => Some("a regular file"),
+        file if file.is_dir() => Some("a directory"),
+        file if file.is_symlink() => Some("a symbolic link"),
+        file if file.is_socket() => Some("a socket"),
+        _ => Some("a device"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn what_is_peeked_stays_until_it_is_consumed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("fifo");
+        let mut fifo = Fifo::open(&path, None).expect("a FIFO");
+        assert!(matches!(Fifo::open(&path, None), Err(FifoError::Busy(_))));
+        assert_eq!(fifo.peek().expect("readable"), b"");
+        let mut writer = OpenOptions::new().write(true).open(&path).expect("a writer");
+        writer.write_all(b"first second").expect("room");
+        assert_eq!(fifo.peek().expect("readable"), b"first second");
+        drop(fifo);
+        let mut fifo = Fifo::open(&path, None).expect("a FIFO");
+        fifo.consume(6).expect("consumed");
+        assert_eq!(fifo.peek().expect("readable"), b"second");
+    }
+
+    #[test]
+    fn a_full_fifo_refuses_a_record_whole_and_is_peeked_window_by_window() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("fifo");
+        let mut fifo = Fifo::open(&path, None).expect("a FIFO");
+        let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK;
+        let writer = open(&path, flags, Mode::empty()).expect("a writer");
+        let mut sent = 0u32;
+        let end = loop {
+            let mut record = [0; 300];
+            record[..4].copy_from_slice(&sent.to_le_bytes());
+            match nix::unistd::write(&writer, &record) {
+                Ok(len) => assert_eq!(len, 300),
+                Err(errno) => break errno,
+            }
+            sent += 1;
+        };
+        assert_eq!(end, Errno::EAGAIN);
+        let mut got = 0u32;
+        loop {
+            let window = fifo.peek().expect("readable");
+            if window.is_empty() {
+                break;
+            }
+            let whole = window.chunks_exact(300);
+            let len = whole.len() * 300;
+            for record in whole {
+                assert_eq!(record[..4], got.to_le_bytes());
+                got += 1;
+            }
+            assert!(len > 0, "a window begins with a whole record");
+            fifo.consume(len).expect("consumed");
+        }
+        assert_eq!(got, sent);
+    }
+
+    #[test]
+    fn a_file_in_its_place_is_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("fifo");
+        std::fs::write(&path, "").expect("a file");
+        let error = Fifo::open(&path, None).expect_err("a file");
+        assert!(error.to_string().contains("is a regular file"), "{error}");
+    }
+}

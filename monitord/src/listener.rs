@@ -1,0 +1,185 @@
+//! The events socket: who may come in.
+//!
+//! Owned by the event loop. Binds under a lock, so that a socket left by a dead process is replaced and one
+//! of a living process never is; takes its socket and lock file away when it goes.
+
+use mio::net::{UnixListener, UnixStream};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::{Gid, chown};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Longest path of a socket: `sun_path` and its end. unix(7).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Why the socket cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Another process serves it.
+    #[error("events socket {} is in use by another sampan-monitord", .0.display())]
+    Busy(PathBuf),
+    /// The path does not fit.
+    #[error("cannot listen on {}: the path has {len} bytes, a socket's path at most {SOCKET_PATH_MAX}", path.display())]
+    TooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length.
+        len: usize,
+    },
+    /// The file system refuses.
+    #[error("cannot listen on {}", path.display())]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// The process at the other end. SO_PEERCRED, unix(7).
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// Its user.
+    pub uid: u32,
+    /// Its process id.
+    pub pid: i32,
+}
+
+/// The listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: UnixListener,
+    /// What to take away in the end; nothing if systemd made the socket.
+    own: Option<Own>,
+}
+
+#[derive(Debug)]
+struct Own {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Listener {
+    /// Listens at `path` (mode 0660, of `group`).
+    ///
+    /// # Errors
+    /// See [`ListenError`].
+    pub fn bind(path: &Path, group: Option<Gid>) -> Result<Self, ListenError> {
+        let context = |source: io::Error| ListenError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let len = path.as_os_str().len();
+        if len > SOCKET_PATH_MAX {
+            return Err(ListenError::TooLong {
+                path: path.to_owned(),
+                len,
+            });
+        }
+        let lock = lock(path)?;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(context(error)),
+            _ => {}
+        }
+        // Nobody may connect before the mode is right.
+        let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+        let bound = UnixListener::bind(path);
+        nix::sys::stat::umask(before);
+        let socket = bound.map_err(context)?;
+        if let Some(group) = group
+            && let Err(errno) = chown(path, None, Some(group))
+        {
+            log::warn!("cannot give {} to group {group}: {errno}", path.display());
+        }
+        fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(context)?;
+        Ok(Listener {
+            socket,
+            own: Some(Own {
+                path: path.to_owned(),
+                _lock: lock,
+            }),
+        })
+    }
+
+    /// Takes a listening socket that systemd passed.
+    ///
+    /// # Errors
+    /// It cannot be made non-blocking.
+    pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
+        let socket = std::os::unix::net::UnixListener::from(fd);
+        socket.set_nonblocking(true)?;
+        Ok(Listener {
+            socket: UnixListener::from_std(socket),
+            own: None,
+        })
+    }
+
+    /// The socket, to be polled.
+    pub fn source(&mut self) -> &mut UnixListener {
+        &mut self.socket
+    }
+
+    /// The next connection; `None` when there is none at present.
+    ///
+    /// # Errors
+    /// accept(2) failed, as for want of descriptors.
+    pub fn accept(&self) -> io::Result<Option<(UnixStream, Peer)>> {
+        loop {
+            match self.socket.accept() {
+                Ok((stream, _)) => {
+                    let peer = match getsockopt(&stream, PeerCredentials) {
+                        Ok(peer) => Peer {
+                            uid: peer.uid(),
+                            pid: peer.pid(),
+                        },
+                        Err(errno) => return Err(errno.into()),
+                    };
+                    return Ok(Some((stream, peer)));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                // The peer went away before it was its turn.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(own) = &self.own
+            && let Err(error) = fs::remove_file(&own.path)
+        {
+            log::debug!("cannot remove {}: {error}", own.path.display());
+        }
+    }
+}
+
+/// Locks the name of the socket for this process. The lock file stays: to remove it would let two have it.
+fn lock(socket: &Path) -> Result<Flock<File>, ListenError> {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".lock");
+    let context = |source: io::Error| ListenError::Io {
+        path: socket.to_owned(),
+        source,
+    };
+    let mut options = OpenOptions::new();
+    let file = options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(context)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, Errno::EWOULDBLOCK)) => Err(ListenError::Busy(socket.to_owned())),
+        Err((_, errno)) => Err(context(errno.into())),
+    }
+}
