@@ -1,1 +1,377 @@
-//! x
+//! Which events a subscriber wants: `key=value` filters, OR within a key and AND across keys.
+//!
+//! monitord parses the set when a subscription begins and asks [`FilterSet::matches`] for every event; the CLI
+//! parses it to tell a person early what is wrong. Knows no socket, and never looks anything up: an event holds
+//! all that a filter can ask for.
+//!
+//! | filter | matches |
+//! |---|---|
+//! | `type=WORD` | events of this type |
+//! | `event=ACTION` | this action, whole, or its first word: `exec_start` matches `exec_start: sh` |
+//! | `container=ID` or `NAME` | events of type `container` whose id begins with this or whose name is this |
+//! | `daemon=ID` or `NAME` | the same for events of type `daemon` |
+//! | `image=REFERENCE` | events whose attribute `image` is this reference, and image events whose id or attribute `name` is; see below |
+//! | `label=KEY`, `label=KEY=VALUE` | events with this label |
+//! | `name=NAME` | events whose attribute `name` is this, or whose id is (twelve or more hex digits of it will do) |
+//! | `id=PREFIX` | events whose id begins with this |
+//! | `attr.KEY=VALUE` | events whose attribute KEY is VALUE |
+//!
+//! Where Docker matches `container` by a name's beginning and on events of any type, this one takes names whole
+//! and containers alone: `container=web` is not `web-2`. An image may be named with or without its tag or
+//! digest, with or without `docker.io/library/`, or by twelve or more hex digits of its id. Several labels are
+//! OR, like several values of any key.
+
+use crate::event::EventView;
+use crate::watch::FILTERS_MAX;
+
+/// Every key, as an error lists them.
+pub const KEYS: &str = "type, event, container, image, label, name, id, daemon, attr.KEY";
+/// Fewest hex digits that stand for a whole id where names are allowed as well.
+const SHORT_ID_MIN: usize = 12;
+
+/// Filters, ready to be asked. Two sets that say the same are equal, however they were ordered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FilterSet {
+    /// All must match; cheap ones first, each key once.
+    groups: Vec<Group>,
+}
+
+/// The values of one key; one must match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Group {
+    key: Key,
+    values: Vec<String>,
+}
+
+/// What a filter looks at, ordered by what it costs to look.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Type,
+    Event,
+    Id,
+    Container,
+    Daemon,
+    Name,
+    Image,
+    Attribute(String),
+    Label,
+}
+
+/// A filter that makes no sense, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FilterError {
+    /// There is no `=` in it.
+    #[error("filter {0:?} is not KEY=VALUE; keys are {KEYS}")]
+    NoValue(String),
+    /// The value is empty.
+    #[error("filter {0:?} has an empty value")]
+    EmptyValue(String),
+    /// The key is not known.
+    #[error("filter key {key:?} is unknown; keys are {KEYS}")]
+    UnknownKey {
+        /// The key as given.
+        key: String,
+    },
+    /// More than [`FILTERS_MAX`].
+    #[error("{0} filters are too many: at most {FILTERS_MAX}")]
+    TooMany(usize),
+}
+
+impl FilterSet {
+    /// Reads filters as they are typed; none at all lets every event pass.
+    ///
+    /// # Errors
+    /// The first [`FilterError`], in the order given.
+    pub fn parse(filters: &[String]) -> Result<Self, FilterError> {
+        if filters.len() > FILTERS_MAX {
+            return Err(FilterError::TooMany(filters.len()));
+        }
+        let mut groups: Vec<Group> = Vec::new();
+        for filter in filters {
+            let (key, value) = parse_one(filter)?;
+            match groups.iter_mut().find(|group| group.key == key) {
+                Some(group) => group.values.push(value),
+                None => groups.push(Group {
+                    key,
+                    values: vec![value],
+                }),
+            }
+        }
+        groups.sort_by(|a, b| a.key.cmp(&b.key));
+        for group in &mut groups {
+            group.values.sort();
+            group.values.dedup();
+        }
+        Ok(FilterSet { groups })
+    }
+
+    /// True if `event` passes every key. Allocates nothing.
+    pub fn matches(&self, event: &EventView<'_>) -> bool {
+        self.groups.iter().all(|group| group.matches(event))
+    }
+
+    /// True if there is no filter, so that every event passes.
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+}
+
+fn parse_one(filter: &str) -> Result<(Key, String), FilterError> {
+    let Some((name, value)) = filter.split_once('=') else {
+        return Err(FilterError::NoValue(filter.to_owned()));
+    };
+    let key = match name {
+        "type" => Key::Type,
+        "event" => Key::Event,
+        "container" => Key::Container,
+        "image" => Key::Image,
+        "label" => Key::Label,
+        "name" => Key::Name,
+        "id" => Key::Id,
+        "daemon" => Key::Daemon,
+        _ => match name.strip_prefix("attr.").filter(|key| !key.is_empty()) {
+            // An attribute may well be empty, and one can ask for that.
+            Some(key) => return Ok((Key::Attribute(key.to_owned()), value.to_owned())),
+            None => return Err(FilterError::UnknownKey { key: name.to_owned() }),
+        },
+    };
+    let value = if key == Key::Image { familiar(value) } else { value };
+    if value.is_empty() {
+        return Err(FilterError::EmptyValue(filter.to_owned()));
+    }
+    Ok((key, value.to_owned()))
+}
+
+impl Group {
+    fn matches(&self, event: &EventView<'_>) -> bool {
+        match &self.key {
+            Key::Type => self.any(|value| event.kind == value),
+            Key::Event => self.any(|value| is_action(event.action, value)),
+            Key::Id => self.any(|value| event.id.starts_with(value)),
+            Key::Container => event.kind == "container" && self.is_id_or_name(event),
+            Key::Daemon => event.kind == "daemon" && self.is_id_or_name(event),
+            Key::Name => {
+                let name = event.attributes.get("name");
+                self.any(|value| name == Some(value) || event.id == value || is_short_id(event.id, value))
+            }
+            Key::Image => self.is_image(event),
+            Key::Attribute(key) => match event.attributes.get(key) {
+                Some(attribute) => self.any(|value| attribute == value),
+                None => false,
+            },
+            Key::Label => event
+                .labels
+                .iter()
+                .any(|label| self.any(|value| is_label(label, value))),
+        }
+    }
+
+    fn any(&self, mut matches: impl FnMut(&str) -> bool) -> bool {
+        self.values.iter().any(|value| matches(value))
+    }
+
+    fn is_id_or_name(&self, event: &EventView<'_>) -> bool {
+        self.any(|value| event.id.starts_with(value)) || {
+            let name = event.attributes.get("name");
+            name.is_some_and(|name| self.any(|value| name == value))
+        }
+    }
+
+    fn is_image(&self, event: &EventView<'_>) -> bool {
+        let is = |reference: &str| self.any(|value| is_reference(reference, value));
+        event.attributes.get("image").is_some_and(is)
+            || event.kind == "image"
+                && (is(event.id)
+                    || event.attributes.get("name").is_some_and(is)
+                    || self.any(|value| is_short_id(event.id, value)))
+    }
+}
+
+fn is_action(action: &str, value: &str) -> bool {
+    match action.strip_prefix(value) {
+        Some(rest) => rest.is_empty() || rest.starts_with(": "),
+        None => false,
+    }
+}
+
+fn is_label((key, word): (&str, &str), value: &str) -> bool {
+    match value.split_once('=') {
+        Some((wanted_key, wanted_word)) => key == wanted_key && word == wanted_word,
+        None => key == value,
+    }
+}
+
+/// True if `value` is the beginning of `id`, and long enough that it can hardly be a name.
+fn is_short_id(id: &str, value: &str) -> bool {
+    let digits = value.strip_prefix("sha256:").unwrap_or(value);
+    digits.len() >= SHORT_ID_MIN
+        && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+        && id.strip_prefix("sha256:").unwrap_or(id).starts_with(digits)
+}
+
+/// True if `reference` is `value`, whole or without its digest or without digest and tag.
+fn is_reference(reference: &str, value: &str) -> bool {
+    let reference = familiar(reference);
+    let named = reference.split_once('@').map_or(reference, |(named, _)| named);
+    reference == value || named == value || without_tag(named) == value
+}
+
+/// A reference without what nobody types: the default registry and its folder.
+fn familiar(reference: &str) -> &str {
+    match reference.strip_prefix("docker.io/") {
+        Some(rest) => rest.strip_prefix("library/").unwrap_or(rest),
+        None => reference,
+    }
+}
+
+fn without_tag(named: &str) -> &str {
+    match named.rsplit_once(':') {
+        // A colon before the last slash belongs to a port.
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => named,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Event, record};
+
+    fn set(filters: &[&str]) -> FilterSet {
+        parse(filters).expect("good filters")
+    }
+
+    fn parse(filters: &[&str]) -> Result<FilterSet, FilterError> {
+        FilterSet::parse(
+            &filters
+                .iter()
+                .map(|filter| (*filter).to_owned())
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    fn passes(filters: &[&str], event: &Event) -> bool {
+        let body = record::body(event).expect("a good event");
+        set(filters).matches(&EventView::of_record(&body).expect("a good body"))
+    }
+
+    fn container() -> Event {
+        Event::new("container", "exec_start: sh -c true", "3277ec2e57cd90ab")
+            .with("image", "docker.io/library/busybox:1.36")
+            .with("name", "web")
+            .with("empty", "")
+            .label("tier", "front=1")
+            .label("team", "")
+    }
+
+    #[test]
+    fn values_of_a_key_are_or_and_keys_are_and() {
+        let event = container();
+        assert!(passes(&[], &event));
+        assert!(passes(&["type=image", "type=container"], &event));
+        assert!(!passes(&["type=image", "name=web"], &event));
+        assert!(passes(&["label=no", "label=team", "event=exec_start"], &event));
+        assert!(!passes(&["attr.name=web", "attr.image=x"], &event));
+    }
+
+    #[test]
+    fn each_key_matches_what_the_table_says() {
+        let yes = [
+            "event=exec_start",
+            "event=exec_start: sh -c true",
+            "container=3277",
+            "container=web",
+            "image=busybox",
+            "image=busybox:1.36",
+            "image=docker.io/library/busybox",
+            "label=tier",
+            "label=tier=front=1",
+            "label=team=",
+            "name=web",
+            "name=3277ec2e57cd",
+            "id=32",
+            "attr.empty=",
+            "attr.image=docker.io/library/busybox:1.36",
+        ];
+        let no = [
+            "event=exec",
+            "event=exec_start: sh",
+            "container=we",
+            "container=web2",
+            "image=busy",
+            "image=busybox:1.37",
+            "image=web",
+            "label=tie",
+            "label=tier=front",
+            "label=name",
+            "name=we",
+            "name=3277",
+            "id=77",
+            "daemon=web",
+            "attr.missing=",
+            "attr.tier=front=1",
+        ];
+        for filter in yes {
+            assert!(passes(&[filter], &container()), "{filter}");
+        }
+        for filter in no {
+            assert!(!passes(&[filter], &container()), "{filter}");
+        }
+    }
+
+    #[test]
+    fn an_image_is_found_by_id_name_reference_and_digest() {
+        let by_id =
+            Event::new("image", "tag", "sha256:0123456789abcdef").with("name", "host:5000/a/b:1@sha256:ff");
+        for filter in [
+            "image=host:5000/a/b",
+            "image=host:5000/a/b:1",
+            "image=host:5000/a/b:1@sha256:ff",
+            "image=0123456789ab",
+        ] {
+            assert!(passes(&[filter], &by_id), "{filter}");
+        }
+        for filter in [
+            "image=host",
+            "image=host:5000",
+            "image=0123456789",
+            "container=sha256",
+        ] {
+            assert!(!passes(&[filter], &by_id), "{filter}");
+        }
+        let by_reference = Event::new("image", "pull", "docker.io/library/alpine:latest");
+        assert!(passes(&["image=alpine"], &by_reference));
+        assert!(!passes(
+            &["image=alpine"],
+            &Event::new("backup", "done", "alpine")
+        ));
+    }
+
+    #[test]
+    fn order_and_repetition_make_no_difference() {
+        assert_eq!(
+            set(&["type=a", "event=x", "type=b"]),
+            set(&["type=b", "type=a", "event=x", "type=b"])
+        );
+        assert_ne!(set(&["attr.k=a"]), set(&["attr.j=a"]));
+        assert!(set(&[]).is_empty());
+    }
+
+    #[test]
+    fn an_unknown_key_is_answered_with_the_known_ones() {
+        let error = parse(&["nme=web"]).expect_err("unknown").to_string();
+        assert!(error.contains("\"nme\"") && error.contains(KEYS), "{error}");
+        assert!(matches!(parse(&["type"]), Err(FilterError::NoValue(_))));
+        assert!(matches!(parse(&["type="]), Err(FilterError::EmptyValue(_))));
+        assert!(matches!(
+            parse(&["image=docker.io/library/"]),
+            Err(FilterError::EmptyValue(_))
+        ));
+        assert!(matches!(parse(&["attr.=x"]), Err(FilterError::UnknownKey { .. })));
+        assert!(matches!(parse(&["=x"]), Err(FilterError::UnknownKey { .. })));
+        assert!(matches!(
+            parse(&vec!["type=a"; FILTERS_MAX + 1]),
+            Err(FilterError::TooMany(257))
+        ));
+    }
+}
