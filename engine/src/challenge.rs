@@ -1,0 +1,97 @@
+//! `WWW-Authenticate` as RFC 9110, section 11.6.1, writes it: parsed, not split at commas.
+
+/// One challenge: a scheme and its parameters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Challenge {
+    /// In lower case: `bearer`, `basic`.
+    pub scheme: String,
+    /// Names in lower case; values unquoted.
+    pub parameters: Vec<(String, String)>,
+}
+
+impl Challenge {
+    /// The value of a parameter.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+}
+
+/// All challenges of a header's value. Total: what makes no sense ends the list.
+pub fn parse(value: &str) -> Vec<Challenge> {
+    let mut rest = value;
+    let mut challenges: Vec<Challenge> = Vec::new();
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', ',']);
+        let (word, after) = token(rest);
+        if word.is_empty() {
+            return challenges;
+        }
+        let spaced = after.trim_start_matches([' ', '\t']);
+        // `name=value` belongs to the challenge before; a word without `=` begins a new one. (token68, as in
+        // `Negotiate abc==`, is read as a parameter without harm.)
+        match (spaced.strip_prefix('='), challenges.last_mut()) {
+            (Some(after), Some(challenge)) => {
+                let (text, after) = text(after.trim_start_matches([' ', '\t']));
+                challenge.parameters.push((word.to_ascii_lowercase(), text));
+                rest = after;
+            }
+            (Some(_), None) => return challenges,
+            (None, _) => {
+                challenges.push(Challenge { scheme: word.to_ascii_lowercase(), parameters: Vec::new() });
+                rest = spaced;
+            }
+        }
+    }
+}
+
+fn token(text: &str) -> (&str, &str) {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    let end = text.find(|c| !plain(c)).unwrap_or(text.len());
+    text.split_at(end)
+}
+
+/// A token or a quoted string, and what follows.
+fn text(from: &str) -> (String, &str) {
+    let Some(quoted) = from.strip_prefix('"') else {
+        // Lenient: unquoted URLs occur.
+        let end = from.find([',', ' ', '\t']).unwrap_or(from.len());
+        let (word, rest) = from.split_at(end);
+        return (word.to_owned(), rest);
+    };
+    let mut value = String::new();
+    let mut chars = quoted.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => return (value, quoted.get(at + 1..).unwrap_or_default()),
+            '\\' => value.extend(chars.next().map(|(_, c)| c)),
+            c => value.push(c),
+        }
+    }
+    (value, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_and_equal_signs_within_quotes_split_nothing() {
+        let all = parse(
+            r#"Basic realm="a, b", Bearer realm="https://auth.example/token?a=b",service="reg \"x\"", scope="repository:a:pull,push", error=insufficient"#,
+        );
+        assert_eq!(all.iter().map(|c| c.scheme.as_str()).collect::<Vec<_>>(), ["basic", "bearer"]);
+        assert_eq!(all[0].get("realm"), Some("a, b"));
+        assert_eq!(all[1].get("realm"), Some("https://auth.example/token?a=b"));
+        assert_eq!(all[1].get("service"), Some("reg \"x\""));
+        assert_eq!(all[1].get("scope"), Some("repository:a:pull,push"));
+        assert_eq!(all[1].get("error"), Some("insufficient"));
+    }
+
+    #[test]
+    fn broken_headers_end_without_harm() {
+        for bad in ["", ",,,", "=", "Bearer realm=\"unclosed", "Bearer \"x\"", "Bearer realm=\\", "é", "a=b", "Bearer a=\u{1f600}"] {
+            let _ = parse(bad);
+        }
+        assert_eq!(parse("Negotiate abc== , Basic realm=x").last().and_then(|c| c.get("realm")), Some("x"));
+    }
+}

@@ -1,0 +1,113 @@
+//! Decompression of a layer as it streams by: gzip with many members, zstd, or none.
+//!
+//! What it is, its first bytes say, not its media type: registries and tools disagree about those, and the
+//! diff id decides in the end.
+
+use crate::oci;
+use std::io::{self, BufReader, Cursor, Read};
+
+/// Largest zstd window, as a power of two, in bytes: 64 MiB. A larger one is refused, since it is memory.
+pub const ZSTD_WINDOW_LOG_MAX: u32 = 26;
+/// Bytes read from below at a time.
+const INPUT: usize = 64 << 10;
+
+/// How a layer is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Not at all.
+    Plain,
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
+}
+
+impl Format {
+    /// What begins with these bytes.
+    fn of(magic: &[u8]) -> Self {
+        match magic {
+            [0x1f, 0x8b, ..] => Format::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Format::Zstd,
+            _ => Format::Plain,
+        }
+    }
+
+    /// The OCI media type of such a layer.
+    pub fn media_type(self) -> &'static str {
+        let [plain, gzip, zstd] = oci::LAYER;
+        match self {
+            Format::Plain => plain,
+            Format::Gzip => gzip,
+            Format::Zstd => zstd,
+        }
+    }
+}
+
+/// A reader of what `from` holds decompressed.
+///
+/// # Errors
+/// Those of the first read, and of a decompressor that cannot be set up.
+pub fn open<'a>(mut from: impl Read + 'a) -> io::Result<(Format, Box<dyn Read + 'a>)> {
+    let mut magic = [0; 4];
+    let mut have = 0;
+    while have < magic.len() {
+        match from.read(magic.get_mut(have..).unwrap_or_default()) {
+            Ok(0) => break,
+            Ok(len) => have += len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let start = magic.get(..have).unwrap_or_default();
+    let format = Format::of(start);
+    let all = Cursor::new(start.to_vec()).chain(from);
+    Ok((format, match format {
+        Format::Plain => Box::new(all),
+        Format::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(INPUT, all))),
+        Format::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(INPUT, all))?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            Box::new(decoder)
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::{Compression, write::GzEncoder};
+    use std::io::Write;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).expect("to memory");
+        encoder.finish().expect("to memory")
+    }
+
+    fn decoded(bytes: &[u8]) -> io::Result<(Format, Vec<u8>)> {
+        let (format, mut reader) = open(bytes)?;
+        let mut out = Vec::new();
+        reader.read_to_end(&mut out)?;
+        Ok((format, out))
+    }
+
+    #[test]
+    fn all_forms_are_told_by_their_first_bytes() {
+        assert_eq!(decoded(b"plain").expect("good"), (Format::Plain, b"plain".to_vec()));
+        assert_eq!(decoded(b"").expect("good"), (Format::Plain, Vec::new()));
+        let members = [gzip(b"one "), gzip(b"two")].concat();
+        assert_eq!(decoded(&members).expect("good"), (Format::Gzip, b"one two".to_vec()));
+        let zstd = zstd::encode_all(b"zstd".as_slice(), 3).expect("to memory");
+        assert_eq!(decoded(&zstd).expect("good"), (Format::Zstd, b"zstd".to_vec()));
+        assert!(decoded(&members[..members.len() - 3]).is_err());
+    }
+
+    #[test]
+    fn a_zstd_window_over_the_limit_is_refused() {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).expect("to memory");
+        encoder.window_log(ZSTD_WINDOW_LOG_MAX + 1).expect("allowed");
+        encoder.write_all(&vec![7; 1 << 20]).expect("to memory");
+        let bytes = encoder.finish().expect("to memory");
+        assert!(decoded(&bytes).is_err());
+    }
+}

@@ -1,0 +1,45 @@
+//! Errors as people get them: one line of causes, a kind, a hint.
+
+use crate::images::ImageError;
+use sampan_ipc::engine::{Code, Failure};
+use std::error::Error;
+
+/// `error` and its causes, joined by colons, without repeating what a message already ends with.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// A failure of `code` that says `message`.
+pub fn new(code: Code, message: impl Into<String>, hint: &str) -> Failure {
+    Failure { code, message: message.into(), hint: hint.to_owned() }
+}
+
+/// As [`new`], of a request that makes no sense.
+pub fn usage(error: &dyn Error) -> Failure {
+    new(Code::Usage, chain(error), "")
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        let message = chain(&error);
+        match error {
+            ImageError::NotFound(_) => new(Code::NotFound, message, "'sampan images' lists those that are"),
+            ImageError::Ambiguous { .. } => new(Code::Conflict, message, "give more digits, or a reference"),
+            ImageError::SeveralReferences { .. } => {
+                new(Code::Conflict, message, "name the reference to remove, or use --force for all")
+            }
+            ImageError::Reference(_) => new(Code::Usage, message, ""),
+            ImageError::Store(_) | ImageError::Unreadable { .. } => new(Code::Failed, message, ""),
+        }
+    }
+}

@@ -1,0 +1,446 @@
+//! Images of the store: `index.json`, names, and what goes when the last name goes.
+//!
+//! Every image is its platform's manifest in `index.json`, once for each of its references
+//! (`org.opencontainers.image.ref.name` is the full reference), or once without one. Of an index that it was
+//! pulled from, the digest alone is kept, as an annotation. Called by the jobs; does no network.
+
+use crate::digest::Digest;
+use crate::oci::{self, Config, Descriptor, Document, Index, Manifest, PlatformField};
+use crate::reference::Reference;
+use crate::store::{Store, StoreError, Temp, lock};
+use sampan_ipc::engine::Image;
+use std::collections::{BTreeMap, HashSet};
+
+/// OCI image-spec, "Pre-Defined Annotation Keys".
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The digest of the index that an image was chosen from.
+const INDEX_DIGEST: &str = "sampan.index.digest";
+/// Longest `index.json` that is read, in bytes.
+const INDEX_JSON_MAX: u64 = 64 << 20;
+/// Fewest hex digits that stand for an image.
+const PREFIX_MIN: usize = 4;
+
+/// Why an image cannot be found or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An image of the store cannot be read.
+    #[error("image {digest} of the store cannot be read")]
+    Unreadable {
+        /// Its manifest's digest.
+        digest: Digest,
+        /// Why not.
+        source: oci::OciError,
+    },
+    /// No image has the name.
+    #[error("image {0:?} is not in the local store")]
+    NotFound(String),
+    /// Several images have it.
+    #[error("{name:?} stands for {count} images")]
+    Ambiguous {
+        /// What was given.
+        name: String,
+        /// How many it fits.
+        count: usize,
+    },
+    /// An id was given and the image has several references.
+    #[error("image {digest} has {count} references")]
+    SeveralReferences {
+        /// Its manifest's digest.
+        digest: Digest,
+        /// How many.
+        count: usize,
+    },
+    /// A new name is no reference.
+    #[error(transparent)]
+    Reference(#[from] crate::reference::ReferenceError),
+}
+
+/// An image that is to be named.
+pub struct NewImage<'a> {
+    /// Its full reference.
+    pub reference: &'a Reference,
+    /// Its manifest's media type, digest and size.
+    pub manifest: Descriptor,
+    /// What it was made for.
+    pub platform: PlatformField,
+    /// The index that it was chosen from.
+    pub index: Option<Digest>,
+}
+
+/// An image with its documents.
+pub struct Loaded {
+    /// Its references, sorted.
+    pub references: Vec<String>,
+    /// Its entry in `index.json`.
+    pub entry: Descriptor,
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// Its config.
+    pub config: Config,
+}
+
+/// What [`remove`] took away.
+#[derive(Debug, Default)]
+pub struct Removed {
+    /// The image's manifest digest.
+    pub digest: String,
+    /// References that are gone.
+    pub untagged: Vec<String>,
+    /// True if the image itself is gone.
+    pub deleted: bool,
+    /// The image's labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+fn read_index(store: &Store) -> Result<Index, StoreError> {
+    let path = store.root().join("index.json");
+    let file = std::fs::File::open(&path).map_err(crate::store::file_error("open", &path))?;
+    let reader = std::io::Read::take(std::io::BufReader::new(file), INDEX_JSON_MAX);
+    serde_json::from_reader(reader).map_err(|source| StoreError::Broken { path, source })
+}
+
+fn write_index(store: &Store, mut index: Index) -> Result<(), StoreError> {
+    index.schema_version = 2;
+    index.media_type = oci::INDEX.to_owned();
+    let bytes = serde_json::to_vec(&index).expect("an index has no shape that JSON cannot hold");
+    store.replace_file("index.json", &bytes)
+}
+
+fn name_of(entry: &Descriptor) -> Option<&str> {
+    entry.annotations.get(REF_NAME).map(String::as_str)
+}
+
+/// Names an image whose blobs and layers are all in the store; durable when it returns.
+///
+/// An image that had the reference keeps its content, without a name if this was its last. Returns true if
+/// nothing changed.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn commit(store: &Store, new: NewImage<'_>) -> Result<bool, StoreError> {
+    let reference = new.reference.to_string();
+    // Outside of the lock: it is what takes time.
+    store.sync()?;
+    let _commit = lock(&store.commit);
+    let mut index = read_index(store)?;
+    let mut annotations = BTreeMap::from([(REF_NAME.to_owned(), reference.clone())]);
+    if let Some(digest) = &new.index {
+        annotations.insert(INDEX_DIGEST.to_owned(), digest.to_string());
+    }
+    let entry = Descriptor { annotations, platform: Some(new.platform), ..new.manifest };
+    if index.manifests.contains(&entry) {
+        return Ok(true);
+    }
+    put(&mut index, entry, &reference);
+    write_index(store, index)?;
+    Ok(false)
+}
+
+/// Gives `reference` to `entry`; who had it before stays, nameless if it was the last.
+fn put(index: &mut Index, entry: Descriptor, reference: &str) {
+    if let Some(at) = index.manifests.iter().position(|e| name_of(e) == Some(reference)) {
+        let mut old = index.manifests.remove(at);
+        let others = index.manifests.iter().any(|e| e.digest == old.digest);
+        if !others && old.digest != entry.digest {
+            old.annotations.remove(REF_NAME);
+            index.manifests.push(old);
+        }
+    }
+    index.manifests.retain(|e| e.digest != entry.digest || name_of(e).is_some());
+    index.manifests.push(entry);
+}
+
+/// Entries with the same digest are one image: its first entry, and all its references, sorted.
+fn grouped(index: &Index) -> Vec<(Descriptor, Vec<String>)> {
+    let mut groups: Vec<(Descriptor, Vec<String>)> = Vec::new();
+    for entry in &index.manifests {
+        let name = name_of(entry).map(str::to_owned);
+        match groups.iter_mut().find(|(e, _)| e.digest == entry.digest) {
+            Some((_, names)) => names.extend(name),
+            None => groups.push((entry.clone(), name.into_iter().collect())),
+        }
+    }
+    groups.iter_mut().for_each(|(_, names)| names.sort());
+    groups
+}
+
+fn load(store: &Store, entry: Descriptor, references: Vec<String>) -> Result<Loaded, ImageError> {
+    let bytes = store.read_blob(&entry.digest, oci::MANIFEST_MAX)?;
+    let unreadable = |source| ImageError::Unreadable { digest: entry.digest.clone(), source };
+    let manifest = match oci::parse_document(&bytes, Some(&entry.media_type)).map_err(unreadable)? {
+        Document::Manifest(manifest) => manifest,
+        Document::Index(_) => {
+            return Err(unreadable(oci::OciError::Refused("it is an index".to_owned())));
+        }
+    };
+    let bytes = store.read_blob(&manifest.config.digest, oci::CONFIG_MAX)?;
+    let config = oci::parse_config(&bytes, &manifest).map_err(unreadable)?;
+    Ok(Loaded { references, entry, manifest, config })
+}
+
+impl Loaded {
+    /// As clients are told.
+    pub fn summary(&self) -> Image {
+        Image {
+            references: self.references.clone(),
+            digest: self.entry.digest.to_string(),
+            id: self.manifest.config.digest.to_string(),
+            platform: self.config.platform().to_string(),
+            size: self.manifest.content_size().saturating_add(self.entry.size),
+            layers: u32::try_from(self.manifest.layers.len()).unwrap_or(u32::MAX),
+            created: self.config.created_nanos(),
+        }
+    }
+}
+
+/// All images that can be read, in the order they came; those that cannot are logged and left out.
+///
+/// # Errors
+/// [`StoreError`] if `index.json` itself cannot be read.
+pub fn list(store: &Store) -> Result<Vec<Loaded>, ImageError> {
+    let groups = grouped(&read_index(store)?);
+    let mut images = Vec::with_capacity(groups.len());
+    for (entry, references) in groups {
+        match load(store, entry, references) {
+            Ok(image) => images.push(image),
+            Err(error) => log::warn!("{}", crate::failure::chain(&error)),
+        }
+    }
+    Ok(images)
+}
+
+/// How many images there are.
+pub fn count(store: &Store) -> usize {
+    read_index(store).map_or(0, |index| grouped(&index).len())
+}
+
+/// The image that `name` stands for: a reference, a digest, an id, or the first digits of either.
+///
+/// # Errors
+/// [`ImageError::NotFound`], [`ImageError::Ambiguous`].
+pub fn find(store: &Store, name: &str) -> Result<Loaded, ImageError> {
+    let groups = grouped(&read_index(store)?);
+    let not_found = || ImageError::NotFound(name.chars().take(300).collect());
+    if let Ok(reference) = Reference::parse(name) {
+        let full = reference.to_string();
+        let by_name = |(entry, names): &&(Descriptor, Vec<String>)| {
+            names.contains(&full)
+                || reference.digest().is_some_and(|d| {
+                    let of_repository = |n: &String| Reference::parse(n).is_ok_and(|r| r.name() == reference.name());
+                    (entry.digest == *d || entry.annotations.get(INDEX_DIGEST) == Some(&d.to_string()))
+                        && names.iter().any(of_repository)
+                })
+        };
+        if let Some((entry, names)) = groups.iter().find(by_name) {
+            return load(store, entry.clone(), names.clone());
+        }
+    }
+    let prefix = name.strip_prefix("sha256:").unwrap_or(name);
+    if prefix.len() < PREFIX_MIN || !prefix.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(not_found());
+    }
+    let mut fitting = Vec::new();
+    for (entry, names) in groups {
+        if entry.digest.hex().starts_with(prefix) {
+            fitting.push(load(store, entry, names)?);
+        } else if let Ok(image) = load(store, entry, names) {
+            if image.manifest.config.digest.hex().starts_with(prefix) {
+                fitting.push(image);
+            }
+        }
+    }
+    match fitting.len() {
+        0 | 1 => fitting.pop().ok_or_else(not_found),
+        count => Err(ImageError::Ambiguous { name: name.to_owned(), count }),
+    }
+}
+
+/// Everything about an image, as JSON.
+///
+/// # Errors
+/// As [`find`].
+pub fn inspect(store: &Store, name: &str) -> Result<String, ImageError> {
+    let image = find(store, name)?;
+    let raw = store.read_blob(&image.manifest.config.digest, oci::CONFIG_MAX)?;
+    let unreadable = |source| ImageError::Unreadable {
+        digest: image.entry.digest.clone(),
+        source: oci::OciError::Json { what: "the image's config", source },
+    };
+    let config: serde_json::Value = serde_json::from_slice(&raw).map_err(unreadable)?;
+    let chain = image.config.chain_ids();
+    let layers: Vec<_> = (image.manifest.layers.iter())
+        .zip(&image.config.rootfs.diff_ids)
+        .zip(&chain)
+        .map(|((layer, diff_id), chain_id)| {
+            serde_json::json!({
+                "mediaType": layer.media_type, "digest": layer.digest, "size": layer.size,
+                "diffId": diff_id, "chainId": chain_id,
+                "path": store.has_layer(chain_id).then(|| store.layer_path(chain_id).join("diff")),
+            })
+        })
+        .collect();
+    let summary = image.summary();
+    let document = serde_json::json!({
+        "id": summary.id, "digest": summary.digest, "indexDigest": image.entry.annotations.get(INDEX_DIGEST),
+        "references": summary.references, "mediaType": image.entry.media_type, "platform": summary.platform,
+        "created": image.config.created, "size": summary.size, "layers": layers, "config": config,
+    });
+    Ok(document.to_string())
+}
+
+/// Gives the image that `source` stands for the reference `target` too; returns both, in full.
+///
+/// # Errors
+/// As [`find`]; [`ImageError::Reference`] if `target` is none.
+pub fn tag(store: &Store, source: &str, target: &str) -> Result<(Loaded, Reference), ImageError> {
+    let reference = Reference::parse(target)?;
+    let image = find(store, source)?;
+    let _commit = lock(&store.commit);
+    let mut index = read_index(store)?;
+    if !index.manifests.iter().any(|e| e.digest == image.entry.digest) {
+        return Err(ImageError::NotFound(source.to_owned()));
+    }
+    let mut entry = image.entry.clone();
+    entry.annotations.insert(REF_NAME.to_owned(), reference.to_string());
+    put(&mut index, entry, &reference.to_string());
+    write_index(store, index)?;
+    Ok((image, reference))
+}
+
+/// Takes the reference `name` away, or all of the image if `name` is an id; with the last reference goes the
+/// image, and what nothing else uses.
+///
+/// # Errors
+/// As [`find`]; [`ImageError::SeveralReferences`] for an id of an image that has several, unless `force`.
+pub fn remove(store: &Store, name: &str, force: bool) -> Result<Removed, ImageError> {
+    let image = find(store, name)?;
+    let full = Reference::parse(name).map(|r| r.to_string()).ok().filter(|full| image.references.contains(full));
+    if full.is_none() && image.references.len() > 1 && !force {
+        let (digest, count) = (image.entry.digest, image.references.len());
+        return Err(ImageError::SeveralReferences { digest, count });
+    }
+    let doomed = {
+        let _commit = lock(&store.commit);
+        let mut index = read_index(store)?;
+        let goes = |e: &Descriptor| {
+            e.digest == image.entry.digest && full.as_deref().is_none_or(|full| name_of(e) == Some(full))
+        };
+        index.manifests.retain(|e| !goes(e));
+        let deleted = !index.manifests.iter().any(|e| e.digest == image.entry.digest);
+        write_index(store, index)?;
+        let untagged = full.map_or(image.references, |full| vec![full]);
+        let (digest, labels) = (image.entry.digest.to_string(), image.config.config.labels);
+        let removed = Removed { digest, untagged, deleted, labels };
+        let trash = if deleted { sweep_unused(store) } else { Vec::new() };
+        (removed, trash)
+    };
+    Ok(doomed.0)
+}
+
+/// Digests of all blobs and layers that an image needs. An image that cannot be read is an error: there is no
+/// telling what it needs.
+fn used(store: &Store) -> Result<HashSet<Digest>, ImageError> {
+    let mut used = HashSet::new();
+    for (entry, names) in grouped(&read_index(store)?) {
+        used.insert(entry.digest.clone());
+        let image = load(store, entry, names)?;
+        used.insert(image.manifest.config.digest.clone());
+        used.extend(image.manifest.layers.iter().map(|l| l.digest.clone()));
+        used.extend(image.config.chain_ids());
+    }
+    Ok(used)
+}
+
+/// Removes what nothing uses; the caller holds the commit lock, and drops the result without it.
+fn sweep_unused(store: &Store) -> Vec<Temp> {
+    let swept = used(store).and_then(|used| Ok(store.sweep(&used)?));
+    swept.unwrap_or_else(|error| {
+        log::warn!("unused content stays: {}", crate::failure::chain(&error));
+        Vec::new()
+    })
+}
+
+impl Store {
+    /// Removes blobs and layers that no image needs and no job has pinned; if that cannot be told, none.
+    pub fn collect_garbage(&self) {
+        let _trash = {
+            let _commit = lock(&self.commit);
+            sweep_unused(self)
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Stores an image without layers and names it.
+    fn image(store: &Store, reference: &str, cmd: &str) -> Digest {
+        let config = format!(r#"{{"os":"linux","architecture":"amd64","config":{{"Cmd":["{cmd}"]}},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#);
+        let config_digest = Digest::of(config.as_bytes());
+        store.write_blob(&config_digest, config.as_bytes()).expect("written");
+        let manifest = format!(
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"{}","digest":"{config_digest}","size":{}}},"layers":[]}}"#,
+            oci::CONFIG,
+            config.len()
+        );
+        let digest = Digest::of(manifest.as_bytes());
+        store.write_blob(&digest, manifest.as_bytes()).expect("written");
+        let reference = Reference::parse(reference).expect("good");
+        let manifest = Descriptor {
+            media_type: oci::MANIFEST.to_owned(),
+            digest: digest.clone(),
+            size: manifest.len() as u64,
+            platform: None,
+            annotations: BTreeMap::new(),
+        };
+        let new = NewImage { reference: &reference, manifest, platform: PlatformField::default(), index: None };
+        commit(store, new).expect("committed");
+        digest
+    }
+
+    #[test]
+    fn a_name_that_moves_leaves_its_old_image_nameless_and_findable() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let one = image(&store, "a", "one");
+        let two = image(&store, "a", "two");
+        let images = list(&store).expect("listed");
+        assert_eq!(images.len(), 2);
+        assert_eq!(find(&store, "a").expect("found").entry.digest, two);
+        let old = find(&store, &one.hex()[..12]).expect("found by prefix");
+        assert!(old.references.is_empty());
+        // Named again, it is one entry.
+        tag(&store, one.hex(), "b:1").expect("tagged");
+        assert_eq!(list(&store).expect("listed").len(), 2);
+        assert_eq!(read_index(&store).expect("read").manifests.len(), 2);
+    }
+
+    #[test]
+    fn the_last_reference_takes_the_image_and_its_blobs_along() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let one = image(&store, "a", "one");
+        tag(&store, "a", "b").expect("tagged");
+        assert!(matches!(remove(&store, one.hex(), false), Err(ImageError::SeveralReferences { count: 2, .. })));
+        let first = remove(&store, "a", false).expect("removed");
+        assert!(!first.deleted && first.untagged == ["docker.io/library/a:latest"]);
+        let last = remove(&store, "b", false).expect("removed");
+        assert!(last.deleted);
+        assert!(!store.blob_path(&one).exists());
+        assert!(matches!(find(&store, "a"), Err(ImageError::NotFound(_))));
+    }
+
+    #[test]
+    fn a_short_or_shared_prefix_stands_for_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let one = image(&store, "a", "one");
+        assert!(matches!(find(&store, &one.hex()[..3]), Err(ImageError::NotFound(_))));
+        assert!(matches!(find(&store, ""), Err(ImageError::NotFound(_))));
+        assert!(inspect(&store, "a").expect("inspected").contains("\"Cmd\":[\"one\"]"));
+    }
+}

@@ -1,0 +1,143 @@
+//! A job's progress map: a row a layer, in manifest order.
+//!
+//! Workers change rows as bytes arrive; the event loop asks which rows changed since it last looked. No timer,
+//! no I/O; milestones (25, 50, 75 %) are told once, by whoever crosses them.
+
+use crate::store::lock;
+use sampan_ipc::engine::{Phase, Row};
+use std::sync::Mutex;
+
+/// Called with 25, 50 and 75 as the job gets there.
+pub type OnMilestone = Box<dyn Fn(u8) + Send + Sync>;
+
+/// The rows of one job.
+pub struct Progress {
+    inner: Mutex<Inner>,
+    on_milestone: OnMilestone,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Each row with the version that it last changed in.
+    rows: Vec<(Row, u64)>,
+    version: u64,
+    total: u64,
+    /// Bytes that are here, with those that were before: what milestones are of.
+    done: u64,
+    milestone: u8,
+}
+
+impl Progress {
+    /// No rows yet.
+    pub fn new(on_milestone: OnMilestone) -> Self {
+        Progress { inner: Mutex::default(), on_milestone }
+    }
+
+    /// Sets the rows: id and total of each, in manifest order. Called once, before the first byte.
+    pub fn begin(&self, layers: impl IntoIterator<Item = (String, u64)>) {
+        let mut inner = lock(&self.inner);
+        inner.version += 1;
+        let version = inner.version;
+        inner.rows = layers
+            .into_iter()
+            .zip(0..)
+            .map(|((id, total), index)| (Row { index, id, total, ..Row::default() }, version))
+            .collect();
+        inner.total = inner.rows.iter().map(|(row, _)| row.total).sum();
+    }
+
+    /// Row `index` enters `phase`. The rows that end count all their bytes.
+    pub fn phase(&self, index: usize, phase: Phase) {
+        self.change(index, |row| {
+            row.phase = phase;
+            if phase == Phase::Downloading {
+                row.attempt += 1;
+            }
+            if matches!(phase, Phase::Complete | Phase::Exists) {
+                row.current = row.total;
+            }
+        });
+    }
+
+    /// `bytes` more of row `index` are here.
+    pub fn add(&self, index: usize, bytes: u64) {
+        self.change(index, |row| row.current = (row.current + bytes).min(row.total));
+    }
+
+    /// Row `index` failed, and why.
+    pub fn fail(&self, index: usize, why: &str) {
+        self.change(index, |row| {
+            row.phase = Phase::Failed;
+            row.note = why.chars().take(500).collect();
+        });
+    }
+
+    fn change(&self, index: usize, edit: impl FnOnce(&mut Row)) {
+        let crossed = {
+            let mut inner = lock(&self.inner);
+            inner.version += 1;
+            let version = inner.version;
+            let Some((row, changed)) = inner.rows.get_mut(index) else { return };
+            let before = row.current;
+            edit(row);
+            *changed = version;
+            let after = row.current;
+            inner.done = (inner.done + after).saturating_sub(before);
+            inner.cross()
+        };
+        if let Some(milestone) = crossed {
+            (self.on_milestone)(milestone);
+        }
+    }
+
+    /// All rows, and the version that they are of.
+    pub fn all(&self) -> (Vec<Row>, u64) {
+        let inner = lock(&self.inner);
+        (inner.rows.iter().map(|(row, _)| row.clone()).collect(), inner.version)
+    }
+
+    /// Rows that changed behind version `since`, and the version that this is.
+    pub fn since(&self, since: u64) -> (Vec<Row>, u64) {
+        let inner = lock(&self.inner);
+        let changed = inner.rows.iter().filter(|(_, version)| *version > since);
+        (changed.map(|(row, _)| row.clone()).collect(), inner.version)
+    }
+}
+
+impl Inner {
+    /// The highest milestone that was passed just now.
+    fn cross(&mut self) -> Option<u8> {
+        let percent = self.done.saturating_mul(100).checked_div(self.total)?;
+        let reached = [75, 50, 25].into_iter().find(|m| u64::from(*m) <= percent)?;
+        (reached > self.milestone && percent < 100).then(|| {
+            self.milestone = reached;
+            reached
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn only_rows_that_changed_are_told_and_milestones_once() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&told);
+        let progress = Progress::new(Box::new(move |m| lock(&sink).push(m)));
+        progress.begin([("a".to_owned(), 100), ("b".to_owned(), 100)]);
+        let (rows, version) = progress.since(0);
+        assert_eq!(rows.len(), 2);
+        assert_eq!(progress.since(version), (vec![], version));
+        progress.phase(1, Phase::Downloading);
+        progress.add(1, 60);
+        let (rows, version) = progress.since(version);
+        assert_eq!(rows.iter().map(|r| (r.index, r.current, r.attempt)).collect::<Vec<_>>(), [(1, 60, 1)]);
+        progress.add(1, 1);
+        progress.phase(0, Phase::Exists);
+        assert_eq!(progress.since(version).0.len(), 2);
+        progress.phase(1, Phase::Complete);
+        assert_eq!(*lock(&told), [25, 75]);
+    }
+}

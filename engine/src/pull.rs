@@ -1,0 +1,311 @@
+//! A pull: resolve → platform → manifest → config → layers in parallel → commit.
+//!
+//! Runs on a job's thread, with as many more as there may be downloads. Reports to a [`Progress`]; the caller
+//! announces the outcome. On failure nothing is under a final name but blobs and layers that are right in
+//! themselves, which the next pull finds.
+
+use crate::cancel::{Cancel, Cancelled};
+use crate::digest::Digest;
+use crate::images::{self, NewImage};
+use crate::limits::Limits;
+use crate::oci::{self, Config, Descriptor, Document, Manifest, OciError, PlatformField};
+use crate::pipeline::{Expected, LayerError, Pipeline};
+use crate::platform::Platform;
+use crate::progress::Progress;
+use crate::reference::Reference;
+use crate::registry::{Access, RawManifest, Registry, RegistryError};
+use crate::store::{Pin, Store, StoreError, file_error, lock};
+use sampan_ipc::engine::Phase;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Deepest index within an index.
+const NESTING_MAX: usize = 3;
+/// Stack of a layer's thread: TLS and decompression, no recursion.
+const STACK: usize = 1 << 20;
+
+/// What to pull.
+#[derive(Clone, Debug)]
+pub struct PullRequest {
+    /// Which image.
+    pub reference: Reference,
+    /// For which platform; `None` is this host's, and then an image that is of no index is taken as it is.
+    pub platform: Option<Platform>,
+    /// How the registry may be reached.
+    pub access: Access,
+    /// Most layers of this image that are worked on at a time.
+    pub workers: usize,
+}
+
+/// What was pulled.
+#[derive(Clone, Debug)]
+pub struct Pulled {
+    /// Digest of the platform's manifest.
+    pub digest: Digest,
+    /// True if the store had all of it under this name already.
+    pub unchanged: bool,
+    /// The image's labels.
+    pub labels: BTreeMap<String, String>,
+    /// Digest of its config.
+    pub id: Digest,
+    /// Bytes of its config and layers.
+    pub size: u64,
+}
+
+/// Why a pull failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// It was ended.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+    /// The registry did not give something.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A document is no image that runs here.
+    #[error(transparent)]
+    Oci(#[from] OciError),
+    /// A layer is not taken.
+    #[error(transparent)]
+    Layer(LayerError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The image is for another platform than was asked for.
+    #[error("the image is for {found}, not for {wanted}")]
+    Platform {
+        /// What it is for.
+        found: Platform,
+        /// What was asked for.
+        wanted: Platform,
+    },
+    /// Indexes within indexes without end.
+    #[error("the image's index is nested more than {NESTING_MAX} deep")]
+    Nested,
+    /// A small document is not what its name says.
+    #[error("the image's config has digest {found}, expected {expected}")]
+    ConfigDigest {
+        /// In the manifest.
+        expected: Digest,
+        /// What came.
+        found: Digest,
+    },
+}
+
+impl From<LayerError> for PullError {
+    fn from(error: LayerError) -> Self {
+        match error {
+            LayerError::Cancelled(cancelled) => PullError::Cancelled(cancelled),
+            LayerError::Registry(error) => PullError::Registry(error),
+            LayerError::Store(error) => PullError::Store(error),
+            other => PullError::Layer(other),
+        }
+    }
+}
+
+/// Pulls an image into `store`.
+///
+/// # Errors
+/// [`PullError`]; [`PullError::Cancelled`] whatever broke, once `cancel` was called.
+pub fn pull(
+    store: &Store,
+    limits: &Limits,
+    request: &PullRequest,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Pulled, PullError> {
+    let registry = Arc::new(Registry::new(&request.reference, request.access));
+    // One that ends this pull alone: the first layer that fails ends the others.
+    let inner = Arc::new(Cancel::default());
+    let (to_end, to_shut) = (Arc::clone(&inner), Arc::clone(&registry));
+    cancel.on_cancel(move || to_end.cancel());
+    inner.on_cancel(move || to_shut.shutdown());
+    let work = Work { store, limits, request, progress, cancel: &inner, registry: &registry };
+    let result = work.run();
+    if cancel.is_cancelled() && result.is_err() {
+        return Err(Cancelled.into());
+    }
+    result
+}
+
+struct Work<'a> {
+    store: &'a Store,
+    limits: &'a Limits,
+    request: &'a PullRequest,
+    progress: &'a Progress,
+    cancel: &'a Cancel,
+    registry: &'a Registry,
+}
+
+/// An image's manifest, as bytes and read, and the index that it was chosen from.
+struct Resolved {
+    raw: RawManifest,
+    manifest: Manifest,
+    index: Option<Digest>,
+}
+
+/// One layer of the image.
+struct Layer<'a> {
+    row: usize,
+    blob: &'a Descriptor,
+    diff_id: &'a Digest,
+    chain_id: &'a Digest,
+}
+
+impl Work<'_> {
+    fn run(&self) -> Result<Pulled, PullError> {
+        let resolved = self.resolve()?;
+        let manifest = &resolved.manifest;
+        let rows = manifest.layers.iter().map(|layer| (layer.digest.short().to_owned(), layer.size));
+        self.progress.begin(rows);
+        let mut needed: Vec<Digest> = manifest.layers.iter().map(|l| l.digest.clone()).collect();
+        needed.extend([manifest.config.digest.clone(), resolved.raw.digest.clone()]);
+        let _blobs = self.store.pin(needed);
+        let config = self.config(manifest)?;
+        self.check_platform(&config, resolved.index.is_some())?;
+        let _layers = self.layers(manifest, &config)?;
+        self.cancel.check()?;
+        self.commit(resolved, config)
+    }
+
+    /// From the reference to one manifest; each digest on the way is verified.
+    fn resolve(&self) -> Result<Resolved, PullError> {
+        let host = Platform::host();
+        let wanted = self.request.platform.as_ref().unwrap_or(&host);
+        let mut raw = self.registry.manifest(&self.request.reference.target())?;
+        let mut index = None;
+        for _ in 0..=NESTING_MAX {
+            self.cancel.check()?;
+            match oci::parse_document(&raw.bytes, raw.content_type.as_deref())? {
+                Document::Manifest(manifest) => return Ok(Resolved { raw, manifest, index }),
+                Document::Index(list) => {
+                    let chosen = oci::choose(&list, wanted)?;
+                    index = index.or(Some(raw.digest.clone()));
+                    raw = self.registry.manifest(&chosen.digest.to_string())?;
+                }
+            }
+        }
+        Err(PullError::Nested)
+    }
+
+    fn config(&self, manifest: &Manifest) -> Result<Config, PullError> {
+        let Descriptor { digest, size, .. } = &manifest.config;
+        if self.store.has_blob(digest, *size) {
+            if let Ok(bytes) = self.store.read_blob(digest, oci::CONFIG_MAX) {
+                return Ok(oci::parse_config(&bytes, manifest)?);
+            }
+        }
+        let bytes = self.registry.small_blob(digest, (*size).min(oci::CONFIG_MAX))?;
+        let config = oci::parse_config(&bytes, manifest);
+        match self.store.write_blob(digest, &bytes) {
+            Err(StoreError::Digest { expected, found, .. }) => Err(PullError::ConfigDigest { expected, found }),
+            other => other.map_err(PullError::from).and(config.map_err(PullError::from)),
+        }
+    }
+
+    fn check_platform(&self, config: &Config, chosen: bool) -> Result<(), PullError> {
+        let found = config.platform();
+        match &self.request.platform {
+            Some(wanted) if !chosen && wanted.rank(&found).is_none() => {
+                Err(PullError::Platform { found, wanted: wanted.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Fetches and unpacks what is not there, `workers` layers at a time.
+    fn layers(&self, manifest: &Manifest, config: &Config) -> Result<Pin, PullError> {
+        let chain_ids = config.chain_ids();
+        let pin = self.store.pin(chain_ids.iter().cloned());
+        let parts = manifest.layers.iter().zip(&config.rootfs.diff_ids).zip(&chain_ids).enumerate();
+        let layers: Vec<Layer<'_>> =
+            parts.map(|(row, ((blob, diff_id), chain_id))| Layer { row, blob, diff_id, chain_id }).collect();
+        let next = AtomicUsize::new(0);
+        let failed: Mutex<Option<LayerError>> = Mutex::default();
+        let worker = || {
+            while let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if self.cancel.is_cancelled() {
+                    return;
+                }
+                if let Err(error) = self.layer(layer) {
+                    self.progress.fail(layer.row, &crate::failure::chain(&error));
+                    lock(&failed).get_or_insert(error);
+                    self.cancel.cancel();
+                    return;
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..self.request.workers.min(layers.len()) {
+                let builder = std::thread::Builder::new().name("layer".into()).stack_size(STACK);
+                // Without one more thread it goes on with those that there are.
+                let _ = builder.spawn_scoped(scope, worker);
+            }
+            worker();
+        });
+        let failed = lock(&failed).take();
+        failed.map_or(Ok(pin), |error| Err(error.into()))
+    }
+
+    fn layer(&self, layer: &Layer<'_>) -> Result<(), LayerError> {
+        let _claim = self.limits.claim(&layer.blob.digest, self.cancel)?;
+        let has_blob = self.store.has_blob(&layer.blob.digest, layer.blob.size);
+        let has_layer = self.store.has_layer(layer.chain_id);
+        if has_blob && has_layer {
+            self.progress.phase(layer.row, Phase::Exists);
+            return Ok(());
+        }
+        let (digest, size) = (&layer.blob.digest, layer.blob.size);
+        let count = |bytes| self.progress.add(layer.row, bytes);
+        let phase = |phase| self.progress.phase(layer.row, phase);
+        let pipeline = Pipeline {
+            store: self.store,
+            cancel: self.cancel,
+            expected: Some(Expected { digest: digest.clone(), size, diff_id: layer.diff_id.clone() }),
+            keep_blob: !has_blob,
+            untar: !has_layer,
+            on_bytes: if has_blob { &|_| {} } else { &count },
+            on_phase: &phase,
+        };
+        let streamed = if has_blob {
+            phase(Phase::Extracting);
+            let path = self.store.blob_path(digest);
+            pipeline.run(File::open(&path).map_err(file_error("open", &path))?)?
+        } else {
+            let _slot = self.limits.slot(self.cancel)?;
+            phase(Phase::Downloading);
+            pipeline.run(self.registry.blob(digest, size)?)?
+        };
+        if let Some(blob) = streamed.blob {
+            self.store.name_blob(blob, digest)?;
+        }
+        if let Some(unpacked) = streamed.layer {
+            self.store.name_layer(unpacked, layer.chain_id)?;
+        }
+        phase(Phase::Complete);
+        Ok(())
+    }
+
+    fn commit(&self, resolved: Resolved, config: Config) -> Result<Pulled, PullError> {
+        let Resolved { raw, manifest, index } = resolved;
+        self.store.write_blob(&raw.digest, &raw.bytes)?;
+        let media_type = match (manifest.media_type.as_str(), manifest.config.media_type.as_str()) {
+            ("", oci::DOCKER_CONFIG) => oci::DOCKER_MANIFEST,
+            ("", _) => oci::MANIFEST,
+            (declared, _) => declared,
+        };
+        let descriptor = Descriptor {
+            media_type: media_type.to_owned(),
+            digest: raw.digest.clone(),
+            size: raw.bytes.len() as u64,
+            platform: None,
+            annotations: BTreeMap::new(),
+        };
+        let platform = PlatformField::from(&config.platform());
+        let new = NewImage { reference: &self.request.reference, manifest: descriptor, platform, index };
+        let unchanged = images::commit(self.store, new)?;
+        let size = manifest.content_size();
+        Ok(Pulled { digest: raw.digest, unchanged, labels: config.config.labels, id: manifest.config.digest, size })
+    }
+}

@@ -1,0 +1,423 @@
+//! The store on disk: an OCI image layout, and unpacked layers beside it.
+//!
+//! ```text
+//! oci-layout  index.json  blobs/<algorithm>/<hex>   OCI image-spec, "Image Layout": skopeo and umoci read it
+//! layers/<chain id, hex>/diff                       a layer unpacked in overlayfs's form
+//! tmp/                                              private until verified; emptied at start
+//! lock  boot                                        one engine at a time; the boot that last wrote here
+//! ```
+//! A blob or layer gets its final name only when its digests are right. It is durable before anything names it:
+//! [`Store::sync`] (syncfs) runs before `index.json` is replaced. What power loss may have cut is therefore
+//! named by nothing, and removed at the first start after it. [`crate::images`] owns `index.json`.
+
+use crate::digest::Digest;
+use crate::{sys, tree};
+use nix::fcntl::{Flock, FlockArg};
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Why the store cannot do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another engine has it.
+    #[error("the store {} is in use by another engine", .0.display())]
+    Locked(PathBuf),
+    /// The file system refuses.
+    #[error("cannot {doing} {}", path.display())]
+    File {
+        /// What was attempted.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Content is not what its name says.
+    #[error("{what} has digest {found}, expected {expected}")]
+    Digest {
+        /// Which content.
+        what: String,
+        /// What it should be.
+        expected: Digest,
+        /// What it is.
+        found: Digest,
+    },
+    /// A file of the store is broken.
+    #[error("cannot read {} of the store", path.display())]
+    Broken {
+        /// Which file.
+        path: PathBuf,
+        /// How it is broken.
+        source: serde_json::Error,
+    },
+}
+
+pub(crate) fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError::File { doing, path, source }
+}
+
+/// The store, locked for this process.
+pub struct Store {
+    root: PathBuf,
+    _lock: Flock<File>,
+    /// Held while `index.json` changes and while garbage is sought; never during a transfer or an unpacking.
+    pub(crate) commit: Mutex<()>,
+    pins: Arc<Mutex<HashMap<Digest, usize>>>,
+    temps: AtomicU64,
+}
+
+/// Keeps blobs and layers from being removed as garbage while a job needs them.
+pub struct Pin {
+    pins: Arc<Mutex<HashMap<Digest, usize>>>,
+    held: Vec<Digest>,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pins = lock(&self.pins);
+        for digest in &self.held {
+            if let Some(count) = pins.get_mut(digest) {
+                *count -= 1;
+                if *count == 0 {
+                    pins.remove(digest);
+                }
+            }
+        }
+    }
+}
+
+/// A file or directory under `tmp/`, removed when dropped unless it got its final name.
+pub struct Temp {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Temp {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if !self.keep {
+            if let Err(error) = tree::remove(&self.path) {
+                log::warn!("cannot remove {}: {error}", self.path.display());
+            }
+        }
+    }
+}
+
+impl Store {
+    /// Opens the store in `root`, made if it is not there; removes what a killed engine left unfinished.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] if another engine has it.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        for dir in ["blobs/sha256", "layers", "tmp"] {
+            let dir = root.join(dir);
+            // 0700: layers hold setuid programs and files of all owners.
+            let mode = if dir.ends_with("sha256") { 0o755 } else { 0o700 };
+            DirBuilder::new().recursive(true).mode(mode).create(&dir).map_err(file_error("make", &dir))?;
+        }
+        let path = root.join("lock");
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = file.map_err(file_error("open", &path))?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| StoreError::Locked(root.to_owned()))?;
+        let store = Store {
+            root: root.to_owned(),
+            _lock: lock,
+            commit: Mutex::new(()),
+            pins: Arc::default(),
+            temps: AtomicU64::new(0),
+        };
+        store.clear_temps()?;
+        store.lay_out()?;
+        store.forget_what_power_loss_cut();
+        Ok(store)
+    }
+
+    fn clear_temps(&self) -> Result<(), StoreError> {
+        let tmp = self.root.join("tmp");
+        for entry in fs::read_dir(&tmp).map_err(file_error("list", &tmp))? {
+            let path = entry.map_err(file_error("list", &tmp))?.path();
+            log::info!("removing {}, left by an engine that was killed", path.display());
+            tree::remove(&path).map_err(file_error("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    fn lay_out(&self) -> Result<(), StoreError> {
+        let layout = self.root.join("oci-layout");
+        if !layout.exists() {
+            self.replace_file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        }
+        if !self.root.join("index.json").exists() {
+            let empty = format!(r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[]}}"#, crate::oci::INDEX);
+            self.replace_file("index.json", empty.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// After another boot, blobs and layers that no image names may be cut short; all others were synced.
+    fn forget_what_power_loss_cut(&self) {
+        let Ok(boot) = fs::read_to_string("/proc/sys/kernel/random/boot_id") else { return };
+        let path = self.root.join("boot");
+        if fs::read_to_string(&path).is_ok_and(|last| last == boot) {
+            return;
+        }
+        self.collect_garbage();
+        if let Err(error) = self.replace_file("boot", boot.as_bytes()) {
+            log::warn!("{}", crate::failure::chain(&error));
+        }
+    }
+
+    /// The store's directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where a blob is, or would be.
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs").join(digest.algorithm().word()).join(digest.hex())
+    }
+
+    /// True if the blob is there in its full size.
+    pub fn has_blob(&self, digest: &Digest, size: u64) -> bool {
+        fs::symlink_metadata(self.blob_path(digest)).is_ok_and(|meta| meta.is_file() && meta.len() == size)
+    }
+
+    /// Where a layer's unpacked files are, or would be.
+    pub fn layer_path(&self, chain_id: &Digest) -> PathBuf {
+        self.root.join("layers").join(chain_id.hex())
+    }
+
+    /// True if the layer is unpacked.
+    pub fn has_layer(&self, chain_id: &Digest) -> bool {
+        self.layer_path(chain_id).join("diff").is_dir()
+    }
+
+    /// Reads a small blob and compares its digest.
+    ///
+    /// # Errors
+    /// [`StoreError::Digest`] if it is damaged; [`StoreError::File`] if it is not there or larger than `max`.
+    pub fn read_blob(&self, digest: &Digest, max: u64) -> Result<Vec<u8>, StoreError> {
+        let path = self.blob_path(digest);
+        let file = File::open(&path).map_err(file_error("open", &path))?;
+        let mut bytes = Vec::new();
+        file.take(max + 1).read_to_end(&mut bytes).map_err(file_error("read", &path))?;
+        let found = digest_of(&bytes, digest);
+        if found != *digest {
+            return Err(StoreError::Digest { what: path.display().to_string(), expected: digest.clone(), found });
+        }
+        Ok(bytes)
+    }
+
+    /// Stores a small blob under its digest.
+    ///
+    /// # Errors
+    /// [`StoreError::Digest`] if `bytes` are not what `digest` says.
+    pub fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
+        let found = digest_of(bytes, digest);
+        if found != *digest {
+            return Err(StoreError::Digest { what: "a document".to_owned(), expected: digest.clone(), found });
+        }
+        if self.has_blob(digest, bytes.len() as u64) {
+            return Ok(());
+        }
+        let (temp, mut file) = self.temp_file("blob")?;
+        file.write_all(bytes).map_err(file_error("write", temp.path()))?;
+        self.name_blob(temp, digest)
+    }
+
+    /// A new private file.
+    ///
+    /// # Errors
+    /// [`StoreError::File`].
+    pub fn temp_file(&self, kind: &str) -> Result<(Temp, File), StoreError> {
+        let temp = self.temp_name(kind);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&temp.path);
+        let file = file.map_err(file_error("make", &temp.path))?;
+        Ok((temp, file))
+    }
+
+    /// A new private directory with an empty directory `diff` in it.
+    ///
+    /// # Errors
+    /// [`StoreError::File`].
+    pub fn temp_layer(&self) -> Result<Temp, StoreError> {
+        let temp = self.temp_name("layer");
+        let diff = temp.path.join("diff");
+        // 0755 for the root directory of the layer: most tars do not name it.
+        let outer = DirBuilder::new().mode(0o700).create(&temp.path);
+        outer.and_then(|()| DirBuilder::new().mode(0o755).create(&diff)).map_err(file_error("make", &diff))?;
+        Ok(temp)
+    }
+
+    fn temp_name(&self, kind: &str) -> Temp {
+        let nth = self.temps.fetch_add(1, Ordering::Relaxed);
+        Temp { path: self.root.join("tmp").join(format!("{kind}-{nth}")), keep: false }
+    }
+
+    /// Gives a verified file its final name.
+    ///
+    /// # Errors
+    /// [`StoreError::File`].
+    pub fn name_blob(&self, temp: Temp, digest: &Digest) -> Result<(), StoreError> {
+        let target = self.blob_path(digest);
+        if let Some(dir) = target.parent() {
+            fs::create_dir_all(dir).map_err(file_error("make", dir))?;
+        }
+        rename(temp, &target)
+    }
+
+    /// Gives a verified layer its final name; if it is there by now, that one stays.
+    ///
+    /// # Errors
+    /// [`StoreError::File`].
+    pub fn name_layer(&self, temp: Temp, chain_id: &Digest) -> Result<(), StoreError> {
+        match rename(temp, &self.layer_path(chain_id)) {
+            Err(StoreError::File { .. }) if self.has_layer(chain_id) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Makes all that was written so far durable.
+    ///
+    /// # Errors
+    /// [`StoreError::File`] if the disk failed to take something.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        sys::sync_file_system(&self.root).map_err(file_error("sync", &self.root))
+    }
+
+    /// Replaces a small file of the store's root: write-temporary, fsync, rename, fsync of the directory.
+    pub(crate) fn replace_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let (temp, mut file) = self.temp_file("file")?;
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(file_error("write", temp.path()))?;
+        rename(temp, &self.root.join(name))?;
+        File::open(&self.root).and_then(|dir| dir.sync_all()).map_err(file_error("sync", &self.root))
+    }
+
+    /// Keeps `digests` (of blobs and chain ids) from garbage collection until the pin is dropped.
+    pub fn pin(&self, digests: impl IntoIterator<Item = Digest>) -> Pin {
+        // The commit lock: garbage that is being sought now is gone before we look what is there.
+        let _commit = lock(&self.commit);
+        let held: Vec<Digest> = digests.into_iter().collect();
+        let mut pins = lock(&self.pins);
+        for digest in &held {
+            *pins.entry(digest.clone()).or_default() += 1;
+        }
+        Pin { pins: Arc::clone(&self.pins), held }
+    }
+
+    /// Removes blobs and layers that are neither in `used` nor pinned. The caller holds the commit lock.
+    ///
+    /// Layers are only moved to `tmp/` here; dropping the result removes them, which may take long and needs no
+    /// lock.
+    pub(crate) fn sweep(&self, used: &HashSet<Digest>) -> Result<Vec<Temp>, StoreError> {
+        let pins = lock(&self.pins);
+        let keep: HashSet<&str> = used.iter().chain(pins.keys()).map(Digest::hex).collect();
+        for algorithm in ["sha256", "sha512"] {
+            let dir = self.root.join("blobs").join(algorithm);
+            for name in names(&dir)? {
+                if !keep.contains(name.as_str()) {
+                    let path = dir.join(&name);
+                    fs::remove_file(&path).map_err(file_error("remove", &path))?;
+                }
+            }
+        }
+        let layers = self.root.join("layers");
+        let mut doomed = Vec::new();
+        for name in names(&layers)? {
+            if !keep.contains(name.as_str()) {
+                let path = layers.join(&name);
+                let trash = self.temp_name("trash");
+                fs::rename(&path, &trash.path).map_err(file_error("remove", &path))?;
+                doomed.push(trash);
+            }
+        }
+        Ok(doomed)
+    }
+}
+
+/// Locks; a thread that panicked leaves nothing half-done in what these locks guard.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn digest_of(bytes: &[u8], like: &Digest) -> Digest {
+    let mut hasher = crate::digest::Hasher::new(like.algorithm());
+    hasher.update(bytes);
+    hasher.finish()
+}
+
+fn rename(mut temp: Temp, target: &Path) -> Result<(), StoreError> {
+    fs::rename(&temp.path, target).map_err(file_error("rename a temporary file to", target))?;
+    temp.keep = true;
+    Ok(())
+}
+
+fn names(dir: &Path) -> Result<Vec<String>, StoreError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(file_error("list", dir)(error)),
+    };
+    entries
+        .map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()).map_err(file_error("list", dir)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_belongs_to_one_engine_and_forgets_temporaries() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::Locked(_))));
+        let mut temp = store.temp_layer().expect("made");
+        temp.keep = true;
+        let left = temp.path.clone();
+        drop((temp, store));
+        assert!(left.exists());
+        Store::open(dir.path()).expect("opened again");
+        assert!(!left.exists());
+    }
+
+    #[test]
+    fn a_blob_with_another_digest_gets_no_name() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let digest = Digest::of(b"right");
+        assert!(matches!(store.write_blob(&digest, b"wrong"), Err(StoreError::Digest { .. })));
+        assert!(!store.blob_path(&digest).exists());
+        store.write_blob(&digest, b"right").expect("written");
+        assert_eq!(store.read_blob(&digest, 100).expect("read"), b"right");
+        assert!(store.read_blob(&digest, 2).is_err());
+    }
+
+    #[test]
+    fn garbage_is_what_nothing_names_or_pins() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let (used, pinned, loose) = (Digest::of(b"u"), Digest::of(b"p"), Digest::of(b"l"));
+        for (digest, bytes) in [(&used, b"u"), (&pinned, b"p"), (&loose, b"l")] {
+            store.write_blob(digest, bytes).expect("written");
+        }
+        let pin = store.pin([pinned.clone()]);
+        drop(store.sweep(&HashSet::from([used.clone()])).expect("swept"));
+        assert!(store.has_blob(&used, 1) && store.has_blob(&pinned, 1) && !store.has_blob(&loose, 1));
+        drop(pin);
+        drop(store.sweep(&HashSet::new()).expect("swept"));
+        assert!(!store.has_blob(&used, 1) && !store.has_blob(&pinned, 1));
+    }
+}
