@@ -1,13 +1,25 @@
 //! The engine: pulls, keeps and serves images, and tells of it.
-#![warn(missing_docs)]
+//!
+//! The program is `main.rs`; this library lets its pieces be tested and fuzzed. From above to below:
+//! [`server`] is the event loop and calls the rest; [`work`] is what its threads do; [`pull`] and [`import`]
+//! send layers through the [`pipeline`] into the [`store`], whose names [`images`] keeps; [`serve`] gives them
+//! out again. [`registry`] is the client of other people's registries. [`announce`] says what happened.
+//! A module imports only what lies below it.
 
+pub mod announce;
 pub mod cancel;
 pub mod challenge;
+pub mod client;
+pub mod config;
 pub mod decode;
 pub mod digest;
 pub mod failure;
+pub mod http;
 pub mod images;
+pub mod import;
+pub mod jobs;
 pub mod limits;
+pub mod logging;
 pub mod oci;
 pub mod pipeline;
 pub mod platform;
@@ -15,9 +27,18 @@ pub mod progress;
 pub mod pull;
 pub mod reference;
 pub mod registry;
+pub mod serve;
+pub mod server;
+pub mod socket;
 pub mod stamp;
 pub mod store;
 mod sys;
 pub mod tarball;
 pub mod tree;
 pub mod unpack;
+pub mod work;
+
+/// Bounds what the allocator keeps; to be called first thing, before any thread.
+pub fn limit_memory() {
+    sys::limit_arenas();
+}

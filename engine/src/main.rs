@@ -1,1 +1,71 @@
-fn main(){}
+//! The program `sampan-engine`: reads its arguments, opens store, FIFO and socket, runs the event loop.
+
+use sampan_engine::announce::Announcer;
+use sampan_engine::config::{self, Asked, Config};
+use sampan_engine::limits::Limits;
+use sampan_engine::server::{Server, WAKER};
+use sampan_engine::socket::{self, SocketError};
+use sampan_engine::store::{Store, StoreError};
+use sampan_engine::work::{Outbox, Shared};
+use sampan_engine::{failure, logging};
+use sampan_ipc::sender::FifoSender;
+use std::error::Error;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Exit status of a bad command line or configuration.
+const USAGE: u8 = 2;
+/// Exit status when another engine has the socket or the store.
+const IN_USE: u8 = 100;
+/// Longest wait, at the end, for events to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+
+fn main() -> ExitCode {
+    sampan_engine::limit_memory();
+    let config = match config::from_args(std::env::args_os()) {
+        Ok(Asked::Run(config)) => *config,
+        Ok(Asked::Print(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("error: {}", failure::chain(&error));
+            eprintln!("hint: sampan-engine --help");
+            return ExitCode::from(USAGE);
+        }
+    };
+    logging::init();
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{}", failure::chain(error.as_ref()));
+            let in_use = matches!(error.downcast_ref(), Some(StoreError::Locked(_)))
+                || matches!(error.downcast_ref(), Some(SocketError::InUse(_)));
+            ExitCode::from(if in_use { IN_USE } else { 1 })
+        }
+    }
+}
+
+fn run(config: Config) -> Result<(), Box<dyn Error>> {
+    let listening = socket::listen(&config.socket)?;
+    let store = Store::open(&config.store)?;
+    // systemd holds the FIFO of its units itself; elsewhere the engine does, for as long as it lives.
+    let supervised = std::env::var_os("NOTIFY_SOCKET").is_some();
+    let _fifo = if supervised { None } else { socket::hold_fifo(&config.fifo) };
+    let announcer = Announcer::new(FifoSender::new(&config.fifo));
+    let poll = mio::Poll::new()?;
+    let waker = mio::Waker::new(poll.registry(), WAKER)?;
+    let (sender, inbox) = std::sync::mpsc::channel();
+    let limits = Limits::new(config.max_downloads);
+    let outbox = Outbox::new(sender, waker);
+    log::info!("listening on {}, store {}", config.socket.display(), config.store.display());
+    let shared = Arc::new(Shared { store, limits, announcer: announcer.clone(), config, outbox });
+    let server = Server::new(poll, listening, inbox, shared)?;
+    announcer.daemon("start");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let result = server.run();
+    announcer.daemon("stop");
+    announcer.flush(FLUSH_TIMEOUT);
+    Ok(result?)
+}

@@ -54,6 +54,8 @@ impl Progress {
                 row.attempt += 1;
             }
             if matches!(phase, Phase::Complete | Phase::Exists) {
+                // A total of 0 is an unknown one: what came is the total.
+                row.total = if row.total == 0 { row.current } else { row.total };
                 row.current = row.total;
             }
         });
@@ -61,7 +63,10 @@ impl Progress {
 
     /// `bytes` more of row `index` are here.
     pub fn add(&self, index: usize, bytes: u64) {
-        self.change(index, |row| row.current = (row.current + bytes).min(row.total));
+        self.change(index, |row| {
+            let max = if row.total == 0 { u64::MAX } else { row.total };
+            row.current = row.current.saturating_add(bytes).min(max);
+        });
     }
 
     /// Row `index` failed, and why.

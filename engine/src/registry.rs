@@ -10,7 +10,7 @@ use crate::digest::{Digest, Hasher};
 use crate::oci;
 use crate::reference::Reference;
 use crate::store::lock;
-use http::{Request, Response, StatusCode, Uri, header};
+use ::http::{Request, Response, StatusCode, Uri, header};
 use serde::Deserialize;
 use std::io::Read;
 use std::sync::{Arc, Mutex, OnceLock};

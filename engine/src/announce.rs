@@ -1,0 +1,137 @@
+//! What the engine says to the monitor FIFO: one event an operation, failures too.
+//!
+//! Called by the jobs and the event loop. Never blocks and never fails its caller: an event that does not fit
+//! loses labels, largest first, and says how many (`labelsDropped`).
+
+use sampan_ipc::Event;
+use sampan_ipc::record::RecordError;
+use sampan_ipc::sender::FifoSender;
+use std::time::Duration;
+
+/// Longest reason told in an event, in bytes; events have 4096 in all.
+const REASON_MAX: usize = 1500;
+/// Longest name told; a good reference is shorter, a client may ask for anything.
+const NAME_MAX: usize = 500;
+
+/// Writes events. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Announcer {
+    sender: FifoSender,
+}
+
+impl Announcer {
+    /// Writes with `sender`.
+    pub fn new(sender: FifoSender) -> Self {
+        Announcer { sender }
+    }
+
+    /// Events that wait, and events given up since start.
+    pub fn backlog(&self) -> (u64, u64) {
+        (self.sender.spooled() as u64, self.sender.dropped())
+    }
+
+    /// Waits for at most `timeout` until all is written.
+    pub fn flush(&self, timeout: Duration) {
+        if !self.sender.flush(timeout) {
+            log::warn!("{} events could not be written to the monitor FIFO", self.sender.spooled());
+        }
+    }
+
+    /// Something happened to the image called `name`.
+    pub fn image<'a>(
+        &self,
+        action: &str,
+        name: &str,
+        facts: &[(&str, &str)],
+        labels: impl IntoIterator<Item = (&'a String, &'a String)>,
+    ) {
+        let name = clip(name, NAME_MAX);
+        let mut event = Event::new("image", action, name).with("name", name);
+        for (key, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
+            event = event.with(*key, clip(value, REASON_MAX));
+        }
+        for (key, value) in labels {
+            // A key that no event may have is the image's owner's business, not a reason to say nothing.
+            if !key.is_empty() && !key.contains(|c: char| c == '=' || c.is_control()) && event.labels.len() < 200 {
+                event = event.label(key, value);
+            }
+        }
+        self.send(event);
+    }
+
+    /// Something happened to job `id`.
+    pub fn job(&self, action: &str, id: u64, kind: &str, subject: &str, facts: &[(&str, &str)]) {
+        let mut event = Event::new("job", action, id.to_string()).with("kind", kind).with("name", clip(subject, NAME_MAX));
+        for (key, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
+            event = event.with(*key, clip(value, REASON_MAX));
+        }
+        self.send(event);
+    }
+
+    /// The engine itself starts or stops.
+    pub fn daemon(&self, action: &str) {
+        let event = Event::new("daemon", action, "sampan-engine");
+        self.send(event.with("pid", std::process::id()).with("version", env!("CARGO_PKG_VERSION")));
+    }
+
+    fn send(&self, mut event: Event) {
+        let mut dropped = 0u32;
+        loop {
+            match self.sender.send(event.clone()) {
+                Ok(()) => return,
+                Err(RecordError::TooLarge { .. }) if !event.labels.is_empty() => {
+                    let largest = event.labels.iter().max_by_key(|(k, v)| k.len() + v.len()).map(|(k, _)| k.to_owned());
+                    event.labels = event.labels.iter().filter(|(k, _)| Some(*k) != largest.as_deref()).collect();
+                    dropped += 1;
+                    event.attributes.set("labelsDropped", dropped.to_string());
+                }
+                Err(error) => {
+                    log::warn!("event {} {} cannot be written: {error}", event.kind, event.action);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// `text` cut to `max` bytes at a letter's edge.
+fn clip(text: &str, max: usize) -> &str {
+    let mut end = text.len().min(max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sampan_ipc::record::{Scanner, Step};
+    use std::collections::BTreeMap;
+    use std::io::Read;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    #[test]
+    fn an_event_that_does_not_fit_loses_its_largest_labels_and_says_so() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("made");
+        let flags = nix::libc::O_NONBLOCK;
+        let mut fifo = std::fs::OpenOptions::new().read(true).write(true).custom_flags(flags).open(&path).expect("open");
+        let labels = BTreeMap::from([
+            ("small".to_owned(), "kept".to_owned()),
+            ("big".to_owned(), "x".repeat(3000)),
+            ("bigger".to_owned(), "y".repeat(9000)),
+            ("bad=key".to_owned(), String::new()),
+        ]);
+        let reason = "é".repeat(5000);
+        Announcer::new(FifoSender::new(path)).image("pull-error", "a", &[("reason", &reason)], &labels);
+        let mut bytes = vec![0; 8192];
+        let len = fifo.read(&mut bytes).expect("an event");
+        let Some(Step::Record(record)) = Scanner::new(&bytes[..len]).next() else { panic!("a record") };
+        assert_eq!(record.event.labels.get("small"), Some("kept"));
+        assert_eq!(record.event.labels.len(), 1);
+        assert_eq!(record.event.attributes.get("labelsDropped"), Some("2"));
+        assert_eq!(record.event.attributes.get("reason").map(str::len), Some(REASON_MAX));
+    }
+}

@@ -1,0 +1,162 @@
+//! One connection to engine.sock: bytes and descriptors in, frames out.
+//!
+//! Owned by the event loop. Holds at most one request, and output only up to what the loop gave it; progress is
+//! made anew when there is room, never queued. Never decides what an answer is.
+
+use crate::sys;
+use mio::net::UnixStream;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, getsockopt, recvmsg, sockopt};
+use sampan_ipc::engine::{Answer, DESCRIPTORS_MAX, REQUEST_MAX};
+use sampan_ipc::frame::{self, Decoder};
+use std::io::{self, IoSliceMut, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Instant;
+
+/// Bytes read at a time.
+const READ: usize = 16 << 10;
+
+/// What a client is waiting for.
+#[derive(Debug)]
+pub enum State {
+    /// Its request is not whole yet; it must be by then.
+    Asking(Instant),
+    /// A task works on its answer.
+    Waiting,
+    /// It watches a job, and has been told of rows up to a version.
+    Watching {
+        /// The job.
+        job: u64,
+        /// Rows up to this version are sent.
+        version: u64,
+    },
+    /// The registry of this job is served to it.
+    Serving(u64),
+    /// All is said; it goes when it has read that.
+    Closing,
+}
+
+/// A connected client.
+pub struct Client {
+    stream: UnixStream,
+    decoder: Decoder,
+    descriptors: Vec<OwnedFd>,
+    out: Vec<u8>,
+    sent: usize,
+    /// What it is waiting for.
+    pub state: State,
+    /// Something may be there to read.
+    pub readable: bool,
+    /// Something may be written.
+    pub writable: bool,
+}
+
+impl Client {
+    /// A client that just connected.
+    pub fn new(stream: UnixStream, deadline: Instant) -> Self {
+        Client {
+            stream,
+            decoder: Decoder::new(REQUEST_MAX),
+            descriptors: Vec::new(),
+            out: Vec::new(),
+            sent: 0,
+            state: State::Asking(deadline),
+            readable: true,
+            writable: true,
+        }
+    }
+
+    /// The connection, to be registered.
+    pub fn stream(&mut self) -> &mut UnixStream {
+        &mut self.stream
+    }
+
+    /// Who it is, for the log. SO_PEERCRED, unix(7).
+    pub fn who(&self) -> String {
+        match getsockopt(&self.stream, sockopt::PeerCredentials) {
+            Ok(peer) => format!("uid {} pid {}", peer.uid(), peer.pid()),
+            Err(_) => "unknown".to_owned(),
+        }
+    }
+
+    /// Reads until nothing is there; the body of the request once it is whole. `None` and `readable` unset: wait.
+    ///
+    /// # Errors
+    /// The client is gone, or sent what is no request.
+    pub fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
+        while self.readable {
+            let mut bytes = [0; READ];
+            match self.receive(&mut bytes) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(len) if matches!(self.state, State::Asking(_)) => {
+                    self.decoder.push(bytes.get(..len).unwrap_or_default());
+                    match self.decoder.next_body() {
+                        Ok(None) => {}
+                        Ok(Some(body)) => return Ok(Some(body.to_vec())),
+                        Err(error) => return Err(io::Error::other(error)),
+                    }
+                }
+                // One request a connection; what comes behind it is nobody's.
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    fn receive(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let mut parts = [IoSliceMut::new(bytes)];
+        let mut control = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+        let message = recvmsg::<UnixAddr>(self.stream.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+        let (len, cut) = (message.bytes, message.flags.contains(MsgFlags::MSG_CTRUNC));
+        for control in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(raws) = control {
+                self.descriptors.extend(raws.into_iter().filter_map(sys::adopt));
+            }
+        }
+        if cut || self.descriptors.len() > DESCRIPTORS_MAX {
+            return Err(io::Error::other("more descriptors than a request may bring"));
+        }
+        Ok(len)
+    }
+
+    /// The descriptors that came with the request.
+    pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.descriptors)
+    }
+
+    /// True when all that was said is written.
+    pub fn is_drained(&self) -> bool {
+        self.sent == self.out.len()
+    }
+
+    /// Appends an answer to what is to be written.
+    pub fn say(&mut self, answer: &Answer) {
+        match frame::encode(answer) {
+            Ok(bytes) => self.out.extend_from_slice(&bytes),
+            Err(error) => log::error!("an answer cannot be encoded: {error}"),
+        }
+    }
+
+    /// Writes as much as goes.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub fn flush(&mut self) -> io::Result<()> {
+        while self.writable && !self.is_drained() {
+            match self.stream.write(self.out.get(self.sent..).unwrap_or_default()) {
+                Ok(len) => self.sent += len,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if self.is_drained() && self.sent > 0 {
+            self.out = Vec::new();
+            self.sent = 0;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,172 @@
+//! The `[engine]` table of `/etc/sampan/sampan.toml`, and the command line that wins over it.
+
+use lexopt::prelude::{Long, Short, ValueExt};
+use sampan_ipc::paths::Paths;
+use serde::Deserialize;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Where the configuration is looked for when no `--config` is given; it need not be there.
+pub const CONFIG_FILE: &str = "/etc/sampan/sampan.toml";
+/// Downloads at a time, all jobs together, by default.
+const DOWNLOADS: usize = 3;
+/// Most downloads that may be configured.
+const DOWNLOADS_MAX: usize = 64;
+
+/// How the engine runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// engine.sock.
+    pub socket: PathBuf,
+    /// The store's directory.
+    pub store: PathBuf,
+    /// The monitor FIFO.
+    pub fifo: PathBuf,
+    /// Downloads at a time, all jobs together.
+    pub max_downloads: usize,
+    /// Hosts (with port) that plain HTTP, or a certificate that nobody vouches for, will do for.
+    pub insecure_registries: Vec<String>,
+}
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// To run.
+    Run(Box<Config>),
+    /// To print something and exit.
+    Print(String),
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The command line makes no sense.
+    #[error(transparent)]
+    Arguments(#[from] lexopt::Error),
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file makes no sense.
+    #[error("cannot use {}", path.display())]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// Where it breaks.
+        source: toml::de::Error,
+    },
+    /// A number is out of range.
+    #[error("max-downloads is {0}, expected 1 to {DOWNLOADS_MAX}")]
+    Downloads(usize),
+}
+
+/// The whole file; tables of the other processes are theirs to check.
+#[derive(Default, Deserialize)]
+struct File {
+    #[serde(default)]
+    engine: Table,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Table {
+    socket: Option<PathBuf>,
+    store: Option<PathBuf>,
+    fifo: Option<PathBuf>,
+    max_downloads: Option<usize>,
+    #[serde(default)]
+    insecure_registries: Vec<String>,
+}
+
+/// Reads the command line and the file that it names.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, ConfigError> {
+    let (mut cli, mut file) = (Table::default(), None);
+    let mut parser = lexopt::Parser::from_iter(args);
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("socket") => cli.socket = Some(parser.value()?.into()),
+            Long("store") => cli.store = Some(parser.value()?.into()),
+            Long("fifo") => cli.fifo = Some(parser.value()?.into()),
+            Long("config") => file = Some(PathBuf::from(parser.value()?)),
+            Long("max-downloads") => cli.max_downloads = Some(parser.value()?.parse()?),
+            Short('h') | Long("help") => return Ok(Asked::Print(help())),
+            Short('V') | Long("version") => {
+                return Ok(Asked::Print(format!("sampan-engine {}\n", env!("CARGO_PKG_VERSION"))));
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let table = match file {
+        Some(path) => read(&path)?,
+        None if Path::new(CONFIG_FILE).exists() => read(Path::new(CONFIG_FILE))?,
+        None => Table::default(),
+    };
+    let paths = Paths::from_env();
+    let max_downloads = cli.max_downloads.or(table.max_downloads).unwrap_or(DOWNLOADS);
+    if !(1..=DOWNLOADS_MAX).contains(&max_downloads) {
+        return Err(ConfigError::Downloads(max_downloads));
+    }
+    Ok(Asked::Run(Box::new(Config {
+        socket: cli.socket.or(table.socket).unwrap_or_else(|| paths.engine_socket()),
+        store: cli.store.or(table.store).unwrap_or_else(|| paths.store()),
+        fifo: cli.fifo.or(table.fifo).unwrap_or_else(|| paths.fifo()),
+        max_downloads,
+        insecure_registries: table.insecure_registries,
+    })))
+}
+
+fn read(path: &Path) -> Result<Table, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let file: File = toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
+    Ok(file.engine)
+}
+
+fn help() -> String {
+    let paths = Paths::from_env();
+    format!(
+        "Usage: sampan-engine [OPTIONS]\n\n\
+         Keep images, run jobs, and tell of it\n\n\
+         Options:\n      \
+         --socket <PATH>       Listen here [default: {}]\n      \
+         --store <DIR>         Keep images here [default: {}]\n      \
+         --fifo <PATH>         Write events here [default: {}]\n      \
+         --config <FILE>       Read this [default: {CONFIG_FILE}]\n      \
+         --max-downloads <N>   Fetch so many blobs at a time [default: {DOWNLOADS}]\n  \
+         -h, --help                Print help\n  \
+         -V, --version             Print version\n",
+        paths.engine_socket().display(),
+        paths.store().display(),
+        paths.fifo().display(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(args: &[&str]) -> Result<Asked, ConfigError> {
+        from_args(["sampan-engine"].iter().chain(args).map(OsString::from))
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file_and_unknown_keys_are_errors() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("sampan.toml");
+        let file = path.to_str().expect("text");
+        std::fs::write(&path, "[monitord]\nx = 1\n[engine]\nmax-downloads = 5\nstore = '/a'\n").expect("written");
+        let Ok(Asked::Run(config)) = ask(&["--config", file, "--store", "/b"]) else { panic!("a configuration") };
+        assert_eq!((config.max_downloads, config.store.as_path()), (5, Path::new("/b")));
+        std::fs::write(&path, "[engine]\nmaxdownloads = 5\n").expect("written");
+        assert!(matches!(ask(&["--config", file]), Err(ConfigError::Parse { .. })));
+        assert!(matches!(ask(&["--max-downloads", "0"]), Err(ConfigError::Downloads(0))));
+        assert!(matches!(ask(&["--nonsense"]), Err(ConfigError::Arguments(_))));
+        assert!(matches!(ask(&["--help"]), Ok(Asked::Print(text)) if text.contains("--max-downloads")));
+    }
+}

@@ -1,0 +1,527 @@
+//! The event loop: signals, clients of engine.sock, the table of jobs.
+//!
+//! Events only mark readiness; work follows in a fixed order. Never blocks: what may take time runs on a thread
+//! ([`crate::work`]) that sends a message back. While somebody watches something that runs, it looks every
+//! 100 ms which rows changed; else it sleeps until something happens.
+
+use crate::client::{Client, State};
+use crate::failure;
+use crate::images;
+use crate::import::ImportRequest;
+use crate::jobs::{JobEntry, Jobs, RUNNING_MAX};
+use crate::oci::Run;
+use crate::platform::Platform;
+use crate::pull::PullRequest;
+use crate::reference::Reference;
+use crate::registry::Access;
+use crate::socket::Listening;
+use crate::work::{self, Message, Shared, Task};
+use mio::event::Event;
+use mio::{Events, Interest, Poll, Token};
+use sampan_ipc::engine::{self, Answer, Code, Done, Failure, Info, Request};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
+
+const SIGNALS: Token = Token(0);
+const LISTENER: Token = Token(1);
+/// The token that the [`mio::Waker`] of the threads has.
+pub const WAKER: Token = Token(2);
+const FIRST_CLIENT: usize = 16;
+
+/// How often rows are looked at, while they are.
+const TICK: Duration = Duration::from_millis(100);
+/// Most clients at a time; more are turned away.
+const CLIENTS_MAX: usize = 512;
+/// Longest time for a request to come.
+const ASK_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most threads that answer short requests; more requests wait.
+const TASKS_MAX: usize = 4;
+/// Stack of a job's thread.
+const STACK: usize = 1 << 20;
+/// Longest wait for jobs to end at SIGTERM.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the engine cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The loop itself fails.
+    #[error("cannot {doing}")]
+    Io {
+        /// What was attempted.
+        doing: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> ServerError {
+    move |source| ServerError::Io { doing, source }
+}
+
+/// The engine at work.
+pub struct Server {
+    poll: Poll,
+    signals: Signals,
+    listening: Listening,
+    inbox: Receiver<Message>,
+    shared: Arc<Shared>,
+    clients: HashMap<usize, Client>,
+    next_client: usize,
+    jobs: Jobs,
+    tasks: usize,
+    waiting_tasks: VecDeque<(usize, Request)>,
+    accept: bool,
+    stop: bool,
+    started: Instant,
+    next_tick: Instant,
+    watchdog: Option<(Duration, Instant)>,
+}
+
+impl Server {
+    /// Registers everything with `poll`; the threads' waker is there already, as [`WAKER`].
+    ///
+    /// # Errors
+    /// [`ServerError`].
+    pub fn new(
+        poll: Poll,
+        mut listening: Listening,
+        inbox: Receiver<Message>,
+        shared: Arc<Shared>,
+    ) -> Result<Self, ServerError> {
+        let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(failed("take signals"))?;
+        poll.registry().register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("poll signals"))?;
+        let listener = &mut listening.listener;
+        poll.registry().register(listener, LISTENER, Interest::READABLE).map_err(failed("poll the socket"))?;
+        let now = Instant::now();
+        Ok(Server {
+            poll,
+            signals,
+            listening,
+            inbox,
+            shared,
+            clients: HashMap::new(),
+            next_client: FIRST_CLIENT,
+            jobs: Jobs::default(),
+            tasks: 0,
+            waiting_tasks: VecDeque::new(),
+            accept: true,
+            stop: false,
+            started: now,
+            next_tick: now,
+            // Half of what systemd waits, so that one late turn is not the end. sd_watchdog_enabled(3).
+            watchdog: sd_notify::watchdog_enabled().map(|period| (period / 2, now)),
+        })
+    }
+
+    /// Serves until SIGTERM or SIGINT; then ends all jobs and says so to their clients.
+    ///
+    /// # Errors
+    /// [`ServerError`] if the loop itself fails.
+    pub fn run(mut self) -> Result<(), ServerError> {
+        let mut events = Events::with_capacity(256);
+        while !self.stop {
+            self.turn(&mut events)?;
+        }
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.jobs.cancel_all();
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while self.jobs.running() > 0 && Instant::now() < deadline {
+            self.turn(&mut events)?;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, events: &mut Events) -> Result<(), ServerError> {
+        match self.poll.poll(events, self.timeout()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            other => other.map_err(failed("wait for events"))?,
+        }
+        for event in events.iter() {
+            match event.token() {
+                SIGNALS => self.stop |= self.signals.pending().next().is_some(),
+                LISTENER => self.accept = true,
+                WAKER => {}
+                Token(client) => self.mark(client, event),
+            }
+        }
+        self.accept_clients();
+        self.take_messages();
+        self.serve_clients();
+        self.feed_watchdog();
+        Ok(())
+    }
+
+    /// Until the earliest deadline; for ever if there is none.
+    fn timeout(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let watched = |c: &Client| match c.state {
+            State::Watching { job, .. } => self.jobs.get(job).is_some_and(|j| j.outcome.is_none()),
+            _ => false,
+        };
+        let mut deadline = self.watchdog.map(|(_, next)| next);
+        let mut consider = |at: Instant| deadline = Some(deadline.map_or(at, |d| d.min(at)));
+        for client in self.clients.values() {
+            match client.state {
+                State::Asking(until) => consider(until),
+                // One that does not read what it was sent needs no new rows.
+                _ if watched(client) && client.is_drained() => consider(self.next_tick),
+                _ => {}
+            }
+        }
+        if self.stop {
+            consider(now + TICK);
+        }
+        deadline.map(|at| at.saturating_duration_since(now))
+    }
+
+    fn feed_watchdog(&mut self) {
+        if let Some((period, next)) = &mut self.watchdog {
+            if Instant::now() >= *next {
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+                *next = Instant::now() + *period;
+            }
+        }
+    }
+
+    fn mark(&mut self, client: usize, event: &Event) {
+        // One no longer known: a stale event, ignored.
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+            client.writable |= event.is_writable();
+        }
+    }
+
+    fn accept_clients(&mut self) {
+        while self.accept {
+            match self.listening.listener.accept() {
+                Ok((stream, _)) => {
+                    if self.clients.len() >= CLIENTS_MAX {
+                        log::warn!("a client is turned away: {CLIENTS_MAX} are connected");
+                        continue;
+                    }
+                    let token = self.next_client;
+                    self.next_client += 1;
+                    let mut client = Client::new(stream, Instant::now() + ASK_TIMEOUT);
+                    let interest = Interest::READABLE | Interest::WRITABLE;
+                    match self.poll.registry().register(client.stream(), Token(token), interest) {
+                        Ok(()) => drop(self.clients.insert(token, client)),
+                        Err(error) => log::warn!("a client cannot be polled: {error}"),
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.accept = false,
+                Err(error) => {
+                    // EMFILE and the like: the next connection tries again.
+                    log::warn!("cannot accept a client: {error}");
+                    self.accept = false;
+                }
+            }
+        }
+    }
+
+    fn take_messages(&mut self) {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(Message::Ended { job, outcome }) => self.jobs.end(job, outcome),
+                Ok(Message::Serving { job, address }) => {
+                    let serving = |c: &&mut Client| matches!(c.state, State::Serving(id) if id == job);
+                    if let Some(client) = self.clients.values_mut().find(serving) {
+                        client.say(&Answer::Serving { address });
+                    }
+                }
+                Ok(Message::Answers { client, answers }) => {
+                    self.tasks -= 1;
+                    if let Some(client) = self.clients.get_mut(&client) {
+                        answers.iter().for_each(|answer| client.say(answer));
+                        client.state = State::Closing;
+                    }
+                    self.start_waiting_tasks();
+                }
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn serve_clients(&mut self) {
+        let now = Instant::now();
+        let tick = now >= self.next_tick;
+        if tick {
+            self.next_tick = now + TICK;
+        }
+        let tokens: Vec<usize> = self.clients.keys().copied().collect();
+        for token in tokens {
+            let Some(mut client) = self.clients.remove(&token) else { continue };
+            match self.serve_client(token, &mut client, now, tick) {
+                Ok(true) => drop(self.clients.insert(token, client)),
+                Ok(false) => self.forget(&client),
+                Err(error) => {
+                    log::debug!("client {} is gone: {error}", client.who());
+                    self.forget(&client);
+                }
+            }
+        }
+    }
+
+    /// A client has gone: what only it wanted ends.
+    fn forget(&mut self, client: &Client) {
+        match client.state {
+            State::Watching { job, .. } | State::Serving(job) => self.jobs.unwatch(job),
+            _ => {}
+        }
+    }
+
+    /// False once the client has all that it will get.
+    fn serve_client(&mut self, token: usize, client: &mut Client, now: Instant, tick: bool) -> io::Result<bool> {
+        if let Some(body) = client.read()? {
+            let descriptors = client.take_descriptors();
+            self.on_request(token, client, &body, descriptors);
+            // The hang-up may have come right behind the request.
+            client.read()?;
+        }
+        if matches!(client.state, State::Asking(until) if now >= until) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        client.flush()?;
+        if client.is_drained() {
+            self.tell(client, tick);
+            client.flush()?;
+        }
+        Ok(!(client.is_drained() && matches!(client.state, State::Closing)))
+    }
+
+    /// Makes the next frame for a client that has read all others.
+    fn tell(&mut self, client: &mut Client, tick: bool) {
+        let (State::Watching { job, .. } | State::Serving(job)) = client.state else { return };
+        let Some(entry) = self.jobs.get(job) else {
+            client.say(&Answer::Error(no_job(job)));
+            client.state = State::Closing;
+            return;
+        };
+        if let State::Watching { version, .. } = &mut client.state {
+            if tick || entry.outcome.is_some() {
+                let (rows, now_at) = entry.progress.since(*version);
+                *version = now_at;
+                if !rows.is_empty() {
+                    client.say(&Answer::Rows { job, rows });
+                }
+            }
+        }
+        if let Some(outcome) = &entry.outcome {
+            client.say(&match outcome {
+                Ok(done) => Answer::Done(done.clone()),
+                Err(failure) => Answer::Error(failure.clone()),
+            });
+            self.jobs.unwatch(job);
+            client.state = State::Closing;
+        }
+    }
+
+    fn on_request(&mut self, token: usize, client: &mut Client, body: &[u8], descriptors: Vec<OwnedFd>) {
+        client.state = State::Closing;
+        let request = match open(body) {
+            Ok(request) => request,
+            Err(failure) => return client.say(&Answer::Error(failure)),
+        };
+        log::debug!("{} asks for {request:?}", client.who());
+        let result = match request {
+            Request::Info => {
+                client.say(&Answer::Info(self.info()));
+                client.say(&Answer::Done(Done::default()));
+                Ok(())
+            }
+            Request::Jobs => {
+                self.say_jobs(client);
+                Ok(())
+            }
+            Request::Pull(pull) => self.on_pull(client, &pull),
+            Request::Import(import) => self.on_import(client, import, descriptors),
+            Request::Serve(serve) => self.on_serve(client, serve),
+            Request::Watch { job } => self.on_watch(client, job),
+            Request::Cancel { job } => self.on_cancel(client, job),
+            Request::Images | Request::Inspect { .. } | Request::Tag { .. } | Request::Remove { .. } => {
+                client.state = State::Waiting;
+                self.waiting_tasks.push_back((token, request));
+                self.start_waiting_tasks();
+                Ok(())
+            }
+        };
+        if let Err(failure) = result {
+            client.say(&Answer::Error(failure));
+        }
+    }
+
+    fn info(&self) -> Info {
+        let (events_spooled, events_lost) = self.shared.announcer.backlog();
+        Info {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            store: self.shared.store.root().display().to_string(),
+            images: images::count(&self.shared.store) as u64,
+            jobs: self.jobs.running() as u64,
+            events_spooled,
+            events_lost,
+        }
+    }
+
+    fn say_jobs(&self, client: &mut Client) {
+        let mut jobs = self.jobs.list();
+        let fits = |jobs: &Vec<engine::Job>| sampan_ipc::frame::encode(&Answer::Jobs(jobs.clone())).is_ok();
+        if !fits(&jobs) {
+            jobs.iter_mut().for_each(|job| job.rows.clear());
+        }
+        client.say(&Answer::Jobs(jobs));
+        client.say(&Answer::Done(Done::default()));
+    }
+
+    fn on_pull(&mut self, client: &mut Client, pull: &engine::Pull) -> Result<(), Failure> {
+        let reference = Reference::parse(&pull.reference).map_err(|e| failure::usage(&e))?;
+        let platform = pull.platform.as_deref().map(Platform::parse).transpose().map_err(|e| failure::usage(&e))?;
+        let configured = &self.shared.config.insecure_registries;
+        let insecure = pull.insecure || configured.iter().any(|host| host == reference.host());
+        let wanted = platform.clone().unwrap_or_else(Platform::host);
+        let key = format!("{reference} {wanted} {insecure}");
+        let job = match self.jobs.running_with(&key) {
+            Some(job) => job,
+            None => {
+                let workers = self.shared.config.max_downloads;
+                let request = PullRequest { reference, platform, access: Access { insecure }, workers };
+                let subject = request.reference.to_string();
+                self.start("pull", subject, Some(key), |task| task.pull(request))?
+            }
+        };
+        if pull.detach {
+            self.jobs.detach(job);
+        }
+        self.join(client, job, pull.detach);
+        Ok(())
+    }
+
+    fn on_import(
+        &mut self,
+        client: &mut Client,
+        import: engine::Import,
+        layers: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
+        let reference = Reference::parse(&import.reference).map_err(|e| failure::usage(&e))?;
+        let platform = import.platform.as_deref().map(Platform::parse).transpose().map_err(|e| failure::usage(&e))?;
+        if layers.is_empty() || layers.len() as u64 != u64::from(import.layers) {
+            let message = format!("the request names {} layers and brings {} descriptors", import.layers, layers.len());
+            return Err(failure::new(Code::Usage, message, ""));
+        }
+        if reference.digest().is_some() {
+            return Err(failure::new(Code::Usage, "an imported image cannot be named by digest", "give NAME:TAG"));
+        }
+        let run = Run { env: import.env, cmd: import.cmd, labels: import.labels.into_iter().collect() };
+        let platform = platform.unwrap_or_else(Platform::host);
+        let subject = reference.to_string();
+        let request = ImportRequest { reference, platform, run, layers };
+        let job = self.start("import", subject, None, |task| task.import(request))?;
+        self.join(client, job, false);
+        Ok(())
+    }
+
+    fn on_serve(&mut self, client: &mut Client, serve: engine::Serve) -> Result<(), Failure> {
+        let engine::Serve { listen, bytes_per_second } = serve;
+        let job = self.start("serve", listen.clone(), None, move |task| task.serve(listen, bytes_per_second))?;
+        self.jobs.watch(job);
+        client.state = State::Serving(job);
+        Ok(())
+    }
+
+    fn on_watch(&mut self, client: &mut Client, job: u64) -> Result<(), Failure> {
+        self.jobs.get(job).ok_or_else(|| no_job(job))?;
+        self.join(client, job, false);
+        Ok(())
+    }
+
+    fn on_cancel(&mut self, client: &mut Client, job: u64) -> Result<(), Failure> {
+        let entry = self.jobs.get(job).ok_or_else(|| no_job(job))?;
+        let unchanged = entry.outcome.is_some();
+        if !unchanged {
+            log::info!("job {job} is cancelled by {}", client.who());
+            entry.cancel.cancel();
+        }
+        let reference = entry.subject.clone();
+        client.say(&Answer::Done(Done { reference, unchanged, ..Done::default() }));
+        Ok(())
+    }
+
+    /// The client hears of the job from now on, or once if it asked to be let go.
+    fn join(&mut self, client: &mut Client, id: u64, detach: bool) {
+        let Some(entry) = self.jobs.get(id) else { return };
+        let reference = entry.subject.clone();
+        if detach {
+            client.say(&Answer::Job(entry.describe(id).0));
+            client.say(&Answer::Done(Done { reference, ..Done::default() }));
+            return;
+        }
+        self.jobs.watch(id);
+        if let Some((job, version)) = self.jobs.get(id).map(|entry| entry.describe(id)) {
+            client.say(&Answer::Job(job));
+            client.state = State::Watching { job: id, version };
+        }
+    }
+
+    /// Starts a job on a thread of its own.
+    fn start(
+        &mut self,
+        kind: &'static str,
+        subject: String,
+        key: Option<String>,
+        run: impl FnOnce(Task) + Send + 'static,
+    ) -> Result<u64, Failure> {
+        if self.stop {
+            return Err(failure::new(Code::Failed, "the engine is stopping", "try again when it is back"));
+        }
+        if self.jobs.running() >= RUNNING_MAX {
+            let message = format!("{RUNNING_MAX} jobs are running, and that is the most");
+            return Err(failure::new(Code::Conflict, message, "'sampan jobs' lists them"));
+        }
+        let job = self.jobs.next_id();
+        let progress = work::progress(&self.shared.announcer, job, kind, &subject);
+        let mut entry = JobEntry::new(kind, subject, Arc::clone(&progress));
+        entry.key = key;
+        let cancel = Arc::clone(&entry.cancel);
+        let task = Task { shared: Arc::clone(&self.shared), job, progress, cancel };
+        let builder = std::thread::Builder::new().name(format!("job-{job}")).stack_size(STACK);
+        builder.spawn(move || run(task)).map_err(|error| {
+            failure::new(Code::Failed, format!("cannot start a thread for the job: {error}"), "")
+        })?;
+        Ok(self.jobs.insert(entry))
+    }
+
+    fn start_waiting_tasks(&mut self) {
+        while self.tasks < TASKS_MAX {
+            let Some((client, request)) = self.waiting_tasks.pop_front() else { return };
+            let shared = Arc::clone(&self.shared);
+            let builder = std::thread::Builder::new().name("task".into()).stack_size(STACK);
+            match builder.spawn(move || work::answer(&shared, client, &request)) {
+                Ok(_) => self.tasks += 1,
+                // The client waits for the next turn; it is not forgotten.
+                Err(error) => return log::error!("cannot start a thread: {error}"),
+            }
+        }
+    }
+}
+
+fn no_job(job: u64) -> Failure {
+    failure::new(Code::NotFound, format!("there is no job {job}"), "'sampan jobs' lists those that there are")
+}
+
+/// Reads a client's first frame.
+fn open(body: &[u8]) -> Result<Request, Failure> {
+    sampan_ipc::watch::open::<Request>(body).map_err(|refusal| {
+        let code = match refusal.reason {
+            sampan_ipc::watch::Reason::Version => Code::Version,
+            _ => Code::Usage,
+        };
+        let versions: Vec<String> = refusal.versions.iter().map(u16::to_string).collect();
+        failure::new(code, refusal.message, &format!("versions spoken here: {}", versions.join(", ")))
+    })
+}

@@ -1,0 +1,177 @@
+//! Where engine.sock and the FIFO come from: systemd, or this process under a lock.
+//!
+//! A path is unlinked here alone, and only while the lock proves that no other engine lives.
+
+use crate::sys;
+use mio::net::UnixListener;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
+use nix::unistd::{Gid, Group, chown, mkfifo};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Longest path of a Unix socket, in bytes, without the zero behind it. unix(7).
+const SOCKET_PATH_MAX: usize = 107;
+/// The group that may talk to Sampan, where it exists.
+const GROUP: &str = "sampan";
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Another engine listens there.
+    #[error("another engine listens on {}", .0.display())]
+    InUse(PathBuf),
+    /// The path does not fit a socket address.
+    #[error("socket path {} has {} bytes, at most {SOCKET_PATH_MAX} are possible", .0.display(), .0.as_os_str().len())]
+    TooLong(PathBuf),
+    /// The system refuses.
+    #[error("cannot {doing} {}", path.display())]
+    File {
+        /// What was attempted.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+fn failed(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> SocketError {
+    let path = path.to_owned();
+    move |source| SocketError::File { doing, path: path.clone(), source }
+}
+
+/// The listening socket; unlinked when dropped, if this process made it.
+pub struct Listening {
+    /// What accepts clients.
+    pub listener: UnixListener,
+    own: Option<(PathBuf, Flock<File>)>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if let Some((path, _lock)) = &self.own {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Takes the socket from systemd (`LISTEN_FDS`), or makes it at `path`: 0660, group `sampan` if there is one.
+///
+/// # Errors
+/// [`SocketError::InUse`] if another engine has it.
+pub fn listen(path: &Path) -> Result<Listening, SocketError> {
+    if let Some(fd) = from_systemd() {
+        let listener = std::os::unix::net::UnixListener::from(fd);
+        listener.set_nonblocking(true).map_err(failed("use the socket given for", path))?;
+        return Ok(Listening { listener: UnixListener::from_std(listener), own: None });
+    }
+    if path.as_os_str().as_bytes().len() > SOCKET_PATH_MAX {
+        return Err(SocketError::TooLong(path.to_owned()));
+    }
+    make_parent(path)?;
+    let mut lock_path = path.as_os_str().to_owned();
+    lock_path.push(".lock");
+    let lock_path = PathBuf::from(lock_path);
+    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
+    let lock = lock.map_err(failed("open", &lock_path))?;
+    let lock =
+        Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|_| SocketError::InUse(path.to_owned()))?;
+    match std::fs::symlink_metadata(path) {
+        // Nobody holds the lock, so nobody listens: it is what a killed engine left.
+        Ok(meta) if meta.file_type().is_socket() => std::fs::remove_file(path).map_err(failed("replace", path))?,
+        Ok(_) => return Err(failed("listen on", path)(io::Error::other("something that is no socket is there"))),
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed("listen on", path))?;
+    permit(path, 0o660).map_err(failed("set the mode of", path))?;
+    Ok(Listening { listener, own: Some((path.to_owned(), lock)) })
+}
+
+/// The first descriptor that systemd hands over. sd_listen_fds(3).
+fn from_systemd() -> Option<OwnedFd> {
+    let mut given = sd_notify::listen_fds_with_names().ok()?.collect::<Vec<_>>();
+    let at = given.iter().position(|(_, name)| name == "engine").unwrap_or(0);
+    (!given.is_empty()).then(|| given.swap_remove(at)).and_then(|(fd, _)| sys::adopt(fd))
+}
+
+/// Makes the FIFO if it is not there (0620), and holds it open, so that events outlive a monitord that dies.
+///
+/// `None` if that cannot be: monitord may have to make it, and the sender waits for that.
+pub fn hold_fifo(path: &Path) -> Option<File> {
+    if make_parent(path).is_err() {
+        return None;
+    }
+    if mkfifo(path, Mode::from_bits_truncate(0o620)).is_ok() {
+        if let Err(error) = permit(path, 0o620) {
+            log::warn!("cannot set the mode of {}: {error}", path.display());
+        }
+    }
+    // O_RDWR: it never fails for want of a reader, and never reads as closed. fifo(7).
+    let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOFOLLOW;
+    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
+    match file {
+        Ok(file) if file.metadata().is_ok_and(|meta| meta.file_type().is_fifo()) => Some(file),
+        Ok(_) => {
+            log::warn!("{} is no FIFO: events wait until it is one", path.display());
+            None
+        }
+        Err(error) => {
+            log::warn!("cannot hold {} open: {error}", path.display());
+            None
+        }
+    }
+}
+
+fn make_parent(path: &Path) -> Result<(), SocketError> {
+    let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) else { return Ok(()) };
+    DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(failed("make", dir))
+}
+
+/// Sets the mode, and the group if there is one of our name and we may.
+fn permit(path: &Path, mode: u32) -> io::Result<()> {
+    if let Ok(Some(group)) = Group::from_name(GROUP) {
+        let gid: Gid = group.gid;
+        if let Err(error) = chown(path, None, Some(gid)) {
+            log::info!("cannot give {} to group {GROUP}: {error}", path.display());
+        }
+    }
+    let mode = Mode::from_bits_truncate(mode);
+    Ok(fchmodat(nix::fcntl::AT_FDCWD, path, mode, FchmodatFlags::FollowSymlink)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_living_one_is_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("run/engine.sock");
+        std::fs::create_dir(dir.path().join("run")).expect("made");
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
+        let listening = listen(&path).expect("stale, so replaced");
+        assert!(matches!(listen(&path), Err(SocketError::InUse(_))));
+        drop(listening);
+        assert!(!path.exists());
+        std::fs::write(&path, "a file").expect("written");
+        assert!(matches!(listen(&path), Err(SocketError::File { .. })));
+        let long = dir.path().join("x".repeat(120));
+        assert!(matches!(listen(&long), Err(SocketError::TooLong(_))));
+    }
+
+    #[test]
+    fn the_fifo_is_made_and_a_file_in_its_place_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("run/monitor.fifo");
+        assert!(hold_fifo(&path).is_some());
+        assert!(hold_fifo(&path).is_some());
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").expect("written");
+        assert!(hold_fifo(&file).is_none());
+    }
+}

@@ -1,0 +1,289 @@
+//! What the engine's threads do, and what they announce: between the event loop and the modules that know how.
+
+use crate::announce::Announcer;
+use crate::cancel::Cancel;
+use crate::config::Config;
+use crate::failure;
+use crate::images;
+use crate::import::{self, ImportError, ImportRequest};
+use crate::limits::Limits;
+use crate::progress::Progress;
+use crate::pull::{self, PullError, PullRequest};
+use crate::registry::RegistryError;
+use crate::serve;
+use crate::store::Store;
+use crate::sys;
+use mio::Waker;
+use sampan_ipc::engine::{Answer, Code, Done, Failure, Request};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+/// Images in one frame.
+const IMAGES_PER_FRAME: usize = 500;
+
+/// What a thread tells the event loop.
+pub enum Message {
+    /// A job is over.
+    Ended {
+        /// Its number.
+        job: u64,
+        /// What came of it.
+        outcome: Result<Done, Failure>,
+    },
+    /// A registry listens.
+    Serving {
+        /// Its job's number.
+        job: u64,
+        /// Where.
+        address: String,
+    },
+    /// A task has its answers; the last one ends the stream.
+    Answers {
+        /// The client's token.
+        client: usize,
+        /// The answers.
+        answers: Vec<Answer>,
+    },
+}
+
+/// What all threads share.
+pub struct Shared {
+    /// The images.
+    pub store: Store,
+    /// Engine-wide limits.
+    pub limits: Limits,
+    /// The way to the monitor FIFO.
+    pub announcer: Announcer,
+    /// The configuration.
+    pub config: Config,
+    /// The way to the event loop.
+    pub outbox: Outbox,
+}
+
+/// Sends messages to the event loop and wakes it.
+pub struct Outbox {
+    sender: Sender<Message>,
+    waker: Waker,
+}
+
+impl Outbox {
+    /// Messages go into `sender`; `waker` tells of them.
+    pub fn new(sender: Sender<Message>, waker: Waker) -> Self {
+        Outbox { sender, waker }
+    }
+
+    fn send(&self, message: Message) {
+        // It fails only when the event loop is gone, and then nobody asks any more.
+        let _ = self.sender.send(message);
+        let _ = self.waker.wake();
+    }
+}
+
+/// A job's thread: its number, kind and subject for announcements.
+pub struct Task {
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// The job's number.
+    pub job: u64,
+    /// Its progress.
+    pub progress: Arc<Progress>,
+    /// Ends it.
+    pub cancel: Arc<Cancel>,
+}
+
+/// A progress map whose milestones are announced.
+pub fn progress(announcer: &Announcer, job: u64, kind: &'static str, subject: &str) -> Arc<Progress> {
+    let (announcer, subject) = (announcer.clone(), subject.to_owned());
+    Arc::new(Progress::new(Box::new(move |percent| {
+        announcer.job("progress", job, kind, &subject, &[("percent", &percent.to_string())]);
+    })))
+}
+
+impl Task {
+    /// Pulls; to be called on a thread of its own.
+    pub fn pull(self, request: PullRequest) {
+        let name = request.reference.to_string();
+        let announcer = &self.shared.announcer;
+        announcer.job("start", self.job, "pull", &name, &[]);
+        let result = pull::pull(&self.shared.store, &self.shared.limits, &request, &self.progress, &self.cancel);
+        let outcome = match result {
+            Ok(pulled) => {
+                let digest = pulled.digest.to_string();
+                let (id, size) = (pulled.id.to_string(), pulled.size.to_string());
+                let unchanged = if pulled.unchanged { "true" } else { "" };
+                let facts = [("digest", digest.as_str()), ("imageId", &id), ("size", &size), ("unchanged", unchanged)];
+                announcer.image("pull", &name, &facts, &pulled.labels);
+                let unchanged = pulled.unchanged;
+                Ok(Done { reference: name.clone(), digest, unchanged, removed: Vec::new() })
+            }
+            Err(error) => {
+                let failure = pull_failure(&name, &error);
+                self.announce_failure("pull-error", &name, &failure);
+                Err(failure)
+            }
+        };
+        self.end("pull", &name, outcome);
+    }
+
+    /// Imports; to be called on a thread of its own.
+    pub fn import(self, request: ImportRequest) {
+        let name = request.reference.to_string();
+        let announcer = &self.shared.announcer;
+        announcer.job("start", self.job, "import", &name, &[]);
+        let labels = request.run.labels.clone();
+        let outcome = match import::import(&self.shared.store, request, &self.progress, &self.cancel) {
+            Ok(imported) => {
+                let (digest, id) = (imported.digest.to_string(), imported.id.to_string());
+                announcer.image("import", &name, &[("digest", &digest), ("imageId", &id)], &labels);
+                Ok(Done { reference: name.clone(), digest, unchanged: imported.unchanged, removed: Vec::new() })
+            }
+            Err(error) => {
+                let failure = import_failure(&name, &error);
+                self.announce_failure("import-error", &name, &failure);
+                Err(failure)
+            }
+        };
+        self.end("import", &name, outcome);
+    }
+
+    /// Serves the store as a registry until cancelled; to be called on a thread of its own.
+    pub fn serve(self, listen: String, bytes_per_second: u64) {
+        let announcer = &self.shared.announcer;
+        let tell = |address: &str| {
+            announcer.job("start", self.job, "serve", address, &[]);
+            self.shared.outbox.send(Message::Serving { job: self.job, address: address.to_owned() });
+        };
+        let result = serve::serve(&self.shared.store, &listen, bytes_per_second, &self.cancel, tell);
+        let outcome = match result {
+            Ok(address) => Ok(Done { reference: address, ..Done::default() }),
+            Err(error) => {
+                let hint = "give --listen ADDRESS:PORT of this host; port 0 lets the kernel choose";
+                Err(failure::new(Code::Failed, failure::chain(&error), hint))
+            }
+        };
+        self.end("serve", &listen, outcome);
+    }
+
+    fn announce_failure(&self, action: &str, name: &str, failure: &Failure) {
+        let none = BTreeMap::<String, String>::new();
+        self.shared.announcer.image(action, name, &[("reason", &failure.message)], &none);
+    }
+
+    fn end(self, kind: &'static str, subject: &str, outcome: Result<Done, Failure>) {
+        let announcer = &self.shared.announcer;
+        match &outcome {
+            Ok(done) => announcer.job("done", self.job, kind, subject, &[("digest", &done.digest)]),
+            Err(failure) if failure.code == Code::Cancelled => {
+                announcer.job("cancelled", self.job, kind, subject, &[]);
+            }
+            Err(failure) => {
+                log::error!("job {}: {}", self.job, failure.message);
+                announcer.job("failed", self.job, kind, subject, &[("reason", &failure.message)]);
+            }
+        }
+        let (shared, job) = (Arc::clone(&self.shared), self.job);
+        // Connections, certificates and buffers are freed before memory is given back.
+        drop(self);
+        sys::trim_memory();
+        shared.outbox.send(Message::Ended { job, outcome });
+    }
+}
+
+fn pull_failure(name: &str, error: &PullError) -> Failure {
+    let message = format!("cannot pull {name}: {}", failure::chain(error));
+    let (code, hint) = match error {
+        PullError::Cancelled(_) => (Code::Cancelled, ""),
+        PullError::Registry(RegistryError::NotFound { .. }) => {
+            (Code::NotFound, "check the name and the tag; a private repository may also look absent")
+        }
+        PullError::Registry(RegistryError::Denied { .. }) => {
+            (Code::Failed, "the repository is private or does not exist; this version pulls anonymously")
+        }
+        PullError::Registry(RegistryError::Transport { .. }) => {
+            (Code::Failed, "check that the registry is reachable; use --insecure if it speaks plain HTTP")
+        }
+        PullError::Layer(_) | PullError::ConfigDigest { .. } | PullError::Registry(RegistryError::Digest { .. }) => {
+            (Code::Failed, "the registry or something on the way to it gives wrong data; nothing was kept")
+        }
+        PullError::Platform { .. } | PullError::Oci(_) => (Code::Failed, "see --platform for other platforms"),
+        _ => (Code::Failed, ""),
+    };
+    failure::new(code, message, hint)
+}
+
+fn import_failure(name: &str, error: &ImportError) -> Failure {
+    let code = if error.is_cancelled() { Code::Cancelled } else { Code::Failed };
+    let message = format!("cannot import {name}: {}", failure::chain(error));
+    failure::new(code, message, "a layer is a tar of a root file system, plain or compressed with gzip or zstd")
+}
+
+/// Answers a short request; to be called on a thread.
+pub fn answer(shared: &Shared, client: usize, request: &Request) {
+    let answers = match answers(shared, request) {
+        Ok(answers) => answers,
+        Err(failure) => vec![Answer::Error(failure)],
+    };
+    shared.outbox.send(Message::Answers { client, answers });
+}
+
+fn answers(shared: &Shared, request: &Request) -> Result<Vec<Answer>, Failure> {
+    let store = &shared.store;
+    match request {
+        Request::Images => {
+            let images: Vec<_> = images::list(store)?.iter().map(images::Loaded::summary).collect();
+            let mut answers: Vec<Answer> =
+                images.chunks(IMAGES_PER_FRAME).map(|part| Answer::Images(part.to_vec())).collect();
+            if answers.is_empty() {
+                answers.push(Answer::Images(Vec::new()));
+            }
+            answers.push(Answer::Done(Done::default()));
+            Ok(answers)
+        }
+        Request::Inspect { name } => {
+            let json = images::inspect(store, name)?;
+            if json.len() > sampan_ipc::frame::FRAME_MAX - 64 {
+                let message = format!("image {name:?} has a config too large to be shown");
+                return Err(failure::new(Code::Failed, message, "read it in the store with jq"));
+            }
+            Ok(vec![Answer::Json(json), Answer::Done(Done::default())])
+        }
+        Request::Tag { source, target } => tag(shared, source, target),
+        Request::Remove { name, force } => remove(shared, name, *force),
+        _ => Err(failure::new(Code::Failed, "the request is none that is answered here", "")),
+    }
+}
+
+fn tag(shared: &Shared, source: &str, target: &str) -> Result<Vec<Answer>, Failure> {
+    let (image, reference) = images::tag(&shared.store, source, target).map_err(|error| {
+        let failure = Failure::from(error);
+        let none = BTreeMap::<String, String>::new();
+        shared.announcer.image("tag-error", target, &[("source", source), ("reason", &failure.message)], &none);
+        failure
+    })?;
+    let (reference, digest) = (reference.to_string(), image.entry.digest.to_string());
+    let id = image.manifest.config.digest.to_string();
+    let facts = [("digest", digest.as_str()), ("imageId", &id), ("source", source)];
+    shared.announcer.image("tag", &reference, &facts, &image.config.config.labels);
+    Ok(vec![Answer::Done(Done { reference, digest, ..Done::default() })])
+}
+
+fn remove(shared: &Shared, name: &str, force: bool) -> Result<Vec<Answer>, Failure> {
+    let removed = images::remove(&shared.store, name, force).map_err(|error| {
+        let failure = Failure::from(error);
+        let none = BTreeMap::<String, String>::new();
+        shared.announcer.image("delete-error", name, &[("reason", &failure.message)], &none);
+        failure
+    })?;
+    let digest = removed.digest;
+    let mut gone = removed.untagged.clone();
+    for reference in &removed.untagged {
+        shared.announcer.image("untag", reference, &[("digest", &digest)], &removed.labels);
+    }
+    if removed.deleted {
+        shared.announcer.image("delete", &digest, &[("digest", &digest)], &removed.labels);
+        gone.push(digest.clone());
+    }
+    let reference = removed.untagged.into_iter().next().unwrap_or_default();
+    Ok(vec![Answer::Done(Done { reference, digest, removed: gone, unchanged: false })])
+}
