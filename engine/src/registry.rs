@@ -266,9 +266,10 @@ impl Registry {
     }
 
     fn read_small(&self, mut response: Response<Body>, what: &str, max: u64) -> Result<Vec<u8>, RegistryError> {
-        match response.body_mut().with_config().limit(max).read_to_vec() {
-            Ok(bytes) => Ok(bytes),
-            Err(ureq::Error::BodyExceedsLimit(_)) => {
+        // One more: ureq's limit is exclusive.
+        match response.body_mut().with_config().limit(max + 1).read_to_vec() {
+            Ok(bytes) if bytes.len() as u64 <= max => Ok(bytes),
+            Ok(_) | Err(ureq::Error::BodyExceedsLimit(_)) => {
                 Err(self.wrong(format!("offers more than {max} bytes for {what}")))
             }
             Err(source) => Err(self.transport(what, source)),

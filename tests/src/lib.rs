@@ -1,1 +1,3 @@
-//! x
+//! Real processes for tests: registries, images, engines.
+
+pub mod registry;

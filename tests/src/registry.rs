@@ -1,0 +1,388 @@
+//! Registries and images for tests: Debian's docker-registry, one that lies, and layers made on the spot.
+//!
+//! Everything listens on 127.0.0.1 and lives in the test's own directory.
+
+use flate2::{Compression, write::GzEncoder};
+use sampan_engine::digest::Digest;
+use sampan_engine::oci;
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Longest wait for anything to start.
+const START: Duration = Duration::from_secs(20);
+
+/// How a layer is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// Plain tar.
+    Plain,
+    /// gzip.
+    Gzip,
+    /// zstd.
+    Zstd,
+}
+
+/// A layer: its tar, and the blob that is stored.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// Unpacked.
+    pub tar: Vec<u8>,
+    /// Packed.
+    pub blob: Vec<u8>,
+    /// How.
+    pub packing: Packing,
+}
+
+impl Layer {
+    /// A layer of files with content.
+    pub fn of(files: &[(&str, &[u8])], packing: Packing) -> Self {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, content) in files {
+            let mut header = tar::Header::new_gnu();
+            // Not set_path: it refuses the names that a hostile layer has.
+            header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(1_600_000_000);
+            header.set_size(content.len() as u64);
+            header.set_cksum();
+            builder.append(&header, *content).expect("to memory");
+        }
+        Layer::of_tar(builder.into_inner().expect("to memory"), packing)
+    }
+
+    /// A layer of a tar.
+    pub fn of_tar(tar: Vec<u8>, packing: Packing) -> Self {
+        let blob = match packing {
+            Packing::Plain => tar.clone(),
+            Packing::Gzip => {
+                let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+                encoder.write_all(&tar).expect("to memory");
+                encoder.finish().expect("to memory")
+            }
+            Packing::Zstd => zstd::encode_all(tar.as_slice(), 3).expect("to memory"),
+        };
+        Layer { tar, blob, packing }
+    }
+
+    /// A layer whose blob has about `bytes` bytes: its content does not compress.
+    pub fn large(name: &str, bytes: usize, packing: Packing) -> Self {
+        let mut state = bytes as u64 ^ 0x9e37_79b9_7f4a_7c15 ^ name.len() as u64;
+        let content: Vec<u8> = (0..bytes)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state as u8
+            })
+            .collect();
+        Layer::of(&[(name, &content)], packing)
+    }
+
+    fn media_type(&self) -> &'static str {
+        match self.packing {
+            Packing::Plain => oci::LAYER[0],
+            Packing::Gzip => oci::LAYER[1],
+            Packing::Zstd => oci::LAYER[2],
+        }
+    }
+}
+
+/// An image's documents and blobs.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Blobs by digest, config included.
+    pub blobs: Vec<(Digest, Vec<u8>)>,
+    /// The manifest.
+    pub manifest: Vec<u8>,
+    /// Architecture.
+    pub architecture: String,
+}
+
+impl Image {
+    /// An image of `layers` for linux and `architecture`.
+    pub fn of(layers: &[Layer], architecture: &str) -> Self {
+        let diff_ids: Vec<Digest> = layers.iter().map(|l| Digest::of(&l.tar)).collect();
+        Image::with_diff_ids(layers, architecture, &diff_ids)
+    }
+
+    /// An image whose config claims `diff_ids`.
+    pub fn with_diff_ids(layers: &[Layer], architecture: &str, diff_ids: &[Digest]) -> Self {
+        let config = serde_json::json!({
+            "architecture": architecture, "os": "linux",
+            "config": {"Cmd": ["/bin/true"], "Labels": {"org.example.made": "here"}},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        });
+        let config = serde_json::to_vec(&config).expect("JSON");
+        let describe = |layer: &Layer| {
+            serde_json::json!({
+                "mediaType": layer.media_type(), "digest": Digest::of(&layer.blob), "size": layer.blob.len(),
+            })
+        };
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "mediaType": oci::MANIFEST,
+            "config": {"mediaType": oci::CONFIG, "digest": Digest::of(&config), "size": config.len()},
+            "layers": layers.iter().map(describe).collect::<Vec<_>>(),
+        });
+        let mut blobs: Vec<(Digest, Vec<u8>)> =
+            layers.iter().map(|l| (Digest::of(&l.blob), l.blob.clone())).collect();
+        blobs.push((Digest::of(&config), config));
+        let manifest = serde_json::to_vec(&manifest).expect("JSON");
+        Image { blobs, manifest, architecture: architecture.to_owned() }
+    }
+
+    /// The manifest's digest.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.manifest)
+    }
+
+    fn descriptor(&self) -> serde_json::Value {
+        serde_json::json!({
+            "mediaType": oci::MANIFEST, "digest": self.digest(), "size": self.manifest.len(),
+            "platform": {"os": "linux", "architecture": self.architecture},
+        })
+    }
+}
+
+/// An index of `images`, as bytes.
+pub fn index_of(images: &[Image]) -> Vec<u8> {
+    let manifests: Vec<_> = images.iter().map(Image::descriptor).collect();
+    let index = serde_json::json!({"schemaVersion": 2, "mediaType": oci::INDEX, "manifests": manifests});
+    serde_json::to_vec(&index).expect("JSON")
+}
+
+/// Writes an OCI layout of `images`, under one index if they are several, tagged `t`.
+pub fn write_layout(dir: &Path, images: &[Image]) {
+    let blobs = dir.join("blobs/sha256");
+    fs::create_dir_all(&blobs).expect("a directory");
+    fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("written");
+    let put = |bytes: &[u8]| fs::write(blobs.join(Digest::of(bytes).hex()), bytes).expect("written");
+    for image in images {
+        image.blobs.iter().for_each(|(_, bytes)| put(bytes));
+        put(&image.manifest);
+    }
+    let mut top = match images {
+        [one] => one.descriptor(),
+        several => {
+            let index = index_of(several);
+            put(&index);
+            serde_json::json!({"mediaType": oci::INDEX, "digest": Digest::of(&index), "size": index.len()})
+        }
+    };
+    top["annotations"] = serde_json::json!({"org.opencontainers.image.ref.name": "t"});
+    let index = serde_json::json!({"schemaVersion": 2, "mediaType": oci::INDEX, "manifests": [top]});
+    fs::write(dir.join("index.json"), index.to_string()).expect("written");
+}
+
+/// Debian's docker-registry.
+pub struct DockerRegistry {
+    child: Child,
+    dir: PathBuf,
+    /// `127.0.0.1:PORT`.
+    pub address: String,
+}
+
+impl DockerRegistry {
+    /// Starts one that keeps its blobs below `dir`.
+    pub fn start(dir: &Path) -> Self {
+        let dir = dir.join("registry");
+        fs::create_dir_all(&dir).expect("a directory");
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+        let address = format!("127.0.0.1:{port}");
+        let config = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n",
+            dir.join("data").display()
+        );
+        fs::write(dir.join("config.yml"), config).expect("written");
+        let child = Command::new("docker-registry")
+            .args(["serve".as_ref(), dir.join("config.yml").as_os_str()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("docker-registry of Debian's package docker-registry");
+        let deadline = Instant::now() + START;
+        while TcpStream::connect(&address).is_err() {
+            assert!(Instant::now() < deadline, "docker-registry does not listen on {address}");
+            std::thread::yield_now();
+        }
+        DockerRegistry { child, dir, address }
+    }
+
+    /// Pushes `images` as `name` with skopeo; several as one index. Returns the reference.
+    pub fn push(&self, name: &str, images: &[Image]) -> String {
+        let layout = self.dir.join(name.replace(['/', ':'], "_"));
+        write_layout(&layout, images);
+        let reference = format!("{}/{name}", self.address);
+        let status = Command::new("skopeo")
+            .args(["copy", "--quiet", "--all", "--preserve-digests", "--dest-tls-verify=false"])
+            .arg(format!("oci:{}:t", layout.display()))
+            .arg(format!("docker://{reference}"))
+            .status()
+            .expect("skopeo of Debian's package skopeo");
+        assert!(status.success(), "skopeo cannot push {reference}");
+        reference
+    }
+}
+
+impl Drop for DockerRegistry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a [`LyingRegistry`] answers to one path.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// 200 with this media type and body.
+    Ok(String, Vec<u8>),
+    /// This status, with an OCI error body.
+    Status(u16),
+    /// 200 with the length of all of the body, of which only so many bytes come before it hangs up.
+    Cut(Vec<u8>, usize),
+    /// 200, and then so many bytes a second.
+    Slow(Vec<u8>, usize),
+    /// A redirect.
+    Redirect(String),
+}
+
+/// A registry that answers exactly what a test wants, on a thread a connection.
+pub struct LyingRegistry {
+    /// `127.0.0.1:PORT`.
+    pub address: String,
+    state: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    replies: Mutex<HashMap<String, Reply>>,
+    /// Request lines, each with the `Authorization` that came along.
+    requests: Mutex<Vec<(String, Option<String>)>>,
+    sent: AtomicU64,
+}
+
+impl LyingRegistry {
+    /// Starts one that knows no path.
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let state = Arc::new(Shared::default());
+        let shared = Arc::clone(&state);
+        // Ends with the test's process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || converse(stream, &shared));
+            }
+        });
+        LyingRegistry { address, state }
+    }
+
+    /// From now on `path` (below `/v2/`) is answered so.
+    pub fn answer(&self, path: &str, reply: Reply) {
+        self.state.replies.lock().expect("no panic").insert(format!("/v2/{path}"), reply);
+    }
+
+    /// Knows `image` as `name:t`, all of it right.
+    pub fn publish(&self, name: &str, image: &Image) {
+        let manifest = Reply::Ok(oci::MANIFEST.to_owned(), image.manifest.clone());
+        self.answer(&format!("{name}/manifests/t"), manifest.clone());
+        self.answer(&format!("{name}/manifests/{}", image.digest()), manifest);
+        for (digest, bytes) in &image.blobs {
+            let reply = Reply::Ok("application/octet-stream".to_owned(), bytes.clone());
+            self.answer(&format!("{name}/blobs/{digest}"), reply);
+        }
+    }
+
+    /// `ADDRESS/name:t`.
+    pub fn reference(&self, name: &str) -> String {
+        format!("{}/{name}:t", self.address)
+    }
+
+    /// Requests so far, with the `Authorization` that came along.
+    pub fn requests(&self) -> Vec<(String, Option<String>)> {
+        self.state.requests.lock().expect("no panic").clone()
+    }
+
+    /// Body bytes sent so far.
+    pub fn sent(&self) -> u64 {
+        self.state.sent.load(Ordering::SeqCst)
+    }
+}
+
+fn converse(stream: TcpStream, shared: &Shared) {
+    let mut reader = BufReader::new(stream.try_clone().expect("a descriptor"));
+    let mut stream = stream;
+    loop {
+        let mut line = String::new();
+        // What is no HTTP (a TLS greeting) is hung up on.
+        if !matches!(reader.read_line(&mut line), Ok(1..)) || !line.starts_with("GET ") {
+            return;
+        }
+        let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+        let mut authorization = None;
+        loop {
+            let mut header = String::new();
+            if !matches!(reader.read_line(&mut header), Ok(1..)) {
+                return;
+            }
+            let header = header.trim_end();
+            if header.is_empty() {
+                break;
+            }
+            if let Some((name, value)) = header.split_once(':') {
+                if name.eq_ignore_ascii_case("authorization") {
+                    authorization = Some(value.trim().to_owned());
+                }
+            }
+        }
+        shared.requests.lock().expect("no panic").push((path.clone(), authorization));
+        let known = shared.replies.lock().expect("no panic").get(&path).cloned();
+        let reply = known.unwrap_or(Reply::Status(if path == "/v2/" { 200 } else { 404 }));
+        if send(&mut stream, reply, shared).is_err() {
+            return;
+        }
+    }
+}
+
+fn send(stream: &mut TcpStream, reply: Reply, shared: &Shared) -> std::io::Result<()> {
+    let head = |len: usize, kind: &str| format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len}\r\n\r\n");
+    match reply {
+        Reply::Ok(kind, body) => {
+            stream.write_all(head(body.len(), &kind).as_bytes())?;
+            stream.write_all(&body)?;
+            shared.sent.fetch_add(body.len() as u64, Ordering::SeqCst);
+            Ok(())
+        }
+        Reply::Status(status) => {
+            let body = r#"{"errors":[{"code":"TEST","message":"so it was told"}]}"#;
+            write!(stream, "HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        }
+        Reply::Cut(body, at) => {
+            stream.write_all(head(body.len(), "application/octet-stream").as_bytes())?;
+            stream.write_all(&body[..at])?;
+            Err(std::io::ErrorKind::ConnectionAborted.into())
+        }
+        Reply::Slow(body, rate) => {
+            stream.write_all(head(body.len(), "application/octet-stream").as_bytes())?;
+            for part in body.chunks((rate / 50).max(1)) {
+                stream.write_all(part)?;
+                shared.sent.fetch_add(part.len() as u64, Ordering::SeqCst);
+                // The rate is what is being simulated here; no test waits for it.
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Ok(())
+        }
+        Reply::Redirect(to) => {
+            write!(stream, "HTTP/1.1 307 Temporary Redirect\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n")
+        }
+    }
+}

@@ -1,0 +1,603 @@
+//! Pulls by a real engine from real and from hostile registries.
+
+use sampan_engine::digest::Digest;
+use sampan_engine::oci;
+use sampan_ipc::engine::{Answer, Code, Done, Failure, Image as Listed, Import, Job, JobState, Opening, Phase};
+use sampan_ipc::engine::{Pull, REQUEST_MAX, Request, Row, Serve, VERSION};
+use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
+use sampan_tests::registry::{DockerRegistry, Image, Layer, LyingRegistry, Packing, Reply, index_of};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{IoSlice, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "waited for {what}");
+        std::thread::yield_now();
+    }
+}
+
+fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a path");
+    let dir = test.parent().and_then(Path::parent).expect("target/…/deps");
+    dir.join(name)
+}
+
+/// An engine in a directory of its own.
+struct Engine {
+    dir: TempDir,
+    child: Child,
+}
+
+impl Engine {
+    fn start() -> Self {
+        Engine::start_in(tempfile::tempdir().expect("a directory"))
+    }
+
+    fn start_in(dir: TempDir) -> Self {
+        let log = fs::File::options().create(true).append(true).open(dir.path().join("log")).expect("a log");
+        let child = Command::new(binary("sampan-engine"))
+            .env("SAMPAN_RUN_DIR", dir.path().join("run"))
+            .env("SAMPAN_STATE_DIR", dir.path().join("state"))
+            .env("SAMPAN_DATA_DIR", dir.path().join("data"))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("sampan-engine: build the workspace first");
+        let engine = Engine { dir, child };
+        wait_until("the engine to listen", || UnixStream::connect(engine.socket()).is_ok());
+        // It listens before it has looked through its store; it answers when it has.
+        assert!(matches!(engine.ask(Request::Info).next(), Some(Answer::Info(_))));
+        engine
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("run/engine.sock")
+    }
+
+    fn store(&self) -> PathBuf {
+        self.dir.path().join("data/store")
+    }
+
+    fn ask(&self, request: Request) -> Stream {
+        self.ask_with(request, &[])
+    }
+
+    fn ask_with(&self, request: Request, fds: &[RawFd]) -> Stream {
+        let socket = UnixStream::connect(self.socket()).expect("connected");
+        socket.set_read_timeout(Some(PATIENCE)).expect("set");
+        let bytes = frame::encode(&Opening { version: VERSION, request }).expect("small");
+        assert!(bytes.len() <= REQUEST_MAX);
+        let rights = [nix::sys::socket::ControlMessage::ScmRights(fds)];
+        let rights = if fds.is_empty() { &[] } else { rights.as_slice() };
+        let flags = nix::sys::socket::MsgFlags::empty();
+        let parts = [IoSlice::new(&bytes)];
+        let sent = nix::sys::socket::sendmsg::<()>(socket.as_raw_fd(), &parts, rights, flags, None);
+        assert_eq!(sent.expect("sent"), bytes.len());
+        Stream { socket, decoder: Decoder::new(FRAME_MAX) }
+    }
+
+    fn pull(&self, reference: &str) -> Result<Pulled, Failure> {
+        self.pull_for(reference, None)
+    }
+
+    fn pull_for(&self, reference: &str, platform: Option<&str>) -> Result<Pulled, Failure> {
+        let platform = platform.map(str::to_owned);
+        self.ask(Request::Pull(Pull { reference: reference.to_owned(), platform, ..Pull::default() })).watch()
+    }
+
+    fn images(&self) -> Vec<Listed> {
+        let mut images = Vec::new();
+        for answer in self.ask(Request::Images).all() {
+            if let Answer::Images(part) = answer {
+                images.extend(part);
+            }
+        }
+        images
+    }
+
+    fn jobs(&self) -> Vec<Job> {
+        match self.ask(Request::Jobs).all().remove(0) {
+            Answer::Jobs(jobs) => jobs,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What has a final name in the store: blobs and layers.
+    fn named(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for dir in ["blobs/sha256", "layers"] {
+            for entry in fs::read_dir(self.store().join(dir)).expect("listed") {
+                names.push(format!("{dir}/{}", entry.expect("listed").file_name().to_string_lossy()));
+            }
+        }
+        names.sort();
+        names
+    }
+
+    fn temporaries(&self) -> usize {
+        fs::read_dir(self.store().join("tmp")).expect("listed").count()
+    }
+
+    fn layer_dir(&self, chain: &Digest) -> PathBuf {
+        self.store().join("layers").join(chain.hex()).join("diff")
+    }
+
+    fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
+        nix::sys::signal::kill(pid, signal).expect("sent");
+    }
+
+    /// kill -9, and the same store under a new engine.
+    fn killed_and_restarted(mut self) -> Self {
+        self.signal(nix::sys::signal::Signal::SIGKILL);
+        self.child.wait().expect("reaped");
+        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().expect("a directory"));
+        drop(self);
+        Engine::start_in(dir)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", fs::read_to_string(self.dir.path().join("log")).unwrap_or_default());
+        }
+    }
+}
+
+struct Stream {
+    socket: UnixStream,
+    decoder: Decoder,
+}
+
+impl Stream {
+    fn next(&mut self) -> Option<Answer> {
+        loop {
+            if let Some(answer) = self.decoder.next_message::<Answer>().expect("good frames") {
+                return Some(answer);
+            }
+            let mut bytes = [0; 4096];
+            match self.socket.read(&mut bytes).expect("an answer in time") {
+                0 => return None,
+                len => self.decoder.push(&bytes[..len]),
+            }
+        }
+    }
+
+    fn all(mut self) -> Vec<Answer> {
+        std::iter::from_fn(|| self.next()).collect()
+    }
+
+    /// Follows a job to its end.
+    fn watch(mut self) -> Result<Pulled, Failure> {
+        let mut rows: BTreeMap<u32, Row> = BTreeMap::new();
+        let mut frames = 0;
+        loop {
+            match self.next().expect("Done or Error comes last") {
+                Answer::Job(job) => rows = job.rows.into_iter().map(|row| (row.index, row)).collect(),
+                Answer::Rows { rows: changed, .. } => {
+                    frames += 1;
+                    for row in changed {
+                        assert_ne!(rows.get(&row.index), Some(&row), "a row is sent only when it changed");
+                        rows.insert(row.index, row);
+                    }
+                }
+                Answer::Done(done) => return Ok(Pulled { done, rows: rows.into_values().collect(), frames }),
+                Answer::Error(failure) => return Err(failure),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Pulled {
+    done: Done,
+    rows: Vec<Row>,
+    frames: u32,
+}
+
+fn skopeo_inspect(store: &Path, name: &str) -> serde_json::Value {
+    let out = Command::new("skopeo").arg("inspect").arg(format!("oci:{}:{name}", store.display())).output();
+    let out = out.expect("skopeo of Debian's package skopeo");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).expect("JSON")
+}
+
+#[test]
+fn images_of_one_and_of_eight_layers_are_pulled_and_skopeo_reads_the_store() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let registry = DockerRegistry::start(dir.path());
+    let engine = Engine::start();
+    let one = Image::of(&[Layer::of(&[("bin/true", b"#!"), ("etc/motd", b"hello")], Packing::Gzip)], "amd64");
+    let packings = [Packing::Gzip, Packing::Zstd, Packing::Plain, Packing::Gzip];
+    let layers: Vec<Layer> =
+        (0..8).map(|n| Layer::large(&format!("data/{n}"), 200_000 + n * 1000, packings[n % 4])).collect();
+    let eight = Image::of(&layers, "amd64");
+    for (name, image) in [("one:1", &one), ("team/eight:8", &eight)] {
+        let reference = registry.push(name, std::slice::from_ref(image));
+        let pulled = engine.pull(&reference).expect("pulled");
+        assert_eq!(pulled.done.digest, image.digest().to_string());
+        assert_eq!(pulled.done.reference, reference);
+        assert!(!pulled.done.unchanged);
+        let seen = skopeo_inspect(&engine.store(), &reference);
+        assert_eq!(seen["Digest"], image.digest().to_string());
+        assert_eq!(seen["Labels"]["org.example.made"], "here");
+    }
+    let first = Digest::of(&Layer::of(&[("bin/true", b"#!"), ("etc/motd", b"hello")], Packing::Gzip).tar);
+    assert_eq!(fs::read(engine.layer_dir(&first).join("etc/motd")).expect("unpacked"), b"hello");
+    // Rows stand in the manifest's order with the manifest's totals, and end complete.
+    let again = engine.pull(&registry.push("team/eight:9", std::slice::from_ref(&eight))).expect("pulled");
+    assert_eq!(again.rows.len(), 8);
+    for (nth, (row, layer)) in again.rows.iter().zip(&layers).enumerate() {
+        assert_eq!(row.index as usize, nth);
+        assert_eq!(row.id, Digest::of(&layer.blob).short());
+        assert_eq!((row.current, row.total), (layer.blob.len() as u64, layer.blob.len() as u64));
+        assert_eq!(row.phase, Phase::Exists, "nothing is fetched twice");
+    }
+    assert!(engine.pull(&format!("{}/team/eight:9", registry.address)).expect("pulled").done.unchanged);
+    let images = engine.images();
+    assert_eq!(images.len(), 2);
+    assert_eq!(images[1].references.len(), 2);
+    assert_eq!(engine.temporaries(), 0);
+}
+
+#[test]
+fn of_an_index_the_wanted_platform_is_taken() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let registry = DockerRegistry::start(dir.path());
+    let engine = Engine::start();
+    let amd = Image::of(&[Layer::of(&[("arch", b"amd64")], Packing::Gzip)], "amd64");
+    let arm = Image::of(&[Layer::of(&[("arch", b"arm64")], Packing::Zstd)], "arm64");
+    let reference = registry.push("multi:1", &[amd.clone(), arm.clone()]);
+    let pulled = engine.pull_for(&reference, Some("linux/arm64")).expect("pulled");
+    assert_eq!(pulled.done.digest, arm.digest().to_string());
+    let pulled = engine.pull_for(&reference, Some("linux/amd64")).expect("pulled");
+    assert_eq!(pulled.done.digest, amd.digest().to_string());
+    // By the index's own digest, and by tag and digest together.
+    let index = Digest::of(&index_of(&[amd.clone(), arm]));
+    for reference in [format!("{}/multi@{index}", registry.address), format!("{reference}@{index}")] {
+        let pulled = engine.pull_for(&reference, Some("linux/amd64")).expect("pulled");
+        assert_eq!(pulled.done.digest, amd.digest().to_string(), "{reference}");
+    }
+    let failure = engine.pull_for(&reference, Some("linux/s390x")).expect_err("not there");
+    assert!(failure.message.ends_with("there are: linux/amd64, linux/arm64"), "{}", failure.message);
+}
+
+/// Expects that nothing of a failed pull has a final name, except blobs that are right in themselves.
+fn refused(engine: &Engine, reference: &str, words: &str) -> Failure {
+    let before = engine.named();
+    let failure = engine.pull(reference).expect_err("refused");
+    assert!(failure.message.contains(words), "{words:?} is not in {:?}", failure.message);
+    let kept = engine.named();
+    let new: Vec<&String> = kept.iter().filter(|name| !before.contains(name)).collect();
+    for name in new {
+        let path = engine.store().join(name);
+        assert!(path.is_file(), "{name} is an unpacked layer of a refused image");
+        let bytes = fs::read(&path).expect("a blob");
+        assert!(name.ends_with(Digest::of(&bytes).hex()), "{name} is not what its name says");
+    }
+    assert_eq!(engine.temporaries(), 0, "temporaries are removed");
+    assert!(engine.images().iter().all(|image| !image.references.iter().any(|r| r == reference)));
+    failure
+}
+
+#[test]
+fn what_a_registry_gives_wrong_is_refused_and_leaves_nothing() {
+    let registry = LyingRegistry::start();
+    let engine = Engine::start();
+    let layer = Layer::large("data", 300_000, Packing::Gzip);
+    let image = Image::of(std::slice::from_ref(&layer), "amd64");
+    let blob_path = |name: &str| format!("{name}/blobs/{}", Digest::of(&layer.blob));
+    let publish = |name: &str, reply: Reply| {
+        registry.publish(name, &image);
+        registry.answer(&blob_path(name), reply);
+        registry.reference(name)
+    };
+    let octets = |bytes: Vec<u8>| Reply::Ok("application/octet-stream".to_owned(), bytes);
+
+    let mut wrong = layer.blob.clone();
+    wrong[1000] ^= 1;
+    refused(&engine, &publish("digest", octets(wrong)), "has digest");
+    let other = Layer::large("other", 300_000, Packing::Gzip).blob;
+    refused(&engine, &publish("other", octets(other[..layer.blob.len().min(other.len())].to_vec())), "");
+    refused(&engine, &publish("cut", Reply::Cut(layer.blob.clone(), 1000)), "cannot read blob");
+    refused(&engine, &publish("short", octets(layer.blob[..1000].to_vec())), "offers 1000 bytes");
+    refused(&engine, &publish("gone", Reply::Status(404)), "is not in registry");
+    refused(&engine, &publish("broken", Reply::Status(500)), "answers 500");
+    refused(&engine, &publish("denied", Reply::Status(403)), "denies access");
+    assert_eq!(refused(&engine, &registry.reference("nothing"), "").code, Code::NotFound);
+
+    // The manifest itself, by digest.
+    registry.publish("lie", &image);
+    let claimed = Digest::of(b"something else");
+    registry.answer(&format!("lie/manifests/{claimed}"), Reply::Ok(oci::MANIFEST.to_owned(), image.manifest.clone()));
+    refused(&engine, &format!("{}/lie@{claimed}", registry.address), "has digest");
+
+    // A config that claims other diff ids, or more of them.
+    let diff = Image::with_diff_ids(std::slice::from_ref(&layer), "amd64", &[Digest::of(b"not this")]);
+    registry.publish("diff", &diff);
+    refused(&engine, &registry.reference("diff"), "unpacks to diff id");
+    let two = Image::with_diff_ids(&[layer.clone()], "amd64", &[Digest::of(&layer.tar), Digest::of(b"2")]);
+    registry.publish("two", &two);
+    refused(&engine, &registry.reference("two"), "2 diff ids");
+
+    // Layers that would write elsewhere, or are no tars.
+    for (name, path) in [("up", "../../../escape"), ("abs", "a/../../escape")] {
+        let evil = Image::of(&[Layer::of(&[(path, b"x")], Packing::Gzip)], "amd64");
+        registry.publish(name, &evil);
+        refused(&engine, &registry.reference(name), "leads out of the layer");
+    }
+    let noise = Image::of(&[Layer::of_tar(vec![b'x'; 5000], Packing::Gzip)], "amd64");
+    registry.publish("noise", &noise);
+    refused(&engine, &registry.reference("noise"), "no tar at all");
+    assert!(!engine.dir.path().join("escape").exists() && !engine.store().join("escape").exists());
+
+    // And the right one is still taken.
+    registry.publish("good", &image);
+    engine.pull(&registry.reference("good")).expect("pulled");
+}
+
+#[test]
+fn a_token_never_follows_a_redirect_to_another_host() {
+    let (registry, elsewhere) = (LyingRegistry::start(), LyingRegistry::start());
+    let engine = Engine::start();
+    let layer = Layer::large("data", 50_000, Packing::Gzip);
+    let image = Image::of(std::slice::from_ref(&layer), "amd64");
+    registry.publish("a", &image);
+    let blob = format!("a/blobs/{}", Digest::of(&layer.blob));
+    registry.answer(&blob, Reply::Redirect(format!("http://{}/v2/cdn", elsewhere.address)));
+    elsewhere.answer("cdn", Reply::Ok("application/octet-stream".to_owned(), layer.blob));
+    engine.pull(&registry.reference("a")).expect("pulled");
+    assert!(elsewhere.requests().iter().all(|(_, authorization)| authorization.is_none()));
+    assert!(elsewhere.requests().iter().any(|(path, _)| path == "/v2/cdn"));
+}
+
+#[test]
+fn two_clients_share_one_download_and_the_last_to_leave_ends_it() {
+    let registry = LyingRegistry::start();
+    let engine = Engine::start();
+    let layer = Layer::large("data", 4 << 20, Packing::Gzip);
+    let image = Image::of(std::slice::from_ref(&layer), "amd64");
+    registry.publish("slow", &image);
+    let blob = format!("slow/blobs/{}", Digest::of(&layer.blob));
+    registry.answer(&blob, Reply::Slow(layer.blob.clone(), 400_000));
+    let pull = || engine.ask(Request::Pull(Pull { reference: registry.reference("slow"), ..Pull::default() }));
+    let (first, mut second) = (pull(), pull());
+    wait_until("bytes to flow", || registry.sent() > 50_000);
+    let blobs = registry.requests().iter().filter(|(path, _)| path.contains("/blobs/") && path.contains(Digest::of(&layer.blob).hex())).count();
+    assert_eq!(blobs, 1);
+    drop(first);
+    let before = registry.sent();
+    wait_until("more bytes for the other client", || registry.sent() > before + 50_000);
+    while !matches!(second.next(), Some(Answer::Rows { rows, .. }) if rows.iter().any(|r| r.current > 0)) {}
+    drop(second);
+    let left = Instant::now();
+    wait_until("the job to end", || engine.jobs().iter().all(|job| job.state != JobState::Running));
+    assert!(left.elapsed() < Duration::from_secs(1), "took {:?}", left.elapsed());
+    assert_eq!(engine.jobs()[0].state, JobState::Cancelled);
+    assert_eq!(engine.temporaries(), 0);
+}
+
+#[test]
+fn a_detached_pull_goes_on_alone_and_can_be_watched_and_cancelled() {
+    let registry = LyingRegistry::start();
+    let engine = Engine::start();
+    let layer = Layer::large("data", 2 << 20, Packing::Gzip);
+    let image = Image::of(std::slice::from_ref(&layer), "amd64");
+    registry.publish("slow", &image);
+    let blob = format!("slow/blobs/{}", Digest::of(&layer.blob));
+    registry.answer(&blob, Reply::Slow(layer.blob.clone(), 200_000));
+    let reference = registry.reference("slow");
+    let answers = engine.ask(Request::Pull(Pull { reference, detach: true, ..Pull::default() })).all();
+    let [Answer::Job(job), Answer::Done(_)] = answers.as_slice() else { panic!("{answers:?}") };
+    wait_until("bytes to flow", || registry.sent() > 50_000);
+    let watcher = engine.ask(Request::Watch { job: job.id });
+    engine.ask(Request::Cancel { job: job.id }).all();
+    assert_eq!(watcher.watch().expect_err("cancelled").code, Code::Cancelled);
+    assert_eq!(engine.ask(Request::Watch { job: job.id }).watch().expect_err("ended").code, Code::Cancelled);
+    assert_eq!(engine.ask(Request::Watch { job: 99 }).watch().expect_err("none").code, Code::NotFound);
+}
+
+#[test]
+fn a_store_is_whole_after_kill_9_in_the_middle_of_pulls() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let registry = DockerRegistry::start(dir.path());
+    let layers: Vec<Layer> = (0..4).map(|n| Layer::large(&format!("{n}"), 2 << 20, Packing::Gzip)).collect();
+    let reference = registry.push("big:1", &[Image::of(&layers, "amd64")]);
+    let mut engine = Engine::start();
+    for nth in 0..6u32 {
+        let mut stream = engine.ask(Request::Pull(Pull { reference: reference.clone(), ..Pull::default() }));
+        // Somewhere else each time.
+        for _ in 0..nth {
+            if stream.next().is_none() {
+                break;
+            }
+        }
+        engine = engine.killed_and_restarted();
+        assert_eq!(engine.temporaries(), 0);
+        for name in engine.named().iter().filter(|name| name.starts_with("blobs")) {
+            let bytes = fs::read(engine.store().join(name)).expect("a blob");
+            assert!(name.ends_with(Digest::of(&bytes).hex()), "{name} is not what its name says");
+        }
+        engine.images();
+    }
+    engine.pull(&reference).expect("pulled");
+    skopeo_inspect(&engine.store(), &reference);
+}
+
+#[test]
+fn an_imported_image_is_served_and_pulled_by_another_engine() {
+    let (here, there) = (Engine::start(), Engine::start());
+    let mut files = Vec::new();
+    for (nth, packing) in [Packing::Plain, Packing::Gzip, Packing::Zstd].into_iter().enumerate() {
+        let path = here.dir.path().join(format!("{nth}.tar"));
+        fs::write(&path, Layer::large(&format!("f{nth}"), 100_000, packing).blob).expect("written");
+        files.push(fs::File::open(path).expect("open"));
+    }
+    let fds: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
+    let import = Import {
+        reference: "home/made:1".to_owned(),
+        layers: 3,
+        cmd: vec!["/f0".to_owned()],
+        labels: vec![("a".to_owned(), "b".to_owned())],
+        ..Import::default()
+    };
+    let made = here.ask_with(Request::Import(import), &fds).watch().expect("imported");
+    assert_eq!(made.done.reference, "docker.io/home/made:1");
+    assert!(made.rows.iter().all(|row| row.phase == Phase::Complete && row.current == row.total && row.total > 0));
+    assert_eq!(skopeo_inspect(&here.store(), "docker.io/home/made:1")["Labels"]["a"], "b");
+
+    let mut serving = here.ask(Request::Serve(Serve { listen: "127.0.0.1:0".to_owned(), bytes_per_second: 0 }));
+    let Some(Answer::Serving { address }) = serving.next() else { panic!("an address") };
+    for path in ["home/made:1", "docker.io/home/made:1"] {
+        let pulled = there.pull(&format!("{address}/{path}")).expect("pulled");
+        assert_eq!(pulled.done.digest, made.done.digest);
+    }
+    let out = Command::new("skopeo")
+        .args(["inspect", "--tls-verify=false", &format!("docker://{address}/home/made:1")])
+        .output()
+        .expect("skopeo");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    drop(serving);
+    wait_until("the registry to end", || std::net::TcpStream::connect(&address).is_err());
+}
+
+#[test]
+fn the_rate_of_a_served_registry_is_kept() {
+    let (here, there) = (Engine::start(), Engine::start());
+    let path = here.dir.path().join("layer.tar");
+    fs::write(&path, Layer::large("f", 1 << 20, Packing::Plain).blob).expect("written");
+    let file = fs::File::open(path).expect("open");
+    let import = Import { reference: "made".to_owned(), layers: 1, ..Import::default() };
+    here.ask_with(Request::Import(import), &[file.as_raw_fd()]).watch().expect("imported");
+    let mut serving = here.ask(Request::Serve(Serve { listen: "127.0.0.1:0".to_owned(), bytes_per_second: 500_000 }));
+    let Some(Answer::Serving { address }) = serving.next() else { panic!("an address") };
+    let began = Instant::now();
+    let pulled = there.pull(&format!("{address}/library/made")).expect("pulled");
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(1500) && took < Duration::from_secs(5), "took {took:?}");
+    assert!(pulled.frames >= 8, "progress is seen while it goes: {} frames", pulled.frames);
+}
+
+fn http(address: &str, request: &str) -> (String, Vec<u8>) {
+    let mut stream = std::net::TcpStream::connect(address).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).expect("an answer");
+    let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").expect("a head") + 4;
+    (String::from_utf8_lossy(&bytes[..end]).to_lowercase(), bytes[end..].to_vec())
+}
+
+#[test]
+fn a_served_registry_answers_ranges_lists_and_nonsense_as_the_specification_says() {
+    let here = Engine::start();
+    let path = here.dir.path().join("layer.tar");
+    let layer = Layer::large("f", 100_000, Packing::Gzip);
+    fs::write(&path, &layer.blob).expect("written");
+    let file = fs::File::open(path).expect("open");
+    let import = Import { reference: "made:x".to_owned(), layers: 1, ..Import::default() };
+    here.ask_with(Request::Import(import), &[file.as_raw_fd()]).watch().expect("imported");
+    let mut serving = here.ask(Request::Serve(Serve { listen: "127.0.0.1:0".to_owned(), bytes_per_second: 0 }));
+    let Some(Answer::Serving { address }) = serving.next() else { panic!("an address") };
+    let get = |path: &str, more: &str| {
+        http(&address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{more}\r\n"))
+    };
+    let blob = format!("/v2/library/made/blobs/{}", Digest::of(&layer.blob));
+    assert!(get("/v2/", "").0.starts_with("http/1.1 200"));
+    assert_eq!(get(&blob, "").1, layer.blob);
+    let (head, body) = get(&blob, "Range: bytes=10-19\r\n");
+    assert!(head.starts_with("http/1.1 206") && head.contains(&format!("content-range: bytes 10-19/{}", layer.blob.len())));
+    assert_eq!(body, layer.blob[10..20]);
+    assert_eq!(get(&blob, "Range: bytes=-5\r\n").1, layer.blob[layer.blob.len() - 5..]);
+    assert_eq!(get(&blob, "Range: bytes=99000-\r\n").1, layer.blob[99_000..]);
+    assert!(get(&blob, "Range: bytes=9999999-\r\n").0.starts_with("http/1.1 416"));
+    assert_eq!(get("/v2/library/made/tags/list", "").1, br#"{"name":"library/made","tags":["x"]}"#);
+    assert!(String::from_utf8_lossy(&get("/v2/_catalog", "").1).contains("library/made"));
+    for missing in ["/v2/no/manifests/x", "/v2/library/made/manifests/y", "/v2/library/made/blobs/sha256:00", "/etc/passwd", "/v2/../../etc/passwd"] {
+        assert!(get(missing, "").0.starts_with("http/1.1 404"), "{missing}");
+    }
+    let (head, body) = http(&address, &format!("HEAD {blob} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+    assert!(head.contains(&format!("content-length: {}", layer.blob.len())) && body.is_empty());
+    let (head, _) = http(&address, "DELETE /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert!(head.starts_with("http/1.1 405"), "{head}");
+    let (head, _) = http(&address, "nonsense\r\n\r\n");
+    assert!(head.starts_with("http/1.1 400"), "{head}");
+    let (head, _) = http(&address, &format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(100_000)));
+    assert!(head.starts_with("http/1.1 431"), "{head}");
+}
+
+#[test]
+fn tags_and_removals_are_as_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let registry = DockerRegistry::start(dir.path());
+    let engine = Engine::start();
+    let shared = Layer::of(&[("shared", b"s")], Packing::Gzip);
+    let one = Image::of(&[shared.clone(), Layer::of(&[("one", b"1")], Packing::Gzip)], "amd64");
+    let two = Image::of(&[shared.clone(), Layer::of(&[("two", b"2")], Packing::Gzip)], "amd64");
+    let one = engine.pull(&registry.push("one:1", &[one])).expect("pulled").done;
+    let two = engine.pull(&registry.push("two:1", &[two])).expect("pulled").done;
+    let done = |request| match engine.ask(request).all().pop() {
+        Some(Answer::Done(done)) => Ok(done),
+        Some(Answer::Error(failure)) => Err(failure),
+        other => panic!("{other:?}"),
+    };
+    let tag = Request::Tag { source: one.reference.clone(), target: "mine:2".to_owned() };
+    assert_eq!(done(tag).expect("tagged").reference, "docker.io/library/mine:2");
+    let remove = |name: &str, force| Request::Remove { name: name.to_owned(), force };
+    assert_eq!(done(remove(&one.digest, false)).expect_err("two references").code, Code::Conflict);
+    assert_eq!(done(remove("mine:2", false)).expect("removed").removed, ["docker.io/library/mine:2"]);
+    let gone = done(remove(&one.reference, false)).expect("removed");
+    assert_eq!(gone.removed, [one.reference.clone(), one.digest.clone()]);
+    assert_eq!(done(remove(&one.reference, false)).expect_err("gone").code, Code::NotFound);
+    // What the other image needs is still there, and nothing else: manifest, config, two blobs, two layers.
+    assert_eq!(engine.named().len(), 6);
+    assert!(engine.layer_dir(&Digest::of(&shared.tar)).join("shared").exists());
+    let [Answer::Json(json), Answer::Done(_)] = &engine.ask(Request::Inspect { name: two.digest }).all()[..] else {
+        panic!("a document")
+    };
+    assert!(json.contains("org.example.made"));
+}
+
+#[test]
+fn sigterm_ends_jobs_and_leaves_no_socket_and_a_second_engine_is_refused() {
+    let mut engine = Engine::start();
+    let refused = Command::new(binary("sampan-engine"))
+        .args(["--socket".as_ref(), engine.socket().as_os_str()])
+        .args(["--store".as_ref(), engine.dir.path().join("other").as_os_str()])
+        .stderr(Stdio::null())
+        .status()
+        .expect("ran");
+    assert_eq!(refused.code(), Some(100));
+    let refused = Command::new(binary("sampan-engine"))
+        .args(["--socket".as_ref(), engine.dir.path().join("run/other.sock").as_os_str()])
+        .args(["--store".as_ref(), engine.store().as_os_str()])
+        .stderr(Stdio::null())
+        .status()
+        .expect("ran");
+    assert_eq!(refused.code(), Some(100));
+    let registry = LyingRegistry::start();
+    let layer = Layer::large("data", 2 << 20, Packing::Gzip);
+    registry.publish("slow", &Image::of(std::slice::from_ref(&layer), "amd64"));
+    registry.answer(&format!("slow/blobs/{}", Digest::of(&layer.blob)), Reply::Slow(layer.blob.clone(), 100_000));
+    let stream = engine.ask(Request::Pull(Pull { reference: registry.reference("slow"), ..Pull::default() }));
+    wait_until("bytes to flow", || registry.sent() > 10_000);
+    engine.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(stream.watch().expect_err("cancelled").code, Code::Cancelled);
+    assert!(engine.child.wait().expect("reaped").success());
+    assert!(!engine.socket().exists());
+    assert_eq!(engine.temporaries(), 0);
+}
