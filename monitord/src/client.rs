@@ -50,8 +50,11 @@ pub enum State {
 /// What a subscriber is to be given.
 #[derive(Debug)]
 pub struct Subscription {
-    /// The next frame that it has not been given.
+    /// The next byte that it has not been given, and the number of the frame that it belongs to.
     pub at: Cursor,
+    /// True while `at` is inside a frame of the journal: its number is that of an earlier frame then. The
+    /// frame goes out from the file; before the file may go, [`crate::clients::Clients::settle`] reads the rest.
+    pub inside: bool,
     /// Which events; `None` is all of them.
     pub select: Option<Rc<Select>>,
     /// Where its stream ends, and why; `None` while it follows.

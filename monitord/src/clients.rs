@@ -127,6 +127,21 @@ impl Clients {
         }))
     }
 
+    /// Prepares every client that is inside a frame for the journal's oldest segments to go.
+    ///
+    /// Returns those whose stream is broken by it.
+    pub fn settle(&mut self, store: &Store) -> Vec<usize> {
+        let mut broken = Vec::new();
+        for (token, client) in &mut self.table {
+            let inside = matches!(&client.state, State::Subscribed(subscription) if subscription.inside);
+            if inside && let Err(error) = settle(client, store) {
+                log::error!("subscriber {token}: cannot read the journal: {error}");
+                broken.push(*token);
+            }
+        }
+        broken
+    }
+
     /// Serves everyone who can take something, each within its budget.
     pub fn serve(&mut self, store: &Store) -> Served {
         let visible = store.visible();
@@ -248,7 +263,7 @@ fn pass_all(client: &mut Client, store: &Store, budget: u64, lost: &mut u64) -> 
         return Ok(Step::UpToDate);
     };
     let at = subscription.at;
-    match store.read(at, budget) {
+    match store.read(at, budget, subscription.inside) {
         Read::End => Ok(Step::UpToDate),
         Read::Gap(next) => Ok(tell_gap(client, next, lost)),
         Read::Ring((one, two), to) => {
@@ -266,24 +281,30 @@ fn pass_all(client: &mut Client, store: &Store, budget: u64, lost: &mut u64) -> 
             Ok(Step::On)
         }
         Read::File(segment, to) => {
-            let Some(sent) = send_file(client, segment, at.pos, to.pos)? else {
-                return Ok(Step::Blocked);
-            };
-            let State::Subscribed(subscription) = &mut client.state else {
-                return Ok(Step::UpToDate);
-            };
-            if sent == to.pos && to.seq != 0 {
-                subscription.at = to;
-            } else {
-                subscription.at = segment.align(sent)?;
-                client.out = vec![0; (subscription.at.pos - sent) as usize];
-                if segment.read(sent, &mut client.out)? != client.out.len() {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-            }
+            let Some(sent) = send_file(client, segment, at.pos, to.pos)? else { return Ok(Step::Blocked) };
+            let State::Subscribed(subscription) = &mut client.state else { return Ok(Step::UpToDate) };
+            // Where frames end is not looked up: the next step goes on from the same byte.
+            subscription.inside = sent != to.pos || to.seq == 0;
+            subscription.at = if subscription.inside { Cursor { pos: sent, seq: at.seq } } else { to };
             Ok(Step::On)
         }
     }
+}
+
+/// Reads the rest of the frame that a client is inside of, so that the file behind it is needed no more.
+fn settle(client: &mut Client, store: &Store) -> io::Result<()> {
+    let State::Subscribed(subscription) = &mut client.state else { return Ok(()) };
+    let sent = subscription.at.pos;
+    let segment = store.journal().and_then(|journal| journal.at(sent)).filter(|segment| segment.first().pos <= sent);
+    let Some(segment) = segment else { return Err(io::ErrorKind::NotFound.into()) };
+    let at = segment.align(sent)?;
+    let mut rest = vec![0; (at.pos - sent) as usize];
+    if segment.read(sent, &mut rest)? != rest.len() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    client.out.extend(rest);
+    (subscription.at, subscription.inside) = (at, false);
+    Ok(())
 }
 
 /// Writes the parts; `None` if the socket is full.
@@ -334,7 +355,7 @@ fn pass_some(
     };
     let at = subscription.at;
     if (scratch.class, scratch.from) != (select.class, at.pos) {
-        match store.read(at, FILTER_CHUNK) {
+        match store.read(at, FILTER_CHUNK, false) {
             Read::End => return Ok(Step::UpToDate),
             Read::Gap(next) => return Ok(tell_gap(client, next, lost)),
             read => scratch.fill(read, at, select)?,

@@ -539,6 +539,12 @@ impl EventLoop {
             }
             change = self.store.commit();
         }
+        if self.store.is_over_limits() {
+            for token in self.clients.settle(&self.store) {
+                self.end(token);
+            }
+            self.store.prune();
+        }
         let upto = self.store.committed();
         let active = self.store.journal().and_then(Journal::active);
         match (&self.syncer, active, self.settings.sync) {
@@ -673,6 +679,7 @@ impl EventLoop {
         });
         client.state = State::Subscribed(Subscription {
             at,
+            inside: false,
             select,
             stop,
             terms: subscribe.filters.into(),

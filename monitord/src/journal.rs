@@ -94,6 +94,8 @@ pub struct Journal {
     dir: PathBuf,
     limits: Limits,
     segments: VecDeque<Segment>,
+    /// Bytes of all segments.
+    bytes: u64,
     failure: Option<Failure>,
     /// True if the newest segment does not end where the next frame begins.
     broken_off: bool,
@@ -132,6 +134,7 @@ impl Journal {
             dir: dir.to_owned(),
             limits,
             segments: VecDeque::new(),
+            bytes: 0,
             failure: None,
             broken_off: false,
             seq_file: None,
@@ -215,6 +218,7 @@ impl Journal {
     /// Keeps a segment that was read back, unless nothing is left of it.
     fn keep(&mut self, segment: Segment, writable: bool) {
         if segment.first() != segment.end() {
+            self.bytes += segment.bytes();
             self.segments.push_back(segment);
         } else if writable && let Err(error) = segment.remove() {
             log::warn!("cannot remove an empty journal segment: {error}");
@@ -279,6 +283,7 @@ impl Journal {
         let end = ring.end();
         if self.broken_off || self.is_due(end.pos - from.pos) {
             let segment = Segment::create(&self.dir, from, self.limits.segment_bytes())?;
+            self.bytes += segment.bytes();
             self.segments.push_back(segment);
             self.broken_off = false;
         }
@@ -286,12 +291,15 @@ impl Journal {
             return Err(io::ErrorKind::NotFound.into());
         };
         let written = active.append(ring.slices(from.pos, end.pos), end, newest);
-        if written.is_err() && active.first() == active.end() {
-            self.segments.pop_back().map(Segment::remove);
+        match &written {
+            Ok(()) => self.bytes += end.pos - from.pos,
+            Err(_) if active.first() == active.end() => {
+                self.bytes -= active.bytes();
+                self.segments.pop_back().map(Segment::remove);
+            }
+            Err(_) => {}
         }
-        written?;
-        self.prune();
-        Ok(())
+        written
     }
 
     /// True if the newest segment is to be closed before so many more bytes.
@@ -301,19 +309,23 @@ impl Journal {
             .is_none_or(|active| active.bytes() + more > self.limits.segment_bytes())
     }
 
+    /// True if [`Journal::prune`] would remove something.
+    pub fn is_over_limits(&self) -> bool {
+        let oldest = self.segments.front().filter(|_| self.segments.len() > 1);
+        oldest.is_some_and(|oldest| self.bytes > self.limits.bytes || self.is_too_old(oldest))
+    }
+
+    fn is_too_old(&self, segment: &Segment) -> bool {
+        SystemTime::now().duration_since(segment.written()).unwrap_or_default() > self.limits.age
+    }
+
     /// Removes the oldest segments while the journal is over its limits; the newest one always stays.
     pub fn prune(&mut self) {
-        let mut bytes: u64 = self.segments.iter().map(Segment::bytes).sum();
-        let now = SystemTime::now();
-        while self.segments.len() > 1
-            && let Some(oldest) = self.segments.front()
+        while self.is_over_limits()
+            && let Some(oldest) = self.segments.pop_front()
         {
-            let age = now.duration_since(oldest.written()).unwrap_or_default();
-            if bytes <= self.limits.bytes && age <= self.limits.age {
-                return;
-            }
-            bytes -= oldest.bytes();
-            if let Some(Err(error)) = self.segments.pop_front().map(Segment::remove) {
+            self.bytes -= oldest.bytes();
+            if let Err(error) = oldest.remove() {
                 log::warn!("cannot remove an old journal segment: {error}");
             }
         }
@@ -375,6 +387,11 @@ impl Journal {
             .is_none()
             .then(|| self.segments.back().map(Segment::file))
             .flatten()
+    }
+
+    /// Bytes of all segments.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// All segments, oldest first.
@@ -442,6 +459,7 @@ mod tests {
             let header = frame::event_header(body.len(), crc32c::crc32c(body), from.seq);
             ring.append([&header, body, &from.seq.to_le_bytes()]);
             assert_eq!(journal.append(ring, from, event.time), Change::None);
+            journal.prune();
         }
     }
 
@@ -457,7 +475,8 @@ mod tests {
         let (mut journal, mut ring, found) = open(dir.path());
         assert_eq!(found.next.seq, 1);
         write(&mut journal, &mut ring, 10_000);
-        let bytes: u64 = journal.segments.iter().map(Segment::bytes).sum();
+        let bytes = journal.bytes();
+        assert_eq!(bytes, journal.segments.iter().map(Segment::bytes).sum::<u64>());
         assert!(bytes <= LIMITS.bytes && bytes > LIMITS.bytes / 2, "{bytes}");
         let oldest = journal.segments[0].first().seq;
         assert!(matches!(

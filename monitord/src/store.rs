@@ -107,8 +107,8 @@ impl Store {
         self.visible.seq - 1
     }
 
-    /// Where the next at most `max` bytes behind `at` are.
-    pub fn read(&self, at: Cursor, max: u64) -> Read<'_> {
+    /// Where the next at most `max` bytes behind `at` are; `inside` a frame, they are in the file.
+    pub fn read(&self, at: Cursor, max: u64, inside: bool) -> Read<'_> {
         if at.pos >= self.visible.pos {
             return if at.seq < self.visible.seq {
                 Read::Gap(self.visible)
@@ -118,11 +118,11 @@ impl Store {
         }
         let in_ring = at.pos >= self.ring.start().pos;
         let ahead = self.visible.pos - at.pos;
-        if !in_ring || (ahead >= FILE_MIN && self.journal.is_some()) {
+        if !in_ring || inside || (ahead >= FILE_MIN && self.journal.is_some()) {
             let segment = self.journal.as_ref().and_then(|journal| journal.at(at.pos));
             match segment {
                 Some(segment) if segment.first().pos <= at.pos => {
-                    if at.pos == segment.first().pos && at.seq < segment.first().seq {
+                    if at.pos == segment.first().pos && at.seq < segment.first().seq && !inside {
                         return Read::Gap(segment.first());
                     }
                     return Read::File(segment, bounded(at, max, segment.end(), self.visible));
@@ -193,6 +193,18 @@ impl Store {
         self.journal.as_ref()
     }
 
+    /// True if the journal is over its limits: settle the clients, then [`Store::prune`].
+    pub fn is_over_limits(&self) -> bool {
+        self.journal.as_ref().is_some_and(Journal::is_over_limits)
+    }
+
+    /// Removes the oldest segments while the journal is over its limits.
+    pub fn prune(&mut self) {
+        if let Some(journal) = &mut self.journal {
+            journal.prune();
+        }
+    }
+
     /// The journal, to change its limits.
     pub fn journal_mut(&mut self) -> Option<&mut Journal> {
         self.journal.as_mut()
@@ -217,7 +229,7 @@ impl Store {
             extent: watch::Extent {
                 first: segments.front().map_or(0, |segment| segment.first().seq),
                 last: segments.back().map_or(0, |segment| segment.end().seq - 1),
-                bytes: segments.iter().map(Segment::bytes).sum(),
+                bytes: journal.bytes(),
                 bytes_max: journal.limits().bytes,
             },
             segments: u32::try_from(segments.len()).unwrap_or(u32::MAX),
