@@ -33,7 +33,10 @@ impl Announcer {
     /// Waits for at most `timeout` until all is written.
     pub fn flush(&self, timeout: Duration) {
         if !self.sender.flush(timeout) {
-            log::warn!("{} events could not be written to the monitor FIFO", self.sender.spooled());
+            log::warn!(
+                "{} events could not be written to the monitor FIFO",
+                self.sender.spooled()
+            );
         }
     }
 
@@ -52,7 +55,10 @@ impl Announcer {
         }
         for (key, value) in labels {
             // A key that no event may have is the image's owner's business, not a reason to say nothing.
-            if !key.is_empty() && !key.contains(|c: char| c == '=' || c.is_control()) && event.labels.len() < 200 {
+            if !key.is_empty()
+                && !key.contains(|c: char| c == '=' || c.is_control())
+                && event.labels.len() < 200
+            {
                 event = event.label(key, value);
             }
         }
@@ -61,7 +67,9 @@ impl Announcer {
 
     /// Something happened to job `id`.
     pub fn job(&self, action: &str, id: u64, kind: &str, subject: &str, facts: &[(&str, &str)]) {
-        let mut event = Event::new("job", action, id.to_string()).with("kind", kind).with("name", clip(subject, NAME_MAX));
+        let mut event = Event::new("job", action, id.to_string())
+            .with("kind", kind)
+            .with("name", clip(subject, NAME_MAX));
         for (key, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
             event = event.with(*key, clip(value, REASON_MAX));
         }
@@ -71,7 +79,11 @@ impl Announcer {
     /// The engine itself starts or stops.
     pub fn daemon(&self, action: &str) {
         let event = Event::new("daemon", action, "sampan-engine");
-        self.send(event.with("pid", std::process::id()).with("version", env!("CARGO_PKG_VERSION")));
+        self.send(
+            event
+                .with("pid", std::process::id())
+                .with("version", env!("CARGO_PKG_VERSION")),
+        );
     }
 
     fn send(&self, mut event: Event) {
@@ -80,8 +92,16 @@ impl Announcer {
             match self.sender.send(event.clone()) {
                 Ok(()) => return,
                 Err(RecordError::TooLarge { .. }) if !event.labels.is_empty() => {
-                    let largest = event.labels.iter().max_by_key(|(k, v)| k.len() + v.len()).map(|(k, _)| k.to_owned());
-                    event.labels = event.labels.iter().filter(|(k, _)| Some(*k) != largest.as_deref()).collect();
+                    let largest = event
+                        .labels
+                        .iter()
+                        .max_by_key(|(k, v)| k.len() + v.len())
+                        .map(|(k, _)| k.to_owned());
+                    event.labels = event
+                        .labels
+                        .iter()
+                        .filter(|(k, _)| Some(*k) != largest.as_deref())
+                        .collect();
                     dropped += 1;
                     event.attributes.set("labelsDropped", dropped.to_string());
                 }
@@ -117,7 +137,12 @@ mod tests {
         let path = dir.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("made");
         let flags = nix::libc::O_NONBLOCK;
-        let mut fifo = std::fs::OpenOptions::new().read(true).write(true).custom_flags(flags).open(&path).expect("open");
+        let mut fifo = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(flags)
+            .open(&path)
+            .expect("open");
         let labels = BTreeMap::from([
             ("small".to_owned(), "kept".to_owned()),
             ("big".to_owned(), "x".repeat(3000)),
@@ -128,10 +153,15 @@ mod tests {
         Announcer::new(FifoSender::new(path)).image("pull-error", "a", &[("reason", &reason)], &labels);
         let mut bytes = vec![0; 8192];
         let len = fifo.read(&mut bytes).expect("an event");
-        let Some(Step::Record(record)) = Scanner::new(&bytes[..len]).next() else { panic!("a record") };
+        let Some(Step::Record(record)) = Scanner::new(&bytes[..len]).next() else {
+            panic!("a record")
+        };
         assert_eq!(record.event.labels.get("small"), Some("kept"));
         assert_eq!(record.event.labels.len(), 1);
         assert_eq!(record.event.attributes.get("labelsDropped"), Some("2"));
-        assert_eq!(record.event.attributes.get("reason").map(str::len), Some(REASON_MAX));
+        assert_eq!(
+            record.event.attributes.get("reason").map(str::len),
+            Some(REASON_MAX)
+        );
     }
 }

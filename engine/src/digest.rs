@@ -63,7 +63,10 @@ impl Digest {
         if hex.len() != algorithm.hex_len() || !hex.bytes().all(lower_hex) {
             return Err(refuse());
         }
-        Ok(Digest { algorithm, hex: hex.to_owned() })
+        Ok(Digest {
+            algorithm,
+            hex: hex.to_owned(),
+        })
     }
 
     /// The SHA-256 of `bytes`.
@@ -143,7 +146,10 @@ impl Hasher {
                 hex.push(char::from_digit(u32::from(nibble), 16).expect("a nibble is below 16"));
             }
         }
-        Digest { algorithm: self.algorithm, hex }
+        Digest {
+            algorithm: self.algorithm,
+            hex,
+        }
     }
 }
 
@@ -157,7 +163,15 @@ mod tests {
         assert_eq!(Digest::parse(&good).expect("good").to_string(), good);
         let long = format!("sha512:{}", "0a".repeat(64));
         assert_eq!(Digest::parse(&long).expect("good").short(), "0a0a0a0a0a0a");
-        for bad in ["", "sha256:", "sha256:0A", "md5:00", "sha256:../../etc", &good[..70], &good.to_uppercase()] {
+        for bad in [
+            "",
+            "sha256:",
+            "sha256:0A",
+            "md5:00",
+            "sha256:../../etc",
+            &good[..70],
+            &good.to_uppercase(),
+        ] {
             assert!(Digest::parse(bad).is_err(), "{bad}");
         }
     }

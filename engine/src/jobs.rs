@@ -112,9 +112,10 @@ impl Jobs {
 
     /// The running job that has `key`.
     pub fn running_with(&self, key: &str) -> Option<u64> {
-        let found = self.entries.iter().find(|(_, e)| {
-            e.outcome.is_none() && !e.cancel.is_cancelled() && e.key.as_deref() == Some(key)
-        });
+        let found = self
+            .entries
+            .iter()
+            .find(|(_, e)| e.outcome.is_none() && !e.cancel.is_cancelled() && e.key.as_deref() == Some(key));
         found.map(|(id, _)| *id)
     }
 
@@ -139,7 +140,9 @@ impl Jobs {
 
     /// A client that watched is gone; the job ends with its last one, unless it is detached.
     pub fn unwatch(&mut self, id: u64) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
         entry.watchers = entry.watchers.saturating_sub(1);
         if entry.watchers == 0 && !entry.detached && entry.outcome.is_none() {
             log::info!("job {id}: nobody watches {} any more, cancelling", entry.subject);
@@ -149,11 +152,17 @@ impl Jobs {
 
     /// A job has ended; forgets the oldest of those that ended before, if they are many.
     pub fn end(&mut self, id: u64, outcome: Result<Done, Failure>) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
         entry.outcome = Some(outcome);
         entry.ended = sampan_ipc::time::now();
-        let ended: Vec<u64> =
-            self.entries.iter().filter(|(_, e)| e.outcome.is_some() && e.watchers == 0).map(|(id, _)| *id).collect();
+        let ended: Vec<u64> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| e.outcome.is_some() && e.watchers == 0)
+            .map(|(id, _)| *id)
+            .collect();
         let excess = ended.len().saturating_sub(ENDED_MAX);
         for old in ended.into_iter().take(excess) {
             self.entries.remove(&old);
@@ -163,13 +172,17 @@ impl Jobs {
     /// All jobs, running ones first, newest first among them; without rows.
     pub fn list(&self) -> Vec<Job> {
         let describe = |(id, e): (&u64, &JobEntry)| e.describe(*id).0;
-        let (running, ended): (Vec<_>, Vec<_>) = self.entries.iter().rev().partition(|(_, e)| e.outcome.is_none());
+        let (running, ended): (Vec<_>, Vec<_>) =
+            self.entries.iter().rev().partition(|(_, e)| e.outcome.is_none());
         running.into_iter().chain(ended).map(describe).collect()
     }
 
     /// Cancels all that run.
     pub fn cancel_all(&self) {
-        self.entries.values().filter(|e| e.outcome.is_none()).for_each(|e| e.cancel.cancel());
+        self.entries
+            .values()
+            .filter(|e| e.outcome.is_none())
+            .for_each(|e| e.cancel.cancel());
     }
 }
 
@@ -179,7 +192,10 @@ mod tests {
 
     fn entry(key: &str) -> JobEntry {
         let progress = Arc::new(Progress::new(Box::new(|_| {})));
-        JobEntry { key: Some(key.to_owned()), ..JobEntry::new("pull", key.to_owned(), progress) }
+        JobEntry {
+            key: Some(key.to_owned()),
+            ..JobEntry::new("pull", key.to_owned(), progress)
+        }
     }
 
     #[test]
@@ -191,7 +207,11 @@ mod tests {
         jobs.unwatch(id);
         assert_eq!(jobs.running_with("a"), Some(id));
         jobs.unwatch(id);
-        assert_eq!(jobs.running_with("a"), None, "cancelled: nobody joins it any more");
+        assert_eq!(
+            jobs.running_with("a"),
+            None,
+            "cancelled: nobody joins it any more"
+        );
         let detached = jobs.insert(entry("b"));
         jobs.watch(detached);
         jobs.detach(detached);

@@ -6,7 +6,10 @@ use std::os::fd::AsFd;
 
 /// Sets the log up; level from `SAMPAN_LOG` (error, warn, info, debug), by default info.
 pub fn init() {
-    let level = std::env::var("SAMPAN_LOG").ok().and_then(|word| word.parse().ok()).unwrap_or(LevelFilter::Info);
+    let level = std::env::var("SAMPAN_LOG")
+        .ok()
+        .and_then(|word| word.parse().ok())
+        .unwrap_or(LevelFilter::Info);
     let journal = stderr_is_journal();
     env_logger::Builder::new()
         .filter_level(LevelFilter::Warn)
@@ -19,7 +22,12 @@ pub fn init() {
             if journal {
                 writeln!(out, "<{}>{text}", priority(record.level()))
             } else {
-                writeln!(out, "{} {:5} {text}", crate::stamp::format(sampan_ipc::time::now()), record.level())
+                writeln!(
+                    out,
+                    "{} {:5} {text}",
+                    crate::stamp::format(sampan_ipc::time::now()),
+                    record.level()
+                )
             }
         })
         .init();
@@ -37,6 +45,9 @@ fn priority(level: Level) -> u8 {
 
 /// True if stderr is the stream that `JOURNAL_STREAM` names. systemd.exec(5).
 fn stderr_is_journal() -> bool {
-    let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
-    nix::sys::stat::fstat(std::io::stderr().as_fd()).is_ok_and(|stat| named == format!("{}:{}", stat.st_dev, stat.st_ino))
+    let Ok(named) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    nix::sys::stat::fstat(std::io::stderr().as_fd())
+        .is_ok_and(|stat| named == format!("{}:{}", stat.st_dev, stat.st_ino))
 }

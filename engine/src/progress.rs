@@ -30,7 +30,10 @@ struct Inner {
 impl Progress {
     /// No rows yet.
     pub fn new(on_milestone: OnMilestone) -> Self {
-        Progress { inner: Mutex::default(), on_milestone }
+        Progress {
+            inner: Mutex::default(),
+            on_milestone,
+        }
     }
 
     /// Sets the rows: id and total of each, in manifest order. Called once, before the first byte.
@@ -41,7 +44,17 @@ impl Progress {
         inner.rows = layers
             .into_iter()
             .zip(0..)
-            .map(|((id, total), index)| (Row { index, id, total, ..Row::default() }, version))
+            .map(|((id, total), index)| {
+                (
+                    Row {
+                        index,
+                        id,
+                        total,
+                        ..Row::default()
+                    },
+                    version,
+                )
+            })
             .collect();
         inner.total = inner.rows.iter().map(|(row, _)| row.total).sum();
     }
@@ -82,7 +95,9 @@ impl Progress {
             let mut inner = lock(&self.inner);
             inner.version += 1;
             let version = inner.version;
-            let Some((row, changed)) = inner.rows.get_mut(index) else { return };
+            let Some((row, changed)) = inner.rows.get_mut(index) else {
+                return;
+            };
             let before = row.current;
             edit(row);
             *changed = version;
@@ -98,7 +113,10 @@ impl Progress {
     /// All rows, and the version that they are of.
     pub fn all(&self) -> (Vec<Row>, u64) {
         let inner = lock(&self.inner);
-        (inner.rows.iter().map(|(row, _)| row.clone()).collect(), inner.version)
+        (
+            inner.rows.iter().map(|(row, _)| row.clone()).collect(),
+            inner.version,
+        )
     }
 
     /// Rows that changed behind version `since`, and the version that this is.
@@ -138,7 +156,12 @@ mod tests {
         progress.phase(1, Phase::Downloading);
         progress.add(1, 60);
         let (rows, version) = progress.since(version);
-        assert_eq!(rows.iter().map(|r| (r.index, r.current, r.attempt)).collect::<Vec<_>>(), [(1, 60, 1)]);
+        assert_eq!(
+            rows.iter()
+                .map(|r| (r.index, r.current, r.attempt))
+                .collect::<Vec<_>>(),
+            [(1, 60, 1)]
+        );
         progress.add(1, 1);
         progress.phase(0, Phase::Exists);
         assert_eq!(progress.since(version).0.len(), 2);

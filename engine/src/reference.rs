@@ -39,7 +39,10 @@ impl Reference {
     /// # Errors
     /// [`ReferenceError`] names the rule that is broken.
     pub fn parse(text: &str) -> Result<Self, ReferenceError> {
-        parse(text).map_err(|reason| ReferenceError { text: text.chars().take(300).collect(), reason })
+        parse(text).map_err(|reason| ReferenceError {
+            text: text.chars().take(300).collect(),
+            reason,
+        })
     }
 
     /// `docker.io`, `host:5000`, `[::1]:5000`.
@@ -95,14 +98,19 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
         return Err("it is empty");
     }
     let (rest, digest) = match text.split_once('@') {
-        Some((rest, digest)) => {
-            (rest, Some(Digest::parse(digest).map_err(|_| "behind '@' stands no sha256 or sha512 digest")?))
-        }
+        Some((rest, digest)) => (
+            rest,
+            Some(Digest::parse(digest).map_err(|_| "behind '@' stands no sha256 or sha512 digest")?),
+        ),
         None => (text, None),
     };
     // A colon behind the last slash begins a tag; one before it is a host's port.
     let last = rest.rfind('/').map_or(0, |slash| slash + 1);
-    let after_host = if last == 0 && rest.starts_with('[') { rest.len() } else { last };
+    let after_host = if last == 0 && rest.starts_with('[') {
+        rest.len()
+    } else {
+        last
+    };
     let (name, tag) = match rest.get(after_host..).and_then(|part| part.split_once(':')) {
         Some((part, tag)) => (&rest[..after_host + part.len()], Some(tag)),
         None => (rest, None),
@@ -119,14 +127,21 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
         (None, Some(_)) => None,
         (None, None) => Some("latest".to_owned()),
     };
-    Ok(Reference { host, path, tag, digest })
+    Ok(Reference {
+        host,
+        path,
+        tag,
+        digest,
+    })
 }
 
 /// The first component is a host if it has a dot, a colon, a bracket or an upper-case letter, or is `localhost`.
 fn split_host(name: &str) -> Result<(String, String), &'static str> {
     let (host, path) = match name.split_once('/') {
         Some((first, path))
-            if first.contains(['.', ':', '[']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase()) =>
+            if first.contains(['.', ':', '['])
+                || first == "localhost"
+                || first.bytes().any(|b| b.is_ascii_uppercase()) =>
         {
             check_host(first)?;
             (first, path)
@@ -134,10 +149,18 @@ fn split_host(name: &str) -> Result<(String, String), &'static str> {
         _ => (DEFAULT_HOST, name),
     };
     check_path(path)?;
-    if name.len() == 64 && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+    if name.len() == 64
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    {
         return Err("64 hex digits are an image id, not a name");
     }
-    let host = if host == "index.docker.io" { DEFAULT_HOST } else { host };
+    let host = if host == "index.docker.io" {
+        DEFAULT_HOST
+    } else {
+        host
+    };
     if host == DEFAULT_HOST && !path.contains('/') {
         return Ok((host.to_owned(), format!("library/{path}")));
     }
@@ -150,7 +173,17 @@ fn check_host(host: &str) -> Result<(), &'static str> {
         if address.parse::<std::net::Ipv6Addr>().is_err() {
             return Err("what stands in brackets is no IPv6 address");
         }
-        (None, port.strip_prefix(':').map_or(if port.is_empty() { Ok(None) } else { Err("behind ']' comes no port") }, |p| Ok(Some(p)))?)
+        (
+            None,
+            port.strip_prefix(':').map_or(
+                if port.is_empty() {
+                    Ok(None)
+                } else {
+                    Err("behind ']' comes no port")
+                },
+                |p| Ok(Some(p)),
+            )?,
+        )
     } else {
         match host.split_once(':') {
             Some((name, port)) => (Some(name), Some(port)),
@@ -170,7 +203,9 @@ fn check_host(host: &str) -> Result<(), &'static str> {
             && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
     match name {
-        Some(name) if !name.split('.').all(label) => Err("the host is no name of letters, digits, '-' and dots"),
+        Some(name) if !name.split('.').all(label) => {
+            Err("the host is no name of letters, digits, '-' and dots")
+        }
         _ => Ok(()),
     }
 }
@@ -197,7 +232,8 @@ fn check_component(component: &str) -> Result<(), &'static str> {
     let mut any = false;
     while let Some(byte) = bytes.next() {
         if plain(byte) {
-            let joined = matches!(joiner.as_str(), "" | "." | "_" | "__") || joiner.bytes().all(|b| b == b'-');
+            let joined =
+                matches!(joiner.as_str(), "" | "." | "_" | "__") || joiner.bytes().all(|b| b == b'-');
             if !joined || (!any && !joiner.is_empty()) {
                 return Err(RULE);
             }
@@ -217,7 +253,9 @@ fn check_tag(tag: &str) -> Result<(), &'static str> {
     let mut bytes = tag.bytes();
     let first = bytes.next().is_some_and(word);
     if !first || tag.len() > TAG_MAX || !bytes.all(|b| word(b) || b == b'.' || b == b'-') {
-        return Err("a tag is 1 to 128 letters, digits, '_', '.' and '-', and does not begin with '.' or '-'");
+        return Err(
+            "a tag is 1 to 128 letters, digits, '_', '.' and '-', and does not begin with '.' or '-'",
+        );
     }
     Ok(())
 }
@@ -245,22 +283,57 @@ mod tests {
             ("UPPER/x", "UPPER/x:latest"),
             ("[::1]:5000/x", "[::1]:5000/x:latest"),
             ("[::1]/x:1", "[::1]/x:1"),
-            ("127.0.0.1:5000/library/busybox:1.36", "127.0.0.1:5000/library/busybox:1.36"),
+            (
+                "127.0.0.1:5000/library/busybox:1.36",
+                "127.0.0.1:5000/library/busybox:1.36",
+            ),
             ("a--b/c__d.e_f-g", "docker.io/a--b/c__d.e_f-g:latest"),
             ("sha256:abc", "docker.io/library/sha256:abc"),
         ] {
             assert_eq!(full(text), expected, "{text}");
         }
-        assert_eq!(full(&format!("alpine@{digest}")), format!("docker.io/library/alpine@{digest}"));
-        assert_eq!(full(&format!("alpine:3@{digest}")), format!("docker.io/library/alpine:3@{digest}"));
+        assert_eq!(
+            full(&format!("alpine@{digest}")),
+            format!("docker.io/library/alpine@{digest}")
+        );
+        assert_eq!(
+            full(&format!("alpine:3@{digest}")),
+            format!("docker.io/library/alpine:3@{digest}")
+        );
     }
 
     #[test]
     fn bad_references_are_refused_with_the_rule() {
         for text in [
-            "", ":", "@", "/", "a:", "a@sha256:00", "UPPER", "a//b", "a/", "/a", "-a", "a-", "a..b", "a___b", "a._b",
-            "host:99999/x", "host:/x", "[::1/x", "[zz]/x", "[::1]x/y", "a b", "a:b c", "a\n", "é", "a:-x", "a/B",
-            "host.:5000/x", "http://host/x", "[::1]",
+            "",
+            ":",
+            "@",
+            "/",
+            "a:",
+            "a@sha256:00",
+            "UPPER",
+            "a//b",
+            "a/",
+            "/a",
+            "-a",
+            "a-",
+            "a..b",
+            "a___b",
+            "a._b",
+            "host:99999/x",
+            "host:/x",
+            "[::1/x",
+            "[zz]/x",
+            "[::1]x/y",
+            "a b",
+            "a:b c",
+            "a\n",
+            "é",
+            "a:-x",
+            "a/B",
+            "host.:5000/x",
+            "http://host/x",
+            "[::1]",
         ] {
             assert!(Reference::parse(text).is_err(), "{text:?} became {}", full(text));
         }

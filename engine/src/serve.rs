@@ -1,4 +1,577 @@
-//! stub
-use crate::cancel::Cancel; use crate::store::Store; use std::io;
-/// x
-pub fn serve(_s: &Store, _l: &str, _b: u64, _c: &Cancel, _tell: impl Fn(&str)) -> Result<String, io::Error> { Ok(String::new()) }
+//! A read-only registry of the store, for as long as the client that asked for it stays. OCI distribution-spec.
+//!
+//! One thread, one poll. Repositories are the images' names without their host (`library/alpine`), and with it
+//! (`docker.io/library/alpine`); a tag that stands for different images on two hosts is found by the long name
+//! alone. Serves manifests and blobs that belong to the repository asked, and nothing else of the store.
+
+use crate::cancel::Cancel;
+use crate::digest::Digest;
+use crate::http::{Answer, Body, Budget, Connection, Standing};
+use crate::images;
+use crate::oci;
+use crate::reference::Reference;
+use crate::store::Store;
+use ::http::{Request, header};
+use mio::net::TcpListener;
+use mio::{Events, Interest, Poll, Token, Waker};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+const LISTENER: Token = Token(0);
+const WAKER: Token = Token(1);
+const FIRST: usize = 16;
+
+/// Most connections at a time; more wait in the kernel.
+const CONNECTIONS_MAX: usize = 256;
+/// A connection that moves no byte for so long is closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How finely a rate is dealt out: so many times a second.
+const SLICES: u64 = 20;
+
+/// Why the registry cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address is none, or cannot be listened on.
+    #[error("cannot listen on {address:?}")]
+    Listen {
+        /// As given.
+        address: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The loop itself fails.
+    #[error("cannot wait for connections")]
+    Poll(#[source] io::Error),
+}
+
+/// Serves `store` on `listen` until cancelled; tells where once it listens. Returns that address.
+///
+/// # Errors
+/// [`ServeError`].
+pub fn serve(
+    store: &Store,
+    listen: &str,
+    bytes_per_second: u64,
+    cancel: &Cancel,
+    tell: impl Fn(&str),
+) -> Result<String, ServeError> {
+    let failed = |source| ServeError::Listen {
+        address: listen.chars().take(300).collect(),
+        source,
+    };
+    let address = resolve(listen).map_err(failed)?;
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?.to_string();
+    let poll = Poll::new().map_err(ServeError::Poll)?;
+    let waker = Waker::new(poll.registry(), WAKER).map_err(ServeError::Poll)?;
+    cancel.on_cancel(move || drop(waker.wake()));
+    let mut server = Server {
+        poll,
+        listener,
+        connections: HashMap::new(),
+        next: FIRST,
+        accept: true,
+        rate: Rate::new(bytes_per_second, Instant::now()),
+        catalog: Catalog::default(),
+    };
+    let registry = server.poll.registry();
+    registry
+        .register(&mut server.listener, LISTENER, Interest::READABLE)
+        .map_err(ServeError::Poll)?;
+    tell(&address);
+    let mut events = Events::with_capacity(256);
+    let mut wait = None;
+    while !cancel.is_cancelled() {
+        wait = server.turn(store, &mut events, wait).map_err(ServeError::Poll)?;
+    }
+    Ok(address)
+}
+
+fn resolve(listen: &str) -> io::Result<SocketAddr> {
+    let none = || io::Error::other("expected ADDRESS:PORT");
+    // `:5000` is every address of this host, as in Go's tools.
+    let full = if listen.starts_with(':') {
+        format!("[::]{listen}")
+    } else {
+        listen.to_owned()
+    };
+    full.to_socket_addrs()
+        .map_err(|_| none())?
+        .next()
+        .ok_or_else(none)
+}
+
+struct Server {
+    poll: Poll,
+    listener: TcpListener,
+    connections: HashMap<usize, Connection>,
+    next: usize,
+    accept: bool,
+    rate: Rate,
+    catalog: Catalog,
+}
+
+impl Server {
+    /// Waits at most `wait`, then lets every connection have its turn; returns how long the next wait may be.
+    fn turn(
+        &mut self,
+        store: &Store,
+        events: &mut Events,
+        wait: Option<Duration>,
+    ) -> io::Result<Option<Duration>> {
+        match self.poll.poll(events, wait) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(wait),
+            other => other?,
+        }
+        for event in events.iter() {
+            match event.token() {
+                LISTENER => self.accept = true,
+                WAKER => {}
+                Token(token) => {
+                    if let Some(connection) = self.connections.get_mut(&token) {
+                        connection.readable |=
+                            event.is_readable() || event.is_read_closed() || event.is_error();
+                        connection.writable |= event.is_writable();
+                    }
+                }
+            }
+        }
+        self.accept();
+        Ok(self.serve(store))
+    }
+
+    fn accept(&mut self) {
+        while self.accept && self.connections.len() < CONNECTIONS_MAX {
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    let mut connection = Connection::new(stream);
+                    let interest = Interest::READABLE | Interest::WRITABLE;
+                    if self
+                        .poll
+                        .registry()
+                        .register(connection.stream(), Token(self.next), interest)
+                        .is_ok()
+                    {
+                        self.connections.insert(self.next, connection);
+                        self.next += 1;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.accept = false,
+                Err(error) => {
+                    log::warn!("cannot accept a connection: {error}");
+                    self.accept = false;
+                }
+            }
+        }
+    }
+
+    fn serve(&mut self, store: &Store) -> Option<Duration> {
+        let now = Instant::now();
+        self.rate.refill(now);
+        let mut wait: Option<Duration> = None;
+        let mut sooner = |at: Duration| wait = Some(wait.map_or(at, |w| w.min(at)));
+        let (rate, catalog) = (&mut self.rate, &mut self.catalog);
+        let full = self.connections.len() >= CONNECTIONS_MAX;
+        // In the map's order, which is none: nobody is always first when the rate is short.
+        self.connections.retain(|_, connection| {
+            match connection.step(rate, &mut |request| catalog.answer(store, request)) {
+                Err(_) => return false,
+                Ok(Standing::Busy) => sooner(Duration::ZERO),
+                Ok(Standing::Throttled) => sooner(rate.wait()),
+                Ok(Standing::Idle) => {
+                    let idle = now.saturating_duration_since(connection.moved);
+                    if idle >= IDLE_TIMEOUT {
+                        return false;
+                    }
+                    sooner(IDLE_TIMEOUT - idle);
+                }
+            }
+            true
+        });
+        if full && self.accept && self.connections.len() < CONNECTIONS_MAX {
+            return Some(Duration::ZERO);
+        }
+        wait
+    }
+}
+
+/// A token bucket over all connections; it holds a slice of a second at most.
+struct Rate {
+    /// 0 is no limit.
+    per_second: u64,
+    /// Below 0 after small bodies that went at once.
+    left: i64,
+    filled: Instant,
+}
+
+impl Rate {
+    fn new(per_second: u64, now: Instant) -> Self {
+        Rate {
+            per_second,
+            left: 0,
+            filled: now,
+        }
+    }
+
+    fn slice(&self) -> u64 {
+        (self.per_second / SLICES).max(1)
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let elapsed = now
+            .saturating_duration_since(self.filled)
+            .min(Duration::from_secs(1));
+        let earned = u128::from(self.per_second) * elapsed.as_nanos() / 1_000_000_000;
+        if earned > 0 {
+            let most = i64::try_from(self.slice() * 2).unwrap_or(i64::MAX);
+            self.left = self
+                .left
+                .saturating_add(i64::try_from(earned).unwrap_or(i64::MAX))
+                .min(most);
+            self.filled = now;
+        }
+    }
+
+    /// Until a slice is there.
+    fn wait(&self) -> Duration {
+        let missing = i64::try_from(self.slice())
+            .unwrap_or(i64::MAX)
+            .saturating_sub(self.left)
+            .max(1);
+        let nanos = u128::from(missing.unsigned_abs()) * 1_000_000_000 / u128::from(self.per_second.max(1));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+            .clamp(Duration::from_millis(1), Duration::from_secs(5))
+    }
+}
+
+impl Budget for Rate {
+    fn allow(&mut self, wanted: u64) -> u64 {
+        match self.per_second {
+            0 => wanted,
+            _ => wanted.min(u64::try_from(self.left).unwrap_or(0)),
+        }
+    }
+
+    fn spend(&mut self, bytes: u64) {
+        if self.per_second > 0 {
+            self.left = self.left.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+/// What there is to serve, as of one version of `index.json`.
+#[derive(Default)]
+struct Catalog {
+    /// Inode, time and length of `index.json`: it is replaced whole.
+    version: Option<(u64, i64, i64, u64)>,
+    repositories: BTreeMap<String, Repository>,
+}
+
+#[derive(Default)]
+struct Repository {
+    /// `None`: the tag stands for several images.
+    tags: BTreeMap<String, Option<Digest>>,
+    manifests: HashMap<Digest, String>,
+    blobs: HashSet<Digest>,
+}
+
+impl Catalog {
+    fn refresh(&mut self, store: &Store) {
+        let meta = std::fs::metadata(store.root().join("index.json"));
+        let version = meta.ok().map(|m| (m.ino(), m.mtime(), m.mtime_nsec(), m.size()));
+        if version == self.version {
+            return;
+        }
+        let images = images::list(store).unwrap_or_else(|error| {
+            log::error!("cannot list images: {}", crate::failure::chain(&error));
+            Vec::new()
+        });
+        self.version = version;
+        self.repositories.clear();
+        for image in &images {
+            for reference in image.references.iter().filter_map(|r| Reference::parse(r).ok()) {
+                for name in [reference.path().to_owned(), reference.name()] {
+                    self.repositories.entry(name).or_default().add(&reference, image);
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, store: &Store, request: &Request<()>) -> Answer {
+        self.refresh(store);
+        let path = request.uri().path();
+        let query = request.uri().query().unwrap_or_default();
+        let Some(rest) = path.strip_prefix("/v2/") else {
+            return not_found("UNSUPPORTED", "no such endpoint");
+        };
+        if rest.is_empty() {
+            return json(200, "{}".to_owned());
+        }
+        if rest == "_catalog" {
+            let names = page(self.repositories.keys(), query);
+            return json(200, serde_json::json!({ "repositories": names }).to_string());
+        }
+        if let Some(name) = rest.strip_suffix("/tags/list") {
+            return match self.repositories.get(name) {
+                Some(repository) => {
+                    let tags = page(
+                        repository
+                            .tags
+                            .iter()
+                            .filter(|(_, d)| d.is_some())
+                            .map(|(tag, _)| tag),
+                        query,
+                    );
+                    json(200, serde_json::json!({ "name": name, "tags": tags }).to_string())
+                }
+                None => not_found("NAME_UNKNOWN", "no such repository"),
+            };
+        }
+        if let Some((name, reference)) = rest.rsplit_once("/manifests/") {
+            return self.manifest(store, name, reference);
+        }
+        if let Some((name, digest)) = rest.rsplit_once("/blobs/") {
+            return self.blob(store, name, digest, request);
+        }
+        not_found("UNSUPPORTED", "no such endpoint")
+    }
+
+    fn manifest(&self, store: &Store, name: &str, reference: &str) -> Answer {
+        let Some(repository) = self.repositories.get(name) else {
+            return not_found("NAME_UNKNOWN", "no such repository");
+        };
+        let digest = match Digest::parse(reference) {
+            Ok(digest) => Some(digest),
+            Err(_) => match repository.tags.get(reference) {
+                Some(None) => {
+                    return not_found(
+                        "MANIFEST_UNKNOWN",
+                        "several images have this tag: ask with the host in the name",
+                    );
+                }
+                found => found.cloned().flatten(),
+            },
+        };
+        let known = digest.and_then(|d| repository.manifests.get(&d).map(|kind| (kind.clone(), d)));
+        let Some((media_type, digest)) = known else {
+            return not_found("MANIFEST_UNKNOWN", "no such manifest");
+        };
+        match store.read_blob(&digest, oci::MANIFEST_MAX) {
+            Ok(bytes) => Answer {
+                status: 200,
+                headers: vec![
+                    ("content-type", media_type),
+                    ("docker-content-digest", digest.to_string()),
+                ],
+                body: Body::Bytes(bytes),
+            },
+            Err(error) => broken(&error),
+        }
+    }
+
+    fn blob(&self, store: &Store, name: &str, digest: &str, request: &Request<()>) -> Answer {
+        let digest = Digest::parse(digest).ok();
+        let known = self
+            .repositories
+            .get(name)
+            .zip(digest)
+            .filter(|(r, d)| r.blobs.contains(d));
+        let Some((_, digest)) = known else {
+            return not_found("BLOB_UNKNOWN", "no such blob");
+        };
+        let opened = File::open(store.blob_path(&digest)).and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (size, file) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return broken(&error),
+        };
+        let mut headers = vec![
+            ("content-type", "application/octet-stream".to_owned()),
+            ("docker-content-digest", digest.to_string()),
+            ("accept-ranges", "bytes".to_owned()),
+            ("etag", format!("\"{digest}\"")),
+        ];
+        let range = request.headers().get(header::RANGE).and_then(|v| v.to_str().ok());
+        match range.map_or(Range::All, |text| Range::parse(text, size)) {
+            Range::All => Answer {
+                status: 200,
+                headers,
+                body: Body::File {
+                    file,
+                    offset: 0,
+                    len: size,
+                },
+            },
+            Range::Part(first, last) => {
+                headers.push(("content-range", format!("bytes {first}-{last}/{size}")));
+                Answer {
+                    status: 206,
+                    headers,
+                    body: Body::File {
+                        file,
+                        offset: first,
+                        len: last - first + 1,
+                    },
+                }
+            }
+            Range::Outside => {
+                let headers = vec![("content-range", format!("bytes */{size}"))];
+                Answer {
+                    status: 416,
+                    headers,
+                    body: Body::Bytes(Vec::new()),
+                }
+            }
+        }
+    }
+}
+
+impl Repository {
+    fn add(&mut self, reference: &Reference, image: &images::Loaded) {
+        let digest = &image.entry.digest;
+        if let Some(tag) = reference.tag() {
+            let slot = self
+                .tags
+                .entry(tag.to_owned())
+                .or_insert_with(|| Some(digest.clone()));
+            if slot.as_ref() != Some(digest) {
+                *slot = None;
+            }
+        }
+        self.manifests
+            .insert(digest.clone(), image.entry.media_type.clone());
+        self.blobs.insert(digest.clone());
+        self.blobs.insert(image.manifest.config.digest.clone());
+        self.blobs
+            .extend(image.manifest.layers.iter().map(|l| l.digest.clone()));
+    }
+}
+
+/// `?n=` and `?last=` of a list.
+fn page<'a>(names: impl Iterator<Item = &'a String>, query: &str) -> Vec<&'a String> {
+    let value = |key: &str| {
+        query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
+    };
+    let last = value("last").unwrap_or_default();
+    let count = value("n").and_then(|n| n.parse().ok()).unwrap_or(usize::MAX);
+    names
+        .filter(|name| last.is_empty() || name.as_str() > last)
+        .take(count)
+        .collect()
+}
+
+/// What of a blob is asked for. RFC 9110, section 14.1.2; several ranges at once are answered by all of it.
+#[derive(Debug, PartialEq, Eq)]
+enum Range {
+    All,
+    /// First and last byte.
+    Part(u64, u64),
+    Outside,
+}
+
+impl Range {
+    fn parse(text: &str, size: u64) -> Self {
+        let parts = text
+            .strip_prefix("bytes=")
+            .filter(|t| !t.contains(','))
+            .and_then(|t| t.trim().split_once('-'));
+        let number = |text: &str| {
+            text.bytes()
+                .all(|b| b.is_ascii_digit())
+                .then(|| text.parse::<u64>().ok())
+                .flatten()
+        };
+        match parts {
+            Some(("", tail)) => match number(tail) {
+                Some(0) => Range::Outside,
+                Some(_) if size == 0 => Range::Outside,
+                Some(tail) => Range::Part(size.saturating_sub(tail), size - 1),
+                None => Range::All,
+            },
+            Some((first, last)) => match (number(first), last) {
+                (Some(first), _) if first >= size => Range::Outside,
+                (Some(first), "") => Range::Part(first, size - 1),
+                (Some(first), last) => match number(last) {
+                    Some(last) if last >= first => Range::Part(first, last.min(size - 1)),
+                    _ => Range::All,
+                },
+                (None, _) => Range::All,
+            },
+            None => Range::All,
+        }
+    }
+}
+
+fn json(status: u16, text: String) -> Answer {
+    let headers = vec![
+        ("content-type", "application/json".to_owned()),
+        ("docker-distribution-api-version", "registry/2.0".to_owned()),
+    ];
+    Answer {
+        status,
+        headers,
+        body: Body::Bytes(text.into_bytes()),
+    }
+}
+
+fn not_found(code: &str, message: &str) -> Answer {
+    json(
+        404,
+        serde_json::json!({"errors": [{"code": code, "message": message}]}).to_string(),
+    )
+}
+
+fn broken(error: &dyn std::error::Error) -> Answer {
+    log::error!("cannot serve: {}", crate::failure::chain(error));
+    json(
+        500,
+        r#"{"errors":[{"code":"UNKNOWN","message":"the store cannot be read"}]}"#.to_owned(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_as_the_rfc_says() {
+        for (text, size, range) in [
+            ("bytes=0-0", 10, Range::Part(0, 0)),
+            ("bytes=5-", 10, Range::Part(5, 9)),
+            ("bytes=5-99", 10, Range::Part(5, 9)),
+            ("bytes=-3", 10, Range::Part(7, 9)),
+            ("bytes=-30", 10, Range::Part(0, 9)),
+            ("bytes=-0", 10, Range::Outside),
+            ("bytes=10-", 10, Range::Outside),
+            ("bytes=0-", 0, Range::Outside),
+            ("bytes=-1", 0, Range::Outside),
+            ("bytes=3-2", 10, Range::All),
+            ("bytes=0-1,3-4", 10, Range::All),
+            ("bytes=+1-2", 10, Range::All),
+            ("lines=0-1", 10, Range::All),
+            ("bytes=99999999999999999999-", 10, Range::All),
+        ] {
+            assert_eq!(Range::parse(text, size), range, "{text} of {size}");
+        }
+    }
+
+    #[test]
+    fn a_rate_gives_what_it_promises_and_no_more() {
+        let start = Instant::now();
+        let mut rate = Rate::new(1000, start);
+        let mut sent = 0;
+        for ms in 0..=2000 {
+            rate.refill(start + Duration::from_millis(ms));
+            let allowed = rate.allow(u64::MAX);
+            rate.spend(allowed);
+            sent += allowed;
+        }
+        assert_eq!(sent, 2000);
+        assert_eq!(Rate::new(0, start).allow(7), 7);
+    }
+}

@@ -95,9 +95,13 @@ impl Server {
         shared: Arc<Shared>,
     ) -> Result<Self, ServerError> {
         let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(failed("take signals"))?;
-        poll.registry().register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("poll signals"))?;
+        poll.registry()
+            .register(&mut signals, SIGNALS, Interest::READABLE)
+            .map_err(failed("poll signals"))?;
         let listener = &mut listening.listener;
-        poll.registry().register(listener, LISTENER, Interest::READABLE).map_err(failed("poll the socket"))?;
+        poll.registry()
+            .register(listener, LISTENER, Interest::READABLE)
+            .map_err(failed("poll the socket"))?;
         let now = Instant::now();
         Ok(Server {
             poll,
@@ -209,7 +213,11 @@ impl Server {
                     self.next_client += 1;
                     let mut client = Client::new(stream, Instant::now() + ASK_TIMEOUT);
                     let interest = Interest::READABLE | Interest::WRITABLE;
-                    match self.poll.registry().register(client.stream(), Token(token), interest) {
+                    match self
+                        .poll
+                        .registry()
+                        .register(client.stream(), Token(token), interest)
+                    {
                         Ok(()) => drop(self.clients.insert(token, client)),
                         Err(error) => log::warn!("a client cannot be polled: {error}"),
                     }
@@ -255,7 +263,9 @@ impl Server {
         }
         let tokens: Vec<usize> = self.clients.keys().copied().collect();
         for token in tokens {
-            let Some(mut client) = self.clients.remove(&token) else { continue };
+            let Some(mut client) = self.clients.remove(&token) else {
+                continue;
+            };
             match self.serve_client(token, &mut client, now, tick) {
                 Ok(true) => drop(self.clients.insert(token, client)),
                 Ok(false) => self.forget(&client),
@@ -276,7 +286,13 @@ impl Server {
     }
 
     /// False once the client has all that it will get.
-    fn serve_client(&mut self, token: usize, client: &mut Client, now: Instant, tick: bool) -> io::Result<bool> {
+    fn serve_client(
+        &mut self,
+        token: usize,
+        client: &mut Client,
+        now: Instant,
+        tick: bool,
+    ) -> io::Result<bool> {
         if let Some(body) = client.read()? {
             let descriptors = client.take_descriptors();
             self.on_request(token, client, &body, descriptors);
@@ -296,7 +312,9 @@ impl Server {
 
     /// Makes the next frame for a client that has read all others.
     fn tell(&mut self, client: &mut Client, tick: bool) {
-        let (State::Watching { job, .. } | State::Serving(job)) = client.state else { return };
+        let (State::Watching { job, .. } | State::Serving(job)) = client.state else {
+            return;
+        };
         let Some(entry) = self.jobs.get(job) else {
             client.say(&Answer::Error(no_job(job)));
             client.state = State::Closing;
@@ -381,7 +399,12 @@ impl Server {
 
     fn on_pull(&mut self, client: &mut Client, pull: &engine::Pull) -> Result<(), Failure> {
         let reference = Reference::parse(&pull.reference).map_err(|e| failure::usage(&e))?;
-        let platform = pull.platform.as_deref().map(Platform::parse).transpose().map_err(|e| failure::usage(&e))?;
+        let platform = pull
+            .platform
+            .as_deref()
+            .map(Platform::parse)
+            .transpose()
+            .map_err(|e| failure::usage(&e))?;
         let configured = &self.shared.config.insecure_registries;
         let insecure = pull.insecure || configured.iter().any(|host| host == reference.host());
         let wanted = platform.clone().unwrap_or_else(Platform::host);
@@ -390,7 +413,12 @@ impl Server {
             Some(job) => job,
             None => {
                 let workers = self.shared.config.max_downloads;
-                let request = PullRequest { reference, platform, access: Access { insecure }, workers };
+                let request = PullRequest {
+                    reference,
+                    platform,
+                    access: Access { insecure },
+                    workers,
+                };
                 let subject = request.reference.to_string();
                 self.start("pull", subject, Some(key), |task| task.pull(request))?
             }
@@ -409,26 +437,53 @@ impl Server {
         layers: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
         let reference = Reference::parse(&import.reference).map_err(|e| failure::usage(&e))?;
-        let platform = import.platform.as_deref().map(Platform::parse).transpose().map_err(|e| failure::usage(&e))?;
+        let platform = import
+            .platform
+            .as_deref()
+            .map(Platform::parse)
+            .transpose()
+            .map_err(|e| failure::usage(&e))?;
         if layers.is_empty() || layers.len() as u64 != u64::from(import.layers) {
-            let message = format!("the request names {} layers and brings {} descriptors", import.layers, layers.len());
+            let message = format!(
+                "the request names {} layers and brings {} descriptors",
+                import.layers,
+                layers.len()
+            );
             return Err(failure::new(Code::Usage, message, ""));
         }
         if reference.digest().is_some() {
-            return Err(failure::new(Code::Usage, "an imported image cannot be named by digest", "give NAME:TAG"));
+            return Err(failure::new(
+                Code::Usage,
+                "an imported image cannot be named by digest",
+                "give NAME:TAG",
+            ));
         }
-        let run = Run { env: import.env, cmd: import.cmd, labels: import.labels.into_iter().collect() };
+        let run = Run {
+            env: import.env,
+            cmd: import.cmd,
+            labels: import.labels.into_iter().collect(),
+        };
         let platform = platform.unwrap_or_else(Platform::host);
         let subject = reference.to_string();
-        let request = ImportRequest { reference, platform, run, layers };
+        let request = ImportRequest {
+            reference,
+            platform,
+            run,
+            layers,
+        };
         let job = self.start("import", subject, None, |task| task.import(request))?;
         self.join(client, job, false);
         Ok(())
     }
 
     fn on_serve(&mut self, client: &mut Client, serve: engine::Serve) -> Result<(), Failure> {
-        let engine::Serve { listen, bytes_per_second } = serve;
-        let job = self.start("serve", listen.clone(), None, move |task| task.serve(listen, bytes_per_second))?;
+        let engine::Serve {
+            listen,
+            bytes_per_second,
+        } = serve;
+        let job = self.start("serve", listen.clone(), None, move |task| {
+            task.serve(listen, bytes_per_second)
+        })?;
         self.jobs.watch(job);
         client.state = State::Serving(job);
         Ok(())
@@ -448,7 +503,11 @@ impl Server {
             entry.cancel.cancel();
         }
         let reference = entry.subject.clone();
-        client.say(&Answer::Done(Done { reference, unchanged, ..Done::default() }));
+        client.say(&Answer::Done(Done {
+            reference,
+            unchanged,
+            ..Done::default()
+        }));
         Ok(())
     }
 
@@ -458,7 +517,10 @@ impl Server {
         let reference = entry.subject.clone();
         if detach {
             client.say(&Answer::Job(entry.describe(id).0));
-            client.say(&Answer::Done(Done { reference, ..Done::default() }));
+            client.say(&Answer::Done(Done {
+                reference,
+                ..Done::default()
+            }));
             return;
         }
         self.jobs.watch(id);
@@ -477,7 +539,11 @@ impl Server {
         run: impl FnOnce(Task) + Send + 'static,
     ) -> Result<u64, Failure> {
         if self.stop {
-            return Err(failure::new(Code::Failed, "the engine is stopping", "try again when it is back"));
+            return Err(failure::new(
+                Code::Failed,
+                "the engine is stopping",
+                "try again when it is back",
+            ));
         }
         if self.jobs.running() >= RUNNING_MAX {
             let message = format!("{RUNNING_MAX} jobs are running, and that is the most");
@@ -488,17 +554,30 @@ impl Server {
         let mut entry = JobEntry::new(kind, subject, Arc::clone(&progress));
         entry.key = key;
         let cancel = Arc::clone(&entry.cancel);
-        let task = Task { shared: Arc::clone(&self.shared), job, progress, cancel };
-        let builder = std::thread::Builder::new().name(format!("job-{job}")).stack_size(STACK);
+        let task = Task {
+            shared: Arc::clone(&self.shared),
+            job,
+            progress,
+            cancel,
+        };
+        let builder = std::thread::Builder::new()
+            .name(format!("job-{job}"))
+            .stack_size(STACK);
         builder.spawn(move || run(task)).map_err(|error| {
-            failure::new(Code::Failed, format!("cannot start a thread for the job: {error}"), "")
+            failure::new(
+                Code::Failed,
+                format!("cannot start a thread for the job: {error}"),
+                "",
+            )
         })?;
         Ok(self.jobs.insert(entry))
     }
 
     fn start_waiting_tasks(&mut self) {
         while self.tasks < TASKS_MAX {
-            let Some((client, request)) = self.waiting_tasks.pop_front() else { return };
+            let Some((client, request)) = self.waiting_tasks.pop_front() else {
+                return;
+            };
             let shared = Arc::clone(&self.shared);
             let builder = std::thread::Builder::new().name("task".into()).stack_size(STACK);
             match builder.spawn(move || work::answer(&shared, client, &request)) {
@@ -511,7 +590,11 @@ impl Server {
 }
 
 fn no_job(job: u64) -> Failure {
-    failure::new(Code::NotFound, format!("there is no job {job}"), "'sampan jobs' lists those that there are")
+    failure::new(
+        Code::NotFound,
+        format!("there is no job {job}"),
+        "'sampan jobs' lists those that there are",
+    )
 }
 
 /// Reads a client's first frame.
@@ -522,6 +605,10 @@ fn open(body: &[u8]) -> Result<Request, Failure> {
             _ => Code::Usage,
         };
         let versions: Vec<String> = refusal.versions.iter().map(u16::to_string).collect();
-        failure::new(code, refusal.message, &format!("versions spoken here: {}", versions.join(", ")))
+        failure::new(
+            code,
+            refusal.message,
+            &format!("versions spoken here: {}", versions.join(", ")),
+        )
     })
 }

@@ -7,7 +7,10 @@ pub fn parse(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     let number = |from: usize, to: usize| -> Option<i64> {
         let digits = bytes.get(from..to)?;
-        digits.iter().all(u8::is_ascii_digit).then(|| digits.iter().fold(0, |n, b| n * 10 + i64::from(b - b'0')))
+        digits
+            .iter()
+            .all(u8::is_ascii_digit)
+            .then(|| digits.iter().fold(0, |n, b| n * 10 + i64::from(b - b'0')))
     };
     let is = |at: usize, any: &[u8]| bytes.get(at).is_some_and(|b| any.contains(b));
     if !(is(4, b"-") && is(7, b"-") && is(10, b"Tt ") && is(13, b":") && is(16, b":")) {
@@ -77,17 +80,40 @@ mod tests {
     #[test]
     fn stamps_are_read_and_written_alike() {
         assert_eq!(parse("1970-01-01T00:00:00Z"), Some(0));
-        assert_eq!(parse("2022-05-10T17:20:34.661862100+08:00"), Some(1_652_174_434_661_862_100));
-        assert_eq!(parse("0001-01-01T00:00:00Z"), None, "outside of 64-bit nanoseconds");
-        assert_eq!(parse("2040-02-29T12:00:00.5Z").map(format).as_deref(), Some("2040-02-29T12:00:00.500000000Z"));
-        for nanos in [0, -1, 951_782_400_000_000_000, i64::MAX, 4_107_542_399_999_999_999] {
+        assert_eq!(
+            parse("2022-05-10T17:20:34.661862100+08:00"),
+            Some(1_652_174_434_661_862_100)
+        );
+        assert_eq!(
+            parse("0001-01-01T00:00:00Z"),
+            None,
+            "outside of 64-bit nanoseconds"
+        );
+        assert_eq!(
+            parse("2040-02-29T12:00:00.5Z").map(format).as_deref(),
+            Some("2040-02-29T12:00:00.500000000Z")
+        );
+        for nanos in [
+            0,
+            -1,
+            951_782_400_000_000_000,
+            i64::MAX,
+            4_107_542_399_999_999_999,
+        ] {
             assert_eq!(parse(&format(nanos)), Some(nanos));
         }
     }
 
     #[test]
     fn what_is_no_stamp_is_none() {
-        for bad in ["", "2022", "2022-13-01T00:00:00Z", "2022-01-01T00:00:00", "2022-01-01T00:00:00+08", "x022-01-01T00:00:00Z"] {
+        for bad in [
+            "",
+            "2022",
+            "2022-13-01T00:00:00Z",
+            "2022-01-01T00:00:00",
+            "2022-01-01T00:00:00+08",
+            "x022-01-01T00:00:00Z",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

@@ -132,11 +132,17 @@ impl Image {
             "config": {"mediaType": oci::CONFIG, "digest": Digest::of(&config), "size": config.len()},
             "layers": layers.iter().map(describe).collect::<Vec<_>>(),
         });
-        let mut blobs: Vec<(Digest, Vec<u8>)> =
-            layers.iter().map(|l| (Digest::of(&l.blob), l.blob.clone())).collect();
+        let mut blobs: Vec<(Digest, Vec<u8>)> = layers
+            .iter()
+            .map(|l| (Digest::of(&l.blob), l.blob.clone()))
+            .collect();
         blobs.push((Digest::of(&config), config));
         let manifest = serde_json::to_vec(&manifest).expect("JSON");
-        Image { blobs, manifest, architecture: architecture.to_owned() }
+        Image {
+            blobs,
+            manifest,
+            architecture: architecture.to_owned(),
+        }
     }
 
     /// The manifest's digest.
@@ -195,7 +201,10 @@ impl DockerRegistry {
     pub fn start(dir: &Path) -> Self {
         let dir = dir.join("registry");
         fs::create_dir_all(&dir).expect("a directory");
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|l| l.local_addr())
+            .expect("a port")
+            .port();
         let address = format!("127.0.0.1:{port}");
         let config = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n",
@@ -210,7 +219,10 @@ impl DockerRegistry {
             .expect("docker-registry of Debian's package docker-registry");
         let deadline = Instant::now() + START;
         while TcpStream::connect(&address).is_err() {
-            assert!(Instant::now() < deadline, "docker-registry does not listen on {address}");
+            assert!(
+                Instant::now() < deadline,
+                "docker-registry does not listen on {address}"
+            );
             std::thread::yield_now();
         }
         DockerRegistry { child, dir, address }
@@ -222,7 +234,13 @@ impl DockerRegistry {
         write_layout(&layout, images);
         let reference = format!("{}/{name}", self.address);
         let status = Command::new("skopeo")
-            .args(["copy", "--quiet", "--all", "--preserve-digests", "--dest-tls-verify=false"])
+            .args([
+                "copy",
+                "--quiet",
+                "--all",
+                "--preserve-digests",
+                "--dest-tls-verify=false",
+            ])
             .arg(format!("oci:{}:t", layout.display()))
             .arg(format!("docker://{reference}"))
             .status()
@@ -288,7 +306,11 @@ impl LyingRegistry {
 
     /// From now on `path` (below `/v2/`) is answered so.
     pub fn answer(&self, path: &str, reply: Reply) {
-        self.state.replies.lock().expect("no panic").insert(format!("/v2/{path}"), reply);
+        self.state
+            .replies
+            .lock()
+            .expect("no panic")
+            .insert(format!("/v2/{path}"), reply);
     }
 
     /// Knows `image` as `name:t`, all of it right.
@@ -344,7 +366,11 @@ fn converse(stream: TcpStream, shared: &Shared) {
                 }
             }
         }
-        shared.requests.lock().expect("no panic").push((path.clone(), authorization));
+        shared
+            .requests
+            .lock()
+            .expect("no panic")
+            .push((path.clone(), authorization));
         let known = shared.replies.lock().expect("no panic").get(&path).cloned();
         let reply = known.unwrap_or(Reply::Status(if path == "/v2/" { 200 } else { 404 }));
         if send(&mut stream, reply, shared).is_err() {
@@ -354,7 +380,9 @@ fn converse(stream: TcpStream, shared: &Shared) {
 }
 
 fn send(stream: &mut TcpStream, reply: Reply, shared: &Shared) -> std::io::Result<()> {
-    let head = |len: usize, kind: &str| format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len}\r\n\r\n");
+    let head = |len: usize, kind: &str| {
+        format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len}\r\n\r\n")
+    };
     match reply {
         Reply::Ok(kind, body) => {
             stream.write_all(head(body.len(), &kind).as_bytes())?;
@@ -364,7 +392,11 @@ fn send(stream: &mut TcpStream, reply: Reply, shared: &Shared) -> std::io::Resul
         }
         Reply::Status(status) => {
             let body = r#"{"errors":[{"code":"TEST","message":"so it was told"}]}"#;
-            write!(stream, "HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+            write!(
+                stream,
+                "HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
         }
         Reply::Cut(body, at) => {
             stream.write_all(head(body.len(), "application/octet-stream").as_bytes())?;
@@ -382,7 +414,10 @@ fn send(stream: &mut TcpStream, reply: Reply, shared: &Shared) -> std::io::Resul
             Ok(())
         }
         Reply::Redirect(to) => {
-            write!(stream, "HTTP/1.1 307 Temporary Redirect\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n")
+            write!(
+                stream,
+                "HTTP/1.1 307 Temporary Redirect\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n"
+            )
         }
     }
 }
