@@ -153,6 +153,18 @@ impl Decoder {
         self.next_body()?.map(parse).transpose()
     }
 
+    /// True when [`Decoder::next_body`] would not answer `None`.
+    pub fn has_frame(&self) -> bool {
+        let held = &self.bytes[self.start..];
+        match held.split_at_checked(HEADER_LEN) {
+            Some(([a, b, c, d, ..], rest)) => {
+                let len = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
+                len == 0 || len > self.max || rest.len() >= len
+            }
+            _ => false,
+        }
+    }
+
     /// True when no byte of an unfinished frame is held.
     pub fn is_empty(&self) -> bool {
         self.start == self.bytes.len()

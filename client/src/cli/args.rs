@@ -1,0 +1,457 @@
+//! The command line, and all its help: the one definition that man pages and completions are generated from.
+//!
+//! Pure description; what the commands do is in the modules beside it. `examples/generate.rs` includes this file.
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use std::path::PathBuf;
+
+/// Pull images, watch what happens on this host, and tell others what happens
+#[derive(Debug, Parser)]
+#[command(
+    name = "sampan",
+    version,
+    max_term_width = 110,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_long_help = ENVIRONMENT
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const ENVIRONMENT: &str = "\
+Environment:
+  SAMPAN_RUN_DIR    Directory of the sockets and the FIFO [default: /run/sampan for root, else
+                    $XDG_RUNTIME_DIR/sampan]
+  SAMPAN_STATE_DIR  Directory of the event journal [default: /var/lib/sampan for root, else
+                    $XDG_STATE_HOME/sampan]
+  SAMPAN_DATA_DIR   Directory of the image store [default: /var/lib/sampan for root, else
+                    $XDG_DATA_HOME/sampan]
+
+Exit status:
+  0    Done
+  1    Failed; the reason is on standard error
+  2    'emit' was given an event that is not allowed; it was not written
+  125  Bad usage
+  130  Ended by Ctrl-C";
+
+const TIMES: &str = "\
+Times: RFC 3339 with any offset, as events are printed (2024-05-06T15:04:05.123456789+08:00); local time, whole or
+shortened (2024-05-06, 2024-05-06T15, T15:04, T15:04:05.5); unix seconds (1714979045.5); a duration back from now
+(10m, 1h30m); now. Both ends are included.
+
+Filters: values of one key are OR, keys are AND.
+  type=WORD             Events of this type: container, image, job, daemon, or any producer's word
+  event=ACTION          This action; exec_start matches 'exec_start: sh'
+  container=ID|NAME     Events of containers whose id begins with this, or whose name is this
+  image=REFERENCE       Events about this image or of its containers, with or without tag
+  label=KEY[=VALUE]     Events with this label
+  name=NAME             Events whose attribute name, or whose id, is this
+  id=PREFIX             Events whose id begins with this
+  daemon=ID|NAME        Events of this daemon
+  attr.KEY=VALUE        Events whose attribute KEY is VALUE";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print events as they happen, and past ones on request
+    #[command(after_long_help = TIMES)]
+    Events(Events),
+    /// Write an event of your own
+    Emit(Emit),
+    /// Fetch an image from a registry
+    Pull(Pull),
+    /// List jobs: running ones, and those that ended lately
+    Jobs(Jobs),
+    /// Follow the progress of a job
+    Watch(Watch),
+    /// End a running job, whoever watches it
+    Cancel(Cancel),
+    /// List images
+    Images(Images),
+    /// Show images in full, as JSON
+    Inspect(Inspect),
+    /// Give an image one more reference
+    Tag(Tag),
+    /// Remove references, and images with their last one
+    Rmi(Remove),
+    /// Make an image of root file system tars
+    Import(Import),
+    /// Be a read-only registry of the images in this store, until Ctrl-C
+    Serve(Serve),
+    /// Show what the engine is
+    Info(Info),
+    /// Print versions
+    Version(Version),
+    /// Look into monitord
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Monitor(Monitor),
+    /// Run monitord and the engine in the foreground, until Ctrl-C
+    Up(Up),
+}
+
+/// Arguments of `events`.
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Print only events of this name or id [same as --filter name=NAME]
+    #[arg(short, long = "name", value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Begin with past events of this time and later
+    #[arg(short = 'S', long, value_name = "TIME", allow_hyphen_values = true)]
+    pub since: Option<String>,
+    /// End with events of this time
+    #[arg(short = 'U', long, value_name = "TIME", allow_hyphen_values = true)]
+    pub until: Option<String>,
+    /// Begin behind the event with this sequence number; 0 is all there is
+    #[arg(long, value_name = "SEQ")]
+    pub after: Option<u64>,
+    /// Print only events that match
+    #[arg(short, long = "filter", value_name = "KEY=VALUE")]
+    pub filters: Vec<String>,
+    /// End when the past is through, instead of waiting for more
+    #[arg(long)]
+    pub no_follow: bool,
+    /// Fail when monitord goes away, instead of waiting for it to return
+    #[arg(long)]
+    pub no_reconnect: bool,
+    /// Print each event like this
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub format: EventFormat,
+    /// Remember in this file how far the output has come, and go on from there next time
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub cursor_file: Option<PathBuf>,
+    /// Where monitord listens.
+    #[command(flatten)]
+    pub socket: EventsSocket,
+}
+
+/// How an event is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum EventFormat {
+    /// TIME TYPE ACTION ID (KEY=VALUE, …)
+    #[default]
+    Line,
+    /// One JSON object a line
+    Json,
+    /// KEY=VALUE words
+    Logfmt,
+}
+
+/// Where monitord listens.
+#[derive(Debug, Args)]
+pub struct EventsSocket {
+    /// Ask the monitord that listens here [default: RUN/events.sock]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub socket: Option<PathBuf>,
+}
+
+/// Where the engine listens.
+#[derive(Debug, Args)]
+pub struct EngineSocket {
+    /// Ask the engine that listens here [default: RUN/engine.sock]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub socket: Option<PathBuf>,
+}
+
+/// Arguments of `emit`.
+#[derive(Debug, Args)]
+pub struct Emit {
+    /// What sort of thing it happened to: [a-z0-9][a-z0-9_.-]*
+    #[arg(value_name = "TYPE", required_unless_present = "batch")]
+    pub kind: Option<String>,
+    /// What happened: [a-z0-9][a-z0-9_.-]*, then nothing or ': ' and text
+    #[arg(value_name = "ACTION", required_unless_present = "batch")]
+    pub action: Option<String>,
+    /// What it happened to
+    #[arg(value_name = "ID", required_unless_present = "batch")]
+    pub id: Option<String>,
+    /// Facts
+    #[arg(value_name = "KEY=VALUE")]
+    pub attributes: Vec<String>,
+    /// A word of the owner
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
+    /// When it happened, in any form that 'events --since' takes [default: now]
+    #[arg(
+        long,
+        value_name = "TIME",
+        allow_hyphen_values = true,
+        conflicts_with = "batch"
+    )]
+    pub time: Option<String>,
+    /// Read events from standard input, one JSON object a line, as 'events --format json' writes them
+    #[arg(long, conflicts_with_all = ["kind", "labels"])]
+    pub batch: bool,
+    /// Wait at most this long for monitord to take an event
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    pub timeout: u32,
+    /// Write into this FIFO [default: RUN/monitor.fifo]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub fifo: Option<PathBuf>,
+}
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ProgressStyle {
+    /// Bars on a terminal, plain lines elsewhere
+    #[default]
+    Auto,
+    /// One row a layer, redrawn in place
+    Bars,
+    /// One line a change of state
+    Plain,
+    /// One JSON object a change
+    Json,
+    /// Nothing but the result
+    None,
+}
+
+/// How progress is shown, for commands that show it.
+#[derive(Debug, Args)]
+pub struct Progress {
+    /// Show progress like this
+    #[arg(long, value_enum, value_name = "STYLE", default_value_t)]
+    pub progress: ProgressStyle,
+    /// Print nothing but the digest reference
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Arguments of `pull`.
+#[derive(Debug, Args)]
+pub struct Pull {
+    /// The image: [HOST[:PORT]/]NAME[:TAG][@DIGEST]
+    #[arg(value_name = "REF")]
+    pub reference: String,
+    /// Fetch the image for this platform [default: the host's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<String>,
+    /// Return at once, print the job's number, and let the pull go on
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub detach: bool,
+    /// With 'false', take plain HTTP, and HTTPS whose certificate nobody vouches for
+    #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub tls_verify: bool,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub progress: Progress,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
+/// How a list is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ListFormat {
+    /// Columns for people
+    #[default]
+    Table,
+    /// One JSON array
+    Json,
+}
+
+/// Arguments of `jobs`.
+#[derive(Debug, Args)]
+pub struct Jobs {
+    /// Print the list like this
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub format: ListFormat,
+    /// Print nothing but numbers
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
+/// Arguments of `watch`.
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// Number of the job
+    #[arg(value_name = "JOB")]
+    pub job: u64,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub progress: Progress,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
+/// Arguments of `cancel`.
+#[derive(Debug, Args)]
+pub struct Cancel {
+    /// Number of the job
+    #[arg(value_name = "JOB")]
+    pub job: u64,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
+/// Arguments of `images`.
+#[derive(Debug, Args)]
+pub struct Images {
+    /// Print the list like this
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub format: ListFormat,
+    /// Print nothing but ids
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print digests as well
+    #[arg(long)]
+    pub digests: bool,
+    /// Print ids in full
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
+/// Arguments of `inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// Images: reference, digest, or the beginning of an id
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
+/// Arguments of `tag`.
+#[derive(Debug, Args)]
+pub struct Tag {
+    /// The image: reference, digest, or the beginning of an id
+    #[arg(value_name = "IMAGE")]
+    pub source: String,
+    /// References that it gets
+    #[arg(value_name = "REF", required = true)]
+    pub targets: Vec<String>,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
+/// Arguments of `rmi`.
+#[derive(Debug, Args)]
+pub struct Remove {
+    /// Images: reference, digest, or the beginning of an id
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+    /// Also if an id has several references
+    #[arg(short, long)]
+    pub force: bool,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
+/// Arguments of `import`.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// Reference that the image gets
+    #[arg(value_name = "REF")]
+    pub reference: String,
+    /// Tars, plain or compressed, one a layer, the lowest first; '-' is standard input
+    #[arg(value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
+    pub files: Vec<PathBuf>,
+    /// The image is for this platform [default: the host's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<String>,
+    /// One word of the default command; repeat it for more
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    pub cmd: Vec<String>,
+    /// A variable of the environment
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub env: Vec<String>,
+    /// A label of the image
+    #[arg(short, long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub progress: Progress,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Listen here; port 0 lets the kernel choose
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:5000")]
+    pub listen: String,
+    /// Send at most this much per second, all clients together: 500K, 10M/s [default: no limit]
+    #[arg(long, value_name = "BYTES[K|M|G][/s]")]
+    pub rate: Option<String>,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
+/// Arguments of `info`.
+#[derive(Debug, Args)]
+pub struct Info {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
+/// Arguments of `version`.
+#[derive(Debug, Args)]
+pub struct Version {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `monitor`.
+#[derive(Debug, Args)]
+pub struct Monitor {
+    /// What to look at.
+    #[command(subcommand)]
+    pub command: MonitorCommand,
+}
+
+/// What `monitor` looks at.
+#[derive(Debug, Subcommand)]
+pub enum MonitorCommand {
+    /// Show sequence number, rate, subscribers and their lag, ring, journal, and what was lost
+    Status(MonitorStatus),
+}
+
+/// Arguments of `monitor status`.
+#[derive(Debug, Args)]
+pub struct MonitorStatus {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Where monitord listens.
+    #[command(flatten)]
+    pub socket: EventsSocket,
+}
+
+/// Arguments of `up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Pass this argument to sampan-monitord; repeat it for more
+    #[arg(long = "monitord-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub monitord: Vec<String>,
+    /// Pass this argument to sampan-engine; repeat it for more
+    #[arg(long = "engine-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub engine: Vec<String>,
+    /// Start monitord alone
+    #[arg(long)]
+    pub no_engine: bool,
+    /// Wait at most this long for both to be ready
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub timeout: u32,
+}

@@ -1,0 +1,129 @@
+//! How a command fails: what is printed, and the exit status.
+//!
+//! Made by the commands, printed once, by `main`.
+
+use sampan_client::engine::{Code, EngineError};
+use sampan_client::{Paths, WatchError};
+use std::error::Error;
+use std::io;
+
+/// The work was tried and failed.
+pub const FAILED: u8 = 1;
+/// An event that `emit` was given is not allowed.
+pub const BAD_EVENT: u8 = 2;
+/// The arguments make no sense. podman-run(1) says 125 for this as well.
+pub const USAGE: u8 = 125;
+
+/// An error for a person: what went wrong, and what may be done about it.
+#[derive(Debug)]
+pub struct Failure {
+    /// Exit status.
+    pub status: u8,
+    /// One line, lower case.
+    pub message: String,
+    /// One line; empty if nothing comes to mind.
+    pub hint: String,
+    /// True if nothing is to be said: whoever reads the output has left.
+    pub quiet: bool,
+}
+
+impl Failure {
+    /// The work failed.
+    pub fn new(message: impl Into<String>) -> Self {
+        Failure {
+            status: FAILED,
+            message: message.into(),
+            hint: String::new(),
+            quiet: false,
+        }
+    }
+
+    /// The arguments make no sense.
+    pub fn usage(error: impl Error) -> Self {
+        Failure {
+            status: USAGE,
+            ..Failure::new(chain(&error))
+        }
+    }
+
+    /// The same with a hint.
+    #[must_use]
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Failure {
+            hint: hint.into(),
+            ..self
+        }
+    }
+
+    /// The same with an exit status.
+    #[must_use]
+    pub fn status(self, status: u8) -> Self {
+        Failure { status, ..self }
+    }
+
+    /// Standard output cannot be written; that its reader has left is no news.
+    pub fn output(error: &io::Error) -> Self {
+        let quiet = error.kind() == io::ErrorKind::BrokenPipe;
+        Failure {
+            quiet,
+            ..Failure::new(format!("cannot write to standard output: {error}"))
+        }
+    }
+}
+
+/// An error with its causes, on one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+impl From<WatchError> for Failure {
+    fn from(error: WatchError) -> Self {
+        let failure = Failure::new(chain(&error));
+        match &error {
+            WatchError::Connect { source, .. } => failure.hint(absent_hint(source, "monitord")),
+            WatchError::Broken { .. } | WatchError::Shutdown => failure.hint(
+                "see the log of sampan-monitord; without --no-reconnect the stream goes on when it returns",
+            ),
+            WatchError::Time(_) => failure.status(USAGE),
+            WatchError::CursorFile { .. } => {
+                failure.hint("it holds one sequence number; remove it to begin anew")
+            }
+            _ => failure,
+        }
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        let failure = Failure::new(chain(&error));
+        match &error {
+            EngineError::Connect { source, .. } => failure.hint(absent_hint(source, "the engine")),
+            EngineError::Broken { .. } => failure.hint("see the log of sampan-engine"),
+            EngineError::Failed(told) => match told.code {
+                Code::Usage => failure.status(USAGE).hint(&told.hint),
+                _ => failure.hint(&told.hint),
+            },
+            _ => failure,
+        }
+    }
+}
+
+/// What a person may do who cannot reach a daemon.
+pub fn absent_hint(error: &io::Error, who: &str) -> String {
+    let run = Paths::from_env().run;
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "join the group that owns the socket, or become root".to_owned(),
+        io::ErrorKind::InvalidInput => "set SAMPAN_RUN_DIR to a shorter path".to_owned(),
+        _ => format!(
+            "is {who} running? start it with 'sampan up' or systemctl; SAMPAN_RUN_DIR here is {}",
+            run.display()
+        ),
+    }
+}

@@ -1,0 +1,148 @@
+//! Events as text: for people, as JSON lines, and as logfmt.
+//!
+//! Called by `events`; `emit --batch` reads what the JSON form writes. Every form is one line an event.
+
+use crate::cli::args::EventFormat;
+use sampan_client::{Event, Pairs, time};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use std::fmt::Write as _;
+
+/// Appends `event` and a line feed.
+pub fn event(out: &mut String, event: &Event, format: EventFormat) {
+    match format {
+        EventFormat::Line => out.push_str(&event.line()),
+        EventFormat::Json => out.push_str(&json(&JsonEvent(event))),
+        EventFormat::Logfmt => logfmt(out, event),
+    }
+    out.push('\n');
+}
+
+/// Appends a notice of lost events, for formats that carry it in the stream; false for the others.
+pub fn lost(out: &mut String, first: u64, last: u64, format: EventFormat) -> bool {
+    let _ = match format {
+        EventFormat::Line => return false,
+        EventFormat::Json => writeln!(out, r#"{{"lost":{{"first":{first},"last":{last}}}}}"#),
+        EventFormat::Logfmt => writeln!(out, "lost.first={first} lost.last={last}"),
+    };
+    true
+}
+
+/// JSON text of anything that this program prints as JSON, on one line.
+pub fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("maps have string keys, and nothing here refuses to be written")
+}
+
+struct JsonEvent<'a>(&'a Event);
+
+impl Serialize for JsonEvent<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let event = self.0;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("seq", &event.seq)?;
+        map.serialize_entry("time", &time::local(event.time))?;
+        map.serialize_entry("timeNano", &event.time)?;
+        map.serialize_entry("type", &event.kind)?;
+        map.serialize_entry("action", &event.action)?;
+        map.serialize_entry("id", &event.id)?;
+        map.serialize_entry("attributes", &JsonPairs(&event.attributes))?;
+        map.serialize_entry("labels", &JsonPairs(&event.labels))?;
+        if event.lost > 0 {
+            map.serialize_entry("writerLost", &event.lost)?;
+        }
+        map.end()
+    }
+}
+
+struct JsonPairs<'a>(&'a Pairs);
+
+impl Serialize for JsonPairs<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter())
+    }
+}
+
+fn logfmt(out: &mut String, event: &Event) {
+    let _ = write!(out, "time={} seq={}", time::local(event.time), event.seq);
+    for (key, value) in [
+        ("type", &event.kind),
+        ("action", &event.action),
+        ("id", &event.id),
+    ] {
+        word(out, "", key, value);
+    }
+    for (key, value) in event.attributes.iter() {
+        word(out, "attr.", key, value);
+    }
+    for (key, value) in event.labels.iter() {
+        word(out, "label.", key, value);
+    }
+    if event.lost > 0 {
+        let _ = write!(out, " writerLost={}", event.lost);
+    }
+}
+
+/// Appends ` KEY=VALUE`, the value in quotes where a reader of logfmt needs them.
+fn word(out: &mut String, prefix: &str, key: &str, value: &str) {
+    out.push(' ');
+    out.push_str(prefix);
+    // A key has no quotes to hide in.
+    for c in key.chars() {
+        out.push(if c.is_whitespace() || c == '"' { '_' } else { c });
+    }
+    out.push('=');
+    let is_plain = |c: char| !(c.is_whitespace() || c.is_control() || matches!(c, '"' | '=' | '\\'));
+    if !value.is_empty() && value.chars().all(is_plain) {
+        sampan_ipc::event::escape(out, value);
+    } else {
+        let mut escaped = String::new();
+        sampan_ipc::event::escape(&mut escaped, &value.replace('\\', r"\\").replace('"', r#"\""#));
+        let _ = write!(out, "\"{escaped}\"");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Event {
+        let mut event = Event::new("container", "exec_start: sh -c 'x'", "3277")
+            .with("name", "web")
+            .with("note", "a \"b\"\n\\")
+            .with("empty", "")
+            .label("tier", "front=1");
+        (event.seq, event.time) = (7, 1_000_000_001);
+        event
+    }
+
+    fn text(format: EventFormat) -> String {
+        let mut out = String::new();
+        event(&mut out, &sample(), format);
+        out
+    }
+
+    #[test]
+    fn json_keeps_order_and_every_digit() {
+        let (line, time) = (text(EventFormat::Json), time::local(1_000_000_001));
+        let expected = format!(
+            r#"{{"seq":7,"time":"{time}","timeNano":1000000001,"type":"container","action":"exec_start: sh -c 'x'","#
+        ) + r#""id":"3277","attributes":{"name":"web","note":"a \"b\"\n\\","empty":""},"labels":{"tier":"front=1"}}"#
+            + "\n";
+        assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn logfmt_quotes_what_would_break_it() {
+        let line = text(EventFormat::Logfmt);
+        let expected = r#" seq=7 type=container action="exec_start: sh -c 'x'" id=3277 attr.name=web attr.note="a \"b\"\n\\" attr.empty="" label.tier="front=1""#;
+        assert!(line.trim_end().ends_with(expected), "{line}");
+        assert_eq!(line.matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn lost_events_are_told_in_the_stream_or_beside_it() {
+        let mut out = String::new();
+        assert!(!lost(&mut out, 1, 2, EventFormat::Line) && out.is_empty());
+        assert!(lost(&mut out, 1, 2, EventFormat::Json));
+        assert_eq!(out, "{\"lost\":{\"first\":1,\"last\":2}}\n");
+    }
+}

@@ -1,0 +1,272 @@
+//! Work that takes its time: `pull`, `watch`, `serve`, and the list of jobs.
+//!
+//! A command watches its job on one connection. Ctrl-C hangs up, and the engine ends what nobody watches.
+
+use crate::cli::args::{Cancel, EngineSocket, Jobs, ListFormat, Progress, Pull, Serve, Watch};
+use crate::cli::failure::{FAILED, Failure, USAGE};
+use crate::cli::format;
+use crate::cli::output;
+use crate::cli::progress::{View, unwritable};
+use crate::cli::signals::{self, Signals};
+use crate::cli::table::Table;
+use crate::cli::units;
+use sampan_client::engine::{self, Answer, Done, Job, JobState, Next, Request};
+use sampan_client::{Answers, Engine, time};
+use serde_json::json;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+/// How often bars are drawn again while nothing but time passes.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The engine that the arguments or the environment name.
+pub fn engine(socket: &EngineSocket) -> Engine {
+    socket.socket.as_ref().map_or_else(Engine::from_env, Engine::new)
+}
+
+/// Runs `sampan pull`.
+///
+/// # Errors
+/// The engine is not there, or the pull failed.
+pub fn pull(args: &Pull) -> Result<(), Failure> {
+    let request = Request::Pull(engine::Pull {
+        reference: args.reference.clone(),
+        platform: args.platform.clone(),
+        detach: args.detach,
+        insecure: !args.tls_verify,
+    });
+    if args.detach {
+        return detached(engine(&args.socket).request(request, &[])?);
+    }
+    follow(&engine(&args.socket), request, &[], &args.progress)
+}
+
+/// Prints the number of a job that goes on by itself.
+fn detached(answers: Answers) -> Result<(), Failure> {
+    for answer in answers {
+        match answer? {
+            Answer::Job(job) => {
+                output::print(&format!("{}\n", job.id)).map_err(|error| unwritable(&error))?
+            }
+            Answer::Note(note) => output::note(&note),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Runs `sampan watch`.
+///
+/// # Errors
+/// There is no such job, or it failed.
+pub fn watch(args: &Watch) -> Result<(), Failure> {
+    follow(
+        &engine(&args.socket),
+        Request::Watch { job: args.job },
+        &[],
+        &args.progress,
+    )
+}
+
+/// Asks for work, shows its progress, and prints its result.
+///
+/// # Errors
+/// The engine is not there, or the work failed.
+pub fn follow(
+    engine: &Engine,
+    request: Request,
+    fds: &[BorrowedFd<'_>],
+    progress: &Progress,
+) -> Result<(), Failure> {
+    let mut answers = engine.request(request, fds)?;
+    let signals = catch(&answers)?;
+    let mut view = View::new(progress);
+    let ended = show(&mut answers, &mut view);
+    if let Some(signal) = signals.caught() {
+        // The hang-up is what ends the pull.
+        drop(answers);
+        signals::die_of(signal);
+    }
+    match ended? {
+        Some(done) => view.done(&done).map_err(|error| unwritable(&error)),
+        None => Err(Failure::new("interrupted")),
+    }
+}
+
+fn catch(answers: &Answers) -> Result<Signals, Failure> {
+    Signals::catch(&answers.stopper()?.into())
+        .map_err(|error| Failure::new(format!("cannot catch signals: {error}")))
+}
+
+/// Shows answers up to the last one; `None` if it was stopped before.
+fn show(answers: &mut Answers, view: &mut View) -> Result<Option<Done>, Failure> {
+    loop {
+        let next = match view.is_moving() {
+            true => answers.next_within(TICK)?,
+            false => match answers.next().transpose()? {
+                Some(answer) => Next::Answer(answer),
+                None => Next::End,
+            },
+        };
+        let shown = match next {
+            Next::Answer(Answer::Done(done)) => return Ok(Some(done)),
+            Next::Answer(Answer::Job(job)) => view.job(job),
+            Next::Answer(Answer::Rows { rows, .. }) => view.update(rows),
+            Next::Answer(Answer::Note(note)) => view.note(&note),
+            Next::Answer(_) => Ok(()),
+            Next::Nothing => view.redraw(),
+            Next::End => return Ok(None),
+        };
+        shown.map_err(|error| unwritable(&error))?;
+    }
+}
+
+/// Runs `sampan serve`: until Ctrl-C.
+///
+/// # Errors
+/// The engine is not there, or cannot listen.
+pub fn serve(args: &Serve) -> Result<(), Failure> {
+    let bytes_per_second = match &args.rate {
+        None => 0,
+        Some(rate) => units::parse_rate(rate).ok_or_else(|| {
+            Failure::new(format!(
+                "rate {rate:?} is not understood; write bytes per second over zero: 500K, 1.5M/s"
+            ))
+            .status(USAGE)
+        })?,
+    };
+    let request = Request::Serve(engine::Serve {
+        listen: args.listen.clone(),
+        bytes_per_second,
+    });
+    let mut answers = engine(&args.socket).request(request, &[])?;
+    let signals = catch(&answers)?;
+    while let Some(answer) = answers.next().transpose()? {
+        match answer {
+            Answer::Serving { address } => {
+                output::print(&format!("serving on {address}\n")).map_err(|error| unwritable(&error))?;
+            }
+            Answer::Note(note) => output::note(&note),
+            _ => {}
+        }
+    }
+    if let Some(signal) = signals.caught() {
+        drop(answers);
+        signals::die_of(signal);
+    }
+    Ok(())
+}
+
+/// Runs `sampan cancel`.
+///
+/// # Errors
+/// There is no such job, or it has ended.
+pub fn cancel(args: &Cancel) -> Result<(), Failure> {
+    finish(engine(&args.socket).request(Request::Cancel { job: args.job }, &[])?)?;
+    Ok(())
+}
+
+/// Waits for the end of short work.
+///
+/// # Errors
+/// It failed.
+pub fn finish(answers: Answers) -> Result<Done, Failure> {
+    let mut done = None;
+    for answer in answers {
+        match answer? {
+            Answer::Done(last) => done = Some(last),
+            Answer::Note(note) => output::note(&note),
+            _ => {}
+        }
+    }
+    done.ok_or_else(|| Failure::new("the engine gave no answer"))
+}
+
+/// Runs `sampan jobs`.
+///
+/// # Errors
+/// The engine is not there.
+pub fn list(args: &Jobs) -> Result<(), Failure> {
+    let mut jobs = Vec::new();
+    for answer in engine(&args.socket).request(Request::Jobs, &[])? {
+        if let Answer::Jobs(more) = answer? {
+            jobs.extend(more);
+        }
+    }
+    let text = match (args.quiet, args.format) {
+        (true, _) => jobs.iter().map(|job| format!("{}\n", job.id)).collect(),
+        (false, ListFormat::Json) => format::json(&jobs.iter().map(json_job).collect::<Vec<_>>()) + "\n",
+        (false, ListFormat::Table) => table(&jobs),
+    };
+    output::print(&text).map_err(|error| unwritable(&error))
+}
+
+fn table(jobs: &[Job]) -> String {
+    let mut table = Table::new(&["JOB", "KIND", "STATE", "PROGRESS", "STARTED", "SUBJECT"]);
+    for job in jobs {
+        let (current, total) = bytes(job);
+        let progress = if job.rows.is_empty() {
+            "-".to_owned()
+        } else {
+            format!("{}/{}", units::bytes(current), units::bytes(total))
+        };
+        let started = units::age(time::now().saturating_sub(job.started));
+        let state = state(job.state).to_owned();
+        table.row(vec![
+            job.id.to_string(),
+            job.kind.clone(),
+            state,
+            progress,
+            started,
+            job.subject.clone(),
+        ]);
+    }
+    table.text()
+}
+
+fn json_job(job: &Job) -> serde_json::Value {
+    let (current, total) = bytes(job);
+    let at = |nanos: i64| (nanos != 0).then(|| time::local(nanos));
+    json!({
+        "id": job.id, "kind": job.kind, "subject": job.subject, "state": state(job.state),
+        "current": current, "total": total, "layers": job.rows.len(),
+        "started": at(job.started), "ended": at(job.ended), "error": job.error,
+        "watchers": job.watchers, "detached": job.detached,
+    })
+}
+
+fn bytes(job: &Job) -> (u64, u64) {
+    job.rows.iter().fold((0, 0), |(current, total): (u64, u64), row| {
+        (
+            current.saturating_add(row.current),
+            total.saturating_add(row.total),
+        )
+    })
+}
+
+fn state(state: JobState) -> &'static str {
+    match state {
+        JobState::Running => "running",
+        JobState::Done => "done",
+        JobState::Failed => "failed",
+        JobState::Cancelled => "cancelled",
+    }
+}
+
+/// The exit status of several attempts: that of the last one that failed.
+pub fn each<T>(things: &[T], mut attempt: impl FnMut(&T) -> Result<(), Failure>) -> Result<(), Failure> {
+    let mut last = None;
+    for thing in things {
+        if let Err(failure) = attempt(thing) {
+            if let Some(earlier) = last.replace(failure) {
+                crate::report(&earlier);
+            }
+        }
+    }
+    last.map_or(Ok(()), |failure| {
+        Err(Failure {
+            status: failure.status.max(FAILED),
+            ..failure
+        })
+    })
+}

@@ -1,0 +1,20 @@
+//! The commands: one module a group, each called by `main` with its parsed arguments.
+//!
+//! None prints errors or exits: that is `main`'s, so that every failure looks the same.
+
+pub mod args;
+pub mod bars;
+pub mod emit;
+pub mod events;
+pub mod failure;
+pub mod format;
+pub mod images;
+pub mod import;
+pub mod job;
+pub mod output;
+pub mod progress;
+pub mod signals;
+pub mod state;
+pub mod table;
+pub mod units;
+pub mod up;

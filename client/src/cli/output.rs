@@ -1,0 +1,135 @@
+//! Standard output for streams: whole lines, and never a wait that a signal cannot end.
+//!
+//! Lines are collected and go out together when [`Output::flush`] is called: before each wait for more.
+
+use crate::cli::signals::Signals;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use sampan_client::Stopper;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+/// A pipe that poll calls writable takes so much without waiting. pipe(7), "PIPE_BUF".
+const ATOMIC: usize = 4096;
+/// From so many bytes on, [`Output::is_full`].
+const FULL: usize = 64 << 10;
+/// How often a signal that fell between test and wait is looked for, while the reader takes nothing.
+const SIGNAL_CHECK_MS: u16 = 500;
+
+/// Standard output, and the lines that are to go there.
+#[derive(Debug)]
+pub struct Output {
+    stdout: File,
+    lines: String,
+    signals: Signals,
+}
+
+impl Output {
+    /// Standard output; a wait for its reader ends when a signal was caught.
+    ///
+    /// # Errors
+    /// Standard output is closed.
+    pub fn new(signals: Signals) -> io::Result<Self> {
+        // Rust's own stdout would buffer a second time.
+        let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        Ok(Output {
+            stdout,
+            lines: String::new(),
+            signals,
+        })
+    }
+
+    /// Where the next line is appended, with its line feed.
+    pub fn lines(&mut self) -> &mut String {
+        &mut self.lines
+    }
+
+    /// True if it is time to flush, whatever comes next.
+    pub fn is_full(&self) -> bool {
+        self.lines.len() >= FULL
+    }
+
+    /// Writes all lines.
+    ///
+    /// # Errors
+    /// `Interrupted` if a signal was caught while the reader took nothing; else what write(2) says.
+    pub fn flush(&mut self) -> io::Result<()> {
+        let mut rest = self.lines.as_bytes();
+        while let Some(part) = rest.get(..rest.len().min(ATOMIC)).filter(|part| !part.is_empty()) {
+            wait_for_room(&self.stdout, &self.signals)?;
+            match self.stdout.write(part) {
+                Ok(len) => rest = rest.get(len..).unwrap_or_default(),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                    ) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.lines.clear();
+        self.lines.shrink_to(FULL);
+        Ok(())
+    }
+
+    /// Starts a thread that uses `stopper` when the reader of a pipe or socket has left, even while there is
+    /// nothing to write.
+    ///
+    /// # Errors
+    /// There is no descriptor or no thread to be had.
+    pub fn stop_when_unread(&self, stopper: Stopper) -> io::Result<()> {
+        let stdout = self.stdout.try_clone()?;
+        let watch = move || {
+            // No event is asked for: POLLERR and POLLHUP come unasked. Files and terminals have neither.
+            let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+            while !matches!(poll(&mut fds, PollTimeout::NONE), Ok(1..)) {}
+            stopper.stop();
+        };
+        std::thread::Builder::new()
+            .name("stdout-reader".into())
+            .stack_size(64 << 10)
+            .spawn(watch)?;
+        Ok(())
+    }
+
+    /// True if the reader of a pipe or socket has left.
+    pub fn is_unread(&self) -> bool {
+        let mut fds = [PollFd::new(self.stdout.as_fd(), PollFlags::empty())];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+    }
+}
+
+fn wait_for_room(stdout: &File, signals: &Signals) -> io::Result<()> {
+    loop {
+        let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];
+        if let Ok(1..) = poll(&mut fds, PollTimeout::from(SIGNAL_CHECK_MS)) {
+            return Ok(());
+        }
+        if signals.caught().is_some() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+    }
+}
+
+/// Tells a person something on standard error; that nobody listens is no failure.
+pub fn note(text: &str) {
+    tell("note", text);
+}
+
+/// Writes `WORD: TEXT` to standard error, control characters escaped.
+pub fn tell(word: &str, text: &str) {
+    let mut line = format!("{word}: ");
+    sampan_ipc::event::escape(&mut line, text);
+    line.push('\n');
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// Writes `text` to standard output at once.
+///
+/// # Errors
+/// What write(2) says.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}

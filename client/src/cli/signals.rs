@@ -1,0 +1,63 @@
+//! Signals that end a command: noticed, acted on in order, and then died of, as a shell expects.
+//!
+//! A command that must tidy up (a cursor, a terminal, children) catches them; all others die of them at once.
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::{flag, low_level};
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The signals caught so far.
+#[derive(Clone, Debug, Default)]
+pub struct Signals {
+    caught: Arc<AtomicUsize>,
+}
+
+impl Signals {
+    /// Catches SIGINT, SIGTERM and SIGHUP from now on; each writes a byte to `wake`.
+    ///
+    /// One that this process was started to ignore (nohup, a shell's background job) stays ignored for SIGHUP.
+    ///
+    /// # Errors
+    /// The handler cannot be installed.
+    pub fn catch(wake: &UnixStream) -> io::Result<Self> {
+        let signals = Signals::default();
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            if signal == SIGHUP && is_ignored(signal) {
+                continue;
+            }
+            // The flag first: whoever is woken finds it set.
+            flag::register_usize(signal, Arc::clone(&signals.caught), signal as usize)?;
+            low_level::pipe::register(signal, wake.try_clone()?)?;
+        }
+        Ok(signals)
+    }
+
+    /// The last signal caught.
+    pub fn caught(&self) -> Option<i32> {
+        match self.caught.load(Ordering::SeqCst) {
+            0 => None,
+            signal => i32::try_from(signal).ok(),
+        }
+    }
+}
+
+/// Ends this process by `signal`, so that its parent sees what it died of.
+pub fn die_of(signal: i32) -> ! {
+    let _ = low_level::emulate_default_handler(signal);
+    low_level::exit(128 + signal)
+}
+
+/// True if `signal` is ignored, by the kernel's account. proc(5), "SigIgn".
+fn is_ignored(signal: i32) -> bool {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
+        return false;
+    };
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
+    mask & 1 << (signal - 1) != 0
+}

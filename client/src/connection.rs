@@ -1,0 +1,185 @@
+//! One connection to a socket of Sampan: a request goes out, messages come in, and a wait can be ended.
+//!
+//! Used by subscriptions and by the engine's client. Knows frames, and no message.
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use sampan_ipc::frame::{Decoder, FRAME_MAX, FrameError};
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Bytes taken off a socket at once.
+const READ_BYTES: usize = 64 << 10;
+
+/// A connected socket and the bytes of it that are no whole message yet.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: UnixStream,
+    decoder: Decoder,
+    buffer: Box<[u8]>,
+}
+
+/// What became of a wait for a message.
+#[derive(Debug)]
+pub(crate) enum Received<T> {
+    Message(T),
+    /// The time is over.
+    Timeout,
+    /// A [`Stop`] was pulled.
+    Stopped,
+    /// The peer has closed, or went away.
+    Closed,
+}
+
+impl Connection {
+    /// Connects, and sends `request` with descriptors on its first byte.
+    pub fn open(socket: &Path, request: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<Self> {
+        let mut stream = UnixStream::connect(socket)?;
+        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let rights = if raw.is_empty() { &[][..] } else { &rights[..] };
+        let sent = loop {
+            let part = [IoSlice::new(request)];
+            match sendmsg::<()>(stream.as_raw_fd(), &part, rights, MsgFlags::MSG_NOSIGNAL, None) {
+                Err(Errno::EINTR) => {}
+                sent => break sent?,
+            }
+        };
+        stream.write_all(request.get(sent..).unwrap_or_default())?;
+        stream.set_nonblocking(true)?;
+        Ok(Connection {
+            stream,
+            decoder: Decoder::new(FRAME_MAX),
+            buffer: vec![0; READ_BYTES].into(),
+        })
+    }
+
+    /// The body of the next message, if it is here already.
+    pub fn buffered(&mut self) -> Result<Option<&[u8]>, FrameError> {
+        self.decoder.next_body()
+    }
+
+    /// Takes what the socket holds; waits for it, until `deadline` or a stop, if it holds nothing.
+    ///
+    /// `Message(())` says that bytes came.
+    pub fn fill(&mut self, stop: &Stop, deadline: Option<Instant>) -> io::Result<Received<()>> {
+        loop {
+            // A peer that never pauses must not outrun a stop.
+            if stop.is_asked() {
+                return Ok(Received::Stopped);
+            }
+            match self.stream.read(&mut self.buffer) {
+                Ok(0) => return Ok(Received::Closed),
+                Ok(len) => {
+                    self.decoder.push(self.buffer.get(..len).unwrap_or_default());
+                    return Ok(Received::Message(()));
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => {}
+                    io::ErrorKind::Interrupted => continue,
+                    io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                        return Ok(Received::Closed);
+                    }
+                    _ => return Err(error),
+                },
+            }
+            match stop.wait(Some(self.stream.as_fd()), deadline)? {
+                Woken::Readable => {}
+                Woken::Stopped => return Ok(Received::Stopped),
+                Woken::Timeout => return Ok(Received::Timeout),
+            }
+        }
+    }
+
+    /// True if [`Connection::buffered`] has something to give.
+    pub fn has_message(&self) -> bool {
+        self.decoder.has_frame()
+    }
+
+    /// True if a read would not wait.
+    pub fn is_readable(&self) -> bool {
+        is_readable(self.stream.as_fd())
+    }
+}
+
+/// The receiving end of whatever may end a wait.
+#[derive(Debug)]
+pub(crate) struct Stop {
+    receiver: UnixStream,
+    sender: UnixStream,
+}
+
+/// Why a wait is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Woken {
+    Readable,
+    Stopped,
+    Timeout,
+}
+
+impl Stop {
+    pub fn new() -> io::Result<Self> {
+        let (receiver, sender) = UnixStream::pair()?;
+        // A signal handler may write here, and must never wait.
+        sender.set_nonblocking(true)?;
+        Ok(Stop { receiver, sender })
+    }
+
+    /// A descriptor; a byte written to it ends the wait, now or as soon as there is one.
+    pub fn sender(&self) -> io::Result<UnixStream> {
+        self.sender.try_clone()
+    }
+
+    /// True once a stop was asked for.
+    pub fn is_asked(&self) -> bool {
+        is_readable(self.receiver.as_fd())
+    }
+
+    /// Waits until `readable` is, a stop is asked for, or `deadline` is reached.
+    pub fn wait(&self, readable: Option<BorrowedFd<'_>>, deadline: Option<Instant>) -> io::Result<Woken> {
+        loop {
+            let timeout = match deadline.map(|at| at.saturating_duration_since(Instant::now())) {
+                None => PollTimeout::NONE,
+                // Rounded up, so that the last fraction of a millisecond is not spun through.
+                Some(left) => {
+                    let left = left.saturating_add(Duration::from_micros(999));
+                    PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+                }
+            };
+            let stop = PollFd::new(self.receiver.as_fd(), PollFlags::POLLIN);
+            let socket = PollFd::new(readable.unwrap_or(self.receiver.as_fd()), PollFlags::POLLIN);
+            let mut fds = [stop, socket];
+            match poll(&mut fds, timeout) {
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+                Ok(0) if deadline.is_some_and(|at| Instant::now() >= at) => return Ok(Woken::Timeout),
+                Ok(0) => {}
+                Ok(_) if fds[0].any().unwrap_or(true) => return Ok(Woken::Stopped),
+                Ok(_) => return Ok(Woken::Readable),
+            }
+        }
+    }
+}
+
+fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    matches!(
+        poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO),
+        Ok(1..)
+    )
+}
+
+/// True for what a process meets while a daemon is restarted: it is worth trying again.
+pub(crate) fn is_absence(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::WouldBlock
+    )
+}
