@@ -261,10 +261,10 @@ pub fn find(store: &Store, name: &str) -> Result<Loaded, ImageError> {
     for (entry, names) in groups {
         if entry.digest.hex().starts_with(prefix) {
             fitting.push(load(store, entry, names)?);
-        } else if let Ok(image) = load(store, entry, names) {
-            if image.manifest.config.digest.hex().starts_with(prefix) {
-                fitting.push(image);
-            }
+        } else if let Ok(image) = load(store, entry, names)
+            && image.manifest.config.digest.hex().starts_with(prefix)
+        {
+            fitting.push(image);
         }
     }
     match fitting.len() {

@@ -50,7 +50,7 @@ impl Platform {
                     .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
         };
         let words: Vec<&str> = text.split('/').collect();
-        if !words.iter().all(|w| word(w)) {
+        if !words.iter().all(word) {
             return Err(refuse());
         }
         match words.as_slice() {

@@ -76,9 +76,9 @@ pub enum PullError {
     #[error("the image is for {found}, not for {wanted}")]
     Platform {
         /// What it is for.
-        found: Platform,
+        found: String,
         /// What was asked for.
-        wanted: Platform,
+        wanted: String,
     },
     /// Indexes within indexes without end.
     #[error("the image's index is nested more than {NESTING_MAX} deep")]
@@ -201,10 +201,10 @@ impl Work<'_> {
 
     fn config(&self, manifest: &Manifest) -> Result<Config, PullError> {
         let Descriptor { digest, size, .. } = &manifest.config;
-        if self.store.has_blob(digest, *size) {
-            if let Ok(bytes) = self.store.read_blob(digest, oci::CONFIG_MAX) {
-                return Ok(oci::parse_config(&bytes, manifest)?);
-            }
+        if self.store.has_blob(digest, *size)
+            && let Ok(bytes) = self.store.read_blob(digest, oci::CONFIG_MAX)
+        {
+            return Ok(oci::parse_config(&bytes, manifest)?);
         }
         let bytes = self.registry.small_blob(digest, (*size).min(oci::CONFIG_MAX))?;
         let config = oci::parse_config(&bytes, manifest);
@@ -222,8 +222,8 @@ impl Work<'_> {
         let found = config.platform();
         match &self.request.platform {
             Some(wanted) if !chosen && wanted.rank(&found).is_none() => Err(PullError::Platform {
-                found,
-                wanted: wanted.clone(),
+                found: found.to_string(),
+                wanted: wanted.to_string(),
             }),
             _ => Ok(()),
         }

@@ -185,11 +185,11 @@ impl Server {
     }
 
     fn feed_watchdog(&mut self) {
-        if let Some((period, next)) = &mut self.watchdog {
-            if Instant::now() >= *next {
-                let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
-                *next = Instant::now() + *period;
-            }
+        if let Some((period, next)) = &mut self.watchdog
+            && Instant::now() >= *next
+        {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+            *next = Instant::now() + *period;
         }
     }
 
@@ -320,13 +320,13 @@ impl Server {
             client.state = State::Closing;
             return;
         };
-        if let State::Watching { version, .. } = &mut client.state {
-            if tick || entry.outcome.is_some() {
-                let (rows, now_at) = entry.progress.since(*version);
-                *version = now_at;
-                if !rows.is_empty() {
-                    client.say(&Answer::Rows { job, rows });
-                }
+        if let State::Watching { version, .. } = &mut client.state
+            && (tick || entry.outcome.is_some())
+        {
+            let (rows, now_at) = entry.progress.since(*version);
+            *version = now_at;
+            if !rows.is_empty() {
+                client.say(&Answer::Rows { job, rows });
             }
         }
         if let Some(outcome) = &entry.outcome {

@@ -131,10 +131,10 @@ pub fn hold_fifo(path: &Path) -> Option<File> {
     if make_parent(path).is_err() {
         return None;
     }
-    if mkfifo(path, Mode::from_bits_truncate(0o620)).is_ok() {
-        if let Err(error) = permit(path, 0o620) {
-            log::warn!("cannot set the mode of {}: {error}", path.display());
-        }
+    if mkfifo(path, Mode::from_bits_truncate(0o620)).is_ok()
+        && let Err(error) = permit(path, 0o620)
+    {
+        log::warn!("cannot set the mode of {}: {error}", path.display());
     }
     // O_RDWR: it never fails for want of a reader, and never reads as closed. fifo(7).
     let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOFOLLOW;

@@ -107,10 +107,10 @@ impl Temp {
 
 impl Drop for Temp {
     fn drop(&mut self) {
-        if !self.keep {
-            if let Err(error) = tree::remove(&self.path) {
-                log::warn!("cannot remove {}: {error}", self.path.display());
-            }
+        if !self.keep
+            && let Err(error) = tree::remove(&self.path)
+        {
+            log::warn!("cannot remove {}: {error}", self.path.display());
         }
     }
 }

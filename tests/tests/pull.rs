@@ -441,7 +441,7 @@ fn what_a_registry_gives_wrong_is_refused_and_leaves_nothing() {
     registry.publish("diff", &diff);
     refused(&engine, &registry.reference("diff"), "unpacks to diff id");
     let two = Image::with_diff_ids(
-        &[layer.clone()],
+        std::slice::from_ref(&layer),
         "amd64",
         &[Digest::of(&layer.tar), Digest::of(b"2")],
     );
@@ -890,4 +890,101 @@ fn sigterm_ends_jobs_and_leaves_no_socket_and_a_second_engine_is_refused() {
     assert!(engine.child.wait().expect("reaped").success());
     assert!(!engine.socket().exists());
     assert_eq!(engine.temporaries(), 0);
+}
+
+/// What the engine has written to its FIFO so far.
+fn events(fifo: &mut fs::File, seen: &mut Vec<u8>) -> Vec<(String, String, BTreeMap<String, String>, usize)> {
+    let mut bytes = [0; 65536];
+    while let Ok(len @ 1..) = fifo.read(&mut bytes) {
+        seen.extend_from_slice(&bytes[..len]);
+    }
+    let mut scanner = sampan_ipc::record::Scanner::new(seen);
+    let mut events = Vec::new();
+    while let Some(sampan_ipc::record::Step::Record(record)) = scanner.next() {
+        let facts = record
+            .event
+            .attributes
+            .iter()
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect();
+        let what = format!("{} {}", record.event.kind, record.event.action);
+        events.push((what, record.event.id.to_owned(), facts, record.event.labels.len()));
+    }
+    events
+}
+
+#[test]
+fn every_operation_and_every_failure_writes_its_event() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let registry = LyingRegistry::start();
+    let engine = Engine::start();
+    let flags = nix::libc::O_NONBLOCK;
+    let fifo = engine.dir.path().join("run/monitor.fifo");
+    let mut fifo = fs::File::options()
+        .read(true)
+        .custom_flags(flags)
+        .open(fifo)
+        .expect("the engine made it");
+    let layer = Layer::large("data", 300_000, Packing::Gzip);
+    let image = Image::of(std::slice::from_ref(&layer), "amd64");
+    registry.publish("good", &image);
+    let reference = registry.reference("good");
+    engine.pull(&reference).expect("pulled");
+    engine.pull(&registry.reference("none")).expect_err("refused");
+    engine
+        .ask(Request::Tag {
+            source: reference.clone(),
+            target: "mine:1".to_owned(),
+        })
+        .all();
+    for name in [&reference, "mine:1", "mine:1"] {
+        engine
+            .ask(Request::Remove {
+                name: name.to_owned(),
+                force: false,
+            })
+            .all();
+    }
+    engine.signal(nix::sys::signal::Signal::SIGTERM);
+    let mut seen = Vec::new();
+    wait_until("the last event", || {
+        events(&mut fifo, &mut seen)
+            .last()
+            .is_some_and(|(what, ..)| what == "daemon stop")
+    });
+    let events = events(&mut fifo, &mut seen);
+    let words: Vec<&str> = events
+        .iter()
+        .map(|(what, ..)| what.as_str())
+        .filter(|w| *w != "job progress")
+        .collect();
+    assert_eq!(
+        words,
+        [
+            "daemon start",
+            "job start",
+            "image pull",
+            "job done",
+            "job start",
+            "image pull-error",
+            "job failed",
+            "image tag",
+            "image untag",
+            "image untag",
+            "image delete",
+            "image delete-error",
+            "daemon stop",
+        ]
+    );
+    let find = |wanted: &str| events.iter().find(|(what, ..)| what == wanted).expect("there");
+    let (_, id, facts, labels) = find("image pull");
+    assert_eq!((id, labels), (&reference, &1));
+    assert_eq!(facts["digest"], image.digest().to_string());
+    assert!(find("image pull-error").2["reason"].contains("is not in registry"));
+    let milestones = events
+        .iter()
+        .filter(|(what, ..)| what == "job progress")
+        .map(|(_, _, facts, _)| facts["percent"].clone());
+    let milestones: Vec<String> = milestones.collect();
+    assert!(!milestones.is_empty() && milestones.is_sorted(), "{milestones:?}");
 }
