@@ -42,3 +42,8 @@ pub mod work;
 pub fn limit_memory() {
     sys::limit_arenas();
 }
+
+/// Gives back memory that starting up, or a job, needed and an idle engine does not.
+pub fn trim_memory() {
+    sys::trim_memory();
+}

@@ -78,6 +78,7 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let server = Server::new(poll, listening, inbox, shared)?;
     announcer.daemon("start");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    sampan_engine::trim_memory();
     let result = server.run();
     announcer.daemon("stop");
     announcer.flush(FLUSH_TIMEOUT);

@@ -6,7 +6,7 @@ use crate::sys;
 use mio::net::UnixListener;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
-use nix::unistd::{Gid, Group, chown, mkfifo};
+use nix::unistd::{Gid, chown, mkfifo};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -169,11 +169,10 @@ fn make_parent(path: &Path) -> Result<(), SocketError> {
 
 /// Sets the mode, and the group if there is one of our name and we may.
 fn permit(path: &Path, mode: u32) -> io::Result<()> {
-    if let Ok(Some(group)) = Group::from_name(GROUP) {
-        let gid: Gid = group.gid;
-        if let Err(error) = chown(path, None, Some(gid)) {
-            log::info!("cannot give {} to group {GROUP}: {error}", path.display());
-        }
+    if let Some(gid) = group_id(&std::fs::read_to_string("/etc/group").unwrap_or_default())
+        && let Err(error) = chown(path, None, Some(gid))
+    {
+        log::info!("cannot give {} to group {GROUP}: {error}", path.display());
     }
     let mode = Mode::from_bits_truncate(mode);
     Ok(fchmodat(
@@ -184,9 +183,25 @@ fn permit(path: &Path, mode: u32) -> io::Result<()> {
     )?)
 }
 
+/// The number of our group. Read from /etc/group(5) itself: asking through NSS would load its modules into a
+/// process that needs them for nothing else.
+fn group_id(file: &str) -> Option<Gid> {
+    let line = file
+        .lines()
+        .find_map(|line| line.strip_prefix(GROUP)?.strip_prefix(':'))?;
+    line.split(':').nth(1)?.parse().ok().map(Gid::from_raw)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_group_is_found_by_its_whole_name() {
+        let file = "root:x:0:\nsampanx:x:7:\nsampan:x:993:me,you\n";
+        assert_eq!(group_id(file), Some(Gid::from_raw(993)));
+        assert_eq!(group_id("sampan"), None);
+    }
 
     #[test]
     fn a_stale_socket_is_replaced_and_a_living_one_is_not() {

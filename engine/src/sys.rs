@@ -15,8 +15,44 @@ pub fn limit_arenas() {
     }
 }
 
-/// Gives freed memory back to the kernel. malloc_trim(3).
+/// Gives back what a job needed and an idle engine does not: freed memory, and pages of program code, which
+/// the kernel maps again from its cache when they are next run. malloc_trim(3), madvise(2).
 pub fn trim_memory() {
+    trim_heap();
+    for (start, len) in clean_file_mappings().unwrap_or_default() {
+        // SAFETY: the mapping is of a file, private, not writable, and has no page of its own (see below), so
+        // what is dropped is read from the same file again; nothing that was stored can be lost.
+        unsafe {
+            libc::madvise(start as *mut libc::c_void, len, libc::MADV_DONTNEED);
+        }
+    }
+}
+
+/// Mappings of program files that are not writable and were never written to (as relocations do). proc(5), smaps.
+fn clean_file_mappings() -> io::Result<Vec<(usize, usize)>> {
+    let smaps = std::fs::read_to_string("/proc/self/smaps")?;
+    let mut clean = Vec::new();
+    let mut current = None;
+    for line in smaps.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let first = words.next().unwrap_or_default();
+        if first == "Private_Dirty:" {
+            let dirty = words.next() != Some("0");
+            clean.extend(current.take().filter(|_| !dirty));
+        } else if let Some((start, end)) = first.split_once('-') {
+            let readable = words.next().is_some_and(|mode| matches!(mode, "r-xp" | "r--p"));
+            let of_file = words.nth(3).is_some_and(|path| path.starts_with('/'));
+            let (start, end) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16));
+            current = match (start, end) {
+                (Ok(start), Ok(end)) if readable && of_file => Some((start, end.saturating_sub(start))),
+                _ => None,
+            };
+        }
+    }
+    Ok(clean)
+}
+
+fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim locks the allocator itself and invalidates no allocation.
     unsafe {
