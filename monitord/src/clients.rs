@@ -145,94 +145,119 @@ impl Clients {
     /// Serves everyone who can take something, each within its budget.
     pub fn serve(&mut self, store: &Store) -> Served {
         let visible = store.visible();
-        let mut due: Vec<(u64, u64, usize)> = self
-            .table
-            .iter()
-            .filter_map(|(token, c)| due(c, *token, visible))
-            .collect();
-        if due.iter().any(|(class, ..)| *class != 0) {
-            // Clients with the same wish at the same place come one after the other and share a batch.
-            due.sort_unstable();
-        }
+        let mut due: Vec<Due> = self.table.iter().filter_map(|(token, c)| due(c, *token, visible)).collect();
         let mut served = Served::default();
-        for (_, _, token) in due {
-            let Some(client) = self.table.get_mut(&token) else {
-                continue;
-            };
-            match serve_one(client, store, &mut self.scratch, &mut self.lost) {
-                Ok(true) => served.more = true,
-                Ok(false) if matches!(client.state, State::Leaving) && client.out.is_empty() => {
-                    served.gone.push(token)
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    log::debug!("subscriber {token}: {error}");
-                    served.gone.push(token);
-                }
+        while !due.is_empty() {
+            if due.iter().any(|due| due.class != 0) {
+                // Clients with the same wish at about the same place come one after the other: they share a batch.
+                due.sort_unstable();
             }
-            if client.blocked != client.watched_for_room {
-                served.room.push(token);
-            }
+            due.retain_mut(|due| self.serve_one(due, store, &mut served));
         }
         self.scratch.from = u64::MAX;
         served
     }
+
+    /// Serves one client: all that it may have, or one batch if it has a filter. True if it is due again.
+    fn serve_one(&mut self, due: &mut Due, store: &Store, served: &mut Served) -> bool {
+        let Some(client) = self.table.get_mut(&due.token) else { return false };
+        let again = match advance(client, due, store, &mut self.scratch, &mut self.lost) {
+            Ok(Progress::Again) => return true,
+            Ok(Progress::OutOfBudget) => {
+                served.more = true;
+                true
+            }
+            Ok(Progress::Rests) => matches!(client.state, State::Subscribed(_)) || !client.out.is_empty(),
+            Err(error) => {
+                log::debug!("subscriber {}: {error}", due.token);
+                false
+            }
+        };
+        if !again {
+            served.gone.push(due.token);
+        }
+        if client.blocked != client.watched_for_room {
+            served.room.push(due.token);
+        }
+        false
+    }
 }
 
-/// Class, position and token of a client that can be served something.
-fn due(client: &Client, token: usize, visible: Cursor) -> Option<(u64, u64, usize)> {
+/// A client that can be served something; sorted by wish and place.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Due {
+    class: u64,
+    pos: u64,
+    token: usize,
+    budget: u64,
+}
+
+/// How far a client got.
+enum Progress {
+    /// It can take more at once, and may.
+    Again,
+    /// It can take more at once, but others come first.
+    OutOfBudget,
+    /// It has all there is, or its socket is full, or it is done.
+    Rests,
+}
+
+fn due(client: &Client, token: usize, visible: Cursor) -> Option<Due> {
     if client.blocked {
         return None;
     }
-    match &client.state {
+    let (class, pos) = match &client.state {
         State::Subscribed(subscription) => {
-            let class = subscription.select.as_ref().map_or(0, |select| select.class);
             let behind = subscription.at.seq < visible.seq || subscription.stop.is_some();
-            (behind || !client.out.is_empty()).then_some((class, subscription.at.pos, token))
+            if !behind && client.out.is_empty() {
+                return None;
+            }
+            (subscription.select.as_ref().map_or(0, |select| select.class), subscription.at.pos)
         }
-        State::Leaving => Some((0, 0, token)),
-        State::Opening(_) => None,
-    }
+        State::Leaving => (0, 0),
+        State::Opening(_) => return None,
+    };
+    Some(Due { class, pos, token, budget: BYTES_PER_TURN })
 }
 
-/// Serves one client within its budget; true if it could take more at once.
-fn serve_one(client: &mut Client, store: &Store, scratch: &mut Scratch, lost: &mut u64) -> io::Result<bool> {
-    let mut budget = BYTES_PER_TURN;
+fn advance(
+    client: &mut Client,
+    due: &mut Due,
+    store: &Store,
+    scratch: &mut Scratch,
+    lost: &mut u64,
+) -> io::Result<Progress> {
     loop {
         if !client.flush()? {
-            return Ok(false);
+            return Ok(Progress::Rests);
         }
-        let State::Subscribed(subscription) = &mut client.state else {
-            return Ok(false);
-        };
+        let State::Subscribed(subscription) = &mut client.state else { return Ok(Progress::Rests) };
         if let Some((stop, end)) = subscription.stop
             && subscription.at.pos >= stop
         {
             client.out = item_frame(&Item::End(end));
             client.state = State::Leaving;
             client.flush()?;
-            return Ok(false);
+            return Ok(Progress::Rests);
         }
-        if budget == 0 {
-            return Ok(true);
+        if due.budget == 0 {
+            return Ok(Progress::OutOfBudget);
         }
-        let before = subscription.at.pos;
         let step = match subscription.select.clone() {
-            None => pass_all(client, store, budget, lost)?,
+            None => pass_all(client, store, due.budget, lost)?,
             Some(select) => pass_some(client, store, &select, scratch, lost)?,
         };
+        let State::Subscribed(subscription) = &client.state else { return Ok(Progress::Rests) };
+        let passed = subscription.at.pos.saturating_sub(due.pos);
+        (due.budget, due.pos) = (due.budget.saturating_sub(passed), subscription.at.pos);
         match step {
-            Step::On => {
-                let State::Subscribed(subscription) = &client.state else {
-                    return Ok(false);
-                };
-                budget = budget.saturating_sub(subscription.at.pos - before);
+            Step::On if due.class == 0 => {}
+            Step::On => return Ok(Progress::Again),
+            Step::UpToDate => return Ok(Progress::Rests),
+            Step::Blocked => {
+                client.blocked = true;
+                return Ok(Progress::Rests);
             }
-            Step::UpToDate => return Ok(false),
-            Step::Blocked => client.blocked = true,
-        }
-        if client.blocked {
-            return Ok(false);
         }
     }
 }
@@ -354,20 +379,21 @@ fn pass_some(
         return Ok(Step::UpToDate);
     };
     let at = subscription.at;
-    if (scratch.class, scratch.from) != (select.class, at.pos) {
+    if !scratch.covers(select.class, at.pos) {
         match store.read(at, FILTER_CHUNK, false) {
             Read::End => return Ok(Step::UpToDate),
             Read::Gap(next) => return Ok(tell_gap(client, next, lost)),
             read => scratch.fill(read, at, select)?,
         }
     }
-    if scratch.bytes.is_empty() {
+    let from = scratch.behind(at.pos);
+    if from == scratch.bytes.len() {
         subscription.at = scratch.to;
         return Ok(Step::On);
     }
-    let sent = match write(&mut client.stream, &[IoSlice::new(&scratch.bytes)])? {
+    let sent = match write(&mut client.stream, &[IoSlice::new(&scratch.bytes[from..])])? {
         None => return Ok(Step::Blocked),
-        Some(sent) => sent,
+        Some(sent) => from + sent,
     };
     if sent == scratch.bytes.len() {
         subscription.at = scratch.to;
@@ -381,6 +407,17 @@ fn pass_some(
 }
 
 impl Scratch {
+    /// True if it holds what passes from `pos` on.
+    fn covers(&self, class: u64, pos: u64) -> bool {
+        self.class == class && (self.from..self.to.pos).contains(&pos)
+    }
+
+    /// Where in `bytes` that begins which a client at `pos` has not been given.
+    fn behind(&self, pos: u64) -> usize {
+        let nth = self.ends.partition_point(|(_, behind)| behind.pos <= pos);
+        if nth == 0 { 0 } else { self.ends[nth - 1].0 }
+    }
+
     /// Filters what was read at `at`.
     fn fill(&mut self, read: Read<'_>, at: Cursor, select: &Select) -> io::Result<()> {
         self.input.clear();

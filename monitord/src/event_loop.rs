@@ -19,7 +19,7 @@ use crate::syncer::{Policy, Syncer};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::{Gid, Group};
+use nix::unistd::Gid;
 use sampan_ipc::Event;
 use sampan_ipc::filter::FilterSet;
 use sampan_ipc::record::{Scanner, Step};
@@ -193,8 +193,7 @@ impl EventLoop {
         };
         let poll = Poll::new().map_err(system("polling"))?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(system("a waker"))?);
-        let orders_max = 2 * settings.subscribers_max + 16;
-        let checker = Checker::start(orders_max, Arc::clone(&waker)).map_err(system("the checker thread"))?;
+        let checker = Checker::start(Arc::clone(&waker)).map_err(system("the checker thread"))?;
         let syncer = match settings.sync {
             Policy::Never => None,
             policy if settings.journal.is_some() => {
@@ -283,6 +282,7 @@ impl EventLoop {
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
         activation::tell(&[NotifyState::Ready]);
+        crate::sys::forget_startup_code();
         while !self.stopping {
             self.wait(&mut events)?;
             self.mark(&events);
@@ -451,14 +451,7 @@ impl EventLoop {
             );
             refuse(&mut client, Reason::Limit, message);
         }
-        if !self.checker.arm(deadline) {
-            log::warn!(
-                "connection of user {} (process {}) closed: too many at once",
-                peer.uid,
-                peer.pid
-            );
-            return;
-        }
+        self.checker.arm(deadline);
         client.deadline = Some(deadline);
         log::debug!("connection {token}: user {}, process {}", peer.uid, peer.pid);
         // A refused client is told once the table serves it, and closed then.
@@ -661,7 +654,7 @@ impl EventLoop {
             return Err(argument("since is later than until".to_owned()));
         }
         let at = self.start_of(&subscribe).map_err(argument)?;
-        let stop = self.stop_of(token, &subscribe).map_err(argument)?;
+        let stop = self.stop_of(token, &subscribe);
         let select = self.clients.select(Wish {
             filters,
             since: subscribe.since,
@@ -711,7 +704,7 @@ impl EventLoop {
     }
 
     /// Where it ends, as far as that is known now; hands what is later over to the checker.
-    fn stop_of(&mut self, token: usize, subscribe: &Subscribe) -> Result<Option<(u64, End)>, String> {
+    fn stop_of(&mut self, token: usize, subscribe: &Subscribe) -> Option<(u64, End)> {
         let here = self.store.visible().pos;
         if let Some(deadline) = self
             .clients
@@ -721,19 +714,17 @@ impl EventLoop {
             self.checker.disarm(deadline);
         }
         match subscribe.until {
-            Some(until) if until < sampan_ipc::time::now() => Ok(Some((here, End::Until))),
-            _ if !subscribe.follow => Ok(Some((here, End::History))),
+            Some(until) if until < sampan_ipc::time::now() => Some((here, End::Until)),
+            _ if !subscribe.follow => Some((here, End::History)),
             Some(until) => {
                 let deadline = (until, Token(token));
-                if !self.checker.arm(deadline) {
-                    return Err("too many subscriptions with a deadline at once".to_owned());
-                }
+                self.checker.arm(deadline);
                 if let Some(client) = self.clients.get_mut(token) {
                     client.deadline = Some(deadline);
                 }
-                Ok(None)
+                None
             }
-            None => Ok(None),
+            None => None,
         }
     }
 
@@ -751,7 +742,7 @@ impl EventLoop {
             return;
         }
         let here = self.store.committed().pos;
-        while let Some(Token(token)) = self.checker.verdict() {
+        for Token(token) in self.checker.verdicts() {
             let Some(client) = self.clients.get_mut(token) else {
                 continue;
             };
@@ -1034,11 +1025,15 @@ fn make_parent(path: &Path) -> Result<(), StartError> {
 }
 
 /// The group whose members may emit and subscribe, if the host has it.
+///
+/// Read from /etc/group itself, group(5): the C library would load its name services for it, and keep them.
 fn group() -> Option<Gid> {
     if !nix::unistd::geteuid().is_root() {
         return None;
     }
-    Group::from_name("sampan").ok().flatten().map(|group| group.gid)
+    let groups = std::fs::read_to_string("/etc/group").ok()?;
+    let line = groups.lines().find_map(|line| line.strip_prefix("sampan:"))?;
+    line.split(':').nth(1)?.parse().ok().map(Gid::from_raw)
 }
 
 /// A subscriber is a descriptor: asks for as many as the limits allow. getrlimit(2).

@@ -24,7 +24,7 @@ use event_loop::{EventLoop, StartError};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    sys::limit_arenas();
+    sys::keep_heap_small();
     let settings = match config::Settings::from_args(std::env::args_os().skip(1)) {
         Ok(config::Asked::Run(settings)) => settings,
         Ok(config::Asked::Print(text)) => {
