@@ -105,6 +105,14 @@ pub fn lsetxattr(path: &CStr, name: &CStr, value: &[u8]) -> Result<(), Errno> {
     Errno::result(ret).map(drop)
 }
 
+/// The length of an extended attribute of `path` itself. lgetxattr(2).
+#[cfg(test)]
+pub fn lgetxattr_len(path: &CStr, name: &CStr) -> Result<usize, Errno> {
+    // SAFETY: both strings end with NUL; with size 0 the kernel writes nothing to the buffer.
+    let ret = unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) };
+    Errno::result(ret).map(|len| usize::try_from(len).unwrap_or(0))
+}
+
 /// Makes everything that was written to the file system of `dir` durable. syncfs(2).
 ///
 /// # Errors

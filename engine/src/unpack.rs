@@ -12,11 +12,11 @@ use crate::tree;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{
-    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, makedev, mkdirat, mknodat,
-    utimensat,
+    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstatat, futimens, makedev, mkdirat,
+    mknodat, utimensat,
 };
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -176,8 +176,7 @@ impl Unpacker {
         }
         let fd = match self.resolve(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Ok(fd) => fd,
-            Err(Errno::ENOENT) => self.make_parents(path)?,
-            Err(Errno::ENOTDIR) => return Err(refused(path, "its parent is no directory")),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => self.make_parents(path)?,
             Err(errno) => return Err(file("open the directory of", path, errno)),
         };
         let fd = Rc::new(fd);
@@ -230,7 +229,13 @@ impl Unpacker {
                     self.resolve(prefix, flags)
                         .map_err(|e| file("open the directory of", path, e))?
                 }
-                Err(Errno::ENOTDIR) => return Err(refused(path, "its parent is no directory")),
+                Err(Errno::ENOTDIR) => {
+                    let (_, name) = split(prefix);
+                    if !is_whiteout(&above, name) {
+                        return Err(refused(path, "its parent is no directory"));
+                    }
+                    self.instead_of_whiteout(&above, name, path)?
+                }
                 Err(errno) => return Err(file("open the directory of", path, errno)),
             };
         }
@@ -338,6 +343,9 @@ impl Unpacker {
         let open = || openat(at.parent, name, flags, Mode::empty());
         let fd = match make() {
             Ok(()) => open(),
+            Err(Errno::EEXIST) if is_whiteout(at.parent, at.name) => {
+                Ok(self.instead_of_whiteout(at.parent, at.name, at.path)?)
+            }
             // A directory over a directory is the same one with other attributes.
             Err(Errno::EEXIST) => match open() {
                 Err(Errno::ENOTDIR | Errno::ELOOP) => self.replacing(at, "make", make).map(|()| open())?,
@@ -461,10 +469,34 @@ impl Unpacker {
         };
         match make() {
             Ok(()) => Ok(()),
-            // What this same layer put there is meant to stay: a whiteout speaks of lower layers.
-            Err(Errno::EEXIST) => Ok(()),
+            // What this same layer put there stays: a whiteout speaks of lower layers. A directory must then
+            // hide theirs of the same name.
+            Err(Errno::EEXIST) => {
+                let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                match openat(parent, OsStr::from_bytes(hidden), flags, Mode::empty()) {
+                    Ok(directory) => self.opaque(&directory, path),
+                    Err(_) => Ok(()),
+                }
+            }
             Err(errno) => Err(file("make the whiteout", at.path, errno)),
         }
+    }
+
+    /// Makes a directory where this layer hid one of lower layers: it hides all that was in that one.
+    fn instead_of_whiteout(
+        &mut self,
+        parent: &OwnedFd,
+        name: &[u8],
+        path: &[u8],
+    ) -> Result<OwnedFd, UnpackError> {
+        let name = OsStr::from_bytes(name);
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let made = unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)
+            .and_then(|()| mkdirat(parent, name, Mode::from_bits_truncate(0o755)))
+            .and_then(|()| openat(parent, name, flags, Mode::empty()));
+        let directory = made.map_err(|e| file("make", path, e))?;
+        self.opaque(&directory, path)?;
+        Ok(directory)
     }
 
     /// Owner, then extended attributes (chown clears capabilities), then mode (chown clears setuid).
@@ -601,6 +633,13 @@ fn clean(path: &[u8]) -> Result<Vec<u8>, UnpackError> {
         }
     }
     Ok(parts.join(&b'/'))
+}
+
+/// True if `name` in `parent` is a whiteout that this layer made.
+fn is_whiteout(parent: &OwnedFd, name: &[u8]) -> bool {
+    fstatat(parent, OsStr::from_bytes(name), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|stat| {
+        SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFCHR && stat.st_rdev == 0
+    })
 }
 
 /// Directory and last name of a clean path.
@@ -754,6 +793,34 @@ mod tests {
         assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
         let pipe = std::fs::symlink_metadata(dir.path().join("root/pipe")).expect("there");
         assert!(pipe.file_type().is_fifo() && pipe.mode() & 0o7777 == 0o640 && pipe.mtime() == 1_000_000_000);
+    }
+
+    #[test]
+    fn a_directory_that_a_layer_hides_and_makes_anew_is_opaque() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        for entries in [
+            ["d/.wh.sub", "d/sub/"],
+            ["d/sub/", "d/.wh.sub"],
+            ["d/.wh.sub", "d/sub/file"],
+        ] {
+            let layer = entries.iter().fold(Layer::new(), |layer, name| {
+                let kind = if name.ends_with('/') {
+                    EntryType::Directory
+                } else {
+                    EntryType::Regular
+                };
+                layer.with(kind, name, "", "")
+            });
+            let (dir, result) = layer.unpack();
+            result.expect("good");
+            let sub = dir.path().join("root/d/sub");
+            assert!(sub.is_dir(), "{entries:?}");
+            let sub = CString::new(sub.as_os_str().as_bytes()).expect("no NUL");
+            let has = sys::lgetxattr_len(&sub, c"trusted.overlay.opaque");
+            assert_eq!(has, Ok(1), "{entries:?}");
+        }
     }
 
     #[test]
