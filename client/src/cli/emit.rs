@@ -282,7 +282,7 @@ mod tests {
             ),
             ("{", "bad event"),
         ] {
-            let failure = parse_line(line.as_bytes()).err().expect(line);
+            let failure = parse_line(line.as_bytes()).expect_err(line);
             assert!(
                 failure.message.contains(says) && failure.status == 2,
                 "{}",

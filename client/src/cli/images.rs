@@ -115,13 +115,16 @@ pub fn inspect(args: &Inspect) -> Result<(), Failure> {
     let all = each(&args.images, |name| {
         for answer in engine(&args.socket).request(Request::Inspect { name: name.clone() }, &[])? {
             if let Answer::Json(document) = answer? {
-                documents.push(document.trim().to_owned());
+                let document: serde_json::Value = serde_json::from_str(&document).map_err(|error| {
+                    Failure::new(format!("cannot read what the engine says of {name:?}: {error}"))
+                })?;
+                documents.push(document);
             }
         }
         Ok(())
     });
     // An array, also of what is there when some are not, as docker-image-inspect(1) does.
-    print(&format!("[{}]\n", documents.join(",\n")))?;
+    print(&(serde_json::to_string_pretty(&documents).expect("it was JSON before") + "\n"))?;
     all
 }
 

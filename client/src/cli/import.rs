@@ -9,7 +9,7 @@ use sampan_client::engine::{self, DESCRIPTORS_MAX, Request};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Runs the command.
 ///
@@ -25,7 +25,7 @@ pub fn run(args: &Import) -> Result<(), Failure> {
     let files = args
         .files
         .iter()
-        .map(|path| open(path))
+        .map(open)
         .collect::<Result<Vec<OwnedFd>, Failure>>()?;
     let fds: Vec<_> = files.iter().map(AsFd::as_fd).collect();
     let request = Request::Import(engine::Import {
@@ -39,7 +39,8 @@ pub fn run(args: &Import) -> Result<(), Failure> {
     follow(&engine(&args.socket), request, &fds, &args.progress)
 }
 
-fn open(path: &PathBuf) -> Result<OwnedFd, Failure> {
+fn open(path: impl AsRef<Path>) -> Result<OwnedFd, Failure> {
+    let path = path.as_ref();
     let opened = match path == Path::new("-") {
         true => io::stdin().as_fd().try_clone_to_owned(),
         false => File::open(path).and_then(|file| match file.metadata()?.is_dir() {

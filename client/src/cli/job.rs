@@ -257,10 +257,10 @@ fn state(state: JobState) -> &'static str {
 pub fn each<T>(things: &[T], mut attempt: impl FnMut(&T) -> Result<(), Failure>) -> Result<(), Failure> {
     let mut last = None;
     for thing in things {
-        if let Err(failure) = attempt(thing) {
-            if let Some(earlier) = last.replace(failure) {
-                crate::report(&earlier);
-            }
+        if let Err(failure) = attempt(thing)
+            && let Some(earlier) = last.replace(failure)
+        {
+            crate::report(&earlier);
         }
     }
     last.map_or(Ok(()), |failure| {

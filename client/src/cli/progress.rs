@@ -152,6 +152,9 @@ impl View {
             return output::print(&(format::json(&line) + "\n"));
         }
         self.redraw()?;
+        if done.unchanged && self.style != ProgressStyle::None {
+            output::print("up to date\n")?;
+        }
         let mut line = digest_reference(done);
         if !line.is_empty() {
             line.push('\n');
@@ -204,16 +207,10 @@ impl View {
 
 fn plain_line(lines: &mut String, row: &Row) {
     let mut line = format!("{}: {}", row.id, row.phase.word());
+    let total = units::bytes(row.total);
     let _ = match row.phase {
-        Phase::Downloading if row.current > 0 => {
-            write!(
-                line,
-                " from {} of {}",
-                units::bytes(row.current),
-                units::bytes(row.total)
-            )
-        }
-        Phase::Downloading | Phase::Complete | Phase::Exists => write!(line, " {}", units::bytes(row.total)),
+        Phase::Downloading => write!(line, " {}/{total}", units::bytes(row.current)),
+        Phase::Complete | Phase::Exists => write!(line, " {total}"),
         _ => Ok(()),
     };
     if row.attempt > 1 && row.phase == Phase::Downloading {
@@ -304,8 +301,8 @@ mod tests {
         }
         let expected = "\
 3277ec2e57cd: waiting
-3277ec2e57cd: downloading 2.00 KiB
-3277ec2e57cd: downloading from 2.00 KiB of 2.00 KiB: stalled\\n
+3277ec2e57cd: downloading 0 B/2.00 KiB
+3277ec2e57cd: downloading 2.00 KiB/2.00 KiB: stalled\\n
 3277ec2e57cd: verifying
 3277ec2e57cd: complete 2.00 KiB
 ";

@@ -118,15 +118,18 @@ fn text_status(status: &Status) -> String {
     let _ = match &status.journal {
         None => writeln!(text, "journal      off"),
         Some(journal) => {
+            let segments = match journal.segments {
+                1 => "1 segment".to_owned(),
+                count => format!("{count} segments"),
+            };
             let failed = journal
                 .failed
                 .as_ref()
                 .map_or(String::new(), |why| format!("; FAILED: {why}"));
             writeln!(
                 text,
-                "journal      {}, {} segments{failed}",
-                extent(&journal.extent),
-                journal.segments
+                "journal      {}, {segments}{failed}",
+                extent(&journal.extent)
             )
         }
     };
