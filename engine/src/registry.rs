@@ -356,6 +356,8 @@ impl Registry {
         let mut first = None;
         for scheme in schemes {
             match self.follow(what, &format!("{scheme}://{}/v2/", self.authority), None) {
+                // An HTTPS server answers plain HTTP with 400: what was wrong with HTTPS is the news then.
+                Ok(response) if first.is_some() && !is_registry(response.status()) => break,
                 Ok(response) => {
                     lock(&self.state).scheme = Some(scheme);
                     if response.status() == StatusCode::UNAUTHORIZED {
@@ -493,6 +495,11 @@ impl Registry {
             },
         }
     }
+}
+
+/// What a registry answers to `/v2/`. OCI distribution-spec, "Determining Support".
+fn is_registry(status: StatusCode) -> bool {
+    matches!(status, StatusCode::OK | StatusCode::UNAUTHORIZED)
 }
 
 /// The words of an error's body: OCI distribution-spec, "Error Codes".

@@ -199,6 +199,11 @@ pub struct DockerRegistry {
 impl DockerRegistry {
     /// Starts one that keeps its blobs below `dir`.
     pub fn start(dir: &Path) -> Self {
+        DockerRegistry::start_tls(dir, None)
+    }
+
+    /// The same with HTTPS, given a certificate and its key.
+    pub fn start_tls(dir: &Path, tls: Option<(&Path, &Path)>) -> Self {
         let dir = dir.join("registry");
         fs::create_dir_all(&dir).expect("a directory");
         let port = TcpListener::bind("127.0.0.1:0")
@@ -206,8 +211,15 @@ impl DockerRegistry {
             .expect("a port")
             .port();
         let address = format!("127.0.0.1:{port}");
+        let tls = tls.map_or(String::new(), |(cert, key)| {
+            format!(
+                ", tls: {{certificate: {}, key: {}}}",
+                cert.display(),
+                key.display()
+            )
+        });
         let config = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n",
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'{tls}}}\n",
             dir.join("data").display()
         );
         fs::write(dir.join("config.yml"), config).expect("written");
@@ -270,6 +282,8 @@ pub enum Reply {
     Slow(Vec<u8>, usize),
     /// A redirect.
     Redirect(String),
+    /// 401 with this `WWW-Authenticate`.
+    Challenge(String),
 }
 
 /// A registry that answers exactly what a test wants, on a thread a connection.
@@ -285,6 +299,8 @@ struct Shared {
     /// Request lines, each with the `Authorization` that came along.
     requests: Mutex<Vec<(String, Option<String>)>>,
     sent: AtomicU64,
+    /// The token that all of `/v2/` wants, and where it is got.
+    token: Mutex<Option<(String, String)>>,
 }
 
 impl LyingRegistry {
@@ -311,6 +327,12 @@ impl LyingRegistry {
             .lock()
             .expect("no panic")
             .insert(format!("/v2/{path}"), reply);
+    }
+
+    /// From now on everything below `/v2/` wants `token`, which `/token` gives out.
+    pub fn want_token(&self, token: &str) {
+        let realm = format!("http://{}/token", self.address);
+        *self.state.token.lock().expect("no panic") = Some((token.to_owned(), realm));
     }
 
     /// Knows `image` as `name:t`, all of it right.
@@ -370,9 +392,21 @@ fn converse(stream: TcpStream, shared: &Shared) {
             .requests
             .lock()
             .expect("no panic")
-            .push((path.clone(), authorization));
-        let known = shared.replies.lock().expect("no panic").get(&path).cloned();
-        let reply = known.unwrap_or(Reply::Status(if path == "/v2/" { 200 } else { 404 }));
+            .push((path.clone(), authorization.clone()));
+        let token = shared.token.lock().expect("no panic").clone();
+        let reply = match token {
+            Some((token, _)) if path.starts_with("/token") => {
+                let body = format!(r#"{{"access_token":"{token}"}}"#);
+                Reply::Ok("application/json".to_owned(), body.into_bytes())
+            }
+            Some((token, realm)) if authorization != Some(format!("Bearer {token}")) => Reply::Challenge(
+                format!(r#"Basic realm="none, really", Bearer realm="{realm}",service="a test""#),
+            ),
+            _ => {
+                let known = shared.replies.lock().expect("no panic").get(&path).cloned();
+                known.unwrap_or(Reply::Status(if path == "/v2/" { 200 } else { 404 }))
+            }
+        };
         if send(&mut stream, reply, shared).is_err() {
             return;
         }
@@ -412,6 +446,12 @@ fn send(stream: &mut TcpStream, reply: Reply, shared: &Shared) -> std::io::Resul
                 std::thread::sleep(Duration::from_millis(20));
             }
             Ok(())
+        }
+        Reply::Challenge(challenge) => {
+            write!(
+                stream,
+                "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: {challenge}\r\nContent-Length: 0\r\n\r\n"
+            )
         }
         Reply::Redirect(to) => {
             write!(

@@ -46,12 +46,18 @@ impl Engine {
     }
 
     fn start_in(dir: TempDir) -> Self {
+        Engine::start_with(dir, None)
+    }
+
+    /// An engine that trusts the CA certificates of a file, if one is given, and else the host's.
+    fn start_with(dir: TempDir, ca: Option<&Path>) -> Self {
         let log = fs::File::options()
             .create(true)
             .append(true)
             .open(dir.path().join("log"))
             .expect("a log");
         let child = Command::new(binary("sampan-engine"))
+            .envs(ca.map(|ca| ("SSL_CERT_FILE", ca)))
             .env("SAMPAN_RUN_DIR", dir.path().join("run"))
             .env("SAMPAN_STATE_DIR", dir.path().join("state"))
             .env("SAMPAN_DATA_DIR", dir.path().join("data"))
@@ -987,4 +993,54 @@ fn every_operation_and_every_failure_writes_its_event() {
         .map(|(_, _, facts, _)| facts["percent"].clone());
     let milestones: Vec<String> = milestones.collect();
     assert!(!milestones.is_empty() && milestones.is_sorted(), "{milestones:?}");
+}
+
+#[test]
+fn a_registry_with_tls_is_trusted_through_the_bundle_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (key, cert) = (dir.path().join("key.pem"), dir.path().join("cert.pem"));
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .args([
+            "-keyout".as_ref(),
+            key.as_os_str(),
+            "-out".as_ref(),
+            cert.as_os_str(),
+        ])
+        .stderr(Stdio::null())
+        .status()
+        .expect("openssl of Debian's package openssl");
+    assert!(made.success());
+    let registry = DockerRegistry::start_tls(dir.path(), Some((&cert, &key)));
+    let image = Image::of(&[Layer::large("data", 300_000, Packing::Gzip)], "amd64");
+    let reference = registry.push("secure:1", std::slice::from_ref(&image));
+    let trusting = Engine::start_with(tempfile::tempdir().expect("a directory"), Some(&cert));
+    assert_eq!(
+        trusting.pull(&reference).expect("pulled").done.digest,
+        image.digest().to_string()
+    );
+    let other = Engine::start();
+    let failure = other.pull(&reference).expect_err("nobody vouches for it");
+    assert!(failure.message.contains("certificate"), "{}", failure.message);
+    let insecure = Pull {
+        reference,
+        insecure: true,
+        ..Pull::default()
+    };
+    other
+        .ask(Request::Pull(insecure))
+        .watch()
+        .expect("the person said that it will do");
 }
