@@ -1,0 +1,47 @@
+#!/bin/sh
+# Installs what the tests need from Debian's packages, if it is not there. Starts no service.
+set -eu
+
+need=''
+while read -r command package; do
+    if ! command -v "$command" >/dev/null 2>&1; then need="$need $package"; fi
+done <<LIST
+docker-registry docker-registry
+skopeo skopeo
+umoci umoci
+jq jq
+socat socat
+zstd zstd
+redis-server redis-server
+nats-server nats-server
+mosquitto mosquitto
+setpriv util-linux
+script bsdutils
+tar tar
+systemd-analyze systemd
+cc gcc
+LIST
+[ -z "$need" ] && exit 0
+
+fail() {
+    echo "error: the tests need$need" >&2
+    echo "hint: $1" >&2
+    exit 1
+}
+command -v apt-get >/dev/null 2>&1 || fail 'install them with your package manager; their names are Debian'\''s'
+[ "$(id -u)" -eq 0 ] || fail "as root: apt-get install --no-install-recommends$need"
+
+echo "installing for the tests:$need"
+# Packages of servers would start them; the tests start their own.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+    trap 'rm -f "$policy"' EXIT
+fi
+export DEBIAN_FRONTEND=noninteractive
+# shellcheck disable=SC2086
+apt-get install -y -q --no-install-recommends $need >/dev/null 2>&1 || {
+    apt-get update -q >/dev/null
+    apt-get install -y -q --no-install-recommends $need
+}
