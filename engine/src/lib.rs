@@ -7,6 +7,7 @@
 //! A module imports only what lies below it.
 
 pub mod announce;
+pub mod attributes;
 pub mod cancel;
 pub mod challenge;
 pub mod client;
@@ -22,6 +23,7 @@ pub mod limits;
 pub mod logging;
 pub mod oci;
 pub mod pipeline;
+pub mod place;
 pub mod platform;
 pub mod progress;
 pub mod pull;

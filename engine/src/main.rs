@@ -23,6 +23,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     sampan_engine::limit_memory();
+    // Directories that a layer does not name get mode 0755, whatever the caller's umask.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let config = match config::from_args(std::env::args_os()) {
         Ok(Asked::Run(config)) => *config,
         Ok(Asked::Print(text)) => {

@@ -8,8 +8,9 @@
 use crate::cancel::{Cancel, Cancelled};
 use crate::decode::{self, Format};
 use crate::digest::{Algorithm, Digest, Hasher};
+use crate::place::UnpackError;
 use crate::store::{Store, StoreError, Temp};
-use crate::unpack::{self, UnpackError};
+use crate::unpack;
 use sampan_ipc::engine::Phase;
 use std::fs::File;
 use std::io::{self, Read, Write};

@@ -268,18 +268,20 @@ impl Server {
             };
             match self.serve_client(token, &mut client, now, tick) {
                 Ok(true) => drop(self.clients.insert(token, client)),
-                Ok(false) => self.forget(&client),
+                Ok(false) => self.forget(token, &client),
                 Err(error) => {
                     log::debug!("client {} is gone: {error}", client.who());
-                    self.forget(&client);
+                    self.forget(token, &client);
                 }
             }
         }
     }
 
     /// A client has gone: what only it wanted ends.
-    fn forget(&mut self, client: &Client) {
+    fn forget(&mut self, token: usize, client: &Client) {
         match client.state {
+            // Or a client that asks and leaves, again and again, would make the queue grow.
+            State::Waiting => self.waiting_tasks.retain(|(waiting, _)| *waiting != token),
             State::Watching { job, .. } | State::Serving(job) => self.jobs.unwatch(job),
             _ => {}
         }
@@ -293,7 +295,18 @@ impl Server {
         now: Instant,
         tick: bool,
     ) -> io::Result<bool> {
-        if let Some(body) = client.read()? {
+        let request = match client.read() {
+            Err(error)
+                if error.kind() == io::ErrorKind::Other && matches!(client.state, State::Asking(_)) =>
+            {
+                let message = format!("the request cannot be read: {error}");
+                client.say(&Answer::Error(failure::new(Code::Usage, message, "")));
+                client.flush()?;
+                return Err(error);
+            }
+            other => other?,
+        };
+        if let Some(body) = request {
             let descriptors = client.take_descriptors();
             self.on_request(token, client, &body, descriptors);
             // The hang-up may have come right behind the request.

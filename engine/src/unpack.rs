@@ -6,21 +6,19 @@
 //! names of users and groups are never looked up. Called by [`crate::pipeline`]; removes nothing on failure,
 //! the caller's directory is private and thrown away whole.
 
+use crate::attributes::{Attributes, times};
+use crate::place::{Place, UnpackError, file, lossy, refused};
 use crate::sys;
 use crate::tarball::{Entry, Kind, TarError, Tarball};
 use crate::tree;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{
-    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstatat, futimens, makedev, mkdirat,
-    mknodat, utimensat,
-};
-use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
-use std::ffi::{CStr, CString, OsStr};
+use nix::sys::stat::{Mode, SFlag, fstatat, futimens, makedev, mkdirat, mknodat};
+use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -32,32 +30,6 @@ const PATH_MAX: usize = 4096;
 const DIRECTORIES_MAX: usize = 2_000_000;
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
-
-/// Why a layer cannot be unpacked.
-#[derive(Debug, thiserror::Error)]
-pub enum UnpackError {
-    /// The tar is broken.
-    #[error(transparent)]
-    Tar(#[from] TarError),
-    /// A name leads out of the layer, or cannot stand in a file system.
-    #[error("layer entry {path:?} is refused: {why}")]
-    Refused {
-        /// The name.
-        path: String,
-        /// The rule that it breaks.
-        why: &'static str,
-    },
-    /// The file system refuses.
-    #[error("cannot {doing} layer entry {path:?}")]
-    File {
-        /// What was attempted.
-        doing: &'static str,
-        /// The name.
-        path: String,
-        /// Why not.
-        source: io::Error,
-    },
-}
 
 /// What was unpacked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,8 +62,7 @@ pub fn unpack<R: Read>(from: R, root: &Path) -> Result<(Unpacked, R), UnpackErro
 
 struct Unpacker {
     root: Rc<OwnedFd>,
-    /// True for root, who may give files away and make devices.
-    privileged: bool,
+    owner: Attributes,
     /// The directory that the last entry was made in: most neighbours share it.
     parent: Option<(Vec<u8>, Rc<OwnedFd>)>,
     /// Times of directories, set in the end: making a file in one changes them.
@@ -108,7 +79,7 @@ impl Unpacker {
         let buffer = vec![0; 64 << 10];
         Ok(Unpacker {
             root: Rc::new(root),
-            privileged,
+            owner: Attributes { privileged },
             parent: None,
             directories: Vec::new(),
             buffer,
@@ -122,7 +93,7 @@ impl Unpacker {
             // `./`: the layer's root itself.
             if entry.kind == Kind::Directory {
                 let root = Rc::clone(&self.root);
-                self.set_attributes(&*root, &path, entry)?;
+                self.owner.set_attributes(&*root, &path, entry)?;
                 self.note_directory(path, entry.mtime)?;
             }
             return Ok(true);
@@ -152,7 +123,7 @@ impl Unpacker {
             Kind::Symlink => {
                 let make = || symlinkat(OsStr::from_bytes(&entry.link), &*parent, OsStr::from_bytes(name));
                 self.replacing(at, "make", make)?;
-                self.set_node_attributes(at, entry)?;
+                self.owner.set_node_attributes(at, entry)?;
             }
             Kind::Fifo | Kind::Char | Kind::Block => return self.node(at, entry),
             Kind::Unknown(kind) => {
@@ -303,7 +274,7 @@ impl Unpacker {
                 }
             }
         }
-        self.set_attributes(&to, at.path, entry)?;
+        self.owner.set_attributes(&to, at.path, entry)?;
         let (atime, mtime) = times(entry.mtime);
         futimens(&to, &atime, &mtime).map_err(|e| file("set the time of", at.path, e))
     }
@@ -354,7 +325,7 @@ impl Unpacker {
             Err(errno) => Err(errno),
         };
         let fd = fd.map_err(|e| file("make", at.path, e))?;
-        self.set_attributes(&fd, at.path, entry)
+        self.owner.set_attributes(&fd, at.path, entry)
     }
 
     fn hard_link(&mut self, at: Place<'_>, entry: &Entry) -> Result<(), UnpackError> {
@@ -430,13 +401,13 @@ impl Unpacker {
             }
             other => other?,
         }
-        self.set_node_attributes(at, entry)?;
+        self.owner.set_node_attributes(at, entry)?;
         Ok(true)
     }
 
     /// Marks that the directory hides all that lower layers have in it.
     fn opaque(&mut self, parent: &OwnedFd, path: &[u8]) -> Result<(), UnpackError> {
-        let name = if self.privileged {
+        let name = if self.owner.privileged {
             c"trusted.overlay.opaque"
         } else {
             c"user.overlay.opaque"
@@ -499,88 +470,6 @@ impl Unpacker {
         Ok(directory)
     }
 
-    /// Owner, then extended attributes (chown clears capabilities), then mode (chown clears setuid).
-    fn set_attributes(&self, fd: impl AsFd, path: &[u8], entry: &Entry) -> Result<(), UnpackError> {
-        if self.privileged {
-            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            fchown(&fd, Some(uid), Some(gid)).map_err(|e| file("set the owner of", path, e))?;
-        } else if entry.uid != 0 || entry.gid != 0 {
-            let owner = format!("{}:{}", entry.uid, entry.gid);
-            let _ = sys::fsetxattr(&fd, c"user.sampan.owner", owner.as_bytes());
-        }
-        for (name, value) in &entry.xattrs {
-            self.xattr(path, name, |name| sys::fsetxattr(&fd, name, value))?;
-        }
-        let mut mode = Mode::from_bits_truncate(entry.mode);
-        if !self.privileged && entry.kind == Kind::Directory {
-            // Or we could make nothing in it.
-            mode |= Mode::S_IRWXU;
-        }
-        fchmod(&fd, mode).map_err(|e| file("set the mode of", path, e))
-    }
-
-    /// The same for what cannot be opened: links, devices, FIFOs.
-    fn set_node_attributes(&self, at: Place<'_>, entry: &Entry) -> Result<(), UnpackError> {
-        let name = OsStr::from_bytes(at.name);
-        if self.privileged {
-            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            fchownat(
-                at.parent,
-                name,
-                Some(uid),
-                Some(gid),
-                AtFlags::AT_SYMLINK_NOFOLLOW,
-            )
-            .map_err(|e| file("set the owner of", at.path, e))?;
-        }
-        if !entry.xattrs.is_empty() {
-            let below = format!("/proc/self/fd/{}/", at.parent.as_raw_fd());
-            let path = CString::new([below.as_bytes(), at.name].concat())
-                .map_err(|_| refused(at.path, "it has a zero byte in its name"))?;
-            for (name, value) in &entry.xattrs {
-                self.xattr(at.path, name, |name| sys::lsetxattr(&path, name, value))?;
-            }
-        }
-        if entry.kind != Kind::Symlink {
-            // O_EXCL-like safety comes from our having just made it: nobody else can enter the directory.
-            let mode = Mode::from_bits_truncate(entry.mode);
-            fchmodat(at.parent, name, mode, FchmodatFlags::FollowSymlink)
-                .map_err(|e| file("set the mode of", at.path, e))?;
-        }
-        let (atime, mtime) = times(entry.mtime);
-        utimensat(at.parent, name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)
-            .map_err(|e| file("set the time of", at.path, e))
-    }
-
-    fn xattr(
-        &self,
-        path: &[u8],
-        name: &[u8],
-        set: impl Fn(&CStr) -> Result<(), Errno>,
-    ) -> Result<(), UnpackError> {
-        let reserved = name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.");
-        if reserved {
-            // These would let a layer redirect overlayfs to other files.
-            return Err(refused(path, "it has an extended attribute of overlayfs's own"));
-        }
-        let Ok(c_name) = CString::new(name) else {
-            return Ok(());
-        };
-        match set(&c_name) {
-            Ok(()) => Ok(()),
-            Err(Errno::EPERM) if !self.privileged || name.starts_with(b"user.") => Ok(()),
-            Err(Errno::EOPNOTSUPP) => {
-                log::debug!(
-                    "attribute {:?} of {:?} is not supported here",
-                    lossy(name),
-                    lossy(path)
-                );
-                Ok(())
-            }
-            Err(errno) => Err(file("set an extended attribute of", path, errno)),
-        }
-    }
-
     fn note_directory(&mut self, path: Vec<u8>, mtime: (i64, u32)) -> Result<(), UnpackError> {
         if self.directories.len() >= DIRECTORIES_MAX {
             return Err(refused(&path, "the layer has too many directories"));
@@ -601,15 +490,6 @@ impl Unpacker {
         }
         Ok(())
     }
-}
-
-/// Where an entry is made.
-#[derive(Clone, Copy)]
-struct Place<'a> {
-    parent: &'a OwnedFd,
-    name: &'a [u8],
-    /// For messages.
-    path: &'a [u8],
 }
 
 /// The name without `.`, doubled and leading slashes; names with `..` that leave the root are refused.
@@ -653,33 +533,10 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-fn times((seconds, nanos): (i64, u32)) -> (TimeSpec, TimeSpec) {
-    let time = TimeSpec::new(seconds, i64::from(nanos));
-    (time, time)
-}
-
-fn lossy(path: &[u8]) -> String {
-    String::from_utf8_lossy(path.get(..200).unwrap_or(path)).into_owned()
-}
-
-fn refused(path: &[u8], why: &'static str) -> UnpackError {
-    UnpackError::Refused {
-        path: lossy(path),
-        why,
-    }
-}
-
-fn file(doing: &'static str, path: &[u8], errno: Errno) -> UnpackError {
-    UnpackError::File {
-        doing,
-        path: lossy(path),
-        source: errno.into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::CString;
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     use tar::{Builder, EntryType, Header};
 
