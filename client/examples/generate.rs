@@ -4,10 +4,7 @@
 //! Both come from the definition that the command itself parses with. Run at build or installation time.
 
 #[path = "../src/cli/args.rs"]
-#[allow(
-    dead_code,
-    reason = "this program describes the arguments and never reads them"
-)]
+#[allow(dead_code, reason = "this program describes the arguments and never reads them")]
 mod args;
 
 use clap::CommandFactory;

@@ -51,11 +51,7 @@ impl Connection {
         };
         stream.write_all(request.get(sent..).unwrap_or_default())?;
         stream.set_nonblocking(true)?;
-        Ok(Connection {
-            stream,
-            decoder: Decoder::new(FRAME_MAX),
-            buffer: vec![0; READ_BYTES].into(),
-        })
+        Ok(Connection { stream, decoder: Decoder::new(FRAME_MAX), buffer: vec![0; READ_BYTES].into() })
     }
 
     /// The body of the next message, if it is here already.
@@ -166,10 +162,7 @@ impl Stop {
 }
 
 fn is_readable(fd: BorrowedFd<'_>) -> bool {
-    matches!(
-        poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO),
-        Ok(1..)
-    )
+    matches!(poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO), Ok(1..))
 }
 
 /// True for what a process meets while a daemon is restarted: it is worth trying again.

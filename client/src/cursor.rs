@@ -41,13 +41,8 @@ impl CursorFile {
         let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
         name.push(".new");
         let temporary = path.with_file_name(name);
-        let file = CursorFile {
-            path: path.to_owned(),
-            temporary,
-            written: seq,
-            written_at: None,
-            synced_at: None,
-        };
+        let file =
+            CursorFile { path: path.to_owned(), temporary, written: seq, written_at: None, synced_at: None };
         Ok((file, seq))
     }
 

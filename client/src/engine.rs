@@ -71,9 +71,7 @@ pub enum EngineError {
 impl Engine {
     /// The engine that listens at `socket`. Connects to nothing yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Engine {
-            socket: socket.into(),
-        }
+        Engine { socket: socket.into() }
     }
 
     /// The engine that the environment gives.
@@ -94,30 +92,15 @@ impl Engine {
         if fds.len() > DESCRIPTORS_MAX {
             return Err(EngineError::Descriptors(fds.len()));
         }
-        let opening = frame::encode(&Opening {
-            version: VERSION,
-            request,
-        })?;
+        let opening = frame::encode(&Opening { version: VERSION, request })?;
         if opening.len() > REQUEST_MAX {
             let len = u32::try_from(opening.len()).unwrap_or(u32::MAX);
-            return Err(FrameError::Length {
-                len,
-                max: REQUEST_MAX,
-            }
-            .into());
+            return Err(FrameError::Length { len, max: REQUEST_MAX }.into());
         }
-        let connection =
-            Connection::open(&self.socket, &opening, fds).map_err(|source| EngineError::Connect {
-                socket: self.socket.clone(),
-                source,
-            })?;
+        let connection = Connection::open(&self.socket, &opening, fds)
+            .map_err(|source| EngineError::Connect { socket: self.socket.clone(), source })?;
         let stop = Stop::new().map_err(EngineError::System)?;
-        Ok(Answers {
-            socket: self.socket.clone(),
-            connection,
-            stop,
-            ended: false,
-        })
+        Ok(Answers { socket: self.socket.clone(), connection, stop, ended: false })
     }
 }
 
@@ -195,10 +178,7 @@ impl Answers {
             }
             Ok(Received::Closed) => {
                 self.ended = true;
-                Err(EngineError::Broken {
-                    socket: self.socket.clone(),
-                    source: None,
-                })
+                Err(EngineError::Broken { socket: self.socket.clone(), source: None })
             }
             Err(error) => {
                 self.ended = true;
@@ -218,10 +198,7 @@ impl Answers {
                 Ok(Received::Stopped) => return Ok(Received::Stopped),
                 Ok(Received::Timeout) => return Ok(Received::Timeout),
                 Err(source) => {
-                    return Err(EngineError::Broken {
-                        socket: self.socket.clone(),
-                        source: Some(source),
-                    });
+                    return Err(EngineError::Broken { socket: self.socket.clone(), source: Some(source) });
                 }
             }
         }

@@ -69,12 +69,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
     let _ = error.print();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-        _ if std::env::args_os()
-            .nth(1)
-            .is_some_and(|command| command == "emit") =>
-        {
-            ExitCode::from(BAD_EVENT)
-        }
+        _ if std::env::args_os().nth(1).is_some_and(|command| command == "emit") => ExitCode::from(BAD_EVENT),
         _ => ExitCode::from(USAGE),
     }
 }

@@ -15,15 +15,10 @@ const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// # Errors
 /// [`WatchError::Connect`]: nobody listens. [`WatchError::Broken`]: no whole answer within ten seconds.
 pub fn status(socket: &Path) -> Result<Status, WatchError> {
-    let broken = |source| WatchError::Broken {
-        socket: socket.to_owned(),
-        source,
-    };
+    let broken = |source| WatchError::Broken { socket: socket.to_owned(), source };
     let request = watch::opening(Request::Status)?;
-    let mut connection = Connection::open(socket, &request, &[]).map_err(|source| WatchError::Connect {
-        socket: socket.to_owned(),
-        source,
-    })?;
+    let mut connection = Connection::open(socket, &request, &[])
+        .map_err(|source| WatchError::Connect { socket: socket.to_owned(), source })?;
     let stop = Stop::new().map_err(WatchError::System)?;
     let deadline = Instant::now() + ANSWER_TIME;
     let mut answer = None;

@@ -104,10 +104,7 @@ impl Watch {
     pub fn new() -> Self {
         Watch {
             socket: Paths::from_env().events_socket(),
-            subscribe: Subscribe {
-                follow: true,
-                ..Subscribe::default()
-            },
+            subscribe: Subscribe { follow: true, ..Subscribe::default() },
             reconnect: true,
             cursor_file: None,
         }
@@ -361,10 +358,7 @@ impl Subscription {
                 Ok(Received::Timeout) => return Ok(Received::Timeout),
                 Err(source) => {
                     let socket = self.watch.socket.clone();
-                    return Err(WatchError::Broken {
-                        socket,
-                        source: Some(source),
-                    });
+                    return Err(WatchError::Broken { socket, source: Some(source) });
                 }
             }
         }
@@ -390,11 +384,7 @@ impl Subscription {
                 Err(error) if self.is_worth_a_retry(&error) => log::debug!("{}", chain(&error)),
                 Err(error) => return Err(error),
             }
-            match self
-                .stop
-                .wait(None, Some(Instant::now() + pause))
-                .map_err(WatchError::System)?
-            {
+            match self.stop.wait(None, Some(Instant::now() + pause)).map_err(WatchError::System)? {
                 Woken::Stopped => {
                     self.stopped = true;
                     return Ok(false);
@@ -434,11 +424,7 @@ impl Subscription {
         };
         // Whoever wants what happens from now on has dealt with all that was before. With an `until` that has
         // passed, "now" is history to monitord, and its events follow.
-        let ended = self
-            .watch
-            .subscribe
-            .until
-            .is_some_and(|until| until < time::now());
+        let ended = self.watch.subscribe.until.is_some_and(|until| until < time::now());
         if from_now && !ended {
             self.cursor = Some(head);
             self.dealt_with = Some(head);
@@ -452,10 +438,9 @@ impl Subscription {
             Received::Message(watch::Item::Error(refusal)) => Err(WatchError::Refused(refusal)),
             Received::Message(watch::Item::End(End::Shutdown)) => Err(WatchError::Shutdown),
             Received::Message(_) => Err(WatchError::OutOfPlace("something else than a welcome")),
-            Received::Closed | Received::Timeout | Received::Stopped => Err(WatchError::Broken {
-                socket: self.watch.socket.clone(),
-                source: None,
-            }),
+            Received::Closed | Received::Timeout | Received::Stopped => {
+                Err(WatchError::Broken { socket: self.watch.socket.clone(), source: None })
+            }
         }
     }
 
@@ -480,10 +465,7 @@ impl Subscription {
         match (&mut self.cursor_file, self.dealt_with) {
             (Some(file), Some(seq)) => match file.write(seq) {
                 Ok(()) => Ok(()),
-                Err(source) => Err(WatchError::CursorFile {
-                    path: file.path().to_owned(),
-                    source,
-                }),
+                Err(source) => Err(WatchError::CursorFile { path: file.path().to_owned(), source }),
             },
             _ => Ok(()),
         }

@@ -91,10 +91,7 @@ impl FilterSet {
             let (key, value) = parse_one(filter)?;
             match groups.iter_mut().find(|group| group.key == key) {
                 Some(group) => group.values.push(value),
-                None => groups.push(Group {
-                    key,
-                    values: vec![value],
-                }),
+                None => groups.push(Group { key, values: vec![value] }),
             }
         }
         groups.sort_by(|a, b| a.key.cmp(&b.key));
@@ -159,10 +156,7 @@ impl Group {
                 Some(attribute) => self.any(|value| attribute == value),
                 None => false,
             },
-            Key::Label => event
-                .labels
-                .iter()
-                .any(|label| self.any(|value| is_label(label, value))),
+            Key::Label => event.labels.iter().any(|label| self.any(|value| is_label(label, value))),
         }
     }
 
@@ -242,12 +236,7 @@ mod tests {
     }
 
     fn parse(filters: &[&str]) -> Result<FilterSet, FilterError> {
-        FilterSet::parse(
-            &filters
-                .iter()
-                .map(|filter| (*filter).to_owned())
-                .collect::<Vec<_>>(),
-        )
+        FilterSet::parse(&filters.iter().map(|filter| (*filter).to_owned()).collect::<Vec<_>>())
     }
 
     fn passes(filters: &[&str], event: &Event) -> bool {
@@ -331,28 +320,17 @@ mod tests {
         ] {
             assert!(passes(&[filter], &by_id), "{filter}");
         }
-        for filter in [
-            "image=host",
-            "image=host:5000",
-            "image=0123456789",
-            "container=sha256",
-        ] {
+        for filter in ["image=host", "image=host:5000", "image=0123456789", "container=sha256"] {
             assert!(!passes(&[filter], &by_id), "{filter}");
         }
         let by_reference = Event::new("image", "pull", "docker.io/library/alpine:latest");
         assert!(passes(&["image=alpine"], &by_reference));
-        assert!(!passes(
-            &["image=alpine"],
-            &Event::new("backup", "done", "alpine")
-        ));
+        assert!(!passes(&["image=alpine"], &Event::new("backup", "done", "alpine")));
     }
 
     #[test]
     fn order_and_repetition_make_no_difference() {
-        assert_eq!(
-            set(&["type=a", "event=x", "type=b"]),
-            set(&["type=b", "type=a", "event=x", "type=b"])
-        );
+        assert_eq!(set(&["type=a", "event=x", "type=b"]), set(&["type=b", "type=a", "event=x", "type=b"]));
         assert_ne!(set(&["attr.k=a"]), set(&["attr.j=a"]));
         assert!(set(&[]).is_empty());
     }
@@ -363,15 +341,9 @@ mod tests {
         assert!(error.contains("\"nme\"") && error.contains(KEYS), "{error}");
         assert!(matches!(parse(&["type"]), Err(FilterError::NoValue(_))));
         assert!(matches!(parse(&["type="]), Err(FilterError::EmptyValue(_))));
-        assert!(matches!(
-            parse(&["image=docker.io/library/"]),
-            Err(FilterError::EmptyValue(_))
-        ));
+        assert!(matches!(parse(&["image=docker.io/library/"]), Err(FilterError::EmptyValue(_))));
         assert!(matches!(parse(&["attr.=x"]), Err(FilterError::UnknownKey { .. })));
         assert!(matches!(parse(&["=x"]), Err(FilterError::UnknownKey { .. })));
-        assert!(matches!(
-            parse(&vec!["type=a"; FILTERS_MAX + 1]),
-            Err(FilterError::TooMany(257))
-        ));
+        assert!(matches!(parse(&vec!["type=a"; FILTERS_MAX + 1]), Err(FilterError::TooMany(257))));
     }
 }

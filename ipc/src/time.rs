@@ -43,14 +43,8 @@ pub fn local(nanos: i64) -> String {
     let utc = chrono::DateTime::from_timestamp_nanos(nanos);
     let offset = Local.offset_from_utc_datetime(&utc.naive_utc()).fix();
     // Before clocks were standardised, zones had odd seconds, which RFC 3339 cannot say.
-    let offset = if offset.local_minus_utc() % 60 == 0 {
-        offset
-    } else {
-        chrono::Utc.fix()
-    };
-    utc.with_timezone(&offset)
-        .format("%Y-%m-%dT%H:%M:%S%.9f%:z")
-        .to_string()
+    let offset = if offset.local_minus_utc() % 60 == 0 { offset } else { chrono::Utc.fix() };
+    utc.with_timezone(&offset).format("%Y-%m-%dT%H:%M:%S%.9f%:z").to_string()
 }
 
 /// Reads a time as a person or a program writes it; gives nanoseconds since the epoch.
@@ -133,11 +127,7 @@ fn duration(text: &str) -> Option<i64> {
         total = total.checked_add(part).filter(|total| *total <= 1 << 63)?;
         rest = after;
     }
-    if negative {
-        0i64.checked_sub_unsigned(total)
-    } else {
-        i64::try_from(total).ok()
-    }
+    if negative { 0i64.checked_sub_unsigned(total) } else { i64::try_from(total).ok() }
 }
 
 /// One number with its unit, and what follows them.
@@ -147,9 +137,7 @@ fn duration_part(text: &str) -> Option<(u64, &str)> {
     if whole.is_empty() && fraction.is_empty() {
         return None;
     }
-    let unit_len = rest
-        .find(|c: char| c == '.' || c.is_ascii_digit())
-        .unwrap_or(rest.len());
+    let unit_len = rest.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(rest.len());
     let (unit, rest) = rest.split_at(unit_len);
     let unit: u64 = match unit {
         "ns" => 1,
@@ -161,9 +149,7 @@ fn duration_part(text: &str) -> Option<(u64, &str)> {
         _ => return None,
     };
     let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-    let nanos = whole
-        .checked_mul(unit)?
-        .checked_add(fraction_of(fraction, unit))?;
+    let nanos = whole.checked_mul(unit)?.checked_add(fraction_of(fraction, unit))?;
     Some((nanos, rest))
 }
 
@@ -191,11 +177,8 @@ fn fraction_of(fraction: &str, unit: u64) -> u64 {
 /// A date, with as much of a time and an offset as is there.
 fn calendar(text: &str) -> Option<i128> {
     let mut at = Chars(text);
-    let date = NaiveDate::from_ymd_opt(
-        at.number(4)? as i32,
-        at.after('-')?.number(2)?,
-        at.after('-')?.number(2)?,
-    )?;
+    let date =
+        NaiveDate::from_ymd_opt(at.number(4)? as i32, at.after('-')?.number(2)?, at.after('-')?.number(2)?)?;
     let (mut second_of_day, mut nanos) = (0, 0);
     if at.take(|c| matches!(c, 'T' | 't' | ' ')) {
         let hour = at.number(2).filter(|hour| *hour < 24)?;
@@ -224,13 +207,7 @@ fn calendar(text: &str) -> Option<i128> {
 /// Seconds that local clocks showing `naive` are ahead of UTC.
 fn local_offset(naive: NaiveDateTime) -> Option<i32> {
     let ahead = |naive: &NaiveDateTime| {
-        Some(
-            Local
-                .offset_from_local_datetime(naive)
-                .earliest()?
-                .fix()
-                .local_minus_utc(),
-        )
+        Some(Local.offset_from_local_datetime(naive).earliest()?.fix().local_minus_utc())
     };
     // No clock jumps by more than a day: in a gap, what held a day before.
     ahead(&naive).or_else(|| ahead(&naive.checked_sub_signed(TimeDelta::days(1))?))
@@ -277,11 +254,7 @@ impl<'a> Chars<'a> {
         if self.take(|c| matches!(c, 'Z' | 'z')) {
             return Some(Some(0));
         }
-        let sign = if self.take(|c| c == '-') {
-            -1
-        } else {
-            self.after('+').map(|_| 1)?
-        };
+        let sign = if self.take(|c| c == '-') { -1 } else { self.after('+').map(|_| 1)? };
         let hours = self.number(2).filter(|hours| *hours < 24)?;
         let minutes = self.after(':')?.number(2).filter(|minutes| *minutes < 60)?;
         Some(Some(sign * (hours * 3600 + minutes * 60) as i32))
@@ -302,9 +275,7 @@ mod tests {
     fn what_is_printed_reads_back_to_the_same_nanosecond() {
         let mut nanos = 0x9e37_79b9_7f4a_7c15u64;
         for _ in 0..20_000 {
-            nanos = nanos
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            nanos = nanos.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let nanos = nanos as i64;
             assert_eq!(read(&local(nanos)), nanos, "{}", local(nanos));
         }
@@ -337,10 +308,7 @@ mod tests {
         assert_eq!(read("2024-05-06T15:04:05.25") - whole, 250_000_000);
         assert_eq!(whole - read("2024-05-06 15:04"), 5_000_000_000);
         assert_eq!(whole - read("2024-05-06T15"), 245_000_000_000);
-        assert_eq!(
-            whole - read("2024-05-06"),
-            (15 * 3600 + 4 * 60 + 5) * 1_000_000_000
-        );
+        assert_eq!(whole - read("2024-05-06"), (15 * 3600 + 4 * 60 + 5) * 1_000_000_000);
         assert!(local(whole).starts_with("2024-05-06T15:04:05.000000000"));
     }
 
@@ -416,10 +384,7 @@ mod tests {
     #[test]
     fn what_is_no_time_is_answered_with_the_forms() {
         let error = parse("yesterday", NOW).expect_err("no time").to_string();
-        assert!(
-            error.contains("\"yesterday\"") && error.contains("1h30m"),
-            "{error}"
-        );
+        assert!(error.contains("\"yesterday\"") && error.contains("1h30m"), "{error}");
         for text in [
             "",
             " ",
@@ -446,27 +411,16 @@ mod tests {
         ] {
             let read = parse(text, NOW);
             // A bare number is unix seconds.
-            assert!(
-                matches!(read, Err(TimeError::Form(_))) || text == "2024",
-                "{text}: {read:?}"
-            );
+            assert!(matches!(read, Err(TimeError::Form(_))) || text == "2024", "{text}: {read:?}");
         }
     }
 
     #[test]
     fn what_64_bits_cannot_hold_is_out_of_range() {
-        for text in [
-            "9223372037",
-            "99999999999999999999999",
-            "1600-01-01",
-            "9999-12-31T23:59:59Z",
-            "0000-01-01",
-        ] {
-            assert!(
-                matches!(parse(text, NOW), Err(TimeError::Range(_))),
-                "{text}: {:?}",
-                parse(text, NOW)
-            );
+        for text in
+            ["9223372037", "99999999999999999999999", "1600-01-01", "9999-12-31T23:59:59Z", "0000-01-01"]
+        {
+            assert!(matches!(parse(text, NOW), Err(TimeError::Range(_))), "{text}: {:?}", parse(text, NOW));
         }
         assert!(matches!(parse("-2562047h", i64::MAX), Err(TimeError::Range(_))));
         assert!(matches!(parse("2562047h", i64::MIN), Err(TimeError::Range(_))));
@@ -474,12 +428,7 @@ mod tests {
 
     #[test]
     fn an_end_before_the_beginning_is_an_error() {
-        assert!(
-            in_order(Some(2), Some(1))
-                .expect_err("reversed")
-                .to_string()
-                .starts_with("since (")
-        );
+        assert!(in_order(Some(2), Some(1)).expect_err("reversed").to_string().starts_with("since ("));
         assert_eq!(in_order(Some(1), Some(1)), Ok(()));
         assert_eq!(in_order(Some(1), None), Ok(()));
     }

@@ -174,12 +174,7 @@ pub struct Emit {
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub labels: Vec<String>,
     /// When it happened, in any form that 'events --since' takes [default: now]
-    #[arg(
-        long,
-        value_name = "TIME",
-        allow_hyphen_values = true,
-        conflicts_with = "batch"
-    )]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, conflicts_with = "batch")]
     pub time: Option<String>,
     /// Read events from standard input, one JSON object a line, as 'events --format json' writes them
     #[arg(long, conflicts_with_all = ["kind", "labels"])]

@@ -64,11 +64,7 @@ impl Bars {
     /// Moves the cursor to where the last frame began.
     fn home(&self, screen: Screen) -> String {
         // A terminal that became narrower has broken long lines into several.
-        let height: usize = self
-            .drawn
-            .iter()
-            .map(|len| len.div_ceil(screen.columns.max(1)).max(1))
-            .sum();
+        let height: usize = self.drawn.iter().map(|len| len.div_ceil(screen.columns.max(1)).max(1)).sum();
         match height.min(screen.rows.saturating_sub(1)) {
             0 => "\r".to_owned(),
             up => format!("\r\x1b[{up}A"),
@@ -89,16 +85,9 @@ impl Bars {
         let wide = screen.columns >= WIDE;
         let mut lines = Vec::new();
         if rows.len() < room {
-            lines.extend(
-                rows.iter()
-                    .zip(&self.meters)
-                    .map(|(row, meter)| line(row, meter, wide)),
-            );
+            lines.extend(rows.iter().zip(&self.meters).map(|(row, meter)| line(row, meter, wide)));
         } else {
-            let active = rows
-                .iter()
-                .zip(&self.meters)
-                .filter(|(row, _)| is_active(row.phase));
+            let active = rows.iter().zip(&self.meters).filter(|(row, _)| is_active(row.phase));
             lines.extend(active.take(room - 1).map(|(row, meter)| line(row, meter, wide)));
         }
         if rows.len() > 1 {
@@ -125,13 +114,7 @@ impl Bars {
             );
             return line.trim_end().to_owned();
         }
-        format!(
-            "{count}: {}/{} {rate}",
-            units::bytes(current),
-            units::bytes(total)
-        )
-        .trim_end()
-        .to_owned()
+        format!("{count}: {}/{} {rate}", units::bytes(current), units::bytes(total)).trim_end().to_owned()
     }
 }
 
@@ -146,10 +129,8 @@ fn line(row: &Row, meter: &Meter, wide: bool) -> String {
         };
     }
     let phase = row.phase.word();
-    let mut line = format!(
-        "{id:<12} {phase:<12} [{}] {current:>10} / {total:<10} ",
-        bar(shown(row), row.total)
-    );
+    let mut line =
+        format!("{id:<12} {phase:<12} [{}] {current:>10} / {total:<10} ", bar(shown(row), row.total));
     match (row.phase, row.note.is_empty()) {
         (_, false) => line.push_str(&plain(&row.note)),
         (Phase::Downloading, true) => line.push_str(&meter.words(row.current, row.total, true)),
@@ -171,10 +152,7 @@ fn shown(row: &Row) -> u64 {
 }
 
 fn is_active(phase: Phase) -> bool {
-    matches!(
-        phase,
-        Phase::Downloading | Phase::Verifying | Phase::Extracting | Phase::Failed
-    )
+    matches!(phase, Phase::Downloading | Phase::Verifying | Phase::Extracting | Phase::Failed)
 }
 
 fn is_finished(phase: Phase) -> bool {
@@ -192,9 +170,7 @@ fn bar(current: u64, total: u64) -> String {
 
 /// Text of which every character takes one column and does nothing else.
 pub fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' })
-        .collect()
+    text.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect()
 }
 
 /// Bytes over time.
@@ -215,10 +191,7 @@ impl Meter {
             _ => self.samples.push_back((now, bytes)),
         }
         while self.samples.len() > 2
-            && self
-                .samples
-                .front()
-                .is_some_and(|(at, _)| now.saturating_sub(*at) > RATE_WINDOW)
+            && self.samples.front().is_some_and(|(at, _)| now.saturating_sub(*at) > RATE_WINDOW)
         {
             self.samples.pop_front();
         }
@@ -255,15 +228,7 @@ mod tests {
 
     fn row(index: u32, phase: Phase, current: u64, total: u64) -> Row {
         let id = format!("{index:012x}");
-        Row {
-            index,
-            id,
-            phase,
-            current,
-            total,
-            attempt: 1,
-            note: String::new(),
-        }
+        Row { index, id, phase, current, total, attempt: 1, note: String::new() }
     }
 
     fn sample() -> Vec<Row> {
@@ -284,11 +249,7 @@ mod tests {
     impl Terminal {
         fn new(columns: usize, rows: usize) -> Self {
             let screen = Screen { columns, rows };
-            Terminal {
-                screen,
-                lines: vec![vec![' '; columns]; rows],
-                at: (0, 0),
-            }
+            Terminal { screen, lines: vec![vec![' '; columns]; rows], at: (0, 0) }
         }
 
         fn write(&mut self, text: &str) {
@@ -311,9 +272,7 @@ mod tests {
                             Some('K') => self.lines[self.at.0][self.at.1..].fill(' '),
                             Some('J') => {
                                 self.lines[self.at.0][self.at.1..].fill(' ');
-                                self.lines[self.at.0 + 1..]
-                                    .iter_mut()
-                                    .for_each(|line| line.fill(' '));
+                                self.lines[self.at.0 + 1..].iter_mut().for_each(|line| line.fill(' '));
                             }
                             other => panic!("unexpected sequence {other:?}"),
                         }
@@ -329,10 +288,7 @@ mod tests {
         }
 
         fn text(&self) -> Vec<String> {
-            let lines = self
-                .lines
-                .iter()
-                .map(|line| line.iter().collect::<String>().trim_end().to_owned());
+            let lines = self.lines.iter().map(|line| line.iter().collect::<String>().trim_end().to_owned());
             lines.take(self.at.0).collect()
         }
     }
@@ -364,13 +320,7 @@ mod tests {
         rows[2].note = "no\u{1b}[2J-such-blob-".repeat(9);
         draw(&mut bars, &mut terminal, &rows, SECOND);
         let text = terminal.text();
-        assert_eq!(
-            text[..2],
-            [
-                "000000000000: 3.00 MiB/3.00 MiB",
-                "000000000001: 1.00 MiB/4.00 MiB"
-            ]
-        );
+        assert_eq!(text[..2], ["000000000000: 3.00 MiB/3.00 MiB", "000000000001: 1.00 MiB/4.00 MiB"]);
         assert!(text[2].starts_with("000000000002: failed no?[2J-such-blob") && text[2].len() == 79);
         assert_eq!(text[3], "1/3 layers: 4.00 MiB/7.00 MiB");
     }
@@ -390,10 +340,7 @@ mod tests {
             }
             let text = terminal.text();
             assert!(text.len() < screen_rows.max(2));
-            assert!(
-                "33/40 layers".starts_with(&text.last().expect("a summary")[..8]),
-                "{text:?}"
-            );
+            assert!("33/40 layers".starts_with(&text.last().expect("a summary")[..8]), "{text:?}");
         }
     }
 
@@ -411,25 +358,11 @@ mod tests {
     #[test]
     fn a_narrower_screen_is_accounted_for() {
         let mut bars = Bars::default();
-        bars.frame(
-            &sample(),
-            SECOND,
-            Screen {
-                columns: 120,
-                rows: 24,
-            },
-        );
+        bars.frame(&sample(), SECOND, Screen { columns: 120, rows: 24 });
         let longest: usize = bars.drawn.iter().map(|len| len.div_ceil(40)).sum();
         assert!(
-            bars.frame(
-                &sample(),
-                SECOND,
-                Screen {
-                    columns: 40,
-                    rows: 24
-                }
-            )
-            .starts_with(&format!("\r\x1b[{longest}A"))
+            bars.frame(&sample(), SECOND, Screen { columns: 40, rows: 24 })
+                .starts_with(&format!("\r\x1b[{longest}A"))
         );
     }
 
@@ -451,15 +384,9 @@ mod tests {
 
     #[test]
     fn a_bar_is_as_long_whatever_the_numbers() {
-        for (current, total) in [
-            (0, 0),
-            (1, 0),
-            (0, 1),
-            (1, 1),
-            (2, 1),
-            (u64::MAX, u64::MAX),
-            (u64::MAX - 1, u64::MAX),
-        ] {
+        for (current, total) in
+            [(0, 0), (1, 0), (0, 1), (1, 1), (2, 1), (u64::MAX, u64::MAX), (u64::MAX - 1, u64::MAX)]
+        {
             assert_eq!(bar(current, total).len(), BAR, "{current}/{total}");
         }
     }

@@ -25,11 +25,8 @@ const LINE_MAX: u64 = 64 << 10;
 /// Status 2: an event is not allowed. Status 1: monitord does not take it.
 pub fn run(args: &Emit) -> Result<(), Failure> {
     let fifo = args.fifo.clone().unwrap_or_else(|| Paths::from_env().fifo());
-    let writer = Writer {
-        emitter: Emitter::new(&fifo),
-        fifo,
-        timeout: Duration::from_secs(args.timeout.into()),
-    };
+    let writer =
+        Writer { emitter: Emitter::new(&fifo), fifo, timeout: Duration::from_secs(args.timeout.into()) };
     if args.batch {
         writer.check()?;
         return batch(&writer, &mut io::stdin().lock());
@@ -78,19 +75,12 @@ impl Writer {
             return Ok(());
         }
         let problem = self.emitter.problem();
-        Err(self.failure(
-            problem
-                .as_deref()
-                .unwrap_or("it is full, and monitord does not read it"),
-        ))
+        Err(self.failure(problem.as_deref().unwrap_or("it is full, and monitord does not read it")))
     }
 
     fn failure(&self, why: &str) -> Failure {
-        Failure::new(format!(
-            "cannot write the event into {}: {why}",
-            self.fifo.display()
-        ))
-        .hint(failure::absent_hint(&io::ErrorKind::NotFound.into(), "monitord"))
+        Failure::new(format!("cannot write the event into {}: {why}", self.fifo.display()))
+            .hint(failure::absent_hint(&io::ErrorKind::NotFound.into(), "monitord"))
     }
 }
 
@@ -154,9 +144,7 @@ fn batch(writer: &Writer, input: &mut impl BufRead) -> Result<(), Failure> {
 /// One line of a batch; `None` if it is blank.
 fn parse_line(line: &[u8]) -> Result<Option<Event>, Failure> {
     if line.len() as u64 >= LINE_MAX && line.last() != Some(&b'\n') {
-        return Err(bad(format!(
-            "it is longer than {LINE_MAX} bytes, so the event is too large"
-        )));
+        return Err(bad(format!("it is longer than {LINE_MAX} bytes, so the event is too large")));
     }
     if line.trim_ascii().is_empty() {
         return Ok(None);
@@ -242,10 +230,7 @@ mod tests {
 
     #[test]
     fn a_batch_line_is_what_events_prints_as_json() {
-        let mut event = Event::new("job", "done", "7")
-            .with("z", "1")
-            .with("a", "x \"y\"")
-            .label("l", "");
+        let mut event = Event::new("job", "done", "7").with("z", "1").with("a", "x \"y\"").label("l", "");
         let mut line = String::new();
         event.seq = 9;
         format::event(&mut line, &event, EventFormat::Json);
@@ -257,37 +242,18 @@ mod tests {
     fn numbers_and_booleans_become_words_and_other_things_an_error() {
         let line = br#"{"type":"a","action":"b","id":"c","attributes":{"n":1,"t":true},"time":"2024-05-06T00:00:00Z"}"#;
         let event = parse_line(line).expect("good").expect("an event");
-        assert_eq!(
-            (event.attributes.get("n"), event.attributes.get("t")),
-            (Some("1"), Some("true"))
-        );
+        assert_eq!((event.attributes.get("n"), event.attributes.get("t")), (Some("1"), Some("true")));
         assert_eq!(event.time, 1_714_953_600_000_000_000);
         for (line, says) in [
             (r#"{"type":"a","action":"b"}"#, "missing field `id`"),
-            (
-                r#"{"type":"a","action":"b","id":"c","attribute":{}}"#,
-                "unknown field `attribute`",
-            ),
-            (
-                r#"{"type":"a","action":"b","id":"c","labels":{"k":[]}}"#,
-                "value of \"k\"",
-            ),
-            (
-                r#"{"type":"a","action":"b","id":"c","labels":{"k":"1","k":"2"}}"#,
-                "key \"k\" stands twice",
-            ),
-            (
-                r#"{"type":"a","action":"b","id":"c","time":"soon"}"#,
-                "time \"soon\"",
-            ),
+            (r#"{"type":"a","action":"b","id":"c","attribute":{}}"#, "unknown field `attribute`"),
+            (r#"{"type":"a","action":"b","id":"c","labels":{"k":[]}}"#, "value of \"k\""),
+            (r#"{"type":"a","action":"b","id":"c","labels":{"k":"1","k":"2"}}"#, "key \"k\" stands twice"),
+            (r#"{"type":"a","action":"b","id":"c","time":"soon"}"#, "time \"soon\""),
             ("{", "bad event"),
         ] {
             let failure = parse_line(line.as_bytes()).expect_err(line);
-            assert!(
-                failure.message.contains(says) && failure.status == 2,
-                "{}",
-                failure.message
-            );
+            assert!(failure.message.contains(says) && failure.status == 2, "{}", failure.message);
         }
         assert!(parse_line(b" \n").expect("blank").is_none());
     }
@@ -295,21 +261,8 @@ mod tests {
     #[test]
     fn a_word_without_a_value_and_a_key_that_stands_twice_are_refused() {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        assert!(
-            pairs("label", &words(&["a"]))
-                .expect_err("no value")
-                .message
-                .contains("label \"a\"")
-        );
-        assert!(
-            pairs("label", &words(&["a=1", "a=2"]))
-                .expect_err("twice")
-                .message
-                .contains("stands twice")
-        );
-        assert_eq!(
-            pairs("label", &words(&["a=b=c"])).expect("good").get("a"),
-            Some("b=c")
-        );
+        assert!(pairs("label", &words(&["a"])).expect_err("no value").message.contains("label \"a\""));
+        assert!(pairs("label", &words(&["a=1", "a=2"])).expect_err("twice").message.contains("stands twice"));
+        assert_eq!(pairs("label", &words(&["a=b=c"])).expect("good").get("a"), Some("b=c"));
     }
 }

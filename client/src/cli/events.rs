@@ -20,9 +20,7 @@ pub fn run(args: &Events) -> Result<(), Failure> {
     let stopper = subscription.stopper()?;
     let signals = Signals::catch(&stopper.into()).map_err(|error| Failure::new(error.to_string()))?;
     let mut output = Output::new(signals.clone()).map_err(|error| Failure::output(&error))?;
-    output
-        .stop_when_unread(subscription.stopper()?)
-        .map_err(|error| Failure::new(error.to_string()))?;
+    output.stop_when_unread(subscription.stopper()?).map_err(|error| Failure::new(error.to_string()))?;
     let printed = print(&mut subscription, &mut output, args.format);
     if let Some(signal) = signals.caught() {
         signals::die_of(signal);
@@ -40,9 +38,7 @@ fn print(subscription: &mut Subscription, output: &mut Output, format: EventForm
             Ok(Item::Event(event)) => {
                 if event.lost > 0 && format == EventFormat::Line {
                     let (lost, seq) = (event.lost, event.seq);
-                    output::note(&format!(
-                        "the writer of event {seq} had to drop {lost} events before it"
-                    ));
+                    output::note(&format!("the writer of event {seq} had to drop {lost} events before it"));
                 }
                 format::event(output.lines(), &event, format);
             }

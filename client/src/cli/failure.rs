@@ -30,29 +30,18 @@ pub struct Failure {
 impl Failure {
     /// The work failed.
     pub fn new(message: impl Into<String>) -> Self {
-        Failure {
-            status: FAILED,
-            message: message.into(),
-            hint: String::new(),
-            quiet: false,
-        }
+        Failure { status: FAILED, message: message.into(), hint: String::new(), quiet: false }
     }
 
     /// The arguments make no sense.
     pub fn usage(error: impl Error) -> Self {
-        Failure {
-            status: USAGE,
-            ..Failure::new(chain(&error))
-        }
+        Failure { status: USAGE, ..Failure::new(chain(&error)) }
     }
 
     /// The same with a hint.
     #[must_use]
     pub fn hint(self, hint: impl Into<String>) -> Self {
-        Failure {
-            hint: hint.into(),
-            ..self
-        }
+        Failure { hint: hint.into(), ..self }
     }
 
     /// The same with an exit status.
@@ -64,10 +53,7 @@ impl Failure {
     /// Standard output cannot be written; that its reader has left is no news.
     pub fn output(error: &io::Error) -> Self {
         let quiet = error.kind() == io::ErrorKind::BrokenPipe;
-        Failure {
-            quiet,
-            ..Failure::new(format!("cannot write to standard output: {error}"))
-        }
+        Failure { quiet, ..Failure::new(format!("cannot write to standard output: {error}")) }
     }
 }
 

@@ -63,11 +63,7 @@ impl Serialize for JsonPairs<'_> {
 
 fn logfmt(out: &mut String, event: &Event) {
     let _ = write!(out, "time={} seq={}", time::local(event.time), event.seq);
-    for (key, value) in [
-        ("type", &event.kind),
-        ("action", &event.action),
-        ("id", &event.id),
-    ] {
+    for (key, value) in [("type", &event.kind), ("action", &event.action), ("id", &event.id)] {
         word(out, "", key, value);
     }
     for (key, value) in event.attributes.iter() {

@@ -56,11 +56,7 @@ fn table(images: &[Image], args: &Images) -> String {
     let mut table = Table::new(&header);
     for image in images {
         let none = [String::new()];
-        let references = if image.references.is_empty() {
-            &none[..]
-        } else {
-            &image.references[..]
-        };
+        let references = if image.references.is_empty() { &none[..] } else { &image.references[..] };
         for reference in references {
             let (repository, tag) = repository_and_tag(reference);
             let created = image.created.map(|at| units::age(time::now().saturating_sub(at)));
@@ -134,10 +130,7 @@ pub fn inspect(args: &Inspect) -> Result<(), Failure> {
 /// There is no such image, or a reference is malformed.
 pub fn tag(args: &Tag) -> Result<(), Failure> {
     each(&args.targets, |target| {
-        let request = Request::Tag {
-            source: args.source.clone(),
-            target: target.clone(),
-        };
+        let request = Request::Tag { source: args.source.clone(), target: target.clone() };
         finish(engine(&args.socket).request(request, &[])?).map(drop)
     })
 }
@@ -148,24 +141,13 @@ pub fn tag(args: &Tag) -> Result<(), Failure> {
 /// There is no such image, or an id has several references.
 pub fn remove(args: &Remove) -> Result<(), Failure> {
     each(&args.images, |name| {
-        let request = Request::Remove {
-            name: name.clone(),
-            force: args.force,
-        };
+        let request = Request::Remove { name: name.clone(), force: args.force };
         let done = finish(engine(&args.socket).request(request, &[])?)?;
         let word = |removed: &String| {
-            if removed.starts_with("sha256:") {
-                "Deleted"
-            } else {
-                "Untagged"
-            }
+            if removed.starts_with("sha256:") { "Deleted" } else { "Untagged" }
         };
         print(
-            &done
-                .removed
-                .iter()
-                .map(|removed| format!("{}: {removed}\n", word(removed)))
-                .collect::<String>(),
+            &done.removed.iter().map(|removed| format!("{}: {removed}\n", word(removed))).collect::<String>(),
         )
     })
 }
@@ -182,19 +164,13 @@ mod tests {
         };
         assert_eq!(split("host:5000/a/b:1"), "host:5000/a/b 1");
         assert_eq!(split("host:5000/a/b"), "host:5000/a/b <none>");
-        assert_eq!(
-            split("docker.io/library/alpine@sha256:00"),
-            "docker.io/library/alpine <none>"
-        );
+        assert_eq!(split("docker.io/library/alpine@sha256:00"), "docker.io/library/alpine <none>");
         assert_eq!(split(""), "<none> <none>");
     }
 
     #[test]
     fn an_id_is_printed_once_and_short() {
-        let image = |id: &str| Image {
-            id: id.into(),
-            ..Image::default()
-        };
+        let image = |id: &str| Image { id: id.into(), ..Image::default() };
         let images = [image("sha256:0123456789abcdef"), image("sha256:0123456789abcdef")];
         assert_eq!(quiet(&images, false), "0123456789ab\n");
         assert_eq!(quiet(&images, true), "sha256:0123456789abcdef\n");

@@ -19,14 +19,10 @@ pub fn run(args: &Import) -> Result<(), Failure> {
     if args.files.len() > DESCRIPTORS_MAX {
         let count = args.files.len();
         return Err(
-            Failure::new(format!("{count} layers are too many: at most {DESCRIPTORS_MAX}")).status(USAGE),
+            Failure::new(format!("{count} layers are too many: at most {DESCRIPTORS_MAX}")).status(USAGE)
         );
     }
-    let files = args
-        .files
-        .iter()
-        .map(open)
-        .collect::<Result<Vec<OwnedFd>, Failure>>()?;
+    let files = args.files.iter().map(open).collect::<Result<Vec<OwnedFd>, Failure>>()?;
     let fds: Vec<_> = files.iter().map(AsFd::as_fd).collect();
     let request = Request::Import(engine::Import {
         reference: args.reference.clone(),

@@ -60,12 +60,7 @@ fn detached(answers: Answers) -> Result<(), Failure> {
 /// # Errors
 /// There is no such job, or it failed.
 pub fn watch(args: &Watch) -> Result<(), Failure> {
-    follow(
-        &engine(&args.socket),
-        Request::Watch { job: args.job },
-        &[],
-        &args.progress,
-    )
+    follow(&engine(&args.socket), Request::Watch { job: args.job }, &[], &args.progress)
 }
 
 /// Asks for work, shows its progress, and prints its result.
@@ -135,10 +130,7 @@ pub fn serve(args: &Serve) -> Result<(), Failure> {
             .status(USAGE)
         })?,
     };
-    let request = Request::Serve(engine::Serve {
-        listen: args.listen.clone(),
-        bytes_per_second,
-    });
+    let request = Request::Serve(engine::Serve { listen: args.listen.clone(), bytes_per_second });
     let mut answers = engine(&args.socket).request(request, &[])?;
     let signals = catch(&answers)?;
     while let Some(answer) = answers.next().transpose()? {
@@ -212,14 +204,7 @@ fn table(jobs: &[Job]) -> String {
         };
         let started = units::age(time::now().saturating_sub(job.started));
         let state = state(job.state).to_owned();
-        table.row(vec![
-            job.id.to_string(),
-            job.kind.clone(),
-            state,
-            progress,
-            started,
-            job.subject.clone(),
-        ]);
+        table.row(vec![job.id.to_string(), job.kind.clone(), state, progress, started, job.subject.clone()]);
     }
     table.text()
 }
@@ -237,10 +222,7 @@ fn json_job(job: &Job) -> serde_json::Value {
 
 fn bytes(job: &Job) -> (u64, u64) {
     job.rows.iter().fold((0, 0), |(current, total): (u64, u64), row| {
-        (
-            current.saturating_add(row.current),
-            total.saturating_add(row.total),
-        )
+        (current.saturating_add(row.current), total.saturating_add(row.total))
     })
 }
 
@@ -263,10 +245,5 @@ pub fn each<T>(things: &[T], mut attempt: impl FnMut(&T) -> Result<(), Failure>)
             crate::report(&earlier);
         }
     }
-    last.map_or(Ok(()), |failure| {
-        Err(Failure {
-            status: failure.status.max(FAILED),
-            ..failure
-        })
-    })
+    last.map_or(Ok(()), |failure| Err(Failure { status: failure.status.max(FAILED), ..failure }))
 }

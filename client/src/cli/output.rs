@@ -32,11 +32,7 @@ impl Output {
     pub fn new(signals: Signals) -> io::Result<Self> {
         // Rust's own stdout would buffer a second time.
         let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        Ok(Output {
-            stdout,
-            lines: String::new(),
-            signals,
-        })
+        Ok(Output { stdout, lines: String::new(), signals })
     }
 
     /// Where the next line is appended, with its line feed.
@@ -60,10 +56,7 @@ impl Output {
             match self.stdout.write(part) {
                 Ok(len) => rest = rest.get(len..).unwrap_or_default(),
                 Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
-                    ) => {}
+                    if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -85,10 +78,7 @@ impl Output {
             while !matches!(poll(&mut fds, PollTimeout::NONE), Ok(1..)) {}
             stopper.stop();
         };
-        std::thread::Builder::new()
-            .name("stdout-reader".into())
-            .stack_size(64 << 10)
-            .spawn(watch)?;
+        std::thread::Builder::new().name("stdout-reader".into()).stack_size(64 << 10).spawn(watch)?;
         Ok(())
     }
 

@@ -136,19 +136,8 @@ impl View {
     /// The last line: what there is now, as a digest reference.
     pub fn done(&mut self, done: &Done) -> io::Result<()> {
         if self.style == ProgressStyle::Json {
-            let Done {
-                reference,
-                digest,
-                unchanged,
-                ..
-            } = done;
-            let line = JsonDone {
-                job: self.job,
-                done: true,
-                reference,
-                digest,
-                unchanged: *unchanged,
-            };
+            let Done { reference, digest, unchanged, .. } = done;
+            let line = JsonDone { job: self.job, done: true, reference, digest, unchanged: *unchanged };
             return output::print(&(format::json(&line) + "\n"));
         }
         self.redraw()?;
@@ -164,16 +153,7 @@ impl View {
 
     fn json(&self, rows: &[Row]) -> String {
         let mut lines = String::new();
-        for Row {
-            index,
-            id,
-            phase,
-            current,
-            total,
-            attempt,
-            note,
-        } in rows
-        {
+        for Row { index, id, phase, current, total, attempt, note } in rows {
             let row = JsonRow {
                 job: self.job,
                 layer: *index,
@@ -225,10 +205,7 @@ fn plain_line(lines: &mut String, row: &Row) {
 
 /// `host/name@sha256:…`; what there is of it, if not all is.
 pub fn digest_reference(done: &Done) -> String {
-    let name = done
-        .reference
-        .split_once('@')
-        .map_or(done.reference.as_str(), |(name, _)| name);
+    let name = done.reference.split_once('@').map_or(done.reference.as_str(), |(name, _)| name);
     let name = match name.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => name,
         _ => name,
@@ -244,15 +221,9 @@ pub fn digest_reference(done: &Done) -> String {
 fn screen() -> Screen {
     match terminal_size::terminal_size_of(io::stdout().as_fd()) {
         Some((terminal_size::Width(columns), terminal_size::Height(rows))) if columns > 0 && rows > 0 => {
-            Screen {
-                columns: columns.into(),
-                rows: rows.into(),
-            }
+            Screen { columns: columns.into(), rows: rows.into() }
         }
-        _ => Screen {
-            columns: 80,
-            rows: 24,
-        },
+        _ => Screen { columns: 80, rows: 24 },
     }
 }
 
@@ -266,10 +237,7 @@ mod tests {
     use super::*;
 
     fn view(style: ProgressStyle) -> View {
-        View::new(&Progress {
-            progress: style,
-            quiet: false,
-        })
+        View::new(&Progress { progress: style, quiet: false })
     }
 
     fn row(phase: Phase, current: u64, note: &str) -> Row {
@@ -320,17 +288,10 @@ mod tests {
     #[test]
     fn a_digest_takes_the_place_of_a_tag() {
         let done = |reference: &str, digest: &str| {
-            digest_reference(&Done {
-                reference: reference.into(),
-                digest: digest.into(),
-                ..Done::default()
-            })
+            digest_reference(&Done { reference: reference.into(), digest: digest.into(), ..Done::default() })
         };
         assert_eq!(done("host:5000/a/b:1", "sha256:0"), "host:5000/a/b@sha256:0");
-        assert_eq!(
-            done("host:5000/a/b@sha256:0", "sha256:0"),
-            "host:5000/a/b@sha256:0"
-        );
+        assert_eq!(done("host:5000/a/b@sha256:0", "sha256:0"), "host:5000/a/b@sha256:0");
         assert_eq!(done("", "sha256:0"), "sha256:0");
         assert_eq!(done("", ""), "");
     }

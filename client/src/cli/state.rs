@@ -27,11 +27,7 @@ pub fn info(args: &Info) -> Result<(), Failure> {
     let _ = writeln!(text, "store    {}", info.store);
     let _ = writeln!(text, "images   {}", info.images);
     let _ = writeln!(text, "jobs     {} at work", info.jobs);
-    let _ = writeln!(
-        text,
-        "events   {} waiting, {} lost",
-        info.events_spooled, info.events_lost
-    );
+    let _ = writeln!(text, "events   {} waiting, {} lost", info.events_spooled, info.events_lost);
     print(&text)
 }
 
@@ -59,9 +55,7 @@ fn json_info(info: &engine::Info) -> String {
 /// # Errors
 /// Standard output cannot be written.
 pub fn version(args: &Version) -> Result<(), Failure> {
-    let monitord = status(&Paths::from_env().events_socket())
-        .ok()
-        .map(|status| status.version);
+    let monitord = status(&Paths::from_env().events_socket()).ok().map(|status| status.version);
     let engine = ask(&EngineSocket { socket: None }).ok().map(|info| info.version);
     let own = env!("CARGO_PKG_VERSION");
     if args.json {
@@ -70,11 +64,7 @@ pub fn version(args: &Version) -> Result<(), Failure> {
         );
     }
     let word = |version: Option<String>| version.unwrap_or_else(|| "not running".to_owned());
-    print(&format!(
-        "sampan    {own}\nmonitord  {}\nengine    {}\n",
-        word(monitord),
-        word(engine)
-    ))
+    print(&format!("sampan    {own}\nmonitord  {}\nengine    {}\n", word(monitord), word(engine)))
 }
 
 /// Runs `sampan monitor status`.
@@ -82,33 +72,17 @@ pub fn version(args: &Version) -> Result<(), Failure> {
 /// # Errors
 /// monitord is not there.
 pub fn monitor(args: &MonitorStatus) -> Result<(), Failure> {
-    let socket = args
-        .socket
-        .socket
-        .clone()
-        .unwrap_or_else(|| Paths::from_env().events_socket());
+    let socket = args.socket.socket.clone().unwrap_or_else(|| Paths::from_env().events_socket());
     let status = status(&socket)?;
-    print(&if args.json {
-        format::json(&json_status(&status)) + "\n"
-    } else {
-        text_status(&status)
-    })
+    print(&if args.json { format::json(&json_status(&status)) + "\n" } else { text_status(&status) })
 }
 
 fn text_status(status: &Status) -> String {
     let mut text = String::new();
     let up = units::time(Duration::from_millis(status.uptime_ms));
     let rate = rate(status);
-    let _ = writeln!(
-        text,
-        "monitord     {}, process {}, up {up}",
-        status.version, status.pid
-    );
-    let _ = writeln!(
-        text,
-        "events       seq {}, {} since start, {rate}/s",
-        status.seq, status.events
-    );
+    let _ = writeln!(text, "monitord     {}, process {}, up {up}", status.version, status.pid);
+    let _ = writeln!(text, "events       seq {}, {} since start, {rate}/s", status.seq, status.events);
     let _ = writeln!(
         text,
         "lost         {} by writers, {} for subscribers; {} bytes skipped, {} records repeated",
@@ -122,15 +96,8 @@ fn text_status(status: &Status) -> String {
                 1 => "1 segment".to_owned(),
                 count => format!("{count} segments"),
             };
-            let failed = journal
-                .failed
-                .as_ref()
-                .map_or(String::new(), |why| format!("; FAILED: {why}"));
-            writeln!(
-                text,
-                "journal      {}, {segments}{failed}",
-                extent(&journal.extent)
-            )
+            let failed = journal.failed.as_ref().map_or(String::new(), |why| format!("; FAILED: {why}"));
+            writeln!(text, "journal      {}, {segments}{failed}", extent(&journal.extent))
         }
     };
     let connected = status.subscribers.len() as u64 + status.subscribers_left_out;
@@ -152,11 +119,7 @@ fn text_status(status: &Status) -> String {
 }
 
 fn rate(status: &Status) -> String {
-    format!(
-        "{}.{:03}",
-        status.events_per_1000s / 1000,
-        status.events_per_1000s % 1000
-    )
+    format!("{}.{:03}", status.events_per_1000s / 1000, status.events_per_1000s % 1000)
 }
 
 fn extent(extent: &Extent) -> String {

@@ -9,9 +9,7 @@ pub struct Table {
 impl Table {
     /// An empty table.
     pub fn new(header: &[&str]) -> Self {
-        Table {
-            rows: vec![header.iter().map(|word| (*word).to_owned()).collect()],
-        }
+        Table { rows: vec![header.iter().map(|word| (*word).to_owned()).collect()] }
     }
 
     /// One more row; control characters are escaped.
@@ -28,19 +26,12 @@ impl Table {
     pub fn text(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |nth: usize| {
-            self.rows
-                .iter()
-                .filter_map(|row| row.get(nth))
-                .map(|word| word.chars().count())
-                .max()
+            self.rows.iter().filter_map(|row| row.get(nth)).map(|word| word.chars().count()).max()
         };
         let widths: Vec<usize> = (0..columns).map(|nth| width(nth).unwrap_or(0)).collect();
         let mut text = String::new();
         for row in &self.rows {
-            let cells = row
-                .iter()
-                .zip(&widths)
-                .map(|(word, &width)| format!("{word:<width$}"));
+            let cells = row.iter().zip(&widths).map(|(word, &width)| format!("{word:<width$}"));
             text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
             text.push('\n');
         }

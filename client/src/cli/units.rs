@@ -63,10 +63,7 @@ pub fn parse_rate(text: &str) -> Option<u64> {
         "g" | "gb" | "gib" => 30,
         _ => return None,
     };
-    let (whole, fraction) = number
-        .trim_end()
-        .split_once('.')
-        .unwrap_or((number.trim_end(), "0"));
+    let (whole, fraction) = number.trim_end().split_once('.').unwrap_or((number.trim_end(), "0"));
     let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if !is_digits(whole) || !is_digits(fraction) || fraction.len() > 9 {
         return None;
@@ -110,27 +107,12 @@ mod tests {
 
     #[test]
     fn rates_are_read_with_units_and_fractions() {
-        let cases = [
-            ("500", 500),
-            ("1K", 1024),
-            ("1.5M/s", 1_572_864),
-            ("10MiB/s", 10 << 20),
-            ("2G", 2 << 30),
-        ];
+        let cases =
+            [("500", 500), ("1K", 1024), ("1.5M/s", 1_572_864), ("10MiB/s", 10 << 20), ("2G", 2 << 30)];
         for (text, rate) in cases {
             assert_eq!(parse_rate(text), Some(rate), "{text}");
         }
-        for text in [
-            "",
-            "0",
-            "K",
-            "1.5.5M",
-            "-1",
-            "1X",
-            "1e9",
-            "99999999999999999999G",
-            "\u{e4}M",
-        ] {
+        for text in ["", "0", "K", "1.5.5M", "-1", "1X", "1e9", "99999999999999999999G", "\u{e4}M"] {
             assert_eq!(parse_rate(text), None, "{text}");
         }
     }

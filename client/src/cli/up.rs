@@ -36,10 +36,7 @@ pub fn run(args: &Up) -> Result<(), Failure> {
     // In the order of starting; stopped in reverse, so that the engine's last events still find a reader.
     let mut running = Vec::new();
     let mut outcome = Ok(true);
-    let programs = [
-        ("sampan-monitord", &args.monitord),
-        ("sampan-engine", &args.engine),
-    ];
+    let programs = [("sampan-monitord", &args.monitord), ("sampan-engine", &args.engine)];
     for (name, arguments) in programs.into_iter().take(if args.no_engine { 1 } else { 2 }) {
         outcome = start(name, arguments).and_then(|service| {
             running.push(service);
@@ -93,9 +90,8 @@ impl Bell {
         let timeout = match deadline {
             None => PollTimeout::NONE,
             Some(at) => {
-                let left = at
-                    .saturating_duration_since(Instant::now())
-                    .saturating_add(Duration::from_millis(1));
+                let left =
+                    at.saturating_duration_since(Instant::now()).saturating_add(Duration::from_millis(1));
                 PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
             }
         };
@@ -141,10 +137,7 @@ fn start(name: &'static str, arguments: &[String]) -> Result<Service, Failure> {
     let failed = |error: io::Error| Failure::new(format!("cannot start {name}: {error}"));
     let notify = Notify::open(name).map_err(failed)?;
     let mut command = Command::new(program(name));
-    command
-        .args(arguments)
-        .env("NOTIFY_SOCKET", &notify.path)
-        .env_remove("WATCHDOG_USEC");
+    command.args(arguments).env("NOTIFY_SOCKET", &notify.path).env_remove("WATCHDOG_USEC");
     // A group of its own: Ctrl-C is for this process, which stops its children in order.
     let child = command.process_group(0).spawn().map_err(|error| {
         failed(error).hint("it is looked for beside this program, then in PATH; run 'make install'")
@@ -154,12 +147,8 @@ fn start(name: &'static str, arguments: &[String]) -> Result<Service, Failure> {
 
 /// Beside this program, else wherever PATH says.
 fn program(name: &str) -> PathBuf {
-    let beside = std::env::current_exe()
-        .ok()
-        .and_then(|own| Some(own.parent()?.join(name)));
-    beside
-        .filter(|path| path.is_file())
-        .unwrap_or_else(|| PathBuf::from(name))
+    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(name)));
+    beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(name))
 }
 
 /// Waits until the last service is ready; false if it was asked to stop meanwhile.
