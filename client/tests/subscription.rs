@@ -1,0 +1,214 @@
+//! Subscriptions against a monitord of this file's own, which says what no well-behaved one would.
+
+use sampan_client::{Event, Item, Subscription, Watch, WatchError};
+use sampan_ipc::frame::{self, Decoder};
+use sampan_ipc::watch::{self, End, Item as Wire, REQUEST_MAX, Reason, Refusal, Request, Subscribe, VERSION};
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// One connection that is served: what was asked, and the stream to answer on.
+type Served = (Subscribe, UnixStream);
+
+/// A listener that hands every subscription over to the test.
+struct Monitord {
+    dir: TempDir,
+    served: Receiver<Served>,
+    _thread: JoinHandle<()>,
+}
+
+impl Monitord {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let listener = UnixListener::bind(dir.path().join("s")).expect("a listener");
+        let (sender, served) = channel();
+        let thread = std::thread::spawn(move || serve(&listener, &sender));
+        Monitord { dir, served, _thread: thread }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("s")
+    }
+
+    fn watch(&self) -> Watch {
+        Watch::new().socket(self.socket())
+    }
+
+    fn next(&self) -> Served {
+        self.served.recv_timeout(Duration::from_secs(30)).expect("a subscription in time")
+    }
+}
+
+fn serve(listener: &UnixListener, sender: &Sender<Served>) {
+    while let Ok((mut stream, _)) = listener.accept() {
+        let mut decoder = Decoder::new(REQUEST_MAX);
+        let mut bytes = [0; 4096];
+        let asked = loop {
+            match stream.read(&mut bytes) {
+                Ok(len) if len > 0 => decoder.push(&bytes[..len]),
+                _ => break None,
+            }
+            if let Some(body) = decoder.next_body().expect("a frame") {
+                break Some(watch::open::<Request>(body).expect("a request"));
+            }
+        };
+        let Some(Request::Subscribe(subscribe)) = asked else { continue };
+        stream.write_all(&bytes_of(&Wire::Welcome { version: VERSION, head: 10 })).expect("connected");
+        if sender.send((subscribe, stream)).is_err() {
+            return;
+        }
+    }
+}
+
+fn bytes_of(item: &Wire) -> Vec<u8> {
+    frame::encode(item).expect("small")
+}
+
+fn event(seq: u64) -> Wire {
+    Wire::Event(Event { seq, kind: "test".into(), action: "tick".into(), ..Event::default() })
+}
+
+fn send(stream: &mut UnixStream, items: &[Wire]) {
+    stream.write_all(&items.iter().flat_map(bytes_of).collect::<Vec<u8>>()).expect("connected");
+}
+
+fn seq(subscription: &mut Subscription) -> u64 {
+    match subscription.next() {
+        Some(Ok(Item::Event(event))) => event.seq,
+        other => panic!("no event: {other:?}"),
+    }
+}
+
+#[test]
+fn a_broken_stream_goes_on_behind_its_last_event() {
+    let monitord = Monitord::start();
+    let mut events = monitord.watch().filter("type=test").start().expect("it listens");
+    let (asked, mut stream) = monitord.next();
+    assert_eq!((asked.after, asked.follow, asked.filters.len()), (None, true, 1));
+    assert_eq!(events.cursor(), Some(10));
+    send(&mut stream, &[event(11), event(14)]);
+    // Half a frame, then nothing.
+    stream.write_all(&bytes_of(&event(15))[..20]).expect("connected");
+    drop(stream);
+    assert_eq!([seq(&mut events), seq(&mut events)], [11, 14]);
+    let next = std::thread::spawn(move || (seq(&mut events), events));
+    let (asked, mut stream) = monitord.next();
+    assert_eq!((asked.after, asked.filters.len()), (Some(14), 1));
+    send(&mut stream, &[event(15), Wire::Lost { first: 16, last: 20 }, Wire::End(End::Shutdown)]);
+    let (seq, mut events) = next.join().expect("an event");
+    assert_eq!(seq, 15);
+    assert_eq!(events.next().and_then(Result::ok), Some(Item::Lost { first: 16, last: 20 }));
+    let end = std::thread::spawn(move || events.next().is_none());
+    let (asked, mut stream) = monitord.next();
+    assert_eq!(asked.after, Some(20));
+    send(&mut stream, &[Wire::End(End::Until)]);
+    assert!(end.join().expect("an end"));
+}
+
+#[test]
+fn a_subscription_from_now_misses_nothing_though_it_breaks_before_its_first_event() {
+    let monitord = Monitord::start();
+    let mut events = monitord.watch().start().expect("it listens");
+    drop(monitord.next());
+    let next = std::thread::spawn(move || seq(&mut events));
+    let (asked, mut stream) = monitord.next();
+    assert_eq!(asked.after, Some(10));
+    send(&mut stream, &[event(11)]);
+    assert_eq!(next.join().expect("an event"), 11);
+}
+
+#[test]
+fn without_reconnection_every_end_but_a_complete_one_is_an_error() {
+    let monitord = Monitord::start();
+    let watch = monitord.watch().reconnect(false);
+    let mut events = watch.clone().start().expect("it listens");
+    drop(monitord.next());
+    assert!(matches!(events.next(), Some(Err(WatchError::Broken { source: None, .. }))));
+    assert!(events.next().is_none());
+    let mut events = watch.clone().start().expect("it listens");
+    send(&mut monitord.next().1, &[Wire::End(End::Shutdown)]);
+    assert!(matches!(events.next(), Some(Err(WatchError::Shutdown))));
+    let mut events = watch.start().expect("it listens");
+    send(&mut monitord.next().1, &[event(11), Wire::End(End::History)]);
+    assert_eq!(seq(&mut events), 11);
+    assert!(events.next().is_none() && !events.is_stopped());
+}
+
+#[test]
+fn a_refusal_and_bytes_that_mean_nothing_end_the_iterator() {
+    let monitord = Monitord::start();
+    let refusal = Refusal { reason: Reason::Argument, message: "no".into(), versions: vec![VERSION] };
+    let mut events = monitord.watch().start().expect("it listens");
+    send(&mut monitord.next().1, &[Wire::Error(refusal.clone())]);
+    assert!(matches!(events.next(), Some(Err(WatchError::Refused(told))) if told == refusal));
+    let mut events = monitord.watch().start().expect("it listens");
+    monitord.next().1.write_all(&[0xff; 64]).expect("connected");
+    assert!(matches!(events.next(), Some(Err(WatchError::Protocol(_)))));
+    let mut events = monitord.watch().start().expect("it listens");
+    send(&mut monitord.next().1, &[Wire::Welcome { version: VERSION, head: 1 }]);
+    assert!(matches!(events.next(), Some(Err(WatchError::OutOfPlace(_)))));
+    assert!(events.next().is_none());
+}
+
+#[test]
+fn a_stopper_ends_a_wait_for_an_event_and_a_wait_for_monitord() {
+    let monitord = Monitord::start();
+    for connected in [true, false] {
+        let mut events = monitord.watch().start().expect("it listens");
+        let served = monitord.next();
+        let stopper = events.stopper().expect("a descriptor");
+        let waiting = std::thread::spawn(move || (events.next().is_none(), events.is_stopped()));
+        if !connected {
+            std::fs::remove_file(monitord.socket()).expect("there");
+            drop(served);
+        }
+        stopper.stop();
+        assert_eq!(waiting.join().expect("an end"), (true, true));
+    }
+}
+
+#[test]
+fn the_cursor_moves_only_when_the_next_event_is_asked_for() {
+    let monitord = Monitord::start();
+    let file = monitord.dir.path().join("cursor");
+    let mut events = monitord.watch().cursor_file(&file).since(5).start().expect("it listens");
+    let (asked, mut stream) = monitord.next();
+    assert_eq!((asked.since, asked.after), (Some(5), None));
+    send(&mut stream, &[event(11), event(12), Wire::End(End::History)]);
+    assert_eq!([seq(&mut events), seq(&mut events)], [11, 12]);
+    assert!(events.is_pending());
+    let held = || std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(["", "11\n"].contains(&held().as_str()), "{}", held());
+    assert!(events.next().is_none());
+    assert_eq!(held(), "12\n");
+    let _again = monitord.watch().cursor_file(&file).since(5).start().expect("it listens");
+    let (asked, _stream) = monitord.next();
+    assert_eq!((asked.since, asked.after), (None, Some(12)), "the file knows better than since");
+}
+
+#[test]
+fn a_monitord_that_is_absent_is_an_error_at_once_or_waited_for_with_a_cursor_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let watch = Watch::new().socket(dir.path().join("s"));
+    assert!(matches!(watch.clone().start(), Err(WatchError::Connect { .. })));
+    let mut events = watch.cursor_file(dir.path().join("cursor")).start().expect("it waits");
+    let listener = UnixListener::bind(dir.path().join("s")).expect("a listener");
+    let (sender, served) = channel();
+    let _thread = std::thread::spawn(move || serve(&listener, &sender));
+    let begun = Instant::now();
+    let next = std::thread::spawn(move || seq(&mut events));
+    let (_, mut stream) = served.recv_timeout(Duration::from_secs(30)).expect("a subscription");
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    send(&mut stream, &[event(11)]);
+    assert_eq!(next.join().expect("an event"), 11);
+}
+
+#[test]
+fn since_behind_until_is_refused_before_anything_is_sent() {
+    let error = Watch::new().socket("/nowhere").since(2).until(1).start().expect_err("reversed");
+    assert!(matches!(error, WatchError::Time(_)));
+}
