@@ -306,8 +306,8 @@ fn wait_for_room(fifo: Option<&File>) {
     }
 }
 
-/// A random number from the keys that the standard library draws from the kernel.
-fn random() -> u64 {
+/// A random number, for an identity, from the keys that the standard library draws from the kernel.
+pub fn random() -> u64 {
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u32(std::process::id());
     hasher.write_i64(crate::time::now());

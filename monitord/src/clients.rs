@@ -99,10 +99,7 @@ impl Clients {
 
     /// How many of them are of user `uid`.
     pub fn of_uid(&self, uid: u32) -> usize {
-        self.table
-            .values()
-            .filter(|client| client.peer.uid == uid)
-            .count()
+        self.table.values().filter(|client| client.peer.uid == uid).count()
     }
 
     /// The shared form of a wish; `None` if it is for every event.
@@ -111,17 +108,10 @@ impl Clients {
             return None;
         }
         self.wishes.retain(|known| known.strong_count() > 0);
-        let known = self
-            .wishes
-            .iter()
-            .filter_map(Weak::upgrade)
-            .find(|known| known.wish == wish);
+        let known = self.wishes.iter().filter_map(Weak::upgrade).find(|known| known.wish == wish);
         Some(known.unwrap_or_else(|| {
             self.classes += 1;
-            let select = Rc::new(Select {
-                class: self.classes,
-                wish,
-            });
+            let select = Rc::new(Select { class: self.classes, wish });
             self.wishes.push(Rc::downgrade(&select));
             select
         }))
@@ -320,7 +310,8 @@ fn pass_all(client: &mut Client, store: &Store, budget: u64, lost: &mut u64) -> 
 fn settle(client: &mut Client, store: &Store) -> io::Result<()> {
     let State::Subscribed(subscription) = &mut client.state else { return Ok(()) };
     let sent = subscription.at.pos;
-    let segment = store.journal().and_then(|journal| journal.at(sent)).filter(|segment| segment.first().pos <= sent);
+    let segment =
+        store.journal().and_then(|journal| journal.at(sent)).filter(|segment| segment.first().pos <= sent);
     let Some(segment) = segment else { return Err(io::ErrorKind::NotFound.into()) };
     let at = segment.align(sent)?;
     let mut rest = vec![0; (at.pos - sent) as usize];
@@ -351,12 +342,7 @@ fn send_file(client: &Client, segment: &Segment, from: u64, to: u64) -> io::Resu
         i64::try_from(segment.offset(from)).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
     loop {
         let mut offset = offset;
-        return match sendfile(
-            &client.stream,
-            segment.file(),
-            Some(&mut offset),
-            (to - from) as usize,
-        ) {
+        return match sendfile(&client.stream, segment.file(), Some(&mut offset), (to - from) as usize) {
             // Somebody cut the file behind our back.
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(sent) => Ok(Some(from + sent as u64)),
@@ -438,10 +424,7 @@ impl Scratch {
         (self.class, self.from, self.to) = (select.class, at.pos, at);
         let mut rest = self.input.as_slice();
         while let Some((whole, behind)) = first_frame(rest) {
-            self.to = Cursor {
-                pos: self.to.pos + whole.len() as u64,
-                seq: self.to.seq + 1,
-            };
+            self.to = Cursor { pos: self.to.pos + whole.len() as u64, seq: self.to.seq + 1 };
             if EventView::of_frame(&whole[frame::HEADER_LEN..])
                 .is_some_and(|event| select.wish.matches(&event))
             {
@@ -450,11 +433,7 @@ impl Scratch {
             }
             rest = behind;
         }
-        if self.to == at {
-            Err(io::ErrorKind::UnexpectedEof.into())
-        } else {
-            Ok(())
-        }
+        if self.to == at { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 }
 

@@ -164,10 +164,7 @@ impl Settings {
             match arg {
                 Short('h') | Long("help") => return Ok(Asked::Print(HELP.to_owned())),
                 Short('V') | Long("version") => {
-                    return Ok(Asked::Print(format!(
-                        "sampan-monitord {}\n",
-                        env!("CARGO_PKG_VERSION")
-                    )));
+                    return Ok(Asked::Print(format!("sampan-monitord {}\n", env!("CARGO_PKG_VERSION"))));
                 }
                 Long("fifo") => section.fifo = Some(parser.value()?.into()),
                 Long("socket") => section.socket = Some(parser.value()?.into()),
@@ -203,25 +200,16 @@ impl Settings {
             ("socket", self.socket == other.socket),
             ("journal-dir", self.journal == other.journal),
             ("ring-bytes", self.ring_bytes == other.ring_bytes),
-            (
-                "sync",
-                std::mem::discriminant(&self.sync) == std::mem::discriminant(&other.sync),
-            ),
+            ("sync", std::mem::discriminant(&self.sync) == std::mem::discriminant(&other.sync)),
         ];
-        same.into_iter()
-            .filter(|(_, same)| !same)
-            .map(|(name, _)| name)
-            .collect()
+        same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
     }
 
     fn resolve(arguments: Section, config: Option<PathBuf>) -> Result<Self, ConfigError> {
         let file = read_file(config.as_deref())?;
         let paths = Paths::from_env();
         let pick = |argument: &Option<String>, key: &Option<String>, default: &str| {
-            argument
-                .clone()
-                .or_else(|| key.clone())
-                .unwrap_or_else(|| default.to_owned())
+            argument.clone().or_else(|| key.clone()).unwrap_or_else(|| default.to_owned())
         };
         let path = |argument: &Option<PathBuf>, key: &Option<PathBuf>, default: PathBuf| {
             argument.clone().or_else(|| key.clone()).unwrap_or(default)
@@ -230,12 +218,7 @@ impl Settings {
         let ring_bytes = pick(&arguments.ring_bytes, &file.ring_bytes, "256K");
         let journal_bytes = pick(&arguments.journal_bytes, &file.journal_bytes, "16M");
         let interval = pick(&arguments.sync_interval, &file.sync_interval, "1s");
-        let ring = size(
-            "ring-bytes",
-            &ring_bytes,
-            RING_BYTES_MIN,
-            "a size from 128K to 1G",
-        )?;
+        let ring = size("ring-bytes", &ring_bytes, RING_BYTES_MIN, "a size from 128K to 1G")?;
         if ring > RING_BYTES_MAX {
             return Err(bad("ring-bytes", &ring_bytes, "a size from 128K to 1G"));
         }
@@ -245,21 +228,10 @@ impl Settings {
             journal: (journal != Path::new("none")).then_some(journal),
             ring_bytes: ring as usize,
             limits: Limits {
-                bytes: size(
-                    "journal-bytes",
-                    &journal_bytes,
-                    JOURNAL_BYTES_MIN,
-                    "a size of 128K or more",
-                )?,
-                age: time(
-                    "journal-age",
-                    &pick(&arguments.journal_age, &file.journal_age, "7d"),
-                )?,
+                bytes: size("journal-bytes", &journal_bytes, JOURNAL_BYTES_MIN, "a size of 128K or more")?,
+                age: time("journal-age", &pick(&arguments.journal_age, &file.journal_age, "7d"))?,
             },
-            sync: sync(
-                &pick(&arguments.sync, &file.sync, "interval"),
-                time("sync-interval", &interval)?,
-            )?,
+            sync: sync(&pick(&arguments.sync, &file.sync, "interval"), time("sync-interval", &interval)?)?,
             subscribers_max: arguments.subscribers_max.or(file.subscribers_max).unwrap_or(4096),
             subscribers_per_uid_max: arguments
                 .subscribers_per_uid_max
@@ -279,25 +251,16 @@ fn read_file(named: Option<&Path>) -> Result<Section, ConfigError> {
             return Ok(Section::default());
         }
         Err(source) => {
-            return Err(ConfigError::Read {
-                path: path.to_owned(),
-                source,
-            });
+            return Err(ConfigError::Read { path: path.to_owned(), source });
         }
     };
-    let file: ConfigFile = toml::from_str(&text).map_err(|source| ConfigError::Parse {
-        path: path.to_owned(),
-        source: Box::new(source),
-    })?;
+    let file: ConfigFile = toml::from_str(&text)
+        .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
     Ok(file.monitord)
 }
 
 fn bad(key: &'static str, value: &str, expected: &'static str) -> ConfigError {
-    ConfigError::Value {
-        key,
-        value: value.to_owned(),
-        expected,
-    }
+    ConfigError::Value { key, value: value.to_owned(), expected }
 }
 
 fn size(key: &'static str, text: &str, min: u64, expected: &'static str) -> Result<u64, ConfigError> {
@@ -310,9 +273,7 @@ fn size(key: &'static str, text: &str, min: u64, expected: &'static str) -> Resu
         _ => None,
     };
     let bytes = shift.and_then(|shift| digits.parse::<u64>().ok()?.checked_mul(1 << shift));
-    bytes
-        .filter(|bytes| *bytes >= min)
-        .ok_or_else(|| bad(key, text, expected))
+    bytes.filter(|bytes| *bytes >= min).ok_or_else(|| bad(key, text, expected))
 }
 
 fn time(key: &'static str, text: &str) -> Result<Duration, ConfigError> {
@@ -325,9 +286,8 @@ fn time(key: &'static str, text: &str) -> Result<Duration, ConfigError> {
         "d" => Some(86_400_000),
         _ => None,
     };
-    let time = unit_ms
-        .and_then(|unit| digits.parse::<u64>().ok()?.checked_mul(unit))
-        .map(Duration::from_millis);
+    let time =
+        unit_ms.and_then(|unit| digits.parse::<u64>().ok()?.checked_mul(unit)).map(Duration::from_millis);
     time.filter(|time| !time.is_zero())
         .ok_or_else(|| bad(key, text, "a time over zero with ms, s, m, h or d"))
 }
@@ -373,10 +333,7 @@ mod tests {
             (&["--ring-bytes", "1x"][..], "ring-bytes '1x'"),
             (&["--journal-age", "0s"], "journal-age '0s'"),
             (&["--sync", "often"], "sync 'often'"),
-            (
-                &["--config", "/nonexistent/sampan.toml"],
-                "/nonexistent/sampan.toml",
-            ),
+            (&["--config", "/nonexistent/sampan.toml"], "/nonexistent/sampan.toml"),
             (&["--bogus"], "bad arguments"),
         ] {
             let error = settings(args).expect_err("refused").to_string();

@@ -61,10 +61,7 @@ impl Fifo {
     /// # Errors
     /// See [`FifoError`].
     pub fn open(path: &Path, group: Option<Gid>) -> Result<Self, FifoError> {
-        let context = |errno: Errno| FifoError::Io {
-            path: path.to_owned(),
-            source: errno.into(),
-        };
+        let context = |errno: Errno| FifoError::Io { path: path.to_owned(), source: errno.into() };
         let made = match mkfifo(path, Mode::from_bits_truncate(0o620)) {
             Ok(()) => true,
             Err(Errno::EEXIST) => false,
@@ -72,15 +69,9 @@ impl Fifo {
         };
         let kind = std::fs::symlink_metadata(path)
             .map(|meta| kind(&meta.file_type()))
-            .map_err(|source| FifoError::Io {
-                path: path.to_owned(),
-                source,
-            })?;
+            .map_err(|source| FifoError::Io { path: path.to_owned(), source })?;
         if let Some(kind) = kind {
-            return Err(FifoError::NotFifo {
-                path: path.to_owned(),
-                kind,
-            });
+            return Err(FifoError::NotFifo { path: path.to_owned(), kind });
         }
         // O_RDWR although we only read: holding a write end ourselves, we never see end-of-file when the last
         // writer leaves. Linux allows it, POSIX leaves it undefined. fifo(7).
@@ -104,16 +95,10 @@ impl Fifo {
     /// # Errors
     /// See [`FifoError`].
     pub fn adopt(fifo: OwnedFd, path: &Path) -> Result<Self, FifoError> {
-        let context = |errno: Errno| FifoError::Io {
-            path: path.to_owned(),
-            source: errno.into(),
-        };
+        let context = |errno: Errno| FifoError::Io { path: path.to_owned(), source: errno.into() };
         let mode = fstat(&fifo).map_err(context)?.st_mode;
         if SFlag::from_bits_truncate(mode) & SFlag::S_IFMT != SFlag::S_IFIFO {
-            return Err(FifoError::NotFifo {
-                path: path.to_owned(),
-                kind: "something else",
-            });
+            return Err(FifoError::NotFifo { path: path.to_owned(), kind: "something else" });
         }
         let flags = OFlag::from_bits_truncate(fcntl(&fifo, FcntlArg::F_GETFL).map_err(context)?);
         fcntl(&fifo, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map_err(context)?;
@@ -127,13 +112,7 @@ impl Fifo {
         }
         let (peek_out, peek_in) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(context)?;
         let null = OpenOptions::new().write(true).open("/dev/null").ok();
-        Ok(Fifo {
-            fifo,
-            peek_in,
-            peek_out,
-            null,
-            window: vec![0; WINDOW].into_boxed_slice(),
-        })
+        Ok(Fifo { fifo, peek_in, peek_out, null, window: vec![0; WINDOW].into_boxed_slice() })
     }
 
     /// The descriptor, to be polled.
@@ -149,12 +128,7 @@ impl Fifo {
     /// # Errors
     /// The FIFO itself failed.
     pub fn peek(&mut self) -> io::Result<&[u8]> {
-        let teed = match tee(
-            &*self.fifo,
-            &self.peek_in,
-            WINDOW,
-            SpliceFFlags::SPLICE_F_NONBLOCK,
-        ) {
+        let teed = match tee(&*self.fifo, &self.peek_in, WINDOW, SpliceFFlags::SPLICE_F_NONBLOCK) {
             Ok(len) => len,
             Err(Errno::EAGAIN | Errno::EINTR) => 0,
             Err(errno) => return Err(errno.into()),
@@ -179,14 +153,9 @@ impl Fifo {
         let mut left = len;
         while left > 0 {
             let taken = match &self.null {
-                Some(null) => splice(
-                    &*self.fifo,
-                    None,
-                    null.as_fd(),
-                    None,
-                    left,
-                    SpliceFFlags::SPLICE_F_NONBLOCK,
-                ),
+                Some(null) => {
+                    splice(&*self.fifo, None, null.as_fd(), None, left, SpliceFFlags::SPLICE_F_NONBLOCK)
+                }
                 None => read(&*self.fifo, &mut self.window[..left.min(WINDOW)]),
             };
             match taken {

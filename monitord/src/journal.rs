@@ -112,15 +112,8 @@ impl Journal {
     /// # Errors
     /// [`OpenError::Busy`]: another process has it. [`OpenError::Io`]: it cannot be made or read.
     pub fn open(dir: &Path, limits: Limits) -> Result<(Self, Found), OpenError> {
-        let context = |source| OpenError::Io {
-            path: dir.to_owned(),
-            source,
-        };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o750)
-            .create(dir)
-            .map_err(context)?;
+        let context = |source| OpenError::Io { path: dir.to_owned(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o750).create(dir).map_err(context)?;
         let mut refused = None;
         let lock = match lock(dir) {
             Ok(Some(lock)) => Some(lock),
@@ -162,31 +155,19 @@ impl Journal {
             }
         }
         names.sort();
-        let mut found = Found {
-            next: Cursor { pos: 0, seq: 1 },
-            ..Found::default()
-        };
+        let mut found = Found { next: Cursor { pos: 0, seq: 1 }, ..Found::default() };
         let mut newest = VecDeque::new();
         for (first, path) in names {
             if first < found.next.seq {
-                found.damage.push(format!(
-                    "{}: overlaps the segment before it, ignored",
-                    path.display()
-                ));
+                found.damage.push(format!("{}: overlaps the segment before it, ignored", path.display()));
                 continue;
             }
-            let first = Cursor {
-                pos: found.next.pos,
-                seq: first,
-            };
+            let first = Cursor { pos: found.next.pos, seq: first };
             let name = path.display().to_string();
             let intended = self.limits.segment_bytes();
             let (segment, damage) = Segment::open(path, first, intended, writable, |event, at| {
                 newest.push_back((at.pos, event.writer, event.counter));
-                while newest
-                    .front()
-                    .is_some_and(|(pos, ..)| pos + REPEATS_BYTES < at.pos)
-                {
+                while newest.front().is_some_and(|(pos, ..)| pos + REPEATS_BYTES < at.pos) {
                     newest.pop_front();
                 }
             })?;
@@ -194,24 +175,17 @@ impl Journal {
             match damage {
                 None => {}
                 Some(Damage::Torn(bytes)) => {
-                    found
-                        .damage
-                        .push(format!("{name}: cut off {bytes} bytes of an unfinished write"));
+                    found.damage.push(format!("{name}: cut off {bytes} bytes of an unfinished write"));
                 }
                 Some(Damage::Corrupt(bytes)) => {
-                    found
-                        .damage
-                        .push(format!("{name}: dropped {bytes} bytes that are no valid events"));
+                    found.damage.push(format!("{name}: dropped {bytes} bytes that are no valid events"));
                     // Their sequence numbers were given out: none is used again.
                     found.next.seq += bytes / FRAME_MIN + 1;
                 }
             }
             self.keep(segment, writable);
         }
-        found.repeats = newest
-            .into_iter()
-            .map(|(_, writer, counter)| (writer, counter))
-            .collect();
+        found.repeats = newest.into_iter().map(|(_, writer, counter)| (writer, counter)).collect();
         Ok(found)
     }
 
@@ -227,13 +201,8 @@ impl Journal {
 
     fn open_seq_file(&mut self) -> io::Result<()> {
         let path = self.dir.join("seq");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o640)
-            .open(path)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path)?;
         let mut bytes = [0; 12];
         if file.read_exact_at(&mut bytes, 0).is_ok()
             && let (Some(seq), Some(crc)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<4>())
@@ -249,11 +218,7 @@ impl Journal {
 
     /// Takes the frames of `ring` from `from` to its end; `newest` is the latest event time among them.
     pub fn append(&mut self, ring: &Ring, from: Cursor, newest: i64) -> Change {
-        if self
-            .failure
-            .as_ref()
-            .is_some_and(|failure| Instant::now() < failure.next_try)
-        {
+        if self.failure.as_ref().is_some_and(|failure| Instant::now() < failure.next_try) {
             // Nothing is written, so the newest segment no longer ends where the next frame begins.
             self.broken_off = true;
             self.reserve(ring.end().seq);
@@ -270,11 +235,7 @@ impl Journal {
                 self.fail(&error);
                 self.broken_off = true;
                 self.reserve(ring.end().seq);
-                if failed_before {
-                    Change::None
-                } else {
-                    Change::Failed(error.to_string())
-                }
+                if failed_before { Change::None } else { Change::Failed(error.to_string()) }
             }
         }
     }
@@ -304,9 +265,7 @@ impl Journal {
 
     /// True if the newest segment is to be closed before so many more bytes.
     fn is_due(&self, more: u64) -> bool {
-        self.segments
-            .back()
-            .is_none_or(|active| active.bytes() + more > self.limits.segment_bytes())
+        self.segments.back().is_none_or(|active| active.bytes() + more > self.limits.segment_bytes())
     }
 
     /// True if [`Journal::prune`] would remove something.
@@ -332,10 +291,7 @@ impl Journal {
     }
 
     fn fail(&mut self, error: &io::Error) {
-        self.failure = Some(Failure {
-            reason: error.to_string(),
-            next_try: Instant::now() + RETRY,
-        });
+        self.failure = Some(Failure { reason: error.to_string(), next_try: Instant::now() + RETRY });
     }
 
     /// Notes that sequence numbers below `next` are, or will be, given out though no segment has them.
@@ -383,10 +339,7 @@ impl Journal {
 
     /// The newest segment's file, if the journal works: what a sync must reach.
     pub fn active(&self) -> Option<&Arc<File>> {
-        self.failure
-            .is_none()
-            .then(|| self.segments.back().map(Segment::file))
-            .flatten()
+        self.failure.is_none().then(|| self.segments.back().map(Segment::file)).flatten()
     }
 
     /// Bytes of all segments.
@@ -422,13 +375,8 @@ fn write_seq(file: &File, next: u64) -> io::Result<()> {
 /// Locks the directory for this process; `None` if another one has it. flock(2).
 fn lock(dir: &Path) -> io::Result<Option<Flock<File>>> {
     let mut options = OpenOptions::new();
-    let file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o640)
-        .open(dir.join("lock"))?;
+    let file =
+        options.read(true).write(true).create(true).truncate(false).mode(0o640).open(dir.join("lock"))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Some(lock)),
         Err((_, Errno::EWOULDBLOCK)) => Ok(None),
@@ -441,19 +389,13 @@ mod tests {
     use super::*;
     use sampan_ipc::{Event, frame, record};
 
-    const LIMITS: Limits = Limits {
-        bytes: 512 << 10,
-        age: Duration::from_secs(3600),
-    };
+    const LIMITS: Limits = Limits { bytes: 512 << 10, age: Duration::from_secs(3600) };
 
     /// Appends `count` events to ring and journal.
     fn write(journal: &mut Journal, ring: &mut Ring, count: usize) {
         for _ in 0..count {
             let from = ring.end();
-            let event = Event {
-                time: from.seq as i64,
-                ..Event::new("test", "tick", "x".repeat(100))
-            };
+            let event = Event { time: from.seq as i64, ..Event::new("test", "tick", "x".repeat(100)) };
             let bytes = record::encode(&event).expect("small");
             let body = &bytes[record::HEADER_LEN..];
             let header = frame::event_header(body.len(), crc32c::crc32c(body), from.seq);
@@ -479,10 +421,7 @@ mod tests {
         assert_eq!(bytes, journal.segments.iter().map(Segment::bytes).sum::<u64>());
         assert!(bytes <= LIMITS.bytes && bytes > LIMITS.bytes / 2, "{bytes}");
         let oldest = journal.segments[0].first().seq;
-        assert!(matches!(
-            Journal::open(dir.path(), LIMITS),
-            Err(OpenError::Busy(_))
-        ));
+        assert!(matches!(Journal::open(dir.path(), LIMITS), Err(OpenError::Busy(_))));
         drop(journal);
         let (journal, _, found) = open(dir.path());
         assert_eq!((found.next.seq, found.damage.len()), (10_001, 0));
@@ -520,16 +459,9 @@ mod tests {
         file.write_all_at(b"damage", at).expect("written");
         drop(journal);
         let (mut journal, mut ring, found) = open(dir.path());
-        assert!(
-            found.next.seq > 100 && found.damage[0].contains("no valid events"),
-            "{found:?}"
-        );
+        assert!(found.next.seq > 100 && found.damage[0].contains("no valid events"), "{found:?}");
         write(&mut journal, &mut ring, 50);
-        let hole = journal
-            .segments
-            .iter()
-            .map(|s| (s.first().seq, s.end().seq))
-            .collect::<Vec<_>>();
+        let hole = journal.segments.iter().map(|s| (s.first().seq, s.end().seq)).collect::<Vec<_>>();
         assert_eq!(hole.len(), 2);
         assert!(hole[0].1 < 100 && hole[1].0 == found.next.seq);
         drop(journal);

@@ -70,16 +70,10 @@ impl Listener {
     /// # Errors
     /// See [`ListenError`].
     pub fn bind(path: &Path, group: Option<Gid>) -> Result<Self, ListenError> {
-        let context = |source: io::Error| ListenError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let context = |source: io::Error| ListenError::Io { path: path.to_owned(), source };
         let len = path.as_os_str().len();
         if len > SOCKET_PATH_MAX {
-            return Err(ListenError::TooLong {
-                path: path.to_owned(),
-                len,
-            });
+            return Err(ListenError::TooLong { path: path.to_owned(), len });
         }
         let lock = lock(path)?;
         match fs::remove_file(path) {
@@ -97,13 +91,7 @@ impl Listener {
             log::warn!("cannot give {} to group {group}: {errno}", path.display());
         }
         fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(context)?;
-        Ok(Listener {
-            socket,
-            own: Some(Own {
-                path: path.to_owned(),
-                _lock: lock,
-            }),
-        })
+        Ok(Listener { socket, own: Some(Own { path: path.to_owned(), _lock: lock }) })
     }
 
     /// Takes a listening socket that systemd passed.
@@ -113,10 +101,7 @@ impl Listener {
     pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
         let socket = std::os::unix::net::UnixListener::from(fd);
         socket.set_nonblocking(true)?;
-        Ok(Listener {
-            socket: UnixListener::from_std(socket),
-            own: None,
-        })
+        Ok(Listener { socket: UnixListener::from_std(socket), own: None })
     }
 
     /// The socket, to be polled.
@@ -133,10 +118,7 @@ impl Listener {
             match self.socket.accept() {
                 Ok((stream, _)) => {
                     let peer = match getsockopt(&stream, PeerCredentials) {
-                        Ok(peer) => Peer {
-                            uid: peer.uid(),
-                            pid: peer.pid(),
-                        },
+                        Ok(peer) => Peer { uid: peer.uid(), pid: peer.pid() },
                         Err(errno) => return Err(errno.into()),
                     };
                     return Ok(Some((stream, peer)));
@@ -165,18 +147,9 @@ impl Drop for Listener {
 fn lock(socket: &Path) -> Result<Flock<File>, ListenError> {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
-    let context = |source: io::Error| ListenError::Io {
-        path: socket.to_owned(),
-        source,
-    };
+    let context = |source: io::Error| ListenError::Io { path: socket.to_owned(), source };
     let mut options = OpenOptions::new();
-    let file = options
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(context)?;
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(path).map_err(context)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(lock),
         Err((_, Errno::EWOULDBLOCK)) => Err(ListenError::Busy(socket.to_owned())),

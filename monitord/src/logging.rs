@@ -20,12 +20,7 @@ pub fn start() {
             };
             return writeln!(out, "<{priority}>{}", record.args());
         }
-        writeln!(
-            out,
-            "sampan-monitord: {}: {}",
-            record.level().as_str().to_lowercase(),
-            record.args()
-        )
+        writeln!(out, "sampan-monitord: {}: {}", record.level().as_str().to_lowercase(), record.args())
     };
     env_logger::Builder::from_env(env).format(format).init();
 }

@@ -11,16 +11,20 @@ mod config;
 mod counters;
 mod event_loop;
 mod fifo;
+mod intake;
 mod journal;
 mod listener;
 mod logging;
+mod request;
 mod ring;
 mod segment;
+mod start;
 mod store;
 mod syncer;
 mod sys;
 
-use event_loop::{EventLoop, StartError};
+use event_loop::EventLoop;
+use start::StartError;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -46,11 +50,7 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             log::error!("{}", logging::chain(&error));
-            ExitCode::from(if matches!(error, StartError::Busy { .. }) {
-                100
-            } else {
-                1
-            })
+            ExitCode::from(if matches!(error, StartError::Busy { .. }) { 100 } else { 1 })
         }
     }
 }

@@ -25,11 +25,7 @@ pub struct Ring {
 impl Ring {
     /// An empty ring of `capacity` bytes (rounded up to a power of two) whose first frame will be at `at`.
     pub fn new(capacity: usize, at: Cursor) -> Self {
-        Ring {
-            bytes: vec![0; capacity.next_power_of_two()].into_boxed_slice(),
-            start: at,
-            end: at,
-        }
+        Ring { bytes: vec![0; capacity.next_power_of_two()].into_boxed_slice(), start: at, end: at }
     }
 
     /// Where the oldest frame begins.
@@ -113,10 +109,7 @@ mod tests {
                 let frame = [one, two].concat();
                 assert!(frame[8..].iter().all(|byte| u64::from(*byte) == at.seq - 1));
                 assert_eq!(ring.align(ring.start(), at.pos + 1).seq, at.seq + 1);
-                at = Cursor {
-                    pos: at.pos + len,
-                    seq: at.seq + 1,
-                };
+                at = Cursor { pos: at.pos + len, seq: at.seq + 1 };
             }
         }
         assert_eq!(ring.end().seq, 101);

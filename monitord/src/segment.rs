@@ -59,13 +59,7 @@ impl Segment {
     pub fn create(dir: &Path, first: Cursor, intended_bytes: u64) -> io::Result<Self> {
         let path = dir.join(file_name(first.seq));
         let mut options = OpenOptions::new();
-        let file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o640)
-            .open(&path)?;
+        let file = options.read(true).write(true).create(true).truncate(true).mode(0o640).open(&path)?;
         let header = [MAGIC, first.seq.to_le_bytes()].concat();
         if let Err(error) = file.write_all_at(&header, 0) {
             let _ = std::fs::remove_file(&path);
@@ -124,11 +118,7 @@ impl Segment {
         let mut header = [0; HEADER_LEN as usize];
         let whole = self.file.read_exact_at(&mut header, 0).is_ok();
         if !whole || header != *[MAGIC, self.first.seq.to_le_bytes()].concat() {
-            return Ok(Some(if whole {
-                Damage::Corrupt(file_len)
-            } else {
-                Damage::Torn(file_len)
-            }));
+            return Ok(Some(if whole { Damage::Corrupt(file_len) } else { Damage::Torn(file_len) }));
         }
         let mut chunk = vec![0; CHUNK];
         loop {
@@ -161,10 +151,7 @@ impl Segment {
             on_event(&event, self.end);
             self.newest = self.newest.max(event.time);
             self.mark(self.end);
-            self.end = Cursor {
-                pos: self.end.pos + len as u64,
-                seq: self.end.seq + 1,
-            };
+            self.end = Cursor { pos: self.end.pos + len as u64, seq: self.end.seq + 1 };
             used += len;
         }
         used
@@ -172,8 +159,7 @@ impl Segment {
 
     fn restore_header(&self) -> io::Result<()> {
         self.file.set_len(self.offset(self.end.pos))?;
-        self.file
-            .write_all_at(&[MAGIC, self.first.seq.to_le_bytes()].concat(), 0)
+        self.file.write_all_at(&[MAGIC, self.first.seq.to_le_bytes()].concat(), 0)
     }
 
     /// Appends frames, given in two parts, that reach to `end`; `newest` is the latest event time among them.
@@ -194,11 +180,7 @@ impl Segment {
     }
 
     fn mark(&mut self, at: Cursor) {
-        if self
-            .marks
-            .last()
-            .is_none_or(|last| at.pos >= last.pos + self.mark_step)
-        {
+        if self.marks.last().is_none_or(|last| at.pos >= last.pos + self.mark_step) {
             self.marks.push(at);
         }
     }
@@ -208,9 +190,7 @@ impl Segment {
     /// # Errors
     /// The file cannot be read.
     pub fn read(&self, pos: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.end.pos - pos)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
+        let left = usize::try_from(self.end.pos - pos).unwrap_or(usize::MAX).min(buffer.len());
         read_up_to(&self.file, &mut buffer[..left], self.offset(pos))
     }
 
@@ -248,16 +228,9 @@ impl Segment {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
             }
-            let len = u32::from_le_bytes([
-                chunk[within],
-                chunk[within + 1],
-                chunk[within + 2],
-                chunk[within + 3],
-            ]);
-            at = Cursor {
-                pos: at.pos + frame::HEADER_LEN as u64 + u64::from(len),
-                seq: at.seq + 1,
-            };
+            let len =
+                u32::from_le_bytes([chunk[within], chunk[within + 1], chunk[within + 2], chunk[within + 3]]);
+            at = Cursor { pos: at.pos + frame::HEADER_LEN as u64 + u64::from(len), seq: at.seq + 1 };
         }
         Ok(at)
     }
@@ -344,11 +317,7 @@ fn write_all(file: &File, parts: (&[u8], &[u8]), offset: u64) -> io::Result<()> 
     };
     // A short write tells nothing yet: the next one gives the reason.
     while done < total {
-        let rest = if done < parts.0.len() {
-            &parts.0[done..]
-        } else {
-            &parts.1[done - parts.0.len()..]
-        };
+        let rest = if done < parts.0.len() { &parts.0[done..] } else { &parts.1[done - parts.0.len()..] };
         match file.write_at(rest, offset + done as u64) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(len) => done += len,

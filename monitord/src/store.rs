@@ -43,13 +43,7 @@ pub struct Store {
 impl Store {
     /// A store whose next event will be at `next`.
     pub fn new(ring_bytes: usize, journal: Option<Journal>, next: Cursor) -> Self {
-        Store {
-            ring: Ring::new(ring_bytes, next),
-            journal,
-            visible: next,
-            committed: next,
-            newest: i64::MIN,
-        }
+        Store { ring: Ring::new(ring_bytes, next), journal, visible: next, committed: next, newest: i64::MIN }
     }
 
     /// Takes the event of a FIFO record.
@@ -110,11 +104,7 @@ impl Store {
     /// Where the next at most `max` bytes behind `at` are; `inside` a frame, they are in the file.
     pub fn read(&self, at: Cursor, max: u64, inside: bool) -> Read<'_> {
         if at.pos >= self.visible.pos {
-            return if at.seq < self.visible.seq {
-                Read::Gap(self.visible)
-            } else {
-                Read::End
-            };
+            return if at.seq < self.visible.seq { Read::Gap(self.visible) } else { Read::End };
         }
         let in_ring = at.pos >= self.ring.start().pos;
         let ahead = self.visible.pos - at.pos;
@@ -137,11 +127,7 @@ impl Store {
         if at.pos == self.ring.start().pos && at.seq < self.ring.start().seq {
             return Read::Gap(self.ring.start());
         }
-        let to = if ahead <= max {
-            self.visible
-        } else {
-            self.ring.align(at, at.pos + max)
-        };
+        let to = if ahead <= max { self.visible } else { self.ring.align(at, at.pos + max) };
         Read::Ring(self.ring.slices(at.pos, to.pos), to)
     }
 
@@ -163,19 +149,13 @@ impl Store {
         if seq >= start.seq {
             let mut at = start;
             while at.seq < seq && at.pos < self.visible.pos {
-                at = Cursor {
-                    pos: at.pos + self.ring.frame_len(at.pos),
-                    seq: at.seq + 1,
-                };
+                at = Cursor { pos: at.pos + self.ring.frame_len(at.pos), seq: at.seq + 1 };
             }
             return Ok(at);
         }
         match self.journal.as_ref().and_then(|journal| journal.at_seq(seq)) {
             Some(segment) if segment.first().seq <= seq => segment.locate(seq),
-            Some(segment) if segment.first().pos < start.pos => Ok(Cursor {
-                pos: segment.first().pos,
-                seq,
-            }),
+            Some(segment) if segment.first().pos < start.pos => Ok(Cursor { pos: segment.first().pos, seq }),
             _ => Ok(Cursor { pos: start.pos, seq }),
         }
     }
@@ -241,17 +221,6 @@ impl Store {
 /// The end of a read: what is visible of the segment, or `max` bytes of it (a place within a frame then, with
 /// a sequence number of 0).
 fn bounded(at: Cursor, max: u64, segment_end: Cursor, visible: Cursor) -> Cursor {
-    let end = if segment_end.pos <= visible.pos {
-        segment_end
-    } else {
-        visible
-    };
-    if end.pos - at.pos <= max {
-        end
-    } else {
-        Cursor {
-            pos: at.pos + max,
-            seq: 0,
-        }
-    }
+    let end = if segment_end.pos <= visible.pos { segment_end } else { visible };
+    if end.pos - at.pos <= max { end } else { Cursor { pos: at.pos + max, seq: 0 } }
 }

@@ -53,29 +53,13 @@ impl Syncer {
     /// # Errors
     /// The thread cannot be started.
     pub fn start(policy: Policy, waker: Arc<Waker>) -> io::Result<Self> {
-        let interval = if let Policy::Interval(interval) = policy {
-            interval
-        } else {
-            Duration::ZERO
-        };
-        let state = Mutex::new(State {
-            interval,
-            ..State::default()
-        });
-        let shared = Arc::new(Shared {
-            state,
-            changed: Condvar::new(),
-            waker,
-        });
+        let interval = if let Policy::Interval(interval) = policy { interval } else { Duration::ZERO };
+        let state = Mutex::new(State { interval, ..State::default() });
+        let shared = Arc::new(Shared { state, changed: Condvar::new(), waker });
         let theirs = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("syncer".into())
-            .stack_size(64 << 10);
+        let thread = std::thread::Builder::new().name("syncer".into()).stack_size(64 << 10);
         let thread = thread.spawn(move || theirs.run(matches!(policy, Policy::Always)))?;
-        Ok(Syncer {
-            shared,
-            thread: Some(thread),
-        })
+        Ok(Syncer { shared, thread: Some(thread) })
     }
 
     /// Says that `file` has bytes to be synced; returns a number that [`Syncer::done`] reaches when they are.
@@ -144,16 +128,11 @@ impl Shared {
     fn await_work(&self) -> (Vec<Arc<File>>, u64, bool) {
         let mut state = self.lock();
         while state.dirty.is_empty() && !state.stop {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
         if !state.stop && !state.interval.is_zero() {
             let interval = state.interval;
-            let waited = self
-                .changed
-                .wait_timeout_while(state, interval, |state| !state.stop);
+            let waited = self.changed.wait_timeout_while(state, interval, |state| !state.stop);
             state = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
         }
         (std::mem::take(&mut state.dirty), state.asked, state.stop)

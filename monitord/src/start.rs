@@ -1,0 +1,152 @@
+//! What is opened before the loop runs, and why it cannot be.
+//!
+//! Called once, by [`crate::event_loop::EventLoop::open`].
+
+use crate::activation::Passed;
+use crate::config::Settings;
+use crate::fifo::{Fifo, FifoError};
+use crate::journal::{Found, Journal, OpenError};
+use crate::listener::{ListenError, Listener};
+use crate::ring::Cursor;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::Gid;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+/// Descriptors that this process needs besides those of its clients.
+const DESCRIPTORS_OWN: u64 = 256;
+
+/// Why this process cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another instance is at work.
+    #[error("{what}")]
+    Busy {
+        /// On what, in words.
+        what: String,
+    },
+    /// The FIFO cannot be used.
+    #[error(transparent)]
+    Fifo(FifoError),
+    /// The socket cannot be used.
+    #[error(transparent)]
+    Listen(ListenError),
+    /// The directory of FIFO or socket cannot be made.
+    #[error("cannot make directory {path}")]
+    Directory {
+        /// The directory.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A thread, a poll or a signal handler cannot be had.
+    #[error("cannot set up {what}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Opens the FIFO and the listening socket, unless they were passed.
+///
+/// # Errors
+/// See [`StartError`].
+pub fn endpoints(settings: &Settings, passed: Passed) -> Result<(Fifo, Listener), StartError> {
+    let group = group();
+    Ok((fifo(settings, passed.fifo, group)?, listener(settings, passed.listener, group)?))
+}
+
+fn fifo(settings: &Settings, passed: Option<OwnedFd>, group: Option<Gid>) -> Result<Fifo, StartError> {
+    let fifo = match passed {
+        Some(fd) => Fifo::adopt(fd, &settings.fifo),
+        None => {
+            make_parent(&settings.fifo)?;
+            Fifo::open(&settings.fifo, group)
+        }
+    };
+    fifo.map_err(|error| match error {
+        FifoError::Busy(_) => StartError::Busy { what: error.to_string() },
+        error => StartError::Fifo(error),
+    })
+}
+
+fn listener(
+    settings: &Settings,
+    passed: Option<OwnedFd>,
+    group: Option<Gid>,
+) -> Result<Listener, StartError> {
+    if let Some(fd) = passed {
+        let what = "the socket that was passed";
+        return Listener::adopt(fd).map_err(|source| StartError::System { what, source });
+    }
+    make_parent(&settings.socket)?;
+    Listener::bind(&settings.socket, group).map_err(|error| match error {
+        ListenError::Busy(_) => StartError::Busy { what: error.to_string() },
+        error => StartError::Listen(error),
+    })
+}
+
+/// Opens the journal. One that cannot be had leaves the ring alone, and says why.
+///
+/// # Errors
+/// [`StartError::Busy`] only.
+pub fn journal(settings: &Settings) -> Result<(Option<Journal>, Found, Option<String>), StartError> {
+    let none = Found { next: Cursor { pos: 0, seq: 1 }, ..Found::default() };
+    let opened = settings.journal.as_deref().map(|dir| Journal::open(dir, settings.limits));
+    let (journal, mut found, failed) = match opened {
+        None => (None, none, None),
+        Some(Ok((journal, found))) => {
+            let failed = journal.failed().map(str::to_owned);
+            (Some(journal), found, failed)
+        }
+        Some(Err(error @ OpenError::Busy(_))) => return Err(StartError::Busy { what: error.to_string() }),
+        Some(Err(error)) => (None, none, Some(crate::logging::chain(&error))),
+    };
+    if journal.is_none() || failed.is_some() {
+        // Nothing remembers the last number across a restart; microseconds rise faster than events come.
+        found.next.seq = found.next.seq.max(u64::try_from(sampan_ipc::time::now() / 1000).unwrap_or(1));
+    }
+    Ok((journal, found, failed))
+}
+
+fn make_parent(path: &Path) -> Result<(), StartError> {
+    let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
+    let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
+    made.map_err(|source| StartError::Directory { path: parent.display().to_string(), source })
+}
+
+/// The group whose members may emit and subscribe, if the host has it.
+///
+/// Read from /etc/group itself, group(5): the C library would load its name services for it, and keep them.
+fn group() -> Option<Gid> {
+    if !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    let groups = std::fs::read_to_string("/etc/group").ok()?;
+    let line = groups.lines().find_map(|line| line.strip_prefix("sampan:"))?;
+    line.split(':').nth(1)?.parse().ok().map(Gid::from_raw)
+}
+
+/// A subscriber is a descriptor: asks for as many as the limits allow. getrlimit(2).
+pub fn raise_descriptor_limit(subscribers_max: usize) {
+    let wanted = subscribers_max as u64 + DESCRIPTORS_OWN;
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) if soft < wanted => {
+            let allowed = wanted.min(hard);
+            if let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, allowed, hard) {
+                log::warn!("cannot raise the limit of descriptors: {errno}");
+            } else if allowed < wanted {
+                log::warn!(
+                    "only {allowed} descriptors are allowed: fewer subscribers than {subscribers_max} fit"
+                );
+            }
+        }
+        Ok(_) => {}
+        Err(errno) => log::warn!("cannot read the limit of descriptors: {errno}"),
+    }
+}
