@@ -35,7 +35,8 @@ Exit status:
   1    Failed; the reason is on standard error
   2    'emit' was given an event that is not allowed; it was not written
   125  Bad usage
-  130  Ended by Ctrl-C";
+  130  Ended by Ctrl-C: it dies of the signal, which shells report so; 143 by SIGTERM, and 141 when the
+       reader of the output has left";
 
 const TIMES: &str = "\
 Times: RFC 3339 with any offset, as events are printed (2024-05-06T15:04:05.123456789+08:00); local time, whole or
@@ -110,7 +111,7 @@ pub struct Events {
     /// Print only events that match
     #[arg(short, long = "filter", value_name = "KEY=VALUE")]
     pub filters: Vec<String>,
-    /// End when the past is through, instead of waiting for more
+    /// End when the past is through, instead of waiting for more; without --since and --after, print all of it
     #[arg(long)]
     pub no_follow: bool,
     /// Fail when monitord goes away, instead of waiting for it to return
