@@ -3,7 +3,7 @@
 //! [`local`] prints what [`parse`] reads back to the same nanosecond. Used by the event line and by whoever takes
 //! `--since`, `--until` or `--time`. Reads the clock only in [`now`], the time zone only for local forms.
 
-use chrono::{Local, NaiveDate, NaiveDateTime, Offset, TimeDelta, TimeZone};
+use chrono::{Local, MappedLocalTime, NaiveDate, NaiveDateTime, Offset, TimeDelta, TimeZone};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Every form that [`parse`] takes, as an error lists them.
@@ -206,8 +206,11 @@ fn calendar(text: &str) -> Option<i128> {
 
 /// Seconds that local clocks showing `naive` are ahead of UTC.
 fn local_offset(naive: NaiveDateTime) -> Option<i32> {
-    let ahead = |naive: &NaiveDateTime| {
-        Some(Local.offset_from_local_datetime(naive).earliest()?.fix().local_minus_utc())
+    let ahead = |naive: &NaiveDateTime| match Local.offset_from_local_datetime(naive) {
+        MappedLocalTime::Single(offset) => Some(offset.fix().local_minus_utc()),
+        // The farther ahead, the earlier; chrono names them in another order.
+        MappedLocalTime::Ambiguous(a, b) => Some(a.fix().local_minus_utc().max(b.fix().local_minus_utc())),
+        MappedLocalTime::None => None,
     };
     // No clock jumps by more than a day: in a gap, what held a day before.
     ahead(&naive).or_else(|| ahead(&naive.checked_sub_signed(TimeDelta::days(1))?))

@@ -333,6 +333,25 @@ fn a_printed_time_is_taken_by_since_and_until_to_the_nanosecond() {
 }
 
 #[test]
+fn a_local_time_that_occurs_twice_is_the_earlier_and_one_that_clocks_leave_out_has_not_moved_yet() {
+    let host = Host::with_monitord();
+    let cases = [
+        ("2024-11-03T01:30", "2024-11-03T05:30:00.000000000+00:00"),
+        ("2024-03-10 02:30", "2024-03-10T07:30:00.000000000+00:00"),
+        ("2024-07-01", "2024-07-01T04:00:00.000000000+00:00"),
+    ];
+    for (local, utc) in cases {
+        let mut emit = host.command(binary("sampan"));
+        emit.args(["emit", "test", "tick", local, "--time", local]).env("TZ", "America/New_York");
+        assert!(emit.status().expect("built").success());
+        let mut events = host.command(binary("sampan"));
+        events.args(["events", "--after", "0", "--no-follow", "-n", local]).env("TZ", "UTC");
+        let printed = String::from_utf8(events.output().expect("built").stdout).expect("text");
+        assert_eq!(printed, format!("{utc} test tick {local}\n"));
+    }
+}
+
+#[test]
 fn each_line_comes_at_once_and_only_from_now_on() {
     let host = Host::with_monitord();
     host.emit("before");
