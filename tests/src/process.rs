@@ -1,0 +1,45 @@
+//! What the kernel says of a process: memory and wake-ups.
+//!
+//! Used by tests and benchmarks. Reads /proc only.
+
+use std::fs;
+
+/// Proportional set size of `pid`, in bytes. proc_pid_smaps(5).
+pub fn pss_bytes(pid: u32) -> u64 {
+    kib(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+}
+
+/// Resident anonymous memory of `pid`, in bytes: what it has allocated and touched. proc_pid_status(5).
+pub fn anonymous_bytes(pid: u32) -> u64 {
+    kib(&format!("/proc/{pid}/status"), "RssAnon:")
+}
+
+/// How often the threads of `pid` were taken off a processor, by wish or not, since they started.
+pub fn context_switches(pid: u32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process that runs");
+    let switches = tasks.map(|task| {
+        let path = task.expect("readable").path().join("status");
+        let status = fs::read_to_string(&path).expect("a thread that runs");
+        let lines = status.lines().filter_map(|line| line.split_once("_ctxt_switches:"));
+        lines.map(|(_, count)| count.trim().parse::<u64>().expect("a count")).sum::<u64>()
+    });
+    switches.sum()
+}
+
+/// How many threads `pid` has.
+pub fn threads(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/task")).expect("a process that runs").count()
+}
+
+/// The process's state letter, such as `T` for stopped. proc_pid_stat(5).
+pub fn state(pid: u32) -> char {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process that runs");
+    let (_, rest) = stat.rsplit_once(") ").expect("a name in parentheses");
+    rest.chars().next().expect("a state")
+}
+
+fn kib(path: &str, key: &str) -> u64 {
+    let text = fs::read_to_string(path).expect("a process that runs");
+    let value = text.lines().find_map(|line| line.strip_prefix(key)).expect("a known key");
+    value.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of KiB") * 1024
+}
