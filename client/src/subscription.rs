@@ -8,6 +8,7 @@ use crate::cursor::CursorFile;
 use sampan_ipc::event::Event;
 use sampan_ipc::frame::{self, FrameError};
 use sampan_ipc::paths::Paths;
+use sampan_ipc::report::chain;
 use sampan_ipc::time::{self, TimeError};
 use sampan_ipc::watch::{self, End, Reason, Refusal, Request, Subscribe};
 use std::io;
@@ -475,16 +476,4 @@ impl Subscription {
     pub fn socket(&self) -> &Path {
         &self.watch.socket
     }
-}
-
-/// An error with its causes, for a log line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

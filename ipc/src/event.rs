@@ -242,24 +242,15 @@ fn check_pairs<'a>(
     pairs: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
 ) -> Result<(), FieldError> {
     if pairs.len() > PAIRS_MAX {
-        return Err(FieldError::TooMany {
-            map,
-            count: pairs.len(),
-        });
+        return Err(FieldError::TooMany { map, count: pairs.len() });
     }
     let mut seen: Vec<&str> = Vec::with_capacity(pairs.len());
     for (key, _) in pairs {
         if !is_key(key) {
-            return Err(FieldError::Key {
-                map,
-                key: key.to_owned(),
-            });
+            return Err(FieldError::Key { map, key: key.to_owned() });
         }
         if seen.contains(&key) {
-            return Err(FieldError::Twice {
-                map,
-                key: key.to_owned(),
-            });
+            return Err(FieldError::Twice { map, key: key.to_owned() });
         }
         seen.push(key);
     }
@@ -420,10 +411,7 @@ impl<'a> Walk<'a> {
             self.str()?;
             self.str()?;
         }
-        Some(PairsView {
-            count,
-            bytes: &start[..start.len() - self.0.len()],
-        })
+        Some(PairsView { count, bytes: &start[..start.len() - self.0.len()] })
     }
 }
 
@@ -433,9 +421,8 @@ mod tests {
     use crate::record;
 
     fn sample() -> Event {
-        let mut event = Event::new("container", "start", "3277ec2e57cd")
-            .with("image", "busybox")
-            .with("pid", 9007);
+        let mut event =
+            Event::new("container", "start", "3277ec2e57cd").with("image", "busybox").with("pid", 9007);
         event.labels.set("image", "a label cannot pass for a fact");
         event.writer = 7;
         event.counter = 300;
@@ -487,11 +474,7 @@ mod tests {
         cases.push(Event::new("ok", "ok", "id").with("\u{85}", 1));
         for event in cases {
             let body = record::body_unchecked(&event);
-            assert_eq!(
-                event.check().is_ok(),
-                EventView::of_record(&body).is_some(),
-                "{event:?}"
-            );
+            assert_eq!(event.check().is_ok(), EventView::of_record(&body).is_some(), "{event:?}");
         }
     }
 
@@ -499,9 +482,6 @@ mod tests {
     fn a_line_never_breaks_a_terminal() {
         let event = Event::new("image", "pull", "a\nb\u{1b}[2J\u{202e}").with("k", "v\r");
         let line = event.line();
-        assert!(
-            line.ends_with(r"image pull a\nb\u{1b}[2J\u{202e} (k=v\r)"),
-            "{line}"
-        );
+        assert!(line.ends_with(r"image pull a\nb\u{1b}[2J\u{202e} (k=v\r)"), "{line}");
     }
 }

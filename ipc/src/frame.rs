@@ -41,10 +41,7 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     bytes = postcard::to_extend(message, bytes).map_err(|_| FrameError::Message)?;
     let len = bytes.len() - HEADER_LEN;
     if len > FRAME_MAX {
-        return Err(FrameError::Length {
-            len: u32::try_from(len).unwrap_or(u32::MAX),
-            max: FRAME_MAX,
-        });
+        return Err(FrameError::Length { len: u32::try_from(len).unwrap_or(u32::MAX), max: FRAME_MAX });
     }
     let crc = crc32c::crc32c(&bytes[HEADER_LEN..]);
     bytes[..4].copy_from_slice(&(len as u32).to_le_bytes());
@@ -113,11 +110,7 @@ pub struct Decoder {
 impl Decoder {
     /// A decoder that refuses frames of more than `max` bytes ([`FRAME_MAX`] at most).
     pub fn new(max: usize) -> Self {
-        Decoder {
-            bytes: Vec::new(),
-            start: 0,
-            max: max.min(FRAME_MAX),
-        }
+        Decoder { bytes: Vec::new(), start: 0, max: max.min(FRAME_MAX) }
     }
 
     /// Takes bytes as they came.
@@ -192,11 +185,7 @@ mod tests {
                     got.push(item);
                 }
             }
-            assert_eq!(
-                got,
-                [Item::Event(event.clone()), Item::Event(event.clone())],
-                "cut at {cut}"
-            );
+            assert_eq!(got, [Item::Event(event.clone()), Item::Event(event.clone())], "cut at {cut}");
             assert!(decoder.is_empty());
         }
     }
@@ -218,9 +207,6 @@ mod tests {
         let mut decoder = Decoder::new(1000);
         decoder.push(&1001u32.to_le_bytes());
         decoder.push(&[0; 4]);
-        assert_eq!(
-            decoder.next_message::<Item>(),
-            Err(FrameError::Length { len: 1001, max: 1000 })
-        );
+        assert_eq!(decoder.next_message::<Item>(), Err(FrameError::Length { len: 1001, max: 1000 }));
     }
 }

@@ -3,7 +3,7 @@
 //! Everything that crosses a process boundary is defined here and nowhere else: the [`event`] and the
 //! [`record`] that carries it into the monitor FIFO, the [`frame`] that carries it out of a socket, the
 //! [`watch`] protocol of `events.sock`, the [`engine`] protocol of `engine.sock`, the [`filter`] grammar, the
-//! [`time`] forms and the [`paths`] where the processes meet. [`sender`] is the producer's side of the FIFO.
+//! [`time`] forms and the [`paths`] where the processes meet, and how each of them [`report`]s. [`sender`] is the producer's side of the FIFO.
 //!
 //! This crate knows no other crate of the workspace and never blocks: it makes and reads bytes.
 #![forbid(unsafe_code)]
@@ -14,6 +14,7 @@ pub mod filter;
 pub mod frame;
 pub mod paths;
 pub mod record;
+pub mod report;
 pub mod sender;
 pub mod time;
 pub mod watch;

@@ -50,12 +50,8 @@ impl Paths {
         };
         Paths {
             run,
-            state: root("SAMPAN_STATE_DIR", "/var/lib/sampan", "XDG_STATE_HOME", &|| {
-                home(".local/state")
-            }),
-            data: root("SAMPAN_DATA_DIR", "/var/lib/sampan", "XDG_DATA_HOME", &|| {
-                home(".local/share")
-            }),
+            state: root("SAMPAN_STATE_DIR", "/var/lib/sampan", "XDG_STATE_HOME", &|| home(".local/state")),
+            data: root("SAMPAN_DATA_DIR", "/var/lib/sampan", "XDG_DATA_HOME", &|| home(".local/share")),
         }
     }
 
@@ -90,11 +86,7 @@ mod tests {
     use super::*;
 
     fn resolve(uid: u32, vars: &[(&str, &str)]) -> Paths {
-        Paths::resolve(uid, |name| {
-            vars.iter()
-                .find(|(k, _)| *k == name)
-                .map(|(_, v)| PathBuf::from(v))
-        })
+        Paths::resolve(uid, |name| vars.iter().find(|(k, _)| *k == name).map(|(_, v)| PathBuf::from(v)))
     }
 
     #[test]
@@ -104,23 +96,11 @@ mod tests {
             PathBuf::from("/run/sampan/monitor.fifo")
         );
         let user = resolve(5, &[("XDG_RUNTIME_DIR", "/run/user/5"), ("HOME", "/h")]);
-        assert_eq!(
-            user.events_socket(),
-            PathBuf::from("/run/user/5/sampan/events.sock")
-        );
+        assert_eq!(user.events_socket(), PathBuf::from("/run/user/5/sampan/events.sock"));
         assert_eq!(user.journal(), PathBuf::from("/h/.local/state/sampan/journal"));
         assert_eq!(user.store(), PathBuf::from("/h/.local/share/sampan/store"));
-        let moved = resolve(
-            5,
-            &[
-                ("SAMPAN_RUN_DIR", "/a"),
-                ("SAMPAN_STATE_DIR", "/b"),
-                ("SAMPAN_DATA_DIR", "/c"),
-            ],
-        );
-        assert_eq!(
-            (moved.run, moved.state, moved.data),
-            ("/a".into(), "/b".into(), "/c".into())
-        );
+        let moved =
+            resolve(5, &[("SAMPAN_RUN_DIR", "/a"), ("SAMPAN_STATE_DIR", "/b"), ("SAMPAN_DATA_DIR", "/c")]);
+        assert_eq!((moved.run, moved.state, moved.data), ("/a".into(), "/b".into(), "/c".into()));
     }
 }

@@ -63,11 +63,7 @@ pub(crate) fn body(event: &Event) -> Result<Vec<u8>, RecordError> {
     let body = body_unchecked(event);
     if body.len() > BODY_MAX {
         let (largest, largest_len) = largest_field(event);
-        return Err(RecordError::TooLarge {
-            len: body.len(),
-            largest,
-            largest_len,
-        });
+        return Err(RecordError::TooLarge { len: body.len(), largest, largest_len });
     }
     Ok(body)
 }
@@ -85,11 +81,7 @@ pub(crate) fn body_unchecked(event: &Event) -> Vec<u8> {
 pub(crate) fn set_lost(record: &mut [u8], lost: u32) {
     // Tag and writer stand before the counter, which is a varint.
     let counter_at = HEADER_LEN + 1 + 8;
-    let counter_len = record[counter_at..]
-        .iter()
-        .take_while(|byte| **byte & 0x80 != 0)
-        .count()
-        + 1;
+    let counter_len = record[counter_at..].iter().take_while(|byte| **byte & 0x80 != 0).count() + 1;
     let at = counter_at + counter_len;
     record[at..at + 4].copy_from_slice(&lost.to_le_bytes());
     let crc = crc32c::crc32c(&record[HEADER_LEN..]);
@@ -97,27 +89,11 @@ pub(crate) fn set_lost(record: &mut [u8], lost: u32) {
 }
 
 fn largest_field(event: &Event) -> (String, usize) {
-    let words = [
-        ("type", &event.kind),
-        ("action", &event.action),
-        ("id", &event.id),
-    ];
-    let words = words
-        .map(|(name, word)| (name.to_owned(), word.len()))
-        .into_iter();
-    let facts = event
-        .attributes
-        .iter()
-        .map(|(k, v)| (format!("attribute {k:?}"), k.len() + v.len()));
-    let labels = event
-        .labels
-        .iter()
-        .map(|(k, v)| (format!("label {k:?}"), k.len() + v.len()));
-    words
-        .chain(facts)
-        .chain(labels)
-        .max_by_key(|(_, len)| *len)
-        .expect("three words at least")
+    let words = [("type", &event.kind), ("action", &event.action), ("id", &event.id)];
+    let words = words.map(|(name, word)| (name.to_owned(), word.len())).into_iter();
+    let facts = event.attributes.iter().map(|(k, v)| (format!("attribute {k:?}"), k.len() + v.len()));
+    let labels = event.labels.iter().map(|(k, v)| (format!("label {k:?}"), k.len() + v.len()));
+    words.chain(facts).chain(labels).max_by_key(|(_, len)| *len).expect("three words at least")
 }
 
 /// A record found in a stretch of FIFO bytes.
@@ -167,10 +143,7 @@ impl<'a> Scanner<'a> {
     ///
     /// `Partial` at offset 0 of a whole FIFO of at least [`RECORD_MAX`] bytes, or of all that a FIFO holds, is
     /// garbage in truth (records are written whole): see [`Scanner::skip_partial`].
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "a step borrows the bytes, not the scanner"
-    )]
+    #[expect(clippy::should_implement_trait, reason = "a step borrows the bytes, not the scanner")]
     pub fn next(&mut self) -> Option<Step<'a>> {
         let rest = &self.bytes[self.at..];
         if rest.is_empty() {
@@ -193,11 +166,7 @@ impl<'a> Scanner<'a> {
     /// Passes over what may have been a record but cannot be; returns how many bytes that are.
     pub fn skip_partial(&mut self) -> usize {
         let rest = &self.bytes[self.at..];
-        let skipped = if rest.is_empty() {
-            0
-        } else {
-            1 + to_magic(&rest[1..])
-        };
+        let skipped = if rest.is_empty() { 0 } else { 1 + to_magic(&rest[1..]) };
         self.at += skipped;
         skipped
     }
@@ -212,11 +181,7 @@ enum Parsed<'a> {
 fn parse(rest: &[u8]) -> Parsed<'_> {
     let Some((header, after)) = rest.split_at_checked(HEADER_LEN) else {
         let known = rest.len().min(MAGIC.len());
-        return if rest[..known] == MAGIC[..known] {
-            Parsed::Partial
-        } else {
-            Parsed::Bad
-        };
+        return if rest[..known] == MAGIC[..known] { Parsed::Partial } else { Parsed::Bad };
     };
     let len = usize::from(u16::from_le_bytes([header[6], header[7]]));
     if header[..4] != MAGIC || header[4] != VERSION || header[5] != 0 || len > BODY_MAX {
@@ -306,10 +271,7 @@ mod tests {
         bytes.extend(record("three"));
         let (found, garbage) = ids(&bytes);
         assert_eq!(found, ["one", "two", "three"]);
-        assert_eq!(
-            garbage,
-            bytes.len() - record("one").len() * 2 - record("three").len()
-        );
+        assert_eq!(garbage, bytes.len() - record("one").len() * 2 - record("three").len());
     }
 
     #[test]
@@ -324,9 +286,7 @@ mod tests {
 
     #[test]
     fn an_event_that_does_not_fit_names_its_largest_field() {
-        let event = Event::new("image", "pull", "x")
-            .with("small", 1)
-            .label("big", "y".repeat(5000));
+        let event = Event::new("image", "pull", "x").with("small", 1).label("big", "y".repeat(5000));
         let error = encode(&event).expect_err("5000 bytes");
         assert!(error.to_string().contains("label \"big\" with 5003"), "{error}");
     }

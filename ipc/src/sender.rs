@@ -95,15 +95,9 @@ impl FifoSender {
             draining: false,
             problem: None,
         };
-        let shared = Shared {
-            path: path.into(),
-            spool_bytes_max,
-            state: Mutex::new(state),
-            drained: Condvar::new(),
-        };
-        FifoSender {
-            shared: Arc::new(shared),
-        }
+        let shared =
+            Shared { path: path.into(), spool_bytes_max, state: Mutex::new(state), drained: Condvar::new() };
+        FifoSender { shared: Arc::new(shared) }
     }
 
     /// Emits `event`: at once if the FIFO takes it, later otherwise. Sets its writer and counter.
@@ -136,11 +130,8 @@ impl FifoSender {
             if left.is_zero() {
                 return false;
             }
-            state = self
-                .shared
-                .drained
-                .wait_timeout(state, left)
-                .map_or_else(|e| e.into_inner().0, |(s, _)| s);
+            state =
+                self.shared.drained.wait_timeout(state, left).map_or_else(|e| e.into_inner().0, |(s, _)| s);
         }
         true
     }
@@ -167,9 +158,7 @@ impl FifoSender {
 
     fn start_drainer(&self, state: &mut State) {
         let shared = Arc::clone(&self.shared);
-        let thread = std::thread::Builder::new()
-            .name("events-spool".into())
-            .stack_size(64 << 10);
+        let thread = std::thread::Builder::new().name("events-spool".into()).stack_size(64 << 10);
         // Without a thread the spool is tried again with the next event.
         state.draining = thread.spawn(move || shared.drain_all()).is_ok();
     }
@@ -326,9 +315,7 @@ mod tests {
 
     impl Fifo {
         fn new() -> Self {
-            Fifo {
-                dir: tempfile::tempdir().expect("a directory"),
-            }
+            Fifo { dir: tempfile::tempdir().expect("a directory") }
         }
 
         fn path(&self) -> PathBuf {
@@ -351,11 +338,7 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(30);
         let (mut bytes, mut events) = (Vec::new(), Vec::new());
         while events.len() < count {
-            assert!(
-                Instant::now() < deadline,
-                "only {} of {count} events came",
-                events.len()
-            );
+            assert!(Instant::now() < deadline, "only {} of {count} events came", events.len());
             let mut part = vec![0; 65536];
             match reader.read(&mut part) {
                 Ok(0) | Err(_) => std::thread::yield_now(),
@@ -386,11 +369,7 @@ mod tests {
         fifo.make();
         let mut reader = fifo.reader();
         let got = read(&mut reader, 10);
-        assert!(
-            got.iter()
-                .enumerate()
-                .all(|(nth, (id, lost))| *id == nth.to_string() && *lost == 0)
-        );
+        assert!(got.iter().enumerate().all(|(nth, (id, lost))| *id == nth.to_string() && *lost == 0));
         assert!(sender.flush(Duration::from_secs(10)));
         assert_eq!(sender.problem(), None);
     }
@@ -433,10 +412,7 @@ mod tests {
         }
         let mut second = fifo.reader();
         let got = read(&mut second, 4);
-        assert_eq!(
-            got.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(),
-            ["1", "2", "3", "4"]
-        );
+        assert_eq!(got.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["1", "2", "3", "4"]);
     }
 
     #[test]

@@ -116,6 +116,8 @@ pub enum Reason {
     Argument,
     /// A limit on subscribers is reached.
     Limit,
+    /// `after` is a number that no event has yet: the journal is not the one that it came from.
+    Ahead,
 }
 
 /// monitord's state.
@@ -197,27 +199,16 @@ pub struct Subscriber {
 /// # Errors
 /// A [`Refusal`] that says which versions are spoken, ready to be sent.
 pub fn open<R: serde::de::DeserializeOwned>(body: &[u8]) -> Result<R, Refusal> {
-    let refuse = |reason, message| Refusal {
-        reason,
-        message,
-        versions: vec![VERSION],
-    };
+    let refuse = |reason, message| Refusal { reason, message, versions: vec![VERSION] };
     match postcard::take_from_bytes::<u16>(body) {
         Ok((VERSION, rest)) => match postcard::take_from_bytes::<R>(rest) {
             Ok((request, [])) => Ok(request),
-            _ => Err(refuse(
-                Reason::Request,
-                "request is unknown or malformed".to_owned(),
-            )),
+            _ => Err(refuse(Reason::Request, "request is unknown or malformed".to_owned())),
         },
-        Ok((version, _)) => Err(refuse(
-            Reason::Version,
-            format!("protocol version {version} is not spoken here"),
-        )),
-        Err(_) => Err(refuse(
-            Reason::Request,
-            "request names no protocol version".to_owned(),
-        )),
+        Ok((version, _)) => {
+            Err(refuse(Reason::Version, format!("protocol version {version} is not spoken here")))
+        }
+        Err(_) => Err(refuse(Reason::Request, "request names no protocol version".to_owned())),
     }
 }
 
@@ -226,8 +217,5 @@ pub fn open<R: serde::de::DeserializeOwned>(body: &[u8]) -> Result<R, Refusal> {
 /// # Errors
 /// [`FrameError::Length`] if the request is larger than a frame.
 pub fn opening(request: Request) -> Result<Vec<u8>, FrameError> {
-    frame::encode(&Opening {
-        version: VERSION,
-        request,
-    })
+    frame::encode(&Opening { version: VERSION, request })
 }

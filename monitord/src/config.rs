@@ -347,6 +347,6 @@ mod tests {
         let path = dir.path().join("sampan.toml");
         std::fs::write(&path, "[monitord]\nring-byte = 1\n").expect("written");
         let error = settings(&["--config", path.to_str().expect("a name")]).expect_err("refused");
-        assert!(crate::logging::chain(&error).contains("ring-byte"), "{error:?}");
+        assert!(sampan_ipc::report::chain(&error).contains("ring-byte"), "{error:?}");
     }
 }

@@ -205,7 +205,7 @@ impl EventLoop {
     fn reread_settings(&mut self) {
         activation::tell(&reloading());
         match self.settings.reread() {
-            Err(error) => log::error!("keep the settings as they are: {}", crate::logging::chain(&error)),
+            Err(error) => log::error!("keep the settings as they are: {}", sampan_ipc::report::chain(&error)),
             Ok(new) => {
                 for name in self.settings.needs_restart(&new) {
                     log::warn!("'{name}' changed: this takes effect when sampan-monitord is started again");

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            eprintln!("error: {}", logging::chain(&error));
+            eprintln!("error: {}", sampan_ipc::report::chain(&error));
             eprintln!("hint: see 'sampan-monitord --help'");
             return ExitCode::from(2);
         }
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => {
-            log::error!("{}", logging::chain(&error));
+            log::error!("{}", sampan_ipc::report::chain(&error));
             ExitCode::from(if matches!(error, StartError::Busy { .. }) { 100 } else { 1 })
         }
     }

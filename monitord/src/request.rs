@@ -75,17 +75,20 @@ pub fn plan(subscribe: &Subscribe, store: &Store) -> Result<Plan, Refusal> {
         _ if !subscribe.follow => (Some((here, End::History)), None),
         until => (None, until),
     };
-    let at = start(subscribe, store, stop.is_some()).map_err(argument)?;
+    let at = start(subscribe, store, stop.is_some())?;
     Ok(Plan { filters, at, stop, deadline })
 }
 
 /// Where a subscription begins; `past` if it is for the past alone.
-fn start(subscribe: &Subscribe, store: &Store, past: bool) -> Result<Cursor, String> {
+fn start(subscribe: &Subscribe, store: &Store, past: bool) -> Result<Cursor, Refusal> {
     match (subscribe.after, subscribe.since) {
         (Some(after), _) if after > store.head() => {
-            Err(format!("no event has number {after} yet: the newest one is {}", store.head()))
+            let message = format!("no event has number {after} yet: the newest one is {}", store.head());
+            Err(refusal(Reason::Ahead, message))
         }
-        (Some(after), _) => store.after(after).map_err(|error| format!("cannot read the journal: {error}")),
+        (Some(after), _) => store
+            .after(after)
+            .map_err(|error| refusal(Reason::Request, format!("cannot read the journal: {error}"))),
         (None, Some(since)) => Ok(store.since(since)),
         // The past up to a moment, or all of it, is history as well.
         (None, None) if past => Ok(store.since(i64::MIN)),

@@ -105,7 +105,7 @@ pub fn journal(settings: &Settings) -> Result<(Option<Journal>, Found, Option<St
             (Some(journal), found, failed)
         }
         Some(Err(error @ OpenError::Busy(_))) => return Err(StartError::Busy { what: error.to_string() }),
-        Some(Err(error)) => (None, none, Some(crate::logging::chain(&error))),
+        Some(Err(error)) => (None, none, Some(sampan_ipc::report::chain(&error))),
     };
     if journal.is_none() || failed.is_some() {
         // Nothing remembers the last number across a restart; microseconds rise faster than events come.

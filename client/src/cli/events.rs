@@ -8,6 +8,7 @@ use crate::cli::format;
 use crate::cli::output::{self, Output};
 use crate::cli::signals::{self, Signals};
 use sampan_client::{FilterSet, Item, Subscription, Watch, WatchError, time};
+use sampan_ipc::watch::Reason;
 use signal_hook::consts::SIGPIPE;
 use std::io;
 
@@ -90,8 +91,7 @@ fn watch(args: &Events) -> Result<Watch, Failure> {
 }
 
 fn refused(error: WatchError) -> Failure {
-    let is_ahead =
-        matches!(&error, WatchError::Refused(refusal) if refusal.message.contains("no event has number"));
+    let is_ahead = matches!(&error, WatchError::Refused(refusal) if refusal.reason == Reason::Ahead);
     let failure = Failure::from(error);
     if is_ahead {
         return failure

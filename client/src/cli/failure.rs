@@ -4,6 +4,7 @@
 
 use sampan_client::engine::{Code, EngineError};
 use sampan_client::{Paths, WatchError};
+use sampan_ipc::report::chain;
 use std::error::Error;
 use std::io;
 
@@ -55,18 +56,6 @@ impl Failure {
         let quiet = error.kind() == io::ErrorKind::BrokenPipe;
         Failure { quiet, ..Failure::new(format!("cannot write to standard output: {error}")) }
     }
-}
-
-/// An error with its causes, on one line.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 impl From<WatchError> for Failure {
