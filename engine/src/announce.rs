@@ -33,10 +33,7 @@ impl Announcer {
     /// Waits for at most `timeout` until all is written.
     pub fn flush(&self, timeout: Duration) {
         if !self.sender.flush(timeout) {
-            log::warn!(
-                "{} events could not be written to the monitor FIFO",
-                self.sender.spooled()
-            );
+            log::warn!("{} events could not be written to the monitor FIFO", self.sender.spooled());
         }
     }
 
@@ -79,11 +76,7 @@ impl Announcer {
     /// The engine itself starts or stops.
     pub fn daemon(&self, action: &str) {
         let event = Event::new("daemon", action, "sampan-engine");
-        self.send(
-            event
-                .with("pid", std::process::id())
-                .with("version", env!("CARGO_PKG_VERSION")),
-        );
+        self.send(event.with("pid", std::process::id()).with("version", env!("CARGO_PKG_VERSION")));
     }
 
     fn send(&self, mut event: Event) {
@@ -92,16 +85,10 @@ impl Announcer {
             match self.sender.send(event.clone()) {
                 Ok(()) => return,
                 Err(RecordError::TooLarge { .. }) if !event.labels.is_empty() => {
-                    let largest = event
-                        .labels
-                        .iter()
-                        .max_by_key(|(k, v)| k.len() + v.len())
-                        .map(|(k, _)| k.to_owned());
-                    event.labels = event
-                        .labels
-                        .iter()
-                        .filter(|(k, _)| Some(*k) != largest.as_deref())
-                        .collect();
+                    let largest =
+                        event.labels.iter().max_by_key(|(k, v)| k.len() + v.len()).map(|(k, _)| k.to_owned());
+                    event.labels =
+                        event.labels.iter().filter(|(k, _)| Some(*k) != largest.as_deref()).collect();
                     dropped += 1;
                     event.attributes.set("labelsDropped", dropped.to_string());
                 }
@@ -137,12 +124,8 @@ mod tests {
         let path = dir.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("made");
         let flags = nix::libc::O_NONBLOCK;
-        let mut fifo = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(flags)
-            .open(&path)
-            .expect("open");
+        let mut fifo =
+            std::fs::OpenOptions::new().read(true).write(true).custom_flags(flags).open(&path).expect("open");
         let labels = BTreeMap::from([
             ("small".to_owned(), "kept".to_owned()),
             ("big".to_owned(), "x".repeat(3000)),
@@ -153,15 +136,10 @@ mod tests {
         Announcer::new(FifoSender::new(path)).image("pull-error", "a", &[("reason", &reason)], &labels);
         let mut bytes = vec![0; 8192];
         let len = fifo.read(&mut bytes).expect("an event");
-        let Some(Step::Record(record)) = Scanner::new(&bytes[..len]).next() else {
-            panic!("a record")
-        };
+        let Some(Step::Record(record)) = Scanner::new(&bytes[..len]).next() else { panic!("a record") };
         assert_eq!(record.event.labels.get("small"), Some("kept"));
         assert_eq!(record.event.labels.len(), 1);
         assert_eq!(record.event.attributes.get("labelsDropped"), Some("2"));
-        assert_eq!(
-            record.event.attributes.get("reason").map(str::len),
-            Some(REASON_MAX)
-        );
+        assert_eq!(record.event.attributes.get("reason").map(str::len), Some(REASON_MAX));
     }
 }

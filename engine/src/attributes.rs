@@ -46,14 +46,8 @@ impl Attributes {
         let name = OsStr::from_bytes(at.name);
         if self.privileged {
             let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            fchownat(
-                at.parent,
-                name,
-                Some(uid),
-                Some(gid),
-                AtFlags::AT_SYMLINK_NOFOLLOW,
-            )
-            .map_err(|e| file("set the owner of", at.path, e))?;
+            fchownat(at.parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
+                .map_err(|e| file("set the owner of", at.path, e))?;
         }
         if !entry.xattrs.is_empty() {
             let below = format!("/proc/self/fd/{}/", at.parent.as_raw_fd());
@@ -92,11 +86,7 @@ impl Attributes {
             Ok(()) => Ok(()),
             Err(Errno::EPERM) if !self.privileged || name.starts_with(b"user.") => Ok(()),
             Err(Errno::EOPNOTSUPP) => {
-                log::debug!(
-                    "attribute {:?} of {:?} is not supported here",
-                    lossy(name),
-                    lossy(path)
-                );
+                log::debug!("attribute {:?} of {:?} is not supported here", lossy(name), lossy(path));
                 Ok(())
             }
             Err(errno) => Err(file("set an extended attribute of", path, errno)),

@@ -32,11 +32,7 @@ impl Cancel {
     /// # Errors
     /// [`Cancelled`] once cancelled.
     pub fn check(&self) -> Result<(), Cancelled> {
-        if self.is_cancelled() {
-            Err(Cancelled)
-        } else {
-            Ok(())
-        }
+        if self.is_cancelled() { Err(Cancelled) } else { Ok(()) }
     }
 
     /// Has `action` run when the job is cancelled; at once if it is already.

@@ -12,10 +12,7 @@ pub struct Challenge {
 impl Challenge {
     /// The value of a parameter.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.parameters
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, v)| v.as_str())
+        self.parameters.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 }
 
@@ -40,10 +37,7 @@ pub fn parse(value: &str) -> Vec<Challenge> {
             }
             (Some(_), None) => return challenges,
             (None, _) => {
-                challenges.push(Challenge {
-                    scheme: word.to_ascii_lowercase(),
-                    parameters: Vec::new(),
-                });
+                challenges.push(Challenge { scheme: word.to_ascii_lowercase(), parameters: Vec::new() });
                 rest = spaced;
             }
         }
@@ -85,10 +79,7 @@ mod tests {
         let all = parse(
             r#"Basic realm="a, b", Bearer realm="https://auth.example/token?a=b",service="reg \"x\"", scope="repository:a:pull,push", error=insufficient"#,
         );
-        assert_eq!(
-            all.iter().map(|c| c.scheme.as_str()).collect::<Vec<_>>(),
-            ["basic", "bearer"]
-        );
+        assert_eq!(all.iter().map(|c| c.scheme.as_str()).collect::<Vec<_>>(), ["basic", "bearer"]);
         assert_eq!(all[0].get("realm"), Some("a, b"));
         assert_eq!(all[1].get("realm"), Some("https://auth.example/token?a=b"));
         assert_eq!(all[1].get("service"), Some("reg \"x\""));
@@ -111,11 +102,6 @@ mod tests {
         ] {
             let _ = parse(bad);
         }
-        assert_eq!(
-            parse("Negotiate abc== , Basic realm=x")
-                .last()
-                .and_then(|c| c.get("realm")),
-            Some("x")
-        );
+        assert_eq!(parse("Negotiate abc== , Basic realm=x").last().and_then(|c| c.get("realm")), Some("x"));
     }
 }

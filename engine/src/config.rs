@@ -98,10 +98,7 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
             Long("max-downloads") => cli.max_downloads = Some(parser.value()?.parse()?),
             Short('h') | Long("help") => return Ok(Asked::Print(help())),
             Short('V') | Long("version") => {
-                return Ok(Asked::Print(format!(
-                    "sampan-engine {}\n",
-                    env!("CARGO_PKG_VERSION")
-                )));
+                return Ok(Asked::Print(format!("sampan-engine {}\n", env!("CARGO_PKG_VERSION"))));
             }
             other => return Err(other.unexpected().into()),
         }
@@ -117,10 +114,7 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
         return Err(ConfigError::Downloads(max_downloads));
     }
     Ok(Asked::Run(Box::new(Config {
-        socket: cli
-            .socket
-            .or(table.socket)
-            .unwrap_or_else(|| paths.engine_socket()),
+        socket: cli.socket.or(table.socket).unwrap_or_else(|| paths.engine_socket()),
         store: cli.store.or(table.store).unwrap_or_else(|| paths.store()),
         fifo: cli.fifo.or(table.fifo).unwrap_or_else(|| paths.fifo()),
         max_downloads,
@@ -129,14 +123,10 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
 }
 
 fn read(path: &Path) -> Result<Table, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    let file: File = toml::from_str(&text).map_err(|source| ConfigError::Parse {
-        path: path.to_owned(),
-        source,
-    })?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let file: File =
+        toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
     Ok(file.engine)
 }
 
@@ -172,24 +162,15 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("sampan.toml");
         let file = path.to_str().expect("text");
-        std::fs::write(
-            &path,
-            "[monitord]\nx = 1\n[engine]\nmax-downloads = 5\nstore = '/a'\n",
-        )
-        .expect("written");
+        std::fs::write(&path, "[monitord]\nx = 1\n[engine]\nmax-downloads = 5\nstore = '/a'\n")
+            .expect("written");
         let Ok(Asked::Run(config)) = ask(&["--config", file, "--store", "/b"]) else {
             panic!("a configuration")
         };
-        assert_eq!(
-            (config.max_downloads, config.store.as_path()),
-            (5, Path::new("/b"))
-        );
+        assert_eq!((config.max_downloads, config.store.as_path()), (5, Path::new("/b")));
         std::fs::write(&path, "[engine]\nmaxdownloads = 5\n").expect("written");
         assert!(matches!(ask(&["--config", file]), Err(ConfigError::Parse { .. })));
-        assert!(matches!(
-            ask(&["--max-downloads", "0"]),
-            Err(ConfigError::Downloads(0))
-        ));
+        assert!(matches!(ask(&["--max-downloads", "0"]), Err(ConfigError::Downloads(0))));
         assert!(matches!(ask(&["--nonsense"]), Err(ConfigError::Arguments(_))));
         assert!(matches!(ask(&["--help"]), Ok(Asked::Print(text)) if text.contains("--max-downloads")));
     }

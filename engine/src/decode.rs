@@ -65,9 +65,9 @@ pub fn open<'a>(mut from: impl Read + 'a) -> io::Result<(Format, Box<dyn Read + 
         format,
         match format {
             Format::Plain => Box::new(all),
-            Format::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(
-                INPUT, all,
-            ))),
+            Format::Gzip => {
+                Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(INPUT, all)))
+            }
             Format::Zstd => {
                 let mut decoder =
                     zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(INPUT, all))?;
@@ -99,16 +99,10 @@ mod tests {
 
     #[test]
     fn all_forms_are_told_by_their_first_bytes() {
-        assert_eq!(
-            decoded(b"plain").expect("good"),
-            (Format::Plain, b"plain".to_vec())
-        );
+        assert_eq!(decoded(b"plain").expect("good"), (Format::Plain, b"plain".to_vec()));
         assert_eq!(decoded(b"").expect("good"), (Format::Plain, Vec::new()));
         let members = [gzip(b"one "), gzip(b"two")].concat();
-        assert_eq!(
-            decoded(&members).expect("good"),
-            (Format::Gzip, b"one two".to_vec())
-        );
+        assert_eq!(decoded(&members).expect("good"), (Format::Gzip, b"one two".to_vec()));
         let zstd = zstd::encode_all(b"zstd".as_slice(), 3).expect("to memory");
         assert_eq!(decoded(&zstd).expect("good"), (Format::Zstd, b"zstd".to_vec()));
         assert!(decoded(&members[..members.len() - 3]).is_err());

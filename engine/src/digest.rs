@@ -63,10 +63,7 @@ impl Digest {
         if hex.len() != algorithm.hex_len() || !hex.bytes().all(lower_hex) {
             return Err(refuse());
         }
-        Ok(Digest {
-            algorithm,
-            hex: hex.to_owned(),
-        })
+        Ok(Digest { algorithm, hex: hex.to_owned() })
     }
 
     /// The SHA-256 of `bytes`.
@@ -146,10 +143,7 @@ impl Hasher {
                 hex.push(char::from_digit(u32::from(nibble), 16).expect("a nibble is below 16"));
             }
         }
-        Digest {
-            algorithm: self.algorithm,
-            hex,
-        }
+        Digest { algorithm: self.algorithm, hex }
     }
 }
 
@@ -163,15 +157,9 @@ mod tests {
         assert_eq!(Digest::parse(&good).expect("good").to_string(), good);
         let long = format!("sha512:{}", "0a".repeat(64));
         assert_eq!(Digest::parse(&long).expect("good").short(), "0a0a0a0a0a0a");
-        for bad in [
-            "",
-            "sha256:",
-            "sha256:0A",
-            "md5:00",
-            "sha256:../../etc",
-            &good[..70],
-            &good.to_uppercase(),
-        ] {
+        for bad in
+            ["", "sha256:", "sha256:0A", "md5:00", "sha256:../../etc", &good[..70], &good.to_uppercase()]
+        {
             assert!(Digest::parse(bad).is_err(), "{bad}");
         }
     }

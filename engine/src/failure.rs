@@ -21,11 +21,7 @@ pub fn chain(error: &dyn Error) -> String {
 
 /// A failure of `code` that says `message`.
 pub fn new(code: Code, message: impl Into<String>, hint: &str) -> Failure {
-    Failure {
-        code,
-        message: message.into(),
-        hint: hint.to_owned(),
-    }
+    Failure { code, message: message.into(), hint: hint.to_owned() }
 }
 
 /// As [`new`], of a request that makes no sense.
@@ -39,11 +35,9 @@ impl From<ImageError> for Failure {
         match error {
             ImageError::NotFound(_) => new(Code::NotFound, message, "'sampan images' lists those that are"),
             ImageError::Ambiguous { .. } => new(Code::Conflict, message, "give more digits, or a reference"),
-            ImageError::SeveralReferences { .. } => new(
-                Code::Conflict,
-                message,
-                "name the reference to remove, or use --force for all",
-            ),
+            ImageError::SeveralReferences { .. } => {
+                new(Code::Conflict, message, "name the reference to remove, or use --force for all")
+            }
             ImageError::Reference(_) => new(Code::Usage, message, ""),
             ImageError::Store(_) | ImageError::Unreadable { .. } => new(Code::Failed, message, ""),
         }

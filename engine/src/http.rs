@@ -273,9 +273,8 @@ impl Connection {
             return self.refuse("400 Bad Request");
         };
         let answer = answer(&request);
-        let mut response = Response::builder()
-            .status(answer.status)
-            .header("content-length", answer.body.len());
+        let mut response =
+            Response::builder().status(answer.status).header("content-length", answer.body.len());
         for (name, value) in &answer.headers {
             response = response.header(*name, value);
         }

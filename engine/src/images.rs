@@ -130,11 +130,7 @@ pub fn commit(store: &Store, new: NewImage<'_>) -> Result<bool, StoreError> {
     if let Some(digest) = &new.index {
         annotations.insert(INDEX_DIGEST.to_owned(), digest.to_string());
     }
-    let entry = Descriptor {
-        annotations,
-        platform: Some(new.platform),
-        ..new.manifest
-    };
+    let entry = Descriptor { annotations, platform: Some(new.platform), ..new.manifest };
     if index.manifests.contains(&entry) {
         return Ok(true);
     }
@@ -153,9 +149,7 @@ fn put(index: &mut Index, entry: Descriptor, reference: &str) {
             index.manifests.push(old);
         }
     }
-    index
-        .manifests
-        .retain(|e| e.digest != entry.digest || name_of(e).is_some());
+    index.manifests.retain(|e| e.digest != entry.digest || name_of(e).is_some());
     index.manifests.push(entry);
 }
 
@@ -175,10 +169,7 @@ fn grouped(index: &Index) -> Vec<(Descriptor, Vec<String>)> {
 
 fn load(store: &Store, entry: Descriptor, references: Vec<String>) -> Result<Loaded, ImageError> {
     let bytes = store.read_blob(&entry.digest, oci::MANIFEST_MAX)?;
-    let unreadable = |source| ImageError::Unreadable {
-        digest: entry.digest.clone(),
-        source,
-    };
+    let unreadable = |source| ImageError::Unreadable { digest: entry.digest.clone(), source };
     let manifest = match oci::parse_document(&bytes, Some(&entry.media_type)).map_err(unreadable)? {
         Document::Manifest(manifest) => manifest,
         Document::Index(_) => {
@@ -187,12 +178,7 @@ fn load(store: &Store, entry: Descriptor, references: Vec<String>) -> Result<Loa
     };
     let bytes = store.read_blob(&manifest.config.digest, oci::CONFIG_MAX)?;
     let config = oci::parse_config(&bytes, &manifest).map_err(unreadable)?;
-    Ok(Loaded {
-        references,
-        entry,
-        manifest,
-        config,
-    })
+    Ok(Loaded { references, entry, manifest, config })
 }
 
 impl Loaded {
@@ -269,10 +255,7 @@ pub fn find(store: &Store, name: &str) -> Result<Loaded, ImageError> {
     }
     match fitting.len() {
         0 | 1 => fitting.pop().ok_or_else(not_found),
-        count => Err(ImageError::Ambiguous {
-            name: name.to_owned(),
-            count,
-        }),
+        count => Err(ImageError::Ambiguous { name: name.to_owned(), count }),
     }
 }
 
@@ -285,10 +268,7 @@ pub fn inspect(store: &Store, name: &str) -> Result<String, ImageError> {
     let raw = store.read_blob(&image.manifest.config.digest, oci::CONFIG_MAX)?;
     let unreadable = |source| ImageError::Unreadable {
         digest: image.entry.digest.clone(),
-        source: oci::OciError::Json {
-            what: "the image's config",
-            source,
-        },
+        source: oci::OciError::Json { what: "the image's config", source },
     };
     let config: serde_json::Value = serde_json::from_slice(&raw).map_err(unreadable)?;
     let chain = image.config.chain_ids();
@@ -325,9 +305,7 @@ pub fn tag(store: &Store, source: &str, target: &str) -> Result<(Loaded, Referen
         return Err(ImageError::NotFound(source.to_owned()));
     }
     let mut entry = image.entry.clone();
-    entry
-        .annotations
-        .insert(REF_NAME.to_owned(), reference.to_string());
+    entry.annotations.insert(REF_NAME.to_owned(), reference.to_string());
     put(&mut index, entry, &reference.to_string());
     write_index(store, index)?;
     Ok((image, reference))
@@ -340,10 +318,8 @@ pub fn tag(store: &Store, source: &str, target: &str) -> Result<(Loaded, Referen
 /// As [`find`]; [`ImageError::SeveralReferences`] for an id of an image that has several, unless `force`.
 pub fn remove(store: &Store, name: &str, force: bool) -> Result<Removed, ImageError> {
     let image = find(store, name)?;
-    let full = Reference::parse(name)
-        .map(|r| r.to_string())
-        .ok()
-        .filter(|full| image.references.contains(full));
+    let full =
+        Reference::parse(name).map(|r| r.to_string()).ok().filter(|full| image.references.contains(full));
     if full.is_none() && image.references.len() > 1 && !force {
         let (digest, count) = (image.entry.digest, image.references.len());
         return Err(ImageError::SeveralReferences { digest, count });
@@ -359,12 +335,7 @@ pub fn remove(store: &Store, name: &str, force: bool) -> Result<Removed, ImageEr
         write_index(store, index)?;
         let untagged = full.map_or(image.references, |full| vec![full]);
         let (digest, labels) = (image.entry.digest.to_string(), image.config.config.labels);
-        let removed = Removed {
-            digest,
-            untagged,
-            deleted,
-            labels,
-        };
+        let removed = Removed { digest, untagged, deleted, labels };
         let trash = if deleted { sweep_unused(store) } else { Vec::new() };
         (removed, trash)
     };
@@ -414,9 +385,7 @@ mod tests {
             r#"{{"os":"linux","architecture":"amd64","config":{{"Cmd":["{cmd}"]}},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#
         );
         let config_digest = Digest::of(config.as_bytes());
-        store
-            .write_blob(&config_digest, config.as_bytes())
-            .expect("written");
+        store.write_blob(&config_digest, config.as_bytes()).expect("written");
         let manifest = format!(
             r#"{{"schemaVersion":2,"config":{{"mediaType":"{}","digest":"{config_digest}","size":{}}},"layers":[]}}"#,
             oci::CONFIG,
@@ -432,12 +401,8 @@ mod tests {
             platform: None,
             annotations: BTreeMap::new(),
         };
-        let new = NewImage {
-            reference: &reference,
-            manifest,
-            platform: PlatformField::default(),
-            index: None,
-        };
+        let new =
+            NewImage { reference: &reference, manifest, platform: PlatformField::default(), index: None };
         commit(store, new).expect("committed");
         digest
     }
@@ -482,15 +447,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(dir.path()).expect("opened");
         let one = image(&store, "a", "one");
-        assert!(matches!(
-            find(&store, &one.hex()[..3]),
-            Err(ImageError::NotFound(_))
-        ));
+        assert!(matches!(find(&store, &one.hex()[..3]), Err(ImageError::NotFound(_))));
         assert!(matches!(find(&store, ""), Err(ImageError::NotFound(_))));
-        assert!(
-            inspect(&store, "a")
-                .expect("inspected")
-                .contains("\"Cmd\":[\"one\"]")
-        );
+        assert!(inspect(&store, "a").expect("inspected").contains("\"Cmd\":[\"one\"]"));
     }
 }

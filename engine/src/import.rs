@@ -62,13 +62,7 @@ pub enum ImportError {
 impl ImportError {
     /// True if the job was ended, and nothing is wrong.
     pub fn is_cancelled(&self) -> bool {
-        matches!(
-            self,
-            ImportError::Layer {
-                source: LayerError::Cancelled(_),
-                ..
-            }
-        )
+        matches!(self, ImportError::Layer { source: LayerError::Cancelled(_), .. })
     }
 }
 
@@ -83,16 +77,8 @@ pub fn import(
     cancel: &Cancel,
 ) -> Result<Imported, ImportError> {
     let files: Vec<File> = request.layers.into_iter().map(File::from).collect();
-    let size = |file: &File| {
-        file.metadata()
-            .map_or(0, |meta| if meta.is_file() { meta.len() } else { 0 })
-    };
-    progress.begin(
-        files
-            .iter()
-            .zip(1..)
-            .map(|(file, nth)| (format!("layer {nth}"), size(file))),
-    );
+    let size = |file: &File| file.metadata().map_or(0, |meta| if meta.is_file() { meta.len() } else { 0 });
+    progress.begin(files.iter().zip(1..).map(|(file, nth)| (format!("layer {nth}"), size(file))));
     let mut layers = Vec::new();
     for (row, file) in files.iter().enumerate() {
         let streamed = stream(store, row, file, progress, cancel).map_err(|source| {
@@ -109,18 +95,9 @@ pub fn import(
     store.write_blob(&digest, &bytes)?;
     let descriptor = descriptor(oci::MANIFEST, &digest, bytes.len() as u64);
     let platform = PlatformField::from(&request.platform);
-    let new = NewImage {
-        reference: &request.reference,
-        manifest: descriptor,
-        platform,
-        index: None,
-    };
+    let new = NewImage { reference: &request.reference, manifest: descriptor, platform, index: None };
     let unchanged = images::commit(store, new)?;
-    Ok(Imported {
-        digest,
-        id: config_digest,
-        unchanged,
-    })
+    Ok(Imported { digest, id: config_digest, unchanged })
 }
 
 fn stream(
@@ -159,10 +136,7 @@ fn config(platform: &Platform, run: Run, layers: &[Streamed]) -> Config {
         },
         history: layers
             .iter()
-            .map(|_| History {
-                created: created.clone(),
-                created_by: Some("sampan import".to_owned()),
-            })
+            .map(|_| History { created: created.clone(), created_by: Some("sampan import".to_owned()) })
             .collect(),
     }
 }
@@ -173,11 +147,7 @@ fn name(store: &Store, config: &Config, layers: Vec<Streamed>) -> Result<(Manife
     let bytes = to_json(config);
     let config_digest = Digest::of(&bytes);
     let blobs = layers.iter().map(|l| l.digest.clone());
-    let pin = store.pin(
-        blobs
-            .chain(chain_ids.iter().cloned())
-            .chain([config_digest.clone()]),
-    );
+    let pin = store.pin(blobs.chain(chain_ids.iter().cloned()).chain([config_digest.clone()]));
     store.write_blob(&config_digest, &bytes)?;
     let mut descriptors = Vec::new();
     for (layer, chain_id) in layers.into_iter().zip(&chain_ids) {
@@ -200,13 +170,7 @@ fn name(store: &Store, config: &Config, layers: Vec<Streamed>) -> Result<(Manife
 
 fn descriptor(media_type: &str, digest: &Digest, size: u64) -> Descriptor {
     let media_type = media_type.to_owned();
-    Descriptor {
-        media_type,
-        digest: digest.clone(),
-        size,
-        platform: None,
-        annotations: BTreeMap::new(),
-    }
+    Descriptor { media_type, digest: digest.clone(), size, platform: None, annotations: BTreeMap::new() }
 }
 
 fn to_json(document: &impl serde::Serialize) -> Vec<u8> {
@@ -222,9 +186,7 @@ struct Patient<'a> {
 impl Read for Patient<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         loop {
-            self.cancel
-                .check()
-                .map_err(|Cancelled| io::Error::other("cancelled"))?;
+            self.cancel.check().map_err(|Cancelled| io::Error::other("cancelled"))?;
             let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
             // Zero ready: a pipe that nobody has written to yet.
             if poll(&mut fds, PollTimeout::from(LOOK_MS))? == 0 {

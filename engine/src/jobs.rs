@@ -179,10 +179,7 @@ impl Jobs {
 
     /// Cancels all that run.
     pub fn cancel_all(&self) {
-        self.entries
-            .values()
-            .filter(|e| e.outcome.is_none())
-            .for_each(|e| e.cancel.cancel());
+        self.entries.values().filter(|e| e.outcome.is_none()).for_each(|e| e.cancel.cancel());
     }
 }
 
@@ -192,10 +189,7 @@ mod tests {
 
     fn entry(key: &str) -> JobEntry {
         let progress = Arc::new(Progress::new(Box::new(|_| {})));
-        JobEntry {
-            key: Some(key.to_owned()),
-            ..JobEntry::new("pull", key.to_owned(), progress)
-        }
+        JobEntry { key: Some(key.to_owned()), ..JobEntry::new("pull", key.to_owned(), progress) }
     }
 
     #[test]
@@ -207,11 +201,7 @@ mod tests {
         jobs.unwatch(id);
         assert_eq!(jobs.running_with("a"), Some(id));
         jobs.unwatch(id);
-        assert_eq!(
-            jobs.running_with("a"),
-            None,
-            "cancelled: nobody joins it any more"
-        );
+        assert_eq!(jobs.running_with("a"), None, "cancelled: nobody joins it any more");
         let detached = jobs.insert(entry("b"));
         jobs.watch(detached);
         jobs.detach(detached);

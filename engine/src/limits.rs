@@ -43,11 +43,7 @@ impl Limits {
         let mut free = lock(&self.slots);
         while *free == 0 {
             cancel.check()?;
-            free = self
-                .freed
-                .wait_timeout(free, LOOK)
-                .unwrap_or_else(|e| e.into_inner())
-                .0;
+            free = self.freed.wait_timeout(free, LOOK).unwrap_or_else(|e| e.into_inner()).0;
         }
         *free -= 1;
         Ok(Slot(self))
@@ -61,11 +57,7 @@ impl Limits {
         let mut claims = lock(&self.claims);
         while !claims.insert(digest.clone()) {
             cancel.check()?;
-            claims = self
-                .released
-                .wait_timeout(claims, LOOK)
-                .unwrap_or_else(|e| e.into_inner())
-                .0;
+            claims = self.released.wait_timeout(claims, LOOK).unwrap_or_else(|e| e.into_inner()).0;
         }
         Ok(Claim(self, digest.clone()))
     }

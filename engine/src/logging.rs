@@ -6,10 +6,8 @@ use std::os::fd::AsFd;
 
 /// Sets the log up; level from `SAMPAN_LOG` (error, warn, info, debug), by default info.
 pub fn init() {
-    let level = std::env::var("SAMPAN_LOG")
-        .ok()
-        .and_then(|word| word.parse().ok())
-        .unwrap_or(LevelFilter::Info);
+    let level =
+        std::env::var("SAMPAN_LOG").ok().and_then(|word| word.parse().ok()).unwrap_or(LevelFilter::Info);
     let journal = stderr_is_journal();
     env_logger::Builder::new()
         .filter_level(LevelFilter::Warn)
@@ -22,12 +20,7 @@ pub fn init() {
             if journal {
                 writeln!(out, "<{}>{text}", priority(record.level()))
             } else {
-                writeln!(
-                    out,
-                    "{} {:5} {text}",
-                    crate::stamp::format(sampan_ipc::time::now()),
-                    record.level()
-                )
+                writeln!(out, "{} {:5} {text}", crate::stamp::format(sampan_ipc::time::now()), record.level())
             }
         })
         .init();

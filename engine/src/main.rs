@@ -54,29 +54,15 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let store = Store::open(&config.store)?;
     // systemd holds the FIFO of its units itself; elsewhere the engine does, for as long as it lives.
     let supervised = std::env::var_os("NOTIFY_SOCKET").is_some();
-    let _fifo = if supervised {
-        None
-    } else {
-        socket::hold_fifo(&config.fifo)
-    };
+    let _fifo = if supervised { None } else { socket::hold_fifo(&config.fifo) };
     let announcer = Announcer::new(FifoSender::new(&config.fifo));
     let poll = mio::Poll::new()?;
     let waker = mio::Waker::new(poll.registry(), WAKER)?;
     let (sender, inbox) = std::sync::mpsc::channel();
     let limits = Limits::new(config.max_downloads);
     let outbox = Outbox::new(sender, waker);
-    log::info!(
-        "listening on {}, store {}",
-        config.socket.display(),
-        config.store.display()
-    );
-    let shared = Arc::new(Shared {
-        store,
-        limits,
-        announcer: announcer.clone(),
-        config,
-        outbox,
-    });
+    log::info!("listening on {}, store {}", config.socket.display(), config.store.display());
+    let shared = Arc::new(Shared { store, limits, announcer: announcer.clone(), config, outbox });
     let server = Server::new(poll, listening, inbox, shared)?;
     announcer.daemon("start");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);

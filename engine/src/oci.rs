@@ -57,11 +57,7 @@ pub struct Descriptor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<PlatformField>,
     /// Words about it.
-    #[serde(
-        default,
-        skip_serializing_if = "BTreeMap::is_empty",
-        deserialize_with = "null_is_empty"
-    )]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -88,11 +84,7 @@ impl PlatformField {
 
 impl From<&Platform> for PlatformField {
     fn from(p: &Platform) -> Self {
-        PlatformField {
-            architecture: p.architecture.clone(),
-            os: p.os.clone(),
-            variant: p.variant.clone(),
-        }
+        PlatformField { architecture: p.architecture.clone(), os: p.os.clone(), variant: p.variant.clone() }
     }
 }
 
@@ -127,9 +119,7 @@ pub struct Manifest {
 impl Manifest {
     /// Bytes of config and layers.
     pub fn content_size(&self) -> u64 {
-        self.layers
-            .iter()
-            .fold(self.config.size, |sum, layer| sum.saturating_add(layer.size))
+        self.layers.iter().fold(self.config.size, |sum, layer| sum.saturating_add(layer.size))
     }
 }
 
@@ -163,11 +153,7 @@ pub struct Config {
     /// Its layers, unpacked.
     pub rootfs: RootFs,
     /// How it came about.
-    #[serde(
-        default,
-        skip_serializing_if = "Vec::is_empty",
-        deserialize_with = "null_is_empty"
-    )]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
     pub history: Vec<History>,
 }
 
@@ -176,25 +162,13 @@ pub struct Config {
 #[serde(rename_all = "PascalCase")]
 pub struct Run {
     /// `KEY=value` environment.
-    #[serde(
-        default,
-        skip_serializing_if = "Vec::is_empty",
-        deserialize_with = "null_is_empty"
-    )]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
     pub env: Vec<String>,
     /// Default command.
-    #[serde(
-        default,
-        skip_serializing_if = "Vec::is_empty",
-        deserialize_with = "null_is_empty"
-    )]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
     pub cmd: Vec<String>,
     /// Words of the image's owner.
-    #[serde(
-        default,
-        skip_serializing_if = "BTreeMap::is_empty",
-        deserialize_with = "null_is_empty"
-    )]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
@@ -291,10 +265,7 @@ struct Shape {
 /// [`OciError::Json`] for broken documents, [`OciError::Refused`] for schema 1, artifacts, documents that are
 /// two things at once, and layers that are no tars.
 pub fn parse_document(bytes: &[u8], content_type: Option<&str>) -> Result<Document, OciError> {
-    let json = |source| OciError::Json {
-        what: "the manifest",
-        source,
-    };
+    let json = |source| OciError::Json { what: "the manifest", source };
     let shape: Shape = serde_json::from_slice(bytes).map_err(json)?;
     if shape.fs_layers.is_some() || shape.schema_version == Some(1) {
         return Err(refused(
@@ -306,18 +277,14 @@ pub fn parse_document(bytes: &[u8], content_type: Option<&str>) -> Result<Docume
     }
     // One that is read as an index by one tool and as a manifest by another is a known attack.
     if shape.manifests.is_some() && (shape.layers.is_some() || shape.config.is_some()) {
-        return Err(refused(
-            "the manifest has both 'manifests' and 'layers' or 'config'",
-        ));
+        return Err(refused("the manifest has both 'manifests' and 'layers' or 'config'"));
     }
     let declared = shape.media_type.as_deref().filter(|t| !t.is_empty());
     let served = content_type.map(|t| t.split(';').next().unwrap_or(t).trim());
     let is_list = |t: &str| t == INDEX || t == DOCKER_LIST;
     let is_manifest = |t: &str| t == MANIFEST || t == DOCKER_MANIFEST;
     if let Some(kind) = declared.filter(|t| !is_list(t) && !is_manifest(t)) {
-        return Err(refused(format!(
-            "the manifest is of media type {kind:?}, which is no container image"
-        )));
+        return Err(refused(format!("the manifest is of media type {kind:?}, which is no container image")));
     }
     if shape.manifests.is_some() {
         if declared.or(served).is_some_and(is_manifest) {
@@ -326,9 +293,7 @@ pub fn parse_document(bytes: &[u8], content_type: Option<&str>) -> Result<Docume
         return serde_json::from_slice(bytes).map(Document::Index).map_err(json);
     }
     if declared.or(served).is_some_and(is_list) {
-        return Err(refused(
-            "the manifest is called an index and holds no 'manifests'",
-        ));
+        return Err(refused("the manifest is called an index and holds no 'manifests'"));
     }
     let manifest: Manifest = serde_json::from_slice(bytes).map_err(json)?;
     check_manifest(&manifest, shape.artifact_type.as_deref())?;
@@ -339,29 +304,20 @@ fn check_manifest(manifest: &Manifest, artifact: Option<&str>) -> Result<(), Oci
     let config = manifest.config.media_type.as_str();
     if config != CONFIG && config != DOCKER_CONFIG {
         let kind = artifact.unwrap_or(config);
-        return Err(refused(format!(
-            "it is an artifact of type {kind:?}, not a container image"
-        )));
+        return Err(refused(format!("it is an artifact of type {kind:?}, not a container image")));
     }
     if manifest.config.size > CONFIG_MAX {
         let size = manifest.config.size;
-        return Err(refused(format!(
-            "the image's config has {size} bytes, at most {CONFIG_MAX} are read"
-        )));
+        return Err(refused(format!("the image's config has {size} bytes, at most {CONFIG_MAX} are read")));
     }
     if manifest.layers.len() > LAYERS_MAX {
         let count = manifest.layers.len();
-        return Err(refused(format!(
-            "the image has {count} layers, at most {LAYERS_MAX} can be mounted"
-        )));
+        return Err(refused(format!("the image has {count} layers, at most {LAYERS_MAX} can be mounted")));
     }
     for layer in &manifest.layers {
         let kind = layer.media_type.as_str();
         if kind.contains("nondistributable") || kind.contains(".foreign.") {
-            return Err(refused(format!(
-                "layer {} is kept elsewhere by its vendor ({kind})",
-                layer.digest
-            )));
+            return Err(refused(format!("layer {} is kept elsewhere by its vendor ({kind})", layer.digest)));
         }
         if !LAYER.contains(&kind) && !DOCKER_LAYER.contains(&kind) {
             return Err(refused(format!(
@@ -370,10 +326,7 @@ fn check_manifest(manifest: &Manifest, artifact: Option<&str>) -> Result<(), Oci
             )));
         }
     }
-    let total = manifest
-        .layers
-        .iter()
-        .try_fold(0u64, |sum, layer| sum.checked_add(layer.size));
+    let total = manifest.layers.iter().try_fold(0u64, |sum, layer| sum.checked_add(layer.size));
     if total.is_none_or(|sum| sum > i64::MAX as u64) {
         return Err(refused("the layers' sizes add up to more than any disk holds"));
     }
@@ -385,10 +338,8 @@ fn check_manifest(manifest: &Manifest, artifact: Option<&str>) -> Result<(), Oci
 /// # Errors
 /// [`OciError::Refused`] if it has not as many diff ids as the manifest has layers.
 pub fn parse_config(bytes: &[u8], manifest: &Manifest) -> Result<Config, OciError> {
-    let config: Config = serde_json::from_slice(bytes).map_err(|source| OciError::Json {
-        what: "the image's config",
-        source,
-    })?;
+    let config: Config = serde_json::from_slice(bytes)
+        .map_err(|source| OciError::Json { what: "the image's config", source })?;
     let (diff_ids, layers) = (config.rootfs.diff_ids.len(), manifest.layers.len());
     if diff_ids != layers {
         return Err(refused(format!(
@@ -404,10 +355,7 @@ pub fn parse_config(bytes: &[u8], manifest: &Manifest) -> Result<Config, OciErro
 /// [`OciError::Refused`] with the platforms that there are.
 pub fn choose<'a>(index: &'a Index, wanted: &Platform) -> Result<&'a Descriptor, OciError> {
     let known = |d: &&Descriptor| {
-        matches!(
-            d.media_type.as_str(),
-            "" | INDEX | DOCKER_LIST | MANIFEST | DOCKER_MANIFEST
-        )
+        matches!(d.media_type.as_str(), "" | INDEX | DOCKER_LIST | MANIFEST | DOCKER_MANIFEST)
     };
     let usable: Vec<&Descriptor> = index.manifests.iter().filter(known).collect();
     let ranked = usable.iter().filter_map(|d| {
@@ -422,19 +370,13 @@ pub fn choose<'a>(index: &'a Index, wanted: &Platform) -> Result<&'a Descriptor,
     if let Some((_, found)) = ranked.min_by_key(|(rank, _)| *rank) {
         return Ok(found);
     }
-    let mut offered: Vec<String> = usable
-        .iter()
-        .filter_map(|d| d.platform.as_ref())
-        .map(|p| p.platform().to_string())
-        .collect();
+    let mut offered: Vec<String> =
+        usable.iter().filter_map(|d| d.platform.as_ref()).map(|p| p.platform().to_string()).collect();
     offered.sort();
     offered.dedup();
     offered.retain(|p| p != "unknown/unknown");
     offered.truncate(20);
-    Err(refused(format!(
-        "no image for {wanted} in the index; there are: {}",
-        offered.join(", ")
-    )))
+    Err(refused(format!("no image for {wanted} in the index; there are: {}", offered.join(", "))))
 }
 
 /// JSON writers in Go say `null` for an empty list or map.
@@ -478,10 +420,7 @@ mod tests {
         );
         let docker = manifest(DOCKER_CONFIG, DOCKER_LAYER[1]);
         assert_eq!(
-            why(
-                &docker,
-                Some("application/vnd.docker.distribution.manifest.v2+json; charset=utf-8")
-            ),
+            why(&docker, Some("application/vnd.docker.distribution.manifest.v2+json; charset=utf-8")),
             "accepted"
         );
     }
@@ -489,13 +428,7 @@ mod tests {
     #[test]
     fn what_is_no_container_image_is_refused_by_name() {
         assert!(why(r#"{"schemaVersion":1,"fsLayers":[]}"#, None).contains("schema 1"));
-        assert!(
-            why(
-                &manifest("application/vnd.cncf.helm.config.v1+json", LAYER[0]),
-                None
-            )
-            .contains("helm")
-        );
+        assert!(why(&manifest("application/vnd.cncf.helm.config.v1+json", LAYER[0]), None).contains("helm"));
         assert!(why(&manifest(CONFIG, "application/x-thing"), None).contains("application/x-thing"));
         assert!(why(&manifest(CONFIG, LAYER[1]), Some(INDEX)).contains("called an index"));
         assert!(why(r#"{"manifests":[],"layers":[]}"#, None).contains("both"));
@@ -543,9 +476,7 @@ mod tests {
         };
         let chosen = choose(&index, &Platform::of("linux", "amd64", None)).expect("there");
         assert_eq!(chosen.digest.to_string(), digest('3'));
-        let error = choose(&index, &Platform::of("linux", "s390x", None))
-            .expect_err("not there")
-            .to_string();
+        let error = choose(&index, &Platform::of("linux", "s390x", None)).expect_err("not there").to_string();
         assert!(error.ends_with("there are: linux/amd64, linux/arm64"), "{error}");
     }
 }

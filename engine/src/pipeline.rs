@@ -144,34 +144,15 @@ impl Pipeline<'_> {
     /// [`LayerError`]; the temporaries are gone then.
     pub fn run(&self, from: impl Read) -> Result<Streamed, LayerError> {
         let (blob, file) = match self.keep_blob {
-            true => self
-                .store
-                .temp_file("blob")
-                .map(|(temp, file)| (Some(temp), Some(file)))?,
+            true => self.store.temp_file("blob").map(|(temp, file)| (Some(temp), Some(file)))?,
             false => (None, None),
         };
-        let layer = if self.untar {
-            Some(self.store.temp_layer()?)
-        } else {
-            None
-        };
+        let layer = if self.untar { Some(self.store.temp_layer()?) } else { None };
         let root = layer.as_ref().map(|temp| temp.path().join("diff"));
-        let algorithm = self
-            .expected
-            .as_ref()
-            .map_or(Algorithm::Sha256, |e| e.digest.algorithm());
-        let diff_algorithm = self
-            .expected
-            .as_ref()
-            .map_or(Algorithm::Sha256, |e| e.diff_id.algorithm());
-        let mut tap = Tap {
-            pipeline: self,
-            from,
-            file,
-            hasher: Hasher::new(algorithm),
-            size: 0,
-            failed: None,
-        };
+        let algorithm = self.expected.as_ref().map_or(Algorithm::Sha256, |e| e.digest.algorithm());
+        let diff_algorithm = self.expected.as_ref().map_or(Algorithm::Sha256, |e| e.diff_id.algorithm());
+        let mut tap =
+            Tap { pipeline: self, from, file, hasher: Hasher::new(algorithm), size: 0, failed: None };
         let (full, filled) = sync_channel::<Option<Buffer>>(BUFFERS);
         let (empty, emptied) = sync_channel::<Buffer>(BUFFERS);
         for _ in 0..BUFFERS {
@@ -186,14 +167,9 @@ impl Pipeline<'_> {
                 ended: false,
                 hasher: Hasher::new(diff_algorithm),
             };
-            let unpacker = std::thread::Builder::new()
-                .name("unpack".into())
-                .stack_size(STACK);
+            let unpacker = std::thread::Builder::new().name("unpack".into()).stack_size(STACK);
             let unpacker = unpacker.spawn_scoped(scope, move || drain.unpack(root));
-            let unpacker = unpacker.map_err(|source| LayerError::Read {
-                blob: self.name(),
-                source,
-            })?;
+            let unpacker = unpacker.map_err(|source| LayerError::Read { blob: self.name(), source })?;
             let format = self.feed(&mut tap, &full, &emptied);
             // Without its end mark the stream is broken for the other thread, which then stops.
             drop((full, emptied));
@@ -255,49 +231,23 @@ impl Pipeline<'_> {
         let (digest, size) = (tap.hasher.finish(), tap.size);
         if let Some(expected) = self.expected.as_ref().filter(|_| complete) {
             if size != expected.size {
-                return Err(LayerError::Size {
-                    blob: self.name(),
-                    found: size,
-                    expected: expected.size,
-                });
+                return Err(LayerError::Size { blob: self.name(), found: size, expected: expected.size });
             }
             if digest != expected.digest {
-                return Err(LayerError::Digest {
-                    expected: expected.digest.clone(),
-                    found: digest,
-                });
+                return Err(LayerError::Digest { expected: expected.digest.clone(), found: digest });
             }
         }
-        let format = format.map_err(|source| LayerError::Decode {
-            blob: self.name(),
-            source,
-        })?;
-        let diff_id = unpacked.map_err(|source| LayerError::Unpack {
-            blob: self.name(),
-            source,
-        })?;
+        let format = format.map_err(|source| LayerError::Decode { blob: self.name(), source })?;
+        let diff_id = unpacked.map_err(|source| LayerError::Unpack { blob: self.name(), source })?;
         if let Some(expected) = self.expected.as_ref().filter(|e| e.diff_id != diff_id) {
             let expected = expected.diff_id.clone();
-            return Err(LayerError::DiffId {
-                blob: self.name(),
-                expected,
-                found: diff_id,
-            });
+            return Err(LayerError::DiffId { blob: self.name(), expected, found: diff_id });
         }
-        Ok(Streamed {
-            digest,
-            size,
-            diff_id,
-            format,
-            blob,
-            layer,
-        })
+        Ok(Streamed { digest, size, diff_id, format, blob, layer })
     }
 
     fn name(&self) -> String {
-        self.expected
-            .as_ref()
-            .map_or_else(|| "import".to_owned(), |e| e.digest.to_string())
+        self.expected.as_ref().map_or_else(|| "import".to_owned(), |e| e.digest.to_string())
     }
 }
 
@@ -315,24 +265,11 @@ impl<R: Read> Tap<'_, R> {
     fn take(&mut self, into: &mut [u8]) -> Result<usize, LayerError> {
         self.pipeline.cancel.check()?;
         let blob = || self.pipeline.name();
-        let len = self
-            .from
-            .read(into)
-            .map_err(|source| LayerError::Read { blob: blob(), source })?;
+        let len = self.from.read(into).map_err(|source| LayerError::Read { blob: blob(), source })?;
         let bytes = into.get(..len).unwrap_or_default();
         self.size += len as u64;
-        if let Some(expected) = self
-            .pipeline
-            .expected
-            .as_ref()
-            .map(|e| e.size)
-            .filter(|e| self.size > *e)
-        {
-            return Err(LayerError::Size {
-                blob: blob(),
-                found: self.size,
-                expected,
-            });
+        if let Some(expected) = self.pipeline.expected.as_ref().map(|e| e.size).filter(|e| self.size > *e) {
+            return Err(LayerError::Size { blob: blob(), found: self.size, expected });
         }
         self.hasher.update(bytes);
         if let Some(file) = &mut self.file {

@@ -49,16 +49,9 @@ pub(crate) fn lossy(path: &[u8]) -> String {
 }
 
 pub(crate) fn refused(path: &[u8], why: &'static str) -> UnpackError {
-    UnpackError::Refused {
-        path: lossy(path),
-        why,
-    }
+    UnpackError::Refused { path: lossy(path), why }
 }
 
 pub(crate) fn file(doing: &'static str, path: &[u8], errno: Errno) -> UnpackError {
-    UnpackError::File {
-        doing,
-        path: lossy(path),
-        source: errno.into(),
-    }
+    UnpackError::File { doing, path: lossy(path), source: errno.into() }
 }

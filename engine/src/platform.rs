@@ -29,11 +29,7 @@ impl Platform {
         Platform::of(
             "linux",
             std::env::consts::ARCH,
-            if cfg!(target_arch = "arm") {
-                Some("v7")
-            } else {
-                None
-            },
+            if cfg!(target_arch = "arm") { Some("v7") } else { None },
         )
     }
 
@@ -46,8 +42,7 @@ impl Platform {
         let word = |w: &&str| {
             !w.is_empty()
                 && w.len() <= 32
-                && w.bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+                && w.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
         };
         let words: Vec<&str> = text.split('/').collect();
         if !words.iter().all(word) {
@@ -73,15 +68,8 @@ impl Platform {
             "powerpc64" if cfg!(target_endian = "little") => ("ppc64le", None),
             other => (other, None),
         };
-        let variant = variant
-            .filter(|v| !v.is_empty())
-            .or(implied)
-            .map(str::to_ascii_lowercase);
-        Platform {
-            architecture: arch.to_owned(),
-            os,
-            variant,
-        }
+        let variant = variant.filter(|v| !v.is_empty()).or(implied).map(str::to_ascii_lowercase);
+        Platform { architecture: arch.to_owned(), os, variant }
     }
 
     /// How well an image made for `image` runs where `self` is wanted: smaller is better, `None` not at all.
@@ -93,11 +81,7 @@ impl Platform {
         if self.os != image.os || self.architecture != image.architecture {
             return None;
         }
-        let level = |p: &Platform| {
-            p.variant
-                .as_ref()
-                .and_then(|v| v.strip_prefix('v')?.parse::<u32>().ok())
-        };
+        let level = |p: &Platform| p.variant.as_ref().and_then(|v| v.strip_prefix('v')?.parse::<u32>().ok());
         match self.architecture.as_str() {
             "arm" => {
                 let wanted = level(self).unwrap_or(7);

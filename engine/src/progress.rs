@@ -30,10 +30,7 @@ struct Inner {
 impl Progress {
     /// No rows yet.
     pub fn new(on_milestone: OnMilestone) -> Self {
-        Progress {
-            inner: Mutex::default(),
-            on_milestone,
-        }
+        Progress { inner: Mutex::default(), on_milestone }
     }
 
     /// Sets the rows: id and total of each, in manifest order. Called once, before the first byte.
@@ -44,17 +41,7 @@ impl Progress {
         inner.rows = layers
             .into_iter()
             .zip(0..)
-            .map(|((id, total), index)| {
-                (
-                    Row {
-                        index,
-                        id,
-                        total,
-                        ..Row::default()
-                    },
-                    version,
-                )
-            })
+            .map(|((id, total), index)| (Row { index, id, total, ..Row::default() }, version))
             .collect();
         inner.total = inner.rows.iter().map(|(row, _)| row.total).sum();
     }
@@ -113,10 +100,7 @@ impl Progress {
     /// All rows, and the version that they are of.
     pub fn all(&self) -> (Vec<Row>, u64) {
         let inner = lock(&self.inner);
-        (
-            inner.rows.iter().map(|(row, _)| row.clone()).collect(),
-            inner.version,
-        )
+        (inner.rows.iter().map(|(row, _)| row.clone()).collect(), inner.version)
     }
 
     /// Rows that changed behind version `since`, and the version that this is.
@@ -156,12 +140,7 @@ mod tests {
         progress.phase(1, Phase::Downloading);
         progress.add(1, 60);
         let (rows, version) = progress.since(version);
-        assert_eq!(
-            rows.iter()
-                .map(|r| (r.index, r.current, r.attempt))
-                .collect::<Vec<_>>(),
-            [(1, 60, 1)]
-        );
+        assert_eq!(rows.iter().map(|r| (r.index, r.current, r.attempt)).collect::<Vec<_>>(), [(1, 60, 1)]);
         progress.add(1, 1);
         progress.phase(0, Phase::Exists);
         assert_eq!(progress.since(version).0.len(), 2);

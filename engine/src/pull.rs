@@ -121,14 +121,7 @@ pub fn pull(
     let (to_end, to_shut) = (Arc::clone(&inner), Arc::clone(&registry));
     cancel.on_cancel(move || to_end.cancel());
     inner.on_cancel(move || to_shut.shutdown());
-    let work = Work {
-        store,
-        limits,
-        request,
-        progress,
-        cancel: &inner,
-        registry: &registry,
-    };
+    let work = Work { store, limits, request, progress, cancel: &inner, registry: &registry };
     let result = work.run();
     if cancel.is_cancelled() && result.is_err() {
         return Err(Cancelled.into());
@@ -164,10 +157,7 @@ impl Work<'_> {
     fn run(&self) -> Result<Pulled, PullError> {
         let resolved = self.resolve()?;
         let manifest = &resolved.manifest;
-        let rows = manifest
-            .layers
-            .iter()
-            .map(|layer| (layer.digest.short().to_owned(), layer.size));
+        let rows = manifest.layers.iter().map(|layer| (layer.digest.short().to_owned(), layer.size));
         self.progress.begin(rows);
         let mut needed: Vec<Digest> = manifest.layers.iter().map(|l| l.digest.clone()).collect();
         needed.extend([manifest.config.digest.clone(), resolved.raw.digest.clone()]);
@@ -212,19 +202,16 @@ impl Work<'_> {
             Err(StoreError::Digest { expected, found, .. }) => {
                 Err(PullError::ConfigDigest { expected, found })
             }
-            other => other
-                .map_err(PullError::from)
-                .and(config.map_err(PullError::from)),
+            other => other.map_err(PullError::from).and(config.map_err(PullError::from)),
         }
     }
 
     fn check_platform(&self, config: &Config, chosen: bool) -> Result<(), PullError> {
         let found = config.platform();
         match &self.request.platform {
-            Some(wanted) if !chosen && wanted.rank(&found).is_none() => Err(PullError::Platform {
-                found: found.to_string(),
-                wanted: wanted.to_string(),
-            }),
+            Some(wanted) if !chosen && wanted.rank(&found).is_none() => {
+                Err(PullError::Platform { found: found.to_string(), wanted: wanted.to_string() })
+            }
             _ => Ok(()),
         }
     }
@@ -233,20 +220,9 @@ impl Work<'_> {
     fn layers(&self, manifest: &Manifest, config: &Config) -> Result<Pin, PullError> {
         let chain_ids = config.chain_ids();
         let pin = self.store.pin(chain_ids.iter().cloned());
-        let parts = manifest
-            .layers
-            .iter()
-            .zip(&config.rootfs.diff_ids)
-            .zip(&chain_ids)
-            .enumerate();
-        let layers: Vec<Layer<'_>> = parts
-            .map(|(row, ((blob, diff_id), chain_id))| Layer {
-                row,
-                blob,
-                diff_id,
-                chain_id,
-            })
-            .collect();
+        let parts = manifest.layers.iter().zip(&config.rootfs.diff_ids).zip(&chain_ids).enumerate();
+        let layers: Vec<Layer<'_>> =
+            parts.map(|(row, ((blob, diff_id), chain_id))| Layer { row, blob, diff_id, chain_id }).collect();
         let next = AtomicUsize::new(0);
         let failed: Mutex<Option<LayerError>> = Mutex::default();
         let worker = || {
@@ -288,11 +264,7 @@ impl Work<'_> {
         let pipeline = Pipeline {
             store: self.store,
             cancel: self.cancel,
-            expected: Some(Expected {
-                digest: digest.clone(),
-                size,
-                diff_id: layer.diff_id.clone(),
-            }),
+            expected: Some(Expected { digest: digest.clone(), size, diff_id: layer.diff_id.clone() }),
             keep_blob: !has_blob,
             untar: !has_layer,
             on_bytes: if has_blob { &|_| {} } else { &count },
@@ -333,12 +305,7 @@ impl Work<'_> {
             annotations: BTreeMap::new(),
         };
         let platform = PlatformField::from(&config.platform());
-        let new = NewImage {
-            reference: &self.request.reference,
-            manifest: descriptor,
-            platform,
-            index,
-        };
+        let new = NewImage { reference: &self.request.reference, manifest: descriptor, platform, index };
         let unchanged = images::commit(self.store, new)?;
         let size = manifest.content_size();
         Ok(Pulled {

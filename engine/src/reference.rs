@@ -39,10 +39,7 @@ impl Reference {
     /// # Errors
     /// [`ReferenceError`] names the rule that is broken.
     pub fn parse(text: &str) -> Result<Self, ReferenceError> {
-        parse(text).map_err(|reason| ReferenceError {
-            text: text.chars().take(300).collect(),
-            reason,
-        })
+        parse(text).map_err(|reason| ReferenceError { text: text.chars().take(300).collect(), reason })
     }
 
     /// `docker.io`, `host:5000`, `[::1]:5000`.
@@ -98,19 +95,14 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
         return Err("it is empty");
     }
     let (rest, digest) = match text.split_once('@') {
-        Some((rest, digest)) => (
-            rest,
-            Some(Digest::parse(digest).map_err(|_| "behind '@' stands no sha256 or sha512 digest")?),
-        ),
+        Some((rest, digest)) => {
+            (rest, Some(Digest::parse(digest).map_err(|_| "behind '@' stands no sha256 or sha512 digest")?))
+        }
         None => (text, None),
     };
     // A colon behind the last slash begins a tag; one before it is a host's port.
     let last = rest.rfind('/').map_or(0, |slash| slash + 1);
-    let after_host = if last == 0 && rest.starts_with('[') {
-        rest.len()
-    } else {
-        last
-    };
+    let after_host = if last == 0 && rest.starts_with('[') { rest.len() } else { last };
     let (name, tag) = match rest.get(after_host..).and_then(|part| part.split_once(':')) {
         Some((part, tag)) => (&rest[..after_host + part.len()], Some(tag)),
         None => (rest, None),
@@ -127,12 +119,7 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
         (None, Some(_)) => None,
         (None, None) => Some("latest".to_owned()),
     };
-    Ok(Reference {
-        host,
-        path,
-        tag,
-        digest,
-    })
+    Ok(Reference { host, path, tag, digest })
 }
 
 /// The first component is a host if it has a dot, a colon, a bracket or an upper-case letter, or is `localhost`.
@@ -149,18 +136,10 @@ fn split_host(name: &str) -> Result<(String, String), &'static str> {
         _ => (DEFAULT_HOST, name),
     };
     check_path(path)?;
-    if name.len() == 64
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    {
+    if name.len() == 64 && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
         return Err("64 hex digits are an image id, not a name");
     }
-    let host = if host == "index.docker.io" {
-        DEFAULT_HOST
-    } else {
-        host
-    };
+    let host = if host == "index.docker.io" { DEFAULT_HOST } else { host };
     if host == DEFAULT_HOST && !path.contains('/') {
         return Ok((host.to_owned(), format!("library/{path}")));
     }
@@ -175,14 +154,10 @@ fn check_host(host: &str) -> Result<(), &'static str> {
         }
         (
             None,
-            port.strip_prefix(':').map_or(
-                if port.is_empty() {
-                    Ok(None)
-                } else {
-                    Err("behind ']' comes no port")
-                },
-                |p| Ok(Some(p)),
-            )?,
+            port.strip_prefix(':')
+                .map_or(if port.is_empty() { Ok(None) } else { Err("behind ']' comes no port") }, |p| {
+                    Ok(Some(p))
+                })?,
         )
     } else {
         match host.split_once(':') {
@@ -283,23 +258,14 @@ mod tests {
             ("UPPER/x", "UPPER/x:latest"),
             ("[::1]:5000/x", "[::1]:5000/x:latest"),
             ("[::1]/x:1", "[::1]/x:1"),
-            (
-                "127.0.0.1:5000/library/busybox:1.36",
-                "127.0.0.1:5000/library/busybox:1.36",
-            ),
+            ("127.0.0.1:5000/library/busybox:1.36", "127.0.0.1:5000/library/busybox:1.36"),
             ("a--b/c__d.e_f-g", "docker.io/a--b/c__d.e_f-g:latest"),
             ("sha256:abc", "docker.io/library/sha256:abc"),
         ] {
             assert_eq!(full(text), expected, "{text}");
         }
-        assert_eq!(
-            full(&format!("alpine@{digest}")),
-            format!("docker.io/library/alpine@{digest}")
-        );
-        assert_eq!(
-            full(&format!("alpine:3@{digest}")),
-            format!("docker.io/library/alpine:3@{digest}")
-        );
+        assert_eq!(full(&format!("alpine@{digest}")), format!("docker.io/library/alpine@{digest}"));
+        assert_eq!(full(&format!("alpine:3@{digest}")), format!("docker.io/library/alpine:3@{digest}"));
     }
 
     #[test]

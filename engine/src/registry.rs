@@ -170,9 +170,8 @@ fn agent(tls: Option<bool>) -> Agent {
         return config.build().new_agent();
     };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut tls = TlsConfig::builder()
-        .provider(TlsProvider::Rustls)
-        .unversioned_rustls_crypto_provider(provider);
+    let mut tls =
+        TlsConfig::builder().provider(TlsProvider::Rustls).unversioned_rustls_crypto_provider(provider);
     tls = match insecure {
         true => tls.disable_verification(true),
         false => tls.root_certs(host_roots()),
@@ -183,11 +182,7 @@ fn agent(tls: Option<bool>) -> Agent {
 /// The certificates of the host's bundle; none if there is no bundle, and then no certificate is good.
 fn host_roots() -> RootCerts {
     let named = std::env::var("SSL_CERT_FILE").ok();
-    let bundle = named
-        .iter()
-        .map(String::as_str)
-        .chain(CA_BUNDLES)
-        .find_map(|path| std::fs::read(path).ok());
+    let bundle = named.iter().map(String::as_str).chain(CA_BUNDLES).find_map(|path| std::fs::read(path).ok());
     if bundle.is_none() {
         log::warn!("no CA bundle is found on this host: no HTTPS registry can be trusted");
     }
@@ -203,22 +198,14 @@ impl Registry {
     /// The repository that `reference` is in. Connects to nothing yet.
     pub fn new(reference: &Reference, access: Access) -> Self {
         let host = reference.host().to_owned();
-        let authority = if host == "docker.io" {
-            "registry-1.docker.io".to_owned()
-        } else {
-            host.clone()
-        };
+        let authority = if host == "docker.io" { "registry-1.docker.io".to_owned() } else { host.clone() };
         Registry {
             plain_allowed: access.insecure || is_loopback(&host),
             host,
             authority,
             repository: reference.path().to_owned(),
             insecure: access.insecure,
-            agents: Agents {
-                plain: OnceLock::new(),
-                tls: OnceLock::new(),
-                insecure: access.insecure,
-            },
+            agents: Agents { plain: OnceLock::new(), tls: OnceLock::new(), insecure: access.insecure },
             state: Mutex::default(),
         }
     }
@@ -226,10 +213,7 @@ impl Registry {
     /// Breaks off all requests, now and for ever.
     pub fn shutdown(&self) {
         lock(&self.state).shut = true;
-        for agent in [&self.agents.plain, &self.agents.tls]
-            .into_iter()
-            .filter_map(OnceLock::get)
-        {
+        for agent in [&self.agents.plain, &self.agents.tls].into_iter().filter_map(OnceLock::get) {
             agent.clone().shutdown();
         }
     }
@@ -243,32 +227,18 @@ impl Registry {
             true => format!("manifest {}@{target}", self.repository),
             false => format!("manifest {}:{target}", self.repository),
         };
-        let response = self.get(
-            &what,
-            &format!("manifests/{target}"),
-            Some(&oci::ACCEPT.join(", ")),
-        )?;
+        let response = self.get(&what, &format!("manifests/{target}"), Some(&oci::ACCEPT.join(", ")))?;
         let content_type = response.headers().get(header::CONTENT_TYPE);
         let content_type = content_type.and_then(|v| v.to_str().ok()).map(str::to_owned);
         let bytes = self.read_small(response, &what, oci::MANIFEST_MAX)?;
         let expected = Digest::parse(target).ok();
-        let mut hasher = Hasher::new(
-            expected
-                .as_ref()
-                .map_or(crate::digest::Algorithm::Sha256, Digest::algorithm),
-        );
+        let mut hasher =
+            Hasher::new(expected.as_ref().map_or(crate::digest::Algorithm::Sha256, Digest::algorithm));
         hasher.update(&bytes);
         let digest = hasher.finish();
         match expected {
-            Some(expected) if expected != digest => Err(RegistryError::Digest {
-                expected,
-                found: digest,
-            }),
-            _ => Ok(RawManifest {
-                bytes,
-                digest,
-                content_type,
-            }),
+            Some(expected) if expected != digest => Err(RegistryError::Digest { expected, found: digest }),
+            _ => Ok(RawManifest { bytes, digest, content_type }),
         }
     }
 
@@ -290,18 +260,13 @@ impl Registry {
         let response = self.get(&format!("blob {digest}"), &format!("blobs/{digest}"), None)?;
         let announced = response.body().content_length();
         if let Some(announced) = announced.filter(|announced| *announced != size) {
-            return Err(self.wrong(format!(
-                "offers {announced} bytes for blob {digest}, expected {size}"
-            )));
+            return Err(self.wrong(format!("offers {announced} bytes for blob {digest}, expected {size}")));
         }
         Ok(response.into_body().into_with_config().limit(u64::MAX).reader())
     }
 
     fn wrong(&self, wrong: String) -> RegistryError {
-        RegistryError::Answer {
-            host: self.host.clone(),
-            wrong,
-        }
+        RegistryError::Answer { host: self.host.clone(), wrong }
     }
 
     fn read_small(
@@ -321,11 +286,7 @@ impl Registry {
     }
 
     fn transport(&self, what: &str, source: ureq::Error) -> RegistryError {
-        RegistryError::Transport {
-            what: what.to_owned(),
-            host: self.host.clone(),
-            source,
-        }
+        RegistryError::Transport { what: what.to_owned(), host: self.host.clone(), source }
     }
 
     /// GET below `/v2/<repository>/`, with a token if the registry wants one; success or an error.
@@ -348,11 +309,7 @@ impl Registry {
         if let Some(scheme) = known {
             return Ok(scheme);
         }
-        let schemes: &[&'static str] = if self.plain_allowed {
-            &["https", "http"]
-        } else {
-            &["https"]
-        };
+        let schemes: &[&'static str] = if self.plain_allowed { &["https", "http"] } else { &["https"] };
         let mut first = None;
         for scheme in schemes {
             match self.follow(what, &format!("{scheme}://{}/v2/", self.authority), None) {
@@ -375,22 +332,15 @@ impl Registry {
     fn follow(&self, what: &str, url: &str, accept: Option<&str>) -> Result<Response<Body>, RegistryError> {
         let mut url = url.to_owned();
         for _ in 0..=REDIRECTS_MAX {
-            let uri: Uri = url
-                .parse()
-                .map_err(|_| self.wrong(format!("redirects to {url:?}, which is no URL")))?;
-            let response = self
-                .once(&uri, accept)
-                .map_err(|source| self.transport(what, source))?;
-            let location = response
-                .headers()
-                .get(header::LOCATION)
-                .filter(|_| response.status().is_redirection());
+            let uri: Uri =
+                url.parse().map_err(|_| self.wrong(format!("redirects to {url:?}, which is no URL")))?;
+            let response = self.once(&uri, accept).map_err(|source| self.transport(what, source))?;
+            let location =
+                response.headers().get(header::LOCATION).filter(|_| response.status().is_redirection());
             let Some(location) = location else {
                 return Ok(response);
             };
-            let location = location
-                .to_str()
-                .map_err(|_| self.wrong("redirects to no text".to_owned()))?;
+            let location = location.to_str().map_err(|_| self.wrong("redirects to no text".to_owned()))?;
             url = join(&uri, location);
             if uri.scheme_str() == Some("https") && !url.starts_with("https://") && !self.insecure {
                 return Err(self.wrong(format!("redirects from HTTPS to {url:?}")));
@@ -476,23 +426,13 @@ impl Registry {
 
     fn refusal(&self, what: &str, mut response: Response<Body>) -> RegistryError {
         let status = response.status();
-        let body = response
-            .body_mut()
-            .with_config()
-            .limit(SMALL_BODY_MAX)
-            .read_to_vec()
-            .unwrap_or_default();
+        let body = response.body_mut().with_config().limit(SMALL_BODY_MAX).read_to_vec().unwrap_or_default();
         let (what, host) = (what.to_owned(), self.host.clone());
         let detail = detail(&body);
         match status {
             StatusCode::NOT_FOUND => RegistryError::NotFound { what, host },
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RegistryError::Denied { what, host, detail },
-            status => RegistryError::Status {
-                what,
-                host,
-                status: status.as_u16(),
-                detail,
-            },
+            status => RegistryError::Status { what, host, status: status.as_u16(), detail },
         }
     }
 }
@@ -518,22 +458,10 @@ fn detail(body: &[u8]) -> String {
     let Ok(errors) = serde_json::from_slice::<Errors>(body) else {
         return String::new();
     };
-    let words = errors
-        .errors
-        .into_iter()
-        .next()
-        .map(|w| if w.message.is_empty() { w.code } else { w.message });
-    let words: String = words
-        .unwrap_or_default()
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(200)
-        .collect();
-    if words.is_empty() {
-        words
-    } else {
-        format!(": {words}")
-    }
+    let words =
+        errors.errors.into_iter().next().map(|w| if w.message.is_empty() { w.code } else { w.message });
+    let words: String = words.unwrap_or_default().chars().filter(|c| !c.is_control()).take(200).collect();
+    if words.is_empty() { words } else { format!(": {words}") }
 }
 
 /// RFC 3986, section 5.2, as far as `Location` headers go.
@@ -612,15 +540,7 @@ mod tests {
             .token_url(&challenge(r#"Bearer realm="https://t/x?a=b",service="s & t""#))
             .expect("good");
         assert_eq!(url, "https://t/x?a=b&service=s%20%26%20t&scope=repository:a:pull");
-        assert!(
-            registry
-                .token_url(&challenge(r#"Bearer realm="http://t/""#))
-                .is_err()
-        );
-        assert!(
-            registry
-                .token_url(&challenge(r#"Bearer realm="file:///etc/passwd""#))
-                .is_err()
-        );
+        assert!(registry.token_url(&challenge(r#"Bearer realm="http://t/""#)).is_err());
+        assert!(registry.token_url(&challenge(r#"Bearer realm="file:///etc/passwd""#)).is_err());
     }
 }

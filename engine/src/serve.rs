@@ -59,10 +59,7 @@ pub fn serve(
     cancel: &Cancel,
     tell: impl Fn(&str),
 ) -> Result<String, ServeError> {
-    let failed = |source| ServeError::Listen {
-        address: listen.chars().take(300).collect(),
-        source,
-    };
+    let failed = |source| ServeError::Listen { address: listen.chars().take(300).collect(), source };
     let address = resolve(listen).map_err(failed)?;
     let listener = TcpListener::bind(address).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?.to_string();
@@ -79,9 +76,7 @@ pub fn serve(
         catalog: Catalog::default(),
     };
     let registry = server.poll.registry();
-    registry
-        .register(&mut server.listener, LISTENER, Interest::READABLE)
-        .map_err(ServeError::Poll)?;
+    registry.register(&mut server.listener, LISTENER, Interest::READABLE).map_err(ServeError::Poll)?;
     tell(&address);
     let mut events = Events::with_capacity(256);
     let mut wait = None;
@@ -94,15 +89,8 @@ pub fn serve(
 fn resolve(listen: &str) -> io::Result<SocketAddr> {
     let none = || io::Error::other("expected ADDRESS:PORT");
     // `:5000` is every address of this host, as in Go's tools.
-    let full = if listen.starts_with(':') {
-        format!("[::]{listen}")
-    } else {
-        listen.to_owned()
-    };
-    full.to_socket_addrs()
-        .map_err(|_| none())?
-        .next()
-        .ok_or_else(none)
+    let full = if listen.starts_with(':') { format!("[::]{listen}") } else { listen.to_owned() };
+    full.to_socket_addrs().map_err(|_| none())?.next().ok_or_else(none)
 }
 
 struct Server {
@@ -150,11 +138,7 @@ impl Server {
                 Ok((stream, _)) => {
                     let mut connection = Connection::new(stream);
                     let interest = Interest::READABLE | Interest::WRITABLE;
-                    if self
-                        .poll
-                        .registry()
-                        .register(connection.stream(), Token(self.next), interest)
-                        .is_ok()
+                    if self.poll.registry().register(connection.stream(), Token(self.next), interest).is_ok()
                     {
                         self.connections.insert(self.next, connection);
                         self.next += 1;
@@ -210,11 +194,7 @@ struct Rate {
 
 impl Rate {
     fn new(per_second: u64, now: Instant) -> Self {
-        Rate {
-            per_second,
-            left: 0,
-            filled: now,
-        }
+        Rate { per_second, left: 0, filled: now }
     }
 
     fn slice(&self) -> u64 {
@@ -222,26 +202,18 @@ impl Rate {
     }
 
     fn refill(&mut self, now: Instant) {
-        let elapsed = now
-            .saturating_duration_since(self.filled)
-            .min(Duration::from_secs(1));
+        let elapsed = now.saturating_duration_since(self.filled).min(Duration::from_secs(1));
         let earned = u128::from(self.per_second) * elapsed.as_nanos() / 1_000_000_000;
         if earned > 0 {
             let most = i64::try_from(self.slice() * 2).unwrap_or(i64::MAX);
-            self.left = self
-                .left
-                .saturating_add(i64::try_from(earned).unwrap_or(i64::MAX))
-                .min(most);
+            self.left = self.left.saturating_add(i64::try_from(earned).unwrap_or(i64::MAX)).min(most);
             self.filled = now;
         }
     }
 
     /// Until a slice is there.
     fn wait(&self) -> Duration {
-        let missing = i64::try_from(self.slice())
-            .unwrap_or(i64::MAX)
-            .saturating_sub(self.left)
-            .max(1);
+        let missing = i64::try_from(self.slice()).unwrap_or(i64::MAX).saturating_sub(self.left).max(1);
         let nanos = u128::from(missing.unsigned_abs()) * 1_000_000_000 / u128::from(self.per_second.max(1));
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
             .clamp(Duration::from_millis(1), Duration::from_secs(5))
@@ -318,14 +290,8 @@ impl Catalog {
         if let Some(name) = rest.strip_suffix("/tags/list") {
             return match self.repositories.get(name) {
                 Some(repository) => {
-                    let tags = page(
-                        repository
-                            .tags
-                            .iter()
-                            .filter(|(_, d)| d.is_some())
-                            .map(|(tag, _)| tag),
-                        query,
-                    );
+                    let tags =
+                        page(repository.tags.iter().filter(|(_, d)| d.is_some()).map(|(tag, _)| tag), query);
                     json(200, serde_json::json!({ "name": name, "tags": tags }).to_string())
                 }
                 None => not_found("NAME_UNKNOWN", "no such repository"),
@@ -363,10 +329,7 @@ impl Catalog {
         match store.read_blob(&digest, oci::MANIFEST_MAX) {
             Ok(bytes) => Answer {
                 status: 200,
-                headers: vec![
-                    ("content-type", media_type),
-                    ("docker-content-digest", digest.to_string()),
-                ],
+                headers: vec![("content-type", media_type), ("docker-content-digest", digest.to_string())],
                 body: Body::Bytes(bytes),
             },
             Err(error) => broken(&error),
@@ -375,11 +338,7 @@ impl Catalog {
 
     fn blob(&self, store: &Store, name: &str, digest: &str, request: &Request<()>) -> Answer {
         let digest = Digest::parse(digest).ok();
-        let known = self
-            .repositories
-            .get(name)
-            .zip(digest)
-            .filter(|(r, d)| r.blobs.contains(d));
+        let known = self.repositories.get(name).zip(digest).filter(|(r, d)| r.blobs.contains(d));
         let Some((_, digest)) = known else {
             return not_found("BLOB_UNKNOWN", "no such blob");
         };
@@ -396,34 +355,18 @@ impl Catalog {
         ];
         let range = request.headers().get(header::RANGE).and_then(|v| v.to_str().ok());
         match range.map_or(Range::All, |text| Range::parse(text, size)) {
-            Range::All => Answer {
-                status: 200,
-                headers,
-                body: Body::File {
-                    file,
-                    offset: 0,
-                    len: size,
-                },
-            },
+            Range::All => Answer { status: 200, headers, body: Body::File { file, offset: 0, len: size } },
             Range::Part(first, last) => {
                 headers.push(("content-range", format!("bytes {first}-{last}/{size}")));
                 Answer {
                     status: 206,
                     headers,
-                    body: Body::File {
-                        file,
-                        offset: first,
-                        len: last - first + 1,
-                    },
+                    body: Body::File { file, offset: first, len: last - first + 1 },
                 }
             }
             Range::Outside => {
                 let headers = vec![("content-range", format!("bytes */{size}"))];
-                Answer {
-                    status: 416,
-                    headers,
-                    body: Body::Bytes(Vec::new()),
-                }
+                Answer { status: 416, headers, body: Body::Bytes(Vec::new()) }
             }
         }
     }
@@ -433,36 +376,24 @@ impl Repository {
     fn add(&mut self, reference: &Reference, image: &images::Loaded) {
         let digest = &image.entry.digest;
         if let Some(tag) = reference.tag() {
-            let slot = self
-                .tags
-                .entry(tag.to_owned())
-                .or_insert_with(|| Some(digest.clone()));
+            let slot = self.tags.entry(tag.to_owned()).or_insert_with(|| Some(digest.clone()));
             if slot.as_ref() != Some(digest) {
                 *slot = None;
             }
         }
-        self.manifests
-            .insert(digest.clone(), image.entry.media_type.clone());
+        self.manifests.insert(digest.clone(), image.entry.media_type.clone());
         self.blobs.insert(digest.clone());
         self.blobs.insert(image.manifest.config.digest.clone());
-        self.blobs
-            .extend(image.manifest.layers.iter().map(|l| l.digest.clone()));
+        self.blobs.extend(image.manifest.layers.iter().map(|l| l.digest.clone()));
     }
 }
 
 /// `?n=` and `?last=` of a list.
 fn page<'a>(names: impl Iterator<Item = &'a String>, query: &str) -> Vec<&'a String> {
-    let value = |key: &str| {
-        query
-            .split('&')
-            .find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
-    };
+    let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
     let last = value("last").unwrap_or_default();
     let count = value("n").and_then(|n| n.parse().ok()).unwrap_or(usize::MAX);
-    names
-        .filter(|name| last.is_empty() || name.as_str() > last)
-        .take(count)
-        .collect()
+    names.filter(|name| last.is_empty() || name.as_str() > last).take(count).collect()
 }
 
 /// What of a blob is asked for. RFC 9110, section 14.1.2; several ranges at once are answered by all of it.
@@ -476,16 +407,10 @@ enum Range {
 
 impl Range {
     fn parse(text: &str, size: u64) -> Self {
-        let parts = text
-            .strip_prefix("bytes=")
-            .filter(|t| !t.contains(','))
-            .and_then(|t| t.trim().split_once('-'));
-        let number = |text: &str| {
-            text.bytes()
-                .all(|b| b.is_ascii_digit())
-                .then(|| text.parse::<u64>().ok())
-                .flatten()
-        };
+        let parts =
+            text.strip_prefix("bytes=").filter(|t| !t.contains(',')).and_then(|t| t.trim().split_once('-'));
+        let number =
+            |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
         match parts {
             Some(("", tail)) => match number(tail) {
                 Some(0) => Range::Outside,
@@ -512,26 +437,16 @@ fn json(status: u16, text: String) -> Answer {
         ("content-type", "application/json".to_owned()),
         ("docker-distribution-api-version", "registry/2.0".to_owned()),
     ];
-    Answer {
-        status,
-        headers,
-        body: Body::Bytes(text.into_bytes()),
-    }
+    Answer { status, headers, body: Body::Bytes(text.into_bytes()) }
 }
 
 fn not_found(code: &str, message: &str) -> Answer {
-    json(
-        404,
-        serde_json::json!({"errors": [{"code": code, "message": message}]}).to_string(),
-    )
+    json(404, serde_json::json!({"errors": [{"code": code, "message": message}]}).to_string())
 }
 
 fn broken(error: &dyn std::error::Error) -> Answer {
     log::error!("cannot serve: {}", crate::failure::chain(error));
-    json(
-        500,
-        r#"{"errors":[{"code":"UNKNOWN","message":"the store cannot be read"}]}"#.to_owned(),
-    )
+    json(500, r#"{"errors":[{"code":"UNKNOWN","message":"the store cannot be read"}]}"#.to_owned())
 }
 
 #[cfg(test)]

@@ -213,11 +213,7 @@ impl Server {
                     self.next_client += 1;
                     let mut client = Client::new(stream, Instant::now() + ASK_TIMEOUT);
                     let interest = Interest::READABLE | Interest::WRITABLE;
-                    match self
-                        .poll
-                        .registry()
-                        .register(client.stream(), Token(token), interest)
-                    {
+                    match self.poll.registry().register(client.stream(), Token(token), interest) {
                         Ok(()) => drop(self.clients.insert(token, client)),
                         Err(error) => log::warn!("a client cannot be polled: {error}"),
                     }
@@ -412,12 +408,8 @@ impl Server {
 
     fn on_pull(&mut self, client: &mut Client, pull: &engine::Pull) -> Result<(), Failure> {
         let reference = Reference::parse(&pull.reference).map_err(|e| failure::usage(&e))?;
-        let platform = pull
-            .platform
-            .as_deref()
-            .map(Platform::parse)
-            .transpose()
-            .map_err(|e| failure::usage(&e))?;
+        let platform =
+            pull.platform.as_deref().map(Platform::parse).transpose().map_err(|e| failure::usage(&e))?;
         let configured = &self.shared.config.insecure_registries;
         let insecure = pull.insecure || configured.iter().any(|host| host == reference.host());
         let wanted = platform.clone().unwrap_or_else(Platform::host);
@@ -426,12 +418,7 @@ impl Server {
             Some(job) => job,
             None => {
                 let workers = self.shared.config.max_downloads;
-                let request = PullRequest {
-                    reference,
-                    platform,
-                    access: Access { insecure },
-                    workers,
-                };
+                let request = PullRequest { reference, platform, access: Access { insecure }, workers };
                 let subject = request.reference.to_string();
                 self.start("pull", subject, Some(key), |task| task.pull(request))?
             }
@@ -450,18 +437,11 @@ impl Server {
         layers: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
         let reference = Reference::parse(&import.reference).map_err(|e| failure::usage(&e))?;
-        let platform = import
-            .platform
-            .as_deref()
-            .map(Platform::parse)
-            .transpose()
-            .map_err(|e| failure::usage(&e))?;
+        let platform =
+            import.platform.as_deref().map(Platform::parse).transpose().map_err(|e| failure::usage(&e))?;
         if layers.is_empty() || layers.len() as u64 != u64::from(import.layers) {
-            let message = format!(
-                "the request names {} layers and brings {} descriptors",
-                import.layers,
-                layers.len()
-            );
+            let message =
+                format!("the request names {} layers and brings {} descriptors", import.layers, layers.len());
             return Err(failure::new(Code::Usage, message, ""));
         }
         if reference.digest().is_some() {
@@ -471,32 +451,19 @@ impl Server {
                 "give NAME:TAG",
             ));
         }
-        let run = Run {
-            env: import.env,
-            cmd: import.cmd,
-            labels: import.labels.into_iter().collect(),
-        };
+        let run = Run { env: import.env, cmd: import.cmd, labels: import.labels.into_iter().collect() };
         let platform = platform.unwrap_or_else(Platform::host);
         let subject = reference.to_string();
-        let request = ImportRequest {
-            reference,
-            platform,
-            run,
-            layers,
-        };
+        let request = ImportRequest { reference, platform, run, layers };
         let job = self.start("import", subject, None, |task| task.import(request))?;
         self.join(client, job, false);
         Ok(())
     }
 
     fn on_serve(&mut self, client: &mut Client, serve: engine::Serve) -> Result<(), Failure> {
-        let engine::Serve {
-            listen,
-            bytes_per_second,
-        } = serve;
-        let job = self.start("serve", listen.clone(), None, move |task| {
-            task.serve(listen, bytes_per_second)
-        })?;
+        let engine::Serve { listen, bytes_per_second } = serve;
+        let job =
+            self.start("serve", listen.clone(), None, move |task| task.serve(listen, bytes_per_second))?;
         self.jobs.watch(job);
         client.state = State::Serving(job);
         Ok(())
@@ -516,11 +483,7 @@ impl Server {
             entry.cancel.cancel();
         }
         let reference = entry.subject.clone();
-        client.say(&Answer::Done(Done {
-            reference,
-            unchanged,
-            ..Done::default()
-        }));
+        client.say(&Answer::Done(Done { reference, unchanged, ..Done::default() }));
         Ok(())
     }
 
@@ -530,10 +493,7 @@ impl Server {
         let reference = entry.subject.clone();
         if detach {
             client.say(&Answer::Job(entry.describe(id).0));
-            client.say(&Answer::Done(Done {
-                reference,
-                ..Done::default()
-            }));
+            client.say(&Answer::Done(Done { reference, ..Done::default() }));
             return;
         }
         self.jobs.watch(id);
@@ -552,11 +512,7 @@ impl Server {
         run: impl FnOnce(Task) + Send + 'static,
     ) -> Result<u64, Failure> {
         if self.stop {
-            return Err(failure::new(
-                Code::Failed,
-                "the engine is stopping",
-                "try again when it is back",
-            ));
+            return Err(failure::new(Code::Failed, "the engine is stopping", "try again when it is back"));
         }
         if self.jobs.running() >= RUNNING_MAX {
             let message = format!("{RUNNING_MAX} jobs are running, and that is the most");
@@ -567,21 +523,10 @@ impl Server {
         let mut entry = JobEntry::new(kind, subject, Arc::clone(&progress));
         entry.key = key;
         let cancel = Arc::clone(&entry.cancel);
-        let task = Task {
-            shared: Arc::clone(&self.shared),
-            job,
-            progress,
-            cancel,
-        };
-        let builder = std::thread::Builder::new()
-            .name(format!("job-{job}"))
-            .stack_size(STACK);
+        let task = Task { shared: Arc::clone(&self.shared), job, progress, cancel };
+        let builder = std::thread::Builder::new().name(format!("job-{job}")).stack_size(STACK);
         builder.spawn(move || run(task)).map_err(|error| {
-            failure::new(
-                Code::Failed,
-                format!("cannot start a thread for the job: {error}"),
-                "",
-            )
+            failure::new(Code::Failed, format!("cannot start a thread for the job: {error}"), "")
         })?;
         Ok(self.jobs.insert(entry))
     }
@@ -603,11 +548,7 @@ impl Server {
 }
 
 fn no_job(job: u64) -> Failure {
-    failure::new(
-        Code::NotFound,
-        format!("there is no job {job}"),
-        "'sampan jobs' lists those that there are",
-    )
+    failure::new(Code::NotFound, format!("there is no job {job}"), "'sampan jobs' lists those that there are")
 }
 
 /// Reads a client's first frame.
@@ -618,10 +559,6 @@ fn open(body: &[u8]) -> Result<Request, Failure> {
             _ => Code::Usage,
         };
         let versions: Vec<String> = refusal.versions.iter().map(u16::to_string).collect();
-        failure::new(
-            code,
-            refusal.message,
-            &format!("versions spoken here: {}", versions.join(", ")),
-        )
+        failure::new(code, refusal.message, &format!("versions spoken here: {}", versions.join(", ")))
     })
 }

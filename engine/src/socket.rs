@@ -42,11 +42,7 @@ pub enum SocketError {
 
 fn failed(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> SocketError {
     let path = path.to_owned();
-    move |source| SocketError::File {
-        doing,
-        path: path.clone(),
-        source,
-    }
+    move |source| SocketError::File { doing, path: path.clone(), source }
 }
 
 /// The listening socket; unlinked when dropped, if this process made it.
@@ -71,13 +67,8 @@ impl Drop for Listening {
 pub fn listen(path: &Path) -> Result<Listening, SocketError> {
     if let Some(fd) = from_systemd() {
         let listener = std::os::unix::net::UnixListener::from(fd);
-        listener
-            .set_nonblocking(true)
-            .map_err(failed("use the socket given for", path))?;
-        return Ok(Listening {
-            listener: UnixListener::from_std(listener),
-            own: None,
-        });
+        listener.set_nonblocking(true).map_err(failed("use the socket given for", path))?;
+        return Ok(Listening { listener: UnixListener::from_std(listener), own: None });
     }
     if path.as_os_str().as_bytes().len() > SOCKET_PATH_MAX {
         return Err(SocketError::TooLong(path.to_owned()));
@@ -86,12 +77,7 @@ pub fn listen(path: &Path) -> Result<Listening, SocketError> {
     let mut lock_path = path.as_os_str().to_owned();
     lock_path.push(".lock");
     let lock_path = PathBuf::from(lock_path);
-    let lock = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&lock_path);
+    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
     let lock = lock.map_err(failed("open", &lock_path))?;
     let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
         .map_err(|_| SocketError::InUse(path.to_owned()))?;
@@ -101,27 +87,20 @@ pub fn listen(path: &Path) -> Result<Listening, SocketError> {
             std::fs::remove_file(path).map_err(failed("replace", path))?
         }
         Ok(_) => {
-            return Err(failed("listen on", path)(io::Error::other(
-                "something that is no socket is there",
-            )));
+            return Err(failed("listen on", path)(io::Error::other("something that is no socket is there")));
         }
         Err(_) => {}
     }
     let listener = UnixListener::bind(path).map_err(failed("listen on", path))?;
     permit(path, 0o660).map_err(failed("set the mode of", path))?;
-    Ok(Listening {
-        listener,
-        own: Some((path.to_owned(), lock)),
-    })
+    Ok(Listening { listener, own: Some((path.to_owned(), lock)) })
 }
 
 /// The first descriptor that systemd hands over. sd_listen_fds(3).
 fn from_systemd() -> Option<OwnedFd> {
     let mut given = sd_notify::listen_fds_with_names().ok()?.collect::<Vec<_>>();
     let at = given.iter().position(|(_, name)| name == "engine").unwrap_or(0);
-    (!given.is_empty())
-        .then(|| given.swap_remove(at))
-        .and_then(|(fd, _)| sys::adopt(fd))
+    (!given.is_empty()).then(|| given.swap_remove(at)).and_then(|(fd, _)| sys::adopt(fd))
 }
 
 /// Makes the FIFO if it is not there (0620), and holds it open, so that events outlive a monitord that dies.
@@ -138,11 +117,7 @@ pub fn hold_fifo(path: &Path) -> Option<File> {
     }
     // O_RDWR: it never fails for want of a reader, and never reads as closed. fifo(7).
     let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOFOLLOW;
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(flags)
-        .open(path);
+    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
     match file {
         Ok(file) if file.metadata().is_ok_and(|meta| meta.file_type().is_fifo()) => Some(file),
         Ok(_) => {
@@ -160,11 +135,7 @@ fn make_parent(path: &Path) -> Result<(), SocketError> {
     let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) else {
         return Ok(());
     };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(dir)
-        .map_err(failed("make", dir))
+    DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(failed("make", dir))
 }
 
 /// Sets the mode, and the group if there is one of our name and we may.
@@ -175,20 +146,13 @@ fn permit(path: &Path, mode: u32) -> io::Result<()> {
         log::info!("cannot give {} to group {GROUP}: {error}", path.display());
     }
     let mode = Mode::from_bits_truncate(mode);
-    Ok(fchmodat(
-        nix::fcntl::AT_FDCWD,
-        path,
-        mode,
-        FchmodatFlags::FollowSymlink,
-    )?)
+    Ok(fchmodat(nix::fcntl::AT_FDCWD, path, mode, FchmodatFlags::FollowSymlink)?)
 }
 
 /// The number of our group. Read from /etc/group(5) itself: asking through NSS would load its modules into a
 /// process that needs them for nothing else.
 fn group_id(file: &str) -> Option<Gid> {
-    let line = file
-        .lines()
-        .find_map(|line| line.strip_prefix(GROUP)?.strip_prefix(':'))?;
+    let line = file.lines().find_map(|line| line.strip_prefix(GROUP)?.strip_prefix(':'))?;
     line.split(':').nth(1)?.parse().ok().map(Gid::from_raw)
 }
 

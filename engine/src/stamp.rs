@@ -80,26 +80,13 @@ mod tests {
     #[test]
     fn stamps_are_read_and_written_alike() {
         assert_eq!(parse("1970-01-01T00:00:00Z"), Some(0));
-        assert_eq!(
-            parse("2022-05-10T17:20:34.661862100+08:00"),
-            Some(1_652_174_434_661_862_100)
-        );
-        assert_eq!(
-            parse("0001-01-01T00:00:00Z"),
-            None,
-            "outside of 64-bit nanoseconds"
-        );
+        assert_eq!(parse("2022-05-10T17:20:34.661862100+08:00"), Some(1_652_174_434_661_862_100));
+        assert_eq!(parse("0001-01-01T00:00:00Z"), None, "outside of 64-bit nanoseconds");
         assert_eq!(
             parse("2040-02-29T12:00:00.5Z").map(format).as_deref(),
             Some("2040-02-29T12:00:00.500000000Z")
         );
-        for nanos in [
-            0,
-            -1,
-            951_782_400_000_000_000,
-            i64::MAX,
-            4_107_542_399_999_999_999,
-        ] {
+        for nanos in [0, -1, 951_782_400_000_000_000, i64::MAX, 4_107_542_399_999_999_999] {
             assert_eq!(parse(&format(nanos)), Some(nanos));
         }
     }

@@ -125,19 +125,10 @@ impl Store {
             let dir = root.join(dir);
             // 0700: layers hold setuid programs and files of all owners.
             let mode = if dir.ends_with("sha256") { 0o755 } else { 0o700 };
-            DirBuilder::new()
-                .recursive(true)
-                .mode(mode)
-                .create(&dir)
-                .map_err(file_error("make", &dir))?;
+            DirBuilder::new().recursive(true).mode(mode).create(&dir).map_err(file_error("make", &dir))?;
         }
         let path = root.join("lock");
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = file.map_err(file_error("open", &path))?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
             .map_err(|_| StoreError::Locked(root.to_owned()))?;
@@ -170,10 +161,8 @@ impl Store {
             self.replace_file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         }
         if !self.root.join("index.json").exists() {
-            let empty = format!(
-                r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[]}}"#,
-                crate::oci::INDEX
-            );
+            let empty =
+                format!(r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[]}}"#, crate::oci::INDEX);
             self.replace_file("index.json", empty.as_bytes())?;
         }
         Ok(())
@@ -201,10 +190,7 @@ impl Store {
 
     /// Where a blob is, or would be.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.root
-            .join("blobs")
-            .join(digest.algorithm().word())
-            .join(digest.hex())
+        self.root.join("blobs").join(digest.algorithm().word()).join(digest.hex())
     }
 
     /// True if the blob is there in its full size.
@@ -230,9 +216,7 @@ impl Store {
         let path = self.blob_path(digest);
         let file = File::open(&path).map_err(file_error("open", &path))?;
         let mut bytes = Vec::new();
-        file.take(max + 1)
-            .read_to_end(&mut bytes)
-            .map_err(file_error("read", &path))?;
+        file.take(max + 1).read_to_end(&mut bytes).map_err(file_error("read", &path))?;
         let found = digest_of(&bytes, digest);
         if found != *digest {
             return Err(StoreError::Digest {
@@ -271,12 +255,7 @@ impl Store {
     /// [`StoreError::File`].
     pub fn temp_file(&self, kind: &str) -> Result<(Temp, File), StoreError> {
         let temp = self.temp_name(kind);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(&temp.path);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&temp.path);
         let file = file.map_err(file_error("make", &temp.path))?;
         Ok((temp, file))
     }
@@ -298,10 +277,7 @@ impl Store {
 
     fn temp_name(&self, kind: &str) -> Temp {
         let nth = self.temps.fetch_add(1, Ordering::Relaxed);
-        Temp {
-            path: self.root.join("tmp").join(format!("{kind}-{nth}")),
-            keep: false,
-        }
+        Temp { path: self.root.join("tmp").join(format!("{kind}-{nth}")), keep: false }
     }
 
     /// Gives a verified file its final name.
@@ -338,13 +314,9 @@ impl Store {
     /// Replaces a small file of the store's root: write-temporary, fsync, rename, fsync of the directory.
     pub(crate) fn replace_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let (temp, mut file) = self.temp_file("file")?;
-        file.write_all(bytes)
-            .and_then(|()| file.sync_all())
-            .map_err(file_error("write", temp.path()))?;
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(file_error("write", temp.path()))?;
         rename(temp, &self.root.join(name))?;
-        File::open(&self.root)
-            .and_then(|dir| dir.sync_all())
-            .map_err(file_error("sync", &self.root))
+        File::open(&self.root).and_then(|dir| dir.sync_all()).map_err(file_error("sync", &self.root))
     }
 
     /// Keeps `digests` (of blobs and chain ids) from garbage collection until the pin is dropped.
@@ -356,10 +328,7 @@ impl Store {
         for digest in &held {
             *pins.entry(digest.clone()).or_default() += 1;
         }
-        Pin {
-            pins: Arc::clone(&self.pins),
-            held,
-        }
+        Pin { pins: Arc::clone(&self.pins), held }
     }
 
     /// Removes blobs and layers that are neither in `used` nor pinned. The caller holds the commit lock.
@@ -417,9 +386,7 @@ fn names(dir: &Path) -> Result<Vec<String>, StoreError> {
     };
     entries
         .map(|entry| {
-            entry
-                .map(|e| e.file_name().to_string_lossy().into_owned())
-                .map_err(file_error("list", dir))
+            entry.map(|e| e.file_name().to_string_lossy().into_owned()).map_err(file_error("list", dir))
         })
         .collect()
 }
@@ -447,10 +414,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(dir.path()).expect("opened");
         let digest = Digest::of(b"right");
-        assert!(matches!(
-            store.write_blob(&digest, b"wrong"),
-            Err(StoreError::Digest { .. })
-        ));
+        assert!(matches!(store.write_blob(&digest, b"wrong"), Err(StoreError::Digest { .. })));
         assert!(!store.blob_path(&digest).exists());
         store.write_blob(&digest, b"right").expect("written");
         assert_eq!(store.read_blob(&digest, 100).expect("read"), b"right");

@@ -114,11 +114,7 @@ struct SparseWords {
 impl<R: Read> Tarball<R> {
     /// Reads from the first byte of `from`.
     pub fn new(from: R) -> Self {
-        Tarball {
-            from,
-            content: 0,
-            padding: 0,
-        }
+        Tarball { from, content: 0, padding: 0 }
     }
 
     /// The stream, wherever it stands.
@@ -160,9 +156,7 @@ impl<R: Read> Tarball<R> {
     /// # Errors
     /// [`TarError::Truncated`] if the stream ends before the content does.
     pub fn read_content(&mut self, into: &mut [u8]) -> Result<usize, TarError> {
-        let want = usize::try_from(self.content)
-            .unwrap_or(usize::MAX)
-            .min(into.len());
+        let want = usize::try_from(self.content).unwrap_or(usize::MAX).min(into.len());
         let into = into.get_mut(..want).unwrap_or_default();
         if into.is_empty() {
             return Ok(0);
@@ -204,13 +198,7 @@ impl<R: Read> Tarball<R> {
         let sum = bytes
             .iter()
             .enumerate()
-            .map(|(at, b)| {
-                if (148..156).contains(&at) {
-                    32
-                } else {
-                    u32::from(*b)
-                }
-            })
+            .map(|(at, b)| if (148..156).contains(&at) { 32 } else { u32::from(*b) })
             .sum::<u32>();
         if header.cksum().ok() != Some(sum) {
             return Err(malformed("a header's checksum is wrong, or it is no tar at all"));
@@ -221,9 +209,7 @@ impl<R: Read> Tarball<R> {
     /// The content of an entry that describes the next one.
     fn meta(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
         if size > META_MAX {
-            return Err(malformed(format!(
-                "a header of {size} bytes, at most {META_MAX} are read"
-            )));
+            return Err(malformed(format!("a header of {size} bytes, at most {META_MAX} are read")));
         }
         self.begin_content(size);
         let mut bytes = vec![0; usize::try_from(size).expect("at most META_MAX")];
@@ -282,12 +268,8 @@ impl<R: Read> Tarball<R> {
                 .map_err(field)
                 .and_then(|v| u32::try_from(v).map_err(|_| malformed("an owner over 32 bits")))
         };
-        let path = pax
-            .sparse
-            .name
-            .or(pax.path)
-            .or(long_name)
-            .unwrap_or_else(|| header.path_bytes().into_owned());
+        let path =
+            pax.sparse.name.or(pax.path).or(long_name).unwrap_or_else(|| header.path_bytes().into_owned());
         let link = pax
             .link
             .or(long_link)
@@ -295,11 +277,7 @@ impl<R: Read> Tarball<R> {
             .unwrap_or_default();
         let device = |part: io::Result<Option<u32>>| part.ok().flatten().unwrap_or(0);
         Ok(Entry {
-            kind: if kind == Kind::Regular && path.ends_with(b"/") {
-                Kind::Directory
-            } else {
-                kind
-            },
+            kind: if kind == Kind::Regular && path.ends_with(b"/") { Kind::Directory } else { kind },
             path,
             link,
             mode: header.mode().map_err(field)? & 0o7777,
@@ -319,9 +297,7 @@ impl<R: Read> Tarball<R> {
     /// The map of an old GNU sparse file: four stretches in the header, more in blocks behind it.
     fn old_sparse(&mut self, header: &Header) -> Result<(Vec<(u64, u64)>, u64), TarError> {
         let field = |e: io::Error| malformed(e.to_string());
-        let gnu = header
-            .as_gnu()
-            .ok_or_else(|| malformed("a sparse file without a GNU header"))?;
+        let gnu = header.as_gnu().ok_or_else(|| malformed("a sparse file without a GNU header"))?;
         let mut map = Vec::new();
         let mut add = |stretch: &tar::GnuSparseHeader| -> Result<(), TarError> {
             if !stretch.is_empty() {
@@ -389,17 +365,11 @@ fn check_sparse(map: &[(u64, u64)], size: u64, stored: u64) -> Result<(), TarErr
     let mut end = 0u64;
     let mut data = 0u64;
     for (offset, len) in map {
-        let stop = offset
-            .checked_add(*len)
-            .filter(|stop| *offset >= end && *stop <= size);
+        let stop = offset.checked_add(*len).filter(|stop| *offset >= end && *stop <= size);
         end = stop.ok_or_else(|| malformed("a sparse file's stretches overlap or leave it"))?;
         data += len;
     }
-    if data == stored {
-        Ok(())
-    } else {
-        Err(malformed("a sparse file's map does not fit its data"))
-    }
+    if data == stored { Ok(()) } else { Err(malformed("a sparse file's map does not fit its data")) }
 }
 
 impl Pax {
@@ -438,9 +408,8 @@ impl Pax {
             b"GNU.sparse.realsize" | b"GNU.sparse.size" => self.sparse.real_size = Some(number()?),
             b"GNU.sparse.map" => self.sparse.map = Some(sparse_list(value).ok_or_else(bad)?),
             _ => {
-                if let Some(name) = key
-                    .strip_prefix(b"SCHILY.xattr.")
-                    .or_else(|| key.strip_prefix(b"LIBARCHIVE.xattr."))
+                if let Some(name) =
+                    key.strip_prefix(b"SCHILY.xattr.").or_else(|| key.strip_prefix(b"LIBARCHIVE.xattr."))
                 {
                     // libarchive's form is base64 and comes beside the plain one.
                     if key.starts_with(b"SCHILY") && !name.is_empty() && !name.contains(&0) {
@@ -457,11 +426,8 @@ impl Pax {
 fn sparse_list(value: &[u8]) -> Option<Vec<(u64, u64)>> {
     let numbers: Vec<u64> = value.split(|b| *b == b',').map(ascii).collect::<Option<_>>()?;
     let pairs = numbers.chunks_exact(2);
-    (pairs.remainder().is_empty() && numbers.len() <= 2 * SPARSE_MAX).then(|| {
-        pairs
-            .filter_map(|pair| Some((*pair.first()?, *pair.get(1)?)))
-            .collect()
-    })
+    (pairs.remainder().is_empty() && numbers.len() <= 2 * SPARSE_MAX)
+        .then(|| pairs.filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect())
 }
 
 fn ascii<T: std::str::FromStr>(bytes: &[u8]) -> Option<T> {
@@ -477,10 +443,8 @@ fn pax_time(value: &[u8]) -> Option<(i64, u32)> {
     let mut nanos = 0u32;
     for (nth, digit) in fraction.bytes().enumerate() {
         let digit = u32::from(digit.checked_sub(b'0').filter(|d| *d <= 9)?);
-        nanos += digit
-            * 10u32
-                .checked_pow(8u32.checked_sub(u32::try_from(nth).ok()?).unwrap_or(99))
-                .unwrap_or(0);
+        nanos +=
+            digit * 10u32.checked_pow(8u32.checked_sub(u32::try_from(nth).ok()?).unwrap_or(99)).unwrap_or(0);
     }
     match (negative, nanos) {
         (true, 1..) => Some((seconds.checked_sub(1)?, 1_000_000_000 - nanos)),
@@ -568,19 +532,11 @@ mod tests {
             record("uid", b"4000000000"),
         ]
         .concat();
-        let bytes = [
-            block(EntryType::XHeader, "x", &records),
-            block(EntryType::Regular, "f", b"hi"),
-        ]
-        .concat();
+        let bytes =
+            [block(EntryType::XHeader, "x", &records), block(EntryType::Regular, "f", b"hi")].concat();
         let entries = all(&bytes).expect("good");
-        let [entry] = entries.as_slice() else {
-            panic!("{entries:?}")
-        };
-        assert_eq!(
-            entry.xattrs,
-            [(b"security.capability".to_vec(), b"\x01\n\x00\n=\xff".to_vec())]
-        );
+        let [entry] = entries.as_slice() else { panic!("{entries:?}") };
+        assert_eq!(entry.xattrs, [(b"security.capability".to_vec(), b"\x01\n\x00\n=\xff".to_vec())]);
         assert_eq!(entry.mtime, (-2, 750_000_000));
         assert_eq!(
             (entry.path.as_slice(), entry.uid, entry.size),

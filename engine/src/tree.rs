@@ -80,12 +80,7 @@ fn empty(top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
             // A name that no entry of ours or of the layer has by chance; a clash ends in an error, not in harm.
             let target = format!(".sampan-moved-up-{moved}");
             // Moving a directory needs write permission on it, since its ".." changes.
-            let _ = fchmodat(
-                &child,
-                inner.as_c_str(),
-                Mode::S_IRWXU,
-                FchmodatFlags::FollowSymlink,
-            );
+            let _ = fchmodat(&child, inner.as_c_str(), Mode::S_IRWXU, FchmodatFlags::FollowSymlink);
             renameat(&child, inner.as_c_str(), top, target.as_str())?;
         }
     }
@@ -132,12 +127,8 @@ mod tests {
         fs::write(outside.join("kept"), "x").expect("written");
         let top = root.path().join("top");
         fs::create_dir(&top).expect("made");
-        let mut at = open_dir(
-            AT_FDCWD,
-            &CString::new(top.as_os_str().as_bytes()).expect("no NUL"),
-            false,
-        )
-        .expect("open");
+        let mut at = open_dir(AT_FDCWD, &CString::new(top.as_os_str().as_bytes()).expect("no NUL"), false)
+            .expect("open");
         for _ in 0..3000 {
             nix::sys::stat::mkdirat(&at, "deep", Mode::S_IRWXU).expect("made");
             nix::unistd::symlinkat(outside.as_path(), &at, "link").expect("made");

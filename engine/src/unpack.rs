@@ -108,11 +108,7 @@ impl Unpacker {
             self.whiteout(&parent, hidden, &path)?;
             return Ok(true);
         }
-        let at = Place {
-            parent: &parent,
-            name,
-            path: &path,
-        };
+        let at = Place { parent: &parent, name, path: &path };
         match entry.kind {
             Kind::Regular => self.regular(at, entry, tarball)?,
             Kind::Directory => {
@@ -127,10 +123,7 @@ impl Unpacker {
             }
             Kind::Fifo | Kind::Char | Kind::Block => return self.node(at, entry),
             Kind::Unknown(kind) => {
-                log::debug!(
-                    "layer entry {:?} of unknown type {kind} is passed over",
-                    lossy(&path)
-                );
+                log::debug!("layer entry {:?} of unknown type {kind} is passed over", lossy(&path));
                 return Ok(false);
             }
         }
@@ -171,16 +164,10 @@ impl Unpacker {
 
     fn make_parents(&mut self, path: &[u8]) -> Result<OwnedFd, UnpackError> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        let mut ends: Vec<usize> = path
-            .iter()
-            .enumerate()
-            .filter(|(_, b)| **b == b'/')
-            .map(|(at, _)| at)
-            .collect();
+        let mut ends: Vec<usize> =
+            path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).collect();
         ends.push(path.len());
-        let mut above = self
-            .resolve(b"", flags)
-            .map_err(|e| file("open the directory of", path, e))?;
+        let mut above = self.resolve(b"", flags).map_err(|e| file("open the directory of", path, e))?;
         for end in ends {
             let prefix = path.get(..end).unwrap_or(path);
             above = match self.resolve(prefix, flags) {
@@ -197,8 +184,7 @@ impl Unpacker {
                         }
                         Err(errno) => return Err(file("make the directory of", path, errno)),
                     }
-                    self.resolve(prefix, flags)
-                        .map_err(|e| file("open the directory of", path, e))?
+                    self.resolve(prefix, flags).map_err(|e| file("open the directory of", path, e))?
                 }
                 Err(Errno::ENOTDIR) => {
                     let (_, name) = split(prefix);
@@ -226,13 +212,8 @@ impl Unpacker {
         }
         // What was known of a directory may be of the one that goes now.
         self.parent = None;
-        tree::remove_at(at.parent.as_fd(), OsStr::from_bytes(at.name)).map_err(|source| {
-            UnpackError::File {
-                doing: "replace",
-                path: lossy(at.path),
-                source,
-            }
-        })?;
+        tree::remove_at(at.parent.as_fd(), OsStr::from_bytes(at.name))
+            .map_err(|source| UnpackError::File { doing: "replace", path: lossy(at.path), source })?;
         make().map_err(|e| file(doing, at.path, e))
     }
 
@@ -243,29 +224,16 @@ impl Unpacker {
         tarball: &mut Tarball<R>,
     ) -> Result<(), UnpackError> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let open = || {
-            openat(
-                at.parent,
-                OsStr::from_bytes(at.name),
-                flags,
-                Mode::S_IRUSR | Mode::S_IWUSR,
-            )
-        };
+        let open = || openat(at.parent, OsStr::from_bytes(at.name), flags, Mode::S_IRUSR | Mode::S_IWUSR);
         let to = File::from(self.replacing(at, "make", open)?);
-        let io = |source| UnpackError::File {
-            doing: "write",
-            path: lossy(at.path),
-            source,
-        };
+        let io = |source| UnpackError::File { doing: "write", path: lossy(at.path), source };
         match &entry.sparse {
             None => loop {
                 let len = tarball.read_content(&mut self.buffer)?;
                 if len == 0 {
                     break;
                 }
-                (&to)
-                    .write_all(self.buffer.get(..len).unwrap_or_default())
-                    .map_err(io)?;
+                (&to).write_all(self.buffer.get(..len).unwrap_or_default()).map_err(io)?;
             },
             Some(map) => {
                 to.set_len(entry.size).map_err(io)?;
@@ -289,19 +257,13 @@ impl Unpacker {
     ) -> Result<(), UnpackError> {
         let mut done = 0;
         while done < len {
-            let want = usize::try_from(len - done)
-                .unwrap_or(usize::MAX)
-                .min(self.buffer.len());
+            let want = usize::try_from(len - done).unwrap_or(usize::MAX).min(self.buffer.len());
             let got = tarball.read_content(self.buffer.get_mut(..want).unwrap_or_default())?;
             if got == 0 {
                 return Err(TarError::Truncated.into());
             }
             to.write_all_at(self.buffer.get(..got).unwrap_or_default(), offset + done)
-                .map_err(|source| UnpackError::File {
-                    doing: "write",
-                    path: lossy(path),
-                    source,
-                })?;
+                .map_err(|source| UnpackError::File { doing: "write", path: lossy(path), source })?;
             done += got as u64;
         }
         Ok(())
@@ -331,39 +293,22 @@ impl Unpacker {
     fn hard_link(&mut self, at: Place<'_>, entry: &Entry) -> Result<(), UnpackError> {
         let target = clean(&entry.link)?;
         if target.is_empty() || target == at.path {
-            return Err(refused(
-                at.path,
-                "it is a hard link to the layer's root or to itself",
-            ));
+            return Err(refused(at.path, "it is a hard link to the layer's root or to itself"));
         }
         let (parent_path, name) = split(&target);
         let parent = match self.resolve(parent_path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Ok(fd) => fd,
             Err(Errno::ENOENT | Errno::ENOTDIR) => {
-                return Err(refused(
-                    at.path,
-                    "it is a hard link to a file that is not in the layer",
-                ));
+                return Err(refused(at.path, "it is a hard link to a file that is not in the layer"));
             }
             Err(errno) => return Err(file("find the target of", at.path, errno)),
         };
         // No AT_SYMLINK_FOLLOW: a link to a symbolic link is one more name of the link itself.
         let name = OsStr::from_bytes(name);
-        let make = || {
-            linkat(
-                &parent,
-                name,
-                at.parent,
-                OsStr::from_bytes(at.name),
-                AtFlags::empty(),
-            )
-        };
+        let make = || linkat(&parent, name, at.parent, OsStr::from_bytes(at.name), AtFlags::empty());
         match self.replacing(at, "link", make) {
             Err(UnpackError::File { source, .. }) if source.raw_os_error() == Some(Errno::ENOENT as i32) => {
-                Err(refused(
-                    at.path,
-                    "it is a hard link to a file that is not in the layer",
-                ))
+                Err(refused(at.path, "it is a hard link to a file that is not in the layer"))
             }
             other => other,
         }
@@ -371,14 +316,8 @@ impl Unpacker {
 
     fn node(&mut self, at: Place<'_>, entry: &Entry) -> Result<bool, UnpackError> {
         let (kind, device) = match entry.kind {
-            Kind::Char => (
-                SFlag::S_IFCHR,
-                makedev(entry.device.0.into(), entry.device.1.into()),
-            ),
-            Kind::Block => (
-                SFlag::S_IFBLK,
-                makedev(entry.device.0.into(), entry.device.1.into()),
-            ),
+            Kind::Char => (SFlag::S_IFCHR, makedev(entry.device.0.into(), entry.device.1.into())),
+            Kind::Block => (SFlag::S_IFBLK, makedev(entry.device.0.into(), entry.device.1.into())),
             _ => (SFlag::S_IFIFO, 0),
         };
         // A device 0:0 would be a whiteout for overlayfs; the tar's way to say that is another.
@@ -389,9 +328,8 @@ impl Unpacker {
             ));
         }
         let name = OsStr::from_bytes(at.name);
-        let made = self.replacing(at, "make", || {
-            mknodat(at.parent, name, kind, Mode::S_IRUSR | Mode::S_IWUSR, device)
-        });
+        let made = self
+            .replacing(at, "make", || mknodat(at.parent, name, kind, Mode::S_IRUSR | Mode::S_IWUSR, device));
         match made {
             Err(UnpackError::File { source, .. })
                 if source.raw_os_error() == Some(Errno::EPERM as i32) && kind != SFlag::S_IFIFO =>
@@ -407,11 +345,7 @@ impl Unpacker {
 
     /// Marks that the directory hides all that lower layers have in it.
     fn opaque(&mut self, parent: &OwnedFd, path: &[u8]) -> Result<(), UnpackError> {
-        let name = if self.owner.privileged {
-            c"trusted.overlay.opaque"
-        } else {
-            c"user.overlay.opaque"
-        };
+        let name = if self.owner.privileged { c"trusted.overlay.opaque" } else { c"user.overlay.opaque" };
         sys::fsetxattr(parent, name, b"y").map_err(|e| file("make opaque the directory of", path, e))
     }
 
@@ -424,20 +358,9 @@ impl Unpacker {
             // Other reserved names (aufs wrote `.wh..wh.plnk`) mean nothing to overlayfs.
             return Ok(());
         }
-        let at = Place {
-            parent,
-            name: hidden,
-            path,
-        };
-        let make = || {
-            mknodat(
-                parent,
-                OsStr::from_bytes(hidden),
-                SFlag::S_IFCHR,
-                Mode::empty(),
-                makedev(0, 0),
-            )
-        };
+        let at = Place { parent, name: hidden, path };
+        let make =
+            || mknodat(parent, OsStr::from_bytes(hidden), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0));
         match make() {
             Ok(()) => Ok(()),
             // What this same layer put there stays: a whiteout speaks of lower layers. A directory must then
@@ -505,9 +428,7 @@ fn clean(path: &[u8]) -> Result<Vec<u8>, UnpackError> {
         match part {
             b"" | b"." => {}
             b".." => {
-                parts
-                    .pop()
-                    .ok_or_else(|| refused(path, "it leads out of the layer"))?;
+                parts.pop().ok_or_else(|| refused(path, "it leads out of the layer"))?;
             }
             _ => parts.push(part),
         }
@@ -525,10 +446,7 @@ fn is_whiteout(parent: &OwnedFd, name: &[u8]) -> bool {
 /// Directory and last name of a clean path.
 fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
-        Some(at) => (
-            path.get(..at).unwrap_or_default(),
-            path.get(at + 1..).unwrap_or_default(),
-        ),
+        Some(at) => (path.get(..at).unwrap_or_default(), path.get(at + 1..).unwrap_or_default()),
         None => (b"", path),
     }
 }
@@ -599,9 +517,8 @@ mod tests {
             .unpack();
         assert!(result.is_err());
         std::fs::write(outside.path().join("secret"), "s").expect("written");
-        let (_dir, result) = Layer::new()
-            .with(EntryType::Link, "stolen", &format!("{target}/secret"), "")
-            .unpack();
+        let (_dir, result) =
+            Layer::new().with(EntryType::Link, "stolen", &format!("{target}/secret"), "").unpack();
         assert!(matches!(result, Err(UnpackError::Refused { .. })));
         // A file over a link replaces the link and does not write through it.
         let secret = format!("{target}/secret");
@@ -610,10 +527,7 @@ mod tests {
             .with(EntryType::Regular, "x", "", "new")
             .unpack();
         result.expect("good");
-        assert_eq!(
-            std::fs::read_to_string(dir.path().join("root/x")).expect("a file"),
-            "new"
-        );
+        assert_eq!(std::fs::read_to_string(dir.path().join("root/x")).expect("a file"), "new");
         assert_eq!(std::fs::read_to_string(&secret).expect("a file"), "s");
         assert!(!outside.path().join("evil").exists());
     }
@@ -627,12 +541,7 @@ mod tests {
             .with(EntryType::Link, "y", "/usr/x", "")
             .unpack();
         result.expect("good");
-        assert_eq!(
-            std::fs::metadata(dir.path().join("root/usr/x"))
-                .expect("there")
-                .nlink(),
-            2
-        );
+        assert_eq!(std::fs::metadata(dir.path().join("root/usr/x")).expect("there").nlink(), 2);
     }
 
     #[test]
@@ -657,17 +566,9 @@ mod tests {
         if !nix::unistd::geteuid().is_root() {
             return;
         }
-        for entries in [
-            ["d/.wh.sub", "d/sub/"],
-            ["d/sub/", "d/.wh.sub"],
-            ["d/.wh.sub", "d/sub/file"],
-        ] {
+        for entries in [["d/.wh.sub", "d/sub/"], ["d/sub/", "d/.wh.sub"], ["d/.wh.sub", "d/sub/file"]] {
             let layer = entries.iter().fold(Layer::new(), |layer, name| {
-                let kind = if name.ends_with('/') {
-                    EntryType::Directory
-                } else {
-                    EntryType::Regular
-                };
+                let kind = if name.ends_with('/') { EntryType::Directory } else { EntryType::Regular };
                 layer.with(kind, name, "", "")
             });
             let (dir, result) = layer.unpack();

@@ -96,13 +96,7 @@ pub struct Task {
 pub fn progress(announcer: &Announcer, job: u64, kind: &'static str, subject: &str) -> Arc<Progress> {
     let (announcer, subject) = (announcer.clone(), subject.to_owned());
     Arc::new(Progress::new(Box::new(move |percent| {
-        announcer.job(
-            "progress",
-            job,
-            kind,
-            &subject,
-            &[("percent", &percent.to_string())],
-        );
+        announcer.job("progress", job, kind, &subject, &[("percent", &percent.to_string())]);
     })))
 }
 
@@ -112,13 +106,8 @@ impl Task {
         let name = request.reference.to_string();
         let announcer = &self.shared.announcer;
         announcer.job("start", self.job, "pull", &name, &[]);
-        let result = pull::pull(
-            &self.shared.store,
-            &self.shared.limits,
-            &request,
-            &self.progress,
-            &self.cancel,
-        );
+        let result =
+            pull::pull(&self.shared.store, &self.shared.limits, &request, &self.progress, &self.cancel);
         let outcome = match result {
             Ok(pulled) => {
                 let digest = pulled.digest.to_string();
@@ -132,12 +121,7 @@ impl Task {
                 ];
                 announcer.image("pull", &name, &facts, &pulled.labels);
                 let unchanged = pulled.unchanged;
-                Ok(Done {
-                    reference: name.clone(),
-                    digest,
-                    unchanged,
-                    removed: Vec::new(),
-                })
+                Ok(Done { reference: name.clone(), digest, unchanged, removed: Vec::new() })
             }
             Err(error) => {
                 let failure = pull_failure(&name, &error);
@@ -179,17 +163,11 @@ impl Task {
         let announcer = &self.shared.announcer;
         let tell = |address: &str| {
             announcer.job("start", self.job, "serve", address, &[]);
-            self.shared.outbox.send(Message::Serving {
-                job: self.job,
-                address: address.to_owned(),
-            });
+            self.shared.outbox.send(Message::Serving { job: self.job, address: address.to_owned() });
         };
         let result = serve::serve(&self.shared.store, &listen, bytes_per_second, &self.cancel, tell);
         let outcome = match result {
-            Ok(address) => Ok(Done {
-                reference: address,
-                ..Done::default()
-            }),
+            Ok(address) => Ok(Done { reference: address, ..Done::default() }),
             Err(error) => {
                 let hint = "give --listen ADDRESS:PORT of this host; port 0 lets the kernel choose";
                 Err(failure::new(Code::Failed, failure::chain(&error), hint))
@@ -200,9 +178,7 @@ impl Task {
 
     fn announce_failure(&self, action: &str, name: &str, failure: &Failure) {
         let none = BTreeMap::<String, String>::new();
-        self.shared
-            .announcer
-            .image(action, name, &[("reason", &failure.message)], &none);
+        self.shared.announcer.image(action, name, &[("reason", &failure.message)], &none);
     }
 
     fn end(self, kind: &'static str, subject: &str, outcome: Result<Done, Failure>) {
@@ -229,24 +205,20 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
     let message = format!("cannot pull {name}: {}", failure::chain(error));
     let (code, hint) = match error {
         PullError::Cancelled(_) => (Code::Cancelled, ""),
-        PullError::Registry(RegistryError::NotFound { .. }) => (
-            Code::NotFound,
-            "check the name and the tag; a private repository may also look absent",
-        ),
-        PullError::Registry(RegistryError::Denied { .. }) => (
-            Code::Failed,
-            "the repository is private or does not exist; this version pulls anonymously",
-        ),
-        PullError::Registry(RegistryError::Transport { .. }) => (
-            Code::Failed,
-            "check that the registry is reachable; use --insecure if it speaks plain HTTP",
-        ),
+        PullError::Registry(RegistryError::NotFound { .. }) => {
+            (Code::NotFound, "check the name and the tag; a private repository may also look absent")
+        }
+        PullError::Registry(RegistryError::Denied { .. }) => {
+            (Code::Failed, "the repository is private or does not exist; this version pulls anonymously")
+        }
+        PullError::Registry(RegistryError::Transport { .. }) => {
+            (Code::Failed, "check that the registry is reachable; use --insecure if it speaks plain HTTP")
+        }
         PullError::Layer(_)
         | PullError::ConfigDigest { .. }
-        | PullError::Registry(RegistryError::Digest { .. }) => (
-            Code::Failed,
-            "the registry or something on the way to it gives wrong data; nothing was kept",
-        ),
+        | PullError::Registry(RegistryError::Digest { .. }) => {
+            (Code::Failed, "the registry or something on the way to it gives wrong data; nothing was kept")
+        }
         PullError::Platform { .. } | PullError::Oci(_) => {
             (Code::Failed, "see --platform for other platforms")
         }
@@ -256,11 +228,7 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
 }
 
 fn import_failure(name: &str, error: &ImportError) -> Failure {
-    let code = if error.is_cancelled() {
-        Code::Cancelled
-    } else {
-        Code::Failed
-    };
+    let code = if error.is_cancelled() { Code::Cancelled } else { Code::Failed };
     let message = format!("cannot import {name}: {}", failure::chain(error));
     failure::new(
         code,
@@ -283,10 +251,8 @@ fn answers(shared: &Shared, request: &Request) -> Result<Vec<Answer>, Failure> {
     match request {
         Request::Images => {
             let images: Vec<_> = images::list(store)?.iter().map(images::Loaded::summary).collect();
-            let mut answers: Vec<Answer> = images
-                .chunks(IMAGES_PER_FRAME)
-                .map(|part| Answer::Images(part.to_vec()))
-                .collect();
+            let mut answers: Vec<Answer> =
+                images.chunks(IMAGES_PER_FRAME).map(|part| Answer::Images(part.to_vec())).collect();
             if answers.is_empty() {
                 answers.push(Answer::Images(Vec::new()));
             }
@@ -297,21 +263,13 @@ fn answers(shared: &Shared, request: &Request) -> Result<Vec<Answer>, Failure> {
             let json = images::inspect(store, name)?;
             if json.len() > sampan_ipc::frame::FRAME_MAX - 64 {
                 let message = format!("image {name:?} has a config too large to be shown");
-                return Err(failure::new(
-                    Code::Failed,
-                    message,
-                    "read it in the store with jq",
-                ));
+                return Err(failure::new(Code::Failed, message, "read it in the store with jq"));
             }
             Ok(vec![Answer::Json(json), Answer::Done(Done::default())])
         }
         Request::Tag { source, target } => tag(shared, source, target),
         Request::Remove { name, force } => remove(shared, name, *force),
-        _ => Err(failure::new(
-            Code::Failed,
-            "the request is none that is answered here",
-            "",
-        )),
+        _ => Err(failure::new(Code::Failed, "the request is none that is answered here", "")),
     }
 }
 
@@ -330,43 +288,26 @@ fn tag(shared: &Shared, source: &str, target: &str) -> Result<Vec<Answer>, Failu
     let (reference, digest) = (reference.to_string(), image.entry.digest.to_string());
     let id = image.manifest.config.digest.to_string();
     let facts = [("digest", digest.as_str()), ("imageId", &id), ("source", source)];
-    shared
-        .announcer
-        .image("tag", &reference, &facts, &image.config.config.labels);
-    Ok(vec![Answer::Done(Done {
-        reference,
-        digest,
-        ..Done::default()
-    })])
+    shared.announcer.image("tag", &reference, &facts, &image.config.config.labels);
+    Ok(vec![Answer::Done(Done { reference, digest, ..Done::default() })])
 }
 
 fn remove(shared: &Shared, name: &str, force: bool) -> Result<Vec<Answer>, Failure> {
     let removed = images::remove(&shared.store, name, force).map_err(|error| {
         let failure = Failure::from(error);
         let none = BTreeMap::<String, String>::new();
-        shared
-            .announcer
-            .image("delete-error", name, &[("reason", &failure.message)], &none);
+        shared.announcer.image("delete-error", name, &[("reason", &failure.message)], &none);
         failure
     })?;
     let digest = removed.digest;
     let mut gone = removed.untagged.clone();
     for reference in &removed.untagged {
-        shared
-            .announcer
-            .image("untag", reference, &[("digest", &digest)], &removed.labels);
+        shared.announcer.image("untag", reference, &[("digest", &digest)], &removed.labels);
     }
     if removed.deleted {
-        shared
-            .announcer
-            .image("delete", &digest, &[("digest", &digest)], &removed.labels);
+        shared.announcer.image("delete", &digest, &[("digest", &digest)], &removed.labels);
         gone.push(digest.clone());
     }
     let reference = removed.untagged.into_iter().next().unwrap_or_default();
-    Ok(vec![Answer::Done(Done {
-        reference,
-        digest,
-        removed: gone,
-        unchanged: false,
-    })])
+    Ok(vec![Answer::Done(Done { reference, digest, removed: gone, unchanged: false })])
 }

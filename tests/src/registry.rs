@@ -132,17 +132,11 @@ impl Image {
             "config": {"mediaType": oci::CONFIG, "digest": Digest::of(&config), "size": config.len()},
             "layers": layers.iter().map(describe).collect::<Vec<_>>(),
         });
-        let mut blobs: Vec<(Digest, Vec<u8>)> = layers
-            .iter()
-            .map(|l| (Digest::of(&l.blob), l.blob.clone()))
-            .collect();
+        let mut blobs: Vec<(Digest, Vec<u8>)> =
+            layers.iter().map(|l| (Digest::of(&l.blob), l.blob.clone())).collect();
         blobs.push((Digest::of(&config), config));
         let manifest = serde_json::to_vec(&manifest).expect("JSON");
-        Image {
-            blobs,
-            manifest,
-            architecture: architecture.to_owned(),
-        }
+        Image { blobs, manifest, architecture: architecture.to_owned() }
     }
 
     /// The manifest's digest.
@@ -206,17 +200,10 @@ impl DockerRegistry {
     pub fn start_tls(dir: &Path, tls: Option<(&Path, &Path)>) -> Self {
         let dir = dir.join("registry");
         fs::create_dir_all(&dir).expect("a directory");
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|l| l.local_addr())
-            .expect("a port")
-            .port();
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
         let address = format!("127.0.0.1:{port}");
         let tls = tls.map_or(String::new(), |(cert, key)| {
-            format!(
-                ", tls: {{certificate: {}, key: {}}}",
-                cert.display(),
-                key.display()
-            )
+            format!(", tls: {{certificate: {}, key: {}}}", cert.display(), key.display())
         });
         let config = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'{tls}}}\n",
@@ -231,10 +218,7 @@ impl DockerRegistry {
             .expect("docker-registry of Debian's package docker-registry");
         let deadline = Instant::now() + START;
         while TcpStream::connect(&address).is_err() {
-            assert!(
-                Instant::now() < deadline,
-                "docker-registry does not listen on {address}"
-            );
+            assert!(Instant::now() < deadline, "docker-registry does not listen on {address}");
             std::thread::yield_now();
         }
         DockerRegistry { child, dir, address }
@@ -246,13 +230,7 @@ impl DockerRegistry {
         write_layout(&layout, images);
         let reference = format!("{}/{name}", self.address);
         let status = Command::new("skopeo")
-            .args([
-                "copy",
-                "--quiet",
-                "--all",
-                "--preserve-digests",
-                "--dest-tls-verify=false",
-            ])
+            .args(["copy", "--quiet", "--all", "--preserve-digests", "--dest-tls-verify=false"])
             .arg(format!("oci:{}:t", layout.display()))
             .arg(format!("docker://{reference}"))
             .status()
@@ -322,11 +300,7 @@ impl LyingRegistry {
 
     /// From now on `path` (below `/v2/`) is answered so.
     pub fn answer(&self, path: &str, reply: Reply) {
-        self.state
-            .replies
-            .lock()
-            .expect("no panic")
-            .insert(format!("/v2/{path}"), reply);
+        self.state.replies.lock().expect("no panic").insert(format!("/v2/{path}"), reply);
     }
 
     /// From now on everything below `/v2/` wants `token`, which `/token` gives out.
@@ -388,11 +362,7 @@ fn converse(stream: TcpStream, shared: &Shared) {
                 authorization = Some(value.trim().to_owned());
             }
         }
-        shared
-            .requests
-            .lock()
-            .expect("no panic")
-            .push((path.clone(), authorization.clone()));
+        shared.requests.lock().expect("no panic").push((path.clone(), authorization.clone()));
         let token = shared.token.lock().expect("no panic").clone();
         let reply = match token {
             Some((token, _)) if path.starts_with("/token") => {
@@ -426,11 +396,7 @@ fn send(stream: &mut TcpStream, reply: Reply, shared: &Shared) -> std::io::Resul
         }
         Reply::Status(status) => {
             let body = r#"{"errors":[{"code":"TEST","message":"so it was told"}]}"#;
-            write!(
-                stream,
-                "HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            )
+            write!(stream, "HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n\r\n{body}", body.len())
         }
         Reply::Cut(body, at) => {
             stream.write_all(head(body.len(), "application/octet-stream").as_bytes())?;
@@ -454,10 +420,7 @@ fn send(stream: &mut TcpStream, reply: Reply, shared: &Shared) -> std::io::Resul
             )
         }
         Reply::Redirect(to) => {
-            write!(
-                stream,
-                "HTTP/1.1 307 Temporary Redirect\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n"
-            )
+            write!(stream, "HTTP/1.1 307 Temporary Redirect\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n")
         }
     }
 }

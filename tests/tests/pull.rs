@@ -51,11 +51,7 @@ impl Engine {
 
     /// An engine that trusts the CA certificates of a file, if one is given, and else the host's.
     fn start_with(dir: TempDir, ca: Option<&Path>) -> Self {
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(dir.path().join("log"))
-            .expect("a log");
+        let log = fs::File::options().create(true).append(true).open(dir.path().join("log")).expect("a log");
         let child = Command::new(binary("sampan-engine"))
             .envs(ca.map(|ca| ("SSL_CERT_FILE", ca)))
             .env("SAMPAN_RUN_DIR", dir.path().join("run"))
@@ -66,9 +62,7 @@ impl Engine {
             .spawn()
             .expect("sampan-engine: build the workspace first");
         let engine = Engine { dir, child };
-        wait_until("the engine to listen", || {
-            UnixStream::connect(engine.socket()).is_ok()
-        });
+        wait_until("the engine to listen", || UnixStream::connect(engine.socket()).is_ok());
         // It listens before it has looked through its store; it answers when it has.
         assert!(matches!(engine.ask(Request::Info).next(), Some(Answer::Info(_))));
         engine
@@ -89,11 +83,7 @@ impl Engine {
     fn ask_with(&self, request: Request, fds: &[RawFd]) -> Stream {
         let socket = UnixStream::connect(self.socket()).expect("connected");
         socket.set_read_timeout(Some(PATIENCE)).expect("set");
-        let bytes = frame::encode(&Opening {
-            version: VERSION,
-            request,
-        })
-        .expect("small");
+        let bytes = frame::encode(&Opening { version: VERSION, request }).expect("small");
         assert!(bytes.len() <= REQUEST_MAX);
         let rights = [nix::sys::socket::ControlMessage::ScmRights(fds)];
         let rights = if fds.is_empty() { &[] } else { rights.as_slice() };
@@ -101,10 +91,7 @@ impl Engine {
         let parts = [IoSlice::new(&bytes)];
         let sent = nix::sys::socket::sendmsg::<()>(socket.as_raw_fd(), &parts, rights, flags, None);
         assert_eq!(sent.expect("sent"), bytes.len());
-        Stream {
-            socket,
-            decoder: Decoder::new(FRAME_MAX),
-        }
+        Stream { socket, decoder: Decoder::new(FRAME_MAX) }
     }
 
     fn pull(&self, reference: &str) -> Result<Pulled, Failure> {
@@ -113,12 +100,7 @@ impl Engine {
 
     fn pull_for(&self, reference: &str, platform: Option<&str>) -> Result<Pulled, Failure> {
         let platform = platform.map(str::to_owned);
-        self.ask(Request::Pull(Pull {
-            reference: reference.to_owned(),
-            platform,
-            ..Pull::default()
-        }))
-        .watch()
+        self.ask(Request::Pull(Pull { reference: reference.to_owned(), platform, ..Pull::default() })).watch()
     }
 
     fn images(&self) -> Vec<Listed> {
@@ -143,10 +125,7 @@ impl Engine {
         let mut names = Vec::new();
         for dir in ["blobs/sha256", "layers"] {
             for entry in fs::read_dir(self.store().join(dir)).expect("listed") {
-                names.push(format!(
-                    "{dir}/{}",
-                    entry.expect("listed").file_name().to_string_lossy()
-                ));
+                names.push(format!("{dir}/{}", entry.expect("listed").file_name().to_string_lossy()));
             }
         }
         names.sort();
@@ -181,10 +160,7 @@ impl Drop for Engine {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!(
-                "{}",
-                fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
-            );
+            eprintln!("{}", fs::read_to_string(self.dir.path().join("log")).unwrap_or_default());
         }
     }
 }
@@ -222,20 +198,12 @@ impl Stream {
                 Answer::Rows { rows: changed, .. } => {
                     frames += 1;
                     for row in changed {
-                        assert_ne!(
-                            rows.get(&row.index),
-                            Some(&row),
-                            "a row is sent only when it changed"
-                        );
+                        assert_ne!(rows.get(&row.index), Some(&row), "a row is sent only when it changed");
                         rows.insert(row.index, row);
                     }
                 }
                 Answer::Done(done) => {
-                    return Ok(Pulled {
-                        done,
-                        rows: rows.into_values().collect(),
-                        frames,
-                    });
+                    return Ok(Pulled { done, rows: rows.into_values().collect(), frames });
                 }
                 Answer::Error(failure) => return Err(failure),
                 other => panic!("{other:?}"),
@@ -252,10 +220,7 @@ struct Pulled {
 }
 
 fn skopeo_inspect(store: &Path, name: &str) -> serde_json::Value {
-    let out = Command::new("skopeo")
-        .arg("inspect")
-        .arg(format!("oci:{}:{name}", store.display()))
-        .output();
+    let out = Command::new("skopeo").arg("inspect").arg(format!("oci:{}:{name}", store.display())).output();
     let out = out.expect("skopeo of Debian's package skopeo");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     serde_json::from_slice(&out.stdout).expect("JSON")
@@ -266,17 +231,10 @@ fn images_of_one_and_of_eight_layers_are_pulled_and_skopeo_reads_the_store() {
     let dir = tempfile::tempdir().expect("a directory");
     let registry = DockerRegistry::start(dir.path());
     let engine = Engine::start();
-    let one = Image::of(
-        &[Layer::of(
-            &[("bin/true", b"#!"), ("etc/motd", b"hello")],
-            Packing::Gzip,
-        )],
-        "amd64",
-    );
+    let one = Image::of(&[Layer::of(&[("bin/true", b"#!"), ("etc/motd", b"hello")], Packing::Gzip)], "amd64");
     let packings = [Packing::Gzip, Packing::Zstd, Packing::Plain, Packing::Gzip];
-    let layers: Vec<Layer> = (0..8)
-        .map(|n| Layer::large(&format!("data/{n}"), 200_000 + n * 1000, packings[n % 4]))
-        .collect();
+    let layers: Vec<Layer> =
+        (0..8).map(|n| Layer::large(&format!("data/{n}"), 200_000 + n * 1000, packings[n % 4])).collect();
     let eight = Image::of(&layers, "amd64");
     for (name, image) in [("one:1", &one), ("team/eight:8", &eight)] {
         let reference = registry.push(name, std::slice::from_ref(image));
@@ -289,31 +247,17 @@ fn images_of_one_and_of_eight_layers_are_pulled_and_skopeo_reads_the_store() {
         assert_eq!(seen["Labels"]["org.example.made"], "here");
     }
     let first = Digest::of(&Layer::of(&[("bin/true", b"#!"), ("etc/motd", b"hello")], Packing::Gzip).tar);
-    assert_eq!(
-        fs::read(engine.layer_dir(&first).join("etc/motd")).expect("unpacked"),
-        b"hello"
-    );
+    assert_eq!(fs::read(engine.layer_dir(&first).join("etc/motd")).expect("unpacked"), b"hello");
     // Rows stand in the manifest's order with the manifest's totals, and end complete.
-    let again = engine
-        .pull(&registry.push("team/eight:9", std::slice::from_ref(&eight)))
-        .expect("pulled");
+    let again = engine.pull(&registry.push("team/eight:9", std::slice::from_ref(&eight))).expect("pulled");
     assert_eq!(again.rows.len(), 8);
     for (nth, (row, layer)) in again.rows.iter().zip(&layers).enumerate() {
         assert_eq!(row.index as usize, nth);
         assert_eq!(row.id, Digest::of(&layer.blob).short());
-        assert_eq!(
-            (row.current, row.total),
-            (layer.blob.len() as u64, layer.blob.len() as u64)
-        );
+        assert_eq!((row.current, row.total), (layer.blob.len() as u64, layer.blob.len() as u64));
         assert_eq!(row.phase, Phase::Exists, "nothing is fetched twice");
     }
-    assert!(
-        engine
-            .pull(&format!("{}/team/eight:9", registry.address))
-            .expect("pulled")
-            .done
-            .unchanged
-    );
+    assert!(engine.pull(&format!("{}/team/eight:9", registry.address)).expect("pulled").done.unchanged);
     let images = engine.images();
     assert_eq!(images.len(), 2);
     assert_eq!(images[1].references.len(), 2);
@@ -334,50 +278,29 @@ fn of_an_index_the_wanted_platform_is_taken() {
     assert_eq!(pulled.done.digest, amd.digest().to_string());
     // By the index's own digest, and by tag and digest together.
     let index = Digest::of(&index_of(&[amd.clone(), arm]));
-    for reference in [
-        format!("{}/multi@{index}", registry.address),
-        format!("{reference}@{index}"),
-    ] {
+    for reference in [format!("{}/multi@{index}", registry.address), format!("{reference}@{index}")] {
         let pulled = engine.pull_for(&reference, Some("linux/amd64")).expect("pulled");
         assert_eq!(pulled.done.digest, amd.digest().to_string(), "{reference}");
     }
-    let failure = engine
-        .pull_for(&reference, Some("linux/s390x"))
-        .expect_err("not there");
-    assert!(
-        failure.message.ends_with("there are: linux/amd64, linux/arm64"),
-        "{}",
-        failure.message
-    );
+    let failure = engine.pull_for(&reference, Some("linux/s390x")).expect_err("not there");
+    assert!(failure.message.ends_with("there are: linux/amd64, linux/arm64"), "{}", failure.message);
 }
 
 /// Expects that nothing of a failed pull has a final name, except blobs that are right in themselves.
 fn refused(engine: &Engine, reference: &str, words: &str) -> Failure {
     let before = engine.named();
     let failure = engine.pull(reference).expect_err("refused");
-    assert!(
-        failure.message.contains(words),
-        "{words:?} is not in {:?}",
-        failure.message
-    );
+    assert!(failure.message.contains(words), "{words:?} is not in {:?}", failure.message);
     let kept = engine.named();
     let new: Vec<&String> = kept.iter().filter(|name| !before.contains(name)).collect();
     for name in new {
         let path = engine.store().join(name);
         assert!(path.is_file(), "{name} is an unpacked layer of a refused image");
         let bytes = fs::read(&path).expect("a blob");
-        assert!(
-            name.ends_with(Digest::of(&bytes).hex()),
-            "{name} is not what its name says"
-        );
+        assert!(name.ends_with(Digest::of(&bytes).hex()), "{name} is not what its name says");
     }
     assert_eq!(engine.temporaries(), 0, "temporaries are removed");
-    assert!(
-        engine
-            .images()
-            .iter()
-            .all(|image| !image.references.iter().any(|r| r == reference))
-    );
+    assert!(engine.images().iter().all(|image| !image.references.iter().any(|r| r == reference)));
     failure
 }
 
@@ -399,35 +322,13 @@ fn what_a_registry_gives_wrong_is_refused_and_leaves_nothing() {
     wrong[1000] ^= 1;
     refused(&engine, &publish("digest", octets(wrong)), "has digest");
     let other = Layer::large("other", 300_000, Packing::Gzip).blob;
-    refused(
-        &engine,
-        &publish(
-            "other",
-            octets(other[..layer.blob.len().min(other.len())].to_vec()),
-        ),
-        "",
-    );
-    refused(
-        &engine,
-        &publish("cut", Reply::Cut(layer.blob.clone(), 1000)),
-        "cannot read blob",
-    );
-    refused(
-        &engine,
-        &publish("short", octets(layer.blob[..1000].to_vec())),
-        "offers 1000 bytes",
-    );
-    refused(
-        &engine,
-        &publish("gone", Reply::Status(404)),
-        "is not in registry",
-    );
+    refused(&engine, &publish("other", octets(other[..layer.blob.len().min(other.len())].to_vec())), "");
+    refused(&engine, &publish("cut", Reply::Cut(layer.blob.clone(), 1000)), "cannot read blob");
+    refused(&engine, &publish("short", octets(layer.blob[..1000].to_vec())), "offers 1000 bytes");
+    refused(&engine, &publish("gone", Reply::Status(404)), "is not in registry");
     refused(&engine, &publish("broken", Reply::Status(500)), "answers 500");
     refused(&engine, &publish("denied", Reply::Status(403)), "denies access");
-    assert_eq!(
-        refused(&engine, &registry.reference("nothing"), "").code,
-        Code::NotFound
-    );
+    assert_eq!(refused(&engine, &registry.reference("nothing"), "").code, Code::NotFound);
 
     // The manifest itself, by digest.
     registry.publish("lie", &image);
@@ -436,11 +337,7 @@ fn what_a_registry_gives_wrong_is_refused_and_leaves_nothing() {
         &format!("lie/manifests/{claimed}"),
         Reply::Ok(oci::MANIFEST.to_owned(), image.manifest.clone()),
     );
-    refused(
-        &engine,
-        &format!("{}/lie@{claimed}", registry.address),
-        "has digest",
-    );
+    refused(&engine, &format!("{}/lie@{claimed}", registry.address), "has digest");
 
     // A config that claims other diff ids, or more of them.
     let diff = Image::with_diff_ids(std::slice::from_ref(&layer), "amd64", &[Digest::of(b"not this")]);
@@ -478,21 +375,10 @@ fn a_token_never_follows_a_redirect_to_another_host() {
     let image = Image::of(std::slice::from_ref(&layer), "amd64");
     registry.publish("a", &image);
     let blob = format!("a/blobs/{}", Digest::of(&layer.blob));
-    registry.answer(
-        &blob,
-        Reply::Redirect(format!("http://{}/v2/cdn", elsewhere.address)),
-    );
-    elsewhere.answer(
-        "cdn",
-        Reply::Ok("application/octet-stream".to_owned(), layer.blob),
-    );
+    registry.answer(&blob, Reply::Redirect(format!("http://{}/v2/cdn", elsewhere.address)));
+    elsewhere.answer("cdn", Reply::Ok("application/octet-stream".to_owned(), layer.blob));
     engine.pull(&registry.reference("a")).expect("pulled");
-    assert!(
-        elsewhere
-            .requests()
-            .iter()
-            .all(|(_, authorization)| authorization.is_none())
-    );
+    assert!(elsewhere.requests().iter().all(|(_, authorization)| authorization.is_none()));
     assert!(elsewhere.requests().iter().any(|(path, _)| path == "/v2/cdn"));
 }
 
@@ -505,12 +391,8 @@ fn two_clients_share_one_download_and_the_last_to_leave_ends_it() {
     registry.publish("slow", &image);
     let blob = format!("slow/blobs/{}", Digest::of(&layer.blob));
     registry.answer(&blob, Reply::Slow(layer.blob.clone(), 400_000));
-    let pull = || {
-        engine.ask(Request::Pull(Pull {
-            reference: registry.reference("slow"),
-            ..Pull::default()
-        }))
-    };
+    let pull =
+        || engine.ask(Request::Pull(Pull { reference: registry.reference("slow"), ..Pull::default() }));
     let (first, mut second) = (pull(), pull());
     wait_until("bytes to flow", || registry.sent() > 50_000);
     let blobs = registry
@@ -521,20 +403,12 @@ fn two_clients_share_one_download_and_the_last_to_leave_ends_it() {
     assert_eq!(blobs, 1);
     drop(first);
     let before = registry.sent();
-    wait_until("more bytes for the other client", || {
-        registry.sent() > before + 50_000
-    });
+    wait_until("more bytes for the other client", || registry.sent() > before + 50_000);
     while !matches!(second.next(), Some(Answer::Rows { rows, .. }) if rows.iter().any(|r| r.current > 0)) {}
     drop(second);
     let left = Instant::now();
-    wait_until("the job to end", || {
-        engine.jobs().iter().all(|job| job.state != JobState::Running)
-    });
-    assert!(
-        left.elapsed() < Duration::from_secs(1),
-        "took {:?}",
-        left.elapsed()
-    );
+    wait_until("the job to end", || engine.jobs().iter().all(|job| job.state != JobState::Running));
+    assert!(left.elapsed() < Duration::from_secs(1), "took {:?}", left.elapsed());
     assert_eq!(engine.jobs()[0].state, JobState::Cancelled);
     assert_eq!(engine.temporaries(), 0);
 }
@@ -549,52 +423,25 @@ fn a_detached_pull_goes_on_alone_and_can_be_watched_and_cancelled() {
     let blob = format!("slow/blobs/{}", Digest::of(&layer.blob));
     registry.answer(&blob, Reply::Slow(layer.blob.clone(), 200_000));
     let reference = registry.reference("slow");
-    let answers = engine
-        .ask(Request::Pull(Pull {
-            reference,
-            detach: true,
-            ..Pull::default()
-        }))
-        .all();
-    let [Answer::Job(job), Answer::Done(_)] = answers.as_slice() else {
-        panic!("{answers:?}")
-    };
+    let answers = engine.ask(Request::Pull(Pull { reference, detach: true, ..Pull::default() })).all();
+    let [Answer::Job(job), Answer::Done(_)] = answers.as_slice() else { panic!("{answers:?}") };
     wait_until("bytes to flow", || registry.sent() > 50_000);
     let watcher = engine.ask(Request::Watch { job: job.id });
     engine.ask(Request::Cancel { job: job.id }).all();
     assert_eq!(watcher.watch().expect_err("cancelled").code, Code::Cancelled);
-    assert_eq!(
-        engine
-            .ask(Request::Watch { job: job.id })
-            .watch()
-            .expect_err("ended")
-            .code,
-        Code::Cancelled
-    );
-    assert_eq!(
-        engine
-            .ask(Request::Watch { job: 99 })
-            .watch()
-            .expect_err("none")
-            .code,
-        Code::NotFound
-    );
+    assert_eq!(engine.ask(Request::Watch { job: job.id }).watch().expect_err("ended").code, Code::Cancelled);
+    assert_eq!(engine.ask(Request::Watch { job: 99 }).watch().expect_err("none").code, Code::NotFound);
 }
 
 #[test]
 fn a_store_is_whole_after_kill_9_in_the_middle_of_pulls() {
     let dir = tempfile::tempdir().expect("a directory");
     let registry = DockerRegistry::start(dir.path());
-    let layers: Vec<Layer> = (0..4)
-        .map(|n| Layer::large(&format!("{n}"), 2 << 20, Packing::Gzip))
-        .collect();
+    let layers: Vec<Layer> = (0..4).map(|n| Layer::large(&format!("{n}"), 2 << 20, Packing::Gzip)).collect();
     let reference = registry.push("big:1", &[Image::of(&layers, "amd64")]);
     let mut engine = Engine::start();
     for nth in 0..6u32 {
-        let mut stream = engine.ask(Request::Pull(Pull {
-            reference: reference.clone(),
-            ..Pull::default()
-        }));
+        let mut stream = engine.ask(Request::Pull(Pull { reference: reference.clone(), ..Pull::default() }));
         // Somewhere else each time.
         for _ in 0..nth {
             if stream.next().is_none() {
@@ -605,10 +452,7 @@ fn a_store_is_whole_after_kill_9_in_the_middle_of_pulls() {
         assert_eq!(engine.temporaries(), 0);
         for name in engine.named().iter().filter(|name| name.starts_with("blobs")) {
             let bytes = fs::read(engine.store().join(name)).expect("a blob");
-            assert!(
-                name.ends_with(Digest::of(&bytes).hex()),
-                "{name} is not what its name says"
-            );
+            assert!(name.ends_with(Digest::of(&bytes).hex()), "{name} is not what its name says");
         }
         engine.images();
     }
@@ -620,10 +464,7 @@ fn a_store_is_whole_after_kill_9_in_the_middle_of_pulls() {
 fn an_imported_image_is_served_and_pulled_by_another_engine() {
     let (here, there) = (Engine::start(), Engine::start());
     let mut files = Vec::new();
-    for (nth, packing) in [Packing::Plain, Packing::Gzip, Packing::Zstd]
-        .into_iter()
-        .enumerate()
-    {
+    for (nth, packing) in [Packing::Plain, Packing::Gzip, Packing::Zstd].into_iter().enumerate() {
         let path = here.dir.path().join(format!("{nth}.tar"));
         fs::write(&path, Layer::large(&format!("f{nth}"), 100_000, packing).blob).expect("written");
         files.push(fs::File::open(path).expect("open"));
@@ -636,45 +477,27 @@ fn an_imported_image_is_served_and_pulled_by_another_engine() {
         labels: vec![("a".to_owned(), "b".to_owned())],
         ..Import::default()
     };
-    let made = here
-        .ask_with(Request::Import(import), &fds)
-        .watch()
-        .expect("imported");
+    let made = here.ask_with(Request::Import(import), &fds).watch().expect("imported");
     assert_eq!(made.done.reference, "docker.io/home/made:1");
     assert!(
-        made.rows
-            .iter()
-            .all(|row| row.phase == Phase::Complete && row.current == row.total && row.total > 0)
+        made.rows.iter().all(|row| row.phase == Phase::Complete && row.current == row.total && row.total > 0)
     );
-    assert_eq!(
-        skopeo_inspect(&here.store(), "docker.io/home/made:1")["Labels"]["a"],
-        "b"
-    );
+    assert_eq!(skopeo_inspect(&here.store(), "docker.io/home/made:1")["Labels"]["a"], "b");
 
-    let mut serving = here.ask(Request::Serve(Serve {
-        listen: "127.0.0.1:0".to_owned(),
-        bytes_per_second: 0,
-    }));
-    let Some(Answer::Serving { address }) = serving.next() else {
-        panic!("an address")
-    };
+    let mut serving =
+        here.ask(Request::Serve(Serve { listen: "127.0.0.1:0".to_owned(), bytes_per_second: 0 }));
+    let Some(Answer::Serving { address }) = serving.next() else { panic!("an address") };
     for path in ["home/made:1", "docker.io/home/made:1"] {
         let pulled = there.pull(&format!("{address}/{path}")).expect("pulled");
         assert_eq!(pulled.done.digest, made.done.digest);
     }
     let out = Command::new("skopeo")
-        .args([
-            "inspect",
-            "--tls-verify=false",
-            &format!("docker://{address}/home/made:1"),
-        ])
+        .args(["inspect", "--tls-verify=false", &format!("docker://{address}/home/made:1")])
         .output()
         .expect("skopeo");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     drop(serving);
-    wait_until("the registry to end", || {
-        std::net::TcpStream::connect(&address).is_err()
-    });
+    wait_until("the registry to end", || std::net::TcpStream::connect(&address).is_err());
 }
 
 #[test]
@@ -683,33 +506,16 @@ fn the_rate_of_a_served_registry_is_kept() {
     let path = here.dir.path().join("layer.tar");
     fs::write(&path, Layer::large("f", 1 << 20, Packing::Plain).blob).expect("written");
     let file = fs::File::open(path).expect("open");
-    let import = Import {
-        reference: "made".to_owned(),
-        layers: 1,
-        ..Import::default()
-    };
-    here.ask_with(Request::Import(import), &[file.as_raw_fd()])
-        .watch()
-        .expect("imported");
-    let mut serving = here.ask(Request::Serve(Serve {
-        listen: "127.0.0.1:0".to_owned(),
-        bytes_per_second: 500_000,
-    }));
-    let Some(Answer::Serving { address }) = serving.next() else {
-        panic!("an address")
-    };
+    let import = Import { reference: "made".to_owned(), layers: 1, ..Import::default() };
+    here.ask_with(Request::Import(import), &[file.as_raw_fd()]).watch().expect("imported");
+    let mut serving =
+        here.ask(Request::Serve(Serve { listen: "127.0.0.1:0".to_owned(), bytes_per_second: 500_000 }));
+    let Some(Answer::Serving { address }) = serving.next() else { panic!("an address") };
     let began = Instant::now();
     let pulled = there.pull(&format!("{address}/library/made")).expect("pulled");
     let took = began.elapsed();
-    assert!(
-        took > Duration::from_millis(1500) && took < Duration::from_secs(5),
-        "took {took:?}"
-    );
-    assert!(
-        pulled.frames >= 8,
-        "progress is seen while it goes: {} frames",
-        pulled.frames
-    );
+    assert!(took > Duration::from_millis(1500) && took < Duration::from_secs(5), "took {took:?}");
+    assert!(pulled.frames >= 8, "progress is seen while it goes: {} frames", pulled.frames);
 }
 
 fn http(address: &str, request: &str) -> (String, Vec<u8>) {
@@ -719,10 +525,7 @@ fn http(address: &str, request: &str) -> (String, Vec<u8>) {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).expect("an answer");
     let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").expect("a head") + 4;
-    (
-        String::from_utf8_lossy(&bytes[..end]).to_lowercase(),
-        bytes[end..].to_vec(),
-    )
+    (String::from_utf8_lossy(&bytes[..end]).to_lowercase(), bytes[end..].to_vec())
 }
 
 #[test]
@@ -732,26 +535,13 @@ fn a_served_registry_answers_ranges_lists_and_nonsense_as_the_specification_says
     let layer = Layer::large("f", 100_000, Packing::Gzip);
     fs::write(&path, &layer.blob).expect("written");
     let file = fs::File::open(path).expect("open");
-    let import = Import {
-        reference: "made:x".to_owned(),
-        layers: 1,
-        ..Import::default()
-    };
-    here.ask_with(Request::Import(import), &[file.as_raw_fd()])
-        .watch()
-        .expect("imported");
-    let mut serving = here.ask(Request::Serve(Serve {
-        listen: "127.0.0.1:0".to_owned(),
-        bytes_per_second: 0,
-    }));
-    let Some(Answer::Serving { address }) = serving.next() else {
-        panic!("an address")
-    };
+    let import = Import { reference: "made:x".to_owned(), layers: 1, ..Import::default() };
+    here.ask_with(Request::Import(import), &[file.as_raw_fd()]).watch().expect("imported");
+    let mut serving =
+        here.ask(Request::Serve(Serve { listen: "127.0.0.1:0".to_owned(), bytes_per_second: 0 }));
+    let Some(Answer::Serving { address }) = serving.next() else { panic!("an address") };
     let get = |path: &str, more: &str| {
-        http(
-            &address,
-            &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{more}\r\n"),
-        )
+        http(&address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{more}\r\n"))
     };
     let blob = format!("/v2/library/made/blobs/{}", Digest::of(&layer.blob));
     assert!(get("/v2/", "").0.starts_with("http/1.1 200"));
@@ -762,20 +552,10 @@ fn a_served_registry_answers_ranges_lists_and_nonsense_as_the_specification_says
             && head.contains(&format!("content-range: bytes 10-19/{}", layer.blob.len()))
     );
     assert_eq!(body, layer.blob[10..20]);
-    assert_eq!(
-        get(&blob, "Range: bytes=-5\r\n").1,
-        layer.blob[layer.blob.len() - 5..]
-    );
+    assert_eq!(get(&blob, "Range: bytes=-5\r\n").1, layer.blob[layer.blob.len() - 5..]);
     assert_eq!(get(&blob, "Range: bytes=99000-\r\n").1, layer.blob[99_000..]);
-    assert!(
-        get(&blob, "Range: bytes=9999999-\r\n")
-            .0
-            .starts_with("http/1.1 416")
-    );
-    assert_eq!(
-        get("/v2/library/made/tags/list", "").1,
-        br#"{"name":"library/made","tags":["x"]}"#
-    );
+    assert!(get(&blob, "Range: bytes=9999999-\r\n").0.starts_with("http/1.1 416"));
+    assert_eq!(get("/v2/library/made/tags/list", "").1, br#"{"name":"library/made","tags":["x"]}"#);
     assert!(String::from_utf8_lossy(&get("/v2/_catalog", "").1).contains("library/made"));
     for missing in [
         "/v2/no/manifests/x",
@@ -786,22 +566,14 @@ fn a_served_registry_answers_ranges_lists_and_nonsense_as_the_specification_says
     ] {
         assert!(get(missing, "").0.starts_with("http/1.1 404"), "{missing}");
     }
-    let (head, body) = http(
-        &address,
-        &format!("HEAD {blob} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
-    );
+    let (head, body) =
+        http(&address, &format!("HEAD {blob} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
     assert!(head.contains(&format!("content-length: {}", layer.blob.len())) && body.is_empty());
-    let (head, _) = http(
-        &address,
-        "DELETE /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-    );
+    let (head, _) = http(&address, "DELETE /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     assert!(head.starts_with("http/1.1 405"), "{head}");
     let (head, _) = http(&address, "nonsense\r\n\r\n");
     assert!(head.starts_with("http/1.1 400"), "{head}");
-    let (head, _) = http(
-        &address,
-        &format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(100_000)),
-    );
+    let (head, _) = http(&address, &format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(100_000)));
     assert!(head.starts_with("http/1.1 431"), "{head}");
 }
 
@@ -811,14 +583,8 @@ fn tags_and_removals_are_as_told() {
     let registry = DockerRegistry::start(dir.path());
     let engine = Engine::start();
     let shared = Layer::of(&[("shared", b"s")], Packing::Gzip);
-    let one = Image::of(
-        &[shared.clone(), Layer::of(&[("one", b"1")], Packing::Gzip)],
-        "amd64",
-    );
-    let two = Image::of(
-        &[shared.clone(), Layer::of(&[("two", b"2")], Packing::Gzip)],
-        "amd64",
-    );
+    let one = Image::of(&[shared.clone(), Layer::of(&[("one", b"1")], Packing::Gzip)], "amd64");
+    let two = Image::of(&[shared.clone(), Layer::of(&[("two", b"2")], Packing::Gzip)], "amd64");
     let one = engine.pull(&registry.push("one:1", &[one])).expect("pulled").done;
     let two = engine.pull(&registry.push("two:1", &[two])).expect("pulled").done;
     let done = |request| match engine.ask(request).all().pop() {
@@ -826,29 +592,14 @@ fn tags_and_removals_are_as_told() {
         Some(Answer::Error(failure)) => Err(failure),
         other => panic!("{other:?}"),
     };
-    let tag = Request::Tag {
-        source: one.reference.clone(),
-        target: "mine:2".to_owned(),
-    };
+    let tag = Request::Tag { source: one.reference.clone(), target: "mine:2".to_owned() };
     assert_eq!(done(tag).expect("tagged").reference, "docker.io/library/mine:2");
-    let remove = |name: &str, force| Request::Remove {
-        name: name.to_owned(),
-        force,
-    };
-    assert_eq!(
-        done(remove(&one.digest, false)).expect_err("two references").code,
-        Code::Conflict
-    );
-    assert_eq!(
-        done(remove("mine:2", false)).expect("removed").removed,
-        ["docker.io/library/mine:2"]
-    );
+    let remove = |name: &str, force| Request::Remove { name: name.to_owned(), force };
+    assert_eq!(done(remove(&one.digest, false)).expect_err("two references").code, Code::Conflict);
+    assert_eq!(done(remove("mine:2", false)).expect("removed").removed, ["docker.io/library/mine:2"]);
     let gone = done(remove(&one.reference, false)).expect("removed");
     assert_eq!(gone.removed, [one.reference.clone(), one.digest.clone()]);
-    assert_eq!(
-        done(remove(&one.reference, false)).expect_err("gone").code,
-        Code::NotFound
-    );
+    assert_eq!(done(remove(&one.reference, false)).expect_err("gone").code, Code::NotFound);
     // What the other image needs is still there, and nothing else: manifest, config, two blobs, two layers.
     assert_eq!(engine.named().len(), 6);
     assert!(engine.layer_dir(&Digest::of(&shared.tar)).join("shared").exists());
@@ -870,10 +621,7 @@ fn sigterm_ends_jobs_and_leaves_no_socket_and_a_second_engine_is_refused() {
         .expect("ran");
     assert_eq!(refused.code(), Some(100));
     let refused = Command::new(binary("sampan-engine"))
-        .args([
-            "--socket".as_ref(),
-            engine.dir.path().join("run/other.sock").as_os_str(),
-        ])
+        .args(["--socket".as_ref(), engine.dir.path().join("run/other.sock").as_os_str()])
         .args(["--store".as_ref(), engine.store().as_os_str()])
         .stderr(Stdio::null())
         .status()
@@ -882,14 +630,9 @@ fn sigterm_ends_jobs_and_leaves_no_socket_and_a_second_engine_is_refused() {
     let registry = LyingRegistry::start();
     let layer = Layer::large("data", 2 << 20, Packing::Gzip);
     registry.publish("slow", &Image::of(std::slice::from_ref(&layer), "amd64"));
-    registry.answer(
-        &format!("slow/blobs/{}", Digest::of(&layer.blob)),
-        Reply::Slow(layer.blob.clone(), 100_000),
-    );
-    let stream = engine.ask(Request::Pull(Pull {
-        reference: registry.reference("slow"),
-        ..Pull::default()
-    }));
+    registry
+        .answer(&format!("slow/blobs/{}", Digest::of(&layer.blob)), Reply::Slow(layer.blob.clone(), 100_000));
+    let stream = engine.ask(Request::Pull(Pull { reference: registry.reference("slow"), ..Pull::default() }));
     wait_until("bytes to flow", || registry.sent() > 10_000);
     engine.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(stream.watch().expect_err("cancelled").code, Code::Cancelled);
@@ -907,12 +650,7 @@ fn events(fifo: &mut fs::File, seen: &mut Vec<u8>) -> Vec<(String, String, BTree
     let mut scanner = sampan_ipc::record::Scanner::new(seen);
     let mut events = Vec::new();
     while let Some(sampan_ipc::record::Step::Record(record)) = scanner.next() {
-        let facts = record
-            .event
-            .attributes
-            .iter()
-            .map(|(k, v)| (k.to_owned(), v.to_owned()))
-            .collect();
+        let facts = record.event.attributes.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         let what = format!("{} {}", record.event.kind, record.event.action);
         events.push((what, record.event.id.to_owned(), facts, record.event.labels.len()));
     }
@@ -926,44 +664,25 @@ fn every_operation_and_every_failure_writes_its_event() {
     let engine = Engine::start();
     let flags = nix::libc::O_NONBLOCK;
     let fifo = engine.dir.path().join("run/monitor.fifo");
-    let mut fifo = fs::File::options()
-        .read(true)
-        .custom_flags(flags)
-        .open(fifo)
-        .expect("the engine made it");
+    let mut fifo = fs::File::options().read(true).custom_flags(flags).open(fifo).expect("the engine made it");
     let layer = Layer::large("data", 300_000, Packing::Gzip);
     let image = Image::of(std::slice::from_ref(&layer), "amd64");
     registry.publish("good", &image);
     let reference = registry.reference("good");
     engine.pull(&reference).expect("pulled");
     engine.pull(&registry.reference("none")).expect_err("refused");
-    engine
-        .ask(Request::Tag {
-            source: reference.clone(),
-            target: "mine:1".to_owned(),
-        })
-        .all();
+    engine.ask(Request::Tag { source: reference.clone(), target: "mine:1".to_owned() }).all();
     for name in [&reference, "mine:1", "mine:1"] {
-        engine
-            .ask(Request::Remove {
-                name: name.to_owned(),
-                force: false,
-            })
-            .all();
+        engine.ask(Request::Remove { name: name.to_owned(), force: false }).all();
     }
     engine.signal(nix::sys::signal::Signal::SIGTERM);
     let mut seen = Vec::new();
     wait_until("the last event", || {
-        events(&mut fifo, &mut seen)
-            .last()
-            .is_some_and(|(what, ..)| what == "daemon stop")
+        events(&mut fifo, &mut seen).last().is_some_and(|(what, ..)| what == "daemon stop")
     });
     let events = events(&mut fifo, &mut seen);
-    let words: Vec<&str> = events
-        .iter()
-        .map(|(what, ..)| what.as_str())
-        .filter(|w| *w != "job progress")
-        .collect();
+    let words: Vec<&str> =
+        events.iter().map(|(what, ..)| what.as_str()).filter(|w| *w != "job progress").collect();
     assert_eq!(
         words,
         [
@@ -1013,12 +732,7 @@ fn a_registry_with_tls_is_trusted_through_the_bundle_alone() {
         ])
         .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"])
         .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-        .args([
-            "-keyout".as_ref(),
-            key.as_os_str(),
-            "-out".as_ref(),
-            cert.as_os_str(),
-        ])
+        .args(["-keyout".as_ref(), key.as_os_str(), "-out".as_ref(), cert.as_os_str()])
         .stderr(Stdio::null())
         .status()
         .expect("openssl of Debian's package openssl");
@@ -1027,20 +741,10 @@ fn a_registry_with_tls_is_trusted_through_the_bundle_alone() {
     let image = Image::of(&[Layer::large("data", 300_000, Packing::Gzip)], "amd64");
     let reference = registry.push("secure:1", std::slice::from_ref(&image));
     let trusting = Engine::start_with(tempfile::tempdir().expect("a directory"), Some(&cert));
-    assert_eq!(
-        trusting.pull(&reference).expect("pulled").done.digest,
-        image.digest().to_string()
-    );
+    assert_eq!(trusting.pull(&reference).expect("pulled").done.digest, image.digest().to_string());
     let other = Engine::start();
     let failure = other.pull(&reference).expect_err("nobody vouches for it");
     assert!(failure.message.contains("certificate"), "{}", failure.message);
-    let insecure = Pull {
-        reference,
-        insecure: true,
-        ..Pull::default()
-    };
-    other
-        .ask(Request::Pull(insecure))
-        .watch()
-        .expect("the person said that it will do");
+    let insecure = Pull { reference, insecure: true, ..Pull::default() };
+    other.ask(Request::Pull(insecure)).watch().expect("the person said that it will do");
 }
