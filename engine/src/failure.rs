@@ -2,22 +2,8 @@
 
 use crate::images::ImageError;
 use sampan_ipc::engine::{Code, Failure};
+use sampan_ipc::report::chain;
 use std::error::Error;
-
-/// `error` and its causes, joined by colons, without repeating what a message already ends with.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
-}
 
 /// A failure of `code` that says `message`.
 pub fn new(code: Code, message: impl Into<String>, hint: &str) -> Failure {

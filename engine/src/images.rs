@@ -206,7 +206,7 @@ pub fn list(store: &Store) -> Result<Vec<Loaded>, ImageError> {
     for (entry, references) in groups {
         match load(store, entry, references) {
             Ok(image) => images.push(image),
-            Err(error) => log::warn!("{}", crate::failure::chain(&error)),
+            Err(error) => log::warn!("{}", sampan_ipc::report::chain(&error)),
         }
     }
     Ok(images)
@@ -360,7 +360,7 @@ fn used(store: &Store) -> Result<HashSet<Digest>, ImageError> {
 fn sweep_unused(store: &Store) -> Vec<Temp> {
     let swept = used(store).and_then(|used| Ok(store.sweep(&used)?));
     swept.unwrap_or_else(|error| {
-        log::warn!("unused content stays: {}", crate::failure::chain(&error));
+        log::warn!("unused content stays: {}", sampan_ipc::report::chain(&error));
         Vec::new()
     })
 }

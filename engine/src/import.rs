@@ -82,7 +82,7 @@ pub fn import(
     let mut layers = Vec::new();
     for (row, file) in files.iter().enumerate() {
         let streamed = stream(store, row, file, progress, cancel).map_err(|source| {
-            progress.fail(row, &crate::failure::chain(&source));
+            progress.fail(row, &sampan_ipc::report::chain(&source));
             ImportError::Layer { nth: row + 1, source }
         })?;
         layers.push(streamed);

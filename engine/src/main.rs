@@ -3,11 +3,12 @@
 use sampan_engine::announce::Announcer;
 use sampan_engine::config::{self, Asked, Config};
 use sampan_engine::limits::Limits;
+use sampan_engine::logging;
 use sampan_engine::server::{Server, WAKER};
 use sampan_engine::socket::{self, SocketError};
 use sampan_engine::store::{Store, StoreError};
 use sampan_engine::work::{Outbox, Shared};
-use sampan_engine::{failure, logging};
+use sampan_ipc::report;
 use sampan_ipc::sender::FifoSender;
 use std::error::Error;
 use std::process::ExitCode;
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            eprintln!("error: {}", failure::chain(&error));
+            eprintln!("error: {}", report::chain(&error));
             eprintln!("hint: sampan-engine --help");
             return ExitCode::from(USAGE);
         }
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            log::error!("{}", failure::chain(error.as_ref()));
+            log::error!("{}", report::chain(error.as_ref()));
             let in_use = matches!(error.downcast_ref(), Some(StoreError::Locked(_)))
                 || matches!(error.downcast_ref(), Some(SocketError::InUse(_)));
             ExitCode::from(if in_use { IN_USE } else { 1 })
@@ -52,9 +53,9 @@ fn main() -> ExitCode {
 fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let listening = socket::listen(&config.socket)?;
     let store = Store::open(&config.store)?;
-    // systemd holds the FIFO of its units itself; elsewhere the engine does, for as long as it lives.
-    let supervised = std::env::var_os("NOTIFY_SOCKET").is_some();
-    let _fifo = if supervised { None } else { socket::hold_fifo(&config.fifo) };
+    // Held for as long as the engine lives: what is in the FIFO outlives a monitord that dies. Where systemd
+    // holds it as well, that does no harm.
+    let _fifo = socket::hold_fifo(&config.fifo);
     let announcer = Announcer::new(FifoSender::new(&config.fifo));
     let poll = mio::Poll::new()?;
     let waker = mio::Waker::new(poll.registry(), WAKER)?;

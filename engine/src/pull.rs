@@ -231,7 +231,7 @@ impl Work<'_> {
                     return;
                 }
                 if let Err(error) = self.layer(layer) {
-                    self.progress.fail(layer.row, &crate::failure::chain(&error));
+                    self.progress.fail(layer.row, &sampan_ipc::report::chain(&error));
                     lock(&failed).get_or_insert(error);
                     self.cancel.cancel();
                     return;

@@ -1,7 +1,7 @@
 //! A read-only registry of the store, for as long as the client that asked for it stays. OCI distribution-spec.
 //!
-//! One thread, one poll. Repositories are the images' names without their host (`library/alpine`), and with it
-//! (`docker.io/library/alpine`); a tag that stands for different images on two hosts is found by the long name
+//! One thread, one poll. Repositories are the images' names without their host (`library/alpine`), with it
+//! (`docker.io/library/alpine`), and as people write them (`alpine`); a tag that stands for different images on two hosts is found by the long name
 //! alone. Serves manifests and blobs that belong to the repository asked, and nothing else of the store.
 
 use crate::cancel::Cancel;
@@ -243,6 +243,12 @@ struct Catalog {
     repositories: BTreeMap<String, Repository>,
 }
 
+/// The names under which an image is served: without its host, with it, and without Docker's own `library`.
+fn names(reference: &Reference) -> Vec<String> {
+    let short = reference.path().strip_prefix("library/").map(str::to_owned);
+    [reference.path().to_owned(), reference.name()].into_iter().chain(short).collect()
+}
+
 #[derive(Default)]
 struct Repository {
     /// `None`: the tag stands for several images.
@@ -259,14 +265,14 @@ impl Catalog {
             return;
         }
         let images = images::list(store).unwrap_or_else(|error| {
-            log::error!("cannot list images: {}", crate::failure::chain(&error));
+            log::error!("cannot list images: {}", sampan_ipc::report::chain(&error));
             Vec::new()
         });
         self.version = version;
         self.repositories.clear();
         for image in &images {
             for reference in image.references.iter().filter_map(|r| Reference::parse(r).ok()) {
-                for name in [reference.path().to_owned(), reference.name()] {
+                for name in names(&reference) {
                     self.repositories.entry(name).or_default().add(&reference, image);
                 }
             }
@@ -445,7 +451,7 @@ fn not_found(code: &str, message: &str) -> Answer {
 }
 
 fn broken(error: &dyn std::error::Error) -> Answer {
-    log::error!("cannot serve: {}", crate::failure::chain(error));
+    log::error!("cannot serve: {}", sampan_ipc::report::chain(error));
     json(500, r#"{"errors":[{"code":"UNKNOWN","message":"the store cannot be read"}]}"#.to_owned())
 }
 

@@ -179,7 +179,7 @@ impl Store {
         }
         self.collect_garbage();
         if let Err(error) = self.replace_file("boot", boot.as_bytes()) {
-            log::warn!("{}", crate::failure::chain(&error));
+            log::warn!("{}", sampan_ipc::report::chain(&error));
         }
     }
 

@@ -263,10 +263,13 @@ impl<R: Read> Tarball<R> {
         if let Some(map) = &sparse {
             check_sparse(map, size, self.content)?;
         }
-        let number = |value: io::Result<u64>| {
-            value
-                .map_err(field)
-                .and_then(|v| u32::try_from(v).map_err(|_| malformed("an owner over 32 bits")))
+        let old = header.as_old();
+        let number = |digits: &[u8], value: io::Result<u64>| match is_blank(digits) {
+            true => Ok(0),
+            false => value.map_err(field),
+        };
+        let owner = |digits: &[u8], value: io::Result<u64>| {
+            u32::try_from(number(digits, value)?).map_err(|_| malformed("an owner over 32 bits"))
         };
         let path =
             pax.sparse.name.or(pax.path).or(long_name).unwrap_or_else(|| header.path_bytes().into_owned());
@@ -280,12 +283,12 @@ impl<R: Read> Tarball<R> {
             kind: if kind == Kind::Regular && path.ends_with(b"/") { Kind::Directory } else { kind },
             path,
             link,
-            mode: header.mode().map_err(field)? & 0o7777,
-            uid: pax.uid.map_or_else(|| number(header.uid()), Ok)?,
-            gid: pax.gid.map_or_else(|| number(header.gid()), Ok)?,
+            mode: number(&old.mode, header.mode().map(u64::from))? as u32 & 0o7777,
+            uid: pax.uid.map_or_else(|| owner(&old.uid, header.uid()), Ok)?,
+            gid: pax.gid.map_or_else(|| owner(&old.gid, header.gid()), Ok)?,
             mtime: match pax.mtime {
                 Some(mtime) => mtime,
-                None => (header.mtime().map_err(field)? as i64, 0),
+                None => (number(&old.mtime, header.mtime())? as i64, 0),
             },
             device: (device(header.device_major()), device(header.device_minor())),
             size,
@@ -486,6 +489,11 @@ fn fill(from: &mut impl Read, into: &mut [u8]) -> Result<usize, TarError> {
     Ok(have)
 }
 
+/// True for a numeric field that nobody filled in: it stands for 0, as in GNU tar.
+fn is_blank(digits: &[u8]) -> bool {
+    digits.iter().all(|byte| matches!(byte, 0 | b' '))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -579,5 +587,22 @@ mod tests {
         assert!(check_sparse(&[(0, 5)], 4, 5).is_err());
         assert!(check_sparse(&[(u64::MAX, 5)], u64::MAX, 5).is_err());
         assert!(check_sparse(&[(0, 5)], 20, 6).is_err());
+    }
+
+    #[test]
+    fn fields_that_nobody_filled_in_are_zero() {
+        let mut header = Header::new_ustar();
+        header.set_path("blank").expect("short");
+        header.set_size(0);
+        header.set_entry_type(EntryType::Regular);
+        header.as_old_mut().uid.fill(0);
+        header.as_old_mut().gid.fill(b' ');
+        header.as_old_mut().mtime.fill(0);
+        header.as_old_mut().mode.fill(0);
+        header.set_cksum();
+        let bytes = [header.as_bytes().as_slice(), &[0; 1024]].concat();
+        let mut tarball = Tarball::new(bytes.as_slice());
+        let entry = tarball.next_entry().expect("readable").expect("an entry");
+        assert_eq!((entry.uid, entry.gid, entry.mtime, entry.mode), (0, 0, (0, 0), 0));
     }
 }

@@ -170,7 +170,7 @@ impl Task {
             Ok(address) => Ok(Done { reference: address, ..Done::default() }),
             Err(error) => {
                 let hint = "give --listen ADDRESS:PORT of this host; port 0 lets the kernel choose";
-                Err(failure::new(Code::Failed, failure::chain(&error), hint))
+                Err(failure::new(Code::Failed, sampan_ipc::report::chain(&error), hint))
             }
         };
         self.end("serve", &listen, outcome);
@@ -202,7 +202,7 @@ impl Task {
 }
 
 fn pull_failure(name: &str, error: &PullError) -> Failure {
-    let message = format!("cannot pull {name}: {}", failure::chain(error));
+    let message = format!("cannot pull {name}: {}", sampan_ipc::report::chain(error));
     let (code, hint) = match error {
         PullError::Cancelled(_) => (Code::Cancelled, ""),
         PullError::Registry(RegistryError::NotFound { .. }) => {
@@ -229,7 +229,7 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
 
 fn import_failure(name: &str, error: &ImportError) -> Failure {
     let code = if error.is_cancelled() { Code::Cancelled } else { Code::Failed };
-    let message = format!("cannot import {name}: {}", failure::chain(error));
+    let message = format!("cannot import {name}: {}", sampan_ipc::report::chain(error));
     failure::new(
         code,
         message,
