@@ -157,6 +157,8 @@ impl Journal {
         names.sort();
         let mut found = Found { next: Cursor { pos: 0, seq: 1 }, ..Found::default() };
         let mut newest = VecDeque::new();
+        // At most so many events were in what the newest segment has lost.
+        let mut unread = 0;
         for (first, path) in names {
             if first < found.next.seq {
                 found.damage.push(format!("{}: overlaps the segment before it, ignored", path.display()));
@@ -172,6 +174,7 @@ impl Journal {
                 }
             })?;
             found.next = segment.end();
+            unread = 0;
             match damage {
                 None => {}
                 Some(Damage::Torn(bytes)) => {
@@ -179,12 +182,14 @@ impl Journal {
                 }
                 Some(Damage::Corrupt(bytes)) => {
                     found.damage.push(format!("{name}: dropped {bytes} bytes that are no valid events"));
-                    // Their sequence numbers were given out: none is used again.
-                    found.next.seq += bytes / FRAME_MIN + 1;
+                    unread = bytes / FRAME_MIN + 1;
                 }
             }
             self.keep(segment, writable);
         }
+        // Their sequence numbers were given out: none is used again. Behind an older segment the name of the next
+        // one tells.
+        found.next.seq += unread;
         found.repeats = newest.into_iter().map(|(_, writer, counter)| (writer, counter)).collect();
         Ok(found)
     }
@@ -466,6 +471,20 @@ mod tests {
         assert!(hole[0].1 < 100 && hole[1].0 == found.next.seq);
         drop(journal);
         assert_eq!(open(dir.path()).2.next.seq, found.next.seq + 50);
+    }
+
+    #[test]
+    fn damage_of_one_segment_drops_none_behind_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut journal, mut ring, _) = open(dir.path());
+        write(&mut journal, &mut ring, 1500);
+        let firsts: Vec<u64> = journal.segments.iter().map(|segment| segment.first().seq).collect();
+        assert!(firsts.len() > 3);
+        journal.segments[1].file().write_all_at(b"damage", 1000).expect("written");
+        drop(journal);
+        let (journal, _, found) = open(dir.path());
+        assert_eq!((found.next.seq, found.damage.len()), (1501, 1), "{found:?}");
+        assert_eq!(journal.segments.iter().map(|segment| segment.first().seq).collect::<Vec<_>>(), firsts);
     }
 
     #[test]
