@@ -280,6 +280,8 @@ fn pass_all(client: &mut Client, store: &Store, budget: u64, lost: &mut u64) -> 
     let at = subscription.at;
     match store.read(at, budget, subscription.inside) {
         Read::End => Ok(Step::UpToDate),
+        // The file went behind our back; another frame's bytes must not follow half of this one.
+        Read::Gap(_) if subscription.inside => Err(io::ErrorKind::UnexpectedEof.into()),
         Read::Gap(next) => Ok(tell_gap(client, next, lost)),
         Read::Ring((one, two), to) => {
             let sent = match write(&mut client.stream, &[IoSlice::new(one), IoSlice::new(two)])? {
