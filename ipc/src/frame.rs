@@ -53,7 +53,7 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
 ///
 /// `crc` is that of the record's body, so the body is summed once on its way through monitord.
 pub fn event_header(body_len: usize, crc: u32, seq: u64) -> [u8; HEADER_LEN] {
-    let len = (body_len + crate::record::SEQ_LEN) as u32;
+    let len = (body_len + crate::event::SEQ_LEN) as u32;
     let crc = crc32c::crc32c_append(crc, &seq.to_le_bytes());
     let mut header = [0; HEADER_LEN];
     header[..4].copy_from_slice(&len.to_le_bytes());

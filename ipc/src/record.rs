@@ -19,8 +19,6 @@ pub const BODY_MAX: usize = RECORD_MAX - HEADER_LEN;
 pub const MAGIC: [u8; 4] = *b"SMPN";
 /// The one version spoken.
 pub const VERSION: u8 = 1;
-/// Bytes of `seq` that a frame has and a record has not.
-pub(crate) const SEQ_LEN: usize = 8;
 
 /// Why an event cannot be written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,19 +58,12 @@ pub fn encode(event: &Event) -> Result<Vec<u8>, RecordError> {
 /// Encodes and checks the body alone.
 pub(crate) fn body(event: &Event) -> Result<Vec<u8>, RecordError> {
     event.check()?;
-    let body = body_unchecked(event);
+    let body = event.record_body();
     if body.len() > BODY_MAX {
         let (largest, largest_len) = largest_field(event);
         return Err(RecordError::TooLarge { len: body.len(), largest, largest_len });
     }
     Ok(body)
-}
-
-pub(crate) fn body_unchecked(event: &Event) -> Vec<u8> {
-    let item = crate::watch::ItemRef::Event(event);
-    let mut bytes = postcard::to_allocvec(&item).expect("an event has no shape that postcard cannot write");
-    bytes.truncate(bytes.len() - SEQ_LEN);
-    bytes
 }
 
 /// Sets the `lost` count of an encoded record.

@@ -75,12 +75,6 @@ pub enum Item {
     Status(Box<Status>),
 }
 
-/// [`Item`] with its event borrowed, to encode without a copy.
-#[derive(Serialize)]
-pub(crate) enum ItemRef<'a> {
-    Event(&'a Event),
-}
-
 /// Why a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
