@@ -212,7 +212,7 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
             (Code::Failed, "the repository is private or does not exist; this version pulls anonymously")
         }
         PullError::Registry(RegistryError::Transport { .. }) => {
-            (Code::Failed, "check that the registry is reachable; use --insecure if it speaks plain HTTP")
+            (Code::Failed, "check that the registry is reachable; use --tls-verify=false if it speaks plain HTTP")
         }
         PullError::Layer(_)
         | PullError::ConfigDigest { .. }
