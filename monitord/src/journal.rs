@@ -233,6 +233,8 @@ impl Journal {
         match self.try_append(ring, from, newest) {
             Ok(()) if failed_before => {
                 self.failure = None;
+                // Segments tell again: what was set aside beyond would only be a hole after the next start.
+                self.note_seq(ring.end().seq);
                 Change::Recovered
             }
             Ok(()) => Change::None,
