@@ -40,6 +40,15 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
+/// True if this test may mount and change users; says so if it may not, and the caller leaves.
+pub fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("this test needs root: not run");
+    }
+    root
+}
+
 /// Waits until `condition` holds; panics with `logs` after [`PATIENCE`].
 pub fn wait_until(what: &str, logs: impl Fn() -> String, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -257,10 +266,10 @@ impl Host {
 
     fn try_status(&self) -> Option<Status> {
         let mut subscriber = Subscriber::ask(&self.socket(), Request::Status).ok()?;
-        match subscriber.try_next().ok()? {
-            Some(Item::Status(status)) => Some(*status),
-            _ => None,
-        }
+        let Some(Item::Status(status)) = subscriber.try_next().ok()? else { return None };
+        // To the end, so that this connection is not counted any more when this returns.
+        while subscriber.try_next().ok()?.is_some() {}
+        Some(*status)
     }
 
     /// Waits until monitord has numbered an event `seq` or higher.

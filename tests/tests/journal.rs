@@ -1,0 +1,282 @@
+//! The journal: what a kill, a bad disk or a bad file does to it, and what is told of it.
+
+use sampan_ipc::Event;
+use sampan_ipc::watch::{End, Item, Subscribe};
+use sampan_tests::host::{Host, PATIENCE, is_root};
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write};
+
+/// Emits `count` events of type `test` whose ids are numbers from `first`, and waits until they are taken.
+fn emit(host: &Host, first: u64, count: u64) {
+    emit_only(host, first, count);
+    let last = format!("id={}", first + count - 1);
+    host.wait_until("the events to be taken", || {
+        let wish = Subscribe { after: Some(0), filters: vec![last.clone()], ..Subscribe::default() };
+        let mut subscriber = host.subscribe(wish);
+        loop {
+            match subscriber.item() {
+                Item::Event(_) => return true,
+                Item::End(_) => return false,
+                _ => {}
+            }
+        }
+    });
+}
+
+/// The same, without waiting for what becomes of them.
+fn emit_only(host: &Host, first: u64, count: u64) {
+    let sender = host.sender();
+    for nth in first..first + count {
+        let event = Event::new("test", "tick", nth.to_string()).with("padding", "x".repeat(150));
+        sender.send(event).expect("small");
+    }
+    assert!(sender.flush(PATIENCE), "{:?}", sender.problem());
+}
+
+/// All that history holds: numbers of events, and of those that are told as lost.
+fn history(host: &Host, after: u64) -> (Vec<Event>, Vec<(u64, u64)>) {
+    let mut subscriber = host.subscribe(Subscribe { after: Some(after), ..Subscribe::default() });
+    let (mut events, mut lost, mut next) = (Vec::new(), Vec::new(), after + 1);
+    loop {
+        match subscriber.item() {
+            Item::Event(event) => {
+                assert_eq!(event.seq, next, "a hole that nobody told of");
+                next += 1;
+                events.push(event);
+            }
+            Item::Lost { first, last } => {
+                assert_eq!(first, next);
+                next = last + 1;
+                lost.push((first, last));
+            }
+            Item::End(End::History) => return (events, lost),
+            Item::Welcome { .. } => {}
+            item => panic!("not expected: {item:?}"),
+        }
+    }
+}
+
+fn numbers(events: &[Event]) -> Vec<u64> {
+    let tests = events.iter().filter(|event| event.kind == "test");
+    tests.map(|event| event.id.parse().expect("a number")).collect()
+}
+
+fn has(events: &[Event], action: &str) -> bool {
+    events.iter().any(|event| event.kind == "daemon" && event.action == action)
+}
+
+#[test]
+fn a_torn_tail_is_cut_off_and_told_and_its_number_given_again() {
+    let mut host = Host::with_monitord(&[]);
+    emit(&host, 0, 100);
+    let head = host.status().seq;
+    host.kill9();
+    let tail = host.segments().pop().expect("a segment");
+    let file = File::options().write(true).open(&tail).expect("ours");
+    file.set_len(file.metadata().expect("its length").len() - 10).expect("ours");
+    host.start_monitord(&[]);
+    emit(&host, 100, 10);
+    host.await_log("cut off");
+    let (events, lost) = history(&host, 0);
+    // The last event was torn: nobody can have seen it, and a whole write is what makes an event.
+    let expected: Vec<u64> = (0..99).chain(100..110).collect();
+    assert_eq!(numbers(&events), expected);
+    assert_eq!(lost, []);
+    assert!(has(&events, "journal-damaged"));
+    assert_eq!(events[head as usize - 1].seq, head);
+}
+
+#[test]
+fn a_corrupted_middle_is_dropped_and_told_and_no_number_is_used_twice() {
+    let args = ["--journal-bytes", "512K"];
+    let mut host = Host::with_monitord(&args);
+    emit(&host, 0, 1000);
+    let head = host.status().seq;
+    assert!(host.segments().len() > 2);
+    assert!(host.term().success());
+    let middle = host.segments().swap_remove(1);
+    let mut file = File::options().write(true).open(&middle).expect("ours");
+    file.seek(SeekFrom::Start(20_000)).expect("ours");
+    file.write_all(&[0xaa; 300]).expect("ours");
+    host.start_monitord(&args);
+    emit(&host, 1000, 10);
+    host.await_log("no valid events");
+    let (events, lost) = history(&host, 0);
+    assert!(has(&events, "journal-damaged"));
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    let (first, last) = lost[0];
+    assert!(first > 1 && last < head);
+    let seen = numbers(&events);
+    assert!(seen.windows(2).all(|pair| pair[0] < pair[1]));
+    assert!(seen.contains(&0) && seen.contains(&999) && seen.contains(&1009));
+    let start = events.iter().rfind(|event| event.action == "start").expect("the second start");
+    assert!(start.seq > head, "number {} was used twice", start.seq);
+}
+
+#[test]
+fn a_corrupted_end_is_dropped_and_the_numbers_that_were_seen_are_not_given_again() {
+    let mut host = Host::with_monitord(&[]);
+    emit(&host, 0, 1000);
+    let head = host.status().seq;
+    assert!(host.term().success());
+    let tail = host.segments().pop().expect("a segment");
+    let mut file = File::options().write(true).open(&tail).expect("ours");
+    file.seek(SeekFrom::Start(20_000)).expect("ours");
+    file.write_all(&[0xaa; 300]).expect("ours");
+    host.start_monitord(&[]);
+    emit(&host, 1000, 10);
+    let (events, lost) = history(&host, 0);
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    assert!(lost[0].1 >= head, "{lost:?} ends before {head}");
+    assert!(numbers(&events).ends_with(&[1008, 1009]));
+    // A reader that had seen all of it goes on without a repeat.
+    let (events, lost) = history(&host, head);
+    assert_eq!(numbers(&events), (1000..1010).collect::<Vec<_>>());
+    assert!(lost.len() <= 1);
+}
+
+#[test]
+fn a_file_of_garbage_among_the_segments_is_dropped_and_told() {
+    let mut host = Host::with_monitord(&[]);
+    emit(&host, 0, 100);
+    let head = host.status().seq;
+    assert!(host.term().success());
+    fs::write(host.journal().join(format!("{:020}.journal", 900)), vec![b'x'; 50_000]).expect("ours");
+    fs::write(host.journal().join("notes.txt"), "no segment").expect("ours");
+    host.start_monitord(&[]);
+    emit(&host, 100, 10);
+    let (events, lost) = history(&host, 0);
+    assert_eq!(numbers(&events), (0..110).collect::<Vec<_>>());
+    assert!(has(&events, "journal-damaged"));
+    assert!(lost.iter().all(|(first, _)| *first > head), "{lost:?}");
+    assert!(host.journal().join("notes.txt").exists());
+}
+
+#[test]
+fn a_full_disk_costs_history_only_and_is_told_and_recovered_from() {
+    if !is_root() {
+        return;
+    }
+    let mut host = Host::new();
+    let state = host.mount_tmpfs("state", 512 << 10);
+    host.start_monitord(&["--journal-bytes", "256M", "--ring-bytes", "128K"]);
+    let filler = state.join("filler");
+    fs::write(&filler, vec![0; 100 << 10]).expect("room");
+    let mut live = host.follow_from(0);
+    let (mut nth, mut failed) = (0, None);
+    while failed.is_none() {
+        assert!(nth < 10_000, "the disk does not fill up");
+        emit_only(&host, nth, 100);
+        nth += 100;
+        let events = live.until(|event| event.id == (nth - 1).to_string());
+        failed = events.into_iter().find(|event| event.action == "journal-failed");
+    }
+    let reason =
+        failed.and_then(|event| event.attributes.get("reason").map(str::to_owned)).expect("a reason");
+    assert!(reason.contains("No space left"), "{reason}");
+    assert!(host.status().journal.is_some_and(|journal| journal.failed.is_some()));
+    // Live goes on, and numbers without a hole.
+    for _ in 0..30 {
+        emit_only(&host, nth, 100);
+        nth += 100;
+        live.until(|event| event.id == (nth - 1).to_string());
+    }
+
+    fs::remove_file(&filler).expect("ours");
+    host.wait_until("the journal to recover", || {
+        emit_only(&host, nth, 1);
+        nth += 1;
+        host.status().journal.is_some_and(|journal| journal.failed.is_none())
+    });
+    live.until(|event| event.action == "journal-recovered");
+    host.await_log("can be written again");
+    let head = host.status().seq;
+    host.kill9();
+    host.start_monitord(&["--journal-bytes", "256M", "--ring-bytes", "128K"]);
+    assert!(host.status().seq > head, "numbers go on");
+    let (events, lost) = history(&host, 0);
+    assert_eq!(lost.len(), 1, "one hole, where the disk was full: {lost:?}");
+    assert!(numbers(&events).contains(&(nth - 1)));
+}
+
+#[test]
+fn a_read_only_journal_serves_its_history_and_events_go_on_in_memory() {
+    if !is_root() {
+        return;
+    }
+    let mut host = Host::new();
+    let state = host.mount_tmpfs("state", 4 << 20);
+    host.start_monitord(&[]);
+    emit(&host, 0, 100);
+    let head = host.status().seq;
+    assert!(host.term().success());
+    host.remount(&state, true);
+    host.start_monitord(&[]);
+    host.await_log("Read-only file system");
+    emit(&host, 100, 10);
+    let (events, _) = history(&host, 0);
+    assert_eq!(numbers(&events), (0..110).collect::<Vec<_>>());
+    assert!(has(&events, "journal-failed"));
+    assert!(host.status().seq > head);
+    assert!(host.term().success());
+}
+
+#[test]
+fn a_journal_directory_that_cannot_be_made_leaves_events_in_memory_alone() {
+    let mut host = Host::new();
+    fs::write(host.path("state"), "a file where a directory should be").expect("ours");
+    host.start_monitord(&[]);
+    host.await_log("kept in memory only");
+    emit(&host, 0, 10);
+    let (events, _) = history_of_memory(&host);
+    assert_eq!(numbers(&events), (0..10).collect::<Vec<_>>());
+    assert!(has(&events, "journal-failed"));
+}
+
+/// History where numbers do not begin with 1, since nothing keeps them.
+fn history_of_memory(host: &Host) -> (Vec<Event>, Vec<(u64, u64)>) {
+    let mut subscriber = host.subscribe(Subscribe { after: Some(0), ..Subscribe::default() });
+    subscriber.welcome();
+    match subscriber.item() {
+        Item::Lost { first: 1, last } => history(host, last),
+        item => panic!("not told what is gone: {item:?}"),
+    }
+}
+
+#[test]
+fn without_a_journal_a_returning_reader_is_told_what_it_missed() {
+    let mut host = Host::with_monitord(&["--journal-dir", "none"]);
+    emit_only(&host, 0, 10);
+    let mut reader = host.subscribe(Subscribe { since: Some(0), follow: true, ..Subscribe::default() });
+    let seen = reader.until(|event| event.id == "9").pop().expect("the last").seq;
+    assert!(!host.journal().exists());
+    host.kill9();
+    host.start_monitord(&["--journal-dir", "none"]);
+    emit_only(&host, 10, 10);
+    let mut reader = host.follow_from(seen);
+    reader.welcome();
+    match reader.item() {
+        Item::Lost { first, last } => {
+            assert_eq!(first, seen + 1);
+            let events = reader.until(|event| event.id == "19");
+            assert_eq!(events[0].seq, last + 1);
+            assert_eq!(numbers(&events), (10..20).collect::<Vec<_>>());
+        }
+        item => panic!("not told what is gone: {item:?}"),
+    }
+}
+
+#[test]
+fn with_sync_always_nothing_is_lost_over_a_kill() {
+    let args = ["--sync", "always"];
+    let mut host = Host::with_monitord(&args);
+    // A FIFO that nobody holds open forgets what is in it.
+    let _engine = File::options().read(true).write(true).open(host.fifo()).expect("monitord made it");
+    for round in 0..5 {
+        emit_only(&host, round * 200, 200);
+        host.kill9();
+        host.start_monitord(&args);
+    }
+    let mut reader = host.follow_from(0);
+    assert_eq!(numbers(&reader.until(|event| event.id == "999")), (0..1000).collect::<Vec<_>>());
+}
