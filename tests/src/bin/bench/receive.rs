@@ -1,0 +1,239 @@
+//! The subscribers: one process, one thread, any number of connections; they only count.
+//!
+//! `bench receive SYSTEM ADDRESS SUBSCRIBERS WISH MESSAGES MODE` connects, says `ready`, then how many bytes have
+//! come whenever there is a good deal more of them, and `done` when every subscriber has been given every message.
+//! With MODE `latency` the last line carries percentiles of the time since each message's stamp, in nanoseconds.
+
+use crate::system::{Layout, STAMP, System, Wish};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::time::{ClockId, clock_gettime};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// How long anything may take before the benchmark is given up.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+/// What one read takes at most.
+const READ: usize = 256 << 10;
+
+/// A connection to a server, of either sort.
+pub enum Stream {
+    /// By a path.
+    Unix(UnixStream),
+    /// By a port of this machine.
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    /// Connects to `address`: a path, or a port.
+    ///
+    /// # Errors
+    /// Nobody listens there.
+    pub fn connect(address: &str) -> io::Result<Self> {
+        let stream = match address.parse::<u16>() {
+            Ok(port) => Stream::Tcp(TcpStream::connect(("127.0.0.1", port))?),
+            Err(_) => Stream::Unix(UnixStream::connect(address)?),
+        };
+        match &stream {
+            Stream::Unix(unix) => unix.set_read_timeout(Some(PATIENCE))?,
+            Stream::Tcp(tcp) => {
+                tcp.set_read_timeout(Some(PATIENCE))?;
+                tcp.set_nodelay(true)?;
+            }
+        }
+        Ok(stream)
+    }
+
+    fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Stream::Unix(unix) => unix.set_nonblocking(true),
+            Stream::Tcp(tcp) => tcp.set_nonblocking(true),
+        }
+    }
+
+    /// Says `words` and reads until the answer ends with `end`.
+    ///
+    /// # Errors
+    /// The connection broke, or no such answer came.
+    pub fn greet(&mut self, words: &[u8], end: &[u8]) -> io::Result<()> {
+        self.write_all(words)?;
+        let mut answer = Vec::new();
+        while !answer.ends_with(end) {
+            let mut byte = [0];
+            self.read_exact(&mut byte)?;
+            answer.push(byte[0]);
+        }
+        Ok(())
+    }
+
+    /// Reads one frame of ours: a welcome.
+    fn read_frame(&mut self) -> io::Result<()> {
+        let mut header = [0; sampan_ipc::frame::HEADER_LEN];
+        self.read_exact(&mut header)?;
+        let len = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
+        let mut body = vec![0; len as usize];
+        self.read_exact(&mut body)?;
+        match sampan_ipc::frame::parse(&body) {
+            Ok(sampan_ipc::watch::Item::Welcome { .. }) => Ok(()),
+            other => Err(io::Error::other(format!("not welcome: {other:?}"))),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Unix(unix) => unix.read(into),
+            Stream::Tcp(tcp) => tcp.read(into),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Unix(unix) => unix.write(bytes),
+            Stream::Tcp(tcp) => tcp.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Unix(unix) => unix.as_fd(),
+            Stream::Tcp(tcp) => tcp.as_fd(),
+        }
+    }
+}
+
+/// Nanoseconds of the clock that stamps are of; the same in every process.
+pub fn now() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has it");
+    time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
+}
+
+/// Lets this process have as many connections as it may.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}
+
+/// The subscribers' process.
+///
+/// # Errors
+/// Anything at all: the benchmark is void then.
+pub fn run(args: &[String]) -> io::Result<()> {
+    let [system, address, subscribers, wish, messages, mode] = args else {
+        return Err(io::Error::other("bench calls this itself"));
+    };
+    let system = System::named(system).ok_or_else(|| io::Error::other("no such system"))?;
+    let wish = match wish.as_str() {
+        "half" => Wish::Half,
+        "half-each" => Wish::HalfEach,
+        _ => Wish::All,
+    };
+    let number = |text: &str| text.parse::<u64>().map_err(io::Error::other);
+    let mut receiver = Receiver::connect(system, address, number(subscribers)? as u32, wish)?;
+    let expected = number(subscribers)? * number(messages)? * system.layout().len as u64;
+    println!("ready");
+    if mode == "latency" {
+        receiver.until(expected, true)?;
+        let mut delays = receiver.delays;
+        delays.sort_unstable();
+        let at = |share: f64| delays[((delays.len() - 1) as f64 * share) as usize];
+        println!("done {} {} {}", at(0.5), at(0.99), at(0.999));
+    } else {
+        receiver.until(expected, false)?;
+        println!("done");
+    }
+    Ok(())
+}
+
+struct Receiver {
+    epoll: Epoll,
+    streams: Vec<Stream>,
+    layout: Layout,
+    /// For each stream, the part of a message that came without its rest.
+    parts: Vec<Vec<u8>>,
+    delays: Vec<u64>,
+}
+
+impl Receiver {
+    fn connect(system: System, address: &str, subscribers: u32, wish: Wish) -> io::Result<Self> {
+        raise_descriptor_limit()?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let mut streams = Vec::new();
+        for nth in 0..subscribers {
+            let mut stream = Stream::connect(address)?;
+            let (words, end) = system.subscription(nth, wish);
+            stream.greet(&words, &end)?;
+            if system == System::Sampan {
+                stream.read_frame()?;
+            }
+            stream.set_nonblocking()?;
+            epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(nth)))?;
+            streams.push(stream);
+        }
+        let parts = streams.iter().map(|_| Vec::new()).collect();
+        Ok(Receiver { epoll, streams, layout: system.layout(), parts, delays: Vec::new() })
+    }
+
+    /// Receives until `expected` bytes have come over all streams; says how many there are now and then.
+    fn until(&mut self, expected: u64, stamps: bool) -> io::Result<()> {
+        let mut events = [EpollEvent::empty(); 256];
+        let mut buffer = vec![0; READ];
+        let (mut total, mut told) = (0, 0);
+        let step = (expected / 1000).max(1);
+        let timeout = EpollTimeout::try_from(PATIENCE).map_err(io::Error::other)?;
+        while total < expected {
+            let count = self.epoll.wait(&mut events, timeout)?;
+            if count == 0 {
+                return Err(io::Error::other(format!("only {total} of {expected} bytes came")));
+            }
+            for event in &events[..count] {
+                let nth = event.data() as usize;
+                let len = match self.streams[nth].read(&mut buffer) {
+                    Ok(0) => return Err(io::Error::other(format!("subscriber {nth} was cut off"))),
+                    Ok(len) => len,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                    Err(error) => return Err(error),
+                };
+                total += len as u64;
+                if stamps {
+                    self.take_stamps(nth, &buffer[..len])?;
+                }
+            }
+            if total - told >= step {
+                told = total;
+                println!("{total}");
+            }
+        }
+        if total == expected { Ok(()) } else { Err(io::Error::other("more came than was sent")) }
+    }
+
+    fn take_stamps(&mut self, nth: usize, bytes: &[u8]) -> io::Result<()> {
+        let now = now();
+        let part = &mut self.parts[nth];
+        part.extend_from_slice(bytes);
+        let whole = part.len() / self.layout.len * self.layout.len;
+        for message in part[..whole].chunks(self.layout.len) {
+            let end = message.len() - self.layout.behind_stamp;
+            let stamp = std::str::from_utf8(&message[end - STAMP..end]).map_err(io::Error::other)?;
+            let stamp = u64::from_str_radix(stamp, 16).map_err(io::Error::other)?;
+            self.delays.push(now.saturating_sub(stamp));
+        }
+        part.drain(..whole);
+        Ok(())
+    }
+}

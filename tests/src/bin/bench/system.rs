@@ -1,0 +1,221 @@
+//! The systems that are measured: how each is spoken to, as few bytes as will do.
+//!
+//! Pure: makes bytes and knows lengths. A message carries 200 bytes; behind a stamp of 16 hex digits at its end
+//! every system has a few bytes of its own.
+
+use sampan_ipc::watch::{Request, Subscribe, opening};
+use sampan_ipc::{Event, record};
+use std::path::Path;
+
+/// Bytes of a message: of the whole frame where there is nothing else, of the payload where there is a protocol.
+pub const MESSAGE: usize = 200;
+/// Hex digits of a stamp.
+pub const STAMP: usize = 16;
+
+/// Who takes messages and gives them to subscribers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum System {
+    /// The bare program, `bare.rs`.
+    Bare,
+    /// sampan-monitord.
+    Sampan,
+    /// Redis pub/sub.
+    Redis,
+    /// NATS core.
+    Nats,
+    /// Mosquitto, MQTT 3.1.1, QoS 0.
+    Mosquitto,
+}
+
+/// What a subscriber of ours asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Every message.
+    All,
+    /// Every other one; all subscribers with the same filter.
+    Half,
+    /// Every other one; each subscriber with a filter of its own.
+    HalfEach,
+}
+
+/// How a message looks to a subscriber.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Bytes of it, its protocol's included.
+    pub len: usize,
+    /// Bytes behind its stamp.
+    pub behind_stamp: usize,
+}
+
+impl System {
+    /// All of them, the measure first.
+    pub const ALL: [System; 5] =
+        [System::Bare, System::Sampan, System::Redis, System::Nats, System::Mosquitto];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            System::Bare => "bare",
+            System::Sampan => "sampan",
+            System::Redis => "redis",
+            System::Nats => "nats",
+            System::Mosquitto => "mosquitto",
+        }
+    }
+
+    /// The system of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|system| system.name() == name)
+    }
+
+    /// The program, for those that are not ours.
+    pub fn program(self) -> Option<&'static str> {
+        match self {
+            System::Bare | System::Sampan => None,
+            System::Redis => Some("redis-server"),
+            System::Nats => Some("nats-server"),
+            System::Mosquitto => Some("mosquitto"),
+        }
+    }
+
+    /// True if it can be started; says so if not.
+    pub fn is_installed(&self) -> bool {
+        let Some(program) = self.program() else { return true };
+        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
+        let found = path.split(':').any(|dir| Path::new(dir).join(program).is_file());
+        if !found {
+            println!("{program} is not installed: left out");
+        }
+        found
+    }
+
+    /// True if messages go into a FIFO, which holds a fast writer back.
+    pub fn has_fifo(self) -> bool {
+        matches!(self, System::Bare | System::Sampan)
+    }
+
+    /// How a message looks to a subscriber.
+    pub fn layout(self) -> Layout {
+        match self {
+            System::Bare => Layout { len: MESSAGE, behind_stamp: 0 },
+            // No label, and the eight bytes of seq.
+            System::Sampan => Layout { len: MESSAGE, behind_stamp: 9 },
+            System::Redis => Layout { len: 41 + MESSAGE, behind_stamp: 2 },
+            System::Nats => Layout { len: 19 + MESSAGE, behind_stamp: 2 },
+            System::Mosquitto => Layout { len: 10 + MESSAGE, behind_stamp: 0 },
+        }
+    }
+
+    /// What a publisher writes for message number `nth`, stamped.
+    pub fn message(self, nth: u64, stamp: u64) -> Vec<u8> {
+        let payload = || {
+            let mut payload = vec![b'x'; MESSAGE - STAMP];
+            payload.extend_from_slice(hex(stamp).as_bytes());
+            payload
+        };
+        match self {
+            System::Bare => payload(),
+            System::Sampan => sampan_record(nth, stamp),
+            System::Redis => {
+                let head = format!("*3\r\n$7\r\nPUBLISH\r\n$5\r\nbench\r\n${MESSAGE}\r\n");
+                [head.as_bytes(), &payload(), b"\r\n"].concat()
+            }
+            System::Nats => [format!("PUB bench {MESSAGE}\r\n").as_bytes(), &payload(), b"\r\n"].concat(),
+            System::Mosquitto => mqtt(0x30, &[mqtt_str("bench"), payload()].concat()),
+        }
+    }
+
+    /// What a publisher says once, and how the answer to it ends.
+    pub fn publisher_greeting(self) -> (Vec<u8>, &'static [u8]) {
+        match self {
+            System::Bare | System::Sampan => (Vec::new(), b""),
+            System::Redis => (b"CLIENT REPLY OFF\r\n".to_vec(), b""),
+            System::Nats => (b"CONNECT {\"verbose\":false}\r\nPING\r\n".to_vec(), b"PONG\r\n"),
+            System::Mosquitto => (mqtt_connect(u32::MAX), &[0x20, 2, 0, 0]),
+        }
+    }
+
+    /// What subscriber number `nth` says, and how the answer to it ends; for ours, the answer is a frame.
+    pub fn subscription(self, nth: u32, wish: Wish) -> (Vec<u8>, Vec<u8>) {
+        match self {
+            System::Bare => (Vec::new(), b"+".to_vec()),
+            System::Sampan => {
+                let filters = match wish {
+                    Wish::All => Vec::new(),
+                    Wish::Half => vec!["type=half".to_owned()],
+                    Wish::HalfEach => vec!["type=half".to_owned(), format!("type=none-{nth}")],
+                };
+                let subscribe = Subscribe { filters, follow: true, ..Subscribe::default() };
+                (opening(Request::Subscribe(subscribe)).expect("a small request"), Vec::new())
+            }
+            System::Redis => (b"SUBSCRIBE bench\r\n".to_vec(), b":1\r\n".to_vec()),
+            System::Nats => {
+                (b"CONNECT {\"verbose\":false}\r\nSUB bench 1\r\nPING\r\n".to_vec(), b"PONG\r\n".to_vec())
+            }
+            System::Mosquitto => {
+                let subscribe = mqtt(0x82, &[&[0, 1][..], &mqtt_str("bench"), &[0]].concat());
+                ([mqtt_connect(nth), subscribe].concat(), vec![0x90, 3, 0, 1, 0])
+            }
+        }
+    }
+}
+
+fn hex(stamp: u64) -> String {
+    format!("{stamp:016x}")
+}
+
+/// A record whose frame has [`MESSAGE`] bytes; every other one is of type `half`.
+fn sampan_record(nth: u64, stamp: u64) -> Vec<u8> {
+    // A frame has 8 bytes of header and 8 of seq where a record has 12 of header.
+    let record_len = MESSAGE - 16 + record::HEADER_LEN;
+    let kind = if nth.is_multiple_of(2) { "half" } else { "rest" };
+    let mut event = Event::new(kind, "tick", "bench");
+    event.time = stamp as i64;
+    (event.writer, event.counter) = (1, nth + 1);
+    let bare = record::encode(&event.clone().with("padding", hex(stamp))).expect("a good event");
+    let padding = "x".repeat(record_len - bare.len());
+    // The length of the value takes a second byte from 128 on.
+    let over = usize::from(padding.len() + STAMP >= 128);
+    let value = padding[over..].to_owned() + &hex(stamp);
+    record::encode(&event.with("padding", value)).expect("a good event")
+}
+
+fn mqtt(kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![kind];
+    let mut len = body.len();
+    loop {
+        let low = (len % 128) as u8;
+        len /= 128;
+        bytes.push(if len > 0 { low | 0x80 } else { low });
+        if len == 0 {
+            break;
+        }
+    }
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+fn mqtt_str(text: &str) -> Vec<u8> {
+    [&(text.len() as u16).to_be_bytes()[..], text.as_bytes()].concat()
+}
+
+/// A clean session without keep-alive.
+fn mqtt_connect(nth: u32) -> Vec<u8> {
+    mqtt(0x10, &[&mqtt_str("MQTT")[..], &[4, 2, 0, 0], &mqtt_str(&format!("bench-{nth}"))].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_record_makes_a_frame_of_the_same_length_with_its_stamp_in_the_same_place() {
+        for nth in [0, 1, 126, 127, 128, 16_382, 16_383, 3_000_000] {
+            let record = System::Sampan.message(nth, 0xabcdef);
+            assert_eq!(record.len() - record::HEADER_LEN + 16, MESSAGE);
+            let behind = System::Sampan.layout().behind_stamp - 8;
+            let stamp = &record[record.len() - behind - STAMP..record.len() - behind];
+            assert_eq!(stamp, b"0000000000abcdef");
+        }
+    }
+}
