@@ -1,7 +1,10 @@
 //! Real processes for tests: registries, images, engines; monitord, subscribers, what the kernel says of them.
+//! And the fuzzer.
 
+pub mod fuzz;
 pub mod host;
 pub mod process;
 pub mod random;
 pub mod registry;
 pub mod subscriber;
+pub mod targets;

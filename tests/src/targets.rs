@@ -1,0 +1,370 @@
+//! What is fuzzed: each parser of untrusted bytes, and what must hold of it besides that it never panics.
+//!
+//! Called by [`crate::fuzz`]. A target says whether it took its input for good, so that seeds that have become
+//! useless are noticed.
+
+use crate::random::Random;
+use sampan_engine::tarball::Tarball;
+use sampan_engine::{challenge, oci, platform::Platform, reference::Reference};
+use sampan_ipc::event::{Event, EventView};
+use sampan_ipc::filter::FilterSet;
+use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
+use sampan_ipc::record::{self, Scanner, Step};
+use sampan_ipc::{engine, time, watch};
+
+/// One parser under test.
+pub struct Target {
+    /// Its name, and that of its directory of seeds.
+    pub name: &'static str,
+    /// Words of its grammar.
+    pub words: &'static [&'static str],
+    /// Makes lengths and checksums right again, so that mutations get past them.
+    pub repair: fn(&mut [u8]),
+    /// Feeds it one input; true if that was good to the end. Panics where something does not hold.
+    pub run: fn(&[u8], &mut Random) -> bool,
+}
+
+/// All of them.
+pub const TARGETS: [Target; 9] = [
+    Target { name: "record", words: &["SMPN"], repair: repair_records, run: record },
+    Target { name: "frame", words: &[], repair: repair_frames, run: frame },
+    Target {
+        name: "filter",
+        words: &[
+            "type=",
+            "event=",
+            "container=",
+            "image=",
+            "label=",
+            "name=",
+            "id=",
+            "daemon=",
+            "attr.",
+            "=",
+            "\n",
+            "/",
+            ":",
+            "@",
+        ],
+        repair: leave,
+        run: filter,
+    },
+    Target {
+        name: "time",
+        words: &[
+            "now",
+            "h",
+            "m",
+            "s",
+            "ms",
+            "us",
+            "ns",
+            "T",
+            "Z",
+            "+",
+            "-",
+            ":",
+            ".",
+            "24",
+            "60",
+            "9999",
+            "000000000",
+        ],
+        repair: leave,
+        run: time,
+    },
+    Target {
+        name: "reference",
+        words: &["docker.io/", "library/", ":", "@sha256:", "/", "localhost", "[::1]", "latest", "__", "--"],
+        repair: leave,
+        run: reference,
+    },
+    Target { name: "manifest", words: JSON_WORDS, repair: leave, run: manifest },
+    Target { name: "config", words: JSON_WORDS, repair: leave, run: config },
+    Target {
+        name: "challenge",
+        words: &["Bearer ", "Basic ", "realm=", "service=", "scope=", "\"", ",", "\\", "=", " "],
+        repair: leave,
+        run: challenge,
+    },
+    Target {
+        name: "tar",
+        words: &["ustar", "././@LongLink", "30 path=", "GNU.sparse."],
+        repair: repair_tar,
+        run: tar,
+    },
+];
+
+const JSON_WORDS: &[&str] = &[
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "null",
+    "-1",
+    "1e999",
+    "18446744073709551616",
+    "\"\"",
+    "\"digest\"",
+    "\"size\"",
+    "\"layers\"",
+    "\"config\"",
+    "\"manifests\"",
+    "\"mediaType\"",
+    "\"schemaVersion\"",
+    "\"platform\"",
+    "\"sha256:",
+];
+
+/// The target called `name`.
+pub fn target(name: &str) -> Option<&'static Target> {
+    const { &TARGETS }.iter().find(|target| target.name == name)
+}
+
+fn leave(_: &mut [u8]) {}
+
+/// The bytes of the FIFO: every byte is accounted for, and a good record behind them is found.
+fn record(input: &[u8], _: &mut Random) -> bool {
+    const LAST: &str = "the good one behind all that";
+    let mut bytes = input.to_vec();
+    bytes.extend(record::encode(&Event::new("fuzz", "tick", LAST)).expect("small"));
+    let mut scanner = Scanner::new(&bytes);
+    let (mut good, mut garbage, mut last) = (0, 0, String::new());
+    let mut records = 0;
+    while let Some(step) = scanner.next() {
+        match step {
+            Step::Record(record) => {
+                good += record::HEADER_LEN + record.body.len();
+                records += 1;
+                last = record.event.id.to_owned();
+                check_record(&record);
+            }
+            Step::Garbage(bytes) => garbage += bytes,
+            Step::Partial => garbage += scanner.skip_partial(),
+        }
+    }
+    assert_eq!(scanner.consumed(), bytes.len());
+    assert_eq!(good + garbage, bytes.len());
+    assert_eq!(last, LAST);
+    records > 1
+}
+
+/// What monitord lets in, every client can read, and it keeps the rules.
+fn check_record(record: &record::Record<'_>) {
+    let seq = 7u64;
+    let mut frame = frame::event_header(record.body.len(), record.crc, seq).to_vec();
+    frame.extend_from_slice(record.body);
+    frame.extend_from_slice(&seq.to_le_bytes());
+    let (body, len) = frame::split(&frame, FRAME_MAX).expect("a good frame").expect("a whole frame");
+    assert_eq!(len, frame.len());
+    match frame::parse::<watch::Item>(body) {
+        Ok(watch::Item::Event(event)) => {
+            event.check().expect("an event that keeps the rules");
+            assert_eq!((event.seq, event.id.as_str()), (seq, record.event.id));
+            assert!(!event.line().contains(char::is_control), "a line that breaks a terminal");
+        }
+        other => panic!("let in, and not readable: {other:?}"),
+    }
+    assert!(EventView::of_frame(body).is_some());
+}
+
+/// Sets the checksum of each place that looks like a record, as far as its length is inside.
+fn repair_records(input: &mut [u8]) {
+    let mut at = 0;
+    while let Some(place) = input.get_mut(at..).filter(|rest| rest.len() >= record::HEADER_LEN) {
+        let len = usize::from(u16::from_le_bytes([place[6], place[7]]));
+        let end = record::HEADER_LEN + len;
+        match place.get(record::HEADER_LEN..end) {
+            Some(body) if place[..4] == record::MAGIC => {
+                let crc = crc32c::crc32c(body);
+                place[8..12].copy_from_slice(&crc.to_le_bytes());
+                at += end;
+            }
+            _ => at += 1,
+        }
+    }
+}
+
+/// A stream of frames gives the same however it is split, and no message makes a parser of them panic.
+fn frame(input: &[u8], random: &mut Random) -> bool {
+    let whole = frames(input, || usize::MAX);
+    let split = frames(input, || 1 + random.below(40));
+    assert_eq!(whole, split);
+    let mut understood = false;
+    for body in &whole.0 {
+        understood |= frame::parse::<watch::Item>(body).is_ok()
+            | frame::parse::<watch::Opening>(body).is_ok()
+            | watch::open::<watch::Request>(body).is_ok()
+            | watch::open::<engine::Request>(body).is_ok()
+            | frame::parse::<engine::Answer>(body).is_ok();
+        let _ = EventView::of_frame(body);
+    }
+    understood
+}
+
+/// The frames of a stream that comes in parts of these sizes, and whether all of it was good.
+fn frames(input: &[u8], mut size: impl FnMut() -> usize) -> (Vec<Vec<u8>>, bool) {
+    let (mut decoder, mut bodies) = (Decoder::new(watch::REQUEST_MAX), Vec::new());
+    let mut rest = input;
+    while !rest.is_empty() {
+        let (part, behind) = rest.split_at(size().min(rest.len()));
+        decoder.push(part);
+        rest = behind;
+        loop {
+            let has_frame = decoder.has_frame();
+            match decoder.next_body() {
+                Ok(Some(body)) => bodies.push(body.to_vec()),
+                Ok(None) if has_frame => panic!("a frame that is there was not given"),
+                Ok(None) => break,
+                Err(_) => return (bodies, false),
+            }
+        }
+    }
+    (bodies, true)
+}
+
+/// Sets length and checksum of one frame after the other.
+fn repair_frames(input: &mut [u8]) {
+    let mut at = 0;
+    while let Some(rest) = input.get_mut(at..).filter(|rest| rest.len() > frame::HEADER_LEN) {
+        let len = u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
+        let len = len.clamp(1, rest.len() - frame::HEADER_LEN);
+        let crc = crc32c::crc32c(&rest[frame::HEADER_LEN..frame::HEADER_LEN + len]);
+        rest[..4].copy_from_slice(&(len as u32).to_le_bytes());
+        rest[4..8].copy_from_slice(&crc.to_le_bytes());
+        at += frame::HEADER_LEN + len;
+    }
+}
+
+/// Filters, one a line: their order makes no difference.
+fn filter(input: &[u8], _: &mut Random) -> bool {
+    let text = String::from_utf8_lossy(input);
+    let mut filters: Vec<String> = text.lines().map(str::to_owned).collect();
+    let parsed = FilterSet::parse(&filters);
+    filters.reverse();
+    let reversed = FilterSet::parse(&filters);
+    assert_eq!(parsed.is_ok(), reversed.is_ok());
+    let (Ok(parsed), Ok(reversed)) = (parsed, reversed) else { return false };
+    assert_eq!(parsed, reversed);
+    let event = Event::new("image", "pull: x", "docker.io/library/busybox:1.36@sha256:0123456789abcdef")
+        .with("name", "web")
+        .with("image", text.chars().take(200).collect::<String>())
+        .label("tier", "front");
+    let bytes = record::encode(&event).expect("small");
+    let view = EventView::of_record(&bytes[record::HEADER_LEN..]).expect("a good body");
+    assert_eq!(parsed.matches(&view), reversed.matches(&view));
+    true
+}
+
+/// A time that is understood is understood again when it is printed.
+fn time(input: &[u8], _: &mut Random) -> bool {
+    let now = 1_700_000_000_123_456_789;
+    let Ok(nanos) = time::parse(&String::from_utf8_lossy(input), now) else { return false };
+    let printed = time::local(nanos);
+    assert_eq!(time::parse(&printed, now), Ok(nanos), "{printed}");
+    true
+}
+
+/// A reference that is understood is the same when its full form is read.
+fn reference(input: &[u8], _: &mut Random) -> bool {
+    let Ok(reference) = Reference::parse(&String::from_utf8_lossy(input)) else { return false };
+    assert_eq!(Reference::parse(&reference.to_string()).as_ref(), Ok(&reference));
+    // It becomes part of a URL and of paths.
+    let (name, target) = (reference.name(), reference.target());
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-:/[]".contains(c);
+    assert!(name.chars().chain(target.chars()).all(is_plain), "{name} {target}");
+    assert!(
+        !reference.path().split('/').any(|part| part.is_empty() || part == "." || part == ".."),
+        "{name}"
+    );
+    true
+}
+
+/// What is taken for an index or a manifest says the same when it is written and read again.
+fn manifest(input: &[u8], _: &mut Random) -> bool {
+    let mut accepted = false;
+    for content_type in [None, Some(oci::INDEX), Some(oci::MANIFEST), Some("text/html; charset=x")] {
+        let Ok(document) = oci::parse_document(input, content_type) else { continue };
+        accepted = true;
+        let again = match &document {
+            oci::Document::Index(index) => {
+                let _ = oci::choose(index, &Platform::host());
+                serde_json::to_vec(index)
+            }
+            oci::Document::Manifest(manifest) => {
+                assert!(manifest.layers.len() <= oci::LAYERS_MAX);
+                let _ = manifest.content_size();
+                serde_json::to_vec(manifest)
+            }
+        };
+        let again = oci::parse_document(&again.expect("what was read can be written"), content_type);
+        assert_eq!(again.expect("what was written can be read"), document);
+    }
+    accepted
+}
+
+/// A config is taken only with as many diff ids as the manifest has layers.
+fn config(input: &[u8], _: &mut Random) -> bool {
+    let layer = oci::Descriptor {
+        media_type: oci::LAYER[1].to_owned(),
+        digest: sampan_engine::digest::Digest::of(b"layer"),
+        size: 1,
+        platform: None,
+        annotations: Default::default(),
+    };
+    let mut manifest = oci::Manifest {
+        schema_version: 2,
+        media_type: oci::MANIFEST.to_owned(),
+        config: layer.clone(),
+        layers: Vec::new(),
+    };
+    let mut accepted = false;
+    for count in 0..4 {
+        if let Ok(config) = oci::parse_config(input, &manifest) {
+            accepted = true;
+            assert_eq!(config.chain_ids().len(), count);
+            let _ = (config.created_nanos(), config.platform());
+        }
+        manifest.layers.push(layer.clone());
+    }
+    accepted
+}
+
+/// Challenges of a header: names in lower case, however they came.
+fn challenge(input: &[u8], _: &mut Random) -> bool {
+    let challenges = challenge::parse(&String::from_utf8_lossy(input));
+    for challenge in &challenges {
+        assert!(!challenge.scheme.contains(|c: char| c.is_ascii_uppercase()));
+        assert!(
+            challenge.parameters.iter().all(|(name, _)| !name.contains(|c: char| c.is_ascii_uppercase()))
+        );
+        let _ = challenge.get("realm");
+    }
+    challenges.iter().any(|challenge| !challenge.parameters.is_empty())
+}
+
+/// A tar: never more content than there are bytes, whatever its headers say.
+fn tar(input: &[u8], _: &mut Random) -> bool {
+    let mut tarball = Tarball::new(input);
+    let (mut entries, mut content) = (0, 0);
+    while let Ok(Some(_)) = tarball.next_entry() {
+        entries += 1;
+        let mut part = [0; 1000];
+        while let Ok(len @ 1..) = tarball.read_content(&mut part) {
+            content += len;
+        }
+    }
+    assert!(content <= input.len(), "{content} bytes of content in {}", input.len());
+    entries > 0
+}
+
+/// Sets the checksum of each block as if it were a header.
+fn repair_tar(input: &mut [u8]) {
+    for block in input.chunks_exact_mut(512).filter(|block| block[257..262] == *b"ustar") {
+        block[148..156].fill(b' ');
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+}
