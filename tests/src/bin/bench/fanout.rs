@@ -45,7 +45,7 @@ pub fn run(options: &Options) -> io::Result<()> {
         let mut runs: Vec<Vec<Run>> = lines.iter().map(|_| Vec::new()).collect();
         for _ in 0..options.runs {
             for (line, runs) in lines.iter().zip(&mut runs) {
-                runs.push(measure(*line, subscribers)?);
+                runs.push(measure(*line, subscribers, options.scale)?);
             }
         }
         let mut bare = f64::NAN;
@@ -84,9 +84,9 @@ fn messages(system: System, subscribers: usize) -> u64 {
     messages.next_multiple_of(2 * BATCH as u64)
 }
 
-fn measure(line: Line, subscribers: usize) -> io::Result<Run> {
+fn measure(line: Line, subscribers: usize, scale: u64) -> io::Result<Run> {
     let Line { system, wish } = line;
-    let sent = messages(system, subscribers);
+    let sent = messages(system, subscribers) * scale;
     let each = if wish == Wish::All { sent } else { sent / 2 };
     let batches: Vec<Vec<u8>> = (0..sent / BATCH as u64)
         .map(|batch| {

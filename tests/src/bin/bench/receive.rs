@@ -145,7 +145,7 @@ pub fn run(args: &[String]) -> io::Result<()> {
     };
     let number = |text: &str| text.parse::<u64>().map_err(io::Error::other);
     let mut receiver = Receiver::connect(system, address, number(subscribers)? as u32, wish)?;
-    let expected = number(subscribers)? * number(messages)? * system.layout().len as u64;
+    let expected = number(messages)? * system.layout().len as u64;
     println!("ready");
     if mode == "latency" {
         receiver.until(expected, true)?;
@@ -189,11 +189,13 @@ impl Receiver {
         Ok(Receiver { epoll, streams, layout: system.layout(), parts, delays: Vec::new() })
     }
 
-    /// Receives until `expected` bytes have come over all streams; says how many there are now and then.
-    fn until(&mut self, expected: u64, stamps: bool) -> io::Result<()> {
+    /// Receives until `each` bytes have come over each stream; says how many there are in all now and then.
+    fn until(&mut self, each: u64, stamps: bool) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); 256];
         let mut buffer = vec![0; READ];
         let (mut total, mut told) = (0, 0);
+        let mut came = vec![0; self.streams.len()];
+        let expected = each * self.streams.len() as u64;
         let step = (expected / 1000).max(1);
         let timeout = EpollTimeout::try_from(PATIENCE).map_err(io::Error::other)?;
         while total < expected {
@@ -210,6 +212,7 @@ impl Receiver {
                     Err(error) => return Err(error),
                 };
                 total += len as u64;
+                came[nth] += len as u64;
                 if stamps {
                     self.take_stamps(nth, &buffer[..len])?;
                 }
@@ -219,7 +222,10 @@ impl Receiver {
                 println!("{total}");
             }
         }
-        if total == expected { Ok(()) } else { Err(io::Error::other("more came than was sent")) }
+        match came.iter().position(|bytes| *bytes != each) {
+            None => Ok(()),
+            Some(nth) => Err(io::Error::other(format!("subscriber {nth} got {} of {each} bytes", came[nth]))),
+        }
     }
 
     fn take_stamps(&mut self, nth: usize, bytes: &[u8]) -> io::Result<()> {
