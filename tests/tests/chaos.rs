@@ -73,7 +73,19 @@ fn follow(socket: &Path) -> Account {
 
 #[test]
 fn two_hundred_kills_lose_nothing_and_repeat_nothing() {
-    let mut host = Host::with_monitord(&["--journal-bytes", "64M"]);
+    // Segments of 512 KiB: the journal rolls to a new one between and under the kills, and drops none.
+    let host = kill_under_load(&["--journal-bytes", "4M"]);
+    assert!(host.segments().len() > 3, "it never rolled");
+}
+
+#[test]
+fn two_hundred_kills_lose_nothing_and_repeat_nothing_when_each_event_is_synced_first() {
+    kill_under_load(&["--journal-bytes", "64M", "--sync", "always"]);
+}
+
+/// Kills monitord at random while writers write and subscribers follow; nothing may be missing in the end.
+fn kill_under_load(args: &[&str]) -> Host {
+    let mut host = Host::with_monitord(args);
     let socket = host.socket();
     let subscribers: Vec<_> = (0..3)
         .map(|_| {
@@ -108,7 +120,7 @@ fn two_hundred_kills_lose_nothing_and_repeat_nothing() {
             thread::sleep(Duration::from_micros(random.number() % 60_000));
             host.kill9();
             let mut command = host.command("sampan-monitord");
-            command.args(["--journal-bytes", "64M"]);
+            command.args(args);
             host.spawn(command);
         }
         writing.store(false, Ordering::Relaxed);
@@ -123,6 +135,7 @@ fn two_hundred_kills_lose_nothing_and_repeat_nothing() {
     let logs = host.logs();
     assert!(!logs.contains("panicked"), "{logs}");
     assert!(host.term().success());
+    host
 }
 
 /// Sends `count` numbered events of about 200 bytes.
