@@ -107,6 +107,27 @@ impl Subscriber {
         }
     }
 
+    /// The number of the next event, which must come, without reading the rest of it.
+    pub fn seq(&mut self) -> u64 {
+        loop {
+            match self.decoder.next_body() {
+                // An event's frame begins with a zero and ends with its number.
+                Ok(Some([0, .., a, b, c, d, e, f, g, h])) => {
+                    return u64::from_le_bytes([*a, *b, *c, *d, *e, *f, *g, *h]);
+                }
+                Ok(Some(body)) => panic!("not an event: {body:?}"),
+                Ok(None) => {}
+                Err(error) => panic!("no frame came: {error}"),
+            }
+            match self.stream.read(&mut self.read) {
+                Ok(0) => panic!("monitord closed the connection"),
+                Ok(len) => self.decoder.push(&self.read[..len]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => panic!("no event came: {error}"),
+            }
+        }
+    }
+
     /// Events as they come until one of them is `last`, which is among them.
     pub fn until(&mut self, mut last: impl FnMut(&Event) -> bool) -> Vec<Event> {
         let mut events = Vec::new();

@@ -133,7 +133,7 @@ fn a_thousand_subscribers_with_different_filters_hear_what_a_naive_model_says() 
             scope.spawn(move || {
                 for (subscriber, seqs) in half.iter_mut().zip(expected) {
                     for seq in seqs {
-                        assert_eq!(subscriber.event().seq, *seq);
+                        assert_eq!(subscriber.seq(), *seq);
                     }
                 }
             });
