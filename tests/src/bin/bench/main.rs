@@ -6,8 +6,9 @@
 //!
 //! TABLE is `fanout`, `latency`, `idle` or `ingest`; all of them without one. SYSTEM is `bare`, `sampan`, `redis`,
 //! `nats` or `mosquitto`. Every figure is the median of N runs [default: 5], which alternate between the systems,
-//! so that a noisy machine is noisy for all. `--scale` makes the runs of `fanout` so many times longer. Starts private servers in private directories, on Unix sockets or
-//! loopback, and ends them. Reads what processes cost from the kernel's clocks, never from the wall alone.
+//! so that a noisy machine is noisy for all. `--scale` makes the runs of `fanout` so many times longer. Starts
+//! private servers in private directories, on Unix sockets or loopback, and ends them. Reads what processes cost
+//! from the kernel's clocks, never from the wall alone.
 //!
 //! Called as `bench receive …` by itself: the subscribers are a process of their own.
 
@@ -58,7 +59,8 @@ fn main() -> io::Result<()> {
 fn parse(args: &[String]) -> io::Result<(Vec<String>, Options)> {
     let usage = |what: String| {
         io::Error::other(format!(
-            "{what}\nusage: bench [fanout|latency|ingest|idle]... [--runs N] [--only bare|sampan|redis|nats|mosquitto]... [--scale N]"
+            "{what}\nusage: bench [fanout|latency|ingest|idle]... [--runs N] \
+             [--only bare|sampan|redis|nats|mosquitto]... [--scale N]"
         ))
     };
     let (mut tables, mut runs, mut only, mut scale) = (Vec::new(), 5, Vec::new(), 1);

@@ -181,9 +181,14 @@ impl Receiver {
             if system == System::Sampan {
                 stream.read_frame()?;
             }
-            stream.set_nonblocking()?;
-            epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(nth)))?;
             streams.push(stream);
+        }
+        for (stream, nth) in streams.iter_mut().zip(0..) {
+            if let Some(end) = system.late_greeting() {
+                stream.greet(b"", end)?;
+            }
+            stream.set_nonblocking()?;
+            epoll.add(&*stream, EpollEvent::new(EpollFlags::EPOLLIN, nth))?;
         }
         let parts = streams.iter().map(|_| Vec::new()).collect();
         Ok(Receiver { epoll, streams, layout: system.layout(), parts, delays: Vec::new() })
