@@ -1,5 +1,6 @@
 //! Nothing is lost and nothing comes twice, whatever is killed or stopped.
 
+use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sampan_ipc::Event;
@@ -9,6 +10,8 @@ use sampan_tests::process;
 use sampan_tests::random::Random;
 use sampan_tests::subscriber::Subscriber;
 use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -71,6 +74,21 @@ fn follow(socket: &Path) -> Account {
     account
 }
 
+/// A hostile writer among the good ones: a burst of bytes that are no record now and then.
+fn write_garbage(fifo: &Path, writing: &AtomicBool) {
+    let mut random = Random::new(666);
+    while writing.load(Ordering::Relaxed) {
+        let file = File::options().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(fifo);
+        if let Ok(mut file) = file {
+            let magic: &[u8] = if random.one_in(2) { b"SMPN\x01\x00" } else { b"" };
+            let len = 1 + random.below(2000);
+            // Without a reader, or without room, it has done its worst already.
+            let _ = file.write(&[magic, &random.bytes(len)].concat());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn two_hundred_kills_lose_nothing_and_repeat_nothing() {
     // Segments of 512 KiB: the journal rolls to a new one between and under the kills, and drops none.
@@ -93,7 +111,7 @@ fn kill_under_load(args: &[&str]) -> Host {
             thread::spawn(move || follow(&socket))
         })
         .collect();
-    let writing = AtomicBool::new(true);
+    let (writing, host_fifo) = (AtomicBool::new(true), host.fifo());
     thread::scope(|scope| {
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
@@ -115,6 +133,7 @@ fn kill_under_load(args: &[&str]) -> Host {
                 })
             })
             .collect();
+        scope.spawn(|| write_garbage(&host_fifo, &writing));
         let mut random = Random::new(12_345);
         for _ in 0..KILLS {
             thread::sleep(Duration::from_micros(random.number() % 60_000));
@@ -239,4 +258,84 @@ fn a_reader_that_the_journal_cannot_wait_for_is_told_exactly_what_it_missed() {
     assert_eq!(next, head + 1);
     assert!(lost > 10_000 && received > 100, "lost {lost}, received {received}");
     assert_eq!(host.status().subscribers_lost, lost);
+}
+
+/// Reads at a random pace, with pauses, and accounts for every number: received, told as lost, or not asked for.
+fn read_slowly(mut subscriber: Subscriber, only: Option<&str>, last: u64, seed: u64) -> (u64, u64) {
+    let mut random = Random::new(seed);
+    let (mut next, mut received, mut lost) = (1, 0, 0);
+    // Numbers that the filter held back: nothing that it lets pass is among them.
+    let skip = |next: u64, to: u64| match only {
+        None => assert_eq!(next, to, "a hole that nobody told of"),
+        Some(kind) => {
+            let wanted = |seq| kind_of(seq) == kind || kind_of(seq) == "both";
+            assert!(!(next..to).any(wanted), "{next} to {to} held back from {kind}");
+        }
+    };
+    while next <= last {
+        match subscriber.item() {
+            Item::Welcome { .. } => {}
+            Item::Event(event) => {
+                skip(next, event.seq);
+                next = event.seq + 1;
+                received += 1;
+            }
+            Item::Lost { first, last } => {
+                skip(next, first);
+                lost += last - first + 1;
+                next = last + 1;
+            }
+            item => panic!("not expected: {item:?}"),
+        }
+        if random.one_in(100) {
+            thread::sleep(Duration::from_micros(random.number() % 8000));
+        }
+    }
+    (received, lost)
+}
+
+/// The type of the event that gets number `seq` when one writer emits to a new monitord.
+fn kind_of(seq: u64) -> &'static str {
+    if seq == 1 { "daemon" } else { ["even", "odd", "both"][(seq % 3) as usize] }
+}
+
+#[test]
+fn readers_of_any_pace_account_for_every_number_while_the_journal_is_pruned_under_them() {
+    const COUNT: u64 = 60_000;
+    let host = Host::with_monitord(&["--journal-bytes", "1M", "--ring-bytes", "128K"]);
+    // Behind the start of monitord itself; the last one is of a type that every filter lets pass.
+    let last = (COUNT..).find(|seq| kind_of(*seq) == "both").expect("one of three");
+    let subscribe = |only: Option<&str>| {
+        let filters = only.map(|kind| vec![format!("type={kind}"), "type=both".into()]).unwrap_or_default();
+        let mut subscriber =
+            host.subscribe(Subscribe { filters, after: Some(0), follow: true, ..Subscribe::default() });
+        subscriber.welcome();
+        subscriber
+    };
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..12)
+            .map(|nth| {
+                let only = [None, Some("even"), Some("odd")][nth % 3];
+                let subscriber = subscribe(only);
+                scope.spawn(move || read_slowly(subscriber, only, last, nth as u64))
+            })
+            .collect();
+        let (sender, mut random) = (host.sender(), Random::new(99));
+        for seq in 2..=last {
+            let padding = "x".repeat(random.below(600));
+            let event = Event::new(kind_of(seq), "tick", seq.to_string()).with("padding", padding);
+            sender.send(event).expect("small");
+            while sender.spooled() > 1000 {
+                thread::sleep(Duration::from_micros(200));
+            }
+        }
+        assert!(sender.flush(PATIENCE), "{:?}", sender.problem());
+        for reader in readers {
+            let (received, lost) = reader.join().expect("a reader that fails says so");
+            println!("received {received}, lost {lost}");
+            assert!(received > 0);
+        }
+    });
+    let status = host.status();
+    assert_eq!((status.seq, status.skipped_bytes), (last, 0));
 }
