@@ -31,6 +31,11 @@ pub fn threads(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).expect("a process that runs").count()
 }
 
+/// How many descriptors `pid` has open. proc_pid_fd(5).
+pub fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("a process that runs").count()
+}
+
 /// The process's state letter, such as `T` for stopped. proc_pid_stat(5).
 pub fn state(pid: u32) -> char {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process that runs");

@@ -117,7 +117,10 @@ fn thousand(host: &Host) -> Vec<Subscriber> {
 #[test]
 fn sigterm_drains_the_fifo_and_tells_a_thousand_subscribers_that_this_is_the_end() {
     let mut host = Host::with_monitord(&[]);
+    let before = process::anonymous_bytes(host.pid());
     let mut subscribers = thousand(&host);
+    let each = process::anonymous_bytes(host.pid()).saturating_sub(before) / 1000;
+    assert!(each <= 1024, "{each} bytes for each subscriber");
     let sender = host.sender();
     for nth in 0..500 {
         sender.send(Event::new("test", "tick", nth.to_string())).expect("small");
@@ -168,6 +171,25 @@ fn sigusr1_logs_the_counters() {
     host.signal(Signal::SIGUSR1);
     host.await_log("skipped_bytes=0");
     assert!(host.logs().contains("seq=1 "), "{}", host.logs());
+}
+
+#[test]
+fn a_subscriber_takes_less_than_a_kibibyte_and_leaves_nothing_behind() {
+    let host = Host::with_monitord(&[]);
+    // Once around, so that tables have grown and the allocator has what it keeps.
+    drop(thousand(&host));
+    host.wait_until("all to be gone", || host.status().subscribers.is_empty());
+    let (memory, descriptors) = (process::anonymous_bytes(host.pid()), process::descriptors(host.pid()));
+    for _ in 0..3 {
+        let subscribers = thousand(&host);
+        let each = process::anonymous_bytes(host.pid()).saturating_sub(memory) / 1000;
+        assert!(each <= 1024, "{each} bytes more for each subscriber");
+        drop(subscribers);
+        host.wait_until("all to be gone", || host.status().subscribers.is_empty());
+    }
+    assert_eq!(process::descriptors(host.pid()), descriptors);
+    let after = process::anonymous_bytes(host.pid());
+    assert!(after <= memory + (128 << 10), "anonymous memory grew from {memory} to {after}");
 }
 
 #[test]
