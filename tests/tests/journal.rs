@@ -154,12 +154,22 @@ fn a_file_of_garbage_among_the_segments_is_dropped_and_told() {
 
 #[test]
 fn a_full_disk_costs_history_only_and_is_told_and_recovered_from() {
+    fill_the_disk("interval");
+}
+
+#[test]
+fn a_full_disk_stops_nothing_when_each_event_is_synced_first() {
+    fill_the_disk("always");
+}
+
+fn fill_the_disk(sync: &str) {
     if !is_root() {
         return;
     }
+    let args = ["--journal-bytes", "256M", "--ring-bytes", "128K", "--sync", sync];
     let mut host = Host::new();
     let state = host.mount_tmpfs("state", 512 << 10);
-    host.start_monitord(&["--journal-bytes", "256M", "--ring-bytes", "128K"]);
+    host.start_monitord(&args);
     let filler = state.join("filler");
     fs::write(&filler, vec![0; 100 << 10]).expect("room");
     let mut live = host.follow_from(0);
@@ -192,11 +202,45 @@ fn a_full_disk_costs_history_only_and_is_told_and_recovered_from() {
     host.await_log("can be written again");
     let head = host.status().seq;
     host.kill9();
-    host.start_monitord(&["--journal-bytes", "256M", "--ring-bytes", "128K"]);
+    host.start_monitord(&args);
     assert!(host.status().seq > head, "numbers go on");
     let (events, lost) = history(&host, 0);
     assert_eq!(lost.len(), 1, "one hole, where the disk was full: {lost:?}");
     assert!(numbers(&events).contains(&(nth - 1)));
+}
+
+#[test]
+fn a_kill_while_the_disk_is_full_gives_no_number_twice() {
+    if !is_root() {
+        return;
+    }
+    let args = ["--journal-bytes", "256M", "--ring-bytes", "128K"];
+    let mut host = Host::new();
+    host.mount_tmpfs("state", 256 << 10);
+    host.start_monitord(&args);
+    let mut live = host.follow_from(0);
+    let (mut nth, mut seen) = (0, 0);
+    for _ in 0..4 {
+        // Past the end of the disk, and past what is set aside at a time.
+        for _ in 0..60 {
+            emit_only(&host, nth, 100);
+            nth += 100;
+            let events = live.until(|event| event.id == (nth - 1).to_string());
+            assert!(events[0].seq > seen, "number {} was given twice", events[0].seq);
+            seen = events.last().expect("the last one").seq;
+        }
+        assert!(host.logs().contains("No space left"), "the disk does not fill up");
+        host.kill9();
+        host.start_monitord(&args);
+        // Goes on behind what it has seen: that is no number of the future.
+        live = host.follow_from(seen);
+        live.welcome();
+        match live.item() {
+            Item::Event(event) => assert!(event.seq > seen),
+            Item::Lost { first, last } => assert!(first == seen + 1 && last >= first),
+            item => panic!("not expected: {item:?}"),
+        }
+    }
 }
 
 #[test]
