@@ -131,3 +131,41 @@ fn overwrite_with_edge(input: &mut [u8], at: usize, random: &mut Random) {
         place.copy_from_slice(&bytes[..width]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_that_breaks_a_target_is_saved() {
+        let broken = Target {
+            name: "broken",
+            words: &[],
+            repair: |_| {},
+            run: |input, _| {
+                assert_ne!(input, b"bad", "as this test wants it");
+                true
+            },
+        };
+        save_inputs_on_panic();
+        let mut random = Random::new(1);
+        assert!(try_input(&broken, b"good".to_vec(), &mut random));
+        let outcome = std::panic::catch_unwind(|| try_input(&broken, b"bad".to_vec(), &mut Random::new(1)));
+        assert!(outcome.is_err());
+        let saved = std::env::temp_dir().join(format!("sampan-fuzz-broken-{}", std::process::id()));
+        assert_eq!(fs::read(&saved).expect("saved"), b"bad");
+        fs::remove_file(saved).expect("ours");
+    }
+
+    #[test]
+    fn one_seed_makes_the_same_inputs() {
+        let seeds = [b"one seed".to_vec(), b"another seed".to_vec()];
+        let inputs = |seed| {
+            let (mut random, mut input) = (Random::new(seed), seeds[0].clone());
+            (0..50).for_each(|_| mutate(&mut input, &seeds, &["word"], &mut random));
+            input
+        };
+        assert_eq!(inputs(3), inputs(3));
+        assert_ne!(inputs(3), inputs(4));
+    }
+}
