@@ -302,14 +302,13 @@ pub struct EventView<'a> {
     pub id: &'a str,
     /// See [`Event::attributes`].
     pub attributes: PairsView<'a>,
-    /// See [`Event::labels`].
-    pub labels: PairsView<'a>,
 }
 
-/// Pairs read in place; already checked, so walking them cannot fail.
+/// Pairs read in place, as they are asked for: most filters look at none of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PairsView<'a> {
     count: usize,
+    /// The pairs, and whatever stands behind them.
     bytes: &'a [u8],
 }
 
@@ -318,24 +317,29 @@ impl<'a> EventView<'a> {
     ///
     /// Total: any bytes give an event or `None`. Accepts exactly what [`Event::check`] accepts.
     pub fn of_record(body: &'a [u8]) -> Option<Self> {
-        let mut at = Walk(body);
-        let view = at.event()?;
-        (at.0.is_empty() && view.fits_the_rules()).then_some(view)
+        let view = Walk(body).event()?;
+        let labels = view.attributes.behind()?;
+        let is_whole = labels.behind_bytes()?.is_empty();
+        (is_whole && view.fits_the_rules(labels)).then_some(view)
+    }
+
+    /// See [`Event::labels`].
+    pub fn labels(&self) -> PairsView<'a> {
+        self.attributes.behind().unwrap_or(PairsView { count: 0, bytes: &[] })
     }
 
     /// Reads the body of an event frame that this program wrote and checked before, without checking the
     /// rules again. Still total.
     pub fn of_frame(body: &'a [u8]) -> Option<Self> {
-        let mut at = Walk(body.get(..body.len().checked_sub(8)?)?);
-        at.event()
+        Walk(body.get(..body.len().checked_sub(SEQ_LEN)?)?).event()
     }
 
-    fn fits_the_rules(&self) -> bool {
+    fn fits_the_rules(&self, labels: PairsView<'_>) -> bool {
         let word = self.action.split_once(": ").map_or(self.action, |(word, _)| word);
         is_word(self.kind.as_bytes(), KIND_MAX)
             && is_word(word.as_bytes(), ACTION_WORD_MAX)
             && self.attributes.fits_the_rules()
-            && self.labels.fits_the_rules()
+            && labels.fits_the_rules()
     }
 }
 
@@ -361,8 +365,25 @@ impl<'a> PairsView<'a> {
         self.count == 0
     }
 
+    /// The pairs that stand behind these.
+    fn behind(&self) -> Option<PairsView<'a>> {
+        Walk(self.behind_bytes()?).pairs()
+    }
+
+    /// What stands behind these pairs. A pair takes two bytes at least, so a count that the bytes cannot hold
+    /// ends this loop early.
+    fn behind_bytes(&self) -> Option<&'a [u8]> {
+        let mut at = Walk(self.bytes);
+        for _ in 0..self.count {
+            at.skip()?;
+            at.skip()?;
+        }
+        Some(at.0)
+    }
+
     fn fits_the_rules(&self) -> bool {
         self.count <= PAIRS_MAX
+            && self.iter().count() == self.count
             && self
                 .iter()
                 .enumerate()
@@ -387,7 +408,6 @@ impl<'a> Walk<'a> {
             action: self.str()?,
             id: self.str()?,
             attributes: self.pairs()?,
-            labels: self.pairs()?,
         })
     }
 
@@ -397,7 +417,19 @@ impl<'a> Walk<'a> {
         Some(head)
     }
 
+    #[inline]
     fn varint(&mut self) -> Option<u64> {
+        // Nearly all are lengths of words.
+        if let Some((&byte, rest)) = self.0.split_first()
+            && byte < 0x80
+        {
+            self.0 = rest;
+            return Some(u64::from(byte));
+        }
+        self.long_varint()
+    }
+
+    fn long_varint(&mut self) -> Option<u64> {
         let mut value = 0u64;
         for (nth, &byte) in self.0.iter().enumerate().take(10) {
             // The tenth byte holds the one bit that is left of 64.
@@ -418,15 +450,14 @@ impl<'a> Walk<'a> {
         std::str::from_utf8(self.take(len)?).ok()
     }
 
+    fn skip(&mut self) -> Option<()> {
+        let len = usize::try_from(self.varint()?).ok()?;
+        self.take(len).map(drop)
+    }
+
     fn pairs(&mut self) -> Option<PairsView<'a>> {
         let count = usize::try_from(self.varint()?).ok()?;
-        let start = self.0;
-        // A pair takes two bytes at least, so a count that bytes cannot hold ends this loop early.
-        for _ in 0..count {
-            self.str()?;
-            self.str()?;
-        }
-        Some(PairsView { count, bytes: &start[..start.len() - self.0.len()] })
+        Some(PairsView { count, bytes: self.0 })
     }
 }
 
@@ -452,7 +483,7 @@ mod tests {
         assert_eq!(view.counter, 300);
         assert_eq!(view.kind, "container");
         assert_eq!(view.attributes.get("image"), Some("busybox"));
-        assert_eq!(view.labels.get("image"), Some("a label cannot pass for a fact"));
+        assert_eq!(view.labels().get("image"), Some("a label cannot pass for a fact"));
         assert_eq!(view.attributes.iter().count(), 2);
     }
 

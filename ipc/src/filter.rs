@@ -156,7 +156,7 @@ impl Group {
                 Some(attribute) => self.any(|value| attribute == value),
                 None => false,
             },
-            Key::Label => event.labels.iter().any(|label| self.any(|value| is_label(label, value))),
+            Key::Label => event.labels().iter().any(|label| self.any(|value| is_label(label, value))),
         }
     }
 

@@ -652,7 +652,7 @@ fn events(fifo: &mut fs::File, seen: &mut Vec<u8>) -> Vec<(String, String, BTree
     while let Some(sampan_ipc::record::Step::Record(record)) = scanner.next() {
         let facts = record.event.attributes.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         let what = format!("{} {}", record.event.kind, record.event.action);
-        events.push((what, record.event.id.to_owned(), facts, record.event.labels.len()));
+        events.push((what, record.event.id.to_owned(), facts, record.event.labels().len()));
     }
     events
 }
