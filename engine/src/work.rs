@@ -211,9 +211,10 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
         PullError::Registry(RegistryError::Denied { .. }) => {
             (Code::Failed, "the repository is private or does not exist; this version pulls anonymously")
         }
-        PullError::Registry(RegistryError::Transport { .. }) => {
-            (Code::Failed, "check that the registry is reachable; use --tls-verify=false if it speaks plain HTTP")
-        }
+        PullError::Registry(RegistryError::Transport { .. }) => (
+            Code::Failed,
+            "check that the registry is reachable; use --tls-verify=false if it speaks plain HTTP",
+        ),
         PullError::Layer(_)
         | PullError::ConfigDigest { .. }
         | PullError::Registry(RegistryError::Digest { .. }) => {
