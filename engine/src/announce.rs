@@ -137,8 +137,8 @@ mod tests {
         let mut bytes = vec![0; 8192];
         let len = fifo.read(&mut bytes).expect("an event");
         let Some(Step::Record(record)) = Scanner::new(&bytes[..len]).next() else { panic!("a record") };
-        assert_eq!(record.event.labels.get("small"), Some("kept"));
-        assert_eq!(record.event.labels.len(), 1);
+        assert_eq!(record.event.labels().get("small"), Some("kept"));
+        assert_eq!(record.event.labels().len(), 1);
         assert_eq!(record.event.attributes.get("labelsDropped"), Some("2"));
         assert_eq!(record.event.attributes.get("reason").map(str::len), Some(REASON_MAX));
     }
