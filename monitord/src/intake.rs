@@ -279,17 +279,18 @@ impl Intake {
     /// The FIFO itself failed.
     pub fn close(&mut self) -> io::Result<()> {
         let until = Instant::now() + LAST_DRAIN;
-        while !self.waits() && Instant::now() < until && self.take_window()? {}
-        self.emit(Event::new("daemon", "stop", SELF).with("pid", std::process::id()));
-        // Joins the thread, which syncs what is left.
-        self.syncer = None;
+        // Nobody is served before the sync below: no window needs to wait for one of its own.
+        self.policy = Policy::Never;
         if let Some(unsynced) = self.unsynced.take() {
             self.fifo.consume(unsynced.fifo_bytes)?;
         }
-        let committed = self.store.committed();
-        self.store.show(committed);
+        while Instant::now() < until && self.take_window()? {}
+        self.emit(Event::new("daemon", "stop", SELF).with("pid", std::process::id()));
+        // Joins the thread, which syncs what is left.
+        self.syncer = None;
+        let next = self.store.committed().seq;
         if let Some(journal) = self.store.journal_mut() {
-            journal.settle(committed.seq);
+            journal.settle(next);
         }
         Ok(())
     }

@@ -40,13 +40,12 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-/// True if this test may mount and change users; says so if it may not, and the caller leaves.
-pub fn is_root() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        eprintln!("this test needs root: not run");
-    }
-    root
+/// For a test that mounts a file system or changes its user: fails with what to do if that is not allowed.
+pub fn need_root() {
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "this test mounts or changes its user: run 'make test' as root"
+    );
 }
 
 /// Waits until `condition` holds; panics with `logs` after [`PATIENCE`].

@@ -2,7 +2,7 @@
 
 use sampan_ipc::Event;
 use sampan_ipc::watch::{End, Item, Subscribe};
-use sampan_tests::host::{Host, PATIENCE, is_root};
+use sampan_tests::host::{Host, PATIENCE, need_root};
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 
@@ -163,9 +163,7 @@ fn a_full_disk_stops_nothing_when_each_event_is_synced_first() {
 }
 
 fn fill_the_disk(sync: &str) {
-    if !is_root() {
-        return;
-    }
+    need_root();
     let args = ["--journal-bytes", "256M", "--ring-bytes", "128K", "--sync", sync];
     let mut host = Host::new();
     let state = host.mount_tmpfs("state", 512 << 10);
@@ -211,9 +209,7 @@ fn fill_the_disk(sync: &str) {
 
 #[test]
 fn a_kill_while_the_disk_is_full_gives_no_number_twice() {
-    if !is_root() {
-        return;
-    }
+    need_root();
     let args = ["--journal-bytes", "256M", "--ring-bytes", "128K"];
     let mut host = Host::new();
     host.mount_tmpfs("state", 256 << 10);
@@ -245,9 +241,7 @@ fn a_kill_while_the_disk_is_full_gives_no_number_twice() {
 
 #[test]
 fn a_read_only_journal_serves_its_history_and_events_go_on_in_memory() {
-    if !is_root() {
-        return;
-    }
+    need_root();
     let mut host = Host::new();
     let state = host.mount_tmpfs("state", 4 << 20);
     host.start_monitord(&[]);

@@ -4,7 +4,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use sampan_ipc::watch::{End, Item, Opening, Reason, Request, Subscribe, VERSION};
 use sampan_ipc::{Event, frame};
-use sampan_tests::host::{Host, PATIENCE, binary, is_root};
+use sampan_tests::host::{Host, PATIENCE, binary, need_root};
 use sampan_tests::process;
 use sampan_tests::subscriber::Subscriber;
 use std::fs;
@@ -54,9 +54,7 @@ fn a_socket_path_that_is_too_long_is_told_with_the_bound() {
 
 #[test]
 fn a_user_without_permission_is_told_what_it_may_not_open() {
-    if !is_root() {
-        return;
-    }
+    need_root();
     const NOBODY: u32 = 65534;
     let mut host = Host::new();
     // The user must reach the program and the directory to be refused by the FIFO.
