@@ -27,7 +27,8 @@ trap 'exit 130' INT TERM
 say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
 show() { printf '$ sampan %s\n' "$*"; }
 
-# An installation is three directories; nothing else tells two of them apart.
+# An installation is three directories; nothing else tells two of them apart. In the background, CMD is `exec …`: a
+# signal to the job must reach the program, not a shell around it.
 at() {
     local name=$1
     shift
@@ -46,7 +47,7 @@ await() {
 
 start() {
     mkdir -p "$work/$1"
-    at "$1" "$bin/sampan" up >"$work/$1/log" 2>&1 &
+    at "$1" exec "$bin/sampan" up >"$work/$1/log" 2>&1 &
     pids+=($!)
     await "$work/$1/log" ready
 }
@@ -70,7 +71,7 @@ grep -v 'debug' "$work/pulling/log" || true
 
 say 'events are watched from now on'
 show 'events'
-at pulling "$bin/sampan" events >"$work/events" &
+at pulling exec "$bin/sampan" events >"$work/events" &
 pids+=($!)
 tail -n +1 -f "$work/events" 2>/dev/null &
 tail_pid=$!
@@ -83,7 +84,7 @@ if [ -z "$image" ]; then
     show 'import demo/hello:1 base.tar app.tar data.tar'
     at serving "$bin/sampan" import --quiet --cmd /bin/sampan-monitord demo/hello:1 "$work/base.tar" "$work/app.tar" "$work/data.tar"
     show 'serve --listen 127.0.0.1:0 --rate 2M/s'
-    at serving "$bin/sampan" serve --listen 127.0.0.1:0 --rate 2M/s >"$work/serve" 2>&1 &
+    at serving exec "$bin/sampan" serve --listen 127.0.0.1:0 --rate 2M/s >"$work/serve" 2>&1 &
     pids+=($!)
     await "$work/serve" '127\.0\.0\.1:'
     cat "$work/serve"
