@@ -14,6 +14,13 @@ const BATCH: usize = 20;
 /// Deliveries that a broker may be behind: it has no back-pressure of its own, and all it is behind it keeps in memory.
 const BEHIND_MAX: u64 = 200_000;
 
+/// What the figures do not say by themselves.
+const NOTE: &str = "\
+bare holds its writer back; sampan does not, and gives what its ring no longer holds from the journal's file by
+sendfile(2), which copies nothing into the socket: hence less than bare at many subscribers. Its intake (sum, number,
+journal) is part of its figures, so it weighs most where subscribers are few. A delivery is one that a subscriber got:
+with a filter, what was looked at and not sent is charged to those that were.";
+
 /// One line of the table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Line {
@@ -60,6 +67,7 @@ pub fn run(options: &Options) -> io::Result<()> {
         }
     }
     print("Fan-out of 200-byte events, saturating; CPU of the server, user and kernel", &rows);
+    println!("\n{NOTE}");
     Ok(())
 }
 
