@@ -1,14 +1,16 @@
 //! Ends a job from outside: a flag for its threads, and a shutdown of its connections.
 
 use crate::store::lock;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
 
 /// Shared by a job's threads and whoever may end it.
 #[derive(Default)]
 pub struct Cancel {
     cancelled: AtomicBool,
     actions: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
+    called: Condvar,
 }
 
 /// The job was ended from outside.
@@ -20,7 +22,9 @@ impl Cancel {
     /// Sets the flag and runs what [`Cancel::on_cancel`] was given. Idempotent.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::SeqCst);
+        // Behind the lock: one that was about to wait has seen the flag, or waits by now.
         let actions = std::mem::take(&mut *lock(&self.actions));
+        self.called.notify_all();
         actions.into_iter().for_each(|action| action());
     }
 
@@ -33,6 +37,17 @@ impl Cancel {
     /// [`Cancelled`] once cancelled.
     pub fn check(&self) -> Result<(), Cancelled> {
         if self.is_cancelled() { Err(Cancelled) } else { Ok(()) }
+    }
+
+    /// Waits, and no longer than until it is cancelled.
+    ///
+    /// # Errors
+    /// [`Cancelled`] once cancelled.
+    pub fn wait(&self, wait: Duration) -> Result<(), Cancelled> {
+        let actions = lock(&self.actions);
+        let waited = self.called.wait_timeout_while(actions, wait, |_| !self.is_cancelled());
+        drop(waited.unwrap_or_else(|poisoned| poisoned.into_inner()));
+        self.check()
     }
 
     /// Has `action` run when the job is cancelled; at once if it is already.

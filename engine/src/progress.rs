@@ -66,6 +66,15 @@ impl Progress {
         self.change(index, |row| {
             let max = if row.total == 0 { u64::MAX } else { row.total };
             row.current = row.current.saturating_add(bytes).min(max);
+            row.note.clear();
+        });
+    }
+
+    /// Row `index` is tried again, and when and why; told until bytes come again.
+    pub fn retry(&self, index: usize, note: &str) {
+        self.change(index, |row| {
+            row.attempt += 1;
+            row.note = note.chars().take(500).collect();
         });
     }
 

@@ -6,6 +6,7 @@
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::digest::Digest;
+use crate::download::{Download, Wanted};
 use crate::images::{self, NewImage};
 use crate::limits::Limits;
 use crate::oci::{self, Config, Descriptor, Document, Manifest, OciError, PlatformField};
@@ -14,6 +15,7 @@ use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::Reference;
 use crate::registry::{Access, RawManifest, Registry, RegistryError};
+use crate::retry;
 use crate::store::{Pin, Store, StoreError, file_error, lock};
 use sampan_ipc::engine::Phase;
 use std::collections::BTreeMap;
@@ -173,7 +175,7 @@ impl Work<'_> {
     fn resolve(&self) -> Result<Resolved, PullError> {
         let host = Platform::host();
         let wanted = self.request.platform.as_ref().unwrap_or(&host);
-        let mut raw = self.registry.manifest(&self.request.reference.target())?;
+        let mut raw = self.manifest(&self.request.reference.target())?;
         let mut index = None;
         for _ in 0..=NESTING_MAX {
             self.cancel.check()?;
@@ -182,11 +184,15 @@ impl Work<'_> {
                 Document::Index(list) => {
                     let chosen = oci::choose(&list, wanted)?;
                     index = index.or(Some(raw.digest.clone()));
-                    raw = self.registry.manifest(&chosen.digest.to_string())?;
+                    raw = self.manifest(&chosen.digest.to_string())?;
                 }
             }
         }
         Err(PullError::Nested)
+    }
+
+    fn manifest(&self, target: &str) -> Result<RawManifest, RegistryError> {
+        retry::persist(self.cancel, &log_retry, || self.registry.manifest(target))
     }
 
     fn config(&self, manifest: &Manifest) -> Result<Config, PullError> {
@@ -196,7 +202,8 @@ impl Work<'_> {
         {
             return Ok(oci::parse_config(&bytes, manifest)?);
         }
-        let bytes = self.registry.small_blob(digest, (*size).min(oci::CONFIG_MAX))?;
+        let max = (*size).min(oci::CONFIG_MAX);
+        let bytes = retry::persist(self.cancel, &log_retry, || self.registry.small_blob(digest, max))?;
         let config = oci::parse_config(&bytes, manifest);
         match self.store.write_blob(digest, &bytes) {
             Err(StoreError::Digest { expected, found, .. }) => {
@@ -277,7 +284,10 @@ impl Work<'_> {
         } else {
             let _slot = self.limits.slot(self.cancel)?;
             phase(Phase::Downloading);
-            pipeline.run(self.registry.blob(digest, size)?)?
+            let on_retry = |note: &str| self.progress.retry(layer.row, note);
+            let wanted =
+                Wanted { registry: self.registry, cancel: self.cancel, digest, size, on_retry: &on_retry };
+            pipeline.run(Download::begin(wanted, 0)?)?
         };
         if let Some(blob) = streamed.blob {
             self.store.name_blob(blob, digest)?;
@@ -316,4 +326,9 @@ impl Work<'_> {
             size,
         })
     }
+}
+
+/// Manifests and configs have no row of their own.
+fn log_retry(note: &str) {
+    log::info!("{note}");
 }

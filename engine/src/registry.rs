@@ -9,12 +9,13 @@ use crate::challenge::{self, Challenge};
 use crate::digest::{Digest, Hasher};
 use crate::oci;
 use crate::reference::Reference;
+use crate::retry;
 use crate::store::lock;
 use ::http::{Request, Response, StatusCode, Uri, header};
 use serde::Deserialize;
 use std::io::Read;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
 use ureq::{Agent, Body};
 
@@ -79,6 +80,8 @@ pub enum RegistryError {
         status: u16,
         /// Its own words, behind a colon; or empty.
         detail: String,
+        /// How long it asks to wait before the next try.
+        retry_after: Option<Duration>,
     },
     /// It answers with something that makes no sense.
     #[error("registry {host} {wrong}")]
@@ -114,6 +117,19 @@ pub struct RawManifest {
     /// What the registry calls it.
     pub content_type: Option<String>,
 }
+
+/// A blob's bytes on their way.
+pub struct BlobBody {
+    /// Offset in the blob of the first byte that comes.
+    pub starts: u64,
+    /// What the registry vouches with that a later part is of the same bytes.
+    pub etag: Option<String>,
+    /// The bytes.
+    pub reader: Box<dyn Read>,
+}
+
+/// Headers of a request beyond those that all have.
+type Headers<'a> = &'a [(header::HeaderName, &'a str)];
 
 /// One repository of one registry.
 pub struct Registry {
@@ -227,7 +243,8 @@ impl Registry {
             true => format!("manifest {}@{target}", self.repository),
             false => format!("manifest {}:{target}", self.repository),
         };
-        let response = self.get(&what, &format!("manifests/{target}"), Some(&oci::ACCEPT.join(", ")))?;
+        let response =
+            self.get(&what, &format!("manifests/{target}"), &[(header::ACCEPT, &oci::ACCEPT.join(", "))])?;
         let content_type = response.headers().get(header::CONTENT_TYPE);
         let content_type = content_type.and_then(|v| v.to_str().ok()).map(str::to_owned);
         let bytes = self.read_small(response, &what, oci::MANIFEST_MAX)?;
@@ -248,21 +265,59 @@ impl Registry {
     /// [`RegistryError::Answer`] if it is larger than `max`.
     pub fn small_blob(&self, digest: &Digest, max: u64) -> Result<Vec<u8>, RegistryError> {
         let what = format!("blob {digest}");
-        let response = self.get(&what, &format!("blobs/{digest}"), None)?;
+        let response = self.get(&what, &format!("blobs/{digest}"), &[])?;
         self.read_small(response, &what, max)
     }
 
-    /// Begins to fetch a blob of `size` bytes.
+    /// Begins to fetch a blob of `size` bytes, from byte `offset` on if the registry can do that and else from
+    /// its beginning. With `etag`, it goes on only if the blob still has that one.
+    ///
+    /// OCI distribution-spec, "Pulling blobs"; RFC 9110, section 14.
     ///
     /// # Errors
     /// [`RegistryError::Answer`] if the registry announces another size.
-    pub fn blob(&self, digest: &Digest, size: u64) -> Result<impl Read + use<>, RegistryError> {
-        let response = self.get(&format!("blob {digest}"), &format!("blobs/{digest}"), None)?;
+    pub fn blob(
+        &self,
+        digest: &Digest,
+        size: u64,
+        offset: u64,
+        etag: Option<&str>,
+    ) -> Result<BlobBody, RegistryError> {
+        let (what, below) = (format!("blob {digest}"), format!("blobs/{digest}"));
+        let range = format!("bytes={offset}-");
+        let mut headers = vec![(header::RANGE, range.as_str())];
+        headers.extend(etag.map(|etag| (header::IF_RANGE, etag)));
+        let mut starts = offset;
+        let mut response = match offset {
+            0 => self.get(&what, &below, &[])?,
+            _ => match self.get(&what, &below, &headers) {
+                Err(RegistryError::Status { status: 416, .. }) => self.get(&what, &below, &[])?,
+                other => other?,
+            },
+        };
+        if response.status() == StatusCode::PARTIAL_CONTENT && !is_rest(&response, offset, size) {
+            // Not what was asked for: the whole is.
+            response = self.get(&what, &below, &[])?;
+        }
+        if response.status() == StatusCode::OK {
+            starts = 0;
+        } else if !is_rest(&response, offset, size) {
+            return Err(self.wrong(format!("gives a part of blob {digest} that was not asked for")));
+        }
         let announced = response.body().content_length();
-        if let Some(announced) = announced.filter(|announced| *announced != size) {
+        if let Some(announced) = announced.filter(|announced| *announced != size - starts) {
             return Err(self.wrong(format!("offers {announced} bytes for blob {digest}, expected {size}")));
         }
-        Ok(response.into_body().into_with_config().limit(u64::MAX).reader())
+        let etag = response.headers().get(header::ETAG).and_then(|v| v.to_str().ok());
+        // A weak one cannot vouch for bytes. RFC 9110, section 13.1.5.
+        let etag = etag.filter(|etag| etag.starts_with('"')).map(str::to_owned);
+        let reader = response.into_body().into_with_config().limit(u64::MAX).reader();
+        Ok(BlobBody { starts, etag, reader: Box::new(reader) })
+    }
+
+    /// What broke in the middle of a blob's body.
+    pub fn broken(&self, digest: &Digest, source: std::io::Error) -> RegistryError {
+        self.transport(&format!("blob {digest}"), ureq::Error::Io(source))
     }
 
     fn wrong(&self, wrong: String) -> RegistryError {
@@ -290,14 +345,14 @@ impl Registry {
     }
 
     /// GET below `/v2/<repository>/`, with a token if the registry wants one; success or an error.
-    fn get(&self, what: &str, below: &str, accept: Option<&str>) -> Result<Response<Body>, RegistryError> {
+    fn get(&self, what: &str, below: &str, headers: Headers<'_>) -> Result<Response<Body>, RegistryError> {
         let scheme = self.reach(what)?;
         let url = format!("{scheme}://{}/v2/{}/{below}", self.authority, self.repository);
-        let mut response = self.follow(what, &url, accept)?;
+        let mut response = self.follow(what, &url, headers)?;
         if response.status() == StatusCode::UNAUTHORIZED && self.authenticate(&response)? {
-            response = self.follow(what, &url, accept)?;
+            response = self.follow(what, &url, headers)?;
         }
-        if response.status() == StatusCode::OK {
+        if matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
             return Ok(response);
         }
         Err(self.refusal(what, response))
@@ -312,7 +367,7 @@ impl Registry {
         let schemes: &[&'static str] = if self.plain_allowed { &["https", "http"] } else { &["https"] };
         let mut first = None;
         for scheme in schemes {
-            match self.follow(what, &format!("{scheme}://{}/v2/", self.authority), None) {
+            match self.follow(what, &format!("{scheme}://{}/v2/", self.authority), &[]) {
                 // An HTTPS server answers plain HTTP with 400: what was wrong with HTTPS is the news then.
                 Ok(response) if first.is_some() && !is_registry(response.status()) => break,
                 Ok(response) => {
@@ -329,12 +384,12 @@ impl Registry {
     }
 
     /// GET, through redirects. The token goes to the registry's own host alone.
-    fn follow(&self, what: &str, url: &str, accept: Option<&str>) -> Result<Response<Body>, RegistryError> {
+    fn follow(&self, what: &str, url: &str, headers: Headers<'_>) -> Result<Response<Body>, RegistryError> {
         let mut url = url.to_owned();
         for _ in 0..=REDIRECTS_MAX {
             let uri: Uri =
                 url.parse().map_err(|_| self.wrong(format!("redirects to {url:?}, which is no URL")))?;
-            let response = self.once(&uri, accept).map_err(|source| self.transport(what, source))?;
+            let response = self.once(&uri, headers).map_err(|source| self.transport(what, source))?;
             let location =
                 response.headers().get(header::LOCATION).filter(|_| response.status().is_redirection());
             let Some(location) = location else {
@@ -349,10 +404,10 @@ impl Registry {
         Err(self.wrong(format!("redirects more than {REDIRECTS_MAX} times")))
     }
 
-    fn once(&self, uri: &Uri, accept: Option<&str>) -> Result<Response<Body>, ureq::Error> {
+    fn once(&self, uri: &Uri, headers: Headers<'_>) -> Result<Response<Body>, ureq::Error> {
         let mut request = Request::get(uri.clone());
-        if let Some(accept) = accept {
-            request = request.header(header::ACCEPT, accept);
+        for (name, value) in headers {
+            request = request.header(name, *value);
         }
         {
             let state = lock(&self.state);
@@ -399,7 +454,7 @@ impl Registry {
     fn follow_token(&self, what: &str, url: &str) -> Result<Response<Body>, RegistryError> {
         // A stale token must not go to the token server.
         lock(&self.state).authorization = None;
-        self.follow(what, url, None)
+        self.follow(what, url, &[])
     }
 
     fn token_url(&self, bearer: &Challenge) -> Result<String, RegistryError> {
@@ -426,15 +481,23 @@ impl Registry {
 
     fn refusal(&self, what: &str, mut response: Response<Body>) -> RegistryError {
         let status = response.status();
+        let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok());
+        let retry_after = retry_after.and_then(|v| retry::parse_retry_after(v, SystemTime::now()));
         let body = response.body_mut().with_config().limit(SMALL_BODY_MAX).read_to_vec().unwrap_or_default();
         let (what, host) = (what.to_owned(), self.host.clone());
         let detail = detail(&body);
         match status {
             StatusCode::NOT_FOUND => RegistryError::NotFound { what, host },
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RegistryError::Denied { what, host, detail },
-            status => RegistryError::Status { what, host, status: status.as_u16(), detail },
+            status => RegistryError::Status { what, host, status: status.as_u16(), detail, retry_after },
         }
     }
+}
+
+/// True if `response` brings bytes `offset` to the end of `size`. RFC 9110, section 14.4.
+fn is_rest(response: &Response<Body>, offset: u64, size: u64) -> bool {
+    let range = response.headers().get(header::CONTENT_RANGE).and_then(|v| v.to_str().ok());
+    offset < size && range.is_some_and(|r| r.trim() == format!("bytes {offset}-{}/{size}", size - 1))
 }
 
 /// What a registry answers to `/v2/`. OCI distribution-spec, "Determining Support".

@@ -5,7 +5,7 @@
 use flate2::{Compression, write::GzEncoder};
 use sampan_engine::digest::Digest;
 use sampan_engine::oci;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -256,6 +256,10 @@ pub enum Reply {
     Status(u16),
     /// 200 with the length of all of the body, of which only so many bytes come before it hangs up.
     Cut(Vec<u8>, usize),
+    /// The bytes that a `Range: bytes=N-` asks for, with 206; all of them without.
+    Ranged(Vec<u8>),
+    /// This status, with this `Retry-After`.
+    Later(u16, String),
     /// 200, and then so many bytes a second.
     Slow(Vec<u8>, usize),
     /// A redirect.
@@ -273,7 +277,8 @@ pub struct LyingRegistry {
 
 #[derive(Default)]
 struct Shared {
-    replies: Mutex<HashMap<String, Reply>>,
+    /// By path, in order; the last one stays.
+    replies: Mutex<HashMap<String, VecDeque<Reply>>>,
     /// Request lines, each with the `Authorization` that came along.
     requests: Mutex<Vec<(String, Option<String>)>>,
     sent: AtomicU64,
@@ -300,7 +305,19 @@ impl LyingRegistry {
 
     /// From now on `path` (below `/v2/`) is answered so.
     pub fn answer(&self, path: &str, reply: Reply) {
-        self.state.replies.lock().expect("no panic").insert(format!("/v2/{path}"), reply);
+        self.answer_in_turn(path, [reply]);
+    }
+
+    /// From now on `path` is answered with one of `replies` after the other, and then with the last.
+    pub fn answer_in_turn(&self, path: &str, replies: impl IntoIterator<Item = Reply>) {
+        let replies = replies.into_iter().collect();
+        self.state.replies.lock().expect("no panic").insert(format!("/v2/{path}"), replies);
+    }
+
+    /// How often `path` was asked for.
+    pub fn asked(&self, path: &str) -> usize {
+        let path = format!("/v2/{path}");
+        self.requests().iter().filter(|(asked, _)| *asked == path).count()
     }
 
     /// From now on everything below `/v2/` wants `token`, which `/token` gives out.
@@ -347,6 +364,7 @@ fn converse(stream: TcpStream, shared: &Shared) {
         }
         let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
         let mut authorization = None;
+        let mut from = None;
         loop {
             let mut header = String::new();
             if !matches!(reader.read_line(&mut header), Ok(1..)) {
@@ -355,6 +373,9 @@ fn converse(stream: TcpStream, shared: &Shared) {
             let header = header.trim_end();
             if header.is_empty() {
                 break;
+            }
+            if let Some(range) = header.to_ascii_lowercase().strip_prefix("range: bytes=") {
+                from = range.strip_suffix('-').and_then(|from| from.parse().ok());
             }
             if let Some((name, value)) = header.split_once(':')
                 && name.eq_ignore_ascii_case("authorization")
@@ -373,17 +394,21 @@ fn converse(stream: TcpStream, shared: &Shared) {
                 format!(r#"Basic realm="none, really", Bearer realm="{realm}",service="a test""#),
             ),
             _ => {
-                let known = shared.replies.lock().expect("no panic").get(&path).cloned();
+                let mut replies = shared.replies.lock().expect("no panic");
+                let known = replies.get_mut(&path).and_then(|replies| match replies.len() {
+                    0 | 1 => replies.front().cloned(),
+                    _ => replies.pop_front(),
+                });
                 known.unwrap_or(Reply::Status(if path == "/v2/" { 200 } else { 404 }))
             }
         };
-        if send(&mut stream, reply, shared).is_err() {
+        if send(&mut stream, reply, from, shared).is_err() {
             return;
         }
     }
 }
 
-fn send(stream: &mut TcpStream, reply: Reply, shared: &Shared) -> std::io::Result<()> {
+fn send(stream: &mut TcpStream, reply: Reply, from: Option<usize>, shared: &Shared) -> std::io::Result<()> {
     let head = |len: usize, kind: &str| {
         format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len}\r\n\r\n")
     };
@@ -401,7 +426,27 @@ fn send(stream: &mut TcpStream, reply: Reply, shared: &Shared) -> std::io::Resul
         Reply::Cut(body, at) => {
             stream.write_all(head(body.len(), "application/octet-stream").as_bytes())?;
             stream.write_all(&body[..at])?;
+            shared.sent.fetch_add(at as u64, Ordering::SeqCst);
             Err(std::io::ErrorKind::ConnectionAborted.into())
+        }
+        Reply::Ranged(body) => {
+            let total = body.len();
+            let rest = &body[from.unwrap_or(0).min(total)..];
+            let head = match from {
+                None => head(total, "application/octet-stream"),
+                Some(from) => format!(
+                    "HTTP/1.1 206 Partial\r\nContent-Range: bytes {from}-{}/{total}\r\nContent-Length: {}\r\n\r\n",
+                    total - 1,
+                    rest.len()
+                ),
+            };
+            stream.write_all(head.as_bytes())?;
+            stream.write_all(rest)?;
+            shared.sent.fetch_add(rest.len() as u64, Ordering::SeqCst);
+            Ok(())
+        }
+        Reply::Later(status, after) => {
+            write!(stream, "HTTP/1.1 {status} Later\r\nRetry-After: {after}\r\nContent-Length: 0\r\n\r\n")
         }
         Reply::Slow(body, rate) => {
             stream.write_all(head(body.len(), "application/octet-stream").as_bytes())?;

@@ -192,6 +192,7 @@ impl Stream {
     fn watch(mut self) -> Result<Pulled, Failure> {
         let mut rows: BTreeMap<u32, Row> = BTreeMap::new();
         let mut frames = 0;
+        let mut notes = Vec::new();
         loop {
             match self.next().expect("Done or Error comes last") {
                 Answer::Job(job) => rows = job.rows.into_iter().map(|row| (row.index, row)).collect(),
@@ -199,11 +200,12 @@ impl Stream {
                     frames += 1;
                     for row in changed {
                         assert_ne!(rows.get(&row.index), Some(&row), "a row is sent only when it changed");
+                        notes.extend(Some(row.note.clone()).filter(|note| !note.is_empty()));
                         rows.insert(row.index, row);
                     }
                 }
                 Answer::Done(done) => {
-                    return Ok(Pulled { done, rows: rows.into_values().collect(), frames });
+                    return Ok(Pulled { done, rows: rows.into_values().collect(), frames, notes });
                 }
                 Answer::Error(failure) => return Err(failure),
                 other => panic!("{other:?}"),
@@ -217,6 +219,8 @@ struct Pulled {
     done: Done,
     rows: Vec<Row>,
     frames: u32,
+    /// What rows said on the way.
+    notes: Vec<String>,
 }
 
 fn skopeo_inspect(store: &Path, name: &str) -> serde_json::Value {
@@ -747,4 +751,67 @@ fn a_registry_with_tls_is_trusted_through_the_bundle_alone() {
     assert!(failure.message.contains("certificate"), "{}", failure.message);
     let insecure = Pull { reference, insecure: true, ..Pull::default() };
     other.ask(Request::Pull(insecure)).watch().expect("the person said that it will do");
+}
+
+/// A registry that knows `name`, whose one layer is answered with `replies` in turn; the layer's path, and its size.
+fn flaky(registry: &LyingRegistry, name: &str, replies: impl Fn(&[u8]) -> Vec<Reply>) -> (String, u64) {
+    let layer = Layer::large(name, 600_000, Packing::Gzip);
+    registry.publish(name, &Image::of(std::slice::from_ref(&layer), "amd64"));
+    let path = format!("{name}/blobs/{}", Digest::of(&layer.blob));
+    registry.answer_in_turn(&path, replies(&layer.blob));
+    (path, layer.blob.len() as u64)
+}
+
+#[test]
+fn a_cut_body_goes_on_where_it_broke_and_the_retry_is_told() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (path, size) = flaky(&registry, "cut", |blob| {
+        vec![Reply::Cut(blob.to_vec(), blob.len() / 2), Reply::Ranged(blob.to_vec())]
+    });
+    let pulled = engine.pull(&registry.reference("cut")).expect("pulled");
+    assert!(pulled.notes.iter().any(|note| note.starts_with("retrying in 1 s: ")), "{:?}", pulled.notes);
+    assert_eq!(pulled.rows[0].attempt, 2);
+    assert_eq!(registry.asked(&path), 2);
+    // The config and the manifest are small; the layer came once.
+    assert!((size..size + 5000).contains(&registry.sent()), "{} bytes for {size}", registry.sent());
+}
+
+#[test]
+fn a_registry_that_ignores_ranges_sends_the_blob_again() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (path, _) = flaky(&registry, "whole", |blob| {
+        let whole = Reply::Ok("application/octet-stream".to_owned(), blob.to_vec());
+        vec![Reply::Cut(blob.to_vec(), blob.len() / 2), whole]
+    });
+    engine.pull(&registry.reference("whole")).expect("pulled");
+    assert_eq!(registry.asked(&path), 2);
+}
+
+#[test]
+fn a_registry_that_asks_for_patience_gets_it_and_others_get_no_second_try() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    for status in [503, 429] {
+        let name = format!("later{status}");
+        let (path, _) = flaky(&registry, &name, |blob| {
+            vec![Reply::Later(status, "1".to_owned()), Reply::Ranged(blob.to_vec())]
+        });
+        let began = Instant::now();
+        engine.pull(&registry.reference(&name)).expect("pulled");
+        assert!(began.elapsed() >= Duration::from_secs(1));
+        assert_eq!(registry.asked(&path), 2);
+    }
+    let (path, _) = flaky(&registry, "gone", |_| vec![Reply::Status(404)]);
+    engine.pull(&registry.reference("gone")).expect_err("not there");
+    assert_eq!(registry.asked(&path), 1);
+}
+
+#[test]
+fn a_wait_for_the_next_try_ends_with_the_pull() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (path, _) = flaky(&registry, "long", |_| vec![Reply::Later(503, "100".to_owned())]);
+    let request = Pull { reference: registry.reference("long"), ..Pull::default() };
+    let stream = engine.ask(Request::Pull(request));
+    wait_until("the first try", || registry.asked(&path) == 1);
+    drop(stream);
+    wait_until("the job to end", || engine.jobs().iter().all(|job| job.state != JobState::Running));
 }
