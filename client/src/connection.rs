@@ -46,10 +46,15 @@ impl Connection {
             let part = [IoSlice::new(request)];
             match sendmsg::<()>(stream.as_raw_fd(), &part, rights, MsgFlags::MSG_NOSIGNAL, None) {
                 Err(Errno::EINTR) => {}
+                // A server that is full says so and closes, without waiting for the request: its word is read next.
+                Err(Errno::EPIPE) => break request.len(),
                 sent => break sent?,
             }
         };
-        stream.write_all(request.get(sent..).unwrap_or_default())?;
+        match stream.write_all(request.get(sent..).unwrap_or_default()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
+            _ => {}
+        }
         stream.set_nonblocking(true)?;
         Ok(Connection { stream, decoder: Decoder::new(FRAME_MAX), buffer: vec![0; READ_BYTES].into() })
     }

@@ -139,6 +139,30 @@ fn without_reconnection_every_end_but_a_complete_one_is_an_error() {
 }
 
 #[test]
+fn a_refusal_is_heard_though_it_came_before_the_request_was_read() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("s");
+    let listener = UnixListener::bind(&socket).expect("a listener");
+    let refusal = Refusal { reason: Reason::Limit, message: "full".into(), versions: vec![VERSION] };
+    let bytes = bytes_of(&Wire::Error(refusal));
+    let _thread = std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            // The client may have given up already; what counts is what it makes of it.
+            let _ = stream.write_all(&bytes);
+        }
+    });
+    // Which of the two is faster is chance; both orders occur among so many.
+    for _ in 0..500 {
+        let mut watch = Watch::new().socket(&socket).reconnect(false).start().map_err(|error| vec![error]);
+        let told = match &mut watch {
+            Ok(events) => events.next(),
+            Err(error) => error.pop().map(Err),
+        };
+        assert!(matches!(told, Some(Err(WatchError::Refused(_)))), "{told:?}");
+    }
+}
+
+#[test]
 fn a_refusal_and_bytes_that_mean_nothing_end_the_iterator() {
     let monitord = Monitord::start();
     let refusal = Refusal { reason: Reason::Argument, message: "no".into(), versions: vec![VERSION] };

@@ -52,7 +52,11 @@ impl Subscriber {
     /// # Errors
     /// The connection broke.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)
+        match self.stream.write_all(bytes) {
+            // One that is turned away may be told, and closed, before its request is out.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// The connection itself.
