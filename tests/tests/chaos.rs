@@ -235,8 +235,11 @@ fn a_stopped_reader_costs_neither_memory_nor_others_a_single_event_and_gets_all_
 fn a_reader_that_the_journal_cannot_wait_for_is_told_exactly_what_it_missed() {
     let host = Host::with_monitord(&["--journal-bytes", "512K"]);
     let mut stalled = host.follow_from(0);
+    let first = host.status().seq;
     emit_many(&host.sender(), 30_000);
-    let head = host.status().seq;
+    // The sender has written them all; monitord may still be taking the last ones.
+    let head = first + 30_000;
+    host.await_seq(head);
     let (mut next, mut lost, mut received) = (1, 0, 0);
     while next <= head {
         match stalled.item() {
