@@ -370,7 +370,17 @@ impl Server {
             Request::Serve(serve) => self.on_serve(client, serve),
             Request::Watch { job } => self.on_watch(client, job),
             Request::Cancel { job } => self.on_cancel(client, job),
-            Request::Images | Request::Inspect { .. } | Request::Tag { .. } | Request::Remove { .. } => {
+            Request::Load(load) => self.on_load(client, load, descriptors),
+            Request::Save(save) => self.on_save(client, save, descriptors),
+            Request::Push(push) => self.on_push(client, push),
+            Request::Verify(verify) => self.on_verify(client, verify),
+            Request::Images
+            | Request::Inspect { .. }
+            | Request::Tag { .. }
+            | Request::Remove { .. }
+            | Request::Login(_)
+            | Request::Usage
+            | Request::Prune(_) => {
                 client.state = State::Waiting;
                 self.waiting_tasks.push_back((token, request));
                 self.start_waiting_tasks();
@@ -467,6 +477,32 @@ impl Server {
         self.jobs.watch(job);
         client.state = State::Serving(job);
         Ok(())
+    }
+
+    fn on_load(
+        &mut self,
+        _client: &mut Client,
+        _load: engine::Load,
+        _descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
+        Err(failure::new(Code::Usage, "not yet: load", ""))
+    }
+
+    fn on_save(
+        &mut self,
+        _client: &mut Client,
+        _save: engine::Save,
+        _descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
+        Err(failure::new(Code::Usage, "not yet: save", ""))
+    }
+
+    fn on_push(&mut self, _client: &mut Client, _push: engine::Push) -> Result<(), Failure> {
+        Err(failure::new(Code::Usage, "not yet: push", ""))
+    }
+
+    fn on_verify(&mut self, _client: &mut Client, _verify: engine::Verify) -> Result<(), Failure> {
+        Err(failure::new(Code::Usage, "not yet: verify", ""))
     }
 
     fn on_watch(&mut self, client: &mut Client, job: u64) -> Result<(), Failure> {

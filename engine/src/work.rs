@@ -121,7 +121,7 @@ impl Task {
                 ];
                 announcer.image("pull", &name, &facts, &pulled.labels);
                 let unchanged = pulled.unchanged;
-                Ok(Done { reference: name.clone(), digest, unchanged, removed: Vec::new() })
+                Ok(Done { reference: name.clone(), digest, unchanged, ..Done::default() })
             }
             Err(error) => {
                 let failure = pull_failure(&name, &error);
@@ -142,12 +142,7 @@ impl Task {
             Ok(imported) => {
                 let (digest, id) = (imported.digest.to_string(), imported.id.to_string());
                 announcer.image("import", &name, &[("digest", &digest), ("imageId", &id)], &labels);
-                Ok(Done {
-                    reference: name.clone(),
-                    digest,
-                    unchanged: imported.unchanged,
-                    removed: Vec::new(),
-                })
+                Ok(Done { reference: name.clone(), digest, unchanged: imported.unchanged, ..Done::default() })
             }
             Err(error) => {
                 let failure = import_failure(&name, &error);
@@ -270,6 +265,9 @@ fn answers(shared: &Shared, request: &Request) -> Result<Vec<Answer>, Failure> {
         }
         Request::Tag { source, target } => tag(shared, source, target),
         Request::Remove { name, force } => remove(shared, name, *force),
+        Request::Login(_) => Err(failure::new(Code::Usage, "not yet: login", "")),
+        Request::Usage => Err(failure::new(Code::Usage, "not yet: usage", "")),
+        Request::Prune(_) => Err(failure::new(Code::Usage, "not yet: prune", "")),
         _ => Err(failure::new(Code::Failed, "the request is none that is answered here", "")),
     }
 }
@@ -310,5 +308,5 @@ fn remove(shared: &Shared, name: &str, force: bool) -> Result<Vec<Answer>, Failu
         gone.push(digest.clone());
     }
     let reference = removed.untagged.into_iter().next().unwrap_or_default();
-    Ok(vec![Answer::Done(Done { reference, digest, removed: gone, unchanged: false })])
+    Ok(vec![Answer::Done(Done { reference, digest, removed: gone, ..Done::default() })])
 }

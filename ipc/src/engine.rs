@@ -6,9 +6,10 @@
 //! that hangs up leaves: see [`Pull::detach`]. Enum variants are numbered by position: append, never reorder.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// The one protocol version spoken.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Longest request, in bytes.
 pub const REQUEST_MAX: usize = 256 << 10;
 /// Most descriptors that one request may bring.
@@ -67,6 +68,20 @@ pub enum Request {
     Import(Import),
     /// Be a read-only registry of this store until the client leaves; answered by [`Answer::Serving`].
     Serve(Serve),
+    /// Take images out of an archive or a layout whose descriptor comes along; answered as [`Request::Pull`].
+    Load(Load),
+    /// Write images into the descriptor that comes along; answered as [`Request::Pull`].
+    Save(Save),
+    /// Send an image to a registry; answered as [`Request::Pull`].
+    Push(Push),
+    /// Find out whether a registry takes a credential; answered by [`Answer::Done`]. Nothing is kept.
+    Login(Login),
+    /// What the store holds and how much of it could go; answered by [`Answer::Usage`].
+    Usage,
+    /// Remove what nobody names or needs; answered by [`Answer::Done`].
+    Prune(Prune),
+    /// Read all of the store again and say what is broken; answered as [`Request::Pull`].
+    Verify(Verify),
 }
 
 /// Arguments of [`Request::Pull`].
@@ -80,6 +95,115 @@ pub struct Pull {
     pub detach: bool,
     /// Plain HTTP, or HTTPS with a certificate that nobody vouches for, will do for this registry.
     pub insecure: bool,
+    /// All tags of the repository; `reference` then has neither tag nor digest.
+    pub all_tags: bool,
+    /// Keep the layers' blobs and do not unpack them.
+    pub no_unpack: bool,
+    /// At most so many bytes per second from the network; 0 is no limit of this pull.
+    pub bytes_per_second: u64,
+    /// What the client's own files hold for registries; they win over the engine's own.
+    pub credentials: Vec<Credential>,
+}
+
+/// Who somebody is to a registry. Its `Debug` form hides what is secret.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credential {
+    /// `host[:port][/path…]`, as the keys of containers-auth.json(5).
+    pub registry: String,
+    /// User name; empty with an identity token.
+    pub username: String,
+    /// Password; empty with an identity token.
+    pub password: String,
+    /// OAuth 2 refresh token; empty with a password.
+    pub identity_token: String,
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credential").field("registry", &self.registry).finish_non_exhaustive()
+    }
+}
+
+/// Arguments of [`Request::Load`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Load {
+    /// What the descriptor is.
+    pub source: Container,
+    /// Only the image of this name within; all images if absent.
+    pub select: Option<String>,
+    /// Reference that the image gets, instead of the names that it has there.
+    pub reference: Option<String>,
+    /// `os/arch[/variant]`; the host's if absent.
+    pub platform: Option<String>,
+    /// Keep the layers' blobs and do not unpack them.
+    pub no_unpack: bool,
+}
+
+/// What holds images outside of a store. containers-transports(5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Container {
+    /// A tar as `docker save` writes it. When loading, of either form: what it is shows.
+    #[default]
+    DockerArchive,
+    /// A tar of an OCI image layout.
+    OciArchive,
+    /// The directory of an OCI image layout; the descriptor is of the directory.
+    OciLayout,
+}
+
+/// Arguments of [`Request::Save`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Save {
+    /// References, digests or unique id prefixes.
+    pub names: Vec<String>,
+    /// What the descriptor becomes.
+    pub target: Container,
+    /// Name of the one image within; the reference that was given if absent.
+    pub rename: Option<String>,
+}
+
+/// Arguments of [`Request::Push`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Push {
+    /// Reference, digest or unique id prefix of the image.
+    pub source: String,
+    /// Where it goes: `host[:port]/path[:tag]`; the source's reference if absent.
+    pub target: Option<String>,
+    /// As [`Pull::detach`].
+    pub detach: bool,
+    /// As [`Pull::insecure`].
+    pub insecure: bool,
+    /// At most so many bytes per second to the network; 0 is no limit of this push.
+    pub bytes_per_second: u64,
+    /// As [`Pull::credentials`].
+    pub credentials: Vec<Credential>,
+}
+
+/// Arguments of [`Request::Login`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Login {
+    /// What is to be tried, and where.
+    pub credential: Credential,
+    /// As [`Pull::insecure`].
+    pub insecure: bool,
+}
+
+/// Arguments of [`Request::Prune`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prune {
+    /// Also images that have a name, as long as nothing uses them.
+    pub all: bool,
+    /// Only images made before this time, in nanoseconds since the epoch.
+    pub until: Option<i64>,
+    /// Only images with these labels: `KEY` or `KEY=VALUE`.
+    pub labels: Vec<String>,
+}
+
+/// Arguments of [`Request::Verify`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verify {
+    /// Also compare the unpacked layers, file by file, with their blobs.
+    pub deep: bool,
 }
 
 /// Arguments of [`Request::Import`].
@@ -139,6 +263,23 @@ pub enum Answer {
     },
     /// Something that a person should read once; the work goes on.
     Note(String),
+    /// Answer to [`Request::Usage`]; `Done` follows.
+    Usage(Vec<Usage>),
+}
+
+/// One kind of thing in the store, and what it takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// `images`, `layers`, `partials`.
+    pub kind: String,
+    /// How many there are.
+    pub count: u64,
+    /// How many of them something names or uses.
+    pub active: u64,
+    /// Bytes that all of them take on the disk.
+    pub size: u64,
+    /// Bytes that would be free without those that nothing needs.
+    pub reclaimable: u64,
 }
 
 /// How work ended well.
@@ -150,8 +291,12 @@ pub struct Done {
     pub digest: String,
     /// True if there was nothing to do (the image was up to date).
     pub unchanged: bool,
-    /// References and digests that went, for [`Request::Remove`].
+    /// References and digests that went, for [`Request::Remove`] and [`Request::Prune`].
     pub removed: Vec<String>,
+    /// References that are there now, where there may be several: [`Pull::all_tags`], [`Request::Load`].
+    pub references: Vec<String>,
+    /// Bytes of the disk that became free.
+    pub freed: u64,
 }
 
 /// How work failed.
@@ -188,7 +333,7 @@ pub enum Code {
 pub struct Job {
     /// Its number, rising by one.
     pub id: u64,
-    /// What it does: `pull`, `import`, `serve`.
+    /// What it does: `pull`, `import`, `serve`, `load`, `save`, `push`, `verify`.
     pub kind: String,
     /// The canonical reference or address that it is about.
     pub subject: String,
@@ -259,6 +404,10 @@ pub enum Phase {
     Exists,
     /// Given up; see [`Row::note`].
     Failed,
+    /// Bytes are sent to a registry.
+    Uploading,
+    /// Bytes are written to an archive or a layout.
+    Saving,
 }
 
 impl Phase {
@@ -272,6 +421,8 @@ impl Phase {
             Phase::Complete => "complete",
             Phase::Exists => "exists",
             Phase::Failed => "failed",
+            Phase::Uploading => "uploading",
+            Phase::Saving => "saving",
         }
     }
 }

@@ -34,6 +34,7 @@ pub fn pull(args: &Pull) -> Result<(), Failure> {
         platform: args.platform.clone(),
         detach: args.detach,
         insecure: !args.tls_verify,
+        ..engine::Pull::default()
     });
     if args.detach {
         return detached(engine(&args.socket).request(request, &[])?);
