@@ -1,17 +1,22 @@
 //! The `[engine]` table of `/etc/sampan/sampan.toml`, and the command line that wins over it.
 
+use crate::limits::Bounds;
 use lexopt::prelude::{Long, Short, ValueExt};
 use sampan_ipc::paths::Paths;
 use serde::Deserialize;
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where the configuration is looked for when no `--config` is given; it need not be there.
 pub const CONFIG_FILE: &str = "/etc/sampan/sampan.toml";
-/// Downloads at a time, all jobs together, by default.
-const DOWNLOADS: usize = 3;
-/// Most downloads that may be configured.
-const DOWNLOADS_MAX: usize = 64;
+/// Most downloads at a time that may be configured.
+const DOWNLOADS_MAX: u64 = 64;
+/// Most processors that may be configured.
+const CPUS_MAX: u64 = 1024;
+/// How long partial blobs are kept by default.
+const PARTIAL_DAYS: u64 = 7;
 
 /// How the engine runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +27,10 @@ pub struct Config {
     pub store: PathBuf,
     /// The monitor FIFO.
     pub fifo: PathBuf,
-    /// Downloads at a time, all jobs together.
-    pub max_downloads: usize,
+    /// Downloads, processors and bytes at a time.
+    pub bounds: Bounds,
+    /// Partial blobs that nobody went on with for so long are removed.
+    pub partial_age: Duration,
     /// Hosts (with port) that plain HTTP, or a certificate that nobody vouches for, will do for.
     pub insecure_registries: Vec<String>,
 }
@@ -60,8 +67,17 @@ pub enum ConfigError {
         source: toml::de::Error,
     },
     /// A number is out of range.
-    #[error("max-downloads is {0}, expected 1 to {DOWNLOADS_MAX}")]
-    Downloads(usize),
+    #[error("{key} is {value}, expected {least} to {most}")]
+    Range {
+        /// Which.
+        key: &'static str,
+        /// What it is.
+        value: u64,
+        /// The least that it may be.
+        least: u64,
+        /// The most.
+        most: u64,
+    },
 }
 
 /// The whole file; tables of the other processes are theirs to check.
@@ -77,7 +93,13 @@ struct Table {
     socket: Option<PathBuf>,
     store: Option<PathBuf>,
     fifo: Option<PathBuf>,
-    max_downloads: Option<usize>,
+    max_downloads: Option<u64>,
+    max_cpus: Option<u64>,
+    limit_rate: Option<u64>,
+    zstd_window_mib: Option<u64>,
+    stall_seconds: Option<u64>,
+    stall_bytes: Option<u64>,
+    partial_days: Option<u64>,
     #[serde(default)]
     insecure_registries: Vec<String>,
 }
@@ -96,6 +118,8 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
             Long("fifo") => cli.fifo = Some(parser.value()?.into()),
             Long("config") => file = Some(PathBuf::from(parser.value()?)),
             Long("max-downloads") => cli.max_downloads = Some(parser.value()?.parse()?),
+            Long("max-cpus") => cli.max_cpus = Some(parser.value()?.parse()?),
+            Long("limit-rate") => cli.limit_rate = Some(parser.value()?.parse()?),
             Short('h') | Long("help") => return Ok(Asked::Print(help())),
             Short('V') | Long("version") => {
                 return Ok(Asked::Print(format!("sampan-engine {}\n", env!("CARGO_PKG_VERSION"))));
@@ -109,17 +133,47 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
         None => Table::default(),
     };
     let paths = Paths::from_env();
-    let max_downloads = cli.max_downloads.or(table.max_downloads).unwrap_or(DOWNLOADS);
-    if !(1..=DOWNLOADS_MAX).contains(&max_downloads) {
-        return Err(ConfigError::Downloads(max_downloads));
-    }
+    let partial_days = within("partial-days", table.partial_days, 0..=36_500)?.unwrap_or(PARTIAL_DAYS);
+    let bounds = bounds(&cli, &table)?;
     Ok(Asked::Run(Box::new(Config {
         socket: cli.socket.or(table.socket).unwrap_or_else(|| paths.engine_socket()),
         store: cli.store.or(table.store).unwrap_or_else(|| paths.store()),
         fifo: cli.fifo.or(table.fifo).unwrap_or_else(|| paths.fifo()),
-        max_downloads,
+        bounds,
+        partial_age: Duration::from_secs(partial_days * 86_400),
         insecure_registries: table.insecure_registries,
     })))
+}
+
+/// The engine's limits: those of the command line, else of the file, else as they are by default.
+fn bounds(cli: &Table, table: &Table) -> Result<Bounds, ConfigError> {
+    let default = Bounds::default();
+    let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    let downloads = within("max-downloads", cli.max_downloads.or(table.max_downloads), 1..=DOWNLOADS_MAX)?;
+    let cpus = within("max-cpus", cli.max_cpus.or(table.max_cpus), 1..=CPUS_MAX)?;
+    let window = within("zstd-window-mib", table.zstd_window_mib, 1..=2048)?;
+    let stall = within("stall-seconds", table.stall_seconds, 1..=3600)?;
+    Ok(Bounds {
+        downloads: downloads.map_or(default.downloads, count),
+        cpus: cpus.map_or(default.cpus, count),
+        bytes_per_second: cli.limit_rate.or(table.limit_rate).unwrap_or_default(),
+        zstd_window_log: window.map_or(default.zstd_window_log, |mib| 20 + mib.ilog2()),
+        stall_time: stall.map_or(default.stall_time, Duration::from_secs),
+        stall_bytes: table.stall_bytes.unwrap_or(default.stall_bytes),
+    })
+}
+
+fn within(
+    key: &'static str,
+    value: Option<u64>,
+    range: RangeInclusive<u64>,
+) -> Result<Option<u64>, ConfigError> {
+    match value {
+        Some(value) if !range.contains(&value) => {
+            Err(ConfigError::Range { key, value, least: *range.start(), most: *range.end() })
+        }
+        fine => Ok(fine),
+    }
 }
 
 fn read(path: &Path) -> Result<Table, ConfigError> {
@@ -140,12 +194,15 @@ fn help() -> String {
          --store <DIR>         Keep images here [default: {}]\n      \
          --fifo <PATH>         Write events here [default: {}]\n      \
          --config <FILE>       Read this [default: {CONFIG_FILE}]\n      \
-         --max-downloads <N>   Fetch so many blobs at a time [default: {DOWNLOADS}]\n  \
+         --max-downloads <N>   Fetch or send so many blobs at a time [default: {downloads}]\n      \
+         --max-cpus <N>        Hash and unpack with so many processors [default: all]\n      \
+         --limit-rate <N>      Fetch and send so many bytes per second, all jobs together [default: no limit]\n  \
          -h, --help                Print help\n  \
          -V, --version             Print version\n",
         paths.engine_socket().display(),
         paths.store().display(),
         paths.fifo().display(),
+        downloads = Bounds::default().downloads,
     )
 }
 
@@ -167,10 +224,10 @@ mod tests {
         let Ok(Asked::Run(config)) = ask(&["--config", file, "--store", "/b"]) else {
             panic!("a configuration")
         };
-        assert_eq!((config.max_downloads, config.store.as_path()), (5, Path::new("/b")));
+        assert_eq!((config.bounds.downloads, config.store.as_path()), (5, Path::new("/b")));
         std::fs::write(&path, "[engine]\nmaxdownloads = 5\n").expect("written");
         assert!(matches!(ask(&["--config", file]), Err(ConfigError::Parse { .. })));
-        assert!(matches!(ask(&["--max-downloads", "0"]), Err(ConfigError::Downloads(0))));
+        assert!(matches!(ask(&["--max-downloads", "0"]), Err(ConfigError::Range { value: 0, .. })));
         assert!(matches!(ask(&["--nonsense"]), Err(ConfigError::Arguments(_))));
         assert!(matches!(ask(&["--help"]), Ok(Asked::Print(text)) if text.contains("--max-downloads")));
     }

@@ -6,8 +6,8 @@
 use crate::oci;
 use std::io::{self, BufReader, Cursor, Read};
 
-/// Largest zstd window, as a power of two, in bytes: 64 MiB. A larger one is refused, since it is memory.
-pub const ZSTD_WINDOW_LOG_MAX: u32 = 26;
+/// What the zstd library says of a window above its limit.
+const TOO_MUCH_MEMORY: &str = "too much memory";
 /// Bytes read from below at a time.
 const INPUT: usize = 64 << 10;
 
@@ -43,11 +43,12 @@ impl Format {
     }
 }
 
-/// A reader of what `from` holds decompressed.
+/// A reader of what `from` holds decompressed. A zstd window is memory: one of more than 2 to the power of
+/// `window_log` bytes is refused.
 ///
 /// # Errors
 /// Those of the first read, and of a decompressor that cannot be set up.
-pub fn open<'a>(mut from: impl Read + 'a) -> io::Result<(Format, Box<dyn Read + 'a>)> {
+pub fn open<'a>(mut from: impl Read + 'a, window_log: u32) -> io::Result<(Format, Box<dyn Read + 'a>)> {
     let mut magic = [0; 4];
     let mut have = 0;
     while have < magic.len() {
@@ -71,11 +72,30 @@ pub fn open<'a>(mut from: impl Read + 'a) -> io::Result<(Format, Box<dyn Read + 
             Format::Zstd => {
                 let mut decoder =
                     zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(INPUT, all))?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-                Box::new(decoder)
+                decoder.window_log_max(window_log)?;
+                Box::new(Bounded { decoder, window_log })
             }
         },
     ))
+}
+
+/// Says which limit a frame breaks, where the library does not.
+struct Bounded<R> {
+    decoder: R,
+    window_log: u32,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.decoder.read(into).map_err(|error| match error.to_string().contains(TOO_MUCH_MEMORY) {
+            true => {
+                let mib = (1_u64 << self.window_log.min(63)) as f64 / f64::from(1 << 20);
+                let message = format!("its zstd window is larger than {mib} MiB, the limit of this engine");
+                io::Error::new(io::ErrorKind::InvalidData, message)
+            }
+            false => error,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -91,7 +111,7 @@ mod tests {
     }
 
     fn decoded(bytes: &[u8]) -> io::Result<(Format, Vec<u8>)> {
-        let (format, mut reader) = open(bytes)?;
+        let (format, mut reader) = open(bytes, 26)?;
         let mut out = Vec::new();
         reader.read_to_end(&mut out)?;
         Ok((format, out))
@@ -111,9 +131,10 @@ mod tests {
     #[test]
     fn a_zstd_window_over_the_limit_is_refused() {
         let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).expect("to memory");
-        encoder.window_log(ZSTD_WINDOW_LOG_MAX + 1).expect("allowed");
+        encoder.window_log(27).expect("allowed");
         encoder.write_all(&vec![7; 1 << 20]).expect("to memory");
         let bytes = encoder.finish().expect("to memory");
-        assert!(decoded(&bytes).is_err());
+        let error = decoded(&bytes).expect_err("too large");
+        assert_eq!(error.to_string(), "its zstd window is larger than 64 MiB, the limit of this engine");
     }
 }

@@ -5,12 +5,13 @@
 use crate::cancel::{Cancel, Cancelled};
 use crate::digest::Digest;
 use crate::images::{self, NewImage};
+use crate::limits::Limits;
 use crate::oci::{self, Config, Descriptor, History, Manifest, PlatformField, RootFs, Run};
-use crate::pipeline::{LayerError, Pipeline, Streamed};
+use crate::pipeline::{LayerError, Pipeline, Sink, Streamed};
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::Reference;
-use crate::store::{Pin, Store, StoreError};
+use crate::store::{Pin, Store, StoreError, Temp};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sampan_ipc::engine::Phase;
 use std::collections::BTreeMap;
@@ -72,6 +73,7 @@ impl ImportError {
 /// [`ImportError`]; nothing is named then.
 pub fn import(
     store: &Store,
+    limits: &Limits,
     request: ImportRequest,
     progress: &Progress,
     cancel: &Cancel,
@@ -81,7 +83,7 @@ pub fn import(
     progress.begin(files.iter().zip(1..).map(|(file, nth)| (format!("layer {nth}"), size(file))));
     let mut layers = Vec::new();
     for (row, file) in files.iter().enumerate() {
-        let streamed = stream(store, row, file, progress, cancel).map_err(|source| {
+        let streamed = stream(store, limits, row, file, progress, cancel).map_err(|source| {
             progress.fail(row, &sampan_ipc::report::chain(&source));
             ImportError::Layer { nth: row + 1, source }
         })?;
@@ -102,27 +104,29 @@ pub fn import(
 
 fn stream(
     store: &Store,
+    limits: &Limits,
     row: usize,
     file: &File,
     progress: &Progress,
     cancel: &Cancel,
-) -> Result<Streamed, LayerError> {
+) -> Result<(Streamed, Temp), LayerError> {
     progress.phase(row, Phase::Downloading);
     let pipeline = Pipeline {
         store,
+        limits,
         cancel,
         expected: None,
-        keep_blob: true,
         untar: true,
         on_bytes: &|bytes| progress.add(row, bytes),
         on_phase: &|phase| progress.phase(row, phase),
     };
-    let streamed = pipeline.run(Patient { file, cancel })?;
+    let (temp, mut kept) = store.temp_file("blob")?;
+    let streamed = pipeline.run(Patient { file, cancel }, Sink::File(&mut kept))?;
     progress.phase(row, Phase::Complete);
-    Ok(streamed)
+    Ok((streamed, temp))
 }
 
-fn config(platform: &Platform, run: Run, layers: &[Streamed]) -> Config {
+fn config(platform: &Platform, run: Run, layers: &[(Streamed, Temp)]) -> Config {
     let created = Some(crate::stamp::format(sampan_ipc::time::now()));
     Config {
         created: created.clone(),
@@ -132,7 +136,7 @@ fn config(platform: &Platform, run: Run, layers: &[Streamed]) -> Config {
         config: run,
         rootfs: RootFs {
             kind: "layers".to_owned(),
-            diff_ids: layers.iter().map(|l| l.diff_id.clone()).collect(),
+            diff_ids: layers.iter().map(|(layer, _)| layer.diff_id.clone()).collect(),
         },
         history: layers
             .iter()
@@ -142,19 +146,21 @@ fn config(platform: &Platform, run: Run, layers: &[Streamed]) -> Config {
 }
 
 /// Gives blobs and layers their names; the pin keeps them until the image is named.
-fn name(store: &Store, config: &Config, layers: Vec<Streamed>) -> Result<(Manifest, Pin), StoreError> {
+fn name(
+    store: &Store,
+    config: &Config,
+    layers: Vec<(Streamed, Temp)>,
+) -> Result<(Manifest, Pin), StoreError> {
     let chain_ids = config.chain_ids();
     let bytes = to_json(config);
     let config_digest = Digest::of(&bytes);
-    let blobs = layers.iter().map(|l| l.digest.clone());
+    let blobs = layers.iter().map(|(layer, _)| layer.digest.clone());
     let pin = store.pin(blobs.chain(chain_ids.iter().cloned()).chain([config_digest.clone()]));
     store.write_blob(&config_digest, &bytes)?;
     let mut descriptors = Vec::new();
-    for (layer, chain_id) in layers.into_iter().zip(&chain_ids) {
+    for ((layer, blob), chain_id) in layers.into_iter().zip(&chain_ids) {
         descriptors.push(descriptor(layer.format.media_type(), &layer.digest, layer.size));
-        if let Some(blob) = layer.blob {
-            store.name_blob(blob, &layer.digest)?;
-        }
+        store.name_blob(blob, &layer.digest)?;
         if let Some(unpacked) = layer.layer {
             store.name_layer(unpacked, chain_id)?;
         }

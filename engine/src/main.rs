@@ -4,6 +4,7 @@ use sampan_engine::announce::Announcer;
 use sampan_engine::config::{self, Asked, Config};
 use sampan_engine::limits::Limits;
 use sampan_engine::logging;
+use sampan_engine::partial;
 use sampan_engine::server::{Server, WAKER};
 use sampan_engine::socket::{self, SocketError};
 use sampan_engine::store::{Store, StoreError};
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
 fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let listening = socket::listen(&config.socket)?;
     let store = Store::open(&config.store)?;
+    partial::collect(&store, config.partial_age);
     // Held for as long as the engine lives: what is in the FIFO outlives a monitord that dies. Where systemd
     // holds it as well, that does no harm.
     let _fifo = socket::hold_fifo(&config.fifo);
@@ -60,7 +62,7 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let poll = mio::Poll::new()?;
     let waker = mio::Waker::new(poll.registry(), WAKER)?;
     let (sender, inbox) = std::sync::mpsc::channel();
-    let limits = Limits::new(config.max_downloads);
+    let limits = Limits::new(config.bounds.clone());
     let outbox = Outbox::new(sender, waker);
     log::info!("listening on {}, store {}", config.socket.display(), config.store.display());
     let shared = Arc::new(Shared { store, limits, announcer: announcer.clone(), config, outbox });

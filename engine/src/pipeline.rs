@@ -2,20 +2,24 @@
 //!
 //! Two threads a layer, so that two cores work side by side: the caller's reads, hashes, writes and
 //! decompresses; a second one hashes what comes out and unpacks it. Between them a few buffers go round, so a
-//! slow disk holds the network back and memory does not grow with the layer. Everything lands in temporaries;
-//! the caller names them ([`Store::name_blob`], [`Store::name_layer`]) when all digests are right.
+//! slow disk holds the network back and memory does not grow with the layer. Each computes only while it has one
+//! of the engine's processors ([`Limits::cpu`]), and lends it to others while it waits. Everything lands in
+//! temporaries, or in a [`Partial`]; the caller names them when all digests are right.
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::decode::{self, Format};
 use crate::digest::{Algorithm, Digest, Hasher};
+use crate::limits::{Cpu, Limits};
+use crate::partial::Partial;
 use crate::place::UnpackError;
+use crate::registry::RegistryError;
 use crate::store::{Store, StoreError, Temp};
 use crate::unpack;
 use sampan_ipc::engine::Phase;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvError, SyncSender, TryRecvError, sync_channel};
 
 /// Size of a buffer between the two threads.
 const BUFFER: usize = 128 << 10;
@@ -87,7 +91,7 @@ pub enum LayerError {
     Store(#[from] StoreError),
     /// The registry failed.
     #[error(transparent)]
-    Registry(#[from] crate::registry::RegistryError),
+    Registry(#[from] RegistryError),
 }
 
 /// What must come out.
@@ -105,15 +109,15 @@ pub struct Expected {
 pub struct Pipeline<'a> {
     /// Where the temporaries are.
     pub store: &'a Store,
+    /// Whose processors it may use.
+    pub limits: &'a Limits,
     /// Looked at with every buffer.
     pub cancel: &'a Cancel,
     /// What is known of the layer; `None` when importing.
     pub expected: Option<Expected>,
-    /// Keep the blob's bytes; not needed when it is read from the store.
-    pub keep_blob: bool,
     /// Unpack the tar; not needed when the layer is there.
     pub untar: bool,
-    /// Told of bytes as they come.
+    /// Told of bytes as they come, those of a [`Partial`] that were there before left out.
     pub on_bytes: &'a dyn Fn(u64),
     /// Told when all bytes are here.
     pub on_phase: &'a dyn Fn(Phase),
@@ -129,56 +133,100 @@ pub struct Streamed {
     pub diff_id: Digest,
     /// How the blob is compressed.
     pub format: Format,
-    /// The blob, if it was kept.
-    pub blob: Option<Temp>,
     /// The unpacked layer, if it was unpacked.
     pub layer: Option<Temp>,
+}
+
+/// Where the blob's bytes go as they come by.
+pub enum Sink<'a> {
+    /// Nowhere: they are read from the store.
+    None,
+    /// Into a file; digest and size are not known yet.
+    File(&'a mut File),
+    /// Behind those that are there, which come by first.
+    Partial(&'a Partial<'a>),
+}
+
+impl Sink<'_> {
+    /// Takes `bytes`, which stand at `offset` in the blob; how many of them are new.
+    fn take(&mut self, offset: u64, bytes: &[u8]) -> Result<usize, StoreError> {
+        match self {
+            Sink::None => {}
+            Sink::File(file) => {
+                let at = || std::path::Path::new("the store").to_owned();
+                file.write_all(bytes).map_err(|source| StoreError::File {
+                    doing: "write a blob to",
+                    path: at(),
+                    source,
+                })?;
+            }
+            Sink::Partial(partial) => {
+                let old = partial.kept().saturating_sub(offset);
+                let new = bytes.get(usize::try_from(old).unwrap_or(usize::MAX)..).unwrap_or_default();
+                partial.append(new)?;
+                return Ok(new.len());
+            }
+        }
+        Ok(bytes.len())
+    }
 }
 
 type Buffer = Vec<u8>;
 
 impl Pipeline<'_> {
-    /// Sends all of `from` through.
+    /// Sends all of `from` through, and the blob's bytes into `sink`.
     ///
     /// # Errors
     /// [`LayerError`]; the temporaries are gone then.
-    pub fn run(&self, from: impl Read) -> Result<Streamed, LayerError> {
-        let (blob, file) = match self.keep_blob {
-            true => self.store.temp_file("blob").map(|(temp, file)| (Some(temp), Some(file)))?,
-            false => (None, None),
-        };
+    pub fn run(&self, from: impl Read, sink: Sink<'_>) -> Result<Streamed, LayerError> {
         let layer = if self.untar { Some(self.store.temp_layer()?) } else { None };
         let root = layer.as_ref().map(|temp| temp.path().join("diff"));
-        let algorithm = self.expected.as_ref().map_or(Algorithm::Sha256, |e| e.digest.algorithm());
         let diff_algorithm = self.expected.as_ref().map_or(Algorithm::Sha256, |e| e.diff_id.algorithm());
-        let mut tap =
-            Tap { pipeline: self, from, file, hasher: Hasher::new(algorithm), size: 0, failed: None };
         let (full, filled) = sync_channel::<Option<Buffer>>(BUFFERS);
         let (empty, emptied) = sync_channel::<Buffer>(BUFFERS);
         for _ in 0..BUFFERS {
             let _ = empty.send(Vec::new());
         }
+        let limits = self.limits;
+        let cpu = limits.cpu();
+        let mut tap = Tap::new(self, from, sink, &cpu);
         let (format, unpacked) = std::thread::scope(|scope| {
-            let drain = Drain {
-                filled,
-                empty,
-                buffer: Vec::new(),
-                at: 0,
-                ended: false,
-                hasher: Hasher::new(diff_algorithm),
-            };
             let unpacker = std::thread::Builder::new().name("unpack".into()).stack_size(STACK);
-            let unpacker = unpacker.spawn_scoped(scope, move || drain.unpack(root));
+            let unpacker = unpacker.spawn_scoped(scope, move || {
+                let cpu = limits.cpu();
+                Drain {
+                    filled,
+                    empty,
+                    cpu,
+                    buffer: Vec::new(),
+                    at: 0,
+                    ended: false,
+                    hasher: Hasher::new(diff_algorithm),
+                }
+                .unpack(root)
+            });
             let unpacker = unpacker.map_err(|source| LayerError::Read { blob: self.name(), source })?;
             let format = self.feed(&mut tap, &full, &emptied);
             // Without its end mark the stream is broken for the other thread, which then stops.
             drop((full, emptied));
             (self.on_phase)(Phase::Extracting);
-            let unpacked = unpacker.join().expect("the unpacking thread does not panic");
+            let unpacked = cpu.idle(|| unpacker.join()).expect("the unpacking thread does not panic");
             Ok::<_, LayerError>((format, unpacked))
         })?;
         self.cancel.check()?;
-        self.judge(tap, format, unpacked, blob, layer)
+        self.judge(tap, format, unpacked, layer)
+    }
+
+    /// Sends all of `from` into `sink` and compares the digest, without a look into it.
+    ///
+    /// # Errors
+    /// [`LayerError`].
+    pub fn copy(&self, from: impl Read, sink: Sink<'_>) -> Result<(), LayerError> {
+        let cpu = self.limits.cpu();
+        let mut tap = Tap::new(self, from, sink, &cpu);
+        let mut buffer = vec![0; BUFFER];
+        while tap.some(&mut buffer)? > 0 {}
+        self.compare(tap.size, &tap.hasher.finish())
     }
 
     /// Decompresses into buffers until the source ends or the other thread stops.
@@ -188,8 +236,9 @@ impl Pipeline<'_> {
         full: &SyncSender<Option<Buffer>>,
         emptied: &Receiver<Buffer>,
     ) -> io::Result<Format> {
-        let (format, mut decoder) = decode::open(&mut *tap)?;
-        while let Ok(mut buffer) = emptied.recv() {
+        let cpu = tap.cpu;
+        let (format, mut decoder) = decode::open(&mut *tap, self.limits.bounds.zstd_window_log)?;
+        while let Ok(mut buffer) = receive(emptied, cpu) {
             buffer.resize(BUFFER, 0);
             let len = fill(&mut decoder, &mut buffer)?;
             if len == 0 {
@@ -201,6 +250,7 @@ impl Pipeline<'_> {
                 break;
             }
             buffer.truncate(len);
+            // There is room for all buffers that there are: it does not block.
             if full.send(Some(buffer)).is_err() {
                 break;
             }
@@ -214,7 +264,6 @@ impl Pipeline<'_> {
         mut tap: Tap<'_, R>,
         format: io::Result<Format>,
         unpacked: Result<Digest, UnpackError>,
-        blob: Option<Temp>,
         layer: Option<Temp>,
     ) -> Result<Streamed, LayerError> {
         if let Some(failed) = tap.failed.take() {
@@ -229,13 +278,8 @@ impl Pipeline<'_> {
         }
         let complete = format.is_err() || unpacked.is_ok();
         let (digest, size) = (tap.hasher.finish(), tap.size);
-        if let Some(expected) = self.expected.as_ref().filter(|_| complete) {
-            if size != expected.size {
-                return Err(LayerError::Size { blob: self.name(), found: size, expected: expected.size });
-            }
-            if digest != expected.digest {
-                return Err(LayerError::Digest { expected: expected.digest.clone(), found: digest });
-            }
+        if complete {
+            self.compare(size, &digest)?;
         }
         let format = format.map_err(|source| LayerError::Decode { blob: self.name(), source })?;
         let diff_id = unpacked.map_err(|source| LayerError::Unpack { blob: self.name(), source })?;
@@ -243,7 +287,19 @@ impl Pipeline<'_> {
             let expected = expected.diff_id.clone();
             return Err(LayerError::DiffId { blob: self.name(), expected, found: diff_id });
         }
-        Ok(Streamed { digest, size, diff_id, format, blob, layer })
+        Ok(Streamed { digest, size, diff_id, format, layer })
+    }
+
+    fn compare(&self, size: u64, digest: &Digest) -> Result<(), LayerError> {
+        match &self.expected {
+            Some(expected) if size != expected.size => {
+                Err(LayerError::Size { blob: self.name(), found: size, expected: expected.size })
+            }
+            Some(expected) if *digest != expected.digest => {
+                Err(LayerError::Digest { expected: expected.digest.clone(), found: digest.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn name(&self) -> String {
@@ -254,30 +310,42 @@ impl Pipeline<'_> {
 /// The compressed side: everything that is read here is counted, hashed and written.
 struct Tap<'a, R> {
     pipeline: &'a Pipeline<'a>,
+    cpu: &'a Cpu<'a>,
     from: R,
-    file: Option<File>,
+    sink: Sink<'a>,
     hasher: Hasher,
     size: u64,
     failed: Option<LayerError>,
 }
 
-impl<R: Read> Tap<'_, R> {
-    fn take(&mut self, into: &mut [u8]) -> Result<usize, LayerError> {
+impl<'a, R: Read> Tap<'a, R> {
+    fn new(pipeline: &'a Pipeline<'a>, from: R, sink: Sink<'a>, cpu: &'a Cpu<'a>) -> Self {
+        let algorithm = pipeline.expected.as_ref().map_or(Algorithm::Sha256, |e| e.digest.algorithm());
+        Tap { pipeline, cpu, from, sink, hasher: Hasher::new(algorithm), size: 0, failed: None }
+    }
+
+    fn some(&mut self, into: &mut [u8]) -> Result<usize, LayerError> {
         self.pipeline.cancel.check()?;
         let blob = || self.pipeline.name();
-        let len = self.from.read(into).map_err(|source| LayerError::Read { blob: blob(), source })?;
+        let len = self.cpu.idle(|| self.from.read(into)).map_err(|source| read_error(blob(), source))?;
         let bytes = into.get(..len).unwrap_or_default();
+        let offset = self.size;
         self.size += len as u64;
         if let Some(expected) = self.pipeline.expected.as_ref().map(|e| e.size).filter(|e| self.size > *e) {
             return Err(LayerError::Size { blob: blob(), found: self.size, expected });
         }
         self.hasher.update(bytes);
-        if let Some(file) = &mut self.file {
-            let doing = crate::store::file_error("write a blob to", Path::new("the store"));
-            file.write_all(bytes).map_err(doing)?;
-        }
-        (self.pipeline.on_bytes)(len as u64);
+        let new = self.sink.take(offset, bytes)?;
+        (self.pipeline.on_bytes)(new as u64);
         Ok(len)
+    }
+}
+
+/// What a registry did wrong comes through readers as the inside of an I/O error.
+fn read_error(blob: String, source: io::Error) -> LayerError {
+    match source.downcast::<RegistryError>() {
+        Ok(error) => LayerError::Registry(error),
+        Err(source) => LayerError::Read { blob, source },
     }
 }
 
@@ -286,7 +354,7 @@ impl<R: Read> Read for Tap<'_, R> {
         if self.failed.is_some() {
             return Err(io::Error::other("the source failed before"));
         }
-        self.take(into).map_err(|error| {
+        self.some(into).map_err(|error| {
             let io = io::Error::other(error.to_string());
             self.failed = Some(error);
             io
@@ -295,16 +363,17 @@ impl<R: Read> Read for Tap<'_, R> {
 }
 
 /// The unpacked side: a reader of the buffers that come.
-struct Drain {
+struct Drain<'a> {
     filled: Receiver<Option<Buffer>>,
     empty: SyncSender<Buffer>,
+    cpu: Cpu<'a>,
     buffer: Buffer,
     at: usize,
     ended: bool,
     hasher: Hasher,
 }
 
-impl Drain {
+impl Drain<'_> {
     fn unpack(mut self, root: Option<PathBuf>) -> Result<Digest, UnpackError> {
         let mut rest = match root {
             Some(root) => unpack::unpack(&mut self, &root).map(|(_, rest)| rest)?,
@@ -317,7 +386,7 @@ impl Drain {
     }
 }
 
-impl Read for Drain {
+impl Read for Drain<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.at == self.buffer.len() && !self.ended {
             let used = std::mem::take(&mut self.buffer);
@@ -326,7 +395,7 @@ impl Read for Drain {
                 let _ = self.empty.send(used);
             }
             self.at = 0;
-            match self.filled.recv() {
+            match receive(&self.filled, &self.cpu) {
                 Ok(Some(buffer)) => {
                     self.hasher.update(&buffer);
                     self.buffer = buffer;
@@ -342,6 +411,15 @@ impl Read for Drain {
         }
         self.at += len;
         Ok(len)
+    }
+}
+
+/// Receives, and lends the processor only if it has to wait.
+fn receive<T>(from: &Receiver<T>, cpu: &Cpu<'_>) -> Result<T, RecvError> {
+    match from.try_recv() {
+        Ok(got) => Ok(got),
+        Err(TryRecvError::Disconnected) => Err(RecvError),
+        Err(TryRecvError::Empty) => cpu.idle(|| from.recv()),
     }
 }
 

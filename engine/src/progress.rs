@@ -51,13 +51,32 @@ impl Progress {
         self.change(index, |row| {
             row.phase = phase;
             if phase == Phase::Downloading {
-                row.attempt += 1;
+                row.attempt = row.attempt.max(1);
             }
             if matches!(phase, Phase::Complete | Phase::Exists) {
                 // A total of 0 is an unknown one: what came is the total.
                 row.total = if row.total == 0 { row.current } else { row.total };
                 row.current = row.total;
             }
+        });
+    }
+
+    /// `current` bytes of row `index` are here.
+    pub fn set(&self, index: usize, current: u64) {
+        self.change(index, |row| {
+            if row.current != current {
+                row.note.clear();
+            }
+            row.current = if row.total == 0 { current } else { current.min(row.total) };
+        });
+    }
+
+    /// Another job fetches the blob of row `index`, and has `current` bytes of it.
+    pub fn follow(&self, index: usize, current: u64) {
+        self.change(index, |row| {
+            row.phase = Phase::Downloading;
+            row.current = current.min(row.total);
+            row.note = "another job fetches it".to_owned();
         });
     }
 

@@ -6,20 +6,19 @@
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::digest::Digest;
-use crate::download::{Download, Wanted};
 use crate::images::{self, NewImage};
+use crate::layer::{Fetch, Layer};
 use crate::limits::Limits;
 use crate::oci::{self, Config, Descriptor, Document, Manifest, OciError, PlatformField};
-use crate::pipeline::{Expected, LayerError, Pipeline};
+use crate::pipeline::LayerError;
 use crate::platform::Platform;
 use crate::progress::Progress;
+use crate::rate::Rate;
 use crate::reference::Reference;
 use crate::registry::{Access, RawManifest, Registry, RegistryError};
 use crate::retry;
-use crate::store::{Pin, Store, StoreError, file_error, lock};
-use sampan_ipc::engine::Phase;
+use crate::store::{Pin, Store, StoreError, lock};
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -37,8 +36,10 @@ pub struct PullRequest {
     pub platform: Option<Platform>,
     /// How the registry may be reached.
     pub access: Access,
-    /// Most layers of this image that are worked on at a time.
-    pub workers: usize,
+    /// Unpack the layers.
+    pub unpack: bool,
+    /// At most so many bytes per second; 0 is no limit.
+    pub bytes_per_second: u64,
 }
 
 /// What was pulled.
@@ -147,14 +148,6 @@ struct Resolved {
     index: Option<Digest>,
 }
 
-/// One layer of the image.
-struct Layer<'a> {
-    row: usize,
-    blob: &'a Descriptor,
-    diff_id: &'a Digest,
-    chain_id: &'a Digest,
-}
-
 impl Work<'_> {
     fn run(&self) -> Result<Pulled, PullError> {
         let resolved = self.resolve()?;
@@ -223,13 +216,23 @@ impl Work<'_> {
         }
     }
 
-    /// Fetches and unpacks what is not there, `workers` layers at a time.
+    /// Fetches and unpacks what is not there, as many layers at a time as there may be downloads.
     fn layers(&self, manifest: &Manifest, config: &Config) -> Result<Pin, PullError> {
         let chain_ids = config.chain_ids();
         let pin = self.store.pin(chain_ids.iter().cloned());
         let parts = manifest.layers.iter().zip(&config.rootfs.diff_ids).zip(&chain_ids).enumerate();
         let layers: Vec<Layer<'_>> =
             parts.map(|(row, ((blob, diff_id), chain_id))| Layer { row, blob, diff_id, chain_id }).collect();
+        let rate = Rate::new(self.request.bytes_per_second);
+        let fetch = Fetch {
+            store: self.store,
+            limits: self.limits,
+            registry: self.registry,
+            rate: &rate,
+            progress: self.progress,
+            cancel: self.cancel,
+            unpack: self.request.unpack,
+        };
         let next = AtomicUsize::new(0);
         let failed: Mutex<Option<LayerError>> = Mutex::default();
         let worker = || {
@@ -237,7 +240,7 @@ impl Work<'_> {
                 if self.cancel.is_cancelled() {
                     return;
                 }
-                if let Err(error) = self.layer(layer) {
+                if let Err(error) = fetch.layer(layer) {
                     self.progress.fail(layer.row, &sampan_ipc::report::chain(&error));
                     lock(&failed).get_or_insert(error);
                     self.cancel.cancel();
@@ -246,7 +249,7 @@ impl Work<'_> {
             }
         };
         std::thread::scope(|scope| {
-            for _ in 1..self.request.workers.min(layers.len()) {
+            for _ in 1..self.limits.bounds.downloads.min(layers.len()) {
                 let builder = std::thread::Builder::new().name("layer".into()).stack_size(STACK);
                 // Without one more thread it goes on with those that there are.
                 let _ = builder.spawn_scoped(scope, worker);
@@ -255,48 +258,6 @@ impl Work<'_> {
         });
         let failed = lock(&failed).take();
         failed.map_or(Ok(pin), |error| Err(error.into()))
-    }
-
-    fn layer(&self, layer: &Layer<'_>) -> Result<(), LayerError> {
-        let _claim = self.limits.claim(&layer.blob.digest, self.cancel)?;
-        let has_blob = self.store.has_blob(&layer.blob.digest, layer.blob.size);
-        let has_layer = self.store.has_layer(layer.chain_id);
-        if has_blob && has_layer {
-            self.progress.phase(layer.row, Phase::Exists);
-            return Ok(());
-        }
-        let (digest, size) = (&layer.blob.digest, layer.blob.size);
-        let count = |bytes| self.progress.add(layer.row, bytes);
-        let phase = |phase| self.progress.phase(layer.row, phase);
-        let pipeline = Pipeline {
-            store: self.store,
-            cancel: self.cancel,
-            expected: Some(Expected { digest: digest.clone(), size, diff_id: layer.diff_id.clone() }),
-            keep_blob: !has_blob,
-            untar: !has_layer,
-            on_bytes: if has_blob { &|_| {} } else { &count },
-            on_phase: &phase,
-        };
-        let streamed = if has_blob {
-            phase(Phase::Extracting);
-            let path = self.store.blob_path(digest);
-            pipeline.run(File::open(&path).map_err(file_error("open", &path))?)?
-        } else {
-            let _slot = self.limits.slot(self.cancel)?;
-            phase(Phase::Downloading);
-            let on_retry = |note: &str| self.progress.retry(layer.row, note);
-            let wanted =
-                Wanted { registry: self.registry, cancel: self.cancel, digest, size, on_retry: &on_retry };
-            pipeline.run(Download::begin(wanted, 0)?)?
-        };
-        if let Some(blob) = streamed.blob {
-            self.store.name_blob(blob, digest)?;
-        }
-        if let Some(unpacked) = streamed.layer {
-            self.store.name_layer(unpacked, layer.chain_id)?;
-        }
-        phase(Phase::Complete);
-        Ok(())
     }
 
     fn commit(&self, resolved: Resolved, config: Config) -> Result<Pulled, PullError> {

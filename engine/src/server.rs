@@ -423,12 +423,13 @@ impl Server {
         let configured = &self.shared.config.insecure_registries;
         let insecure = pull.insecure || configured.iter().any(|host| host == reference.host());
         let wanted = platform.clone().unwrap_or_else(Platform::host);
-        let key = format!("{reference} {wanted} {insecure}");
+        let (unpack, bytes_per_second) = (!pull.no_unpack, pull.bytes_per_second);
+        let key = format!("{reference} {wanted} {insecure} {unpack} {bytes_per_second}");
         let job = match self.jobs.running_with(&key) {
             Some(job) => job,
             None => {
-                let workers = self.shared.config.max_downloads;
-                let request = PullRequest { reference, platform, access: Access { insecure }, workers };
+                let access = Access { insecure };
+                let request = PullRequest { reference, platform, access, unpack, bytes_per_second };
                 let subject = request.reference.to_string();
                 self.start("pull", subject, Some(key), |task| task.pull(request))?
             }
@@ -589,7 +590,7 @@ fn no_job(job: u64) -> Failure {
 
 /// Reads a client's first frame.
 fn open(body: &[u8]) -> Result<Request, Failure> {
-    sampan_ipc::watch::open::<Request>(body).map_err(|refusal| {
+    sampan_ipc::watch::open::<Request>(body, engine::VERSION).map_err(|refusal| {
         let code = match refusal.reason {
             sampan_ipc::watch::Reason::Version => Code::Version,
             _ => Code::Usage,

@@ -3,6 +3,7 @@
 //! ```text
 //! oci-layout  index.json  blobs/<algorithm>/<hex>   OCI image-spec, "Image Layout": skopeo and umoci read it
 //! layers/<chain id, hex>/diff                       a layer unpacked in overlayfs's form
+//! partial/                                          blobs that are not whole yet: [`crate::partial`]
 //! tmp/                                              private until verified; emptied at start
 //! lock  boot                                        one engine at a time; the boot that last wrote here
 //! ```
@@ -103,6 +104,13 @@ impl Temp {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Gives it its final name.
+    pub(crate) fn rename(mut self, target: &Path) -> Result<(), StoreError> {
+        fs::rename(&self.path, target).map_err(file_error("rename a temporary file to", target))?;
+        self.keep = true;
+        Ok(())
+    }
 }
 
 impl Drop for Temp {
@@ -121,7 +129,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Locked`] if another engine has it.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        for dir in ["blobs/sha256", "layers", "tmp"] {
+        for dir in ["blobs/sha256", "layers", "partial", "tmp"] {
             let dir = root.join(dir);
             // 0700: layers hold setuid programs and files of all owners.
             let mode = if dir.ends_with("sha256") { 0o755 } else { 0o700 };
@@ -178,6 +186,7 @@ impl Store {
             return;
         }
         self.collect_garbage();
+        self.cut_partials();
         if let Err(error) = self.replace_file("boot", boot.as_bytes()) {
             log::warn!("{}", sampan_ipc::report::chain(&error));
         }
@@ -289,7 +298,7 @@ impl Store {
         if let Some(dir) = target.parent() {
             fs::create_dir_all(dir).map_err(file_error("make", dir))?;
         }
-        rename(temp, &target)
+        temp.rename(&target)
     }
 
     /// Gives a verified layer its final name; if it is there by now, that one stays.
@@ -297,7 +306,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::File`].
     pub fn name_layer(&self, temp: Temp, chain_id: &Digest) -> Result<(), StoreError> {
-        match rename(temp, &self.layer_path(chain_id)) {
+        match temp.rename(&self.layer_path(chain_id)) {
             Err(StoreError::File { .. }) if self.has_layer(chain_id) => Ok(()),
             other => other,
         }
@@ -315,7 +324,7 @@ impl Store {
     pub(crate) fn replace_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let (temp, mut file) = self.temp_file("file")?;
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(file_error("write", temp.path()))?;
-        rename(temp, &self.root.join(name))?;
+        temp.rename(&self.root.join(name))?;
         File::open(&self.root).and_then(|dir| dir.sync_all()).map_err(file_error("sync", &self.root))
     }
 
@@ -329,6 +338,11 @@ impl Store {
             *pins.entry(digest.clone()).or_default() += 1;
         }
         Pin { pins: Arc::clone(&self.pins), held }
+    }
+
+    /// True if a job needs the blob or layer.
+    pub(crate) fn is_pinned(&self, digest: &Digest) -> bool {
+        lock(&self.pins).contains_key(digest)
     }
 
     /// Removes blobs and layers that are neither in `used` nor pinned. The caller holds the commit lock.
@@ -370,12 +384,6 @@ fn digest_of(bytes: &[u8], like: &Digest) -> Digest {
     let mut hasher = crate::digest::Hasher::new(like.algorithm());
     hasher.update(bytes);
     hasher.finish()
-}
-
-fn rename(mut temp: Temp, target: &Path) -> Result<(), StoreError> {
-    fs::rename(&temp.path, target).map_err(file_error("rename a temporary file to", target))?;
-    temp.keep = true;
-    Ok(())
 }
 
 fn names(dir: &Path) -> Result<Vec<String>, StoreError> {

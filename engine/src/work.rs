@@ -7,6 +7,7 @@ use crate::failure;
 use crate::images;
 use crate::import::{self, ImportError, ImportRequest};
 use crate::limits::Limits;
+use crate::partial;
 use crate::progress::Progress;
 use crate::pull::{self, PullError, PullRequest};
 use crate::registry::RegistryError;
@@ -129,6 +130,7 @@ impl Task {
                 Err(failure)
             }
         };
+        partial::collect(&self.shared.store, self.shared.config.partial_age);
         self.end("pull", &name, outcome);
     }
 
@@ -138,7 +140,13 @@ impl Task {
         let announcer = &self.shared.announcer;
         announcer.job("start", self.job, "import", &name, &[]);
         let labels = request.run.labels.clone();
-        let outcome = match import::import(&self.shared.store, request, &self.progress, &self.cancel) {
+        let outcome = match import::import(
+            &self.shared.store,
+            &self.shared.limits,
+            request,
+            &self.progress,
+            &self.cancel,
+        ) {
             Ok(imported) => {
                 let (digest, id) = (imported.digest.to_string(), imported.id.to_string());
                 announcer.image("import", &name, &[("digest", &digest), ("imageId", &id)], &labels);

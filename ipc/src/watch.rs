@@ -188,14 +188,14 @@ pub struct Subscriber {
     pub age_ms: u64,
 }
 
-/// Reads the first frame of a connection.
+/// Reads the first frame of a connection on which only `spoken` is spoken.
 ///
 /// # Errors
 /// A [`Refusal`] that says which versions are spoken, ready to be sent.
-pub fn open<R: serde::de::DeserializeOwned>(body: &[u8]) -> Result<R, Refusal> {
-    let refuse = |reason, message| Refusal { reason, message, versions: vec![VERSION] };
+pub fn open<R: serde::de::DeserializeOwned>(body: &[u8], spoken: u16) -> Result<R, Refusal> {
+    let refuse = |reason, message| Refusal { reason, message, versions: vec![spoken] };
     match postcard::take_from_bytes::<u16>(body) {
-        Ok((VERSION, rest)) => match postcard::take_from_bytes::<R>(rest) {
+        Ok((version, rest)) if version == spoken => match postcard::take_from_bytes::<R>(rest) {
             Ok((request, [])) => Ok(request),
             _ => Err(refuse(Reason::Request, "request is unknown or malformed".to_owned())),
         },

@@ -43,7 +43,7 @@ pub fn read(client: &mut Client) -> io::Result<Option<Result<Request, Refusal>>>
         decoder.push(&buffer[..len]);
         match decoder.next_body() {
             Ok(None) => {}
-            Ok(Some(body)) => return Ok(Some(watch::open(body))),
+            Ok(Some(body)) => return Ok(Some(watch::open(body, watch::VERSION))),
             Err(error) => {
                 return Ok(Some(Err(refusal(Reason::Request, format!("cannot read the request: {error}")))));
             }

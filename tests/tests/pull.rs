@@ -327,7 +327,7 @@ fn what_a_registry_gives_wrong_is_refused_and_leaves_nothing() {
     refused(&engine, &publish("digest", octets(wrong)), "has digest");
     let other = Layer::large("other", 300_000, Packing::Gzip).blob;
     refused(&engine, &publish("other", octets(other[..layer.blob.len().min(other.len())].to_vec())), "");
-    refused(&engine, &publish("cut", Reply::Cut(layer.blob.clone(), 1000)), "cannot read blob");
+    refused(&engine, &publish("cut", Reply::Cut(layer.blob.clone(), 1000)), "cannot fetch blob");
     refused(&engine, &publish("short", octets(layer.blob[..1000].to_vec())), "offers 1000 bytes");
     refused(&engine, &publish("gone", Reply::Status(404)), "is not in registry");
     refused(&engine, &publish("broken", Reply::Status(500)), "answers 500");

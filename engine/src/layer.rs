@@ -1,0 +1,226 @@
+//! One layer of an image: into the store once, whoever needs it.
+//!
+//! Called by [`crate::pull`], on several threads. Who claims the layer's blob fetches it, behind what an earlier
+//! try left of it, and unpacks it in the same pass; who comes later finds it, or takes over if the first one
+//! fails. Names blobs and layers in the store; never touches `index.json`.
+
+use crate::cancel::Cancel;
+use crate::digest::Digest;
+use crate::download::{Download, Wanted};
+use crate::limits::{Claim, Limits};
+use crate::oci::Descriptor;
+use crate::partial::Partial;
+use crate::pipeline::{Expected, LayerError, Pipeline, Sink};
+use crate::place::UnpackError;
+use crate::progress::Progress;
+use crate::rate::Rate;
+use crate::registry::Registry;
+use crate::store::{Store, Temp, file_error};
+use sampan_ipc::engine::Phase;
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, Read};
+
+/// Told when bytes that were kept turn out to be wrong.
+const STARTING_OVER: &str = "what was kept of an earlier try is wrong, starting over";
+
+/// One layer of an image.
+pub struct Layer<'a> {
+    /// Its row in the job's progress.
+    pub row: usize,
+    /// Its blob.
+    pub blob: &'a Descriptor,
+    /// Digest of its tar.
+    pub diff_id: &'a Digest,
+    /// Its name in the store, unpacked. OCI image-spec, "Layer ChainID".
+    pub chain_id: &'a Digest,
+}
+
+/// How layers come: from one registry, for one job.
+pub struct Fetch<'a> {
+    /// Where they go.
+    pub store: &'a Store,
+    /// What is shared with other jobs.
+    pub limits: &'a Limits,
+    /// Who has them.
+    pub registry: &'a Registry,
+    /// The job's own limit.
+    pub rate: &'a Rate,
+    /// The job's rows.
+    pub progress: &'a Progress,
+    /// Ends the job.
+    pub cancel: &'a Cancel,
+    /// Unpack them; else their blobs are all that is kept.
+    pub unpack: bool,
+}
+
+impl Fetch<'_> {
+    /// Sees to it that the layer is in the store.
+    ///
+    /// # Errors
+    /// [`LayerError`]. What came of the blob is kept, if it may be right, for the next try.
+    pub fn layer(&self, layer: &Layer<'_>) -> Result<(), LayerError> {
+        let (digest, size) = (&layer.blob.digest, layer.blob.size);
+        let claim =
+            self.limits.claim(digest, self.cancel, &|bytes| self.progress.follow(layer.row, bytes))?;
+        let has_blob = self.store.has_blob(digest, size);
+        let has_layer = !self.unpack || self.store.has_layer(layer.chain_id);
+        match (has_blob, has_layer) {
+            (true, true) => {
+                self.progress.phase(layer.row, Phase::Exists);
+                return Ok(());
+            }
+            (true, false) => {
+                self.progress.phase(layer.row, Phase::Extracting);
+                let path = self.store.blob_path(digest);
+                let file = File::open(&path).map_err(file_error("open", &path))?;
+                self.name(layer, self.pass(layer, file, Sink::None, false, &|_| {})?)?;
+            }
+            (false, _) => self.download(layer, &claim, has_layer)?,
+        }
+        self.progress.phase(layer.row, Phase::Complete);
+        Ok(())
+    }
+
+    /// Fetches the blob; once more from its beginning if its parts do not belong together.
+    fn download(&self, layer: &Layer<'_>, claim: &Claim<'_>, has_layer: bool) -> Result<(), LayerError> {
+        let (digest, size) = (&layer.blob.digest, layer.blob.size);
+        let mut partial = Partial::open(self.store, digest, size)?;
+        let joined = Cell::new(partial.kept() > 0);
+        let mut result = self.stream(layer, claim, has_layer, &partial, &joined);
+        if joined.get() && result.as_ref().is_err_and(is_wrong) {
+            log::warn!("blob {digest}: {STARTING_OVER}");
+            self.progress.retry(layer.row, STARTING_OVER);
+            partial.clear()?;
+            result = self.stream(layer, claim, has_layer, &partial, &joined);
+        }
+        match result {
+            Ok(unpacked) => {
+                partial.finish()?;
+                self.name(layer, unpacked)
+            }
+            Err(error) => {
+                if is_wrong(&error) {
+                    partial.discard();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Sends what is kept and what the registry has behind it through the pipeline.
+    fn stream(
+        &self,
+        layer: &Layer<'_>,
+        claim: &Claim<'_>,
+        has_layer: bool,
+        partial: &Partial<'_>,
+        joined: &Cell<bool>,
+    ) -> Result<Option<Temp>, LayerError> {
+        let here = Cell::new(partial.kept());
+        let tell = || {
+            claim.tell(here.get());
+            self.progress.set(layer.row, here.get());
+        };
+        tell();
+        let count = |bytes| {
+            here.set(here.get() + bytes);
+            tell();
+        };
+        let on_retry = |note: &str| {
+            joined.set(true);
+            self.progress.retry(layer.row, note);
+        };
+        let on_etag = |etag: Option<&str>| {
+            if let Err(error) = partial.set_etag(etag) {
+                log::warn!("{}", sampan_ipc::report::chain(&error));
+            }
+        };
+        let wanted = Wanted {
+            registry: self.registry,
+            limits: self.limits,
+            rate: self.rate,
+            cancel: self.cancel,
+            digest: &layer.blob.digest,
+            size: layer.blob.size,
+            on_begin: &|| self.progress.phase(layer.row, Phase::Downloading),
+            on_retry: &on_retry,
+            on_etag: &on_etag,
+        };
+        let source = Source { kept: partial.reader()?, partial, wanted, download: None };
+        self.pass(layer, source, Sink::Partial(partial), has_layer, &count)
+    }
+
+    /// One pass: into `sink`, and unpacked into a temporary unless the layer is there.
+    fn pass(
+        &self,
+        layer: &Layer<'_>,
+        from: impl Read,
+        sink: Sink<'_>,
+        has_layer: bool,
+        on_bytes: &dyn Fn(u64),
+    ) -> Result<Option<Temp>, LayerError> {
+        let Descriptor { digest, size, .. } = layer.blob;
+        let pipeline = Pipeline {
+            store: self.store,
+            limits: self.limits,
+            cancel: self.cancel,
+            expected: Some(Expected { digest: digest.clone(), size: *size, diff_id: layer.diff_id.clone() }),
+            untar: !has_layer,
+            on_bytes,
+            on_phase: &|phase| self.progress.phase(layer.row, phase),
+        };
+        if self.unpack {
+            return Ok(pipeline.run(from, sink)?.layer);
+        }
+        pipeline.copy(from, sink).map(|()| None)
+    }
+
+    fn name(&self, layer: &Layer<'_>, unpacked: Option<Temp>) -> Result<(), LayerError> {
+        unpacked.map_or(Ok(()), |unpacked| Ok(self.store.name_layer(unpacked, layer.chain_id)?))
+    }
+}
+
+/// True if the bytes that came are at fault: nobody should go on with them.
+fn is_wrong(error: &LayerError) -> bool {
+    match error {
+        LayerError::Size { .. }
+        | LayerError::Digest { .. }
+        | LayerError::DiffId { .. }
+        | LayerError::Decode { .. } => true,
+        LayerError::Unpack { source, .. } => matches!(source, UnpackError::Tar(_)),
+        LayerError::Cancelled(_)
+        | LayerError::Read { .. }
+        | LayerError::Store(_)
+        | LayerError::Registry(_) => false,
+    }
+}
+
+/// A blob's bytes: those that were kept, then those that the registry has. It is asked only if some are missing.
+struct Source<'a> {
+    kept: io::Take<File>,
+    partial: &'a Partial<'a>,
+    wanted: Wanted<'a>,
+    download: Option<Download<'a>>,
+}
+
+impl Read for Source<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.kept.limit() > 0 {
+            return match self.kept.read(into)? {
+                0 if !into.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
+                len => Ok(len),
+            };
+        }
+        if let Some(download) = &mut self.download {
+            return download.read(into);
+        }
+        let at = self.partial.kept();
+        if at == self.wanted.size {
+            return Ok(0);
+        }
+        let etag = self.partial.etag();
+        let download = Download::begin(self.wanted, at, etag.as_deref()).map_err(io::Error::other)?;
+        self.download.insert(download).read(into)
+    }
+}

@@ -1,0 +1,336 @@
+//! Blobs that are not whole yet: what came of a download so far, kept until somebody goes on with it.
+//!
+//! ```text
+//! partial/<algorithm>-<hex>        the blob's first bytes, in order, no holes
+//! partial/<algorithm>-<hex>.note   JSON: the ETag they came with, and how many of them are safe from power loss
+//! ```
+//! A partial outlives its job, its engine and, up to the last fsync, its host: bytes are appended as they come,
+//! and every [`SYNC_EVERY`] they are fsynced and their number is noted. After another boot each partial is cut to
+//! that number. Nothing here is trusted: a blob gets its name only after the digest of all its bytes
+//! was computed, those of a partial included. One job at a time has a partial open: it has claimed the digest.
+
+use crate::digest::Digest;
+use crate::store::{Store, StoreError, file_error};
+use serde::{Deserialize, Serialize};
+use std::cell::{Cell, RefCell};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+/// How often a download is made safe from power loss: so much of it is fetched again at worst.
+pub const SYNC_EVERY: Duration = Duration::from_secs(10);
+/// How the name of a note ends.
+const NOTE: &str = ".note";
+/// Longest note that is read, in bytes.
+const NOTE_MAX: u64 = 4096;
+/// Longest ETag that is kept, in bytes.
+const ETAG_MAX: usize = 1024;
+
+/// What is known of a partial beside its bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Note {
+    #[serde(default)]
+    etag: Option<String>,
+    /// Bytes that were fsynced.
+    #[serde(default)]
+    synced: u64,
+}
+
+/// A blob on its way, open for appending.
+pub struct Partial<'a> {
+    store: &'a Store,
+    digest: Digest,
+    path: PathBuf,
+    file: File,
+    kept: u64,
+    len: Cell<u64>,
+    note: RefCell<Note>,
+    synced_at: Cell<Instant>,
+}
+
+impl<'a> Partial<'a> {
+    /// Opens what there is of the blob of `size` bytes; more than that cannot be right and is dropped.
+    ///
+    /// # Errors
+    /// [`StoreError::File`].
+    pub fn open(store: &'a Store, digest: &Digest, size: u64) -> Result<Self, StoreError> {
+        let path = path(store, digest);
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o644).custom_flags(libc::O_NOFOLLOW);
+        let file = options.open(&path).map_err(file_error("open", &path))?;
+        let kept = file.metadata().map_err(file_error("look at", &path))?.len();
+        let mut partial = Partial {
+            store,
+            digest: digest.clone(),
+            note: RefCell::new(read_note(&path)),
+            path,
+            file,
+            kept,
+            len: Cell::new(kept),
+            synced_at: Cell::new(Instant::now()),
+        };
+        if kept > size {
+            partial.clear()?;
+        }
+        Ok(partial)
+    }
+
+    /// Bytes that were there when it was opened.
+    pub fn kept(&self) -> u64 {
+        self.kept
+    }
+
+    /// The ETag that they came with.
+    pub fn etag(&self) -> Option<String> {
+        self.note.borrow().etag.clone()
+    }
+
+    /// Reads the bytes that were there when it was opened.
+    ///
+    /// # Errors
+    /// [`StoreError::File`].
+    pub fn reader(&self) -> Result<io::Take<File>, StoreError> {
+        let file = File::open(&self.path).map_err(file_error("open", &self.path))?;
+        Ok(file.take(self.kept))
+    }
+
+    /// Notes what the registry vouches with for the bytes that come.
+    ///
+    /// # Errors
+    /// [`StoreError::File`].
+    pub fn set_etag(&self, etag: Option<&str>) -> Result<(), StoreError> {
+        let etag = etag.filter(|etag| etag.len() <= ETAG_MAX).map(str::to_owned);
+        if self.note.borrow().etag == etag {
+            return Ok(());
+        }
+        self.note.borrow_mut().etag = etag;
+        self.write_note()
+    }
+
+    /// Appends `bytes`.
+    ///
+    /// # Errors
+    /// [`StoreError::File`]: the disk is full or broken.
+    pub fn append(&self, bytes: &[u8]) -> Result<(), StoreError> {
+        (&self.file).write_all(bytes).map_err(file_error("write to", &self.path))?;
+        self.len.set(self.len.get() + bytes.len() as u64);
+        if self.synced_at.get().elapsed() >= SYNC_EVERY {
+            self.file.sync_data().map_err(file_error("sync", &self.path))?;
+            self.note.borrow_mut().synced = self.len.get();
+            self.write_note()?;
+            self.synced_at.set(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Drops all bytes: they were wrong.
+    ///
+    /// # Errors
+    /// [`StoreError::File`].
+    pub fn clear(&mut self) -> Result<(), StoreError> {
+        self.note.replace(Note::default());
+        self.write_note()?;
+        self.file.set_len(0).map_err(file_error("cut", &self.path))?;
+        self.kept = 0;
+        self.len.set(0);
+        Ok(())
+    }
+
+    /// Removes it: its bytes are wrong, and nobody will go on with them.
+    pub fn discard(self) {
+        remove(&self.path);
+    }
+
+    /// Makes it the blob; the caller has compared the digest of all its bytes.
+    ///
+    /// # Errors
+    /// [`StoreError::File`].
+    pub fn finish(self) -> Result<(), StoreError> {
+        let target = self.store.blob_path(&self.digest);
+        if let Some(dir) = target.parent() {
+            fs::create_dir_all(dir).map_err(file_error("make", dir))?;
+        }
+        fs::rename(&self.path, &target).map_err(file_error("rename a partial blob to", &target))?;
+        remove_file(&note_path(&self.path));
+        Ok(())
+    }
+
+    fn write_note(&self) -> Result<(), StoreError> {
+        write_note(self.store, &self.path, &self.note.borrow())
+    }
+}
+
+fn write_note(store: &Store, path: &Path, note: &Note) -> Result<(), StoreError> {
+    let target = note_path(path);
+    let bytes = serde_json::to_vec(note).expect("a note has no shape that JSON cannot hold");
+    let (temp, mut file) = store.temp_file("note")?;
+    file.write_all(&bytes).map_err(file_error("write", temp.path()))?;
+    temp.rename(&target)
+}
+
+impl Store {
+    /// After another boot: cuts each partial to the bytes that were fsynced.
+    pub(crate) fn cut_partials(&self) {
+        for path in list(self) {
+            let note = read_note(&path);
+            match cut(&path, note.synced) {
+                Ok(len) if len > note.synced => {
+                    log::info!("{}: {} bytes of {len} are kept after a restart", path.display(), note.synced);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    log::warn!("cannot cut {} to what is safe, removing it: {error}", path.display());
+                    remove(&path);
+                }
+            }
+        }
+    }
+}
+
+/// Cuts a file to `most` bytes; how long it was.
+fn cut(path: &Path, most: u64) -> io::Result<u64> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    let len = file.metadata()?.len();
+    if len > most {
+        file.set_len(most)?;
+    }
+    Ok(len)
+}
+
+/// Removes the partials that nobody has gone on with for `age`, and that no job has pinned.
+pub fn collect(store: &Store, age: Duration) {
+    let Some(oldest) = SystemTime::now().checked_sub(age) else {
+        return;
+    };
+    for path in list(store) {
+        let touched = fs::symlink_metadata(&path).and_then(|meta| meta.modified());
+        let pinned = digest_of(&path).is_some_and(|digest| store.is_pinned(&digest));
+        if !pinned && touched.is_ok_and(|touched| touched <= oldest) {
+            log::info!("removing {}, which nobody went on with", path.display());
+            remove(&path);
+        }
+    }
+}
+
+/// The digest that a partial is to have.
+fn digest_of(path: &Path) -> Option<Digest> {
+    Digest::parse(&path.file_name()?.to_str()?.replacen('-', ":", 1)).ok()
+}
+
+fn directory(store: &Store) -> PathBuf {
+    store.root().join("partial")
+}
+
+fn path(store: &Store, digest: &Digest) -> PathBuf {
+    directory(store).join(format!("{}-{}", digest.algorithm().word(), digest.hex()))
+}
+
+fn note_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(NOTE);
+    name.into()
+}
+
+fn list(store: &Store) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory(store)).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| !path.as_os_str().as_encoded_bytes().ends_with(NOTE.as_bytes()))
+        .collect()
+}
+
+/// What is noted; nothing if that cannot be read, and then nothing is safe.
+fn read_note(path: &Path) -> Note {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(note_path(path));
+    file.ok().and_then(|file| serde_json::from_reader(file.take(NOTE_MAX)).ok()).unwrap_or_default()
+}
+
+/// Removes a partial and its note; the note last, so that no bytes are ever without one that came with one.
+fn remove(path: &Path) {
+    remove_file(path);
+    remove_file(&note_path(path));
+}
+
+fn remove_file(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            log::warn!("cannot remove {}: {error}", path.display());
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        (dir, store)
+    }
+
+    #[test]
+    fn what_was_appended_is_there_when_it_is_opened_again() {
+        let (dir, store) = store();
+        let digest = Digest::of(b"abcdef");
+        let partial = Partial::open(&store, &digest, 6).expect("opened");
+        partial.set_etag(Some("\"1\"")).expect("noted");
+        partial.append(b"abc").expect("written");
+        drop(partial);
+        drop(store);
+        let store = Store::open(dir.path()).expect("opened again: the same boot");
+        let partial = Partial::open(&store, &digest, 6).expect("opened");
+        assert_eq!((partial.kept(), partial.etag()), (3, Some("\"1\"".to_owned())));
+        let mut kept = Vec::new();
+        partial.reader().expect("opened").read_to_end(&mut kept).expect("read");
+        partial.append(b"def").expect("written");
+        partial.finish().expect("named");
+        assert_eq!(kept, b"abc");
+        assert_eq!(store.read_blob(&digest, 100).expect("right"), b"abcdef");
+        assert_eq!(fs::read_dir(directory(&store)).expect("there").count(), 0);
+    }
+
+    #[test]
+    fn more_than_the_blob_has_is_dropped() {
+        let (_dir, store) = store();
+        let digest = Digest::of(b"abc");
+        Partial::open(&store, &digest, 3).expect("opened").append(b"abcdef").expect("written");
+        assert_eq!(Partial::open(&store, &digest, 3).expect("opened").kept(), 0);
+    }
+
+    #[test]
+    fn after_another_boot_only_what_was_fsynced_is_kept() {
+        let (dir, store) = store();
+        let digest = Digest::of(b"abcdef");
+        let partial = Partial::open(&store, &digest, 6).expect("opened");
+        partial.synced_at.set(Instant::now() - SYNC_EVERY);
+        partial.append(b"abc").expect("written");
+        partial.append(b"de").expect("written");
+        drop(partial);
+        drop(store);
+        fs::write(dir.path().join("boot"), "another").expect("written");
+        let store = Store::open(dir.path()).expect("opened");
+        assert_eq!(Partial::open(&store, &digest, 6).expect("opened").kept(), 3);
+    }
+
+    #[test]
+    fn old_partials_are_collected_unless_a_job_needs_them() {
+        let (_dir, store) = store();
+        let (needed, old, new) = (Digest::of(b"1"), Digest::of(b"2"), Digest::of(b"3"));
+        for digest in [&needed, &old, &new] {
+            Partial::open(&store, digest, 9).expect("opened").append(b"x").expect("written");
+        }
+        let _pin = store.pin([needed.clone()]);
+        let before = SystemTime::now() - Duration::from_secs(3600);
+        for digest in [&needed, &old] {
+            let file = OpenOptions::new().write(true).open(path(&store, digest)).expect("there");
+            file.set_modified(before).expect("set");
+        }
+        collect(&store, Duration::from_secs(1800));
+        let there = [&needed, &old, &new].map(|digest| path(&store, digest).exists());
+        assert_eq!(there, [true, false, true]);
+    }
+}
