@@ -53,7 +53,7 @@ fn serve(listener: &UnixListener, sender: &Sender<Served>) {
                 _ => break None,
             }
             if let Some(body) = decoder.next_body().expect("a frame") {
-                break Some(watch::open::<Request>(body).expect("a request"));
+                break Some(watch::open::<Request>(body, watch::VERSION).expect("a request"));
             }
         };
         let Some(Request::Subscribe(subscribe)) = asked else { continue };
