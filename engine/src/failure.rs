@@ -1,6 +1,7 @@
 //! Errors as people get them: one line of causes, a kind, a hint.
 
 use crate::images::ImageError;
+use crate::store::StoreError;
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
 use std::error::Error;
@@ -25,7 +26,12 @@ impl From<ImageError> for Failure {
                 new(Code::Conflict, message, "name the reference to remove, or use --force for all")
             }
             ImageError::Reference(_) => new(Code::Usage, message, ""),
-            ImageError::Store(_) | ImageError::Unreadable { .. } => new(Code::Failed, message, ""),
+            ImageError::Store(StoreError::Digest { .. }) | ImageError::Unreadable { .. } => new(
+                Code::Failed,
+                message,
+                "'sampan image verify' says what is broken; 'sampan pull' the image again, or 'sampan rmi' it",
+            ),
+            ImageError::Store(_) => new(Code::Failed, message, ""),
         }
     }
 }

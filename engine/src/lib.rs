@@ -29,6 +29,7 @@ pub mod pipeline;
 pub mod place;
 pub mod platform;
 pub mod progress;
+pub mod prune;
 pub mod pull;
 pub mod rate;
 pub mod reference;
@@ -43,6 +44,8 @@ mod sys;
 pub mod tarball;
 pub mod tree;
 pub mod unpack;
+pub mod usage;
+pub mod walk;
 pub mod work;
 
 /// Bounds what the allocator keeps; to be called first thing, before any thread.

@@ -4,6 +4,7 @@
 
 pub mod args;
 pub mod bars;
+pub mod disk;
 pub mod emit;
 pub mod events;
 pub mod failure;
