@@ -334,8 +334,7 @@ pub fn remove(store: &Store, name: &str, force: bool) -> Result<Removed, ImageEr
         let (digest, count) = (entry.digest, references.len());
         return Err(ImageError::SeveralReferences { digest, count });
     }
-    let labels = load(store, entry.clone(), Vec::new()).map(|image| image.config.config.labels);
-    let labels = labels.unwrap_or_default();
+    let labels = labels(store, &entry.digest);
     let (mut removed, swept) = take(store, &entry.digest, full.as_deref(), false)?;
     removed.freed = swept.remove();
     Ok(Removed { labels, ..removed })
@@ -345,13 +344,21 @@ pub fn remove(store: &Store, name: &str, force: bool) -> Result<Removed, ImageEr
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn remove_unused(store: &Store, image: &Loaded) -> Result<Option<Removed>, ImageError> {
-    let (mut removed, swept) = take(store, &image.entry.digest, None, true)?;
+pub fn remove_unused(store: &Store, digest: &Digest) -> Result<Option<Removed>, ImageError> {
+    let labels = labels(store, digest);
+    let (mut removed, swept) = take(store, digest, None, true)?;
     if !removed.deleted {
         return Ok(None);
     }
     removed.freed = swept.remove();
-    Ok(Some(Removed { labels: image.config.config.labels.clone(), ..removed }))
+    Ok(Some(Removed { labels, ..removed }))
+}
+
+/// The labels of an image; none if it cannot be read.
+fn labels(store: &Store, digest: &Digest) -> BTreeMap<String, String> {
+    let entry = read_index(store).ok().and_then(|i| i.manifests.into_iter().find(|e| e.digest == *digest));
+    let image = entry.and_then(|entry| load(store, entry, Vec::new()).ok());
+    image.map(|image| image.config.config.labels).unwrap_or_default()
 }
 
 /// Takes the entries of `digest` out of `index.json`, or of those the one called `name` alone.
@@ -369,7 +376,8 @@ fn take(
     }
     let goes = |e: &Descriptor| e.digest == *digest && name.is_none_or(|name| name_of(e) == Some(name));
     let before = index.manifests.len();
-    removed.untagged = index.manifests.iter().filter(|e| goes(e)).filter_map(name_of).map(str::to_owned).collect();
+    removed.untagged =
+        index.manifests.iter().filter(|e| goes(e)).filter_map(name_of).map(str::to_owned).collect();
     index.manifests.retain(|e| !goes(e));
     removed.deleted = before > index.manifests.len() && !index.manifests.iter().any(|e| e.digest == *digest);
     if before > index.manifests.len() {

@@ -24,7 +24,7 @@ pub fn prune(store: &Store, announcer: &Announcer, prune: &Prune) -> Result<Done
         if !is_asked_for(&image, prune) {
             continue;
         }
-        if let Some(removed) = images::remove_unused(store, &image)? {
+        if let Some(removed) = images::remove_unused(store, &image.entry.digest)? {
             announce_removed(announcer, &removed, "prune");
             freed += removed.freed;
             names.extend(removed.untagged);
@@ -44,9 +44,7 @@ fn is_asked_for(image: &Loaded, prune: &Prune) -> bool {
     };
     // An image that does not say when it was made was not made before anything.
     let old = |until| image.config.created_nanos().is_some_and(|created| created < until);
-    (prune.all || image.references.is_empty())
-        && prune.until.is_none_or(old)
-        && prune.labels.iter().all(has)
+    (prune.all || image.references.is_empty()) && prune.until.is_none_or(old) && prune.labels.iter().all(has)
 }
 
 /// Tells what became of an image and its references; `why` is who removed it, or empty for a person by name.

@@ -429,7 +429,15 @@ impl Server {
             Some(job) => job,
             None => {
                 let access = Access { insecure };
-                let request = PullRequest { reference, platform, access, unpack, bytes_per_second };
+                let request = PullRequest {
+                    reference,
+                    platform,
+                    access,
+                    unpack,
+                    bytes_per_second,
+                    policies: Arc::clone(&self.shared.config.policies),
+                    room: self.shared.room.clone(),
+                };
                 let subject = request.reference.to_string();
                 self.start("pull", subject, Some(key), |task| task.pull(request))?
             }

@@ -12,6 +12,7 @@ use crate::progress::Progress;
 use crate::prune;
 use crate::pull::{self, PullError, PullRequest};
 use crate::registry::RegistryError;
+use crate::room::Room;
 use crate::serve;
 use crate::store::Store;
 use crate::sys;
@@ -58,6 +59,8 @@ pub struct Shared {
     pub limits: Limits,
     /// The way to the monitor FIFO.
     pub announcer: Announcer,
+    /// What must stay free on the disk.
+    pub room: Room,
     /// The configuration.
     pub config: Config,
     /// The way to the event loop.
@@ -227,6 +230,12 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
         }
         PullError::Platform { .. } | PullError::Oci(_) => {
             (Code::Failed, "see --platform for other platforms")
+        }
+        PullError::Policy(_) => {
+            (Code::Failed, "see [[engine.policy]] in the engine's configuration; nothing was kept")
+        }
+        PullError::Room(_) => {
+            (Code::Failed, "'sampan system df' shows what takes room, 'sampan image prune' frees some")
         }
         _ => (Code::Failed, ""),
     };

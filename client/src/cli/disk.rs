@@ -130,7 +130,9 @@ fn confirmed(all: bool) -> Result<bool, Failure> {
     asked.map_err(|error| Failure::new(format!("cannot ask: {error}")).hint("--force does not ask"))?;
     let mut line = String::new();
     let read = io::stdin().lock().read_line(&mut line);
-    read.map_err(|error| Failure::new(format!("cannot read an answer: {error}")).hint("--force does not ask"))?;
+    read.map_err(|error| {
+        Failure::new(format!("cannot read an answer: {error}")).hint("--force does not ask")
+    })?;
     Ok(matches!(line.trim(), "y" | "Y" | "yes" | "Yes"))
 }
 
