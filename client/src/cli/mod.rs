@@ -5,6 +5,7 @@
 pub mod args;
 pub mod bars;
 pub mod board;
+pub mod disk;
 pub mod emit;
 pub mod events;
 pub mod failure;
