@@ -33,17 +33,16 @@ impl Progress {
         Progress { inner: Mutex::default(), on_milestone }
     }
 
-    /// Sets the rows: id and total of each, in manifest order. Called once, before the first byte.
-    pub fn begin(&self, layers: impl IntoIterator<Item = (String, u64)>) {
+    /// Adds rows: id and total of each, in manifest order, before the first byte of any. Returns where they begin.
+    pub fn begin(&self, layers: impl IntoIterator<Item = (String, u64)>) -> usize {
         let mut inner = lock(&self.inner);
         inner.version += 1;
-        let version = inner.version;
-        inner.rows = layers
-            .into_iter()
-            .zip(0..)
-            .map(|((id, total), index)| (Row { index, id, total, ..Row::default() }, version))
-            .collect();
+        let (version, first) = (inner.version, inner.rows.len());
+        for ((id, total), index) in layers.into_iter().zip(u32::try_from(first).unwrap_or(u32::MAX)..) {
+            inner.rows.push((Row { index, id, total, ..Row::default() }, version));
+        }
         inner.total = inner.rows.iter().map(|(row, _)| row.total).sum();
+        first
     }
 
     /// Row `index` enters `phase`. The rows that end count all their bytes.

@@ -15,7 +15,7 @@ use crate::pull::PullRequest;
 use crate::reach;
 use crate::reference::Reference;
 use crate::socket::Listening;
-use crate::work::{self, Message, Shared, Task};
+use crate::work::{self, Message, PullTask, Shared, Task};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 use sampan_ipc::engine::{self, Answer, Code, Done, Failure, Info, Request};
@@ -419,17 +419,22 @@ impl Server {
     fn on_pull(&mut self, client: &mut Client, pull: &engine::Pull) -> Result<(), Failure> {
         let access = reach::access(&self.shared.config, pull.insecure)?;
         let candidates = access.registries.candidates(&pull.reference)?;
+        if pull.all_tags {
+            check_repository(&pull.reference, &candidates)?;
+        }
         let platform =
             pull.platform.as_deref().map(Platform::parse).transpose().map_err(|e| failure::usage(&e))?;
         let (subject, insecure) = match candidates.as_slice() {
             [one] => {
-                (one.to_string(), pull.insecure || access.insecure_hosts.iter().any(|h| h == one.host()))
+                let name = if pull.all_tags { one.name() } else { one.to_string() };
+                (name, pull.insecure || access.insecure_hosts.iter().any(|h| h == one.host()))
             }
             _ => (pull.reference.clone(), pull.insecure),
         };
         let wanted = platform.clone().unwrap_or_else(Platform::host);
         let (unpack, bytes_per_second) = (!pull.no_unpack, pull.bytes_per_second);
-        let key = format!("{subject} {wanted} {insecure} {unpack} {bytes_per_second}");
+        let all_tags = pull.all_tags;
+        let key = format!("{subject} {wanted} {insecure} {unpack} {bytes_per_second} {all_tags}");
         let job = match self.jobs.running_with(&key) {
             Some(job) => job,
             None => {
@@ -443,8 +448,8 @@ impl Server {
                     policies: Arc::clone(&self.shared.config.policies),
                     room: self.shared.room.clone(),
                 };
-                let typed = subject.clone();
-                self.start("pull", subject, Some(key), move |task| task.pull(request, &candidates, &typed))?
+                let task = PullTask { request, candidates, subject: subject.clone(), all_tags };
+                self.start("pull", subject, Some(key), move |thread| thread.pull(task))?
             }
         };
         if pull.detach {
@@ -599,6 +604,20 @@ impl Server {
 
 fn no_name(typed: &str) -> Failure {
     failure::new(Code::Usage, format!("{typed:?} stands for no image"), "")
+}
+
+/// All tags are of one repository, whose name has none.
+fn check_repository(typed: &str, candidates: &[Reference]) -> Result<(), Failure> {
+    let last = typed.rsplit('/').next().unwrap_or(typed);
+    if last.contains([':', '@']) {
+        let message = format!("{typed:?} has a tag or a digest, and all tags are asked for");
+        return Err(failure::new(Code::Usage, message, "give the name of the repository alone"));
+    }
+    if candidates.len() > 1 {
+        let message = format!("{typed:?} may be of several registries, and all tags are asked for");
+        return Err(failure::new(Code::Usage, message, "give the name with its registry"));
+    }
+    Ok(())
 }
 
 fn no_job(job: u64) -> Failure {

@@ -397,7 +397,9 @@ fn converse(stream: TcpStream, shared: &Shared) {
             ),
             _ => {
                 let mut replies = shared.replies.lock().expect("no panic");
-                let known = replies.get_mut(&path).and_then(|replies| match replies.len() {
+                let bare = path.split('?').next().unwrap_or_default();
+                let key = if replies.contains_key(&path) { &path } else { bare };
+                let known = replies.get_mut(key).and_then(|replies| match replies.len() {
                     0 | 1 => replies.front().cloned(),
                     _ => replies.pop_front(),
                 });
