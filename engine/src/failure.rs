@@ -2,6 +2,7 @@
 
 use crate::images::ImageError;
 use crate::registries::RegistriesError;
+use crate::store::StoreError;
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
 use std::error::Error;
@@ -26,7 +27,12 @@ impl From<ImageError> for Failure {
                 new(Code::Conflict, message, "name the reference to remove, or use --force for all")
             }
             ImageError::Reference(_) => new(Code::Usage, message, ""),
-            ImageError::Store(_) | ImageError::Unreadable { .. } => new(Code::Failed, message, ""),
+            ImageError::Store(StoreError::Digest { .. }) | ImageError::Unreadable { .. } => new(
+                Code::Failed,
+                message,
+                "'sampan image verify' says what is broken; 'sampan pull' the image again, or 'sampan rmi' it",
+            ),
+            ImageError::Store(_) => new(Code::Failed, message, ""),
         }
     }
 }

@@ -434,7 +434,15 @@ impl Server {
             Some(job) => job,
             None => {
                 let reference = candidates.first().cloned().ok_or_else(|| no_name(&subject))?;
-                let request = PullRequest { reference, platform, access, unpack, bytes_per_second };
+                let request = PullRequest {
+                    reference,
+                    platform,
+                    access,
+                    unpack,
+                    bytes_per_second,
+                    policies: Arc::clone(&self.shared.config.policies),
+                    room: self.shared.room.clone(),
+                };
                 let typed = subject.clone();
                 self.start("pull", subject, Some(key), move |task| task.pull(request, &candidates, &typed))?
             }

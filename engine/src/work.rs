@@ -9,15 +9,18 @@ use crate::import::{self, ImportError, ImportRequest};
 use crate::limits::Limits;
 use crate::partial;
 use crate::progress::Progress;
+use crate::prune;
 use crate::pull::{self, PullError, PullRequest};
 use crate::reach;
 use crate::reference::Reference;
 use crate::registry::RegistryError;
+use crate::room::Room;
 use crate::serve;
 use crate::store::Store;
 use crate::sys;
+use crate::usage;
 use mio::Waker;
-use sampan_ipc::engine::{Answer, Code, Done, Failure, Request};
+use sampan_ipc::engine::{Answer, Code, Done, Failure, Prune, Request};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -58,6 +61,8 @@ pub struct Shared {
     pub limits: Limits,
     /// The way to the monitor FIFO.
     pub announcer: Announcer,
+    /// What must stay free on the disk.
+    pub room: Room,
     /// The configuration.
     pub config: Config,
     /// The way to the event loop.
@@ -218,6 +223,12 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
         PullError::Platform { .. } | PullError::Oci(_) => {
             (Code::Failed, "see --platform for other platforms")
         }
+        PullError::Policy(_) => {
+            (Code::Failed, "see [[engine.policy]] in the engine's configuration; nothing was kept")
+        }
+        PullError::Room(_) => {
+            (Code::Failed, "'sampan system df' shows what takes room, 'sampan image prune' frees some")
+        }
         _ => (Code::Failed, ""),
     };
     failure::new(code, message, hint)
@@ -290,8 +301,8 @@ fn answers(shared: &Shared, request: &Request) -> Result<Vec<Answer>, Failure> {
         Request::Tag { source, target } => tag(shared, source, target),
         Request::Remove { name, force } => remove(shared, name, *force),
         Request::Login(_) => Err(failure::new(Code::Usage, "not yet: login", "")),
-        Request::Usage => Err(failure::new(Code::Usage, "not yet: usage", "")),
-        Request::Prune(_) => Err(failure::new(Code::Usage, "not yet: prune", "")),
+        Request::Usage => usage(shared),
+        Request::Prune(request) => prune(shared, request),
         _ => Err(failure::new(Code::Failed, "the request is none that is answered here", "")),
     }
 }
@@ -322,15 +333,27 @@ fn remove(shared: &Shared, name: &str, force: bool) -> Result<Vec<Answer>, Failu
         shared.announcer.image("delete-error", name, &[("reason", &failure.message)], &none);
         failure
     })?;
-    let digest = removed.digest;
-    let mut gone = removed.untagged.clone();
-    for reference in &removed.untagged {
-        shared.announcer.image("untag", reference, &[("digest", &digest)], &removed.labels);
-    }
-    if removed.deleted {
-        shared.announcer.image("delete", &digest, &[("digest", &digest)], &removed.labels);
-        gone.push(digest.clone());
-    }
-    let reference = removed.untagged.into_iter().next().unwrap_or_default();
-    Ok(vec![Answer::Done(Done { reference, digest, removed: gone, ..Done::default() })])
+    prune::announce_removed(&shared.announcer, &removed, "");
+    let reference = removed.untagged.first().cloned().unwrap_or_default();
+    let (digest, freed, mut gone) = (removed.digest, removed.freed, removed.untagged);
+    gone.extend(removed.deleted.then(|| digest.clone()));
+    Ok(vec![Answer::Done(Done { reference, digest, removed: gone, freed, ..Done::default() })])
+}
+
+fn usage(shared: &Shared) -> Result<Vec<Answer>, Failure> {
+    let report = usage::report(&shared.store)?;
+    let mut answers = vec![Answer::Usage(report.kinds)];
+    answers.extend(report.images.chunks(IMAGES_PER_FRAME).map(|part| Answer::ImageUsage(part.to_vec())));
+    answers.push(Answer::Done(Done::default()));
+    Ok(answers)
+}
+
+fn prune(shared: &Shared, request: &Prune) -> Result<Vec<Answer>, Failure> {
+    let done = prune::prune(&shared.store, &shared.announcer, request).map_err(|error| {
+        let failure = Failure::from(error);
+        let none = BTreeMap::<String, String>::new();
+        shared.announcer.image("prune-error", "", &[("reason", &failure.message)], &none);
+        failure
+    })?;
+    Ok(vec![Answer::Done(done)])
 }
