@@ -299,13 +299,14 @@ pub enum Reply {
 }
 
 /// A registry that answers exactly what a test wants, on a thread a connection.
+#[derive(Debug)]
 pub struct LyingRegistry {
     /// `127.0.0.1:PORT`.
     pub address: String,
     state: Arc<Shared>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Shared {
     /// By path, in order; the last one stays.
     replies: Mutex<HashMap<String, VecDeque<Reply>>>,
