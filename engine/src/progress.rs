@@ -107,16 +107,19 @@ impl Progress {
     fn change(&self, index: usize, edit: impl FnOnce(&mut Row)) {
         let crossed = {
             let mut inner = lock(&self.inner);
-            inner.version += 1;
-            let version = inner.version;
+            let version = inner.version + 1;
             let Some((row, changed)) = inner.rows.get_mut(index) else {
                 return;
             };
-            let before = row.current;
+            let before = row.clone();
             edit(row);
+            if *row == before {
+                return;
+            }
             *changed = version;
             let after = row.current;
-            inner.done = (inner.done + after).saturating_sub(before);
+            inner.version = version;
+            inner.done = (inner.done + after).saturating_sub(before.current);
             inner.cross()
         };
         if let Some(milestone) = crossed {
