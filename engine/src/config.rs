@@ -33,6 +33,10 @@ pub struct Config {
     pub partial_age: Duration,
     /// Hosts (with port) that plain HTTP, or a certificate that nobody vouches for, will do for.
     pub insecure_registries: Vec<String>,
+    /// containers-registries.conf(5), instead of the host's.
+    pub registries_conf: Option<PathBuf>,
+    /// containers-certs.d(5), instead of the host's.
+    pub certs_dir: Option<PathBuf>,
 }
 
 /// What the command line asks for.
@@ -102,6 +106,8 @@ struct Table {
     partial_days: Option<u64>,
     #[serde(default)]
     insecure_registries: Vec<String>,
+    registries_conf: Option<PathBuf>,
+    certs_dir: Option<PathBuf>,
 }
 
 /// Reads the command line and the file that it names.
@@ -142,6 +148,8 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
         bounds,
         partial_age: Duration::from_secs(partial_days * 86_400),
         insecure_registries: table.insecure_registries,
+        registries_conf: table.registries_conf,
+        certs_dir: table.certs_dir,
     })))
 }
 

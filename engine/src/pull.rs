@@ -15,8 +15,9 @@ use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::rate::Rate;
 use crate::reference::Reference;
-use crate::registry::{Access, RawManifest, Registry, RegistryError};
+use crate::registry::{Access, RawManifest, RegistryError};
 use crate::retry;
+use crate::sources::Sources;
 use crate::store::{Pin, Store, StoreError, lock};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -118,7 +119,7 @@ pub fn pull(
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<Pulled, PullError> {
-    let registry = Arc::new(Registry::new(&request.reference, request.access));
+    let registry = Arc::new(Sources::new(&request.reference, &request.access));
     // One that ends this pull alone: the first layer that fails ends the others.
     let inner = Arc::new(Cancel::default());
     let (to_end, to_shut) = (Arc::clone(&inner), Arc::clone(&registry));
@@ -138,7 +139,7 @@ struct Work<'a> {
     request: &'a PullRequest,
     progress: &'a Progress,
     cancel: &'a Cancel,
-    registry: &'a Registry,
+    registry: &'a Sources,
 }
 
 /// An image's manifest, as bytes and read, and the index that it was chosen from.

@@ -10,6 +10,8 @@ use crate::limits::Limits;
 use crate::partial;
 use crate::progress::Progress;
 use crate::pull::{self, PullError, PullRequest};
+use crate::reach;
+use crate::reference::Reference;
 use crate::registry::RegistryError;
 use crate::serve;
 use crate::store::Store;
@@ -102,13 +104,16 @@ pub fn progress(announcer: &Announcer, job: u64, kind: &'static str, subject: &s
 }
 
 impl Task {
-    /// Pulls; to be called on a thread of its own.
-    pub fn pull(self, request: PullRequest) {
-        let name = request.reference.to_string();
+    /// Pulls the first of `candidates` that there is; to be called on a thread of its own.
+    pub fn pull(self, mut request: PullRequest, candidates: &[Reference], typed: &str) {
         let announcer = &self.shared.announcer;
-        announcer.job("start", self.job, "pull", &name, &[]);
-        let result =
-            pull::pull(&self.shared.store, &self.shared.limits, &request, &self.progress, &self.cancel);
+        announcer.job("start", self.job, "pull", typed, &[]);
+        let settled = reach::settle(candidates, &request.access, &self.cancel);
+        let name = settled.as_ref().map_or_else(|_| typed.to_owned(), Reference::to_string);
+        let result = settled.and_then(|reference| {
+            request.reference = reference;
+            pull::pull(&self.shared.store, &self.shared.limits, &request, &self.progress, &self.cancel)
+        });
         let outcome = match result {
             Ok(pulled) => {
                 let digest = pulled.digest.to_string();
@@ -131,7 +136,7 @@ impl Task {
             }
         };
         partial::collect(&self.shared.store, self.shared.config.partial_age);
-        self.end("pull", &name, outcome);
+        self.end("pull", typed, outcome);
     }
 
     /// Imports; to be called on a thread of its own.
@@ -208,27 +213,38 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
     let message = format!("cannot pull {name}: {}", sampan_ipc::report::chain(error));
     let (code, hint) = match error {
         PullError::Cancelled(_) => (Code::Cancelled, ""),
-        PullError::Registry(RegistryError::NotFound { .. }) => {
-            (Code::NotFound, "check the name and the tag; a private repository may also look absent")
-        }
-        PullError::Registry(RegistryError::Denied { .. }) => {
-            (Code::Failed, "the repository is private or does not exist; this version pulls anonymously")
-        }
-        PullError::Registry(RegistryError::Transport { .. }) => (
-            Code::Failed,
-            "check that the registry is reachable; use --tls-verify=false if it speaks plain HTTP",
-        ),
-        PullError::Layer(_)
-        | PullError::ConfigDigest { .. }
-        | PullError::Registry(RegistryError::Digest { .. }) => {
-            (Code::Failed, "the registry or something on the way to it gives wrong data; nothing was kept")
-        }
+        PullError::Registry(error) => registry_hint(error.last()),
+        PullError::Layer(_) | PullError::ConfigDigest { .. } => (Code::Failed, WRONG_DATA),
         PullError::Platform { .. } | PullError::Oci(_) => {
             (Code::Failed, "see --platform for other platforms")
         }
         _ => (Code::Failed, ""),
     };
     failure::new(code, message, hint)
+}
+
+const WRONG_DATA: &str = "the registry or something on the way to it gives wrong data; nothing was kept";
+
+fn registry_hint(error: &RegistryError) -> (Code, &'static str) {
+    match error {
+        RegistryError::NotFound { .. } => {
+            (Code::NotFound, "check the name and the tag; a private repository may also look absent")
+        }
+        RegistryError::Denied { .. } => {
+            (Code::Failed, "the repository is private or does not exist; this version pulls anonymously")
+        }
+        RegistryError::Transport { .. } => (
+            Code::Failed,
+            "check that the registry is reachable; use --tls-verify=false if it speaks plain HTTP, and put \
+             its CA's certificate into certs.d if it has one of its own",
+        ),
+        RegistryError::Digest { .. } => (Code::Failed, WRONG_DATA),
+        RegistryError::Proxy { .. } => {
+            (Code::Failed, "the engine's environment names it: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY")
+        }
+        RegistryError::Registries(why) => (Code::Failed, why.hint()),
+        _ => (Code::Failed, ""),
+    }
 }
 
 fn import_failure(name: &str, error: &ImportError) -> Failure {
