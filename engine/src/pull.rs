@@ -213,7 +213,15 @@ impl Work<'_> {
     }
 
     fn manifest(&self, target: &str) -> Result<RawManifest, RegistryError> {
-        retry::persist(self.cancel, &log_retry, || self.registry.manifest(target))
+        retry::persist(self.cancel, &self.on_retry("manifest"), || self.registry.manifest(target))
+    }
+
+    /// Tells why a document is asked for again, which has no row of its own.
+    fn on_retry(&self, what: &'static str) -> impl Fn(&str) {
+        move |note| {
+            log::info!("{what} of {}: {note}", self.request.reference);
+            self.progress.note(&format!("{what} of {}: {note}", self.request.reference));
+        }
     }
 
     fn config(&self, manifest: &Manifest) -> Result<Config, PullError> {
@@ -224,7 +232,8 @@ impl Work<'_> {
             return Ok(oci::parse_config(&bytes, manifest)?);
         }
         let max = (*size).min(oci::CONFIG_MAX);
-        let bytes = retry::persist(self.cancel, &log_retry, || self.registry.small_blob(digest, max))?;
+        let tell = self.on_retry("config");
+        let bytes = retry::persist(self.cancel, &tell, || self.registry.small_blob(digest, max))?;
         let config = oci::parse_config(&bytes, manifest);
         match self.store.write_blob(digest, &bytes) {
             Err(StoreError::Digest { expected, found, .. }) => {
@@ -318,9 +327,4 @@ impl Work<'_> {
             size,
         })
     }
-}
-
-/// Manifests and configs have no row of their own.
-fn log_retry(note: &str) {
-    log::info!("{note}");
 }

@@ -333,6 +333,9 @@ impl Server {
             && (tick || entry.outcome.is_some())
         {
             let (rows, now_at) = entry.progress.since(*version);
+            for note in entry.progress.notes(*version, now_at) {
+                client.say(&Answer::Note(note));
+            }
             *version = now_at;
             if !rows.is_empty() {
                 client.say(&Answer::Rows { job, rows });
