@@ -15,6 +15,7 @@ use crate::pull::PullRequest;
 use crate::reach;
 use crate::reference::Reference;
 use crate::socket::Listening;
+use crate::store::lock;
 use crate::work::{self, Message, PullTask, Shared, Task};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
@@ -329,14 +330,14 @@ impl Server {
             client.state = State::Closing;
             return;
         };
-        if let State::Watching { version, .. } = &mut client.state
+        if let State::Watching { version: seen, .. } = client.state
             && (tick || entry.outcome.is_some())
         {
-            let (rows, now_at) = entry.progress.since(*version);
-            for note in entry.progress.notes(*version, now_at) {
+            let (rows, version) = entry.progress.since(seen);
+            for note in entry.progress.notes(seen, version) {
                 client.say(&Answer::Note(note));
             }
-            *version = now_at;
+            client.state = State::Watching { job, version };
             if !rows.is_empty() {
                 client.say(&Answer::Rows { job, rows });
             }
@@ -557,6 +558,10 @@ impl Server {
         self.jobs.watch(id);
         if let Some((job, version)) = self.jobs.get(id).map(|entry| entry.describe(id)) {
             client.say(&Answer::Job(job));
+            // The job may have had something to say before this client could hear it.
+            for note in self.jobs.get(id).map(|entry| entry.progress.notes(0, version)).unwrap_or_default() {
+                client.say(&Answer::Note(note));
+            }
             client.state = State::Watching { job: id, version };
         }
     }
@@ -578,6 +583,11 @@ impl Server {
         }
         let job = self.jobs.next_id();
         let progress = work::progress(&self.shared.announcer, job, kind, &subject);
+        if matches!(kind, "pull" | "import" | "load")
+            && let Some(advice) = lock(&self.shared.advice).take()
+        {
+            progress.note(&advice);
+        }
         let mut entry = JobEntry::new(kind, subject, Arc::clone(&progress));
         entry.key = key;
         let cancel = Arc::clone(&entry.cancel);

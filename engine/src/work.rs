@@ -20,8 +20,8 @@ use crate::usage;
 use mio::Waker;
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Prune, Request};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
 
 /// Images in one frame.
 const IMAGES_PER_FRAME: usize = 500;
@@ -65,6 +65,8 @@ pub struct Shared {
     pub config: Config,
     /// The way to the event loop.
     pub outbox: Outbox,
+    /// What the first job that unpacks something tells a person.
+    pub advice: Mutex<Option<String>>,
 }
 
 /// Sends messages to the event loop and wakes it.
