@@ -33,6 +33,8 @@ pub struct Config {
     pub partial_age: Duration,
     /// Hosts (with port) that plain HTTP, or a certificate that nobody vouches for, will do for.
     pub insecure_registries: Vec<String>,
+    /// File of credentials that is read before those of containers-auth.json(5).
+    pub auth_file: Option<PathBuf>,
 }
 
 /// What the command line asks for.
@@ -102,6 +104,7 @@ struct Table {
     partial_days: Option<u64>,
     #[serde(default)]
     insecure_registries: Vec<String>,
+    auth_file: Option<PathBuf>,
 }
 
 /// Reads the command line and the file that it names.
@@ -142,6 +145,7 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
         bounds,
         partial_age: Duration::from_secs(partial_days * 86_400),
         insecure_registries: table.insecure_registries,
+        auth_file: table.auth_file,
     })))
 }
 

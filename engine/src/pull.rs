@@ -5,6 +5,7 @@
 //! themselves, which the next pull finds.
 
 use crate::cancel::{Cancel, Cancelled};
+use crate::credentials::Credentials;
 use crate::digest::Digest;
 use crate::images::{self, NewImage};
 use crate::layer::{Fetch, Layer};
@@ -36,6 +37,8 @@ pub struct PullRequest {
     pub platform: Option<Platform>,
     /// How the registry may be reached.
     pub access: Access,
+    /// Who we are to registries.
+    pub credentials: Credentials,
     /// Unpack the layers.
     pub unpack: bool,
     /// At most so many bytes per second; 0 is no limit.
@@ -118,7 +121,9 @@ pub fn pull(
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<Pulled, PullError> {
-    let registry = Arc::new(Registry::new(&request.reference, request.access));
+    let registry =
+        Registry::new(&request.reference, request.access).with_credentials(request.credentials.clone());
+    let registry = Arc::new(registry);
     // One that ends this pull alone: the first layer that fails ends the others.
     let inner = Arc::new(Cancel::default());
     let (to_end, to_shut) = (Arc::clone(&inner), Arc::clone(&registry));

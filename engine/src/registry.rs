@@ -8,7 +8,9 @@
 mod authorize;
 mod transport;
 
+use self::authorize::Session;
 use self::transport::{Agents, is_loopback};
+use crate::credentials::Credentials;
 use crate::digest::{Digest, Hasher};
 use crate::oci;
 use crate::reference::Reference;
@@ -127,13 +129,13 @@ pub struct Registry {
     plain_allowed: bool,
     insecure: bool,
     agents: Agents,
+    session: Session,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     scheme: Option<&'static str>,
-    authorization: Option<String>,
     shut: bool,
 }
 
@@ -149,8 +151,16 @@ impl Registry {
             repository: reference.path().to_owned(),
             insecure: access.insecure,
             agents: Agents { plain: OnceLock::new(), tls: OnceLock::new(), insecure: access.insecure },
+            session: Session::new(reference.path()),
             state: Mutex::default(),
         }
+    }
+
+    /// The same, as somebody: where the registry asks who we are, it is told what `credentials` hold for it.
+    #[must_use]
+    pub fn with_credentials(mut self, credentials: Credentials) -> Self {
+        self.session.credentials = credentials;
+        self
     }
 
     /// Breaks off all requests, now and for ever.
@@ -158,6 +168,19 @@ impl Registry {
         lock(&self.state).shut = true;
         for agent in [&self.agents.plain, &self.agents.tls].into_iter().filter_map(OnceLock::get) {
             agent.clone().shutdown();
+        }
+    }
+
+    /// Finds out whether it is a registry, and takes what we are. OCI distribution-spec, "Determining Support".
+    ///
+    /// # Errors
+    /// [`RegistryError::Denied`] if it does not.
+    pub fn check(&self) -> Result<(), RegistryError> {
+        let scheme = self.reach("its front page")?;
+        let response = self.follow("its front page", &format!("{scheme}://{}/v2/", self.authority), &[])?;
+        match response.status() {
+            StatusCode::OK => Ok(()),
+            _ => Err(self.refusal("its front page", response)),
         }
     }
 
@@ -275,8 +298,9 @@ impl Registry {
     fn get(&self, what: &str, below: &str, headers: Headers<'_>) -> Result<Response<Body>, RegistryError> {
         let scheme = self.reach(what)?;
         let url = format!("{scheme}://{}/v2/{}/{below}", self.authority, self.repository);
+        let sent = self.authorization()?;
         let mut response = self.follow(what, &url, headers)?;
-        if response.status() == StatusCode::UNAUTHORIZED && self.authenticate(&response)? {
+        if response.status() == StatusCode::UNAUTHORIZED && self.authenticate(&response, sent)? {
             response = self.follow(what, &url, headers)?;
         }
         if matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
@@ -294,7 +318,9 @@ impl Registry {
         let detail = detail(&body);
         match status {
             StatusCode::NOT_FOUND => RegistryError::NotFound { what, host },
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RegistryError::Denied { what, host, detail },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                RegistryError::Denied { what, host, detail: detail + &self.session.problems() }
+            }
             status => RegistryError::Status { what, host, status: status.as_u16(), detail, retry_after },
         }
     }

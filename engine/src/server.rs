@@ -5,6 +5,7 @@
 //! 100 ms which rows changed; else it sleeps until something happens.
 
 use crate::client::{Client, State};
+use crate::credentials::Credentials;
 use crate::failure;
 use crate::images;
 use crate::import::ImportRequest;
@@ -365,7 +366,7 @@ impl Server {
                 self.say_jobs(client);
                 Ok(())
             }
-            Request::Pull(pull) => self.on_pull(client, &pull),
+            Request::Pull(pull) => self.on_pull(client, pull),
             Request::Import(import) => self.on_import(client, import, descriptors),
             Request::Serve(serve) => self.on_serve(client, serve),
             Request::Watch { job } => self.on_watch(client, job),
@@ -416,7 +417,7 @@ impl Server {
         client.say(&Answer::Done(Done::default()));
     }
 
-    fn on_pull(&mut self, client: &mut Client, pull: &engine::Pull) -> Result<(), Failure> {
+    fn on_pull(&mut self, client: &mut Client, pull: engine::Pull) -> Result<(), Failure> {
         let reference = Reference::parse(&pull.reference).map_err(|e| failure::usage(&e))?;
         let platform =
             pull.platform.as_deref().map(Platform::parse).transpose().map_err(|e| failure::usage(&e))?;
@@ -429,7 +430,10 @@ impl Server {
             Some(job) => job,
             None => {
                 let access = Access { insecure };
-                let request = PullRequest { reference, platform, access, unpack, bytes_per_second };
+                let credentials =
+                    Credentials::new(pull.credentials, self.shared.config.auth_file.as_ref());
+                let request =
+                    PullRequest { reference, platform, access, credentials, unpack, bytes_per_second };
                 let subject = request.reference.to_string();
                 self.start("pull", subject, Some(key), |task| task.pull(request))?
             }

@@ -7,6 +7,7 @@ use crate::failure;
 use crate::images;
 use crate::import::{self, ImportError, ImportRequest};
 use crate::limits::Limits;
+use crate::login;
 use crate::partial;
 use crate::progress::Progress;
 use crate::pull::{self, PullError, PullRequest};
@@ -212,7 +213,7 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
             (Code::NotFound, "check the name and the tag; a private repository may also look absent")
         }
         PullError::Registry(RegistryError::Denied { .. }) => {
-            (Code::Failed, "the repository is private or does not exist; this version pulls anonymously")
+            (Code::Failed, "the repository is private or does not exist; 'sampan login' says who you are")
         }
         PullError::Registry(RegistryError::Transport { .. }) => (
             Code::Failed,
@@ -273,7 +274,10 @@ fn answers(shared: &Shared, request: &Request) -> Result<Vec<Answer>, Failure> {
         }
         Request::Tag { source, target } => tag(shared, source, target),
         Request::Remove { name, force } => remove(shared, name, *force),
-        Request::Login(_) => Err(failure::new(Code::Usage, "not yet: login", "")),
+        Request::Login(login) => {
+            let insecure = |host: &str| shared.config.insecure_registries.iter().any(|h| h == host);
+            Ok(vec![Answer::Done(login::login(login, &insecure)?)])
+        }
         Request::Usage => Err(failure::new(Code::Usage, "not yet: usage", "")),
         Request::Prune(_) => Err(failure::new(Code::Usage, "not yet: prune", "")),
         _ => Err(failure::new(Code::Failed, "the request is none that is answered here", "")),

@@ -3,6 +3,7 @@
 //! A command watches its job on one connection. Ctrl-C hangs up, and the engine ends what nobody watches.
 
 use crate::cli::args::{Cancel, EngineSocket, Jobs, ListFormat, Progress, Pull, Serve, Watch};
+use crate::cli::credentials;
 use crate::cli::failure::{FAILED, Failure, USAGE};
 use crate::cli::format;
 use crate::cli::output;
@@ -34,6 +35,7 @@ pub fn pull(args: &Pull) -> Result<(), Failure> {
         platform: args.platform.clone(),
         detach: args.detach,
         insecure: !args.tls_verify,
+        credentials: credentials::of(&args.reference, None)?,
         ..engine::Pull::default()
     });
     if args.detach {

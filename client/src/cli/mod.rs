@@ -4,6 +4,7 @@
 
 pub mod args;
 pub mod bars;
+pub mod credentials;
 pub mod emit;
 pub mod events;
 pub mod failure;
@@ -11,8 +12,10 @@ pub mod format;
 pub mod images;
 pub mod import;
 pub mod job;
+pub mod login;
 pub mod output;
 pub mod progress;
+pub mod prompt;
 pub mod signals;
 pub mod state;
 pub mod table;

@@ -2,7 +2,7 @@
 
 use super::{Headers, Registry, RegistryError};
 use crate::store::lock;
-use ::http::{Request, Response, StatusCode, Uri, header};
+use ::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
@@ -100,7 +100,7 @@ impl Registry {
                 Ok(response) => {
                     lock(&self.state).scheme = Some(scheme);
                     if response.status() == StatusCode::UNAUTHORIZED {
-                        self.authenticate(&response)?;
+                        self.authenticate(&response, None)?;
                     }
                     return Ok(scheme);
                 }
@@ -117,11 +117,22 @@ impl Registry {
         url: &str,
         headers: Headers<'_>,
     ) -> Result<Response<Body>, RegistryError> {
+        self.follow_as(what, url, headers, &|uri| self.authorization_for(uri))
+    }
+
+    /// GET, through redirects, each told by `authorize` what it may know of who we are.
+    pub(super) fn follow_as(
+        &self,
+        what: &str,
+        url: &str,
+        headers: Headers<'_>,
+        authorize: &dyn Fn(&Uri) -> Option<HeaderValue>,
+    ) -> Result<Response<Body>, RegistryError> {
         let mut url = url.to_owned();
         for _ in 0..=REDIRECTS_MAX {
             let uri: Uri =
                 url.parse().map_err(|_| self.wrong(format!("redirects to {url:?}, which is no URL")))?;
-            let response = self.once(&uri, headers).map_err(|source| self.transport(what, source))?;
+            let response = self.once(&uri, headers, authorize(&uri)).map_err(|source| self.transport(what, source))?;
             let location =
                 response.headers().get(header::LOCATION).filter(|_| response.status().is_redirection());
             let Some(location) = location else {
@@ -136,21 +147,21 @@ impl Registry {
         Err(self.wrong(format!("redirects more than {REDIRECTS_MAX} times")))
     }
 
-    fn once(&self, uri: &Uri, headers: Headers<'_>) -> Result<Response<Body>, ureq::Error> {
+    fn once(
+        &self,
+        uri: &Uri,
+        headers: Headers<'_>,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Response<Body>, ureq::Error> {
         let mut request = Request::get(uri.clone());
         for (name, value) in headers {
             request = request.header(name, *value);
         }
-        {
-            let state = lock(&self.state);
-            if state.shut {
-                return Err(ureq::Error::Io(std::io::ErrorKind::NotConnected.into()));
-            }
-            let own = uri.authority().is_some_and(|a| a.as_str() == self.authority)
-                && uri.scheme_str() == state.scheme;
-            if let Some(authorization) = state.authorization.as_ref().filter(|_| own) {
-                request = request.header(header::AUTHORIZATION, authorization);
-            }
+        if lock(&self.state).shut {
+            return Err(ureq::Error::Io(std::io::ErrorKind::NotConnected.into()));
+        }
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
         }
         let request = request.body(()).map_err(ureq::Error::Http)?;
         self.agents.get(uri.scheme_str().unwrap_or("https")).run(request)
