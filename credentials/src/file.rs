@@ -74,7 +74,8 @@ impl AuthFile {
             return Ok(Some(AuthFile { path: path.to_owned(), document: Map::new() }));
         }
         // The parser's own words may quote the file; the place is enough.
-        let place = |e: serde_json::Error| broken(format!("no JSON at line {} column {}", e.line(), e.column()));
+        let place =
+            |e: serde_json::Error| broken(format!("no JSON at line {} column {}", e.line(), e.column()));
         match serde_json::from_str(&text).map_err(place)? {
             Value::Object(document) => Ok(Some(AuthFile { path: path.to_owned(), document })),
             _ => Err(broken("it is no JSON object".to_owned())),
@@ -310,7 +311,9 @@ mod tests {
         assert!(!problems.concat().contains("hunter2"));
         fs::write(&path, r#"{"auths":7,"credHelpers":[],"credsStore":7}"#).expect("written");
         let file = AuthFile::read(&path).expect("read").expect("there");
-        assert!(file.entries(&mut problems).is_empty() && file.helper("a").is_none() && file.store().is_none());
+        assert!(
+            file.entries(&mut problems).is_empty() && file.helper("a").is_none() && file.store().is_none()
+        );
         assert!(matches!(save(&path, &credential("r", "u", "p")), Err(FileError::Broken { .. })));
     }
 

@@ -57,7 +57,8 @@ mod tests {
 
     #[test]
     fn the_longest_key_wins_and_ends_at_a_slash() {
-        let entries = ["r.example:5000/a/b", "r.example:5000", "r.example:5000/a", "r.example", "r.example:5000"];
+        let entries =
+            ["r.example:5000/a/b", "r.example:5000", "r.example:5000/a", "r.example", "r.example:5000"];
         let entries: Vec<Credential> = entries.map(entry).into();
         for (host, path, key) in [
             ("r.example:5000", "a/b/c", Some("r.example:5000/a/b")),
@@ -73,7 +74,9 @@ mod tests {
 
     #[test]
     fn docker_hub_has_many_names() {
-        for key in [DOCKER_HUB_KEY, "docker.io", "index.docker.io", "registry-1.docker.io", "docker.io/library"] {
+        for key in
+            [DOCKER_HUB_KEY, "docker.io", "index.docker.io", "registry-1.docker.io", "docker.io/library"]
+        {
             assert!(rank(key, "docker.io", "library/alpine").is_some(), "{key}");
         }
         assert!(rank("https://r.example/v2/", "r.example", "a").is_some());

@@ -176,8 +176,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (first, second) = (dir.path().join("1"), dir.path().join("2"));
         let (one, two) = (base64("a:1"), base64("b:2"));
-        std::fs::write(&first, format!(r#"{{"auths":{{"r.example":{{"auth":"{one}"}}}}}}"#)).expect("written");
-        std::fs::write(&second, format!(r#"{{"auths":{{"r.example/x":{{"auth":"{two}"}}}}}}"#)).expect("written");
+        std::fs::write(&first, format!(r#"{{"auths":{{"r.example":{{"auth":"{one}"}}}}}}"#))
+            .expect("written");
+        std::fs::write(&second, format!(r#"{{"auths":{{"r.example/x":{{"auth":"{two}"}}}}}}"#))
+            .expect("written");
         let search = Search { files: vec![first, second] };
         let found = search.find("r.example", "x").credential.expect("found");
         assert_eq!(found.username, "a");

@@ -46,8 +46,11 @@ mod tests {
     fn what_came_with_the_request_wins_and_is_not_printed() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("auth.json");
-        std::fs::write(&path, r#"{"auths":{"r.example/a":{"auth":"b3duOnB3"},"q.example":{"auth":"b3duOnB3"}}}"#)
-            .expect("written");
+        std::fs::write(
+            &path,
+            r#"{"auths":{"r.example/a":{"auth":"b3duOnB3"},"q.example":{"auth":"b3duOnB3"}}}"#,
+        )
+        .expect("written");
         let given = Credential {
             registry: "r.example".into(),
             username: "given".into(),

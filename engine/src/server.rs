@@ -430,8 +430,7 @@ impl Server {
             Some(job) => job,
             None => {
                 let access = Access { insecure };
-                let credentials =
-                    Credentials::new(pull.credentials, self.shared.config.auth_file.as_ref());
+                let credentials = Credentials::new(pull.credentials, self.shared.config.auth_file.as_ref());
                 let request =
                     PullRequest { reference, platform, access, credentials, unpack, bytes_per_second };
                 let subject = request.reference.to_string();

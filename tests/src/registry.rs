@@ -198,6 +198,20 @@ impl DockerRegistry {
 
     /// The same with HTTPS, given a certificate and its key.
     pub fn start_tls(dir: &Path, tls: Option<(&Path, &Path)>) -> Self {
+        DockerRegistry::start_with(dir, tls, "")
+    }
+
+    /// The same for one user and no other, by Basic.
+    pub fn start_for(dir: &Path, username: &str, password: &str) -> Self {
+        let path = dir.join("htpasswd");
+        let line = Command::new("htpasswd").args(["-Bbn", username, password]).output();
+        fs::write(&path, line.expect("htpasswd of Debian's package apache2-utils").stdout).expect("written");
+        let auth = format!("auth: {{htpasswd: {{realm: 'a \"test\"', path: {}}}}}\n", path.display());
+        DockerRegistry::start_with(dir, None, &auth)
+    }
+
+    /// The same with `more` lines of its configuration.
+    pub fn start_with(dir: &Path, tls: Option<(&Path, &Path)>, more: &str) -> Self {
         let dir = dir.join("registry");
         fs::create_dir_all(&dir).expect("a directory");
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
@@ -206,7 +220,7 @@ impl DockerRegistry {
             format!(", tls: {{certificate: {}, key: {}}}", cert.display(), key.display())
         });
         let config = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'{tls}}}\n",
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'{tls}}}\n{more}",
             dir.join("data").display()
         );
         fs::write(dir.join("config.yml"), config).expect("written");
@@ -226,11 +240,17 @@ impl DockerRegistry {
 
     /// Pushes `images` as `name` with skopeo; several as one index. Returns the reference.
     pub fn push(&self, name: &str, images: &[Image]) -> String {
+        self.push_as(name, images, None)
+    }
+
+    /// The same as `USER:PASSWORD`.
+    pub fn push_as(&self, name: &str, images: &[Image], user: Option<&str>) -> String {
         let layout = self.dir.join(name.replace(['/', ':'], "_"));
         write_layout(&layout, images);
         let reference = format!("{}/{name}", self.address);
         let status = Command::new("skopeo")
             .args(["copy", "--quiet", "--all", "--preserve-digests", "--dest-tls-verify=false"])
+            .args(user.map(|user| format!("--dest-creds={user}")))
             .arg(format!("oci:{}:t", layout.display()))
             .arg(format!("docker://{reference}"))
             .status()

@@ -401,7 +401,13 @@ pub struct Login {
     #[arg(short, long, value_name = "USER")]
     pub username: Option<String>,
     /// The password; every user of this host may see it in the list of processes [default: asked for]
-    #[arg(short, long, value_name = "PASSWORD", conflicts_with = "password_stdin", allow_hyphen_values = true)]
+    #[arg(
+        short,
+        long,
+        value_name = "PASSWORD",
+        conflicts_with = "password_stdin",
+        allow_hyphen_values = true
+    )]
     pub password: Option<String>,
     /// Read the password from standard input
     #[arg(long, requires = "username")]

@@ -3,9 +3,10 @@
 use crate::cli::args::{Login, Logout};
 use crate::cli::credentials::server;
 use crate::cli::failure::{Failure, USAGE};
-use crate::cli::job::{engine, finish};
+use crate::cli::job::{catch, engine, finish};
 use crate::cli::output;
 use crate::cli::prompt;
+use crate::cli::signals;
 use sampan_client::engine::{self, Credential, Request};
 use sampan_credentials::file::{self, AuthFile};
 use sampan_credentials::{Helper, Search, matching};
@@ -28,10 +29,16 @@ pub fn login(args: &Login) -> Result<(), Failure> {
         return get_login(&host, args.authfile.as_deref());
     }
     let (username, password) = ask(args, &host)?;
-    let credential =
-        Credential { registry: host.clone(), username, password, identity_token: String::new() };
+    let credential = Credential { registry: host.clone(), username, password, identity_token: String::new() };
     let request = engine::Login { credential: credential.clone(), insecure: !args.tls_verify };
-    finish(engine(&args.socket).request(Request::Login(request), &[])?)?;
+    let answers = engine(&args.socket).request(Request::Login(request), &[])?;
+    // The questions have caught them before: nobody else makes them end this.
+    let signals = catch(&answers)?;
+    let tried = finish(answers);
+    if let Some(signal) = signals.caught() {
+        signals::die_of(signal);
+    }
+    tried?;
     save(&target, &host, credential)?;
     print("Login Succeeded!\n")
 }
@@ -98,7 +105,9 @@ fn password_stdin() -> Result<String, Failure> {
 fn save(target: &Path, host: &str, credential: Credential) -> Result<(), Failure> {
     let known = AuthFile::read(target).map_err(failed)?;
     match known.and_then(|file| helper(&file, host)) {
-        Some((server, name)) => Helper::new(&name).map_err(failed)?.store(&server, &credential).map_err(failed),
+        Some((server, name)) => {
+            Helper::new(&name).map_err(failed)?.store(&server, &credential).map_err(failed)
+        }
         None => file::save(target, &credential).map_err(failed),
     }
 }

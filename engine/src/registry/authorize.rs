@@ -87,7 +87,8 @@ impl Registry {
         {
             let mut scopes = lock(&self.session.scopes);
             *scopes = vec![format!("repository:{}:pull,push", self.repository)];
-            scopes.extend(others.into_iter().take(OTHERS_MAX).map(|other| format!("repository:{other}:pull")));
+            scopes
+                .extend(others.into_iter().take(OTHERS_MAX).map(|other| format!("repository:{other}:pull")));
         }
         self
     }
@@ -260,7 +261,8 @@ impl Registry {
         words.extend(scopes.iter().filter(|(name, _)| *name != "scope").cloned());
         let all: Vec<String> = scopes.into_iter().filter(|(n, _)| *n == "scope").map(|(_, v)| v).collect();
         words.push(("scope", all.join(" ")));
-        let form: Vec<String> = words.iter().map(|(name, value)| format!("{name}={}", percent(value))).collect();
+        let form: Vec<String> =
+            words.iter().map(|(name, value)| format!("{name}={}", percent(value))).collect();
         let request = Request::post(realm.clone())
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(form.join("&"))

@@ -132,7 +132,8 @@ impl Registry {
         for _ in 0..=REDIRECTS_MAX {
             let uri: Uri =
                 url.parse().map_err(|_| self.wrong(format!("redirects to {url:?}, which is no URL")))?;
-            let response = self.once(&uri, headers, authorize(&uri)).map_err(|source| self.transport(what, source))?;
+            let response =
+                self.once(&uri, headers, authorize(&uri)).map_err(|source| self.transport(what, source))?;
             let location =
                 response.headers().get(header::LOCATION).filter(|_| response.status().is_redirection());
             let Some(location) = location else {
