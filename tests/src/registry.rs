@@ -276,6 +276,8 @@ pub enum Reply {
     Status(u16),
     /// 200 with the length of all of the body, of which only so many bytes come before it hangs up.
     Cut(Vec<u8>, usize),
+    /// 200 with the length of all of the body, of which only so many bytes ever come.
+    Hang(Vec<u8>, usize),
     /// The bytes that a `Range: bytes=N-` asks for, with 206; all of them without.
     Ranged(Vec<u8>),
     /// This status, with this `Retry-After`.
@@ -448,6 +450,13 @@ fn send(stream: &mut TcpStream, reply: Reply, from: Option<usize>, shared: &Shar
             stream.write_all(&body[..at])?;
             shared.sent.fetch_add(at as u64, Ordering::SeqCst);
             Err(std::io::ErrorKind::ConnectionAborted.into())
+        }
+        Reply::Hang(body, at) => {
+            stream.write_all(head(body.len(), "application/octet-stream").as_bytes())?;
+            stream.write_all(&body[..at])?;
+            shared.sent.fetch_add(at as u64, Ordering::SeqCst);
+            // Until the other side leaves.
+            std::io::Read::read(stream, &mut [0]).map(|_| ())
         }
         Reply::Ranged(body) => {
             let total = body.len();

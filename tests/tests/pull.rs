@@ -2,225 +2,22 @@
 
 use sampan_engine::digest::Digest;
 use sampan_engine::oci;
-use sampan_ipc::engine::{
-    Answer, Code, Done, Failure, Image as Listed, Import, Job, JobState, Opening, Phase,
-};
-use sampan_ipc::engine::{Pull, REQUEST_MAX, Request, Row, Serve, VERSION};
-use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
+use sampan_ipc::engine::{Answer, Code, Failure, Import, JobState, Phase, Pull, Request, Serve};
+use sampan_tests::engine::Engine;
+use sampan_tests::host::binary;
 use sampan_tests::registry::{DockerRegistry, Image, Layer, LyingRegistry, Packing, Reply, index_of};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{IoSlice, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < deadline, "waited for {what}");
-        std::thread::yield_now();
-    }
-}
-
-fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a path");
-    let dir = test.parent().and_then(Path::parent).expect("target/…/deps");
-    dir.join(name)
-}
-
-/// An engine in a directory of its own.
-struct Engine {
-    dir: TempDir,
-    child: Child,
-}
-
-impl Engine {
-    fn start() -> Self {
-        Engine::start_in(tempfile::tempdir().expect("a directory"))
-    }
-
-    fn start_in(dir: TempDir) -> Self {
-        Engine::start_with(dir, None)
-    }
-
-    /// An engine that trusts the CA certificates of a file, if one is given, and else the host's.
-    fn start_with(dir: TempDir, ca: Option<&Path>) -> Self {
-        let log = fs::File::options().create(true).append(true).open(dir.path().join("log")).expect("a log");
-        let child = Command::new(binary("sampan-engine"))
-            .envs(ca.map(|ca| ("SSL_CERT_FILE", ca)))
-            .env("SAMPAN_RUN_DIR", dir.path().join("run"))
-            .env("SAMPAN_STATE_DIR", dir.path().join("state"))
-            .env("SAMPAN_DATA_DIR", dir.path().join("data"))
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("sampan-engine: build the workspace first");
-        let engine = Engine { dir, child };
-        wait_until("the engine to listen", || UnixStream::connect(engine.socket()).is_ok());
-        // It listens before it has looked through its store; it answers when it has.
-        assert!(matches!(engine.ask(Request::Info).next(), Some(Answer::Info(_))));
-        engine
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("run/engine.sock")
-    }
-
-    fn store(&self) -> PathBuf {
-        self.dir.path().join("data/store")
-    }
-
-    fn ask(&self, request: Request) -> Stream {
-        self.ask_with(request, &[])
-    }
-
-    fn ask_with(&self, request: Request, fds: &[RawFd]) -> Stream {
-        let socket = UnixStream::connect(self.socket()).expect("connected");
-        socket.set_read_timeout(Some(PATIENCE)).expect("set");
-        let bytes = frame::encode(&Opening { version: VERSION, request }).expect("small");
-        assert!(bytes.len() <= REQUEST_MAX);
-        let rights = [nix::sys::socket::ControlMessage::ScmRights(fds)];
-        let rights = if fds.is_empty() { &[] } else { rights.as_slice() };
-        let flags = nix::sys::socket::MsgFlags::empty();
-        let parts = [IoSlice::new(&bytes)];
-        let sent = nix::sys::socket::sendmsg::<()>(socket.as_raw_fd(), &parts, rights, flags, None);
-        assert_eq!(sent.expect("sent"), bytes.len());
-        Stream { socket, decoder: Decoder::new(FRAME_MAX) }
-    }
-
-    fn pull(&self, reference: &str) -> Result<Pulled, Failure> {
-        self.pull_for(reference, None)
-    }
-
-    fn pull_for(&self, reference: &str, platform: Option<&str>) -> Result<Pulled, Failure> {
-        let platform = platform.map(str::to_owned);
-        self.ask(Request::Pull(Pull { reference: reference.to_owned(), platform, ..Pull::default() })).watch()
-    }
-
-    fn images(&self) -> Vec<Listed> {
-        let mut images = Vec::new();
-        for answer in self.ask(Request::Images).all() {
-            if let Answer::Images(part) = answer {
-                images.extend(part);
-            }
-        }
-        images
-    }
-
-    fn jobs(&self) -> Vec<Job> {
-        match self.ask(Request::Jobs).all().remove(0) {
-            Answer::Jobs(jobs) => jobs,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// What has a final name in the store: blobs and layers.
-    fn named(&self) -> Vec<String> {
-        let mut names = Vec::new();
-        for dir in ["blobs/sha256", "layers"] {
-            for entry in fs::read_dir(self.store().join(dir)).expect("listed") {
-                names.push(format!("{dir}/{}", entry.expect("listed").file_name().to_string_lossy()));
-            }
-        }
-        names.sort();
-        names
-    }
-
-    fn temporaries(&self) -> usize {
-        fs::read_dir(self.store().join("tmp")).expect("listed").count()
-    }
-
-    fn layer_dir(&self, chain: &Digest) -> PathBuf {
-        self.store().join("layers").join(chain.hex()).join("diff")
-    }
-
-    fn signal(&self, signal: nix::sys::signal::Signal) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
-        nix::sys::signal::kill(pid, signal).expect("sent");
-    }
-
-    /// kill -9, and the same store under a new engine.
-    fn killed_and_restarted(mut self) -> Self {
-        self.signal(nix::sys::signal::Signal::SIGKILL);
-        self.child.wait().expect("reaped");
-        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().expect("a directory"));
-        drop(self);
-        Engine::start_in(dir)
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("{}", fs::read_to_string(self.dir.path().join("log")).unwrap_or_default());
-        }
-    }
-}
-
-struct Stream {
-    socket: UnixStream,
-    decoder: Decoder,
-}
-
-impl Stream {
-    fn next(&mut self) -> Option<Answer> {
-        loop {
-            if let Some(answer) = self.decoder.next_message::<Answer>().expect("good frames") {
-                return Some(answer);
-            }
-            let mut bytes = [0; 4096];
-            match self.socket.read(&mut bytes).expect("an answer in time") {
-                0 => return None,
-                len => self.decoder.push(&bytes[..len]),
-            }
-        }
-    }
-
-    fn all(mut self) -> Vec<Answer> {
-        std::iter::from_fn(|| self.next()).collect()
-    }
-
-    /// Follows a job to its end.
-    fn watch(mut self) -> Result<Pulled, Failure> {
-        let mut rows: BTreeMap<u32, Row> = BTreeMap::new();
-        let mut frames = 0;
-        let mut notes = Vec::new();
-        loop {
-            match self.next().expect("Done or Error comes last") {
-                Answer::Job(job) => rows = job.rows.into_iter().map(|row| (row.index, row)).collect(),
-                Answer::Rows { rows: changed, .. } => {
-                    frames += 1;
-                    for row in changed {
-                        assert_ne!(rows.get(&row.index), Some(&row), "a row is sent only when it changed");
-                        notes.extend(Some(row.note.clone()).filter(|note| !note.is_empty()));
-                        rows.insert(row.index, row);
-                    }
-                }
-                Answer::Done(done) => {
-                    return Ok(Pulled { done, rows: rows.into_values().collect(), frames, notes });
-                }
-                Answer::Error(failure) => return Err(failure),
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Pulled {
-    done: Done,
-    rows: Vec<Row>,
-    frames: u32,
-    /// What rows said on the way.
-    notes: Vec<String>,
+fn wait_until(what: &str, done: impl FnMut() -> bool) {
+    sampan_tests::host::wait_until(what, String::new, done);
 }
 
 fn skopeo_inspect(store: &Path, name: &str) -> serde_json::Value {
@@ -744,7 +541,8 @@ fn a_registry_with_tls_is_trusted_through_the_bundle_alone() {
     let registry = DockerRegistry::start_tls(dir.path(), Some((&cert, &key)));
     let image = Image::of(&[Layer::large("data", 300_000, Packing::Gzip)], "amd64");
     let reference = registry.push("secure:1", std::slice::from_ref(&image));
-    let trusting = Engine::start_with(tempfile::tempdir().expect("a directory"), Some(&cert));
+    let trusting =
+        Engine::start_with(tempfile::tempdir().expect("a directory"), &[("SSL_CERT_FILE", cert.as_os_str())]);
     assert_eq!(trusting.pull(&reference).expect("pulled").done.digest, image.digest().to_string());
     let other = Engine::start();
     let failure = other.pull(&reference).expect_err("nobody vouches for it");

@@ -1,0 +1,245 @@
+//! What is left of a download is gone on with: after kill -9, after a client that left, by another image, and
+//! only if it is right.
+
+use sampan_engine::digest::Digest;
+use sampan_ipc::engine::{Answer, Code, Phase, Pull, Request};
+use sampan_tests::engine::Engine;
+use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing, Reply};
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Bytes of the layer of most tests.
+const SIZE: usize = 2 << 20;
+
+/// One layer in an image of its own, published as `name:t`; its blob is answered with `replies`, in turn.
+fn publish(registry: &LyingRegistry, name: &str, replies: impl Fn(&[u8]) -> Vec<Reply>) -> (Layer, String) {
+    let layer = Layer::large("data", SIZE, Packing::Gzip);
+    registry.publish(name, &Image::of(std::slice::from_ref(&layer), "amd64"));
+    registry.answer_in_turn(&path(name, &layer), replies(&layer.blob));
+    (layer, registry.reference(name))
+}
+
+fn path(name: &str, layer: &Layer) -> String {
+    format!("{name}/blobs/{}", Digest::of(&layer.blob))
+}
+
+fn pull(reference: &str) -> Request {
+    Request::Pull(Pull { reference: reference.to_owned(), ..Pull::default() })
+}
+
+/// The file that keeps what is there of the layer's blob.
+fn partial(engine: &Engine, layer: &Layer) -> PathBuf {
+    engine.store().join("partial").join(format!("sha256-{}", Digest::of(&layer.blob).hex()))
+}
+
+fn kept(engine: &Engine, layer: &Layer) -> u64 {
+    fs::metadata(partial(engine, layer)).map_or(0, |meta| meta.len())
+}
+
+/// What is in `partial/`.
+fn partials(engine: &Engine) -> usize {
+    fs::read_dir(engine.store().join("partial")).expect("listed").count()
+}
+
+/// Bytes of manifests and configs that may come along.
+const SMALL: u64 = 8192;
+
+/// Begins a pull of which half of the layer comes and then nothing more.
+fn half(engine: &Engine, registry: &LyingRegistry, name: &str) -> (Layer, sampan_tests::engine::Stream) {
+    let (layer, reference) = publish(registry, name, |blob| vec![Reply::Hang(blob.to_vec(), SIZE / 2)]);
+    let stream = engine.ask(pull(&reference));
+    engine.wait_until("half of the blob", || kept(engine, &layer) >= SIZE as u64 / 2);
+    (layer, stream)
+}
+
+#[test]
+fn after_kill_9_only_the_rest_is_fetched() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (layer, stream) = half(&engine, &registry, "a");
+    let engine = engine.killed_and_restarted();
+    drop(stream);
+    assert_eq!(kept(&engine, &layer), SIZE as u64 / 2);
+    let before = registry.sent();
+    registry.answer(&path("a", &layer), Reply::Ranged(layer.blob.clone()));
+    let pulled = engine.pull(&registry.reference("a")).expect("pulled");
+    assert_eq!(pulled.rows[0].phase, Phase::Complete);
+    let rest = layer.blob.len() as u64 - SIZE as u64 / 2;
+    let sent = registry.sent() - before;
+    assert!((rest..rest + SMALL).contains(&sent), "{sent} bytes for a rest of {rest}");
+    assert_eq!(partials(&engine), 0);
+}
+
+#[test]
+fn after_a_client_left_another_image_goes_on_with_the_same_layer() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (layer, stream) = half(&engine, &registry, "a");
+    drop(stream);
+    engine.wait_until("the pull to end", || engine.jobs().iter().all(|job| job.ended != 0));
+    assert_eq!(engine.temporaries(), 0);
+    let other = Layer::of(&[("other", b"content")], Packing::Gzip);
+    registry.publish("b", &Image::of(&[other, layer.clone()], "amd64"));
+    registry.answer(&path("b", &layer), Reply::Ranged(layer.blob.clone()));
+    let before = registry.sent();
+    engine.pull(&registry.reference("b")).expect("pulled");
+    let rest = layer.blob.len() as u64 - SIZE as u64 / 2;
+    let sent = registry.sent() - before;
+    assert!((rest..rest + SMALL).contains(&sent), "{sent} bytes for a rest of {rest}");
+}
+
+#[test]
+fn a_registry_without_ranges_sends_that_blob_alone_again() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (layer, stream) = half(&engine, &registry, "a");
+    drop(stream);
+    engine.wait_until("the pull to end", || engine.jobs().iter().all(|job| job.ended != 0));
+    let whole = Reply::Ok("application/octet-stream".to_owned(), layer.blob.clone());
+    registry.answer(&path("a", &layer), whole);
+    let before = registry.sent();
+    engine.pull(&registry.reference("a")).expect("pulled");
+    let (sent, size) = (registry.sent() - before, layer.blob.len() as u64);
+    assert!((size..size + SMALL).contains(&sent), "{sent} bytes for {size}");
+}
+
+#[test]
+fn what_was_kept_and_is_wrong_is_fetched_again_and_told() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (layer, stream) = half(&engine, &registry, "a");
+    drop(stream);
+    engine.wait_until("the pull to end", || engine.jobs().iter().all(|job| job.ended != 0));
+    let path_of = partial(&engine, &layer);
+    let mut bytes = fs::read(&path_of).expect("kept");
+    bytes[SIZE / 4] ^= 1;
+    fs::write(&path_of, bytes).expect("written");
+    registry.answer(&path("a", &layer), Reply::Ranged(layer.blob.clone()));
+    let pulled = engine.pull(&registry.reference("a")).expect("pulled");
+    assert_eq!(pulled.rows[0].attempt, 2);
+    assert!(engine.log().contains("starting over"));
+    assert_eq!(partials(&engine), 0);
+}
+
+#[test]
+fn bytes_that_are_wrong_from_the_beginning_are_not_kept() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (layer, reference) = publish(&registry, "a", |blob| {
+        let mut wrong = blob.to_vec();
+        wrong[SIZE / 2] ^= 1;
+        vec![Reply::Ranged(wrong)]
+    });
+    let failure = engine.pull(&reference).expect_err("wrong");
+    assert!(failure.message.contains("has digest"), "{failure:?}");
+    assert_eq!(registry.asked(&path("a", &layer)), 1, "nothing was kept before: it is not tried again");
+    assert_eq!((partials(&engine), engine.temporaries()), (0, 0));
+}
+
+#[test]
+fn partials_that_nobody_goes_on_with_are_collected() {
+    let (engine, registry) = (Engine::configured("partial-days = 1"), LyingRegistry::start());
+    let (layer, stream) = half(&engine, &registry, "a");
+    drop(stream);
+    engine.wait_until("the pull to end", || engine.jobs().iter().all(|job| job.ended != 0));
+    let file = fs::File::options().write(true).open(partial(&engine, &layer)).expect("kept");
+    file.set_modified(std::time::SystemTime::now() - Duration::from_secs(2 * 86_400)).expect("set");
+    let engine = engine.killed_and_restarted();
+    assert_eq!(partials(&engine), 0);
+}
+
+#[test]
+fn a_trickle_is_a_stall_and_is_tried_again() {
+    let engine = Engine::configured("stall-seconds = 1\nstall-bytes = 5000");
+    let registry = LyingRegistry::start();
+    let (_, reference) =
+        publish(&registry, "a", |blob| vec![Reply::Slow(blob.to_vec(), 500), Reply::Ranged(blob.to_vec())]);
+    let pulled = engine.pull(&reference).expect("pulled");
+    assert!(pulled.notes.iter().any(|note| note.contains("stalled: ")), "{:?}", pulled.notes);
+}
+
+#[test]
+fn a_pull_keeps_its_own_rate_and_the_engine_keeps_one_for_all() {
+    let registry = LyingRegistry::start();
+    let (_, reference) = publish(&registry, "a", |blob| vec![Reply::Ranged(blob.to_vec())]);
+    let rate = SIZE as u64 / 2;
+    for (engine, bytes_per_second) in
+        [(Engine::start(), rate), (Engine::configured(&format!("limit-rate = {rate}")), 0)]
+    {
+        let began = Instant::now();
+        let pull = Pull { reference: reference.clone(), bytes_per_second, ..Pull::default() };
+        engine.ask(Request::Pull(pull)).watch().expect("pulled");
+        // Two seconds' worth of bytes, less what may come at once.
+        assert!(began.elapsed() > Duration::from_millis(1500), "{:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn a_pull_without_unpacking_keeps_blobs_that_a_later_one_unpacks_without_the_network() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (layer, reference) = publish(&registry, "a", |blob| vec![Reply::Ranged(blob.to_vec())]);
+    let request = Pull { reference: reference.clone(), no_unpack: true, ..Pull::default() };
+    engine.ask(Request::Pull(request)).watch().expect("pulled");
+    assert!(engine.named().iter().all(|name| name.starts_with("blobs/")), "{:?}", engine.named());
+    let pulled = engine.pull(&reference).expect("pulled");
+    assert_eq!(registry.asked(&path("a", &layer)), 1);
+    assert_eq!(pulled.rows[0].phase, Phase::Complete);
+    assert_eq!(
+        fs::metadata(engine.layer_dir(&Digest::of(&layer.tar)).join("data")).expect("there").len(),
+        SIZE as u64
+    );
+}
+
+#[test]
+fn a_zstd_window_over_the_limit_is_refused_and_the_limit_is_named() {
+    let (engine, registry) = (Engine::configured("zstd-window-mib = 1"), LyingRegistry::start());
+    let plain = Layer::large("data", 3 << 20, Packing::Plain);
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).expect("to memory");
+    encoder.window_log(21).expect("allowed");
+    std::io::Write::write_all(&mut encoder, &plain.tar).expect("to memory");
+    let layer = Layer { blob: encoder.finish().expect("to memory"), packing: Packing::Zstd, ..plain };
+    registry.publish("a", &Image::of(&[layer], "amd64"));
+    let failure = engine.pull(&registry.reference("a")).expect_err("refused");
+    assert!(failure.message.contains("larger than 1 MiB, the limit of this engine"), "{failure:?}");
+}
+
+#[test]
+fn two_images_with_a_layer_in_common_make_one_download_and_the_second_sees_its_bytes() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (layer, first) = half(&engine, &registry, "a");
+    registry.publish("b", &Image::of(std::slice::from_ref(&layer), "amd64"));
+    registry.answer(&path("b", &layer), Reply::Ranged(layer.blob.clone()));
+    let mut second = engine.ask(pull(&registry.reference("b")));
+    let told = loop {
+        match second.next().expect("an answer") {
+            Answer::Rows { rows, .. } if rows[0].current > 0 => break rows[0].clone(),
+            Answer::Error(failure) => panic!("{failure:?}"),
+            _ => {}
+        }
+    };
+    assert_eq!((told.current, told.note.as_str()), (SIZE as u64 / 2, "another job fetches it"));
+    assert_eq!(registry.asked(&path("b", &layer)), 0);
+    // The first one leaves; the second goes on where it was.
+    drop(first);
+    let pulled = second.watch_from(told).expect("pulled");
+    assert_eq!(pulled.rows[0].phase, Phase::Complete);
+    assert!(registry.sent() < layer.blob.len() as u64 + 2 * SMALL, "{}", registry.sent());
+}
+
+#[test]
+fn of_several_downloads_one_that_waits_for_its_next_try_keeps_no_other_back() {
+    let (engine, registry) = (Engine::configured("max-downloads = 1"), LyingRegistry::start());
+    let slow = Layer::large("slow", SIZE, Packing::Gzip);
+    let fast = Layer::large("fast", SIZE / 2, Packing::Gzip);
+    registry.publish("slow", &Image::of(std::slice::from_ref(&slow), "amd64"));
+    registry.answer(&path("slow", &slow), Reply::Later(503, "60".to_owned()));
+    registry.publish("fast", &Image::of(std::slice::from_ref(&fast), "amd64"));
+    let mut waiting = engine.ask(pull(&registry.reference("slow")));
+    loop {
+        match waiting.next().expect("an answer") {
+            Answer::Rows { rows, .. } if rows[0].note.starts_with("retrying in 60 s") => break,
+            Answer::Error(failure) => panic!("{failure:?}"),
+            _ => {}
+        }
+    }
+    engine.pull(&registry.reference("fast")).expect("pulled meanwhile");
+    let job = engine.jobs().iter().find(|job| job.ended == 0).expect("the first one").id;
+    engine.ask(Request::Cancel { job }).all();
+    assert_eq!(waiting.watch().expect_err("cancelled").code, Code::Cancelled);
+}
