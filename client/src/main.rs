@@ -9,7 +9,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use cli::args::{Cli, Command, MonitorCommand};
 use cli::failure::{BAD_EVENT, Failure, USAGE};
-use cli::{emit, events, images, import, job, login, output, state, up};
+use cli::{emit, events, images, import, job, login, output, push, state, up};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::process::ExitCode;
 
@@ -56,6 +56,7 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Import(args) => import::run(args),
         Command::Login(args) => login::login(args),
         Command::Logout(args) => login::logout(args),
+        Command::Push(args) => push::run(args),
         Command::Serve(args) => job::serve(args),
         Command::Info(args) => state::info(args),
         Command::Version(args) => state::version(args),

@@ -32,6 +32,7 @@ pub mod place;
 pub mod platform;
 pub mod progress;
 pub mod pull;
+pub mod push;
 pub mod rate;
 pub mod reference;
 pub mod registry;

@@ -7,9 +7,11 @@
 
 mod authorize;
 mod transport;
+mod upload;
 
 use self::authorize::Session;
 use self::transport::{Agents, is_loopback};
+pub use self::upload::{Begun, Payload, Upload};
 use crate::credentials::Credentials;
 use crate::digest::{Digest, Hasher};
 use crate::oci;
@@ -35,6 +37,16 @@ pub enum RegistryError {
         /// What was asked for.
         what: String,
         /// Of whom.
+        host: String,
+        /// Why not.
+        source: ureq::Error,
+    },
+    /// What it was sent did not get there.
+    #[error("cannot send {what} to {host}")]
+    Send {
+        /// What was sent.
+        what: String,
+        /// To whom.
         host: String,
         /// Why not.
         source: ureq::Error,
@@ -270,7 +282,7 @@ impl Registry {
         self.transport(&format!("blob {digest}"), ureq::Error::Io(source))
     }
 
-    fn wrong(&self, wrong: String) -> RegistryError {
+    pub(crate) fn wrong(&self, wrong: String) -> RegistryError {
         RegistryError::Answer { host: self.host.clone(), wrong }
     }
 

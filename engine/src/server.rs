@@ -13,6 +13,7 @@ use crate::jobs::{JobEntry, Jobs, RUNNING_MAX};
 use crate::oci::Run;
 use crate::platform::Platform;
 use crate::pull::PullRequest;
+use crate::push::PushRequest;
 use crate::reference::Reference;
 use crate::registry::Access;
 use crate::socket::Listening;
@@ -501,8 +502,27 @@ impl Server {
         Err(failure::new(Code::Usage, "not yet: save", ""))
     }
 
-    fn on_push(&mut self, _client: &mut Client, _push: engine::Push) -> Result<(), Failure> {
-        Err(failure::new(Code::Usage, "not yet: push", ""))
+    fn on_push(&mut self, client: &mut Client, push: engine::Push) -> Result<(), Failure> {
+        let target =
+            push.target.as_deref().map(Reference::parse).transpose().map_err(|e| failure::usage(&e))?;
+        let named = target.clone().or_else(|| Reference::parse(&push.source).ok());
+        let subject = named.map_or_else(|| push.source.clone(), |reference| reference.to_string());
+        let config = &self.shared.config;
+        let request = PushRequest {
+            source: push.source,
+            target,
+            access: Access { insecure: push.insecure },
+            insecure_registries: config.insecure_registries.clone(),
+            credentials: Credentials::new(push.credentials, config.auth_file.as_ref()),
+            bytes_per_second: push.bytes_per_second,
+        };
+        let name = subject.clone();
+        let job = self.start("push", subject, None, move |task| task.push(&name, &request))?;
+        if push.detach {
+            self.jobs.detach(job);
+        }
+        self.join(client, job, push.detach);
+        Ok(())
     }
 
     fn on_verify(&mut self, _client: &mut Client, _verify: engine::Verify) -> Result<(), Failure> {

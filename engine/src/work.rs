@@ -11,6 +11,7 @@ use crate::login;
 use crate::partial;
 use crate::progress::Progress;
 use crate::pull::{self, PullError, PullRequest};
+use crate::push::{self, PushRequest};
 use crate::registry::RegistryError;
 use crate::serve;
 use crate::store::Store;
@@ -133,6 +134,35 @@ impl Task {
         };
         partial::collect(&self.shared.store, self.shared.config.partial_age);
         self.end("pull", &name, outcome);
+    }
+
+    /// Pushes; to be called on a thread of its own. `subject` is what is known of where to.
+    pub fn push(self, subject: &str, request: &PushRequest) {
+        let announcer = &self.shared.announcer;
+        announcer.job("start", self.job, "push", subject, &[]);
+        let (store, limits) = (&self.shared.store, &self.shared.limits);
+        let outcome = match push::push(store, limits, request, &self.progress, &self.cancel) {
+            Ok(pushed) => {
+                let (name, digest) = (pushed.reference.to_string(), pushed.digest.to_string());
+                let (id, size) = (pushed.id.to_string(), pushed.size.to_string());
+                let unchanged = if pushed.unchanged { "true" } else { "" };
+                let facts = [
+                    ("digest", digest.as_str()),
+                    ("imageId", &id),
+                    ("size", &size),
+                    ("source", &request.source),
+                    ("unchanged", unchanged),
+                ];
+                announcer.image("push", &name, &facts, &pushed.labels);
+                Ok(Done { reference: name, digest, unchanged: pushed.unchanged, ..Done::default() })
+            }
+            Err(error) => {
+                let failure = error.failure(subject);
+                self.announce_failure("push-error", subject, &failure);
+                Err(failure)
+            }
+        };
+        self.end("push", subject, outcome);
     }
 
     /// Imports; to be called on a thread of its own.

@@ -89,6 +89,8 @@ pub enum Command {
     Rmi(Remove),
     /// Make an image of root file system tars
     Import(Import),
+    /// Send an image to a registry
+    Push(Push),
     /// Let a registry check a user name and password, and save them
     #[command(after_long_help = AUTH_FILES)]
     Login(Login),
@@ -383,6 +385,36 @@ pub struct Import {
     /// A label of the image
     #[arg(short, long = "label", value_name = "KEY=VALUE")]
     pub labels: Vec<String>,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub progress: Progress,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
+/// Arguments of `push`.
+#[derive(Debug, Args)]
+pub struct Push {
+    /// The image: reference, digest, or the beginning of an id
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// Where it goes: [HOST[:PORT]/]NAME[:TAG] [default: the image's own reference]
+    #[arg(value_name = "TARGET")]
+    pub target: Option<String>,
+    /// Return at once, print the job's number, and let the push go on
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub detach: bool,
+    /// With 'false', take plain HTTP, and HTTPS whose certificate nobody vouches for
+    #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub tls_verify: bool,
+    /// Send at most this much per second: 500K, 10M/s [default: no limit]
+    #[arg(long, value_name = "BYTES[K|M|G][/s]")]
+    pub limit_rate: Option<String>,
+    /// Take credentials from this file alone
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub authfile: Option<PathBuf>,
     /// How progress is shown.
     #[command(flatten)]
     pub progress: Progress,

@@ -45,7 +45,10 @@ pub fn pull(args: &Pull) -> Result<(), Failure> {
 }
 
 /// Prints the number of a job that goes on by itself.
-fn detached(answers: Answers) -> Result<(), Failure> {
+///
+/// # Errors
+/// The engine refuses.
+pub fn detached(answers: Answers) -> Result<(), Failure> {
     for answer in answers {
         match answer? {
             Answer::Job(job) => {

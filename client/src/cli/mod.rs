@@ -16,6 +16,7 @@ pub mod login;
 pub mod output;
 pub mod progress;
 pub mod prompt;
+pub mod push;
 pub mod signals;
 pub mod state;
 pub mod table;

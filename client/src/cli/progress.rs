@@ -105,7 +105,7 @@ impl View {
 
     /// True if time alone changes what is shown.
     pub fn is_moving(&self) -> bool {
-        self.style == ProgressStyle::Bars && self.rows.iter().any(|row| row.phase == Phase::Downloading)
+        self.style == ProgressStyle::Bars && self.rows.iter().any(|row| matches!(row.phase, Phase::Downloading | Phase::Uploading))
     }
 
     /// Draws the bars as they are now.
@@ -189,11 +189,11 @@ fn plain_line(lines: &mut String, row: &Row) {
     let mut line = format!("{}: {}", row.id, row.phase.word());
     let total = units::bytes(row.total);
     let _ = match row.phase {
-        Phase::Downloading => write!(line, " {}/{total}", units::bytes(row.current)),
+        Phase::Downloading | Phase::Uploading => write!(line, " {}/{total}", units::bytes(row.current)),
         Phase::Complete | Phase::Exists => write!(line, " {total}"),
         _ => Ok(()),
     };
-    if row.attempt > 1 && row.phase == Phase::Downloading {
+    if row.attempt > 1 && matches!(row.phase, Phase::Downloading | Phase::Uploading) {
         let _ = write!(line, ", attempt {}", row.attempt);
     }
     if !row.note.is_empty() {

@@ -15,7 +15,7 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wait for the head of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most redirects in a row.
-const REDIRECTS_MAX: usize = 10;
+pub(super) const REDIRECTS_MAX: usize = 10;
 /// Where CA bundles are on the distributions known.
 const CA_BUNDLES: [&str; 5] = [
     "/etc/ssl/certs/ca-certificates.crt",
@@ -175,7 +175,7 @@ fn is_registry(status: StatusCode) -> bool {
 }
 
 /// RFC 3986, section 5.2, as far as `Location` headers go.
-fn join(base: &Uri, location: &str) -> String {
+pub(super) fn join(base: &Uri, location: &str) -> String {
     let scheme = base.scheme_str().unwrap_or("https");
     let authority = base.authority().map_or("", |a| a.as_str());
     if location.starts_with("http://") || location.starts_with("https://") {

@@ -1,0 +1,36 @@
+//! `sampan push`: asks the engine to send an image, as this user, and shows how it gets on.
+
+use crate::cli::args::Push;
+use crate::cli::credentials;
+use crate::cli::failure::{Failure, USAGE};
+use crate::cli::job::{detached, engine, follow};
+use crate::cli::units;
+use sampan_client::engine::{self, Request};
+
+/// Runs the command.
+///
+/// # Errors
+/// The engine is not there, or the push failed.
+pub fn run(args: &Push) -> Result<(), Failure> {
+    let target = args.target.as_deref().unwrap_or(&args.image);
+    let request = Request::Push(engine::Push {
+        source: args.image.clone(),
+        target: args.target.clone(),
+        detach: args.detach,
+        insecure: !args.tls_verify,
+        bytes_per_second: args.limit_rate.as_deref().map_or(Ok(0), rate)?,
+        credentials: credentials::of(target, args.authfile.as_deref())?,
+    });
+    if args.detach {
+        return detached(engine(&args.socket).request(request, &[])?);
+    }
+    follow(&engine(&args.socket), request, &[], &args.progress)
+}
+
+fn rate(text: &str) -> Result<u64, Failure> {
+    units::parse_rate(text).ok_or_else(|| {
+        let wrong =
+            format!("rate {text:?} is not understood; write bytes per second over zero: 500K, 1.5M/s");
+        Failure::new(wrong).status(USAGE)
+    })
+}
