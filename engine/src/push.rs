@@ -150,9 +150,8 @@ pub fn push(
     let repositories: BTreeSet<&str> = mounts.values().flatten().map(String::as_str).collect();
     let configured = request.insecure_registries.iter().any(|host| host == target.host());
     let access = Access { insecure: request.access.insecure || configured };
-    let registry = Registry::new(&target, access)
-        .with_credentials(request.credentials.clone())
-        .for_push(repositories);
+    let registry =
+        Registry::new(&target, access).with_credentials(request.credentials.clone()).for_push(repositories);
     let registry = Arc::new(registry);
     // One that ends this push alone: the first blob that fails ends the others.
     let inner = Arc::new(Cancel::default());

@@ -114,6 +114,11 @@ impl EngineHost {
         said
     }
 
+    /// Waits until `condition` holds.
+    pub fn wait_until(&self, what: &str, condition: impl FnMut() -> bool) {
+        crate::host::wait_until(what, || self.log(), condition);
+    }
+
     /// Makes a shell script a program of the user and the engine.
     pub fn script(&self, name: &str, body: &str) {
         use std::os::unix::fs::PermissionsExt;

@@ -105,7 +105,8 @@ impl View {
 
     /// True if time alone changes what is shown.
     pub fn is_moving(&self) -> bool {
-        self.style == ProgressStyle::Bars && self.rows.iter().any(|row| matches!(row.phase, Phase::Downloading | Phase::Uploading))
+        self.style == ProgressStyle::Bars
+            && self.rows.iter().any(|row| matches!(row.phase, Phase::Downloading | Phase::Uploading))
     }
 
     /// Draws the bars as they are now.

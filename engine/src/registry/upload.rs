@@ -251,9 +251,8 @@ impl Registry {
     ) -> Result<Response<Body>, RegistryError> {
         let mut url = url.to_owned();
         for _ in 0..=REDIRECTS_MAX {
-            let response = self
-                .send_once(method, &url, headers, payload)
-                .map_err(|source| self.unsent(what, source))?;
+            let response =
+                self.send_once(method, &url, headers, payload).map_err(|source| self.unsent(what, source))?;
             let goes_on = match response.status() {
                 StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,
                 // Others may turn a method into GET. RFC 9110, section 15.4.
