@@ -41,6 +41,8 @@ impl Asked {
 pub enum Fault {
     /// Hangs up when so many bytes of the body have come; what came is kept.
     Cut(usize),
+    /// Answers with so many bytes of the body, hangs up, and forgets all tokens.
+    Revoke(usize),
     /// Answers this status, with these headers.
     Status(u16, String),
 }
@@ -181,9 +183,9 @@ impl KeenRegistry {
         let mut stream = stream;
         while let Some((asked, fault, whole)) = self.read(&mut reader) {
             self.state().asked.push(asked.clone());
-            let answer = match fault {
+            let answer = match &fault {
                 Some(Fault::Status(status, headers)) => {
-                    let mut answer = Answer::of(status);
+                    let mut answer = Answer::of(*status);
                     answer.headers.extend(headers.lines().filter_map(|line| {
                         line.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned()))
                     }));
@@ -191,7 +193,13 @@ impl KeenRegistry {
                 }
                 _ => self.answer(&asked),
             };
-            if !whole || write(&mut stream, &asked, &answer).is_err() {
+            if let Some(Fault::Revoke(at)) = fault {
+                let _ = write(&mut stream, &asked, &answer, at);
+                self.revoke();
+                let _ = stream.shutdown(std::net::Shutdown::Both);
+                return;
+            }
+            if !whole || write(&mut stream, &asked, &answer, usize::MAX).is_err() {
                 let _ = stream.shutdown(std::net::Shutdown::Both);
                 return;
             }
@@ -258,7 +266,8 @@ impl KeenRegistry {
     }
 }
 
-fn write(stream: &mut TcpStream, asked: &Asked, answer: &Answer) -> std::io::Result<()> {
+/// Writes an answer, and of its body no more than `most` bytes.
+fn write(stream: &mut TcpStream, asked: &Asked, answer: &Answer, most: usize) -> std::io::Result<()> {
     let mut head = format!("HTTP/1.1 {} Status\r\n", answer.status);
     for (name, value) in &answer.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
@@ -266,7 +275,7 @@ fn write(stream: &mut TcpStream, asked: &Asked, answer: &Answer) -> std::io::Res
     head.push_str(&format!("Content-Length: {}\r\n\r\n", answer.body.len()));
     stream.write_all(head.as_bytes())?;
     let body = if asked.method == "HEAD" { &[][..] } else { &answer.body };
-    stream.write_all(body)
+    stream.write_all(&body[..body.len().min(most)])
 }
 
 impl State {
