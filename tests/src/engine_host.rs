@@ -35,7 +35,7 @@ impl EngineHost {
         fs::write(dir.path().join("sampan.toml"), format!("[engine]\n{config}\n")).expect("written");
         let mut host = EngineHost { dir, child: None };
         let mut command = host.command(&binary("sampan-engine"));
-        command.arg("--config").arg(host.path("sampan.toml")).env("RUST_LOG", "debug");
+        command.arg("--config").arg(host.path("sampan.toml")).env("SAMPAN_LOG", "debug");
         // The engine is somebody else than its user.
         command.env("HOME", host.path("engine-home")).env("XDG_RUNTIME_DIR", host.path("engine-home/run"));
         let log = File::options().create(true).append(true).open(host.path("log")).expect("a log");
