@@ -2,19 +2,21 @@
 //!
 //! OCI distribution-spec, "Determining Support". Called on a task's thread.
 
+use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::failure;
+use crate::reach;
 use crate::reference::Reference;
 use crate::registry::{Access, Registry, RegistryError};
-use sampan_credentials::matching;
+use sampan_credentials::{Credential, matching};
 use sampan_ipc::engine::{Code, Done, Failure, Login};
 use sampan_ipc::report::chain;
 
-/// Tries `login`; `insecure` is what the configuration says of its host.
+/// Tries `login`.
 ///
 /// # Errors
 /// [`Failure`] if the host is none, cannot be reached, or refuses the credential.
-pub fn login(login: &Login, insecure: &dyn Fn(&str) -> bool) -> Result<Done, Failure> {
+pub fn login(config: &Config, login: &Login) -> Result<Done, Failure> {
     let host = matching::host_of(&login.credential.registry);
     // A repository's name is needed to be one's client, and never sent.
     let reference = Reference::parse(&format!("{host}/login")).ok().filter(|r| r.host() == host);
@@ -27,11 +29,12 @@ pub fn login(login: &Login, insecure: &dyn Fn(&str) -> bool) -> Result<Done, Fai
         let message = format!("cannot log in to {host}: a user name has no colon");
         return Err(failure::new(Code::Usage, message, ""));
     }
-    let access = Access { insecure: login.insecure || insecure(&host) };
-    let registry = Registry::new(&reference, access)
-        .with_credentials(Credentials::only(login.credential.clone()))
-        .for_login();
-    match registry.check() {
+    let credential = Credential { registry: host.clone(), ..login.credential.clone() };
+    let access = Access {
+        credentials: Credentials::only(credential),
+        ..reach::access(config, login.insecure, Vec::new())?
+    };
+    match Registry::new(&reference, &access).for_login().check() {
         Ok(()) => Ok(Done { reference: host, ..Done::default() }),
         Err(error) => Err(refusal(&host, &error)),
     }

@@ -5,7 +5,6 @@
 //! stopped. Reports to a [`Progress`]; the caller announces the outcome. Never changes the store.
 
 use crate::cancel::{Cancel, Cancelled};
-use crate::credentials::Credentials;
 use crate::digest::Digest;
 use crate::download::HEADWAY;
 use crate::failure;
@@ -15,6 +14,7 @@ use crate::oci::{self, Descriptor};
 use crate::progress::Progress;
 use crate::rate::Rate;
 use crate::reference::Reference;
+use crate::registries::Endpoint;
 use crate::registry::{Access, Begun, Payload, Registry, RegistryError, Upload};
 use crate::retry::{self, Backoff};
 use crate::store::{Store, StoreError, file_error, lock};
@@ -42,10 +42,6 @@ pub struct PushRequest {
     pub target: Option<Reference>,
     /// How the registry may be reached.
     pub access: Access,
-    /// Hosts that plain HTTP will do for, by the configuration.
-    pub insecure_registries: Vec<String>,
-    /// Who we are to the registry.
-    pub credentials: Credentials,
     /// At most so many bytes per second; 0 is no limit.
     pub bytes_per_second: u64,
 }
@@ -146,13 +142,12 @@ pub fn push(
     let target = target(&image, request)?;
     // Or an image that is removed meanwhile takes its blobs along.
     let _pin = store.pin(blobs(&image).chain([&image.entry]).map(|blob| blob.digest.clone()));
-    let mounts = mounts(store, &image, &target)?;
+    let endpoint = endpoint(&request.access, &target)?;
+    // By what names other repositories go where this one has another is not known.
+    let is_renamed = endpoint.repository != target.path();
+    let mounts = if is_renamed { HashMap::new() } else { mounts(store, &image, &target)? };
     let repositories: BTreeSet<&str> = mounts.values().flatten().map(String::as_str).collect();
-    let configured = request.insecure_registries.iter().any(|host| host == target.host());
-    let access = Access { insecure: request.access.insecure || configured };
-    let registry =
-        Registry::new(&target, access).with_credentials(request.credentials.clone()).for_push(repositories);
-    let registry = Arc::new(registry);
+    let registry = Arc::new(Registry::at(&endpoint, &request.access).for_push(repositories));
     // One that ends this push alone: the first blob that fails ends the others.
     let inner = Arc::new(Cancel::default());
     let (to_end, to_shut) = (Arc::clone(&inner), Arc::clone(&registry));
@@ -203,6 +198,13 @@ fn target(image: &Loaded, request: &PushRequest) -> Result<Reference, PushError>
         }
         _ => Ok(target),
     }
+}
+
+/// Where the registry itself is, which is none of its mirrors.
+fn endpoint(access: &Access, target: &Reference) -> Result<Endpoint, RegistryError> {
+    let endpoints =
+        access.registries.endpoints(target).map_err(|e| RegistryError::Registries(Arc::new(e)))?;
+    Ok(endpoints.into_iter().find(|e| !e.mirror).unwrap_or_else(|| Endpoint::of(target)))
 }
 
 /// Config and layers, the config first.

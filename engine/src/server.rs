@@ -5,7 +5,6 @@
 //! 100 ms which rows changed; else it sleeps until something happens.
 
 use crate::client::{Client, State};
-use crate::credentials::Credentials;
 use crate::failure;
 use crate::images;
 use crate::import::ImportRequest;
@@ -14,8 +13,8 @@ use crate::oci::Run;
 use crate::platform::Platform;
 use crate::pull::PullRequest;
 use crate::push::PushRequest;
+use crate::reach;
 use crate::reference::Reference;
-use crate::registry::Access;
 use crate::socket::Listening;
 use crate::work::{self, Message, Shared, Task};
 use mio::event::Event;
@@ -419,23 +418,34 @@ impl Server {
     }
 
     fn on_pull(&mut self, client: &mut Client, pull: engine::Pull) -> Result<(), Failure> {
-        let reference = Reference::parse(&pull.reference).map_err(|e| failure::usage(&e))?;
+        let access = reach::access(&self.shared.config, pull.insecure, pull.credentials)?;
+        let candidates = access.registries.candidates(&pull.reference)?;
         let platform =
             pull.platform.as_deref().map(Platform::parse).transpose().map_err(|e| failure::usage(&e))?;
-        let configured = &self.shared.config.insecure_registries;
-        let insecure = pull.insecure || configured.iter().any(|host| host == reference.host());
+        let (subject, insecure) = match candidates.as_slice() {
+            [one] => {
+                (one.to_string(), pull.insecure || access.insecure_hosts.iter().any(|h| h == one.host()))
+            }
+            _ => (pull.reference.clone(), pull.insecure),
+        };
         let wanted = platform.clone().unwrap_or_else(Platform::host);
         let (unpack, bytes_per_second) = (!pull.no_unpack, pull.bytes_per_second);
-        let key = format!("{reference} {wanted} {insecure} {unpack} {bytes_per_second}");
+        let key = format!("{subject} {wanted} {insecure} {unpack} {bytes_per_second}");
         let job = match self.jobs.running_with(&key) {
             Some(job) => job,
             None => {
-                let access = Access { insecure };
-                let credentials = Credentials::new(pull.credentials, self.shared.config.auth_file.as_ref());
-                let request =
-                    PullRequest { reference, platform, access, credentials, unpack, bytes_per_second };
-                let subject = request.reference.to_string();
-                self.start("pull", subject, Some(key), |task| task.pull(request))?
+                let reference = candidates.first().cloned().ok_or_else(|| no_name(&subject))?;
+                let request = PullRequest {
+                    reference,
+                    platform,
+                    access,
+                    unpack,
+                    bytes_per_second,
+                    policies: Arc::clone(&self.shared.config.policies),
+                    room: self.shared.room.clone(),
+                };
+                let typed = subject.clone();
+                self.start("pull", subject, Some(key), move |task| task.pull(request, &candidates, &typed))?
             }
         };
         if pull.detach {
@@ -507,15 +517,9 @@ impl Server {
             push.target.as_deref().map(Reference::parse).transpose().map_err(|e| failure::usage(&e))?;
         let named = target.clone().or_else(|| Reference::parse(&push.source).ok());
         let subject = named.map_or_else(|| push.source.clone(), |reference| reference.to_string());
-        let config = &self.shared.config;
-        let request = PushRequest {
-            source: push.source,
-            target,
-            access: Access { insecure: push.insecure },
-            insecure_registries: config.insecure_registries.clone(),
-            credentials: Credentials::new(push.credentials, config.auth_file.as_ref()),
-            bytes_per_second: push.bytes_per_second,
-        };
+        let access = reach::access(&self.shared.config, push.insecure, push.credentials)?;
+        let request =
+            PushRequest { source: push.source, target, access, bytes_per_second: push.bytes_per_second };
         let name = subject.clone();
         let job = self.start("push", subject, None, move |task| task.push(&name, &request))?;
         if push.detach {
@@ -605,6 +609,10 @@ impl Server {
             }
         }
     }
+}
+
+fn no_name(typed: &str) -> Failure {
+    failure::new(Code::Usage, format!("{typed:?} stands for no image"), "")
 }
 
 fn no_job(job: u64) -> Failure {

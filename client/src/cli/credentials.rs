@@ -10,30 +10,38 @@ use std::path::Path;
 const BYTES_MAX: usize = REQUEST_MAX / 2;
 
 /// What this user's files and helpers hold for the registry of `reference`; all that the files hold if it names
-/// none, since the engine may complete it to any.
+/// none, since the engine may complete it to any. Files that cannot be read are noted and passed over.
+pub fn of(reference: &str) -> Vec<Credential> {
+    let (entries, problems) = Search::from_env(None).entries(repository(reference));
+    problems.iter().for_each(|problem| output::note(problem));
+    that_fit(entries)
+}
+
+/// The same of one file that the person has named.
 ///
 /// # Errors
-/// `authfile` was given and cannot be read; other files that cannot be read are noted and passed over.
-pub fn of(reference: &str, authfile: Option<&Path>) -> Result<Vec<Credential>, Failure> {
-    let found = match authfile {
-        Some(file) => Search::only(file),
-        None => Search::from_env(None),
-    };
-    if let Some(file) = authfile.filter(|file| !file.exists()) {
-        return Err(Failure::new(format!("cannot read credentials in {}: it is not there", file.display())));
+/// It cannot be read.
+pub fn of_file(reference: &str, authfile: &Path) -> Result<Vec<Credential>, Failure> {
+    if !authfile.exists() {
+        let message = format!("cannot read credentials in {}: it is not there", authfile.display());
+        return Err(Failure::new(message));
     }
-    let (mut entries, problems) = found.entries(repository(reference));
-    match authfile {
-        Some(_) if !problems.is_empty() => return Err(Failure::new(problems.join("; "))),
-        _ => problems.iter().for_each(|problem| output::note(problem)),
+    let (entries, problems) = Search::only(authfile).entries(repository(reference));
+    match problems.is_empty() {
+        true => Ok(that_fit(entries)),
+        false => Err(Failure::new(problems.join("; "))),
     }
+}
+
+/// As many as a request has room for.
+fn that_fit(mut entries: Vec<Credential>) -> Vec<Credential> {
     let mut bytes = 0;
     entries.retain(|entry| {
         let Credential { registry, username, password, identity_token } = entry;
         bytes += registry.len() + username.len() + password.len() + identity_token.len() + 20;
         bytes < BYTES_MAX
     });
-    Ok(entries)
+    entries
 }
 
 /// Host and path of a reference that names a host; the engine checks its grammar.

@@ -3,10 +3,10 @@
 use crate::cli::args::{Login, Logout};
 use crate::cli::credentials::server;
 use crate::cli::failure::{Failure, USAGE};
-use crate::cli::job::{catch, engine, finish};
+use crate::cli::job::{engine, finish};
 use crate::cli::output;
 use crate::cli::prompt;
-use crate::cli::signals;
+use crate::cli::signals::{self, Signals};
 use sampan_client::engine::{self, Credential, Request};
 use sampan_credentials::file::{self, AuthFile};
 use sampan_credentials::{Helper, Search, matching};
@@ -32,8 +32,9 @@ pub fn login(args: &Login) -> Result<(), Failure> {
     let credential = Credential { registry: host.clone(), username, password, identity_token: String::new() };
     let request = engine::Login { credential: credential.clone(), insecure: !args.tls_verify };
     let answers = engine(&args.socket).request(Request::Login(request), &[])?;
-    // The questions have caught them before: nobody else makes them end this.
-    let signals = catch(&answers)?;
+    // The questions have caught signals before: nobody else makes them end this.
+    let signals = Signals::catch(&answers.stopper()?.into())
+        .map_err(|error| Failure::new(format!("cannot catch signals: {error}")))?;
     let tried = finish(answers);
     if let Some(signal) = signals.caught() {
         signals::die_of(signal);

@@ -2,9 +2,9 @@
 
 use crate::cli::args::Push;
 use crate::cli::credentials;
-use crate::cli::failure::{Failure, USAGE};
-use crate::cli::job::{detached, engine, follow};
-use crate::cli::units;
+use crate::cli::failure::Failure;
+use crate::cli::job::{engine, follow};
+use crate::cli::pull::{detached, rate};
 use sampan_client::engine::{self, Request};
 
 /// Runs the command.
@@ -19,18 +19,13 @@ pub fn run(args: &Push) -> Result<(), Failure> {
         detach: args.detach,
         insecure: !args.tls_verify,
         bytes_per_second: args.limit_rate.as_deref().map_or(Ok(0), rate)?,
-        credentials: credentials::of(target, args.authfile.as_deref())?,
+        credentials: match &args.authfile {
+            Some(file) => credentials::of_file(target, file)?,
+            None => credentials::of(target),
+        },
     });
     if args.detach {
         return detached(engine(&args.socket).request(request, &[])?);
     }
     follow(&engine(&args.socket), request, &[], &args.progress)
-}
-
-fn rate(text: &str) -> Result<u64, Failure> {
-    units::parse_rate(text).ok_or_else(|| {
-        let wrong =
-            format!("rate {text:?} is not understood; write bytes per second over zero: 500K, 1.5M/s");
-        Failure::new(wrong).status(USAGE)
-    })
 }

@@ -32,7 +32,7 @@ const CLIENT: &str = "sampan";
 /// What a registry has been told, and has told us, about who we are.
 #[derive(Default)]
 pub(super) struct Session {
-    pub(super) credentials: Credentials,
+    credentials: Credentials,
     /// What a token is asked for: `repository:a:pull`; none just to log in.
     scopes: Mutex<Vec<String>>,
     known: Mutex<Known>,
@@ -63,8 +63,9 @@ struct Token {
 
 impl Session {
     /// For pulls from `repository`.
-    pub(super) fn new(repository: &str) -> Self {
-        Session { scopes: Mutex::new(vec![format!("repository:{repository}:pull")]), ..Session::default() }
+    pub(super) fn new(credentials: Credentials, repository: &str) -> Self {
+        let scopes = Mutex::new(vec![format!("repository:{repository}:pull")]);
+        Session { credentials, scopes, ..Session::default() }
     }
 
     /// What stood in the way of a credential, for a message about its lack.
@@ -267,8 +268,7 @@ impl Registry {
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(form.join("&"))
             .map_err(|error| self.transport("a token", ureq::Error::Http(error)))?;
-        let agent = self.agents.get(realm.scheme_str().unwrap_or("https"));
-        let response = agent.run(request).map_err(|source| self.transport("a token", source))?;
+        let response = self.run(realm, request, &|source| self.transport("a token", source))?;
         match response.status().is_redirection() {
             true => Err(self.wrong("redirects a request for a token that has a secret in it".to_owned())),
             false => Ok(response),
@@ -331,7 +331,7 @@ mod tests {
     use crate::registry::Access;
 
     fn registry(name: &str, insecure: bool) -> Registry {
-        Registry::new(&Reference::parse(name).expect("good"), Access { insecure })
+        Registry::new(&Reference::parse(name).expect("good"), &Access { insecure, ..Access::default() })
     }
 
     fn bearer(text: &str) -> Challenge {

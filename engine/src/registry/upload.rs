@@ -6,7 +6,6 @@
 use super::transport::{REDIRECTS_MAX, join};
 use super::{Headers, Registry, RegistryError};
 use crate::digest::Digest;
-use crate::store::lock;
 use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use std::io::{self, Read};
 use ureq::{Body, SendBody};
@@ -251,8 +250,7 @@ impl Registry {
     ) -> Result<Response<Body>, RegistryError> {
         let mut url = url.to_owned();
         for _ in 0..=REDIRECTS_MAX {
-            let response =
-                self.send_once(method, &url, headers, payload).map_err(|source| self.unsent(what, source))?;
+            let response = self.send_once(what, method, &url, headers, payload)?;
             let goes_on = match response.status() {
                 StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,
                 // Others may turn a method into GET. RFC 9110, section 15.4.
@@ -269,15 +267,15 @@ impl Registry {
 
     fn send_once(
         &self,
+        what: &str,
         method: &Method,
         url: &str,
         headers: Headers<'_>,
         payload: Option<&Payload<'_>>,
-    ) -> Result<Response<Body>, ureq::Error> {
-        if lock(&self.state).shut {
-            return Err(ureq::Error::Io(io::ErrorKind::NotConnected.into()));
-        }
-        let uri: Uri = url.parse().map_err(|error| ureq::Error::Http(::http::Error::from(error)))?;
+    ) -> Result<Response<Body>, RegistryError> {
+        let failed = |source| self.unsent(what, source);
+        let invalid = |error| self.unsent(what, ureq::Error::Http(error));
+        let uri: Uri = url.parse().map_err(|error| invalid(::http::Error::from(error)))?;
         let mut request = Request::builder().method(method).uri(&uri);
         for (name, value) in headers {
             request = request.header(name, *value);
@@ -285,16 +283,16 @@ impl Registry {
         if let Some(authorization) = self.authorization_for(&uri) {
             request = request.header(header::AUTHORIZATION, authorization);
         }
-        let agent = self.agents.get(uri.scheme_str().unwrap_or("https"));
         if matches!(*method, Method::HEAD | Method::GET) {
-            return agent.run(request.body(()).map_err(ureq::Error::Http)?);
+            return self.run(&uri, request.body(()).map_err(invalid)?, &failed);
         }
         let mut reader = match payload {
-            Some(payload) => (payload.open)().map_err(ureq::Error::Io)?,
+            Some(payload) => (payload.open)().map_err(|error| failed(ureq::Error::Io(error)))?,
             None => Box::new(io::empty()),
         };
         request = request.header(header::CONTENT_LENGTH, payload.map_or(0, |payload| payload.len));
-        agent.run(request.body(SendBody::from_reader(&mut reader)).map_err(ureq::Error::Http)?)
+        let body = SendBody::from_reader(&mut reader);
+        self.run(&uri, request.body(body).map_err(invalid)?, &failed)
     }
 
     fn unsent(&self, what: &str, source: ureq::Error) -> RegistryError {
@@ -345,7 +343,7 @@ mod tests {
 
     #[test]
     fn an_upload_goes_where_the_registry_says_and_not_into_the_open() {
-        let registry = Registry::new(&Reference::parse("r.example/a").expect("good"), Access::default());
+        let registry = Registry::new(&Reference::parse("r.example/a").expect("good"), &Access::default());
         let next = |location: &'static str| {
             registry.next("https://r.example/v2/a/blobs/uploads/", &HeaderValue::from_static(location))
         };
