@@ -193,6 +193,8 @@ pub struct Registry {
     plain_allowed: bool,
     insecure: bool,
     is_socket: bool,
+    /// Why nothing may be asked here.
+    refused: Option<Arc<RegistriesError>>,
     agents: Agents,
     state: Mutex<State>,
 }
@@ -205,9 +207,16 @@ struct State {
 }
 
 impl Registry {
-    /// The repository that `reference` is in, at its own registry. Connects to nothing yet.
+    /// The repository that `reference` is in, at its own registry: to push to, or to log in at. Connects to nothing
+    /// yet; if it is blocked, each request says so.
     pub fn new(reference: &Reference, access: &Access) -> Self {
-        Registry::at(&Endpoint::of(reference), access)
+        match access.registries.home(reference) {
+            Ok(endpoint) => Registry::at(&endpoint, access),
+            Err(why) => {
+                let refused = Some(Arc::new(why));
+                Registry { refused, ..Registry::at(&Endpoint::of(reference), access) }
+            }
+        }
     }
 
     /// The repository that `endpoint` is. Connects to nothing yet.
@@ -232,6 +241,7 @@ impl Registry {
             target: endpoint.target.clone(),
             insecure,
             is_socket: endpoint.socket.is_some(),
+            refused: None,
             agents,
             state: Mutex::default(),
         }

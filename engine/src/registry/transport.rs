@@ -186,6 +186,9 @@ impl Registry {
     }
 
     fn once(&self, what: &str, uri: &Uri, headers: Headers<'_>) -> Result<Response<Body>, RegistryError> {
+        if let Some(why) = &self.refused {
+            return Err(RegistryError::Registries(Arc::clone(why)));
+        }
         let failed = |source| self.transport(what, source);
         let mut request = Request::get(uri.clone());
         for (name, value) in headers {
