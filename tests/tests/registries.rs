@@ -12,11 +12,12 @@ use sampan_engine::registry::{Access, RegistryError};
 use sampan_engine::sources::Sources;
 use sampan_ipc::engine::{Answer, Code, Failure, Pull, Request};
 use sampan_tests::engine::Engine;
+use sampan_tests::host::{binary, need_root};
 use sampan_tests::registry::{DockerRegistry, Image, Layer, LyingRegistry, Packing, Reply};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -595,6 +596,34 @@ fn a_pull_that_waits_for_a_connection_ends_at_once_when_cancelled() {
         assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
     }
     assert!(proxied.heads().is_empty());
+}
+
+#[test]
+fn a_pull_that_waits_for_a_name_ends_at_once_when_cancelled() {
+    need_root();
+    // A name server that hears and says nothing, for one engine alone.
+    let bound = (1..250).find_map(|n| UdpSocket::bind((Ipv4Addr::new(127, 53, 53, n), 53)).ok());
+    let server = bound.expect("root may listen there");
+    let address = server.local_addr().expect("an address").ip();
+    let dir = tempfile::tempdir().expect("a directory");
+    let resolv = dir.path().join("resolv.conf");
+    fs::write(&resolv, format!("nameserver {address}\n")).expect("written");
+    let script = format!(
+        "mount --make-rprivate / && mount --bind {} /etc/resolv.conf && exec {}",
+        resolv.display(),
+        binary("sampan-engine").display()
+    );
+    let engine = Engine::start_by(dir, Command::new("unshare").args(["--mount", "sh", "-c", &script]));
+    let mut stream = engine.ask(pull("slow.test/x:1"));
+    let Some(Answer::Job(job)) = stream.next() else { panic!("a job") };
+    server.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    let mut question = [0; 512];
+    let len = server.recv(&mut question).expect("a question");
+    assert!(question[..len].windows(4).any(|label| label == b"slow"));
+    let began = Instant::now();
+    engine.ask(Request::Cancel { job: job.id }).all();
+    assert_eq!(stream.watch().expect_err("cancelled").code, Code::Cancelled);
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
 }
 
 /// A server that answers each path from a list, and keeps what it was asked in full.
