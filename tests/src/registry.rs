@@ -299,13 +299,14 @@ pub enum Reply {
 }
 
 /// A registry that answers exactly what a test wants, on a thread a connection.
+#[derive(Debug)]
 pub struct LyingRegistry {
     /// `127.0.0.1:PORT`.
     pub address: String,
     state: Arc<Shared>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Shared {
     /// By path, in order; the last one stays.
     replies: Mutex<HashMap<String, VecDeque<Reply>>>,
@@ -425,7 +426,9 @@ fn converse(stream: TcpStream, shared: &Shared) {
             ),
             _ => {
                 let mut replies = shared.replies.lock().expect("no panic");
-                let known = replies.get_mut(&path).and_then(|replies| match replies.len() {
+                let bare = path.split('?').next().unwrap_or_default();
+                let key = if replies.contains_key(&path) { &path } else { bare };
+                let known = replies.get_mut(key).and_then(|replies| match replies.len() {
                     0 | 1 => replies.front().cloned(),
                     _ => replies.pop_front(),
                 });
