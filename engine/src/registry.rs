@@ -400,7 +400,8 @@ impl Registry {
         self.transport(&format!("blob {digest}"), ureq::Error::Io(source))
     }
 
-    fn wrong(&self, wrong: String) -> RegistryError {
+    /// That it answers with something that makes no sense.
+    pub fn wrong(&self, wrong: String) -> RegistryError {
         RegistryError::Answer { host: self.host.clone(), wrong }
     }
 

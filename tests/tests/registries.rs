@@ -123,6 +123,95 @@ fn a_blob_that_a_mirror_does_not_give_comes_from_the_next() {
 }
 
 #[test]
+fn a_mirror_that_has_a_blob_wrong_is_passed_over_for_it() {
+    let (mirror, home) = (LyingRegistry::start(), LyingRegistry::start());
+    let image = image("spoilt");
+    for registry in [&mirror, &home] {
+        registry.publish("app", &image);
+    }
+    for (digest, bytes) in &image.blobs {
+        let mut wrong = bytes.clone();
+        *wrong.last_mut().expect("not empty") ^= 1;
+        mirror
+            .answer(&format!("app/blobs/{digest}"), Reply::Ok("application/octet-stream".to_owned(), wrong));
+    }
+    let engine = engine(&registry("corp.test", &home.address, &[&mirror.address]));
+    pulled(&engine, "corp.test/app:t", &image);
+    for (digest, _) in &image.blobs {
+        let path = format!("app/blobs/{digest}");
+        assert_eq!((mirror.asked(&path), home.asked(&path)), (1, 1), "{path}");
+    }
+    // With nobody else to ask it is refused.
+    rewrite(&engine, &registry("other.test", &mirror.address, &[]));
+    engine.ask(Request::Remove { name: "corp.test/app:t".to_owned(), force: true }).all();
+    assert_eq!(refused(&engine, "other.test/app:t").code, Code::Failed);
+    assert!(engine.images().is_empty());
+}
+
+/// The manifests that `registry` was asked for since it had been asked `before` things.
+fn manifests(registry: &LyingRegistry, before: usize) -> Vec<String> {
+    let asked = registry.requests().into_iter().skip(before).map(|(path, _)| path);
+    asked.filter(|path| path.contains("/manifests/")).collect()
+}
+
+#[test]
+fn skopeo_asks_the_same_places_in_the_same_order() {
+    let home = LyingRegistry::start();
+    let at = &home.address;
+    let digest = image("nowhere").digest();
+    let table = |prefix: &str, more: &str| {
+        format!("[[registry]]\nprefix = '{prefix}'\n{}insecure = true\n", more.replace("HOST", at))
+    };
+    let mirror = |place: &str, more: &str| {
+        format!("[[registry.mirror]]\nlocation = '{at}/{place}'\ninsecure = true\n{more}\n")
+    };
+    let conf = [
+        table("corp.test", "location = 'HOST/home'\n"),
+        mirror("m1", ""),
+        mirror("m2/deep", "pull-from-mirror = 'digest-only'"),
+        mirror("m3", "pull-from-mirror = 'tag-only'"),
+        table("corp.test/team", "location = 'HOST/team'\n"),
+        table("corp.test/team/one", "location = 'HOST/renamed'\n"),
+        table("digests.test", "location = 'HOST/d'\nmirror-by-digest-only = true\n"),
+        mirror("dm", ""),
+        table("*.wild.test", "location = 'HOST/wild'\n"),
+        table("docker.io/library", "location = 'HOST/hub'\n"),
+        mirror("hubmirror", ""),
+    ]
+    .concat();
+    let engine = engine(&conf);
+    for name in [
+        "corp.test/app",
+        "corp.test/team/two",
+        "corp.test/team/one",
+        "corp.test/team/one/more",
+        "corp.test/teams/x",
+        "digests.test/x/y",
+        "sub.sub.wild.test/x",
+        "docker.io/library/alpine",
+        "alpine",
+    ] {
+        for target in [":v1".to_owned(), format!("@{digest}")] {
+            let name = format!("{name}{target}");
+            let before = home.requests().len();
+            refused(&engine, &name);
+            let ours = manifests(&home, before);
+            let before = home.requests().len();
+            let peer = Command::new("skopeo")
+                .args(["--registries-conf".as_ref(), engine.dir.path().join("registries.conf").as_os_str()])
+                .env("CONTAINERS_REGISTRIES_CONF_DIR", engine.dir.path().join("none"))
+                .args(["inspect", "--raw", &format!("docker://{name}")])
+                .output()
+                .expect("skopeo of Debian's package skopeo");
+            assert!(!peer.status.success());
+            let theirs = manifests(&home, before);
+            assert!(!ours.is_empty(), "{name} is asked for nowhere");
+            assert_eq!(ours, theirs, "{name}: {}", String::from_utf8_lossy(&peer.stderr));
+        }
+    }
+}
+
+#[test]
 fn a_mirrors_wrong_bytes_never_pass_and_its_manifest_is_no_better() {
     let (mirror, home) = (LyingRegistry::start(), LyingRegistry::start());
     let (good, evil) = (image("good"), image("evil"));
