@@ -247,6 +247,11 @@ impl Registry {
         }
     }
 
+    /// What it is called in messages.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     /// The tag or digest to ask for here, if it is another than the reference's.
     pub fn target(&self) -> Option<&str> {
         self.target.as_deref()

@@ -77,6 +77,7 @@ impl Sources {
             match place.manifest(there) {
                 Ok(manifest) => {
                     lock(&self.state).at = at;
+                    log::debug!("manifest {target} comes from {}", place.host());
                     return Ok(manifest);
                 }
                 Err(error) => self.pass_over(&mut failed, at, error)?,

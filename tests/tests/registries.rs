@@ -661,30 +661,74 @@ impl BlackHole {
     }
 }
 
+/// Cancels a pull of `name` once the kernel has a connection to `port` in `state` (proc_pid_net(5)), and sees it
+/// end at once.
+fn cancel_while(engine: &Engine, name: &str, address: &str, state: &str) {
+    let port: u16 = address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let mut stream = engine.ask(pull(name));
+    let Some(Answer::Job(job)) = stream.next() else { panic!("a job") };
+    engine.wait_until("a connection", || {
+        let table = fs::read_to_string("/proc/net/tcp").expect("readable");
+        let column =
+            |line: &str, nth| line.split_whitespace().nth(nth).map(str::to_owned).unwrap_or_default();
+        table.lines().any(|l| column(l, 2).ends_with(&format!(":{port:04X}")) && column(l, 3) == state)
+    });
+    let began = Instant::now();
+    engine.ask(Request::Cancel { job: job.id }).all();
+    assert_eq!(stream.watch().expect_err("cancelled").code, Code::Cancelled);
+    assert!(began.elapsed() < AT_ONCE, "{name}: {:?}", began.elapsed());
+}
+
 #[test]
 fn a_pull_that_waits_for_a_connection_ends_at_once_when_cancelled() {
+    const SYN_SENT: &str = "02";
     let hole = BlackHole::new();
-    let proxied = Proxy::start(&hole.address, None);
     let home = tempfile::tempdir().expect("a directory");
     let url = format!("http://{}", hole.address);
     let engine = engine_in(home, "", &[("HTTPS_PROXY", url.as_ref())]);
     // To the registry itself, and to a proxy before it.
-    for name in [format!("{}/x:1", hole.address), "far.test/x:1".to_owned()] {
-        let mut stream = engine.ask(pull(&name));
-        let Some(Answer::Job(job)) = stream.next() else { panic!("a job") };
-        // It is in connect(2), or just before: the kernel knows of an attempt.
-        engine.wait_until("a connection attempt", || {
-            let table = fs::read_to_string("/proc/net/tcp").expect("readable");
-            let port: u16 = hole.address.rsplit(':').next().and_then(|p| p.parse().ok()).expect("a port");
-            table.lines().any(|line| line.contains(&format!(":{port:04X} 02 ")))
+    cancel_while(&engine, &format!("{}/x:1", hole.address), &hole.address, SYN_SENT);
+    cancel_while(&engine, "far.test/x:1", &hole.address, SYN_SENT);
+}
+
+#[test]
+fn a_pull_that_waits_for_a_greeting_ends_at_once_when_cancelled() {
+    const ESTABLISHED: &str = "01";
+    // The kernel connects; nobody ever says anything: no TLS, and no answer to CONNECT.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("an address").to_string();
+    let home = tempfile::tempdir().expect("a directory");
+    let url = format!("http://{address}");
+    let engine = engine_in(home, "", &[("HTTPS_PROXY", url.as_ref())]);
+    cancel_while(&engine, &format!("{address}/x:1"), &address, ESTABLISHED);
+    cancel_while(&engine, "far.test/x:1", &address, ESTABLISHED);
+}
+
+#[test]
+fn what_a_proxy_answers_wrong_is_told() {
+    for (answer, words) in [
+        ("", "hangs up"),
+        ("HTTP/1.1 200 OK\r\nX: ", "answer without end"),
+        ("SSH-2.0-nonsense\r\n\r\n", "SSH-2.0-nonsense"),
+        ("HTTP/1.1 502 Bad Gateway\r\n\r\n", "502 Bad Gateway"),
+        ("HTTP/1.1 20 Hm\r\n\r\n", "20 Hm"),
+        ("HTTP/1.1\r\n\r\n", "HTTP/1.1"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut reader = BufReader::new(stream.try_clone().expect("a descriptor"));
+                let _ = head(&mut reader);
+                let _ = stream.write_all(answer.as_bytes());
+                // Headers for as long as somebody listens.
+                while answer.ends_with("X: ") && stream.write_all(&[b'x'; 1000]).is_ok() {}
+            }
         });
-        let began = Instant::now();
-        engine.ask(Request::Cancel { job: job.id }).all();
-        let failure = stream.watch().expect_err("cancelled");
-        assert_eq!(failure.code, Code::Cancelled);
-        assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+        let home = tempfile::tempdir().expect("a directory");
+        let engine = engine_in(home, "", &[("HTTPS_PROXY", url.as_ref())]);
+        says(&refused(&engine, "far.test/x:1"), &["far.test", words]);
     }
-    assert!(proxied.heads().is_empty());
 }
 
 #[test]
