@@ -19,6 +19,8 @@ redis-server redis-server
 nats-server nats-server
 mosquitto mosquitto
 setpriv util-linux
+unshare util-linux
+mount mount
 script bsdutils
 tar tar
 systemd-analyze systemd
