@@ -11,6 +11,7 @@ pub mod attributes;
 pub mod cancel;
 pub mod challenge;
 pub mod client;
+pub mod compare;
 pub mod config;
 pub mod decode;
 pub mod digest;
@@ -48,6 +49,7 @@ pub mod tarball;
 pub mod tree;
 pub mod unpack;
 pub mod usage;
+pub mod verify;
 pub mod walk;
 pub mod work;
 

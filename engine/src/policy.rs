@@ -313,9 +313,7 @@ mod tests {
 
     #[test]
     fn rules_that_would_never_do_what_they_say_are_errors() {
-        for prefix in
-            ["alpine", "team/app", "index.docker.io", "https://a.b", "a.b/c:t", "A b"]
-        {
+        for prefix in ["alpine", "team/app", "index.docker.io", "https://a.b", "a.b/c:t", "A b"] {
             let rules = Policies::new(vec![rule(prefix, Requirement::Accept)]);
             assert!(matches!(rules, Err(RuleError::Prefix(_))), "{prefix}");
         }
