@@ -300,6 +300,8 @@ mod tests {
         assert_eq!(found(|_| {}), Vec::<String>::new());
     }
 
+    type Change = Box<dyn Fn(&Path)>;
+
     #[test]
     fn every_kind_of_difference_is_found() {
         let keep_time = |path: &Path| {
@@ -307,7 +309,7 @@ mod tests {
             file.set_modified(UNIX_EPOCH + THEN).expect("set");
         };
         let one = |top: &Path| top.join("a/one");
-        let cases: [(&str, Box<dyn Fn(&Path)>); 9] = [
+        let cases: [(&str, Change); 9] = [
             ("is missing", Box::new(|top| fs::remove_file(one(top)).expect("removed"))),
             (
                 "has 1 entries that the blob has not",

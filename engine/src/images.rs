@@ -477,11 +477,11 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Stores an image without layers and names it.
-    fn image(store: &Store, reference: &str, cmd: &str) -> Digest {
+    pub(crate) fn image(store: &Store, reference: &str, cmd: &str) -> Digest {
         let config = format!(
             r#"{{"os":"linux","architecture":"amd64","config":{{"Cmd":["{cmd}"]}},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#
         );

@@ -82,7 +82,7 @@ pub fn size_on_disk(path: &Path) -> io::Result<u64> {
             SFlag::S_IFDIR => 1,
             _ => u128::from(stat.st_nlink.max(1)),
         };
-        shares += (u128::from(stat.st_blocks.unsigned_abs()) * u128::from(BLOCK) << 32) / names;
+        shares += ((u128::from(stat.st_blocks.unsigned_abs()) * u128::from(BLOCK)) << 32) / names;
     };
     match nix::sys::stat::lstat(path) {
         Err(Errno::ENOENT) => return Ok(0),

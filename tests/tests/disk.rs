@@ -2,7 +2,8 @@
 
 use sampan_engine::digest::Digest;
 use sampan_tests::bed::{Bed, Usage, arch};
-use sampan_tests::registry::{Image, Layer, Packing};
+use sampan_tests::host::{Host, need_root};
+use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -160,9 +161,9 @@ fn a_store_that_is_right_is_found_right_however_odd_its_layers() {
     // Manifest, config, two blobs, two layers.
     assert!(complete >= 6 && rows.iter().all(|row| row["phase"] != "failed"), "{lines}");
     assert_eq!(bed.names().iter().filter(|name| name.starts_with("tmp/")).count(), 0);
-    // Without unpacking there are no layers, and none is missed.
     bed.ok(&["rmi", &reference]);
-    assert_eq!(bed.await_events("verify-error", 0), Vec::<Value>::new());
+    assert_eq!(bed.ok(&["image", "verify", "--deep"]), "");
+    assert_eq!(bed.events("verify-error"), Vec::<Value>::new());
 }
 
 #[test]
@@ -273,4 +274,76 @@ fn a_long_verification_ends_when_it_is_cancelled() {
     });
     assert_eq!(status.and_then(|status| status.code()), Some(1));
     assert!(stray.exists(), "nothing was found out about it");
+}
+
+/// A bed whose store is on a file system of `size` bytes.
+fn small_bed(size: usize, table: &str) -> Bed {
+    need_root();
+    let mut host = Host::with_monitord(&[]);
+    host.mount_tmpfs("data", size);
+    Bed::on(host, LyingRegistry::start(), table)
+}
+
+/// Names of the images that are there.
+fn names(bed: &Bed) -> Vec<String> {
+    let images = bed.json(&["images", "--format", "json"]);
+    let images = images.as_array().expect("an array").iter();
+    images.filter_map(|image| image["references"][0].as_str().map(str::to_owned)).collect()
+}
+
+#[test]
+fn a_pull_that_does_not_fit_fails_before_it_fetches_a_layer() {
+    let bed = small_bed(8 << 20, "min-free = \"1M\"\n");
+    let layer = Layer::large("big", 3 << 20, Packing::Gzip);
+    bed.registry.publish("big", &Image::of(std::slice::from_ref(&layer), arch()));
+    let said = bed.fails(&["pull", &bed.registry.reference("big")], 1);
+    assert!(said.contains("it needs 9.5 MiB (3.2 MiB to download, about 6.3 MiB unpacked)"), "{said}");
+    assert!(said.contains("8.0 MiB are free, of which 1.0 MiB are to stay so"), "{said}");
+    assert!(said.contains("sampan system df") && said.contains("sampan image prune"), "{said}");
+    assert_eq!(bed.registry.asked(&format!("big/blobs/{}", Digest::of(&layer.blob))), 0);
+    assert!(bed.names().iter().all(|name| name.starts_with("blobs/")), "{:?}", bed.names());
+    assert!(bed.await_events("pull-error", 1)[0]["attributes"]["reason"].to_string().contains("9.5 MiB"));
+    // What is there already needs no room.
+    let small = bed.pull("small", &[Layer::large("small", 1 << 20, Packing::Gzip)]);
+    fs::write(bed.store().join("ballast"), vec![0; 5 << 20]).expect("written");
+    bed.ok(&["pull", "--quiet", &small]);
+    assert!(bed.fails(&["pull", &bed.registry.reference("big")], 1).contains("it needs 9.5 MiB"));
+}
+
+#[test]
+fn when_space_is_low_the_images_go_that_were_not_used_for_longest() {
+    let bed = small_bed(8 << 20, "gc-free-low = \"40%\"\ngc-free-high = \"45%\"\n");
+    let layer = |name: &str, mib: usize| [Layer::large(name, mib << 20, Packing::Gzip)];
+    let a = bed.pull("a", &layer("a", 1));
+    let b = bed.pull("b", &layer("b", 1));
+    bed.ok(&["pull", "--quiet", &a]);
+    let c = bed.pull("c", &layer("c", 1));
+    assert_eq!(names(&bed), [a.clone(), c.clone()], "b was not used since\n{}", bed.log());
+    let untagged = bed.await_events("untag", 1);
+    assert_eq!((&untagged[0]["id"], &untagged[0]["attributes"]["by"]), (&b.into(), &"low-space".into()));
+    assert_eq!(bed.await_events("prune", 1)[0]["attributes"]["by"], "low-space");
+    // Before a pull that lacks room, as many as it takes; all of them here.
+    let d = bed.pull("d", &layer("d", 2));
+    assert_eq!(names(&bed), std::slice::from_ref(&d));
+    // One that would not fit into an empty store either takes nothing along.
+    bed.registry.publish("e", &Image::of(&layer("e", 4), arch()));
+    assert!(bed.fails(&["pull", &bed.registry.reference("e")], 1).contains("it needs 12."));
+    assert_eq!(names(&bed), [d]);
+    bed.ok(&["image", "verify", "--deep"]);
+}
+
+#[test]
+fn marks_that_contradict_each_other_are_refused_at_start() {
+    let host = Host::new();
+    let config = host.path("sampan.toml");
+    for (table, said) in [
+        ("gc-free-low = \"20%\"\ngc-free-high = \"10%\"", "gc-free-high is 10%"),
+        ("gc-free-high = \"10%\"", "gc-free-high is 10%"),
+        ("min-free = \"lots\"", "\"lots\" is no amount of disk"),
+    ] {
+        fs::write(&config, format!("[engine]\n{table}\n")).expect("written");
+        let output = host.command("sampan-engine").arg("--config").arg(&config).output().expect("it runs");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && text.contains(said), "{text}");
+    }
 }
