@@ -9,7 +9,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use cli::args::{Cli, Command, ImageCommand, MonitorCommand, SystemCommand};
 use cli::failure::{BAD_EVENT, Failure, USAGE};
-use cli::{disk, emit, events, images, import, job, output, state, up};
+use cli::{disk, emit, events, images, import, job, output, pull, state, up};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::process::ExitCode;
 
@@ -45,7 +45,7 @@ fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Events(args) => events::run(args),
         Command::Emit(args) => emit::run(args),
-        Command::Pull(args) => job::pull(args),
+        Command::Pull(args) => pull::run(args),
         Command::Jobs(args) => job::list(args),
         Command::Watch(args) => job::watch(args),
         Command::Cancel(args) => job::cancel(args),
@@ -61,7 +61,7 @@ fn run(command: &Command) -> Result<(), Failure> {
             ImageCommand::Prune(args) => disk::prune(args),
             ImageCommand::Verify(args) => disk::verify(args),
             ImageCommand::Tag(args) => images::tag(args),
-            ImageCommand::Pull(args) => job::pull(args),
+            ImageCommand::Pull(args) => pull::run(args),
             ImageCommand::Inspect(args) => images::inspect(args),
             ImageCommand::Import(args) => import::run(args),
         },

@@ -34,8 +34,14 @@ pub struct Config {
     pub bounds: Bounds,
     /// Partial blobs that nobody went on with for so long are removed.
     pub partial_age: Duration,
+    /// As an ordinary user, layers are unpacked in a user namespace, if this host allows it.
+    pub user_namespace: bool,
     /// Hosts (with port) that plain HTTP, or a certificate that nobody vouches for, will do for.
     pub insecure_registries: Vec<String>,
+    /// containers-registries.conf(5), instead of the host's.
+    pub registries_conf: Option<PathBuf>,
+    /// containers-certs.d(5), instead of the host's.
+    pub certs_dir: Option<PathBuf>,
     /// How much of the disk is to stay free.
     pub marks: Marks,
     /// Which images may come in.
@@ -118,8 +124,11 @@ struct Table {
     stall_seconds: Option<u64>,
     stall_bytes: Option<u64>,
     partial_days: Option<u64>,
+    user_namespace: Option<bool>,
     #[serde(default)]
     insecure_registries: Vec<String>,
+    registries_conf: Option<PathBuf>,
+    certs_dir: Option<PathBuf>,
     min_free: Option<Amount>,
     gc_free_low: Option<Amount>,
     gc_free_high: Option<Amount>,
@@ -165,7 +174,10 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
         fifo: cli.fifo.or(table.fifo).unwrap_or_else(|| paths.fifo()),
         bounds,
         partial_age: Duration::from_secs(partial_days * 86_400),
+        user_namespace: table.user_namespace.unwrap_or(true),
         insecure_registries: table.insecure_registries,
+        registries_conf: table.registries_conf,
+        certs_dir: table.certs_dir,
         marks,
         policies: Arc::new(Policies::new(table.policy)?),
     })))

@@ -1,6 +1,7 @@
 //! Errors as people get them: one line of causes, a kind, a hint.
 
 use crate::images::ImageError;
+use crate::registries::RegistriesError;
 use crate::store::StoreError;
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
@@ -33,5 +34,17 @@ impl From<ImageError> for Failure {
             ),
             ImageError::Store(_) => new(Code::Failed, message, ""),
         }
+    }
+}
+
+impl From<RegistriesError> for Failure {
+    fn from(error: RegistriesError) -> Self {
+        let code = match &error {
+            RegistriesError::Reference(_)
+            | RegistriesError::Ambiguous { .. }
+            | RegistriesError::Unqualified { .. } => Code::Usage,
+            _ => Code::Failed,
+        };
+        new(code, chain(&error), error.hint())
     }
 }

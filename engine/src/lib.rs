@@ -3,7 +3,8 @@
 //! The program is `main.rs`; this library lets its pieces be tested and fuzzed. From above to below:
 //! [`server`] is the event loop and calls the rest; [`work`] is what its threads do; [`pull`] and [`import`]
 //! send layers through the [`pipeline`] into the [`store`], whose names [`images`] keeps; [`serve`] gives them
-//! out again. [`registry`] is the client of other people's registries. [`announce`] says what happened.
+//! out again. [`registry`] is the client of other people's registries, [`sources`] of several that have the
+//! same image, as [`registries`] says. [`announce`] says what happened.
 //! A module imports only what lies below it.
 
 pub mod announce;
@@ -24,6 +25,7 @@ pub mod jobs;
 pub mod layer;
 pub mod limits;
 pub mod logging;
+pub mod namespace;
 pub mod oci;
 pub mod partial;
 pub mod pipeline;
@@ -34,7 +36,9 @@ pub mod progress;
 pub mod prune;
 pub mod pull;
 pub mod rate;
+pub mod reach;
 pub mod reference;
+pub mod registries;
 pub mod registry;
 pub mod retry;
 pub mod room;
@@ -42,8 +46,10 @@ pub mod serve;
 pub mod server;
 pub mod signature;
 pub mod socket;
+pub mod sources;
 pub mod stamp;
 pub mod store;
+pub mod subid;
 mod sys;
 pub mod tarball;
 pub mod tree;

@@ -9,9 +9,10 @@ use crate::cancel::{Cancel, Cancelled};
 use crate::digest::{Digest, Hasher};
 use crate::oci::Descriptor;
 use crate::reference::Reference;
-use crate::registry::{Registry, RegistryError};
+use crate::registry::RegistryError;
 use crate::retry;
 use crate::signature::{self, Key, KeyError, SignatureError, Subject};
+use crate::sources::Sources;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
@@ -171,7 +172,7 @@ impl Policies {
     /// [`PolicyError`].
     pub fn check(
         &self,
-        registry: &Registry,
+        registry: &Sources,
         reference: &Reference,
         digests: &[&Digest],
         cancel: &Cancel,
@@ -204,7 +205,7 @@ struct Signatures {
 
 /// The search for a signature that counts.
 struct Lookup<'a> {
-    registry: &'a Registry,
+    registry: &'a Sources,
     cancel: &'a Cancel,
     rule: &'a Rule,
     subject: Subject<'a>,

@@ -1,5 +1,8 @@
 //! What the engine's threads do, and what they announce: between the event loop and the modules that know how.
 
+mod pulling;
+
+pub use self::pulling::PullTask;
 use crate::announce::Announcer;
 use crate::cancel::Cancel;
 use crate::config::Config;
@@ -7,11 +10,8 @@ use crate::failure;
 use crate::images;
 use crate::import::{self, ImportError, ImportRequest};
 use crate::limits::Limits;
-use crate::partial;
 use crate::progress::Progress;
 use crate::prune;
-use crate::pull::{self, PullError, PullRequest};
-use crate::registry::RegistryError;
 use crate::room::Room;
 use crate::serve;
 use crate::store::Store;
@@ -21,8 +21,8 @@ use crate::verify::{self, Verify, VerifyError};
 use mio::Waker;
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Prune, Request};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
 
 /// Images in one frame.
 const IMAGES_PER_FRAME: usize = 500;
@@ -66,6 +66,8 @@ pub struct Shared {
     pub config: Config,
     /// The way to the event loop.
     pub outbox: Outbox,
+    /// What the first job that unpacks something tells a person.
+    pub advice: Mutex<Option<String>>,
 }
 
 /// Sends messages to the event loop and wakes it.
@@ -108,38 +110,6 @@ pub fn progress(announcer: &Announcer, job: u64, kind: &'static str, subject: &s
 }
 
 impl Task {
-    /// Pulls; to be called on a thread of its own.
-    pub fn pull(self, request: PullRequest) {
-        let name = request.reference.to_string();
-        let announcer = &self.shared.announcer;
-        announcer.job("start", self.job, "pull", &name, &[]);
-        let result =
-            pull::pull(&self.shared.store, &self.shared.limits, &request, &self.progress, &self.cancel);
-        let outcome = match result {
-            Ok(pulled) => {
-                let digest = pulled.digest.to_string();
-                let (id, size) = (pulled.id.to_string(), pulled.size.to_string());
-                let unchanged = if pulled.unchanged { "true" } else { "" };
-                let facts = [
-                    ("digest", digest.as_str()),
-                    ("imageId", &id),
-                    ("size", &size),
-                    ("unchanged", unchanged),
-                ];
-                announcer.image("pull", &name, &facts, &pulled.labels);
-                let unchanged = pulled.unchanged;
-                Ok(Done { reference: name.clone(), digest, unchanged, ..Done::default() })
-            }
-            Err(error) => {
-                let failure = pull_failure(&name, &error);
-                self.announce_failure("pull-error", &name, &failure);
-                Err(failure)
-            }
-        };
-        partial::collect(&self.shared.store, self.shared.config.partial_age);
-        self.end("pull", &name, outcome);
-    }
-
     /// Imports; to be called on a thread of its own.
     pub fn import(self, request: ImportRequest) {
         let name = request.reference.to_string();
@@ -228,39 +198,6 @@ impl Task {
         sys::trim_memory();
         shared.outbox.send(Message::Ended { job, outcome });
     }
-}
-
-fn pull_failure(name: &str, error: &PullError) -> Failure {
-    let message = format!("cannot pull {name}: {}", sampan_ipc::report::chain(error));
-    let (code, hint) = match error {
-        PullError::Cancelled(_) => (Code::Cancelled, ""),
-        PullError::Registry(RegistryError::NotFound { .. }) => {
-            (Code::NotFound, "check the name and the tag; a private repository may also look absent")
-        }
-        PullError::Registry(RegistryError::Denied { .. }) => {
-            (Code::Failed, "the repository is private or does not exist; this version pulls anonymously")
-        }
-        PullError::Registry(RegistryError::Transport { .. }) => (
-            Code::Failed,
-            "check that the registry is reachable; use --tls-verify=false if it speaks plain HTTP",
-        ),
-        PullError::Layer(_)
-        | PullError::ConfigDigest { .. }
-        | PullError::Registry(RegistryError::Digest { .. }) => {
-            (Code::Failed, "the registry or something on the way to it gives wrong data; nothing was kept")
-        }
-        PullError::Platform { .. } | PullError::Oci(_) => {
-            (Code::Failed, "see --platform for other platforms")
-        }
-        PullError::Policy(_) => {
-            (Code::Failed, "see [[engine.policy]] in the engine's configuration; nothing was kept")
-        }
-        PullError::Room(_) => {
-            (Code::Failed, "'sampan system df' shows what takes room, 'sampan image prune' frees some")
-        }
-        _ => (Code::Failed, ""),
-    };
-    failure::new(code, message, hint)
 }
 
 fn import_failure(name: &str, error: &ImportError) -> Failure {

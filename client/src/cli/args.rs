@@ -62,7 +62,7 @@ pub enum Command {
     Events(Events),
     /// Write an event of your own
     Emit(Emit),
-    /// Fetch an image from a registry
+    /// Fetch images from registries
     Pull(Pull),
     /// List jobs: running ones, and those that ended lately
     Jobs(Jobs),
@@ -200,7 +200,7 @@ pub enum ProgressStyle {
     /// Bars on a terminal, plain lines elsewhere
     #[default]
     Auto,
-    /// One row a layer, redrawn in place
+    /// One row a layer and one for all, redrawn in place
     Bars,
     /// One line a change of state
     Plain,
@@ -224,13 +224,22 @@ pub struct Progress {
 /// Arguments of `pull`.
 #[derive(Debug, Args)]
 pub struct Pull {
-    /// The image: [HOST[:PORT]/]NAME[:TAG][@DIGEST]
-    #[arg(value_name = "REF")]
-    pub reference: String,
+    /// The images: [HOST[:PORT]/]NAME[:TAG][@DIGEST]
+    #[arg(value_name = "REF", required = true)]
+    pub references: Vec<String>,
+    /// Fetch all tags of each repository; REF then has neither tag nor digest
+    #[arg(short, long)]
+    pub all_tags: bool,
+    /// Keep the layers as they are packed, and do not unpack them
+    #[arg(long)]
+    pub no_unpack: bool,
+    /// Take at most this much per second from the network, for each REF: 500K, 10M/s [default: no limit]
+    #[arg(long, value_name = "BYTES[K|M|G][/s]")]
+    pub limit_rate: Option<String>,
     /// Fetch the image for this platform [default: the host's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<String>,
-    /// Return at once, print the job's number, and let the pull go on
+    /// Return at once, print the number of each job, and let the pulls go on
     #[arg(short, long, conflicts_with = "quiet")]
     pub detach: bool,
     /// With 'false', take plain HTTP, and HTTPS whose certificate nobody vouches for
