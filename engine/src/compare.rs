@@ -270,6 +270,7 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::PathBuf;
     use std::time::Duration;
 
     const THEN: Duration = Duration::from_secs(1_600_000_000);
@@ -302,13 +303,17 @@ mod tests {
 
     type Change = Box<dyn Fn(&Path)>;
 
+    fn one(top: &Path) -> PathBuf {
+        top.join("a/one")
+    }
+
+    fn keep_time(path: &Path) {
+        let file = File::options().write(true).open(path).expect("open");
+        file.set_modified(UNIX_EPOCH + THEN).expect("set");
+    }
+
     #[test]
     fn every_kind_of_difference_is_found() {
-        let keep_time = |path: &Path| {
-            let file = File::options().write(true).open(path).expect("open");
-            file.set_modified(UNIX_EPOCH + THEN).expect("set");
-        };
-        let one = |top: &Path| top.join("a/one");
         let cases: [(&str, Change); 9] = [
             ("is missing", Box::new(|top| fs::remove_file(one(top)).expect("removed"))),
             (
@@ -317,7 +322,7 @@ mod tests {
             ),
             (
                 "has other content",
-                Box::new(move |top| {
+                Box::new(|top| {
                     fs::write(one(top), "a/ONE").expect("written");
                     keep_time(&one(top));
                 }),
