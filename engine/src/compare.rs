@@ -1,6 +1,6 @@
 //! Two directory trees, entry by entry: a layer unpacked just now from its blob, and the one in the store.
 //!
-//! Called by [`crate::verify`]. Compares type, size, mode, owner, time, names of one file, device, link target,
+//! Called by [`crate::verify`], or for it by a process of [`crate::namespace`]. Compares type, size, mode, owner, time, names of one file, device, link target,
 //! extended attributes and content. Opens nothing but directories and plain files, follows no link, writes
 //! nothing. Memory grows with the number of directories that wait their turn, not with what is in them.
 
@@ -12,6 +12,7 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use serde::{Deserialize, Serialize};
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read};
@@ -28,7 +29,7 @@ const BUFFER: usize = 64 << 10;
 const OF_THE_HOST: [&[u8]; 3] = [b"security.selinux", b"security.ima", b"security.evm"];
 
 /// How two trees differ.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Differences {
     /// How many entries do.
     pub count: u64,

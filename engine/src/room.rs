@@ -9,7 +9,6 @@ use crate::digest::Digest;
 use crate::images::{self, ImageError};
 use crate::oci::{Descriptor, Manifest};
 use crate::store::{Store, lock};
-use crate::walk::size_on_disk;
 use crate::{partial, prune};
 use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Deserializer};
@@ -260,7 +259,7 @@ impl Room {
 
     /// False if the image would not fit even if the store were empty: then nothing is removed in vain.
     fn could_fit(&self, store: &Store, needs: Needs, free: u64, reserve: u64) -> bool {
-        let held = size_on_disk(store.root()).unwrap_or(0);
+        let held = store.size_on_disk(store.root()).unwrap_or(0);
         needs.bytes().saturating_add(reserve) <= free.saturating_add(held)
     }
 

@@ -339,7 +339,11 @@ impl Verify<'_> {
             }
         };
         let path = self.store.layer_path(chain_id).join("diff");
-        let compared = compare(&fresh.path().join("diff"), &path, since, self.cancel);
+        let expected = fresh.path().join("diff");
+        let compared = match self.store.namespace() {
+            Some(namespace) => namespace.compare(&expected, &path, since),
+            None => compare(&expected, &path, since, self.cancel),
+        };
         self.cancel.check()?;
         match compared {
             Ok(differences) if differences.count == 0 => Ok(Verdict::Fine),
@@ -366,10 +370,14 @@ impl Verify<'_> {
         let from = Watched { from: &file, cancel: self.cancel, progress: self.progress, row, count: 0 };
         let (_, decoded) = decode::open(from, self.window_log).map_err(read)?;
         let temp = self.store.temp_layer().map_err(|error| read(io::Error::other(chain(&error))))?;
-        let hashed = Hashed { from: decoded, hasher: Hasher::new(diff_id.algorithm()) };
-        let (_, mut rest) = unpack::unpack(hashed, &temp.path().join("diff"))?;
-        io::copy(&mut rest, &mut io::sink()).map_err(read)?;
-        let found = rest.hasher.finish();
+        let mut hashed = Hashed { from: decoded, hasher: Hasher::new(diff_id.algorithm()) };
+        let root = temp.path().join("diff");
+        match self.store.namespace() {
+            Some(namespace) => namespace.unpack(&mut hashed, &root)?,
+            None => unpack::unpack(&mut hashed, &root)?.0,
+        };
+        io::copy(&mut hashed, &mut io::sink()).map_err(read)?;
+        let found = hashed.hasher.finish();
         forget(&file);
         match found == *diff_id {
             true => Ok(temp),
