@@ -62,6 +62,7 @@ fn run(command: &Command) -> Result<(), Failure> {
             ImageCommand::Ls(args) => images::list(args),
             ImageCommand::Rm(args) => images::remove(args),
             ImageCommand::Prune(args) => disk::prune(args),
+            ImageCommand::Verify(args) => disk::verify(args),
             ImageCommand::Tag(args) => images::tag(args),
             ImageCommand::Pull(args) => pull::run(args),
             ImageCommand::Inspect(args) => images::inspect(args),

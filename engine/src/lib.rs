@@ -12,6 +12,7 @@ pub mod attributes;
 pub mod cancel;
 pub mod challenge;
 pub mod client;
+pub mod compare;
 pub mod config;
 pub mod credentials;
 pub mod decode;
@@ -57,6 +58,7 @@ pub mod tarball;
 pub mod tree;
 pub mod unpack;
 pub mod usage;
+pub mod verify;
 pub mod walk;
 pub mod work;
 

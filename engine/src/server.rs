@@ -538,8 +538,18 @@ impl Server {
         Ok(())
     }
 
-    fn on_verify(&mut self, _client: &mut Client, _verify: engine::Verify) -> Result<(), Failure> {
-        Err(failure::new(Code::Usage, "not yet: verify", ""))
+    fn on_verify(&mut self, client: &mut Client, verify: engine::Verify) -> Result<(), Failure> {
+        let deep = verify.deep;
+        let key = format!("verify {deep}");
+        let job = match self.jobs.running_with(&key) {
+            Some(job) => job,
+            None => {
+                let subject = self.shared.store.root().display().to_string();
+                self.start("verify", subject, Some(key), move |task| task.verify(deep))?
+            }
+        };
+        self.join(client, job, false);
+        Ok(())
     }
 
     fn on_watch(&mut self, client: &mut Client, job: u64) -> Result<(), Failure> {

@@ -508,6 +508,9 @@ pub enum ImageCommand {
     /// Remove images that have no name, and content that no image needs
     #[command(after_long_help = PRUNE)]
     Prune(Prune),
+    /// Read all of the store again and say what is broken
+    #[command(after_long_help = VERIFY)]
+    Verify(Verify),
     /// Give an image one more reference
     Tag(Tag),
     /// Fetch an image from a registry
@@ -516,6 +519,25 @@ pub enum ImageCommand {
     Inspect(Inspect),
     /// Make an image of root file system tars
     Import(Import),
+}
+
+const VERIFY: &str = "\
+A blob whose digest is wrong, and with --deep an unpacked layer that differs from its blob, is taken out of the
+store, unless a job needs it just now: nobody can use it, and the next 'sampan pull' of the image fetches or unpacks
+it again. Exit status 1 if something is broken.";
+
+/// Arguments of `image verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Also unpack each layer's blob again, one at a time beside the store, and compare file by file
+    #[arg(long)]
+    pub deep: bool,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub progress: Progress,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
 }
 
 const PRUNE: &str = "\
