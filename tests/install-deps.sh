@@ -18,6 +18,8 @@ nats-server nats-server
 mosquitto mosquitto
 setpriv util-linux
 script bsdutils
+newuidmap uidmap
+getfattr attr
 tar tar
 systemd-analyze systemd
 cc gcc
