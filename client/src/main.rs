@@ -9,7 +9,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use cli::args::{Cli, Command, MonitorCommand};
 use cli::failure::{BAD_EVENT, Failure, USAGE};
-use cli::{emit, events, images, import, job, output, state, up};
+use cli::{archives, emit, events, images, import, job, output, state, up};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::process::ExitCode;
 
@@ -54,6 +54,7 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Tag(args) => images::tag(args),
         Command::Rmi(args) => images::remove(args),
         Command::Import(args) => import::run(args),
+        Command::Load(args) => archives::load(args),
         Command::Serve(args) => job::serve(args),
         Command::Info(args) => state::info(args),
         Command::Version(args) => state::version(args),

@@ -7,7 +7,10 @@
 //! A module imports only what lies below it.
 
 pub mod announce;
+pub mod archive;
+pub mod archive_work;
 pub mod attributes;
+pub mod bundle;
 pub mod cancel;
 pub mod challenge;
 pub mod client;
@@ -21,8 +24,11 @@ pub mod images;
 pub mod import;
 pub mod jobs;
 pub mod layer;
+pub mod layout;
 pub mod limits;
+pub mod load;
 pub mod logging;
+pub mod members;
 pub mod oci;
 pub mod partial;
 pub mod pipeline;
@@ -34,9 +40,11 @@ pub mod rate;
 pub mod reference;
 pub mod registry;
 pub mod retry;
+pub mod seekable;
 pub mod serve;
 pub mod server;
 pub mod socket;
+pub mod staged;
 pub mod stamp;
 pub mod store;
 mod sys;

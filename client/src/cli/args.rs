@@ -80,6 +80,8 @@ pub enum Command {
     Rmi(Remove),
     /// Make an image of root file system tars
     Import(Import),
+    /// Take images out of an archive that docker, podman, skopeo or 'save' wrote
+    Load(Load),
     /// Be a read-only registry of the images in this store, until Ctrl-C
     Serve(Serve),
     /// Show what the engine is
@@ -368,6 +370,26 @@ pub struct Import {
     /// A label of the image
     #[arg(short, long = "label", value_name = "KEY=VALUE")]
     pub labels: Vec<String>,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub progress: Progress,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
+/// Arguments of `load`.
+#[derive(Debug, Args)]
+pub struct Load {
+    /// Read the archive from this file [default: standard input]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub input: Option<PathBuf>,
+    /// Of an archive with several platforms, take the images for this one [default: the host's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<String>,
+    /// Keep the layers as they are and do not unpack them
+    #[arg(long)]
+    pub no_unpack: bool,
     /// How progress is shown.
     #[command(flatten)]
     pub progress: Progress,

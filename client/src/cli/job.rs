@@ -74,6 +74,20 @@ pub fn follow(
     fds: &[BorrowedFd<'_>],
     progress: &Progress,
 ) -> Result<(), Failure> {
+    follow_to(engine, request, fds, progress, None)
+}
+
+/// As [`follow`], and prints of the result what `words` makes of it, unless it is wanted as JSON.
+///
+/// # Errors
+/// As [`follow`].
+pub fn follow_to(
+    engine: &Engine,
+    request: Request,
+    fds: &[BorrowedFd<'_>],
+    progress: &Progress,
+    words: Option<fn(&Done) -> String>,
+) -> Result<(), Failure> {
     let mut answers = engine.request(request, fds)?;
     let signals = catch(&answers)?;
     let mut view = View::new(progress);
@@ -84,7 +98,10 @@ pub fn follow(
         signals::die_of(signal);
     }
     match ended? {
-        Some(done) => view.done(&done).map_err(|error| unwritable(&error)),
+        Some(done) => {
+            let words = words.map(|words| words(&done));
+            view.done(&done, words.as_deref()).map_err(|error| unwritable(&error))
+        }
         None => Err(Failure::new("interrupted")),
     }
 }

@@ -54,6 +54,8 @@ struct JsonDone<'a> {
     reference: &'a str,
     digest: &'a str,
     unchanged: bool,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    references: &'a [String],
 }
 
 impl View {
@@ -133,14 +135,18 @@ impl View {
         }
     }
 
-    /// The last line: what there is now, as a digest reference.
-    pub fn done(&mut self, done: &Done) -> io::Result<()> {
+    /// The last line: what there is now, as a digest reference, or in `words`.
+    pub fn done(&mut self, done: &Done, words: Option<&str>) -> io::Result<()> {
         if self.style == ProgressStyle::Json {
-            let Done { reference, digest, unchanged, .. } = done;
-            let line = JsonDone { job: self.job, done: true, reference, digest, unchanged: *unchanged };
+            let Done { reference, digest, unchanged, references, .. } = done;
+            let line =
+                JsonDone { job: self.job, done: true, reference, digest, unchanged: *unchanged, references };
             return output::print(&(format::json(&line) + "\n"));
         }
         self.redraw()?;
+        if let Some(words) = words {
+            return output::print(words);
+        }
         if done.unchanged && self.style != ProgressStyle::None {
             output::print("up to date\n")?;
         }
