@@ -7,9 +7,9 @@ mod cli;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use cli::args::{Cli, Command, MonitorCommand};
+use cli::args::{Cli, Command, ImageCommand, MonitorCommand, SystemCommand};
 use cli::failure::{BAD_EVENT, Failure, USAGE};
-use cli::{archives, emit, events, images, import, job, output, state, up};
+use cli::{archives, disk, emit, events, images, import, job, output, pull, state, up};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::process::ExitCode;
 
@@ -45,7 +45,7 @@ fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Events(args) => events::run(args),
         Command::Emit(args) => emit::run(args),
-        Command::Pull(args) => job::pull(args),
+        Command::Pull(args) => pull::run(args),
         Command::Jobs(args) => job::list(args),
         Command::Watch(args) => job::watch(args),
         Command::Cancel(args) => job::cancel(args),
@@ -56,6 +56,19 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Import(args) => import::run(args),
         Command::Load(args) => archives::load(args),
         Command::Serve(args) => job::serve(args),
+        Command::Image(group) => match &group.command {
+            ImageCommand::Ls(args) => images::list(args),
+            ImageCommand::Rm(args) => images::remove(args),
+            ImageCommand::Prune(args) => disk::prune(args),
+            ImageCommand::Tag(args) => images::tag(args),
+            ImageCommand::Pull(args) => pull::run(args),
+            ImageCommand::Inspect(args) => images::inspect(args),
+            ImageCommand::Import(args) => import::run(args),
+            ImageCommand::Load(args) => archives::load(args),
+        },
+        Command::System(group) => match &group.command {
+            SystemCommand::Df(args) => disk::usage(args),
+        },
         Command::Info(args) => state::info(args),
         Command::Version(args) => state::version(args),
         Command::Monitor(args) => match &args.command {

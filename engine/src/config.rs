@@ -1,12 +1,15 @@
 //! The `[engine]` table of `/etc/sampan/sampan.toml`, and the command line that wins over it.
 
 use crate::limits::Bounds;
+use crate::policy::{self, Policies, RuleError};
+use crate::room::{Amount, Marks};
 use lexopt::prelude::{Long, Short, ValueExt};
 use sampan_ipc::paths::Paths;
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where the configuration is looked for when no `--config` is given; it need not be there.
@@ -33,6 +36,14 @@ pub struct Config {
     pub partial_age: Duration,
     /// Hosts (with port) that plain HTTP, or a certificate that nobody vouches for, will do for.
     pub insecure_registries: Vec<String>,
+    /// containers-registries.conf(5), instead of the host's.
+    pub registries_conf: Option<PathBuf>,
+    /// containers-certs.d(5), instead of the host's.
+    pub certs_dir: Option<PathBuf>,
+    /// How much of the disk is to stay free.
+    pub marks: Marks,
+    /// Which images may come in.
+    pub policies: Arc<Policies>,
 }
 
 /// What the command line asks for.
@@ -65,6 +76,17 @@ pub enum ConfigError {
         path: PathBuf,
         /// Where it breaks.
         source: toml::de::Error,
+    },
+    /// The policies make no sense.
+    #[error(transparent)]
+    Policy(#[from] RuleError),
+    /// The marks contradict each other.
+    #[error("gc-free-high is {high}, expected more than gc-free-low, which is {low}")]
+    Marks {
+        /// The low mark.
+        low: String,
+        /// The high mark.
+        high: String,
     },
     /// A number is out of range.
     #[error("{key} is {value}, expected {least} to {most}")]
@@ -102,6 +124,13 @@ struct Table {
     partial_days: Option<u64>,
     #[serde(default)]
     insecure_registries: Vec<String>,
+    registries_conf: Option<PathBuf>,
+    certs_dir: Option<PathBuf>,
+    min_free: Option<Amount>,
+    gc_free_low: Option<Amount>,
+    gc_free_high: Option<Amount>,
+    #[serde(default)]
+    policy: Vec<policy::Written>,
 }
 
 /// Reads the command line and the file that it names.
@@ -135,6 +164,7 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
     let paths = Paths::from_env();
     let partial_days = within("partial-days", table.partial_days, 0..=36_500)?.unwrap_or(PARTIAL_DAYS);
     let bounds = bounds(&cli, &table)?;
+    let marks = marks(&table)?;
     Ok(Asked::Run(Box::new(Config {
         socket: cli.socket.or(table.socket).unwrap_or_else(|| paths.engine_socket()),
         store: cli.store.or(table.store).unwrap_or_else(|| paths.store()),
@@ -142,6 +172,10 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
         bounds,
         partial_age: Duration::from_secs(partial_days * 86_400),
         insecure_registries: table.insecure_registries,
+        registries_conf: table.registries_conf,
+        certs_dir: table.certs_dir,
+        marks,
+        policies: Arc::new(Policies::new(table.policy)?),
     })))
 }
 
@@ -161,6 +195,23 @@ fn bounds(cli: &Table, table: &Table) -> Result<Bounds, ConfigError> {
         stall_time: stall.map_or(default.stall_time, Duration::from_secs),
         stall_bytes: table.stall_bytes.unwrap_or(default.stall_bytes),
     })
+}
+
+/// The marks; without the low one nothing is ever removed.
+fn marks(table: &Table) -> Result<Marks, ConfigError> {
+    let min_free = table.min_free.unwrap_or(Marks::default().min_free);
+    let low = table.gc_free_low.unwrap_or(Amount::Bytes(0));
+    let high = table.gc_free_high.unwrap_or(low);
+    // Those of two kinds can be compared only on the disk that they are of.
+    let crossed = match (low, high) {
+        (Amount::Bytes(low), Amount::Bytes(high)) => high < low,
+        (Amount::Percent(low), Amount::Percent(high)) => high < low,
+        _ => table.gc_free_low.is_none(),
+    };
+    if crossed || (table.gc_free_low.is_none() && table.gc_free_high.is_some()) {
+        return Err(ConfigError::Marks { low: low.to_string(), high: high.to_string() });
+    }
+    Ok(Marks { min_free, collect: table.gc_free_low.map(|low| (low, high)) })
 }
 
 fn within(

@@ -14,7 +14,7 @@ use crate::pipeline::{Expected, LayerError, Pipeline, Sink};
 use crate::place::UnpackError;
 use crate::progress::Progress;
 use crate::rate::Rate;
-use crate::registry::Registry;
+use crate::sources::Sources;
 use crate::store::{Store, Temp, file_error};
 use sampan_ipc::engine::Phase;
 use std::cell::Cell;
@@ -43,7 +43,7 @@ pub struct Fetch<'a> {
     /// What is shared with other jobs.
     pub limits: &'a Limits,
     /// Who has them.
-    pub registry: &'a Registry,
+    pub registry: &'a Sources,
     /// The job's own limit.
     pub rate: &'a Rate,
     /// The job's rows.

@@ -3,7 +3,8 @@
 //! The program is `main.rs`; this library lets its pieces be tested and fuzzed. From above to below:
 //! [`server`] is the event loop and calls the rest; [`work`] is what its threads do; [`pull`] and [`import`]
 //! send layers through the [`pipeline`] into the [`store`], whose names [`images`] keeps; [`serve`] gives them
-//! out again. [`registry`] is the client of other people's registries. [`announce`] says what happened.
+//! out again. [`registry`] is the client of other people's registries, [`sources`] of several that have the
+//! same image, as [`registries`] says. [`announce`] says what happened.
 //! A module imports only what lies below it.
 
 pub mod announce;
@@ -30,20 +31,29 @@ pub mod load;
 pub mod logging;
 pub mod members;
 pub mod oci;
+pub mod outlet;
 pub mod partial;
 pub mod pipeline;
 pub mod place;
 pub mod platform;
+pub mod policy;
 pub mod progress;
+pub mod prune;
 pub mod pull;
 pub mod rate;
+pub mod reach;
 pub mod reference;
+pub mod registries;
 pub mod registry;
 pub mod retry;
+pub mod room;
+pub mod save;
 pub mod seekable;
 pub mod serve;
 pub mod server;
+pub mod signature;
 pub mod socket;
+pub mod sources;
 pub mod staged;
 pub mod stamp;
 pub mod store;
@@ -51,6 +61,8 @@ mod sys;
 pub mod tarball;
 pub mod tree;
 pub mod unpack;
+pub mod usage;
+pub mod walk;
 pub mod work;
 
 /// Bounds what the allocator keeps; to be called first thing, before any thread.

@@ -5,6 +5,7 @@ use sampan_engine::config::{self, Asked, Config};
 use sampan_engine::limits::Limits;
 use sampan_engine::logging;
 use sampan_engine::partial;
+use sampan_engine::room::Room;
 use sampan_engine::server::{Server, WAKER};
 use sampan_engine::socket::{self, SocketError};
 use sampan_engine::store::{Store, StoreError};
@@ -65,7 +66,8 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let limits = Limits::new(config.bounds.clone());
     let outbox = Outbox::new(sender, waker);
     log::info!("listening on {}, store {}", config.socket.display(), config.store.display());
-    let shared = Arc::new(Shared { store, limits, announcer: announcer.clone(), config, outbox });
+    let room = Room::new(config.marks.clone(), announcer.clone());
+    let shared = Arc::new(Shared { store, room, limits, announcer: announcer.clone(), config, outbox });
     let server = Server::new(poll, listening, inbox, shared)?;
     announcer.daemon("start");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);

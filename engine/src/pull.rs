@@ -12,11 +12,14 @@ use crate::limits::Limits;
 use crate::oci::{self, Config, Descriptor, Document, Manifest, OciError, PlatformField};
 use crate::pipeline::LayerError;
 use crate::platform::Platform;
+use crate::policy::{Policies, PolicyError};
 use crate::progress::Progress;
 use crate::rate::Rate;
 use crate::reference::Reference;
-use crate::registry::{Access, RawManifest, Registry, RegistryError};
+use crate::registry::{Access, RawManifest, RegistryError};
 use crate::retry;
+use crate::room::{Needs, Room, RoomError};
+use crate::sources::Sources;
 use crate::store::{Pin, Store, StoreError, lock};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,6 +43,10 @@ pub struct PullRequest {
     pub unpack: bool,
     /// At most so many bytes per second; 0 is no limit.
     pub bytes_per_second: u64,
+    /// Which images may come in.
+    pub policies: Arc<Policies>,
+    /// What must stay free on the disk.
+    pub room: Room,
 }
 
 /// What was pulled.
@@ -86,6 +93,12 @@ pub enum PullError {
     /// Indexes within indexes without end.
     #[error("the image's index is nested more than {NESTING_MAX} deep")]
     Nested,
+    /// It may not come in.
+    #[error(transparent)]
+    Policy(PolicyError),
+    /// The disk is too full.
+    #[error(transparent)]
+    Room(#[from] RoomError),
     /// A small document is not what its name says.
     #[error("the image's config has digest {found}, expected {expected}")]
     ConfigDigest {
@@ -94,6 +107,15 @@ pub enum PullError {
         /// What came.
         found: Digest,
     },
+}
+
+impl From<PolicyError> for PullError {
+    fn from(error: PolicyError) -> Self {
+        match error {
+            PolicyError::Cancelled(cancelled) => PullError::Cancelled(cancelled),
+            other => PullError::Policy(other),
+        }
+    }
 }
 
 impl From<LayerError> for PullError {
@@ -118,7 +140,7 @@ pub fn pull(
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<Pulled, PullError> {
-    let registry = Arc::new(Registry::new(&request.reference, request.access));
+    let registry = Arc::new(Sources::new(&request.reference, &request.access));
     // One that ends this pull alone: the first layer that fails ends the others.
     let inner = Arc::new(Cancel::default());
     let (to_end, to_shut) = (Arc::clone(&inner), Arc::clone(&registry));
@@ -138,7 +160,7 @@ struct Work<'a> {
     request: &'a PullRequest,
     progress: &'a Progress,
     cancel: &'a Cancel,
-    registry: &'a Registry,
+    registry: &'a Sources,
 }
 
 /// An image's manifest, as bytes and read, and the index that it was chosen from.
@@ -151,6 +173,7 @@ struct Resolved {
 impl Work<'_> {
     fn run(&self) -> Result<Pulled, PullError> {
         let resolved = self.resolve()?;
+        self.check_policy(&resolved)?;
         let manifest = &resolved.manifest;
         let rows = manifest.layers.iter().map(|layer| (layer.digest.short().to_owned(), layer.size));
         self.progress.begin(rows);
@@ -182,6 +205,11 @@ impl Work<'_> {
             }
         }
         Err(PullError::Nested)
+    }
+
+    fn check_policy(&self, resolved: &Resolved) -> Result<(), PolicyError> {
+        let digests: Vec<&Digest> = resolved.index.iter().chain([&resolved.raw.digest]).collect();
+        self.request.policies.check(self.registry, &self.request.reference, &digests, self.cancel)
     }
 
     fn manifest(&self, target: &str) -> Result<RawManifest, RegistryError> {
@@ -220,6 +248,8 @@ impl Work<'_> {
     fn layers(&self, manifest: &Manifest, config: &Config) -> Result<Pin, PullError> {
         let chain_ids = config.chain_ids();
         let pin = self.store.pin(chain_ids.iter().cloned());
+        let needs = Needs::of(self.store, manifest, &chain_ids, self.request.unpack);
+        self.request.room.check(self.store, needs)?;
         let parts = manifest.layers.iter().zip(&config.rootfs.diff_ids).zip(&chain_ids).enumerate();
         let layers: Vec<Layer<'_>> =
             parts.map(|(row, ((blob, diff_id), chain_id))| Layer { row, blob, diff_id, chain_id }).collect();
@@ -278,6 +308,7 @@ impl Work<'_> {
         let platform = PlatformField::from(&config.platform());
         let new = NewImage { reference: &self.request.reference, manifest: descriptor, platform, index };
         let unchanged = images::commit(self.store, new)?;
+        self.request.room.keep(self.store);
         let size = manifest.content_size();
         Ok(Pulled {
             digest: raw.digest,

@@ -13,8 +13,8 @@ use crate::jobs::{JobEntry, Jobs, RUNNING_MAX};
 use crate::oci::Run;
 use crate::platform::Platform;
 use crate::pull::PullRequest;
+use crate::reach;
 use crate::reference::Reference;
-use crate::registry::Access;
 use crate::socket::Listening;
 use crate::work::{self, Message, Shared, Task};
 use mio::event::Event;
@@ -418,21 +418,34 @@ impl Server {
     }
 
     fn on_pull(&mut self, client: &mut Client, pull: &engine::Pull) -> Result<(), Failure> {
-        let reference = Reference::parse(&pull.reference).map_err(|e| failure::usage(&e))?;
+        let access = reach::access(&self.shared.config, pull.insecure)?;
+        let candidates = access.registries.candidates(&pull.reference)?;
         let platform =
             pull.platform.as_deref().map(Platform::parse).transpose().map_err(|e| failure::usage(&e))?;
-        let configured = &self.shared.config.insecure_registries;
-        let insecure = pull.insecure || configured.iter().any(|host| host == reference.host());
+        let (subject, insecure) = match candidates.as_slice() {
+            [one] => {
+                (one.to_string(), pull.insecure || access.insecure_hosts.iter().any(|h| h == one.host()))
+            }
+            _ => (pull.reference.clone(), pull.insecure),
+        };
         let wanted = platform.clone().unwrap_or_else(Platform::host);
         let (unpack, bytes_per_second) = (!pull.no_unpack, pull.bytes_per_second);
-        let key = format!("{reference} {wanted} {insecure} {unpack} {bytes_per_second}");
+        let key = format!("{subject} {wanted} {insecure} {unpack} {bytes_per_second}");
         let job = match self.jobs.running_with(&key) {
             Some(job) => job,
             None => {
-                let access = Access { insecure };
-                let request = PullRequest { reference, platform, access, unpack, bytes_per_second };
-                let subject = request.reference.to_string();
-                self.start("pull", subject, Some(key), |task| task.pull(request))?
+                let reference = candidates.first().cloned().ok_or_else(|| no_name(&subject))?;
+                let request = PullRequest {
+                    reference,
+                    platform,
+                    access,
+                    unpack,
+                    bytes_per_second,
+                    policies: Arc::clone(&self.shared.config.policies),
+                    room: self.shared.room.clone(),
+                };
+                let typed = subject.clone();
+                self.start("pull", subject, Some(key), move |task| task.pull(request, &candidates, &typed))?
             }
         };
         if pull.detach {
@@ -496,11 +509,15 @@ impl Server {
 
     fn on_save(
         &mut self,
-        _client: &mut Client,
-        _save: engine::Save,
-        _descriptors: Vec<OwnedFd>,
+        client: &mut Client,
+        save: engine::Save,
+        descriptors: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
-        Err(failure::new(Code::Usage, "not yet: save", ""))
+        let request = archive_work::save_request(save, descriptors, client.uid())?;
+        let subject = request.names.join(" ").chars().take(300).collect();
+        let job = self.start("save", subject, None, |task| task.save(request))?;
+        self.join(client, job, false);
+        Ok(())
     }
 
     fn on_push(&mut self, _client: &mut Client, _push: engine::Push) -> Result<(), Failure> {
@@ -587,6 +604,10 @@ impl Server {
             }
         }
     }
+}
+
+fn no_name(typed: &str) -> Failure {
+    failure::new(Code::Usage, format!("{typed:?} stands for no image"), "")
 }
 
 fn no_job(job: u64) -> Failure {

@@ -347,31 +347,78 @@ impl Store {
 
     /// Removes blobs and layers that are neither in `used` nor pinned. The caller holds the commit lock.
     ///
-    /// Layers are only moved to `tmp/` here; dropping the result removes them, which may take long and needs no
+    /// Layers are only moved to `tmp/` here; [`Swept::remove`] removes them, which may take long and needs no
     /// lock.
-    pub(crate) fn sweep(&self, used: &HashSet<Digest>) -> Result<Vec<Temp>, StoreError> {
+    pub(crate) fn sweep(&self, used: &HashSet<Digest>) -> Result<Swept, StoreError> {
         let pins = lock(&self.pins);
         let keep: HashSet<&str> = used.iter().chain(pins.keys()).map(Digest::hex).collect();
+        let mut swept = Swept::default();
         for algorithm in ["sha256", "sha512"] {
             let dir = self.root.join("blobs").join(algorithm);
             for name in names(&dir)? {
                 if !keep.contains(name.as_str()) {
                     let path = dir.join(&name);
+                    let size = crate::walk::size_on_disk(&path).unwrap_or(0);
                     fs::remove_file(&path).map_err(file_error("remove", &path))?;
+                    swept.bytes += size;
+                    swept.names.push(format!("{algorithm}:{name}"));
                 }
             }
         }
         let layers = self.root.join("layers");
-        let mut doomed = Vec::new();
         for name in names(&layers)? {
             if !keep.contains(name.as_str()) {
-                let path = layers.join(&name);
-                let trash = self.temp_name("trash");
-                fs::rename(&path, &trash.path).map_err(file_error("remove", &path))?;
-                doomed.push(trash);
+                swept.trash.push(self.move_to_trash(&layers.join(&name))?);
+                swept.names.push(format!("sha256:{name}"));
             }
         }
-        Ok(doomed)
+        Ok(swept)
+    }
+
+    fn move_to_trash(&self, path: &Path) -> Result<Temp, StoreError> {
+        let trash = self.temp_name("trash");
+        fs::rename(path, &trash.path).map_err(file_error("remove", path))?;
+        Ok(trash)
+    }
+
+    /// Takes a blob away whose bytes are wrong, so that nobody takes it for what it is called; false if a job
+    /// needs it just now.
+    pub(crate) fn discard_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
+        self.discard(digest, &self.blob_path(digest))
+    }
+
+    /// As [`Store::discard_blob`], of an unpacked layer.
+    pub(crate) fn discard_layer(&self, chain_id: &Digest) -> Result<bool, StoreError> {
+        self.discard(chain_id, &self.layer_path(chain_id))
+    }
+
+    fn discard(&self, digest: &Digest, path: &Path) -> Result<bool, StoreError> {
+        let _trash = {
+            // The lock that pins are made under: none comes between the look and the removal.
+            let _commit = lock(&self.commit);
+            if self.is_pinned(digest) {
+                return Ok(false);
+            }
+            self.move_to_trash(path)?
+        };
+        Ok(true)
+    }
+}
+
+/// What a sweep took away.
+#[derive(Default)]
+pub(crate) struct Swept {
+    /// Digests of blobs, and chain ids of layers.
+    pub names: Vec<String>,
+    bytes: u64,
+    trash: Vec<Temp>,
+}
+
+impl Swept {
+    /// Removes what is only out of the way yet; bytes that became free. Without the commit lock, please.
+    pub fn remove(self) -> u64 {
+        let size = |temp: &Temp| crate::walk::size_on_disk(temp.path()).unwrap_or(0);
+        self.trash.iter().map(size).fold(self.bytes, u64::saturating_add)
     }
 }
 

@@ -9,13 +9,18 @@ use crate::import::{self, ImportError, ImportRequest};
 use crate::limits::Limits;
 use crate::partial;
 use crate::progress::Progress;
+use crate::prune;
 use crate::pull::{self, PullError, PullRequest};
+use crate::reach;
+use crate::reference::Reference;
 use crate::registry::RegistryError;
+use crate::room::Room;
 use crate::serve;
 use crate::store::Store;
 use crate::sys;
+use crate::usage;
 use mio::Waker;
-use sampan_ipc::engine::{Answer, Code, Done, Failure, Request};
+use sampan_ipc::engine::{Answer, Code, Done, Failure, Prune, Request};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -56,6 +61,8 @@ pub struct Shared {
     pub limits: Limits,
     /// The way to the monitor FIFO.
     pub announcer: Announcer,
+    /// What must stay free on the disk.
+    pub room: Room,
     /// The configuration.
     pub config: Config,
     /// The way to the event loop.
@@ -102,13 +109,16 @@ pub fn progress(announcer: &Announcer, job: u64, kind: &'static str, subject: &s
 }
 
 impl Task {
-    /// Pulls; to be called on a thread of its own.
-    pub fn pull(self, request: PullRequest) {
-        let name = request.reference.to_string();
+    /// Pulls the first of `candidates` that there is; to be called on a thread of its own.
+    pub fn pull(self, mut request: PullRequest, candidates: &[Reference], typed: &str) {
         let announcer = &self.shared.announcer;
-        announcer.job("start", self.job, "pull", &name, &[]);
-        let result =
-            pull::pull(&self.shared.store, &self.shared.limits, &request, &self.progress, &self.cancel);
+        announcer.job("start", self.job, "pull", typed, &[]);
+        let settled = reach::settle(candidates, &request.access, &self.cancel);
+        let name = settled.as_ref().map_or_else(|_| typed.to_owned(), Reference::to_string);
+        let result = settled.and_then(|reference| {
+            request.reference = reference;
+            pull::pull(&self.shared.store, &self.shared.limits, &request, &self.progress, &self.cancel)
+        });
         let outcome = match result {
             Ok(pulled) => {
                 let digest = pulled.digest.to_string();
@@ -131,7 +141,7 @@ impl Task {
             }
         };
         partial::collect(&self.shared.store, self.shared.config.partial_age);
-        self.end("pull", &name, outcome);
+        self.end("pull", typed, outcome);
     }
 
     /// Imports; to be called on a thread of its own.
@@ -210,27 +220,44 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
     let message = format!("cannot pull {name}: {}", sampan_ipc::report::chain(error));
     let (code, hint) = match error {
         PullError::Cancelled(_) => (Code::Cancelled, ""),
-        PullError::Registry(RegistryError::NotFound { .. }) => {
-            (Code::NotFound, "check the name and the tag; a private repository may also look absent")
-        }
-        PullError::Registry(RegistryError::Denied { .. }) => {
-            (Code::Failed, "the repository is private or does not exist; this version pulls anonymously")
-        }
-        PullError::Registry(RegistryError::Transport { .. }) => (
-            Code::Failed,
-            "check that the registry is reachable; use --tls-verify=false if it speaks plain HTTP",
-        ),
-        PullError::Layer(_)
-        | PullError::ConfigDigest { .. }
-        | PullError::Registry(RegistryError::Digest { .. }) => {
-            (Code::Failed, "the registry or something on the way to it gives wrong data; nothing was kept")
-        }
+        PullError::Registry(error) => registry_hint(error.last()),
+        PullError::Layer(_) | PullError::ConfigDigest { .. } => (Code::Failed, WRONG_DATA),
         PullError::Platform { .. } | PullError::Oci(_) => {
             (Code::Failed, "see --platform for other platforms")
+        }
+        PullError::Policy(_) => {
+            (Code::Failed, "see [[engine.policy]] in the engine's configuration; nothing was kept")
+        }
+        PullError::Room(_) => {
+            (Code::Failed, "'sampan system df' shows what takes room, 'sampan image prune' frees some")
         }
         _ => (Code::Failed, ""),
     };
     failure::new(code, message, hint)
+}
+
+const WRONG_DATA: &str = "the registry or something on the way to it gives wrong data; nothing was kept";
+
+fn registry_hint(error: &RegistryError) -> (Code, &'static str) {
+    match error {
+        RegistryError::NotFound { .. } => {
+            (Code::NotFound, "check the name and the tag; a private repository may also look absent")
+        }
+        RegistryError::Denied { .. } => {
+            (Code::Failed, "the repository is private or does not exist; this version pulls anonymously")
+        }
+        RegistryError::Transport { .. } => (
+            Code::Failed,
+            "check that the registry is reachable; use --tls-verify=false if it speaks plain HTTP, and put \
+             its CA's certificate into certs.d if it has one of its own",
+        ),
+        RegistryError::Digest { .. } => (Code::Failed, WRONG_DATA),
+        RegistryError::Proxy { .. } => {
+            (Code::Failed, "the engine's environment names it: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY")
+        }
+        RegistryError::Registries(why) => (Code::Failed, why.hint()),
+        _ => (Code::Failed, ""),
+    }
 }
 
 fn import_failure(name: &str, error: &ImportError) -> Failure {
@@ -276,8 +303,8 @@ fn answers(shared: &Shared, request: &Request) -> Result<Vec<Answer>, Failure> {
         Request::Tag { source, target } => tag(shared, source, target),
         Request::Remove { name, force } => remove(shared, name, *force),
         Request::Login(_) => Err(failure::new(Code::Usage, "not yet: login", "")),
-        Request::Usage => Err(failure::new(Code::Usage, "not yet: usage", "")),
-        Request::Prune(_) => Err(failure::new(Code::Usage, "not yet: prune", "")),
+        Request::Usage => usage(shared),
+        Request::Prune(request) => prune(shared, request),
         _ => Err(failure::new(Code::Failed, "the request is none that is answered here", "")),
     }
 }
@@ -308,15 +335,27 @@ fn remove(shared: &Shared, name: &str, force: bool) -> Result<Vec<Answer>, Failu
         shared.announcer.image("delete-error", name, &[("reason", &failure.message)], &none);
         failure
     })?;
-    let digest = removed.digest;
-    let mut gone = removed.untagged.clone();
-    for reference in &removed.untagged {
-        shared.announcer.image("untag", reference, &[("digest", &digest)], &removed.labels);
-    }
-    if removed.deleted {
-        shared.announcer.image("delete", &digest, &[("digest", &digest)], &removed.labels);
-        gone.push(digest.clone());
-    }
-    let reference = removed.untagged.into_iter().next().unwrap_or_default();
-    Ok(vec![Answer::Done(Done { reference, digest, removed: gone, ..Done::default() })])
+    prune::announce_removed(&shared.announcer, &removed, "");
+    let reference = removed.untagged.first().cloned().unwrap_or_default();
+    let (digest, freed, mut gone) = (removed.digest, removed.freed, removed.untagged);
+    gone.extend(removed.deleted.then(|| digest.clone()));
+    Ok(vec![Answer::Done(Done { reference, digest, removed: gone, freed, ..Done::default() })])
+}
+
+fn usage(shared: &Shared) -> Result<Vec<Answer>, Failure> {
+    let report = usage::report(&shared.store)?;
+    let mut answers = vec![Answer::Usage(report.kinds)];
+    answers.extend(report.images.chunks(IMAGES_PER_FRAME).map(|part| Answer::ImageUsage(part.to_vec())));
+    answers.push(Answer::Done(Done::default()));
+    Ok(answers)
+}
+
+fn prune(shared: &Shared, request: &Prune) -> Result<Vec<Answer>, Failure> {
+    let done = prune::prune(&shared.store, &shared.announcer, request).map_err(|error| {
+        let failure = Failure::from(error);
+        let none = BTreeMap::<String, String>::new();
+        shared.announcer.image("prune-error", "", &[("reason", &failure.message)], &none);
+        failure
+    })?;
+    Ok(vec![Answer::Done(done)])
 }

@@ -62,7 +62,7 @@ pub enum Command {
     Events(Events),
     /// Write an event of your own
     Emit(Emit),
-    /// Fetch an image from a registry
+    /// Fetch images from registries
     Pull(Pull),
     /// List jobs: running ones, and those that ended lately
     Jobs(Jobs),
@@ -84,6 +84,12 @@ pub enum Command {
     Load(Load),
     /// Be a read-only registry of the images in this store, until Ctrl-C
     Serve(Serve),
+    /// Work on images: the commands above by the names that docker and podman have for them, and more
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Image(ImageGroup),
+    /// Look after the host as a whole
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    System(System),
     /// Show what the engine is
     Info(Info),
     /// Print versions
@@ -196,7 +202,7 @@ pub enum ProgressStyle {
     /// Bars on a terminal, plain lines elsewhere
     #[default]
     Auto,
-    /// One row a layer, redrawn in place
+    /// One row a layer and one for all, redrawn in place
     Bars,
     /// One line a change of state
     Plain,
@@ -220,13 +226,22 @@ pub struct Progress {
 /// Arguments of `pull`.
 #[derive(Debug, Args)]
 pub struct Pull {
-    /// The image: [HOST[:PORT]/]NAME[:TAG][@DIGEST]
-    #[arg(value_name = "REF")]
-    pub reference: String,
+    /// The images: [HOST[:PORT]/]NAME[:TAG][@DIGEST]
+    #[arg(value_name = "REF", required = true)]
+    pub references: Vec<String>,
+    /// Fetch all tags of each repository; REF then has neither tag nor digest
+    #[arg(short, long)]
+    pub all_tags: bool,
+    /// Keep the layers as they are packed, and do not unpack them
+    #[arg(long)]
+    pub no_unpack: bool,
+    /// Take at most this much per second from the network, for each REF: 500K, 10M/s [default: no limit]
+    #[arg(long, value_name = "BYTES[K|M|G][/s]")]
+    pub limit_rate: Option<String>,
     /// Fetch the image for this platform [default: the host's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<String>,
-    /// Return at once, print the job's number, and let the pull go on
+    /// Return at once, print the number of each job, and let the pulls go on
     #[arg(short, long, conflicts_with = "quiet")]
     pub detach: bool,
     /// With 'false', take plain HTTP, and HTTPS whose certificate nobody vouches for
@@ -393,6 +408,91 @@ pub struct Load {
     /// How progress is shown.
     #[command(flatten)]
     pub progress: Progress,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
+/// Arguments of `image`.
+#[derive(Debug, Args)]
+pub struct ImageGroup {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ImageCommand,
+}
+
+/// What `image` does.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// List images [same as 'sampan images']
+    #[command(visible_alias = "list")]
+    Ls(Images),
+    /// Remove references, and images with their last one [same as 'sampan rmi']
+    #[command(visible_alias = "remove")]
+    Rm(Remove),
+    /// Remove images that have no name, and content that no image needs
+    #[command(after_long_help = PRUNE)]
+    Prune(Prune),
+    /// Give an image one more reference
+    Tag(Tag),
+    /// Fetch an image from a registry
+    Pull(Pull),
+    /// Show images in full, as JSON
+    Inspect(Inspect),
+    /// Make an image of root file system tars
+    Import(Import),
+    /// Take images out of an archive
+    Load(Load),
+}
+
+const PRUNE: &str = "\
+Filters: all must hold.
+  until=TIME            Images made before this time: in any form that 'events --since' takes; 24h is a day ago
+  label=KEY[=VALUE]     Images with this label
+
+An image that a job needs just now stays. What blobs and unpacked layers no image needs goes in any case.";
+
+/// Arguments of `image prune`.
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// Remove also images that have a name, as long as nothing uses them
+    #[arg(short, long)]
+    pub all: bool,
+    /// Do not ask; it asks only at a terminal
+    #[arg(short, long)]
+    pub force: bool,
+    /// Remove only images that match
+    #[arg(long = "filter", value_name = "KEY=VALUE")]
+    pub filters: Vec<String>,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
+/// Arguments of `system`.
+#[derive(Debug, Args)]
+pub struct System {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: SystemCommand,
+}
+
+/// What `system` does.
+#[derive(Debug, Subcommand)]
+pub enum SystemCommand {
+    /// Show what takes room on the disk, and how much of that could go
+    Df(Df),
+}
+
+/// Arguments of `system df`.
+#[derive(Debug, Args)]
+pub struct Df {
+    /// Show each image as well
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Print the list like this
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub format: ListFormat,
     /// Where the engine listens.
     #[command(flatten)]
     pub socket: EngineSocket,

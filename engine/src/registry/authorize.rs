@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_token_url_is_encoded_and_https() {
-        let registry = Registry::new(&Reference::parse("r.example/a").expect("good"), Access::default());
+        let registry = Registry::new(&Reference::parse("r.example/a").expect("good"), &Access::default());
         let challenge = |text| challenge::parse(text).remove(0);
         let url = registry
             .token_url(&challenge(r#"Bearer realm="https://t/x?a=b",service="s & t""#))

@@ -1,21 +1,31 @@
 //! The benchmark: tables of what monitord and engine cost, beside a bare program and beside their peers.
 //!
 //! ```text
-//! bench [TABLE]... [--runs N] [--only SYSTEM]... [--scale N]
+//! bench [TABLE]... [--runs N] [--only SYSTEM]... [--scale N] [--image IMAGE]... [--puller WORD]...
 //! ```
 //!
-//! TABLE is `fanout`, `latency`, `idle` or `ingest`; all of them without one. SYSTEM is `bare`, `sampan`, `redis`,
+//! TABLE is `fanout`, `latency`, `idle`, `ingest` or `pull`; all of them without one. SYSTEM is `bare`, `sampan`, `redis`,
 //! `nats` or `mosquitto`. Every figure is the median of N runs [default: 5], which alternate between the systems,
 //! so that a noisy machine is noisy for all. `--scale` makes the runs of `fanout` so many times longer. Starts
 //! private servers in private directories, on Unix sockets or loopback, and ends them. Reads what processes cost
 //! from the kernel's clocks, never from the wall alone.
 //!
-//! Called as `bench receive …` by itself: the subscribers are a process of their own.
+//! Of the images of `pull` (S, M, M-zstd, L), `--image` picks some; of those who pull, `--puller` all whose name
+//! has WORD in it.
+//!
+//! Called as `bench receive …`, `bench floor …` and `bench measure …` by itself: what is measured is a process of
+//! its own.
 
+mod content;
+mod cost;
 mod fanout;
+mod floor;
 mod idle;
+mod images;
 mod ingest;
 mod latency;
+mod pull;
+mod puller;
 mod receive;
 mod server;
 mod system;
@@ -32,18 +42,38 @@ pub struct Options {
     pub systems: Vec<System>,
     /// How many times longer the runs of a fan-out are.
     pub scale: u64,
+    /// Which images are pulled; all if none is named.
+    pub images: Vec<String>,
+    /// Words in the names of those who pull; all pull if there is none.
+    pub pullers: Vec<String>,
+}
+
+impl Options {
+    /// Whether `puller` is wanted, and can be had here.
+    fn pulls_with(&self, puller: puller::Puller) -> bool {
+        let named = |word: &String| puller.name().contains(word.as_str());
+        (self.pullers.is_empty() || self.pullers.iter().any(named)) && puller.is_there()
+    }
 }
 
 /// Measures one table, or several, and prints them.
 type Table = fn(&Options) -> io::Result<()>;
 
-const TABLES: [(&str, Table); 4] =
-    [("fanout", fanout::run), ("latency", latency::run), ("ingest", ingest::run), ("idle", idle::run)];
+const TABLES: [(&str, Table); 5] = [
+    ("fanout", fanout::run),
+    ("latency", latency::run),
+    ("ingest", ingest::run),
+    ("idle", idle::run),
+    ("pull", pull::run),
+];
 
 fn main() -> io::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if args.first().is_some_and(|arg| arg == "receive") {
-        return receive::run(&args[1..]);
+    match args.first().map(String::as_str) {
+        Some("receive") => return receive::run(&args[1..]),
+        Some("floor") => return floor::run(&args[1..]),
+        Some("measure") => return cost::run(&args[1..]),
+        _ => {}
     }
     let (tables, options) = parse(&args)?;
     receive::raise_descriptor_limit()?;
@@ -59,11 +89,13 @@ fn main() -> io::Result<()> {
 fn parse(args: &[String]) -> io::Result<(Vec<String>, Options)> {
     let usage = |what: String| {
         io::Error::other(format!(
-            "{what}\nusage: bench [fanout|latency|ingest|idle]... [--runs N] \
-             [--only bare|sampan|redis|nats|mosquitto]... [--scale N]"
+            "{what}\nusage: bench [fanout|latency|ingest|idle|pull]... [--runs N] \
+             [--only bare|sampan|redis|nats|mosquitto]... [--scale N] \
+             [--image S|M|M-zstd|L]... [--puller WORD]..."
         ))
     };
     let (mut tables, mut runs, mut only, mut scale) = (Vec::new(), 5, Vec::new(), 1);
+    let (mut images, mut pullers) = (Vec::new(), Vec::new());
     let positive = |arg: &str, text: &str| {
         text.parse::<u64>().ok().filter(|n| *n > 0).ok_or_else(|| usage(format!("{arg} {text}?")))
     };
@@ -73,6 +105,11 @@ fn parse(args: &[String]) -> io::Result<(Vec<String>, Options)> {
         match arg.as_str() {
             "--runs" => runs = positive(arg, value()?)?,
             "--scale" => scale = positive(arg, value()?)?,
+            "--image" => match value()? {
+                name if images::SHAPES.iter().any(|shape| shape.name == name) => images.push(name.clone()),
+                name => return Err(usage(format!("--image {name}?"))),
+            },
+            "--puller" => pullers.push(value()?.clone()),
             "--only" => {
                 let name = value()?;
                 only.push(System::named(name).ok_or_else(|| usage(format!("--only {name}?")))?);
@@ -83,5 +120,5 @@ fn parse(args: &[String]) -> io::Result<(Vec<String>, Options)> {
     }
     let wanted = |system: &System| only.is_empty() || only.contains(system);
     let systems = System::ALL.into_iter().filter(wanted).filter(System::is_installed).collect();
-    Ok((tables, Options { runs, systems, scale }))
+    Ok((tables, Options { runs, systems, scale, images, pullers }))
 }

@@ -1,0 +1,129 @@
+//! The floor under every pull: a bare program that does what a pull with unpacking cannot leave out.
+//!
+//! Called as `bench floor THREADS files|stream TARGET BLOB...` by itself, in a process of its own. Definition,
+//! for each layer's blob, in 64 KiB pieces, in one pass:
+//!
+//! 1. read it from the registry's own file (page cache warm): no HTTP, no sockets;
+//! 2. SHA-256 of the compressed bytes, and a copy of them into a file;
+//! 3. inflate (zlib-rs) or zstd;
+//! 4. SHA-256 of the unpacked bytes (the diff id);
+//! 5. `files`: each tar entry becomes a file, with mode and time, and nothing else (no owners, no xattrs, no
+//!    checks of where it leads); `stream`: all unpacked bytes go into one file a layer instead.
+//!
+//! With one thread all of this is done one after the other, and that is *the one-thread floor*; with two, each
+//! thread takes whole layers. Nothing is synced, no digest is compared. The libraries are those of the engine:
+//! a floor with others would be another floor.
+
+use sampan_engine::decode;
+use sampan_engine::digest::{Algorithm, Digest, Hasher};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+use tar::{Archive, EntryType};
+
+/// Bytes at a time.
+const PIECE: usize = 64 << 10;
+/// Largest zstd window, as a power of two.
+const WINDOW_LOG: u32 = 27;
+
+/// Runs it.
+///
+/// # Errors
+/// A file cannot be read or written, or the arguments are wrong.
+pub fn run(args: &[String]) -> io::Result<()> {
+    let [threads, what, target, blobs @ ..] = args else {
+        return Err(io::Error::other("usage: bench floor THREADS files|stream TARGET BLOB..."));
+    };
+    let threads: usize = threads.parse().map_err(io::Error::other)?;
+    let next = AtomicUsize::new(0);
+    let work = || -> io::Result<()> {
+        while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let dir = Path::new(target)
+                .join(Path::new(blob).parent().and_then(Path::file_name).unwrap_or_default());
+            layer(Path::new(blob), &dir, what == "files")?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mine = work();
+        let theirs = others.into_iter().map(|other| other.join().expect("no panic"));
+        theirs.chain([mine]).collect()
+    })
+}
+
+fn layer(blob: &Path, dir: &Path, files: bool) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    let mut packed =
+        Tee { from: File::open(blob)?, hasher: sha256(), copy: Some(File::create(dir.join("blob"))?) };
+    let diff = unpack(&mut packed, dir, files)?;
+    println!("{} {diff}", packed.hasher.finish());
+    Ok(())
+}
+
+/// Steps 3 to 5; gives the diff id.
+fn unpack(packed: impl Read, dir: &Path, files: bool) -> io::Result<Digest> {
+    let (_, unpacked) = decode::open(packed, WINDOW_LOG)?;
+    let copy = if files { None } else { Some(File::create(dir.join("layer.tar"))?) };
+    let mut unpacked = Tee { from: unpacked, hasher: sha256(), copy };
+    if files {
+        untar(&mut unpacked, &dir.join("diff"))?;
+    }
+    let mut piece = vec![0; PIECE];
+    while unpacked.read(&mut piece)? > 0 {}
+    Ok(unpacked.hasher.finish())
+}
+
+fn sha256() -> Hasher {
+    Hasher::new(Algorithm::Sha256)
+}
+
+/// A reader that digests what goes through it, and copies it into a file.
+struct Tee<R> {
+    from: R,
+    hasher: Hasher,
+    copy: Option<File>,
+}
+
+impl<R: Read> Read for Tee<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let len = self.from.read(into)?;
+        let bytes = &into[..len];
+        self.hasher.update(bytes);
+        if let Some(copy) = &mut self.copy {
+            copy.write_all(bytes)?;
+        }
+        Ok(len)
+    }
+}
+
+/// Unpacks what the benchmark itself has packed: fit for nothing else.
+fn untar(from: impl Read, dir: &Path) -> io::Result<()> {
+    let mut archive = Archive::new(io::BufReader::with_capacity(PIECE, from));
+    let mut piece = vec![0; PIECE];
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path: PathBuf = dir.join(entry.path()?);
+        let link = entry.link_name()?.map(|link| link.into_owned()).unwrap_or_default();
+        let mode = entry.header().mode()?;
+        match entry.header().entry_type() {
+            EntryType::Directory => fs::create_dir_all(&path)?,
+            EntryType::Symlink => symlink(link, &path)?,
+            EntryType::Link => fs::hard_link(dir.join(link), &path)?,
+            _ => {
+                let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path)?;
+                loop {
+                    match entry.read(&mut piece)? {
+                        0 => break,
+                        len => file.write_all(&piece[..len])?,
+                    }
+                }
+                file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(entry.header().mtime()?))?;
+            }
+        }
+    }
+    Ok(())
+}

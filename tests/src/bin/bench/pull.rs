@@ -1,0 +1,135 @@
+//! `bench pull`: what pulling an image into an empty store costs, beside the floor and our peers.
+//!
+//! A docker-registry of our own on loopback serves plain HTTP; its own cost is the same for all and not counted.
+//! Runs alternate, and begin with another one each round.
+
+use crate::cost::Cost;
+use crate::images::{self, SHAPES, Shape};
+use crate::puller::{Puller, Source};
+use crate::{Options, table};
+use sampan_tests::registry::DockerRegistry;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What the issue "Pull" asks for, as shares of the one-thread floor.
+const CPU_BAR: f64 = 1.15;
+/// Likewise, of its wall time.
+const WALL_BAR: f64 = 0.7;
+
+/// Prints a table an image.
+///
+/// # Errors
+/// An image cannot be made, or a pull fails.
+pub fn run(options: &Options) -> io::Result<()> {
+    let cache = cache()?;
+    fs::create_dir_all(&cache)?;
+    let registry = DockerRegistry::start(&cache);
+    let data = cache.join("registry/data");
+    let pullers: Vec<Puller> = Puller::ALL.into_iter().filter(|puller| options.pulls_with(*puller)).collect();
+    for puller in Puller::ALL.into_iter().filter(|puller| !puller.is_there()) {
+        println!("not here, and so not measured: {}", puller.name());
+    }
+    if !Path::new("/usr/bin/dockerd").exists() {
+        println!("not here, and so not measured: docker pull (there is no dockerd)");
+    }
+    for shape in SHAPES
+        .iter()
+        .filter(|shape| options.images.is_empty() || options.images.iter().any(|i| i == shape.name))
+    {
+        shape.ensure(&registry.address, &data, &cache)?;
+        measure(shape, &pullers, &registry.address, &data, &cache, options.runs)?;
+    }
+    Ok(())
+}
+
+/// Images and stores are below `target/`: on the disk, and reused.
+fn cache() -> io::Result<PathBuf> {
+    let bench = std::env::current_exe()?;
+    let target = bench.parent().and_then(Path::parent);
+    Ok(target.ok_or_else(|| io::Error::other("the bench is not in target/PROFILE"))?.join("bench"))
+}
+
+fn measure(
+    shape: &Shape,
+    pullers: &[Puller],
+    address: &str,
+    data: &Path,
+    cache: &Path,
+    runs: u64,
+) -> io::Result<()> {
+    let (name, tag) = shape.repository();
+    let reference = format!("{address}/{name}:{tag}");
+    let layers = images::layer_files(data, shape)?;
+    let source = Source { reference: &reference, layers: &layers };
+    let mut packed = 0;
+    for layer in &layers {
+        // Reads it as well: from now on all find it in the page cache.
+        packed += io::copy(&mut fs::File::open(layer)?, &mut io::sink())?;
+    }
+    let mut costs: Vec<Vec<Cost>> = vec![Vec::new(); pullers.len()];
+    for round in 0..usize::try_from(runs).map_err(io::Error::other)? {
+        for nth in 0..pullers.len() {
+            let nth = (nth + round) % pullers.len();
+            costs[nth].push(pullers[nth].pull(&source, cache)?);
+        }
+    }
+    let title = format!(
+        "Pull of {}: {} layers, {:.1} MB; median of {runs}, in [ ] the least and the most",
+        shape.name,
+        layers.len(),
+        packed as f64 / 1e6
+    );
+    print(&title, pullers, &costs);
+    Ok(())
+}
+
+fn print(title: &str, pullers: &[Puller], costs: &[Vec<Cost>]) {
+    let median = |nth: usize, of: fn(&Cost) -> f64| table::median(costs[nth].iter().map(of).collect());
+    let of = |wanted: Puller, of: fn(&Cost) -> f64| {
+        pullers.iter().position(|puller| *puller == wanted).map_or(f64::NAN, |nth| median(nth, of))
+    };
+    let (floor_wall, floor_cpu) = (of(Puller::Floor, |c| c.wall), of(Puller::Floor, |c| c.cpu));
+    let our_wall = of(Puller::Sampan, |c| c.wall);
+    let our_cpu = of(Puller::Sampan, |c| c.cpu);
+    let mut rows = vec![table::row([
+        "",
+        "wall s",
+        "",
+        "× floor",
+        "× ours",
+        "CPU s",
+        "× floor",
+        "× ours",
+        "peak RSS MiB",
+        "written MiB",
+    ])];
+    for (nth, puller) in pullers.iter().enumerate() {
+        let [wall, wall_ratio] = table::with_ratio(median(nth, |c| c.wall), floor_wall);
+        let [cpu, cpu_ratio] = table::with_ratio(median(nth, |c| c.cpu), floor_cpu);
+        let [_, wall_ours] = table::with_ratio(median(nth, |c| c.wall), our_wall);
+        let [_, cpu_ours] = table::with_ratio(median(nth, |c| c.cpu), our_cpu);
+        let walls = || costs[nth].iter().map(|cost| cost.wall);
+        let (least, most) = (walls().fold(f64::INFINITY, f64::min), walls().fold(0.0, f64::max));
+        rows.push(vec![
+            puller.name().to_owned(),
+            wall,
+            format!("[{} {}]", table::number(least), table::number(most)),
+            wall_ratio,
+            wall_ours,
+            cpu,
+            cpu_ratio,
+            cpu_ours,
+            table::number(median(nth, |c| c.rss)),
+            table::number(median(nth, |c| c.written)),
+        ]);
+    }
+    table::print(title, &rows);
+    if !our_wall.is_nan() && !floor_wall.is_nan() {
+        println!(
+            "bar: CPU {:.2} of at most {CPU_BAR} × the one-thread floor, wall {:.2} of at most {WALL_BAR} ×",
+            our_cpu / floor_cpu,
+            our_wall / floor_wall
+        );
+    }
+}

@@ -1,0 +1,238 @@
+//! Everything that pulls an image, each with a store of its own that is empty: ours, its peers, and the floor.
+//!
+//! One [`Puller::pull`] is one measured pull. Daemons are started before and ended after the measured time.
+//! Every directory and mount made here is gone when the call returns.
+
+use crate::cost::{self, Cost, Daemon};
+use crate::server::beside;
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Who pulls, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Puller {
+    /// The floor with files, one thread.
+    Floor,
+    /// The floor with files, two threads.
+    Floor2,
+    /// The floor with one file a layer, one thread.
+    FloorStream,
+    /// `sampan pull`.
+    Sampan,
+    /// `sampan pull --no-unpack`.
+    SampanNoUnpack,
+    /// `podman pull`.
+    Podman,
+    /// `ctr images pull`.
+    Ctr,
+    /// `skopeo copy` to `oci:`.
+    SkopeoOci,
+    /// `skopeo copy` to `dir:`.
+    SkopeoDir,
+}
+
+/// What is pulled.
+pub struct Source<'a> {
+    /// `HOST:PORT/NAME:TAG`, plain HTTP.
+    pub reference: &'a str,
+    /// The registry's files of its layers.
+    pub layers: &'a [PathBuf],
+}
+
+impl Puller {
+    /// All of them, in the table's order.
+    pub const ALL: [Puller; 9] = [
+        Puller::Floor,
+        Puller::Floor2,
+        Puller::FloorStream,
+        Puller::Sampan,
+        Puller::Podman,
+        Puller::Ctr,
+        Puller::SampanNoUnpack,
+        Puller::SkopeoOci,
+        Puller::SkopeoDir,
+    ];
+
+    /// What the table calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Puller::Floor => "floor, one thread",
+            Puller::Floor2 => "floor, two threads",
+            Puller::FloorStream => "floor, one thread, one file a layer",
+            Puller::Sampan => "sampan pull",
+            Puller::SampanNoUnpack => "sampan pull --no-unpack",
+            Puller::Podman => "podman pull",
+            Puller::Ctr => "ctr images pull",
+            Puller::SkopeoOci => "skopeo copy → oci:",
+            Puller::SkopeoDir => "skopeo copy → dir:",
+        }
+    }
+
+    /// Whether it can be had here.
+    pub fn is_there(self) -> bool {
+        match self {
+            Puller::Podman => runs("podman", &["--version"]),
+            Puller::Ctr => runs("ctr", &["--version"]) && runs("containerd", &["--version"]),
+            Puller::SkopeoOci | Puller::SkopeoDir => runs("skopeo", &["--version"]),
+            Puller::SampanNoUnpack => no_unpack_exists(),
+            Puller::Sampan | Puller::Floor | Puller::Floor2 | Puller::FloorStream => true,
+        }
+    }
+
+    /// Pulls once into an empty store below `scratch`.
+    ///
+    /// # Errors
+    /// It fails; with what it said.
+    pub fn pull(self, source: &Source, scratch: &Path) -> io::Result<Cost> {
+        let dir = tempfile::Builder::new().prefix("pull.").tempdir_in(scratch)?;
+        // What the last one left in the page cache is not this one's to write.
+        nix::unistd::syncfs(File::open(dir.path())?)?;
+        let cost = match self {
+            Puller::Floor => floor("1", "files", source, dir.path()),
+            Puller::Floor2 => floor("2", "files", source, dir.path()),
+            Puller::FloorStream => floor("1", "stream", source, dir.path()),
+            Puller::Sampan => sampan(source, dir.path(), &[]),
+            Puller::SampanNoUnpack => sampan(source, dir.path(), &["--no-unpack"]),
+            Puller::Podman => podman(source, dir.path()),
+            Puller::Ctr => ctr(source, dir.path()),
+            Puller::SkopeoOci => skopeo(source, &format!("oci:{}/to:t", dir.path().display())),
+            Puller::SkopeoDir => skopeo(source, &format!("dir:{}/to", dir.path().display())),
+        };
+        remove(dir)?;
+        cost
+    }
+}
+
+fn runs(program: &str, args: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+fn no_unpack_exists() -> bool {
+    let help = beside("sampan").and_then(|sampan| Command::new(sampan).args(["pull", "--help"]).output());
+    help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains("--no-unpack"))
+}
+
+/// Removes a store, and the mounts that podman leaves in it.
+fn remove(dir: TempDir) -> io::Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    for line in mounts.lines().rev() {
+        let target = line.split(' ').nth(1).unwrap_or_default();
+        if Path::new(target).starts_with(dir.path()) {
+            umount2(target, MntFlags::MNT_DETACH)?;
+        }
+    }
+    dir.close()
+}
+
+fn floor(threads: &str, what: &str, source: &Source, dir: &Path) -> io::Result<Cost> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["floor", threads, what]).arg(dir).args(source.layers);
+    cost::of(&command)
+}
+
+fn skopeo(source: &Source, to: &str) -> io::Result<Cost> {
+    let mut command = Command::new("skopeo");
+    command.args(["--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]);
+    command.arg(format!("docker://{}", source.reference)).arg(to);
+    cost::of(&command)
+}
+
+fn podman(source: &Source, dir: &Path) -> io::Result<Cost> {
+    let mut command = Command::new("podman");
+    command.arg("--root").arg(dir.join("root")).arg("--runroot").arg(dir.join("run"));
+    command.args(["--storage-driver", "overlay", "pull", "--quiet", "--tls-verify=false", source.reference]);
+    cost::of(&command)
+}
+
+/// A daemon that ends with this.
+struct Running(Child);
+
+impl Running {
+    /// Starts it and waits until it listens on `socket`.
+    fn start(mut command: Command, dir: &Path, socket: &Path) -> io::Result<Self> {
+        let log = dir.join("daemon.log");
+        let file = File::create(&log)?;
+        let child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?;
+        let mut running = Running(child);
+        let deadline = Instant::now() + PATIENCE;
+        while UnixStream::connect(socket).is_err() {
+            if running.0.try_wait()?.is_some() || Instant::now() > deadline {
+                return Err(io::Error::other(format!(
+                    "{} does not listen: {}",
+                    command.get_program().display(),
+                    fs::read_to_string(&log).unwrap_or_default()
+                )));
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        Ok(running)
+    }
+
+    /// What `client` costs, and the daemon meanwhile.
+    fn cost_with(&self, client: &Command) -> io::Result<Cost> {
+        let pid = self.0.id();
+        let before = Daemon::now(pid)?;
+        let mut cost = cost::of(client)?;
+        before.add_to(&mut cost, pid)?;
+        Ok(cost)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM);
+        let deadline = Instant::now() + PATIENCE;
+        while matches!(self.0.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                let _ = self.0.kill();
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+}
+
+fn sampan(source: &Source, dir: &Path, more: &[&str]) -> io::Result<Cost> {
+    let environment = [("RUN", "run"), ("STATE", "state"), ("DATA", "data")]
+        .map(|(name, below)| (format!("SAMPAN_{name}_DIR"), dir.join(below)));
+    let mut engine = Command::new(beside("sampan-engine")?);
+    engine.envs(environment.clone());
+    let config = dir.join("sampan.toml");
+    fs::write(&config, "[engine]\n")?;
+    engine.arg("--config").arg(&config);
+    let socket = dir.join("run/engine.sock");
+    let engine = Running::start(engine, dir, &socket)?;
+    let mut pull = Command::new(beside("sampan")?);
+    pull.envs(environment).args(["pull", "--quiet"]).args(more).arg(source.reference);
+    engine.cost_with(&pull)
+}
+
+fn ctr(source: &Source, dir: &Path) -> io::Result<Cost> {
+    let (config, socket) = (dir.join("config.toml"), dir.join("containerd.sock"));
+    let text = format!(
+        "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+         [grpc]\naddress = {socket:?}\n",
+        dir.join("root"),
+        dir.join("state"),
+    );
+    fs::write(&config, text)?;
+    let mut daemon = Command::new("containerd");
+    daemon.arg("--config").arg(&config);
+    let daemon = Running::start(daemon, dir, &socket)?;
+    let mut pull = Command::new("ctr");
+    pull.arg("--address").arg(&socket);
+    pull.args(["images", "pull", "--plain-http", "--snapshotter", "overlayfs", source.reference]);
+    daemon.cost_with(&pull)
+}
