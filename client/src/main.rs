@@ -55,6 +55,7 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Rmi(args) => images::remove(args),
         Command::Import(args) => import::run(args),
         Command::Load(args) => archives::load(args),
+        Command::Save(args) => archives::save(args),
         Command::Serve(args) => job::serve(args),
         Command::Image(group) => match &group.command {
             ImageCommand::Ls(args) => images::list(args),
@@ -65,6 +66,7 @@ fn run(command: &Command) -> Result<(), Failure> {
             ImageCommand::Inspect(args) => images::inspect(args),
             ImageCommand::Import(args) => import::run(args),
             ImageCommand::Load(args) => archives::load(args),
+            ImageCommand::Save(args) => archives::save(args),
         },
         Command::System(group) => match &group.command {
             SystemCommand::Df(args) => disk::usage(args),

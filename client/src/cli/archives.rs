@@ -2,9 +2,11 @@
 //!
 //! So a person loads what that person may read and saves where that person may write, whoever the engine runs as.
 
-use crate::cli::args::Load;
+use crate::cli::args::{Load, Progress, Save, SaveFormat};
 use crate::cli::failure::{Failure, USAGE};
-use crate::cli::job::{engine, follow_to};
+use crate::cli::job::{engine, follow, follow_to};
+use crate::cli::outfile::OutFile;
+use crate::cli::transport;
 use sampan_client::engine::{self, Container, Done, Request};
 use std::fs::File;
 use std::io::{self, IsTerminal};
@@ -28,6 +30,43 @@ pub fn load(args: &Load) -> Result<(), Failure> {
         no_unpack: args.no_unpack,
     };
     follow_to(&engine(&args.socket), Request::Load(request), &[from.as_fd()], &args.progress, Some(loaded))
+}
+
+/// Runs `sampan save`.
+///
+/// # Errors
+/// The archive cannot be written, the engine is not there, or the save failed.
+pub fn save(args: &Save) -> Result<(), Failure> {
+    let target = match args.format {
+        SaveFormat::DockerArchive => Container::DockerArchive,
+        SaveFormat::OciArchive => Container::OciArchive,
+        SaveFormat::OciDir => Container::OciLayout,
+    };
+    let engine = engine(&args.socket);
+    let Some(path) = args.output.as_deref().filter(|path| *path != Path::new("-")) else {
+        let to = stdout(target)?;
+        let save = engine::Save { names: args.images.clone(), target, rename: None };
+        // Standard output is the archive's alone.
+        let progress = Progress { quiet: true, ..args.progress };
+        return follow_to(&engine, Request::Save(save), &[to.fd()], &progress, Some(|_| String::new()));
+    };
+    let (save, to) = transport::save(&args.images, target, path, None)?;
+    follow(&engine, Request::Save(save), &[to.fd()], &args.progress)?;
+    to.finish().map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))
+}
+
+fn stdout(target: Container) -> Result<OutFile, Failure> {
+    let stdout = io::stdout();
+    let refuse = |message: &str, hint: &str| Err(Failure::new(message).status(USAGE).hint(hint));
+    if target == Container::OciLayout {
+        return refuse("cannot save a directory to standard output", "give --output DIR");
+    }
+    if stdout.is_terminal() {
+        let hint = "give --output FILE, or redirect standard output";
+        return refuse("cannot save an archive to a terminal", hint);
+    }
+    let fd = stdout.as_fd().try_clone_to_owned();
+    fd.map(OutFile::plain).map_err(|error| Failure::output(&error))
 }
 
 /// What `docker load` prints.

@@ -82,6 +82,8 @@ pub enum Command {
     Import(Import),
     /// Take images out of an archive that docker, podman, skopeo or 'save' wrote
     Load(Load),
+    /// Write images into an archive that docker, podman and skopeo read
+    Save(Save),
     /// Be a read-only registry of the images in this store, until Ctrl-C
     Serve(Serve),
     /// Work on images: the commands above by the names that docker and podman have for them, and more
@@ -393,6 +395,38 @@ pub struct Import {
     pub socket: EngineSocket,
 }
 
+/// What `save` writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SaveFormat {
+    /// A tar for docker and podman, of every version
+    #[default]
+    DockerArchive,
+    /// A tar of an OCI image layout: manifests and digests stay as they are
+    OciArchive,
+    /// A directory that is an OCI image layout; images that are there stay
+    OciDir,
+}
+
+/// Arguments of `save`.
+#[derive(Debug, Args)]
+pub struct Save {
+    /// Images: reference, digest, or the beginning of an id
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+    /// Write into this file, or directory, which is replaced when all is written [default: standard output]
+    #[arg(short, long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub output: Option<PathBuf>,
+    /// Write this
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub format: SaveFormat,
+    /// How progress is shown; not at all if the archive goes to standard output.
+    #[command(flatten)]
+    pub progress: Progress,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
 /// Arguments of `load`.
 #[derive(Debug, Args)]
 pub struct Load {
@@ -443,6 +477,8 @@ pub enum ImageCommand {
     Import(Import),
     /// Take images out of an archive
     Load(Load),
+    /// Write images into an archive
+    Save(Save),
 }
 
 const PRUNE: &str = "\
