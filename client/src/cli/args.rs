@@ -228,7 +228,8 @@ pub struct Progress {
 /// Arguments of `pull`.
 #[derive(Debug, Args)]
 pub struct Pull {
-    /// The images: [HOST[:PORT]/]NAME[:TAG][@DIGEST]
+    /// The images: [docker://][HOST[:PORT]/]NAME[:TAG][@DIGEST], oci:DIR[:TAG], oci-archive:FILE[:NAME] or
+    /// docker-archive:FILE[:REF]
     #[arg(value_name = "REF", required = true)]
     pub references: Vec<String>,
     /// Fetch all tags of each repository; REF then has neither tag nor digest

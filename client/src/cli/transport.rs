@@ -43,8 +43,11 @@ pub fn parse(text: &str) -> Result<Place, Failure> {
     }
     for (prefix, hint) in ELSEWHERE {
         if text.starts_with(prefix) {
-            let failure = Failure::new(format!("cannot use {text:?}: {prefix} is not taken here")).status(USAGE);
-            return Err(failure.hint(format!("{hint}; an image of that name is docker://docker.io/library/{text}")));
+            let failure =
+                Failure::new(format!("cannot use {text:?}: {prefix} is not taken here")).status(USAGE);
+            return Err(
+                failure.hint(format!("{hint}; an image of that name is docker://docker.io/library/{text}"))
+            );
         }
     }
     let kinds = [
@@ -105,7 +108,8 @@ fn local_name(path: &Path, tag: Option<&str>) -> String {
     }
     let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let last = full.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let kept: String = last.chars().map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' }).collect();
+    let kept: String =
+        last.chars().map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' }).collect();
     let words: Vec<&str> = kept.split('-').filter(|word| !word.is_empty()).collect();
     let name = if words.is_empty() { "layout".to_owned() } else { words.join("-") };
     format!("localhost/{name}:{}", tag.unwrap_or("latest"))
