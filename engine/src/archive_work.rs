@@ -2,6 +2,7 @@
 //!
 //! Between [`crate::server`], which starts them, and [`crate::load`] and [`crate::save`], which know how.
 
+use crate::bundle::BundleError;
 use crate::failure;
 use crate::load::{self, LoadError, LoadRequest, LoadedImage};
 use crate::platform::Platform;
@@ -199,6 +200,7 @@ fn load_failure(error: &LoadError) -> Failure {
             (Code::Usage, "say which one: docker-archive:FILE:REF, oci-archive:FILE:REF, oci:DIR:REF")
         }
         LoadError::Store(_) => (Code::Failed, ""),
+        LoadError::Bundle(BundleError::NoSuch { .. }) => (Code::NotFound, ""),
         LoadError::Archive(_) | LoadError::Bundle(_) | LoadError::Wrong { .. } => (
             Code::Failed,
             "it must be what 'docker save' or 'podman save' writes, whole; nothing of it was kept",

@@ -50,9 +50,25 @@ pub enum BundleError {
     /// A name in it is none.
     #[error("an image in it cannot be named")]
     Name(#[from] ReferenceError),
-    /// There is no image in it, or none of that name, or another limit is broken.
+    /// No image in it has the name that was given.
+    #[error("no image in it is called {wanted:?}; there are: {}", there.join(", "))]
+    NoSuch {
+        /// What was given.
+        wanted: String,
+        /// What there is; the first few.
+        there: Vec<String>,
+    },
+    /// There is no image in it, or a limit is broken.
     #[error("{0}")]
     Refused(String),
+}
+
+/// Most names that are told when none of them was meant.
+const NAMES_TOLD: usize = 10;
+
+fn no_such(wanted: &str, there: impl Iterator<Item = String>) -> BundleError {
+    let there = there.map(|name| name.chars().take(100).collect()).take(NAMES_TOLD).collect();
+    BundleError::NoSuch { wanted: wanted.chars().take(300).collect(), there }
 }
 
 fn refused(why: impl Into<String>) -> BundleError {
@@ -97,10 +113,9 @@ pub fn read(source: &mut dyn Source, wanted: &Wanted<'_>) -> Result<Vec<Offer>, 
     } else {
         return Err(refused("it is no image archive: it has neither manifest.json nor index.json"));
     };
-    match (offers.is_empty(), wanted.select) {
-        (true, Some(name)) => Err(refused(format!("no image in it is called {name:?}"))),
-        (true, None) => Err(refused("there is no image in it")),
-        _ => Ok(offers),
+    match offers.is_empty() {
+        true => Err(refused("there is no image in it")),
+        false => Ok(offers),
     }
 }
 
@@ -119,12 +134,18 @@ fn docker(source: &mut dyn Source, wanted: &Wanted<'_>) -> Result<Vec<Offer>, Bu
     let images: Vec<DockerImage> =
         serde_json::from_slice(&bytes).map_err(|e| unusable("manifest.json", json(e)))?;
     check_count(images.len())?;
-    let chosen = images.into_iter().enumerate().filter(|(nth, image)| {
-        let tags = image.repo_tags.as_deref().unwrap_or_default();
-        wanted
-            .select
-            .is_none_or(|name| name == format!("@{nth}") || tags.iter().any(|tag| is_called(tag, name)))
-    });
+    let tags = |image: &DockerImage| image.repo_tags.clone().unwrap_or_default();
+    let is_wanted = |nth: usize, image: &DockerImage| {
+        let called =
+            |name: &str| name == format!("@{nth}") || tags(image).iter().any(|tag| is_called(tag, name));
+        wanted.select.is_none_or(called)
+    };
+    if let Some(name) = wanted.select
+        && !images.iter().enumerate().any(|(nth, image)| is_wanted(nth, image))
+    {
+        return Err(no_such(name, images.iter().flat_map(tags)));
+    }
+    let chosen = images.into_iter().enumerate().filter(|(nth, image)| is_wanted(*nth, image));
     chosen.map(|(_, image)| docker_image(source, image, wanted.select)).collect()
 }
 
@@ -166,6 +187,7 @@ fn layout(source: &mut dyn Source, wanted: &Wanted<'_>) -> Result<Vec<Offer>, Bu
     let index: Index = serde_json::from_slice(&bytes).map_err(|e| unusable("index.json", json(e)))?;
     check_count(index.manifests.len())?;
     let mut groups: BTreeMap<Option<String>, Vec<Descriptor>> = BTreeMap::new();
+    let there: Vec<String> = index.manifests.iter().filter_map(name_of).map(str::to_owned).collect();
     for entry in index.manifests {
         let name = name_of(&entry).map(str::to_owned);
         let called = |select: &str| {
@@ -175,6 +197,9 @@ fn layout(source: &mut dyn Source, wanted: &Wanted<'_>) -> Result<Vec<Offer>, Bu
         if wanted.select.is_none_or(called) {
             groups.entry(name).or_default().push(entry);
         }
+    }
+    if let Some(name) = wanted.select.filter(|_| groups.is_empty()) {
+        return Err(no_such(name, there.into_iter()));
     }
     let mut offers: Vec<Offer> = Vec::new();
     for (name, entries) in groups {

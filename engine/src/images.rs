@@ -229,6 +229,11 @@ impl Loaded {
     }
 }
 
+/// The index that an image was chosen from, by its entry in `index.json`.
+pub fn index_of(entry: &Descriptor) -> Option<Digest> {
+    entry.annotations.get(INDEX_DIGEST).and_then(|digest| Digest::parse(digest).ok())
+}
+
 /// All images that can be read, in the order they came; those that cannot are logged and left out.
 ///
 /// # Errors

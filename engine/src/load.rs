@@ -244,15 +244,19 @@ impl Work<'_> {
     }
 
     /// Takes an image's layers; names nothing.
-    fn image(&mut self, source: &mut dyn Source, offer: Offer) -> Result<Ready, LoadError> {
+    fn image(&mut self, source: &mut dyn Source, mut offer: Offer) -> Result<Ready, LoadError> {
         self.check_platform(&offer)?;
+        let is_adopted = self.adopt(&mut offer)?;
         let chain_ids = offer.parsed.chain_ids();
         self.pins.push(self.store.pin(chain_ids.iter().cloned()));
         let mut blobs = Vec::with_capacity(offer.layers.len());
         let parts = offer.layers.iter().zip(&offer.parsed.rootfs.diff_ids).zip(&chain_ids);
         for (((name, expected), diff_id), chain_id) in parts {
             self.cancel.check()?;
-            blobs.push(self.layer(source, name, expected.as_ref(), diff_id, chain_id)?);
+            blobs.push(match expected.as_ref().filter(|_| is_adopted) {
+                Some(here) => self.stored(name, here.digest.clone(), here.size, diff_id, chain_id)?,
+                None => self.layer(source, name, expected.as_ref(), diff_id, chain_id)?,
+            });
         }
         let id = offer.config_digest();
         self.pins.push(self.store.pin([id.clone()]));
@@ -271,6 +275,33 @@ impl Work<'_> {
             platform: PlatformField::from(&offer.parsed.platform()),
             labels: offer.parsed.config.labels,
         })
+    }
+
+    /// What a docker archive holds may be here under the manifest that it came with, from a registry: the config's
+    /// digest says that it is the same image. Then that one gets the names, and nothing is read.
+    fn adopt(&mut self, offer: &mut Offer) -> Result<bool, LoadError> {
+        let id = offer.config_digest();
+        let is_it = |image: &images::Loaded| image.manifest.config.digest == id;
+        let images = images::list(self.store).unwrap_or_default();
+        let Some(image) = images.into_iter().find(is_it).filter(|_| offer.manifest.is_none()) else {
+            return Ok(false);
+        };
+        let needed = image.manifest.layers.iter().map(|layer| layer.digest.clone());
+        self.pins.push(self.store.pin(needed.chain([id, image.entry.digest.clone()])));
+        let has = |layer: &Descriptor| self.store.has_blob(&layer.digest, layer.size);
+        let Ok(bytes) = self.store.read_blob(&image.entry.digest, oci::MANIFEST_MAX) else {
+            return Ok(false);
+        };
+        if !image.manifest.layers.iter().all(has) {
+            return Ok(false);
+        }
+        offer.index = images::index_of(&image.entry);
+        let manifest = Descriptor { annotations: BTreeMap::new(), platform: None, ..image.entry };
+        offer.manifest = Some((manifest, bytes));
+        for (here, layer) in offer.layers.iter_mut().zip(image.manifest.layers) {
+            here.1 = Some(layer);
+        }
+        Ok(true)
     }
 
     fn check_platform(&self, offer: &Offer) -> Result<(), LoadError> {
