@@ -21,6 +21,10 @@ script bsdutils
 tar tar
 systemd-analyze systemd
 cc gcc
+podman podman
+ctr containerd
+losetup mount
+mkfs.ext4 e2fsprogs
 LIST
 [ -z "$need" ] && exit 0
 
