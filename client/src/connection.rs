@@ -35,6 +35,12 @@ pub(crate) enum Received<T> {
     Closed,
 }
 
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
 impl Connection {
     /// Connects, and sends `request` with descriptors on its first byte.
     pub fn open(socket: &Path, request: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<Self> {
@@ -140,30 +146,55 @@ impl Stop {
         is_readable(self.receiver.as_fd())
     }
 
+    /// True if a stop was asked for; the next one is news again.
+    pub fn take(&mut self) -> io::Result<bool> {
+        let asked = self.is_asked();
+        if asked && self.receiver.read(&mut [0; 64])? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(asked)
+    }
+
     /// Waits until `readable` is, a stop is asked for, or `deadline` is reached.
     pub fn wait(&self, readable: Option<BorrowedFd<'_>>, deadline: Option<Instant>) -> io::Result<Woken> {
+        self.wait_any(readable, deadline)
+    }
+
+    /// The same for any number of descriptors.
+    pub fn wait_any<'a>(
+        &'a self,
+        readable: impl IntoIterator<Item = BorrowedFd<'a>>,
+        deadline: Option<Instant>,
+    ) -> io::Result<Woken> {
+        let all = [self.receiver.as_fd()].into_iter().chain(readable);
+        let mut fds: Vec<PollFd<'_>> = all.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         loop {
-            let timeout = match deadline.map(|at| at.saturating_duration_since(Instant::now())) {
-                None => PollTimeout::NONE,
-                // Rounded up, so that the last fraction of a millisecond is not spun through.
-                Some(left) => {
-                    let left = left.saturating_add(Duration::from_micros(999));
-                    PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-                }
-            };
-            let stop = PollFd::new(self.receiver.as_fd(), PollFlags::POLLIN);
-            let socket = PollFd::new(readable.unwrap_or(self.receiver.as_fd()), PollFlags::POLLIN);
-            let mut fds = [stop, socket];
-            match poll(&mut fds, timeout) {
+            match poll(&mut fds, timeout(deadline)) {
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
                 Ok(0) if deadline.is_some_and(|at| Instant::now() >= at) => return Ok(Woken::Timeout),
                 Ok(0) => {}
-                Ok(_) if fds[0].any().unwrap_or(true) => return Ok(Woken::Stopped),
+                Ok(_) if fds.first().is_some_and(|stop| stop.any().unwrap_or(true)) => {
+                    return Ok(Woken::Stopped);
+                }
                 Ok(_) => return Ok(Woken::Readable),
             }
         }
     }
+}
+
+impl AsFd for Stop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.receiver.as_fd()
+    }
+}
+
+/// Until `deadline`, rounded up, so that the last fraction of a millisecond is not spun through.
+fn timeout(deadline: Option<Instant>) -> PollTimeout {
+    let Some(left) = deadline.map(|at| at.saturating_duration_since(Instant::now())) else {
+        return PollTimeout::NONE;
+    };
+    PollTimeout::try_from(left.saturating_add(Duration::from_micros(999))).unwrap_or(PollTimeout::MAX)
 }
 
 fn is_readable(fd: BorrowedFd<'_>) -> bool {

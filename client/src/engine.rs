@@ -25,7 +25,7 @@ pub use sampan_ipc::engine::*;
 use sampan_ipc::frame::{self, FrameError};
 use sampan_ipc::paths::Paths;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -138,6 +138,13 @@ impl Iterator for Answers {
                 Err(error) => return Some(Err(error)),
             }
         }
+    }
+}
+
+impl AsFd for Answers {
+    /// Readable when there may be a next answer; one that came with the last may be there without.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
     }
 }
 

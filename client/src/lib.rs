@@ -40,6 +40,7 @@ mod connection;
 mod cursor;
 pub mod engine;
 pub mod status;
+pub mod streams;
 pub mod subscription;
 
 pub use engine::{Answers, Engine, EngineError};
@@ -50,4 +51,5 @@ pub use sampan_ipc::record::RecordError;
 pub use sampan_ipc::sender::FifoSender as Emitter;
 pub use sampan_ipc::time;
 pub use status::status;
+pub use streams::{Happened, Streams};
 pub use subscription::{Item, Stopper, Subscription, Watch, WatchError};

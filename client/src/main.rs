@@ -7,9 +7,9 @@ mod cli;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use cli::args::{Cli, Command, MonitorCommand};
+use cli::args::{Cli, Command, ImageCommand, MonitorCommand, SystemCommand};
 use cli::failure::{BAD_EVENT, Failure, USAGE};
-use cli::{emit, events, images, import, job, output, state, up};
+use cli::{disk, emit, events, images, import, job, login, output, pull, push, state, up};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::process::ExitCode;
 
@@ -45,7 +45,7 @@ fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Events(args) => events::run(args),
         Command::Emit(args) => emit::run(args),
-        Command::Pull(args) => job::pull(args),
+        Command::Pull(args) => pull::run(args),
         Command::Jobs(args) => job::list(args),
         Command::Watch(args) => job::watch(args),
         Command::Cancel(args) => job::cancel(args),
@@ -54,7 +54,23 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Tag(args) => images::tag(args),
         Command::Rmi(args) => images::remove(args),
         Command::Import(args) => import::run(args),
+        Command::Login(args) => login::login(args),
+        Command::Logout(args) => login::logout(args),
+        Command::Push(args) => push::run(args),
         Command::Serve(args) => job::serve(args),
+        Command::Image(group) => match &group.command {
+            ImageCommand::Ls(args) => images::list(args),
+            ImageCommand::Rm(args) => images::remove(args),
+            ImageCommand::Prune(args) => disk::prune(args),
+            ImageCommand::Verify(args) => disk::verify(args),
+            ImageCommand::Tag(args) => images::tag(args),
+            ImageCommand::Pull(args) => pull::run(args),
+            ImageCommand::Inspect(args) => images::inspect(args),
+            ImageCommand::Import(args) => import::run(args),
+        },
+        Command::System(group) => match &group.command {
+            SystemCommand::Df(args) => disk::usage(args),
+        },
         Command::Info(args) => state::info(args),
         Command::Version(args) => state::version(args),
         Command::Monitor(args) => match &args.command {

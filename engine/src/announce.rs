@@ -46,7 +46,10 @@ impl Announcer {
         labels: impl IntoIterator<Item = (&'a String, &'a String)>,
     ) {
         let name = clip(name, NAME_MAX);
-        let mut event = Event::new("image", action, name).with("name", name);
+        let mut event = Event::new("image", action, name);
+        if !name.is_empty() {
+            event = event.with("name", name);
+        }
         for (key, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
             event = event.with(*key, clip(value, REASON_MAX));
         }

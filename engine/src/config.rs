@@ -1,12 +1,15 @@
 //! The `[engine]` table of `/etc/sampan/sampan.toml`, and the command line that wins over it.
 
 use crate::limits::Bounds;
+use crate::policy::{self, Policies, RuleError};
+use crate::room::{Amount, Marks};
 use lexopt::prelude::{Long, Short, ValueExt};
 use sampan_ipc::paths::Paths;
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where the configuration is looked for when no `--config` is given; it need not be there.
@@ -31,8 +34,20 @@ pub struct Config {
     pub bounds: Bounds,
     /// Partial blobs that nobody went on with for so long are removed.
     pub partial_age: Duration,
+    /// As an ordinary user, layers are unpacked in a user namespace, if this host allows it.
+    pub user_namespace: bool,
     /// Hosts (with port) that plain HTTP, or a certificate that nobody vouches for, will do for.
     pub insecure_registries: Vec<String>,
+    /// File of credentials that is read before those of containers-auth.json(5).
+    pub auth_file: Option<PathBuf>,
+    /// containers-registries.conf(5), instead of the host's.
+    pub registries_conf: Option<PathBuf>,
+    /// containers-certs.d(5), instead of the host's.
+    pub certs_dir: Option<PathBuf>,
+    /// How much of the disk is to stay free.
+    pub marks: Marks,
+    /// Which images may come in.
+    pub policies: Arc<Policies>,
 }
 
 /// What the command line asks for.
@@ -65,6 +80,17 @@ pub enum ConfigError {
         path: PathBuf,
         /// Where it breaks.
         source: toml::de::Error,
+    },
+    /// The policies make no sense.
+    #[error(transparent)]
+    Policy(#[from] RuleError),
+    /// The marks contradict each other.
+    #[error("gc-free-high is {high}, expected more than gc-free-low, which is {low}")]
+    Marks {
+        /// The low mark.
+        low: String,
+        /// The high mark.
+        high: String,
     },
     /// A number is out of range.
     #[error("{key} is {value}, expected {least} to {most}")]
@@ -100,8 +126,17 @@ struct Table {
     stall_seconds: Option<u64>,
     stall_bytes: Option<u64>,
     partial_days: Option<u64>,
+    user_namespace: Option<bool>,
     #[serde(default)]
     insecure_registries: Vec<String>,
+    auth_file: Option<PathBuf>,
+    registries_conf: Option<PathBuf>,
+    certs_dir: Option<PathBuf>,
+    min_free: Option<Amount>,
+    gc_free_low: Option<Amount>,
+    gc_free_high: Option<Amount>,
+    #[serde(default)]
+    policy: Vec<policy::Written>,
 }
 
 /// Reads the command line and the file that it names.
@@ -135,13 +170,20 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
     let paths = Paths::from_env();
     let partial_days = within("partial-days", table.partial_days, 0..=36_500)?.unwrap_or(PARTIAL_DAYS);
     let bounds = bounds(&cli, &table)?;
+    let marks = marks(&table)?;
     Ok(Asked::Run(Box::new(Config {
         socket: cli.socket.or(table.socket).unwrap_or_else(|| paths.engine_socket()),
         store: cli.store.or(table.store).unwrap_or_else(|| paths.store()),
         fifo: cli.fifo.or(table.fifo).unwrap_or_else(|| paths.fifo()),
         bounds,
         partial_age: Duration::from_secs(partial_days * 86_400),
+        user_namespace: table.user_namespace.unwrap_or(true),
         insecure_registries: table.insecure_registries,
+        auth_file: table.auth_file,
+        registries_conf: table.registries_conf,
+        certs_dir: table.certs_dir,
+        marks,
+        policies: Arc::new(Policies::new(table.policy)?),
     })))
 }
 
@@ -161,6 +203,23 @@ fn bounds(cli: &Table, table: &Table) -> Result<Bounds, ConfigError> {
         stall_time: stall.map_or(default.stall_time, Duration::from_secs),
         stall_bytes: table.stall_bytes.unwrap_or(default.stall_bytes),
     })
+}
+
+/// The marks; without the low one nothing is ever removed.
+fn marks(table: &Table) -> Result<Marks, ConfigError> {
+    let min_free = table.min_free.unwrap_or(Marks::default().min_free);
+    let low = table.gc_free_low.unwrap_or(Amount::Bytes(0));
+    let high = table.gc_free_high.unwrap_or(low);
+    // Those of two kinds can be compared only on the disk that they are of.
+    let crossed = match (low, high) {
+        (Amount::Bytes(low), Amount::Bytes(high)) => high < low,
+        (Amount::Percent(low), Amount::Percent(high)) => high < low,
+        _ => table.gc_free_low.is_none(),
+    };
+    if crossed || (table.gc_free_low.is_none() && table.gc_free_high.is_some()) {
+        return Err(ConfigError::Marks { low: low.to_string(), high: high.to_string() });
+    }
+    Ok(Marks { min_free, collect: table.gc_free_low.map(|low| (low, high)) })
 }
 
 fn within(

@@ -9,8 +9,9 @@ use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::limits::{Limits, Slot};
 use crate::rate::Rate;
-use crate::registry::{BlobBody, Registry, RegistryError};
+use crate::registry::{BlobBody, RegistryError};
 use crate::retry::Backoff;
+use crate::sources::Sources;
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ pub const HEADWAY: u64 = 1 << 20;
 #[derive(Clone, Copy)]
 pub struct Wanted<'a> {
     /// Who has it.
-    pub registry: &'a Registry,
+    pub registry: &'a Sources,
     /// What it shares with other downloads.
     pub limits: &'a Limits,
     /// Bytes per second of its own job.

@@ -1,6 +1,8 @@
 //! Errors as people get them: one line of causes, a kind, a hint.
 
 use crate::images::ImageError;
+use crate::registries::RegistriesError;
+use crate::store::StoreError;
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
 use std::error::Error;
@@ -25,7 +27,24 @@ impl From<ImageError> for Failure {
                 new(Code::Conflict, message, "name the reference to remove, or use --force for all")
             }
             ImageError::Reference(_) => new(Code::Usage, message, ""),
-            ImageError::Store(_) | ImageError::Unreadable { .. } => new(Code::Failed, message, ""),
+            ImageError::Store(StoreError::Digest { .. }) | ImageError::Unreadable { .. } => new(
+                Code::Failed,
+                message,
+                "'sampan image verify' says what is broken; 'sampan pull' the image again, or 'sampan rmi' it",
+            ),
+            ImageError::Store(_) => new(Code::Failed, message, ""),
         }
+    }
+}
+
+impl From<RegistriesError> for Failure {
+    fn from(error: RegistriesError) -> Self {
+        let code = match &error {
+            RegistriesError::Reference(_)
+            | RegistriesError::Ambiguous { .. }
+            | RegistriesError::Unqualified { .. } => Code::Usage,
+            _ => Code::Failed,
+        };
+        new(code, chain(&error), error.hint())
     }
 }

@@ -7,9 +7,10 @@
 use crate::digest::Digest;
 use crate::oci::{self, Config, Descriptor, Document, Index, Manifest, PlatformField};
 use crate::reference::Reference;
-use crate::store::{Store, StoreError, Temp, lock};
+use crate::store::{Store, StoreError, Swept, lock};
 use sampan_ipc::engine::Image;
 use std::collections::{BTreeMap, HashSet};
+use std::time::SystemTime;
 
 /// OCI image-spec, "Pre-Defined Annotation Keys".
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -93,6 +94,8 @@ pub struct Removed {
     pub deleted: bool,
     /// The image's labels.
     pub labels: BTreeMap<String, String>,
+    /// Bytes of the disk that became free.
+    pub freed: u64,
 }
 
 fn read_index(store: &Store) -> Result<Index, StoreError> {
@@ -131,6 +134,7 @@ pub fn commit(store: &Store, new: NewImage<'_>) -> Result<bool, StoreError> {
         annotations.insert(INDEX_DIGEST.to_owned(), digest.to_string());
     }
     let entry = Descriptor { annotations, platform: Some(new.platform), ..new.manifest };
+    touch(store, &entry.digest);
     if index.manifests.contains(&entry) {
         return Ok(true);
     }
@@ -168,20 +172,49 @@ fn grouped(index: &Index) -> Vec<(Descriptor, Vec<String>)> {
 }
 
 fn load(store: &Store, entry: Descriptor, references: Vec<String>) -> Result<Loaded, ImageError> {
-    let bytes = store.read_blob(&entry.digest, oci::MANIFEST_MAX)?;
-    let unreadable = |source| ImageError::Unreadable { digest: entry.digest.clone(), source };
-    let manifest = match oci::parse_document(&bytes, Some(&entry.media_type)).map_err(unreadable)? {
-        Document::Manifest(manifest) => manifest,
-        Document::Index(_) => {
-            return Err(unreadable(oci::OciError::Refused("it is an index".to_owned())));
-        }
-    };
-    let bytes = store.read_blob(&manifest.config.digest, oci::CONFIG_MAX)?;
-    let config = oci::parse_config(&bytes, &manifest).map_err(unreadable)?;
+    let manifest = manifest(store, &entry)?;
+    let config = config(store, &entry, &manifest)?;
     Ok(Loaded { references, entry, manifest, config })
 }
 
+/// The manifest of an image.
+///
+/// # Errors
+/// It is not there, broken, or none.
+pub(crate) fn manifest(store: &Store, entry: &Descriptor) -> Result<Manifest, ImageError> {
+    let bytes = store.read_blob(&entry.digest, oci::MANIFEST_MAX)?;
+    let unreadable = |source| ImageError::Unreadable { digest: entry.digest.clone(), source };
+    match oci::parse_document(&bytes, Some(&entry.media_type)).map_err(unreadable)? {
+        Document::Manifest(manifest) => Ok(manifest),
+        Document::Index(_) => Err(unreadable(oci::OciError::Refused("it is an index".to_owned()))),
+    }
+}
+
+/// The config of an image.
+///
+/// # Errors
+/// As [`manifest`].
+pub(crate) fn config(store: &Store, entry: &Descriptor, manifest: &Manifest) -> Result<Config, ImageError> {
+    let bytes = store.read_blob(&manifest.config.digest, oci::CONFIG_MAX)?;
+    let unreadable = |source| ImageError::Unreadable { digest: entry.digest.clone(), source };
+    oci::parse_config(&bytes, manifest).map_err(unreadable)
+}
+
+/// What `index.json` says: the first entry of each image, and all its references.
+///
+/// # Errors
+/// [`StoreError`] if it cannot be read.
+pub(crate) fn entries(store: &Store) -> Result<Vec<(Descriptor, Vec<String>)>, StoreError> {
+    Ok(grouped(&read_index(store)?))
+}
+
 impl Loaded {
+    /// Digests of the blobs that it needs, itself first; layers may be among them twice.
+    pub fn blobs(&self) -> impl Iterator<Item = &Digest> {
+        let documents = [&self.entry.digest, &self.manifest.config.digest];
+        documents.into_iter().chain(self.manifest.layers.iter().map(|layer| &layer.digest))
+    }
+
     /// As clients are told.
     pub fn summary(&self) -> Image {
         Image {
@@ -222,11 +255,17 @@ pub fn count(store: &Store) -> usize {
 /// # Errors
 /// [`ImageError::NotFound`], [`ImageError::Ambiguous`].
 pub fn find(store: &Store, name: &str) -> Result<Loaded, ImageError> {
-    let groups = grouped(&read_index(store)?);
+    let (entry, references) = locate(store, name)?;
+    load(store, entry, references)
+}
+
+/// As [`find`], without reading the image's documents: they may be broken.
+fn locate(store: &Store, name: &str) -> Result<(Descriptor, Vec<String>), ImageError> {
+    let mut groups = grouped(&read_index(store)?);
     let not_found = || ImageError::NotFound(name.chars().take(300).collect());
     if let Ok(reference) = Reference::parse(name) {
         let full = reference.to_string();
-        let by_name = |(entry, names): &&(Descriptor, Vec<String>)| {
+        let by_name = |(entry, names): &(Descriptor, Vec<String>)| {
             names.contains(&full)
                 || reference.digest().is_some_and(|d| {
                     let of_repository =
@@ -235,26 +274,21 @@ pub fn find(store: &Store, name: &str) -> Result<Loaded, ImageError> {
                         && names.iter().any(of_repository)
                 })
         };
-        if let Some((entry, names)) = groups.iter().find(by_name) {
-            return load(store, entry.clone(), names.clone());
+        if let Some(at) = groups.iter().position(by_name) {
+            return Ok(groups.swap_remove(at));
         }
     }
     let prefix = name.strip_prefix("sha256:").unwrap_or(name);
     if prefix.len() < PREFIX_MIN || !prefix.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(not_found());
     }
-    let mut fitting = Vec::new();
-    for (entry, names) in groups {
-        if entry.digest.hex().starts_with(prefix) {
-            fitting.push(load(store, entry, names)?);
-        } else if let Ok(image) = load(store, entry, names)
-            && image.manifest.config.digest.hex().starts_with(prefix)
-        {
-            fitting.push(image);
-        }
-    }
-    match fitting.len() {
-        0 | 1 => fitting.pop().ok_or_else(not_found),
+    let is_id = |entry: &Descriptor| {
+        let image = load(store, entry.clone(), Vec::new());
+        image.is_ok_and(|image| image.manifest.config.digest.hex().starts_with(prefix))
+    };
+    groups.retain(|(entry, _)| entry.digest.hex().starts_with(prefix) || is_id(entry));
+    match groups.len() {
+        0 | 1 => groups.pop().ok_or_else(not_found),
         count => Err(ImageError::Ambiguous { name: name.to_owned(), count }),
     }
 }
@@ -312,75 +346,142 @@ pub fn tag(store: &Store, source: &str, target: &str) -> Result<(Loaded, Referen
 }
 
 /// Takes the reference `name` away, or all of the image if `name` is an id; with the last reference goes the
-/// image, and what nothing else uses.
+/// image, and what nothing else uses. It need not be readable.
 ///
 /// # Errors
 /// As [`find`]; [`ImageError::SeveralReferences`] for an id of an image that has several, unless `force`.
 pub fn remove(store: &Store, name: &str, force: bool) -> Result<Removed, ImageError> {
-    let image = find(store, name)?;
-    let full =
-        Reference::parse(name).map(|r| r.to_string()).ok().filter(|full| image.references.contains(full));
-    if full.is_none() && image.references.len() > 1 && !force {
-        let (digest, count) = (image.entry.digest, image.references.len());
+    let (entry, references) = locate(store, name)?;
+    let full = Reference::parse(name).map(|r| r.to_string()).ok().filter(|full| references.contains(full));
+    if full.is_none() && references.len() > 1 && !force {
+        let (digest, count) = (entry.digest, references.len());
         return Err(ImageError::SeveralReferences { digest, count });
     }
-    let doomed = {
-        let _commit = lock(&store.commit);
-        let mut index = read_index(store)?;
-        let goes = |e: &Descriptor| {
-            e.digest == image.entry.digest && full.as_deref().is_none_or(|full| name_of(e) == Some(full))
-        };
-        index.manifests.retain(|e| !goes(e));
-        let deleted = !index.manifests.iter().any(|e| e.digest == image.entry.digest);
+    let labels = labels(store, &entry.digest);
+    let (mut removed, swept) = take(store, &entry.digest, full.as_deref(), false)?;
+    removed.freed = swept.remove();
+    Ok(Removed { labels, ..removed })
+}
+
+/// Removes the image with all its references, unless it is in use by now; `None` then, or if it is gone.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn remove_unused(store: &Store, digest: &Digest) -> Result<Option<Removed>, ImageError> {
+    let labels = labels(store, digest);
+    let (mut removed, swept) = take(store, digest, None, true)?;
+    if !removed.deleted {
+        return Ok(None);
+    }
+    removed.freed = swept.remove();
+    Ok(Some(Removed { labels, ..removed }))
+}
+
+/// The labels of an image; none if it cannot be read.
+fn labels(store: &Store, digest: &Digest) -> BTreeMap<String, String> {
+    let entry = read_index(store).ok().and_then(|i| i.manifests.into_iter().find(|e| e.digest == *digest));
+    let image = entry.and_then(|entry| load(store, entry, Vec::new()).ok());
+    image.map(|image| image.config.config.labels).unwrap_or_default()
+}
+
+/// Takes the entries of `digest` out of `index.json`, or of those the one called `name` alone.
+fn take(
+    store: &Store,
+    digest: &Digest,
+    name: Option<&str>,
+    unused: bool,
+) -> Result<(Removed, Swept), ImageError> {
+    let _commit = lock(&store.commit);
+    let mut index = read_index(store)?;
+    let mut removed = Removed { digest: digest.to_string(), ..Removed::default() };
+    if unused && is_in_use(store, digest) {
+        return Ok((removed, Swept::default()));
+    }
+    let goes = |e: &Descriptor| e.digest == *digest && name.is_none_or(|name| name_of(e) == Some(name));
+    let before = index.manifests.len();
+    removed.untagged =
+        index.manifests.iter().filter(|e| goes(e)).filter_map(name_of).map(str::to_owned).collect();
+    index.manifests.retain(|e| !goes(e));
+    removed.deleted = before > index.manifests.len() && !index.manifests.iter().any(|e| e.digest == *digest);
+    if before > index.manifests.len() {
         write_index(store, index)?;
-        let untagged = full.map_or(image.references, |full| vec![full]);
-        let (digest, labels) = (image.entry.digest.to_string(), image.config.config.labels);
-        let removed = Removed { digest, untagged, deleted, labels };
-        let trash = if deleted { sweep_unused(store) } else { Vec::new() };
-        (removed, trash)
-    };
-    Ok(doomed.0)
+    }
+    let swept = if removed.deleted { sweep_unused(store) } else { Swept::default() };
+    Ok((removed, swept))
+}
+
+/// True if something needs the image as it is: a job has pinned its manifest. The one place that says so; who
+/// else comes to use images pins them too.
+pub fn is_in_use(store: &Store, digest: &Digest) -> bool {
+    store.is_pinned(digest)
+}
+
+/// When the image was last pulled or used, or else came: the time of its manifest's file.
+pub fn last_used(store: &Store, digest: &Digest) -> SystemTime {
+    let file = std::fs::symlink_metadata(store.blob_path(digest));
+    file.and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// Notes that the image is used now. See [`last_used`].
+pub fn touch(store: &Store, digest: &Digest) {
+    let path = store.blob_path(digest);
+    let touched = std::fs::File::options().write(true).open(&path);
+    if let Err(error) = touched.and_then(|file| file.set_modified(SystemTime::now())) {
+        log::warn!("cannot note the use of {}: {error}", path.display());
+    }
 }
 
 /// Digests of all blobs and layers that an image needs. An image that cannot be read is an error: there is no
 /// telling what it needs.
-fn used(store: &Store) -> Result<HashSet<Digest>, ImageError> {
+///
+/// # Errors
+/// [`ImageError::Unreadable`], and those of the store.
+pub fn used(store: &Store) -> Result<HashSet<Digest>, ImageError> {
     let mut used = HashSet::new();
-    for (entry, names) in grouped(&read_index(store)?) {
-        used.insert(entry.digest.clone());
-        let image = load(store, entry, names)?;
-        used.insert(image.manifest.config.digest.clone());
-        used.extend(image.manifest.layers.iter().map(|l| l.digest.clone()));
+    for image in all(store)? {
+        let image = image?;
+        used.extend(image.blobs().cloned());
         used.extend(image.config.chain_ids());
     }
     Ok(used)
 }
 
-/// Removes what nothing uses; the caller holds the commit lock, and drops the result without it.
-fn sweep_unused(store: &Store) -> Vec<Temp> {
+/// All images, one after the other, in the order they came, also those that cannot be read.
+///
+/// # Errors
+/// [`StoreError`] if `index.json` itself cannot be read.
+pub fn all(store: &Store) -> Result<impl Iterator<Item = Result<Loaded, ImageError>>, ImageError> {
+    let groups = grouped(&read_index(store)?);
+    Ok(groups.into_iter().map(|(entry, references)| load(store, entry, references)))
+}
+
+/// Removes what nothing uses; the caller holds the commit lock, and goes on with the result without it.
+fn sweep_unused(store: &Store) -> Swept {
     let swept = used(store).and_then(|used| Ok(store.sweep(&used)?));
     swept.unwrap_or_else(|error| {
         log::warn!("unused content stays: {}", sampan_ipc::report::chain(&error));
-        Vec::new()
+        Swept::default()
     })
 }
 
 impl Store {
-    /// Removes blobs and layers that no image needs and no job has pinned; if that cannot be told, none.
-    pub fn collect_garbage(&self) {
-        let _trash = {
+    /// Removes blobs and layers that no image needs and no job has pinned; if that cannot be told, none. Gives
+    /// their digests, and the bytes that became free.
+    pub fn collect_garbage(&self) -> (Vec<String>, u64) {
+        let mut swept = {
             let _commit = lock(&self.commit);
             sweep_unused(self)
         };
+        (std::mem::take(&mut swept.names), swept.remove())
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Stores an image without layers and names it.
-    fn image(store: &Store, reference: &str, cmd: &str) -> Digest {
+    pub(crate) fn image(store: &Store, reference: &str, cmd: &str) -> Digest {
         let config = format!(
             r#"{{"os":"linux","architecture":"amd64","config":{{"Cmd":["{cmd}"]}},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#
         );

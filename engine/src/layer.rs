@@ -14,13 +14,15 @@ use crate::pipeline::{Expected, LayerError, Pipeline, Sink};
 use crate::place::UnpackError;
 use crate::progress::Progress;
 use crate::rate::Rate;
-use crate::registry::Registry;
+use crate::sources::Sources;
 use crate::store::{Store, Temp, file_error};
 use sampan_ipc::engine::Phase;
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
 
+/// Behind a number: what came of entries that no file was made of.
+const PASSED_OVER: &str = "entries were passed over: devices that this user may not make, or of unknown type";
 /// Told when bytes that were kept turn out to be wrong.
 const STARTING_OVER: &str = "what was kept of an earlier try is wrong, starting over";
 
@@ -43,7 +45,7 @@ pub struct Fetch<'a> {
     /// What is shared with other jobs.
     pub limits: &'a Limits,
     /// Who has them.
-    pub registry: &'a Registry,
+    pub registry: &'a Sources,
     /// The job's own limit.
     pub rate: &'a Rate,
     /// The job's rows.
@@ -82,7 +84,8 @@ impl Fetch<'_> {
         Ok(())
     }
 
-    /// Fetches the blob; once more from its beginning if its parts do not belong together.
+    /// Fetches the blob; once more from its beginning if its parts do not belong together, and from the next place
+    /// if this one has it wrong.
     fn download(&self, layer: &Layer<'_>, claim: &Claim<'_>, has_layer: bool) -> Result<(), LayerError> {
         let (digest, size) = (&layer.blob.digest, layer.blob.size);
         let mut partial = Partial::open(self.store, digest, size)?;
@@ -91,6 +94,10 @@ impl Fetch<'_> {
         if joined.get() && result.as_ref().is_err_and(is_wrong) {
             log::warn!("blob {digest}: {STARTING_OVER}");
             self.progress.retry(layer.row, STARTING_OVER);
+            partial.clear()?;
+            result = self.stream(layer, claim, has_layer, &partial, &joined);
+        }
+        while result.as_ref().is_err_and(is_wrong) && self.registry.distrust(digest) {
             partial.clear()?;
             result = self.stream(layer, claim, has_layer, &partial, &joined);
         }
@@ -171,7 +178,12 @@ impl Fetch<'_> {
             on_phase: &|phase| self.progress.phase(layer.row, phase),
         };
         if self.unpack {
-            return Ok(pipeline.run(from, sink)?.layer);
+            let streamed = pipeline.run(from, sink)?;
+            if streamed.skipped > 0 {
+                let (count, id) = (streamed.skipped, digest.short());
+                self.progress.note(&format!("layer {id}: {count} {PASSED_OVER}"));
+            }
+            return Ok(streamed.layer);
         }
         pipeline.copy(from, sink).map(|()| None)
     }

@@ -3,7 +3,8 @@
 //! The program is `main.rs`; this library lets its pieces be tested and fuzzed. From above to below:
 //! [`server`] is the event loop and calls the rest; [`work`] is what its threads do; [`pull`] and [`import`]
 //! send layers through the [`pipeline`] into the [`store`], whose names [`images`] keeps; [`serve`] gives them
-//! out again. [`registry`] is the client of other people's registries. [`announce`] says what happened.
+//! out again. [`registry`] is the client of other people's registries, [`sources`] of several that have the
+//! same image, as [`registries`] says. [`announce`] says what happened.
 //! A module imports only what lies below it.
 
 pub mod announce;
@@ -11,7 +12,9 @@ pub mod attributes;
 pub mod cancel;
 pub mod challenge;
 pub mod client;
+pub mod compare;
 pub mod config;
+pub mod credentials;
 pub mod decode;
 pub mod digest;
 pub mod download;
@@ -23,26 +26,40 @@ pub mod jobs;
 pub mod layer;
 pub mod limits;
 pub mod logging;
+pub mod login;
+pub mod namespace;
 pub mod oci;
 pub mod partial;
 pub mod pipeline;
 pub mod place;
 pub mod platform;
+pub mod policy;
 pub mod progress;
+pub mod prune;
 pub mod pull;
+pub mod push;
 pub mod rate;
+pub mod reach;
 pub mod reference;
+pub mod registries;
 pub mod registry;
 pub mod retry;
+pub mod room;
 pub mod serve;
 pub mod server;
+pub mod signature;
 pub mod socket;
+pub mod sources;
 pub mod stamp;
 pub mod store;
+pub mod subid;
 mod sys;
 pub mod tarball;
 pub mod tree;
 pub mod unpack;
+pub mod usage;
+pub mod verify;
+pub mod walk;
 pub mod work;
 
 /// Bounds what the allocator keeps; to be called first thing, before any thread.

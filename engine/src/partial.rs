@@ -214,9 +214,20 @@ pub fn collect(store: &Store, age: Duration) {
     }
 }
 
-/// The digest that a partial is to have.
-fn digest_of(path: &Path) -> Option<Digest> {
-    Digest::parse(&path.file_name()?.to_str()?.replacen('-', ":", 1)).ok()
+/// The digest that a partial is to have; `path` may be that of its note.
+pub(crate) fn digest_of(path: &Path) -> Option<Digest> {
+    let name = path.file_name()?.to_str()?;
+    Digest::parse(&name.strip_suffix(NOTE).unwrap_or(name).replacen('-', ":", 1)).ok()
+}
+
+/// True if a file of this name stands beside a partial.
+pub(crate) fn is_note(name: &str) -> bool {
+    name.ends_with(NOTE)
+}
+
+/// Bytes that are kept of the blob.
+pub fn kept(store: &Store, digest: &Digest) -> u64 {
+    fs::symlink_metadata(path(store, digest)).map_or(0, |meta| meta.len())
 }
 
 fn directory(store: &Store) -> PathBuf {

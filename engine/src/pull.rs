@@ -12,11 +12,14 @@ use crate::limits::Limits;
 use crate::oci::{self, Config, Descriptor, Document, Manifest, OciError, PlatformField};
 use crate::pipeline::LayerError;
 use crate::platform::Platform;
+use crate::policy::{Policies, PolicyError};
 use crate::progress::Progress;
 use crate::rate::Rate;
 use crate::reference::Reference;
-use crate::registry::{Access, RawManifest, Registry, RegistryError};
+use crate::registry::{Access, RawManifest, RegistryError};
 use crate::retry;
+use crate::room::{Needs, Room, RoomError};
+use crate::sources::Sources;
 use crate::store::{Pin, Store, StoreError, lock};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,6 +43,10 @@ pub struct PullRequest {
     pub unpack: bool,
     /// At most so many bytes per second; 0 is no limit.
     pub bytes_per_second: u64,
+    /// Which images may come in.
+    pub policies: Arc<Policies>,
+    /// What must stay free on the disk.
+    pub room: Room,
 }
 
 /// What was pulled.
@@ -86,6 +93,12 @@ pub enum PullError {
     /// Indexes within indexes without end.
     #[error("the image's index is nested more than {NESTING_MAX} deep")]
     Nested,
+    /// It may not come in.
+    #[error(transparent)]
+    Policy(PolicyError),
+    /// The disk is too full.
+    #[error(transparent)]
+    Room(#[from] RoomError),
     /// A small document is not what its name says.
     #[error("the image's config has digest {found}, expected {expected}")]
     ConfigDigest {
@@ -94,6 +107,15 @@ pub enum PullError {
         /// What came.
         found: Digest,
     },
+}
+
+impl From<PolicyError> for PullError {
+    fn from(error: PolicyError) -> Self {
+        match error {
+            PolicyError::Cancelled(cancelled) => PullError::Cancelled(cancelled),
+            other => PullError::Policy(other),
+        }
+    }
 }
 
 impl From<LayerError> for PullError {
@@ -118,11 +140,11 @@ pub fn pull(
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<Pulled, PullError> {
-    let registry = Arc::new(Registry::new(&request.reference, request.access));
+    let registry = Arc::new(Sources::new(&request.reference, &request.access));
     // One that ends this pull alone: the first layer that fails ends the others.
     let inner = Arc::new(Cancel::default());
     let (to_end, to_shut) = (Arc::clone(&inner), Arc::clone(&registry));
-    cancel.on_cancel(move || to_end.cancel());
+    let _link = cancel.link(move || to_end.cancel());
     inner.on_cancel(move || to_shut.shutdown());
     let work = Work { store, limits, request, progress, cancel: &inner, registry: &registry };
     let result = work.run();
@@ -138,7 +160,7 @@ struct Work<'a> {
     request: &'a PullRequest,
     progress: &'a Progress,
     cancel: &'a Cancel,
-    registry: &'a Registry,
+    registry: &'a Sources,
 }
 
 /// An image's manifest, as bytes and read, and the index that it was chosen from.
@@ -151,15 +173,16 @@ struct Resolved {
 impl Work<'_> {
     fn run(&self) -> Result<Pulled, PullError> {
         let resolved = self.resolve()?;
+        self.check_policy(&resolved)?;
         let manifest = &resolved.manifest;
         let rows = manifest.layers.iter().map(|layer| (layer.digest.short().to_owned(), layer.size));
-        self.progress.begin(rows);
+        let first_row = self.progress.begin(rows);
         let mut needed: Vec<Digest> = manifest.layers.iter().map(|l| l.digest.clone()).collect();
         needed.extend([manifest.config.digest.clone(), resolved.raw.digest.clone()]);
         let _blobs = self.store.pin(needed);
         let config = self.config(manifest)?;
         self.check_platform(&config, resolved.index.is_some())?;
-        let _layers = self.layers(manifest, &config)?;
+        let _layers = self.layers(manifest, &config, first_row)?;
         self.cancel.check()?;
         self.commit(resolved, config)
     }
@@ -184,8 +207,21 @@ impl Work<'_> {
         Err(PullError::Nested)
     }
 
+    fn check_policy(&self, resolved: &Resolved) -> Result<(), PolicyError> {
+        let digests: Vec<&Digest> = resolved.index.iter().chain([&resolved.raw.digest]).collect();
+        self.request.policies.check(self.registry, &self.request.reference, &digests, self.cancel)
+    }
+
     fn manifest(&self, target: &str) -> Result<RawManifest, RegistryError> {
-        retry::persist(self.cancel, &log_retry, || self.registry.manifest(target))
+        retry::persist(self.cancel, &self.on_retry("manifest"), || self.registry.manifest(target))
+    }
+
+    /// Tells why a document is asked for again, which has no row of its own.
+    fn on_retry(&self, what: &'static str) -> impl Fn(&str) {
+        move |note| {
+            log::info!("{what} of {}: {note}", self.request.reference);
+            self.progress.note(&format!("{what} of {}: {note}", self.request.reference));
+        }
     }
 
     fn config(&self, manifest: &Manifest) -> Result<Config, PullError> {
@@ -196,7 +232,8 @@ impl Work<'_> {
             return Ok(oci::parse_config(&bytes, manifest)?);
         }
         let max = (*size).min(oci::CONFIG_MAX);
-        let bytes = retry::persist(self.cancel, &log_retry, || self.registry.small_blob(digest, max))?;
+        let tell = self.on_retry("config");
+        let bytes = retry::persist(self.cancel, &tell, || self.registry.small_blob(digest, max))?;
         let config = oci::parse_config(&bytes, manifest);
         match self.store.write_blob(digest, &bytes) {
             Err(StoreError::Digest { expected, found, .. }) => {
@@ -217,12 +254,14 @@ impl Work<'_> {
     }
 
     /// Fetches and unpacks what is not there, as many layers at a time as there may be downloads.
-    fn layers(&self, manifest: &Manifest, config: &Config) -> Result<Pin, PullError> {
+    fn layers(&self, manifest: &Manifest, config: &Config, first_row: usize) -> Result<Pin, PullError> {
         let chain_ids = config.chain_ids();
         let pin = self.store.pin(chain_ids.iter().cloned());
-        let parts = manifest.layers.iter().zip(&config.rootfs.diff_ids).zip(&chain_ids).enumerate();
+        let needs = Needs::of(self.store, manifest, &chain_ids, self.request.unpack);
+        self.request.room.check(self.store, needs)?;
+        let parts = manifest.layers.iter().zip(&config.rootfs.diff_ids).zip(&chain_ids).zip(first_row..);
         let layers: Vec<Layer<'_>> =
-            parts.map(|(row, ((blob, diff_id), chain_id))| Layer { row, blob, diff_id, chain_id }).collect();
+            parts.map(|(((blob, diff_id), chain_id), row)| Layer { row, blob, diff_id, chain_id }).collect();
         let rate = Rate::new(self.request.bytes_per_second);
         let fetch = Fetch {
             store: self.store,
@@ -278,6 +317,7 @@ impl Work<'_> {
         let platform = PlatformField::from(&config.platform());
         let new = NewImage { reference: &self.request.reference, manifest: descriptor, platform, index };
         let unchanged = images::commit(self.store, new)?;
+        self.request.room.keep(self.store);
         let size = manifest.content_size();
         Ok(Pulled {
             digest: raw.digest,
@@ -287,9 +327,4 @@ impl Work<'_> {
             size,
         })
     }
-}
-
-/// Manifests and configs have no row of their own.
-fn log_retry(note: &str) {
-    log::info!("{note}");
 }

@@ -122,14 +122,19 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
     Ok(Reference { host, path, tag, digest })
 }
 
+/// True if `text` names no host.
+pub fn is_short(text: &str) -> bool {
+    !text.split_once('/').is_some_and(|(first, _)| is_host(first))
+}
+
 /// The first component is a host if it has a dot, a colon, a bracket or an upper-case letter, or is `localhost`.
+fn is_host(first: &str) -> bool {
+    first.contains(['.', ':', '[']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase())
+}
+
 fn split_host(name: &str) -> Result<(String, String), &'static str> {
     let (host, path) = match name.split_once('/') {
-        Some((first, path))
-            if first.contains(['.', ':', '['])
-                || first == "localhost"
-                || first.bytes().any(|b| b.is_ascii_uppercase()) =>
-        {
+        Some((first, path)) if is_host(first) => {
             check_host(first)?;
             (first, path)
         }
@@ -221,6 +226,11 @@ fn check_component(component: &str) -> Result<(), &'static str> {
         }
     }
     if any { Ok(()) } else { Err(RULE) }
+}
+
+/// True if `tag` may stand behind a colon.
+pub fn is_tag(tag: &str) -> bool {
+    check_tag(tag).is_ok()
 }
 
 fn check_tag(tag: &str) -> Result<(), &'static str> {

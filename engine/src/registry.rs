@@ -1,28 +1,47 @@
 //! The client of a registry: one repository, one job. OCI distribution-spec, "Pull".
 //!
 //! Blocking, for worker threads; [`Registry::shutdown`] breaks off whatever is under way. Redirects are followed
-//! here, one by one, so that no credential ever reaches another host. HTTPS with the host's CA bundle; plain
-//! HTTP for this host's own loopback, and for registries that the operator calls insecure. Knows nothing of the
-//! store.
+//! here, one by one, so that no credential ever reaches another host. HTTPS with the host's CA bundle and what
+//! containers-certs.d(5) adds; plain HTTP for this host's own loopback, and for registries that the operator calls
+//! insecure. Knows nothing of the store, nor of other registries: [`crate::sources`] does.
 
 mod authorize;
+mod certs;
+mod dial;
+mod proxy;
+mod stream;
 mod transport;
+mod upload;
 
+use self::authorize::Session;
 use self::transport::{Agents, is_loopback};
+pub use self::upload::{Begun, Payload, Upload};
+use crate::credentials::Credentials;
 use crate::digest::{Digest, Hasher};
 use crate::oci;
-use crate::reference::Reference;
+use crate::reference::{self, Reference};
+use crate::registries::{Endpoint, Registries, RegistriesError};
 use crate::retry;
 use crate::store::lock;
 use ::http::{Response, StatusCode, header};
 use serde::Deserialize;
+use std::collections::HashSet;
 use std::io::Read;
-use std::sync::{Mutex, OnceLock};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use ureq::Body;
 
 /// Most bytes of an error's or a token's body that are read.
 const SMALL_BODY_MAX: u64 = 256 << 10;
+/// Tags that a registry is asked for at a time.
+const TAGS_PER_PAGE: usize = 1000;
+/// Most bytes of one page of tags; a registry that does not page gives all at once.
+const TAG_PAGE_MAX: u64 = 16 << 20;
+/// Most pages of tags.
+const TAG_PAGES_MAX: usize = 1000;
+/// Most tags of a repository.
+pub const TAGS_MAX: usize = 100_000;
 
 /// Why a registry did not give what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +52,16 @@ pub enum RegistryError {
         /// What was asked for.
         what: String,
         /// Of whom.
+        host: String,
+        /// Why not.
+        source: ureq::Error,
+    },
+    /// What it was sent did not get there.
+    #[error("cannot send {what} to {host}")]
+    Send {
+        /// What was sent.
+        what: String,
+        /// To whom.
         host: String,
         /// Why not.
         source: ureq::Error,
@@ -85,13 +114,64 @@ pub enum RegistryError {
         /// What came.
         found: Digest,
     },
+    /// The files about registries forbid it, or make no sense.
+    #[error(transparent)]
+    Registries(Arc<RegistriesError>),
+    /// What the operator gave to reach it with cannot be used.
+    #[error("cannot use {} for registry {host}: {why}", path.display())]
+    Certificate {
+        /// Which file or directory.
+        path: PathBuf,
+        /// For whom.
+        host: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The environment names a proxy that cannot be used.
+    #[error("cannot reach registry {host}: {why}")]
+    Proxy {
+        /// Whom.
+        host: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Neither a mirror nor the registry itself gave it.
+    #[error("{}; tried before: {}", sampan_ipc::report::chain(last.as_ref()), all(others))]
+    Everywhere {
+        /// What happened at the others, in the order in which they were tried.
+        others: Vec<RegistryError>,
+        /// What happened last.
+        last: Box<RegistryError>,
+    },
 }
 
-/// How a registry may be reached.
-#[derive(Clone, Copy, Debug, Default)]
+fn all(errors: &[RegistryError]) -> String {
+    errors.iter().map(|e| sampan_ipc::report::chain(e)).collect::<Vec<_>>().join("; ")
+}
+
+impl RegistryError {
+    /// What happened at the place that was asked last: the error itself if that was the only one.
+    pub fn last(&self) -> &RegistryError {
+        match self {
+            RegistryError::Everywhere { last, .. } => last.last(),
+            other => other,
+        }
+    }
+}
+
+/// How registries may be reached.
+#[derive(Clone, Debug, Default)]
 pub struct Access {
-    /// Plain HTTP, or a certificate that nobody vouches for, will do.
+    /// Plain HTTP, or a certificate that nobody vouches for, will do for the registry that the image is of.
     pub insecure: bool,
+    /// Hosts (with port) that it will do for always.
+    pub insecure_hosts: Arc<[String]>,
+    /// Directories as containers-certs.d(5) has them; the first that knows a host is the one.
+    pub certs: Arc<[PathBuf]>,
+    /// Mirrors, and what is blocked.
+    pub registries: Arc<Registries>,
+    /// Who we are, where a registry asks.
+    pub credentials: Credentials,
 }
 
 /// A manifest or index as it came, with its digest computed here.
@@ -124,40 +204,92 @@ pub struct Registry {
     /// As it is connected to.
     authority: String,
     repository: String,
+    /// The tag or digest to ask for, if it is not the reference's.
+    target: Option<String>,
     plain_allowed: bool,
     insecure: bool,
+    is_socket: bool,
+    /// Why nothing may be asked here.
+    refused: Option<Arc<RegistriesError>>,
     agents: Agents,
+    session: Session,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     scheme: Option<&'static str>,
-    authorization: Option<String>,
     shut: bool,
 }
 
 impl Registry {
-    /// The repository that `reference` is in. Connects to nothing yet.
-    pub fn new(reference: &Reference, access: Access) -> Self {
-        let host = reference.host().to_owned();
-        let authority = if host == "docker.io" { "registry-1.docker.io".to_owned() } else { host.clone() };
+    /// The repository that `reference` is in, at its own registry: to push to, or to log in at. Connects to nothing
+    /// yet; if it is blocked, each request says so.
+    pub fn new(reference: &Reference, access: &Access) -> Self {
+        match access.registries.home(reference) {
+            Ok(endpoint) => Registry::at(&endpoint, access),
+            Err(why) => {
+                let refused = Some(Arc::new(why));
+                Registry { refused, ..Registry::at(&Endpoint::of(reference), access) }
+            }
+        }
+    }
+
+    /// The repository that `endpoint` is. Connects to nothing yet.
+    pub fn at(endpoint: &Endpoint, access: &Access) -> Self {
+        let host = endpoint.host.clone();
+        let authority = match &endpoint.socket {
+            // What a server behind a socket is called nobody knows; it hears what curl(1) says there.
+            Some(_) => "localhost".to_owned(),
+            None if host == "docker.io" => "registry-1.docker.io".to_owned(),
+            None => host.clone(),
+        };
+        // What a person says of a registry is not about its mirrors.
+        let insecure = endpoint.insecure
+            || (access.insecure && !endpoint.mirror)
+            || access.insecure_hosts.contains(&endpoint.host);
+        let agents = Agents::new(&host, &authority, endpoint.socket.clone(), insecure, &access.certs);
         Registry {
-            plain_allowed: access.insecure || is_loopback(&host),
+            plain_allowed: insecure || is_loopback(&host) || endpoint.socket.is_some(),
             host,
             authority,
-            repository: reference.path().to_owned(),
-            insecure: access.insecure,
-            agents: Agents { plain: OnceLock::new(), tls: OnceLock::new(), insecure: access.insecure },
+            session: Session::new(access.credentials.clone(), &endpoint.repository),
+            repository: endpoint.repository.clone(),
+            target: endpoint.target.clone(),
+            insecure,
+            is_socket: endpoint.socket.is_some(),
+            refused: None,
+            agents,
             state: Mutex::default(),
         }
+    }
+
+    /// What it is called in messages.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The tag or digest to ask for here, if it is another than the reference's.
+    pub fn target(&self) -> Option<&str> {
+        self.target.as_deref()
     }
 
     /// Breaks off all requests, now and for ever.
     pub fn shutdown(&self) {
         lock(&self.state).shut = true;
-        for agent in [&self.agents.plain, &self.agents.tls].into_iter().filter_map(OnceLock::get) {
-            agent.clone().shutdown();
+        self.agents.shutdown();
+    }
+
+    /// Finds out whether it is a registry, and takes what we are. OCI distribution-spec, "Determining Support".
+    ///
+    /// # Errors
+    /// [`RegistryError::Denied`] if it does not.
+    pub fn check(&self) -> Result<(), RegistryError> {
+        let scheme = self.reach("its front page")?;
+        let response = self.follow("its front page", &format!("{scheme}://{}/v2/", self.authority), &[])?;
+        match response.status() {
+            StatusCode::OK => Ok(()),
+            _ => Err(self.refusal("its front page", response)),
         }
     }
 
@@ -184,6 +316,62 @@ impl Registry {
             Some(expected) if expected != digest => Err(RegistryError::Digest { expected, found: digest }),
             _ => Ok(RawManifest { bytes, digest, content_type }),
         }
+    }
+
+    /// The tags of the repository. OCI distribution-spec, "Listing tags".
+    ///
+    /// # Errors
+    /// [`RegistryError::Answer`] if they are more than [`TAGS_MAX`], or are no tags.
+    pub fn tags(&self) -> Result<Vec<String>, RegistryError> {
+        let what = format!("tags of {}", self.repository);
+        let (mut tags, mut seen) = (Vec::new(), HashSet::new());
+        let mut below = format!("tags/list?n={TAGS_PER_PAGE}");
+        for _ in 0..TAG_PAGES_MAX {
+            let response = self.get(&what, &below, &[(header::ACCEPT, "application/json")])?;
+            let next = next_page(&response).map(str::to_owned);
+            for tag in self.page(response, &what)? {
+                if tags.len() >= TAGS_MAX {
+                    return Err(self.wrong(format!("lists more than {TAGS_MAX} tags of {}", self.repository)));
+                }
+                if seen.insert(tag.clone()) {
+                    tags.push(tag);
+                }
+            }
+            let Some(next) = next else {
+                return Ok(tags);
+            };
+            below = self.page_below(&next)?;
+        }
+        Err(self.wrong(format!("lists tags of {} on more than {TAG_PAGES_MAX} pages", self.repository)))
+    }
+
+    /// One page of tags, each of which is one.
+    fn page(&self, response: Response<Body>, what: &str) -> Result<Vec<String>, RegistryError> {
+        #[derive(Deserialize)]
+        struct Page {
+            // Go writes an empty list as null.
+            tags: Option<Vec<String>>,
+        }
+        let bytes = self.read_small(response, what, TAG_PAGE_MAX)?;
+        let page: Page = serde_json::from_slice(&bytes)
+            .map_err(|e| self.wrong(format!("gives a list of tags that is no JSON: {e}")))?;
+        let tags = page.tags.unwrap_or_default();
+        match tags.iter().find(|tag| !reference::is_tag(tag)) {
+            Some(bad) => Err(self.wrong(format!("lists {:?}, which is no tag", crop(bad)))),
+            None => Ok(tags),
+        }
+    }
+
+    /// What stands behind the repository in a `Link` to the next page. It leads nowhere else: a list of tags
+    /// is no redirect.
+    fn page_below(&self, link: &str) -> Result<String, RegistryError> {
+        let query = link.split_once('?').map(|(_, query)| query).unwrap_or_default();
+        let clean =
+            |b: u8| b.is_ascii_graphic() && !matches!(b, b'#' | b'"' | b'<' | b'>' | b'\\' | b'^' | b'`');
+        if query.is_empty() || query.len() > 4096 || !query.bytes().all(clean) {
+            return Err(self.wrong(format!("links to {:?} as the next page of tags", crop(link))));
+        }
+        Ok(format!("tags/list?{query}"))
     }
 
     /// Fetches a small blob whole; the caller compares its digest.
@@ -247,7 +435,8 @@ impl Registry {
         self.transport(&format!("blob {digest}"), ureq::Error::Io(source))
     }
 
-    fn wrong(&self, wrong: String) -> RegistryError {
+    /// That it answers with something that makes no sense.
+    pub fn wrong(&self, wrong: String) -> RegistryError {
         RegistryError::Answer { host: self.host.clone(), wrong }
     }
 
@@ -275,8 +464,9 @@ impl Registry {
     fn get(&self, what: &str, below: &str, headers: Headers<'_>) -> Result<Response<Body>, RegistryError> {
         let scheme = self.reach(what)?;
         let url = format!("{scheme}://{}/v2/{}/{below}", self.authority, self.repository);
+        let sent = self.authorization()?;
         let mut response = self.follow(what, &url, headers)?;
-        if response.status() == StatusCode::UNAUTHORIZED && self.authenticate(&response)? {
+        if response.status() == StatusCode::UNAUTHORIZED && self.authenticate(&response, sent)? {
             response = self.follow(what, &url, headers)?;
         }
         if matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
@@ -294,10 +484,31 @@ impl Registry {
         let detail = detail(&body);
         match status {
             StatusCode::NOT_FOUND => RegistryError::NotFound { what, host },
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RegistryError::Denied { what, host, detail },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                RegistryError::Denied { what, host, detail: detail + &self.session.problems() }
+            }
             status => RegistryError::Status { what, host, status: status.as_u16(), detail, retry_after },
         }
     }
+}
+
+/// The target of a `Link` with `rel="next"`. RFC 8288, section 3.
+fn next_page(response: &Response<Body>) -> Option<&str> {
+    let links = response.headers().get_all(header::LINK).iter().filter_map(|v| v.to_str().ok());
+    links.flat_map(|value| value.split(',')).find_map(|link| {
+        let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+        let next = |parameter: &str| {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            name.trim().eq_ignore_ascii_case("rel")
+                && value.trim().trim_matches('"').eq_ignore_ascii_case("next")
+        };
+        parameters.split(';').any(next).then_some(target)
+    })
+}
+
+/// Enough of a stranger's text to recognise it by.
+fn crop(text: &str) -> String {
+    text.chars().take(200).collect()
 }
 
 /// True if `response` brings bytes `offset` to the end of `size`. RFC 9110, section 14.4.

@@ -40,7 +40,7 @@ impl Backoff {
             return None;
         }
         let whole = FIRST.saturating_mul(1 << (self.failed - 1).min(16)).min(LONGEST);
-        let asked = match error {
+        let asked = match error.last() {
             RegistryError::Status { retry_after, .. } => retry_after.unwrap_or_default(),
             _ => Duration::ZERO,
         };
@@ -84,13 +84,12 @@ pub fn persist<T>(
 }
 
 /// True if the same request may succeed later: the network failed, or the registry asks for patience.
-fn is_passing(error: &RegistryError) -> bool {
-    match error {
+pub fn is_passing(error: &RegistryError) -> bool {
+    match error.last() {
         // TLS reports a certificate that is not trusted as invalid data: it will be no better.
-        RegistryError::Transport { source: ureq::Error::Io(io), .. } => {
-            io.kind() != io::ErrorKind::InvalidData
-        }
-        RegistryError::Transport { source, .. } => matches!(
+        RegistryError::Transport { source: ureq::Error::Io(io), .. }
+        | RegistryError::Send { source: ureq::Error::Io(io), .. } => io.kind() != io::ErrorKind::InvalidData,
+        RegistryError::Transport { source, .. } | RegistryError::Send { source, .. } => matches!(
             source,
             ureq::Error::Timeout(_) | ureq::Error::HostNotFound | ureq::Error::ConnectionFailed
         ),

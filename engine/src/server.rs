@@ -12,10 +12,12 @@ use crate::jobs::{JobEntry, Jobs, RUNNING_MAX};
 use crate::oci::Run;
 use crate::platform::Platform;
 use crate::pull::PullRequest;
+use crate::push::PushRequest;
+use crate::reach;
 use crate::reference::Reference;
-use crate::registry::Access;
 use crate::socket::Listening;
-use crate::work::{self, Message, Shared, Task};
+use crate::store::lock;
+use crate::work::{self, Message, PullTask, Shared, Task};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 use sampan_ipc::engine::{self, Answer, Code, Done, Failure, Info, Request};
@@ -329,11 +331,14 @@ impl Server {
             client.state = State::Closing;
             return;
         };
-        if let State::Watching { version, .. } = &mut client.state
+        if let State::Watching { version: seen, .. } = client.state
             && (tick || entry.outcome.is_some())
         {
-            let (rows, now_at) = entry.progress.since(*version);
-            *version = now_at;
+            let (rows, version) = entry.progress.since(seen);
+            for note in entry.progress.notes(seen, version) {
+                client.say(&Answer::Note(note));
+            }
+            client.state = State::Watching { job, version };
             if !rows.is_empty() {
                 client.say(&Answer::Rows { job, rows });
             }
@@ -365,7 +370,7 @@ impl Server {
                 self.say_jobs(client);
                 Ok(())
             }
-            Request::Pull(pull) => self.on_pull(client, &pull),
+            Request::Pull(pull) => self.on_pull(client, pull),
             Request::Import(import) => self.on_import(client, import, descriptors),
             Request::Serve(serve) => self.on_serve(client, serve),
             Request::Watch { job } => self.on_watch(client, job),
@@ -416,22 +421,40 @@ impl Server {
         client.say(&Answer::Done(Done::default()));
     }
 
-    fn on_pull(&mut self, client: &mut Client, pull: &engine::Pull) -> Result<(), Failure> {
-        let reference = Reference::parse(&pull.reference).map_err(|e| failure::usage(&e))?;
+    fn on_pull(&mut self, client: &mut Client, pull: engine::Pull) -> Result<(), Failure> {
+        let access = reach::access(&self.shared.config, pull.insecure, pull.credentials)?;
+        let candidates = access.registries.candidates(&pull.reference)?;
+        if pull.all_tags {
+            check_repository(&pull.reference, &candidates)?;
+        }
         let platform =
             pull.platform.as_deref().map(Platform::parse).transpose().map_err(|e| failure::usage(&e))?;
-        let configured = &self.shared.config.insecure_registries;
-        let insecure = pull.insecure || configured.iter().any(|host| host == reference.host());
+        let (subject, insecure) = match candidates.as_slice() {
+            [one] => {
+                let name = if pull.all_tags { one.name() } else { one.to_string() };
+                (name, pull.insecure || access.insecure_hosts.iter().any(|h| h == one.host()))
+            }
+            _ => (pull.reference.clone(), pull.insecure),
+        };
         let wanted = platform.clone().unwrap_or_else(Platform::host);
         let (unpack, bytes_per_second) = (!pull.no_unpack, pull.bytes_per_second);
-        let key = format!("{reference} {wanted} {insecure} {unpack} {bytes_per_second}");
+        let all_tags = pull.all_tags;
+        let key = format!("{subject} {wanted} {insecure} {unpack} {bytes_per_second} {all_tags}");
         let job = match self.jobs.running_with(&key) {
             Some(job) => job,
             None => {
-                let access = Access { insecure };
-                let request = PullRequest { reference, platform, access, unpack, bytes_per_second };
-                let subject = request.reference.to_string();
-                self.start("pull", subject, Some(key), |task| task.pull(request))?
+                let reference = candidates.first().cloned().ok_or_else(|| no_name(&subject))?;
+                let request = PullRequest {
+                    reference,
+                    platform,
+                    access,
+                    unpack,
+                    bytes_per_second,
+                    policies: Arc::clone(&self.shared.config.policies),
+                    room: self.shared.room.clone(),
+                };
+                let task = PullTask { request, candidates, subject: subject.clone(), all_tags };
+                self.start("pull", subject, Some(key), move |thread| thread.pull(task))?
             }
         };
         if pull.detach {
@@ -498,12 +521,35 @@ impl Server {
         Err(failure::new(Code::Usage, "not yet: save", ""))
     }
 
-    fn on_push(&mut self, _client: &mut Client, _push: engine::Push) -> Result<(), Failure> {
-        Err(failure::new(Code::Usage, "not yet: push", ""))
+    fn on_push(&mut self, client: &mut Client, push: engine::Push) -> Result<(), Failure> {
+        let target =
+            push.target.as_deref().map(Reference::parse).transpose().map_err(|e| failure::usage(&e))?;
+        let named = target.clone().or_else(|| Reference::parse(&push.source).ok());
+        let subject = named.map_or_else(|| push.source.clone(), |reference| reference.to_string());
+        let access = reach::access(&self.shared.config, push.insecure, push.credentials)?;
+        let request =
+            PushRequest { source: push.source, target, access, bytes_per_second: push.bytes_per_second };
+        let name = subject.clone();
+        let job = self.start("push", subject, None, move |task| task.push(&name, &request))?;
+        if push.detach {
+            self.jobs.detach(job);
+        }
+        self.join(client, job, push.detach);
+        Ok(())
     }
 
-    fn on_verify(&mut self, _client: &mut Client, _verify: engine::Verify) -> Result<(), Failure> {
-        Err(failure::new(Code::Usage, "not yet: verify", ""))
+    fn on_verify(&mut self, client: &mut Client, verify: engine::Verify) -> Result<(), Failure> {
+        let deep = verify.deep;
+        let key = format!("verify {deep}");
+        let job = match self.jobs.running_with(&key) {
+            Some(job) => job,
+            None => {
+                let subject = self.shared.store.root().display().to_string();
+                self.start("verify", subject, Some(key), move |task| task.verify(deep))?
+            }
+        };
+        self.join(client, job, false);
+        Ok(())
     }
 
     fn on_watch(&mut self, client: &mut Client, job: u64) -> Result<(), Failure> {
@@ -536,6 +582,10 @@ impl Server {
         self.jobs.watch(id);
         if let Some((job, version)) = self.jobs.get(id).map(|entry| entry.describe(id)) {
             client.say(&Answer::Job(job));
+            // The job may have had something to say before this client could hear it.
+            for note in self.jobs.get(id).map(|entry| entry.progress.notes(0, version)).unwrap_or_default() {
+                client.say(&Answer::Note(note));
+            }
             client.state = State::Watching { job: id, version };
         }
     }
@@ -557,6 +607,11 @@ impl Server {
         }
         let job = self.jobs.next_id();
         let progress = work::progress(&self.shared.announcer, job, kind, &subject);
+        if matches!(kind, "pull" | "import" | "load")
+            && let Some(advice) = lock(&self.shared.advice).take()
+        {
+            progress.note(&advice);
+        }
         let mut entry = JobEntry::new(kind, subject, Arc::clone(&progress));
         entry.key = key;
         let cancel = Arc::clone(&entry.cancel);
@@ -582,6 +637,24 @@ impl Server {
             }
         }
     }
+}
+
+fn no_name(typed: &str) -> Failure {
+    failure::new(Code::Usage, format!("{typed:?} stands for no image"), "")
+}
+
+/// All tags are of one repository, whose name has none.
+fn check_repository(typed: &str, candidates: &[Reference]) -> Result<(), Failure> {
+    let last = typed.rsplit('/').next().unwrap_or(typed);
+    if last.contains([':', '@']) {
+        let message = format!("{typed:?} has a tag or a digest, and all tags are asked for");
+        return Err(failure::new(Code::Usage, message, "give the name of the repository alone"));
+    }
+    if candidates.len() > 1 {
+        let message = format!("{typed:?} may be of several registries, and all tags are asked for");
+        return Err(failure::new(Code::Usage, message, "give the name with its registry"));
+    }
+    Ok(())
 }
 
 fn no_job(job: u64) -> Failure {

@@ -12,7 +12,8 @@
 //! named by nothing, and removed at the first start after it. [`crate::images`] owns `index.json`.
 
 use crate::digest::Digest;
-use crate::{sys, tree};
+use crate::namespace::Namespace;
+use crate::{sys, tree, walk};
 use nix::fcntl::{Flock, FlockArg};
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -71,6 +72,7 @@ pub struct Store {
     pub(crate) commit: Mutex<()>,
     pins: Arc<Mutex<HashMap<Digest, usize>>>,
     temps: AtomicU64,
+    namespace: Option<Arc<Namespace>>,
 }
 
 /// Keeps blobs and layers from being removed as garbage while a job needs them.
@@ -96,6 +98,7 @@ impl Drop for Pin {
 /// A file or directory under `tmp/`, removed when dropped unless it got its final name.
 pub struct Temp {
     path: PathBuf,
+    namespace: Option<Arc<Namespace>>,
     keep: bool,
 }
 
@@ -116,7 +119,7 @@ impl Temp {
 impl Drop for Temp {
     fn drop(&mut self) {
         if !self.keep
-            && let Err(error) = tree::remove(&self.path)
+            && let Err(error) = remove(&self.path, self.namespace.as_deref())
         {
             log::warn!("cannot remove {}: {error}", self.path.display());
         }
@@ -129,6 +132,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::Locked`] if another engine has it.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
+        Self::open_in(root, None)
+    }
+
+    /// The same as an ordinary user whose layers are unpacked in `namespace`.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_in(root: &Path, namespace: Option<Namespace>) -> Result<Self, StoreError> {
         for dir in ["blobs/sha256", "layers", "partial", "tmp"] {
             let dir = root.join(dir);
             // 0700: layers hold setuid programs and files of all owners.
@@ -146,6 +157,7 @@ impl Store {
             commit: Mutex::new(()),
             pins: Arc::default(),
             temps: AtomicU64::new(0),
+            namespace: namespace.map(Arc::new),
         };
         store.clear_temps()?;
         store.lay_out()?;
@@ -158,7 +170,7 @@ impl Store {
         for entry in fs::read_dir(&tmp).map_err(file_error("list", &tmp))? {
             let path = entry.map_err(file_error("list", &tmp))?.path();
             log::info!("removing {}, left by an engine that was killed", path.display());
-            tree::remove(&path).map_err(file_error("remove", &path))?;
+            remove(&path, self.namespace()).map_err(file_error("remove", &path))?;
         }
         Ok(())
     }
@@ -192,9 +204,22 @@ impl Store {
         }
     }
 
+    /// Where layers are unpacked and removed, if not by this process itself.
+    pub fn namespace(&self) -> Option<&Namespace> {
+        self.namespace.as_deref()
+    }
+
     /// The store's directory.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Bytes that `path` in the store, and all below it, take on the disk.
+    ///
+    /// # Errors
+    /// A directory cannot be read.
+    pub(crate) fn size_on_disk(&self, path: &Path) -> io::Result<u64> {
+        size_on_disk(path, self.namespace())
     }
 
     /// Where a blob is, or would be.
@@ -223,7 +248,9 @@ impl Store {
     /// [`StoreError::Digest`] if it is damaged; [`StoreError::File`] if it is not there or larger than `max`.
     pub fn read_blob(&self, digest: &Digest, max: u64) -> Result<Vec<u8>, StoreError> {
         let path = self.blob_path(digest);
-        let file = File::open(&path).map_err(file_error("open", &path))?;
+        // O_NONBLOCK: nothing that may stand in a blob's place makes us wait.
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        let file = file.map_err(file_error("open", &path))?;
         let mut bytes = Vec::new();
         file.take(max + 1).read_to_end(&mut bytes).map_err(file_error("read", &path))?;
         let found = digest_of(&bytes, digest);
@@ -286,7 +313,8 @@ impl Store {
 
     fn temp_name(&self, kind: &str) -> Temp {
         let nth = self.temps.fetch_add(1, Ordering::Relaxed);
-        Temp { path: self.root.join("tmp").join(format!("{kind}-{nth}")), keep: false }
+        let path = self.root.join("tmp").join(format!("{kind}-{nth}"));
+        Temp { path, namespace: self.namespace.clone(), keep: false }
     }
 
     /// Gives a verified file its final name.
@@ -347,31 +375,96 @@ impl Store {
 
     /// Removes blobs and layers that are neither in `used` nor pinned. The caller holds the commit lock.
     ///
-    /// Layers are only moved to `tmp/` here; dropping the result removes them, which may take long and needs no
+    /// Layers are only moved to `tmp/` here; [`Swept::remove`] removes them, which may take long and needs no
     /// lock.
-    pub(crate) fn sweep(&self, used: &HashSet<Digest>) -> Result<Vec<Temp>, StoreError> {
+    pub(crate) fn sweep(&self, used: &HashSet<Digest>) -> Result<Swept, StoreError> {
         let pins = lock(&self.pins);
         let keep: HashSet<&str> = used.iter().chain(pins.keys()).map(Digest::hex).collect();
+        let mut swept = Swept::default();
         for algorithm in ["sha256", "sha512"] {
             let dir = self.root.join("blobs").join(algorithm);
             for name in names(&dir)? {
                 if !keep.contains(name.as_str()) {
                     let path = dir.join(&name);
+                    let size = walk::size_on_disk(&path).unwrap_or(0);
                     fs::remove_file(&path).map_err(file_error("remove", &path))?;
+                    swept.bytes += size;
+                    swept.names.push(format!("{algorithm}:{name}"));
                 }
             }
         }
         let layers = self.root.join("layers");
-        let mut doomed = Vec::new();
         for name in names(&layers)? {
             if !keep.contains(name.as_str()) {
-                let path = layers.join(&name);
-                let trash = self.temp_name("trash");
-                fs::rename(&path, &trash.path).map_err(file_error("remove", &path))?;
-                doomed.push(trash);
+                swept.trash.push(self.move_to_trash(&layers.join(&name))?);
+                swept.names.push(format!("sha256:{name}"));
             }
         }
-        Ok(doomed)
+        Ok(swept)
+    }
+
+    fn move_to_trash(&self, path: &Path) -> Result<Temp, StoreError> {
+        let trash = self.temp_name("trash");
+        fs::rename(path, &trash.path).map_err(file_error("remove", path))?;
+        Ok(trash)
+    }
+
+    /// Takes a blob away whose bytes are wrong, so that nobody takes it for what it is called; false if a job
+    /// needs it just now.
+    pub(crate) fn discard_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
+        self.discard(digest, &self.blob_path(digest))
+    }
+
+    /// As [`Store::discard_blob`], of an unpacked layer.
+    pub(crate) fn discard_layer(&self, chain_id: &Digest) -> Result<bool, StoreError> {
+        self.discard(chain_id, &self.layer_path(chain_id))
+    }
+
+    fn discard(&self, digest: &Digest, path: &Path) -> Result<bool, StoreError> {
+        let _trash = {
+            // The lock that pins are made under: none comes between the look and the removal.
+            let _commit = lock(&self.commit);
+            if self.is_pinned(digest) {
+                return Ok(false);
+            }
+            self.move_to_trash(path)?
+        };
+        Ok(true)
+    }
+}
+
+/// What a sweep took away.
+#[derive(Default)]
+pub(crate) struct Swept {
+    /// Digests of blobs, and chain ids of layers.
+    pub names: Vec<String>,
+    bytes: u64,
+    trash: Vec<Temp>,
+}
+
+impl Swept {
+    /// Removes what is only out of the way yet; bytes that became free. Without the commit lock, please.
+    pub fn remove(self) -> u64 {
+        let size = |temp: &Temp| size_on_disk(temp.path(), temp.namespace.as_deref()).unwrap_or(0);
+        self.trash.iter().map(size).fold(self.bytes, u64::saturating_add)
+    }
+}
+
+/// Bytes that a tree takes; directories of another user's id can only be read where that is one of ours.
+fn size_on_disk(path: &Path, namespace: Option<&Namespace>) -> io::Result<u64> {
+    match (walk::size_on_disk(path), namespace) {
+        (Err(error), Some(namespace)) if error.kind() == io::ErrorKind::PermissionDenied => {
+            namespace.size_on_disk(path)
+        }
+        (size, _) => size,
+    }
+}
+
+/// Removes a tree; files that another user's id owns can only go where that is one of ours.
+fn remove(path: &Path, namespace: Option<&Namespace>) -> io::Result<()> {
+    match (tree::remove(path), namespace) {
+        (Err(_), Some(namespace)) => namespace.remove(path),
+        (removed, _) => removed,
     }
 }
 

@@ -1,5 +1,9 @@
 //! What the engine's threads do, and what they announce: between the event loop and the modules that know how.
 
+mod pulling;
+mod pushing;
+
+pub use self::pulling::PullTask;
 use crate::announce::Announcer;
 use crate::cancel::Cancel;
 use crate::config::Config;
@@ -7,18 +11,20 @@ use crate::failure;
 use crate::images;
 use crate::import::{self, ImportError, ImportRequest};
 use crate::limits::Limits;
-use crate::partial;
+use crate::login;
 use crate::progress::Progress;
-use crate::pull::{self, PullError, PullRequest};
-use crate::registry::RegistryError;
+use crate::prune;
+use crate::room::Room;
 use crate::serve;
 use crate::store::Store;
 use crate::sys;
+use crate::usage;
+use crate::verify::{self, Verify, VerifyError};
 use mio::Waker;
-use sampan_ipc::engine::{Answer, Code, Done, Failure, Request};
+use sampan_ipc::engine::{Answer, Code, Done, Failure, Prune, Request};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
 
 /// Images in one frame.
 const IMAGES_PER_FRAME: usize = 500;
@@ -56,10 +62,14 @@ pub struct Shared {
     pub limits: Limits,
     /// The way to the monitor FIFO.
     pub announcer: Announcer,
+    /// What must stay free on the disk.
+    pub room: Room,
     /// The configuration.
     pub config: Config,
     /// The way to the event loop.
     pub outbox: Outbox,
+    /// What the first job that unpacks something tells a person.
+    pub advice: Mutex<Option<String>>,
 }
 
 /// Sends messages to the event loop and wakes it.
@@ -102,38 +112,6 @@ pub fn progress(announcer: &Announcer, job: u64, kind: &'static str, subject: &s
 }
 
 impl Task {
-    /// Pulls; to be called on a thread of its own.
-    pub fn pull(self, request: PullRequest) {
-        let name = request.reference.to_string();
-        let announcer = &self.shared.announcer;
-        announcer.job("start", self.job, "pull", &name, &[]);
-        let result =
-            pull::pull(&self.shared.store, &self.shared.limits, &request, &self.progress, &self.cancel);
-        let outcome = match result {
-            Ok(pulled) => {
-                let digest = pulled.digest.to_string();
-                let (id, size) = (pulled.id.to_string(), pulled.size.to_string());
-                let unchanged = if pulled.unchanged { "true" } else { "" };
-                let facts = [
-                    ("digest", digest.as_str()),
-                    ("imageId", &id),
-                    ("size", &size),
-                    ("unchanged", unchanged),
-                ];
-                announcer.image("pull", &name, &facts, &pulled.labels);
-                let unchanged = pulled.unchanged;
-                Ok(Done { reference: name.clone(), digest, unchanged, ..Done::default() })
-            }
-            Err(error) => {
-                let failure = pull_failure(&name, &error);
-                self.announce_failure("pull-error", &name, &failure);
-                Err(failure)
-            }
-        };
-        partial::collect(&self.shared.store, self.shared.config.partial_age);
-        self.end("pull", &name, outcome);
-    }
-
     /// Imports; to be called on a thread of its own.
     pub fn import(self, request: ImportRequest) {
         let name = request.reference.to_string();
@@ -179,6 +157,26 @@ impl Task {
         self.end("serve", &listen, outcome);
     }
 
+    /// Verifies the store; to be called on a thread of its own.
+    pub fn verify(self, deep: bool) {
+        let Task { shared, progress, cancel, .. } = &self;
+        let subject = shared.store.root().display().to_string();
+        shared.announcer.job("start", self.job, "verify", &subject, &[]);
+        let window_log = shared.limits.bounds.zstd_window_log;
+        let outcome = match (Verify { store: &shared.store, window_log, deep, progress, cancel }).run() {
+            Ok(report) => {
+                verify::announce(&shared.announcer, &report);
+                report.failure().map_or_else(|| Ok(Done::default()), Err)
+            }
+            Err(VerifyError::Cancelled(_)) => Err(failure::new(Code::Cancelled, "cancelled", "")),
+            Err(error) => {
+                let message = format!("cannot verify the store: {}", sampan_ipc::report::chain(&error));
+                Err(failure::new(Code::Failed, message, ""))
+            }
+        };
+        self.end("verify", &subject, outcome);
+    }
+
     fn announce_failure(&self, action: &str, name: &str, failure: &Failure) {
         let none = BTreeMap::<String, String>::new();
         self.shared.announcer.image(action, name, &[("reason", &failure.message)], &none);
@@ -202,33 +200,6 @@ impl Task {
         sys::trim_memory();
         shared.outbox.send(Message::Ended { job, outcome });
     }
-}
-
-fn pull_failure(name: &str, error: &PullError) -> Failure {
-    let message = format!("cannot pull {name}: {}", sampan_ipc::report::chain(error));
-    let (code, hint) = match error {
-        PullError::Cancelled(_) => (Code::Cancelled, ""),
-        PullError::Registry(RegistryError::NotFound { .. }) => {
-            (Code::NotFound, "check the name and the tag; a private repository may also look absent")
-        }
-        PullError::Registry(RegistryError::Denied { .. }) => {
-            (Code::Failed, "the repository is private or does not exist; this version pulls anonymously")
-        }
-        PullError::Registry(RegistryError::Transport { .. }) => (
-            Code::Failed,
-            "check that the registry is reachable; use --tls-verify=false if it speaks plain HTTP",
-        ),
-        PullError::Layer(_)
-        | PullError::ConfigDigest { .. }
-        | PullError::Registry(RegistryError::Digest { .. }) => {
-            (Code::Failed, "the registry or something on the way to it gives wrong data; nothing was kept")
-        }
-        PullError::Platform { .. } | PullError::Oci(_) => {
-            (Code::Failed, "see --platform for other platforms")
-        }
-        _ => (Code::Failed, ""),
-    };
-    failure::new(code, message, hint)
 }
 
 fn import_failure(name: &str, error: &ImportError) -> Failure {
@@ -273,9 +244,9 @@ fn answers(shared: &Shared, request: &Request) -> Result<Vec<Answer>, Failure> {
         }
         Request::Tag { source, target } => tag(shared, source, target),
         Request::Remove { name, force } => remove(shared, name, *force),
-        Request::Login(_) => Err(failure::new(Code::Usage, "not yet: login", "")),
-        Request::Usage => Err(failure::new(Code::Usage, "not yet: usage", "")),
-        Request::Prune(_) => Err(failure::new(Code::Usage, "not yet: prune", "")),
+        Request::Login(login) => Ok(vec![Answer::Done(login::login(&shared.config, login)?)]),
+        Request::Usage => usage(shared),
+        Request::Prune(request) => prune(shared, request),
         _ => Err(failure::new(Code::Failed, "the request is none that is answered here", "")),
     }
 }
@@ -306,15 +277,27 @@ fn remove(shared: &Shared, name: &str, force: bool) -> Result<Vec<Answer>, Failu
         shared.announcer.image("delete-error", name, &[("reason", &failure.message)], &none);
         failure
     })?;
-    let digest = removed.digest;
-    let mut gone = removed.untagged.clone();
-    for reference in &removed.untagged {
-        shared.announcer.image("untag", reference, &[("digest", &digest)], &removed.labels);
-    }
-    if removed.deleted {
-        shared.announcer.image("delete", &digest, &[("digest", &digest)], &removed.labels);
-        gone.push(digest.clone());
-    }
-    let reference = removed.untagged.into_iter().next().unwrap_or_default();
-    Ok(vec![Answer::Done(Done { reference, digest, removed: gone, ..Done::default() })])
+    prune::announce_removed(&shared.announcer, &removed, "");
+    let reference = removed.untagged.first().cloned().unwrap_or_default();
+    let (digest, freed, mut gone) = (removed.digest, removed.freed, removed.untagged);
+    gone.extend(removed.deleted.then(|| digest.clone()));
+    Ok(vec![Answer::Done(Done { reference, digest, removed: gone, freed, ..Done::default() })])
+}
+
+fn usage(shared: &Shared) -> Result<Vec<Answer>, Failure> {
+    let report = usage::report(&shared.store)?;
+    let mut answers = vec![Answer::Usage(report.kinds)];
+    answers.extend(report.images.chunks(IMAGES_PER_FRAME).map(|part| Answer::ImageUsage(part.to_vec())));
+    answers.push(Answer::Done(Done::default()));
+    Ok(answers)
+}
+
+fn prune(shared: &Shared, request: &Prune) -> Result<Vec<Answer>, Failure> {
+    let done = prune::prune(&shared.store, &shared.announcer, request).map_err(|error| {
+        let failure = Failure::from(error);
+        let none = BTreeMap::<String, String>::new();
+        shared.announcer.image("prune-error", "", &[("reason", &failure.message)], &none);
+        failure
+    })?;
+    Ok(vec![Answer::Done(done)])
 }

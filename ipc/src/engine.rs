@@ -265,6 +265,8 @@ pub enum Answer {
     Note(String),
     /// Answer to [`Request::Usage`]; `Done` follows.
     Usage(Vec<Usage>),
+    /// The same image by image, behind [`Answer::Usage`]. Several frames if there are many.
+    ImageUsage(Vec<ImageUsage>),
 }
 
 /// One kind of thing in the store, and what it takes.
@@ -280,6 +282,19 @@ pub struct Usage {
     pub size: u64,
     /// Bytes that would be free without those that nothing needs.
     pub reclaimable: u64,
+}
+
+/// One image, and what it takes on the disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageUsage {
+    /// Which.
+    pub image: Image,
+    /// Bytes of its blobs and unpacked layers.
+    pub size: u64,
+    /// Those of them that no other image needs.
+    pub unique: u64,
+    /// True if a job needs it just now.
+    pub in_use: bool,
 }
 
 /// How work ended well.

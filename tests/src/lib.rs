@@ -1,9 +1,12 @@
 //! Real processes for tests: registries, images, engines; monitord, subscribers, what the kernel says of them.
 //! And the fuzzer.
 
+pub mod bed;
 pub mod engine;
+pub mod engine_host;
 pub mod fuzz;
 pub mod host;
+pub mod keen_registry;
 pub mod process;
 pub mod random;
 pub mod registry;

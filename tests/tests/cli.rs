@@ -527,8 +527,9 @@ fn json_progress_is_one_object_a_line_and_ends_with_the_result() {
     let (_server, reference) = host.serve(200_000, "1M/s");
     let printed = puller.ok(&["pull", "--progress", "json", "--tls-verify=false", &reference]);
     let lines: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    assert_eq!(lines.last().expect("a line")["done"], true);
-    assert!(lines.iter().any(|line| line["phase"] == "complete" && line["current"] == line["total"]));
+    let last = lines.last().expect("a line");
+    assert_eq!((&last["type"], &last["state"]), (&Value::from("result"), &Value::from("done")));
+    assert!(lines.iter().any(|line| line["state"] == "complete" && line["current"] == line["total"]));
 }
 
 #[test]

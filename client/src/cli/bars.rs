@@ -1,22 +1,22 @@
-//! Progress bars: one row a layer, redrawn in place.
+//! Progress bars: one row a layer under a head line a job, redrawn in place.
 //!
-//! A frame is computed whole from rows, a clock and the screen's size, and goes out as one string. No I/O here,
-//! no timer, and nothing a terminal must be rescued from: the cursor is never hidden. ECMA-48, CUU, EL, ED.
+//! A frame is computed whole from the board and the screen's size, and goes out as one string. No I/O here, no
+//! timer, and nothing a terminal must be rescued from: the cursor is never hidden. ECMA-48, CUU, EL, ED.
 
+use crate::cli::board::{Board, Entry, Line, Overall, State, is_finished, is_moving};
 use crate::cli::units;
-use sampan_client::engine::{Phase, Row};
-use std::collections::VecDeque;
+use sampan_client::engine::Phase;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 /// From so many columns on, a row has a bar, a rate and the time left.
 const WIDE: usize = 110;
-/// Columns of a bar, brackets not counted.
-const BAR: usize = 40;
-/// Rates are of the last seconds: steady enough to read, quick enough to notice a stall.
-const RATE_WINDOW: Duration = Duration::from_secs(5);
-/// Samples that are kept in that window.
-const SAMPLES_MAX: usize = 64;
+/// Columns of a bar, brackets not counted, where there is room.
+const BAR_MAX: usize = 40;
+/// Columns of the narrowest bar.
+const BAR_MIN: usize = 10;
+/// Columns of a wide row besides its bar: id, phase, bytes, rate, time left.
+const BESIDE_BAR: usize = 80;
 
 /// Columns and rows of a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,17 +32,12 @@ pub struct Screen {
 pub struct Bars {
     /// How many columns each line of the last frame took.
     drawn: Vec<usize>,
-    meters: Vec<Meter>,
-    total: Meter,
 }
 
 impl Bars {
-    /// The frame that replaces the last one: `rows` as they are `now`, on a screen of this size.
-    ///
-    /// `now` is the time since any fixed moment.
-    pub fn frame(&mut self, rows: &[Row], now: Duration, screen: Screen) -> String {
-        self.measure(rows, now);
-        let lines = self.lines(rows, screen);
+    /// The frame that replaces the last one: the board as it is, on a screen of this size.
+    pub fn frame(&mut self, board: &Board, screen: Screen) -> String {
+        let lines = lines(board, screen);
         let mut out = self.home(screen);
         for line in &lines {
             // Erased behind the text, not before it: nothing flickers.
@@ -70,102 +65,130 @@ impl Bars {
             up => format!("\r\x1b[{up}A"),
         }
     }
+}
 
-    fn measure(&mut self, rows: &[Row], now: Duration) {
-        self.meters.resize_with(rows.len(), Meter::default);
-        for (meter, row) in self.meters.iter_mut().zip(rows) {
-            meter.sample(now, row.current);
+/// How much of the board is shown, from all to least: the first that fits the screen is taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Detail {
+    All,
+    /// Rows that need nothing more, or have not begun, are left out.
+    Active,
+    /// The same, and jobs that have ended well or not begun.
+    Running,
+}
+
+fn lines(board: &Board, screen: Screen) -> Vec<String> {
+    let overall = board.overall();
+    let has_summary = overall.layers > 1 || overall.jobs > 1;
+    // The line of the cursor stays free: a line feed on the last one would scroll.
+    let room = screen.rows.saturating_sub(1).max(1) - usize::from(has_summary);
+    let mut lines = Vec::new();
+    for detail in [Detail::All, Detail::Active, Detail::Running] {
+        lines = board.entries().flat_map(|entry| job(entry, board.is_shared(), detail, screen)).collect();
+        if lines.len() <= room {
+            break;
         }
-        self.total.sample(now, sum(rows, |row| row.current));
     }
-
-    fn lines(&self, rows: &[Row], screen: Screen) -> Vec<String> {
-        // The line of the cursor stays free: a line feed on the last one would scroll.
-        let room = screen.rows.saturating_sub(1).max(1);
-        let wide = screen.columns >= WIDE;
-        let mut lines = Vec::new();
-        if rows.len() < room {
-            lines.extend(rows.iter().zip(&self.meters).map(|(row, meter)| line(row, meter, wide)));
-        } else {
-            let active = rows.iter().zip(&self.meters).filter(|(row, _)| is_active(row.phase));
-            lines.extend(active.take(room - 1).map(|(row, meter)| line(row, meter, wide)));
-        }
-        if rows.len() > 1 {
-            lines.push(self.summary(rows, wide));
-        }
-        for line in &mut lines {
-            line.truncate(screen.columns.saturating_sub(1));
-        }
-        lines
+    lines.truncate(room);
+    if has_summary {
+        lines.push(summary(&overall, board.is_moving(), screen));
     }
+    for line in &mut lines {
+        line.truncate(screen.columns.saturating_sub(1));
+    }
+    lines
+}
 
-    /// The last line: how far all layers are together.
-    fn summary(&self, rows: &[Row], wide: bool) -> String {
-        let finished = rows.iter().filter(|row| is_finished(row.phase)).count();
-        let (current, total) = (sum(rows, shown), sum(rows, |row| row.total));
-        let count = format!("{finished}/{} layers", rows.len());
-        let rate = self.total.words(current, total, finished < rows.len());
-        if wide {
-            let bar = bar(current, total);
-            let line = format!(
-                "{count:<25} [{bar}] {:>10} / {:<10} {rate}",
-                units::bytes(current),
-                units::bytes(total)
-            );
-            return line.trim_end().to_owned();
-        }
-        format!("{count}: {}/{} {rate}", units::bytes(current), units::bytes(total)).trim_end().to_owned()
+/// A job's head line, if it has one, and its rows.
+fn job(entry: &Entry, is_shared: bool, detail: Detail, screen: Screen) -> Vec<String> {
+    if detail == Detail::Running && matches!(entry.state, State::Queued | State::Done) {
+        return Vec::new();
+    }
+    let mut lines = Vec::new();
+    if is_shared || (entry.lines.is_empty() && entry.state == State::Running) {
+        lines.push(head(entry));
+    }
+    let shown = |line: &&Line| detail == Detail::All || is_active(line.row.phase);
+    let indent = if is_shared { "  " } else { "" };
+    lines.extend(entry.lines.iter().filter(shown).map(|line| indent.to_owned() + &row(line, indent, screen)));
+    lines
+}
+
+fn head(entry: &Entry) -> String {
+    let name = plain(&entry.name);
+    let finished = entry.lines.iter().filter(|line| is_finished(line.row.phase)).count();
+    match entry.state {
+        State::Running if entry.lines.is_empty() => format!("{name}: resolving"),
+        State::Running => format!("{name}: {finished}/{} layers", entry.lines.len()),
+        state => format!("{name}: {}", state.word()),
     }
 }
 
-fn line(row: &Row, meter: &Meter, wide: bool) -> String {
-    let (current, total) = (units::bytes(shown(row)), units::bytes(row.total));
-    let id = plain(&row.id);
-    if !wide {
-        // Bytes say nothing about a layer that is stuck for good.
-        return match row.phase {
-            Phase::Failed => format!("{id}: failed {}", plain(&row.note)).trim_end().to_owned(),
-            _ => format!("{id}: {current}/{total}"),
+fn row(line: &Line, indent: &str, screen: Screen) -> String {
+    let phase = line.row.phase;
+    let (current, total) = (units::bytes(line.current()), units::bytes(line.row.total));
+    let (id, note) = (plain(&line.row.id), plain(&line.row.note));
+    if screen.columns < WIDE {
+        return match phase {
+            // Bytes say nothing about a layer that is stuck for good.
+            Phase::Failed => format!("{id}: failed {note}").trim_end().to_owned(),
+            Phase::Verifying | Phase::Extracting => format!("{id}: {current}/{total} {}", phase.word()),
+            _ => format!("{id}: {current}/{total} {note}").trim_end().to_owned(),
         };
     }
-    let phase = row.phase.word();
-    let mut line =
-        format!("{id:<12} {phase:<12} [{}] {current:>10} / {total:<10} ", bar(shown(row), row.total));
-    match (row.phase, row.note.is_empty()) {
-        (_, false) => line.push_str(&plain(&row.note)),
-        (Phase::Downloading, true) => line.push_str(&meter.words(row.current, row.total, true)),
-        _ => {}
+    let bar = bar(line.current(), line.row.total, bar_width(indent, screen));
+    let mut text = format!("{id:<12} {:<12} [{bar}] {current:>10} / {total:<10} ", phase.word());
+    match (note.is_empty(), line.rate()) {
+        (false, _) => text.push_str(&note),
+        (true, Some(rate)) => {
+            let left = line.row.total.saturating_sub(line.row.current);
+            text.push_str(&rate_words(rate, line.meter.time_for(left)));
+        }
+        (true, None) => {}
     }
-    line.trim_end().to_owned()
+    text.trim_end().to_owned()
 }
 
-fn sum(rows: &[Row], of: impl Fn(&Row) -> u64) -> u64 {
-    rows.iter().fold(0, |sum, row| sum.saturating_add(of(row)))
+/// The last line: how far all jobs are together.
+fn summary(overall: &Overall, is_moving: bool, screen: Screen) -> String {
+    let Overall { jobs, jobs_done, layers, layers_done, current, total, .. } = *overall;
+    let layers = format!("{layers_done}/{layers} layers");
+    let count = if jobs > 1 { format!("{jobs_done}/{jobs} images, {layers}") } else { layers };
+    let rate =
+        overall.rate.filter(|_| is_moving).map(|rate| rate_words(rate, overall.left)).unwrap_or_default();
+    let (done, all) = (units::bytes(current), units::bytes(total));
+    if screen.columns < WIDE {
+        return format!("{count}: {done}/{all} {rate}").trim_end().to_owned();
+    }
+    let bar = bar(current, total, bar_width("", screen));
+    format!("{count:<25} [{bar}] {done:>10} / {all:<10} {rate}").trim_end().to_owned()
 }
 
-/// Bytes to show for a row: one that was there before has all of them.
-fn shown(row: &Row) -> u64 {
-    match row.phase {
-        Phase::Exists | Phase::Complete => row.total,
-        _ => row.current,
+/// `1.50 MiB/s, 7s left`.
+fn rate_words(rate: u64, left: Option<Duration>) -> String {
+    let mut words = format!("{}/s", units::bytes(rate));
+    if let Some(left) = left {
+        let _ = write!(words, ", {} left", units::time(left));
     }
+    words
 }
 
 fn is_active(phase: Phase) -> bool {
-    matches!(phase, Phase::Downloading | Phase::Verifying | Phase::Extracting | Phase::Failed)
+    is_moving(phase) || matches!(phase, Phase::Verifying | Phase::Extracting | Phase::Failed)
 }
 
-fn is_finished(phase: Phase) -> bool {
-    matches!(phase, Phase::Complete | Phase::Exists)
+fn bar_width(indent: &str, screen: Screen) -> usize {
+    screen.columns.saturating_sub(BESIDE_BAR + indent.len()).clamp(BAR_MIN, BAR_MAX)
 }
 
-fn bar(current: u64, total: u64) -> String {
+fn bar(current: u64, total: u64, width: usize) -> String {
     let filled = match total {
         0 => 0,
-        _ => usize::try_from(u128::from(current.min(total)) * BAR as u128 / u128::from(total)).unwrap_or(BAR),
+        _ => usize::try_from(u128::from(current.min(total)) * width as u128 / u128::from(total))
+            .unwrap_or(width),
     };
-    let head = if filled < BAR && current > 0 { ">" } else { "" };
-    format!("{:<BAR$}", "=".repeat(filled) + head)
+    let head = if filled < width && current > 0 { ">" } else { "" };
+    format!("{:<width$}", "=".repeat(filled) + head)
 }
 
 /// Text of which every character takes one column and does nothing else.
@@ -173,58 +196,20 @@ pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect()
 }
 
-/// Bytes over time.
-#[derive(Debug, Default)]
-struct Meter {
-    samples: VecDeque<(Duration, u64)>,
-}
-
-impl Meter {
-    fn sample(&mut self, now: Duration, bytes: u64) {
-        // A try that begins anew has fewer bytes than the last one.
-        if self.samples.back().is_some_and(|(_, last)| *last > bytes) {
-            self.samples.clear();
-        }
-        let spacing = RATE_WINDOW / SAMPLES_MAX as u32;
-        match self.samples.back() {
-            Some(last) if self.samples.len() > 1 && now.saturating_sub(last.0) < spacing => {}
-            _ => self.samples.push_back((now, bytes)),
-        }
-        while self.samples.len() > 2
-            && self.samples.front().is_some_and(|(at, _)| now.saturating_sub(*at) > RATE_WINDOW)
-        {
-            self.samples.pop_front();
-        }
-    }
-
-    /// Bytes per second; `None` until there is something to compare.
-    fn rate(&self) -> Option<f64> {
-        let ((from, first), (to, last)) = (self.samples.front()?, self.samples.back()?);
-        let seconds = to.saturating_sub(*from).as_secs_f64();
-        (seconds > 0.0).then(|| last.saturating_sub(*first) as f64 / seconds)
-    }
-
-    /// `1.50 MiB/s, 7s left`.
-    fn words(&self, current: u64, total: u64, running: bool) -> String {
-        let Some(rate) = self.rate().filter(|_| running) else {
-            return String::new();
-        };
-        let mut words = format!("{}/s", units::bytes(rate as u64));
-        let left = total.saturating_sub(current);
-        // A day is as good as for ever.
-        if rate >= 1.0 && left > 0 && (left as f64 / rate) < 86_400.0 {
-            let time = units::time(Duration::from_secs_f64((left as f64 / rate).ceil()));
-            let _ = write!(words, ", {time} left");
-        }
-        words
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sampan_client::engine::{Job, Row};
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    fn board(rows: &[Row]) -> Board {
+        let mut board = Board::default();
+        let at = board.open("image");
+        board.begin(at);
+        board.update(at, rows, SECOND);
+        board
+    }
 
     fn row(index: u32, phase: Phase, current: u64, total: u64) -> Row {
         let id = format!("{index:012x}");
@@ -293,17 +278,19 @@ mod tests {
         }
     }
 
-    fn draw(bars: &mut Bars, terminal: &mut Terminal, rows: &[Row], now: Duration) {
-        let frame = bars.frame(rows, now, terminal.screen);
+    fn draw(bars: &mut Bars, terminal: &mut Terminal, board: &Board) {
+        let frame = bars.frame(board, terminal.screen);
         terminal.write(&frame);
     }
 
     #[test]
     fn at_120_columns_a_row_has_phase_bar_bytes_rate_and_time_left() {
         let (mut bars, mut terminal, mut rows) = (Bars::default(), Terminal::new(120, 24), sample());
-        draw(&mut bars, &mut terminal, &rows, SECOND);
+        let mut board = board(&rows);
+        draw(&mut bars, &mut terminal, &board);
         rows[1].current = 2 << 20;
-        draw(&mut bars, &mut terminal, &rows, 2 * SECOND);
+        board.update(0, &rows, 2 * SECOND);
+        draw(&mut bars, &mut terminal, &board);
         let expected = [
             "000000000000 exists       [========================================]   3.00 MiB / 3.00 MiB",
             "000000000001 downloading  [====================>                   ]   2.00 MiB / 4.00 MiB   1.00 MiB/s, 2s left",
@@ -314,15 +301,19 @@ mod tests {
     }
 
     #[test]
-    fn at_80_columns_a_row_is_id_and_bytes() {
+    fn at_80_columns_a_row_is_id_and_bytes_and_what_a_person_should_know() {
         let (mut bars, mut terminal, mut rows) = (Bars::default(), Terminal::new(80, 24), sample());
         rows[2].phase = Phase::Failed;
         rows[2].note = "no\u{1b}[2J-such-blob-".repeat(9);
-        draw(&mut bars, &mut terminal, &rows, SECOND);
+        rows.push(row(3, Phase::Extracting, 5, 5));
+        rows.push(Row { note: "retrying in 3 s: reset".into(), ..row(4, Phase::Downloading, 1, 5) });
+        draw(&mut bars, &mut terminal, &board(&rows));
         let text = terminal.text();
         assert_eq!(text[..2], ["000000000000: 3.00 MiB/3.00 MiB", "000000000001: 1.00 MiB/4.00 MiB"]);
         assert!(text[2].starts_with("000000000002: failed no?[2J-such-blob") && text[2].len() == 79);
-        assert_eq!(text[3], "1/3 layers: 4.00 MiB/7.00 MiB");
+        assert_eq!(text[3], "000000000003: 5 B/5 B extracting");
+        assert_eq!(text[4], "000000000004: 1 B/5 B retrying in 3 s: reset");
+        assert_eq!(text[5], "1/5 layers: 4.00 MiB/7.00 MiB");
     }
 
     #[test]
@@ -330,13 +321,15 @@ mod tests {
         for (screen_rows, columns) in [(1, 40), (2, 120), (3, 80), (5, 200), (10, 9)] {
             let (mut bars, mut terminal) = (Bars::default(), Terminal::new(columns, screen_rows.max(2)));
             let mut rows: Vec<Row> = (0..40).map(|nth| row(nth, Phase::Waiting, 0, 1 << 20)).collect();
+            let mut board = board(&rows);
             for step in 0..40 {
                 rows[step].phase = Phase::Downloading;
                 rows[step].current = 1 << 19;
                 if step > 6 {
                     rows[step - 6].phase = Phase::Complete;
                 }
-                draw(&mut bars, &mut terminal, &rows, SECOND * step as u32);
+                board.update(0, &rows, SECOND * step as u32);
+                draw(&mut bars, &mut terminal, &board);
             }
             let text = terminal.text();
             assert!(text.len() < screen_rows.max(2));
@@ -345,41 +338,66 @@ mod tests {
     }
 
     #[test]
-    fn one_layer_has_no_summary_and_a_note_stands_above() {
+    fn several_jobs_stand_under_their_heads_at_any_width_and_height() {
+        for columns in 20..=200 {
+            for screen_rows in [2, 4, 9, 24] {
+                let (mut bars, mut terminal) = (Bars::default(), Terminal::new(columns, screen_rows));
+                let mut board = Board::default();
+                for name in ["one", "two", "three"] {
+                    board.open(name);
+                }
+                draw(&mut bars, &mut terminal, &board);
+                for at in 0..3 {
+                    board.begin(at);
+                    let subject = format!("host.example:5000/some/image:{at}");
+                    board.join(at, &Job { id: at as u64 + 1, subject, ..Job::default() });
+                    draw(&mut bars, &mut terminal, &board);
+                    let rows: Vec<Row> =
+                        (0..6).map(|n| row(n, Phase::Downloading, 1 << n, 1 << 20)).collect();
+                    board.update(at, &rows, SECOND);
+                    draw(&mut bars, &mut terminal, &board);
+                }
+                board.end(0, State::Done);
+                board.end(1, State::Failed);
+                draw(&mut bars, &mut terminal, &board);
+                let text = terminal.text();
+                assert!(text.len() < screen_rows);
+                let last = text.last().expect("a summary");
+                assert!(
+                    last.starts_with("1/3 images, 0/18 l") || last.starts_with("1/3 images, 0/18 "),
+                    "{text:?}"
+                );
+                if screen_rows == 24 && columns >= 40 {
+                    assert_eq!(text[0], "host.example:5000/some/image:0: done");
+                    assert!(text[1].starts_with("  000000000000"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_layer_has_no_summary_a_note_stands_above_and_a_job_without_layers_has_a_head() {
         let (mut bars, mut terminal) = (Bars::default(), Terminal::new(80, 24));
-        let rows = [row(1, Phase::Verifying, 5, 5)];
-        draw(&mut bars, &mut terminal, &rows, SECOND);
+        let mut board = board(&[]);
+        draw(&mut bars, &mut terminal, &board);
+        assert_eq!(terminal.text(), ["image: resolving"]);
+        board.update(0, &[row(1, Phase::Verifying, 5, 5)], SECOND);
+        draw(&mut bars, &mut terminal, &board);
         let note = bars.above("tag\nmoved", terminal.screen);
         terminal.write(&note);
-        draw(&mut bars, &mut terminal, &rows, SECOND);
-        assert_eq!(terminal.text(), ["tag?moved", "000000000001: 5 B/5 B"]);
+        draw(&mut bars, &mut terminal, &board);
+        assert_eq!(terminal.text(), ["tag?moved", "000000000001: 5 B/5 B verifying"]);
     }
 
     #[test]
     fn a_narrower_screen_is_accounted_for() {
         let mut bars = Bars::default();
-        bars.frame(&sample(), SECOND, Screen { columns: 120, rows: 24 });
+        bars.frame(&board(&sample()), Screen { columns: 120, rows: 24 });
         let longest: usize = bars.drawn.iter().map(|len| len.div_ceil(40)).sum();
         assert!(
-            bars.frame(&sample(), SECOND, Screen { columns: 40, rows: 24 })
+            bars.frame(&board(&sample()), Screen { columns: 40, rows: 24 })
                 .starts_with(&format!("\r\x1b[{longest}A"))
         );
-    }
-
-    #[test]
-    fn a_stalled_download_loses_its_rate_and_a_new_try_begins_anew() {
-        let mut meter = Meter::default();
-        for second in 0..4 {
-            meter.sample(SECOND * second, 1000 * u64::from(second));
-        }
-        assert_eq!(meter.rate(), Some(1000.0));
-        for second in 4..20 {
-            meter.sample(SECOND * second, 3000);
-        }
-        assert_eq!(meter.words(3000, 9000, true), "0 B/s");
-        meter.sample(SECOND * 20, 10);
-        assert_eq!(meter.rate(), None);
-        assert!(meter.samples.len() <= SAMPLES_MAX);
     }
 
     #[test]
@@ -387,7 +405,9 @@ mod tests {
         for (current, total) in
             [(0, 0), (1, 0), (0, 1), (1, 1), (2, 1), (u64::MAX, u64::MAX), (u64::MAX - 1, u64::MAX)]
         {
-            assert_eq!(bar(current, total).len(), BAR, "{current}/{total}");
+            for width in [BAR_MIN, 33, BAR_MAX] {
+                assert_eq!(bar(current, total, width).len(), width, "{current}/{total}");
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::cli::job::{each, engine, finish};
 use crate::cli::output;
 use crate::cli::table::Table;
 use crate::cli::units;
-use sampan_client::engine::{Answer, Image, Request};
+use sampan_client::engine::{Answer, Done, Image, Request};
 use sampan_client::time;
 use serde_json::json;
 
@@ -33,7 +33,11 @@ pub fn list(args: &Images) -> Result<(), Failure> {
     print(&text)
 }
 
-fn print(text: &str) -> Result<(), Failure> {
+/// Prints to standard output.
+///
+/// # Errors
+/// It cannot be written.
+pub fn print(text: &str) -> Result<(), Failure> {
     output::print(text).map_err(|error| Failure::output(&error))
 }
 
@@ -77,7 +81,8 @@ fn table(images: &[Image], args: &Images) -> String {
     table.text()
 }
 
-fn repository_and_tag(reference: &str) -> (String, String) {
+/// A reference's two halves, as columns have them.
+pub fn repository_and_tag(reference: &str) -> (String, String) {
     let none = || "<none>".to_owned();
     let name = reference.split_once('@').map_or(reference, |(name, _)| name);
     match name.rsplit_once(':') {
@@ -87,7 +92,8 @@ fn repository_and_tag(reference: &str) -> (String, String) {
     }
 }
 
-fn shorten(digest: &str, whole: bool) -> String {
+/// The first digits of a digest, or all of it.
+pub fn shorten(digest: &str, whole: bool) -> String {
     if whole {
         return digest.to_owned();
     }
@@ -95,7 +101,8 @@ fn shorten(digest: &str, whole: bool) -> String {
     digits.chars().take(SHORT).collect()
 }
 
-fn json_image(image: &Image) -> serde_json::Value {
+/// An image as JSON.
+pub fn json_image(image: &Image) -> serde_json::Value {
     json!({
         "references": image.references, "digest": image.digest, "id": image.id, "platform": image.platform,
         "size": image.size, "layers": image.layers, "created": image.created.map(time::local),
@@ -142,14 +149,15 @@ pub fn tag(args: &Tag) -> Result<(), Failure> {
 pub fn remove(args: &Remove) -> Result<(), Failure> {
     each(&args.images, |name| {
         let request = Request::Remove { name: name.clone(), force: args.force };
-        let done = finish(engine(&args.socket).request(request, &[])?)?;
-        let word = |removed: &String| {
-            if removed.starts_with("sha256:") { "Deleted" } else { "Untagged" }
-        };
-        print(
-            &done.removed.iter().map(|removed| format!("{}: {removed}\n", word(removed))).collect::<String>(),
-        )
+        print(&removed(&finish(engine(&args.socket).request(request, &[])?)?))
     })
+}
+
+/// A line for each reference and digest that went.
+pub fn removed(done: &Done) -> String {
+    // A reference always has a host before its path.
+    let word = |removed: &String| if removed.contains('/') { "Untagged" } else { "Deleted" };
+    done.removed.iter().map(|removed| format!("{}: {removed}\n", word(removed))).collect()
 }
 
 #[cfg(test)]

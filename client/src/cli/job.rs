@@ -1,59 +1,25 @@
-//! Work that takes its time: `pull`, `watch`, `serve`, and the list of jobs.
+//! Work that takes its time: `watch`, `serve`, one job of any kind, and the list of jobs.
 //!
 //! A command watches its job on one connection. Ctrl-C hangs up, and the engine ends what nobody watches.
 
-use crate::cli::args::{Cancel, EngineSocket, Jobs, ListFormat, Progress, Pull, Serve, Watch};
-use crate::cli::failure::{FAILED, Failure, USAGE};
+use crate::cli::args::{Cancel, EngineSocket, Jobs, ListFormat, Progress, Serve, Watch};
+use crate::cli::failure::{FAILED, Failure};
+use crate::cli::follow::Follow;
 use crate::cli::format;
 use crate::cli::output;
-use crate::cli::progress::{View, unwritable};
+use crate::cli::progress::unwritable;
+use crate::cli::pull;
 use crate::cli::signals::{self, Signals};
 use crate::cli::table::Table;
 use crate::cli::units;
-use sampan_client::engine::{self, Answer, Done, Job, JobState, Next, Request};
+use sampan_client::engine::{self, Answer, Done, Job, JobState, Request};
 use sampan_client::{Answers, Engine, time};
 use serde_json::json;
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
-
-/// How often bars are drawn again while nothing but time passes.
-const TICK: Duration = Duration::from_secs(1);
 
 /// The engine that the arguments or the environment name.
 pub fn engine(socket: &EngineSocket) -> Engine {
     socket.socket.as_ref().map_or_else(Engine::from_env, Engine::new)
-}
-
-/// Runs `sampan pull`.
-///
-/// # Errors
-/// The engine is not there, or the pull failed.
-pub fn pull(args: &Pull) -> Result<(), Failure> {
-    let request = Request::Pull(engine::Pull {
-        reference: args.reference.clone(),
-        platform: args.platform.clone(),
-        detach: args.detach,
-        insecure: !args.tls_verify,
-        ..engine::Pull::default()
-    });
-    if args.detach {
-        return detached(engine(&args.socket).request(request, &[])?);
-    }
-    follow(&engine(&args.socket), request, &[], &args.progress)
-}
-
-/// Prints the number of a job that goes on by itself.
-fn detached(answers: Answers) -> Result<(), Failure> {
-    for answer in answers {
-        match answer? {
-            Answer::Job(job) => {
-                output::print(&format!("{}\n", job.id)).map_err(|error| unwritable(&error))?
-            }
-            Answer::Note(note) => output::note(&note),
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// Runs `sampan watch`.
@@ -74,47 +40,31 @@ pub fn follow(
     fds: &[BorrowedFd<'_>],
     progress: &Progress,
 ) -> Result<(), Failure> {
-    let mut answers = engine.request(request, fds)?;
-    let signals = catch(&answers)?;
-    let mut view = View::new(progress);
-    let ended = show(&mut answers, &mut view);
-    if let Some(signal) = signals.caught() {
-        // The hang-up is what ends the pull.
-        drop(answers);
-        signals::die_of(signal);
-    }
-    match ended? {
-        Some(done) => view.done(&done).map_err(|error| unwritable(&error)),
-        None => Err(Failure::new("interrupted")),
+    let name = subject(&request);
+    let mut start = |_| engine.request(request.clone(), fds);
+    let (outcomes, mut view) = Follow::new(std::slice::from_ref(&name), progress, &mut start)?.run()?;
+    let asked = outcomes.iter().map(|outcome| (0, name.as_str(), outcome));
+    view.finish(asked).map_err(|error| unwritable(&error))?;
+    outcomes.into_iter().try_for_each(|outcome| outcome.map(drop))
+}
+
+/// What a request is about, until the engine says it better.
+fn subject(request: &Request) -> String {
+    match request {
+        Request::Pull(pull) => pull.reference.clone(),
+        Request::Import(import) => import.reference.clone(),
+        Request::Push(push) => push.target.as_ref().unwrap_or(&push.source).clone(),
+        Request::Save(save) => save.names.join(" "),
+        Request::Load(load) => load.reference.clone().unwrap_or_else(|| "archive".to_owned()),
+        Request::Watch { job } => format!("job {job}"),
+        _ => "store".to_owned(),
     }
 }
 
-fn catch(answers: &Answers) -> Result<Signals, Failure> {
+/// Catches the signals that end a command; they end `answers` too.
+pub fn catch(answers: &Answers) -> Result<Signals, Failure> {
     Signals::catch(&answers.stopper()?.into())
         .map_err(|error| Failure::new(format!("cannot catch signals: {error}")))
-}
-
-/// Shows answers up to the last one; `None` if it was stopped before.
-fn show(answers: &mut Answers, view: &mut View) -> Result<Option<Done>, Failure> {
-    loop {
-        let next = match view.is_moving() {
-            true => answers.next_within(TICK)?,
-            false => match answers.next().transpose()? {
-                Some(answer) => Next::Answer(answer),
-                None => Next::End,
-            },
-        };
-        let shown = match next {
-            Next::Answer(Answer::Done(done)) => return Ok(Some(done)),
-            Next::Answer(Answer::Job(job)) => view.job(job),
-            Next::Answer(Answer::Rows { rows, .. }) => view.update(rows),
-            Next::Answer(Answer::Note(note)) => view.note(&note),
-            Next::Answer(_) => Ok(()),
-            Next::Nothing => view.redraw(),
-            Next::End => return Ok(None),
-        };
-        shown.map_err(|error| unwritable(&error))?;
-    }
 }
 
 /// Runs `sampan serve`: until Ctrl-C.
@@ -122,15 +72,7 @@ fn show(answers: &mut Answers, view: &mut View) -> Result<Option<Done>, Failure>
 /// # Errors
 /// The engine is not there, or cannot listen.
 pub fn serve(args: &Serve) -> Result<(), Failure> {
-    let bytes_per_second = match &args.rate {
-        None => 0,
-        Some(rate) => units::parse_rate(rate).ok_or_else(|| {
-            Failure::new(format!(
-                "rate {rate:?} is not understood; write bytes per second over zero: 500K, 1.5M/s"
-            ))
-            .status(USAGE)
-        })?,
-    };
+    let bytes_per_second = args.rate.as_deref().map_or(Ok(0), pull::rate)?;
     let request = Request::Serve(engine::Serve { listen: args.listen.clone(), bytes_per_second });
     let mut answers = engine(&args.socket).request(request, &[])?;
     let signals = catch(&answers)?;

@@ -4,15 +4,25 @@
 
 pub mod args;
 pub mod bars;
+pub mod board;
+pub mod credentials;
+pub mod disk;
 pub mod emit;
 pub mod events;
 pub mod failure;
+pub mod follow;
 pub mod format;
 pub mod images;
 pub mod import;
 pub mod job;
+pub mod lines;
+pub mod login;
+pub mod meter;
 pub mod output;
 pub mod progress;
+pub mod prompt;
+pub mod pull;
+pub mod push;
 pub mod signals;
 pub mod state;
 pub mod table;

@@ -2,7 +2,7 @@
 //!
 //! A command that must tidy up (a cursor, a terminal, children) catches them; all others die of them at once.
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
 use signal_hook::{flag, low_level};
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -42,6 +42,14 @@ impl Signals {
             signal => i32::try_from(signal).ok(),
         }
     }
+}
+
+/// Writes a byte to `wake` whenever the terminal's size changes.
+///
+/// # Errors
+/// The handler cannot be installed.
+pub fn wake_on_resize(wake: UnixStream) -> io::Result<()> {
+    low_level::pipe::register(SIGWINCH, wake).map(drop)
 }
 
 /// Ends this process by `signal`, so that its parent sees what it died of.

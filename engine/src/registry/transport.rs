@@ -1,12 +1,17 @@
 //! How a [`Registry`] is reached: connections, TLS, plain HTTP where that may be, redirects.
 
+use super::certs::{self, Certs};
+use super::dial::Dialer;
+use super::proxy::Proxies;
 use super::{Headers, Registry, RegistryError};
 use crate::store::lock;
-use ::http::{Request, Response, StatusCode, Uri, header};
+use ::http::uri::Authority;
+use ::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use ureq::tls::{PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
-use ureq::{Agent, Body};
+use ureq::tls::{ClientCert, RootCerts, TlsConfig, TlsProvider};
+use ureq::{Agent, AsSendBody, Body};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -15,73 +20,113 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wait for the head of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most redirects in a row.
-const REDIRECTS_MAX: usize = 10;
-/// Where CA bundles are on the distributions known.
-const CA_BUNDLES: [&str; 5] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
+pub(super) const REDIRECTS_MAX: usize = 10;
 
-/// Made when first needed: the one for TLS reads the CA bundle.
+/// Made when first needed: those for TLS read certificates.
 pub(super) struct Agents {
-    pub(super) plain: OnceLock<Agent>,
-    pub(super) tls: OnceLock<Agent>,
-    pub(super) insecure: bool,
+    host: String,
+    authority: String,
+    socket: Option<PathBuf>,
+    insecure: bool,
+    certs: Arc<[PathBuf]>,
+    proxies: Arc<Proxies>,
+    plain: OnceLock<Agent>,
+    /// For the registry itself: shows our certificate, if we have one.
+    own: OnceLock<Agent>,
+    /// For where it redirects to.
+    other: OnceLock<Agent>,
 }
 
 impl Agents {
-    pub(super) fn get(&self, scheme: &str) -> &Agent {
-        match scheme {
-            "http" => self.plain.get_or_init(|| agent(None)),
-            _ => self.tls.get_or_init(|| agent(Some(self.insecure))),
+    /// Nothing is read or made yet, but the environment.
+    pub(super) fn new(
+        host: &str,
+        authority: &str,
+        socket: Option<PathBuf>,
+        insecure: bool,
+        certs: &Arc<[PathBuf]>,
+    ) -> Self {
+        Agents {
+            host: host.to_owned(),
+            authority: authority.to_owned(),
+            socket,
+            insecure,
+            certs: Arc::clone(certs),
+            proxies: Arc::new(Proxies::from_env()),
+            plain: OnceLock::new(),
+            own: OnceLock::new(),
+            other: OnceLock::new(),
         }
     }
-}
 
-fn agent(tls: Option<bool>) -> Agent {
-    let config = Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .timeout_resolve(Some(CONNECT_TIMEOUT))
-        .timeout_connect(Some(CONNECT_TIMEOUT))
-        .timeout_recv_response(Some(ANSWER_TIMEOUT))
-        .timeout_per_read(Some(STALL_TIMEOUT))
-        .timeout_per_write(Some(STALL_TIMEOUT))
-        .input_buffer_size(64 << 10)
-        .output_buffer_size(16 << 10)
-        .max_idle_connections(4)
-        .max_idle_connections_per_host(4)
-        .user_agent(concat!("sampan/", env!("CARGO_PKG_VERSION")));
-    let Some(insecure) = tls else {
-        return config.build().new_agent();
-    };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut tls =
-        TlsConfig::builder().provider(TlsProvider::Rustls).unversioned_rustls_crypto_provider(provider);
-    tls = match insecure {
-        true => tls.disable_verification(true),
-        false => tls.root_certs(host_roots()),
-    };
-    config.tls_config(tls.build()).build().new_agent()
-}
-
-/// The certificates of the host's bundle; none if there is no bundle, and then no certificate is good.
-fn host_roots() -> RootCerts {
-    let named = std::env::var("SSL_CERT_FILE").ok();
-    let bundle = named.iter().map(String::as_str).chain(CA_BUNDLES).find_map(|path| std::fs::read(path).ok());
-    if bundle.is_none() {
-        log::warn!("no CA bundle is found on this host: no HTTPS registry can be trusted");
+    /// The one for a URL.
+    fn get(&self, uri: &Uri) -> Result<&Agent, RegistryError> {
+        let own = uri.authority().is_some_and(|authority| authority.as_str() == self.authority);
+        let place = match (uri.scheme_str(), own) {
+            (Some("http"), _) => &self.plain,
+            (_, true) => &self.own,
+            (_, false) => &self.other,
+        };
+        if let Some(agent) = place.get() {
+            return Ok(agent);
+        }
+        let agent = match uri.scheme_str() {
+            Some("http") => self.agent(None),
+            _ => {
+                let Certs { roots, client } = Certs::load(&self.certs, &[&self.host, &self.authority])?;
+                let roots = if self.insecure { Vec::new() } else { [certs::of_host(), roots].concat() };
+                if roots.is_empty() && !self.insecure {
+                    log::warn!(
+                        "no CA bundle is found on this host: registry {} cannot be trusted",
+                        self.host
+                    );
+                }
+                let roots = RootCerts::Specific(Arc::new(roots));
+                self.agent(Some((roots, client.filter(|_| own))))
+            }
+        };
+        // Of two threads one comes first, and that one's is used.
+        Ok(place.get_or_init(|| agent))
     }
-    let bundle = bundle.unwrap_or_default();
-    let certificates = parse_pem(&bundle).filter_map(|item| match item {
-        Ok(PemItem::Certificate(certificate)) => Some(certificate),
-        _ => None,
-    });
-    RootCerts::Specific(Arc::new(certificates.collect()))
+
+    fn agent(&self, tls: Option<(RootCerts, Option<ClientCert>)>) -> Agent {
+        let socket = self.socket.as_ref().map(|path| (self.authority.clone(), path.clone()));
+        let dialer = Dialer { socket, proxies: Arc::clone(&self.proxies) };
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            // The dialer knows more of them than ureq does.
+            .proxy(None)
+            .timeout_resolve(Some(CONNECT_TIMEOUT))
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_recv_response(Some(ANSWER_TIMEOUT))
+            .timeout_per_read(Some(STALL_TIMEOUT))
+            .timeout_per_write(Some(STALL_TIMEOUT))
+            .input_buffer_size(64 << 10)
+            .output_buffer_size(16 << 10)
+            .max_idle_connections(4)
+            .max_idle_connections_per_host(4)
+            .user_agent(concat!("sampan/", env!("CARGO_PKG_VERSION")));
+        let Some((roots, client)) = tls else {
+            return dialer.agent(config.build());
+        };
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = TlsConfig::builder()
+            .provider(TlsProvider::Rustls)
+            .unversioned_rustls_crypto_provider(provider)
+            .disable_verification(self.insecure)
+            .root_certs(roots)
+            .client_cert(client);
+        dialer.agent(config.tls_config(tls.build()).build())
+    }
+
+    /// Breaks off all that is under way; there will be nothing more.
+    pub(super) fn shutdown(&self) {
+        for agent in [&self.plain, &self.own, &self.other].into_iter().filter_map(OnceLock::get) {
+            agent.clone().shutdown();
+        }
+    }
 }
 
 impl Registry {
@@ -91,7 +136,11 @@ impl Registry {
         if let Some(scheme) = known {
             return Ok(scheme);
         }
-        let schemes: &[&'static str] = if self.plain_allowed { &["https", "http"] } else { &["https"] };
+        let schemes: &[&'static str] = match (self.is_socket, self.plain_allowed) {
+            (true, _) => &["http"],
+            (false, true) => &["https", "http"],
+            (false, false) => &["https"],
+        };
         let mut first = None;
         for scheme in schemes {
             match self.follow(what, &format!("{scheme}://{}/v2/", self.authority), &[]) {
@@ -100,14 +149,22 @@ impl Registry {
                 Ok(response) => {
                     lock(&self.state).scheme = Some(scheme);
                     if response.status() == StatusCode::UNAUTHORIZED {
-                        self.authenticate(&response)?;
+                        self.authenticate(&response, None)?;
                     }
                     return Ok(scheme);
                 }
+                Err(error) if lock(&self.state).shut => return Err(error),
+                // Whoever does not even answer there is not asked the same again in plain text.
+                Err(error) if is_late(&error) && self.has_port() => return Err(error),
                 Err(error) => first = first.or(Some(error)),
             }
         }
         Err(first.expect("there is one scheme at least"))
+    }
+
+    /// True if HTTPS and HTTP would go to the same port.
+    fn has_port(&self) -> bool {
+        self.authority.parse::<Authority>().is_ok_and(|authority| authority.port().is_some())
     }
 
     /// GET, through redirects. The token goes to the registry's own host alone.
@@ -117,11 +174,22 @@ impl Registry {
         url: &str,
         headers: Headers<'_>,
     ) -> Result<Response<Body>, RegistryError> {
+        self.follow_as(what, url, headers, &|uri| self.authorization_for(uri))
+    }
+
+    /// GET, through redirects, each told by `authorize` what it may know of who we are.
+    pub(super) fn follow_as(
+        &self,
+        what: &str,
+        url: &str,
+        headers: Headers<'_>,
+        authorize: &dyn Fn(&Uri) -> Option<HeaderValue>,
+    ) -> Result<Response<Body>, RegistryError> {
         let mut url = url.to_owned();
         for _ in 0..=REDIRECTS_MAX {
             let uri: Uri =
                 url.parse().map_err(|_| self.wrong(format!("redirects to {url:?}, which is no URL")))?;
-            let response = self.once(&uri, headers).map_err(|source| self.transport(what, source))?;
+            let response = self.once(what, &uri, headers, authorize(&uri))?;
             let location =
                 response.headers().get(header::LOCATION).filter(|_| response.status().is_redirection());
             let Some(location) = location else {
@@ -136,25 +204,56 @@ impl Registry {
         Err(self.wrong(format!("redirects more than {REDIRECTS_MAX} times")))
     }
 
-    fn once(&self, uri: &Uri, headers: Headers<'_>) -> Result<Response<Body>, ureq::Error> {
+    fn once(
+        &self,
+        what: &str,
+        uri: &Uri,
+        headers: Headers<'_>,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Response<Body>, RegistryError> {
+        if let Some(why) = &self.refused {
+            return Err(RegistryError::Registries(Arc::clone(why)));
+        }
+        let failed = |source| self.transport(what, source);
         let mut request = Request::get(uri.clone());
         for (name, value) in headers {
             request = request.header(name, *value);
         }
-        {
-            let state = lock(&self.state);
-            if state.shut {
-                return Err(ureq::Error::Io(std::io::ErrorKind::NotConnected.into()));
-            }
-            let own = uri.authority().is_some_and(|a| a.as_str() == self.authority)
-                && uri.scheme_str() == state.scheme;
-            if let Some(authorization) = state.authorization.as_ref().filter(|_| own) {
-                request = request.header(header::AUTHORIZATION, authorization);
-            }
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
         }
-        let request = request.body(()).map_err(ureq::Error::Http)?;
-        self.agents.get(uri.scheme_str().unwrap_or("https")).run(request)
+        let request = request.body(()).map_err(|error| failed(ureq::Error::Http(error)))?;
+        self.run(uri, request, &failed)
     }
+
+    /// Makes one request, whatever comes of it; `failed` says what its failure is called.
+    pub(super) fn run(
+        &self,
+        uri: &Uri,
+        request: Request<impl AsSendBody>,
+        failed: &dyn Fn(ureq::Error) -> RegistryError,
+    ) -> Result<Response<Body>, RegistryError> {
+        let agent = self.agents.get(uri)?;
+        // Looked at when the agent is there: a shutdown before it did not find it.
+        if lock(&self.state).shut {
+            return Err(failed(ureq::Error::Io(std::io::ErrorKind::NotConnected.into())));
+        }
+        match agent.run(request) {
+            Ok(response) if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                let why = "the proxy wants credentials, or others than its URL has".to_owned();
+                Err(RegistryError::Proxy { host: self.host.clone(), why })
+            }
+            Ok(response) => Ok(response),
+            Err(ureq::Error::ConnectProxyFailed(why)) => {
+                Err(RegistryError::Proxy { host: self.host.clone(), why })
+            }
+            Err(source) => Err(failed(source)),
+        }
+    }
+}
+
+fn is_late(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::Transport { source: ureq::Error::Timeout(ureq::Timeout::Connect), .. })
 }
 
 /// What a registry answers to `/v2/`. OCI distribution-spec, "Determining Support".
@@ -163,7 +262,7 @@ fn is_registry(status: StatusCode) -> bool {
 }
 
 /// RFC 3986, section 5.2, as far as `Location` headers go.
-fn join(base: &Uri, location: &str) -> String {
+pub(super) fn join(base: &Uri, location: &str) -> String {
     let scheme = base.scheme_str().unwrap_or("https");
     let authority = base.authority().map_or("", |a| a.as_str());
     if location.starts_with("http://") || location.starts_with("https://") {

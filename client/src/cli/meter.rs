@@ -1,0 +1,93 @@
+//! Bytes over time: the one place where a rate is computed, for bars and for JSON lines alike.
+//!
+//! A mean over the last seconds: steady enough to read, quick enough to notice a stall. No clock of its own.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// What a rate is the mean of.
+const WINDOW: Duration = Duration::from_secs(5);
+/// Samples that are kept in that window.
+pub const SAMPLES_MAX: usize = 64;
+
+/// A count of bytes as it was at some moments. It never falls.
+#[derive(Debug, Default)]
+pub struct Meter {
+    samples: VecDeque<(Duration, u64)>,
+}
+
+impl Meter {
+    /// The count is `bytes` now. `now` is the time since any fixed moment.
+    pub fn sample(&mut self, now: Duration, bytes: u64) {
+        let spacing = WINDOW / SAMPLES_MAX as u32;
+        match self.samples.back() {
+            Some(last) if self.samples.len() > 1 && now.saturating_sub(last.0) < spacing => {}
+            _ => self.samples.push_back((now, bytes)),
+        }
+        // One sample from before the window stays, so that a count that rises seldom has a rate too.
+        while self.samples.len() > 2 && self.samples.get(1).is_some_and(|(at, _)| is_old(now, *at)) {
+            self.samples.pop_front();
+        }
+        while self.samples.len() > SAMPLES_MAX {
+            self.samples.pop_front();
+        }
+    }
+
+    /// Bytes per second; `None` until there is something to compare.
+    pub fn bytes_per_second(&self) -> Option<u64> {
+        self.rate().map(|rate| rate as u64)
+    }
+
+    fn rate(&self) -> Option<f64> {
+        let ((from, first), (to, last)) = (self.samples.front()?, self.samples.back()?);
+        let seconds = to.saturating_sub(*from).as_secs_f64();
+        (seconds > 0.0).then(|| last.saturating_sub(*first) as f64 / seconds)
+    }
+
+    /// How long `bytes` more take at this rate; `None` if nobody can tell, or a day or more.
+    pub fn time_for(&self, bytes: u64) -> Option<Duration> {
+        let rate = self.rate().filter(|rate| *rate >= 1.0 && bytes > 0)?;
+        let seconds = bytes as f64 / rate;
+        // A day is as good as for ever.
+        (seconds < 86_400.0).then(|| Duration::from_secs_f64(seconds.ceil()))
+    }
+}
+
+fn is_old(now: Duration, at: Duration) -> bool {
+    now.saturating_sub(at) > WINDOW
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_stalled_download_loses_its_rate() {
+        let mut meter = Meter::default();
+        assert_eq!((meter.bytes_per_second(), meter.time_for(5)), (None, None));
+        for second in 0..4 {
+            meter.sample(SECOND * second, 1000 * u64::from(second));
+        }
+        assert_eq!((meter.bytes_per_second(), meter.time_for(2500)), (Some(1000), Some(3 * SECOND)));
+        for second in 4..20 {
+            meter.sample(SECOND * second, 3000);
+        }
+        assert_eq!((meter.bytes_per_second(), meter.time_for(6000)), (Some(0), None));
+    }
+
+    #[test]
+    fn many_samples_take_bounded_memory_and_keep_their_rate() {
+        let mut meter = Meter::default();
+        for milli in 0..60_000u32 {
+            meter.sample(Duration::from_millis(milli.into()), u64::from(milli) * 2);
+        }
+        assert!(meter.samples.len() <= SAMPLES_MAX);
+        assert!(
+            meter.bytes_per_second().is_some_and(|rate| (1990..=2010).contains(&rate)),
+            "{:?}",
+            meter.rate()
+        );
+    }
+}

@@ -1,0 +1,83 @@
+//! From what a person typed and the operator configured to the image that is meant and how it is reached.
+//!
+//! Called by [`crate::server`] when a pull is asked for, and by [`crate::work`] on the job's thread where a short
+//! name may be of several registries, or all tags are wanted. Keeps nothing: the files are read anew each time.
+
+use crate::cancel::{Cancel, Cancelled};
+use crate::config::Config;
+use crate::credentials::Credentials;
+use crate::pull::PullError;
+use crate::reference::Reference;
+use crate::registries::{Registries, RegistriesError};
+use crate::registry::{Access, RegistryError};
+use crate::retry;
+use crate::sources::Sources;
+use sampan_credentials::Credential;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Where certificates of registries are, in this order. containers-certs.d(5); dockerd's come second.
+const CERTS: [&str; 2] = ["/etc/containers/certs.d", "/etc/docker/certs.d"];
+
+/// How registries are reached now; `insecure` is what a person said of the one at hand, `credentials` what the
+/// client brought along.
+///
+/// # Errors
+/// [`RegistriesError`] if a file cannot be used.
+pub fn access(
+    config: &Config,
+    insecure: bool,
+    credentials: Vec<Credential>,
+) -> Result<Access, RegistriesError> {
+    let certs = match &config.certs_dir {
+        Some(dir) => vec![dir.clone()],
+        None => CERTS.map(PathBuf::from).to_vec(),
+    };
+    Ok(Access {
+        insecure,
+        insecure_hosts: config.insecure_registries.clone().into(),
+        certs: certs.into(),
+        registries: Arc::new(Registries::load(config.registries_conf.as_deref())?),
+        credentials: Credentials::new(credentials, config.auth_file.as_ref()),
+    })
+}
+
+/// The first of `candidates` that there is. One alone is not asked for.
+///
+/// # Errors
+/// [`PullError::Registry`], which says what happened at each.
+pub fn settle(candidates: &[Reference], access: &Access, cancel: &Cancel) -> Result<Reference, PullError> {
+    if let [one] = candidates {
+        return Ok(one.clone());
+    }
+    let mut failed = Vec::new();
+    for candidate in candidates {
+        let sources = Arc::new(Sources::new(candidate, access));
+        let shut = Arc::clone(&sources);
+        let _link = cancel.link(move || shut.shutdown());
+        let log = |note: &str| log::info!("{candidate}: {note}");
+        match retry::persist(cancel, &log, || sources.manifest(&candidate.target())) {
+            Ok(_) => return Ok(candidate.clone()),
+            Err(_) if cancel.is_cancelled() => return Err(Cancelled.into()),
+            Err(error) => failed.push(error),
+        }
+    }
+    let last = failed.pop().map(Box::new).ok_or(Cancelled)?;
+    Err(RegistryError::Everywhere { others: failed, last }.into())
+}
+
+/// The tags of a repository, each as a reference, sorted.
+///
+/// # Errors
+/// [`PullError::Registry`].
+pub fn tags(repository: &Reference, access: &Access, cancel: &Cancel) -> Result<Vec<Reference>, PullError> {
+    let sources = Arc::new(Sources::new(repository, access));
+    let shut = Arc::clone(&sources);
+    let _link = cancel.link(move || shut.shutdown());
+    let log = |note: &str| log::info!("{repository}: {note}");
+    let mut tags = retry::persist(cancel, &log, || sources.tags())?;
+    tags.sort();
+    cancel.check()?;
+    // A registry that lists what is no tag does not decide what is asked for.
+    Ok(tags.iter().filter_map(|tag| Reference::parse(&format!("{}:{tag}", repository.name())).ok()).collect())
+}

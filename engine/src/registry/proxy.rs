@@ -1,0 +1,307 @@
+//! Which proxy a request goes through: `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`.
+//!
+//! The rules are those of Go's httpproxy, which the other container tools follow, with `ALL_PROXY` of curl(1):
+//! upper case wins over lower case, `localhost` and loopback addresses never go through a proxy. A proxy speaks
+//! plain HTTP; one that wants TLS or SOCKS is refused by name, never passed by in silence. Reads the environment,
+//! never resolves a host.
+
+use std::net::IpAddr;
+
+/// What the environment says.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Proxies {
+    http: Option<Named>,
+    https: Option<Named>,
+    exempt: Vec<Exempt>,
+}
+
+/// A proxy's URL and the variable that it is from.
+#[derive(Clone, Debug)]
+struct Named {
+    variable: &'static str,
+    url: String,
+}
+
+/// One proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Proxy {
+    /// Name or address, without brackets.
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// Value of `Proxy-Authorization`.
+    pub(super) authorization: Option<String>,
+}
+
+/// One item of `NO_PROXY`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Exempt {
+    All,
+    Net(IpAddr, u8),
+    Address(IpAddr, Option<u16>),
+    /// `.example.com`; whether `example.com` itself is meant too; port.
+    Domain(String, bool, Option<u16>),
+}
+
+impl Proxies {
+    pub(super) fn from_env() -> Self {
+        Proxies::from(|name| std::env::var(name).ok())
+    }
+
+    fn from(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let named = |names: &[&'static str]| {
+            names.iter().find_map(|name| {
+                let url = variable(name).filter(|url| !url.trim().is_empty())?;
+                Some(Named { variable: name, url: url.trim().to_owned() })
+            })
+        };
+        let exempt = named(&["NO_PROXY", "no_proxy"]).map_or(String::new(), |named| named.url);
+        Proxies {
+            http: named(&["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]),
+            https: named(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]),
+            exempt: exempt.split([',', ' ', '\t']).filter_map(Exempt::parse).collect(),
+        }
+    }
+
+    /// The proxy for a request to `host`, which has no brackets.
+    ///
+    /// # Errors
+    /// What is wrong with the one that is named.
+    pub(super) fn find(&self, is_https: bool, host: &str, port: u16) -> Result<Option<Proxy>, String> {
+        let named = if is_https { &self.https } else { &self.http };
+        let Some(named) = named.as_ref().filter(|_| !self.is_exempt(host, port)) else {
+            return Ok(None);
+        };
+        Proxy::parse(&named.url)
+            .map(Some)
+            .map_err(|why| format!("environment variable {} names no proxy: {why}", named.variable))
+    }
+
+    fn is_exempt(&self, host: &str, port: u16) -> bool {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let address = host.parse::<IpAddr>().ok().map(|address| address.to_canonical());
+        if host == "localhost" || address.is_some_and(|address| address.is_loopback()) {
+            return true;
+        }
+        self.exempt.iter().any(|exempt| match exempt {
+            Exempt::All => true,
+            Exempt::Net(net, bits) => address.is_some_and(|address| is_in(address, *net, *bits)),
+            Exempt::Address(wanted, at) => address == Some(*wanted) && at.is_none_or(|at| at == port),
+            Exempt::Domain(domain, itself, at) => {
+                let fits = host.ends_with(domain) || (*itself && domain.strip_prefix('.') == Some(&host));
+                fits && at.is_none_or(|at| at == port)
+            }
+        })
+    }
+}
+
+impl Proxy {
+    /// Reads `[http://][user[:password]@]host[:port][/]`. The error never quotes it: there may be a password in it.
+    fn parse(url: &str) -> Result<Self, String> {
+        let rest = match url.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
+            Some((scheme, _)) => {
+                let scheme: String = scheme.chars().filter(|c| c.is_ascii_alphanumeric()).take(20).collect();
+                return Err(format!("its scheme is {scheme:?}, and only \"http\" is spoken to proxies"));
+            }
+            None => url,
+        };
+        let rest = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let (user, place) = match rest.rsplit_once('@') {
+            Some((user, place)) => (Some(user), place),
+            None => (None, rest),
+        };
+        let (host, port) = split_port(place).ok_or("its host and port make no sense")?;
+        let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':');
+        if host.is_empty() || !host.bytes().all(known) {
+            return Err("its host makes no sense".to_owned());
+        }
+        let authorization = user.map(authorization).transpose()?;
+        Ok(Proxy { host: host.to_owned(), port: port.unwrap_or(80), authorization })
+    }
+
+    /// `host:port`, for messages.
+    pub(super) fn place(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        }
+    }
+}
+
+impl Exempt {
+    fn parse(item: &str) -> Option<Self> {
+        let item = item.trim().to_ascii_lowercase();
+        if item.is_empty() {
+            return None;
+        }
+        if item == "*" {
+            return Some(Exempt::All);
+        }
+        if let Some((net, bits)) = item.split_once('/') {
+            let net: IpAddr = net.parse().ok()?;
+            let most = if net.is_ipv4() { 32 } else { 128 };
+            return bits.parse().ok().filter(|bits| *bits <= most).map(|bits| Exempt::Net(net, bits));
+        }
+        if let Ok(address) = item.parse::<IpAddr>() {
+            return Some(Exempt::Address(address.to_canonical(), None));
+        }
+        let (host, port) = split_port(&item)?;
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Some(Exempt::Address(address.to_canonical(), port));
+        }
+        let host = host.strip_prefix('*').unwrap_or(host).trim_end_matches('.');
+        match host.strip_prefix('.') {
+            Some("") => None,
+            Some(_) => Some(Exempt::Domain(host.to_owned(), false, port)),
+            None if host.is_empty() => None,
+            None => Some(Exempt::Domain(format!(".{host}"), true, port)),
+        }
+    }
+}
+
+/// `host:port`, `[address]:port`, or either without a port.
+fn split_port(place: &str) -> Option<(&str, Option<u16>)> {
+    let (host, rest) = match place.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').filter(|(host, _)| host.parse::<IpAddr>().is_ok())?,
+        None => place.split_at(place.find(':').unwrap_or(place.len())),
+    };
+    match rest.strip_prefix(':') {
+        Some("") => Some((host, None)),
+        Some(port) => Some((host, Some(port.parse().ok()?))),
+        None => rest.is_empty().then_some((host, None)),
+    }
+}
+
+fn is_in(address: IpAddr, net: IpAddr, bits: u8) -> bool {
+    let bits = u32::from(bits);
+    match (address, net.to_canonical()) {
+        (IpAddr::V4(address), IpAddr::V4(net)) => {
+            let differ = u32::from(address) ^ u32::from(net);
+            differ.checked_shr(32 - bits.min(32)).unwrap_or(0) == 0
+        }
+        (IpAddr::V6(address), IpAddr::V6(net)) => {
+            let differ = u128::from(address) ^ u128::from(net);
+            differ.checked_shr(128 - bits.min(128)).unwrap_or(0) == 0
+        }
+        _ => false,
+    }
+}
+
+/// RFC 7617, of a URL's percent-encoded `user[:password]`.
+fn authorization(user: &str) -> Result<String, String> {
+    let (user, password) = user.split_once(':').unwrap_or((user, ""));
+    let mut plain = decode(user)?;
+    plain.push(b':');
+    plain.extend(decode(password)?);
+    Ok(format!("Basic {}", base64(&plain)))
+}
+
+fn decode(text: &str) -> Result<Vec<u8>, String> {
+    let (mut out, mut bytes) = (Vec::with_capacity(text.len()), text.bytes());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                let (high, low) = (digit(), digit());
+                let value = high.zip(low).and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
+                out.push(value.ok_or("its user or password has a '%' without two hex digits")?);
+            }
+            _ => out.push(byte),
+        }
+    }
+    Ok(out)
+}
+
+/// RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for part in bytes.chunks(3) {
+        let at = |i: usize| u32::from(part.get(i).copied().unwrap_or_default());
+        let word = at(0) << 16 | at(1) << 8 | at(2);
+        for digit in 0..4 {
+            let value = (word >> (18 - 6 * digit)) & 63;
+            out.push(if digit <= part.len() { char::from(DIGITS[value as usize]) } else { '=' });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(variables: &'static [(&str, &str)]) -> Proxies {
+        Proxies::from(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, v)| (*v).to_owned()))
+    }
+
+    #[test]
+    fn each_scheme_has_its_variable_in_either_case() {
+        let place = |proxies: &Proxies, is_https| {
+            proxies.find(is_https, "r.example", 443).expect("good").map(|proxy| proxy.place())
+        };
+        assert_eq!(place(&of(&[]), true), None);
+        assert_eq!(place(&of(&[("HTTPS_PROXY", "http://p:3128/")]), true).as_deref(), Some("p:3128"));
+        assert_eq!(place(&of(&[("HTTPS_PROXY", "http://p:3128")]), false), None);
+        assert_eq!(place(&of(&[("http_proxy", "p")]), false).as_deref(), Some("p:80"));
+        assert_eq!(place(&of(&[("all_proxy", "http://[::1]:8080")]), true).as_deref(), Some("[::1]:8080"));
+        assert_eq!(place(&of(&[("HTTPS_PROXY", "a"), ("https_proxy", "b")]), true).as_deref(), Some("a:80"));
+    }
+
+    #[test]
+    fn credentials_are_decoded_and_never_shown() {
+        let proxies = of(&[("HTTPS_PROXY", "http://al%40ice:s%3Acret@p:1")]);
+        let proxy = proxies.find(true, "r.example", 443).expect("good").expect("one");
+        assert_eq!(proxy.authorization.as_deref(), Some("Basic YWxAaWNlOnM6Y3JldA=="));
+        for url in ["http://u:secret@p:x", "socks5://u:secret@p", "https://u:secret@p", "http://u:secret%2@p"]
+        {
+            let why = Proxy::parse(url).expect_err("bad");
+            assert!(!why.contains("secret"), "{why}");
+        }
+        assert!(Proxy::parse("https://p").expect_err("bad").contains("only \"http\""));
+        assert!(Proxy::parse("http://").is_err() && Proxy::parse("p\r\nx").is_err());
+    }
+
+    #[test]
+    fn base64_pads() {
+        for (plain, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
+        {
+            assert_eq!(base64(plain.as_bytes()), coded);
+        }
+    }
+
+    #[test]
+    fn no_proxy_knows_domains_addresses_nets_and_ports() {
+        let all = of(&[(
+            "NO_PROXY",
+            "example.com, .sub.net,*.wild.org,10.0.0.0/8,192.168.1.1,fd00::/8,[2001:db8::1]:5000,port.de:81,300.1/99",
+        )]);
+        for (host, port, exempt) in [
+            ("example.com", 443, true),
+            ("a.EXAMPLE.com.", 443, true),
+            ("badexample.com", 443, false),
+            ("sub.net", 443, false),
+            ("a.sub.net", 443, true),
+            ("wild.org", 443, false),
+            ("x.wild.org", 443, true),
+            ("10.255.0.1", 443, true),
+            ("11.0.0.1", 443, false),
+            ("192.168.1.1", 80, true),
+            ("192.168.1.2", 80, false),
+            ("fd12::1", 80, true),
+            ("fe80::1", 80, false),
+            ("2001:db8::1", 5000, true),
+            ("2001:db8::1", 5001, false),
+            ("port.de", 81, true),
+            ("port.de", 80, false),
+            ("localhost", 1, true),
+            ("127.1.2.3", 1, true),
+            ("::1", 1, true),
+            ("::ffff:127.0.0.1", 1, true),
+        ] {
+            assert_eq!(all.is_exempt(host, port), exempt, "{host}:{port}");
+        }
+        assert!(of(&[("no_proxy", "*")]).is_exempt("anything", 1));
+        assert!(is_in("1.2.3.4".parse().expect("one"), "9.9.9.9".parse().expect("one"), 0));
+    }
+}

@@ -1,0 +1,209 @@
+//! The connection to a registry as ureq reads and writes it: TCP or a Unix socket, plain or through a proxy.
+//!
+//! Made by [`super::dial`]. A request for plain HTTP that goes through a proxy is given its absolute form here,
+//! since ureq knows none.
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use ureq::Error;
+use ureq::unversioned::transport::{Buffers, LazyBuffers, NextTimeout, ShutdownHandle, Transport};
+
+/// A connected socket.
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    fn set_timeouts(&self, read: Option<Duration>, write: Option<Duration>) -> io::Result<()> {
+        match self {
+            Socket::Tcp(s) => s.set_read_timeout(read).and(s.set_write_timeout(write)),
+            Socket::Unix(s) => s.set_read_timeout(read).and(s.set_write_timeout(write)),
+        }
+    }
+
+    /// True if the peer is there and has said nothing that nobody asked for.
+    fn is_quiet(&self) -> bool {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        matches!(recv(self.as_fd().as_raw_fd(), &mut [0], flags), Err(Errno::EAGAIN))
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Socket::Tcp(stream) => stream.as_fd(),
+            Socket::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Read for &Socket {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => (&*stream).read(into),
+            Socket::Unix(stream) => (&*stream).read(into),
+        }
+    }
+}
+
+impl Write for &Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => (&*stream).write(bytes),
+            Socket::Unix(stream) => (&*stream).write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl ShutdownHandle for Socket {
+    fn shutdown(&self) {
+        // An error means that it is shut down already.
+        let _ = match self {
+            Socket::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Socket::Unix(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+}
+
+/// What a request through a proxy has beyond others. RFC 9112, section 3.2.2.
+#[derive(Clone)]
+pub(super) struct Absolute {
+    /// `http://host:port`.
+    pub(super) origin: String,
+    /// Value of `Proxy-Authorization`.
+    pub(super) authorization: Option<String>,
+}
+
+/// A connection.
+pub(super) struct Stream {
+    /// Shared with whoever may shut it down.
+    socket: Arc<Socket>,
+    buffers: LazyBuffers,
+    absolute: Option<Absolute>,
+    /// What is written next begins a request.
+    fresh: bool,
+    timeouts: (Option<Duration>, Option<Duration>),
+}
+
+impl Stream {
+    pub(super) fn new(socket: Arc<Socket>, buffers: LazyBuffers, absolute: Option<Absolute>) -> Self {
+        Stream { socket, buffers, absolute, fresh: true, timeouts: (None, None) }
+    }
+
+    fn set_timeouts(&mut self, read: Option<Duration>, write: Option<Duration>) -> io::Result<()> {
+        if self.timeouts != (read, write) {
+            self.socket.set_timeouts(read, write)?;
+            self.timeouts = (read, write);
+        }
+        Ok(())
+    }
+}
+
+/// A handle that breaks off what waits on `socket`.
+pub(super) fn handle(socket: &Arc<Socket>) -> Weak<dyn ShutdownHandle> {
+    Arc::downgrade(socket) as Weak<dyn ShutdownHandle>
+}
+
+impl Transport for Stream {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        let timeout = timeout.for_write();
+        self.set_timeouts(self.timeouts.0, timeout.not_zero().map(|after| *after))?;
+        let output = self.buffers.output().get(..amount).unwrap_or_default();
+        let absolute = self.absolute.as_ref().filter(|_| self.fresh);
+        let written = match absolute.and_then(|absolute| absolute.rewrite(output)) {
+            Some(rewritten) => (&*self.socket).write_all(&rewritten),
+            None => (&*self.socket).write_all(output),
+        };
+        self.fresh &= amount == 0;
+        written.map_err(|error| late(error, timeout))
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        let timeout = timeout.for_read();
+        self.set_timeouts(timeout.not_zero().map(|after| *after), self.timeouts.1)?;
+        let input = self.buffers.input_append_buf();
+        let amount = loop {
+            match (&*self.socket).read(input) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other.map_err(|error| late(error, timeout))?,
+            }
+        };
+        self.buffers.input_appended(amount);
+        // An answer has begun: what is written next is another request.
+        self.fresh |= amount > 0;
+        Ok(amount > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.socket.is_quiet()
+    }
+}
+
+impl Absolute {
+    /// The head of a request, `GET /path HTTP/1.1` made `GET http://host/path HTTP/1.1`; `None` if it is none.
+    fn rewrite(&self, head: &[u8]) -> Option<Vec<u8>> {
+        let space = head.iter().position(|byte| *byte == b' ')?;
+        let line = head.windows(2).position(|end| end == b"\r\n")?;
+        if head.get(space + 1) != Some(&b'/') || space > line {
+            return None;
+        }
+        let mut out = Vec::with_capacity(head.len() + self.origin.len() + 128);
+        out.extend_from_slice(head.get(..=space)?);
+        out.extend_from_slice(self.origin.as_bytes());
+        out.extend_from_slice(head.get(space + 1..line + 2)?);
+        if let Some(authorization) = &self.authorization {
+            out.extend_from_slice(format!("Proxy-Authorization: {authorization}\r\n").as_bytes());
+        }
+        out.extend_from_slice(head.get(line + 2..)?);
+        Some(out)
+    }
+}
+
+/// SO_RCVTIMEO and SO_SNDTIMEO end a call with EAGAIN. socket(7).
+fn late(error: io::Error, timeout: NextTimeout) -> Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::Timeout(timeout.reason),
+        _ => Error::Io(error),
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("fd", &self.socket.as_fd()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_through_a_proxy_has_its_absolute_form() {
+        let absolute =
+            Absolute { origin: "http://r:5000".to_owned(), authorization: Some("Basic eA==".to_owned()) };
+        let rewritten = absolute.rewrite(b"GET /v2/ HTTP/1.1\r\nhost: r:5000\r\n\r\nbody").expect("a head");
+        assert_eq!(
+            String::from_utf8_lossy(&rewritten),
+            "GET http://r:5000/v2/ HTTP/1.1\r\nProxy-Authorization: Basic eA==\r\nhost: r:5000\r\n\r\nbody"
+        );
+        for no_head in [&b""[..], b"GET", b"GET / HTTP/1.1", b"\r\nGET / HTTP", b"body \r\n"] {
+            assert_eq!(absolute.rewrite(no_head), None);
+        }
+    }
+}

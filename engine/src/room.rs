@@ -1,0 +1,407 @@
+//! Room on the disk: whether a pull finds enough of it, and what goes when it becomes scarce.
+//!
+//! Called by [`crate::pull`]: [`Room::check`] before its layers begin, [`Room::keep`] behind its commit; so there
+//! is no timer, and an idle engine does nothing. Removes only what [`images::is_in_use`] lets go, the images
+//! first that were not pulled or used for longest, and tells of each. Off unless configured.
+
+use crate::announce::Announcer;
+use crate::digest::Digest;
+use crate::images::{self, ImageError};
+use crate::oci::{Descriptor, Manifest};
+use crate::store::{Store, lock};
+use crate::{partial, prune};
+use nix::sys::statvfs::statvfs;
+use serde::{Deserialize, Deserializer};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+/// Bytes of unpacked layer for which one inode is taken: a guess on the low side, since a refusal that is wrong
+/// is worse than a pull that fails late.
+const BYTES_PER_INODE: u64 = 32 << 10;
+/// Who removed, in events.
+const BY: &str = "low-space";
+
+/// So much of a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amount {
+    /// In bytes.
+    Bytes(u64),
+    /// In percent of all of it: 0 to 100.
+    Percent(u8),
+}
+
+/// Text that is no [`Amount`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no amount of disk: write bytes (500M, 2G) or percent of the file system (10%)")]
+pub struct AmountError(String);
+
+impl Amount {
+    /// Reads `10%`, `500`, `500K`, `2G`, `1T`; 1024-based.
+    ///
+    /// # Errors
+    /// [`AmountError`].
+    pub fn parse(text: &str) -> Result<Self, AmountError> {
+        let refuse = || AmountError(text.chars().take(40).collect());
+        if let Some(percent) = text.strip_suffix('%') {
+            let percent = percent.trim_end().parse().ok().filter(|p| *p <= 100);
+            return percent.map(Amount::Percent).ok_or_else(refuse);
+        }
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let shift = match text.get(digits.len()..).unwrap_or_default().to_ascii_lowercase().as_str() {
+            "" | "b" => 0,
+            "k" | "kb" | "kib" => 10,
+            "m" | "mb" | "mib" => 20,
+            "g" | "gb" | "gib" => 30,
+            "t" | "tb" | "tib" => 40,
+            _ => return Err(refuse()),
+        };
+        let number = digits.trim_end();
+        let number: u64 = match number.bytes().all(|b| b.is_ascii_digit()) {
+            true => number.parse().map_err(|_| refuse())?,
+            false => return Err(refuse()),
+        };
+        number.checked_mul(1 << shift).map(Amount::Bytes).ok_or_else(refuse)
+    }
+
+    /// In bytes of a file system of `total` bytes.
+    fn of(self, total: u64) -> u64 {
+        match self {
+            Amount::Bytes(bytes) => bytes,
+            Amount::Percent(percent) => total / 100 * u64::from(percent),
+        }
+    }
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Amount::Bytes(bytes) => f.write_str(&human(*bytes)),
+            Amount::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Number(u64),
+            Text(String),
+        }
+        match Written::deserialize(from)? {
+            Written::Number(bytes) => Ok(Amount::Bytes(bytes)),
+            Written::Text(text) => Amount::parse(&text).map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+/// How much is to stay free. By default, nothing needs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// No pull begins that would leave less free.
+    pub min_free: Amount,
+    /// Under the first, images are removed until the second is free; `None` is never.
+    pub collect: Option<(Amount, Amount)>,
+}
+
+impl Default for Marks {
+    fn default() -> Self {
+        Marks { min_free: Amount::Bytes(0), collect: None }
+    }
+}
+
+/// What a pull still has to write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Bytes to download.
+    pub blobs: u64,
+    /// Bytes that these, and blobs that are here, become when unpacked: an estimate.
+    pub unpacked: u64,
+    /// Files and directories: an estimate.
+    pub inodes: u64,
+}
+
+impl Needs {
+    /// What is missing of an image whose layers have these chain ids; without `unpack`, of its blobs.
+    pub fn of(store: &Store, manifest: &Manifest, chain_ids: &[Digest], unpack: bool) -> Self {
+        let mut needs = Needs::default();
+        for (layer, chain_id) in manifest.layers.iter().zip(chain_ids) {
+            if !store.has_blob(&layer.digest, layer.size) {
+                let missing = layer.size.saturating_sub(partial::kept(store, &layer.digest));
+                needs.blobs = needs.blobs.saturating_add(missing);
+                needs.inodes += 1;
+            }
+            if unpack && !store.has_layer(chain_id) {
+                let size = unpacked_size(layer);
+                needs.unpacked = needs.unpacked.saturating_add(size);
+                // The layer's own directory, `diff`, and what is in it.
+                needs.inodes = needs.inodes.saturating_add(2 + size / BYTES_PER_INODE);
+            }
+        }
+        needs
+    }
+
+    fn bytes(&self) -> u64 {
+        self.blobs.saturating_add(self.unpacked)
+    }
+}
+
+/// What a layer becomes, about: distributions' root file systems shrink to 0.35 to 0.45 by gzip, a little more
+/// by zstd; programs' layers less. On the low side, as [`BYTES_PER_INODE`] is.
+fn unpacked_size(layer: &Descriptor) -> u64 {
+    match layer.media_type.rsplit_once(['+', '.']) {
+        Some((_, "gzip" | "zstd")) => layer.size.saturating_mul(2),
+        _ => layer.size,
+    }
+}
+
+/// Why a pull does not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum RoomError {
+    /// Too few bytes.
+    #[error(
+        "it needs {} ({} to download, about {} unpacked), and in {} {} are free{}",
+        human(needs.bytes()), human(needs.blobs), human(needs.unpacked), store.display(), human(*free),
+        kept(*reserve)
+    )]
+    Bytes {
+        /// What is needed.
+        needs: Needs,
+        /// What there is.
+        free: u64,
+        /// What is to stay.
+        reserve: u64,
+        /// Where.
+        store: PathBuf,
+    },
+    /// Too few inodes.
+    #[error("it needs about {needs} inodes, and in {} {free} are free", store.display())]
+    Inodes {
+        /// What is needed.
+        needs: u64,
+        /// What there is.
+        free: u64,
+        /// Where.
+        store: PathBuf,
+    },
+    /// The file system does not say.
+    #[error("cannot find out how much of {} is free", store.display())]
+    Unknown {
+        /// Where.
+        store: PathBuf,
+        /// Why not.
+        source: nix::Error,
+    },
+}
+
+fn kept(reserve: u64) -> String {
+    if reserve == 0 { String::new() } else { format!(", of which {} are to stay so", human(reserve)) }
+}
+
+/// `512 B`, `1.5 KiB`, `20.0 MiB`.
+fn human(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in ["KiB", "MiB", "GiB", "TiB", "PiB"] {
+        if value < 1024.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, next);
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}
+
+/// What a file system has.
+struct Free {
+    bytes: u64,
+    total: u64,
+    /// `None` where inodes are made as they are needed.
+    inodes: Option<u64>,
+}
+
+/// The marks, and who is told. Cheap to clone; all clones collect one at a time.
+#[derive(Clone, Debug)]
+pub struct Room {
+    marks: Marks,
+    announcer: Announcer,
+    collecting: Arc<Mutex<()>>,
+}
+
+impl Room {
+    /// Keeps to `marks`.
+    pub fn new(marks: Marks, announcer: Announcer) -> Self {
+        Room { marks, announcer, collecting: Arc::default() }
+    }
+
+    /// Finds out whether there is room; if not, and if it may, makes some. The caller has pinned what it needs.
+    ///
+    /// Two pulls that begin together each see all that is free; one of them may then fail at its end.
+    ///
+    /// # Errors
+    /// [`RoomError`].
+    pub fn check(&self, store: &Store, needs: Needs) -> Result<(), RoomError> {
+        if needs.bytes() == 0 {
+            return Ok(());
+        }
+        match self.judge(store, needs) {
+            Err(RoomError::Bytes { reserve, free, .. })
+                if self.marks.collect.is_some() && self.could_fit(store, needs, free, reserve) =>
+            {
+                self.collect(store, needs.bytes().saturating_add(reserve));
+                self.judge(store, needs)
+            }
+            other => other,
+        }
+    }
+
+    /// False if the image would not fit even if the store were empty: then nothing is removed in vain.
+    fn could_fit(&self, store: &Store, needs: Needs, free: u64, reserve: u64) -> bool {
+        let held = store.size_on_disk(store.root()).unwrap_or(0);
+        needs.bytes().saturating_add(reserve) <= free.saturating_add(held)
+    }
+
+    fn judge(&self, store: &Store, needs: Needs) -> Result<(), RoomError> {
+        let path = || store.root().to_owned();
+        let free = free(store).map_err(|source| RoomError::Unknown { store: path(), source })?;
+        let reserve = self.marks.min_free.of(free.total);
+        if needs.bytes().saturating_add(reserve) > free.bytes {
+            return Err(RoomError::Bytes { needs, free: free.bytes, reserve, store: path() });
+        }
+        match free.inodes {
+            Some(inodes) if needs.inodes > inodes => {
+                Err(RoomError::Inodes { needs: needs.inodes, free: inodes, store: path() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes unused images if less is free than the low mark, until the high mark is.
+    pub fn keep(&self, store: &Store) {
+        let Some((low, high)) = self.marks.collect else { return };
+        match free(store) {
+            Ok(free) if free.bytes < low.of(free.total) => self.collect(store, high.of(free.total)),
+            Ok(_) => {}
+            Err(error) => {
+                log::warn!("cannot find out how much of {} is free: {error}", store.root().display())
+            }
+        }
+    }
+
+    /// Removes what is unused, the oldest first, until `goal` bytes are free or nothing is left to remove.
+    fn collect(&self, store: &Store, goal: u64) {
+        let _one = lock(&self.collecting);
+        log::info!("free space is low: removing unused images until {} are free", human(goal));
+        match self.remove_oldest(store, goal) {
+            Ok(0) => log::warn!("free space is low, and there is no unused image to remove"),
+            Ok(freed) => {
+                log::info!("{} are free again", human(freed));
+                prune::announce_reclaimed(&self.announcer, freed, BY);
+            }
+            Err(error) => log::warn!("cannot free space: {}", sampan_ipc::report::chain(&error)),
+        }
+    }
+
+    fn remove_oldest(&self, store: &Store, goal: u64) -> Result<u64, ImageError> {
+        // An image that cannot be read keeps all content where it is: removing others would free nothing.
+        images::used(store)?;
+        let before = free(store).map_or(0, |free| free.bytes);
+        // Some file systems free what was removed a while later.
+        let enough =
+            |freed| free(store).map_or(before, |f| f.bytes).max(before.saturating_add(freed)) >= goal;
+        partial::collect(store, Duration::ZERO);
+        let (_, mut freed) = store.collect_garbage();
+        let mut oldest: Vec<(SystemTime, Digest)> = images::all(store)?
+            .flatten()
+            .map(|image| (images::last_used(store, &image.entry.digest), image.entry.digest))
+            .collect();
+        oldest.sort();
+        for (_, digest) in oldest {
+            if enough(freed) {
+                break;
+            }
+            if let Some(removed) = images::remove_unused(store, &digest)? {
+                freed = freed.saturating_add(removed.freed);
+                prune::announce_removed(&self.announcer, &removed, BY);
+            }
+        }
+        Ok(freed)
+    }
+}
+
+fn free(store: &Store) -> nix::Result<Free> {
+    let stat = statvfs(store.root())?;
+    let unit = stat.fragment_size() as u64;
+    let bytes = (stat.blocks_available() as u64).saturating_mul(unit);
+    let total = (stat.blocks() as u64).saturating_mul(unit);
+    let inodes = (stat.files() > 0).then(|| stat.files_available() as u64);
+    Ok(Free { bytes, total, inodes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::images::tests::image;
+    use sampan_ipc::sender::FifoSender;
+
+    #[test]
+    fn amounts_are_bytes_or_percent() {
+        let cases = [
+            ("10%", Amount::Percent(10)),
+            ("0", Amount::Bytes(0)),
+            ("500M", Amount::Bytes(500 << 20)),
+            ("2 GiB", Amount::Bytes(2 << 30)),
+        ];
+        for (text, amount) in cases {
+            assert_eq!(Amount::parse(text), Ok(amount), "{text}");
+        }
+        for text in ["", "101%", "-1", "1.5G", "x", "%", "99999999999T", "1e3"] {
+            assert!(Amount::parse(text).is_err(), "{text}");
+        }
+        assert_eq!(Amount::Percent(25).of(1000), 250);
+    }
+
+    #[test]
+    fn the_image_that_was_not_used_for_longest_goes_first_and_one_in_use_never() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let [old, used, needed] = ["old", "used", "needed"].map(|name| image(&store, name, name));
+        images::touch(&store, &old);
+        let long_ago = |digest: &Digest, years: u64| {
+            let file = std::fs::File::options().write(true).open(store.blob_path(digest)).expect("there");
+            file.set_modified(SystemTime::now() - Duration::from_secs(years * 31_536_000)).expect("set");
+        };
+        long_ago(&needed, 9);
+        long_ago(&used, 5);
+        let _pin = store.pin([needed.clone()]);
+        let room = Room::new(Marks::default(), Announcer::new(FifoSender::new(dir.path().join("none"))));
+        let there = || [&old, &used, &needed].map(|digest| store.blob_path(digest).exists());
+        room.remove_oldest(&store, 0).expect("nothing to do");
+        assert_eq!(there(), [true, true, true]);
+        let one_more = free(&store).expect("known").bytes + 1;
+        // Other processes free and fill the same disk: the oldest goes at least, the one in use never.
+        room.remove_oldest(&store, one_more).expect("removed");
+        assert!(!there()[1] && there()[2]);
+        room.remove_oldest(&store, u64::MAX).expect("removed");
+        assert_eq!(there(), [false, false, true]);
+    }
+
+    #[test]
+    fn a_pull_that_does_not_fit_is_told_all_numbers() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let announcer = Announcer::new(FifoSender::new(dir.path().join("none")));
+        let room = Room::new(Marks::default(), announcer.clone());
+        let needs = Needs { blobs: 1 << 60, unpacked: 1 << 59, inodes: 1 };
+        let text = room.check(&store, needs).expect_err("no disk is so large").to_string();
+        assert!(text.contains("1024.0 PiB to download") && text.contains("free"), "{text}");
+        room.check(&store, Needs { blobs: 1, ..Needs::default() }).expect("one byte fits");
+        let all = Marks { min_free: Amount::Percent(100), collect: None };
+        let room = Room::new(all, announcer);
+        let text = room.check(&store, Needs { blobs: 1, ..Needs::default() }).expect_err("all is kept");
+        assert!(text.to_string().contains("to stay so"), "{text}");
+        room.check(&store, Needs::default()).expect("nothing always fits");
+    }
+}

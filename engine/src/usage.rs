@@ -1,0 +1,190 @@
+//! What the store takes on the disk, and how much of that could go.
+//!
+//! Answers `sampan system df`. Counts blocks, not lengths, and each file once. Takes no lock while it looks: what
+//! comes or goes meanwhile may be counted or not. Memory grows with the number of blobs and layers, never with
+//! that of the files in them.
+
+use crate::digest::Digest;
+use crate::images::{self, ImageError, Loaded};
+use crate::partial;
+use crate::store::{Store, file_error};
+use sampan_ipc::engine::{ImageUsage, Usage};
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// What there is.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Kind by kind: `images`, `layers`, `partials`.
+    pub kinds: Vec<Usage>,
+    /// Image by image, in the order they came.
+    pub images: Vec<ImageUsage>,
+}
+
+/// A blob or an unpacked layer.
+#[derive(Default)]
+struct Thing {
+    size: u64,
+    /// Images that need it.
+    images: u32,
+    /// True if an image with a name needs it, or a job.
+    needed: bool,
+}
+
+type Things = HashMap<Digest, Thing>;
+
+/// Looks at all of the store.
+///
+/// # Errors
+/// [`ImageError`]: a directory or `index.json` cannot be read. An image that cannot is passed over, and then
+/// nothing is called reclaimable: there is no telling what it needs.
+pub fn report(store: &Store) -> Result<Report, ImageError> {
+    let (mut blobs, stray_blobs) = blobs(store)?;
+    let (mut layers, stray_layers) = layers(store)?;
+    let mut images = Vec::new();
+    let mut unreadable = 0;
+    for image in images::all(store)? {
+        match image {
+            Ok(image) => {
+                let in_use = images::is_in_use(store, &image.entry.digest);
+                let needed = in_use || !image.references.is_empty();
+                distinct(image.blobs()).for_each(|digest| need(&mut blobs, digest, needed));
+                distinct(&image.config.chain_ids()).for_each(|digest| need(&mut layers, digest, needed));
+                images.push((image, in_use));
+            }
+            Err(error) => {
+                log::warn!("{}", sampan_ipc::report::chain(&error));
+                unreadable += 1;
+            }
+        }
+    }
+    let active = images.iter().filter(|(image, in_use)| *in_use || !image.references.is_empty()).count();
+    let mut of_images = sum("images", &blobs, stray_blobs);
+    (of_images.count, of_images.active) = ((images.len() + unreadable) as u64, active as u64);
+    let mut kinds = vec![of_images, sum("layers", &layers, stray_layers), partials(store)?];
+    if unreadable > 0 {
+        kinds.iter_mut().take(2).for_each(|kind| kind.reclaimable = 0);
+    }
+    let images = images.iter().map(|(image, in_use)| of_image(image, *in_use, &blobs, &layers)).collect();
+    Ok(Report { kinds, images })
+}
+
+fn distinct<'a>(digests: impl IntoIterator<Item = &'a Digest>) -> impl Iterator<Item = &'a Digest> {
+    let mut digests: Vec<&Digest> = digests.into_iter().collect();
+    digests.sort_unstable();
+    digests.dedup();
+    digests.into_iter()
+}
+
+fn need(things: &mut Things, digest: &Digest, needed: bool) {
+    if let Some(thing) = things.get_mut(digest) {
+        thing.images += 1;
+        thing.needed |= needed;
+    }
+}
+
+fn of_image(image: &Loaded, in_use: bool, blobs: &Things, layers: &Things) -> ImageUsage {
+    let (mut size, mut unique) = (0, 0);
+    let chain_ids = image.config.chain_ids();
+    let things = distinct(image.blobs()).filter_map(|digest| blobs.get(digest));
+    for thing in things.chain(distinct(&chain_ids).filter_map(|digest| layers.get(digest))) {
+        size += thing.size;
+        unique += if thing.images == 1 { thing.size } else { 0 };
+    }
+    ImageUsage { image: image.summary(), size, unique, in_use }
+}
+
+/// `stray` bytes are of files that are none of ours.
+fn sum(kind: &str, things: &Things, stray: u64) -> Usage {
+    let mut usage = Usage { kind: kind.to_owned(), size: stray, reclaimable: stray, ..Usage::default() };
+    for thing in things.values() {
+        usage.count += 1;
+        usage.size += thing.size;
+        match thing.needed {
+            true => usage.active += 1,
+            false => usage.reclaimable += thing.size,
+        }
+    }
+    usage
+}
+
+/// All blobs, and the bytes of what is among them and is none.
+fn blobs(store: &Store) -> Result<(Things, u64), ImageError> {
+    let mut things = Things::new();
+    let mut stray = 0;
+    for algorithm in ["sha256", "sha512"] {
+        let dir = store.root().join("blobs").join(algorithm);
+        each(&dir, |name, path| {
+            let size = store.size_on_disk(path)?;
+            match Digest::parse(&format!("{algorithm}:{name}")) {
+                Ok(digest) => drop(things.insert(digest.clone(), thing(store, &digest, size))),
+                Err(_) => stray += size,
+            }
+            Ok(())
+        })?;
+    }
+    Ok((things, stray))
+}
+
+fn layers(store: &Store) -> Result<(Things, u64), ImageError> {
+    let mut things = Things::new();
+    let mut stray = 0;
+    each(&store.root().join("layers"), |name, path| {
+        let size = store.size_on_disk(path)?;
+        match Digest::parse(&format!("sha256:{name}")) {
+            Ok(digest) => drop(things.insert(digest.clone(), thing(store, &digest, size))),
+            Err(_) => stray += size,
+        }
+        Ok(())
+    })?;
+    Ok((things, stray))
+}
+
+fn thing(store: &Store, digest: &Digest, size: u64) -> Thing {
+    Thing { size, needed: store.is_pinned(digest), images: 0 }
+}
+
+/// Downloads that are not whole, and what running jobs have under `tmp/`.
+fn partials(store: &Store) -> Result<Usage, ImageError> {
+    let mut usage = Usage { kind: "partials".to_owned(), ..Usage::default() };
+    each(&store.root().join("partial"), |name, path| {
+        let size = store.size_on_disk(path)?;
+        usage.size += size;
+        let needed = partial::digest_of(path).is_some_and(|digest| store.is_pinned(&digest));
+        if !needed {
+            usage.reclaimable += size;
+        }
+        if !partial::is_note(name) {
+            usage.count += 1;
+            usage.active += u64::from(needed);
+        }
+        Ok(())
+    })?;
+    each(&store.root().join("tmp"), |_, path| {
+        // Emptied at start: what is there is some job's.
+        usage.size += store.size_on_disk(path)?;
+        usage.count += 1;
+        usage.active += 1;
+        Ok(())
+    })?;
+    Ok(usage)
+}
+
+/// Calls `visit` for each name in `dir`; what goes away meanwhile is passed over.
+fn each(dir: &Path, mut visit: impl FnMut(&str, &Path) -> io::Result<()>) -> Result<(), ImageError> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(file_error("list", dir))?,
+    };
+    for entry in entries {
+        let path = entry.map_err(file_error("list", dir))?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        match visit(&name, &path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.map_err(file_error("look at", &path))?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,349 @@
+//! What the store takes on the disk, and who takes it away: real engine, real command line, real events.
+
+use sampan_engine::digest::Digest;
+use sampan_tests::bed::{Bed, Usage, arch};
+use sampan_tests::host::{Host, need_root};
+use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing};
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// What du says: blocks, each file once.
+fn du(path: &Path) -> u64 {
+    let output = Command::new("du").args(["-s", "-B1"]).arg(path).output().expect("du of coreutils");
+    let text = String::from_utf8(output.stdout).expect("text");
+    text.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number")
+}
+
+fn du_of_children(dir: &Path) -> u64 {
+    fs::read_dir(dir).expect("listed").map(|entry| du(&entry.expect("listed").path())).sum()
+}
+
+#[test]
+fn df_says_what_du_says_and_what_a_prune_would_free() {
+    let bed = Bed::new();
+    let shared = Layer::large("shared", 300_000, Packing::Gzip);
+    let one = bed.pull("one", &[shared.clone(), Layer::large("one", 100_000, Packing::Zstd)]);
+    bed.pull("two", &[shared.clone(), Layer::large("two", 50_000, Packing::Plain)]);
+    let images = bed.usage("images");
+    let layers = bed.usage("layers");
+    assert_eq!((images.count, images.active, images.reclaimable), (2, 2, 0));
+    assert_eq!((layers.count, layers.active, layers.reclaimable), (3, 3, 0));
+    assert_eq!(images.size, du_of_children(&bed.store().join("blobs/sha256")));
+    assert_eq!(layers.size, du_of_children(&bed.store().join("layers")));
+    assert_eq!(bed.usage("partials"), Usage { count: 0, active: 0, size: 0, reclaimable: 0 });
+
+    // The name moves: what only the old image has could go, what it shares could not.
+    bed.registry.publish("one", &Image::of(&[shared], arch()));
+    bed.ok(&["pull", "--quiet", &one]);
+    let (images, layers) = (bed.usage("images"), bed.usage("layers"));
+    assert_eq!((images.count, images.active), (3, 2));
+    assert_eq!((layers.count, layers.active), (3, 2));
+    let verbose = bed.json(&["system", "df", "-v", "--format", "json"]);
+    let listed = verbose["images"].as_array().expect("an array");
+    let old = listed.iter().find(|image| image["references"] == Value::Array(Vec::new())).expect("nameless");
+    assert!(old["sharedSize"].as_u64() > Some(600_000), "{verbose}");
+    let unique = old["uniqueSize"].as_u64().expect("a number");
+    assert_eq!(unique, images.reclaimable + layers.reclaimable);
+    let table = bed.ok(&["system", "df", "-v"]);
+    assert!(table.contains("Unpacked layers") && table.contains("UNIQUE SIZE") && table.contains("<none>"));
+
+    let pruned = bed.ok(&["image", "prune", "--force"]);
+    assert!(pruned.contains("Deleted: sha256:") && pruned.contains("Total reclaimed space: "), "{pruned}");
+    let event = bed.await_events("prune", 1).remove(0);
+    assert_eq!(event["attributes"]["reclaimed"], unique.to_string(), "{event}");
+    assert_eq!((bed.usage("images").count, bed.usage("layers").count), (2, 2));
+    assert_eq!((bed.usage("images").reclaimable, bed.usage("layers").reclaimable), (0, 0));
+}
+
+#[test]
+fn prune_takes_what_its_filters_name_and_tells_of_each() {
+    let bed = Bed::new();
+    let reference = bed.pull("kept", &[Layer::large("kept", 10_000, Packing::Gzip)]);
+    for (name, label) in [("one:1", "team=a"), ("two:2", "team=b")] {
+        let tar = bed.host.path("layer.tar");
+        fs::write(&tar, Layer::of(&[("file", name.as_bytes())], Packing::Plain).tar).expect("written");
+        bed.ok(&["import", "--quiet", name, tar.to_str().expect("text"), "--label", label]);
+    }
+    // The registry's image says nothing of when it was made, so it was made before nothing.
+    bed.ok(&["image", "prune", "--all", "--filter", "until=24h"]);
+    assert_eq!(bed.usage("images").count, 3);
+    bed.ok(&["image", "prune", "--filter", "until=now"]);
+    assert_eq!(bed.usage("images").count, 3, "all have names");
+    bed.ok(&["image", "prune", "--all", "--filter", "label=team=c", "--filter", "until=now"]);
+    assert_eq!(bed.usage("images").count, 3);
+    let out = bed.ok(&["image", "prune", "-a", "-f", "--filter", "label=team", "--filter", "label=team=b"]);
+    assert!(out.starts_with("Untagged: docker.io/library/two:2\nDeleted: sha256:"), "{out}");
+    let deleted = bed.await_events("delete", 1).remove(0);
+    assert_eq!(deleted["labels"]["team"], "b", "{deleted}");
+    assert_eq!(bed.await_events("untag", 1)[0]["attributes"]["by"], "prune");
+    bed.ok(&["image", "prune", "--all", "--filter", "until=now"]);
+    let left = bed.json(&["image", "ls", "--format", "json"]);
+    assert_eq!(left.as_array().map(Vec::len), Some(1));
+    assert_eq!(left[0]["references"][0], reference);
+    assert!(bed.fails(&["image", "prune", "--filter", "color=red"], 125).contains("until=TIME and label="));
+    bed.ok(&["image", "prune", "--all"]);
+    assert_eq!((bed.usage("images").size, bed.usage("layers").size), (0, 0));
+}
+
+#[test]
+fn the_image_group_does_what_the_short_commands_do() {
+    let bed = Bed::new();
+    let image = Image::of(&[Layer::large("x", 1000, Packing::Gzip)], arch());
+    bed.registry.publish("team/app", &image);
+    let reference = bed.registry.reference("team/app");
+    assert!(bed.ok(&["image", "pull", &reference]).contains(&image.digest().to_string()));
+    bed.ok(&["image", "tag", &reference, "other:1"]);
+    assert_eq!(bed.json(&["image", "inspect", "other:1"])[0]["digest"], image.digest().to_string());
+    assert_eq!(bed.ok(&["image", "ls"]), bed.ok(&["images"]));
+    assert_eq!(bed.ok(&["image", "list", "-q"]), bed.ok(&["images", "-q"]));
+    assert_eq!(bed.ok(&["image", "rm", "other:1"]), "Untagged: docker.io/library/other:1\n");
+}
+
+#[test]
+fn rmi_frees_just_what_nothing_else_uses() {
+    let bed = Bed::new();
+    let shared = Layer::large("shared", 400_000, Packing::Gzip);
+    let own = Layer::large("own", 80_000, Packing::Gzip);
+    let one = bed.pull("one", &[shared.clone(), own.clone()]);
+    let two = bed.pull("two", std::slice::from_ref(&shared));
+    let size = || bed.usage("images").size + bed.usage("layers").size;
+    let before = size();
+    bed.ok(&["rmi", &one]);
+    let freed = before - size();
+    assert_eq!(bed.await_events("delete", 1)[0]["attributes"]["reclaimed"], freed.to_string());
+    assert!(!bed.blob(&Digest::of(&own.blob)).exists());
+    assert!(bed.blob(&Digest::of(&shared.blob)).exists() && bed.layer(&Digest::of(&shared.tar)).exists());
+    // Once more under another name: it takes nothing more, and frees nothing.
+    bed.ok(&["tag", &two, "again:1"]);
+    bed.ok(&["rmi", "again:1"]);
+    assert!(bed.blob(&Digest::of(&shared.blob)).exists());
+    bed.ok(&["rmi", &two]);
+    assert_eq!(size(), 0);
+}
+
+/// A layer with all that unpacking makes of a tar: links, whiteouts, directories that it does not name.
+fn odd_layer() -> Layer {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut add = |kind: tar::EntryType, name: &str, link: &str, content: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(0o4755);
+        header.set_uid(12);
+        header.set_gid(34);
+        header.set_mtime(1_500_000_000);
+        header.set_size(content.len() as u64);
+        header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
+        builder.append_data(&mut header, name, content).expect("to memory");
+    };
+    add(tar::EntryType::Directory, "usr/", "", b"");
+    add(tar::EntryType::Regular, "usr/bin/deep/below/tool", "", b"tool");
+    add(tar::EntryType::Link, "usr/tool", "usr/bin/deep/below/tool", b"");
+    add(tar::EntryType::Symlink, "usr/lib", "/nowhere", b"");
+    add(tar::EntryType::Regular, "etc/.wh.gone", "", b"");
+    add(tar::EntryType::Regular, "var/.wh..wh..opq", "", b"");
+    add(tar::EntryType::Fifo, "usr/pipe", "", b"");
+    add(tar::EntryType::Regular, "usr/twice", "", b"first");
+    add(tar::EntryType::Regular, "usr/twice", "", b"second");
+    Layer::of_tar(builder.into_inner().expect("to memory"), Packing::Zstd)
+}
+
+#[test]
+fn a_store_that_is_right_is_found_right_however_odd_its_layers() {
+    let bed = Bed::new();
+    assert_eq!(bed.ok(&["image", "verify"]), "");
+    let reference = bed.pull("odd", &[Layer::large("base", 100_000, Packing::Gzip), odd_layer()]);
+    bed.ok(&["image", "verify", "--deep"]);
+    let lines = bed.ok(&["image", "verify", "--deep", "--progress", "json"]);
+    let rows: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let complete = rows.iter().filter(|row| row["phase"] == "complete" || row["phase"] == "exists").count();
+    // Manifest, config, two blobs, two layers.
+    assert!(complete >= 6 && rows.iter().all(|row| row["phase"] != "failed"), "{lines}");
+    assert_eq!(bed.names().iter().filter(|name| name.starts_with("tmp/")).count(), 0);
+    bed.ok(&["rmi", &reference]);
+    assert_eq!(bed.ok(&["image", "verify", "--deep"]), "");
+    assert_eq!(bed.events("verify-error"), Vec::<Value>::new());
+}
+
+#[test]
+fn a_broken_blob_is_named_and_fetched_again_by_the_next_pull() {
+    let bed = Bed::new();
+    let (good, bad) =
+        (Layer::large("good", 90_000, Packing::Gzip), Layer::large("bad", 80_000, Packing::Gzip));
+    let reference = bed.pull("app", &[good.clone(), bad.clone()]);
+    let blob = Digest::of(&bad.blob);
+    let mut bytes = fs::read(bed.blob(&blob)).expect("there");
+    bytes[40_000] ^= 1;
+    fs::write(bed.blob(&blob), &bytes).expect("written");
+    let said = bed.fails(&["image", "verify"], 1);
+    assert!(said.contains(&format!("blob {blob} of {reference} has digest sha256:")), "{said}");
+    assert!(
+        said.contains("1 of 4 ") && said.contains("taken away") && said.contains("sampan pull"),
+        "{said}"
+    );
+    assert!(!bed.blob(&blob).exists());
+    let event = bed.await_events("verify-error", 1).remove(0);
+    assert_eq!(event["id"], reference, "{event}");
+    // Still missing, and said so.
+    assert!(bed.fails(&["image", "verify"], 1).contains("is missing"));
+    let asked = |digest: &Digest| bed.registry.asked(&format!("app/blobs/{digest}"));
+    let before = (asked(&Digest::of(&good.blob)), asked(&blob));
+    bed.ok(&["pull", "--quiet", &reference]);
+    assert_eq!((asked(&Digest::of(&good.blob)), asked(&blob)), (before.0, before.1 + 1));
+    bed.ok(&["image", "verify", "--deep"]);
+}
+
+#[test]
+fn a_layer_that_was_changed_is_found_by_a_deep_look_and_unpacked_again_by_the_next_pull() {
+    let bed = Bed::new();
+    let layers = [Layer::of(&[("etc/passwd", b"root:x:0:0")], Packing::Gzip), odd_layer()];
+    let reference = bed.pull("app", &layers);
+    let layer = bed.layer(&Digest::of(&layers[0].tar));
+    let file = layer.join("diff/etc/passwd");
+    let modified = fs::metadata(&file).and_then(|meta| meta.modified()).expect("a time");
+    fs::write(&file, "evil:x:0:0").expect("written");
+    fs::File::options().write(true).open(&file).and_then(|f| f.set_modified(modified)).expect("set");
+    bed.ok(&["image", "verify"]);
+    let said = bed.fails(&["image", "verify", "--deep"], 1);
+    assert!(said.contains("\"etc/passwd\" has other content"), "{said}");
+    assert!(!layer.exists());
+    // The layer above it is there, so this one is missed, and without a deep look too.
+    assert!(bed.fails(&["image", "verify"], 1).contains("is missing"));
+    let before = bed.registry.requests().len();
+    bed.ok(&["pull", "--quiet", &reference]);
+    assert_eq!(fs::read_to_string(&file).expect("there"), "root:x:0:0");
+    let after = bed.registry.requests();
+    assert!(!after[before..].iter().any(|(path, _)| path.contains("/blobs/")), "{after:?}");
+    bed.ok(&["image", "verify", "--deep"]);
+}
+
+#[test]
+fn an_image_without_its_config_can_be_removed_and_then_all_of_it_goes() {
+    let bed = Bed::new();
+    let reference = bed.pull("broken", &[Layer::large("x", 50_000, Packing::Gzip)]);
+    let other = bed.pull("other", &[Layer::large("y", 50_000, Packing::Gzip)]);
+    let config = bed.json(&["inspect", &reference])[0]["id"].as_str().expect("a digest").to_owned();
+    fs::write(bed.blob(&Digest::parse(&config).expect("a digest")), "{}").expect("written");
+    // What it needs cannot be told: nothing is removed, whoever asks.
+    let said = bed.fails(&["image", "prune", "--all"], 1);
+    assert!(said.contains(&config) && said.contains("image verify"), "{said}");
+    assert_eq!(bed.usage("images").reclaimable, 0);
+    assert!(bed.fails(&["image", "verify"], 1).contains(&format!("blob {config} of {reference}")));
+    assert_eq!(bed.usage("layers").count, 2);
+    bed.ok(&["image", "rm", &reference]);
+    assert_eq!(bed.usage("layers").count, 1);
+    bed.ok(&["image", "verify", "--deep"]);
+    bed.ok(&["image", "rm", &other]);
+    assert_eq!((bed.usage("images").size, bed.usage("layers").size), (0, 0));
+}
+
+#[test]
+fn a_fifo_in_a_blobs_place_and_a_garbled_index_are_findings_and_no_hang() {
+    let bed = Bed::new();
+    let layer = Layer::large("x", 1000, Packing::Gzip);
+    let reference = bed.pull("app", std::slice::from_ref(&layer));
+    let blob = bed.blob(&Digest::of(&layer.blob));
+    fs::remove_file(&blob).expect("removed");
+    nix::unistd::mkfifo(&blob, nix::sys::stat::Mode::S_IRWXU).expect("made");
+    assert!(bed.fails(&["image", "verify", "--deep"], 1).contains("is no file; it was taken away"));
+    bed.ok(&["pull", "--quiet", &reference]);
+    bed.ok(&["image", "verify", "--deep"]);
+    fs::write(bed.store().join("index.json"), "{").expect("written");
+    assert!(bed.fails(&["image", "verify"], 1).contains("index.json"));
+}
+
+#[test]
+fn a_long_verification_ends_when_it_is_cancelled() {
+    let bed = Bed::new();
+    // Minutes of hashing, and no byte of disk.
+    let stray = bed.blob(&Digest::of(b"something else"));
+    fs::File::create(&stray).and_then(|file| file.set_len(64 << 30)).expect("sparse");
+    let mut verify = bed.command(&["image", "verify", "--progress", "none"]).spawn().expect("it runs");
+    let mut job = Value::Null;
+    bed.host.wait_until("the job", || {
+        job = bed.json(&["jobs", "--format", "json"])[0].clone();
+        job["state"] == "running"
+    });
+    assert_eq!(job["kind"], "verify");
+    bed.ok(&["cancel", &job["id"].to_string()]);
+    let mut status = None;
+    bed.host.wait_until("the end", || {
+        status = verify.try_wait().expect("ours");
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|status| status.code()), Some(1));
+    assert!(stray.exists(), "nothing was found out about it");
+}
+
+/// A bed whose store is on a file system of `size` bytes.
+fn small_bed(size: usize, table: &str) -> Bed {
+    need_root();
+    let mut host = Host::with_monitord(&[]);
+    host.mount_tmpfs("data", size);
+    Bed::on(host, LyingRegistry::start(), table)
+}
+
+/// Names of the images that are there.
+fn names(bed: &Bed) -> Vec<String> {
+    let images = bed.json(&["images", "--format", "json"]);
+    let images = images.as_array().expect("an array").iter();
+    images.filter_map(|image| image["references"][0].as_str().map(str::to_owned)).collect()
+}
+
+#[test]
+fn a_pull_that_does_not_fit_fails_before_it_fetches_a_layer() {
+    let bed = small_bed(8 << 20, "min-free = \"1M\"\n");
+    let layer = Layer::large("big", 3 << 20, Packing::Gzip);
+    bed.registry.publish("big", &Image::of(std::slice::from_ref(&layer), arch()));
+    let said = bed.fails(&["pull", &bed.registry.reference("big")], 1);
+    assert!(said.contains("it needs 9.5 MiB (3.2 MiB to download, about 6.3 MiB unpacked)"), "{said}");
+    assert!(said.contains("8.0 MiB are free, of which 1.0 MiB are to stay so"), "{said}");
+    assert!(said.contains("sampan system df") && said.contains("sampan image prune"), "{said}");
+    assert_eq!(bed.registry.asked(&format!("big/blobs/{}", Digest::of(&layer.blob))), 0);
+    assert!(bed.names().iter().all(|name| name.starts_with("blobs/")), "{:?}", bed.names());
+    assert!(bed.await_events("pull-error", 1)[0]["attributes"]["reason"].to_string().contains("9.5 MiB"));
+    // What is there already needs no room.
+    let small = bed.pull("small", &[Layer::large("small", 1 << 20, Packing::Gzip)]);
+    fs::write(bed.store().join("ballast"), vec![0; 5 << 20]).expect("written");
+    bed.ok(&["pull", "--quiet", &small]);
+    assert!(bed.fails(&["pull", &bed.registry.reference("big")], 1).contains("it needs 9.5 MiB"));
+}
+
+#[test]
+fn when_space_is_low_the_images_go_that_were_not_used_for_longest() {
+    let bed = small_bed(8 << 20, "gc-free-low = \"40%\"\ngc-free-high = \"45%\"\n");
+    let layer = |name: &str, mib: usize| [Layer::large(name, mib << 20, Packing::Gzip)];
+    let a = bed.pull("a", &layer("a", 1));
+    let b = bed.pull("b", &layer("b", 1));
+    bed.ok(&["pull", "--quiet", &a]);
+    let c = bed.pull("c", &layer("c", 1));
+    assert_eq!(names(&bed), [a.clone(), c.clone()], "b was not used since\n{}", bed.log());
+    let untagged = bed.await_events("untag", 1);
+    assert_eq!((&untagged[0]["id"], &untagged[0]["attributes"]["by"]), (&b.into(), &"low-space".into()));
+    assert_eq!(bed.await_events("prune", 1)[0]["attributes"]["by"], "low-space");
+    // Before a pull that lacks room, as many as it takes; all of them here.
+    let d = bed.pull("d", &layer("d", 2));
+    assert_eq!(names(&bed), std::slice::from_ref(&d));
+    // One that would not fit into an empty store either takes nothing along.
+    bed.registry.publish("e", &Image::of(&layer("e", 4), arch()));
+    assert!(bed.fails(&["pull", &bed.registry.reference("e")], 1).contains("it needs 12."));
+    assert_eq!(names(&bed), [d]);
+    bed.ok(&["image", "verify", "--deep"]);
+}
+
+#[test]
+fn marks_that_contradict_each_other_are_refused_at_start() {
+    let host = Host::new();
+    let config = host.path("sampan.toml");
+    for (table, said) in [
+        ("gc-free-low = \"20%\"\ngc-free-high = \"10%\"", "gc-free-high is 10%"),
+        ("gc-free-high = \"10%\"", "gc-free-high is 10%"),
+        ("min-free = \"lots\"", "\"lots\" is no amount of disk"),
+    ] {
+        fs::write(&config, format!("[engine]\n{table}\n")).expect("written");
+        let output = host.command("sampan-engine").arg("--config").arg(&config).output().expect("it runs");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && text.contains(said), "{text}");
+    }
+}
