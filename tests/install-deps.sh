@@ -27,6 +27,10 @@ getfattr attr
 tar tar
 systemd-analyze systemd
 cc gcc
+podman podman
+ctr containerd
+losetup mount
+mkfs.ext4 e2fsprogs
 LIST
 [ -z "$need" ] && exit 0
 
