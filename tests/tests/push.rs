@@ -129,7 +129,7 @@ fn what_the_registry_has_is_mounted_or_left_alone() {
     // What is there by now is asked for and no more.
     registry.forget();
     let out = host.ok(&["push", "--progress=json", &source, &format!("{}/to:other", registry.address)]);
-    assert!(out.contains(r#""phase":"exists""#), "{out}");
+    assert!(out.contains(r#""state":"exists""#), "{out}");
     assert_eq!(registry.count("HEAD to/blobs"), image.blobs.len());
     assert_eq!((registry.count("POST"), registry.count("PUT to/manifests/other")), (0, 1));
 }
