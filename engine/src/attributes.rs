@@ -1,6 +1,8 @@
 //! What an unpacked file has besides its content: owner, mode, extended attributes, times.
 //!
-//! Called by [`crate::unpack`] for each entry, right after it was made. Owners are numbers.
+//! Called by [`crate::unpack`] for each entry, right after it was made. Owners are numbers. Where a file cannot be
+//! given to its owner, owner and mode are written down beside it, in the form that fuse-overlayfs and podman's
+//! storage read.
 
 use crate::place::{Place, UnpackError, file, lossy, refused};
 use crate::sys;
@@ -14,41 +16,107 @@ use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 
+/// Where owner, mode and kind of a file are written down that cannot have them: `UID:GID:0MODE:KIND`.
+const OVERRIDE: &CStr = c"user.containers.override_stat";
+
+/// What this process may do to files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Root of the host: all.
+    Root,
+    /// Root of a user namespace: give files to owners that are mapped there; make no devices.
+    Namespace,
+    /// An ordinary user: own all files.
+    User,
+}
+
+impl Standing {
+    /// That of this process. user_namespaces(7), "uid_map".
+    pub fn of_this_process() -> Self {
+        if !nix::unistd::geteuid().is_root() {
+            return Standing::User;
+        }
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        // Without /proc there is no telling; a root that is none gets errors then, no wrong files.
+        match map.split_ascii_whitespace().collect::<Vec<_>>().as_slice() {
+            [] | ["0", "0", "4294967295"] => Standing::Root,
+            _ => Standing::Namespace,
+        }
+    }
+}
+
 /// Sets attributes, as far as this process may.
 pub(crate) struct Attributes {
-    /// True for root, who may give files away and make devices.
-    pub privileged: bool,
+    /// How far that is.
+    pub standing: Standing,
 }
 
 impl Attributes {
     /// Owner, then extended attributes (chown clears capabilities), then mode (chown clears setuid).
     pub fn set_attributes(&self, fd: impl AsFd, path: &[u8], entry: &Entry) -> Result<(), UnpackError> {
-        if self.privileged {
-            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            fchown(&fd, Some(uid), Some(gid)).map_err(|e| file("set the owner of", path, e))?;
-        } else if entry.uid != 0 || entry.gid != 0 {
-            let owner = format!("{}:{}", entry.uid, entry.gid);
-            let _ = sys::fsetxattr(&fd, c"user.sampan.owner", owner.as_bytes());
-        }
+        let is_owned = self.give(path, entry, |uid, gid| fchown(&fd, Some(uid), Some(gid)))?;
         for (name, value) in &entry.xattrs {
             self.xattr(path, name, |name| sys::fsetxattr(&fd, name, value))?;
         }
+        let mode = self.mode(entry, is_owned);
+        if mode.bits() != entry.mode & 0o7777 || !is_owned {
+            let is_directory = entry.kind == Kind::Directory;
+            let Entry { uid, gid, mode, .. } = entry;
+            let kind = if is_directory { "dir" } else { "file" };
+            let value = format!("{uid}:{gid}:0{:o}:{kind}", mode & 0o7777);
+            match sys::fsetxattr(&fd, OVERRIDE, value.as_bytes()) {
+                // A file system without extended attributes holds what it can.
+                Ok(()) | Err(Errno::EOPNOTSUPP) => {}
+                Err(errno) => return Err(file("write down the owner of", path, errno)),
+            }
+        }
+        fchmod(&fd, mode).map_err(|e| file("set the mode of", path, e))
+    }
+
+    /// Gives a file to its owner; false if it stays this process's.
+    fn give(
+        &self,
+        path: &[u8],
+        entry: &Entry,
+        chown: impl FnOnce(Uid, Gid) -> Result<(), Errno>,
+    ) -> Result<bool, UnpackError> {
+        let is_root = entry.uid == 0 && entry.gid == 0;
+        if self.standing == Standing::User {
+            // Whoever enters a namespace later is root there, and the owner of these files.
+            return Ok(is_root);
+        }
+        match chown(Uid::from_raw(entry.uid), Gid::from_raw(entry.gid)) {
+            Ok(()) => Ok(true),
+            // Not mapped in this namespace: it stays root's.
+            Err(Errno::EINVAL) if self.standing == Standing::Namespace => {
+                log::debug!("owner {}:{} of {:?} is not mapped here", entry.uid, entry.gid, lossy(path));
+                Ok(false)
+            }
+            Err(errno) => Err(file("set the owner of", path, errno)),
+        }
+    }
+
+    /// The mode that a file gets.
+    fn mode(&self, entry: &Entry, is_owned: bool) -> Mode {
         let mut mode = Mode::from_bits_truncate(entry.mode);
-        if !self.privileged && entry.kind == Kind::Directory {
+        if !is_owned {
+            // Or it would run as someone whom its owner did not mean.
+            mode.remove(Mode::S_ISUID | Mode::S_ISGID);
+        }
+        if self.standing == Standing::User && entry.kind == Kind::Directory {
             // Or we could make nothing in it.
             mode |= Mode::S_IRWXU;
         }
-        fchmod(&fd, mode).map_err(|e| file("set the mode of", path, e))
+        mode
     }
 
     /// The same for what cannot be opened: links, devices, FIFOs.
     pub fn set_node_attributes(&self, at: Place<'_>, entry: &Entry) -> Result<(), UnpackError> {
         let name = OsStr::from_bytes(at.name);
-        if self.privileged {
-            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+        // Links, devices and FIFOs can have no user.* attribute: an owner that cannot be given is lost.
+        let is_owned = self.give(at.path, entry, |uid, gid| {
             fchownat(at.parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
-                .map_err(|e| file("set the owner of", at.path, e))?;
-        }
+        })?;
         if !entry.xattrs.is_empty() {
             let below = format!("/proc/self/fd/{}/", at.parent.as_raw_fd());
             let path = CString::new([below.as_bytes(), at.name].concat())
@@ -59,7 +127,7 @@ impl Attributes {
         }
         if entry.kind != Kind::Symlink {
             // O_EXCL-like safety comes from our having just made it: nobody else can enter the directory.
-            let mode = Mode::from_bits_truncate(entry.mode);
+            let mode = self.mode(entry, is_owned);
             fchmodat(at.parent, name, mode, FchmodatFlags::FollowSymlink)
                 .map_err(|e| file("set the mode of", at.path, e))?;
         }
@@ -79,12 +147,17 @@ impl Attributes {
             // These would let a layer redirect overlayfs to other files.
             return Err(refused(path, "it has an extended attribute of overlayfs's own"));
         }
+        if self.standing != Standing::Root && name == OVERRIDE.to_bytes() {
+            // It would be taken for what we write down ourselves.
+            log::debug!("attribute {:?} of {:?} is passed over", lossy(name), lossy(path));
+            return Ok(());
+        }
         let Ok(c_name) = CString::new(name) else {
             return Ok(());
         };
         match set(&c_name) {
             Ok(()) => Ok(()),
-            Err(Errno::EPERM) if !self.privileged || name.starts_with(b"user.") => Ok(()),
+            Err(Errno::EPERM) if self.standing != Standing::Root || name.starts_with(b"user.") => Ok(()),
             Err(Errno::EOPNOTSUPP) => {
                 log::debug!("attribute {:?} of {:?} is not supported here", lossy(name), lossy(path));
                 Ok(())

@@ -9,8 +9,27 @@ use std::time::Duration;
 #[derive(Default)]
 pub struct Cancel {
     cancelled: AtomicBool,
-    actions: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
+    actions: Mutex<Actions>,
     called: Condvar,
+}
+
+/// What runs when the job is cancelled, each with a number of its own.
+#[derive(Default)]
+struct Actions {
+    last: u64,
+    waiting: Vec<(u64, Action)>,
+}
+
+type Action = Box<dyn FnOnce() + Send>;
+
+/// Takes an action back when it is dropped; it has no effect on one that ran.
+#[must_use]
+pub struct Link<'a>(&'a Cancel, u64);
+
+impl Drop for Link<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.actions).waiting.retain(|(number, _)| *number != self.1);
+    }
 }
 
 /// The job was ended from outside.
@@ -23,9 +42,9 @@ impl Cancel {
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::SeqCst);
         // Behind the lock: one that was about to wait has seen the flag, or waits by now.
-        let actions = std::mem::take(&mut *lock(&self.actions));
+        let actions = std::mem::take(&mut lock(&self.actions).waiting);
         self.called.notify_all();
-        actions.into_iter().for_each(|action| action());
+        actions.into_iter().for_each(|(_, action)| action());
     }
 
     /// True once cancelled.
@@ -52,10 +71,26 @@ impl Cancel {
 
     /// Has `action` run when the job is cancelled; at once if it is already.
     pub fn on_cancel(&self, action: impl FnOnce() + Send + 'static) {
-        lock(&self.actions).push(Box::new(action));
+        self.add(Box::new(action));
+    }
+
+    /// The same, for as long as the link is kept.
+    pub fn link(&self, action: impl FnOnce() + Send + 'static) -> Link<'_> {
+        Link(self, self.add(Box::new(action)))
+    }
+
+    fn add(&self, action: Action) -> u64 {
+        let number = {
+            let mut actions = lock(&self.actions);
+            actions.last += 1;
+            let number = actions.last;
+            actions.waiting.push((number, action));
+            number
+        };
         // Looked at after the push: a cancel in between ran without it.
         if self.is_cancelled() {
             self.cancel();
         }
+        number
     }
 }

@@ -34,6 +34,8 @@ pub struct Config {
     pub bounds: Bounds,
     /// Partial blobs that nobody went on with for so long are removed.
     pub partial_age: Duration,
+    /// As an ordinary user, layers are unpacked in a user namespace, if this host allows it.
+    pub user_namespace: bool,
     /// Hosts (with port) that plain HTTP, or a certificate that nobody vouches for, will do for.
     pub insecure_registries: Vec<String>,
     /// File of credentials that is read before those of containers-auth.json(5).
@@ -124,6 +126,7 @@ struct Table {
     stall_seconds: Option<u64>,
     stall_bytes: Option<u64>,
     partial_days: Option<u64>,
+    user_namespace: Option<bool>,
     #[serde(default)]
     insecure_registries: Vec<String>,
     auth_file: Option<PathBuf>,
@@ -174,6 +177,7 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
         fifo: cli.fifo.or(table.fifo).unwrap_or_else(|| paths.fifo()),
         bounds,
         partial_age: Duration::from_secs(partial_days * 86_400),
+        user_namespace: table.user_namespace.unwrap_or(true),
         insecure_registries: table.insecure_registries,
         auth_file: table.auth_file,
         registries_conf: table.registries_conf,

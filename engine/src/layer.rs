@@ -21,6 +21,8 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
 
+/// Behind a number: what came of entries that no file was made of.
+const PASSED_OVER: &str = "entries were passed over: devices that this user may not make, or of unknown type";
 /// Told when bytes that were kept turn out to be wrong.
 const STARTING_OVER: &str = "what was kept of an earlier try is wrong, starting over";
 
@@ -171,7 +173,12 @@ impl Fetch<'_> {
             on_phase: &|phase| self.progress.phase(layer.row, phase),
         };
         if self.unpack {
-            return Ok(pipeline.run(from, sink)?.layer);
+            let streamed = pipeline.run(from, sink)?;
+            if streamed.skipped > 0 {
+                let (count, id) = (streamed.skipped, digest.short());
+                self.progress.note(&format!("layer {id}: {count} {PASSED_OVER}"));
+            }
+            return Ok(streamed.layer);
         }
         pipeline.copy(from, sink).map(|()| None)
     }

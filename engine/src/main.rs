@@ -4,6 +4,7 @@ use sampan_engine::announce::Announcer;
 use sampan_engine::config::{self, Asked, Config};
 use sampan_engine::limits::Limits;
 use sampan_engine::logging;
+use sampan_engine::namespace::{self, Namespace};
 use sampan_engine::partial;
 use sampan_engine::room::Room;
 use sampan_engine::server::{Server, WAKER};
@@ -14,7 +15,7 @@ use sampan_ipc::report;
 use sampan_ipc::sender::FifoSender;
 use std::error::Error;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Exit status of a bad command line or configuration.
@@ -28,6 +29,9 @@ fn main() -> ExitCode {
     sampan_engine::limit_memory();
     // Directories that a layer does not name get mode 0755, whatever the caller's umask.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    if let Some(status) = namespace::run(std::env::args_os()) {
+        return status;
+    }
     let config = match config::from_args(std::env::args_os()) {
         Ok(Asked::Run(config)) => *config,
         Ok(Asked::Print(text)) => {
@@ -54,7 +58,8 @@ fn main() -> ExitCode {
 
 fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let listening = socket::listen(&config.socket)?;
-    let store = Store::open(&config.store)?;
+    let (namespace, advice) = enter(config.user_namespace);
+    let store = Store::open_in(&config.store, namespace)?;
     partial::collect(&store, config.partial_age);
     // Held for as long as the engine lives: what is in the FIFO outlives a monitord that dies. Where systemd
     // holds it as well, that does no harm.
@@ -67,7 +72,8 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let outbox = Outbox::new(sender, waker);
     log::info!("listening on {}, store {}", config.socket.display(), config.store.display());
     let room = Room::new(config.marks.clone(), announcer.clone());
-    let shared = Arc::new(Shared { store, room, limits, announcer: announcer.clone(), config, outbox });
+    let shared =
+        Arc::new(Shared { advice, store, room, limits, announcer: announcer.clone(), config, outbox });
     let server = Server::new(poll, listening, inbox, shared)?;
     announcer.daemon("start");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -76,4 +82,19 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     announcer.daemon("stop");
     announcer.flush(FLUSH_TIMEOUT);
     Ok(result?)
+}
+
+/// The namespace that layers are unpacked in; or `None`, and what to tell about that, if an ordinary user has none.
+fn enter(is_wanted: bool) -> (Option<Namespace>, Mutex<Option<String>>) {
+    if nix::unistd::geteuid().is_root() {
+        return (None, Mutex::default());
+    }
+    let why = match is_wanted.then(Namespace::open) {
+        Some(Ok(namespace)) => return (Some(namespace), Mutex::default()),
+        Some(Err(error)) => report::chain(&error),
+        None => "user-namespace is false in the configuration".to_owned(),
+    };
+    let advice = format!("owners of files are recorded in extended attributes only: {why}");
+    log::warn!("{advice}");
+    (None, Mutex::new(Some(advice)))
 }

@@ -10,11 +10,12 @@ use crate::cancel::{Cancel, Cancelled};
 use crate::decode::{self, Format};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::limits::{Cpu, Limits};
+use crate::namespace::Namespace;
 use crate::partial::Partial;
 use crate::place::UnpackError;
 use crate::registry::RegistryError;
 use crate::store::{Store, StoreError, Temp};
-use crate::unpack;
+use crate::unpack::{self, Unpacked};
 use sampan_ipc::engine::Phase;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -135,6 +136,8 @@ pub struct Streamed {
     pub format: Format,
     /// The unpacked layer, if it was unpacked.
     pub layer: Option<Temp>,
+    /// Entries of it that were passed over.
+    pub skipped: u64,
 }
 
 /// Where the blob's bytes go as they come by.
@@ -187,7 +190,7 @@ impl Pipeline<'_> {
         for _ in 0..BUFFERS {
             let _ = empty.send(Vec::new());
         }
-        let limits = self.limits;
+        let (limits, namespace) = (self.limits, self.store.namespace());
         let cpu = limits.cpu();
         let mut tap = Tap::new(self, from, sink, &cpu);
         let (format, unpacked) = std::thread::scope(|scope| {
@@ -203,7 +206,7 @@ impl Pipeline<'_> {
                     ended: false,
                     hasher: Hasher::new(diff_algorithm),
                 }
-                .unpack(root)
+                .unpack(root, namespace)
             });
             let unpacker = unpacker.map_err(|source| LayerError::Read { blob: self.name(), source })?;
             let format = self.feed(&mut tap, &full, &emptied);
@@ -263,7 +266,7 @@ impl Pipeline<'_> {
         &self,
         mut tap: Tap<'_, R>,
         format: io::Result<Format>,
-        unpacked: Result<Digest, UnpackError>,
+        unpacked: Result<(Digest, u64), UnpackError>,
         layer: Option<Temp>,
     ) -> Result<Streamed, LayerError> {
         if let Some(failed) = tap.failed.take() {
@@ -282,12 +285,13 @@ impl Pipeline<'_> {
             self.compare(size, &digest)?;
         }
         let format = format.map_err(|source| LayerError::Decode { blob: self.name(), source })?;
-        let diff_id = unpacked.map_err(|source| LayerError::Unpack { blob: self.name(), source })?;
+        let (diff_id, skipped) =
+            unpacked.map_err(|source| LayerError::Unpack { blob: self.name(), source })?;
         if let Some(expected) = self.expected.as_ref().filter(|e| e.diff_id != diff_id) {
             let expected = expected.diff_id.clone();
             return Err(LayerError::DiffId { blob: self.name(), expected, found: diff_id });
         }
-        Ok(Streamed { digest, size, diff_id, format, layer })
+        Ok(Streamed { digest, size, diff_id, format, layer, skipped })
     }
 
     fn compare(&self, size: u64, digest: &Digest) -> Result<(), LayerError> {
@@ -374,15 +378,21 @@ struct Drain<'a> {
 }
 
 impl Drain<'_> {
-    fn unpack(mut self, root: Option<PathBuf>) -> Result<Digest, UnpackError> {
-        let mut rest = match root {
-            Some(root) => unpack::unpack(&mut self, &root).map(|(_, rest)| rest)?,
-            None => &mut self,
+    /// Digest of all, and how many entries were passed over.
+    fn unpack(
+        mut self,
+        root: Option<PathBuf>,
+        namespace: Option<&Namespace>,
+    ) -> Result<(Digest, u64), UnpackError> {
+        let (unpacked, mut rest) = match (root, namespace) {
+            (Some(root), None) => unpack::unpack(&mut self, &root)?,
+            (Some(root), Some(namespace)) => (namespace.unpack(&mut self, &root)?, &mut self),
+            (None, _) => (Unpacked::default(), &mut self),
         };
         // Behind the tar's end mark stand zeroes, which the diff id covers too.
         io::copy(&mut rest, &mut io::sink())
             .map_err(|e| UnpackError::Tar(crate::tarball::TarError::Read(e)))?;
-        Ok(self.hasher.finish())
+        Ok((self.hasher.finish(), unpacked.skipped))
     }
 }
 

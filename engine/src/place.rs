@@ -31,6 +31,9 @@ pub enum UnpackError {
         /// Why not.
         source: io::Error,
     },
+    /// The process that unpacks in a user namespace says so.
+    #[error("{0}")]
+    Elsewhere(String),
 }
 
 /// Where an entry is made.

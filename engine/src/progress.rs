@@ -1,11 +1,17 @@
-//! A job's progress map: a row a layer, in manifest order.
+//! A job's progress map: a row a layer, in manifest order, and notes on what has no row.
 //!
 //! Workers change rows as bytes arrive; the event loop asks which rows changed since it last looked. No timer,
 //! no I/O; milestones (25, 50, 75 %) are told once, by whoever crosses them.
 
 use crate::store::lock;
 use sampan_ipc::engine::{Phase, Row};
+use std::collections::VecDeque;
 use std::sync::Mutex;
+
+/// Most notes that are kept; whoever watches has had the older ones, or comes too late for them.
+const NOTES_MAX: usize = 16;
+/// Most characters of a note.
+const NOTE_MAX: usize = 500;
 
 /// Called with 25, 50 and 75 as the job gets there.
 pub type OnMilestone = Box<dyn Fn(u8) + Send + Sync>;
@@ -20,6 +26,8 @@ pub struct Progress {
 struct Inner {
     /// Each row with the version that it last changed in.
     rows: Vec<(Row, u64)>,
+    /// What was noted, with the version that it came in.
+    notes: VecDeque<(String, u64)>,
     version: u64,
     total: u64,
     /// Bytes that are here, with those that were before: what milestones are of.
@@ -33,17 +41,16 @@ impl Progress {
         Progress { inner: Mutex::default(), on_milestone }
     }
 
-    /// Sets the rows: id and total of each, in manifest order. Called once, before the first byte.
-    pub fn begin(&self, layers: impl IntoIterator<Item = (String, u64)>) {
+    /// Adds rows: id and total of each, in manifest order, before the first byte of any. Returns where they begin.
+    pub fn begin(&self, layers: impl IntoIterator<Item = (String, u64)>) -> usize {
         let mut inner = lock(&self.inner);
         inner.version += 1;
-        let version = inner.version;
-        inner.rows = layers
-            .into_iter()
-            .zip(0..)
-            .map(|((id, total), index)| (Row { index, id, total, ..Row::default() }, version))
-            .collect();
+        let (version, first) = (inner.version, inner.rows.len());
+        for ((id, total), index) in layers.into_iter().zip(u32::try_from(first).unwrap_or(u32::MAX)..) {
+            inner.rows.push((Row { index, id, total, ..Row::default() }, version));
+        }
         inner.total = inner.rows.iter().map(|(row, _)| row.total).sum();
+        first
     }
 
     /// Row `index` enters `phase`. The rows that end count all their bytes.
@@ -93,7 +100,7 @@ impl Progress {
     pub fn retry(&self, index: usize, note: &str) {
         self.change(index, |row| {
             row.attempt += 1;
-            row.note = note.chars().take(500).collect();
+            row.note = note.chars().take(NOTE_MAX).collect();
         });
     }
 
@@ -101,23 +108,37 @@ impl Progress {
     pub fn fail(&self, index: usize, why: &str) {
         self.change(index, |row| {
             row.phase = Phase::Failed;
-            row.note = why.chars().take(500).collect();
+            row.note = why.chars().take(NOTE_MAX).collect();
         });
+    }
+
+    /// Something about the job that no row tells: why its manifest is asked for again. Watchers read it once.
+    pub fn note(&self, text: &str) {
+        let mut inner = lock(&self.inner);
+        inner.version += 1;
+        let version = inner.version;
+        if inner.notes.len() >= NOTES_MAX {
+            inner.notes.pop_front();
+        }
+        inner.notes.push_back((text.chars().take(NOTE_MAX).collect(), version));
     }
 
     fn change(&self, index: usize, edit: impl FnOnce(&mut Row)) {
         let crossed = {
             let mut inner = lock(&self.inner);
-            inner.version += 1;
-            let version = inner.version;
+            let version = inner.version + 1;
             let Some((row, changed)) = inner.rows.get_mut(index) else {
                 return;
             };
-            let before = row.current;
+            let before = row.clone();
             edit(row);
+            if *row == before {
+                return;
+            }
             *changed = version;
             let after = row.current;
-            inner.done = (inner.done + after).saturating_sub(before);
+            inner.version = version;
+            inner.done = (inner.done + after).saturating_sub(before.current);
             inner.cross()
         };
         if let Some(milestone) = crossed {
@@ -137,6 +158,13 @@ impl Progress {
         let changed = inner.rows.iter().filter(|(_, version)| *version > since);
         (changed.map(|(row, _)| row.clone()).collect(), inner.version)
     }
+
+    /// Notes that came behind version `since`, up to version `until`.
+    pub fn notes(&self, since: u64, until: u64) -> Vec<String> {
+        let inner = lock(&self.inner);
+        let new = inner.notes.iter().filter(|(_, version)| (since + 1..=until).contains(version));
+        new.map(|(note, _)| note.clone()).collect()
+    }
 }
 
 impl Inner {
@@ -155,6 +183,19 @@ impl Inner {
 mod tests {
     use super::*;
     use std::sync::Arc;
+
+    #[test]
+    fn a_note_is_told_once_and_only_the_last_ones_are_kept() {
+        let progress = Progress::new(Box::new(|_| {}));
+        progress.note("a");
+        let (_, seen) = progress.since(0);
+        assert_eq!(progress.notes(0, seen), ["a"]);
+        for _ in 0..NOTES_MAX {
+            progress.note("b");
+        }
+        assert_eq!(progress.notes(seen, progress.since(seen).1), ["b"; NOTES_MAX]);
+        assert_eq!(progress.notes(0, u64::MAX).len(), NOTES_MAX);
+    }
 
     #[test]
     fn only_rows_that_changed_are_told_and_milestones_once() {

@@ -144,7 +144,7 @@ pub fn pull(
     // One that ends this pull alone: the first layer that fails ends the others.
     let inner = Arc::new(Cancel::default());
     let (to_end, to_shut) = (Arc::clone(&inner), Arc::clone(&registry));
-    cancel.on_cancel(move || to_end.cancel());
+    let _link = cancel.link(move || to_end.cancel());
     inner.on_cancel(move || to_shut.shutdown());
     let work = Work { store, limits, request, progress, cancel: &inner, registry: &registry };
     let result = work.run();
@@ -176,13 +176,13 @@ impl Work<'_> {
         self.check_policy(&resolved)?;
         let manifest = &resolved.manifest;
         let rows = manifest.layers.iter().map(|layer| (layer.digest.short().to_owned(), layer.size));
-        self.progress.begin(rows);
+        let first_row = self.progress.begin(rows);
         let mut needed: Vec<Digest> = manifest.layers.iter().map(|l| l.digest.clone()).collect();
         needed.extend([manifest.config.digest.clone(), resolved.raw.digest.clone()]);
         let _blobs = self.store.pin(needed);
         let config = self.config(manifest)?;
         self.check_platform(&config, resolved.index.is_some())?;
-        let _layers = self.layers(manifest, &config)?;
+        let _layers = self.layers(manifest, &config, first_row)?;
         self.cancel.check()?;
         self.commit(resolved, config)
     }
@@ -213,7 +213,15 @@ impl Work<'_> {
     }
 
     fn manifest(&self, target: &str) -> Result<RawManifest, RegistryError> {
-        retry::persist(self.cancel, &log_retry, || self.registry.manifest(target))
+        retry::persist(self.cancel, &self.on_retry("manifest"), || self.registry.manifest(target))
+    }
+
+    /// Tells why a document is asked for again, which has no row of its own.
+    fn on_retry(&self, what: &'static str) -> impl Fn(&str) {
+        move |note| {
+            log::info!("{what} of {}: {note}", self.request.reference);
+            self.progress.note(&format!("{what} of {}: {note}", self.request.reference));
+        }
     }
 
     fn config(&self, manifest: &Manifest) -> Result<Config, PullError> {
@@ -224,7 +232,8 @@ impl Work<'_> {
             return Ok(oci::parse_config(&bytes, manifest)?);
         }
         let max = (*size).min(oci::CONFIG_MAX);
-        let bytes = retry::persist(self.cancel, &log_retry, || self.registry.small_blob(digest, max))?;
+        let tell = self.on_retry("config");
+        let bytes = retry::persist(self.cancel, &tell, || self.registry.small_blob(digest, max))?;
         let config = oci::parse_config(&bytes, manifest);
         match self.store.write_blob(digest, &bytes) {
             Err(StoreError::Digest { expected, found, .. }) => {
@@ -245,14 +254,14 @@ impl Work<'_> {
     }
 
     /// Fetches and unpacks what is not there, as many layers at a time as there may be downloads.
-    fn layers(&self, manifest: &Manifest, config: &Config) -> Result<Pin, PullError> {
+    fn layers(&self, manifest: &Manifest, config: &Config, first_row: usize) -> Result<Pin, PullError> {
         let chain_ids = config.chain_ids();
         let pin = self.store.pin(chain_ids.iter().cloned());
         let needs = Needs::of(self.store, manifest, &chain_ids, self.request.unpack);
         self.request.room.check(self.store, needs)?;
-        let parts = manifest.layers.iter().zip(&config.rootfs.diff_ids).zip(&chain_ids).enumerate();
+        let parts = manifest.layers.iter().zip(&config.rootfs.diff_ids).zip(&chain_ids).zip(first_row..);
         let layers: Vec<Layer<'_>> =
-            parts.map(|(row, ((blob, diff_id), chain_id))| Layer { row, blob, diff_id, chain_id }).collect();
+            parts.map(|(((blob, diff_id), chain_id), row)| Layer { row, blob, diff_id, chain_id }).collect();
         let rate = Rate::new(self.request.bytes_per_second);
         let fetch = Fetch {
             store: self.store,
@@ -318,9 +327,4 @@ impl Work<'_> {
             size,
         })
     }
-}
-
-/// Manifests and configs have no row of their own.
-fn log_retry(note: &str) {
-    log::info!("{note}");
 }

@@ -266,7 +266,8 @@ impl Work<'_> {
         let rows = manifest.layers.iter().map(|layer| (layer.digest.short().to_owned(), layer.size));
         self.progress.begin(rows);
         // Before anything is sent: a push that cannot end well is not begun.
-        for blob in blobs(self.image).filter(|blob| !self.store.has_blob(&blob.digest, blob.size)) {
+        let missing = blobs(self.image).find(|blob| !self.store.has_blob(&blob.digest, blob.size));
+        if let Some(blob) = missing {
             return Err(PushError::Missing(blob.digest.clone()));
         }
         self.blob(&manifest.config, None)?;

@@ -1,7 +1,7 @@
 //! From what a person typed and the operator configured to the image that is meant and how it is reached.
 //!
 //! Called by [`crate::server`] when a pull is asked for, and by [`crate::work`] on the job's thread where a short
-//! name may be of several registries. Keeps nothing: the files are read anew each time.
+//! name may be of several registries, or all tags are wanted. Keeps nothing: the files are read anew each time.
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::config::Config;
@@ -54,7 +54,7 @@ pub fn settle(candidates: &[Reference], access: &Access, cancel: &Cancel) -> Res
     for candidate in candidates {
         let sources = Arc::new(Sources::new(candidate, access));
         let shut = Arc::clone(&sources);
-        cancel.on_cancel(move || shut.shutdown());
+        let _link = cancel.link(move || shut.shutdown());
         let log = |note: &str| log::info!("{candidate}: {note}");
         match retry::persist(cancel, &log, || sources.manifest(&candidate.target())) {
             Ok(_) => return Ok(candidate.clone()),
@@ -64,4 +64,20 @@ pub fn settle(candidates: &[Reference], access: &Access, cancel: &Cancel) -> Res
     }
     let last = failed.pop().map(Box::new).ok_or(Cancelled)?;
     Err(RegistryError::Everywhere { others: failed, last }.into())
+}
+
+/// The tags of a repository, each as a reference, sorted.
+///
+/// # Errors
+/// [`PullError::Registry`].
+pub fn tags(repository: &Reference, access: &Access, cancel: &Cancel) -> Result<Vec<Reference>, PullError> {
+    let sources = Arc::new(Sources::new(repository, access));
+    let shut = Arc::clone(&sources);
+    let _link = cancel.link(move || shut.shutdown());
+    let log = |note: &str| log::info!("{repository}: {note}");
+    let mut tags = retry::persist(cancel, &log, || sources.tags())?;
+    tags.sort();
+    cancel.check()?;
+    // A registry that lists what is no tag does not decide what is asked for.
+    Ok(tags.iter().filter_map(|tag| Reference::parse(&format!("{}:{tag}", repository.name())).ok()).collect())
 }

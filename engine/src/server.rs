@@ -16,7 +16,8 @@ use crate::push::PushRequest;
 use crate::reach;
 use crate::reference::Reference;
 use crate::socket::Listening;
-use crate::work::{self, Message, Shared, Task};
+use crate::store::lock;
+use crate::work::{self, Message, PullTask, Shared, Task};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 use sampan_ipc::engine::{self, Answer, Code, Done, Failure, Info, Request};
@@ -330,11 +331,14 @@ impl Server {
             client.state = State::Closing;
             return;
         };
-        if let State::Watching { version, .. } = &mut client.state
+        if let State::Watching { version: seen, .. } = client.state
             && (tick || entry.outcome.is_some())
         {
-            let (rows, now_at) = entry.progress.since(*version);
-            *version = now_at;
+            let (rows, version) = entry.progress.since(seen);
+            for note in entry.progress.notes(seen, version) {
+                client.say(&Answer::Note(note));
+            }
+            client.state = State::Watching { job, version };
             if !rows.is_empty() {
                 client.say(&Answer::Rows { job, rows });
             }
@@ -420,17 +424,22 @@ impl Server {
     fn on_pull(&mut self, client: &mut Client, pull: engine::Pull) -> Result<(), Failure> {
         let access = reach::access(&self.shared.config, pull.insecure, pull.credentials)?;
         let candidates = access.registries.candidates(&pull.reference)?;
+        if pull.all_tags {
+            check_repository(&pull.reference, &candidates)?;
+        }
         let platform =
             pull.platform.as_deref().map(Platform::parse).transpose().map_err(|e| failure::usage(&e))?;
         let (subject, insecure) = match candidates.as_slice() {
             [one] => {
-                (one.to_string(), pull.insecure || access.insecure_hosts.iter().any(|h| h == one.host()))
+                let name = if pull.all_tags { one.name() } else { one.to_string() };
+                (name, pull.insecure || access.insecure_hosts.iter().any(|h| h == one.host()))
             }
             _ => (pull.reference.clone(), pull.insecure),
         };
         let wanted = platform.clone().unwrap_or_else(Platform::host);
         let (unpack, bytes_per_second) = (!pull.no_unpack, pull.bytes_per_second);
-        let key = format!("{subject} {wanted} {insecure} {unpack} {bytes_per_second}");
+        let all_tags = pull.all_tags;
+        let key = format!("{subject} {wanted} {insecure} {unpack} {bytes_per_second} {all_tags}");
         let job = match self.jobs.running_with(&key) {
             Some(job) => job,
             None => {
@@ -444,8 +453,8 @@ impl Server {
                     policies: Arc::clone(&self.shared.config.policies),
                     room: self.shared.room.clone(),
                 };
-                let typed = subject.clone();
-                self.start("pull", subject, Some(key), move |task| task.pull(request, &candidates, &typed))?
+                let task = PullTask { request, candidates, subject: subject.clone(), all_tags };
+                self.start("pull", subject, Some(key), move |thread| thread.pull(task))?
             }
         };
         if pull.detach {
@@ -563,6 +572,10 @@ impl Server {
         self.jobs.watch(id);
         if let Some((job, version)) = self.jobs.get(id).map(|entry| entry.describe(id)) {
             client.say(&Answer::Job(job));
+            // The job may have had something to say before this client could hear it.
+            for note in self.jobs.get(id).map(|entry| entry.progress.notes(0, version)).unwrap_or_default() {
+                client.say(&Answer::Note(note));
+            }
             client.state = State::Watching { job: id, version };
         }
     }
@@ -584,6 +597,11 @@ impl Server {
         }
         let job = self.jobs.next_id();
         let progress = work::progress(&self.shared.announcer, job, kind, &subject);
+        if matches!(kind, "pull" | "import" | "load")
+            && let Some(advice) = lock(&self.shared.advice).take()
+        {
+            progress.note(&advice);
+        }
         let mut entry = JobEntry::new(kind, subject, Arc::clone(&progress));
         entry.key = key;
         let cancel = Arc::clone(&entry.cancel);
@@ -613,6 +631,20 @@ impl Server {
 
 fn no_name(typed: &str) -> Failure {
     failure::new(Code::Usage, format!("{typed:?} stands for no image"), "")
+}
+
+/// All tags are of one repository, whose name has none.
+fn check_repository(typed: &str, candidates: &[Reference]) -> Result<(), Failure> {
+    let last = typed.rsplit('/').next().unwrap_or(typed);
+    if last.contains([':', '@']) {
+        let message = format!("{typed:?} has a tag or a digest, and all tags are asked for");
+        return Err(failure::new(Code::Usage, message, "give the name of the repository alone"));
+    }
+    if candidates.len() > 1 {
+        let message = format!("{typed:?} may be of several registries, and all tags are asked for");
+        return Err(failure::new(Code::Usage, message, "give the name with its registry"));
+    }
+    Ok(())
 }
 
 fn no_job(job: u64) -> Failure {

@@ -12,6 +12,7 @@
 //! named by nothing, and removed at the first start after it. [`crate::images`] owns `index.json`.
 
 use crate::digest::Digest;
+use crate::namespace::Namespace;
 use crate::{sys, tree};
 use nix::fcntl::{Flock, FlockArg};
 use std::collections::{HashMap, HashSet};
@@ -71,6 +72,7 @@ pub struct Store {
     pub(crate) commit: Mutex<()>,
     pins: Arc<Mutex<HashMap<Digest, usize>>>,
     temps: AtomicU64,
+    namespace: Option<Arc<Namespace>>,
 }
 
 /// Keeps blobs and layers from being removed as garbage while a job needs them.
@@ -96,6 +98,7 @@ impl Drop for Pin {
 /// A file or directory under `tmp/`, removed when dropped unless it got its final name.
 pub struct Temp {
     path: PathBuf,
+    namespace: Option<Arc<Namespace>>,
     keep: bool,
 }
 
@@ -116,7 +119,7 @@ impl Temp {
 impl Drop for Temp {
     fn drop(&mut self) {
         if !self.keep
-            && let Err(error) = tree::remove(&self.path)
+            && let Err(error) = remove(&self.path, self.namespace.as_deref())
         {
             log::warn!("cannot remove {}: {error}", self.path.display());
         }
@@ -129,6 +132,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::Locked`] if another engine has it.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
+        Self::open_in(root, None)
+    }
+
+    /// The same as an ordinary user whose layers are unpacked in `namespace`.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_in(root: &Path, namespace: Option<Namespace>) -> Result<Self, StoreError> {
         for dir in ["blobs/sha256", "layers", "partial", "tmp"] {
             let dir = root.join(dir);
             // 0700: layers hold setuid programs and files of all owners.
@@ -146,6 +157,7 @@ impl Store {
             commit: Mutex::new(()),
             pins: Arc::default(),
             temps: AtomicU64::new(0),
+            namespace: namespace.map(Arc::new),
         };
         store.clear_temps()?;
         store.lay_out()?;
@@ -158,7 +170,7 @@ impl Store {
         for entry in fs::read_dir(&tmp).map_err(file_error("list", &tmp))? {
             let path = entry.map_err(file_error("list", &tmp))?.path();
             log::info!("removing {}, left by an engine that was killed", path.display());
-            tree::remove(&path).map_err(file_error("remove", &path))?;
+            remove(&path, self.namespace()).map_err(file_error("remove", &path))?;
         }
         Ok(())
     }
@@ -190,6 +202,11 @@ impl Store {
         if let Err(error) = self.replace_file("boot", boot.as_bytes()) {
             log::warn!("{}", sampan_ipc::report::chain(&error));
         }
+    }
+
+    /// Where layers are unpacked and removed, if not by this process itself.
+    pub fn namespace(&self) -> Option<&Namespace> {
+        self.namespace.as_deref()
     }
 
     /// The store's directory.
@@ -286,7 +303,8 @@ impl Store {
 
     fn temp_name(&self, kind: &str) -> Temp {
         let nth = self.temps.fetch_add(1, Ordering::Relaxed);
-        Temp { path: self.root.join("tmp").join(format!("{kind}-{nth}")), keep: false }
+        let path = self.root.join("tmp").join(format!("{kind}-{nth}"));
+        Temp { path, namespace: self.namespace.clone(), keep: false }
     }
 
     /// Gives a verified file its final name.
@@ -419,6 +437,14 @@ impl Swept {
     pub fn remove(self) -> u64 {
         let size = |temp: &Temp| crate::walk::size_on_disk(temp.path()).unwrap_or(0);
         self.trash.iter().map(size).fold(self.bytes, u64::saturating_add)
+    }
+}
+
+/// Removes a tree; files that another user's id owns can only go where that is one of ours.
+fn remove(path: &Path, namespace: Option<&Namespace>) -> io::Result<()> {
+    match (tree::remove(path), namespace) {
+        (Err(_), Some(namespace)) => namespace.remove(path),
+        (removed, _) => removed,
     }
 }
 

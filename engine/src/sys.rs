@@ -3,8 +3,10 @@
 use nix::errno::Errno;
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 /// Bounds how many arenas the allocator makes, so that many short threads do not each keep memory. mallopt(3).
 pub fn limit_arenas() {
@@ -74,6 +76,22 @@ pub fn adopt(raw: RawFd) -> Option<OwnedFd> {
     // SAFETY: it is open, and the callers get their numbers from the kernel (SCM_RIGHTS) or from systemd
     // (LISTEN_FDS) and adopt each once, before anything else can own it.
     Some(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Lets the program that `command` starts have `fd`, under the same number. It must stay open until then.
+pub fn pass_on(command: &mut Command, fd: BorrowedFd<'_>) {
+    let raw = fd.as_raw_fd();
+    let keep_open = move || {
+        // SAFETY: F_SETFD changes a flag of a descriptor of the new process, and touches no memory.
+        match unsafe { libc::fcntl(raw, libc::F_SETFD, 0) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: between fork and exec it makes one system call, and allocates nothing unless that fails.
+    unsafe {
+        command.pre_exec(keep_open);
+    }
 }
 
 /// Sets an extended attribute of what `fd` refers to. fsetxattr(2).

@@ -6,7 +6,7 @@
 //! names of users and groups are never looked up. Called by [`crate::pipeline`]; removes nothing on failure,
 //! the caller's directory is private and thrown away whole.
 
-use crate::attributes::{Attributes, times};
+use crate::attributes::{Attributes, Standing, times};
 use crate::place::{Place, UnpackError, file, lossy, refused};
 use crate::sys;
 use crate::tarball::{Entry, Kind, TarError, Tarball};
@@ -75,11 +75,10 @@ impl Unpacker {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root =
             openat(AT_FDCWD, root, flags, Mode::empty()).map_err(|e| file("open the root of", b"", e))?;
-        let privileged = nix::unistd::geteuid().is_root();
         let buffer = vec![0; 64 << 10];
         Ok(Unpacker {
             root: Rc::new(root),
-            owner: Attributes { privileged },
+            owner: Attributes { standing: Standing::of_this_process() },
             parent: None,
             directories: Vec::new(),
             buffer,
@@ -345,7 +344,9 @@ impl Unpacker {
 
     /// Marks that the directory hides all that lower layers have in it.
     fn opaque(&mut self, parent: &OwnedFd, path: &[u8]) -> Result<(), UnpackError> {
-        let name = if self.owner.privileged { c"trusted.overlay.opaque" } else { c"user.overlay.opaque" };
+        // In a user namespace overlayfs reads this one, if it is mounted with `userxattr`.
+        let is_root = self.owner.standing == Standing::Root;
+        let name = if is_root { c"trusted.overlay.opaque" } else { c"user.overlay.opaque" };
         sys::fsetxattr(parent, name, b"y").map_err(|e| file("make opaque the directory of", path, e))
     }
 

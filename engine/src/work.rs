@@ -1,5 +1,9 @@
 //! What the engine's threads do, and what they announce: between the event loop and the modules that know how.
 
+mod pulling;
+mod pushing;
+
+pub use self::pulling::PullTask;
 use crate::announce::Announcer;
 use crate::cancel::Cancel;
 use crate::config::Config;
@@ -8,14 +12,8 @@ use crate::images;
 use crate::import::{self, ImportError, ImportRequest};
 use crate::limits::Limits;
 use crate::login;
-use crate::partial;
 use crate::progress::Progress;
 use crate::prune;
-use crate::pull::{self, PullError, PullRequest};
-use crate::push::{self, PushRequest};
-use crate::reach;
-use crate::reference::Reference;
-use crate::registry::RegistryError;
 use crate::room::Room;
 use crate::serve;
 use crate::store::Store;
@@ -24,8 +22,8 @@ use crate::usage;
 use mio::Waker;
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Prune, Request};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
 
 /// Images in one frame.
 const IMAGES_PER_FRAME: usize = 500;
@@ -69,6 +67,8 @@ pub struct Shared {
     pub config: Config,
     /// The way to the event loop.
     pub outbox: Outbox,
+    /// What the first job that unpacks something tells a person.
+    pub advice: Mutex<Option<String>>,
 }
 
 /// Sends messages to the event loop and wakes it.
@@ -111,70 +111,6 @@ pub fn progress(announcer: &Announcer, job: u64, kind: &'static str, subject: &s
 }
 
 impl Task {
-    /// Pulls the first of `candidates` that there is; to be called on a thread of its own.
-    pub fn pull(self, mut request: PullRequest, candidates: &[Reference], typed: &str) {
-        let announcer = &self.shared.announcer;
-        announcer.job("start", self.job, "pull", typed, &[]);
-        let settled = reach::settle(candidates, &request.access, &self.cancel);
-        let name = settled.as_ref().map_or_else(|_| typed.to_owned(), Reference::to_string);
-        let result = settled.and_then(|reference| {
-            request.reference = reference;
-            pull::pull(&self.shared.store, &self.shared.limits, &request, &self.progress, &self.cancel)
-        });
-        let outcome = match result {
-            Ok(pulled) => {
-                let digest = pulled.digest.to_string();
-                let (id, size) = (pulled.id.to_string(), pulled.size.to_string());
-                let unchanged = if pulled.unchanged { "true" } else { "" };
-                let facts = [
-                    ("digest", digest.as_str()),
-                    ("imageId", &id),
-                    ("size", &size),
-                    ("unchanged", unchanged),
-                ];
-                announcer.image("pull", &name, &facts, &pulled.labels);
-                let unchanged = pulled.unchanged;
-                Ok(Done { reference: name.clone(), digest, unchanged, ..Done::default() })
-            }
-            Err(error) => {
-                let failure = pull_failure(&name, &error);
-                self.announce_failure("pull-error", &name, &failure);
-                Err(failure)
-            }
-        };
-        partial::collect(&self.shared.store, self.shared.config.partial_age);
-        self.end("pull", typed, outcome);
-    }
-
-    /// Pushes; to be called on a thread of its own. `subject` is what is known of where to.
-    pub fn push(self, subject: &str, request: &PushRequest) {
-        let announcer = &self.shared.announcer;
-        announcer.job("start", self.job, "push", subject, &[]);
-        let (store, limits) = (&self.shared.store, &self.shared.limits);
-        let outcome = match push::push(store, limits, request, &self.progress, &self.cancel) {
-            Ok(pushed) => {
-                let (name, digest) = (pushed.reference.to_string(), pushed.digest.to_string());
-                let (id, size) = (pushed.id.to_string(), pushed.size.to_string());
-                let unchanged = if pushed.unchanged { "true" } else { "" };
-                let facts = [
-                    ("digest", digest.as_str()),
-                    ("imageId", &id),
-                    ("size", &size),
-                    ("source", &request.source),
-                    ("unchanged", unchanged),
-                ];
-                announcer.image("push", &name, &facts, &pushed.labels);
-                Ok(Done { reference: name, digest, unchanged: pushed.unchanged, ..Done::default() })
-            }
-            Err(error) => {
-                let failure = error.failure(subject);
-                self.announce_failure("push-error", subject, &failure);
-                Err(failure)
-            }
-        };
-        self.end("push", subject, outcome);
-    }
-
     /// Imports; to be called on a thread of its own.
     pub fn import(self, request: ImportRequest) {
         let name = request.reference.to_string();
@@ -242,50 +178,6 @@ impl Task {
         drop(self);
         sys::trim_memory();
         shared.outbox.send(Message::Ended { job, outcome });
-    }
-}
-
-fn pull_failure(name: &str, error: &PullError) -> Failure {
-    let message = format!("cannot pull {name}: {}", sampan_ipc::report::chain(error));
-    let (code, hint) = match error {
-        PullError::Cancelled(_) => (Code::Cancelled, ""),
-        PullError::Registry(error) => registry_hint(error.last()),
-        PullError::Layer(_) | PullError::ConfigDigest { .. } => (Code::Failed, WRONG_DATA),
-        PullError::Platform { .. } | PullError::Oci(_) => {
-            (Code::Failed, "see --platform for other platforms")
-        }
-        PullError::Policy(_) => {
-            (Code::Failed, "see [[engine.policy]] in the engine's configuration; nothing was kept")
-        }
-        PullError::Room(_) => {
-            (Code::Failed, "'sampan system df' shows what takes room, 'sampan image prune' frees some")
-        }
-        _ => (Code::Failed, ""),
-    };
-    failure::new(code, message, hint)
-}
-
-const WRONG_DATA: &str = "the registry or something on the way to it gives wrong data; nothing was kept";
-
-fn registry_hint(error: &RegistryError) -> (Code, &'static str) {
-    match error {
-        RegistryError::NotFound { .. } => {
-            (Code::NotFound, "check the name and the tag; a private repository may also look absent")
-        }
-        RegistryError::Denied { .. } => {
-            (Code::Failed, "the repository is private or does not exist; 'sampan login' says who you are")
-        }
-        RegistryError::Transport { .. } => (
-            Code::Failed,
-            "check that the registry is reachable; use --tls-verify=false if it speaks plain HTTP, and put \
-             its CA's certificate into certs.d if it has one of its own",
-        ),
-        RegistryError::Digest { .. } => (Code::Failed, WRONG_DATA),
-        RegistryError::Proxy { .. } => {
-            (Code::Failed, "the engine's environment names it: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY")
-        }
-        RegistryError::Registries(why) => (Code::Failed, why.hint()),
-        _ => (Code::Failed, ""),
     }
 }
 

@@ -244,6 +244,7 @@ impl Stream {
                 Answer::Done(done) => {
                     return Ok(Pulled { done, rows: rows.into_values().collect(), frames, notes });
                 }
+                Answer::Note(note) => notes.push(note),
                 Answer::Error(failure) => return Err(failure),
                 other => panic!("{other:?}"),
             }
@@ -260,6 +261,6 @@ pub struct Pulled {
     pub rows: Vec<Row>,
     /// How many frames of rows came.
     pub frames: u32,
-    /// What rows said on the way.
+    /// What rows and the job itself said on the way.
     pub notes: Vec<String>,
 }

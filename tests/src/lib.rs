@@ -1,6 +1,7 @@
 //! Real processes for tests: registries, images, engines; monitord, subscribers, what the kernel says of them.
 //! And the fuzzer.
 
+pub mod bed;
 pub mod engine;
 pub mod engine_host;
 pub mod fuzz;

@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -198,7 +199,24 @@ impl DockerRegistry {
 
     /// The same with HTTPS, given a certificate and its key.
     pub fn start_tls(dir: &Path, tls: Option<(&Path, &Path)>) -> Self {
-        DockerRegistry::start_with(dir, tls, "")
+        let tls = tls.map_or(String::new(), |(cert, key)| {
+            format!("tls: {{certificate: {}, key: {}}}", cert.display(), key.display())
+        });
+        DockerRegistry::start_with(dir, "127.0.0.1", &tls)
+    }
+
+    /// The same on an address of this host, with more below `http:` in its configuration.
+    pub fn start_with(dir: &Path, address: &str, http: &str) -> Self {
+        DockerRegistry::start_configured(dir, address, http, "")
+    }
+
+    /// The same on a Unix socket, which becomes its address.
+    pub fn start_unix(dir: &Path, socket: &Path) -> Self {
+        let (address, http) =
+            (socket.display().to_string(), format!("net: unix, addr: {}", socket.display()));
+        let registry = DockerRegistry::spawn(dir, address, &http, "");
+        registry.await_listening(|| UnixStream::connect(socket).is_ok());
+        registry
     }
 
     /// The same for one user and no other, by Basic.
@@ -207,20 +225,28 @@ impl DockerRegistry {
         let line = Command::new("htpasswd").args(["-Bbn", username, password]).output();
         fs::write(&path, line.expect("htpasswd of Debian's package apache2-utils").stdout).expect("written");
         let auth = format!("auth: {{htpasswd: {{realm: 'a \"test\"', path: {}}}}}\n", path.display());
-        DockerRegistry::start_with(dir, None, &auth)
+        DockerRegistry::start_configured(dir, "127.0.0.1", "", &auth)
     }
 
-    /// The same with `more` lines of its configuration.
-    pub fn start_with(dir: &Path, tls: Option<(&Path, &Path)>, more: &str) -> Self {
+    /// The same with more lines of its configuration.
+    pub fn start_configured(dir: &Path, address: &str, http: &str, more: &str) -> Self {
+        let port = TcpListener::bind((address, 0)).and_then(|l| l.local_addr()).expect("a port").port();
+        let address = match address.contains(':') {
+            true => format!("[{address}]:{port}"),
+            false => format!("{address}:{port}"),
+        };
+        let below = if http.is_empty() { String::new() } else { format!(", {http}") };
+        let registry =
+            DockerRegistry::spawn(dir, address.clone(), &format!("addr: '{address}'{below}"), more);
+        registry.await_listening(|| TcpStream::connect(&address).is_ok());
+        registry
+    }
+
+    fn spawn(dir: &Path, address: String, http: &str, more: &str) -> Self {
         let dir = dir.join("registry");
         fs::create_dir_all(&dir).expect("a directory");
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-        let address = format!("127.0.0.1:{port}");
-        let tls = tls.map_or(String::new(), |(cert, key)| {
-            format!(", tls: {{certificate: {}, key: {}}}", cert.display(), key.display())
-        });
         let config = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'{tls}}}\n{more}",
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{{http}}}\n{more}",
             dir.join("data").display()
         );
         fs::write(dir.join("config.yml"), config).expect("written");
@@ -230,12 +256,15 @@ impl DockerRegistry {
             .stderr(Stdio::null())
             .spawn()
             .expect("docker-registry of Debian's package docker-registry");
+        DockerRegistry { child, dir, address }
+    }
+
+    fn await_listening(&self, mut listens: impl FnMut() -> bool) {
         let deadline = Instant::now() + START;
-        while TcpStream::connect(&address).is_err() {
-            assert!(Instant::now() < deadline, "docker-registry does not listen on {address}");
+        while !listens() {
+            assert!(Instant::now() < deadline, "docker-registry does not listen on {}", self.address);
             std::thread::yield_now();
         }
-        DockerRegistry { child, dir, address }
     }
 
     /// Pushes `images` as `name` with skopeo; several as one index. Returns the reference.
@@ -291,13 +320,14 @@ pub enum Reply {
 }
 
 /// A registry that answers exactly what a test wants, on a thread a connection.
+#[derive(Debug)]
 pub struct LyingRegistry {
     /// `127.0.0.1:PORT`.
     pub address: String,
     state: Arc<Shared>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Shared {
     /// By path, in order; the last one stays.
     replies: Mutex<HashMap<String, VecDeque<Reply>>>,
@@ -417,7 +447,9 @@ fn converse(stream: TcpStream, shared: &Shared) {
             ),
             _ => {
                 let mut replies = shared.replies.lock().expect("no panic");
-                let known = replies.get_mut(&path).and_then(|replies| match replies.len() {
+                let bare = path.split('?').next().unwrap_or_default();
+                let key = if replies.contains_key(&path) { &path } else { bare };
+                let known = replies.get_mut(key).and_then(|replies| match replies.len() {
                     0 | 1 => replies.front().cloned(),
                     _ => replies.pop_front(),
                 });

@@ -51,7 +51,7 @@ fn line(wake: &UnixStream) -> io::Result<String> {
             Err(nix::errno::Errno::EINTR) => continue,
             other => other?,
         };
-        if fds.iter().nth(1).and_then(PollFd::any) == Some(true) {
+        if fds.get(1).and_then(PollFd::any) == Some(true) {
             return Err(io::ErrorKind::Interrupted.into());
         }
         let mut byte = [0];

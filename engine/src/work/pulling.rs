@@ -1,0 +1,135 @@
+//! What a pull's thread does: one image, or all tags of a repository, and what is announced of each.
+
+use super::Task;
+use crate::failure;
+use crate::partial;
+use crate::pull::{self, PullError, PullRequest};
+use crate::reach;
+use crate::reference::Reference;
+use crate::registry::RegistryError;
+use sampan_ipc::engine::{Code, Done, Failure};
+
+/// What to pull.
+pub struct PullTask {
+    /// The image, or the repository; its reference is the first candidate.
+    pub request: PullRequest,
+    /// What the name may stand for, in the order to try.
+    pub candidates: Vec<Reference>,
+    /// The name as the job is called.
+    pub subject: String,
+    /// All tags of the repository.
+    pub all_tags: bool,
+}
+
+impl Task {
+    /// Pulls; to be called on a thread of its own.
+    pub fn pull(self, pull: PullTask) {
+        let subject = pull.subject.clone();
+        self.shared.announcer.job("start", self.job, "pull", &subject, &[]);
+        let outcome = match pull.all_tags {
+            true => self.pull_tags(pull),
+            false => self.pull_first(pull),
+        };
+        partial::collect(&self.shared.store, self.shared.config.partial_age);
+        self.end("pull", &subject, outcome);
+    }
+
+    /// Pulls the first of the candidates that there is.
+    fn pull_first(&self, pull: PullTask) -> Result<Done, Failure> {
+        match reach::settle(&pull.candidates, &pull.request.access, &self.cancel) {
+            Ok(reference) => self.pull_one(&PullRequest { reference, ..pull.request }),
+            Err(error) => Err(self.pull_failed(&pull.subject, &error)),
+        }
+    }
+
+    /// Pulls one tag after the other. One that fails does not keep those behind it back.
+    fn pull_tags(&self, pull: PullTask) -> Result<Done, Failure> {
+        let repository = &pull.request.reference;
+        let tags = reach::tags(repository, &pull.request.access, &self.cancel)
+            .map_err(|error| self.pull_failed(&pull.subject, &error))?;
+        let mut done = Done { reference: pull.subject, unchanged: true, ..Done::default() };
+        let mut failed = Vec::new();
+        for reference in tags {
+            match self.pull_one(&PullRequest { reference, ..pull.request.clone() }) {
+                Ok(one) => {
+                    done.unchanged &= one.unchanged;
+                    done.references.push(format!("{}@{}", one.reference, one.digest));
+                }
+                Err(failure) if failure.code == Code::Cancelled => return Err(failure),
+                Err(failure) => failed.push(failure),
+            }
+        }
+        match (failed.len(), failed.pop()) {
+            (0, _) | (_, None) => Ok(done),
+            (1, Some(failure)) => Err(failure),
+            (count, Some(last)) => {
+                let message = format!("{count} tags could not be pulled; the last: {}", last.message);
+                Err(Failure { message, ..last })
+            }
+        }
+    }
+
+    fn pull_one(&self, request: &PullRequest) -> Result<Done, Failure> {
+        let (store, limits) = (&self.shared.store, &self.shared.limits);
+        let name = request.reference.to_string();
+        let pulled = pull::pull(store, limits, request, &self.progress, &self.cancel)
+            .map_err(|error| self.pull_failed(&name, &error))?;
+        let digest = pulled.digest.to_string();
+        let (id, size) = (pulled.id.to_string(), pulled.size.to_string());
+        let unchanged = if pulled.unchanged { "true" } else { "" };
+        let facts =
+            [("digest", digest.as_str()), ("imageId", &id), ("size", &size), ("unchanged", unchanged)];
+        self.shared.announcer.image("pull", &name, &facts, &pulled.labels);
+        Ok(Done { reference: name, digest, unchanged: pulled.unchanged, ..Done::default() })
+    }
+
+    fn pull_failed(&self, name: &str, error: &PullError) -> Failure {
+        let failure = pull_failure(name, error);
+        self.announce_failure("pull-error", name, &failure);
+        failure
+    }
+}
+
+fn pull_failure(name: &str, error: &PullError) -> Failure {
+    let message = format!("cannot pull {name}: {}", sampan_ipc::report::chain(error));
+    let (code, hint) = match error {
+        PullError::Cancelled(_) => (Code::Cancelled, ""),
+        PullError::Registry(error) => registry_hint(error.last()),
+        PullError::Layer(_) | PullError::ConfigDigest { .. } => (Code::Failed, WRONG_DATA),
+        PullError::Platform { .. } | PullError::Oci(_) => {
+            (Code::Failed, "see --platform for other platforms")
+        }
+        PullError::Policy(_) => {
+            (Code::Failed, "see [[engine.policy]] in the engine's configuration; nothing was kept")
+        }
+        PullError::Room(_) => {
+            (Code::Failed, "'sampan system df' shows what takes room, 'sampan image prune' frees some")
+        }
+        _ => (Code::Failed, ""),
+    };
+    failure::new(code, message, hint)
+}
+
+const WRONG_DATA: &str = "the registry or something on the way to it gives wrong data; nothing was kept";
+
+fn registry_hint(error: &RegistryError) -> (Code, &'static str) {
+    match error {
+        RegistryError::NotFound { .. } => {
+            (Code::NotFound, "check the name and the tag; a private repository may also look absent")
+        }
+        RegistryError::Denied { .. } => {
+            (Code::Failed, "the repository is private or does not exist; 'sampan login' says who you are")
+        }
+        RegistryError::Transport { .. } => (
+            Code::Failed,
+            "check that the registry is reachable; use --tls-verify=false if it speaks plain HTTP, and put \
+             its CA's certificate into certs.d if it has one of its own",
+        ),
+        RegistryError::Digest { .. } => (Code::Failed, WRONG_DATA),
+        RegistryError::Proxy { .. } => {
+            (Code::Failed, "the engine's environment names it: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY")
+        }
+        RegistryError::Registries(why) => (Code::Failed, why.hint()),
+        _ => (Code::Failed, ""),
+    }
+}

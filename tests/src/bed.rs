@@ -1,0 +1,204 @@
+//! A whole installation for tests: monitord, engine, command line, and a registry that does as it is told.
+
+use crate::host::{Host, PATIENCE, binary};
+use crate::registry::{Image, Layer, LyingRegistry};
+use sampan_engine::digest::Digest;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Instant;
+
+/// An installation with monitord, engine and a registry.
+#[derive(Debug)]
+pub struct Bed {
+    engine: Option<Child>,
+    /// Its directory, and its monitord.
+    pub host: Host,
+    /// Where it pulls from.
+    pub registry: LyingRegistry,
+}
+
+impl Bed {
+    /// With no configuration.
+    pub fn new() -> Self {
+        Bed::with_config("")
+    }
+
+    /// With an `[engine]` table.
+    pub fn with_config(table: &str) -> Self {
+        Bed::on(Host::with_monitord(&[]), LyingRegistry::start(), table)
+    }
+
+    /// On a host and with a registry that are there.
+    pub fn on(host: Host, registry: LyingRegistry, table: &str) -> Self {
+        let mut bed = Bed { engine: None, host, registry };
+        bed.start_engine(table);
+        bed
+    }
+
+    /// Starts the engine with this `[engine]` table, and waits until it answers.
+    pub fn start_engine(&mut self, table: &str) {
+        let config = self.host.path("sampan.toml");
+        fs::write(&config, format!("[engine]\n{table}")).expect("written");
+        let log = File::options().create(true).append(true).open(self.host.path("engine.log"));
+        let mut command = self.host.command("sampan-engine");
+        command.arg("--config").arg(config).stdout(Stdio::null()).stderr(log.expect("a log"));
+        self.engine = Some(command.spawn().expect("sampan-engine starts"));
+        let deadline = Instant::now() + PATIENCE;
+        while !self.sampan(&["info"]).status.success() {
+            assert!(Instant::now() < deadline, "the engine does not come up\n{}", self.log());
+        }
+    }
+
+    /// Ends the engine at once.
+    pub fn kill_engine(&mut self) {
+        let mut engine = self.engine.take().expect("it was started");
+        engine.kill().expect("it runs");
+        engine.wait().expect("ours");
+    }
+
+    /// What the engine has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.host.path("engine.log")).unwrap_or_default()
+    }
+
+    /// Runs a command to its end.
+    pub fn sampan(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("it runs")
+    }
+
+    /// A command, not started yet.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.host.command_of(&binary("sampan"));
+        command.args(args);
+        command
+    }
+
+    /// Runs a command that must succeed; gives its standard output.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let output = self.sampan(args);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{args:?}: {stderr}\n{}", self.log());
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// Runs a command that must fail with this status; gives both of its outputs.
+    pub fn fails(&self, args: &[&str], status: i32) -> String {
+        let output = self.sampan(args);
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        assert_eq!(output.status.code(), Some(status), "{args:?}: {text}\n{}", self.log());
+        text
+    }
+
+    /// Runs a command that must succeed and prints JSON.
+    pub fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(args)).expect("JSON")
+    }
+
+    /// Publishes an image as `name:t` and pulls it; gives its reference.
+    pub fn pull(&self, name: &str, layers: &[Layer]) -> String {
+        let image = Image::of(layers, arch());
+        self.registry.publish(name, &image);
+        let reference = self.registry.reference(name);
+        self.ok(&["pull", "--quiet", &reference]);
+        reference
+    }
+
+    /// The store.
+    pub fn store(&self) -> PathBuf {
+        self.host.path("data/store")
+    }
+
+    /// What has a name in the store, or is on its way to one: blobs, layers, temporaries.
+    pub fn names(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for dir in ["blobs/sha256", "layers", "partial", "tmp"] {
+            for entry in fs::read_dir(self.store().join(dir)).expect("listed") {
+                names.push(format!("{dir}/{}", entry.expect("listed").file_name().to_string_lossy()));
+            }
+        }
+        names.sort();
+        names
+    }
+
+    /// Where a blob is.
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
+        self.store().join("blobs/sha256").join(digest.hex())
+    }
+
+    /// Where an unpacked layer is.
+    pub fn layer(&self, chain_id: &Digest) -> PathBuf {
+        self.store().join("layers").join(chain_id.hex())
+    }
+
+    /// Events so far that name `word` as their action, as JSON.
+    pub fn events(&self, action: &str) -> Vec<Value> {
+        let filter = format!("event={action}");
+        let text = self.ok(&["events", "--no-follow", "--format", "json", "--filter", &filter]);
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
+    /// Waits until there are so many events of `action`.
+    pub fn await_events(&self, action: &str, count: usize) -> Vec<Value> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let events = self.events(action);
+            if events.len() >= count {
+                return events;
+            }
+            assert!(Instant::now() < deadline, "{events:?} and no more of {action}\n{}", self.log());
+        }
+    }
+
+    /// What `system df` says of `kind`.
+    pub fn usage(&self, kind: &str) -> Usage {
+        let kinds = self.json(&["system", "df", "--format", "json"]);
+        let of = kinds.as_array().expect("an array").iter().find(|k| k["kind"] == kind).expect("it").clone();
+        let number = |key: &str| of[key].as_u64().expect("a number");
+        Usage {
+            count: number("count"),
+            active: number("active"),
+            size: number("size"),
+            reclaimable: number("reclaimable"),
+        }
+    }
+}
+
+impl Default for Bed {
+    fn default() -> Self {
+        Bed::new()
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if let Some(engine) = &mut self.engine {
+            let _ = engine.kill();
+            let _ = engine.wait();
+        }
+    }
+}
+
+/// A line of `system df`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// How many there are.
+    pub count: u64,
+    /// How many are needed.
+    pub active: u64,
+    /// Bytes of all.
+    pub size: u64,
+    /// Bytes that could go.
+    pub reclaimable: u64,
+}
+
+/// The host's architecture as images call it.
+pub fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

@@ -1,0 +1,708 @@
+//! Where images come from: mirrors, short names, certificates, proxies, sockets; and what ends a wait for them.
+//!
+//! Names end in `.test`, which no resolver knows: what reaches one of them went where it was told to.
+
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
+};
+use sampan_engine::digest::Digest;
+use sampan_engine::oci;
+use sampan_engine::reference::Reference;
+use sampan_engine::registry::{Access, RegistryError};
+use sampan_engine::sources::Sources;
+use sampan_ipc::engine::{Answer, Code, Failure, Pull, Request};
+use sampan_tests::engine::Engine;
+use sampan_tests::registry::{DockerRegistry, Image, Layer, LyingRegistry, Packing, Reply};
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How soon a cancel takes effect.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+fn image(name: &str) -> Image {
+    Image::of(&[Layer::large(name, 100_000, Packing::Gzip)], "amd64")
+}
+
+/// An engine with this registries.conf, whose directory is `dir`, and certificates in `certs.d` there.
+fn engine_in(dir: TempDir, conf: &str, environment: &[(&str, &OsStr)]) -> Engine {
+    let (path, certs) = (dir.path().join("registries.conf"), dir.path().join("certs.d"));
+    fs::write(&path, conf).expect("written");
+    let table =
+        format!("[engine]\nregistries-conf = '{}'\ncerts-dir = '{}'\n", path.display(), certs.display());
+    fs::write(dir.path().join("sampan.toml"), table).expect("written");
+    Engine::start_with(dir, environment)
+}
+
+fn engine(conf: &str) -> Engine {
+    engine_in(tempfile::tempdir().expect("a directory"), conf, &[])
+}
+
+fn rewrite(engine: &Engine, conf: &str) {
+    fs::write(engine.dir.path().join("registries.conf"), conf).expect("written");
+}
+
+/// `[[registry]]` of `prefix`, at `home`, with `mirrors`.
+fn registry(prefix: &str, home: &str, mirrors: &[&str]) -> String {
+    let mut text = format!("[[registry]]\nprefix = '{prefix}'\nlocation = '{home}'\n");
+    for mirror in mirrors {
+        text.push_str(&format!("[[registry.mirror]]\nlocation = '{mirror}'\n"));
+    }
+    text
+}
+
+fn refused(engine: &Engine, name: &str) -> Failure {
+    engine.pull(name).expect_err("it cannot be had")
+}
+
+fn says(failure: &Failure, words: &[&str]) {
+    for word in words {
+        assert!(failure.message.contains(word), "{word:?} is not in {:?}", failure.message);
+    }
+}
+
+fn pulled(engine: &Engine, name: &str, image: &Image) -> String {
+    let done = engine.pull(name).expect("pulled").done;
+    assert_eq!(done.digest, image.digest().to_string());
+    done.reference
+}
+
+#[test]
+fn mirrors_are_asked_in_order_and_the_name_stays() {
+    let (first, second, home) = (LyingRegistry::start(), LyingRegistry::start(), LyingRegistry::start());
+    let image = image("mirrored");
+    second.publish("copies/app", &image);
+    home.publish("real/app", &image);
+    let mirrors = [format!("{}/none", first.address), format!("{}/copies", second.address)];
+    let mirrors: Vec<&str> = mirrors.iter().map(String::as_str).collect();
+    let engine = engine(&registry("corp.test/team", &format!("{}/real", home.address), &mirrors));
+    assert_eq!(pulled(&engine, "corp.test/team/app:t", &image), "corp.test/team/app:t");
+    assert_eq!(engine.images()[0].references, ["corp.test/team/app:t"]);
+    assert_eq!(first.asked("none/app/manifests/t"), 1);
+    assert_eq!(home.requests().len(), 0, "a mirror had it all");
+    engine.wait_until("the log to say who was passed over", || {
+        engine.log().contains("passed over: manifest none/app:t")
+    });
+    // One that does not even listen is passed over as well, and the last word is the registry's own.
+    let closed = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").to_string();
+    rewrite(&engine, &registry("corp.test/team", &format!("{}/real", home.address), &[&closed]));
+    assert_eq!(pulled(&engine, "corp.test/team/app:t", &image), "corp.test/team/app:t");
+    assert_eq!(home.asked("real/app/manifests/t"), 1);
+    let failure = refused(&engine, "corp.test/team/absent:t");
+    assert_eq!(failure.code, Code::NotFound);
+    says(&failure, &[&closed, "refused", &home.address, "manifest real/absent:t"]);
+}
+
+#[test]
+fn a_blob_that_a_mirror_does_not_give_comes_from_the_next() {
+    let (mirror, home) = (LyingRegistry::start(), LyingRegistry::start());
+    let layers = [Layer::large("one", 300_000, Packing::Gzip), Layer::large("two", 300_000, Packing::Gzip)];
+    let image = Image::of(&layers, "amd64");
+    mirror.publish("app", &image);
+    home.publish("app", &image);
+    let path = |layer: &Layer| format!("app/blobs/{}", Digest::of(&layer.blob));
+    let half = layers[1].blob.len() / 2;
+    mirror.answer(&path(&layers[0]), Reply::Status(404));
+    mirror.answer(&path(&layers[1]), Reply::Cut(layers[1].blob.clone(), half));
+    home.answer(&path(&layers[1]), Reply::Ranged(layers[1].blob.clone()));
+    let engine = engine(&registry("corp.test", &home.address, &[&mirror.address]));
+    pulled(&engine, "corp.test/app:t", &image);
+    assert_eq!(home.asked("app/manifests/t"), 0, "the manifest was the mirror's");
+    assert_eq!(home.asked(&path(&layers[0])), 1);
+    let rest = home.sent() - layers[0].blob.len() as u64;
+    assert!(rest <= half as u64 + 1, "{rest} bytes of the second layer came again");
+    assert!(mirror.asked(&path(&layers[1])) <= 2, "it was given up");
+}
+
+#[test]
+fn a_mirrors_wrong_bytes_never_pass_and_its_manifest_is_no_better() {
+    let (mirror, home) = (LyingRegistry::start(), LyingRegistry::start());
+    let (good, evil) = (image("good"), image("evil"));
+    home.publish("app", &good);
+    let path = format!("app/manifests/{}", good.digest());
+    mirror.answer(&path, Reply::Ok(oci::MANIFEST.to_owned(), evil.manifest.clone()));
+    let engine = engine(&registry("corp.test", &home.address, &[&mirror.address]));
+    pulled(&engine, &format!("corp.test/app@{}", good.digest()), &good);
+    assert_eq!((mirror.asked(&path), home.asked(&path)), (1, 1));
+}
+
+#[test]
+fn a_mirror_is_for_digests_or_for_tags_if_it_says_so() {
+    let (digests, tags, home) = (LyingRegistry::start(), LyingRegistry::start(), LyingRegistry::start());
+    let image = image("either");
+    for registry in [&digests, &tags, &home] {
+        registry.publish("app", &image);
+    }
+    let conf = format!(
+        "{}[[registry.mirror]]\nlocation = '{}'\npull-from-mirror = 'digest-only'\n\
+         [[registry.mirror]]\nlocation = '{}'\npull-from-mirror = 'tag-only'\n",
+        registry("corp.test", &home.address, &[]),
+        digests.address,
+        tags.address
+    );
+    let engine = engine(&conf);
+    pulled(&engine, "corp.test/app:t", &image);
+    assert_eq!((digests.requests().len(), home.requests().len()), (0, 0));
+    let before = tags.requests().len();
+    pulled(&engine, &format!("corp.test/app@{}", image.digest()), &image);
+    assert_eq!((tags.requests().len(), home.requests().len()), (before, 0));
+    assert_eq!(digests.asked(&format!("app/manifests/{}", image.digest())), 1);
+}
+
+#[test]
+fn what_is_blocked_is_not_asked_for() {
+    let home = LyingRegistry::start();
+    home.publish("evil/app", &image("evil"));
+    let engine = engine(&format!("[[registry]]\nlocation = '{}/evil'\nblocked = true\n", home.address));
+    let failure = refused(&engine, &home.reference("evil/app"));
+    says(&failure, &["blocked", "registries.conf, line 2"]);
+    assert_eq!(home.requests().len(), 0);
+    home.publish("fine", &image("fine"));
+    pulled(&engine, &home.reference("fine"), &image("fine"));
+}
+
+#[test]
+fn a_short_name_is_an_alias_or_is_sought_where_it_may_be() {
+    let (first, second) = (LyingRegistry::start(), LyingRegistry::start());
+    let image = image("short");
+    second.publish("app", &image);
+    second.publish("long/name", &image);
+    let engine = engine(&format!(
+        "unqualified-search-registries = ['{}', '{}']\n[aliases]\n'nick' = '{}/long/name'\n",
+        first.address, second.address, second.address
+    ));
+    assert_eq!(pulled(&engine, "nick:t", &image), second.reference("long/name"));
+    assert_eq!(first.requests().len(), 0, "an alias ends the search");
+    assert_eq!(pulled(&engine, "app:t", &image), second.reference("app"));
+    assert_eq!(first.asked("app/manifests/t"), 1);
+    let failure = refused(&engine, "none:t");
+    assert_eq!(failure.code, Code::NotFound);
+    says(&failure, &["cannot pull none:t", &first.address, &second.address]);
+    let text = fs::read_to_string(engine.dir.path().join("registries.conf")).expect("read");
+    rewrite(&engine, &format!("short-name-mode = 'enforcing'\n{text}"));
+    let failure = refused(&engine, "app:t");
+    assert_eq!(failure.code, Code::Usage);
+    says(&failure, &[&first.address, "enforcing", "registries.conf"]);
+    pulled(&engine, "nick:t", &image);
+}
+
+#[test]
+fn a_drop_in_wins_and_a_broken_one_is_named() {
+    let (one, two) = (LyingRegistry::start(), LyingRegistry::start());
+    let image = image("dropped");
+    two.publish("app", &image);
+    let engine = engine(&registry("corp.test", &one.address, &[]));
+    let dir = engine.dir.path().join("registries.conf.d");
+    fs::create_dir(&dir).expect("made");
+    fs::write(dir.join("50-corp.conf"), registry("corp.test", &two.address, &[])).expect("written");
+    pulled(&engine, "corp.test/app:t", &image);
+    assert_eq!(one.requests().len(), 0);
+    fs::write(dir.join("60-broken.conf"), "\n\n[[registry]\n").expect("written");
+    says(&refused(&engine, "corp.test/app:t"), &["60-broken.conf, line 3"]);
+    fs::write(dir.join("60-broken.conf"), "[registries.search]\nregistries = ['x']\n").expect("written");
+    says(&refused(&engine, "corp.test/app:t"), &["60-broken.conf, line 1", "version 1"]);
+}
+
+#[test]
+fn the_environment_names_the_file_as_other_tools_have_it() {
+    let home = LyingRegistry::start();
+    let image = image("named");
+    home.publish("app", &image);
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("elsewhere.conf");
+    fs::write(&path, registry("corp.test", &home.address, &[])).expect("written");
+    let engine = Engine::start_with(dir, &[("CONTAINERS_REGISTRIES_CONF", path.as_os_str())]);
+    pulled(&engine, "corp.test/app:t", &image);
+    fs::remove_file(&path).expect("there");
+    says(&refused(&engine, "corp.test/app:t"), &["cannot read", "elsewhere.conf"]);
+}
+
+/// A certificate authority of a test's own.
+struct Authority {
+    dir: PathBuf,
+}
+
+fn openssl(args: &[&str]) {
+    let made = Command::new("openssl").args(args).stderr(Stdio::piped()).stdout(Stdio::null()).output();
+    let made = made.expect("openssl of Debian's package openssl");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+impl Authority {
+    fn new(dir: &Path) -> Self {
+        let authority = Authority { dir: dir.to_owned() };
+        fs::create_dir_all(dir).expect("made");
+        let (key, cert) = (authority.path("ca.key"), authority.path("ca.pem"));
+        openssl(&[
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=an authority",
+            "-keyout",
+            &key,
+            "-out",
+            &cert,
+        ]);
+        authority
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.join(name).display().to_string()
+    }
+
+    /// Signs a certificate for `name`: its file and its key's.
+    fn sign(&self, stem: &str, name: &str) -> (PathBuf, PathBuf) {
+        let (key, request, cert) =
+            (self.path(&format!("{stem}.key")), self.path("request"), self.path(&format!("{stem}.cert")));
+        openssl(&[
+            "req",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            "/CN=x",
+            "-addext",
+            &format!("subjectAltName={name}"),
+            "-keyout",
+            &key,
+            "-out",
+            &request,
+        ]);
+        let (ca, ca_key) = (self.path("ca.pem"), self.path("ca.key"));
+        openssl(&[
+            "x509",
+            "-req",
+            "-in",
+            &request,
+            "-CA",
+            &ca,
+            "-CAkey",
+            &ca_key,
+            "-days",
+            "2",
+            "-copy_extensions",
+            "copy",
+            "-out",
+            &cert,
+        ]);
+        (cert.into(), key.into())
+    }
+}
+
+/// An engine's directory for a registry's certificates.
+fn certs_of(engine: &Engine, host: &str) -> PathBuf {
+    let dir = engine.dir.path().join("certs.d").join(host);
+    fs::create_dir_all(&dir).expect("made");
+    dir
+}
+
+#[test]
+fn a_registry_whose_authority_is_in_certs_d_is_trusted_and_no_other() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new(&dir.path().join("ca"));
+    let (cert, key) = authority.sign("server", "IP:127.0.0.1");
+    let registry = DockerRegistry::start_tls(dir.path(), Some((&cert, &key)));
+    let image = image("trusted");
+    let reference = registry.push("secure:1", std::slice::from_ref(&image));
+    let engine = engine("");
+    says(&refused(&engine, &reference), &["certificate"]);
+    let certs = certs_of(&engine, &registry.address);
+    fs::copy(authority.path("ca.pem"), certs.join("ca.crt")).expect("copied");
+    pulled(&engine, &reference, &image);
+    fs::write(certs.join("ca.crt"), "no certificate").expect("written");
+    says(&refused(&engine, &reference), &["ca.crt", "holds no certificate", &registry.address]);
+}
+
+#[test]
+fn a_client_certificate_opens_what_wants_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new(&dir.path().join("ca"));
+    let (cert, key) = authority.sign("server", "IP:127.0.0.1");
+    let (client, client_key) = authority.sign("client", "DNS:client.test");
+    // docker-registry keeps its files where it was started; what is pushed while it asks for nothing stays.
+    let open = DockerRegistry::start_tls(dir.path(), Some((&cert, &key)));
+    let image = image("private");
+    open.push("secure:1", std::slice::from_ref(&image));
+    drop(open);
+    let tls = format!(
+        "tls: {{certificate: {}, key: {}, clientcas: [{}]}}",
+        cert.display(),
+        key.display(),
+        authority.path("ca.pem")
+    );
+    let registry = DockerRegistry::start_with(dir.path(), "127.0.0.1", &tls);
+    let reference = format!("{}/secure:1", registry.address);
+    let engine = engine("");
+    let certs = certs_of(&engine, &registry.address);
+    fs::copy(authority.path("ca.pem"), certs.join("ca.crt")).expect("copied");
+    says(&refused(&engine, &reference), &["alert"]);
+    fs::copy(&client, certs.join("me.cert")).expect("copied");
+    says(&refused(&engine, &reference), &["me.cert", "me.key is missing"]);
+    fs::copy(&key, certs.join("me.key")).expect("copied");
+    says(&refused(&engine, &reference), &["me.cert", "does not go with"]);
+    fs::copy(&client_key, certs.join("me.key")).expect("copied");
+    pulled(&engine, &reference, &image);
+    fs::remove_file(certs.join("me.cert")).expect("there");
+    says(&refused(&engine, &reference), &["me.key", "me.cert is missing"]);
+}
+
+/// A proxy that knows its own names, and what it was asked for.
+struct Proxy {
+    address: String,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Proxy {
+    /// Leads every name to `target`; wants `authorization` if there is one.
+    fn start(target: &str, authorization: Option<&str>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let heads: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (kept, target) = (Arc::clone(&heads), target.to_owned());
+        let wanted = authorization.map(|value| format!("Proxy-Authorization: {value}\r\n"));
+        // Ends with the test's process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (kept, target, wanted) = (Arc::clone(&kept), target.clone(), wanted.clone());
+                std::thread::spawn(move || lead(stream, &kept, &target, wanted.as_deref()));
+            }
+        });
+        Proxy { address, heads }
+    }
+
+    fn heads(&self) -> Vec<String> {
+        self.heads.lock().expect("no panic").clone()
+    }
+}
+
+/// The head of a request, with the empty line at its end.
+fn head(reader: &mut impl BufRead) -> Option<String> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head).ok()? == 0 {
+            return None;
+        }
+    }
+    Some(head)
+}
+
+fn lead(mut client: TcpStream, heads: &Mutex<Vec<String>>, target: &str, wanted: Option<&str>) {
+    let mut reader = BufReader::new(client.try_clone().expect("a descriptor"));
+    while let Some(head) = head(&mut reader) {
+        heads.lock().expect("no panic").push(head.clone());
+        if wanted.is_some_and(|wanted| !head.contains(wanted)) {
+            let _ =
+                client.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n");
+            continue;
+        }
+        let Ok(mut server) = TcpStream::connect(target) else {
+            return;
+        };
+        if head.starts_with("CONNECT ") {
+            let _ = client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n");
+            let (mut from, mut to) = (server.try_clone().expect("one"), client.try_clone().expect("one"));
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(std::net::Shutdown::Both);
+            });
+            let _ = std::io::copy(&mut client, &mut server);
+            let _ = server.shutdown(std::net::Shutdown::Both);
+            return;
+        }
+        // One request a connection behind, as many as come in front.
+        let (method, rest) = head.split_once(" http://").expect("the absolute form");
+        let (_, path) = rest.split_once('/').expect("a path");
+        let head = format!("{method} /{path}").replacen("\r\n", "\r\nConnection: close\r\n", 1);
+        let _ = server.write_all(head.as_bytes());
+        let _ = server.shutdown(std::net::Shutdown::Write);
+        let _ = std::io::copy(&mut server, &mut client);
+    }
+}
+
+#[test]
+fn a_proxy_leads_to_names_that_only_it_knows() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new(&dir.path().join("ca"));
+    let (cert, key) = authority.sign("server", "DNS:registry.test");
+    let registry = DockerRegistry::start_tls(dir.path(), Some((&cert, &key)));
+    let image = image("far");
+    registry.push("far:1", std::slice::from_ref(&image));
+    let proxy = Proxy::start(&registry.address, Some("Basic bWU6czpjcmV0"));
+    let url = format!("http://me:s%3Acret@{}", proxy.address);
+    let home = tempfile::tempdir().expect("a directory");
+    let engine = engine_in(home, "", &[("HTTPS_PROXY", url.as_ref()), ("no_proxy", "direct.test".as_ref())]);
+    fs::copy(authority.path("ca.pem"), certs_of(&engine, "registry.test").join("ca.crt")).expect("copied");
+    pulled(&engine, "registry.test/far:1", &image);
+    let heads = proxy.heads();
+    assert!(
+        !heads.is_empty() && heads.iter().all(|h| h.starts_with("CONNECT registry.test:443 ")),
+        "{heads:?}"
+    );
+    says(&refused(&engine, "direct.test/far:1"), &["cannot resolve direct.test"]);
+    assert_eq!(proxy.heads().len(), heads.len(), "NO_PROXY is kept");
+}
+
+#[test]
+fn plain_http_goes_through_a_proxy_in_its_absolute_form() {
+    let (registry, image) = (LyingRegistry::start(), image("plain"));
+    registry.publish("far", &image);
+    let proxy = Proxy::start(&registry.address, None);
+    let url = format!("http://{}", proxy.address);
+    let conf = "[[registry]]\nlocation = 'plain.test:5000'\ninsecure = true\n";
+    let home = tempfile::tempdir().expect("a directory");
+    let engine = engine_in(home, conf, &[("ALL_PROXY", url.as_ref())]);
+    pulled(&engine, "plain.test:5000/far:t", &image);
+    let plain: Vec<String> = proxy.heads().into_iter().filter(|head| !head.starts_with("CONNECT")).collect();
+    assert!(plain.len() > 2, "{plain:?}");
+    for head in plain {
+        assert!(head.starts_with("GET http://plain.test:5000/v2/"), "{head}");
+        assert!(head.to_ascii_lowercase().contains("\r\nhost: plain.test:5000\r\n"), "{head}");
+    }
+    // This host itself never is behind a proxy.
+    let before = proxy.heads().len();
+    pulled(&engine, &registry.reference("far"), &image);
+    assert_eq!(proxy.heads().len(), before);
+}
+
+#[test]
+fn a_proxy_that_cannot_be_used_is_named_and_its_password_is_not() {
+    let proxy = Proxy::start("127.0.0.1:1", Some("Basic something else"));
+    let url = format!("http://me:secret@{}", proxy.address);
+    for (url, words) in [
+        (url.as_str(), ["407", proxy.address.as_str()]),
+        ("socks5://me:secret@127.0.0.1:1", ["HTTPS_PROXY", "\"socks5\""]),
+        ("http://me:secret@127.0.0.1:1", ["proxy 127.0.0.1:1", "refused"]),
+    ] {
+        let home = tempfile::tempdir().expect("a directory");
+        let engine = engine_in(home, "", &[("HTTPS_PROXY", url.as_ref())]);
+        let answers = engine.ask(pull("registry.test/x:1"));
+        let failure = answers.watch().expect_err("no way");
+        says(&failure, &words);
+        assert!(
+            !failure.message.contains("secret") && !engine.log().contains("secret"),
+            "{}",
+            failure.message
+        );
+    }
+}
+
+#[test]
+fn a_registry_on_a_unix_socket_is_a_location_like_others() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let image = image("local");
+    let open = DockerRegistry::start(dir.path());
+    open.push("team/app:1", std::slice::from_ref(&image));
+    drop(open);
+    let socket = dir.path().join("r.sock");
+    let registry = DockerRegistry::start_unix(dir.path(), &socket);
+    let engine = engine(&format!(
+        "[[registry]]\nprefix = 'here.test'\nlocation = 'unix://{}:team'\n",
+        socket.display()
+    ));
+    assert_eq!(pulled(&engine, "here.test/app:1", &image), "here.test/app:1");
+    drop(registry);
+    says(&refused(&engine, "here.test/app:2"), &["r.sock"]);
+}
+
+#[test]
+fn an_ipv6_literal_is_a_host() {
+    // skopeo knows no such hosts: it pushes before.
+    let dir = tempfile::tempdir().expect("a directory");
+    let (image, open) = (image("six"), DockerRegistry::start(dir.path()));
+    open.push("six:1", std::slice::from_ref(&image));
+    drop(open);
+    let registry = DockerRegistry::start_with(dir.path(), "::1", "");
+    let engine = engine("");
+    let reference = format!("{}/six:1", registry.address);
+    assert!(reference.starts_with("[::1]:"));
+    assert_eq!(pulled(&engine, &reference, &image), reference);
+    // And behind TLS, where the address has to be in the certificate.
+    let authority = Authority::new(&dir.path().join("ca"));
+    let (cert, key) = authority.sign("server", "IP:::1");
+    let tls = format!("tls: {{certificate: {}, key: {}}}", cert.display(), key.display());
+    let registry = DockerRegistry::start_with(dir.path(), "::1", &tls);
+    let reference = format!("{}/six:1", registry.address);
+    says(&refused(&engine, &reference), &["certificate"]);
+    fs::copy(authority.path("ca.pem"), certs_of(&engine, &registry.address).join("ca.crt")).expect("copied");
+    assert_eq!(pulled(&engine, &reference, &image), reference);
+}
+
+fn pull(reference: &str) -> Request {
+    Request::Pull(Pull { reference: reference.to_owned(), ..Pull::default() })
+}
+
+/// An address where connections are neither taken nor refused: the queue of those that wait is full.
+struct BlackHole {
+    address: String,
+    _listener: OwnedFd,
+    _waiting: Vec<TcpStream>,
+}
+
+impl BlackHole {
+    fn new() -> Self {
+        let listener =
+            socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+        bind(listener.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).expect("bound");
+        listen(&listener, Backlog::new(0).expect("small")).expect("listening");
+        let address: SockaddrIn = getsockname(listener.as_raw_fd()).expect("an address");
+        let address = SocketAddr::from(std::net::SocketAddrV4::from(address));
+        let mut waiting = Vec::new();
+        while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+            waiting.push(stream);
+            assert!(waiting.len() < 100, "the queue has no end");
+        }
+        BlackHole { address: address.to_string(), _listener: listener, _waiting: waiting }
+    }
+}
+
+#[test]
+fn a_pull_that_waits_for_a_connection_ends_at_once_when_cancelled() {
+    let hole = BlackHole::new();
+    let proxied = Proxy::start(&hole.address, None);
+    let home = tempfile::tempdir().expect("a directory");
+    let url = format!("http://{}", hole.address);
+    let engine = engine_in(home, "", &[("HTTPS_PROXY", url.as_ref())]);
+    // To the registry itself, and to a proxy before it.
+    for name in [format!("{}/x:1", hole.address), "far.test/x:1".to_owned()] {
+        let mut stream = engine.ask(pull(&name));
+        let Some(Answer::Job(job)) = stream.next() else { panic!("a job") };
+        // It is in connect(2), or just before: the kernel knows of an attempt.
+        engine.wait_until("a connection attempt", || {
+            let table = fs::read_to_string("/proc/net/tcp").expect("readable");
+            let port: u16 = hole.address.rsplit(':').next().and_then(|p| p.parse().ok()).expect("a port");
+            table.lines().any(|line| line.contains(&format!(":{port:04X} 02 ")))
+        });
+        let began = Instant::now();
+        engine.ask(Request::Cancel { job: job.id }).all();
+        let failure = stream.watch().expect_err("cancelled");
+        assert_eq!(failure.code, Code::Cancelled);
+        assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+    }
+    assert!(proxied.heads().is_empty());
+}
+
+/// A server that answers each path from a list, and keeps what it was asked in full.
+fn tiny(answers: impl Fn(&str) -> String + Send + Sync + 'static) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let heads: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (kept, answers) = (Arc::clone(&heads), Arc::new(answers));
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let (kept, answers) = (Arc::clone(&kept), Arc::clone(&answers));
+            std::thread::spawn(move || {
+                let mut reader = BufReader::new(stream.try_clone().expect("a descriptor"));
+                let mut stream = stream;
+                // What is no HTTP (a TLS greeting) is hung up on.
+                while matches!(reader.fill_buf(), Ok([b'G', ..]))
+                    && let Some(head) = head(&mut reader)
+                {
+                    let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+                    kept.lock().expect("no panic").push(head);
+                    if stream.write_all(answers(&path).as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (address, heads)
+}
+
+fn ok(headers: &str, body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{headers}\r\n{body}", body.len())
+}
+
+fn tags(address: &str) -> Result<Vec<String>, RegistryError> {
+    let reference = Reference::parse(&format!("{address}/a/b")).expect("good");
+    Sources::new(&reference, &Access::default()).tags()
+}
+
+#[test]
+fn tags_are_listed_over_all_pages_and_within_bounds() {
+    let (address, heads) = tiny(|path| match path {
+        "/v2/" => ok("", ""),
+        path if path.contains("last=b") => ok("", r#"{"name":"a/b","tags":["b","c"]}"#),
+        _ => {
+            let link = "Link: <https://elsewhere.test/v2/x/tags/list?n=2&last=b>; rel=\"next\"\r\n";
+            ok(link, r#"{"name":"a/b","tags":["a","b"]}"#)
+        }
+    });
+    assert_eq!(tags(&address).expect("listed"), ["a", "b", "c"]);
+    let heads = heads.lock().expect("no panic");
+    assert!(
+        heads.last().is_some_and(|head| head.starts_with("GET /v2/a/b/tags/list?n=2&last=b ")),
+        "{heads:?}"
+    );
+    for (answer, words) in [
+        (ok("", r#"{"tags":["../x"]}"#), "no tag"),
+        (ok("", "nonsense"), "no JSON"),
+        (ok("Link: </v2/a/b/tags/list?n=1>; rel=next\r\n", r#"{"tags":[]}"#), "pages"),
+        (ok("Link: <>; rel=next\r\n", r#"{"tags":[]}"#), "next page"),
+        (ok("", &format!(r#"{{"tags":["{}"]}}"#, "a".repeat(17 << 20))), "more than"),
+    ] {
+        let (address, _) = tiny(move |path| if path == "/v2/" { ok("", "") } else { answer.clone() });
+        let error = tags(&address).expect_err("refused").to_string();
+        assert!(error.contains(words), "{words:?} is not in {error:?}");
+    }
+    let (address, _) = tiny(|path| if path == "/v2/" { ok("", "") } else { ok("", r#"{"tags":null}"#) });
+    assert_eq!(tags(&address).expect("none"), Vec::<String>::new());
+}
+
+#[test]
+fn docker_registry_lists_its_tags() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let registry = DockerRegistry::start(dir.path());
+    let image = image("listed");
+    for tag in ["one", "two", "three"] {
+        registry.push(&format!("a/b:{tag}"), std::slice::from_ref(&image));
+    }
+    let mut found = tags(&registry.address).expect("listed");
+    found.sort();
+    assert_eq!(found, ["one", "three", "two"]);
+}
+
+#[test]
+fn an_etag_is_shown_to_nobody_but_the_place_that_gave_it() {
+    let layer = Layer::large("tagged", 200_000, Packing::Plain);
+    let (digest, size) = (Digest::of(&layer.blob), layer.blob.len() as u64);
+    let (mirror, mirror_heads) = tiny(|path| match path {
+        "/v2/" => ok("", ""),
+        _ => "HTTP/1.1 200 OK\r\nETag: \"the mirror's\"\r\nContent-Length: 201728\r\n\r\nshort".to_owned(),
+    });
+    let (home, home_heads) = tiny(|path| if path == "/v2/" { ok("", "") } else { ok("", "x") });
+    let conf = registry("corp.test", &home, &[&mirror]);
+    let registries = sampan_engine::registries::Registries::parse(&conf, Path::new("/conf")).expect("good");
+    let access = Access { registries: Arc::new(registries), ..Access::default() };
+    let sources = Sources::new(&Reference::parse("corp.test/a:t").expect("good"), &access);
+    assert_eq!(size, 201_728);
+    let mut etag = None;
+    for _ in 0..2 {
+        let body = sources.blob(&digest, size, 5, etag.as_deref()).expect("begun");
+        etag = body.etag.clone();
+        drop(body);
+        sources.broken(&digest, std::io::ErrorKind::ConnectionReset.into());
+    }
+    assert_eq!(etag.as_deref(), Some("\"the mirror's\""));
+    assert!(sources.blob(&digest, size, 5, etag.as_deref()).is_err(), "one byte is not the blob");
+    let lower = |heads: &Mutex<Vec<String>>| heads.lock().expect("no panic").concat().to_ascii_lowercase();
+    assert!(lower(&mirror_heads).contains("if-range: \"the mirror's\""));
+    let home = lower(&home_heads);
+    assert!(home.contains("range: bytes=5-") && !home.contains("if-range"), "{home}");
+}

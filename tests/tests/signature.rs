@@ -1,0 +1,251 @@
+//! Images that must be signed: keys and signatures made by openssl, in cosign's layout, on a real engine.
+
+use sampan_engine::digest::Digest;
+use sampan_engine::oci;
+use sampan_tests::bed::{Bed, arch};
+use sampan_tests::host::Host;
+use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing, Reply, index_of};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
+
+/// A key pair of openssl.
+struct Pair {
+    secret: PathBuf,
+    public: PathBuf,
+    ed25519: bool,
+}
+
+fn openssl(args: &[&str]) {
+    let output = Command::new("openssl").args(args).output().expect("openssl of Debian's package openssl");
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("text")
+}
+
+impl Pair {
+    fn new(dir: &Path, name: &str, how: &[&str]) -> Self {
+        let (secret, public) = (dir.join(format!("{name}.key")), dir.join(format!("{name}.pub")));
+        openssl(&[&["genpkey", "-out", text(&secret)], how].concat());
+        openssl(&["pkey", "-in", text(&secret), "-pubout", "-out", text(&public)]);
+        Pair { secret, public, ed25519: how.contains(&"ed25519") }
+    }
+
+    fn p256(dir: &Path, name: &str) -> Self {
+        Pair::new(dir, name, &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"])
+    }
+
+    /// The signature of `payload`, in base64.
+    fn sign(&self, payload: &[u8]) -> String {
+        let (input, output) = (self.secret.with_extension("in"), self.secret.with_extension("out"));
+        fs::write(&input, payload).expect("written");
+        let (input, key, to) = (text(&input), text(&self.secret), text(&output));
+        match self.ed25519 {
+            true => openssl(&["pkeyutl", "-sign", "-rawin", "-inkey", key, "-in", input, "-out", to]),
+            false => openssl(&["dgst", "-sha256", "-sign", key, "-out", to, input]),
+        }
+        let encoded = Command::new("openssl").args(["base64", "-A", "-in", to]).output().expect("openssl");
+        String::from_utf8(encoded.stdout).expect("base64")
+    }
+}
+
+/// What `cosign sign` signs.
+fn payload(name: &str, digest: &Digest) -> Vec<u8> {
+    let critical = json!({
+        "identity": {"docker-reference": name},
+        "image": {"docker-manifest-digest": digest},
+        "type": "cosign container image signature",
+    });
+    json!({"critical": critical, "optional": null}).to_string().into_bytes()
+}
+
+/// A payload with its signature, as one layer of the signatures' manifest.
+struct Signed {
+    payload: Vec<u8>,
+    signature: String,
+}
+
+impl Signed {
+    fn by(pair: &Pair, payload: Vec<u8>) -> Self {
+        Signed { signature: pair.sign(&payload), payload }
+    }
+}
+
+/// A registry, and a bed that wants everything from it signed by `keys`.
+fn bed(keys: &[&Pair]) -> Bed {
+    let registry = LyingRegistry::start();
+    let keys: Vec<&str> = keys.iter().map(|pair| text(&pair.public)).collect();
+    let table = format!(
+        "[[engine.policy]]\nprefix = {:?}\nrequire = \"cosign\"\nkeys = {keys:?}\n",
+        registry.address
+    );
+    Bed::on(Host::with_monitord(&[]), registry, &table)
+}
+
+fn image(content: &str) -> Image {
+    Image::of(&[Layer::of(&[("etc/motd", content.as_bytes())], Packing::Gzip)], arch())
+}
+
+/// Puts signatures of `digest` beside the image, as cosign does.
+fn attach(registry: &LyingRegistry, name: &str, digest: &Digest, signed: &[Signed]) {
+    let layers: Vec<Value> = signed
+        .iter()
+        .map(|Signed { payload, signature }| {
+            let digest = Digest::of(payload);
+            let reply = Reply::Ok("application/octet-stream".to_owned(), payload.clone());
+            registry.answer(&format!("{name}/blobs/{digest}"), reply);
+            json!({
+                "mediaType": SIMPLE_SIGNING, "digest": digest, "size": payload.len(),
+                "annotations": {SIGNATURE: signature},
+            })
+        })
+        .collect();
+    let config = json!({"mediaType": oci::CONFIG, "digest": Digest::of(b"{}"), "size": 2});
+    let manifest =
+        json!({"schemaVersion": 2, "mediaType": oci::MANIFEST, "config": config, "layers": layers});
+    let reply = Reply::Ok(oci::MANIFEST.to_owned(), manifest.to_string().into_bytes());
+    registry.answer(&format!("{name}/manifests/sha256-{}.sig", digest.hex()), reply);
+}
+
+/// Pulls what must be refused for `reason`: nothing was fetched, nothing stays, and it was announced.
+fn refuse(bed: &Bed, name: &str, image: &Image, reason: &str) {
+    let before = bed.events("pull-error").len();
+    let said = bed.fails(&["pull", &bed.registry.reference(name)], 1);
+    assert!(said.contains(reason) && said.contains("[[engine.policy]]"), "{name}: {said}");
+    for (digest, _) in &image.blobs {
+        assert_eq!(bed.registry.asked(&format!("{name}/blobs/{digest}")), 0, "{name}");
+    }
+    assert_eq!(bed.names(), Vec::<String>::new(), "{name}");
+    let events = bed.await_events("pull-error", before + 1);
+    let told = events.last().expect("it").to_string();
+    assert!(told.contains(reason.split('"').next().unwrap_or(reason)), "{told}");
+}
+
+#[test]
+fn an_image_signed_with_any_kind_of_key_comes_in() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let pairs = [
+        Pair::p256(dir.path(), "p256"),
+        Pair::new(dir.path(), "p384", &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"]),
+        Pair::new(dir.path(), "ed25519", &["-algorithm", "ed25519"]),
+        Pair::new(dir.path(), "rsa", &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]),
+    ];
+    let bed = bed(&pairs.iter().collect::<Vec<_>>());
+    for (nth, pair) in pairs.iter().enumerate() {
+        let (image, name) = (image(&format!("{nth}")), format!("team/app{nth}"));
+        bed.registry.publish(&name, &image);
+        let identity = format!("{}/{name}", bed.registry.address);
+        let signed = Signed::by(pair, payload(&identity, &image.digest()));
+        // A stranger's signature beside it does no harm.
+        let strange = Signed { signature: "AAAA".to_owned(), payload: b"{}".to_vec() };
+        attach(&bed.registry, &name, &image.digest(), &[strange, signed]);
+        bed.ok(&["pull", "--quiet", &bed.registry.reference(&name)]);
+        // By digest as well: no tag is asked for then.
+        bed.ok(&["pull", "--quiet", &format!("{identity}@{}", image.digest())]);
+    }
+}
+
+#[test]
+fn the_signature_of_an_index_or_of_the_chosen_manifest_will_do() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let pair = Pair::p256(dir.path(), "key");
+    let bed = bed(&[&pair]);
+    for (name, of_index) in [("by-index", true), ("by-manifest", false)] {
+        let image = image(name);
+        bed.registry.publish(name, &image);
+        let index = index_of(std::slice::from_ref(&image));
+        let reply = Reply::Ok(oci::INDEX.to_owned(), index.clone());
+        bed.registry.answer(&format!("{name}/manifests/t"), reply);
+        let digest = if of_index { Digest::of(&index) } else { image.digest() };
+        let payload = payload(&format!("{}/{name}", bed.registry.address), &digest);
+        attach(&bed.registry, name, &digest, &[Signed::by(&pair, payload)]);
+        bed.ok(&["pull", "--quiet", &bed.registry.reference(name)]);
+    }
+}
+
+#[test]
+fn what_is_not_rightly_signed_is_refused_before_anything_of_it_is_fetched() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (pair, stranger) = (Pair::p256(dir.path(), "key"), Pair::p256(dir.path(), "stranger"));
+    let bed = bed(&[&pair]);
+    let image = image("evil");
+    let (digest, other) = (image.digest(), Digest::of(b"another image"));
+    let publish = |name: &str, signed: Option<Signed>| {
+        bed.registry.publish(name, &image);
+        if let Some(signed) = signed {
+            attach(&bed.registry, name, &digest, &[signed]);
+        }
+    };
+    let identity = |name: &str| format!("{}/{name}", bed.registry.address);
+
+    publish("unsigned", None);
+    refuse(&bed, "unsigned", &image, "wants a signature, and it has none");
+    publish("strange", Some(Signed::by(&stranger, payload(&identity("strange"), &digest))));
+    refuse(&bed, "strange", &image, "by none of the keys");
+    publish("replayed", Some(Signed::by(&pair, payload(&identity("replayed"), &other))));
+    refuse(&bed, "replayed", &image, "is of another image");
+    publish("renamed", Some(Signed::by(&pair, payload(&identity("trusted"), &digest))));
+    refuse(&bed, "renamed", &image, "is of an image of another name");
+    publish("retagged", Some(Signed::by(&pair, payload(&identity("retagged:u"), &digest))));
+    refuse(&bed, "retagged", &image, "is of an image of another name");
+    let right = Signed::by(&pair, payload(&identity("changed"), &other));
+    publish("changed", Some(Signed { payload: payload(&identity("changed"), &digest), ..right }));
+    refuse(&bed, "changed", &image, "by none of the keys");
+    let right = Signed::by(&pair, payload(&identity("cut"), &digest));
+    let signature = right.signature[..right.signature.len() - 5].to_owned();
+    publish("cut", Some(Signed { signature, ..right }));
+    refuse(&bed, "cut", &image, "a signature");
+    // The right signature, of a payload that the registry exchanges.
+    let right = Signed::by(&pair, payload(&identity("exchanged"), &digest));
+    let blob = format!("exchanged/blobs/{}", Digest::of(&right.payload));
+    publish("exchanged", Some(right));
+    let mut forged = payload(&identity("exchanged"), &digest);
+    forged.reverse();
+    bed.registry.answer(&blob, Reply::Ok("application/octet-stream".to_owned(), forged));
+    refuse(&bed, "exchanged", &image, "has another digest");
+    // What is no manifest at all.
+    publish("garbled", None);
+    let tag = format!("garbled/manifests/sha256-{}.sig", digest.hex());
+    bed.registry.answer(&tag, Reply::Ok(oci::MANIFEST.to_owned(), b"[".to_vec()));
+    refuse(&bed, "garbled", &image, "cannot be read");
+    // An error of the registry is no permission.
+    bed.registry.answer(&tag, Reply::Status(403));
+    refuse(&bed, "garbled", &image, "cannot fetch its signatures");
+}
+
+#[test]
+fn a_rejected_prefix_takes_nothing_and_a_longer_one_may() {
+    let registry = LyingRegistry::start();
+    let address = registry.address.clone();
+    let table = format!(
+        "[[engine.policy]]\nprefix = \"{address}\"\nrequire = \"reject\"\n\
+         [[engine.policy]]\nprefix = \"{address}/team\"\nrequire = \"accept\"\n"
+    );
+    let bed = Bed::on(Host::with_monitord(&[]), registry, &table);
+    let image = image("x");
+    bed.registry.publish("teamwork/app", &image);
+    refuse(&bed, "teamwork/app", &image, &format!("the policy for \"{address}\" rejects it"));
+    bed.registry.publish("team/app", &image);
+    bed.ok(&["pull", "--quiet", &bed.registry.reference("team/app")]);
+}
+
+#[test]
+fn an_engine_whose_keys_cannot_be_read_does_not_start() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (config, key) = (dir.path().join("sampan.toml"), dir.path().join("bad.pub"));
+    fs::write(&key, "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n").expect("written");
+    let rule = format!("[[engine.policy]]\nprefix = \"\"\nrequire = \"cosign\"\nkeys = [{key:?}]\n");
+    fs::write(&config, rule).expect("written");
+    let host = Host::new();
+    let output =
+        host.command("sampan-engine").arg("--config").arg(&config).output().expect("sampan-engine starts");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("bad.pub") && said.contains("no public key"), "{said}");
+}
