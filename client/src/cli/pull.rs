@@ -16,22 +16,24 @@ use sampan_client::engine::{self, Answer, Answers, Request};
 /// The engine is not there, or a pull failed: the last one that did; those before it are reported here.
 pub fn run(args: &Pull) -> Result<(), Failure> {
     let bytes_per_second = args.limit_rate.as_deref().map_or(Ok(0), rate)?;
-    let request = |reference: &String| {
+    // What is asked for twice is one job.
+    let names = unique(&args.references);
+    let known = |name: &String| credentials::for_job(name, args.authfile.as_deref());
+    let credentials = names.iter().map(known).collect::<Result<Vec<_>, Failure>>()?;
+    let request = |at: usize| {
         Request::Pull(engine::Pull {
-            reference: reference.clone(),
+            reference: names.get(at).cloned().unwrap_or_default(),
             platform: args.platform.clone(),
             detach: args.detach,
             insecure: !args.tls_verify,
             all_tags: args.all_tags,
             no_unpack: args.no_unpack,
             bytes_per_second,
-            credentials: credentials::of(reference),
+            credentials: credentials.get(at).cloned().unwrap_or_default(),
         })
     };
     let engine = engine(&args.socket);
-    // What is asked for twice is one job.
-    let names = unique(&args.references);
-    let mut start = |at: usize| engine.request(request(names.get(at).unwrap_or(&String::new())), &[]);
+    let mut start = |at: usize| engine.request(request(at), &[]);
     if args.detach {
         return report((0..names.len()).map(|at| detached(start(at)?)));
     }
