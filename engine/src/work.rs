@@ -1,6 +1,7 @@
 //! What the engine's threads do, and what they announce: between the event loop and the modules that know how.
 
 mod pulling;
+mod pushing;
 
 pub use self::pulling::PullTask;
 use crate::announce::Announcer;
@@ -10,6 +11,7 @@ use crate::failure;
 use crate::images;
 use crate::import::{self, ImportError, ImportRequest};
 use crate::limits::Limits;
+use crate::login;
 use crate::progress::Progress;
 use crate::prune;
 use crate::room::Room;
@@ -175,12 +177,14 @@ impl Task {
         self.end("verify", &subject, outcome);
     }
 
-    fn announce_failure(&self, action: &str, name: &str, failure: &Failure) {
+    /// Says that something failed, and why.
+    pub(crate) fn announce_failure(&self, action: &str, name: &str, failure: &Failure) {
         let none = BTreeMap::<String, String>::new();
         self.shared.announcer.image(action, name, &[("reason", &failure.message)], &none);
     }
 
-    fn end(self, kind: &'static str, subject: &str, outcome: Result<Done, Failure>) {
+    /// The job is over.
+    pub(crate) fn end(self, kind: &'static str, subject: &str, outcome: Result<Done, Failure>) {
         let announcer = &self.shared.announcer;
         match &outcome {
             Ok(done) => announcer.job("done", self.job, kind, subject, &[("digest", &done.digest)]),
@@ -242,7 +246,7 @@ fn answers(shared: &Shared, request: &Request) -> Result<Vec<Answer>, Failure> {
         }
         Request::Tag { source, target } => tag(shared, source, target),
         Request::Remove { name, force } => remove(shared, name, *force),
-        Request::Login(_) => Err(failure::new(Code::Usage, "not yet: login", "")),
+        Request::Login(login) => Ok(vec![Answer::Done(login::login(&shared.config, login)?)]),
         Request::Usage => usage(shared),
         Request::Prune(request) => prune(shared, request),
         _ => Err(failure::new(Code::Failed, "the request is none that is answered here", "")),
