@@ -588,9 +588,9 @@ pub enum ImageCommand {
 }
 
 const VERIFY: &str = "\
-A blob whose digest is wrong, and with --deep an unpacked layer that differs from its blob, is taken out of the
-store, unless a job needs it just now: nobody can use it, and the next 'sampan pull' of the image fetches or unpacks
-it again. Exit status 1 if something is broken.";
+A blob whose digest is wrong is taken out of the store: nobody can use it, and the next 'sampan pull' of the image
+fetches it again. With --deep, an unpacked layer that is missing or differs from its blob is replaced. What a job
+needs just now stays as it is, and is told of. Exit status 1 if something is, or was, broken.";
 
 /// Arguments of `image verify`.
 #[derive(Debug, Args)]
