@@ -5,23 +5,30 @@
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::config::Config;
+use crate::credentials::Credentials;
 use crate::pull::PullError;
 use crate::reference::Reference;
 use crate::registries::{Registries, RegistriesError};
 use crate::registry::{Access, RegistryError};
 use crate::retry;
 use crate::sources::Sources;
+use sampan_credentials::Credential;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Where certificates of registries are, in this order. containers-certs.d(5); dockerd's come second.
 const CERTS: [&str; 2] = ["/etc/containers/certs.d", "/etc/docker/certs.d"];
 
-/// How registries are reached now; `insecure` is what a person said of the one at hand.
+/// How registries are reached now; `insecure` is what a person said of the one at hand, `credentials` what the
+/// client brought along.
 ///
 /// # Errors
 /// [`RegistriesError`] if a file cannot be used.
-pub fn access(config: &Config, insecure: bool) -> Result<Access, RegistriesError> {
+pub fn access(
+    config: &Config,
+    insecure: bool,
+    credentials: Vec<Credential>,
+) -> Result<Access, RegistriesError> {
     let certs = match &config.certs_dir {
         Some(dir) => vec![dir.clone()],
         None => CERTS.map(PathBuf::from).to_vec(),
@@ -31,14 +38,20 @@ pub fn access(config: &Config, insecure: bool) -> Result<Access, RegistriesError
         insecure_hosts: config.insecure_registries.clone().into(),
         certs: certs.into(),
         registries: Arc::new(Registries::load(config.registries_conf.as_deref())?),
+        credentials: Credentials::new(credentials, config.auth_file.as_ref()),
     })
 }
 
-/// The first of `candidates` that there is. One alone is not asked for.
+/// The first of `candidates` that there is. One alone is not asked for. `tell` hears what is tried again, and why.
 ///
 /// # Errors
 /// [`PullError::Registry`], which says what happened at each.
-pub fn settle(candidates: &[Reference], access: &Access, cancel: &Cancel) -> Result<Reference, PullError> {
+pub fn settle(
+    candidates: &[Reference],
+    access: &Access,
+    cancel: &Cancel,
+    tell: &dyn Fn(&str),
+) -> Result<Reference, PullError> {
     if let [one] = candidates {
         return Ok(one.clone());
     }
@@ -47,8 +60,8 @@ pub fn settle(candidates: &[Reference], access: &Access, cancel: &Cancel) -> Res
         let sources = Arc::new(Sources::new(candidate, access));
         let shut = Arc::clone(&sources);
         let _link = cancel.link(move || shut.shutdown());
-        let log = |note: &str| log::info!("{candidate}: {note}");
-        match retry::persist(cancel, &log, || sources.manifest(&candidate.target())) {
+        let tell = |note: &str| tell(&format!("{candidate}: {note}"));
+        match retry::persist(cancel, &tell, || sources.manifest(&candidate.target())) {
             Ok(_) => return Ok(candidate.clone()),
             Err(_) if cancel.is_cancelled() => return Err(Cancelled.into()),
             Err(error) => failed.push(error),
@@ -58,16 +71,21 @@ pub fn settle(candidates: &[Reference], access: &Access, cancel: &Cancel) -> Res
     Err(RegistryError::Everywhere { others: failed, last }.into())
 }
 
-/// The tags of a repository, each as a reference, sorted.
+/// The tags of a repository, each as a reference, sorted. `tell` hears what is tried again, and why.
 ///
 /// # Errors
 /// [`PullError::Registry`].
-pub fn tags(repository: &Reference, access: &Access, cancel: &Cancel) -> Result<Vec<Reference>, PullError> {
+pub fn tags(
+    repository: &Reference,
+    access: &Access,
+    cancel: &Cancel,
+    tell: &dyn Fn(&str),
+) -> Result<Vec<Reference>, PullError> {
     let sources = Arc::new(Sources::new(repository, access));
     let shut = Arc::clone(&sources);
     let _link = cancel.link(move || shut.shutdown());
-    let log = |note: &str| log::info!("{repository}: {note}");
-    let mut tags = retry::persist(cancel, &log, || sources.tags())?;
+    let tell = |note: &str| tell(&format!("tags of {}: {note}", repository.name()));
+    let mut tags = retry::persist(cancel, &tell, || sources.tags())?;
     tags.sort();
     cancel.check()?;
     // A registry that lists what is no tag does not decide what is asked for.

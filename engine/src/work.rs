@@ -1,6 +1,7 @@
 //! What the engine's threads do, and what they announce: between the event loop and the modules that know how.
 
 mod pulling;
+mod pushing;
 
 pub use self::pulling::PullTask;
 use crate::announce::Announcer;
@@ -10,6 +11,7 @@ use crate::failure;
 use crate::images;
 use crate::import::{self, ImportError, ImportRequest};
 use crate::limits::Limits;
+use crate::login;
 use crate::progress::Progress;
 use crate::prune;
 use crate::room::Room;
@@ -221,7 +223,7 @@ fn answers(shared: &Shared, request: &Request) -> Result<Vec<Answer>, Failure> {
         }
         Request::Tag { source, target } => tag(shared, source, target),
         Request::Remove { name, force } => remove(shared, name, *force),
-        Request::Login(_) => Err(failure::new(Code::Usage, "not yet: login", "")),
+        Request::Login(login) => Ok(vec![Answer::Done(login::login(&shared.config, login)?)]),
         Request::Usage => usage(shared),
         Request::Prune(request) => prune(shared, request),
         _ => Err(failure::new(Code::Failed, "the request is none that is answered here", "")),

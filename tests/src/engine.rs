@@ -250,8 +250,8 @@ impl Stream {
                 Answer::Done(done) => {
                     return Ok(Pulled { done, rows: rows.into_values().collect(), frames, notes });
                 }
-                Answer::Error(failure) => return Err(failure),
                 Answer::Note(note) => notes.push(note),
+                Answer::Error(failure) => return Err(failure),
                 other => panic!("{other:?}"),
             }
         }
@@ -267,6 +267,6 @@ pub struct Pulled {
     pub rows: Vec<Row>,
     /// How many frames of rows came.
     pub frames: u32,
-    /// What rows, and the job itself, said on the way.
+    /// What rows and the job itself said on the way.
     pub notes: Vec<String>,
 }

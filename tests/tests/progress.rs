@@ -200,16 +200,14 @@ fn on_terminal(
     drop(command);
     let (mut master, mut written, mut buffer) = (File::from(pty.master), Vec::new(), [0; 4096]);
     let mut slave = Some(slave);
-    loop {
-        // At the end of the other side, a pty's reader gets EIO.
-        match master.read(&mut buffer) {
-            Ok(len @ 1..) => written.extend_from_slice(&buffer[..len]),
-            _ => break,
-        }
+    // At the end of the other side, a pty's reader gets EIO.
+    while let Ok(len @ 1..) = master.read(&mut buffer) {
+        written.extend_from_slice(&buffer[..len]);
+        let text = String::from_utf8_lossy(&written);
         if let Some(slave) = &slave {
-            on_text(&String::from_utf8_lossy(&written), slave, child.id());
+            on_text(&text, slave, child.id());
         }
-        if String::from_utf8_lossy(&written).contains("@sha256:") {
+        if text.contains("@sha256:") {
             slave = None;
         }
     }

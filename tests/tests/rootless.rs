@@ -41,7 +41,7 @@ fn as_nobody(program: &Path, subid: &Path) -> Command {
     let script = "mount --bind \"$0\" /etc/subuid && mount --bind \"$0\" /etc/subgid && \
                   exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"";
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", &script]).arg(subid).arg(program);
+    command.args(["--mount", "sh", "-c", script]).arg(subid).arg(program);
     command
 }
 

@@ -1,6 +1,7 @@
 //! `sampan pull`: one reference or several, on one screen.
 
 use crate::cli::args::Pull;
+use crate::cli::credentials;
 use crate::cli::failure::{FAILED, Failure, USAGE};
 use crate::cli::follow::Follow;
 use crate::cli::job::engine;
@@ -24,7 +25,7 @@ pub fn run(args: &Pull) -> Result<(), Failure> {
             all_tags: args.all_tags,
             no_unpack: args.no_unpack,
             bytes_per_second,
-            ..engine::Pull::default()
+            credentials: credentials::of(reference),
         })
     };
     let engine = engine(&args.socket);
@@ -67,7 +68,10 @@ fn unique(references: &[String]) -> Vec<String> {
 }
 
 /// Prints the number of a job that goes on by itself.
-fn detached(answers: Answers) -> Result<(), Failure> {
+///
+/// # Errors
+/// The engine refuses.
+pub fn detached(answers: Answers) -> Result<(), Failure> {
     for answer in answers {
         match answer? {
             Answer::Job(job) => {
