@@ -19,12 +19,18 @@ redis-server redis-server
 nats-server nats-server
 mosquitto mosquitto
 setpriv util-linux
+unshare util-linux
+mount mount
 script bsdutils
 newuidmap uidmap
 getfattr attr
 tar tar
 systemd-analyze systemd
 cc gcc
+podman podman
+ctr containerd
+losetup mount
+mkfs.ext4 e2fsprogs
 LIST
 [ -z "$need" ] && exit 0
 

@@ -122,6 +122,7 @@ fn stream(
     };
     let (temp, mut kept) = store.temp_file("blob")?;
     let streamed = pipeline.run(Patient { file, cancel }, Sink::File(&mut kept))?;
+    progress.passed_over(streamed.digest.short(), streamed.skipped);
     progress.phase(row, Phase::Complete);
     Ok((streamed, temp))
 }
@@ -184,9 +185,9 @@ fn to_json(document: &impl serde::Serialize) -> Vec<u8> {
 }
 
 /// Reads a descriptor that may be a silent pipe, and notices that the job was cancelled.
-struct Patient<'a> {
-    file: &'a File,
-    cancel: &'a Cancel,
+pub(crate) struct Patient<'a> {
+    pub(crate) file: &'a File,
+    pub(crate) cancel: &'a Cancel,
 }
 
 impl Read for Patient<'_> {

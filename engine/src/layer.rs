@@ -21,8 +21,6 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
 
-/// Behind a number: what came of entries that no file was made of.
-const PASSED_OVER: &str = "entries were passed over: devices that this user may not make, or of unknown type";
 /// Told when bytes that were kept turn out to be wrong.
 const STARTING_OVER: &str = "what was kept of an earlier try is wrong, starting over";
 
@@ -84,7 +82,8 @@ impl Fetch<'_> {
         Ok(())
     }
 
-    /// Fetches the blob; once more from its beginning if its parts do not belong together.
+    /// Fetches the blob; once more from its beginning if its parts do not belong together, and from the next place
+    /// if this one has it wrong.
     fn download(&self, layer: &Layer<'_>, claim: &Claim<'_>, has_layer: bool) -> Result<(), LayerError> {
         let (digest, size) = (&layer.blob.digest, layer.blob.size);
         let mut partial = Partial::open(self.store, digest, size)?;
@@ -93,6 +92,10 @@ impl Fetch<'_> {
         if joined.get() && result.as_ref().is_err_and(is_wrong) {
             log::warn!("blob {digest}: {STARTING_OVER}");
             self.progress.retry(layer.row, STARTING_OVER);
+            partial.clear()?;
+            result = self.stream(layer, claim, has_layer, &partial, &joined);
+        }
+        while result.as_ref().is_err_and(is_wrong) && self.registry.distrust(digest) {
             partial.clear()?;
             result = self.stream(layer, claim, has_layer, &partial, &joined);
         }
@@ -174,10 +177,7 @@ impl Fetch<'_> {
         };
         if self.unpack {
             let streamed = pipeline.run(from, sink)?;
-            if streamed.skipped > 0 {
-                let (count, id) = (streamed.skipped, digest.short());
-                self.progress.note(&format!("layer {id}: {count} {PASSED_OVER}"));
-            }
+            self.progress.passed_over(digest.short(), streamed.skipped);
             return Ok(streamed.layer);
         }
         pipeline.copy(from, sink).map(|()| None)

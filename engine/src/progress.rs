@@ -53,6 +53,18 @@ impl Progress {
         first
     }
 
+    /// Adds a row behind the others, where they become known one after the other; returns its index. A `total` of
+    /// 0 is an unknown one.
+    pub fn append(&self, id: String, total: u64) -> usize {
+        let mut inner = lock(&self.inner);
+        inner.version += 1;
+        let (version, index) = (inner.version, inner.rows.len());
+        let row = Row { index: u32::try_from(index).unwrap_or(u32::MAX), id, total, ..Row::default() };
+        inner.rows.push((row, version));
+        inner.total = inner.total.saturating_add(total);
+        index
+    }
+
     /// Row `index` enters `phase`. The rows that end count all their bytes.
     pub fn phase(&self, index: usize, phase: Phase) {
         self.change(index, |row| {
@@ -121,6 +133,14 @@ impl Progress {
             inner.notes.pop_front();
         }
         inner.notes.push_back((text.chars().take(NOTE_MAX).collect(), version));
+    }
+
+    /// So many entries of `layer` were not unpacked: what nobody would otherwise notice.
+    pub fn passed_over(&self, layer: &str, entries: u64) {
+        if entries > 0 {
+            let why = "devices that this user may not make, or of unknown type";
+            self.note(&format!("layer {layer}: entries passed over: {entries}; {why}"));
+        }
     }
 
     fn change(&self, index: usize, edit: impl FnOnce(&mut Row)) {

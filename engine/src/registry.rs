@@ -209,6 +209,8 @@ pub struct Registry {
     plain_allowed: bool,
     insecure: bool,
     is_socket: bool,
+    /// Why nothing may be asked here.
+    refused: Option<Arc<RegistriesError>>,
     agents: Agents,
     session: Session,
     state: Mutex<State>,
@@ -221,9 +223,16 @@ struct State {
 }
 
 impl Registry {
-    /// The repository that `reference` is in, at its own registry. Connects to nothing yet.
+    /// The repository that `reference` is in, at its own registry: to push to, or to log in at. Connects to nothing
+    /// yet; if it is blocked, each request says so.
     pub fn new(reference: &Reference, access: &Access) -> Self {
-        Registry::at(&Endpoint::of(reference), access)
+        match access.registries.home(reference) {
+            Ok(endpoint) => Registry::at(&endpoint, access),
+            Err(why) => {
+                let refused = Some(Arc::new(why));
+                Registry { refused, ..Registry::at(&Endpoint::of(reference), access) }
+            }
+        }
     }
 
     /// The repository that `endpoint` is. Connects to nothing yet.
@@ -249,9 +258,15 @@ impl Registry {
             target: endpoint.target.clone(),
             insecure,
             is_socket: endpoint.socket.is_some(),
+            refused: None,
             agents,
             state: Mutex::default(),
         }
+    }
+
+    /// What it is called in messages.
+    pub fn host(&self) -> &str {
+        &self.host
     }
 
     /// The tag or digest to ask for here, if it is another than the reference's.
@@ -420,7 +435,8 @@ impl Registry {
         self.transport(&format!("blob {digest}"), ureq::Error::Io(source))
     }
 
-    pub(crate) fn wrong(&self, wrong: String) -> RegistryError {
+    /// That it answers with something that makes no sense.
+    pub fn wrong(&self, wrong: String) -> RegistryError {
         RegistryError::Answer { host: self.host.clone(), wrong }
     }
 

@@ -19,6 +19,7 @@ use crate::serve;
 use crate::store::Store;
 use crate::sys;
 use crate::usage;
+use crate::verify::{self, Verify, VerifyError};
 use mio::Waker;
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Prune, Request};
 use std::collections::BTreeMap;
@@ -156,12 +157,34 @@ impl Task {
         self.end("serve", &listen, outcome);
     }
 
-    fn announce_failure(&self, action: &str, name: &str, failure: &Failure) {
+    /// Verifies the store; to be called on a thread of its own.
+    pub fn verify(self, deep: bool) {
+        let Task { shared, progress, cancel, .. } = &self;
+        let subject = shared.store.root().display().to_string();
+        shared.announcer.job("start", self.job, "verify", &subject, &[]);
+        let window_log = shared.limits.bounds.zstd_window_log;
+        let outcome = match (Verify { store: &shared.store, window_log, deep, progress, cancel }).run() {
+            Ok(report) => {
+                verify::announce(&shared.announcer, &report);
+                report.failure().map_or_else(|| Ok(Done::default()), Err)
+            }
+            Err(VerifyError::Cancelled(_)) => Err(failure::new(Code::Cancelled, "cancelled", "")),
+            Err(error) => {
+                let message = format!("cannot verify the store: {}", sampan_ipc::report::chain(&error));
+                Err(failure::new(Code::Failed, message, ""))
+            }
+        };
+        self.end("verify", &subject, outcome);
+    }
+
+    /// Says that something failed, and why.
+    pub(crate) fn announce_failure(&self, action: &str, name: &str, failure: &Failure) {
         let none = BTreeMap::<String, String>::new();
         self.shared.announcer.image(action, name, &[("reason", &failure.message)], &none);
     }
 
-    fn end(self, kind: &'static str, subject: &str, outcome: Result<Done, Failure>) {
+    /// The job is over.
+    pub(crate) fn end(self, kind: &'static str, subject: &str, outcome: Result<Done, Failure>) {
         let announcer = &self.shared.announcer;
         match &outcome {
             Ok(done) => announcer.job("done", self.job, kind, subject, &[("digest", &done.digest)]),

@@ -50,11 +50,11 @@ impl Engine {
     pub fn start_with(dir: TempDir, environment: &[(&str, &OsStr)]) -> Self {
         let mut command = Command::new(host::binary("sampan-engine"));
         command.envs(environment.iter().copied());
-        Engine::start_by(dir, command)
+        Engine::start_by(dir, &mut command)
     }
 
     /// An engine that `command` starts, perhaps as another user.
-    pub fn start_by(dir: TempDir, mut command: Command) -> Self {
+    pub fn start_by(dir: TempDir, command: &mut Command) -> Self {
         let log = File::options().create(true).append(true).open(dir.path().join("log")).expect("a log");
         let config = dir.path().join("sampan.toml");
         let config = config.exists().then(|| ["--config".into(), config.into_os_string()]);

@@ -30,8 +30,8 @@ fn start(ids: u32, table: &str) -> Engine {
     // The build's directory may be closed to others.
     fs::copy(binary("sampan-engine"), dir.path().join("engine")).expect("copied");
     chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("root gives it away");
-    let command = as_nobody(&dir.path().join("engine"), &dir.path().join("subid"));
-    Engine::start_by(dir, command)
+    let mut command = as_nobody(&dir.path().join("engine"), &dir.path().join("subid"));
+    Engine::start_by(dir, &mut command)
 }
 
 fn as_nobody(program: &Path, subid: &Path) -> Command {
@@ -51,8 +51,8 @@ fn restarted(mut engine: Engine) -> Engine {
     engine.child.wait().expect("ours");
     let dir = std::mem::replace(&mut engine.dir, tempfile::tempdir().expect("a directory"));
     drop(engine);
-    let command = as_nobody(&dir.path().join("engine"), &dir.path().join("subid"));
-    Engine::start_by(dir, command)
+    let mut command = as_nobody(&dir.path().join("engine"), &dir.path().join("subid"));
+    Engine::start_by(dir, &mut command)
 }
 
 /// What a layer's entry is.
@@ -156,7 +156,7 @@ fn with_ids_set_aside_owners_are_real_in_a_user_namespace_and_all_of_it_can_be_r
     let layer = sample();
     let notes = pull(&engine, &registry, "owners", &layer);
     assert_eq!(notes.len(), 1, "the device alone is told of: {notes:?}");
-    assert!(notes[0].contains(": 1 entries were passed over"), "{notes:?}");
+    assert!(notes[0].contains(": entries passed over: 1; devices"), "{notes:?}");
     let root = engine.layer_dir(&Digest::of(&layer.tar));
     let inside = |id: u32| if id == 0 { NOBODY } else { FIRST + id - 1 };
     for (name, uid, gid, mode) in [

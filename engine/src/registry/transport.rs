@@ -5,6 +5,7 @@ use super::dial::Dialer;
 use super::proxy::Proxies;
 use super::{Headers, Registry, RegistryError};
 use crate::store::lock;
+use ::http::uri::Authority;
 use ::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -153,10 +154,17 @@ impl Registry {
                     return Ok(scheme);
                 }
                 Err(error) if lock(&self.state).shut => return Err(error),
+                // Whoever does not even answer there is not asked the same again in plain text.
+                Err(error) if is_late(&error) && self.has_port() => return Err(error),
                 Err(error) => first = first.or(Some(error)),
             }
         }
         Err(first.expect("there is one scheme at least"))
+    }
+
+    /// True if HTTPS and HTTP would go to the same port.
+    fn has_port(&self) -> bool {
+        self.authority.parse::<Authority>().is_ok_and(|authority| authority.port().is_some())
     }
 
     /// GET, through redirects. The token goes to the registry's own host alone.
@@ -203,6 +211,9 @@ impl Registry {
         headers: Headers<'_>,
         authorization: Option<HeaderValue>,
     ) -> Result<Response<Body>, RegistryError> {
+        if let Some(why) = &self.refused {
+            return Err(RegistryError::Registries(Arc::clone(why)));
+        }
         let failed = |source| self.transport(what, source);
         let mut request = Request::get(uri.clone());
         for (name, value) in headers {
@@ -239,6 +250,10 @@ impl Registry {
             Err(source) => Err(failed(source)),
         }
     }
+}
+
+fn is_late(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::Transport { source: ureq::Error::Timeout(ureq::Timeout::Connect), .. })
 }
 
 /// What a registry answers to `/v2/`. OCI distribution-spec, "Determining Support".
