@@ -641,12 +641,9 @@ fn check_place(place: &str, text: &str) -> Result<(), String> {
 }
 
 fn check_search(host: &str) -> Result<(), String> {
-    check_place(host, host)?;
-    match host.split('/').next_back() {
-        Some(last) if host.contains('/') && last.contains([':', '@']) => {
-            Err(format!("{host:?} has a tag or a digest"))
-        }
-        _ => Ok(()),
+    match host.contains('/') {
+        true => Err(format!("unqualified-search-registries has {host:?}, which is no host[:port]")),
+        false => check_place(host, host),
     }
 }
 
@@ -979,6 +976,7 @@ mod tests {
             ("[aliases]\n'a' = 'h.example/b'\n'a' = 'h.example/c'", "line 3"),
             ("short-name-mode = 'sometimes'", "none of"),
             ("unqualified-search-registries = ['a b']", "line 1"),
+            ("unqualified-search-registries = ['a.example/x']", "no host[:port]"),
         ] {
             let refusal = refusal(text);
             assert!(refusal.contains(why) && refusal.contains("/x.conf"), "{text:?}: {refusal}");
