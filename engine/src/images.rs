@@ -143,6 +143,29 @@ pub fn commit(store: &Store, new: NewImage<'_>) -> Result<bool, StoreError> {
     Ok(false)
 }
 
+/// As [`commit`], of an image that has no name; one that is there under names keeps them.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn commit_nameless(
+    store: &Store,
+    manifest: Descriptor,
+    platform: PlatformField,
+    from_index: Option<Digest>,
+) -> Result<bool, StoreError> {
+    store.sync()?;
+    let _commit = lock(&store.commit);
+    let mut index = read_index(store)?;
+    if index.manifests.iter().any(|entry| entry.digest == manifest.digest) {
+        return Ok(true);
+    }
+    let annotations = from_index.map(|digest| (INDEX_DIGEST.to_owned(), digest.to_string()));
+    let annotations = annotations.into_iter().collect();
+    index.manifests.push(Descriptor { annotations, platform: Some(platform), ..manifest });
+    write_index(store, index)?;
+    Ok(false)
+}
+
 /// Gives `reference` to `entry`; who had it before stays, nameless if it was the last.
 fn put(index: &mut Index, entry: Descriptor, reference: &str) {
     if let Some(at) = index.manifests.iter().position(|e| name_of(e) == Some(reference)) {
@@ -172,17 +195,40 @@ fn grouped(index: &Index) -> Vec<(Descriptor, Vec<String>)> {
 }
 
 fn load(store: &Store, entry: Descriptor, references: Vec<String>) -> Result<Loaded, ImageError> {
+    let manifest = manifest(store, &entry)?;
+    let config = config(store, &entry, &manifest)?;
+    Ok(Loaded { references, entry, manifest, config })
+}
+
+/// The manifest of an image.
+///
+/// # Errors
+/// It is not there, broken, or none.
+pub(crate) fn manifest(store: &Store, entry: &Descriptor) -> Result<Manifest, ImageError> {
     let bytes = store.read_blob(&entry.digest, oci::MANIFEST_MAX)?;
     let unreadable = |source| ImageError::Unreadable { digest: entry.digest.clone(), source };
-    let manifest = match oci::parse_document(&bytes, Some(&entry.media_type)).map_err(unreadable)? {
-        Document::Manifest(manifest) => manifest,
-        Document::Index(_) => {
-            return Err(unreadable(oci::OciError::Refused("it is an index".to_owned())));
-        }
-    };
+    match oci::parse_document(&bytes, Some(&entry.media_type)).map_err(unreadable)? {
+        Document::Manifest(manifest) => Ok(manifest),
+        Document::Index(_) => Err(unreadable(oci::OciError::Refused("it is an index".to_owned()))),
+    }
+}
+
+/// The config of an image.
+///
+/// # Errors
+/// As [`manifest`].
+pub(crate) fn config(store: &Store, entry: &Descriptor, manifest: &Manifest) -> Result<Config, ImageError> {
     let bytes = store.read_blob(&manifest.config.digest, oci::CONFIG_MAX)?;
-    let config = oci::parse_config(&bytes, &manifest).map_err(unreadable)?;
-    Ok(Loaded { references, entry, manifest, config })
+    let unreadable = |source| ImageError::Unreadable { digest: entry.digest.clone(), source };
+    oci::parse_config(&bytes, manifest).map_err(unreadable)
+}
+
+/// What `index.json` says: the first entry of each image, and all its references.
+///
+/// # Errors
+/// [`StoreError`] if it cannot be read.
+pub(crate) fn entries(store: &Store) -> Result<Vec<(Descriptor, Vec<String>)>, StoreError> {
+    Ok(grouped(&read_index(store)?))
 }
 
 impl Loaded {
@@ -204,6 +250,11 @@ impl Loaded {
             created: self.config.created_nanos(),
         }
     }
+}
+
+/// The index that an image was chosen from, by its entry in `index.json`.
+pub fn index_of(entry: &Descriptor) -> Option<Digest> {
+    entry.annotations.get(INDEX_DIGEST).and_then(|digest| Digest::parse(digest).ok())
 }
 
 /// All images that can be read, in the order they came; those that cannot are logged and left out.
@@ -454,11 +505,11 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Stores an image without layers and names it.
-    fn image(store: &Store, reference: &str, cmd: &str) -> Digest {
+    pub(crate) fn image(store: &Store, reference: &str, cmd: &str) -> Digest {
         let config = format!(
             r#"{{"os":"linux","architecture":"amd64","config":{{"Cmd":["{cmd}"]}},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#
         );

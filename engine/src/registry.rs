@@ -11,8 +11,12 @@ mod dial;
 mod proxy;
 mod stream;
 mod transport;
+mod upload;
 
+use self::authorize::Session;
 use self::transport::{Agents, is_loopback};
+pub use self::upload::{Begun, Payload, Upload};
+use crate::credentials::Credentials;
 use crate::digest::{Digest, Hasher};
 use crate::oci;
 use crate::reference::{self, Reference};
@@ -48,6 +52,16 @@ pub enum RegistryError {
         /// What was asked for.
         what: String,
         /// Of whom.
+        host: String,
+        /// Why not.
+        source: ureq::Error,
+    },
+    /// What it was sent did not get there.
+    #[error("cannot send {what} to {host}")]
+    Send {
+        /// What was sent.
+        what: String,
+        /// To whom.
         host: String,
         /// Why not.
         source: ureq::Error,
@@ -156,6 +170,8 @@ pub struct Access {
     pub certs: Arc<[PathBuf]>,
     /// Mirrors, and what is blocked.
     pub registries: Arc<Registries>,
+    /// Who we are, where a registry asks.
+    pub credentials: Credentials,
 }
 
 /// A manifest or index as it came, with its digest computed here.
@@ -196,13 +212,13 @@ pub struct Registry {
     /// Why nothing may be asked here.
     refused: Option<Arc<RegistriesError>>,
     agents: Agents,
+    session: Session,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     scheme: Option<&'static str>,
-    authorization: Option<String>,
     shut: bool,
 }
 
@@ -237,6 +253,7 @@ impl Registry {
             plain_allowed: insecure || is_loopback(&host) || endpoint.socket.is_some(),
             host,
             authority,
+            session: Session::new(access.credentials.clone(), &endpoint.repository),
             repository: endpoint.repository.clone(),
             target: endpoint.target.clone(),
             insecure,
@@ -261,6 +278,19 @@ impl Registry {
     pub fn shutdown(&self) {
         lock(&self.state).shut = true;
         self.agents.shutdown();
+    }
+
+    /// Finds out whether it is a registry, and takes what we are. OCI distribution-spec, "Determining Support".
+    ///
+    /// # Errors
+    /// [`RegistryError::Denied`] if it does not.
+    pub fn check(&self) -> Result<(), RegistryError> {
+        let scheme = self.reach("its front page")?;
+        let response = self.follow("its front page", &format!("{scheme}://{}/v2/", self.authority), &[])?;
+        match response.status() {
+            StatusCode::OK => Ok(()),
+            _ => Err(self.refusal("its front page", response)),
+        }
     }
 
     /// Fetches the manifest or index called `target`: a tag or a digest. A digest is verified here.
@@ -434,8 +464,9 @@ impl Registry {
     fn get(&self, what: &str, below: &str, headers: Headers<'_>) -> Result<Response<Body>, RegistryError> {
         let scheme = self.reach(what)?;
         let url = format!("{scheme}://{}/v2/{}/{below}", self.authority, self.repository);
+        let sent = self.authorization()?;
         let mut response = self.follow(what, &url, headers)?;
-        if response.status() == StatusCode::UNAUTHORIZED && self.authenticate(&response)? {
+        if response.status() == StatusCode::UNAUTHORIZED && self.authenticate(&response, sent)? {
             response = self.follow(what, &url, headers)?;
         }
         if matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
@@ -453,7 +484,9 @@ impl Registry {
         let detail = detail(&body);
         match status {
             StatusCode::NOT_FOUND => RegistryError::NotFound { what, host },
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RegistryError::Denied { what, host, detail },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                RegistryError::Denied { what, host, detail: detail + &self.session.problems() }
+            }
             status => RegistryError::Status { what, host, status: status.as_u16(), detail, retry_after },
         }
     }

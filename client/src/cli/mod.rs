@@ -2,9 +2,11 @@
 //!
 //! None prints errors or exits: that is `main`'s, so that every failure looks the same.
 
+pub mod archives;
 pub mod args;
 pub mod bars;
 pub mod board;
+pub mod credentials;
 pub mod disk;
 pub mod emit;
 pub mod events;
@@ -15,12 +17,17 @@ pub mod images;
 pub mod import;
 pub mod job;
 pub mod lines;
+pub mod login;
 pub mod meter;
+pub mod outfile;
 pub mod output;
 pub mod progress;
+pub mod prompt;
 pub mod pull;
+pub mod push;
 pub mod signals;
 pub mod state;
 pub mod table;
+pub mod transport;
 pub mod units;
 pub mod up;
