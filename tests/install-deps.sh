@@ -9,6 +9,7 @@ done <<LIST
 docker-registry docker-registry
 openssl openssl
 skopeo skopeo
+podman podman
 umoci umoci
 jq jq
 socat socat
