@@ -333,7 +333,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("no tar", b"garbage".repeat(200), "no tar at all"),
         ("no image", archive(&[file("hello", "x")]), "neither manifest.json nor index.json"),
         ("cut within a layer", whole[..3000].to_vec(), "ends within"),
-        ("cut gzip", gzip(&whole)[..2000].to_vec(), "cannot load"),
+        ("cut gzip", gzip(&whole)[..700].to_vec(), "cannot load"),
         ("a name outside", with(vec![file("../x", "x")]), r#""../x" leads out"#),
         ("an absolute name", with(vec![file("/etc/x", "x")]), "absolute"),
         ("a link outside", with(vec![Item::Link("a/b".into(), "../../etc/passwd".into())]), "leads out"),
@@ -602,7 +602,10 @@ fn images_saved_by_podman_and_copied_by_skopeo_load_here_from_files_and_pipes() 
             let images = bench.engine.images();
             // podman writes a config of its own into OCI archives; the others keep it.
             assert!(images[0].id == id || name == "podman.oci", "{name}");
-            assert!(images[0].digest == image.digest().to_string() || name != "skopeo.oci");
+            if name.ends_with(".oci") {
+                let raw = tool("skopeo", &["inspect", "--raw", &format!("oci-archive:{}", maker.text(name))]);
+                assert_eq!(images[0].digest, Digest::of(raw.as_bytes()).to_string(), "{name}");
+            }
             assert_eq!(bench.files("localhost/app:1").get("two"), Some(&3000), "{name}");
             bench.is_clean();
             let output = tool("umoci", &["ls", "--layout", bench.engine.store().to_str().expect("text")]);
@@ -644,7 +647,7 @@ fn what_is_saved_and_loaded_again_is_the_same_image_with_the_same_digest() {
 fn layers_that_images_share_are_written_once() {
     let bench = Bench::new();
     let shared = layers();
-    let more = Layer::large("big", 50_000, Packing::Gzip);
+    let more = Layer::large("etc/big", 50_000, Packing::Gzip);
     for (name, image) in
         [("a", Image::of(&shared, "amd64")), ("b", Image::of(&[&shared[..], &[more]].concat(), "amd64"))]
     {
@@ -665,7 +668,9 @@ fn layers_that_images_share_are_written_once() {
         let other = Bench::new();
         let loaded = other.load_pipe(&fs::read(&out).expect("read"), Load::default()).expect("loaded");
         assert_eq!(loaded.done.references.len(), 2);
-        assert_eq!(other.files("localhost/b:t"), expected_files());
+        let mut expected = expected_files();
+        expected.insert("big".to_owned(), 50_000);
+        assert_eq!(other.files("localhost/b:t"), expected);
     }
 }
 
