@@ -7,6 +7,8 @@ while read -r command package; do
     if ! command -v "$command" >/dev/null 2>&1; then need="$need $package"; fi
 done <<LIST
 docker-registry docker-registry
+htpasswd apache2-utils
+podman podman
 openssl openssl
 skopeo skopeo
 podman podman
@@ -18,10 +20,18 @@ redis-server redis-server
 nats-server nats-server
 mosquitto mosquitto
 setpriv util-linux
+unshare util-linux
+mount mount
 script bsdutils
+newuidmap uidmap
+getfattr attr
 tar tar
 systemd-analyze systemd
 cc gcc
+podman podman
+ctr containerd
+losetup mount
+mkfs.ext4 e2fsprogs
 LIST
 [ -z "$need" ] && exit 0
 

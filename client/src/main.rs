@@ -9,7 +9,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use cli::args::{Cli, Command, ImageCommand, MonitorCommand, SystemCommand};
 use cli::failure::{BAD_EVENT, Failure, USAGE};
-use cli::{archives, disk, emit, events, images, import, job, output, pull, state, up};
+use cli::{archives, disk, emit, events, images, import, job, login, output, pull, push, state, up};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::process::ExitCode;
 
@@ -54,6 +54,9 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Tag(args) => images::tag(args),
         Command::Rmi(args) => images::remove(args),
         Command::Import(args) => import::run(args),
+        Command::Login(args) => login::login(args),
+        Command::Logout(args) => login::logout(args),
+        Command::Push(args) => push::run(args),
         Command::Load(args) => archives::load(args),
         Command::Save(args) => archives::save(args),
         Command::Serve(args) => job::serve(args),
@@ -61,6 +64,7 @@ fn run(command: &Command) -> Result<(), Failure> {
             ImageCommand::Ls(args) => images::list(args),
             ImageCommand::Rm(args) => images::remove(args),
             ImageCommand::Prune(args) => disk::prune(args),
+            ImageCommand::Verify(args) => disk::verify(args),
             ImageCommand::Tag(args) => images::tag(args),
             ImageCommand::Pull(args) => pull::run(args),
             ImageCommand::Inspect(args) => images::inspect(args),

@@ -58,7 +58,7 @@ pub enum ArchiveError {
         /// Its name.
         name: String,
         /// Why not.
-        source: LayerError,
+        source: Box<LayerError>,
     },
     /// The store failed.
     #[error(transparent)]
@@ -168,13 +168,13 @@ pub fn layer_error(name: &str, error: LayerError) -> ArchiveError {
         LayerError::DiffId { expected, found, .. } => LayerError::DiffId { blob: blob(), expected, found },
         other => other,
     };
-    ArchiveError::Layer { name: name.to_owned(), source }
+    ArchiveError::Layer { name: name.to_owned(), source: Box::new(source) }
 }
 
 /// True if the layer alone is at fault: whether that matters depends on whether an image needs it.
 pub fn is_layers_own(error: &ArchiveError) -> bool {
     let ArchiveError::Layer { source, .. } = error else { return false };
-    match source {
+    match &**source {
         LayerError::Decode { .. } => true,
         LayerError::Unpack { source, .. } => matches!(source, UnpackError::Tar(_)),
         _ => false,

@@ -7,6 +7,8 @@ pub struct Challenge {
     pub scheme: String,
     /// Names in lower case; values unquoted.
     pub parameters: Vec<(String, String)>,
+    /// What stands in the place of parameters: `Negotiate abc==`.
+    pub token68: Option<String>,
 }
 
 impl Challenge {
@@ -27,8 +29,7 @@ pub fn parse(value: &str) -> Vec<Challenge> {
             return challenges;
         }
         let spaced = after.trim_start_matches([' ', '\t']);
-        // `name=value` belongs to the challenge before; a word without `=` begins a new one. (token68, as in
-        // `Negotiate abc==`, is read as a parameter without harm.)
+        // `name=value` belongs to the challenge before; a word without `=` begins a new one.
         match (spaced.strip_prefix('='), challenges.last_mut()) {
             (Some(after), Some(challenge)) => {
                 let (text, after) = text(after.trim_start_matches([' ', '\t']));
@@ -37,10 +38,26 @@ pub fn parse(value: &str) -> Vec<Challenge> {
             }
             (Some(_), None) => return challenges,
             (None, _) => {
-                challenges.push(Challenge { scheme: word.to_ascii_lowercase(), parameters: Vec::new() });
-                rest = spaced;
+                let (token68, after) = token68(spaced);
+                let scheme = word.to_ascii_lowercase();
+                challenges.push(Challenge { scheme, token68, ..Challenge::default() });
+                rest = after;
             }
         }
+    }
+}
+
+/// A token68, if one stands here alone up to the comma or the end: else it is a parameter, or the next scheme.
+fn token68(from: &str) -> (Option<String>, &str) {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~+/".contains(c);
+    let end = from.find(|c| !plain(c)).unwrap_or(from.len());
+    let padded = end + from.get(end..).map_or(0, |rest| rest.len() - rest.trim_start_matches('=').len());
+    let (word, rest) = from.split_at(padded);
+    let behind = rest.trim_start_matches([' ', '\t']);
+    if end > 0 && (behind.is_empty() || behind.starts_with(',')) {
+        (Some(word.to_owned()), rest)
+    } else {
+        (None, from)
     }
 }
 
@@ -103,5 +120,16 @@ mod tests {
             let _ = parse(bad);
         }
         assert_eq!(parse("Negotiate abc== , Basic realm=x").last().and_then(|c| c.get("realm")), Some("x"));
+    }
+
+    #[test]
+    fn a_token68_is_no_parameter_and_no_scheme() {
+        let all = parse("Negotiate a/b+c==, NTLM, Bearer realm = \"r\" , Basic realm=x, charset=\"UTF-8\"");
+        let schemes: Vec<&str> = all.iter().map(|c| c.scheme.as_str()).collect();
+        assert_eq!(schemes, ["negotiate", "ntlm", "bearer", "basic"]);
+        assert_eq!(all[0].token68.as_deref(), Some("a/b+c=="));
+        assert!(all[0].parameters.is_empty() && all[1].token68.is_none());
+        assert_eq!(all[2].get("realm"), Some("r"));
+        assert_eq!(all[3].get("charset"), Some("UTF-8"));
     }
 }

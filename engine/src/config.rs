@@ -38,6 +38,8 @@ pub struct Config {
     pub user_namespace: bool,
     /// Hosts (with port) that plain HTTP, or a certificate that nobody vouches for, will do for.
     pub insecure_registries: Vec<String>,
+    /// File of credentials that is read before those of containers-auth.json(5).
+    pub auth_file: Option<PathBuf>,
     /// containers-registries.conf(5), instead of the host's.
     pub registries_conf: Option<PathBuf>,
     /// containers-certs.d(5), instead of the host's.
@@ -127,6 +129,7 @@ struct Table {
     user_namespace: Option<bool>,
     #[serde(default)]
     insecure_registries: Vec<String>,
+    auth_file: Option<PathBuf>,
     registries_conf: Option<PathBuf>,
     certs_dir: Option<PathBuf>,
     min_free: Option<Amount>,
@@ -176,6 +179,7 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
         partial_age: Duration::from_secs(partial_days * 86_400),
         user_namespace: table.user_namespace.unwrap_or(true),
         insecure_registries: table.insecure_registries,
+        auth_file: table.auth_file,
         registries_conf: table.registries_conf,
         certs_dir: table.certs_dir,
         marks,

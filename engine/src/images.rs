@@ -195,17 +195,40 @@ fn grouped(index: &Index) -> Vec<(Descriptor, Vec<String>)> {
 }
 
 fn load(store: &Store, entry: Descriptor, references: Vec<String>) -> Result<Loaded, ImageError> {
+    let manifest = manifest(store, &entry)?;
+    let config = config(store, &entry, &manifest)?;
+    Ok(Loaded { references, entry, manifest, config })
+}
+
+/// The manifest of an image.
+///
+/// # Errors
+/// It is not there, broken, or none.
+pub(crate) fn manifest(store: &Store, entry: &Descriptor) -> Result<Manifest, ImageError> {
     let bytes = store.read_blob(&entry.digest, oci::MANIFEST_MAX)?;
     let unreadable = |source| ImageError::Unreadable { digest: entry.digest.clone(), source };
-    let manifest = match oci::parse_document(&bytes, Some(&entry.media_type)).map_err(unreadable)? {
-        Document::Manifest(manifest) => manifest,
-        Document::Index(_) => {
-            return Err(unreadable(oci::OciError::Refused("it is an index".to_owned())));
-        }
-    };
+    match oci::parse_document(&bytes, Some(&entry.media_type)).map_err(unreadable)? {
+        Document::Manifest(manifest) => Ok(manifest),
+        Document::Index(_) => Err(unreadable(oci::OciError::Refused("it is an index".to_owned()))),
+    }
+}
+
+/// The config of an image.
+///
+/// # Errors
+/// As [`manifest`].
+pub(crate) fn config(store: &Store, entry: &Descriptor, manifest: &Manifest) -> Result<Config, ImageError> {
     let bytes = store.read_blob(&manifest.config.digest, oci::CONFIG_MAX)?;
-    let config = oci::parse_config(&bytes, &manifest).map_err(unreadable)?;
-    Ok(Loaded { references, entry, manifest, config })
+    let unreadable = |source| ImageError::Unreadable { digest: entry.digest.clone(), source };
+    oci::parse_config(&bytes, manifest).map_err(unreadable)
+}
+
+/// What `index.json` says: the first entry of each image, and all its references.
+///
+/// # Errors
+/// [`StoreError`] if it cannot be read.
+pub(crate) fn entries(store: &Store) -> Result<Vec<(Descriptor, Vec<String>)>, StoreError> {
+    Ok(grouped(&read_index(store)?))
 }
 
 impl Loaded {
@@ -482,11 +505,11 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Stores an image without layers and names it.
-    fn image(store: &Store, reference: &str, cmd: &str) -> Digest {
+    pub(crate) fn image(store: &Store, reference: &str, cmd: &str) -> Digest {
         let config = format!(
             r#"{{"os":"linux","architecture":"amd64","config":{{"Cmd":["{cmd}"]}},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#
         );

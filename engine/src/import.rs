@@ -53,7 +53,7 @@ pub enum ImportError {
         /// Which, from 1.
         nth: usize,
         /// Why not.
-        source: LayerError,
+        source: Box<LayerError>,
     },
     /// The store failed.
     #[error(transparent)]
@@ -63,7 +63,7 @@ pub enum ImportError {
 impl ImportError {
     /// True if the job was ended, and nothing is wrong.
     pub fn is_cancelled(&self) -> bool {
-        matches!(self, ImportError::Layer { source: LayerError::Cancelled(_), .. })
+        matches!(self, ImportError::Layer { source, .. } if matches!(**source, LayerError::Cancelled(_)))
     }
 }
 
@@ -85,7 +85,7 @@ pub fn import(
     for (row, file) in files.iter().enumerate() {
         let streamed = stream(store, limits, row, file, progress, cancel).map_err(|source| {
             progress.fail(row, &sampan_ipc::report::chain(&source));
-            ImportError::Layer { nth: row + 1, source }
+            ImportError::Layer { nth: row + 1, source: Box::new(source) }
         })?;
         layers.push(streamed);
     }

@@ -84,7 +84,8 @@ impl Fetch<'_> {
         Ok(())
     }
 
-    /// Fetches the blob; once more from its beginning if its parts do not belong together.
+    /// Fetches the blob; once more from its beginning if its parts do not belong together, and from the next place
+    /// if this one has it wrong.
     fn download(&self, layer: &Layer<'_>, claim: &Claim<'_>, has_layer: bool) -> Result<(), LayerError> {
         let (digest, size) = (&layer.blob.digest, layer.blob.size);
         let mut partial = Partial::open(self.store, digest, size)?;
@@ -93,6 +94,10 @@ impl Fetch<'_> {
         if joined.get() && result.as_ref().is_err_and(is_wrong) {
             log::warn!("blob {digest}: {STARTING_OVER}");
             self.progress.retry(layer.row, STARTING_OVER);
+            partial.clear()?;
+            result = self.stream(layer, claim, has_layer, &partial, &joined);
+        }
+        while result.as_ref().is_err_and(is_wrong) && self.registry.distrust(digest) {
             partial.clear()?;
             result = self.stream(layer, claim, has_layer, &partial, &joined);
         }

@@ -5,11 +5,13 @@
 //! removed there. What such a process is told, and says, goes through its standard input and output. Root has no
 //! need of this and never calls it. user_namespaces(7), newuidmap(1).
 
+use crate::cancel::Cancel;
+use crate::compare::{self, Differences};
 use crate::place::UnpackError;
 use crate::subid::{self, Range};
 use crate::tarball::TarError;
 use crate::unpack::{self, Unpacked};
-use crate::{sys, tree};
+use crate::{sys, tree, walk};
 use nix::sched::{CloneFlags, setns, unshare};
 use sampan_ipc::report;
 use std::ffi::{OsStr, OsString};
@@ -19,6 +21,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The first argument of a process that is to work in the namespace.
 pub const ARGUMENT: &str = "--in-namespace";
@@ -112,6 +115,30 @@ impl Namespace {
             "done" => Ok(()),
             words => Err(io::Error::other(words.to_owned())),
         }
+    }
+
+    /// Compares two trees. See [`compare::compare`].
+    ///
+    /// # Errors
+    /// What the process in the namespace met.
+    pub fn compare(&self, expected: &Path, found: &Path, since: SystemTime) -> io::Result<Differences> {
+        let since = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut command = self.command("compare", Some(expected));
+        let mut process =
+            command.arg(found).arg(since.to_string()).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let words = last_words(&mut process)?;
+        serde_json::from_str(&words).map_err(|_| io::Error::other(words))
+    }
+
+    /// Bytes that `path` and all below it take on the disk. See [`walk::size_on_disk`].
+    ///
+    /// # Errors
+    /// What the process in the namespace met.
+    pub fn size_on_disk(&self, path: &Path) -> io::Result<u64> {
+        let mut process =
+            self.command("measure", Some(path)).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let words = last_words(&mut process)?;
+        words.parse().map_err(|_| io::Error::other(words))
     }
 
     fn command(&self, verb: &str, path: Option<&Path>) -> Command {
@@ -242,6 +269,10 @@ fn obey(args: &[&OsStr]) -> Result<String, String> {
         ("remove", Some(path)) => tree::remove(Path::new(path))
             .map(|()| "done".to_owned())
             .map_err(|error| format!("cannot remove it in the user namespace: {error}")),
+        ("compare", Some(expected)) => compare_trees(Path::new(expected), args.get(3), args.get(4)),
+        ("measure", Some(path)) => walk::size_on_disk(Path::new(path))
+            .map(|bytes| bytes.to_string())
+            .map_err(|error| format!("cannot look at it in the user namespace: {error}")),
         _ => Err("the request is none that is known in a user namespace".to_owned()),
     }
 }
@@ -252,6 +283,17 @@ fn make() -> Result<String, String> {
     io::stdout().write_all(b"made").and_then(|()| io::stdout().flush()).map_err(|error| error.to_string())?;
     io::copy(&mut io::stdin(), &mut io::sink()).map_err(|error| error.to_string())?;
     Ok(String::new())
+}
+
+fn compare_trees(expected: &Path, found: Option<&&OsStr>, since: Option<&&OsStr>) -> Result<String, String> {
+    let since = since.and_then(|text| text.to_str()?.parse().ok());
+    let (Some(found), Some(since)) = (found, since.map(Duration::from_secs)) else {
+        return Err("two trees and a time are needed".to_owned());
+    };
+    let compared = compare::compare(expected, Path::new(found), UNIX_EPOCH + since, &Cancel::default());
+    let differences =
+        compared.map_err(|error| format!("cannot compare it in the user namespace: {error}"))?;
+    serde_json::to_string(&differences).map_err(|error| error.to_string())
 }
 
 fn unpack_input(root: &Path) -> Result<Unpacked, UnpackError> {

@@ -69,7 +69,7 @@ impl Progress {
     pub fn phase(&self, index: usize, phase: Phase) {
         self.change(index, |row| {
             row.phase = phase;
-            if phase == Phase::Downloading {
+            if matches!(phase, Phase::Downloading | Phase::Uploading) {
                 row.attempt = row.attempt.max(1);
             }
             if matches!(phase, Phase::Complete | Phase::Exists) {

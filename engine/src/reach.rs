@@ -5,23 +5,30 @@
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::config::Config;
+use crate::credentials::Credentials;
 use crate::pull::PullError;
 use crate::reference::Reference;
 use crate::registries::{Registries, RegistriesError};
 use crate::registry::{Access, RegistryError};
 use crate::retry;
 use crate::sources::Sources;
+use sampan_credentials::Credential;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Where certificates of registries are, in this order. containers-certs.d(5); dockerd's come second.
 const CERTS: [&str; 2] = ["/etc/containers/certs.d", "/etc/docker/certs.d"];
 
-/// How registries are reached now; `insecure` is what a person said of the one at hand.
+/// How registries are reached now; `insecure` is what a person said of the one at hand, `credentials` what the
+/// client brought along.
 ///
 /// # Errors
 /// [`RegistriesError`] if a file cannot be used.
-pub fn access(config: &Config, insecure: bool) -> Result<Access, RegistriesError> {
+pub fn access(
+    config: &Config,
+    insecure: bool,
+    credentials: Vec<Credential>,
+) -> Result<Access, RegistriesError> {
     let certs = match &config.certs_dir {
         Some(dir) => vec![dir.clone()],
         None => CERTS.map(PathBuf::from).to_vec(),
@@ -31,6 +38,7 @@ pub fn access(config: &Config, insecure: bool) -> Result<Access, RegistriesError
         insecure_hosts: config.insecure_registries.clone().into(),
         certs: certs.into(),
         registries: Arc::new(Registries::load(config.registries_conf.as_deref())?),
+        credentials: Credentials::new(credentials, config.auth_file.as_ref()),
     })
 }
 

@@ -279,17 +279,9 @@ impl Registries {
     /// # Errors
     /// [`RegistriesError::Blocked`], [`RegistriesError::Rewrite`].
     pub fn endpoints(&self, reference: &Reference) -> Result<Vec<Endpoint>, RegistriesError> {
-        let Some((table, length)) = self.table(reference) else {
+        let Some((table, length)) = self.allowed(reference)? else {
             return Ok(vec![Endpoint::of(reference)]);
         };
-        if table.blocked {
-            return Err(RegistriesError::Blocked {
-                name: reference.to_string(),
-                prefix: table.prefix.clone(),
-                path: table.path.clone(),
-                line: table.line,
-            });
-        }
         let mut endpoints = Vec::new();
         for mirror in table.mirrors.iter().filter(|mirror| mirror.serves(reference)) {
             let rewritten = rewrite(reference, length, &mirror.location);
@@ -304,6 +296,32 @@ impl Registries {
         };
         endpoints.push(Endpoint { insecure: table.insecure, ..home });
         Ok(endpoints)
+    }
+
+    /// Where `reference` is pushed to and logged in at: there, whatever its location and mirrors are, which are for
+    /// reading alone.
+    ///
+    /// # Errors
+    /// [`RegistriesError::Blocked`].
+    pub fn home(&self, reference: &Reference) -> Result<Endpoint, RegistriesError> {
+        let insecure = match self.allowed(reference)? {
+            Some((table, _)) => table.insecure,
+            None => false,
+        };
+        Ok(Endpoint { insecure, ..Endpoint::of(reference) })
+    }
+
+    /// The table for `reference`, unless it is blocked.
+    fn allowed(&self, reference: &Reference) -> Result<Option<(&Table, usize)>, RegistriesError> {
+        match self.table(reference) {
+            Some((table, _)) if table.blocked => Err(RegistriesError::Blocked {
+                name: reference.to_string(),
+                prefix: table.prefix.clone(),
+                path: table.path.clone(),
+                line: table.line,
+            }),
+            other => Ok(other),
+        }
     }
 
     /// The one table for `reference`, and how many bytes of its name that matches.
@@ -885,6 +903,19 @@ mod tests {
         assert_eq!(places(&all, &format!("a.example/i:t@{DIGEST}")), ["digest.example/i", "a.example/i"]);
         assert_eq!(places(&all, "b.example/i"), ["b.example/i"]);
         assert_eq!(places(&all, &format!("b.example/i@{DIGEST}")), ["m.example/i", "b.example/i"]);
+    }
+
+    #[test]
+    fn a_push_goes_where_the_name_says_unless_that_is_blocked() {
+        let all = conf(
+            "[[registry]]\nprefix = 'a.example'\nlocation = 'b.example'\ninsecure = true\n\
+             [[registry]]\nlocation = 'c.example'\nblocked = true\n",
+        );
+        let home = |name| all.home(&Reference::parse(name).expect("good"));
+        let endpoint = home("a.example/x").expect("allowed");
+        assert_eq!((endpoint.host.as_str(), endpoint.insecure), ("a.example", true));
+        assert!(!home("d.example/x").expect("allowed").insecure);
+        assert!(matches!(home("c.example/x"), Err(RegistriesError::Blocked { .. })));
     }
 
     #[test]

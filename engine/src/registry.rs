@@ -11,8 +11,12 @@ mod dial;
 mod proxy;
 mod stream;
 mod transport;
+mod upload;
 
+use self::authorize::Session;
 use self::transport::{Agents, is_loopback};
+pub use self::upload::{Begun, Payload, Upload};
+use crate::credentials::Credentials;
 use crate::digest::{Digest, Hasher};
 use crate::oci;
 use crate::reference::{self, Reference};
@@ -48,6 +52,16 @@ pub enum RegistryError {
         /// What was asked for.
         what: String,
         /// Of whom.
+        host: String,
+        /// Why not.
+        source: ureq::Error,
+    },
+    /// What it was sent did not get there.
+    #[error("cannot send {what} to {host}")]
+    Send {
+        /// What was sent.
+        what: String,
+        /// To whom.
         host: String,
         /// Why not.
         source: ureq::Error,
@@ -156,6 +170,8 @@ pub struct Access {
     pub certs: Arc<[PathBuf]>,
     /// Mirrors, and what is blocked.
     pub registries: Arc<Registries>,
+    /// Who we are, where a registry asks.
+    pub credentials: Credentials,
 }
 
 /// A manifest or index as it came, with its digest computed here.
@@ -193,21 +209,30 @@ pub struct Registry {
     plain_allowed: bool,
     insecure: bool,
     is_socket: bool,
+    /// Why nothing may be asked here.
+    refused: Option<Arc<RegistriesError>>,
     agents: Agents,
+    session: Session,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     scheme: Option<&'static str>,
-    authorization: Option<String>,
     shut: bool,
 }
 
 impl Registry {
-    /// The repository that `reference` is in, at its own registry. Connects to nothing yet.
+    /// The repository that `reference` is in, at its own registry: to push to, or to log in at. Connects to nothing
+    /// yet; if it is blocked, each request says so.
     pub fn new(reference: &Reference, access: &Access) -> Self {
-        Registry::at(&Endpoint::of(reference), access)
+        match access.registries.home(reference) {
+            Ok(endpoint) => Registry::at(&endpoint, access),
+            Err(why) => {
+                let refused = Some(Arc::new(why));
+                Registry { refused, ..Registry::at(&Endpoint::of(reference), access) }
+            }
+        }
     }
 
     /// The repository that `endpoint` is. Connects to nothing yet.
@@ -228,13 +253,20 @@ impl Registry {
             plain_allowed: insecure || is_loopback(&host) || endpoint.socket.is_some(),
             host,
             authority,
+            session: Session::new(access.credentials.clone(), &endpoint.repository),
             repository: endpoint.repository.clone(),
             target: endpoint.target.clone(),
             insecure,
             is_socket: endpoint.socket.is_some(),
+            refused: None,
             agents,
             state: Mutex::default(),
         }
+    }
+
+    /// What it is called in messages.
+    pub fn host(&self) -> &str {
+        &self.host
     }
 
     /// The tag or digest to ask for here, if it is another than the reference's.
@@ -246,6 +278,19 @@ impl Registry {
     pub fn shutdown(&self) {
         lock(&self.state).shut = true;
         self.agents.shutdown();
+    }
+
+    /// Finds out whether it is a registry, and takes what we are. OCI distribution-spec, "Determining Support".
+    ///
+    /// # Errors
+    /// [`RegistryError::Denied`] if it does not.
+    pub fn check(&self) -> Result<(), RegistryError> {
+        let scheme = self.reach("its front page")?;
+        let response = self.follow("its front page", &format!("{scheme}://{}/v2/", self.authority), &[])?;
+        match response.status() {
+            StatusCode::OK => Ok(()),
+            _ => Err(self.refusal("its front page", response)),
+        }
     }
 
     /// Fetches the manifest or index called `target`: a tag or a digest. A digest is verified here.
@@ -390,7 +435,8 @@ impl Registry {
         self.transport(&format!("blob {digest}"), ureq::Error::Io(source))
     }
 
-    fn wrong(&self, wrong: String) -> RegistryError {
+    /// That it answers with something that makes no sense.
+    pub fn wrong(&self, wrong: String) -> RegistryError {
         RegistryError::Answer { host: self.host.clone(), wrong }
     }
 
@@ -418,8 +464,9 @@ impl Registry {
     fn get(&self, what: &str, below: &str, headers: Headers<'_>) -> Result<Response<Body>, RegistryError> {
         let scheme = self.reach(what)?;
         let url = format!("{scheme}://{}/v2/{}/{below}", self.authority, self.repository);
+        let sent = self.authorization()?;
         let mut response = self.follow(what, &url, headers)?;
-        if response.status() == StatusCode::UNAUTHORIZED && self.authenticate(&response)? {
+        if response.status() == StatusCode::UNAUTHORIZED && self.authenticate(&response, sent)? {
             response = self.follow(what, &url, headers)?;
         }
         if matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
@@ -437,7 +484,9 @@ impl Registry {
         let detail = detail(&body);
         match status {
             StatusCode::NOT_FOUND => RegistryError::NotFound { what, host },
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RegistryError::Denied { what, host, detail },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                RegistryError::Denied { what, host, detail: detail + &self.session.problems() }
+            }
             status => RegistryError::Status { what, host, status: status.as_u16(), detail, retry_after },
         }
     }

@@ -87,10 +87,9 @@ pub fn persist<T>(
 pub fn is_passing(error: &RegistryError) -> bool {
     match error.last() {
         // TLS reports a certificate that is not trusted as invalid data: it will be no better.
-        RegistryError::Transport { source: ureq::Error::Io(io), .. } => {
-            io.kind() != io::ErrorKind::InvalidData
-        }
-        RegistryError::Transport { source, .. } => matches!(
+        RegistryError::Transport { source: ureq::Error::Io(io), .. }
+        | RegistryError::Send { source: ureq::Error::Io(io), .. } => io.kind() != io::ErrorKind::InvalidData,
+        RegistryError::Transport { source, .. } | RegistryError::Send { source, .. } => matches!(
             source,
             ureq::Error::Timeout(_) | ureq::Error::HostNotFound | ureq::Error::ConnectionFailed
         ),

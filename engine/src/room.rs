@@ -247,12 +247,20 @@ impl Room {
             return Ok(());
         }
         match self.judge(store, needs) {
-            Err(RoomError::Bytes { reserve, .. }) if self.marks.collect.is_some() => {
+            Err(RoomError::Bytes { reserve, free, .. })
+                if self.marks.collect.is_some() && self.could_fit(store, needs, free, reserve) =>
+            {
                 self.collect(store, needs.bytes().saturating_add(reserve));
                 self.judge(store, needs)
             }
             other => other,
         }
+    }
+
+    /// False if the image would not fit even if the store were empty: then nothing is removed in vain.
+    fn could_fit(&self, store: &Store, needs: Needs, free: u64, reserve: u64) -> bool {
+        let held = store.size_on_disk(store.root()).unwrap_or(0);
+        needs.bytes().saturating_add(reserve) <= free.saturating_add(held)
     }
 
     fn judge(&self, store: &Store, needs: Needs) -> Result<(), RoomError> {
@@ -335,6 +343,7 @@ fn free(store: &Store) -> nix::Result<Free> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::images::tests::image;
     use sampan_ipc::sender::FifoSender;
 
     #[test]
@@ -352,6 +361,31 @@ mod tests {
             assert!(Amount::parse(text).is_err(), "{text}");
         }
         assert_eq!(Amount::Percent(25).of(1000), 250);
+    }
+
+    #[test]
+    fn the_image_that_was_not_used_for_longest_goes_first_and_one_in_use_never() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let [old, used, needed] = ["old", "used", "needed"].map(|name| image(&store, name, name));
+        images::touch(&store, &old);
+        let long_ago = |digest: &Digest, years: u64| {
+            let file = std::fs::File::options().write(true).open(store.blob_path(digest)).expect("there");
+            file.set_modified(SystemTime::now() - Duration::from_secs(years * 31_536_000)).expect("set");
+        };
+        long_ago(&needed, 9);
+        long_ago(&used, 5);
+        let _pin = store.pin([needed.clone()]);
+        let room = Room::new(Marks::default(), Announcer::new(FifoSender::new(dir.path().join("none"))));
+        let there = || [&old, &used, &needed].map(|digest| store.blob_path(digest).exists());
+        room.remove_oldest(&store, 0).expect("nothing to do");
+        assert_eq!(there(), [true, true, true]);
+        let one_more = free(&store).expect("known").bytes + 1;
+        // Other processes free and fill the same disk: the oldest goes at least, the one in use never.
+        room.remove_oldest(&store, one_more).expect("removed");
+        assert!(!there()[1] && there()[2]);
+        room.remove_oldest(&store, u64::MAX).expect("removed");
+        assert_eq!(there(), [false, false, true]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::jobs::{JobEntry, Jobs, RUNNING_MAX};
 use crate::oci::Run;
 use crate::platform::Platform;
 use crate::pull::PullRequest;
+use crate::push::PushRequest;
 use crate::reach;
 use crate::reference::Reference;
 use crate::socket::Listening;
@@ -370,7 +371,7 @@ impl Server {
                 self.say_jobs(client);
                 Ok(())
             }
-            Request::Pull(pull) => self.on_pull(client, &pull),
+            Request::Pull(pull) => self.on_pull(client, pull),
             Request::Import(import) => self.on_import(client, import, descriptors),
             Request::Serve(serve) => self.on_serve(client, serve),
             Request::Watch { job } => self.on_watch(client, job),
@@ -421,8 +422,8 @@ impl Server {
         client.say(&Answer::Done(Done::default()));
     }
 
-    fn on_pull(&mut self, client: &mut Client, pull: &engine::Pull) -> Result<(), Failure> {
-        let access = reach::access(&self.shared.config, pull.insecure)?;
+    fn on_pull(&mut self, client: &mut Client, pull: engine::Pull) -> Result<(), Failure> {
+        let access = reach::access(&self.shared.config, pull.insecure, pull.credentials)?;
         let candidates = access.registries.candidates(&pull.reference)?;
         if pull.all_tags {
             check_repository(&pull.reference, &candidates)?;
@@ -529,12 +530,35 @@ impl Server {
         Ok(())
     }
 
-    fn on_push(&mut self, _client: &mut Client, _push: engine::Push) -> Result<(), Failure> {
-        Err(failure::new(Code::Usage, "not yet: push", ""))
+    fn on_push(&mut self, client: &mut Client, push: engine::Push) -> Result<(), Failure> {
+        let target =
+            push.target.as_deref().map(Reference::parse).transpose().map_err(|e| failure::usage(&e))?;
+        let named = target.clone().or_else(|| Reference::parse(&push.source).ok());
+        let subject = named.map_or_else(|| push.source.clone(), |reference| reference.to_string());
+        let access = reach::access(&self.shared.config, push.insecure, push.credentials)?;
+        let request =
+            PushRequest { source: push.source, target, access, bytes_per_second: push.bytes_per_second };
+        let name = subject.clone();
+        let job = self.start("push", subject, None, move |task| task.push(&name, &request))?;
+        if push.detach {
+            self.jobs.detach(job);
+        }
+        self.join(client, job, push.detach);
+        Ok(())
     }
 
-    fn on_verify(&mut self, _client: &mut Client, _verify: engine::Verify) -> Result<(), Failure> {
-        Err(failure::new(Code::Usage, "not yet: verify", ""))
+    fn on_verify(&mut self, client: &mut Client, verify: engine::Verify) -> Result<(), Failure> {
+        let deep = verify.deep;
+        let key = format!("verify {deep}");
+        let job = match self.jobs.running_with(&key) {
+            Some(job) => job,
+            None => {
+                let subject = self.shared.store.root().display().to_string();
+                self.start("verify", subject, Some(key), move |task| task.verify(deep))?
+            }
+        };
+        self.join(client, job, false);
+        Ok(())
     }
 
     fn on_watch(&mut self, client: &mut Client, job: u64) -> Result<(), Failure> {

@@ -5,7 +5,7 @@
 //! Bytes of several are as good as of one: everything is compared with a digest. Knows no store and never waits:
 //! what is tried again, and when, [`crate::retry`] says.
 
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 use crate::reference::Reference;
 use crate::registries::RegistriesError;
 use crate::registry::{Access, BlobBody, RawManifest, Registry, RegistryError};
@@ -77,6 +77,7 @@ impl Sources {
             match place.manifest(there) {
                 Ok(manifest) => {
                     lock(&self.state).at = at;
+                    log::debug!("manifest {target} comes from {}", place.host());
                     return Ok(manifest);
                 }
                 Err(error) => self.pass_over(&mut failed, at, error)?,
@@ -105,7 +106,32 @@ impl Sources {
     /// # Errors
     /// As [`Registry::small_blob`].
     pub fn small_blob(&self, digest: &Digest, max: u64) -> Result<Vec<u8>, RegistryError> {
-        self.seek(digest, |_, place| place.small_blob(digest, max))
+        self.seek(digest, |_, place| {
+            let bytes = place.small_blob(digest, max)?;
+            let mut hasher = Hasher::new(digest.algorithm());
+            hasher.update(&bytes);
+            // With nowhere else to go, what is wrong with it is the caller's to say.
+            match self.places.len() > 1 && hasher.finish() != *digest {
+                true => Err(place.wrong(format!("gives other bytes for blob {digest}"))),
+                false => Ok(bytes),
+            }
+        })
+    }
+
+    /// Notes that the bytes that came for a blob are not the blob; true if there is another place to ask.
+    pub fn distrust(&self, digest: &Digest) -> bool {
+        let mut state = lock(&self.state);
+        let begin = state.at;
+        let sought = state.blobs.entry(digest.clone()).or_default();
+        let Some(wrong) = self.place(begin, sought.moved).and_then(|at| self.places.get(at)) else {
+            return false;
+        };
+        if sought.moved + 1 >= self.places.len() {
+            return false;
+        }
+        log::warn!("passed over: {}", wrong.wrong(format!("gives other bytes for blob {digest}")));
+        *sought = Sought { moved: sought.moved + 1, ..Sought::default() };
+        true
     }
 
     /// Begins to fetch a blob. As [`Registry::blob`]; an `etag` is shown to the place alone that it is of.

@@ -13,7 +13,7 @@
 
 use crate::digest::Digest;
 use crate::namespace::Namespace;
-use crate::{sys, tree};
+use crate::{sys, tree, walk};
 use nix::fcntl::{Flock, FlockArg};
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -214,6 +214,14 @@ impl Store {
         &self.root
     }
 
+    /// Bytes that `path` in the store, and all below it, take on the disk.
+    ///
+    /// # Errors
+    /// A directory cannot be read.
+    pub(crate) fn size_on_disk(&self, path: &Path) -> io::Result<u64> {
+        size_on_disk(path, self.namespace())
+    }
+
     /// Where a blob is, or would be.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.root.join("blobs").join(digest.algorithm().word()).join(digest.hex())
@@ -240,7 +248,9 @@ impl Store {
     /// [`StoreError::Digest`] if it is damaged; [`StoreError::File`] if it is not there or larger than `max`.
     pub fn read_blob(&self, digest: &Digest, max: u64) -> Result<Vec<u8>, StoreError> {
         let path = self.blob_path(digest);
-        let file = File::open(&path).map_err(file_error("open", &path))?;
+        // O_NONBLOCK: nothing that may stand in a blob's place makes us wait.
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        let file = file.map_err(file_error("open", &path))?;
         let mut bytes = Vec::new();
         file.take(max + 1).read_to_end(&mut bytes).map_err(file_error("read", &path))?;
         let found = digest_of(&bytes, digest);
@@ -376,7 +386,7 @@ impl Store {
             for name in names(&dir)? {
                 if !keep.contains(name.as_str()) {
                     let path = dir.join(&name);
-                    let size = crate::walk::size_on_disk(&path).unwrap_or(0);
+                    let size = walk::size_on_disk(&path).unwrap_or(0);
                     fs::remove_file(&path).map_err(file_error("remove", &path))?;
                     swept.bytes += size;
                     swept.names.push(format!("{algorithm}:{name}"));
@@ -435,8 +445,18 @@ pub(crate) struct Swept {
 impl Swept {
     /// Removes what is only out of the way yet; bytes that became free. Without the commit lock, please.
     pub fn remove(self) -> u64 {
-        let size = |temp: &Temp| crate::walk::size_on_disk(temp.path()).unwrap_or(0);
+        let size = |temp: &Temp| size_on_disk(temp.path(), temp.namespace.as_deref()).unwrap_or(0);
         self.trash.iter().map(size).fold(self.bytes, u64::saturating_add)
+    }
+}
+
+/// Bytes that a tree takes; directories of another user's id can only be read where that is one of ours.
+fn size_on_disk(path: &Path, namespace: Option<&Namespace>) -> io::Result<u64> {
+    match (walk::size_on_disk(path), namespace) {
+        (Err(error), Some(namespace)) if error.kind() == io::ErrorKind::PermissionDenied => {
+            namespace.size_on_disk(path)
+        }
+        (size, _) => size,
     }
 }
 

@@ -115,12 +115,50 @@ pub fn lsetxattr(path: &CStr, name: &CStr, value: &[u8]) -> Result<(), Errno> {
     Errno::result(ret).map(drop)
 }
 
-/// The length of an extended attribute of `path` itself. lgetxattr(2).
-#[cfg(test)]
-pub fn lgetxattr_len(path: &CStr, name: &CStr) -> Result<usize, Errno> {
-    // SAFETY: both strings end with NUL; with size 0 the kernel writes nothing to the buffer.
-    let ret = unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) };
-    Errno::result(ret).map(|len| usize::try_from(len).unwrap_or(0))
+/// The names of the extended attributes of `path` itself, each with a NUL behind it. llistxattr(2).
+///
+/// # Errors
+/// The errno.
+pub fn llistxattr(path: &CStr) -> Result<Vec<u8>, Errno> {
+    // SAFETY: the path ends with NUL, and the kernel writes at most `len` bytes to `to`, or nothing if both are 0.
+    fill(|to, len| unsafe { libc::llistxattr(path.as_ptr(), to.cast(), len) })
+}
+
+/// An extended attribute of `path` itself. lgetxattr(2).
+///
+/// # Errors
+/// The errno.
+pub fn lgetxattr(path: &CStr, name: &CStr) -> Result<Vec<u8>, Errno> {
+    // SAFETY: as above; the name ends with NUL.
+    fill(|to, len| unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), to.cast(), len) })
+}
+
+/// Asks for a length, then for so many bytes; again if there are more by then.
+fn fill(get: impl Fn(*mut u8, usize) -> isize) -> Result<Vec<u8>, Errno> {
+    loop {
+        let len = usize::try_from(Errno::result(get(std::ptr::null_mut(), 0))?).unwrap_or(0);
+        if len == 0 {
+            return Ok(Vec::new());
+        }
+        let mut bytes = vec![0; len];
+        match Errno::result(get(bytes.as_mut_ptr(), len)) {
+            Ok(len) => {
+                bytes.truncate(usize::try_from(len).unwrap_or(0));
+                return Ok(bytes);
+            }
+            Err(Errno::ERANGE) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Lets all other threads go first, on processors and, with most schedulers, on disks: for the calling thread
+/// alone, for good. setpriority(2), "C library/kernel differences".
+pub fn yield_to_others() {
+    // SAFETY: setpriority takes three integers; 0 is the calling thread. That it fails is no harm.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, 19);
+    }
 }
 
 /// Makes everything that was written to the file system of `dir` durable. syncfs(2).

@@ -8,7 +8,6 @@ use crate::digest::Digest;
 use crate::images::{self, ImageError, Loaded};
 use crate::partial;
 use crate::store::{Store, file_error};
-use crate::walk::size_on_disk;
 use sampan_ipc::engine::{ImageUsage, Usage};
 use std::collections::HashMap;
 use std::fs;
@@ -118,7 +117,7 @@ fn blobs(store: &Store) -> Result<(Things, u64), ImageError> {
     for algorithm in ["sha256", "sha512"] {
         let dir = store.root().join("blobs").join(algorithm);
         each(&dir, |name, path| {
-            let size = size_on_disk(path)?;
+            let size = store.size_on_disk(path)?;
             match Digest::parse(&format!("{algorithm}:{name}")) {
                 Ok(digest) => drop(things.insert(digest.clone(), thing(store, &digest, size))),
                 Err(_) => stray += size,
@@ -133,7 +132,7 @@ fn layers(store: &Store) -> Result<(Things, u64), ImageError> {
     let mut things = Things::new();
     let mut stray = 0;
     each(&store.root().join("layers"), |name, path| {
-        let size = size_on_disk(path)?;
+        let size = store.size_on_disk(path)?;
         match Digest::parse(&format!("sha256:{name}")) {
             Ok(digest) => drop(things.insert(digest.clone(), thing(store, &digest, size))),
             Err(_) => stray += size,
@@ -151,7 +150,7 @@ fn thing(store: &Store, digest: &Digest, size: u64) -> Thing {
 fn partials(store: &Store) -> Result<Usage, ImageError> {
     let mut usage = Usage { kind: "partials".to_owned(), ..Usage::default() };
     each(&store.root().join("partial"), |name, path| {
-        let size = size_on_disk(path)?;
+        let size = store.size_on_disk(path)?;
         usage.size += size;
         let needed = partial::digest_of(path).is_some_and(|digest| store.is_pinned(&digest));
         if !needed {
@@ -165,7 +164,7 @@ fn partials(store: &Store) -> Result<Usage, ImageError> {
     })?;
     each(&store.root().join("tmp"), |_, path| {
         // Emptied at start: what is there is some job's.
-        usage.size += size_on_disk(path)?;
+        usage.size += store.size_on_disk(path)?;
         usage.count += 1;
         usage.active += 1;
         Ok(())

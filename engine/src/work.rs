@@ -1,6 +1,7 @@
 //! What the engine's threads do, and what they announce: between the event loop and the modules that know how.
 
 mod pulling;
+mod pushing;
 
 pub use self::pulling::PullTask;
 use crate::announce::Announcer;
@@ -10,6 +11,7 @@ use crate::failure;
 use crate::images;
 use crate::import::{self, ImportError, ImportRequest};
 use crate::limits::Limits;
+use crate::login;
 use crate::progress::Progress;
 use crate::prune;
 use crate::room::Room;
@@ -17,6 +19,7 @@ use crate::serve;
 use crate::store::Store;
 use crate::sys;
 use crate::usage;
+use crate::verify::{self, Verify, VerifyError};
 use mio::Waker;
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Prune, Request};
 use std::collections::BTreeMap;
@@ -154,6 +157,26 @@ impl Task {
         self.end("serve", &listen, outcome);
     }
 
+    /// Verifies the store; to be called on a thread of its own.
+    pub fn verify(self, deep: bool) {
+        let Task { shared, progress, cancel, .. } = &self;
+        let subject = shared.store.root().display().to_string();
+        shared.announcer.job("start", self.job, "verify", &subject, &[]);
+        let window_log = shared.limits.bounds.zstd_window_log;
+        let outcome = match (Verify { store: &shared.store, window_log, deep, progress, cancel }).run() {
+            Ok(report) => {
+                verify::announce(&shared.announcer, &report);
+                report.failure().map_or_else(|| Ok(Done::default()), Err)
+            }
+            Err(VerifyError::Cancelled(_)) => Err(failure::new(Code::Cancelled, "cancelled", "")),
+            Err(error) => {
+                let message = format!("cannot verify the store: {}", sampan_ipc::report::chain(&error));
+                Err(failure::new(Code::Failed, message, ""))
+            }
+        };
+        self.end("verify", &subject, outcome);
+    }
+
     /// Says that something failed, and why.
     pub(crate) fn announce_failure(&self, action: &str, name: &str, failure: &Failure) {
         let none = BTreeMap::<String, String>::new();
@@ -223,7 +246,7 @@ fn answers(shared: &Shared, request: &Request) -> Result<Vec<Answer>, Failure> {
         }
         Request::Tag { source, target } => tag(shared, source, target),
         Request::Remove { name, force } => remove(shared, name, *force),
-        Request::Login(_) => Err(failure::new(Code::Usage, "not yet: login", "")),
+        Request::Login(login) => Ok(vec![Answer::Done(login::login(&shared.config, login)?)]),
         Request::Usage => usage(shared),
         Request::Prune(request) => prune(shared, request),
         _ => Err(failure::new(Code::Failed, "the request is none that is answered here", "")),

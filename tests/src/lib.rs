@@ -3,8 +3,10 @@
 
 pub mod bed;
 pub mod engine;
+pub mod engine_host;
 pub mod fuzz;
 pub mod host;
+pub mod keen_registry;
 pub mod process;
 pub mod random;
 pub mod registry;

@@ -207,31 +207,46 @@ impl DockerRegistry {
 
     /// The same on an address of this host, with more below `http:` in its configuration.
     pub fn start_with(dir: &Path, address: &str, http: &str) -> Self {
-        let port = TcpListener::bind((address, 0)).and_then(|l| l.local_addr()).expect("a port").port();
-        let address = match address.contains(':') {
-            true => format!("[{address}]:{port}"),
-            false => format!("{address}:{port}"),
-        };
-        let more = if http.is_empty() { String::new() } else { format!(", {http}") };
-        let registry = DockerRegistry::spawn(dir, address.clone(), &format!("addr: '{address}'{more}"));
-        registry.await_listening(|| TcpStream::connect(&address).is_ok());
-        registry
+        DockerRegistry::start_configured(dir, address, http, "")
     }
 
     /// The same on a Unix socket, which becomes its address.
     pub fn start_unix(dir: &Path, socket: &Path) -> Self {
         let (address, http) =
             (socket.display().to_string(), format!("net: unix, addr: {}", socket.display()));
-        let registry = DockerRegistry::spawn(dir, address, &http);
+        let registry = DockerRegistry::spawn(dir, address, &http, "");
         registry.await_listening(|| UnixStream::connect(socket).is_ok());
         registry
     }
 
-    fn spawn(dir: &Path, address: String, http: &str) -> Self {
+    /// The same for one user and no other, by Basic.
+    pub fn start_for(dir: &Path, username: &str, password: &str) -> Self {
+        let path = dir.join("htpasswd");
+        let line = Command::new("htpasswd").args(["-Bbn", username, password]).output();
+        fs::write(&path, line.expect("htpasswd of Debian's package apache2-utils").stdout).expect("written");
+        let auth = format!("auth: {{htpasswd: {{realm: 'a \"test\"', path: {}}}}}\n", path.display());
+        DockerRegistry::start_configured(dir, "127.0.0.1", "", &auth)
+    }
+
+    /// The same with more lines of its configuration.
+    pub fn start_configured(dir: &Path, address: &str, http: &str, more: &str) -> Self {
+        let port = TcpListener::bind((address, 0)).and_then(|l| l.local_addr()).expect("a port").port();
+        let address = match address.contains(':') {
+            true => format!("[{address}]:{port}"),
+            false => format!("{address}:{port}"),
+        };
+        let below = if http.is_empty() { String::new() } else { format!(", {http}") };
+        let registry =
+            DockerRegistry::spawn(dir, address.clone(), &format!("addr: '{address}'{below}"), more);
+        registry.await_listening(|| TcpStream::connect(&address).is_ok());
+        registry
+    }
+
+    fn spawn(dir: &Path, address: String, http: &str, more: &str) -> Self {
         let dir = dir.join("registry");
         fs::create_dir_all(&dir).expect("a directory");
         let config = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{{http}}}\n",
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{{http}}}\n{more}",
             dir.join("data").display()
         );
         fs::write(dir.join("config.yml"), config).expect("written");
@@ -254,11 +269,17 @@ impl DockerRegistry {
 
     /// Pushes `images` as `name` with skopeo; several as one index. Returns the reference.
     pub fn push(&self, name: &str, images: &[Image]) -> String {
+        self.push_as(name, images, None)
+    }
+
+    /// The same as `USER:PASSWORD`.
+    pub fn push_as(&self, name: &str, images: &[Image], user: Option<&str>) -> String {
         let layout = self.dir.join(name.replace(['/', ':'], "_"));
         write_layout(&layout, images);
         let reference = format!("{}/{name}", self.address);
         let status = Command::new("skopeo")
             .args(["copy", "--quiet", "--all", "--preserve-digests", "--dest-tls-verify=false"])
+            .args(user.map(|user| format!("--dest-creds={user}")))
             .arg(format!("oci:{}:t", layout.display()))
             .arg(format!("docker://{reference}"))
             .status()

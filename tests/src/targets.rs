@@ -4,6 +4,7 @@
 //! useless are noticed.
 
 use crate::random::Random;
+use sampan_engine::registries::{Endpoint, Registries, RegistriesError};
 use sampan_engine::tarball::Tarball;
 use sampan_engine::{challenge, oci, platform::Platform, reference::Reference};
 use sampan_ipc::event::{Event, EventView};
@@ -11,6 +12,7 @@ use sampan_ipc::filter::FilterSet;
 use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
 use sampan_ipc::record::{self, Scanner, Step};
 use sampan_ipc::{engine, time, watch};
+use std::path::Path;
 
 /// One parser under test.
 pub struct Target {
@@ -25,7 +27,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "record", words: &["SMPN"], repair: repair_records, run: record },
     Target { name: "frame", words: &[], repair: repair_frames, run: frame },
     Target {
@@ -86,6 +88,30 @@ pub const TARGETS: [Target; 9] = [
         words: &["Bearer ", "Basic ", "realm=", "service=", "scope=", "\"", ",", "\\", "=", " "],
         repair: leave,
         run: challenge,
+    },
+    Target {
+        name: "registries",
+        words: &[
+            "[[registry]]\n",
+            "[[registry.mirror]]\n",
+            "[aliases]\n",
+            "prefix = '*.",
+            "location = 'unix:///",
+            "location = '",
+            "insecure = true\n",
+            "blocked = true\n",
+            "mirror-by-digest-only = true\n",
+            "pull-from-mirror = 'tag-only'\n",
+            "short-name-mode = 'enforcing'\n",
+            "unqualified-search-registries = ['",
+            "corp.test",
+            "[::1]:5000",
+            "'\n",
+            "/",
+            ":",
+        ],
+        repair: leave,
+        run: registries,
     },
     Target {
         name: "tar",
@@ -343,6 +369,44 @@ fn challenge(input: &[u8], _: &mut Random) -> bool {
         let _ = challenge.get("realm");
     }
     challenges.iter().any(|challenge| !challenge.parameters.is_empty())
+}
+
+/// registries.conf: a refusal names the file and one of its lines; what is taken gives places that are references.
+fn registries(input: &[u8], _: &mut Random) -> bool {
+    const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let text = String::from_utf8_lossy(input);
+    let all = match Registries::parse(&text, Path::new("/fuzz.conf")) {
+        Ok(all) => all,
+        Err(RegistriesError::Parse { path, line, why }) => {
+            assert_eq!(path, Path::new("/fuzz.conf"));
+            assert!((1..=text.matches('\n').count() + 1).contains(&line), "line {line}");
+            assert!(!why.is_empty());
+            return false;
+        }
+        Err(other) => panic!("{other}"),
+    };
+    for typed in ["alpine", "a/b:t", "corp.test/team/app:v1", "sub.corp.test:5000/x", "[::1]:5000/x"] {
+        let digested = format!("{typed}@{DIGEST}");
+        for typed in [typed, digested.as_str()] {
+            // No more than errors of their own may come of a good file.
+            for reference in all.candidates(typed).unwrap_or_default() {
+                assert_eq!(reference.digest().is_some(), typed.contains('@'), "{typed} became {reference}");
+                check_endpoints(&all.endpoints(&reference).unwrap_or_default());
+            }
+        }
+    }
+    all != Registries::default()
+}
+
+fn check_endpoints(endpoints: &[Endpoint]) {
+    if let Some((home, mirrors)) = endpoints.split_last() {
+        assert!(!home.mirror && mirrors.iter().all(|place| place.mirror));
+    }
+    for place in endpoints {
+        let host = if place.socket.is_some() { "localhost" } else { &place.host };
+        let name = Reference::parse(&format!("{host}/{}", place.repository)).expect("a reference");
+        assert_eq!((name.host(), name.path()), (host, place.repository.as_str()));
+    }
 }
 
 /// A tar: never more content than there are bytes, whatever its headers say.

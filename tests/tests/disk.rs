@@ -2,7 +2,8 @@
 
 use sampan_engine::digest::Digest;
 use sampan_tests::bed::{Bed, Usage, arch};
-use sampan_tests::registry::{Image, Layer, Packing};
+use sampan_tests::host::{Host, need_root};
+use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -120,4 +121,229 @@ fn rmi_frees_just_what_nothing_else_uses() {
     assert!(bed.blob(&Digest::of(&shared.blob)).exists());
     bed.ok(&["rmi", &two]);
     assert_eq!(size(), 0);
+}
+
+/// A layer with all that unpacking makes of a tar: links, whiteouts, directories that it does not name.
+fn odd_layer() -> Layer {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut add = |kind: tar::EntryType, name: &str, link: &str, content: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(0o4755);
+        header.set_uid(12);
+        header.set_gid(34);
+        header.set_mtime(1_500_000_000);
+        header.set_size(content.len() as u64);
+        header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
+        builder.append_data(&mut header, name, content).expect("to memory");
+    };
+    add(tar::EntryType::Directory, "usr/", "", b"");
+    add(tar::EntryType::Regular, "usr/bin/deep/below/tool", "", b"tool");
+    add(tar::EntryType::Link, "usr/tool", "usr/bin/deep/below/tool", b"");
+    add(tar::EntryType::Symlink, "usr/lib", "/nowhere", b"");
+    add(tar::EntryType::Regular, "etc/.wh.gone", "", b"");
+    add(tar::EntryType::Regular, "var/.wh..wh..opq", "", b"");
+    add(tar::EntryType::Fifo, "usr/pipe", "", b"");
+    add(tar::EntryType::Regular, "usr/twice", "", b"first");
+    add(tar::EntryType::Regular, "usr/twice", "", b"second");
+    Layer::of_tar(builder.into_inner().expect("to memory"), Packing::Zstd)
+}
+
+#[test]
+fn a_store_that_is_right_is_found_right_however_odd_its_layers() {
+    let bed = Bed::new();
+    assert_eq!(bed.ok(&["image", "verify"]), "");
+    let reference = bed.pull("odd", &[Layer::large("base", 100_000, Packing::Gzip), odd_layer()]);
+    bed.ok(&["image", "verify", "--deep"]);
+    let lines = bed.ok(&["image", "verify", "--deep", "--progress", "json"]);
+    let rows: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let complete = rows.iter().filter(|row| row["phase"] == "complete" || row["phase"] == "exists").count();
+    // Manifest, config, two blobs, two layers.
+    assert!(complete >= 6 && rows.iter().all(|row| row["phase"] != "failed"), "{lines}");
+    assert_eq!(bed.names().iter().filter(|name| name.starts_with("tmp/")).count(), 0);
+    bed.ok(&["rmi", &reference]);
+    assert_eq!(bed.ok(&["image", "verify", "--deep"]), "");
+    assert_eq!(bed.events("verify-error"), Vec::<Value>::new());
+}
+
+#[test]
+fn a_broken_blob_is_named_and_fetched_again_by_the_next_pull() {
+    let bed = Bed::new();
+    let (good, bad) =
+        (Layer::large("good", 90_000, Packing::Gzip), Layer::large("bad", 80_000, Packing::Gzip));
+    let reference = bed.pull("app", &[good.clone(), bad.clone()]);
+    let blob = Digest::of(&bad.blob);
+    let mut bytes = fs::read(bed.blob(&blob)).expect("there");
+    bytes[40_000] ^= 1;
+    fs::write(bed.blob(&blob), &bytes).expect("written");
+    let said = bed.fails(&["image", "verify"], 1);
+    assert!(said.contains(&format!("blob {blob} of {reference} has digest sha256:")), "{said}");
+    assert!(
+        said.contains("1 of 4 ") && said.contains("taken away") && said.contains("sampan pull"),
+        "{said}"
+    );
+    assert!(!bed.blob(&blob).exists());
+    let event = bed.await_events("verify-error", 1).remove(0);
+    assert_eq!(event["id"], reference, "{event}");
+    // Still missing, and said so.
+    assert!(bed.fails(&["image", "verify"], 1).contains("is missing"));
+    let asked = |digest: &Digest| bed.registry.asked(&format!("app/blobs/{digest}"));
+    let before = (asked(&Digest::of(&good.blob)), asked(&blob));
+    bed.ok(&["pull", "--quiet", &reference]);
+    assert_eq!((asked(&Digest::of(&good.blob)), asked(&blob)), (before.0, before.1 + 1));
+    bed.ok(&["image", "verify", "--deep"]);
+}
+
+#[test]
+fn a_layer_that_was_changed_is_found_by_a_deep_look_and_unpacked_again_by_the_next_pull() {
+    let bed = Bed::new();
+    let layers = [Layer::of(&[("etc/passwd", b"root:x:0:0")], Packing::Gzip), odd_layer()];
+    let reference = bed.pull("app", &layers);
+    let layer = bed.layer(&Digest::of(&layers[0].tar));
+    let file = layer.join("diff/etc/passwd");
+    let modified = fs::metadata(&file).and_then(|meta| meta.modified()).expect("a time");
+    fs::write(&file, "evil:x:0:0").expect("written");
+    fs::File::options().write(true).open(&file).and_then(|f| f.set_modified(modified)).expect("set");
+    bed.ok(&["image", "verify"]);
+    let said = bed.fails(&["image", "verify", "--deep"], 1);
+    assert!(said.contains("\"etc/passwd\" has other content"), "{said}");
+    assert!(!layer.exists());
+    // The layer above it is there, so this one is missed, and without a deep look too.
+    assert!(bed.fails(&["image", "verify"], 1).contains("is missing"));
+    let before = bed.registry.requests().len();
+    bed.ok(&["pull", "--quiet", &reference]);
+    assert_eq!(fs::read_to_string(&file).expect("there"), "root:x:0:0");
+    let after = bed.registry.requests();
+    assert!(!after[before..].iter().any(|(path, _)| path.contains("/blobs/")), "{after:?}");
+    bed.ok(&["image", "verify", "--deep"]);
+}
+
+#[test]
+fn an_image_without_its_config_can_be_removed_and_then_all_of_it_goes() {
+    let bed = Bed::new();
+    let reference = bed.pull("broken", &[Layer::large("x", 50_000, Packing::Gzip)]);
+    let other = bed.pull("other", &[Layer::large("y", 50_000, Packing::Gzip)]);
+    let config = bed.json(&["inspect", &reference])[0]["id"].as_str().expect("a digest").to_owned();
+    fs::write(bed.blob(&Digest::parse(&config).expect("a digest")), "{}").expect("written");
+    // What it needs cannot be told: nothing is removed, whoever asks.
+    let said = bed.fails(&["image", "prune", "--all"], 1);
+    assert!(said.contains(&config) && said.contains("image verify"), "{said}");
+    assert_eq!(bed.usage("images").reclaimable, 0);
+    assert!(bed.fails(&["image", "verify"], 1).contains(&format!("blob {config} of {reference}")));
+    assert_eq!(bed.usage("layers").count, 2);
+    bed.ok(&["image", "rm", &reference]);
+    assert_eq!(bed.usage("layers").count, 1);
+    bed.ok(&["image", "verify", "--deep"]);
+    bed.ok(&["image", "rm", &other]);
+    assert_eq!((bed.usage("images").size, bed.usage("layers").size), (0, 0));
+}
+
+#[test]
+fn a_fifo_in_a_blobs_place_and_a_garbled_index_are_findings_and_no_hang() {
+    let bed = Bed::new();
+    let layer = Layer::large("x", 1000, Packing::Gzip);
+    let reference = bed.pull("app", std::slice::from_ref(&layer));
+    let blob = bed.blob(&Digest::of(&layer.blob));
+    fs::remove_file(&blob).expect("removed");
+    nix::unistd::mkfifo(&blob, nix::sys::stat::Mode::S_IRWXU).expect("made");
+    assert!(bed.fails(&["image", "verify", "--deep"], 1).contains("is no file; it was taken away"));
+    bed.ok(&["pull", "--quiet", &reference]);
+    bed.ok(&["image", "verify", "--deep"]);
+    fs::write(bed.store().join("index.json"), "{").expect("written");
+    assert!(bed.fails(&["image", "verify"], 1).contains("index.json"));
+}
+
+#[test]
+fn a_long_verification_ends_when_it_is_cancelled() {
+    let bed = Bed::new();
+    // Minutes of hashing, and no byte of disk.
+    let stray = bed.blob(&Digest::of(b"something else"));
+    fs::File::create(&stray).and_then(|file| file.set_len(64 << 30)).expect("sparse");
+    let mut verify = bed.command(&["image", "verify", "--progress", "none"]).spawn().expect("it runs");
+    let mut job = Value::Null;
+    bed.host.wait_until("the job", || {
+        job = bed.json(&["jobs", "--format", "json"])[0].clone();
+        job["state"] == "running"
+    });
+    assert_eq!(job["kind"], "verify");
+    bed.ok(&["cancel", &job["id"].to_string()]);
+    let mut status = None;
+    bed.host.wait_until("the end", || {
+        status = verify.try_wait().expect("ours");
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|status| status.code()), Some(1));
+    assert!(stray.exists(), "nothing was found out about it");
+}
+
+/// A bed whose store is on a file system of `size` bytes.
+fn small_bed(size: usize, table: &str) -> Bed {
+    need_root();
+    let mut host = Host::with_monitord(&[]);
+    host.mount_tmpfs("data", size);
+    Bed::on(host, LyingRegistry::start(), table)
+}
+
+/// Names of the images that are there.
+fn names(bed: &Bed) -> Vec<String> {
+    let images = bed.json(&["images", "--format", "json"]);
+    let images = images.as_array().expect("an array").iter();
+    images.filter_map(|image| image["references"][0].as_str().map(str::to_owned)).collect()
+}
+
+#[test]
+fn a_pull_that_does_not_fit_fails_before_it_fetches_a_layer() {
+    let bed = small_bed(8 << 20, "min-free = \"1M\"\n");
+    let layer = Layer::large("big", 3 << 20, Packing::Gzip);
+    bed.registry.publish("big", &Image::of(std::slice::from_ref(&layer), arch()));
+    let said = bed.fails(&["pull", &bed.registry.reference("big")], 1);
+    assert!(said.contains("it needs 9.5 MiB (3.2 MiB to download, about 6.3 MiB unpacked)"), "{said}");
+    assert!(said.contains("8.0 MiB are free, of which 1.0 MiB are to stay so"), "{said}");
+    assert!(said.contains("sampan system df") && said.contains("sampan image prune"), "{said}");
+    assert_eq!(bed.registry.asked(&format!("big/blobs/{}", Digest::of(&layer.blob))), 0);
+    assert!(bed.names().iter().all(|name| name.starts_with("blobs/")), "{:?}", bed.names());
+    assert!(bed.await_events("pull-error", 1)[0]["attributes"]["reason"].to_string().contains("9.5 MiB"));
+    // What is there already needs no room.
+    let small = bed.pull("small", &[Layer::large("small", 1 << 20, Packing::Gzip)]);
+    fs::write(bed.store().join("ballast"), vec![0; 5 << 20]).expect("written");
+    bed.ok(&["pull", "--quiet", &small]);
+    assert!(bed.fails(&["pull", &bed.registry.reference("big")], 1).contains("it needs 9.5 MiB"));
+}
+
+#[test]
+fn when_space_is_low_the_images_go_that_were_not_used_for_longest() {
+    let bed = small_bed(8 << 20, "gc-free-low = \"40%\"\ngc-free-high = \"45%\"\n");
+    let layer = |name: &str, mib: usize| [Layer::large(name, mib << 20, Packing::Gzip)];
+    let a = bed.pull("a", &layer("a", 1));
+    let b = bed.pull("b", &layer("b", 1));
+    bed.ok(&["pull", "--quiet", &a]);
+    let c = bed.pull("c", &layer("c", 1));
+    assert_eq!(names(&bed), [a.clone(), c.clone()], "b was not used since\n{}", bed.log());
+    let untagged = bed.await_events("untag", 1);
+    assert_eq!((&untagged[0]["id"], &untagged[0]["attributes"]["by"]), (&b.into(), &"low-space".into()));
+    assert_eq!(bed.await_events("prune", 1)[0]["attributes"]["by"], "low-space");
+    // Before a pull that lacks room, as many as it takes; all of them here.
+    let d = bed.pull("d", &layer("d", 2));
+    assert_eq!(names(&bed), std::slice::from_ref(&d));
+    // One that would not fit into an empty store either takes nothing along.
+    bed.registry.publish("e", &Image::of(&layer("e", 4), arch()));
+    assert!(bed.fails(&["pull", &bed.registry.reference("e")], 1).contains("it needs 12."));
+    assert_eq!(names(&bed), [d]);
+    bed.ok(&["image", "verify", "--deep"]);
+}
+
+#[test]
+fn marks_that_contradict_each_other_are_refused_at_start() {
+    let host = Host::new();
+    let config = host.path("sampan.toml");
+    for (table, said) in [
+        ("gc-free-low = \"20%\"\ngc-free-high = \"10%\"", "gc-free-high is 10%"),
+        ("gc-free-high = \"10%\"", "gc-free-high is 10%"),
+        ("min-free = \"lots\"", "\"lots\" is no amount of disk"),
+    ] {
+        fs::write(&config, format!("[engine]\n{table}\n")).expect("written");
+        let output = host.command("sampan-engine").arg("--config").arg(&config).output().expect("it runs");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && text.contains(said), "{text}");
+    }
 }

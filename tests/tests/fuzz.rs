@@ -34,6 +34,7 @@ targets! {
     any_bytes_are_a_manifest_or_an_error "manifest"
     any_bytes_are_a_config_or_an_error "config"
     any_header_is_a_list_of_challenges "challenge"
+    any_text_is_registries_or_an_error "registries"
     any_bytes_are_a_tar_or_an_error "tar"
 }
 

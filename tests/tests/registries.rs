@@ -12,11 +12,12 @@ use sampan_engine::registry::{Access, RegistryError};
 use sampan_engine::sources::Sources;
 use sampan_ipc::engine::{Answer, Code, Failure, Pull, Request};
 use sampan_tests::engine::Engine;
+use sampan_tests::host::{binary, need_root};
 use sampan_tests::registry::{DockerRegistry, Image, Layer, LyingRegistry, Packing, Reply};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -119,6 +120,95 @@ fn a_blob_that_a_mirror_does_not_give_comes_from_the_next() {
     let rest = home.sent() - layers[0].blob.len() as u64;
     assert!(rest <= half as u64 + 1, "{rest} bytes of the second layer came again");
     assert!(mirror.asked(&path(&layers[1])) <= 2, "it was given up");
+}
+
+#[test]
+fn a_mirror_that_has_a_blob_wrong_is_passed_over_for_it() {
+    let (mirror, home) = (LyingRegistry::start(), LyingRegistry::start());
+    let image = image("spoilt");
+    for registry in [&mirror, &home] {
+        registry.publish("app", &image);
+    }
+    for (digest, bytes) in &image.blobs {
+        let mut wrong = bytes.clone();
+        *wrong.last_mut().expect("not empty") ^= 1;
+        mirror
+            .answer(&format!("app/blobs/{digest}"), Reply::Ok("application/octet-stream".to_owned(), wrong));
+    }
+    let engine = engine(&registry("corp.test", &home.address, &[&mirror.address]));
+    pulled(&engine, "corp.test/app:t", &image);
+    for (digest, _) in &image.blobs {
+        let path = format!("app/blobs/{digest}");
+        assert_eq!((mirror.asked(&path), home.asked(&path)), (1, 1), "{path}");
+    }
+    // With nobody else to ask it is refused.
+    rewrite(&engine, &registry("other.test", &mirror.address, &[]));
+    engine.ask(Request::Remove { name: "corp.test/app:t".to_owned(), force: true }).all();
+    assert_eq!(refused(&engine, "other.test/app:t").code, Code::Failed);
+    assert!(engine.images().is_empty());
+}
+
+/// The manifests that `registry` was asked for since it had been asked `before` things.
+fn manifests(registry: &LyingRegistry, before: usize) -> Vec<String> {
+    let asked = registry.requests().into_iter().skip(before).map(|(path, _)| path);
+    asked.filter(|path| path.contains("/manifests/")).collect()
+}
+
+#[test]
+fn skopeo_asks_the_same_places_in_the_same_order() {
+    let home = LyingRegistry::start();
+    let at = &home.address;
+    let digest = image("nowhere").digest();
+    let table = |prefix: &str, more: &str| {
+        format!("[[registry]]\nprefix = '{prefix}'\n{}insecure = true\n", more.replace("HOST", at))
+    };
+    let mirror = |place: &str, more: &str| {
+        format!("[[registry.mirror]]\nlocation = '{at}/{place}'\ninsecure = true\n{more}\n")
+    };
+    let conf = [
+        table("corp.test", "location = 'HOST/home'\n"),
+        mirror("m1", ""),
+        mirror("m2/deep", "pull-from-mirror = 'digest-only'"),
+        mirror("m3", "pull-from-mirror = 'tag-only'"),
+        table("corp.test/team", "location = 'HOST/team'\n"),
+        table("corp.test/team/one", "location = 'HOST/renamed'\n"),
+        table("digests.test", "location = 'HOST/d'\nmirror-by-digest-only = true\n"),
+        mirror("dm", ""),
+        table("*.wild.test", "location = 'HOST/wild'\n"),
+        table("docker.io/library", "location = 'HOST/hub'\n"),
+        mirror("hubmirror", ""),
+    ]
+    .concat();
+    let engine = engine(&conf);
+    for name in [
+        "corp.test/app",
+        "corp.test/team/two",
+        "corp.test/team/one",
+        "corp.test/team/one/more",
+        "corp.test/teams/x",
+        "digests.test/x/y",
+        "sub.sub.wild.test/x",
+        "docker.io/library/alpine",
+        "alpine",
+    ] {
+        for target in [":v1".to_owned(), format!("@{digest}")] {
+            let name = format!("{name}{target}");
+            let before = home.requests().len();
+            refused(&engine, &name);
+            let ours = manifests(&home, before);
+            let before = home.requests().len();
+            let peer = Command::new("skopeo")
+                .args(["--registries-conf".as_ref(), engine.dir.path().join("registries.conf").as_os_str()])
+                .env("CONTAINERS_REGISTRIES_CONF_DIR", engine.dir.path().join("none"))
+                .args(["inspect", "--raw", &format!("docker://{name}")])
+                .output()
+                .expect("skopeo of Debian's package skopeo");
+            assert!(!peer.status.success());
+            let theirs = manifests(&home, before);
+            assert!(!ours.is_empty(), "{name} is asked for nowhere");
+            assert_eq!(ours, theirs, "{name}: {}", String::from_utf8_lossy(&peer.stderr));
+        }
+    }
 }
 
 #[test]
@@ -571,30 +661,102 @@ impl BlackHole {
     }
 }
 
+/// Cancels a pull of `name` once the kernel has a connection to `port` in `state` (proc_pid_net(5)), and sees it
+/// end at once.
+fn cancel_while(engine: &Engine, name: &str, address: &str, state: &str) {
+    let port: u16 = address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let mut stream = engine.ask(pull(name));
+    let Some(Answer::Job(job)) = stream.next() else { panic!("a job") };
+    engine.wait_until("a connection", || {
+        let table = fs::read_to_string("/proc/net/tcp").expect("readable");
+        let column =
+            |line: &str, nth| line.split_whitespace().nth(nth).map(str::to_owned).unwrap_or_default();
+        table.lines().any(|l| column(l, 2).ends_with(&format!(":{port:04X}")) && column(l, 3) == state)
+    });
+    let began = Instant::now();
+    engine.ask(Request::Cancel { job: job.id }).all();
+    assert_eq!(stream.watch().expect_err("cancelled").code, Code::Cancelled);
+    assert!(began.elapsed() < AT_ONCE, "{name}: {:?}", began.elapsed());
+}
+
 #[test]
 fn a_pull_that_waits_for_a_connection_ends_at_once_when_cancelled() {
+    const SYN_SENT: &str = "02";
     let hole = BlackHole::new();
-    let proxied = Proxy::start(&hole.address, None);
     let home = tempfile::tempdir().expect("a directory");
     let url = format!("http://{}", hole.address);
     let engine = engine_in(home, "", &[("HTTPS_PROXY", url.as_ref())]);
     // To the registry itself, and to a proxy before it.
-    for name in [format!("{}/x:1", hole.address), "far.test/x:1".to_owned()] {
-        let mut stream = engine.ask(pull(&name));
-        let Some(Answer::Job(job)) = stream.next() else { panic!("a job") };
-        // It is in connect(2), or just before: the kernel knows of an attempt.
-        engine.wait_until("a connection attempt", || {
-            let table = fs::read_to_string("/proc/net/tcp").expect("readable");
-            let port: u16 = hole.address.rsplit(':').next().and_then(|p| p.parse().ok()).expect("a port");
-            table.lines().any(|line| line.contains(&format!(":{port:04X} 02 ")))
+    cancel_while(&engine, &format!("{}/x:1", hole.address), &hole.address, SYN_SENT);
+    cancel_while(&engine, "far.test/x:1", &hole.address, SYN_SENT);
+}
+
+#[test]
+fn a_pull_that_waits_for_a_greeting_ends_at_once_when_cancelled() {
+    const ESTABLISHED: &str = "01";
+    // The kernel connects; nobody ever says anything: no TLS, and no answer to CONNECT.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("an address").to_string();
+    let home = tempfile::tempdir().expect("a directory");
+    let url = format!("http://{address}");
+    let engine = engine_in(home, "", &[("HTTPS_PROXY", url.as_ref())]);
+    cancel_while(&engine, &format!("{address}/x:1"), &address, ESTABLISHED);
+    cancel_while(&engine, "far.test/x:1", &address, ESTABLISHED);
+}
+
+#[test]
+fn what_a_proxy_answers_wrong_is_told() {
+    for (answer, words) in [
+        ("", "hangs up"),
+        ("HTTP/1.1 200 OK\r\nX: ", "answer without end"),
+        ("SSH-2.0-nonsense\r\n\r\n", "SSH-2.0-nonsense"),
+        ("HTTP/1.1 502 Bad Gateway\r\n\r\n", "502 Bad Gateway"),
+        ("HTTP/1.1 20 Hm\r\n\r\n", "20 Hm"),
+        ("HTTP/1.1\r\n\r\n", "HTTP/1.1"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut reader = BufReader::new(stream.try_clone().expect("a descriptor"));
+                let _ = head(&mut reader);
+                let _ = stream.write_all(answer.as_bytes());
+                // Headers for as long as somebody listens.
+                while answer.ends_with("X: ") && stream.write_all(&[b'x'; 1000]).is_ok() {}
+            }
         });
-        let began = Instant::now();
-        engine.ask(Request::Cancel { job: job.id }).all();
-        let failure = stream.watch().expect_err("cancelled");
-        assert_eq!(failure.code, Code::Cancelled);
-        assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+        let home = tempfile::tempdir().expect("a directory");
+        let engine = engine_in(home, "", &[("HTTPS_PROXY", url.as_ref())]);
+        says(&refused(&engine, "far.test/x:1"), &["far.test", words]);
     }
-    assert!(proxied.heads().is_empty());
+}
+
+#[test]
+fn a_pull_that_waits_for_a_name_ends_at_once_when_cancelled() {
+    need_root();
+    // A name server that hears and says nothing, for one engine alone.
+    let bound = (1..250).find_map(|n| UdpSocket::bind((Ipv4Addr::new(127, 53, 53, n), 53)).ok());
+    let server = bound.expect("root may listen there");
+    let address = server.local_addr().expect("an address").ip();
+    let dir = tempfile::tempdir().expect("a directory");
+    let resolv = dir.path().join("resolv.conf");
+    fs::write(&resolv, format!("nameserver {address}\n")).expect("written");
+    let script = format!(
+        "mount --make-rprivate / && mount --bind {} /etc/resolv.conf && exec {}",
+        resolv.display(),
+        binary("sampan-engine").display()
+    );
+    let engine = Engine::start_by(dir, Command::new("unshare").args(["--mount", "sh", "-c", &script]));
+    let mut stream = engine.ask(pull("slow.test/x:1"));
+    let Some(Answer::Job(job)) = stream.next() else { panic!("a job") };
+    server.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    let mut question = [0; 512];
+    let len = server.recv(&mut question).expect("a question");
+    assert!(question[..len].windows(4).any(|label| label == b"slow"));
+    let began = Instant::now();
+    engine.ask(Request::Cancel { job: job.id }).all();
+    assert_eq!(stream.watch().expect_err("cancelled").code, Code::Cancelled);
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
 }
 
 /// A server that answers each path from a list, and keeps what it was asked in full.

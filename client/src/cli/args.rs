@@ -54,6 +54,15 @@ Filters: values of one key are OR, keys are AND.
   daemon=ID|NAME        Events of this daemon
   attr.KEY=VALUE        Events whose attribute KEY is VALUE";
 
+const AUTH_FILES: &str = "\
+Files: credentials are saved in --authfile, else in $REGISTRY_AUTH_FILE, else in $XDG_RUNTIME_DIR/containers/auth.json
+(/run/containers/UID/auth.json without XDG_RUNTIME_DIR), as podman and skopeo do: that is gone after a reboot. Where
+the file sets a credential helper for the registry (credHelpers, credsStore), that keeps them instead.
+
+They are looked for in those files, then in $XDG_CONFIG_HOME/containers/auth.json ($HOME/.config/...) and in
+$DOCKER_CONFIG/config.json ($HOME/.docker/config.json). The engine has an order of its own of the same kind, behind
+the key auth-file of its configuration, for what the command line does not bring along.";
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -80,6 +89,14 @@ pub enum Command {
     Rmi(Remove),
     /// Make an image of root file system tars
     Import(Import),
+    /// Send an image to a registry
+    Push(Push),
+    /// Let a registry check a user name and password, and save them
+    #[command(after_long_help = AUTH_FILES)]
+    Login(Login),
+    /// Forget what 'login' saved
+    #[command(after_long_help = AUTH_FILES)]
+    Logout(Logout),
     /// Take images out of an archive that docker, podman, skopeo or 'save' wrote
     Load(Load),
     /// Write images into an archive that docker, podman and skopeo read
@@ -396,6 +413,36 @@ pub struct Import {
     pub socket: EngineSocket,
 }
 
+/// Arguments of `push`.
+#[derive(Debug, Args)]
+pub struct Push {
+    /// The image: reference, digest, or the beginning of an id
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// Where it goes: [HOST[:PORT]/]NAME[:TAG] [default: the image's own reference]
+    #[arg(value_name = "TARGET")]
+    pub target: Option<String>,
+    /// Return at once, print the job's number, and let the push go on
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub detach: bool,
+    /// With 'false', take plain HTTP, and HTTPS whose certificate nobody vouches for
+    #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub tls_verify: bool,
+    /// Send at most this much per second: 500K, 10M/s [default: no limit]
+    #[arg(long, value_name = "BYTES[K|M|G][/s]")]
+    pub limit_rate: Option<String>,
+    /// Take credentials from this file alone
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub authfile: Option<PathBuf>,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub progress: Progress,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
 /// What `save` writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum SaveFormat {
@@ -448,6 +495,56 @@ pub struct Load {
     pub socket: EngineSocket,
 }
 
+/// Arguments of `login`.
+#[derive(Debug, Args)]
+pub struct Login {
+    /// The registry: HOST[:PORT]
+    #[arg(value_name = "REGISTRY", default_value = "docker.io")]
+    pub registry: String,
+    /// The user's name [default: asked for]
+    #[arg(short, long, value_name = "USER")]
+    pub username: Option<String>,
+    /// The password; every user of this host may see it in the list of processes [default: asked for]
+    #[arg(
+        short,
+        long,
+        value_name = "PASSWORD",
+        conflicts_with = "password_stdin",
+        allow_hyphen_values = true
+    )]
+    pub password: Option<String>,
+    /// Read the password from standard input
+    #[arg(long, requires = "username")]
+    pub password_stdin: bool,
+    /// Print the name of the user that is logged in, and do nothing else
+    #[arg(long, conflicts_with_all = ["username", "password", "password_stdin"])]
+    pub get_login: bool,
+    /// With 'false', take plain HTTP, and HTTPS whose certificate nobody vouches for
+    #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub tls_verify: bool,
+    /// Save in this file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub authfile: Option<PathBuf>,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
+/// Arguments of `logout`.
+#[derive(Debug, Args)]
+pub struct Logout {
+    /// The registry: HOST[:PORT]
+    #[arg(value_name = "REGISTRY", default_value = "docker.io", conflicts_with = "all")]
+    pub registry: String,
+    /// Forget all registries
+    #[arg(short, long)]
+    pub all: bool,
+    /// Remove from this file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub authfile: Option<PathBuf>,
+}
+
 /// Arguments of `image`.
 #[derive(Debug, Args)]
 pub struct ImageGroup {
@@ -468,6 +565,9 @@ pub enum ImageCommand {
     /// Remove images that have no name, and content that no image needs
     #[command(after_long_help = PRUNE)]
     Prune(Prune),
+    /// Read all of the store again and say what is broken
+    #[command(after_long_help = VERIFY)]
+    Verify(Verify),
     /// Give an image one more reference
     Tag(Tag),
     /// Fetch an image from a registry
@@ -480,6 +580,25 @@ pub enum ImageCommand {
     Load(Load),
     /// Write images into an archive
     Save(Save),
+}
+
+const VERIFY: &str = "\
+A blob whose digest is wrong, and with --deep an unpacked layer that differs from its blob, is taken out of the
+store, unless a job needs it just now: nobody can use it, and the next 'sampan pull' of the image fetches or unpacks
+it again. Exit status 1 if something is broken.";
+
+/// Arguments of `image verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Also unpack each layer's blob again, one at a time beside the store, and compare file by file
+    #[arg(long)]
+    pub deep: bool,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub progress: Progress,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
 }
 
 const PRUNE: &str = "\

@@ -1,10 +1,10 @@
 //! What the store takes on the disk, and what of it goes: `system df`, `image prune`.
 
-use crate::cli::args::{Df, ListFormat, Prune};
+use crate::cli::args::{Df, ListFormat, Prune, Verify};
 use crate::cli::failure::{Failure, USAGE};
 use crate::cli::format;
 use crate::cli::images::{json_image, print, removed, repository_and_tag, shorten};
-use crate::cli::job::{engine, finish};
+use crate::cli::job::{engine, finish, follow};
 use crate::cli::table::Table;
 use crate::cli::units;
 use sampan_client::engine::{self, Answer, ImageUsage, Request, Usage};
@@ -134,6 +134,14 @@ fn confirmed(all: bool) -> Result<bool, Failure> {
         Failure::new(format!("cannot read an answer: {error}")).hint("--force does not ask")
     })?;
     Ok(matches!(line.trim(), "y" | "Y" | "yes" | "Yes"))
+}
+
+/// Runs `sampan image verify`.
+///
+/// # Errors
+/// Something in the store is broken, or the engine is not there.
+pub fn verify(args: &Verify) -> Result<(), Failure> {
+    follow(&engine(&args.socket), Request::Verify(engine::Verify { deep: args.deep }), &[], &args.progress)
 }
 
 #[cfg(test)]

@@ -75,7 +75,8 @@ fn subject(request: &Request) -> String {
     }
 }
 
-fn catch(answers: &Answers) -> Result<Signals, Failure> {
+/// Catches the signals that end a command; they end `answers` too.
+pub fn catch(answers: &Answers) -> Result<Signals, Failure> {
     Signals::catch(&answers.stopper()?.into())
         .map_err(|error| Failure::new(format!("cannot catch signals: {error}")))
 }

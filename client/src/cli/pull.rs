@@ -1,6 +1,7 @@
 //! `sampan pull`: one reference or several, on one screen; from registries, or from files and directories.
 
 use crate::cli::args::Pull;
+use crate::cli::credentials;
 use crate::cli::failure::{FAILED, Failure, USAGE};
 use crate::cli::follow::Follow;
 use crate::cli::job::engine;
@@ -19,6 +20,7 @@ pub fn run(args: &Pull) -> Result<(), Failure> {
     let bytes_per_second = args.limit_rate.as_deref().map_or(Ok(0), rate)?;
     let request = |reference: String| {
         Request::Pull(engine::Pull {
+            credentials: credentials::of(&reference),
             reference,
             platform: args.platform.clone(),
             detach: args.detach,
@@ -26,7 +28,6 @@ pub fn run(args: &Pull) -> Result<(), Failure> {
             all_tags: args.all_tags,
             no_unpack: args.no_unpack,
             bytes_per_second,
-            ..engine::Pull::default()
         })
     };
     let engine = engine(&args.socket);
@@ -99,7 +100,10 @@ fn unique(references: &[String]) -> Vec<String> {
 }
 
 /// Prints the number of a job that goes on by itself.
-fn detached(answers: Answers) -> Result<(), Failure> {
+///
+/// # Errors
+/// The engine refuses.
+pub fn detached(answers: Answers) -> Result<(), Failure> {
     for answer in answers {
         match answer? {
             Answer::Job(job) => {

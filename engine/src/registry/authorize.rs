@@ -1,67 +1,314 @@
-//! Who we are to a [`Registry`]: challenges met with tokens.
+//! Who we are to a [`Registry`]: challenges met with passwords and tokens.
+//!
+//! Basic: RFC 7617. Bearer: distribution's "Token Authentication", GET with a password or nothing, and its OAuth2
+//! form, POST with a refresh token. A token is renewed when it has expired and when the registry refuses it. What
+//! we are goes to the registry's own host and to the realm that it names; redirects get none of it.
 
+use super::transport::is_loopback;
 use super::{Registry, RegistryError, SMALL_BODY_MAX};
 use crate::challenge::{self, Challenge};
+use crate::credentials::Credentials;
 use crate::store::lock;
-use ::http::{Response, StatusCode, header};
+use ::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sampan_credentials::Credential;
 use serde::Deserialize;
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
 use ureq::Body;
 
+/// How long a token is good that does not say so, and that says less: distribution's "Token Authentication".
+const TOKEN_LIFE: Duration = Duration::from_secs(60);
+/// Longest that a token is trusted without being renewed.
+const TOKEN_LIFE_MAX: Duration = Duration::from_secs(3600);
+/// So long before its end a token is renewed.
+const MARGIN: Duration = Duration::from_secs(5);
+/// Most other repositories that a token is asked for: realms limit the length of a URL.
+const OTHERS_MAX: usize = 8;
+/// What we call ourselves to an OAuth2 realm.
+const CLIENT: &str = "sampan";
+
+/// What a registry has been told, and has told us, about who we are.
+#[derive(Default)]
+pub(super) struct Session {
+    credentials: Credentials,
+    /// What a token is asked for: `repository:a:pull`; none just to log in.
+    scopes: Mutex<Vec<String>>,
+    known: Mutex<Known>,
+    /// Held while a token is got, so that the workers of a job get one and not each its own.
+    renewal: Mutex<()>,
+    /// Looked up once: a helper may ask a person.
+    credential: OnceLock<Option<Credential>>,
+    problems: OnceLock<String>,
+}
+
+#[derive(Default)]
+struct Known {
+    authorization: Option<HeaderValue>,
+    /// When the token has to be renewed, and for which challenge.
+    renew: Option<(Instant, Challenge)>,
+    /// A realm may give out a new one with each token.
+    refresh_token: Option<String>,
+}
+
+/// The answer of a realm.
+#[derive(Deserialize)]
+struct Token {
+    token: Option<String>,
+    access_token: Option<String>,
+    refresh_token: Option<String>,
+    expires_in: Option<u64>,
+}
+
+impl Session {
+    /// For pulls from `repository`.
+    pub(super) fn new(credentials: Credentials, repository: &str) -> Self {
+        let scopes = Mutex::new(vec![format!("repository:{repository}:pull")]);
+        Session { credentials, scopes, ..Session::default() }
+    }
+
+    /// What stood in the way of a credential, for a message about its lack.
+    pub(super) fn problems(&self) -> String {
+        self.problems.get().cloned().unwrap_or_default()
+    }
+}
+
 impl Registry {
-    /// Gets a token for the challenge of `response`; false if there is none that we can meet.
-    pub(super) fn authenticate(&self, response: &Response<Body>) -> Result<bool, RegistryError> {
+    /// To find out whether the registry takes a credential, no repository is asked for.
+    #[must_use]
+    pub fn for_login(self) -> Self {
+        lock(&self.session.scopes).clear();
+        self
+    }
+
+    /// Tokens are to be good for pushes, and for blobs of `others`.
+    #[must_use]
+    pub fn for_push<'a>(self, others: impl IntoIterator<Item = &'a str>) -> Self {
+        {
+            let mut scopes = lock(&self.session.scopes);
+            *scopes = vec![format!("repository:{}:pull,push", self.repository)];
+            scopes
+                .extend(others.into_iter().take(OTHERS_MAX).map(|other| format!("repository:{other}:pull")));
+        }
+        self
+    }
+
+    /// What goes to `uri` to say who we are: nothing but to the registry itself.
+    pub(super) fn authorization_for(&self, uri: &Uri) -> Option<HeaderValue> {
+        let own = uri.authority().is_some_and(|a| a.as_str() == self.authority)
+            && uri.scheme_str() == lock(&self.state).scheme;
+        lock(&self.session.known).authorization.clone().filter(|_| own)
+    }
+
+    /// What the next request will say; renewed first if it has expired.
+    pub(super) fn authorization(&self) -> Result<Option<HeaderValue>, RegistryError> {
+        let (now, due) = {
+            let known = lock(&self.session.known);
+            let due = known.renew.as_ref().filter(|(at, _)| Instant::now() >= *at);
+            (known.authorization.clone(), due.map(|(_, challenge)| challenge.clone()))
+        };
+        if let Some(challenge) = due {
+            self.renew(&challenge, now.as_ref())?;
+        }
+        Ok(lock(&self.session.known).authorization.clone())
+    }
+
+    /// Meets the challenge of `response`, a refusal of a request that said `sent`; false if that cannot be.
+    pub(super) fn authenticate(
+        &self,
+        response: &Response<Body>,
+        sent: Option<HeaderValue>,
+    ) -> Result<bool, RegistryError> {
         let values = response.headers().get_all(header::WWW_AUTHENTICATE).iter();
-        let challenges = values.filter_map(|v| v.to_str().ok()).flat_map(challenge::parse);
-        let Some(bearer) = challenges.into_iter().find(|c| c.scheme == "bearer") else {
+        let challenges: Vec<Challenge> =
+            values.filter_map(|v| v.to_str().ok()).flat_map(challenge::parse).collect();
+        if let Some(bearer) = challenges.iter().find(|c| c.scheme == "bearer") {
+            return self.renew(bearer, sent.as_ref()).map(|()| true);
+        }
+        if !challenges.iter().any(|c| c.scheme == "basic") {
+            return Ok(false);
+        }
+        let Some(value) = self.credential().and_then(basic) else {
             return Ok(false);
         };
-        let url = self.token_url(&bearer)?;
-        let what = "a token";
-        let response = self.follow_token(what, &url)?;
+        let mut known = lock(&self.session.known);
+        // The very same once more would be refused again.
+        let is_news = sent.as_ref() != Some(&value);
+        *known = Known { authorization: Some(value), ..Known::default() };
+        Ok(is_news)
+    }
+
+    /// Gets a token, unless somebody else has since `sent` was sent.
+    fn renew(&self, bearer: &Challenge, sent: Option<&HeaderValue>) -> Result<(), RegistryError> {
+        let _alone = lock(&self.session.renewal);
+        if lock(&self.session.known).authorization.as_ref() != sent {
+            return Ok(());
+        }
+        let token = self.token(bearer)?;
+        let life = Duration::from_secs(token.expires_in.unwrap_or(0)).clamp(TOKEN_LIFE, TOKEN_LIFE_MAX);
+        let word = token.token.or(token.access_token).filter(|t| !t.is_empty());
+        let word = word.ok_or_else(|| self.wrong("gives an answer without a token".to_owned()))?;
+        let value = secret(&format!("Bearer {word}"))
+            .ok_or_else(|| self.wrong("gives a token that no header can hold".to_owned()))?;
+        let mut known = lock(&self.session.known);
+        known.authorization = Some(value);
+        known.renew = Some((Instant::now() + life - MARGIN, bearer.clone()));
+        known.refresh_token = token.refresh_token.or(known.refresh_token.take());
+        Ok(())
+    }
+
+    /// What we are here; looked up when it is asked for first.
+    fn credential(&self) -> Option<&Credential> {
+        let session = &self.session;
+        let found = session.credential.get_or_init(|| {
+            let found = session.credentials.find(&self.host, &self.repository);
+            for problem in &found.problems {
+                log::warn!("{}: {problem}", self.host);
+            }
+            if found.credential.is_none() && !found.problems.is_empty() {
+                let _ = session.problems.set(format!("; {}", found.problems.join("; ")));
+            }
+            found.credential
+        });
+        found.as_ref()
+    }
+
+    /// Asks the challenge's realm for a token.
+    fn token(&self, bearer: &Challenge) -> Result<Token, RegistryError> {
+        let realm = self.realm(bearer)?;
+        let credential = self.credential();
+        if credential.is_some() && realm.scheme_str() == Some("http") && !self.is_trusted_plain(&realm) {
+            let wrong = format!("wants a password sent to {}, which is not HTTPS", origin(&realm));
+            return Err(self.wrong(wrong));
+        }
+        let response = match credential {
+            Some(credential) if !credential.identity_token.is_empty() => {
+                self.post_refresh_token(&realm, bearer, &credential.identity_token)?
+            }
+            other => self.get_token(&realm, bearer, other)?,
+        };
         if response.status() != StatusCode::OK {
-            return Err(self.refusal(&format!("{} (token)", self.repository), response));
+            return Err(self.refusal("a token", response));
         }
-        let bytes = self.read_small(response, what, SMALL_BODY_MAX)?;
-        #[derive(Deserialize)]
-        struct Token {
-            token: Option<String>,
-            access_token: Option<String>,
-        }
-        let token: Token = serde_json::from_slice(&bytes)
-            .map_err(|e| self.wrong(format!("gives a token that is no JSON: {e}")))?;
-        let token = token.token.or(token.access_token).filter(|t| !t.is_empty());
-        let token = token.ok_or_else(|| self.wrong("gives an answer without a token".to_owned()))?;
-        lock(&self.state).authorization = Some(format!("Bearer {token}"));
-        Ok(true)
+        let bytes = self.read_small(response, "a token", SMALL_BODY_MAX)?;
+        // The parser's words may quote what it read, and that may be a secret.
+        serde_json::from_slice(&bytes).map_err(|_| self.wrong("gives a token that cannot be read".to_owned()))
     }
 
-    fn follow_token(&self, what: &str, url: &str) -> Result<Response<Body>, RegistryError> {
-        // A stale token must not go to the token server.
-        lock(&self.state).authorization = None;
-        self.follow(what, url, &[])
-    }
-
-    fn token_url(&self, bearer: &Challenge) -> Result<String, RegistryError> {
+    /// Where tokens are got: HTTPS, or HTTP where that is allowed.
+    fn realm(&self, bearer: &Challenge) -> Result<Uri, RegistryError> {
         let realm = bearer
             .get("realm")
             .ok_or_else(|| self.wrong("wants a token and does not say from where".to_owned()))?;
-        let plain = realm.starts_with("http://") && self.plain_allowed;
-        if !realm.starts_with("https://") && !plain {
-            return Err(self.wrong(format!("wants a token from {realm:?}, which is not HTTPS")));
-        }
-        let mut url = realm.to_owned();
-        let mut add = |name: &str, value: &str| {
-            url.push(if url.contains('?') { '&' } else { '?' });
-            url.push_str(name);
-            url.push('=');
-            url.push_str(&percent(value));
-        };
-        if let Some(service) = bearer.get("service") {
-            add("service", service);
-        }
-        add("scope", &format!("repository:{}:pull", self.repository));
-        Ok(url)
+        let uri: Option<Uri> = realm.parse().ok();
+        let uri = uri.filter(|uri: &Uri| {
+            let plain = uri.scheme_str() == Some("http") && self.plain_allowed;
+            // User and password in a URL would make it another host for some readers.
+            let host = uri.authority().is_some_and(|a| !a.as_str().contains('@'));
+            host && (plain || uri.scheme_str() == Some("https"))
+        });
+        uri.ok_or_else(|| self.wrong(format!("wants a token from {realm:?}, which is not HTTPS")))
     }
+
+    /// True if a password may go there in the clear: within this host, or to the registry that may have it so.
+    fn is_trusted_plain(&self, realm: &Uri) -> bool {
+        let host = realm.host().unwrap_or_default();
+        let own: Option<Uri> = self.authority.parse().ok();
+        is_loopback(host) || (self.insecure && own.is_some_and(|own| own.host() == Some(host)))
+    }
+
+    fn get_token(
+        &self,
+        realm: &Uri,
+        bearer: &Challenge,
+        credential: Option<&Credential>,
+    ) -> Result<Response<Body>, RegistryError> {
+        let mut url = realm.to_string();
+        for (name, value) in self.token_words(bearer, credential) {
+            url.push(if url.contains('?') { '&' } else { '?' });
+            url.push_str(&format!("{name}={}", percent(&value)));
+        }
+        self.follow_token(url, credential.and_then(basic))
+    }
+
+    /// GET, through redirects; a password goes to the realm's own host alone.
+    fn follow_token(
+        &self,
+        url: String,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Response<Body>, RegistryError> {
+        let first: Option<Uri> = url.parse().ok();
+        self.follow_as("a token", &url, &[], &|uri| {
+            let same = first.as_ref().is_some_and(|first| origin(first) == origin(uri));
+            authorization.clone().filter(|_| same)
+        })
+    }
+
+    /// OAuth2: the secret is in the body, so redirects are not followed.
+    fn post_refresh_token(
+        &self,
+        realm: &Uri,
+        bearer: &Challenge,
+        identity_token: &str,
+    ) -> Result<Response<Body>, RegistryError> {
+        let newer = lock(&self.session.known).refresh_token.clone();
+        let mut words = vec![
+            ("grant_type", "refresh_token".to_owned()),
+            ("client_id", CLIENT.to_owned()),
+            ("refresh_token", newer.unwrap_or_else(|| identity_token.to_owned())),
+        ];
+        let scopes = self.token_words(bearer, None);
+        words.extend(scopes.iter().filter(|(name, _)| *name != "scope").cloned());
+        let all: Vec<String> = scopes.into_iter().filter(|(n, _)| *n == "scope").map(|(_, v)| v).collect();
+        words.push(("scope", all.join(" ")));
+        let form: Vec<String> =
+            words.iter().map(|(name, value)| format!("{name}={}", percent(value))).collect();
+        let request = Request::post(realm.clone())
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(form.join("&"))
+            .map_err(|error| self.transport("a token", ureq::Error::Http(error)))?;
+        let response = self.run(realm, request, &|source| self.transport("a token", source))?;
+        match response.status().is_redirection() {
+            true => Err(self.wrong("redirects a request for a token that has a secret in it".to_owned())),
+            false => Ok(response),
+        }
+    }
+
+    /// `service`, `account` and the scopes.
+    fn token_words(
+        &self,
+        bearer: &Challenge,
+        credential: Option<&Credential>,
+    ) -> Vec<(&'static str, String)> {
+        let mut words = Vec::new();
+        words.extend(bearer.get("service").map(|service| ("service", service.to_owned())));
+        words.extend(credential.map(|credential| ("account", credential.username.clone())));
+        words.extend(lock(&self.session.scopes).iter().map(|scope| ("scope", scope.clone())));
+        words
+    }
+}
+
+/// Scheme, host and port.
+fn origin(uri: &Uri) -> String {
+    format!("{}://{}", uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |a| a.as_str()))
+}
+
+/// `Basic …` of a password; `None` for an identity token.
+fn basic(credential: &Credential) -> Option<HeaderValue> {
+    let Credential { username, password, identity_token, .. } = credential;
+    // RFC 7617, section 2: a user name has no colon.
+    if !identity_token.is_empty() || username.contains(':') {
+        return None;
+    }
+    secret(&format!("Basic {}", STANDARD.encode(format!("{username}:{password}"))))
+}
+
+/// A header's value that is never printed.
+fn secret(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 fn percent(text: &str) -> String {
@@ -83,15 +330,53 @@ mod tests {
     use crate::reference::Reference;
     use crate::registry::Access;
 
+    fn registry(name: &str, insecure: bool) -> Registry {
+        Registry::new(&Reference::parse(name).expect("good"), &Access { insecure, ..Access::default() })
+    }
+
+    fn bearer(text: &str) -> Challenge {
+        challenge::parse(text).remove(0)
+    }
+
     #[test]
-    fn a_token_url_is_encoded_and_https() {
-        let registry = Registry::new(&Reference::parse("r.example/a").expect("good"), &Access::default());
-        let challenge = |text| challenge::parse(text).remove(0);
-        let url = registry
-            .token_url(&challenge(r#"Bearer realm="https://t/x?a=b",service="s & t""#))
-            .expect("good");
-        assert_eq!(url, "https://t/x?a=b&service=s%20%26%20t&scope=repository:a:pull");
-        assert!(registry.token_url(&challenge(r#"Bearer realm="http://t/""#)).is_err());
-        assert!(registry.token_url(&challenge(r#"Bearer realm="file:///etc/passwd""#)).is_err());
+    fn a_realm_is_https_or_plain_where_that_may_be() {
+        let public = registry("r.example/a", false);
+        assert!(public.realm(&bearer(r#"Bearer realm="https://t/x?a=b",service="s & t""#)).is_ok());
+        for bad in ["http://t/", "file:///etc/passwd", "//t/", "", "https://r.example@evil.example/"] {
+            assert!(public.realm(&bearer(&format!(r#"Bearer realm="{bad}""#))).is_err(), "{bad}");
+        }
+        let realm: Uri = "http://other.example/t".parse().expect("a URL");
+        let own: Uri = "http://r.example:81/t".parse().expect("a URL");
+        let insecure = registry("r.example:5000/a", true);
+        assert!(insecure.realm(&bearer(r#"Bearer realm="http://other.example/t""#)).is_ok());
+        assert!(!insecure.is_trusted_plain(&realm) && insecure.is_trusted_plain(&own));
+        let here = registry("127.0.0.1:5000/a", false);
+        assert!(!here.is_trusted_plain(&realm) && !here.is_trusted_plain(&own));
+    }
+
+    #[test]
+    fn scopes_are_of_the_work_to_be_done() {
+        let service = bearer(r#"Bearer realm="https://t/",service="s & t""#);
+        let words = |registry: Registry| {
+            let words = registry.token_words(&service, None);
+            words.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" | ")
+        };
+        assert_eq!(words(registry("r/a", false).for_login()), "service=s & t");
+        assert_eq!(words(registry("r.x/a", false)), "service=s & t | scope=repository:a:pull");
+        assert_eq!(
+            words(registry("r.x/a", false).for_push(["b", "c/d"])),
+            "service=s & t | scope=repository:a:pull,push | scope=repository:b:pull | scope=repository:c/d:pull"
+        );
+        assert_eq!(percent("s & t+%/:"), "s%20%26%20t%2B%25/:");
+    }
+
+    #[test]
+    fn a_password_is_never_printed() {
+        let credential =
+            Credential { username: "u".into(), password: "hunter2".into(), ..Credential::default() };
+        let value = basic(&credential).expect("a header");
+        assert_eq!(value.as_bytes(), b"Basic dTpodW50ZXIy");
+        assert_eq!(format!("{value:?}"), "Sensitive");
+        assert!(basic(&Credential { username: "a:b".into(), ..credential }).is_none());
     }
 }

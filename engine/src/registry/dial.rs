@@ -332,3 +332,52 @@ impl fmt::Debug for Dialer {
         f.debug_struct("Dialer").field("socket", &self.socket).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// A wait of `most`, and what ends it.
+    fn wait(most: Duration) -> (Wait, Arc<Bell>) {
+        let (bell, wire) = UnixStream::pair().expect("a pair");
+        let bell = Arc::new(Bell(bell));
+        let timeout = NextTimeout { reason: ureq::Timeout::Connect, ..NextTimeout::default() };
+        (Wait { wire, _bell: Arc::clone(&bell), until: Some(Instant::now() + most), timeout }, bell)
+    }
+
+    #[test]
+    fn an_address_that_refuses_does_not_keep_the_next_waiting() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let good = listener.local_addr().expect("an address");
+        let bad = TcpListener::bind("127.0.0.2:0").and_then(|l| l.local_addr()).expect("a port");
+        let (wait, _bell) = wait(Duration::from_secs(30));
+        let began = Instant::now();
+        let stream = race(&[bad, good], &wait).expect("connected");
+        assert_eq!(stream.peer_addr().expect("connected"), good);
+        assert!(began.elapsed() < HEAD_START, "{:?}", began.elapsed());
+        let Err(Error::Io(error)) = race(&[bad], &wait) else { panic!("nobody is there") };
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(error.to_string().contains(&bad.to_string()), "{error}");
+        assert!(race(&[], &wait).is_err());
+    }
+
+    #[test]
+    fn a_wait_ends_with_the_bell_or_with_its_time() {
+        let (quiet, _other) = UnixStream::pair().expect("a pair");
+        let fds = [(quiet.as_fd(), PollFlags::POLLIN)];
+        let (late, _bell) = wait(Duration::from_millis(1));
+        let end = loop {
+            match late.poll(&fds, None) {
+                Ok(ready) => assert_eq!(ready, [false]),
+                Err(end) => break end,
+            }
+        };
+        assert!(matches!(end, Error::Timeout(ureq::Timeout::Connect)), "{end}");
+        let (rung, bell) = wait(Duration::from_secs(30));
+        bell.shutdown();
+        let began = Instant::now();
+        assert!(matches!(rung.poll(&fds, None), Err(Error::Io(_))));
+        assert!(began.elapsed() < Duration::from_secs(10));
+    }
+}

@@ -5,12 +5,13 @@ use super::dial::Dialer;
 use super::proxy::Proxies;
 use super::{Headers, Registry, RegistryError};
 use crate::store::lock;
-use ::http::{Request, Response, StatusCode, Uri, header};
+use ::http::uri::Authority;
+use ::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use ureq::tls::{ClientCert, RootCerts, TlsConfig, TlsProvider};
-use ureq::{Agent, Body};
+use ureq::{Agent, AsSendBody, Body};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -19,7 +20,7 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wait for the head of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most redirects in a row.
-const REDIRECTS_MAX: usize = 10;
+pub(super) const REDIRECTS_MAX: usize = 10;
 
 /// Made when first needed: those for TLS read certificates.
 pub(super) struct Agents {
@@ -148,15 +149,22 @@ impl Registry {
                 Ok(response) => {
                     lock(&self.state).scheme = Some(scheme);
                     if response.status() == StatusCode::UNAUTHORIZED {
-                        self.authenticate(&response)?;
+                        self.authenticate(&response, None)?;
                     }
                     return Ok(scheme);
                 }
                 Err(error) if lock(&self.state).shut => return Err(error),
+                // Whoever does not even answer there is not asked the same again in plain text.
+                Err(error) if is_late(&error) && self.has_port() => return Err(error),
                 Err(error) => first = first.or(Some(error)),
             }
         }
         Err(first.expect("there is one scheme at least"))
+    }
+
+    /// True if HTTPS and HTTP would go to the same port.
+    fn has_port(&self) -> bool {
+        self.authority.parse::<Authority>().is_ok_and(|authority| authority.port().is_some())
     }
 
     /// GET, through redirects. The token goes to the registry's own host alone.
@@ -166,11 +174,22 @@ impl Registry {
         url: &str,
         headers: Headers<'_>,
     ) -> Result<Response<Body>, RegistryError> {
+        self.follow_as(what, url, headers, &|uri| self.authorization_for(uri))
+    }
+
+    /// GET, through redirects, each told by `authorize` what it may know of who we are.
+    pub(super) fn follow_as(
+        &self,
+        what: &str,
+        url: &str,
+        headers: Headers<'_>,
+        authorize: &dyn Fn(&Uri) -> Option<HeaderValue>,
+    ) -> Result<Response<Body>, RegistryError> {
         let mut url = url.to_owned();
         for _ in 0..=REDIRECTS_MAX {
             let uri: Uri =
                 url.parse().map_err(|_| self.wrong(format!("redirects to {url:?}, which is no URL")))?;
-            let response = self.once(what, &uri, headers)?;
+            let response = self.once(what, &uri, headers, authorize(&uri))?;
             let location =
                 response.headers().get(header::LOCATION).filter(|_| response.status().is_redirection());
             let Some(location) = location else {
@@ -185,26 +204,40 @@ impl Registry {
         Err(self.wrong(format!("redirects more than {REDIRECTS_MAX} times")))
     }
 
-    fn once(&self, what: &str, uri: &Uri, headers: Headers<'_>) -> Result<Response<Body>, RegistryError> {
+    fn once(
+        &self,
+        what: &str,
+        uri: &Uri,
+        headers: Headers<'_>,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Response<Body>, RegistryError> {
+        if let Some(why) = &self.refused {
+            return Err(RegistryError::Registries(Arc::clone(why)));
+        }
         let failed = |source| self.transport(what, source);
         let mut request = Request::get(uri.clone());
         for (name, value) in headers {
             request = request.header(name, *value);
         }
-        let agent = self.agents.get(uri)?;
-        {
-            // Looked at when the agent is there: a shutdown before it did not find it.
-            let state = lock(&self.state);
-            if state.shut {
-                return Err(failed(ureq::Error::Io(std::io::ErrorKind::NotConnected.into())));
-            }
-            let own = uri.authority().is_some_and(|a| a.as_str() == self.authority)
-                && uri.scheme_str() == state.scheme;
-            if let Some(authorization) = state.authorization.as_ref().filter(|_| own) {
-                request = request.header(header::AUTHORIZATION, authorization);
-            }
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
         }
         let request = request.body(()).map_err(|error| failed(ureq::Error::Http(error)))?;
+        self.run(uri, request, &failed)
+    }
+
+    /// Makes one request, whatever comes of it; `failed` says what its failure is called.
+    pub(super) fn run(
+        &self,
+        uri: &Uri,
+        request: Request<impl AsSendBody>,
+        failed: &dyn Fn(ureq::Error) -> RegistryError,
+    ) -> Result<Response<Body>, RegistryError> {
+        let agent = self.agents.get(uri)?;
+        // Looked at when the agent is there: a shutdown before it did not find it.
+        if lock(&self.state).shut {
+            return Err(failed(ureq::Error::Io(std::io::ErrorKind::NotConnected.into())));
+        }
         match agent.run(request) {
             Ok(response) if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
                 let why = "the proxy wants credentials, or others than its URL has".to_owned();
@@ -219,13 +252,17 @@ impl Registry {
     }
 }
 
+fn is_late(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::Transport { source: ureq::Error::Timeout(ureq::Timeout::Connect), .. })
+}
+
 /// What a registry answers to `/v2/`. OCI distribution-spec, "Determining Support".
 fn is_registry(status: StatusCode) -> bool {
     matches!(status, StatusCode::OK | StatusCode::UNAUTHORIZED)
 }
 
 /// RFC 3986, section 5.2, as far as `Location` headers go.
-fn join(base: &Uri, location: &str) -> String {
+pub(super) fn join(base: &Uri, location: &str) -> String {
     let scheme = base.scheme_str().unwrap_or("https");
     let authority = base.authority().map_or("", |a| a.as_str());
     if location.starts_with("http://") || location.starts_with("https://") {

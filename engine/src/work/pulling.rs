@@ -118,7 +118,7 @@ fn registry_hint(error: &RegistryError) -> (Code, &'static str) {
             (Code::NotFound, "check the name and the tag; a private repository may also look absent")
         }
         RegistryError::Denied { .. } => {
-            (Code::Failed, "the repository is private or does not exist; this version pulls anonymously")
+            (Code::Failed, "the repository is private or does not exist; 'sampan login' says who you are")
         }
         RegistryError::Transport { .. } => (
             Code::Failed,

@@ -18,6 +18,7 @@
 
 mod content;
 mod cost;
+mod disk;
 mod fanout;
 mod floor;
 mod idle;

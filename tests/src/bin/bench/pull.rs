@@ -1,9 +1,11 @@
 //! `bench pull`: what pulling an image into an empty store costs, beside the floor and our peers.
 //!
 //! A docker-registry of our own on loopback serves plain HTTP; its own cost is the same for all and not counted.
-//! Runs alternate, and begin with another one each round.
+//! Runs alternate, begin with another one each round, and each has a file system of its own ([`crate::disk`]).
+//! What is written when a pull is done need not be on the disk yet: only ours waits for that (syncfs).
 
 use crate::cost::Cost;
+use crate::disk::Disk;
 use crate::images::{self, SHAPES, Shape};
 use crate::puller::{Puller, Source};
 use crate::{Options, table};
@@ -26,6 +28,7 @@ pub fn run(options: &Options) -> io::Result<()> {
     fs::create_dir_all(&cache)?;
     let registry = DockerRegistry::start(&cache);
     let data = cache.join("registry/data");
+    let disk = Disk::attach(&cache)?;
     let pullers: Vec<Puller> = Puller::ALL.into_iter().filter(|puller| options.pulls_with(*puller)).collect();
     for puller in Puller::ALL.into_iter().filter(|puller| !puller.is_there()) {
         println!("not here, and so not measured: {}", puller.name());
@@ -38,7 +41,7 @@ pub fn run(options: &Options) -> io::Result<()> {
         .filter(|shape| options.images.is_empty() || options.images.iter().any(|i| i == shape.name))
     {
         shape.ensure(&registry.address, &data, &cache)?;
-        measure(shape, &pullers, &registry.address, &data, &cache, options.runs)?;
+        measure(shape, &pullers, &registry.address, &data, &disk, options.runs)?;
     }
     Ok(())
 }
@@ -55,7 +58,7 @@ fn measure(
     pullers: &[Puller],
     address: &str,
     data: &Path,
-    cache: &Path,
+    disk: &Disk,
     runs: u64,
 ) -> io::Result<()> {
     let (name, tag) = shape.repository();
@@ -71,7 +74,7 @@ fn measure(
     for round in 0..usize::try_from(runs).map_err(io::Error::other)? {
         for nth in 0..pullers.len() {
             let nth = (nth + round) % pullers.len();
-            costs[nth].push(pullers[nth].pull(&source, cache)?);
+            costs[nth].push(pullers[nth].pull(&source, disk)?);
         }
     }
     let title = format!(

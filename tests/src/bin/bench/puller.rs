@@ -1,11 +1,11 @@
 //! Everything that pulls an image, each with a store of its own that is empty: ours, its peers, and the floor.
 //!
 //! One [`Puller::pull`] is one measured pull. Daemons are started before and ended after the measured time.
-//! Every directory and mount made here is gone when the call returns.
+//! Stores are on a file system that is gone when the call returns.
 
 use crate::cost::{self, Cost, Daemon};
+use crate::disk::Disk;
 use crate::server::beside;
-use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
@@ -14,7 +14,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -90,27 +89,26 @@ impl Puller {
         }
     }
 
-    /// Pulls once into an empty store below `scratch`.
+    /// Pulls once into an empty store on a new file system of `disk`.
     ///
     /// # Errors
     /// It fails; with what it said.
-    pub fn pull(self, source: &Source, scratch: &Path) -> io::Result<Cost> {
-        let dir = tempfile::Builder::new().prefix("pull.").tempdir_in(scratch)?;
-        // What the last one left in the page cache is not this one's to write.
-        nix::unistd::syncfs(File::open(dir.path())?)?;
-        let cost = match self {
-            Puller::Floor => floor("1", "files", source, dir.path()),
-            Puller::Floor2 => floor("2", "files", source, dir.path()),
-            Puller::FloorStream => floor("1", "stream", source, dir.path()),
-            Puller::Sampan => sampan(source, dir.path(), &[]),
-            Puller::SampanNoUnpack => sampan(source, dir.path(), &["--no-unpack"]),
-            Puller::Podman => podman(source, dir.path()),
-            Puller::Ctr => ctr(source, dir.path()),
-            Puller::SkopeoOci => skopeo(source, &format!("oci:{}/to:t", dir.path().display())),
-            Puller::SkopeoDir => skopeo(source, &format!("dir:{}/to", dir.path().display())),
-        };
-        remove(dir)?;
-        cost
+    pub fn pull(self, source: &Source, disk: &Disk) -> io::Result<Cost> {
+        let mounted = disk.mount_new()?;
+        let dir = mounted.path();
+        // What others left in the page cache is not this one's to write.
+        nix::unistd::sync();
+        match self {
+            Puller::Floor => floor("1", "files", source, dir),
+            Puller::Floor2 => floor("2", "files", source, dir),
+            Puller::FloorStream => floor("1", "stream", source, dir),
+            Puller::Sampan => sampan(source, dir, &[]),
+            Puller::SampanNoUnpack => sampan(source, dir, &["--no-unpack"]),
+            Puller::Podman => podman(source, dir),
+            Puller::Ctr => ctr(source, dir),
+            Puller::SkopeoOci => skopeo(source, &format!("oci:{}/to:t", dir.display())),
+            Puller::SkopeoDir => skopeo(source, &format!("dir:{}/to", dir.display())),
+        }
     }
 }
 
@@ -123,18 +121,6 @@ fn runs(program: &str, args: &[&str]) -> bool {
 fn no_unpack_exists() -> bool {
     let help = beside("sampan").and_then(|sampan| Command::new(sampan).args(["pull", "--help"]).output());
     help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains("--no-unpack"))
-}
-
-/// Removes a store, and the mounts that podman leaves in it.
-fn remove(dir: TempDir) -> io::Result<()> {
-    let mounts = fs::read_to_string("/proc/self/mounts")?;
-    for line in mounts.lines().rev() {
-        let target = line.split(' ').nth(1).unwrap_or_default();
-        if Path::new(target).starts_with(dir.path()) {
-            umount2(target, MntFlags::MNT_DETACH)?;
-        }
-    }
-    dir.close()
 }
 
 fn floor(threads: &str, what: &str, source: &Source, dir: &Path) -> io::Result<Cost> {

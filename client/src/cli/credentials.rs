@@ -1,0 +1,83 @@
+//! What the engine is told of who this user is to registries: as much as a job needs, and no more.
+
+use crate::cli::failure::Failure;
+use crate::cli::output;
+use sampan_client::engine::{Credential, REQUEST_MAX};
+use sampan_credentials::{Search, search};
+use std::path::Path;
+
+/// Most of a request that credentials may take.
+const BYTES_MAX: usize = REQUEST_MAX / 2;
+
+/// What this user's files and helpers hold for the registry of `reference`; all that the files hold if it names
+/// none, since the engine may complete it to any. Files that cannot be read are noted and passed over.
+pub fn of(reference: &str) -> Vec<Credential> {
+    let (entries, problems) = Search::from_env(None).entries(repository(reference));
+    problems.iter().for_each(|problem| output::note(problem));
+    that_fit(entries)
+}
+
+/// The same of one file that the person has named.
+///
+/// # Errors
+/// It cannot be read.
+pub fn of_file(reference: &str, authfile: &Path) -> Result<Vec<Credential>, Failure> {
+    if !authfile.exists() {
+        let message = format!("cannot read credentials in {}: it is not there", authfile.display());
+        return Err(Failure::new(message));
+    }
+    let (entries, problems) = Search::only(authfile).entries(repository(reference));
+    match problems.is_empty() {
+        true => Ok(that_fit(entries)),
+        false => Err(Failure::new(problems.join("; "))),
+    }
+}
+
+/// As many as a request has room for.
+fn that_fit(mut entries: Vec<Credential>) -> Vec<Credential> {
+    let mut bytes = 0;
+    entries.retain(|entry| {
+        let Credential { registry, username, password, identity_token } = entry;
+        bytes += registry.len() + username.len() + password.len() + identity_token.len() + 20;
+        bytes < BYTES_MAX
+    });
+    entries
+}
+
+/// Host and path of a reference that names a host; the engine checks its grammar.
+fn repository(reference: &str) -> Option<(&str, &str)> {
+    let (host, rest) = reference.split_once('/')?;
+    let is_host = host.contains(['.', ':', '['])
+        || host == "localhost"
+        || host.bytes().any(|byte| byte.is_ascii_uppercase());
+    let rest = rest.split('@').next().unwrap_or(rest);
+    let last = rest.rfind('/').map_or(0, |slash| slash + 1);
+    let path = match rest.get(last..).and_then(|name| name.find(':')) {
+        Some(colon) => rest.get(..last + colon).unwrap_or(rest),
+        None => rest,
+    };
+    is_host.then_some((host, path))
+}
+
+/// The name that files and helpers know a registry by.
+pub fn server(host: &str) -> String {
+    search::server_of(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_repository_of_a_reference_has_neither_tag_nor_digest() {
+        for (reference, expected) in [
+            ("alpine", None),
+            ("library/alpine:3", None),
+            ("r.example/a/b:1", Some(("r.example", "a/b"))),
+            ("localhost:5000/a@sha256:00", Some(("localhost:5000", "a"))),
+            ("[::1]:5000/a:b@sha256:00", Some(("[::1]:5000", "a"))),
+        ] {
+            assert_eq!(repository(reference), expected, "{reference}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Questions to a person at the terminal; a password is not shown, and the terminal is as before whatever ends it.
+
+use crate::cli::signals::{self, Signals};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+/// Longest answer, in bytes: what a terminal hands over as one line, and more. termios(3).
+pub const ANSWER_MAX: usize = 4096;
+
+/// True if there is a person to be asked.
+pub fn is_possible() -> bool {
+    io::stdin().is_terminal()
+}
+
+/// Asks for a line on the terminal, and shows what is typed unless it is `secret`.
+///
+/// # Errors
+/// The terminal is gone, or the line is too long.
+pub fn ask(question: &str, secret: bool) -> io::Result<String> {
+    let (mut wake, sender) = UnixStream::pair()?;
+    let signals = Signals::catch(&sender)?;
+    eprint!("{question}");
+    io::stderr().flush()?;
+    let hidden = secret.then(Hidden::begin).transpose()?;
+    let line = line(&wake);
+    if hidden.is_some() {
+        // The line feed was typed and not shown.
+        eprintln!();
+    }
+    drop(hidden);
+    if let Some(signal) = signals.caught() {
+        signals::die_of(signal);
+    }
+    // Nobody else reads what woke us.
+    wake.set_nonblocking(true)?;
+    let _ = wake.read(&mut [0; 16]);
+    line
+}
+
+/// One line of standard input, or an error once `wake` is readable.
+fn line(wake: &UnixStream) -> io::Result<String> {
+    let stdin = io::stdin();
+    let mut bytes = Vec::new();
+    loop {
+        let mut fds =
+            [PollFd::new(stdin.as_fd(), PollFlags::POLLIN), PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => continue,
+            other => other?,
+        };
+        if fds.get(1).and_then(PollFd::any) == Some(true) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let mut byte = [0];
+        // Not std's stdin: it would read ahead, and this reads only what poll(2) has promised.
+        match nix::unistd::read(stdin.as_fd(), &mut byte)? {
+            0 if bytes.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
+            0 => break,
+            _ if byte == *b"\n" => break,
+            _ if bytes.len() == ANSWER_MAX => return Err(io::ErrorKind::InvalidData.into()),
+            _ => bytes.extend(byte),
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// The terminal without echo, until this is dropped.
+struct Hidden(Termios);
+
+impl Hidden {
+    fn begin() -> io::Result<Self> {
+        let before = tcgetattr(io::stdin())?;
+        let mut hidden = before.clone();
+        hidden.local_flags.remove(LocalFlags::ECHO);
+        tcsetattr(io::stdin(), SetArg::TCSAFLUSH, &hidden)?;
+        Ok(Hidden(before))
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &self.0);
+    }
+}

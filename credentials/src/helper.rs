@@ -1,0 +1,271 @@
+//! A credential helper: the program `docker-credential-NAME` of the docker-credential-helpers protocol.
+//!
+//! Its name is checked, its time and its output are bounded. What it says on failure is never passed on: a
+//! broken helper may print a secret there.
+
+use crate::Credential;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longest time that a helper gets; a person may have to unlock a key ring.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
+/// Most bytes of its answer.
+const ANSWER_MAX: usize = 64 << 10;
+/// Most bytes that it is told: a pipe takes so many without a reader. pipe(7).
+const QUESTION_MAX: usize = 32 << 10;
+/// Longest name.
+const NAME_MAX: usize = 64;
+/// What helpers answer for a server that they know nothing of.
+const NOT_FOUND: &[u8] = b"credentials not found";
+/// User name that stands for an identity token.
+const TOKEN_USER: &str = "<token>";
+/// How often it is looked whether a helper has ended that has closed its output.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Why a helper gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum HelperError {
+    /// Its name is none that a program of this protocol can have.
+    #[error("{0:?} is no name of a credential helper")]
+    Name(String),
+    /// It cannot be run.
+    #[error("cannot run {program}")]
+    Run {
+        /// Which program.
+        program: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It ended badly.
+    #[error("{program} {action} failed with {status}")]
+    Failed {
+        /// Which program.
+        program: String,
+        /// What it was asked to do.
+        action: &'static str,
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// It answers with something else than the protocol says.
+    #[error("{program} {action} gives no answer that can be read")]
+    Answer {
+        /// Which program.
+        program: String,
+        /// What it was asked to do.
+        action: &'static str,
+    },
+}
+
+/// One helper.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Helper {
+    program: String,
+    timeout: Duration,
+    /// Where it is looked for instead of `$PATH`.
+    path: Option<OsString>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry {
+    #[serde(rename = "ServerURL", default)]
+    server: String,
+    username: String,
+    secret: String,
+}
+
+impl Helper {
+    /// The helper that files call `name`.
+    ///
+    /// # Errors
+    /// [`HelperError::Name`]: it has letters other than `A-Za-z0-9._-`, or begins with none of the first.
+    pub fn new(name: &str) -> Result<Self, HelperError> {
+        let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+        if !first || name.len() > NAME_MAX || !name.bytes().all(good) {
+            return Err(HelperError::Name(name.chars().take(NAME_MAX).collect()));
+        }
+        Ok(Helper { program: format!("docker-credential-{name}"), timeout: TIMEOUT, path: None })
+    }
+
+    /// What it knows for `server`; `None` if nothing.
+    ///
+    /// # Errors
+    /// [`HelperError`].
+    pub fn get(&self, server: &str) -> Result<Option<Credential>, HelperError> {
+        let action = "get";
+        let (status, answer) = self.run(action, server.as_bytes())?;
+        if !status.success() {
+            return match answer.starts_with(NOT_FOUND) {
+                true => Ok(None),
+                false => Err(self.failed(action, status)),
+            };
+        }
+        let unreadable = |_| HelperError::Answer { program: self.program.clone(), action };
+        let Entry { username, secret, .. } = serde_json::from_slice(&answer).map_err(unreadable)?;
+        let registry = server.to_owned();
+        Ok(match (username.as_str(), secret.is_empty()) {
+            (_, true) => None,
+            (TOKEN_USER, false) => {
+                Some(Credential { registry, identity_token: secret, ..Credential::default() })
+            }
+            _ => Some(Credential { registry, username, password: secret, ..Credential::default() }),
+        })
+    }
+
+    /// Has it keep `credential` for `server`.
+    ///
+    /// # Errors
+    /// [`HelperError`].
+    pub fn store(&self, server: &str, credential: &Credential) -> Result<(), HelperError> {
+        let (username, secret) = match credential.identity_token.as_str() {
+            "" => (credential.username.clone(), credential.password.clone()),
+            token => (TOKEN_USER.to_owned(), token.to_owned()),
+        };
+        let entry = Entry { server: server.to_owned(), username, secret };
+        let question = serde_json::to_vec(&entry).expect("strings have no shape that JSON cannot hold");
+        self.done("store", &question)
+    }
+
+    /// Has it forget what it knows for `server`.
+    ///
+    /// # Errors
+    /// [`HelperError`].
+    pub fn erase(&self, server: &str) -> Result<(), HelperError> {
+        self.done("erase", server.as_bytes())
+    }
+
+    fn done(&self, action: &'static str, question: &[u8]) -> Result<(), HelperError> {
+        let (status, _) = self.run(action, question)?;
+        if status.success() { Ok(()) } else { Err(self.failed(action, status)) }
+    }
+
+    fn failed(&self, action: &'static str, status: ExitStatus) -> HelperError {
+        HelperError::Failed { program: self.program.clone(), action, status }
+    }
+
+    fn run(&self, action: &str, question: &[u8]) -> Result<(ExitStatus, Vec<u8>), HelperError> {
+        let failed = |source| HelperError::Run { program: self.program.clone(), source };
+        if question.len() > QUESTION_MAX {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it would be told too much")));
+        }
+        let mut command = Command::new(&self.program);
+        command.arg(action).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.envs(self.path.iter().map(|path| ("PATH", path)));
+        let mut child = command.spawn().map_err(failed)?;
+        let talked = converse(&mut child, question, Instant::now() + self.timeout);
+        if talked.is_err() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        talked.map_err(failed)
+    }
+}
+
+/// Writes the question, reads the answer, waits for the end.
+fn converse(child: &mut Child, question: &[u8], deadline: Instant) -> io::Result<(ExitStatus, Vec<u8>)> {
+    let mut stdin = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    let mut stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    match stdin.write_all(question) {
+        // One that does not read may still know the answer.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        other => other?,
+    }
+    drop(stdin);
+    let mut answer = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
+        let left = PollTimeout::try_from(left(deadline)?).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, left) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Err(nix::errno::Errno::EINTR) => continue,
+            other => other?,
+        };
+        match stdout.read(&mut part)? {
+            0 => break,
+            len => answer.extend_from_slice(part.get(..len).unwrap_or_default()),
+        }
+        if answer.len() > ANSWER_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its answer is too long"));
+        }
+    }
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok((status, answer));
+        }
+        left(deadline)?;
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use tempfile::TempDir;
+
+    /// A helper that is a shell script.
+    fn script(body: &str) -> (TempDir, Helper) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("docker-credential-test");
+        std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("set");
+        let mut search = dir.path().as_os_str().to_owned();
+        search.push(":/usr/bin:/bin");
+        let helper = Helper::new("test").expect("good");
+        (dir, Helper { program: path.display().to_string(), path: Some(search), ..helper })
+    }
+
+    #[test]
+    fn a_name_is_no_path_and_no_option() {
+        for bad in ["", "../x", "a/b", "-x", ".x", "a b", "é", &"a".repeat(65)] {
+            assert!(matches!(Helper::new(bad), Err(HelperError::Name(_))), "{bad:?}");
+        }
+        assert!(Helper::new("ecr-login").is_ok());
+    }
+
+    #[test]
+    fn answers_are_read_as_the_protocol_says() {
+        let (_dir, helper) =
+            script(r#"read -r s; printf '{"ServerURL":"%s","Username":"%s","Secret":"pw"}' "$s" "$1""#);
+        let found = helper.get("r.example").expect("an answer").expect("a credential");
+        assert_eq!((found.username.as_str(), found.password.as_str()), ("get", "pw"));
+        let (_dir, helper) = script(r#"printf '{"Username":"<token>","Secret":"t"}'"#);
+        let found = helper.get("r.example").expect("an answer").expect("a credential");
+        assert_eq!((found.username.as_str(), found.identity_token.as_str()), ("", "t"));
+        let (_dir, helper) = script("echo credentials not found in native keychain; exit 1");
+        assert_eq!(helper.get("r.example").expect("an answer"), None);
+    }
+
+    #[test]
+    fn what_a_broken_helper_prints_is_in_no_error() {
+        for body in ["echo hunter2; exit 1", "echo hunter2", r#"echo '{"Secret":"hunter2"}'"#] {
+            let (_dir, helper) = script(body);
+            let error = helper.get("r.example").expect_err("broken");
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_helper_that_talks_or_waits_too_long_is_ended() {
+        let (_dir, helper) = script("exec yes");
+        assert!(matches!(helper.get("r.example"), Err(HelperError::Run { .. })));
+        let (_dir, helper) = script("exec sleep 600");
+        let helper = Helper { timeout: Duration::from_millis(100), ..helper };
+        assert!(matches!(helper.get("r.example"), Err(HelperError::Run { .. })));
+        let (_dir, helper) = script("exec >/dev/null; exec sleep 600");
+        let helper = Helper { timeout: Duration::from_millis(100), ..helper };
+        assert!(matches!(helper.get("r.example"), Err(HelperError::Run { .. })));
+    }
+}

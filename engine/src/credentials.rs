@@ -1,0 +1,66 @@
+//! What a job is to registries: its client's credentials first, then the engine's own.
+//!
+//! Asked by [`crate::registry`] when a registry wants to know, and only then, so that a pull that needs no
+//! credential runs no helper. Cheap to clone; its `Debug` form has no secret.
+
+use sampan_credentials::{Credential, Found, Search, matching};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The credentials of one job.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    given: Vec<Credential>,
+    own: Search,
+}
+
+impl Credentials {
+    /// Those that came with the request, then those of `auth_file`, of the files that this process's environment
+    /// gives, and of their helpers.
+    pub fn new(given: Vec<Credential>, auth_file: Option<&PathBuf>) -> Self {
+        Credentials(Arc::new(Inner { given, own: Search::from_env(auth_file.map(PathBuf::as_path)) }))
+    }
+
+    /// One credential and no other.
+    pub fn only(given: Credential) -> Self {
+        Credentials(Arc::new(Inner { given: vec![given], own: Search::default() }))
+    }
+
+    /// What the repository `path` of `host` gets. May run a helper, and wait for it.
+    pub fn find(&self, host: &str, path: &str) -> Found {
+        match matching::best(&self.0.given, host, path) {
+            Some(given) => Found { credential: Some(given.clone()), problems: Vec::new() },
+            None => self.0.own.find(host, path),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_with_the_request_wins_and_is_not_printed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("auth.json");
+        std::fs::write(
+            &path,
+            r#"{"auths":{"r.example/a":{"auth":"b3duOnB3"},"q.example":{"auth":"b3duOnB3"}}}"#,
+        )
+        .expect("written");
+        let given = Credential {
+            registry: "r.example".into(),
+            username: "given".into(),
+            password: "hunter2".into(),
+            ..Credential::default()
+        };
+        let credentials = Credentials::new(vec![given], Some(&path));
+        let user = |host| credentials.find(host, "a").credential.map(|c| c.username);
+        assert_eq!(user("r.example").as_deref(), Some("given"));
+        assert_eq!(user("q.example").as_deref(), Some("own"));
+        assert!(!format!("{credentials:?}").contains("hunter2"));
+    }
+}

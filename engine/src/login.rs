@@ -1,0 +1,53 @@
+//! Whether a registry takes a credential: `GET /v2/` with it. Keeps nothing; the client saves what is good.
+//!
+//! OCI distribution-spec, "Determining Support". Called on a task's thread.
+
+use crate::config::Config;
+use crate::credentials::Credentials;
+use crate::failure;
+use crate::reach;
+use crate::reference::Reference;
+use crate::registry::{Access, Registry, RegistryError};
+use sampan_credentials::{Credential, matching};
+use sampan_ipc::engine::{Code, Done, Failure, Login};
+use sampan_ipc::report::chain;
+
+/// Tries `login`.
+///
+/// # Errors
+/// [`Failure`] if the host is none, cannot be reached, or refuses the credential.
+pub fn login(config: &Config, login: &Login) -> Result<Done, Failure> {
+    let host = matching::host_of(&login.credential.registry);
+    // A repository's name is needed to be one's client, and never sent.
+    let reference = Reference::parse(&format!("{host}/login")).ok().filter(|r| r.host() == host);
+    let Some(reference) = reference else {
+        let shown: String = host.chars().take(300).collect();
+        let message = format!("cannot log in to {shown:?}: it is no registry");
+        return Err(failure::new(Code::Usage, message, "give HOST[:PORT], such as registry.example:5000"));
+    };
+    if login.credential.username.contains(':') {
+        let message = format!("cannot log in to {host}: a user name has no colon");
+        return Err(failure::new(Code::Usage, message, ""));
+    }
+    let credential = Credential { registry: host.clone(), ..login.credential.clone() };
+    let access = Access {
+        credentials: Credentials::only(credential),
+        ..reach::access(config, login.insecure, Vec::new())?
+    };
+    match Registry::new(&reference, &access).for_login().check() {
+        Ok(()) => Ok(Done { reference: host, ..Done::default() }),
+        Err(error) => Err(refusal(&host, &error)),
+    }
+}
+
+fn refusal(host: &str, error: &RegistryError) -> Failure {
+    let message = format!("cannot log in to {host}: {}", chain(error));
+    let hint = match error {
+        RegistryError::Denied { .. } => "check the user name and the password",
+        RegistryError::Transport { .. } => {
+            "check that the registry is reachable; use --tls-verify=false if it speaks plain HTTP"
+        }
+        _ => "",
+    };
+    failure::new(Code::Failed, message, hint)
+}

@@ -1,0 +1,510 @@
+//! Reads all of the store again and finds out what is broken in it.
+//!
+//! A job, with a row a blob, and a row an unpacked layer when those are compared too. Blobs are hashed from the
+//! disk, not from the kernel's cache; layers are unpacked again beside the store's and compared entry by entry
+//! ([`crate::compare`]). What is proven wrong is taken out of the store, unless a job needs it just now: nobody
+//! can use it, and the next pull must not take it for what it is called. Runs behind all others and holds no
+//! lock, so what is removed meanwhile is no finding. Never touches `index.json`.
+
+use crate::announce::Announcer;
+use crate::cancel::{Cancel, Cancelled};
+use crate::compare::compare;
+use crate::decode;
+use crate::digest::{Digest, Hasher};
+use crate::failure;
+use crate::images::{self, ImageError};
+use crate::oci::Descriptor;
+use crate::place::UnpackError;
+use crate::progress::Progress;
+use crate::store::{Store, StoreError, file_error};
+use crate::tarball::TarError;
+use crate::{sys, unpack};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use sampan_ipc::engine::{Code, Failure, Phase};
+use sampan_ipc::report::chain;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+/// Most rows; what comes behind shares the last one, so that an answer stays within a frame.
+const ROWS_MAX: usize = 2000;
+/// Longest note of a row, in characters, for the same reason.
+const NOTE_MAX: usize = 160;
+/// Findings that are told of one by one; all are counted.
+const TOLD_MAX: usize = 100;
+/// Findings in the job's error.
+const NAMED_MAX: usize = 5;
+/// Read at a time.
+const BUFFER: usize = 128 << 10;
+
+/// Something that is broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// `blob sha256:…`, `layer sha256:…`.
+    pub what: String,
+    /// The image that needs it: a reference, or its digest; empty if none does.
+    pub image: String,
+    /// What is wrong, and what was done about it.
+    pub why: String,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Blobs and layers that were looked at.
+    pub seen: u64,
+    /// How many of them are broken.
+    pub broken: u64,
+    /// The first of those.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// As the job's end; `None` if nothing is broken.
+    pub fn failure(&self) -> Option<Failure> {
+        let named: Vec<String> = self.findings.iter().take(NAMED_MAX).map(Finding::line).collect();
+        let more = self.broken.saturating_sub(named.len() as u64);
+        let more = if more == 0 { String::new() } else { format!("; and {more} more") };
+        let message = format!(
+            "{} of {} blobs and layers in the store are broken: {}{more}",
+            self.broken,
+            self.seen,
+            named.join("; ")
+        );
+        let hint = "'sampan pull' the images again, which fetches what is missing, or 'sampan rmi' them";
+        (self.broken > 0).then(|| failure::new(Code::Failed, message, hint))
+    }
+}
+
+impl Finding {
+    fn line(&self) -> String {
+        let Finding { what, image, why } = self;
+        let of = if image.is_empty() { String::new() } else { format!(" of {image}") };
+        format!("{what}{of} {why}")
+    }
+}
+
+/// Tells of each finding.
+pub fn announce(announcer: &Announcer, report: &Report) {
+    let none = BTreeMap::<String, String>::new();
+    for Finding { what, image, why } in &report.findings {
+        announcer.image("verify-error", image, &[("part", what), ("reason", why)], &none);
+    }
+}
+
+/// Why the store could not be verified at all.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The job was ended.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+    /// `index.json` or a directory cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// How to verify.
+pub struct Verify<'a> {
+    /// What.
+    pub store: &'a Store,
+    /// Largest zstd window, as a power of two.
+    pub window_log: u32,
+    /// Compare unpacked layers with their blobs.
+    pub deep: bool,
+    /// The job's rows.
+    pub progress: &'a Progress,
+    /// Ends it.
+    pub cancel: &'a Cancel,
+}
+
+/// An image as its entry in `index.json` has it.
+struct Owner {
+    digest: Digest,
+    name: String,
+}
+
+/// What is to be looked at.
+enum Part {
+    Blob { digest: Digest, size: Option<u64> },
+    Layer { chain_id: Digest, blob: Descriptor, diff_id: Digest },
+}
+
+/// All parts, each with the image that needs it.
+#[derive(Default)]
+struct Plan {
+    owners: Vec<Owner>,
+    parts: Vec<(Part, Option<usize>)>,
+    /// Images whose documents make no sense, by their manifest's digest.
+    unreadable: HashMap<Digest, String>,
+}
+
+/// What is to be said of a part.
+enum Verdict {
+    Fine,
+    /// It went while we looked, and nobody misses it.
+    Gone,
+    Broken(String),
+}
+
+impl Verify<'_> {
+    /// Looks at everything. Lowers the calling thread's priority for good.
+    ///
+    /// # Errors
+    /// [`VerifyError`]; that something is broken is none, but in the report.
+    pub fn run(&self) -> Result<Report, VerifyError> {
+        sys::yield_to_others();
+        let plan = self.plan()?;
+        self.progress.begin(rows(&plan.parts));
+        let mut report = Report::default();
+        let mut broken: HashSet<&Digest> = HashSet::new();
+        let mut shared_row_failed = false;
+        for (nth, (part, owner)) in plan.parts.iter().enumerate() {
+            let row = nth.min(ROWS_MAX - 1);
+            let owner = owner.and_then(|owner| plan.owners.get(owner));
+            self.progress.phase(row, Phase::Verifying);
+            let verdict = match part {
+                Part::Blob { digest, size } => {
+                    match (self.blob(digest, *size, owner, row)?, plan.unreadable.get(digest)) {
+                        (Verdict::Fine, Some(why)) => Verdict::Broken(why.clone()),
+                        (verdict, _) => verdict,
+                    }
+                }
+                Part::Layer { blob, .. } if broken.contains(&blob.digest) => {
+                    Verdict::Broken("cannot be compared: its blob is broken".to_owned())
+                }
+                Part::Layer { chain_id, blob, diff_id } => self.layer(chain_id, blob, diff_id, owner, row)?,
+            };
+            report.seen += 1;
+            if let Verdict::Broken(why) = verdict {
+                if let Part::Blob { digest, .. } = part {
+                    broken.insert(digest);
+                }
+                shared_row_failed |= row == ROWS_MAX - 1;
+                self.progress.fail(row, &why.chars().take(NOTE_MAX).collect::<String>());
+                report.add(part, owner, why);
+            } else if row < ROWS_MAX - 1 || (nth + 1 == plan.parts.len() && !shared_row_failed) {
+                self.progress.phase(row, Phase::Complete);
+            }
+        }
+        Ok(report)
+    }
+
+    /// All blobs that images need, all others that are there, and the layers.
+    fn plan(&self) -> Result<Plan, VerifyError> {
+        let mut plan = Plan::default();
+        let mut known: HashSet<Digest> = HashSet::new();
+        let mut layers: Vec<(Part, Option<usize>)> = Vec::new();
+        for (entry, references) in images::entries(self.store)? {
+            self.cancel.check()?;
+            let owner = plan.owners.len();
+            let name = references.into_iter().next().unwrap_or_else(|| entry.digest.to_string());
+            plan.owners.push(Owner { digest: entry.digest.clone(), name });
+            plan.blob(&mut known, &entry.digest, entry.size, owner);
+            let manifest = match images::manifest(self.store, &entry) {
+                Ok(manifest) => manifest,
+                Err(error) => {
+                    plan.note(&entry.digest, &error);
+                    continue;
+                }
+            };
+            for blob in [&manifest.config].into_iter().chain(&manifest.layers) {
+                plan.blob(&mut known, &blob.digest, blob.size, owner);
+            }
+            let config = match images::config(self.store, &entry, &manifest) {
+                Ok(config) => config,
+                Err(error) => {
+                    plan.note(&entry.digest, &error);
+                    continue;
+                }
+            };
+            let chain_ids = config.chain_ids();
+            // An image that was not unpacked has none; one of which a layer is there needs all below it too.
+            let unpacked = chain_ids.iter().rposition(|id| self.store.has_layer(id)).map_or(0, |top| top + 1);
+            let parts = chain_ids.iter().zip(&manifest.layers).zip(&config.rootfs.diff_ids).take(unpacked);
+            for ((chain_id, blob), diff_id) in parts {
+                if (self.deep || !self.store.has_layer(chain_id)) && known.insert(layer_key(chain_id)) {
+                    let (chain_id, blob, diff_id) = (chain_id.clone(), blob.clone(), diff_id.clone());
+                    layers.push((Part::Layer { chain_id, blob, diff_id }, Some(owner)));
+                }
+            }
+        }
+        for digest in self.stray_blobs()? {
+            if known.insert(digest.clone()) {
+                plan.parts.push((Part::Blob { digest, size: None }, None));
+            }
+        }
+        plan.parts.append(&mut layers);
+        Ok(plan)
+    }
+
+    fn stray_blobs(&self) -> Result<Vec<Digest>, StoreError> {
+        let mut digests = Vec::new();
+        for algorithm in ["sha256", "sha512"] {
+            let dir = self.store.root().join("blobs").join(algorithm);
+            let entries = match fs::read_dir(&dir) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(file_error("list", &dir))?,
+            };
+            for entry in entries {
+                let name = entry.map_err(file_error("list", &dir))?.file_name();
+                let digest =
+                    name.to_str().and_then(|name| Digest::parse(&format!("{algorithm}:{name}")).ok());
+                digests.extend(digest);
+            }
+        }
+        digests.sort();
+        Ok(digests)
+    }
+
+    /// Hashes a blob.
+    fn blob(
+        &self,
+        digest: &Digest,
+        size: Option<u64>,
+        owner: Option<&Owner>,
+        row: usize,
+    ) -> Result<Verdict, Cancelled> {
+        let path = self.store.blob_path(digest);
+        let file = match open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(self.missing(owner)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Ok(Verdict::Broken(self.without_blob(digest, "is no file")));
+            }
+            Err(error) => return Ok(Verdict::Broken(format!("cannot be opened: {error}"))),
+        };
+        let mut hasher = Hasher::new(digest.algorithm());
+        let mut from = Watched { from: &file, cancel: self.cancel, progress: self.progress, row, count: 0 };
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            match from.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(len) => hasher.update(buffer.get(..len).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.cancel.check()?;
+                    return Ok(Verdict::Broken(
+                        self.without_blob(digest, &format!("cannot be read: {error}")),
+                    ));
+                }
+            }
+        }
+        let (found, len) = (hasher.finish(), from.count);
+        forget(&file);
+        if found != *digest {
+            return Ok(Verdict::Broken(self.without_blob(digest, &format!("has digest {found}"))));
+        }
+        match size.filter(|size| *size != len) {
+            Some(size) => Ok(Verdict::Broken(format!("has {len} bytes, and the image says {size}"))),
+            None => Ok(Verdict::Fine),
+        }
+    }
+
+    fn missing(&self, owner: Option<&Owner>) -> Verdict {
+        let wanted = owner.is_some_and(|owner| match images::entries(self.store) {
+            Ok(entries) => entries.iter().any(|(entry, _)| entry.digest == owner.digest),
+            Err(_) => true,
+        });
+        if wanted { Verdict::Broken("is missing".to_owned()) } else { Verdict::Gone }
+    }
+
+    /// Compares a layer with its blob.
+    fn layer(
+        &self,
+        chain_id: &Digest,
+        blob: &Descriptor,
+        diff_id: &Digest,
+        owner: Option<&Owner>,
+        row: usize,
+    ) -> Result<Verdict, Cancelled> {
+        if !self.store.has_layer(chain_id) {
+            return Ok(match self.missing(owner) {
+                // Of what is left of it, a pull that unpacks it again could not make it.
+                Verdict::Broken(why) if self.store.layer_path(chain_id).exists() => {
+                    Verdict::Broken(self.without_layer(chain_id, &why))
+                }
+                other => other,
+            });
+        }
+        let since = SystemTime::now();
+        let fresh = match self.unpack(blob, diff_id, row) {
+            Ok(fresh) => fresh,
+            Err(error) => {
+                self.cancel.check()?;
+                let why = format!("cannot be compared, since its blob cannot be unpacked: {}", chain(&error));
+                return Ok(Verdict::Broken(why));
+            }
+        };
+        let path = self.store.layer_path(chain_id).join("diff");
+        let expected = fresh.path().join("diff");
+        let compared = match self.store.namespace() {
+            Some(namespace) => namespace.compare(&expected, &path, since),
+            None => compare(&expected, &path, since, self.cancel),
+        };
+        self.cancel.check()?;
+        match compared {
+            Ok(differences) if differences.count == 0 => Ok(Verdict::Fine),
+            Ok(differences) => {
+                let count = differences.count;
+                let why =
+                    format!("differs from its blob in {count} entries: {}", differences.first.join(", "));
+                Ok(Verdict::Broken(self.without_layer(chain_id, &why)))
+            }
+            Err(_) if !path.exists() => Ok(self.missing(owner)),
+            Err(error) => Ok(Verdict::Broken(format!("cannot be compared: {error}"))),
+        }
+    }
+
+    /// Unpacks a blob once more, into a temporary.
+    fn unpack(
+        &self,
+        blob: &Descriptor,
+        diff_id: &Digest,
+        row: usize,
+    ) -> Result<crate::store::Temp, UnpackError> {
+        let read = |error| UnpackError::Tar(TarError::Read(error));
+        let file = open(&self.store.blob_path(&blob.digest)).map_err(read)?;
+        let from = Watched { from: &file, cancel: self.cancel, progress: self.progress, row, count: 0 };
+        let (_, decoded) = decode::open(from, self.window_log).map_err(read)?;
+        let temp = self.store.temp_layer().map_err(|error| read(io::Error::other(chain(&error))))?;
+        let mut hashed = Hashed { from: decoded, hasher: Hasher::new(diff_id.algorithm()) };
+        let root = temp.path().join("diff");
+        match self.store.namespace() {
+            Some(namespace) => namespace.unpack(&mut hashed, &root)?,
+            None => unpack::unpack(&mut hashed, &root)?.0,
+        };
+        io::copy(&mut hashed, &mut io::sink()).map_err(read)?;
+        let found = hashed.hasher.finish();
+        forget(&file);
+        match found == *diff_id {
+            true => Ok(temp),
+            false => Err(read(io::Error::other(format!("it has diff id {found}, expected {diff_id}")))),
+        }
+    }
+
+    fn without_blob(&self, digest: &Digest, why: &str) -> String {
+        format!("{why}{}", taken(self.store.discard_blob(digest)))
+    }
+
+    fn without_layer(&self, chain_id: &Digest, why: &str) -> String {
+        format!("{why}{}", taken(self.store.discard_layer(chain_id)))
+    }
+}
+
+fn taken(discarded: Result<bool, StoreError>) -> String {
+    match discarded {
+        Ok(true) => "; it was taken away".to_owned(),
+        Ok(false) => "; a job needs it just now, so it stays: verify again later".to_owned(),
+        Err(error) => format!("; it cannot be taken away: {}", chain(&error)),
+    }
+}
+
+impl Plan {
+    fn blob(&mut self, known: &mut HashSet<Digest>, digest: &Digest, size: u64, owner: usize) {
+        if known.insert(digest.clone()) {
+            self.parts.push((Part::Blob { digest: digest.clone(), size: Some(size) }, Some(owner)));
+        }
+    }
+
+    /// A blob that is missing or has another digest shows when it is hashed; the rest is said of the manifest.
+    fn note(&mut self, manifest: &Digest, error: &ImageError) {
+        if let ImageError::Unreadable { source, .. } = error {
+            self.unreadable
+                .insert(manifest.clone(), format!("is of an image that makes no sense: {}", chain(source)));
+        }
+    }
+}
+
+impl Report {
+    fn add(&mut self, part: &Part, owner: Option<&Owner>, why: String) {
+        self.broken += 1;
+        if self.findings.len() < TOLD_MAX {
+            let what = match part {
+                Part::Blob { digest, .. } => format!("blob {digest}"),
+                Part::Layer { chain_id, .. } => format!("unpacked layer {chain_id}"),
+            };
+            let image = owner.map(|owner| owner.name.clone()).unwrap_or_default();
+            self.findings.push(Finding { what, image, why });
+        }
+    }
+}
+
+/// A layer's place among blobs: the first layer of an image may be called like its own uncompressed blob.
+fn layer_key(chain_id: &Digest) -> Digest {
+    Digest::of(format!("layer {chain_id}").as_bytes())
+}
+
+/// Id and total of each row.
+fn rows(parts: &[(Part, Option<usize>)]) -> Vec<(String, u64)> {
+    let mut rows: Vec<(String, u64)> = Vec::with_capacity(parts.len().min(ROWS_MAX));
+    for (part, _) in parts {
+        let (id, total) = match part {
+            Part::Blob { digest, size } => (digest.short(), size.unwrap_or(0)),
+            Part::Layer { chain_id, blob, .. } => (chain_id.short(), blob.size),
+        };
+        match rows.get_mut(ROWS_MAX - 1) {
+            None => rows.push((id.to_owned(), total)),
+            Some((id, sum)) => {
+                "others".clone_into(id);
+                *sum = sum.saturating_add(total);
+            }
+        }
+    }
+    rows
+}
+
+/// Opens a plain file; the kernel forgets what it has of it in memory, so that the disk is read.
+fn open(path: &Path) -> io::Result<File> {
+    // O_NONBLOCK: nobody should be able to make us wait by putting a FIFO there.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => Err(io::ErrorKind::InvalidData.into()),
+        other => other,
+    }?;
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    forget(&file);
+    Ok(file)
+}
+
+/// Lets the kernel use the memory for something else: what was read once is not read again soon.
+fn forget(file: &File) {
+    let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+}
+
+/// Counts what is read, and ends when the job does.
+struct Watched<'a> {
+    from: &'a File,
+    cancel: &'a Cancel,
+    progress: &'a Progress,
+    row: usize,
+    count: u64,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.cancel.check().map_err(io::Error::other)?;
+        let len = self.from.read(into)?;
+        self.count += len as u64;
+        self.progress.add(self.row, len as u64);
+        Ok(len)
+    }
+}
+
+/// Hashes what is read.
+struct Hashed<R> {
+    from: R,
+    hasher: Hasher,
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let len = self.from.read(into)?;
+        self.hasher.update(into.get(..len).unwrap_or_default());
+        Ok(len)
+    }
+}

@@ -1,0 +1,379 @@
+//! Who we are to registries: real ones with passwords, and one of the test's own with tokens.
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::pty::openpty;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::unistd::Pid;
+use sampan_engine::oci;
+use sampan_tests::engine_host::EngineHost;
+use sampan_tests::host::PATIENCE;
+use sampan_tests::keen_registry::{Asked, Fault, Guard, KeenRegistry};
+use sampan_tests::registry::{DockerRegistry, Image, Layer, Packing};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+fn image() -> Image {
+    Image::of(&[Layer::of(&[("file", b"content")], Packing::Gzip)], "amd64")
+}
+
+/// Runs `sampan` with a password on its standard input.
+fn with_stdin(host: &EngineHost, args: &[&str], stdin: &str) -> (Option<i32>, String, String) {
+    let mut command = host.command(&sampan_tests::host::binary("sampan"));
+    let mut child = command
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("sampan starts");
+    child.stdin.take().expect("a pipe").write_all(stdin.as_bytes()).expect("written");
+    let out = child.wait_with_output().expect("it ends");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (out.status.code(), text(&out.stdout), text(&out.stderr))
+}
+
+#[test]
+fn a_registry_with_a_password_is_pulled_from_after_a_login_and_not_after_a_logout() {
+    let host = EngineHost::start();
+    let registry = DockerRegistry::start_for(&host.path(""), "ann", "hunter2:x");
+    let address = registry.address.clone();
+    let reference = registry.push_as("private:t", &[image()], Some("ann:hunter2:x"));
+
+    let said = host.fails(1, &["pull", &reference]);
+    assert!(said.contains("denies access") && said.contains("sampan login"), "{said}");
+    let login = ["login", "-u", "ann", "--password-stdin", &address];
+    let (status, _, said) = with_stdin(&host, &login, "wrong\n");
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains(&format!("cannot log in to {address}")), "{said}");
+    assert!(!host.auth_file().exists(), "what was refused is not saved");
+
+    assert_eq!(with_stdin(&host, &login, "hunter2:x\n"), (Some(0), "Login Succeeded!\n".into(), "".into()));
+    assert_eq!(fs::metadata(host.auth_file()).expect("saved").permissions().mode() & 0o777, 0o600);
+    assert_eq!(host.ok(&["login", "--get-login", &address]), "ann\n");
+    host.ok(&["pull", &reference]);
+
+    // podman and skopeo find it where we do.
+    let skopeo = host
+        .command("skopeo".as_ref())
+        .args(["inspect", "--tls-verify=false"])
+        .arg(format!("docker://{reference}"))
+        .output();
+    let skopeo = skopeo.expect("skopeo");
+    assert!(skopeo.status.success(), "{}", String::from_utf8_lossy(&skopeo.stderr));
+
+    assert_eq!(host.ok(&["logout", &address]), format!("Removed login credentials for {address}\n"));
+    assert!(host.fails(1, &["logout", &address]).contains("not logged in"));
+    assert!(host.fails(1, &["login", "--get-login", &address]).contains("not logged in"));
+    host.ok(&["rmi", &reference]);
+    host.fails(1, &["pull", &reference]);
+    for secret in ["hunter2", "YW5uOmh1bnRlcjI"] {
+        assert!(!host.log().contains(secret), "no secret in the log");
+    }
+}
+
+/// The words of a query or a form, as they were sent.
+fn words(text: &str) -> Vec<&str> {
+    text.split('&').collect()
+}
+
+/// Requests for tokens.
+fn token_requests(registry: &KeenRegistry) -> Vec<Asked> {
+    registry.asked().into_iter().filter(|asked| asked.path == "/token").collect()
+}
+
+fn base64(text: &str) -> String {
+    let path = text.to_owned();
+    let mut child = Command::new("base64")
+        .args(["-w", "0"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("base64 of coreutils");
+    child.stdin.take().expect("a pipe").write_all(path.as_bytes()).expect("written");
+    String::from_utf8(child.wait_with_output().expect("it ends").stdout).expect("text")
+}
+
+/// Writes a file of credentials.
+fn write_auth(path: &Path, document: &serde_json::Value) {
+    fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+    fs::write(path, document.to_string()).expect("written");
+}
+
+fn large() -> Image {
+    Image::of(&[Layer::large("large", 3 << 20, Packing::Plain)], "amd64")
+}
+
+#[test]
+fn a_token_is_for_what_is_pulled_and_renewed_in_the_middle_of_a_blob() {
+    let (host, registry, image) = (EngineHost::start(), KeenRegistry::start(), large());
+    registry.publish("a/b", "t", oci::MANIFEST, &image);
+    registry.guard(Guard::default());
+    let layer = format!("GET a/b/blobs/{}", image.blobs[0].0);
+    registry.fail(&layer, Fault::Revoke(2 << 20));
+    host.ok(&["pull", &format!("{}/a/b:t", registry.address)]);
+    let tokens = token_requests(&registry);
+    assert_eq!(tokens.len(), 2, "one at the beginning, one for the rest of the blob");
+    for token in &tokens {
+        assert_eq!(words(&token.query), ["service=a%2C%20test", "scope=repository:a/b:pull"]);
+        assert_eq!(token.header("authorization"), "", "nobody has said who we are");
+    }
+    let gets: Vec<Asked> = registry.asked().into_iter().filter(|asked| asked.line() == layer).collect();
+    let last = gets.last().expect("asked for");
+    assert_eq!(last.header("authorization"), "Bearer token-2");
+    assert!(last.header("range").starts_with("bytes="), "what had come is not sent again");
+}
+
+#[test]
+fn a_token_for_a_push_is_for_the_mounts_too_and_renewed_on_the_way() {
+    let (host, registry, image) = (EngineHost::start(), KeenRegistry::start(), large());
+    registry.publish("from", "t", oci::MANIFEST, &image);
+    let source = format!("{}/from:t", registry.address);
+    host.ok(&["pull", &source]);
+    registry.guard(Guard::default());
+    registry.fail("POST to/blobs/uploads/?mount=", Fault::Status(404, String::new()));
+    registry.fail("POST to/blobs/uploads/?mount=", Fault::Status(404, String::new()));
+    let challenge = format!("WWW-Authenticate: Bearer realm=\"http://{}/token\"", registry.address);
+    registry.fail("PATCH", Fault::Status(401, challenge));
+    host.ok(&["push", &source, &format!("{}/to:t", registry.address)]);
+    let tokens = token_requests(&registry);
+    assert_eq!(tokens.len(), 2);
+    let scopes = ["scope=repository:to:pull,push", "scope=repository:from:pull"];
+    let encoded: Vec<String> = scopes.iter().map(|scope| scope.replace(',', "%2C")).collect();
+    assert_eq!(words(&tokens[0].query)[1..], encoded);
+    assert!(registry.manifest("to", "t").is_some());
+}
+
+#[test]
+fn a_password_goes_to_the_realm_and_the_token_to_the_registry() {
+    let (host, registry, realm) = (EngineHost::start(), KeenRegistry::start(), KeenRegistry::start());
+    // The realm is elsewhere, and gives out tokens that the registry does not know: enough to see who hears what.
+    realm.guard(Guard { secret: base64("ann:hunter2"), realm: None });
+    registry.guard(Guard { realm: Some(format!("http://{}/token", realm.address)), ..Guard::default() });
+    registry.publish("a", "t", oci::MANIFEST, &image());
+    host.fails(1, &["login", "-u", "ann", "-p", "hunter2", &registry.address]);
+    let heard = token_requests(&realm);
+    assert_eq!(
+        words(&heard[0].query),
+        ["service=a%2C%20test", "account=ann"],
+        "a login asks for no repository"
+    );
+    assert_eq!(heard[0].header("authorization"), format!("Basic {}", base64("ann:hunter2")));
+    for asked in registry.asked() {
+        assert!(!asked.header("authorization").starts_with("Basic"), "{asked:?}");
+    }
+
+    let own = KeenRegistry::start();
+    own.guard(Guard { secret: base64("ann:hunter2"), realm: None });
+    own.publish("a", "t", oci::MANIFEST, &image());
+    let said = host.fails(1, &["login", "-u", "ann", "-p", "wrong", &own.address]);
+    assert!(said.contains("cannot log in") && said.contains("check the user name"), "{said}");
+    host.ok(&["login", "-u", "ann", "-p", "hunter2", &own.address]);
+    host.ok(&["pull", &format!("{}/a:t", own.address)]);
+    assert!(!host.log().contains("hunter2") && !host.log().contains(&base64("ann:hunter2")));
+}
+
+#[test]
+fn an_identity_token_is_exchanged_by_oauth2() {
+    let (host, registry) = (EngineHost::start(), KeenRegistry::start());
+    registry.publish("a", "t", oci::MANIFEST, &image());
+    registry.guard(Guard { secret: "long-lived".to_owned(), realm: None });
+    let entry = serde_json::json!({"auth": base64("<token>:"), "identitytoken": "long-lived"});
+    write_auth(&host.auth_file(), &serde_json::json!({"auths": {&registry.address: entry}}));
+    host.ok(&["pull", &format!("{}/a:t", registry.address)]);
+    let exchange = token_requests(&registry).remove(0);
+    assert_eq!((exchange.method.as_str(), exchange.query.as_str()), ("POST", ""));
+    let form = String::from_utf8(exchange.body).expect("text");
+    for word in [
+        "grant_type=refresh_token",
+        "refresh_token=long-lived",
+        "scope=repository:a:pull",
+        "client_id=sampan",
+    ] {
+        assert!(words(&form).contains(&word), "{form}");
+    }
+    assert!(!host.log().contains("long-lived"));
+}
+
+#[test]
+fn a_realm_that_would_take_a_password_in_the_open_gets_none() {
+    let host = EngineHost::start();
+    for realm in ["http://realm.example/token", "file:///etc/passwd", "https://a@b/", ""] {
+        let registry = KeenRegistry::start();
+        registry.guard(Guard { secret: String::new(), realm: Some(realm.to_owned()) });
+        let said = host.fails(1, &["login", "-u", "ann", "-p", "hunter2", &registry.address]);
+        assert!(said.contains("not HTTPS"), "{realm}: {said}");
+        assert!(!said.contains("hunter2"));
+    }
+}
+
+#[test]
+fn who_we_are_stays_with_the_registry_when_it_redirects() {
+    let (host, registry, store) = (EngineHost::start(), KeenRegistry::start(), KeenRegistry::start());
+    let image = large();
+    registry.publish("a", "t", oci::MANIFEST, &image);
+    store.publish("a", "t", oci::MANIFEST, &image);
+    registry.guard(Guard { secret: base64("ann:hunter2"), realm: None });
+    registry.redirect(&store.address);
+    host.ok(&["login", "-u", "ann", "-p", "hunter2", &registry.address]);
+    host.ok(&["pull", &format!("{}/a:t", registry.address)]);
+    let gets = store.asked();
+    assert!(gets.iter().any(|asked| asked.path.contains("/blobs/")), "{gets:?}");
+    assert!(gets.iter().all(|asked| asked.header("authorization").is_empty()), "{gets:?}");
+    let asked = registry.asked();
+    assert!(
+        asked.iter().any(|asked| asked.path.contains("/blobs/") && !asked.header("authorization").is_empty())
+    );
+}
+
+/// A credential helper that keeps one secret in a file beside it.
+const HELPER: &str = r#"
+kept="$(dirname "$0")/kept"
+echo "$1" >>"$(dirname "$0")/calls"
+case "$1" in
+    get) read -r server; [ -e "$kept" ] || { echo credentials not found in native keychain; exit 1; }; cat "$kept" ;;
+    store) cat >"$kept" ;;
+    erase) rm "$kept" ;;
+esac"#;
+
+#[test]
+fn a_credential_helper_keeps_what_a_login_has_found_good() {
+    let host = EngineHost::start();
+    let registry = DockerRegistry::start_for(&host.path(""), "ann", "hunter2");
+    let reference = registry.push_as("private:t", &[image()], Some("ann:hunter2"));
+    host.script("docker-credential-test", HELPER);
+    let document = serde_json::json!({"credHelpers": {&registry.address: "test"}, "other": 1});
+    write_auth(&host.auth_file(), &document);
+    host.fails(1, &["pull", &reference]);
+    host.ok(&["login", "-u", "ann", "-p", "hunter2", &registry.address]);
+    assert_eq!(
+        fs::read_to_string(host.auth_file()).expect("there"),
+        document.to_string(),
+        "no secret in the file"
+    );
+    assert_eq!(host.ok(&["login", "--get-login", &registry.address]), "ann\n");
+    host.ok(&["pull", &reference]);
+    host.ok(&["logout", &registry.address]);
+    assert!(!host.path("bin/kept").exists());
+    host.fails(1, &["logout", &registry.address]);
+
+    // A helper that cannot be used is said to be the reason.
+    host.script("docker-credential-test", "echo hunter2; exit 3");
+    let out = host.sampan(&["pull", &reference]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(said.contains("docker-credential-test get failed") && !said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn the_engine_has_credentials_of_its_own() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let registry = DockerRegistry::start_for(dir.path(), "ann", "hunter2");
+    let reference = registry.push_as("private:t", &[image()], Some("ann:hunter2"));
+    let file = dir.path().join("engine.json");
+    let entry = serde_json::json!({"auth": base64("ann:hunter2")});
+    write_auth(&file, &serde_json::json!({"auths": {format!("{}/private", registry.address): entry}}));
+    let host = EngineHost::start_with(&format!("auth-file = {:?}", file.display().to_string()));
+    host.ok(&["pull", &reference]);
+
+    // And a helper for all registries, in docker's file.
+    let host = EngineHost::start();
+    host.script("docker-credential-all", r#"echo '{"Username":"ann","Secret":"hunter2"}'"#);
+    host.fails(1, &["pull", &reference]);
+    write_auth(&host.path("engine-home/.docker/config.json"), &serde_json::json!({"credsStore": "all"}));
+    host.ok(&["pull", &reference]);
+
+    // What the user brings along wins, also when it is wrong.
+    write_auth(
+        &host.auth_file(),
+        &serde_json::json!({"auths": {&registry.address: {"auth": base64("ann:wrong")}}}),
+    );
+    host.ok(&["rmi", &reference]);
+    let said = host.fails(1, &["pull", &reference]);
+    assert!(said.contains("denies access"), "{said}");
+}
+
+#[test]
+fn a_login_that_makes_no_sense_is_refused() {
+    let host = EngineHost::start();
+    for (args, says) in [
+        (&["login", "127.0.0.1:1"][..], "no terminal"),
+        (&["login", "-u", "a", "-p", "b", "a b"], "is no registry"),
+        (&["login", "-u", "a", "-p", "b", "nodots"], "is no registry"),
+        (&["login", "-u", "a:b", "-p", "b", "127.0.0.1:1"], "no colon"),
+        (&["login", "-u", "", "-p", "b", "127.0.0.1:1"], "must not be empty"),
+        (&["login", "--password-stdin", "127.0.0.1:1"], "--username"),
+        (&["logout", "--all", "127.0.0.1:1"], "cannot be used"),
+    ] {
+        let said = host.fails(125, args);
+        assert!(said.contains(says), "{args:?}: {said}");
+    }
+    let said = host.fails(1, &["pull", "127.0.0.1:1/a"]);
+    assert!(!said.contains("credential"), "{said}");
+    assert!(host.ok(&["logout", "--all"]).starts_with("Removed"));
+}
+
+/// A login that a person makes at a terminal, and what the terminal shows.
+struct Typed {
+    child: Child,
+    master: File,
+    shown: String,
+}
+
+impl Typed {
+    fn start(host: &EngineHost, registry: &str) -> Self {
+        let pty = openpty(None, None).expect("a terminal");
+        let slave = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
+        let mut command = host.command(&sampan_tests::host::binary("sampan"));
+        command.args(["login", registry]).stdin(slave()).stdout(slave()).stderr(slave());
+        let child = command.spawn().expect("sampan starts");
+        Typed { child, master: File::from(pty.master), shown: String::new() }
+    }
+
+    fn await_text(&mut self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.shown.contains(text) {
+            assert!(Instant::now() < deadline, "waited for {text:?}: {:?}", self.shown);
+            let mut fds = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::from(100u8)).expect("polled");
+            if fds[0].any() == Some(true) {
+                let mut bytes = [0; 1024];
+                let len = self.master.read(&mut bytes).expect("readable");
+                self.shown.push_str(&String::from_utf8_lossy(&bytes[..len]));
+            }
+        }
+    }
+
+    fn echoes(&self) -> bool {
+        tcgetattr(&self.master).expect("a terminal").local_flags.contains(LocalFlags::ECHO)
+    }
+}
+
+#[test]
+fn a_password_is_typed_unseen_and_the_terminal_is_as_before() {
+    let host = EngineHost::start();
+    let registry = DockerRegistry::start_for(&host.path(""), "ann", "hunter2");
+    let mut typed = Typed::start(&host, &registry.address);
+    typed.await_text("Username: ");
+    typed.master.write_all(b"ann\n").expect("typed");
+    typed.await_text("Password: ");
+    sampan_tests::host::wait_until("the echo to be off", String::new, || !typed.echoes());
+    typed.master.write_all(b"hunter2\n").expect("typed");
+    typed.await_text("Login Succeeded!");
+    assert!(typed.child.wait().expect("ours").success());
+    assert!(typed.echoes() && !typed.shown.contains("hunter2"), "{:?}", typed.shown);
+
+    let mut typed = Typed::start(&host, &registry.address);
+    typed.await_text("Username: ");
+    typed.master.write_all(b"ann\n").expect("typed");
+    typed.await_text("Password: ");
+    sampan_tests::host::wait_until("the echo to be off", String::new, || !typed.echoes());
+    kill(Pid::from_raw(typed.child.id().cast_signed()), Signal::SIGINT).expect("it runs");
+    assert_eq!(typed.child.wait().expect("ours").signal(), Some(Signal::SIGINT as i32));
+    assert!(typed.echoes());
+}

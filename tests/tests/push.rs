@@ -1,0 +1,246 @@
+//! Pushes to real registries and to one that breaks on demand.
+
+use sampan_engine::digest::Digest;
+use sampan_engine::oci;
+use sampan_tests::engine_host::EngineHost;
+use sampan_tests::keen_registry::{Fault, KeenRegistry};
+use sampan_tests::registry::{DockerRegistry, Image, Layer, Packing};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const LARGE: usize = 3 << 20;
+
+fn image() -> Image {
+    let layers = [
+        Layer::of(&[("small", b"content")], Packing::Gzip),
+        Layer::large("large", LARGE, Packing::Zstd),
+        Layer::of(&[("plain", b"more")], Packing::Plain),
+    ];
+    Image::of(&layers, "amd64")
+}
+
+/// The same image as docker writes it.
+fn schema2(image: &Image) -> Image {
+    let text = String::from_utf8(image.manifest.clone()).expect("text");
+    let text = text
+        .replace(oci::MANIFEST, oci::DOCKER_MANIFEST)
+        .replace(oci::CONFIG, oci::DOCKER_CONFIG)
+        .replace(&format!("{}\"", oci::LAYER[1]), "application/vnd.docker.image.rootfs.diff.tar.gzip\"");
+    Image { manifest: text.into_bytes(), ..image.clone() }
+}
+
+/// The digest that skopeo finds.
+fn skopeo_digest(reference: &str) -> String {
+    let out = Command::new("skopeo")
+        .args(["inspect", "--tls-verify=false", "--format", "{{.Digest}}", &format!("docker://{reference}")])
+        .output()
+        .expect("skopeo of Debian's package skopeo");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).trim().to_owned()
+}
+
+/// An engine that has `image` as `REGISTRY/from:t`.
+fn with_image(registry: &KeenRegistry, image: &Image) -> EngineHost {
+    registry.publish("from", "t", oci::MANIFEST, image);
+    let host = EngineHost::start();
+    host.ok(&["pull", &format!("{}/from:t", registry.address)]);
+    host
+}
+
+#[test]
+fn what_is_pushed_to_a_real_registry_is_what_was_pulled() {
+    let host = EngineHost::start();
+    let (one, two) = (host.path("one"), host.path("two"));
+    [&one, &two].iter().for_each(|dir| std::fs::create_dir(dir).expect("a directory"));
+    let (source, sink) = (DockerRegistry::start(&one), DockerRegistry::start(&two));
+    let image = image();
+    let reference = source.push("a/b:t", std::slice::from_ref(&image));
+    host.ok(&["pull", &reference]);
+    let target = format!("{}/c:new", sink.address);
+    let out = host.ok(&["push", &reference, &target]);
+    let last = format!("{}/c@{}\n", sink.address, image.digest());
+    assert!(out.ends_with(&last), "{out}");
+    assert_eq!(skopeo_digest(&target), image.digest().to_string());
+    // Once more there is nothing to do, and that is said.
+    assert!(host.ok(&["push", &reference, &target]).contains("up to date"));
+    let quiet = host.ok(&["push", "--quiet", &reference, &target]);
+    assert_eq!(quiet, last);
+    let podman = host.path("podman");
+    let pulled = Command::new("podman")
+        .arg("--root")
+        .arg(podman.join("root"))
+        .arg("--runroot")
+        .arg(podman.join("run"))
+        .args(["--storage-driver=vfs", "pull", "--quiet", "--tls-verify=false", &target])
+        .output()
+        .expect("podman of Debian's package podman");
+    assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+}
+
+#[test]
+fn a_private_registry_takes_a_push_from_one_who_is_logged_in() {
+    let host = EngineHost::start();
+    let registry = DockerRegistry::start_for(&host.path(""), "ann", "pw");
+    let plain = KeenRegistry::start();
+    plain.publish("from", "t", oci::MANIFEST, &image());
+    let source = format!("{}/from:t", plain.address);
+    host.ok(&["pull", &source]);
+    let target = format!("{}/private:t", registry.address);
+    let said = host.fails(1, &["push", &source, &target]);
+    assert!(said.contains("denies access") && said.contains("sampan login"), "{said}");
+    host.ok(&["login", "-u", "ann", "-p", "pw", &registry.address]);
+    host.ok(&["push", &source, &target]);
+}
+
+#[test]
+fn docker_s_own_schema_stays_as_it_is_and_layers_need_not_be_unpacked() {
+    let registry = KeenRegistry::start();
+    let image = schema2(&Image::of(&[Layer::of(&[("f", b"x")], Packing::Gzip)], "amd64"));
+    registry.publish("from", "t", oci::DOCKER_MANIFEST, &image);
+    let host = EngineHost::start();
+    let source = format!("{}/from:t", registry.address);
+    host.ok(&["pull", &source]);
+    std::fs::remove_dir_all(host.store().join("layers")).expect("removed");
+    std::fs::create_dir(host.store().join("layers")).expect("made");
+    host.ok(&["push", &source, &format!("{}/to:t", registry.address)]);
+    let (kind, bytes) = registry.manifest("to", "t").expect("pushed");
+    assert_eq!((kind.as_str(), bytes), (oci::DOCKER_MANIFEST, image.manifest));
+}
+
+#[test]
+fn what_the_registry_has_is_mounted_or_left_alone() {
+    let registry = KeenRegistry::start();
+    let image = image();
+    let host = with_image(&registry, &image);
+    let source = format!("{}/from:t", registry.address);
+    registry.forget();
+    host.ok(&["push", &source, &format!("{}/to:t", registry.address)]);
+    let posts: Vec<_> = registry.asked().into_iter().filter(|asked| asked.method == "POST").collect();
+    assert_eq!(posts.len(), image.blobs.len());
+    assert!(
+        posts
+            .iter()
+            .all(|post| post.query.starts_with("mount=sha256:") && post.query.ends_with("&from=from"))
+    );
+    assert_eq!((registry.count("PATCH"), registry.count("PUT to/blobs")), (0, 0), "no byte is sent");
+    for (digest, bytes) in &image.blobs {
+        assert_eq!(registry.blob("to", digest).as_ref(), Some(bytes));
+    }
+    // What is there by now is asked for and no more.
+    registry.forget();
+    let out = host.ok(&["push", "--progress=json", &source, &format!("{}/to:other", registry.address)]);
+    assert!(out.contains(r#""phase":"exists""#), "{out}");
+    assert_eq!(registry.count("HEAD to/blobs"), image.blobs.len());
+    assert_eq!((registry.count("POST"), registry.count("PUT to/manifests/other")), (0, 1));
+}
+
+#[test]
+fn a_blob_that_cannot_be_mounted_is_sent() {
+    let registry = KeenRegistry::start();
+    let image = image();
+    let host = with_image(&registry, &image);
+    registry.forget();
+    for _ in 0..image.blobs.len() {
+        registry.fail("POST to/blobs/uploads/?mount=", Fault::Status(403, String::new()));
+    }
+    host.ok(&["push", &format!("{}/from:t", registry.address), &format!("{}/to:t", registry.address)]);
+    assert_eq!(registry.count("POST"), 2 * image.blobs.len());
+    assert!(registry.manifest("to", "t").is_some());
+}
+
+#[test]
+fn a_push_that_breaks_goes_on_where_it_broke() {
+    let (from, registry) = (KeenRegistry::start(), KeenRegistry::start());
+    let image = image();
+    let host = with_image(&from, &image);
+    let at = 2 << 20;
+    registry.fail("PATCH", Fault::Cut(at));
+    let target = format!("{}/to:t", registry.address);
+    let out = host.ok(&["push", "--progress=plain", &format!("{}/from:t", from.address), &target]);
+    assert!(out.contains("retrying in"), "{out}");
+    let (digest, bytes) = &image.blobs[1];
+    assert_eq!(registry.blob("to", digest).as_ref(), Some(bytes));
+    let parts: Vec<_> = registry.asked().into_iter().filter(|asked| asked.method == "PATCH").collect();
+    let sent: usize = parts.iter().map(|part| part.body.len()).sum();
+    assert_eq!((parts.len(), sent), (2, bytes.len()), "each byte is sent once");
+    assert_eq!(parts[1].header("content-range"), format!("{at}-{}", bytes.len() - 1));
+}
+
+#[test]
+fn an_upload_that_the_registry_forgot_begins_anew() {
+    let (from, registry) = (KeenRegistry::start(), KeenRegistry::start());
+    let image = image();
+    let host = with_image(&from, &image);
+    registry.fail("PATCH", Fault::Cut(1 << 20));
+    registry.fail("GET to/blobs/uploads/", Fault::Status(404, String::new()));
+    host.ok(&["push", &format!("{}/from:t", from.address), &format!("{}/to:t", registry.address)]);
+    let (digest, bytes) = &image.blobs[1];
+    assert_eq!(registry.blob("to", digest).as_ref(), Some(bytes));
+}
+
+#[test]
+fn a_registry_that_asks_for_patience_gets_it() {
+    let (from, registry) = (KeenRegistry::start(), KeenRegistry::start());
+    let host = with_image(&from, &image());
+    for line in ["HEAD to/blobs", "POST", "PATCH", "PUT to/blobs", "PUT to/manifests"] {
+        registry.fail(line, Fault::Status(503, "Retry-After: 0".to_owned()));
+    }
+    registry.fail("PUT to/manifests", Fault::Status(429, "Retry-After: 1".to_owned()));
+    let began = Instant::now();
+    host.ok(&["push", &format!("{}/from:t", from.address), &format!("{}/to:t", registry.address)]);
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    assert!(registry.manifest("to", "t").is_some());
+}
+
+#[test]
+fn a_registry_that_got_something_else_is_found_out() {
+    let (from, registry) = (KeenRegistry::start(), KeenRegistry::start());
+    let host = with_image(&from, &image());
+    registry.lie_about_digests();
+    let target = format!("{}/to:t", registry.address);
+    let said = host.fails(1, &["push", &format!("{}/from:t", from.address), &target]);
+    assert!(said.contains("has digest sha256:"), "{said}");
+    assert!(registry.manifest("to", "t").is_none(), "no manifest names what is wrong");
+}
+
+#[test]
+fn what_cannot_be_pushed_is_refused_before_anything_is_sent() {
+    let registry = KeenRegistry::start();
+    let image = image();
+    let host = with_image(&registry, &image);
+    let source = format!("{}/from:t", registry.address);
+    registry.forget();
+    let digest = image.digest().to_string();
+    assert!(host.fails(1, &["push", "r.example/none:t"]).contains("not in the local store"));
+    let other = format!("{}/to@{}", registry.address, Digest::of(b"x"));
+    assert!(host.fails(125, &["push", &source, &other]).contains("has digest"));
+    assert!(host.fails(125, &["push", &source, "r.example/UPPER"]).contains("reference"));
+    assert!(host.fails(125, &["push", "--limit-rate", "fast", &source]).contains("not understood"));
+    host.ok(&["tag", &source, "r.example/second:t"]);
+    assert!(host.fails(125, &["push", &digest]).contains("no target is given"));
+    let blob = host.store().join("blobs/sha256").join(image.blobs[0].0.hex());
+    std::fs::remove_file(blob).expect("there");
+    let said = host.fails(1, &["push", &source, &format!("{}/to:t", registry.address)]);
+    assert!(said.contains("is not in the local store"), "{said}");
+    assert!(registry.asked().is_empty(), "{:?}", registry.asked());
+}
+
+#[test]
+fn a_push_is_slowed_down_and_cancelled() {
+    let (from, registry) = (KeenRegistry::start(), KeenRegistry::start());
+    let host = with_image(&from, &image());
+    let target = format!("{}/to:t", registry.address);
+    let source = format!("{}/from:t", from.address);
+    let job = host.ok(&["push", "--detach", "--limit-rate=100K", &source, &target]);
+    let job = job.trim();
+    host.wait_until("bytes to go", || host.ok(&["jobs", "--format=json"]).contains(r#""state":"running""#));
+    host.ok(&["cancel", job]);
+    host.wait_until("the job to end", || {
+        host.ok(&["jobs", "--format=json"]).contains(r#""state":"cancelled""#)
+    });
+    assert!(host.fails(1, &["watch", job]).contains("cancelled"));
+    assert!(registry.manifest("to", "t").is_none());
+    let began = Instant::now();
+    host.ok(&["push", "--limit-rate=2M", &source, &target]);
+    assert!(began.elapsed() > Duration::from_secs(1), "3 MiB at 2 MiB/s");
+}
