@@ -805,6 +805,26 @@ fn a_directory_that_is_somebody_elses_is_not_written_to() {
     assert_eq!(owner(&theirs.join("blobs/sha256")), 1234);
 }
 
+#[test]
+fn an_archive_gives_no_image_a_name_that_wants_signatures() {
+    let mut bench = Bench::new();
+    bench.engine = Engine::configured("[[engine.policy]]\nprefix = 'quay.io/prod'\nrequire = 'reject'");
+    let bytes = docker_tagged("quay.io/prod/db:1");
+    for from_pipe in [false, true] {
+        let loaded = match from_pipe {
+            true => bench.load_pipe(&bytes, Load::default()),
+            false => bench.load_file(&bytes, Load::default()),
+        };
+        let message = loaded.expect_err("not signed").message;
+        assert!(message.contains("called quay.io/prod/db:1: the policy for"), "{message}");
+        assert!(bench.engine.named().is_empty());
+        bench.is_clean();
+    }
+    let path = bench.write("archive", &bytes);
+    let loaded = bench.ok(&["load", "-q", "--name", "mine:1", "-i", path.to_str().expect("text")]);
+    assert_eq!(loaded, "Loaded image: docker.io/library/mine:1\n");
+}
+
 /// What the engine has written to its FIFO so far: type and action, id, attributes.
 fn events(fifo: &mut File, seen: &mut Vec<u8>) -> Vec<(String, String, BTreeMap<String, String>)> {
     let mut bytes = [0; 65536];

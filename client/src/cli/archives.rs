@@ -25,7 +25,7 @@ pub fn load(args: &Load) -> Result<(), Failure> {
     let request = engine::Load {
         source: Container::DockerArchive,
         select: None,
-        reference: None,
+        reference: args.name.clone(),
         platform: args.platform.clone(),
         no_unpack: args.no_unpack,
     };

@@ -481,6 +481,9 @@ pub struct Load {
     /// Read the archive from this file [default: standard input]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub input: Option<PathBuf>,
+    /// Call the one image this, instead of the names that it has there
+    #[arg(long, value_name = "REF")]
+    pub name: Option<String>,
     /// Of an archive with several platforms, take the images for this one [default: the host's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<String>,
