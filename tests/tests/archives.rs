@@ -806,6 +806,32 @@ fn a_directory_that_is_somebody_elses_is_not_written_to() {
 }
 
 #[test]
+fn a_push_to_a_transport_is_a_save_under_the_name_that_it_has_there() {
+    let bench = Bench::new();
+    let image = Image::of(&layers(), "amd64");
+    write_layout(&bench.path("in"), std::slice::from_ref(&image));
+    bench.ok(&["pull", "-q", &format!("oci:{}:t", bench.text("in"))]);
+    let (dir, oci, docker) = (bench.text("dir"), bench.text("oci.tar"), bench.text("docker.tar"));
+    bench.ok(&["push", "-q", "localhost/in:t", &format!("oci:{dir}:v1")]);
+    bench.ok(&["push", "-q", "localhost/in:t", &format!("oci-archive:{oci}:v2")]);
+    bench.ok(&["push", "-q", "localhost/in:t", &format!("docker-archive:{docker}:app:3")]);
+    for place in [format!("oci:{dir}:v1"), format!("oci-archive:{oci}:v2")] {
+        assert_eq!(tool("skopeo", &["inspect", "--raw", &place]).as_bytes(), image.manifest);
+    }
+    let other = Bench::new();
+    other.ok(&["pull", "-q", &format!("docker-archive:{docker}:docker.io/library/app:3")]);
+    other.ok(&["pull", "-q", &format!("oci-archive:{oci}:v2")]);
+    let images = other.engine.images();
+    let mut names: Vec<&str> =
+        images.iter().flat_map(|image| &image.references).map(String::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["docker.io/library/app:3", "localhost/v2:latest"]);
+    assert_eq!(bench.run(&["push", "localhost/in:t", "dir:/x"]).status.code(), Some(125));
+    let bad = bench.run(&["push", "localhost/in:t", &format!("oci:{dir}:not a name")]);
+    assert_eq!(bad.status.code(), Some(125));
+}
+
+#[test]
 fn an_archive_gives_no_image_a_name_that_wants_signatures() {
     let mut bench = Bench::new();
     bench.engine = Engine::configured("[[engine.policy]]\nprefix = 'quay.io/prod'\nrequire = 'reject'");

@@ -419,7 +419,8 @@ pub struct Push {
     /// The image: reference, digest, or the beginning of an id
     #[arg(value_name = "IMAGE")]
     pub image: String,
-    /// Where it goes: [HOST[:PORT]/]NAME[:TAG] [default: the image's own reference]
+    /// Where it goes: [docker://][HOST[:PORT]/]NAME[:TAG], oci:DIR[:TAG], oci-archive:FILE[:NAME] or
+    /// docker-archive:FILE[:REF] [default: the image's own reference]
     #[arg(value_name = "TARGET")]
     pub target: Option<String>,
     /// Return at once, print the job's number, and let the push go on
