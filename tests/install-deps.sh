@@ -11,6 +11,7 @@ htpasswd apache2-utils
 podman podman
 openssl openssl
 skopeo skopeo
+podman podman
 umoci umoci
 jq jq
 socat socat
