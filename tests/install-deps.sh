@@ -25,7 +25,7 @@ script bsdutils
 tar tar
 systemd-analyze systemd
 cc gcc
-podman podman
+getfattr attr
 ctr containerd
 losetup mount
 mkfs.ext4 e2fsprogs
