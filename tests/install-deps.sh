@@ -22,6 +22,8 @@ setpriv util-linux
 unshare util-linux
 mount mount
 script bsdutils
+newuidmap uidmap
+getfattr attr
 tar tar
 systemd-analyze systemd
 cc gcc

@@ -9,7 +9,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use cli::args::{Cli, Command, ImageCommand, MonitorCommand, SystemCommand};
 use cli::failure::{BAD_EVENT, Failure, USAGE};
-use cli::{disk, emit, events, images, import, job, login, output, pull, push, state, up};
+use cli::{archives, disk, emit, events, images, import, job, login, output, pull, push, state, up};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::process::ExitCode;
 
@@ -57,6 +57,8 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Login(args) => login::login(args),
         Command::Logout(args) => login::logout(args),
         Command::Push(args) => push::run(args),
+        Command::Load(args) => archives::load(args),
+        Command::Save(args) => archives::save(args),
         Command::Serve(args) => job::serve(args),
         Command::Image(group) => match &group.command {
             ImageCommand::Ls(args) => images::list(args),
@@ -67,6 +69,8 @@ fn run(command: &Command) -> Result<(), Failure> {
             ImageCommand::Pull(args) => pull::run(args),
             ImageCommand::Inspect(args) => images::inspect(args),
             ImageCommand::Import(args) => import::run(args),
+            ImageCommand::Load(args) => archives::load(args),
+            ImageCommand::Save(args) => archives::save(args),
         },
         Command::System(group) => match &group.command {
             SystemCommand::Df(args) => disk::usage(args),

@@ -70,6 +70,11 @@ impl Client {
         &mut self.stream
     }
 
+    /// Its user, if the kernel says. SO_PEERCRED, unix(7).
+    pub fn uid(&self) -> Option<u32> {
+        getsockopt(&self.stream, sockopt::PeerCredentials).ok().map(|peer| peer.uid())
+    }
+
     /// Who it is, for the log. SO_PEERCRED, unix(7).
     pub fn who(&self) -> String {
         match getsockopt(&self.stream, sockopt::PeerCredentials) {

@@ -24,10 +24,10 @@ pub enum Format {
 
 impl Format {
     /// What begins with these bytes.
-    fn of(magic: &[u8]) -> Self {
+    pub fn of(magic: &[u8]) -> Self {
         match magic {
             [0x1f, 0x8b, ..] => Format::Gzip,
-            [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Format::Zstd,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Format::Zstd,
             _ => Format::Plain,
         }
     }

@@ -143,6 +143,29 @@ pub fn commit(store: &Store, new: NewImage<'_>) -> Result<bool, StoreError> {
     Ok(false)
 }
 
+/// As [`commit`], of an image that has no name; one that is there under names keeps them.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn commit_nameless(
+    store: &Store,
+    manifest: Descriptor,
+    platform: PlatformField,
+    from_index: Option<Digest>,
+) -> Result<bool, StoreError> {
+    store.sync()?;
+    let _commit = lock(&store.commit);
+    let mut index = read_index(store)?;
+    if index.manifests.iter().any(|entry| entry.digest == manifest.digest) {
+        return Ok(true);
+    }
+    let annotations = from_index.map(|digest| (INDEX_DIGEST.to_owned(), digest.to_string()));
+    let annotations = annotations.into_iter().collect();
+    index.manifests.push(Descriptor { annotations, platform: Some(platform), ..manifest });
+    write_index(store, index)?;
+    Ok(false)
+}
+
 /// Gives `reference` to `entry`; who had it before stays, nameless if it was the last.
 fn put(index: &mut Index, entry: Descriptor, reference: &str) {
     if let Some(at) = index.manifests.iter().position(|e| name_of(e) == Some(reference)) {
@@ -227,6 +250,11 @@ impl Loaded {
             created: self.config.created_nanos(),
         }
     }
+}
+
+/// The index that an image was chosen from, by its entry in `index.json`.
+pub fn index_of(entry: &Descriptor) -> Option<Digest> {
+    entry.annotations.get(INDEX_DIGEST).and_then(|digest| Digest::parse(digest).ok())
 }
 
 /// All images that can be read, in the order they came; those that cannot are logged and left out.

@@ -184,9 +184,9 @@ fn to_json(document: &impl serde::Serialize) -> Vec<u8> {
 }
 
 /// Reads a descriptor that may be a silent pipe, and notices that the job was cancelled.
-struct Patient<'a> {
-    file: &'a File,
-    cancel: &'a Cancel,
+pub(crate) struct Patient<'a> {
+    pub(crate) file: &'a File,
+    pub(crate) cancel: &'a Cancel,
 }
 
 impl Read for Patient<'_> {

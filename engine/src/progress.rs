@@ -53,6 +53,18 @@ impl Progress {
         first
     }
 
+    /// Adds a row behind the others, where they become known one after the other; returns its index. A `total` of
+    /// 0 is an unknown one.
+    pub fn append(&self, id: String, total: u64) -> usize {
+        let mut inner = lock(&self.inner);
+        inner.version += 1;
+        let (version, index) = (inner.version, inner.rows.len());
+        let row = Row { index: u32::try_from(index).unwrap_or(u32::MAX), id, total, ..Row::default() };
+        inner.rows.push((row, version));
+        inner.total = inner.total.saturating_add(total);
+        index
+    }
+
     /// Row `index` enters `phase`. The rows that end count all their bytes.
     pub fn phase(&self, index: usize, phase: Phase) {
         self.change(index, |row| {

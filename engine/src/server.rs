@@ -4,6 +4,7 @@
 //! ([`crate::work`]) that sends a message back. While somebody watches something that runs, it looks every
 //! 100 ms which rows changed; else it sleeps until something happens.
 
+use crate::archive_work;
 use crate::client::{Client, State};
 use crate::failure;
 use crate::images;
@@ -505,20 +506,28 @@ impl Server {
 
     fn on_load(
         &mut self,
-        _client: &mut Client,
-        _load: engine::Load,
-        _descriptors: Vec<OwnedFd>,
+        client: &mut Client,
+        load: engine::Load,
+        descriptors: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
-        Err(failure::new(Code::Usage, "not yet: load", ""))
+        let request = archive_work::load_request(load, descriptors)?;
+        let subject = archive_work::load_subject(&request);
+        let job = self.start("load", subject, None, |task| task.load(request))?;
+        self.join(client, job, false);
+        Ok(())
     }
 
     fn on_save(
         &mut self,
-        _client: &mut Client,
-        _save: engine::Save,
-        _descriptors: Vec<OwnedFd>,
+        client: &mut Client,
+        save: engine::Save,
+        descriptors: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
-        Err(failure::new(Code::Usage, "not yet: save", ""))
+        let request = archive_work::save_request(save, descriptors, client.uid())?;
+        let subject = request.names.join(" ").chars().take(300).collect();
+        let job = self.start("save", subject, None, |task| task.save(request))?;
+        self.join(client, job, false);
+        Ok(())
     }
 
     fn on_push(&mut self, client: &mut Client, push: engine::Push) -> Result<(), Failure> {

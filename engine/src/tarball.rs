@@ -190,17 +190,10 @@ impl<R: Read> Tarball<R> {
             512 => {}
             _ => return Err(TarError::Truncated),
         }
-        let bytes = header.as_bytes();
-        if bytes.iter().all(|b| *b == 0) {
+        if header.as_bytes().iter().all(|b| *b == 0) {
             return Ok(None);
         }
-        // The checksum counts its own field as eight spaces.
-        let sum = bytes
-            .iter()
-            .enumerate()
-            .map(|(at, b)| if (148..156).contains(&at) { 32 } else { u32::from(*b) })
-            .sum::<u32>();
-        if header.cksum().ok() != Some(sum) {
+        if !is_header(&header) {
             return Err(malformed("a header's checksum is wrong, or it is no tar at all"));
         }
         Ok(Some(header))
@@ -364,6 +357,22 @@ impl<R: Read> Tarball<R> {
     }
 }
 
+/// True if the header's checksum is right.
+fn is_header(header: &Header) -> bool {
+    // The checksum counts its own field as eight spaces.
+    let bytes = header.as_bytes().iter().enumerate();
+    let sum = bytes.map(|(at, b)| if (148..156).contains(&at) { 32 } else { u32::from(*b) }).sum::<u32>();
+    header.cksum().ok() == Some(sum)
+}
+
+/// True if a file that begins with `start` may be a tar: a header, or the end mark of an empty one.
+pub fn begins_tar(start: &[u8]) -> bool {
+    let mut header = Header::new_old();
+    let Some(block) = start.get(..BLOCK as usize) else { return false };
+    header.as_mut_bytes().copy_from_slice(block);
+    block.iter().all(|b| *b == 0) || is_header(&header)
+}
+
 fn check_sparse(map: &[(u64, u64)], size: u64, stored: u64) -> Result<(), TarError> {
     let mut end = 0u64;
     let mut data = 0u64;
@@ -452,6 +461,22 @@ fn pax_time(value: &[u8]) -> Option<(i64, u32)> {
     match (negative, nanos) {
         (true, 1..) => Some((seconds.checked_sub(1)?, 1_000_000_000 - nanos)),
         _ => Some((seconds, nanos)),
+    }
+}
+
+impl<R: io::BufRead + io::Seek> Tarball<R> {
+    /// Passes over the current entry's content without reading it; gives its offset and length. What lies beyond
+    /// the stream's end is noticed by the caller, who knows where that is.
+    ///
+    /// # Errors
+    /// [`TarError::Read`].
+    pub fn pass_content(&mut self) -> Result<(u64, u64), TarError> {
+        let (content, padding) = (std::mem::take(&mut self.content), std::mem::take(&mut self.padding));
+        let offset = self.from.stream_position().map_err(TarError::Read)?;
+        let end = offset.checked_add(content).and_then(|end| end.checked_add(padding));
+        let end = end.filter(|end| i64::try_from(*end).is_ok()).ok_or(TarError::Truncated)?;
+        self.from.seek_relative((end - offset) as i64).map_err(TarError::Read)?;
+        Ok((offset, content))
     }
 }
 

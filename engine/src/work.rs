@@ -177,12 +177,14 @@ impl Task {
         self.end("verify", &subject, outcome);
     }
 
-    fn announce_failure(&self, action: &str, name: &str, failure: &Failure) {
+    /// Says that something failed, and why.
+    pub(crate) fn announce_failure(&self, action: &str, name: &str, failure: &Failure) {
         let none = BTreeMap::<String, String>::new();
         self.shared.announcer.image(action, name, &[("reason", &failure.message)], &none);
     }
 
-    fn end(self, kind: &'static str, subject: &str, outcome: Result<Done, Failure>) {
+    /// The job is over.
+    pub(crate) fn end(self, kind: &'static str, subject: &str, outcome: Result<Done, Failure>) {
         let announcer = &self.shared.announcer;
         match &outcome {
             Ok(done) => announcer.job("done", self.job, kind, subject, &[("digest", &done.digest)]),

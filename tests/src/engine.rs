@@ -48,17 +48,18 @@ impl Engine {
 
     /// An engine with more in its environment.
     pub fn start_with(dir: TempDir, environment: &[(&str, &OsStr)]) -> Self {
-        let config = dir.path().join("sampan.toml");
-        let config = config.exists().then(|| ["--config".into(), config.into_os_string()]);
         let mut command = Command::new(host::binary("sampan-engine"));
-        command.args(config.into_iter().flatten()).envs(environment.iter().copied());
+        command.envs(environment.iter().copied());
         Engine::start_by(dir, &mut command)
     }
 
-    /// An engine that `command` becomes.
+    /// An engine that `command` starts, perhaps as another user.
     pub fn start_by(dir: TempDir, command: &mut Command) -> Self {
         let log = File::options().create(true).append(true).open(dir.path().join("log")).expect("a log");
+        let config = dir.path().join("sampan.toml");
+        let config = config.exists().then(|| ["--config".into(), config.into_os_string()]);
         let child = command
+            .args(config.into_iter().flatten())
             .env("SAMPAN_RUN_DIR", dir.path().join("run"))
             .env("SAMPAN_STATE_DIR", dir.path().join("state"))
             .env("SAMPAN_DATA_DIR", dir.path().join("data"))
@@ -269,6 +270,6 @@ pub struct Pulled {
     pub rows: Vec<Row>,
     /// How many frames of rows came.
     pub frames: u32,
-    /// What rows and the job itself said on the way.
+    /// What rows, and the job itself, said on the way.
     pub notes: Vec<String>,
 }

@@ -97,6 +97,10 @@ pub enum Command {
     /// Forget what 'login' saved
     #[command(after_long_help = AUTH_FILES)]
     Logout(Logout),
+    /// Take images out of an archive that docker, podman, skopeo or 'save' wrote
+    Load(Load),
+    /// Write images into an archive that docker, podman and skopeo read
+    Save(Save),
     /// Be a read-only registry of the images in this store, until Ctrl-C
     Serve(Serve),
     /// Work on images: the commands above by the names that docker and podman have for them, and more
@@ -241,7 +245,8 @@ pub struct Progress {
 /// Arguments of `pull`.
 #[derive(Debug, Args)]
 pub struct Pull {
-    /// The images: [HOST[:PORT]/]NAME[:TAG][@DIGEST]
+    /// The images: [docker://][HOST[:PORT]/]NAME[:TAG][@DIGEST], oci:DIR[:TAG], oci-archive:FILE[:NAME] or
+    /// docker-archive:FILE[:REF]
     #[arg(value_name = "REF", required = true)]
     pub references: Vec<String>,
     /// Fetch all tags of each repository; REF then has neither tag nor digest
@@ -438,6 +443,58 @@ pub struct Push {
     pub socket: EngineSocket,
 }
 
+/// What `save` writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SaveFormat {
+    /// A tar for docker and podman, of every version
+    #[default]
+    DockerArchive,
+    /// A tar of an OCI image layout: manifests and digests stay as they are
+    OciArchive,
+    /// A directory that is an OCI image layout; images that are there stay
+    OciDir,
+}
+
+/// Arguments of `save`.
+#[derive(Debug, Args)]
+pub struct Save {
+    /// Images: reference, digest, or the beginning of an id
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+    /// Write into this file, or directory, which is replaced when all is written [default: standard output]
+    #[arg(short, long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub output: Option<PathBuf>,
+    /// Write this
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub format: SaveFormat,
+    /// How progress is shown; not at all if the archive goes to standard output.
+    #[command(flatten)]
+    pub progress: Progress,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
+/// Arguments of `load`.
+#[derive(Debug, Args)]
+pub struct Load {
+    /// Read the archive from this file [default: standard input]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub input: Option<PathBuf>,
+    /// Of an archive with several platforms, take the images for this one [default: the host's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<String>,
+    /// Keep the layers as they are and do not unpack them
+    #[arg(long)]
+    pub no_unpack: bool,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub progress: Progress,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
 /// Arguments of `login`.
 #[derive(Debug, Args)]
 pub struct Login {
@@ -519,6 +576,10 @@ pub enum ImageCommand {
     Inspect(Inspect),
     /// Make an image of root file system tars
     Import(Import),
+    /// Take images out of an archive
+    Load(Load),
+    /// Write images into an archive
+    Save(Save),
 }
 
 const VERIFY: &str = "\

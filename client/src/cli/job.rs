@@ -7,7 +7,7 @@ use crate::cli::failure::{FAILED, Failure};
 use crate::cli::follow::Follow;
 use crate::cli::format;
 use crate::cli::output;
-use crate::cli::progress::unwritable;
+use crate::cli::progress::{Words, unwritable};
 use crate::cli::pull;
 use crate::cli::signals::{self, Signals};
 use crate::cli::table::Table;
@@ -40,11 +40,25 @@ pub fn follow(
     fds: &[BorrowedFd<'_>],
     progress: &Progress,
 ) -> Result<(), Failure> {
+    follow_to(engine, request, fds, progress, None)
+}
+
+/// As [`follow`], and prints of the result what `words` makes of it, unless it is wanted as JSON.
+///
+/// # Errors
+/// As [`follow`].
+pub fn follow_to(
+    engine: &Engine,
+    request: Request,
+    fds: &[BorrowedFd<'_>],
+    progress: &Progress,
+    words: Option<Words>,
+) -> Result<(), Failure> {
     let name = subject(&request);
     let mut start = |_| engine.request(request.clone(), fds);
     let (outcomes, mut view) = Follow::new(std::slice::from_ref(&name), progress, &mut start)?.run()?;
     let asked = outcomes.iter().map(|outcome| (0, name.as_str(), outcome));
-    view.finish(asked).map_err(|error| unwritable(&error))?;
+    view.finish_in(words, asked).map_err(|error| unwritable(&error))?;
     outcomes.into_iter().try_for_each(|outcome| outcome.map(drop))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! None prints errors or exits: that is `main`'s, so that every failure looks the same.
 
+pub mod archives;
 pub mod args;
 pub mod bars;
 pub mod board;
@@ -18,6 +19,7 @@ pub mod job;
 pub mod lines;
 pub mod login;
 pub mod meter;
+pub mod outfile;
 pub mod output;
 pub mod progress;
 pub mod prompt;
@@ -26,5 +28,6 @@ pub mod push;
 pub mod signals;
 pub mod state;
 pub mod table;
+pub mod transport;
 pub mod units;
 pub mod up;

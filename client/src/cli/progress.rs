@@ -14,6 +14,9 @@ use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::time::Instant;
 
+/// What a command prints of its result for people.
+pub type Words = fn(&Done) -> String;
+
 /// What is shown of the jobs that a command follows.
 #[derive(Debug)]
 pub struct View {
@@ -144,6 +147,15 @@ impl View {
         &mut self,
         outcomes: impl IntoIterator<Item = (usize, &'a str, &'a Result<Done, Failure>)>,
     ) -> io::Result<()> {
+        self.finish_in(None, outcomes)
+    }
+
+    /// As [`View::finish`], in a command's own words.
+    pub fn finish_in<'a>(
+        &mut self,
+        words: Option<Words>,
+        outcomes: impl IntoIterator<Item = (usize, &'a str, &'a Result<Done, Failure>)>,
+    ) -> io::Result<()> {
         let mut text = String::new();
         for (at, asked, outcome) in outcomes {
             let Some(entry) = self.board.entry(at) else { continue };
@@ -153,6 +165,7 @@ impl View {
                         outcome.as_ref().map_err(|error| (error.message.as_str(), error.hint.as_str()));
                     text += &lines::result(entry, asked, outcome);
                 }
+                (_, Ok(done)) if let Some(words) = words => text += &words(done),
                 (style, Ok(done)) => {
                     let is_news = style != ProgressStyle::None && !self.board.is_shared();
                     text += if done.unchanged && is_news { "up to date\n" } else { "" };

@@ -1,4 +1,4 @@
-//! `sampan pull`: one reference or several, on one screen.
+//! `sampan pull`: one reference or several, on one screen; from registries, or from files and directories.
 
 use crate::cli::args::Pull;
 use crate::cli::credentials;
@@ -7,8 +7,10 @@ use crate::cli::follow::Follow;
 use crate::cli::job::engine;
 use crate::cli::output;
 use crate::cli::progress::unwritable;
+use crate::cli::transport::{self, Place};
 use crate::cli::units;
 use sampan_client::engine::{self, Answer, Answers, Request};
+use std::os::fd::{AsFd, OwnedFd};
 
 /// Runs the command.
 ///
@@ -16,22 +18,27 @@ use sampan_client::engine::{self, Answer, Answers, Request};
 /// The engine is not there, or a pull failed: the last one that did; those before it are reported here.
 pub fn run(args: &Pull) -> Result<(), Failure> {
     let bytes_per_second = args.limit_rate.as_deref().map_or(Ok(0), rate)?;
-    let request = |reference: &String| {
+    let request = |reference: String| {
         Request::Pull(engine::Pull {
-            reference: reference.clone(),
+            credentials: credentials::of(&reference),
+            reference,
             platform: args.platform.clone(),
             detach: args.detach,
             insecure: !args.tls_verify,
             all_tags: args.all_tags,
             no_unpack: args.no_unpack,
             bytes_per_second,
-            credentials: credentials::of(reference),
         })
     };
     let engine = engine(&args.socket);
     // What is asked for twice is one job.
     let names = unique(&args.references);
-    let mut start = |at: usize| engine.request(request(names.get(at).unwrap_or(&String::new())), &[]);
+    let sources = names.iter().map(|name| source(name, args)).collect::<Result<Vec<Source>, Failure>>()?;
+    let mut start = |at: usize| match sources.get(at) {
+        Some(Source::Files(load, from)) => engine.request(Request::Load(load.clone()), &[from.as_fd()]),
+        Some(Source::Registry(reference)) => engine.request(request(reference.clone()), &[]),
+        None => engine.request(request(String::new()), &[]),
+    };
     if args.detach {
         return report((0..names.len()).map(|at| detached(start(at)?)));
     }
@@ -43,6 +50,31 @@ pub fn run(args: &Pull) -> Result<(), Failure> {
     });
     view.finish(asked).map_err(|error| unwritable(&error))?;
     report(outcomes.into_iter().map(|outcome| outcome.map(drop)))
+}
+
+/// Where one of the images is.
+enum Source {
+    Registry(String),
+    Files(engine::Load, OwnedFd),
+}
+
+fn source(name: &str, args: &Pull) -> Result<Source, Failure> {
+    let (container, path, within) = match transport::parse(name)? {
+        Place::Registry(reference) => return Ok(Source::Registry(reference)),
+        Place::Files { container, path, name } => (container, path, name),
+    };
+    let pointless = [
+        (args.detach, "--detach"),
+        (args.all_tags, "--all-tags"),
+        (args.limit_rate.is_some(), "--limit-rate"),
+    ];
+    if let Some((_, option)) = pointless.into_iter().find(|(given, _)| *given) {
+        let message = format!("cannot pull {name} with {option}: that is for registries");
+        return Err(Failure::new(message).status(USAGE));
+    }
+    let platform = args.platform.clone();
+    let (load, from) = transport::load(container, &path, within.as_deref(), platform, args.no_unpack)?;
+    Ok(Source::Files(load, from))
 }
 
 /// Reads what `--rate` and `--limit-rate` take.

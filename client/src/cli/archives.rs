@@ -1,0 +1,103 @@
+//! `sampan load` and `sampan save`: archives, handed to the engine as open files, never as paths.
+//!
+//! So a person loads what that person may read and saves where that person may write, whoever the engine runs as.
+
+use crate::cli::args::{Load, Progress, Save, SaveFormat};
+use crate::cli::failure::{Failure, USAGE};
+use crate::cli::job::{engine, follow, follow_to};
+use crate::cli::outfile::OutFile;
+use crate::cli::transport;
+use sampan_client::engine::{self, Container, Done, Request};
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// Runs `sampan load`.
+///
+/// # Errors
+/// The archive cannot be read, the engine is not there, or the load failed.
+pub fn load(args: &Load) -> Result<(), Failure> {
+    let from = match &args.input {
+        Some(path) if path != Path::new("-") => open(path)?,
+        _ => stdin()?,
+    };
+    let request = engine::Load {
+        source: Container::DockerArchive,
+        select: None,
+        reference: None,
+        platform: args.platform.clone(),
+        no_unpack: args.no_unpack,
+    };
+    follow_to(&engine(&args.socket), Request::Load(request), &[from.as_fd()], &args.progress, Some(loaded))
+}
+
+/// Runs `sampan save`.
+///
+/// # Errors
+/// The archive cannot be written, the engine is not there, or the save failed.
+pub fn save(args: &Save) -> Result<(), Failure> {
+    let target = match args.format {
+        SaveFormat::DockerArchive => Container::DockerArchive,
+        SaveFormat::OciArchive => Container::OciArchive,
+        SaveFormat::OciDir => Container::OciLayout,
+    };
+    let engine = engine(&args.socket);
+    let Some(path) = args.output.as_deref().filter(|path| *path != Path::new("-")) else {
+        let to = stdout(target)?;
+        let save = engine::Save { names: args.images.clone(), target, rename: None };
+        // Standard output is the archive's alone.
+        let progress = Progress { quiet: true, ..args.progress };
+        return follow_to(&engine, Request::Save(save), &[to.fd()], &progress, Some(|_| String::new()));
+    };
+    let (save, to) = transport::save(&args.images, target, path, None)?;
+    follow(&engine, Request::Save(save), &[to.fd()], &args.progress)?;
+    to.finish().map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))
+}
+
+fn stdout(target: Container) -> Result<OutFile, Failure> {
+    let stdout = io::stdout();
+    let refuse = |message: &str, hint: &str| Err(Failure::new(message).status(USAGE).hint(hint));
+    if target == Container::OciLayout {
+        return refuse("cannot save a directory to standard output", "give --output DIR");
+    }
+    if stdout.is_terminal() {
+        let hint = "give --output FILE, or redirect standard output";
+        return refuse("cannot save an archive to a terminal", hint);
+    }
+    let fd = stdout.as_fd().try_clone_to_owned();
+    fd.map(OutFile::plain).map_err(|error| Failure::output(&error))
+}
+
+/// What `docker load` prints.
+pub fn loaded(done: &Done) -> String {
+    let line = |name: &String| match name.starts_with("sha256:") || name.starts_with("sha512:") {
+        true => format!("Loaded image ID: {name}\n"),
+        false => format!("Loaded image: {name}\n"),
+    };
+    done.references.iter().map(line).collect()
+}
+
+fn stdin() -> Result<OwnedFd, Failure> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        let failure = Failure::new("cannot load an archive from a terminal").status(USAGE);
+        return Err(failure.hint("give --input FILE, or redirect standard input"));
+    }
+    stdin
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|error| Failure::new(format!("cannot read standard input: {error}")))
+}
+
+/// Opens an archive.
+///
+/// # Errors
+/// It is not there, may not be read, or is a directory.
+pub fn open(path: &Path) -> Result<OwnedFd, Failure> {
+    let opened = File::open(path).and_then(|file| match file.metadata()?.is_dir() {
+        true => Err(io::Error::from(io::ErrorKind::IsADirectory)),
+        false => Ok(OwnedFd::from(file)),
+    });
+    opened.map_err(|error| Failure::new(format!("cannot read archive {}: {error}", path.display())))
+}
