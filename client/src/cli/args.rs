@@ -268,6 +268,9 @@ pub struct Pull {
     #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
         default_missing_value = "true", action = clap::ArgAction::Set)]
     pub tls_verify: bool,
+    /// Take credentials from this file alone
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub authfile: Option<PathBuf>,
     /// How progress is shown.
     #[command(flatten)]
     pub progress: Progress,
@@ -572,6 +575,8 @@ pub enum ImageCommand {
     Tag(Tag),
     /// Fetch an image from a registry
     Pull(Pull),
+    /// Send an image to a registry
+    Push(Push),
     /// Show images in full, as JSON
     Inspect(Inspect),
     /// Make an image of root file system tars
