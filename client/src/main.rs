@@ -70,7 +70,6 @@ fn run(command: &Command) -> Result<(), Failure> {
             ImageCommand::Push(args) => push::run(args),
             ImageCommand::Inspect(args) => images::inspect(args),
             ImageCommand::Import(args) => import::run(args),
-            ImageCommand::Push(args) => push::run(args),
             ImageCommand::Load(args) => archives::load(args),
             ImageCommand::Save(args) => archives::save(args),
         },

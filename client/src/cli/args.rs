@@ -585,8 +585,6 @@ pub enum ImageCommand {
     Load(Load),
     /// Write images into an archive
     Save(Save),
-    /// Send an image to a registry
-    Push(Push),
 }
 
 const VERIFY: &str = "\
