@@ -11,6 +11,7 @@ htpasswd apache2-utils
 podman podman
 openssl openssl
 skopeo skopeo
+podman podman
 umoci umoci
 jq jq
 socat socat
@@ -27,7 +28,7 @@ getfattr attr
 tar tar
 systemd-analyze systemd
 cc gcc
-podman podman
+getfattr attr
 ctr containerd
 losetup mount
 mkfs.ext4 e2fsprogs

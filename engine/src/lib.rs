@@ -9,7 +9,6 @@
 
 pub mod announce;
 pub mod archive;
-pub mod archive_work;
 pub mod attributes;
 pub mod bundle;
 pub mod cancel;

@@ -17,8 +17,10 @@ use crate::limits::Limits;
 use crate::oci::{self, Descriptor, Manifest, PlatformField};
 use crate::pipeline::{Expected, LayerError, Pipeline, Sink};
 use crate::platform::Platform;
+use crate::policy::{Policies, PolicyError};
 use crate::progress::Progress;
 use crate::reference::Reference;
+use crate::room::{Needs, Room, RoomError};
 use crate::seekable::Seekable;
 use crate::staged::Staging;
 use crate::store::{Pin, Store, StoreError, Temp, file_error};
@@ -27,6 +29,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// What to load.
 pub struct LoadRequest {
@@ -42,6 +45,10 @@ pub struct LoadRequest {
     pub platform: Option<Platform>,
     /// Unpack the layers.
     pub unpack: bool,
+    /// Which names an archive may give to images that nobody signed.
+    pub policies: Arc<Policies>,
+    /// How much of the disk is to be left.
+    pub room: Room,
 }
 
 /// An image that was loaded.
@@ -92,6 +99,17 @@ pub enum LoadError {
         /// What was asked for.
         wanted: String,
     },
+    /// The policy wants signatures of what is called so.
+    #[error("an image in it is called {reference}: {source}")]
+    Policy {
+        /// How.
+        reference: String,
+        /// Which rule.
+        source: Box<PolicyError>,
+    },
+    /// The disk is too full.
+    #[error(transparent)]
+    Room(#[from] RoomError),
     /// One name was given, and there are several images.
     #[error("there are {0} images in it, and one name was given")]
     Several(usize),
@@ -137,6 +155,8 @@ pub fn load(
         cancel,
         platform: request.platform,
         unpack: request.unpack,
+        policies: request.policies,
+        room: request.room,
         seen: HashMap::new(),
         blobs: HashMap::new(),
         layers: HashMap::new(),
@@ -157,6 +177,8 @@ struct Work<'a> {
     cancel: &'a Cancel,
     platform: Option<Platform>,
     unpack: bool,
+    policies: Arc<Policies>,
+    room: Room,
     /// Layers that were taken, by their resolved names.
     seen: HashMap<String, Blob>,
     /// Blobs that have no name yet.
@@ -200,11 +222,16 @@ impl Work<'_> {
         reference: Option<Reference>,
     ) -> Result<Vec<LoadedImage>, LoadError> {
         if is_layout {
-            return self.images(&mut Layout::new(from), select, reference);
+            let mut layout = Layout::new(from);
+            let offers = self.offers(&mut layout, select, reference)?;
+            self.check_room(&offers)?;
+            return self.images(&mut layout, offers);
         }
         let file = File::from(from);
         if let Some(mut seekable) = Seekable::open(&file)? {
-            return self.images(&mut seekable, select, reference);
+            let offers = self.offers(&mut seekable, select, reference)?;
+            self.check_room(&offers)?;
+            return self.images(&mut seekable, offers);
         }
         let staging = Staging {
             store: self.store,
@@ -217,23 +244,47 @@ impl Work<'_> {
         let (_, plain) =
             decode::open(patient, self.limits.bounds.zstd_window_log).map_err(ArchiveError::Read)?;
         let mut staged = staging.read(plain)?;
-        self.images(&mut staged, select, reference)
+        let offers = self.offers(&mut staged, select, reference)?;
+        self.images(&mut staged, offers)
     }
 
-    fn images(
-        &mut self,
+    /// Which images there are, and whether they may have their names.
+    fn offers(
+        &self,
         source: &mut dyn Source,
         select: Option<&str>,
         reference: Option<Reference>,
-    ) -> Result<Vec<LoadedImage>, LoadError> {
+    ) -> Result<Vec<Offer>, LoadError> {
         let platform = self.platform.clone().unwrap_or_else(Platform::host);
         let mut offers = bundle::read(source, &Wanted { select, platform: &platform })?;
+        let is_renamed = reference.is_some();
         if let Some(reference) = reference {
             match offers.as_mut_slice() {
                 [only] => only.names = vec![reference],
                 several => return Err(LoadError::Several(several.len())),
             }
         }
+        // A name that a person gave is that person's affair, as with a tag.
+        for name in offers.iter().flat_map(|offer| &offer.names).filter(|_| !is_renamed) {
+            let refused = |error| LoadError::Policy { reference: name.to_string(), source: Box::new(error) };
+            self.policies.check_unsigned(name).map_err(refused)?;
+        }
+        Ok(offers)
+    }
+
+    /// Finds out whether what the manifests name has room, before it is read; a docker archive does not say.
+    fn check_room(&self, offers: &[Offer]) -> Result<(), LoadError> {
+        for offer in offers {
+            if let Some(manifest) = offer.manifest() {
+                let needs = Needs::of(self.store, &manifest, &offer.parsed.chain_ids(), self.unpack);
+                self.room.check(self.store, needs)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes all layers of all images, then names everything.
+    fn images(&mut self, source: &mut dyn Source, offers: Vec<Offer>) -> Result<Vec<LoadedImage>, LoadError> {
         let mut ready = Vec::with_capacity(offers.len());
         for offer in offers {
             self.cancel.check()?;
@@ -523,6 +574,7 @@ impl Work<'_> {
     /// Gives everything its name, and the images theirs.
     fn finish(&mut self, ready: Vec<Ready>) -> Result<Vec<LoadedImage>, LoadError> {
         let named = self.name(ready);
+        self.room.keep(self.store);
         if named.is_err() {
             self.pins.clear();
             self.store.collect_garbage();
@@ -572,11 +624,13 @@ impl Work<'_> {
 }
 
 impl Offer {
+    fn manifest(&self) -> Option<Manifest> {
+        self.manifest.as_ref().and_then(|(_, bytes)| serde_json::from_slice(bytes).ok())
+    }
+
     /// The image's id.
     fn config_digest(&self) -> Digest {
-        let declared = self.manifest.as_ref().and_then(|(_, bytes)| {
-            serde_json::from_slice::<Manifest>(bytes).ok().map(|manifest| manifest.config.digest)
-        });
+        let declared = self.manifest().map(|manifest| manifest.config.digest);
         declared.unwrap_or_else(|| Digest::of(&self.config))
     }
 }

@@ -165,6 +165,20 @@ impl Policies {
         })
     }
 
+    /// Finds out whether an image may have this name that comes with no signatures, as those of archives do.
+    ///
+    /// # Errors
+    /// [`PolicyError::Rejected`], [`PolicyError::Unsigned`].
+    pub fn check_unsigned(&self, reference: &Reference) -> Result<(), PolicyError> {
+        let Some(rule) = self.rule(reference) else { return Ok(()) };
+        let prefix = rule.prefix.clone();
+        match rule.require {
+            Requirement::Accept => Ok(()),
+            Requirement::Reject => Err(PolicyError::Rejected { prefix }),
+            Requirement::Cosign => Err(PolicyError::Unsigned { prefix }),
+        }
+    }
+
     /// Finds out whether the image may come in; `digests` are that of what its name stood for, and that of the
     /// manifest that was chosen.
     ///

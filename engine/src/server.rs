@@ -4,7 +4,6 @@
 //! ([`crate::work`]) that sends a message back. While somebody watches something that runs, it looks every
 //! 100 ms which rows changed; else it sleeps until something happens.
 
-use crate::archive_work;
 use crate::cancel::Cancel;
 use crate::client::{Client, State};
 use crate::failure;
@@ -19,6 +18,7 @@ use crate::reach;
 use crate::reference::Reference;
 use crate::socket::Listening;
 use crate::store::lock;
+use crate::work::archives;
 use crate::work::{self, Message, PullTask, Shared, Task};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
@@ -523,8 +523,8 @@ impl Server {
         load: engine::Load,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
-        let request = archive_work::load_request(load, descriptors)?;
-        let subject = archive_work::load_subject(&request);
+        let request = archives::load_request(&self.shared, load, descriptors)?;
+        let subject = archives::load_subject(&request);
         let job = self.start("load", subject, None, |task| task.load(request))?;
         self.join(client, job, false);
         Ok(())
@@ -536,7 +536,7 @@ impl Server {
         save: engine::Save,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
-        let request = archive_work::save_request(save, descriptors, client.uid())?;
+        let request = archives::save_request(save, descriptors, client.uid())?;
         let subject = request.names.join(" ").chars().take(300).collect();
         let job = self.start("save", subject, None, |task| task.save(request))?;
         self.join(client, job, false);

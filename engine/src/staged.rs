@@ -12,7 +12,7 @@ use crate::archive::{
 };
 use crate::cancel::Cancel;
 use crate::limits::Limits;
-use crate::members::Members;
+use crate::members::{Members, refuse};
 use crate::oci;
 use crate::pipeline::{Pipeline, Sink};
 use crate::progress::Progress;
@@ -23,6 +23,9 @@ use std::io::{self, Cursor, Read};
 
 /// Longest document that is kept, in bytes: no manifest or config is longer.
 const DOCUMENT_MAX: u64 = oci::CONFIG_MAX;
+
+/// Most layers of one archive: twenty images with as many layers as an image may have would have more.
+const LAYERS_MAX: usize = 4096;
 
 /// What its files become on the way.
 pub struct Staging<'a> {
@@ -43,6 +46,7 @@ pub struct Staging<'a> {
 pub struct Staged {
     members: Members<Piece>,
     pins: Vec<Pin>,
+    layers: usize,
 }
 
 /// One file of it.
@@ -70,6 +74,10 @@ impl Staging<'_> {
             self.cancel.check()?;
             if let Some(name) = staged.members.admit(&entry)? {
                 let piece = self.file(&name, &entry, &mut tarball, &mut staged.pins)?;
+                staged.layers += usize::from(!matches!(piece, Piece::Document(..) | Piece::Long(_)));
+                if staged.layers > LAYERS_MAX {
+                    return Err(refuse(&name, "is one layer too many: an archive may have 4096").into());
+                }
                 staged.members.put(name, piece);
             }
         }
@@ -169,7 +177,7 @@ impl Source for Staged {
                 read.map_err(ArchiveError::from)
             }
             Some(Piece::Document(_, size) | Piece::Long(size)) => Err(too_long(*size)),
-            Some(_) => Err(crate::members::refuse(name, "is a tar and should be a document").into()),
+            Some(_) => Err(refuse(name, "is a tar and should be a document").into()),
             None => Err(crate::archive::missing(name)),
         }
     }
@@ -181,7 +189,7 @@ impl Source for Staged {
             Piece::Stored(digest, size) => Ok(Found::Stored(digest, size)),
             Piece::Broken(error) => Err(*error),
             Piece::Document(..) | Piece::Long(_) => {
-                Err(crate::members::refuse(name, "is a layer by its manifest, and no tar").into())
+                Err(refuse(name, "is a layer by its manifest, and no tar").into())
             }
             Piece::Gone => Err(crate::archive::missing(name)),
         }

@@ -1,5 +1,6 @@
 //! What the engine's threads do, and what they announce: between the event loop and the modules that know how.
 
+pub mod archives;
 mod pulling;
 mod pushing;
 

@@ -4,7 +4,10 @@
 //! useless are noticed.
 
 use crate::random::Random;
+use sampan_engine::archive::{Found, Source};
+use sampan_engine::bundle;
 use sampan_engine::registries::{Endpoint, Registries, RegistriesError};
+use sampan_engine::seekable::Seekable;
 use sampan_engine::tarball::Tarball;
 use sampan_engine::{challenge, oci, platform::Platform, reference::Reference};
 use sampan_ipc::event::{Event, EventView};
@@ -12,6 +15,7 @@ use sampan_ipc::filter::FilterSet;
 use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
 use sampan_ipc::record::{self, Scanner, Step};
 use sampan_ipc::{engine, time, watch};
+use std::io::{Seek, Write};
 use std::path::Path;
 
 /// One parser under test.
@@ -27,7 +31,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "record", words: &["SMPN"], repair: repair_records, run: record },
     Target { name: "frame", words: &[], repair: repair_frames, run: frame },
     Target {
@@ -124,6 +128,21 @@ pub const TARGETS: [Target; 10] = [
         ],
         repair: leave,
         run: registries,
+    },
+    Target {
+        name: "archive",
+        words: &[
+            "manifest.json",
+            "index.json",
+            "oci-layout",
+            "../",
+            "layer.tar",
+            "\"Layers\"",
+            "\"Config\"",
+            "null",
+        ],
+        repair: repair_tar,
+        run: archive,
     },
     Target {
         name: "tar",
@@ -437,6 +456,38 @@ fn tar(input: &[u8], _: &mut Random) -> bool {
     }
     assert!(content <= input.len(), "{content} bytes of content in {}", input.len());
     entries > 0
+}
+
+/// Names lead nowhere but to files within, layers have no more bytes than the archive, and a second look sees the same.
+fn archive(input: &[u8], _: &mut Random) -> bool {
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(input).expect("written");
+    let look = || -> Option<Vec<(usize, u64)>> {
+        (&file).rewind().expect("a file");
+        let mut source = Seekable::open(&file).ok().flatten()?;
+        let wanted = bundle::Wanted { select: None, platform: &Platform::of("linux", "amd64", None) };
+        let offers = bundle::read(&mut source, &wanted).ok()?;
+        let mut seen = Vec::new();
+        for offer in &offers {
+            assert_eq!(offer.layers.len(), offer.parsed.rootfs.diff_ids.len());
+            for (name, _) in &offer.layers {
+                let Ok(Some(resolved)) = source.resolve(name) else { continue };
+                assert!(
+                    !resolved.starts_with('/') && resolved.split('/').all(|part| part != ".."),
+                    "{resolved}"
+                );
+                if let Ok(Found::Reader(mut from, size)) = source.layer(&resolved) {
+                    let read = std::io::copy(&mut from, &mut std::io::sink()).expect("it is all there");
+                    assert!(read == size && read <= input.len() as u64);
+                    seen.push((offer.names.len(), read));
+                }
+            }
+        }
+        Some(seen)
+    };
+    let first = look();
+    assert_eq!(first, look());
+    first.is_some()
 }
 
 /// Sets the checksum of each block as if it were a header.

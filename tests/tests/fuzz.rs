@@ -36,6 +36,7 @@ targets! {
     any_header_is_a_list_of_challenges "challenge"
     any_text_is_registries_or_an_error "registries"
     any_bytes_are_a_tar_or_an_error "tar"
+    any_bytes_are_an_archive_of_images_or_an_error "archive"
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::cli::failure::{Failure, USAGE};
 use crate::cli::job::{engine, follow, follow_to};
 use crate::cli::outfile::OutFile;
 use crate::cli::transport;
+use sampan_client::Engine;
 use sampan_client::engine::{self, Container, Done, Request};
 use std::fs::File;
 use std::io::{self, IsTerminal};
@@ -25,7 +26,7 @@ pub fn load(args: &Load) -> Result<(), Failure> {
     let request = engine::Load {
         source: Container::DockerArchive,
         select: None,
-        reference: None,
+        reference: args.name.clone(),
         platform: args.platform.clone(),
         no_unpack: args.no_unpack,
     };
@@ -50,8 +51,23 @@ pub fn save(args: &Save) -> Result<(), Failure> {
         let progress = Progress { quiet: true, ..args.progress };
         return follow_to(&engine, Request::Save(save), &[to.fd()], &progress, Some(|_| String::new()));
     };
-    let (save, to) = transport::save(&args.images, target, path, None)?;
-    follow(&engine, Request::Save(save), &[to.fd()], &args.progress)?;
+    save_into(&engine, &args.images, target, path, None, &args.progress)
+}
+
+/// Saves into a file or directory, which is there whole afterwards, or as it was.
+///
+/// # Errors
+/// It cannot be written, or the save failed.
+pub fn save_into(
+    engine: &Engine,
+    images: &[String],
+    target: Container,
+    path: &Path,
+    name: Option<&str>,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    let (save, to) = transport::save(images, target, path, name)?;
+    follow(engine, Request::Save(save), &[to.fd()], progress)?;
     to.finish().map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))
 }
 

@@ -422,7 +422,8 @@ pub struct Push {
     /// The image: reference, digest, or the beginning of an id
     #[arg(value_name = "IMAGE")]
     pub image: String,
-    /// Where it goes: [HOST[:PORT]/]NAME[:TAG] [default: the image's own reference]
+    /// Where it goes: [docker://][HOST[:PORT]/]NAME[:TAG], oci:DIR[:TAG], oci-archive:FILE[:NAME] or
+    /// docker-archive:FILE[:REF] [default: the image's own reference]
     #[arg(value_name = "TARGET")]
     pub target: Option<String>,
     /// Return at once, print the job's number, and let the push go on
@@ -484,6 +485,9 @@ pub struct Load {
     /// Read the archive from this file [default: standard input]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub input: Option<PathBuf>,
+    /// Call the one image this, instead of the names that it has there
+    #[arg(long, value_name = "REF")]
+    pub name: Option<String>,
     /// Of an archive with several platforms, take the images for this one [default: the host's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<String>,

@@ -2,17 +2,18 @@
 //!
 //! Between [`crate::server`], which starts them, and [`crate::load`] and [`crate::save`], which know how.
 
+use super::{Shared, Task};
 use crate::bundle::BundleError;
 use crate::failure;
 use crate::load::{self, LoadError, LoadRequest, LoadedImage};
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::save::{self, SaveError, SaveRequest, SavedImage};
-use crate::work::Task;
 use sampan_ipc::engine::{self, Code, Container, Done, Failure};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 /// Most images of one save.
 const SAVED_MAX: usize = 1000;
@@ -21,7 +22,11 @@ const SAVED_MAX: usize = 1000;
 ///
 /// # Errors
 /// [`Failure`] of a request that makes no sense.
-pub fn load_request(load: engine::Load, descriptors: Vec<OwnedFd>) -> Result<LoadRequest, Failure> {
+pub fn load_request(
+    shared: &Shared,
+    load: engine::Load,
+    descriptors: Vec<OwnedFd>,
+) -> Result<LoadRequest, Failure> {
     let from = only(descriptors)?;
     let reference =
         load.reference.as_deref().map(Reference::parse).transpose().map_err(|e| failure::usage(&e))?;
@@ -31,7 +36,9 @@ pub fn load_request(load: engine::Load, descriptors: Vec<OwnedFd>) -> Result<Loa
     let platform =
         load.platform.as_deref().map(Platform::parse).transpose().map_err(|e| failure::usage(&e))?;
     let is_layout = load.source == Container::OciLayout;
-    Ok(LoadRequest { from, is_layout, select: load.select, reference, platform, unpack: !load.no_unpack })
+    let (policies, room) = (Arc::clone(&shared.config.policies), shared.room.clone());
+    let (select, unpack) = (load.select, !load.no_unpack);
+    Ok(LoadRequest { from, is_layout, select, reference, platform, unpack, policies, room })
 }
 
 /// Reads a request of user `uid` and the descriptor that came with it.
@@ -197,9 +204,14 @@ fn load_failure(error: &LoadError) -> Failure {
         LoadError::Cancelled(_) => (Code::Cancelled, ""),
         LoadError::Platform { .. } => (Code::Failed, "see --platform for other platforms"),
         LoadError::Several(_) => {
-            (Code::Usage, "say which one: docker-archive:FILE:REF, oci-archive:FILE:REF, oci:DIR:REF")
+            (Code::Usage, "choose one: 'sampan pull docker-archive:FILE:REF', or oci-archive: or oci:")
         }
         LoadError::Store(_) => (Code::Failed, ""),
+        LoadError::Room(_) => (Code::Failed, "'sampan image prune' removes what is not used"),
+        LoadError::Policy { .. } => (
+            Code::Failed,
+            "if you trust it, give it a name of your own with 'sampan load --name'; nothing of it was kept",
+        ),
         LoadError::Bundle(BundleError::NoSuch { .. }) => (Code::NotFound, ""),
         LoadError::Archive(_) | LoadError::Bundle(_) | LoadError::Wrong { .. } => (
             Code::Failed,
