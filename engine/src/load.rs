@@ -429,7 +429,9 @@ impl Work<'_> {
             on_bytes: &|bytes| self.progress.add(row, bytes),
             on_phase: &|phase| self.progress.phase(row, phase),
         };
-        pipeline.run(from, sink)
+        let streamed = pipeline.run(from, sink)?;
+        self.progress.passed_over(streamed.digest.short(), streamed.skipped);
+        Ok(streamed)
     }
 
     /// A blob that the store has; it was compared with its digest when it came, and is unpacked if need be.

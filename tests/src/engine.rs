@@ -267,6 +267,6 @@ pub struct Pulled {
     pub rows: Vec<Row>,
     /// How many frames of rows came.
     pub frames: u32,
-    /// What rows, and the job itself, said on the way.
+    /// What rows and the job itself said on the way.
     pub notes: Vec<String>,
 }
