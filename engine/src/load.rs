@@ -105,7 +105,7 @@ pub enum LoadError {
         /// How.
         reference: String,
         /// Which rule.
-        source: PolicyError,
+        source: Box<PolicyError>,
     },
     /// The disk is too full.
     #[error(transparent)]
@@ -266,7 +266,8 @@ impl Work<'_> {
         }
         // A name that a person gave is that person's affair, as with a tag.
         for name in offers.iter().flat_map(|offer| &offer.names).filter(|_| !is_renamed) {
-            let refused = |source| LoadError::Policy { reference: name.to_string(), source };
+            let refused =
+                |source| LoadError::Policy { reference: name.to_string(), source: Box::new(source) };
             self.policies.check_unsigned(name).map_err(refused)?;
         }
         Ok(offers)
