@@ -28,7 +28,7 @@ getfattr attr
 tar tar
 systemd-analyze systemd
 cc gcc
-podman podman
+getfattr attr
 ctr containerd
 losetup mount
 mkfs.ext4 e2fsprogs

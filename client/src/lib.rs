@@ -5,7 +5,8 @@
 //! - [`Watch`] opens a [`Subscription`]: an iterator over events, past and future, that survives restarts of
 //!   either side without losing or repeating one;
 //! - [`Emitter`] writes events of your own, without ever blocking your program;
-//! - [`Engine`] asks the engine to pull, import, list, tag, remove or serve images.
+//! - [`Engine`] asks the engine to pull, import, list, tag, remove or serve images; [`Streams`] follows several
+//!   such requests in one loop.
 //!
 //! The command `sampan` is built on this library. Nothing here starts a thread (an [`Emitter`] does for as long
 //! as something waits to be written) or installs a signal handler.

@@ -67,6 +67,7 @@ fn run(command: &Command) -> Result<(), Failure> {
             ImageCommand::Verify(args) => disk::verify(args),
             ImageCommand::Tag(args) => images::tag(args),
             ImageCommand::Pull(args) => pull::run(args),
+            ImageCommand::Push(args) => push::run(args),
             ImageCommand::Inspect(args) => images::inspect(args),
             ImageCommand::Import(args) => import::run(args),
             ImageCommand::Load(args) => archives::load(args),

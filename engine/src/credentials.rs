@@ -4,8 +4,10 @@
 //! credential runs no helper. Cheap to clone; its `Debug` form has no secret.
 
 use sampan_credentials::{Credential, Found, Search, matching};
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The credentials of one job.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +29,19 @@ impl Credentials {
     /// One credential and no other.
     pub fn only(given: Credential) -> Self {
         Credentials(Arc::new(Inner { given: vec![given], own: Search::default() }))
+    }
+
+    /// A number that is the same for the same credentials of a client, until the engine ends.
+    ///
+    /// A pull that somebody may make is not joined by one who brings other credentials.
+    pub fn fingerprint(&self) -> u64 {
+        static KEYS: OnceLock<RandomState> = OnceLock::new();
+        let words = self
+            .0
+            .given
+            .iter()
+            .map(|given| (&given.registry, &given.username, &given.password, &given.identity_token));
+        KEYS.get_or_init(RandomState::new).hash_one(words.collect::<Vec<_>>())
     }
 
     /// What the repository `path` of `host` gets. May run a helper, and wait for it.
@@ -62,5 +77,7 @@ mod tests {
         assert_eq!(user("r.example").as_deref(), Some("given"));
         assert_eq!(user("q.example").as_deref(), Some("own"));
         assert!(!format!("{credentials:?}").contains("hunter2"));
+        assert_eq!(credentials.fingerprint(), credentials.clone().fingerprint());
+        assert_ne!(credentials.fingerprint(), Credentials::default().fingerprint());
     }
 }

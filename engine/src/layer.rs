@@ -21,8 +21,6 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
 
-/// Behind a number: what came of entries that no file was made of.
-const PASSED_OVER: &str = "entries were passed over: devices that this user may not make, or of unknown type";
 /// Told when bytes that were kept turn out to be wrong.
 const STARTING_OVER: &str = "what was kept of an earlier try is wrong, starting over";
 
@@ -179,10 +177,7 @@ impl Fetch<'_> {
         };
         if self.unpack {
             let streamed = pipeline.run(from, sink)?;
-            if streamed.skipped > 0 {
-                let (count, id) = (streamed.skipped, digest.short());
-                self.progress.note(&format!("layer {id}: {count} {PASSED_OVER}"));
-            }
+            self.progress.passed_over(digest.short(), streamed.skipped);
             return Ok(streamed.layer);
         }
         pipeline.copy(from, sink).map(|()| None)

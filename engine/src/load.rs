@@ -266,8 +266,7 @@ impl Work<'_> {
         }
         // A name that a person gave is that person's affair, as with a tag.
         for name in offers.iter().flat_map(|offer| &offer.names).filter(|_| !is_renamed) {
-            let refused =
-                |source| LoadError::Policy { reference: name.to_string(), source: Box::new(source) };
+            let refused = |error| LoadError::Policy { reference: name.to_string(), source: Box::new(error) };
             self.policies.check_unsigned(name).map_err(refused)?;
         }
         Ok(offers)
@@ -481,7 +480,9 @@ impl Work<'_> {
             on_bytes: &|bytes| self.progress.add(row, bytes),
             on_phase: &|phase| self.progress.phase(row, phase),
         };
-        pipeline.run(from, sink)
+        let streamed = pipeline.run(from, sink)?;
+        self.progress.passed_over(streamed.digest.short(), streamed.skipped);
+        Ok(streamed)
     }
 
     /// A blob that the store has; it was compared with its digest when it came, and is unpacked if need be.

@@ -1,7 +1,8 @@
 //! Whether a registry takes a credential: `GET /v2/` with it. Keeps nothing; the client saves what is good.
 //!
-//! OCI distribution-spec, "Determining Support". Called on a task's thread.
+//! OCI distribution-spec, "Determining Support". Called on a thread of its own.
 
+use crate::cancel::Cancel;
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::failure;
@@ -11,12 +12,13 @@ use crate::registry::{Access, Registry, RegistryError};
 use sampan_credentials::{Credential, matching};
 use sampan_ipc::engine::{Code, Done, Failure, Login};
 use sampan_ipc::report::chain;
+use std::sync::Arc;
 
-/// Tries `login`.
+/// Tries `login`, until `cancel` is called.
 ///
 /// # Errors
 /// [`Failure`] if the host is none, cannot be reached, or refuses the credential.
-pub fn login(config: &Config, login: &Login) -> Result<Done, Failure> {
+pub fn login(config: &Config, login: &Login, cancel: &Cancel) -> Result<Done, Failure> {
     let host = matching::host_of(&login.credential.registry);
     // A repository's name is needed to be one's client, and never sent.
     let reference = Reference::parse(&format!("{host}/login")).ok().filter(|r| r.host() == host);
@@ -34,7 +36,10 @@ pub fn login(config: &Config, login: &Login) -> Result<Done, Failure> {
         credentials: Credentials::only(credential),
         ..reach::access(config, login.insecure, Vec::new())?
     };
-    match Registry::new(&reference, &access).for_login().check() {
+    let registry = Arc::new(Registry::new(&reference, &access).for_login());
+    let to_shut = Arc::clone(&registry);
+    cancel.on_cancel(move || to_shut.shutdown());
+    match registry.check() {
         Ok(()) => Ok(Done { reference: host, ..Done::default() }),
         Err(error) => Err(refusal(&host, &error)),
     }

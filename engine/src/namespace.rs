@@ -12,6 +12,7 @@ use crate::subid::{self, Range};
 use crate::tarball::TarError;
 use crate::unpack::{self, Unpacked};
 use crate::{sys, tree, walk};
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use sampan_ipc::report;
 use std::ffi::{OsStr, OsString};
@@ -279,7 +280,7 @@ fn obey(args: &[&OsStr]) -> Result<String, String> {
 
 /// Makes a namespace, and stays until the input ends, so that it can be mapped and taken over.
 fn make() -> Result<String, String> {
-    unshare(CloneFlags::CLONE_NEWUSER).map_err(|errno| errno.desc().to_owned())?;
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(refusal)?;
     io::stdout().write_all(b"made").and_then(|()| io::stdout().flush()).map_err(|error| error.to_string())?;
     io::copy(&mut io::stdin(), &mut io::sink()).map_err(|error| error.to_string())?;
     Ok(String::new())
@@ -294,6 +295,18 @@ fn compare_trees(expected: &Path, found: Option<&&OsStr>, since: Option<&&OsStr>
     let differences =
         compared.map_err(|error| format!("cannot compare it in the user namespace: {error}"))?;
     serde_json::to_string(&differences).map_err(|error| error.to_string())
+}
+
+/// Why the kernel makes no namespace, and what decides that. user_namespaces(7), namespaces(7).
+fn refusal(errno: Errno) -> String {
+    let setting = match errno {
+        Errno::ENOSPC => "; see user.max_user_namespaces in sysctl",
+        Errno::EPERM => {
+            "; ordinary users may not, by a setting of the kernel's, or of AppArmor's or a container's"
+        }
+        _ => "",
+    };
+    format!("{}{setting}", errno.desc())
 }
 
 fn unpack_input(root: &Path) -> Result<Unpacked, UnpackError> {

@@ -135,6 +135,14 @@ impl Progress {
         inner.notes.push_back((text.chars().take(NOTE_MAX).collect(), version));
     }
 
+    /// So many entries of `layer` were not unpacked: what nobody would otherwise notice.
+    pub fn passed_over(&self, layer: &str, entries: u64) {
+        if entries > 0 {
+            let why = "devices that this user may not make, or of unknown type";
+            self.note(&format!("layer {layer}: entries passed over: {entries}; {why}"));
+        }
+    }
+
     fn change(&self, index: usize, edit: impl FnOnce(&mut Row)) {
         let crossed = {
             let mut inner = lock(&self.inner);

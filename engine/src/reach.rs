@@ -42,11 +42,16 @@ pub fn access(
     })
 }
 
-/// The first of `candidates` that there is. One alone is not asked for.
+/// The first of `candidates` that there is. One alone is not asked for. `tell` hears what is tried again, and why.
 ///
 /// # Errors
 /// [`PullError::Registry`], which says what happened at each.
-pub fn settle(candidates: &[Reference], access: &Access, cancel: &Cancel) -> Result<Reference, PullError> {
+pub fn settle(
+    candidates: &[Reference],
+    access: &Access,
+    cancel: &Cancel,
+    tell: &dyn Fn(&str),
+) -> Result<Reference, PullError> {
     if let [one] = candidates {
         return Ok(one.clone());
     }
@@ -55,8 +60,8 @@ pub fn settle(candidates: &[Reference], access: &Access, cancel: &Cancel) -> Res
         let sources = Arc::new(Sources::new(candidate, access));
         let shut = Arc::clone(&sources);
         let _link = cancel.link(move || shut.shutdown());
-        let log = |note: &str| log::info!("{candidate}: {note}");
-        match retry::persist(cancel, &log, || sources.manifest(&candidate.target())) {
+        let tell = |note: &str| tell(&format!("{candidate}: {note}"));
+        match retry::persist(cancel, &tell, || sources.manifest(&candidate.target())) {
             Ok(_) => return Ok(candidate.clone()),
             Err(_) if cancel.is_cancelled() => return Err(Cancelled.into()),
             Err(error) => failed.push(error),
@@ -66,16 +71,21 @@ pub fn settle(candidates: &[Reference], access: &Access, cancel: &Cancel) -> Res
     Err(RegistryError::Everywhere { others: failed, last }.into())
 }
 
-/// The tags of a repository, each as a reference, sorted.
+/// The tags of a repository, each as a reference, sorted. `tell` hears what is tried again, and why.
 ///
 /// # Errors
 /// [`PullError::Registry`].
-pub fn tags(repository: &Reference, access: &Access, cancel: &Cancel) -> Result<Vec<Reference>, PullError> {
+pub fn tags(
+    repository: &Reference,
+    access: &Access,
+    cancel: &Cancel,
+    tell: &dyn Fn(&str),
+) -> Result<Vec<Reference>, PullError> {
     let sources = Arc::new(Sources::new(repository, access));
     let shut = Arc::clone(&sources);
     let _link = cancel.link(move || shut.shutdown());
-    let log = |note: &str| log::info!("{repository}: {note}");
-    let mut tags = retry::persist(cancel, &log, || sources.tags())?;
+    let tell = |note: &str| tell(&format!("tags of {}: {note}", repository.name()));
+    let mut tags = retry::persist(cancel, &tell, || sources.tags())?;
     tags.sort();
     cancel.check()?;
     // A registry that lists what is no tag does not decide what is asked for.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::ops::Range;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 
@@ -640,12 +641,9 @@ fn check_place(place: &str, text: &str) -> Result<(), String> {
 }
 
 fn check_search(host: &str) -> Result<(), String> {
-    check_place(host, host)?;
-    match host.split('/').next_back() {
-        Some(last) if host.contains('/') && last.contains([':', '@']) => {
-            Err(format!("{host:?} has a tag or a digest"))
-        }
-        _ => Ok(()),
+    match host.contains('/') {
+        true => Err(format!("unqualified-search-registries has {host:?}, which is no host[:port]")),
+        false => check_place(host, host),
     }
 }
 
@@ -662,6 +660,11 @@ fn check_alias(name: &str, value: &str) -> Result<(), String> {
 }
 
 fn read(path: &Path) -> io::Result<String> {
+    // It would be waited for, and whoever reads has others to serve. /dev/null is fine.
+    let kind = std::fs::metadata(path)?.file_type();
+    if kind.is_fifo() || kind.is_dir() {
+        return Err(io::Error::other("it is no file"));
+    }
     let file = std::fs::File::open(path)?;
     let mut text = String::new();
     file.take(FILE_MAX + 1).read_to_string(&mut text)?;
@@ -973,6 +976,7 @@ mod tests {
             ("[aliases]\n'a' = 'h.example/b'\n'a' = 'h.example/c'", "line 3"),
             ("short-name-mode = 'sometimes'", "none of"),
             ("unqualified-search-registries = ['a b']", "line 1"),
+            ("unqualified-search-registries = ['a.example/x']", "no host[:port]"),
         ] {
             let refusal = refusal(text);
             assert!(refusal.contains(why) && refusal.contains("/x.conf"), "{text:?}: {refusal}");
@@ -1013,6 +1017,10 @@ mod tests {
             std::fs::write(below.join(name), text).expect("written");
         }
         assert_eq!(names(&Registries::load(Some(&main)).expect("good"), "i"), ["b.example/i:latest"]);
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("made");
+        assert!(matches!(Registries::load(Some(&fifo)), Err(RegistriesError::Read { .. })));
+        assert_eq!(Registries::load(Some(Path::new("/dev/null"))).expect("empty"), Registries::default());
         std::fs::write(below.join("99.conf"), "[[registry]\n").expect("written");
         let error = Registries::load(Some(&main)).expect_err("bad").to_string();
         assert!(error.contains("99.conf, line 1"), "{error}");

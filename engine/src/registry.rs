@@ -494,13 +494,18 @@ impl Registry {
 
 /// The target of a `Link` with `rel="next"`. RFC 8288, section 3.
 fn next_page(response: &Response<Body>) -> Option<&str> {
-    let links = response.headers().get_all(header::LINK).iter().filter_map(|v| v.to_str().ok());
-    links.flat_map(|value| value.split(',')).find_map(|link| {
-        let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+    let values = response.headers().get_all(header::LINK).iter().filter_map(|v| v.to_str().ok());
+    values.flat_map(next_links).next()
+}
+
+/// The targets of the links in `value` that lead to the next page; a comma or semicolon may be within `<…>`.
+fn next_links(value: &str) -> impl Iterator<Item = &str> {
+    value.split('<').skip(1).filter_map(|link| {
+        let (target, parameters) = link.split_once('>')?;
         let next = |parameter: &str| {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            name.trim().eq_ignore_ascii_case("rel")
-                && value.trim().trim_matches('"').eq_ignore_ascii_case("next")
+            let value = value.trim_matches([' ', '"', ',']);
+            name.trim().eq_ignore_ascii_case("rel") && value.eq_ignore_ascii_case("next")
         };
         parameters.split(';').any(next).then_some(target)
     })
@@ -537,4 +542,24 @@ fn detail(body: &[u8]) -> String {
         errors.errors.into_iter().next().map(|w| if w.message.is_empty() { w.code } else { w.message });
     let words: String = words.unwrap_or_default().chars().filter(|c| !c.is_control()).take(200).collect();
     if words.is_empty() { words } else { format!(": {words}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_link_to_the_next_page_is_found_among_others() {
+        for (value, found) in [
+            ("</v2/a/tags/list?n=1&last=x>; rel=\"next\"", Some("/v2/a/tags/list?n=1&last=x")),
+            ("<a,b;c?d>; title=x; REL=next", Some("a,b;c?d")),
+            ("<one>; rel=prev, <two>; rel=\"next\", <three>; rel=last", Some("two")),
+            ("<one>; rel=\"prev\"", None),
+            ("one; rel=next", None),
+            ("<one; rel=next", None),
+            ("", None),
+        ] {
+            assert_eq!(next_links(value).next(), found, "{value}");
+        }
+    }
 }

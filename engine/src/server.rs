@@ -4,6 +4,7 @@
 //! ([`crate::work`]) that sends a message back. While somebody watches something that runs, it looks every
 //! 100 ms which rows changed; else it sleeps until something happens.
 
+use crate::cancel::Cancel;
 use crate::client::{Client, State};
 use crate::failure;
 use crate::images;
@@ -45,6 +46,8 @@ const CLIENTS_MAX: usize = 512;
 const ASK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most threads that answer short requests; more requests wait.
 const TASKS_MAX: usize = 4;
+/// Most logins that are tried at a time; more are refused.
+const LOGINS_MAX: usize = 16;
 /// Stack of a job's thread.
 const STACK: usize = 1 << 20;
 /// Longest wait for jobs to end at SIGTERM.
@@ -79,6 +82,8 @@ pub struct Server {
     jobs: Jobs,
     tasks: usize,
     waiting_tasks: VecDeque<(usize, Request)>,
+    /// Logins that are tried, by their client.
+    logins: HashMap<usize, Arc<Cancel>>,
     accept: bool,
     stop: bool,
     started: Instant,
@@ -117,6 +122,7 @@ impl Server {
             jobs: Jobs::default(),
             tasks: 0,
             waiting_tasks: VecDeque::new(),
+            logins: HashMap::new(),
             accept: true,
             stop: false,
             started: now,
@@ -242,7 +248,10 @@ impl Server {
                     }
                 }
                 Ok(Message::Answers { client, answers }) => {
-                    self.tasks -= 1;
+                    // A login has a thread beside those of the tasks.
+                    if self.logins.remove(&client).is_none() {
+                        self.tasks -= 1;
+                    }
                     if let Some(client) = self.clients.get_mut(&client) {
                         answers.iter().for_each(|answer| client.say(answer));
                         client.state = State::Closing;
@@ -280,7 +289,10 @@ impl Server {
     fn forget(&mut self, token: usize, client: &Client) {
         match client.state {
             // Or a client that asks and leaves, again and again, would make the queue grow.
-            State::Waiting => self.waiting_tasks.retain(|(waiting, _)| *waiting != token),
+            State::Waiting => {
+                self.waiting_tasks.retain(|(waiting, _)| *waiting != token);
+                self.logins.get(&token).inspect(|login| login.cancel());
+            }
             State::Watching { job, .. } | State::Serving(job) => self.jobs.unwatch(job),
             _ => {}
         }
@@ -379,12 +391,12 @@ impl Server {
             Request::Load(load) => self.on_load(client, load, descriptors),
             Request::Save(save) => self.on_save(client, save, descriptors),
             Request::Push(push) => self.on_push(client, push),
+            Request::Login(login) => self.on_login(token, client, login),
             Request::Verify(verify) => self.on_verify(client, verify),
             Request::Images
             | Request::Inspect { .. }
             | Request::Tag { .. }
             | Request::Remove { .. }
-            | Request::Login(_)
             | Request::Usage
             | Request::Prune(_) => {
                 client.state = State::Waiting;
@@ -440,7 +452,8 @@ impl Server {
         let wanted = platform.clone().unwrap_or_else(Platform::host);
         let (unpack, bytes_per_second) = (!pull.no_unpack, pull.bytes_per_second);
         let all_tags = pull.all_tags;
-        let key = format!("{subject} {wanted} {insecure} {unpack} {bytes_per_second} {all_tags}");
+        let who = access.credentials.fingerprint();
+        let key = format!("{subject} {wanted} {insecure} {unpack} {bytes_per_second} {all_tags} {who}");
         let job = match self.jobs.running_with(&key) {
             Some(job) => job,
             None => {
@@ -527,6 +540,23 @@ impl Server {
         let subject = request.names.join(" ").chars().take(300).collect();
         let job = self.start("save", subject, None, |task| task.save(request))?;
         self.join(client, job, false);
+        Ok(())
+    }
+
+    /// A registry that does not answer keeps no other request waiting: a login has a thread of its own.
+    fn on_login(&mut self, token: usize, client: &mut Client, login: engine::Login) -> Result<(), Failure> {
+        if self.logins.len() >= LOGINS_MAX {
+            let message = format!("{LOGINS_MAX} logins are being tried, and that is the most");
+            return Err(failure::new(Code::Conflict, message, "try again later"));
+        }
+        let (shared, cancel) = (Arc::clone(&self.shared), Arc::<Cancel>::default());
+        let ends = Arc::clone(&cancel);
+        let builder = std::thread::Builder::new().name("login".into()).stack_size(STACK);
+        builder.spawn(move || work::log_in(&shared, token, &login, &ends)).map_err(|error| {
+            failure::new(Code::Failed, format!("cannot start a thread for the login: {error}"), "")
+        })?;
+        self.logins.insert(token, cancel);
+        client.state = State::Waiting;
         Ok(())
     }
 

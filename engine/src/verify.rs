@@ -2,9 +2,10 @@
 //!
 //! A job, with a row a blob, and a row an unpacked layer when those are compared too. Blobs are hashed from the
 //! disk, not from the kernel's cache; layers are unpacked again beside the store's and compared entry by entry
-//! ([`crate::compare`]). What is proven wrong is taken out of the store, unless a job needs it just now: nobody
-//! can use it, and the next pull must not take it for what it is called. Runs behind all others and holds no
-//! lock, so what is removed meanwhile is no finding. Never touches `index.json`.
+//! ([`crate::compare`]). A blob that is proven wrong is taken out of the store, and a layer replaced by the one
+//! unpacked anew, unless a job needs it just now: nobody can use them, and the next pull must not take a blob for
+//! what it is called. Runs behind all others and holds no lock, so what is removed meanwhile is no finding. Never
+//! touches `index.json`.
 
 use crate::announce::Announcer;
 use crate::cancel::{Cancel, Cancelled};
@@ -16,7 +17,7 @@ use crate::images::{self, ImageError};
 use crate::oci::Descriptor;
 use crate::place::UnpackError;
 use crate::progress::Progress;
-use crate::store::{Store, StoreError, file_error};
+use crate::store::{Store, StoreError, Temp, file_error};
 use crate::tarball::TarError;
 use crate::{sys, unpack};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -74,7 +75,8 @@ impl Report {
             self.seen,
             named.join("; ")
         );
-        let hint = "'sampan pull' the images again, which fetches what is missing, or 'sampan rmi' them";
+        let hint =
+            "'sampan pull' the images again, which fetches and unpacks what is missing, or 'sampan rmi' them";
         (self.broken > 0).then(|| failure::new(Code::Failed, message, hint))
     }
 }
@@ -320,14 +322,12 @@ impl Verify<'_> {
         owner: Option<&Owner>,
         row: usize,
     ) -> Result<Verdict, Cancelled> {
-        if !self.store.has_layer(chain_id) {
-            return Ok(match self.missing(owner) {
-                // Of what is left of it, a pull that unpacks it again could not make it.
-                Verdict::Broken(why) if self.store.layer_path(chain_id).exists() => {
-                    Verdict::Broken(self.without_layer(chain_id, &why))
-                }
-                other => other,
-            });
+        let is_there = self.store.has_layer(chain_id);
+        if !is_there && matches!(self.missing(owner), Verdict::Gone) {
+            return Ok(Verdict::Gone);
+        }
+        if !is_there && !self.deep {
+            return Ok(Verdict::Broken(self.without_layer(chain_id, "is missing")));
         }
         let since = SystemTime::now();
         let fresh = match self.unpack(blob, diff_id, row) {
@@ -338,6 +338,9 @@ impl Verify<'_> {
                 return Ok(Verdict::Broken(why));
             }
         };
+        if !is_there {
+            return Ok(Verdict::Broken(self.replace_layer(chain_id, fresh, "is missing")));
+        }
         let path = self.store.layer_path(chain_id).join("diff");
         let expected = fresh.path().join("diff");
         let compared = match self.store.namespace() {
@@ -351,7 +354,7 @@ impl Verify<'_> {
                 let count = differences.count;
                 let why =
                     format!("differs from its blob in {count} entries: {}", differences.first.join(", "));
-                Ok(Verdict::Broken(self.without_layer(chain_id, &why)))
+                Ok(Verdict::Broken(self.replace_layer(chain_id, fresh, &why)))
             }
             Err(_) if !path.exists() => Ok(self.missing(owner)),
             Err(error) => Ok(Verdict::Broken(format!("cannot be compared: {error}"))),
@@ -359,12 +362,7 @@ impl Verify<'_> {
     }
 
     /// Unpacks a blob once more, into a temporary.
-    fn unpack(
-        &self,
-        blob: &Descriptor,
-        diff_id: &Digest,
-        row: usize,
-    ) -> Result<crate::store::Temp, UnpackError> {
+    fn unpack(&self, blob: &Descriptor, diff_id: &Digest, row: usize) -> Result<Temp, UnpackError> {
         let read = |error| UnpackError::Tar(TarError::Read(error));
         let file = open(&self.store.blob_path(&blob.digest)).map_err(read)?;
         let from = Watched { from: &file, cancel: self.cancel, progress: self.progress, row, count: 0 };
@@ -389,8 +387,27 @@ impl Verify<'_> {
         format!("{why}{}", taken(self.store.discard_blob(digest)))
     }
 
+    /// Removes what stands in a layer's place and is none: a pull could not make it again there.
     fn without_layer(&self, chain_id: &Digest, why: &str) -> String {
-        format!("{why}{}", taken(self.store.discard_layer(chain_id)))
+        match self.store.layer_path(chain_id).symlink_metadata() {
+            Ok(_) => format!("{why}{}", taken(self.store.discard_layer(chain_id))),
+            Err(_) => why.to_owned(),
+        }
+    }
+
+    /// Puts a layer that was unpacked just now in the place of one that is missing or wrong.
+    fn replace_layer(&self, chain_id: &Digest, fresh: Temp, why: &str) -> String {
+        if self.store.layer_path(chain_id).symlink_metadata().is_ok() {
+            match self.store.discard_layer(chain_id) {
+                Ok(true) => {}
+                other => return format!("{why}{}", taken(other)),
+            }
+        }
+        // An image names it already, so it must be durable before it has its name.
+        match self.store.sync().and_then(|()| self.store.name_layer(fresh, chain_id)) {
+            Ok(()) => format!("{why}; it was unpacked again"),
+            Err(error) => format!("{why}; it was taken away, and is not back: {}", chain(&error)),
+        }
     }
 }
 

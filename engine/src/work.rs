@@ -22,7 +22,7 @@ use crate::sys;
 use crate::usage;
 use crate::verify::{self, Verify, VerifyError};
 use mio::Waker;
-use sampan_ipc::engine::{Answer, Code, Done, Failure, Prune, Request};
+use sampan_ipc::engine::{Answer, Code, Done, Failure, Login, Prune, Request};
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
@@ -215,6 +215,12 @@ fn import_failure(name: &str, error: &ImportError) -> Failure {
     )
 }
 
+/// Tries a login; to be called on a thread of its own.
+pub fn log_in(shared: &Shared, client: usize, login: &Login, cancel: &Cancel) {
+    let answer = login::login(&shared.config, login, cancel).map_or_else(Answer::Error, Answer::Done);
+    shared.outbox.send(Message::Answers { client, answers: vec![answer] });
+}
+
 /// Answers a short request; to be called on a thread.
 pub fn answer(shared: &Shared, client: usize, request: &Request) {
     let answers = match answers(shared, request) {
@@ -247,7 +253,6 @@ fn answers(shared: &Shared, request: &Request) -> Result<Vec<Answer>, Failure> {
         }
         Request::Tag { source, target } => tag(shared, source, target),
         Request::Remove { name, force } => remove(shared, name, *force),
-        Request::Login(login) => Ok(vec![Answer::Done(login::login(&shared.config, login)?)]),
         Request::Usage => usage(shared),
         Request::Prune(request) => prune(shared, request),
         _ => Err(failure::new(Code::Failed, "the request is none that is answered here", "")),

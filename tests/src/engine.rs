@@ -211,9 +211,12 @@ impl Stream {
                 return Some(answer);
             }
             let mut bytes = [0; 4096];
-            match self.socket.read(&mut bytes).expect("an answer in time") {
-                0 => return None,
-                len => self.decoder.push(&bytes[..len]),
+            match self.socket.read(&mut bytes) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                read => match read.expect("an answer in time") {
+                    0 => return None,
+                    len => self.decoder.push(&bytes[..len]),
+                },
             }
         }
     }
@@ -267,6 +270,6 @@ pub struct Pulled {
     pub rows: Vec<Row>,
     /// How many frames of rows came.
     pub frames: u32,
-    /// What rows, and the job itself, said on the way.
+    /// What rows and the job itself said on the way.
     pub notes: Vec<String>,
 }

@@ -4,6 +4,7 @@
 pub mod bed;
 pub mod engine;
 pub mod engine_host;
+pub mod faults;
 pub mod fuzz;
 pub mod host;
 pub mod keen_registry;

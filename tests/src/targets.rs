@@ -89,7 +89,19 @@ pub const TARGETS: [Target; 11] = [
     Target { name: "config", words: JSON_WORDS, repair: leave, run: config },
     Target {
         name: "challenge",
-        words: &["Bearer ", "Basic ", "realm=", "service=", "scope=", "\"", ",", "\\", "=", " "],
+        words: &[
+            "Bearer ",
+            "Basic ",
+            "realm=",
+            "service=",
+            "scope=",
+            "Negotiate abc==",
+            "\"",
+            ",",
+            "\\",
+            "=",
+            " ",
+        ],
         repair: leave,
         run: challenge,
     },
@@ -386,6 +398,9 @@ fn challenge(input: &[u8], _: &mut Random) -> bool {
             challenge.parameters.iter().all(|(name, _)| !name.contains(|c: char| c.is_ascii_uppercase()))
         );
         let _ = challenge.get("realm");
+        // Either one word or parameters, and of the word nothing that a header could not hold.
+        let word = challenge.token68.as_deref().unwrap_or("a");
+        assert!(!word.is_empty() && word.bytes().all(|b| b.is_ascii_graphic() && b != b',' && b != b'"'));
     }
     challenges.iter().any(|challenge| !challenge.parameters.is_empty())
 }

@@ -157,9 +157,10 @@ fn a_store_that_is_right_is_found_right_however_odd_its_layers() {
     bed.ok(&["image", "verify", "--deep"]);
     let lines = bed.ok(&["image", "verify", "--deep", "--progress", "json"]);
     let rows: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    let complete = rows.iter().filter(|row| row["phase"] == "complete" || row["phase"] == "exists").count();
+    let of_layers = || rows.iter().filter(|row| row["type"] == "layer");
+    let complete = of_layers().filter(|row| row["state"] == "complete").count();
     // Manifest, config, two blobs, two layers.
-    assert!(complete >= 6 && rows.iter().all(|row| row["phase"] != "failed"), "{lines}");
+    assert!(complete >= 6 && of_layers().all(|row| row["state"] != "failed"), "{lines}");
     assert_eq!(bed.names().iter().filter(|name| name.starts_with("tmp/")).count(), 0);
     bed.ok(&["rmi", &reference]);
     assert_eq!(bed.ok(&["image", "verify", "--deep"]), "");
@@ -195,7 +196,7 @@ fn a_broken_blob_is_named_and_fetched_again_by_the_next_pull() {
 }
 
 #[test]
-fn a_layer_that_was_changed_is_found_by_a_deep_look_and_unpacked_again_by_the_next_pull() {
+fn a_layer_that_was_changed_is_found_by_a_deep_look_and_unpacked_again() {
     let bed = Bed::new();
     let layers = [Layer::of(&[("etc/passwd", b"root:x:0:0")], Packing::Gzip), odd_layer()];
     let reference = bed.pull("app", &layers);
@@ -206,15 +207,19 @@ fn a_layer_that_was_changed_is_found_by_a_deep_look_and_unpacked_again_by_the_ne
     fs::File::options().write(true).open(&file).and_then(|f| f.set_modified(modified)).expect("set");
     bed.ok(&["image", "verify"]);
     let said = bed.fails(&["image", "verify", "--deep"], 1);
-    assert!(said.contains("\"etc/passwd\" has other content"), "{said}");
-    assert!(!layer.exists());
-    // The layer above it is there, so this one is missed, and without a deep look too.
+    assert!(said.contains("\"etc/passwd\" has other content; it was unpacked again"), "{said}");
+    assert_eq!(fs::read_to_string(&file).expect("there"), "root:x:0:0");
+    bed.ok(&["image", "verify", "--deep"]);
+    // One that is missing is noticed without a deep look: the layer above it is there.
+    fs::remove_dir_all(layer.join("diff")).expect("removed");
     assert!(bed.fails(&["image", "verify"], 1).contains("is missing"));
     let before = bed.registry.requests().len();
     bed.ok(&["pull", "--quiet", &reference]);
     assert_eq!(fs::read_to_string(&file).expect("there"), "root:x:0:0");
     let after = bed.registry.requests();
     assert!(!after[before..].iter().any(|(path, _)| path.contains("/blobs/")), "{after:?}");
+    fs::remove_dir_all(&layer).expect("removed");
+    assert!(bed.fails(&["image", "verify", "--deep"], 1).contains("is missing; it was unpacked again"));
     bed.ok(&["image", "verify", "--deep"]);
 }
 

@@ -12,6 +12,7 @@ use sampan_tests::keen_registry::{Asked, Fault, Guard, KeenRegistry};
 use sampan_tests::registry::{DockerRegistry, Image, Layer, Packing};
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
@@ -376,4 +377,51 @@ fn a_password_is_typed_unseen_and_the_terminal_is_as_before() {
     kill(Pid::from_raw(typed.child.id().cast_signed()), Signal::SIGINT).expect("it runs");
     assert_eq!(typed.child.wait().expect("ours").signal(), Some(Signal::SIGINT as i32));
     assert!(typed.echoes());
+}
+
+#[test]
+fn a_registry_that_does_not_answer_keeps_nobody_else_waiting() {
+    let host = EngineHost::start();
+    // It takes connections, and that is all it does.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("an address").to_string();
+    let login = || {
+        let mut command = host.command(&sampan_tests::host::binary("sampan"));
+        command.args(["login", "-u", "a", "-p", "b", &address]).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("sampan starts")
+    };
+    let mut logins: Vec<Child> = (0..16).map(|_| login()).collect();
+    host.wait_until("as many logins as there may be", || {
+        let out = host.sampan(&["login", "-u", "a", "-p", "b", &address]);
+        String::from_utf8_lossy(&out.stderr).contains("that is the most")
+    });
+    let began = Instant::now();
+    host.ok(&["images"]);
+    assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
+    for login in &mut logins {
+        login.kill().expect("it runs");
+        login.wait().expect("ours");
+    }
+    // With its client goes the login: there is room for others.
+    host.wait_until("room for a login", || {
+        let out = host.sampan(&["login", "-u", "a", "-p", "b", "127.0.0.1:1"]);
+        String::from_utf8_lossy(&out.stderr).contains("cannot fetch")
+    });
+}
+
+#[test]
+fn a_file_that_a_person_names_is_the_only_one() {
+    let host = EngineHost::start();
+    let registry = DockerRegistry::start_for(&host.path(""), "ann", "hunter2");
+    let reference = registry.push_as("private:t", &[image()], Some("ann:hunter2"));
+    let file = host.path("named.json").display().to_string();
+    let missing = host.fails(1, &["pull", "--authfile", &file, &reference]);
+    assert!(missing.contains("named.json"), "{missing}");
+    host.ok(&["login", "--authfile", &file, "-u", "ann", "-p", "hunter2", &registry.address]);
+    assert!(!host.auth_file().exists());
+    host.fails(1, &["pull", &reference]);
+    host.ok(&["pull", "--authfile", &file, &reference]);
+    host.ok(&["push", "--authfile", &file, &reference, &format!("{}/copy:t", registry.address)]);
+    host.ok(&["logout", "--authfile", &file, &registry.address]);
+    host.fails(1, &["pull", "--authfile", &file, &format!("{}/copy:t", registry.address)]);
 }

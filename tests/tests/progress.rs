@@ -4,6 +4,7 @@ use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sampan_engine::digest::Digest;
+use sampan_ipc::engine::{Job, JobState};
 use sampan_tests::engine::Engine;
 use sampan_tests::host::binary;
 use sampan_tests::registry::{DockerRegistry, Image, Layer, LyingRegistry, Packing, Reply};
@@ -86,6 +87,35 @@ fn several_detached_pulls_print_their_numbers_and_go_on() {
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), "1\n2\n".to_owned()));
     assert!(text(&output.stderr).contains("error: "));
     engine.wait_until("both to be there", || engine.images().len() == 2);
+}
+
+#[test]
+fn more_references_than_are_asked_for_at_a_time_are_all_pulled_and_printed_in_order() {
+    let (registry, engine) = (LyingRegistry::start(), Engine::start());
+    let (references, results): (Vec<String>, Vec<String>) =
+        (0..20).map(|nth| publish(&registry, &format!("image{nth}"), 1000, 0)).unzip();
+    let args: Vec<&str> =
+        ["pull", "--quiet"].into_iter().chain(references.iter().map(String::as_str)).collect();
+    let output = run(&engine, &args);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), results.concat());
+}
+
+#[test]
+fn ctrl_c_ends_all_pulls() {
+    let (registry, engine) = (LyingRegistry::start(), Engine::start());
+    let (first, _) = publish(&registry, "first", 3_000_000, 100_000);
+    let (second, _) = publish(&registry, "second", 3_000_000, 100_000);
+    let mut child =
+        sampan(&engine, &["pull", &first, &second]).stdout(Stdio::piped()).spawn().expect("built");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    for reference in [&first, &second] {
+        assert!(lines.any(|line| line.starts_with(reference.as_str()) && line.contains(": downloading")));
+    }
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).expect("it runs");
+    assert_eq!(child.wait().expect("ours").signal(), Some(Signal::SIGINT as i32));
+    let is_cancelled = |job: &Job| job.state == JobState::Cancelled;
+    engine.wait_until("both to end", || engine.jobs().iter().filter(|job| is_cancelled(job)).count() == 2);
 }
 
 #[test]
@@ -200,16 +230,14 @@ fn on_terminal(
     drop(command);
     let (mut master, mut written, mut buffer) = (File::from(pty.master), Vec::new(), [0; 4096]);
     let mut slave = Some(slave);
-    loop {
-        // At the end of the other side, a pty's reader gets EIO.
-        match master.read(&mut buffer) {
-            Ok(len @ 1..) => written.extend_from_slice(&buffer[..len]),
-            _ => break,
-        }
+    // At the end of the other side, a pty's reader gets EIO.
+    while let Ok(len @ 1..) = master.read(&mut buffer) {
+        written.extend_from_slice(&buffer[..len]);
+        let text = String::from_utf8_lossy(&written);
         if let Some(slave) = &slave {
-            on_text(&String::from_utf8_lossy(&written), slave, child.id());
+            on_text(&text, slave, child.id());
         }
-        if String::from_utf8_lossy(&written).contains("@sha256:") {
+        if text.contains("@sha256:") {
             slave = None;
         }
     }

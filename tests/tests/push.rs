@@ -5,7 +5,11 @@ use sampan_engine::oci;
 use sampan_tests::engine_host::EngineHost;
 use sampan_tests::keen_registry::{Fault, KeenRegistry};
 use sampan_tests::registry::{DockerRegistry, Image, Layer, Packing};
-use std::process::Command;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const LARGE: usize = 3 << 20;
@@ -129,7 +133,7 @@ fn what_the_registry_has_is_mounted_or_left_alone() {
     // What is there by now is asked for and no more.
     registry.forget();
     let out = host.ok(&["push", "--progress=json", &source, &format!("{}/to:other", registry.address)]);
-    assert!(out.contains(r#""phase":"exists""#), "{out}");
+    assert!(out.contains(r#""state":"exists""#), "{out}");
     assert_eq!(registry.count("HEAD to/blobs"), image.blobs.len());
     assert_eq!((registry.count("POST"), registry.count("PUT to/manifests/other")), (0, 1));
 }
@@ -243,4 +247,86 @@ fn a_push_is_slowed_down_and_cancelled() {
     let began = Instant::now();
     host.ok(&["push", "--limit-rate=2M", &source, &target]);
     assert!(began.elapsed() > Duration::from_secs(1), "3 MiB at 2 MiB/s");
+}
+
+/// Passes bytes on between a client and `to`, and hangs up once when the client has sent so many.
+fn cutting_proxy(to: &str, at: u64) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let (to, left) = (to.to_owned(), Arc::new(AtomicU64::new(at)));
+    // Ends with the test's process.
+    std::thread::spawn(move || {
+        for near in listener.incoming().flatten() {
+            let far = TcpStream::connect(&to).expect("the registry listens");
+            let (mut down, mut back) =
+                (far.try_clone().expect("a descriptor"), near.try_clone().expect("one"));
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut down, &mut back);
+                let _ = back.shutdown(Shutdown::Both);
+            });
+            let left = Arc::clone(&left);
+            std::thread::spawn(move || pass_on(near, far, &left));
+        }
+    });
+    address
+}
+
+fn pass_on(mut near: TcpStream, mut far: TcpStream, left: &AtomicU64) {
+    let mut bytes = [0; 16 << 10];
+    while let Ok(len @ 1..) = near.read(&mut bytes) {
+        let before = left.load(Ordering::SeqCst);
+        left.store(before.saturating_sub(len as u64), Ordering::SeqCst);
+        if far.write_all(&bytes[..len]).is_err() || (before > 0 && before <= len as u64) {
+            break;
+        }
+    }
+    let _ = far.shutdown(Shutdown::Both);
+    let _ = near.shutdown(Shutdown::Both);
+}
+
+#[test]
+fn a_real_registry_gets_all_of_a_blob_that_broke_on_the_way() {
+    let from = KeenRegistry::start();
+    let image = image();
+    let host = with_image(&from, &image);
+    let registry = DockerRegistry::start(&host.path(""));
+    let proxy = cutting_proxy(&registry.address, 2 << 20);
+    let out =
+        host.ok(&["push", "--progress=plain", &format!("{}/from:t", from.address), &format!("{proxy}/to:t")]);
+    assert!(out.contains("retrying in"), "{out}");
+    assert_eq!(skopeo_digest(&format!("{}/to:t", registry.address)), image.digest().to_string());
+}
+
+#[test]
+fn pushes_are_announced_and_those_that_fail_too() {
+    let registry = KeenRegistry::start();
+    let image = image();
+    let host = with_image(&registry, &image);
+    let mut monitord = host
+        .command(&sampan_tests::host::binary("sampan-monitord"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("monitord starts");
+    let (source, target) = (format!("{}/from:t", registry.address), format!("{}/to:t", registry.address));
+    host.ok(&["push", &source, &target]);
+    registry.fail("PUT to/manifests/bad", Fault::Status(400, String::new()));
+    host.fails(1, &["push", &source, &format!("{}/to:bad", registry.address)]);
+    let events = || {
+        let out = host.sampan(&["events", "--no-follow", "--format=json"]).stdout;
+        String::from_utf8_lossy(&out).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    };
+    let find = |kind: &str, action: &str, id: &str| {
+        let all: Vec<serde_json::Value> = events();
+        all.into_iter().find(|e| e["type"] == kind && e["action"] == action && e["id"] == id)
+    };
+    let bad = format!("{}/to:bad", registry.address);
+    host.wait_until("the last event", || find("image", "push-error", &bad).is_some());
+    let pushed = find("image", "push", &target).expect("announced");
+    assert_eq!(pushed["attributes"]["digest"], image.digest().to_string(), "{pushed}");
+    assert_eq!(pushed["labels"]["org.example.made"], "here", "{pushed}");
+    let failed = find("image", "push-error", &bad).expect("announced");
+    assert!(failed["attributes"]["reason"].as_str().is_some_and(|why| why.contains("400")), "{failed}");
+    monitord.kill().expect("it runs");
+    monitord.wait().expect("ours");
 }

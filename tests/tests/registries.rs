@@ -571,6 +571,29 @@ fn plain_http_goes_through_a_proxy_in_its_absolute_form() {
 }
 
 #[test]
+fn what_is_said_of_one_place_is_not_said_of_another() {
+    let registry = LyingRegistry::start();
+    let proxy = Proxy::start(&registry.address, None);
+    let url = format!("http://{}", proxy.address);
+    let conf = "[[registry]]\nprefix = 'corp.test'\nlocation = 'home.test'\n\
+                [[registry.mirror]]\nlocation = 'mirror.test'\ninsecure = true\n\
+                [[registry]]\nprefix = 'other.test'\nlocation = 'home2.test'\n\
+                [[registry.mirror]]\nlocation = 'mirror2.test'\n";
+    let home = tempfile::tempdir().expect("a directory");
+    let engine = engine_in(home, conf, &[("ALL_PROXY", url.as_ref())]);
+    let plain = |host: &str| proxy.heads().iter().any(|h| h.starts_with(&format!("GET http://{host}/")));
+    refused(&engine, "corp.test/x:1");
+    assert!(plain("mirror.test") && !plain("home.test"), "{:?}", proxy.heads());
+    // A person who says --tls-verify=false speaks of the registry, not of its mirrors.
+    let reference = "other.test/x:1".to_owned();
+    engine
+        .ask(Request::Pull(Pull { reference, insecure: true, ..Pull::default() }))
+        .watch()
+        .expect_err("absent");
+    assert!(!plain("mirror2.test") && plain("home2.test"), "{:?}", proxy.heads());
+}
+
+#[test]
 fn a_proxy_that_cannot_be_used_is_named_and_its_password_is_not() {
     let proxy = Proxy::start("127.0.0.1:1", Some("Basic something else"));
     let url = format!("http://me:secret@{}", proxy.address);

@@ -4,10 +4,10 @@
 //! a mount namespace of the engine's own.
 
 use sampan_engine::digest::Digest;
-use sampan_ipc::engine::{Answer, Request};
+use sampan_ipc::engine::{Answer, Pull, Request};
 use sampan_tests::engine::Engine;
 use sampan_tests::host::{binary, need_root};
-use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing};
+use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing, Reply};
 use std::fs::{self, Metadata, Permissions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
@@ -110,6 +110,28 @@ fn sample() -> Layer {
     ])
 }
 
+/// A file that says itself what its owner is, and that has a capability.
+fn attributed() -> Layer {
+    let mut builder = Builder::new(Vec::new());
+    let capability: &[u8] = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let attributes: [(&str, &[u8]); 3] = [
+        ("SCHILY.xattr.user.containers.override_stat", b"0:0:04755:file"),
+        ("SCHILY.xattr.user.note", b"kept"),
+        ("SCHILY.xattr.security.capability", capability),
+    ];
+    builder.append_pax_extensions(attributes).expect("to memory");
+    let mut header = Header::new_ustar();
+    header.set_path("file").expect("short");
+    header.set_mode(0o755);
+    header.set_uid(5);
+    header.set_gid(6);
+    header.set_mtime(1_600_000_000);
+    header.set_size(0);
+    header.set_cksum();
+    builder.append(&header, std::io::empty()).expect("to memory");
+    Layer::of_tar(builder.into_inner().expect("to memory"), Packing::Gzip)
+}
+
 fn pull(engine: &Engine, registry: &LyingRegistry, name: &str, layer: &Layer) -> Vec<String> {
     registry.publish(name, &Image::of(std::slice::from_ref(layer), "amd64"));
     engine.pull(&registry.reference(name)).expect("pulled").notes
@@ -135,6 +157,12 @@ fn attribute(root: &Path, file: &str, name: &str) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
+fn has_attribute(root: &Path, file: &str, name: &str) -> bool {
+    let mut command = Command::new("getfattr");
+    command.args(["--only-values", "-h", "-n", name]).arg(root.join(file));
+    command.output().expect("getfattr of Debian's package attr").status.success()
+}
+
 /// What a whiteout and an opaque directory are to an overlayfs that is mounted with `userxattr`.
 fn expect_whiteouts(root: &Path) {
     let gone = look(root, "home/gone");
@@ -156,7 +184,7 @@ fn with_ids_set_aside_owners_are_real_in_a_user_namespace_and_all_of_it_can_be_r
     let layer = sample();
     let notes = pull(&engine, &registry, "owners", &layer);
     assert_eq!(notes.len(), 1, "the device alone is told of: {notes:?}");
-    assert!(notes[0].contains(": 1 entries were passed over"), "{notes:?}");
+    assert!(notes[0].contains(": entries passed over: 1; devices"), "{notes:?}");
     let root = engine.layer_dir(&Digest::of(&layer.tar));
     let inside = |id: u32| if id == 0 { NOBODY } else { FIRST + id - 1 };
     for (name, uid, gid, mode) in [
@@ -224,6 +252,47 @@ fn without_ids_owners_are_written_down_and_that_is_told_once() {
         engine.ask(Request::Remove { name: registry.reference("other"), force: false }).all();
         remove(&engine, &registry.reference("owners"));
     }
+}
+
+#[test]
+fn a_layer_does_not_say_itself_what_is_written_down() {
+    let registry = LyingRegistry::start();
+    let layer = attributed();
+    let recorded = "user.containers.override_stat";
+    for (ids, override_stat, has_capability) in [(65_536, "", true), (0, "5:6:0755:file", false)] {
+        let engine = start(ids, "");
+        pull(&engine, &registry, "attributed", &layer);
+        let root = engine.layer_dir(&Digest::of(&layer.tar));
+        assert_eq!(attribute(&root, "file", recorded), override_stat);
+        assert_eq!(attribute(&root, "file", "user.note"), "kept");
+        assert_eq!(has_attribute(&root, "file", "security.capability"), has_capability);
+    }
+}
+
+#[test]
+fn what_a_killed_engine_left_in_the_namespace_is_gone_at_the_next_start() {
+    let registry = LyingRegistry::start();
+    let engine = start(65_536, "");
+    let owned = layer(&[
+        Entry(EntryType::Directory, "dir/", 0o700, (9, 9)),
+        Entry(EntryType::Regular, "dir/file", 0o600, (9, 9)),
+    ]);
+    // Entries that are unpacked at once, and then content that takes for ever.
+    let mut tar = owned.tar[..owned.tar.len() - 1024].to_vec();
+    tar.extend_from_slice(&Layer::large("large", 5_000_000, Packing::Plain).tar);
+    let slow = Layer::of_tar(tar, Packing::Plain);
+    registry.publish("slow", &Image::of(std::slice::from_ref(&slow), "amd64"));
+    let blob = format!("slow/blobs/{}", Digest::of(&slow.blob));
+    registry.answer(&blob, Reply::Slow(slow.blob, 500_000));
+    let pull = Pull { reference: registry.reference("slow"), detach: true, ..Pull::default() };
+    engine.ask(Request::Pull(pull)).all();
+    let tmp = engine.store().join("tmp");
+    engine.wait_until("a file of another owner", || {
+        let layers = fs::read_dir(&tmp).expect("listed").flatten();
+        layers.map(|layer| layer.path().join("diff/dir/file")).any(|file| file.exists())
+    });
+    let engine = restarted(engine);
+    assert_eq!(engine.temporaries(), 0);
 }
 
 #[test]

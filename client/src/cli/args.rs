@@ -268,6 +268,9 @@ pub struct Pull {
     #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
         default_missing_value = "true", action = clap::ArgAction::Set)]
     pub tls_verify: bool,
+    /// Take credentials from this file alone
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub authfile: Option<PathBuf>,
     /// How progress is shown.
     #[command(flatten)]
     pub progress: Progress,
@@ -576,6 +579,8 @@ pub enum ImageCommand {
     Tag(Tag),
     /// Fetch an image from a registry
     Pull(Pull),
+    /// Send an image to a registry
+    Push(Push),
     /// Show images in full, as JSON
     Inspect(Inspect),
     /// Make an image of root file system tars
@@ -587,9 +592,9 @@ pub enum ImageCommand {
 }
 
 const VERIFY: &str = "\
-A blob whose digest is wrong, and with --deep an unpacked layer that differs from its blob, is taken out of the
-store, unless a job needs it just now: nobody can use it, and the next 'sampan pull' of the image fetches or unpacks
-it again. Exit status 1 if something is broken.";
+A blob whose digest is wrong is taken out of the store: nobody can use it, and the next 'sampan pull' of the image
+fetches it again. With --deep, an unpacked layer that is missing or differs from its blob is replaced. What a job
+needs just now stays as it is, and is told of. Exit status 1 if something is, or was, broken.";
 
 /// Arguments of `image verify`.
 #[derive(Debug, Args)]

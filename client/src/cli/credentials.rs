@@ -9,28 +9,22 @@ use std::path::Path;
 /// Most of a request that credentials may take.
 const BYTES_MAX: usize = REQUEST_MAX / 2;
 
-/// What this user's files and helpers hold for the registry of `reference`; all that the files hold if it names
-/// none, since the engine may complete it to any. Files that cannot be read are noted and passed over.
-pub fn of(reference: &str) -> Vec<Credential> {
-    let (entries, problems) = Search::from_env(None).entries(repository(reference));
-    problems.iter().for_each(|problem| output::note(problem));
-    that_fit(entries)
-}
-
-/// The same of one file that the person has named.
+/// What this user's files and helpers, or `authfile` alone, hold for the registry of `reference`; all that the files
+/// hold if it names none, since the engine may complete it to any.
 ///
 /// # Errors
-/// It cannot be read.
-pub fn of_file(reference: &str, authfile: &Path) -> Result<Vec<Credential>, Failure> {
-    if !authfile.exists() {
-        let message = format!("cannot read credentials in {}: it is not there", authfile.display());
-        return Err(Failure::new(message));
+/// `authfile` cannot be read. The user's own files that cannot be are noted and passed over.
+pub fn for_job(reference: &str, authfile: Option<&Path>) -> Result<Vec<Credential>, Failure> {
+    let search = authfile.map_or_else(|| Search::from_env(None), Search::only);
+    if let Some(file) = authfile.filter(|file| !file.exists()) {
+        return Err(Failure::new(format!("cannot read credentials in {}: it is not there", file.display())));
     }
-    let (entries, problems) = Search::only(authfile).entries(repository(reference));
-    match problems.is_empty() {
-        true => Ok(that_fit(entries)),
-        false => Err(Failure::new(problems.join("; "))),
+    let (entries, problems) = search.entries(repository(reference));
+    if authfile.is_some() && !problems.is_empty() {
+        return Err(Failure::new(problems.join("; ")));
     }
+    problems.iter().for_each(|problem| output::note(problem));
+    Ok(that_fit(entries))
 }
 
 /// As many as a request has room for.

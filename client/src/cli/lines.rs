@@ -203,7 +203,7 @@ pub fn plain_end(entry: &Entry) -> String {
 /// What there is now, as a digest reference: `host/name@sha256:…`; or all references, if there are several.
 pub fn results(done: &Done) -> String {
     let mut lines = String::new();
-    if done.references.len() > 1 {
+    if done.references.len() > 1 || (done.digest.is_empty() && !done.references.is_empty()) {
         for reference in &done.references {
             sampan_ipc::event::escape(&mut lines, reference);
             lines.push('\n');

@@ -17,27 +17,14 @@ use std::os::fd::{AsFd, OwnedFd};
 /// # Errors
 /// The engine is not there, or a pull failed: the last one that did; those before it are reported here.
 pub fn run(args: &Pull) -> Result<(), Failure> {
-    let bytes_per_second = args.limit_rate.as_deref().map_or(Ok(0), rate)?;
-    let request = |reference: String| {
-        Request::Pull(engine::Pull {
-            credentials: credentials::of(&reference),
-            reference,
-            platform: args.platform.clone(),
-            detach: args.detach,
-            insecure: !args.tls_verify,
-            all_tags: args.all_tags,
-            no_unpack: args.no_unpack,
-            bytes_per_second,
-        })
-    };
-    let engine = engine(&args.socket);
     // What is asked for twice is one job.
     let names = unique(&args.references);
-    let sources = names.iter().map(|name| source(name, args)).collect::<Result<Vec<Source>, Failure>>()?;
-    let mut start = |at: usize| match sources.get(at) {
-        Some(Source::Files(load, from)) => engine.request(Request::Load(load.clone()), &[from.as_fd()]),
-        Some(Source::Registry(reference)) => engine.request(request(reference.clone()), &[]),
-        None => engine.request(request(String::new()), &[]),
+    let asks = names.iter().map(|name| ask(name, args)).collect::<Result<Vec<Ask>, Failure>>()?;
+    let engine = engine(&args.socket);
+    let mut start = |at: usize| {
+        let (request, from) = asks.get(at).expect("as many as there are names");
+        let from: Vec<_> = from.iter().map(AsFd::as_fd).collect();
+        engine.request(request.clone(), &from)
     };
     if args.detach {
         return report((0..names.len()).map(|at| detached(start(at)?)));
@@ -52,29 +39,49 @@ pub fn run(args: &Pull) -> Result<(), Failure> {
     report(outcomes.into_iter().map(|outcome| outcome.map(drop)))
 }
 
-/// Where one of the images is.
-enum Source {
-    Registry(String),
-    Files(engine::Load, OwnedFd),
+/// What the engine is asked for, and the descriptor that goes along.
+type Ask = (Request, Option<OwnedFd>);
+
+fn ask(name: &str, args: &Pull) -> Result<Ask, Failure> {
+    match transport::parse(name)? {
+        Place::Registry(reference) => Ok((pull_of(reference, args)?, None)),
+        Place::Files { container, path, name: within } => {
+            check_options(name, args)?;
+            let platform = args.platform.clone();
+            let (load, from) =
+                transport::load(container, &path, within.as_deref(), platform, args.no_unpack)?;
+            Ok((Request::Load(load), Some(from)))
+        }
+    }
 }
 
-fn source(name: &str, args: &Pull) -> Result<Source, Failure> {
-    let (container, path, within) = match transport::parse(name)? {
-        Place::Registry(reference) => return Ok(Source::Registry(reference)),
-        Place::Files { container, path, name } => (container, path, name),
-    };
+fn pull_of(reference: String, args: &Pull) -> Result<Request, Failure> {
+    Ok(Request::Pull(engine::Pull {
+        credentials: credentials::for_job(&reference, args.authfile.as_deref())?,
+        reference,
+        platform: args.platform.clone(),
+        detach: args.detach,
+        insecure: !args.tls_verify,
+        all_tags: args.all_tags,
+        no_unpack: args.no_unpack,
+        bytes_per_second: args.limit_rate.as_deref().map_or(Ok(0), rate)?,
+    }))
+}
+
+/// Refuses options that make no sense where no registry is asked.
+fn check_options(name: &str, args: &Pull) -> Result<(), Failure> {
     let pointless = [
         (args.detach, "--detach"),
         (args.all_tags, "--all-tags"),
         (args.limit_rate.is_some(), "--limit-rate"),
     ];
-    if let Some((_, option)) = pointless.into_iter().find(|(given, _)| *given) {
-        let message = format!("cannot pull {name} with {option}: that is for registries");
-        return Err(Failure::new(message).status(USAGE));
+    match pointless.into_iter().find(|(given, _)| *given) {
+        None => Ok(()),
+        Some((_, option)) => {
+            let message = format!("cannot pull {name} with {option}: that is for registries");
+            Err(Failure::new(message).status(USAGE))
+        }
     }
-    let platform = args.platform.clone();
-    let (load, from) = transport::load(container, &path, within.as_deref(), platform, args.no_unpack)?;
-    Ok(Source::Files(load, from))
 }
 
 /// Reads what `--rate` and `--limit-rate` take.

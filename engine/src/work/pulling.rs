@@ -36,7 +36,7 @@ impl Task {
 
     /// Pulls the first of the candidates that there is.
     fn pull_first(&self, pull: PullTask) -> Result<Done, Failure> {
-        match reach::settle(&pull.candidates, &pull.request.access, &self.cancel) {
+        match reach::settle(&pull.candidates, &pull.request.access, &self.cancel, &|note| self.note(note)) {
             Ok(reference) => self.pull_one(&PullRequest { reference, ..pull.request }),
             Err(error) => Err(self.pull_failed(&pull.subject, &error)),
         }
@@ -45,7 +45,7 @@ impl Task {
     /// Pulls one tag after the other. One that fails does not keep those behind it back.
     fn pull_tags(&self, pull: PullTask) -> Result<Done, Failure> {
         let repository = &pull.request.reference;
-        let tags = reach::tags(repository, &pull.request.access, &self.cancel)
+        let tags = reach::tags(repository, &pull.request.access, &self.cancel, &|note| self.note(note))
             .map_err(|error| self.pull_failed(&pull.subject, &error))?;
         let mut done = Done { reference: pull.subject, unchanged: true, ..Done::default() };
         let mut failed = Vec::new();
@@ -81,6 +81,12 @@ impl Task {
             [("digest", digest.as_str()), ("imageId", &id), ("size", &size), ("unchanged", unchanged)];
         self.shared.announcer.image("pull", &name, &facts, &pulled.labels);
         Ok(Done { reference: name, digest, unchanged: pulled.unchanged, ..Done::default() })
+    }
+
+    /// Tells what no row tells, to the log and to whoever watches.
+    fn note(&self, note: &str) {
+        log::info!("{note}");
+        self.progress.note(note);
     }
 
     fn pull_failed(&self, name: &str, error: &PullError) -> Failure {

@@ -1,0 +1,297 @@
+//! A TCP proxy that breaks connections in every way that a bad network has: for tests of what holds on to them.
+//!
+//! Between a client and a real server, on 127.0.0.1; knows nothing of what it passes on. Each connection gets
+//! the fault that is set when it comes, or its own from a queue ([`Proxy::next`]); faults concern what the server
+//! sends. Ends with the test's process, or when it is dropped: then all its connections end.
+
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::{Duration, Instant};
+
+/// Bytes passed on at a time.
+const PIECE: usize = 16 << 10;
+
+/// How often a connection that stalls looks whether it shall end.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What becomes of the server's bytes on one connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    /// They pass.
+    #[default]
+    None,
+    /// The connection is refused: closed before a byte.
+    Refuse,
+    /// After so many bytes the connection is closed in order (FIN).
+    Cut(u64),
+    /// After so many bytes the connection is reset (RST).
+    Reset(u64),
+    /// After so many bytes nothing comes any more, and the connection stays.
+    Stall(u64),
+    /// So many bytes a second.
+    Slow(u64),
+    /// The first byte, and each piece after it, comes so much later.
+    Latency(Duration),
+}
+
+/// The proxy.
+pub struct Proxy {
+    /// `127.0.0.1:PORT`, for clients.
+    pub address: String,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    server: SocketAddr,
+    fault: Mutex<Fault>,
+    queue: Mutex<VecDeque<Fault>>,
+    connected: Mutex<Vec<Weak<Connection>>>,
+    passed: AtomicU64,
+    connections: AtomicUsize,
+    faults: AtomicUsize,
+    ended: AtomicBool,
+}
+
+/// One client, and the connection to the server that it was given.
+struct Connection {
+    client: TcpStream,
+    server: TcpStream,
+    /// To be ended with RST.
+    reset: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no thread of the proxy panics")
+}
+
+impl Proxy {
+    /// A proxy before the server at `server`, which is `127.0.0.1:PORT`.
+    pub fn before(server: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let shared = Arc::new(Shared {
+            server: server.parse().expect("an address and a port"),
+            fault: Mutex::default(),
+            queue: Mutex::default(),
+            connected: Mutex::default(),
+            passed: AtomicU64::new(0),
+            connections: AtomicUsize::new(0),
+            faults: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
+        });
+        let state = Arc::clone(&shared);
+        std::thread::spawn(move || state.listen(&listener));
+        Proxy { address, shared }
+    }
+
+    /// From now on new connections have this fault.
+    pub fn set(&self, fault: Fault) {
+        *lock(&self.shared.fault) = fault;
+    }
+
+    /// The next connections have these faults, one each; the ones after them what is [set](Self::set).
+    pub fn next(&self, faults: impl IntoIterator<Item = Fault>) {
+        lock(&self.shared.queue).extend(faults);
+    }
+
+    /// Bytes of the server that clients were sent.
+    pub fn passed(&self) -> u64 {
+        self.shared.passed.load(Ordering::SeqCst)
+    }
+
+    /// Connections that came.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// Connections whose fault came to pass.
+    pub fn faults(&self) -> usize {
+        self.shared.faults.load(Ordering::SeqCst)
+    }
+
+    /// Resets all connections that there are.
+    pub fn reset_all(&self) {
+        for connection in lock(&self.shared.connected).drain(..).filter_map(|weak| weak.upgrade()) {
+            connection.reset.store(true, Ordering::SeqCst);
+            let _ = connection.server.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::SeqCst);
+        self.reset_all();
+        // Wakes the thread that listens.
+        let _ = TcpStream::connect(&self.address);
+    }
+}
+
+impl Shared {
+    fn listen(self: Arc<Self>, listener: &TcpListener) {
+        for client in listener.incoming() {
+            if self.ended.load(Ordering::SeqCst) {
+                return;
+            }
+            let Ok(client) = client else { continue };
+            self.connections.fetch_add(1, Ordering::SeqCst);
+            let fault = lock(&self.queue).pop_front().unwrap_or_else(|| *lock(&self.fault));
+            let state = Arc::clone(&self);
+            std::thread::spawn(move || {
+                // What ends a connection is the other side's to complain about.
+                let _ = state.converse(client, fault);
+            });
+        }
+    }
+
+    fn converse(&self, client: TcpStream, fault: Fault) -> io::Result<()> {
+        if fault == Fault::Refuse {
+            self.faults.fetch_add(1, Ordering::SeqCst);
+            return Ok(());
+        }
+        let server = TcpStream::connect(self.server)?;
+        client.set_nodelay(true)?;
+        server.set_nodelay(true)?;
+        let connection = Arc::new(Connection { client, server, reset: AtomicBool::new(false) });
+        lock(&self.connected).push(Arc::downgrade(&connection));
+        let there = Arc::clone(&connection);
+        let requests = std::thread::spawn(move || {
+            let _ = io::copy(&mut &there.client, &mut &there.server);
+            let _ = there.server.shutdown(Shutdown::Write);
+        });
+        if self.pass(&connection, fault).unwrap_or(false) {
+            // Until the client hangs up, or the server's side is ended from outside.
+            let _ = io::copy(&mut &connection.server, &mut io::sink());
+            while !requests.is_finished() && !connection.reset.load(Ordering::SeqCst) {
+                std::thread::sleep(LOOK);
+            }
+        }
+        // RST instead of FIN: SO_LINGER of 0 acts when the last descriptor is closed, and only if the connection
+        // was not shut down before. To stop reading is nothing that the client sees. socket(7).
+        let end = if connection.reset.load(Ordering::SeqCst) {
+            setsockopt(&connection.client, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+            Shutdown::Read
+        } else {
+            Shutdown::Both
+        };
+        let _ = connection.server.shutdown(Shutdown::Both);
+        let _ = connection.client.shutdown(end);
+        let _ = requests.join();
+        Ok(())
+    }
+
+    /// Passes the server's bytes on until the end, or until the fault comes to pass; true if it now stalls.
+    fn pass(&self, connection: &Connection, fault: Fault) -> io::Result<bool> {
+        let (mut server, mut client) = (&connection.server, &connection.client);
+        let limit = match fault {
+            Fault::Cut(after) | Fault::Reset(after) | Fault::Stall(after) => after,
+            _ => u64::MAX,
+        };
+        let (start, mut sent, mut piece) = (Instant::now(), 0_u64, vec![0; PIECE]);
+        while sent < limit {
+            let room = usize::try_from(limit - sent).unwrap_or(usize::MAX).min(PIECE);
+            let len = match server.read(&mut piece[..room]) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                len => len?,
+            };
+            if len == 0 {
+                return Ok(false);
+            }
+            match fault {
+                // Slowness is what is simulated here; no test waits for it.
+                Fault::Latency(time) => std::thread::sleep(time),
+                Fault::Slow(rate) => {
+                    let due = Duration::from_secs_f64((sent + len as u64) as f64 / rate.max(1) as f64);
+                    std::thread::sleep(due.saturating_sub(start.elapsed()));
+                }
+                _ => {}
+            }
+            client.write_all(&piece[..len])?;
+            sent += len as u64;
+            self.passed.fetch_add(len as u64, Ordering::SeqCst);
+        }
+        self.faults.fetch_add(1, Ordering::SeqCst);
+        connection.reset.fetch_or(matches!(fault, Fault::Reset(_)), Ordering::SeqCst);
+        Ok(matches!(fault, Fault::Stall(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that sends `len` bytes to all who come, and waits for their end.
+    fn server(len: usize) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                std::thread::spawn(move || {
+                    let _ = stream.write_all(&vec![7; len]);
+                    let _ = stream.shutdown(Shutdown::Write);
+                    let _ = io::copy(&mut stream, &mut io::sink());
+                });
+            }
+        });
+        address
+    }
+
+    /// How many bytes come, and what ends them.
+    fn read_all(proxy: &Proxy) -> (usize, Option<ErrorKind>) {
+        let mut stream = TcpStream::connect(&proxy.address).expect("connected");
+        stream.set_read_timeout(Some(Duration::from_millis(300))).expect("set");
+        let mut bytes = Vec::new();
+        let end = stream.read_to_end(&mut bytes).err().map(|error| error.kind());
+        (bytes.len(), end)
+    }
+
+    #[test]
+    fn each_fault_is_what_its_name_says() {
+        let proxy = Proxy::before(&server(100_000));
+        proxy.next([Fault::None, Fault::Refuse, Fault::Cut(40_000), Fault::Stall(50_000)]);
+        assert_eq!(read_all(&proxy), (100_000, None));
+        assert_eq!(read_all(&proxy).0, 0);
+        assert_eq!(read_all(&proxy), (40_000, None));
+        assert_eq!(read_all(&proxy), (50_000, Some(ErrorKind::WouldBlock)));
+        proxy.set(Fault::Reset(30_000));
+        let (len, end) = read_all(&proxy);
+        // What the client has not read when the reset comes is lost.
+        assert!(len <= 30_000, "{len}");
+        assert_eq!(end, Some(ErrorKind::ConnectionReset));
+        assert_eq!(proxy.faults(), 4);
+        assert_eq!(proxy.connections(), 5);
+        assert_eq!(proxy.passed(), 100_000 + 40_000 + 50_000 + 30_000);
+    }
+
+    #[test]
+    fn slowness_and_latency_take_their_time() {
+        let proxy = Proxy::before(&server(20_000));
+        for fault in [Fault::Slow(100_000), Fault::Latency(Duration::from_millis(100))] {
+            proxy.set(fault);
+            let start = Instant::now();
+            assert_eq!(read_all(&proxy), (20_000, None));
+            assert!(start.elapsed() >= Duration::from_millis(190), "{fault:?}: {:?}", start.elapsed());
+        }
+    }
+
+    #[test]
+    fn all_connections_can_be_reset_at_once() {
+        let proxy = Proxy::before(&server(10));
+        proxy.set(Fault::Stall(5));
+        let mut streams: Vec<TcpStream> =
+            (0..3).map(|_| TcpStream::connect(&proxy.address).expect("connected")).collect();
+        for stream in &mut streams {
+            stream.read_exact(&mut [0; 5]).expect("five bytes come");
+        }
+        proxy.reset_all();
+        for stream in &mut streams {
+            let error = stream.read(&mut [0; 5]).expect_err("reset");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        }
+    }
+}

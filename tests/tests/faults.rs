@@ -1,0 +1,215 @@
+//! Pulls from a real registry over a network that breaks, and by an engine that is killed, again and again.
+
+use sampan_engine::digest::Digest;
+use sampan_ipc::engine::{Pull, Request, Verify};
+use sampan_tests::engine::{Engine, Pulled};
+use sampan_tests::faults::{Fault, Proxy};
+use sampan_tests::random::Random;
+use sampan_tests::registry::{DockerRegistry, Image, Layer, Packing};
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+/// Bytes of manifest, config and headers that come with a try.
+const SMALL: u64 = 8192;
+/// How often the engine is killed.
+const KILLS: u32 = 300;
+/// Bytes a second of each connection while it is killed.
+const RATE: u64 = 8_000_000;
+/// Bytes of a connection that may be on their way, and so lost, when an engine is killed: 16 KiB that the proxy
+/// has sent, and what the engine has read and not yet written.
+const ON_THE_WAY: u64 = 64 << 10;
+/// Connections at a time.
+const CONNECTIONS: u64 = 4;
+
+/// A registry, and the proxy that all pulls go through.
+struct Network {
+    _dir: tempfile::TempDir,
+    registry: DockerRegistry,
+    proxy: Proxy,
+}
+
+impl Network {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let registry = DockerRegistry::start(dir.path());
+        let proxy = Proxy::before(&registry.address);
+        Network { _dir: dir, registry, proxy }
+    }
+
+    /// Pushes an image of so many layers of about `bytes` bytes; its reference through the proxy, and its size.
+    fn publish(&self, name: &str, layers: usize, bytes: usize) -> (String, u64) {
+        let layers: Vec<Layer> =
+            (0..layers).map(|nth| Layer::large("data", bytes + nth, Packing::Gzip)).collect();
+        self.registry.push(name, &[Image::of(&layers, "amd64")]);
+        let size = layers.iter().map(|layer| layer.blob.len() as u64).sum();
+        (format!("{}/{name}", self.proxy.address), size)
+    }
+}
+
+fn pull(reference: &str) -> Request {
+    Request::Pull(Pull { reference: reference.to_owned(), ..Pull::default() })
+}
+
+/// Pulls an image of three layers while `fault` is set for all connections; what came of it, its size, and the
+/// bytes that were sent.
+fn pull_with(fault: Fault) -> (Pulled, u64, u64, usize) {
+    let network = Network::new();
+    let (reference, size) = network.publish("a:1", 3, 700_000);
+    let engine = Engine::configured("stall-seconds = 1\nstall-bytes = 1000");
+    network.proxy.set(fault);
+    let pulled = engine.pull(&reference).unwrap_or_else(|failure| panic!("{fault:?}: {failure:?}"));
+    assert_blobs_are_right(&engine);
+    (pulled, size, network.proxy.passed(), network.proxy.faults())
+}
+
+/// Every blob that has its name has the digest that is its name.
+fn assert_blobs_are_right(engine: &Engine) {
+    for entry in fs::read_dir(engine.store().join("blobs/sha256")).expect("listed") {
+        let path = entry.expect("listed").path();
+        let bytes = fs::read(&path).expect("read");
+        assert_eq!(Some(Digest::of(&bytes).hex()), path.file_name().and_then(|name| name.to_str()));
+    }
+}
+
+#[test]
+fn a_pull_whose_every_connection_is_cut_goes_on_where_it_stood() {
+    let (pulled, size, passed, cuts) = pull_with(Fault::Cut(300_000));
+    assert!(cuts >= 6, "{cuts}: three connections a layer");
+    // What comes before a FIN is read: nothing is fetched twice.
+    let most = size + (cuts as u64 + CONNECTIONS) * SMALL;
+    assert!((size..most).contains(&passed), "{passed} bytes for {size}, {cuts} cuts");
+    assert!(pulled.notes.iter().any(|note| note.contains("retrying in")), "{:?}", pulled.notes);
+}
+
+#[test]
+fn a_pull_whose_every_connection_is_reset_goes_on_where_it_stood() {
+    let (pulled, size, passed, resets) = pull_with(Fault::Reset(300_000));
+    assert!(resets >= 6, "{resets}");
+    // A reset takes what the engine has not read yet with it.
+    let most = size + resets as u64 * 300_000;
+    assert!((size..most).contains(&passed), "{passed} bytes for {size}, {resets} resets");
+    assert!(pulled.notes.iter().any(|note| note.contains("reset")), "{:?}", pulled.notes);
+}
+
+#[test]
+fn a_pull_whose_every_connection_stalls_goes_on_where_it_stood() {
+    let (pulled, size, passed, stalls) = pull_with(Fault::Stall(300_000));
+    assert!(stalls >= 6, "{stalls}");
+    let most = size + (stalls as u64 + CONNECTIONS) * SMALL;
+    assert!((size..most).contains(&passed), "{passed} bytes for {size}, {stalls} stalls");
+    assert!(pulled.notes.iter().any(|note| note.contains("stalled")), "{:?}", pulled.notes);
+}
+
+#[test]
+fn slowness_and_latency_are_no_failures() {
+    for fault in [Fault::Slow(1_500_000), Fault::Latency(Duration::from_millis(10))] {
+        let (pulled, size, passed, _) = pull_with(fault);
+        assert!((size..size + CONNECTIONS * SMALL).contains(&passed), "{passed} bytes for {size}: {fault:?}");
+        assert!(pulled.rows.iter().all(|row| row.attempt <= 1), "{fault:?}: {:?}", pulled.rows);
+    }
+}
+
+#[test]
+fn connections_that_are_refused_for_a_while_are_tried_again() {
+    let network = Network::new();
+    let (reference, size) = network.publish("a:1", 2, 300_000);
+    let engine = Engine::start();
+    network.proxy.next([Fault::Refuse, Fault::Refuse, Fault::None, Fault::Refuse]);
+    engine.pull(&reference).expect("pulled");
+    assert!(network.proxy.passed() >= size);
+    assert!(network.proxy.faults() >= 2);
+}
+
+/// The image that is being pulled while the engine is killed.
+struct Target {
+    reference: String,
+    size: u64,
+    /// Bytes that had passed when it was first asked for.
+    before: u64,
+    kills: u64,
+}
+
+impl Target {
+    fn publish(network: &Network, nth: usize) -> Self {
+        // Layers of other lengths have other content.
+        let (reference, size) = network.publish(&format!("image{nth}:1"), 4, 1_000_000 + nth * 16);
+        Target { reference, size, before: network.proxy.passed(), kills: 0 }
+    }
+
+    /// Not more came than the image has, and for each kill what was on its way.
+    fn assert_little_came_twice(&self, passed: u64) {
+        let each = CONNECTIONS * (ON_THE_WAY + SMALL);
+        let (came, most) = (passed - self.before, self.size + each * (self.kills + 1));
+        assert!(came <= most, "{came} bytes for {} and {} kills, expected {most}", self.size, self.kills);
+    }
+}
+
+/// skopeo finds the image in the store, whatever has just happened to the engine, and `copy` reads all of it.
+fn skopeo(engine: &Engine, command: &str, reference: &str) {
+    let mut skopeo = Command::new("skopeo");
+    skopeo.args([command, &format!("oci:{}:{reference}", engine.store().display())]);
+    let to = tempfile::tempdir().expect("a directory");
+    if command == "copy" {
+        skopeo.arg(format!("oci:{}:t", to.path().display()));
+    }
+    let out = skopeo.stdin(Stdio::null()).output().expect("skopeo of Debian's package skopeo");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+fn has(engine: &Engine, reference: &str) -> bool {
+    engine.images().iter().any(|image| image.references.iter().any(|name| name == reference))
+}
+
+/// A seed that differs each time; shown, so that a failure can be repeated.
+fn fresh_seed() -> u64 {
+    let given = std::env::var("SAMPAN_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let now =
+        || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
+    let seed = given.unwrap_or_else(now);
+    println!("SAMPAN_TEST_SEED={seed}");
+    seed
+}
+
+#[test]
+fn an_engine_killed_300_times_while_it_pulls_keeps_its_store_right_and_fetches_little_twice() {
+    let mut random = Random::new(fresh_seed());
+    let network = Network::new();
+    network.proxy.set(Fault::Slow(RATE));
+    let mut engine = Engine::start();
+    let (mut whole, mut made, mut in_pull) = (Vec::new(), 0, 0);
+    let mut target = Target::publish(&network, 0);
+    for kill in 0..KILLS {
+        let stream = engine.ask(pull(&target.reference));
+        // The moment of death is what is random here; nothing is waited for.
+        std::thread::sleep(Duration::from_micros(random.below(120_000) as u64));
+        engine = engine.killed_and_restarted();
+        drop(stream);
+        target.kills += 1;
+        assert_blobs_are_right(&engine);
+        if has(&engine, &target.reference) {
+            target.assert_little_came_twice(network.proxy.passed());
+            skopeo(&engine, "copy", &target.reference);
+            made += 1;
+            whole.push(std::mem::replace(&mut target, Target::publish(&network, made)).reference);
+        } else {
+            in_pull += 1;
+            if let Some(reference) = whole.last().filter(|_| kill % 10 == 0) {
+                skopeo(&engine, "inspect", reference);
+            }
+        }
+        if let [old, .., _] = whole.as_slice() {
+            let remove = Request::Remove { name: old.clone(), force: false };
+            engine.ask(remove).all();
+            assert!(!has(&engine, old));
+            whole.remove(0);
+        }
+    }
+    println!("{in_pull} kills before the end of a pull");
+    assert!(in_pull >= KILLS / 2, "{in_pull} of {KILLS} kills came before the end of a pull");
+    engine.pull(&target.reference).expect("pulled");
+    target.assert_little_came_twice(network.proxy.passed());
+    skopeo(&engine, "copy", &target.reference);
+    engine.ask(Request::Verify(Verify { deep: true })).watch().expect("the store is clean");
+    assert_eq!(engine.temporaries(), 0);
+}
