@@ -360,3 +360,42 @@ pub fn local_reference(name: &str) -> Result<Reference, ReferenceError> {
 fn is_called(name: &str, wanted: &str) -> bool {
     name == wanted || matches!((Reference::parse(name), Reference::parse(wanted)), (Ok(a), Ok(b)) if a == b)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::PlatformField;
+
+    #[test]
+    fn a_name_without_a_host_is_below_localhost_and_one_with_a_host_is_itself() {
+        let name = |text: &str| local_reference(text).expect("good").to_string();
+        assert_eq!(name("v1"), "localhost/v1:latest");
+        assert_eq!(name("a/b:1"), "localhost/a/b:1");
+        assert_eq!(name("localhost/a:1"), "localhost/a:1");
+        assert_eq!(name("quay.io/a/b:1"), "quay.io/a/b:1");
+        assert_eq!(name("host:5000/a"), "host:5000/a:latest");
+        assert!(local_reference("A b").is_err());
+        assert!(is_called("docker.io/library/app:1", "app:1") && !is_called("localhost/app:1", "app:1"));
+    }
+
+    #[test]
+    fn entries_of_one_name_are_one_image_only_if_each_is_for_another_platform() {
+        let entry = |content: &str, arch: Option<&str>| Descriptor {
+            media_type: oci::MANIFEST.to_owned(),
+            digest: Digest::of(content.as_bytes()),
+            size: 1,
+            platform: arch.map(|arch| PlatformField::from(&Platform::of("linux", arch, None))),
+            annotations: BTreeMap::new(),
+        };
+        let amd64 = Platform::of("linux", "amd64", None);
+        let several = vec![entry("1", Some("arm64")), entry("2", Some("amd64"))];
+        let chosen = of_platform(several.clone(), &amd64).expect("there");
+        assert_eq!(chosen, several[1..]);
+        for whole in [
+            vec![entry("1", Some("amd64")), entry("2", Some("amd64"))],
+            vec![entry("1", None), entry("2", None)],
+        ] {
+            assert_eq!(of_platform(whole.clone(), &amd64).expect("all"), whole);
+        }
+    }
+}

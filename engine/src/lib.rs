@@ -4,7 +4,8 @@
 //! [`server`] is the event loop and calls the rest; [`work`] is what its threads do; [`pull`] and [`import`]
 //! send layers through the [`pipeline`] into the [`store`], whose names [`images`] keeps; [`serve`] gives them
 //! out again. [`registry`] is the client of other people's registries, [`sources`] of several that have the
-//! same image, as [`registries`] says. [`announce`] says what happened.
+//! same image, as [`registries`] says. [`load`] and [`save`] carry images from and to archives, whose documents
+//! [`bundle`] reads. [`announce`] says what happened.
 //! A module imports only what lies below it.
 
 pub mod announce;

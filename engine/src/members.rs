@@ -31,6 +31,7 @@ pub fn refuse(name: &str, reason: &'static str) -> MemberError {
 /// Files of an archive, each with what its reader knows of it.
 pub struct Members<T> {
     members: HashMap<String, Member<T>>,
+    directories: usize,
 }
 
 enum Member<T> {
@@ -40,7 +41,7 @@ enum Member<T> {
 
 impl<T> Default for Members<T> {
     fn default() -> Self {
-        Members { members: HashMap::new() }
+        Members { members: HashMap::new(), directories: 0 }
     }
 }
 
@@ -54,6 +55,10 @@ impl<T> Members<T> {
     pub fn admit(&mut self, entry: &Entry) -> Result<Option<String>, MemberError> {
         let text = String::from_utf8_lossy(&entry.path);
         if entry.kind == Kind::Directory {
+            self.directories += 1;
+            if self.directories > MEMBERS_MAX {
+                return Err(refuse(&text, "is one too many: an archive may have 32768 directories"));
+            }
             return check_length(&text).map(|()| None);
         }
         let name = clean(&text, "")?;
@@ -205,5 +210,8 @@ mod tests {
         assert_eq!(why(Kind::Symlink, "two", "one"), "taken");
         assert!(why(Kind::Regular, "./one", "").contains("twice"));
         assert!(members.resolve("one").expect_err("a circle").to_string().contains("circle"));
+        let many =
+            (0..=MEMBERS_MAX).try_for_each(|_| members.admit(&entry(Kind::Directory, "d/", "")).map(drop));
+        assert!(many.expect_err("too many").to_string().contains("one too many"));
     }
 }

@@ -338,3 +338,76 @@ impl Drop for DirectoryOutlet<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn entry(name: Option<&str>, digest: &str) -> Value {
+        let mut entry = json!({"mediaType": oci::MANIFEST, "digest": digest, "size": 1});
+        if let Some(name) = name {
+            entry["annotations"] = json!({REF_NAME: name});
+        }
+        entry
+    }
+
+    fn index(entries: &[Value]) -> Vec<u8> {
+        json!({"schemaVersion": 2, "manifests": entries}).to_string().into_bytes()
+    }
+
+    #[test]
+    fn a_layout_keeps_what_it_has_and_an_image_takes_the_place_of_its_name() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cancel = Cancel::default();
+        let there = index(&[entry(Some("a"), "1"), entry(Some("b"), "2"), entry(None, "3")]);
+        let mut there: Value = serde_json::from_slice(&there).expect("JSON");
+        there["annotations"] = json!({"by": "somebody"});
+        std::fs::write(dir.path().join("index.json"), there.to_string()).expect("written");
+        let open = || {
+            DirectoryOutlet::new(File::open(dir.path()).expect("opened").into(), &cancel)
+                .expect("a directory")
+        };
+        let mut outlet = Box::new(open());
+        outlet.blob("blobs/sha256/x", 3, &mut &b"abc"[..]).expect("written");
+        outlet.document("index.json", &index(&[entry(Some("b"), "9"), entry(None, "3")])).expect("kept");
+        outlet.finish().expect("finished");
+        let merged: Value =
+            serde_json::from_slice(&std::fs::read(dir.path().join("index.json")).expect("read"))
+                .expect("JSON");
+        let digests: Vec<&str> = merged["manifests"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(|e| e["digest"].as_str())
+            .collect();
+        assert_eq!(digests, ["1", "9", "3"]);
+        assert_eq!(merged["annotations"]["by"], "somebody");
+        // One that is not finished takes its own things along, and no others.
+        let mut outlet = open();
+        outlet.blob("blobs/sha256/y", 1, &mut &b"y"[..]).expect("written");
+        assert!(outlet.blob("blobs/sha256/z", 5, &mut &b"z"[..]).is_err());
+        drop(outlet);
+        let blobs = std::fs::read_dir(dir.path().join("blobs/sha256")).expect("listed");
+        assert_eq!(blobs.map(|e| e.expect("listed").file_name()).collect::<Vec<_>>(), ["x"]);
+    }
+
+    #[test]
+    fn a_tar_is_whole_or_has_no_end_mark() {
+        let cancel = Cancel::default();
+        let written = |is_whole: bool| {
+            let mut file = tempfile::tempfile().expect("a file");
+            let mut outlet = Box::new(TarOutlet::new(file.try_clone().expect("a descriptor"), &cancel));
+            outlet.document("a", b"1").expect("written");
+            match is_whole {
+                true => outlet.finish().expect("finished"),
+                false => drop(outlet),
+            }
+            let mut bytes = Vec::new();
+            io::Seek::rewind(&mut file).expect("a file");
+            file.read_to_end(&mut bytes).expect("read");
+            bytes.len()
+        };
+        assert_eq!((written(true), written(false)), (2048, 1024));
+    }
+}

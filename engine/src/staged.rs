@@ -27,6 +27,9 @@ const DOCUMENT_MAX: u64 = oci::CONFIG_MAX;
 /// Most layers of one archive: twenty images with as many layers as an image may have would have more.
 const LAYERS_MAX: usize = 4096;
 
+/// Most bytes that are read behind the end mark; tars are filled up to 10 KiB, with odd settings to 1 MiB.
+const TRAILER_MAX: u64 = 2 << 20;
+
 /// What its files become on the way.
 pub struct Staging<'a> {
     /// Where the temporaries are.
@@ -81,8 +84,9 @@ impl Staging<'_> {
                 staged.members.put(name, piece);
             }
         }
-        // Up to its end, so that who writes into a pipe is not told that nobody reads.
-        io::copy(&mut tarball.into_inner(), &mut io::sink()).map_err(ArchiveError::Read)?;
+        // Writers fill their last record with zeroes; they are to be let finish, but not for ever.
+        let mut rest = tarball.into_inner().take(TRAILER_MAX);
+        io::copy(&mut rest, &mut io::sink()).map_err(ArchiveError::Read)?;
         Ok(staged)
     }
 

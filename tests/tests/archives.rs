@@ -472,6 +472,58 @@ fn an_oci_archive_that_lies_about_a_digest_or_a_size_is_refused() {
 }
 
 #[test]
+fn blobs_may_be_named_by_sha512() {
+    let layer = Layer::of(&[("etc/one", b"1")], Packing::Gzip);
+    let mut hasher = sampan_engine::digest::Hasher::new(sampan_engine::digest::Algorithm::Sha512);
+    hasher.update(&layer.blob);
+    let digest = hasher.finish();
+    let image = Image::of(std::slice::from_ref(&layer), "amd64");
+    let old = Digest::of(&layer.blob).to_string();
+    let manifest =
+        String::from_utf8(image.manifest.clone()).expect("text").replace(&old, &digest.to_string());
+    let image = Image { manifest: manifest.into_bytes(), ..image };
+    let dir = tempfile::tempdir().expect("a directory");
+    write_layout(dir.path(), std::slice::from_ref(&image));
+    let mut items = layout_items(dir.path());
+    items.push(file("blobs/sha512/x", "x"));
+    let long = format!("blobs/sha512/{}", digest.hex());
+    let mut tar = archive(&items);
+    // A name over 100 bytes, in GNU's form.
+    tar.truncate(tar.len() - 1024);
+    let mut name = header("././@LongLink", "", tar::EntryType::GNULongName, long.len() as u64);
+    name.set_cksum();
+    tar.extend(name.as_bytes());
+    tar.extend(long.as_bytes());
+    tar.resize(tar.len().next_multiple_of(512), 0);
+    tar.extend(archive(&[file("short", layer.blob.clone())]));
+    for from_pipe in [false, true] {
+        let bench = Bench::new();
+        let loaded = match from_pipe {
+            true => bench.load_pipe(&tar, Load::default()),
+            false => bench.load_file(&tar, Load::default()),
+        };
+        assert_eq!(loaded.expect("loaded").done.digest, image.digest().to_string());
+        assert!(bench.engine.store().join(&long).is_file());
+        // And out again, under the same long name.
+        let out = bench.text("out");
+        bench.ok(&["save", "-q", "--format", "oci-archive", "-o", &out, "localhost/t"]);
+        let other = Bench::new();
+        let again = other.load_file(&fs::read(&out).expect("read"), Load::default()).expect("loaded");
+        assert_eq!(again.done.digest, image.digest().to_string());
+        bench.is_clean();
+    }
+}
+
+#[test]
+fn what_never_ends_is_not_read_for_ever() {
+    let bench = Bench::new();
+    let zero = File::open("/dev/zero").expect("opened");
+    let failure = bench.ask(Request::Load(Load::default()), &zero).expect_err("nothing in it");
+    assert!(failure.message.contains("no image archive"), "{}", failure.message);
+    bench.is_clean();
+}
+
+#[test]
 fn a_hostile_layout_leads_nowhere() {
     let bench = Bench::new();
     let image = Image::of(&layers(), "amd64");
