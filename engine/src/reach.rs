@@ -41,6 +41,7 @@ pub fn access(
         certs: certs.into(),
         registries: Arc::new(Registries::load(config.registries_conf.as_deref())?),
         credentials: Credentials::new(credentials, config.auth_file.as_ref()),
+        stall: Some(config.bounds.stall_time),
     })
 }
 
