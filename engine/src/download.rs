@@ -104,7 +104,7 @@ impl<'a> Download<'a> {
         let most = rates.iter().map(|rate| rate.part()).fold(into.len(), usize::min);
         let into = into.get_mut(..most).unwrap_or_default();
         let began = Instant::now();
-        let len = self.body.reader.read(into)?;
+        let len = self.body.reader.read(into).map_err(|error| self.pace.silent(error))?;
         self.pace.moved(len, began.elapsed())?;
         for rate in rates {
             rate.take(len, self.wanted.cancel).map_err(io::Error::other)?;
@@ -172,6 +172,17 @@ impl Pace {
     fn new(limits: &Limits) -> Self {
         let (time, bytes) = (limits.bounds.stall_time, limits.bounds.stall_bytes);
         Pace { time, bytes, waited: Duration::ZERO, moved: 0 }
+    }
+
+    /// What a read that took too long is called: the HTTP library's word is for its programmers.
+    fn silent(&self, error: io::Error) -> io::Error {
+        match error.get_ref().and_then(|source| source.downcast_ref::<ureq::Error>()) {
+            Some(ureq::Error::Timeout(_)) => {
+                let stalled = format!("stalled: no byte in {} s", self.time.as_secs());
+                io::Error::new(io::ErrorKind::TimedOut, stalled)
+            }
+            _ => error,
+        }
     }
 
     fn moved(&mut self, bytes: usize, waited: Duration) -> io::Result<()> {
