@@ -1,6 +1,6 @@
 //! The floor under every pull: a bare program that does what a pull with unpacking cannot leave out.
 //!
-//! Called as `bench floor THREADS files|stream TARGET BLOB...` by itself, in a process of its own. Definition,
+//! Called as `bench floor THREADS files|synced|stream TARGET BLOB...` by itself, in a process of its own. Definition,
 //! for each layer's blob, in 64 KiB pieces, in one pass:
 //!
 //! 1. read it from the registry's own file (page cache warm): no HTTP, no sockets;
@@ -11,7 +11,8 @@
 //!    checks of where it leads); `stream`: all unpacked bytes go into one file a layer instead.
 //!
 //! With one thread all of this is done one after the other, and that is *the one-thread floor*; with two, each
-//! thread takes whole layers. Nothing is synced, no digest is compared. The libraries are those of the engine:
+//! thread takes whole layers. Nothing is synced, but in the end if `synced` (which is `files` otherwise): that is
+//! what durability costs, of which only our pull assures itself. No digest is compared. The libraries are those of the engine:
 //! a floor with others would be another floor.
 
 use sampan_engine::decode;
@@ -35,7 +36,7 @@ const WINDOW_LOG: u32 = 27;
 /// A file cannot be read or written, or the arguments are wrong.
 pub fn run(args: &[String]) -> io::Result<()> {
     let [threads, what, target, blobs @ ..] = args else {
-        return Err(io::Error::other("usage: bench floor THREADS files|stream TARGET BLOB..."));
+        return Err(io::Error::other("usage: bench floor THREADS files|synced|stream TARGET BLOB..."));
     };
     let threads: usize = threads.parse().map_err(io::Error::other)?;
     let next = AtomicUsize::new(0);
@@ -43,7 +44,7 @@ pub fn run(args: &[String]) -> io::Result<()> {
         while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
             let dir = Path::new(target)
                 .join(Path::new(blob).parent().and_then(Path::file_name).unwrap_or_default());
-            layer(Path::new(blob), &dir, what == "files")?;
+            layer(Path::new(blob), &dir, what != "stream")?;
         }
         Ok(())
     };
@@ -51,8 +52,12 @@ pub fn run(args: &[String]) -> io::Result<()> {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let mine = work();
         let theirs = others.into_iter().map(|other| other.join().expect("no panic"));
-        theirs.chain([mine]).collect()
-    })
+        theirs.chain([mine]).collect::<io::Result<()>>()
+    })?;
+    if what == "synced" {
+        nix::unistd::syncfs(File::open(target)?)?;
+    }
+    Ok(())
 }
 
 fn layer(blob: &Path, dir: &Path, files: bool) -> io::Result<()> {

@@ -25,6 +25,8 @@ pub enum Puller {
     Floor,
     /// The floor with files, two threads.
     Floor2,
+    /// The floor with files, two threads, and syncfs(2) in the end.
+    Floor2Synced,
     /// The floor with one file a layer, one thread.
     FloorStream,
     /// `sampan pull`.
@@ -51,9 +53,10 @@ pub struct Source<'a> {
 
 impl Puller {
     /// All of them, in the table's order.
-    pub const ALL: [Puller; 9] = [
+    pub const ALL: [Puller; 10] = [
         Puller::Floor,
         Puller::Floor2,
+        Puller::Floor2Synced,
         Puller::FloorStream,
         Puller::Sampan,
         Puller::Podman,
@@ -68,6 +71,7 @@ impl Puller {
         match self {
             Puller::Floor => "floor, one thread",
             Puller::Floor2 => "floor, two threads",
+            Puller::Floor2Synced => "floor, two threads, synced",
             Puller::FloorStream => "floor, one thread, one file a layer",
             Puller::Sampan => "sampan pull",
             Puller::SampanNoUnpack => "sampan pull --no-unpack",
@@ -85,7 +89,9 @@ impl Puller {
             Puller::Ctr => runs("ctr", &["--version"]) && runs("containerd", &["--version"]),
             Puller::SkopeoOci | Puller::SkopeoDir => runs("skopeo", &["--version"]),
             Puller::SampanNoUnpack => no_unpack_exists(),
-            Puller::Sampan | Puller::Floor | Puller::Floor2 | Puller::FloorStream => true,
+            Puller::Sampan | Puller::Floor | Puller::Floor2 | Puller::Floor2Synced | Puller::FloorStream => {
+                true
+            }
         }
     }
 
@@ -101,6 +107,7 @@ impl Puller {
         match self {
             Puller::Floor => floor("1", "files", source, dir),
             Puller::Floor2 => floor("2", "files", source, dir),
+            Puller::Floor2Synced => floor("2", "synced", source, dir),
             Puller::FloorStream => floor("1", "stream", source, dir),
             Puller::Sampan => sampan(source, dir, &[]),
             Puller::SampanNoUnpack => sampan(source, dir, &["--no-unpack"]),
