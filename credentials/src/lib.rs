@@ -1,7 +1,7 @@
 //! Who somebody is to a registry: the files of containers-auth.json(5) and of docker, and credential helpers.
 //!
 //! Used by the engine for what this host is to registries, and by the command line for what its user is: both
-//! read the same files in the same order. [`file`] is one file, [`helper`] one program, [`search`] the order,
+//! read the same files in the same order. [`mod@file`] is one file, [`helper`] one program, [`search`] the order,
 //! [`matching`] the rule which entry a repository gets. Never talks to a registry; no secret is ever part of an
 //! error, a log line or a `Debug` form.
 #![forbid(unsafe_code)]

@@ -255,10 +255,8 @@ impl Lookup<'_> {
     /// The signatures of `digest`; none if the repository has not their tag.
     fn signatures(&self, digest: &Digest) -> Result<Signatures, PolicyError> {
         let tag = format!("{}-{}.sig", digest.algorithm().word(), digest.hex());
-        let manifest = match self.persist(|| self.registry.manifest(&tag)) {
-            Err(RegistryError::NotFound { .. }) => return Ok(Signatures { layers: Vec::new() }),
-            other => other.map_err(PolicyError::Registry)?,
-        };
+        let found = self.persist(|| self.registry.beside(&tag)).map_err(PolicyError::Registry)?;
+        let Some(manifest) = found else { return Ok(Signatures { layers: Vec::new() }) };
         serde_json::from_slice(&manifest.bytes).map_err(|error| PolicyError::Refused {
             prefix: self.rule.prefix.clone(),
             reason: format!("the manifest {tag} that holds it cannot be read: {error}"),
@@ -282,7 +280,7 @@ impl Lookup<'_> {
             return Ok(Err(format!("a signature's payload is longer than {PAYLOAD_MAX} bytes")));
         }
         let payload = match self.persist(|| self.registry.small_blob(&layer.digest, layer.size)) {
-            Err(RegistryError::NotFound { .. }) => {
+            Err(error) if matches!(error.last(), RegistryError::NotFound { .. }) => {
                 return Ok(Err("a signature's payload is not there".to_owned()));
             }
             other => other.map_err(PolicyError::Registry)?,

@@ -1,17 +1,19 @@
 //! From what a person typed and the operator configured to the image that is meant and how it is reached.
 //!
-//! Called by [`crate::server`] when a pull is asked for, and by [`crate::work`] on the job's thread where a short
+//! Called by [`crate::server`] when a pull is asked for or an image named, and by [`crate::work`] on the job's thread where a short
 //! name may be of several registries, or all tags are wanted. Keeps nothing: the files are read anew each time.
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::config::Config;
 use crate::credentials::Credentials;
+use crate::images;
 use crate::pull::PullError;
-use crate::reference::Reference;
+use crate::reference::{self, Reference};
 use crate::registries::{Registries, RegistriesError};
 use crate::registry::{Access, RegistryError};
 use crate::retry;
 use crate::sources::Sources;
+use crate::store::Store;
 use sampan_credentials::Credential;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,7 +41,23 @@ pub fn access(
         certs: certs.into(),
         registries: Arc::new(Registries::load(config.registries_conf.as_deref())?),
         credentials: Credentials::new(credentials, config.auth_file.as_ref()),
+        stall: Some(config.bounds.stall_time),
     })
+}
+
+/// What `typed` is the name of among the images that are here: of the first of its meanings that is one, else what
+/// it is. What was pulled by a short name is found by it.
+pub fn stored(config: &Config, store: &Store, typed: &str) -> String {
+    if !reference::is_short(typed) {
+        return typed.to_owned();
+    }
+    let meanings = Registries::load(config.registries_conf.as_deref()).and_then(|all| all.meanings(typed));
+    let (Ok(meanings), Ok(entries)) = (meanings, images::entries(store)) else {
+        // Whoever fetches is told what is wrong with the files; what is here can be named without them.
+        return typed.to_owned();
+    };
+    let is_here = |name: &String| entries.iter().any(|(_, names)| names.contains(name));
+    meanings.iter().map(Reference::to_string).find(is_here).unwrap_or_else(|| typed.to_owned())
 }
 
 /// The first of `candidates` that there is. One alone is not asked for. `tell` hears what is tried again, and why.

@@ -251,13 +251,27 @@ impl Registries {
     /// # Errors
     /// [`RegistriesError::Reference`], [`RegistriesError::Ambiguous`], [`RegistriesError::Unqualified`].
     pub fn candidates(&self, typed: &str) -> Result<Vec<Reference>, RegistriesError> {
+        let meanings = self.meanings(typed)?;
+        match &self.mode {
+            Some((Mode::Enforcing, path)) if meanings.len() > 1 => {
+                let registries = meanings.iter().map(|meaning| meaning.host().to_owned()).collect();
+                Err(RegistriesError::Ambiguous { name: typed.to_owned(), registries, path: path.clone() })
+            }
+            _ => Ok(meanings),
+        }
+    }
+
+    /// As [`Registries::candidates`], where nothing is fetched and so nobody needs to be asked.
+    ///
+    /// # Errors
+    /// [`RegistriesError::Reference`], [`RegistriesError::Unqualified`].
+    pub fn meanings(&self, typed: &str) -> Result<Vec<Reference>, RegistriesError> {
         let reference = Reference::parse(typed)?;
         if !reference::is_short(typed) {
             return Ok(vec![reference]);
         }
-        let (name, rest) = typed.split_at(typed.find([':', '@']).unwrap_or(typed.len()));
-        if let Some(alias) = self.aliases.get(name) {
-            return Ok(vec![Reference::parse(&format!("{alias}{rest}"))?]);
+        if let Some(alias) = self.alias(typed) {
+            return Ok(vec![Reference::parse(&alias)?]);
         }
         let Some((search, path)) = &self.search else {
             return Ok(vec![reference]);
@@ -265,14 +279,14 @@ impl Registries {
         if search.is_empty() {
             return Err(RegistriesError::Unqualified { name: typed.to_owned(), path: path.clone() });
         }
-        if let Some((Mode::Enforcing, path)) = &self.mode
-            && search.len() > 1
-        {
-            let (name, registries) = (typed.to_owned(), search.clone());
-            return Err(RegistriesError::Ambiguous { name, registries, path: path.clone() });
-        }
         let candidates = search.iter().map(|host| Reference::parse(&format!("{host}/{typed}")));
         Ok(candidates.collect::<Result<_, _>>()?)
+    }
+
+    /// The full name that a short one is an alias of, with its tag and digest.
+    fn alias(&self, typed: &str) -> Option<String> {
+        let (name, rest) = typed.split_at_checked(typed.find([':', '@']).unwrap_or(typed.len()))?;
+        self.aliases.get(name).map(|alias| format!("{alias}{rest}"))
     }
 
     /// Where `reference` may be had: its mirrors in order, then where it is at home.

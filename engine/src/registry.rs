@@ -172,6 +172,8 @@ pub struct Access {
     pub registries: Arc<Registries>,
     /// Who we are, where a registry asks.
     pub credentials: Credentials,
+    /// How long a read or write may take; 30 s if it is not said.
+    pub stall: Option<Duration>,
 }
 
 /// A manifest or index as it came, with its digest computed here.
@@ -248,7 +250,7 @@ impl Registry {
         let insecure = endpoint.insecure
             || (access.insecure && !endpoint.mirror)
             || access.insecure_hosts.contains(&endpoint.host);
-        let agents = Agents::new(&host, &authority, endpoint.socket.clone(), insecure, &access.certs);
+        let agents = Agents::new(&host, &authority, endpoint.socket.clone(), insecure, access);
         Registry {
             plain_allowed: insecure || is_loopback(&host) || endpoint.socket.is_some(),
             host,

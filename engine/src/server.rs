@@ -533,9 +533,12 @@ impl Server {
     fn on_save(
         &mut self,
         client: &mut Client,
-        save: engine::Save,
+        mut save: engine::Save,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
+        for name in &mut save.names {
+            *name = reach::stored(&self.shared.config, &self.shared.store, name);
+        }
         let request = archives::save_request(save, descriptors, client.uid())?;
         let subject = request.names.join(" ").chars().take(300).collect();
         let job = self.start("save", subject, None, |task| task.save(request))?;
@@ -560,7 +563,8 @@ impl Server {
         Ok(())
     }
 
-    fn on_push(&mut self, client: &mut Client, push: engine::Push) -> Result<(), Failure> {
+    fn on_push(&mut self, client: &mut Client, mut push: engine::Push) -> Result<(), Failure> {
+        push.source = reach::stored(&self.shared.config, &self.shared.store, &push.source);
         let target =
             push.target.as_deref().map(Reference::parse).transpose().map_err(|e| failure::usage(&e))?;
         let named = target.clone().or_else(|| Reference::parse(&push.source).ok());

@@ -86,6 +86,27 @@ impl Sources {
         Err(self.everywhere(failed))
     }
 
+    /// Fetches what stands under `tag` beside the image (a signature, say), from the first place that has it;
+    /// `None` if none has. Blobs still come from where the image's manifest came from.
+    ///
+    /// # Errors
+    /// As [`Sources::manifest`], unless it is simply not there.
+    pub fn beside(&self, tag: &str) -> Result<Option<RawManifest>, RegistryError> {
+        let mut failed = Vec::new();
+        for (at, place) in self.places.iter().enumerate() {
+            match place.manifest(tag) {
+                Ok(manifest) => return Ok(Some(manifest)),
+                // Mirrors often lack these: no reason to warn.
+                Err(error @ RegistryError::NotFound { .. }) => failed.push(error),
+                Err(error) => self.pass_over(&mut failed, at, error)?,
+            }
+        }
+        match !failed.is_empty() && failed.iter().all(|e| matches!(e, RegistryError::NotFound { .. })) {
+            true => Ok(None),
+            false => Err(self.everywhere(failed)),
+        }
+    }
+
     /// The tags of the repository, from the first place that lists them.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use crate::limits::Limits;
 use crate::login;
 use crate::progress::Progress;
 use crate::prune;
+use crate::reach;
 use crate::room::Room;
 use crate::serve;
 use crate::store::Store;
@@ -244,7 +245,7 @@ fn answers(shared: &Shared, request: &Request) -> Result<Vec<Answer>, Failure> {
             Ok(answers)
         }
         Request::Inspect { name } => {
-            let json = images::inspect(store, name)?;
+            let json = images::inspect(store, &reach::stored(&shared.config, store, name))?;
             if json.len() > sampan_ipc::frame::FRAME_MAX - 64 {
                 let message = format!("image {name:?} has a config too large to be shown");
                 return Err(failure::new(Code::Failed, message, "read it in the store with jq"));
@@ -260,7 +261,8 @@ fn answers(shared: &Shared, request: &Request) -> Result<Vec<Answer>, Failure> {
 }
 
 fn tag(shared: &Shared, source: &str, target: &str) -> Result<Vec<Answer>, Failure> {
-    let (image, reference) = images::tag(&shared.store, source, target).map_err(|error| {
+    let named = reach::stored(&shared.config, &shared.store, source);
+    let (image, reference) = images::tag(&shared.store, &named, target).map_err(|error| {
         let failure = Failure::from(error);
         let none = BTreeMap::<String, String>::new();
         shared.announcer.image(
@@ -279,7 +281,8 @@ fn tag(shared: &Shared, source: &str, target: &str) -> Result<Vec<Answer>, Failu
 }
 
 fn remove(shared: &Shared, name: &str, force: bool) -> Result<Vec<Answer>, Failure> {
-    let removed = images::remove(&shared.store, name, force).map_err(|error| {
+    let named = reach::stored(&shared.config, &shared.store, name);
+    let removed = images::remove(&shared.store, &named, force).map_err(|error| {
         let failure = Failure::from(error);
         let none = BTreeMap::<String, String>::new();
         shared.announcer.image("delete-error", name, &[("reason", &failure.message)], &none);

@@ -284,6 +284,28 @@ fn a_short_name_is_an_alias_or_is_sought_where_it_may_be() {
 }
 
 #[test]
+fn what_was_pulled_by_a_short_name_is_found_by_it() {
+    let registry = LyingRegistry::start();
+    let image = image("short");
+    registry.publish("app", &image);
+    let engine = engine(&format!("unqualified-search-registries = ['{}']\n", registry.address));
+    let full = pulled(&engine, "app:t", &image);
+    rewrite(&engine, &format!("unqualified-search-registries = ['none.test', '{}']\n", registry.address));
+    let named = |name: &str| engine.ask(Request::Inspect { name: name.to_owned() }).all();
+    assert!(matches!(named("app:t")[0], Answer::Json(_)), "{:?}", named("app:t"));
+    assert!(matches!(named("app:other")[0], Answer::Error(_)));
+    let (source, target) = ("app:t".to_owned(), "mine:1".to_owned());
+    assert!(matches!(engine.ask(Request::Tag { source, target }).all()[0], Answer::Done(_)));
+    let removed = engine.ask(Request::Remove { name: "app:t".to_owned(), force: false }).all();
+    assert!(matches!(&removed[0], Answer::Done(done) if done.reference == full), "{removed:?}");
+    assert_eq!(engine.images()[0].references, ["docker.io/library/mine:1"]);
+    // One whose registry the files do not know is found as before, also if they are broken.
+    assert!(matches!(named("mine:1")[0], Answer::Json(_)));
+    rewrite(&engine, "broken");
+    assert!(matches!(named("mine:1")[0], Answer::Json(_)));
+}
+
+#[test]
 fn a_drop_in_wins_and_a_broken_one_is_named() {
     let (one, two) = (LyingRegistry::start(), LyingRegistry::start());
     let image = image("dropped");

@@ -170,6 +170,46 @@ fn the_signature_of_an_index_or_of_the_chosen_manifest_will_do() {
 }
 
 #[test]
+fn a_mirror_need_not_have_the_signatures() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let pair = Pair::p256(dir.path(), "key");
+    let (home, mirror) = (LyingRegistry::start(), LyingRegistry::start());
+    let conf = dir.path().join("registries.conf");
+    let text = format!(
+        "[[registry]]\nprefix = \"corp.test\"\nlocation = {:?}\ninsecure = true\n\
+         [[registry.mirror]]\nlocation = {:?}\ninsecure = true\n",
+        home.address, mirror.address
+    );
+    fs::write(&conf, text).expect("written");
+    let table = format!(
+        "registries-conf = {conf:?}\n[[engine.policy]]\nprefix = \"corp.test\"\nrequire = \"cosign\"\n\
+         keys = [{:?}]\n",
+        pair.public
+    );
+    let image = image("mirrored");
+    mirror.publish("app", &image);
+    home.publish("app", &image);
+    let bed = Bed::on(Host::with_monitord(&[]), home, &table);
+    assert!(bed.fails(&["pull", "corp.test/app:t"], 1).contains("it has none"));
+    attach(
+        &bed.registry,
+        "app",
+        &image.digest(),
+        &[Signed::by(&pair, payload("corp.test/app", &image.digest()))],
+    );
+    bed.ok(&["pull", "--quiet", "corp.test/app:t"]);
+    for (digest, _) in &image.blobs {
+        assert_eq!(
+            (
+                mirror.asked(&format!("app/blobs/{digest}")),
+                bed.registry.asked(&format!("app/blobs/{digest}"))
+            ),
+            (1, 0)
+        );
+    }
+}
+
+#[test]
 fn what_is_not_rightly_signed_is_refused_before_anything_of_it_is_fetched() {
     let dir = tempfile::tempdir().expect("a directory");
     let (pair, stranger) = (Pair::p256(dir.path(), "key"), Pair::p256(dir.path(), "stranger"));

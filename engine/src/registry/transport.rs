@@ -3,7 +3,7 @@
 use super::certs::{self, Certs};
 use super::dial::Dialer;
 use super::proxy::Proxies;
-use super::{Headers, Registry, RegistryError};
+use super::{Access, Headers, Registry, RegistryError};
 use crate::store::lock;
 use ::http::uri::Authority;
 use ::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
@@ -29,6 +29,7 @@ pub(super) struct Agents {
     socket: Option<PathBuf>,
     insecure: bool,
     certs: Arc<[PathBuf]>,
+    stall: Duration,
     proxies: Arc<Proxies>,
     plain: OnceLock<Agent>,
     /// For the registry itself: shows our certificate, if we have one.
@@ -44,14 +45,15 @@ impl Agents {
         authority: &str,
         socket: Option<PathBuf>,
         insecure: bool,
-        certs: &Arc<[PathBuf]>,
+        access: &Access,
     ) -> Self {
         Agents {
             host: host.to_owned(),
             authority: authority.to_owned(),
             socket,
             insecure,
-            certs: Arc::clone(certs),
+            certs: Arc::clone(&access.certs),
+            stall: access.stall.unwrap_or(STALL_TIMEOUT),
             proxies: Arc::new(Proxies::from_env()),
             plain: OnceLock::new(),
             own: OnceLock::new(),
@@ -101,8 +103,8 @@ impl Agents {
             .timeout_resolve(Some(CONNECT_TIMEOUT))
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_recv_response(Some(ANSWER_TIMEOUT))
-            .timeout_per_read(Some(STALL_TIMEOUT))
-            .timeout_per_write(Some(STALL_TIMEOUT))
+            .timeout_per_read(Some(self.stall))
+            .timeout_per_write(Some(self.stall))
             .input_buffer_size(64 << 10)
             .output_buffer_size(16 << 10)
             .max_idle_connections(4)
@@ -156,7 +158,8 @@ impl Registry {
                 Err(error) if lock(&self.state).shut => return Err(error),
                 // Whoever does not even answer there is not asked the same again in plain text.
                 Err(error) if is_late(&error) && self.has_port() => return Err(error),
-                Err(error) => first = first.or(Some(error)),
+                // Where nobody speaks TLS, what plain HTTP came to is the news.
+                Err(error) => first = first.filter(|first| !speaks_no_tls(first)).or(Some(error)),
             }
         }
         Err(first.expect("there is one scheme at least"))
@@ -254,6 +257,13 @@ impl Registry {
 
 fn is_late(error: &RegistryError) -> bool {
     matches!(error, RegistryError::Transport { source: ureq::Error::Timeout(ureq::Timeout::Connect), .. })
+}
+
+/// True if what came back is no TLS at all.
+fn speaks_no_tls(error: &RegistryError) -> bool {
+    let RegistryError::Transport { source: ureq::Error::Io(io), .. } = error else { return false };
+    let tls = io.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(rustls::Error::InvalidMessage(_)))
 }
 
 /// What a registry answers to `/v2/`. OCI distribution-spec, "Determining Support".
