@@ -155,7 +155,7 @@ pub fn row_id(name: &str) -> String {
 
 /// The pipeline knows a layer of an archive by no digest; this says its name instead.
 pub fn layer_error(name: &str, error: LayerError) -> ArchiveError {
-    let blob = || "it".to_owned();
+    let blob = || row_id(name);
     let source = match error {
         LayerError::Cancelled(cancelled) => return ArchiveError::Cancelled(cancelled),
         LayerError::Store(error) => return ArchiveError::Store(error),

@@ -9,7 +9,7 @@ use crate::sys;
 use crate::tarball::{Entry, Kind};
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
-use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, fchmod, fchmodat, utimensat};
+use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, fchmod, fchmodat, fstat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
 use std::ffi::{CStr, CString, OsStr};
@@ -54,7 +54,13 @@ pub(crate) struct Attributes {
 impl Attributes {
     /// Owner, then extended attributes (chown clears capabilities), then mode (chown clears setuid).
     pub fn set_attributes(&self, fd: impl AsFd, path: &[u8], entry: &Entry) -> Result<(), UnpackError> {
-        let is_owned = self.give(path, entry, |uid, gid| fchown(&fd, Some(uid), Some(gid)))?;
+        // Most files are root's and were made with their mode: to look is cheaper than to set it again.
+        let made = fstat(&fd).map_err(|e| file("look at", path, e))?;
+        let mut is_given = false;
+        let is_owned = self.give(path, entry, |uid, gid| {
+            is_given = (made.st_uid, made.st_gid) != (uid.as_raw(), gid.as_raw());
+            if is_given { fchown(&fd, Some(uid), Some(gid)) } else { Ok(()) }
+        })?;
         for (name, value) in &entry.xattrs {
             self.xattr(path, name, |name| sys::fsetxattr(&fd, name, value))?;
         }
@@ -69,6 +75,9 @@ impl Attributes {
                 Ok(()) | Err(Errno::EOPNOTSUPP) => {}
                 Err(errno) => return Err(file("write down the owner of", path, errno)),
             }
+        }
+        if !is_given && made.st_mode & 0o7777 == mode.bits() {
+            return Ok(());
         }
         fchmod(&fd, mode).map_err(|e| file("set the mode of", path, e))
     }

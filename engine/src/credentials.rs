@@ -3,7 +3,7 @@
 //! Asked by [`crate::registry`] when a registry wants to know, and only then, so that a pull that needs no
 //! credential runs no helper. Cheap to clone; its `Debug` form has no secret.
 
-use sampan_credentials::{Credential, Found, Search, matching};
+use sampan_ipc::credentials::{Credential, Found, Search, matching};
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::path::PathBuf;

@@ -15,9 +15,9 @@ use crate::sources::Sources;
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-/// Bytes after which failures before are forgotten: a long download on a bad line ends, a trickle does not go on
-/// for ever.
-pub const HEADWAY: u64 = 1 << 20;
+/// Bytes after which failures before are forgotten: a long download on a bad line ends, one that gets nowhere does
+/// not go on for ever.
+pub const HEADWAY: u64 = 64 << 10;
 
 /// Which blob, and for whom.
 #[derive(Clone, Copy)]

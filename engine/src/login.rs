@@ -9,7 +9,7 @@ use crate::failure;
 use crate::reach;
 use crate::reference::Reference;
 use crate::registry::{Access, Registry, RegistryError};
-use sampan_credentials::{Credential, matching};
+use sampan_ipc::credentials::{Credential, matching};
 use sampan_ipc::engine::{Code, Done, Failure, Login};
 use sampan_ipc::report::chain;
 use std::sync::Arc;

@@ -14,7 +14,7 @@ use crate::registry::{Access, RegistryError};
 use crate::retry;
 use crate::sources::Sources;
 use crate::store::Store;
-use sampan_credentials::Credential;
+use sampan_ipc::credentials::Credential;
 use std::path::PathBuf;
 use std::sync::Arc;
 

@@ -170,7 +170,7 @@ impl<R: Read> Tarball<R> {
     }
 
     fn skip_content(&mut self) -> Result<(), TarError> {
-        let mut left = std::mem::take(&mut self.content).saturating_add(std::mem::take(&mut self.padding));
+        let (mut left, padding) = (std::mem::take(&mut self.content), std::mem::take(&mut self.padding));
         let mut sink = [0; 8192];
         while left > 0 {
             let want = usize::try_from(left).unwrap_or(usize::MAX).min(sink.len());
@@ -179,7 +179,13 @@ impl<R: Read> Tarball<R> {
                 len => left -= len as u64,
             }
         }
-        Ok(())
+        // A layer may end right behind its last file's content: 'umoci insert' writes such, and Go reads them.
+        let padding = usize::try_from(padding).expect("less than a block");
+        match fill(&mut self.from, sink.get_mut(..padding).unwrap_or_default())? {
+            0 => Ok(()),
+            len if len == padding => Ok(()),
+            _ => Err(TarError::Truncated),
+        }
     }
 
     /// The next block as a header; `None` at a block of zeroes or the stream's end.

@@ -223,7 +223,9 @@ impl Unpacker {
         tarball: &mut Tarball<R>,
     ) -> Result<(), UnpackError> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let open = || openat(at.parent, OsStr::from_bytes(at.name), flags, Mode::S_IRUSR | Mode::S_IWUSR);
+        // Nobody else can enter `layers`: a file may have its mode before it has its owner. Setuid it gets last.
+        let mode = Mode::from_bits_truncate(entry.mode & 0o777);
+        let open = || openat(at.parent, OsStr::from_bytes(at.name), flags, mode);
         let to = File::from(self.replacing(at, "make", open)?);
         let io = |source| UnpackError::File { doing: "write", path: lossy(at.path), source };
         match &entry.sparse {

@@ -5,9 +5,12 @@
 //! [`watch`] protocol of `events.sock`, the [`engine`] protocol of `engine.sock`, the [`filter`] grammar, the
 //! [`time`] forms and the [`paths`] where the processes meet, and how each of them [`report`]s. [`sender`] is the producer's side of the FIFO.
 //!
-//! This crate knows no other crate of the workspace and never blocks: it makes and reads bytes.
+//! This crate knows no other crate of the workspace, and never blocks: it makes and reads bytes. The exception is
+//! behind a feature: `credentials`, the auth files and helpers that engine and command line both read.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "credentials")]
+pub mod credentials;
 pub mod engine;
 pub mod event;
 pub mod filter;

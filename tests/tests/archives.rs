@@ -958,3 +958,19 @@ fn loads_and_saves_and_their_failures_write_their_events() {
     assert_eq!(loaded.2.get("imageId"), Some(&id.to_string()));
     assert!(loaded.2.contains_key("digest"));
 }
+
+#[test]
+fn a_layout_that_umoci_made_is_pulled_and_packed_as_an_archive_loads() {
+    let bench = Bench::new();
+    let (dir, one) = (bench.text("made"), bench.write("one", b"from umoci"));
+    tool("umoci", &["init", "--layout", &dir]);
+    tool("umoci", &["new", "--image", &format!("{dir}:v1")]);
+    tool("umoci", &["insert", "--image", &format!("{dir}:v1"), one.to_str().expect("text"), "/etc/one"]);
+    bench.ok(&["pull", "-q", &format!("oci:{dir}:v1")]);
+    assert_eq!(bench.files("localhost/made:v1").get("one"), Some(&10));
+    let raw = tool("skopeo", &["inspect", "--raw", &format!("oci:{dir}:v1")]);
+    assert_eq!(bench.engine.images()[0].digest, Digest::of(raw.as_bytes()).to_string());
+    let loaded = bench.load_pipe(&archive(&layout_items(Path::new(&dir))), Load::default()).expect("loaded");
+    assert_eq!(loaded.done.references, ["localhost/v1:latest"]);
+    bench.is_clean();
+}

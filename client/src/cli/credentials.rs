@@ -3,7 +3,7 @@
 use crate::cli::failure::Failure;
 use crate::cli::output;
 use sampan_client::engine::{Credential, REQUEST_MAX};
-use sampan_credentials::{Search, search};
+use sampan_ipc::credentials::{Search, search};
 use std::path::Path;
 
 /// Most of a request that credentials may take.

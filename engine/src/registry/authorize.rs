@@ -12,7 +12,7 @@ use crate::store::lock;
 use ::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sampan_credentials::Credential;
+use sampan_ipc::credentials::Credential;
 use serde::Deserialize;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};

@@ -2,8 +2,8 @@
 //!
 //! Edited as JSON, so that what is not ours stays; replaced in one step, readable for its owner alone.
 
-use crate::Credential;
-use crate::matching;
+use crate::credentials::Credential;
+use crate::credentials::matching;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use nix::fcntl::{Flock, FlockArg};

@@ -1,9 +1,9 @@
 //! Where credentials are looked for: the files of containers-auth.json(5) in order, and their helpers.
 
-use crate::file::AuthFile;
-use crate::matching::{self, DOCKER_HUB_KEY};
-use crate::{Credential, Helper};
-use sampan_ipc::report::chain;
+use crate::credentials::file::AuthFile;
+use crate::credentials::matching::{self, DOCKER_HUB_KEY};
+use crate::credentials::{Credential, Helper};
+use crate::report::chain;
 use std::env;
 use std::path::{Path, PathBuf};
 

@@ -4,14 +4,13 @@
 //! read the same files in the same order. [`mod@file`] is one file, [`helper`] one program, [`search`] the order,
 //! [`matching`] the rule which entry a repository gets. Never talks to a registry; no secret is ever part of an
 //! error, a log line or a `Debug` form.
-#![forbid(unsafe_code)]
 
 pub mod file;
 pub mod helper;
 pub mod matching;
 pub mod search;
 
+pub use crate::engine::Credential;
 pub use file::{AuthFile, FileError};
 pub use helper::{Helper, HelperError};
-pub use sampan_ipc::engine::Credential;
 pub use search::{Found, Search};
