@@ -223,8 +223,12 @@ impl Unpacker {
         tarball: &mut Tarball<R>,
     ) -> Result<(), UnpackError> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        // Nobody else can enter `layers`: a file may have its mode before it has its owner. Setuid it gets last.
-        let mode = Mode::from_bits_truncate(entry.mode & 0o777);
+        // Nobody else can enter `layers`: root may make a file with its mode before it has its owner. Setuid it gets
+        // last. Others may have to write to it by its mode.
+        let mode = match self.owner.standing {
+            Standing::Root => Mode::from_bits_truncate(entry.mode & 0o777),
+            Standing::Namespace | Standing::User => Mode::S_IRUSR | Mode::S_IWUSR,
+        };
         let open = || openat(at.parent, OsStr::from_bytes(at.name), flags, mode);
         let to = File::from(self.replacing(at, "make", open)?);
         let io = |source| UnpackError::File { doing: "write", path: lossy(at.path), source };
