@@ -32,6 +32,8 @@ pub struct Config {
     pub fifo: PathBuf,
     /// Downloads, processors and bytes at a time.
     pub bounds: Bounds,
+    /// An image is on the disk before a pull is done; else soon after, and power loss in between takes it back.
+    pub syncs_first: bool,
     /// Partial blobs that nobody went on with for so long are removed.
     pub partial_age: Duration,
     /// As an ordinary user, layers are unpacked in a user namespace, if this host allows it.
@@ -126,6 +128,7 @@ struct Table {
     stall_seconds: Option<u64>,
     stall_bytes: Option<u64>,
     partial_days: Option<u64>,
+    sync: Option<Sync>,
     user_namespace: Option<bool>,
     #[serde(default)]
     insecure_registries: Vec<String>,
@@ -137,6 +140,16 @@ struct Table {
     gc_free_high: Option<Amount>,
     #[serde(default)]
     policy: Vec<policy::Written>,
+}
+
+/// When what was pulled is brought to the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Sync {
+    /// Before the pull is done.
+    Before,
+    /// Right after.
+    After,
 }
 
 /// Reads the command line and the file that it names.
@@ -176,6 +189,7 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
         store: cli.store.or(table.store).unwrap_or_else(|| paths.store()),
         fifo: cli.fifo.or(table.fifo).unwrap_or_else(|| paths.fifo()),
         bounds,
+        syncs_first: table.sync == Some(Sync::Before),
         partial_age: Duration::from_secs(partial_days * 86_400),
         user_namespace: table.user_namespace.unwrap_or(true),
         insecure_registries: table.insecure_registries,

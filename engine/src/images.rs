@@ -8,6 +8,7 @@ use crate::digest::Digest;
 use crate::oci::{self, Config, Descriptor, Document, Index, Manifest, PlatformField};
 use crate::reference::Reference;
 use crate::store::{Store, StoreError, Swept, lock};
+use crate::unsynced::Note;
 use sampan_ipc::engine::Image;
 use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
@@ -116,7 +117,7 @@ fn name_of(entry: &Descriptor) -> Option<&str> {
     entry.annotations.get(REF_NAME).map(String::as_str)
 }
 
-/// Names an image whose blobs and layers are all in the store; durable when it returns.
+/// Names an image whose blobs and layers are all in the store; durable behind the next [`Store::settle`].
 ///
 /// An image that had the reference keeps its content, without a name if this was its last. Returns true if
 /// nothing changed.
@@ -125,8 +126,8 @@ fn name_of(entry: &Descriptor) -> Option<&str> {
 /// [`StoreError`].
 pub fn commit(store: &Store, new: NewImage<'_>) -> Result<bool, StoreError> {
     let reference = new.reference.to_string();
-    // Outside of the lock: it is what takes time.
-    store.sync()?;
+    // Outside of the lock: it may take time.
+    store.before_commit()?;
     let _commit = lock(&store.commit);
     let mut index = read_index(store)?;
     let mut annotations = BTreeMap::from([(REF_NAME.to_owned(), reference.clone())]);
@@ -135,7 +136,14 @@ pub fn commit(store: &Store, new: NewImage<'_>) -> Result<bool, StoreError> {
     }
     let entry = Descriptor { annotations, platform: Some(new.platform), ..new.manifest };
     touch(store, &entry.digest);
-    if index.manifests.contains(&entry) {
+    let is_there = index.manifests.contains(&entry);
+    if store.is_unsynced() {
+        let holder = index.manifests.iter().find(|e| name_of(e) == Some(&reference));
+        let previous = holder.map(|e| e.digest.clone()).filter(|digest| *digest != entry.digest);
+        let (manifest, reference) = (entry.digest.clone(), Some(reference.clone()));
+        store.note_unsynced(Note { manifest, reference, previous })?;
+    }
+    if is_there {
         return Ok(true);
     }
     put(&mut index, entry, &reference);
@@ -153,8 +161,12 @@ pub fn commit_nameless(
     platform: PlatformField,
     from_index: Option<Digest>,
 ) -> Result<bool, StoreError> {
-    store.sync()?;
+    store.before_commit()?;
     let _commit = lock(&store.commit);
+    if store.is_unsynced() {
+        let manifest = manifest.digest.clone();
+        store.note_unsynced(Note { manifest, reference: None, previous: None })?;
+    }
     let mut index = read_index(store)?;
     if index.manifests.iter().any(|entry| entry.digest == manifest.digest) {
         return Ok(true);
@@ -492,7 +504,38 @@ fn sweep_unused(store: &Store) -> Swept {
     })
 }
 
+/// Takes an image out that power loss may have cut short; who had its name has it again.
+fn take_back(index: &mut Index, note: &Note) {
+    index.manifests.retain(|e| e.digest != note.manifest);
+    let (Some(reference), Some(previous)) = (&note.reference, &note.previous) else {
+        return;
+    };
+    if let Some(mut entry) = index.manifests.iter().find(|e| e.digest == *previous).cloned() {
+        entry.annotations.insert(REF_NAME.to_owned(), reference.clone());
+        put(index, entry, reference);
+    }
+}
+
 impl Store {
+    /// After another boot: images that were named and not on the disk yet are taken back.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) fn take_unsynced_back(&self) -> Result<(), StoreError> {
+        let _commit = lock(&self.commit);
+        let notes = self.notes_to_take_back();
+        if notes.is_empty() {
+            return Ok(());
+        }
+        let mut index = read_index(self)?;
+        for note in &notes {
+            log::warn!("power failed before image {} was on the disk: it is taken back", note.manifest);
+            take_back(&mut index, note);
+        }
+        write_index(self, index)?;
+        self.notes_taken_back(notes)
+    }
+
     /// Removes blobs and layers that no image needs and no job has pinned; if that cannot be told, none. Gives
     /// their digests, and the bytes that became free.
     pub fn collect_garbage(&self) -> (Vec<String>, u64) {
@@ -534,6 +577,34 @@ pub(crate) mod tests {
             NewImage { reference: &reference, manifest, platform: PlatformField::default(), index: None };
         commit(store, new).expect("committed");
         digest
+    }
+
+    #[test]
+    fn power_loss_takes_back_what_was_named_and_not_on_the_disk_yet() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let one = image(&store, "a", "one");
+        store.settle();
+        let two = image(&store, "a", "two");
+        image(&store, "b", "three");
+        tag(&store, "b", "c").expect("tagged");
+        drop(store);
+        let store = Store::open(dir.path()).expect("opened: the same boot");
+        assert_eq!(find(&store, "a").expect("found").entry.digest, two);
+        drop(store);
+        std::fs::write(dir.path().join("boot"), "another").expect("written");
+        let store = Store::open(dir.path()).expect("opened");
+        assert_eq!(find(&store, "a").expect("found").entry.digest, one);
+        assert!(matches!(find(&store, "b"), Err(ImageError::NotFound(_))));
+        assert!(matches!(find(&store, "c"), Err(ImageError::NotFound(_))));
+        assert!(!store.blob_path(&two).exists());
+        let lost: Vec<_> = store.take_lost().into_iter().filter_map(|note| note.reference).collect();
+        assert_eq!(lost, ["docker.io/library/b:latest", "docker.io/library/a:latest"]);
+        // What was settled is not noted, and what is there already is noted again only if something new came.
+        image(&store, "a", "one");
+        store.settle();
+        image(&store, "a", "one");
+        assert!(store.notes_to_take_back().is_empty());
     }
 
     #[test]

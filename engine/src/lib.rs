@@ -67,6 +67,7 @@ mod sys;
 pub mod tarball;
 pub mod tree;
 pub mod unpack;
+pub mod unsynced;
 pub mod usage;
 pub mod verify;
 pub mod walk;

@@ -60,6 +60,9 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let listening = socket::listen(&config.socket)?;
     let (namespace, advice) = enter(config.user_namespace);
     let store = Store::open_in(&config.store, namespace)?;
+    if config.syncs_first {
+        store.sync_first();
+    }
     partial::collect(&store, config.partial_age);
     // Held for as long as the engine lives: what is in the FIFO outlives a monitord that dies. Where systemd
     // holds it as well, that does no harm.
@@ -74,14 +77,33 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let room = Room::new(config.marks.clone(), announcer.clone());
     let shared =
         Arc::new(Shared { advice, store, room, limits, announcer: announcer.clone(), config, outbox });
-    let server = Server::new(poll, listening, inbox, shared)?;
+    settle_in_background(&shared);
+    let server = Server::new(poll, listening, inbox, Arc::clone(&shared))?;
     announcer.daemon("start");
+    for lost in shared.store.take_lost() {
+        let (digest, none) = (lost.manifest.to_string(), std::collections::BTreeMap::<String, String>::new());
+        let name = lost.reference.unwrap_or_else(|| digest.clone());
+        announcer.image("delete", &name, &[("digest", &digest), ("reason", "power failed")], &none);
+    }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     sampan_engine::trim_memory();
     let result = server.run();
+    shared.store.settle();
     announcer.daemon("stop");
     announcer.flush(FLUSH_TIMEOUT);
     Ok(result?)
+}
+
+/// What an engine that was killed left to be brought to the disk.
+fn settle_in_background(shared: &Arc<Shared>) {
+    if !shared.store.is_unsettled() {
+        return;
+    }
+    let shared = Arc::clone(shared);
+    let settle = std::thread::Builder::new().name("settle".into()).stack_size(64 << 10);
+    if let Err(error) = settle.spawn(move || shared.store.settle()) {
+        log::warn!("cannot start a thread, the next job brings the store to the disk: {error}");
+    }
 }
 
 /// The namespace that layers are unpacked in; or `None`, and what to tell about that, if an ordinary user has none.

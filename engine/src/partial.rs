@@ -152,6 +152,7 @@ impl<'a> Partial<'a> {
         if let Some(dir) = target.parent() {
             fs::create_dir_all(dir).map_err(file_error("make", dir))?;
         }
+        self.store.unsynced.named();
         fs::rename(&self.path, &target).map_err(file_error("rename a partial blob to", &target))?;
         remove_file(&note_path(&self.path));
         Ok(())

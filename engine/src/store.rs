@@ -5,14 +5,16 @@
 //! layers/<chain id, hex>/diff                       a layer unpacked in overlayfs's form
 //! partial/                                          blobs that are not whole yet: [`crate::partial`]
 //! tmp/                                              private until verified; emptied at start
+//! unsynced                                          images that are not on the disk for sure: [`crate::unsynced`]
 //! lock  boot                                        one engine at a time; the boot that last wrote here
 //! ```
-//! A blob or layer gets its final name only when its digests are right. It is durable before anything names it:
-//! [`Store::sync`] (syncfs) runs before `index.json` is replaced. What power loss may have cut is therefore
-//! named by nothing, and removed at the first start after it. [`crate::images`] owns `index.json`.
+//! A blob or layer gets its final name only when its digests are right. What power loss may have cut is named by
+//! nothing, or by an image that [`crate::unsynced`] has noted, and is removed at the first start after it.
+//! [`crate::images`] owns `index.json`.
 
 use crate::digest::Digest;
 use crate::namespace::Namespace;
+use crate::unsynced::Unsynced;
 use crate::{sys, tree, walk};
 use nix::fcntl::{Flock, FlockArg};
 use std::collections::{HashMap, HashSet};
@@ -73,6 +75,7 @@ pub struct Store {
     pins: Arc<Mutex<HashMap<Digest, usize>>>,
     temps: AtomicU64,
     namespace: Option<Arc<Namespace>>,
+    pub(crate) unsynced: Unsynced,
 }
 
 /// Keeps blobs and layers from being removed as garbage while a job needs them.
@@ -158,6 +161,7 @@ impl Store {
             pins: Arc::default(),
             temps: AtomicU64::new(0),
             namespace: namespace.map(Arc::new),
+            unsynced: Unsynced::load(root),
         };
         store.clear_temps()?;
         store.lay_out()?;
@@ -191,11 +195,15 @@ impl Store {
     /// After another boot, blobs and layers that no image names may be cut short; all others were synced.
     fn forget_what_power_loss_cut(&self) {
         let Ok(boot) = fs::read_to_string("/proc/sys/kernel/random/boot_id") else {
-            return;
+            return self.sync_first();
         };
         let path = self.root.join("boot");
         if fs::read_to_string(&path).is_ok_and(|last| last == boot) {
             return;
+        }
+        if let Err(error) = self.take_unsynced_back() {
+            // Nothing is removed, and the next start tries again.
+            return log::error!("{}", sampan_ipc::report::chain(&error));
         }
         self.collect_garbage();
         self.cut_partials();
@@ -326,6 +334,7 @@ impl Store {
         if let Some(dir) = target.parent() {
             fs::create_dir_all(dir).map_err(file_error("make", dir))?;
         }
+        self.unsynced.named();
         temp.rename(&target)
     }
 
@@ -334,6 +343,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::File`].
     pub fn name_layer(&self, temp: Temp, chain_id: &Digest) -> Result<(), StoreError> {
+        self.unsynced.named();
         match temp.rename(&self.layer_path(chain_id)) {
             Err(StoreError::File { .. }) if self.has_layer(chain_id) => Ok(()),
             other => other,

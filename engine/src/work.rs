@@ -203,6 +203,8 @@ impl Task {
         drop(self);
         sys::trim_memory();
         shared.outbox.send(Message::Ended { job, outcome });
+        // Nobody waits for the disk any more.
+        shared.store.settle();
     }
 }
 

@@ -243,3 +243,29 @@ fn of_several_downloads_one_that_waits_for_its_next_try_keeps_no_other_back() {
     engine.ask(Request::Cancel { job }).all();
     assert_eq!(waiting.watch().expect_err("cancelled").code, Code::Cancelled);
 }
+
+#[test]
+fn after_power_loss_an_image_that_was_not_on_the_disk_yet_is_taken_back_whole() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (_, reference) = publish(&registry, "a", |blob| vec![Reply::Ranged(blob.to_vec())]);
+    let pulled = engine.pull(&reference).expect("pulled");
+    let notes = engine.store().join("unsynced");
+    engine.wait_until("the image to be on the disk", || fs::read(&notes).is_ok_and(|bytes| bytes == b"[]"));
+    // As it was before the disk had all of it, and under another boot.
+    let note = serde_json::json!([{"manifest": pulled.done.digest, "reference": reference}]);
+    fs::write(&notes, note.to_string()).expect("written");
+    fs::write(engine.store().join("boot"), "another").expect("written");
+    let engine = engine.killed_and_restarted();
+    assert_eq!((engine.images().len(), engine.named().len()), (0, 0));
+    assert!(engine.log().contains("it is taken back"), "{}", engine.log());
+    engine.pull(&reference).expect("pulled again");
+    assert_eq!(engine.images().len(), 1);
+}
+
+#[test]
+fn where_the_disk_comes_first_nothing_is_left_to_be_brought_to_it() {
+    let (engine, registry) = (Engine::configured("sync = \"before\""), LyingRegistry::start());
+    let (_, reference) = publish(&registry, "a", |blob| vec![Reply::Ranged(blob.to_vec())]);
+    engine.pull(&reference).expect("pulled");
+    assert!(!engine.store().join("unsynced").exists());
+}
