@@ -60,11 +60,19 @@ pub fn unpack<R: Read>(from: R, root: &Path) -> Result<(Unpacked, R), UnpackErro
     Ok((count, tarball.into_inner()))
 }
 
+/// Most directories that are kept open at a time.
+const TRAIL_MAX: usize = 32;
+
+/// True if the directory `path` is the parent of `below`, or further up.
+fn is_above(path: &[u8], below: &[u8]) -> bool {
+    below.strip_prefix(path).is_some_and(|rest| rest.starts_with(b"/"))
+}
+
 struct Unpacker {
     root: Rc<OwnedFd>,
     owner: Attributes,
-    /// The directory that the last entry was made in: most neighbours share it.
-    parent: Option<(Vec<u8>, Rc<OwnedFd>)>,
+    /// The directories on the way to where the last entry was made, outermost first: the next one is near.
+    trail: Vec<(Vec<u8>, Rc<OwnedFd>)>,
     /// Times of directories, set in the end: making a file in one changes them.
     directories: Vec<(Vec<u8>, (i64, u32))>,
     buffer: Vec<u8>,
@@ -79,7 +87,7 @@ impl Unpacker {
         Ok(Unpacker {
             root: Rc::new(root),
             owner: Attributes { standing: Standing::of_this_process() },
-            parent: None,
+            trail: Vec::new(),
             directories: Vec::new(),
             buffer,
         })
@@ -134,17 +142,33 @@ impl Unpacker {
         if path.is_empty() {
             return Ok(Rc::clone(&self.root));
         }
-        if let Some((_, fd)) = self.parent.as_ref().filter(|(known, _)| known == path) {
-            return Ok(Rc::clone(fd));
+        while let Some((known, fd)) = self.trail.last() {
+            if known == path {
+                return Ok(Rc::clone(fd));
+            }
+            if is_above(known, path) {
+                break;
+            }
+            self.trail.pop();
         }
         let fd = match self.resolve(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Ok(fd) => fd,
             Err(Errno::ENOENT | Errno::ENOTDIR) => self.make_parents(path)?,
             Err(errno) => return Err(file("open the directory of", path, errno)),
         };
+        Ok(self.remember(path, fd))
+    }
+
+    /// Keeps a directory in mind for the entries that come next.
+    fn remember(&mut self, path: &[u8], fd: OwnedFd) -> Rc<OwnedFd> {
         let fd = Rc::new(fd);
-        self.parent = Some((path.to_vec(), Rc::clone(&fd)));
-        Ok(fd)
+        while self.trail.last().is_some_and(|(known, _)| !is_above(known, path)) {
+            self.trail.pop();
+        }
+        if self.trail.len() < TRAIL_MAX {
+            self.trail.push((path.to_vec(), Rc::clone(&fd)));
+        }
+        fd
     }
 
     fn resolve(&self, path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
@@ -210,7 +234,7 @@ impl Unpacker {
             other => return other.map_err(|e| file(doing, at.path, e)),
         }
         // What was known of a directory may be of the one that goes now.
-        self.parent = None;
+        self.trail.clear();
         tree::remove_at(at.parent.as_fd(), OsStr::from_bytes(at.name))
             .map_err(|source| UnpackError::File { doing: "replace", path: lossy(at.path), source })?;
         make().map_err(|e| file(doing, at.path, e))
@@ -292,7 +316,9 @@ impl Unpacker {
             Err(errno) => Err(errno),
         };
         let fd = fd.map_err(|e| file("make", at.path, e))?;
-        self.owner.set_attributes(&fd, at.path, entry)
+        self.owner.set_attributes(&fd, at.path, entry)?;
+        self.remember(at.path, fd);
+        Ok(())
     }
 
     fn hard_link(&mut self, at: Place<'_>, entry: &Entry) -> Result<(), UnpackError> {
@@ -409,7 +435,7 @@ impl Unpacker {
     }
 
     fn finish(mut self) -> Result<(), UnpackError> {
-        self.parent = None;
+        self.trail.clear();
         for (path, mtime) in std::mem::take(&mut self.directories) {
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
             // It may have been replaced by a later entry; then it needs no time.
