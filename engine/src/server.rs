@@ -404,6 +404,8 @@ impl Server {
                 self.start_waiting_tasks();
                 Ok(())
             }
+            // The containers' requests are not served yet.
+            _ => Err(failure::new(Code::Failed, "this engine runs no containers yet", "")),
         };
         if let Err(failure) = result {
             client.say(&Answer::Error(failure));
@@ -421,6 +423,7 @@ impl Server {
             jobs: self.jobs.running() as u64,
             events_spooled,
             events_lost,
+            ..Info::default()
         }
     }
 

@@ -5,13 +5,14 @@
 //! [`Answer::Error`]; only then is the work finished. A stream that stops without either is broken. A client
 //! that hangs up leaves: see [`Pull::detach`]. Enum variants are numbered by position: append, never reorder.
 
+use crate::container;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The one protocol version spoken.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Longest request, in bytes.
-pub const REQUEST_MAX: usize = 256 << 10;
+pub const REQUEST_MAX: usize = crate::frame::FRAME_MAX;
 /// Most descriptors that one request may bring.
 pub const DESCRIPTORS_MAX: usize = 125;
 
@@ -82,6 +83,113 @@ pub enum Request {
     Prune(Prune),
     /// Read all of the store again and say what is broken; answered as [`Request::Pull`].
     Verify(Verify),
+    /// Make a container; answered by [`Answer::Container`].
+    Create(Box<container::Create>),
+    /// Start a container that does not run. With [`Start::attach`] the client is attached before the first byte of
+    /// output; answered by [`Answer::Done`] when the process runs, or by an error that says why not.
+    Start(Start),
+    /// Stop a running container; answered when it has ended.
+    Stop(Stop),
+    /// Stop it if it runs, and start it; answered when it runs.
+    Restart(Stop),
+    /// Send its process a signal.
+    Kill {
+        /// Id, name or unique id prefix.
+        container: String,
+        /// Name or number; `KILL` if empty.
+        signal: String,
+    },
+    /// Freeze its processes.
+    Pause {
+        /// Id, name or unique id prefix.
+        container: String,
+    },
+    /// Thaw its processes.
+    Unpause {
+        /// Id, name or unique id prefix.
+        container: String,
+    },
+    /// Wait for its end; answered by [`Answer::Exit`].
+    Wait {
+        /// Id, name or unique id prefix.
+        container: String,
+        /// For what.
+        condition: container::Condition,
+    },
+    /// Remove it.
+    RemoveContainer {
+        /// Id, name or unique id prefix.
+        container: String,
+        /// Also if it runs: it is killed.
+        force: bool,
+    },
+    /// List containers; answered by [`Answer::Containers`].
+    Containers(container::Listing),
+    /// One container in full; answered by [`Answer::Json`].
+    InspectContainer {
+        /// Id, name or unique id prefix.
+        container: String,
+        /// With the bytes of what was written into its root file system.
+        size: bool,
+    },
+    /// The files of its log; answered by [`Answer::Log`], whose descriptors come along: oldest file first.
+    Logs {
+        /// Id, name or unique id prefix.
+        container: String,
+    },
+    /// Run one more process in it; descriptors as [`container::Exec::streams`] says. Answered by [`Answer::Done`]
+    /// whose `reference` is the execution's id, when the process runs.
+    Exec(Box<container::Exec>),
+    /// Attach the client to its streams; answered by [`Answer::Done`] when that is done.
+    Attach {
+        /// Id, name or unique id prefix.
+        container: String,
+        /// Descriptors that come along.
+        streams: container::Streams,
+        /// Rows and columns of the terminal.
+        size: (u16, u16),
+    },
+    /// Give it another name.
+    Rename {
+        /// Id, name or unique id prefix.
+        container: String,
+        /// `[a-zA-Z0-9][a-zA-Z0-9_.-]*`.
+        name: String,
+    },
+    /// Its processes, as ps(1) on the host lists them; answered by [`Answer::Processes`].
+    Top {
+        /// Id, name or unique id prefix.
+        container: String,
+        /// Process ids alone are asked for: the client runs ps(1).
+        columns: Vec<String>,
+    },
+    /// Remove containers that do not run; answered by [`Answer::Done`].
+    PruneContainers {
+        /// `until=TIME`, `label=KEY[=VALUE]`, `label!=…`.
+        filters: Vec<String>,
+    },
+}
+
+/// Arguments of [`Request::Start`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Id, name or unique id prefix of the container.
+    pub container: String,
+    /// Descriptors that come along: the client is attached.
+    pub attach: Option<container::Streams>,
+    /// Rows and columns of the terminal.
+    pub size: (u16, u16),
+}
+
+/// Arguments of [`Request::Stop`] and [`Request::Restart`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// Id, name or unique id prefix of the container.
+    pub container: String,
+    /// Seconds to wait before SIGKILL; negative is for ever; the container's if absent.
+    pub timeout: Option<i64>,
+    /// Name or number; the container's if absent.
+    pub signal: Option<String>,
 }
 
 /// Arguments of [`Request::Pull`].
@@ -267,6 +375,35 @@ pub enum Answer {
     Usage(Vec<Usage>),
     /// The same image by image, behind [`Answer::Usage`]. Several frames if there are many.
     ImageUsage(Vec<ImageUsage>),
+    /// The container that was made: its id, and what a person should be told about it; `Done` follows.
+    Container {
+        /// 64 hexadecimal digits.
+        id: String,
+        /// Its name.
+        name: String,
+        /// What the host cannot do and was left out.
+        warnings: Vec<String>,
+    },
+    /// Answer to [`Request::Containers`]; `Done` follows. Several frames if there are many.
+    Containers(Vec<container::Summary>),
+    /// It has ended; `Done` follows.
+    Exit {
+        /// Its exit code.
+        code: i32,
+        /// Why it could not be started, or was declared dead; empty otherwise.
+        error: String,
+    },
+    /// The log's files come along, oldest first; `Done` follows.
+    Log {
+        /// `json-file`, or a driver whose log is not in files: then none come along.
+        driver: String,
+        /// How many descriptors come along.
+        files: u32,
+        /// True if the container may still write.
+        is_open: bool,
+    },
+    /// Answer to [`Request::Top`]; `Done` follows.
+    Processes(Vec<i32>),
 }
 
 /// One kind of thing in the store, and what it takes.
@@ -480,4 +617,16 @@ pub struct Info {
     pub events_spooled: u64,
     /// Events given up since start.
     pub events_lost: u64,
+    /// The OCI runtime and its version, or why there is none.
+    pub runtime: String,
+    /// Number of containers, and of those that run and are paused.
+    pub containers: (u64, u64, u64),
+    /// `v1`, `v2`, `hybrid`, and the driver: `cgroupfs` or `systemd`.
+    pub cgroup: (String, String),
+    /// How root file systems are made: `overlay`, or `copy` and why.
+    pub rootfs: String,
+    /// The default log driver.
+    pub log_driver: String,
+    /// Kernel security features at work: `seccomp`, `apparmor`, `selinux`, `cgroupns`.
+    pub security: Vec<String>,
 }

@@ -2,13 +2,15 @@
 //!
 //! Everything that crosses a process boundary is defined here and nowhere else: the [`event`] and the
 //! [`record`] that carries it into the monitor FIFO, the [`frame`] that carries it out of a socket, the
-//! [`watch`] protocol of `events.sock`, the [`engine`] protocol of `engine.sock`, the [`filter`] grammar, the
+//! [`watch`] protocol of `events.sock`, the [`engine`] protocol of `engine.sock` (with what it says of a
+//! [`container`]), the [`shim`] protocol of a container's shim, the [`filter`] grammar, the
 //! [`time`] forms and the [`paths`] where the processes meet, and how each of them [`report`]s. [`sender`] is the producer's side of the FIFO.
 //!
 //! This crate knows no other crate of the workspace, and never blocks: it makes and reads bytes. The exception is
 //! behind a feature: `credentials`, the auth files and helpers that engine and command line both read.
 #![forbid(unsafe_code)]
 
+pub mod container;
 #[cfg(feature = "credentials")]
 pub mod credentials;
 pub mod engine;
@@ -19,6 +21,7 @@ pub mod paths;
 pub mod record;
 pub mod report;
 pub mod sender;
+pub mod shim;
 pub mod time;
 pub mod watch;
 

@@ -1,0 +1,250 @@
+//! What the engine and a container's shim say to each other, and the state that a shim leaves on the disk.
+//!
+//! A shim serves `shim.sock` in the container's run directory (SOCK_STREAM; frames as everywhere, see [`frame`];
+//! descriptors by SCM_RIGHTS on the first byte of the frame that names them, as many as its [`Streams`] count). The
+//! engine that starts a shim hands it one end of a socket pair as its stdin and sends [`Setup`] as the first frame;
+//! an engine that comes later connects. Both ways look the same from then on: the engine sends [`Ask`]s, the shim
+//! [`Say`]s. A new connection first hears [`Say::State`]. Several may be connected. Append, never reorder.
+
+use crate::container::{Exec, Restart, Streams};
+use crate::frame::{self, FrameError};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Version of [`Setup`], [`Ask`] and [`Say`]; a shim of another one is asked nothing but to go on.
+pub const VERSION: u16 = 1;
+/// Name of the socket in the container's run directory.
+pub const SOCKET: &str = "shim.sock";
+/// Name of the state's file in the container's directory.
+pub const STATE: &str = "state";
+
+/// All that a shim has to know.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    /// [`VERSION`].
+    pub version: u16,
+    /// Who the container is, for its events.
+    pub identity: Identity,
+    /// The container's directory: [`STATE`] and the log are there.
+    pub dir: PathBuf,
+    /// Its run directory, gone after a reboot: [`SOCKET`], the runtime's log, console sockets.
+    pub run: PathBuf,
+    /// The monitor FIFO.
+    pub fifo: PathBuf,
+    /// The OCI runtime and its global arguments: `/usr/sbin/runc`, `--root`, …
+    pub runtime: Vec<String>,
+    /// The bundle: `config.json` is there.
+    pub bundle: PathBuf,
+    /// The root file system, mounted in a mount namespace of the shim's own.
+    pub rootfs: Rootfs,
+    /// As [`crate::container::Create::tty`].
+    pub tty: bool,
+    /// As [`crate::container::Create::open_stdin`].
+    pub open_stdin: bool,
+    /// Rows and columns that the terminal begins with.
+    pub size: (u16, u16),
+    /// Where its output goes.
+    pub log: Log,
+    /// What happens when it ends by itself.
+    pub restart: Restart,
+    /// It goes when it has ended: the shim removes `dir` and `run`, and announces `destroy`.
+    pub auto_remove: bool,
+    /// What `stop` sends.
+    pub stop_signal: i32,
+    /// How long `stop` waits, in milliseconds; negative is for ever.
+    pub stop_timeout_ms: i64,
+    /// Where the process id goes.
+    pub pidfile: Option<PathBuf>,
+    /// The host's socket that is told `READY=1`, and `MAINPID`, when the container has started.
+    pub notify: Option<PathBuf>,
+    /// The state that it begins with: what an earlier shim left.
+    pub state: State,
+    /// Descriptors come with this frame: a client is attached from the start.
+    pub attach: Option<Streams>,
+    /// True if the start is asked for by a person's `restart`: `restart` is announced behind `start`.
+    pub is_restart: bool,
+}
+
+/// Who a container is, as its events say it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The image as it was asked for.
+    pub image: String,
+    /// Its labels.
+    pub labels: Vec<(String, String)>,
+}
+
+/// How the root file system comes to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rootfs {
+    /// It is there.
+    #[default]
+    Ready,
+    /// Overlayfs.
+    Overlay {
+        /// Unpacked layers, lowest first.
+        lower: Vec<PathBuf>,
+        /// What the container writes.
+        upper: PathBuf,
+        /// Overlayfs' own.
+        work: PathBuf,
+        /// Where it is mounted.
+        target: PathBuf,
+    },
+}
+
+/// Where output goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Log {
+    /// Nowhere but to attached clients.
+    #[default]
+    None,
+    /// One JSON object a line, as docker's json-file: `{"log":"…\n","stream":"stdout","time":"…Z"}`.
+    JsonFile {
+        /// The file; older ones are `path.1`, `path.2`, ….
+        path: PathBuf,
+        /// A file that is longer is rotated; 0 is no limit.
+        max_bytes: u64,
+        /// Most files, the current one included.
+        max_files: u32,
+    },
+    /// journald's native protocol, with the fields of docker's driver. systemd.journal-fields(7).
+    Journald {
+        /// CONTAINER_TAG.
+        tag: String,
+    },
+}
+
+/// What the engine asks of a shim. Each but [`Ask::Remove`] is answered by one [`Say::Reply`] with its number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    /// The engine's own; comes back in the reply.
+    pub number: u64,
+    /// What is to be done.
+    pub what: What,
+}
+
+/// Kinds of [`Ask`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum What {
+    /// Send the container's process a signal. Announces `kill`. Replied to when it is sent.
+    Kill(i32),
+    /// Stop: this signal (0: the container's), and after so many milliseconds (-1: for ever, -2: the container's)
+    /// SIGKILL. No policy starts it again. Announces `kill` for each signal, and `stop`. Replied to when the
+    /// container has ended and its exit is on the disk.
+    Stop(i32, i64),
+    /// As `Stop`, then start again. Announces `restart` behind `start`. Replied to when it runs again.
+    Restart(i32, i64),
+    /// Freeze. Announces `pause`.
+    Pause,
+    /// Thaw. Announces `unpause`.
+    Unpause,
+    /// Attach a client; its descriptors come along. Announces `attach`, and `detach` when it leaves before the end.
+    Attach(Streams),
+    /// Run one more process; the client's descriptors come along, if it is attached. The whole process of the OCI
+    /// runtime-spec ("Process") as JSON comes second. Announces `exec_create: …`, `exec_start: …`, `exec_die`.
+    /// Replied to with the id of the execution when it runs.
+    Exec(Exec, String),
+    /// The container's name is another one now.
+    Rename(String),
+    /// The container's restart policy is another one now.
+    Policy(Restart),
+    /// Process ids in the container, as the runtime says: [`Say::Pids`], then the reply. Announces `top`.
+    Pids,
+    /// Kill it if it runs, and remove all of it; announces `kill`, `die`, `destroy`. The shim ends. Replied to when
+    /// all is gone.
+    Remove,
+}
+
+/// What a shim says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Say {
+    /// The container's state, on connecting and when it has changed.
+    State(State),
+    /// An [`Ask`] is done, or failed.
+    Reply {
+        /// Of the ask.
+        number: u64,
+        /// A word that the ask has for an answer (an execution's id), or why it failed: an exit status as
+        /// [`crate::container::Told::Failed`] has it, and the reason.
+        result: Result<String, (u8, String)>,
+    },
+    /// Process ids, for [`What::Pids`].
+    Pids(u64, Vec<i32>),
+    /// All of the container is gone; the shim ends.
+    Removed,
+}
+
+/// Where a container stands: what the shim keeps in the file [`STATE`], as one frame ([`frame::encode`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Where it stands.
+    pub phase: crate::container::Phase,
+    /// The container's process; 0 if none runs.
+    pub pid: i32,
+    /// The shim's own process; 0 if none runs.
+    pub shim: i32,
+    /// When it started last, in nanoseconds since the epoch; 0 if never.
+    pub started: i64,
+    /// When it ended last; 0 if never.
+    pub finished: i64,
+    /// Its last exit code.
+    pub exit_code: i32,
+    /// The kernel killed something in it for memory, in its last run.
+    pub oom_killed: bool,
+    /// Why it could not be started, or was declared dead.
+    pub error: String,
+    /// How often its policy has started it again, since a person started it.
+    pub restarts: u32,
+    /// A person stopped it: no policy starts it before a person does.
+    pub stopped_by_hand: bool,
+    /// `die` was announced for the exit above.
+    pub is_announced: bool,
+    /// /proc/sys/kernel/random/boot_id of the boot that this is of.
+    pub boot: String,
+}
+
+impl State {
+    /// The bytes of the file [`STATE`].
+    ///
+    /// # Errors
+    /// As [`frame::encode`].
+    pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
+        frame::encode(self)
+    }
+
+    /// Reads the bytes of the file [`STATE`].
+    ///
+    /// # Errors
+    /// The file was cut short or damaged.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        match frame::split(bytes, frame::FRAME_MAX)? {
+            Some((body, len)) if len == bytes.len() => frame::parse(body),
+            _ => Err(FrameError::Message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_that_was_cut_short_or_changed_is_none() {
+        let state = State { pid: 7, exit_code: 137, error: "x".into(), ..State::default() };
+        let bytes = state.encode().expect("encoded");
+        assert_eq!(State::decode(&bytes), Ok(state));
+        for len in 0..bytes.len() {
+            assert!(State::decode(&bytes[..len]).is_err(), "{len} bytes");
+        }
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            assert!(State::decode(&changed).is_err(), "byte {at}");
+        }
+    }
+}
