@@ -6,6 +6,7 @@
 use sampan_ipc::Event;
 use sampan_ipc::record::RecordError;
 use sampan_ipc::sender::FifoSender;
+use sampan_ipc::shim::Identity;
 use std::time::Duration;
 
 /// Longest reason told in an event, in bytes; events have 4096 in all.
@@ -63,6 +64,27 @@ impl Announcer {
             }
         }
         self.send(event);
+    }
+
+    /// Something happened to a container that has no shim.
+    pub fn container(&self, action: &str, who: &Identity, facts: &[(&str, &str)]) {
+        let mut event = Event::new("container", action, &who.id)
+            .with("name", clip(&who.name, NAME_MAX))
+            .with("image", clip(&who.image, NAME_MAX));
+        for (key, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
+            event = event.with(*key, clip(value, REASON_MAX));
+        }
+        for (key, value) in &who.labels {
+            if event.labels.len() < 200 {
+                event = event.label(key, value);
+            }
+        }
+        self.send(event);
+    }
+
+    /// Containers that did not run were removed. As docker does, it is an event of no container.
+    pub fn pruned_containers(&self, freed: u64) {
+        self.send(Event::new("container", "prune", "").with("reclaimed", freed));
     }
 
     /// Something happened to job `id`.

@@ -3,12 +3,12 @@
 //! Owned by the event loop. Holds at most one request, and output only up to what the loop gave it; progress is
 //! made anew when there is room, never queued. Never decides what an answer is.
 
-use crate::sys;
+use crate::{rights, sys};
 use mio::net::UnixStream;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, getsockopt, recvmsg, sockopt};
 use sampan_ipc::engine::{Answer, DESCRIPTORS_MAX, REQUEST_MAX};
 use sampan_ipc::frame::{self, Decoder};
-use std::io::{self, IoSliceMut, Write};
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Instant;
 
@@ -42,6 +42,8 @@ pub struct Client {
     descriptors: Vec<OwnedFd>,
     out: Vec<u8>,
     sent: usize,
+    /// What goes with the next byte.
+    rights: Vec<OwnedFd>,
     /// What it is waiting for.
     pub state: State,
     /// Something may be there to read.
@@ -59,6 +61,7 @@ impl Client {
             descriptors: Vec::new(),
             out: Vec::new(),
             sent: 0,
+            rights: Vec::new(),
             state: State::Asking(deadline),
             readable: true,
             writable: true,
@@ -145,14 +148,23 @@ impl Client {
         }
     }
 
+    /// Sends these descriptors with the next byte that is written.
+    pub fn pass(&mut self, descriptors: Vec<OwnedFd>) {
+        self.rights = descriptors;
+    }
+
     /// Writes as much as goes.
     ///
     /// # Errors
     /// The client is gone.
     pub fn flush(&mut self) -> io::Result<()> {
         while self.writable && !self.is_drained() {
-            match self.stream.write(self.out.get(self.sent..).unwrap_or_default()) {
-                Ok(len) => self.sent += len,
+            let rest = self.out.get(self.sent..).unwrap_or_default();
+            match rights::send(&self.stream, rest, &self.rights) {
+                Ok(len) => {
+                    self.sent += len;
+                    self.rights.clear();
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

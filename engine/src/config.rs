@@ -30,6 +30,10 @@ pub struct Config {
     pub store: PathBuf,
     /// The monitor FIFO.
     pub fifo: PathBuf,
+    /// The containers' directory.
+    pub containers: PathBuf,
+    /// Where sockets of shims and the OCI runtime's state are: gone after a reboot.
+    pub run_dir: PathBuf,
     /// Downloads, processors and bytes at a time.
     pub bounds: Bounds,
     /// An image is on the disk before a pull is done; else soon after, and power loss in between takes it back.
@@ -121,6 +125,8 @@ struct Table {
     socket: Option<PathBuf>,
     store: Option<PathBuf>,
     fifo: Option<PathBuf>,
+    containers: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
     max_downloads: Option<u64>,
     max_cpus: Option<u64>,
     limit_rate: Option<u64>,
@@ -188,6 +194,8 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
         socket: cli.socket.or(table.socket).unwrap_or_else(|| paths.engine_socket()),
         store: cli.store.or(table.store).unwrap_or_else(|| paths.store()),
         fifo: cli.fifo.or(table.fifo).unwrap_or_else(|| paths.fifo()),
+        containers: table.containers.unwrap_or_else(|| paths.containers()),
+        run_dir: table.run_dir.unwrap_or_else(|| paths.run.clone()),
         bounds,
         syncs_first: table.sync == Some(Sync::Before),
         partial_age: Duration::from_secs(partial_days * 86_400),

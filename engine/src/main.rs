@@ -2,6 +2,8 @@
 
 use sampan_engine::announce::Announcer;
 use sampan_engine::config::{self, Asked, Config};
+use sampan_engine::container::home::Homes;
+use sampan_engine::container::start;
 use sampan_engine::limits::Limits;
 use sampan_engine::logging;
 use sampan_engine::namespace::{self, Namespace};
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
 }
 
 fn run(config: Config) -> Result<(), Box<dyn Error>> {
+    start::find_shim();
     let listening = socket::listen(&config.socket)?;
     let (namespace, advice) = enter(config.user_namespace);
     let store = Store::open_in(&config.store, namespace)?;
@@ -78,8 +81,9 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let shared =
         Arc::new(Shared { advice, store, room, limits, announcer: announcer.clone(), config, outbox });
     settle_in_background(&shared);
-    let server = Server::new(poll, listening, inbox, Arc::clone(&shared))?;
     announcer.daemon("start");
+    let homes = Homes::open(&shared.config.containers, &shared.config.run_dir)?;
+    let server = Server::new(poll, listening, inbox, Arc::clone(&shared), homes)?;
     for lost in shared.store.take_lost() {
         let (digest, none) = (lost.manifest.to_string(), std::collections::BTreeMap::<String, String>::new());
         let name = lost.reference.unwrap_or_else(|| digest.clone());

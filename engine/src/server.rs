@@ -6,6 +6,8 @@
 
 use crate::cancel::Cancel;
 use crate::client::{Client, State};
+use crate::container::home::Homes;
+use crate::container::table::{self, Containers};
 use crate::failure;
 use crate::images;
 use crate::import::ImportRequest;
@@ -80,6 +82,7 @@ pub struct Server {
     clients: HashMap<usize, Client>,
     next_client: usize,
     jobs: Jobs,
+    containers: Containers,
     tasks: usize,
     waiting_tasks: VecDeque<(usize, Request)>,
     /// Logins that are tried, by their client.
@@ -101,6 +104,7 @@ impl Server {
         mut listening: Listening,
         inbox: Receiver<Message>,
         shared: Arc<Shared>,
+        homes: Homes,
     ) -> Result<Self, ServerError> {
         let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(failed("take signals"))?;
         poll.registry()
@@ -111,6 +115,8 @@ impl Server {
             .register(listener, LISTENER, Interest::READABLE)
             .map_err(failed("poll the socket"))?;
         let now = Instant::now();
+        let registry = poll.registry().try_clone().map_err(failed("poll shims"))?;
+        let containers = Containers::open(Arc::clone(&shared), homes, registry);
         Ok(Server {
             poll,
             signals,
@@ -120,6 +126,7 @@ impl Server {
             clients: HashMap::new(),
             next_client: FIRST_CLIENT,
             jobs: Jobs::default(),
+            containers,
             tasks: 0,
             waiting_tasks: VecDeque::new(),
             logins: HashMap::new(),
@@ -144,7 +151,7 @@ impl Server {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         self.jobs.cancel_all();
         let deadline = Instant::now() + STOP_TIMEOUT;
-        while self.jobs.running() > 0 && Instant::now() < deadline {
+        while (self.jobs.running() > 0 || self.containers.is_working()) && Instant::now() < deadline {
             self.turn(&mut events)?;
         }
         Ok(())
@@ -160,6 +167,7 @@ impl Server {
                 SIGNALS => self.stop |= self.signals.pending().next().is_some(),
                 LISTENER => self.accept = true,
                 WAKER => {}
+                Token(shim) if shim >= table::FIRST_LINK => self.containers.mark(shim, event),
                 Token(client) => self.mark(client, event),
             }
         }
@@ -247,6 +255,7 @@ impl Server {
                         client.say(&Answer::Serving { address });
                     }
                 }
+                Ok(Message::Container(outcome)) => self.containers.on_outcome(outcome),
                 Ok(Message::Answers { client, answers }) => {
                     // A login has a thread beside those of the tasks.
                     if self.logins.remove(&client).is_none() {
@@ -271,16 +280,26 @@ impl Server {
         }
         let tokens: Vec<usize> = self.clients.keys().copied().collect();
         for token in tokens {
-            let Some(mut client) = self.clients.remove(&token) else {
-                continue;
-            };
-            match self.serve_client(token, &mut client, now, tick) {
-                Ok(true) => drop(self.clients.insert(token, client)),
-                Ok(false) => self.forget(token, &client),
-                Err(error) => {
-                    log::debug!("client {} is gone: {error}", client.who());
-                    self.forget(token, &client);
-                }
+            self.serve(token, now, tick);
+        }
+        for reply in self.containers.take_replies() {
+            if let Some(client) = self.clients.get_mut(&reply.client) {
+                client.pass(reply.descriptors);
+                reply.answers.iter().for_each(|answer| client.say(answer));
+                client.state = State::Closing;
+                self.serve(reply.client, now, false);
+            }
+        }
+    }
+
+    fn serve(&mut self, token: usize, now: Instant, tick: bool) {
+        let Some(mut client) = self.clients.remove(&token) else { return };
+        match self.serve_client(token, &mut client, now, tick) {
+            Ok(true) => drop(self.clients.insert(token, client)),
+            Ok(false) => self.forget(token, &client),
+            Err(error) => {
+                log::debug!("client {} is gone: {error}", client.who());
+                self.forget(token, &client);
             }
         }
     }
@@ -292,6 +311,7 @@ impl Server {
             State::Waiting => {
                 self.waiting_tasks.retain(|(waiting, _)| *waiting != token);
                 self.logins.get(&token).inspect(|login| login.cancel());
+                self.containers.forget(token);
             }
             State::Watching { job, .. } | State::Serving(job) => self.jobs.unwatch(job),
             _ => {}
@@ -404,8 +424,11 @@ impl Server {
                 self.start_waiting_tasks();
                 Ok(())
             }
-            // The containers' requests are not served yet.
-            _ => Err(failure::new(Code::Failed, "this engine runs no containers yet", "")),
+            about_containers => {
+                client.state = State::Waiting;
+                self.containers.on_request(token, about_containers, descriptors);
+                Ok(())
+            }
         };
         if let Err(failure) = result {
             client.say(&Answer::Error(failure));
@@ -423,7 +446,8 @@ impl Server {
             jobs: self.jobs.running() as u64,
             events_spooled,
             events_lost,
-            ..Info::default()
+            containers: self.containers.count(),
+            ..self.containers.host()
         }
     }
 

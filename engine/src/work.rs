@@ -8,6 +8,7 @@ pub use self::pulling::PullTask;
 use crate::announce::Announcer;
 use crate::cancel::Cancel;
 use crate::config::Config;
+use crate::container::news::Outcome;
 use crate::failure;
 use crate::images;
 use crate::import::{self, ImportError, ImportRequest};
@@ -54,6 +55,8 @@ pub enum Message {
         /// The answers.
         answers: Vec<Answer>,
     },
+    /// Something was done about a container.
+    Container(Outcome),
 }
 
 /// What all threads share.
@@ -86,7 +89,8 @@ impl Outbox {
         Outbox { sender, waker }
     }
 
-    fn send(&self, message: Message) {
+    /// Sends it.
+    pub fn send(&self, message: Message) {
         // It fails only when the event loop is gone, and then nobody asks any more.
         let _ = self.sender.send(message);
         let _ = self.waker.wake();

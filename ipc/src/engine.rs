@@ -478,6 +478,10 @@ pub enum Code {
     Cancelled,
     /// The protocol version is not spoken here.
     Version,
+    /// A container's command cannot be run: exit status 126 of `run` and `exec`.
+    CannotRun,
+    /// A container's command is not there: exit status 127.
+    NoCommand,
 }
 
 /// One piece of work.

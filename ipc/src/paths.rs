@@ -79,6 +79,11 @@ impl Paths {
     pub fn store(&self) -> PathBuf {
         self.data.join("store")
     }
+
+    /// The containers, a directory each.
+    pub fn containers(&self) -> PathBuf {
+        self.data.join("containers")
+    }
 }
 
 #[cfg(test)]

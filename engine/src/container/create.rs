@@ -1,0 +1,111 @@
+//! Makes a container: finds its image, checks what was asked for, writes its directory. On a thread.
+
+use super::definition::{Definition, ImageOf};
+use super::home::Homes;
+use super::{options, process, signals, start};
+use crate::failure;
+use crate::images::{self, Loaded};
+use crate::platform::Platform;
+use crate::reach;
+use crate::store::Pin;
+use crate::work::Shared;
+use sampan_ipc::container::Create;
+use sampan_ipc::engine::{Code, Failure};
+use sampan_ipc::report::chain;
+use sampan_ipc::shim::State;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The signal that stops a container whose image names none. OCI image-spec, "StopSignal".
+const STOP_SIGNAL: i32 = 15;
+
+/// Makes container `id`; it is there when this returns. What a person should be told comes along.
+///
+/// # Errors
+/// There is no such image, or an option makes no sense; nothing is left then.
+pub fn create(
+    shared: &Shared,
+    homes: &Homes,
+    id: &str,
+    name: String,
+    create: Create,
+) -> Result<(Box<Definition>, Pin, Vec<String>), Failure> {
+    options::check(&create).map_err(|error| failure::usage(&error))?;
+    let typed = reach::stored(&shared.config, &shared.store, &create.image);
+    let (image, pin) = find(shared, &typed)?;
+    check_platform(&image, &create)?;
+    let definition = define(id, name, create, &image, &typed)?;
+    let warnings = start::check(shared, homes, &definition)?;
+    // What goes when it has ended need not survive power loss before that.
+    let is_durable = !definition.create.auto_remove;
+    homes
+        .make(&definition, &State::default(), is_durable)
+        .map_err(|error| failure::new(Code::Failed, format!("cannot make container {id}: {}", chain(&error)), ""))?;
+    images::touch(&shared.store, &image.entry.digest);
+    Ok((Box::new(definition), pin, warnings))
+}
+
+/// The image, and what keeps it from going.
+fn find(shared: &Shared, typed: &str) -> Result<(Loaded, Pin), Failure> {
+    let store = &shared.store;
+    let image = images::find(store, typed)?;
+    let layers = image.config.chain_ids();
+    let pin = store.pin(image.blobs().cloned().chain(layers.iter().cloned()));
+    // It may have gone between the look and the pin.
+    let image = images::find(store, typed)?;
+    if let Some(missing) = layers.iter().find(|layer| !store.has_layer(layer)) {
+        let message = format!("image {typed:?} is not unpacked: layer {missing} is missing");
+        return Err(failure::new(Code::Conflict, message, "'sampan pull' it again, without --no-unpack"));
+    }
+    Ok((image, pin))
+}
+
+fn check_platform(image: &Loaded, create: &Create) -> Result<(), Failure> {
+    let Some(wanted) = &create.platform else { return Ok(()) };
+    let wanted = Platform::parse(wanted).map_err(|error| failure::usage(&error))?;
+    let is = image.config.platform();
+    match wanted.os == is.os && wanted.architecture == is.architecture {
+        true => Ok(()),
+        false => {
+            let message = format!("image {:?} is for {is}, not for {wanted}", create.image);
+            Err(failure::new(Code::Conflict, message, "'sampan pull --platform' fetches the other one"))
+        }
+    }
+}
+
+fn define(
+    id: &str,
+    name: String,
+    create: Create,
+    image: &Loaded,
+    typed: &str,
+) -> Result<Definition, Failure> {
+    let run = image.config.config.clone();
+    let words = process::words(&create, &run).map_err(|error| failure::usage(&error))?;
+    let stop_signal = match create.stop_signal.as_deref().or(run.stop_signal.as_deref()) {
+        Some(signal) => signals::parse(signal).map_err(|error| failure::usage(&error))?,
+        None => STOP_SIGNAL,
+    };
+    let named = image.references.iter().any(|reference| reference == typed);
+    Ok(Definition {
+        id: id.to_owned(),
+        name,
+        created: now(),
+        image: ImageOf {
+            name: if named { typed.to_owned() } else { create.image.clone() },
+            id: image.manifest.config.digest.to_string(),
+            digest: image.entry.digest.to_string(),
+            blobs: image.blobs().cloned().collect(),
+            layers: image.config.chain_ids(),
+        },
+        create,
+        run,
+        words,
+        stop_signal,
+    })
+}
+
+/// Nanoseconds since the epoch.
+pub(super) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,262 @@
+//! The directories of containers: made whole, read back, removed whole.
+//!
+//! `DATA/containers/ID` keeps what outlives a reboot, `RUN/containers/…` what does not. A directory is made, and
+//! goes, under the name `.ID`: what has that name at start-up is litter. Knows files, and no container's meaning.
+
+use super::definition::{self, Definition};
+use crate::tree;
+use sampan_ipc::shim::{self, State};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Digits of an id in the name of a run directory: paths of sockets are short. unix(7).
+const RUN_DIGITS: usize = 16;
+/// Longest state file that is read, in bytes.
+const STATE_MAX: u64 = 64 << 10;
+
+/// Why a container's files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    /// The system refuses.
+    #[error("cannot {doing} {}", path.display())]
+    File {
+        /// What was attempted.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// `container.json` makes no sense.
+    #[error("cannot use {}", path.display())]
+    Definition {
+        /// Which.
+        path: PathBuf,
+        /// Where it breaks.
+        source: serde_json::Error,
+    },
+}
+
+pub(crate) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HomeError {
+    let path = path.to_owned();
+    move |source| HomeError::File { doing, path, source }
+}
+
+/// Where all containers are.
+#[derive(Clone, Debug)]
+pub struct Homes {
+    data: PathBuf,
+    run: PathBuf,
+}
+
+impl Homes {
+    /// Below `data` (`DATA/containers`) and `run` (`RUN`); makes both, for their owner alone.
+    ///
+    /// # Errors
+    /// [`HomeError::File`].
+    pub fn open(data: &Path, run: &Path) -> Result<Self, HomeError> {
+        let homes = Homes { data: data.to_owned(), run: run.join("containers") };
+        for dir in [&homes.data, &homes.run] {
+            // Others may pass through, or user namespaces could not reach their root file systems; nobody lists.
+            let made = DirBuilder::new().recursive(true).mode(0o711).create(dir);
+            made.map_err(failed("make the directory", dir))?;
+        }
+        Ok(homes)
+    }
+
+    /// The directory of container `id`.
+    pub fn dir(&self, id: &str) -> PathBuf {
+        self.data.join(id)
+    }
+
+    /// Its run directory.
+    pub fn run(&self, id: &str) -> PathBuf {
+        self.run.join(id.get(..RUN_DIGITS).unwrap_or(id))
+    }
+
+    /// Makes the directory of a container with all that is in it from the beginning.
+    ///
+    /// `is_durable`: it is on the disk when this returns.
+    ///
+    /// # Errors
+    /// [`HomeError::File`]; nothing is left then.
+    pub fn make(&self, definition: &Definition, state: &State, is_durable: bool) -> Result<(), HomeError> {
+        let (draft, dir) = (self.draft(&definition.id), self.dir(&definition.id));
+        let made = self.fill(&draft, definition, state, is_durable);
+        let made = made.and_then(|()| fs::rename(&draft, &dir).map_err(failed("name", &dir)));
+        if made.is_err() {
+            let _ = tree::remove(&draft);
+            return made;
+        }
+        match is_durable {
+            true => sync_dir(&self.data),
+            false => Ok(()),
+        }
+    }
+
+    fn fill(
+        &self,
+        draft: &Path,
+        definition: &Definition,
+        state: &State,
+        is_durable: bool,
+    ) -> Result<(), HomeError> {
+        make_dir(draft, 0o711)?;
+        for (name, mode) in [("upper", 0o755), ("work", 0o700), ("rootfs", 0o755)] {
+            make_dir(&draft.join(name), mode)?;
+        }
+        write(&draft.join(definition::FILE), &json(definition), is_durable)?;
+        write_state(draft, state, is_durable)?;
+        match is_durable {
+            true => sync_dir(draft),
+            false => Ok(()),
+        }
+    }
+
+    /// Replaces `container.json`, durably.
+    ///
+    /// # Errors
+    /// [`HomeError::File`]; the old one stays then.
+    pub fn redefine(&self, definition: &Definition) -> Result<(), HomeError> {
+        replace(&self.dir(&definition.id), definition::FILE, &json(definition), true)
+    }
+
+    /// Makes the run directory of container `id`, or empties it.
+    ///
+    /// # Errors
+    /// [`HomeError::File`].
+    pub fn make_run(&self, id: &str) -> Result<PathBuf, HomeError> {
+        let run = self.run(id);
+        self.remove_run(id);
+        make_dir(&run, 0o700)?;
+        Ok(run)
+    }
+
+    /// Removes the run directory of container `id`.
+    pub fn remove_run(&self, id: &str) {
+        let _ = tree::remove(&self.run(id));
+    }
+
+    /// Takes container `id` out of sight, and then away with all it has; the bytes that became free.
+    ///
+    /// # Errors
+    /// [`HomeError::File`]; it may be gone in part, and goes for good when the engine starts the next time.
+    pub fn remove(&self, id: &str) -> Result<u64, HomeError> {
+        let (dir, draft) = (self.dir(id), self.draft(id));
+        let freed = crate::walk::size_on_disk(&dir).unwrap_or(0);
+        match fs::rename(&dir, &draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &dir)(error)),
+            _ => {}
+        }
+        self.remove_run(id);
+        match tree::remove(&draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &draft)(error)),
+            _ => Ok(freed),
+        }
+    }
+
+    /// Ids of all containers that are there; what is half made or half gone goes.
+    ///
+    /// # Errors
+    /// [`HomeError::File`].
+    pub fn list(&self) -> Result<Vec<String>, HomeError> {
+        let entries = fs::read_dir(&self.data).map_err(failed("list", &self.data))?;
+        let mut ids = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(failed("list", &self.data))?;
+            match entry.file_name().into_string() {
+                Ok(name) if is_id(&name) => ids.push(name),
+                Ok(name) if name.strip_prefix('.').is_some_and(is_id) => {
+                    log::info!("container {} was half made, or half removed: it goes", &name[1..]);
+                    if let Err(error) = tree::remove(&entry.path()) {
+                        log::warn!("cannot remove {}: {error}", entry.path().display());
+                    }
+                }
+                _ => log::warn!("{} is no container, and is left alone", entry.path().display()),
+            }
+        }
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// How container `id` was made.
+    ///
+    /// # Errors
+    /// [`HomeError`].
+    pub fn definition(&self, id: &str) -> Result<Definition, HomeError> {
+        let path = self.dir(id).join(definition::FILE);
+        let bytes = read(&path, definition::FILE_MAX)?;
+        serde_json::from_slice(&bytes).map_err(|source| HomeError::Definition { path, source })
+    }
+
+    /// Where container `id` stands, as the file says; `None` if there is none that can be used.
+    pub fn state(&self, id: &str) -> Option<State> {
+        let path = self.dir(id).join(shim::STATE);
+        State::decode(&read(&path, STATE_MAX).ok()?).ok()
+    }
+
+    /// Writes down where container `id` stands.
+    ///
+    /// # Errors
+    /// [`HomeError::File`].
+    pub fn set_state(&self, id: &str, state: &State) -> Result<(), HomeError> {
+        write_state(&self.dir(id), state, false)
+    }
+
+    fn draft(&self, id: &str) -> PathBuf {
+        self.data.join(format!(".{id}"))
+    }
+}
+
+/// True for 64 hexadecimal digits.
+fn is_id(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+fn json(definition: &Definition) -> Vec<u8> {
+    serde_json::to_vec_pretty(definition).expect("a definition has no shape that JSON cannot hold")
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<(), HomeError> {
+    DirBuilder::new().mode(mode).create(path).map_err(failed("make the directory", path))
+}
+
+fn write_state(dir: &Path, state: &State, is_durable: bool) -> Result<(), HomeError> {
+    let path = dir.join(shim::STATE);
+    let bytes = state.encode().map_err(|error| failed("encode", &path)(io::Error::other(error)))?;
+    replace(dir, shim::STATE, &bytes, is_durable)
+}
+
+fn replace(dir: &Path, name: &str, bytes: &[u8], is_durable: bool) -> Result<(), HomeError> {
+    let (draft, path) = (dir.join(format!(".{name}")), dir.join(name));
+    write(&draft, bytes, is_durable)?;
+    fs::rename(&draft, &path).map_err(failed("replace", &path))
+}
+
+/// Writes a whole small file.
+///
+/// # Errors
+/// [`HomeError::File`].
+pub(crate) fn write(path: &Path, bytes: &[u8], is_durable: bool) -> Result<(), HomeError> {
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    let mut file = file.map_err(failed("write", path))?;
+    file.write_all(bytes).map_err(failed("write", path))?;
+    match is_durable {
+        true => file.sync_all().map_err(failed("sync", path)),
+        false => Ok(()),
+    }
+}
+
+fn read(path: &Path, max: u64) -> Result<Vec<u8>, HomeError> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(failed("read", path))?;
+    file.take(max).read_to_end(&mut bytes).map_err(failed("read", path))?;
+    Ok(bytes)
+}
+
+fn sync_dir(path: &Path) -> Result<(), HomeError> {
+    File::open(path).and_then(|dir| dir.sync_all()).map_err(failed("sync", path))
+}

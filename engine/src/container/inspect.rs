@@ -1,0 +1,162 @@
+//! A container in full, as `docker inspect` says it. Docker Engine API, "ContainerInspect".
+
+use super::definition::Definition;
+use super::home::Homes;
+use super::listing;
+use crate::stamp;
+use crate::walk;
+use sampan_ipc::container::{Create, Mount, MountKind, Phase, Restart};
+use sampan_ipc::shim::State;
+use serde_json::{Value, json};
+
+/// Docker's word for a time that never was.
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// One container, as JSON.
+pub fn json(definition: &Definition, state: &State, homes: &Homes, size: bool) -> String {
+    let create = &definition.create;
+    let dir = homes.dir(&definition.id);
+    let mut document = json!({
+        "Id": definition.id,
+        "Created": stamp::format(definition.created),
+        "Path": definition.words.first(),
+        "Args": definition.words.get(1..).unwrap_or_default(),
+        "State": state_json(state),
+        "Image": definition.image.id,
+        "ResolvConfPath": dir.join("resolv.conf"),
+        "HostnamePath": dir.join("hostname"),
+        "HostsPath": dir.join("hosts"),
+        "LogPath": dir.join(format!("{}-json.log", definition.id)),
+        "Name": format!("/{}", definition.name),
+        "RestartCount": state.restarts,
+        "Driver": "overlay2",
+        "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "HostConfig": host_config(create),
+        "GraphDriver": {"Name": "overlay2", "Data": {
+            "UpperDir": dir.join("upper"), "WorkDir": dir.join("work"), "MergedDir": dir.join("rootfs"),
+        }},
+        "Mounts": create.mounts.iter().map(mount_json).collect::<Vec<_>>(),
+        "Config": config(definition),
+        "NetworkSettings": {"Networks": {listing::network(create.network): {}}},
+        "ImageDigest": definition.image.digest,
+        "Layers": definition.image.layers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    });
+    if size && let Some(fields) = document.as_object_mut() {
+        let written = walk::size_on_disk(&dir.join("upper")).unwrap_or(0);
+        fields.insert("SizeRw".to_owned(), json!(written));
+    }
+    Value::Array(vec![document]).to_string()
+}
+
+fn state_json(state: &State) -> Value {
+    let time = |at: i64| if at == 0 { NEVER.to_owned() } else { stamp::format(at) };
+    json!({
+        "Status": state.phase.word(),
+        "Running": state.phase.is_alive(),
+        "Paused": state.phase == Phase::Paused,
+        "Restarting": state.phase == Phase::Restarting,
+        "OOMKilled": state.oom_killed,
+        "Dead": state.phase == Phase::Dead,
+        "Pid": state.pid,
+        "ExitCode": state.exit_code,
+        "Error": state.error,
+        "StartedAt": time(state.started),
+        "FinishedAt": time(state.finished),
+        "ShimPid": state.shim,
+    })
+}
+
+fn restart(restart: Restart) -> Value {
+    let (name, most) = match restart {
+        Restart::No => ("no", 0),
+        Restart::OnFailure(most) => ("on-failure", most),
+        Restart::Always => ("always", 0),
+        Restart::UnlessStopped => ("unless-stopped", 0),
+    };
+    json!({"Name": name, "MaximumRetryCount": most})
+}
+
+fn host_config(create: &Create) -> Value {
+    let options: serde_json::Map<String, Value> =
+        create.log_options.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+    let ulimits: Vec<Value> = create
+        .ulimits
+        .iter()
+        .map(|(name, soft, hard)| json!({"Name": name, "Soft": soft, "Hard": hard}))
+        .collect();
+    let binds = create.mounts.iter().filter(|mount| mount.kind == MountKind::Bind && mount.make_source);
+    json!({
+        "Binds": binds.map(bind).collect::<Vec<_>>(),
+        "LogConfig": {"Type": create.log_driver, "Config": options},
+        "NetworkMode": listing::network(create.network),
+        "RestartPolicy": restart(create.restart),
+        "AutoRemove": create.auto_remove,
+        "CapAdd": create.cap_add,
+        "CapDrop": create.cap_drop,
+        "GroupAdd": create.group_add,
+        "Privileged": create.privileged,
+        "ReadonlyRootfs": create.read_only,
+        "SecurityOpt": create.security.iter().map(|option| shorten(option)).collect::<Vec<_>>(),
+        "ShmSize": create.shm_size.unwrap_or(64 << 20),
+        "Runtime": create.runtime,
+        "Memory": create.memory.unwrap_or(0),
+        "MemorySwap": create.memory_swap.unwrap_or(0),
+        "NanoCpus": create.nano_cpus.unwrap_or(0),
+        "PidsLimit": create.pids,
+        "Ulimits": ulimits,
+        "Devices": create.devices,
+        "Init": create.init,
+        "Sysctls": create.sysctls.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
+    })
+}
+
+/// A seccomp profile is a file's worth of JSON.
+fn shorten(option: &str) -> &str {
+    if option.starts_with("seccomp={") { "seccomp={…}" } else { option }
+}
+
+fn bind(mount: &Mount) -> String {
+    let mut options: Vec<&str> = mount.options.iter().map(String::as_str).collect();
+    if mount.read_only {
+        options.insert(0, "ro");
+    }
+    match options.is_empty() {
+        true => format!("{}:{}", mount.source, mount.target),
+        false => format!("{}:{}:{}", mount.source, mount.target, options.join(",")),
+    }
+}
+
+fn mount_json(mount: &Mount) -> Value {
+    json!({
+        "Type": match mount.kind { MountKind::Bind => "bind", MountKind::Tmpfs => "tmpfs" },
+        "Source": mount.source,
+        "Destination": mount.target,
+        "Mode": mount.options.join(","),
+        "RW": !mount.read_only,
+        "Propagation": mount.options.iter().find(|o| o.ends_with("private") || o.ends_with("slave") || o.ends_with("shared")).map_or("rprivate", String::as_str),
+    })
+}
+
+fn config(definition: &Definition) -> Value {
+    let (create, run) = (&definition.create, &definition.run);
+    let labels: serde_json::Map<String, Value> =
+        definition.labels().into_iter().map(|(key, value)| (key, json!(value))).collect();
+    json!({
+        "Hostname": create.hostname.as_deref().unwrap_or(&definition.id[..12]),
+        "User": create.user.as_ref().or(run.user.as_ref()),
+        "Tty": create.tty,
+        "OpenStdin": create.open_stdin,
+        "Env": run.env.iter().chain(&create.env).collect::<Vec<_>>(),
+        "Cmd": create.command,
+        "Entrypoint": create.entrypoint,
+        "Image": definition.image.name,
+        "WorkingDir": create.workdir.as_ref().or(run.working_dir.as_ref()),
+        "Labels": labels,
+        "StopSignal": definition.stop_signal.to_string(),
+        "StopTimeout": create.stop_timeout,
+        "CreateCommand": create.command_line,
+    })
+}

@@ -1,0 +1,227 @@
+//! Which containers are listed, and what is said of each. docker-ps(1).
+//!
+//! Pure, but for [`with_sizes`]. Values of one filter key are OR, keys are AND, labels are AND.
+
+use super::definition::Definition;
+use super::home::Homes;
+use super::table::Busy;
+use crate::failure;
+use crate::walk;
+use sampan_ipc::container::{Listing, MountKind, Network, Phase, Summary};
+use sampan_ipc::engine::{Code, Failure};
+use sampan_ipc::shim::State;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Longest command that is told.
+const COMMAND_MAX: usize = 1000;
+/// The keys that there are.
+const KEYS: [&str; 11] = [
+    "id", "name", "label", "exited", "status", "ancestor", "before", "since", "volume", "network", "health",
+];
+
+/// As clients are told.
+pub fn summary(definition: &Definition, state: &State, busy: Option<Busy>) -> Summary {
+    let create = &definition.create;
+    let mounts = create.mounts.iter().map(|mount| match mount.kind {
+        MountKind::Bind => format!("{}:{}", mount.source, mount.target),
+        MountKind::Tmpfs => format!("tmpfs:{}", mount.target),
+    });
+    Summary {
+        id: definition.id.clone(),
+        name: definition.name.clone(),
+        image: definition.image.name.clone(),
+        image_id: definition.image.id.clone(),
+        command: definition.words.join(" ").chars().take(COMMAND_MAX).collect(),
+        created: definition.created,
+        phase: if busy == Some(Busy::Removing) { Phase::Removing } else { state.phase },
+        pid: state.pid,
+        exit_code: state.exit_code,
+        started: state.started,
+        finished: state.finished,
+        restarts: state.restarts,
+        labels: definition.labels(),
+        mounts: mounts.collect(),
+        network: network(create.network).to_owned(),
+        size: None,
+        error: state.error.clone(),
+    }
+}
+
+/// The word for a network.
+pub fn network(network: Network) -> &'static str {
+    match network {
+        Network::Host => "host",
+        Network::None | Network::Default => "none",
+    }
+}
+
+/// Leaves those that are asked for, newest first.
+///
+/// # Errors
+/// A filter makes no sense.
+pub fn choose(all: &mut Vec<(Arc<Definition>, Summary)>, asked: &Listing) -> Result<(), Failure> {
+    let filters = parse(&asked.filters)?;
+    let ages = Ages::of(all, &filters)?;
+    // To ask for a state is to ask for those that do not run as well.
+    let any_phase = asked.all || asked.last > 0 || ["status", "exited"].iter().any(|key| filters.contains_key(*key));
+    all.retain(|(definition, summary)| {
+        (any_phase || summary.phase.is_alive() || summary.phase == Phase::Restarting)
+            && ages.contain(summary.created)
+            && filters.iter().all(|(key, values)| matches(key, values, definition, summary))
+    });
+    all.sort_by(|(_, a), (_, b)| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+    if asked.last > 0 {
+        all.truncate(asked.last as usize);
+    }
+    Ok(())
+}
+
+type Filters = BTreeMap<String, Vec<String>>;
+
+fn parse(written: &[String]) -> Result<Filters, Failure> {
+    let mut filters = Filters::new();
+    for filter in written {
+        let Some((key, value)) = filter.split_once('=') else {
+            let message = format!("filter {filter:?} has no '='");
+            return Err(failure::new(Code::Usage, message, "filters are KEY=VALUE"));
+        };
+        if !KEYS.contains(&key) {
+            let message = format!("there is no filter {key:?}");
+            return Err(failure::new(Code::Usage, message, &format!("there are {}", KEYS.join(", "))));
+        }
+        filters.entry(key.to_owned()).or_default().push(value.to_owned());
+    }
+    check(&filters)?;
+    Ok(filters)
+}
+
+fn check(filters: &Filters) -> Result<(), Failure> {
+    for status in filters.get("status").into_iter().flatten() {
+        let phases = ["created", "running", "paused", "restarting", "exited", "removing", "dead"];
+        if !phases.contains(&status.as_str()) {
+            let message = format!("there is no status {status:?}");
+            return Err(failure::new(Code::Usage, message, &format!("there are {}", phases.join(", "))));
+        }
+    }
+    for code in filters.get("exited").into_iter().flatten() {
+        if code.parse::<i32>().is_err() {
+            return Err(failure::new(Code::Usage, format!("{code:?} is no exit code"), ""));
+        }
+    }
+    Ok(())
+}
+
+fn matches(key: &str, values: &[String], definition: &Definition, summary: &Summary) -> bool {
+    let any = |is: &dyn Fn(&str) -> bool| values.iter().any(|value| is(value));
+    match key {
+        "id" => any(&|value| summary.id.starts_with(value)),
+        "name" => any(&|value| summary.name.contains(value.strip_prefix('/').unwrap_or(value))),
+        "label" => values.iter().all(|value| has_label(&summary.labels, value)),
+        "exited" => {
+            let has_ended = summary.started != 0 && !summary.phase.is_alive();
+            has_ended && any(&|value| value.parse() == Ok(summary.exit_code))
+        }
+        "status" => any(&|value| summary.phase.word() == value),
+        "ancestor" => any(&|value| is_of(definition, value)),
+        "volume" => any(&|value| {
+            definition.create.mounts.iter().any(|mount| mount.source == value || mount.target == value)
+        }),
+        "network" => any(&|value| summary.network == value),
+        // There are no health checks: none is healthy, and none is not.
+        "health" => any(&|value| value == "none"),
+        // Told apart by time, in `Ages`.
+        _ => true,
+    }
+}
+
+fn has_label(labels: &[(String, String)], wanted: &str) -> bool {
+    match wanted.split_once('=') {
+        Some((key, value)) => labels.iter().any(|(k, v)| k == key && v == value),
+        None => labels.iter().any(|(key, _)| key == wanted),
+    }
+}
+
+/// True if the container is of that image: its name with or without tag, its id or the first digits of that.
+fn is_of(definition: &Definition, value: &str) -> bool {
+    let image = &definition.image;
+    let hex = |digest: &str| digest.strip_prefix("sha256:").unwrap_or(digest).to_owned();
+    let names = [value.to_owned(), format!("docker.io/library/{value}"), format!("docker.io/{value}")];
+    let is_named = names.iter().any(|name| {
+        image.name == *name || image.name.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with(':'))
+    });
+    let is_id = value.len() >= 6 && [&image.id, &image.digest].iter().any(|id| hex(id).starts_with(&hex(value)));
+    is_named || is_id
+}
+
+/// Between which times containers were made, for `before` and `since`.
+struct Ages {
+    after: i64,
+    before: i64,
+}
+
+impl Ages {
+    fn of(all: &[(Arc<Definition>, Summary)], filters: &Filters) -> Result<Self, Failure> {
+        let created = |value: &String| {
+            let found = all.iter().find(|(_, s)| s.name == *value || s.id.starts_with(value.as_str()));
+            found.map(|(_, summary)| summary.created).ok_or_else(|| super::table::no_container(value))
+        };
+        let times = |key: &str| -> Result<Vec<i64>, Failure> {
+            filters.get(key).into_iter().flatten().map(created).collect()
+        };
+        let (since, before) = (times("since")?, times("before")?);
+        Ok(Ages {
+            after: since.into_iter().max().unwrap_or(i64::MIN),
+            before: before.into_iter().min().unwrap_or(i64::MAX),
+        })
+    }
+
+    fn contain(&self, created: i64) -> bool {
+        self.after < created && created < self.before
+    }
+}
+
+/// With the bytes that each container has written.
+pub fn with_sizes(summaries: Vec<Summary>, homes: &Homes) -> Vec<Summary> {
+    let sized = summaries.into_iter().map(|summary| Summary {
+        size: walk::size_on_disk(&homes.dir(&summary.id).join("upper")).ok(),
+        ..summary
+    });
+    sized.collect()
+}
+
+/// Which containers a prune takes.
+pub struct PruneFilter {
+    until: Option<i64>,
+    labels: Vec<String>,
+    not_labels: Vec<String>,
+}
+
+impl PruneFilter {
+    /// Reads `until=NANOSECONDS`, `label=KEY[=VALUE]`, `label!=KEY[=VALUE]`; the client has made nanoseconds since the
+    /// epoch of what a person typed.
+    ///
+    /// # Errors
+    /// A filter makes no sense.
+    pub fn parse(written: &[String]) -> Result<Self, Failure> {
+        let mut filter = PruneFilter { until: None, labels: Vec::new(), not_labels: Vec::new() };
+        for one in written {
+            let nonsense = || failure::new(Code::Usage, format!("filter {one:?} makes no sense"), "there are until=TIME, label=KEY[=VALUE], label!=KEY[=VALUE]");
+            match one.split_once('=').ok_or_else(nonsense)? {
+                ("until", time) => filter.until = Some(time.parse().map_err(|_| nonsense())?),
+                ("label", label) => filter.labels.push(label.to_owned()),
+                ("label!", label) => filter.not_labels.push(label.to_owned()),
+                _ => return Err(nonsense()),
+            }
+        }
+        Ok(filter)
+    }
+
+    /// True if the container goes.
+    pub fn matches(&self, definition: &Definition) -> bool {
+        let labels = definition.labels();
+        self.until.is_none_or(|until| definition.created < until)
+            && self.labels.iter().all(|label| has_label(&labels, label))
+            && !self.not_labels.iter().any(|label| has_label(&labels, label))
+    }
+}

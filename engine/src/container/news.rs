@@ -1,0 +1,368 @@
+//! What shims and threads tell the event loop about containers, and what follows from it.
+//!
+//! Methods of [`Containers`]: each takes one piece of news, changes the entry, answers who waited for it, and goes on
+//! with what waited for the container. Never blocks.
+
+use super::definition::Definition;
+use super::start::Begin;
+use super::table::{Busy, Containers, Entry, not_running};
+use crate::failure;
+use sampan_ipc::container::{Condition, Phase};
+use sampan_ipc::engine::{Answer, Code, Done, Failure};
+use sampan_ipc::shim::{Say, State};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+/// Exit status of a command that cannot be run. podman-run(1), "Exit Status".
+const CANNOT_RUN: i32 = 126;
+/// Exit status of a command that is not there.
+const NO_COMMAND: i32 = 127;
+
+/// What a thread has done.
+pub enum Outcome {
+    /// A container was made, or not.
+    Created {
+        /// Its id.
+        id: String,
+        /// Who wanted it.
+        client: usize,
+        /// How it was made, and what a person should be told.
+        result: Result<(Box<Definition>, crate::store::Pin, Vec<String>), Failure>,
+    },
+    /// A shim was started for it, or not.
+    Spawned {
+        /// Its id.
+        id: String,
+        /// The way to the shim.
+        result: Result<UnixStream, Failure>,
+    },
+    /// Its files are gone, or not.
+    Removed {
+        /// Its id.
+        id: String,
+        /// Who wanted that.
+        client: Option<usize>,
+        /// Bytes that became free.
+        result: Result<u64, Failure>,
+    },
+    /// What a killed shim left is tidied up.
+    Buried {
+        /// Its id.
+        id: String,
+        /// Where the container stands now.
+        state: Box<State>,
+    },
+    /// A process of `exec` is described, or not.
+    Described {
+        /// The container's id.
+        id: String,
+        /// Who wants it.
+        client: usize,
+        /// What the shim is to be asked.
+        result: Result<(Box<sampan_ipc::container::Exec>, String), Failure>,
+        /// What came along.
+        descriptors: Vec<OwnedFd>,
+    },
+    /// An answer that took a while.
+    Answers {
+        /// Who gets it.
+        client: usize,
+        /// The answers.
+        answers: Vec<Answer>,
+    },
+}
+
+impl Containers {
+    /// A thread is done.
+    pub fn on_outcome(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Created { id, client, result } => self.on_created(&id, client, result),
+            Outcome::Spawned { id, result } => self.on_spawned(&id, result),
+            Outcome::Removed { id, client, result } => self.on_removed(&id, client, result),
+            Outcome::Buried { id, state } => self.on_buried(&id, *state),
+            Outcome::Answers { client, answers } => self.reply(client, answers),
+            Outcome::Described { id, client, result, descriptors } => {
+                let asked = result.and_then(|(exec, process)| {
+                    self.ask(&id, Some(client), sampan_ipc::shim::What::Exec(*exec, process), descriptors)
+                });
+                if let Err(failure) = asked {
+                    self.refuse(client, failure);
+                }
+            }
+        }
+    }
+
+    fn on_created(
+        &mut self,
+        id: &str,
+        client: usize,
+        result: Result<(Box<Definition>, crate::store::Pin, Vec<String>), Failure>,
+    ) {
+        match result {
+            Ok((definition, pin, warnings)) => {
+                let name = definition.name.clone();
+                self.shared.announcer.container("create", &definition.identity(), &[]);
+                if let Some(entry) = self.entries.get_mut(id) {
+                    *entry = Entry { queue: std::mem::take(&mut entry.queue), ..Entry::new(*definition, State::default(), Some(pin)) };
+                }
+                let container = Answer::Container { id: id.to_owned(), name, warnings };
+                self.reply(client, vec![container, Answer::Done(Done::default())]);
+                self.go_on(id);
+            }
+            Err(failure) => {
+                self.refuse(client, failure);
+                self.drop_entry(id);
+            }
+        }
+    }
+
+    fn on_spawned(&mut self, id: &str, result: Result<UnixStream, Failure>) {
+        let connected = result.and_then(|stream| {
+            self.connect(id, stream)
+                .map_err(|error| failure::new(Code::Failed, format!("cannot poll the container's shim: {error}"), ""))
+        });
+        match connected {
+            Ok(()) => self.hear(id),
+            Err(failure) => self.start_failed(id, failure),
+        }
+    }
+
+    /// The start that is under way came to nothing.
+    pub(super) fn start_failed(&mut self, id: &str, failure: Failure) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        let client = match entry.busy.take() {
+            Some(Busy::Starting(client)) => client,
+            other => {
+                entry.busy = other;
+                None
+            }
+        };
+        entry.state.error.clone_from(&failure.message);
+        log::warn!("container {}: {}", entry.definition.name, failure.message);
+        let state = entry.state.clone();
+        if let Err(error) = self.homes.set_state(id, &state) {
+            log::error!("{}", sampan_ipc::report::chain(&error));
+        }
+        if let Some(client) = client {
+            self.refuse(client, failure);
+        }
+        self.go_on(id);
+    }
+
+    /// Takes all that the container's shim says.
+    pub(super) fn hear(&mut self, id: &str) {
+        loop {
+            let Some((_, link)) = self.entries.get_mut(id).and_then(|entry| entry.link.as_mut()) else { return };
+            match link.flush().and_then(|()| link.next()) {
+                Ok(None) => return,
+                Ok(Some(Say::State(state))) => self.on_state(id, state),
+                Ok(Some(Say::Reply { number, result })) => self.on_reply(number, result),
+                Ok(Some(Say::Pids(number, pids))) => {
+                    if let Some(asked) = self.asked.get_mut(&number) {
+                        asked.pids = Some(pids);
+                    }
+                }
+                Ok(Some(Say::Removed)) => {
+                    if let Some(entry) = self.entries.get_mut(id) {
+                        entry.busy = Some(Busy::Removing);
+                    }
+                }
+                Err(error) => return self.on_hang_up(id, &error),
+            }
+        }
+    }
+
+    fn on_reply(&mut self, number: u64, result: Result<String, (u8, String)>) {
+        let Some(asked) = self.asked.remove(&number) else { return };
+        let Some(client) = asked.client else { return };
+        match result {
+            Ok(reference) => {
+                let pids = asked.pids.map(Answer::Processes);
+                let done = Done { reference, ..Done::default() };
+                self.reply(client, pids.into_iter().chain([Answer::Done(done)]).collect());
+            }
+            Err((status, message)) => self.refuse(client, failed_with(i32::from(status), message)),
+        }
+    }
+
+    fn on_state(&mut self, id: &str, state: State) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        let before = std::mem::replace(&mut entry.state, state);
+        let state = &entry.state;
+        let has_started = state.started > before.started;
+        let has_failed = !state.error.is_empty() && !has_started && !state.phase.is_alive();
+        if let Some(Busy::Starting(client)) = entry.busy
+            && (has_started || has_failed)
+        {
+            entry.busy = None;
+            let answer = match has_started {
+                true => Answer::Done(Done { reference: id.to_owned(), ..Done::default() }),
+                false => Answer::Error(start_failure(&entry.definition.name, state)),
+            };
+            if let Some(client) = client {
+                self.reply(client, vec![answer]);
+            }
+        }
+        if let Some(entry) = self.entries.get_mut(id)
+            && matches!(entry.state.phase, Phase::Exited | Phase::Created | Phase::Dead)
+            && entry.busy.is_none()
+        {
+            entry.busy = Some(Busy::Ending);
+        }
+        self.tell_waiting(id);
+        self.go_on(id);
+    }
+
+    /// Who waits for the container's end hears of it.
+    pub(super) fn tell_waiting(&mut self, id: &str) {
+        let Some(entry) = self.entries.get(id) else { return };
+        let state = entry.state.clone();
+        let has_ended = !state.phase.is_alive() && state.phase != Phase::Restarting;
+        let is_over = |wait: &super::table::Wait| match wait.condition {
+            Condition::NotRunning => has_ended,
+            Condition::NextExit => state.finished > wait.finished || (has_ended && !state.error.is_empty()),
+            Condition::Removed => false,
+        };
+        let (over, left) = std::mem::take(&mut self.waits)
+            .into_iter()
+            .partition(|wait| wait.id == id && is_over(wait));
+        self.waits = left;
+        self.tell_exit(over, &state);
+    }
+
+    pub(super) fn tell_exit(&mut self, waits: Vec<super::table::Wait>, state: &State) {
+        for wait in waits {
+            let exit = Answer::Exit { code: state.exit_code, error: state.error.clone() };
+            self.reply(wait.client, vec![exit, Answer::Done(Done::default())]);
+        }
+    }
+
+    /// The shim has gone: its work is done, or somebody killed it.
+    fn on_hang_up(&mut self, id: &str, error: &io::Error) {
+        self.disconnect(id);
+        let name = self.name(id);
+        let asked: Vec<u64> = self.asked.iter().filter(|(_, a)| a.id == id).map(|(number, _)| *number).collect();
+        for client in asked.into_iter().filter_map(|number| self.asked.remove(&number)?.client) {
+            self.refuse(client, not_running(&name));
+        }
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        if entry.busy == Some(Busy::Removing) && !self.homes.dir(id).exists() {
+            return self.on_removed(id, None, Ok(0));
+        }
+        let is_over = matches!(entry.state.phase, Phase::Exited | Phase::Created) && entry.state.is_announced
+            || entry.state.started == 0 && !entry.state.error.is_empty()
+            || entry.state.phase == Phase::Exited && !entry.state.error.is_empty();
+        if is_over && !entry.definition.create.auto_remove {
+            self.homes.remove_run(id);
+            if entry.busy == Some(Busy::Ending) {
+                entry.busy = None;
+            }
+            return self.go_on(id);
+        }
+        if is_over {
+            entry.busy = Some(Busy::Removing);
+            return self.remove_files(id, None);
+        }
+        log::warn!("container {name}: its shim has died: {error}");
+        self.bury(id);
+    }
+
+    fn on_buried(&mut self, id: &str, state: State) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        if let Some(Busy::Starting(Some(client))) = entry.busy {
+            let failure = start_failure(&entry.definition.name, &state);
+            self.refuse(client, failure);
+        }
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        entry.state = state;
+        entry.busy = None;
+        let goes = entry.definition.create.auto_remove;
+        let starts = !goes && super::recovery::starts_again(&entry.definition, &entry.state);
+        self.tell_waiting(id);
+        if goes {
+            self.set_busy(id, Busy::Removing);
+            return self.remove_files(id, None);
+        }
+        if starts {
+            return self.begin(id, None, Begin { by_policy: true, ..Begin::default() });
+        }
+        self.go_on(id);
+    }
+
+    pub(super) fn on_removed(&mut self, id: &str, client: Option<usize>, result: Result<u64, Failure>) {
+        let freed = match result {
+            Ok(freed) => freed,
+            Err(failure) => {
+                log::error!("{}", failure.message);
+                if let Some(entry) = self.entries.get_mut(id) {
+                    entry.state.phase = Phase::Dead;
+                    entry.state.error.clone_from(&failure.message);
+                    entry.busy = None;
+                }
+                let is_pruned = self.pruned(client, id, None);
+                if let Some(client) = client.filter(|_| !is_pruned) {
+                    self.refuse(client, failure);
+                }
+                return self.go_on(id);
+            }
+        };
+        let state = self.entries.get(id).map(|entry| entry.state.clone()).unwrap_or_default();
+        let (over, left) = std::mem::take(&mut self.waits).into_iter().partition(|wait| wait.id == id);
+        self.waits = left;
+        self.tell_exit(over, &state);
+        if let Some(client) = client
+            && !self.pruned(Some(client), id, Some(freed))
+        {
+            let done = Done { removed: vec![id.to_owned()], freed, ..Done::default() };
+            self.reply(client, vec![Answer::Done(done)]);
+        }
+        self.drop_entry(id);
+    }
+
+    /// Forgets the container, and refuses what waits for it.
+    pub(super) fn drop_entry(&mut self, id: &str) {
+        self.disconnect(id);
+        let Some(entry) = self.entries.remove(id) else { return };
+        if self.names.get(&entry.definition.name).is_some_and(|owner| owner == id) {
+            self.names.remove(&entry.definition.name);
+        }
+        for queued in entry.queue {
+            self.refuse(queued.client, super::table::no_container(&entry.definition.name));
+        }
+        let (over, left) = std::mem::take(&mut self.waits).into_iter().partition(|wait| wait.id == id);
+        self.waits = left;
+        self.tell_exit(over, &entry.state);
+    }
+
+    /// Does what waited for the container, until it is busy again.
+    pub(super) fn go_on(&mut self, id: &str) {
+        while let Some(entry) = self.entries.get_mut(id)
+            && entry.busy.is_none()
+            && let Some(queued) = entry.queue.pop_front()
+        {
+            self.act(id, queued);
+        }
+    }
+
+    pub(super) fn set_busy(&mut self, id: &str, busy: Busy) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.busy = Some(busy);
+        }
+    }
+}
+
+/// How a start failed, as the shim has written it down.
+fn start_failure(name: &str, state: &State) -> Failure {
+    failed_with(state.exit_code, format!("cannot start container {name:?}: {}", state.error))
+}
+
+/// A failure with the exit status that it means for `run` and `exec`.
+fn failed_with(status: i32, message: String) -> Failure {
+    let code = match status {
+        CANNOT_RUN => Code::CannotRun,
+        NO_COMMAND => Code::NoCommand,
+        _ => Code::Failed,
+    };
+    failure::new(code, message, "")
+}

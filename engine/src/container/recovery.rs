@@ -1,0 +1,147 @@
+//! What the engine does when it starts, and when a shim was killed: containers are found again, and what is broken is
+//! mended and told.
+//!
+//! A container whose shim lives is asked nothing: its state comes by itself. One whose file says that it runs, and
+//! whose shim does not answer, has lost its shim, or the host has restarted (another boot id); what is left of it is
+//! ended, and its end announced. Never guesses an exit code that is on the disk.
+
+use super::create::now;
+use super::definition::Definition;
+use super::home::Homes;
+use super::start;
+use super::start::Begin;
+use super::table::{Busy, Containers, Entry};
+use crate::work::Shared;
+use sampan_ipc::container::{Phase, Restart};
+use sampan_ipc::report::chain;
+use sampan_ipc::shim::{SOCKET, State};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// Exit code of a process that was killed with SIGKILL.
+const KILLED: i32 = 137;
+/// Exit code of a container that was running when the host stopped, as docker has it.
+const UNKNOWN: i32 = 255;
+
+/// Reads all containers, connects to the shims that live, and begins to repair the rest.
+pub fn run(containers: &mut Containers) {
+    let ids = match containers.homes.list() {
+        Ok(ids) => ids,
+        Err(error) => return log::error!("containers cannot be found: {}", chain(&error)),
+    };
+    for id in ids {
+        let definition = match containers.homes.definition(&id) {
+            Ok(definition) => definition,
+            Err(error) => {
+                log::error!("container {id} is left alone: {}", chain(&error));
+                continue;
+            }
+        };
+        let state = containers.homes.state(&id).unwrap_or_else(|| {
+            log::warn!("container {}: its state cannot be read, it counts as killed", definition.name);
+            State { phase: Phase::Running, started: definition.created, ..State::default() }
+        });
+        add(containers, definition, state);
+    }
+}
+
+fn add(containers: &mut Containers, definition: Definition, state: State) {
+    let (id, name) = (definition.id.clone(), definition.name.clone());
+    if let Some(other) = containers.names.insert(name.clone(), id.clone()) {
+        log::error!("containers {id} and {other} are both called {name}");
+    }
+    let pin = containers.shared.store.pin(definition.needs());
+    containers.entries.insert(id.clone(), Entry::new(definition, state, Some(pin)));
+    match UnixStream::connect(containers.homes.run(&id).join(SOCKET)) {
+        Ok(stream) => match containers.connect(&id, stream) {
+            Ok(()) => log::info!("container {name}: its shim is found again"),
+            Err(error) => log::error!("container {name}: its shim cannot be polled: {error}"),
+        },
+        Err(_) => mend(containers, &id),
+    }
+}
+
+/// A container without a shim.
+fn mend(containers: &mut Containers, id: &str) {
+    let Some(entry) = containers.entries.get(id) else { return };
+    let (state, definition) = (&entry.state, &entry.definition);
+    let was_up = state.phase.is_alive() || state.phase == Phase::Restarting;
+    if was_up || (state.started != 0 && !state.is_announced) {
+        containers.bury(id);
+    } else if definition.create.auto_remove && (state.started != 0 || !state.error.is_empty()) {
+        containers.set_busy(id, Busy::Removing);
+        containers.remove_files(id, None);
+    } else if state.started != 0 && is_kept_up(definition.create.restart, state) {
+        containers.begin(id, None, Begin { by_policy: true, ..Begin::default() });
+    }
+}
+
+/// Ends what is left of a container whose shim is gone, announces its end, and gives where it stands then. On a
+/// thread.
+pub fn bury(shared: &Shared, homes: &Homes, definition: &Definition, mut state: State) -> State {
+    // The file is newer than what the engine last heard.
+    if let Some(written) = homes.state(&definition.id) {
+        state = written;
+    }
+    let boot = start::boot_id();
+    let same_boot = state.boot == boot;
+    let problem = start::delete_by_force(shared, homes, definition).err();
+    homes.remove_run(&definition.id);
+    let was_up = state.phase.is_alive() || state.phase == Phase::Restarting;
+    if was_up {
+        let (code, why) = match same_boot {
+            true => (KILLED, "its shim was killed"),
+            false => (UNKNOWN, "the host restarted"),
+        };
+        // A container between two runs has ended properly.
+        if state.phase.is_alive() {
+            (state.exit_code, state.finished, state.is_announced) = (code, now(), false);
+        }
+        state.error = why.to_owned();
+    }
+    if state.started == 0 && state.error.is_empty() {
+        state.error = "its shim was killed while it was being started".to_owned();
+        state.exit_code = i32::from(start::CANNOT_START);
+    }
+    state.phase = if state.started == 0 { Phase::Created } else { Phase::Exited };
+    (state.pid, state.shim, state.boot) = (0, 0, boot);
+    if let Some(problem) = problem {
+        state.phase = Phase::Dead;
+        state.error = format!("{}; {problem}", state.error);
+    }
+    log::warn!("container {}: {}", definition.name, state.error);
+    if state.started != 0 && !state.is_announced {
+        announce(shared, definition, &state);
+        state.is_announced = true;
+    }
+    if let Err(error) = homes.set_state(&definition.id, &state) {
+        log::error!("{}", chain(&error));
+    }
+    state
+}
+
+fn announce(shared: &Shared, definition: &Definition, state: &State) {
+    let ran = u64::try_from(state.finished.saturating_sub(state.started)).unwrap_or(0);
+    let (code, seconds) = (state.exit_code.to_string(), Duration::from_nanos(ran).as_secs().to_string());
+    let facts = [("exitCode", code.as_str()), ("execDuration", &seconds), ("reason", &state.error)];
+    shared.announcer.container("die", &definition.identity(), &facts);
+}
+
+/// True if a container whose shim was killed, or that the host took down, is started again.
+pub fn starts_again(definition: &Definition, state: &State) -> bool {
+    match definition.create.restart {
+        Restart::OnFailure(most) => {
+            !state.stopped_by_hand && state.exit_code != 0 && (most == 0 || state.restarts < most)
+        }
+        other => is_kept_up(other, state),
+    }
+}
+
+/// True if a container that has ended is started when the engine starts.
+fn is_kept_up(restart: Restart, state: &State) -> bool {
+    match restart {
+        Restart::Always => true,
+        Restart::UnlessStopped => !state.stopped_by_hand,
+        Restart::No | Restart::OnFailure(_) => false,
+    }
+}

@@ -1,0 +1,443 @@
+//! What clients may ask about containers, and what is done about it.
+//!
+//! Methods of [`Containers`]: each takes one request, and answers it, asks the container's shim, starts a thread, or
+//! lets it wait until the container is no longer busy. What comes of that is in [`super::news`]. Never blocks.
+
+use super::definition::Definition;
+use super::news::Outcome;
+use super::start::Begin;
+use super::table::{Busy, Containers, Entry, Pruning, Queued, Wait, not_running};
+use super::{create, inspect, listing, logs, names, recovery, removal, signals, start};
+use crate::failure;
+use crate::work::Message;
+use sampan_ipc::container::{Condition, Exec, Phase, Streams};
+use sampan_ipc::engine::{Answer, Code, Done, Failure, Request, Start, Stop};
+use sampan_ipc::shim::{State, What};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// Most tries to make up a name that is free.
+const NAME_TRIES: u32 = 100;
+/// Milliseconds of [`What::Stop`] that stand for the container's own.
+const OWN_TIMEOUT: i64 = -2;
+/// Containers in one frame.
+const CONTAINERS_PER_FRAME: usize = 200;
+
+impl Containers {
+    /// Serves one request; the answers come by [`Containers::take_replies`].
+    pub fn on_request(&mut self, client: usize, request: Request, descriptors: Vec<OwnedFd>) {
+        let result = match request {
+            Request::Create(create) => self.on_create(client, *create),
+            Request::Containers(asked) => self.on_listing(client, &asked),
+            Request::PruneContainers { filters } => self.on_prune(client, &filters),
+            other => self.on_one(client, other, descriptors),
+        };
+        if let Err(failure) = result {
+            self.refuse(client, failure);
+        }
+    }
+
+    /// A request about one container: it waits if the container is busy.
+    fn on_one(&mut self, client: usize, request: Request, descriptors: Vec<OwnedFd>) -> Result<(), Failure> {
+        let id = self.find(subject(&request))?;
+        let queued = Queued { client, request, descriptors };
+        let is_busy = self.entries.get(&id).is_some_and(|entry| entry.busy.is_some());
+        match is_busy && !goes_at_once(&queued.request) {
+            true => self.enqueue(&id, queued),
+            false => self.act(&id, queued),
+        }
+        Ok(())
+    }
+
+    /// Does what a client asked of a container that is not busy.
+    pub(super) fn act(&mut self, id: &str, queued: Queued) {
+        let Queued { client, request, descriptors } = queued;
+        let result = match request {
+            Request::Start(start) => self.on_start(id, client, &start, descriptors),
+            Request::Stop(stop) => self.on_stop(id, client, &stop, false),
+            Request::Restart(stop) => self.on_stop(id, client, &stop, true),
+            Request::Kill { signal, .. } => self.on_kill(id, client, &signal),
+            Request::Pause { .. } => self.ask_running(id, client, What::Pause, Vec::new()),
+            Request::Unpause { .. } => self.ask_running(id, client, What::Unpause, Vec::new()),
+            Request::Wait { condition, .. } => self.on_wait(id, client, condition),
+            Request::RemoveContainer { force, .. } => self.on_remove(id, client, force),
+            Request::InspectContainer { size, .. } => self.on_inspect(id, client, size),
+            Request::Logs { .. } => self.on_logs(id, client),
+            Request::Exec(exec) => self.on_exec(id, client, *exec, descriptors),
+            Request::Attach { streams, .. } => self.on_attach(id, client, streams, descriptors),
+            Request::Rename { name, .. } => self.on_rename(id, client, &name),
+            Request::Top { .. } => self.ask_running(id, client, What::Pids, Vec::new()),
+            _ => Err(failure::new(Code::Usage, "the request is none about a container", "")),
+        };
+        if let Err(failure) = result {
+            self.refuse(client, failure);
+        }
+    }
+
+    fn on_create(&mut self, client: usize, create: sampan_ipc::container::Create) -> Result<(), Failure> {
+        let id = names::id();
+        let name = self.reserve(&id, create.name.as_deref())?;
+        // What is half made has a name already, and nothing else.
+        let half = Definition { id: id.clone(), name: name.clone(), ..Definition::default() };
+        let mut entry = Entry::new(half, State::default(), None);
+        entry.busy = Some(Busy::Creating);
+        self.entries.insert(id.clone(), entry);
+        let homes = self.homes.clone();
+        self.spawn(move |shared| {
+            let result = create::create(shared, &homes, &id, name, create);
+            shared.outbox.send(Message::Container(Outcome::Created { id, client, result }));
+        });
+        Ok(())
+    }
+
+    /// Takes a name for the container: the one that is wanted, or one that is made up.
+    fn reserve(&mut self, id: &str, wanted: Option<&str>) -> Result<String, Failure> {
+        let name = match wanted {
+            Some(name) => {
+                let name = name.strip_prefix('/').unwrap_or(name);
+                names::check(name).map_err(|error| failure::usage(&error))?;
+                if let Some(owner) = self.names.get(name) {
+                    let message = format!("the name {name:?} belongs to container {}", &owner[..12]);
+                    let hint = "'sampan rm' removes that one, 'sampan rename' gives it another name";
+                    return Err(failure::new(Code::Conflict, message, hint));
+                }
+                name.to_owned()
+            }
+            None => {
+                let made_up = (0..NAME_TRIES).map(names::make_up).find(|name| !self.names.contains_key(name));
+                made_up.unwrap_or_else(|| format!("c{}", &id[..12]))
+            }
+        };
+        self.names.insert(name.clone(), id.to_owned());
+        Ok(name)
+    }
+
+    fn on_start(
+        &mut self,
+        id: &str,
+        client: usize,
+        asked: &Start,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
+        let Some(entry) = self.entries.get(id) else { return Ok(()) };
+        let attach = check_streams(asked.attach, descriptors)?;
+        if entry.link.is_some() && (entry.state.phase.is_alive() || entry.state.phase == Phase::Restarting) {
+            return match attach {
+                Some((streams, descriptors)) => self.ask(id, Some(client), What::Attach(streams), descriptors),
+                None => {
+                    let done = Done { reference: id.to_owned(), unchanged: true, ..Done::default() };
+                    self.reply(client, vec![Answer::Done(done)]);
+                    Ok(())
+                }
+            };
+        }
+        self.begin(id, Some(client), Begin { attach, size: asked.size, ..Begin::default() });
+        Ok(())
+    }
+
+    /// Starts a container that has no shim.
+    pub(super) fn begin(&mut self, id: &str, client: Option<usize>, begin: Begin) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        entry.busy = Some(Busy::Starting(client));
+        entry.state.error.clear();
+        entry.state.stopped_by_hand = false;
+        entry.state.restarts = if begin.by_policy { entry.state.restarts + 1 } else { 0 };
+        let (definition, state, homes) = (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
+        self.spawn(move |shared| {
+            let id = definition.id.clone();
+            let result = start::start(shared, &homes, &definition, state, begin);
+            shared.outbox.send(Message::Container(Outcome::Spawned { id, result }));
+        });
+    }
+
+    fn on_stop(&mut self, id: &str, client: usize, asked: &Stop, again: bool) -> Result<(), Failure> {
+        let Some(entry) = self.entries.get(id) else { return Ok(()) };
+        let signal = match asked.signal.as_deref() {
+            Some(signal) => signals::parse(signal).map_err(|error| failure::usage(&error))?,
+            None => 0,
+        };
+        let wait = match asked.timeout {
+            Some(seconds) if seconds < 0 => -1,
+            Some(seconds) => seconds.saturating_mul(1000),
+            None => OWN_TIMEOUT,
+        };
+        let has_shim = entry.link.is_some();
+        match (has_shim, again) {
+            (true, false) => self.ask(id, Some(client), What::Stop(signal, wait), Vec::new()),
+            (true, true) => self.ask(id, Some(client), What::Restart(signal, wait), Vec::new()),
+            (false, true) => {
+                self.begin(id, Some(client), Begin { is_restart: true, ..Begin::default() });
+                Ok(())
+            }
+            (false, false) => {
+                let done = Done { reference: id.to_owned(), unchanged: true, ..Done::default() };
+                self.reply(client, vec![Answer::Done(done)]);
+                Ok(())
+            }
+        }
+    }
+
+    fn on_kill(&mut self, id: &str, client: usize, signal: &str) -> Result<(), Failure> {
+        let signal = if signal.is_empty() { "KILL" } else { signal };
+        let signal = signals::parse(signal).map_err(|error| failure::usage(&error))?;
+        self.ask_running(id, client, What::Kill(signal), Vec::new())
+    }
+
+    fn ask_running(
+        &mut self,
+        id: &str,
+        client: usize,
+        what: What,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
+        match self.entries.get(id) {
+            Some(entry) if entry.state.phase.is_alive() => self.ask(id, Some(client), what, descriptors),
+            _ => Err(not_running(&self.name(id))),
+        }
+    }
+
+    fn on_wait(&mut self, id: &str, client: usize, condition: Condition) -> Result<(), Failure> {
+        let Some(entry) = self.entries.get(id) else { return Ok(()) };
+        let finished = entry.state.finished;
+        self.waits.push(Wait { id: id.to_owned(), client, condition, finished });
+        if condition == Condition::NotRunning {
+            self.tell_waiting(id);
+        }
+        Ok(())
+    }
+
+    fn on_remove(&mut self, id: &str, client: usize, force: bool) -> Result<(), Failure> {
+        let Some(entry) = self.entries.get_mut(id) else { return Ok(()) };
+        let is_up = entry.state.phase.is_alive() || entry.state.phase == Phase::Restarting;
+        if is_up && !force {
+            let message = format!("container {:?} is {}", entry.definition.name, entry.state.phase.word());
+            return Err(failure::new(Code::Conflict, message, "stop it first, or use --force"));
+        }
+        entry.busy = Some(Busy::Removing);
+        if entry.link.is_some() {
+            return self.ask(id, Some(client), What::Remove, Vec::new());
+        }
+        self.remove_files(id, Some(client));
+        Ok(())
+    }
+
+    /// Removes a container that has no shim.
+    pub(super) fn remove_files(&mut self, id: &str, client: Option<usize>) {
+        let Some(entry) = self.entries.get(id) else { return };
+        let (definition, homes) = (Arc::clone(&entry.definition), self.homes.clone());
+        self.spawn(move |shared| {
+            let id = definition.id.clone();
+            let result = removal::remove(shared, &homes, &definition);
+            shared.outbox.send(Message::Container(Outcome::Removed { id, client, result }));
+        });
+    }
+
+    /// Tidies up behind a shim that was killed.
+    pub(super) fn bury(&mut self, id: &str) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        if !matches!(entry.busy, Some(Busy::Starting(_))) {
+            entry.busy = Some(Busy::Burying);
+        }
+        let (definition, state, homes) = (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
+        self.spawn(move |shared| {
+            let id = definition.id.clone();
+            let state = Box::new(recovery::bury(shared, &homes, &definition, state));
+            shared.outbox.send(Message::Container(Outcome::Buried { id, state }));
+        });
+    }
+
+    fn on_listing(&mut self, client: usize, asked: &sampan_ipc::container::Listing) -> Result<(), Failure> {
+        let made = self.entries.values().filter(|entry| entry.busy != Some(Busy::Creating));
+        let mut all: Vec<_> = made.map(|entry| (Arc::clone(&entry.definition), entry.summary())).collect();
+        listing::choose(&mut all, asked)?;
+        let summaries: Vec<_> = all.into_iter().map(|(_, summary)| summary).collect();
+        if asked.size {
+            let homes = self.homes.clone();
+            self.spawn(move |shared| {
+                let answers = pages(listing::with_sizes(summaries, &homes));
+                shared.outbox.send(Message::Container(Outcome::Answers { client, answers }));
+            });
+        } else {
+            self.reply(client, pages(summaries));
+        }
+        Ok(())
+    }
+
+    fn on_inspect(&mut self, id: &str, client: usize, size: bool) -> Result<(), Failure> {
+        let Some(entry) = self.entries.get(id) else { return Ok(()) };
+        let (definition, state, homes) = (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
+        self.spawn(move |shared| {
+            let json = inspect::json(&definition, &state, &homes, size);
+            let answers = vec![Answer::Json(json), Answer::Done(Done::default())];
+            shared.outbox.send(Message::Container(Outcome::Answers { client, answers }));
+        });
+        Ok(())
+    }
+
+    fn on_logs(&mut self, id: &str, client: usize) -> Result<(), Failure> {
+        let Some(entry) = self.entries.get(id) else { return Ok(()) };
+        let is_open = entry.state.phase.is_alive() || entry.state.phase == Phase::Restarting;
+        let (driver, files) = logs::files(&self.shared.config, &self.homes, &entry.definition);
+        let files: Vec<OwnedFd> =
+            files.iter().filter_map(|path| File::open(path).ok()).map(OwnedFd::from).collect();
+        let count = u32::try_from(files.len()).unwrap_or(u32::MAX);
+        let log = Answer::Log { driver, files: count, is_open };
+        self.reply_with(client, vec![log, Answer::Done(Done::default())], files);
+        Ok(())
+    }
+
+    fn on_exec(
+        &mut self,
+        id: &str,
+        client: usize,
+        exec: Exec,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
+        let Some(entry) = self.entries.get(id) else { return Ok(()) };
+        match entry.state.phase {
+            Phase::Running => {}
+            Phase::Paused => {
+                let message = format!("container {:?} is paused", entry.definition.name);
+                return Err(failure::new(Code::Conflict, message, "'sampan unpause' thaws it"));
+            }
+            _ => return Err(not_running(&entry.definition.name)),
+        }
+        let asked = (!exec.detach).then_some(exec.streams);
+        let descriptors = check_streams(asked, descriptors)?.map(|(_, d)| d).unwrap_or_default();
+        let (definition, homes) = (Arc::clone(&entry.definition), self.homes.clone());
+        self.spawn(move |shared| {
+            let id = definition.id.clone();
+            let result = start::describe(shared, &homes, &definition, exec);
+            shared.outbox.send(Message::Container(Outcome::Described { id, client, result, descriptors }));
+        });
+        Ok(())
+    }
+
+    fn on_attach(
+        &mut self,
+        id: &str,
+        client: usize,
+        streams: Streams,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
+        let descriptors = check_streams(Some(streams), descriptors)?.map(|(_, d)| d).unwrap_or_default();
+        self.ask_running(id, client, What::Attach(streams), descriptors)
+    }
+
+    fn on_rename(&mut self, id: &str, client: usize, name: &str) -> Result<(), Failure> {
+        let name = name.strip_prefix('/').unwrap_or(name);
+        let old = self.name(id);
+        if old == name {
+            let message = format!("container {name:?} has that name already");
+            return Err(failure::new(Code::Conflict, message, ""));
+        }
+        self.reserve(id, Some(name))?;
+        let Some(entry) = self.entries.get_mut(id) else { return Ok(()) };
+        let definition = Definition { name: name.to_owned(), ..Definition::clone(&entry.definition) };
+        if let Err(error) = self.homes.redefine(&definition) {
+            self.names.remove(name);
+            return Err(failure::new(Code::Failed, sampan_ipc::report::chain(&error), ""));
+        }
+        self.names.remove(&old);
+        let identity = definition.identity();
+        entry.definition = Arc::new(definition);
+        self.shared.announcer.container("rename", &identity, &[("oldName", &old)]);
+        if entry.link.is_some() {
+            return self.ask(id, Some(client), What::Rename(name.to_owned()), Vec::new());
+        }
+        self.reply(client, vec![Answer::Done(Done { reference: id.to_owned(), ..Done::default() })]);
+        Ok(())
+    }
+
+    fn on_prune(&mut self, client: usize, filters: &[String]) -> Result<(), Failure> {
+        let filter = listing::PruneFilter::parse(filters)?;
+        let goes = |entry: &Entry| {
+            entry.busy.is_none()
+                && entry.link.is_none()
+                && matches!(entry.state.phase, Phase::Created | Phase::Exited | Phase::Dead)
+                && filter.matches(&entry.definition)
+        };
+        let ids: Vec<String> =
+            self.entries.iter().filter(|(_, entry)| goes(entry)).map(|(id, _)| id.clone()).collect();
+        self.prunings.push(Pruning { client, left: ids.len(), removed: Vec::new(), freed: 0 });
+        for id in &ids {
+            self.set_busy(id, Busy::Removing);
+            self.remove_files(id, Some(client));
+        }
+        self.end_prunings();
+        Ok(())
+    }
+
+    /// A removal is over; true if it was part of a prune.
+    pub(super) fn pruned(&mut self, client: Option<usize>, id: &str, freed: Option<u64>) -> bool {
+        let Some(pruning) = self.prunings.iter_mut().find(|pruning| Some(pruning.client) == client) else {
+            return false;
+        };
+        pruning.left -= 1;
+        if let Some(freed) = freed {
+            pruning.removed.push(id.to_owned());
+            pruning.freed += freed;
+        }
+        self.end_prunings();
+        true
+    }
+
+    fn end_prunings(&mut self) {
+        let (over, left) = std::mem::take(&mut self.prunings).into_iter().partition(|p| p.left == 0);
+        self.prunings = left;
+        let over: Vec<Pruning> = over;
+        for Pruning { client, removed, freed, .. } in over {
+            self.shared.announcer.pruned_containers(freed);
+            self.reply(client, vec![Answer::Done(Done { removed, freed, ..Done::default() })]);
+        }
+    }
+}
+
+/// The container that a request is about.
+fn subject(request: &Request) -> &str {
+    match request {
+        Request::Start(start) => &start.container,
+        Request::Stop(stop) | Request::Restart(stop) => &stop.container,
+        Request::Exec(exec) => &exec.container,
+        Request::Kill { container, .. }
+        | Request::Pause { container }
+        | Request::Unpause { container }
+        | Request::Wait { container, .. }
+        | Request::RemoveContainer { container, .. }
+        | Request::InspectContainer { container, .. }
+        | Request::Logs { container }
+        | Request::Attach { container, .. }
+        | Request::Rename { container, .. }
+        | Request::Top { container, .. } => container,
+        _ => "",
+    }
+}
+
+/// True for requests that no work on the container is in the way of.
+fn goes_at_once(request: &Request) -> bool {
+    matches!(request, Request::Wait { .. } | Request::InspectContainer { .. } | Request::Logs { .. })
+}
+
+/// The descriptors that came must be those that were announced.
+fn check_streams(
+    streams: Option<Streams>,
+    descriptors: Vec<OwnedFd>,
+) -> Result<Option<(Streams, Vec<OwnedFd>)>, Failure> {
+    let expected = streams.map_or(0, Streams::count);
+    if descriptors.len() != expected {
+        let message = format!("{} descriptors came with the request, expected {expected}", descriptors.len());
+        return Err(failure::new(Code::Usage, message, ""));
+    }
+    Ok(streams.map(|streams| (streams, descriptors)))
+}
+
+fn pages(summaries: Vec<sampan_ipc::container::Summary>) -> Vec<Answer> {
+    let mut answers: Vec<Answer> =
+        summaries.chunks(CONTAINERS_PER_FRAME).map(|page| Answer::Containers(page.to_vec())).collect();
+    if answers.is_empty() {
+        answers.push(Answer::Containers(Vec::new()));
+    }
+    answers.push(Answer::Done(Done::default()));
+    answers
+}

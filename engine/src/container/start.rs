@@ -1,0 +1,169 @@
+//! Starts a container: writes its bundle, starts its shim and tells it all it has to know. On a thread.
+//!
+//! Also what else needs the runtime's or the container's configuration: the process of an `exec`, the files of the
+//! log, and the end of what a killed shim has left. Whether the container then runs is what its shim says.
+
+use super::definition::Definition;
+use super::{etc, logs};
+use super::home::{self, Homes};
+use super::runtime::Runtime;
+use super::spec::{self, Input};
+use crate::config::Config;
+use crate::failure;
+use crate::rights;
+use crate::work::Shared;
+use sampan_ipc::container::{Exec, Network, Notify, Streams};
+use sampan_ipc::engine::{Code, Failure};
+use sampan_ipc::frame;
+use sampan_ipc::report::chain;
+use sampan_ipc::shim::{Rootfs, Setup, State, VERSION};
+use std::error::Error;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// Exit status of a container that could not be started for a reason of the engine's. podman-run(1).
+pub const CANNOT_START: u8 = 125;
+/// How long a stop waits by default, in seconds.
+const STOP_TIMEOUT: u32 = 10;
+
+/// How a container is to be started.
+#[derive(Default)]
+pub struct Begin {
+    /// A client is attached from the start.
+    pub attach: Option<(Streams, Vec<OwnedFd>)>,
+    /// Rows and columns of its terminal.
+    pub size: (u16, u16),
+    /// A person asked for a restart.
+    pub is_restart: bool,
+    /// The container's restart policy asked for it.
+    pub by_policy: bool,
+}
+
+/// Finds out whether the container could be started, as far as that can be told; what a person should know.
+///
+/// # Errors
+/// An option makes no sense on this host, or there is no runtime.
+pub fn check(shared: &Shared, homes: &Homes, definition: &Definition) -> Result<Vec<String>, Failure> {
+    let runtime = Runtime::find(&shared.config, definition.create.runtime.as_deref())?;
+    let bundle = bundle(shared, homes, definition, &runtime)?;
+    logs::log(&shared.config, homes, definition)?;
+    Ok(bundle.warnings)
+}
+
+/// Starts the container's shim; the way to it.
+///
+/// # Errors
+/// The bundle cannot be made, or the shim not started. Nothing runs then.
+pub fn start(
+    shared: &Shared,
+    homes: &Homes,
+    definition: &Definition,
+    state: State,
+    begin: Begin,
+) -> Result<UnixStream, Failure> {
+    let cannot = |error: &dyn Error| {
+        let message = format!("cannot start container {:?}: {}", definition.name, chain(error));
+        failure::new(Code::Failed, message, "")
+    };
+    let runtime = Runtime::find(&shared.config, definition.create.runtime.as_deref())?;
+    let run = homes.make_run(&definition.id).map_err(|error| cannot(&error))?;
+    etc::write(homes, definition, network(&shared.config, definition)).map_err(|error| cannot(&error))?;
+    let bundle = bundle(shared, homes, definition, &runtime)?;
+    let path = homes.dir(&definition.id).join("config.json");
+    home::write(&path, bundle.json.as_bytes(), false).map_err(|error| cannot(&error))?;
+    let (attach, descriptors) = begin.attach.map_or((None, Vec::new()), |(streams, d)| (Some(streams), d));
+    let setup = Setup {
+        state: State { boot: boot_id(), ..state },
+        attach,
+        size: begin.size,
+        is_restart: begin.is_restart,
+        ..setup(shared, homes, definition, &runtime, run)?
+    };
+    spawn(&setup, &descriptors).map_err(|error| cannot(&error))
+}
+
+fn setup(
+    shared: &Shared,
+    homes: &Homes,
+    definition: &Definition,
+    runtime: &Runtime,
+    run: PathBuf,
+) -> Result<Setup, Failure> {
+    let (create, dir) = (&definition.create, homes.dir(&definition.id));
+    let lower = definition.image.layers.iter().map(|layer| shared.store.layer_path(layer));
+    let timeout = create.stop_timeout.unwrap_or(STOP_TIMEOUT);
+    Ok(Setup {
+        version: VERSION,
+        identity: definition.identity(),
+        run,
+        fifo: shared.config.fifo.clone(),
+        runtime: runtime.command(&shared.config.run_dir.join("runtime")),
+        bundle: dir.clone(),
+        rootfs: Rootfs::Overlay {
+            lower: lower.collect(),
+            upper: dir.join("upper"),
+            work: dir.join("work"),
+            target: dir.join("rootfs"),
+        },
+        tty: create.tty,
+        open_stdin: create.open_stdin,
+        log: logs::log(&shared.config, homes, definition)?,
+        restart: create.restart,
+        auto_remove: create.auto_remove,
+        stop_signal: definition.stop_signal,
+        stop_timeout_ms: i64::from(timeout) * 1000,
+        pidfile: create.pidfile.clone(),
+        notify: match create.sdnotify {
+            Notify::Conmon => create.notify_socket.as_ref().map(PathBuf::from),
+            Notify::Ignore | Notify::Container => None,
+        },
+        dir,
+        ..Setup::default()
+    })
+}
+
+fn spawn(setup: &Setup, descriptors: &[OwnedFd]) -> std::io::Result<UnixStream> {
+    let bytes = frame::encode(setup).map_err(std::io::Error::other)?;
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut command = Command::new(program());
+    command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null()).env_clear();
+    let mut shim = command.spawn().map_err(|error| {
+        std::io::Error::new(error.kind(), format!("cannot run {}: {error}", program().display()))
+    })?;
+    // What it inherits is its own now; ours must close, or its death would not be seen.
+    drop(command);
+    let sent = rights::send(&ours, &bytes, descriptors).and_then(|sent| {
+        let mut stream = &ours;
+        std::io::Write::write_all(&mut stream, bytes.get(sent..).unwrap_or_default())
+    });
+    // It leaves the engine's family at once: what we started ends, and what it started goes on.
+    let status = shim.wait()?;
+    sent?;
+    match status.success() {
+        true => Ok(ours),
+        false => Err(std::io::Error::other(format!("the shim ended with {status}"))),
+    }
+}
+
+/// The shim's program: it lies beside the engine's own, wherever that was when it started.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let engine = std::env::current_exe().unwrap_or_default();
+        engine.with_file_name("sampan-shim")
+    })
+}
+
+/// Remembers where the shim's program lies; to be called before the engine's own may be replaced.
+pub fn find_shim() {
+    program();
+}
+
+/// Which boot this is.
+pub fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}

@@ -1,0 +1,331 @@
+//! All containers, as the event loop knows them: who they are, where they stand, who waits for what.
+//!
+//! Owned by the event loop; shared with no thread. What clients ask is in [`super::requests`], what shims and
+//! threads tell in [`super::news`]: both are methods of [`Containers`]. Never blocks: files are read and programs
+//! started on threads, a bounded number at a time. While one works on a container, requests to that one wait.
+
+use super::definition::Definition;
+use super::home::Homes;
+use super::link::Link;
+use super::recovery;
+use super::workers::Workers;
+use crate::failure;
+use crate::store::Pin;
+use crate::work::Shared;
+use mio::event::Event;
+use mio::{Interest, Registry, Token};
+use sampan_ipc::container::{Condition, Phase, Summary};
+use sampan_ipc::engine::{Answer, Code, Failure, Request};
+use sampan_ipc::shim::{self, State};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// Tokens of shims begin here; clients' never come so far.
+pub const FIRST_LINK: usize = 1 << 40;
+/// Most requests that wait for one container.
+const QUEUE_MAX: usize = 256;
+/// Most names that an error lists.
+const LISTED_MAX: usize = 10;
+
+/// What a client gets.
+pub struct Reply {
+    /// The client's token.
+    pub client: usize,
+    /// The answers; the last one ends the stream.
+    pub answers: Vec<Answer>,
+    /// Descriptors that go with the first.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// A request, and who wants it.
+pub struct Queued {
+    /// The client's token.
+    pub client: usize,
+    /// What it wants.
+    pub request: Request,
+    /// What came along.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// What is done to a container just now, so that other requests wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Busy {
+    /// A thread makes it.
+    Creating,
+    /// A shim starts it; this client waits for that.
+    Starting(Option<usize>),
+    /// It has ended, and its shim tidies up.
+    Ending,
+    /// A thread, or its shim, removes it.
+    Removing,
+    /// A thread declares it dead.
+    Burying,
+}
+
+/// One container.
+pub struct Entry {
+    /// How it was made.
+    pub definition: Arc<Definition>,
+    /// Where it stands.
+    pub state: State,
+    /// Its shim, if it has one.
+    pub link: Option<(usize, Link)>,
+    /// What is done to it.
+    pub busy: Option<Busy>,
+    /// What is to be done next.
+    pub queue: VecDeque<Queued>,
+    /// Keeps its image's layers.
+    pub pin: Option<Pin>,
+}
+
+impl Entry {
+    /// An entry of a container without a shim.
+    pub fn new(definition: Definition, state: State, pin: Option<Pin>) -> Self {
+        let definition = Arc::new(definition);
+        Entry { definition, state, link: None, busy: None, queue: VecDeque::new(), pin }
+    }
+
+    /// As clients are told.
+    pub fn summary(&self) -> Summary {
+        super::listing::summary(&self.definition, &self.state, self.busy)
+    }
+}
+
+/// Who asked a shim for something.
+pub struct Asked {
+    /// The container.
+    pub id: String,
+    /// The client; none if nobody waits.
+    pub client: Option<usize>,
+    /// Process ids that the shim told on the way.
+    pub pids: Option<Vec<i32>>,
+}
+
+/// Who waits for a container's end.
+pub struct Wait {
+    /// The container.
+    pub id: String,
+    /// The client.
+    pub client: usize,
+    /// For what.
+    pub condition: Condition,
+    /// When the container had ended last, when the client asked.
+    pub finished: i64,
+}
+
+/// A prune that waits for its removals.
+pub struct Pruning {
+    /// The client.
+    pub client: usize,
+    /// Removals that are not over yet.
+    pub left: usize,
+    /// Ids that are gone.
+    pub removed: Vec<String>,
+    /// Bytes that became free.
+    pub freed: u64,
+}
+
+/// All containers.
+pub struct Containers {
+    pub(super) shared: Arc<Shared>,
+    pub(super) homes: Homes,
+    pub(super) entries: BTreeMap<String, Entry>,
+    pub(super) names: HashMap<String, String>,
+    pub(super) links: HashMap<usize, String>,
+    pub(super) asked: HashMap<u64, Asked>,
+    pub(super) waits: Vec<Wait>,
+    pub(super) prunings: Vec<Pruning>,
+    registry: Registry,
+    next_link: usize,
+    next_number: u64,
+    workers: Workers,
+    replies: Vec<Reply>,
+}
+
+impl Containers {
+    /// Reads what is there, connects to the shims that live, and begins to repair the rest.
+    pub fn open(shared: Arc<Shared>, homes: Homes, registry: Registry) -> Self {
+        let mut containers = Containers {
+            shared,
+            homes,
+            entries: BTreeMap::new(),
+            names: HashMap::new(),
+            links: HashMap::new(),
+            asked: HashMap::new(),
+            waits: Vec::new(),
+            prunings: Vec::new(),
+            registry,
+            next_link: FIRST_LINK,
+            next_number: 1,
+            workers: Workers::default(),
+            replies: Vec::new(),
+        };
+        recovery::run(&mut containers);
+        containers
+    }
+
+    /// How many there are; how many run, and are paused.
+    pub fn count(&self) -> (u64, u64, u64) {
+        let of = |phase| self.entries.values().filter(|e| e.state.phase == phase).count() as u64;
+        (self.entries.len() as u64, of(Phase::Running), of(Phase::Paused))
+    }
+
+    /// Answers that are ready.
+    pub fn take_replies(&mut self) -> Vec<Reply> {
+        std::mem::take(&mut self.replies)
+    }
+
+    /// A client has gone: it waits for nothing any more.
+    pub fn forget(&mut self, client: usize) {
+        self.waits.retain(|wait| wait.client != client);
+        for entry in self.entries.values_mut() {
+            entry.queue.retain(|queued| queued.client != client);
+        }
+    }
+
+    /// Something happened on a shim's connection.
+    pub fn mark(&mut self, token: usize, event: &Event) {
+        let entry = self.links.get(&token).and_then(|id| self.entries.get_mut(id));
+        // One no longer known: a stale event, ignored.
+        if let Some((_, link)) = entry.and_then(|entry| entry.link.as_mut()) {
+            link.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+            link.writable |= event.is_writable();
+        }
+        if let Some(id) = self.links.get(&token).cloned() {
+            self.hear(&id);
+        }
+    }
+
+    /// From now on `stream` is the way to the container's shim.
+    pub(super) fn connect(&mut self, id: &str, stream: std::os::unix::net::UnixStream) -> io::Result<()> {
+        stream.set_nonblocking(true)?;
+        let mut link = Link::new(mio::net::UnixStream::from_std(stream));
+        let token = self.next_link;
+        self.next_link += 1;
+        self.registry.register(link.stream(), Token(token), Interest::READABLE | Interest::WRITABLE)?;
+        self.links.insert(token, id.to_owned());
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.link = Some((token, link));
+        }
+        Ok(())
+    }
+
+    /// The connection to the container's shim is over.
+    pub(super) fn disconnect(&mut self, id: &str) {
+        let link = self.entries.get_mut(id).and_then(|entry| entry.link.take());
+        if let Some((token, mut link)) = link {
+            let _ = self.registry.deregister(link.stream());
+            self.links.remove(&token);
+        }
+    }
+
+    /// Asks the container's shim; the client hears its reply.
+    pub(super) fn ask(
+        &mut self,
+        id: &str,
+        client: Option<usize>,
+        what: shim::What,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
+        let Some((_, link)) = self.entries.get_mut(id).and_then(|entry| entry.link.as_mut()) else {
+            return Err(not_running(&self.name(id)));
+        };
+        let number = self.next_number;
+        link.ask(number, what, descriptors).map_err(|error| {
+            failure::new(Code::Failed, format!("cannot ask the container's shim: {error}"), "")
+        })?;
+        self.next_number += 1;
+        self.asked.insert(number, Asked { id: id.to_owned(), client, pids: None });
+        Ok(())
+    }
+
+    /// Does `work` on a thread; it sends a [`super::news::Outcome`] when it is done.
+    pub(super) fn spawn(&self, work: impl FnOnce(&Shared) + Send + 'static) {
+        self.workers.add(&self.shared, work);
+    }
+
+    /// True while something is done that an engine that stops should wait for.
+    pub fn is_working(&self) -> bool {
+        self.workers.is_busy()
+    }
+
+    /// The client gets this, and no more.
+    pub(super) fn reply(&mut self, client: usize, answers: Vec<Answer>) {
+        self.replies.push(Reply { client, answers, descriptors: Vec::new() });
+    }
+
+    /// As [`Containers::reply`], with descriptors.
+    pub(super) fn reply_with(&mut self, client: usize, answers: Vec<Answer>, descriptors: Vec<OwnedFd>) {
+        self.replies.push(Reply { client, answers, descriptors });
+    }
+
+    /// The client's request failed.
+    pub(super) fn refuse(&mut self, client: usize, failure: Failure) {
+        self.reply(client, vec![Answer::Error(failure)]);
+    }
+
+    /// The container's name; its id if it has none any more.
+    pub(super) fn name(&self, id: &str) -> String {
+        self.entries.get(id).map_or_else(|| id.to_owned(), |entry| entry.definition.name.clone())
+    }
+
+    /// The id of the container that is meant: its name, its id, or the first digits of its id.
+    ///
+    /// # Errors
+    /// None is meant, or several are.
+    pub(super) fn find(&self, typed: &str) -> Result<String, Failure> {
+        // Docker's API writes names with a slash.
+        let typed = typed.strip_prefix('/').unwrap_or(typed);
+        if self.entries.contains_key(typed) {
+            return Ok(typed.to_owned());
+        }
+        if let Some(id) = self.names.get(typed) {
+            return Ok(id.clone());
+        }
+        let range = self.entries.range(typed.to_owned()..);
+        let meant: Vec<&Entry> =
+            range.take_while(|(id, _)| id.starts_with(typed)).map(|(_, entry)| entry).collect();
+        match meant.as_slice() {
+            [one] if !typed.is_empty() => Ok(one.definition.id.clone()),
+            [_, _, ..] if !typed.is_empty() => Err(ambiguous(typed, &meant)),
+            _ => Err(no_container(typed)),
+        }
+    }
+
+    /// Puts a request behind what is done to the container just now.
+    pub(super) fn enqueue(&mut self, id: &str, queued: Queued) {
+        let client = queued.client;
+        match self.entries.get_mut(id) {
+            Some(entry) if entry.queue.len() < QUEUE_MAX => entry.queue.push_back(queued),
+            Some(_) => {
+                let message = format!("{QUEUE_MAX} requests wait for container {:?}", self.name(id));
+                self.refuse(client, failure::new(Code::Conflict, message, "try again later"));
+            }
+            None => self.refuse(client, no_container(id)),
+        }
+    }
+}
+
+/// There is no such container.
+pub(super) fn no_container(typed: &str) -> Failure {
+    let typed: String = typed.chars().take(300).collect();
+    let message = format!("there is no container {typed:?}");
+    failure::new(Code::NotFound, message, "'sampan ps --all' lists those that there are")
+}
+
+/// It does not run.
+pub(super) fn not_running(name: &str) -> Failure {
+    failure::new(Code::Conflict, format!("container {name:?} is not running"), "'sampan start' starts it")
+}
+
+fn ambiguous(typed: &str, meant: &[&Entry]) -> Failure {
+    let some = meant.iter().take(LISTED_MAX);
+    let mut list: Vec<String> = some.map(|e| format!("{} ({})", &e.definition.id[..12], e.definition.name)).collect();
+    if meant.len() > LISTED_MAX {
+        list.push("…".to_owned());
+    }
+    let message = format!("{typed:?} stands for {} containers: {}", meant.len(), list.join(", "));
+    failure::new(Code::Conflict, message, "give more digits, or a name")
+}
