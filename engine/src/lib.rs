@@ -17,6 +17,7 @@ pub mod challenge;
 pub mod client;
 pub mod compare;
 pub mod config;
+pub mod container;
 pub mod credentials;
 pub mod decode;
 pub mod digest;
