@@ -1,11 +1,16 @@
 //! The `[engine]` table of `/etc/sampan/sampan.toml`, and the command line that wins over it.
 
+use crate::container::options;
+use crate::container::problem::SpecError;
+use crate::container::settings::{Manager, Settings, Ulimit};
 use crate::limits::Bounds;
 use crate::policy::{self, Policies, RuleError};
 use crate::room::{Amount, Marks};
 use lexopt::prelude::{Long, Short, ValueExt};
+use sampan_ipc::container::Network;
 use sampan_ipc::paths::Paths;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -54,6 +59,14 @@ pub struct Config {
     pub marks: Marks,
     /// Which images may come in.
     pub policies: Arc<Policies>,
+    /// What holds for containers that do not say otherwise.
+    pub settings: Settings,
+    /// Where the output of containers goes: `json-file`, `journald` or `none`.
+    pub log_driver: String,
+    /// Options of that driver.
+    pub log_options: Vec<(String, String)>,
+    /// The network of containers: never [`Network::Default`].
+    pub network: Network,
 }
 
 /// What the command line asks for.
@@ -87,6 +100,9 @@ pub enum ConfigError {
         /// Where it breaks.
         source: toml::de::Error,
     },
+    /// What it says about containers makes no sense.
+    #[error(transparent)]
+    Container(#[from] SpecError),
     /// The policies make no sense.
     #[error(transparent)]
     Policy(#[from] RuleError),
@@ -146,6 +162,38 @@ struct Table {
     gc_free_high: Option<Amount>,
     #[serde(default)]
     policy: Vec<policy::Written>,
+    runtime: Option<String>,
+    cgroup_manager: Option<Manager>,
+    seccomp_profile: Option<PathBuf>,
+    init_path: Option<PathBuf>,
+    #[serde(default)]
+    log_driver: Driver,
+    #[serde(default)]
+    log_options: BTreeMap<String, String>,
+    stop_timeout: Option<u64>,
+    #[serde(default)]
+    default_ulimits: BTreeMap<String, Ulimit>,
+    #[serde(default)]
+    network: Net,
+}
+
+/// Where output goes.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Driver {
+    #[default]
+    JsonFile,
+    Journald,
+    None,
+}
+
+/// A container's network.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Net {
+    #[default]
+    None,
+    Host,
 }
 
 /// When what was pulled is brought to the disk.
@@ -190,6 +238,7 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
     let partial_days = within("partial-days", table.partial_days, 0..=36_500)?.unwrap_or(PARTIAL_DAYS);
     let bounds = bounds(&cli, &table)?;
     let marks = marks(&table)?;
+    let settings = settings(&table)?;
     Ok(Asked::Run(Box::new(Config {
         socket: cli.socket.or(table.socket).unwrap_or_else(|| paths.engine_socket()),
         store: cli.store.or(table.store).unwrap_or_else(|| paths.store()),
@@ -206,7 +255,39 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
         certs_dir: table.certs_dir,
         marks,
         policies: Arc::new(Policies::new(table.policy)?),
+        settings,
+        log_driver: match table.log_driver {
+            Driver::JsonFile => "json-file",
+            Driver::Journald => "journald",
+            Driver::None => "none",
+        }
+        .to_owned(),
+        log_options: table.log_options.into_iter().collect(),
+        network: match table.network {
+            Net::None => Network::None,
+            Net::Host => Network::Host,
+        },
     })))
+}
+
+/// What holds for containers.
+fn settings(table: &Table) -> Result<Settings, ConfigError> {
+    let default = Settings::default();
+    let timeout = within("stop-timeout", table.stop_timeout, 0..=u64::from(u32::MAX))?;
+    let settings = Settings {
+        runtime: table.runtime.clone(),
+        cgroup_manager: table.cgroup_manager,
+        seccomp_profile: table.seccomp_profile.clone(),
+        init_path: table.init_path.clone(),
+        stop_timeout: timeout.and_then(|t| u32::try_from(t).ok()).unwrap_or(default.stop_timeout),
+        default_ulimits: table.default_ulimits.clone(),
+    };
+    settings.check()?;
+    for (key, value) in &table.log_options {
+        options::printable("log-options", key)?;
+        options::printable("log-options", value)?;
+    }
+    Ok(settings)
 }
 
 /// The engine's limits: those of the command line, else of the file, else as they are by default.

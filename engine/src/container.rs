@@ -2,21 +2,43 @@
 //!
 //! From above to below: [`table`] is what the event loop knows of all containers, [`requests`] what clients may ask
 //! of it and [`news`] what shims and threads tell it; [`create`], [`start`], [`removal`] and [`recovery`] are what
-//! its threads do; [`listing`] and [`inspect`] describe containers. [`link`] is a connection to a shim, [`home`] the
-//! directories of a container, and [`definition`] how it was made. The shim itself is in [`crate::shim`].
+//! its threads do, [`workers`] the threads; [`listing`] and [`inspect`] describe containers. [`link`] is a connection
+//! to a shim, [`home`] the directories of a container, [`etc`] and [`logs`] its files, [`definition`] how it was made.
+//!
+//! [`spec`] turns what a person asked for into the runtime's `config.json`. Below it: [`process`], [`mounts`],
+//! [`devices`], [`resources`], [`seccomp`] and [`capabilities`] make its parts, [`user`] and [`lookup`] read the
+//! root file system, [`host`] and [`runtime`] say what this host can do, and [`document`] is the file itself.
+//! [`options`], [`names`] and [`signals`] judge what people type. The shim itself is in [`crate::shim`].
 
+pub mod capabilities;
 pub mod create;
 pub mod definition;
+pub mod devices;
+pub mod document;
 pub mod etc;
 pub mod home;
+pub mod host;
 pub mod inspect;
 pub mod link;
 pub mod listing;
 pub mod logs;
+pub mod lookup;
+pub mod mounts;
+pub mod names;
 pub mod news;
+pub mod options;
+pub mod problem;
+pub mod process;
 pub mod recovery;
 pub mod removal;
 pub mod requests;
+pub mod resources;
+pub mod runtime;
+pub mod seccomp;
+pub mod settings;
+pub mod signals;
+pub mod spec;
 pub mod start;
 pub mod table;
+pub mod user;
 pub mod workers;

@@ -1,5 +1,6 @@
 //! Errors as people get them: one line of causes, a kind, a hint.
 
+use crate::container::problem::SpecError;
 use crate::images::ImageError;
 use crate::registries::RegistriesError;
 use crate::store::StoreError;
@@ -34,6 +35,13 @@ impl From<ImageError> for Failure {
             ),
             ImageError::Store(_) => new(Code::Failed, message, ""),
         }
+    }
+}
+
+impl From<SpecError> for Failure {
+    fn from(error: SpecError) -> Self {
+        let code = if error.is_usage() { Code::Usage } else { Code::Failed };
+        new(code, chain(&error), error.hint())
     }
 }
 

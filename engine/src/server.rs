@@ -446,7 +446,6 @@ impl Server {
             jobs: self.jobs.running() as u64,
             events_spooled,
             events_lost,
-            containers: self.containers.count(),
             ..self.containers.host()
         }
     }
@@ -526,7 +525,8 @@ impl Server {
                 "give NAME:TAG",
             ));
         }
-        let run = Run { env: import.env, cmd: import.cmd, labels: import.labels.into_iter().collect() };
+        let labels = import.labels.into_iter().collect();
+        let run = Run { env: import.env, cmd: import.cmd, labels, ..Run::default() };
         let platform = platform.unwrap_or_else(Platform::host);
         let subject = reference.to_string();
         let request = ImportRequest { reference, platform, run, layers };

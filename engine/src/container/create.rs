@@ -29,7 +29,7 @@ pub fn create(
     name: String,
     create: Create,
 ) -> Result<(Box<Definition>, Pin, Vec<String>), Failure> {
-    options::check(&create).map_err(|error| failure::usage(&error))?;
+    options::check(&create)?;
     let typed = reach::stored(&shared.config, &shared.store, &create.image);
     let (image, pin) = find(shared, &typed)?;
     check_platform(&image, &create)?;
@@ -80,9 +80,9 @@ fn define(
     typed: &str,
 ) -> Result<Definition, Failure> {
     let run = image.config.config.clone();
-    let words = process::words(&create, &run).map_err(|error| failure::usage(&error))?;
+    let words = process::words(&create, &run)?;
     let stop_signal = match create.stop_signal.as_deref().or(run.stop_signal.as_deref()) {
-        Some(signal) => signals::parse(signal).map_err(|error| failure::usage(&error))?,
+        Some(signal) => signals::parse(signal)?,
         None => STOP_SIGNAL,
     };
     let named = image.references.iter().any(|reference| reference == typed);

@@ -243,8 +243,10 @@ impl Containers {
         self.disconnect(id);
         let name = self.name(id);
         let asked: Vec<u64> = self.asked.iter().filter(|(_, a)| a.id == id).map(|(number, _)| *number).collect();
-        for client in asked.into_iter().filter_map(|number| self.asked.remove(&number)?.client) {
-            self.refuse(client, not_running(&name));
+        for number in asked {
+            if let Some(client) = self.asked.remove(&number).and_then(|asked| asked.client) {
+                self.refuse(client, not_running(&name));
+            }
         }
         let Some(entry) = self.entries.get_mut(id) else { return };
         if entry.busy == Some(Busy::Removing) && !self.homes.dir(id).exists() {

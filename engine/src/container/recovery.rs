@@ -85,7 +85,7 @@ pub fn bury(shared: &Shared, homes: &Homes, definition: &Definition, mut state: 
     }
     let boot = start::boot_id();
     let same_boot = state.boot == boot;
-    let problem = start::delete_by_force(shared, homes, definition).err();
+    let problem = start::delete_by_force(shared, definition).err();
     homes.remove_run(&definition.id);
     let was_up = state.phase.is_alive() || state.phase == Phase::Restarting;
     if was_up {

@@ -17,8 +17,6 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// Most tries to make up a name that is free.
-const NAME_TRIES: u32 = 100;
 /// Milliseconds of [`What::Stop`] that stand for the container's own.
 const OWN_TIMEOUT: i64 = -2;
 /// Containers in one frame.
@@ -76,7 +74,7 @@ impl Containers {
     }
 
     fn on_create(&mut self, client: usize, create: sampan_ipc::container::Create) -> Result<(), Failure> {
-        let id = names::id();
+        let id = names::id()?;
         let name = self.reserve(&id, create.name.as_deref())?;
         // What is half made has a name already, and nothing else.
         let half = Definition { id: id.clone(), name: name.clone(), ..Definition::default() };
@@ -96,7 +94,7 @@ impl Containers {
         let name = match wanted {
             Some(name) => {
                 let name = name.strip_prefix('/').unwrap_or(name);
-                names::check(name).map_err(|error| failure::usage(&error))?;
+                names::check(name)?;
                 if let Some(owner) = self.names.get(name) {
                     let message = format!("the name {name:?} belongs to container {}", &owner[..12]);
                     let hint = "'sampan rm' removes that one, 'sampan rename' gives it another name";
@@ -104,10 +102,7 @@ impl Containers {
                 }
                 name.to_owned()
             }
-            None => {
-                let made_up = (0..NAME_TRIES).map(names::make_up).find(|name| !self.names.contains_key(name));
-                made_up.unwrap_or_else(|| format!("c{}", &id[..12]))
-            }
+            None => names::make_up(|name| self.names.contains_key(name))?,
         };
         self.names.insert(name.clone(), id.to_owned());
         Ok(name)
@@ -154,7 +149,7 @@ impl Containers {
     fn on_stop(&mut self, id: &str, client: usize, asked: &Stop, again: bool) -> Result<(), Failure> {
         let Some(entry) = self.entries.get(id) else { return Ok(()) };
         let signal = match asked.signal.as_deref() {
-            Some(signal) => signals::parse(signal).map_err(|error| failure::usage(&error))?,
+            Some(signal) => signals::parse(signal)?,
             None => 0,
         };
         let wait = match asked.timeout {
@@ -180,7 +175,7 @@ impl Containers {
 
     fn on_kill(&mut self, id: &str, client: usize, signal: &str) -> Result<(), Failure> {
         let signal = if signal.is_empty() { "KILL" } else { signal };
-        let signal = signals::parse(signal).map_err(|error| failure::usage(&error))?;
+        let signal = signals::parse(signal)?;
         self.ask_running(id, client, What::Kill(signal), Vec::new())
     }
 

@@ -4,10 +4,13 @@
 //! log, and the end of what a killed shim has left. Whether the container then runs is what its shim says.
 
 use super::definition::Definition;
-use super::{etc, logs};
 use super::home::{self, Homes};
+use super::host::Host;
+use super::lookup::Root;
+use super::mounts::Files;
 use super::runtime::Runtime;
 use super::spec::{self, Input};
+use super::{etc, logs};
 use crate::config::Config;
 use crate::failure;
 use crate::rights;
@@ -22,12 +25,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// Exit status of a container that could not be started for a reason of the engine's. podman-run(1).
 pub const CANNOT_START: u8 = 125;
-/// How long a stop waits by default, in seconds.
-const STOP_TIMEOUT: u32 = 10;
 
 /// How a container is to be started.
 #[derive(Default)]
@@ -47,10 +48,103 @@ pub struct Begin {
 /// # Errors
 /// An option makes no sense on this host, or there is no runtime.
 pub fn check(shared: &Shared, homes: &Homes, definition: &Definition) -> Result<Vec<String>, Failure> {
-    let runtime = Runtime::find(&shared.config, definition.create.runtime.as_deref())?;
-    let bundle = bundle(shared, homes, definition, &runtime)?;
+    let context = Context::of(shared, homes, definition)?;
+    let bundle = spec::bundle(&context.input()).map_err(Failure::from)?;
     logs::log(&shared.config, homes, definition)?;
     Ok(bundle.warnings)
+}
+
+/// What a bundle, or a process of one, depends on.
+struct Context<'a> {
+    shared: &'a Shared,
+    definition: &'a Definition,
+    runtime: Arc<Runtime>,
+    host: Host,
+    network: Network,
+    root: Root,
+    rootfs: PathBuf,
+    files: Files,
+}
+
+impl<'a> Context<'a> {
+    fn of(shared: &'a Shared, homes: &Homes, definition: &'a Definition) -> Result<Self, Failure> {
+        let dir = homes.dir(&definition.id);
+        let layers = definition.image.layers.iter().rev();
+        let layers = layers.map(|layer| shared.store.layer_path(layer));
+        Ok(Context {
+            shared,
+            definition,
+            runtime: Runtime::find(&shared.config, definition.create.runtime.as_deref())?,
+            host: Host::probe(),
+            network: network(&shared.config, definition),
+            root: Root::new([dir.join("upper")].into_iter().chain(layers)),
+            rootfs: dir.join("rootfs"),
+            files: etc::files(homes, definition),
+        })
+    }
+
+    fn input(&self) -> Input<'_> {
+        Input {
+            id: &self.definition.id,
+            create: &self.definition.create,
+            run: &self.definition.run,
+            host: &self.host,
+            runtime: &self.runtime,
+            settings: &self.shared.config.settings,
+            network: self.network,
+            root: &self.root,
+            rootfs: &self.rootfs,
+            files: &self.files,
+        }
+    }
+}
+
+/// The container's network, or the configured one.
+pub fn network(config: &Config, definition: &Definition) -> Network {
+    match definition.create.network {
+        Network::Default => config.network,
+        chosen => chosen,
+    }
+}
+
+/// Describes the process of an execution, as the OCI runtime takes it.
+///
+/// # Errors
+/// An option makes no sense, or the container's files cannot be read.
+pub fn describe(
+    shared: &Shared,
+    homes: &Homes,
+    definition: &Definition,
+    exec: Exec,
+) -> Result<(Box<Exec>, String), Failure> {
+    let context = Context::of(shared, homes, definition)?;
+    let process = spec::exec_process(&context.input(), &exec).map_err(Failure::from)?;
+    let json = serde_json::to_string(&process).expect("a process has no shape that JSON cannot hold");
+    Ok((Box::new(exec), json))
+}
+
+/// Ends what the OCI runtime still has of a container whose shim is gone. That it has nothing is well.
+///
+/// # Errors
+/// In words: it could not be ended.
+pub fn delete_by_force(shared: &Shared, definition: &Definition) -> Result<(), String> {
+    let runtime = Runtime::find(&shared.config, definition.create.runtime.as_deref());
+    let runtime = runtime.map_err(|error| chain(&error))?;
+    let words = runtime.command(&runtime_root(&shared.config));
+    let Some((program, arguments)) = words.split_first() else { return Ok(()) };
+    let mut command = Command::new(program);
+    command.args(arguments).args(["delete", "--force", &definition.id]).stdin(Stdio::null());
+    let output = command.output().map_err(|error| format!("cannot run {program}: {error}"))?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    match output.status.success() || words.contains("does not exist") {
+        true => Ok(()),
+        false => Err(format!("{} delete: {}", runtime.name, words.trim().chars().take(500).collect::<String>())),
+    }
+}
+
+/// Where the OCI runtime keeps its state.
+fn runtime_root(config: &Config) -> PathBuf {
+    config.run_dir.join("runtime")
 }
 
 /// Starts the container's shim; the way to it.
@@ -68,10 +162,12 @@ pub fn start(
         let message = format!("cannot start container {:?}: {}", definition.name, chain(error));
         failure::new(Code::Failed, message, "")
     };
-    let runtime = Runtime::find(&shared.config, definition.create.runtime.as_deref())?;
+    let context = Context::of(shared, homes, definition)?;
     let run = homes.make_run(&definition.id).map_err(|error| cannot(&error))?;
-    etc::write(homes, definition, network(&shared.config, definition)).map_err(|error| cannot(&error))?;
-    let bundle = bundle(shared, homes, definition, &runtime)?;
+    etc::write(homes, definition, spec::hostname(&context.input()), context.network)
+        .map_err(|error| cannot(&error))?;
+    let bundle = spec::bundle(&context.input()).map_err(Failure::from)?;
+    bundle.make_sources().map_err(Failure::from)?;
     let path = homes.dir(&definition.id).join("config.json");
     home::write(&path, bundle.json.as_bytes(), false).map_err(|error| cannot(&error))?;
     let (attach, descriptors) = begin.attach.map_or((None, Vec::new()), |(streams, d)| (Some(streams), d));
@@ -80,33 +176,28 @@ pub fn start(
         attach,
         size: begin.size,
         is_restart: begin.is_restart,
-        ..setup(shared, homes, definition, &runtime, run)?
+        ..setup(&context, homes, run)?
     };
     spawn(&setup, &descriptors).map_err(|error| cannot(&error))
 }
 
-fn setup(
-    shared: &Shared,
-    homes: &Homes,
-    definition: &Definition,
-    runtime: &Runtime,
-    run: PathBuf,
-) -> Result<Setup, Failure> {
+fn setup(context: &Context<'_>, homes: &Homes, run: PathBuf) -> Result<Setup, Failure> {
+    let Context { shared, definition, .. } = *context;
     let (create, dir) = (&definition.create, homes.dir(&definition.id));
     let lower = definition.image.layers.iter().map(|layer| shared.store.layer_path(layer));
-    let timeout = create.stop_timeout.unwrap_or(STOP_TIMEOUT);
+    let timeout = create.stop_timeout.unwrap_or(shared.config.settings.stop_timeout);
     Ok(Setup {
         version: VERSION,
         identity: definition.identity(),
         run,
         fifo: shared.config.fifo.clone(),
-        runtime: runtime.command(&shared.config.run_dir.join("runtime")),
+        runtime: context.runtime.command(&runtime_root(&shared.config)),
         bundle: dir.clone(),
         rootfs: Rootfs::Overlay {
             lower: lower.collect(),
             upper: dir.join("upper"),
             work: dir.join("work"),
-            target: dir.join("rootfs"),
+            target: context.rootfs.clone(),
         },
         tty: create.tty,
         open_stdin: create.open_stdin,

@@ -6,8 +6,10 @@
 
 use super::definition::Definition;
 use super::home::Homes;
+use super::host::Host;
 use super::link::Link;
 use super::recovery;
+use super::runtime::Runtime;
 use super::workers::Workers;
 use crate::failure;
 use crate::store::Pin;
@@ -15,7 +17,7 @@ use crate::work::Shared;
 use mio::event::Event;
 use mio::{Interest, Registry, Token};
 use sampan_ipc::container::{Condition, Phase, Summary};
-use sampan_ipc::engine::{Answer, Code, Failure, Request};
+use sampan_ipc::engine::{Answer, Code, Failure, Info, Request};
 use sampan_ipc::shim::{self, State};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -244,6 +246,32 @@ impl Containers {
     /// Does `work` on a thread; it sends a [`super::news::Outcome`] when it is done.
     pub(super) fn spawn(&self, work: impl FnOnce(&Shared) + Send + 'static) {
         self.workers.add(&self.shared, work);
+    }
+
+    /// What this host runs containers with, for `info`.
+    pub fn host(&self) -> Info {
+        let config = &self.shared.config;
+        let host = Host::probe();
+        let (runtime, systemd) = match Runtime::find(config, None) {
+            Ok(runtime) => (format!("{} {} ({})", runtime.name, runtime.version, runtime.path.display()), runtime.systemd),
+            Err(error) => (format!("none: {}", sampan_ipc::report::chain(&error)), false),
+        };
+        let driver = if systemd { "systemd" } else { "cgroupfs" };
+        let features = [
+            ("seccomp", host.seccomp),
+            ("apparmor", host.apparmor),
+            ("selinux", host.selinux),
+            ("cgroupns", host.cgroup_namespaces),
+        ];
+        Info {
+            runtime,
+            containers: self.count(),
+            cgroup: (host.cgroups.word().to_owned(), driver.to_owned()),
+            rootfs: "overlay".to_owned(),
+            log_driver: config.log_driver.clone(),
+            security: features.iter().filter(|(_, on)| *on).map(|(name, _)| (*name).to_owned()).collect(),
+            ..Info::default()
+        }
     }
 
     /// True while something is done that an engine that stops should wait for.

@@ -1,0 +1,217 @@
+//! Devices: those of every container, those that were asked for, all of the host for a privileged one.
+//!
+//! Nodes like /dev/null are made by the runtime in every container (OCI runtime-spec, "Default Devices").
+
+use super::document::{Device, DeviceRule};
+use super::options;
+use super::problem::SpecError;
+use nix::sys::stat::{FileStat, SFlag, major, minor, stat};
+use sampan_ipc::container::Create;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Most devices of one container.
+const COUNT_MAX: usize = 4096;
+/// How deep directories of devices are searched.
+const DEPTH_MAX: usize = 8;
+/// What every container may use: null, zero, full, tty, random, urandom, console, ptmx and pseudo-terminals.
+const USABLE: [(i64, Option<i64>); 9] = [
+    (1, Some(3)),
+    (1, Some(5)),
+    (1, Some(7)),
+    (5, Some(0)),
+    (1, Some(8)),
+    (1, Some(9)),
+    (5, Some(1)),
+    (5, Some(2)),
+    (136, None),
+];
+
+/// `HOST[:CONTAINER[:rwm]]`.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked<'a> {
+    host: &'a str,
+    container: &'a str,
+    access: &'a str,
+}
+
+/// Checks what was asked for, without a look at the host.
+///
+/// # Errors
+/// [`SpecError::Option`].
+pub fn check(devices: &[String]) -> Result<(), SpecError> {
+    devices.iter().try_for_each(|device| parse(device).map(drop))
+}
+
+/// Nodes to make, and rules about all.
+///
+/// # Errors
+/// [`SpecError::Option`]: there is no such device.
+pub fn all(create: &Create) -> Result<(Vec<Device>, Vec<DeviceRule>), SpecError> {
+    let mut nodes = Vec::new();
+    if create.privileged {
+        of_host(Path::new("/dev"), "/dev", &mut nodes, 0);
+        nodes.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+    let mut rules = vec![rule(create.privileged, "a", None, None, "rwm")];
+    if !create.privileged {
+        // A node that cannot be used may be made: so is it in docker.
+        rules.extend(["c", "b"].map(|kind| rule(true, kind, None, None, "m")));
+        rules.extend(USABLE.map(|(major, minor)| rule(true, "c", Some(major), minor, "rwm")));
+    }
+    for device in &create.devices {
+        let asked = parse(device)?;
+        for node in find(device, &asked)? {
+            if !create.privileged {
+                rules.push(rule(true, node.kind, Some(node.major), Some(node.minor), asked.access));
+            }
+            nodes.retain(|known: &Device| known.path != node.path);
+            nodes.push(node);
+        }
+        if nodes.len() > COUNT_MAX {
+            return Err(SpecError::option("--device", device, "more than 4096 devices are too many"));
+        }
+    }
+    Ok((nodes, rules))
+}
+
+fn parse(device: &str) -> Result<Asked<'_>, SpecError> {
+    let bad = |why: &str| SpecError::option("--device", device, why);
+    let mut words = device.split(':');
+    let host = words.next().unwrap_or_default();
+    let (container, access) = match (words.next(), words.next()) {
+        (None, _) => (host, "rwm"),
+        (Some(access), None) if is_access(access) => (host, access),
+        (Some(container), None) => (container, "rwm"),
+        (Some(container), Some(access)) => (container, access),
+    };
+    if words.next().is_some() {
+        return Err(bad("expected HOST[:CONTAINER[:rwm]]"));
+    }
+    if !is_access(access) {
+        return Err(bad("what may be done with a device is made of r, w and m"));
+    }
+    options::absolute("--device", host)?;
+    options::absolute("--device", container)?;
+    if container.split('/').any(|word| word == "..") {
+        return Err(bad("'..' cannot be in a device's path in the container"));
+    }
+    Ok(Asked { host, container, access })
+}
+
+fn is_access(word: &str) -> bool {
+    !word.is_empty() && word.len() <= 3 && word.chars().all(|c| "rwm".contains(c))
+}
+
+/// The device, or all devices of the directory.
+fn find(device: &str, asked: &Asked<'_>) -> Result<Vec<Device>, SpecError> {
+    // Links of the host are followed: /dev/disk/by-id is made of them.
+    let status = stat(asked.host).map_err(|errno| {
+        SpecError::option("--device", device, format!("{} cannot be looked at: {}", asked.host, errno.desc()))
+    })?;
+    if let Some(node) = node(&status, asked.container) {
+        return Ok(vec![node]);
+    }
+    let mut nodes = Vec::new();
+    if Path::new(asked.host).is_dir() {
+        of_host(Path::new(asked.host), asked.container, &mut nodes, 0);
+    }
+    match nodes.is_empty() {
+        true => Err(SpecError::option("--device", device, format!("{} is no device", asked.host))),
+        false => Ok(nodes),
+    }
+}
+
+/// All devices below `dir` of the host, but for those that a container has of its own.
+fn of_host(dir: &Path, target: &str, nodes: &mut Vec<Device>, depth: usize) {
+    const OWN: [&str; 6] = ["/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd", "/dev/console", "/dev/ptmx"];
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let path: PathBuf = entry.path();
+        let (Ok(kind), Some(name)) = (entry.file_type(), entry.file_name().to_str().map(str::to_owned))
+        else {
+            continue;
+        };
+        if OWN.iter().any(|own| path == Path::new(own))
+            || nodes.len() > COUNT_MAX
+            || name.contains(char::is_control)
+        {
+            continue;
+        }
+        let inside = format!("{}/{name}", target.trim_end_matches('/'));
+        if kind.is_dir() && depth < DEPTH_MAX {
+            of_host(&path, &inside, nodes, depth + 1);
+        } else if !kind.is_symlink() {
+            nodes.extend(stat(&path).ok().and_then(|status| node(&status, &inside)));
+        }
+    }
+}
+
+fn node(status: &FileStat, path: &str) -> Option<Device> {
+    let kind = match SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT {
+        SFlag::S_IFCHR => "c",
+        SFlag::S_IFBLK => "b",
+        _ => return None,
+    };
+    Some(Device {
+        kind,
+        path: path.to_owned(),
+        major: i64::try_from(major(status.st_rdev)).ok()?,
+        minor: i64::try_from(minor(status.st_rdev)).ok()?,
+        file_mode: status.st_mode & 0o777,
+        uid: status.st_uid,
+        gid: status.st_gid,
+    })
+}
+
+fn rule(allow: bool, kind: &'static str, major: Option<i64>, minor: Option<i64>, access: &str) -> DeviceRule {
+    DeviceRule { allow, kind, major, minor, access: access.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(devices: &[&str]) -> Result<(Vec<Device>, Vec<DeviceRule>), SpecError> {
+        all(&Create { devices: devices.iter().map(ToString::to_string).collect(), ..Create::default() })
+    }
+
+    #[test]
+    fn devices_are_written_as_docker_has_them() {
+        let asked = |host, container, access| Asked { host, container, access };
+        assert_eq!(parse("/dev/a").expect("fine"), asked("/dev/a", "/dev/a", "rwm"));
+        assert_eq!(parse("/dev/a:r").expect("fine"), asked("/dev/a", "/dev/a", "r"));
+        assert_eq!(parse("/dev/a:/dev/b").expect("fine"), asked("/dev/a", "/dev/b", "rwm"));
+        assert_eq!(parse("/dev/a:/dev/b:rw").expect("fine"), asked("/dev/a", "/dev/b", "rw"));
+        for nonsense in [
+            "",
+            "dev/a",
+            "/dev/a:b",
+            "/dev/a:/dev/b:x",
+            "/dev/a:/dev/b:r:w",
+            "/dev/a:/dev/../b",
+            "/dev/a:/b:",
+        ] {
+            assert!(parse(nonsense).is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn a_device_gets_a_node_and_a_rule() {
+        let (nodes, rules) = ask(&["/dev/null:/dev/nothing:r"]).expect("it is there");
+        assert_eq!((nodes[0].path.as_str(), nodes[0].major, nodes[0].minor), ("/dev/nothing", 1, 3));
+        assert_eq!(rules.last().map(|rule| (rule.allow, rule.access.as_str())), Some((true, "r")));
+        assert_eq!(rules.first().map(|rule| (rule.allow, rule.kind)), Some((false, "a")));
+        assert!(
+            ask(&["/dev/none-such"]).is_err() && ask(&["/etc/passwd"]).is_err() && ask(&["/etc"]).is_err()
+        );
+    }
+
+    #[test]
+    fn a_privileged_container_has_those_of_the_host() {
+        let (nodes, rules) = all(&Create { privileged: true, ..Create::default() }).expect("the host's");
+        assert!(nodes.iter().any(|node| node.path == "/dev/null"));
+        assert!(nodes.iter().all(|node| !node.path.starts_with("/dev/pts/")));
+        assert_eq!((rules.len(), rules[0].allow), (1, true));
+    }
+}

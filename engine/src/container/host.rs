@@ -1,0 +1,272 @@
+//! What this host can do for containers: control groups, security modules, limits, the engine's own rights.
+//!
+//! [`Host::probe`] reads them from /proc and /sys, once; the rest of this tree is given a [`Host`] and asks nothing
+//! of the system. Never fails: what cannot be read is not there.
+
+use super::capabilities::Set;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// Where a small init is looked for: those that need no library of the container's.
+pub const INITS: [&str; 9] = [
+    "/usr/libexec/podman/catatonit",
+    "/usr/bin/catatonit",
+    "/usr/local/bin/catatonit",
+    "/usr/bin/docker-init",
+    "/usr/libexec/docker/docker-init",
+    "/usr/sbin/docker-init",
+    "/usr/bin/tini-static",
+    "/usr/sbin/tini-static",
+    "/usr/local/bin/tini-static",
+];
+
+/// How control groups are mounted. cgroups(7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cgroups {
+    /// Nothing of them can be used.
+    #[default]
+    None,
+    /// A hierarchy for each controller.
+    V1,
+    /// As V1, with one of version 2 beside them.
+    Hybrid,
+    /// One hierarchy.
+    V2,
+}
+
+impl Cgroups {
+    /// The word for it, for people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Cgroups::None => "none",
+            Cgroups::V1 => "v1",
+            Cgroups::Hybrid => "hybrid",
+            Cgroups::V2 => "v2",
+        }
+    }
+}
+
+/// What this host can do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// How control groups are mounted.
+    pub cgroups: Cgroups,
+    /// Their controllers: `memory`, `pids`, `cpu`, ….
+    pub controllers: BTreeSet<String>,
+    /// Swap can be limited.
+    pub swap: bool,
+    /// The engine's own capabilities, with which it can only give what it has.
+    pub capabilities: Set,
+    /// The kernel's version.
+    pub kernel: (u32, u32),
+    /// The processor, as Go and images call it: `amd64`.
+    pub arch: String,
+    /// The kernel has seccomp filters.
+    pub seccomp: bool,
+    /// AppArmor is on.
+    pub apparmor: bool,
+    /// SELinux is on.
+    pub selinux: bool,
+    /// The kernel has namespaces of control groups.
+    pub cgroup_namespaces: bool,
+    /// systemd is process 1.
+    pub systemd: bool,
+    /// The host's name.
+    pub hostname: String,
+    /// The engine's own soft and hard limits by docker's names; `u64::MAX` is no limit.
+    pub limits: BTreeMap<String, (u64, u64)>,
+    /// The engine's own.
+    pub oom_score_adj: i32,
+    /// Kernel parameters that every container gets are there: see [`super::resources`].
+    pub unprivileged_ports: bool,
+    /// A small init, if one was found.
+    pub init: Option<PathBuf>,
+}
+
+impl Host {
+    /// Looks at this host.
+    pub fn probe() -> Self {
+        let (cgroups, controllers, memory) = cgroups();
+        let swap = match cgroups {
+            Cgroups::V2 => Path::new("/proc/swaps").exists(),
+            _ => memory.is_some_and(|dir| dir.join("memory.memsw.limit_in_bytes").exists()),
+        };
+        let status = text("/proc/self/status");
+        Host {
+            cgroups,
+            controllers,
+            swap,
+            capabilities: permitted(&status).unwrap_or_default(),
+            kernel: kernel(&text("/proc/sys/kernel/osrelease")),
+            arch: arch(std::env::consts::ARCH).to_owned(),
+            seccomp: status.lines().any(|line| line.starts_with("Seccomp:")),
+            apparmor: text("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
+            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+            cgroup_namespaces: Path::new("/proc/self/ns/cgroup").exists(),
+            systemd: Path::new("/run/systemd/system").is_dir(),
+            hostname: text("/proc/sys/kernel/hostname").trim().to_owned(),
+            limits: limits(&text("/proc/self/limits")),
+            oom_score_adj: text("/proc/self/oom_score_adj").trim().parse().unwrap_or(0),
+            unprivileged_ports: Path::new("/proc/sys/net/ipv4/ip_unprivileged_port_start").exists(),
+            init: INITS.iter().map(PathBuf::from).find(|path| is_program(path)),
+        }
+    }
+
+    /// True if `controller` limits something here.
+    pub fn controls(&self, controller: &str) -> bool {
+        self.controllers.contains(controller)
+    }
+}
+
+/// True if `path` is a file that may be run.
+pub fn is_program(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+/// The mode, the controllers, and where that of memory is mounted.
+fn cgroups() -> (Cgroups, BTreeSet<String>, Option<PathBuf>) {
+    let (hierarchies, memory, unified) = mounted(&text("/proc/self/mountinfo"));
+    match (hierarchies.is_empty(), unified) {
+        (true, Some(root)) => {
+            let controllers = text(&format!("{}/cgroup.controllers", root.display()));
+            (Cgroups::V2, controllers.split_whitespace().map(str::to_owned).collect(), None)
+        }
+        (false, Some(_)) => (Cgroups::Hybrid, hierarchies, memory),
+        (false, None) => (Cgroups::V1, hierarchies, memory),
+        (true, None) => (Cgroups::None, hierarchies, None),
+    }
+}
+
+/// Controllers of version 1, where memory's is, and where version 2 is. proc(5), "mountinfo".
+fn mounted(mountinfo: &str) -> (BTreeSet<String>, Option<PathBuf>, Option<PathBuf>) {
+    const KNOWN: [&str; 11] = [
+        "blkio",
+        "cpu",
+        "cpuacct",
+        "cpuset",
+        "devices",
+        "freezer",
+        "hugetlb",
+        "memory",
+        "net_cls",
+        "perf_event",
+        "pids",
+    ];
+    let (mut controllers, mut memory, mut unified) = (BTreeSet::new(), None, None);
+    for line in mountinfo.lines() {
+        let Some((place, kind)) = line.split_once(" - ") else { continue };
+        let Some(target) = place.split(' ').nth(4).map(PathBuf::from) else { continue };
+        let mut words = kind.split(' ');
+        match (words.next(), words.nth(1)) {
+            (Some("cgroup2"), _) => unified = unified.or(Some(target)),
+            (Some("cgroup"), Some(options)) => {
+                for name in options.split(',').filter(|name| KNOWN.contains(name)) {
+                    if name == "memory" {
+                        memory = memory.or_else(|| Some(target.clone()));
+                    }
+                    controllers.insert(name.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    (controllers, memory, unified)
+}
+
+fn permitted(status: &str) -> Option<Set> {
+    let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
+    let set = |name| u64::from_str_radix(field(name)?.trim(), 16).ok();
+    // What is not in the bounding set goes at the runtime's next exec.
+    Some(Set(set("CapPrm:")? & set("CapBnd:")?))
+}
+
+fn kernel(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|word| word.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+fn arch(rust: &str) -> &str {
+    match rust {
+        "x86_64" => "amd64",
+        "x86" => "386",
+        "aarch64" => "arm64",
+        "powerpc64" => "ppc64le",
+        other => other,
+    }
+}
+
+/// Reads `/proc/self/limits`: `Max open files  1024  4096  files`.
+fn limits(table: &str) -> BTreeMap<String, (u64, u64)> {
+    const TITLES: [(&str, &str); 16] = [
+        ("Max cpu time", "cpu"),
+        ("Max file size", "fsize"),
+        ("Max data size", "data"),
+        ("Max stack size", "stack"),
+        ("Max core file size", "core"),
+        ("Max resident set", "rss"),
+        ("Max processes", "nproc"),
+        ("Max open files", "nofile"),
+        ("Max locked memory", "memlock"),
+        ("Max address space", "as"),
+        ("Max file locks", "locks"),
+        ("Max pending signals", "sigpending"),
+        ("Max msgqueue size", "msgqueue"),
+        ("Max nice priority", "nice"),
+        ("Max realtime priority", "rtprio"),
+        ("Max realtime timeout", "rttime"),
+    ];
+    let number = |word: &str| if word == "unlimited" { Some(u64::MAX) } else { word.parse().ok() };
+    let read = |(title, name): &(&str, &str)| {
+        let rest = table.lines().find_map(|line| line.strip_prefix(title))?;
+        let mut words = rest.split_whitespace();
+        Some(((*name).to_owned(), (number(words.next()?)?, number(words.next()?)?)))
+    };
+    TITLES.iter().filter_map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_groups_are_told_apart_by_what_is_mounted() {
+        let v1 = "30 29 0:26 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n\
+                  31 29 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+                  32 29 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n";
+        let (controllers, memory, unified) = mounted(v1);
+        assert_eq!(controllers.into_iter().collect::<Vec<_>>(), ["cpu", "cpuacct", "memory"]);
+        assert_eq!((memory.as_deref(), unified), (Some(Path::new("/sys/fs/cgroup/memory")), None));
+        let (controllers, _, unified) =
+            mounted("30 29 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n");
+        assert!(controllers.is_empty() && unified.is_some_and(|root| root == Path::new("/sys/fs/cgroup")));
+    }
+
+    #[test]
+    fn words_of_the_kernel_are_read_and_nonsense_is_no_word() {
+        assert_eq!((kernel("6.1.0-13-amd64\n"), kernel("5.10"), kernel("")), ((6, 1), (5, 10), (0, 0)));
+        let table = "Limit                     Soft Limit           Hard Limit           Units     \n\
+                     Max cpu time              unlimited            unlimited            seconds   \n\
+                     Max open files            1024                 4096                 files     \n";
+        let limits = limits(table);
+        assert_eq!(
+            (limits.get("nofile"), limits.get("cpu")),
+            (Some(&(1024, 4096)), Some(&(u64::MAX, u64::MAX)))
+        );
+        assert_eq!(permitted("CapPrm:\t00000000000000ff\nCapBnd:\t000000000000000f\n"), Some(Set(15)));
+        assert_eq!(permitted("CapPrm:\tzz\n"), None);
+    }
+
+    #[test]
+    fn this_host_is_some_host() {
+        let host = Host::probe();
+        assert!(
+            host.kernel >= (4, 0) && host.seccomp && !host.limits.is_empty() && !host.hostname.is_empty()
+        );
+    }
+}

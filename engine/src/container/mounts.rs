@@ -1,0 +1,424 @@
+//! What is mounted into a container: the kernel's own file systems, its three files, what was asked for.
+
+use super::document::Mount as Line;
+use super::host::Host;
+use super::options;
+use super::problem::SpecError;
+use super::process::{INIT, NOTIFY, security};
+use super::runtime::Runtime;
+use sampan_ipc::container::{Create, Mount, MountKind, Notify};
+use std::path::{Path, PathBuf};
+
+/// Bytes of /dev/shm by default.
+const SHM: u64 = 64 << 20;
+/// Most mounts.
+const COUNT_MAX: usize = 1024;
+/// What a container cannot see: it tells of the host, or lets one harm it.
+pub const MASKED: [&str; 13] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/selinux",
+];
+/// What a container can see and not write.
+pub const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Options of mount(8) that are passed on as they are.
+const FLAGS: [&str; 20] = [
+    "async",
+    "atime",
+    "dev",
+    "diratime",
+    "dirsync",
+    "exec",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "relatime",
+    "ro",
+    "rw",
+    "strictatime",
+    "suid",
+    "sync",
+    "nosymfollow",
+];
+const PROPAGATION: [&str; 8] =
+    ["private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"];
+/// Those of other hosts, or of volumes, that mean nothing here.
+const IGNORED: [&str; 6] = ["consistent", "cached", "delegated", "nocopy", "defaults", "notmpcopyup"];
+
+/// The container's own files, on the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    /// `/etc/hostname`.
+    pub hostname: PathBuf,
+    /// `/etc/hosts`.
+    pub hosts: PathBuf,
+    /// `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
+}
+
+/// All mounts, and what comes with them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mounts {
+    /// In the order in which they are made.
+    pub lines: Vec<Line>,
+    /// How mounts of the host go on in the container.
+    pub propagation: Option<String>,
+    /// Directories of the host that have to be made first.
+    pub make: Vec<PathBuf>,
+    /// What people should know.
+    pub warnings: Vec<String>,
+}
+
+/// Checks what was asked for, without a look at the host.
+///
+/// # Errors
+/// [`SpecError::Option`].
+pub fn check(mounts: &[Mount]) -> Result<(), SpecError> {
+    if mounts.len() > COUNT_MAX {
+        return Err(SpecError::option(
+            "--mount",
+            &format!("{} times", mounts.len()),
+            "more than 1024 are too many",
+        ));
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for mount in mounts {
+        let option = option(mount);
+        options::absolute(option, &mount.target)?;
+        let target = clean(&mount.target);
+        if target == "/" {
+            return Err(SpecError::option(
+                option,
+                &mount.target,
+                "nothing can be mounted on the root directory",
+            ));
+        }
+        if mount.kind == MountKind::Bind {
+            options::absolute(option, &mount.source)?;
+        }
+        translate(mount, &mut Vec::new())?;
+        if !seen.insert(target) {
+            return Err(SpecError::option(
+                option,
+                &mount.target,
+                "something else is to be mounted there as well",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn option(mount: &Mount) -> &'static str {
+    match mount.kind {
+        MountKind::Bind if mount.make_source => "--volume",
+        MountKind::Bind => "--mount",
+        MountKind::Tmpfs => "--tmpfs",
+    }
+}
+
+/// All mounts of a container.
+///
+/// # Errors
+/// [`SpecError`]: an option makes no sense, a source is not there, no small init was found.
+pub fn all(
+    create: &Create,
+    host: &Host,
+    runtime: &Runtime,
+    files: &Files,
+    init: Option<&Path>,
+) -> Result<Mounts, SpecError> {
+    check(&create.mounts)?;
+    let mut mounts = Mounts { lines: kernel(create, host), ..Mounts::default() };
+    own(create, files, &mut mounts)?;
+    if create.init {
+        mounts.lines.push(bind(&small_init(init)?.to_string_lossy(), INIT, &["ro"]));
+    }
+    let mut asked = Vec::new();
+    for mount in &create.mounts {
+        asked.push(line(mount, host, runtime, &mut mounts)?);
+    }
+    // What was asked for takes the place of what is there anyway.
+    mounts.lines.retain(|line| asked.iter().all(|other| other.destination != line.destination));
+    // A directory before what is mounted in it, whatever the order of the options.
+    asked.sort_by_key(|line| line.destination.matches('/').count());
+    mounts.lines.extend(asked);
+    Ok(mounts)
+}
+
+/// The kernel's file systems.
+fn kernel(create: &Create, host: &Host) -> Vec<Line> {
+    let shm = format!("size={}", create.shm_size.unwrap_or(SHM));
+    let access = if create.privileged { "rw" } else { "ro" };
+    let mut lines = vec![
+        mount("proc", "proc", "/proc", &["nosuid", "noexec", "nodev"]),
+        mount("tmpfs", "tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "devpts",
+            "devpts",
+            "/dev/pts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        mount("sysfs", "sysfs", "/sys", &["nosuid", "noexec", "nodev", access]),
+        mount("mqueue", "mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("tmpfs", "shm", "/dev/shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
+    ];
+    if host.cgroups != super::host::Cgroups::None {
+        let options = ["nosuid", "noexec", "nodev", "relatime", access];
+        lines.push(mount("cgroup", "cgroup", "/sys/fs/cgroup", &options));
+    }
+    lines
+}
+
+/// The container's own files.
+fn own(create: &Create, files: &Files, mounts: &mut Mounts) -> Result<(), SpecError> {
+    let three = [
+        (&files.hostname, "/etc/hostname"),
+        (&files.hosts, "/etc/hosts"),
+        (&files.resolv_conf, "/etc/resolv.conf"),
+    ];
+    for (source, target) in three.into_iter().filter(|(source, _)| !source.as_os_str().is_empty()) {
+        mounts.lines.push(bind(&source.to_string_lossy(), target, &[]));
+    }
+    if let (Notify::Container, Some(socket)) = (create.sdnotify, &create.notify_socket) {
+        match socket.starts_with('/') {
+            true => mounts.lines.push(bind(socket, NOTIFY, &[])),
+            // It belongs to a network namespace, and has no file.
+            false => {
+                return Err(SpecError::host(
+                    "pass NOTIFY_SOCKET on into the container",
+                    "it is an abstract socket, which has no file",
+                    "use --sdnotify=conmon",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn small_init(init: Option<&Path>) -> Result<&Path, SpecError> {
+    init.ok_or_else(|| {
+        SpecError::host(
+            "run the container with --init",
+            "no small init was found: catatonit, docker-init, tini-static",
+            "install the package catatonit or tini, or set init-path in the table [engine]",
+        )
+    })
+}
+
+fn line(mount: &Mount, host: &Host, runtime: &Runtime, mounts: &mut Mounts) -> Result<Line, SpecError> {
+    let destination = clean(&mount.target);
+    let mut words = Vec::new();
+    let relabel = translate(mount, &mut words)?;
+    if relabel && !host.selinux {
+        let text = format!("the mount on {destination} is not relabelled ('z'): SELinux is off on this host");
+        mounts.warnings.push(text);
+    }
+    if mount.read_only && !words.iter().any(|word| word == "ro") {
+        words.push("ro".to_owned());
+    }
+    if mount.kind == MountKind::Tmpfs {
+        for (default, other) in [("noexec", "exec"), ("nosuid", "suid"), ("nodev", "dev")] {
+            if !words.iter().any(|word| word == other || word == default) {
+                words.push(default.to_owned());
+            }
+        }
+        return Ok(Line { destination, kind: "tmpfs".into(), source: "tmpfs".into(), options: words });
+    }
+    source(mount, mounts)?;
+    if !words.iter().any(|word| word == "bind" || word == "rbind") {
+        words.insert(0, "rbind".to_owned());
+    }
+    // Recursively, where the runtime can: else what is mounted below the source could still be written.
+    if words.iter().any(|word| word == "ro") && runtime.mounts_with("rro") && host.kernel >= (5, 12) {
+        words.push("rro".to_owned());
+    }
+    propagate(&mut words, mounts);
+    Ok(Line { destination, kind: "bind".into(), source: mount.source.clone(), options: words })
+}
+
+fn source(mount: &Mount, mounts: &mut Mounts) -> Result<(), SpecError> {
+    match std::fs::symlink_metadata(&mount.source) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && mount.make_source => {
+            mounts.make.push(PathBuf::from(&mount.source));
+            Ok(())
+        }
+        Err(error) => {
+            Err(SpecError::option(option(mount), &mount.source, format!("it cannot be mounted: {error}")))
+        }
+    }
+}
+
+/// Says how mounts go on, and lets the root file system do so too, or the kernel would stop them there.
+fn propagate(words: &mut Vec<String>, mounts: &mut Mounts) {
+    let Some(asked) = words.iter().find(|word| PROPAGATION.contains(&word.as_str())) else {
+        words.push("rprivate".to_owned());
+        return;
+    };
+    if asked.ends_with("shared") {
+        mounts.propagation = Some("rshared".to_owned());
+    } else if asked.ends_with("slave") && mounts.propagation.is_none() {
+        mounts.propagation = Some("rslave".to_owned());
+    }
+}
+
+/// The options of `mount` as the runtime has them; true if it is to be relabelled.
+fn translate(mount: &Mount, to: &mut Vec<String>) -> Result<bool, SpecError> {
+    let mut relabel = false;
+    for word in &mount.options {
+        let bad =
+            |why: &str| Err(SpecError::option(option(mount), word, format!("on {}: {why}", mount.target)));
+        options::printable(option(mount), word)?;
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        let is_tmpfs = mount.kind == MountKind::Tmpfs;
+        match key {
+            "" => {}
+            "z" | "Z" => relabel = true,
+            "U" | "idmap" => return bad("owners of files are not changed"),
+            "readonly" => to.push("ro".to_owned()),
+            "bind-propagation" if !is_tmpfs && PROPAGATION.contains(&value) => to.push(value.to_owned()),
+            "bind-nonrecursive" if !is_tmpfs => to.push("bind".to_owned()),
+            "bind" | "rbind" if !is_tmpfs => to.push(key.to_owned()),
+            _ if !is_tmpfs && PROPAGATION.contains(&key) => to.push(key.to_owned()),
+            _ if IGNORED.contains(&key) => {}
+            _ if FLAGS.contains(&word.as_str()) => to.push(word.clone()),
+            "size" | "tmpfs-size" if is_tmpfs && is_size(value) => to.push(format!("size={value}")),
+            "mode" | "tmpfs-mode" if is_tmpfs && is_number(value, 8) => to.push(format!("mode={value}")),
+            "uid" | "gid" if is_tmpfs && is_number(value, 10) => to.push(word.clone()),
+            "nr_inodes" | "nr_blocks" if is_tmpfs && is_size(value) => to.push(word.clone()),
+            _ => return bad("there is no such mount option"),
+        }
+    }
+    Ok(relabel)
+}
+
+fn is_number(word: &str, radix: u32) -> bool {
+    !word.is_empty() && word.len() <= 10 && word.chars().all(|c| c.is_digit(radix))
+}
+
+/// `64m`, `50%`, bytes. tmpfs(5).
+fn is_size(word: &str) -> bool {
+    let digits = word.trim_end_matches(['k', 'K', 'm', 'M', 'g', 'G', '%']);
+    word.len() - digits.len() <= 1
+        && !digits.is_empty()
+        && digits.len() <= 18
+        && digits.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// `path` without `.`, `..`, and slashes that mean nothing. Links in it are the runtime's to follow, inside.
+fn clean(path: &str) -> String {
+    let mut words: Vec<&str> = Vec::new();
+    for word in path.split('/') {
+        match word {
+            "" | "." => {}
+            ".." => drop(words.pop()),
+            word => words.push(word),
+        }
+    }
+    format!("/{}", words.join("/"))
+}
+
+/// What is masked, and what cannot be written; nothing if that was asked for.
+pub fn hidden(create: &Create) -> Result<(Vec<String>, Vec<String>), SpecError> {
+    let own = |paths: &[&str]| paths.iter().map(ToString::to_string).collect();
+    match security(create, "systempaths") {
+        _ if create.privileged => Ok(Default::default()),
+        None => Ok((own(&MASKED), own(&READ_ONLY))),
+        Some("unconfined") => Ok(Default::default()),
+        Some(other) => Err(SpecError::option("--security-opt systempaths", other, "expected unconfined")),
+    }
+}
+
+fn mount(kind: &str, source: &str, target: &str, options: &[&str]) -> Line {
+    let options = options.iter().map(ToString::to_string).collect();
+    Line { destination: target.into(), kind: kind.into(), source: source.into(), options }
+}
+
+fn bind(source: &str, target: &str, more: &[&str]) -> Line {
+    let mut options = vec!["rbind", "rprivate"];
+    options.extend(more);
+    mount("bind", source, target, &options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tmpfs(target: &str, options: &[&str]) -> Mount {
+        let options = options.iter().map(ToString::to_string).collect();
+        Mount { kind: MountKind::Tmpfs, target: target.into(), options, ..Mount::default() }
+    }
+
+    fn volume(source: &str, target: &str, options: &[&str]) -> Mount {
+        Mount { kind: MountKind::Bind, source: source.into(), make_source: true, ..tmpfs(target, options) }
+    }
+
+    fn make(mounts: Vec<Mount>) -> Result<Mounts, SpecError> {
+        let create = Create { mounts, ..Create::default() };
+        all(&create, &Host::default(), &Runtime::default(), &Files::default(), None)
+    }
+
+    #[test]
+    fn mounts_that_make_no_sense_are_refused() {
+        for mount in [
+            tmpfs("relative", &[]),
+            tmpfs("/", &[]),
+            tmpfs("/a/..", &[]),
+            tmpfs("/a", &["size=x"]),
+            tmpfs("/a", &["size="]),
+            tmpfs("/a", &["mode=9"]),
+            tmpfs("/a", &["rslave"]),
+            tmpfs("/a\n", &[]),
+            volume("relative", "/a", &[]),
+            volume("/tmp", "/a", &["size=1"]),
+            volume("/tmp", "/a", &["U"]),
+            volume("/tmp", "/a", &["lowerdir=/etc"]),
+            volume("/tmp\0", "/a", &[]),
+        ] {
+            assert!(check(std::slice::from_ref(&mount)).is_err(), "{mount:?}");
+        }
+        assert!(check(&[tmpfs("/a", &[]), volume("/tmp", "/a/", &[])]).is_err(), "twice");
+        assert!(check(&vec![tmpfs("/a", &[]); 1025]).is_err());
+        assert!(check(&[tmpfs("/a", &["size=50%", "mode=1777", "exec", "uid=5"])]).is_ok());
+    }
+
+    #[test]
+    fn what_is_asked_for_replaces_what_is_there_anyway_and_parents_come_first() {
+        let mounts = make(vec![tmpfs("/x/y", &[]), tmpfs("/x", &["exec"]), tmpfs("/dev/shm", &["size=1m"])])
+            .expect("made");
+        let at =
+            |target: &str| mounts.lines.iter().position(|line| line.destination == target).expect("there");
+        assert!(at("/x") < at("/x/y"));
+        assert_eq!(mounts.lines.iter().filter(|line| line.destination == "/dev/shm").count(), 1);
+        assert_eq!(mounts.lines[at("/x")].options, ["exec", "nosuid", "nodev"]);
+    }
+
+    #[test]
+    fn a_missing_source_is_made_or_an_error_and_relabelling_is_told() {
+        let missing = "/nonexistent-sampan/a";
+        let mounts = make(vec![volume(missing, "/a", &["z", "ro"])]).expect("made");
+        assert_eq!((mounts.make.len(), mounts.warnings.len()), (1, 1));
+        assert!(make(vec![Mount { make_source: false, ..volume(missing, "/a", &[]) }]).is_err());
+        let shared =
+            make(vec![volume("/tmp", "/a", &["rslave"]), volume("/tmp", "/b", &["rshared"])]).expect("made");
+        assert_eq!(shared.propagation.as_deref(), Some("rshared"));
+        let create = Create { init: true, ..Create::default() };
+        let error = all(&create, &Host::default(), &Runtime::default(), &Files::default(), None);
+        assert!(error.is_err_and(|error| error.to_string().contains("catatonit")));
+    }
+}

@@ -1,0 +1,336 @@
+//! Judges what people ask for, as far as that can be done without a look at the host or the image.
+//!
+//! Requests come from any process that may open engine.sock: counts, lengths and characters are checked here, once,
+//! so that what is kept, announced and written into `config.json` is text that can be shown.
+
+use super::names;
+use super::problem::SpecError;
+use super::{capabilities, devices, mounts, resources, signals};
+use sampan_ipc::container::{Create, Exec, Restart};
+
+/// Longest word, label, or variable, in bytes: what execve(2) takes, MAX_ARG_STRLEN.
+const WORD_MAX: usize = 128 << 10;
+/// Most bytes of all words and variables together: execve(2) takes as much, with the usual stack.
+const WORDS_MAX: usize = 2 << 20;
+/// Most entries of a list.
+const COUNT_MAX: usize = 4096;
+/// Most bytes of labels: they go into every event.
+const LABELS_MAX: usize = 64 << 10;
+/// Longest host name. gethostname(2), HOST_NAME_MAX.
+const HOSTNAME_MAX: usize = 64;
+/// Longest path. limits.h, PATH_MAX.
+const PATH_MAX: usize = 4095;
+/// Longest seccomp profile, in bytes.
+const PROFILE_MAX: usize = 1 << 20;
+
+/// Names of limits, as docker has them. setrlimit(2).
+pub const ULIMITS: [&str; 16] = [
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
+/// Checks all that a container is asked to be.
+///
+/// # Errors
+/// [`SpecError::Option`] with the first that makes no sense.
+pub fn check(create: &Create) -> Result<(), SpecError> {
+    if let Some(name) = &create.name {
+        names::check(name)?;
+    }
+    texts(create)?;
+    words("the command", &create.command)?;
+    words("--entrypoint", create.entrypoint.as_deref().unwrap_or_default())?;
+    variables("--env", &create.env)?;
+    let spent = create.command.iter().chain(&create.env).chain(create.entrypoint.iter().flatten());
+    if spent.fold(0, |sum: usize, word| sum.saturating_add(word.len() + 1)) > WORDS_MAX {
+        return Err(SpecError::option("the command", "", "with its environment it has more than 2 MiB"));
+    }
+    pairs("--label", &create.labels, LABELS_MAX)?;
+    pairs("--annotation", &create.annotations, LABELS_MAX)?;
+    pairs("--log-opt", &create.log_options, LABELS_MAX)?;
+    if let Some(workdir) = &create.workdir {
+        absolute("--workdir", workdir)?;
+    }
+    if let Some(hostname) = &create.hostname {
+        host_name(hostname)?;
+    }
+    if let Some(signal) = &create.stop_signal {
+        signals::parse(signal)?;
+    }
+    numbers(create)?;
+    capabilities::wanted(create)?;
+    mounts::check(&create.mounts)?;
+    devices::check(&create.devices)?;
+    resources::check_sysctls(create)
+}
+
+/// Checks what an execution is asked to be.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_exec(exec: &Exec) -> Result<(), SpecError> {
+    if exec.command.first().is_none_or(String::is_empty) {
+        return Err(SpecError::option("the command", "", "nothing is to be run"));
+    }
+    words("the command", &exec.command)?;
+    variables("--env", &exec.env)?;
+    if let Some(user) = &exec.user {
+        printable("--user", user)?;
+    }
+    exec.workdir.as_deref().map_or(Ok(()), |workdir| absolute("--workdir", workdir))
+}
+
+/// Single words and lists of words that people will see.
+fn texts(create: &Create) -> Result<(), SpecError> {
+    let single = [
+        ("--user", &create.user),
+        ("--runtime", &create.runtime),
+        ("--log-driver", &create.log_driver),
+        ("--detach-keys", &create.detach_keys),
+        ("--platform", &create.platform),
+        ("--sdnotify", &create.notify_socket),
+    ];
+    for (option, word) in single {
+        word.as_deref().map_or(Ok(()), |word| printable(option, word))?;
+    }
+    if create.image.is_empty() {
+        return Err(SpecError::option("the image", "", "no image is named"));
+    }
+    printable("the image", &create.image)?;
+    let lists = [
+        ("--cap-add", &create.cap_add),
+        ("--cap-drop", &create.cap_drop),
+        ("--device", &create.devices),
+        ("--group-add", &create.group_add),
+    ];
+    for (option, list) in lists {
+        count(option, list.len())?;
+        list.iter().try_for_each(|word| printable(option, word))?;
+    }
+    count("--security-opt", create.security.len())?;
+    for option in &create.security {
+        if option.len() > PROFILE_MAX {
+            return Err(SpecError::option("--security-opt", option, "it has more than 1 MiB"));
+        }
+        // A profile has lines.
+        if !option.starts_with("seccomp=") {
+            printable("--security-opt", option)?;
+        }
+    }
+    words("the command line", &create.command_line)
+}
+
+fn numbers(create: &Create) -> Result<(), SpecError> {
+    count("--ulimit", create.ulimits.len())?;
+    for (name, soft, hard) in &create.ulimits {
+        ulimit("--ulimit", name, *soft, *hard)?;
+    }
+    if let Restart::OnFailure(_) | Restart::Always | Restart::UnlessStopped = create.restart
+        && create.auto_remove
+    {
+        return Err(SpecError::option(
+            "--rm",
+            "",
+            "what is started again cannot go when it ends: see --restart",
+        ));
+    }
+    resources::check(create)
+}
+
+/// Checks a limit; -1 is no limit.
+///
+/// # Errors
+/// [`SpecError::Option`].
+pub fn ulimit(option: &'static str, name: &str, soft: i64, hard: i64) -> Result<(), SpecError> {
+    let shown = format!("{name}={soft}:{hard}");
+    if !ULIMITS.contains(&name) {
+        return Err(SpecError::option(option, &shown, format!("expected one of {}", ULIMITS.join(", "))));
+    }
+    let of = |limit| if limit == -1 { u64::MAX } else { u64::try_from(limit).unwrap_or(0) };
+    match (soft, hard) {
+        _ if soft < -1 || hard < -1 => {
+            Err(SpecError::option(option, &shown, "a limit is a number; -1 is none"))
+        }
+        _ if of(soft) > of(hard) => {
+            Err(SpecError::option(option, &shown, "the soft limit is above the hard one"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn host_name(name: &str) -> Result<(), SpecError> {
+    let bad = |why: &str| Err(SpecError::option("--hostname", name, why));
+    let label = |label: &str| {
+        let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        !label.is_empty() && label.bytes().all(fine) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    match name {
+        _ if name.len() > HOSTNAME_MAX => bad("a host name has at most 64 characters"),
+        _ if !name.trim_end_matches('.').split('.').all(label) => {
+            bad("a host name is made of letters, digits, '-', '_', and dots between them")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks an absolute path in the container, or of the host.
+///
+/// # Errors
+/// [`SpecError::Option`].
+pub fn absolute(option: &'static str, path: &str) -> Result<(), SpecError> {
+    printable(option, path)?;
+    match path {
+        _ if !path.starts_with('/') => Err(SpecError::option(option, path, "expected an absolute path")),
+        _ if path.len() > PATH_MAX => Err(SpecError::option(option, path, "a path has at most 4095 bytes")),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that `word` can be shown to people, and is not too long.
+///
+/// # Errors
+/// [`SpecError::Option`] with the character that cannot.
+pub fn printable(option: &'static str, word: &str) -> Result<(), SpecError> {
+    if word.len() > WORD_MAX {
+        return Err(SpecError::option(option, word, "it has more than 128 KiB"));
+    }
+    match word.chars().find(|c| c.is_control()) {
+        Some(c) => {
+            Err(SpecError::option(option, word, format!("the control character {c:?} cannot be in it")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn count(option: &'static str, count: usize) -> Result<(), SpecError> {
+    match count {
+        0..=COUNT_MAX => Ok(()),
+        _ => Err(SpecError::option(option, &format!("{count} times"), "more than 4096 are too many")),
+    }
+}
+
+/// Words of a command may hold anything that execve(2) takes.
+fn words(option: &'static str, words: &[String]) -> Result<(), SpecError> {
+    for word in words {
+        if word.contains('\0') {
+            return Err(SpecError::option(option, word, "no word can hold a NUL"));
+        }
+        if word.len() >= WORD_MAX {
+            return Err(SpecError::option(option, word, "a word has less than 128 KiB"));
+        }
+    }
+    match words.iter().fold(words.len(), |sum, word| sum.saturating_add(word.len())) {
+        0..=WORDS_MAX => Ok(()),
+        _ => Err(SpecError::option(option, "", "it has more than 2 MiB")),
+    }
+}
+
+/// `KEY=value`; a value may be of several lines, a key may not.
+fn variables(option: &'static str, list: &[String]) -> Result<(), SpecError> {
+    words(option, list)?;
+    for variable in list {
+        let key = variable.split('=').next().unwrap_or_default();
+        if key.is_empty() {
+            return Err(SpecError::option(option, variable, "expected KEY=value"));
+        }
+        printable(option, key)?;
+    }
+    Ok(())
+}
+
+/// Labels and the like: neither key nor value holds control characters, but for lines of a value.
+fn pairs(option: &'static str, pairs: &[(String, String)], max: usize) -> Result<(), SpecError> {
+    count(option, pairs.len())?;
+    for (key, value) in pairs {
+        if key.is_empty() {
+            return Err(SpecError::option(option, value, "expected KEY=value"));
+        }
+        printable(option, key)?;
+        printable(option, value)?;
+    }
+    let bytes = pairs.iter().fold(0usize, |sum, (key, value)| sum.saturating_add(key.len() + value.len()));
+    match bytes <= max {
+        true => Ok(()),
+        false => Err(SpecError::option(
+            option,
+            "",
+            format!("all of them have {bytes} bytes, at most {max} can be"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain() -> Create {
+        Create { image: "busybox".into(), ..Create::default() }
+    }
+
+    fn refuses(create: Create, word: &str) {
+        let error = check(&create).expect_err(word).to_string();
+        assert!(error.contains(word), "{error:?} does not name {word:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_shown_is_refused_by_name() {
+        assert!(check(&plain()).is_ok());
+        refuses(Create { name: Some("a\u{1b}[2J".into()), ..plain() }, "--name");
+        refuses(Create { labels: vec![("a".into(), "\u{7}".into())], ..plain() }, "--label");
+        refuses(Create { labels: vec![("a\nb".into(), String::new())], ..plain() }, "--label");
+        refuses(Create { env: vec!["A\u{1}=x".into()], ..plain() }, "--env");
+        refuses(Create { env: vec!["=x".into()], ..plain() }, "--env");
+        refuses(Create { command: vec!["a\0b".into()], ..plain() }, "the command");
+        refuses(Create { workdir: Some("relative".into()), ..plain() }, "--workdir");
+        refuses(Create { hostname: Some("-a".into()), ..plain() }, "--hostname");
+        refuses(Create { user: Some("a\nb".into()), ..plain() }, "--user");
+        assert!(check(&Create { env: vec!["PEM=a\nb".into()], ..plain() }).is_ok(), "values have lines");
+    }
+
+    #[test]
+    fn what_is_too_much_is_refused() {
+        refuses(Create { env: vec![format!("A={}", "x".repeat(200 << 10))], ..plain() }, "128 KiB");
+        assert!(check(&Create { env: vec![format!("A={}", "x".repeat(100 << 10)); 10], ..plain() }).is_ok());
+        refuses(Create { env: vec![format!("A={}", "x".repeat(100 << 10)); 30], ..plain() }, "2 MiB");
+        refuses(Create { cap_add: vec!["KILL".into(); 5000], ..plain() }, "4096");
+        refuses(Create { labels: vec![("a".into(), "x".repeat(70 << 10))], ..plain() }, "65536");
+        refuses(Create { memory: Some(5 << 20), ..plain() }, "--memory");
+    }
+
+    #[test]
+    fn limits_have_names_and_an_order() {
+        let with =
+            |name: &str, soft, hard| check(&Create { ulimits: vec![(name.into(), soft, hard)], ..plain() });
+        assert!(
+            with("nofile", 10, 20).is_ok() && with("core", -1, -1).is_ok() && with("core", 0, -1).is_ok()
+        );
+        assert!(
+            with("files", 1, 1).is_err()
+                && with("nofile", 20, 10).is_err()
+                && with("nofile", -1, 10).is_err()
+        );
+        assert!(with("nofile", -2, 10).is_err());
+    }
+
+    #[test]
+    fn an_execution_runs_something() {
+        assert!(check_exec(&Exec::default()).is_err());
+        let exec = Exec { command: vec!["sh".into()], ..Exec::default() };
+        assert!(check_exec(&exec).is_ok());
+        assert!(check_exec(&Exec { workdir: Some("x".into()), ..exec }).is_err());
+    }
+}

@@ -1,0 +1,330 @@
+//! The process that a container runs, and those that are run beside it: words, environment, user, rights, limits.
+
+use super::capabilities;
+use super::document::{ConsoleSize, Process, Rlimit};
+use super::host::Host;
+use super::lookup::{Kind, Root};
+use super::problem::SpecError;
+use super::settings::Settings;
+use super::{options, user};
+use crate::oci::Run;
+use sampan_ipc::container::{Create, Exec, Notify};
+
+/// Where programs are looked for, if neither image nor options say so.
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where the small init lies in a container that has one.
+pub const INIT: &str = "/sbin/docker-init";
+/// Where a container that says itself that it is ready finds the socket.
+pub const NOTIFY: &str = "/run/notify.sock";
+
+/// All that a process depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Of<'a> {
+    /// What was asked for.
+    pub create: &'a Create,
+    /// How containers of the image run.
+    pub run: &'a Run,
+    /// This host.
+    pub host: &'a Host,
+    /// The configuration.
+    pub settings: &'a Settings,
+    /// The root file system.
+    pub root: &'a Root,
+    /// The container's host name.
+    pub hostname: &'a str,
+}
+
+/// Entrypoint and command, as they are run: what was asked for, else what the image says.
+///
+/// # Errors
+/// [`SpecError::Option`]: there are none.
+pub fn words(create: &Create, run: &Run) -> Result<Vec<String>, SpecError> {
+    let entrypoint: Vec<String> = match &create.entrypoint {
+        // `--entrypoint ""` clears it.
+        Some(words) if words.iter().all(String::is_empty) => Vec::new(),
+        Some(words) => words.clone(),
+        None => run.entrypoint.clone(),
+    };
+    let command = match (create.command.is_empty(), &create.entrypoint) {
+        (false, _) => create.command.clone(),
+        (true, None) => run.cmd.clone(),
+        (true, Some(_)) => Vec::new(),
+    };
+    let words: Vec<String> = entrypoint.into_iter().chain(command).collect();
+    match words.first() {
+        Some(first) if !first.is_empty() => Ok(words),
+        _ => Err(SpecError::option("the command", "", "neither it nor the image says what is to be run")),
+    }
+}
+
+/// The container's first process; what was left out comes along, for people.
+///
+/// # Errors
+/// [`SpecError`].
+pub fn first(of: &Of<'_>) -> Result<(Process, Vec<String>), SpecError> {
+    let create = of.create;
+    let asked = create.user.as_deref().or(of.run.user.as_deref()).unwrap_or_default();
+    let who = user::resolve(of.root, asked, &create.group_add)?;
+    let (chosen, left_out) = capabilities::possible(capabilities::wanted(create)?, of.host.capabilities);
+    let mut warnings = Vec::new();
+    if left_out != capabilities::Set(0) {
+        let names = left_out.names().join(", ");
+        warnings.push(format!("the container goes without {names}: the engine itself has not got them"));
+    }
+    let mut args = words(create, of.run)?;
+    if create.init {
+        args.splice(0..0, [INIT.to_owned(), "--".to_owned()]);
+    }
+    let process = Process {
+        terminal: create.tty,
+        console_size: None,
+        args,
+        env: environment(of, &who.home),
+        cwd: workdir(of.root, create.workdir.as_deref(), of.run)?,
+        capabilities: capabilities::sets(chosen, who.user.uid),
+        user: who.user,
+        rlimits: rlimits(create, of.host, of.settings)?,
+        no_new_privileges: no_new_privileges(create)?,
+        apparmor_profile: apparmor(create, of.host)?,
+        // Below what it has, the engine can only go with CAP_SYS_RESOURCE. proc_pid_oom_score_adj(5).
+        oom_score_adj: Some(of.host.oom_score_adj.max(0)),
+    };
+    Ok((process, warnings))
+}
+
+/// One more process in the container.
+///
+/// # Errors
+/// [`SpecError`].
+pub fn more(of: &Of<'_>, exec: &Exec) -> Result<Process, SpecError> {
+    options::check_exec(exec)?;
+    let (first, _) = first(of)?;
+    let mut process = Process { terminal: exec.tty, args: exec.command.clone(), ..first };
+    let mut home = None;
+    if let Some(asked) = &exec.user {
+        let who = user::resolve(of.root, asked, &of.create.group_add)?;
+        let (chosen, _) = capabilities::possible(capabilities::wanted(of.create)?, of.host.capabilities);
+        process.capabilities = capabilities::sets(chosen, who.user.uid);
+        process.user = who.user;
+        home = Some(who.home);
+    }
+    if exec.privileged {
+        let all = capabilities::Chosen { all: capabilities::Set::ALL, added: capabilities::Set::ALL };
+        let (chosen, _) = capabilities::possible(all, of.host.capabilities);
+        process.capabilities = capabilities::sets(chosen, process.user.uid);
+        process.no_new_privileges = false;
+    }
+    if let Some(home) = home.filter(|_| !says_home(of)) {
+        set(&mut process.env, &format!("HOME={home}"));
+    }
+    if exec.tty && !process.env.iter().any(|known| known.starts_with("TERM=")) {
+        set(&mut process.env, "TERM=xterm");
+    }
+    exec.env.iter().for_each(|variable| set(&mut process.env, variable));
+    if exec.workdir.is_some() {
+        process.cwd = workdir(of.root, exec.workdir.as_deref(), of.run)?;
+    }
+    if exec.tty && exec.size != (0, 0) {
+        process.console_size = Some(ConsoleSize { height: exec.size.0, width: exec.size.1 });
+    }
+    Ok(process)
+}
+
+/// True if image or options say where home is.
+fn says_home(of: &Of<'_>) -> bool {
+    of.run.env.iter().chain(&of.create.env).any(|variable| variable.starts_with("HOME="))
+}
+
+fn environment(of: &Of<'_>, home: &str) -> Vec<String> {
+    let mut env = vec![PATH.to_owned(), format!("HOSTNAME={}", of.hostname)];
+    if of.create.tty {
+        env.push("TERM=xterm".to_owned());
+    }
+    env.push(format!("HOME={home}"));
+    if of.create.sdnotify == Notify::Container && of.create.notify_socket.is_some() {
+        env.push(format!("NOTIFY_SOCKET={NOTIFY}"));
+    }
+    // An image's words are hostile: what is no variable is left out.
+    let usable = |variable: &&String| {
+        !variable.contains('\0') && variable.split_once('=').is_some_and(|(key, _)| !key.is_empty())
+    };
+    of.run.env.iter().filter(usable).for_each(|variable| set(&mut env, variable));
+    of.create.env.iter().for_each(|variable| set(&mut env, variable));
+    env
+}
+
+/// Sets `KEY=value` in place of what had that key; `KEY` alone takes it away.
+fn set(env: &mut Vec<String>, variable: &str) {
+    let Some((key, _)) = variable.split_once('=') else {
+        env.retain(|known| known.split('=').next() != Some(variable));
+        return;
+    };
+    match env.iter_mut().find(|known| known.split('=').next() == Some(key)) {
+        Some(known) => variable.clone_into(known),
+        None => env.push(variable.to_owned()),
+    }
+}
+
+fn workdir(root: &Root, asked: Option<&str>, run: &Run) -> Result<String, SpecError> {
+    let dir = match asked.or(run.working_dir.as_deref()).unwrap_or("/") {
+        "" => "/".to_owned(),
+        dir if dir.starts_with('/') => dir.to_owned(),
+        // An image's may be relative: docker's builder takes it from the root.
+        dir => format!("/{dir}"),
+    };
+    options::absolute("--workdir", &dir)?;
+    match root.kind(&dir)? {
+        // The runtime makes what is not there.
+        None | Some(Kind::Directory) => Ok(dir),
+        Some(Kind::File | Kind::Other) => {
+            Err(SpecError::option("--workdir", &dir, "it is no directory in the container"))
+        }
+    }
+}
+
+fn rlimits(create: &Create, host: &Host, settings: &Settings) -> Result<Vec<Rlimit>, SpecError> {
+    let mut limits: std::collections::BTreeMap<&str, (&'static str, i64, i64)> = settings
+        .default_ulimits
+        .iter()
+        .map(|(name, limit)| (name.as_str(), ("default-ulimits", limit.both().0, limit.both().1)))
+        .collect();
+    for (name, soft, hard) in &create.ulimits {
+        options::ulimit("--ulimit", name, *soft, *hard)?;
+        limits.insert(name, ("--ulimit", *soft, *hard));
+    }
+    let can_raise = host.capabilities.has("CAP_SYS_RESOURCE");
+    let mut asked = Vec::new();
+    for (name, (option, soft, hard)) in limits {
+        let of = |limit| if limit == -1 { u64::MAX } else { u64::try_from(limit).unwrap_or(0) };
+        let most = host.limits.get(name).map_or(u64::MAX, |(_, hard)| *hard);
+        if of(hard) > most && !can_raise {
+            return Err(SpecError::host(
+                format!("give the container the limit {option} {name}={soft}:{hard}"),
+                format!("the engine's own hard limit is {most}, and it has not got CAP_SYS_RESOURCE"),
+                "raise the limit of the engine's service (LimitNOFILE=, LimitNPROC=, … of systemd.exec(5))",
+            ));
+        }
+        asked.push(Rlimit {
+            kind: format!("RLIMIT_{}", name.to_ascii_uppercase()),
+            soft: of(soft),
+            hard: of(hard),
+        });
+    }
+    Ok(asked)
+}
+
+/// The value of a security option `key=value`, or `key:value` as docker once had it; the last one counts.
+pub fn security<'a>(create: &'a Create, key: &str) -> Option<&'a str> {
+    create.security.iter().rev().find_map(|option| {
+        let rest = option.strip_prefix(key)?;
+        if rest.is_empty() { Some("") } else { rest.strip_prefix(['=', ':']) }
+    })
+}
+
+/// Checks that all security options are known.
+///
+/// # Errors
+/// [`SpecError::Option`].
+pub fn check_security(create: &Create) -> Result<(), SpecError> {
+    const KNOWN: [&str; 5] = ["no-new-privileges", "seccomp", "apparmor", "label", "systempaths"];
+    for option in &create.security {
+        let key = option.split(['=', ':']).next().unwrap_or_default();
+        if !KNOWN.contains(&key) {
+            let why = "expected no-new-privileges, seccomp=…, apparmor=…, label=… or systempaths=unconfined";
+            return Err(SpecError::option("--security-opt", option, why));
+        }
+    }
+    Ok(())
+}
+
+fn no_new_privileges(create: &Create) -> Result<bool, SpecError> {
+    match security(create, "no-new-privileges") {
+        None | Some("false") => Ok(false),
+        Some("" | "true") => Ok(true),
+        Some(other) => {
+            Err(SpecError::option("--security-opt no-new-privileges", other, "expected true or false"))
+        }
+    }
+}
+
+fn apparmor(create: &Create, host: &Host) -> Result<Option<String>, SpecError> {
+    match security(create, "apparmor") {
+        None => Ok(None),
+        Some("unconfined") if !host.apparmor => Ok(None),
+        Some("") => {
+            Err(SpecError::option("--security-opt apparmor", "", "expected a profile's name, or unconfined"))
+        }
+        Some(profile) if host.apparmor => Ok(Some(profile.to_owned())),
+        Some(profile) => Err(SpecError::host(
+            format!("give the container the AppArmor profile {:?}", super::problem::shown(profile)),
+            "AppArmor is off in this host's kernel",
+            "leave --security-opt apparmor=… away, or boot with apparmor=1 security=apparmor",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(words: &[&str]) -> Vec<String> {
+        words.iter().map(ToString::to_string).collect()
+    }
+
+    fn run(entrypoint: &[&str], cmd: &[&str]) -> Run {
+        Run { entrypoint: list(entrypoint), cmd: list(cmd), ..Run::default() }
+    }
+
+    #[test]
+    fn words_come_from_options_and_else_from_the_image() {
+        let ask = |entrypoint: Option<&[&str]>, command: &[&str]| {
+            let create =
+                Create { entrypoint: entrypoint.map(list), command: list(command), ..Create::default() };
+            words(&create, &run(&["/e"], &["c"])).map(|words| words.join(" ")).ok()
+        };
+        assert_eq!(ask(None, &[]).as_deref(), Some("/e c"));
+        assert_eq!(ask(None, &["x", "y"]).as_deref(), Some("/e x y"));
+        assert_eq!(ask(Some(&["/o"]), &[]).as_deref(), Some("/o"));
+        assert_eq!(ask(Some(&[]), &["x"]).as_deref(), Some("x"));
+        assert_eq!(ask(Some(&[""]), &["x"]).as_deref(), Some("x"));
+        assert_eq!(ask(Some(&[]), &[]), None);
+        assert!(words(&Create::default(), &run(&[], &[])).is_err());
+    }
+
+    #[test]
+    fn later_variables_win_and_a_bare_key_takes_one_away() {
+        let mut env = list(&["PATH=/bin", "A=1"]);
+        for variable in ["A=2", "B=x=y", "PATH", "C"] {
+            set(&mut env, variable);
+        }
+        assert_eq!(env, ["A=2", "B=x=y"]);
+    }
+
+    #[test]
+    fn a_limit_that_the_host_forbids_says_which_setting() {
+        let mut host = Host { capabilities: capabilities::Set(0), ..Host::default() };
+        host.limits.insert("nofile".into(), (10, 100));
+        let ask = |hard| {
+            let create = Create { ulimits: vec![("nofile".into(), 5, hard)], ..Create::default() };
+            rlimits(&create, &host, &Settings::default())
+        };
+        assert_eq!(ask(100).expect("allowed").len(), 1);
+        let error = ask(101).expect_err("forbidden");
+        assert!(error.to_string().contains("nofile") && error.hint().contains("LimitNOFILE"), "{error}");
+    }
+
+    #[test]
+    fn security_options_are_known_and_the_last_one_counts() {
+        let ask = |options: &[&str]| Create { security: list(options), ..Create::default() };
+        assert_eq!(no_new_privileges(&ask(&["no-new-privileges"])).ok(), Some(true));
+        assert_eq!(
+            no_new_privileges(&ask(&["no-new-privileges", "no-new-privileges:false"])).ok(),
+            Some(false)
+        );
+        assert!(no_new_privileges(&ask(&["no-new-privileges=maybe"])).is_err());
+        assert!(check_security(&ask(&["seccomp=unconfined", "label=disable"])).is_ok());
+        assert!(check_security(&ask(&["seccmp=unconfined"])).is_err());
+        assert!(apparmor(&ask(&["apparmor=mine"]), &Host::default()).is_err());
+        assert_eq!(apparmor(&ask(&["apparmor=unconfined"]), &Host::default()).expect("nothing to do"), None);
+    }
+}

@@ -1,0 +1,241 @@
+//! What a container may use: memory, processors, processes; and the kernel parameters of its namespaces. Pure.
+
+use super::document::{Cpu, Memory, Pids, Resources};
+use super::host::Host;
+use super::options;
+use super::problem::SpecError;
+use sampan_ipc::container::{Create, Network};
+use std::collections::BTreeMap;
+
+/// Least memory: docker's rule; with less no runtime starts anything.
+const MEMORY_MIN: u64 = 6 << 20;
+/// Period of the processors' limit, in microseconds. cgroups(7), "cpu".
+const PERIOD: u64 = 100_000;
+/// Least quota that the kernel takes, in microseconds.
+const QUOTA_MIN: u64 = 1_000;
+
+/// Checks the numbers.
+///
+/// # Errors
+/// [`SpecError::Option`].
+pub fn check(create: &Create) -> Result<(), SpecError> {
+    let bytes = |option, value: u64, why| Err(SpecError::option(option, &value.to_string(), why));
+    let most = i64::MAX as u64;
+    match create.memory.unwrap_or(0) {
+        0 => {}
+        memory if memory < MEMORY_MIN => {
+            return bytes("--memory", memory, "a container has at least 6 MiB (6m)");
+        }
+        memory if memory > most => return bytes("--memory", memory, "no host has as much"),
+        _ => {}
+    }
+    if let Some(swap) = create.memory_swap.filter(|swap| *swap != 0) {
+        let bad = |why| Err(SpecError::option("--memory-swap", &swap.to_string(), why));
+        match (swap, create.memory.unwrap_or(0)) {
+            (-1, _) => {}
+            (..-1, _) => return bad("expected bytes, or -1 for no limit"),
+            (_, 0) => return bad("it is memory and swap together, and needs --memory"),
+            (swap, memory) if swap.unsigned_abs() < memory => {
+                return bad("it is memory and swap together, and less than --memory");
+            }
+            _ => {}
+        }
+    }
+    match create.nano_cpus {
+        Some(nanos @ 1..10_000_000) => {
+            return bytes("--cpus", nanos, "in billionths: a container has at least 0.01");
+        }
+        Some(nanos) if nanos > 1_000_000_000_000_000 => return bytes("--cpus", nanos, "no host has as many"),
+        _ => {}
+    }
+    match create.pids {
+        Some(pids) if pids < -1 => {
+            Err(SpecError::option("--pids-limit", &pids.to_string(), "expected a number; -1 is no limit"))
+        }
+        _ if create.shm_size == Some(0) => {
+            Err(SpecError::option("--shm-size", "0", "it has at least one byte"))
+        }
+        _ if create.shm_size > Some(most) => {
+            bytes("--shm-size", create.shm_size.unwrap_or(0), "no host has as much")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The limits that this host can keep; what it cannot is told.
+pub fn limits(create: &Create, host: &Host, warnings: &mut Vec<String>) -> Resources {
+    let mut can = |asked: bool, controller: &str, option: &str| {
+        let can = host.controls(controller);
+        if asked && !can {
+            warnings.push(format!(
+                "{option} is left out: this host's control groups ({}) have no controller {controller}",
+                host.cgroups.word()
+            ));
+        }
+        asked && can
+    };
+    let memory = create.memory.filter(|memory| *memory > 0);
+    let has_memory = can(memory.is_some(), "memory", "--memory");
+    let nanos = create.nano_cpus.filter(|nanos| *nanos > 0);
+    let has_cpu = can(nanos.is_some(), "cpu", "--cpus");
+    let pids = create.pids.filter(|pids| *pids > 0);
+    let has_pids = can(pids.is_some(), "pids", "--pids-limit");
+    Resources {
+        devices: Vec::new(),
+        memory: has_memory.then(|| of_memory(create, memory.unwrap_or(0), host, warnings)),
+        cpu: nanos.filter(|_| has_cpu).map(|nanos| {
+            let quota = (u128::from(nanos) * u128::from(PERIOD) / 1_000_000_000).max(u128::from(QUOTA_MIN));
+            Cpu { quota: i64::try_from(quota).unwrap_or(i64::MAX), period: PERIOD }
+        }),
+        pids: pids.filter(|_| has_pids).map(|limit| Pids { limit }),
+    }
+}
+
+fn of_memory(create: &Create, memory: u64, host: &Host, warnings: &mut Vec<String>) -> Memory {
+    let limit = i64::try_from(memory).unwrap_or(i64::MAX);
+    let asked = create.memory_swap.filter(|swap| *swap != 0);
+    if !host.swap {
+        if asked.is_some_and(|swap| swap != -1) {
+            warnings.push(
+                "--memory-swap is left out: this host's kernel does not count swap (swapaccount=1 on its command line)"
+                    .to_owned(),
+            );
+        }
+        return Memory { limit: Some(limit), swap: None };
+    }
+    // As much swap as memory, if nothing is said: docker's rule.
+    Memory { limit: Some(limit), swap: Some(asked.unwrap_or(limit.saturating_mul(2))) }
+}
+
+/// Checks the kernel parameters that were asked for.
+///
+/// # Errors
+/// [`SpecError::Option`]: it would be the host's.
+pub fn check_sysctls(create: &Create) -> Result<(), SpecError> {
+    for (key, value) in &create.sysctls {
+        options::printable("--sysctl", key)?;
+        options::printable("--sysctl", value)?;
+        let bad = |why: &str| Err(SpecError::option("--sysctl", &format!("{key}={value}"), why));
+        const IPC: [&str; 8] = [
+            "kernel.msgmax",
+            "kernel.msgmnb",
+            "kernel.msgmni",
+            "kernel.sem",
+            "kernel.shmall",
+            "kernel.shmmax",
+            "kernel.shmmni",
+            "kernel.shm_rmid_forced",
+        ];
+        let is_net = key.starts_with("net.");
+        let is_path = key.contains('/') && key.contains("..");
+        if is_path || key.split('.').any(str::is_empty) {
+            return bad("that is no kernel parameter");
+        }
+        if is_net && create.network == Network::Host {
+            return bad("with --network host it would be the host's");
+        }
+        if !(is_net
+            || IPC.contains(&key.as_str())
+            || key.starts_with("fs.mqueue.")
+            || key == "kernel.domainname")
+        {
+            return bad(
+                "it is the whole host's; a container has net.*, fs.mqueue.* and those of System V IPC",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The kernel parameters: ports and pings are free in a network of its own, as in docker; and what was asked for.
+///
+/// # Errors
+/// As [`check_sysctls`]; also if the configured network is the host's.
+pub fn sysctls(
+    create: &Create,
+    network: Network,
+    host: &Host,
+) -> Result<BTreeMap<String, String>, SpecError> {
+    check_sysctls(&Create { network, sysctls: create.sysctls.clone(), ..Create::default() })?;
+    let mut all = BTreeMap::new();
+    if network != Network::Host && host.unprivileged_ports {
+        all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
+    }
+    all.extend(create.sysctls.iter().cloned());
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host() -> Host {
+        let controllers = ["memory", "cpu", "pids"].map(str::to_owned).into_iter().collect();
+        Host { controllers, swap: true, ..Host::default() }
+    }
+
+    #[test]
+    fn limits_are_dockers() {
+        let create = Create {
+            memory: Some(64 << 20),
+            nano_cpus: Some(1_500_000_000),
+            pids: Some(50),
+            ..Create::default()
+        };
+        let mut warnings = Vec::new();
+        let limits = limits(&create, &host(), &mut warnings);
+        assert_eq!(limits.memory, Some(Memory { limit: Some(64 << 20), swap: Some(128 << 20) }));
+        assert_eq!(limits.cpu, Some(Cpu { quota: 150_000, period: 100_000 }));
+        assert_eq!((limits.pids, warnings.len()), (Some(Pids { limit: 50 }), 0));
+    }
+
+    #[test]
+    fn a_missing_controller_is_told_and_left_out() {
+        let create = Create {
+            memory: Some(64 << 20),
+            memory_swap: Some(99 << 20),
+            pids: Some(50),
+            ..Create::default()
+        };
+        let mut warnings = Vec::new();
+        let none = limits(&create, &Host::default(), &mut warnings);
+        assert_eq!((none.memory, none.pids, warnings.len()), (None, None, 2));
+        let no_swap = limits(&create, &Host { swap: false, ..host() }, &mut warnings);
+        assert_eq!((no_swap.memory.and_then(|m| m.swap), warnings.len()), (None, 3));
+        assert_eq!(limits(&Create::default(), &Host::default(), &mut warnings).memory, None);
+        assert_eq!(warnings.len(), 3, "nothing was asked for");
+    }
+
+    #[test]
+    fn numbers_that_make_no_sense_are_refused() {
+        let bad = [
+            Create { memory: Some(1), ..Create::default() },
+            Create { memory: Some(u64::MAX), ..Create::default() },
+            Create { memory_swap: Some(1 << 30), ..Create::default() },
+            Create { memory: Some(2 << 30), memory_swap: Some(1 << 30), ..Create::default() },
+            Create { memory: Some(2 << 30), memory_swap: Some(-2), ..Create::default() },
+            Create { nano_cpus: Some(1), ..Create::default() },
+            Create { nano_cpus: Some(u64::MAX), ..Create::default() },
+            Create { pids: Some(-2), ..Create::default() },
+            Create { shm_size: Some(0), ..Create::default() },
+            Create { shm_size: Some(u64::MAX), ..Create::default() },
+        ];
+        for create in bad {
+            assert!(check(&create).is_err(), "{create:?}");
+        }
+    }
+
+    #[test]
+    fn only_parameters_of_its_own_namespaces_can_be_set() {
+        let ask = |key: &str, network| {
+            check_sysctls(&Create { sysctls: vec![(key.into(), "1".into())], network, ..Create::default() })
+        };
+        for key in ["net.ipv4.ip_forward", "kernel.shmmax", "fs.mqueue.msg_max"] {
+            assert!(ask(key, Network::None).is_ok(), "{key}");
+        }
+        assert!(ask("net.ipv4.ip_forward", Network::Host).is_err());
+        for key in ["kernel.core_pattern", "vm.swappiness", "net..x", "", "net./../../x", "fs.mqueue./../y"] {
+            assert!(ask(key, Network::None).is_err(), "{key}");
+        }
+    }
+}

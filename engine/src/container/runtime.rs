@@ -1,0 +1,407 @@
+//! The OCI runtime: which one, where, of which version, and whether it works on this host.
+//!
+//! Found when first needed and kept in mind until its file changes. A runtime that was named is taken as it is; of
+//! those that are looked for, each is tried once, with a container whose program does not exist: one that complains
+//! of anything else is passed over, and why is logged and kept.
+
+use super::host::{Host, is_program};
+use super::names;
+use super::problem::{SpecError, shown};
+use super::settings::Manager;
+use crate::config::Config;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Those that are looked for, the better first.
+const KNOWN: [&str; 2] = ["crun", "runc"];
+/// Where programs of the administrator's are, beside `PATH`.
+const DIRS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// How long a runtime may take to say what it is.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Most of its words that are read, in bytes.
+const WORDS_MAX: u64 = 1 << 20;
+/// The program that does not exist.
+const NOTHING: &str = "/sampan-trial";
+
+/// An OCI runtime.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Runtime {
+    /// Its file's name.
+    pub name: String,
+    /// Its program.
+    pub path: PathBuf,
+    /// Its version.
+    pub version: String,
+    /// The version of the runtime-spec that it reports.
+    pub spec: String,
+    /// systemd makes the control groups.
+    pub systemd: bool,
+    /// It can filter system calls.
+    pub seccomp: bool,
+    /// Mount options that it says it knows.
+    mount_options: Vec<String>,
+    /// Those that were looked at before and do not work here, with their words.
+    pub passed_over: Vec<String>,
+}
+
+/// What is kept in mind, by what was asked for, with what tells a program from its successor.
+static FOUND: Mutex<BTreeMap<String, (Stamp, Arc<Runtime>)>> = Mutex::new(BTreeMap::new());
+type Stamp = (u64, u64, i64, i64);
+
+impl Runtime {
+    /// The runtime `asked` for by name or path, else the configured one, else the first that works here.
+    ///
+    /// # Errors
+    /// [`SpecError::Host`]: there is none, or it does not say what it is.
+    pub fn find(config: &Config, asked: Option<&str>) -> Result<Arc<Runtime>, SpecError> {
+        let named = asked.or(config.settings.runtime.as_deref()).unwrap_or_default();
+        let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was found says whether systemd is asked: two configurations of one process (in tests) differ.
+        let key = format!("{:?} {named}", config.settings.cgroup_manager);
+        if let Some((stamp, runtime)) = found.get(&key)
+            && Some(*stamp) == stamp_of(&runtime.path)
+        {
+            return Ok(runtime.clone());
+        }
+        let host = Host::probe();
+        let manager = config.settings.cgroup_manager;
+        let runtime = Arc::new(if named.is_empty() {
+            choose(&host, manager)?
+        } else {
+            named_one(named, &host, manager)?
+        });
+        if let Some(stamp) = stamp_of(&runtime.path) {
+            found.insert(key, (stamp, runtime.clone()));
+        }
+        Ok(runtime)
+    }
+
+    /// The runtime's program and its global arguments, with its state in `root`.
+    pub fn command(&self, root: &Path) -> Vec<String> {
+        let mut words = vec![
+            self.path.to_string_lossy().into_owned(),
+            "--root".into(),
+            root.to_string_lossy().into_owned(),
+        ];
+        if self.systemd {
+            words.push("--systemd-cgroup".to_owned());
+        }
+        words
+    }
+
+    /// True if it says that it knows this option of mounts.
+    pub fn mounts_with(&self, option: &str) -> bool {
+        self.mount_options.iter().any(|known| known == option)
+    }
+}
+
+fn stamp_of(path: &Path) -> Option<Stamp> {
+    let found = fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino(), found.mtime(), found.mtime_nsec()))
+}
+
+fn named_one(named: &str, host: &Host, manager: Option<Manager>) -> Result<Runtime, SpecError> {
+    let cannot = |why: &str| {
+        SpecError::host(
+            format!("use the OCI runtime {:?}", shown(named)),
+            why,
+            "name one that is installed, as crun or runc: --runtime, or runtime in the table [engine]",
+        )
+    };
+    let path = match named.contains('/') {
+        true if !named.starts_with('/') => return Err(cannot("expected a name, or an absolute path")),
+        true => Some(PathBuf::from(named)).filter(|path| is_program(path)),
+        false => search(named),
+    };
+    look(&path.ok_or_else(|| cannot("there is no such program"))?, host, manager)
+}
+
+fn choose(host: &Host, manager: Option<Manager>) -> Result<Runtime, SpecError> {
+    let mut passed_over = Vec::new();
+    for name in KNOWN {
+        let Some(path) = search(name) else { continue };
+        match look(&path, host, manager)
+            .map_err(|error| error.to_string())
+            .and_then(|runtime| attempt(&runtime).map(|()| runtime))
+        {
+            Ok(runtime) => return Ok(Runtime { passed_over, ..runtime }),
+            Err(why) => {
+                log::info!("the OCI runtime {} does not work here: {why}", path.display());
+                passed_over.push(format!("{name}: {why}"));
+            }
+        }
+    }
+    let why = match passed_over.is_empty() {
+        true => format!("neither {} is installed", KNOWN.join(" nor ")),
+        false => passed_over.join("; "),
+    };
+    Err(SpecError::host("find an OCI runtime", why, "install crun or runc"))
+}
+
+fn search(name: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let dirs = path.split(':').chain(DIRS.split(':')).filter(|dir| dir.starts_with('/'));
+    dirs.map(|dir| Path::new(dir).join(name)).find(|path| is_program(path))
+}
+
+/// Asks the runtime what it is.
+fn look(path: &Path, host: &Host, manager: Option<Manager>) -> Result<Runtime, SpecError> {
+    let cannot = |why: String| SpecError::host(format!("ask {} for its version", path.display()), why, "");
+    let (code, said, complaint) = ask(path, &["--version"]).map_err(|error| cannot(error.to_string()))?;
+    if code != Some(0) {
+        return Err(cannot(last_line(&complaint)));
+    }
+    let (version, spec) = versions(&said);
+    // Older ones do not know the word.
+    let features = ask(path, &["features"]).ok().filter(|(code, ..)| *code == Some(0));
+    let features: Features = features
+        .and_then(|(_, said, _)| serde_json::from_str(&said).ok())
+        .unwrap_or_else(|| of_version(&said));
+    let may = features.linux.cgroup.systemd.unwrap_or(false);
+    if manager == Some(Manager::Systemd) && !may {
+        return Err(SpecError::host(
+            "let systemd make control groups",
+            format!("{} does not say that it can", path.display()),
+            "set cgroup-manager = \"cgroupfs\" in the table [engine]",
+        ));
+    }
+    Ok(Runtime {
+        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        path: path.to_owned(),
+        version,
+        spec: Some(features.oci_version_max).filter(|max| !max.is_empty()).unwrap_or(spec),
+        systemd: match manager {
+            Some(manager) => manager == Manager::Systemd,
+            None => host.systemd && may,
+        },
+        seccomp: features.linux.seccomp.enabled.unwrap_or(false),
+        mount_options: features.mount_options,
+        passed_over: Vec::new(),
+    })
+}
+
+/// What `RUNTIME features` says. OCI runtime-spec, "Features Structure".
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Features {
+    oci_version_max: String,
+    mount_options: Vec<String>,
+    linux: LinuxFeatures,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct LinuxFeatures {
+    cgroup: CgroupFeatures,
+    seccomp: Enabled,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct CgroupFeatures {
+    systemd: Option<bool>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Enabled {
+    enabled: Option<bool>,
+}
+
+/// `runc version 1.1.5`, `spec: 1.0.2-dev`.
+fn versions(said: &str) -> (String, String) {
+    let first = said.lines().next().unwrap_or_default();
+    let version = first.rsplit(' ').next().unwrap_or_default();
+    let spec = said.lines().find_map(|line| line.strip_prefix("spec:")).unwrap_or("1.0.0");
+    let clean = |word: &str| shown(&word.trim().replace(char::is_control, ""));
+    (clean(version), clean(spec))
+}
+
+/// What an older one tells in its version: crun's `+SYSTEMD +SECCOMP`, runc's `libseccomp: 2.5.4`.
+fn of_version(said: &str) -> Features {
+    let has = |word: &str| Some(said.split_whitespace().any(|known| known == word));
+    let mut features = Features::default();
+    features.linux.cgroup.systemd = has("+SYSTEMD");
+    features.linux.seccomp.enabled = Some(has("+SECCOMP") == Some(true) || said.contains("libseccomp:"));
+    features
+}
+
+/// Lets it run a program that does not exist, and reads what it complains of.
+fn attempt(runtime: &Runtime) -> Result<(), String> {
+    let id = format!("trial-{}", names::id().map_err(|error| error.to_string())?);
+    let dir = std::env::temp_dir().join(format!("sampan-{id}"));
+    let made = fs::DirBuilder::new().mode(0o700).create(&dir);
+    made.map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
+    let outcome = attempt_in(runtime, &dir, &id);
+    if let Err(error) = crate::tree::remove(&dir) {
+        log::warn!("cannot remove {}: {error}", dir.display());
+    }
+    outcome
+}
+
+fn attempt_in(runtime: &Runtime, dir: &Path, id: &str) -> Result<(), String> {
+    let config = serde_json::json!({
+        "ociVersion": runtime.spec,
+        "process": {"user": {"uid": 0, "gid": 0}, "args": [NOTHING], "cwd": "/", "env": ["PATH=/"]},
+        "root": {"path": "rootfs", "readonly": false},
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "linux": {
+            "namespaces": [{"type": "pid"}, {"type": "mount"}],
+            "cgroupsPath": cgroup(runtime.systemd, id),
+        },
+    });
+    let failed = |error: std::io::Error| format!("cannot try it in {}: {error}", dir.display());
+    fs::create_dir(dir.join("rootfs")).map_err(failed)?;
+    fs::write(dir.join("config.json"), config.to_string()).map_err(failed)?;
+    let words = runtime.command(&dir.join("state"));
+    let bundle = dir.to_string_lossy();
+    let global: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+    let call = |more: &[&str]| ask(&runtime.path, &[&global, more].concat());
+    let (code, _, complaint) = call(&["run", "--bundle", &bundle, id]).map_err(failed)?;
+    // What it may have left; there is nothing if all went well.
+    let _ = call(&["delete", "--force", id]);
+    match code {
+        Some(0) => Ok(()),
+        _ if complaint.contains(NOTHING) => Ok(()),
+        _ => Err(last_line(&complaint)),
+    }
+}
+
+/// The container's control group, as the manager wants it said.
+pub fn cgroup(systemd: bool, id: &str) -> String {
+    if systemd { format!("system.slice:sampan:{id}") } else { format!("/sampan/{id}") }
+}
+
+fn last_line(text: &str) -> String {
+    let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it failed and said nothing");
+    shown(&line.trim().replace(char::is_control, " "))
+}
+
+/// Runs it; its exit code and what it wrote. One that takes too long is killed.
+fn ask(path: &Path, args: &[&str]) -> std::io::Result<(Option<i32>, String, String)> {
+    let mut command = Command::new(path);
+    command.args(args).current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let deadline = Instant::now() + PATIENCE;
+    let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
+    let (mut said, mut complaint) = (Vec::new(), Vec::new());
+    let read = read_both(&mut out, &mut err, &mut said, &mut complaint, deadline);
+    if read.is_err() {
+        let _ = child.kill();
+    }
+    let status = child.wait()?;
+    read?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok((status.code(), text(said), text(complaint)))
+}
+
+fn read_both(
+    out: &mut Option<impl Read + AsFd>,
+    err: &mut Option<impl Read + AsFd>,
+    said: &mut Vec<u8>,
+    complaint: &mut Vec<u8>,
+    deadline: Instant,
+) -> std::io::Result<()> {
+    while out.is_some() || err.is_some() {
+        let mut fds = Vec::new();
+        fds.extend(out.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
+        fds.extend(err.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
+        let left = deadline.saturating_duration_since(Instant::now());
+        let count = poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))?;
+        if count == 0 || (said.len() + complaint.len()) as u64 > WORDS_MAX {
+            return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "it does not come to an end"));
+        }
+        let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect::<Vec<bool>>().into_iter();
+        let out_ready = out.is_some() && ready.next().unwrap_or(false);
+        let err_ready = err.is_some() && ready.next().unwrap_or(false);
+        take(out, said, out_ready)?;
+        take(err, complaint, err_ready)?;
+    }
+    Ok(())
+}
+
+/// Reads what is there; forgets the pipe at its end.
+fn take(pipe: &mut Option<impl Read>, to: &mut Vec<u8>, is_ready: bool) -> std::io::Result<()> {
+    let Some(from) = pipe.as_mut().filter(|_| is_ready) else { return Ok(()) };
+    let mut buffer = [0; 4096];
+    match from.read(&mut buffer)? {
+        0 => *pipe = None,
+        count => to.extend_from_slice(buffer.get(..count).unwrap_or_default()),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Written by another process: while a test beside this one forks, a file that was ever open for writing here
+    /// may be busy.
+    fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
+        let path = dir.join(name);
+        let status = Command::new("sh")
+            .args(["-c", "printf '#!/bin/sh\n%s\n' \"$2\" >\"$1\" && chmod 755 \"$1\"", "sh"])
+            .args([path.as_os_str(), text.as_ref()])
+            .status();
+        assert!(status.is_ok_and(|status| status.success()));
+        path
+    }
+
+    #[test]
+    fn a_runtime_says_what_it_is() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let old = script(
+            dir.path(),
+            "old",
+            "[ $1 = --version ] || exit 1; printf 'crun version 1.8.1\\nspec: 1.0.0\\n+SYSTEMD +SECCOMP\\n'",
+        );
+        let runtime = look(&old, &Host::default(), None).expect("it answers");
+        assert_eq!(
+            (runtime.version.as_str(), runtime.spec.as_str(), runtime.seccomp),
+            ("1.8.1", "1.0.0", true)
+        );
+        assert!(!runtime.systemd && !runtime.mounts_with("rro"));
+        let new = script(
+            dir.path(),
+            "new",
+            "[ $1 = features ] && echo '{\"ociVersionMax\":\"1.2.0\",\"mountOptions\":[\"rro\"],\"linux\":{\"cgroup\":{\"systemd\":true}}}' || echo 'x version 2'",
+        );
+        let host = Host { systemd: true, ..Host::default() };
+        let runtime = look(&new, &host, None).expect("it answers");
+        assert!(
+            runtime.systemd
+                && runtime.mounts_with("rro")
+                && runtime.spec == "1.2.0"
+                && runtime.version == "2"
+        );
+        assert_eq!(runtime.command(Path::new("/r")).last().map(String::as_str), Some("--systemd-cgroup"));
+        assert!(look(&script(dir.path(), "bad", "echo no >&2; exit 3"), &host, None).is_err());
+        let none = script(dir.path(), "plain", "echo x version 1");
+        assert!(look(&none, &host, Some(Manager::Systemd)).is_err());
+    }
+
+    #[test]
+    fn one_that_says_no_is_told_from_one_that_works() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let with = |text: &str| Runtime { path: script(dir.path(), "r", text), ..Runtime::default() };
+        let no = attempt(&with("echo cgroups in hybrid mode not supported >&2; exit 1"));
+        assert_eq!(no, Err("cgroups in hybrid mode not supported".to_owned()));
+        assert_eq!(attempt(&with("echo 'executable file /sampan-trial not found' >&2; exit 1")), Ok(()));
+        assert!(attempt(&with("exit 1")).is_err());
+    }
+
+    #[test]
+    fn a_name_that_is_no_runtime_is_refused() {
+        for name in ["no-such-runtime", "/no/such", "relative/path", "/etc/passwd"] {
+            assert!(named_one(name, &Host::default(), None).is_err(), "{name}");
+        }
+    }
+}

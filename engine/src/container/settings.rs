@@ -1,0 +1,86 @@
+//! What the configuration says about containers that do not say otherwise.
+
+use super::options;
+use super::problem::SpecError;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Who makes control groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Manager {
+    /// The runtime itself.
+    Cgroupfs,
+    /// systemd, asked by the runtime.
+    Systemd,
+}
+
+/// A soft and a hard limit, as they are written: `1024`, `[1024, 2048]`; -1 is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Ulimit {
+    /// Both.
+    Same(i64),
+    /// Soft and hard.
+    Two(i64, i64),
+}
+
+impl Ulimit {
+    /// Soft and hard.
+    pub fn both(self) -> (i64, i64) {
+        match self {
+            Ulimit::Same(limit) => (limit, limit),
+            Ulimit::Two(soft, hard) => (soft, hard),
+        }
+    }
+}
+
+/// What the configuration says about containers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Name or path of the OCI runtime; crun or runc, whichever works here, if absent.
+    pub runtime: Option<String>,
+    /// Who makes control groups; systemd where it runs and the runtime can ask it, if absent.
+    pub cgroup_manager: Option<Manager>,
+    /// A profile in the form of containers-common, instead of this program's own.
+    pub seccomp_profile: Option<PathBuf>,
+    /// The small init of `--init`, instead of one that is found.
+    pub init_path: Option<PathBuf>,
+    /// How long `stop` waits, in seconds.
+    pub stop_timeout: u32,
+    /// Limits of all containers, by docker's names.
+    pub default_ulimits: BTreeMap<String, Ulimit>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            runtime: None,
+            cgroup_manager: None,
+            seccomp_profile: None,
+            init_path: None,
+            stop_timeout: 10,
+            default_ulimits: BTreeMap::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// Checks what the types do not.
+    ///
+    /// # Errors
+    /// [`SpecError::Option`].
+    pub fn check(&self) -> Result<(), SpecError> {
+        for (name, limit) in &self.default_ulimits {
+            let (soft, hard) = limit.both();
+            options::ulimit("default-ulimits", name, soft, hard)?;
+        }
+        for (key, path) in [("seccomp-profile", &self.seccomp_profile), ("init-path", &self.init_path)] {
+            if let Some(path) = path.as_ref().filter(|path| !path.is_absolute()) {
+                return Err(SpecError::option(key, &path.to_string_lossy(), "expected an absolute path"));
+            }
+        }
+        Ok(())
+    }
+}

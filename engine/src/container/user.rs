@@ -1,0 +1,158 @@
+//! Whose process it is: `--user` and `--group-add`, as names of the container's own /etc/passwd and /etc/group.
+//!
+//! The two files come from the container's root file system and are hostile. passwd(5), group(5).
+
+use super::document::User;
+use super::lookup::Root;
+use super::problem::SpecError;
+
+/// Longest /etc/passwd or /etc/group that is read, in bytes.
+const FILE_MAX: u64 = 4 << 20;
+/// Most groups of a process. getgroups(2), NGROUPS_MAX.
+const GROUPS_MAX: usize = 65_536;
+/// Most an id may be: docker's rule.
+const ID_MAX: u32 = 0x7fff_ffff;
+
+/// Who a process is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Who {
+    /// For the runtime.
+    pub user: User,
+    /// Its home directory.
+    pub home: String,
+}
+
+/// A line of /etc/passwd.
+struct Account<'a> {
+    name: &'a str,
+    uid: u32,
+    gid: u32,
+    home: &'a str,
+}
+
+/// Finds who `user` (`user[:group]`, names or numbers; empty is root) is in `root`, and adds `groups`.
+///
+/// A user without group has the groups that /etc/group gives it, one with a group has that alone.
+///
+/// # Errors
+/// [`SpecError::Option`] for names that are not there, [`SpecError::Root`] if the files cannot be read.
+pub fn resolve(root: &Root, user: &str, groups: &[String]) -> Result<Who, SpecError> {
+    let text = |path| -> Result<String, SpecError> {
+        let bytes = root.read(path, FILE_MAX)?.unwrap_or_default();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let (passwd, group) = (text("/etc/passwd")?, text("/etc/group")?);
+    of_files(&passwd, &group, user, groups)
+}
+
+fn of_files(passwd: &str, group: &str, asked: &str, more: &[String]) -> Result<Who, SpecError> {
+    let (user, own_group) = match asked.split_once(':') {
+        Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
+        None => (asked, None),
+    };
+    let user = if user.is_empty() { "0" } else { user };
+    let number = id(user);
+    // A name of digits is a number first, as in docker.
+    let named = accounts(passwd).find(|account| account.name == user);
+    let account = named.or_else(|| accounts(passwd).find(|account| Some(account.uid) == number));
+    let Some(uid) = account.as_ref().map(|account| account.uid).or(number) else {
+        return Err(SpecError::option(
+            "--user",
+            asked,
+            "there is no such user in the container's /etc/passwd",
+        ));
+    };
+    let gid = match own_group {
+        Some(name) => group_id(group, name, "--user")?,
+        None => account.as_ref().map_or(0, |account| account.gid),
+    };
+    let mut additional: Vec<u32> = Vec::new();
+    if let (Some(account), None) = (&account, own_group) {
+        additional.extend(memberships(group, account.name).filter(|other| *other != gid));
+    }
+    for name in more {
+        additional.push(group_id(group, name, "--group-add")?);
+    }
+    let mut seen = std::collections::HashSet::new();
+    additional.retain(|gid| seen.insert(*gid));
+    if additional.len() > GROUPS_MAX {
+        return Err(SpecError::option("--user", asked, "it is in more groups than a process can have"));
+    }
+    let home = account.map(|account| account.home).filter(|home| home.starts_with('/'));
+    let home = home.unwrap_or(if uid == 0 { "/root" } else { "/" }).to_owned();
+    Ok(Who { user: User { uid, gid, additional_gids: additional }, home })
+}
+
+fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
+    passwd.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        let (uid, gid) = (id(fields.nth(1)?)?, id(fields.next()?)?);
+        Some(Account { name, uid, gid, home: fields.nth(1).unwrap_or_default() })
+    })
+}
+
+/// Name, id and members of each group.
+fn lines(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
+    group.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        let gid = id(fields.nth(1)?)?;
+        Some((name, gid, fields.next().unwrap_or_default()))
+    })
+}
+
+fn memberships<'a>(group: &'a str, user: &'a str) -> impl Iterator<Item = u32> + 'a {
+    lines(group)
+        .filter(move |(_, _, members)| members.split(',').any(|member| member == user))
+        .map(|(_, gid, _)| gid)
+}
+
+fn group_id(group: &str, name: &str, option: &'static str) -> Result<u32, SpecError> {
+    let named = lines(group).find(|(known, ..)| *known == name).map(|(_, gid, _)| gid);
+    named.or_else(|| id(name)).ok_or_else(|| {
+        SpecError::option(option, name, "there is no such group in the container's /etc/group")
+    })
+}
+
+fn id(word: &str) -> Option<u32> {
+    let is_number = !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
+    word.parse().ok().filter(|id| is_number && *id <= ID_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33:web:/var/www:/bin/sh\n\
+                          broken\n:x:1:1::/:\nhuge:x:99999999999:1::/:\n7:x:70:70::/seven:\n";
+    const GROUP: &str = "root:x:0:\nweb:x:33:\nlogs:x:40:web,other\nmore:x:41:other,web\nmine:x:33:web\n";
+
+    fn ask(user: &str, more: &[&str]) -> Result<(u32, u32, Vec<u32>, String), String> {
+        let more: Vec<String> = more.iter().map(ToString::to_string).collect();
+        let who = of_files(PASSWD, GROUP, user, &more).map_err(|error| error.to_string())?;
+        Ok((who.user.uid, who.user.gid, who.user.additional_gids, who.home))
+    }
+
+    #[test]
+    fn names_and_numbers_are_found_as_docker_finds_them() {
+        assert_eq!(ask("", &[]), Ok((0, 0, vec![], "/root".into())));
+        assert_eq!(ask("web", &[]), Ok((33, 33, vec![40, 41], "/var/www".into())));
+        assert_eq!(ask("33", &[]), Ok((33, 33, vec![40, 41], "/var/www".into())));
+        assert_eq!(ask("web:logs", &[]), Ok((33, 40, vec![], "/var/www".into())));
+        assert_eq!(ask("1234", &[]), Ok((1234, 0, vec![], "/".into())));
+        assert_eq!(ask("1234:5678", &["logs", "99", "99"]), Ok((1234, 5678, vec![40, 99], "/".into())));
+        assert_eq!(ask(":logs", &[]), Ok((0, 40, vec![], "/root".into())));
+        assert_eq!(ask("7", &[]), Ok((70, 70, vec![], "/seven".into())));
+    }
+
+    #[test]
+    fn who_is_not_there_is_named() {
+        for (user, more) in
+            [("nobody", &[][..]), ("0:nogroup", &[]), ("4294967295", &[]), ("-1", &[]), ("web", &["x"])]
+        {
+            assert!(ask(user, more).is_err(), "{user}");
+        }
+        assert!(ask("huge", &[]).is_err_and(|why| why.contains("huge")));
+    }
+}
