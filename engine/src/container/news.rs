@@ -8,7 +8,7 @@ use super::start::Begin;
 use super::table::{Busy, Containers, Entry, not_running};
 use crate::failure;
 use sampan_ipc::container::{Condition, Phase};
-use sampan_ipc::engine::{Answer, Code, Done, Failure};
+use sampan_ipc::engine::{Answer, Code, Done, Failure, Request};
 use sampan_ipc::shim::{Say, State};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -330,7 +330,11 @@ impl Containers {
             self.names.remove(&entry.definition.name);
         }
         for queued in entry.queue {
-            self.refuse(queued.client, super::table::no_container(&entry.definition.name));
+            match queued.request {
+                // It waited for the name.
+                Request::Create(_) => self.on_request(queued.client, queued.request, queued.descriptors),
+                _ => self.refuse(queued.client, super::table::no_container(&entry.definition.name)),
+            }
         }
         let (over, left) = std::mem::take(&mut self.waits).into_iter().partition(|wait| wait.id == id);
         self.waits = left;

@@ -26,7 +26,15 @@ impl Containers {
     /// Serves one request; the answers come by [`Containers::take_replies`].
     pub fn on_request(&mut self, client: usize, request: Request, descriptors: Vec<OwnedFd>) {
         let result = match request {
-            Request::Create(create) => self.on_create(client, *create),
+            Request::Create(create) => match self.leaving(create.name.as_deref()) {
+                // The name is free in a moment.
+                Some(id) => {
+                    let request = Request::Create(create);
+                    self.enqueue(&id, Queued { client, request, descriptors });
+                    Ok(())
+                }
+                None => self.on_create(client, *create),
+            },
             Request::Containers(asked) => self.on_listing(client, &asked),
             Request::PruneContainers { filters } => self.on_prune(client, &filters),
             other => self.on_one(client, other, descriptors),
@@ -66,6 +74,11 @@ impl Containers {
             Request::Attach { streams, .. } => self.on_attach(id, client, streams, descriptors),
             Request::Rename { name, .. } => self.on_rename(id, client, &name),
             Request::Top { .. } => self.ask_running(id, client, What::Pids, Vec::new()),
+            // It waited for a name that is still taken, after all.
+            request @ Request::Create(_) => {
+                self.on_request(client, request, descriptors);
+                Ok(())
+            }
             _ => Err(failure::new(Code::Usage, "the request is none about a container", "")),
         };
         if let Err(failure) = result {
@@ -87,6 +100,18 @@ impl Containers {
             shared.outbox.send(Message::Container(Outcome::Created { id, client, result }));
         });
         Ok(())
+    }
+
+    /// The container that has the name `wanted` and is about to go.
+    fn leaving(&self, wanted: Option<&str>) -> Option<String> {
+        let id = self.names.get(wanted?)?;
+        let entry = self.entries.get(id)?;
+        let goes = match entry.busy {
+            Some(Busy::Removing) => true,
+            Some(Busy::Ending) => entry.definition.create.auto_remove,
+            _ => false,
+        };
+        goes.then(|| id.clone())
     }
 
     /// Takes a name for the container: the one that is wanted, or one that is made up.
