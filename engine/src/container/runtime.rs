@@ -47,7 +47,7 @@ pub struct Runtime {
     /// It can filter system calls.
     pub seccomp: bool,
     /// Mount options that it says it knows.
-    mount_options: Vec<String>,
+    pub mount_options: Vec<String>,
     /// Those that were looked at before and do not work here, with their words.
     pub passed_over: Vec<String>,
 }
