@@ -30,6 +30,9 @@ systemd-analyze systemd
 cc gcc
 getfattr attr
 ctr containerd
+runc runc
+busybox busybox-static
+catatonit catatonit
 losetup mount
 mkfs.ext4 e2fsprogs
 LIST
