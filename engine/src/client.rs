@@ -100,8 +100,8 @@ impl Client {
                         Err(error) => return Err(io::Error::other(error)),
                     }
                 }
-                // One request a connection; what comes behind it is nobody's.
-                Ok(_) => {}
+                // One request a connection. Read on for as long as it sends, and nobody else would be served.
+                Ok(_) => return Err(io::Error::other("there is something behind its request")),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
