@@ -349,13 +349,22 @@ pub fn parse_config(bytes: &[u8], manifest: &Manifest) -> Result<Config, OciErro
             "the image's config names {diff_ids} diff ids, its manifest {layers} layers"
         )));
     }
-    let variant = config.variant.as_deref().unwrap_or_default();
-    if [config.os.as_str(), &config.architecture, variant].iter().any(|word| word.len() > WORD_MAX) {
-        return Err(refused(format!(
-            "the image's config names a platform in words of more than {WORD_MAX} bytes"
-        )));
-    }
+    check_platform(&config)?;
     Ok(config)
+}
+
+/// Refuses a config whose platform is no words but a text.
+///
+/// # Errors
+/// [`OciError::Refused`].
+pub fn check_platform(config: &Config) -> Result<(), OciError> {
+    let variant = config.variant.as_deref().unwrap_or_default();
+    match [config.os.as_str(), &config.architecture, variant].iter().any(|word| word.len() > WORD_MAX) {
+        true => Err(refused(format!(
+            "the image's config names a platform in words of more than {WORD_MAX} bytes"
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// Picks the entry of `index` that fits `wanted` best.
