@@ -19,7 +19,8 @@ pub fn new(code: Code, message: impl Into<String>, hint: &str) -> Failure {
 /// A message without what nobody would read.
 pub fn cropped(mut message: String) -> String {
     if message.len() > MESSAGE_MAX {
-        message.truncate(message.floor_char_boundary(MESSAGE_MAX));
+        let end = (0..=MESSAGE_MAX).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+        message.truncate(end);
         message.push('…');
     }
     message

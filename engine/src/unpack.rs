@@ -30,7 +30,7 @@ const PATH_MAX: usize = 4096;
 /// with usual names. More is a hostile layer.
 const DIRECTORIES_MAX: usize = 64 << 20;
 /// What each of them costs beside its name.
-const DIRECTORY_COST: usize = size_of::<(Box<[u8]>, (i64, u32))>() + 16;
+const DIRECTORY_COST: usize = size_of::<Dated>() + 16;
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
@@ -71,13 +71,16 @@ fn is_above(path: &[u8], below: &[u8]) -> bool {
     below.strip_prefix(path).is_some_and(|rest| rest.starts_with(b"/"))
 }
 
+/// A directory, and its modification time.
+type Dated = (Box<[u8]>, (i64, u32));
+
 struct Unpacker {
     root: Rc<OwnedFd>,
     owner: Attributes,
     /// The directories on the way to where the last entry was made, outermost first: the next one is near.
     trail: Vec<(Vec<u8>, Rc<OwnedFd>)>,
     /// Times of directories, set in the end: making a file in one changes them.
-    directories: Vec<(Box<[u8]>, (i64, u32))>,
+    directories: Vec<Dated>,
     /// Bytes that those take.
     remembered: usize,
     buffer: Vec<u8>,
