@@ -17,7 +17,7 @@ use std::time::SystemTime;
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The digest of the index that an image was chosen from.
 const INDEX_DIGEST: &str = "sampan.index.digest";
-/// Longest `index.json` that is read, in bytes.
+/// Longest `index.json` that is read or written, in bytes.
 const INDEX_JSON_MAX: u64 = 64 << 20;
 /// Fewest hex digits that stand for an image.
 const PREFIX_MIN: usize = 4;
@@ -110,6 +110,11 @@ fn write_index(store: &Store, mut index: Index) -> Result<(), StoreError> {
     index.schema_version = 2;
     index.media_type = oci::INDEX.to_owned();
     let bytes = serde_json::to_vec(&index).expect("an index has no shape that JSON cannot hold");
+    if bytes.len() as u64 > INDEX_JSON_MAX {
+        // Nobody could read it again.
+        let source = std::io::Error::other("there are too many images and references in the store");
+        return Err(crate::store::file_error("write", &store.root().join("index.json"))(source));
+    }
     store.replace_file("index.json", &bytes)
 }
 

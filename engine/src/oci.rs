@@ -15,6 +15,9 @@ pub const CONFIG_MAX: u64 = 8 << 20;
 /// Most layers of one image: what overlayfs mounts on one another.
 pub const LAYERS_MAX: usize = 500;
 
+/// Longest word of a platform, in bytes; they are kept in `index.json`, for all images in one file.
+const WORD_MAX: usize = 64;
+
 /// Media type of an OCI index.
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// Media type of an OCI manifest.
@@ -346,7 +349,22 @@ pub fn parse_config(bytes: &[u8], manifest: &Manifest) -> Result<Config, OciErro
             "the image's config names {diff_ids} diff ids, its manifest {layers} layers"
         )));
     }
+    check_platform(&config)?;
     Ok(config)
+}
+
+/// Refuses a config whose platform is no words but a text.
+///
+/// # Errors
+/// [`OciError::Refused`].
+pub fn check_platform(config: &Config) -> Result<(), OciError> {
+    let variant = config.variant.as_deref().unwrap_or_default();
+    match [config.os.as_str(), &config.architecture, variant].iter().any(|word| word.len() > WORD_MAX) {
+        true => Err(refused(format!(
+            "the image's config names a platform in words of more than {WORD_MAX} bytes"
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// Picks the entry of `index` that fits `wanted` best.

@@ -148,6 +148,8 @@ fn hiding() -> Vec<u8> {
     tar.dir("stays/").file("stays/.wh.a", "").file("stays/c", "c");
     tar.add("mode/", &Entry { mode: 0o711, mtime: "1650000000.75", ..DIR });
     tar.file(".wh.again", "");
+    // No entry for the directory: it stays what the layer below says.
+    tar.file("tmp/left", "left").file("stays/sub/deep", "below a directory that nobody names");
     tar.finish()
 }
 
@@ -159,6 +161,7 @@ fn returning() -> Vec<u8> {
     tar.dir("becomes-dir/").file("becomes-dir/.wh..wh..opq", "").file("becomes-dir/y", "only this");
     let link = Entry { kind: EntryType::Link, link: "again/new", ..FILE };
     tar.add("again/hard", &link);
+    tar.file("mode/in", "in").file("tmp/.wh.left", "").file("dev/.wh.fifo", "");
     tar.finish()
 }
 
@@ -234,7 +237,7 @@ fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
             kind: letter,
             mode: meta.mode() & 0o7777,
             owner: (meta.uid(), meta.gid()),
-            mtime: if has_no_entry(&path) { (0, 0) } else { (meta.mtime(), meta.mtime_nsec()) },
+            mtime: if is_in_no_layer(&path) { (0, 0) } else { (meta.mtime(), meta.mtime_nsec()) },
             device: if matches!(letter, 'c' | 'b') { meta.rdev() } else { 0 },
             size: if letter == 'd' { 0 } else { meta.size() },
             content,
@@ -246,10 +249,11 @@ fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
     seen
 }
 
-/// Directories that a layer has files in but no entry for: their time is when they were unpacked. Above the
-/// first layer that is so of the root.
-fn has_no_entry(path: &Path) -> bool {
-    path == Path::new("") || path == Path::new("implied") || path.parent() == Some(Path::new("implied"))
+/// Directories whose time is not compared: those that no layer at all has an entry for have the epoch here and the
+/// time of unpacking from umoci, which gives that to what they are in as well.
+fn is_in_no_layer(path: &Path) -> bool {
+    let none = ["implied", "", "stays", "stays/sub"].map(Path::new);
+    none.contains(&path) || path.parent() == Some(none[0])
 }
 
 /// Extended attributes below `root` as getfattr prints them, by path.
