@@ -17,6 +17,8 @@ use std::time::SystemTime;
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The digest of the index that an image was chosen from.
 const INDEX_DIGEST: &str = "sampan.index.digest";
+/// Marks an entry for other tools: the digest of the schema 2 manifest that its OCI manifest was made of.
+const MADE_OF: &str = "sampan.made-of";
 /// Longest `index.json` that is read, in bytes.
 const INDEX_JSON_MAX: u64 = 64 << 20;
 /// Fewest hex digits that stand for an image.
@@ -99,7 +101,14 @@ pub struct Removed {
     pub freed: u64,
 }
 
+/// What `index.json` says, without the entries that are there for other tools.
 fn read_index(store: &Store) -> Result<Index, StoreError> {
+    let mut index = read_all_entries(store)?;
+    index.manifests.retain(|entry| !entry.annotations.contains_key(MADE_OF));
+    Ok(index)
+}
+
+fn read_all_entries(store: &Store) -> Result<Index, StoreError> {
     let path = store.root().join("index.json");
     let file = std::fs::File::open(&path).map_err(crate::store::file_error("open", &path))?;
     let reader = std::io::Read::take(std::io::BufReader::new(file), INDEX_JSON_MAX);
@@ -109,8 +118,45 @@ fn read_index(store: &Store) -> Result<Index, StoreError> {
 fn write_index(store: &Store, mut index: Index) -> Result<(), StoreError> {
     index.schema_version = 2;
     index.media_type = oci::INDEX.to_owned();
+    let twins: Vec<_> = index.manifests.iter().filter_map(|entry| twin(store, entry)).collect();
+    for (entry, bytes) in twins {
+        store.write_blob(&entry.digest, &bytes)?;
+        index.manifests.push(entry);
+    }
     let bytes = serde_json::to_vec(&index).expect("an index has no shape that JSON cannot hold");
     store.replace_file("index.json", &bytes)
+}
+
+/// The entry that other tools find a schema 2 image by, and its OCI manifest; `None` for other images, and for
+/// one whose manifest cannot be read: it must not keep the others from being written.
+fn twin(store: &Store, entry: &Descriptor) -> Option<(Descriptor, Vec<u8>)> {
+    if entry.media_type != oci::DOCKER_MANIFEST {
+        return None;
+    }
+    let bytes = store.read_blob(&entry.digest, oci::MANIFEST_MAX).ok()?;
+    let bytes = oci::to_oci_manifest(&bytes)?;
+    let mut twin = entry.clone();
+    twin.media_type = oci::MANIFEST.to_owned();
+    twin.size = bytes.len() as u64;
+    twin.annotations.insert(MADE_OF.to_owned(), entry.digest.to_string());
+    twin.digest = Digest::of(&bytes);
+    Some((twin, bytes))
+}
+
+/// Makes the entries for other tools that an older engine did not make.
+fn add_missing_twins(store: &Store) -> Result<(), StoreError> {
+    let index = read_all_entries(store)?;
+    let has_twin = |e: &Descriptor| {
+        let digest = e.digest.to_string();
+        index
+            .manifests
+            .iter()
+            .any(|t| t.annotations.get(MADE_OF) == Some(&digest) && name_of(t) == name_of(e))
+    };
+    if index.manifests.iter().all(|e| has_twin(e) || twin(store, e).is_none()) {
+        return Ok(());
+    }
+    write_index(store, read_index(store)?)
 }
 
 fn name_of(entry: &Descriptor) -> Option<&str> {
@@ -482,6 +528,7 @@ pub fn used(store: &Store) -> Result<HashSet<Digest>, ImageError> {
         let image = image?;
         used.extend(image.blobs().cloned());
         used.extend(image.config.chain_ids());
+        used.extend(twin(store, &image.entry).map(|(entry, _)| entry.digest));
     }
     Ok(used)
 }
@@ -525,7 +572,7 @@ impl Store {
         let _commit = lock(&self.commit);
         let notes = self.notes_to_take_back();
         if notes.is_empty() {
-            return Ok(());
+            return add_missing_twins(self);
         }
         let mut index = read_index(self)?;
         for note in &notes {
@@ -640,6 +687,30 @@ pub(crate) mod tests {
         assert!(last.deleted);
         assert!(!store.blob_path(&one).exists());
         assert!(matches!(find(&store, "a"), Err(ImageError::NotFound(_))));
+    }
+
+    #[test]
+    fn a_schema_2_image_has_an_oci_entry_for_others_that_goes_along_with_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        image(&store, "a", "one");
+        let mut old = find(&store, "a").expect("found").entry;
+        let bytes = store.read_blob(&old.digest, oci::MANIFEST_MAX).expect("read");
+        let text = String::from_utf8(bytes).expect("text").replace(oci::CONFIG, oci::DOCKER_CONFIG);
+        let docker = text.replacen('{', &format!(r#"{{"mediaType":"{}","#, oci::DOCKER_MANIFEST), 1);
+        old.digest = Digest::of(docker.as_bytes());
+        old.size = docker.len() as u64;
+        old.media_type = oci::DOCKER_MANIFEST.to_owned();
+        store.write_blob(&old.digest, docker.as_bytes()).expect("written");
+        write_index(&store, Index { manifests: vec![old.clone()], ..read_index(&store).expect("read") })
+            .expect("written");
+        assert_eq!(read_index(&store).expect("read").manifests, [old.clone()]);
+        let twin = read_all_entries(&store).expect("read").manifests.pop().expect("an entry");
+        assert_eq!((twin.media_type.as_str(), name_of(&twin)), (oci::MANIFEST, name_of(&old)));
+        store.collect_garbage();
+        assert!(store.blob_path(&twin.digest).exists());
+        remove(&store, "a", false).expect("removed");
+        assert!(!store.blob_path(&twin.digest).exists());
     }
 
     #[test]
