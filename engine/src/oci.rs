@@ -126,6 +126,23 @@ impl Manifest {
     }
 }
 
+/// The OCI manifest of the same config, layers and annotations as a schema 2 manifest: the same bytes each time.
+/// `None` if it is no such manifest, or has a media type that OCI has no counterpart of.
+pub fn to_oci_manifest(docker: &[u8]) -> Option<Vec<u8>> {
+    let mut manifest: serde_json::Value = serde_json::from_slice(docker).ok()?;
+    let fields = manifest.as_object_mut()?;
+    fields.insert("mediaType".to_owned(), MANIFEST.into());
+    fields.get_mut("config")?.as_object_mut()?.insert("mediaType".to_owned(), CONFIG.into());
+    for layer in fields.get_mut("layers")?.as_array_mut()? {
+        let kind = layer.get("mediaType")?.as_str()?;
+        if !LAYER.contains(&kind) {
+            let at = DOCKER_LAYER.iter().position(|known| *known == kind)?;
+            layer.as_object_mut()?.insert("mediaType".to_owned(), LAYER.get(at).copied()?.into());
+        }
+    }
+    serde_json::to_vec(&manifest).ok()
+}
+
 /// An index or a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Document {

@@ -2,6 +2,7 @@
 //! store. The images are tars of everything that is awkward, in several layers.
 
 use sampan_engine::digest::Digest;
+use sampan_ipc::engine::{Answer, Request};
 use sampan_tests::engine::Engine;
 use sampan_tests::host::need_root;
 use sampan_tests::registry::{DockerRegistry, Image, Layer, Packing, write_layout};
@@ -416,18 +417,32 @@ fn a_docker_schema_2_image_is_unpacked_as_umoci_does_and_the_store_is_read_by_sk
     assert_same(&ours(&engine, &docker, &layers), &theirs, "docker schema 2");
     engine.pull(&oci).expect("pulled");
 
-    // Of Docker's manifests in a layout, skopeo 1.9 finds none by name, and umoci reads none; both find what
-    // stands beside them.
-    let from = format!("oci:{}:{oci}", engine.store().display());
-    let seen = run(Command::new("skopeo").args(["inspect", &from]));
-    assert!(seen.contains("org.example.made"), "{seen}");
-    // A copy reads and re-hashes every blob.
-    let copy = dir.path().join("copy");
-    run(Command::new("skopeo").args(["copy", "--quiet", &from, &format!("oci:{}:t", copy.display())]));
-    let again = look(&umoci_unpack(&format!("{}:t", copy.display()), &dir.path().join("again")));
-    assert_same(&again, &theirs, "a copy of our store");
+    // Of Docker's manifests in a layout other tools find none by name: they find the OCI one that stands for it.
+    for (nth, name) in [&oci, &docker].into_iter().enumerate() {
+        let from = format!("oci:{}:{name}", engine.store().display());
+        let seen = run(Command::new("skopeo").args(["inspect", &from]));
+        assert!(seen.contains("org.example.made"), "{seen}");
+        // A copy reads and re-hashes every blob.
+        let copy = dir.path().join(format!("copy-{nth}"));
+        run(Command::new("skopeo").args(["copy", "--quiet", &from, &format!("oci:{}:t", copy.display())]));
+        let again = dir.path().join(format!("again-{nth}"));
+        let again = look(&umoci_unpack(&format!("{}:t", copy.display()), &again));
+        assert_same(&again, &theirs, "a copy of our store");
+        let direct = dir.path().join(format!("direct-{nth}"));
+        let direct = look(&umoci_unpack(&format!("{}:{name}", engine.store().display()), &direct));
+        assert_same(&direct, &theirs, "our store");
+    }
+    // Nothing of that is an image of ours.
+    assert_eq!(engine.images().len(), 2);
     let listed = run(Command::new("umoci").args(["ls", "--layout"]).arg(engine.store()));
     assert!(listed.contains(&oci) && listed.contains(&docker), "{listed}");
+
+    // What stands for an image goes with it.
+    let alone = Engine::start();
+    alone.pull(&docker).expect("pulled");
+    let removed = alone.ask(Request::Remove { name: docker, force: false }).next();
+    assert!(matches!(removed, Some(Answer::Done(_))), "{removed:?}");
+    assert_eq!(alone.named(), Vec::<String>::new());
 }
 
 #[test]
