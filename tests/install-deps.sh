@@ -25,6 +25,7 @@ mount mount
 script bsdutils
 newuidmap uidmap
 getfattr attr
+setfattr attr
 tar tar
 systemd-analyze systemd
 cc gcc

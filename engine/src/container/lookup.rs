@@ -9,6 +9,7 @@ use crate::sys;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
+use nix::unistd::geteuid;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
@@ -163,7 +164,7 @@ impl Root {
         for (index, layer) in self.layers.iter().enumerate() {
             all.push(index);
             let dir = CString::new(layer.as_os_str().as_bytes());
-            if dir.is_ok_and(|dir| has_mark(&dir, OPAQUE)) {
+            if dir.is_ok_and(|dir| is_opaque(&dir)) {
                 break;
             }
         }
@@ -179,7 +180,7 @@ impl Root {
             if is(&stat, SFlag::S_IFDIR) {
                 merged.push(index);
                 let this = CString::new(format!("/proc/self/fd/{}/.", fd.as_raw_fd()));
-                if this.is_ok_and(|this| has_mark(&this, OPAQUE)) {
+                if this.is_ok_and(|this| is_opaque(&this)) {
                     break;
                 }
             } else if !merged.is_empty() || is_whiteout(&stat) {
@@ -195,11 +196,11 @@ impl Root {
     }
 }
 
-/// Marks of an opaque directory; what is `user.` is so in layers of any owner. Linux, "overlayfs.rst".
-const OPAQUE: [&std::ffi::CStr; 2] = [c"trusted.overlay.opaque", c"user.overlay.opaque"];
-
-fn has_mark(path: &std::ffi::CStr, names: [&std::ffi::CStr; 2]) -> bool {
-    names.iter().any(|name| sys::lgetxattr(path, name).is_ok_and(|value| value == b"y"))
+/// True if overlayfs takes the directory for opaque: by the mark that the engine's layers have, root's or an
+/// ordinary user's. Linux, "overlayfs.rst".
+fn is_opaque(path: &std::ffi::CStr) -> bool {
+    let name = if geteuid().is_root() { c"trusted.overlay.opaque" } else { c"user.overlay.opaque" };
+    sys::lgetxattr(path, name).is_ok_and(|value| value == b"y")
 }
 
 /// What is at `inside` of `layer`, itself; no link of any kind is followed below the layer's directory.
