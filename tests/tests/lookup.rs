@@ -5,7 +5,7 @@
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, mknod};
-use sampan_engine::container::lookup::{Kind, LookupError, Root};
+use sampan_engine::container::lookup::{Kind, LookupError, Root, visible};
 use sampan_tests::host::need_root;
 use sampan_tests::random::Random;
 use std::fs::{self, File};
@@ -33,13 +33,17 @@ fn fill(random: &mut Random, dir: &Path, layer: usize, depth: usize, is_lowest: 
                 if !is_lowest && random.one_in(5) {
                     let mark =
                         if random.one_in(4) { "user.overlay.opaque" } else { "trusted.overlay.opaque" };
-                    let set = Command::new("setfattr").args(["-n", mark, "-v", "y"]).arg(&path).status();
-                    assert!(set.is_ok_and(|status| status.success()), "setfattr: see tests/install-deps.sh");
+                    set(mark, &path);
                 }
             }
             _ => {}
         }
     }
+}
+
+fn set(attribute: &str, path: &Path) {
+    let set = Command::new("setfattr").args(["-n", attribute, "-v", "y"]).arg(path).status();
+    assert!(set.is_ok_and(|status| status.success()), "setfattr: see tests/install-deps.sh");
 }
 
 /// What the kernel finds at `path` of the mounted root.
@@ -98,10 +102,19 @@ fn a_stack_of_layers_is_read_as_overlayfs_shows_it() {
         for (number, layer) in layers.iter().enumerate() {
             fs::create_dir(layer).expect("made");
             fill(&mut random, layer, number, 2, number + 1 == LAYERS);
+            if random.one_in(8) {
+                set("trusted.overlay.opaque", layer);
+            }
         }
+        // Overlayfs itself ignores the mark of a layer's root.
+        let layers = if random.one_in(2) { visible(layers) } else { layers };
         let target = dir.path().join("root");
         fs::create_dir(&target).expect("made");
-        let lower: Vec<&str> = layers.iter().map(|layer| layer.to_str().expect("text")).collect();
+        // It wants two layers if none is to be written.
+        let empty = dir.path().join("empty");
+        fs::create_dir(&empty).expect("made");
+        let lower: Vec<&str> =
+            layers.iter().chain([&empty]).map(|layer| layer.to_str().expect("text")).collect();
         let options = format!("lowerdir={}", lower.join(":"));
         mount(Some("overlay"), &target, Some("overlay"), MsFlags::MS_RDONLY, Some(options.as_str()))
             .expect("mounted");
@@ -118,4 +131,16 @@ fn a_stack_of_layers_is_read_as_overlayfs_shows_it() {
         }
     }
     assert!(there > STACKS * 50, "only {there} paths led anywhere: they would show nothing");
+}
+
+#[test]
+fn nothing_is_seen_below_a_layer_whose_root_is_opaque() {
+    need_root();
+    let dir = tempfile::Builder::new().prefix("sampan-lookup.").tempdir().expect("a directory");
+    let layers: Vec<PathBuf> =
+        ["upper", "middle", "lower"].iter().map(|name| dir.path().join(name)).collect();
+    layers.iter().for_each(|layer| fs::create_dir(layer).expect("made"));
+    set("trusted.overlay.opaque", &layers[1]);
+    assert_eq!(visible(layers.clone()), layers[..2]);
+    assert_eq!(visible(layers[2..].to_vec()), layers[2..]);
 }

@@ -128,7 +128,7 @@ impl Root {
     fn find(&self, path: &str) -> Result<Found, LookupError> {
         let mut left: Vec<OsString> = components(OsStr::new(path));
         let mut at: Vec<(OsString, Vec<usize>)> = Vec::new();
-        let all: Vec<usize> = self.trusted_root();
+        let all: Vec<usize> = (0..self.layers.len()).collect();
         let (mut links, mut spent) = (0, path.len());
         while let Some(name) = left.pop() {
             if name == ".." {
@@ -158,19 +158,6 @@ impl Root {
         Ok(Found::Directory)
     }
 
-    /// The layers that the root directory is merged of.
-    fn trusted_root(&self) -> Vec<usize> {
-        let mut all = Vec::new();
-        for (index, layer) in self.layers.iter().enumerate() {
-            all.push(index);
-            let dir = CString::new(layer.as_os_str().as_bytes());
-            if dir.is_ok_and(|dir| is_opaque(&dir)) {
-                break;
-            }
-        }
-        all
-    }
-
     fn entry(&self, at: &[(OsString, Vec<usize>)], name: &OsStr, layers: &[usize]) -> Result<Entry, Errno> {
         let inside: PathBuf = at.iter().map(|(name, _)| name.as_os_str()).chain([name]).collect();
         let mut merged = Vec::new();
@@ -194,6 +181,16 @@ impl Root {
         }
         Ok(if merged.is_empty() { Entry::Missing } else { Entry::Directory(merged) })
     }
+}
+
+/// The layers, uppermost first, without those below one whose root directory is opaque.
+///
+/// Overlayfs does not look at that mark of a layer's root: what is mounted and what is looked up must both be cut.
+pub fn visible(layers: Vec<PathBuf>) -> Vec<PathBuf> {
+    let is_last =
+        |layer: &PathBuf| CString::new(layer.as_os_str().as_bytes()).is_ok_and(|dir| is_opaque(&dir));
+    let count = layers.iter().position(is_last).map_or(layers.len(), |at| at + 1);
+    layers.into_iter().take(count).collect()
 }
 
 /// True if overlayfs takes the directory for opaque: by the mark that the engine's layers have, root's or an
