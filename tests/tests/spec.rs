@@ -570,6 +570,64 @@ fn the_runtime_that_works_here_is_chosen_and_says_which_it_is() {
     assert!(Arc::ptr_eq(&runtime, &again));
 }
 
+#[test]
+fn a_terminal_is_the_containers_own() {
+    let yard = Yard::new();
+    symlink("busybox", yard.path("rootfs/bin/tty")).expect("made");
+    let id = names::id().expect("random bytes");
+    let create = Create { tty: true, ..sh("tty; echo $TERM; test -c /dev/console && echo console") };
+    let bundle = yard.bundle(&id, &create).expect("a bundle");
+    let dir = yard.path(&id);
+    fs::create_dir(&dir).expect("made");
+    fs::write(dir.join("config.json"), &bundle.json).expect("written");
+    let line = format!(
+        "timeout --foreground 60 {} run --bundle {} {id}",
+        yard.runtime.command(&yard.path("state")).join(" "),
+        dir.display()
+    );
+    // script(1) gives runc a terminal to copy from and to.
+    let output = Command::new("script").args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output();
+    let text = String::from_utf8_lossy(&output.expect("script").stdout).replace('\r', "");
+    assert!(text.trim_end().ends_with("/dev/pts/0\nxterm\nconsole"), "{text:?}");
+}
+
+#[test]
+fn a_container_that_says_itself_that_it_is_ready_has_the_socket() {
+    let yard = Yard::new();
+    let socket = yard.path("notify");
+    let _bound = std::os::unix::net::UnixDatagram::bind(&socket).expect("bound");
+    let with = |socket: &str| Create {
+        sdnotify: Notify::Container,
+        notify_socket: Some(socket.to_owned()),
+        ..sh("test -S $NOTIFY_SOCKET && echo $NOTIFY_SOCKET")
+    };
+    assert_eq!(yard.run(with(socket.to_str().expect("text"))).text(), "/run/notify.sock");
+    assert!(yard.bundle("x", &with("@abstract")).is_err_and(|error| error.hint().contains("conmon")));
+}
+
+#[test]
+fn the_profile_of_podman_is_read_as_it_is() {
+    let yard = Yard::new();
+    let profile = fs::read_to_string("/usr/share/containers/seccomp.json");
+    let profile = profile.expect("podman's profile is installed with podman: see tests/install-deps.sh");
+    let create = Create {
+        security: vec![format!("seccomp={profile}")],
+        ..sh("busybox grep Seccomp: /proc/self/status")
+    };
+    assert_eq!(yard.run(create).text(), "Seccomp:\t2");
+    // The same as the host's configuration has it.
+    let mut yard = yard;
+    yard.config.settings.seccomp_profile = Some("/usr/share/containers/seccomp.json".into());
+    assert_eq!(
+        yard.run(sh("unshare -U true && busybox grep Seccomp: /proc/self/status")).text(),
+        "Seccomp:\t2",
+        "it lets namespaces be made, as ours does not"
+    );
+    yard.config.settings.seccomp_profile = Some("/no/such/profile".into());
+    let error = yard.bundle("x", &sh("true")).expect_err("no such file");
+    assert!(error.to_string().contains("/no/such/profile"), "{error}");
+}
+
 /// Pieces that options are made of, the good, the bad and the odd.
 const PIECES: [&str; 44] = [
     "",
