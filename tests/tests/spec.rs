@@ -395,6 +395,27 @@ fn directories_of_the_host_are_mounted_as_asked() {
 }
 
 #[test]
+fn a_directory_is_mounted_before_what_is_in_it() {
+    let yard = Yard::new();
+    let etc = yard.path("other-etc");
+    fs::create_dir(&etc).expect("made");
+    fs::write(etc.join("mark"), "mine").expect("written");
+    let mounts = vec![
+        tmpfs("/x/y/z", &[]),
+        volume(&etc, "/etc", &[]),
+        tmpfs("/x", &[]),
+        tmpfs("/dev", &["dev", "mode=755"]),
+    ];
+    let script = "cat /etc/mark /etc/hostname; busybox grep -c ' /x' /proc/self/mountinfo; test -d /dev/shm && test -c /dev/null && echo dev";
+    assert_eq!(yard.run(Create { mounts, ..sh(script) }).text(), "minemade\n2\ndev");
+    // A link of the host that leads nowhere is nothing, and no directory is made in its place.
+    let dangling = yard.path("dangling");
+    symlink("/nowhere", &dangling).expect("made");
+    let create = Create { mounts: vec![volume(&dangling, "/data", &[])], ..sh("true") };
+    assert!(yard.bundle("x", &create).expect("as far as can be told").make_sources().is_err());
+}
+
+#[test]
 fn what_is_mounted_below_a_read_only_source_is_read_only_too() {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
     let yard = Yard::new();
