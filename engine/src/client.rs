@@ -182,6 +182,7 @@ impl Client {
 mod tests {
     use super::*;
     use sampan_ipc::engine::Request;
+    use std::io::Write;
 
     #[test]
     fn a_client_that_sends_on_behind_its_request_is_hung_up_on() {

@@ -15,7 +15,8 @@ fn remove(container: &str, force: bool) -> Request {
 #[test]
 fn what_runs_says_what_it_says_and_ends_as_it_ends() {
     let containers = Containers::new();
-    let (told, out, err) = containers.run(sh("one", "cat; echo of $FROM_IMAGE; echo bad >&2; exit 7"), b"in\n");
+    let (told, out, err) =
+        containers.run(sh("one", "cat; echo of $FROM_IMAGE; echo bad >&2; exit 7"), b"in\n");
     assert_eq!((told, out.as_str(), err.as_str()), (Told::Exited(7), "in\nof yes\n", "bad\n"));
     containers.await_summary("one", "the end to be known", |s| s.phase == Phase::Exited);
     let summary = containers.summary("one").expect("kept");

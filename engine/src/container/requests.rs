@@ -144,7 +144,9 @@ impl Containers {
         let attach = check_streams(asked.attach, descriptors)?;
         if entry.link.is_some() && (entry.state.phase.is_alive() || entry.state.phase == Phase::Restarting) {
             return match attach {
-                Some((streams, descriptors)) => self.ask(id, Some(client), What::Attach(streams), descriptors),
+                Some((streams, descriptors)) => {
+                    self.ask(id, Some(client), What::Attach(streams), descriptors)
+                }
                 None => {
                     let done = Done { reference: id.to_owned(), unchanged: true, ..Done::default() };
                     self.reply(client, vec![Answer::Done(done)]);
@@ -163,7 +165,8 @@ impl Containers {
         entry.state.error.clear();
         entry.state.stopped_by_hand = false;
         entry.state.restarts = if begin.by_policy { entry.state.restarts + 1 } else { 0 };
-        let (definition, state, homes) = (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
+        let (definition, state, homes) =
+            (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
         self.spawn(move |shared| {
             let id = definition.id.clone();
             let result = start::start(shared, &homes, &definition, state, begin);
@@ -259,7 +262,8 @@ impl Containers {
         if !matches!(entry.busy, Some(Busy::Starting(_))) {
             entry.busy = Some(Busy::Burying);
         }
-        let (definition, state, homes) = (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
+        let (definition, state, homes) =
+            (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
         self.spawn(move |shared| {
             let id = definition.id.clone();
             let state = Box::new(recovery::bury(shared, &homes, &definition, state));
@@ -286,7 +290,8 @@ impl Containers {
 
     fn on_inspect(&mut self, id: &str, client: usize, size: bool) -> Result<(), Failure> {
         let Some(entry) = self.entries.get(id) else { return Ok(()) };
-        let (definition, state, homes) = (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
+        let (definition, state, homes) =
+            (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
         self.spawn(move |shared| {
             let json = inspect::json(&definition, &state, &homes, size);
             let answers = vec![Answer::Json(json), Answer::Done(Done::default())];
