@@ -6,6 +6,7 @@
 use sampan_ipc::Event;
 use sampan_ipc::record::RecordError;
 use sampan_ipc::sender::FifoSender;
+use sampan_ipc::shim::Identity;
 use std::time::Duration;
 
 /// Longest reason told in an event, in bytes; events have 4096 in all.
@@ -80,6 +81,28 @@ impl Announcer {
     pub fn daemon(&self, action: &str) {
         let event = Event::new("daemon", action, "sampan-engine");
         self.send(event.with("pid", std::process::id()).with("version", env!("CARGO_PKG_VERSION")));
+    }
+
+    /// Something happened to a container: its name, image, labels, and its process if it has one, come along.
+    pub fn container(&self, action: &str, who: &Identity, pid: i32, facts: &[(&str, &str)]) {
+        let action: String = clip(action, REASON_MAX).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let mut event = Event::new("container", action, who.id.as_str()).with("name", clip(&who.name, NAME_MAX));
+        event = event.with("image", clip(&who.image, NAME_MAX));
+        if pid > 0 {
+            event = event.with("pid", pid);
+        }
+        for (key, value) in facts {
+            event = event.with(*key, clip(value, REASON_MAX));
+        }
+        for (key, value) in &who.labels {
+            if !key.is_empty()
+                && !key.contains(|c: char| c == '=' || c.is_control())
+                && event.labels.len() < 200
+            {
+                event = event.label(key, value);
+            }
+        }
+        self.send(event);
     }
 
     fn send(&self, mut event: Event) {

@@ -5,14 +5,12 @@
 //! [`stdio`] carries bytes between the container, its log ([`log`]) and [`attached`] clients by the means of
 //! [`flow`]; [`runtime`] runs the OCI runtime beside the loop. Holds no thread, and no timer while nothing is due.
 
-mod announce;
 mod asks;
 mod attached;
 mod connection;
 mod console;
 mod ending;
 mod event_loop;
-mod exec;
 mod flow;
 mod journald;
 mod lines;
