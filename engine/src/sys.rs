@@ -238,3 +238,12 @@ pub fn send_signal(pid: i32, signal: i32) -> Result<(), Errno> {
     // SAFETY: kill takes two integers.
     Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
 }
+
+/// Reaps one child that has ended: its id, and its exit code, or 128 and the signal. waitpid(2).
+pub fn reap() -> Option<(i32, i32)> {
+    let mut status = 0;
+    // SAFETY: waitpid stores one int, which lives until the call is over.
+    let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+    let code = if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
+    (pid > 0).then_some((pid, code))
+}

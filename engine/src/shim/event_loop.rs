@@ -10,11 +10,10 @@ use super::runtime::{Purpose, Reply, Running, Standard};
 use super::stdio::Stdio;
 use super::{rootfs, state};
 use crate::announce::Announcer;
-use nix::errno::Errno;
+use crate::sys;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use sampan_ipc::container::{Control, Streams, Told};
 use sampan_ipc::sender::FifoSender;
 use sampan_ipc::shim::{Ask, SOCKET, Say, Setup, State};
@@ -278,15 +277,7 @@ impl Shim {
     /// Takes note of every process that has ended.
     fn reap(&mut self) {
         while let Ok(Some(_)) = self.signals.read_signal() {}
-        loop {
-            let (pid, status) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid.as_raw(), code),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid.as_raw(), 128 + signal as i32),
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
-                Err(Errno::EINTR) | Ok(_) => continue,
-                // A real-time signal, which nix has no name for: the process is reaped all the same.
-                Err(_) => continue,
-            };
+        while let Some((pid, status)) = sys::reap() {
             self.on_end_of(pid, status);
         }
     }
@@ -361,7 +352,9 @@ impl Shim {
         }
         let mut heard = Vec::new();
         let all = std::iter::once((0, &mut self.stdio));
-        let all = all.chain(self.executions.iter_mut().map(|execution| (execution.pid, &mut execution.stdio)));
+        // One that is just starting has no process yet that could be meant: -1.
+        let of = |execution: &Execution| if execution.pid > 0 { execution.pid } else { -1 };
+        let all = all.chain(self.executions.iter_mut().map(|execution| (of(execution), &mut execution.stdio)));
         for (pid, stdio) in all {
             for mut client in std::mem::take(&mut stdio.clients) {
                 match hear_client(&mut client, pid, &mut heard) {
