@@ -60,6 +60,7 @@ pub mod save;
 pub mod seekable;
 pub mod serve;
 pub mod server;
+pub mod shim;
 pub mod signature;
 pub mod socket;
 pub mod sources;
