@@ -24,8 +24,8 @@ impl Shim {
         self.state.finished = time::now();
         self.state.exit_code = status;
         let (policy, by_hand) = (self.setup.restart, self.state.stopped_by_hand);
-        let is_again = self.stopping.is_none()
-            && restart::is_wanted(policy, status, self.state.restarts, by_hand);
+        let is_again =
+            self.stopping.is_none() && restart::is_wanted(policy, status, self.state.restarts, by_hand);
         self.state.phase = if is_again { Phase::Restarting } else { Phase::Exited };
         let pid = std::mem::take(&mut self.state.pid);
         self.state.is_announced = false;
@@ -33,11 +33,6 @@ impl Shim {
         let lasted = self.state.finished.saturating_sub(self.state.started).max(0) / 1_000_000_000;
         let facts = [("exitCode", &*status.to_string()), ("execDuration", &*lasted.to_string())];
         self.announcer.container("die", &self.setup.identity, pid, &facts);
-        let told = Told::Exited(u8::try_from(status).unwrap_or(255));
-        for mut client in std::mem::take(&mut self.stdio.clients) {
-            client.leave(told.clone());
-            self.leaving.push(client);
-        }
         if let Some(stopping) = &self.stopping
             && stopping.then != Then::Remove
         {
@@ -46,6 +41,12 @@ impl Shim {
         self.state.is_announced = self.sender.spooled() == 0;
         self.save();
         self.tell();
+        // Last: who hears this may ask the engine something that depends on it.
+        let told = Told::Exited(u8::try_from(status).unwrap_or(255));
+        for mut client in std::mem::take(&mut self.stdio.clients) {
+            client.leave(told.clone());
+            self.leaving.push(client);
+        }
         if self.stopping.as_ref().is_some_and(|stopping| stopping.then == Then::Nothing) {
             self.answer_stop();
         }
@@ -73,7 +74,8 @@ impl Shim {
     /// The runtime takes away what it has of the container.
     pub(super) fn delete(&mut self, is_failed: bool) {
         let id = self.setup.identity.id.clone();
-        if self.command(Purpose::Delete(is_failed), &["delete", "--force", &id], [None, None, None]).is_err() {
+        if self.command(Purpose::Delete(is_failed), &["delete", "--force", &id], [None, None, None]).is_err()
+        {
             self.on_deleted(is_failed);
         }
     }
@@ -123,7 +125,9 @@ impl Shim {
         self.log = Log::none();
         let result = rootfs::tear_down(&self.setup.rootfs).and_then(|()| {
             self.is_mounted = false;
-            remove_dir(&self.setup.dir).and_then(|()| remove_dir(&self.setup.run)).map_err(|error| error.to_string())
+            remove_dir(&self.setup.dir)
+                .and_then(|()| remove_dir(&self.setup.run))
+                .map_err(|error| error.to_string())
         });
         match result {
             Ok(()) => {

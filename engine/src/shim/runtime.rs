@@ -74,7 +74,9 @@ impl Running {
             command.stdout(File::options().write(true).create_new(true).mode(0o600).open(&path)?);
             output = Some(path);
         }
-        let child = command.spawn().map_err(|error| io::Error::new(error.kind(), format!("cannot run {program}: {error}")))?;
+        let child = command
+            .spawn()
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot run {program}: {error}")))?;
         let pid = i32::try_from(child.id()).unwrap_or(0);
         let deadline = Instant::now() + COMMAND_TIMEOUT;
         Ok(Running { pid, purpose, deadline, is_killed: false, log, output })
@@ -148,7 +150,9 @@ fn message(line: &str) -> Option<String> {
                 'n' | 'r' | 't' => text.push(' '),
                 'u' => {
                     let digits: String = letters.by_ref().take(4).collect();
-                    text.push(u32::from_str_radix(&digits, 16).ok().and_then(char::from_u32).unwrap_or('\u{fffd}'));
+                    text.push(
+                        u32::from_str_radix(&digits, 16).ok().and_then(char::from_u32).unwrap_or('\u{fffd}'),
+                    );
                 }
                 other => text.push(other),
             },
@@ -164,7 +168,8 @@ mod tests {
 
     #[test]
     fn the_reason_is_the_last_message_and_decides_the_exit_status() {
-        let line = r#"{"level":"error","msg":"exec: \"nope\": executable file not found in $PATH\n","time":"x"}"#;
+        let line =
+            r#"{"level":"error","msg":"exec: \"nope\": executable file not found in $PATH\n","time":"x"}"#;
         let reason = message(line).expect("a message");
         assert_eq!(reason, "exec: \"nope\": executable file not found in $PATH ");
         assert_eq!(status_of(&reason), 127);
