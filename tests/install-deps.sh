@@ -25,11 +25,15 @@ mount mount
 script bsdutils
 newuidmap uidmap
 getfattr attr
+setfattr attr
 tar tar
 systemd-analyze systemd
 cc gcc
 getfattr attr
 ctr containerd
+runc runc
+busybox busybox-static
+catatonit catatonit
 losetup mount
 mkfs.ext4 e2fsprogs
 LIST

@@ -104,6 +104,28 @@ impl Announcer {
         self.send(event.with("pid", std::process::id()).with("version", env!("CARGO_PKG_VERSION")));
     }
 
+    /// Something happened to a container: its name, image, labels, and its process if it has one, come along.
+    pub fn container(&self, action: &str, who: &Identity, pid: i32, facts: &[(&str, &str)]) {
+        let action: String = clip(action, REASON_MAX).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let mut event = Event::new("container", action, who.id.as_str()).with("name", clip(&who.name, NAME_MAX));
+        event = event.with("image", clip(&who.image, NAME_MAX));
+        if pid > 0 {
+            event = event.with("pid", pid);
+        }
+        for (key, value) in facts {
+            event = event.with(*key, clip(value, REASON_MAX));
+        }
+        for (key, value) in &who.labels {
+            if !key.is_empty()
+                && !key.contains(|c: char| c == '=' || c.is_control())
+                && event.labels.len() < 200
+            {
+                event = event.label(key, value);
+            }
+        }
+        self.send(event);
+    }
+
     fn send(&self, mut event: Event) {
         let mut dropped = 0u32;
         loop {

@@ -393,4 +393,34 @@ mod tests {
         assert!(matches!(ask(&["--nonsense"]), Err(ConfigError::Arguments(_))));
         assert!(matches!(ask(&["--help"]), Ok(Asked::Print(text)) if text.contains("--max-downloads")));
     }
+
+    #[test]
+    fn what_holds_for_containers_is_read_and_nonsense_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("sampan.toml");
+        let read = |text: &str| {
+            std::fs::write(&path, format!("[engine]\n{text}\n")).expect("written");
+            ask(&["--config", path.to_str().expect("text")])
+        };
+        let text = "runtime = 'runc'\ncgroup-manager = 'systemd'\nlog-driver = 'journald'\nlog-options = { tag = 'x' }\n\
+                    stop-timeout = 3\nnetwork = 'host'\ndefault-ulimits = { nofile = [10, 20], core = -1 }\n";
+        let Ok(Asked::Run(config)) = read(text) else { panic!("a configuration") };
+        assert_eq!((config.log_driver.as_str(), config.network), ("journald", Network::Host));
+        assert_eq!(
+            (config.settings.stop_timeout, config.settings.cgroup_manager),
+            (3, Some(Manager::Systemd))
+        );
+        assert_eq!(config.settings.default_ulimits.get("nofile").map(|limit| limit.both()), Some((10, 20)));
+        for nonsense in [
+            "cgroup-manager = 'x'",
+            "network = 'bridge'",
+            "log-driver = 'syslog'",
+            "default-ulimits = { files = 1 }",
+            "default-ulimits = { nofile = [20, 10] }",
+            "seccomp-profile = 'relative.json'",
+            "stop-timeout = -1",
+        ] {
+            assert!(read(nonsense).is_err(), "{nonsense}");
+        }
+    }
 }

@@ -133,6 +133,26 @@ pub fn lgetxattr(path: &CStr, name: &CStr) -> Result<Vec<u8>, Errno> {
     fill(|to, len| unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), to.cast(), len) })
 }
 
+/// The same of what `fd` refers to. flistxattr(2).
+///
+/// # Errors
+/// The errno.
+pub fn flistxattr(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `len` bytes to `to`, or nothing if both are 0.
+    fill(|to, len| unsafe { libc::flistxattr(fd, to.cast(), len) })
+}
+
+/// An extended attribute of what `fd` refers to. fgetxattr(2).
+///
+/// # Errors
+/// The errno.
+pub fn fgetxattr(fd: impl AsFd, name: &CStr) -> Result<Vec<u8>, Errno> {
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: as above; the name ends with NUL.
+    fill(|to, len| unsafe { libc::fgetxattr(fd, name.as_ptr(), to.cast(), len) })
+}
+
 /// Asks for a length, then for so many bytes; again if there are more by then.
 fn fill(get: impl Fn(*mut u8, usize) -> isize) -> Result<Vec<u8>, Errno> {
     loop {
@@ -172,4 +192,78 @@ pub fn sync_file_system(dir: &Path) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// Bytes that can be read from a pipe or socket now. ioctl_tty(2), FIONREAD.
+pub fn bytes_waiting(fd: BorrowedFd<'_>) -> usize {
+    let mut count: libc::c_int = 0;
+    // SAFETY: FIONREAD stores one int, which lives until the call is over.
+    let ret = unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &mut count) };
+    if ret == 0 { usize::try_from(count).unwrap_or(0) } else { 0 }
+}
+
+/// Sets the size of a terminal. ioctl_tty(2), TIOCSWINSZ.
+pub fn set_window(fd: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<(), Errno> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads one winsize, which lives until the call is over.
+    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, &size) }).map(drop)
+}
+
+/// Makes the configuration of a new file system. fsopen(2), Linux 5.2.
+pub fn fsopen(kind: &CStr) -> Result<OwnedFd, Errno> {
+    // SAFETY: fsopen reads a string that ends in NUL.
+    let raw = Errno::result(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), 1) })?;
+    adopt(raw as RawFd).ok_or(Errno::EBADF)
+}
+
+/// Sets one option of a new file system; without a key, makes it. fsconfig(2).
+pub fn fsconfig(fs: BorrowedFd<'_>, option: Option<(&CStr, &CStr)>) -> Result<(), Errno> {
+    let (command, key, value) = match option {
+        Some((key, value)) => (1, key.as_ptr(), value.as_ptr()),
+        None => (6, std::ptr::null(), std::ptr::null()),
+    };
+    // SAFETY: FSCONFIG_SET_STRING (1) reads two strings that end in NUL; FSCONFIG_CMD_CREATE (6) reads nothing.
+    Errno::result(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), command, key, value, 0) }).map(drop)
+}
+
+/// Mounts a file system that [`fsconfig`] made at `target`. fsmount(2), move_mount(2).
+pub fn fsmount(fs: BorrowedFd<'_>, target: &CStr) -> Result<(), Errno> {
+    // SAFETY: fsmount takes integers alone.
+    let raw = Errno::result(unsafe { libc::syscall(libc::SYS_fsmount, fs.as_raw_fd(), 1, 0) })?;
+    let mount = adopt(raw as RawFd).ok_or(Errno::EBADF)?;
+    // SAFETY: move_mount reads two strings that end in NUL; 4 is MOVE_MOUNT_F_EMPTY_PATH.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_move_mount, mount.as_raw_fd(), c"".as_ptr(), libc::AT_FDCWD, target.as_ptr(), 4)
+    };
+    Errno::result(ret).map(drop)
+}
+
+/// Goes on as a new process; false in the old one. Only while no other thread exists. fork(2).
+pub fn fork() -> Result<bool, Errno> {
+    // SAFETY: the caller has one thread, so no lock is held in the child.
+    Ok(unsafe { nix::unistd::fork() }?.is_child())
+}
+
+/// Puts `fd` in the place of a standard descriptor. dup2(2).
+pub fn replace_standard(fd: BorrowedFd<'_>, standard: RawFd) -> Result<(), Errno> {
+    // SAFETY: dup2 takes two integers; nothing of ours owns 0, 1 and 2.
+    Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), standard) }).map(drop)
+}
+
+/// Sends a signal by number, real-time ones too, to one process. kill(2).
+pub fn send_signal(pid: i32, signal: i32) -> Result<(), Errno> {
+    if pid <= 0 || signal <= 0 {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: kill takes two integers.
+    Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+/// Reaps one child that has ended: its id, and its exit code, or 128 and the signal. waitpid(2).
+pub fn reap() -> Option<(i32, i32)> {
+    let mut status = 0;
+    // SAFETY: waitpid stores one int, which lives until the call is over.
+    let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+    let code = if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
+    (pid > 0).then_some((pid, code))
 }

@@ -2,6 +2,7 @@
 //! And the fuzzer.
 
 pub mod bed;
+pub mod containers;
 pub mod engine;
 pub mod engine_host;
 pub mod faults;

@@ -37,9 +37,9 @@ pub fn create(
     let warnings = start::check(shared, homes, &definition)?;
     // What goes when it has ended need not survive power loss before that.
     let is_durable = !definition.create.auto_remove;
-    homes
-        .make(&definition, &State::default(), is_durable)
-        .map_err(|error| failure::new(Code::Failed, format!("cannot make container {id}: {}", chain(&error)), ""))?;
+    homes.make(&definition, &State::default(), is_durable).map_err(|error| {
+        failure::new(Code::Failed, format!("cannot make container {id}: {}", chain(&error)), "")
+    })?;
     images::touch(&shared.store, &image.entry.digest);
     Ok((Box::new(definition), pin, warnings))
 }

@@ -147,7 +147,9 @@ impl Homes {
         let (dir, draft) = (self.dir(id), self.draft(id));
         let freed = crate::walk::size_on_disk(&dir).unwrap_or(0);
         match fs::rename(&dir, &draft) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &dir)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("remove", &dir)(error));
+            }
             _ => {}
         }
         self.remove_run(id);

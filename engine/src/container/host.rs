@@ -1,6 +1,6 @@
 //! What this host can do for containers: control groups, security modules, limits, the engine's own rights.
 //!
-//! [`Host::probe`] reads them from /proc and /sys, once; the rest of this tree is given a [`Host`] and asks nothing
+//! [`Host::get`] reads them from /proc and /sys, once; the rest of this tree is given a [`Host`] and asks nothing
 //! of the system. Never fails: what cannot be read is not there.
 
 use super::capabilities::Set;
@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Where a small init is looked for: those that need no library of the container's.
 pub const INITS: [&str; 9] = [
@@ -86,6 +87,12 @@ pub struct Host {
 }
 
 impl Host {
+    /// This host, as it was when first looked at.
+    pub fn get() -> &'static Host {
+        static HOST: OnceLock<Host> = OnceLock::new();
+        HOST.get_or_init(Host::probe)
+    }
+
     /// Looks at this host.
     pub fn probe() -> Self {
         let (cgroups, controllers, memory) = cgroups();

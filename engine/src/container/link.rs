@@ -53,7 +53,7 @@ impl Link {
     ///
     /// # Errors
     /// The shim is gone, or says what is no [`Say`].
-    pub fn next(&mut self) -> io::Result<Option<Say>> {
+    pub fn hear(&mut self) -> io::Result<Option<Say>> {
         loop {
             if let Some(say) = self.decoder.next_message().map_err(io::Error::other)? {
                 return Ok(Some(say));

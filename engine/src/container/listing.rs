@@ -16,9 +16,8 @@ use std::sync::Arc;
 /// Longest command that is told.
 const COMMAND_MAX: usize = 1000;
 /// The keys that there are.
-const KEYS: [&str; 11] = [
-    "id", "name", "label", "exited", "status", "ancestor", "before", "since", "volume", "network", "health",
-];
+const KEYS: [&str; 11] =
+    ["id", "name", "label", "exited", "status", "ancestor", "before", "since", "volume", "network", "health"];
 
 /// As clients are told.
 pub fn summary(definition: &Definition, state: &State, busy: Option<Busy>) -> Summary {
@@ -64,7 +63,8 @@ pub fn choose(all: &mut Vec<(Arc<Definition>, Summary)>, asked: &Listing) -> Res
     let filters = parse(&asked.filters)?;
     let ages = Ages::of(all, &filters)?;
     // To ask for a state is to ask for those that do not run as well.
-    let any_phase = asked.all || asked.last > 0 || ["status", "exited"].iter().any(|key| filters.contains_key(*key));
+    let any_phase =
+        asked.all || asked.last > 0 || ["status", "exited"].iter().any(|key| filters.contains_key(*key));
     all.retain(|(definition, summary)| {
         (any_phase || summary.phase.is_alive() || summary.phase == Phase::Restarting)
             && ages.contain(summary.created)
@@ -148,9 +148,11 @@ fn is_of(definition: &Definition, value: &str) -> bool {
     let hex = |digest: &str| digest.strip_prefix("sha256:").unwrap_or(digest).to_owned();
     let names = [value.to_owned(), format!("docker.io/library/{value}"), format!("docker.io/{value}")];
     let is_named = names.iter().any(|name| {
-        image.name == *name || image.name.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with(':'))
+        image.name == *name
+            || image.name.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with(':'))
     });
-    let is_id = value.len() >= 6 && [&image.id, &image.digest].iter().any(|id| hex(id).starts_with(&hex(value)));
+    let is_id =
+        value.len() >= 6 && [&image.id, &image.digest].iter().any(|id| hex(id).starts_with(&hex(value)));
     is_named || is_id
 }
 
@@ -206,7 +208,13 @@ impl PruneFilter {
     pub fn parse(written: &[String]) -> Result<Self, Failure> {
         let mut filter = PruneFilter { until: None, labels: Vec::new(), not_labels: Vec::new() };
         for one in written {
-            let nonsense = || failure::new(Code::Usage, format!("filter {one:?} makes no sense"), "there are until=TIME, label=KEY[=VALUE], label!=KEY[=VALUE]");
+            let nonsense = || {
+                failure::new(
+                    Code::Usage,
+                    format!("filter {one:?} makes no sense"),
+                    "there are until=TIME, label=KEY[=VALUE], label!=KEY[=VALUE]",
+                )
+            };
             match one.split_once('=').ok_or_else(nonsense)? {
                 ("until", time) => filter.until = Some(time.parse().map_err(|_| nonsense())?),
                 ("label", label) => filter.labels.push(label.to_owned()),

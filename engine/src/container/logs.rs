@@ -97,11 +97,19 @@ fn count(value: &str) -> Option<u32> {
 }
 
 fn nonsense(driver: &str, key: &str, value: &str) -> Failure {
-    failure::new(Code::Usage, format!("option {key} of log driver {driver} is {value:?}"), "max-size=10m, max-file=3")
+    failure::new(
+        Code::Usage,
+        format!("option {key} of log driver {driver} is {value:?}"),
+        "max-size=10m, max-file=3",
+    )
 }
 
 fn no_option(driver: &str, key: &str, known: &str) -> Failure {
-    failure::new(Code::Usage, format!("log driver {driver} has no option {key:?}"), &format!("there are {known}"))
+    failure::new(
+        Code::Usage,
+        format!("log driver {driver} has no option {key:?}"),
+        &format!("there are {known}"),
+    )
 }
 
 #[cfg(test)]
@@ -111,7 +119,8 @@ mod tests {
     #[test]
     fn sizes_are_written_as_docker_has_them() {
         let cases = [("500", Some(500)), ("10m", Some(10 << 20)), ("1G", Some(1 << 30)), ("2kb", Some(2048))];
-        for (text, bytes) in cases.into_iter().chain([("-1", Some(0)), ("", None), ("0", None), ("1x", None)]) {
+        for (text, bytes) in cases.into_iter().chain([("-1", Some(0)), ("", None), ("0", None), ("1x", None)])
+        {
             assert_eq!(size(text), bytes, "{text:?}");
         }
         assert_eq!(size("99999999999g"), None);

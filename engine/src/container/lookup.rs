@@ -9,6 +9,7 @@ use crate::sys;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
+use nix::unistd::geteuid;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
@@ -127,7 +128,7 @@ impl Root {
     fn find(&self, path: &str) -> Result<Found, LookupError> {
         let mut left: Vec<OsString> = components(OsStr::new(path));
         let mut at: Vec<(OsString, Vec<usize>)> = Vec::new();
-        let all: Vec<usize> = self.trusted_root();
+        let all: Vec<usize> = (0..self.layers.len()).collect();
         let (mut links, mut spent) = (0, path.len());
         while let Some(name) = left.pop() {
             if name == ".." {
@@ -157,19 +158,6 @@ impl Root {
         Ok(Found::Directory)
     }
 
-    /// The layers that the root directory is merged of.
-    fn trusted_root(&self) -> Vec<usize> {
-        let mut all = Vec::new();
-        for (index, layer) in self.layers.iter().enumerate() {
-            all.push(index);
-            let dir = CString::new(layer.as_os_str().as_bytes());
-            if dir.is_ok_and(|dir| has_mark(&dir, OPAQUE)) {
-                break;
-            }
-        }
-        all
-    }
-
     fn entry(&self, at: &[(OsString, Vec<usize>)], name: &OsStr, layers: &[usize]) -> Result<Entry, Errno> {
         let inside: PathBuf = at.iter().map(|(name, _)| name.as_os_str()).chain([name]).collect();
         let mut merged = Vec::new();
@@ -179,7 +167,7 @@ impl Root {
             if is(&stat, SFlag::S_IFDIR) {
                 merged.push(index);
                 let this = CString::new(format!("/proc/self/fd/{}/.", fd.as_raw_fd()));
-                if this.is_ok_and(|this| has_mark(&this, OPAQUE)) {
+                if this.is_ok_and(|this| is_opaque(&this)) {
                     break;
                 }
             } else if !merged.is_empty() || is_whiteout(&stat) {
@@ -195,11 +183,21 @@ impl Root {
     }
 }
 
-/// Marks of an opaque directory; what is `user.` is so in layers of any owner. Linux, "overlayfs.rst".
-const OPAQUE: [&std::ffi::CStr; 2] = [c"trusted.overlay.opaque", c"user.overlay.opaque"];
+/// The layers, uppermost first, without those below one whose root directory is opaque.
+///
+/// Overlayfs does not look at that mark of a layer's root: what is mounted and what is looked up must both be cut.
+pub fn visible(layers: Vec<PathBuf>) -> Vec<PathBuf> {
+    let is_last =
+        |layer: &PathBuf| CString::new(layer.as_os_str().as_bytes()).is_ok_and(|dir| is_opaque(&dir));
+    let count = layers.iter().position(is_last).map_or(layers.len(), |at| at + 1);
+    layers.into_iter().take(count).collect()
+}
 
-fn has_mark(path: &std::ffi::CStr, names: [&std::ffi::CStr; 2]) -> bool {
-    names.iter().any(|name| sys::lgetxattr(path, name).is_ok_and(|value| value == b"y"))
+/// True if overlayfs takes the directory for opaque: by the mark that the engine's layers have, root's or an
+/// ordinary user's. Linux, "overlayfs.rst".
+fn is_opaque(path: &std::ffi::CStr) -> bool {
+    let name = if geteuid().is_root() { c"trusted.overlay.opaque" } else { c"user.overlay.opaque" };
+    sys::lgetxattr(path, name).is_ok_and(|value| value == b"y")
 }
 
 /// What is at `inside` of `layer`, itself; no link of any kind is followed below the layer's directory.

@@ -154,9 +154,9 @@ pub fn all(
     }
     // What was asked for takes the place of what is there anyway.
     mounts.lines.retain(|line| asked.iter().all(|other| other.destination != line.destination));
-    // A directory before what is mounted in it, whatever the order of the options.
-    asked.sort_by_key(|line| line.destination.matches('/').count());
     mounts.lines.extend(asked);
+    // A directory before what is mounted in it, whatever the order of the options.
+    mounts.lines.sort_by_key(|line| line.destination.matches('/').count());
     Ok(mounts)
 }
 
@@ -252,7 +252,7 @@ fn line(mount: &Mount, host: &Host, runtime: &Runtime, mounts: &mut Mounts) -> R
 }
 
 fn source(mount: &Mount, mounts: &mut Mounts) -> Result<(), SpecError> {
-    match std::fs::symlink_metadata(&mount.source) {
+    match std::fs::metadata(&mount.source) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && mount.make_source => {
             mounts.make.push(PathBuf::from(&mount.source));

@@ -8,7 +8,7 @@ use super::start::Begin;
 use super::table::{Busy, Containers, Entry, not_running};
 use crate::failure;
 use sampan_ipc::container::{Condition, Phase};
-use sampan_ipc::engine::{Answer, Code, Done, Failure};
+use sampan_ipc::engine::{Answer, Code, Done, Failure, Request};
 use sampan_ipc::shim::{Say, State};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -104,7 +104,10 @@ impl Containers {
                 let name = definition.name.clone();
                 self.shared.announcer.container("create", &definition.identity(), &[]);
                 if let Some(entry) = self.entries.get_mut(id) {
-                    *entry = Entry { queue: std::mem::take(&mut entry.queue), ..Entry::new(*definition, State::default(), Some(pin)) };
+                    *entry = Entry {
+                        queue: std::mem::take(&mut entry.queue),
+                        ..Entry::new(*definition, State::default(), Some(pin))
+                    };
                 }
                 let container = Answer::Container { id: id.to_owned(), name, warnings };
                 self.reply(client, vec![container, Answer::Done(Done::default())]);
@@ -119,8 +122,9 @@ impl Containers {
 
     fn on_spawned(&mut self, id: &str, result: Result<UnixStream, Failure>) {
         let connected = result.and_then(|stream| {
-            self.connect(id, stream)
-                .map_err(|error| failure::new(Code::Failed, format!("cannot poll the container's shim: {error}"), ""))
+            self.connect(id, stream).map_err(|error| {
+                failure::new(Code::Failed, format!("cannot poll the container's shim: {error}"), "")
+            })
         });
         match connected {
             Ok(()) => self.hear(id),
@@ -153,8 +157,10 @@ impl Containers {
     /// Takes all that the container's shim says.
     pub(super) fn hear(&mut self, id: &str) {
         loop {
-            let Some((_, link)) = self.entries.get_mut(id).and_then(|entry| entry.link.as_mut()) else { return };
-            match link.flush().and_then(|()| link.next()) {
+            let Some((_, link)) = self.entries.get_mut(id).and_then(|entry| entry.link.as_mut()) else {
+                return;
+            };
+            match link.flush().and_then(|()| link.hear()) {
                 Ok(None) => return,
                 Ok(Some(Say::State(state))) => self.on_state(id, state),
                 Ok(Some(Say::Reply { number, result })) => self.on_reply(number, result),
@@ -224,9 +230,8 @@ impl Containers {
             Condition::NextExit => state.finished > wait.finished || (has_ended && !state.error.is_empty()),
             Condition::Removed => false,
         };
-        let (over, left) = std::mem::take(&mut self.waits)
-            .into_iter()
-            .partition(|wait| wait.id == id && is_over(wait));
+        let (over, left) =
+            std::mem::take(&mut self.waits).into_iter().partition(|wait| wait.id == id && is_over(wait));
         self.waits = left;
         self.tell_exit(over, &state);
     }
@@ -242,7 +247,8 @@ impl Containers {
     fn on_hang_up(&mut self, id: &str, error: &io::Error) {
         self.disconnect(id);
         let name = self.name(id);
-        let asked: Vec<u64> = self.asked.iter().filter(|(_, a)| a.id == id).map(|(number, _)| *number).collect();
+        let asked: Vec<u64> =
+            self.asked.iter().filter(|(_, a)| a.id == id).map(|(number, _)| *number).collect();
         for number in asked {
             if let Some(client) = self.asked.remove(&number).and_then(|asked| asked.client) {
                 self.refuse(client, not_running(&name));
@@ -330,7 +336,11 @@ impl Containers {
             self.names.remove(&entry.definition.name);
         }
         for queued in entry.queue {
-            self.refuse(queued.client, super::table::no_container(&entry.definition.name));
+            match queued.request {
+                // It waited for the name.
+                Request::Create(_) => self.on_request(queued.client, queued.request, queued.descriptors),
+                _ => self.refuse(queued.client, super::table::no_container(&entry.definition.name)),
+            }
         }
         let (over, left) = std::mem::take(&mut self.waits).into_iter().partition(|wait| wait.id == id);
         self.waits = left;

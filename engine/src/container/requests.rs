@@ -26,7 +26,15 @@ impl Containers {
     /// Serves one request; the answers come by [`Containers::take_replies`].
     pub fn on_request(&mut self, client: usize, request: Request, descriptors: Vec<OwnedFd>) {
         let result = match request {
-            Request::Create(create) => self.on_create(client, *create),
+            Request::Create(create) => match self.leaving(create.name.as_deref()) {
+                // The name is free in a moment.
+                Some(id) => {
+                    let request = Request::Create(create);
+                    self.enqueue(&id, Queued { client, request, descriptors });
+                    Ok(())
+                }
+                None => self.on_create(client, *create),
+            },
             Request::Containers(asked) => self.on_listing(client, &asked),
             Request::PruneContainers { filters } => self.on_prune(client, &filters),
             other => self.on_one(client, other, descriptors),
@@ -66,6 +74,11 @@ impl Containers {
             Request::Attach { streams, .. } => self.on_attach(id, client, streams, descriptors),
             Request::Rename { name, .. } => self.on_rename(id, client, &name),
             Request::Top { .. } => self.ask_running(id, client, What::Pids, Vec::new()),
+            // It waited for a name that is still taken, after all.
+            request @ Request::Create(_) => {
+                self.on_request(client, request, descriptors);
+                Ok(())
+            }
             _ => Err(failure::new(Code::Usage, "the request is none about a container", "")),
         };
         if let Err(failure) = result {
@@ -87,6 +100,18 @@ impl Containers {
             shared.outbox.send(Message::Container(Outcome::Created { id, client, result }));
         });
         Ok(())
+    }
+
+    /// The container that has the name `wanted` and is about to go.
+    fn leaving(&self, wanted: Option<&str>) -> Option<String> {
+        let id = self.names.get(wanted?)?;
+        let entry = self.entries.get(id)?;
+        let goes = match entry.busy {
+            Some(Busy::Removing) => true,
+            Some(Busy::Ending) => entry.definition.create.auto_remove,
+            _ => false,
+        };
+        goes.then(|| id.clone())
     }
 
     /// Takes a name for the container: the one that is wanted, or one that is made up.
@@ -119,7 +144,9 @@ impl Containers {
         let attach = check_streams(asked.attach, descriptors)?;
         if entry.link.is_some() && (entry.state.phase.is_alive() || entry.state.phase == Phase::Restarting) {
             return match attach {
-                Some((streams, descriptors)) => self.ask(id, Some(client), What::Attach(streams), descriptors),
+                Some((streams, descriptors)) => {
+                    self.ask(id, Some(client), What::Attach(streams), descriptors)
+                }
                 None => {
                     let done = Done { reference: id.to_owned(), unchanged: true, ..Done::default() };
                     self.reply(client, vec![Answer::Done(done)]);
@@ -138,7 +165,8 @@ impl Containers {
         entry.state.error.clear();
         entry.state.stopped_by_hand = false;
         entry.state.restarts = if begin.by_policy { entry.state.restarts + 1 } else { 0 };
-        let (definition, state, homes) = (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
+        let (definition, state, homes) =
+            (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
         self.spawn(move |shared| {
             let id = definition.id.clone();
             let result = start::start(shared, &homes, &definition, state, begin);
@@ -234,7 +262,8 @@ impl Containers {
         if !matches!(entry.busy, Some(Busy::Starting(_))) {
             entry.busy = Some(Busy::Burying);
         }
-        let (definition, state, homes) = (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
+        let (definition, state, homes) =
+            (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
         self.spawn(move |shared| {
             let id = definition.id.clone();
             let state = Box::new(recovery::bury(shared, &homes, &definition, state));
@@ -261,7 +290,8 @@ impl Containers {
 
     fn on_inspect(&mut self, id: &str, client: usize, size: bool) -> Result<(), Failure> {
         let Some(entry) = self.entries.get(id) else { return Ok(()) };
-        let (definition, state, homes) = (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
+        let (definition, state, homes) =
+            (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
         self.spawn(move |shared| {
             let json = inspect::json(&definition, &state, &homes, size);
             let answers = vec![Answer::Json(json), Answer::Done(Done::default())];

@@ -47,7 +47,7 @@ pub struct Runtime {
     /// It can filter system calls.
     pub seccomp: bool,
     /// Mount options that it says it knows.
-    mount_options: Vec<String>,
+    pub mount_options: Vec<String>,
     /// Those that were looked at before and do not work here, with their words.
     pub passed_over: Vec<String>,
 }
@@ -71,12 +71,12 @@ impl Runtime {
         {
             return Ok(runtime.clone());
         }
-        let host = Host::probe();
+        let host = Host::get();
         let manager = config.settings.cgroup_manager;
         let runtime = Arc::new(if named.is_empty() {
-            choose(&host, manager)?
+            choose(host, manager)?
         } else {
-            named_one(named, &host, manager)?
+            named_one(named, host, manager)?
         });
         if let Some(stamp) = stamp_of(&runtime.path) {
             found.insert(key, (stamp, runtime.clone()));

@@ -6,7 +6,7 @@
 use super::definition::Definition;
 use super::home::{self, Homes};
 use super::host::Host;
-use super::lookup::Root;
+use super::lookup::{self, Root};
 use super::mounts::Files;
 use super::runtime::Runtime;
 use super::spec::{self, Input};
@@ -59,9 +59,11 @@ struct Context<'a> {
     shared: &'a Shared,
     definition: &'a Definition,
     runtime: Arc<Runtime>,
-    host: Host,
+    host: &'static Host,
     network: Network,
     root: Root,
+    /// What is below what it writes, uppermost first.
+    layers: Vec<PathBuf>,
     rootfs: PathBuf,
     files: Files,
 }
@@ -70,14 +72,15 @@ impl<'a> Context<'a> {
     fn of(shared: &'a Shared, homes: &Homes, definition: &'a Definition) -> Result<Self, Failure> {
         let dir = homes.dir(&definition.id);
         let layers = definition.image.layers.iter().rev();
-        let layers = layers.map(|layer| shared.store.layer_path(layer));
+        let layers = lookup::visible(layers.map(|layer| shared.store.layer_path(layer)).collect());
         Ok(Context {
             shared,
             definition,
             runtime: Runtime::find(&shared.config, definition.create.runtime.as_deref())?,
-            host: Host::probe(),
+            host: Host::get(),
             network: network(&shared.config, definition),
-            root: Root::new([dir.join("upper")].into_iter().chain(layers)),
+            root: Root::new([dir.join("upper")].into_iter().chain(layers.iter().cloned())),
+            layers,
             rootfs: dir.join("rootfs"),
             files: etc::files(homes, definition),
         })
@@ -88,7 +91,7 @@ impl<'a> Context<'a> {
             id: &self.definition.id,
             create: &self.definition.create,
             run: &self.definition.run,
-            host: &self.host,
+            host: self.host,
             runtime: &self.runtime,
             settings: &self.shared.config.settings,
             network: self.network,
@@ -138,7 +141,9 @@ pub fn delete_by_force(shared: &Shared, definition: &Definition) -> Result<(), S
     let words = String::from_utf8_lossy(&output.stderr);
     match output.status.success() || words.contains("does not exist") {
         true => Ok(()),
-        false => Err(format!("{} delete: {}", runtime.name, words.trim().chars().take(500).collect::<String>())),
+        false => {
+            Err(format!("{} delete: {}", runtime.name, words.trim().chars().take(500).collect::<String>()))
+        }
     }
 }
 
@@ -184,7 +189,7 @@ pub fn start(
 fn setup(context: &Context<'_>, homes: &Homes, run: PathBuf) -> Result<Setup, Failure> {
     let Context { shared, definition, .. } = *context;
     let (create, dir) = (&definition.create, homes.dir(&definition.id));
-    let lower = definition.image.layers.iter().map(|layer| shared.store.layer_path(layer));
+    let lower = context.layers.iter().rev().cloned();
     let timeout = create.stop_timeout.unwrap_or(shared.config.settings.stop_timeout);
     Ok(Setup {
         version: VERSION,

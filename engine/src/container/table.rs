@@ -251,9 +251,12 @@ impl Containers {
     /// What this host runs containers with, for `info`.
     pub fn host(&self) -> Info {
         let config = &self.shared.config;
-        let host = Host::probe();
+        let host = Host::get();
         let (runtime, systemd) = match Runtime::find(config, None) {
-            Ok(runtime) => (format!("{} {} ({})", runtime.name, runtime.version, runtime.path.display()), runtime.systemd),
+            Ok(runtime) => (
+                format!("{} {} ({})", runtime.name, runtime.version, runtime.path.display()),
+                runtime.systemd,
+            ),
             Err(error) => (format!("none: {}", sampan_ipc::report::chain(&error)), false),
         };
         let driver = if systemd { "systemd" } else { "cgroupfs" };
@@ -350,7 +353,8 @@ pub(super) fn not_running(name: &str) -> Failure {
 
 fn ambiguous(typed: &str, meant: &[&Entry]) -> Failure {
     let some = meant.iter().take(LISTED_MAX);
-    let mut list: Vec<String> = some.map(|e| format!("{} ({})", &e.definition.id[..12], e.definition.name)).collect();
+    let mut list: Vec<String> =
+        some.map(|e| format!("{} ({})", &e.definition.id[..12], e.definition.name)).collect();
     if meant.len() > LISTED_MAX {
         list.push("…".to_owned());
     }

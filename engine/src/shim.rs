@@ -1,0 +1,46 @@
+//! A container's shim: one small process that looks after it from its start to the end of its last run.
+//!
+//! Started by the engine with [`sampan_ipc::shim::Setup`] on its standard input; lives on without the engine.
+//! From above to below: [`event_loop`] owns all and waits; [`starting`], [`ending`] and [`asks`] are what it does;
+//! [`stdio`] carries bytes between the container, its log ([`log`]) and [`attached`] clients by the means of
+//! [`flow`]; [`runtime`] runs the OCI runtime beside the loop. Holds no thread, and no timer while nothing is due.
+
+mod asks;
+mod attached;
+mod connection;
+mod console;
+mod ending;
+mod event_loop;
+mod flow;
+mod journald;
+mod lines;
+mod log;
+mod logfile;
+mod notify;
+mod oom;
+mod process;
+mod restart;
+mod rootfs;
+mod runtime;
+mod starting;
+mod state;
+mod stdio;
+
+use event_loop::Shim;
+use std::process::ExitCode;
+
+/// Runs a shim; the exit status is the container's.
+pub fn main() -> ExitCode {
+    match process::begin() {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some((setup, connection))) => match Shim::new(setup, connection) {
+            Ok(shim) => ExitCode::from(shim.run()),
+            Err(_) => ExitCode::from(125),
+        },
+        Err(error) => {
+            eprintln!("error: {error}");
+            eprintln!("hint: sampan-shim is started by sampan-engine, not by hand");
+            ExitCode::from(125)
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! What engines and clients ask of a shim, and the answers. All of it may race with the container's end.
+
+use super::attached::Client;
+use super::console::Console;
+use super::event_loop::{Execution, Life, Shim, Stopping, Then};
+use super::runtime::{Purpose, Reply, Running};
+use super::state;
+use super::stdio::Stdio;
+use nix::errno::Errno;
+use sampan_ipc::container::{Control, Exec, Phase, Streams};
+use sampan_ipc::sender;
+use sampan_ipc::shim::{Ask, Say, What};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+/// How many descriptors come with an ask.
+pub fn descriptors(ask: &Ask) -> usize {
+    match &ask.what {
+        What::Attach(streams) => streams.count(),
+        What::Exec(exec, _) if !exec.detach => exec.streams.count(),
+        _ => 0,
+    }
+}
+
+impl Shim {
+    /// Does what an engine asks; later, if the container is just starting or ending.
+    pub(super) fn on_ask(&mut self, from: u64, ask: Ask, descriptors: Option<Vec<OwnedFd>>) {
+        let reply = Some((from, ask.number));
+        let Some(descriptors) = descriptors else {
+            return self.reply(reply, Err((125, "descriptors are missing".to_owned())));
+        };
+        match ask.what {
+            What::Rename(name) => {
+                self.setup.identity.name = name;
+                self.reply(reply, Ok(String::new()));
+            }
+            What::Policy(policy) => {
+                self.setup.restart = policy;
+                self.reply(reply, Ok(String::new()));
+            }
+            What::Stop(..) | What::Restart(..) | What::Remove if self.life == Life::Deleting && !matches!(self.state.phase, Phase::Restarting) && self.stopping.is_none() && !matches!(ask.what, What::Stop(..)) => {
+                let then = if matches!(ask.what, What::Remove) { Then::Remove } else { Then::Start };
+                self.stopping = Some(Stopping { replies: vec![reply], kill_at: None, then });
+            }
+            _ if matches!(self.life, Life::Starting | Life::Deleting) => {
+                self.deferred.push_back((from, ask, descriptors));
+            }
+            what => self.answer(reply, what, descriptors),
+        }
+    }
+
+    /// Does what was asked meanwhile.
+    pub(super) fn do_deferred(&mut self) {
+        for (from, ask, descriptors) in std::mem::take(&mut self.deferred) {
+            self.on_ask(from, ask, Some(descriptors));
+        }
+    }
+
+    fn answer(&mut self, reply: Reply, what: What, descriptors: Vec<OwnedFd>) {
+        let name = &self.setup.identity.name;
+        let not_running = format!("container {name} is not running");
+        match (self.life, what) {
+            (Life::Waiting(_), What::Stop(..)) => self.stop_waiting(reply),
+            (Life::Waiting(_), What::Remove) => self.remove(vec![reply]),
+            (Life::Waiting(_), What::Restart(..)) => {
+                (self.is_person_restart, self.is_auto_restart, self.state.restarts) = (true, false, 0);
+                self.replies_to_start.push(reply);
+                self.start();
+            }
+            (Life::Ending(_), What::Stop(..)) => self.reply(reply, Ok(String::new())),
+            (Life::Alive, What::Kill(signal)) => {
+                if self.state.phase == Phase::Paused {
+                    // What is frozen takes no signal before it goes on.
+                    let _ = self.thaw(None);
+                }
+                if signal == libc::SIGKILL || signal == self.setup.stop_signal {
+                    self.state.stopped_by_hand = true;
+                    self.save();
+                }
+                let result = self.signal(signal);
+                self.reply(reply, result.map(|()| String::new()).map_err(|reason| (125, reason)));
+            }
+            (Life::Alive, What::Stop(signal, timeout)) => self.stop(reply, signal, timeout, Then::Nothing),
+            (Life::Alive, What::Restart(signal, timeout)) => self.stop(reply, signal, timeout, Then::Start),
+            (Life::Alive, What::Remove) => self.stop(reply, libc::SIGKILL, -1, Then::Remove),
+            (Life::Alive, What::Pause) => self.freeze(reply),
+            (Life::Alive, What::Unpause) if self.state.phase != Phase::Paused => {
+                let reason = format!("container {name} is not paused");
+                self.reply(reply, Err((125, reason)));
+            }
+            (Life::Alive, What::Unpause) => {
+                if let Err(reason) = self.thaw(reply) {
+                    self.reply(reply, Err((125, reason)));
+                }
+            }
+            (Life::Alive, What::Attach(streams)) => self.attach(reply, streams, descriptors),
+            (Life::Alive, What::Exec(exec, process)) => self.execute(reply, &exec, &process, descriptors),
+            (Life::Alive, What::Pids) => {
+                let id = self.setup.identity.id.clone();
+                let words = ["ps", "--format", "json", &id];
+                if let Err(reason) = self.command(Purpose::Pids(reply), &words, [None, None, None]) {
+                    self.reply(reply, Err((125, reason)));
+                }
+            }
+            _ => self.reply(reply, Err((125, not_running))),
+        }
+    }
+
+    fn stop_waiting(&mut self, reply: Reply) {
+        self.state.phase = Phase::Exited;
+        self.state.stopped_by_hand = true;
+        self.announce("stop", &[]);
+        if self.setup.auto_remove {
+            return self.remove(vec![reply]);
+        }
+        self.state.shim = 0;
+        self.save();
+        self.tell();
+        self.reply(reply, Ok(String::new()));
+        self.end();
+    }
+
+    fn stop(&mut self, reply: Reply, signal: i32, timeout: i64, then: Then) {
+        let signal = if signal == 0 { self.setup.stop_signal.max(1) } else { signal };
+        let timeout = if timeout == -2 { self.setup.stop_timeout_ms } else { timeout };
+        let wait = u64::try_from(timeout).ok().map(Duration::from_millis);
+        let kill_at = wait.and_then(|wait| Instant::now().checked_add(wait));
+        match &mut self.stopping {
+            Some(stopping) => {
+                stopping.replies.push(reply);
+                stopping.then = if stopping.then == Then::Remove { Then::Remove } else { then };
+                stopping.kill_at = [stopping.kill_at, kill_at].into_iter().flatten().min();
+            }
+            None => self.stopping = Some(Stopping { replies: vec![reply], kill_at, then }),
+        }
+        self.state.stopped_by_hand = then != Then::Start;
+        self.save();
+        self.kill_and_announce(signal);
+        if self.state.phase == Phase::Paused {
+            let _ = self.thaw(None);
+        }
+    }
+
+    /// Sends process 1 a signal, and says so.
+    pub(super) fn kill_and_announce(&mut self, signal: i32) {
+        let _ = self.signal(signal);
+    }
+
+    fn signal(&mut self, signal: i32) -> Result<(), String> {
+        if self.state.pid <= 0 {
+            return Err(format!("container {} is not running", self.setup.identity.name));
+        }
+        // Not reaped yet, so the id is still its own.
+        crate::sys::send_signal(self.state.pid, signal)
+            .map_err(|errno: Errno| format!("cannot send signal {signal}: {errno}"))?;
+        self.announce("kill", &[("signal", &signal.to_string())]);
+        Ok(())
+    }
+
+    fn freeze(&mut self, reply: Reply) {
+        if self.state.phase == Phase::Paused {
+            let reason = format!("container {} is already paused", self.setup.identity.name);
+            return self.reply(reply, Err((125, reason)));
+        }
+        let id = self.setup.identity.id.clone();
+        if let Err(reason) = self.command(Purpose::Pause(reply), &["pause", &id], [None, None, None]) {
+            self.reply(reply, Err((125, reason)));
+        }
+    }
+
+    fn thaw(&mut self, reply: Reply) -> Result<(), String> {
+        let id = self.setup.identity.id.clone();
+        self.command(Purpose::Resume(reply), &["resume", &id], [None, None, None])
+    }
+
+    /// The runtime has frozen or thawed the container, or has not.
+    pub(super) fn on_frozen(&mut self, reply: Reply, is_paused: bool, problem: Option<(u8, String)>) {
+        if let Some((_, reason)) = problem {
+            return self.reply(reply, Err((125, reason)));
+        }
+        if self.life == Life::Alive {
+            self.state.phase = if is_paused { Phase::Paused } else { Phase::Running };
+            self.save();
+            self.announce(if is_paused { "pause" } else { "unpause" }, &[]);
+            self.tell();
+        }
+        self.reply(reply, Ok(String::new()));
+        if is_paused && self.stopping.is_some() {
+            let _ = self.thaw(None);
+        }
+    }
+
+    /// The runtime has told the process ids.
+    pub(super) fn on_pids(&mut self, reply: Reply, command: &Running, is_done: bool) {
+        if !is_done {
+            return self.reply(reply, Err((125, command.reason().1)));
+        }
+        let text = command.output();
+        let pids = text.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect();
+        self.announce("top", &[]);
+        if let Some((to, number)) = reply
+            && let Some(connection) = self.connections.iter_mut().find(|connection| connection.number == to)
+        {
+            connection.say(&Say::Pids(number, pids));
+        }
+        self.reply(reply, Ok(String::new()));
+    }
+
+    fn attach(&mut self, reply: Reply, streams: Streams, descriptors: Vec<OwnedFd>) {
+        match Client::new(streams, self.setup.tty, descriptors, false) {
+            Err(reason) => self.reply(reply, Err((125, reason))),
+            Ok(mut client) => {
+                client.control.say(&sampan_ipc::container::Told::Started(self.state.pid));
+                self.stdio.clients.push(client);
+                self.announce("attach", &[]);
+                self.reply(reply, Ok(String::new()));
+            }
+        }
+    }
+
+    fn execute(&mut self, reply: Reply, exec: &Exec, process: &str, descriptors: Vec<OwnedFd>) {
+        let id = format!("{:016x}{:016x}{:016x}{:016x}", sender::random(), sender::random(), sender::random(), sender::random());
+        let words = exec.command.join(" ");
+        let mut execution =
+            Execution { id, words, pid: 0, stdio: Stdio::default(), console: None, size: exec.size, reply };
+        if !exec.detach {
+            match Client::new(exec.streams, exec.tty, descriptors, true) {
+                Ok(client) => execution.stdio.clients.push(client),
+                Err(reason) => return self.reply(reply, Err((125, reason))),
+            }
+        }
+        self.announce(&format!("exec_create: {}", execution.words), &[("execID", &execution.id)]);
+        match self.begin_execution(&mut execution, exec, process) {
+            Ok(()) => self.executions.push(execution),
+            Err(reason) => self.fail_execution(execution, 125, reason),
+        }
+    }
+
+    fn begin_execution(&mut self, execution: &mut Execution, exec: &Exec, process: &str) -> Result<(), String> {
+        let name = |kind: &str| self.setup.run.join(format!("exec.{}.{kind}", execution.id));
+        let (file, pidfile) = (name("json"), name("pid"));
+        state::replace(&file, process.as_bytes(), 0o600).map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+        let (file, pidfile) = (file.to_string_lossy().into_owned(), pidfile.to_string_lossy().into_owned());
+        let id = self.setup.identity.id.clone();
+        let mut words = vec!["exec", "-d", "--process", &file, "--pid-file", &pidfile];
+        let address;
+        let mut standard = [None, None, None];
+        if exec.tty {
+            let name = format!("c{}", self.command_number);
+            let console = Console::listen(&self.setup.run, &name).map_err(|error| error.to_string())?;
+            address = console.address().to_string_lossy().into_owned();
+            execution.console = Some(console);
+            words.extend(["--console-socket", &address]);
+        } else if !exec.detach {
+            standard = execution.stdio.make_pipes(exec.streams.stdin, true).map_err(|error| error.to_string())?;
+        }
+        words.push(&id);
+        self.command(Purpose::Exec(execution.id.clone()), &words, standard)
+    }
+
+    /// What a client says on its control socket; `pid` is an execution's, or 0.
+    pub(super) fn on_control(&mut self, pid: i32, control: Control) {
+        match (control, pid) {
+            (Control::Signal(signal), 0) => drop(self.signal(signal)),
+            (Control::Signal(signal), pid) => drop(crate::sys::send_signal(pid, signal)),
+            (Control::Detach, 0) => self.announce("detach", &[]),
+            (Control::Detach, _) => {}
+            (Control::Resize(rows, columns), 0) => {
+                if self.stdio.resize(rows, columns).is_ok() {
+                    let facts = [("height", &*rows.to_string()), ("width", &*columns.to_string())];
+                    self.announce("resize", &facts);
+                } else {
+                    self.setup.size = (rows, columns);
+                }
+            }
+            (Control::Resize(rows, columns), pid) => {
+                if let Some(execution) = self.executions.iter_mut().find(|execution| execution.pid == pid) {
+                    let _ = execution.stdio.resize(rows, columns);
+                }
+            }
+        }
+    }
+}

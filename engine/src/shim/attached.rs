@@ -1,0 +1,77 @@
+//! A client that is attached: its control socket and the streams it brought.
+
+use super::connection::Connection;
+use super::flow::{self, Kind, Sink};
+use sampan_ipc::container::{CONTROL_MAX, Streams, Told};
+use std::os::fd::OwnedFd;
+
+/// An attached client.
+#[derive(Debug)]
+pub struct Client {
+    pub(super) control: Connection,
+    pub(super) stdin: Option<OwnedFd>,
+    /// Bytes read from `stdin` that the terminal had no room for.
+    pub(super) typed: Vec<u8>,
+    /// The container's stdin has no room.
+    pub(super) waits_for_room: bool,
+    pub(super) sinks: [Option<Sink>; 2],
+    /// It came with the start: the container's stdin ends with its own.
+    pub(super) is_first: bool,
+    /// What it is told when all has been written; then it is let go.
+    pub(super) farewell: Option<Told>,
+}
+
+impl Client {
+    /// A client of the descriptors that came along, in the order of [`Streams`].
+    pub fn new(streams: Streams, tty: bool, descriptors: Vec<OwnedFd>, is_first: bool) -> Result<Self, String> {
+        let mut descriptors = descriptors.into_iter();
+        let mut next = |wanted: bool| if wanted { descriptors.next() } else { None };
+        let refused = || "a descriptor is neither a pipe nor a stream socket nor /dev/null".to_owned();
+        let control = next(true).filter(|fd| flow::kind(fd) == Some(Kind::Socket)).ok_or_else(refused)?;
+        let stdin = next(streams.stdin);
+        let (mut stdout, stderr) = (next(streams.stdout), next(streams.stderr));
+        if let Some(fd) = &stdin {
+            let kind = flow::kind(fd).ok_or_else(refused)?;
+            if tty && kind != Kind::Socket {
+                return Err("the stream of a terminal is not a socket".to_owned());
+            }
+            if tty {
+                stdout = Some(fd.try_clone().map_err(|error| error.to_string())?);
+            }
+        }
+        let sink = |fd: Option<OwnedFd>| fd.map(|fd| Sink::new(fd).ok_or_else(refused)).transpose();
+        let stdin = stdin.filter(|fd| flow::kind(fd) != Some(Kind::Null) || is_first);
+        Ok(Client {
+            control: Connection::with_max(control, 0, CONTROL_MAX),
+            stdin,
+            typed: Vec::new(),
+            waits_for_room: false,
+            sinks: [sink(stdout)?, sink(stderr)?],
+            is_first,
+            farewell: None,
+        })
+    }
+
+    /// It hears `told` when all it is to have has been written.
+    pub fn leave(&mut self, told: Told) {
+        self.stdin = None;
+        self.farewell = Some(told);
+        self.see_off();
+    }
+
+    /// Goes on with that; true when it can be let go.
+    pub fn see_off(&mut self) -> bool {
+        self.control.receive();
+        while self.control.is_open && matches!(self.control.next::<sampan_ipc::container::Control>(), Ok(Some(_))) {}
+        for sink in self.sinks.iter_mut().flatten() {
+            sink.flush();
+        }
+        let is_written = self.sinks.iter().flatten().all(Sink::is_empty);
+        if is_written && let Some(told) = self.farewell.take() {
+            self.sinks = [None, None];
+            self.control.say(&told);
+        }
+        self.control.flush();
+        !self.control.is_open || is_written && self.control.is_drained()
+    }
+}

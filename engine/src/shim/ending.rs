@@ -1,0 +1,202 @@
+//! A container's end: output, state, `die`, what is left of it, and what follows. docs/run.md.
+
+use super::event_loop::{Life, Shim, Then};
+use super::log::Log;
+use super::runtime::{Purpose, Running};
+use super::{restart, rootfs};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sampan_ipc::container::{Phase, Told};
+use sampan_ipc::shim::Say;
+use sampan_ipc::time;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+impl Shim {
+    /// Process 1 has ended.
+    pub(super) fn on_exit(&mut self, status: i32) {
+        self.stdio.finish(&mut self.log);
+        if self.oom.as_mut().is_some_and(|oom| oom.has_killed()) {
+            self.on_oom();
+        }
+        self.oom = None;
+        self.state.finished = time::now();
+        self.state.exit_code = status;
+        let (policy, by_hand) = (self.setup.restart, self.state.stopped_by_hand);
+        let is_again = self.stopping.is_none()
+            && restart::is_wanted(policy, status, self.state.restarts, by_hand);
+        self.state.phase = if is_again { Phase::Restarting } else { Phase::Exited };
+        let pid = std::mem::take(&mut self.state.pid);
+        self.state.is_announced = false;
+        self.save();
+        let lasted = self.state.finished.saturating_sub(self.state.started).max(0) / 1_000_000_000;
+        let facts = [("exitCode", &*status.to_string()), ("execDuration", &*lasted.to_string())];
+        self.announcer.container("die", &self.setup.identity, pid, &facts);
+        let told = Told::Exited(u8::try_from(status).unwrap_or(255));
+        for mut client in std::mem::take(&mut self.stdio.clients) {
+            client.leave(told.clone());
+            self.leaving.push(client);
+        }
+        if let Some(stopping) = &self.stopping
+            && stopping.then != Then::Remove
+        {
+            self.announcer.container("stop", &self.setup.identity, 0, &[]);
+        }
+        self.state.is_announced = self.sender.spooled() == 0;
+        self.save();
+        self.tell();
+        if self.stopping.as_ref().is_some_and(|stopping| stopping.then == Then::Nothing) {
+            self.answer_stop();
+        }
+        self.life = Life::Deleting;
+        self.delete(false);
+    }
+
+    fn answer_stop(&mut self) {
+        if let Some(stopping) = &mut self.stopping {
+            stopping.kill_at = None;
+            for reply in std::mem::take(&mut stopping.replies) {
+                self.reply(reply, Ok(String::new()));
+            }
+        }
+    }
+
+    /// The kernel has killed something in it for memory.
+    pub(super) fn on_oom(&mut self) {
+        self.announce("oom", &[]);
+        self.state.oom_killed = true;
+        self.save();
+        self.tell();
+    }
+
+    /// The runtime takes away what it has of the container.
+    pub(super) fn delete(&mut self, is_failed: bool) {
+        let id = self.setup.identity.id.clone();
+        if self.command(Purpose::Delete(is_failed), &["delete", "--force", &id], [None, None, None]).is_err() {
+            self.on_deleted(is_failed);
+        }
+    }
+
+    /// It has done so.
+    pub(super) fn on_deleted(&mut self, is_failed: bool) {
+        self.kill_children();
+        let stopping = self.stopping.take();
+        let then = stopping.as_ref().map_or(Then::Nothing, |stopping| stopping.then);
+        let mut replies = stopping.map(|stopping| stopping.replies).unwrap_or_default();
+        match then {
+            Then::Remove => self.remove(replies),
+            Then::Start => {
+                self.is_person_restart = true;
+                self.state.restarts = 0;
+                self.state.stopped_by_hand = false;
+                self.replies_to_start.append(&mut replies);
+                self.start();
+            }
+            Then::Nothing if self.state.phase == Phase::Restarting => {
+                let lasted = self.state.finished.saturating_sub(self.state.started);
+                let lasted = Duration::from_nanos(u64::try_from(lasted).unwrap_or(0));
+                self.is_auto_restart = true;
+                self.life = Life::Waiting(Instant::now() + self.backoff.wait(lasted));
+                self.do_deferred();
+            }
+            Then::Nothing if self.setup.auto_remove => self.remove(replies),
+            Then::Nothing => {
+                self.finish(is_failed);
+                for reply in replies {
+                    self.reply(reply, Ok(String::new()));
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self, _is_failed: bool) {
+        self.state.shim = 0;
+        self.save();
+        self.tell();
+        self.end();
+        self.do_deferred();
+    }
+
+    /// Removes all of the container; the shim ends.
+    pub(super) fn remove(&mut self, replies: Vec<super::runtime::Reply>) {
+        self.log = Log::none();
+        let result = rootfs::tear_down(&self.setup.rootfs).and_then(|()| {
+            self.is_mounted = false;
+            remove_dir(&self.setup.dir).and_then(|()| remove_dir(&self.setup.run)).map_err(|error| error.to_string())
+        });
+        match result {
+            Ok(()) => {
+                self.announcer.container("destroy", &self.setup.identity, 0, &[]);
+                for reply in replies {
+                    self.reply(reply, Ok(String::new()));
+                }
+                self.connections.iter_mut().for_each(|connection| connection.say(&Say::Removed));
+                self.end();
+                self.do_deferred();
+            }
+            Err(reason) => {
+                let reason = format!("cannot remove the container: {reason}");
+                self.state.phase = Phase::Dead;
+                self.state.error.clone_from(&reason);
+                for reply in replies {
+                    self.reply(reply, Err((125, reason.clone())));
+                }
+                self.finish(true);
+            }
+        }
+    }
+
+    /// Ends what the container has left to the shim: only processes that ran beside its own process namespace.
+    fn kill_children(&self) {
+        let path = format!("/proc/self/task/{}/children", std::process::id());
+        for pid in std::fs::read_to_string(path).unwrap_or_default().split_ascii_whitespace() {
+            if let Ok(pid) = pid.parse()
+                && !self.commands.iter().any(|command| command.pid == pid)
+            {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+    }
+
+    /// A command of the runtime has ended.
+    pub(super) fn on_command(&mut self, command: Running, is_done: bool) {
+        match command.purpose.clone() {
+            Purpose::Start => self.on_start_command(&command, is_done),
+            Purpose::Delete(is_failed) => self.on_deleted(is_failed),
+            Purpose::Exec(id) => self.on_exec_command(&id, &command, is_done),
+            Purpose::Pause(reply) => self.on_frozen(reply, true, (!is_done).then(|| command.reason())),
+            Purpose::Resume(reply) => self.on_frozen(reply, false, (!is_done).then(|| command.reason())),
+            Purpose::Pids(reply) => self.on_pids(reply, &command, is_done),
+        }
+        if self.commands.is_empty() {
+            self.strangers.clear();
+        }
+    }
+
+    /// The process of an execution has ended.
+    pub(super) fn on_execution_exit(&mut self, at: usize, status: i32) {
+        let mut execution = self.executions.remove(at);
+        execution.stdio.finish(&mut Log::none());
+        for mut client in std::mem::take(&mut execution.stdio.clients) {
+            client.leave(Told::Exited(u8::try_from(status).unwrap_or(255)));
+            self.leaving.push(client);
+        }
+        self.announce("exec_die", &[("exitCode", &status.to_string()), ("execID", &execution.id)]);
+    }
+}
+
+/// Removes a directory under the name of one that is going, so that it is there or it is not.
+fn remove_dir(dir: &Path) -> io::Result<()> {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(dir.file_name().unwrap_or_default());
+    let going = dir.with_file_name(name);
+    match std::fs::rename(dir, &going) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    match std::fs::remove_dir_all(&going) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,445 @@
+//! The shim's loop: owns all there is, waits, and calls what is due. Nothing in it blocks.
+
+use super::attached::Client;
+use super::connection::Connection;
+use super::console::{self, Console};
+use super::log::Log;
+use super::oom::Oom;
+use super::restart::Backoff;
+use super::runtime::{Purpose, Reply, Running, Standard};
+use super::stdio::Stdio;
+use super::{rootfs, state};
+use crate::announce::Announcer;
+use crate::sys;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use sampan_ipc::container::{Control, Streams, Told};
+use sampan_ipc::sender::FifoSender;
+use sampan_ipc::shim::{Ask, SOCKET, Say, Setup, State};
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+
+/// Most processes of others whose end is kept in mind while one of ours starts.
+const STRANGERS_MAX: usize = 256;
+/// Longest that events may wait for the monitor before the shim ends without them.
+const LINGER: Duration = Duration::from_secs(10);
+/// How often it is looked whether they still wait.
+const LINGER_STEP: Duration = Duration::from_millis(100);
+
+/// Where the container stands, as the shim sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// The runtime makes it.
+    Starting,
+    /// It has a process.
+    Alive,
+    /// It has ended, and the runtime takes it away.
+    Deleting,
+    /// It starts again then.
+    Waiting(Instant),
+    /// All is done; what has been said is still on its way, until then at most.
+    Ending(Instant),
+}
+
+/// A `stop`, `restart` or removal under way.
+#[derive(Debug)]
+pub struct Stopping {
+    pub(super) replies: Vec<Reply>,
+    /// When it is killed, unless that was done.
+    pub(super) kill_at: Option<Instant>,
+    pub(super) then: Then,
+}
+
+/// What follows a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing.
+    Nothing,
+    /// A start.
+    Start,
+    /// The removal of all there is.
+    Remove,
+}
+
+/// One more process in the container.
+#[derive(Debug)]
+pub struct Execution {
+    pub(super) id: String,
+    pub(super) words: String,
+    pub(super) pid: i32,
+    pub(super) stdio: Stdio,
+    pub(super) console: Option<Console>,
+    pub(super) size: (u16, u16),
+    pub(super) reply: Reply,
+}
+
+/// The shim of one container.
+#[derive(Debug)]
+pub struct Shim {
+    pub(super) setup: Setup,
+    pub(super) state: State,
+    pub(super) life: Life,
+    pub(super) sender: FifoSender,
+    pub(super) announcer: Announcer,
+    pub(super) stdio: Stdio,
+    pub(super) console: Option<Console>,
+    pub(super) log: Log,
+    pub(super) oom: Option<Oom>,
+    pub(super) executions: Vec<Execution>,
+    pub(super) commands: Vec<Running>,
+    pub(super) command_number: u64,
+    pub(super) leaving: Vec<Client>,
+    pub(super) connections: Vec<Connection>,
+    listener: Option<UnixListener>,
+    connection_number: u64,
+    signals: SignalFd,
+    pub(super) strangers: VecDeque<(i32, i32)>,
+    pub(super) stopping: Option<Stopping>,
+    pub(super) deferred: VecDeque<(u64, Ask, Vec<OwnedFd>)>,
+    pub(super) backoff: Backoff,
+    pub(super) is_mounted: bool,
+    pub(super) is_person_restart: bool,
+    pub(super) is_auto_restart: bool,
+    pub(super) replies_to_start: Vec<Reply>,
+}
+
+impl Shim {
+    /// A shim with the engine's first connection; begins the start.
+    pub fn new(setup: Setup, mut connection: Connection) -> Result<Self, String> {
+        let mask: SigSet =
+            [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+        // Blocked, not ignored: the runtime would inherit what is ignored.
+        mask.thread_block().map_err(|errno| errno.to_string())?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&mask, flags).map_err(|errno| errno.to_string())?;
+        std::fs::create_dir_all(&setup.run).map_err(|error| error.to_string())?;
+        let dir = std::fs::File::open(&setup.run).map_err(|error| error.to_string())?;
+        let listener =
+            console::listen(&dir.into(), &setup.run.join(SOCKET)).map_err(|error| error.to_string())?;
+        let sender = FifoSender::new(setup.fifo.clone());
+        let attach: Option<(Streams, Vec<OwnedFd>)> =
+            setup.attach.and_then(|streams| Some((streams, connection.take(streams.count())?)));
+        let state = State { shim: std::process::id().cast_signed(), boot: state::boot(), ..setup.state.clone() };
+        let mut shim = Shim {
+            state,
+            life: Life::Starting,
+            announcer: Announcer::new(sender.clone()),
+            sender,
+            stdio: Stdio::default(),
+            console: None,
+            log: Log::none(),
+            oom: None,
+            executions: Vec::new(),
+            commands: Vec::new(),
+            command_number: 0,
+            leaving: Vec::new(),
+            connections: vec![connection],
+            listener: Some(listener),
+            connection_number: 1,
+            signals,
+            strangers: VecDeque::new(),
+            stopping: None,
+            deferred: VecDeque::new(),
+            backoff: Backoff::new(),
+            is_mounted: false,
+            is_person_restart: setup.is_restart,
+            is_auto_restart: false,
+            replies_to_start: Vec::new(),
+            setup,
+        };
+        shim.state.restarts = 0;
+        shim.state.stopped_by_hand = false;
+        let namespace = rootfs::enter_namespace();
+        if let Some((streams, descriptors)) = attach {
+            match Client::new(streams, shim.setup.tty, descriptors, true) {
+                Ok(client) => {
+                    shim.stdio.clients.push(client);
+                    shim.announce("attach", &[]);
+                }
+                Err(reason) => {
+                    shim.fail_start(125, reason);
+                    return Ok(shim);
+                }
+            }
+        }
+        match namespace {
+            Ok(()) => shim.start(),
+            Err(reason) => shim.fail_start(125, reason),
+        }
+        Ok(shim)
+    }
+
+    /// Goes on to the end; gives the container's exit code.
+    pub fn run(mut self) -> u8 {
+        while !self.is_over() {
+            self.wait();
+            self.reap();
+            self.accept();
+            self.hear_engines();
+            self.take_terminals();
+            self.pump();
+            if self.oom.as_mut().is_some_and(|oom| oom.has_killed()) {
+                self.on_oom();
+            }
+            self.expire(Instant::now());
+            self.connections.iter_mut().for_each(Connection::flush);
+            self.connections.retain(|connection| connection.is_open);
+        }
+        self.close();
+        u8::try_from(self.state.exit_code).unwrap_or(255)
+    }
+
+    fn is_over(&self) -> bool {
+        match self.life {
+            Life::Ending(until) => {
+                let is_said = self.sender.spooled() == 0 && self.connections.iter().all(Connection::is_drained);
+                is_said || Instant::now() >= until
+            }
+            _ => false,
+        }
+    }
+
+    /// All is done; the loop ends when what was said has been heard.
+    pub(super) fn end(&mut self) {
+        self.life = Life::Ending(Instant::now() + LINGER);
+    }
+
+    /// The engine may start another shim now; clients that have not read all yet are still served.
+    fn close(&mut self) {
+        let _ = rootfs::tear_down(&self.setup.rootfs);
+        let _ = std::fs::remove_file(self.setup.run.join(SOCKET));
+        self.listener = None;
+        self.connections.clear();
+        while !self.leaving.is_empty() {
+            self.wait();
+            self.reap();
+            self.leaving.retain_mut(|client| !client.see_off());
+        }
+    }
+
+    /// Sleeps until something can be done.
+    fn wait(&mut self) {
+        let mut polls = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let mut want = |fd, flags| polls.push(PollFd::new(fd, flags));
+        let none = PollFlags::POLLIN;
+        self.listener.iter().for_each(|listener| want(listener.as_fd(), none));
+        self.oom.iter().for_each(|oom| want(oom.as_fd(), none));
+        self.console.iter().for_each(|console| want(console.as_fd(), none));
+        let mut is_busy = false;
+        for connection in &self.connections {
+            let (fd, flags) = connection.interest();
+            want(fd, flags);
+            is_busy |= connection.has_more();
+        }
+        for client in &self.leaving {
+            let (fd, flags) = client.control.interest();
+            want(fd, flags);
+            for sink in client.sinks.iter().flatten().filter(|sink| !sink.is_empty()) {
+                want(sink.as_fd(), PollFlags::POLLOUT);
+            }
+        }
+        if self.life != Life::Starting {
+            self.stdio.interest(&self.log, &mut want);
+        }
+        let nothing = Log::none();
+        for execution in &self.executions {
+            execution.console.iter().for_each(|console| want(console.as_fd(), none));
+            if execution.pid > 0 {
+                execution.stdio.interest(&nothing, &mut want);
+            }
+        }
+        let timeout = match self.deadline() {
+            _ if is_busy => PollTimeout::ZERO,
+            None => PollTimeout::NONE,
+            Some(at) => {
+                // Rounded up, or the last millisecond would be spent turning.
+                let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        let _ = poll(&mut polls, timeout);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let commands = self.commands.iter().filter(|command| !command.is_killed).map(|command| command.deadline);
+        let life = match self.life {
+            Life::Waiting(at) => Some(at),
+            Life::Ending(_) if self.listener.is_some() => Some(Instant::now() + LINGER_STEP),
+            _ => None,
+        };
+        commands.chain(life).chain(self.stopping.as_ref().and_then(|stopping| stopping.kill_at)).min()
+    }
+
+    /// Takes note of every process that has ended.
+    fn reap(&mut self) {
+        while let Ok(Some(_)) = self.signals.read_signal() {}
+        while let Some((pid, status)) = sys::reap() {
+            self.on_end_of(pid, status);
+        }
+    }
+
+    fn on_end_of(&mut self, pid: i32, status: i32) {
+        if let Some(at) = self.commands.iter().position(|command| command.pid == pid) {
+            let command = self.commands.swap_remove(at);
+            self.on_command(command, status == 0);
+        } else if pid == self.state.pid {
+            self.on_exit(status);
+        } else if let Some(at) = self.executions.iter().position(|execution| execution.pid == pid) {
+            self.on_execution_exit(at, status);
+        } else {
+            // It may be one whose id the runtime has not told yet.
+            self.strangers.push_back((pid, status));
+            if self.strangers.len() > STRANGERS_MAX || self.commands.is_empty() {
+                self.strangers.pop_front();
+            }
+        }
+    }
+
+    /// The exit of a process that ended before it was known.
+    pub(super) fn take_stranger(&mut self, pid: i32) -> Option<i32> {
+        let at = self.strangers.iter().position(|(stranger, _)| *stranger == pid)?;
+        self.strangers.remove(at).map(|(_, status)| status)
+    }
+
+    fn accept(&mut self) {
+        while let Some(Ok((stream, _))) = self.listener.as_ref().map(UnixListener::accept) {
+            let mut connection = Connection::new(stream, self.connection_number);
+            self.connection_number += 1;
+            connection.say(&Say::State(self.state.clone()));
+            self.connections.push(connection);
+        }
+    }
+
+    fn hear_engines(&mut self) {
+        for nth in 0..self.connections.len() {
+            let Some(connection) = self.connections.get_mut(nth) else { return };
+            connection.receive();
+            let number = connection.number;
+            while let Some(connection) = self.connections.get_mut(nth) {
+                let Ok(Some(ask)) = connection.next::<Ask>() else { break };
+                let descriptors = connection.take(super::asks::descriptors(&ask));
+                self.on_ask(number, ask, descriptors);
+            }
+        }
+    }
+
+    fn take_terminals(&mut self) {
+        let receive = |console: &mut Option<Console>| {
+            let master = console.as_mut()?.receive()?;
+            *console = None;
+            Some(master)
+        };
+        if let Some(master) = receive(&mut self.console) {
+            let _ = self.stdio.set_terminal(master, self.setup.size);
+        }
+        for execution in &mut self.executions {
+            if let Some(master) = receive(&mut execution.console) {
+                let _ = execution.stdio.set_terminal(master, execution.size);
+            }
+        }
+    }
+
+    fn pump(&mut self) {
+        if self.life != Life::Starting {
+            self.stdio.pump(&mut self.log, self.setup.open_stdin);
+        }
+        for execution in self.executions.iter_mut().filter(|execution| execution.pid > 0) {
+            execution.stdio.pump(&mut Log::none(), false);
+        }
+        let mut heard = Vec::new();
+        let all = std::iter::once((0, &mut self.stdio));
+        // One that is just starting has no process yet that could be meant: -1.
+        let of = |execution: &Execution| if execution.pid > 0 { execution.pid } else { -1 };
+        let all = all.chain(self.executions.iter_mut().map(|execution| (of(execution), &mut execution.stdio)));
+        for (pid, stdio) in all {
+            for mut client in std::mem::take(&mut stdio.clients) {
+                match hear_client(&mut client, pid, &mut heard) {
+                    true => stdio.clients.push(client),
+                    false => {
+                        if client.is_first && !client.control.is_open {
+                            stdio.close_stdin();
+                        }
+                        client.leave(Told::Detached);
+                        self.leaving.push(client);
+                        heard.push((pid, Control::Detach));
+                    }
+                }
+            }
+        }
+        for (pid, control) in heard {
+            self.on_control(pid, control);
+        }
+        self.leaving.retain_mut(|client| !client.see_off());
+    }
+
+    fn expire(&mut self, now: Instant) {
+        for command in self.commands.iter_mut().filter(|command| !command.is_killed && command.deadline <= now) {
+            command.is_killed = true;
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(command.pid), Signal::SIGKILL);
+        }
+        if let Some(stopping) = &mut self.stopping
+            && stopping.kill_at.is_some_and(|at| at <= now)
+        {
+            stopping.kill_at = None;
+            self.kill_and_announce(Signal::SIGKILL as i32);
+        }
+        if matches!(self.life, Life::Waiting(at) if at <= now) {
+            self.start();
+        }
+    }
+
+    /// Says what happened to the container.
+    pub(super) fn announce(&self, action: &str, facts: &[(&str, &str)]) {
+        self.announcer.container(action, &self.setup.identity, self.state.pid, facts);
+    }
+
+    /// Writes the state down, and tells it to all.
+    pub(super) fn save(&mut self) {
+        if let Err(error) = state::write(&self.setup.dir, &self.state)
+            && self.state.error.is_empty()
+        {
+            self.state.error = format!("cannot write the state in {}: {error}", self.setup.dir.display());
+        }
+    }
+
+    /// Tells the state to all who are connected.
+    pub(super) fn tell(&mut self) {
+        for connection in &mut self.connections {
+            connection.say(&Say::State(self.state.clone()));
+        }
+    }
+
+    /// Answers an ask.
+    pub(super) fn reply(&mut self, reply: Reply, result: Result<String, (u8, String)>) {
+        let Some((to, number)) = reply else { return };
+        if let Some(connection) = self.connections.iter_mut().find(|connection| connection.number == to) {
+            connection.say(&Say::Reply { number, result });
+        }
+    }
+
+    /// Runs a command of the runtime.
+    pub(super) fn command(&mut self, purpose: Purpose, words: &[&str], standard: Standard) -> Result<(), String> {
+        let words = words.iter().map(OsString::from).collect();
+        self.command_number += 1;
+        let command = Running::spawn(&self.setup, self.command_number, purpose, words, standard);
+        self.commands.push(command.map_err(|error| error.to_string())?);
+        Ok(())
+    }
+}
+
+/// Reads what a client says; false if it leaves.
+fn hear_client(client: &mut Client, pid: i32, heard: &mut Vec<(i32, Control)>) -> bool {
+    client.control.receive();
+    while let Ok(Some(control)) = client.control.next::<Control>() {
+        match control {
+            Control::Detach => return false,
+            other => heard.push((pid, other)),
+        }
+    }
+    client.control.flush();
+    client.control.is_open
+}

@@ -1,0 +1,109 @@
+//! The journald log: one datagram a line, in the native protocol, with the fields of docker's driver.
+//!
+//! systemd.journal-fields(7), and "Native Journal Protocol". A journal that is behind holds its container back;
+//! one that is not there loses lines, which [`Journal::lost`] counts.
+
+use sampan_ipc::shim::Identity;
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::os::unix::net::UnixDatagram;
+
+/// Where journald listens.
+const SOCKET: &str = "/run/systemd/journal/socket";
+
+/// A connection to the journal.
+#[derive(Debug)]
+pub struct Journal {
+    pub(super) socket: UnixDatagram,
+    prefix: Vec<u8>,
+    queue: VecDeque<Vec<u8>>,
+    lost: u64,
+}
+
+impl Journal {
+    /// Connects.
+    pub fn open(identity: &Identity, tag: &str) -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        socket.connect(SOCKET)?;
+        Ok(Journal { socket, prefix: prefix(identity, tag), queue: VecDeque::new(), lost: 0 })
+    }
+
+    /// Queues a line, or a part of one.
+    pub fn add(&mut self, line: &[u8], is_end: bool, is_error: bool) {
+        self.queue.push_back(message(&self.prefix, line, is_end, is_error));
+        self.flush();
+    }
+
+    /// Sends what waits, as far as the journal takes it.
+    pub fn flush(&mut self) {
+        while let Some(message) = self.queue.front() {
+            match self.socket.send(message) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                // journald was started again: its socket is another one now.
+                Err(_) if self.socket.connect(SOCKET).is_ok() && self.socket.send(message).is_ok() => {}
+                Err(_) => self.lost += 1,
+                Ok(_) => {}
+            }
+            self.queue.pop_front();
+        }
+        self.queue = VecDeque::new();
+    }
+
+    /// True while lines wait for the journal.
+    pub fn is_behind(&self) -> bool {
+        !self.queue.is_empty()
+    }
+}
+
+/// What every message of the container begins with.
+fn prefix(identity: &Identity, tag: &str) -> Vec<u8> {
+    let short = identity.id.get(..12).unwrap_or(&identity.id);
+    let mut out = Vec::new();
+    for (name, value) in [
+        ("CONTAINER_ID", short),
+        ("CONTAINER_ID_FULL", &identity.id),
+        ("CONTAINER_NAME", &identity.name),
+        ("CONTAINER_TAG", tag),
+        ("IMAGE_NAME", &identity.image),
+        ("SYSLOG_IDENTIFIER", tag),
+    ] {
+        field(&mut out, name, value.as_bytes());
+    }
+    out
+}
+
+fn message(prefix: &[u8], line: &[u8], is_end: bool, is_error: bool) -> Vec<u8> {
+    let mut out = prefix.to_vec();
+    field(&mut out, "PRIORITY", if is_error { b"3" } else { b"6" });
+    if !is_end {
+        field(&mut out, "CONTAINER_PARTIAL_MESSAGE", b"true");
+    }
+    field(&mut out, "MESSAGE", line);
+    out
+}
+
+/// Always in the form with a length, so that no value can pass for another field.
+fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.push(b'\n');
+    out.extend_from_slice(&(value.len() as u64).to_le_bytes());
+    out.extend_from_slice(value);
+    out.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_with_line_ends_stays_one_field() {
+        let identity = Identity { id: "0123456789abcdef".into(), ..Identity::default() };
+        let bytes = message(&prefix(&identity, "a\nPRIORITY=0"), b"x", false, true);
+        let tag = [&b"CONTAINER_TAG\n\x0c\0\0\0\0\0\0\0"[..], b"a\nPRIORITY=0\n"].concat();
+        assert!(bytes.windows(tag.len()).any(|window| window == tag));
+        assert!(bytes.starts_with(b"CONTAINER_ID\n\x0c\0\0\0\0\0\0\x000123456789ab\n"));
+        assert!(bytes.ends_with(b"MESSAGE\n\x01\0\0\0\0\0\0\0x\n"));
+    }
+}

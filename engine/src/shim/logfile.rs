@@ -1,0 +1,206 @@
+//! The json-file log: one object a line, byte for byte as docker's driver of that name writes it.
+//!
+//! One write for what one read brought, so that a crash loses no whole line. Rotated by rename when it is full.
+
+use sampan_ipc::shim::Log;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// A log file, open for appending.
+#[derive(Debug)]
+pub struct LogFile {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    bytes_max: u64,
+    files_max: u32,
+    pending: Vec<u8>,
+}
+
+impl LogFile {
+    /// Opens or makes the file at `path`. A symbolic link is refused.
+    pub fn open(path: &Path, bytes_max: u64, files_max: u32) -> io::Result<Self> {
+        let file = append(path)?;
+        let bytes = file.metadata()?.len();
+        Ok(LogFile { path: path.to_owned(), file, bytes, bytes_max, files_max, pending: Vec::new() })
+    }
+
+    /// Adds a line, or a part of one, to what the next [`LogFile::flush`] writes.
+    pub fn add(&mut self, line: &[u8], is_end: bool, stream: &str, time: &str) -> io::Result<()> {
+        if self.bytes_max > 0 && self.bytes + self.pending.len() as u64 >= self.bytes_max {
+            self.flush()?;
+            self.rotate()?;
+        }
+        let out = &mut self.pending;
+        out.extend_from_slice(b"{\"log\":\"");
+        escape(line, out);
+        out.extend_from_slice(if is_end { b"\\n\",\"stream\":\"" } else { b"\",\"stream\":\"" });
+        out.extend_from_slice(stream.as_bytes());
+        out.extend_from_slice(b"\",\"time\":\"");
+        out.extend_from_slice(time.as_bytes());
+        out.extend_from_slice(b"\"}\n");
+        Ok(())
+    }
+
+    /// Writes what was added.
+    pub fn flush(&mut self) -> io::Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        self.bytes += pending.len() as u64;
+        self.file.write_all(&pending)
+    }
+
+    /// `path` becomes `path.1`, that `path.2`, and so on; the oldest goes.
+    fn rotate(&mut self) -> io::Result<()> {
+        let numbered = |nth: u32| {
+            let mut name = self.path.clone().into_os_string();
+            name.push(format!(".{nth}"));
+            PathBuf::from(name)
+        };
+        for nth in (1..self.files_max.saturating_sub(1)).rev() {
+            rename_if_there(&numbered(nth), &numbered(nth + 1))?;
+        }
+        if self.files_max > 1 {
+            rename_if_there(&self.path, &numbered(1))?;
+        } else {
+            std::fs::remove_file(&self.path)?;
+        }
+        self.file = append(&self.path)?;
+        self.bytes = 0;
+        Ok(())
+    }
+}
+
+/// The log that `setup` names, if it is a json-file.
+pub fn of(setup: &Log) -> Option<io::Result<LogFile>> {
+    match setup {
+        Log::JsonFile { path, max_bytes, max_files } => Some(LogFile::open(path, *max_bytes, *max_files)),
+        _ => None,
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
+fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
+    match std::fs::rename(from, to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The bytes of a JSON string: what is no UTF-8 becomes U+FFFD, a letter for a byte; `<`, `>` and `&` are escaped
+/// as Go does.
+fn escape(bytes: &[u8], out: &mut Vec<u8>) {
+    for chunk in bytes.utf8_chunks() {
+        escape_text(chunk.valid(), out);
+        for _ in chunk.invalid() {
+            out.extend_from_slice(b"\\ufffd");
+        }
+    }
+}
+
+fn escape_text(text: &str, out: &mut Vec<u8>) {
+    for letter in text.chars() {
+        match letter {
+            '"' => out.extend_from_slice(b"\\\""),
+            '\\' => out.extend_from_slice(b"\\\\"),
+            '\n' => out.extend_from_slice(b"\\n"),
+            '\r' => out.extend_from_slice(b"\\r"),
+            '\0'..='\x1f' | '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
+                out.extend_from_slice(format!("\\u{:04x}", letter as u32).as_bytes());
+            }
+            _ => out.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+}
+
+/// RFC 3339 in UTC with up to nine digits and no trailing zeros, as Go's RFC3339Nano has it.
+pub fn utc(nanos: i64) -> String {
+    let (seconds, fraction) = (nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000));
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let (year, month, day) = date(days);
+    let mut text = format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}",
+        second / 3600,
+        second / 60 % 60,
+        second % 60
+    );
+    if fraction != 0 {
+        text += format!(".{fraction:09}").trim_end_matches('0');
+    }
+    text + "Z"
+}
+
+/// Year, month and day of a day counted from 1970-01-01. Howard Hinnant, "chrono-Compatible Low-Level Date
+/// Algorithms", civil_from_days.
+fn date(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let era = days.div_euclid(146_097);
+    let of_era = days.rem_euclid(146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    (year + era * 400 + i64::from(month <= 2), month, of_year - (153 * shifted + 2) / 5 + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_as_go_writes_them() {
+        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc(1_000_000_010), "1970-01-01T00:00:01.00000001Z");
+        assert_eq!(utc(1_709_210_096_120_000_000), "2024-02-29T12:34:56.12Z");
+        assert_eq!(utc(-1), "1969-12-31T23:59:59.999999999Z");
+        assert_eq!(utc(4_102_444_799_000_000_001), "2099-12-31T23:59:59.000000001Z");
+    }
+
+    #[test]
+    fn a_line_is_escaped_as_docker_does_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("log");
+        let mut log = LogFile::open(&path, 0, 0).expect("opened");
+        log.add(b"a\t\"\\\xff\xe2\x82<\xc3\xa9\r\x1b", true, "stdout", "T").expect("added");
+        log.add(b"part", false, "stderr", "T").expect("added");
+        log.flush().expect("written");
+        let expected = concat!(
+            r#"{"log":"a\u0009\"\\\ufffd\ufffd\ufffd\u003cé\r\u001b\n","stream":"stdout","time":"T"}"#,
+            "\n",
+            r#"{"log":"part","stream":"stderr","time":"T"}"#,
+            "\n"
+        );
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), expected);
+    }
+
+    #[test]
+    fn a_full_file_is_rotated_and_only_so_many_are_kept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("log");
+        let mut log = LogFile::open(&path, 100, 3).expect("opened");
+        for nth in 0..20 {
+            log.add(format!("line {nth}").as_bytes(), true, "stdout", "T").expect("added");
+        }
+        log.flush().expect("written");
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir.path()).expect("read").map(|e| e.expect("read").file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["log", "log.1", "log.2"]);
+        let last = |name: &str| {
+            let text = std::fs::read_to_string(dir.path().join(name)).expect("read");
+            text.lines().last().map(str::to_owned).unwrap_or_default()
+        };
+        assert!(last("log").contains("line 19") && last("log.1").contains("line 17"), "{}", last("log.1"));
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_log_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::os::unix::fs::symlink("/etc/hostname", dir.path().join("log")).expect("a link");
+        assert!(LogFile::open(&dir.path().join("log"), 0, 0).is_err());
+    }
+}

@@ -1,0 +1,114 @@
+//! When the kernel has killed something in the container for memory: cgroup v1's eventfd, v2's memory.events.
+//!
+//! Linux, admin-guide/cgroup-v1/memory.rst (oom_control) and cgroup-v2.rst (memory.events).
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use std::fs::{self, File};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+/// Watches the memory cgroup of one run.
+#[derive(Debug)]
+pub struct Oom {
+    source: Source,
+    counter: PathBuf,
+    seen: u64,
+}
+
+#[derive(Debug)]
+enum Source {
+    V1(EventFd),
+    V2(Inotify),
+}
+
+impl Oom {
+    /// Watches the cgroup that `pid` is in; `None` where there is no memory cgroup.
+    pub fn watch(pid: i32) -> Option<Self> {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        let v1 = group(&groups, |names| names.split(',').any(|name| name == "memory"));
+        match v1.and_then(|path| place(&mounts, "cgroup", "memory", path)) {
+            Some(dir) => Self::watch_v1(&dir),
+            None => Self::watch_v2(&place(&mounts, "cgroup2", "", group(&groups, str::is_empty)?)?),
+        }
+    }
+
+    fn watch_v1(dir: &Path) -> Option<Self> {
+        let counter = dir.join("memory.oom_control");
+        let (control, event) = (File::open(&counter).ok()?, EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).ok()?);
+        let words = format!("{} {}", event.as_fd().as_raw_fd(), control.as_raw_fd());
+        fs::write(dir.join("cgroup.event_control"), words).ok()?;
+        Some(Oom { source: Source::V1(event), seen: kills(&counter).unwrap_or(0), counter })
+    }
+
+    fn watch_v2(dir: &Path) -> Option<Self> {
+        let counter = dir.join("memory.events");
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
+        inotify.add_watch(&counter, AddWatchFlags::IN_MODIFY).ok()?;
+        Some(Oom { source: Source::V2(inotify), seen: kills(&counter)?, counter })
+    }
+
+    /// What to wait on.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.source {
+            Source::V1(event) => event.as_fd(),
+            Source::V2(inotify) => inotify.as_fd(),
+        }
+    }
+
+    /// True if something was killed since it was last asked.
+    pub fn has_killed(&mut self) -> bool {
+        match &self.source {
+            Source::V1(event) => drop(event.read()),
+            Source::V2(inotify) => drop(inotify.read_events()),
+        }
+        let Some(count) = kills(&self.counter) else { return false };
+        let is_more = count > self.seen;
+        self.seen = count;
+        is_more
+    }
+}
+
+fn kills(counter: &Path) -> Option<u64> {
+    let text = fs::read_to_string(counter).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
+}
+
+/// The path in the hierarchy whose controllers fit. cgroups(7), "/proc/PID/cgroup".
+fn group<'a>(text: &'a str, fits: impl Fn(&str) -> bool) -> Option<&'a str> {
+    text.lines().find_map(|line| {
+        let (names, path) = line.split_once(':')?.1.split_once(':')?;
+        fits(names).then_some(path)
+    })
+}
+
+/// Where that path is mounted. proc_pid_mountinfo(5).
+fn place(mounts: &str, kind: &str, option: &str, path: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let mut words = before.split(' ').skip(3);
+        let (root, target) = (words.next()?, words.next()?);
+        let mut after = after.split(' ');
+        let fits = after.next()? == kind && (option.is_empty() || after.nth(1)?.split(',').any(|word| word == option));
+        let below = if root == "/" { path } else { path.strip_prefix(root)? };
+        fits.then(|| Path::new(target).join(below.trim_start_matches('/')))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_is_found_in_either_version() {
+        let mounts = "30 25 0:26 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n\
+                      31 25 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let groups = "4:memory:/a/b\n0::/c\n";
+        let v1 = group(groups, |names| names.split(',').any(|name| name == "memory")).expect("there");
+        assert_eq!(place(mounts, "cgroup", "memory", v1), Some("/sys/fs/cgroup/memory/a/b".into()));
+        let v2 = group(groups, str::is_empty).expect("there");
+        assert_eq!(place(mounts, "cgroup2", "", v2), Some("/sys/fs/cgroup/unified/c".into()));
+        assert_eq!(place("bad\n - \n", "cgroup", "memory", "/"), None);
+    }
+}

@@ -1,0 +1,45 @@
+//! How a shim becomes a process of its own: setup from stdin, fork, session, subreaper, no terminal.
+
+use super::connection::Connection;
+use crate::sys;
+use nix::sys::prctl;
+use sampan_ipc::shim::{Setup, VERSION};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// How long the engine may take to send the first frame.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Reads the setup and goes on in the background; `None` in the process that the engine waits for.
+pub fn begin() -> io::Result<Option<(Setup, Connection)>> {
+    let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut connection = Connection::new(stream, 0);
+    let deadline = Instant::now() + SETUP_TIMEOUT;
+    let setup: Setup = loop {
+        if let Some(setup) = connection.next()? {
+            break setup;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || !connection.wait(left) || !connection.receive() {
+            return Err(io::Error::other("no setup came on the standard input"));
+        }
+    };
+    if setup.version != VERSION {
+        return Err(io::Error::other(format!("setup is of version {}, expected {VERSION}", setup.version)));
+    }
+    if !sys::fork()? {
+        return Ok(None);
+    }
+    nix::unistd::setsid()?;
+    prctl::set_child_subreaper(true)?;
+    prctl::set_name(c"sampan-shim")?;
+    std::env::set_current_dir("/")?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    for standard in 0..3 {
+        sys::replace_standard(null.as_fd(), standard)?;
+    }
+    Ok(Some((setup, connection)))
+}

@@ -1,0 +1,182 @@
+//! A container's start: mount, runtime, process id, state, and who is told, in that order. docs/run.md.
+
+use super::event_loop::{Execution, Life, Shim};
+use super::console::Console;
+use super::log::Log;
+use super::oom::Oom;
+use super::runtime::{Purpose, Running};
+use super::{notify, rootfs, state};
+use sampan_ipc::container::{Phase, Told};
+use sampan_ipc::time;
+use std::path::Path;
+
+impl Shim {
+    /// Begins a start; [`Shim::on_started`] or [`Shim::fail_start`] follows.
+    pub(super) fn start(&mut self) {
+        self.life = Life::Starting;
+        if let Err(reason) = self.try_start() {
+            self.fail_start(125, reason);
+        }
+    }
+
+    fn try_start(&mut self) -> Result<(), String> {
+        if !self.is_mounted {
+            rootfs::set_up(&self.setup.rootfs)?;
+            self.is_mounted = true;
+        }
+        if self.log.is_none() {
+            self.log = Log::open(&self.setup.log, &self.setup.identity)
+                .map_err(|error| format!("cannot open the log: {error}"))?;
+        }
+        let pidfile = self.setup.run.join("pid");
+        let _ = std::fs::remove_file(&pidfile);
+        let bundle = self.setup.bundle.to_string_lossy().into_owned();
+        let (pidfile, id) = (pidfile.to_string_lossy().into_owned(), self.setup.identity.id.clone());
+        let mut words = vec!["run", "-d", "--bundle", &bundle, "--pid-file", &pidfile];
+        let address;
+        let mut standard = [None, None, None];
+        if self.setup.tty {
+            let console = Console::listen(&self.setup.run, "console").map_err(|error| error.to_string())?;
+            address = console.address().to_string_lossy().into_owned();
+            self.console = Some(console);
+            words.extend(["--console-socket", &address]);
+        } else {
+            let with_stdin = self.setup.open_stdin || self.stdio.clients.iter().any(|client| client.stdin.is_some());
+            standard = self.stdio.make_pipes(with_stdin, true).map_err(|error| format!("cannot make pipes: {error}"))?;
+        }
+        words.push(&id);
+        self.command(Purpose::Start, &words, standard)
+    }
+
+    /// The runtime has made the container, or has not.
+    pub(super) fn on_start_command(&mut self, command: &Running, is_done: bool) {
+        if !is_done {
+            let (status, reason) = command.reason();
+            return self.fail_start(status, reason);
+        }
+        match read_pid(&self.setup.run.join("pid")) {
+            Some(pid) => self.on_started(pid),
+            None => self.fail_start(125, "the OCI runtime wrote no process id".to_owned()),
+        }
+    }
+
+    fn on_started(&mut self, pid: i32) {
+        self.life = Life::Alive;
+        self.take_terminal();
+        self.state.phase = Phase::Running;
+        self.state.pid = pid;
+        self.state.started = time::now();
+        self.state.error.clear();
+        self.state.oom_killed = false;
+        self.state.is_announced = false;
+        if self.is_auto_restart {
+            self.state.restarts += 1;
+        }
+        self.save();
+        if let Some(path) = &self.setup.pidfile {
+            let _ = state::replace(path, format!("{pid}\n").as_bytes(), 0o644);
+        }
+        if let Some(socket) = &self.setup.notify {
+            notify::ready(socket);
+        }
+        for client in &mut self.stdio.clients {
+            client.control.say(&Told::Started(pid));
+        }
+        self.announce("start", &[]);
+        if std::mem::take(&mut self.is_person_restart) {
+            self.announce("restart", &[]);
+        } else if std::mem::take(&mut self.is_auto_restart) {
+            let count = self.state.restarts.to_string();
+            self.announce("restart", &[("restartCount", &count)]);
+        }
+        self.tell();
+        for reply in std::mem::take(&mut self.replies_to_start) {
+            self.reply(reply, Ok(String::new()));
+        }
+        self.oom = Oom::watch(pid);
+        if let Some(status) = self.take_stranger(pid) {
+            self.on_exit(status);
+        }
+        self.do_deferred();
+    }
+
+    /// A start has failed: told to all, and what the runtime has made of it goes.
+    pub(super) fn fail_start(&mut self, status: u8, reason: String) {
+        self.stdio.abandon();
+        self.console = None;
+        self.state.phase = if self.state.started == 0 { Phase::Created } else { Phase::Exited };
+        self.state.pid = 0;
+        self.state.exit_code = i32::from(status);
+        self.state.error = reason.clone();
+        self.state.finished = time::now();
+        self.state.is_announced = true;
+        self.save();
+        for mut client in std::mem::take(&mut self.stdio.clients) {
+            client.leave(Told::Failed(status, reason.clone()));
+            self.leaving.push(client);
+        }
+        for reply in std::mem::take(&mut self.replies_to_start) {
+            self.reply(reply, Err((status, reason.clone())));
+        }
+        self.life = Life::Deleting;
+        self.delete(true);
+        self.do_deferred();
+    }
+
+    fn take_terminal(&mut self) {
+        if let Some(master) = self.console.as_mut().and_then(Console::receive) {
+            let _ = self.stdio.set_terminal(master, self.setup.size);
+        }
+        self.console = None;
+    }
+
+    /// The runtime has started an execution, or has not.
+    pub(super) fn on_exec_command(&mut self, id: &str, command: &Running, is_done: bool) {
+        let Some(at) = self.executions.iter().position(|execution| execution.id == id) else { return };
+        let files = ["json", "pid"].map(|kind| self.setup.run.join(format!("exec.{id}.{kind}")));
+        let pid = if is_done { read_pid(&files[1]) } else { None };
+        files.iter().for_each(|file| drop(std::fs::remove_file(file)));
+        match pid {
+            Some(pid) => self.on_execution_started(at, pid),
+            None => {
+                let (status, reason) = command.reason();
+                let execution = self.executions.remove(at);
+                self.fail_execution(execution, status, reason);
+            }
+        }
+    }
+
+    fn on_execution_started(&mut self, at: usize, pid: i32) {
+        let Some(execution) = self.executions.get_mut(at) else { return };
+        execution.pid = pid;
+        if let Some(master) = execution.console.as_mut().and_then(Console::receive) {
+            let _ = execution.stdio.set_terminal(master, execution.size);
+        }
+        execution.console = None;
+        for client in &mut execution.stdio.clients {
+            client.control.say(&Told::Started(pid));
+        }
+        let (id, reply, words) = (execution.id.clone(), execution.reply.take(), execution.words.clone());
+        self.announce(&format!("exec_start: {words}"), &[("execID", &id)]);
+        self.reply(reply, Ok(id));
+        if let Some(status) = self.take_stranger(pid)
+            && let Some(at) = self.executions.iter().position(|execution| execution.pid == pid)
+        {
+            self.on_execution_exit(at, status);
+        }
+    }
+
+    /// An execution could not be started.
+    pub(super) fn fail_execution(&mut self, mut execution: Execution, status: u8, reason: String) {
+        self.announce("exec_die", &[("exitCode", &status.to_string()), ("execID", &execution.id)]);
+        self.reply(execution.reply.take(), Err((status, reason.clone())));
+        for mut client in std::mem::take(&mut execution.stdio.clients) {
+            client.leave(Told::Failed(status, reason.clone()));
+            self.leaving.push(client);
+        }
+    }
+}
+
+fn read_pid(path: &Path) -> Option<i32> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok().filter(|pid| *pid > 1)
+}

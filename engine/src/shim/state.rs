@@ -1,0 +1,31 @@
+//! The state file: written beside and renamed, so that a reader sees the old one or the new one, whole.
+
+use sampan_ipc::shim::{STATE, State};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Replaces the state in `dir`.
+///
+/// Not synced: after power loss the state is of another boot, and the engine knows what that means.
+pub fn write(dir: &Path, state: &State) -> io::Result<()> {
+    let bytes = state.encode().map_err(io::Error::other)?;
+    replace(&dir.join(STATE), &bytes, 0o600)
+}
+
+/// Replaces the file at `path` by `bytes`.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".tmp");
+    let temporary = Path::new(&name);
+    let _ = std::fs::remove_file(temporary);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(temporary)?;
+    file.write_all(bytes)?;
+    std::fs::rename(temporary, path)
+}
+
+/// The identity of this boot. random(4).
+pub fn boot() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}

@@ -1,0 +1,405 @@
+//! A whole installation that runs containers, for tests: monitord, engine, shims, an image with busybox.
+//!
+//! Speaks the engine's protocol itself, so that what the command line adds is not in the way. Removes all that it made.
+
+use crate::host::{Host, PATIENCE, need_root, wait_until};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use sampan_ipc::Event;
+use sampan_ipc::container::{Control, Create, Streams, Summary, Told};
+use sampan_ipc::engine::{Answer, Failure, Import, Opening, Request, Start, VERSION};
+use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
+use std::fs::{self, File};
+use std::io::{IoSlice, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Stdio};
+
+/// The image that [`Containers::new`] makes.
+pub const IMAGE: &str = "docker.io/library/box:1";
+
+/// An installation with monitord, an engine and one image.
+pub struct Containers {
+    /// Its directory, and its monitord.
+    pub host: Host,
+    engine: Option<Child>,
+}
+
+impl Containers {
+    /// With no configuration.
+    pub fn new() -> Self {
+        Containers::configured("")
+    }
+
+    /// With an `[engine]` table.
+    pub fn configured(table: &str) -> Self {
+        need_root();
+        let mut containers = Containers { host: Host::with_monitord(&[]), engine: None };
+        fs::write(containers.host.path("sampan.toml"), format!("[engine]\n{table}\n")).expect("written");
+        containers.start_engine();
+        containers.import();
+        containers
+    }
+
+    /// Starts the engine, and waits until it answers.
+    pub fn start_engine(&mut self) {
+        let log = File::options().create(true).append(true).open(self.host.path("engine.log"));
+        let mut command = self.host.command("sampan-engine");
+        command.arg("--config").arg(self.host.path("sampan.toml")).env("SAMPAN_LOG", "debug");
+        command.stdout(Stdio::null()).stderr(log.expect("a log"));
+        self.engine = Some(command.spawn().expect("sampan-engine: build the workspace first"));
+        let socket = self.host.path("run/engine.sock");
+        wait_until("the engine to listen", || self.log(), || UnixStream::connect(&socket).is_ok());
+        assert!(matches!(self.ask(Request::Info).first(), Some(Answer::Info(_))), "{}", self.log());
+    }
+
+    /// kill -9.
+    pub fn kill_engine(&mut self) {
+        let mut engine = self.engine.take().expect("it runs");
+        engine.kill().expect("killed");
+        engine.wait().expect("ours");
+    }
+
+    /// Its process id.
+    pub fn engine_pid(&self) -> i32 {
+        self.engine.as_ref().map_or(0, |engine| i32::try_from(engine.id()).expect("a pid"))
+    }
+
+    fn import(&self) {
+        let mut tar = tar::Builder::new(Vec::new());
+        let busybox = fs::read("/bin/busybox").expect("Debian's package busybox-static");
+        for dir in ["bin/", "etc/", "tmp/", "root/", "proc/", "sys/", "dev/"] {
+            let mut header = header(tar::EntryType::Directory, if dir == "tmp/" { 0o1777 } else { 0o755 }, 0);
+            tar.append_data(&mut header, dir, &[][..]).expect("to memory");
+        }
+        let mut head = header(tar::EntryType::Regular, 0o755, busybox.len());
+        tar.append_data(&mut head, "bin/busybox", busybox.as_slice()).expect("to memory");
+        for name in APPLETS.split_whitespace() {
+            let mut head = header(tar::EntryType::Symlink, 0o777, 0);
+            tar.append_link(&mut head, format!("bin/{name}"), "busybox").expect("to memory");
+        }
+        for (name, text) in [
+            ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nann:x:1000:1001:Ann:/home/ann:/bin/sh\n"),
+            ("etc/group", "root:x:0:\nann:x:1001:\nwheel:x:10:ann\n"),
+        ] {
+            let mut head = header(tar::EntryType::Regular, 0o644, text.len());
+            tar.append_data(&mut head, name, text.as_bytes()).expect("to memory");
+        }
+        let path = self.host.path("box.tar");
+        fs::write(&path, tar.into_inner().expect("to memory")).expect("written");
+        let file = File::open(path).expect("opened");
+        let env = vec!["PATH=/bin".to_owned(), "FROM_IMAGE=yes".to_owned()];
+        let labels = vec![("of".to_owned(), "image".to_owned())];
+        let import = Import {
+            reference: IMAGE.to_owned(),
+            layers: 1,
+            cmd: vec!["sh".to_owned()],
+            env,
+            labels,
+            ..Import::default()
+        };
+        let answers = self.ask_with(Request::Import(import), &[file.as_raw_fd()]);
+        assert!(matches!(answers.last(), Some(Answer::Done(_))), "{answers:?}\n{}", self.log());
+    }
+
+    /// What engine and monitord have logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.host.path("engine.log")).unwrap_or_default() + &self.host.logs()
+    }
+
+    /// All answers to one request.
+    pub fn ask(&self, request: Request) -> Vec<Answer> {
+        self.ask_with(request, &[])
+    }
+
+    /// The same, with descriptors.
+    pub fn ask_with(&self, request: Request, fds: &[RawFd]) -> Vec<Answer> {
+        answers(self.send(request, fds))
+    }
+
+    /// Sends a request; its answers are not awaited.
+    pub fn send(&self, request: Request, fds: &[RawFd]) -> UnixStream {
+        let socket = UnixStream::connect(self.host.path("run/engine.sock")).expect("connected");
+        socket.set_read_timeout(Some(PATIENCE)).expect("set");
+        let bytes = frame::encode(&Opening { version: VERSION, request }).expect("small");
+        let rights = [nix::sys::socket::ControlMessage::ScmRights(fds)];
+        let rights = if fds.is_empty() { &[] } else { rights.as_slice() };
+        let flags = nix::sys::socket::MsgFlags::empty();
+        let parts = [IoSlice::new(&bytes)];
+        let sent = nix::sys::socket::sendmsg::<()>(socket.as_raw_fd(), &parts, rights, flags, None);
+        let sent = sent.expect("sent");
+        (&socket).write_all(&bytes[sent..]).expect("sent");
+        socket
+    }
+
+    /// Asks for something that must succeed.
+    pub fn ok(&self, request: Request) -> Vec<Answer> {
+        let text = format!("{request:?}");
+        let answers = self.ask(request);
+        assert!(matches!(answers.last(), Some(Answer::Done(_))), "{text}: {answers:?}\n{}", self.log());
+        answers
+    }
+
+    /// Asks for something that must fail.
+    pub fn fails(&self, request: Request) -> Failure {
+        let text = format!("{request:?}");
+        match self.ask(request).pop() {
+            Some(Answer::Error(failure)) => failure,
+            other => panic!("{text}: {other:?}\n{}", self.log()),
+        }
+    }
+
+    /// Makes a container; its id.
+    pub fn create(&self, create: Create) -> String {
+        match self.ok(Request::Create(Box::new(create))).remove(0) {
+            Answer::Container { id, .. } => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Makes a container that runs `words` in a shell.
+    pub fn create_sh(&self, name: &str, script: &str) -> String {
+        self.create(sh(name, script))
+    }
+
+    /// Starts a container without a client.
+    pub fn start(&self, container: &str) {
+        self.ok(Request::Start(Start { container: container.to_owned(), ..Start::default() }));
+    }
+
+    /// Makes a container, starts it with a client, and waits for its end: exit code, stdout, stderr.
+    pub fn run(&self, create: Create, input: &[u8]) -> (Told, String, String) {
+        let id = self.create(create);
+        let attached = self.attach_start(&id);
+        attached.to_end(input)
+    }
+
+    /// Starts a container with a client at all three streams.
+    pub fn attach_start(&self, id: &str) -> Attached {
+        let (attached, theirs) = Attached::new();
+        let streams = Streams { stdin: true, stdout: true, stderr: true };
+        let fds: Vec<RawFd> = theirs.iter().map(AsRawFd::as_raw_fd).collect();
+        let start = Start { container: id.to_owned(), attach: Some(streams), ..Start::default() };
+        // The answer says whether it has started; the control socket says so too.
+        let answers = self.ask_with(Request::Start(start), &fds);
+        drop(theirs);
+        assert!(matches!(answers.last(), Some(Answer::Done(_) | Answer::Error(_))), "{answers:?}");
+        attached
+    }
+
+    /// What the list says of a container; `None` if there is none.
+    pub fn summary(&self, container: &str) -> Option<Summary> {
+        let listing = sampan_ipc::container::Listing { all: true, ..Default::default() };
+        let all = self.ok(Request::Containers(listing)).into_iter().flat_map(|answer| match answer {
+            Answer::Containers(part) => part,
+            _ => Vec::new(),
+        });
+        all.into_iter().find(|summary| summary.name == container || summary.id == container)
+    }
+
+    /// Waits until the list says this of a container.
+    pub fn await_summary(&self, container: &str, what: &str, is: impl Fn(&Summary) -> bool) {
+        let seen = || format!("{:?}\n{}", self.summary(container), self.log());
+        wait_until(what, seen, || self.summary(container).is_some_and(|summary| is(&summary)));
+    }
+
+    /// Waits until there is no such container.
+    pub fn await_gone(&self, container: &str) {
+        wait_until("the container to go", || self.log(), || self.summary(container).is_none());
+    }
+
+    /// Actions of all events of a container so far, in order; `last` is waited for.
+    pub fn events(&self, id: &str, last: &str) -> Vec<Event> {
+        let mut subscriber = self.host.follow_from(0);
+        let all = subscriber.until(|event| event.id == id && event.action == last);
+        all.into_iter().filter(|event| event.id == id).collect()
+    }
+
+    /// The words of [`Containers::events`].
+    pub fn actions(&self, id: &str, last: &str) -> Vec<String> {
+        self.events(id, last).into_iter().map(|event| event.action).collect()
+    }
+}
+
+impl Default for Containers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Containers {
+    fn drop(&mut self) {
+        if let Some(mut engine) = self.engine.take() {
+            let _ = engine.kill();
+            let _ = engine.wait();
+        }
+        // Shims outlive the engine; they are ours, and so is what they run.
+        for pid in self.shims() {
+            for child in children(pid) {
+                let _ = nix::sys::signal::kill(Pid::from_raw(child), Signal::SIGKILL);
+            }
+            let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+    }
+}
+
+impl Containers {
+    /// Process ids of the shims of this installation.
+    pub fn shims(&self) -> Vec<i32> {
+        let run = self.host.path("run");
+        let is_ours = |pid: &i32| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let environment = fs::read_link(format!("/proc/{pid}/root")).is_ok();
+            name.trim() == "sampan-shim" && environment && has_open(*pid, &run)
+        };
+        processes().into_iter().filter(is_ours).collect()
+    }
+}
+
+fn has_open(pid: i32, run: &std::path::Path) -> bool {
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let ours: Vec<&str> = sockets
+        .lines()
+        .filter(|line| line.contains(&run.display().to_string()))
+        .filter_map(|line| line.split_whitespace().nth(6))
+        .collect();
+    fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().any(|fd| {
+        fs::read_link(fd.path()).is_ok_and(|link| {
+            let link = link.to_string_lossy().into_owned();
+            ours.iter().any(|inode| link == format!("socket:[{inode}]"))
+        })
+    })
+}
+
+fn processes() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").expect("mounted");
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+}
+
+const APPLETS: &str = "sh true false sleep cat echo id env hostname mount ls stat dd yes head tail wc grep test kill \
+                       touch mkdir rm cp mv ln pwd whoami ps seq tty stty df free date sync unshare chown chmod \
+                       readlink ip ifconfig awk sed sort od mknod printf";
+
+fn header(kind: tar::EntryType, mode: u32, size: usize) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(size as u64);
+    header
+}
+
+/// A container that runs a script in a shell.
+pub fn sh(name: &str, script: &str) -> Create {
+    Create {
+        name: Some(name.to_owned()),
+        image: IMAGE.to_owned(),
+        command: ["sh", "-c", script].map(str::to_owned).to_vec(),
+        ..Create::default()
+    }
+}
+
+/// All answers on a connection.
+pub fn answers(mut socket: UnixStream) -> Vec<Answer> {
+    let (mut decoder, mut answers) = (Decoder::new(FRAME_MAX), Vec::new());
+    loop {
+        while let Some(answer) = decoder.next_message::<Answer>().expect("good frames") {
+            answers.push(answer);
+        }
+        let mut bytes = [0; 4096];
+        match socket.read(&mut bytes).expect("an answer in time") {
+            0 => return answers,
+            len => decoder.push(&bytes[..len]),
+        }
+    }
+}
+
+/// A client at a container's streams.
+pub struct Attached {
+    /// The control socket.
+    pub control: UnixStream,
+    decoder: Decoder,
+    /// The container reads what is written here.
+    pub stdin: Option<File>,
+    /// What it writes to stdout.
+    pub stdout: File,
+    /// What it writes to stderr.
+    pub stderr: File,
+}
+
+impl Attached {
+    /// Our ends, and those that go with the request.
+    pub fn new() -> (Self, Vec<OwnedFd>) {
+        let (control, theirs) = UnixStream::pair().expect("a pair");
+        control.set_read_timeout(Some(PATIENCE)).expect("set");
+        let pipe = || nix::unistd::pipe().expect("a pipe");
+        let ((in_read, in_write), (out_read, out_write), (err_read, err_write)) = (pipe(), pipe(), pipe());
+        for fd in [&in_write, &out_read, &err_read] {
+            let flags = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
+            nix::fcntl::fcntl(fd, flags).expect("set");
+        }
+        let attached = Attached {
+            control,
+            decoder: Decoder::new(FRAME_MAX),
+            stdin: Some(File::from(in_write)),
+            stdout: File::from(out_read),
+            stderr: File::from(err_read),
+        };
+        (attached, vec![OwnedFd::from(theirs), in_read, out_write, err_write])
+    }
+
+    /// Says something.
+    pub fn say(&mut self, control: Control) {
+        self.control.write_all(&frame::encode(&control).expect("small")).expect("sent");
+    }
+
+    /// The next thing that is told; `None` when the shim has closed.
+    pub fn told(&mut self) -> Option<Told> {
+        loop {
+            if let Some(told) = self.decoder.next_message::<Told>().expect("good frames") {
+                return Some(told);
+            }
+            let mut bytes = [0; 4096];
+            match self.control.read(&mut bytes).expect("told in time") {
+                0 => return None,
+                len => self.decoder.push(&bytes[..len]),
+            }
+        }
+    }
+
+    /// Writes all of `input`, reads all output, and waits for the end.
+    pub fn to_end(mut self, input: &[u8]) -> (Told, String, String) {
+        let mut stdin = self.stdin.take();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // The container need not read all of it.
+                let _ = stdin.as_mut().map(|stdin| stdin.write_all(input));
+            });
+            let mut err = self.stderr.try_clone().expect("cloned");
+            let stderr = scope.spawn(move || text(&mut err));
+            let mut out = self.stdout.try_clone().expect("cloned");
+            let stdout = text(&mut out);
+            let mut last = Told::Detached;
+            while let Some(told) = self.told() {
+                last = told;
+                if matches!(last, Told::Exited(_) | Told::Failed(..)) {
+                    break;
+                }
+            }
+            (last, stdout, stderr.join().expect("read"))
+        })
+    }
+}
+
+fn text(from: &mut File) -> String {
+    let mut bytes = Vec::new();
+    from.read_to_end(&mut bytes).expect("read");
+    String::from_utf8_lossy(&bytes).into_owned()
+}
