@@ -45,7 +45,7 @@ pub fn size(option: &str, text: &str) -> Result<u64, Failure> {
 fn decimal(text: &str) -> Option<(u64, u64, u64)> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let whole = if whole.is_empty() { "0" } else { whole };
+    let whole = if whole.is_empty() && text.len() > 1 { "0" } else { whole };
     if !is_digits(whole) || !is_digits(fraction) || fraction.len() > 9 {
         return None;
     }
