@@ -2,18 +2,21 @@
 //!
 //! Used by subscriptions and by the engine's client. Knows frames, and no message.
 
+use crate::sys;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use sampan_ipc::frame::{Decoder, FRAME_MAX, FrameError};
-use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Bytes taken off a socket at once.
 const READ_BYTES: usize = 64 << 10;
+/// Most descriptors that are kept for whoever asks for them. A kernel sends no more in one message either.
+const DESCRIPTORS_HELD: usize = 253;
 
 /// A connected socket and the bytes of it that are no whole message yet.
 #[derive(Debug)]
@@ -21,6 +24,7 @@ pub(crate) struct Connection {
     stream: UnixStream,
     decoder: Decoder,
     buffer: Box<[u8]>,
+    descriptors: Vec<OwnedFd>,
 }
 
 /// What became of a wait for a message.
@@ -62,7 +66,30 @@ impl Connection {
             _ => {}
         }
         stream.set_nonblocking(true)?;
-        Ok(Connection { stream, decoder: Decoder::new(FRAME_MAX), buffer: vec![0; READ_BYTES].into() })
+        let (decoder, buffer) = (Decoder::new(FRAME_MAX), vec![0; READ_BYTES].into());
+        Ok(Connection { stream, decoder, buffer, descriptors: Vec::new() })
+    }
+
+    /// The descriptors that have come with messages so far.
+    pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.descriptors)
+    }
+
+    /// Takes what the socket holds into the buffer, and descriptors that come along.
+    fn receive(&mut self) -> io::Result<usize> {
+        let mut parts = [IoSliceMut::new(&mut self.buffer)];
+        let mut control = nix::cmsg_space!([RawFd; DESCRIPTORS_HELD]);
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+        let message = recvmsg::<()>(self.stream.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+        for control in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(raws) = control {
+                self.descriptors.extend(raws.into_iter().filter_map(sys::adopt));
+            }
+        }
+        if self.descriptors.len() > DESCRIPTORS_HELD {
+            return Err(io::Error::other("more descriptors came than anybody has asked for"));
+        }
+        Ok(message.bytes)
     }
 
     /// The body of the next message, if it is here already.
@@ -79,7 +106,7 @@ impl Connection {
             if stop.is_asked() {
                 return Ok(Received::Stopped);
             }
-            match self.stream.read(&mut self.buffer) {
+            match self.receive() {
                 Ok(0) => return Ok(Received::Closed),
                 Ok(len) => {
                     self.decoder.push(self.buffer.get(..len).unwrap_or_default());

@@ -19,13 +19,13 @@
 //! # Ok::<(), sampan_client::EngineError>(())
 //! ```
 
-use crate::connection::{Connection, Received, Stop};
+use crate::connection::{self, Connection, Received};
 use crate::subscription::Stopper;
 pub use sampan_ipc::engine::*;
 use sampan_ipc::frame::{self, FrameError};
 use sampan_ipc::paths::Paths;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -99,7 +99,7 @@ impl Engine {
         }
         let connection = Connection::open(&self.socket, &opening, fds)
             .map_err(|source| EngineError::Connect { socket: self.socket.clone(), source })?;
-        let stop = Stop::new().map_err(EngineError::System)?;
+        let stop = connection::Stop::new().map_err(EngineError::System)?;
         Ok(Answers { socket: self.socket.clone(), connection, stop, ended: false })
     }
 }
@@ -111,7 +111,7 @@ impl Engine {
 pub struct Answers {
     socket: PathBuf,
     connection: Connection,
-    stop: Stop,
+    stop: connection::Stop,
     ended: bool,
 }
 
@@ -155,6 +155,11 @@ impl Answers {
     /// [`EngineError::System`]: there is no descriptor left.
     pub fn stopper(&self) -> Result<Stopper, EngineError> {
         self.stop.sender().map(Stopper).map_err(EngineError::System)
+    }
+
+    /// The descriptors that have come with answers so far, in their order: the files of [`Answer::Log`].
+    pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
+        self.connection.take_descriptors()
     }
 
     /// The next answer, waited for at most this long.

@@ -35,7 +35,7 @@
 //! emitter.send(Event::new("backup", "done", "nightly").with("bytes", 4096))?;
 //! # Ok::<(), sampan_client::RecordError>(())
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod connection;
 mod cursor;
@@ -43,6 +43,7 @@ pub mod engine;
 pub mod status;
 pub mod streams;
 pub mod subscription;
+mod sys;
 
 pub use engine::{Answers, Engine, EngineError};
 pub use sampan_ipc::event::{Event, Pairs};

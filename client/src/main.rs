@@ -7,9 +7,13 @@ mod cli;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use cli::args::containers::{ContainerCommand, GenerateCommand};
 use cli::args::{Cli, Command, ImageCommand, MonitorCommand, SystemCommand};
 use cli::failure::{BAD_EVENT, Failure, USAGE};
-use cli::{archives, disk, emit, events, images, import, job, login, output, pull, push, state, up};
+use cli::{
+    archives, containers, disk, emit, events, images, import, job, login, logs, output, ps, pull, push, run,
+    state, systemd, up,
+};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::process::ExitCode;
 
@@ -21,7 +25,7 @@ fn main() -> ExitCode {
     if log::set_logger(&Notes).is_ok() {
         log::set_max_level(LevelFilter::Warn);
     }
-    match run(&cli.command) {
+    match command(&cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             report(&failure);
@@ -41,8 +45,28 @@ fn report(failure: &Failure) {
     }
 }
 
-fn run(command: &Command) -> Result<(), Failure> {
+fn command(command: &Command) -> Result<(), Failure> {
     match command {
+        Command::Run(args) => run::run(args),
+        Command::Create(args) => run::create(args),
+        Command::Start(args) => run::start(args),
+        Command::Attach(args) => run::attach(args),
+        Command::Exec(args) => run::exec(args),
+        Command::Stop(args) => containers::stop(args),
+        Command::Kill(args) => containers::kill(args),
+        Command::Restart(args) => containers::restart(args),
+        Command::Pause(args) => containers::pause(args),
+        Command::Unpause(args) => containers::unpause(args),
+        Command::Wait(args) => containers::wait(args),
+        Command::Rm(args) => containers::remove(args),
+        Command::Ps(args) => ps::run(args),
+        Command::Logs(args) => logs::run(args),
+        Command::Rename(args) => containers::rename(args),
+        Command::Top(args) => containers::top(args),
+        Command::Container(group) => container(&group.command),
+        Command::Generate(group) => match &group.command {
+            GenerateCommand::Systemd(args) => systemd::run(args),
+        },
         Command::Events(args) => events::run(args),
         Command::Emit(args) => emit::run(args),
         Command::Pull(args) => pull::run(args),
@@ -50,7 +74,7 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Watch(args) => job::watch(args),
         Command::Cancel(args) => job::cancel(args),
         Command::Images(args) => images::list(args),
-        Command::Inspect(args) => images::inspect(args),
+        Command::Inspect(args) => containers::inspect_any(args),
         Command::Tag(args) => images::tag(args),
         Command::Rmi(args) => images::remove(args),
         Command::Import(args) => import::run(args),
@@ -82,6 +106,29 @@ fn run(command: &Command) -> Result<(), Failure> {
             MonitorCommand::Status(args) => state::monitor(args),
         },
         Command::Up(args) => up::run(args),
+    }
+}
+
+fn container(command: &ContainerCommand) -> Result<(), Failure> {
+    match command {
+        ContainerCommand::Attach(args) => run::attach(args),
+        ContainerCommand::Create(args) => run::create(args),
+        ContainerCommand::Exec(args) => run::exec(args),
+        ContainerCommand::Inspect(args) => containers::inspect(args),
+        ContainerCommand::Kill(args) => containers::kill(args),
+        ContainerCommand::Logs(args) => logs::run(args),
+        ContainerCommand::Ls(args) => ps::run(args),
+        ContainerCommand::Pause(args) => containers::pause(args),
+        ContainerCommand::Prune(args) => containers::prune(args),
+        ContainerCommand::Rename(args) => containers::rename(args),
+        ContainerCommand::Restart(args) => containers::restart(args),
+        ContainerCommand::Rm(args) => containers::remove(args),
+        ContainerCommand::Run(args) => run::run(args),
+        ContainerCommand::Start(args) => run::start(args),
+        ContainerCommand::Stop(args) => containers::stop(args),
+        ContainerCommand::Top(args) => containers::top(args),
+        ContainerCommand::Unpause(args) => containers::unpause(args),
+        ContainerCommand::Wait(args) => containers::wait(args),
     }
 }
 

@@ -5,7 +5,11 @@
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 
-/// Pull images, watch what happens on this host, and tell others what happens
+// Said in full, since `examples/generate.rs` includes this file from elsewhere.
+#[path = "args/containers.rs"]
+pub mod containers;
+
+/// Run containers, pull images, watch what happens on this host, and tell others what happens
 #[derive(Debug, Parser)]
 #[command(
     name = "sampan",
@@ -34,7 +38,7 @@ Exit status:
   0    Done
   1    Failed; the reason is on standard error
   2    'emit' was given an event that is not allowed; it was not written
-  125  Bad usage
+  125  Bad usage; of 'run' and 'exec' any failure to start. Else these two end as what they run
   130  Ended by Ctrl-C: it dies of the signal, which shells report so; 143 by SIGTERM, and 141 when the
        reader of the output has left";
 
@@ -71,6 +75,50 @@ pub enum Command {
     Events(Events),
     /// Write an event of your own
     Emit(Emit),
+    /// Make a container, and start it
+    #[command(disable_help_flag = true, args_override_self = true, mut_args(containers::switches),
+        after_long_help = containers::RUN_STATUS)]
+    Run(Box<containers::Run>),
+    /// Make a container
+    #[command(disable_help_flag = true, args_override_self = true, mut_args(containers::switches))]
+    Create(Box<containers::Create>),
+    /// Start containers that do not run
+    #[command(mut_args(containers::switches))]
+    Start(containers::Start),
+    /// Stop containers
+    Stop(containers::Stop),
+    /// Send containers a signal
+    Kill(containers::Kill),
+    /// Stop containers that run, and start them
+    Restart(containers::Stop),
+    /// Freeze containers
+    Pause(containers::Containers),
+    /// Thaw containers
+    Unpause(containers::Containers),
+    /// Wait for the ends of containers, and print their exit codes
+    Wait(containers::Wait),
+    /// Remove containers
+    Rm(containers::RemoveContainers),
+    /// List containers
+    Ps(containers::Ps),
+    /// Print what a container has written
+    Logs(containers::Logs),
+    /// Run one more command in a running container
+    #[command(mut_args(containers::switches), after_long_help = containers::RUN_STATUS)]
+    Exec(containers::Exec),
+    /// Attach to a running container
+    #[command(mut_args(containers::switches))]
+    Attach(containers::Attach),
+    /// Give a container another name
+    Rename(containers::Rename),
+    /// List the processes of a container
+    Top(containers::Top),
+    /// Work on containers: the commands above by the names that docker and podman have for them, and more
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Container(containers::ContainerGroup),
+    /// Make files for other programs
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Generate(containers::Generate),
     /// Fetch images from registries
     Pull(Pull),
     /// List jobs: running ones, and those that ended lately
@@ -81,8 +129,8 @@ pub enum Command {
     Cancel(Cancel),
     /// List images
     Images(Images),
-    /// Show images in full, as JSON
-    Inspect(Inspect),
+    /// Show containers and images in full, as JSON
+    Inspect(InspectAny),
     /// Give an image one more reference
     Tag(Tag),
     /// Remove references, and images with their last one
@@ -176,7 +224,7 @@ pub struct EventsSocket {
 }
 
 /// Where the engine listens.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct EngineSocket {
     /// Ask the engine that listens here [default: RUN/engine.sock]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
@@ -349,6 +397,32 @@ pub struct Images {
 }
 
 /// Arguments of `inspect`.
+#[derive(Debug, Args)]
+pub struct InspectAny {
+    /// Containers (name, id, or the beginning of an id) and images (reference, digest, or the beginning of an id)
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<String>,
+    /// Look only among these [default: containers, then images]
+    #[arg(long = "type", value_enum, value_name = "TYPE")]
+    pub kind: Option<InspectKind>,
+    /// Of containers, with the bytes of what was written into the root file system
+    #[arg(short, long)]
+    pub size: bool,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
+}
+
+/// What `inspect` looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InspectKind {
+    /// Containers
+    Container,
+    /// Images
+    Image,
+}
+
+/// Arguments of `image inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
     /// Images: reference, digest, or the beginning of an id

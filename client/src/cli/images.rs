@@ -1,6 +1,6 @@
 //! The store's images: list, inspect, tag, remove.
 
-use crate::cli::args::{Images, Inspect, ListFormat, Remove, Tag};
+use crate::cli::args::{EngineSocket, Images, Inspect, ListFormat, Remove, Tag};
 use crate::cli::failure::Failure;
 use crate::cli::format;
 use crate::cli::job::{each, engine, finish};
@@ -109,21 +109,31 @@ pub fn json_image(image: &Image) -> serde_json::Value {
     })
 }
 
-/// Runs `sampan inspect`.
+/// An image in full.
+///
+/// # Errors
+/// There is none of this name, or the engine says what is no JSON.
+pub fn document(socket: &EngineSocket, name: &str) -> Result<serde_json::Value, Failure> {
+    let mut document = None;
+    for answer in engine(socket).request(Request::Inspect { name: name.to_owned() }, &[])? {
+        if let Answer::Json(text) = answer? {
+            let read = serde_json::from_str(&text);
+            document = Some(read.map_err(|error| {
+                Failure::new(format!("cannot read what the engine says of {name:?}: {error}"))
+            })?);
+        }
+    }
+    document.ok_or_else(|| Failure::new(format!("the engine said nothing of {name:?}")))
+}
+
+/// Runs `sampan image inspect`.
 ///
 /// # Errors
 /// There is no such image, or a name stands for several.
 pub fn inspect(args: &Inspect) -> Result<(), Failure> {
     let mut documents = Vec::new();
     let all = each(&args.images, |name| {
-        for answer in engine(&args.socket).request(Request::Inspect { name: name.clone() }, &[])? {
-            if let Answer::Json(document) = answer? {
-                let document: serde_json::Value = serde_json::from_str(&document).map_err(|error| {
-                    Failure::new(format!("cannot read what the engine says of {name:?}: {error}"))
-                })?;
-                documents.push(document);
-            }
-        }
+        documents.push(document(&args.socket, name)?);
         Ok(())
     });
     // An array, also of what is there when some are not, as docker-image-inspect(1) does.

@@ -7,7 +7,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sampan_client::Stopper;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// True while what is printed is not the result that standard output is for.
+static ASIDE: AtomicBool = AtomicBool::new(false);
 
 /// A pipe that poll calls writable takes so much without waiting. pipe(7), "PIPE_BUF".
 const ATOMIC: usize = 4096;
@@ -114,11 +118,32 @@ pub fn tell(word: &str, text: &str) {
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
-/// Writes `text` to standard output at once.
+/// From now on [`print`] writes to standard error, until [`front`].
+pub fn aside() {
+    ASIDE.store(true, Ordering::Relaxed);
+}
+
+/// [`print`] writes to standard output again.
+pub fn front() {
+    ASIDE.store(false, Ordering::Relaxed);
+}
+
+/// Where [`print`] writes to.
+pub fn target() -> BorrowedFd<'static> {
+    // Held by nobody for good: both are there as long as the process.
+    static STDOUT: std::sync::LazyLock<io::Stdout> = std::sync::LazyLock::new(io::stdout);
+    static STDERR: std::sync::LazyLock<io::Stderr> = std::sync::LazyLock::new(io::stderr);
+    if ASIDE.load(Ordering::Relaxed) { STDERR.as_fd() } else { STDOUT.as_fd() }
+}
+
+/// Writes `text` to standard output at once; to standard error [`aside`].
 ///
 /// # Errors
 /// What write(2) says.
 pub fn print(text: &str) -> io::Result<()> {
+    if ASIDE.load(Ordering::Relaxed) {
+        return io::stderr().write_all(text.as_bytes());
+    }
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()

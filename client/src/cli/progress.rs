@@ -11,7 +11,6 @@ use crate::cli::lines::{self, Told};
 use crate::cli::output;
 use sampan_client::engine::{Done, Job, Row};
 use std::io::{self, IsTerminal};
-use std::os::fd::AsFd;
 use std::time::Instant;
 
 /// What a command prints of its result for people.
@@ -34,7 +33,7 @@ impl View {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         let style = match args.progress {
             _ if args.quiet => ProgressStyle::None,
-            ProgressStyle::Auto if io::stdout().is_terminal() && !dumb => ProgressStyle::Bars,
+            ProgressStyle::Auto if output::target().is_terminal() && !dumb => ProgressStyle::Bars,
             ProgressStyle::Auto => ProgressStyle::Plain,
             style => style,
         };
@@ -180,7 +179,7 @@ impl View {
 
 /// The terminal's size now; what a terminal has had for ever, if it does not say.
 fn screen() -> Screen {
-    match terminal_size::terminal_size_of(io::stdout().as_fd()) {
+    match terminal_size::terminal_size_of(output::target()) {
         Some((terminal_size::Width(columns), terminal_size::Height(rows))) if columns > 0 && rows > 0 => {
             Screen { columns: columns.into(), rows: rows.into() }
         }

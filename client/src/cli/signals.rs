@@ -59,7 +59,7 @@ pub fn die_of(signal: i32) -> ! {
 }
 
 /// True if `signal` is ignored, by the kernel's account. proc(5), "SigIgn".
-fn is_ignored(signal: i32) -> bool {
+pub fn is_ignored(signal: i32) -> bool {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
         return false;
     };

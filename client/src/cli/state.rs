@@ -23,12 +23,26 @@ pub fn info(args: &Info) -> Result<(), Failure> {
     }
     let mut text = String::new();
     let up = units::time(Duration::from_millis(info.uptime_ms));
-    let _ = writeln!(text, "engine   {}, process {}, up {up}", info.version, info.pid);
-    let _ = writeln!(text, "store    {}", info.store);
-    let _ = writeln!(text, "images   {}", info.images);
-    let _ = writeln!(text, "jobs     {} at work", info.jobs);
-    let _ = writeln!(text, "events   {} waiting, {} lost", info.events_spooled, info.events_lost);
-    print(&text)
+    let (containers, running, paused) = info.containers;
+    let (cgroup, driver) = &info.cgroup;
+    let _ = writeln!(text, "engine      {}, process {}, up {up}", info.version, info.pid);
+    let _ = writeln!(text, "runtime     {}", info.runtime);
+    let _ = writeln!(text, "containers  {containers}, {running} running, {paused} paused");
+    let _ = writeln!(text, "store       {}", info.store);
+    let _ = writeln!(text, "images      {}", info.images);
+    let _ = writeln!(text, "rootfs      {}", info.rootfs);
+    let _ = writeln!(text, "cgroup      {cgroup}, driver {driver}");
+    let _ = writeln!(text, "logs        {}", info.log_driver);
+    let _ = writeln!(text, "security    {}", info.security.join(", "));
+    let _ = writeln!(text, "jobs        {} at work", info.jobs);
+    let _ = writeln!(text, "events      {} waiting, {} lost", info.events_spooled, info.events_lost);
+    // What it says may come from files and programs of others.
+    let mut shown = String::new();
+    for line in text.lines() {
+        sampan_ipc::event::escape(&mut shown, line.trim_end());
+        shown.push('\n');
+    }
+    print(&shown)
 }
 
 fn ask(socket: &EngineSocket) -> Result<engine::Info, Failure> {
@@ -44,7 +58,10 @@ fn ask(socket: &EngineSocket) -> Result<engine::Info, Failure> {
 fn json_info(info: &engine::Info) -> String {
     let value = json!({
         "version": info.version, "pid": info.pid, "uptimeMs": info.uptime_ms, "store": info.store,
-        "images": info.images, "jobs": info.jobs,
+        "images": info.images, "jobs": info.jobs, "runtime": info.runtime,
+        "containers": info.containers.0, "containersRunning": info.containers.1,
+        "containersPaused": info.containers.2, "cgroup": info.cgroup.0, "cgroupDriver": info.cgroup.1,
+        "rootfs": info.rootfs, "logDriver": info.log_driver, "security": info.security,
         "eventsSpooled": info.events_spooled, "eventsLost": info.events_lost,
     });
     format::json(&value) + "\n"
