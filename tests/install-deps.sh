@@ -32,6 +32,8 @@ getfattr attr
 ctr containerd
 losetup mount
 mkfs.ext4 e2fsprogs
+runc runc
+busybox busybox-static
 LIST
 [ -z "$need" ] && exit 0
 

@@ -85,8 +85,10 @@ impl Announcer {
 
     /// Something happened to a container: its name, image, labels, and its process if it has one, come along.
     pub fn container(&self, action: &str, who: &Identity, pid: i32, facts: &[(&str, &str)]) {
-        let action: String = clip(action, REASON_MAX).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let mut event = Event::new("container", action, who.id.as_str()).with("name", clip(&who.name, NAME_MAX));
+        let action: String =
+            clip(action, REASON_MAX).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let mut event =
+            Event::new("container", action, who.id.as_str()).with("name", clip(&who.name, NAME_MAX));
         event = event.with("image", clip(&who.image, NAME_MAX));
         if pid > 0 {
             event = event.with("pid", pid);

@@ -24,8 +24,8 @@ impl Shim {
         self.state.finished = time::now();
         self.state.exit_code = status;
         let (policy, by_hand) = (self.setup.restart, self.state.stopped_by_hand);
-        let is_again = self.stopping.is_none()
-            && restart::is_wanted(policy, status, self.state.restarts, by_hand);
+        let is_again =
+            self.stopping.is_none() && restart::is_wanted(policy, status, self.state.restarts, by_hand);
         self.state.phase = if is_again { Phase::Restarting } else { Phase::Exited };
         let pid = std::mem::take(&mut self.state.pid);
         self.state.is_announced = false;
@@ -73,7 +73,8 @@ impl Shim {
     /// The runtime takes away what it has of the container.
     pub(super) fn delete(&mut self, is_failed: bool) {
         let id = self.setup.identity.id.clone();
-        if self.command(Purpose::Delete(is_failed), &["delete", "--force", &id], [None, None, None]).is_err() {
+        if self.command(Purpose::Delete(is_failed), &["delete", "--force", &id], [None, None, None]).is_err()
+        {
             self.on_deleted(is_failed);
         }
     }
@@ -123,7 +124,9 @@ impl Shim {
         self.log = Log::none();
         let result = rootfs::tear_down(&self.setup.rootfs).and_then(|()| {
             self.is_mounted = false;
-            remove_dir(&self.setup.dir).and_then(|()| remove_dir(&self.setup.run)).map_err(|error| error.to_string())
+            remove_dir(&self.setup.dir)
+                .and_then(|()| remove_dir(&self.setup.run))
+                .map_err(|error| error.to_string())
         });
         match result {
             Ok(()) => {

@@ -123,7 +123,8 @@ impl Shim {
         let sender = FifoSender::new(setup.fifo.clone());
         let attach: Option<(Streams, Vec<OwnedFd>)> =
             setup.attach.and_then(|streams| Some((streams, connection.take(streams.count())?)));
-        let state = State { shim: std::process::id().cast_signed(), boot: state::boot(), ..setup.state.clone() };
+        let state =
+            State { shim: std::process::id().cast_signed(), boot: state::boot(), ..setup.state.clone() };
         let mut shim = Shim {
             state,
             life: Life::Starting,
@@ -196,7 +197,8 @@ impl Shim {
     fn is_over(&self) -> bool {
         match self.life {
             Life::Ending(until) => {
-                let is_said = self.sender.spooled() == 0 && self.connections.iter().all(Connection::is_drained);
+                let is_said =
+                    self.sender.spooled() == 0 && self.connections.iter().all(Connection::is_drained);
                 is_said || Instant::now() >= until
             }
             _ => false,
@@ -265,7 +267,8 @@ impl Shim {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let commands = self.commands.iter().filter(|command| !command.is_killed).map(|command| command.deadline);
+        let commands =
+            self.commands.iter().filter(|command| !command.is_killed).map(|command| command.deadline);
         let life = match self.life {
             Life::Waiting(at) => Some(at),
             Life::Ending(_) if self.listener.is_some() => Some(Instant::now() + LINGER_STEP),
@@ -354,7 +357,8 @@ impl Shim {
         let all = std::iter::once((0, &mut self.stdio));
         // One that is just starting has no process yet that could be meant: -1.
         let of = |execution: &Execution| if execution.pid > 0 { execution.pid } else { -1 };
-        let all = all.chain(self.executions.iter_mut().map(|execution| (of(execution), &mut execution.stdio)));
+        let all =
+            all.chain(self.executions.iter_mut().map(|execution| (of(execution), &mut execution.stdio)));
         for (pid, stdio) in all {
             for mut client in std::mem::take(&mut stdio.clients) {
                 match hear_client(&mut client, pid, &mut heard) {
@@ -377,7 +381,9 @@ impl Shim {
     }
 
     fn expire(&mut self, now: Instant) {
-        for command in self.commands.iter_mut().filter(|command| !command.is_killed && command.deadline <= now) {
+        for command in
+            self.commands.iter_mut().filter(|command| !command.is_killed && command.deadline <= now)
+        {
             command.is_killed = true;
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(command.pid), Signal::SIGKILL);
         }
@@ -422,7 +428,12 @@ impl Shim {
     }
 
     /// Runs a command of the runtime.
-    pub(super) fn command(&mut self, purpose: Purpose, words: &[&str], standard: Standard) -> Result<(), String> {
+    pub(super) fn command(
+        &mut self,
+        purpose: Purpose,
+        words: &[&str],
+        standard: Standard,
+    ) -> Result<(), String> {
         let words = words.iter().map(OsString::from).collect();
         self.command_number += 1;
         let command = Running::spawn(&self.setup, self.command_number, purpose, words, standard);

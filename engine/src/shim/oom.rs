@@ -36,7 +36,10 @@ impl Oom {
 
     fn watch_v1(dir: &Path) -> Option<Self> {
         let counter = dir.join("memory.oom_control");
-        let (control, event) = (File::open(&counter).ok()?, EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).ok()?);
+        let (control, event) = (
+            File::open(&counter).ok()?,
+            EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).ok()?,
+        );
         let words = format!("{} {}", event.as_fd().as_raw_fd(), control.as_raw_fd());
         fs::write(dir.join("cgroup.event_control"), words).ok()?;
         Some(Oom { source: Source::V1(event), seen: kills(&counter).unwrap_or(0), counter })
@@ -90,7 +93,8 @@ fn place(mounts: &str, kind: &str, option: &str, path: &str) -> Option<PathBuf> 
         let mut words = before.split(' ').skip(3);
         let (root, target) = (words.next()?, words.next()?);
         let mut after = after.split(' ');
-        let fits = after.next()? == kind && (option.is_empty() || after.nth(1)?.split(',').any(|word| word == option));
+        let fits = after.next()? == kind
+            && (option.is_empty() || after.nth(1)?.split(',').any(|word| word == option));
         let below = if root == "/" { path } else { path.strip_prefix(root)? };
         fits.then(|| Path::new(target).join(below.trim_start_matches('/')))
     })

@@ -1,7 +1,7 @@
 //! A container's start: mount, runtime, process id, state, and who is told, in that order. docs/run.md.
 
-use super::event_loop::{Execution, Life, Shim};
 use super::console::Console;
+use super::event_loop::{Execution, Life, Shim};
 use super::log::Log;
 use super::oom::Oom;
 use super::runtime::{Purpose, Running};
@@ -41,8 +41,12 @@ impl Shim {
             self.console = Some(console);
             words.extend(["--console-socket", &address]);
         } else {
-            let with_stdin = self.setup.open_stdin || self.stdio.clients.iter().any(|client| client.stdin.is_some());
-            standard = self.stdio.make_pipes(with_stdin, true).map_err(|error| format!("cannot make pipes: {error}"))?;
+            let with_stdin =
+                self.setup.open_stdin || self.stdio.clients.iter().any(|client| client.stdin.is_some());
+            standard = self
+                .stdio
+                .make_pipes(with_stdin, true)
+                .map_err(|error| format!("cannot make pipes: {error}"))?;
         }
         words.push(&id);
         self.command(Purpose::Start, &words, standard)

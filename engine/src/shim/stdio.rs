@@ -240,10 +240,17 @@ impl Stdio {
         }
     }
 
-    fn interest_of_output<'a>(&'a self, stream: Stream, log: &Log, want: &mut impl FnMut(BorrowedFd<'a>, PollFlags)) {
+    fn interest_of_output<'a>(
+        &'a self,
+        stream: Stream,
+        log: &Log,
+        want: &mut impl FnMut(BorrowedFd<'a>, PollFlags),
+    ) {
         let sinks = || self.clients.iter().filter_map(move |client| client.sinks[stream as usize].as_ref());
         let Some(output) = &self.outputs[stream as usize] else {
-            return sinks().filter(|sink| !sink.is_empty()).for_each(|sink| want(sink.as_fd(), PollFlags::POLLOUT));
+            return sinks()
+                .filter(|sink| !sink.is_empty())
+                .for_each(|sink| want(sink.as_fd(), PollFlags::POLLOUT));
         };
         let mut is_held = log.behind().is_some();
         for sink in sinks().filter(|sink| output.waits_for_room || !sink.is_empty()) {
