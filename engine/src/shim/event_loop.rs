@@ -152,6 +152,8 @@ impl Shim {
             replies_to_start: Vec::new(),
             setup,
         };
+        // What an earlier run left is not of this one.
+        shim.state.pid = 0;
         shim.state.restarts = 0;
         shim.state.stopped_by_hand = false;
         let namespace = rootfs::enter_namespace();
@@ -212,6 +214,10 @@ impl Shim {
 
     /// The engine may start another shim now; clients that have not read all yet are still served.
     fn close(&mut self) {
+        if !self.state.is_announced && self.sender.spooled() == 0 && self.setup.dir.exists() {
+            self.state.is_announced = true;
+            self.save();
+        }
         let _ = rootfs::tear_down(&self.setup.rootfs);
         let _ = std::fs::remove_file(self.setup.run.join(SOCKET));
         self.listener = None;
@@ -364,7 +370,7 @@ impl Shim {
                 match hear_client(&mut client, pid, &mut heard) {
                     true => stdio.clients.push(client),
                     false => {
-                        if client.is_first && !client.control.is_open {
+                        if client.is_first && client.stdin.is_some() && !client.control.is_open {
                             stdio.close_stdin();
                         }
                         client.leave(Told::Detached);

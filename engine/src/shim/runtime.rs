@@ -25,8 +25,8 @@ pub type Reply = Option<(u64, u64)>;
 pub enum Purpose {
     /// The container's start.
     Start,
-    /// What is left of a container goes; true if it never started.
-    Delete(bool),
+    /// What is left of a container goes.
+    Delete,
     /// Freeze.
     Pause(Reply),
     /// Thaw.

@@ -123,7 +123,7 @@ impl Shim {
             self.reply(reply, Err((status, reason.clone())));
         }
         self.life = Life::Deleting;
-        self.delete(true);
+        self.delete();
         self.do_deferred();
     }
 
