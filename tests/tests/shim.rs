@@ -544,3 +544,26 @@ fn descriptors_that_are_no_pipe_and_bytes_that_are_no_frame_are_refused() {
     assert_eq!(container.ask(What::Kill(9)), Ok(String::new()));
     container.ended();
 }
+
+#[test]
+fn an_idle_shim_has_one_thread_and_little_memory() {
+    let mut container = Container::of(&["/bin/sleep", "1000"]);
+    container.start();
+    let shim = container.until(|state| state.phase == Phase::Running).shim;
+    // An answer comes when the loop has done all that starting brought.
+    assert_eq!(container.ask(What::Policy(Restart::No)), Ok(String::new()));
+    let read = |name: &str| fs::read_to_string(format!("/proc/{shim}/{name}")).expect("it lives");
+    let number = |text: &str, key: &str| -> u64 {
+        let line = text.lines().find(|line| line.starts_with(key)).expect("the line");
+        line.split_ascii_whitespace().nth(1).expect("a word").parse().expect("a number")
+    };
+    assert_eq!(number(&read("status"), "Threads:"), 1);
+    // A debug build's program is ten times as large.
+    let bound =
+        if binary("sampan-shim").metadata().expect("it is there").len() < 2 << 20 { 614 } else { 4096 };
+    // What starting needed is given back a while after the start.
+    let pss = || number(&read("smaps_rollup"), "Pss:");
+    wait_until("little memory", || format!("{} KiB, at most {bound}", pss()), || pss() <= bound);
+    assert_eq!(container.ask(What::Kill(9)), Ok(String::new()));
+    container.ended();
+}

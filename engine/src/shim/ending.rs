@@ -21,6 +21,7 @@ impl Shim {
             self.on_oom();
         }
         self.oom = None;
+        self.trim_at = None;
         self.state.finished = time::now();
         self.state.exit_code = status;
         let (policy, by_hand) = (self.setup.restart, self.state.stopped_by_hand);

@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 const STRANGERS_MAX: usize = 256;
 /// Longest that events may wait for the monitor before the shim ends without them.
 const LINGER: Duration = Duration::from_secs(10);
+/// How long a run lasts before the shim gives back the memory that starting needed: a short one is not worth it.
+pub const TRIM_AFTER: Duration = Duration::from_millis(500);
 /// How often it is looked whether they still wait.
 const LINGER_STEP: Duration = Duration::from_millis(100);
 
@@ -101,6 +103,8 @@ pub struct Shim {
     pub(super) stopping: Option<Stopping>,
     pub(super) deferred: VecDeque<(u64, Ask, Vec<OwnedFd>)>,
     pub(super) backoff: Backoff,
+    /// When memory is given back, once a run.
+    pub(super) trim_at: Option<Instant>,
     pub(super) is_mounted: bool,
     pub(super) is_person_restart: bool,
     pub(super) is_auto_restart: bool,
@@ -146,6 +150,7 @@ impl Shim {
             stopping: None,
             deferred: VecDeque::new(),
             backoff: Backoff::new(),
+            trim_at: None,
             is_mounted: false,
             is_person_restart: setup.is_restart,
             is_auto_restart: false,
@@ -280,7 +285,11 @@ impl Shim {
             Life::Ending(_) if self.listener.is_some() => Some(Instant::now() + LINGER_STEP),
             _ => None,
         };
-        commands.chain(life).chain(self.stopping.as_ref().and_then(|stopping| stopping.kill_at)).min()
+        commands
+            .chain(life)
+            .chain(self.trim_at)
+            .chain(self.stopping.as_ref().and_then(|stopping| stopping.kill_at))
+            .min()
     }
 
     /// Takes note of every process that has ended.
@@ -398,6 +407,9 @@ impl Shim {
         {
             stopping.kill_at = None;
             self.kill_and_announce(Signal::SIGKILL as i32);
+        }
+        if self.trim_at.take_if(|at| *at <= now).is_some() {
+            sys::trim_memory();
         }
         if matches!(self.life, Life::Waiting(at) if at <= now) {
             self.start();
