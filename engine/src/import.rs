@@ -91,6 +91,12 @@ pub fn import(
     }
     let config = config(&request.platform, request.run, &layers);
     let manifest = name(store, &config, layers)?;
+    store.settle_layers(&config.chain_ids(), cancel).map_err(|error| match cancel.check() {
+        Err(cancelled) => {
+            ImportError::Layer { nth: manifest.0.layers.len(), source: Box::new(cancelled.into()) }
+        }
+        Ok(()) => error.into(),
+    })?;
     let config_digest = manifest.0.config.digest.clone();
     let bytes = to_json(&manifest.0);
     let digest = Digest::of(&bytes);

@@ -24,6 +24,7 @@ pub mod download;
 pub mod failure;
 pub mod http;
 pub mod images;
+pub mod implied;
 pub mod import;
 pub mod jobs;
 pub mod layer;
