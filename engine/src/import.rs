@@ -100,6 +100,7 @@ pub fn import(
     let config_digest = manifest.0.config.digest.clone();
     let bytes = to_json(&manifest.0);
     let digest = Digest::of(&bytes);
+    let _manifest = store.pin([digest.clone()]);
     store.write_blob(&digest, &bytes)?;
     let descriptor = descriptor(oci::MANIFEST, &digest, bytes.len() as u64);
     let platform = PlatformField::from(&request.platform);

@@ -22,6 +22,7 @@ pub mod decode;
 pub mod digest;
 pub mod download;
 pub mod failure;
+pub mod fit;
 pub mod http;
 pub mod images;
 pub mod implied;

@@ -28,8 +28,11 @@ use std::rc::Rc;
 
 /// Longest name of an entry, in bytes: PATH_MAX.
 const PATH_MAX: usize = 4096;
-/// Most directories of a layer whose times are set in the end; more is a hostile layer.
-const DIRECTORIES_MAX: usize = 2_000_000;
+/// Most bytes that the directories of a layer are remembered in, whose times are set in the end: half a million
+/// with usual names. More is a hostile layer.
+const DIRECTORIES_MAX: usize = 64 << 20;
+/// What each of them costs beside its name.
+const DIRECTORY_COST: usize = size_of::<Dated>() + 16;
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
@@ -70,13 +73,18 @@ fn is_above(path: &[u8], below: &[u8]) -> bool {
     below.strip_prefix(path).is_some_and(|rest| rest.starts_with(b"/"))
 }
 
+/// A directory, and its modification time.
+type Dated = (Box<[u8]>, (i64, u32));
+
 struct Unpacker {
     root: Rc<OwnedFd>,
     owner: Attributes,
     /// The directories on the way to where the last entry was made, outermost first: the next one is near.
     trail: Vec<(Vec<u8>, Rc<OwnedFd>)>,
     /// Times of directories, set in the end: making a file in one changes them.
-    directories: Vec<(Vec<u8>, (i64, u32))>,
+    directories: Vec<Dated>,
+    /// Bytes that those take.
+    remembered: usize,
     implied: Implied,
     buffer: Vec<u8>,
 }
@@ -95,6 +103,7 @@ impl Unpacker {
             owner: Attributes { standing: Standing::of_this_process() },
             trail: Vec::new(),
             directories: Vec::new(),
+            remembered: 0,
             implied,
             buffer,
         })
@@ -459,10 +468,18 @@ impl Unpacker {
     }
 
     fn note_directory(&mut self, path: Vec<u8>, mtime: (i64, u32)) -> Result<(), UnpackError> {
-        if self.directories.len() >= DIRECTORIES_MAX {
+        // The same one again, as some writers have `./` before each of its files: the last word counts.
+        if let Some((last, time)) = self.directories.last_mut()
+            && **last == *path
+        {
+            *time = mtime;
+            return Ok(());
+        }
+        self.remembered += path.len() + DIRECTORY_COST;
+        if self.remembered > DIRECTORIES_MAX {
             return Err(refused(&path, "the layer has too many directories"));
         }
-        self.directories.push((path, mtime));
+        self.directories.push((path.into_boxed_slice(), mtime));
         Ok(())
     }
 
@@ -567,6 +584,22 @@ mod tests {
         let (dir, result) = Layer::new().with(EntryType::Regular, "/etc/x", "", "x").unpack();
         assert_eq!(result.expect("good").entries, 1);
         assert!(dir.path().join("root/etc/x").exists());
+    }
+
+    #[test]
+    fn directories_without_end_are_refused_before_they_take_all_memory() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut unpacker = Unpacker::open(dir.path()).expect("opened");
+        let name = |nth: usize| format!("{nth}{}", "/d".repeat(2000)).into_bytes();
+        let noted =
+            (0..100_000).take_while(|nth| unpacker.note_directory(name(*nth), (0, 0)).is_ok()).count();
+        assert!((10_000..20_000).contains(&noted), "{noted} names of 4 KB");
+        let mut unpacker = Unpacker::open(dir.path()).expect("opened");
+        for nth in 0..100_000 {
+            unpacker.note_directory(name(0), (nth, 0)).expect("the same one again takes no room");
+        }
+        assert_eq!(unpacker.directories.len(), 1);
+        assert_eq!(unpacker.directories[0].1, (99_999, 0));
     }
 
     #[test]

@@ -165,6 +165,11 @@ impl Engine {
         fs::read_dir(self.store().join("tmp")).expect("listed").count()
     }
 
+    /// Waits until nothing is left without its name: behind a job that ended the engine still takes notes away.
+    pub fn wait_for_no_temporaries(&self) {
+        self.wait_until("no temporary", || self.temporaries() == 0);
+    }
+
     /// The files of an unpacked layer.
     pub fn layer_dir(&self, chain: &Digest) -> PathBuf {
         self.store().join("layers").join(chain.hex()).join("diff")

@@ -207,7 +207,7 @@ impl Bench {
     }
 
     fn is_clean(&self) {
-        assert_eq!(self.engine.temporaries(), 0);
+        self.engine.wait_for_no_temporaries();
     }
 }
 

@@ -2,6 +2,7 @@
 //! store. The images are tars of everything that is awkward, in several layers.
 
 use sampan_engine::digest::Digest;
+use sampan_ipc::engine::{Answer, Request};
 use sampan_tests::engine::Engine;
 use sampan_tests::host::need_root;
 use sampan_tests::registry::{DockerRegistry, Image, Layer, Packing, write_layout};
@@ -148,6 +149,8 @@ fn hiding() -> Vec<u8> {
     tar.dir("stays/").file("stays/.wh.a", "").file("stays/c", "c");
     tar.add("mode/", &Entry { mode: 0o711, mtime: "1650000000.75", ..DIR });
     tar.file(".wh.again", "");
+    // No entry for the directory: it stays what the layer below says.
+    tar.file("tmp/left", "left").file("stays/sub/deep", "below a directory that nobody names");
     tar.finish()
 }
 
@@ -159,6 +162,7 @@ fn returning() -> Vec<u8> {
     tar.dir("becomes-dir/").file("becomes-dir/.wh..wh..opq", "").file("becomes-dir/y", "only this");
     let link = Entry { kind: EntryType::Link, link: "again/new", ..FILE };
     tar.add("again/hard", &link);
+    tar.file("mode/in", "in").file("tmp/.wh.left", "").file("dev/.wh.fifo", "");
     tar.finish()
 }
 
@@ -234,7 +238,7 @@ fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
             kind: letter,
             mode: meta.mode() & 0o7777,
             owner: (meta.uid(), meta.gid()),
-            mtime: if has_no_entry(&path) { (0, 0) } else { (meta.mtime(), meta.mtime_nsec()) },
+            mtime: if is_in_no_layer(&path) { (0, 0) } else { (meta.mtime(), meta.mtime_nsec()) },
             device: if matches!(letter, 'c' | 'b') { meta.rdev() } else { 0 },
             size: if letter == 'd' { 0 } else { meta.size() },
             content,
@@ -246,10 +250,11 @@ fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
     seen
 }
 
-/// Directories that a layer has files in but no entry for: their time is when they were unpacked. Above the
-/// first layer that is so of the root.
-fn has_no_entry(path: &Path) -> bool {
-    path == Path::new("") || path == Path::new("implied") || path.parent() == Some(Path::new("implied"))
+/// Directories whose time is not compared: those that no layer at all has an entry for have the epoch here and the
+/// time of unpacking from umoci, which gives that to what they are in as well.
+fn is_in_no_layer(path: &Path) -> bool {
+    let none = ["implied", "", "stays", "stays/sub"].map(Path::new);
+    none.contains(&path) || path.parent() == Some(none[0])
 }
 
 /// Extended attributes below `root` as getfattr prints them, by path.
@@ -412,18 +417,32 @@ fn a_docker_schema_2_image_is_unpacked_as_umoci_does_and_the_store_is_read_by_sk
     assert_same(&ours(&engine, &docker, &layers), &theirs, "docker schema 2");
     engine.pull(&oci).expect("pulled");
 
-    // Of Docker's manifests in a layout, skopeo 1.9 finds none by name, and umoci reads none; both find what
-    // stands beside them.
-    let from = format!("oci:{}:{oci}", engine.store().display());
-    let seen = run(Command::new("skopeo").args(["inspect", &from]));
-    assert!(seen.contains("org.example.made"), "{seen}");
-    // A copy reads and re-hashes every blob.
-    let copy = dir.path().join("copy");
-    run(Command::new("skopeo").args(["copy", "--quiet", &from, &format!("oci:{}:t", copy.display())]));
-    let again = look(&umoci_unpack(&format!("{}:t", copy.display()), &dir.path().join("again")));
-    assert_same(&again, &theirs, "a copy of our store");
+    // Of Docker's manifests in a layout other tools find none by name: they find the OCI one that stands for it.
+    for (nth, name) in [&oci, &docker].into_iter().enumerate() {
+        let from = format!("oci:{}:{name}", engine.store().display());
+        let seen = run(Command::new("skopeo").args(["inspect", &from]));
+        assert!(seen.contains("org.example.made"), "{seen}");
+        // A copy reads and re-hashes every blob.
+        let copy = dir.path().join(format!("copy-{nth}"));
+        run(Command::new("skopeo").args(["copy", "--quiet", &from, &format!("oci:{}:t", copy.display())]));
+        let again = dir.path().join(format!("again-{nth}"));
+        let again = look(&umoci_unpack(&format!("{}:t", copy.display()), &again));
+        assert_same(&again, &theirs, "a copy of our store");
+        let direct = dir.path().join(format!("direct-{nth}"));
+        let direct = look(&umoci_unpack(&format!("{}:{name}", engine.store().display()), &direct));
+        assert_same(&direct, &theirs, "our store");
+    }
+    // Nothing of that is an image of ours.
+    assert_eq!(engine.images().len(), 2);
     let listed = run(Command::new("umoci").args(["ls", "--layout"]).arg(engine.store()));
     assert!(listed.contains(&oci) && listed.contains(&docker), "{listed}");
+
+    // What stands for an image goes with it.
+    let alone = Engine::start();
+    alone.pull(&docker).expect("pulled");
+    let removed = alone.ask(Request::Remove { name: docker, force: false }).next();
+    assert!(matches!(removed, Some(Answer::Done(_))), "{removed:?}");
+    assert_eq!(alone.named(), Vec::<String>::new());
 }
 
 #[test]

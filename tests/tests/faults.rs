@@ -214,5 +214,5 @@ fn an_engine_killed_300_times_while_it_pulls_keeps_its_store_right_and_fetches_l
     target.assert_little_came_twice(network.proxy.passed());
     skopeo(&engine, "copy", &target.reference);
     engine.ask(Request::Verify(Verify { deep: true })).watch().expect("the store is clean");
-    assert_eq!(engine.temporaries(), 0);
+    engine.wait_for_no_temporaries();
 }

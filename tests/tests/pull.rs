@@ -62,7 +62,7 @@ fn images_of_one_and_of_eight_layers_are_pulled_and_skopeo_reads_the_store() {
     let images = engine.images();
     assert_eq!(images.len(), 2);
     assert_eq!(images[1].references.len(), 2);
-    assert_eq!(engine.temporaries(), 0);
+    engine.wait_for_no_temporaries();
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn refused(engine: &Engine, reference: &str, words: &str) -> Failure {
         let bytes = fs::read(&path).expect("a blob");
         assert!(name.ends_with(Digest::of(&bytes).hex()), "{name} is not what its name says");
     }
-    assert_eq!(engine.temporaries(), 0, "temporaries are removed");
+    engine.wait_for_no_temporaries();
     assert!(engine.images().iter().all(|image| !image.references.iter().any(|r| r == reference)));
     failure
 }
@@ -211,7 +211,7 @@ fn two_clients_share_one_download_and_the_last_to_leave_ends_it() {
     wait_until("the job to end", || engine.jobs().iter().all(|job| job.state != JobState::Running));
     assert!(left.elapsed() < Duration::from_secs(1), "took {:?}", left.elapsed());
     assert_eq!(engine.jobs()[0].state, JobState::Cancelled);
-    assert_eq!(engine.temporaries(), 0);
+    engine.wait_for_no_temporaries();
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn a_store_is_whole_after_kill_9_in_the_middle_of_pulls() {
             }
         }
         engine = engine.killed_and_restarted();
-        assert_eq!(engine.temporaries(), 0);
+        engine.wait_for_no_temporaries();
         for name in engine.named().iter().filter(|name| name.starts_with("blobs")) {
             let bytes = fs::read(engine.store().join(name)).expect("a blob");
             assert!(name.ends_with(Digest::of(&bytes).hex()), "{name} is not what its name says");
@@ -439,7 +439,7 @@ fn sigterm_ends_jobs_and_leaves_no_socket_and_a_second_engine_is_refused() {
     assert_eq!(stream.watch().expect_err("cancelled").code, Code::Cancelled);
     assert!(engine.child.wait().expect("reaped").success());
     assert!(!engine.socket().exists());
-    assert_eq!(engine.temporaries(), 0);
+    engine.wait_for_no_temporaries();
 }
 
 /// What the engine has written to its FIFO so far.
@@ -612,4 +612,21 @@ fn a_wait_for_the_next_try_ends_with_the_pull() {
     wait_until("the first try", || registry.asked(&path) == 1);
     drop(stream);
     wait_until("the job to end", || engine.jobs().iter().all(|job| job.state != JobState::Running));
+}
+
+#[test]
+fn words_without_end_in_a_document_break_neither_the_store_nor_the_lists() {
+    let registry = LyingRegistry::start();
+    let engine = Engine::start();
+    let layer = Layer::of(&[("a", b"a")], Packing::Gzip);
+    let words = "long".repeat(400_000);
+    registry.publish("config", &Image::of(std::slice::from_ref(&layer), &words));
+    let failure = engine.pull(&registry.reference("config")).expect_err("refused");
+    assert!(failure.message.contains("words of more than 64 bytes"), "{}", failure.message);
+    let kind = format!(r#"{{"schemaVersion":2,"mediaType":"{words}"}}"#);
+    registry.answer("kind/manifests/t", Reply::Ok(oci::MANIFEST.to_owned(), kind.into_bytes()));
+    let failure = engine.pull(&registry.reference("kind")).expect_err("refused");
+    assert!(failure.message.contains("of media type") && failure.message.len() < 5000);
+    assert!(engine.jobs().iter().all(|job| job.state == JobState::Failed && job.error.len() < 5000));
+    assert!(engine.images().is_empty());
 }

@@ -76,7 +76,7 @@ fn after_a_client_left_another_image_goes_on_with_the_same_layer() {
     let (layer, stream) = half(&engine, &registry, "a");
     drop(stream);
     engine.wait_until("the pull to end", || engine.jobs().iter().all(|job| job.ended != 0));
-    assert_eq!(engine.temporaries(), 0);
+    engine.wait_for_no_temporaries();
     let other = Layer::of(&[("other", b"content")], Packing::Gzip);
     registry.publish("b", &Image::of(&[other, layer.clone()], "amd64"));
     registry.answer(&path("b", &layer), Reply::Ranged(layer.blob.clone()));
@@ -129,7 +129,8 @@ fn bytes_that_are_wrong_from_the_beginning_are_not_kept() {
     let failure = engine.pull(&reference).expect_err("wrong");
     assert!(failure.message.contains("has digest"), "{failure:?}");
     assert_eq!(registry.asked(&path("a", &layer)), 1, "nothing was kept before: it is not tried again");
-    assert_eq!((partials(&engine), engine.temporaries()), (0, 0));
+    engine.wait_for_no_temporaries();
+    assert_eq!(partials(&engine), 0);
 }
 
 #[test]

@@ -292,7 +292,7 @@ fn what_a_killed_engine_left_in_the_namespace_is_gone_at_the_next_start() {
         layers.map(|layer| layer.path().join("diff/dir/file")).any(|file| file.exists())
     });
     let engine = restarted(engine);
-    assert_eq!(engine.temporaries(), 0);
+    engine.wait_for_no_temporaries();
 }
 
 #[test]
@@ -312,6 +312,6 @@ fn a_layer_that_is_refused_in_the_namespace_is_refused_by_name_and_leaves_nothin
     registry.publish("cut", &Image::of(&[cut], "amd64"));
     let failure = engine.pull(&registry.reference("cut")).expect_err("refused");
     assert!(failure.message.contains("the tar ends within an entry"), "{}", failure.message);
-    assert_eq!(engine.temporaries(), 0);
+    engine.wait_for_no_temporaries();
     assert!(engine.images().is_empty());
 }
