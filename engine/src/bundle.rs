@@ -170,6 +170,7 @@ fn docker_image(
     }
     let parsed: Config = serde_json::from_slice(&config)
         .map_err(|source| unusable(&image.config, OciError::Json { what: "the image's config", source }))?;
+    oci::check_platform(&parsed).map_err(|source| unusable(&image.config, source))?;
     let (diff_ids, count) = (parsed.rootfs.diff_ids.len(), layers.len());
     if diff_ids != count {
         return Err(refused(format!(

@@ -100,8 +100,8 @@ impl Client {
                         Err(error) => return Err(io::Error::other(error)),
                     }
                 }
-                // One request a connection; what comes behind it is nobody's.
-                Ok(_) => {}
+                // One request a connection. Read on for as long as it sends, and nobody else would be served.
+                Ok(_) => return Err(io::Error::other("there is something behind its request")),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -163,5 +163,25 @@ impl Client {
             self.sent = 0;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sampan_ipc::engine::Request;
+
+    #[test]
+    fn a_client_that_sends_on_behind_its_request_is_hung_up_on() {
+        let (mut theirs, ours) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let mut client = Client::new(UnixStream::from_std(ours), Instant::now());
+        let request = frame::encode(&Request::Jobs).expect("short");
+        theirs.write_all(&request).expect("sent");
+        assert!(client.read().expect("a request").is_some());
+        client.state = State::Closing;
+        assert!(client.read().expect("nothing is wrong").is_none() && !client.readable);
+        theirs.write_all(&[0; 100]).expect("sent");
+        client.readable = true;
+        assert!(client.read().is_err(), "or reading it would keep the event loop from all others");
     }
 }

@@ -5,12 +5,13 @@
 //! nothing. Memory grows with the number of directories that wait their turn, not with what is in them.
 
 use crate::cancel::Cancel;
-use crate::place::lossy;
+use crate::implied::OF_THE_HOST;
+use crate::place::{lossy, open_beneath, open_top};
 use crate::sys;
 use crate::walk::kind;
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use serde::{Deserialize, Serialize};
 use std::ffi::{CStr, CString, OsStr};
@@ -25,8 +26,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const TOLD_MAX: usize = 3;
 /// Read of both files at a time.
 const BUFFER: usize = 64 << 10;
-/// Attributes that a host gives files by where they lie, or for itself.
-const OF_THE_HOST: [&[u8]; 3] = [b"security.selinux", b"security.ima", b"security.evm"];
 
 /// How two trees differ.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,9 +96,9 @@ impl Trees<'_> {
 
     /// Compares what is in one directory; those in it that both have come later.
     fn directory(&mut self, path: &[u8], pending: &mut Vec<Vec<u8>>) -> io::Result<()> {
-        let (expected, found) = (open_dir(&self.expected, path)?, open_dir(&self.found, path)?);
+        let (expected, found) = (open_beneath(&self.expected, path)?, open_beneath(&self.found, path)?);
         let mut common = 0u64;
-        let mut listing = Dir::from_fd(open_dir(&expected, b"")?)?;
+        let mut listing = Dir::from_fd(open_beneath(&expected, b"")?)?;
         for entry in listing.iter() {
             self.cancel.check().map_err(io::Error::other)?;
             let entry = entry?;
@@ -128,7 +127,7 @@ impl Trees<'_> {
                 pending.push(full);
             }
         }
-        let here = Dir::from_fd(open_dir(&found, b"")?)?.iter().filter(|e| !is_dot(e)).count() as u64;
+        let here = Dir::from_fd(open_beneath(&found, b"")?)?.iter().filter(|e| !is_dot(e)).count() as u64;
         if here > common {
             self.differences.add(path, &format!("has {} entries that the blob has not", here - common));
         }
@@ -239,25 +238,6 @@ fn extended(dir: &OwnedFd, name: &CStr) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     }
     attributes.sort();
     Ok(attributes)
-}
-
-fn open_top(path: &Path) -> Result<OwnedFd, Errno> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    openat(AT_FDCWD, path, flags, Mode::empty())
-}
-
-fn open_dir(top: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let how = OpenHow::new().flags(flags).resolve(
-        ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS,
-    );
-    let path = if path.is_empty() { b".".as_slice() } else { path };
-    loop {
-        match openat2(top, OsStr::from_bytes(path), how) {
-            Err(Errno::EAGAIN | Errno::EINTR) => {}
-            other => return other,
-        }
-    }
 }
 
 fn open_file(dir: &OwnedFd, name: &CStr) -> io::Result<File> {

@@ -7,9 +7,23 @@ use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
 use std::error::Error;
 
+/// Longest message, in bytes: what strangers say is quoted in it, and an answer has to fit a frame with those of
+/// all jobs that are remembered.
+const MESSAGE_MAX: usize = 4096;
+
 /// A failure of `code` that says `message`.
 pub fn new(code: Code, message: impl Into<String>, hint: &str) -> Failure {
-    Failure { code, message: message.into(), hint: hint.to_owned() }
+    Failure { code, message: cropped(message.into()), hint: hint.to_owned() }
+}
+
+/// A message without what nobody would read.
+pub fn cropped(mut message: String) -> String {
+    if message.len() > MESSAGE_MAX {
+        let end = (0..=MESSAGE_MAX).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+        message.truncate(end);
+        message.push('…');
+    }
+    message
 }
 
 /// As [`new`], of a request that makes no sense.
@@ -46,5 +60,17 @@ impl From<RegistriesError> for Failure {
             _ => Code::Failed,
         };
         new(code, chain(&error), error.hint())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_cut_between_characters() {
+        let failure = new(Code::Failed, "ä".repeat(1 << 20), "");
+        assert!(failure.message.len() <= MESSAGE_MAX + 3 && failure.message.ends_with("ä…"));
+        assert_eq!(new(Code::Failed, "short", "").message, "short");
     }
 }

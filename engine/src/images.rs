@@ -17,7 +17,12 @@ use std::time::SystemTime;
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The digest of the index that an image was chosen from.
 const INDEX_DIGEST: &str = "sampan.index.digest";
-/// Longest `index.json` that is read, in bytes.
+/// Marks an entry for other tools: the digest of the schema 2 manifest that its OCI manifest was made of.
+const MADE_OF: &str = "sampan.made-of";
+/// Where a schema 2 image has its name, since the entry for other tools has it where they look: umoci takes two
+/// entries of one name for neither.
+const OWN_NAME: &str = "sampan.ref.name";
+/// Longest `index.json` that is read or written, in bytes.
 const INDEX_JSON_MAX: u64 = 64 << 20;
 /// Fewest hex digits that stand for an image.
 const PREFIX_MIN: usize = 4;
@@ -99,7 +104,19 @@ pub struct Removed {
     pub freed: u64,
 }
 
+/// What `index.json` says, without what is there for other tools.
 fn read_index(store: &Store) -> Result<Index, StoreError> {
+    let mut index = read_as_written(store)?;
+    index.manifests.retain(|entry| !entry.annotations.contains_key(MADE_OF));
+    for entry in &mut index.manifests {
+        if let Some(name) = entry.annotations.remove(OWN_NAME) {
+            entry.annotations.insert(REF_NAME.to_owned(), name);
+        }
+    }
+    Ok(index)
+}
+
+fn read_as_written(store: &Store) -> Result<Index, StoreError> {
     let path = store.root().join("index.json");
     let file = std::fs::File::open(&path).map_err(crate::store::file_error("open", &path))?;
     let reader = std::io::Read::take(std::io::BufReader::new(file), INDEX_JSON_MAX);
@@ -109,8 +126,48 @@ fn read_index(store: &Store) -> Result<Index, StoreError> {
 fn write_index(store: &Store, mut index: Index) -> Result<(), StoreError> {
     index.schema_version = 2;
     index.media_type = oci::INDEX.to_owned();
+    let mut twins = Vec::new();
+    for entry in &mut index.manifests {
+        if let Some((twin, bytes)) = twin(store, entry) {
+            store.write_blob(&twin.digest, &bytes)?;
+            let name = entry.annotations.remove(REF_NAME).unwrap_or_default();
+            entry.annotations.insert(OWN_NAME.to_owned(), name);
+            twins.push(twin);
+        }
+    }
+    index.manifests.append(&mut twins);
     let bytes = serde_json::to_vec(&index).expect("an index has no shape that JSON cannot hold");
+    if bytes.len() as u64 > INDEX_JSON_MAX {
+        // Nobody could read it again.
+        let source = std::io::Error::other("there are too many images and references in the store");
+        return Err(crate::store::file_error("write", &store.root().join("index.json"))(source));
+    }
     store.replace_file("index.json", &bytes)
+}
+
+/// The entry that other tools find a schema 2 image by, and its OCI manifest. `None` for other images, for one that
+/// has no name, and for one whose manifest cannot be read: it must not keep the others from being written.
+fn twin(store: &Store, entry: &Descriptor) -> Option<(Descriptor, Vec<u8>)> {
+    if entry.media_type != oci::DOCKER_MANIFEST || name_of(entry).is_none() {
+        return None;
+    }
+    let bytes = store.read_blob(&entry.digest, oci::MANIFEST_MAX).ok()?;
+    let bytes = oci::to_oci_manifest(&bytes)?;
+    let mut twin = entry.clone();
+    twin.media_type = oci::MANIFEST.to_owned();
+    twin.size = bytes.len() as u64;
+    twin.annotations.insert(MADE_OF.to_owned(), entry.digest.to_string());
+    twin.digest = Digest::of(&bytes);
+    Some((twin, bytes))
+}
+
+/// Makes the entries for other tools that an older engine did not make.
+fn add_missing_twins(store: &Store) -> Result<(), StoreError> {
+    // Where there is a twin, the entry's name is not where others look.
+    match read_as_written(store)?.manifests.iter().any(|entry| twin(store, entry).is_some()) {
+        true => write_index(store, read_index(store)?),
+        false => Ok(()),
+    }
 }
 
 fn name_of(entry: &Descriptor) -> Option<&str> {
@@ -482,6 +539,7 @@ pub fn used(store: &Store) -> Result<HashSet<Digest>, ImageError> {
         let image = image?;
         used.extend(image.blobs().cloned());
         used.extend(image.config.chain_ids());
+        used.extend(twin(store, &image.entry).map(|(entry, _)| entry.digest));
     }
     Ok(used)
 }
@@ -525,7 +583,7 @@ impl Store {
         let _commit = lock(&self.commit);
         let notes = self.notes_to_take_back();
         if notes.is_empty() {
-            return Ok(());
+            return add_missing_twins(self);
         }
         let mut index = read_index(self)?;
         for note in &notes {
@@ -640,6 +698,30 @@ pub(crate) mod tests {
         assert!(last.deleted);
         assert!(!store.blob_path(&one).exists());
         assert!(matches!(find(&store, "a"), Err(ImageError::NotFound(_))));
+    }
+
+    #[test]
+    fn a_schema_2_image_has_an_oci_entry_for_others_that_goes_along_with_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        image(&store, "a", "one");
+        let mut old = find(&store, "a").expect("found").entry;
+        let bytes = store.read_blob(&old.digest, oci::MANIFEST_MAX).expect("read");
+        let text = String::from_utf8(bytes).expect("text").replace(oci::CONFIG, oci::DOCKER_CONFIG);
+        let docker = text.replacen('{', &format!(r#"{{"mediaType":"{}","#, oci::DOCKER_MANIFEST), 1);
+        old.digest = Digest::of(docker.as_bytes());
+        old.size = docker.len() as u64;
+        old.media_type = oci::DOCKER_MANIFEST.to_owned();
+        store.write_blob(&old.digest, docker.as_bytes()).expect("written");
+        write_index(&store, Index { manifests: vec![old.clone()], ..read_index(&store).expect("read") })
+            .expect("written");
+        assert_eq!(read_index(&store).expect("read").manifests, [old.clone()]);
+        let twin = read_as_written(&store).expect("read").manifests.pop().expect("an entry");
+        assert_eq!((twin.media_type.as_str(), name_of(&twin)), (oci::MANIFEST, name_of(&old)));
+        store.collect_garbage();
+        assert!(store.blob_path(&twin.digest).exists());
+        remove(&store, "a", false).expect("removed");
+        assert!(!store.blob_path(&twin.digest).exists());
     }
 
     #[test]

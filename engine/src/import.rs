@@ -91,9 +91,16 @@ pub fn import(
     }
     let config = config(&request.platform, request.run, &layers);
     let manifest = name(store, &config, layers)?;
+    store.settle_layers(&config.chain_ids(), cancel).map_err(|error| match cancel.check() {
+        Err(cancelled) => {
+            ImportError::Layer { nth: manifest.0.layers.len(), source: Box::new(cancelled.into()) }
+        }
+        Ok(()) => error.into(),
+    })?;
     let config_digest = manifest.0.config.digest.clone();
     let bytes = to_json(&manifest.0);
     let digest = Digest::of(&bytes);
+    let _manifest = store.pin([digest.clone()]);
     store.write_blob(&digest, &bytes)?;
     let descriptor = descriptor(oci::MANIFEST, &digest, bytes.len() as u64);
     let platform = PlatformField::from(&request.platform);

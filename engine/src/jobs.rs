@@ -4,6 +4,7 @@
 //! else happens here. Does no I/O.
 
 use crate::cancel::Cancel;
+use crate::fit;
 use crate::progress::Progress;
 use sampan_ipc::engine::{Code, Done, Failure, Job, JobState};
 use std::collections::BTreeMap;
@@ -155,7 +156,7 @@ impl Jobs {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
-        entry.outcome = Some(outcome);
+        entry.outcome = Some(outcome.map(|done| Done { references: fit::names(done.references), ..done }));
         entry.ended = sampan_ipc::time::now();
         let ended: Vec<u64> = self
             .entries

@@ -211,6 +211,8 @@ struct Ready {
     platform: PlatformField,
     size: u64,
     labels: BTreeMap<String, String>,
+    /// Its unpacked layers, the lowest first; none if they are not unpacked.
+    chain_ids: Vec<Digest>,
 }
 
 impl Work<'_> {
@@ -325,6 +327,7 @@ impl Work<'_> {
             id,
             platform: PlatformField::from(&offer.parsed.platform()),
             labels: offer.parsed.config.labels,
+            chain_ids: if self.unpack { chain_ids } else { Vec::new() },
         })
     }
 
@@ -590,6 +593,7 @@ impl Work<'_> {
             self.store.name_layer(temp, &chain_id)?;
         }
         for image in &ready {
+            self.store.settle_layers(&image.chain_ids, self.cancel)?;
             self.pins.push(self.store.pin([image.manifest.digest.clone()]));
             self.store.write_blob(&image.id, &image.offer_config)?;
             self.store.write_blob(&image.manifest.digest, &image.bytes)?;

@@ -1,12 +1,13 @@
 //! Unpacking as an ordinary user: a user namespace in which the owners of a layer's files exist.
 //!
 //! A process with threads cannot enter one. So this program starts itself again, with [`ARGUMENT`] before all
-//! others: once to make the namespace, which a descriptor then keeps, and once for each layer that is unpacked or
-//! removed there. What such a process is told, and says, goes through its standard input and output. Root has no
+//! others: once to make the namespace, which a descriptor then keeps, and once for each layer that is unpacked,
+//! settled or removed there. What such a process is told, and says, goes through its standard input and output. Root has no
 //! need of this and never calls it. user_namespaces(7), newuidmap(1).
 
 use crate::cancel::Cancel;
 use crate::compare::{self, Differences};
+use crate::implied;
 use crate::place::UnpackError;
 use crate::subid::{self, Range};
 use crate::tarball::TarError;
@@ -17,10 +18,11 @@ use nix::sched::{CloneFlags, setns, unshare};
 use sampan_ipc::report;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -129,6 +131,22 @@ impl Namespace {
             command.arg(found).arg(since.to_string()).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let words = last_words(&mut process)?;
         serde_json::from_str(&words).map_err(|_| io::Error::other(words))
+    }
+
+    /// Gives directories of `layer` what the layers `below` say of them. See [`implied::settle`].
+    ///
+    /// # Errors
+    /// What the process in the namespace met.
+    pub fn settle(&self, layer: &Path, below: &[PathBuf]) -> io::Result<()> {
+        let mut command = self.command("settle", Some(layer));
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let list: Vec<u8> =
+            below.iter().flat_map(|path| [path.as_os_str().as_bytes(), &[0]].concat()).collect();
+        process.stdin.take().map_or(Ok(()), |to| feed(&mut list.as_slice(), to))?;
+        match last_words(&mut process)?.as_str() {
+            "done" => Ok(()),
+            words => Err(io::Error::other(words.to_owned())),
+        }
     }
 
     /// Bytes that `path` and all below it take on the disk. See [`walk::size_on_disk`].
@@ -270,6 +288,9 @@ fn obey(args: &[&OsStr]) -> Result<String, String> {
         ("remove", Some(path)) => tree::remove(Path::new(path))
             .map(|()| "done".to_owned())
             .map_err(|error| format!("cannot remove it in the user namespace: {error}")),
+        ("settle", Some(layer)) => settle_layer(Path::new(layer))
+            .map(|()| "done".to_owned())
+            .map_err(|error| format!("cannot look at layers in the user namespace: {error}")),
         ("compare", Some(expected)) => compare_trees(Path::new(expected), args.get(3), args.get(4)),
         ("measure", Some(path)) => walk::size_on_disk(Path::new(path))
             .map(|bytes| bytes.to_string())
@@ -295,6 +316,13 @@ fn compare_trees(expected: &Path, found: Option<&&OsStr>, since: Option<&&OsStr>
     let differences =
         compared.map_err(|error| format!("cannot compare it in the user namespace: {error}"))?;
     serde_json::to_string(&differences).map_err(|error| error.to_string())
+}
+
+/// The layers below come by the input, each with a NUL behind it.
+fn settle_layer(layer: &Path) -> io::Result<()> {
+    let below = io::stdin().lock().split(0).map(|path| path.map(|path| OsString::from_vec(path).into()));
+    let below = below.collect::<io::Result<Vec<PathBuf>>>()?;
+    implied::settle(layer, &below, &Cancel::default())
 }
 
 /// Why the kernel makes no namespace, and what decides that. user_namespaces(7), namespaces(7).

@@ -15,6 +15,9 @@ pub const CONFIG_MAX: u64 = 8 << 20;
 /// Most layers of one image: what overlayfs mounts on one another.
 pub const LAYERS_MAX: usize = 500;
 
+/// Longest word of a platform, in bytes; they are kept in `index.json`, for all images in one file.
+const WORD_MAX: usize = 64;
+
 /// Media type of an OCI index.
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// Media type of an OCI manifest.
@@ -121,6 +124,23 @@ impl Manifest {
     pub fn content_size(&self) -> u64 {
         self.layers.iter().fold(self.config.size, |sum, layer| sum.saturating_add(layer.size))
     }
+}
+
+/// The OCI manifest of the same config, layers and annotations as a schema 2 manifest: the same bytes each time.
+/// `None` if it is no such manifest, or has a media type that OCI has no counterpart of.
+pub fn to_oci_manifest(docker: &[u8]) -> Option<Vec<u8>> {
+    let mut manifest: serde_json::Value = serde_json::from_slice(docker).ok()?;
+    let fields = manifest.as_object_mut()?;
+    fields.insert("mediaType".to_owned(), MANIFEST.into());
+    fields.get_mut("config")?.as_object_mut()?.insert("mediaType".to_owned(), CONFIG.into());
+    for layer in fields.get_mut("layers")?.as_array_mut()? {
+        let kind = layer.get("mediaType")?.as_str()?;
+        if !LAYER.contains(&kind) {
+            let at = DOCKER_LAYER.iter().position(|known| *known == kind)?;
+            layer.as_object_mut()?.insert("mediaType".to_owned(), LAYER.get(at).copied()?.into());
+        }
+    }
+    serde_json::to_vec(&manifest).ok()
 }
 
 /// An index or a manifest.
@@ -346,7 +366,22 @@ pub fn parse_config(bytes: &[u8], manifest: &Manifest) -> Result<Config, OciErro
             "the image's config names {diff_ids} diff ids, its manifest {layers} layers"
         )));
     }
+    check_platform(&config)?;
     Ok(config)
+}
+
+/// Refuses a config whose platform is no words but a text.
+///
+/// # Errors
+/// [`OciError::Refused`].
+pub fn check_platform(config: &Config) -> Result<(), OciError> {
+    let variant = config.variant.as_deref().unwrap_or_default();
+    match [config.os.as_str(), &config.architecture, variant].iter().any(|word| word.len() > WORD_MAX) {
+        true => Err(refused(format!(
+            "the image's config names a platform in words of more than {WORD_MAX} bytes"
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// Picks the entry of `index` that fits `wanted` best.

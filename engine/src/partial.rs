@@ -10,7 +10,7 @@
 //! was computed, those of a partial included. One job at a time has a partial open: it has claimed the digest.
 
 use crate::digest::Digest;
-use crate::store::{Store, StoreError, file_error};
+use crate::store::{Store, StoreError, file_error, lock};
 use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File, OpenOptions};
@@ -207,6 +207,8 @@ pub fn collect(store: &Store, age: Duration) {
     };
     for path in list(store) {
         let touched = fs::symlink_metadata(&path).and_then(|meta| meta.modified());
+        // The lock that pins are made under: no job opens it between the look and the removal.
+        let _commit = lock(&store.commit);
         let pinned = digest_of(&path).is_some_and(|digest| store.is_pinned(&digest));
         if !pinned && touched.is_ok_and(|touched| touched <= oldest) {
             log::info!("removing {}, which nobody went on with", path.display());

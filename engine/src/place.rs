@@ -1,11 +1,16 @@
 //! Where a layer's entry is made, and what can go wrong there.
 //!
-//! Below [`crate::unpack`] and [`crate::attributes`], which share it.
+//! Below [`crate::unpack`] and [`crate::attributes`], which share it, and all that walks through layers later.
 
 use crate::tarball::TarError;
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::Mode;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// Why a layer cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -57,4 +62,25 @@ pub(crate) fn refused(path: &[u8], why: &'static str) -> UnpackError {
 
 pub(crate) fn file(doing: &'static str, path: &[u8], errno: Errno) -> UnpackError {
     UnpackError::File { doing, path: lossy(path), source: errno.into() }
+}
+
+/// Opens a layer's root.
+pub(crate) fn open_top(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(AT_FDCWD, path, flags, Mode::empty())
+}
+
+/// Opens the directory `path` beneath `top`, or `top` once more if it is empty; follows no link.
+pub(crate) fn open_beneath(top: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let how = OpenHow::new().flags(flags).resolve(
+        ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+    );
+    let path = if path.is_empty() { b".".as_slice() } else { path };
+    loop {
+        match openat2(top, OsStr::from_bytes(path), how) {
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            other => return other,
+        }
+    }
 }

@@ -296,7 +296,13 @@ impl Work<'_> {
             worker();
         });
         let failed = lock(&failed).take();
-        failed.map_or(Ok(pin), |error| Err(error.into()))
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        if self.request.unpack {
+            self.store.settle_layers(&chain_ids, self.cancel)?;
+        }
+        Ok(pin)
     }
 
     fn commit(&self, resolved: Resolved, config: Config) -> Result<Pulled, PullError> {

@@ -29,11 +29,13 @@ use std::collections::HashSet;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use ureq::Body;
 
 /// Most bytes of an error's or a token's body that are read.
 const SMALL_BODY_MAX: u64 = 256 << 10;
+/// Fewest bytes of a small body that come in the time in which one may be late.
+const SMALL_BODY_PACE: usize = 1024;
 /// Tags that a registry is asked for at a time.
 const TAGS_PER_PAGE: usize = 1000;
 /// Most bytes of one page of tags; a registry that does not page gives all at once.
@@ -442,19 +444,33 @@ impl Registry {
         RegistryError::Answer { host: self.host.clone(), wrong }
     }
 
-    fn read_small(
-        &self,
-        mut response: Response<Body>,
-        what: &str,
-        max: u64,
-    ) -> Result<Vec<u8>, RegistryError> {
-        // One more: ureq's limit is exclusive.
-        match response.body_mut().with_config().limit(max + 1).read_to_vec() {
+    fn read_small(&self, response: Response<Body>, what: &str, max: u64) -> Result<Vec<u8>, RegistryError> {
+        match self.read_body(response, max) {
             Ok(bytes) if bytes.len() as u64 <= max => Ok(bytes),
             Ok(_) | Err(ureq::Error::BodyExceedsLimit(_)) => {
                 Err(self.wrong(format!("offers more than {max} bytes for {what}")))
             }
             Err(source) => Err(self.transport(what, source)),
+        }
+    }
+
+    /// Reads a small body whole, if it comes at a pace: each byte may be late, and not all of them.
+    fn read_body(&self, response: Response<Body>, max: u64) -> Result<Vec<u8>, ureq::Error> {
+        // One more: ureq's limit is exclusive.
+        let mut reader = response.into_body().into_with_config().limit(max + 1).reader();
+        let (mut bytes, mut buffer) = (Vec::new(), [0; 8 << 10]);
+        let (mut since, mut had) = (Instant::now(), 0);
+        loop {
+            match reader.read(&mut buffer).map_err(ureq::Error::from)? {
+                0 => return Ok(bytes),
+                len => bytes.extend_from_slice(buffer.get(..len).unwrap_or_default()),
+            }
+            if since.elapsed() >= self.agents.stall() {
+                if bytes.len() - had < SMALL_BODY_PACE {
+                    return Err(ureq::Error::Timeout(ureq::Timeout::RecvBody));
+                }
+                (since, had) = (Instant::now(), bytes.len());
+            }
         }
     }
 
@@ -477,11 +493,11 @@ impl Registry {
         Err(self.refusal(what, response))
     }
 
-    fn refusal(&self, what: &str, mut response: Response<Body>) -> RegistryError {
+    fn refusal(&self, what: &str, response: Response<Body>) -> RegistryError {
         let status = response.status();
         let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok());
         let retry_after = retry_after.and_then(|v| retry::parse_retry_after(v, SystemTime::now()));
-        let body = response.body_mut().with_config().limit(SMALL_BODY_MAX).read_to_vec().unwrap_or_default();
+        let body = self.read_body(response, SMALL_BODY_MAX).unwrap_or_default();
         let (what, host) = (what.to_owned(), self.host.clone());
         let detail = detail(&body);
         match status {

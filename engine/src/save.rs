@@ -242,12 +242,15 @@ impl Work<'_> {
     }
 
     fn layout(&mut self, images: &[Chosen], mut to: Box<dyn Outlet + '_>) -> Result<(), SaveError> {
-        self.document(&mut *to, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-        self.document(&mut *to, "index.json", &index(images))?;
+        let mut written = Vec::with_capacity(images.len());
         for chosen in images {
-            let Loaded { entry, manifest, .. } = &chosen.image;
-            let bytes = self.store.read_blob(&entry.digest, oci::MANIFEST_MAX)?;
-            self.document(&mut *to, &blob_name(&entry.digest), &bytes)?;
+            written.push(self.oci_manifest(&chosen.image.entry)?);
+        }
+        self.document(&mut *to, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        self.document(&mut *to, "index.json", &index(images, &written))?;
+        for (chosen, (entry, bytes)) in images.iter().zip(&written) {
+            let manifest = &chosen.image.manifest;
+            self.document(&mut *to, &blob_name(&entry.digest), bytes)?;
             let config = &manifest.config.digest;
             let bytes = self.store.read_blob(config, oci::CONFIG_MAX)?;
             self.document(&mut *to, &blob_name(config), &bytes)?;
@@ -257,6 +260,18 @@ impl Work<'_> {
         }
         self.cancel.check()?;
         to.finish().map_err(writing("index.json"))
+    }
+
+    /// The image's manifest, and its entry in an index: an OCI one, since other tools find no other in a layout.
+    fn oci_manifest(&self, entry: &Descriptor) -> Result<(Descriptor, Vec<u8>), SaveError> {
+        let bytes = self.store.read_blob(&entry.digest, oci::MANIFEST_MAX)?;
+        if entry.media_type != oci::DOCKER_MANIFEST {
+            return Ok((entry.clone(), bytes));
+        }
+        // One with layers of a kind that OCI does not know stays as it is.
+        let Some(made) = oci::to_oci_manifest(&bytes) else { return Ok((entry.clone(), bytes)) };
+        let (digest, size, media_type) = (Digest::of(&made), made.len() as u64, oci::MANIFEST.to_owned());
+        Ok((Descriptor { digest, size, media_type, ..entry.clone() }, made))
     }
 
     fn docker(&mut self, images: &[Chosen], mut to: Box<dyn Outlet + '_>) -> Result<(), SaveError> {
@@ -395,10 +410,10 @@ impl Work<'_> {
 }
 
 /// `index.json`: an entry for each name, or one without.
-fn index(images: &[Chosen]) -> Vec<u8> {
+fn index(images: &[Chosen], written: &[(Descriptor, Vec<u8>)]) -> Vec<u8> {
     let mut manifests = Vec::new();
-    for Chosen { image, names, asked } in images {
-        let entry = |annotations| Descriptor { annotations, platform: None, ..image.entry.clone() };
+    for (Chosen { names, asked, .. }, (written, _)) in images.iter().zip(written) {
+        let entry = |annotations| Descriptor { annotations, platform: None, ..written.clone() };
         for name in names {
             let mut annotations = BTreeMap::from([(REF_NAME.to_owned(), name.clone())]);
             if asked.contains(name) {

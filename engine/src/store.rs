@@ -3,6 +3,7 @@
 //! ```text
 //! oci-layout  index.json  blobs/<algorithm>/<hex>   OCI image-spec, "Image Layout": skopeo and umoci read it
 //! layers/<chain id, hex>/diff                       a layer unpacked in overlayfs's form
+//! layers/<chain id, hex>/implied                    what of it waits for lower layers: [`crate::implied`]
 //! partial/                                          blobs that are not whole yet: [`crate::partial`]
 //! tmp/                                              private until verified; emptied at start
 //! unsynced                                          images that are not on the disk for sure: [`crate::unsynced`]
@@ -12,7 +13,9 @@
 //! nothing, or by an image that [`crate::unsynced`] has noted, and is removed at the first start after it.
 //! [`crate::images`] owns `index.json`.
 
+use crate::cancel::Cancel;
 use crate::digest::Digest;
+use crate::implied;
 use crate::namespace::Namespace;
 use crate::unsynced::Unsynced;
 use crate::{sys, tree, walk};
@@ -348,6 +351,40 @@ impl Store {
             Err(StoreError::File { .. }) if self.has_layer(chain_id) => Ok(()),
             other => other,
         }
+    }
+
+    /// Gives directories that layers do not name what the layers below say of them; the lowest comes first. All are
+    /// there. To be called before an image of them is named; costs a look at each layer where all is done.
+    ///
+    /// # Errors
+    /// [`StoreError::File`], also if `cancel` was called; the next call goes on.
+    pub fn settle_layers(&self, chain_ids: &[Digest], cancel: &Cancel) -> Result<(), StoreError> {
+        for (nth, chain_id) in chain_ids.iter().enumerate() {
+            let below = chain_ids.get(..nth).unwrap_or_default();
+            self.settle_layer(&self.layer_path(chain_id), below, cancel)?;
+        }
+        Ok(())
+    }
+
+    /// The same for one layer, which has no name yet, maybe; those in `below` are settled.
+    ///
+    /// # Errors
+    /// As [`Store::settle_layers`].
+    pub(crate) fn settle_layer(
+        &self,
+        layer: &Path,
+        below: &[Digest],
+        cancel: &Cancel,
+    ) -> Result<(), StoreError> {
+        if !layer.join(implied::LIST).exists() {
+            return Ok(());
+        }
+        let below: Vec<PathBuf> = below.iter().rev().map(|chain_id| self.layer_path(chain_id)).collect();
+        let settled = match self.namespace() {
+            Some(namespace) => namespace.settle(layer, &below),
+            None => implied::settle(layer, &below, cancel),
+        };
+        settled.map_err(file_error("find out from lower layers about directories of", layer))
     }
 
     /// Makes all that was written so far durable.

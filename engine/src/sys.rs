@@ -133,6 +133,26 @@ pub fn lgetxattr(path: &CStr, name: &CStr) -> Result<Vec<u8>, Errno> {
     fill(|to, len| unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), to.cast(), len) })
 }
 
+/// The same of what `fd` refers to. flistxattr(2).
+///
+/// # Errors
+/// The errno.
+pub fn flistxattr(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `len` bytes to `to`, or nothing if both are 0.
+    fill(|to, len| unsafe { libc::flistxattr(fd, to.cast(), len) })
+}
+
+/// An extended attribute of what `fd` refers to. fgetxattr(2).
+///
+/// # Errors
+/// The errno.
+pub fn fgetxattr(fd: impl AsFd, name: &CStr) -> Result<Vec<u8>, Errno> {
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: as above; the name ends with NUL.
+    fill(|to, len| unsafe { libc::fgetxattr(fd, name.as_ptr(), to.cast(), len) })
+}
+
 /// Asks for a length, then for so many bytes; again if there are more by then.
 fn fill(get: impl Fn(*mut u8, usize) -> isize) -> Result<Vec<u8>, Errno> {
     loop {

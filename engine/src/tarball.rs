@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use tar::{EntryType, Header};
 
 const BLOCK: u64 = 512;
-/// Most bytes of one PAX header or long name: a hostile layer cannot make us hold more.
+/// Most bytes of PAX headers and long names of one entry: a hostile layer cannot make us hold more.
 const META_MAX: u64 = 1 << 20;
 /// Most stretches of one sparse file.
 const SPARSE_MAX: usize = 65_536;
@@ -130,6 +130,7 @@ impl<R: Read> Tarball<R> {
         let mut pax = Pax::default();
         let (mut long_name, mut long_link) = (None, None);
         let mut described = false;
+        let mut left = META_MAX;
         loop {
             self.skip_content()?;
             let Some(header) = self.header()? else {
@@ -140,11 +141,11 @@ impl<R: Read> Tarball<R> {
             };
             let size = header.entry_size().map_err(|e| malformed(e.to_string()))?;
             match header.entry_type() {
-                EntryType::GNULongName => long_name = Some(self.long_text(size)?),
-                EntryType::GNULongLink => long_link = Some(self.long_text(size)?),
-                EntryType::XHeader => pax.read(&self.meta(size)?)?,
+                EntryType::GNULongName => long_name = Some(self.long_text(size, &mut left)?),
+                EntryType::GNULongLink => long_link = Some(self.long_text(size, &mut left)?),
+                EntryType::XHeader => pax.read(&self.meta(size, &mut left)?)?,
                 // Global records are comments in practice (git writes its commit there).
-                EntryType::XGlobalHeader => drop(self.meta(size)?),
+                EntryType::XGlobalHeader => drop(self.meta(size, &mut { META_MAX })?),
                 _ => return self.entry(&header, pax, long_name, long_link).map(Some),
             }
             described = !header.entry_type().is_pax_global_extensions();
@@ -205,11 +206,11 @@ impl<R: Read> Tarball<R> {
         Ok(Some(header))
     }
 
-    /// The content of an entry that describes the next one.
-    fn meta(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
-        if size > META_MAX {
-            return Err(malformed(format!("a header of {size} bytes, at most {META_MAX} are read")));
-        }
+    /// The content of an entry that describes the next one, of which `left` bytes may come.
+    fn meta(&mut self, size: u64, left: &mut u64) -> Result<Vec<u8>, TarError> {
+        *left = left.checked_sub(size).ok_or_else(|| {
+            malformed(format!("headers that describe one entry have more than {META_MAX} bytes"))
+        })?;
         self.begin_content(size);
         let mut bytes = vec![0; usize::try_from(size).expect("at most META_MAX")];
         let mut at = 0;
@@ -219,8 +220,8 @@ impl<R: Read> Tarball<R> {
         Ok(bytes)
     }
 
-    fn long_text(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
-        let mut text = self.meta(size)?;
+    fn long_text(&mut self, size: u64, left: &mut u64) -> Result<Vec<u8>, TarError> {
+        let mut text = self.meta(size, left)?;
         let end = text.iter().position(|b| *b == 0).unwrap_or(text.len());
         text.truncate(end);
         Ok(text)
@@ -590,6 +591,17 @@ mod tests {
         header.set_size(1 << 40);
         header.set_cksum();
         assert!(matches!(all(header.as_bytes()), Err(TarError::Malformed(_))));
+    }
+
+    #[test]
+    fn many_headers_for_one_entry_are_refused_as_one_long_one_is() {
+        let one = block(EntryType::XHeader, "x", &record("SCHILY.xattr.user.a", &[b'a'; 60 << 10]));
+        let with = |count: usize| [one.repeat(count), block(EntryType::Regular, "f", b"hi")].concat();
+        assert_eq!(all(&with(16)).expect("little enough").len(), 1);
+        let error = all(&with(18)).expect_err("too much for one entry").to_string();
+        assert!(error.contains("more than 1048576 bytes"), "{error}");
+        let several = with(10).repeat(10);
+        assert_eq!(all(&several).expect("each has little").len(), 10);
     }
 
     #[test]

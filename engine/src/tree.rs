@@ -5,8 +5,8 @@
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, openat, renameat};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
@@ -76,15 +76,28 @@ fn empty(top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
                 Err(Errno::EISDIR | Errno::EPERM) => {}
                 Err(errno) => return Err(errno.into()),
             }
-            *moved += 1;
-            // A name that no entry of ours or of the layer has by chance; a clash ends in an error, not in harm.
-            let target = format!(".sampan-moved-up-{moved}");
             // Moving a directory needs write permission on it, since its ".." changes.
             let _ = fchmodat(&child, inner.as_c_str(), Mode::S_IRWXU, FchmodatFlags::FollowSymlink);
-            renameat(&child, inner.as_c_str(), top, target.as_str())?;
+            move_up(&child, &inner, top, moved)?;
         }
     }
     Ok(())
+}
+
+/// Moves `inner` of `child` into `top` under a name that is free there. A hostile layer may have taken some of
+/// them, as many as it has entries.
+fn move_up(child: &OwnedFd, inner: &CStr, top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
+    let target = loop {
+        *moved += 1;
+        let name = format!(".sampan-moved-up-{moved}");
+        // No RENAME_NOREPLACE: not all file systems know it, and nobody else makes names in here.
+        match fstatat(top, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(_) => {}
+            Err(Errno::ENOENT) => break name,
+            Err(errno) => return Err(errno.into()),
+        }
+    };
+    Ok(renameat(child, inner, top, target.as_str())?)
 }
 
 fn names(dir: &OwnedFd) -> io::Result<Vec<CString>> {
@@ -142,5 +155,18 @@ mod tests {
         assert!(!top.exists());
         assert!(outside.join("kept").exists());
         remove(&top).expect("nothing there is well");
+    }
+
+    #[test]
+    fn a_tree_that_has_our_own_names_in_it_is_removed_too() {
+        let root = tempfile::tempdir().expect("a directory");
+        let top = root.path().join("top");
+        for nth in 1..5 {
+            fs::create_dir_all(top.join(format!(".sampan-moved-up-{nth}/a/b/c"))).expect("made");
+            fs::create_dir_all(top.join(format!("deep{nth}/a/b/c"))).expect("made");
+        }
+        fs::write(top.join(".sampan-moved-up-7"), "x").expect("written");
+        remove(&top).expect("removed");
+        assert!(!top.exists());
     }
 }

@@ -3,10 +3,12 @@
 //! A parent directory is found by openat2 with the layer's root as root (RESOLVE_IN_ROOT), so `..`, absolute
 //! names and symbolic links of the layer lead nowhere else; the last name is then made there with `O_EXCL` or an
 //! `*at` call that follows nothing. OCI image-spec, "Image Layer Filesystem Changeset". Owners are numbers:
-//! names of users and groups are never looked up. Called by [`crate::pipeline`]; removes nothing on failure,
-//! the caller's directory is private and thrown away whole.
+//! names of users and groups are never looked up. Directories that a layer does not name are listed beside the
+//! root, for [`crate::implied`]. Called by [`crate::pipeline`]; removes nothing on failure, the caller's directory
+//! is private and thrown away whole.
 
 use crate::attributes::{Attributes, Standing, times};
+use crate::implied::{self, Implied};
 use crate::place::{Place, UnpackError, file, lossy, refused};
 use crate::sys;
 use crate::tarball::{Entry, Kind, TarError, Tarball};
@@ -26,8 +28,11 @@ use std::rc::Rc;
 
 /// Longest name of an entry, in bytes: PATH_MAX.
 const PATH_MAX: usize = 4096;
-/// Most directories of a layer whose times are set in the end; more is a hostile layer.
-const DIRECTORIES_MAX: usize = 2_000_000;
+/// Most bytes that the directories of a layer are remembered in, whose times are set in the end: half a million
+/// with usual names. More is a hostile layer.
+const DIRECTORIES_MAX: usize = 64 << 20;
+/// What each of them costs beside its name.
+const DIRECTORY_COST: usize = size_of::<Dated>() + 16;
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
@@ -42,7 +47,7 @@ pub struct Unpacked {
 
 /// Unpacks the tar that `from` gives into the directory `root`, which exists and is empty.
 ///
-/// Reads up to the tar's end mark and not beyond it; gives `from` back.
+/// Reads up to the tar's end mark and not beyond it; gives `from` back. Makes [`implied::LIST`] beside `root`.
 ///
 /// # Errors
 /// [`UnpackError`] names the entry.
@@ -56,7 +61,7 @@ pub fn unpack<R: Read>(from: R, root: &Path) -> Result<(Unpacked, R), UnpackErro
             false => count.skipped += 1,
         }
     }
-    unpacker.finish()?;
+    unpacker.finish(&root.with_file_name(implied::LIST))?;
     Ok((count, tarball.into_inner()))
 }
 
@@ -68,13 +73,19 @@ fn is_above(path: &[u8], below: &[u8]) -> bool {
     below.strip_prefix(path).is_some_and(|rest| rest.starts_with(b"/"))
 }
 
+/// A directory, and its modification time.
+type Dated = (Box<[u8]>, (i64, u32));
+
 struct Unpacker {
     root: Rc<OwnedFd>,
     owner: Attributes,
     /// The directories on the way to where the last entry was made, outermost first: the next one is near.
     trail: Vec<(Vec<u8>, Rc<OwnedFd>)>,
     /// Times of directories, set in the end: making a file in one changes them.
-    directories: Vec<(Vec<u8>, (i64, u32))>,
+    directories: Vec<Dated>,
+    /// Bytes that those take.
+    remembered: usize,
+    implied: Implied,
     buffer: Vec<u8>,
 }
 
@@ -83,12 +94,17 @@ impl Unpacker {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root =
             openat(AT_FDCWD, root, flags, Mode::empty()).map_err(|e| file("open the root of", b"", e))?;
+        let mut implied = Implied::default();
+        implied.made(&root).map_err(|e| file("look at the root of", b"", e))?;
+        implied.way(Vec::new(), 0);
         let buffer = vec![0; 64 << 10];
         Ok(Unpacker {
             root: Rc::new(root),
             owner: Attributes { standing: Standing::of_this_process() },
             trail: Vec::new(),
             directories: Vec::new(),
+            remembered: 0,
+            implied,
             buffer,
         })
     }
@@ -101,6 +117,7 @@ impl Unpacker {
             if entry.kind == Kind::Directory {
                 let root = Rc::clone(&self.root);
                 self.owner.set_attributes(&*root, &path, entry)?;
+                self.implied.has_entry(&root).map_err(|e| file("look at", &path, e))?;
                 self.note_directory(path, entry.mtime)?;
             }
             return Ok(true);
@@ -191,6 +208,7 @@ impl Unpacker {
             path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).collect();
         ends.push(path.len());
         let mut above = self.resolve(b"", flags).map_err(|e| file("open the directory of", path, e))?;
+        let mut way = None;
         for end in ends {
             let prefix = path.get(..end).unwrap_or(path);
             above = match self.resolve(prefix, flags) {
@@ -207,19 +225,41 @@ impl Unpacker {
                         }
                         Err(errno) => return Err(file("make the directory of", path, errno)),
                     }
-                    self.resolve(prefix, flags).map_err(|e| file("open the directory of", path, e))?
+                    way.get_or_insert_with(|| self.way(&above, prefix, path));
+                    let made = self.resolve(prefix, flags);
+                    made.and_then(|made| self.implied.made(&made).map(|()| made))
+                        .map_err(|e| file("open the directory of", path, e))?
                 }
                 Err(Errno::ENOTDIR) => {
                     let (_, name) = split(prefix);
                     if !is_whiteout(&above, name) {
                         return Err(refused(path, "its parent is no directory"));
                     }
-                    self.instead_of_whiteout(&above, name, path)?
+                    let made = self.instead_of_whiteout(&above, name, path)?;
+                    // What lower layers have there is gone: it is none of theirs.
+                    self.note_directory(prefix.to_vec(), (0, 0))?;
+                    made
                 }
                 Err(errno) => return Err(file("open the directory of", path, errno)),
             };
         }
+        if let Some((way, first)) = way {
+            self.implied.way(way, first);
+        }
         Ok(above)
+    }
+
+    /// What `path` is without links, where all from `prefix` on is made now, in `above`; and where `prefix` ends.
+    fn way(&self, above: &OwnedFd, prefix: &[u8], path: &[u8]) -> (Vec<u8>, usize) {
+        let (parent, name) = split(prefix);
+        let mut way = implied::real_path(&self.root, above).unwrap_or_else(|| parent.to_vec());
+        if !way.is_empty() {
+            way.push(b'/');
+        }
+        way.extend_from_slice(name);
+        let first = way.len();
+        way.extend_from_slice(path.get(prefix.len()..).unwrap_or_default());
+        (way, first)
     }
 
     /// Calls `make`; if something has the name already, removes that and calls again: later entries win.
@@ -316,6 +356,7 @@ impl Unpacker {
             Err(errno) => Err(errno),
         };
         let fd = fd.map_err(|e| file("make", at.path, e))?;
+        self.implied.has_entry(&fd).map_err(|e| file("look at", at.path, e))?;
         self.owner.set_attributes(&fd, at.path, entry)?;
         self.remember(at.path, fd);
         Ok(())
@@ -427,14 +468,23 @@ impl Unpacker {
     }
 
     fn note_directory(&mut self, path: Vec<u8>, mtime: (i64, u32)) -> Result<(), UnpackError> {
-        if self.directories.len() >= DIRECTORIES_MAX {
+        // The same one again, as some writers have `./` before each of its files: the last word counts.
+        if let Some((last, time)) = self.directories.last_mut()
+            && **last == *path
+        {
+            *time = mtime;
+            return Ok(());
+        }
+        self.remembered += path.len() + DIRECTORY_COST;
+        if self.remembered > DIRECTORIES_MAX {
             return Err(refused(&path, "the layer has too many directories"));
         }
-        self.directories.push((path, mtime));
+        self.directories.push((path.into_boxed_slice(), mtime));
         Ok(())
     }
 
-    fn finish(mut self) -> Result<(), UnpackError> {
+    /// Sets times of directories, and writes the list of those that have no entry.
+    fn finish(mut self, list: &Path) -> Result<(), UnpackError> {
         self.trail.clear();
         for (path, mtime) in std::mem::take(&mut self.directories) {
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
@@ -444,7 +494,9 @@ impl Unpacker {
                 futimens(&fd, &atime, &mtime).map_err(|e| file("set the time of", &path, e))?;
             }
         }
-        Ok(())
+        let failed =
+            |source| UnpackError::File { doing: "list what is missing of", path: lossy(b""), source };
+        self.implied.write(&self.root, list).map_err(failed)
     }
 }
 
@@ -532,6 +584,22 @@ mod tests {
         let (dir, result) = Layer::new().with(EntryType::Regular, "/etc/x", "", "x").unpack();
         assert_eq!(result.expect("good").entries, 1);
         assert!(dir.path().join("root/etc/x").exists());
+    }
+
+    #[test]
+    fn directories_without_end_are_refused_before_they_take_all_memory() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut unpacker = Unpacker::open(dir.path()).expect("opened");
+        let name = |nth: usize| format!("{nth}{}", "/d".repeat(2000)).into_bytes();
+        let noted =
+            (0..100_000).take_while(|nth| unpacker.note_directory(name(*nth), (0, 0)).is_ok()).count();
+        assert!((10_000..20_000).contains(&noted), "{noted} names of 4 KB");
+        let mut unpacker = Unpacker::open(dir.path()).expect("opened");
+        for nth in 0..100_000 {
+            unpacker.note_directory(name(0), (nth, 0)).expect("the same one again takes no room");
+        }
+        assert_eq!(unpacker.directories.len(), 1);
+        assert_eq!(unpacker.directories[0].1, (99_999, 0));
     }
 
     #[test]
@@ -624,5 +692,67 @@ mod tests {
             .unpack();
         result.expect("good");
         assert!(dir.path().join("root/a/d").exists() && !dir.path().join("root/a/b").exists());
+    }
+
+    /// The directories that the layer has no entry for, as it was unpacked in `dir`.
+    fn implied(dir: &tempfile::TempDir) -> Vec<String> {
+        let list = std::fs::read_to_string(dir.path().join(implied::LIST)).unwrap_or_default();
+        list.split_terminator('\0').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn directories_without_an_entry_are_listed() {
+        let file = |layer: Layer, name| layer.with(EntryType::Regular, name, "", "x");
+        let (dir, result) = file(file(Layer::new(), "a/b/c"), "a/d/e").unpack();
+        result.expect("good");
+        assert_eq!(implied(&dir), ["", "a", "a/b", "a/d"]);
+        // Whiteouts are in a directory as files are.
+        let (dir, result) = file(file(Layer::new(), "a/.wh.b"), "c/.wh..wh..opq").unpack();
+        result.expect("good");
+        assert_eq!(implied(&dir), ["", "a", "c"]);
+    }
+
+    #[test]
+    fn an_entry_that_comes_later_takes_a_directory_off_the_list() {
+        let (dir, result) = Layer::new()
+            .with(EntryType::Regular, "a/b/c", "", "x")
+            .with(EntryType::Directory, "a/", "", "")
+            .with(EntryType::Regular, "gone/a", "", "x")
+            .with(EntryType::Regular, "gone", "", "a file")
+            .with(EntryType::Directory, "./", "", "")
+            .unpack();
+        result.expect("good");
+        assert_eq!(implied(&dir), ["a/b"]);
+        let (dir, result) = Layer::new().with(EntryType::Directory, "./", "", "").unpack();
+        result.expect("good");
+        assert!(!dir.path().join(implied::LIST).exists());
+    }
+
+    #[test]
+    fn a_directory_that_was_reached_by_a_link_is_listed_by_its_own_path() {
+        let (dir, result) = Layer::new()
+            .with(EntryType::Directory, "./", "", "")
+            .with(EntryType::Directory, "usr/", "", "")
+            .with(EntryType::Symlink, "lib", "usr", "")
+            .with(EntryType::Regular, "lib/a/b/c", "", "x")
+            .with(EntryType::Directory, "usr/a", "", "")
+            .unpack();
+        result.expect("good");
+        assert_eq!(implied(&dir), ["usr/a/b"]);
+    }
+
+    #[test]
+    fn a_directory_that_the_layer_hid_before_it_made_it_is_nothing_of_lower_layers() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let (dir, result) = Layer::new()
+            .with(EntryType::Directory, "./", "", "")
+            .with(EntryType::Regular, ".wh.a", "", "")
+            .with(EntryType::Regular, "a/b/c", "", "x")
+            .unpack();
+        result.expect("good");
+        assert_eq!(implied(&dir), ["a/b"]);
+        assert_eq!(std::fs::metadata(dir.path().join("root/a")).expect("there").mtime(), 0);
     }
 }

@@ -28,6 +28,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Most rows; what comes behind shares the last one, so that an answer stays within a frame.
@@ -130,8 +131,17 @@ struct Owner {
 
 /// What is to be looked at.
 enum Part {
-    Blob { digest: Digest, size: Option<u64> },
-    Layer { chain_id: Digest, blob: Descriptor, diff_id: Digest },
+    Blob {
+        digest: Digest,
+        size: Option<u64>,
+    },
+    /// `stack` are the chain ids of its image, this one's and those below among them.
+    Layer {
+        chain_id: Digest,
+        blob: Descriptor,
+        diff_id: Digest,
+        stack: Arc<[Digest]>,
+    },
 }
 
 /// All parts, each with the image that needs it.
@@ -177,7 +187,9 @@ impl Verify<'_> {
                 Part::Layer { blob, .. } if broken.contains(&blob.digest) => {
                     Verdict::Broken("cannot be compared: its blob is broken".to_owned())
                 }
-                Part::Layer { chain_id, blob, diff_id } => self.layer(chain_id, blob, diff_id, owner, row)?,
+                Part::Layer { chain_id, blob, diff_id, stack } => {
+                    self.layer(chain_id, blob, diff_id, stack, owner, row)?
+                }
             };
             report.seen += 1;
             if let Verdict::Broken(why) = verdict {
@@ -222,14 +234,15 @@ impl Verify<'_> {
                     continue;
                 }
             };
-            let chain_ids = config.chain_ids();
+            let chain_ids: Arc<[Digest]> = config.chain_ids().into();
             // An image that was not unpacked has none; one of which a layer is there needs all below it too.
             let unpacked = chain_ids.iter().rposition(|id| self.store.has_layer(id)).map_or(0, |top| top + 1);
             let parts = chain_ids.iter().zip(&manifest.layers).zip(&config.rootfs.diff_ids).take(unpacked);
             for ((chain_id, blob), diff_id) in parts {
                 if (self.deep || !self.store.has_layer(chain_id)) && known.insert(layer_key(chain_id)) {
                     let (chain_id, blob, diff_id) = (chain_id.clone(), blob.clone(), diff_id.clone());
-                    layers.push((Part::Layer { chain_id, blob, diff_id }, Some(owner)));
+                    let stack = Arc::clone(&chain_ids);
+                    layers.push((Part::Layer { chain_id, blob, diff_id, stack }, Some(owner)));
                 }
             }
         }
@@ -319,6 +332,7 @@ impl Verify<'_> {
         chain_id: &Digest,
         blob: &Descriptor,
         diff_id: &Digest,
+        stack: &[Digest],
         owner: Option<&Owner>,
         row: usize,
     ) -> Result<Verdict, Cancelled> {
@@ -338,8 +352,15 @@ impl Verify<'_> {
                 return Ok(Verdict::Broken(why));
             }
         };
+        let below = stack.split(|id| id == chain_id).next().unwrap_or_default();
+        let settled = self.store.settle_layer(fresh.path(), below, self.cancel);
+        self.cancel.check()?;
         if !is_there {
+            // One that a layer is missing below is settled by the pull that brings that one.
             return Ok(Verdict::Broken(self.replace_layer(chain_id, fresh, "is missing")));
+        }
+        if let Err(error) = settled {
+            return Ok(Verdict::Broken(format!("cannot be compared: {}", chain(&error))));
         }
         let path = self.store.layer_path(chain_id).join("diff");
         let expected = fresh.path().join("diff");

@@ -9,6 +9,7 @@ use crate::announce::Announcer;
 use crate::cancel::Cancel;
 use crate::config::Config;
 use crate::failure;
+use crate::fit;
 use crate::images;
 use crate::import::{self, ImportError, ImportRequest};
 use crate::limits::Limits;
@@ -27,9 +28,6 @@ use sampan_ipc::engine::{Answer, Code, Done, Failure, Login, Prune, Request};
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
-
-/// Images in one frame.
-const IMAGES_PER_FRAME: usize = 500;
 
 /// What a thread tells the event loop.
 pub enum Message {
@@ -239,10 +237,7 @@ fn answers(shared: &Shared, request: &Request) -> Result<Vec<Answer>, Failure> {
         Request::Images => {
             let images: Vec<_> = images::list(store)?.iter().map(images::Loaded::summary).collect();
             let mut answers: Vec<Answer> =
-                images.chunks(IMAGES_PER_FRAME).map(|part| Answer::Images(part.to_vec())).collect();
-            if answers.is_empty() {
-                answers.push(Answer::Images(Vec::new()));
-            }
+                fit::parts(images, |image| image).into_iter().map(Answer::Images).collect();
             answers.push(Answer::Done(Done::default()));
             Ok(answers)
         }
@@ -294,13 +289,14 @@ fn remove(shared: &Shared, name: &str, force: bool) -> Result<Vec<Answer>, Failu
     let reference = removed.untagged.first().cloned().unwrap_or_default();
     let (digest, freed, mut gone) = (removed.digest, removed.freed, removed.untagged);
     gone.extend(removed.deleted.then(|| digest.clone()));
-    Ok(vec![Answer::Done(Done { reference, digest, removed: gone, freed, ..Done::default() })])
+    Ok(vec![Answer::Done(Done { reference, digest, removed: fit::names(gone), freed, ..Done::default() })])
 }
 
 fn usage(shared: &Shared) -> Result<Vec<Answer>, Failure> {
     let report = usage::report(&shared.store)?;
     let mut answers = vec![Answer::Usage(report.kinds)];
-    answers.extend(report.images.chunks(IMAGES_PER_FRAME).map(|part| Answer::ImageUsage(part.to_vec())));
+    let parts = fit::parts(report.images, |usage| &mut usage.image);
+    answers.extend(parts.into_iter().map(Answer::ImageUsage));
     answers.push(Answer::Done(Done::default()));
     Ok(answers)
 }
@@ -312,5 +308,5 @@ fn prune(shared: &Shared, request: &Prune) -> Result<Vec<Answer>, Failure> {
         shared.announcer.image("prune-error", "", &[("reason", &failure.message)], &none);
         failure
     })?;
-    Ok(vec![Answer::Done(done)])
+    Ok(vec![Answer::Done(Done { removed: fit::names(done.removed), ..done })])
 }

@@ -295,13 +295,14 @@ fn a_fifo_that_nobody_reads_is_waited_for_and_then_reported() {
 #[test]
 fn arguments_that_make_no_sense_are_refused_with_what_is_allowed() {
     let host = Host::with_monitord();
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 7] = [
         (&["events", "-f", "nme=web"], "keys are type, event"),
         (&["events", "-f", "type"], "is not KEY=VALUE"),
         (&["events", "-S", "yesterday"], "RFC 3339"),
         (&["events", "-S", "1m", "-U", "2m"], "is later than until"),
         (&["events", "--nonsense"], "unexpected argument"),
         (&["serve", "--rate", "fast"], "rate \"fast\""),
+        (&["serve", "--limit-rate", "fast"], "rate \"fast\""),
     ];
     for (args, says) in cases {
         let output = host.sampan(args);

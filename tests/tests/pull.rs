@@ -613,3 +613,20 @@ fn a_wait_for_the_next_try_ends_with_the_pull() {
     drop(stream);
     wait_until("the job to end", || engine.jobs().iter().all(|job| job.state != JobState::Running));
 }
+
+#[test]
+fn words_without_end_in_a_document_break_neither_the_store_nor_the_lists() {
+    let registry = LyingRegistry::start();
+    let engine = Engine::start();
+    let layer = Layer::of(&[("a", b"a")], Packing::Gzip);
+    let words = "long".repeat(400_000);
+    registry.publish("config", &Image::of(std::slice::from_ref(&layer), &words));
+    let failure = engine.pull(&registry.reference("config")).expect_err("refused");
+    assert!(failure.message.contains("words of more than 64 bytes"), "{}", failure.message);
+    let kind = format!(r#"{{"schemaVersion":2,"mediaType":"{words}"}}"#);
+    registry.answer("kind/manifests/t", Reply::Ok(oci::MANIFEST.to_owned(), kind.into_bytes()));
+    let failure = engine.pull(&registry.reference("kind")).expect_err("refused");
+    assert!(failure.message.contains("of media type") && failure.message.len() < 5000);
+    assert!(engine.jobs().iter().all(|job| job.state == JobState::Failed && job.error.len() < 5000));
+    assert!(engine.images().is_empty());
+}

@@ -5,12 +5,13 @@
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
 };
+use sampan_engine::credentials::Credentials;
 use sampan_engine::digest::Digest;
 use sampan_engine::oci;
 use sampan_engine::reference::Reference;
 use sampan_engine::registry::{Access, RegistryError};
 use sampan_engine::sources::Sources;
-use sampan_ipc::engine::{Answer, Code, Failure, Pull, Request};
+use sampan_ipc::engine::{Answer, Code, Credential, Failure, Pull, Request};
 use sampan_tests::engine::Engine;
 use sampan_tests::host::{binary, need_root};
 use sampan_tests::registry::{DockerRegistry, Image, Layer, LyingRegistry, Packing, Reply};
@@ -912,4 +913,79 @@ fn an_etag_is_shown_to_nobody_but_the_place_that_gave_it() {
     assert!(lower(&mirror_heads).contains("if-range: \"the mirror's\""));
     let home = lower(&home_heads);
     assert!(home.contains("range: bytes=5-") && !home.contains("if-range"), "{home}");
+}
+
+#[test]
+fn where_a_registry_redirects_to_cannot_ask_for_its_password() {
+    let heard_of = |heads: &Mutex<Vec<String>>| heads.lock().expect("no panic").concat().to_ascii_lowercase();
+    let (thief, thief_heads) = tiny(|path| match path.split('?').next() {
+        Some("/token") => ok("", r#"{"token":"mine"}"#),
+        _ => refusing("Basic realm=\"x\""),
+    });
+    let named = thief.clone();
+    let (bearer, bearer_heads) = tiny(move |_| refusing(&format!("Bearer realm=\"http://{named}/token\"")));
+    for (place, path) in [(&bearer, "blob?signature=secret"), (&thief, "basic")] {
+        let to =
+            format!("HTTP/1.1 307 Elsewhere\r\nLocation: http://{place}/{path}\r\nContent-Length: 0\r\n\r\n");
+        let (home, home_heads) = tiny(move |path| if path == "/v2/" { ok("", "") } else { to.clone() });
+        let credential = Credential {
+            registry: home.clone(),
+            username: "ann".to_owned(),
+            password: "hunter2".to_owned(),
+            ..Credential::default()
+        };
+        let access = Access { credentials: Credentials::only(credential), ..Access::default() };
+        let reference = Reference::parse(&format!("{home}/a:t")).expect("good");
+        let error =
+            Sources::new(&reference, &access).manifest("t").map(|raw| raw.digest).expect_err("refused");
+        assert!(matches!(error, RegistryError::Denied { .. }), "{error}");
+        assert!(!error.to_string().contains("secret"), "{error}");
+        assert!(heard_of(&home_heads).contains("get /v2/a/manifests/t"));
+    }
+    for heads in [&thief_heads, &bearer_heads] {
+        assert!(!heard_of(heads).contains("authorization"), "{}", heard_of(heads));
+        assert!(!heard_of(heads).contains("/token"), "{}", heard_of(heads));
+    }
+}
+
+fn refusing(challenge: &str) -> String {
+    format!("HTTP/1.1 401 Who\r\nWWW-Authenticate: {challenge}\r\nContent-Length: 0\r\n\r\n")
+}
+
+#[test]
+fn a_document_that_comes_byte_by_byte_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut reader = BufReader::new(stream.try_clone().expect("a descriptor"));
+                let mut stream = stream;
+                while matches!(reader.fill_buf(), Ok([b'G', ..]))
+                    && let Some(head) = head(&mut reader)
+                {
+                    let front = head.starts_with("GET /v2/ ");
+                    let said = if front { ok("", "") } else { ok("", &" ".repeat(5000)) };
+                    let (at_once, slowly) =
+                        said.as_bytes().split_at(said.len() - if front { 0 } else { 4900 });
+                    let _ = stream.write_all(at_once);
+                    for byte in slowly {
+                        if stream.write_all(&[*byte]).is_err() {
+                            return;
+                        }
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                }
+            });
+        }
+    });
+    let access = Access { stall: Some(Duration::from_millis(500)), ..Access::default() };
+    let reference = Reference::parse(&format!("{address}/a:t")).expect("good");
+    let began = Instant::now();
+    let error = Sources::new(&reference, &access)
+        .manifest("t")
+        .map(|raw| raw.digest)
+        .expect_err("98 s would be too long");
+    assert!(sampan_engine::retry::is_passing(&error), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }

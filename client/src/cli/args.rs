@@ -670,7 +670,7 @@ pub struct Serve {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:5000")]
     pub listen: String,
     /// Send at most this much per second, all clients together: 500K, 10M/s [default: no limit]
-    #[arg(long, value_name = "BYTES[K|M|G][/s]")]
+    #[arg(long, visible_alias = "limit-rate", value_name = "BYTES[K|M|G][/s]")]
     pub rate: Option<String>,
     /// Where the engine listens.
     #[command(flatten)]

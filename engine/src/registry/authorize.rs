@@ -5,7 +5,7 @@
 //! we are goes to the registry's own host and to the realm that it names; redirects get none of it.
 
 use super::transport::is_loopback;
-use super::{Registry, RegistryError, SMALL_BODY_MAX};
+use super::{Registry, RegistryError, SMALL_BODY_MAX, crop};
 use crate::challenge::{self, Challenge};
 use crate::credentials::Credentials;
 use crate::store::lock;
@@ -94,10 +94,14 @@ impl Registry {
         self
     }
 
+    /// True if `uri` leads to the registry itself, and not to where it redirects.
+    pub(super) fn is_own(&self, uri: &Uri) -> bool {
+        uri.authority().is_some_and(|a| a.as_str() == self.authority)
+    }
+
     /// What goes to `uri` to say who we are: nothing but to the registry itself.
     pub(super) fn authorization_for(&self, uri: &Uri) -> Option<HeaderValue> {
-        let own = uri.authority().is_some_and(|a| a.as_str() == self.authority)
-            && uri.scheme_str() == lock(&self.state).scheme;
+        let own = self.is_own(uri) && uri.scheme_str() == lock(&self.state).scheme;
         lock(&self.session.known).authorization.clone().filter(|_| own)
     }
 
@@ -208,7 +212,7 @@ impl Registry {
             let host = uri.authority().is_some_and(|a| !a.as_str().contains('@'));
             host && (plain || uri.scheme_str() == Some("https"))
         });
-        uri.ok_or_else(|| self.wrong(format!("wants a token from {realm:?}, which is not HTTPS")))
+        uri.ok_or_else(|| self.wrong(format!("wants a token from {:?}, which is not HTTPS", crop(realm))))
     }
 
     /// True if a password may go there in the clear: within this host, or to the registry that may have it so.

@@ -3,7 +3,7 @@
 use super::certs::{self, Certs};
 use super::dial::Dialer;
 use super::proxy::Proxies;
-use super::{Access, Headers, Registry, RegistryError};
+use super::{Access, Headers, Registry, RegistryError, crop};
 use crate::store::lock;
 use ::http::uri::Authority;
 use ::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
@@ -123,6 +123,11 @@ impl Agents {
         dialer.agent(config.tls_config(tls.build()).build())
     }
 
+    /// Longest wait for the next bytes.
+    pub(super) fn stall(&self) -> Duration {
+        self.stall
+    }
+
     /// Breaks off all that is under way; there will be nothing more.
     pub(super) fn shutdown(&self) {
         for agent in [&self.plain, &self.own, &self.other].into_iter().filter_map(OnceLock::get) {
@@ -190,8 +195,9 @@ impl Registry {
     ) -> Result<Response<Body>, RegistryError> {
         let mut url = url.to_owned();
         for _ in 0..=REDIRECTS_MAX {
-            let uri: Uri =
-                url.parse().map_err(|_| self.wrong(format!("redirects to {url:?}, which is no URL")))?;
+            let uri: Uri = url
+                .parse()
+                .map_err(|_| self.wrong(format!("redirects to {:?}, which is no URL", shown(&url))))?;
             let response = self.once(what, &uri, headers, authorize(&uri))?;
             let location =
                 response.headers().get(header::LOCATION).filter(|_| response.status().is_redirection());
@@ -201,7 +207,7 @@ impl Registry {
             let location = location.to_str().map_err(|_| self.wrong("redirects to no text".to_owned()))?;
             url = join(&uri, location);
             if uri.scheme_str() == Some("https") && !url.starts_with("https://") && !self.insecure {
-                return Err(self.wrong(format!("redirects from HTTPS to {url:?}")));
+                return Err(self.wrong(format!("redirects from HTTPS to {:?}", shown(&url))));
             }
         }
         Err(self.wrong(format!("redirects more than {REDIRECTS_MAX} times")))
@@ -246,13 +252,24 @@ impl Registry {
                 let why = "the proxy wants credentials, or others than its URL has".to_owned();
                 Err(RegistryError::Proxy { host: self.host.clone(), why })
             }
-            Ok(response) => Ok(response),
+            Ok(mut response) => {
+                // Where we were redirected to has no say in where a password goes.
+                if !self.is_own(uri) {
+                    response.headers_mut().remove(header::WWW_AUTHENTICATE);
+                }
+                Ok(response)
+            }
             Err(ureq::Error::ConnectProxyFailed(why)) => {
                 Err(RegistryError::Proxy { host: self.host.clone(), why })
             }
             Err(source) => Err(failed(source)),
         }
     }
+}
+
+/// A URL without its query, which may be a permission to fetch something, and no longer than a line.
+fn shown(url: &str) -> String {
+    crop(url.split(['?', '#']).next().unwrap_or_default())
 }
 
 fn is_late(error: &RegistryError) -> bool {
