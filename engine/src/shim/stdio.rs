@@ -187,6 +187,9 @@ impl Stdio {
                 }
                 Moved::Broken => {
                     client.stdin = None;
+                    if client.is_first {
+                        self.close_stdin();
+                    }
                     return;
                 }
             }
