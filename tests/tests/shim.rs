@@ -44,7 +44,18 @@ impl Box {
         need_root();
         let dir = tempfile::Builder::new().prefix("sampan-shim.").tempdir().expect("a private directory");
         let path = |name: &str| dir.path().join(name);
-        for name in ["data", "run", "layer/bin", "layer/proc", "layer/dev", "layer/etc", "runtime", "data/c/upper", "data/c/work", "data/c/rootfs"] {
+        for name in [
+            "data",
+            "run",
+            "layer/bin",
+            "layer/proc",
+            "layer/dev",
+            "layer/etc",
+            "runtime",
+            "data/c/upper",
+            "data/c/work",
+            "data/c/rootfs",
+        ] {
             fs::create_dir_all(path(name)).expect("made");
         }
         fs::copy("/bin/busybox", path("layer/bin/busybox")).expect("busybox-static is installed");
@@ -52,17 +63,29 @@ impl Box {
             std::os::unix::fs::symlink("busybox", path("layer/bin").join(name)).expect("a link");
         }
         nix::unistd::mkfifo(&path("fifo"), Mode::from_bits_truncate(0o600)).expect("a FIFO");
-        let fifo = File::options().read(true).write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path("fifo"));
-        let id = format!("{:064x}", std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0) as u128);
+        let fifo =
+            File::options().read(true).write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path("fifo"));
+        let id =
+            format!("{:064x}", std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0) as u128);
         let setup = Setup {
             version: sampan_ipc::shim::VERSION,
-            identity: Identity { id: id.clone(), name: "web".into(), image: "busybox".into(), labels: vec![("a".into(), "b".into())] },
+            identity: Identity {
+                id: id.clone(),
+                name: "web".into(),
+                image: "busybox".into(),
+                labels: vec![("a".into(), "b".into())],
+            },
             dir: path("data/c"),
             run: path("run").join(&id),
             fifo: path("fifo"),
             runtime: vec!["runc".into(), "--root".into(), path("runtime").to_string_lossy().into()],
             bundle: path("data/c"),
-            rootfs: Rootfs::Overlay { lower: vec![path("layer")], upper: path("data/c/upper"), work: path("data/c/work"), target: path("data/c/rootfs") },
+            rootfs: Rootfs::Overlay {
+                lower: vec![path("layer")],
+                upper: path("data/c/upper"),
+                work: path("data/c/work"),
+                target: path("data/c/rootfs"),
+            },
             log: Log::JsonFile { path: path("data/c/log"), max_bytes: 0, max_files: 0 },
             stop_signal: 15,
             stop_timeout_ms: 10_000,
@@ -170,14 +193,21 @@ impl Box {
     fn log(&self, stream: &str) -> String {
         let text = fs::read_to_string(self.setup.dir.join("log")).unwrap_or_default();
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("an object a line"));
-        lines.filter(|line| line["stream"] == stream).map(|line| line["log"].as_str().expect("text").to_owned()).collect()
+        lines
+            .filter(|line| line["stream"] == stream)
+            .map(|line| line["log"].as_str().expect("text").to_owned())
+            .collect()
     }
 }
 
 impl Drop for Box {
     fn drop(&mut self) {
         let root = self.dir.path().join("runtime");
-        let _ = Command::new("runc").arg("--root").arg(root).args(["delete", "--force", &self.setup.identity.id]).output();
+        let _ = Command::new("runc")
+            .arg("--root")
+            .arg(root)
+            .args(["delete", "--force", &self.setup.identity.id])
+            .output();
     }
 }
 
@@ -186,7 +216,13 @@ impl Engine {
         let raw: Vec<i32> = descriptors.iter().map(|fd| fd.as_raw_fd()).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
         let rights = if raw.is_empty() { &rights[..0] } else { &rights[..] };
-        let sent = sendmsg::<()>(self.stream.as_raw_fd(), &[IoSlice::new(bytes)], rights, MsgFlags::MSG_NOSIGNAL, None);
+        let sent = sendmsg::<()>(
+            self.stream.as_raw_fd(),
+            &[IoSlice::new(bytes)],
+            rights,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        );
         assert_eq!(sent, Ok(bytes.len()));
     }
 
@@ -374,7 +410,18 @@ fn an_execution_runs_beside_with_its_own_exit_code() {
     assert_eq!(container.ask(What::Pids), Ok(String::new()));
     assert_eq!(container.ask(What::Stop(9, -1)), Ok(String::new()));
     container.ended();
-    let events = ["start", "exec_create: cat", "exec_start: cat", "exec_die", "exec_create: nope", "exec_die", "top", "kill", "die", "stop"];
+    let events = [
+        "start",
+        "exec_create: cat",
+        "exec_start: cat",
+        "exec_die",
+        "exec_create: nope",
+        "exec_die",
+        "top",
+        "kill",
+        "die",
+        "stop",
+    ];
     assert_eq!(container.actions(), events);
     assert_eq!(id.len(), 64);
 }
@@ -398,7 +445,10 @@ fn restart_by_hand_stops_and_starts_and_the_removal_leaves_nothing() {
     assert_ne!(container.state().pid, first);
     assert_eq!(container.ask(What::Remove), Ok(String::new()));
     while container.engine().hear().is_some() {}
-    assert_eq!(container.actions(), ["start", "kill", "die", "stop", "start", "restart", "kill", "die", "destroy"]);
+    assert_eq!(
+        container.actions(),
+        ["start", "kill", "die", "stop", "start", "restart", "kill", "die", "destroy"]
+    );
     assert!(!container.setup.dir.exists() && !container.setup.run.exists());
 }
 
@@ -430,7 +480,10 @@ fn a_terminal_has_its_size_and_follows_the_clients() {
     let mut text = String::new();
     terminal.read_to_string(&mut text).expect("text");
     assert!(text.contains("44 88") && text.contains("got line"), "{text}");
-    assert_eq!((container.fact("resize", "height"), container.fact("resize", "width")), ("44".into(), "88".into()));
+    assert_eq!(
+        (container.fact("resize", "height"), container.fact("resize", "width")),
+        ("44".into(), "88".into())
+    );
 }
 
 #[test]
@@ -463,7 +516,8 @@ fn a_killed_shim_leaves_no_mount() {
     let mut container = Box::of(&["/bin/sleep", "1000"]);
     container.start();
     let state = container.until(|state| state.phase == Phase::Running);
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(state.shim), nix::sys::signal::Signal::SIGKILL).expect("killed");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(state.shim), nix::sys::signal::Signal::SIGKILL)
+        .expect("killed");
     while container.engine().hear().is_some() {}
     assert!(!is_mounted(container.dir.path()));
     assert_eq!(container.state().phase, Phase::Running);
