@@ -66,22 +66,6 @@ impl Announcer {
         self.send(event);
     }
 
-    /// Something happened to a container that has no shim.
-    pub fn container(&self, action: &str, who: &Identity, facts: &[(&str, &str)]) {
-        let mut event = Event::new("container", action, &who.id)
-            .with("name", clip(&who.name, NAME_MAX))
-            .with("image", clip(&who.image, NAME_MAX));
-        for (key, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
-            event = event.with(*key, clip(value, REASON_MAX));
-        }
-        for (key, value) in &who.labels {
-            if event.labels.len() < 200 {
-                event = event.label(key, value);
-            }
-        }
-        self.send(event);
-    }
-
     /// Containers that did not run were removed. As docker does, it is an event of no container.
     pub fn pruned_containers(&self, freed: u64) {
         self.send(Event::new("container", "prune", "").with("reclaimed", freed));
@@ -106,13 +90,15 @@ impl Announcer {
 
     /// Something happened to a container: its name, image, labels, and its process if it has one, come along.
     pub fn container(&self, action: &str, who: &Identity, pid: i32, facts: &[(&str, &str)]) {
-        let action: String = clip(action, REASON_MAX).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let mut event = Event::new("container", action, who.id.as_str()).with("name", clip(&who.name, NAME_MAX));
+        let action: String =
+            clip(action, REASON_MAX).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let mut event =
+            Event::new("container", action, who.id.as_str()).with("name", clip(&who.name, NAME_MAX));
         event = event.with("image", clip(&who.image, NAME_MAX));
         if pid > 0 {
             event = event.with("pid", pid);
         }
-        for (key, value) in facts {
+        for (key, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
             event = event.with(*key, clip(value, REASON_MAX));
         }
         for (key, value) in &who.labels {

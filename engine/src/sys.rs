@@ -223,7 +223,8 @@ pub fn fsconfig(fs: BorrowedFd<'_>, option: Option<(&CStr, &CStr)>) -> Result<()
         None => (6, std::ptr::null(), std::ptr::null()),
     };
     // SAFETY: FSCONFIG_SET_STRING (1) reads two strings that end in NUL; FSCONFIG_CMD_CREATE (6) reads nothing.
-    Errno::result(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), command, key, value, 0) }).map(drop)
+    Errno::result(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), command, key, value, 0) })
+        .map(drop)
 }
 
 /// Mounts a file system that [`fsconfig`] made at `target`. fsmount(2), move_mount(2).
@@ -233,7 +234,14 @@ pub fn fsmount(fs: BorrowedFd<'_>, target: &CStr) -> Result<(), Errno> {
     let mount = adopt(raw as RawFd).ok_or(Errno::EBADF)?;
     // SAFETY: move_mount reads two strings that end in NUL; 4 is MOVE_MOUNT_F_EMPTY_PATH.
     let ret = unsafe {
-        libc::syscall(libc::SYS_move_mount, mount.as_raw_fd(), c"".as_ptr(), libc::AT_FDCWD, target.as_ptr(), 4)
+        libc::syscall(
+            libc::SYS_move_mount,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            4,
+        )
     };
     Errno::result(ret).map(drop)
 }
@@ -264,6 +272,7 @@ pub fn reap() -> Option<(i32, i32)> {
     let mut status = 0;
     // SAFETY: waitpid stores one int, which lives until the call is over.
     let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
-    let code = if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
+    let code =
+        if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
     (pid > 0).then_some((pid, code))
 }

@@ -215,6 +215,17 @@ impl Containers {
         all.into_iter().filter(|event| event.id == id).collect()
     }
 
+    /// The same, up to the `count`th of that action.
+    pub fn events_up_to(&self, id: &str, last: &str, count: usize) -> Vec<Event> {
+        let mut seen = 0;
+        let mut subscriber = self.host.follow_from(0);
+        let all = subscriber.until(|event| {
+            seen += usize::from(event.id == id && event.action == last);
+            seen == count
+        });
+        all.into_iter().filter(|event| event.id == id).collect()
+    }
+
     /// The words of [`Containers::events`].
     pub fn actions(&self, id: &str, last: &str) -> Vec<String> {
         self.events(id, last).into_iter().map(|event| event.action).collect()
@@ -249,29 +260,23 @@ impl Drop for Containers {
 impl Containers {
     /// Process ids of the shims of this installation.
     pub fn shims(&self) -> Vec<i32> {
-        let run = self.host.path("run");
+        let ours = self.host.path("data/containers").display().to_string();
         let is_ours = |pid: &i32| {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            let environment = fs::read_link(format!("/proc/{pid}/root")).is_ok();
-            name.trim() == "sampan-shim" && environment && has_open(*pid, &run)
+            let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            name.trim() == "sampan-shim" && words.contains(&ours)
         };
         processes().into_iter().filter(is_ours).collect()
     }
-}
 
-fn has_open(pid: i32, run: &std::path::Path) -> bool {
-    let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let ours: Vec<&str> = sockets
-        .lines()
-        .filter(|line| line.contains(&run.display().to_string()))
-        .filter_map(|line| line.split_whitespace().nth(6))
-        .collect();
-    fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().any(|fd| {
-        fs::read_link(fd.path()).is_ok_and(|link| {
-            let link = link.to_string_lossy().into_owned();
-            ours.iter().any(|inode| link == format!("socket:[{inode}]"))
-        })
-    })
+    /// Waits until no shim is left.
+    pub fn await_no_shim(&self) {
+        wait_until(
+            "the shims to end",
+            || format!("{:?}\n{}", self.shims(), self.log()),
+            || self.shims().is_empty(),
+        );
+    }
 }
 
 fn processes() -> Vec<i32> {

@@ -102,7 +102,7 @@ impl Containers {
         match result {
             Ok((definition, pin, warnings)) => {
                 let name = definition.name.clone();
-                self.shared.announcer.container("create", &definition.identity(), &[]);
+                self.shared.announcer.container("create", &definition.identity(), 0, &[]);
                 if let Some(entry) = self.entries.get_mut(id) {
                     *entry = Entry {
                         queue: std::mem::take(&mut entry.queue),

@@ -124,7 +124,7 @@ fn announce(shared: &Shared, definition: &Definition, state: &State) {
     let ran = u64::try_from(state.finished.saturating_sub(state.started)).unwrap_or(0);
     let (code, seconds) = (state.exit_code.to_string(), Duration::from_nanos(ran).as_secs().to_string());
     let facts = [("exitCode", code.as_str()), ("execDuration", &seconds), ("reason", &state.error)];
-    shared.announcer.container("die", &definition.identity(), &facts);
+    shared.announcer.container("die", &definition.identity(), 0, &facts);
 }
 
 /// True if a container whose shim was killed, or that the host took down, is started again.

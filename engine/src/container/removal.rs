@@ -16,6 +16,6 @@ pub fn remove(shared: &Shared, homes: &Homes, definition: &Definition) -> Result
         let message = format!("cannot remove container {:?}: {}", definition.name, chain(&error));
         failure::new(Code::Failed, message, "try again; what is left goes when the engine starts anew")
     })?;
-    shared.announcer.container("destroy", &definition.identity(), &[]);
+    shared.announcer.container("destroy", &definition.identity(), 0, &[]);
     Ok(freed)
 }

@@ -72,7 +72,8 @@ impl<'a> Context<'a> {
     fn of(shared: &'a Shared, homes: &Homes, definition: &'a Definition) -> Result<Self, Failure> {
         let dir = homes.dir(&definition.id);
         let layers = definition.image.layers.iter().rev();
-        let layers = lookup::visible(layers.map(|layer| shared.store.layer_path(layer)).collect());
+        let layers =
+            lookup::visible(layers.map(|layer| shared.store.layer_path(layer).join("diff")).collect());
         Ok(Context {
             shared,
             definition,
@@ -225,7 +226,13 @@ fn spawn(setup: &Setup, descriptors: &[OwnedFd]) -> std::io::Result<UnixStream> 
     let bytes = frame::encode(setup).map_err(std::io::Error::other)?;
     let (ours, theirs) = UnixStream::pair()?;
     let mut command = Command::new(program());
-    command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null()).env_clear();
+    // Not read by it: ps(1) shows whose shim it is.
+    command
+        .arg(&setup.dir)
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .env_clear();
     let mut shim = command.spawn().map_err(|error| {
         std::io::Error::new(error.kind(), format!("cannot run {}: {error}", program().display()))
     })?;

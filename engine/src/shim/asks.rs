@@ -38,15 +38,22 @@ impl Shim {
                 self.setup.restart = policy;
                 self.reply(reply, Ok(String::new()));
             }
-            What::Stop(..) | What::Restart(..) | What::Remove if self.life == Life::Deleting && !matches!(self.state.phase, Phase::Restarting) && self.stopping.is_none() && !matches!(ask.what, What::Stop(..)) => {
-                let then = if matches!(ask.what, What::Remove) { Then::Remove } else { Then::Start };
-                self.stopping = Some(Stopping { replies: vec![reply], kill_at: None, then });
-            }
+            What::Remove if self.is_just_over() => self.follow(reply, Then::Remove),
+            What::Restart(..) if self.is_just_over() => self.follow(reply, Then::Start),
             _ if matches!(self.life, Life::Starting | Life::Deleting) => {
                 self.deferred.push_back((from, ask, descriptors));
             }
             what => self.answer(reply, what, descriptors),
         }
+    }
+
+    /// True while the runtime takes the container away and nothing has been said of what follows.
+    fn is_just_over(&self) -> bool {
+        self.life == Life::Deleting && self.stopping.is_none() && self.state.phase != Phase::Restarting
+    }
+
+    fn follow(&mut self, reply: Reply, then: Then) {
+        self.stopping = Some(Stopping { replies: vec![reply], kill_at: None, then });
     }
 
     /// Does what was asked meanwhile.
@@ -219,7 +226,13 @@ impl Shim {
     }
 
     fn execute(&mut self, reply: Reply, exec: &Exec, process: &str, descriptors: Vec<OwnedFd>) {
-        let id = format!("{:016x}{:016x}{:016x}{:016x}", sender::random(), sender::random(), sender::random(), sender::random());
+        let id = format!(
+            "{:016x}{:016x}{:016x}{:016x}",
+            sender::random(),
+            sender::random(),
+            sender::random(),
+            sender::random()
+        );
         let words = exec.command.join(" ");
         let mut execution =
             Execution { id, words, pid: 0, stdio: Stdio::default(), console: None, size: exec.size, reply };
@@ -236,10 +249,16 @@ impl Shim {
         }
     }
 
-    fn begin_execution(&mut self, execution: &mut Execution, exec: &Exec, process: &str) -> Result<(), String> {
+    fn begin_execution(
+        &mut self,
+        execution: &mut Execution,
+        exec: &Exec,
+        process: &str,
+    ) -> Result<(), String> {
         let name = |kind: &str| self.setup.run.join(format!("exec.{}.{kind}", execution.id));
         let (file, pidfile) = (name("json"), name("pid"));
-        state::replace(&file, process.as_bytes(), 0o600).map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+        state::replace(&file, process.as_bytes(), 0o600)
+            .map_err(|error| format!("cannot write {}: {error}", file.display()))?;
         let (file, pidfile) = (file.to_string_lossy().into_owned(), pidfile.to_string_lossy().into_owned());
         let id = self.setup.identity.id.clone();
         let mut words = vec!["exec", "-d", "--process", &file, "--pid-file", &pidfile];
@@ -252,7 +271,8 @@ impl Shim {
             execution.console = Some(console);
             words.extend(["--console-socket", &address]);
         } else if !exec.detach {
-            standard = execution.stdio.make_pipes(exec.streams.stdin, true).map_err(|error| error.to_string())?;
+            standard =
+                execution.stdio.make_pipes(exec.streams.stdin, true).map_err(|error| error.to_string())?;
         }
         words.push(&id);
         self.command(Purpose::Exec(execution.id.clone()), &words, standard)

@@ -23,7 +23,12 @@ pub struct Client {
 
 impl Client {
     /// A client of the descriptors that came along, in the order of [`Streams`].
-    pub fn new(streams: Streams, tty: bool, descriptors: Vec<OwnedFd>, is_first: bool) -> Result<Self, String> {
+    pub fn new(
+        streams: Streams,
+        tty: bool,
+        descriptors: Vec<OwnedFd>,
+        is_first: bool,
+    ) -> Result<Self, String> {
         let mut descriptors = descriptors.into_iter();
         let mut next = |wanted: bool| if wanted { descriptors.next() } else { None };
         let refused = || "a descriptor is neither a pipe nor a stream socket nor /dev/null".to_owned();
@@ -62,7 +67,9 @@ impl Client {
     /// Goes on with that; true when it can be let go.
     pub fn see_off(&mut self) -> bool {
         self.control.receive();
-        while self.control.is_open && matches!(self.control.next::<sampan_ipc::container::Control>(), Ok(Some(_))) {}
+        while self.control.is_open
+            && matches!(self.control.next::<sampan_ipc::container::Control>(), Ok(Some(_)))
+        {}
         for sink in self.sinks.iter_mut().flatten() {
             sink.flush();
         }

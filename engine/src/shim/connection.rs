@@ -40,7 +40,15 @@ impl Connection {
     /// One whose frames are of `max` bytes at most.
     pub fn with_max(stream: OwnedFd, number: u64, max: usize) -> Self {
         let decoder = Decoder::new(max);
-        Connection { stream, number, decoder, max, descriptors: VecDeque::new(), out: Vec::new(), is_open: true }
+        Connection {
+            stream,
+            number,
+            decoder,
+            max,
+            descriptors: VecDeque::new(),
+            out: Vec::new(),
+            is_open: true,
+        }
     }
 
     /// Waits for bytes; false if none came.

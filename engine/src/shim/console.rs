@@ -61,7 +61,8 @@ impl Drop for Console {
 
 /// Listens at `path`, which lies in `dir`, for the owner alone; never blocks.
 pub fn listen(dir: &OwnedFd, path: &Path) -> io::Result<UnixListener> {
-    let short = Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())).join(path.file_name().unwrap_or_default());
+    let short =
+        Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())).join(path.file_name().unwrap_or_default());
     let _ = std::fs::remove_file(path);
     let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
     let listener = UnixListener::bind(&short);

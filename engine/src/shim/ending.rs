@@ -17,15 +17,16 @@ impl Shim {
     /// Process 1 has ended.
     pub(super) fn on_exit(&mut self, status: i32) {
         self.stdio.finish(&mut self.log);
-        if self.oom.as_mut().is_some_and(|oom| oom.has_killed()) {
+        if self.oom.as_mut().is_some_and(|oom| oom.was_missed()) {
             self.on_oom();
         }
         self.oom = None;
+        self.trim_at = None;
         self.state.finished = time::now();
         self.state.exit_code = status;
         let (policy, by_hand) = (self.setup.restart, self.state.stopped_by_hand);
-        let is_again = self.stopping.is_none()
-            && restart::is_wanted(policy, status, self.state.restarts, by_hand);
+        let is_again =
+            self.stopping.is_none() && restart::is_wanted(policy, status, self.state.restarts, by_hand);
         self.state.phase = if is_again { Phase::Restarting } else { Phase::Exited };
         let pid = std::mem::take(&mut self.state.pid);
         self.state.is_announced = false;
@@ -33,11 +34,6 @@ impl Shim {
         let lasted = self.state.finished.saturating_sub(self.state.started).max(0) / 1_000_000_000;
         let facts = [("exitCode", &*status.to_string()), ("execDuration", &*lasted.to_string())];
         self.announcer.container("die", &self.setup.identity, pid, &facts);
-        let told = Told::Exited(u8::try_from(status).unwrap_or(255));
-        for mut client in std::mem::take(&mut self.stdio.clients) {
-            client.leave(told.clone());
-            self.leaving.push(client);
-        }
         if let Some(stopping) = &self.stopping
             && stopping.then != Then::Remove
         {
@@ -46,11 +42,17 @@ impl Shim {
         self.state.is_announced = self.sender.spooled() == 0;
         self.save();
         self.tell();
+        // Last: who hears this may ask the engine something that depends on it.
+        let told = Told::Exited(u8::try_from(status).unwrap_or(255));
+        for mut client in std::mem::take(&mut self.stdio.clients) {
+            client.leave(told.clone());
+            self.leaving.push(client);
+        }
         if self.stopping.as_ref().is_some_and(|stopping| stopping.then == Then::Nothing) {
             self.answer_stop();
         }
         self.life = Life::Deleting;
-        self.delete(false);
+        self.delete();
     }
 
     fn answer_stop(&mut self) {
@@ -71,15 +73,15 @@ impl Shim {
     }
 
     /// The runtime takes away what it has of the container.
-    pub(super) fn delete(&mut self, is_failed: bool) {
+    pub(super) fn delete(&mut self) {
         let id = self.setup.identity.id.clone();
-        if self.command(Purpose::Delete(is_failed), &["delete", "--force", &id], [None, None, None]).is_err() {
-            self.on_deleted(is_failed);
+        if self.command(Purpose::Delete, &["delete", "--force", &id], [None, None, None]).is_err() {
+            self.on_deleted();
         }
     }
 
     /// It has done so.
-    pub(super) fn on_deleted(&mut self, is_failed: bool) {
+    pub(super) fn on_deleted(&mut self) {
         self.kill_children();
         let stopping = self.stopping.take();
         let then = stopping.as_ref().map_or(Then::Nothing, |stopping| stopping.then);
@@ -102,7 +104,7 @@ impl Shim {
             }
             Then::Nothing if self.setup.auto_remove => self.remove(replies),
             Then::Nothing => {
-                self.finish(is_failed);
+                self.finish();
                 for reply in replies {
                     self.reply(reply, Ok(String::new()));
                 }
@@ -110,7 +112,8 @@ impl Shim {
         }
     }
 
-    fn finish(&mut self, _is_failed: bool) {
+    /// The last run is over.
+    fn finish(&mut self) {
         self.state.shim = 0;
         self.save();
         self.tell();
@@ -123,7 +126,9 @@ impl Shim {
         self.log = Log::none();
         let result = rootfs::tear_down(&self.setup.rootfs).and_then(|()| {
             self.is_mounted = false;
-            remove_dir(&self.setup.dir).and_then(|()| remove_dir(&self.setup.run)).map_err(|error| error.to_string())
+            remove_dir(&self.setup.dir)
+                .and_then(|()| remove_dir(&self.setup.run))
+                .map_err(|error| error.to_string())
         });
         match result {
             Ok(()) => {
@@ -142,7 +147,7 @@ impl Shim {
                 for reply in replies {
                     self.reply(reply, Err((125, reason.clone())));
                 }
-                self.finish(true);
+                self.finish();
             }
         }
     }
@@ -163,7 +168,7 @@ impl Shim {
     pub(super) fn on_command(&mut self, command: Running, is_done: bool) {
         match command.purpose.clone() {
             Purpose::Start => self.on_start_command(&command, is_done),
-            Purpose::Delete(is_failed) => self.on_deleted(is_failed),
+            Purpose::Delete => self.on_deleted(),
             Purpose::Exec(id) => self.on_exec_command(&id, &command, is_done),
             Purpose::Pause(reply) => self.on_frozen(reply, true, (!is_done).then(|| command.reason())),
             Purpose::Resume(reply) => self.on_frozen(reply, false, (!is_done).then(|| command.reason())),

@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 const STRANGERS_MAX: usize = 256;
 /// Longest that events may wait for the monitor before the shim ends without them.
 const LINGER: Duration = Duration::from_secs(10);
+/// How long a run lasts before the shim gives back the memory that starting needed: a short one is not worth it.
+pub const TRIM_AFTER: Duration = Duration::from_millis(500);
 /// How often it is looked whether they still wait.
 const LINGER_STEP: Duration = Duration::from_millis(100);
 
@@ -101,6 +103,8 @@ pub struct Shim {
     pub(super) stopping: Option<Stopping>,
     pub(super) deferred: VecDeque<(u64, Ask, Vec<OwnedFd>)>,
     pub(super) backoff: Backoff,
+    /// When memory is given back, once a run.
+    pub(super) trim_at: Option<Instant>,
     pub(super) is_mounted: bool,
     pub(super) is_person_restart: bool,
     pub(super) is_auto_restart: bool,
@@ -123,7 +127,8 @@ impl Shim {
         let sender = FifoSender::new(setup.fifo.clone());
         let attach: Option<(Streams, Vec<OwnedFd>)> =
             setup.attach.and_then(|streams| Some((streams, connection.take(streams.count())?)));
-        let state = State { shim: std::process::id().cast_signed(), boot: state::boot(), ..setup.state.clone() };
+        let state =
+            State { shim: std::process::id().cast_signed(), boot: state::boot(), ..setup.state.clone() };
         let mut shim = Shim {
             state,
             life: Life::Starting,
@@ -145,14 +150,15 @@ impl Shim {
             stopping: None,
             deferred: VecDeque::new(),
             backoff: Backoff::new(),
+            trim_at: None,
             is_mounted: false,
             is_person_restart: setup.is_restart,
             is_auto_restart: false,
             replies_to_start: Vec::new(),
             setup,
         };
-        shim.state.restarts = 0;
-        shim.state.stopped_by_hand = false;
+        // What an earlier run left is not of this one.
+        shim.state.pid = 0;
         let namespace = rootfs::enter_namespace();
         if let Some((streams, descriptors)) = attach {
             match Client::new(streams, shim.setup.tty, descriptors, true) {
@@ -196,7 +202,8 @@ impl Shim {
     fn is_over(&self) -> bool {
         match self.life {
             Life::Ending(until) => {
-                let is_said = self.sender.spooled() == 0 && self.connections.iter().all(Connection::is_drained);
+                let is_said =
+                    self.sender.spooled() == 0 && self.connections.iter().all(Connection::is_drained);
                 is_said || Instant::now() >= until
             }
             _ => false,
@@ -210,6 +217,10 @@ impl Shim {
 
     /// The engine may start another shim now; clients that have not read all yet are still served.
     fn close(&mut self) {
+        if !self.state.is_announced && self.sender.spooled() == 0 && self.setup.dir.exists() {
+            self.state.is_announced = true;
+            self.save();
+        }
         let _ = rootfs::tear_down(&self.setup.rootfs);
         let _ = std::fs::remove_file(self.setup.run.join(SOCKET));
         self.listener = None;
@@ -265,13 +276,18 @@ impl Shim {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let commands = self.commands.iter().filter(|command| !command.is_killed).map(|command| command.deadline);
+        let commands =
+            self.commands.iter().filter(|command| !command.is_killed).map(|command| command.deadline);
         let life = match self.life {
             Life::Waiting(at) => Some(at),
             Life::Ending(_) if self.listener.is_some() => Some(Instant::now() + LINGER_STEP),
             _ => None,
         };
-        commands.chain(life).chain(self.stopping.as_ref().and_then(|stopping| stopping.kill_at)).min()
+        commands
+            .chain(life)
+            .chain(self.trim_at)
+            .chain(self.stopping.as_ref().and_then(|stopping| stopping.kill_at))
+            .min()
     }
 
     /// Takes note of every process that has ended.
@@ -354,13 +370,14 @@ impl Shim {
         let all = std::iter::once((0, &mut self.stdio));
         // One that is just starting has no process yet that could be meant: -1.
         let of = |execution: &Execution| if execution.pid > 0 { execution.pid } else { -1 };
-        let all = all.chain(self.executions.iter_mut().map(|execution| (of(execution), &mut execution.stdio)));
+        let all =
+            all.chain(self.executions.iter_mut().map(|execution| (of(execution), &mut execution.stdio)));
         for (pid, stdio) in all {
             for mut client in std::mem::take(&mut stdio.clients) {
                 match hear_client(&mut client, pid, &mut heard) {
                     true => stdio.clients.push(client),
                     false => {
-                        if client.is_first && !client.control.is_open {
+                        if client.is_first && client.stdin.is_some() && !client.control.is_open {
                             stdio.close_stdin();
                         }
                         client.leave(Told::Detached);
@@ -377,7 +394,9 @@ impl Shim {
     }
 
     fn expire(&mut self, now: Instant) {
-        for command in self.commands.iter_mut().filter(|command| !command.is_killed && command.deadline <= now) {
+        for command in
+            self.commands.iter_mut().filter(|command| !command.is_killed && command.deadline <= now)
+        {
             command.is_killed = true;
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(command.pid), Signal::SIGKILL);
         }
@@ -386,6 +405,9 @@ impl Shim {
         {
             stopping.kill_at = None;
             self.kill_and_announce(Signal::SIGKILL as i32);
+        }
+        if self.trim_at.take_if(|at| *at <= now).is_some() {
+            sys::trim_memory();
         }
         if matches!(self.life, Life::Waiting(at) if at <= now) {
             self.start();
@@ -422,7 +444,12 @@ impl Shim {
     }
 
     /// Runs a command of the runtime.
-    pub(super) fn command(&mut self, purpose: Purpose, words: &[&str], standard: Standard) -> Result<(), String> {
+    pub(super) fn command(
+        &mut self,
+        purpose: Purpose,
+        words: &[&str],
+        standard: Standard,
+    ) -> Result<(), String> {
         let words = words.iter().map(OsString::from).collect();
         self.command_number += 1;
         let command = Running::spawn(&self.setup, self.command_number, purpose, words, standard);

@@ -7,7 +7,9 @@
 use crate::sys;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, SpliceFFlags, splice};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockType, getsockopt, getsockname, send, sockopt, SockaddrLike, SockaddrStorage};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, send, sockopt,
+};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{pipe2, write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

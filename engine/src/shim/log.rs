@@ -40,7 +40,9 @@ impl Log {
         let target = match setup {
             Setup::None => Target::None,
             Setup::Journald { tag } => Target::Journal(Journal::open(identity, tag)?),
-            Setup::JsonFile { .. } => Target::File(logfile::of(setup).unwrap_or(Err(io::ErrorKind::InvalidInput.into()))?),
+            Setup::JsonFile { .. } => {
+                Target::File(logfile::of(setup).unwrap_or(Err(io::ErrorKind::InvalidInput.into()))?)
+            }
         };
         Ok(Log { target, lines: Default::default(), lost: 0 })
     }

@@ -39,7 +39,8 @@ pub fn set_up(rootfs: &Rootfs) -> Result<(), String> {
     if mount_by_fs(&lower, &upper, &work, &target).is_ok() {
         return Ok(());
     }
-    mount_by_options(&lower, &upper, &work, &target)?.map_err(|errno| format!("the kernel refuses to mount overlayfs: {errno} (see dmesg)"))
+    mount_by_options(&lower, &upper, &work, &target)?
+        .map_err(|errno| format!("the kernel refuses to mount overlayfs: {errno} (see dmesg)"))
 }
 
 /// Takes the mount away again.
@@ -82,7 +83,10 @@ fn mount_by_options(
     let options =
         format!("lowerdir={},upperdir={},workdir={}", layers.join(":"), path_of(upper), path_of(work));
     if options.len() > OPTIONS_MAX {
-        return Err(format!("the image has {} layers; this kernel mounts about 180 (500 since 6.5)", lower.len()));
+        return Err(format!(
+            "the image has {} layers; this kernel mounts about 180 (500 since 6.5)",
+            lower.len()
+        ));
     }
     let target = path_of(target);
     Ok(mount(Some("overlay"), target.as_str(), Some("overlay"), MsFlags::empty(), Some(options.as_str())))

@@ -25,8 +25,8 @@ pub type Reply = Option<(u64, u64)>;
 pub enum Purpose {
     /// The container's start.
     Start,
-    /// What is left of a container goes; true if it never started.
-    Delete(bool),
+    /// What is left of a container goes.
+    Delete,
     /// Freeze.
     Pause(Reply),
     /// Thaw.
@@ -74,7 +74,9 @@ impl Running {
             command.stdout(File::options().write(true).create_new(true).mode(0o600).open(&path)?);
             output = Some(path);
         }
-        let child = command.spawn().map_err(|error| io::Error::new(error.kind(), format!("cannot run {program}: {error}")))?;
+        let child = command
+            .spawn()
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot run {program}: {error}")))?;
         let pid = i32::try_from(child.id()).unwrap_or(0);
         let deadline = Instant::now() + COMMAND_TIMEOUT;
         Ok(Running { pid, purpose, deadline, is_killed: false, log, output })
@@ -126,7 +128,8 @@ fn tail(path: &PathBuf) -> io::Result<Vec<u8>> {
 fn status_of(reason: &str) -> u8 {
     let lower = reason.to_ascii_lowercase();
     // Only what is said of the program itself: a mount whose source is missing is no missing command.
-    let of_program = lower.contains("exec") || lower.contains("find executable");
+    let of_program =
+        ["exec:", "executable file", "exec container process"].iter().any(|word| lower.contains(word));
     let has = |words: &[&str]| of_program && words.iter().any(|word| lower.contains(word));
     if has(&["executable file not found", "no such file or directory", "executable file `"]) {
         127
@@ -148,7 +151,9 @@ fn message(line: &str) -> Option<String> {
                 'n' | 'r' | 't' => text.push(' '),
                 'u' => {
                     let digits: String = letters.by_ref().take(4).collect();
-                    text.push(u32::from_str_radix(&digits, 16).ok().and_then(char::from_u32).unwrap_or('\u{fffd}'));
+                    text.push(
+                        u32::from_str_radix(&digits, 16).ok().and_then(char::from_u32).unwrap_or('\u{fffd}'),
+                    );
                 }
                 other => text.push(other),
             },
@@ -164,11 +169,13 @@ mod tests {
 
     #[test]
     fn the_reason_is_the_last_message_and_decides_the_exit_status() {
-        let line = r#"{"level":"error","msg":"exec: \"nope\": executable file not found in $PATH\n","time":"x"}"#;
+        let line =
+            r#"{"level":"error","msg":"exec: \"nope\": executable file not found in $PATH\n","time":"x"}"#;
         let reason = message(line).expect("a message");
         assert_eq!(reason, "exec: \"nope\": executable file not found in $PATH ");
         assert_eq!(status_of(&reason), 127);
         assert_eq!(status_of("exec: \"/etc\": permission denied"), 126);
+        assert_eq!(status_of("error closing exec fds: open /proc/self/fd: no such file or directory"), 125);
         assert_eq!(status_of("error mounting \"/x\": no such file or directory"), 125);
         assert_eq!(message(r#"{"msg":"cut sho"#), None);
         assert_eq!(message(r#"{"msg":"\u00"#), None);

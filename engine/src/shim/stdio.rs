@@ -187,6 +187,9 @@ impl Stdio {
                 }
                 Moved::Broken => {
                     client.stdin = None;
+                    if client.is_first {
+                        self.close_stdin();
+                    }
                     return;
                 }
             }
@@ -240,10 +243,17 @@ impl Stdio {
         }
     }
 
-    fn interest_of_output<'a>(&'a self, stream: Stream, log: &Log, want: &mut impl FnMut(BorrowedFd<'a>, PollFlags)) {
+    fn interest_of_output<'a>(
+        &'a self,
+        stream: Stream,
+        log: &Log,
+        want: &mut impl FnMut(BorrowedFd<'a>, PollFlags),
+    ) {
         let sinks = || self.clients.iter().filter_map(move |client| client.sinks[stream as usize].as_ref());
         let Some(output) = &self.outputs[stream as usize] else {
-            return sinks().filter(|sink| !sink.is_empty()).for_each(|sink| want(sink.as_fd(), PollFlags::POLLOUT));
+            return sinks()
+                .filter(|sink| !sink.is_empty())
+                .for_each(|sink| want(sink.as_fd(), PollFlags::POLLOUT));
         };
         let mut is_held = log.behind().is_some();
         for sink in sinks().filter(|sink| output.waits_for_room || !sink.is_empty()) {
