@@ -10,7 +10,7 @@ IMAGE ?=
 BENCH ?=
 FUZZ_SECONDS ?= 60
 
-BINARIES = sampan sampan-monitord sampan-engine
+BINARIES = sampan sampan-monitord sampan-engine sampan-shim
 
 .PHONY: all demo test check bench fuzz install clean
 
