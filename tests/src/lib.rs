@@ -9,6 +9,7 @@ pub mod faults;
 pub mod fuzz;
 pub mod host;
 pub mod keen_registry;
+pub mod leaks;
 pub mod process;
 pub mod random;
 pub mod registry;
