@@ -15,3 +15,4 @@ pub mod random;
 pub mod registry;
 pub mod subscriber;
 pub mod targets;
+pub mod worker;
