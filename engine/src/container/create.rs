@@ -40,8 +40,22 @@ pub fn create(
     homes.make(&definition, &State::default(), is_durable).map_err(|error| {
         failure::new(Code::Failed, format!("cannot make container {id}: {}", chain(&error)), "")
     })?;
+    announce(shared, homes, &definition);
     images::touch(&shared.store, &image.entry.digest);
     Ok((Box::new(definition), pin, warnings))
+}
+
+/// Says that the container was made, and writes down that it was said.
+pub(super) fn announce(shared: &Shared, homes: &Homes, definition: &Definition) {
+    shared.announcer.container("create", &definition.identity(), 0, &[]);
+    if let Err(error) = homes.set_state(&definition.id, &announced()) {
+        log::error!("{}", chain(&error));
+    }
+}
+
+/// Where a container stands that was made and announced.
+pub(super) fn announced() -> State {
+    State { is_announced: true, ..State::default() }
 }
 
 /// The image, and what keeps it from going.

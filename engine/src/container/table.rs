@@ -64,6 +64,8 @@ pub enum Busy {
     Removing,
     /// A thread declares it dead.
     Burying,
+    /// Its shim was found, or is looked for, and has said nothing yet.
+    Meeting,
 }
 
 /// One container.
