@@ -24,6 +24,7 @@ pub struct Containers {
     /// Its directory, and its monitord.
     pub host: Host,
     engine: Option<Child>,
+    log_level: &'static str,
 }
 
 impl Containers {
@@ -34,8 +35,17 @@ impl Containers {
 
     /// With an `[engine]` table.
     pub fn configured(table: &str) -> Self {
+        Containers::logging(table, "debug")
+    }
+
+    /// With an `[engine]` table, and an engine that logs no more than it does by itself.
+    pub fn quiet(table: &str) -> Self {
+        Containers::logging(table, "info")
+    }
+
+    fn logging(table: &str, log_level: &'static str) -> Self {
         need_root();
-        let mut containers = Containers { host: Host::with_monitord(&[]), engine: None };
+        let mut containers = Containers { host: Host::with_monitord(&[]), engine: None, log_level };
         fs::write(containers.host.path("sampan.toml"), format!("[engine]\n{table}\n")).expect("written");
         containers.start_engine();
         containers.import();
@@ -46,7 +56,7 @@ impl Containers {
     pub fn start_engine(&mut self) {
         let log = File::options().create(true).append(true).open(self.host.path("engine.log"));
         let mut command = self.host.command("sampan-engine");
-        command.arg("--config").arg(self.host.path("sampan.toml")).env("SAMPAN_LOG", "debug");
+        command.arg("--config").arg(self.host.path("sampan.toml")).env("SAMPAN_LOG", self.log_level);
         command.stdout(Stdio::null()).stderr(log.expect("a log"));
         self.engine = Some(command.spawn().expect("sampan-engine: build the workspace first"));
         let socket = self.host.path("run/engine.sock");
