@@ -82,8 +82,8 @@ impl Shim {
     /// It has done so.
     pub(super) fn on_deleted(&mut self) {
         self.kill_children();
-        if is_failed {
-            // The runtime may have been killed before it wrote down what it had made.
+        if !self.state.error.is_empty() {
+            // The start failed: the runtime may have been killed before it wrote down what it had made.
             leftovers::remove_cgroups(&self.setup.identity.id);
         }
         let stopping = self.stopping.take();
