@@ -40,5 +40,6 @@ pub mod signals;
 pub mod spec;
 pub mod start;
 pub mod table;
+mod told;
 pub mod user;
 pub mod workers;
