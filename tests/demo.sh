@@ -59,7 +59,9 @@ await() {
 
 start() {
     mkdir -p "$work/$1"
-    at "$1" exec "$bin/sampan" up >"$work/$1/log" 2>&1 &
+    # Emptied here, not by the job: an earlier start's log says that it is ready, too.
+    : >"$work/$1/log"
+    at "$1" exec "$bin/sampan" up >>"$work/$1/log" 2>&1 &
     pids+=($!)
     await "$work/$1/log" ready
 }
@@ -180,7 +182,7 @@ nothing_is_left() {
     left=$(grep -F "$work" /proc/mounts || true; find /sys/fs/cgroup -type d -name "*$container*" 2>/dev/null || true
         find "$work/pulling" -name "*$container*")
     if [ -n "$left" ]; then printf 'error: something is left of the container:\n%s\n' "$left" >&2; exit 1; fi
-    echo 'of the container nothing is left: no process, mount, cgroup or file'
+    echo 'of the container nothing is left: no mount, no cgroup, no file'
 }
 
 say 'monitord and engine start, in a private directory'
