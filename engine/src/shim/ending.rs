@@ -200,8 +200,6 @@ fn remove_dir(dir: &Path) -> io::Result<()> {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    match std::fs::remove_dir_all(&going) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    // Not the standard library's, which goes down by recursion: the container decides how deep.
+    crate::tree::remove(&going)
 }
