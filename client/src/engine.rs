@@ -117,6 +117,7 @@ pub struct Answers {
 
 /// What became of a wait for an answer.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one at a time, and used at once")]
 pub enum Next {
     /// An answer.
     Answer(Answer),

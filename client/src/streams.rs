@@ -22,6 +22,7 @@ pub struct Streams {
 
 /// What happened in one of several streams.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one at a time, and used at once")]
 pub enum Happened {
     /// An answer. With [`Answer::Done`] the stream has ended.
     Answer {

@@ -210,11 +210,14 @@ impl Containers {
                 self.reply(client, vec![answer]);
             }
         }
-        if let Some(entry) = self.entries.get_mut(id)
-            && matches!(entry.state.phase, Phase::Exited | Phase::Created | Phase::Dead)
-            && entry.busy.is_none()
-        {
-            entry.busy = Some(Busy::Ending);
+        if let Some(entry) = self.entries.get_mut(id) {
+            let is_over = matches!(entry.state.phase, Phase::Exited | Phase::Created | Phase::Dead);
+            entry.busy = match entry.busy {
+                None if is_over => Some(Busy::Ending),
+                // A restart goes through an end.
+                Some(Busy::Ending) if !is_over => None,
+                other => other,
+            };
         }
         self.tell_waiting(id);
         self.go_on(id);
