@@ -246,6 +246,12 @@ pub fn fsmount(fs: BorrowedFd<'_>, target: &CStr) -> Result<(), Errno> {
     Errno::result(ret).map(drop)
 }
 
+/// Lets the empty file `to` share the blocks of `from`, until one of them is written to. ioctl_ficlone(2).
+pub fn clone_file(to: BorrowedFd<'_>, from: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: FICLONE takes two descriptors, and touches no memory of ours.
+    Errno::result(unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) }).map(drop)
+}
+
 /// Goes on as a new process; false in the old one. Only while no other thread exists. fork(2).
 pub fn fork() -> Result<bool, Errno> {
     // SAFETY: the caller has one thread, so no lock is held in the child.

@@ -3,8 +3,9 @@
 //! `DATA/containers/ID` keeps what outlives a reboot, `RUN/containers/…` what does not. A directory is made, and
 //! goes, under the name `.ID`: what has that name at start-up is litter. Knows files, and no container's meaning.
 
-use super::definition::{self, Definition};
-use crate::{farewell, tree};
+use super::copy::{self, CopyError};
+use super::definition::{self, Definition, Form};
+use crate::{farewell, sys, tree, walk};
 use sampan_ipc::shim::{self, State};
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -16,6 +17,8 @@ use std::path::{Path, PathBuf};
 const RUN_DIGITS: usize = 16;
 /// Longest state file that is read, in bytes.
 const STATE_MAX: u64 = 64 << 10;
+/// Where it is tried out what the file system can do.
+const TRIAL: &str = ".trial";
 
 /// Why a container's files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +41,9 @@ pub enum HomeError {
         /// Where it breaks.
         source: serde_json::Error,
     },
+    /// The image's files cannot be copied.
+    #[error("cannot copy the image")]
+    Copy(#[from] CopyError),
 }
 
 pub(crate) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HomeError {
@@ -77,43 +83,91 @@ impl Homes {
         self.run.join(id.get(..RUN_DIGITS).unwrap_or(id))
     }
 
-    /// Makes the directory of a container with all that is in it from the beginning.
+    /// Where what container `definition` writes is.
+    pub fn written(&self, definition: &Definition) -> PathBuf {
+        let dir = self.dir(&definition.id);
+        match definition.rootfs {
+            Form::Overlay => dir.join("upper"),
+            Form::Copy => dir.join("rootfs"),
+        }
+    }
+
+    /// Bytes that the container has written; of a copy, by how much it has grown.
+    ///
+    /// # Errors
+    /// A directory cannot be read.
+    pub fn written_bytes(&self, definition: &Definition) -> io::Result<u64> {
+        let size = walk::size_on_disk(&self.written(definition))?;
+        Ok(size.saturating_sub(definition.copied))
+    }
+
+    /// Makes the directory of a container with all that is in it from the beginning; `layers` are its image's, the
+    /// uppermost first. How many extended attributes could not be kept.
     ///
     /// `is_durable`: it is on the disk when this returns.
     ///
     /// # Errors
-    /// [`HomeError::File`]; nothing is left then.
-    pub fn make(&self, definition: &Definition, state: &State, is_durable: bool) -> Result<(), HomeError> {
+    /// [`HomeError::File`], [`HomeError::Copy`]; nothing is left then.
+    pub fn make(
+        &self,
+        definition: &mut Definition,
+        layers: &[PathBuf],
+        state: &State,
+        is_durable: bool,
+    ) -> Result<u64, HomeError> {
         let (draft, dir) = (self.draft(&definition.id), self.dir(&definition.id));
-        let made = self.fill(&draft, definition, state, is_durable);
-        let made = made.and_then(|()| fs::rename(&draft, &dir).map_err(failed("name", &dir)));
+        let made = self.fill(&draft, definition, layers, state, is_durable);
+        let named = |left_out| fs::rename(&draft, &dir).map(|()| left_out).map_err(failed("name", &dir));
+        let made = made.and_then(named);
         if made.is_err() {
             let _ = tree::remove(&draft);
             return made;
         }
-        match is_durable {
-            true => sync_dir(&self.data),
-            false => Ok(()),
+        if is_durable {
+            sync_dir(&self.data)?;
         }
+        made
     }
 
     fn fill(
         &self,
         draft: &Path,
-        definition: &Definition,
+        definition: &mut Definition,
+        layers: &[PathBuf],
         state: &State,
         is_durable: bool,
-    ) -> Result<(), HomeError> {
-        make_dir(draft, 0o711)?;
-        for (name, mode) in [("upper", 0o755), ("work", 0o700), ("rootfs", 0o755)] {
-            make_dir(&draft.join(name), mode)?;
+    ) -> Result<u64, HomeError> {
+        let left_out = match definition.rootfs {
+            Form::Overlay => fill_overlay(draft, layers)?,
+            Form::Copy => fill_copy(draft, layers)?,
+        };
+        if definition.rootfs == Form::Copy {
+            let rootfs = draft.join("rootfs");
+            definition.copied = walk::size_on_disk(&rootfs).map_err(failed("look at", &rootfs))?;
         }
         write(&draft.join(definition::FILE), &json(definition), is_durable)?;
         write_state(draft, state, is_durable)?;
-        match is_durable {
-            true => sync_dir(draft),
-            false => Ok(()),
+        match (is_durable, definition.rootfs) {
+            // The files of a copy are too many to be synced one by one.
+            (true, Form::Copy) => sys::sync_file_system(draft).map_err(failed("sync", draft))?,
+            (true, Form::Overlay) => sync_dir(draft)?,
+            (false, _) => {}
         }
+        Ok(left_out)
+    }
+
+    /// Makes directories in which overlayfs can be tried; whoever asks removes them.
+    ///
+    /// # Errors
+    /// [`HomeError::File`].
+    pub(super) fn make_trial(&self) -> Result<PathBuf, HomeError> {
+        let dir = self.data.join(TRIAL);
+        tree::remove(&dir).map_err(failed("remove", &dir))?;
+        make_dir(&dir, 0o700)?;
+        for name in ["upper", "work", "rootfs"] {
+            make_dir(&dir.join(name), 0o700)?;
+        }
+        Ok(dir)
     }
 
     /// Replaces `container.json`, durably.
@@ -197,6 +251,8 @@ impl Homes {
             match entry.file_name().into_string() {
                 Ok(name) if is_id(&name) => ids.push(name),
                 Ok(name) if name.strip_prefix('.').is_some_and(is_id) => halves.push(name[1..].to_owned()),
+                // The next trial removes it.
+                Ok(name) if name == TRIAL => {}
                 _ => log::warn!("{} is no container, and is left alone", entry.path().display()),
             }
         }
@@ -231,6 +287,26 @@ impl Homes {
     fn draft(&self, id: &str) -> PathBuf {
         farewell::going(&self.dir(id))
     }
+}
+
+/// The root will be what the image's is, as a copy would have it.
+fn fill_overlay(draft: &Path, layers: &[PathBuf]) -> Result<u64, HomeError> {
+    make_dir(draft, 0o711)?;
+    for (name, mode) in [("upper", 0o755), ("work", 0o700), ("rootfs", 0o755)] {
+        make_dir(&draft.join(name), mode)?;
+    }
+    match layers.first() {
+        Some(layer) => Ok(copy::dress_root(layer, &draft.join("upper"))?),
+        None => Ok(0),
+    }
+}
+
+/// For its owner alone: there may be setuid programs in it, and it is not mounted anywhere.
+fn fill_copy(draft: &Path, layers: &[PathBuf]) -> Result<u64, HomeError> {
+    make_dir(draft, 0o700)?;
+    let rootfs = draft.join("rootfs");
+    make_dir(&rootfs, 0o755)?;
+    Ok(copy::copy(layers, &rootfs, &draft.join("copy"))?)
 }
 
 /// True for 64 hexadecimal digits.

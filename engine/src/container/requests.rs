@@ -276,15 +276,14 @@ impl Containers {
         let made = self.entries.values().filter(|entry| entry.busy != Some(Busy::Creating));
         let mut all: Vec<_> = made.map(|entry| (Arc::clone(&entry.definition), entry.summary())).collect();
         listing::choose(&mut all, asked)?;
-        let summaries: Vec<_> = all.into_iter().map(|(_, summary)| summary).collect();
         if asked.size {
             let homes = self.homes.clone();
             self.spawn(move |shared| {
-                let answers = pages(listing::with_sizes(summaries, &homes));
+                let answers = pages(listing::with_sizes(all, &homes));
                 shared.outbox.send(Message::Container(Outcome::Answers { client, answers }));
             });
         } else {
-            self.reply(client, pages(summaries));
+            self.reply(client, pages(all.into_iter().map(|(_, summary)| summary).collect()));
         }
         Ok(())
     }
