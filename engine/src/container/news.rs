@@ -210,11 +210,15 @@ impl Containers {
                 self.reply(client, vec![answer]);
             }
         }
-        if let Some(entry) = self.entries.get_mut(id)
-            && matches!(entry.state.phase, Phase::Exited | Phase::Created | Phase::Dead)
-            && entry.busy.is_none()
-        {
-            entry.busy = Some(Busy::Ending);
+        if let Some(entry) = self.entries.get_mut(id) {
+            match entry.busy {
+                None if matches!(entry.state.phase, Phase::Exited | Phase::Created | Phase::Dead) => {
+                    entry.busy = Some(Busy::Ending);
+                }
+                // The shim has started it again, as a person asked: what waited for its end goes on.
+                Some(Busy::Ending) if entry.state.phase.is_alive() => entry.busy = None,
+                _ => {}
+            }
         }
         self.tell_waiting(id);
         self.go_on(id);
