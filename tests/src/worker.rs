@@ -9,7 +9,7 @@ use sampan_ipc::engine::{Answer, Opening, Request, Start, Stop, VERSION};
 use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -45,7 +45,7 @@ impl Workers {
     }
 }
 
-fn work(nth: usize, mut random: Random, socket: &PathBuf, stop: &AtomicBool) -> usize {
+fn work(nth: usize, mut random: Random, socket: &Path, stop: &AtomicBool) -> usize {
     let mut done = 0;
     while !stop.load(Ordering::Relaxed) {
         let name = format!("w{nth}-{}", random.below(NAMES));
