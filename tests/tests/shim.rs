@@ -58,6 +58,8 @@ impl Box {
         ] {
             fs::create_dir_all(path(name)).expect("made");
         }
+        // Whose it is; what goes last.
+        fs::write(path("data/c").join("container.json"), "{}").expect("written");
         fs::copy("/bin/busybox", path("layer/bin/busybox")).expect("busybox-static is installed");
         for name in ["sh", "cat", "sleep", "echo", "true", "dd", "stty", "seq", "kill", "head", "tr"] {
             std::os::unix::fs::symlink("busybox", path("layer/bin").join(name)).expect("a link");
