@@ -1,6 +1,6 @@
 //! Hostile images, options, clients and containers: the host is not read, not written and not held up.
 
-use sampan_ipc::container::{Control, Create, Exec, Mount, Phase, Streams, Told};
+use sampan_ipc::container::{Create, Exec, Mount, Phase, Streams, Told};
 use sampan_ipc::engine::{Answer, Container, Load, Opening, Request, Start, Stop, VERSION};
 use sampan_ipc::frame;
 use sampan_tests::containers::{Attached, Containers, answers, header, sh};
@@ -447,7 +447,6 @@ fn a_process_1_that_ignores_sigterm_is_killed_after_the_time_it_was_given() {
     containers.ok(Request::Stop(Stop { container: id.clone(), timeout: Some(1), signal: None }));
     assert!(begun.elapsed() >= std::time::Duration::from_secs(1));
     assert_eq!(containers.summary(&id).expect("there").exit_code, 137);
-    attached.say(Control::Detach);
 }
 
 #[test]

@@ -43,6 +43,24 @@ pub fn set_up(rootfs: &Rootfs) -> Result<(), String> {
         .map_err(|errno| format!("the kernel refuses to mount overlayfs: {errno} (see dmesg)"))
 }
 
+/// Refuses a root file system in which a directory that the OCI runtime fills is something else.
+///
+/// runc makes links in `/dev` by path, before the container's root is its own: where `/dev` is a link, they would
+/// come to be in a directory of the host. To be called before every run: the last one may have changed it.
+pub fn check(rootfs: &Rootfs) -> Result<(), String> {
+    let Rootfs::Overlay { target, .. } = rootfs else { return Ok(()) };
+    for name in ["dev", "proc", "sys"] {
+        match std::fs::symlink_metadata(target.join(name)) {
+            Ok(meta) if !meta.is_dir() => {
+                return Err(format!("/{name} in the root file system is no directory, as it has to be"));
+            }
+            // What is not there is made, a directory.
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Takes the mount away again.
 pub fn tear_down(rootfs: &Rootfs) -> Result<(), String> {
     let Rootfs::Overlay { target, .. } = rootfs else { return Ok(()) };

@@ -25,6 +25,7 @@ impl Shim {
             rootfs::set_up(&self.setup.rootfs)?;
             self.is_mounted = true;
         }
+        rootfs::check(&self.setup.rootfs)?;
         if self.log.is_none() {
             self.log = Log::open(&self.setup.log, &self.setup.identity)
                 .map_err(|error| format!("cannot open the log: {error}"))?;
