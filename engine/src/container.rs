@@ -43,4 +43,5 @@ pub mod spec;
 pub mod start;
 pub mod table;
 pub mod user;
+pub mod users;
 pub mod workers;

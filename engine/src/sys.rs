@@ -258,6 +258,21 @@ pub fn fork() -> Result<bool, Errno> {
     Ok(unsafe { nix::unistd::fork() }?.is_child())
 }
 
+/// Lets the kernel kill what `command` starts when this thread ends first. PR_SET_PDEATHSIG(2const).
+pub fn end_with_parent(command: &mut std::process::Command) {
+    let parent = std::process::id();
+    let ask = move || {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        // It may have ended before the kernel was asked.
+        match nix::unistd::getppid().as_raw().cast_unsigned() == parent {
+            true => Ok(()),
+            false => Err(std::io::Error::from_raw_os_error(libc::ESRCH)),
+        }
+    };
+    // SAFETY: between fork and exec only prctl(2) and getppid(2) are called, and nothing is allocated.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, ask) };
+}
+
 /// Puts `fd` in the place of a standard descriptor. dup2(2).
 pub fn replace_standard(fd: BorrowedFd<'_>, standard: RawFd) -> Result<(), Errno> {
     // SAFETY: dup2 takes two integers; nothing of ours owns 0, 1 and 2.

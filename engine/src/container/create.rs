@@ -48,8 +48,22 @@ pub fn create(
             .push(format!("{left_out} extended attributes of the image cannot be kept on this file system"));
     }
     warnings.extend(shared.rootfs.take_warning(&shared.config, &shared.store, homes));
+    announce(shared, homes, &definition);
     images::touch(&shared.store, &image.entry.digest);
     Ok((Box::new(definition), pin, warnings))
+}
+
+/// Says that the container was made, and writes down that it was said.
+pub(super) fn announce(shared: &Shared, homes: &Homes, definition: &Definition) {
+    shared.announcer.container("create", &definition.identity(), 0, &[]);
+    if let Err(error) = homes.set_state(&definition.id, &announced()) {
+        log::error!("{}", chain(&error));
+    }
+}
+
+/// Where a container stands that was made and announced.
+pub(super) fn announced() -> State {
+    State { is_announced: true, ..State::default() }
 }
 
 /// The image, and what keeps it from going.

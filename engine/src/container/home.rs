@@ -5,8 +5,10 @@
 
 use super::copy::{self, CopyError};
 use super::definition::{self, Definition, Form};
-use crate::{sys, tree, walk};
+use crate::digest::Digest;
+use crate::{farewell, sys, tree, walk};
 use sampan_ipc::shim::{self, State};
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -193,50 +195,70 @@ impl Homes {
         let _ = tree::remove(&self.run(id));
     }
 
-    /// Takes container `id` out of sight, and then away with all it has; the bytes that became free.
+    /// Takes container `id` out of sight, and then away with all it has, and calls `announce` when that is done,
+    /// unless somebody has announced it before; the bytes that became free.
     ///
     /// # Errors
     /// [`HomeError::File`]; it may be gone in part, and goes for good when the engine starts the next time.
-    pub fn remove(&self, id: &str) -> Result<u64, HomeError> {
-        let (dir, draft) = (self.dir(id), self.draft(id));
+    pub fn remove(&self, id: &str, announce: impl FnOnce()) -> Result<u64, HomeError> {
+        let dir = self.dir(id);
         let freed = walk::size_on_disk(&dir).unwrap_or(0);
-        match fs::rename(&dir, &draft) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("remove", &dir)(error));
-            }
-            _ => {}
-        }
+        let left = farewell::hollow(&dir).map_err(failed("remove", &dir))?;
         self.remove_run(id);
-        match tree::remove(&draft) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &draft)(error)),
-            _ => Ok(freed),
+        if let Some(left) = left {
+            announce();
+            farewell::finish(&left).map_err(failed("remove", &left))?;
+        }
+        Ok(freed)
+    }
+
+    /// How container `id` was made, if it was made and announced, and is half gone.
+    pub fn going(&self, id: &str) -> Option<Definition> {
+        let draft = self.draft(id);
+        let state = State::decode(&read(&draft.join(shim::STATE), STATE_MAX).ok()?).ok()?;
+        let is_known = state.started != 0 || state.is_announced || !state.error.is_empty();
+        let bytes = read(&draft.join(definition::FILE), definition::FILE_MAX).ok()?;
+        serde_json::from_slice(&bytes).ok().filter(|_| is_known)
+    }
+
+    /// Removes what is left of container `id`, which was half made, or half gone and said to be.
+    pub fn clear(&self, id: &str) {
+        for path in [self.draft(id), self.run(id)] {
+            if let Err(error) = tree::remove(&path) {
+                log::warn!("cannot remove {}: {error}", path.display());
+            }
         }
     }
 
-    /// Ids of all containers that are there; what is half made or half gone goes.
+    /// Removes run directories that belong to none of `ids`; `is_used` has the last word.
+    pub fn clear_runs(&self, ids: &[String], is_used: impl Fn(&Path) -> bool) {
+        let known: HashSet<PathBuf> = ids.iter().map(|id| self.run(id)).collect();
+        for entry in fs::read_dir(&self.run).into_iter().flatten().flatten() {
+            if !known.contains(&entry.path()) && !is_used(&entry.path()) {
+                let _ = tree::remove(&entry.path());
+            }
+        }
+    }
+
+    /// Ids of all containers that are there, and of those that are half made or half gone.
     ///
     /// # Errors
     /// [`HomeError::File`].
-    pub fn list(&self) -> Result<Vec<String>, HomeError> {
+    pub fn list(&self) -> Result<(Vec<String>, Vec<String>), HomeError> {
         let entries = fs::read_dir(&self.data).map_err(failed("list", &self.data))?;
-        let mut ids = Vec::new();
+        let (mut ids, mut halves) = (Vec::new(), Vec::new());
         for entry in entries {
             let entry = entry.map_err(failed("list", &self.data))?;
             match entry.file_name().into_string() {
                 Ok(name) if is_id(&name) => ids.push(name),
-                Ok(name) if name.strip_prefix('.').is_some_and(is_id) => {
-                    log::info!("container {} was half made, or half removed: it goes", &name[1..]);
-                    if let Err(error) = tree::remove(&entry.path()) {
-                        log::warn!("cannot remove {}: {error}", entry.path().display());
-                    }
-                }
+                Ok(name) if name.strip_prefix('.').is_some_and(is_id) => halves.push(name[1..].to_owned()),
                 // The next trial removes it.
                 Ok(name) if name == TRIAL => {}
                 _ => log::warn!("{} is no container, and is left alone", entry.path().display()),
             }
         }
         ids.sort_unstable();
-        Ok(ids)
+        Ok((ids, halves))
     }
 
     /// How container `id` was made.
@@ -247,6 +269,13 @@ impl Homes {
         let path = self.dir(id).join(definition::FILE);
         let bytes = read(&path, definition::FILE_MAX)?;
         serde_json::from_slice(&bytes).map_err(|source| HomeError::Definition { path, source })
+    }
+
+    /// What of the store all containers need that can be read.
+    pub fn needs(&self) -> Vec<Digest> {
+        let (ids, _) = self.list().unwrap_or_default();
+        let definitions = ids.iter().filter_map(|id| self.definition(id).ok());
+        definitions.flat_map(|definition| definition.needs().collect::<Vec<_>>()).collect()
     }
 
     /// Where container `id` stands, as the file says; `None` if there is none that can be used.
@@ -264,7 +293,7 @@ impl Homes {
     }
 
     fn draft(&self, id: &str) -> PathBuf {
-        self.data.join(format!(".{id}"))
+        farewell::going(&self.dir(id))
     }
 }
 

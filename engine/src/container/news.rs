@@ -4,15 +4,18 @@
 //! with what waited for the container. Never blocks.
 
 use super::definition::Definition;
+use super::removal;
 use super::start::Begin;
 use super::table::{Busy, Containers, Entry, not_running};
 use crate::failure;
+use crate::store::Pin;
 use sampan_ipc::container::{Condition, Phase};
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Request};
 use sampan_ipc::shim::{Say, State};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 /// Exit status of a command that cannot be run. podman-run(1), "Exit Status".
 const CANNOT_RUN: i32 = 126;
@@ -28,7 +31,7 @@ pub enum Outcome {
         /// Who wanted it.
         client: usize,
         /// How it was made, and what a person should be told.
-        result: Result<(Box<Definition>, crate::store::Pin, Vec<String>), Failure>,
+        result: Result<(Box<Definition>, Pin, Vec<String>), Failure>,
     },
     /// A shim was started for it, or not.
     Spawned {
@@ -64,6 +67,13 @@ pub enum Outcome {
         /// What came along.
         descriptors: Vec<OwnedFd>,
     },
+    /// Its shim was looked for.
+    Met {
+        /// The container's id.
+        id: String,
+        /// The way to it, if it lives.
+        stream: Option<UnixStream>,
+    },
     /// An answer that took a while.
     Answers {
         /// Who gets it.
@@ -81,6 +91,7 @@ impl Containers {
             Outcome::Spawned { id, result } => self.on_spawned(&id, result),
             Outcome::Removed { id, client, result } => self.on_removed(&id, client, result),
             Outcome::Buried { id, state } => self.on_buried(&id, *state),
+            Outcome::Met { id, stream } => super::recovery::on_met(self, &id, stream),
             Outcome::Answers { client, answers } => self.reply(client, answers),
             Outcome::Described { id, client, result, descriptors } => {
                 let asked = result.and_then(|(exec, process)| {
@@ -97,16 +108,15 @@ impl Containers {
         &mut self,
         id: &str,
         client: usize,
-        result: Result<(Box<Definition>, crate::store::Pin, Vec<String>), Failure>,
+        result: Result<(Box<Definition>, Pin, Vec<String>), Failure>,
     ) {
         match result {
             Ok((definition, pin, warnings)) => {
                 let name = definition.name.clone();
-                self.shared.announcer.container("create", &definition.identity(), 0, &[]);
                 if let Some(entry) = self.entries.get_mut(id) {
                     *entry = Entry {
                         queue: std::mem::take(&mut entry.queue),
-                        ..Entry::new(*definition, State::default(), Some(pin))
+                        ..Entry::new(*definition, super::create::announced(), Some(pin))
                     };
                 }
                 let container = Answer::Container { id: id.to_owned(), name, warnings };
@@ -169,6 +179,7 @@ impl Containers {
                         asked.pids = Some(pids);
                     }
                 }
+                Ok(Some(Say::Starting)) => self.set_busy(id, Busy::Starting(None)),
                 Ok(Some(Say::Removed)) => {
                     if let Some(entry) = self.entries.get_mut(id) {
                         entry.busy = Some(Busy::Removing);
@@ -195,6 +206,9 @@ impl Containers {
     fn on_state(&mut self, id: &str, state: State) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let before = std::mem::replace(&mut entry.state, state);
+        if entry.busy == Some(Busy::Meeting) {
+            entry.busy = None;
+        }
         let state = &entry.state;
         let has_started = state.started > before.started;
         let has_failed = !state.error.is_empty() && !has_started && !state.phase.is_alive();
@@ -261,12 +275,15 @@ impl Containers {
         if entry.busy == Some(Busy::Removing) && !self.homes.dir(id).exists() {
             return self.on_removed(id, None, Ok(0));
         }
-        let is_over = matches!(entry.state.phase, Phase::Exited | Phase::Created) && entry.state.is_announced
+        let has_ended = matches!(entry.state.phase, Phase::Exited | Phase::Created)
+            && entry.state.is_announced
             || entry.state.started == 0 && !entry.state.error.is_empty()
             || entry.state.phase == Phase::Exited && !entry.state.error.is_empty();
+        // What an earlier run has left says nothing about a start that has not come to its end.
+        let is_over = has_ended && !matches!(entry.busy, Some(Busy::Starting(_)));
         if is_over && !entry.definition.create.auto_remove {
             self.homes.remove_run(id);
-            if entry.busy == Some(Busy::Ending) {
+            if matches!(entry.busy, Some(Busy::Ending | Busy::Meeting)) {
                 entry.busy = None;
             }
             return self.go_on(id);
@@ -348,6 +365,19 @@ impl Containers {
         let (over, left) = std::mem::take(&mut self.waits).into_iter().partition(|wait| wait.id == id);
         self.waits = left;
         self.tell_exit(over, &entry.state);
+        if let Some(pin) = entry.pin {
+            self.release(&entry.definition, pin);
+        }
+    }
+
+    /// A container needs its image no more.
+    fn release(&self, definition: &Arc<Definition>, pin: Pin) {
+        let digest = &definition.image.digest;
+        if self.entries.values().any(|other| other.definition.image.digest == *digest) {
+            return;
+        }
+        let definition = Arc::clone(definition);
+        self.spawn(move |shared| removal::release(shared, &definition, pin));
     }
 
     /// Does what waited for the container, until it is busy again.

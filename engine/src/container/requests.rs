@@ -259,14 +259,15 @@ impl Containers {
     /// Tidies up behind a shim that was killed.
     pub(super) fn bury(&mut self, id: &str) {
         let Some(entry) = self.entries.get_mut(id) else { return };
-        if !matches!(entry.busy, Some(Busy::Starting(_))) {
+        let was_starting = matches!(entry.busy, Some(Busy::Starting(_)));
+        if !was_starting {
             entry.busy = Some(Busy::Burying);
         }
         let (definition, state, homes) =
             (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
         self.spawn(move |shared| {
             let id = definition.id.clone();
-            let state = Box::new(recovery::bury(shared, &homes, &definition, state));
+            let state = Box::new(recovery::bury(shared, &homes, &definition, state, was_starting));
             shared.outbox.send(Message::Container(Outcome::Buried { id, state }));
         });
     }

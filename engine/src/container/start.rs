@@ -12,10 +12,10 @@ use super::runtime::Runtime;
 use super::spec::{self, Input};
 use super::{etc, logs};
 use crate::config::Config;
-use crate::failure;
 use crate::rights;
 use crate::store::Store;
 use crate::work::Shared;
+use crate::{failure, leftovers};
 use sampan_ipc::container::{Exec, Network, Notify, Streams};
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::frame;
@@ -150,6 +150,7 @@ pub fn delete_by_force(shared: &Shared, definition: &Definition) -> Result<(), S
     let mut command = Command::new(program);
     command.args(arguments).args(["delete", "--force", &definition.id]).stdin(Stdio::null());
     let output = command.output().map_err(|error| format!("cannot run {program}: {error}"))?;
+    leftovers::remove_cgroups(&definition.id);
     let words = String::from_utf8_lossy(&output.stderr);
     match output.status.success() || words.contains("does not exist") {
         true => Ok(()),

@@ -4,13 +4,12 @@ use super::event_loop::{Life, Shim, Then};
 use super::log::Log;
 use super::runtime::{Purpose, Running};
 use super::{restart, rootfs};
+use crate::{farewell, leftovers, tree};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sampan_ipc::container::{Phase, Told};
 use sampan_ipc::shim::Say;
 use sampan_ipc::time;
-use std::io::{self, ErrorKind};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 impl Shim {
@@ -83,6 +82,10 @@ impl Shim {
     /// It has done so.
     pub(super) fn on_deleted(&mut self) {
         self.kill_children();
+        if is_failed {
+            // The runtime may have been killed before it wrote down what it had made.
+            leftovers::remove_cgroups(&self.setup.identity.id);
+        }
         let stopping = self.stopping.take();
         let then = stopping.as_ref().map_or(Then::Nothing, |stopping| stopping.then);
         let mut replies = stopping.map(|stopping| stopping.replies).unwrap_or_default();
@@ -124,15 +127,8 @@ impl Shim {
     /// Removes all of the container; the shim ends.
     pub(super) fn remove(&mut self, replies: Vec<super::runtime::Reply>) {
         self.log = Log::none();
-        let result = rootfs::tear_down(&self.setup.rootfs).and_then(|()| {
-            self.is_mounted = false;
-            remove_dir(&self.setup.dir)
-                .and_then(|()| remove_dir(&self.setup.run))
-                .map_err(|error| error.to_string())
-        });
-        match result {
+        match self.take_away() {
             Ok(()) => {
-                self.announcer.container("destroy", &self.setup.identity, 0, &[]);
                 for reply in replies {
                     self.reply(reply, Ok(String::new()));
                 }
@@ -150,6 +146,21 @@ impl Shim {
                 self.finish();
             }
         }
+    }
+
+    fn take_away(&mut self) -> Result<(), String> {
+        rootfs::tear_down(&self.setup.rootfs)?;
+        self.is_mounted = false;
+        let take = || {
+            let left = farewell::hollow(&self.setup.dir)?;
+            tree::remove(&self.setup.run)?;
+            if let Some(left) = left {
+                self.announcer.container("destroy", &self.setup.identity, 0, &[]);
+                farewell::finish(&left)?;
+            }
+            Ok(())
+        };
+        take().map_err(|error: std::io::Error| error.to_string())
     }
 
     /// Ends what the container has left to the shim: only processes that ran beside its own process namespace.
@@ -189,17 +200,4 @@ impl Shim {
         }
         self.announce("exec_die", &[("exitCode", &status.to_string()), ("execID", &execution.id)]);
     }
-}
-
-/// Removes a directory under the name of one that is going, so that it is there or it is not.
-fn remove_dir(dir: &Path) -> io::Result<()> {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(dir.file_name().unwrap_or_default());
-    let going = dir.with_file_name(name);
-    match std::fs::rename(dir, &going) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    // Not the standard library's, which goes down by recursion: the container decides how deep.
-    crate::tree::remove(&going)
 }
