@@ -35,6 +35,7 @@ pub mod layout;
 pub mod leftovers;
 pub mod limits;
 pub mod load;
+pub mod lock;
 pub mod logging;
 pub mod login;
 pub mod members;

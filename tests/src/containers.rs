@@ -104,6 +104,17 @@ impl Containers {
             tar.append_data(&mut head, name, text.as_bytes()).expect("to memory");
         }
         change(&mut tar);
+        self.import_tar(reference, tar);
+    }
+
+    /// Makes an image of nothing but what `fill` gives.
+    pub fn import_bare(&self, reference: &str, fill: impl FnOnce(&mut tar::Builder<Vec<u8>>)) {
+        let mut tar = tar::Builder::new(Vec::new());
+        fill(&mut tar);
+        self.import_tar(reference, tar);
+    }
+
+    fn import_tar(&self, reference: &str, tar: tar::Builder<Vec<u8>>) {
         let path = self.host.path("box.tar");
         fs::write(&path, tar.into_inner().expect("to memory")).expect("written");
         let file = File::open(path).expect("opened");

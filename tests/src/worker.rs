@@ -45,7 +45,7 @@ impl Workers {
     }
 }
 
-fn work(nth: usize, mut random: Random, socket: &PathBuf, stop: &AtomicBool) -> usize {
+fn work(nth: usize, mut random: Random, socket: &Path, stop: &AtomicBool) -> usize {
     let mut done = 0;
     while !stop.load(Ordering::Relaxed) {
         let name = format!("w{nth}-{}", random.below(NAMES));

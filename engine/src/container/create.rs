@@ -56,6 +56,11 @@ pub fn create(
 /// Says that the container was made, and writes down that it was said.
 pub(super) fn announce(shared: &Shared, homes: &Homes, definition: &Definition) {
     shared.announcer.container("create", &definition.identity(), 0, &[]);
+    note(homes, definition);
+}
+
+/// Writes down that it was said that the container was made.
+pub(super) fn note(homes: &Homes, definition: &Definition) {
     if let Err(error) = homes.set_state(&definition.id, &announced()) {
         log::error!("{}", chain(&error));
     }

@@ -305,7 +305,8 @@ impl Containers {
         let Some(entry) = self.entries.get_mut(id) else { return };
         entry.state = state;
         entry.busy = None;
-        let goes = entry.definition.create.auto_remove;
+        let was_up = entry.state.started != 0 || !entry.state.error.is_empty();
+        let goes = entry.definition.create.auto_remove && was_up || !self.homes.dir(id).exists();
         let starts = !goes && super::recovery::starts_again(&entry.definition, &entry.state);
         self.tell_waiting(id);
         if goes {

@@ -5,13 +5,14 @@
 //! whose shim does not answer, has lost its shim, or the host has restarted (another boot id); what is left of it is
 //! ended, and its end announced. Never guesses an exit code that is on the disk.
 
-use super::create::now;
+use super::create::{self, now};
 use super::definition::Definition;
 use super::home::{HomeError, Homes};
 use super::news::Outcome;
 use super::start;
 use super::start::Begin;
 use super::table::{Busy, Containers, Entry};
+use super::told;
 use crate::work::{Message, Shared};
 use sampan_ipc::container::{Phase, Restart};
 use sampan_ipc::report::chain;
@@ -21,6 +22,7 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Longest that a shim may take from its start until it listens, or from the removal of its container to its end.
@@ -145,6 +147,7 @@ fn end_half(shared: &Shared, homes: &Homes, id: &str) {
     }
     log::info!("container {id} was half made, or half removed: it goes");
     if let Some(definition) = homes.going(id)
+        && !told::is_last(&shared.config.fifo, id, &["destroy"], "destroy")
         && let Err(failure) = super::removal::remove(shared, homes, &definition)
     {
         log::warn!("{}", failure.message);
@@ -157,8 +160,7 @@ fn mend(containers: &mut Containers, id: &str) {
     let Some(entry) = containers.entries.get(id) else { return };
     let (state, definition) = (&entry.state, &entry.definition);
     if state.started == 0 && !state.is_announced && state.phase == Phase::Created && state.error.is_empty() {
-        log::info!("container {}: it was made, and nobody was told yet", definition.name);
-        super::create::announce(&containers.shared, &containers.homes, definition);
+        return announce_late(containers, id);
     }
     let was_up = state.phase.is_alive() || state.phase == Phase::Restarting;
     if was_up || (state.started != 0 && !state.is_announced) {
@@ -171,6 +173,22 @@ fn mend(containers: &mut Containers, id: &str) {
     }
 }
 
+/// A container that was made, and nobody may have been told.
+fn announce_late(containers: &mut Containers, id: &str) {
+    let Some(entry) = containers.entries.get(id) else { return };
+    let (definition, homes) = (Arc::clone(&entry.definition), containers.homes.clone());
+    containers.set_busy(id, Busy::Burying);
+    containers.spawn(move |shared| {
+        log::info!("container {}: it was made, and perhaps nobody was told", definition.name);
+        match told::is_last(&shared.config.fifo, &definition.id, &["create"], "create") {
+            true => create::note(&homes, &definition),
+            false => create::announce(shared, &homes, &definition),
+        }
+        let (id, state) = (definition.id.clone(), Box::new(create::announced()));
+        shared.outbox.send(Message::Container(Outcome::Buried { id, state }));
+    });
+}
+
 /// Ends what is left of a container whose shim is gone, announces its end, and gives where it stands then. On a
 /// thread.
 pub fn bury(
@@ -181,8 +199,13 @@ pub fn bury(
     was_starting: bool,
 ) -> State {
     // The file is newer than what the engine last heard.
-    if let Some(written) = homes.state(&definition.id) {
-        state = written;
+    match homes.state(&definition.id) {
+        Some(written) => state = written,
+        // Its shim has removed it in the meantime, and said so.
+        None if !homes.dir(&definition.id).exists() => {
+            return State { phase: Phase::Exited, pid: 0, is_announced: true, ..state };
+        }
+        None => {}
     }
     let boot = start::boot_id();
     let same_boot = state.boot == boot;
@@ -214,7 +237,10 @@ pub fn bury(
         log::warn!("container {}: {}", definition.name, state.error);
     }
     if state.started != 0 && !state.is_announced {
-        announce(shared, definition, &state);
+        // One that had ended had said so, if it came so far.
+        if was_up || !told::is_last(&shared.config.fifo, &definition.id, &["start", "die"], "die") {
+            announce(shared, definition, &state);
+        }
         state.is_announced = true;
     }
     if let Err(error) = homes.set_state(&definition.id, &state) {

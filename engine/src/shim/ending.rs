@@ -82,8 +82,9 @@ impl Shim {
     /// It has done so.
     pub(super) fn on_deleted(&mut self) {
         self.kill_children();
-        if is_failed {
-            // The runtime may have been killed before it wrote down what it had made.
+        self.end_executions();
+        if !self.state.error.is_empty() {
+            // The start failed: the runtime may have been killed before it wrote down what it had made.
             leftovers::remove_cgroups(&self.setup.identity.id);
         }
         let stopping = self.stopping.take();
@@ -171,6 +172,19 @@ impl Shim {
                 && !self.commands.iter().any(|command| command.pid == pid)
             {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+    }
+
+    /// No execution outlives its container, and none ends untold.
+    fn end_executions(&mut self) {
+        while let Some(execution) = self.executions.first() {
+            match execution.pid > 0 {
+                true => self.on_execution_exit(0, 128 + Signal::SIGKILL as i32),
+                false => {
+                    let execution = self.executions.remove(0);
+                    self.fail_execution(execution, 125, "the container has ended".to_owned());
+                }
             }
         }
     }
