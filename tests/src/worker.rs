@@ -9,7 +9,7 @@ use sampan_ipc::engine::{Answer, Opening, Request, Start, Stop, VERSION};
 use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;

@@ -99,8 +99,8 @@ fn what_is_removed_by_force_stays_until_the_last_container_goes_also_over_restar
     assert_eq!(layers(&containers), 1, "the other one needs it");
     containers.ok(remove(&two));
     containers.host.wait_until("the layers to go", || layers(&containers) == 0);
-    let blobs = fs::read_dir(containers.host.path("data/store/blobs/sha256")).expect("listed").count();
-    containers.host.wait_until("the blobs to go", || blobs == 0);
+    let blobs = || fs::read_dir(containers.host.path("data/store/blobs/sha256")).expect("listed").count();
+    containers.host.wait_until("the blobs to go", || blobs() == 0);
     let mut events = containers.host.follow_from(0);
     let pruned =
         |event: &sampan_ipc::Event| event.action == "prune" && event.attributes.get("by") == Some("rm");
@@ -139,6 +139,16 @@ fn pruning_spares_images_that_containers_need() {
         ..Default::default()
     };
     containers.ask_with(Request::Import(import), &[std::os::fd::AsRawFd::as_raw_fd(&tar)]);
+    let archive = containers.host.path("other.tar").display().to_string();
+    for words in [["save", "-o", &archive, "other:1"].as_slice(), &["load", "-i", &archive]] {
+        let status = containers.host.command("sampan").args(words).status();
+        assert!(status.expect("built").success(), "{words:?}\n{}", containers.log());
+    }
+    // What nobody needs goes; that it is gone says that the collection has come by.
+    let other = Request::Inspect { name: "docker.io/library/other:1".to_owned() };
+    containers.host.wait_until("the other image to go", || {
+        matches!(containers.ask(other.clone()).last(), Some(Answer::Error(failure)) if failure.code == Code::NotFound)
+    });
     containers.ok(Request::Inspect { name: IMAGE.to_owned() });
     assert_eq!(prune_all(&containers).removed.iter().filter(|name| *name == IMAGE).count(), 0);
     containers.ok(remove("one"));

@@ -43,12 +43,12 @@ pub fn create(
     let left_out = made.map_err(|error| {
         failure::new(Code::Failed, format!("cannot make container {id}: {}", chain(&error)), "")
     })?;
+    announce(shared, homes, &definition);
     if left_out > 0 {
         warnings
             .push(format!("{left_out} extended attributes of the image cannot be kept on this file system"));
     }
     warnings.extend(shared.rootfs.take_warning(&shared.config, &shared.store, homes));
-    announce(shared, homes, &definition);
     images::touch(&shared.store, &image.entry.digest);
     Ok((Box::new(definition), pin, warnings))
 }
