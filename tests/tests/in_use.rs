@@ -1,9 +1,10 @@
 //! Images that containers need: they are not removed under them, and go with the last of them.
 
 use sampan_ipc::container::Told;
-use sampan_ipc::engine::{Answer, Code, Done, Prune, Request, Usage};
+use sampan_ipc::engine::{Answer, Code, Done, Import, Prune, Request, Usage};
 use sampan_tests::containers::{Containers, IMAGE, sh};
 use std::fs;
+use std::os::fd::AsRawFd;
 
 fn remove_image(name: &str, force: bool) -> Request {
     Request::Remove { name: name.to_owned(), force }
@@ -131,23 +132,26 @@ fn pruning_spares_images_that_containers_need() {
     let table = "[engine]\ngc-free-low = \"100%\"\ngc-free-high = \"100%\"\n";
     fs::write(containers.host.path("sampan.toml"), table).expect("written");
     containers.start_engine();
-    let tar = fs::File::open(containers.host.path("box.tar")).expect("made with the installation");
-    let import = sampan_ipc::engine::Import {
-        reference: "docker.io/library/other:1".to_owned(),
-        layers: 1,
-        cmd: vec!["false".to_owned()],
-        ..Default::default()
+    let import = |reference: &str, command: &str| {
+        let tar = fs::File::open(containers.host.path("box.tar")).expect("made with the installation");
+        let (reference, cmd) = (reference.to_owned(), vec![command.to_owned()]);
+        let import = Import { reference, layers: 1, cmd, ..Import::default() };
+        done(containers.ask_with(Request::Import(import), &[tar.as_raw_fd()]));
     };
-    containers.ask_with(Request::Import(import), &[std::os::fd::AsRawFd::as_raw_fd(&tar)]);
+    import("docker.io/library/other:1", "false");
     let archive = containers.host.path("other.tar").display().to_string();
-    for words in [["save", "-o", &archive, "other:1"].as_slice(), &["load", "-i", &archive]] {
+    let sampan = |words: &[&str]| {
         let status = containers.host.command("sampan").args(words).status();
         assert!(status.expect("built").success(), "{words:?}\n{}", containers.log());
-    }
+    };
+    sampan(&["save", "-q", "-o", &archive, "other:1"]);
+    sampan(&["rmi", "other:1"]);
+    import("docker.io/library/unneeded:1", "true");
+    sampan(&["load", "-q", "-i", &archive]);
     // What nobody needs goes; that it is gone says that the collection has come by.
-    let other = Request::Inspect { name: "docker.io/library/other:1".to_owned() };
-    containers.host.wait_until("the other image to go", || {
-        matches!(containers.ask(other.clone()).last(), Some(Answer::Error(failure)) if failure.code == Code::NotFound)
+    let unneeded = Request::Inspect { name: "unneeded:1".to_owned() };
+    containers.host.wait_until("the image that nobody needs to go", || {
+        matches!(containers.ask(unneeded.clone()).last(), Some(Answer::Error(failure)) if failure.code == Code::NotFound)
     });
     containers.ok(Request::Inspect { name: IMAGE.to_owned() });
     assert_eq!(prune_all(&containers).removed.iter().filter(|name| *name == IMAGE).count(), 0);
