@@ -44,4 +44,5 @@ pub mod start;
 pub mod table;
 mod told;
 pub mod user;
+pub mod users;
 pub mod workers;

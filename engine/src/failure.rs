@@ -41,6 +41,11 @@ impl From<ImageError> for Failure {
             ImageError::SeveralReferences { .. } => {
                 new(Code::Conflict, message, "name the reference to remove, or use --force for all")
             }
+            ImageError::InUse { .. } => {
+                let hint = "'sampan rm' removes containers; --force takes the image's names away, and its content \
+                            stays until the last container goes";
+                new(Code::Conflict, message, hint)
+            }
             ImageError::Reference(_) => new(Code::Usage, message, ""),
             ImageError::Store(StoreError::Digest { .. }) | ImageError::Unreadable { .. } => new(
                 Code::Failed,

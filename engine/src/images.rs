@@ -26,6 +26,8 @@ const OWN_NAME: &str = "sampan.ref.name";
 const INDEX_JSON_MAX: u64 = 64 << 20;
 /// Fewest hex digits that stand for an image.
 const PREFIX_MIN: usize = 4;
+/// Most containers that a message names.
+const LISTED_MAX: usize = 10;
 
 /// Why an image cannot be found or changed.
 #[derive(Debug, thiserror::Error)]
@@ -60,9 +62,27 @@ pub enum ImageError {
         /// How many.
         count: usize,
     },
+    /// Containers need the image.
+    #[error("image {digest} is in use by {}", shown(containers))]
+    InUse {
+        /// Its manifest's digest.
+        digest: Digest,
+        /// Their names.
+        containers: Vec<String>,
+    },
     /// A new name is no reference.
     #[error(transparent)]
     Reference(#[from] crate::reference::ReferenceError),
+}
+
+/// Containers, as a message names them.
+fn shown(containers: &[String]) -> String {
+    let some = containers.iter().take(LISTED_MAX).cloned().collect::<Vec<_>>().join(", ");
+    match (containers.len(), containers.len().saturating_sub(LISTED_MAX)) {
+        (1, _) => format!("container {some}"),
+        (_, 0) => format!("containers {some}"),
+        (_, more) => format!("containers {some} and {more} more"),
+    }
 }
 
 /// An image that is to be named.
@@ -446,16 +466,27 @@ pub fn tag(store: &Store, source: &str, target: &str) -> Result<(Loaded, Referen
 /// image, and what nothing else uses. It need not be readable.
 ///
 /// # Errors
-/// As [`find`]; [`ImageError::SeveralReferences`] for an id of an image that has several, unless `force`.
-pub fn remove(store: &Store, name: &str, force: bool) -> Result<Removed, ImageError> {
+/// As [`find`]; [`ImageError::SeveralReferences`] for an id of an image that has several, unless `force`;
+/// [`ImageError::InUse`] if `users` names containers that need an image that is given by id, or would lose its last
+/// reference.
+pub fn remove(
+    store: &Store,
+    name: &str,
+    force: bool,
+    users: &dyn Fn(&Digest) -> Vec<String>,
+) -> Result<Removed, ImageError> {
     let (entry, references) = locate(store, name)?;
+    let users = users(&entry.digest);
     let full = Reference::parse(name).map(|r| r.to_string()).ok().filter(|full| references.contains(full));
+    if full.is_none() && !users.is_empty() {
+        return Err(ImageError::InUse { digest: entry.digest, containers: users });
+    }
     if full.is_none() && references.len() > 1 && !force {
         let (digest, count) = (entry.digest, references.len());
         return Err(ImageError::SeveralReferences { digest, count });
     }
     let labels = labels(store, &entry.digest);
-    let (mut removed, swept) = take(store, &entry.digest, full.as_deref(), false)?;
+    let (mut removed, swept) = take(store, &entry.digest, full.as_deref(), false, users)?;
     removed.freed = swept.remove();
     Ok(Removed { labels, ..removed })
 }
@@ -466,7 +497,7 @@ pub fn remove(store: &Store, name: &str, force: bool) -> Result<Removed, ImageEr
 /// [`StoreError`].
 pub fn remove_unused(store: &Store, digest: &Digest) -> Result<Option<Removed>, ImageError> {
     let labels = labels(store, digest);
-    let (mut removed, swept) = take(store, digest, None, true)?;
+    let (mut removed, swept) = take(store, digest, None, true, Vec::new())?;
     if !removed.deleted {
         return Ok(None);
     }
@@ -487,6 +518,7 @@ fn take(
     digest: &Digest,
     name: Option<&str>,
     unused: bool,
+    users: Vec<String>,
 ) -> Result<(Removed, Swept), ImageError> {
     let _commit = lock(&store.commit);
     let mut index = read_index(store)?;
@@ -500,6 +532,9 @@ fn take(
         index.manifests.iter().filter(|e| goes(e)).filter_map(name_of).map(str::to_owned).collect();
     index.manifests.retain(|e| !goes(e));
     removed.deleted = before > index.manifests.len() && !index.manifests.iter().any(|e| e.digest == *digest);
+    if removed.deleted && !users.is_empty() {
+        return Err(ImageError::InUse { digest: digest.clone(), containers: users });
+    }
     if before > index.manifests.len() {
         write_index(store, index)?;
     }
@@ -507,7 +542,12 @@ fn take(
     Ok((removed, swept))
 }
 
-/// True if something needs the image as it is: a job has pinned its manifest. The one place that says so; who
+/// True if the image is in the store under a name or without one; also if that cannot be told.
+pub fn is_there(store: &Store, digest: &str) -> bool {
+    read_index(store).map_or(true, |index| index.manifests.iter().any(|e| e.digest.to_string() == digest))
+}
+
+/// True if something needs the image as it is: a job, or a container, has pinned its manifest. The one place that says so; who
 /// else comes to use images pins them too.
 pub fn is_in_use(store: &Store, digest: &Digest) -> bool {
     store.is_pinned(digest)
@@ -689,12 +729,12 @@ pub(crate) mod tests {
         let one = image(&store, "a", "one");
         tag(&store, "a", "b").expect("tagged");
         assert!(matches!(
-            remove(&store, one.hex(), false),
+            remove(&store, one.hex(), false, &|_| Vec::new()),
             Err(ImageError::SeveralReferences { count: 2, .. })
         ));
-        let first = remove(&store, "a", false).expect("removed");
+        let first = remove(&store, "a", false, &|_| Vec::new()).expect("removed");
         assert!(!first.deleted && first.untagged == ["docker.io/library/a:latest"]);
-        let last = remove(&store, "b", false).expect("removed");
+        let last = remove(&store, "b", false, &|_| Vec::new()).expect("removed");
         assert!(last.deleted);
         assert!(!store.blob_path(&one).exists());
         assert!(matches!(find(&store, "a"), Err(ImageError::NotFound(_))));
@@ -720,7 +760,7 @@ pub(crate) mod tests {
         assert_eq!((twin.media_type.as_str(), name_of(&twin)), (oci::MANIFEST, name_of(&old)));
         store.collect_garbage();
         assert!(store.blob_path(&twin.digest).exists());
-        remove(&store, "a", false).expect("removed");
+        remove(&store, "a", false, &|_| Vec::new()).expect("removed");
         assert!(!store.blob_path(&twin.digest).exists());
     }
 

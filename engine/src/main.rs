@@ -63,7 +63,8 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     start::find_shim();
     let listening = socket::listen(&config.socket)?;
     let (namespace, advice) = enter(config.user_namespace);
-    let store = Store::open_in(&config.store, namespace)?;
+    let homes = Homes::open(&config.containers, &config.run_dir)?;
+    let store = Store::open_in(&config.store, namespace, &|| homes.needs())?;
     if config.syncs_first {
         store.sync_first();
     }
@@ -92,7 +93,6 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     });
     settle_in_background(&shared);
     announcer.daemon("start");
-    let homes = Homes::open(&shared.config.containers, &shared.config.run_dir)?;
     let server = Server::new(poll, listening, inbox, Arc::clone(&shared), homes)?;
     for lost in shared.store.take_lost() {
         let (digest, none) = (lost.manifest.to_string(), std::collections::BTreeMap::<String, String>::new());

@@ -702,7 +702,8 @@ impl Server {
             };
             let shared = Arc::clone(&self.shared);
             let builder = std::thread::Builder::new().name("task".into()).stack_size(STACK);
-            match builder.spawn(move || work::answer(&shared, client, &request)) {
+            let users = self.containers.users(&request);
+            match builder.spawn(move || work::answer(&shared, client, &request, &users)) {
                 Ok(_) => self.tasks += 1,
                 // The client waits for the next turn; it is not forgotten.
                 Err(error) => return log::error!("cannot start a thread: {error}"),

@@ -138,14 +138,19 @@ impl Store {
     /// # Errors
     /// [`StoreError::Locked`] if another engine has it.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        Self::open_in(root, None)
+        Self::open_in(root, None, &Vec::new)
     }
 
-    /// The same as an ordinary user whose layers are unpacked in `namespace`.
+    /// The same as an ordinary user whose layers are unpacked in `namespace`. After another boot, what no image needs
+    /// goes, but for what `needed` says then.
     ///
     /// # Errors
     /// As [`Store::open`].
-    pub fn open_in(root: &Path, namespace: Option<Namespace>) -> Result<Self, StoreError> {
+    pub fn open_in(
+        root: &Path,
+        namespace: Option<Namespace>,
+        needed: &dyn Fn() -> Vec<Digest>,
+    ) -> Result<Self, StoreError> {
         for dir in ["blobs/sha256", "layers", "partial", "tmp"] {
             let dir = root.join(dir);
             // 0700: layers hold setuid programs and files of all owners.
@@ -167,7 +172,7 @@ impl Store {
         };
         store.clear_temps()?;
         store.lay_out()?;
-        store.forget_what_power_loss_cut();
+        store.forget_what_power_loss_cut(needed);
         Ok(store)
     }
 
@@ -195,7 +200,7 @@ impl Store {
     }
 
     /// After another boot, blobs and layers that no image names may be cut short; all others were synced.
-    fn forget_what_power_loss_cut(&self) {
+    fn forget_what_power_loss_cut(&self, needed: &dyn Fn() -> Vec<Digest>) {
         let Ok(boot) = fs::read_to_string("/proc/sys/kernel/random/boot_id") else {
             return self.sync_first();
         };
@@ -207,8 +212,10 @@ impl Store {
             // Nothing is removed, and the next start tries again.
             return log::error!("{}", sampan_ipc::report::chain(&error));
         }
+        let pin = self.pin(needed());
         self.collect_garbage();
         self.cut_partials();
+        drop(pin);
         if let Err(error) = self.replace_file("boot", boot.as_bytes()) {
             log::warn!("{}", sampan_ipc::report::chain(&error));
         }

@@ -10,6 +10,8 @@ use crate::cancel::Cancel;
 use crate::config::Config;
 use crate::container::news::Outcome;
 use crate::container::rootfs;
+use crate::container::users::Users;
+use crate::digest::Digest;
 use crate::failure;
 use crate::fit;
 use crate::images;
@@ -230,15 +232,15 @@ pub fn log_in(shared: &Shared, client: usize, login: &Login, cancel: &Cancel) {
 }
 
 /// Answers a short request; to be called on a thread.
-pub fn answer(shared: &Shared, client: usize, request: &Request) {
-    let answers = match answers(shared, request) {
+pub fn answer(shared: &Shared, client: usize, request: &Request, users: &Users) {
+    let answers = match answers(shared, request, users) {
         Ok(answers) => answers,
         Err(failure) => vec![Answer::Error(failure)],
     };
     shared.outbox.send(Message::Answers { client, answers });
 }
 
-fn answers(shared: &Shared, request: &Request) -> Result<Vec<Answer>, Failure> {
+fn answers(shared: &Shared, request: &Request, users: &Users) -> Result<Vec<Answer>, Failure> {
     let store = &shared.store;
     match request {
         Request::Images => {
@@ -257,8 +259,8 @@ fn answers(shared: &Shared, request: &Request) -> Result<Vec<Answer>, Failure> {
             Ok(vec![Answer::Json(json), Answer::Done(Done::default())])
         }
         Request::Tag { source, target } => tag(shared, source, target),
-        Request::Remove { name, force } => remove(shared, name, *force),
-        Request::Usage => usage(shared),
+        Request::Remove { name, force } => remove(shared, name, *force, users),
+        Request::Usage => usage(shared, users),
         Request::Prune(request) => prune(shared, request),
         _ => Err(failure::new(Code::Failed, "the request is none that is answered here", "")),
     }
@@ -284,9 +286,10 @@ fn tag(shared: &Shared, source: &str, target: &str) -> Result<Vec<Answer>, Failu
     Ok(vec![Answer::Done(Done { reference, digest, ..Done::default() })])
 }
 
-fn remove(shared: &Shared, name: &str, force: bool) -> Result<Vec<Answer>, Failure> {
+fn remove(shared: &Shared, name: &str, force: bool, users: &Users) -> Result<Vec<Answer>, Failure> {
     let named = reach::stored(&shared.config, &shared.store, name);
-    let removed = images::remove(&shared.store, &named, force).map_err(|error| {
+    let users = |digest: &Digest| if force { Vec::new() } else { users.of(digest) };
+    let removed = images::remove(&shared.store, &named, force, &users).map_err(|error| {
         let failure = Failure::from(error);
         let none = BTreeMap::<String, String>::new();
         shared.announcer.image("delete-error", name, &[("reason", &failure.message)], &none);
@@ -299,8 +302,9 @@ fn remove(shared: &Shared, name: &str, force: bool) -> Result<Vec<Answer>, Failu
     Ok(vec![Answer::Done(Done { reference, digest, removed: fit::names(gone), freed, ..Done::default() })])
 }
 
-fn usage(shared: &Shared) -> Result<Vec<Answer>, Failure> {
-    let report = usage::report(&shared.store)?;
+fn usage(shared: &Shared, users: &Users) -> Result<Vec<Answer>, Failure> {
+    let mut report = usage::report(&shared.store)?;
+    report.kinds.push(users.usage());
     let mut answers = vec![Answer::Usage(report.kinds)];
     let parts = fit::parts(report.images, |usage| &mut usage.image);
     answers.extend(parts.into_iter().map(Answer::ImageUsage));

@@ -409,7 +409,7 @@ pub enum Answer {
 /// One kind of thing in the store, and what it takes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// `images`, `layers`, `partials`.
+    /// `images`, `layers`, `partials`, `containers`.
     pub kind: String,
     /// How many there are.
     pub count: u64,

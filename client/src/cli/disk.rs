@@ -43,6 +43,7 @@ fn table(kinds: &[Usage]) -> String {
             "images" => "Images",
             "layers" => "Unpacked layers",
             "partials" => "Partial downloads",
+            "containers" => "Containers",
             other => other,
         };
         let percent = reclaimable.saturating_mul(100).checked_div(*size).unwrap_or(0);

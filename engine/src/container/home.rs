@@ -5,6 +5,7 @@
 
 use super::copy::{self, CopyError};
 use super::definition::{self, Definition, Form};
+use crate::digest::Digest;
 use crate::{farewell, sys, tree, walk};
 use sampan_ipc::shim::{self, State};
 use std::collections::HashSet;
@@ -201,7 +202,7 @@ impl Homes {
     /// [`HomeError::File`]; it may be gone in part, and goes for good when the engine starts the next time.
     pub fn remove(&self, id: &str, announce: impl FnOnce()) -> Result<u64, HomeError> {
         let dir = self.dir(id);
-        let freed = crate::walk::size_on_disk(&dir).unwrap_or(0);
+        let freed = walk::size_on_disk(&dir).unwrap_or(0);
         let left = farewell::hollow(&dir).map_err(failed("remove", &dir))?;
         self.remove_run(id);
         if let Some(left) = left {
@@ -268,6 +269,13 @@ impl Homes {
         let path = self.dir(id).join(definition::FILE);
         let bytes = read(&path, definition::FILE_MAX)?;
         serde_json::from_slice(&bytes).map_err(|source| HomeError::Definition { path, source })
+    }
+
+    /// What of the store all containers need that can be read.
+    pub fn needs(&self) -> Vec<Digest> {
+        let (ids, _) = self.list().unwrap_or_default();
+        let definitions = ids.iter().filter_map(|id| self.definition(id).ok());
+        definitions.flat_map(|definition| definition.needs().collect::<Vec<_>>()).collect()
     }
 
     /// Where container `id` stands, as the file says; `None` if there is none that can be used.

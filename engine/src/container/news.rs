@@ -4,15 +4,18 @@
 //! with what waited for the container. Never blocks.
 
 use super::definition::Definition;
+use super::removal;
 use super::start::Begin;
 use super::table::{Busy, Containers, Entry, not_running};
 use crate::failure;
+use crate::store::Pin;
 use sampan_ipc::container::{Condition, Phase};
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Request};
 use sampan_ipc::shim::{Say, State};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 /// Exit status of a command that cannot be run. podman-run(1), "Exit Status".
 const CANNOT_RUN: i32 = 126;
@@ -28,7 +31,7 @@ pub enum Outcome {
         /// Who wanted it.
         client: usize,
         /// How it was made, and what a person should be told.
-        result: Result<(Box<Definition>, crate::store::Pin, Vec<String>), Failure>,
+        result: Result<(Box<Definition>, Pin, Vec<String>), Failure>,
     },
     /// A shim was started for it, or not.
     Spawned {
@@ -105,7 +108,7 @@ impl Containers {
         &mut self,
         id: &str,
         client: usize,
-        result: Result<(Box<Definition>, crate::store::Pin, Vec<String>), Failure>,
+        result: Result<(Box<Definition>, Pin, Vec<String>), Failure>,
     ) {
         match result {
             Ok((definition, pin, warnings)) => {
@@ -363,6 +366,19 @@ impl Containers {
         let (over, left) = std::mem::take(&mut self.waits).into_iter().partition(|wait| wait.id == id);
         self.waits = left;
         self.tell_exit(over, &entry.state);
+        if let Some(pin) = entry.pin {
+            self.release(&entry.definition, pin);
+        }
+    }
+
+    /// A container needs its image no more.
+    fn release(&self, definition: &Arc<Definition>, pin: Pin) {
+        let digest = &definition.image.digest;
+        if self.entries.values().any(|other| other.definition.image.digest == *digest) {
+            return;
+        }
+        let definition = Arc::clone(definition);
+        self.spawn(move |shared| removal::release(shared, &definition, pin));
     }
 
     /// Does what waited for the container, until it is busy again.

@@ -1,9 +1,10 @@
-//! Removes a container that has no shim. On a thread.
+//! Removes a container that has no shim, and what the last container of an image leaves. On a thread.
 
 use super::definition::Definition;
 use super::home::Homes;
-use crate::failure;
+use crate::store::Pin;
 use crate::work::Shared;
+use crate::{failure, images, prune};
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
 
@@ -17,4 +18,18 @@ pub fn remove(shared: &Shared, homes: &Homes, definition: &Definition) -> Result
         let message = format!("cannot remove container {:?}: {}", definition.name, chain(&error));
         failure::new(Code::Failed, message, "try again; what is left goes when the engine starts anew")
     })
+}
+
+/// Lets go of the image of the last container of it that was there: an image whose names were taken away while it
+/// was needed goes now, and that is told as the end of a prune.
+pub fn release(shared: &Shared, definition: &Definition, pin: Pin) {
+    drop(pin);
+    if images::is_there(&shared.store, &definition.image.digest) {
+        return;
+    }
+    let (names, freed) = shared.store.collect_garbage();
+    if !names.is_empty() {
+        log::info!("image {} went with container {}", definition.image.digest, definition.name);
+        prune::announce_reclaimed(&shared.announcer, freed, "rm");
+    }
 }

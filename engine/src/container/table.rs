@@ -10,6 +10,7 @@ use super::host::Host;
 use super::link::Link;
 use super::recovery;
 use super::runtime::Runtime;
+use super::users::Users;
 use super::workers::Workers;
 use crate::failure;
 use crate::store::Pin;
@@ -277,6 +278,14 @@ impl Containers {
             security: features.iter().filter(|(_, on)| *on).map(|(name, _)| (*name).to_owned()).collect(),
             ..Info::default()
         }
+    }
+
+    /// All containers that are made, as they are now; none where the request has nothing to do with them.
+    pub fn users(&self, request: &Request) -> Users {
+        let is_asked = matches!(request, Request::Remove { .. } | Request::Usage);
+        let made = self.entries.values().filter(|entry| is_asked && entry.busy != Some(Busy::Creating));
+        let all = made.map(|entry| (Arc::clone(&entry.definition), entry.state.phase.is_alive())).collect();
+        Users::new(self.homes.clone(), all)
     }
 
     /// True while something is done that an engine that stops should wait for.
