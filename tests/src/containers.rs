@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Stdio};
+use std::process::{Child, Output, Stdio};
 
 /// The image that [`Containers::new`] makes.
 pub const IMAGE: &str = "docker.io/library/box:1";
@@ -130,6 +130,19 @@ impl Containers {
         };
         let answers = self.ask_with(Request::Import(import), &[file.as_raw_fd()]);
         assert!(matches!(answers.last(), Some(Answer::Done(_))), "{answers:?}\n{}", self.log());
+    }
+
+    /// The command line; how it ended and what it printed.
+    pub fn sampan(&self, args: &[&str]) -> Output {
+        self.host.command("sampan").args(args).current_dir(self.host.path("")).output().expect("built")
+    }
+
+    /// What a command that must end well prints, without the last line end.
+    pub fn says(&self, args: &[&str]) -> String {
+        let output = self.sampan(args);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{args:?}: {stderr}\n{}", self.log());
+        String::from_utf8_lossy(&output.stdout).trim_end_matches('\n').to_owned()
     }
 
     /// What engine and monitord have logged.

@@ -18,10 +18,12 @@ fn add(tar: &mut Builder<Vec<u8>>, path: &str, kind: EntryType, mode: u32, link:
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(mode);
-    (header.set_uid(7), header.set_gid(8));
+    header.set_uid(7);
+    header.set_gid(8);
     header.set_mtime(1_500_000_000);
     header.set_size(content.len() as u64);
-    (header.set_device_major(1).expect("small"), header.set_device_minor(3).expect("small"));
+    header.set_device_major(1).expect("small");
+    header.set_device_minor(3).expect("small");
     match kind {
         EntryType::Symlink | EntryType::Link => tar.append_link(&mut header, path, link),
         _ => tar.append_data(&mut header, path, content.as_bytes()),

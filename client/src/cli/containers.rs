@@ -12,6 +12,7 @@ use crate::cli::units;
 use sampan_client::engine::{self, Answer, Answers, Code, EngineError, Request};
 use sampan_ipc::container::Condition;
 use sampan_ipc::event::escape;
+use sampan_ipc::time;
 use serde_json::Value;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::process::Command;
@@ -152,13 +153,22 @@ pub fn prune(args: &PruneContainers) -> Result<(), Failure> {
     if !args.force && io::stdin().is_terminal() && !confirmed()? {
         return Ok(());
     }
-    let request = Request::PruneContainers { filters: args.filters.clone() };
+    let filters = args.filters.iter().map(|filter| prune_filter(filter)).collect::<Result<_, Failure>>()?;
+    let request = Request::PruneContainers { filters };
     let done = finish(engine(&args.socket).request(request, &[])?)?;
     let mut text = String::new();
     if !done.removed.is_empty() {
         text = format!("Deleted Containers:\n{}\n\n", done.removed.join("\n"));
     }
     print(&format!("{text}Total reclaimed space: {}\n", units::bytes(done.freed)))
+}
+
+/// A filter as the engine takes it: times are nanoseconds since the epoch.
+fn prune_filter(text: &str) -> Result<String, Failure> {
+    match text.strip_prefix("until=") {
+        Some(until) => Ok(format!("until={}", time::parse(until, time::now()).map_err(Failure::usage)?)),
+        None => Ok(text.to_owned()),
+    }
 }
 
 fn confirmed() -> Result<bool, Failure> {

@@ -193,7 +193,7 @@ pub fn start(
         state: State { boot: boot_id(), ..state },
         attach,
         size: begin.size,
-        is_restart: begin.is_restart,
+        is_restart: begin.is_restart || begin.by_policy,
         ..setup(&context, homes, run)?
     };
     spawn(&setup, &descriptors).map_err(|error| cannot(&error))

@@ -106,7 +106,7 @@ impl Shim {
                 self.life = Life::Waiting(Instant::now() + self.backoff.wait(lasted));
                 self.do_deferred();
             }
-            Then::Nothing if self.setup.auto_remove => self.remove(replies),
+            Then::Nothing if self.setup.auto_remove && self.sender.spooled() == 0 => self.remove(replies),
             Then::Nothing => {
                 self.finish();
                 for reply in replies {
@@ -123,6 +123,17 @@ impl Shim {
         self.tell();
         self.end();
         self.do_deferred();
+    }
+
+    /// Removes a container that has waited for the monitor: its end is told, or, as long as it is not, kept on the
+    /// disk, where an engine finds it.
+    pub(super) fn remove_when_told(&mut self) {
+        let is_ending = matches!(self.life, Life::Ending(_));
+        let is_left = self.setup.auto_remove && self.state.phase != Phase::Dead && self.setup.dir.exists();
+        if is_ending && is_left && self.sender.spooled() == 0 {
+            self.state.is_announced = true;
+            self.remove(Vec::new());
+        }
     }
 
     /// Removes all of the container; the shim ends.

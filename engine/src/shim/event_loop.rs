@@ -192,6 +192,7 @@ impl Shim {
                 self.on_oom();
             }
             self.expire(Instant::now());
+            self.remove_when_told();
             self.connections.iter_mut().for_each(Connection::flush);
             self.connections.retain(|connection| connection.is_open);
         }

@@ -89,12 +89,7 @@ impl Shim {
             client.control.say(&Told::Started(pid));
         }
         self.announce("start", &[]);
-        if std::mem::take(&mut self.is_person_restart) {
-            self.announce("restart", &[]);
-        } else if std::mem::take(&mut self.is_auto_restart) {
-            let count = self.state.restarts.to_string();
-            self.announce("restart", &[("restartCount", &count)]);
-        }
+        self.announce_restart();
         self.tell();
         for reply in std::mem::take(&mut self.replies_to_start) {
             self.reply(reply, Ok(String::new()));
@@ -104,6 +99,16 @@ impl Shim {
             self.on_exit(status);
         }
         self.do_deferred();
+    }
+
+    /// Says that this was not the first start; how often a policy was the reason, unless a person was.
+    fn announce_restart(&mut self) {
+        let is_auto = std::mem::take(&mut self.is_auto_restart);
+        if std::mem::take(&mut self.is_person_restart) || is_auto {
+            let count = self.state.restarts.to_string();
+            let facts = [("restartCount", count.as_str())];
+            self.announce("restart", if self.state.restarts == 0 { &[] } else { &facts });
+        }
     }
 
     /// A start has failed: told to all, and what the runtime has made of it goes.

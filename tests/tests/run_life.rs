@@ -1,0 +1,322 @@
+//! What becomes of containers whose engine, monitor, shim, host or client goes, or whose runtime hangs; and the options
+//! that are seen outside the container: files, sockets, units, filters.
+
+use sampan_ipc::Event;
+use sampan_ipc::container::Phase;
+use sampan_ipc::shim::State;
+use sampan_tests::containers::Containers;
+use sampan_tests::host::{binary, wait_until};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Runs until there is the file `/go`, and ends with 3.
+const UNTIL_GO: [&str; 3] = ["sh", "-c", "while ! test -e /go; do sleep 0.05; done; exit 3"];
+
+fn actions(events: &[Event]) -> Vec<&str> {
+    events.iter().map(|event| event.action.split(':').next().unwrap_or_default()).collect()
+}
+
+/// Starts a container by `run -d`, with these options; its id.
+fn detached(containers: &Containers, options: &[&str], command: &[&str]) -> String {
+    containers.says(&[&["run", "-d"], options, &["box:1"], command].concat())
+}
+
+fn go(containers: &Containers, container: &str) {
+    let pid = containers.summary(container).expect("it runs").pid;
+    fs::write(format!("/proc/{pid}/root/go"), "").expect("written into the container");
+}
+
+fn kill(pid: i32) {
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("ours");
+}
+
+/// Ends all shims and what they look after, as a power cut does.
+fn kill_shims(containers: &Containers) {
+    for shim in containers.shims() {
+        let children = fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).expect("it runs");
+        kill(shim);
+        children.split_whitespace().for_each(|child| kill(child.parse().expect("a pid")));
+    }
+    containers.await_no_shim();
+}
+
+/// Makes every state look as another boot of this host wrote it.
+fn change_boot(containers: &Containers) {
+    for entry in fs::read_dir(containers.host.path("data/containers")).expect("listed") {
+        let path = entry.expect("read").path().join("state");
+        let state = State::decode(&fs::read(&path).expect("a state")).expect("whole");
+        let state = State { boot: "another".to_owned(), ..state };
+        fs::write(&path, state.encode().expect("small")).expect("written");
+    }
+}
+
+#[test]
+fn a_container_that_a_person_restarts_obeys_afterwards() {
+    let containers = Containers::new();
+    let id = detached(
+        &containers,
+        &["--name", "again"],
+        &["sh", "-c", "trap 'exit 4' TERM; while true; do sleep 0.05; done"],
+    );
+    for signal in ["KILL", "TERM", "9"] {
+        assert_eq!(containers.says(&["restart", "-s", signal, "-t", "5", "again"]), "again");
+    }
+    containers.says(&["kill", "-s", "TERM", "again"]);
+    assert_eq!(containers.says(&["wait", "again"]), "4");
+    containers.says(&["rm", "again"]);
+    let events = containers.events(&id, "destroy");
+    let once = ["kill", "die", "stop", "start", "restart"];
+    let all = [&["create", "start"][..], &once, &once, &once, &["kill", "die", "destroy"]].concat();
+    assert_eq!(actions(&events), all);
+    let signals: Vec<_> = events.iter().filter_map(|event| event.attributes.get("signal")).collect();
+    assert_eq!(signals, ["9", "15", "9", "15"]);
+}
+
+#[test]
+fn what_is_to_go_goes_without_an_engine_and_without_a_client() {
+    let mut containers = Containers::new();
+    let id = detached(&containers, &["--rm", "--name", "alone"], &UNTIL_GO);
+    let pid = containers.summary("alone").expect("runs").pid;
+    containers.kill_engine();
+    fs::write(format!("/proc/{pid}/root/go"), "").expect("written into the container");
+    let events = containers.events(&id, "destroy");
+    assert_eq!(actions(&events), ["create", "start", "die", "destroy"]);
+    assert!(!containers.host.path("data/containers").join(&id).exists());
+    containers.start_engine();
+    assert!(containers.summary("alone").is_none());
+
+    let mut client = containers.host.command("sampan");
+    client.args(["run", "--rm", "--name", "left", "box:1"]).args(UNTIL_GO).stdout(Stdio::null());
+    let mut client = client.spawn().expect("built");
+    containers.await_summary("left", "its start", |summary| summary.phase == Phase::Running);
+    let id = containers.summary("left").expect("runs").id;
+    client.kill().expect("ours");
+    client.wait().expect("ours");
+    go(&containers, "left");
+    let events = containers.events(&id, "destroy");
+    assert_eq!(actions(&events), ["create", "attach", "start", "detach", "die", "destroy"]);
+}
+
+#[test]
+fn ends_that_neither_engine_nor_monitor_saw_are_told_once_when_they_are_back() {
+    let mut containers = Containers::new();
+    let kept = detached(&containers, &["--name", "kept"], &UNTIL_GO);
+    let gone = detached(&containers, &["--rm", "--name", "gone"], &UNTIL_GO);
+    let pids = ["kept", "gone"].map(|name| containers.summary(name).expect("runs").pid);
+    containers.kill_engine();
+    containers.host.kill9();
+    for pid in pids {
+        fs::write(format!("/proc/{pid}/root/go"), "").expect("written into the container");
+    }
+    // Ten seconds they wait for the monitor, and give up.
+    containers.await_no_shim();
+    containers.host.start_monitord(&[]);
+    containers.start_engine();
+    assert_eq!(actions(&containers.events(&kept, "die")), ["create", "start", "die"]);
+    let events = containers.events(&gone, "destroy");
+    assert_eq!(actions(&events), ["create", "start", "die", "destroy"]);
+    assert_eq!(events[2].attributes.get("exitCode"), Some("3"));
+    containers.await_gone("gone");
+}
+
+#[test]
+fn a_run_without_a_monitor_is_told_when_it_is_back() {
+    let mut containers = Containers::new();
+    containers.host.kill9();
+    let output = containers.sampan(&["run", "--name", "unseen", "box:1", "sh", "-c", "exit 4"]);
+    assert_eq!(output.status.code(), Some(4));
+    containers.await_summary("unseen", "its end", |summary| summary.exit_code == 4);
+    let id = containers.summary("unseen").expect("kept").id;
+    containers.host.start_monitord(&[]);
+    containers.says(&["rm", "unseen"]);
+    let events = containers.events(&id, "destroy");
+    assert_eq!(actions(&events), ["create", "attach", "start", "die", "destroy"]);
+}
+
+#[test]
+fn after_the_host_has_restarted_the_policies_decide_and_say_so() {
+    let mut containers = Containers::new();
+    let sleeps = ["sleep", "1000"];
+    let policies = ["no", "always", "unless-stopped", "on-failure"];
+    let ids = policies.map(|policy| detached(&containers, &["--restart", policy, "--name", policy], &sleeps));
+    for policy in ["always", "unless-stopped"] {
+        let name = format!("{policy}-not");
+        detached(&containers, &["--restart", policy, "--name", &name], &sleeps);
+        containers.says(&["stop", "-t", "0", &name]);
+    }
+    let before = policies.map(|policy| containers.summary(policy).expect("runs").pid);
+    containers.kill_engine();
+    containers.start_engine();
+    let after = policies.map(|policy| containers.summary(policy).expect("runs").pid);
+    assert_eq!(before, after, "the engine's restart alone changes nothing");
+    containers.kill_engine();
+    kill_shims(&containers);
+    change_boot(&containers);
+    containers.start_engine();
+    for name in ["always", "unless-stopped", "on-failure", "always-not"] {
+        containers.await_summary(name, "a start", |summary| summary.phase == Phase::Running);
+    }
+    for (name, code) in [("no", 255), ("unless-stopped-not", 137)] {
+        containers.await_summary(name, "its end", |s| s.phase == Phase::Exited && s.exit_code == code);
+    }
+    let events = containers.events(&ids[1], "restart");
+    assert_eq!(actions(&events), ["create", "start", "die", "start", "restart"]);
+    assert_eq!(events[2].attributes.get("reason"), Some("the host restarted"));
+    assert_eq!(events[4].attributes.get("restartCount"), Some("1"));
+}
+
+#[test]
+fn what_the_kernel_kills_for_memory_is_told_and_kept() {
+    let containers = Containers::new();
+    let grow = "x=a; while true; do x=$x$x; done";
+    let output = containers.sampan(&["run", "--name", "big", "-m", "16m", "box:1", "sh", "-c", grow]);
+    assert_eq!(output.status.code(), Some(137));
+    let all = containers.says(&["inspect", "big"]);
+    assert!(all.contains("\"OOMKilled\": true"), "{all}");
+    let id = containers.summary("big").expect("kept").id;
+    assert_eq!(actions(&containers.events(&id, "die")), ["create", "attach", "start", "oom", "die"]);
+}
+
+#[test]
+fn a_runtime_that_hangs_and_is_killed_leaves_a_container_that_can_be_started_and_removed() {
+    let containers = Containers::new();
+    let (wrapper, pid) = (containers.host.path("slow"), containers.host.path("slow.pid"));
+    let script = format!(
+        "#!/bin/sh\ncase \" $* \" in *\" run \"*) test -e {0} || {{ echo $$ >{0}.new; mv {0}.new {0}; exec sleep 1000; }};; esac\n\
+         exec runc \"$@\"\n",
+        pid.display()
+    );
+    fs::write(&wrapper, script).expect("written");
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("set");
+    let mut client = containers.host.command("sampan");
+    let words = ["run", "--name", "hung", "--runtime", wrapper.to_str().expect("text"), "box:1", "true"];
+    let client = client.args(words).stderr(Stdio::piped()).spawn().expect("built");
+    containers.host.wait_until("the runtime to hang", || pid.exists());
+    // It keeps nobody else.
+    containers.says(&["inspect", "hung"]);
+    assert_eq!(containers.says(&["run", "--rm", "box:1", "echo", "on"]), "on");
+    kill(fs::read_to_string(&pid).expect("read").trim().parse().expect("a pid"));
+    let output = client.wait_with_output().expect("ours");
+    let why = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(125) && why.contains("runtime"), "{why}");
+    assert_eq!(containers.says(&["start", "hung"]), "hung");
+    assert_eq!(containers.says(&["wait", "hung"]), "0");
+    containers.says(&["rm", "hung"]);
+    containers.await_no_shim();
+}
+
+#[test]
+fn files_for_a_supervisor_hold_the_ids() {
+    let containers = Containers::new();
+    let options = ["--name", "p", "--pidfile", "p.pid", "--cidfile", "p.cid"];
+    let pidfile = containers.host.path("p.pid");
+    let options = [&options[..3], &[pidfile.to_str().expect("text")], &options[4..]].concat();
+    let id = detached(&containers, &options, &["sleep", "1000"]);
+    assert_eq!(fs::read_to_string(containers.host.path("p.cid")).expect("read"), id);
+    let pid = fs::read_to_string(pidfile).expect("read");
+    assert_eq!(pid.trim(), containers.summary("p").expect("runs").pid.to_string());
+}
+
+#[test]
+fn the_service_manager_is_told_by_the_shim() {
+    let containers = Containers::new();
+    let path = containers.host.path("notify");
+    let manager = UnixDatagram::bind(&path).expect("bound");
+    manager.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    let mut command = containers.host.command("sampan");
+    command.args(["run", "-d", "--sdnotify", "conmon", "--name", "n", "box:1", "sleep", "1000"]);
+    let status = command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null()).status();
+    assert!(status.expect("built").success());
+    let mut bytes = [0; 200];
+    let len = manager.recv(&mut bytes).expect("told");
+    let text = String::from_utf8_lossy(&bytes[..len]).into_owned();
+    assert_eq!(text, format!("MAINPID={}\nREADY=1\n", containers.shims()[0]));
+}
+
+#[test]
+fn units_are_such_as_systemd_takes() {
+    let containers = Containers::new();
+    let dir = containers.host.path("units");
+    fs::create_dir(&dir).expect("made");
+    let words =
+        ["create", "--name", "sy", "-e", "A=$x %n \"q\" ", "-l", "k=a b", "box:1", "sh", "-c", "echo 100%"];
+    containers.says(&words);
+    for (file, more) in [("a.service", &[][..]), ("b.service", &["--new"])] {
+        let unit = containers.says(&[&["generate", "systemd", "sy"], more].concat());
+        fs::write(dir.join(file), unit + "\n").expect("written");
+    }
+    let ours = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd");
+    for entry in fs::read_dir(ours).expect("the units") {
+        let entry = entry.expect("read");
+        if entry.file_name().to_string_lossy().ends_with(".sysusers") {
+            continue;
+        }
+        let text = fs::read_to_string(entry.path()).expect("read");
+        let bin = binary("sampan").with_file_name("sampan");
+        let text = text.replace("/usr/bin/sampan", bin.to_str().expect("text"));
+        fs::write(dir.join(entry.file_name()), text).expect("written");
+    }
+    let units = fs::read_dir(&dir).expect("listed").map(|entry| entry.expect("read").path());
+    let mut verify = Command::new("systemd-analyze");
+    let output = verify
+        .args(["verify", "--man=no"])
+        .args(units)
+        .env("SYSTEMD_UNIT_PATH", format!("{}:", dir.display()));
+    let output = output.output().expect("the package systemd");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let of_ours: Vec<_> = said
+        .lines()
+        .filter(|line| line.contains("sampan") || line.contains("a.service") || line.contains("b.service"))
+        .collect();
+    assert!(output.status.success() && of_ours.is_empty(), "{said}");
+}
+
+#[test]
+fn events_and_lists_are_filtered_by_what_containers_have() {
+    let containers = Containers::new();
+    detached(&containers, &["--name", "one", "-l", "tier=web"], &["sleep", "1000"]);
+    containers.says(&["rename", "one", "uno"]);
+    containers.says(&["stop", "-t", "0", "uno"]);
+    containers.sampan(&["run", "--name", "two", "box:1", "sh", "-c", "exit 6"]);
+    let seen = |filters: &[&str]| {
+        let mut words = vec!["events", "--since", "1h", "--until", "now"];
+        filters.iter().for_each(|filter| words.extend(["--filter", filter]));
+        let text = containers.says(&words);
+        text.lines().map(|line| line.split(' ').nth(2).unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    wait_until("the ends", || containers.log(), || seen(&["event=die"]).len() == 2);
+    assert_eq!(seen(&["container=uno"]), ["rename", "kill", "kill", "die", "stop"]);
+    assert_eq!(seen(&["label=tier=web", "event=start"]), ["start"]);
+    assert_eq!(seen(&["attr.exitCode=6"]), ["die"]);
+    assert_eq!(seen(&["image=box:1", "event=create"]).len(), 2);
+    assert!(seen(&["container=two", "event=stop"]).is_empty());
+
+    let list = |filters: &[&str]| {
+        let mut words = vec!["ps", "-a", "--format", "json"];
+        filters.iter().for_each(|filter| words.extend(["--filter", filter]));
+        let all: serde_json::Value = serde_json::from_str(&containers.says(&words)).expect("JSON");
+        let names = all
+            .as_array()
+            .expect("an array")
+            .iter()
+            .map(|one| one["name"].as_str().expect("text").to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(list(&["exited=6"]), ["two"]);
+    assert_eq!(list(&["label=tier"]), ["uno"]);
+    assert_eq!(list(&["status=exited", "before=two"]), ["uno"]);
+    assert_eq!(list(&["since=uno"]), ["two"]);
+    assert_eq!(list(&["ancestor=box:1"]), ["two", "uno"]);
+    assert!(list(&["status=running"]).is_empty());
+    containers.says(&["container", "prune", "-f", "--filter", "until=1h"]);
+    assert_eq!(list(&[]).len(), 2, "they are younger than an hour");
+    containers.says(&["container", "prune", "-f", "--filter", "label!=tier=web"]);
+    assert_eq!(list(&[]), ["uno"]);
+    containers.says(&["container", "prune", "-f", "--filter", "until=0s"]);
+    assert!(list(&[]).is_empty());
+    assert_eq!(seen(&["event=prune", "type=container"]).len(), 3);
+}
