@@ -11,8 +11,8 @@ use cli::args::containers::{ContainerCommand, GenerateCommand};
 use cli::args::{Cli, Command, ImageCommand, MonitorCommand, SystemCommand};
 use cli::failure::{BAD_EVENT, Failure, USAGE};
 use cli::{
-    archives, containers, disk, emit, events, images, import, job, login, logs, output, ps, pull, push, run,
-    state, systemd, up,
+    absent, archives, containers, disk, emit, events, images, import, job, login, logs, output, ps, pull,
+    push, run, state, systemd, up,
 };
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::process::ExitCode;
@@ -134,10 +134,14 @@ fn container(command: &ContainerCommand) -> Result<(), Failure> {
 
 /// Prints what clap has to say: help and version are asked for, the rest is bad usage.
 fn refuse(error: &clap::Error) -> ExitCode {
-    let _ = error.print();
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    match absent::explain(error, &words) {
+        Some(failure) => report(&failure),
+        None => drop(error.print()),
+    }
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-        _ if std::env::args_os().nth(1).is_some_and(|command| command == "emit") => ExitCode::from(BAD_EVENT),
+        _ if words.get(1).is_some_and(|command| command == "emit") => ExitCode::from(BAD_EVENT),
         _ => ExitCode::from(USAGE),
     }
 }

@@ -304,3 +304,55 @@ fn a_log_is_followed_across_rotations_without_loss() {
     let expected: String = (0..1000).map(|n| format!("line {n}\n")).collect();
     assert!(all == expected, "{} lines", all.lines().count());
 }
+
+#[test]
+fn what_docker_has_and_is_not_here_is_said_by_name() {
+    let refused = |args: &[&str]| {
+        let output = Command::new(binary("sampan")).args(args).output().expect("built");
+        (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+    };
+    let cases: [(&[&str], &str, &str); 6] = [
+        (&["run", "-d", "-p", "80:80", "bb:1"], "there is no option \"-p\"", "--network host"),
+        (
+            &["container", "create", "--health-cmd=x", "bb:1"],
+            "there is no option \"--health-cmd\"",
+            "health checks",
+        ),
+        (&["inspect", "-f", "{{.Id}}", "bb:1"], "there is no option \"-f\"", "jq"),
+        (&["ps", "--format", "{{.ID}}"], "there are no templates", "jq"),
+        (&["stats"], "there is no command \"stats\"", "top"),
+        (&["system", "prune"], "there is no command \"prune\"", "container prune"),
+    ];
+    for (args, message, hint) in cases {
+        let (code, said) = refused(args);
+        let (error, hinted) = said.split_once("\nhint: ").unwrap_or_else(|| panic!("{args:?}: {said}"));
+        assert_eq!(code, Some(125), "{args:?}");
+        assert!(error.contains(message) && hinted.contains(hint), "{args:?}: {said}");
+    }
+    // All else is clap's to say.
+    for args in [&["run", "--nonsense", "bb:1"][..], &["pull", "-p", "bb:1"], &["strat"]] {
+        let (code, said) = refused(args);
+        assert!(code == Some(125) && said.contains("Usage:"), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn a_run_without_the_terminal_that_it_asks_for_makes_no_container() {
+    let host = Host::new();
+    let (code, why) = host.fails(&["run", "-i", "-t", "bb:1"]);
+    assert!(code == 125 && why.contains("not a TTY"), "{why}");
+    assert_eq!(host.ok(&["ps", "-aq"]), "");
+}
+
+#[test]
+fn a_unit_goes_on_while_the_engine_restarts_and_a_wrong_ps_option_is_told_in_a_line() {
+    let host = Host::new();
+    host.ok(&["run", "-d", "--name", "web", "bb:1", "sleep", "1000"]);
+    // systemd.unit(5): to restart what is required restarts the service as well.
+    let unit = host.ok(&["generate", "systemd", "web"]);
+    assert!(unit.contains("Wants=network-online.target sampan-engine.service\n"), "{unit}");
+    assert!(!unit.contains("Requires="), "{unit}");
+    let (code, why) = host.fails(&["top", "web", "-Q"]);
+    assert_eq!(code, 1);
+    assert!(why.starts_with("error: ps -Q failed: unsupported") && !why.contains("\\n"), "{why}");
+}

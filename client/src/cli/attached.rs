@@ -51,6 +51,21 @@ pub struct Wanted {
     pub keys: Vec<u8>,
 }
 
+impl Wanted {
+    /// Whether this process has what is to be attached.
+    ///
+    /// # Errors
+    /// There is no terminal.
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.tty && self.stdin && !io::stdin().is_terminal() {
+            return Err(Failure::new("cannot attach a terminal: the input device is not a TTY")
+                .hint("leave out -t, or -i")
+                .status(USAGE));
+        }
+        Ok(())
+    }
+}
+
 /// How a session ends well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -137,11 +152,7 @@ impl Session {
     /// # Errors
     /// There is no terminal, or no descriptor to be had.
     pub fn open(wanted: Wanted) -> Result<(Self, Handed), Failure> {
-        if wanted.tty && wanted.stdin && !io::stdin().is_terminal() {
-            return Err(Failure::new("cannot attach a terminal: the input device is not a TTY")
-                .hint("leave out -t, or -i")
-                .status(USAGE));
-        }
+        wanted.check()?;
         let (control, theirs) = UnixStream::pair().map_err(system("no socket pair"))?;
         control.set_nonblocking(true).map_err(system("no socket"))?;
         let mut session = Session {

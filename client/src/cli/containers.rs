@@ -252,8 +252,12 @@ pub fn top(args: &Top) -> Result<(), Failure> {
         Failure::new(format!("cannot run ps: {error}")).hint("install the package procps")
     })?;
     if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(Failure::new(format!("ps {} failed: {why}", options.join(" "))));
+        // Its usage follows, over many lines.
+        let said = String::from_utf8_lossy(&output.stderr);
+        let why = said.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it did not say why");
+        let why = why.trim_start_matches("error: ");
+        return Err(Failure::new(format!("ps {} failed: {why}", options.join(" ")))
+            .hint("what stands behind the container are options of ps(1)"));
     }
     let text = rows(&String::from_utf8_lossy(&output.stdout), &pids)?;
     print(&text)

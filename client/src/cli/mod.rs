@@ -2,6 +2,7 @@
 //!
 //! None prints errors or exits: that is `main`'s, so that every failure looks the same.
 
+pub mod absent;
 pub mod archives;
 pub mod args;
 pub mod attached;

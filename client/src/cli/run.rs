@@ -52,6 +52,10 @@ pub fn run(args: &Run) -> Result<(), Failure> {
         proxy: args.sig_proxy,
         keys,
     };
+    // Before there is a container, which nobody would start or remove.
+    if !args.detach {
+        wanted.check()?;
+    }
     let made = make(options).map_err(|failure| Failure { status: USAGE, ..failure })?;
     if args.detach {
         let request =
@@ -165,7 +169,7 @@ fn pull(options: &Options, reference: &str) -> Result<(), Failure> {
         ..engine::Pull::default()
     });
     if !options.quiet {
-        output::tell("note", &format!("image {reference:?} is not used from here: it is fetched"));
+        output::tell("note", &format!("image {reference:?} is fetched"));
     }
     let engine = engine(&options.socket);
     let progress = Progress { progress: ProgressStyle::Auto, quiet: options.quiet };

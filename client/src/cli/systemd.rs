@@ -58,6 +58,7 @@ struct Unit<'a> {
 }
 
 impl Unit<'_> {
+    // The engine is wanted, not required: to restart it would end the service, and the container needs none to go on.
     fn head(&self) -> String {
         let (name, version) = (self.name, env!("CARGO_PKG_VERSION"));
         let restart =
@@ -65,7 +66,7 @@ impl Unit<'_> {
         format!(
             "# container-{name}.service\n# made by 'sampan generate systemd', {version}\n\n[Unit]\n\
              Description=Sampan container {name}\nDocumentation=man:sampan-generate-systemd(1)\n\
-             Wants=network-online.target\nRequires=sampan-engine.service\n\
+             Wants=network-online.target sampan-engine.service\n\
              After=network-online.target sampan-engine.service\n\n[Service]\nType=exec\nRestart={restart}\n\
              TimeoutStopSec={}\n",
             self.stop.saturating_add(MORE_SECONDS)

@@ -152,7 +152,11 @@ fn choose(host: &Host, manager: Option<Manager>) -> Result<Runtime, SpecError> {
         true => format!("neither {} is installed", KNOWN.join(" nor ")),
         false => passed_over.join("; "),
     };
-    Err(SpecError::host("find an OCI runtime", why, "install crun or runc"))
+    let hint = match nix::unistd::geteuid().is_root() {
+        false if !passed_over.is_empty() => "containers need root: run sampan-engine as root",
+        _ => "install crun or runc",
+    };
+    Err(SpecError::host("find an OCI runtime", why, hint))
 }
 
 fn search(name: &str) -> Option<PathBuf> {
