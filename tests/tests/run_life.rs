@@ -1,12 +1,15 @@
 //! What becomes of containers whose engine, monitor, shim, host or client goes, or whose runtime hangs; and the options
 //! that are seen outside the container: files, sockets, units, filters.
 
+use nix::pty::{Winsize, openpty};
+use nix::sys::termios::{LocalFlags, tcgetattr};
 use sampan_ipc::Event;
 use sampan_ipc::container::Phase;
 use sampan_ipc::shim::State;
 use sampan_tests::containers::Containers;
 use sampan_tests::host::{binary, wait_until};
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
@@ -319,4 +322,70 @@ fn events_and_lists_are_filtered_by_what_containers_have() {
     containers.says(&["container", "prune", "-f", "--filter", "until=0s"]);
     assert!(list(&[]).is_empty());
     assert_eq!(seen(&["event=prune", "type=container"]).len(), 3);
+}
+
+#[test]
+fn a_refusal_is_told_as_what_it_is() {
+    let containers = Containers::new();
+    detached(&containers, &["--name", "p"], &["sleep", "1000"]);
+    containers.says(&["pause", "p"]);
+    for _ in 0..10 {
+        let output = containers.sampan(&["exec", "p", "true"]);
+        let why = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(why.contains("is paused"), "{why}");
+    }
+    containers.says(&["unpause", "p"]);
+    containers.says(&["stop", "-t", "0", "p"]);
+    for words in [&["exec", "p", "true"][..], &["attach", "p"]] {
+        let output = containers.sampan(words);
+        let why = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && why.contains("not running"), "{why}");
+    }
+}
+
+#[test]
+fn terminals_have_the_size_of_who_attaches_and_are_left_by_the_keys() {
+    let containers = Containers::new();
+    let id = detached(&containers, &["-it", "--name", "t"], &["sh"]);
+    let attach = |words: &[&str], typed: &[u8], shown: &str, left: &[u8]| {
+        let size = Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
+        let pair = openpty(&size, None).expect("a terminal");
+        let (mut master, slave) = (File::from(pair.master), File::from(pair.slave));
+        let end = || Stdio::from(slave.try_clone().expect("cloned"));
+        let mut command = containers.host.command("sampan");
+        let mut child = command.args(words).stdin(end()).stdout(end()).stderr(end()).spawn().expect("built");
+        let raw = || !tcgetattr(&slave).expect("a terminal").local_flags.contains(LocalFlags::ICANON);
+        wait_until("raw mode", || containers.log(), raw);
+        master.write_all(typed).expect("typed");
+        let (mut seen, mut byte) = (Vec::new(), [0; 1]);
+        while !String::from_utf8_lossy(&seen).contains(shown) {
+            assert_eq!(master.read(&mut byte).expect("shown"), 1);
+            seen.push(byte[0]);
+        }
+        for key in left {
+            master.write_all(&[*key]).expect("typed");
+        }
+        let code = child.wait().expect("ours").code();
+        assert!(!raw(), "the terminal is as it was");
+        code
+    };
+    let size = "33 99\r\n";
+    assert_eq!(attach(&["attach", "t"], b"stty size\n", size, b"\x10\x11"), Some(0));
+    assert_eq!(
+        attach(&["attach", "--detach-keys", "ctrl-a,x", "t"], b"stty size\n", size, b"\x01x"),
+        Some(0)
+    );
+    assert_eq!(attach(&["exec", "-it", "t", "sh"], b"stty size\n", size, b"\x10\x11"), Some(0));
+    assert_eq!(attach(&["exec", "-it", "t", "sh"], b"stty size; exit 5\n", size, b""), Some(5));
+    containers.says(&["exec", "-d", "t", "sh", "-c", "echo made >/tmp/made"]);
+    containers.says(&["stop", "-t", "0", "t"]);
+    let events = containers.events(&id, "stop");
+    let of = |action: &str| events.iter().filter(|event| event.action.starts_with(action)).count();
+    assert_eq!((of("attach"), of("detach"), of("resize")), (2, 2, 1), "{:?}", actions(&events));
+    assert_eq!((of("exec_create"), of("exec_start")), (3, 3));
+    let resize = events.iter().find(|event| event.action == "resize").expect("told");
+    assert_eq!((resize.attributes.get("height"), resize.attributes.get("width")), (Some("33"), Some("99")));
+    let died = events.iter().filter(|event| event.action == "exec_die");
+    assert!(died.clone().any(|event| event.attributes.get("exitCode") == Some("5")));
+    assert!(died.clone().all(|event| event.attributes.get("execID").is_some_and(|id| id.len() == 64)));
 }
