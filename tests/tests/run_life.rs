@@ -389,3 +389,30 @@ fn terminals_have_the_size_of_who_attaches_and_are_left_by_the_keys() {
     assert!(died.clone().any(|event| event.attributes.get("exitCode") == Some("5")));
     assert!(died.clone().all(|event| event.attributes.get("execID").is_some_and(|id| id.len() == 64)));
 }
+
+#[test]
+fn what_waits_to_start_again_is_stopped_removed_and_found_again() {
+    let mut containers = Containers::new();
+    let id = detached(&containers, &["--restart", "always", "--name", "w"], &["false"]);
+    let waits = |containers: &Containers, count: u32| {
+        containers.await_summary("w", "the wait", |s| s.phase == Phase::Restarting && s.restarts >= count);
+    };
+    waits(&containers, 3);
+    containers.kill_engine();
+    containers.start_engine();
+    waits(&containers, 4);
+    let output = containers.sampan(&["rm", "w"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is restarting"));
+    containers.says(&["stop", "w"]);
+    containers.await_summary("w", "its end", |s| s.phase == Phase::Exited && s.exit_code == 1);
+    containers.await_no_shim();
+    containers.says(&["start", "w"]);
+    waits(&containers, 1);
+    containers.says(&["rm", "-f", "w"]);
+    let events = containers.events(&id, "destroy");
+    let count = |action: &str| events.iter().filter(|event| event.action == action).count();
+    assert_eq!(count("die"), count("start"));
+    assert_eq!(count("restart"), count("start") - 2, "all but those that a person asked for");
+    assert_eq!((count("stop"), count("destroy")), (1, 1));
+    containers.await_no_shim();
+}
