@@ -416,3 +416,44 @@ fn what_waits_to_start_again_is_stopped_removed_and_found_again() {
     assert_eq!((count("stop"), count("destroy")), (1, 1));
     containers.await_no_shim();
 }
+
+#[test]
+fn start_and_attach_end_as_docker_s_do() {
+    let containers = Containers::new();
+    let fed = |words: &[&str], input: &str| {
+        let mut command = containers.host.command("sampan");
+        command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("built");
+        child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("written");
+        let output = child.wait_with_output().expect("ours");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let script = "read x; echo got $x; echo bad >&2; exit 6";
+    let got = (Some(6), "got word\n".to_owned());
+    containers.says(&["create", "-i", "--name", "a", "box:1", "sh", "-c", script]);
+    assert_eq!(fed(&["start", "-a", "-i", "a"], "word\n"), got);
+    containers.says(&["start", "a"]);
+    assert_eq!(fed(&["attach", "a"], "word\n"), got);
+    let only_err =
+        fed(&["run", "--rm", "-i", "-a", "stdin", "-a", "stderr", "box:1", "sh", "-c", script], "word\n");
+    assert_eq!(only_err, (Some(6), String::new()));
+    let output = containers.sampan(&["start", "a", "nobody"]);
+    assert_eq!(
+        (output.status.code(), &output.stdout[..]),
+        (Some(1), &b"a\n"[..]),
+        "the one that is there starts"
+    );
+
+    containers.says(&["rm", "-f", "a"]);
+
+    let mut command = containers.host.command("sampan");
+    let words = ["run", "--sig-proxy=false", "--name", "s", "box:1", "sleep", "1000"];
+    let mut client = command.args(words).spawn().expect("built");
+    containers.await_summary("s", "its start", |summary| summary.phase == Phase::Running);
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(client.id()).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("ours");
+    assert_eq!(client.wait().expect("ours").code(), None, "the signal was its own");
+    let id = containers.summary("s").expect("there").id;
+    assert_eq!(actions(&containers.events(&id, "detach")), ["create", "attach", "start", "detach"]);
+    assert_eq!(containers.summary("s").expect("there").phase, Phase::Running);
+}
