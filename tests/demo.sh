@@ -1,20 +1,24 @@
 #!/usr/bin/env bash
-# The main job in a minute: watch, pull with live progress, list. Needs no internet and no server.
+# The main job in a minute: watch, pull with live progress, list, run. Needs no internet and no server.
 #
 #   tests/demo.sh BIN-DIR [IMAGE]
 #
 # Two complete installations run side by side in a private directory: one makes an image of three layers and
 # serves it as a registry at 2 MiB/s, the other pulls it. With IMAGE, that one is pulled from its registry.
-# Leaves nothing behind.
+# A container runs as well, where that is possible: as root, with crun or runc. Leaves nothing behind.
 set -euo pipefail
 
 bin=$(cd "$1" && pwd)
 image=${2:-}
 work=$(mktemp -d "${TMPDIR:-/tmp}/sampan-demo.XXXXXX")
 pids=()
+has_containers=
+container=
 
 finish() {
     status=$?
+    trap '' INT TERM
+    end_containers || true
     for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
     for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
     if [ "$status" -ne 0 ]; then cat "$work"/*/log >&2 2>/dev/null || true; fi
@@ -23,6 +27,14 @@ finish() {
 }
 trap finish EXIT
 trap 'exit 130' INT TERM
+
+# A container outlives the engine: should the demo end in between, there has to be an engine that removes it.
+end_containers() {
+    [ -n "$has_containers" ] || return 0
+    at pulling "$bin/sampan" info >/dev/null 2>&1 || start pulling
+    at pulling "$bin/sampan" ps -aq | while read -r id; do at pulling "$bin/sampan" rm --force "$id" >/dev/null; done
+    has_containers=
+}
 
 say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
 show() { printf '$ sampan %s\n' "$*"; }
@@ -40,14 +52,16 @@ await() {
     local file=$1 text=$2 tries=0
     until grep -q -- "$text" "$file" 2>/dev/null; do
         tries=$((tries + 1))
-        if [ "$tries" -gt 1200 ]; then echo "error: no '$text' in $file after a minute" >&2; exit 1; fi
+        if [ "$tries" -gt 1200 ]; then echo "error: no '$text' in $file after a minute" >&2; return 1; fi
         sleep 0.05
     done
 }
 
 start() {
     mkdir -p "$work/$1"
-    at "$1" exec "$bin/sampan" up >"$work/$1/log" 2>&1 &
+    # Emptied here, not by the job: an earlier start's log says that it is ready, too.
+    : >"$work/$1/log"
+    at "$1" exec "$bin/sampan" up >>"$work/$1/log" 2>&1 &
     pids+=($!)
     await "$work/$1/log" ready
 }
@@ -62,6 +76,113 @@ make_layers() {
     for layer in base app data; do
         tar -C "$work/layers/$layer" --owner=0 --group=0 --numeric-owner -cf "$work/$layer.tar" .
     done
+}
+
+# The root file system of a container: one static program, /bin/serve. busybox's shell where the host has it, else C.
+make_program() {
+    local root="$work/program"
+    mkdir -p "$root/bin"
+    busybox=$(command -v busybox || true)
+    if [ -n "$busybox" ] && cp -L "$busybox" "$root/bin/busybox" && chroot "$root" /bin/busybox true 2>/dev/null; then
+        cat >"$root/bin/serve" <<'SH'
+#!/bin/busybox sh
+if [ $# -gt 0 ]; then echo "$*"; exit 0; fi
+trap 'echo bye; exit 0' TERM
+echo serving
+while :; do busybox sleep 60 & wait; done
+SH
+        chmod 755 "$root/bin/serve"
+    else
+        rm -f "$root/bin/busybox"
+        cat >"$work/serve.c" <<'C'
+#include <signal.h>
+#include <stdio.h>
+int main(int count, char **words) {
+    sigset_t end;
+    int signal;
+    for (int i = 1; i < count; i++) printf("%s%c", words[i], i + 1 < count ? ' ' : '\n');
+    if (count > 1) return 0;
+    sigemptyset(&end);
+    sigaddset(&end, SIGTERM);
+    sigprocmask(SIG_BLOCK, &end, NULL);
+    puts("serving");
+    fflush(stdout);
+    sigwait(&end, &signal);
+    puts("bye");
+    return 0;
+}
+C
+        "${CC:-cc}" -static -o "$root/bin/serve" "$work/serve.c" 2>/dev/null || return 1
+    fi
+    tar -C "$root" --owner=0 --group=0 --numeric-owner -cf "$work/program.tar" .
+}
+
+# Prints why no container can run here; nothing if one can.
+what_lacks() {
+    if [ "$(id -u)" -ne 0 ]; then
+        echo 'they need root, and the demo runs as an ordinary user'
+    elif ! command -v crun >/dev/null && ! command -v runc >/dev/null; then
+        echo 'neither crun nor runc is in PATH'
+    elif ! make_program; then
+        echo 'there is neither a static busybox nor a C compiler that links statically'
+    fi
+}
+
+# Runs `sampan ARGS` in the installation that pulls, and shows it.
+try() {
+    show "$*"
+    at pulling "$bin/sampan" "$@"
+}
+
+run_container() {
+    say 'a container runs, and is looked into'
+    at pulling "$bin/sampan" import --quiet --cmd /bin/serve demo/serve:1 "$work/program.tar" >/dev/null
+    has_containers=yes
+    show 'run --detach --name web demo/serve:1'
+    container=$(at pulling "$bin/sampan" run --detach --name web demo/serve:1)
+    echo "$container"
+    try ps
+    try exec web serve hello from within
+    wait_for_log
+    try logs --timestamps web
+
+    say 'the engine is killed with kill -9; the container goes on, and the next engine finds it'
+    engine=$(at pulling "$bin/sampan" info | sed -n 's/^engine .*process \([0-9]*\).*/\1/p')
+    kill -KILL "$engine"
+    wait "${pids[0]}" 2>/dev/null || true
+    unset 'pids[0]'
+    start pulling
+    await "$work/pulling/log" 'found again'
+    grep 'found again' "$work/pulling/log"
+    try ps
+
+    say 'it is stopped; all that happened to it has been seen, from create to destroy'
+    try stop web
+    try logs web
+    try rm web
+    has_containers=
+    show "events --since 10m --no-follow --filter type=container"
+    at pulling "$bin/sampan" events --since 10m --no-follow --filter type=container |
+        sed "s/$container/${container:0:12}…/; s/execID=[0-9a-f]*/execID=…/"
+    nothing_is_left
+}
+
+# What a container writes is in its log at once, but it may not have written yet.
+wait_for_log() {
+    at pulling "$bin/sampan" logs --follow web >"$work/output" &
+    follower=$!
+    pids+=("$follower")
+    await "$work/output" serving
+    kill "$follower" && wait "$follower" || true
+    unset 'pids[-1]'
+}
+
+nothing_is_left() {
+    local left
+    left=$(grep -F "$work" /proc/mounts || true; find /sys/fs/cgroup -type d -name "*$container*" 2>/dev/null || true
+        find "$work/pulling" -name "*$container*")
+    if [ -n "$left" ]; then printf 'error: something is left of the container:\n%s\n' "$left" >&2; exit 1; fi
+    echo 'of the container nothing is left: no mount, no cgroup, no file'
 }
 
 say 'monitord and engine start, in a private directory'
@@ -86,9 +207,9 @@ if [ -z "$image" ]; then
     show 'serve --listen 127.0.0.1:0 --rate 2M/s'
     at serving exec "$bin/sampan" serve --listen 127.0.0.1:0 --rate 2M/s >"$work/serve" 2>&1 &
     pids+=($!)
-    await "$work/serve" '127\.0\.0\.1:'
+    await "$work/serve" 'serving on .*:[0-9]'
     cat "$work/serve"
-    image="$(grep -o '127\.0\.0\.1:[0-9]*' "$work/serve" | head -n 1)/demo/hello:1"
+    image="$(sed -n 's/^serving on //p' "$work/serve")/demo/hello:1"
 fi
 
 say 'the image is pulled: every byte is shown'
@@ -102,6 +223,9 @@ await "$work/events" 'job done'
 say 'what is in the store now'
 show images
 at pulling "$bin/sampan" images
+
+lacks=$(what_lacks)
+if [ -n "$lacks" ]; then say "containers are left out: $lacks"; else run_container; fi
 
 say 'what monitord knows'
 show 'monitor status'

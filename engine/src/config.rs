@@ -1,5 +1,6 @@
 //! The `[engine]` table of `/etc/sampan/sampan.toml`, and the command line that wins over it.
 
+use crate::container::definition::Form;
 use crate::container::options;
 use crate::container::problem::SpecError;
 use crate::container::settings::{Manager, Settings, Ulimit};
@@ -178,6 +179,7 @@ struct Table {
     default_ulimits: BTreeMap<String, Ulimit>,
     #[serde(default)]
     network: Net,
+    rootfs: Option<Form>,
 }
 
 /// Where output goes.
@@ -284,6 +286,7 @@ fn settings(table: &Table) -> Result<Settings, ConfigError> {
         init_path: table.init_path.clone(),
         stop_timeout: timeout.and_then(|t| u32::try_from(t).ok()).unwrap_or(default.stop_timeout),
         default_ulimits: table.default_ulimits.clone(),
+        rootfs: table.rootfs,
     };
     settings.check()?;
     for (key, value) in &table.log_options {
@@ -409,17 +412,19 @@ mod tests {
             ask(&["--config", path.to_str().expect("text")])
         };
         let text = "runtime = 'runc'\ncgroup-manager = 'systemd'\nlog-driver = 'journald'\nlog-options = { tag = 'x' }\n\
-                    stop-timeout = 3\nnetwork = 'host'\ndefault-ulimits = { nofile = [10, 20], core = -1 }\n";
+                    stop-timeout = 3\nrootfs = 'copy'\nnetwork = 'host'\ndefault-ulimits = { nofile = [10, 20], core = -1 }\n";
         let Ok(Asked::Run(config)) = read(text) else { panic!("a configuration") };
         assert_eq!((config.log_driver.as_str(), config.network), ("journald", Network::Host));
         assert_eq!(
             (config.settings.stop_timeout, config.settings.cgroup_manager),
             (3, Some(Manager::Systemd))
         );
+        assert_eq!(config.settings.rootfs, Some(Form::Copy));
         assert_eq!(config.settings.default_ulimits.get("nofile").map(|limit| limit.both()), Some((10, 20)));
         for nonsense in [
             "cgroup-manager = 'x'",
             "network = 'bridge'",
+            "rootfs = 'vfs'",
             "log-driver = 'syslog'",
             "default-ulimits = { files = 1 }",
             "default-ulimits = { nofile = [20, 10] }",

@@ -8,9 +8,10 @@
 //! [`spec`] turns what a person asked for into the runtime's `config.json`. Below it: [`process`], [`mounts`],
 //! [`devices`], [`resources`], [`seccomp`] and [`capabilities`] make its parts, [`user`] and [`lookup`] read the
 //! root file system, [`host`] and [`runtime`] say what this host can do, and [`document`] is the file itself.
-//! [`options`], [`names`] and [`signals`] judge what people type. The shim itself is in [`crate::shim`].
+//! [`rootfs`] chooses between overlayfs and [`copy`]. [`options`], [`names`] and [`signals`] judge what people type. The shim itself is in [`crate::shim`].
 
 pub mod capabilities;
+pub mod copy;
 pub mod create;
 pub mod definition;
 pub mod devices;
@@ -33,6 +34,7 @@ pub mod recovery;
 pub mod removal;
 pub mod requests;
 pub mod resources;
+pub mod rootfs;
 pub mod runtime;
 pub mod seccomp;
 pub mod settings;
@@ -40,5 +42,6 @@ pub mod signals;
 pub mod spec;
 pub mod start;
 pub mod table;
+mod told;
 pub mod user;
 pub mod workers;

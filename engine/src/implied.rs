@@ -29,7 +29,7 @@ pub const LIST: &str = "implied";
 /// Attributes that a host gives files by where they lie, or for itself.
 pub(crate) const OF_THE_HOST: [&[u8]; 3] = [b"security.selinux", b"security.ima", b"security.evm"];
 /// Attributes by which overlayfs knows what it did, and those of ours that say the same of a layer.
-const OF_OVERLAYFS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
+pub(crate) const OF_OVERLAYFS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 
 /// The list, as it comes about.
 ///

@@ -3,6 +3,7 @@
 use sampan_engine::announce::Announcer;
 use sampan_engine::config::{self, Asked, Config};
 use sampan_engine::container::home::Homes;
+use sampan_engine::container::rootfs;
 use sampan_engine::container::start;
 use sampan_engine::limits::Limits;
 use sampan_engine::logging;
@@ -78,8 +79,17 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let outbox = Outbox::new(sender, waker);
     log::info!("listening on {}, store {}", config.socket.display(), config.store.display());
     let room = Room::new(config.marks.clone(), announcer.clone());
-    let shared =
-        Arc::new(Shared { advice, store, room, limits, announcer: announcer.clone(), config, outbox });
+    let rootfs = rootfs::Choice::default();
+    let shared = Arc::new(Shared {
+        advice,
+        store,
+        room,
+        limits,
+        announcer: announcer.clone(),
+        config,
+        outbox,
+        rootfs,
+    });
     settle_in_background(&shared);
     announcer.daemon("start");
     let homes = Homes::open(&shared.config.containers, &shared.config.run_dir)?;

@@ -52,6 +52,8 @@ const TASKS_MAX: usize = 4;
 const LOGINS_MAX: usize = 16;
 /// Stack of a job's thread.
 const STACK: usize = 1 << 20;
+/// Longest request in the log.
+const OUTLINE_MAX: usize = 2000;
 /// Longest wait for jobs to end at SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -392,7 +394,7 @@ impl Server {
             Ok(request) => request,
             Err(failure) => return client.say(&Answer::Error(failure)),
         };
-        log::debug!("{} asks for {request:?}", client.who());
+        log::debug!("{} asks for {}", client.who(), outline(&request));
         let result = match request {
             Request::Info => {
                 client.say(&Answer::Info(Box::new(self.info())));
@@ -729,6 +731,15 @@ fn check_repository(typed: &str, candidates: &[Reference]) -> Result<(), Failure
 
 fn no_job(job: u64) -> Failure {
     failure::new(Code::NotFound, format!("there is no job {job}"), "'sampan jobs' lists those that there are")
+}
+
+/// A request as the log has it: without environments, which hold secrets.
+fn outline(request: &Request) -> String {
+    match request {
+        Request::Create(create) => format!("Create {:?} of {:?}", create.name, create.image),
+        Request::Exec(exec) => format!("Exec in {:?}", exec.container),
+        other => format!("{other:?}").chars().take(OUTLINE_MAX).collect(),
+    }
 }
 
 /// Reads a client's first frame.

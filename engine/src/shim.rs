@@ -20,7 +20,7 @@ mod notify;
 mod oom;
 mod process;
 mod restart;
-mod rootfs;
+pub(crate) mod rootfs;
 mod runtime;
 mod starting;
 mod state;

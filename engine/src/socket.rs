@@ -2,9 +2,9 @@
 //!
 //! A path is unlinked here alone, and only while the lock proves that no other engine lives.
 
-use crate::sys;
+use crate::{lock, sys};
 use mio::net::UnixListener;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use nix::unistd::{Gid, chown, mkfifo};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -79,8 +79,7 @@ pub fn listen(path: &Path) -> Result<Listening, SocketError> {
     let lock_path = PathBuf::from(lock_path);
     let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
     let lock = lock.map_err(failed("open", &lock_path))?;
-    let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
-        .map_err(|_| SocketError::InUse(path.to_owned()))?;
+    let lock = lock::take(lock).map_err(|_| SocketError::InUse(path.to_owned()))?;
     match std::fs::symlink_metadata(path) {
         // Nobody holds the lock, so nobody listens: it is what a killed engine left.
         Ok(meta) if meta.file_type().is_socket() => {

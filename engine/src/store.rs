@@ -18,8 +18,8 @@ use crate::digest::Digest;
 use crate::implied;
 use crate::namespace::Namespace;
 use crate::unsynced::Unsynced;
-use crate::{sys, tree, walk};
-use nix::fcntl::{Flock, FlockArg};
+use crate::{lock, sys, tree, walk};
+use nix::fcntl::Flock;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -155,8 +155,7 @@ impl Store {
         let path = root.join("lock");
         let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = file.map_err(file_error("open", &path))?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            .map_err(|_| StoreError::Locked(root.to_owned()))?;
+        let lock = lock::take(file).map_err(|_| StoreError::Locked(root.to_owned()))?;
         let store = Store {
             root: root.to_owned(),
             _lock: lock,

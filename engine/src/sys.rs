@@ -254,10 +254,31 @@ pub fn fsmount(fs: BorrowedFd<'_>, target: &CStr) -> Result<(), Errno> {
     Errno::result(ret).map(drop)
 }
 
+/// Lets the empty file `to` share the blocks of `from`, until one of them is written to. ioctl_ficlone(2).
+pub fn clone_file(to: BorrowedFd<'_>, from: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: FICLONE takes two descriptors, and touches no memory of ours.
+    Errno::result(unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) }).map(drop)
+}
+
 /// Goes on as a new process; false in the old one. Only while no other thread exists. fork(2).
 pub fn fork() -> Result<bool, Errno> {
     // SAFETY: the caller has one thread, so no lock is held in the child.
     Ok(unsafe { nix::unistd::fork() }?.is_child())
+}
+
+/// Lets the kernel kill what `command` starts when this thread ends first. PR_SET_PDEATHSIG(2const).
+pub fn end_with_parent(command: &mut std::process::Command) {
+    let parent = std::process::id();
+    let ask = move || {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        // It may have ended before the kernel was asked.
+        match nix::unistd::getppid().as_raw().cast_unsigned() == parent {
+            true => Ok(()),
+            false => Err(std::io::Error::from_raw_os_error(libc::ESRCH)),
+        }
+    };
+    // SAFETY: between fork and exec only prctl(2) and getppid(2) are called, and nothing is allocated.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, ask) };
 }
 
 /// Puts `fd` in the place of a standard descriptor. dup2(2).

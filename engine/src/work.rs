@@ -9,6 +9,7 @@ use crate::announce::Announcer;
 use crate::cancel::Cancel;
 use crate::config::Config;
 use crate::container::news::Outcome;
+use crate::container::rootfs;
 use crate::failure;
 use crate::fit;
 use crate::images;
@@ -73,6 +74,8 @@ pub struct Shared {
     pub outbox: Outbox,
     /// What the first job that unpacks something tells a person.
     pub advice: Mutex<Option<String>>,
+    /// How containers get their root file systems.
+    pub rootfs: rootfs::Choice,
 }
 
 /// Sends messages to the event loop and wakes it.

@@ -177,6 +177,8 @@ pub enum Say {
     Pids(u64, Vec<i32>),
     /// All of the container is gone; the shim ends.
     Removed,
+    /// The container is being started just now; comes behind the state, on connecting.
+    Starting,
 }
 
 /// Where a container stands: what the shim keeps in the file [`STATE`], as one frame ([`frame::encode`]).
@@ -202,7 +204,7 @@ pub struct State {
     pub restarts: u32,
     /// A person stopped it: no policy starts it before a person does.
     pub stopped_by_hand: bool,
-    /// `die` was announced for the exit above.
+    /// `die` was announced for the exit above; for a container that never started: `create` was.
     pub is_announced: bool,
     /// /proc/sys/kernel/random/boot_id of the boot that this is of.
     pub boot: String,

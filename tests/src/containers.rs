@@ -3,6 +3,7 @@
 //! Speaks the engine's protocol itself, so that what the command line adds is not in the way. Removes all that it made.
 
 use crate::host::{Host, PATIENCE, need_root, wait_until};
+use crate::worker::try_ask;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use sampan_ipc::Event;
@@ -23,6 +24,7 @@ pub struct Containers {
     /// Its directory, and its monitord.
     pub host: Host,
     engine: Option<Child>,
+    log_level: &'static str,
 }
 
 impl Containers {
@@ -33,8 +35,17 @@ impl Containers {
 
     /// With an `[engine]` table.
     pub fn configured(table: &str) -> Self {
+        Containers::logging(table, "debug")
+    }
+
+    /// With an `[engine]` table, and an engine that logs no more than it does by itself.
+    pub fn quiet(table: &str) -> Self {
+        Containers::logging(table, "info")
+    }
+
+    fn logging(table: &str, log_level: &'static str) -> Self {
         need_root();
-        let mut containers = Containers { host: Host::with_monitord(&[]), engine: None };
+        let mut containers = Containers { host: Host::with_monitord(&[]), engine: None, log_level };
         fs::write(containers.host.path("sampan.toml"), format!("[engine]\n{table}\n")).expect("written");
         containers.start_engine();
         containers.import();
@@ -45,12 +56,14 @@ impl Containers {
     pub fn start_engine(&mut self) {
         let log = File::options().create(true).append(true).open(self.host.path("engine.log"));
         let mut command = self.host.command("sampan-engine");
-        command.arg("--config").arg(self.host.path("sampan.toml")).env("SAMPAN_LOG", "debug");
+        command.arg("--config").arg(self.host.path("sampan.toml")).env("SAMPAN_LOG", self.log_level);
         command.stdout(Stdio::null()).stderr(log.expect("a log"));
         self.engine = Some(command.spawn().expect("sampan-engine: build the workspace first"));
         let socket = self.host.path("run/engine.sock");
-        wait_until("the engine to listen", || self.log(), || UnixStream::connect(&socket).is_ok());
-        assert!(matches!(self.ask(Request::Info).first(), Some(Answer::Info(_))), "{}", self.log());
+        // A child of one that was killed may hold its listener for another moment: only an answer is one.
+        let answers = || try_ask(&socket, Request::Info).unwrap_or_default();
+        let is_there = || matches!(answers().first(), Some(Answer::Info(_)));
+        wait_until("the engine to answer", || self.log(), is_there);
     }
 
     /// kill -9.
@@ -66,6 +79,11 @@ impl Containers {
     }
 
     fn import(&self) {
+        self.import_as(IMAGE, |_| ());
+    }
+
+    /// Makes an image with busybox; `change` adds what it likes, and what comes later in a tar wins.
+    pub fn import_as(&self, reference: &str, change: impl FnOnce(&mut tar::Builder<Vec<u8>>)) {
         let mut tar = tar::Builder::new(Vec::new());
         let busybox = fs::read("/bin/busybox").expect("Debian's package busybox-static");
         for dir in ["bin/", "etc/", "tmp/", "root/", "proc/", "sys/", "dev/"] {
@@ -85,13 +103,25 @@ impl Containers {
             let mut head = header(tar::EntryType::Regular, 0o644, text.len());
             tar.append_data(&mut head, name, text.as_bytes()).expect("to memory");
         }
+        change(&mut tar);
+        self.import_tar(reference, tar);
+    }
+
+    /// Makes an image of nothing but what `fill` gives.
+    pub fn import_bare(&self, reference: &str, fill: impl FnOnce(&mut tar::Builder<Vec<u8>>)) {
+        let mut tar = tar::Builder::new(Vec::new());
+        fill(&mut tar);
+        self.import_tar(reference, tar);
+    }
+
+    fn import_tar(&self, reference: &str, tar: tar::Builder<Vec<u8>>) {
         let path = self.host.path("box.tar");
         fs::write(&path, tar.into_inner().expect("to memory")).expect("written");
         let file = File::open(path).expect("opened");
         let env = vec!["PATH=/bin".to_owned(), "FROM_IMAGE=yes".to_owned()];
         let labels = vec![("of".to_owned(), "image".to_owned())];
         let import = Import {
-            reference: IMAGE.to_owned(),
+            reference: reference.to_owned(),
             layers: 1,
             cmd: vec!["sh".to_owned()],
             env,
@@ -306,7 +336,8 @@ const APPLETS: &str = "sh true false sleep cat echo id env hostname mount ls sta
                        touch mkdir rm cp mv ln pwd whoami ps seq tty stty df free date sync unshare chown chmod \
                        readlink ip ifconfig awk sed sort od mknod printf";
 
-fn header(kind: tar::EntryType, mode: u32, size: usize) -> tar::Header {
+/// The header of a member of a layer.
+pub fn header(kind: tar::EntryType, mode: u32, size: usize) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(mode);

@@ -14,7 +14,7 @@ use sampan_ipc::event::{Event, EventView};
 use sampan_ipc::filter::FilterSet;
 use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
 use sampan_ipc::record::{self, Scanner, Step};
-use sampan_ipc::{engine, time, watch};
+use sampan_ipc::{container, engine, shim, time, watch};
 use std::io::{Seek, Write};
 use std::path::Path;
 
@@ -255,7 +255,12 @@ fn frame(input: &[u8], random: &mut Random) -> bool {
             | frame::parse::<watch::Opening>(body).is_ok()
             | watch::open::<watch::Request>(body, watch::VERSION).is_ok()
             | watch::open::<engine::Request>(body, engine::VERSION).is_ok()
-            | frame::parse::<engine::Answer>(body).is_ok();
+            | frame::parse::<engine::Answer>(body).is_ok()
+            | frame::parse::<shim::Setup>(body).is_ok()
+            | frame::parse::<shim::Ask>(body).is_ok()
+            | frame::parse::<shim::Say>(body).is_ok()
+            | frame::parse::<container::Control>(body).is_ok()
+            | frame::parse::<container::Told>(body).is_ok();
         let _ = EventView::of_frame(body);
     }
     understood

@@ -1,6 +1,7 @@
 //! What we unpack is what `umoci unpack` makes of the same image, entry by entry; and skopeo and umoci read our
 //! store. The images are tars of everything that is awkward, in several layers.
 
+use sampan_engine::container::copy::copy;
 use sampan_engine::digest::Digest;
 use sampan_ipc::engine::{Answer, Request, Verify};
 use sampan_tests::engine::Engine;
@@ -468,6 +469,25 @@ fn directories_that_a_layer_does_not_name_are_what_umoci_makes_of_them_also_afte
     let verified = engine.ask(Request::Verify(Verify { deep: true })).watch();
     assert!(verified.is_err(), "a directory that is no more what the layer below says");
     assert_same(&look_at_all(&Overlay::of(&dirs).root()), &theirs, "what verify unpacked again");
+}
+
+#[test]
+fn a_copy_of_the_layers_is_what_overlayfs_shows_of_them() {
+    need_root();
+    let dir = tempfile::tempdir().expect("a directory");
+    let registry = DockerRegistry::start(dir.path());
+    for (name, layers) in [("awkward:t", layers_of(Packing::Gzip, &SPARSE_PAX)), ("unnamed:t", unnamed())] {
+        let engine = Engine::start();
+        engine.pull(&registry.push(name, &[Image::of(&layers, "amd64")])).expect("pulled");
+        let dirs: Vec<PathBuf> = chain_ids(&layers).iter().map(|chain| engine.layer_dir(chain)).collect();
+        let shown = look_at_all(&Overlay::of(&dirs).root());
+        let target = dir.path().join(name);
+        fs::create_dir(&target).expect("made");
+        let upmost: Vec<PathBuf> = dirs.into_iter().rev().collect();
+        let left_out = copy(&upmost, &target, &dir.path().join("scratch")).expect("copied");
+        assert_eq!(left_out, 0);
+        assert_same(&look_at_all(&target), &shown, name);
+    }
 }
 
 #[test]

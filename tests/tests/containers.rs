@@ -150,3 +150,21 @@ fn waiting_ends_with_the_container() {
     let answers = containers.ok(wait);
     assert_eq!(answers.first(), Some(&Answer::Exit { code: 9, error: String::new() }));
 }
+
+#[test]
+fn a_container_that_was_restarted_takes_requests_as_before() {
+    let containers = Containers::new();
+    let id = containers.create_sh("again", "sleep 1000");
+    containers.start(&id);
+    let before = containers.summary("again").expect("runs").pid;
+    let restart = Stop { container: "again".to_owned(), timeout: Some(0), signal: None };
+    containers.ok(Request::Restart(restart));
+    let summary = containers.summary("again").expect("runs");
+    assert!(summary.phase == Phase::Running && summary.pid != before, "{summary:?}");
+    containers.ok(Request::Pause { container: "again".to_owned() });
+    containers.ok(Request::Unpause { container: "again".to_owned() });
+    let actions = containers.actions(&id, "unpause");
+    let again = ["create", "start", "kill", "kill", "die", "stop", "start", "restart", "pause", "unpause"];
+    assert_eq!(actions, again);
+    containers.ok(remove("again", true));
+}

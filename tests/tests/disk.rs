@@ -343,7 +343,7 @@ fn marks_that_contradict_each_other_are_refused_at_start() {
     let config = host.path("sampan.toml");
     for (table, said) in [
         ("gc-free-low = \"20%\"\ngc-free-high = \"10%\"", "gc-free-high is 10%"),
-        ("gc-free-high = \"10%\"", "gc-free-high is 10%"),
+        ("gc-free-high = \"10%\"", "gc-free-high is set and gc-free-low"),
         ("min-free = \"lots\"", "\"lots\" is no amount of disk"),
     ] {
         fs::write(&config, format!("[engine]\n{table}\n")).expect("written");

@@ -33,15 +33,42 @@ pub fn create(
     let typed = reach::stored(&shared.config, &shared.store, &create.image);
     let (image, pin) = find(shared, &typed)?;
     check_platform(&image, &create)?;
-    let definition = define(id, name, create, &image, &typed)?;
-    let warnings = start::check(shared, homes, &definition)?;
+    let mut definition = define(id, name, create, &image, &typed)?;
+    definition.rootfs = shared.rootfs.form(&shared.config, &shared.store, homes);
+    let mut warnings = start::check(shared, homes, &definition)?;
     // What goes when it has ended need not survive power loss before that.
     let is_durable = !definition.create.auto_remove;
-    homes.make(&definition, &State::default(), is_durable).map_err(|error| {
+    let layers = start::layers(&shared.store, &definition);
+    let made = homes.make(&mut definition, &layers, &State::default(), is_durable);
+    let left_out = made.map_err(|error| {
         failure::new(Code::Failed, format!("cannot make container {id}: {}", chain(&error)), "")
     })?;
+    announce(shared, homes, &definition);
+    if left_out > 0 {
+        warnings
+            .push(format!("{left_out} extended attributes of the image cannot be kept on this file system"));
+    }
+    warnings.extend(shared.rootfs.take_warning(&shared.config, &shared.store, homes));
     images::touch(&shared.store, &image.entry.digest);
     Ok((Box::new(definition), pin, warnings))
+}
+
+/// Says that the container was made, and writes down that it was said.
+pub(super) fn announce(shared: &Shared, homes: &Homes, definition: &Definition) {
+    shared.announcer.container("create", &definition.identity(), 0, &[]);
+    note(homes, definition);
+}
+
+/// Writes down that it was said that the container was made.
+pub(super) fn note(homes: &Homes, definition: &Definition) {
+    if let Err(error) = homes.set_state(&definition.id, &announced()) {
+        log::error!("{}", chain(&error));
+    }
+}
+
+/// Where a container stands that was made and announced.
+pub(super) fn announced() -> State {
+    State { is_announced: true, ..State::default() }
 }
 
 /// The image, and what keeps it from going.
@@ -101,6 +128,7 @@ fn define(
         run,
         words,
         stop_signal,
+        ..Definition::default()
     })
 }
 

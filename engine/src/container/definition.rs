@@ -15,6 +15,17 @@ pub const FILE_MAX: u64 = 16 << 20;
 /// The file's name in the container's directory.
 pub const FILE: &str = "container.json";
 
+/// How a container has its root file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Form {
+    /// Overlayfs over the image's layers.
+    #[default]
+    Overlay,
+    /// A copy of what that would show.
+    Copy,
+}
+
 /// How a container was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Definition {
@@ -34,6 +45,12 @@ pub struct Definition {
     pub words: Vec<String>,
     /// The signal that stops it.
     pub stop_signal: i32,
+    /// How its root file system is there.
+    #[serde(default)]
+    pub rootfs: Form,
+    /// Bytes on the disk that a copied root file system had before the container wrote anything.
+    #[serde(default)]
+    pub copied: u64,
 }
 
 /// The image that a container is of, as it was then.

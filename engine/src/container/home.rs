@@ -3,9 +3,11 @@
 //! `DATA/containers/ID` keeps what outlives a reboot, `RUN/containers/…` what does not. A directory is made, and
 //! goes, under the name `.ID`: what has that name at start-up is litter. Knows files, and no container's meaning.
 
-use super::definition::{self, Definition};
-use crate::tree;
+use super::copy::{self, CopyError};
+use super::definition::{self, Definition, Form};
+use crate::{farewell, sys, tree, walk};
 use sampan_ipc::shim::{self, State};
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -15,6 +17,8 @@ use std::path::{Path, PathBuf};
 const RUN_DIGITS: usize = 16;
 /// Longest state file that is read, in bytes.
 const STATE_MAX: u64 = 64 << 10;
+/// Where it is tried out what the file system can do.
+const TRIAL: &str = ".trial";
 
 /// Why a container's files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +41,9 @@ pub enum HomeError {
         /// Where it breaks.
         source: serde_json::Error,
     },
+    /// The image's files cannot be copied.
+    #[error("cannot copy the image")]
+    Copy(#[from] CopyError),
 }
 
 pub(crate) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HomeError {
@@ -76,43 +83,91 @@ impl Homes {
         self.run.join(id.get(..RUN_DIGITS).unwrap_or(id))
     }
 
-    /// Makes the directory of a container with all that is in it from the beginning.
+    /// Where what container `definition` writes is.
+    pub fn written(&self, definition: &Definition) -> PathBuf {
+        let dir = self.dir(&definition.id);
+        match definition.rootfs {
+            Form::Overlay => dir.join("upper"),
+            Form::Copy => dir.join("rootfs"),
+        }
+    }
+
+    /// Bytes that the container has written; of a copy, by how much it has grown.
+    ///
+    /// # Errors
+    /// A directory cannot be read.
+    pub fn written_bytes(&self, definition: &Definition) -> io::Result<u64> {
+        let size = walk::size_on_disk(&self.written(definition))?;
+        Ok(size.saturating_sub(definition.copied))
+    }
+
+    /// Makes the directory of a container with all that is in it from the beginning; `layers` are its image's, the
+    /// uppermost first. How many extended attributes could not be kept.
     ///
     /// `is_durable`: it is on the disk when this returns.
     ///
     /// # Errors
-    /// [`HomeError::File`]; nothing is left then.
-    pub fn make(&self, definition: &Definition, state: &State, is_durable: bool) -> Result<(), HomeError> {
+    /// [`HomeError::File`], [`HomeError::Copy`]; nothing is left then.
+    pub fn make(
+        &self,
+        definition: &mut Definition,
+        layers: &[PathBuf],
+        state: &State,
+        is_durable: bool,
+    ) -> Result<u64, HomeError> {
         let (draft, dir) = (self.draft(&definition.id), self.dir(&definition.id));
-        let made = self.fill(&draft, definition, state, is_durable);
-        let made = made.and_then(|()| fs::rename(&draft, &dir).map_err(failed("name", &dir)));
+        let made = self.fill(&draft, definition, layers, state, is_durable);
+        let named = |left_out| fs::rename(&draft, &dir).map(|()| left_out).map_err(failed("name", &dir));
+        let made = made.and_then(named);
         if made.is_err() {
             let _ = tree::remove(&draft);
             return made;
         }
-        match is_durable {
-            true => sync_dir(&self.data),
-            false => Ok(()),
+        if is_durable {
+            sync_dir(&self.data)?;
         }
+        made
     }
 
     fn fill(
         &self,
         draft: &Path,
-        definition: &Definition,
+        definition: &mut Definition,
+        layers: &[PathBuf],
         state: &State,
         is_durable: bool,
-    ) -> Result<(), HomeError> {
-        make_dir(draft, 0o711)?;
-        for (name, mode) in [("upper", 0o755), ("work", 0o700), ("rootfs", 0o755)] {
-            make_dir(&draft.join(name), mode)?;
+    ) -> Result<u64, HomeError> {
+        let left_out = match definition.rootfs {
+            Form::Overlay => fill_overlay(draft, layers)?,
+            Form::Copy => fill_copy(draft, layers)?,
+        };
+        if definition.rootfs == Form::Copy {
+            let rootfs = draft.join("rootfs");
+            definition.copied = walk::size_on_disk(&rootfs).map_err(failed("look at", &rootfs))?;
         }
         write(&draft.join(definition::FILE), &json(definition), is_durable)?;
         write_state(draft, state, is_durable)?;
-        match is_durable {
-            true => sync_dir(draft),
-            false => Ok(()),
+        match (is_durable, definition.rootfs) {
+            // The files of a copy are too many to be synced one by one.
+            (true, Form::Copy) => sys::sync_file_system(draft).map_err(failed("sync", draft))?,
+            (true, Form::Overlay) => sync_dir(draft)?,
+            (false, _) => {}
         }
+        Ok(left_out)
+    }
+
+    /// Makes directories in which overlayfs can be tried; whoever asks removes them.
+    ///
+    /// # Errors
+    /// [`HomeError::File`].
+    pub(super) fn make_trial(&self) -> Result<PathBuf, HomeError> {
+        let dir = self.data.join(TRIAL);
+        tree::remove(&dir).map_err(failed("remove", &dir))?;
+        make_dir(&dir, 0o700)?;
+        for name in ["upper", "work", "rootfs"] {
+            make_dir(&dir.join(name), 0o700)?;
+        }
+        Ok(dir)
     }
 
     /// Replaces `container.json`, durably.
@@ -139,48 +194,70 @@ impl Homes {
         let _ = tree::remove(&self.run(id));
     }
 
-    /// Takes container `id` out of sight, and then away with all it has; the bytes that became free.
+    /// Takes container `id` out of sight, and then away with all it has, and calls `announce` when that is done,
+    /// unless somebody has announced it before; the bytes that became free.
     ///
     /// # Errors
     /// [`HomeError::File`]; it may be gone in part, and goes for good when the engine starts the next time.
-    pub fn remove(&self, id: &str) -> Result<u64, HomeError> {
-        let (dir, draft) = (self.dir(id), self.draft(id));
+    pub fn remove(&self, id: &str, announce: impl FnOnce()) -> Result<u64, HomeError> {
+        let dir = self.dir(id);
         let freed = crate::walk::size_on_disk(&dir).unwrap_or(0);
-        match fs::rename(&dir, &draft) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("remove", &dir)(error));
-            }
-            _ => {}
-        }
+        let left = farewell::hollow(&dir).map_err(failed("remove", &dir))?;
         self.remove_run(id);
-        match tree::remove(&draft) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &draft)(error)),
-            _ => Ok(freed),
+        if let Some(left) = left {
+            announce();
+            farewell::finish(&left).map_err(failed("remove", &left))?;
+        }
+        Ok(freed)
+    }
+
+    /// How container `id` was made, if it was made and announced, and is half gone.
+    pub fn going(&self, id: &str) -> Option<Definition> {
+        let draft = self.draft(id);
+        let state = State::decode(&read(&draft.join(shim::STATE), STATE_MAX).ok()?).ok()?;
+        let is_known = state.started != 0 || state.is_announced || !state.error.is_empty();
+        let bytes = read(&draft.join(definition::FILE), definition::FILE_MAX).ok()?;
+        serde_json::from_slice(&bytes).ok().filter(|_| is_known)
+    }
+
+    /// Removes what is left of container `id`, which was half made, or half gone and said to be.
+    pub fn clear(&self, id: &str) {
+        for path in [self.draft(id), self.run(id)] {
+            if let Err(error) = tree::remove(&path) {
+                log::warn!("cannot remove {}: {error}", path.display());
+            }
         }
     }
 
-    /// Ids of all containers that are there; what is half made or half gone goes.
+    /// Removes run directories that belong to none of `ids`; `is_used` has the last word.
+    pub fn clear_runs(&self, ids: &[String], is_used: impl Fn(&Path) -> bool) {
+        let known: HashSet<PathBuf> = ids.iter().map(|id| self.run(id)).collect();
+        for entry in fs::read_dir(&self.run).into_iter().flatten().flatten() {
+            if !known.contains(&entry.path()) && !is_used(&entry.path()) {
+                let _ = tree::remove(&entry.path());
+            }
+        }
+    }
+
+    /// Ids of all containers that are there, and of those that are half made or half gone.
     ///
     /// # Errors
     /// [`HomeError::File`].
-    pub fn list(&self) -> Result<Vec<String>, HomeError> {
+    pub fn list(&self) -> Result<(Vec<String>, Vec<String>), HomeError> {
         let entries = fs::read_dir(&self.data).map_err(failed("list", &self.data))?;
-        let mut ids = Vec::new();
+        let (mut ids, mut halves) = (Vec::new(), Vec::new());
         for entry in entries {
             let entry = entry.map_err(failed("list", &self.data))?;
             match entry.file_name().into_string() {
                 Ok(name) if is_id(&name) => ids.push(name),
-                Ok(name) if name.strip_prefix('.').is_some_and(is_id) => {
-                    log::info!("container {} was half made, or half removed: it goes", &name[1..]);
-                    if let Err(error) = tree::remove(&entry.path()) {
-                        log::warn!("cannot remove {}: {error}", entry.path().display());
-                    }
-                }
+                Ok(name) if name.strip_prefix('.').is_some_and(is_id) => halves.push(name[1..].to_owned()),
+                // The next trial removes it.
+                Ok(name) if name == TRIAL => {}
                 _ => log::warn!("{} is no container, and is left alone", entry.path().display()),
             }
         }
         ids.sort_unstable();
-        Ok(ids)
+        Ok((ids, halves))
     }
 
     /// How container `id` was made.
@@ -208,8 +285,28 @@ impl Homes {
     }
 
     fn draft(&self, id: &str) -> PathBuf {
-        self.data.join(format!(".{id}"))
+        farewell::going(&self.dir(id))
     }
+}
+
+/// The root will be what the image's is, as a copy would have it.
+fn fill_overlay(draft: &Path, layers: &[PathBuf]) -> Result<u64, HomeError> {
+    make_dir(draft, 0o711)?;
+    for (name, mode) in [("upper", 0o755), ("work", 0o700), ("rootfs", 0o755)] {
+        make_dir(&draft.join(name), mode)?;
+    }
+    match layers.first() {
+        Some(layer) => Ok(copy::dress_root(layer, &draft.join("upper"))?),
+        None => Ok(0),
+    }
+}
+
+/// For its owner alone: there may be setuid programs in it, and it is not mounted anywhere.
+fn fill_copy(draft: &Path, layers: &[PathBuf]) -> Result<u64, HomeError> {
+    make_dir(draft, 0o700)?;
+    let rootfs = draft.join("rootfs");
+    make_dir(&rootfs, 0o755)?;
+    Ok(copy::copy(layers, &rootfs, &draft.join("copy"))?)
 }
 
 /// True for 64 hexadecimal digits.

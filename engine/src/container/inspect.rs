@@ -1,10 +1,9 @@
 //! A container in full, as `docker inspect` says it. Docker Engine API, "ContainerInspect".
 
-use super::definition::Definition;
+use super::definition::{Definition, Form};
 use super::home::Homes;
 use super::listing;
 use crate::stamp;
-use crate::walk;
 use sampan_ipc::container::{Create, Mount, MountKind, Phase, Restart};
 use sampan_ipc::shim::State;
 use serde_json::{Value, json};
@@ -29,14 +28,17 @@ pub fn json(definition: &Definition, state: &State, homes: &Homes, size: bool) -
         "LogPath": dir.join(format!("{}-json.log", definition.id)),
         "Name": format!("/{}", definition.name),
         "RestartCount": state.restarts,
-        "Driver": "overlay2",
+        "Driver": driver(definition),
         "Platform": "linux",
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "HostConfig": host_config(create),
-        "GraphDriver": {"Name": "overlay2", "Data": {
-            "UpperDir": dir.join("upper"), "WorkDir": dir.join("work"), "MergedDir": dir.join("rootfs"),
+        "GraphDriver": {"Name": driver(definition), "Data": match definition.rootfs {
+            Form::Overlay => json!({
+                "UpperDir": dir.join("upper"), "WorkDir": dir.join("work"), "MergedDir": dir.join("rootfs"),
+            }),
+            Form::Copy => json!({"RootDir": dir.join("rootfs")}),
         }},
         "Mounts": create.mounts.iter().map(mount_json).collect::<Vec<_>>(),
         "Config": config(definition),
@@ -45,10 +47,18 @@ pub fn json(definition: &Definition, state: &State, homes: &Homes, size: bool) -
         "Layers": definition.image.layers.iter().map(ToString::to_string).collect::<Vec<_>>(),
     });
     if size && let Some(fields) = document.as_object_mut() {
-        let written = walk::size_on_disk(&dir.join("upper")).unwrap_or(0);
+        let written = homes.written_bytes(definition).unwrap_or(0);
         fields.insert("SizeRw".to_owned(), json!(written));
     }
     Value::Array(vec![document]).to_string()
+}
+
+/// Docker's name of it.
+fn driver(definition: &Definition) -> &'static str {
+    match definition.rootfs {
+        Form::Overlay => "overlay2",
+        Form::Copy => "vfs",
+    }
 }
 
 fn state_json(state: &State) -> Value {

@@ -6,7 +6,6 @@ use super::definition::Definition;
 use super::home::Homes;
 use super::table::Busy;
 use crate::failure;
-use crate::walk;
 use sampan_ipc::container::{Listing, MountKind, Network, Phase, Summary};
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::shim::State;
@@ -184,11 +183,10 @@ impl Ages {
 }
 
 /// With the bytes that each container has written.
-pub fn with_sizes(summaries: Vec<Summary>, homes: &Homes) -> Vec<Summary> {
-    let sized = summaries.into_iter().map(|summary| Summary {
-        size: walk::size_on_disk(&homes.dir(&summary.id).join("upper")).ok(),
-        ..summary
-    });
+pub fn with_sizes(all: Vec<(Arc<Definition>, Summary)>, homes: &Homes) -> Vec<Summary> {
+    let sized = all
+        .into_iter()
+        .map(|(definition, summary)| Summary { size: homes.written_bytes(&definition).ok(), ..summary });
     sized.collect()
 }
 

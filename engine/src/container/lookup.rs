@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::unistd::geteuid;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -195,9 +195,24 @@ pub fn visible(layers: Vec<PathBuf>) -> Vec<PathBuf> {
 
 /// True if overlayfs takes the directory for opaque: by the mark that the engine's layers have, root's or an
 /// ordinary user's. Linux, "overlayfs.rst".
-fn is_opaque(path: &std::ffi::CStr) -> bool {
-    let name = if geteuid().is_root() { c"trusted.overlay.opaque" } else { c"user.overlay.opaque" };
-    sys::lgetxattr(path, name).is_ok_and(|value| value == b"y")
+fn is_opaque(path: &CStr) -> bool {
+    sys::lgetxattr(path, marks().opaque).is_ok_and(|value| value == b"y")
+}
+
+/// Extended attributes that overlayfs reads as marks.
+pub(super) struct Marks {
+    /// Of a directory.
+    pub opaque: &'static CStr,
+    /// Of an empty file that stands for a whiteout.
+    pub whiteout: &'static CStr,
+}
+
+/// Those that it reads for this process: root's, or an ordinary user's.
+pub(super) fn marks() -> Marks {
+    match geteuid().is_root() {
+        true => Marks { opaque: c"trusted.overlay.opaque", whiteout: c"trusted.overlay.whiteout" },
+        false => Marks { opaque: c"user.overlay.opaque", whiteout: c"user.overlay.whiteout" },
+    }
 }
 
 /// What is at `inside` of `layer`, itself; no link of any kind is followed below the layer's directory.

@@ -64,6 +64,13 @@ pub enum Outcome {
         /// What came along.
         descriptors: Vec<OwnedFd>,
     },
+    /// Its shim was looked for.
+    Met {
+        /// The container's id.
+        id: String,
+        /// The way to it, if it lives.
+        stream: Option<UnixStream>,
+    },
     /// An answer that took a while.
     Answers {
         /// Who gets it.
@@ -81,6 +88,7 @@ impl Containers {
             Outcome::Spawned { id, result } => self.on_spawned(&id, result),
             Outcome::Removed { id, client, result } => self.on_removed(&id, client, result),
             Outcome::Buried { id, state } => self.on_buried(&id, *state),
+            Outcome::Met { id, stream } => super::recovery::on_met(self, &id, stream),
             Outcome::Answers { client, answers } => self.reply(client, answers),
             Outcome::Described { id, client, result, descriptors } => {
                 let asked = result.and_then(|(exec, process)| {
@@ -102,11 +110,10 @@ impl Containers {
         match result {
             Ok((definition, pin, warnings)) => {
                 let name = definition.name.clone();
-                self.shared.announcer.container("create", &definition.identity(), 0, &[]);
                 if let Some(entry) = self.entries.get_mut(id) {
                     *entry = Entry {
                         queue: std::mem::take(&mut entry.queue),
-                        ..Entry::new(*definition, State::default(), Some(pin))
+                        ..Entry::new(*definition, super::create::announced(), Some(pin))
                     };
                 }
                 let container = Answer::Container { id: id.to_owned(), name, warnings };
@@ -169,6 +176,7 @@ impl Containers {
                         asked.pids = Some(pids);
                     }
                 }
+                Ok(Some(Say::Starting)) => self.set_busy(id, Busy::Starting(None)),
                 Ok(Some(Say::Removed)) => {
                     if let Some(entry) = self.entries.get_mut(id) {
                         entry.busy = Some(Busy::Removing);
@@ -195,6 +203,9 @@ impl Containers {
     fn on_state(&mut self, id: &str, state: State) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let before = std::mem::replace(&mut entry.state, state);
+        if entry.busy == Some(Busy::Meeting) {
+            entry.busy = None;
+        }
         let state = &entry.state;
         let has_started = state.started > before.started;
         let has_failed = !state.error.is_empty() && !has_started && !state.phase.is_alive();
@@ -211,14 +222,13 @@ impl Containers {
             }
         }
         if let Some(entry) = self.entries.get_mut(id) {
-            match entry.busy {
-                None if matches!(entry.state.phase, Phase::Exited | Phase::Created | Phase::Dead) => {
-                    entry.busy = Some(Busy::Ending);
-                }
-                // The shim has started it again, as a person asked: what waited for its end goes on.
-                Some(Busy::Ending) if entry.state.phase.is_alive() => entry.busy = None,
-                _ => {}
-            }
+            let is_over = matches!(entry.state.phase, Phase::Exited | Phase::Created | Phase::Dead);
+            entry.busy = match entry.busy {
+                None if is_over => Some(Busy::Ending),
+                // A restart goes through an end.
+                Some(Busy::Ending) if !is_over => None,
+                other => other,
+            };
         }
         self.tell_waiting(id);
         self.go_on(id);
@@ -262,12 +272,15 @@ impl Containers {
         if entry.busy == Some(Busy::Removing) && !self.homes.dir(id).exists() {
             return self.on_removed(id, None, Ok(0));
         }
-        let is_over = matches!(entry.state.phase, Phase::Exited | Phase::Created) && entry.state.is_announced
+        let has_ended = matches!(entry.state.phase, Phase::Exited | Phase::Created)
+            && entry.state.is_announced
             || entry.state.started == 0 && !entry.state.error.is_empty()
             || entry.state.phase == Phase::Exited && !entry.state.error.is_empty();
+        // What an earlier run has left says nothing about a start that has not come to its end.
+        let is_over = has_ended && !matches!(entry.busy, Some(Busy::Starting(_)));
         if is_over && !entry.definition.create.auto_remove {
             self.homes.remove_run(id);
-            if entry.busy == Some(Busy::Ending) {
+            if matches!(entry.busy, Some(Busy::Ending | Busy::Meeting)) {
                 entry.busy = None;
             }
             return self.go_on(id);
@@ -289,7 +302,8 @@ impl Containers {
         let Some(entry) = self.entries.get_mut(id) else { return };
         entry.state = state;
         entry.busy = None;
-        let goes = entry.definition.create.auto_remove;
+        let was_up = entry.state.started != 0 || !entry.state.error.is_empty();
+        let goes = entry.definition.create.auto_remove && was_up || !self.homes.dir(id).exists();
         let starts = !goes && super::recovery::starts_again(&entry.definition, &entry.state);
         self.tell_waiting(id);
         if goes {

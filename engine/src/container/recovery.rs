@@ -5,18 +5,30 @@
 //! whose shim does not answer, has lost its shim, or the host has restarted (another boot id); what is left of it is
 //! ended, and its end announced. Never guesses an exit code that is on the disk.
 
-use super::create::now;
+use super::create::{self, now};
 use super::definition::Definition;
-use super::home::Homes;
+use super::home::{HomeError, Homes};
+use super::news::Outcome;
 use super::start;
 use super::start::Begin;
 use super::table::{Busy, Containers, Entry};
-use crate::work::Shared;
+use super::told;
+use crate::work::{Message, Shared};
 use sampan_ipc::container::{Phase, Restart};
 use sampan_ipc::report::chain;
 use sampan_ipc::shim::{SOCKET, State};
+use std::ffi::OsStr;
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Longest that a shim may take from its start until it listens, or from the removal of its container to its end.
+const SHIM_PATIENCE: Duration = Duration::from_secs(5);
+/// Pause between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Exit code of a process that was killed with SIGKILL.
 const KILLED: i32 = 137;
@@ -25,13 +37,25 @@ const UNKNOWN: i32 = 255;
 
 /// Reads all containers, connects to the shims that live, and begins to repair the rest.
 pub fn run(containers: &mut Containers) {
-    let ids = match containers.homes.list() {
-        Ok(ids) => ids,
+    let (ids, halves) = match containers.homes.list() {
+        Ok(listed) => listed,
         Err(error) => return log::error!("containers cannot be found: {}", chain(&error)),
     };
+    let all: Vec<String> = ids.iter().chain(&halves).cloned().collect();
+    containers.homes.clear_runs(&all, |run| UnixStream::connect(run.join(SOCKET)).is_ok());
+    for id in halves {
+        let homes = containers.homes.clone();
+        containers.spawn(move |shared| end_half(shared, &homes, &id));
+    }
     for id in ids {
         let definition = match containers.homes.definition(&id) {
             Ok(definition) => definition,
+            Err(HomeError::File { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                log::warn!("container {id} has no {}: what is there goes", super::definition::FILE);
+                let homes = containers.homes.clone();
+                containers.spawn(move |_| drop(homes.remove(&id, || ())));
+                continue;
+            }
             Err(error) => {
                 log::error!("container {id} is left alone: {}", chain(&error));
                 continue;
@@ -52,19 +76,92 @@ fn add(containers: &mut Containers, definition: Definition, state: State) {
     }
     let pin = containers.shared.store.pin(definition.needs());
     containers.entries.insert(id.clone(), Entry::new(definition, state, Some(pin)));
-    match UnixStream::connect(containers.homes.run(&id).join(SOCKET)) {
-        Ok(stream) => match containers.connect(&id, stream) {
-            Ok(()) => log::info!("container {name}: its shim is found again"),
-            Err(error) => log::error!("container {name}: its shim cannot be polled: {error}"),
-        },
+    let run = containers.homes.run(&id);
+    match UnixStream::connect(run.join(SOCKET)) {
+        Ok(stream) => meet(containers, &id, stream),
+        Err(_) if run.exists() => look_for(containers, &id),
         Err(_) => mend(containers, &id),
     }
+}
+
+fn meet(containers: &mut Containers, id: &str, stream: UnixStream) {
+    let name = containers.name(id);
+    containers.set_busy(id, Busy::Meeting);
+    match containers.connect(id, stream) {
+        Ok(()) => log::info!("container {name}: its shim is found again"),
+        Err(error) => log::error!("container {name}: its shim cannot be polled: {error}"),
+    }
+}
+
+/// A start was begun: there may be a shim that does not listen yet.
+fn look_for(containers: &mut Containers, id: &str) {
+    containers.set_busy(id, Busy::Meeting);
+    let (dir, run, id) = (containers.homes.dir(id), containers.homes.run(id), id.to_owned());
+    containers.spawn(move |shared| {
+        let stream = await_shim(&dir, &run.join(SOCKET));
+        shared.outbox.send(Message::Container(Outcome::Met { id, stream }));
+    });
+}
+
+/// The way to the shim of the container in `dir`, as soon as it listens; `None` if there is no such process.
+fn await_shim(dir: &Path, socket: &Path) -> Option<UnixStream> {
+    let deadline = Instant::now() + SHIM_PATIENCE;
+    loop {
+        // In this order: one that has just ended is no reason to look again.
+        let lives = has_shim(dir) && Instant::now() < deadline;
+        match UnixStream::connect(socket) {
+            Ok(stream) => return Some(stream),
+            Err(_) if lives => std::thread::sleep(LOOK_AGAIN),
+            Err(_) => return None,
+        }
+    }
+}
+
+/// True if there is a process that was started as the shim of the container in `dir`.
+fn has_shim(dir: &Path) -> bool {
+    let is_shim = |entry: std::fs::DirEntry| {
+        let words = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let mut words = words.split(|byte| *byte == 0);
+        let program = Path::new(OsStr::from_bytes(words.next()?)).file_name()?;
+        (program == "sampan-shim" && words.next()? == dir.as_os_str().as_bytes()).then_some(())
+    };
+    std::fs::read_dir("/proc").into_iter().flatten().flatten().any(|entry| is_shim(entry).is_some())
+}
+
+/// A shim was looked for: it is there, or what it left is mended.
+pub fn on_met(containers: &mut Containers, id: &str, stream: Option<UnixStream>) {
+    if let Some(stream) = stream {
+        meet(containers, id, stream);
+        return containers.hear(id);
+    }
+    containers.set_busy(id, Busy::Burying);
+    containers.bury(id);
+}
+
+/// Ends what was half made, or half gone. On a thread.
+fn end_half(shared: &Shared, homes: &Homes, id: &str) {
+    // A shim that lives does it itself.
+    let deadline = Instant::now() + SHIM_PATIENCE;
+    while has_shim(&homes.dir(id)) && Instant::now() < deadline {
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    log::info!("container {id} was half made, or half removed: it goes");
+    if let Some(definition) = homes.going(id)
+        && !told::is_last(&shared.config.fifo, id, &["destroy"], "destroy")
+        && let Err(failure) = super::removal::remove(shared, homes, &definition)
+    {
+        log::warn!("{}", failure.message);
+    }
+    homes.clear(id);
 }
 
 /// A container without a shim.
 fn mend(containers: &mut Containers, id: &str) {
     let Some(entry) = containers.entries.get(id) else { return };
     let (state, definition) = (&entry.state, &entry.definition);
+    if state.started == 0 && !state.is_announced && state.phase == Phase::Created && state.error.is_empty() {
+        return announce_late(containers, id);
+    }
     let was_up = state.phase.is_alive() || state.phase == Phase::Restarting;
     if was_up || (state.started != 0 && !state.is_announced) {
         containers.bury(id);
@@ -76,12 +173,39 @@ fn mend(containers: &mut Containers, id: &str) {
     }
 }
 
+/// A container that was made, and nobody may have been told.
+fn announce_late(containers: &mut Containers, id: &str) {
+    let Some(entry) = containers.entries.get(id) else { return };
+    let (definition, homes) = (Arc::clone(&entry.definition), containers.homes.clone());
+    containers.set_busy(id, Busy::Burying);
+    containers.spawn(move |shared| {
+        log::info!("container {}: it was made, and perhaps nobody was told", definition.name);
+        match told::is_last(&shared.config.fifo, &definition.id, &["create"], "create") {
+            true => create::note(&homes, &definition),
+            false => create::announce(shared, &homes, &definition),
+        }
+        let (id, state) = (definition.id.clone(), Box::new(create::announced()));
+        shared.outbox.send(Message::Container(Outcome::Buried { id, state }));
+    });
+}
+
 /// Ends what is left of a container whose shim is gone, announces its end, and gives where it stands then. On a
 /// thread.
-pub fn bury(shared: &Shared, homes: &Homes, definition: &Definition, mut state: State) -> State {
+pub fn bury(
+    shared: &Shared,
+    homes: &Homes,
+    definition: &Definition,
+    mut state: State,
+    was_starting: bool,
+) -> State {
     // The file is newer than what the engine last heard.
-    if let Some(written) = homes.state(&definition.id) {
-        state = written;
+    match homes.state(&definition.id) {
+        Some(written) => state = written,
+        // Its shim has removed it in the meantime, and said so.
+        None if !homes.dir(&definition.id).exists() => {
+            return State { phase: Phase::Exited, pid: 0, is_announced: true, ..state };
+        }
+        None => {}
     }
     let boot = start::boot_id();
     let same_boot = state.boot == boot;
@@ -99,7 +223,7 @@ pub fn bury(shared: &Shared, homes: &Homes, definition: &Definition, mut state: 
         }
         state.error = why.to_owned();
     }
-    if state.started == 0 && state.error.is_empty() {
+    if !was_up && state.error.is_empty() && (state.started == 0 || was_starting) {
         state.error = "its shim was killed while it was being started".to_owned();
         state.exit_code = i32::from(start::CANNOT_START);
     }
@@ -109,9 +233,14 @@ pub fn bury(shared: &Shared, homes: &Homes, definition: &Definition, mut state: 
         state.phase = Phase::Dead;
         state.error = format!("{}; {problem}", state.error);
     }
-    log::warn!("container {}: {}", definition.name, state.error);
+    if !state.error.is_empty() {
+        log::warn!("container {}: {}", definition.name, state.error);
+    }
     if state.started != 0 && !state.is_announced {
-        announce(shared, definition, &state);
+        // One that had ended had said so, if it came so far.
+        if was_up || !told::is_last(&shared.config.fifo, &definition.id, &["start", "die"], "die") {
+            announce(shared, definition, &state);
+        }
         state.is_announced = true;
     }
     if let Err(error) = homes.set_state(&definition.id, &state) {

@@ -12,10 +12,9 @@ use sampan_ipc::report::chain;
 /// # Errors
 /// Something of it cannot be removed.
 pub fn remove(shared: &Shared, homes: &Homes, definition: &Definition) -> Result<u64, Failure> {
-    let freed = homes.remove(&definition.id).map_err(|error| {
+    let announce = || shared.announcer.container("destroy", &definition.identity(), 0, &[]);
+    homes.remove(&definition.id, announce).map_err(|error| {
         let message = format!("cannot remove container {:?}: {}", definition.name, chain(&error));
         failure::new(Code::Failed, message, "try again; what is left goes when the engine starts anew")
-    })?;
-    shared.announcer.container("destroy", &definition.identity(), 0, &[]);
-    Ok(freed)
+    })
 }

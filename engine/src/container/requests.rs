@@ -259,14 +259,15 @@ impl Containers {
     /// Tidies up behind a shim that was killed.
     pub(super) fn bury(&mut self, id: &str) {
         let Some(entry) = self.entries.get_mut(id) else { return };
-        if !matches!(entry.busy, Some(Busy::Starting(_))) {
+        let was_starting = matches!(entry.busy, Some(Busy::Starting(_)));
+        if !was_starting {
             entry.busy = Some(Busy::Burying);
         }
         let (definition, state, homes) =
             (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
         self.spawn(move |shared| {
             let id = definition.id.clone();
-            let state = Box::new(recovery::bury(shared, &homes, &definition, state));
+            let state = Box::new(recovery::bury(shared, &homes, &definition, state, was_starting));
             shared.outbox.send(Message::Container(Outcome::Buried { id, state }));
         });
     }
@@ -275,15 +276,14 @@ impl Containers {
         let made = self.entries.values().filter(|entry| entry.busy != Some(Busy::Creating));
         let mut all: Vec<_> = made.map(|entry| (Arc::clone(&entry.definition), entry.summary())).collect();
         listing::choose(&mut all, asked)?;
-        let summaries: Vec<_> = all.into_iter().map(|(_, summary)| summary).collect();
         if asked.size {
             let homes = self.homes.clone();
             self.spawn(move |shared| {
-                let answers = pages(listing::with_sizes(summaries, &homes));
+                let answers = pages(listing::with_sizes(all, &homes));
                 shared.outbox.send(Message::Container(Outcome::Answers { client, answers }));
             });
         } else {
-            self.reply(client, pages(summaries));
+            self.reply(client, pages(all.into_iter().map(|(_, summary)| summary).collect()));
         }
         Ok(())
     }

@@ -62,6 +62,15 @@ impl Runtime {
     /// # Errors
     /// [`SpecError::Host`]: there is none, or it does not say what it is.
     pub fn find(config: &Config, asked: Option<&str>) -> Result<Arc<Runtime>, SpecError> {
+        let user = nix::unistd::geteuid();
+        if !user.is_root() {
+            let why = format!("that takes root, and this engine is run by uid {user}");
+            return Err(SpecError::host(
+                "run containers",
+                why,
+                "an engine of root's runs them for everybody in the group sampan",
+            ));
+        }
         let named = asked.or(config.settings.runtime.as_deref()).unwrap_or_default();
         let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
         // What was found says whether systemd is asked: two configurations of one process (in tests) differ.

@@ -1,5 +1,6 @@
 //! What the configuration says about containers that do not say otherwise.
 
+use super::definition::Form;
 use super::options;
 use super::problem::SpecError;
 use serde::Deserialize;
@@ -51,6 +52,8 @@ pub struct Settings {
     pub stop_timeout: u32,
     /// Limits of all containers, by docker's names.
     pub default_ulimits: BTreeMap<String, Ulimit>,
+    /// How root file systems are made; by overlayfs unless this host refuses it, if absent.
+    pub rootfs: Option<Form>,
 }
 
 impl Default for Settings {
@@ -62,6 +65,7 @@ impl Default for Settings {
             init_path: None,
             stop_timeout: 10,
             default_ulimits: BTreeMap::new(),
+            rootfs: None,
         }
     }
 }

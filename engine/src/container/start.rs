@@ -3,7 +3,7 @@
 //! Also what else needs the runtime's or the container's configuration: the process of an `exec`, the files of the
 //! log, and the end of what a killed shim has left. Whether the container then runs is what its shim says.
 
-use super::definition::Definition;
+use super::definition::{Definition, Form};
 use super::home::{self, Homes};
 use super::host::Host;
 use super::lookup::{self, Root};
@@ -12,9 +12,10 @@ use super::runtime::Runtime;
 use super::spec::{self, Input};
 use super::{etc, logs};
 use crate::config::Config;
-use crate::failure;
 use crate::rights;
+use crate::store::Store;
 use crate::work::Shared;
+use crate::{failure, leftovers};
 use sampan_ipc::container::{Exec, Network, Notify, Streams};
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::frame;
@@ -70,19 +71,23 @@ struct Context<'a> {
 
 impl<'a> Context<'a> {
     fn of(shared: &'a Shared, homes: &Homes, definition: &'a Definition) -> Result<Self, Failure> {
-        let dir = homes.dir(&definition.id);
-        let layers = definition.image.layers.iter().rev();
-        let layers =
-            lookup::visible(layers.map(|layer| shared.store.layer_path(layer).join("diff")).collect());
+        let layers = layers(&shared.store, definition);
+        let written = homes.written(definition);
+        let root = match definition.rootfs {
+            // All is in it, and what was deleted there must not be found below.
+            Form::Copy if written.exists() => Root::new([written]),
+            // Not made yet: it will be what the layers show.
+            Form::Copy | Form::Overlay => Root::new([written].into_iter().chain(layers.iter().cloned())),
+        };
         Ok(Context {
             shared,
             definition,
             runtime: Runtime::find(&shared.config, definition.create.runtime.as_deref())?,
             host: Host::get(),
             network: network(&shared.config, definition),
-            root: Root::new([dir.join("upper")].into_iter().chain(layers.iter().cloned())),
+            root,
             layers,
-            rootfs: dir.join("rootfs"),
+            rootfs: homes.dir(&definition.id).join("rootfs"),
             files: etc::files(homes, definition),
         })
     }
@@ -101,6 +106,12 @@ impl<'a> Context<'a> {
             files: &self.files,
         }
     }
+}
+
+/// What is below what the container writes: directories of unpacked layers, uppermost first.
+pub fn layers(store: &Store, definition: &Definition) -> Vec<PathBuf> {
+    let layers = definition.image.layers.iter().rev();
+    lookup::visible(layers.map(|layer| store.layer_path(layer).join("diff")).collect())
 }
 
 /// The container's network, or the configured one.
@@ -139,6 +150,7 @@ pub fn delete_by_force(shared: &Shared, definition: &Definition) -> Result<(), S
     let mut command = Command::new(program);
     command.args(arguments).args(["delete", "--force", &definition.id]).stdin(Stdio::null());
     let output = command.output().map_err(|error| format!("cannot run {program}: {error}"))?;
+    leftovers::remove_cgroups(&definition.id);
     let words = String::from_utf8_lossy(&output.stderr);
     match output.status.success() || words.contains("does not exist") {
         true => Ok(()),
@@ -199,11 +211,14 @@ fn setup(context: &Context<'_>, homes: &Homes, run: PathBuf) -> Result<Setup, Fa
         fifo: shared.config.fifo.clone(),
         runtime: context.runtime.command(&runtime_root(&shared.config)),
         bundle: dir.clone(),
-        rootfs: Rootfs::Overlay {
-            lower: lower.collect(),
-            upper: dir.join("upper"),
-            work: dir.join("work"),
-            target: context.rootfs.clone(),
+        rootfs: match definition.rootfs {
+            Form::Copy => Rootfs::Ready,
+            Form::Overlay => Rootfs::Overlay {
+                lower: lower.collect(),
+                upper: dir.join("upper"),
+                work: dir.join("work"),
+                target: context.rootfs.clone(),
+            },
         },
         tty: create.tty,
         open_stdin: create.open_stdin,

@@ -64,6 +64,8 @@ pub enum Busy {
     Removing,
     /// A thread declares it dead.
     Burying,
+    /// Its shim was found, or is looked for, and has said nothing yet.
+    Meeting,
 }
 
 /// One container.
@@ -270,7 +272,7 @@ impl Containers {
             runtime,
             containers: self.count(),
             cgroup: (host.cgroups.word().to_owned(), driver.to_owned()),
-            rootfs: "overlay".to_owned(),
+            rootfs: self.shared.rootfs.describe(config, &self.shared.store, &self.homes),
             log_driver: config.log_driver.clone(),
             security: features.iter().filter(|(_, on)| *on).map(|(name, _)| (*name).to_owned()).collect(),
             ..Info::default()

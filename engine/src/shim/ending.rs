@@ -4,13 +4,12 @@ use super::event_loop::{Life, Shim, Then};
 use super::log::Log;
 use super::runtime::{Purpose, Running};
 use super::{restart, rootfs};
+use crate::{farewell, leftovers, tree};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sampan_ipc::container::{Phase, Told};
 use sampan_ipc::shim::Say;
 use sampan_ipc::time;
-use std::io::{self, ErrorKind};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 impl Shim {
@@ -83,6 +82,11 @@ impl Shim {
     /// It has done so.
     pub(super) fn on_deleted(&mut self) {
         self.kill_children();
+        self.end_executions();
+        if !self.state.error.is_empty() {
+            // The start failed: the runtime may have been killed before it wrote down what it had made.
+            leftovers::remove_cgroups(&self.setup.identity.id);
+        }
         let stopping = self.stopping.take();
         let then = stopping.as_ref().map_or(Then::Nothing, |stopping| stopping.then);
         let mut replies = stopping.map(|stopping| stopping.replies).unwrap_or_default();
@@ -135,15 +139,8 @@ impl Shim {
     /// Removes all of the container; the shim ends.
     pub(super) fn remove(&mut self, replies: Vec<super::runtime::Reply>) {
         self.log = Log::none();
-        let result = rootfs::tear_down(&self.setup.rootfs).and_then(|()| {
-            self.is_mounted = false;
-            remove_dir(&self.setup.dir)
-                .and_then(|()| remove_dir(&self.setup.run))
-                .map_err(|error| error.to_string())
-        });
-        match result {
+        match self.take_away() {
             Ok(()) => {
-                self.announcer.container("destroy", &self.setup.identity, 0, &[]);
                 for reply in replies {
                     self.reply(reply, Ok(String::new()));
                 }
@@ -163,6 +160,21 @@ impl Shim {
         }
     }
 
+    fn take_away(&mut self) -> Result<(), String> {
+        rootfs::tear_down(&self.setup.rootfs)?;
+        self.is_mounted = false;
+        let take = || {
+            let left = farewell::hollow(&self.setup.dir)?;
+            tree::remove(&self.setup.run)?;
+            if let Some(left) = left {
+                self.announcer.container("destroy", &self.setup.identity, 0, &[]);
+                farewell::finish(&left)?;
+            }
+            Ok(())
+        };
+        take().map_err(|error: std::io::Error| error.to_string())
+    }
+
     /// Ends what the container has left to the shim: only processes that ran beside its own process namespace.
     fn kill_children(&self) {
         let path = format!("/proc/self/task/{}/children", std::process::id());
@@ -171,6 +183,19 @@ impl Shim {
                 && !self.commands.iter().any(|command| command.pid == pid)
             {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+    }
+
+    /// No execution outlives its container, and none ends untold.
+    fn end_executions(&mut self) {
+        while let Some(execution) = self.executions.first() {
+            match execution.pid > 0 {
+                true => self.on_execution_exit(0, 128 + Signal::SIGKILL as i32),
+                false => {
+                    let execution = self.executions.remove(0);
+                    self.fail_execution(execution, 125, "the container has ended".to_owned());
+                }
             }
         }
     }
@@ -199,20 +224,5 @@ impl Shim {
             self.leaving.push(client);
         }
         self.announce("exec_die", &[("exitCode", &status.to_string()), ("execID", &execution.id)]);
-    }
-}
-
-/// Removes a directory under the name of one that is going, so that it is there or it is not.
-fn remove_dir(dir: &Path) -> io::Result<()> {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(dir.file_name().unwrap_or_default());
-    let going = dir.with_file_name(name);
-    match std::fs::rename(dir, &going) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    match std::fs::remove_dir_all(&going) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }

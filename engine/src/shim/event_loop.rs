@@ -327,6 +327,9 @@ impl Shim {
             let mut connection = Connection::new(stream, self.connection_number);
             self.connection_number += 1;
             connection.say(&Say::State(self.state.clone()));
+            if self.life == Life::Starting {
+                connection.say(&Say::Starting);
+            }
             self.connections.push(connection);
         }
     }

@@ -1,6 +1,7 @@
 //! Runs the OCI runtime beside the loop: one child a command, ended if it takes too long, and its reason read from
 //! its log. Reaping is the loop's.
 
+use crate::sys;
 use sampan_ipc::shim::Setup;
 use std::ffi::OsString;
 use std::fs::File;
@@ -74,6 +75,7 @@ impl Running {
             command.stdout(File::options().write(true).create_new(true).mode(0o600).open(&path)?);
             output = Some(path);
         }
+        sys::end_with_parent(&mut command);
         let child = command
             .spawn()
             .map_err(|error| io::Error::new(error.kind(), format!("cannot run {program}: {error}")))?;

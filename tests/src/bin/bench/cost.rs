@@ -112,6 +112,16 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    /// Seconds of processor time that process `pid` has taken since this.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn cpu_since(self, pid: u32) -> io::Result<f64> {
+        Ok(Daemon::now(pid)?.cpu - self.cpu)
+    }
+}
+
 /// VmHWM of `pid`, in MiB. proc_pid_status(5).
 ///
 /// # Errors

@@ -4,7 +4,7 @@
 //! bench [TABLE]... [--runs N] [--only SYSTEM]... [--scale N] [--image IMAGE]... [--puller WORD]...
 //! ```
 //!
-//! TABLE is `fanout`, `latency`, `idle`, `ingest` or `pull`; all of them without one. SYSTEM is `bare`, `sampan`, `redis`,
+//! TABLE is `fanout`, `latency`, `idle`, `ingest`, `pull` or `run`; all of them without one. SYSTEM is `bare`, `sampan`, `redis`,
 //! `nats` or `mosquitto`. Every figure is the median of N runs [default: 5], which alternate between the systems,
 //! so that a noisy machine is noisy for all. `--scale` makes the runs of `fanout` so many times longer. Starts
 //! private servers in private directories, on Unix sockets or loopback, and ends them. Reads what processes cost
@@ -25,9 +25,12 @@ mod idle;
 mod images;
 mod ingest;
 mod latency;
+mod orphans;
 mod pull;
 mod puller;
 mod receive;
+mod run;
+mod runner;
 mod server;
 mod system;
 mod table;
@@ -60,12 +63,13 @@ impl Options {
 /// Measures one table, or several, and prints them.
 type Table = fn(&Options) -> io::Result<()>;
 
-const TABLES: [(&str, Table); 5] = [
+const TABLES: [(&str, Table); 6] = [
     ("fanout", fanout::run),
     ("latency", latency::run),
     ("ingest", ingest::run),
     ("idle", idle::run),
     ("pull", pull::run),
+    ("run", run::run),
 ];
 
 fn main() -> io::Result<()> {
@@ -90,7 +94,7 @@ fn main() -> io::Result<()> {
 fn parse(args: &[String]) -> io::Result<(Vec<String>, Options)> {
     let usage = |what: String| {
         io::Error::other(format!(
-            "{what}\nusage: bench [fanout|latency|ingest|idle|pull]... [--runs N] \
+            "{what}\nusage: bench [fanout|latency|ingest|idle|pull|run]... [--runs N] \
              [--only bare|sampan|redis|nats|mosquitto]... [--scale N] \
              [--image S|M|M-zstd|L]... [--puller WORD]..."
         ))

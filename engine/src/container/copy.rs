@@ -1,0 +1,606 @@
+//! A root file system without overlayfs: what it would show of a stack of layers, as files of the container's own.
+//!
+//! Called by [`super::home`] while a container's directory is a draft that goes as a whole on failure. Layers are
+//! hostile: no link is followed, no name leads out of them, and memory, descriptors and stack do not grow with what is
+//! in them: directories that are still to be done wait in a file, and hard links are found again by links. Layers must
+//! not change meanwhile; the caller has pinned them.
+
+use super::lookup;
+use crate::implied::{OF_OVERLAYFS, OF_THE_HOST};
+use crate::place::{lossy, open_beneath, open_top};
+use crate::{sys, tree};
+use nix::dir::{Dir, Type};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::sys::stat::{
+    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat, futimens,
+    mkdirat, mknodat, utimensat,
+};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{
+    Gid, LinkatFlags, Uid, UnlinkatFlags, Whence, fchown, fchownat, linkat, lseek, symlinkat, unlinkat,
+};
+use std::ffi::{CStr, CString};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Bytes of a block that `st_blocks` counts. stat(2).
+const BLOCK: u64 = 512;
+
+/// Why a root file system cannot be copied.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {doing} {path:?} of the root file system")]
+pub struct CopyError {
+    doing: &'static str,
+    path: String,
+    source: io::Error,
+}
+
+fn failed(doing: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> CopyError {
+    let path = lossy(path);
+    move |errno| CopyError { doing, path, source: errno.into() }
+}
+
+fn failed_io(doing: &'static str, path: &[u8]) -> impl FnOnce(io::Error) -> CopyError {
+    let path = lossy(path);
+    move |source| CopyError { doing, path, source }
+}
+
+/// Fills the empty directory `target` with what overlayfs would show of `layers`, the uppermost first; how many
+/// extended attributes the file system of `target` could not take.
+///
+/// `scratch` is a name on the same file system that is free; nothing is left there.
+///
+/// # Errors
+/// [`CopyError`]; what was copied until then is left to the caller.
+pub fn copy(layers: &[PathBuf], target: &Path, scratch: &Path) -> Result<u64, CopyError> {
+    let result = Copier::new(layers, target, scratch).and_then(Copier::run);
+    let removed = tree::remove(scratch).map_err(failed_io("tidy up behind", b""));
+    result.and_then(|left_out| removed.map(|()| left_out))
+}
+
+/// Gives the directory `to`, which overlayfs will show as the root, what the root of `layer` has; returns as [`copy`].
+///
+/// # Errors
+/// [`CopyError`].
+pub fn dress_root(layer: &Path, to: &Path) -> Result<u64, CopyError> {
+    let from = open_top(layer).map_err(failed("open", b""))?;
+    let to = open_top(to).map_err(failed("open", b""))?;
+    let stat = fstat(&from).map_err(failed("look at", b""))?;
+    dress(&from, &to, &stat, b"")
+}
+
+struct Copier<'a> {
+    layers: &'a [PathBuf],
+    top: OwnedFd,
+    /// Files that have several names, by layer and inode.
+    links: OwnedFd,
+    pending: Pending,
+    can_clone: bool,
+    left_out: u64,
+}
+
+/// One entry of one layer, and where it goes.
+struct Entry<'a> {
+    from: &'a OwnedFd,
+    to: &'a OwnedFd,
+    name: &'a CStr,
+    path: &'a [u8],
+    layer: u16,
+}
+
+impl<'a> Copier<'a> {
+    fn new(layers: &'a [PathBuf], target: &Path, scratch: &Path) -> Result<Self, CopyError> {
+        let make = |path: &Path| fs::create_dir(path).map_err(failed_io("make room for a copy", b""));
+        make(scratch)?;
+        let links = scratch.join("links");
+        make(&links)?;
+        Ok(Copier {
+            layers,
+            top: open_top(target).map_err(failed("open", b""))?,
+            links: open_top(&links).map_err(failed("open", b""))?,
+            pending: Pending::new(&scratch.join("pending"))
+                .map_err(failed_io("make room for a copy", b""))?,
+            can_clone: true,
+            left_out: 0,
+        })
+    }
+
+    fn run(mut self) -> Result<u64, CopyError> {
+        let all: Vec<u16> = (0..self.layers.len()).filter_map(|at| u16::try_from(at).ok()).collect();
+        if all.len() < self.layers.len() {
+            return Err(failed("copy so many layers", b"")(Errno::E2BIG));
+        }
+        let note = failed_io("note a directory of", b"");
+        self.pending.push(b"", &all).map_err(note)?;
+        while let Some((path, layers)) = self.pending.pop().map_err(failed_io("note a directory of", b""))? {
+            self.directory(&path, &layers)?;
+        }
+        Ok(self.left_out)
+    }
+
+    /// Fills one directory, which is there already; `above` are the layers that its parent is merged from.
+    fn directory(&mut self, path: &[u8], above: &[u16]) -> Result<(), CopyError> {
+        let to = open_beneath(&self.top, path).map_err(failed("open", path))?;
+        let mut uppermost: Option<OwnedFd> = None;
+        let mut merged = Vec::new();
+        for &layer in above {
+            let Some(root) = self.layers.get(usize::from(layer)) else { continue };
+            let root = open_top(root).map_err(failed("open", path))?;
+            let from = match open_beneath(&root, path) {
+                Ok(from) => from,
+                Err(Errno::ENOENT) => continue,
+                // Something else has the name, and ends what is merged. A file, a link, or a link on the way.
+                Err(Errno::ENOTDIR | Errno::ELOOP) => break,
+                Err(errno) => return Err(failed("open", path)(errno)),
+            };
+            merged.push(layer);
+            let mark = opaque_mark(&from);
+            self.one_layer(&from, &to, path, layer, uppermost.is_some(), mark == Some(b'x'))?;
+            uppermost.get_or_insert(from);
+            if mark == Some(b'y') {
+                break;
+            }
+        }
+        self.note_directories(&to, path, &merged)?;
+        // Last: whatever is made in it changes its times.
+        if let Some(from) = uppermost {
+            let stat = fstat(&from).map_err(failed("look at", path))?;
+            self.left_out += dress(&from, &to, &stat, path)?;
+        }
+        Ok(())
+    }
+
+    /// Copies what one layer has in one directory, as far as no layer above has the names.
+    fn one_layer(
+        &mut self,
+        from: &OwnedFd,
+        to: &OwnedFd,
+        path: &[u8],
+        layer: u16,
+        is_below: bool,
+        has_marked_whiteouts: bool,
+    ) -> Result<(), CopyError> {
+        let mut listing = list(from).map_err(failed("list", path))?;
+        for entry in listing.iter() {
+            let entry = entry.map_err(failed("list", path))?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let path = join(path, name.to_bytes());
+            if is_below && fstatat(to, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok() {
+                continue;
+            }
+            self.entry(&Entry { from, to, name, path: &path, layer }, has_marked_whiteouts)?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &Entry<'_>, has_marked_whiteouts: bool) -> Result<(), CopyError> {
+        let Entry { from, to, name, path, .. } = *entry;
+        let stat = fstatat(from, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed("look at", path))?;
+        let kind = kind(&stat);
+        let is_marked = || has_marked_whiteouts && stat.st_size == 0 && has_whiteout_mark(from, name);
+        if (kind == SFlag::S_IFCHR && stat.st_rdev == 0) || (kind == SFlag::S_IFREG && is_marked()) {
+            // It hides the name from the layers below until the directory is done.
+            return mknodat(to, name, SFlag::S_IFCHR, Mode::empty(), 0)
+                .map_err(failed("note the whiteout", path));
+        }
+        if kind == SFlag::S_IFDIR {
+            return mkdirat(to, name, Mode::S_IRWXU).map_err(failed("make the directory", path));
+        }
+        let key = (stat.st_nlink > 1).then(|| format!("{}-{}", entry.layer, stat.st_ino));
+        if let Some(key) = &key
+            && linkat(&self.links, key.as_str(), to, name, LinkatFlags::empty()).is_ok()
+        {
+            return Ok(());
+        }
+        match kind {
+            SFlag::S_IFREG => self.file(entry)?,
+            SFlag::S_IFLNK => {
+                let target = readlinkat(from, name).map_err(failed("read the link", path))?;
+                symlinkat(target.as_os_str(), to, name).map_err(failed("make the link", path))?;
+                self.node(entry, &stat)?;
+            }
+            kind => {
+                mknodat(to, name, kind, Mode::empty(), stat.st_rdev)
+                    .map_err(failed("make the node", path))?;
+                self.node(entry, &stat)?;
+            }
+        }
+        if let Some(key) = &key {
+            // Where there can be no more links, or none at all, its other names are files of their own.
+            match linkat(to, name, &self.links, key.as_str(), LinkatFlags::empty()) {
+                Ok(()) | Err(Errno::EMLINK | Errno::EPERM | Errno::EOPNOTSUPP | Errno::EEXIST) => {}
+                Err(errno) => return Err(failed("link", path)(errno)),
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, entry: &Entry<'_>) -> Result<(), CopyError> {
+        let Entry { from, to, name, path, .. } = *entry;
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let source =
+            openat(from, name, flags | OFlag::O_RDONLY, Mode::empty()).map_err(failed("open", path))?;
+        let stat = fstat(&source).map_err(failed("look at", path))?;
+        if kind(&stat) != SFlag::S_IFREG {
+            return Err(failed("copy", path)(Errno::ESTALE));
+        }
+        let flags = flags | OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+        let target = openat(to, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed("make", path))?;
+        let (source, target) = (File::from(source), File::from(target));
+        if stat.st_size > 0 {
+            self.can_clone = self.can_clone && sys::clone_file(target.as_fd(), source.as_fd()).is_ok();
+            if !self.can_clone {
+                copy_data(&source, &target, &stat).map_err(failed_io("copy", path))?;
+            }
+        }
+        self.left_out += dress(&source, &target, &stat, path)?;
+        Ok(())
+    }
+
+    /// What a link, a device, a socket or a FIFO has besides its name.
+    fn node(&mut self, entry: &Entry<'_>, stat: &FileStat) -> Result<(), CopyError> {
+        let Entry { from, to, name, path, .. } = *entry;
+        fchownat(to, name, uid(stat), gid(stat), AtFlags::AT_SYMLINK_NOFOLLOW)
+            .map_err(failed("set the owner of", path))?;
+        let (source, target) = (by_path(from, name), by_path(to, name));
+        let get = |attribute: &CStr| sys::lgetxattr(&source, attribute);
+        let set = |attribute: &CStr, value: &[u8]| sys::lsetxattr(&target, attribute, value);
+        self.left_out += attributes(sys::llistxattr(&source), get, set, path)?;
+        if kind(stat) != SFlag::S_IFLNK {
+            // Nobody else can reach the directory yet: it is what was just made.
+            fchmodat(to, name, mode(stat), FchmodatFlags::FollowSymlink)
+                .map_err(failed("set the mode of", path))?;
+        }
+        let (atime, mtime) = times(stat);
+        utimensat(to, name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)
+            .map_err(failed("set the time of", path))
+    }
+
+    /// Notes the directories in `to` for later, and takes away what stood for whiteouts.
+    fn note_directories(&mut self, to: &OwnedFd, path: &[u8], merged: &[u16]) -> Result<(), CopyError> {
+        let mut listing = list(to).map_err(failed("list", path))?;
+        for entry in listing.iter() {
+            let entry = entry.map_err(failed("list", path))?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let (is_directory, is_whiteout) = match entry.file_type() {
+                Some(Type::Directory) => (true, false),
+                Some(Type::CharacterDevice) | None => {
+                    let stat =
+                        fstatat(to, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed("look at", path))?;
+                    (kind(&stat) == SFlag::S_IFDIR, kind(&stat) == SFlag::S_IFCHR && stat.st_rdev == 0)
+                }
+                Some(_) => (false, false),
+            };
+            let path = join(path, name.to_bytes());
+            if is_directory {
+                self.pending.push(&path, merged).map_err(failed_io("note", &path))?;
+            } else if is_whiteout {
+                unlinkat(to, name, UnlinkatFlags::NoRemoveDir).map_err(failed("hide", &path))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Directories that are still to be done: a stack in a file, since a layer decides how many there are.
+struct Pending {
+    file: File,
+    len: u64,
+}
+
+impl Pending {
+    fn new(path: &Path) -> io::Result<Self> {
+        let file = File::options().read(true).write(true).create_new(true).open(path)?;
+        Ok(Pending { file, len: 0 })
+    }
+
+    /// Layout: the path, two bytes a layer, then the lengths of both, four bytes each; all little-endian.
+    fn push(&mut self, path: &[u8], layers: &[u16]) -> io::Result<()> {
+        let mut bytes = path.to_vec();
+        bytes.extend(layers.iter().flat_map(|layer| layer.to_le_bytes()));
+        for len in [path.len(), layers.len()] {
+            bytes.extend(u32::try_from(len).map_err(io::Error::other)?.to_le_bytes());
+        }
+        self.file.write_all_at(&bytes, self.len)?;
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn pop(&mut self) -> io::Result<Option<(Vec<u8>, Vec<u16>)>> {
+        let Some(at) = self.len.checked_sub(8) else { return Ok(None) };
+        let (mut path_len, mut count) = ([0; 4], [0; 4]);
+        self.file.read_exact_at(&mut path_len, at)?;
+        self.file.read_exact_at(&mut count, at + 4)?;
+        let (path_len, count) =
+            (u64::from(u32::from_le_bytes(path_len)), u64::from(u32::from_le_bytes(count)));
+        let start = at.checked_sub(path_len + 2 * count).ok_or(io::ErrorKind::InvalidData)?;
+        let mut path = vec![0; usize::try_from(path_len).map_err(io::Error::other)?];
+        self.file.read_exact_at(&mut path, start)?;
+        let mut layers = vec![0; usize::try_from(2 * count).map_err(io::Error::other)?];
+        self.file.read_exact_at(&mut layers, start + path_len)?;
+        self.len = start;
+        Ok(Some((path, layers.chunks_exact(2).map(|two| u16::from_le_bytes([two[0], two[1]])).collect())))
+    }
+}
+
+/// Copies what is not a hole.
+fn copy_data(source: &File, target: &File, stat: &FileStat) -> io::Result<()> {
+    let size = stat.st_size.unsigned_abs();
+    if stat.st_blocks.unsigned_abs() * BLOCK >= size {
+        return io::copy(&mut &*source, &mut &*target).map(drop);
+    }
+    let mut at = 0;
+    while at < size {
+        let start = match seek(source, at, Whence::SeekData) {
+            Ok(start) => start,
+            Err(Errno::ENXIO) => break,
+            // A file system that knows no holes.
+            Err(Errno::EINVAL | Errno::EOPNOTSUPP) => at,
+            Err(errno) => return Err(errno.into()),
+        };
+        let end = seek(source, start, Whence::SeekHole).unwrap_or(size).max(start + 1);
+        let (mut from, mut to) = (source, target);
+        from.seek(SeekFrom::Start(start))?;
+        to.seek(SeekFrom::Start(start))?;
+        io::copy(&mut from.take(end - start), &mut to)?;
+        at = end;
+    }
+    target.set_len(size)
+}
+
+fn seek(file: &File, at: u64, whence: Whence) -> Result<u64, Errno> {
+    let at = i64::try_from(at).map_err(|_| Errno::EOVERFLOW)?;
+    lseek(file, at, whence).map(i64::unsigned_abs)
+}
+
+/// Owner, then extended attributes (chown clears capabilities), mode (chown clears setuid), times; how many
+/// attributes could not be set.
+fn dress(from: &impl AsFd, to: &impl AsFd, stat: &FileStat, path: &[u8]) -> Result<u64, CopyError> {
+    fchown(to, uid(stat), gid(stat)).map_err(failed("set the owner of", path))?;
+    let get = |name: &CStr| sys::fgetxattr(from, name);
+    let set = |name: &CStr, value: &[u8]| sys::fsetxattr(to, name, value);
+    let left_out = attributes(sys::flistxattr(from), get, set, path)?;
+    fchmod(to, mode(stat)).map_err(failed("set the mode of", path))?;
+    let (atime, mtime) = times(stat);
+    futimens(to, &atime, &mtime).map_err(failed("set the time of", path))?;
+    Ok(left_out)
+}
+
+/// Copies extended attributes but those that are overlayfs's or the host's; how many could not be set.
+fn attributes(
+    names: Result<Vec<u8>, Errno>,
+    get: impl Fn(&CStr) -> Result<Vec<u8>, Errno>,
+    set: impl Fn(&CStr, &[u8]) -> Result<(), Errno>,
+    path: &[u8],
+) -> Result<u64, CopyError> {
+    let names = match names {
+        Err(Errno::EOPNOTSUPP) => return Ok(0),
+        names => names.map_err(failed("list the attributes of", path))?,
+    };
+    let is_ours = |name: &[u8]| {
+        OF_OVERLAYFS.iter().any(|prefix| name.starts_with(prefix)) || OF_THE_HOST.contains(&name)
+    };
+    let mut left_out = 0;
+    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty() && !is_ours(name)) {
+        let Ok(c_name) = CString::new(name) else { continue };
+        let value = get(&c_name).map_err(failed("read an attribute of", path))?;
+        match set(&c_name, &value) {
+            Ok(()) => {}
+            Err(Errno::EOPNOTSUPP) => left_out += 1,
+            Err(errno) => return Err(failed("set an attribute of", path)(errno)),
+        }
+    }
+    Ok(left_out)
+}
+
+fn has_whiteout_mark(from: &OwnedFd, name: &CStr) -> bool {
+    sys::lgetxattr(&by_path(from, name), lookup::marks().whiteout).is_ok()
+}
+
+/// The first letter of the mark that overlayfs looks for: `y`, or `x` where whiteouts in it may be marked files.
+fn opaque_mark(directory: &OwnedFd) -> Option<u8> {
+    sys::fgetxattr(directory, lookup::marks().opaque).ok().filter(|value| value.len() == 1)?.first().copied()
+}
+
+fn by_path(directory: &OwnedFd, name: &CStr) -> CString {
+    let path = [format!("/proc/self/fd/{}/", directory.as_raw_fd()).as_bytes(), name.to_bytes()].concat();
+    CString::new(path).expect("a C string has no NUL within")
+}
+
+fn list(directory: &OwnedFd) -> Result<Dir, Errno> {
+    // A second descriptor: the listing takes it over.
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Dir::from_fd(openat(directory, ".", flags, Mode::empty())?)
+}
+
+fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
+    match path.is_empty() {
+        true => name.to_vec(),
+        false => [path, b"/", name].concat(),
+    }
+}
+
+fn kind(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
+}
+
+fn mode(stat: &FileStat) -> Mode {
+    Mode::from_bits_truncate(stat.st_mode & 0o7777)
+}
+
+fn uid(stat: &FileStat) -> Option<Uid> {
+    Some(Uid::from_raw(stat.st_uid))
+}
+
+fn gid(stat: &FileStat) -> Option<Gid> {
+    Some(Gid::from_raw(stat.st_gid))
+}
+
+fn times(stat: &FileStat) -> (TimeSpec, TimeSpec) {
+    (TimeSpec::new(stat.st_atime, stat.st_atime_nsec), TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, symlink};
+    use tempfile::TempDir;
+
+    /// Layers `0` (the uppermost), `1`, `2`.
+    struct Stack(TempDir);
+
+    impl Stack {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().expect("a directory");
+            ["0", "1", "2", "root"]
+                .iter()
+                .for_each(|name| fs::create_dir(dir.path().join(name)).expect("made"));
+            Stack(dir)
+        }
+
+        fn path(&self, inside: &str) -> PathBuf {
+            self.0.path().join(inside)
+        }
+
+        fn write(&self, inside: &str, text: &str) {
+            let path = self.path(inside);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+            fs::write(path, text).expect("written");
+        }
+
+        fn mark(&self, inside: &str, name: &CStr, value: &[u8]) {
+            let path = CString::new(self.path(inside).to_string_lossy().into_owned()).expect("no NUL");
+            sys::lsetxattr(&path, name, value).expect("as root");
+        }
+
+        fn copy(&self) -> Result<u64, CopyError> {
+            let layers = ["0", "1", "2"].map(|layer| self.path(layer));
+            let result = copy(&layers, &self.path("root"), &self.path("scratch"));
+            assert!(!self.path("scratch").exists());
+            result
+        }
+
+        /// All paths, sorted.
+        fn copied(&self) -> Vec<String> {
+            assert_eq!(self.copy().expect("copied"), 0);
+            let mut paths = Vec::new();
+            let visit = &mut |path: &[u8], _: &FileStat| {
+                paths.push(String::from_utf8_lossy(path).into_owned());
+                Ok(())
+            };
+            crate::walk::walk(&self.path("root"), visit).expect("walked");
+            paths.sort();
+            paths
+        }
+    }
+
+    #[test]
+    fn layers_are_merged_and_what_is_hidden_is_not_there() {
+        let stack = Stack::new();
+        for path in
+            ["2/a/old", "2/b/old", "2/c/old", "2/d", "2/e/old", "1/a/mid", "0/d/new", "0/f", "1/f/under"]
+        {
+            stack.write(path, path);
+        }
+        mknodat(open_top(&stack.path("1")).expect("open"), "b", SFlag::S_IFCHR, Mode::empty(), 0)
+            .expect("as root");
+        fs::create_dir(stack.path("0/c")).expect("made");
+        stack.mark("0/c", lookup::marks().opaque, b"y");
+        // Hidden by a file between, that a directory above hides again.
+        stack.write("1/e", "a file");
+        stack.write("0/e/new", "new");
+        assert_eq!(stack.copied(), ["", "a", "a/mid", "a/old", "c", "d", "d/new", "e", "e/new", "f"]);
+        assert!(
+            sys::fgetxattr(open_top(&stack.path("root/c")).expect("open"), lookup::marks().opaque).is_err()
+        );
+    }
+
+    #[test]
+    fn a_marked_file_is_a_whiteout_only_where_the_directory_says_that_there_are_some() {
+        let stack = Stack::new();
+        for dir in ["a", "b"] {
+            stack.write(&format!("1/{dir}/file"), "below");
+            stack.write(&format!("0/{dir}/file"), "");
+            stack.mark(&format!("0/{dir}/file"), lookup::marks().whiteout, b"");
+        }
+        stack.mark("0/a", lookup::marks().opaque, b"x");
+        assert_eq!(stack.copied(), ["", "a", "b", "b/file"]);
+    }
+
+    #[test]
+    fn names_of_one_file_stay_names_of_one_file_and_layers_share_none() {
+        let stack = Stack::new();
+        stack.write("2/one", "text");
+        fs::create_dir(stack.path("2/dir")).expect("made");
+        fs::hard_link(stack.path("2/one"), stack.path("2/dir/two")).expect("linked");
+        fs::hard_link(stack.path("2/one"), stack.path("2/hidden")).expect("linked");
+        stack.write("0/hidden", "other");
+        symlink("/etc/passwd", stack.path("1/link")).expect("linked");
+        fs::hard_link(stack.path("1/link"), stack.path("1/again")).expect("linked");
+        stack.copy().expect("copied");
+        let meta = |path: &str| fs::symlink_metadata(stack.path(path)).expect("there");
+        assert_eq!(meta("root/one").ino(), meta("root/dir/two").ino());
+        assert_eq!((meta("root/one").nlink(), meta("root/hidden").nlink()), (2, 1));
+        assert_eq!(meta("root/link").ino(), meta("root/again").ino());
+        assert_ne!(meta("root/one").ino(), meta("2/one").ino());
+        assert_eq!(fs::read(stack.path("root/hidden")).expect("read"), b"other");
+    }
+
+    #[test]
+    fn links_lead_nowhere_while_layers_are_read() {
+        let stack = Stack::new();
+        stack.write("outside/secret", "secret");
+        symlink("../outside", stack.path("1/dir")).expect("linked");
+        stack.write("0/dir/mine", "mine");
+        symlink(stack.path("outside"), stack.path("0/away")).expect("linked");
+        stack.write("2/away/under", "under");
+        assert_eq!(stack.copied(), ["", "away", "dir", "dir/mine"]);
+        assert_eq!(fs::read_dir(stack.path("outside")).expect("there").count(), 1);
+    }
+
+    #[test]
+    fn holes_stay_holes_and_what_cannot_be_copied_is_an_error() {
+        let stack = Stack::new();
+        let file = File::create(stack.path("2/holes")).expect("made");
+        file.write_all_at(b"at a million", 1_000_000).expect("written");
+        file.set_len(50_000_000).expect("a hole");
+        stack.copy().expect("copied");
+        let (from, to) = (stack.path("2/holes"), stack.path("root/holes"));
+        assert!(fs::metadata(&to).expect("there").blocks() < 1000);
+        assert!(fs::read(from).expect("read") == fs::read(to).expect("read"));
+        let layers = [stack.path("none")];
+        let failure = copy(&layers, &stack.path("root"), &stack.path("scratch")).expect_err("no layer");
+        assert!(failure.to_string().contains("open") && !stack.path("scratch").exists(), "{failure}");
+    }
+
+    #[test]
+    fn depth_and_number_of_directories_take_no_memory_or_descriptors() {
+        let stack = Stack::new();
+        let mut deep = "2/deep".to_owned();
+        (0..900).for_each(|_| deep.push_str("/d"));
+        fs::create_dir_all(stack.path(&deep)).expect("made");
+        (0..500).for_each(|nth| fs::create_dir(stack.path(&format!("1/{nth}"))).expect("made"));
+        let before = fs::read_dir("/proc/self/fd").expect("mounted").count();
+        let layers = ["0", "1", "2"].map(|layer| stack.path(layer));
+        let mut copier = Copier::new(&layers, &stack.path("root"), &stack.path("scratch")).expect("begun");
+        copier.directory(b"", &[0, 1, 2]).expect("copied");
+        assert!(copier.pending.len < 500 * 30, "{}", copier.pending.len);
+        assert!(fs::read_dir("/proc/self/fd").expect("mounted").count() < before + 200);
+        drop(copier);
+        tree::remove(&stack.path("root"))
+            .and_then(|()| tree::remove(&stack.path("scratch")))
+            .expect("removed");
+        fs::create_dir(stack.path("root")).expect("made");
+        assert_eq!(stack.copied().len(), 1 + 901 + 500);
+    }
+}

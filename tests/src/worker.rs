@@ -1,0 +1,106 @@
+//! One who works on containers by the protocol and takes it calmly when the engine is killed meanwhile.
+//!
+//! Each worker has names of its own, so that none is in another's way. What it does comes of its seed.
+
+use crate::containers::{Containers, sh};
+use crate::random::Random;
+use sampan_ipc::container::{Create, Exec};
+use sampan_ipc::engine::{Answer, Opening, Request, Start, Stop, VERSION};
+use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+/// Names that each worker has.
+const NAMES: usize = 3;
+/// The label that says what exit code a container ends with by itself.
+pub const EXIT: &str = "exit";
+
+/// Workers under way.
+pub struct Workers {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<usize>>,
+}
+
+impl Workers {
+    /// Begins: `count` threads, each with numbers of its own out of `seed`.
+    pub fn begin(containers: &Containers, count: usize, seed: u64) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let socket = containers.host.path("run/engine.sock");
+        let begin = |nth: usize| {
+            let (stop, socket) = (Arc::clone(&stop), socket.clone());
+            std::thread::spawn(move || work(nth, Random::new(seed ^ nth as u64), &socket, &stop))
+        };
+        let threads = (0..count).map(begin).collect();
+        Workers { stop, threads }
+    }
+
+    /// Ends them; how many requests succeeded.
+    pub fn end(self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+    }
+}
+
+fn work(nth: usize, mut random: Random, socket: &Path, stop: &AtomicBool) -> usize {
+    let mut done = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let name = format!("w{nth}-{}", random.below(NAMES));
+        let request = choose(&mut random, name);
+        match try_ask(socket, request) {
+            Some(answers) => done += usize::from(matches!(answers.last(), Some(Answer::Done(_)))),
+            // The engine is down, and comes back.
+            None => std::thread::yield_now(),
+        }
+    }
+    done
+}
+
+fn choose(random: &mut Random, container: String) -> Request {
+    match random.below(8) {
+        0 | 1 => {
+            let code = random.below(100);
+            let (script, code) = match random.one_in(2) {
+                true => ("exec sleep 1000".to_owned(), 137),
+                false => (format!("exit {code}"), code),
+            };
+            let labels = vec![(EXIT.to_owned(), code.to_string())];
+            Request::Create(Box::new(Create {
+                labels,
+                auto_remove: random.one_in(4),
+                ..sh(&container, &script)
+            }))
+        }
+        2..=4 => Request::Start(Start { container, ..Start::default() }),
+        5 => {
+            let command = ["sh", "-c", "exit 3"].map(str::to_owned).to_vec();
+            Request::Exec(Box::new(Exec { container, command, detach: true, ..Exec::default() }))
+        }
+        6 => Request::Stop(Stop { container, timeout: Some(0), signal: None }),
+        _ => Request::RemoveContainer { container, force: random.one_in(2) },
+    }
+}
+
+/// All answers, or `None` if the engine went away.
+pub fn try_ask(socket: &Path, request: Request) -> Option<Vec<Answer>> {
+    let mut stream = UnixStream::connect(socket).ok()?;
+    stream.set_read_timeout(Some(crate::host::PATIENCE)).ok()?;
+    stream.write_all(&frame::encode(&Opening { version: VERSION, request }).expect("small")).ok()?;
+    let (mut decoder, mut answers) = (Decoder::new(FRAME_MAX), Vec::new());
+    loop {
+        while let Some(answer) = decoder.next_message::<Answer>().expect("good frames") {
+            answers.push(answer);
+        }
+        let mut bytes = [0; 4096];
+        match stream.read(&mut bytes) {
+            Ok(0) if answers.is_empty() => return None,
+            Ok(0) => return Some(answers),
+            Ok(len) => decoder.push(&bytes[..len]),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("no answer in time"),
+            Err(_) => return None,
+        }
+    }
+}
