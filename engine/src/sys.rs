@@ -202,6 +202,14 @@ pub fn bytes_waiting(fd: BorrowedFd<'_>) -> usize {
     if ret == 0 { usize::try_from(count).unwrap_or(0) } else { 0 }
 }
 
+/// Rows and columns of a terminal. ioctl_tty(2), TIOCGWINSZ.
+pub fn window(fd: BorrowedFd<'_>) -> Result<(u16, u16), Errno> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes one winsize, which is ours until the call is over.
+    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGWINSZ, &mut size) })?;
+    Ok((size.ws_row, size.ws_col))
+}
+
 /// Sets the size of a terminal. ioctl_tty(2), TIOCSWINSZ.
 pub fn set_window(fd: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<(), Errno> {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };

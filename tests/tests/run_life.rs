@@ -1,12 +1,15 @@
 //! What becomes of containers whose engine, monitor, shim, host or client goes, or whose runtime hangs; and the options
 //! that are seen outside the container: files, sockets, units, filters.
 
+use nix::pty::{Winsize, openpty};
+use nix::sys::termios::{LocalFlags, tcgetattr};
 use sampan_ipc::Event;
 use sampan_ipc::container::Phase;
 use sampan_ipc::shim::State;
 use sampan_tests::containers::Containers;
 use sampan_tests::host::{binary, wait_until};
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
@@ -319,4 +322,138 @@ fn events_and_lists_are_filtered_by_what_containers_have() {
     containers.says(&["container", "prune", "-f", "--filter", "until=0s"]);
     assert!(list(&[]).is_empty());
     assert_eq!(seen(&["event=prune", "type=container"]).len(), 3);
+}
+
+#[test]
+fn a_refusal_is_told_as_what_it_is() {
+    let containers = Containers::new();
+    detached(&containers, &["--name", "p"], &["sleep", "1000"]);
+    containers.says(&["pause", "p"]);
+    for _ in 0..10 {
+        let output = containers.sampan(&["exec", "p", "true"]);
+        let why = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(why.contains("is paused"), "{why}");
+    }
+    containers.says(&["unpause", "p"]);
+    containers.says(&["stop", "-t", "0", "p"]);
+    for words in [&["exec", "p", "true"][..], &["attach", "p"]] {
+        let output = containers.sampan(words);
+        let why = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && why.contains("not running"), "{why}");
+    }
+}
+
+#[test]
+fn terminals_have_the_size_of_who_attaches_and_are_left_by_the_keys() {
+    let containers = Containers::new();
+    let id = detached(&containers, &["-it", "--name", "t"], &["sh"]);
+    let attach = |words: &[&str], typed: &[u8], shown: &str, left: &[u8]| {
+        let size = Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
+        let pair = openpty(&size, None).expect("a terminal");
+        let (mut master, slave) = (File::from(pair.master), File::from(pair.slave));
+        let end = || Stdio::from(slave.try_clone().expect("cloned"));
+        let mut command = containers.host.command("sampan");
+        let mut child = command.args(words).stdin(end()).stdout(end()).stderr(end()).spawn().expect("built");
+        let raw = || !tcgetattr(&slave).expect("a terminal").local_flags.contains(LocalFlags::ICANON);
+        wait_until("raw mode", || containers.log(), raw);
+        master.write_all(typed).expect("typed");
+        let (mut seen, mut byte) = (Vec::new(), [0; 1]);
+        while !String::from_utf8_lossy(&seen).contains(shown) {
+            assert_eq!(master.read(&mut byte).expect("shown"), 1);
+            seen.push(byte[0]);
+        }
+        for key in left {
+            master.write_all(&[*key]).expect("typed");
+        }
+        let code = child.wait().expect("ours").code();
+        assert!(!raw(), "the terminal is as it was");
+        code
+    };
+    let size = "33 99\r\n";
+    assert_eq!(attach(&["attach", "t"], b"stty size\n", size, b"\x10\x11"), Some(0));
+    assert_eq!(
+        attach(&["attach", "--detach-keys", "ctrl-a,x", "t"], b"stty size\n", size, b"\x01x"),
+        Some(0)
+    );
+    assert_eq!(attach(&["exec", "-it", "t", "sh"], b"stty size\n", size, b"\x10\x11"), Some(0));
+    assert_eq!(attach(&["exec", "-it", "t", "sh"], b"stty size; exit 5\n", size, b""), Some(5));
+    containers.says(&["exec", "-d", "t", "sh", "-c", "echo made >/tmp/made"]);
+    containers.says(&["stop", "-t", "0", "t"]);
+    let events = containers.events(&id, "stop");
+    let of = |action: &str| events.iter().filter(|event| event.action.starts_with(action)).count();
+    assert_eq!((of("attach"), of("detach"), of("resize")), (2, 2, 1), "{:?}", actions(&events));
+    assert_eq!((of("exec_create"), of("exec_start")), (3, 3));
+    let resize = events.iter().find(|event| event.action == "resize").expect("told");
+    assert_eq!((resize.attributes.get("height"), resize.attributes.get("width")), (Some("33"), Some("99")));
+    let died = events.iter().filter(|event| event.action == "exec_die");
+    assert!(died.clone().any(|event| event.attributes.get("exitCode") == Some("5")));
+    assert!(died.clone().all(|event| event.attributes.get("execID").is_some_and(|id| id.len() == 64)));
+}
+
+#[test]
+fn what_waits_to_start_again_is_stopped_removed_and_found_again() {
+    let mut containers = Containers::new();
+    let id = detached(&containers, &["--restart", "always", "--name", "w"], &["false"]);
+    let waits = |containers: &Containers, count: u32| {
+        containers.await_summary("w", "the wait", |s| s.phase == Phase::Restarting && s.restarts >= count);
+    };
+    waits(&containers, 3);
+    containers.kill_engine();
+    containers.start_engine();
+    waits(&containers, 4);
+    let output = containers.sampan(&["rm", "w"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is restarting"));
+    containers.says(&["stop", "w"]);
+    containers.await_summary("w", "its end", |s| s.phase == Phase::Exited && s.exit_code == 1);
+    containers.await_no_shim();
+    containers.says(&["start", "w"]);
+    waits(&containers, 1);
+    containers.says(&["rm", "-f", "w"]);
+    let events = containers.events(&id, "destroy");
+    let count = |action: &str| events.iter().filter(|event| event.action == action).count();
+    assert_eq!(count("die"), count("start"));
+    assert_eq!(count("restart"), count("start") - 2, "all but those that a person asked for");
+    assert_eq!((count("stop"), count("destroy")), (1, 1));
+    containers.await_no_shim();
+}
+
+#[test]
+fn start_and_attach_end_as_docker_s_do() {
+    let containers = Containers::new();
+    let fed = |words: &[&str], input: &str| {
+        let mut command = containers.host.command("sampan");
+        command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("built");
+        child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("written");
+        let output = child.wait_with_output().expect("ours");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let script = "read x; echo got $x; echo bad >&2; exit 6";
+    let got = (Some(6), "got word\n".to_owned());
+    containers.says(&["create", "-i", "--name", "a", "box:1", "sh", "-c", script]);
+    assert_eq!(fed(&["start", "-a", "-i", "a"], "word\n"), got);
+    containers.says(&["start", "a"]);
+    assert_eq!(fed(&["attach", "a"], "word\n"), got);
+    let only_err =
+        fed(&["run", "--rm", "-i", "-a", "stdin", "-a", "stderr", "box:1", "sh", "-c", script], "word\n");
+    assert_eq!(only_err, (Some(6), String::new()));
+    let output = containers.sampan(&["start", "a", "nobody"]);
+    assert_eq!(
+        (output.status.code(), &output.stdout[..]),
+        (Some(1), &b"a\n"[..]),
+        "the one that is there starts"
+    );
+
+    containers.says(&["rm", "-f", "a"]);
+
+    let mut command = containers.host.command("sampan");
+    let words = ["run", "--sig-proxy=false", "--name", "s", "box:1", "sleep", "1000"];
+    let mut client = command.args(words).spawn().expect("built");
+    containers.await_summary("s", "its start", |summary| summary.phase == Phase::Running);
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(client.id()).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("ours");
+    assert_eq!(client.wait().expect("ours").code(), None, "the signal was its own");
+    let id = containers.summary("s").expect("there").id;
+    assert_eq!(actions(&containers.events(&id, "detach")), ["create", "attach", "start", "detach"]);
+    assert_eq!(containers.summary("s").expect("there").phase, Phase::Running);
 }

@@ -111,6 +111,10 @@ pub struct Session {
     exited: Option<u8>,
     deadline: Option<Instant>,
     is_leaving: bool,
+    /// The engine has said all that it has to say.
+    is_answered: bool,
+    /// The shim, or an engine that refuses, has closed the control socket.
+    is_closed: bool,
     /// What the engine said that is no good.
     refused: Option<Failure>,
 }
@@ -170,6 +174,8 @@ impl Session {
             exited: None,
             deadline: None,
             is_leaving: false,
+            is_answered: false,
+            is_closed: false,
             refused: None,
         };
         let mut handed =
@@ -314,7 +320,7 @@ impl Session {
         if let Some(answers) = answers {
             look(Place::Engine, answers.as_fd(), PollFlags::POLLIN);
         }
-        if self.exited.is_none() {
+        if self.exited.is_none() && !self.is_closed {
             let write = if self.said.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
             look(Place::Control, self.control.as_fd(), PollFlags::POLLIN | write);
         }
@@ -353,17 +359,29 @@ impl Session {
             match stream.next_within(Duration::ZERO) {
                 Ok(Next::Nothing) => return Ok(()),
                 Ok(Next::Answer(Answer::Note(note))) => output::note(&note),
-                Ok(Next::Answer(Answer::Done(_)) | Next::End) => *answers = None,
+                Ok(Next::Answer(Answer::Done(_)) | Next::End) => {
+                    *answers = None;
+                    self.on_answered(None);
+                }
                 Ok(Next::Answer(_)) => {}
                 Err(error) => {
                     *answers = None;
-                    // What the shim says of it is better, if it says anything.
-                    self.refused = Some(refusal(error));
-                    self.deadline.get_or_insert(Instant::now() + LAST_WORD);
+                    self.on_answered(Some(refusal(error)));
                 }
             }
         }
         Ok(())
+    }
+
+    /// The engine has said its last; what the shim says of a refusal is better, if it says anything.
+    fn on_answered(&mut self, refused: Option<Failure>) {
+        self.is_answered = true;
+        self.refused = refused;
+        if self.is_closed && self.exited.is_none() {
+            self.deadline = Some(Instant::now());
+        } else if self.refused.is_some() {
+            self.deadline.get_or_insert(Instant::now() + LAST_WORD);
+        }
     }
 
     fn on_control(&mut self, flags: PollFlags) -> Result<(), Failure> {
@@ -388,8 +406,11 @@ impl Session {
             }
         }
         if len == 0 && self.exited.is_none() {
-            // Nothing more will be said.
-            self.deadline = Some(Instant::now());
+            // Nothing more will be said here; an engine that refuses closes first, and says why then.
+            self.is_closed = true;
+            let is_last = self.is_answered || self.is_leaving || self.refused.is_some();
+            let wait = if is_last { Duration::ZERO } else { LAST_WORD };
+            self.deadline = Some(Instant::now() + wait);
         }
         Ok(())
     }
@@ -397,7 +418,10 @@ impl Session {
     fn on_told(&mut self, told: Told) -> Result<(), Failure> {
         match told {
             // The engine may break off now, that is no news.
-            Told::Started(_) => (self.refused, self.deadline) = (None, None),
+            Told::Started(_) => {
+                (self.refused, self.deadline) = (None, None);
+                self.say_size();
+            }
             Told::Failed(status, why) => return Err(Failure::new(why).status(status)),
             Told::Exited(code) => {
                 self.exited = Some(code);
@@ -418,6 +442,14 @@ impl Session {
         if let Ok(frame) = frame::encode(&word) {
             self.said.extend_from_slice(&frame);
             self.flush();
+        }
+    }
+
+    /// Says how large the terminal is, if there is one: the container's may have another size.
+    fn say_size(&mut self) {
+        let (rows, columns) = terminal::size();
+        if self.tty && rows > 0 && columns > 0 {
+            self.say(Control::Resize(rows, columns));
         }
     }
 

@@ -12,7 +12,7 @@ use crate::cli::output;
 use crate::cli::signals;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use sampan_client::engine::{Answer, Answers, Request};
+use sampan_client::engine::{Answer, Answers, EngineError, Request};
 use sampan_client::time;
 use sampan_ipc::container::Condition;
 use serde::Deserialize;
@@ -22,6 +22,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::{Duration, Instant};
 
 /// Bytes read at once.
 const BLOCK: usize = 64 << 10;
@@ -29,6 +30,10 @@ const BLOCK: usize = 64 << 10;
 const LINE_MAX: usize = 1 << 20;
 /// How long nothing may happen before the engine is asked whether the container is still there.
 const IDLE_MS: u16 = 5_000;
+/// How long an engine may be away before who follows a log gives up.
+const ENGINE_AWAY_MAX: Duration = Duration::from_secs(30);
+/// How often it is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Runs the command.
 ///
@@ -367,8 +372,28 @@ fn await_news(inotify: &Inotify, end: Option<&Answers>) -> Result<(bool, bool), 
     Ok((changed && !moved, ended))
 }
 
+/// Waits for an engine that is just being started again: containers and their logs go on without it.
+fn await_engine(args: &Logs) -> Result<(), Failure> {
+    let deadline = Instant::now() + ENGINE_AWAY_MAX;
+    loop {
+        let request = Request::Logs { container: args.container.clone() };
+        let first = engine(&args.socket).request(request, &[]).and_then(|mut all| all.next().transpose());
+        match first {
+            Err(EngineError::Connect { .. } | EngineError::Broken { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            Err(error @ (EngineError::Connect { .. } | EngineError::Broken { .. })) => {
+                return Err(error.into());
+            }
+            // Whatever it says, it is there.
+            Ok(_) | Err(_) => return Ok(()),
+        }
+    }
+}
+
 /// Asks for the files anew, and reads those behind the one that is read; false when nothing more will be written.
 fn go_on(args: &Logs, reader: &mut Reader, printer: &mut Printer) -> Result<bool, Failure> {
+    await_engine(args)?;
     let Ok(log) = Log::ask(&args.socket, &args.container) else {
         // Removed, with its log; what was open is read to the end.
         reader.read(printer)?;

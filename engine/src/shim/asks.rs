@@ -285,14 +285,14 @@ impl Shim {
             (Control::Signal(signal), pid) => drop(crate::sys::send_signal(pid, signal)),
             (Control::Detach, 0) => self.announce("detach", &[]),
             (Control::Detach, _) => {}
-            (Control::Resize(rows, columns), 0) => {
-                if self.stdio.resize(rows, columns).is_ok() {
+            (Control::Resize(rows, columns), 0) => match self.stdio.resize(rows, columns) {
+                Ok(true) => {
                     let facts = [("height", &*rows.to_string()), ("width", &*columns.to_string())];
                     self.announce("resize", &facts);
-                } else {
-                    self.setup.size = (rows, columns);
                 }
-            }
+                Ok(false) => {}
+                Err(_) => self.setup.size = (rows, columns),
+            },
             (Control::Resize(rows, columns), pid) => {
                 if let Some(execution) = self.executions.iter_mut().find(|execution| execution.pid == pid) {
                     let _ = execution.stdio.resize(rows, columns);

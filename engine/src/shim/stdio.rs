@@ -71,10 +71,14 @@ impl Stdio {
         Ok(())
     }
 
-    /// Sets the terminal's size.
-    pub fn resize(&self, rows: u16, columns: u16) -> io::Result<()> {
+    /// Sets the terminal's size; false if it has that size already.
+    pub fn resize(&self, rows: u16, columns: u16) -> io::Result<bool> {
         match (&self.outputs[0], self.terminal) {
-            (Some(output), true) => Ok(sys::set_window(output.fd.as_fd(), rows, columns)?),
+            (Some(output), true) if sys::window(output.fd.as_fd()) == Ok((rows, columns)) => Ok(false),
+            (Some(output), true) => {
+                sys::set_window(output.fd.as_fd(), rows, columns)?;
+                Ok(true)
+            }
             _ => Err(io::Error::other("it has no terminal")),
         }
     }
