@@ -3,7 +3,7 @@
 use super::event_loop::{Life, Shim, Then};
 use super::log::Log;
 use super::runtime::{Purpose, Running};
-use super::{restart, rootfs};
+use super::{remains, restart, rootfs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sampan_ipc::container::{Phase, Told};
@@ -74,6 +74,10 @@ impl Shim {
     /// The runtime takes away what it has of the container.
     pub(super) fn delete(&mut self, is_failed: bool) {
         let id = self.setup.identity.id.clone();
+        // While a command runs, there may be a process of it in the container.
+        if !is_failed && self.commands.is_empty() && remains::remove(&self.setup.runtime, &id) {
+            return self.on_deleted(is_failed);
+        }
         if self.command(Purpose::Delete(is_failed), &["delete", "--force", &id], [None, None, None]).is_err()
         {
             self.on_deleted(is_failed);
