@@ -6,7 +6,7 @@
 
 use crate::sys;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, SpliceFFlags, splice};
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, send, sockopt,
 };
@@ -16,6 +16,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Most bytes that one splice moves.
 pub const SPLICE_MAX: usize = 1 << 20;
+
+/// Room of a pipe that bytes are moved from or into: so much goes between two wake-ups of the shim.
+const PIPE_LEN: i32 = 1 << 18;
 
 /// Kinds of descriptors that clients may bring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +43,13 @@ pub fn kind(fd: &OwnedFd) -> Option<Kind> {
             (is_stream && address.family() == Some(AddressFamily::Unix)).then_some(Kind::Socket)
         }
         _ => None,
+    }
+}
+
+/// Makes room in a pipe that has less; one that must stay as it is works as well. F_SETPIPE_SZ, fcntl(2).
+pub fn widen(pipe: &OwnedFd) {
+    if fcntl(pipe, FcntlArg::F_GETPIPE_SZ).is_ok_and(|len| len < PIPE_LEN) {
+        let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(PIPE_LEN));
     }
 }
 
@@ -86,6 +96,9 @@ impl Sink {
     /// Writes to `fd`; `None` if a client may not bring such a descriptor.
     pub fn new(fd: OwnedFd) -> Option<Self> {
         let kind = kind(&fd)?;
+        if kind == Kind::Pipe {
+            widen(&fd);
+        }
         Some(Sink { fd, kind, relay: None, rest: Vec::new(), is_broken: false })
     }
 

@@ -18,8 +18,6 @@ use std::process::Stdio as Standard;
 
 /// Most moves of one stream a turn, so that none starves the rest.
 const MOVES_PER_TURN: usize = 16;
-/// Room of a pipe of the container's, in bytes: so much a process writes before the shim is woken to move it.
-const PIPE_LEN: i32 = 1 << 18;
 /// Bytes of one read.
 const READ_LEN: usize = 16 << 10;
 
@@ -48,14 +46,14 @@ impl Stdio {
         if with_stdin {
             let (theirs, ours) = pipe2(OFlag::O_CLOEXEC)?;
             set_nonblocking(&ours)?;
-            widen(&ours);
+            flow::widen(&ours);
             (self.stdin, ends[0]) = (Some(ours), Some(theirs.into()));
         }
         if with_output {
             for stream in [Stream::Out, Stream::Err] {
                 let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
                 set_nonblocking(&ours)?;
-                widen(&ours);
+                flow::widen(&ours);
                 self.outputs[stream as usize] = Some(Output { fd: ours, waits_for_room: false });
                 ends[stream as usize + 1] = Some(theirs.into());
             }
@@ -287,11 +285,6 @@ fn type_into(source: BorrowedFd<'_>, terminal: BorrowedFd<'_>, typed: &mut Vec<u
         Err(_) => return Moved::Broken,
     }
     Moved::Some
-}
-
-/// Makes room in a pipe; one that cannot be had is none that is needed.
-fn widen(pipe: &OwnedFd) {
-    let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(PIPE_LEN));
 }
 
 fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
