@@ -36,6 +36,8 @@ busybox busybox-static
 catatonit catatonit
 losetup mount
 mkfs.ext4 e2fsprogs
+runc runc
+busybox busybox-static
 LIST
 [ -z "$need" ] && exit 0
 

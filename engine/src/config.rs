@@ -114,6 +114,9 @@ pub enum ConfigError {
         /// The high mark.
         high: String,
     },
+    /// There is a high mark and no low one.
+    #[error("gc-free-high is set and gc-free-low, with which collection begins, is not")]
+    NoLowMark,
     /// A number is out of range.
     #[error("{key} is {value}, expected {least} to {most}")]
     Range {
@@ -317,9 +320,12 @@ fn marks(table: &Table) -> Result<Marks, ConfigError> {
     let crossed = match (low, high) {
         (Amount::Bytes(low), Amount::Bytes(high)) => high < low,
         (Amount::Percent(low), Amount::Percent(high)) => high < low,
-        _ => table.gc_free_low.is_none(),
+        _ => false,
     };
-    if crossed || (table.gc_free_low.is_none() && table.gc_free_high.is_some()) {
+    if table.gc_free_low.is_none() && table.gc_free_high.is_some() {
+        return Err(ConfigError::NoLowMark);
+    }
+    if crossed {
         return Err(ConfigError::Marks { low: low.to_string(), high: high.to_string() });
     }
     Ok(Marks { min_free, collect: table.gc_free_low.map(|low| (low, high)) })

@@ -395,7 +395,7 @@ impl Server {
         log::debug!("{} asks for {request:?}", client.who());
         let result = match request {
             Request::Info => {
-                client.say(&Answer::Info(self.info()));
+                client.say(&Answer::Info(Box::new(self.info())));
                 client.say(&Answer::Done(Done::default()));
                 Ok(())
             }

@@ -363,7 +363,7 @@ pub enum Answer {
     /// Answer to [`Request::Inspect`]; `Done` follows.
     Json(String),
     /// Answer to [`Request::Info`]; `Done` follows.
-    Info(Info),
+    Info(Box<Info>),
     /// The registry listens; `Done` follows when it ends.
     Serving {
         /// `ADDRESS:PORT` that it listens on in truth.

@@ -2,13 +2,13 @@
 //! store. The images are tars of everything that is awkward, in several layers.
 
 use sampan_engine::digest::Digest;
-use sampan_ipc::engine::{Answer, Request};
+use sampan_ipc::engine::{Answer, Request, Verify};
 use sampan_tests::engine::Engine;
 use sampan_tests::host::need_root;
 use sampan_tests::registry::{DockerRegistry, Image, Layer, Packing, write_layout};
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tar::{Builder, EntryType, Header};
@@ -399,6 +399,75 @@ fn what_is_unpacked_is_what_umoci_unpacks_however_it_was_packed() {
         let engine = Engine::start();
         assert_same(&ours(&engine, &pushed, &layers), &theirs, &format!("{packing:?}"));
     }
+}
+
+/// A lower layer that says what directories are, and an upper one that has files in them and names none.
+fn unnamed() -> Vec<Layer> {
+    let mut lower = Tar::new();
+    let root = Entry { mode: 0o751, owner: (5, 6), mtime: "1500000000.5", ..DIR };
+    lower.add("./", &Entry { xattrs: &[("user.root", b"the root")], ..root });
+    lower.add("tmp/", &Entry { mode: 0o1777, mtime: "1234567890.987654321", ..DIR });
+    lower.add("srv/", &Entry { mode: 0o2750, owner: (33, 34), xattrs: &[("user.what", b"a dir")], ..DIR });
+    lower.add("srv/deep/", &Entry { mode: 0o700, owner: (35, 36), mtime: "1", ..DIR });
+    lower.file("srv/deep/old", "old").file("srv/gone", "gone soon");
+    let mut upper = Tar::new();
+    upper.file("tmp/x", "x").file("srv/deep/y", "y").file("srv/.wh.gone", "");
+    [lower, upper].into_iter().map(|tar| Layer::of_tar(tar.finish(), Packing::Gzip)).collect()
+}
+
+/// As `look`, with the time of the root.
+fn look_at_all(root: &Path) -> BTreeMap<PathBuf, Seen> {
+    let mut seen = look(root);
+    let meta = fs::metadata(root).expect("there");
+    seen.get_mut(Path::new("")).expect("the root").mtime = (meta.mtime(), meta.mtime_nsec());
+    seen
+}
+
+/// Puts a layer back to where an engine was killed that had unpacked it and not looked at lower layers yet.
+fn unsettle(diff: &Path, paths: &[&str]) {
+    for path in paths.iter().map(|path| diff.join(path)) {
+        for name in xattrs(&path).remove(Path::new("")).unwrap_or_default() {
+            let name = name.split('=').next().expect("a name").to_owned();
+            run(Command::new("setfattr").args(["-x", &name]).arg(&path));
+        }
+        std::os::unix::fs::chown(&path, Some(0), Some(0)).expect("set");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
+        fs::File::open(&path).and_then(|dir| dir.set_modified(std::time::SystemTime::now())).expect("set");
+    }
+    let list: String = paths.iter().map(|path| format!("{path}\0")).collect();
+    fs::write(diff.with_file_name("implied"), list).expect("written");
+}
+
+#[test]
+fn directories_that_a_layer_does_not_name_are_what_umoci_makes_of_them_also_after_a_kill() {
+    need_root();
+    let dir = tempfile::tempdir().expect("a directory");
+    let registry = DockerRegistry::start(dir.path());
+    let layers = unnamed();
+    let layout = dir.path().join("reference");
+    write_layout(&layout, &[Image::of(&layers, "amd64")]);
+    let theirs = look_at_all(&umoci_unpack(&format!("{}:t", layout.display()), &dir.path().join("bundle")));
+    assert_eq!(theirs[Path::new("tmp")].mode, 0o1777);
+    assert_eq!(theirs[Path::new("srv")].xattrs.len(), 1);
+
+    let pushed = registry.push("unnamed:t", &[Image::of(&layers, "amd64")]);
+    let engine = Engine::start();
+    let dirs: Vec<PathBuf> = chain_ids(&layers).iter().map(|chain| engine.layer_dir(chain)).collect();
+    engine.pull(&pushed).expect("pulled");
+    assert!(dirs.iter().all(|diff| !diff.with_file_name("implied").exists()), "nothing waits any more");
+    assert_same(&look_at_all(&Overlay::of(&dirs).root()), &theirs, "one pull");
+
+    unsettle(&dirs[1], &["", "tmp", "srv", "srv/deep"]);
+    assert!(look_at_all(&Overlay::of(&dirs).root()) != theirs, "what is to be put right");
+    engine.pull(&pushed).expect("pulled");
+    assert!(!dirs[1].with_file_name("implied").exists());
+    assert_same(&look_at_all(&Overlay::of(&dirs).root()), &theirs, "the pull after a kill");
+    engine.ask(Request::Verify(Verify { deep: true })).watch().expect("a fresh unpacking is the same");
+
+    fs::set_permissions(dirs[1].join("tmp"), fs::Permissions::from_mode(0o755)).expect("set");
+    let verified = engine.ask(Request::Verify(Verify { deep: true })).watch();
+    assert!(verified.is_err(), "a directory that is no more what the layer below says");
+    assert_same(&look_at_all(&Overlay::of(&dirs).root()), &theirs, "what verify unpacked again");
 }
 
 #[test]

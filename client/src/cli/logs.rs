@@ -45,7 +45,7 @@ pub fn run(args: &Logs) -> Result<(), Failure> {
     let log = Log::ask(&args.socket, &args.container)?;
     let mut printer = Printer { since, until, timestamps: args.timestamps, ..Printer::default() };
     let mut reader = Reader::default();
-    for (file, from) in log.from_tail(tail).map_err(unreadable)? {
+    for (file, from) in log.tail_of(tail).map_err(unreadable)? {
         reader.open(file, from).map_err(unreadable)?;
         reader.read(&mut printer)?;
     }
@@ -107,7 +107,7 @@ impl Log {
     }
 
     /// The files to be read, each from where.
-    fn from_tail(&self, tail: Option<u64>) -> io::Result<Vec<(File, u64)>> {
+    fn tail_of(&self, tail: Option<u64>) -> io::Result<Vec<(File, u64)>> {
         let Some(mut lines) = tail else {
             return self.files.iter().map(|file| Ok((file.try_clone()?, 0))).collect();
         };
@@ -411,10 +411,10 @@ mod tests {
         assert_eq!(before_last(&file(""), 5).expect("read"), (0, 0));
         assert_eq!(before_last(&file("\n"), 5).expect("read"), (0, 1));
         let log = Log { files: vec![file("a\nb\n"), file("c\n")], is_open: false };
-        let places: Vec<u64> = log.from_tail(Some(2)).expect("read").into_iter().map(|(_, at)| at).collect();
+        let places: Vec<u64> = log.tail_of(Some(2)).expect("read").into_iter().map(|(_, at)| at).collect();
         assert_eq!(places, [2, 0]);
-        assert_eq!(log.from_tail(Some(1)).expect("read").len(), 1);
-        assert_eq!(log.from_tail(None).expect("read").len(), 2);
+        assert_eq!(log.tail_of(Some(1)).expect("read").len(), 1);
+        assert_eq!(log.tail_of(None).expect("read").len(), 2);
     }
 
     #[test]

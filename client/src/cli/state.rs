@@ -52,7 +52,7 @@ fn ask(socket: &EngineSocket) -> Result<engine::Info, Failure> {
             info = Some(answer);
         }
     }
-    info.ok_or_else(|| Failure::new("the engine did not say what it is"))
+    info.map(|info| *info).ok_or_else(|| Failure::new("the engine did not say what it is"))
 }
 
 fn json_info(info: &engine::Info) -> String {

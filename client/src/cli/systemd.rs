@@ -35,7 +35,7 @@ pub fn run(args: &GenerateSystemd) -> Result<(), Failure> {
         let words = container.pointer("/Config/CreateCommand").and_then(Value::as_array);
         let words: Vec<String> =
             words.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
-        unit.anew(&anew(&words)?)
+        unit.anew(&anew(&words, name)?)
     } else {
         unit.existing()
     };
@@ -99,7 +99,7 @@ impl Unit<'_> {
 const CIDFILE: &str = "\u{1}cidfile\u{1}";
 
 /// The words behind `sampan` that make the same container again, attached, to be removed when it ends.
-fn anew(words: &[String]) -> Result<Vec<String>, Failure> {
+fn anew(words: &[String], name: &str) -> Result<Vec<String>, Failure> {
     let unknown = || {
         Failure::new(
             "cannot make a unit with --new: the container was not made by 'sampan run' or 'sampan create'",
@@ -130,6 +130,8 @@ fn anew(words: &[String]) -> Result<Vec<String>, Failure> {
     for word in ["--detach=false", "--rm=true", "--interactive=false", "--tty=false"] {
         all.push(word.to_owned());
     }
+    // It may have been made without one, or renamed.
+    all.push(format!("--name={name}"));
     all.push(format!("--cidfile={CIDFILE}"));
     all.extend(words.get(at..).unwrap_or_default().iter().cloned());
     Ok(all)
@@ -157,13 +159,13 @@ mod tests {
     #[test]
     fn a_unit_with_new_makes_the_same_container_in_the_foreground() {
         let made =
-            anew(&words("sampan container run -dit --name web -v /a:/b busybox run -d")).expect("good");
+            anew(&words("sampan container run -dit --name web -v /a:/b busybox run -d"), "w2").expect("good");
         let made = made.join(" ").replace(CIDFILE, "ID");
-        let switches = "--detach=false --rm=true --interactive=false --tty=false --cidfile=ID";
+        let switches = "--detach=false --rm=true --interactive=false --tty=false --name=w2 --cidfile=ID";
         assert_eq!(made, format!("run -dit --name web -v /a:/b {switches} busybox run -d"));
         assert!(Cli::try_parse_from(["sampan"].into_iter().chain(made.split(' '))).is_ok(), "{made}");
-        assert!(anew(&words("sampan ps")).is_err());
-        assert!(anew(&[]).is_err());
+        assert!(anew(&words("sampan ps"), "x").is_err());
+        assert!(anew(&[], "x").is_err());
     }
 
     #[test]

@@ -38,20 +38,22 @@ impl Shim {
                 self.setup.restart = policy;
                 self.reply(reply, Ok(String::new()));
             }
-            What::Stop(..) | What::Restart(..) | What::Remove
-                if self.life == Life::Deleting
-                    && !matches!(self.state.phase, Phase::Restarting)
-                    && self.stopping.is_none()
-                    && !matches!(ask.what, What::Stop(..)) =>
-            {
-                let then = if matches!(ask.what, What::Remove) { Then::Remove } else { Then::Start };
-                self.stopping = Some(Stopping { replies: vec![reply], kill_at: None, then });
-            }
+            What::Remove if self.is_just_over() => self.follow(reply, Then::Remove),
+            What::Restart(..) if self.is_just_over() => self.follow(reply, Then::Start),
             _ if matches!(self.life, Life::Starting | Life::Deleting) => {
                 self.deferred.push_back((from, ask, descriptors));
             }
             what => self.answer(reply, what, descriptors),
         }
+    }
+
+    /// True while the runtime takes the container away and nothing has been said of what follows.
+    fn is_just_over(&self) -> bool {
+        self.life == Life::Deleting && self.stopping.is_none() && self.state.phase != Phase::Restarting
+    }
+
+    fn follow(&mut self, reply: Reply, then: Then) {
+        self.stopping = Some(Stopping { replies: vec![reply], kill_at: None, then });
     }
 
     /// Does what was asked meanwhile.

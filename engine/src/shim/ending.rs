@@ -17,10 +17,11 @@ impl Shim {
     /// Process 1 has ended.
     pub(super) fn on_exit(&mut self, status: i32) {
         self.stdio.finish(&mut self.log);
-        if self.oom.as_mut().is_some_and(|oom| oom.has_killed()) {
+        if self.oom.as_mut().is_some_and(|oom| oom.was_missed()) {
             self.on_oom();
         }
         self.oom = None;
+        self.trim_at = None;
         self.state.finished = time::now();
         self.state.exit_code = status;
         let (policy, by_hand) = (self.setup.restart, self.state.stopped_by_hand);
@@ -51,7 +52,7 @@ impl Shim {
             self.answer_stop();
         }
         self.life = Life::Deleting;
-        self.delete(false);
+        self.delete();
     }
 
     fn answer_stop(&mut self) {
@@ -72,20 +73,20 @@ impl Shim {
     }
 
     /// The runtime takes away what it has of the container.
-    pub(super) fn delete(&mut self, is_failed: bool) {
+    pub(super) fn delete(&mut self) {
         let id = self.setup.identity.id.clone();
-        // While a command runs, there may be a process of it in the container.
-        if !is_failed && self.commands.is_empty() && remains::remove(&self.setup.runtime, &id) {
-            return self.on_deleted(is_failed);
+        // While a command runs, there may be a process of it in the container; what did not start may have left more.
+        let is_plain = self.commands.is_empty() && self.state.error.is_empty();
+        if is_plain && remains::remove(&self.setup.runtime, &id) {
+            return self.on_deleted();
         }
-        if self.command(Purpose::Delete(is_failed), &["delete", "--force", &id], [None, None, None]).is_err()
-        {
-            self.on_deleted(is_failed);
+        if self.command(Purpose::Delete, &["delete", "--force", &id], [None, None, None]).is_err() {
+            self.on_deleted();
         }
     }
 
     /// It has done so.
-    pub(super) fn on_deleted(&mut self, is_failed: bool) {
+    pub(super) fn on_deleted(&mut self) {
         self.kill_children();
         let stopping = self.stopping.take();
         let then = stopping.as_ref().map_or(Then::Nothing, |stopping| stopping.then);
@@ -108,7 +109,7 @@ impl Shim {
             }
             Then::Nothing if self.setup.auto_remove => self.remove(replies),
             Then::Nothing => {
-                self.finish(is_failed);
+                self.finish();
                 for reply in replies {
                     self.reply(reply, Ok(String::new()));
                 }
@@ -116,7 +117,8 @@ impl Shim {
         }
     }
 
-    fn finish(&mut self, _is_failed: bool) {
+    /// The last run is over.
+    fn finish(&mut self) {
         self.state.shim = 0;
         self.save();
         self.tell();
@@ -150,7 +152,7 @@ impl Shim {
                 for reply in replies {
                     self.reply(reply, Err((125, reason.clone())));
                 }
-                self.finish(true);
+                self.finish();
             }
         }
     }
@@ -171,7 +173,7 @@ impl Shim {
     pub(super) fn on_command(&mut self, command: Running, is_done: bool) {
         match command.purpose.clone() {
             Purpose::Start => self.on_start_command(&command, is_done),
-            Purpose::Delete(is_failed) => self.on_deleted(is_failed),
+            Purpose::Delete => self.on_deleted(),
             Purpose::Exec(id) => self.on_exec_command(&id, &command, is_done),
             Purpose::Pause(reply) => self.on_frozen(reply, true, (!is_done).then(|| command.reason())),
             Purpose::Resume(reply) => self.on_frozen(reply, false, (!is_done).then(|| command.reason())),

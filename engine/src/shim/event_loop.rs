@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 const STRANGERS_MAX: usize = 256;
 /// Longest that events may wait for the monitor before the shim ends without them.
 const LINGER: Duration = Duration::from_secs(10);
+/// How long a run lasts before the shim gives back the memory that starting needed: a short one is not worth it.
+pub const TRIM_AFTER: Duration = Duration::from_millis(500);
 /// How often it is looked whether they still wait.
 const LINGER_STEP: Duration = Duration::from_millis(100);
 
@@ -101,6 +103,8 @@ pub struct Shim {
     pub(super) stopping: Option<Stopping>,
     pub(super) deferred: VecDeque<(u64, Ask, Vec<OwnedFd>)>,
     pub(super) backoff: Backoff,
+    /// When memory is given back, once a run.
+    pub(super) trim_at: Option<Instant>,
     pub(super) is_mounted: bool,
     pub(super) is_person_restart: bool,
     pub(super) is_auto_restart: bool,
@@ -146,12 +150,15 @@ impl Shim {
             stopping: None,
             deferred: VecDeque::new(),
             backoff: Backoff::new(),
+            trim_at: None,
             is_mounted: false,
             is_person_restart: setup.is_restart,
             is_auto_restart: false,
             replies_to_start: Vec::new(),
             setup,
         };
+        // What an earlier run left is not of this one.
+        shim.state.pid = 0;
         let namespace = rootfs::enter_namespace();
         if let Some((streams, descriptors)) = attach {
             match Client::new(streams, shim.setup.tty, descriptors, true) {
@@ -210,6 +217,10 @@ impl Shim {
 
     /// The engine may start another shim now; clients that have not read all yet are still served.
     fn close(&mut self) {
+        if !self.state.is_announced && self.sender.spooled() == 0 && self.setup.dir.exists() {
+            self.state.is_announced = true;
+            self.save();
+        }
         let _ = rootfs::tear_down(&self.setup.rootfs);
         let _ = std::fs::remove_file(self.setup.run.join(SOCKET));
         self.listener = None;
@@ -272,7 +283,11 @@ impl Shim {
             Life::Ending(_) if self.listener.is_some() => Some(Instant::now() + LINGER_STEP),
             _ => None,
         };
-        commands.chain(life).chain(self.stopping.as_ref().and_then(|stopping| stopping.kill_at)).min()
+        commands
+            .chain(life)
+            .chain(self.trim_at)
+            .chain(self.stopping.as_ref().and_then(|stopping| stopping.kill_at))
+            .min()
     }
 
     /// Takes note of every process that has ended.
@@ -362,7 +377,7 @@ impl Shim {
                 match hear_client(&mut client, pid, &mut heard) {
                     true => stdio.clients.push(client),
                     false => {
-                        if client.is_first && !client.control.is_open {
+                        if client.is_first && client.stdin.is_some() && !client.control.is_open {
                             stdio.close_stdin();
                         }
                         client.leave(Told::Detached);
@@ -390,6 +405,9 @@ impl Shim {
         {
             stopping.kill_at = None;
             self.kill_and_announce(Signal::SIGKILL as i32);
+        }
+        if self.trim_at.take_if(|at| *at <= now).is_some() {
+            sys::trim_memory();
         }
         if matches!(self.life, Life::Waiting(at) if at <= now) {
             self.start();

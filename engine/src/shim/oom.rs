@@ -14,6 +14,7 @@ pub struct Oom {
     source: Source,
     counter: PathBuf,
     seen: u64,
+    is_told: bool,
 }
 
 #[derive(Debug)]
@@ -42,14 +43,14 @@ impl Oom {
         );
         let words = format!("{} {}", event.as_fd().as_raw_fd(), control.as_raw_fd());
         fs::write(dir.join("cgroup.event_control"), words).ok()?;
-        Some(Oom { source: Source::V1(event), seen: kills(&counter).unwrap_or(0), counter })
+        Some(Oom { source: Source::V1(event), seen: kills(&counter).unwrap_or(0), counter, is_told: false })
     }
 
     fn watch_v2(dir: &Path) -> Option<Self> {
         let counter = dir.join("memory.events");
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
         inotify.add_watch(&counter, AddWatchFlags::IN_MODIFY).ok()?;
-        Some(Oom { source: Source::V2(inotify), seen: kills(&counter)?, counter })
+        Some(Oom { source: Source::V2(inotify), seen: kills(&counter)?, counter, is_told: false })
     }
 
     /// What to wait on.
@@ -60,12 +61,24 @@ impl Oom {
         }
     }
 
-    /// True if something was killed since it was last asked.
+    /// True if the kernel has run out of memory for it since this was last asked.
     pub fn has_killed(&mut self) -> bool {
-        match &self.source {
-            Source::V1(event) => drop(event.read()),
-            Source::V2(inotify) => drop(inotify.read_events()),
-        }
+        let is_more = match &self.source {
+            // Told before the kernel has chosen whom to kill, so the counter says nothing yet. The event also comes
+            // when the cgroup is removed; then there is no counter.
+            Source::V1(event) => event.read().is_ok() && kills(&self.counter).is_some(),
+            Source::V2(inotify) => inotify.read_events().is_ok() && self.is_counted(),
+        };
+        self.is_told |= is_more;
+        is_more
+    }
+
+    /// The same at the end of a run: true if something was killed and never told.
+    pub fn was_missed(&mut self) -> bool {
+        self.has_killed() || !self.is_told && self.is_counted()
+    }
+
+    fn is_counted(&mut self) -> bool {
         let Some(count) = kills(&self.counter) else { return false };
         let is_more = count > self.seen;
         self.seen = count;
@@ -79,7 +92,7 @@ fn kills(counter: &Path) -> Option<u64> {
 }
 
 /// The path in the hierarchy whose controllers fit. cgroups(7), "/proc/PID/cgroup".
-fn group<'a>(text: &'a str, fits: impl Fn(&str) -> bool) -> Option<&'a str> {
+fn group(text: &str, fits: impl Fn(&str) -> bool) -> Option<&str> {
     text.lines().find_map(|line| {
         let (names, path) = line.split_once(':')?.1.split_once(':')?;
         fits(names).then_some(path)

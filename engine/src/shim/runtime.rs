@@ -25,8 +25,8 @@ pub type Reply = Option<(u64, u64)>;
 pub enum Purpose {
     /// The container's start.
     Start,
-    /// What is left of a container goes; true if it never started.
-    Delete(bool),
+    /// What is left of a container goes.
+    Delete,
     /// Freeze.
     Pause(Reply),
     /// Thaw.
@@ -128,7 +128,8 @@ fn tail(path: &PathBuf) -> io::Result<Vec<u8>> {
 fn status_of(reason: &str) -> u8 {
     let lower = reason.to_ascii_lowercase();
     // Only what is said of the program itself: a mount whose source is missing is no missing command.
-    let of_program = lower.contains("exec") || lower.contains("find executable");
+    let of_program =
+        ["exec:", "executable file", "exec container process"].iter().any(|word| lower.contains(word));
     let has = |words: &[&str]| of_program && words.iter().any(|word| lower.contains(word));
     if has(&["executable file not found", "no such file or directory", "executable file `"]) {
         127
@@ -174,6 +175,7 @@ mod tests {
         assert_eq!(reason, "exec: \"nope\": executable file not found in $PATH ");
         assert_eq!(status_of(&reason), 127);
         assert_eq!(status_of("exec: \"/etc\": permission denied"), 126);
+        assert_eq!(status_of("error closing exec fds: open /proc/self/fd: no such file or directory"), 125);
         assert_eq!(status_of("error mounting \"/x\": no such file or directory"), 125);
         assert_eq!(message(r#"{"msg":"cut sho"#), None);
         assert_eq!(message(r#"{"msg":"\u00"#), None);

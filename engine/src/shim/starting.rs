@@ -1,7 +1,7 @@
 //! A container's start: mount, runtime, process id, state, and who is told, in that order. docs/run.md.
 
 use super::console::Console;
-use super::event_loop::{Execution, Life, Shim};
+use super::event_loop::{Execution, Life, Shim, TRIM_AFTER};
 use super::log::Log;
 use super::oom::Oom;
 use super::runtime::{Purpose, Running};
@@ -9,6 +9,7 @@ use super::{notify, rootfs, state};
 use sampan_ipc::container::{Phase, Told};
 use sampan_ipc::time;
 use std::path::Path;
+use std::time::Instant;
 
 impl Shim {
     /// Begins a start; [`Shim::on_started`] or [`Shim::fail_start`] follows.
@@ -66,6 +67,7 @@ impl Shim {
 
     fn on_started(&mut self, pid: i32) {
         self.life = Life::Alive;
+        self.trim_at = Some(Instant::now() + TRIM_AFTER);
         self.take_terminal();
         self.state.phase = Phase::Running;
         self.state.pid = pid;
@@ -124,7 +126,7 @@ impl Shim {
             self.reply(reply, Err((status, reason.clone())));
         }
         self.life = Life::Deleting;
-        self.delete(true);
+        self.delete();
         self.do_deferred();
     }
 

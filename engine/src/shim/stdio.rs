@@ -189,6 +189,9 @@ impl Stdio {
                 }
                 Moved::Broken => {
                     client.stdin = None;
+                    if client.is_first {
+                        self.close_stdin();
+                    }
                     return;
                 }
             }
