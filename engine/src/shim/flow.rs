@@ -17,8 +17,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 /// Most bytes that one splice moves.
 pub const SPLICE_MAX: usize = 1 << 20;
 
-/// Room of a pipe that bytes are moved from or into: so much goes between two wake-ups of the shim.
-const PIPE_LEN: i32 = 1 << 18;
+/// Room of a pipe that feeds a container: so much goes between two wake-ups of the shim.
+pub const INPUT_LEN: i32 = 1 << 18;
+/// Room of a pipe of its output: less, as what waits there is lost if the shim is killed.
+pub const OUTPUT_LEN: i32 = 1 << 17;
 
 /// Kinds of descriptors that clients may bring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +49,9 @@ pub fn kind(fd: &OwnedFd) -> Option<Kind> {
 }
 
 /// Makes room in a pipe that has less; one that must stay as it is works as well. F_SETPIPE_SZ, fcntl(2).
-pub fn widen(pipe: &OwnedFd) {
-    if fcntl(pipe, FcntlArg::F_GETPIPE_SZ).is_ok_and(|len| len < PIPE_LEN) {
-        let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(PIPE_LEN));
+pub fn widen(pipe: &OwnedFd, to: i32) {
+    if fcntl(pipe, FcntlArg::F_GETPIPE_SZ).is_ok_and(|len| len < to) {
+        let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(to));
     }
 }
 
@@ -97,7 +99,7 @@ impl Sink {
     pub fn new(fd: OwnedFd) -> Option<Self> {
         let kind = kind(&fd)?;
         if kind == Kind::Pipe {
-            widen(&fd);
+            widen(&fd, OUTPUT_LEN);
         }
         Some(Sink { fd, kind, relay: None, rest: Vec::new(), is_broken: false })
     }
