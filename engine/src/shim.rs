@@ -19,6 +19,7 @@ mod logfile;
 mod notify;
 mod oom;
 mod process;
+mod remains;
 mod restart;
 pub(crate) mod rootfs;
 mod runtime;

@@ -235,20 +235,20 @@ pub fn fsconfig(fs: BorrowedFd<'_>, option: Option<(&CStr, &CStr)>) -> Result<()
         .map(drop)
 }
 
-/// Mounts a file system that [`fsconfig`] made at `target`. fsmount(2), move_mount(2).
-pub fn fsmount(fs: BorrowedFd<'_>, target: &CStr) -> Result<(), Errno> {
+/// Mounts a file system that [`fsconfig`] made on the directory `target`. fsmount(2), move_mount(2).
+pub fn fsmount(fs: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: fsmount takes integers alone.
     let raw = Errno::result(unsafe { libc::syscall(libc::SYS_fsmount, fs.as_raw_fd(), 1, 0) })?;
     let mount = adopt(raw as RawFd).ok_or(Errno::EBADF)?;
-    // SAFETY: move_mount reads two strings that end in NUL; 4 is MOVE_MOUNT_F_EMPTY_PATH.
+    // SAFETY: move_mount reads two strings that end in NUL; 0x44 is MOVE_MOUNT_F_EMPTY_PATH with that of the target.
     let ret = unsafe {
         libc::syscall(
             libc::SYS_move_mount,
             mount.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            4,
+            target.as_raw_fd(),
+            c"".as_ptr(),
+            0x44,
         )
     };
     Errno::result(ret).map(drop)

@@ -75,7 +75,7 @@ impl Link {
     /// Asks the shim, at once or as soon as there is room.
     ///
     /// # Errors
-    /// The question is too large for a frame, or the shim is gone.
+    /// The question is too large for a frame, or cannot be sent. That the shim is gone is heard by [`Link::hear`].
     pub fn ask(&mut self, number: u64, what: What, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let bytes = frame::encode(&Ask { number, what }).map_err(io::Error::other)?;
         self.out.push_back(Waiting { bytes, sent: 0, descriptors });
@@ -85,7 +85,7 @@ impl Link {
     /// Writes as much as goes.
     ///
     /// # Errors
-    /// The shim is gone.
+    /// It cannot be sent. That the shim is gone is heard by [`Link::hear`].
     pub fn flush(&mut self) -> io::Result<()> {
         while let Some(waiting) = self.out.front_mut() {
             if !self.writable {
@@ -102,9 +102,15 @@ impl Link {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // It has gone: what it said before that is still to be heard, and its end thereafter.
+                Err(error) if is_gone(&error) => self.out.clear(),
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }

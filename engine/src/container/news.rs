@@ -6,7 +6,7 @@
 use super::definition::Definition;
 use super::removal;
 use super::start::Begin;
-use super::table::{Busy, Containers, Entry, not_running};
+use super::table::{Asked, Busy, Containers, Entry, Queued, not_running};
 use crate::failure;
 use crate::store::Pin;
 use sampan_ipc::container::{Condition, Phase};
@@ -267,13 +267,23 @@ impl Containers {
         let asked: Vec<u64> =
             self.asked.iter().filter(|(_, a)| a.id == id).map(|(number, _)| *number).collect();
         for number in asked {
-            if let Some(client) = self.asked.remove(&number).and_then(|asked| asked.client) {
-                self.refuse(client, not_running(&name));
+            let Some(Asked { client: Some(client), instead, .. }) = self.asked.remove(&number) else {
+                continue;
+            };
+            match (instead, self.entries.get_mut(id)) {
+                (Some(request), Some(entry)) => {
+                    entry.queue.push_front(Queued { client, request, descriptors: Vec::new() });
+                }
+                _ => self.refuse(client, not_running(&name)),
             }
         }
         let Some(entry) = self.entries.get_mut(id) else { return };
-        if entry.busy == Some(Busy::Removing) && !self.homes.dir(id).exists() {
-            return self.on_removed(id, None, Ok(0));
+        if entry.busy == Some(Busy::Removing) {
+            if !self.homes.dir(id).exists() {
+                return self.on_removed(id, None, Ok(0));
+            }
+            // It has not come to that; who asked for it waits above all others.
+            entry.busy = Some(Busy::Ending);
         }
         let has_ended = matches!(entry.state.phase, Phase::Exited | Phase::Created)
             && entry.state.is_announced
@@ -360,6 +370,11 @@ impl Containers {
             match queued.request {
                 // It waited for the name.
                 Request::Create(_) => self.on_request(queued.client, queued.request, queued.descriptors),
+                // It waited for that.
+                Request::RemoveContainer { .. } => {
+                    let done = Done { removed: vec![id.to_owned()], ..Done::default() };
+                    self.reply(queued.client, vec![Answer::Done(done)]);
+                }
                 _ => self.refuse(queued.client, super::table::no_container(&entry.definition.name)),
             }
         }

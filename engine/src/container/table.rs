@@ -18,7 +18,7 @@ use crate::work::Shared;
 use mio::event::Event;
 use mio::{Interest, Registry, Token};
 use sampan_ipc::container::{Condition, Phase, Summary};
-use sampan_ipc::engine::{Answer, Code, Failure, Info, Request};
+use sampan_ipc::engine::{Answer, Code, Failure, Info, Request, Stop};
 use sampan_ipc::shim::{self, State};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -106,6 +106,8 @@ pub struct Asked {
     pub client: Option<usize>,
     /// Process ids that the shim told on the way.
     pub pids: Option<Vec<i32>>,
+    /// What is to be done without the shim, if that ends before it answers.
+    pub instead: Option<Request>,
 }
 
 /// Who waits for a container's end.
@@ -238,11 +240,12 @@ impl Containers {
             return Err(not_running(&self.name(id)));
         };
         let number = self.next_number;
+        let instead = instead(id, &what);
         link.ask(number, what, descriptors).map_err(|error| {
             failure::new(Code::Failed, format!("cannot ask the container's shim: {error}"), "")
         })?;
         self.next_number += 1;
-        self.asked.insert(number, Asked { id: id.to_owned(), client, pids: None });
+        self.asked.insert(number, Asked { id: id.to_owned(), client, pids: None, instead });
         Ok(())
     }
 
@@ -355,6 +358,16 @@ pub(super) fn no_container(typed: &str) -> Failure {
     let typed: String = typed.chars().take(300).collect();
     let message = format!("there is no container {typed:?}");
     failure::new(Code::NotFound, message, "'sampan ps --all' lists those that there are")
+}
+
+/// What of the things that a shim is asked for can be done without one as well.
+fn instead(id: &str, what: &shim::What) -> Option<Request> {
+    let container = id.to_owned();
+    match what {
+        shim::What::Remove => Some(Request::RemoveContainer { container, force: true }),
+        shim::What::Restart(..) => Some(Request::Restart(Stop { container, timeout: None, signal: None })),
+        _ => None,
+    }
 }
 
 /// It does not run.

@@ -74,6 +74,8 @@ impl Shim {
                 self.replies_to_start.push(reply);
                 self.start();
             }
+            // The engine does that itself as soon as it hears that the shim has ended, which is in a moment.
+            (Life::Ending(_), What::Remove | What::Restart(..)) => {}
             (Life::Ending(_), What::Stop(..)) => self.reply(reply, Ok(String::new())),
             (Life::Alive, What::Kill(signal)) => {
                 if self.state.phase == Phase::Paused {

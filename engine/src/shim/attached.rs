@@ -37,6 +37,9 @@ impl Client {
         let (mut stdout, stderr) = (next(streams.stdout), next(streams.stderr));
         if let Some(fd) = &stdin {
             let kind = flow::kind(fd).ok_or_else(refused)?;
+            if kind == Kind::Pipe {
+                flow::widen(fd, flow::INPUT_LEN);
+            }
             if tty && kind != Kind::Socket {
                 return Err("the stream of a terminal is not a socket".to_owned());
             }

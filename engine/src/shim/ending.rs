@@ -3,7 +3,7 @@
 use super::event_loop::{Life, Shim, Then};
 use super::log::Log;
 use super::runtime::{Purpose, Running};
-use super::{restart, rootfs};
+use super::{remains, restart, rootfs};
 use crate::{farewell, leftovers, tree};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -74,6 +74,11 @@ impl Shim {
     /// The runtime takes away what it has of the container.
     pub(super) fn delete(&mut self) {
         let id = self.setup.identity.id.clone();
+        // While a command runs, there may be a process of it in the container; what did not start may have left more.
+        let is_plain = self.commands.is_empty() && self.state.error.is_empty();
+        if is_plain && remains::remove(&self.setup.runtime, &id) {
+            return self.on_deleted();
+        }
         if self.command(Purpose::Delete, &["delete", "--force", &id], [None, None, None]).is_err() {
             self.on_deleted();
         }

@@ -6,7 +6,7 @@
 
 use crate::sys;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, SpliceFFlags, splice};
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, send, sockopt,
 };
@@ -16,6 +16,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Most bytes that one splice moves.
 pub const SPLICE_MAX: usize = 1 << 20;
+
+/// Room of a pipe that feeds a container: so much goes between two wake-ups of the shim.
+pub const INPUT_LEN: i32 = 1 << 18;
+/// Room of a pipe of its output: less, as what waits there is lost if the shim is killed.
+pub const OUTPUT_LEN: i32 = 1 << 17;
 
 /// Kinds of descriptors that clients may bring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +45,13 @@ pub fn kind(fd: &OwnedFd) -> Option<Kind> {
             (is_stream && address.family() == Some(AddressFamily::Unix)).then_some(Kind::Socket)
         }
         _ => None,
+    }
+}
+
+/// Makes room in a pipe that has less; one that must stay as it is works as well. F_SETPIPE_SZ, fcntl(2).
+pub fn widen(pipe: &OwnedFd, to: i32) {
+    if fcntl(pipe, FcntlArg::F_GETPIPE_SZ).is_ok_and(|len| len < to) {
+        let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(to));
     }
 }
 
@@ -86,6 +98,9 @@ impl Sink {
     /// Writes to `fd`; `None` if a client may not bring such a descriptor.
     pub fn new(fd: OwnedFd) -> Option<Self> {
         let kind = kind(&fd)?;
+        if kind == Kind::Pipe {
+            widen(&fd, OUTPUT_LEN);
+        }
         Some(Sink { fd, kind, relay: None, rest: Vec::new(), is_broken: false })
     }
 

@@ -103,18 +103,24 @@ fn escape(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 fn escape_text(text: &str, out: &mut Vec<u8>) {
-    for letter in text.chars() {
-        match letter {
-            '"' => out.extend_from_slice(b"\\\""),
-            '\\' => out.extend_from_slice(b"\\\\"),
-            '\n' => out.extend_from_slice(b"\\n"),
-            '\r' => out.extend_from_slice(b"\\r"),
+    // What needs no escape goes in one piece.
+    let mut plain = 0;
+    for (at, letter) in text.char_indices() {
+        let escaped: &[u8] = match letter {
+            '"' => b"\\\"",
+            '\\' => b"\\\\",
+            '\n' => b"\\n",
+            '\r' => b"\\r",
             '\0'..='\x1f' | '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
-                out.extend_from_slice(format!("\\u{:04x}", letter as u32).as_bytes());
+                &format!("\\u{:04x}", letter as u32).into_bytes()
             }
-            _ => out.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes()),
-        }
+            _ => continue,
+        };
+        out.extend_from_slice(text.get(plain..at).unwrap_or_default().as_bytes());
+        out.extend_from_slice(escaped);
+        plain = at + letter.len_utf8();
     }
+    out.extend_from_slice(text.get(plain..).unwrap_or_default().as_bytes());
 }
 
 /// RFC 3339 in UTC with up to nine digits and no trailing zeros, as Go's RFC3339Nano has it.

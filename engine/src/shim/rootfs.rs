@@ -87,7 +87,7 @@ fn mount_by_fs(lower: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Owne
     sys::fsconfig(fs.as_fd(), Some((c"upperdir", &text(upper)?)))?;
     sys::fsconfig(fs.as_fd(), Some((c"workdir", &text(work)?)))?;
     sys::fsconfig(fs.as_fd(), None)?;
-    sys::fsmount(fs.as_fd(), &text(target)?)
+    sys::fsmount(fs.as_fd(), target.as_fd())
 }
 
 /// By mount(2).

@@ -46,12 +46,14 @@ impl Stdio {
         if with_stdin {
             let (theirs, ours) = pipe2(OFlag::O_CLOEXEC)?;
             set_nonblocking(&ours)?;
+            flow::widen(&ours, flow::INPUT_LEN);
             (self.stdin, ends[0]) = (Some(ours), Some(theirs.into()));
         }
         if with_output {
             for stream in [Stream::Out, Stream::Err] {
                 let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
                 set_nonblocking(&ours)?;
+                flow::widen(&ours, flow::OUTPUT_LEN);
                 self.outputs[stream as usize] = Some(Output { fd: ours, waits_for_room: false });
                 ends[stream as usize + 1] = Some(theirs.into());
             }
