@@ -2,6 +2,7 @@
 //!
 //! Stacks are made of dice with a fixed seed: files, directories, links, whiteouts, opaque directories.
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, mknod};
@@ -50,10 +51,14 @@ fn set(attribute: &str, path: &Path) {
 fn mounted(root: &Path, path: &str) -> Result<Option<(Kind, Vec<u8>)>, ()> {
     let dir = File::open(root).expect("mounted");
     let how = OpenHow::new().flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
-    let mut file = match openat2(&dir, path, how) {
-        Ok(fd) => File::from(fd),
-        Err(nix::errno::Errno::ELOOP) => return Err(()),
-        Err(_) => return Ok(None),
+    let mut file = loop {
+        match openat2(&dir, path, how) {
+            Ok(fd) => break File::from(fd),
+            // Something was mounted or renamed somewhere on this host, and ".." is not sure: again.
+            Err(Errno::EAGAIN) => {}
+            Err(Errno::ELOOP) => return Err(()),
+            Err(_) => return Ok(None),
+        }
     };
     if file.metadata().expect("open").is_dir() {
         return Ok(Some((Kind::Directory, Vec::new())));
