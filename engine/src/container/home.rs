@@ -67,8 +67,8 @@ impl Homes {
     pub fn open(data: &Path, run: &Path) -> Result<Self, HomeError> {
         let homes = Homes { data: data.to_owned(), run: run.join("containers") };
         for dir in [&homes.data, &homes.run] {
-            // Others may pass through, or user namespaces could not reach their root file systems; nobody lists.
-            let made = DirBuilder::new().recursive(true).mode(0o711).create(dir);
+            // Setuid programs of images lie below: no other user of the host may come by.
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
             made.map_err(failed("make the directory", dir))?;
         }
         Ok(homes)

@@ -219,6 +219,9 @@ pub fn bury(
         };
         // A container between two runs has ended properly.
         if state.phase.is_alive() {
+            if lacks_start(shared, definition) {
+                shared.announcer.container("start", &definition.identity(), state.pid, &[]);
+            }
             (state.exit_code, state.finished, state.is_announced) = (code, now(), false);
         }
         state.error = why.to_owned();
@@ -247,6 +250,14 @@ pub fn bury(
         log::error!("{}", chain(&error));
     }
     state
+}
+
+/// True if the monitor knows that the last thing said of a running container is not its start: its shim was killed
+/// between the state and the event.
+fn lacks_start(shared: &Shared, definition: &Definition) -> bool {
+    let actions = ["create", "start", "die"];
+    let is_last = |wanted| told::is_last(&shared.config.fifo, &definition.id, &actions, wanted);
+    is_last("die") || is_last("create")
 }
 
 fn announce(shared: &Shared, definition: &Definition, state: &State) {
