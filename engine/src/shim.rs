@@ -1,9 +1,9 @@
 //! A container's shim: one small process that looks after it from its start to the end of its last run.
 //!
 //! Started by the engine with [`sampan_ipc::shim::Setup`] on its standard input; lives on without the engine.
-//! From above to below: [`event_loop`] owns all and waits; [`starting`], [`ending`] and [`asks`] are what it does;
-//! [`stdio`] carries bytes between the container, its log ([`log`]) and [`attached`] clients by the means of
-//! [`flow`]; [`runtime`] runs the OCI runtime beside the loop. Holds no thread, and no timer while nothing is due.
+//! From above to below: `event_loop` owns all and waits; `starting`, `ending` and `asks` are what it does;
+//! `stdio` carries bytes between the container, its log (`log`) and `attached` clients by the means of
+//! `flow`; `runtime` runs the OCI runtime beside the loop. Holds no thread, and no timer while nothing is due.
 
 mod asks;
 mod attached;

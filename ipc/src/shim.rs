@@ -119,7 +119,7 @@ pub enum Log {
     },
 }
 
-/// What the engine asks of a shim. Each but [`Ask::Remove`] is answered by one [`Say::Reply`] with its number.
+/// What the engine asks of a shim. Each is answered by one [`Say::Reply`] with its number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ask {
     /// The engine's own; comes back in the reply.
