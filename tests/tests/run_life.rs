@@ -63,11 +63,18 @@ fn a_container_that_a_person_restarts_obeys_afterwards() {
     let id = detached(
         &containers,
         &["--name", "again"],
-        &["sh", "-c", "trap 'exit 4' TERM; while true; do sleep 0.05; done"],
+        &["sh", "-c", "trap 'exit 4' TERM; echo ready; while true; do sleep 0.05; done"],
     );
-    for signal in ["KILL", "TERM", "9"] {
+    // Process 1 takes no signal that it has no handler for: pid_namespaces(7).
+    let await_runs = |count: usize| {
+        let is_ready = || containers.says(&["logs", "again"]).lines().count() == count;
+        wait_until("the handler to be there", || containers.log(), is_ready);
+    };
+    for (nth, signal) in ["KILL", "TERM", "9"].into_iter().enumerate() {
+        await_runs(nth + 1);
         assert_eq!(containers.says(&["restart", "-s", signal, "-t", "5", "again"]), "again");
     }
+    await_runs(4);
     containers.says(&["kill", "-s", "TERM", "again"]);
     assert_eq!(containers.says(&["wait", "again"]), "4");
     containers.says(&["rm", "again"]);
