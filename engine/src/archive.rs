@@ -81,7 +81,7 @@ pub enum Found<'a> {
     /// The store has it; so it was not read.
     Stored(Digest, u64),
     /// It can be read, this many bytes.
-    Reader(Box<dyn Read + 'a>, u64),
+    Reader(Box<dyn Read + Send + 'a>, u64),
 }
 
 /// A layer that came by before anybody knew what it is for.

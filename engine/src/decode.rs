@@ -48,7 +48,10 @@ impl Format {
 ///
 /// # Errors
 /// Those of the first read, and of a decompressor that cannot be set up.
-pub fn open<'a>(mut from: impl Read + 'a, window_log: u32) -> io::Result<(Format, Box<dyn Read + 'a>)> {
+pub fn open<'a>(
+    mut from: impl Read + Send + 'a,
+    window_log: u32,
+) -> io::Result<(Format, Box<dyn Read + Send + 'a>)> {
     let mut magic = [0; 4];
     let mut have = 0;
     while have < magic.len() {

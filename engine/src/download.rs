@@ -7,7 +7,7 @@
 
 use crate::cancel::Cancel;
 use crate::digest::Digest;
-use crate::limits::{Limits, Slot};
+use crate::limits::{self, Limits, Slot};
 use crate::rate::Rate;
 use crate::registry::{BlobBody, RegistryError};
 use crate::retry::Backoff;
@@ -35,11 +35,11 @@ pub struct Wanted<'a> {
     /// Its size in bytes.
     pub size: u64,
     /// Told once bytes may come: a slot is taken.
-    pub on_begin: &'a dyn Fn(),
+    pub on_begin: &'a (dyn Fn() + Sync),
     /// Told before each new try when and why it is.
-    pub on_retry: &'a dyn Fn(&str),
+    pub on_retry: &'a (dyn Fn(&str) + Sync),
     /// Told the ETag that the bytes from now on come with.
-    pub on_etag: &'a dyn Fn(Option<&str>),
+    pub on_etag: &'a (dyn Fn(Option<&str>) + Sync),
 }
 
 /// A download under way.
@@ -64,7 +64,7 @@ impl<'a> Download<'a> {
     /// [`RegistryError`] that no other try will mend.
     pub fn begin(wanted: Wanted<'a>, at: u64, etag: Option<&str>) -> Result<Self, RegistryError> {
         let (mut backoff, mut slot) = (Backoff::default(), None);
-        let body = connect(&wanted, at, etag, &mut backoff, &mut slot)?;
+        let body = limits::idle(|| connect(&wanted, at, etag, &mut backoff, &mut slot))?;
         let pace = Pace::new(wanted.limits);
         let skip = at.saturating_sub(body.starts);
         Ok(Download { wanted, slot, body, at, skip, failed_at: at, backoff, pace })
@@ -130,7 +130,7 @@ impl Read for Download<'_> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => error,
             };
-            self.resume(source).map_err(io::Error::other)?;
+            limits::idle(|| self.resume(source)).map_err(io::Error::other)?;
         }
     }
 }

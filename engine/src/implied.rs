@@ -13,11 +13,11 @@ use crate::cancel::Cancel;
 use crate::place::{lossy, open_beneath, open_top};
 use crate::sys;
 use nix::errno::Errno;
-use nix::fcntl::readlink;
+use nix::fcntl::{OFlag, openat, readlink};
 use nix::sys::stat::{Mode, fchmod, fstat, futimens};
 use nix::unistd::{Gid, Uid, fchown};
 use std::collections::HashSet;
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -31,22 +31,46 @@ pub(crate) const OF_THE_HOST: [&[u8]; 3] = [b"security.selinux", b"security.ima"
 /// Attributes by which overlayfs knows what it did, and those of ours that say the same of a layer.
 pub(crate) const OF_OVERLAYFS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 
+/// Directories that were made for an entry.
+pub(crate) struct Way {
+    /// The innermost of them, from the layer's root on, without links.
+    path: Vec<u8>,
+    /// How much of that is the outermost.
+    first: usize,
+    /// All of them, from without to within; 0 for one that is none of them.
+    inodes: Vec<u64>,
+}
+
+impl Way {
+    /// Directories are about to be made for all of `path` from the one on that ends at `first`.
+    pub fn begin(path: Vec<u8>, first: usize) -> Self {
+        Way { path, first, inodes: Vec::new() }
+    }
+
+    /// The next one on the way was made for another reason.
+    pub fn pass(&mut self) {
+        self.inodes.push(0);
+    }
+}
+
 /// The list, as it comes about.
 ///
-/// Eight bytes a directory, and a path for each entry that directories were made for: a path for each directory
+/// A few bytes a directory, and a path for each entry that directories were made for: a path for each directory
 /// would let a layer of deep ones take memory by the square of what it has.
 #[derive(Default)]
 pub(crate) struct Implied {
     /// Directories that had no entry so far. Names would not do: a link in a layer gives a directory several.
     inodes: HashSet<u64>,
-    /// Where they are: real paths, and how much of each is the first directory that was made for it.
-    ways: Vec<(Vec<u8>, usize)>,
+    /// Where they are.
+    ways: Vec<Way>,
 }
 
 impl Implied {
-    /// A directory was made that has no entry.
-    pub fn made(&mut self, directory: &OwnedFd) -> Result<(), Errno> {
-        self.inodes.insert(fstat(directory)?.st_ino);
+    /// A directory was made that has no entry, the next one on `way`.
+    pub fn made(&mut self, directory: &OwnedFd, way: &mut Way) -> Result<(), Errno> {
+        let inode = fstat(directory)?.st_ino;
+        self.inodes.insert(inode);
+        way.inodes.push(inode);
         Ok(())
     }
 
@@ -58,33 +82,30 @@ impl Implied {
         Ok(())
     }
 
-    /// Directories were made for all of `path` from the one on that ends at `first`.
-    pub fn way(&mut self, path: Vec<u8>, first: usize) {
-        self.ways.push((path, first));
+    /// All directories of a way were made.
+    pub fn way(&mut self, way: Way) {
+        self.ways.push(way);
     }
 
-    /// Writes down which of them are still there; no file if there can be none.
-    pub fn write(mut self, root: &OwnedFd, to: &Path) -> io::Result<()> {
+    /// Writes down which of them have no entry, and are still there if something was `replaced`; no file if there can
+    /// be none.
+    pub fn write(mut self, root: &OwnedFd, to: &Path, replaced: bool) -> io::Result<()> {
         if self.inodes.is_empty() {
             return Ok(());
         }
         let mut list = BufWriter::new(File::create(to)?);
-        for (path, first) in std::mem::take(&mut self.ways) {
-            for end in ends(&path).filter(|end| *end >= first) {
+        for Way { path, first, inodes } in std::mem::take(&mut self.ways) {
+            for (end, inode) in ends(&path).filter(|end| *end >= first).zip(inodes) {
                 let path = path.get(..end).unwrap_or_default();
-                if self.take(root, path) {
+                let is_there = || open_beneath(root, path).and_then(fstat).is_ok_and(|s| s.st_ino == inode);
+                if self.inodes.contains(&inode) && (!replaced || is_there()) {
+                    self.inodes.remove(&inode);
                     list.write_all(path)?;
                     list.write_all(&[0])?;
                 }
             }
         }
         list.flush()
-    }
-
-    /// True if there is a directory of the list, which is then on it no more.
-    fn take(&mut self, root: &OwnedFd, path: &[u8]) -> bool {
-        let stat = open_beneath(root, path).and_then(fstat);
-        stat.is_ok_and(|stat| self.inodes.remove(&stat.st_ino))
     }
 }
 
@@ -118,15 +139,34 @@ pub fn settle(layer: &Path, below: &[PathBuf], cancel: &Cancel) -> io::Result<()
     }
 }
 
-/// A layer and those below it, as overlayfs sees them. They are opened one at a time: there may be 500.
+/// Most directories that are kept open at a time: there may be 500 layers, and any depth.
+const OPEN_MAX: usize = 64;
+
+/// A layer and those below it, as overlayfs sees them.
 struct Stack {
     /// The layer itself comes first, then the nearest.
     roots: Vec<PathBuf>,
     /// The path that was asked for last.
     path: Vec<u8>,
-    /// For each directory on it, by where its name ends: the layers that have a part in it. Neighbours on a list
-    /// share most of them.
-    levels: Vec<(usize, Vec<usize>)>,
+    /// The directories on it. Neighbours on a list share most of them.
+    levels: Vec<Level>,
+}
+
+/// One directory of a path.
+struct Level {
+    /// Where its name ends.
+    end: usize,
+    /// The layers that have a part in it, from above to below.
+    parts: Vec<Part>,
+    /// How many are open, those of levels above included.
+    open: usize,
+}
+
+/// One layer's part in a directory.
+struct Part {
+    nth: usize,
+    /// `None` if too many are open already.
+    directory: Option<OwnedFd>,
 }
 
 impl Stack {
@@ -136,44 +176,55 @@ impl Stack {
             .chain(below.iter().map(PathBuf::as_path))
             .map(|dir| dir.join("diff"))
             .collect();
-        for root in &roots {
-            open_top(root)?;
-        }
         let mut stack = Stack { roots, path: Vec::new(), levels: Vec::new() };
-        let all: Vec<usize> = (0..stack.roots.len()).collect();
-        stack.levels.push((0, stack.narrow(&all, b"")?));
+        let mut level = Level { end: 0, parts: Vec::new(), open: 0 };
+        let mut is_hidden = false;
+        for (nth, root) in stack.roots.iter().enumerate() {
+            let root = open_top(root)?;
+            is_hidden = is_hidden || level.parts.last().is_some_and(|upper| stack.is_opaque(upper, b""));
+            if !is_hidden {
+                level.add(nth, root);
+            }
+        }
+        stack.levels.push(level);
         Ok(stack)
     }
 
     fn settle(&mut self, path: &[u8]) -> io::Result<()> {
-        let directory = match self.directory(0, path)? {
-            Seen::Directory(directory) => directory,
-            Seen::Nothing | Seen::Other => {
-                log::warn!("directory {:?} of a layer is there no more", lossy(path));
-                return Ok(());
-            }
-        };
-        match self.source(path)? {
-            Some(source) => copy(&source, &directory)?,
-            None => {
-                // No layer says when; the same for all hosts, at least.
-                let (atime, mtime) = times((0, 0));
-                futimens(&directory, &atime, &mtime)?;
-            }
+        if path.is_empty() {
+            return self.settle_root();
         }
-        Ok(())
+        let (parent, name) = match path.iter().rposition(|b| *b == b'/') {
+            Some(at) => (path.get(..at).unwrap_or_default(), path.get(at + 1..).unwrap_or_default()),
+            None => (b"".as_slice(), path),
+        };
+        self.go_to(parent)?;
+        let Some(Level { parts, .. }) = self.levels.last() else { return Ok(()) };
+        let own = match parts.first().filter(|part| part.nth == 0) {
+            Some(part) => self.child(part, parent, name)?,
+            None => Seen::Nothing,
+        };
+        let Seen::Directory(directory) = own else {
+            log::warn!("directory {:?} of a layer is there no more", lossy(path));
+            return Ok(());
+        };
+        adopt(&directory, self.source(parts, parent, name)?.as_ref())
     }
 
-    /// The directory of the nearest lower layer that would be seen there, were the layer's own not there.
-    fn source(&mut self, path: &[u8]) -> io::Result<Option<OwnedFd>> {
-        // That the directory itself is opaque hides what is in those below it, not what they are.
-        let layers = match path.iter().rposition(|b| *b == b'/') {
-            _ if path.is_empty() => (0..self.roots.len()).collect(),
-            Some(end) => self.parts(path.get(..end).unwrap_or_default())?,
-            None => self.parts(b"")?,
-        };
-        for nth in layers.into_iter().filter(|nth| *nth > 0) {
-            match self.directory(nth, path)? {
+    fn settle_root(&self) -> io::Result<()> {
+        let top = |nth: usize| self.roots.get(nth).map(|root| open_top(root)).transpose();
+        match top(0)? {
+            Some(own) => adopt(&own, top(1)?.as_ref()),
+            None => Ok(()),
+        }
+    }
+
+    /// The directory `name` of the nearest lower layer that would be seen there, were the layer's own not there. That
+    /// the layer's own is opaque hides what is in those below it, not what they are.
+    fn source(&self, parts: &[Part], parent: &[u8], name: &[u8]) -> io::Result<Option<OwnedFd>> {
+        // Those whose parent is hidden by an opaque one have no part in it: see `narrow`.
+        for part in parts.iter().filter(|part| part.nth > 0) {
+            match self.child(part, parent, name)? {
                 Seen::Directory(directory) => return Ok(Some(directory)),
                 Seen::Nothing => {}
                 Seen::Other => return Ok(None),
@@ -182,44 +233,67 @@ impl Stack {
         Ok(None)
     }
 
-    /// The layers that have a part in the directory `path`, from above to below.
-    fn parts(&mut self, path: &[u8]) -> io::Result<Vec<usize>> {
+    /// Makes the directory `path` the last level.
+    fn go_to(&mut self, path: &[u8]) -> io::Result<()> {
         let is_above = |end: usize| {
             let start = path.get(..end).filter(|_| path.get(end).is_none_or(|next| *next == b'/'));
             end == 0 || start.is_some_and(|start| self.path.get(..end) == Some(start))
         };
-        let shared = self.levels.iter().take_while(|(end, _)| is_above(*end)).count();
-        self.levels.truncate(shared);
-        let (known, mut layers) = self.levels.last().cloned().unwrap_or_default();
+        let shared = self.levels.iter().take_while(|level| is_above(level.end)).count();
+        self.levels.truncate(shared.max(1));
+        let known = self.levels.last().map_or(0, |level| level.end);
         for end in ends(path).filter(|end| *end > known) {
-            layers = self.narrow(&layers, path.get(..end).unwrap_or_default())?;
-            self.levels.push((end, layers.clone()));
+            let Some(above) = self.levels.last() else { break };
+            let level = self.narrow(above, path.get(..end).unwrap_or_default())?;
+            self.levels.push(level);
         }
         self.path = path.to_vec();
-        Ok(layers)
+        Ok(())
     }
 
-    /// Those of `layers` that have a part in the directory `path`: down to one that hides all below.
-    fn narrow(&self, layers: &[usize], path: &[u8]) -> io::Result<Vec<usize>> {
-        let mut parts = Vec::new();
-        for nth in layers {
-            match self.directory(*nth, path)? {
+    /// The layers of `above` that have a part in the directory `path`, right below: down to one that hides all below.
+    fn narrow(&self, above: &Level, path: &[u8]) -> io::Result<Level> {
+        let parent = path.get(..above.end).unwrap_or_default();
+        let start = if above.end == 0 { 0 } else { above.end + 1 };
+        let name = path.get(start..).unwrap_or_default();
+        let mut level = Level { end: path.len(), parts: Vec::new(), open: above.open };
+        for part in &above.parts {
+            match self.child(part, parent, name)? {
                 Seen::Directory(directory) => {
-                    parts.push(*nth);
-                    if is_opaque(&directory) {
+                    // Looked at only where there is something to hide.
+                    if level.parts.last().is_some_and(|upper| self.is_opaque(upper, path)) {
                         break;
                     }
+                    level.add(part.nth, directory);
                 }
                 Seen::Nothing => {}
                 Seen::Other => break,
             }
         }
-        Ok(parts)
+        Ok(level)
     }
 
-    fn directory(&self, nth: usize, path: &[u8]) -> io::Result<Seen> {
-        let Some(root) = self.roots.get(nth) else { return Ok(Seen::Nothing) };
-        match open_beneath(&open_top(root)?, path) {
+    /// True if a part of the directory `path` hides those below it.
+    fn is_opaque(&self, part: &Part, path: &[u8]) -> bool {
+        match (&part.directory, self.roots.get(part.nth)) {
+            (Some(directory), _) => is_opaque(directory),
+            (None, Some(root)) => open_top(root)
+                .and_then(|root| open_beneath(&root, path))
+                .is_ok_and(|directory| is_opaque(&directory)),
+            (None, None) => false,
+        }
+    }
+
+    /// What the directory `parent`, of which a layer has a part, has as `name`; the directory itself if that is empty.
+    fn child(&self, part: &Part, parent: &[u8], name: &[u8]) -> io::Result<Seen> {
+        let opened = match &part.directory {
+            Some(directory) => open_child(directory, name),
+            None => {
+                let Some(root) = self.roots.get(part.nth) else { return Ok(Seen::Nothing) };
+                open_beneath(&open_top(root)?, parent).and_then(|directory| open_child(&directory, name))
+            }
+        };
+        match opened {
             Ok(directory) => Ok(Seen::Directory(directory)),
             Err(Errno::ENOENT) => Ok(Seen::Nothing),
             // A whiteout, too.
@@ -227,6 +301,26 @@ impl Stack {
             Err(errno) => Err(errno.into()),
         }
     }
+}
+
+impl Level {
+    fn add(&mut self, nth: usize, directory: OwnedFd) {
+        let keep = self.open < OPEN_MAX;
+        self.open += usize::from(keep);
+        self.parts.push(Part { nth, directory: keep.then_some(directory) });
+    }
+}
+
+/// One directory down, following nothing; `directory` once more if `name` is empty.
+fn open_child(directory: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let name = match name {
+        b"" => b".".as_slice(),
+        // No list that we wrote has it; as openat2(2) says of what leads out.
+        b".." => return Err(Errno::EXDEV),
+        name => name,
+    };
+    openat(directory, OsStr::from_bytes(name), flags, Mode::empty())
 }
 
 /// What a layer has under a name.
@@ -248,14 +342,29 @@ fn is_opaque(directory: &OwnedFd) -> bool {
         .any(|name| sys::fgetxattr(directory, name).is_ok_and(|value| value == b"y"))
 }
 
+/// Gives a directory what `source` says; without one, a time that is the same for all hosts, at least.
+fn adopt(directory: &OwnedFd, source: Option<&OwnedFd>) -> io::Result<()> {
+    match source {
+        Some(source) => copy(source, directory),
+        None => {
+            let (atime, mtime) = times((0, 0));
+            Ok(futimens(directory, &atime, &mtime)?)
+        }
+    }
+}
+
 /// Owner, then extended attributes, then mode and times: as [`crate::attributes`] sets them.
 fn copy(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
     let (stat, made) = (fstat(from)?, fstat(to)?);
-    if (stat.st_uid, stat.st_gid) != (made.st_uid, made.st_gid) {
+    let is_given = (stat.st_uid, stat.st_gid) != (made.st_uid, made.st_gid);
+    if is_given {
         fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     }
     copy_xattrs(from, to)?;
-    fchmod(to, Mode::from_bits_truncate(stat.st_mode & 0o7777))?;
+    // Giving a file away may take bits of its mode.
+    if is_given || stat.st_mode != made.st_mode {
+        fchmod(to, Mode::from_bits_truncate(stat.st_mode & 0o7777))?;
+    }
     let (atime, mtime) = times((stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)));
     Ok(futimens(to, &atime, &mtime)?)
 }

@@ -5,7 +5,7 @@
 use crate::cancel::{Cancel, Cancelled};
 use crate::digest::Digest;
 use crate::images::{self, NewImage};
-use crate::limits::Limits;
+use crate::limits::{self, Limits};
 use crate::oci::{self, Config, Descriptor, History, Manifest, PlatformField, RootFs, Run};
 use crate::pipeline::{LayerError, Pipeline, Sink, Streamed};
 use crate::platform::Platform;
@@ -203,7 +203,9 @@ impl Read for Patient<'_> {
             self.cancel.check().map_err(|Cancelled| io::Error::other("cancelled"))?;
             let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
             // Zero ready: a pipe that nobody has written to yet.
-            if poll(&mut fds, PollTimeout::from(LOOK_MS))? == 0 {
+            if poll(&mut fds, PollTimeout::ZERO)? == 0
+                && limits::idle(|| poll(&mut fds, PollTimeout::from(LOOK_MS)))? == 0
+            {
                 continue;
             }
             match (&mut &*self.file).read(into) {

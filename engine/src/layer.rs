@@ -17,9 +17,9 @@ use crate::rate::Rate;
 use crate::sources::Sources;
 use crate::store::{Store, Temp, file_error};
 use sampan_ipc::engine::Phase;
-use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Told when bytes that were kept turn out to be wrong.
 const STARTING_OVER: &str = "what was kept of an earlier try is wrong, starting over";
@@ -87,9 +87,9 @@ impl Fetch<'_> {
     fn download(&self, layer: &Layer<'_>, claim: &Claim<'_>, has_layer: bool) -> Result<(), LayerError> {
         let (digest, size) = (&layer.blob.digest, layer.blob.size);
         let mut partial = Partial::open(self.store, digest, size)?;
-        let joined = Cell::new(partial.kept() > 0);
+        let joined = AtomicBool::new(partial.kept() > 0);
         let mut result = self.stream(layer, claim, has_layer, &partial, &joined);
-        if joined.get() && result.as_ref().is_err_and(is_wrong) {
+        if joined.load(Ordering::Relaxed) && result.as_ref().is_err_and(is_wrong) {
             log::warn!("blob {digest}: {STARTING_OVER}");
             self.progress.retry(layer.row, STARTING_OVER);
             partial.clear()?;
@@ -120,20 +120,17 @@ impl Fetch<'_> {
         claim: &Claim<'_>,
         has_layer: bool,
         partial: &Partial<'_>,
-        joined: &Cell<bool>,
+        joined: &AtomicBool,
     ) -> Result<Option<Temp>, LayerError> {
-        let here = Cell::new(partial.kept());
-        let tell = || {
-            claim.tell(here.get());
-            self.progress.set(layer.row, here.get());
-        };
-        tell();
+        let here = AtomicU64::new(partial.kept());
         let count = |bytes| {
-            here.set(here.get() + bytes);
-            tell();
+            let now = here.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            claim.tell(now);
+            self.progress.set(layer.row, now);
         };
+        count(0);
         let on_retry = |note: &str| {
-            joined.set(true);
+            joined.store(true, Ordering::Relaxed);
             self.progress.retry(layer.row, note);
         };
         let on_etag = |etag: Option<&str>| {
@@ -160,10 +157,10 @@ impl Fetch<'_> {
     fn pass(
         &self,
         layer: &Layer<'_>,
-        from: impl Read,
+        from: impl Read + Send,
         sink: Sink<'_>,
         has_layer: bool,
-        on_bytes: &dyn Fn(u64),
+        on_bytes: &(dyn Fn(u64) + Sync),
     ) -> Result<Option<Temp>, LayerError> {
         let Descriptor { digest, size, .. } = layer.blob;
         let pipeline = Pipeline {

@@ -56,6 +56,7 @@ pub mod reach;
 pub mod reference;
 pub mod registries;
 pub mod registry;
+pub mod relay;
 pub mod retry;
 pub mod rights;
 pub mod room;

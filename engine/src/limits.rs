@@ -2,20 +2,27 @@
 //! download of a blob at a time.
 //!
 //! A thread takes a claim before a slot, and a slot before a processor, never the other way round, and gives its
-//! processor back for as long as it waits for anything ([`Cpu::idle`]): so none waits for ever. Threads that
-//! wait for a slot or a claim look whether their job was cancelled.
+//! processor back for as long as it waits for anything ([`idle`]): so none waits for ever. Who waits where is known
+//! deep below, where a socket turns out to be empty, so a thread's processor is a matter of the thread. Threads that
+//! wait for a slot or a claim look whether their job was cancelled. Processors go round in the order they are asked
+//! for; what then is left over is for those who run ahead of others ([`crate::relay`]).
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::digest::Digest;
 use crate::rate::Rate;
 use crate::store::lock;
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often a waiting job looks whether it was cancelled.
 const LOOK: Duration = Duration::from_millis(200);
+/// How long a thread may compute while others wait: many times what a switch costs, and so short that no connection
+/// is left alone for longer than peers put up with.
+const SLICE: Duration = Duration::from_millis(50);
 
 /// Numbers that bound the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,54 +62,148 @@ pub struct Limits {
     /// Bytes per second of all transfers.
     pub rate: Rate,
     slots: Permits,
-    cpus: Permits,
+    cpus: Arc<Permits>,
     claims: Mutex<HashMap<Digest, Arc<AtomicU64>>>,
     released: Condvar,
 }
 
-/// A number of permits, and those who wait for one.
+/// A number of permits, and those who wait for one, in the order they came.
 struct Permits {
     state: Mutex<State>,
+    /// For those in the queue.
     freed: Condvar,
+    /// For those who take what nobody else wants.
+    spare: Condvar,
 }
 
 struct State {
     free: usize,
-    waiting: usize,
+    next_ticket: u64,
+    queue: VecDeque<u64>,
+    /// How many wait for a spare one.
+    hopeful: usize,
+}
+
+impl State {
+    fn has_spare(&self) -> bool {
+        self.free > 0 && self.queue.is_empty()
+    }
 }
 
 impl Permits {
     fn new(free: usize) -> Self {
-        Permits { state: Mutex::new(State { free: free.max(1), waiting: 0 }), freed: Condvar::new() }
+        let state = State { free: free.max(1), next_ticket: 0, queue: VecDeque::new(), hopeful: 0 };
+        Permits { state: Mutex::new(state), freed: Condvar::new(), spare: Condvar::new() }
     }
 
     fn take(&self, cancel: Option<&Cancel>) -> Result<(), Cancelled> {
         let mut state = lock(&self.state);
-        while state.free == 0 {
-            cancel.map_or(Ok(()), Cancel::check)?;
-            state.waiting += 1;
-            state = self.freed.wait_timeout(state, LOOK).unwrap_or_else(|e| e.into_inner()).0;
-            state.waiting -= 1;
+        if state.has_spare() {
+            state.free -= 1;
+            return Ok(());
         }
-        state.free -= 1;
-        Ok(())
+        let ticket = state.next_ticket;
+        state.next_ticket += 1;
+        state.queue.push_back(ticket);
+        let result = loop {
+            if state.free > 0 && state.queue.front() == Some(&ticket) {
+                state.free -= 1;
+                break Ok(());
+            }
+            if let Err(cancelled) = cancel.map_or(Ok(()), Cancel::check) {
+                break Err(cancelled);
+            }
+            state = self.freed.wait_timeout(state, LOOK).unwrap_or_else(|e| e.into_inner()).0;
+        };
+        state.queue.retain(|other| *other != ticket);
+        if state.free > 0 {
+            self.tell(&state);
+        }
+        result
     }
 
     fn give(&self) {
         let mut state = lock(&self.state);
         state.free += 1;
-        if state.waiting > 0 {
-            drop(state);
-            self.freed.notify_one();
+        self.tell(&state);
+    }
+
+    /// Wakes who may have the free one. A call into the kernel each, so none without need.
+    fn tell(&self, state: &State) {
+        match (state.queue.is_empty(), state.hopeful) {
+            (false, _) => self.freed.notify_all(),
+            (true, 1..) => self.spare.notify_all(),
+            (true, 0) => {}
         }
+    }
+
+    /// Takes one that nobody is queueing for; false once `done` is set, see [`Permits::recheck`].
+    fn take_spare(&self, done: &AtomicBool) -> bool {
+        let mut state = lock(&self.state);
+        while !done.load(Ordering::SeqCst) {
+            if state.has_spare() {
+                state.free -= 1;
+                return true;
+            }
+            state.hopeful += 1;
+            state = self.spare.wait(state).unwrap_or_else(|e| e.into_inner());
+            state.hopeful -= 1;
+        }
+        false
+    }
+
+    /// Has those who wait for a spare one look whether they still want it.
+    fn recheck(&self) {
+        let state = lock(&self.state);
+        if state.hopeful > 0 {
+            self.spare.notify_all();
+        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        !lock(&self.state).queue.is_empty()
     }
 }
 
 /// One of the downloads that may run at a time.
 pub struct Slot<'a>(&'a Limits);
 
-/// The right to compute.
-pub struct Cpu<'a>(&'a Limits);
+/// The right to compute, of the thread that has it. Given back for as long as that thread is in [`idle`].
+pub struct Cpu {
+    /// False if the thread had one already.
+    is_first: bool,
+    of_this_thread: PhantomData<*const ()>,
+}
+
+thread_local! {
+    static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
+}
+
+/// A processor that this thread has.
+struct Held {
+    of: Arc<Permits>,
+    since: Instant,
+}
+
+/// Waits for something without keeping this thread's processor, if it has one, from others.
+pub fn idle<T>(wait: impl FnOnce() -> T) -> T {
+    let Some(Held { of, .. }) = HELD.take() else {
+        return wait();
+    };
+    of.give();
+    let waited = wait();
+    let _ = of.take(None);
+    HELD.set(Some(Held { of, since: Instant::now() }));
+    waited
+}
+
+/// Lets the next one have this thread's processor, if it has had it for [`SLICE`] and somebody waits.
+pub fn share() {
+    let is_due = |held: &Held| held.since.elapsed() >= SLICE && held.of.is_wanted();
+    if HELD.with_borrow(|held| held.as_ref().is_some_and(is_due)) {
+        idle(|| ());
+    }
+}
 
 /// The right to be the one who fetches a blob.
 pub struct Claim<'a> {
@@ -116,7 +217,7 @@ impl Limits {
     pub fn new(bounds: Bounds) -> Self {
         Limits {
             slots: Permits::new(bounds.downloads),
-            cpus: Permits::new(bounds.cpus),
+            cpus: Arc::new(Permits::new(bounds.cpus)),
             rate: Rate::new(bounds.bytes_per_second),
             claims: Mutex::default(),
             released: Condvar::new(),
@@ -133,11 +234,38 @@ impl Limits {
         Ok(Slot(self))
     }
 
-    /// Waits for a processor. Those who have one give it back soon: see [`Cpu::idle`].
-    pub fn cpu(&self) -> Cpu<'_> {
-        // Without a job that may be cancelled it does not fail.
-        let _ = self.cpus.take(None);
-        Cpu(self)
+    /// Waits for a processor. Those who have one give it back soon: see [`idle`] and [`share`].
+    pub fn cpu(&self) -> Cpu {
+        let is_first = HELD.with_borrow(Option::is_none);
+        if is_first {
+            // Without a job that may be cancelled it does not fail.
+            let _ = self.cpus.take(None);
+            self.hold();
+        }
+        Cpu { is_first, of_this_thread: PhantomData }
+    }
+
+    /// Waits for a processor that nobody else wants; `None` once `done` is set, see [`Limits::recheck`]. To be given
+    /// back as soon as one [`Limits::is_wanted`].
+    pub fn spare_cpu(&self, done: &AtomicBool) -> Option<Cpu> {
+        self.cpus.take_spare(done).then(|| {
+            self.hold();
+            Cpu { is_first: true, of_this_thread: PhantomData }
+        })
+    }
+
+    fn hold(&self) {
+        HELD.set(Some(Held { of: Arc::clone(&self.cpus), since: Instant::now() }));
+    }
+
+    /// Has those who wait for a spare processor look at their `done` again.
+    pub fn recheck(&self) {
+        self.cpus.recheck();
+    }
+
+    /// True if somebody waits for a processor.
+    pub fn is_wanted(&self) -> bool {
+        self.cpus.is_wanted()
     }
 
     /// Waits until no other job fetches `digest`, and claims it. Meanwhile `tell` hears, again and again, how many
@@ -163,16 +291,6 @@ impl Limits {
     }
 }
 
-impl Cpu<'_> {
-    /// Waits for something without keeping the processor from others.
-    pub fn idle<T>(&self, wait: impl FnOnce() -> T) -> T {
-        self.0.cpus.give();
-        let waited = wait();
-        let _ = self.0.cpus.take(None);
-        waited
-    }
-}
-
 impl Claim<'_> {
     /// Says how many bytes are here, for jobs that wait for the same blob.
     pub fn tell(&self, bytes: u64) {
@@ -186,9 +304,13 @@ impl Drop for Slot<'_> {
     }
 }
 
-impl Drop for Cpu<'_> {
+impl Drop for Cpu {
     fn drop(&mut self) {
-        self.0.cpus.give();
+        if self.is_first
+            && let Some(held) = HELD.take()
+        {
+            held.of.give();
+        }
     }
 }
 
@@ -226,13 +348,48 @@ mod tests {
     fn one_who_waits_for_something_else_lends_its_processor() {
         let limits = Limits::new(Bounds { cpus: 1, ..Bounds::default() });
         let (done, wait) = channel();
-        let cpu = limits.cpu();
+        let _cpu = limits.cpu();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let _cpu = limits.cpu();
                 done.send(()).expect("somebody waits");
             });
-            cpu.idle(|| wait.recv()).expect("the other one ran meanwhile");
+            idle(|| wait.recv()).expect("the other one ran meanwhile");
         });
+    }
+
+    #[test]
+    fn a_processor_goes_to_who_asked_first_and_a_spare_one_to_who_runs_ahead() {
+        let limits = Limits::new(Bounds { cpus: 1, ..Bounds::default() });
+        let (order, ordered) = channel();
+        let done = AtomicBool::new(false);
+        let cpu = limits.cpu();
+        std::thread::scope(|scope| {
+            let ahead = order.clone();
+            let (limits, done) = (&limits, &done);
+            scope.spawn(move || {
+                let _cpu = limits.spare_cpu(done).expect("not done");
+                ahead.send("ahead").expect("somebody looks");
+            });
+            while lock(&limits.cpus.state).hopeful == 0 {
+                std::thread::yield_now();
+            }
+            for name in ["first", "second"] {
+                let order = order.clone();
+                let queued = lock(&limits.cpus.state).queue.len();
+                scope.spawn(move || {
+                    let _cpu = limits.cpu();
+                    order.send(name).expect("somebody looks");
+                });
+                while lock(&limits.cpus.state).queue.len() == queued {
+                    std::thread::yield_now();
+                }
+            }
+            assert!(limits.is_wanted());
+            drop(cpu);
+        });
+        assert_eq!(ordered.try_iter().collect::<Vec<_>>(), ["first", "second", "ahead"]);
+        done.store(true, Ordering::SeqCst);
+        assert!(limits.spare_cpu(&done).is_none());
     }
 }

@@ -435,7 +435,7 @@ impl Work<'_> {
     fn read(
         &mut self,
         name: &str,
-        from: Box<dyn Read + '_>,
+        from: Box<dyn Read + Send + '_>,
         len: u64,
         expected: Option<&Descriptor>,
         diff_id: &Digest,
@@ -471,7 +471,7 @@ impl Work<'_> {
         row: usize,
         expected: Option<Expected>,
         untar: bool,
-        from: impl Read,
+        from: impl Read + Send,
         sink: Sink<'_>,
     ) -> Result<crate::pipeline::Streamed, LayerError> {
         let pipeline = Pipeline {

@@ -18,7 +18,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use sampan_ipc::report;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
@@ -338,7 +338,7 @@ fn refusal(errno: Errno) -> String {
 }
 
 fn unpack_input(root: &Path) -> Result<Unpacked, UnpackError> {
-    let (unpacked, mut rest) = unpack::unpack(io::stdin().lock(), root)?;
+    let (unpacked, mut rest) = unpack::unpack(BufReader::with_capacity(BUFFER, io::stdin().lock()), root)?;
     // The sender hands over all that there is, whatever stands behind the tar's end.
     io::copy(&mut rest, &mut io::sink()).map_err(|error| UnpackError::Tar(TarError::Read(error)))?;
     Ok(unpacked)

@@ -12,11 +12,11 @@
 use crate::digest::Digest;
 use crate::store::{Store, StoreError, file_error, lock};
 use serde::{Deserialize, Serialize};
-use std::cell::{Cell, RefCell};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
 /// How often a download is made safe from power loss: so much of it is fetched again at worst.
@@ -38,6 +38,13 @@ struct Note {
     synced: u64,
 }
 
+/// How far it has come.
+struct Way {
+    len: u64,
+    note: Note,
+    synced_at: Instant,
+}
+
 /// A blob on its way, open for appending.
 pub struct Partial<'a> {
     store: &'a Store,
@@ -45,9 +52,7 @@ pub struct Partial<'a> {
     path: PathBuf,
     file: File,
     kept: u64,
-    len: Cell<u64>,
-    note: RefCell<Note>,
-    synced_at: Cell<Instant>,
+    way: Mutex<Way>,
 }
 
 impl<'a> Partial<'a> {
@@ -64,12 +69,10 @@ impl<'a> Partial<'a> {
         let mut partial = Partial {
             store,
             digest: digest.clone(),
-            note: RefCell::new(read_note(&path)),
+            way: Mutex::new(Way { len: kept, note: read_note(&path), synced_at: Instant::now() }),
             path,
             file,
             kept,
-            len: Cell::new(kept),
-            synced_at: Cell::new(Instant::now()),
         };
         if kept > size {
             partial.clear()?;
@@ -84,7 +87,7 @@ impl<'a> Partial<'a> {
 
     /// The ETag that they came with.
     pub fn etag(&self) -> Option<String> {
-        self.note.borrow().etag.clone()
+        lock(&self.way).note.etag.clone()
     }
 
     /// Reads the bytes that were there when it was opened.
@@ -102,11 +105,12 @@ impl<'a> Partial<'a> {
     /// [`StoreError::File`].
     pub fn set_etag(&self, etag: Option<&str>) -> Result<(), StoreError> {
         let etag = etag.filter(|etag| etag.len() <= ETAG_MAX).map(str::to_owned);
-        if self.note.borrow().etag == etag {
+        let mut way = lock(&self.way);
+        if way.note.etag == etag {
             return Ok(());
         }
-        self.note.borrow_mut().etag = etag;
-        self.write_note()
+        way.note.etag = etag;
+        self.write_note(&way.note)
     }
 
     /// Appends `bytes`.
@@ -115,12 +119,13 @@ impl<'a> Partial<'a> {
     /// [`StoreError::File`]: the disk is full or broken.
     pub fn append(&self, bytes: &[u8]) -> Result<(), StoreError> {
         (&self.file).write_all(bytes).map_err(file_error("write to", &self.path))?;
-        self.len.set(self.len.get() + bytes.len() as u64);
-        if self.synced_at.get().elapsed() >= SYNC_EVERY {
+        let mut way = lock(&self.way);
+        way.len += bytes.len() as u64;
+        if way.synced_at.elapsed() >= SYNC_EVERY {
             self.file.sync_data().map_err(file_error("sync", &self.path))?;
-            self.note.borrow_mut().synced = self.len.get();
-            self.write_note()?;
-            self.synced_at.set(Instant::now());
+            way.note.synced = way.len;
+            self.write_note(&way.note)?;
+            way.synced_at = Instant::now();
         }
         Ok(())
     }
@@ -130,11 +135,10 @@ impl<'a> Partial<'a> {
     /// # Errors
     /// [`StoreError::File`].
     pub fn clear(&mut self) -> Result<(), StoreError> {
-        self.note.replace(Note::default());
-        self.write_note()?;
+        self.write_note(&Note::default())?;
         self.file.set_len(0).map_err(file_error("cut", &self.path))?;
         self.kept = 0;
-        self.len.set(0);
+        *lock(&self.way) = Way { len: 0, note: Note::default(), synced_at: Instant::now() };
         Ok(())
     }
 
@@ -158,8 +162,8 @@ impl<'a> Partial<'a> {
         Ok(())
     }
 
-    fn write_note(&self) -> Result<(), StoreError> {
-        write_note(self.store, &self.path, &self.note.borrow())
+    fn write_note(&self, note: &Note) -> Result<(), StoreError> {
+        write_note(self.store, &self.path, note)
     }
 }
 
@@ -320,7 +324,7 @@ mod tests {
         let (dir, store) = store();
         let digest = Digest::of(b"abcdef");
         let partial = Partial::open(&store, &digest, 6).expect("opened");
-        partial.synced_at.set(Instant::now() - SYNC_EVERY);
+        lock(&partial.way).synced_at = Instant::now() - SYNC_EVERY;
         partial.append(b"abc").expect("written");
         partial.append(b"de").expect("written");
         drop(partial);

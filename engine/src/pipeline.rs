@@ -1,33 +1,32 @@
 //! One pass over a layer: source → blob file and its digest → decompress → diff id → untar.
 //!
-//! Two threads a layer, so that two cores work side by side: the caller's reads, hashes, writes and
-//! decompresses; a second one hashes what comes out and unpacks it. Between them a few buffers go round, so a
-//! slow disk holds the network back and memory does not grow with the layer. Each computes only while it has one
-//! of the engine's processors ([`Limits::cpu`]), and lends it to others while it waits. Everything lands in
-//! temporaries, or in a [`Partial`]; the caller names them when all digests are right.
+//! The caller's thread does all of it, piece by piece. A second thread reads, hashes, writes and decompresses ahead of
+//! it while the engine has a processor to spare ([`crate::relay`]), so that a layer which comes alone takes two.
+//! Nothing is held but a few pieces, so a slow disk holds the network back and memory does not grow with the layer.
+//! Each thread computes only while it has one of the engine's processors ([`Limits::cpu`]), and lends it to others
+//! while it waits. Everything lands in temporaries, or in a [`Partial`]; the caller names them when all digests are
+//! right.
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::decode::{self, Format};
 use crate::digest::{Algorithm, Digest, Hasher};
-use crate::limits::{Cpu, Limits};
-use crate::namespace::Namespace;
+use crate::limits::{self, Limits};
 use crate::partial::Partial;
 use crate::place::UnpackError;
 use crate::registry::RegistryError;
+use crate::relay::{Reader, Relay};
 use crate::store::{Store, StoreError, Temp};
+use crate::tarball::TarError;
 use crate::unpack::{self, Unpacked};
 use sampan_ipc::engine::Phase;
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvError, SyncSender, TryRecvError, sync_channel};
+use std::io::{self, BufRead, Read, Write};
+use std::path::Path;
 
-/// Size of a buffer between the two threads.
+/// Bytes that are copied at a time.
 const BUFFER: usize = 128 << 10;
-/// How many of them there are.
-const BUFFERS: usize = 6;
-/// Stack of the unpacking thread: it does not recurse.
-const STACK: usize = 256 << 10;
+/// Stack of the thread that runs ahead: TLS and decompression, no recursion.
+const STACK: usize = 1 << 20;
 
 /// Why a layer is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -119,9 +118,9 @@ pub struct Pipeline<'a> {
     /// Unpack the tar; not needed when the layer is there.
     pub untar: bool,
     /// Told of bytes as they come, those of a [`Partial`] that were there before left out.
-    pub on_bytes: &'a dyn Fn(u64),
+    pub on_bytes: &'a (dyn Fn(u64) + Sync),
     /// Told when all bytes are here.
-    pub on_phase: &'a dyn Fn(Phase),
+    pub on_phase: &'a (dyn Fn(Phase) + Sync),
 }
 
 /// What came out, verified, and not named yet.
@@ -174,50 +173,73 @@ impl Sink<'_> {
     }
 }
 
-type Buffer = Vec<u8>;
-
 impl Pipeline<'_> {
     /// Sends all of `from` through, and the blob's bytes into `sink`.
     ///
     /// # Errors
     /// [`LayerError`]; the temporaries are gone then.
-    pub fn run(&self, from: impl Read, sink: Sink<'_>) -> Result<Streamed, LayerError> {
+    pub fn run(&self, from: impl Read + Send, sink: Sink<'_>) -> Result<Streamed, LayerError> {
         let layer = if self.untar { Some(self.store.temp_layer()?) } else { None };
         let root = layer.as_ref().map(|temp| temp.path().join("diff"));
-        let diff_algorithm = self.expected.as_ref().map_or(Algorithm::Sha256, |e| e.diff_id.algorithm());
-        let (full, filled) = sync_channel::<Option<Buffer>>(BUFFERS);
-        let (empty, emptied) = sync_channel::<Buffer>(BUFFERS);
-        for _ in 0..BUFFERS {
-            let _ = empty.send(Vec::new());
+        let _cpu = self.limits.cpu();
+        let mut tap = Tap::new(self, from, sink);
+        let (format, unpacked) = match decode::open(&mut tap, self.limits.bounds.zstd_window_log) {
+            Ok((format, decoder)) => {
+                let (end, unpacked) = self.unpack(decoder, root.as_deref());
+                (end.map(|()| format), unpacked)
+            }
+            Err(error) => (Err(error), Err(TarError::Truncated.into())),
+        };
+        if format.is_ok() && unpacked.is_ok() {
+            // What stands behind the compressed stream is part of the blob. What breaks there, the tap knows.
+            let _ = io::copy(&mut tap, &mut io::sink());
         }
-        let (limits, namespace) = (self.limits, self.store.namespace());
-        let cpu = limits.cpu();
-        let mut tap = Tap::new(self, from, sink, &cpu);
-        let (format, unpacked) = std::thread::scope(|scope| {
-            let unpacker = std::thread::Builder::new().name("unpack".into()).stack_size(STACK);
-            let unpacker = unpacker.spawn_scoped(scope, move || {
-                let cpu = limits.cpu();
-                Drain {
-                    filled,
-                    empty,
-                    cpu,
-                    buffer: Vec::new(),
-                    at: 0,
-                    ended: false,
-                    hasher: Hasher::new(diff_algorithm),
-                }
-                .unpack(root, namespace)
-            });
-            let unpacker = unpacker.map_err(|source| LayerError::Read { blob: self.name(), source })?;
-            let format = self.feed(&mut tap, &full, &emptied);
-            // Without its end mark the stream is broken for the other thread, which then stops.
-            drop((full, emptied));
-            (self.on_phase)(Phase::Extracting);
-            let unpacked = cpu.idle(|| unpacker.join()).expect("the unpacking thread does not panic");
-            Ok::<_, LayerError>((format, unpacked))
-        })?;
         self.cancel.check()?;
         self.judge(tap, format, unpacked, layer)
+    }
+
+    /// Decompresses and unpacks; how each of them ended.
+    fn unpack(
+        &self,
+        decoder: impl Read + Send,
+        root: Option<&Path>,
+    ) -> (io::Result<()>, Result<(Digest, u64), UnpackError>) {
+        let on_end = || {
+            (self.on_phase)(Phase::Verifying);
+            (self.on_phase)(Phase::Extracting);
+        };
+        let relay = Relay::new(decoder, self.limits, &on_end);
+        let unpacked = std::thread::scope(|scope| {
+            let builder = std::thread::Builder::new().name("ahead".into()).stack_size(STACK);
+            // Without a second thread the first does all.
+            let is_alone = self.limits.bounds.cpus == 1;
+            let ahead = if is_alone { None } else { builder.spawn_scoped(scope, || relay.run_ahead()).ok() };
+            let unpacked = self.drain(&relay, root);
+            relay.close();
+            limits::idle(|| ahead.map(|ahead| ahead.join()));
+            unpacked
+        });
+        // Where the unpacking was given up first, nothing is wrong with the compressed bytes so far.
+        (relay.end().unwrap_or(Ok(())), unpacked)
+    }
+
+    /// Hashes what comes out and unpacks it: digest of all, and how many entries were passed over.
+    fn drain<D: Read>(
+        &self,
+        relay: &Relay<'_, D>,
+        root: Option<&Path>,
+    ) -> Result<(Digest, u64), UnpackError> {
+        let algorithm = self.expected.as_ref().map_or(Algorithm::Sha256, |e| e.diff_id.algorithm());
+        let mut hasher = Hasher::new(algorithm);
+        let mut reader = Reader::new(relay, |piece| hasher.update(piece));
+        let unpacked = match (root, self.store.namespace()) {
+            (Some(root), None) => unpack::unpack(&mut reader, root)?.0,
+            (Some(root), Some(namespace)) => namespace.unpack(&mut reader, root)?,
+            (None, _) => Unpacked::default(),
+        };
+        // Behind the tar's end mark stand zeroes, which the diff id covers too.
+        pass_rest(&mut reader).map_err(TarError::Read)?;
+        Ok((hasher.finish(), unpacked.skipped))
     }
 
     /// Sends all of `from` into `sink` and compares the digest, without a look into it.
@@ -225,40 +247,13 @@ impl Pipeline<'_> {
     /// # Errors
     /// [`LayerError`].
     pub fn copy(&self, from: impl Read, sink: Sink<'_>) -> Result<(), LayerError> {
-        let cpu = self.limits.cpu();
-        let mut tap = Tap::new(self, from, sink, &cpu);
+        let _cpu = self.limits.cpu();
+        let mut tap = Tap::new(self, from, sink);
         let mut buffer = vec![0; BUFFER];
-        while tap.some(&mut buffer)? > 0 {}
-        self.compare(tap.size, &tap.hasher.finish())
-    }
-
-    /// Decompresses into buffers until the source ends or the other thread stops.
-    fn feed<R: Read>(
-        &self,
-        tap: &mut Tap<'_, R>,
-        full: &SyncSender<Option<Buffer>>,
-        emptied: &Receiver<Buffer>,
-    ) -> io::Result<Format> {
-        let cpu = tap.cpu;
-        let (format, mut decoder) = decode::open(&mut *tap, self.limits.bounds.zstd_window_log)?;
-        while let Ok(mut buffer) = receive(emptied, cpu) {
-            buffer.resize(BUFFER, 0);
-            let len = fill(&mut decoder, &mut buffer)?;
-            if len == 0 {
-                // What stands behind the compressed stream is part of the blob.
-                drop(decoder);
-                io::copy(tap, &mut io::sink())?;
-                (self.on_phase)(Phase::Verifying);
-                let _ = full.send(None);
-                break;
-            }
-            buffer.truncate(len);
-            // There is room for all buffers that there are: it does not block.
-            if full.send(Some(buffer)).is_err() {
-                break;
-            }
+        while tap.some(&mut buffer)? > 0 {
+            limits::share();
         }
-        Ok(format)
+        self.compare(tap.size, &tap.hasher.finish())
     }
 
     /// Compares all digests; whatever broke first for the outermost reason is the error.
@@ -314,7 +309,6 @@ impl Pipeline<'_> {
 /// The compressed side: everything that is read here is counted, hashed and written.
 struct Tap<'a, R> {
     pipeline: &'a Pipeline<'a>,
-    cpu: &'a Cpu<'a>,
     from: R,
     sink: Sink<'a>,
     hasher: Hasher,
@@ -323,15 +317,15 @@ struct Tap<'a, R> {
 }
 
 impl<'a, R: Read> Tap<'a, R> {
-    fn new(pipeline: &'a Pipeline<'a>, from: R, sink: Sink<'a>, cpu: &'a Cpu<'a>) -> Self {
+    fn new(pipeline: &'a Pipeline<'a>, from: R, sink: Sink<'a>) -> Self {
         let algorithm = pipeline.expected.as_ref().map_or(Algorithm::Sha256, |e| e.digest.algorithm());
-        Tap { pipeline, cpu, from, sink, hasher: Hasher::new(algorithm), size: 0, failed: None }
+        Tap { pipeline, from, sink, hasher: Hasher::new(algorithm), size: 0, failed: None }
     }
 
     fn some(&mut self, into: &mut [u8]) -> Result<usize, LayerError> {
         self.pipeline.cancel.check()?;
         let blob = || self.pipeline.name();
-        let len = self.cpu.idle(|| self.from.read(into)).map_err(|source| read_error(blob(), source))?;
+        let len = self.from.read(into).map_err(|source| read_error(blob(), source))?;
         let bytes = into.get(..len).unwrap_or_default();
         let offset = self.size;
         self.size += len as u64;
@@ -366,82 +360,12 @@ impl<R: Read> Read for Tap<'_, R> {
     }
 }
 
-/// The unpacked side: a reader of the buffers that come.
-struct Drain<'a> {
-    filled: Receiver<Option<Buffer>>,
-    empty: SyncSender<Buffer>,
-    cpu: Cpu<'a>,
-    buffer: Buffer,
-    at: usize,
-    ended: bool,
-    hasher: Hasher,
-}
-
-impl Drain<'_> {
-    /// Digest of all, and how many entries were passed over.
-    fn unpack(
-        mut self,
-        root: Option<PathBuf>,
-        namespace: Option<&Namespace>,
-    ) -> Result<(Digest, u64), UnpackError> {
-        let (unpacked, mut rest) = match (root, namespace) {
-            (Some(root), None) => unpack::unpack(&mut self, &root)?,
-            (Some(root), Some(namespace)) => (namespace.unpack(&mut self, &root)?, &mut self),
-            (None, _) => (Unpacked::default(), &mut self),
-        };
-        // Behind the tar's end mark stand zeroes, which the diff id covers too.
-        io::copy(&mut rest, &mut io::sink())
-            .map_err(|e| UnpackError::Tar(crate::tarball::TarError::Read(e)))?;
-        Ok((self.hasher.finish(), unpacked.skipped))
-    }
-}
-
-impl Read for Drain<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.buffer.len() && !self.ended {
-            let used = std::mem::take(&mut self.buffer);
-            // The first is the empty one that we began with.
-            if used.capacity() > 0 {
-                let _ = self.empty.send(used);
-            }
-            self.at = 0;
-            match receive(&self.filled, &self.cpu) {
-                Ok(Some(buffer)) => {
-                    self.hasher.update(&buffer);
-                    self.buffer = buffer;
-                }
-                Ok(None) => self.ended = true,
-                Err(_) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
-            }
-        }
-        let rest = self.buffer.get(self.at..).unwrap_or_default();
-        let len = rest.len().min(into.len());
-        if let (Some(to), Some(from)) = (into.get_mut(..len), rest.get(..len)) {
-            to.copy_from_slice(from);
-        }
-        self.at += len;
-        Ok(len)
-    }
-}
-
-/// Receives, and lends the processor only if it has to wait.
-fn receive<T>(from: &Receiver<T>, cpu: &Cpu<'_>) -> Result<T, RecvError> {
-    match from.try_recv() {
-        Ok(got) => Ok(got),
-        Err(TryRecvError::Disconnected) => Err(RecvError),
-        Err(TryRecvError::Empty) => cpu.idle(|| from.recv()),
-    }
-}
-
-fn fill(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
-    let mut have = 0;
-    while have < into.len() {
-        match from.read(into.get_mut(have..).unwrap_or_default()) {
-            Ok(0) => break,
-            Ok(len) => have += len,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+/// Reads on to the end.
+fn pass_rest(from: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        match from.fill_buf()?.len() {
+            0 => return Ok(()),
+            len => from.consume(len),
         }
     }
-    Ok(have)
 }

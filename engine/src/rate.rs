@@ -4,6 +4,7 @@
 //! none starves. Knows nothing of sockets.
 
 use crate::cancel::{Cancel, Cancelled};
+use crate::limits;
 use crate::store::lock;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -44,7 +45,7 @@ impl Rate {
         }
         match self.reserve(bytes, Instant::now()) {
             Duration::ZERO => Ok(()),
-            wait => cancel.wait(wait),
+            wait => limits::idle(|| cancel.wait(wait)),
         }
     }
 

@@ -195,7 +195,7 @@ pub struct BlobBody {
     /// What the registry vouches with that a later part is of the same bytes.
     pub etag: Option<String>,
     /// The bytes.
-    pub reader: Box<dyn Read>,
+    pub reader: Box<dyn Read + Send>,
 }
 
 /// Headers of a request beyond those that all have.

@@ -435,7 +435,7 @@ struct Hashed<'a> {
     from: &'a mut File,
     hasher: Hasher,
     limits: &'a Limits,
-    on_bytes: &'a dyn Fn(u64),
+    on_bytes: &'a (dyn Fn(u64) + Sync),
 }
 
 impl Read for Hashed<'_> {

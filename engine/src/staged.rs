@@ -19,10 +19,13 @@ use crate::progress::Progress;
 use crate::store::{Pin, Store, Temp, file_error};
 use crate::tarball::{Entry, TarError, Tarball};
 use sampan_ipc::engine::Phase;
-use std::io::{self, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 
 /// Longest document that is kept, in bytes: no manifest or config is longer.
 const DOCUMENT_MAX: u64 = oci::CONFIG_MAX;
+
+/// Bytes that are read at a time.
+const PIECE: usize = 64 << 10;
 
 /// Most layers of one archive: twenty images with as many layers as an image may have would have more.
 const LAYERS_MAX: usize = 4096;
@@ -70,9 +73,9 @@ impl Staging<'_> {
     ///
     /// # Errors
     /// [`ArchiveError`]; nothing is left then.
-    pub fn read(&self, from: impl Read) -> Result<Staged, ArchiveError> {
+    pub fn read(&self, from: impl Read + Send) -> Result<Staged, ArchiveError> {
         let mut staged = Staged::default();
-        let mut tarball = Tarball::new(from);
+        let mut tarball = Tarball::new(BufReader::with_capacity(PIECE, from));
         while let Some(entry) = tarball.next_entry()? {
             self.cancel.check()?;
             if let Some(name) = staged.members.admit(&entry)? {
@@ -90,7 +93,7 @@ impl Staging<'_> {
         Ok(staged)
     }
 
-    fn file<R: Read>(
+    fn file<R: BufRead + Send>(
         &self,
         name: &str,
         entry: &Entry,
@@ -126,7 +129,7 @@ impl Staging<'_> {
         Ok(Piece::Document(temp, size))
     }
 
-    fn layer(&self, name: &str, size: u64, from: impl Read) -> Result<Kept, ArchiveError> {
+    fn layer(&self, name: &str, size: u64, from: impl Read + Send) -> Result<Kept, ArchiveError> {
         let row = self.progress.append(row_id(name), size);
         self.progress.phase(row, Phase::Downloading);
         let pipeline = Pipeline {
@@ -152,7 +155,7 @@ impl Staging<'_> {
 /// The content of a tar's current entry.
 struct Content<'a, R>(&'a mut Tarball<R>);
 
-impl<R: Read> Read for Content<'_, R> {
+impl<R: BufRead> Read for Content<'_, R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.0.read_content(into).map_err(|error| match error {
             TarError::Read(source) => source,

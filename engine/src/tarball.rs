@@ -4,7 +4,7 @@
 //! long names of any length into memory and ends a PAX value at its first line break, which
 //! `security.capability` may hold. Called by [`crate::unpack`]. Never touches a file.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use tar::{EntryType, Header};
 
 const BLOCK: u64 = 512;
@@ -111,7 +111,7 @@ struct SparseWords {
     map: Option<Vec<(u64, u64)>>,
 }
 
-impl<R: Read> Tarball<R> {
+impl<R: BufRead> Tarball<R> {
     /// Reads from the first byte of `from`.
     pub fn new(from: R) -> Self {
         Tarball { from, content: 0, padding: 0 }
@@ -157,32 +157,53 @@ impl<R: Read> Tarball<R> {
     /// # Errors
     /// [`TarError::Truncated`] if the stream ends before the content does.
     pub fn read_content(&mut self, into: &mut [u8]) -> Result<usize, TarError> {
-        let want = usize::try_from(self.content).unwrap_or(usize::MAX).min(into.len());
-        let into = into.get_mut(..want).unwrap_or_default();
-        if into.is_empty() {
-            return Ok(0);
+        let part = self.content()?;
+        let len = part.len().min(into.len());
+        if let (Some(into), Some(part)) = (into.get_mut(..len), part.get(..len)) {
+            into.copy_from_slice(part);
         }
-        let len = read(&mut self.from, into)?;
-        if len == 0 {
-            return Err(TarError::Truncated);
-        }
-        self.content -= len as u64;
+        self.consume_content(len);
         Ok(len)
     }
 
+    /// What there is at hand of the current entry's content, without a copy; nothing at its end. The next call gives
+    /// the same, but for what [`Tarball::consume_content`] took.
+    ///
+    /// # Errors
+    /// As [`Tarball::read_content`].
+    pub fn content(&mut self) -> Result<&[u8], TarError> {
+        let most = usize::try_from(self.content).unwrap_or(usize::MAX);
+        if most == 0 {
+            return Ok(&[]);
+        }
+        while let Err(error) = self.from.fill_buf() {
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(TarError::Read(error));
+            }
+        }
+        let part = self.from.fill_buf().map_err(TarError::Read)?;
+        match part.get(..most.min(part.len())).unwrap_or_default() {
+            [] => Err(TarError::Truncated),
+            part => Ok(part),
+        }
+    }
+
+    /// Takes `len` bytes of what [`Tarball::content`] gave.
+    pub fn consume_content(&mut self, len: usize) {
+        self.from.consume(len);
+        self.content = self.content.saturating_sub(len as u64);
+    }
+
     fn skip_content(&mut self) -> Result<(), TarError> {
-        let (mut left, padding) = (std::mem::take(&mut self.content), std::mem::take(&mut self.padding));
-        let mut sink = [0; 8192];
-        while left > 0 {
-            let want = usize::try_from(left).unwrap_or(usize::MAX).min(sink.len());
-            match read(&mut self.from, sink.get_mut(..want).unwrap_or_default())? {
-                0 => return Err(TarError::Truncated),
-                len => left -= len as u64,
+        loop {
+            match self.content()?.len() {
+                0 => break,
+                len => self.consume_content(len),
             }
         }
         // A layer may end right behind its last file's content: 'umoci insert' writes such, and Go reads them.
-        let padding = usize::try_from(padding).expect("less than a block");
-        match fill(&mut self.from, sink.get_mut(..padding).unwrap_or_default())? {
+        let padding = usize::try_from(std::mem::take(&mut self.padding)).expect("less than a block");
+        match fill(&mut self.from, [0; BLOCK as usize].get_mut(..padding).unwrap_or_default())? {
             0 => Ok(()),
             len if len == padding => Ok(()),
             _ => Err(TarError::Truncated),

@@ -1,25 +1,25 @@
 //! Unpacks a layer's tar into a directory, in the form that overlayfs wants, and never outside of it.
 //!
-//! A parent directory is found by openat2 with the layer's root as root (RESOLVE_IN_ROOT), so `..`, absolute
-//! names and symbolic links of the layer lead nowhere else; the last name is then made there with `O_EXCL` or an
-//! `*at` call that follows nothing. OCI image-spec, "Image Layer Filesystem Changeset". Owners are numbers:
+//! A parent directory is found from the last one, a component at a time and following nothing, or, where links are on
+//! the way, by openat2 with the layer's root as root (RESOLVE_IN_ROOT): so `..`, absolute names and symbolic links of
+//! the layer lead nowhere else. The last name is then made there with `O_EXCL` or an `*at` call that follows nothing. OCI image-spec, "Image Layer Filesystem Changeset". Owners are numbers:
 //! names of users and groups are never looked up. Directories that a layer does not name are listed beside the
 //! root, for [`crate::implied`]. Called by [`crate::pipeline`]; removes nothing on failure, the caller's directory
 //! is private and thrown away whole.
 
 use crate::attributes::{Attributes, Standing, times};
-use crate::implied::{self, Implied};
+use crate::implied::{self, Implied, Way};
 use crate::place::{Place, UnpackError, file, lossy, refused};
 use crate::sys;
 use crate::tarball::{Entry, Kind, TarError, Tarball};
 use crate::tree;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{Mode, SFlag, fstatat, futimens, makedev, mkdirat, mknodat};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstatat, futimens, makedev, mkdirat, mknodat, utimensat};
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufRead, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -51,7 +51,7 @@ pub struct Unpacked {
 ///
 /// # Errors
 /// [`UnpackError`] names the entry.
-pub fn unpack<R: Read>(from: R, root: &Path) -> Result<(Unpacked, R), UnpackError> {
+pub fn unpack<R: BufRead>(from: R, root: &Path) -> Result<(Unpacked, R), UnpackError> {
     let mut tarball = Tarball::new(from);
     let mut unpacker = Unpacker::open(root)?;
     let mut count = Unpacked::default();
@@ -65,8 +65,11 @@ pub fn unpack<R: Read>(from: R, root: &Path) -> Result<(Unpacked, R), UnpackErro
     Ok((count, tarball.into_inner()))
 }
 
-/// Most directories that are kept open at a time.
+/// Most directories that are kept open at a time, and most that are opened one after the other for one entry.
 const TRAIL_MAX: usize = 32;
+/// How directories of the layer are opened: nothing is followed.
+const DIRECTORY: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// True if the directory `path` is the parent of `below`, or further up.
 fn is_above(path: &[u8], below: &[u8]) -> bool {
@@ -76,11 +79,21 @@ fn is_above(path: &[u8], below: &[u8]) -> bool {
 /// A directory, and its modification time.
 type Dated = (Box<[u8]>, (i64, u32));
 
+/// A directory that is open.
+#[derive(Clone)]
+struct Opened {
+    fd: Rc<OwnedFd>,
+    /// No link is on the way to it.
+    is_real: bool,
+}
+
 struct Unpacker {
-    root: Rc<OwnedFd>,
+    root: Opened,
     owner: Attributes,
     /// The directories on the way to where the last entry was made, outermost first: the next one is near.
-    trail: Vec<(Vec<u8>, Rc<OwnedFd>)>,
+    trail: Vec<(Vec<u8>, Opened)>,
+    /// Something was removed, to make a later entry: what was made once may be there no more.
+    replaced: bool,
     /// Times of directories, set in the end: making a file in one changes them.
     directories: Vec<Dated>,
     /// Bytes that those take.
@@ -95,13 +108,15 @@ impl Unpacker {
         let root =
             openat(AT_FDCWD, root, flags, Mode::empty()).map_err(|e| file("open the root of", b"", e))?;
         let mut implied = Implied::default();
-        implied.made(&root).map_err(|e| file("look at the root of", b"", e))?;
-        implied.way(Vec::new(), 0);
+        let mut way = Way::begin(Vec::new(), 0);
+        implied.made(&root, &mut way).map_err(|e| file("look at the root of", b"", e))?;
+        implied.way(way);
         let buffer = vec![0; 64 << 10];
         Ok(Unpacker {
-            root: Rc::new(root),
+            root: Opened { fd: Rc::new(root), is_real: true },
             owner: Attributes { standing: Standing::of_this_process() },
             trail: Vec::new(),
+            replaced: false,
             directories: Vec::new(),
             remembered: 0,
             implied,
@@ -110,12 +125,12 @@ impl Unpacker {
     }
 
     /// Makes one entry; false if it was passed over.
-    fn entry<R: Read>(&mut self, entry: &Entry, tarball: &mut Tarball<R>) -> Result<bool, UnpackError> {
+    fn entry<R: BufRead>(&mut self, entry: &Entry, tarball: &mut Tarball<R>) -> Result<bool, UnpackError> {
         let path = clean(&entry.path)?;
         if path.is_empty() {
             // `./`: the layer's root itself.
             if entry.kind == Kind::Directory {
-                let root = Rc::clone(&self.root);
+                let root = Rc::clone(&self.root.fd);
                 self.owner.set_attributes(&*root, &path, entry)?;
                 self.implied.has_entry(&root).map_err(|e| file("look at", &path, e))?;
                 self.note_directory(path, entry.mtime)?;
@@ -123,7 +138,7 @@ impl Unpacker {
             return Ok(true);
         }
         let (parent_path, name) = split(&path);
-        let parent = self.enter(parent_path)?;
+        let Opened { fd: parent, is_real } = self.enter(parent_path)?;
         if name == OPAQUE {
             self.opaque(&parent, &path)?;
             return Ok(true);
@@ -136,7 +151,7 @@ impl Unpacker {
         match entry.kind {
             Kind::Regular => self.regular(at, entry, tarball)?,
             Kind::Directory => {
-                self.directory(at, entry)?;
+                self.directory(at, is_real, entry)?;
                 self.note_directory(path, entry.mtime)?;
             }
             Kind::HardLink => self.hard_link(at, entry)?,
@@ -155,37 +170,94 @@ impl Unpacker {
     }
 
     /// The directory `path` beneath the root; makes what is missing on the way.
-    fn enter(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>, UnpackError> {
-        if path.is_empty() {
-            return Ok(Rc::clone(&self.root));
-        }
-        while let Some((known, fd)) = self.trail.last() {
+    fn enter(&mut self, path: &[u8]) -> Result<Opened, UnpackError> {
+        while let Some((known, opened)) = self.trail.last() {
             if known == path {
-                return Ok(Rc::clone(fd));
+                return Ok(opened.clone());
             }
             if is_above(known, path) {
                 break;
             }
             self.trail.pop();
         }
+        if path.is_empty() {
+            return Ok(self.root.clone());
+        }
+        match self.walk(path)? {
+            Some(opened) => Ok(opened),
+            None => self.go_around(path),
+        }
+    }
+
+    /// The directory `path`, from the last one of the trail on; `None` if something else than directories is on the
+    /// way, or too many of them are. What is missing is made, if nothing is in the way.
+    fn walk(&mut self, path: &[u8]) -> Result<Option<Opened>, UnpackError> {
+        let (known, mut at) = match self.trail.last() {
+            Some((known, opened)) => (known.len() + 1, opened.clone()),
+            None => (0, self.root.clone()),
+        };
+        let ends: Vec<usize> =
+            (known + 1..=path.len()).filter(|end| path.get(*end).is_none_or(|b| *b == b'/')).collect();
+        if ends.len() > TRAIL_MAX {
+            return Ok(None);
+        }
+        let (mut way, mut start) = (None, known);
+        for end in ends {
+            let (prefix, name) = (path.get(..end).unwrap_or(path), path.get(start..end).unwrap_or_default());
+            start = end + 1;
+            let fd = match openat(&*at.fd, OsStr::from_bytes(name), DIRECTORY, Mode::empty()) {
+                Ok(fd) => fd,
+                Err(Errno::ENOENT) => {
+                    let way = way.get_or_insert_with(|| self.way(&at, prefix, path));
+                    self.make_implied(&at.fd, name, path, way)?
+                }
+                Err(Errno::ENOTDIR | Errno::ELOOP) => {
+                    way.into_iter().for_each(|way| self.implied.way(way));
+                    return Ok(None);
+                }
+                Err(errno) => return Err(file("open the directory of", path, errno)),
+            };
+            at = self.remember(prefix, fd, at.is_real);
+        }
+        way.into_iter().for_each(|way| self.implied.way(way));
+        Ok(Some(at))
+    }
+
+    /// Makes a directory that has no entry, or none yet.
+    fn make_implied(
+        &mut self,
+        parent: &OwnedFd,
+        name: &[u8],
+        path: &[u8],
+        way: &mut Way,
+    ) -> Result<OwnedFd, UnpackError> {
+        let name = OsStr::from_bytes(name);
+        mkdirat(parent, name, Mode::from_bits_truncate(0o755))
+            .and_then(|()| openat(parent, name, DIRECTORY, Mode::empty()))
+            .and_then(|made| self.implied.made(&made, way).map(|()| made))
+            .map_err(|e| file("make the directory of", path, e))
+    }
+
+    /// The directory `path`, where links or whiteouts are on the way.
+    fn go_around(&mut self, path: &[u8]) -> Result<Opened, UnpackError> {
         let fd = match self.resolve(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Ok(fd) => fd,
             Err(Errno::ENOENT | Errno::ENOTDIR) => self.make_parents(path)?,
             Err(errno) => return Err(file("open the directory of", path, errno)),
         };
-        Ok(self.remember(path, fd))
+        Ok(self.remember(path, fd, false))
     }
 
     /// Keeps a directory in mind for the entries that come next.
-    fn remember(&mut self, path: &[u8], fd: OwnedFd) -> Rc<OwnedFd> {
-        let fd = Rc::new(fd);
+    fn remember(&mut self, path: &[u8], fd: OwnedFd, is_real: bool) -> Opened {
+        let opened = Opened { fd: Rc::new(fd), is_real };
         while self.trail.last().is_some_and(|(known, _)| !is_above(known, path)) {
             self.trail.pop();
         }
         if self.trail.len() < TRAIL_MAX {
-            self.trail.push((path.to_vec(), Rc::clone(&fd)));
+            self.trail.push((path.to_vec(), opened.clone()));
         }
-        fd
+        opened
     }
 
     fn resolve(&self, path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
@@ -195,7 +267,7 @@ impl Unpacker {
         let path = if path.is_empty() { b".".as_slice() } else { path };
         loop {
             // EAGAIN: something was renamed meanwhile, and the kernel could not prove that we stay beneath.
-            match openat2(&*self.root, OsStr::from_bytes(path), how) {
+            match openat2(&*self.root.fd, OsStr::from_bytes(path), how) {
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
                 other => return other,
             }
@@ -207,59 +279,56 @@ impl Unpacker {
         let mut ends: Vec<usize> =
             path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).collect();
         ends.push(path.len());
-        let mut above = self.resolve(b"", flags).map_err(|e| file("open the directory of", path, e))?;
-        let mut way = None;
+        let top = self.resolve(b"", flags).map_err(|e| file("open the directory of", path, e))?;
+        let mut above = Opened { fd: Rc::new(top), is_real: false };
+        let mut way: Option<Way> = None;
         for end in ends {
             let prefix = path.get(..end).unwrap_or(path);
-            above = match self.resolve(prefix, flags) {
+            let (_, name) = split(prefix);
+            let fd = match self.resolve(prefix, flags) {
                 Ok(fd) => fd,
                 Err(Errno::ENOENT) => {
-                    let (_, name) = split(prefix);
-                    match mkdirat(&above, OsStr::from_bytes(name), Mode::from_bits_truncate(0o755)) {
-                        Ok(()) => {}
-                        Err(Errno::EEXIST) => {
-                            return Err(refused(
-                                path,
-                                "its parent is a symbolic link that leads nowhere in the layer",
-                            ));
-                        }
-                        Err(errno) => return Err(file("make the directory of", path, errno)),
+                    if fstatat(&*above.fd, OsStr::from_bytes(name), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok() {
+                        return Err(refused(
+                            path,
+                            "its parent is a symbolic link that leads nowhere in the layer",
+                        ));
                     }
-                    way.get_or_insert_with(|| self.way(&above, prefix, path));
-                    let made = self.resolve(prefix, flags);
-                    made.and_then(|made| self.implied.made(&made).map(|()| made))
-                        .map_err(|e| file("open the directory of", path, e))?
+                    let way = way.get_or_insert_with(|| self.way(&above, prefix, path));
+                    self.make_implied(&above.fd, name, path, way)?
                 }
                 Err(Errno::ENOTDIR) => {
-                    let (_, name) = split(prefix);
-                    if !is_whiteout(&above, name) {
+                    if !is_whiteout(&above.fd, name) {
                         return Err(refused(path, "its parent is no directory"));
                     }
-                    let made = self.instead_of_whiteout(&above, name, path)?;
+                    let made = self.instead_of_whiteout(&above.fd, name, path)?;
                     // What lower layers have there is gone: it is none of theirs.
                     self.note_directory(prefix.to_vec(), (0, 0))?;
+                    way.iter_mut().for_each(Way::pass);
                     made
                 }
                 Err(errno) => return Err(file("open the directory of", path, errno)),
             };
+            above = Opened { fd: Rc::new(fd), is_real: false };
         }
-        if let Some((way, first)) = way {
-            self.implied.way(way, first);
-        }
-        Ok(above)
+        way.into_iter().for_each(|way| self.implied.way(way));
+        Ok(Rc::into_inner(above.fd).expect("nobody else was given it"))
     }
 
-    /// What `path` is without links, where all from `prefix` on is made now, in `above`; and where `prefix` ends.
-    fn way(&self, above: &OwnedFd, prefix: &[u8], path: &[u8]) -> (Vec<u8>, usize) {
+    /// The way to `path`, where all from `prefix` on is made now, in `above`.
+    fn way(&self, above: &Opened, prefix: &[u8], path: &[u8]) -> Way {
+        if above.is_real {
+            return Way::begin(path.to_vec(), prefix.len());
+        }
         let (parent, name) = split(prefix);
-        let mut way = implied::real_path(&self.root, above).unwrap_or_else(|| parent.to_vec());
+        let mut way = implied::real_path(&self.root.fd, &above.fd).unwrap_or_else(|| parent.to_vec());
         if !way.is_empty() {
             way.push(b'/');
         }
         way.extend_from_slice(name);
         let first = way.len();
         way.extend_from_slice(path.get(prefix.len()..).unwrap_or_default());
-        (way, first)
+        Way::begin(way, first)
     }
 
     /// Calls `make`; if something has the name already, removes that and calls again: later entries win.
@@ -275,12 +344,13 @@ impl Unpacker {
         }
         // What was known of a directory may be of the one that goes now.
         self.trail.clear();
+        self.replaced = true;
         tree::remove_at(at.parent.as_fd(), OsStr::from_bytes(at.name))
             .map_err(|source| UnpackError::File { doing: "replace", path: lossy(at.path), source })?;
         make().map_err(|e| file(doing, at.path, e))
     }
 
-    fn regular<R: Read>(
+    fn regular<R: BufRead>(
         &mut self,
         at: Place<'_>,
         entry: &Entry,
@@ -298,11 +368,13 @@ impl Unpacker {
         let io = |source| UnpackError::File { doing: "write", path: lossy(at.path), source };
         match &entry.sparse {
             None => loop {
-                let len = tarball.read_content(&mut self.buffer)?;
+                let part = tarball.content()?;
+                let len = part.len();
                 if len == 0 {
                     break;
                 }
-                (&to).write_all(self.buffer.get(..len).unwrap_or_default()).map_err(io)?;
+                (&to).write_all(part).map_err(io)?;
+                tarball.consume_content(len);
             },
             Some(map) => {
                 to.set_len(entry.size).map_err(io)?;
@@ -316,7 +388,7 @@ impl Unpacker {
         futimens(&to, &atime, &mtime).map_err(|e| file("set the time of", at.path, e))
     }
 
-    fn stretch<R: Read>(
+    fn stretch<R: BufRead>(
         &mut self,
         to: &File,
         offset: u64,
@@ -338,11 +410,10 @@ impl Unpacker {
         Ok(())
     }
 
-    fn directory(&mut self, at: Place<'_>, entry: &Entry) -> Result<(), UnpackError> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    fn directory(&mut self, at: Place<'_>, is_real: bool, entry: &Entry) -> Result<(), UnpackError> {
         let name = OsStr::from_bytes(at.name);
         let make = || mkdirat(at.parent, name, Mode::S_IRWXU);
-        let open = || openat(at.parent, name, flags, Mode::empty());
+        let open = || openat(at.parent, name, DIRECTORY, Mode::empty());
         let fd = match make() {
             Ok(()) => open(),
             Err(Errno::EEXIST) if is_whiteout(at.parent, at.name) => {
@@ -358,7 +429,7 @@ impl Unpacker {
         let fd = fd.map_err(|e| file("make", at.path, e))?;
         self.implied.has_entry(&fd).map_err(|e| file("look at", at.path, e))?;
         self.owner.set_attributes(&fd, at.path, entry)?;
-        self.remember(at.path, fd);
+        self.remember(at.path, fd, is_real);
         Ok(())
     }
 
@@ -439,13 +510,10 @@ impl Unpacker {
             Ok(()) => Ok(()),
             // What this same layer put there stays: a whiteout speaks of lower layers. A directory must then
             // hide theirs of the same name.
-            Err(Errno::EEXIST) => {
-                let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-                match openat(parent, OsStr::from_bytes(hidden), flags, Mode::empty()) {
-                    Ok(directory) => self.opaque(&directory, path),
-                    Err(_) => Ok(()),
-                }
-            }
+            Err(Errno::EEXIST) => match openat(parent, OsStr::from_bytes(hidden), DIRECTORY, Mode::empty()) {
+                Ok(directory) => self.opaque(&directory, path),
+                Err(_) => Ok(()),
+            },
             Err(errno) => Err(file("make the whiteout", at.path, errno)),
         }
     }
@@ -458,10 +526,9 @@ impl Unpacker {
         path: &[u8],
     ) -> Result<OwnedFd, UnpackError> {
         let name = OsStr::from_bytes(name);
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let made = unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)
             .and_then(|()| mkdirat(parent, name, Mode::from_bits_truncate(0o755)))
-            .and_then(|()| openat(parent, name, flags, Mode::empty()));
+            .and_then(|()| openat(parent, name, DIRECTORY, Mode::empty()));
         let directory = made.map_err(|e| file("make", path, e))?;
         self.opaque(&directory, path)?;
         Ok(directory)
@@ -485,18 +552,36 @@ impl Unpacker {
 
     /// Sets times of directories, and writes the list of those that have no entry.
     fn finish(mut self, list: &Path) -> Result<(), UnpackError> {
-        self.trail.clear();
         for (path, mtime) in std::mem::take(&mut self.directories) {
-            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
-            // It may have been replaced by a later entry; then it needs no time.
-            if let Ok(fd) = self.resolve(&path, flags) {
-                let (atime, mtime) = times(mtime);
-                futimens(&fd, &atime, &mtime).map_err(|e| file("set the time of", &path, e))?;
-            }
+            let set = if self.replaced {
+                self.set_time_if_there(&path, mtime)
+            } else {
+                self.set_time(&path, mtime)
+            };
+            set?;
         }
         let failed =
             |source| UnpackError::File { doing: "list what is missing of", path: lossy(b""), source };
-        self.implied.write(&self.root, list).map_err(failed)
+        self.implied.write(&self.root.fd, list, self.replaced).map_err(failed)
+    }
+
+    /// Sets the time of a directory that is there for sure.
+    fn set_time(&mut self, path: &[u8], mtime: (i64, u32)) -> Result<(), UnpackError> {
+        let (parent, name) = split(path);
+        let parent = self.enter(parent)?.fd;
+        let name = if name.is_empty() { b".".as_slice() } else { name };
+        let (atime, mtime) = times(mtime);
+        utimensat(&*parent, OsStr::from_bytes(name), &atime, &mtime, UtimensatFlags::NoFollowSymlink)
+            .map_err(|e| file("set the time of", path, e))
+    }
+
+    /// Sets the time of a directory, unless a later entry took its place: then it needs none.
+    fn set_time_if_there(&self, path: &[u8], mtime: (i64, u32)) -> Result<(), UnpackError> {
+        let Ok(fd) = self.resolve(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW) else {
+            return Ok(());
+        };
+        let (atime, mtime) = times(mtime);
+        futimens(&fd, &atime, &mtime).map_err(|e| file("set the time of", path, e))
     }
 }
 

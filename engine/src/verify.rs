@@ -25,7 +25,7 @@ use sampan_ipc::engine::{Code, Failure, Phase};
 use sampan_ipc::report::chain;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -393,7 +393,7 @@ impl Verify<'_> {
         let root = temp.path().join("diff");
         match self.store.namespace() {
             Some(namespace) => namespace.unpack(&mut hashed, &root)?,
-            None => unpack::unpack(&mut hashed, &root)?.0,
+            None => unpack::unpack(BufReader::with_capacity(BUFFER, &mut hashed), &root)?.0,
         };
         io::copy(&mut hashed, &mut io::sink()).map_err(read)?;
         let found = hashed.hasher.finish();

@@ -3,6 +3,7 @@
 //! Made by [`super::dial`]. A request for plain HTTP that goes through a proxy is given its absolute form here,
 //! since ureq knows none.
 
+use crate::limits;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use std::fmt;
@@ -138,11 +139,15 @@ impl Transport for Stream {
         let timeout = timeout.for_read();
         self.set_timeouts(timeout.not_zero().map(|after| *after), self.timeouts.1)?;
         let input = self.buffers.input_append_buf();
-        let amount = loop {
-            match (&*self.socket).read(input) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other.map_err(|error| late(error, timeout))?,
+        let socket = &*self.socket;
+        let at_once = recv(socket.as_fd().as_raw_fd(), input, MsgFlags::MSG_DONTWAIT);
+        let amount = match at_once {
+            Ok(amount) => amount,
+            // Only one who has to wait lets others compute meanwhile.
+            Err(Errno::EAGAIN | Errno::EINTR) => {
+                limits::idle(|| patiently(socket, input)).map_err(|error| late(error, timeout))?
             }
+            Err(errno) => return Err(Error::Io(errno.into())),
         };
         self.buffers.input_appended(amount);
         // An answer has begun: what is written next is another request.
@@ -172,6 +177,15 @@ impl Absolute {
         }
         out.extend_from_slice(head.get(line + 2..)?);
         Some(out)
+    }
+}
+
+fn patiently(mut socket: &Socket, input: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match socket.read(input) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
     }
 }
 

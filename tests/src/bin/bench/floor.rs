@@ -70,7 +70,7 @@ fn layer(blob: &Path, dir: &Path, files: bool) -> io::Result<()> {
 }
 
 /// Steps 3 to 5; gives the diff id.
-fn unpack(packed: impl Read, dir: &Path, files: bool) -> io::Result<Digest> {
+fn unpack(packed: impl Read + Send, dir: &Path, files: bool) -> io::Result<Digest> {
     let (_, unpacked) = decode::open(packed, WINDOW_LOG)?;
     let copy = if files { None } else { Some(File::create(dir.join("layer.tar"))?) };
     let mut unpacked = Tee { from: unpacked, hasher: sha256(), copy };
