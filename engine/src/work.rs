@@ -206,12 +206,12 @@ impl Task {
             }
         }
         let (shared, job) = (Arc::clone(&self.shared), self.job);
-        // Connections, certificates and buffers are freed before memory is given back.
         drop(self);
-        sys::trim_memory();
         shared.outbox.send(Message::Ended { job, outcome });
-        // Nobody waits for the disk any more.
+        // Nobody waits for the disk any more, nor for what follows.
         shared.store.settle();
+        // Connections, certificates and buffers are freed by now.
+        sys::trim_memory();
     }
 }
 

@@ -19,6 +19,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wait for the head of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest answer to `/v2/` that is read, in bytes.
+const FRONT_PAGE_MAX: u64 = 4096;
 /// Most redirects in a row.
 pub(super) const REDIRECTS_MAX: usize = 10;
 
@@ -145,19 +147,25 @@ impl Registry {
         }
         let schemes: &[&'static str] = match (self.is_socket, self.plain_allowed) {
             (true, _) => &["http"],
+            // Nobody listens in between, and most registries there speak no TLS: what only that would need (all
+            // the certificates of the host) is not read for nothing.
+            (false, true) if is_loopback(&self.host) => &["http", "https"],
             (false, true) => &["https", "http"],
             (false, false) => &["https"],
         };
         let mut first = None;
         for scheme in schemes {
+            let is_choice = *scheme == "http" && schemes.len() > 1;
             match self.follow(what, &format!("{scheme}://{}/v2/", self.authority), &[]) {
-                // An HTTPS server answers plain HTTP with 400: what was wrong with HTTPS is the news then.
-                Ok(response) if first.is_some() && !is_registry(response.status()) => break,
+                // An HTTPS server answers plain HTTP with 400: what is wrong with HTTPS is the news then.
+                Ok(response) if is_choice && !is_registry(response.status()) => {}
                 Ok(response) => {
                     lock(&self.state).scheme = Some(scheme);
                     if response.status() == StatusCode::UNAUTHORIZED {
                         self.authenticate(&response, None)?;
                     }
+                    // Read to its end, the connection serves the next request.
+                    let _ = self.read_body(response, FRONT_PAGE_MAX);
                     return Ok(scheme);
                 }
                 Err(error) if lock(&self.state).shut => return Err(error),
