@@ -213,7 +213,10 @@ impl Work<'_> {
     }
 
     fn manifest(&self, target: &str) -> Result<RawManifest, RegistryError> {
-        retry::persist(self.cancel, &self.on_retry("manifest"), || self.registry.manifest(target))
+        let got = retry::persist(self.cancel, &self.on_retry("manifest"), || self.registry.manifest(target));
+        // A mirror that keeps one waiting is not only the log's affair.
+        self.registry.passed_over().iter().for_each(|why| self.progress.note(why));
+        got
     }
 
     /// Tells why a document is asked for again, which has no row of its own.
