@@ -18,7 +18,7 @@ use crate::rate::Rate;
 use crate::reference::Reference;
 use crate::registry::{Access, RawManifest, RegistryError};
 use crate::retry;
-use crate::room::{Needs, Room, RoomError};
+use crate::room::{Room, RoomError};
 use crate::sources::Sources;
 use crate::store::{Pin, Store, StoreError, lock};
 use std::collections::BTreeMap;
@@ -260,8 +260,7 @@ impl Work<'_> {
     fn layers(&self, manifest: &Manifest, config: &Config, first_row: usize) -> Result<Pin, PullError> {
         let chain_ids = config.chain_ids();
         let pin = self.store.pin(chain_ids.iter().cloned());
-        let needs = Needs::of(self.store, manifest, &chain_ids, self.request.unpack);
-        self.request.room.check(self.store, needs)?;
+        let _claim = self.request.room.claim(self.store, manifest, &chain_ids, self.request.unpack)?;
         let parts = manifest.layers.iter().zip(&config.rootfs.diff_ids).zip(&chain_ids).zip(first_row..);
         let layers: Vec<Layer<'_>> =
             parts.map(|(((blob, diff_id), chain_id), row)| Layer { row, blob, diff_id, chain_id }).collect();
