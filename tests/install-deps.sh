@@ -31,6 +31,8 @@ systemd-analyze systemd
 cc gcc
 getfattr attr
 ctr containerd
+dockerd docker.io
+docker docker.io
 runc runc
 busybox busybox-static
 catatonit catatonit

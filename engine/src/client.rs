@@ -42,6 +42,8 @@ pub struct Client {
     descriptors: Vec<OwnedFd>,
     out: Vec<u8>,
     sent: usize,
+    /// Since when it has read nothing of what there is for it.
+    unread: Option<Instant>,
     /// What goes with the next byte.
     rights: Vec<OwnedFd>,
     /// What it is waiting for.
@@ -61,6 +63,7 @@ impl Client {
             descriptors: Vec::new(),
             out: Vec::new(),
             sent: 0,
+            unread: None,
             rights: Vec::new(),
             state: State::Asking(deadline),
             readable: true,
@@ -140,6 +143,11 @@ impl Client {
         self.sent == self.out.len()
     }
 
+    /// Since when it has read nothing, if there is something for it.
+    pub fn unread_since(&self) -> Option<Instant> {
+        self.unread
+    }
+
     /// Appends an answer to what is to be written.
     pub fn say(&mut self, answer: &Answer) {
         match frame::encode(answer) {
@@ -158,6 +166,7 @@ impl Client {
     /// # Errors
     /// The client is gone.
     pub fn flush(&mut self) -> io::Result<()> {
+        let before = self.sent;
         while self.writable && !self.is_drained() {
             let rest = self.out.get(self.sent..).unwrap_or_default();
             match rights::send(&self.stream, rest, &self.rights) {
@@ -169,6 +178,11 @@ impl Client {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
+        }
+        if self.is_drained() {
+            self.unread = None;
+        } else if self.unread.is_none() || self.sent > before {
+            self.unread = Some(Instant::now());
         }
         if self.is_drained() && self.sent > 0 {
             self.out = Vec::new();

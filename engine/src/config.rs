@@ -24,6 +24,8 @@ pub const CONFIG_FILE: &str = "/etc/sampan/sampan.toml";
 const DOWNLOADS_MAX: u64 = 64;
 /// Most processors that may be configured.
 const CPUS_MAX: u64 = 1024;
+/// Seconds that a client may leave its answer unread.
+const CLIENT_TIMEOUT: u64 = 60;
 /// How long partial blobs are kept by default.
 const PARTIAL_DAYS: u64 = 7;
 
@@ -46,6 +48,8 @@ pub struct Config {
     pub syncs_first: bool,
     /// Partial blobs that nobody went on with for so long are removed.
     pub partial_age: Duration,
+    /// A client that reads nothing of its answer for so long is hung up on.
+    pub client_timeout: Duration,
     /// As an ordinary user, layers are unpacked in a user namespace, if this host allows it.
     pub user_namespace: bool,
     /// Hosts (with port) that plain HTTP, or a certificate that nobody vouches for, will do for.
@@ -154,6 +158,7 @@ struct Table {
     stall_seconds: Option<u64>,
     stall_bytes: Option<u64>,
     partial_days: Option<u64>,
+    client_timeout: Option<u64>,
     sync: Option<Sync>,
     user_namespace: Option<bool>,
     #[serde(default)]
@@ -240,6 +245,8 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
         None => Table::default(),
     };
     let paths = Paths::from_env();
+    let client_timeout =
+        within("client-timeout", table.client_timeout, 1..=86_400)?.unwrap_or(CLIENT_TIMEOUT);
     let partial_days = within("partial-days", table.partial_days, 0..=36_500)?.unwrap_or(PARTIAL_DAYS);
     let bounds = bounds(&cli, &table)?;
     let marks = marks(&table)?;
@@ -252,6 +259,7 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
         run_dir: table.run_dir.unwrap_or_else(|| paths.run.clone()),
         bounds,
         syncs_first: table.sync == Some(Sync::Before),
+        client_timeout: Duration::from_secs(client_timeout),
         partial_age: Duration::from_secs(partial_days * 86_400),
         user_namespace: table.user_namespace.unwrap_or(true),
         insecure_registries: table.insecure_registries,

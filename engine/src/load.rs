@@ -20,7 +20,7 @@ use crate::platform::Platform;
 use crate::policy::{Policies, PolicyError};
 use crate::progress::Progress;
 use crate::reference::Reference;
-use crate::room::{Needs, Room, RoomError};
+use crate::room::{Claim, Room, RoomError};
 use crate::seekable::Seekable;
 use crate::staged::Staging;
 use crate::store::{Pin, Store, StoreError, Temp, file_error};
@@ -110,6 +110,9 @@ pub enum LoadError {
     /// The disk is too full.
     #[error(transparent)]
     Room(#[from] RoomError),
+    /// The disk became too full on the way.
+    #[error(transparent)]
+    Full(Arc<RoomError>),
     /// One name was given, and there are several images.
     #[error("there are {0} images in it, and one name was given")]
     Several(usize),
@@ -162,6 +165,7 @@ pub fn load(
         layers: HashMap::new(),
         known: None,
         pins: Vec::new(),
+        claims: Vec::new(),
     };
     let result = work.run(request.from, request.is_layout, request.select.as_deref(), request.reference);
     match result {
@@ -189,6 +193,8 @@ struct Work<'a> {
     known: Option<HashSet<(Digest, Digest)>>,
     /// What is needed of the store.
     pins: Vec<Pin>,
+    /// What is still to be written.
+    claims: Vec<Claim>,
 }
 
 /// A layer's blob that was taken.
@@ -242,10 +248,17 @@ impl Work<'_> {
             cancel: self.cancel,
             unpack: self.unpack,
         };
+        // How much comes is not known before all is here.
+        let room = self.room.clone();
         let patient = Patient { file: &file, cancel: self.cancel };
         let (_, plain) =
             decode::open(patient, self.limits.bounds.zstd_window_log).map_err(ArchiveError::Read)?;
-        let mut staged = staging.read(plain)?;
+        let plain = room.wary(self.store, plain);
+        let full = plain.full();
+        let mut staged = staging.read(plain).map_err(|error| match full.get() {
+            Some(error) => LoadError::Full(Arc::clone(error)),
+            None => error.into(),
+        })?;
         let offers = self.offers(&mut staged, select, reference)?;
         self.images(&mut staged, offers)
     }
@@ -274,12 +287,12 @@ impl Work<'_> {
         Ok(offers)
     }
 
-    /// Finds out whether what the manifests name has room, before it is read; a docker archive does not say.
-    fn check_room(&self, offers: &[Offer]) -> Result<(), LoadError> {
+    /// Claims room for what the manifests name, before it is read; a docker archive does not say.
+    fn check_room(&mut self, offers: &[Offer]) -> Result<(), LoadError> {
         for offer in offers {
             if let Some(manifest) = offer.manifest() {
-                let needs = Needs::of(self.store, &manifest, &offer.parsed.chain_ids(), self.unpack);
-                self.room.check(self.store, needs)?;
+                let chain_ids = offer.parsed.chain_ids();
+                self.claims.push(self.room.claim(self.store, &manifest, &chain_ids, self.unpack)?);
             }
         }
         Ok(())
@@ -390,6 +403,7 @@ impl Work<'_> {
         }
         self.seen.insert(resolved, blob.clone());
         self.unpack(name, &blob, chain_id)?;
+        self.claims.iter().for_each(|claim| claim.arrived(&blob.digest));
         Ok(blob)
     }
 

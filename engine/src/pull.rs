@@ -18,7 +18,7 @@ use crate::rate::Rate;
 use crate::reference::Reference;
 use crate::registry::{Access, RawManifest, RegistryError};
 use crate::retry;
-use crate::room::{Needs, Room, RoomError};
+use crate::room::{Room, RoomError};
 use crate::sources::Sources;
 use crate::store::{Pin, Store, StoreError, lock};
 use std::collections::BTreeMap;
@@ -213,7 +213,10 @@ impl Work<'_> {
     }
 
     fn manifest(&self, target: &str) -> Result<RawManifest, RegistryError> {
-        retry::persist(self.cancel, &self.on_retry("manifest"), || self.registry.manifest(target))
+        let got = retry::persist(self.cancel, &self.on_retry("manifest"), || self.registry.manifest(target));
+        // A mirror that keeps one waiting is not only the log's affair.
+        self.registry.passed_over().iter().for_each(|why| self.progress.note(why));
+        got
     }
 
     /// Tells why a document is asked for again, which has no row of its own.
@@ -257,8 +260,7 @@ impl Work<'_> {
     fn layers(&self, manifest: &Manifest, config: &Config, first_row: usize) -> Result<Pin, PullError> {
         let chain_ids = config.chain_ids();
         let pin = self.store.pin(chain_ids.iter().cloned());
-        let needs = Needs::of(self.store, manifest, &chain_ids, self.request.unpack);
-        self.request.room.check(self.store, needs)?;
+        let _claim = self.request.room.claim(self.store, manifest, &chain_ids, self.request.unpack)?;
         let parts = manifest.layers.iter().zip(&config.rootfs.diff_ids).zip(&chain_ids).zip(first_row..);
         let layers: Vec<Layer<'_>> =
             parts.map(|(((blob, diff_id), chain_id), row)| Layer { row, blob, diff_id, chain_id }).collect();

@@ -340,7 +340,7 @@ impl Work<'_> {
             failed_at = at;
             let tell = |note: &str| match row {
                 Some(row) => self.progress.retry(row, note),
-                None => log::info!("{note}"),
+                None => self.note("config", note),
             };
             backoff.wait(error, self.cancel, &tell)?;
         }
@@ -415,6 +415,12 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Tells why a document is sent again, which has no row of its own.
+    fn note(&self, what: &str, note: &str) {
+        log::info!("{what}: {note}");
+        self.progress.note(&format!("{what}: {note}"));
+    }
+
     /// Begins an upload, or mounts the blob from where the registry should have it.
     fn begin(&self, digest: &Digest) -> Result<Begun, RegistryError> {
         for from in self.mounts.get(digest).into_iter().flatten() {
@@ -447,7 +453,7 @@ impl Work<'_> {
             Some(tag) => tag.to_owned(),
             None => entry.digest.to_string(),
         };
-        let tell = |note: &str| log::info!("{note}");
+        let tell = |note: &str| self.note("manifest", note);
         if !self.sent.load(Ordering::Relaxed) {
             let there = retry::persist(self.cancel, &tell, || self.registry.manifest_digest(&name))?;
             if there.as_ref() == Some(&entry.digest) {

@@ -26,6 +26,7 @@ use crate::store::lock;
 use ::http::{Response, StatusCode, header};
 use serde::Deserialize;
 use std::collections::HashSet;
+use std::fmt;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -56,7 +57,7 @@ pub enum RegistryError {
         /// Of whom.
         host: String,
         /// Why not.
-        source: ureq::Error,
+        source: Failed,
     },
     /// What it was sent did not get there.
     #[error("cannot send {what} to {host}")]
@@ -66,7 +67,7 @@ pub enum RegistryError {
         /// To whom.
         host: String,
         /// Why not.
-        source: ureq::Error,
+        source: Failed,
     },
     /// It has no such image.
     #[error("{what} is not in registry {host}")]
@@ -146,6 +147,24 @@ pub enum RegistryError {
         last: Box<RegistryError>,
     },
 }
+
+/// What broke a request, in words for people: ureq's own begin with the name of its variant.
+#[derive(Debug)]
+pub struct Failed(pub ureq::Error);
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            ureq::Error::Io(error) => error.fmt(f),
+            ureq::Error::Timeout(ureq::Timeout::Connect) => f.write_str("no connection in time"),
+            ureq::Error::Timeout(ureq::Timeout::Resolve) => f.write_str("its name is not resolved in time"),
+            ureq::Error::Timeout(ureq::Timeout::RecvResponse) => f.write_str("no answer in time"),
+            other => other.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Failed {}
 
 fn all(errors: &[RegistryError]) -> String {
     errors.iter().map(|e| sampan_ipc::report::chain(e)).collect::<Vec<_>>().join("; ")
@@ -252,7 +271,8 @@ impl Registry {
         let insecure = endpoint.insecure
             || (access.insecure && !endpoint.mirror)
             || access.insecure_hosts.contains(&endpoint.host);
-        let agents = Agents::new(&host, &authority, endpoint.socket.clone(), insecure, access);
+        let agents =
+            Agents::new(&host, &authority, endpoint.socket.clone(), insecure, access, endpoint.mirror);
         Registry {
             plain_allowed: insecure || is_loopback(&host) || endpoint.socket.is_some(),
             host,
@@ -475,7 +495,7 @@ impl Registry {
     }
 
     fn transport(&self, what: &str, source: ureq::Error) -> RegistryError {
-        RegistryError::Transport { what: what.to_owned(), host: self.host.clone(), source }
+        RegistryError::Transport { what: what.to_owned(), host: self.host.clone(), source: Failed(source) }
     }
 
     /// GET below `/v2/<repository>/`, with a token if the registry wants one; success or an error.

@@ -4,7 +4,7 @@
 //! never sends anything itself.
 
 use crate::cancel::Cancel;
-use crate::registry::RegistryError;
+use crate::registry::{Failed, RegistryError};
 use std::collections::hash_map::RandomState;
 use std::error::Error;
 use std::hash::{BuildHasher, Hasher};
@@ -87,10 +87,12 @@ pub fn persist<T>(
 pub fn is_passing(error: &RegistryError) -> bool {
     match error.last() {
         // TLS reports a certificate that is not trusted as invalid data: it will be no better.
-        RegistryError::Transport { source: ureq::Error::Io(io), .. }
-        | RegistryError::Send { source: ureq::Error::Io(io), .. } => io.kind() != io::ErrorKind::InvalidData,
+        RegistryError::Transport { source: Failed(ureq::Error::Io(io)), .. }
+        | RegistryError::Send { source: Failed(ureq::Error::Io(io)), .. } => {
+            io.kind() != io::ErrorKind::InvalidData
+        }
         RegistryError::Transport { source, .. } | RegistryError::Send { source, .. } => matches!(
-            source,
+            source.0,
             ureq::Error::Timeout(_) | ureq::Error::HostNotFound | ureq::Error::ConnectionFailed
         ),
         RegistryError::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),

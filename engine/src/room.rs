@@ -1,7 +1,8 @@
 //! Room on the disk: whether a pull finds enough of it, and what goes when it becomes scarce.
 //!
-//! Called by [`crate::pull`]: [`Room::check`] before its layers begin, [`Room::keep`] behind its commit; so there
-//! is no timer, and an idle engine does nothing. Removes only what [`images::is_in_use`] lets go, the images
+//! Called by [`crate::pull`] and [`crate::load`]: [`Room::claim`] before layers begin, [`Room::wary`] around what does
+//! not say how much it brings, [`Room::keep`] behind a commit; so there is no timer, and an idle engine does nothing.
+//! What a job has claimed is no other's. Removes only what [`images::is_in_use`] lets go, the images
 //! first that were not pulled or used for longest, and tells of each. Off unless configured.
 
 use crate::announce::Announcer;
@@ -12,14 +13,23 @@ use crate::store::{Store, lock};
 use crate::{partial, prune};
 use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Deserializer};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 /// Bytes of unpacked layer for which one inode is taken: a guess on the low side, since a refusal that is wrong
 /// is worse than a pull that fails late.
 const BYTES_PER_INODE: u64 = 32 << 10;
+/// What stays free of a load that does not say how much it brings: this part of the file system ...
+const WARY_PART: u64 = 20;
+/// ... and no more than so much. Unpacked, what is read between two looks may be several times as much.
+const WARY_MAX: u64 = 64 << 20;
+/// Bytes that such a load brings between two looks at the disk, which cost a statvfs(2) each.
+const WARY_STEP: u64 = 256 << 10;
 /// Who removed, in events.
 const BY: &str = "low-space";
 
@@ -125,17 +135,33 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// What is missing of an image whose layers have these chain ids; without `unpack`, of its blobs.
-    pub fn of(store: &Store, manifest: &Manifest, chain_ids: &[Digest], unpack: bool) -> Self {
+    /// What is missing of `parts`; of those whose blob or layer `others` have, nothing, and they are in it then.
+    /// What is `under_way` unpacks as it comes, so that what has come of it needs no more room.
+    fn of<'a>(
+        store: &Store,
+        parts: impl IntoIterator<Item = &'a Part>,
+        others: &mut Counted,
+        under_way: bool,
+    ) -> Self {
         let mut needs = Needs::default();
-        for (layer, chain_id) in manifest.layers.iter().zip(chain_ids) {
-            if !store.has_blob(&layer.digest, layer.size) {
-                let missing = layer.size.saturating_sub(partial::kept(store, &layer.digest));
+        for part in parts {
+            let is_here = store.has_blob(&part.blob, part.size);
+            let missing = match is_here {
+                true => 0,
+                false => part.size.saturating_sub(partial::kept(store, &part.blob)),
+            };
+            if others.blobs.insert(part.blob.clone()) && !is_here {
                 needs.blobs = needs.blobs.saturating_add(missing);
                 needs.inodes += 1;
             }
-            if unpack && !store.has_layer(chain_id) {
-                let size = unpacked_size(layer);
+            let Some(chain_id) = part.chain_id.as_ref().filter(|chain_id| !store.has_layer(chain_id)) else {
+                continue;
+            };
+            if others.layers.insert(chain_id.clone()) {
+                let size = match under_way && !is_here {
+                    true => share(part.unpacked, missing, part.size),
+                    false => part.unpacked,
+                };
                 needs.unpacked = needs.unpacked.saturating_add(size);
                 // The layer's own directory, `diff`, and what is in it.
                 needs.inodes = needs.inodes.saturating_add(2 + size / BYTES_PER_INODE);
@@ -146,6 +172,54 @@ impl Needs {
 
     fn bytes(&self) -> u64 {
         self.blobs.saturating_add(self.unpacked)
+    }
+}
+
+/// What is counted already. Two sets: the lowest layer, uncompressed, has its blob's digest for its chain id.
+#[derive(Default)]
+struct Counted {
+    blobs: HashSet<Digest>,
+    layers: HashSet<Digest>,
+}
+
+/// `whole` × `part` ÷ `of`.
+fn share(whole: u64, part: u64, of: u64) -> u64 {
+    let share = u128::from(whole) * u128::from(part) / u128::from(of.max(1));
+    u64::try_from(share).unwrap_or(whole)
+}
+
+/// One layer that a job wants.
+#[derive(Debug)]
+struct Part {
+    blob: Digest,
+    size: u64,
+    /// `None` if it is not to be unpacked.
+    chain_id: Option<Digest>,
+    /// Bytes that it becomes then: an estimate.
+    unpacked: u64,
+}
+
+type Claims = Arc<Mutex<HashMap<u64, Vec<Part>>>>;
+
+/// Keeps room for what a job still has to write, until it is dropped.
+#[derive(Debug)]
+pub struct Claim {
+    claims: Claims,
+    id: u64,
+}
+
+impl Claim {
+    /// The blob is here, and unpacked if it was to be, under whatever name: it needs no more room.
+    pub fn arrived(&self, blob: &Digest) {
+        if let Some(parts) = lock(&self.claims).get_mut(&self.id) {
+            parts.retain(|part| part.blob != *blob);
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        lock(&self.claims).remove(&self.id);
     }
 }
 
@@ -163,13 +237,30 @@ fn unpacked_size(layer: &Descriptor) -> u64 {
 pub enum RoomError {
     /// Too few bytes.
     #[error(
-        "it needs {} ({} to download, about {} unpacked), and in {} {} are free{}",
-        human(needs.bytes()), human(needs.blobs), human(needs.unpacked), store.display(), human(*free),
-        kept(*reserve)
+        "it needs {} ({} to download, about {} unpacked){}, and in {} {} are free{}",
+        human(needs.bytes()), human(needs.blobs), human(needs.unpacked), claimed(*others), store.display(),
+        human(*free), kept(*reserve)
     )]
     Bytes {
         /// What is needed.
         needs: Needs,
+        /// What other jobs still need.
+        others: u64,
+        /// What there is.
+        free: u64,
+        /// What is to stay.
+        reserve: u64,
+        /// Where.
+        store: PathBuf,
+    },
+    /// Too few bytes to go on with what does not say how much it is.
+    #[error(
+        "the disk is full: in {} {} are free, and {} are to stay so{}",
+        store.display(), human(*free), human(*reserve), claimed(*others)
+    )]
+    Low {
+        /// What other jobs still need.
+        others: u64,
         /// What there is.
         free: u64,
         /// What is to stay.
@@ -201,6 +292,10 @@ fn kept(reserve: u64) -> String {
     if reserve == 0 { String::new() } else { format!(", of which {} are to stay so", human(reserve)) }
 }
 
+fn claimed(others: u64) -> String {
+    if others == 0 { String::new() } else { format!(", other jobs still need {}", human(others)) }
+}
+
 /// `512 B`, `1.5 KiB`, `20.0 MiB`.
 fn human(bytes: u64) -> String {
     let mut value = bytes as f64;
@@ -228,53 +323,118 @@ pub struct Room {
     marks: Marks,
     announcer: Announcer,
     collecting: Arc<Mutex<()>>,
+    claims: Claims,
+    next_claim: Arc<AtomicU64>,
 }
 
 impl Room {
     /// Keeps to `marks`.
     pub fn new(marks: Marks, announcer: Announcer) -> Self {
-        Room { marks, announcer, collecting: Arc::default() }
+        Room {
+            marks,
+            announcer,
+            collecting: Arc::default(),
+            claims: Arc::default(),
+            next_claim: Arc::default(),
+        }
     }
 
-    /// Finds out whether there is room; if not, and if it may, makes some. The caller has pinned what it needs.
-    ///
-    /// Two pulls that begin together each see all that is free; one of them may then fail at its end.
+    /// Finds out whether there is room for an image whose layers have these chain ids, for its blobs alone without
+    /// `unpack`; if not, and if it may, makes some. The caller has pinned what it needs, and keeps what it gets until
+    /// all is written: what other jobs have claimed is not free.
     ///
     /// # Errors
     /// [`RoomError`].
-    pub fn check(&self, store: &Store, needs: Needs) -> Result<(), RoomError> {
-        if needs.bytes() == 0 {
-            return Ok(());
-        }
-        match self.judge(store, needs) {
-            Err(RoomError::Bytes { reserve, free, .. })
-                if self.marks.collect.is_some() && self.could_fit(store, needs, free, reserve) =>
-            {
-                self.collect(store, needs.bytes().saturating_add(reserve));
-                self.judge(store, needs)
+    pub fn claim(
+        &self,
+        store: &Store,
+        manifest: &Manifest,
+        chain_ids: &[Digest],
+        unpack: bool,
+    ) -> Result<Claim, RoomError> {
+        let part = |(layer, chain_id): (&Descriptor, &Digest)| Part {
+            blob: layer.digest.clone(),
+            size: layer.size,
+            chain_id: unpack.then(|| chain_id.clone()),
+            unpacked: unpacked_size(layer),
+        };
+        let mut parts: Vec<Part> = manifest.layers.iter().zip(chain_ids).map(part).collect();
+        match self.enter(store, &mut parts) {
+            Err(RoomError::Bytes { needs, others, reserve, free, .. }) if self.marks.collect.is_some() => {
+                let goal = needs.bytes().saturating_add(others).saturating_add(reserve);
+                // If it would not fit even into an empty store, nothing is removed in vain.
+                if goal <= free.saturating_add(store.size_on_disk(store.root()).unwrap_or(0)) {
+                    self.collect(store, goal);
+                }
+                self.enter(store, &mut parts)
             }
             other => other,
         }
     }
 
-    /// False if the image would not fit even if the store were empty: then nothing is removed in vain.
-    fn could_fit(&self, store: &Store, needs: Needs, free: u64, reserve: u64) -> bool {
-        let held = store.size_on_disk(store.root()).unwrap_or(0);
-        needs.bytes().saturating_add(reserve) <= free.saturating_add(held)
+    /// Claims room for `parts`, which it takes, if there is enough: of two that come at once, one is first.
+    fn enter(&self, store: &Store, parts: &mut Vec<Part>) -> Result<Claim, RoomError> {
+        let mut claims = lock(&self.claims);
+        let mut counted = Counted::default();
+        let others = Needs::of(store, claims.values().flatten(), &mut counted, true);
+        let needs = Needs::of(store, parts.iter(), &mut counted, false);
+        if needs.bytes() > 0 {
+            self.judge(store, needs, others)?;
+        }
+        let id = self.next_claim.fetch_add(1, Ordering::Relaxed);
+        claims.insert(id, std::mem::take(parts));
+        Ok(Claim { claims: Arc::clone(&self.claims), id })
     }
 
-    fn judge(&self, store: &Store, needs: Needs) -> Result<(), RoomError> {
-        let path = || store.root().to_owned();
-        let free = free(store).map_err(|source| RoomError::Unknown { store: path(), source })?;
+    fn judge(&self, store: &Store, needs: Needs, others: Needs) -> Result<(), RoomError> {
+        let free = self.free(store)?;
         let reserve = self.marks.min_free.of(free.total);
-        if needs.bytes().saturating_add(reserve) > free.bytes {
-            return Err(RoomError::Bytes { needs, free: free.bytes, reserve, store: path() });
+        let others_bytes = others.bytes();
+        if needs.bytes().saturating_add(others_bytes).saturating_add(reserve) > free.bytes {
+            let (free, store) = (free.bytes, store.root().to_owned());
+            return Err(RoomError::Bytes { needs, others: others_bytes, free, reserve, store });
         }
         match free.inodes {
-            Some(inodes) if needs.inodes > inodes => {
-                Err(RoomError::Inodes { needs: needs.inodes, free: inodes, store: path() })
+            Some(inodes) if needs.inodes.saturating_add(others.inodes) > inodes => {
+                let free = inodes.saturating_sub(others.inodes);
+                Err(RoomError::Inodes { needs: needs.inodes, free, store: store.root().to_owned() })
             }
             _ => Ok(()),
+        }
+    }
+
+    fn free(&self, store: &Store) -> Result<Free, RoomError> {
+        free(store).map_err(|source| RoomError::Unknown { store: store.root().to_owned(), source })
+    }
+
+    /// Reads `from`, which does not say how much it brings, as long as something stays free behind it and all
+    /// claims.
+    pub fn wary<'a, R: Read>(&'a self, store: &'a Store, from: R) -> Wary<'a, R> {
+        Wary { room: self, store, from, left: 0, full: Arc::default() }
+    }
+
+    /// Finds out whether a load may go on that does not say how much it brings.
+    fn look(&self, store: &Store) -> Result<(), RoomError> {
+        let others = {
+            let claims = lock(&self.claims);
+            Needs::of(store, claims.values().flatten(), &mut Counted::default(), true).bytes()
+        };
+        let judge = || {
+            let free = self.free(store)?;
+            let reserve = self.marks.min_free.of(free.total).max((free.total / WARY_PART).min(WARY_MAX));
+            match free.bytes >= reserve.saturating_add(others) {
+                true => Ok(()),
+                false => {
+                    Err(RoomError::Low { others, free: free.bytes, reserve, store: store.root().to_owned() })
+                }
+            }
+        };
+        match judge() {
+            Err(RoomError::Low { reserve, .. }) if self.marks.collect.is_some() => {
+                self.collect(store, reserve.saturating_add(others).saturating_add(WARY_STEP));
+                judge()
+            }
+            other => other,
         }
     }
 
@@ -329,6 +489,52 @@ impl Room {
             }
         }
         Ok(freed)
+    }
+}
+
+/// A source that ends with an error before the disk is full.
+pub struct Wary<'a, R> {
+    room: &'a Room,
+    store: &'a Store,
+    from: R,
+    /// Bytes until the next look at the disk.
+    left: u64,
+    full: Full,
+}
+
+/// Why a [`Wary`] source ended, if it did.
+pub type Full = Arc<OnceLock<Arc<RoomError>>>;
+
+impl<R> Wary<'_, R> {
+    /// Where it says why it ended.
+    pub fn full(&self) -> Full {
+        Arc::clone(&self.full)
+    }
+
+    fn look(&mut self) -> io::Result<()> {
+        if self.left == 0
+            && self.full.get().is_none()
+            && let Err(error) = self.room.look(self.store)
+        {
+            let _ = self.full.set(Arc::new(error));
+        }
+        // Once there was too little it does not go on, whatever its own end has freed.
+        match self.full.get() {
+            Some(error) => return Err(io::Error::other(Arc::clone(error))),
+            None if self.left == 0 => self.left = WARY_STEP,
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+impl<R: Read> Read for Wary<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.look()?;
+        let most = into.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let len = self.from.read(into.get_mut(..most).unwrap_or_default())?;
+        self.left = self.left.saturating_sub(len as u64);
+        Ok(len)
     }
 }
 
@@ -394,14 +600,51 @@ mod tests {
         let store = Store::open(dir.path()).expect("opened");
         let announcer = Announcer::new(FifoSender::new(dir.path().join("none")));
         let room = Room::new(Marks::default(), announcer.clone());
-        let needs = Needs { blobs: 1 << 60, unpacked: 1 << 59, inodes: 1 };
-        let text = room.check(&store, needs).expect_err("no disk is so large").to_string();
-        assert!(text.contains("1024.0 PiB to download") && text.contains("free"), "{text}");
-        room.check(&store, Needs { blobs: 1, ..Needs::default() }).expect("one byte fits");
+        let part = |name: &str, size| Part {
+            blob: Digest::of(name.as_bytes()),
+            size,
+            chain_id: Some(Digest::of(format!("{name} unpacked").as_bytes())),
+            unpacked: size / 2,
+        };
+        let text = room.enter(&store, &mut vec![part("huge", 1 << 60)]).expect_err("no disk is so large");
+        assert!(text.to_string().contains("1024.0 PiB to download, about 512.0 PiB unpacked"), "{text}");
+        room.enter(&store, &mut vec![part("byte", 1)]).expect("one byte fits");
         let all = Marks { min_free: Amount::Percent(100), collect: None };
         let room = Room::new(all, announcer);
-        let text = room.check(&store, Needs { blobs: 1, ..Needs::default() }).expect_err("all is kept");
+        let text = room.enter(&store, &mut vec![part("byte", 1)]).expect_err("all is kept");
         assert!(text.to_string().contains("to stay so"), "{text}");
-        room.check(&store, Needs::default()).expect("nothing always fits");
+        room.enter(&store, &mut Vec::new()).expect("nothing always fits");
+    }
+
+    #[test]
+    fn what_a_job_has_claimed_is_not_counted_twice_and_is_free_again_when_it_ends() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let announcer = Announcer::new(FifoSender::new(dir.path().join("none")));
+        let room = Room::new(Marks::default(), announcer);
+        let part = |name: &str, size| Part {
+            blob: Digest::of(name.as_bytes()),
+            size,
+            chain_id: Some(Digest::of(format!("{name} unpacked").as_bytes())),
+            unpacked: 2 * size,
+        };
+        let claimed = || {
+            let claims = lock(&room.claims);
+            Needs::of(&store, claims.values().flatten(), &mut Counted::default(), true).bytes()
+        };
+        let one = room.enter(&store, &mut vec![part("a", 100), part("b", 10)]).expect("there is room");
+        assert_eq!(claimed(), 330);
+        let two = room.enter(&store, &mut vec![part("b", 10), part("c", 1)]).expect("there is room");
+        assert_eq!(claimed(), 333, "the layer that both want comes once");
+        // Half of a blob is half of its files as well.
+        let kept = format!("partial/sha256-{}", Digest::of(b"a").hex());
+        std::fs::write(dir.path().join(kept), [0; 50]).expect("written");
+        assert_eq!(claimed(), 183);
+        one.arrived(&Digest::of(b"a"));
+        assert_eq!(claimed(), 33);
+        drop(one);
+        assert_eq!(claimed(), 33, "the other one still wants it");
+        drop(two);
+        assert_eq!(claimed(), 0);
     }
 }

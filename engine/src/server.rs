@@ -46,6 +46,8 @@ const TICK: Duration = Duration::from_millis(100);
 const CLIENTS_MAX: usize = 512;
 /// Longest time for a request to come.
 const ASK_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many times longer one may leave unread what a running job has for it: a person may have stopped a terminal.
+const WATCHER_PATIENCE: u32 = 10;
 /// Most threads that answer short requests; more requests wait.
 const TASKS_MAX: usize = 4;
 /// Most logins that are tried at a time; more are refused.
@@ -190,6 +192,7 @@ impl Server {
         let mut deadline = self.watchdog.map(|(_, next)| next);
         let mut consider = |at: Instant| deadline = Some(deadline.map_or(at, |d| d.min(at)));
         for client in self.clients.values() {
+            self.reads_until(client).inspect(|until| consider(*until));
             match client.state {
                 State::Asking(until) => consider(until),
                 // One that does not read what it was sent needs no new rows.
@@ -201,6 +204,15 @@ impl Server {
             consider(now + TICK);
         }
         deadline.map(|at| at.saturating_duration_since(now))
+    }
+
+    /// When a client is given up that reads nothing of what there is for it.
+    fn reads_until(&self, client: &Client) -> Option<Instant> {
+        let patience = match client.state {
+            State::Watching { .. } | State::Serving(_) => WATCHER_PATIENCE,
+            _ => 1,
+        };
+        client.unread_since().map(|since| since + self.shared.config.client_timeout * patience)
     }
 
     fn feed_watchdog(&mut self) {
@@ -352,6 +364,10 @@ impl Server {
         if client.is_drained() {
             self.tell(client, tick);
             client.flush()?;
+        }
+        if self.reads_until(client).is_some_and(|until| now >= until) {
+            log::warn!("{} is hung up on: it does not read its answer", client.who());
+            return Err(io::ErrorKind::TimedOut.into());
         }
         Ok(!(client.is_drained() && matches!(client.state, State::Closing)))
     }

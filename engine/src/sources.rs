@@ -19,6 +19,9 @@ use std::sync::{Arc, Mutex};
 /// tried.
 const FAILURES_MAX: u32 = 2;
 
+/// Most of what was passed over that is kept to be told; the log has all.
+const PASSED_MAX: usize = 16;
+
 /// Where an image may be had.
 pub struct Sources {
     places: Vec<Registry>,
@@ -35,6 +38,8 @@ struct State {
     at: usize,
     /// Blobs that were not there, or broke.
     blobs: HashMap<Digest, Sought>,
+    /// What was passed over since somebody asked, and why.
+    passed: Vec<String>,
 }
 
 /// How far the search for a blob is.
@@ -84,6 +89,11 @@ impl Sources {
             }
         }
         Err(self.everywhere(failed))
+    }
+
+    /// What was passed over since this was asked last, and why.
+    pub fn passed_over(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.state).passed)
     }
 
     /// Fetches what stands under `tag` beside the image (a signature, say), from the first place that has it;
@@ -251,7 +261,12 @@ impl Sources {
             return Err(error);
         }
         if at + 1 < self.places.len() {
-            log::warn!("passed over: {}", sampan_ipc::report::chain(&error));
+            let why = format!("passed over: {}", sampan_ipc::report::chain(&error));
+            log::warn!("{why}");
+            let mut state = lock(&self.state);
+            if state.passed.len() < PASSED_MAX {
+                state.passed.push(why);
+            }
         }
         failed.push(error);
         Ok(())

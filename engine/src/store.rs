@@ -181,7 +181,12 @@ impl Store {
         for entry in fs::read_dir(&tmp).map_err(file_error("list", &tmp))? {
             let path = entry.map_err(file_error("list", &tmp))?.path();
             log::info!("removing {}, left by an engine that was killed", path.display());
-            remove(&path, self.namespace()).map_err(file_error("remove", &path))?;
+            if let Err(error) = remove(&path, self.namespace()) {
+                log::warn!("cannot remove {}: {error}", path.display());
+                // It stays and takes room; its name is given to nothing new.
+                let nth = path.to_str().and_then(|path| path.rsplit('-').next()?.parse::<u64>().ok());
+                self.temps.fetch_max(nth.map_or(0, |nth| nth.saturating_add(1)), Ordering::Relaxed);
+            }
         }
         Ok(())
     }

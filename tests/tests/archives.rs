@@ -3,6 +3,7 @@
 
 use sampan_engine::digest::Digest;
 use sampan_ipc::engine::{Answer, Container, Failure, JobState, Load, Request, Save};
+use sampan_tests::dockerd::Dockerd;
 use sampan_tests::engine::{Engine, Pulled};
 use sampan_tests::host::{binary, need_root};
 use sampan_tests::registry::{Image, Layer, Packing, write_layout};
@@ -657,6 +658,53 @@ fn images_saved_by_podman_and_copied_by_skopeo_load_here_from_files_and_pipes() 
             assert!(output.contains("localhost/app:1"), "{name}: {output}");
         }
     }
+}
+
+/// docker's image `name`, as `docker inspect` gives `what` of it.
+fn docker_says(dockerd: &Dockerd, name: &str, what: &str) -> String {
+    let output = dockerd.docker().args(["inspect", "--format", what, name]).output();
+    succeeded(output.expect("docker is installed")).trim().to_owned()
+}
+
+#[test]
+fn images_saved_here_load_in_docker_and_images_that_docker_saves_load_here_by_a_pipe() {
+    need_root();
+    let bench = Bench::new();
+    let dockerd = Dockerd::start(bench.dir.path()).expect("dockerd of Debian's package docker.io");
+    let docker =
+        |args: &[&str]| succeeded(dockerd.docker().args(args).output().expect("docker is installed"));
+    let image = Image::of(&layers(), "amd64");
+    write_layout(&bench.path("in"), std::slice::from_ref(&image));
+    bench.ok(&["pull", &format!("oci:{}:t", bench.text("in"))]);
+    bench.ok(&["tag", "localhost/in:t", "docker.io/demo/app:1", "localhost/app:2"]);
+    let (id, diff_ids) =
+        (config(&image).1.to_string(), layers().iter().map(|l| Digest::of(&l.tar)).collect::<Vec<_>>());
+    let (out, names) = (bench.text("saved"), ["docker.io/demo/app:1", "localhost/app:2"]);
+    bench.ok(&["save", "-o", &out, names[0], names[1]]);
+    docker(&["load", "--quiet", "--input", &out]);
+    for name in ["demo/app:1", "localhost/app:2"] {
+        assert_eq!(docker_says(&dockerd, name, "{{.Id}}"), id, "{name}");
+        let layers = docker_says(&dockerd, name, "{{json .RootFS.Layers}}");
+        assert_eq!(serde_json::from_str::<Vec<Digest>>(&layers).expect("JSON"), diff_ids, "{name}");
+    }
+    // And back, into a store that has none of it.
+    let other = Bench::new();
+    let mut save = dockerd.docker();
+    let mut save = save.args(["save", "demo/app:1", "localhost/app:2"]).stdout(Stdio::piped()).spawn();
+    let saved = save.as_mut().expect("docker is installed").stdout.take().expect("piped");
+    let said = succeeded(other.command(&["load"]).stdin(saved).output().expect("built"));
+    assert!(save.expect("started").wait().expect("waited for").success());
+    for name in names {
+        assert!(said.contains(&format!("Loaded image: {name}\n")), "{said}");
+        assert_eq!(other.files(name), bench.files(name), "{name}");
+    }
+    assert_eq!(other.engine.images()[0].id, id);
+    other.is_clean();
+    // A container that docker has made of it, exported, is an image as well.
+    docker(&["create", "--name", "made", "--network", "none", "demo/app:1"]);
+    docker(&["export", "--output", &out, "made"]);
+    other.ok(&["import", "exported:1", &out]);
+    assert_eq!(other.files("exported:1").get("two"), Some(&3000));
 }
 
 #[test]

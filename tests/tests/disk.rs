@@ -3,11 +3,11 @@
 use sampan_engine::digest::Digest;
 use sampan_tests::bed::{Bed, Usage, arch};
 use sampan_tests::host::{Host, need_root};
-use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing};
+use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing, Reply, write_layout};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// What du says: blocks, each file once.
 fn du(path: &Path) -> u64 {
@@ -313,6 +313,79 @@ fn a_pull_that_does_not_fit_fails_before_it_fetches_a_layer() {
     fs::write(bed.store().join("ballast"), vec![0; 5 << 20]).expect("written");
     bed.ok(&["pull", "--quiet", &small]);
     assert!(bed.fails(&["pull", &bed.registry.reference("big")], 1).contains("it needs 9.5 MiB"));
+}
+
+#[test]
+fn a_pull_does_not_take_the_room_that_another_one_was_promised() {
+    let bed = small_bed(20 << 20, "");
+    let [one, two] = ["one", "two"].map(|name| Layer::large(name, 4 << 20, Packing::Gzip));
+    bed.registry.publish("one", &Image::of(std::slice::from_ref(&one), arch()));
+    bed.registry.publish("two", &Image::of(std::slice::from_ref(&two), arch()));
+    // It is let go before much of it has come.
+    let blob = format!("one/blobs/{}", Digest::of(&one.blob));
+    bed.registry.answer(&blob, Reply::Hang(one.blob.clone(), 1000));
+    bed.ok(&["pull", "--detach", &bed.registry.reference("one")]);
+    bed.host.wait_until("the first pull to be under way", || bed.registry.asked(&blob) == 1);
+    let said = bed.fails(&["pull", &bed.registry.reference("two")], 1);
+    assert!(said.contains("it needs 12.") && said.contains("other jobs still need 12."), "{said}");
+    assert_eq!(bed.registry.asked(&format!("two/blobs/{}", Digest::of(&two.blob))), 0);
+    // Its own layers are nobody else's: who wants the same image joins in, under whatever name.
+    bed.registry.publish("three", &Image::of(std::slice::from_ref(&one), "riscv64"));
+    let third = bed.registry.reference("three");
+    bed.ok(&["pull", "--detach", "--platform", "linux/riscv64", &third]);
+    bed.ok(&["cancel", "1"]);
+    bed.ok(&["cancel", "3"]);
+    bed.host.wait_until("both to end", || {
+        let jobs = bed.ok(&["jobs"]);
+        !jobs.contains("running")
+    });
+    bed.ok(&["pull", "--quiet", &bed.registry.reference("two")]);
+    bed.ok(&["image", "verify"]);
+}
+
+#[test]
+fn a_load_from_a_pipe_ends_before_the_disk_is_full_and_leaves_nothing() {
+    let bed = small_bed(40 << 20, "");
+    // 24 MiB twice, as a blob and as files.
+    let layer = Layer::large("big", 24 << 20, Packing::Plain);
+    let image = Image::of(std::slice::from_ref(&layer), arch());
+    write_layout(&bed.host.path("layout"), &[image]);
+    let archive = bed.host.path("archive.tar");
+    let mut tar = Command::new("tar");
+    tar.arg("-cf").arg(&archive).arg("-C").arg(bed.host.path("layout")).arg(".");
+    assert!(tar.status().expect("tar is installed").success());
+    let load = |from: Stdio| bed.command(&["load", "--quiet"]).stdin(from).output().expect("built");
+    let mut cat = Command::new("cat").arg(&archive).stdout(Stdio::piped()).spawn().expect("cat is there");
+    let out = load(cat.stdout.take().expect("piped").into());
+    let _ = cat.wait();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(said.contains("the disk is full: in ") && said.contains(" and 2.0 MiB are to stay so"), "{said}");
+    assert!(said.contains("sampan image prune"), "{said}");
+    assert_eq!(bed.names(), Vec::<String>::new());
+    bed.host
+        .wait_until("no temporary", || fs::read_dir(bed.store().join("tmp")).expect("listed").count() == 0);
+    // A file says how much it is before it is read.
+    let said =
+        String::from_utf8_lossy(&load(fs::File::open(&archive).expect("there").into()).stderr).into_owned();
+    assert!(said.contains("it needs 48.0 MiB"), "{said}");
+    let small = bed.pull("small", &[Layer::large("small", 1 << 20, Packing::Gzip)]);
+    assert_eq!(names(&bed), [small]);
+}
+
+#[test]
+fn what_cannot_be_removed_keeps_no_engine_from_starting() {
+    need_root();
+    let mut host = Host::with_monitord(&[]);
+    // Removing what is mounted is refused.
+    for name in ["layer-0", "blob-7", "other"] {
+        host.mount_tmpfs(&format!("data/store/tmp/{name}"), 1 << 20);
+    }
+    let bed = Bed::on(host, LyingRegistry::start(), "");
+    let log = bed.log();
+    assert!(log.contains("cannot remove") && log.contains("store/tmp/layer-0: "), "{log}");
+    let small = bed.pull("small", &[Layer::large("small", 100_000, Packing::Gzip)]);
+    assert_eq!(names(&bed), [small]);
 }
 
 #[test]

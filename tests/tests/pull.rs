@@ -630,3 +630,31 @@ fn words_without_end_in_a_document_break_neither_the_store_nor_the_lists() {
     assert!(engine.jobs().iter().all(|job| job.state == JobState::Failed && job.error.len() < 5000));
     assert!(engine.images().is_empty());
 }
+
+/// How many sockets process `pid` has open.
+fn sockets(pid: u32) -> usize {
+    let fds = fs::read_dir(format!("/proc/{pid}/fd")).expect("listed").flatten();
+    fds.filter(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.starts_with("socket:"))).count()
+}
+
+#[test]
+fn a_client_that_does_not_read_its_answer_is_hung_up_on() {
+    let engine = Engine::configured("client-timeout = 1");
+    let layer = Layer::of(&[("f", b"x")], Packing::Plain);
+    let file = engine.dir.path().join("layer");
+    fs::write(&file, &layer.tar).expect("written");
+    let labels = (0..9).map(|nth| (format!("l{nth}"), "x".repeat(90_000))).collect();
+    let import = Import { reference: "big:1".to_owned(), layers: 1, labels, ..Import::default() };
+    let fd = fs::File::open(&file).expect("opened");
+    engine.ask_with(Request::Import(import), &[fd.as_raw_fd()]).watch().expect("imported");
+    let before = sockets(engine.child.id());
+    // More than a socket takes without a reader.
+    let inspect = || engine.ask(Request::Inspect { name: "big:1".to_owned() });
+    let (mut reader, mut deaf) = (inspect(), inspect());
+    assert!(matches!(reader.next(), Some(Answer::Json(_))));
+    engine.wait_until("the one that reads nothing to be hung up on", || {
+        engine.log().contains("does not read its answer") && sockets(engine.child.id()) <= before + 1
+    });
+    assert!(matches!(reader.next(), Some(Answer::Done(_))));
+    assert!(deaf.next().is_none(), "there is no whole answer");
+}

@@ -298,6 +298,17 @@ fn a_real_registry_gets_all_of_a_blob_that_broke_on_the_way() {
 }
 
 #[test]
+fn a_registry_that_refuses_is_asked_again_and_the_person_is_told() {
+    let registry = KeenRegistry::start();
+    let host = with_image(&registry, &image());
+    let nobody = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+    let said = host.fails(1, &["push", &format!("{}/from:t", registry.address), &format!("{nobody}/to:t")]);
+    assert_eq!(said.matches("note: config: retrying in").count(), 4, "{said}");
+    assert!(said.contains("cannot send blob") && said.contains("Connection refused"), "{said}");
+    assert!(!said.contains("fetch") && !said.contains("io: "), "{said}");
+}
+
+#[test]
 fn pushes_are_announced_and_those_that_fail_too() {
     let registry = KeenRegistry::start();
     let image = image();

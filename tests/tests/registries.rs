@@ -707,6 +707,26 @@ impl BlackHole {
     }
 }
 
+#[test]
+fn a_mirror_that_swallows_connections_costs_seconds_and_is_told() {
+    let (hole, home) = (BlackHole::new(), LyingRegistry::start());
+    let image = image("patient");
+    home.publish("app", &image);
+    let engine = engine(&registry("corp.test", &home.address, &[&hole.address]));
+    let began = Instant::now();
+    let mut notes = Vec::new();
+    let answers = engine.ask(pull("corp.test/app:t")).all();
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert!(matches!(answers.last(), Some(Answer::Done(_))), "{answers:?}");
+    for answer in answers {
+        if let Answer::Note(note) = answer {
+            notes.push(note);
+        }
+    }
+    let told = |note: &String| note.contains(&hole.address) && note.contains("no connection in time");
+    assert!(notes.iter().any(told), "{notes:?}");
+}
+
 /// Cancels a pull of `name` once the kernel has a connection to `port` in `state` (proc_pid_net(5)), and sees it
 /// end at once.
 fn cancel_while(engine: &Engine, name: &str, address: &str, state: &str) {

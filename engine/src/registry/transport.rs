@@ -3,7 +3,7 @@
 use super::certs::{self, Certs};
 use super::dial::Dialer;
 use super::proxy::Proxies;
-use super::{Access, Headers, Registry, RegistryError, crop};
+use super::{Access, Failed, Headers, Registry, RegistryError, crop};
 use crate::store::lock;
 use ::http::uri::Authority;
 use ::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
@@ -15,6 +15,9 @@ use ureq::{Agent, AsSendBody, Body};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for a mirror, behind which the registry itself waits: the kernel has sent its SYN three times then, so that
+/// two may be lost (RFC 6298: after 1 s and 3 s). tcp(7).
+const MIRROR_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for the next byte.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wait for the head of an answer.
@@ -31,6 +34,7 @@ pub(super) struct Agents {
     socket: Option<PathBuf>,
     insecure: bool,
     certs: Arc<[PathBuf]>,
+    connect: Duration,
     stall: Duration,
     proxies: Arc<Proxies>,
     plain: OnceLock<Agent>,
@@ -48,6 +52,7 @@ impl Agents {
         socket: Option<PathBuf>,
         insecure: bool,
         access: &Access,
+        is_mirror: bool,
     ) -> Self {
         Agents {
             host: host.to_owned(),
@@ -55,6 +60,7 @@ impl Agents {
             socket,
             insecure,
             certs: Arc::clone(&access.certs),
+            connect: if is_mirror { MIRROR_CONNECT_TIMEOUT } else { CONNECT_TIMEOUT },
             stall: access.stall.unwrap_or(STALL_TIMEOUT),
             proxies: Arc::new(Proxies::from_env()),
             plain: OnceLock::new(),
@@ -102,8 +108,8 @@ impl Agents {
             .max_redirects_will_error(false)
             // The dialer knows more of them than ureq does.
             .proxy(None)
-            .timeout_resolve(Some(CONNECT_TIMEOUT))
-            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_resolve(Some(self.connect))
+            .timeout_connect(Some(self.connect))
             .timeout_recv_response(Some(ANSWER_TIMEOUT))
             .timeout_per_read(Some(self.stall))
             .timeout_per_write(Some(self.stall))
@@ -281,12 +287,15 @@ fn shown(url: &str) -> String {
 }
 
 fn is_late(error: &RegistryError) -> bool {
-    matches!(error, RegistryError::Transport { source: ureq::Error::Timeout(ureq::Timeout::Connect), .. })
+    matches!(
+        error,
+        RegistryError::Transport { source: Failed(ureq::Error::Timeout(ureq::Timeout::Connect)), .. }
+    )
 }
 
 /// True if what came back is no TLS at all.
 fn speaks_no_tls(error: &RegistryError) -> bool {
-    let RegistryError::Transport { source: ureq::Error::Io(io), .. } = error else { return false };
+    let RegistryError::Transport { source: Failed(ureq::Error::Io(io)), .. } = error else { return false };
     let tls = io.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
     matches!(tls, Some(rustls::Error::InvalidMessage(_)))
 }

@@ -4,7 +4,7 @@
 //! is refused or redirected is made anew from its [`Payload`].
 
 use super::transport::{REDIRECTS_MAX, join};
-use super::{Headers, Registry, RegistryError};
+use super::{Failed, Headers, Registry, RegistryError};
 use crate::digest::Digest;
 use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use std::io::{self, Read};
@@ -178,7 +178,12 @@ impl Registry {
     }
 
     fn base(&self, what: &str) -> Result<String, RegistryError> {
-        Ok(format!("{}://{}/v2/{}", self.reach(what)?, self.authority, self.repository))
+        // It is found out by a GET, and it is for sending all the same.
+        let scheme = self.reach(what).map_err(|error| match error {
+            RegistryError::Transport { what, host, source } => RegistryError::Send { what, host, source },
+            other => other,
+        })?;
+        Ok(format!("{scheme}://{}/v2/{}", self.authority, self.repository))
     }
 
     /// The digest that the registry has computed must be ours; one that says none is believed.
@@ -296,7 +301,7 @@ impl Registry {
     }
 
     fn unsent(&self, what: &str, source: ureq::Error) -> RegistryError {
-        RegistryError::Send { what: what.to_owned(), host: self.host.clone(), source }
+        RegistryError::Send { what: what.to_owned(), host: self.host.clone(), source: Failed(source) }
     }
 }
 

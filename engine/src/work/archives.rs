@@ -207,7 +207,9 @@ fn load_failure(error: &LoadError) -> Failure {
             (Code::Usage, "choose one: 'sampan pull docker-archive:FILE:REF', or oci-archive: or oci:")
         }
         LoadError::Store(_) => (Code::Failed, ""),
-        LoadError::Room(_) => (Code::Failed, "'sampan image prune' removes what is not used"),
+        LoadError::Room(_) | LoadError::Full(_) => {
+            (Code::Failed, "'sampan image prune' removes what is not used")
+        }
         LoadError::Policy { .. } => (
             Code::Failed,
             "if you trust it, give it a name of your own with 'sampan load --name'; nothing of it was kept",

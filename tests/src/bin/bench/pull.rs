@@ -33,9 +33,6 @@ pub fn run(options: &Options) -> io::Result<()> {
     for puller in Puller::ALL.into_iter().filter(|puller| !puller.is_there()) {
         println!("not here, and so not measured: {}", puller.name());
     }
-    if !Path::new("/usr/bin/dockerd").exists() {
-        println!("not here, and so not measured: docker pull (there is no dockerd)");
-    }
     for shape in SHAPES
         .iter()
         .filter(|shape| options.images.is_empty() || options.images.iter().any(|i| i == shape.name))

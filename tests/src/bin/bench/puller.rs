@@ -8,6 +8,7 @@ use crate::disk::Disk;
 use crate::server::beside;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sampan_tests::dockerd::Dockerd;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -37,6 +38,8 @@ pub enum Puller {
     Podman,
     /// `ctr images pull`.
     Ctr,
+    /// `docker pull`.
+    Docker,
     /// `skopeo copy` to `oci:`.
     SkopeoOci,
     /// `skopeo copy` to `dir:`.
@@ -53,7 +56,7 @@ pub struct Source<'a> {
 
 impl Puller {
     /// All of them, in the table's order.
-    pub const ALL: [Puller; 10] = [
+    pub const ALL: [Puller; 11] = [
         Puller::Floor,
         Puller::Floor2,
         Puller::Floor2Synced,
@@ -61,6 +64,7 @@ impl Puller {
         Puller::Sampan,
         Puller::Podman,
         Puller::Ctr,
+        Puller::Docker,
         Puller::SampanNoUnpack,
         Puller::SkopeoOci,
         Puller::SkopeoDir,
@@ -77,6 +81,7 @@ impl Puller {
             Puller::SampanNoUnpack => "sampan pull --no-unpack",
             Puller::Podman => "podman pull",
             Puller::Ctr => "ctr images pull",
+            Puller::Docker => "docker pull",
             Puller::SkopeoOci => "skopeo copy → oci:",
             Puller::SkopeoDir => "skopeo copy → dir:",
         }
@@ -87,6 +92,7 @@ impl Puller {
         match self {
             Puller::Podman => runs("podman", &["--version"]),
             Puller::Ctr => runs("ctr", &["--version"]) && runs("containerd", &["--version"]),
+            Puller::Docker => runs("dockerd", &["--version"]) && runs("docker", &["--version"]),
             Puller::SkopeoOci | Puller::SkopeoDir => runs("skopeo", &["--version"]),
             Puller::SampanNoUnpack => no_unpack_exists(),
             Puller::Sampan | Puller::Floor | Puller::Floor2 | Puller::Floor2Synced | Puller::FloorStream => {
@@ -113,6 +119,7 @@ impl Puller {
             Puller::SampanNoUnpack => sampan(source, dir, &["--no-unpack"]),
             Puller::Podman => podman(source, dir),
             Puller::Ctr => ctr(source, dir),
+            Puller::Docker => docker(source, dir),
             Puller::SkopeoOci => skopeo(source, &format!("oci:{}/to:t", dir.display())),
             Puller::SkopeoDir => skopeo(source, &format!("dir:{}/to", dir.display())),
         }
@@ -150,6 +157,16 @@ fn podman(source: &Source, dir: &Path) -> io::Result<Cost> {
     cost::of(&command)
 }
 
+/// What `client` costs, and meanwhile the daemons `pids`.
+fn cost_with(pids: &[u32], client: &Command) -> io::Result<Cost> {
+    let before = pids.iter().map(|pid| Daemon::now(*pid)).collect::<io::Result<Vec<_>>>()?;
+    let mut cost = cost::of(client)?;
+    for (before, pid) in before.into_iter().zip(pids) {
+        before.add_to(&mut cost, *pid)?;
+    }
+    Ok(cost)
+}
+
 /// A daemon that ends with this.
 struct Running(Child);
 
@@ -176,11 +193,7 @@ impl Running {
 
     /// What `client` costs, and the daemon meanwhile.
     fn cost_with(&self, client: &Command) -> io::Result<Cost> {
-        let pid = self.0.id();
-        let before = Daemon::now(pid)?;
-        let mut cost = cost::of(client)?;
-        before.add_to(&mut cost, pid)?;
-        Ok(cost)
+        cost_with(&[self.0.id()], client)
     }
 }
 
@@ -228,4 +241,11 @@ fn ctr(source: &Source, dir: &Path) -> io::Result<Cost> {
     pull.arg("--address").arg(&socket);
     pull.args(["images", "pull", "--plain-http", "--snapshotter", "overlayfs", source.reference]);
     daemon.cost_with(&pull)
+}
+
+fn docker(source: &Source, dir: &Path) -> io::Result<Cost> {
+    let dockerd = Dockerd::start(dir)?;
+    let mut pull = dockerd.docker();
+    pull.args(["pull", "--quiet", source.reference]);
+    cost_with(&dockerd.pids()?, &pull)
 }

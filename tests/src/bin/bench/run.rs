@@ -6,7 +6,7 @@
 
 use crate::Options;
 use crate::orphans::{self, Run};
-use crate::runner::{Bare, Containerd, Runner, with_podman};
+use crate::runner::{Bare, Containerd, Runner, with_docker, with_podman};
 use crate::table::{median, number, print, row, with_ratio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -83,7 +83,10 @@ fn run_true(containers: &Containers, runs: u64) -> io::Result<()> {
         Ok(containerd) => runners.push(Runner::Ctr(containerd)),
         Err(error) => println!("not here, and so not measured: ctr ({error})"),
     }
-    println!("not here, and so not measured: docker run (there is no dockerd)");
+    match with_docker(&containers.host.path("box.tar"), &dir) {
+        Ok(docker) => runners.push(docker),
+        Err(error) => println!("not here, and so not measured: docker ({error})"),
+    }
     let mut all: Vec<Vec<Run>> = runners.iter().map(|_| Vec::new()).collect();
     for round in 0..=runs {
         for nth in 0..runners.len() {

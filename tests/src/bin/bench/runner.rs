@@ -10,6 +10,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::time::{ClockId, clock_gettime};
 use sampan_ipc::container::{Create, Told};
 use sampan_tests::containers::{Containers, IMAGE};
+use sampan_tests::dockerd::Dockerd;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -34,6 +35,8 @@ pub enum Runner {
     Podman(PathBuf),
     /// `ctr run --rm`.
     Ctr(Containerd),
+    /// `docker run --rm`.
+    Docker(Dockerd),
 }
 
 impl Runner {
@@ -45,6 +48,7 @@ impl Runner {
             Runner::Cli => "sampan run --rm",
             Runner::Podman(_) => "podman run --rm",
             Runner::Ctr(_) => "ctr run --rm",
+            Runner::Docker(_) => "docker run --rm",
         }
     }
 
@@ -74,6 +78,11 @@ impl Runner {
                 let mut command = containerd.ctr();
                 command.args(["run", "--rm", PEERS_IMAGE, &format!("run-{nth}"), "true"]);
                 orphans::measure(&daemon, || succeed(&mut command))
+            }
+            Runner::Docker(dockerd) => {
+                let mut command = dockerd.docker();
+                command.args(["run", "--rm", "--network", "none", PEERS_IMAGE, "true"]);
+                orphans::measure(&dockerd.pids()?, || succeed(&mut command))
             }
         }
     }
@@ -122,6 +131,16 @@ fn podman(dir: &Path) -> Command {
 pub fn with_podman(tar: &Path, dir: &Path) -> io::Result<Runner> {
     succeed(podman(dir).arg("import").arg(tar).arg(PEERS_IMAGE))?;
     Ok(Runner::Podman(dir.to_owned()))
+}
+
+/// Docker with the image in its store.
+///
+/// # Errors
+/// It is not here, or fails.
+pub fn with_docker(tar: &Path, dir: &Path) -> io::Result<Runner> {
+    let dockerd = Dockerd::start(dir)?;
+    succeed(dockerd.docker().arg("import").arg(tar).arg(PEERS_IMAGE))?;
+    Ok(Runner::Docker(dockerd))
 }
 
 /// A containerd that ends with this.

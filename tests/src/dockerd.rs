@@ -1,0 +1,104 @@
+//! A dockerd of one's own, with its containerd: nothing of it is outside a directory, and no network is touched.
+//!
+//! Used by tests and by the benchmarks, as a peer. Needs root, and Debian's package docker.io. It and its containerd
+//! end with this.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longest wait for it to start, or to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// A running dockerd.
+pub struct Dockerd {
+    child: Child,
+    dir: PathBuf,
+}
+
+impl Dockerd {
+    /// Starts one that keeps everything below `dir`.
+    ///
+    /// # Errors
+    /// It is not installed, or does not come up; with what it said.
+    pub fn start(dir: &Path) -> io::Result<Self> {
+        let dir = dir.join("docker");
+        fs::create_dir_all(&dir)?;
+        // Not the host's: what is configured there would hold here.
+        fs::write(dir.join("daemon.json"), "{}")?;
+        let log = File::create(dir.join("log"))?;
+        let mut command = Command::new("dockerd");
+        for (option, name) in [
+            ("--config-file", "daemon.json"),
+            ("--data-root", "root"),
+            ("--exec-root", "exec"),
+            ("--pidfile", "pid"),
+        ] {
+            command.arg(option).arg(dir.join(name));
+        }
+        command.arg("--host").arg(format!("unix://{}", dir.join("sock").display()));
+        command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
+        command.args(["--ip-forward=false", "--ip-masq=false"]);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let child = command.spawn().map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("cannot start dockerd of Debian's package docker.io: {error}"),
+            )
+        })?;
+        let mut dockerd = Dockerd { child, dir };
+        let deadline = Instant::now() + PATIENCE;
+        while UnixStream::connect(dockerd.dir.join("sock")).is_err() {
+            if dockerd.child.try_wait()?.is_some() || Instant::now() > deadline {
+                let log = fs::read_to_string(dockerd.dir.join("log")).unwrap_or_default();
+                return Err(io::Error::other(format!("dockerd does not come up: {log}")));
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        Ok(dockerd)
+    }
+
+    /// `docker` as a client of it, with no file of the user.
+    pub fn docker(&self) -> Command {
+        let mut command = Command::new("docker");
+        for name in ["DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_API_VERSION"] {
+            command.env_remove(name);
+        }
+        command.env("DOCKER_CONFIG", self.dir.join("config")).stdin(Stdio::null());
+        command.env("DOCKER_HOST", format!("unix://{}", self.dir.join("sock").display()));
+        command
+    }
+
+    /// It and its containerd.
+    ///
+    /// # Errors
+    /// /proc does not tell.
+    pub fn pids(&self) -> io::Result<Vec<u32>> {
+        let pid = self.child.id();
+        let mut all = vec![pid];
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let children = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+            all.extend(children.split_whitespace().filter_map(|word| word.parse::<u32>().ok()));
+        }
+        Ok(all)
+    }
+}
+
+impl Drop for Dockerd {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
+        let deadline = Instant::now() + PATIENCE;
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                let _ = self.child.kill();
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+}
