@@ -11,7 +11,6 @@ htpasswd apache2-utils
 podman podman
 openssl openssl
 skopeo skopeo
-podman podman
 umoci umoci
 jq jq
 socat socat
@@ -29,7 +28,6 @@ setfattr attr
 tar tar
 systemd-analyze systemd
 cc gcc
-getfattr attr
 ctr containerd
 dockerd docker.io
 docker docker.io
@@ -38,8 +36,6 @@ busybox busybox-static
 catatonit catatonit
 losetup mount
 mkfs.ext4 e2fsprogs
-runc runc
-busybox busybox-static
 LIST
 [ -z "$need" ] && exit 0
 
