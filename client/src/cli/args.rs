@@ -8,6 +8,10 @@ use std::path::PathBuf;
 // Said in full, since `examples/generate.rs` includes this file from elsewhere.
 #[path = "args/containers.rs"]
 pub mod containers;
+#[path = "args/lazy.rs"]
+pub mod lazy;
+
+use lazy::Lazy;
 
 /// Run containers, pull images, watch what happens on this host, and tell others what happens
 #[derive(Debug, Parser)]
@@ -72,47 +76,44 @@ the key auth-file of its configuration, for what the command line does not bring
 pub enum Command {
     /// Print events as they happen, and past ones on request
     #[command(after_long_help = TIMES)]
-    Events(Events),
+    Events(Lazy<Events>),
     /// Write an event of your own
-    Emit(Emit),
+    Emit(Lazy<Emit>),
     /// Make a container, and start it
-    #[command(disable_help_flag = true, args_override_self = true, mut_args(containers::switches),
-        after_long_help = containers::RUN_STATUS)]
-    Run(Box<containers::Run>),
+    #[command(disable_help_flag = true, args_override_self = true, after_long_help = containers::RUN_STATUS)]
+    Run(Lazy<Box<containers::Run>>),
     /// Make a container
-    #[command(disable_help_flag = true, args_override_self = true, mut_args(containers::switches))]
-    Create(Box<containers::Create>),
+    #[command(disable_help_flag = true, args_override_self = true)]
+    Create(Lazy<Box<containers::Create>>),
     /// Start containers that do not run
-    #[command(mut_args(containers::switches))]
-    Start(containers::Start),
+    Start(Lazy<containers::Start>),
     /// Stop containers
-    Stop(containers::Stop),
+    Stop(Lazy<containers::Stop>),
     /// Send containers a signal
-    Kill(containers::Kill),
+    Kill(Lazy<containers::Kill>),
     /// Stop containers that run, and start them
-    Restart(containers::Stop),
+    Restart(Lazy<containers::Stop>),
     /// Freeze containers
-    Pause(containers::Containers),
+    Pause(Lazy<containers::Containers>),
     /// Thaw containers
-    Unpause(containers::Containers),
+    Unpause(Lazy<containers::Containers>),
     /// Wait for the ends of containers, and print their exit codes
-    Wait(containers::Wait),
+    Wait(Lazy<containers::Wait>),
     /// Remove containers
-    Rm(containers::RemoveContainers),
+    Rm(Lazy<containers::RemoveContainers>),
     /// List containers
-    Ps(containers::Ps),
+    Ps(Lazy<containers::Ps>),
     /// Print what a container has written
-    Logs(containers::Logs),
+    Logs(Lazy<containers::Logs>),
     /// Run one more command in a running container
-    #[command(mut_args(containers::switches), after_long_help = containers::RUN_STATUS)]
-    Exec(containers::Exec),
+    #[command(after_long_help = containers::RUN_STATUS)]
+    Exec(Lazy<containers::Exec>),
     /// Attach to a running container
-    #[command(mut_args(containers::switches))]
-    Attach(containers::Attach),
+    Attach(Lazy<containers::Attach>),
     /// Give a container another name
-    Rename(containers::Rename),
+    Rename(Lazy<containers::Rename>),
     /// List the processes of a container
-    Top(containers::Top),
+    Top(Lazy<containers::Top>),
     /// Work on containers: the commands above by the names that docker and podman have for them, and more
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Container(containers::ContainerGroup),
@@ -120,37 +121,37 @@ pub enum Command {
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Generate(containers::Generate),
     /// Fetch images from registries
-    Pull(Pull),
+    Pull(Lazy<Pull>),
     /// List jobs: running ones, and those that ended lately
-    Jobs(Jobs),
+    Jobs(Lazy<Jobs>),
     /// Follow the progress of a job
-    Watch(Watch),
+    Watch(Lazy<Watch>),
     /// End a running job, whoever watches it
-    Cancel(Cancel),
+    Cancel(Lazy<Cancel>),
     /// List images
-    Images(Images),
+    Images(Lazy<Images>),
     /// Show containers and images in full, as JSON
-    Inspect(InspectAny),
+    Inspect(Lazy<InspectAny>),
     /// Give an image one more reference
-    Tag(Tag),
+    Tag(Lazy<Tag>),
     /// Remove references, and images with their last one
-    Rmi(Remove),
+    Rmi(Lazy<Remove>),
     /// Make an image of root file system tars
-    Import(Import),
+    Import(Lazy<Import>),
     /// Send an image to a registry
-    Push(Push),
+    Push(Lazy<Push>),
     /// Let a registry check a user name and password, and save them
     #[command(after_long_help = AUTH_FILES)]
-    Login(Login),
+    Login(Lazy<Login>),
     /// Forget what 'login' saved
     #[command(after_long_help = AUTH_FILES)]
-    Logout(Logout),
+    Logout(Lazy<Logout>),
     /// Take images out of an archive that docker, podman, skopeo or 'save' wrote
-    Load(Load),
+    Load(Lazy<Load>),
     /// Write images into an archive that docker, podman and skopeo read
-    Save(Save),
+    Save(Lazy<Save>),
     /// Be a read-only registry of the images in this store, until Ctrl-C
-    Serve(Serve),
+    Serve(Lazy<Serve>),
     /// Work on images: the commands above by the names that docker and podman have for them, and more
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Image(ImageGroup),
@@ -158,14 +159,14 @@ pub enum Command {
     #[command(subcommand_required = true, arg_required_else_help = true)]
     System(System),
     /// Show what the engine is
-    Info(Info),
+    Info(Lazy<Info>),
     /// Print versions
-    Version(Version),
+    Version(Lazy<Version>),
     /// Look into monitord
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Monitor(Monitor),
     /// Run monitord and the engine in the foreground, until Ctrl-C
-    Up(Up),
+    Up(Lazy<Up>),
 }
 
 /// Arguments of `events`.
@@ -639,30 +640,30 @@ pub struct ImageGroup {
 pub enum ImageCommand {
     /// List images [same as 'sampan images']
     #[command(visible_alias = "list")]
-    Ls(Images),
+    Ls(Lazy<Images>),
     /// Remove references, and images with their last one [same as 'sampan rmi']
     #[command(visible_alias = "remove")]
-    Rm(Remove),
+    Rm(Lazy<Remove>),
     /// Remove images that have no name, and content that no image needs
     #[command(after_long_help = PRUNE)]
-    Prune(Prune),
+    Prune(Lazy<Prune>),
     /// Read all of the store again and say what is broken
     #[command(after_long_help = VERIFY)]
-    Verify(Verify),
+    Verify(Lazy<Verify>),
     /// Give an image one more reference
-    Tag(Tag),
+    Tag(Lazy<Tag>),
     /// Fetch an image from a registry
-    Pull(Pull),
+    Pull(Lazy<Pull>),
     /// Send an image to a registry
-    Push(Push),
+    Push(Lazy<Push>),
     /// Show images in full, as JSON
-    Inspect(Inspect),
+    Inspect(Lazy<Inspect>),
     /// Make an image of root file system tars
-    Import(Import),
+    Import(Lazy<Import>),
     /// Take images out of an archive
-    Load(Load),
+    Load(Lazy<Load>),
     /// Write images into an archive
-    Save(Save),
+    Save(Lazy<Save>),
 }
 
 const VERIFY: &str = "\
@@ -720,7 +721,7 @@ pub struct System {
 #[derive(Debug, Subcommand)]
 pub enum SystemCommand {
     /// Show what takes room on the disk, and how much of that could go
-    Df(Df),
+    Df(Lazy<Df>),
 }
 
 /// Arguments of `system df`.
@@ -782,7 +783,7 @@ pub struct Monitor {
 #[derive(Debug, Subcommand)]
 pub enum MonitorCommand {
     /// Show sequence number, rate, subscribers and their lag, ring, journal, and what was lost
-    Status(MonitorStatus),
+    Status(Lazy<MonitorStatus>),
 }
 
 /// Arguments of `monitor status`.

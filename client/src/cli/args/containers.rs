@@ -2,6 +2,7 @@
 //!
 //! Pure description, a part of [`super`]. Values are read by `cli::options` and by the commands.
 
+use super::lazy::Lazy;
 use super::{EngineSocket, ListFormat};
 use clap::{Arg, ArgAction, Args, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
@@ -218,6 +219,7 @@ pub enum NotifyWho {
 
 /// Arguments of `create`.
 #[derive(Debug, Args)]
+#[command(mut_args(switches))]
 pub struct Create {
     /// How it is to be made.
     #[command(flatten)]
@@ -226,6 +228,7 @@ pub struct Create {
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
+#[command(mut_args(switches))]
 pub struct Run {
     /// Print its id, and let it run by itself
     #[arg(short, long)]
@@ -241,6 +244,7 @@ pub struct Run {
 
 /// Arguments of `start`.
 #[derive(Debug, Args)]
+#[command(mut_args(switches))]
 pub struct Start {
     /// Containers: name, id, or the beginning of an id
     #[arg(value_name = "CONTAINER", required = true)]
@@ -265,6 +269,7 @@ pub struct Start {
 
 /// Arguments of `attach`.
 #[derive(Debug, Args)]
+#[command(mut_args(switches))]
 pub struct Attach {
     /// The container: name, id, or the beginning of an id
     #[arg(value_name = "CONTAINER")]
@@ -286,6 +291,7 @@ pub struct Attach {
 
 /// Arguments of `exec`.
 #[derive(Debug, Args)]
+#[command(mut_args(switches))]
 pub struct Exec {
     /// The container (name, id, or the beginning of an id), the command, and arguments
     #[arg(value_name = "CONTAINER COMMAND [ARG]", required = true, trailing_var_arg = true)]
@@ -534,48 +540,46 @@ pub struct ContainerGroup {
 #[derive(Debug, Subcommand)]
 pub enum ContainerCommand {
     /// Attach to a running container
-    #[command(mut_args(switches))]
-    Attach(Attach),
+    Attach(Lazy<Attach>),
     /// Make a container
-    #[command(disable_help_flag = true, args_override_self = true, mut_args(switches))]
-    Create(Box<Create>),
+    #[command(disable_help_flag = true, args_override_self = true)]
+    Create(Lazy<Box<Create>>),
     /// Run one more command in a running container
-    #[command(mut_args(switches), after_long_help = RUN_STATUS)]
-    Exec(Exec),
+    #[command(after_long_help = RUN_STATUS)]
+    Exec(Lazy<Exec>),
     /// Show containers in full, as JSON
-    Inspect(InspectContainers),
+    Inspect(Lazy<InspectContainers>),
     /// Send containers a signal
-    Kill(Kill),
+    Kill(Lazy<Kill>),
     /// Print what a container has written
-    Logs(Logs),
+    Logs(Lazy<Logs>),
     /// List containers
     #[command(visible_aliases = ["list", "ps"])]
-    Ls(Ps),
+    Ls(Lazy<Ps>),
     /// Freeze containers
-    Pause(Containers),
+    Pause(Lazy<Containers>),
     /// Remove containers that do not run
-    Prune(PruneContainers),
+    Prune(Lazy<PruneContainers>),
     /// Give a container another name
-    Rename(Rename),
+    Rename(Lazy<Rename>),
     /// Stop containers that run, and start them
-    Restart(Stop),
+    Restart(Lazy<Stop>),
     /// Remove containers
     #[command(visible_alias = "remove")]
-    Rm(RemoveContainers),
+    Rm(Lazy<RemoveContainers>),
     /// Make a container, and start it
-    #[command(disable_help_flag = true, args_override_self = true, mut_args(switches), after_long_help = RUN_STATUS)]
-    Run(Box<Run>),
+    #[command(disable_help_flag = true, args_override_self = true, after_long_help = RUN_STATUS)]
+    Run(Lazy<Box<Run>>),
     /// Start containers that do not run
-    #[command(mut_args(switches))]
-    Start(Start),
+    Start(Lazy<Start>),
     /// Stop containers
-    Stop(Stop),
+    Stop(Lazy<Stop>),
     /// List the processes of a container
-    Top(Top),
+    Top(Lazy<Top>),
     /// Thaw containers
-    Unpause(Containers),
+    Unpause(Lazy<Containers>),
     /// Wait for the ends of containers, and print their exit codes
-    Wait(Wait),
+    Wait(Lazy<Wait>),
 }
 
 /// Arguments of `generate`.
@@ -590,7 +594,7 @@ pub struct Generate {
 #[derive(Debug, Subcommand)]
 pub enum GenerateCommand {
     /// A unit for systemd that runs a container as a service
-    Systemd(GenerateSystemd),
+    Systemd(Lazy<GenerateSystemd>),
 }
 
 /// Arguments of `generate systemd`.
