@@ -137,7 +137,10 @@ impl Containers {
             })
         });
         match connected {
-            Ok(()) => self.hear(id),
+            Ok(()) => {
+                self.hurry_start(id);
+                self.hear(id);
+            }
             Err(failure) => self.start_failed(id, failure),
         }
     }
@@ -179,7 +182,10 @@ impl Containers {
                         asked.pids = Some(pids);
                     }
                 }
-                Ok(Some(Say::Starting)) => self.set_busy(id, Busy::Starting(None)),
+                Ok(Some(Say::Starting)) => {
+                    self.set_busy(id, Busy::Starting(None));
+                    self.hurry_start(id);
+                }
                 Ok(Some(Say::Removed)) => {
                     if let Some(entry) = self.entries.get_mut(id) {
                         entry.busy = Some(Busy::Removing);

@@ -13,6 +13,7 @@ use crate::work::Message;
 use sampan_ipc::container::{Condition, Exec, Phase, Streams};
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Request, Start, Stop};
 use sampan_ipc::shim::{State, What};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -49,11 +50,30 @@ impl Containers {
         let id = self.find(subject(&request))?;
         let queued = Queued { client, request, descriptors };
         let is_busy = self.entries.get(&id).is_some_and(|entry| entry.busy.is_some());
-        match is_busy && !goes_at_once(&queued.request) {
+        let goes = goes_at_once(&queued.request) || self.is_starting(&id) && may_end_a_start(&queued.request);
+        match is_busy && !goes {
             true => self.enqueue(&id, queued),
             false => self.act(&id, queued),
         }
         Ok(())
+    }
+
+    /// True if a shim starts it just now, which can be asked.
+    fn is_starting(&self, id: &str) -> bool {
+        let entry = self.entries.get(id);
+        entry.is_some_and(|entry| matches!(entry.busy, Some(Busy::Starting(_))) && entry.link.is_some())
+    }
+
+    /// Lets the shim hear at once of what waits and may end the start, which may hang.
+    pub(super) fn hurry_start(&mut self, id: &str) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        let (ends, waits) =
+            std::mem::take(&mut entry.queue).into_iter().partition(|queued| may_end_a_start(&queued.request));
+        entry.queue = waits;
+        let ends: VecDeque<Queued> = ends;
+        for queued in ends {
+            self.act(id, queued);
+        }
     }
 
     /// Does what a client asked of a container that is not busy.
@@ -204,6 +224,9 @@ impl Containers {
     fn on_kill(&mut self, id: &str, client: usize, signal: &str) -> Result<(), Failure> {
         let signal = if signal.is_empty() { "KILL" } else { signal };
         let signal = signals::parse(signal)?;
+        if self.is_starting(id) {
+            return self.ask(id, Some(client), What::Kill(signal), Vec::new());
+        }
         self.ask_running(id, client, What::Kill(signal), Vec::new())
     }
 
@@ -237,7 +260,10 @@ impl Containers {
             let message = format!("container {:?} is {}", entry.definition.name, entry.state.phase.word());
             return Err(failure::new(Code::Conflict, message, "stop it first, or use --force"));
         }
-        entry.busy = Some(Busy::Removing);
+        // Who waits for a start is still to hear how that went.
+        if !matches!(entry.busy, Some(Busy::Starting(_))) {
+            entry.busy = Some(Busy::Removing);
+        }
         if entry.link.is_some() {
             return self.ask(id, Some(client), What::Remove, Vec::new());
         }
@@ -265,7 +291,7 @@ impl Containers {
         }
         let (definition, state, homes) =
             (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
-        self.spawn(move |shared| {
+        self.spawn_burial(move |shared| {
             let id = definition.id.clone();
             let state = Box::new(recovery::bury(shared, &homes, &definition, state, was_starting));
             shared.outbox.send(Message::Container(Outcome::Buried { id, state }));
@@ -442,6 +468,17 @@ fn subject(request: &Request) -> &str {
 /// True for requests that no work on the container is in the way of.
 fn goes_at_once(request: &Request) -> bool {
     matches!(request, Request::Wait { .. } | Request::InspectContainer { .. } | Request::Logs { .. })
+}
+
+/// True for requests that a start which hangs must not keep waiting.
+fn may_end_a_start(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Stop(_)
+            | Request::Restart(_)
+            | Request::Kill { .. }
+            | Request::RemoveContainer { force: true, .. }
+    )
 }
 
 /// The descriptors that came must be those that were announced.

@@ -19,7 +19,7 @@ use sampan_ipc::sender::FifoSender;
 use sampan_ipc::shim::{Ask, SOCKET, Say, Setup, State};
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,8 @@ pub struct Execution {
     pub(super) console: Option<Console>,
     pub(super) size: (u16, u16),
     pub(super) reply: Reply,
+    /// Signals of its client that came before there was a process.
+    pub(super) early_signals: Vec<i32>,
 }
 
 /// The shim of one container.
@@ -109,6 +111,8 @@ pub struct Shim {
     pub(super) is_person_restart: bool,
     pub(super) is_auto_restart: bool,
     pub(super) replies_to_start: Vec<Reply>,
+    /// Signals of a client that came before there was a process.
+    pub(super) early_signals: Vec<i32>,
 }
 
 impl Shim {
@@ -155,6 +159,7 @@ impl Shim {
             is_person_restart: setup.is_restart,
             is_auto_restart: false,
             replies_to_start: Vec::new(),
+            early_signals: Vec::new(),
             setup,
         };
         // What an earlier run left is not of this one.
@@ -254,14 +259,19 @@ impl Shim {
                 want(sink.as_fd(), PollFlags::POLLOUT);
             }
         }
+        // Before there is a process, only what its clients say matters.
         if self.life != Life::Starting {
             self.stdio.interest(&self.log, &mut want);
+        } else {
+            hear(&self.stdio, &mut want);
         }
         let nothing = Log::none();
         for execution in &self.executions {
             execution.console.iter().for_each(|console| want(console.as_fd(), none));
             if execution.pid > 0 {
                 execution.stdio.interest(&nothing, &mut want);
+            } else {
+                hear(&execution.stdio, &mut want);
             }
         }
         let timeout = match self.deadline() {
@@ -371,14 +381,11 @@ impl Shim {
             execution.stdio.pump(&mut Log::none(), false);
         }
         let mut heard = Vec::new();
-        let all = std::iter::once((0, &mut self.stdio));
-        // One that is just starting has no process yet that could be meant: -1.
-        let of = |execution: &Execution| if execution.pid > 0 { execution.pid } else { -1 };
-        let all =
-            all.chain(self.executions.iter_mut().map(|execution| (of(execution), &mut execution.stdio)));
-        for (pid, stdio) in all {
+        let all = std::iter::once((None, &mut self.stdio));
+        let all = all.chain(self.executions.iter_mut().map(|e| (Some(e.id.as_str()), &mut e.stdio)));
+        for (execution, stdio) in all {
             for mut client in std::mem::take(&mut stdio.clients) {
-                match hear_client(&mut client, pid, &mut heard) {
+                match hear_client(&mut client, execution, &mut heard) {
                     true => stdio.clients.push(client),
                     false => {
                         if client.is_first && client.stdin.is_some() && !client.control.is_open {
@@ -386,13 +393,13 @@ impl Shim {
                         }
                         client.leave(Told::Detached);
                         self.leaving.push(client);
-                        heard.push((pid, Control::Detach));
+                        heard.push((execution.map(str::to_owned), Control::Detach));
                     }
                 }
             }
         }
-        for (pid, control) in heard {
-            self.on_control(pid, control);
+        for (execution, control) in heard {
+            self.on_control(execution.as_deref(), control);
         }
         self.leaving.retain_mut(|client| !client.see_off());
     }
@@ -401,14 +408,13 @@ impl Shim {
         for command in
             self.commands.iter_mut().filter(|command| !command.is_killed && command.deadline <= now)
         {
-            command.is_killed = true;
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(command.pid), Signal::SIGKILL);
+            command.kill();
         }
         if let Some(stopping) = &mut self.stopping
             && stopping.kill_at.is_some_and(|at| at <= now)
         {
             stopping.kill_at = None;
-            self.kill_and_announce(Signal::SIGKILL as i32);
+            self.kill_for_good();
         }
         if self.trim_at.take_if(|at| *at <= now).is_some() {
             sys::trim_memory();
@@ -462,13 +468,23 @@ impl Shim {
     }
 }
 
+/// Waits for what the clients say.
+fn hear<'a>(stdio: &'a Stdio, want: &mut impl FnMut(BorrowedFd<'a>, PollFlags)) {
+    for (fd, flags) in stdio.clients.iter().map(|client| client.control.interest()) {
+        want(fd, flags);
+    }
+}
+
+/// What a client has said, of an execution or of the container itself.
+type Heard = (Option<String>, Control);
+
 /// Reads what a client says; false if it leaves.
-fn hear_client(client: &mut Client, pid: i32, heard: &mut Vec<(i32, Control)>) -> bool {
+fn hear_client(client: &mut Client, execution: Option<&str>, heard: &mut Vec<Heard>) -> bool {
     client.control.receive();
     while let Ok(Some(control)) = client.control.next::<Control>() {
         match control {
             Control::Detach => return false,
-            other => heard.push((pid, other)),
+            other => heard.push((execution.map(str::to_owned), other)),
         }
     }
     client.control.flush();
