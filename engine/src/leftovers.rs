@@ -18,17 +18,20 @@ const AGAIN: Duration = Duration::from_millis(2);
 /// How deep groups in a group are looked for; a runtime makes none, a container may.
 const DEPTH_MAX: usize = 32;
 
-/// Ends the runtime's commands for container `id` with their state in `root` that a killed shim has left running, and
-/// waits until they are gone: what they would still make, nobody would take away.
+/// Ends the runtime's commands for container `id`, with its directory `home` and the runtime's state in `root`, that a
+/// killed shim has left running, and waits until they are gone: what they would still make, nobody would take away.
 ///
-/// The kernel tells of a shim's end before it kills what the shim had started.
-pub fn end_commands(root: &Path, id: &str) {
+/// The kernel tells of a shim's end before it kills what the shim had started, which may be about to execute the
+/// runtime: it looks like a shim then, and for an instant like nothing. So nothing is to be there twice.
+pub fn end_commands(root: &Path, home: &Path, id: &str) {
     let deadline = Instant::now() + PATIENCE;
+    let mut was_empty = false;
     loop {
-        let commands = commands(root, id);
-        if commands.is_empty() || Instant::now() >= deadline {
+        let commands = commands(root, home, id);
+        if commands.is_empty() && was_empty || Instant::now() >= deadline {
             return;
         }
+        was_empty = commands.is_empty();
         for pid in commands {
             // Most have a process group of their own.
             let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
@@ -38,13 +41,16 @@ pub fn end_commands(root: &Path, id: &str) {
     }
 }
 
-/// Processes whose arguments are a runtime's, for that container.
-fn commands(root: &Path, id: &str) -> Vec<i32> {
-    let (root, id) = (root.as_os_str().as_encoded_bytes(), id.as_bytes());
+/// Processes whose arguments are a runtime's for that container, or its shim's.
+fn commands(root: &Path, home: &Path, id: &str) -> Vec<i32> {
+    let (root, home) = (root.as_os_str().as_encoded_bytes(), home.as_os_str().as_encoded_bytes());
     let is_one = |pid: &i32| {
         let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let has = |wanted: &[u8]| words.split(|byte| *byte == 0).any(|word| word == wanted);
-        has(b"--root") && has(root) && has(id)
+        let of_runtime = has(b"--root") && has(root) && has(id.as_bytes());
+        let mut words = words.split(|byte| *byte == 0);
+        of_runtime
+            || words.next().is_some_and(|first| first.ends_with(b"sampan-shim")) && words.next() == Some(home)
     };
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_one).collect()

@@ -94,7 +94,7 @@ fn a_thousand_runs_one_after_another_leave_nothing_and_are_told_once_each() {
     // The first ones fill what is kept for later ones.
     let mut ids: Vec<String> = (0..20).map(run).collect();
     containers.await_no_shim();
-    let (descriptors, memory, begun) = (leaks::descriptors(engine), leaks::pss(engine), Instant::now());
+    let (descriptors, memory, begun) = (leaks::descriptors(engine), leaks::anonymous(engine), Instant::now());
     ids.extend((20..RUNS).map(run));
     eprintln!("{} runs in {:?}", RUNS - 20, begun.elapsed());
     containers.await_no_shim();
@@ -106,7 +106,7 @@ fn a_thousand_runs_one_after_another_leave_nothing_and_are_told_once_each() {
     let looks = || format!("{} descriptors, {descriptors} before", leaks::descriptors(engine));
     let none_left = || leaks::descriptors(engine) <= descriptors;
     sampan_tests::host::wait_until("no descriptor to be left", looks, none_left);
-    let now = leaks::pss(engine);
+    let now = leaks::anonymous(engine);
     eprintln!("engine: {memory} KiB before, {now} KiB after");
     assert!(now <= memory + GROWTH_MAX, "the engine grew from {memory} KiB to {now} KiB");
 }

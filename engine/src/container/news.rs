@@ -9,6 +9,7 @@ use super::start::Begin;
 use super::table::{Asked, Busy, Containers, Entry, Queued, not_running};
 use crate::failure;
 use crate::store::Pin;
+use crate::work::Message;
 use sampan_ipc::container::{Condition, Phase};
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Request};
 use sampan_ipc::shim::{Say, State};
@@ -74,6 +75,13 @@ pub enum Outcome {
         /// The way to it, if it lives.
         stream: Option<UnixStream>,
     },
+    /// What its shim had kept for the monitor is told.
+    Said {
+        /// The container's id.
+        id: String,
+        /// The engine has just started.
+        is_start: bool,
+    },
     /// An answer that took a while.
     Answers {
         /// Who gets it.
@@ -92,6 +100,8 @@ impl Containers {
             Outcome::Removed { id, client, result } => self.on_removed(&id, client, result),
             Outcome::Buried { id, state } => self.on_buried(&id, *state),
             Outcome::Met { id, stream } => super::recovery::on_met(self, &id, stream),
+            Outcome::Said { id, is_start: true } => super::recovery::on_said(self, &id),
+            Outcome::Said { id, is_start: false } => self.on_shim_gone(&id),
             Outcome::Answers { client, answers } => self.reply(client, answers),
             Outcome::Described { id, client, result, descriptors } => {
                 let asked = result.and_then(|(exec, process)| {
@@ -269,6 +279,7 @@ impl Containers {
     /// The shim has gone: its work is done, or somebody killed it.
     fn on_hang_up(&mut self, id: &str, error: &io::Error) {
         self.disconnect(id);
+        log::debug!("container {}: its shim has gone: {error}", self.name(id));
         let name = self.name(id);
         let asked: Vec<u64> =
             self.asked.iter().filter(|(_, a)| a.id == id).map(|(number, _)| *number).collect();
@@ -283,6 +294,31 @@ impl Containers {
                 _ => self.refuse(client, not_running(&name)),
             }
         }
+        if !self.homes.unsaid().has(id) {
+            return self.on_shim_gone(id);
+        }
+        // What follows may be told, and that comes behind.
+        let is_free = |entry: &Entry| entry.busy.is_none() || entry.busy == Some(Busy::Meeting);
+        if self.entries.get(id).is_some_and(is_free) {
+            self.set_busy(id, Busy::Ending);
+        }
+        self.tell_unsaid(id, Some(false));
+    }
+
+    /// Tells what the container's shim has kept for the monitor; [`Outcome::Said`] follows, if it is to be `known`.
+    pub(super) fn tell_unsaid(&self, id: &str, known: Option<bool>) {
+        let (unsaid, id) = (self.homes.unsaid().clone(), id.to_owned());
+        self.spawn(move |shared| {
+            unsaid.tell(&id, &shared.config.fifo, shared.announcer.sender());
+            if let Some(is_start) = known {
+                shared.outbox.send(Message::Container(Outcome::Said { id, is_start }));
+            }
+        });
+    }
+
+    /// All that the shim has left to say is said.
+    fn on_shim_gone(&mut self, id: &str) {
+        let name = self.name(id);
         let Some(entry) = self.entries.get_mut(id) else { return };
         if entry.busy == Some(Busy::Removing) {
             if !self.homes.dir(id).exists() {
@@ -308,7 +344,7 @@ impl Containers {
             entry.busy = Some(Busy::Removing);
             return self.remove_files(id, None);
         }
-        log::warn!("container {name}: its shim has died: {error}");
+        log::warn!("container {name}: its shim has died");
         self.bury(id);
     }
 

@@ -144,9 +144,9 @@ pub fn describe(
 ///
 /// # Errors
 /// In words: it could not be ended.
-pub fn delete_by_force(shared: &Shared, definition: &Definition) -> Result<(), String> {
+pub fn delete_by_force(shared: &Shared, homes: &Homes, definition: &Definition) -> Result<(), String> {
     let (root, id) = (runtime_root(&shared.config), &*definition.id);
-    leftovers::end_commands(&root, id);
+    leftovers::end_commands(&root, &homes.dir(id), id);
     let runtime = Runtime::find(&shared.config, definition.create.runtime.as_deref());
     let outcome = match &runtime {
         Ok(runtime) => runtime.ask(&root, &["delete", "--force", id]).map_err(|error| error.to_string()),

@@ -18,6 +18,13 @@ const GRACE: Duration = Duration::from_secs(3);
 /// Signals of a client that are kept for a process that is not there yet.
 const EARLY_SIGNALS_MAX: usize = 16;
 
+/// When a signal is tried again that came before the container's program was executed.
+const SIGNAL_AGAIN: Duration = Duration::from_millis(1);
+/// Name of process 1 before that. runc, libcontainer/nsenter.
+const RUNTIME_STILL: &str = "runc:[2:INIT]";
+/// How long that may last: a program may choose that name for itself.
+const RUNTIME_STILL_MAX: Duration = Duration::from_secs(1);
+
 /// How many descriptors come with an ask.
 pub fn descriptors(ask: &Ask) -> usize {
     match &ask.what {
@@ -222,11 +229,36 @@ impl Shim {
         if self.state.pid <= 0 {
             return Err(format!("container {} is not running", self.setup.identity.name));
         }
+        if signal != libc::SIGKILL && self.is_runtime_still() {
+            if self.early_signals.len() == EARLY_SIGNALS_MAX {
+                return Err(format!("{EARLY_SIGNALS_MAX} signals wait for the process already"));
+            }
+            self.early_signals.push(signal);
+            self.early_at = Some(Instant::now() + SIGNAL_AGAIN);
+            return Ok(());
+        }
         // Not reaped yet, so the id is still its own.
         crate::sys::send_signal(self.state.pid, signal)
             .map_err(|errno: Errno| format!("cannot send signal {signal}: {errno}"))?;
         self.announce("kill", &[("signal", &signal.to_string())]);
         Ok(())
+    }
+
+    /// Sends the signals that came too early.
+    pub(super) fn signal_again(&mut self) {
+        for signal in std::mem::take(&mut self.early_signals) {
+            let _ = self.signal(signal);
+        }
+    }
+
+    /// True for the moment after a start in which process 1 has not executed the container's program yet. runc's own,
+    /// written in Go, would take a signal for its end and exit with 2.
+    fn is_runtime_still(&self) -> bool {
+        let age = sampan_ipc::time::now().saturating_sub(self.state.started);
+        let is_young = age < i64::try_from(RUNTIME_STILL_MAX.as_nanos()).unwrap_or(i64::MAX);
+        is_young
+            && std::fs::read_to_string(format!("/proc/{}/comm", self.state.pid))
+                .is_ok_and(|name| name.trim_end() == RUNTIME_STILL)
     }
 
     fn freeze(&mut self, reply: Reply) {

@@ -21,6 +21,7 @@ impl Shim {
         }
         self.oom = None;
         self.trim_at = None;
+        (self.early_at, self.early_signals) = (None, Vec::new());
         self.state.finished = time::now();
         self.state.exit_code = status;
         let (policy, by_hand) = (self.setup.restart, self.state.stopped_by_hand);

@@ -10,7 +10,7 @@ use super::runtime::{Purpose, Reply, Running, Standard};
 use super::stdio::Stdio;
 use super::{rootfs, state};
 use crate::announce::Announcer;
-use crate::sys;
+use crate::{sys, unsaid};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -113,6 +113,8 @@ pub struct Shim {
     pub(super) replies_to_start: Vec<Reply>,
     /// Signals of a client that came before there was a process.
     pub(super) early_signals: Vec<i32>,
+    /// When they are tried again.
+    pub(super) early_at: Option<Instant>,
 }
 
 impl Shim {
@@ -160,6 +162,7 @@ impl Shim {
             is_auto_restart: false,
             replies_to_start: Vec::new(),
             early_signals: Vec::new(),
+            early_at: None,
             setup,
         };
         // What an earlier run left is not of this one.
@@ -223,9 +226,11 @@ impl Shim {
 
     /// The engine may start another shim now; clients that have not read all yet are still served.
     fn close(&mut self) {
-        if !self.state.is_announced && self.sender.spooled() == 0 && self.setup.dir.exists() {
+        let is_said = self.sender.spooled() == 0 || self.keep_unsaid();
+        if !self.state.is_announced && is_said && self.setup.dir.exists() {
             self.state.is_announced = true;
             self.save();
+            self.tell();
         }
         let _ = rootfs::tear_down(&self.setup.rootfs);
         let _ = std::fs::remove_file(self.setup.run.join(SOCKET));
@@ -236,6 +241,16 @@ impl Shim {
             self.reap();
             self.leaving.retain_mut(|client| !client.see_off());
         }
+    }
+
+    /// Leaves what the monitor has not taken to an engine; true if that could be written down.
+    fn keep_unsaid(&mut self) -> bool {
+        let records = self.sender.take_spool();
+        let kept = records.is_empty() || unsaid::keep(&self.setup.dir, &records).is_ok();
+        if !kept {
+            self.state.is_announced = false;
+        }
+        kept
     }
 
     /// Sleeps until something can be done.
@@ -297,6 +312,7 @@ impl Shim {
         commands
             .chain(life)
             .chain(self.trim_at)
+            .chain(self.early_at)
             .chain(self.stopping.as_ref().and_then(|stopping| stopping.kill_at))
             .min()
     }
@@ -415,6 +431,9 @@ impl Shim {
         {
             stopping.kill_at = None;
             self.kill_for_good();
+        }
+        if self.early_at.take_if(|at| *at <= now).is_some() {
+            self.signal_again();
         }
         if self.trim_at.take_if(|at| *at <= now).is_some() {
             sys::trim_memory();

@@ -95,9 +95,7 @@ impl Shim {
         for reply in std::mem::take(&mut self.replies_to_start) {
             self.reply(reply, Ok(String::new()));
         }
-        for signal in std::mem::take(&mut self.early_signals) {
-            self.on_control(None, Control::Signal(signal));
-        }
+        self.signal_again();
         self.oom = Oom::watch(pid, &self.setup.identity.id);
         if let Some(status) = self.take_stranger(pid) {
             self.on_exit(status);
