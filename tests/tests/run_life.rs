@@ -118,7 +118,9 @@ fn ends_that_neither_engine_nor_monitor_saw_are_told_once_when_they_are_back() {
     let gone = detached(&containers, &["--rm", "--name", "gone"], &UNTIL_GO);
     let pids = ["kept", "gone"].map(|name| containers.summary(name).expect("runs").pid);
     // What is in the FIFO alone goes with the last who has it open.
-    [&kept, &gone].map(|id| containers.events(id, "start"));
+    for id in [&kept, &gone] {
+        containers.events(id, "start");
+    }
     containers.kill_engine();
     containers.host.kill9();
     for pid in pids {
