@@ -40,7 +40,7 @@ fn a_hundred_containers_start_at_once_and_stop_at_once_and_leave_nothing() {
     let containers = Containers::new();
     let engine = containers.engine_pid();
     let before = leaks::descriptors(engine);
-    let script = "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done";
+    let script = "trap 'exit 0' TERM; echo ready; while :; do sleep 1000 & wait; done";
     let ids: Vec<String> =
         (0..CROWD).map(|nth| containers.create_sh(&format!("crowd-{nth}"), script)).collect();
     let started: Vec<_> = ids.iter().map(|id| containers.send(start(id), &[])).collect();
@@ -52,6 +52,10 @@ fn a_hundred_containers_start_at_once_and_stop_at_once_and_leave_nothing() {
     for id in &ids {
         assert_eq!(containers.summary(id).expect("there").phase, Phase::Running);
     }
+    // Process 1 takes no signal that it has no handler for: pid_namespaces(7).
+    let log = |id: &String| containers.host.path(&format!("data/containers/{id}/{id}-json.log"));
+    let is_ready = |id: &String| std::fs::read_to_string(log(id)).is_ok_and(|text| text.contains("ready"));
+    sampan_tests::host::wait_until("the handlers", || containers.log(), || ids.iter().all(is_ready));
     let stop = |id: &String| Request::Stop(Stop { container: id.clone(), timeout: Some(20), signal: None });
     let stopped: Vec<_> = ids.iter().map(|id| containers.send(stop(id), &[])).collect();
     for (id, socket) in ids.iter().zip(stopped) {

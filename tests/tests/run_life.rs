@@ -531,3 +531,21 @@ fn start_and_attach_end_as_docker_s_do() {
     assert_eq!(actions(&containers.events(&id, "detach")), ["create", "attach", "start", "detach"]);
     assert_eq!(containers.summary("s").expect("there").phase, Phase::Running);
 }
+
+#[test]
+fn who_is_told_that_a_container_has_ended_or_is_gone_sees_it_so() {
+    let containers = Containers::new();
+    for nth in 0..15 {
+        let output = containers.sampan(&["run", "--name", "done", "box:1", "true"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let pruned = containers.says(&["container", "prune", "-f"]);
+        assert!(
+            pruned.lines().next().is_some_and(|line| line.contains("Deleted")) || pruned.len() > 64,
+            "{nth}: {pruned}"
+        );
+        assert_eq!(containers.says(&["ps", "-aq"]), "", "{nth}");
+        detached(&containers, &["--name", "up"], &["sleep", "1000"]);
+        containers.says(&["rm", "-f", "up"]);
+        assert_eq!(containers.says(&["ps", "-aq"]), "", "{nth}");
+    }
+}

@@ -197,6 +197,7 @@ impl Containers {
                     self.hurry_start(id);
                 }
                 Ok(Some(Say::Removed)) => {
+                    self.mark_gone(id);
                     if let Some(entry) = self.entries.get_mut(id) {
                         entry.busy = Some(Busy::Removing);
                     }
@@ -206,8 +207,17 @@ impl Containers {
         }
     }
 
+    fn mark_gone(&mut self, id: &str) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.is_gone = true;
+        }
+    }
+
     fn on_reply(&mut self, number: u64, result: Result<String, (u8, String)>) {
         let Some(asked) = self.asked.remove(&number) else { return };
+        if result.is_ok() && matches!(asked.instead, Some(Request::RemoveContainer { .. })) {
+            self.mark_gone(&asked.id);
+        }
         let Some(client) = asked.client else { return };
         match result {
             Ok(reference) => {
@@ -324,6 +334,7 @@ impl Containers {
             if !self.homes.dir(id).exists() {
                 return self.on_removed(id, None, Ok(0));
             }
+            entry.is_gone = false;
             // It has not come to that; who asked for it waits above all others.
             entry.busy = Some(Busy::Ending);
         }
@@ -410,8 +421,10 @@ impl Containers {
         }
         for queued in entry.queue {
             match queued.request {
-                // It waited for the name.
-                Request::Create(_) => self.on_request(queued.client, queued.request, queued.descriptors),
+                // It waited for the name, or for what has ended.
+                Request::Create(_) | Request::PruneContainers { .. } => {
+                    self.on_request(queued.client, queued.request, queued.descriptors)
+                }
                 // It waited for that.
                 Request::RemoveContainer { .. } => {
                     let done = Done { removed: vec![id.to_owned()], ..Done::default() };

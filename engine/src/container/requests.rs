@@ -37,7 +37,7 @@ impl Containers {
                 None => self.on_create(client, *create),
             },
             Request::Containers(asked) => self.on_listing(client, &asked),
-            Request::PruneContainers { filters } => self.on_prune(client, &filters),
+            Request::PruneContainers { filters } => self.on_prune(client, filters),
             other => self.on_one(client, other, descriptors),
         };
         if let Err(failure) = result {
@@ -94,8 +94,8 @@ impl Containers {
             Request::Attach { streams, .. } => self.on_attach(id, client, streams, descriptors),
             Request::Rename { name, .. } => self.on_rename(id, client, &name),
             Request::Top { .. } => self.ask_running(id, client, What::Pids, Vec::new()),
-            // It waited for a name that is still taken, after all.
-            request @ Request::Create(_) => {
+            // It waited for a name that may still be taken, after all, or for one that has ended.
+            request @ (Request::Create(_) | Request::PruneContainers { .. }) => {
                 self.on_request(client, request, descriptors);
                 Ok(())
             }
@@ -129,7 +129,7 @@ impl Containers {
         let goes = match entry.busy {
             Some(Busy::Removing) => true,
             Some(Busy::Ending) => entry.definition.create.auto_remove,
-            _ => false,
+            _ => entry.is_gone,
         };
         goes.then(|| id.clone())
     }
@@ -299,7 +299,7 @@ impl Containers {
     }
 
     fn on_listing(&mut self, client: usize, asked: &sampan_ipc::container::Listing) -> Result<(), Failure> {
-        let made = self.entries.values().filter(|entry| entry.busy != Some(Busy::Creating));
+        let made = self.entries.values().filter(|e| e.busy != Some(Busy::Creating) && !e.is_gone);
         let mut all: Vec<_> = made.map(|entry| (Arc::clone(&entry.definition), entry.summary())).collect();
         listing::choose(&mut all, asked)?;
         if asked.size {
@@ -401,8 +401,20 @@ impl Containers {
         Ok(())
     }
 
-    fn on_prune(&mut self, client: usize, filters: &[String]) -> Result<(), Failure> {
-        let filter = listing::PruneFilter::parse(filters)?;
+    fn on_prune(&mut self, client: usize, filters: Vec<String>) -> Result<(), Failure> {
+        let filter = listing::PruneFilter::parse(&filters)?;
+        let is_ending = |entry: &Entry| {
+            entry.busy == Some(Busy::Ending)
+                && matches!(entry.state.phase, Phase::Exited | Phase::Dead)
+                && filter.matches(&entry.definition)
+        };
+        // One that has ended, and whose shim is about to: people see it as one that does not run.
+        let ending = self.entries.iter().find(|(_, entry)| is_ending(entry)).map(|(id, _)| id.clone());
+        if let Some(id) = ending {
+            let request = Request::PruneContainers { filters };
+            self.enqueue(&id, Queued { client, request, descriptors: Vec::new() });
+            return Ok(());
+        }
         let goes = |entry: &Entry| {
             entry.busy.is_none()
                 && entry.link.is_none()

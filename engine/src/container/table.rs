@@ -84,13 +84,15 @@ pub struct Entry {
     pub queue: VecDeque<Queued>,
     /// Keeps its image's layers.
     pub pin: Option<Pin>,
+    /// All of it is gone, and its shim about to end: nobody is told of it any more.
+    pub is_gone: bool,
 }
 
 impl Entry {
     /// An entry of a container without a shim.
     pub fn new(definition: Definition, state: State, pin: Option<Pin>) -> Self {
         let definition = Arc::new(definition);
-        Entry { definition, state, link: None, busy: None, queue: VecDeque::new(), pin }
+        Entry { definition, state, link: None, busy: None, queue: VecDeque::new(), pin, is_gone: false }
     }
 
     /// As clients are told.
@@ -313,15 +315,17 @@ impl Containers {
     pub(super) fn find(&self, typed: &str) -> Result<String, Failure> {
         // Docker's API writes names with a slash.
         let typed = typed.strip_prefix('/').unwrap_or(typed);
-        if self.entries.contains_key(typed) {
-            return Ok(typed.to_owned());
-        }
-        if let Some(id) = self.names.get(typed) {
+        let is_there = |id: &&String| self.entries.get(*id).is_some_and(|entry| !entry.is_gone);
+        if let Some(id) = Some(&typed.to_owned()).filter(is_there).or(self.names.get(typed).filter(is_there))
+        {
             return Ok(id.clone());
         }
         let range = self.entries.range(typed.to_owned()..);
-        let meant: Vec<&Entry> =
-            range.take_while(|(id, _)| id.starts_with(typed)).map(|(_, entry)| entry).collect();
+        let meant: Vec<&Entry> = range
+            .take_while(|(id, _)| id.starts_with(typed))
+            .map(|(_, e)| e)
+            .filter(|e| !e.is_gone)
+            .collect();
         match meant.as_slice() {
             [one] if !typed.is_empty() => Ok(one.definition.id.clone()),
             [_, _, ..] if !typed.is_empty() => Err(ambiguous(typed, &meant)),
