@@ -393,7 +393,8 @@ impl Containers {
         self.names.remove(&old);
         let identity = definition.identity();
         entry.definition = Arc::new(definition);
-        self.shared.announcer.container("rename", &identity, 0, &[("oldName", &old)]);
+        let pid = entry.state.pid;
+        self.shared.announcer.container("rename", &identity, pid, &[("oldName", &old)]);
         if entry.link.is_some() {
             return self.ask(id, Some(client), What::Rename(name.to_owned()), Vec::new());
         }
