@@ -57,7 +57,17 @@ pub enum EngineError {
     /// The work failed, or was refused.
     #[error("{}", .0.message)]
     Failed(Failure),
-    /// The request is too large, or the engine sends what is no message.
+    /// A request of so many bytes fits no frame.
+    #[error(
+        "the request has {len} bytes, at most {max}: variables, labels and words of the command line together"
+    )]
+    TooLarge {
+        /// Its length.
+        len: u32,
+        /// [`frame::FRAME_MAX`].
+        max: usize,
+    },
+    /// The engine sends what is no message.
     #[error("cannot exchange messages with the engine")]
     Protocol(#[from] FrameError),
     /// More descriptors than [`DESCRIPTORS_MAX`].
@@ -92,11 +102,10 @@ impl Engine {
         if fds.len() > DESCRIPTORS_MAX {
             return Err(EngineError::Descriptors(fds.len()));
         }
-        let opening = frame::encode(&Opening { version: VERSION, request })?;
-        if opening.len() > REQUEST_MAX {
-            let len = u32::try_from(opening.len()).unwrap_or(u32::MAX);
-            return Err(FrameError::Length { len, max: REQUEST_MAX }.into());
-        }
+        let opening = match frame::encode(&Opening { version: VERSION, request }) {
+            Err(FrameError::Length { len, max }) => return Err(EngineError::TooLarge { len, max }),
+            other => other?,
+        };
         let connection = Connection::open(&self.socket, &opening, fds)
             .map_err(|source| EngineError::Connect { socket: self.socket.clone(), source })?;
         let stop = connection::Stop::new().map_err(EngineError::System)?;

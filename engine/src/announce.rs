@@ -26,6 +26,11 @@ impl Announcer {
         Announcer { sender }
     }
 
+    /// What it writes with.
+    pub fn sender(&self) -> &FifoSender {
+        &self.sender
+    }
+
     /// Events that wait, and events given up since start.
     pub fn backlog(&self) -> (u64, u64) {
         (self.sender.spooled() as u64, self.sender.dropped())

@@ -42,7 +42,7 @@ pub mod signals;
 pub mod spec;
 pub mod start;
 pub mod table;
-mod told;
+pub(crate) mod told;
 pub mod user;
 pub mod users;
 pub mod workers;

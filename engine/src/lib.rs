@@ -76,6 +76,7 @@ mod sys;
 pub mod tarball;
 pub mod tree;
 pub mod unpack;
+pub mod unsaid;
 pub mod unsynced;
 pub mod usage;
 pub mod verify;

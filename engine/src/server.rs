@@ -413,8 +413,8 @@ impl Server {
         log::debug!("{} asks for {}", client.who(), outline(&request));
         let result = match request {
             Request::Info => {
-                client.say(&Answer::Info(Box::new(self.info())));
-                client.say(&Answer::Done(Done::default()));
+                client.state = State::Waiting;
+                self.containers.on_info(token, self.info());
                 Ok(())
             }
             Request::Jobs => {
@@ -464,7 +464,7 @@ impl Server {
             jobs: self.jobs.running() as u64,
             events_spooled,
             events_lost,
-            ..self.containers.host()
+            ..Info::default()
         }
     }
 

@@ -12,6 +12,7 @@ mod console;
 mod ending;
 mod event_loop;
 mod flow;
+mod freezer;
 mod journald;
 mod lines;
 mod log;

@@ -8,8 +8,8 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Longest body, in bytes.
-pub const FRAME_MAX: usize = 1 << 20;
+/// Longest body, in bytes: room for a container with an environment of 1 MiB, which its command line repeats.
+pub const FRAME_MAX: usize = 4 << 20;
 /// Bytes before the body.
 pub const HEADER_LEN: usize = 8;
 

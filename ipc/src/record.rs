@@ -45,14 +45,23 @@ pub enum RecordError {
 /// # Errors
 /// [`RecordError::Field`] names a field that breaks a rule, [`RecordError::TooLarge`] the largest one.
 pub fn encode(event: &Event) -> Result<Vec<u8>, RecordError> {
-    let body = body(event)?;
+    body(event).map(|body| frame_of(&body))
+}
+
+/// Header and body.
+fn frame_of(body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_LEN + body.len());
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&[VERSION, 0]);
     bytes.extend_from_slice(&(body.len() as u16).to_le_bytes());
-    bytes.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
-    bytes.extend_from_slice(&body);
-    Ok(bytes)
+    bytes.extend_from_slice(&crc32c::crc32c(body).to_le_bytes());
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// Encodes a record that was read, as it was.
+pub fn encode_again(record: &Record<'_>) -> Vec<u8> {
+    frame_of(record.body)
 }
 
 /// Encodes and checks the body alone.

@@ -14,7 +14,7 @@
 //! ```
 
 use crate::event::Event;
-use crate::record::{self, RecordError};
+use crate::record::{self, Record, RecordError};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -119,6 +119,30 @@ impl FifoSender {
             }
         }
         Ok(())
+    }
+
+    /// Writes a record of another sender as it is, behind all that waits: its writer and number stay.
+    pub fn pass_on(&self, record: &Record<'_>) {
+        let mut state = self.shared.lock();
+        state.push(record::encode_again(record), self.shared.spool_bytes_max);
+        if !state.draining {
+            match state.drain(&self.shared.path) {
+                Written::Whole => {}
+                Written::Full | Written::NoReader => self.start_drainer(&mut state),
+            }
+        }
+    }
+
+    /// The records that wait, one behind the other; they wait here no more. For a process that ends, so that another
+    /// passes them on.
+    pub fn take_spool(&self) -> Vec<u8> {
+        let mut state = self.shared.lock();
+        let lost = std::mem::take(&mut state.lost);
+        if let Some(front) = state.spool.front_mut().filter(|_| lost > 0) {
+            record::set_lost(front, lost);
+        }
+        state.spool_bytes = 0;
+        std::mem::take(&mut state.spool).into_iter().flatten().collect()
     }
 
     /// Waits until nothing waits any more, for at most `timeout`; true if so.

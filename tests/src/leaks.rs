@@ -59,6 +59,13 @@ pub fn threads(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
 }
 
+/// KiB of memory that a process has for itself and shares with nobody, whatever other processes of its program there are.
+pub fn anonymous(pid: i32) -> usize {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("it runs");
+    let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("proc(5)");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
 /// KiB of memory that a process has for itself, shared pages by its share.
 pub fn pss(pid: i32) -> usize {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("it runs");

@@ -182,6 +182,15 @@ fn a_shim_that_is_killed_at_any_moment_leaves_nothing_and_its_container_is_decla
         ids_of(&containers, &mut ids);
     }
     workers.end();
+    // Those above may all have been starting or ending.
+    let sure = containers.create_sh("sure", "exec sleep 1000");
+    containers.start(&sure);
+    ids.insert(sure.clone());
+    let is_its = |pid: &i32| {
+        fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.contains(sure.as_str()))
+    };
+    let shim = containers.shims().into_iter().find(is_its).expect("it runs");
+    kill(Pid::from_raw(shim), Signal::SIGKILL).expect("ours");
     check_states(&containers);
     let ids: Vec<String> = ids.into_iter().collect();
     sweep(&containers, &ids);

@@ -6,7 +6,7 @@ use nix::sys::termios::{LocalFlags, tcgetattr};
 use sampan_ipc::Event;
 use sampan_ipc::container::Phase;
 use sampan_ipc::shim::State;
-use sampan_tests::containers::Containers;
+use sampan_tests::containers::{Containers, IMAGE};
 use sampan_tests::host::{binary, wait_until};
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -117,6 +117,10 @@ fn ends_that_neither_engine_nor_monitor_saw_are_told_once_when_they_are_back() {
     let kept = detached(&containers, &["--name", "kept"], &UNTIL_GO);
     let gone = detached(&containers, &["--rm", "--name", "gone"], &UNTIL_GO);
     let pids = ["kept", "gone"].map(|name| containers.summary(name).expect("runs").pid);
+    // What is in the FIFO alone goes with the last who has it open.
+    for id in [&kept, &gone] {
+        containers.events(id, "start");
+    }
     containers.kill_engine();
     containers.host.kill9();
     for pid in pids {
@@ -131,6 +135,67 @@ fn ends_that_neither_engine_nor_monitor_saw_are_told_once_when_they_are_back() {
     assert_eq!(actions(&events), ["create", "start", "die", "destroy"]);
     assert_eq!(events[2].attributes.get("exitCode"), Some("3"));
     containers.await_gone("gone");
+}
+
+#[test]
+fn all_that_happens_while_neither_engine_nor_monitor_is_there_is_told_once_and_in_order() {
+    let mut containers = Containers::new();
+    let policy = ["--restart", "on-failure:2", "--name", "kept", "-l", "k=v"];
+    let kept = detached(&containers, &policy, &UNTIL_GO);
+    let pid = containers.summary("kept").expect("runs").pid;
+    containers.events(&kept, "start");
+    containers.kill_engine();
+    containers.host.kill9();
+    fs::write(format!("/proc/{pid}/root/go"), "").expect("written into the container");
+    // Ten seconds they wait for the monitor, and give up.
+    containers.await_no_shim();
+    let unsaid = containers.host.path("data/containers/.unsaid");
+    let left = || fs::read_dir(&unsaid).expect("made").count();
+    assert_eq!(left(), 1);
+    // An engine has read them, told nobody yet, and is killed.
+    containers.start_engine();
+    let is_taken = || containers.log().contains("7 events that its shim could not write are told");
+    wait_until("the engine to find it", || containers.log(), is_taken);
+    containers.kill_engine();
+    containers.host.start_monitord(&[]);
+    containers.start_engine();
+    let again = ["die", "start", "restart"];
+    let events = containers.events_up_to(&kept, "die", 3);
+    assert_eq!(actions(&events), [&["create", "start"][..], &again, &again, &["die"]].concat());
+    for event in &events {
+        let told = (event.labels.get("k"), event.attributes.get("image"));
+        assert_eq!(told, (Some("v"), Some(IMAGE)), "{event:?}");
+    }
+    wait_until("the files to go", || containers.log(), || left() == 0);
+    // The next engine says nothing of it again.
+    containers.kill_engine();
+    containers.start_engine();
+    containers.says(&["rm", "kept"]);
+    assert_eq!(actions(&containers.events(&kept, "destroy")).len(), 10);
+}
+
+#[test]
+fn what_a_monitor_that_is_away_too_long_had_no_room_for_is_told_by_the_engine() {
+    let mut containers = Containers::new();
+    let ids = ["kept", "gone"].map(|name| detached(&containers, &["--name", name], &UNTIL_GO));
+    containers.host.kill9();
+    // The engine keeps the FIFO open, so it takes events until it is full.
+    let filler = sampan_ipc::sender::FifoSender::new(containers.host.path("run/monitor.fifo"));
+    while filler.spooled() == 0 {
+        filler.send(Event::new("test", "fill", "x").with("text", "x".repeat(100))).expect("small");
+    }
+    containers.says(&["exec", "kept", "true"]);
+    containers.says(&["rm", "-f", "gone"]);
+    go(&containers, "kept");
+    containers.await_no_shim();
+    containers.host.start_monitord(&[]);
+    let (kept, gone) = (containers.events(&ids[0], "die"), containers.events(&ids[1], "destroy"));
+    assert_eq!(actions(&kept), ["create", "start", "exec_create", "exec_start", "exec_die", "die"]);
+    assert_eq!(actions(&gone), ["create", "start", "kill", "die", "destroy"]);
+    assert_eq!(kept[5].attributes.get("exitCode"), Some("3"));
+    // It does not count as one whose shim was killed.
+    assert!(!containers.log().contains("its shim has died"), "{}", containers.log());
+    containers.says(&["start", "kept"]);
 }
 
 #[test]
@@ -163,6 +228,8 @@ fn after_the_host_has_restarted_the_policies_decide_and_say_so() {
     containers.start_engine();
     let after = policies.map(|policy| containers.summary(policy).expect("runs").pid);
     assert_eq!(before, after, "the engine's restart alone changes nothing");
+    // As docker's, an engine that starts starts it again; a shim that comes later would outlive what follows.
+    containers.await_summary("always-not", "its start", |summary| summary.phase == Phase::Running);
     containers.kill_engine();
     kill_shims(&containers);
     change_boot(&containers);
@@ -463,4 +530,22 @@ fn start_and_attach_end_as_docker_s_do() {
     let id = containers.summary("s").expect("there").id;
     assert_eq!(actions(&containers.events(&id, "detach")), ["create", "attach", "start", "detach"]);
     assert_eq!(containers.summary("s").expect("there").phase, Phase::Running);
+}
+
+#[test]
+fn who_is_told_that_a_container_has_ended_or_is_gone_sees_it_so() {
+    let containers = Containers::new();
+    for nth in 0..15 {
+        let output = containers.sampan(&["run", "--name", "done", "box:1", "true"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let pruned = containers.says(&["container", "prune", "-f"]);
+        assert!(
+            pruned.lines().next().is_some_and(|line| line.contains("Deleted")) || pruned.len() > 64,
+            "{nth}: {pruned}"
+        );
+        assert_eq!(containers.says(&["ps", "-aq"]), "", "{nth}");
+        detached(&containers, &["--name", "up"], &["sleep", "1000"]);
+        containers.says(&["rm", "-f", "up"]);
+        assert_eq!(containers.says(&["ps", "-aq"]), "", "{nth}");
+    }
 }

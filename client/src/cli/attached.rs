@@ -19,7 +19,7 @@ use nix::sys::stat::{SFlag, fstat};
 use sampan_client::engine::{Answer, Answers, Code, EngineError, Next};
 use sampan_ipc::container::{CONTROL_MAX, Control, Streams, Told};
 use sampan_ipc::frame::{self, Decoder};
-use signal_hook::consts::{SIGHUP, SIGPIPE, SIGTSTP, SIGWINCH};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGTSTP, SIGWINCH};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 use std::io::{self, IsTerminal, Read, Write};
@@ -31,6 +31,8 @@ use std::time::{Duration, Instant};
 const CHUNK: usize = 64 << 10;
 /// What poll calls writable takes so much without waiting. pipe(7), "PIPE_BUF".
 const ATOMIC: usize = 4096;
+/// What ctrl-c types.
+const INTERRUPT: u8 = 3;
 /// How long the shim may take to say a last word.
 const LAST_WORD: Duration = Duration::from_secs(3);
 
@@ -108,6 +110,8 @@ pub struct Session {
     tty: bool,
     raw: Option<Raw>,
     signals: SignalDelivery<UnixStream, SignalOnly>,
+    /// The process runs.
+    is_started: bool,
     exited: Option<u8>,
     deadline: Option<Instant>,
     is_leaving: bool,
@@ -171,6 +175,7 @@ impl Session {
             tty: wanted.tty,
             raw: None,
             signals: catch(&wanted).map_err(system("no signals can be caught"))?,
+            is_started: false,
             exited: None,
             deadline: None,
             is_leaving: false,
@@ -419,6 +424,7 @@ impl Session {
         match told {
             // The engine may break off now, that is no news.
             Told::Started(_) => {
+                self.is_started = true;
                 (self.refused, self.deadline) = (None, None);
                 self.say_size();
             }
@@ -522,8 +528,17 @@ impl Session {
             self.input = None;
             return;
         }
-        let typed = bytes.get(..len).unwrap_or_default();
-        if self.keys.pass(typed, &mut input.pending) {
+        bytes.truncate(len);
+        if self.raw.is_some() && !self.is_started {
+            // No terminal of the container's makes a signal of it yet.
+            bytes.retain(|byte| *byte != INTERRUPT);
+        }
+        let interrupts = bytes.len() < len;
+        let is_left = self.keys.pass(&bytes, &mut input.pending);
+        if interrupts {
+            self.say(Control::Signal(SIGINT));
+        }
+        if is_left {
             self.on_room_for_input();
             self.leave();
             return;

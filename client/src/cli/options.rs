@@ -11,7 +11,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Longest file of variables, labels, or a seccomp profile: a request holds 1 MiB in all.
+/// Longest file of variables, labels, or a seccomp profile: a request holds 4 MiB in all, and a command line some of it again.
 const FILE_MAX: u64 = 1 << 20;
 
 /// What is wrong with a value of an option.

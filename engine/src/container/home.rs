@@ -6,6 +6,7 @@
 use super::copy::{self, CopyError};
 use super::definition::{self, Definition, Form};
 use crate::digest::Digest;
+use crate::unsaid::{self, Unsaid};
 use crate::{farewell, sys, tree, walk};
 use sampan_ipc::shim::{self, State};
 use std::collections::HashSet;
@@ -57,6 +58,7 @@ pub(crate) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error)
 pub struct Homes {
     data: PathBuf,
     run: PathBuf,
+    unsaid: Unsaid,
 }
 
 impl Homes {
@@ -65,7 +67,7 @@ impl Homes {
     /// # Errors
     /// [`HomeError::File`].
     pub fn open(data: &Path, run: &Path) -> Result<Self, HomeError> {
-        let homes = Homes { data: data.to_owned(), run: run.join("containers") };
+        let homes = Homes { data: data.to_owned(), run: run.join("containers"), unsaid: Unsaid::new(data) };
         for dir in [&homes.data, &homes.run] {
             // Setuid programs of images lie below: no other user of the host may come by.
             let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
@@ -212,6 +214,11 @@ impl Homes {
         Ok(freed)
     }
 
+    /// What shims have kept for the monitor.
+    pub fn unsaid(&self) -> &Unsaid {
+        &self.unsaid
+    }
+
     /// How container `id` was made, if it was made and announced, and is half gone.
     pub fn going(&self, id: &str) -> Option<Definition> {
         let draft = self.draft(id);
@@ -252,6 +259,7 @@ impl Homes {
             match entry.file_name().into_string() {
                 Ok(name) if is_id(&name) => ids.push(name),
                 Ok(name) if name.strip_prefix('.').is_some_and(is_id) => halves.push(name[1..].to_owned()),
+                Ok(name) if name == unsaid::DIR => {}
                 // The next trial removes it.
                 Ok(name) if name == TRIAL => {}
                 _ => log::warn!("{} is no container, and is left alone", entry.path().display()),

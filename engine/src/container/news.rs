@@ -9,6 +9,7 @@ use super::start::Begin;
 use super::table::{Asked, Busy, Containers, Entry, Queued, not_running};
 use crate::failure;
 use crate::store::Pin;
+use crate::work::Message;
 use sampan_ipc::container::{Condition, Phase};
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Request};
 use sampan_ipc::shim::{Say, State};
@@ -74,6 +75,13 @@ pub enum Outcome {
         /// The way to it, if it lives.
         stream: Option<UnixStream>,
     },
+    /// What its shim had kept for the monitor is told.
+    Said {
+        /// The container's id.
+        id: String,
+        /// The engine has just started.
+        is_start: bool,
+    },
     /// An answer that took a while.
     Answers {
         /// Who gets it.
@@ -92,6 +100,8 @@ impl Containers {
             Outcome::Removed { id, client, result } => self.on_removed(&id, client, result),
             Outcome::Buried { id, state } => self.on_buried(&id, *state),
             Outcome::Met { id, stream } => super::recovery::on_met(self, &id, stream),
+            Outcome::Said { id, is_start: true } => super::recovery::on_said(self, &id),
+            Outcome::Said { id, is_start: false } => self.on_shim_gone(&id),
             Outcome::Answers { client, answers } => self.reply(client, answers),
             Outcome::Described { id, client, result, descriptors } => {
                 let asked = result.and_then(|(exec, process)| {
@@ -137,7 +147,10 @@ impl Containers {
             })
         });
         match connected {
-            Ok(()) => self.hear(id),
+            Ok(()) => {
+                self.hurry_start(id);
+                self.hear(id);
+            }
             Err(failure) => self.start_failed(id, failure),
         }
     }
@@ -179,8 +192,12 @@ impl Containers {
                         asked.pids = Some(pids);
                     }
                 }
-                Ok(Some(Say::Starting)) => self.set_busy(id, Busy::Starting(None)),
+                Ok(Some(Say::Starting)) => {
+                    self.set_busy(id, Busy::Starting(None));
+                    self.hurry_start(id);
+                }
                 Ok(Some(Say::Removed)) => {
+                    self.mark_gone(id);
                     if let Some(entry) = self.entries.get_mut(id) {
                         entry.busy = Some(Busy::Removing);
                     }
@@ -190,8 +207,17 @@ impl Containers {
         }
     }
 
+    fn mark_gone(&mut self, id: &str) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.is_gone = true;
+        }
+    }
+
     fn on_reply(&mut self, number: u64, result: Result<String, (u8, String)>) {
         let Some(asked) = self.asked.remove(&number) else { return };
+        if result.is_ok() && matches!(asked.instead, Some(Request::RemoveContainer { .. })) {
+            self.mark_gone(&asked.id);
+        }
         let Some(client) = asked.client else { return };
         match result {
             Ok(reference) => {
@@ -263,6 +289,7 @@ impl Containers {
     /// The shim has gone: its work is done, or somebody killed it.
     fn on_hang_up(&mut self, id: &str, error: &io::Error) {
         self.disconnect(id);
+        log::debug!("container {}: its shim has gone: {error}", self.name(id));
         let name = self.name(id);
         let asked: Vec<u64> =
             self.asked.iter().filter(|(_, a)| a.id == id).map(|(number, _)| *number).collect();
@@ -277,11 +304,37 @@ impl Containers {
                 _ => self.refuse(client, not_running(&name)),
             }
         }
+        if !self.homes.unsaid().has(id) {
+            return self.on_shim_gone(id);
+        }
+        // What follows may be told, and that comes behind.
+        let is_free = |entry: &Entry| entry.busy.is_none() || entry.busy == Some(Busy::Meeting);
+        if self.entries.get(id).is_some_and(is_free) {
+            self.set_busy(id, Busy::Ending);
+        }
+        self.tell_unsaid(id, Some(false));
+    }
+
+    /// Tells what the container's shim has kept for the monitor; [`Outcome::Said`] follows, if it is to be `known`.
+    pub(super) fn tell_unsaid(&self, id: &str, known: Option<bool>) {
+        let (unsaid, id) = (self.homes.unsaid().clone(), id.to_owned());
+        self.spawn(move |shared| {
+            unsaid.tell(&id, &shared.config.fifo, shared.announcer.sender());
+            if let Some(is_start) = known {
+                shared.outbox.send(Message::Container(Outcome::Said { id, is_start }));
+            }
+        });
+    }
+
+    /// All that the shim has left to say is said.
+    fn on_shim_gone(&mut self, id: &str) {
+        let name = self.name(id);
         let Some(entry) = self.entries.get_mut(id) else { return };
         if entry.busy == Some(Busy::Removing) {
             if !self.homes.dir(id).exists() {
                 return self.on_removed(id, None, Ok(0));
             }
+            entry.is_gone = false;
             // It has not come to that; who asked for it waits above all others.
             entry.busy = Some(Busy::Ending);
         }
@@ -302,7 +355,7 @@ impl Containers {
             entry.busy = Some(Busy::Removing);
             return self.remove_files(id, None);
         }
-        log::warn!("container {name}: its shim has died: {error}");
+        log::warn!("container {name}: its shim has died");
         self.bury(id);
     }
 
@@ -368,8 +421,10 @@ impl Containers {
         }
         for queued in entry.queue {
             match queued.request {
-                // It waited for the name.
-                Request::Create(_) => self.on_request(queued.client, queued.request, queued.descriptors),
+                // It waited for the name, or for what has ended.
+                Request::Create(_) | Request::PruneContainers { .. } => {
+                    self.on_request(queued.client, queued.request, queued.descriptors)
+                }
                 // It waited for that.
                 Request::RemoveContainer { .. } => {
                     let done = Done { removed: vec![id.to_owned()], ..Done::default() };

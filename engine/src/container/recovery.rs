@@ -43,6 +43,9 @@ pub fn run(containers: &mut Containers) {
     };
     let all: Vec<String> = ids.iter().chain(&halves).cloned().collect();
     containers.homes.clear_runs(&all, |run| UnixStream::connect(run.join(SOCKET)).is_ok());
+    let mut unsaid = containers.homes.unsaid().ids();
+    unsaid.retain(|id| !ids.contains(id));
+    unsaid.iter().for_each(|id| containers.tell_unsaid(id, None));
     for id in halves {
         let homes = containers.homes.clone();
         containers.spawn(move |shared| end_half(shared, &homes, &id));
@@ -80,6 +83,10 @@ fn add(containers: &mut Containers, definition: Definition, state: State) {
     match UnixStream::connect(run.join(SOCKET)) {
         Ok(stream) => meet(containers, &id, stream),
         Err(_) if run.exists() => look_for(containers, &id),
+        Err(_) if containers.homes.unsaid().has(&id) => {
+            containers.set_busy(&id, Busy::Burying);
+            containers.tell_unsaid(&id, Some(true));
+        }
         Err(_) => mend(containers, &id),
     }
 }
@@ -135,7 +142,24 @@ pub fn on_met(containers: &mut Containers, id: &str, stream: Option<UnixStream>)
         return containers.hear(id);
     }
     containers.set_busy(id, Busy::Burying);
-    containers.bury(id);
+    match containers.homes.unsaid().has(id) {
+        true => containers.tell_unsaid(id, Some(true)),
+        false => containers.bury(id),
+    }
+}
+
+/// What its shim had kept is told; what it left is mended.
+pub fn on_said(containers: &mut Containers, id: &str) {
+    containers.homes.remove_run(id);
+    // What a shim that gave up has written down is of the run that ended.
+    if let Some(state) = containers.homes.state(id)
+        && let Some(entry) = containers.entries.get_mut(id)
+    {
+        entry.state = state;
+        entry.busy = None;
+    }
+    mend(containers, id);
+    containers.go_on(id);
 }
 
 /// Ends what was half made, or half gone. On a thread.
@@ -207,9 +231,12 @@ pub fn bury(
         }
         None => {}
     }
+    // A shim may have been killed between what it kept and the note that all is said.
+    let kept = homes.unsaid().tell(&definition.id, &shared.config.fifo, shared.announcer.sender());
+    state.is_announced |= kept.iter().any(|action| action == "die");
     let boot = start::boot_id();
     let same_boot = state.boot == boot;
-    let problem = start::delete_by_force(shared, definition).err();
+    let problem = start::delete_by_force(shared, homes, definition).err();
     homes.remove_run(&definition.id);
     let was_up = state.phase.is_alive() || state.phase == Phase::Restarting;
     if was_up {

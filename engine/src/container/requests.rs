@@ -13,6 +13,7 @@ use crate::work::Message;
 use sampan_ipc::container::{Condition, Exec, Phase, Streams};
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Request, Start, Stop};
 use sampan_ipc::shim::{State, What};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ impl Containers {
                 None => self.on_create(client, *create),
             },
             Request::Containers(asked) => self.on_listing(client, &asked),
-            Request::PruneContainers { filters } => self.on_prune(client, &filters),
+            Request::PruneContainers { filters } => self.on_prune(client, filters),
             other => self.on_one(client, other, descriptors),
         };
         if let Err(failure) = result {
@@ -49,11 +50,30 @@ impl Containers {
         let id = self.find(subject(&request))?;
         let queued = Queued { client, request, descriptors };
         let is_busy = self.entries.get(&id).is_some_and(|entry| entry.busy.is_some());
-        match is_busy && !goes_at_once(&queued.request) {
+        let goes = goes_at_once(&queued.request) || self.is_starting(&id) && may_end_a_start(&queued.request);
+        match is_busy && !goes {
             true => self.enqueue(&id, queued),
             false => self.act(&id, queued),
         }
         Ok(())
+    }
+
+    /// True if a shim starts it just now, which can be asked.
+    fn is_starting(&self, id: &str) -> bool {
+        let entry = self.entries.get(id);
+        entry.is_some_and(|entry| matches!(entry.busy, Some(Busy::Starting(_))) && entry.link.is_some())
+    }
+
+    /// Lets the shim hear at once of what waits and may end the start, which may hang.
+    pub(super) fn hurry_start(&mut self, id: &str) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        let (ends, waits) =
+            std::mem::take(&mut entry.queue).into_iter().partition(|queued| may_end_a_start(&queued.request));
+        entry.queue = waits;
+        let ends: VecDeque<Queued> = ends;
+        for queued in ends {
+            self.act(id, queued);
+        }
     }
 
     /// Does what a client asked of a container that is not busy.
@@ -74,8 +94,8 @@ impl Containers {
             Request::Attach { streams, .. } => self.on_attach(id, client, streams, descriptors),
             Request::Rename { name, .. } => self.on_rename(id, client, &name),
             Request::Top { .. } => self.ask_running(id, client, What::Pids, Vec::new()),
-            // It waited for a name that is still taken, after all.
-            request @ Request::Create(_) => {
+            // It waited for a name that may still be taken, after all, or for one that has ended.
+            request @ (Request::Create(_) | Request::PruneContainers { .. }) => {
                 self.on_request(client, request, descriptors);
                 Ok(())
             }
@@ -109,7 +129,7 @@ impl Containers {
         let goes = match entry.busy {
             Some(Busy::Removing) => true,
             Some(Busy::Ending) => entry.definition.create.auto_remove,
-            _ => false,
+            _ => entry.is_gone,
         };
         goes.then(|| id.clone())
     }
@@ -204,6 +224,9 @@ impl Containers {
     fn on_kill(&mut self, id: &str, client: usize, signal: &str) -> Result<(), Failure> {
         let signal = if signal.is_empty() { "KILL" } else { signal };
         let signal = signals::parse(signal)?;
+        if self.is_starting(id) {
+            return self.ask(id, Some(client), What::Kill(signal), Vec::new());
+        }
         self.ask_running(id, client, What::Kill(signal), Vec::new())
     }
 
@@ -237,7 +260,10 @@ impl Containers {
             let message = format!("container {:?} is {}", entry.definition.name, entry.state.phase.word());
             return Err(failure::new(Code::Conflict, message, "stop it first, or use --force"));
         }
-        entry.busy = Some(Busy::Removing);
+        // Who waits for a start is still to hear how that went.
+        if !matches!(entry.busy, Some(Busy::Starting(_))) {
+            entry.busy = Some(Busy::Removing);
+        }
         if entry.link.is_some() {
             return self.ask(id, Some(client), What::Remove, Vec::new());
         }
@@ -265,7 +291,7 @@ impl Containers {
         }
         let (definition, state, homes) =
             (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
-        self.spawn(move |shared| {
+        self.spawn_burial(move |shared| {
             let id = definition.id.clone();
             let state = Box::new(recovery::bury(shared, &homes, &definition, state, was_starting));
             shared.outbox.send(Message::Container(Outcome::Buried { id, state }));
@@ -273,7 +299,7 @@ impl Containers {
     }
 
     fn on_listing(&mut self, client: usize, asked: &sampan_ipc::container::Listing) -> Result<(), Failure> {
-        let made = self.entries.values().filter(|entry| entry.busy != Some(Busy::Creating));
+        let made = self.entries.values().filter(|e| e.busy != Some(Busy::Creating) && !e.is_gone);
         let mut all: Vec<_> = made.map(|entry| (Arc::clone(&entry.definition), entry.summary())).collect();
         listing::choose(&mut all, asked)?;
         if asked.size {
@@ -367,7 +393,8 @@ impl Containers {
         self.names.remove(&old);
         let identity = definition.identity();
         entry.definition = Arc::new(definition);
-        self.shared.announcer.container("rename", &identity, 0, &[("oldName", &old)]);
+        let pid = entry.state.pid;
+        self.shared.announcer.container("rename", &identity, pid, &[("oldName", &old)]);
         if entry.link.is_some() {
             return self.ask(id, Some(client), What::Rename(name.to_owned()), Vec::new());
         }
@@ -375,8 +402,20 @@ impl Containers {
         Ok(())
     }
 
-    fn on_prune(&mut self, client: usize, filters: &[String]) -> Result<(), Failure> {
-        let filter = listing::PruneFilter::parse(filters)?;
+    fn on_prune(&mut self, client: usize, filters: Vec<String>) -> Result<(), Failure> {
+        let filter = listing::PruneFilter::parse(&filters)?;
+        let is_ending = |entry: &Entry| {
+            entry.busy == Some(Busy::Ending)
+                && matches!(entry.state.phase, Phase::Exited | Phase::Dead)
+                && filter.matches(&entry.definition)
+        };
+        // One that has ended, and whose shim is about to: people see it as one that does not run.
+        let ending = self.entries.iter().find(|(_, entry)| is_ending(entry)).map(|(id, _)| id.clone());
+        if let Some(id) = ending {
+            let request = Request::PruneContainers { filters };
+            self.enqueue(&id, Queued { client, request, descriptors: Vec::new() });
+            return Ok(());
+        }
         let goes = |entry: &Entry| {
             entry.busy.is_none()
                 && entry.link.is_none()
@@ -442,6 +481,17 @@ fn subject(request: &Request) -> &str {
 /// True for requests that no work on the container is in the way of.
 fn goes_at_once(request: &Request) -> bool {
     matches!(request, Request::Wait { .. } | Request::InspectContainer { .. } | Request::Logs { .. })
+}
+
+/// True for requests that a start which hangs must not keep waiting.
+fn may_end_a_start(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Stop(_)
+            | Request::Restart(_)
+            | Request::Kill { .. }
+            | Request::RemoveContainer { force: true, .. }
+    )
 }
 
 /// The descriptors that came must be those that were announced.

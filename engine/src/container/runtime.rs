@@ -10,11 +10,14 @@ use super::problem::{SpecError, shown};
 use super::settings::Manager;
 use crate::config::Config;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,8 +27,8 @@ use std::time::{Duration, Instant};
 const KNOWN: [&str; 2] = ["crun", "runc"];
 /// Where programs of the administrator's are, beside `PATH`.
 const DIRS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// How long a runtime may take to say what it is.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a runtime may take to say what it is, or to delete what it has.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Most of its words that are read, in bytes.
 const WORDS_MAX: u64 = 1 << 20;
 /// The program that does not exist.
@@ -52,8 +55,10 @@ pub struct Runtime {
     pub passed_over: Vec<String>,
 }
 
-/// What is kept in mind, by what was asked for, with what tells a program from its successor.
-static FOUND: Mutex<BTreeMap<String, (Stamp, Arc<Runtime>)>> = Mutex::new(BTreeMap::new());
+/// What is kept in mind, by what was asked for, with what tells a program from its successor. Each has a lock of its
+/// own: one that hangs while it is asked what it is keeps nobody who wants another.
+static FOUND: Mutex<BTreeMap<String, Slot>> = Mutex::new(BTreeMap::new());
+type Slot = Arc<Mutex<Option<(Stamp, Arc<Runtime>)>>>;
 type Stamp = (u64, u64, i64, i64);
 
 impl Runtime {
@@ -72,10 +77,11 @@ impl Runtime {
             ));
         }
         let named = asked.or(config.settings.runtime.as_deref()).unwrap_or_default();
-        let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
         // What was found says whether systemd is asked: two configurations of one process (in tests) differ.
         let key = format!("{:?} {named}", config.settings.cgroup_manager);
-        if let Some((stamp, runtime)) = found.get(&key)
+        let slot = Arc::clone(FOUND.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default());
+        let mut found = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((stamp, runtime)) = found.as_ref()
             && Some(*stamp) == stamp_of(&runtime.path)
         {
             return Ok(runtime.clone());
@@ -88,7 +94,7 @@ impl Runtime {
             named_one(named, host, manager)?
         });
         if let Some(stamp) = stamp_of(&runtime.path) {
-            found.insert(key, (stamp, runtime.clone()));
+            *found = Some((stamp, runtime.clone()));
         }
         Ok(runtime)
     }
@@ -104,6 +110,17 @@ impl Runtime {
             words.push("--systemd-cgroup".to_owned());
         }
         words
+    }
+
+    /// Runs a command of it, with its state in `root`: exit code, standard output and error. One that takes longer
+    /// than [`PATIENCE`] is killed, with all that it has started.
+    ///
+    /// # Errors
+    /// It cannot be run, or was killed.
+    pub fn ask(&self, root: &Path, args: &[&str]) -> std::io::Result<(Option<i32>, String, String)> {
+        let words = self.command(root);
+        let global: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+        ask(&self.path, &[&global, args].concat())
     }
 
     /// True if it says that it knows this option of mounts.
@@ -274,10 +291,8 @@ fn attempt_in(runtime: &Runtime, dir: &Path, id: &str) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("cannot try it in {}: {error}", dir.display());
     fs::create_dir(dir.join("rootfs")).map_err(failed)?;
     fs::write(dir.join("config.json"), config.to_string()).map_err(failed)?;
-    let words = runtime.command(&dir.join("state"));
     let bundle = dir.to_string_lossy();
-    let global: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
-    let call = |more: &[&str]| ask(&runtime.path, &[&global, more].concat());
+    let call = |more: &[&str]| runtime.ask(&dir.join("state"), more);
     let (code, _, complaint) = call(&["run", "--bundle", &bundle, id]).map_err(failed)?;
     // What it may have left; there is nothing if all went well.
     let _ = call(&["delete", "--force", id]);
@@ -302,13 +317,15 @@ fn last_line(text: &str) -> String {
 fn ask(path: &Path, args: &[&str]) -> std::io::Result<(Option<i32>, String, String)> {
     let mut command = Command::new(path);
     command.args(args).current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn()?;
+    // A group of its own: what hangs goes with all that it has started.
+    let mut child = command.process_group(0).spawn()?;
     let deadline = Instant::now() + PATIENCE;
     let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
     let (mut said, mut complaint) = (Vec::new(), Vec::new());
     let read = read_both(&mut out, &mut err, &mut said, &mut complaint, deadline);
     if read.is_err() {
-        let _ = child.kill();
+        let group = Pid::from_raw(i32::try_from(child.id()).unwrap_or_default());
+        let _ = killpg(group, Signal::SIGKILL);
     }
     let status = child.wait()?;
     read?;
@@ -330,7 +347,10 @@ fn read_both(
         let left = deadline.saturating_duration_since(Instant::now());
         let count = poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))?;
         if count == 0 || (said.len() + complaint.len()) as u64 > WORDS_MAX {
-            return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "it does not come to an end"));
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::TimedOut,
+                format!("it did not come to an end in {} s and was killed", PATIENCE.as_secs()),
+            ));
         }
         let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect::<Vec<bool>>().into_iter();
         let out_ready = out.is_some() && ready.next().unwrap_or(false);

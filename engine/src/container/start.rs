@@ -139,26 +139,37 @@ pub fn describe(
     Ok((Box::new(exec), json))
 }
 
-/// Ends what the OCI runtime still has of a container whose shim is gone. That it has nothing is well.
+/// Ends what the OCI runtime still has of a container whose shim is gone. That it has nothing is well. A runtime that
+/// is not there, or takes longer than [`super::runtime::PATIENCE`], is done without.
 ///
 /// # Errors
 /// In words: it could not be ended.
-pub fn delete_by_force(shared: &Shared, definition: &Definition) -> Result<(), String> {
+pub fn delete_by_force(shared: &Shared, homes: &Homes, definition: &Definition) -> Result<(), String> {
+    let (root, id) = (runtime_root(&shared.config), &*definition.id);
+    leftovers::end_commands(&root, &homes.dir(id), id);
     let runtime = Runtime::find(&shared.config, definition.create.runtime.as_deref());
-    let runtime = runtime.map_err(|error| chain(&error))?;
-    let words = runtime.command(&runtime_root(&shared.config));
-    let Some((program, arguments)) = words.split_first() else { return Ok(()) };
-    let mut command = Command::new(program);
-    command.args(arguments).args(["delete", "--force", &definition.id]).stdin(Stdio::null());
-    let output = command.output().map_err(|error| format!("cannot run {program}: {error}"))?;
-    leftovers::remove_cgroups(&definition.id);
-    let words = String::from_utf8_lossy(&output.stderr);
-    match output.status.success() || words.contains("does not exist") {
-        true => Ok(()),
-        false => {
-            Err(format!("{} delete: {}", runtime.name, words.trim().chars().take(500).collect::<String>()))
+    let outcome = match &runtime {
+        Ok(runtime) => runtime.ask(&root, &["delete", "--force", id]).map_err(|error| error.to_string()),
+        Err(error) => Err(chain(error)),
+    };
+    let outcome = match outcome {
+        Ok((Some(0), ..)) => Ok(()),
+        Ok((_, _, words)) if words.contains("does not exist") => Ok(()),
+        Ok((_, _, words)) => {
+            let name = runtime.as_ref().map(|runtime| runtime.name.as_str()).unwrap_or_default();
+            Err(format!("{name} delete: {}", words.trim().chars().take(500).collect::<String>()))
         }
-    }
+        Err(why) => {
+            log::warn!(
+                "container {}: its runtime does not delete it, so that is done without: {why}",
+                definition.name
+            );
+            leftovers::forget(&root, id);
+            Ok(())
+        }
+    };
+    leftovers::remove_cgroups(id);
+    outcome
 }
 
 /// Where the OCI runtime keeps its state.

@@ -8,17 +8,18 @@ use super::definition::Definition;
 use super::home::Homes;
 use super::host::Host;
 use super::link::Link;
+use super::news::Outcome;
 use super::recovery;
 use super::runtime::Runtime;
 use super::users::Users;
 use super::workers::Workers;
 use crate::failure;
 use crate::store::Pin;
-use crate::work::Shared;
+use crate::work::{Message, Shared};
 use mio::event::Event;
 use mio::{Interest, Registry, Token};
 use sampan_ipc::container::{Condition, Phase, Summary};
-use sampan_ipc::engine::{Answer, Code, Failure, Info, Request, Stop};
+use sampan_ipc::engine::{Answer, Code, Done, Failure, Info, Request, Stop};
 use sampan_ipc::shim::{self, State};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -83,13 +84,15 @@ pub struct Entry {
     pub queue: VecDeque<Queued>,
     /// Keeps its image's layers.
     pub pin: Option<Pin>,
+    /// All of it is gone, and its shim about to end: nobody is told of it any more.
+    pub is_gone: bool,
 }
 
 impl Entry {
     /// An entry of a container without a shim.
     pub fn new(definition: Definition, state: State, pin: Option<Pin>) -> Self {
         let definition = Arc::new(definition);
-        Entry { definition, state, link: None, busy: None, queue: VecDeque::new(), pin }
+        Entry { definition, state, link: None, busy: None, queue: VecDeque::new(), pin, is_gone: false }
     }
 
     /// As clients are told.
@@ -148,6 +151,8 @@ pub struct Containers {
     next_link: usize,
     next_number: u64,
     workers: Workers,
+    /// Apart from the others: a runtime that hangs holds one of these up.
+    burials: Workers,
     replies: Vec<Reply>,
 }
 
@@ -167,6 +172,7 @@ impl Containers {
             next_link: FIRST_LINK,
             next_number: 1,
             workers: Workers::default(),
+            burials: Workers::default(),
             replies: Vec::new(),
         };
         recovery::run(&mut containers);
@@ -254,33 +260,19 @@ impl Containers {
         self.workers.add(&self.shared, work);
     }
 
-    /// What this host runs containers with, for `info`.
-    pub fn host(&self) -> Info {
-        let config = &self.shared.config;
-        let host = Host::get();
-        let (runtime, systemd) = match Runtime::find(config, None) {
-            Ok(runtime) => (
-                format!("{} {} ({})", runtime.name, runtime.version, runtime.path.display()),
-                runtime.systemd,
-            ),
-            Err(error) => (format!("none: {}", sampan_ipc::report::chain(&error)), false),
-        };
-        let driver = if systemd { "systemd" } else { "cgroupfs" };
-        let features = [
-            ("seccomp", host.seccomp),
-            ("apparmor", host.apparmor),
-            ("selinux", host.selinux),
-            ("cgroupns", host.cgroup_namespaces),
-        ];
-        Info {
-            runtime,
-            containers: self.count(),
-            cgroup: (host.cgroups.word().to_owned(), driver.to_owned()),
-            rootfs: self.shared.rootfs.describe(config, &self.shared.store, &self.homes),
-            log_driver: config.log_driver.clone(),
-            security: features.iter().filter(|(_, on)| *on).map(|(name, _)| (*name).to_owned()).collect(),
-            ..Info::default()
-        }
+    /// The same for what may have to wait for a runtime that hangs.
+    pub(super) fn spawn_burial(&self, work: impl FnOnce(&Shared) + Send + 'static) {
+        self.burials.add(&self.shared, work);
+    }
+
+    /// Answers `info`: `known` is what the rest of the engine knows. The runtime may have to be looked for first.
+    pub fn on_info(&self, client: usize, known: Info) {
+        let (count, homes) = (self.count(), self.homes.clone());
+        self.spawn(move |shared| {
+            let info = Info { containers: count, ..host_info(shared, &homes, known) };
+            let answers = vec![Answer::Info(Box::new(info)), Answer::Done(Done::default())];
+            shared.outbox.send(Message::Container(Outcome::Answers { client, answers }));
+        });
     }
 
     /// All containers that are made, as they are now; none where the request has nothing to do with them.
@@ -293,7 +285,7 @@ impl Containers {
 
     /// True while something is done that an engine that stops should wait for.
     pub fn is_working(&self) -> bool {
-        self.workers.is_busy()
+        self.workers.is_busy() || self.burials.is_busy()
     }
 
     /// The client gets this, and no more.
@@ -323,15 +315,17 @@ impl Containers {
     pub(super) fn find(&self, typed: &str) -> Result<String, Failure> {
         // Docker's API writes names with a slash.
         let typed = typed.strip_prefix('/').unwrap_or(typed);
-        if self.entries.contains_key(typed) {
-            return Ok(typed.to_owned());
-        }
-        if let Some(id) = self.names.get(typed) {
+        let is_there = |id: &&String| self.entries.get(*id).is_some_and(|entry| !entry.is_gone);
+        if let Some(id) = Some(&typed.to_owned()).filter(is_there).or(self.names.get(typed).filter(is_there))
+        {
             return Ok(id.clone());
         }
         let range = self.entries.range(typed.to_owned()..);
-        let meant: Vec<&Entry> =
-            range.take_while(|(id, _)| id.starts_with(typed)).map(|(_, entry)| entry).collect();
+        let meant: Vec<&Entry> = range
+            .take_while(|(id, _)| id.starts_with(typed))
+            .map(|(_, e)| e)
+            .filter(|e| !e.is_gone)
+            .collect();
         match meant.as_slice() {
             [one] if !typed.is_empty() => Ok(one.definition.id.clone()),
             [_, _, ..] if !typed.is_empty() => Err(ambiguous(typed, &meant)),
@@ -350,6 +344,33 @@ impl Containers {
             }
             None => self.refuse(client, no_container(id)),
         }
+    }
+}
+
+/// What this host runs containers with.
+fn host_info(shared: &Shared, homes: &Homes, known: Info) -> Info {
+    let config = &shared.config;
+    let host = Host::get();
+    let (runtime, systemd) = match Runtime::find(config, None) {
+        Ok(runtime) => {
+            (format!("{} {} ({})", runtime.name, runtime.version, runtime.path.display()), runtime.systemd)
+        }
+        Err(error) => (format!("none: {}", sampan_ipc::report::chain(&error)), false),
+    };
+    let driver = if systemd { "systemd" } else { "cgroupfs" };
+    let features = [
+        ("seccomp", host.seccomp),
+        ("apparmor", host.apparmor),
+        ("selinux", host.selinux),
+        ("cgroupns", host.cgroup_namespaces),
+    ];
+    Info {
+        runtime,
+        cgroup: (host.cgroups.word().to_owned(), driver.to_owned()),
+        rootfs: shared.rootfs.describe(config, &shared.store, homes),
+        log_driver: config.log_driver.clone(),
+        security: features.iter().filter(|(_, on)| *on).map(|(name, _)| (*name).to_owned()).collect(),
+        ..known
     }
 }
 

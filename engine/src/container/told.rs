@@ -4,8 +4,10 @@
 //! Called on threads, at start-up, for the few containers where that is in doubt. A monitor that does not answer is
 //! taken for one that was told nothing: better twice than never.
 
+use sampan_ipc::Event;
 use sampan_ipc::frame::{Decoder, FRAME_MAX};
 use sampan_ipc::watch::{Item, Request, Subscribe, opening};
+use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -26,6 +28,29 @@ pub fn is_last(fifo: &Path, id: &str, actions: &[&str], wanted: &str) -> bool {
 }
 
 fn last(socket: &Path, id: &str, actions: &[&str]) -> io::Result<Option<String>> {
+    let mut last = None;
+    each(socket, id, |event| {
+        if actions.contains(&event.action.as_str()) {
+            last = Some(event.action);
+        }
+    })?;
+    Ok(last)
+}
+
+/// Writer and number of all events of container `id` that the monitor knows.
+///
+/// # Errors
+/// The monitor does not say.
+pub fn known(fifo: &Path, id: &str) -> io::Result<HashSet<(u64, u64)>> {
+    let mut known = HashSet::new();
+    each(&fifo.with_file_name("events.sock"), id, |event| {
+        known.insert((event.writer, event.counter));
+    })?;
+    Ok(known)
+}
+
+/// Calls `hear` with each event of the container that the monitor knows.
+fn each(socket: &Path, id: &str, mut hear: impl FnMut(Event)) -> io::Result<()> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -35,13 +60,13 @@ fn last(socket: &Path, id: &str, actions: &[&str]) -> io::Result<Option<String>>
         ..Subscribe::default()
     };
     stream.write_all(&opening(Request::Subscribe(subscribe)).map_err(io::Error::other)?)?;
-    let (mut decoder, mut last) = (Decoder::new(FRAME_MAX), None);
+    let mut decoder = Decoder::new(FRAME_MAX);
     let mut bytes = [0; 4096];
     loop {
         while let Some(item) = decoder.next_message::<Item>().map_err(io::Error::other)? {
             match item {
-                Item::Event(event) if actions.contains(&event.action.as_str()) => last = Some(event.action),
-                Item::End(_) => return Ok(last),
+                Item::Event(event) => hear(event),
+                Item::End(_) => return Ok(()),
                 Item::Error(refusal) => return Err(io::Error::other(refusal.message)),
                 _ => {}
             }

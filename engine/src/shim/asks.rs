@@ -4,14 +4,26 @@ use super::attached::Client;
 use super::console::Console;
 use super::event_loop::{Execution, Life, Shim, Stopping, Then};
 use super::runtime::{Purpose, Reply, Running};
-use super::state;
 use super::stdio::Stdio;
+use super::{freezer, state};
 use nix::errno::Errno;
 use sampan_ipc::container::{Control, Exec, Phase, Streams};
 use sampan_ipc::sender;
 use sampan_ipc::shim::{Ask, Say, What};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
+
+/// Least time that the runtime gets to make what it makes before a stop, a kill, a removal or a signal ends it.
+const GRACE: Duration = Duration::from_secs(3);
+/// Signals of a client that are kept for a process that is not there yet.
+const EARLY_SIGNALS_MAX: usize = 16;
+
+/// When a signal is tried again that came before the container's program was executed.
+const SIGNAL_AGAIN: Duration = Duration::from_millis(1);
+/// Name of process 1 before that. runc, libcontainer/nsenter.
+const RUNTIME_STILL: &str = "runc:[2:INIT]";
+/// How long that may last: a program may choose that name for itself.
+const RUNTIME_STILL_MAX: Duration = Duration::from_secs(1);
 
 /// How many descriptors come with an ask.
 pub fn descriptors(ask: &Ask) -> usize {
@@ -41,6 +53,7 @@ impl Shim {
             What::Remove if self.is_just_over() => self.follow(reply, Then::Remove),
             What::Restart(..) if self.is_just_over() => self.follow(reply, Then::Start),
             _ if matches!(self.life, Life::Starting | Life::Deleting) => {
+                self.hurry_for(&ask.what);
                 self.deferred.push_back((from, ask, descriptors));
             }
             what => self.answer(reply, what, descriptors),
@@ -50,6 +63,32 @@ impl Shim {
     /// True while the runtime takes the container away and nothing has been said of what follows.
     fn is_just_over(&self) -> bool {
         self.life == Life::Deleting && self.stopping.is_none() && self.state.phase != Phase::Restarting
+    }
+
+    /// Does not let a start that hangs keep what is to end it.
+    fn hurry_for(&mut self, what: &What) {
+        let timeout = match *what {
+            What::Stop(_, timeout) | What::Restart(_, timeout) => self.timeout_of_stop(timeout),
+            What::Kill(libc::SIGKILL) | What::Remove => Some(Duration::ZERO),
+            _ => None,
+        };
+        if let Some(timeout) = timeout
+            && self.life == Life::Starting
+        {
+            self.hurry(timeout, |purpose| matches!(purpose, Purpose::Start));
+        }
+    }
+
+    fn hurry(&mut self, timeout: Duration, is_meant: impl Fn(&Purpose) -> bool) {
+        for command in self.commands.iter_mut().filter(|command| is_meant(&command.purpose)) {
+            command.hurry(timeout.max(GRACE));
+        }
+    }
+
+    /// How long a stop waits before it kills; `None` is for ever.
+    fn timeout_of_stop(&self, asked: i64) -> Option<Duration> {
+        let timeout = if asked == -2 { self.setup.stop_timeout_ms } else { asked };
+        u64::try_from(timeout).ok().map(Duration::from_millis)
     }
 
     fn follow(&mut self, reply: Reply, then: Then) {
@@ -65,7 +104,13 @@ impl Shim {
 
     fn answer(&mut self, reply: Reply, what: What, descriptors: Vec<OwnedFd>) {
         let name = &self.setup.identity.name;
-        let not_running = format!("container {name} is not running");
+        let not_running = match self.life {
+            // What was asked waited for a start that came to nothing.
+            Life::Ending(_) if !self.state.error.is_empty() => {
+                format!("container {name} is not running: {}", self.state.error)
+            }
+            _ => format!("container {name} is not running"),
+        };
         match (self.life, what) {
             (Life::Waiting(_), What::Stop(..)) => self.stop_waiting(reply),
             (Life::Waiting(_), What::Remove) => self.remove(vec![reply]),
@@ -76,8 +121,21 @@ impl Shim {
             }
             // The engine does that itself as soon as it hears that the shim has ended, which is in a moment.
             (Life::Ending(_), What::Remove | What::Restart(..)) => {}
-            (Life::Ending(_), What::Stop(..)) => self.reply(reply, Ok(String::new())),
+            (Life::Ending(_), What::Stop(..)) => {
+                if !self.setup.auto_remove {
+                    self.state.stopped_by_hand = true;
+                    self.save();
+                    self.tell();
+                }
+                self.reply(reply, Ok(String::new()));
+            }
             (Life::Alive, What::Kill(signal)) => {
+                if signal == libc::SIGKILL && self.is_frozen() {
+                    self.state.stopped_by_hand = true;
+                    self.save();
+                    self.kill_for_good();
+                    return self.reply(reply, Ok(String::new()));
+                }
                 if self.state.phase == Phase::Paused {
                     // What is frozen takes no signal before it goes on.
                     let _ = self.thaw(None);
@@ -131,8 +189,7 @@ impl Shim {
 
     fn stop(&mut self, reply: Reply, signal: i32, timeout: i64, then: Then) {
         let signal = if signal == 0 { self.setup.stop_signal.max(1) } else { signal };
-        let timeout = if timeout == -2 { self.setup.stop_timeout_ms } else { timeout };
-        let wait = u64::try_from(timeout).ok().map(Duration::from_millis);
+        let wait = self.timeout_of_stop(timeout);
         let kill_at = wait.and_then(|wait| Instant::now().checked_add(wait));
         match &mut self.stopping {
             Some(stopping) => {
@@ -144,26 +201,64 @@ impl Shim {
         }
         self.state.stopped_by_hand = then != Then::Start;
         self.save();
-        self.kill_and_announce(signal);
+        if signal == libc::SIGKILL {
+            return self.kill_for_good();
+        }
+        let _ = self.signal(signal);
         if self.state.phase == Phase::Paused {
             let _ = self.thaw(None);
         }
     }
 
-    /// Sends process 1 a signal, and says so.
-    pub(super) fn kill_and_announce(&mut self, signal: i32) {
-        let _ = self.signal(signal);
+    /// Sends process 1 SIGKILL, which it gets even if it is frozen and the runtime does not thaw it.
+    pub(super) fn kill_for_good(&mut self) {
+        let _ = self.signal(libc::SIGKILL);
+        if self.is_frozen() {
+            // One that is still at it would freeze it again.
+            self.commands.iter_mut().filter(|command| is_freezing(command)).for_each(Running::kill);
+            freezer::thaw(self.state.pid);
+        }
+    }
+
+    /// True if it is frozen, or may be in a moment.
+    fn is_frozen(&self) -> bool {
+        self.state.phase == Phase::Paused || self.commands.iter().any(is_freezing)
     }
 
     fn signal(&mut self, signal: i32) -> Result<(), String> {
         if self.state.pid <= 0 {
             return Err(format!("container {} is not running", self.setup.identity.name));
         }
+        if signal != libc::SIGKILL && self.is_runtime_still() {
+            if self.early_signals.len() == EARLY_SIGNALS_MAX {
+                return Err(format!("{EARLY_SIGNALS_MAX} signals wait for the process already"));
+            }
+            self.early_signals.push(signal);
+            self.early_at = Some(Instant::now() + SIGNAL_AGAIN);
+            return Ok(());
+        }
         // Not reaped yet, so the id is still its own.
         crate::sys::send_signal(self.state.pid, signal)
             .map_err(|errno: Errno| format!("cannot send signal {signal}: {errno}"))?;
         self.announce("kill", &[("signal", &signal.to_string())]);
         Ok(())
+    }
+
+    /// Sends the signals that came too early.
+    pub(super) fn signal_again(&mut self) {
+        for signal in std::mem::take(&mut self.early_signals) {
+            let _ = self.signal(signal);
+        }
+    }
+
+    /// True for the moment after a start in which process 1 has not executed the container's program yet. runc's own,
+    /// written in Go, would take a signal for its end and exit with 2.
+    fn is_runtime_still(&self) -> bool {
+        let age = sampan_ipc::time::now().saturating_sub(self.state.started);
+        let is_young = age < i64::try_from(RUNTIME_STILL_MAX.as_nanos()).unwrap_or(i64::MAX);
+        is_young
+            && std::fs::read_to_string(format!("/proc/{}/comm", self.state.pid))
+                .is_ok_and(|name| name.trim_end() == RUNTIME_STILL)
     }
 
     fn freeze(&mut self, reply: Reply) {
@@ -185,6 +280,10 @@ impl Shim {
     /// The runtime has frozen or thawed the container, or has not.
     pub(super) fn on_frozen(&mut self, reply: Reply, is_paused: bool, problem: Option<(u8, String)>) {
         if let Some((_, reason)) = problem {
+            // One that was killed may have left it frozen, or have frozen half of it.
+            if self.life == Life::Alive && self.state.phase == Phase::Running {
+                freezer::thaw(self.state.pid);
+            }
             return self.reply(reply, Err((125, reason)));
         }
         if self.life == Life::Alive {
@@ -236,8 +335,16 @@ impl Shim {
             sender::random()
         );
         let words = exec.command.join(" ");
-        let mut execution =
-            Execution { id, words, pid: 0, stdio: Stdio::default(), console: None, size: exec.size, reply };
+        let mut execution = Execution {
+            id,
+            words,
+            pid: 0,
+            stdio: Stdio::default(),
+            console: None,
+            size: exec.size,
+            reply,
+            early_signals: Vec::new(),
+        };
         if !exec.detach {
             match Client::new(exec.streams, exec.tty, descriptors, true) {
                 Ok(client) => execution.stdio.clients.push(client),
@@ -280,14 +387,14 @@ impl Shim {
         self.command(Purpose::Exec(execution.id.clone()), &words, standard)
     }
 
-    /// What a client says on its control socket; `pid` is an execution's, or 0.
-    pub(super) fn on_control(&mut self, pid: i32, control: Control) {
-        match (control, pid) {
-            (Control::Signal(signal), 0) => drop(self.signal(signal)),
-            (Control::Signal(signal), pid) => drop(crate::sys::send_signal(pid, signal)),
-            (Control::Detach, 0) => self.announce("detach", &[]),
-            (Control::Detach, _) => {}
-            (Control::Resize(rows, columns), 0) => match self.stdio.resize(rows, columns) {
+    /// What a client says on its control socket, of an execution or of the container itself.
+    pub(super) fn on_control(&mut self, execution: Option<&str>, control: Control) {
+        match (control, execution) {
+            (Control::Signal(signal), None) => self.pass_on(signal),
+            (Control::Signal(signal), Some(id)) => self.pass_on_to(id, signal),
+            (Control::Detach, None) => self.announce("detach", &[]),
+            (Control::Detach, Some(id)) => self.announce("exec_detach", &[("execID", id)]),
+            (Control::Resize(rows, columns), None) => match self.stdio.resize(rows, columns) {
                 Ok(true) => {
                     let facts = [("height", &*rows.to_string()), ("width", &*columns.to_string())];
                     self.announce("resize", &facts);
@@ -295,11 +402,48 @@ impl Shim {
                 Ok(false) => {}
                 Err(_) => self.setup.size = (rows, columns),
             },
-            (Control::Resize(rows, columns), pid) => {
-                if let Some(execution) = self.executions.iter_mut().find(|execution| execution.pid == pid) {
+            (Control::Resize(rows, columns), Some(id)) => {
+                if let Some(execution) = self.executions.iter_mut().find(|execution| execution.id == id) {
                     let _ = execution.stdio.resize(rows, columns);
                 }
             }
         }
     }
+
+    /// A client's signal goes to process 1, as soon as there is one; one that is to end it ends a start that hangs.
+    fn pass_on(&mut self, signal: i32) {
+        if self.life != Life::Starting {
+            return drop(self.signal(signal));
+        }
+        if self.early_signals.len() < EARLY_SIGNALS_MAX {
+            self.early_signals.push(signal);
+        }
+        if is_to_end(signal) {
+            self.hurry(Duration::ZERO, |purpose| matches!(purpose, Purpose::Start));
+        }
+    }
+
+    /// The same for an execution.
+    fn pass_on_to(&mut self, id: &str, signal: i32) {
+        let Some(execution) = self.executions.iter_mut().find(|execution| execution.id == id) else { return };
+        if execution.pid > 0 {
+            let _ = crate::sys::send_signal(execution.pid, signal);
+            return;
+        }
+        if execution.early_signals.len() < EARLY_SIGNALS_MAX {
+            execution.early_signals.push(signal);
+        }
+        if is_to_end(signal) {
+            self.hurry(Duration::ZERO, |purpose| matches!(purpose, Purpose::Exec(other) if other == id));
+        }
+    }
+}
+
+fn is_freezing(command: &Running) -> bool {
+    matches!(command.purpose, Purpose::Pause(_) | Purpose::Resume(_))
+}
+
+/// True for signals by which people and supervisors end a process.
+fn is_to_end(signal: i32) -> bool {
+    matches!(signal, libc::SIGINT | libc::SIGTERM | libc::SIGQUIT | libc::SIGHUP | libc::SIGKILL)
 }

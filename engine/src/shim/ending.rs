@@ -21,6 +21,7 @@ impl Shim {
         }
         self.oom = None;
         self.trim_at = None;
+        (self.early_at, self.early_signals) = (None, Vec::new());
         self.state.finished = time::now();
         self.state.exit_code = status;
         let (policy, by_hand) = (self.setup.restart, self.state.stopped_by_hand);
@@ -84,8 +85,28 @@ impl Shim {
         }
     }
 
-    /// It has done so.
+    /// The runtime's command has ended; what a runtime that hung, or was killed, has not taken away goes without it.
+    pub(super) fn on_delete_command(&mut self, command: &Running, is_done: bool) {
+        if !is_done {
+            let id = self.setup.identity.id.clone();
+            let root = self.setup.runtime.iter().skip_while(|word| *word != "--root").nth(1);
+            if let Some(root) = root {
+                leftovers::forget(root.as_ref(), &id);
+            }
+            leftovers::remove_cgroups(&id);
+            if command.is_killed {
+                let (_, reason) = command.reason();
+                self.state.error = [self.state.error.as_str(), &format!("delete: {reason}")].join("; ");
+                self.state.error = self.state.error.trim_start_matches("; ").to_owned();
+            }
+        }
+        self.on_deleted();
+    }
+
+    /// The runtime has nothing more of the container.
     pub(super) fn on_deleted(&mut self) {
+        // One that still makes a process in it, freezes it or lists it, hangs.
+        self.commands.iter_mut().for_each(Running::kill);
         self.kill_children();
         self.end_executions();
         if !self.state.error.is_empty() {
@@ -209,7 +230,7 @@ impl Shim {
     pub(super) fn on_command(&mut self, command: Running, is_done: bool) {
         match command.purpose.clone() {
             Purpose::Start => self.on_start_command(&command, is_done),
-            Purpose::Delete => self.on_deleted(),
+            Purpose::Delete => self.on_delete_command(&command, is_done),
             Purpose::Exec(id) => self.on_exec_command(&id, &command, is_done),
             Purpose::Pause(reply) => self.on_frozen(reply, true, (!is_done).then(|| command.reason())),
             Purpose::Resume(reply) => self.on_frozen(reply, false, (!is_done).then(|| command.reason())),

@@ -10,7 +10,7 @@ use super::runtime::{Purpose, Reply, Running, Standard};
 use super::stdio::Stdio;
 use super::{rootfs, state};
 use crate::announce::Announcer;
-use crate::sys;
+use crate::{sys, unsaid};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -19,7 +19,7 @@ use sampan_ipc::sender::FifoSender;
 use sampan_ipc::shim::{Ask, SOCKET, Say, Setup, State};
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,8 @@ pub struct Execution {
     pub(super) console: Option<Console>,
     pub(super) size: (u16, u16),
     pub(super) reply: Reply,
+    /// Signals of its client that came before there was a process.
+    pub(super) early_signals: Vec<i32>,
 }
 
 /// The shim of one container.
@@ -109,6 +111,10 @@ pub struct Shim {
     pub(super) is_person_restart: bool,
     pub(super) is_auto_restart: bool,
     pub(super) replies_to_start: Vec<Reply>,
+    /// Signals of a client that came before there was a process.
+    pub(super) early_signals: Vec<i32>,
+    /// When they are tried again.
+    pub(super) early_at: Option<Instant>,
 }
 
 impl Shim {
@@ -155,6 +161,8 @@ impl Shim {
             is_person_restart: setup.is_restart,
             is_auto_restart: false,
             replies_to_start: Vec::new(),
+            early_signals: Vec::new(),
+            early_at: None,
             setup,
         };
         // What an earlier run left is not of this one.
@@ -218,9 +226,11 @@ impl Shim {
 
     /// The engine may start another shim now; clients that have not read all yet are still served.
     fn close(&mut self) {
-        if !self.state.is_announced && self.sender.spooled() == 0 && self.setup.dir.exists() {
+        let is_said = self.sender.spooled() == 0 || self.keep_unsaid();
+        if !self.state.is_announced && is_said && self.setup.dir.exists() {
             self.state.is_announced = true;
             self.save();
+            self.tell();
         }
         let _ = rootfs::tear_down(&self.setup.rootfs);
         let _ = std::fs::remove_file(self.setup.run.join(SOCKET));
@@ -231,6 +241,16 @@ impl Shim {
             self.reap();
             self.leaving.retain_mut(|client| !client.see_off());
         }
+    }
+
+    /// Leaves what the monitor has not taken to an engine; true if that could be written down.
+    fn keep_unsaid(&mut self) -> bool {
+        let records = self.sender.take_spool();
+        let kept = records.is_empty() || unsaid::keep(&self.setup.dir, &records).is_ok();
+        if !kept {
+            self.state.is_announced = false;
+        }
+        kept
     }
 
     /// Sleeps until something can be done.
@@ -254,14 +274,19 @@ impl Shim {
                 want(sink.as_fd(), PollFlags::POLLOUT);
             }
         }
+        // Before there is a process, only what its clients say matters.
         if self.life != Life::Starting {
             self.stdio.interest(&self.log, &mut want);
+        } else {
+            hear(&self.stdio, &mut want);
         }
         let nothing = Log::none();
         for execution in &self.executions {
             execution.console.iter().for_each(|console| want(console.as_fd(), none));
             if execution.pid > 0 {
                 execution.stdio.interest(&nothing, &mut want);
+            } else {
+                hear(&execution.stdio, &mut want);
             }
         }
         let timeout = match self.deadline() {
@@ -287,6 +312,7 @@ impl Shim {
         commands
             .chain(life)
             .chain(self.trim_at)
+            .chain(self.early_at)
             .chain(self.stopping.as_ref().and_then(|stopping| stopping.kill_at))
             .min()
     }
@@ -371,14 +397,11 @@ impl Shim {
             execution.stdio.pump(&mut Log::none(), false);
         }
         let mut heard = Vec::new();
-        let all = std::iter::once((0, &mut self.stdio));
-        // One that is just starting has no process yet that could be meant: -1.
-        let of = |execution: &Execution| if execution.pid > 0 { execution.pid } else { -1 };
-        let all =
-            all.chain(self.executions.iter_mut().map(|execution| (of(execution), &mut execution.stdio)));
-        for (pid, stdio) in all {
+        let all = std::iter::once((None, &mut self.stdio));
+        let all = all.chain(self.executions.iter_mut().map(|e| (Some(e.id.as_str()), &mut e.stdio)));
+        for (execution, stdio) in all {
             for mut client in std::mem::take(&mut stdio.clients) {
-                match hear_client(&mut client, pid, &mut heard) {
+                match hear_client(&mut client, execution, &mut heard) {
                     true => stdio.clients.push(client),
                     false => {
                         if client.is_first && client.stdin.is_some() && !client.control.is_open {
@@ -386,13 +409,13 @@ impl Shim {
                         }
                         client.leave(Told::Detached);
                         self.leaving.push(client);
-                        heard.push((pid, Control::Detach));
+                        heard.push((execution.map(str::to_owned), Control::Detach));
                     }
                 }
             }
         }
-        for (pid, control) in heard {
-            self.on_control(pid, control);
+        for (execution, control) in heard {
+            self.on_control(execution.as_deref(), control);
         }
         self.leaving.retain_mut(|client| !client.see_off());
     }
@@ -401,14 +424,16 @@ impl Shim {
         for command in
             self.commands.iter_mut().filter(|command| !command.is_killed && command.deadline <= now)
         {
-            command.is_killed = true;
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(command.pid), Signal::SIGKILL);
+            command.kill();
         }
         if let Some(stopping) = &mut self.stopping
             && stopping.kill_at.is_some_and(|at| at <= now)
         {
             stopping.kill_at = None;
-            self.kill_and_announce(Signal::SIGKILL as i32);
+            self.kill_for_good();
+        }
+        if self.early_at.take_if(|at| *at <= now).is_some() {
+            self.signal_again();
         }
         if self.trim_at.take_if(|at| *at <= now).is_some() {
             sys::trim_memory();
@@ -462,13 +487,23 @@ impl Shim {
     }
 }
 
+/// Waits for what the clients say.
+fn hear<'a>(stdio: &'a Stdio, want: &mut impl FnMut(BorrowedFd<'a>, PollFlags)) {
+    for (fd, flags) in stdio.clients.iter().map(|client| client.control.interest()) {
+        want(fd, flags);
+    }
+}
+
+/// What a client has said, of an execution or of the container itself.
+type Heard = (Option<String>, Control);
+
 /// Reads what a client says; false if it leaves.
-fn hear_client(client: &mut Client, pid: i32, heard: &mut Vec<(i32, Control)>) -> bool {
+fn hear_client(client: &mut Client, execution: Option<&str>, heard: &mut Vec<Heard>) -> bool {
     client.control.receive();
     while let Ok(Some(control)) = client.control.next::<Control>() {
         match control {
             Control::Detach => return false,
-            other => heard.push((pid, other)),
+            other => heard.push((execution.map(str::to_owned), other)),
         }
     }
     client.control.flush();

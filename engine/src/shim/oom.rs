@@ -2,6 +2,7 @@
 //!
 //! Linux, admin-guide/cgroup-v1/memory.rst (oom_control) and cgroup-v2.rst (memory.events).
 
+use crate::leftovers;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::fs::{self, File};
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 pub struct Oom {
     source: Source,
     counter: PathBuf,
+    /// What has been told; each run has a group of its own, so what was counted before it was watched is of this run.
     seen: u64,
     is_told: bool,
 }
@@ -24,9 +26,24 @@ enum Source {
 }
 
 impl Oom {
-    /// Watches the cgroup that `pid` is in; `None` where there is no memory cgroup.
-    pub fn watch(pid: i32) -> Option<Self> {
+    /// Watches the cgroup of container `id`, whose process 1 is `pid`; `None` where there is no memory cgroup.
+    pub fn watch(pid: i32, id: &str) -> Option<Self> {
+        Self::watch_group_of(pid, id).or_else(|| {
+            // One that has ended already is in no group of its own any more; the group is still there.
+            let groups = leftovers::groups(id);
+            let has = |file: &str| groups.iter().find(|group| group.join(file).exists());
+            match has("memory.oom_control") {
+                Some(dir) => Self::watch_v1(dir),
+                None => Self::watch_v2(has("memory.events")?),
+            }
+        })
+    }
+
+    fn watch_group_of(pid: i32, id: &str) -> Option<Self> {
         let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        if !groups.contains(id) {
+            return None;
+        }
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
         let v1 = group(&groups, |names| names.split(',').any(|name| name == "memory"));
         match v1.and_then(|path| place(&mounts, "cgroup", "memory", path)) {
@@ -43,14 +60,14 @@ impl Oom {
         );
         let words = format!("{} {}", event.as_fd().as_raw_fd(), control.as_raw_fd());
         fs::write(dir.join("cgroup.event_control"), words).ok()?;
-        Some(Oom { source: Source::V1(event), seen: kills(&counter).unwrap_or(0), counter, is_told: false })
+        Some(Oom { source: Source::V1(event), seen: 0, counter, is_told: false })
     }
 
     fn watch_v2(dir: &Path) -> Option<Self> {
         let counter = dir.join("memory.events");
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
         inotify.add_watch(&counter, AddWatchFlags::IN_MODIFY).ok()?;
-        Some(Oom { source: Source::V2(inotify), seen: kills(&counter)?, counter, is_told: false })
+        Some(Oom { source: Source::V2(inotify), seen: 0, counter, is_told: false })
     }
 
     /// What to wait on.

@@ -2,17 +2,22 @@
 //! its log. Reaping is the loop's.
 
 use crate::sys;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use sampan_ipc::shim::Setup;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Longest that a command of the runtime may take before it is killed.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
+/// Longest that the runtime may take to make a container, or a process in one: it may have to wait for disks.
+const MAKE_TIMEOUT: Duration = Duration::from_secs(120);
+/// Longest that it may take for anything else, which is a few system calls.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of the end of the runtime's log is looked at.
 const LOG_TAIL: u64 = 64 << 10;
 /// Longest reason that is told.
@@ -45,6 +50,7 @@ pub struct Running {
     pub(super) purpose: Purpose,
     pub(super) deadline: Instant,
     pub(super) is_killed: bool,
+    begun: Instant,
     log: PathBuf,
     output: Option<PathBuf>,
 }
@@ -75,13 +81,32 @@ impl Running {
             command.stdout(File::options().write(true).create_new(true).mode(0o600).open(&path)?);
             output = Some(path);
         }
+        // A group of its own: a runtime that hangs goes with all that it has started.
+        command.process_group(0);
         sys::end_with_parent(&mut command);
         let child = command
             .spawn()
             .map_err(|error| io::Error::new(error.kind(), format!("cannot run {program}: {error}")))?;
         let pid = i32::try_from(child.id()).unwrap_or(0);
-        let deadline = Instant::now() + COMMAND_TIMEOUT;
-        Ok(Running { pid, purpose, deadline, is_killed: false, log, output })
+        let timeout = match purpose {
+            Purpose::Start | Purpose::Exec(_) => MAKE_TIMEOUT,
+            _ => COMMAND_TIMEOUT,
+        };
+        let begun = Instant::now();
+        Ok(Running { pid, purpose, deadline: begun + timeout, is_killed: false, begun, log, output })
+    }
+
+    /// Lets it take no longer than `timeout` from now.
+    pub fn hurry(&mut self, timeout: Duration) {
+        let deadline = Instant::now().checked_add(timeout).unwrap_or(self.deadline);
+        self.deadline = self.deadline.min(deadline);
+    }
+
+    /// Kills it and all that it has started in its process group; that it has ended is heard as ever.
+    pub fn kill(&mut self) {
+        self.is_killed = true;
+        // Not reaped yet, so the group is still its own.
+        let _ = killpg(Pid::from_raw(self.pid), Signal::SIGKILL);
     }
 
     /// What it wrote, up to some bytes.
@@ -97,8 +122,8 @@ impl Running {
     /// Why it failed, and the exit status that podman-run(1) has for that.
     pub fn reason(&self) -> (u8, String) {
         if self.is_killed {
-            let seconds = COMMAND_TIMEOUT.as_secs();
-            return (125, format!("the OCI runtime did not finish in {seconds} s and was killed"));
+            let seconds = self.begun.elapsed().as_secs_f32();
+            return (125, format!("the OCI runtime did not finish in {seconds:.1} s and was killed"));
         }
         let text = tail(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);

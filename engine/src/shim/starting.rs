@@ -6,7 +6,7 @@ use super::log::Log;
 use super::oom::Oom;
 use super::runtime::{Purpose, Running};
 use super::{notify, rootfs, state};
-use sampan_ipc::container::{Phase, Told};
+use sampan_ipc::container::{Control, Phase, Told};
 use sampan_ipc::time;
 use std::path::Path;
 use std::time::Instant;
@@ -95,7 +95,8 @@ impl Shim {
         for reply in std::mem::take(&mut self.replies_to_start) {
             self.reply(reply, Ok(String::new()));
         }
-        self.oom = Oom::watch(pid);
+        self.signal_again();
+        self.oom = Oom::watch(pid, &self.setup.identity.id);
         if let Some(status) = self.take_stranger(pid) {
             self.on_exit(status);
         }
@@ -116,6 +117,7 @@ impl Shim {
     pub(super) fn fail_start(&mut self, status: u8, reason: String) {
         self.stdio.abandon();
         self.console = None;
+        self.early_signals.clear();
         self.state.phase = if self.state.started == 0 { Phase::Created } else { Phase::Exited };
         self.state.pid = 0;
         self.state.exit_code = i32::from(status);
@@ -170,7 +172,11 @@ impl Shim {
             client.control.say(&Told::Started(pid));
         }
         let (id, reply, words) = (execution.id.clone(), execution.reply.take(), execution.words.clone());
+        let early_signals = std::mem::take(&mut execution.early_signals);
         self.announce(&format!("exec_start: {words}"), &[("execID", &id)]);
+        for signal in early_signals {
+            self.on_control(Some(&id), Control::Signal(signal));
+        }
         self.reply(reply, Ok(id));
         if let Some(status) = self.take_stranger(pid)
             && let Some(at) = self.executions.iter().position(|execution| execution.pid == pid)

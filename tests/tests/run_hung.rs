@@ -1,0 +1,267 @@
+//! A runtime that hangs: what is to end its container does so in its own time, nobody else waits, and nothing is left.
+
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sampan_ipc::container::Phase;
+use sampan_tests::containers::Containers;
+use sampan_tests::host::wait_until;
+use sampan_tests::leaks;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longest that anything may take here; a runtime that nobody hurries has two minutes.
+const SOON: Duration = Duration::from_secs(30);
+
+/// An installation with a runtime that does as runc does, but hangs at those commands that [`Hung::at`] names.
+struct Hung {
+    containers: Containers,
+    wrapper: PathBuf,
+}
+
+impl Hung {
+    fn new() -> Self {
+        let containers = Containers::new();
+        let wrapper = containers.host.path("hanging");
+        // It has a child, as a real one has, and leaves a mark.
+        let script = format!(
+            "#!/bin/sh\nfor word; do if test -e \"{0}.$word\"; then : >\"{0}.hangs\"; sleep 1000; fi; done\n\
+             exec runc \"$@\"\n",
+            wrapper.display()
+        );
+        fs::write(&wrapper, script).expect("written");
+        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("set");
+        Hung { containers, wrapper }
+    }
+
+    fn mark(&self, word: &str) -> PathBuf {
+        let mut path = self.wrapper.clone().into_os_string();
+        path.push(format!(".{word}"));
+        path.into()
+    }
+
+    /// From now on it hangs at this command.
+    fn at(&self, word: &str) {
+        let _ = fs::remove_file(self.mark("hangs"));
+        fs::write(self.mark(word), "").expect("written");
+    }
+
+    /// From now on it does not.
+    fn no_more_at(&self, word: &str) {
+        fs::remove_file(self.mark(word)).expect("there");
+    }
+
+    fn await_hanging(&self) {
+        wait_until("the runtime to hang", || self.containers.log(), || self.mark("hangs").exists());
+    }
+
+    /// A container that ends at SIGTERM, by this runtime.
+    fn create(&self, name: &str) -> String {
+        let runtime = self.wrapper.to_str().expect("text");
+        let script = "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done";
+        let words = ["create", "-t", "-i", "--name", name, "--runtime", runtime, "box:1", "sh", "-c", script];
+        self.containers.says(&words)
+    }
+
+    fn spawn(&self, words: &[&str]) -> Child {
+        let mut command = self.containers.host.command("sampan");
+        command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("built")
+    }
+
+    /// The others go on: nothing of this waits for the one that hangs.
+    fn check_others(&self) {
+        let begun = Instant::now();
+        assert_eq!(self.containers.says(&["run", "--rm", "box:1", "echo", "on"]), "on");
+        self.containers.says(&["info"]);
+        self.containers.says(&["ps", "-a"]);
+        assert!(begun.elapsed() < SOON / 2, "{:?}", begun.elapsed());
+    }
+
+    /// Nothing of the container is left, nor of the runtime.
+    fn check_gone(&self, id: &str) {
+        let ids = [id.to_owned()];
+        let ours = self.wrapper.display().to_string();
+        let hanging = || processes().into_iter().filter(|words| words.contains(&ours)).collect::<Vec<_>>();
+        let left = || [leaks::left_of(&self.containers, &ids), hanging()].concat();
+        wait_until(
+            "nothing to be left",
+            || format!("{:#?}\n{}", left(), self.containers.log()),
+            || left().is_empty(),
+        );
+    }
+}
+
+fn processes() -> Vec<String> {
+    let entries = fs::read_dir("/proc").expect("mounted").flatten();
+    entries.filter_map(|entry| fs::read_to_string(entry.path().join("cmdline")).ok()).collect()
+}
+
+/// How the process ended, and what it complained of; soon.
+fn end_of(child: Child) -> (Option<i32>, String) {
+    let begun = Instant::now();
+    let Output { status, stderr, .. } = child.wait_with_output().expect("ours");
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    (status.code(), String::from_utf8_lossy(&stderr).into_owned())
+}
+
+#[test]
+fn a_start_that_hangs_is_ended_by_who_stops_kills_or_removes_the_container() {
+    let hung = Hung::new();
+    let id = hung.create("one");
+    for words in [&["stop", "-t", "1", "one"][..], &["kill", "one"], &["rm", "-f", "one"]] {
+        hung.at("run");
+        let start = hung.spawn(&["start", "one"]);
+        hung.await_hanging();
+        hung.check_others();
+        let (code, why) = end_of(hung.spawn(words));
+        match words[0] {
+            "kill" => {
+                assert!(code == Some(1) && why.contains("is not running: the OCI runtime did not"), "{why}")
+            }
+            _ => assert_eq!((code, why.as_str()), (Some(0), ""), "{words:?}"),
+        }
+        let (code, why) = end_of(start);
+        assert!(code == Some(1) && why.contains("did not finish in") && why.contains("killed"), "{why}");
+        hung.no_more_at("run");
+        if words[0] != "rm" {
+            hung.containers.await_no_shim();
+            hung.containers.says(&["start", "one"]);
+            hung.containers.says(&["stop", "one"]);
+        }
+    }
+    assert!(hung.containers.summary("one").is_none());
+    hung.check_gone(&id);
+}
+
+#[test]
+fn a_client_that_is_interrupted_ends_a_start_or_an_exec_that_hangs() {
+    let hung = Hung::new();
+    let id = hung.create("one");
+    hung.at("run");
+    let start = hung.spawn(&["start", "-a", "one"]);
+    hung.await_hanging();
+    kill(Pid::from_raw(i32::try_from(start.id()).expect("a pid")), Signal::SIGINT).expect("ours");
+    let (code, why) = end_of(start);
+    assert!(code == Some(125) && why.contains("did not finish in"), "{code:?} {why}");
+    hung.no_more_at("run");
+    hung.containers.await_no_shim();
+
+    // What a raw terminal sends is no signal.
+    let size = Winsize { ws_row: 20, ws_col: 70, ws_xpixel: 0, ws_ypixel: 0 };
+    let typed = |verb: &str, words: &[&str]| {
+        hung.at(verb);
+        let pair = openpty(&size, None).expect("a terminal");
+        let (mut master, slave) = (File::from(pair.master), File::from(pair.slave));
+        let end = || Stdio::from(slave.try_clone().expect("cloned"));
+        let mut command = hung.containers.host.command("sampan");
+        command.args(words).stdin(end()).stdout(end()).stderr(Stdio::piped());
+        let child = command.spawn().expect("built");
+        hung.await_hanging();
+        master.write_all(b"\x03").expect("typed");
+        let (code, why) = end_of(child);
+        assert!(code == Some(125) && why.contains("did not finish in"), "{words:?} {code:?} {why}");
+        hung.no_more_at(verb);
+    };
+    typed("run", &["start", "-a", "-i", "one"]);
+    hung.containers.await_no_shim();
+    hung.containers.says(&["start", "one"]);
+    typed("exec", &["exec", "-it", "one", "sh"]);
+    assert_eq!(hung.containers.summary("one").expect("there").phase, Phase::Running);
+    hung.containers.says(&["exec", "one", "true"]);
+    hung.containers.says(&["rm", "-f", "one"]);
+    hung.check_gone(&id);
+}
+
+#[test]
+fn an_exec_a_pause_or_a_top_that_hangs_holds_up_no_stop_and_no_removal() {
+    let hung = Hung::new();
+    let mut ids = Vec::new();
+    for (verb, words) in [
+        ("exec", &["exec", "one", "true"][..]),
+        ("pause", &["pause", "one"]),
+        ("ps", &["top", "one"]),
+        ("resume", &["unpause", "one"]),
+    ] {
+        for end in [&["stop", "-t", "1", "one"][..], &["kill", "one"], &["rm", "-f", "one"]] {
+            let id = hung.create("one");
+            hung.containers.says(&["start", "one"]);
+            if verb == "resume" {
+                hung.containers.says(&["pause", "one"]);
+            }
+            hung.at(verb);
+            let asked = hung.spawn(words);
+            hung.await_hanging();
+            hung.check_others();
+            let (code, why) = end_of(hung.spawn(end));
+            assert_eq!((code, why.as_str()), (Some(0), ""), "{verb}, {end:?}");
+            let (code, _) = end_of(asked);
+            assert_ne!(code, Some(0), "{verb}, {end:?}");
+            hung.no_more_at(verb);
+            if end[0] != "rm" {
+                hung.containers.await_summary("one", "its end", |s| s.phase == Phase::Exited);
+                hung.containers.says(&["rm", "one"]);
+            }
+            hung.check_gone(&id);
+            ids.push(id);
+        }
+    }
+}
+
+#[test]
+fn a_pause_that_hangs_fails_in_its_own_time_and_the_container_goes_on() {
+    let hung = Hung::new();
+    let id = hung.create("one");
+    hung.containers.says(&["start", "one"]);
+    hung.at("pause");
+    let (code, why) = end_of(hung.spawn(&["pause", "one"]));
+    assert!(code == Some(1) && why.contains("did not finish in 10"), "{why}");
+    hung.containers.says(&["exec", "one", "true"]);
+    hung.containers.says(&["rm", "-f", "one"]);
+    hung.check_gone(&id);
+}
+
+#[test]
+fn a_delete_that_hangs_is_done_without_the_runtime() {
+    let hung = Hung::new();
+    let id = hung.create("one");
+    hung.containers.says(&["start", "one"]);
+    hung.at("delete");
+    let (code, why) = end_of(hung.spawn(&["stop", "-t", "5", "one"]));
+    assert_eq!((code, why.as_str()), (Some(0), ""));
+    hung.await_hanging();
+    hung.check_others();
+    hung.containers.await_no_shim();
+    assert!(
+        hung.containers.says(&["inspect", "one"]).contains("delete: the OCI runtime did not finish in 10")
+    );
+    assert_eq!(leaks::left_running(&hung.containers, std::slice::from_ref(&id)), [""; 0]);
+    // Nothing of it is in the way of the next.
+    hung.containers.says(&["start", "one"]);
+    let (code, why) = end_of(hung.spawn(&["rm", "-f", "one"]));
+    assert_eq!((code, why.as_str()), (Some(0), ""));
+    hung.check_gone(&id);
+}
+
+#[test]
+fn a_container_whose_shim_was_killed_is_ended_without_a_runtime_that_hangs() {
+    let hung = Hung::new();
+    let id = hung.create("one");
+    hung.containers.says(&["start", "one"]);
+    hung.at("delete");
+    for shim in hung.containers.shims() {
+        kill(Pid::from_raw(shim), Signal::SIGKILL).expect("ours");
+    }
+    hung.await_hanging();
+    hung.check_others();
+    hung.containers
+        .await_summary("one", "its end", |s| s.phase == Phase::Exited && s.error == "its shim was killed");
+    assert_eq!(leaks::left_running(&hung.containers, std::slice::from_ref(&id)), [""; 0]);
+    assert!(hung.containers.log().contains("does not delete it"), "{}", hung.containers.log());
+    hung.containers.says(&["rm", "one"]);
+    hung.check_gone(&id);
+}
