@@ -131,7 +131,8 @@ pub struct Ask {
 /// Kinds of [`Ask`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum What {
-    /// Send the container's process a signal. Announces `kill`. Replied to when it is sent.
+    /// Send the container's process a signal. Announces `kill`. Replied to when it is sent; for SIGKILL, when the process
+    /// has ended.
     Kill(i32),
     /// Stop: this signal (0: the container's), and after so many milliseconds (-1: for ever, -2: the container's)
     /// SIGKILL. No policy starts it again. Announces `kill` for each signal, and `stop`. Replied to when the

@@ -545,6 +545,9 @@ fn who_is_told_that_a_container_has_ended_or_is_gone_sees_it_so() {
         );
         assert_eq!(containers.says(&["ps", "-aq"]), "", "{nth}");
         detached(&containers, &["--name", "up"], &["sleep", "1000"]);
+        containers.says(&["kill", "up"]);
+        containers.says(&["rm", "up"]);
+        detached(&containers, &["--name", "up"], &["sleep", "1000"]);
         containers.says(&["rm", "-f", "up"]);
         assert_eq!(containers.says(&["ps", "-aq"]), "", "{nth}");
     }

@@ -164,10 +164,13 @@ pub fn delete_by_force(shared: &Shared, homes: &Homes, definition: &Definition) 
                 "container {}: its runtime does not delete it, so that is done without: {why}",
                 definition.name
             );
-            leftovers::forget(&root, id);
             Ok(())
         }
     };
+    if outcome.is_ok() {
+        // One that was killed before it wrote down what it makes does not know it afterwards.
+        leftovers::forget(&root, id);
+    }
     leftovers::remove_cgroups(id);
     outcome
 }

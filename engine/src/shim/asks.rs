@@ -129,18 +129,19 @@ impl Shim {
                 }
                 self.reply(reply, Ok(String::new()));
             }
+            // As docker: who kills hears when it is dead.
+            (Life::Alive, What::Kill(libc::SIGKILL)) => {
+                self.state.stopped_by_hand = true;
+                self.save();
+                self.replies_to_kill.push(reply);
+                self.kill_for_good();
+            }
             (Life::Alive, What::Kill(signal)) => {
-                if signal == libc::SIGKILL && self.is_frozen() {
-                    self.state.stopped_by_hand = true;
-                    self.save();
-                    self.kill_for_good();
-                    return self.reply(reply, Ok(String::new()));
-                }
                 if self.state.phase == Phase::Paused {
                     // What is frozen takes no signal before it goes on.
                     let _ = self.thaw(None);
                 }
-                if signal == libc::SIGKILL || signal == self.setup.stop_signal {
+                if signal == self.setup.stop_signal {
                     self.state.stopped_by_hand = true;
                     self.save();
                 }
@@ -212,6 +213,11 @@ impl Shim {
 
     /// Sends process 1 SIGKILL, which it gets even if it is frozen and the runtime does not thaw it.
     pub(super) fn kill_for_good(&mut self) {
+        // Those that still wait would have reached it an instant before its end.
+        self.early_at = None;
+        for signal in std::mem::take(&mut self.early_signals) {
+            self.announce("kill", &[("signal", &signal.to_string())]);
+        }
         let _ = self.signal(libc::SIGKILL);
         if self.is_frozen() {
             // One that is still at it would freeze it again.

@@ -48,6 +48,9 @@ impl Shim {
             client.leave(told.clone());
             self.leaving.push(client);
         }
+        for reply in std::mem::take(&mut self.replies_to_kill) {
+            self.reply(reply, Ok(String::new()));
+        }
         if self.stopping.as_ref().is_some_and(|stopping| stopping.then == Then::Nothing) {
             self.answer_stop();
         }
@@ -88,12 +91,7 @@ impl Shim {
     /// The runtime's command has ended; what a runtime that hung, or was killed, has not taken away goes without it.
     pub(super) fn on_delete_command(&mut self, command: &Running, is_done: bool) {
         if !is_done {
-            let id = self.setup.identity.id.clone();
-            let root = self.setup.runtime.iter().skip_while(|word| *word != "--root").nth(1);
-            if let Some(root) = root {
-                leftovers::forget(root.as_ref(), &id);
-            }
-            leftovers::remove_cgroups(&id);
+            self.take_away_leftovers();
             if command.is_killed {
                 let (_, reason) = command.reason();
                 self.state.error = [self.state.error.as_str(), &format!("delete: {reason}")].join("; ");
@@ -101,6 +99,14 @@ impl Shim {
             }
         }
         self.on_deleted();
+    }
+
+    fn take_away_leftovers(&self) {
+        let id = &self.setup.identity.id;
+        if let Some(root) = self.setup.runtime.iter().skip_while(|word| *word != "--root").nth(1) {
+            leftovers::forget(root.as_ref(), id);
+        }
+        leftovers::remove_cgroups(id);
     }
 
     /// The runtime has nothing more of the container.
@@ -111,7 +117,7 @@ impl Shim {
         self.end_executions();
         if !self.state.error.is_empty() {
             // The start failed: the runtime may have been killed before it wrote down what it had made.
-            leftovers::remove_cgroups(&self.setup.identity.id);
+            self.take_away_leftovers();
         }
         let stopping = self.stopping.take();
         let then = stopping.as_ref().map_or(Then::Nothing, |stopping| stopping.then);

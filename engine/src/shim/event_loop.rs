@@ -111,6 +111,7 @@ pub struct Shim {
     pub(super) is_person_restart: bool,
     pub(super) is_auto_restart: bool,
     pub(super) replies_to_start: Vec<Reply>,
+    pub(super) replies_to_kill: Vec<Reply>,
     /// Signals of a client that came before there was a process.
     pub(super) early_signals: Vec<i32>,
     /// When they are tried again.
@@ -161,6 +162,7 @@ impl Shim {
             is_person_restart: setup.is_restart,
             is_auto_restart: false,
             replies_to_start: Vec::new(),
+            replies_to_kill: Vec::new(),
             early_signals: Vec::new(),
             early_at: None,
             setup,
