@@ -20,6 +20,7 @@ use crate::reach;
 use crate::reference::Reference;
 use crate::socket::Listening;
 use crate::store::lock;
+use crate::sys;
 use crate::work::archives;
 use crate::work::{self, Message, PullTask, Shared, Task};
 use mio::event::Event;
@@ -56,6 +57,8 @@ const LOGINS_MAX: usize = 16;
 const STACK: usize = 1 << 20;
 /// Longest request in the log.
 const OUTLINE_MAX: usize = 2000;
+/// How long nothing happens before memory is given back that work needed; runs that follow each other keep it.
+const REST: Duration = Duration::from_secs(1);
 /// Longest wait for jobs to end at SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -96,6 +99,8 @@ pub struct Server {
     started: Instant,
     next_tick: Instant,
     watchdog: Option<(Duration, Instant)>,
+    /// When memory is given back, once after something has happened: an idle engine does not wake up for it.
+    rest_at: Option<Instant>,
 }
 
 impl Server {
@@ -140,6 +145,7 @@ impl Server {
             next_tick: now,
             // Half of what systemd waits, so that one late turn is not the end. sd_watchdog_enabled(3).
             watchdog: sd_notify::watchdog_enabled().map(|period| (period / 2, now)),
+            rest_at: None,
         })
     }
 
@@ -166,6 +172,9 @@ impl Server {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             other => other.map_err(failed("wait for events"))?,
         }
+        if !events.is_empty() {
+            self.rest_at = Some(Instant::now() + REST);
+        }
         for event in events.iter() {
             match event.token() {
                 SIGNALS => self.stop |= self.signals.pending().next().is_some(),
@@ -179,7 +188,16 @@ impl Server {
         self.take_messages();
         self.serve_clients();
         self.feed_watchdog();
+        self.rest();
         Ok(())
+    }
+
+    /// Gives memory back when nothing has happened for a while. What still runs elsewhere says its end, and that
+    /// is something.
+    fn rest(&mut self) {
+        if self.rest_at.take_if(|at| *at <= Instant::now()).is_some() {
+            sys::trim_memory();
+        }
     }
 
     /// Until the earliest deadline; for ever if there is none.
@@ -203,6 +221,7 @@ impl Server {
         if self.stop {
             consider(now + TICK);
         }
+        self.rest_at.into_iter().for_each(&mut consider);
         deadline.map(|at| at.saturating_duration_since(now))
     }
 

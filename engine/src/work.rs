@@ -24,7 +24,6 @@ use crate::reach;
 use crate::room::Room;
 use crate::serve;
 use crate::store::Store;
-use crate::sys;
 use crate::usage;
 use crate::verify::{self, Verify, VerifyError};
 use mio::Waker;
@@ -208,10 +207,8 @@ impl Task {
         let (shared, job) = (Arc::clone(&self.shared), self.job);
         drop(self);
         shared.outbox.send(Message::Ended { job, outcome });
-        // Nobody waits for the disk any more, nor for what follows.
+        // Nobody waits for the disk any more.
         shared.store.settle();
-        // Connections, certificates and buffers are freed by now.
-        sys::trim_memory();
     }
 }
 

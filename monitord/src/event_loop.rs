@@ -38,6 +38,8 @@ const ACCEPTS_PER_TURN: usize = 64;
 const OPENING_TIME: Duration = Duration::from_secs(10);
 /// Pause of accepting when the process has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long nothing happens before the pages of code that was run are given back.
+const REST: Duration = Duration::from_secs(1);
 /// How long subscribers may take to receive what is left when this process stops.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// Most bytes that the subscribers' part of a status takes.
@@ -66,6 +68,8 @@ pub struct EventLoop {
     openings: Vec<usize>,
     watchdog: Option<(Duration, Instant)>,
     accept_again: Option<Instant>,
+    /// When pages are given back, once after something has happened: an idle process does not wake up for it.
+    rest_at: Option<Instant>,
     more: bool,
     stopping: bool,
 }
@@ -97,6 +101,7 @@ impl EventLoop {
             openings: Vec::new(),
             watchdog: activation::watchdog().map(|every| (every, Instant::now() + every)),
             accept_again: None,
+            rest_at: None,
             more: false,
             stopping: false,
             settings,
@@ -126,7 +131,7 @@ impl EventLoop {
             self.intake.store().head()
         );
         activation::tell(&[NotifyState::Ready]);
-        crate::sys::forget_startup_code();
+        crate::sys::forget_code();
         while !self.stopping {
             self.wait(&mut events)?;
             self.mark(&events);
@@ -137,6 +142,7 @@ impl EventLoop {
             self.take_verdicts();
             self.serve_clients();
             self.keep_time();
+            self.rest(!events.is_empty());
         }
         self.farewell(&mut events)
     }
@@ -156,8 +162,10 @@ impl EventLoop {
     /// How long the loop may sleep at most; for ever when nothing is pending.
     fn next_deadline(&self) -> Option<Duration> {
         let watchdog = self.watchdog.map(|(_, at)| at);
-        let earliest =
-            [self.intake.next_report(), watchdog, self.accept_again].into_iter().flatten().min()?;
+        let earliest = [self.intake.next_report(), watchdog, self.accept_again, self.rest_at]
+            .into_iter()
+            .flatten()
+            .min()?;
         Some(earliest.saturating_duration_since(Instant::now()))
     }
 
@@ -427,6 +435,16 @@ impl EventLoop {
             *at = Instant::now() + *every;
         }
         self.intake.report_garbage();
+    }
+
+    /// Gives pages back when nothing has happened for a while. Bursts keep what they run, and pay one clock a turn.
+    fn rest(&mut self, is_busy: bool) {
+        let now = Instant::now();
+        if is_busy || self.more {
+            self.rest_at = Some(now + REST);
+        } else if self.rest_at.take_if(|at| *at <= now).is_some() {
+            crate::sys::forget_code();
+        }
     }
 
     /// Takes what the FIFO still holds, tells every subscriber that this is the end, and goes.

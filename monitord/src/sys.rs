@@ -14,9 +14,9 @@ pub fn keep_heap_small() {
     }
 }
 
-/// Gives back the pages of this program's own code: what ran at start does not run again, and what does is
+/// Gives back the pages of this program's own code: much of what ran does not run again soon, and what does is
 /// mapped again from the page cache as it is called. madvise(2), MADV_DONTNEED.
-pub fn forget_startup_code() {
+pub fn forget_code() {
     #[cfg(target_os = "linux")]
     {
         unsafe extern "C" {

@@ -14,6 +14,11 @@ pub fn anonymous_bytes(pid: u32) -> u64 {
     kib(&format!("/proc/{pid}/status"), "RssAnon:")
 }
 
+/// Resident memory of `pid` that is pages of files, such as its program's code, in bytes. proc_pid_status(5).
+pub fn mapped_bytes(pid: u32) -> u64 {
+    kib(&format!("/proc/{pid}/status"), "RssFile:")
+}
+
 /// How often the threads of `pid` were taken off a processor, by wish or not, since they started.
 pub fn context_switches(pid: u32) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process that runs");

@@ -30,6 +30,10 @@ const CPU_BAR: f64 = 1.15;
 const ATTACH_BAR: f64 = 0.7;
 /// PSS of a shim, in MiB.
 const SHIM_BAR: f64 = 0.6;
+/// PSS of an engine that has nothing to do, in MiB.
+const ENGINE_BAR: f64 = 3.0;
+/// Likewise, of monitord.
+const MONITORD_BAR: f64 = 1.0;
 /// Milliseconds from a process's end to `die`.
 const DIE_BAR: f64 = 5.0;
 /// How many containers sleep.
@@ -273,7 +277,11 @@ fn asleep(containers: &Containers) -> io::Result<()> {
         }
         rows.push(cells);
     }
-    print(&format!("Containers that sleep; bars: a shim's PSS {SHIM_BAR} MiB, no wake-up"), &rows);
+    print("Containers that sleep", &rows);
+    println!(
+        "bars: PSS of at most {ENGINE_BAR} MiB for the engine, {MONITORD_BAR} for monitord, {SHIM_BAR} for a shim; no \
+         wake-up"
+    );
     for id in ids {
         containers.ok(Request::Stop(Stop { container: id.clone(), timeout: Some(0), signal: None }));
         remove(containers, &id);

@@ -1,0 +1,54 @@
+//! What engine and monitord hold once they have nothing more to do: memory that work needed is given back, and then
+//! nothing wakes them.
+
+use sampan_ipc::container::{Create, Told};
+use sampan_tests::containers::{Containers, IMAGE};
+use sampan_tests::{host::wait_until, process};
+use std::thread;
+use std::time::Duration;
+
+/// What an idle engine may hold, in bytes of PSS; a debug build's own code is larger than that.
+const ENGINE_PSS_MAX: u64 = 3 << 20;
+/// Likewise, monitord.
+const MONITORD_PSS_MAX: u64 = 1 << 20;
+
+fn run_true(containers: &Containers) {
+    let command = vec!["true".to_owned()];
+    let create = Create { image: IMAGE.to_owned(), command, auto_remove: true, ..Create::default() };
+    let (told, ..) = containers.run(create, b"");
+    assert_eq!(told, Told::Exited(0), "{}", containers.log());
+}
+
+#[test]
+fn who_has_run_containers_gives_memory_back_and_sleeps() {
+    let containers = Containers::quiet("");
+    (0..10).for_each(|_| run_true(&containers));
+    containers.await_no_shim();
+    let daemons = [containers.engine_pid().cast_unsigned(), containers.host.pid()];
+    let busy = daemons.map(process::mapped_bytes);
+    let now = || daemons.map(process::mapped_bytes);
+    let seen = || format!("pages of files: {busy:?} bytes while busy, {:?} now", now());
+    wait_until("pages of code to be given back", seen, || {
+        now().iter().zip(busy).all(|(now, busy)| *now < busy * 2 / 3)
+    });
+    // Who has just woken up for that does not again.
+    let wakeups = || daemons.map(process::context_switches);
+    let mut last = wakeups();
+    wait_until(
+        "a second without a wake-up",
+        || format!("{last:?}"),
+        || {
+            thread::sleep(Duration::from_secs(1));
+            let before = std::mem::replace(&mut last, wakeups());
+            before == last
+        },
+    );
+    thread::sleep(Duration::from_secs(4));
+    assert_eq!(wakeups(), last, "engine or monitord woke up for nothing");
+    let [engine, monitord] = daemons.map(process::pss_bytes);
+    println!("idle: engine {} KiB PSS, monitord {} KiB", engine >> 10, monitord >> 10);
+    assert!(cfg!(debug_assertions) || engine <= ENGINE_PSS_MAX, "the engine has {engine} bytes PSS");
+    assert!(cfg!(debug_assertions) || monitord <= MONITORD_PSS_MAX, "monitord has {monitord} bytes PSS");
+    // What was given back comes again by itself.
+    run_true(&containers);
+}
