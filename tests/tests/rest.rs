@@ -4,6 +4,7 @@
 use sampan_ipc::container::{Create, Told};
 use sampan_tests::containers::{Containers, IMAGE};
 use sampan_tests::{host::wait_until, process};
+use std::cell::Cell;
 use std::thread;
 use std::time::Duration;
 
@@ -33,18 +34,17 @@ fn who_has_run_containers_gives_memory_back_and_sleeps() {
     });
     // Who has just woken up for that does not again.
     let wakeups = || daemons.map(process::context_switches);
-    let mut last = wakeups();
+    let last = Cell::new(wakeups());
     wait_until(
         "a second without a wake-up",
-        || format!("{last:?}"),
+        || format!("{:?}", last.get()),
         || {
             thread::sleep(Duration::from_secs(1));
-            let before = std::mem::replace(&mut last, wakeups());
-            before == last
+            last.replace(wakeups()) == last.get()
         },
     );
     thread::sleep(Duration::from_secs(4));
-    assert_eq!(wakeups(), last, "engine or monitord woke up for nothing");
+    assert_eq!(wakeups(), last.get(), "engine or monitord woke up for nothing");
     let [engine, monitord] = daemons.map(process::pss_bytes);
     println!("idle: engine {} KiB PSS, monitord {} KiB", engine >> 10, monitord >> 10);
     assert!(cfg!(debug_assertions) || engine <= ENGINE_PSS_MAX, "the engine has {engine} bytes PSS");
