@@ -201,7 +201,8 @@ fn fill_the_disk(sync: &str) {
     let head = host.status().seq;
     host.kill9();
     host.start_monitord(&args);
-    assert!(host.status().seq > head, "numbers go on");
+    // That it has started is an event, which it may not have taken yet.
+    host.wait_until("numbers to go on", || host.status().seq > head);
     let (events, lost) = history(&host, 0);
     assert_eq!(lost.len(), 1, "one hole, where the disk was full: {lost:?}");
     assert!(numbers(&events).contains(&(nth - 1)));
