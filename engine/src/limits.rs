@@ -197,7 +197,7 @@ pub fn idle<T>(wait: impl FnOnce() -> T) -> T {
     waited
 }
 
-/// Lets the next one have this thread's processor, if it has had it for [`SLICE`] and somebody waits.
+/// Lets the next one have this thread's processor, if it has had it for 50 ms and somebody waits.
 pub fn share() {
     let is_due = |held: &Held| held.since.elapsed() >= SLICE && held.of.is_wanted();
     if HELD.with_borrow(|held| held.as_ref().is_some_and(is_due)) {
