@@ -248,6 +248,43 @@ fn a_delete_that_hangs_is_done_without_the_runtime() {
 }
 
 #[test]
+fn a_shim_that_is_killed_while_its_container_is_deleted_leaves_nothing_and_starts_nothing() {
+    let mut hung = Hung::new();
+    let id = hung.create("one");
+    for has_engine in [true, false] {
+        hung.containers.says(&["start", "one"]);
+        hung.containers.says(&["exec", "one", "true"]);
+        hung.at("delete");
+        hung.containers.says(&["kill", "one"]);
+        hung.await_hanging();
+        hung.no_more_at("delete");
+        if !has_engine {
+            hung.containers.kill_engine();
+        }
+        for shim in hung.containers.shims() {
+            kill(Pid::from_raw(shim), Signal::SIGKILL).expect("ours");
+        }
+        if !has_engine {
+            hung.containers.start_engine();
+        }
+        let left = || leaks::left_running(&hung.containers, std::slice::from_ref(&id));
+        wait_until(
+            "nothing to be left",
+            || format!("{:#?}\n{}", left(), hung.containers.log()),
+            || left().is_empty(),
+        );
+        let summary = hung.containers.summary("one").expect("there");
+        assert_eq!((summary.phase, summary.exit_code), (Phase::Exited, 137), "{summary:?}");
+    }
+    hung.containers.says(&["rm", "one"]);
+    let events = hung.containers.events(&id, "destroy");
+    let died: Vec<_> = events.iter().filter(|event| event.action == "die").collect();
+    assert_eq!(died.len(), 2, "{events:?}");
+    assert!(died.iter().all(|event| event.attributes.get("reason").is_none()), "{died:?}");
+    hung.check_gone(&id);
+}
+
+#[test]
 fn a_container_whose_shim_was_killed_is_ended_without_a_runtime_that_hangs() {
     let hung = Hung::new();
     let id = hung.create("one");

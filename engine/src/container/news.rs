@@ -342,8 +342,9 @@ impl Containers {
             && entry.state.is_announced
             || entry.state.started == 0 && !entry.state.error.is_empty()
             || entry.state.phase == Phase::Exited && !entry.state.error.is_empty();
-        // What an earlier run has left says nothing about a start that has not come to its end.
-        let is_over = has_ended && !matches!(entry.busy, Some(Busy::Starting(_)));
+        // What an earlier run has left says nothing about a start that has not come to its end. One that still has the
+        // shim's id was killed while its runtime took the container away.
+        let is_over = has_ended && entry.state.shim == 0 && !matches!(entry.busy, Some(Busy::Starting(_)));
         if is_over && !entry.definition.create.auto_remove {
             self.homes.remove_run(id);
             if matches!(entry.busy, Some(Busy::Ending | Busy::Meeting)) {
@@ -370,7 +371,9 @@ impl Containers {
         entry.busy = None;
         let was_up = entry.state.started != 0 || !entry.state.error.is_empty();
         let goes = entry.definition.create.auto_remove && was_up || !self.homes.dir(id).exists();
-        let starts = !goes && super::recovery::starts_again(&entry.definition, &entry.state);
+        let starts = !goes
+            && !entry.state.stopped_by_hand
+            && super::recovery::starts_again(&entry.definition, &entry.state);
         self.tell_waiting(id);
         if goes {
             self.set_busy(id, Busy::Removing);

@@ -187,7 +187,8 @@ fn mend(containers: &mut Containers, id: &str) {
         return announce_late(containers, id);
     }
     let was_up = state.phase.is_alive() || state.phase == Phase::Restarting;
-    if was_up || (state.started != 0 && !state.is_announced) {
+    // One that has the shim's id still was killed before all of the run was taken away.
+    if was_up || state.shim != 0 || (state.started != 0 && !state.is_announced) {
         containers.bury(id);
     } else if definition.create.auto_remove && (state.started != 0 || !state.error.is_empty()) {
         containers.set_busy(id, Busy::Removing);
