@@ -46,7 +46,12 @@ pub fn login(config: &Config, login: &Login, cancel: &Cancel) -> Result<Done, Fa
 }
 
 fn refusal(host: &str, error: &RegistryError) -> Failure {
-    let message = format!("cannot log in to {host}: {}", chain(error));
+    // What was asked for is the registry's front page, which is nothing that anybody has heard of.
+    let why = match error {
+        RegistryError::Denied { detail, .. } => format!("it refuses this user name or password{detail}"),
+        error => chain(error),
+    };
+    let message = format!("cannot log in to {host}: {why}");
     let hint = match error {
         RegistryError::Denied { .. } => "check the user name and the password",
         RegistryError::Transport { .. } => {

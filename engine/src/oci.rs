@@ -269,6 +269,21 @@ pub enum OciError {
     /// Well-formed, and refused.
     #[error("{0}")]
     Refused(String),
+    /// An index without an image for the platform that is wanted.
+    #[error("no image for {wanted} in the index; {}", offer(there))]
+    Platform {
+        /// The platform that is wanted.
+        wanted: Platform,
+        /// Some of those that there are, sorted.
+        there: Vec<String>,
+    },
+}
+
+fn offer(there: &[String]) -> String {
+    match there {
+        [] => "it names no platform at all".to_owned(),
+        some => format!("there are: {}", some.join(", ")),
+    }
 }
 
 fn refused(why: impl Into<String>) -> OciError {
@@ -399,7 +414,7 @@ pub fn check_platform(config: &Config) -> Result<(), OciError> {
 /// Picks the entry of `index` that fits `wanted` best.
 ///
 /// # Errors
-/// [`OciError::Refused`] with the platforms that there are.
+/// [`OciError::Platform`] with the platforms that there are.
 pub fn choose<'a>(index: &'a Index, wanted: &Platform) -> Result<&'a Descriptor, OciError> {
     let known = |d: &&Descriptor| {
         matches!(d.media_type.as_str(), "" | INDEX | DOCKER_LIST | MANIFEST | DOCKER_MANIFEST)
@@ -423,7 +438,7 @@ pub fn choose<'a>(index: &'a Index, wanted: &Platform) -> Result<&'a Descriptor,
     offered.dedup();
     offered.retain(|p| p != "unknown/unknown");
     offered.truncate(20);
-    Err(refused(format!("no image for {wanted} in the index; there are: {}", offered.join(", "))))
+    Err(OciError::Platform { wanted: wanted.clone(), there: offered })
 }
 
 /// JSON writers in Go say `null` for an empty list or map.

@@ -94,6 +94,9 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
     if text.is_empty() {
         return Err("it is empty");
     }
+    if text.contains("://") {
+        return Err("it is a URL; leave out what stands before the host");
+    }
     let (rest, digest) = match text.split_once('@') {
         Some((rest, digest)) => {
             (rest, Some(Digest::parse(digest).map_err(|_| "behind '@' stands no sha256 or sha512 digest")?))

@@ -600,3 +600,18 @@ fn up_starts_both_and_stops_both() {
     assert!(says.contains("sampan-engine ended"), "{says}");
     assert_eq!(host.sampan(&["monitor", "status"]).status.code(), Some(1));
 }
+
+#[test]
+fn what_a_person_typed_is_explained_in_words_of_this_program() {
+    let host = Host::with_engine();
+    for (args, words) in [
+        (&["watch", "abc"][..], "a job has a number; 'sampan jobs' lists them"),
+        (&["cancel", "1x"][..], "a job has a number"),
+        (&["pull", "http://127.0.0.1:1/a"][..], "it is a URL; leave out what stands before the host"),
+    ] {
+        let out = host.sampan(args);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(125), "{args:?}: {said}");
+        assert!(said.contains(words), "{args:?}: {said}");
+    }
+}

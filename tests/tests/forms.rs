@@ -51,6 +51,13 @@ fn a_tag_that_cannot_be_pulled_keeps_no_other_back() {
     assert_eq!(engine.images()[0].references, [registry.reference("some")]);
     let failure = engine.ask(all_tags(&registry.reference("some"))).watch().expect_err("it has a tag");
     assert_eq!(failure.code, Code::Usage);
+
+    let tags = br#"{"name":"some","tags":["bad","t","worse"]}"#;
+    registry.answer("some/tags/list", Reply::Ok("application/json".to_owned(), tags.to_vec()));
+    let failure =
+        engine.ask(all_tags(&format!("{}/some", registry.address))).watch().expect_err("two are bad");
+    let named = format!("cannot pull 2 of the 3 tags of {}/some: bad, worse; the last: ", registry.address);
+    assert!(failure.message.starts_with(&named), "{failure:?}");
 }
 
 /// Replaces digests of one kind by those of another, wherever they stand.
@@ -110,6 +117,25 @@ fn what_is_no_image_is_refused_by_name() {
         registry.answer(&format!("{name}/manifests/t"), reply);
         let failure = engine.pull(&registry.reference(name)).expect_err("no image");
         assert!(failure.message.contains(words), "{failure:?}");
+        assert_eq!(failure.hint, "", "no other platform makes an image of it");
     }
     assert_eq!(engine.named(), Vec::<String>::new());
+}
+
+#[test]
+fn an_index_without_the_wanted_platform_says_what_there_is() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let entry = r#"{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":2,
+        "digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+        "platform":{"os":"linux","architecture":"mips"}}"#;
+    for (entries, words, hint) in [
+        (entry, "there are: linux/mips", "--platform takes one of these"),
+        ("", "it names no platform at all", ""),
+    ] {
+        let index = format!(r#"{{"schemaVersion":2,"manifests":[{entries}]}}"#);
+        registry.answer("many/manifests/t", Reply::Ok(oci::INDEX.to_owned(), index.into_bytes()));
+        let failure = engine.pull(&registry.reference("many")).expect_err("not there");
+        assert!(failure.message.ends_with(words), "{failure:?}");
+        assert_eq!(failure.hint, hint);
+    }
 }

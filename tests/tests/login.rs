@@ -52,7 +52,8 @@ fn a_registry_with_a_password_is_pulled_from_after_a_login_and_not_after_a_logou
     let login = ["login", "-u", "ann", "--password-stdin", &address];
     let (status, _, said) = with_stdin(&host, &login, "wrong\n");
     assert_eq!(status, Some(1), "{said}");
-    assert!(said.contains(&format!("cannot log in to {address}")), "{said}");
+    let refused = format!("cannot log in to {address}: it refuses this user name or password");
+    assert!(said.contains(&refused) && !said.contains("front page"), "{said}");
     assert!(!host.auth_file().exists(), "what was refused is not saved");
 
     assert_eq!(with_stdin(&host, &login, "hunter2:x\n"), (Some(0), "Login Succeeded!\n".into(), "".into()));

@@ -356,7 +356,7 @@ pub struct Jobs {
 #[derive(Debug, Args)]
 pub struct Watch {
     /// Number of the job
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = job)]
     pub job: u64,
     /// How progress is shown.
     #[command(flatten)]
@@ -366,11 +366,16 @@ pub struct Watch {
     pub socket: EngineSocket,
 }
 
+/// The number of a job.
+fn job(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "a job has a number; 'sampan jobs' lists them")
+}
+
 /// Arguments of `cancel`.
 #[derive(Debug, Args)]
 pub struct Cancel {
     /// Number of the job
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = job)]
     pub job: u64,
     /// Where the engine listens.
     #[command(flatten)]

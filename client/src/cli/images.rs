@@ -81,13 +81,15 @@ fn table(images: &[Image], args: &Images) -> String {
     table.text()
 }
 
-/// A reference's two halves, as columns have them.
+/// A reference's two halves, as columns have them. One with a digest has no tag: the image is not known by it.
 pub fn repository_and_tag(reference: &str) -> (String, String) {
     let none = || "<none>".to_owned();
-    let name = reference.split_once('@').map_or(reference, |(name, _)| name);
+    let (name, has_digest) = reference.split_once('@').map_or((reference, false), |(name, _)| (name, true));
     match name.rsplit_once(':') {
         _ if name.is_empty() => (none(), none()),
-        Some((repository, tag)) if !tag.contains('/') => (repository.to_owned(), tag.to_owned()),
+        Some((repository, tag)) if !tag.contains('/') => {
+            (repository.to_owned(), if has_digest { none() } else { tag.to_owned() })
+        }
         _ => (name.to_owned(), none()),
     }
 }
@@ -183,6 +185,7 @@ mod tests {
         assert_eq!(split("host:5000/a/b:1"), "host:5000/a/b 1");
         assert_eq!(split("host:5000/a/b"), "host:5000/a/b <none>");
         assert_eq!(split("docker.io/library/alpine@sha256:00"), "docker.io/library/alpine <none>");
+        assert_eq!(split("host:5000/a/b:1@sha256:00"), "host:5000/a/b <none>");
         assert_eq!(split(""), "<none> <none>");
     }
 

@@ -202,7 +202,7 @@ fn load_failure(error: &LoadError) -> Failure {
     let message = format!("cannot load the archive: {}", sampan_ipc::report::chain(error));
     let (code, hint) = match error {
         LoadError::Cancelled(_) => (Code::Cancelled, ""),
-        LoadError::Platform { .. } => (Code::Failed, "see --platform for other platforms"),
+        LoadError::Platform { .. } => (Code::Failed, "--platform takes another one"),
         LoadError::Several(_) => {
             (Code::Usage, "choose one: 'sampan pull docker-archive:FILE:REF', or oci-archive: or oci:")
         }

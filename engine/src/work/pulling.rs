@@ -2,12 +2,16 @@
 
 use super::Task;
 use crate::failure;
+use crate::oci::OciError;
 use crate::partial;
 use crate::pull::{self, PullError, PullRequest};
 use crate::reach;
 use crate::reference::Reference;
 use crate::registry::RegistryError;
 use sampan_ipc::engine::{Code, Done, Failure};
+
+/// Most tags that a failure names: so many fit what people read.
+const LISTED_MAX: usize = 10;
 
 /// What to pull.
 pub struct PullTask {
@@ -48,25 +52,32 @@ impl Task {
         let tags = reach::tags(repository, &pull.request.access, &self.cancel, &|note| self.note(note))
             .map_err(|error| self.pull_failed(&pull.subject, &error))?;
         let mut done = Done { reference: pull.subject, unchanged: true, ..Done::default() };
-        let mut failed = Vec::new();
+        let (mut failed, mut names, count) = (Vec::new(), Vec::new(), tags.len());
         for reference in tags {
+            let tag = reference.tag().unwrap_or_default().to_owned();
             match self.pull_one(&PullRequest { reference, ..pull.request.clone() }) {
                 Ok(one) => {
                     done.unchanged &= one.unchanged;
                     done.references.push(format!("{}@{}", one.reference, one.digest));
                 }
                 Err(failure) if failure.code == Code::Cancelled => return Err(failure),
-                Err(failure) => failed.push(failure),
+                Err(failure) => {
+                    failed.push(failure);
+                    names.push(tag);
+                }
             }
         }
-        match (failed.len(), failed.pop()) {
-            (0, _) | (_, None) => Ok(done),
-            (1, Some(failure)) => Err(failure),
-            (count, Some(last)) => {
-                let message = format!("{count} tags could not be pulled; the last: {}", last.message);
-                Err(Failure { message, ..last })
-            }
-        }
+        let Some(last) = failed.pop() else {
+            return Ok(done);
+        };
+        let message = format!(
+            "cannot pull {} of the {count} tags of {}: {}; the last: {}",
+            names.len(),
+            done.reference,
+            listed(&names),
+            last.message
+        );
+        Err(Failure { message: failure::cropped(message), ..last })
     }
 
     fn pull_one(&self, request: &PullRequest) -> Result<Done, Failure> {
@@ -96,14 +107,26 @@ impl Task {
     }
 }
 
+/// Words in a list that has an end, however many there are.
+fn listed(words: &[String]) -> String {
+    let shown = words.iter().take(LISTED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match words.len().saturating_sub(LISTED_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 fn pull_failure(name: &str, error: &PullError) -> Failure {
     let message = format!("cannot pull {name}: {}", sampan_ipc::report::chain(error));
     let (code, hint) = match error {
         PullError::Cancelled(_) => (Code::Cancelled, ""),
         PullError::Registry(error) => registry_hint(error.last()),
         PullError::Layer(_) | PullError::ConfigDigest { .. } => (Code::Failed, WRONG_DATA),
-        PullError::Platform { .. } | PullError::Oci(_) => {
-            (Code::Failed, "see --platform for other platforms")
+        PullError::Platform { .. } => {
+            (Code::Failed, "to have it all the same, give --platform with what it is for")
+        }
+        PullError::Oci(OciError::Platform { there, .. }) if !there.is_empty() => {
+            (Code::Failed, "--platform takes one of these")
         }
         PullError::Policy(_) => {
             (Code::Failed, "see [[engine.policy]] in the engine's configuration; nothing was kept")
