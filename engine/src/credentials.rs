@@ -20,10 +20,11 @@ struct Inner {
 }
 
 impl Credentials {
-    /// Those that came with the request, then those of `auth_file`, of the files that this process's environment
-    /// gives, and of their helpers.
-    pub fn new(given: Vec<Credential>, auth_file: Option<&PathBuf>) -> Self {
-        Credentials(Arc::new(Inner { given, own: Search::from_env(auth_file.map(PathBuf::as_path)) }))
+    /// Those that came with the request, then those of `auth_file`, then those of `helpers` as
+    /// [`Search::from_env`] has them: without any, of the files that this process's environment gives.
+    pub fn new(given: Vec<Credential>, auth_file: Option<&PathBuf>, helpers: &[String]) -> Self {
+        let own = Search::from_env(auth_file.map(PathBuf::as_path), helpers);
+        Credentials(Arc::new(Inner { given, own }))
     }
 
     /// One credential and no other.
@@ -72,7 +73,7 @@ mod tests {
             password: "hunter2".into(),
             ..Credential::default()
         };
-        let credentials = Credentials::new(vec![given], Some(&path));
+        let credentials = Credentials::new(vec![given], Some(&path), &[]);
         let user = |host| credentials.find(host, "a").credential.map(|c| c.username);
         assert_eq!(user("r.example").as_deref(), Some("given"));
         assert_eq!(user("q.example").as_deref(), Some("own"));

@@ -273,9 +273,9 @@ pub enum OciError {
     #[error("no image for {wanted} in the index; {}", offer(there))]
     Platform {
         /// The platform that is wanted.
-        wanted: Platform,
+        wanted: Box<Platform>,
         /// Some of those that there are, sorted.
-        there: Vec<String>,
+        there: Box<[String]>,
     },
 }
 
@@ -438,7 +438,7 @@ pub fn choose<'a>(index: &'a Index, wanted: &Platform) -> Result<&'a Descriptor,
     offered.dedup();
     offered.retain(|p| p != "unknown/unknown");
     offered.truncate(20);
-    Err(OciError::Platform { wanted: wanted.clone(), there: offered })
+    Err(OciError::Platform { wanted: Box::new(wanted.clone()), there: offered.into() })
 }
 
 /// JSON writers in Go say `null` for an empty list or map.

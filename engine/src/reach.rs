@@ -35,14 +35,27 @@ pub fn access(
         Some(dir) => vec![dir.clone()],
         None => CERTS.map(PathBuf::from).to_vec(),
     };
+    let registries = Registries::load(config.registries_conf.as_deref())?;
     Ok(Access {
         insecure,
         insecure_hosts: config.insecure_registries.clone().into(),
         certs: certs.into(),
-        registries: Arc::new(Registries::load(config.registries_conf.as_deref())?),
-        credentials: Credentials::new(credentials, config.auth_file.as_ref()),
+        credentials: Credentials::new(
+            credentials,
+            config.auth_file.as_ref(),
+            registries.credential_helpers(),
+        ),
+        registries: Arc::new(registries),
         stall: Some(config.bounds.stall_time),
     })
+}
+
+/// The programs that keep credentials beside or instead of files, in order.
+///
+/// # Errors
+/// [`RegistriesError`] if a file cannot be used.
+pub fn credential_helpers(config: &Config) -> Result<Vec<String>, RegistriesError> {
+    Ok(Registries::load(config.registries_conf.as_deref())?.credential_helpers().to_vec())
 }
 
 /// What `typed` is the name of among the images that are here: of the first of its meanings that is one, else what

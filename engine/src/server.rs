@@ -440,6 +440,7 @@ impl Server {
                 self.say_jobs(client);
                 Ok(())
             }
+            Request::CredentialHelpers => self.say_credential_helpers(client),
             Request::Pull(pull) => self.on_pull(client, pull),
             Request::Import(import) => self.on_import(client, import, descriptors),
             Request::Serve(serve) => self.on_serve(client, serve),
@@ -495,6 +496,12 @@ impl Server {
         }
         client.say(&Answer::Jobs(jobs));
         client.say(&Answer::Done(Done::default()));
+    }
+
+    fn say_credential_helpers(&self, client: &mut Client) -> Result<(), Failure> {
+        client.say(&Answer::CredentialHelpers(reach::credential_helpers(&self.shared.config)?));
+        client.say(&Answer::Done(Done::default()));
+        Ok(())
     }
 
     fn on_pull(&mut self, client: &mut Client, pull: engine::Pull) -> Result<(), Failure> {

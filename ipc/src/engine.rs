@@ -168,6 +168,9 @@ pub enum Request {
         /// `until=TIME`, `label=KEY[=VALUE]`, `label!=…`.
         filters: Vec<String>,
     },
+    /// The `credential-helpers` of containers-registries.conf(5), which the user's own process asks; answered by
+    /// [`Answer::CredentialHelpers`].
+    CredentialHelpers,
 }
 
 /// Arguments of [`Request::Start`].
@@ -404,6 +407,8 @@ pub enum Answer {
     },
     /// Answer to [`Request::Top`]; `Done` follows.
     Processes(Vec<i32>),
+    /// Answer to [`Request::CredentialHelpers`], in order; none if nothing is set. `Done` follows.
+    CredentialHelpers(Vec<String>),
 }
 
 /// One kind of thing in the store, and what it takes.

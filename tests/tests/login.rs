@@ -272,6 +272,130 @@ fn a_credential_helper_keeps_what_a_login_has_found_good() {
     assert!(said.contains("docker-credential-test get failed") && !said.contains("hunter2"), "{said}");
 }
 
+/// A credential helper that keeps a file for each server.
+const KEEPER: &str = r#"
+kept="$0.d"
+mkdir -p "$kept"
+case "$1" in
+    get) read -r server; [ -e "$kept/$server" ] || { echo credentials not found in native keychain; exit 1; }
+        cat "$kept/$server" ;;
+    store) entry="$(cat)"
+        printf %s "$entry" >"$kept/$(printf %s "$entry" | sed 's/.*"ServerURL":"\([^"]*\)".*/\1/')" ;;
+    erase) read -r server; rm "$kept/$server" ;;
+    list) cd "$kept"; all=; for server in *; do all="$all,\"$server\":\"ann\""; done; echo "{${all#,}}" ;;
+esac"#;
+
+/// An engine whose registries.conf says this.
+fn with_registries_conf(dir: &Path, text: &str) -> EngineHost {
+    let conf = dir.join("registries.conf");
+    fs::write(&conf, text).expect("written");
+    EngineHost::start_with(&format!("registries-conf = {:?}", conf.display().to_string()))
+}
+
+#[test]
+fn credential_helpers_of_registries_conf_keep_logins_and_are_asked_in_order() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let registry = DockerRegistry::start_for(dir.path(), "ann", "hunter2");
+    let address = registry.address.as_str();
+    let reference = registry.push_as("private:t", &[image()], Some("ann:hunter2"));
+    let order = "credential-helpers = ['broken', 'kept', 'containers-auth.json', 'other']";
+    let host = with_registries_conf(dir.path(), order);
+    host.script("docker-credential-broken", "echo hunter2; exit 3");
+    host.script("docker-credential-kept", KEEPER);
+    host.script("docker-credential-other", KEEPER);
+    let kept = |helper: &str| host.path(&format!("bin/docker-credential-{helper}.d/{address}"));
+
+    let out = host.sampan(&["login", "-u", "ann", "-p", "hunter2", address]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && said.contains("docker-credential-broken store failed"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+    assert!(kept("kept").exists() && !kept("other").exists() && !host.auth_file().exists());
+    assert_eq!(host.ok(&["login", "--get-login", address]), "ann\n");
+    host.ok(&["pull", &reference]);
+    host.ok(&["push", &reference, &format!("{address}/copy:t")]);
+
+    // skopeo, and with it podman, finds it where we keep it. It wants the directory, though no file is in it.
+    fs::create_dir_all(host.path("home/run")).expect("made");
+    let mut skopeo = host.command("skopeo".as_ref());
+    skopeo.arg("--registries-conf").arg(dir.path().join("registries.conf"));
+    let out = skopeo.args(["inspect", "--tls-verify=false", &format!("docker://{reference}")]).output();
+    let out = out.expect("skopeo");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+
+    // The first that answers decides, right or wrong.
+    let wrong = format!(r#"{{"ServerURL":"{address}","Username":"ann","Secret":"wrong"}}"#);
+    fs::create_dir_all(kept("other").parent().expect("a directory")).expect("made");
+    fs::write(kept("other"), &wrong).expect("written");
+    host.ok(&["rmi", &reference]);
+    host.ok(&["pull", &reference]);
+    fs::write(kept("kept"), &wrong).expect("written");
+    let entry = serde_json::json!({"auth": base64("ann:hunter2")});
+    write_auth(&host.auth_file(), &serde_json::json!({"auths": {address: entry}}));
+    assert!(host.fails(1, &["pull", &reference]).contains("denies access"));
+    fs::remove_file(kept("kept")).expect("there");
+    host.ok(&["pull", &reference]);
+
+    // It is forgotten everywhere; what fails is said when all others have forgotten it.
+    fs::write(kept("kept"), &wrong).expect("written");
+    let said = host.fails(1, &["logout", address]);
+    assert!(said.contains("docker-credential-broken get failed") && !said.contains("hunter2"), "{said}");
+    assert!(!kept("kept").exists() && !kept("other").exists());
+    assert!(!fs::read_to_string(host.auth_file()).expect("there").contains(address));
+    host.script("docker-credential-broken", KEEPER);
+    let said = host.fails(1, &["logout", address]);
+    assert!(said.contains("docker-credential-kept knows nothing of it"), "{said}");
+    fs::write(kept("kept"), &wrong).expect("written");
+    fs::write(kept("other"), &wrong).expect("written");
+    host.script("docker-credential-broken", r#"[ "$1" = list ] && echo '{}'"#);
+    host.ok(&["logout", "--all"]);
+    assert!(!kept("kept").exists() && !kept("other").exists());
+}
+
+#[test]
+fn without_containers_auth_json_among_the_credential_helpers_no_file_is_read_or_written() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let registry = DockerRegistry::start_for(dir.path(), "ann", "hunter2");
+    let reference = registry.push_as("private:t", &[image()], Some("ann:hunter2"));
+    let host = with_registries_conf(dir.path(), "credential-helpers = ['only']");
+    host.script("docker-credential-only", "echo credentials not found in native keychain; exit 1");
+    let entry = serde_json::json!({"auth": base64("ann:hunter2")});
+    let document = serde_json::json!({"auths": {&registry.address: entry}});
+    write_auth(&host.auth_file(), &document);
+    write_auth(&host.path("engine-home/.docker/config.json"), &document);
+    assert!(host.fails(1, &["pull", &reference]).contains("denies access"));
+    let said = host.fails(1, &["login", "-u", "ann", "-p", "hunter2", &registry.address]);
+    assert!(said.contains("docker-credential-only store failed") && !said.contains("hunter2"), "{said}");
+    // A file that a person names is the only place, still.
+    let named = host.auth_file().display().to_string();
+    host.ok(&["pull", "--authfile", &named, &reference]);
+    host.ok(&["logout", "--authfile", &named, &registry.address]);
+
+    // The engine asks as itself, for users who have nothing.
+    host.ok(&["rmi", &reference]);
+    host.script(
+        "docker-credential-only",
+        r#"case "$HOME" in
+            */engine-home) echo '{"Username":"ann","Secret":"hunter2"}' ;;
+            *) echo credentials not found in native keychain; exit 1 ;;
+        esac"#,
+    );
+    host.fails(1, &["login", "--get-login", &registry.address]);
+    host.ok(&["pull", &reference]);
+    host.ok(&["push", &reference, &format!("{}/copy:t", registry.address)]);
+}
+
+#[test]
+fn a_logout_does_without_the_engine() {
+    let host = EngineHost::start();
+    let entry = serde_json::json!({"auth": base64("ann:hunter2")});
+    write_auth(&host.auth_file(), &serde_json::json!({"auths": {"r.example": entry}}));
+    let nowhere = host.path("nowhere").display().to_string();
+    let out = host.sampan(&["logout", "--socket", &nowhere, "r.example"]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && said.contains("credential-helpers"), "{said}");
+    assert!(!fs::read_to_string(host.auth_file()).expect("there").contains("r.example"));
+}
+
 #[test]
 fn the_engine_has_credentials_of_its_own() {
     let dir = tempfile::tempdir().expect("a directory");

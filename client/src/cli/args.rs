@@ -627,9 +627,12 @@ pub struct Logout {
     /// Forget all registries
     #[arg(short, long)]
     pub all: bool,
-    /// Remove from this file
+    /// Remove from this file alone
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub authfile: Option<PathBuf>,
+    /// Where the engine listens.
+    #[command(flatten)]
+    pub socket: EngineSocket,
 }
 
 /// Arguments of `image`.

@@ -2,20 +2,43 @@
 
 use crate::cli::failure::Failure;
 use crate::cli::output;
-use sampan_client::engine::{Credential, REQUEST_MAX};
-use sampan_ipc::credentials::{Search, search};
+use sampan_client::Engine;
+use sampan_client::engine::{Answer, Credential, REQUEST_MAX, Request};
+use sampan_ipc::credentials::{Search, search as known};
 use std::path::Path;
 
 /// Most of a request that credentials may take.
 const BYTES_MAX: usize = REQUEST_MAX / 2;
 
+/// The `credential-helpers` of registries.conf, as the engine reads it.
+///
+/// # Errors
+/// The engine is not there, or cannot read the file.
+pub fn helpers(engine: &Engine) -> Result<Vec<String>, Failure> {
+    let mut helpers = Vec::new();
+    for answer in engine.request(Request::CredentialHelpers, &[])? {
+        if let Answer::CredentialHelpers(names) = answer? {
+            helpers = names;
+        }
+    }
+    Ok(helpers)
+}
+
 /// What this user's files and helpers, or `authfile` alone, hold for the registry of `reference`; all that the files
 /// hold if it names none, since the engine may complete it to any.
 ///
 /// # Errors
-/// `authfile` cannot be read. The user's own files that cannot be are noted and passed over.
-pub fn for_job(reference: &str, authfile: Option<&Path>) -> Result<Vec<Credential>, Failure> {
-    let search = authfile.map_or_else(|| Search::from_env(None), Search::only);
+/// `authfile` cannot be read, or `engine` is not there. The user's own files that cannot be read are noted and passed
+/// over.
+pub fn for_job(
+    engine: &Engine,
+    reference: &str,
+    authfile: Option<&Path>,
+) -> Result<Vec<Credential>, Failure> {
+    let search = match authfile {
+        Some(file) => Search::only(file),
+        None => Search::from_env(None, &helpers(engine)?),
+    };
     if let Some(file) = authfile.filter(|file| !file.exists()) {
         return Err(Failure::new(format!("cannot read credentials in {}: it is not there", file.display())));
     }
@@ -55,7 +78,7 @@ fn repository(reference: &str) -> Option<(&str, &str)> {
 
 /// The name that files and helpers know a registry by.
 pub fn server(host: &str) -> String {
-    search::server_of(host)
+    known::server_of(host)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `sampan login` and `sampan logout`: what the engine has tried is saved for its user, by the user's own process.
 
-use crate::cli::args::{Login, Logout};
-use crate::cli::credentials::server;
+use crate::cli::args::{EngineSocket, Login, Logout};
+use crate::cli::credentials::{self, server};
 use crate::cli::failure::{Failure, USAGE};
 use crate::cli::job::{engine, finish};
 use crate::cli::output;
@@ -9,7 +9,7 @@ use crate::cli::prompt;
 use crate::cli::signals::{self, Signals};
 use sampan_client::engine::{self, Credential, Request};
 use sampan_ipc::credentials::file::{self, AuthFile};
-use sampan_ipc::credentials::{Helper, Search, matching};
+use sampan_ipc::credentials::{Helper, Search, matching, search};
 use sampan_ipc::report::chain;
 use std::error::Error;
 use std::io::{self, Read};
@@ -24,11 +24,12 @@ const PASSWORD_MAX: u64 = 64 << 10;
 /// The registry refuses, or what it takes cannot be saved.
 pub fn login(args: &Login) -> Result<(), Failure> {
     let host = host(&args.registry)?;
-    let target = target(args.authfile.as_deref());
     if args.get_login {
-        return get_login(&host, args.authfile.as_deref());
+        return get_login(args, &host);
     }
     let (username, password) = ask(args, &host)?;
+    // Before the registry is asked: what cannot be saved need not be tried.
+    let keepers = Keeper::all(args.authfile.as_deref(), || credentials::helpers(&engine(&args.socket)))?;
     let credential = Credential { registry: host.clone(), username, password, identity_token: String::new() };
     let request = engine::Login { credential: credential.clone(), insecure: !args.tls_verify };
     let answers = engine(&args.socket).request(Request::Login(request), &[])?;
@@ -40,13 +41,92 @@ pub fn login(args: &Login) -> Result<(), Failure> {
         signals::die_of(signal);
     }
     tried?;
-    save(&target, &host, credential)?;
+    save(&keepers, &host, &credential)?;
     print("Login Succeeded!\n")
 }
 
-/// Where the file is that is written.
-fn target(authfile: Option<&Path>) -> PathBuf {
-    authfile.map_or_else(Search::default_file, Path::to_owned)
+/// Somewhere that a login is saved.
+enum Keeper {
+    /// A file, or the helper that it sets for a registry.
+    File(PathBuf),
+    /// One of `credential-helpers`.
+    Helper(String),
+}
+
+impl Keeper {
+    /// `authfile` alone if it is given; else those of `helpers`, in order; without any the user's own file.
+    fn all(
+        authfile: Option<&Path>,
+        helpers: impl FnOnce() -> Result<Vec<String>, Failure>,
+    ) -> Result<Vec<Self>, Failure> {
+        if let Some(file) = authfile {
+            return Ok(vec![Keeper::File(file.to_owned())]);
+        }
+        let keeper = |name: String| match name.as_str() {
+            search::FILES => Keeper::File(Search::default_file()),
+            _ => Keeper::Helper(name),
+        };
+        let keepers: Vec<Self> = helpers()?.into_iter().map(keeper).collect();
+        match keepers.is_empty() {
+            true => Ok(vec![Keeper::File(Search::default_file())]),
+            false => Ok(keepers),
+        }
+    }
+
+    fn save(&self, host: &str, credential: &Credential) -> Result<(), Failure> {
+        match self {
+            Keeper::File(path) => save_in_file(path, host, credential),
+            // Under the registry's own name, as podman has it: `docker.io`, not docker's key of it.
+            Keeper::Helper(name) => {
+                let helper = Helper::new(name).map_err(failed)?;
+                helper.store(&matching::normalize(host), credential).map_err(failed)
+            }
+        }
+    }
+
+    /// Forgets `host`; true if it was known.
+    fn forget(&self, host: &str) -> Result<bool, Failure> {
+        match self {
+            Keeper::File(path) => forget_in_file(path, host),
+            Keeper::Helper(name) => erase(&Helper::new(name).map_err(failed)?, &matching::normalize(host)),
+        }
+    }
+
+    /// Forgets all registries.
+    fn clear(&self) -> Result<(), Failure> {
+        match self {
+            Keeper::File(path) => clear_file(path),
+            Keeper::Helper(name) => {
+                let helper = Helper::new(name).map_err(failed)?;
+                let servers = helper.list().map_err(failed)?;
+                servers.iter().try_for_each(|server| helper.erase(server).map_err(failed))
+            }
+        }
+    }
+}
+
+/// Has the first of `keepers` that can do it keep `credential`. Those before it are told of.
+fn save(keepers: &[Keeper], host: &str, credential: &Credential) -> Result<(), Failure> {
+    let mut failures = Vec::new();
+    for keeper in keepers {
+        match keeper.save(host, credential) {
+            Ok(()) => {
+                failures.iter().for_each(|failure: &Failure| output::note(&failure.message));
+                return Ok(());
+            }
+            Err(failure) => failures.push(failure),
+        }
+    }
+    joined(failures)
+}
+
+/// All failures as one; none is no failure.
+fn joined(failures: Vec<Failure>) -> Result<(), Failure> {
+    let messages: Vec<String> = failures.into_iter().map(|failure| failure.message).collect();
+    match messages.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::new(messages.join("; "))),
+    }
 }
 
 fn print(text: &str) -> Result<(), Failure> {
@@ -103,13 +183,13 @@ fn password_stdin() -> Result<String, Failure> {
 }
 
 /// Saves with the helper that the file sets for the registry, or in the file itself.
-fn save(target: &Path, host: &str, credential: Credential) -> Result<(), Failure> {
+fn save_in_file(target: &Path, host: &str, credential: &Credential) -> Result<(), Failure> {
     let known = AuthFile::read(target).map_err(failed)?;
     match known.and_then(|file| helper(&file, host)) {
         Some((server, name)) => {
-            Helper::new(&name).map_err(failed)?.store(&server, &credential).map_err(failed)
+            Helper::new(&name).map_err(failed)?.store(&server, credential).map_err(failed)
         }
-        None => file::save(target, &credential).map_err(failed),
+        None => file::save(target, credential).map_err(failed),
     }
 }
 
@@ -119,9 +199,12 @@ fn helper(file: &AuthFile, host: &str) -> Option<(String, String)> {
 }
 
 /// Prints who is logged in.
-fn get_login(host: &str, authfile: Option<&Path>) -> Result<(), Failure> {
-    let search = authfile.map_or_else(|| Search::from_env(None), Search::only);
-    let found = search.find(host, "");
+fn get_login(args: &Login, host: &str) -> Result<(), Failure> {
+    let places = match &args.authfile {
+        Some(file) => Search::only(file),
+        None => Search::from_env(None, &helpers_if_known(&args.socket)),
+    };
+    let found = places.find(host, "");
     found.problems.iter().for_each(|problem| output::note(problem));
     match found.credential {
         Some(credential) if credential.identity_token.is_empty() => {
@@ -132,69 +215,101 @@ fn get_login(host: &str, authfile: Option<&Path>) -> Result<(), Failure> {
     }
 }
 
+/// The engine's `credential-helpers`; none if it is not there, and a person is told.
+fn helpers_if_known(socket: &EngineSocket) -> Vec<String> {
+    credentials::helpers(&engine(socket)).unwrap_or_else(|failure| {
+        output::note(&format!("credential-helpers of registries.conf are not asked: {}", failure.message));
+        Vec::new()
+    })
+}
+
 /// Runs `sampan logout`.
 ///
 /// # Errors
 /// Nobody is logged in, or a file or a helper cannot be changed.
 pub fn logout(args: &Logout) -> Result<(), Failure> {
-    let target = target(args.authfile.as_deref());
+    let authfile = args.authfile.as_deref();
+    let mut helpers = Vec::new();
+    let keepers = Keeper::all(authfile, || {
+        helpers = helpers_if_known(&args.socket);
+        Ok(helpers.clone())
+    })?;
     if args.all {
-        return logout_all(&target);
+        joined(keepers.iter().filter_map(|keeper| keeper.clear().err()).collect())?;
+        return print("Removed login credentials for all registries\n");
     }
     let host = host(&args.registry)?;
-    let removed = logout_of(&target, &host)?;
-    let others = others(&host, args.authfile.as_deref(), &target);
+    // All of them, though one fails: what can be forgotten is.
+    let (mut removed, mut failures) = (false, Vec::new());
+    for keeper in &keepers {
+        match keeper.forget(&host) {
+            Ok(known) => removed |= known,
+            Err(failure) => failures.push(failure),
+        }
+    }
+    let others = match authfile {
+        Some(_) => Vec::new(),
+        None => others(&host, &helpers),
+    };
     for path in &others {
         output::note(&format!("{} still holds a credential for {host}", path.display()));
     }
+    joined(failures)?;
     match removed {
         true => print(&format!("Removed login credentials for {host}\n")),
-        false => {
-            let failure = Failure::new(format!("not logged in to {host}: {} has no entry", target.display()));
-            Err(others.first().map_or(failure.status(1), |path| {
-                let failure = Failure::new(format!("not logged in to {host} by 'sampan login'"));
-                failure.hint(format!("give --authfile {}", path.display()))
-            }))
-        }
+        false => Err(not_logged_in(&host, &keepers, others.first())),
     }
 }
 
-fn logout_of(target: &Path, host: &str) -> Result<bool, Failure> {
+fn not_logged_in(host: &str, keepers: &[Keeper], other: Option<&PathBuf>) -> Failure {
+    if let Some(path) = other {
+        let failure = Failure::new(format!("not logged in to {host} by 'sampan login'"));
+        return failure.hint(format!("give --authfile {}", path.display()));
+    }
+    let asked = keepers.iter().map(|keeper| match keeper {
+        Keeper::File(path) => format!("{} has no entry", path.display()),
+        Keeper::Helper(name) => format!("docker-credential-{name} knows nothing of it"),
+    });
+    let asked: Vec<String> = asked.collect();
+    Failure::new(format!("not logged in to {host}: {}", asked.join(", ")))
+}
+
+/// Has `helper` forget `server`; true if it knew it.
+fn erase(helper: &Helper, server: &str) -> Result<bool, Failure> {
+    if helper.get(server).map_err(failed)?.is_none() {
+        return Ok(false);
+    }
+    helper.erase(server).map_err(failed)?;
+    Ok(true)
+}
+
+fn forget_in_file(target: &Path, host: &str) -> Result<bool, Failure> {
     let Some(known) = AuthFile::read(target).map_err(failed)? else {
         return Ok(false);
     };
-    let mut removed = false;
-    if let Some((server, name)) = helper(&known, host) {
-        let helper = Helper::new(&name).map_err(failed)?;
-        if helper.get(&server).map_err(failed)?.is_some() {
-            helper.erase(&server).map_err(failed)?;
-            removed = true;
-        }
-    }
-    Ok(file::remove(target, Some(host)).map_err(failed)? || removed)
+    let erased = match helper(&known, host) {
+        Some((server, name)) => erase(&Helper::new(&name).map_err(failed)?, &server)?,
+        None => false,
+    };
+    Ok(file::remove(target, Some(host)).map_err(failed)? || erased)
 }
 
-fn logout_all(target: &Path) -> Result<(), Failure> {
+fn clear_file(target: &Path) -> Result<(), Failure> {
     if let Some(known) = AuthFile::read(target).map_err(failed)? {
         for (server, name) in known.helpers() {
-            let helper = Helper::new(&name).map_err(failed)?;
-            if helper.get(&server).map_err(failed)?.is_some() {
-                helper.erase(&server).map_err(failed)?;
-            }
+            erase(&Helper::new(&name).map_err(failed)?, &server)?;
         }
         file::remove(target, None).map_err(failed)?;
     }
-    print("Removed login credentials for all registries\n")
+    Ok(())
 }
 
-/// Other files that are read and have an entry for `host`; none if a file was named.
-fn others(host: &str, authfile: Option<&Path>, target: &Path) -> Vec<PathBuf> {
-    if authfile.is_some() {
-        return Vec::new();
-    }
-    let files = Search::from_env(None).read(&mut Vec::new());
+/// Files that are read, are not where a login is saved, and have an entry for `host`.
+fn others(host: &str, helpers: &[String]) -> Vec<PathBuf> {
+    let files = Search::from_env(None, helpers).read(&mut Vec::new());
+    let own = Search::default_file();
     let holds = |file: &AuthFile| {
-        file.path() != target && matching::best(&file.entries(&mut Vec::new()), host, "").is_some()
+        file.path() != own && matching::best(&file.entries(&mut Vec::new()), host, "").is_some()
     };
     files.iter().filter(|file| holds(file)).map(|file| file.path().to_owned()).collect()
 }

@@ -57,7 +57,7 @@ fn ask(name: &str, args: &Pull) -> Result<Ask, Failure> {
 
 fn pull_of(reference: String, args: &Pull) -> Result<Request, Failure> {
     Ok(Request::Pull(engine::Pull {
-        credentials: credentials::for_job(&reference, args.authfile.as_deref())?,
+        credentials: credentials::for_job(&engine(&args.socket), &reference, args.authfile.as_deref())?,
         reference,
         platform: args.platform.clone(),
         detach: args.detach,

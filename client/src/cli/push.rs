@@ -29,7 +29,7 @@ pub fn run(args: &Push) -> Result<(), Failure> {
         detach: args.detach,
         insecure: !args.tls_verify,
         bytes_per_second: args.limit_rate.as_deref().map_or(Ok(0), rate)?,
-        credentials: credentials::for_job(registry, args.authfile.as_deref())?,
+        credentials: credentials::for_job(&engine(&args.socket), registry, args.authfile.as_deref())?,
     });
     if args.detach {
         return detached(engine(&args.socket).request(request, &[])?);

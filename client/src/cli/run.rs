@@ -165,7 +165,7 @@ fn pull(options: &Options, reference: &str) -> Result<(), Failure> {
     let request = Request::Pull(engine::Pull {
         reference: reference.to_owned(),
         platform: options.platform.clone(),
-        credentials: credentials::for_job(reference, None)?,
+        credentials: credentials::for_job(&engine(&options.socket), reference, None)?,
         ..engine::Pull::default()
     });
     if !options.quiet {

@@ -6,6 +6,7 @@
 use crate::credentials::Credential;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -140,6 +141,21 @@ impl Helper {
         self.done("erase", server.as_bytes())
     }
 
+    /// The servers that it knows something for, sorted.
+    ///
+    /// # Errors
+    /// [`HelperError`].
+    pub fn list(&self) -> Result<Vec<String>, HelperError> {
+        let action = "list";
+        let (status, answer) = self.run(action, &[])?;
+        if !status.success() {
+            return Err(self.failed(action, status));
+        }
+        let unreadable = |_| HelperError::Answer { program: self.program.clone(), action };
+        let known: BTreeMap<String, String> = serde_json::from_slice(&answer).map_err(unreadable)?;
+        Ok(known.into_keys().collect())
+    }
+
     fn done(&self, action: &'static str, question: &[u8]) -> Result<(), HelperError> {
         let (status, _) = self.run(action, question)?;
         if status.success() { Ok(()) } else { Err(self.failed(action, status)) }
@@ -246,6 +262,8 @@ mod tests {
         assert_eq!((found.username.as_str(), found.identity_token.as_str()), ("", "t"));
         let (_dir, helper) = script("echo credentials not found in native keychain; exit 1");
         assert_eq!(helper.get("r.example").expect("an answer"), None);
+        let (_dir, helper) = script(r#"[ "$1" = list ] && echo '{"r.example":"ann","b":"bob"}'"#);
+        assert_eq!(helper.list().expect("an answer"), ["b", "r.example"]);
     }
 
     #[test]

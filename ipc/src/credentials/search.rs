@@ -1,4 +1,5 @@
-//! Where credentials are looked for: the files of containers-auth.json(5) in order, and their helpers.
+//! Where credentials are looked for: the files of containers-auth.json(5) in order, and their helpers; beside or
+//! instead of them the `credential-helpers` of containers-registries.conf(5).
 
 use crate::credentials::file::AuthFile;
 use crate::credentials::matching::{self, DOCKER_HUB_KEY};
@@ -7,10 +8,21 @@ use crate::report::chain;
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// The files that are read, the first with an answer wins.
+/// The name in `credential-helpers` that stands for the files.
+pub const FILES: &str = "containers-auth.json";
+
+/// The places that are asked, the first with an answer wins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Search {
-    files: Vec<PathBuf>,
+    places: Vec<Place>,
+}
+
+/// One place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    File(PathBuf),
+    /// Its name in `credential-helpers`.
+    Helper(String),
 }
 
 /// What a [`Search`] came to.
@@ -23,26 +35,36 @@ pub struct Found {
 }
 
 impl Search {
-    /// `first`, if it is given, and then what this process's environment and user give.
-    pub fn from_env(first: Option<&Path>) -> Self {
+    /// `first`, if it is given; then, in the order of `helpers`, their answers, and for [`FILES`] what this process's
+    /// environment and user give. Without any helper these files are all.
+    pub fn from_env(first: Option<&Path>, helpers: &[String]) -> Self {
         let var = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        Search::resolve(first, nix::unistd::geteuid().as_raw(), var)
+        Search::resolve(first, helpers, nix::unistd::geteuid().as_raw(), var)
     }
 
     /// One file and no other.
     pub fn only(file: impl Into<PathBuf>) -> Self {
-        Search { files: vec![file.into()] }
+        Search { places: vec![Place::File(file.into())] }
     }
 
-    fn resolve(first: Option<&Path>, uid: u32, var: impl Fn(&str) -> Option<PathBuf>) -> Self {
-        let mut files: Vec<PathBuf> = first.map(Path::to_owned).into_iter().collect();
-        files.extend(var("REGISTRY_AUTH_FILE"));
-        files.push(run_file(uid, &var));
-        let config = var("XDG_CONFIG_HOME").or_else(|| var("HOME").map(|home| home.join(".config")));
-        files.extend(config.map(|dir| dir.join("containers/auth.json")));
-        let docker = var("DOCKER_CONFIG").or_else(|| var("HOME").map(|home| home.join(".docker")));
-        files.extend(docker.map(|dir| dir.join("config.json")));
-        Search { files }
+    fn resolve(
+        first: Option<&Path>,
+        helpers: &[String],
+        uid: u32,
+        var: impl Fn(&str) -> Option<PathBuf>,
+    ) -> Self {
+        let files: Vec<Place> = own_files(uid, var).into_iter().map(Place::File).collect();
+        let mut places: Vec<Place> = first.map(|path| Place::File(path.to_owned())).into_iter().collect();
+        for helper in helpers {
+            match helper.as_str() {
+                FILES => places.extend(files.iter().cloned()),
+                name => places.push(Place::Helper(name.to_owned())),
+            }
+        }
+        if helpers.is_empty() {
+            places.extend(files);
+        }
+        Search { places }
     }
 
     /// The file that a login is saved in: `$REGISTRY_AUTH_FILE`, else podman's own, which is gone after a reboot.
@@ -53,29 +75,29 @@ impl Search {
     }
 
     /// The files, in order; they need not be there.
-    pub fn files(&self) -> &[PathBuf] {
-        &self.files
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.places.iter().filter_map(|place| match place {
+            Place::File(path) => Some(path.as_path()),
+            Place::Helper(_) => None,
+        })
     }
 
     /// All files that are there and can be read.
     pub fn read(&self, problems: &mut Vec<String>) -> Vec<AuthFile> {
-        let mut read = Vec::new();
-        for path in &self.files {
-            match AuthFile::read(path) {
-                Ok(Some(file)) => read.push(file),
-                Ok(None) => {}
-                Err(error) => problems.push(chain(&error)),
-            }
-        }
-        read
+        self.files().filter_map(|path| read(path, problems)).collect()
     }
 
     /// What the repository `host/path` gets.
     pub fn find(&self, host: &str, path: &str) -> Found {
         let mut problems = Vec::new();
         let mut credential = None;
-        for file in self.read(&mut problems) {
-            credential = in_file(&file, host, path, &mut problems);
+        for place in &self.places {
+            credential = match place {
+                Place::File(file) => {
+                    read(file, &mut problems).and_then(|file| in_file(&file, host, path, &mut problems))
+                }
+                Place::Helper(name) => of_helper(name, host, &mut problems),
+            };
             if credential.is_some() {
                 break;
             }
@@ -88,26 +110,52 @@ impl Search {
     pub fn entries(&self, name: Option<(&str, &str)>) -> (Vec<Credential>, Vec<String>) {
         let mut problems = Vec::new();
         let mut entries: Vec<Credential> = Vec::new();
-        for file in self.read(&mut problems) {
-            let known: Vec<Credential> = file.entries(&mut problems);
+        let (host, path) = name.unwrap_or(("docker.io", "library"));
+        for place in &self.places {
+            // Without a name all files are read; who this is to the assumed host is decided by the first.
+            let is_decided = matching::best(&entries, host, path).is_some();
+            let (known, found) = match place {
+                Place::File(file) => {
+                    let Some(file) = read(file, &mut problems) else {
+                        continue;
+                    };
+                    let known = file.entries(&mut problems);
+                    match is_decided {
+                        true => (known, None),
+                        false => (known, in_file(&file, host, path, &mut problems)),
+                    }
+                }
+                Place::Helper(_) if is_decided => continue,
+                Place::Helper(helper) => (Vec::new(), of_helper(helper, host, &mut problems)),
+            };
             let wanted = |entry: &Credential| match name {
                 Some((host, _)) => matching::host_of(&entry.registry) == matching::normalize(host),
                 None => true,
             };
             entries.extend(known.into_iter().filter(wanted));
-            let (host, path) = name.unwrap_or(("docker.io", "library"));
-            if let Some(found) = in_file(&file, host, path, &mut problems)
+            if let Some(found) = found
                 && !entries.contains(&found)
             {
                 entries.insert(0, found);
             }
-            // What a later file holds would win with a longer key.
+            // What a later place holds would win with a longer key.
             if name.is_some() && matching::best(&entries, host, path).is_some() {
                 break;
             }
         }
         (entries, problems)
     }
+}
+
+/// The files of containers-auth.json(5), in order.
+fn own_files(uid: u32, var: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = var("REGISTRY_AUTH_FILE").into_iter().collect();
+    files.push(run_file(uid, &var));
+    let config = var("XDG_CONFIG_HOME").or_else(|| var("HOME").map(|home| home.join(".config")));
+    files.extend(config.map(|dir| dir.join("containers/auth.json")));
+    let docker = var("DOCKER_CONFIG").or_else(|| var("HOME").map(|home| home.join(".docker")));
+    files.extend(docker.map(|dir| dir.join("config.json")));
+    files
 }
 
 /// `$XDG_RUNTIME_DIR/containers/auth.json`, else `/run/containers/UID/auth.json`. containers-auth.json(5).
@@ -118,17 +166,31 @@ fn run_file(uid: u32, var: &impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
     }
 }
 
+fn read(path: &Path, problems: &mut Vec<String>) -> Option<AuthFile> {
+    AuthFile::read(path).unwrap_or_else(|error| {
+        problems.push(chain(&error));
+        None
+    })
+}
+
+/// What the helper `name` knows for `host`; it knows registries, not parts of them.
+fn of_helper(name: &str, host: &str, problems: &mut Vec<String>) -> Option<Credential> {
+    // Not docker's key of its Hub: podman(1) and skopeo(1) keep it under its name there, and so do we.
+    ask(name, &matching::normalize(host), problems)
+}
+
+fn ask(name: &str, server: &str, problems: &mut Vec<String>) -> Option<Credential> {
+    let answer = Helper::new(name).and_then(|helper| helper.get(server));
+    answer.unwrap_or_else(|error| {
+        problems.push(chain(&error));
+        None
+    })
+}
+
 /// The helper of the very host first, then the file's own entries, then the helper for all the rest.
 fn in_file(file: &AuthFile, host: &str, path: &str, problems: &mut Vec<String>) -> Option<Credential> {
-    let mut ask = |name: &str, server: &str| {
-        let answer = Helper::new(name).and_then(|helper| helper.get(server));
-        answer.unwrap_or_else(|error| {
-            problems.push(chain(&error));
-            None
-        })
-    };
     if let Some((server, name)) = file.helper(host)
-        && let Some(found) = ask(&name, &server)
+        && let Some(found) = ask(&name, &server, problems)
     {
         return Some(Credential { registry: matching::normalize(host), ..found });
     }
@@ -136,7 +198,7 @@ fn in_file(file: &AuthFile, host: &str, path: &str, problems: &mut Vec<String>) 
     if let Some(found) = matching::best(&file.entries(&mut unreadable), host, path) {
         return Some(found.clone());
     }
-    let found = file.store().and_then(|name| ask(&name, &server_of(host)));
+    let found = file.store().and_then(|name| ask(&name, &server_of(host), problems));
     problems.extend(unreadable);
     found.map(|found| Credential { registry: matching::normalize(host), ..found })
 }
@@ -157,8 +219,8 @@ mod tests {
     fn files_come_in_the_order_of_containers_auth_json() {
         let vars = [("HOME", "/h"), ("REGISTRY_AUTH_FILE", "/r"), ("XDG_RUNTIME_DIR", "/x")];
         let var = |name: &str| vars.iter().find(|(k, _)| *k == name).map(|(_, v)| PathBuf::from(v));
-        let search = Search::resolve(Some(Path::new("/f")), 7, var);
-        let paths: Vec<&str> = search.files().iter().filter_map(|p| p.to_str()).collect();
+        let search = Search::resolve(Some(Path::new("/f")), &[], 7, var);
+        let paths: Vec<&str> = search.files().filter_map(Path::to_str).collect();
         let expected = [
             "/f",
             "/r",
@@ -167,8 +229,20 @@ mod tests {
             "/h/.docker/config.json",
         ];
         assert_eq!(paths, expected);
-        let none = Search::resolve(None, 7, |_| None);
-        assert_eq!(none.files(), [PathBuf::from("/run/containers/7/auth.json")]);
+        let none = Search::resolve(None, &[], 7, |_| None);
+        let default = Place::File("/run/containers/7/auth.json".into());
+        assert_eq!(none.places, std::slice::from_ref(&default));
+
+        let helpers = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let helper = |name: &str| Place::Helper(name.to_owned());
+        let mixed = Search::resolve(None, &helpers(&["one", FILES, "two"]), 7, |_| None);
+        assert_eq!(mixed.places, [helper("one"), default, helper("two")]);
+        let without = Search::resolve(Some(Path::new("/f")), &helpers(&["one"]), 7, var);
+        assert_eq!(
+            without.places,
+            [Place::File("/f".into()), helper("one")],
+            "of the files the named one alone"
+        );
     }
 
     #[test]
@@ -180,7 +254,7 @@ mod tests {
             .expect("written");
         std::fs::write(&second, format!(r#"{{"auths":{{"r.example/x":{{"auth":"{two}"}}}}}}"#))
             .expect("written");
-        let search = Search { files: vec![first, second] };
+        let search = both(first, second);
         let found = search.find("r.example", "x").credential.expect("found");
         assert_eq!(found.username, "a");
         let (entries, problems) = search.entries(Some(("r.example", "x")));
@@ -196,10 +270,14 @@ mod tests {
         std::fs::write(&first, "{").expect("written");
         let auth = base64("u:p:w");
         std::fs::write(&second, format!(r#"{{"auths":{{"r":{{"auth":"{auth}"}}}}}}"#)).expect("written");
-        let found = Search { files: vec![first, second] }.find("r", "x");
+        let found = both(first, second).find("r", "x");
         assert_eq!(found.problems.len(), 1);
         let credential = found.credential.expect("found");
         assert_eq!((credential.username.as_str(), credential.password.as_str()), ("u", "p:w"));
+    }
+
+    fn both(first: PathBuf, second: PathBuf) -> Search {
+        Search { places: vec![Place::File(first), Place::File(second)] }
     }
 
     fn base64(text: &str) -> String {
