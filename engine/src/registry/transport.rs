@@ -170,8 +170,10 @@ impl Registry {
                     if response.status() == StatusCode::UNAUTHORIZED {
                         self.authenticate(&response, None)?;
                     }
-                    // Read to its end, the connection serves the next request.
-                    let _ = self.read_body(response, FRONT_PAGE_MAX);
+                    // Read to its end, the connection serves the next request; one without an end is not waited for.
+                    if response.body().content_length().is_some_and(|len| len <= FRONT_PAGE_MAX) {
+                        let _ = self.read_body(response, FRONT_PAGE_MAX);
+                    }
                     return Ok(scheme);
                 }
                 Err(error) if lock(&self.state).shut => return Err(error),
