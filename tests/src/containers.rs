@@ -6,14 +6,17 @@ use crate::host::{Host, PATIENCE, need_root, wait_until};
 use crate::worker::try_ask;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use sampan_engine::leftovers;
 use sampan_ipc::Event;
 use sampan_ipc::container::{Control, Create, Streams, Summary, Told};
 use sampan_ipc::engine::{Answer, Failure, Import, Opening, Request, Start, VERSION};
 use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Output, Stdio};
 
 /// The image that [`Containers::new`] makes.
@@ -294,10 +297,24 @@ impl Drop for Containers {
             }
             let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
+        // What a runtime was making when its shim was killed nobody else takes away now.
+        let (homes, runtime) = (self.host.path("data/containers"), self.host.path("run/runtime"));
+        for id in names(&homes).union(&names(&runtime)) {
+            leftovers::end_commands(&runtime, &homes.join(id), id);
+            leftovers::remove_cgroups(id);
+        }
         if std::thread::panicking() {
             eprintln!("{}", self.log());
         }
     }
+}
+
+/// Ids of the containers that have a directory in `dir`.
+fn names(dir: &Path) -> BTreeSet<String> {
+    let names = fs::read_dir(dir).into_iter().flatten().flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    // One that is being made or removed has its id behind a dot.
+    names.map(|name| name.trim_start_matches('.').to_owned()).filter(|name| name.len() == 64).collect()
 }
 
 impl Containers {
