@@ -500,12 +500,17 @@ impl Registry {
 
     /// GET below `/v2/<repository>/`, with a token if the registry wants one; success or an error.
     fn get(&self, what: &str, below: &str, headers: Headers<'_>) -> Result<Response<Body>, RegistryError> {
-        let scheme = self.reach(what)?;
-        let url = format!("{scheme}://{}/v2/{}/{below}", self.authority, self.repository);
         let sent = self.authorization()?;
-        let mut response = self.follow(what, &url, headers)?;
-        if response.status() == StatusCode::UNAUTHORIZED && self.authenticate(&response, sent)? {
-            response = self.follow(what, &url, headers)?;
+        let mut response = self.ask(what, below, headers)?;
+        let is_known = match response.status() {
+            StatusCode::UNAUTHORIZED => self.authenticate(&response, sent)?,
+            // Some hide what a stranger may not see, and ask who it is on their front page alone.
+            StatusCode::NOT_FOUND | StatusCode::FORBIDDEN if sent.is_none() => self.introduce(what)?,
+            _ => false,
+        };
+        if is_known {
+            self.read_out(response);
+            response = self.ask(what, below, headers)?;
         }
         if matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
             return Ok(response);

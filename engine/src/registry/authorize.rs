@@ -162,6 +162,11 @@ impl Registry {
         Ok(())
     }
 
+    /// True if we have something to say about who we are.
+    pub(super) fn has_credential(&self) -> bool {
+        self.credential().is_some()
+    }
+
     /// What we are here; looked up when it is asked for first.
     fn credential(&self) -> Option<&Credential> {
         let session = &self.session;

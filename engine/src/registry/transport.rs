@@ -22,7 +22,7 @@ const MIRROR_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wait for the head of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest answer to `/v2/` that is read, in bytes.
+/// Longest answer that is read only to keep its connection, in bytes.
 const FRONT_PAGE_MAX: u64 = 4096;
 /// Most redirects in a row.
 pub(super) const REDIRECTS_MAX: usize = 10;
@@ -145,35 +145,87 @@ impl Agents {
 }
 
 impl Registry {
-    /// Finds out once whether the registry speaks HTTPS or, where that is allowed, HTTP; and which token it wants.
-    pub(super) fn reach(&self, what: &str) -> Result<&'static str, RegistryError> {
-        let known = lock(&self.state).scheme;
-        if let Some(scheme) = known {
-            return Ok(scheme);
+    /// One GET below `/v2/<repository>/`. The first one finds out how the registry is spoken to, if its answer leaves
+    /// no doubt about that: it is not asked for its front page then, which would be one more round trip.
+    pub(super) fn ask(
+        &self,
+        what: &str,
+        below: &str,
+        headers: Headers<'_>,
+    ) -> Result<Response<Body>, RegistryError> {
+        let url = |scheme| format!("{scheme}://{}/v2/{}/{below}", self.authority, self.repository);
+        let (known, schemes) = (lock(&self.state).scheme, self.schemes());
+        let mut doubtful = None;
+        if known.is_none() && (schemes.len() == 1 || is_loopback(&self.host)) {
+            let scheme = schemes[0];
+            match self.follow(what, &url(scheme), headers) {
+                Ok(response) if schemes.len() == 1 || speaks(response.status()) => {
+                    lock(&self.state).scheme = Some(scheme);
+                    return Ok(response);
+                }
+                Ok(response) => doubtful = Some((scheme, response)),
+                Err(error) if schemes.len() == 1 || lock(&self.state).shut => return Err(error),
+                Err(_) => {}
+            }
         }
-        let schemes: &[&'static str] = match (self.is_socket, self.plain_allowed) {
+        let scheme = self.reach(what)?;
+        match doubtful {
+            // It was the registry, which knows nothing more of us than it did.
+            Some((asked, response)) if asked == scheme && self.authorization()?.is_none() => Ok(response),
+            _ => self.follow(what, &url(scheme), headers),
+        }
+    }
+
+    /// Asks for the front page, and says who we are if it wants to know; true if there is something new to say.
+    pub(super) fn introduce(&self, what: &str) -> Result<bool, RegistryError> {
+        let Some(scheme) = lock(&self.state).scheme.filter(|_| self.has_credential()) else {
+            return Ok(false);
+        };
+        let response = self.follow(what, &format!("{scheme}://{}/v2/", self.authority), &[])?;
+        let is_asked = response.status() == StatusCode::UNAUTHORIZED;
+        let is_known = is_asked && self.authenticate(&response, None)?;
+        self.read_out(response);
+        Ok(is_known)
+    }
+
+    /// Reads what is left of an answer, so that the connection serves the next request; one without an end is not
+    /// waited for.
+    pub(super) fn read_out(&self, response: Response<Body>) {
+        if response.body().content_length().is_some_and(|len| len <= FRONT_PAGE_MAX) {
+            let _ = self.read_body(response, FRONT_PAGE_MAX);
+        }
+    }
+
+    fn schemes(&self) -> &'static [&'static str] {
+        match (self.is_socket, self.plain_allowed) {
             (true, _) => &["http"],
             // Nobody listens in between, and most registries there speak no TLS: what only that would need (all
             // the certificates of the host) is not read for nothing.
             (false, true) if is_loopback(&self.host) => &["http", "https"],
             (false, true) => &["https", "http"],
             (false, false) => &["https"],
-        };
+        }
+    }
+
+    /// Finds out once whether the registry speaks HTTPS or, where that is allowed, HTTP; and which token it wants.
+    pub(super) fn reach(&self, what: &str) -> Result<&'static str, RegistryError> {
+        let known = lock(&self.state).scheme;
+        if let Some(scheme) = known {
+            return Ok(scheme);
+        }
+        let schemes = self.schemes();
         let mut first = None;
         for scheme in schemes {
             let is_choice = *scheme == "http" && schemes.len() > 1;
             match self.follow(what, &format!("{scheme}://{}/v2/", self.authority), &[]) {
                 // An HTTPS server answers plain HTTP with 400: what is wrong with HTTPS is the news then.
-                Ok(response) if is_choice && !is_registry(response.status()) => {}
+                Ok(response) if is_choice && !speaks(response.status()) => {}
                 Ok(response) => {
                     lock(&self.state).scheme = Some(scheme);
                     if response.status() == StatusCode::UNAUTHORIZED {
                         self.authenticate(&response, None)?;
                     }
-                    // Read to its end, the connection serves the next request; one without an end is not waited for.
-                    if response.body().content_length().is_some_and(|len| len <= FRONT_PAGE_MAX) {
-                        let _ = self.read_body(response, FRONT_PAGE_MAX);
-                    }
+                    self.read_out(response);
                     return Ok(scheme);
                 }
                 Err(error) if lock(&self.state).shut => return Err(error),
@@ -302,9 +354,10 @@ fn speaks_no_tls(error: &RegistryError) -> bool {
     matches!(tls, Some(rustls::Error::InvalidMessage(_)))
 }
 
-/// What a registry answers to `/v2/`. OCI distribution-spec, "Determining Support".
-fn is_registry(status: StatusCode) -> bool {
-    matches!(status, StatusCode::OK | StatusCode::UNAUTHORIZED)
+/// True for what a registry answers to `/v2/`, and no other server: OCI distribution-spec, "Determining Support". For
+/// what is below, it is the answer that leaves no doubt.
+fn speaks(status: StatusCode) -> bool {
+    matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::UNAUTHORIZED)
 }
 
 /// RFC 3986, section 5.2, as far as `Location` headers go.
