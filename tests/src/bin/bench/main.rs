@@ -11,7 +11,7 @@
 //! from the kernel's clocks, never from the wall alone.
 //!
 //! Of the images of `pull` (S, M, M-zstd, L), `--image` picks some; of those who pull, `--puller` all whose name
-//! has WORD in it.
+//! has WORD in it. The same picks who runs a container in `run`, which then prints its first table alone.
 //!
 //! Called as `bench receive …`, `bench floor …` and `bench measure …` by itself: what is measured is a process of
 //! its own.
@@ -55,8 +55,12 @@ pub struct Options {
 impl Options {
     /// Whether `puller` is wanted, and can be had here.
     fn pulls_with(&self, puller: puller::Puller) -> bool {
-        let named = |word: &String| puller.name().contains(word.as_str());
-        (self.pullers.is_empty() || self.pullers.iter().any(named)) && puller.is_there()
+        self.wants(puller.name()) && puller.is_there()
+    }
+
+    /// Whether who is called `name` is wanted.
+    fn wants(&self, name: &str) -> bool {
+        self.pullers.is_empty() || self.pullers.iter().any(|word| name.contains(word.as_str()))
     }
 }
 

@@ -54,7 +54,10 @@ pub fn run(options: &Options) -> io::Result<()> {
     orphans::adopt()?;
     let runs = options.runs.max(RUNS_MIN);
     let containers = Containers::quiet("runtime = \"runc\"");
-    run_true(&containers, runs)?;
+    run_true(&containers, options, runs)?;
+    if !options.pullers.is_empty() {
+        return Ok(());
+    }
     die(&containers, runs)?;
     attach(&containers, runs)?;
     asleep(&containers)
@@ -69,7 +72,7 @@ fn remove(containers: &Containers, id: &str) {
     containers.ok(Request::RemoveContainer { container: id.to_owned(), force: true });
 }
 
-fn run_true(containers: &Containers, runs: u64) -> io::Result<()> {
+fn run_true(containers: &Containers, options: &Options, runs: u64) -> io::Result<()> {
     // It stays, as the pattern of the bare runtime's bundle.
     let id = containers.create(command(&["true"]));
     containers.attach_start(&id).to_end(b"");
@@ -79,18 +82,19 @@ fn run_true(containers: &Containers, runs: u64) -> io::Result<()> {
     let mut runners = vec![Runner::Bare(bare), Runner::Protocol, Runner::Cli];
     let dir = containers.host.path("peers");
     std::fs::create_dir(&dir)?;
-    match with_podman(&containers.host.path("box.tar"), &dir) {
-        Ok(podman) => runners.push(podman),
-        Err(error) => println!("not here, and so not measured: podman ({error})"),
-    }
-    match Containerd::start(&dir) {
-        Ok(containerd) => runners.push(Runner::Ctr(containerd)),
-        Err(error) => println!("not here, and so not measured: ctr ({error})"),
-    }
-    match with_docker(&containers.host.path("box.tar"), &dir) {
-        Ok(docker) => runners.push(docker),
-        Err(error) => println!("not here, and so not measured: docker ({error})"),
-    }
+    let tar = containers.host.path("box.tar");
+    let mut add = |name: &str, runner: &dyn Fn() -> io::Result<Runner>| {
+        if !options.wants(name) {
+            return;
+        }
+        match runner() {
+            Ok(runner) => runners.push(runner),
+            Err(error) => println!("not here, and so not measured: {name} ({error})"),
+        }
+    };
+    add("podman", &|| with_podman(&tar, &dir));
+    add("ctr", &|| Containerd::start(&dir).map(Runner::Ctr));
+    add("docker", &|| with_docker(&tar, &dir));
     let mut all: Vec<Vec<Run>> = runners.iter().map(|_| Vec::new()).collect();
     for round in 0..=runs {
         for nth in 0..runners.len() {
