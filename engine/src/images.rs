@@ -7,6 +7,7 @@
 use crate::digest::Digest;
 use crate::oci::{self, Config, Descriptor, Document, Index, Manifest, PlatformField};
 use crate::reference::Reference;
+use crate::small_file;
 use crate::store::{Store, StoreError, Swept, lock};
 use crate::unsynced::Note;
 use sampan_ipc::engine::Image;
@@ -139,8 +140,8 @@ fn read_index(store: &Store) -> Result<Index, StoreError> {
 fn read_as_written(store: &Store) -> Result<Index, StoreError> {
     let path = store.root().join("index.json");
     let file = std::fs::File::open(&path).map_err(crate::store::file_error("open", &path))?;
-    let reader = std::io::Read::take(std::io::BufReader::new(file), INDEX_JSON_MAX);
-    serde_json::from_reader(reader).map_err(|source| StoreError::Broken { path, source })
+    let bytes = small_file::read(file, INDEX_JSON_MAX).map_err(crate::store::file_error("read", &path))?;
+    serde_json::from_slice(&bytes).map_err(|source| StoreError::Broken { path, source })
 }
 
 fn write_index(store: &Store, mut index: Index) -> Result<(), StoreError> {

@@ -5,9 +5,10 @@
 //! terminal in a daemon: `enforcing` refuses a short name of several registries, the other modes try all.
 
 use crate::reference::{self, Reference};
+use crate::small_file;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read};
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -679,13 +680,11 @@ fn read(path: &Path) -> io::Result<String> {
     if kind.is_fifo() || kind.is_dir() {
         return Err(io::Error::other("it is no file"));
     }
-    let file = std::fs::File::open(path)?;
-    let mut text = String::new();
-    file.take(FILE_MAX + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > FILE_MAX {
+    let bytes = small_file::read(std::fs::File::open(path)?, FILE_MAX)?;
+    if bytes.len() as u64 > FILE_MAX {
         return Err(io::Error::other(format!("it has more than {} MiB", FILE_MAX >> 20)));
     }
-    Ok(text)
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// The files in `main`'s directory of drop-ins, in order. containers-registries.conf.d(5).

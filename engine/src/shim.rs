@@ -34,8 +34,7 @@ use std::process::ExitCode;
 /// Runs a shim; the exit status is the container's.
 pub fn main() -> ExitCode {
     match process::begin() {
-        Ok(None) => ExitCode::SUCCESS,
-        Ok(Some((setup, connection))) => match Shim::new(setup, connection) {
+        Ok((setup, connection)) => match Shim::new(setup, connection) {
             Ok(shim) => ExitCode::from(shim.run()),
             Err(_) => ExitCode::from(125),
         },

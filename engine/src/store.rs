@@ -18,14 +18,14 @@ use crate::digest::Digest;
 use crate::implied;
 use crate::namespace::Namespace;
 use crate::unsynced::Unsynced;
-use crate::{lock, sys, tree, walk};
+use crate::{lock, small_file, sys, tree, walk};
 use nix::fcntl::Flock;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Why the store cannot do what it was asked.
@@ -76,6 +76,8 @@ pub struct Store {
     /// Held while `index.json` changes and while garbage is sought; never during a transfer or an unpacking.
     pub(crate) commit: Mutex<()>,
     pins: Arc<Mutex<HashMap<Digest, usize>>>,
+    /// A sweep has left something that only a pin held.
+    withheld: AtomicBool,
     temps: AtomicU64,
     namespace: Option<Arc<Namespace>>,
     pub(crate) unsynced: Unsynced,
@@ -166,6 +168,8 @@ impl Store {
             _lock: lock,
             commit: Mutex::new(()),
             pins: Arc::default(),
+            // An engine before this one may have.
+            withheld: AtomicBool::new(true),
             temps: AtomicU64::new(0),
             namespace: namespace.map(Arc::new),
             unsynced: Unsynced::load(root),
@@ -273,8 +277,7 @@ impl Store {
         // O_NONBLOCK: nothing that may stand in a blob's place makes us wait.
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
         let file = file.map_err(file_error("open", &path))?;
-        let mut bytes = Vec::new();
-        file.take(max + 1).read_to_end(&mut bytes).map_err(file_error("read", &path))?;
+        let bytes = small_file::read(file, max).map_err(file_error("read", &path))?;
         let found = digest_of(&bytes, digest);
         if found != *digest {
             return Err(StoreError::Digest {
@@ -431,12 +434,19 @@ impl Store {
         lock(&self.pins).contains_key(digest)
     }
 
+    /// True if something may be garbage that was pinned when garbage was last sought. Who asks has dropped his pin,
+    /// which waits for a sweep that saw it.
+    pub(crate) fn has_withheld(&self) -> bool {
+        self.withheld.load(Ordering::Relaxed)
+    }
+
     /// Removes blobs and layers that are neither in `used` nor pinned. The caller holds the commit lock.
     ///
     /// Layers are only moved to `tmp/` here; [`Swept::remove`] removes them, which may take long and needs no
     /// lock.
     pub(crate) fn sweep(&self, used: &HashSet<Digest>) -> Result<Swept, StoreError> {
         let pins = lock(&self.pins);
+        self.withheld.store(pins.keys().any(|digest| !used.contains(digest)), Ordering::Relaxed);
         let keep: HashSet<&str> = used.iter().chain(pins.keys()).map(Digest::hex).collect();
         let mut swept = Swept::default();
         for algorithm in ["sha256", "sha512"] {

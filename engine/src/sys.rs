@@ -1,8 +1,11 @@
-//! The system calls that nix lacks, one function a call. All `unsafe` of this crate is here.
+//! The system calls that nix lacks, one function a call. All `unsafe` of this crate is here and below.
+
+pub mod spawn;
 
 use nix::errno::Errno;
 use std::ffi::CStr;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -17,11 +20,14 @@ pub fn limit_arenas() {
     }
 }
 
-/// Gives back what a job needed and an idle engine does not: freed memory, and pages of program code, which
-/// the kernel maps again from its cache when they are next run. malloc_trim(3), madvise(2).
+/// Gives back what a job needed and an idle process does not: freed memory, the stack below the caller, and pages of
+/// program code, which the kernel maps again from its cache when they are next run: what comes before the process
+/// sleeps should be little. For the main thread. malloc_trim(3), madvise(2).
 pub fn trim_memory() {
     trim_heap();
-    for (start, len) in clean_file_mappings().unwrap_or_default() {
+    let (clean, stack) = mappings().unwrap_or_default();
+    trim_stack(stack);
+    for (start, len) in clean {
         // SAFETY: the mapping is of a file, private, not writable, and has no page of its own (see below), so
         // what is dropped is read from the same file again; nothing that was stored can be lost.
         unsafe {
@@ -30,11 +36,35 @@ pub fn trim_memory() {
     }
 }
 
-/// Mappings of program files that are not writable and were never written to (as relocations do). proc(5), smaps.
-fn clean_file_mappings() -> io::Result<Vec<(usize, usize)>> {
+/// Bytes of the stack that are left alone: frames of whoever gives the rest back.
+const STACK_IN_USE: usize = 16 << 10;
+
+/// Gives back what of `stack`, the addresses of the main thread's, is below its current end. Nothing on another thread.
+#[inline(never)]
+fn trim_stack(stack: Range<usize>) {
+    let here = std::hint::black_box(0_u8);
+    let here = std::ptr::from_ref(&here).addr();
+    let page = 4096;
+    let (lowest, end) = (stack.start, here.saturating_sub(STACK_IN_USE) / page * page);
+    if !stack.contains(&here) || end <= lowest {
+        return;
+    }
+    // SAFETY: all frames that are in use lie above `here`, or within STACK_IN_USE below it; what is below them is read
+    // by nobody before it is written.
+    unsafe {
+        libc::madvise(std::ptr::without_provenance_mut(lowest), end - lowest, libc::MADV_DONTNEED);
+    }
+}
+
+/// What [`mappings`] finds.
+type Mappings = (Vec<(usize, usize)>, Range<usize>);
+
+/// Mappings of program files that are not writable and were never written to (as relocations do): where they begin,
+/// and how long they are. And the main thread's stack. proc(5), smaps.
+fn mappings() -> io::Result<Mappings> {
     let smaps = std::fs::read_to_string("/proc/self/smaps")?;
     let mut clean = Vec::new();
-    let mut current = None;
+    let (mut current, mut stack) = (None, 0..0);
     for line in smaps.lines() {
         let mut words = line.split_ascii_whitespace();
         let first = words.next().unwrap_or_default();
@@ -43,15 +73,19 @@ fn clean_file_mappings() -> io::Result<Vec<(usize, usize)>> {
             clean.extend(current.take().filter(|_| !dirty));
         } else if let Some((start, end)) = first.split_once('-') {
             let readable = words.next().is_some_and(|mode| matches!(mode, "r-xp" | "r--p"));
-            let of_file = words.nth(3).is_some_and(|path| path.starts_with('/'));
+            let path = words.nth(3).unwrap_or_default();
+            let of_file = path.starts_with('/');
             let (start, end) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16));
+            if let ("[stack]", Ok(start), Ok(end)) = (path, &start, &end) {
+                stack = *start..*end;
+            }
             current = match (start, end) {
                 (Ok(start), Ok(end)) if readable && of_file => Some((start, end.saturating_sub(start))),
                 _ => None,
             };
         }
     }
-    Ok(clean)
+    Ok((clean, stack))
 }
 
 fn trim_heap() {
@@ -258,27 +292,6 @@ pub fn fsmount(fs: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> 
 pub fn clone_file(to: BorrowedFd<'_>, from: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: FICLONE takes two descriptors, and touches no memory of ours.
     Errno::result(unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) }).map(drop)
-}
-
-/// Goes on as a new process; false in the old one. Only while no other thread exists. fork(2).
-pub fn fork() -> Result<bool, Errno> {
-    // SAFETY: the caller has one thread, so no lock is held in the child.
-    Ok(unsafe { nix::unistd::fork() }?.is_child())
-}
-
-/// Lets the kernel kill what `command` starts when this thread ends first. PR_SET_PDEATHSIG(2const).
-pub fn end_with_parent(command: &mut std::process::Command) {
-    let parent = std::process::id();
-    let ask = move || {
-        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-        // It may have ended before the kernel was asked.
-        match nix::unistd::getppid().as_raw().cast_unsigned() == parent {
-            true => Ok(()),
-            false => Err(std::io::Error::from_raw_os_error(libc::ESRCH)),
-        }
-    };
-    // SAFETY: between fork and exec only prctl(2) and getppid(2) are called, and nothing is allocated.
-    unsafe { std::os::unix::process::CommandExt::pre_exec(command, ask) };
 }
 
 /// Puts `fd` in the place of a standard descriptor. dup2(2).

@@ -1,13 +1,12 @@
 //! What the engine and a container's shim say to each other, and the state that a shim leaves on the disk.
 //!
-//! A shim serves `shim.sock` in the container's run directory (SOCK_STREAM; frames as everywhere, see [`frame`];
+//! A shim serves `shim.sock` in the container's run directory (SOCK_STREAM; frames as everywhere, see [`crate::frame`];
 //! descriptors by SCM_RIGHTS on the first byte of the frame that names them, as many as its [`Streams`] count). The
 //! engine that starts a shim hands it one end of a socket pair as its stdin and sends [`Setup`] as the first frame;
 //! an engine that comes later connects. Both ways look the same from then on: the engine sends [`Ask`]s, the shim
 //! [`Say`]s. A new connection first hears [`Say::State`]. Several may be connected. Append, never reorder.
 
 use crate::container::{Exec, Restart, Streams};
-use crate::frame::{self, FrameError};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -182,7 +181,7 @@ pub enum Say {
     Starting,
 }
 
-/// Where a container stands: what the shim keeps in the file [`STATE`], as one frame ([`frame::encode`]).
+/// Where a container stands: what the shim keeps in the file [`STATE`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// Where it stands.
@@ -209,45 +208,4 @@ pub struct State {
     pub is_announced: bool,
     /// /proc/sys/kernel/random/boot_id of the boot that this is of.
     pub boot: String,
-}
-
-impl State {
-    /// The bytes of the file [`STATE`].
-    ///
-    /// # Errors
-    /// As [`frame::encode`].
-    pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
-        frame::encode(self)
-    }
-
-    /// Reads the bytes of the file [`STATE`].
-    ///
-    /// # Errors
-    /// The file was cut short or damaged.
-    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
-        match frame::split(bytes, frame::FRAME_MAX)? {
-            Some((body, len)) if len == bytes.len() => frame::parse(body),
-            _ => Err(FrameError::Message),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_state_that_was_cut_short_or_changed_is_none() {
-        let state = State { pid: 7, exit_code: 137, error: "x".into(), ..State::default() };
-        let bytes = state.encode().expect("encoded");
-        assert_eq!(State::decode(&bytes), Ok(state));
-        for len in 0..bytes.len() {
-            assert!(State::decode(&bytes[..len]).is_err(), "{len} bytes");
-        }
-        for at in 0..bytes.len() {
-            let mut changed = bytes.clone();
-            changed[at] ^= 1;
-            assert!(State::decode(&changed).is_err(), "byte {at}");
-        }
-    }
 }

@@ -2,6 +2,7 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sampan_engine::state_file::{self, StateFile};
 use sampan_ipc::Event;
 use sampan_ipc::container::{Listing, Phase, Summary};
 use sampan_ipc::engine::{Answer, Request, Start};
@@ -275,9 +276,9 @@ fn copy(from: &Path, to: &Path) {
 fn change_boot(containers: &Path) {
     for entry in fs::read_dir(containers).expect("listed").flatten() {
         let path = entry.path().join("state");
-        if let Some(state) = fs::read(&path).ok().and_then(|bytes| State::decode(&bytes).ok()) {
+        if let Some(state) = state_file::read(&path) {
             let state = State { boot: "another".to_owned(), ..state };
-            fs::write(&path, state.encode().expect("small")).expect("written");
+            StateFile::open(&path).and_then(|mut file| file.write(&state)).expect("written");
         }
     }
 }
@@ -314,7 +315,7 @@ fn after_a_power_cut_at_any_moment_the_engine_starts_and_repairs_and_says_so() {
             .expect("listed")
             .flatten()
             .filter_map(|entry| {
-                let state = State::decode(&fs::read(entry.path().join("state")).ok()?).ok()?;
+                let state = state_file::read(&entry.path().join("state"))?;
                 let name = entry.file_name().into_string().ok()?;
                 (state.phase == Phase::Running && !name.starts_with('.')).then_some(name)
             })

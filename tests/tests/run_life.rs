@@ -3,6 +3,7 @@
 
 use nix::pty::{Winsize, openpty};
 use nix::sys::termios::{LocalFlags, tcgetattr};
+use sampan_engine::state_file::{self, StateFile};
 use sampan_ipc::Event;
 use sampan_ipc::container::Phase;
 use sampan_ipc::shim::State;
@@ -51,9 +52,9 @@ fn kill_shims(containers: &Containers) {
 fn change_boot(containers: &Containers) {
     for entry in fs::read_dir(containers.host.path("data/containers")).expect("listed") {
         let path = entry.expect("read").path().join("state");
-        let state = State::decode(&fs::read(&path).expect("a state")).expect("whole");
+        let state = state_file::read(&path).expect("a whole state");
         let state = State { boot: "another".to_owned(), ..state };
-        fs::write(&path, state.encode().expect("small")).expect("written");
+        StateFile::open(&path).and_then(|mut file| file.write(&state)).expect("written");
     }
 }
 

@@ -3,6 +3,7 @@
 use nix::fcntl::OFlag;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::stat::Mode;
+use sampan_engine::state_file;
 use sampan_ipc::container::{CONTROL_MAX, Control, Exec, Phase, Restart, Streams, Told};
 use sampan_ipc::frame::{self, Decoder};
 use sampan_ipc::record::{Scanner, Step};
@@ -16,6 +17,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+/// The runtime's path: the shim looks for no program.
+fn runc() -> String {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join("runc")).find(|path| path.exists());
+    found.expect("runc is installed").to_string_lossy().into_owned()
+}
 
 /// Everything of one container.
 struct Container {
@@ -80,7 +88,7 @@ impl Container {
             dir: path("data/c"),
             run: path("run").join(&id),
             fifo: path("fifo"),
-            runtime: vec!["runc".into(), "--root".into(), path("runtime").to_string_lossy().into()],
+            runtime: vec![runc(), "--root".into(), path("runtime").to_string_lossy().into()],
             bundle: path("data/c"),
             rootfs: Rootfs::Overlay {
                 lower: vec![path("layer")],
@@ -116,13 +124,13 @@ impl Container {
     fn start_with(&mut self, descriptors: &[&OwnedFd]) -> &mut Self {
         fs::write(self.setup.bundle.join("config.json"), self.config.to_string()).expect("written");
         let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let mut shim = Command::new(binary("sampan-shim"))
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .spawn()
-            .expect("the shim starts");
+        // As the engine starts it: an orphan in a session of its own.
+        let mut shim = Command::new("setsid");
+        shim.arg("--fork").arg(binary("sampan-shim")).stdin(Stdio::from(OwnedFd::from(theirs)));
+        assert!(shim.status().expect("setsid starts").success());
+        drop(shim);
         let mut engine = Engine { stream: ours, decoder: Decoder::new(frame::FRAME_MAX), number: 0 };
         engine.send(&frame::encode(&self.setup).expect("small"), descriptors);
-        assert!(shim.wait().expect("waited for").success());
         self.engine = Some(engine);
         self
     }
@@ -161,7 +169,7 @@ impl Container {
     }
 
     fn state(&self) -> State {
-        State::decode(&fs::read(self.setup.dir.join("state")).expect("a state")).expect("whole")
+        state_file::read(&self.setup.dir.join("state")).expect("a whole state")
     }
 
     /// All events so far: action, and the attributes as `key=value`.

@@ -124,7 +124,7 @@ impl Yard {
         bundle.make_sources().expect("directories");
         let dir = self.path(id);
         fs::create_dir(&dir).expect("made");
-        fs::write(dir.join("config.json"), &bundle.json).expect("written");
+        fs::write(dir.join("config.json"), bundle.json()).expect("written");
         let words = self.runtime.command(&self.path("state"));
         let output = Command::new("timeout")
             .args(["60"])
@@ -600,7 +600,7 @@ fn a_terminal_is_the_containers_own() {
     let bundle = yard.bundle(&id, &create).expect("a bundle");
     let dir = yard.path(&id);
     fs::create_dir(&dir).expect("made");
-    fs::write(dir.join("config.json"), &bundle.json).expect("written");
+    fs::write(dir.join("config.json"), bundle.json()).expect("written");
     let line = format!(
         "timeout --foreground 60 {} run --bundle {} {id}",
         yard.runtime.command(&yard.path("state")).join(" "),
@@ -787,7 +787,7 @@ fn whatever_is_asked_for_a_bundle_or_an_error_is_the_answer() {
             Ok(bundle) => {
                 made += 1;
                 // A NUL would end a word early somewhere between here and the kernel.
-                assert!(!bundle.json.contains("\\u0000"), "turn {turn}: {create:?}");
+                assert!(!bundle.json().contains("\\u0000"), "turn {turn}: {create:?}");
                 let hostile =
                     |mount: &sampan_engine::container::document::Mount| !mount.destination.starts_with('/');
                 assert!(!bundle.spec.mounts.iter().any(hostile), "turn {turn}: {create:?}");

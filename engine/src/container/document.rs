@@ -1,7 +1,8 @@
 //! `config.json` of a bundle: the fields that are written, by the names of the OCI runtime-spec. Plain data.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The whole file. OCI runtime-spec, "Configuration".
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -143,9 +144,9 @@ pub struct Linux {
     pub cgroups_path: String,
     /// What it may use.
     pub resources: Resources,
-    /// Which system calls it may make.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub seccomp: Option<Seccomp>,
+    /// Which system calls it may make; most containers share it.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shared")]
+    pub seccomp: Option<Arc<Seccomp>>,
     /// What it cannot see.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub masked_paths: Vec<String>,
@@ -298,4 +299,8 @@ pub struct Argument {
     pub value_two: u64,
     /// `SCMP_CMP_EQ`, ….
     pub op: String,
+}
+
+fn shared<S: Serializer>(value: &Option<Arc<Seccomp>>, to: S) -> Result<S::Ok, S::Error> {
+    value.as_deref().serialize(to)
 }

@@ -6,19 +6,18 @@
 use super::copy::{self, CopyError};
 use super::definition::{self, Definition, Form};
 use crate::digest::Digest;
+use crate::state_file::{self, StateFile};
 use crate::unsaid::{self, Unsaid};
-use crate::{farewell, sys, tree, walk};
+use crate::{farewell, small_file, sys, tree, walk};
 use sampan_ipc::shim::{self, State};
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Digits of an id in the name of a run directory: paths of sockets are short. unix(7).
 const RUN_DIGITS: usize = 16;
-/// Longest state file that is read, in bytes.
-const STATE_MAX: u64 = 64 << 10;
 /// Where it is tried out what the file system can do.
 const TRIAL: &str = ".trial";
 
@@ -149,7 +148,11 @@ impl Homes {
             definition.copied = walk::size_on_disk(&rootfs).map_err(failed("look at", &rootfs))?;
         }
         write(&draft.join(definition::FILE), &json(definition), is_durable)?;
-        write_state(draft, state, is_durable)?;
+        let path = draft.join(shim::STATE);
+        let file = StateFile::create(&path, state).map_err(failed("write", &path))?;
+        if is_durable {
+            file.sync().map_err(failed("sync", &path))?;
+        }
         match (is_durable, definition.rootfs) {
             // The files of a copy are too many to be synced one by one.
             (true, Form::Copy) => sys::sync_file_system(draft).map_err(failed("sync", draft))?,
@@ -178,7 +181,7 @@ impl Homes {
     /// # Errors
     /// [`HomeError::File`]; the old one stays then.
     pub fn redefine(&self, definition: &Definition) -> Result<(), HomeError> {
-        replace(&self.dir(&definition.id), definition::FILE, &json(definition), true)
+        replace(&self.dir(&definition.id), definition::FILE, &json(definition))
     }
 
     /// Makes the run directory of container `id`, or empties it.
@@ -222,7 +225,7 @@ impl Homes {
     /// How container `id` was made, if it was made and announced, and is half gone.
     pub fn going(&self, id: &str) -> Option<Definition> {
         let draft = self.draft(id);
-        let state = State::decode(&read(&draft.join(shim::STATE), STATE_MAX).ok()?).ok()?;
+        let state = state_file::read(&draft.join(shim::STATE))?;
         let is_known = state.started != 0 || state.is_announced || !state.error.is_empty();
         let bytes = read(&draft.join(definition::FILE), definition::FILE_MAX).ok()?;
         serde_json::from_slice(&bytes).ok().filter(|_| is_known)
@@ -288,8 +291,7 @@ impl Homes {
 
     /// Where container `id` stands, as the file says; `None` if there is none that can be used.
     pub fn state(&self, id: &str) -> Option<State> {
-        let path = self.dir(id).join(shim::STATE);
-        State::decode(&read(&path, STATE_MAX).ok()?).ok()
+        state_file::read(&self.dir(id).join(shim::STATE))
     }
 
     /// Writes down where container `id` stands.
@@ -297,7 +299,8 @@ impl Homes {
     /// # Errors
     /// [`HomeError::File`].
     pub fn set_state(&self, id: &str, state: &State) -> Result<(), HomeError> {
-        write_state(&self.dir(id), state, false)
+        let path = self.dir(id).join(shim::STATE);
+        StateFile::open(&path).and_then(|mut file| file.write(state)).map_err(failed("write", &path))
     }
 
     fn draft(&self, id: &str) -> PathBuf {
@@ -338,15 +341,9 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), HomeError> {
     DirBuilder::new().mode(mode).create(path).map_err(failed("make the directory", path))
 }
 
-fn write_state(dir: &Path, state: &State, is_durable: bool) -> Result<(), HomeError> {
-    let path = dir.join(shim::STATE);
-    let bytes = state.encode().map_err(|error| failed("encode", &path)(io::Error::other(error)))?;
-    replace(dir, shim::STATE, &bytes, is_durable)
-}
-
-fn replace(dir: &Path, name: &str, bytes: &[u8], is_durable: bool) -> Result<(), HomeError> {
+fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), HomeError> {
     let (draft, path) = (dir.join(format!(".{name}")), dir.join(name));
-    write(&draft, bytes, is_durable)?;
+    write(&draft, bytes, true)?;
     fs::rename(&draft, &path).map_err(failed("replace", &path))
 }
 
@@ -366,10 +363,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8], is_durable: bool) -> Result<(), H
 }
 
 fn read(path: &Path, max: u64) -> Result<Vec<u8>, HomeError> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(failed("read", path))?;
-    file.take(max).read_to_end(&mut bytes).map_err(failed("read", path))?;
-    Ok(bytes)
+    File::open(path).and_then(|file| small_file::read(file, max)).map_err(failed("read", path))
 }
 
 fn sync_dir(path: &Path) -> Result<(), HomeError> {

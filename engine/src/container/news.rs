@@ -450,8 +450,12 @@ impl Containers {
         if self.entries.values().any(|other| other.definition.image.digest == *digest) {
             return;
         }
+        drop(pin);
+        if !self.shared.store.has_withheld() {
+            return;
+        }
         let definition = Arc::clone(definition);
-        self.spawn(move |shared| removal::release(shared, &definition, pin));
+        self.spawn(move |shared| removal::release(shared, &definition));
     }
 
     /// Does what waited for the container, until it is busy again.

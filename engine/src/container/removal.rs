@@ -2,9 +2,8 @@
 
 use super::definition::Definition;
 use super::home::Homes;
-use crate::store::Pin;
 use crate::work::Shared;
-use crate::{failure, images, prune};
+use crate::{failure, prune};
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
 
@@ -22,11 +21,8 @@ pub fn remove(shared: &Shared, homes: &Homes, definition: &Definition) -> Result
 
 /// Lets go of the image of the last container of it that was there: an image whose names were taken away while it
 /// was needed goes now, and that is told as the end of a prune.
-pub fn release(shared: &Shared, definition: &Definition, pin: Pin) {
-    drop(pin);
-    if images::is_there(&shared.store, &definition.image.digest) {
-        return;
-    }
+pub fn release(shared: &Shared, definition: &Definition) {
+    // Not only if its own is gone: what was held back, if anything, is known by looking alone.
     let (names, freed) = shared.store.collect_garbage();
     if !names.is_empty() {
         log::info!("image {} went with container {}", definition.image.digest, definition.name);

@@ -16,6 +16,7 @@ use serde::{Deserialize, Deserializer};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The profile that containers have if nothing else is asked for; `docs/seccomp.md` explains it.
 pub const DEFAULT: &str = include_str!("seccomp.json");
@@ -101,7 +102,7 @@ pub fn filter(
     runtime: &Runtime,
     settings: &Settings,
     warnings: &mut Vec<String>,
-) -> Result<Option<Seccomp>, SpecError> {
+) -> Result<Option<Arc<Seccomp>>, SpecError> {
     let asked = security(create, "seccomp");
     match asked {
         Some("unconfined") => return Ok(None),
@@ -132,11 +133,29 @@ pub fn filter(
             ));
         }
         (None, Some(path)) => (read(path)?, path.display().to_string()),
-        (None, None) => (DEFAULT.to_owned(), "the default profile".to_owned()),
+        (None, None) => return Ok(Some(default(capabilities, host))),
     };
     convert(&text, capabilities, host)
-        .map(Some)
+        .map(|filter| Some(Arc::new(filter)))
         .map_err(|why| SpecError::host(format!("use {from} as seccomp profile"), why, HINT))
+}
+
+/// What [`DEFAULT`] comes to. Kept for the next container, which is asked for the same as a rule, twice: when it is
+/// made and when it starts.
+fn default(capabilities: Set, host: &Host) -> Arc<Seccomp> {
+    type Kept = ((Set, String, (u32, u32)), Arc<Seccomp>);
+    static LAST: Mutex<Option<Kept>> = Mutex::new(None);
+    let key = (capabilities, host.arch.clone(), host.kernel);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*last {
+        Some((of, filter)) if *of == key => Arc::clone(filter),
+        _ => {
+            let filter = convert(DEFAULT, capabilities, host).expect("a test reads our own profile");
+            let filter = Arc::new(filter);
+            *last = Some((key, Arc::clone(&filter)));
+            filter
+        }
+    }
 }
 
 fn read(path: &Path) -> Result<String, SpecError> {

@@ -52,8 +52,6 @@ pub struct Input<'a> {
 pub struct Bundle {
     /// `config.json`.
     pub spec: Spec,
-    /// The same, as it is written.
-    pub json: String,
     /// Directories of the host that have to be made first: [`Bundle::make_sources`].
     pub make: Vec<PathBuf>,
     /// What was left out, and which setting of the host that is.
@@ -85,8 +83,7 @@ pub fn bundle(input: &Input<'_>) -> Result<Bundle, SpecError> {
         linux,
         annotations: create.annotations.iter().cloned().collect(),
     };
-    let json = serde_json::to_string(&spec).expect("a bundle has no shape that JSON cannot hold");
-    Ok(Bundle { spec, json, make: mounts.make, warnings })
+    Ok(Bundle { spec, make: mounts.make, warnings })
 }
 
 /// The process of an execution in the container of `input`.
@@ -98,6 +95,11 @@ pub fn exec_process(input: &Input<'_>, exec: &Exec) -> Result<Process, SpecError
 }
 
 impl Bundle {
+    /// The text of `config.json`.
+    pub fn json(&self) -> String {
+        serde_json::to_string(&self.spec).expect("a bundle has no shape that JSON cannot hold")
+    }
+
     /// Makes the directories that are mounted and not there yet, for everybody to read, as docker does.
     ///
     /// # Errors
@@ -208,7 +210,7 @@ mod tests {
         assert!(spec.linux.seccomp.is_some() && spec.linux.namespaces.iter().any(|ns| ns.kind == "network"));
         assert!(spec.linux.masked_paths.iter().any(|path| path == "/proc/kcore"));
         assert_eq!(bundle.warnings, Vec::<String>::new());
-        let json: serde_json::Value = serde_json::from_str(&bundle.json).expect("JSON");
+        let json: serde_json::Value = serde_json::from_str(&bundle.json()).expect("JSON");
         assert_eq!(json["process"]["args"][0], "true");
         assert!(json["process"].get("rlimits").is_none());
     }

@@ -14,19 +14,21 @@ use super::{etc, logs};
 use crate::config::Config;
 use crate::rights;
 use crate::store::Store;
+use crate::sys::spawn::{Kin, Program};
 use crate::work::Shared;
-use crate::{failure, leftovers};
+use crate::{failure, leftovers, sys};
 use sampan_ipc::container::{Exec, Network, Notify, Streams};
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::frame;
 use sampan_ipc::report::chain;
 use sampan_ipc::shim::{Rootfs, Setup, State, VERSION};
 use std::error::Error;
-use std::os::fd::OwnedFd;
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
 
 /// Exit status of a container that could not be started for a reason of the engine's. podman-run(1).
@@ -202,7 +204,7 @@ pub fn start(
     let bundle = spec::bundle(&context.input()).map_err(Failure::from)?;
     bundle.make_sources().map_err(Failure::from)?;
     let path = homes.dir(&definition.id).join("config.json");
-    home::write(&path, bundle.json.as_bytes(), false).map_err(|error| cannot(&error))?;
+    home::write(&path, bundle.json().as_bytes(), false).map_err(|error| cannot(&error))?;
     let (attach, descriptors) = begin.attach.map_or((None, Vec::new()), |(streams, d)| (Some(streams), d));
     let setup = Setup {
         state: State { boot: boot_id(), ..state },
@@ -255,30 +257,25 @@ fn setup(context: &Context<'_>, homes: &Homes, run: PathBuf) -> Result<Setup, Fa
 fn spawn(setup: &Setup, descriptors: &[OwnedFd]) -> std::io::Result<UnixStream> {
     let bytes = frame::encode(setup).map_err(std::io::Error::other)?;
     let (ours, theirs) = UnixStream::pair()?;
-    let mut command = Command::new(program());
-    // Not read by it: ps(1) shows whose shim it is.
-    command
-        .arg(&setup.dir)
-        .stdin(OwnedFd::from(theirs))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .env_clear();
-    let mut shim = command.spawn().map_err(|error| {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    // The second word is not read by it: ps(1) shows whose shim it is.
+    let words = [program().as_os_str(), setup.dir.as_os_str()].map(|word| CString::new(word.as_bytes()));
+    let words = words.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let path = words.first().ok_or(std::io::ErrorKind::InvalidInput)?;
+    let standard = [theirs.as_fd(), null.as_fd(), null.as_fd()];
+    sys::spawn::spawn(&Program { path, words: &words, standard, kin: Kin::Orphan }).map_err(|error| {
         std::io::Error::new(error.kind(), format!("cannot run {}: {error}", program().display()))
     })?;
     // What it inherits is its own now; ours must close, or its death would not be seen.
-    drop(command);
+    drop(theirs);
     let sent = rights::send(&ours, &bytes, descriptors).and_then(|sent| {
         let mut stream = &ours;
         std::io::Write::write_all(&mut stream, bytes.get(sent..).unwrap_or_default())
     });
-    // It leaves the engine's family at once: what we started ends, and what it started goes on.
-    let status = shim.wait()?;
-    sent?;
-    // One that was killed may have gone on in the background before; if not, the way to it is closed.
-    match status.success() || status.signal().is_some() {
-        true => Ok(ours),
-        false => Err(std::io::Error::other(format!("the shim ended with {status}"))),
+    match sent {
+        // One that was killed meanwhile is dealt with like one that is killed later.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(ours),
     }
 }
 

@@ -10,13 +10,14 @@ use super::runtime::{Purpose, Reply, Running, Standard};
 use super::stdio::Stdio;
 use super::{rootfs, state};
 use crate::announce::Announcer;
+use crate::state_file::StateFile;
 use crate::{sys, unsaid};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sampan_ipc::container::{Control, Streams, Told};
 use sampan_ipc::sender::FifoSender;
-use sampan_ipc::shim::{Ask, SOCKET, Say, Setup, State};
+use sampan_ipc::shim::{Ask, SOCKET, STATE, Say, Setup, State};
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -86,6 +87,8 @@ pub struct Execution {
 pub struct Shim {
     pub(super) setup: Setup,
     pub(super) state: State,
+    /// Where it is written down; opened when that happens for the first time.
+    state_file: Option<StateFile>,
     pub(super) life: Life,
     pub(super) sender: FifoSender,
     pub(super) announcer: Announcer,
@@ -138,6 +141,7 @@ impl Shim {
             State { shim: std::process::id().cast_signed(), boot: state::boot(), ..setup.state.clone() };
         let mut shim = Shim {
             state,
+            state_file: None,
             life: Life::Starting,
             announcer: Announcer::new(sender.clone()),
             sender,
@@ -257,6 +261,7 @@ impl Shim {
 
     /// Sleeps until something can be done.
     fn wait(&mut self) {
+        let is_at_rest = self.trim_at.take_if(|at| *at <= Instant::now()).is_some();
         let mut polls = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let mut want = |fd, flags| polls.push(PollFd::new(fd, flags));
         let none = PollFlags::POLLIN;
@@ -300,6 +305,10 @@ impl Shim {
                 PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
             }
         };
+        if is_at_rest {
+            // Last: what is run between this and the sleep stays in memory.
+            sys::trim_memory();
+        }
         let _ = poll(&mut polls, timeout);
     }
 
@@ -437,9 +446,6 @@ impl Shim {
         if self.early_at.take_if(|at| *at <= now).is_some() {
             self.signal_again();
         }
-        if self.trim_at.take_if(|at| *at <= now).is_some() {
-            sys::trim_memory();
-        }
         if matches!(self.life, Life::Waiting(at) if at <= now) {
             self.start();
         }
@@ -452,10 +458,17 @@ impl Shim {
 
     /// Writes the state down, and tells it to all.
     pub(super) fn save(&mut self) {
-        if let Err(error) = state::write(&self.setup.dir, &self.state)
+        if let Err(error) = self.write_state()
             && self.state.error.is_empty()
         {
             self.state.error = format!("cannot write the state in {}: {error}", self.setup.dir.display());
+        }
+    }
+
+    fn write_state(&mut self) -> std::io::Result<()> {
+        match &mut self.state_file {
+            Some(file) => file.write(&self.state),
+            none => none.insert(StateFile::open(&self.setup.dir.join(STATE))?).write(&self.state),
         }
     }
 

@@ -9,6 +9,9 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+/// Where version 1's memory controller is mounted by convention.
+const V1_MEMORY: &str = "/sys/fs/cgroup/memory";
+
 /// Watches the memory cgroup of one run.
 #[derive(Debug)]
 pub struct Oom {
@@ -44,8 +47,14 @@ impl Oom {
         if !groups.contains(id) {
             return None;
         }
-        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
         let v1 = group(&groups, |names| names.split(',').any(|name| name == "memory"));
+        // Where it is on most hosts: the list of all mounts is long where there are many containers.
+        if let Some(dir) = v1.map(|path| Path::new(V1_MEMORY).join(path.trim_start_matches('/')))
+            && let Some(oom) = Self::watch_v1(&dir)
+        {
+            return Some(oom);
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
         match v1.and_then(|path| place(&mounts, "cgroup", "memory", path)) {
             Some(dir) => Self::watch_v1(&dir),
             None => Self::watch_v2(&place(&mounts, "cgroup2", "", group(&groups, str::is_empty)?)?),

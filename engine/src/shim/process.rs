@@ -1,4 +1,4 @@
-//! How a shim becomes a process of its own: setup from stdin, fork, session, subreaper, no terminal.
+//! How a shim begins: setup from stdin, subreaper, no terminal. It is an orphan in a session of its own when it starts.
 
 use super::connection::Connection;
 use crate::sys;
@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 /// How long the engine may take to send the first frame.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reads the setup and goes on in the background; `None` in the process that the engine waits for.
-pub fn begin() -> io::Result<Option<(Setup, Connection)>> {
+/// Reads the setup, which comes with the connection to the engine.
+pub fn begin() -> io::Result<(Setup, Connection)> {
     let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut connection = Connection::new(stream, 0);
     let deadline = Instant::now() + SETUP_TIMEOUT;
@@ -30,10 +30,6 @@ pub fn begin() -> io::Result<Option<(Setup, Connection)>> {
     if setup.version != VERSION {
         return Err(io::Error::other(format!("setup is of version {}, expected {VERSION}", setup.version)));
     }
-    if !sys::fork()? {
-        return Ok(None);
-    }
-    nix::unistd::setsid()?;
     prctl::set_child_subreaper(true)?;
     prctl::set_name(c"sampan-shim")?;
     std::env::set_current_dir("/")?;
@@ -41,5 +37,5 @@ pub fn begin() -> io::Result<Option<(Setup, Connection)>> {
     for standard in 0..3 {
         sys::replace_standard(null.as_fd(), standard)?;
     }
-    Ok(Some((setup, connection)))
+    Ok((setup, connection))
 }

@@ -42,7 +42,8 @@ fn home(words: &[String], id: &str) -> Option<PathBuf> {
 
 /// The paths of its cgroups. libcontainer, `State.CgroupPaths`.
 fn cgroups(text: &str) -> Option<Vec<PathBuf>> {
-    let (_, rest) = text.split_once(CGROUPS)?;
+    // From behind: it stands after the whole configuration.
+    let (_, rest) = text.rsplit_once(CGROUPS)?;
     // What follows the object is not looked at.
     let mut object = serde_json::Deserializer::from_str(rest);
     let paths = BTreeMap::<String, PathBuf>::deserialize(&mut object).ok()?;

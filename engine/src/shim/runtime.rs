@@ -1,17 +1,17 @@
 //! Runs the OCI runtime beside the loop: one child a command, ended if it takes too long, and its reason read from
 //! its log. Reaping is the loop's.
 
-use crate::sys;
+use crate::sys::spawn::{Kin, Program, spawn};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use sampan_ipc::shim::Setup;
-use std::ffi::OsString;
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Longest that the runtime may take to make a container, or a process in one: it may have to wait for disks.
@@ -55,8 +55,8 @@ pub struct Running {
     output: Option<PathBuf>,
 }
 
-/// What the command's standard descriptors are.
-pub type Standard = [Option<Stdio>; 3];
+/// What the command's standard descriptors are; `/dev/null` where there is none.
+pub type Standard = [Option<OwnedFd>; 3];
 
 impl Running {
     /// Starts `runtime ARGUMENTS`, with `number` to tell its files from others'.
@@ -65,29 +65,30 @@ impl Running {
         number: u64,
         purpose: Purpose,
         arguments: Vec<OsString>,
-        standard: Standard,
+        mut standard: Standard,
     ) -> io::Result<Self> {
         let [program, globals @ ..] = setup.runtime.as_slice() else {
             return Err(io::Error::other("no OCI runtime is configured"));
         };
         let log = setup.run.join(format!("log.{number}"));
-        let mut command = Command::new(program);
-        command.args(globals).arg("--log").arg(&log).args(["--log-format", "json"]).args(arguments);
-        let [stdin, stdout, stderr] = standard.map(|end| end.unwrap_or_else(Stdio::null));
-        command.stdin(stdin).stdout(stdout).stderr(stderr);
+        let own = ["--log".as_ref(), log.as_os_str(), "--log-format".as_ref(), "json".as_ref()];
+        let words = [program].into_iter().chain(globals).map(|word| word.as_bytes());
+        let words = words
+            .chain(own.into_iter().chain(arguments.iter().map(OsString::as_os_str)).map(OsStr::as_bytes));
+        let words = words.map(CString::new).collect::<Result<Vec<_>, _>>()?;
+        let null = File::options().read(true).write(true).open("/dev/null")?;
         let mut output = None;
         if matches!(purpose, Purpose::Pids(_)) {
             let path = setup.run.join(format!("output.{number}"));
-            command.stdout(File::options().write(true).create_new(true).mode(0o600).open(&path)?);
+            standard[1] = Some(File::options().write(true).create_new(true).mode(0o600).open(&path)?.into());
             output = Some(path);
         }
-        // A group of its own: a runtime that hangs goes with all that it has started.
-        command.process_group(0);
-        sys::end_with_parent(&mut command);
-        let child = command
-            .spawn()
+        let standard = standard.each_ref().map(|end| end.as_ref().map_or(null.as_fd(), OwnedFd::as_fd));
+        let path = words.first().ok_or(io::ErrorKind::InvalidInput)?;
+        // It leads a group: a runtime that hangs goes with all that it has started.
+        let started = spawn(&Program { path, words: &words, standard, kin: Kin::Child });
+        let pid = started
             .map_err(|error| io::Error::new(error.kind(), format!("cannot run {program}: {error}")))?;
-        let pid = i32::try_from(child.id()).unwrap_or(0);
         let timeout = match purpose {
             Purpose::Start | Purpose::Exec(_) => MAKE_TIMEOUT,
             _ => COMMAND_TIMEOUT,

@@ -1,20 +1,12 @@
-//! The state file: written beside and renamed, so that a reader sees the old one or the new one, whole.
+//! What the shim writes for others beside the state file: small files, and which boot this is.
 
-use sampan_ipc::shim::{STATE, State};
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Replaces the state in `dir`.
-///
-/// Not synced: after power loss the state is of another boot, and the engine knows what that means.
-pub fn write(dir: &Path, state: &State) -> io::Result<()> {
-    let bytes = state.encode().map_err(io::Error::other)?;
-    replace(&dir.join(STATE), &bytes, 0o600)
-}
-
-/// Replaces the file at `path` by `bytes`.
+/// Replaces the file at `path` by `bytes`: written beside and renamed, so that a reader sees the old one or the new
+/// one, whole.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".tmp");

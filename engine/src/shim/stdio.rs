@@ -6,6 +6,7 @@
 use super::attached::Client;
 use super::flow::{self, Moved, Sink};
 use super::log::{Log, Stream};
+use super::runtime::Standard;
 use crate::sys;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -14,7 +15,6 @@ use nix::sys::socket::{MsgFlags, recv};
 use nix::unistd::{pipe2, read, write};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::process::Stdio as Standard;
 
 /// Most moves of one stream a turn, so that none starves the rest.
 const MOVES_PER_TURN: usize = 16;
@@ -40,14 +40,14 @@ struct Output {
 
 impl Stdio {
     /// Makes pipes; gives the process's ends of them.
-    pub fn make_pipes(&mut self, with_stdin: bool, with_output: bool) -> io::Result<[Option<Standard>; 3]> {
+    pub fn make_pipes(&mut self, with_stdin: bool, with_output: bool) -> io::Result<Standard> {
         let mut ends = [None, None, None];
         self.terminal = false;
         if with_stdin {
             let (theirs, ours) = pipe2(OFlag::O_CLOEXEC)?;
             set_nonblocking(&ours)?;
             flow::widen(&ours, flow::INPUT_LEN);
-            (self.stdin, ends[0]) = (Some(ours), Some(theirs.into()));
+            (self.stdin, ends[0]) = (Some(ours), Some(theirs));
         }
         if with_output {
             for stream in [Stream::Out, Stream::Err] {
@@ -55,7 +55,7 @@ impl Stdio {
                 set_nonblocking(&ours)?;
                 flow::widen(&ours, flow::OUTPUT_LEN);
                 self.outputs[stream as usize] = Some(Output { fd: ours, waits_for_room: false });
-                ends[stream as usize + 1] = Some(theirs.into());
+                ends[stream as usize + 1] = Some(theirs);
             }
         }
         Ok(ends)
