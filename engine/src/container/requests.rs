@@ -162,6 +162,9 @@ impl Containers {
     ) -> Result<(), Failure> {
         let Some(entry) = self.entries.get(id) else { return Ok(()) };
         let attach = check_streams(asked.attach, descriptors)?;
+        if entry.state.phase == Phase::Paused {
+            return Err(paused(&entry.definition.name));
+        }
         if entry.link.is_some() && (entry.state.phase.is_alive() || entry.state.phase == Phase::Restarting) {
             return match attach {
                 Some((streams, descriptors)) => {
@@ -319,7 +322,7 @@ impl Containers {
         let (definition, state, homes) =
             (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
         self.spawn(move |shared| {
-            let json = inspect::json(&definition, &state, &homes, size);
+            let json = inspect::json(&shared.config, &definition, &state, &homes, size);
             let answers = vec![Answer::Json(json), Answer::Done(Done::default())];
             shared.outbox.send(Message::Container(Outcome::Answers { client, answers }));
         });
@@ -348,10 +351,7 @@ impl Containers {
         let Some(entry) = self.entries.get(id) else { return Ok(()) };
         match entry.state.phase {
             Phase::Running => {}
-            Phase::Paused => {
-                let message = format!("container {:?} is paused", entry.definition.name);
-                return Err(failure::new(Code::Conflict, message, "'sampan unpause' thaws it"));
-            }
+            Phase::Paused => return Err(paused(&entry.definition.name)),
             _ => return Err(not_running(&entry.definition.name)),
         }
         let asked = (!exec.detach).then_some(exec.streams);
@@ -492,6 +492,10 @@ fn may_end_a_start(request: &Request) -> bool {
             | Request::Kill { .. }
             | Request::RemoveContainer { force: true, .. }
     )
+}
+
+fn paused(name: &str) -> Failure {
+    failure::new(Code::Conflict, format!("container {name:?} is paused"), "'sampan unpause' thaws it")
 }
 
 /// The descriptors that came must be those that were announced.

@@ -132,9 +132,9 @@ pub struct Options {
     /// The signal that 'stop' sends
     #[arg(long, value_name = "SIGNAL")]
     pub stop_signal: Option<String>,
-    /// Seconds that 'stop' waits before it kills
-    #[arg(long, value_name = "SECONDS")]
-    pub stop_timeout: Option<u32>,
+    /// Seconds that 'stop' waits before it kills; -1 is for ever
+    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
+    pub stop_timeout: Option<i64>,
     /// Where its output is logged: json-file, journald or none
     #[arg(long, value_name = "DRIVER")]
     pub log_driver: Option<String>,
