@@ -7,7 +7,7 @@
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -97,7 +97,7 @@ fn places(mounts: &str, id: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Kills what is in a group and tries to remove it; true if it is gone.
+/// Kills what is in a group, also if it is frozen, and tries to remove it; true if it is gone.
 fn remove(group: &Path, depth: usize) -> bool {
     for entry in fs::read_dir(group).into_iter().flatten().flatten() {
         if depth > 0 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -110,9 +110,19 @@ fn remove(group: &Path, depth: usize) -> bool {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
+    thaw(group);
     match fs::remove_dir(group) {
         Ok(()) => true,
         Err(error) => error.kind() == ErrorKind::NotFound,
+    }
+}
+
+/// Lets what is frozen in a group end: with version 1 it does not before it goes on. cgroups(7).
+fn thaw(group: &Path) {
+    for (switch, word) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+        // Only where there is one: it must not be made.
+        let file = fs::OpenOptions::new().write(true).open(group.join(switch));
+        let _ = file.and_then(|mut file| file.write_all(word.as_bytes()));
     }
 }
 

@@ -287,18 +287,51 @@ fn a_shim_that_is_killed_while_its_container_is_deleted_leaves_nothing_and_start
 #[test]
 fn a_container_whose_shim_was_killed_is_ended_without_a_runtime_that_hangs() {
     let hung = Hung::new();
-    let id = hung.create("one");
-    hung.containers.says(&["start", "one"]);
-    hung.at("delete");
-    for shim in hung.containers.shims() {
-        kill(Pid::from_raw(shim), Signal::SIGKILL).expect("ours");
+    // What is frozen does not end by SIGKILL alone, with version 1 of control groups.
+    for is_paused in [false, true] {
+        let id = hung.create("one");
+        hung.containers.says(&["start", "one"]);
+        if is_paused {
+            hung.containers.says(&["pause", "one"]);
+        }
+        hung.at("delete");
+        for shim in hung.containers.shims() {
+            kill(Pid::from_raw(shim), Signal::SIGKILL).expect("ours");
+        }
+        hung.await_hanging();
+        hung.check_others();
+        hung.containers.await_summary("one", "its end", |s| {
+            s.phase == Phase::Exited && s.error == "its shim was killed"
+        });
+        assert_eq!(leaks::left_running(&hung.containers, std::slice::from_ref(&id)), [""; 0]);
+        assert!(hung.containers.log().contains("does not delete it"), "{}", hung.containers.log());
+        hung.containers.says(&["rm", "one"]);
+        hung.check_gone(&id);
+        hung.no_more_at("delete");
     }
+}
+
+#[test]
+fn runtimes_that_do_not_say_what_they_are_keep_nobody_else() {
+    let hung = Hung::new();
+    hung.at("--version");
+    let create = |runtime: &str| hung.spawn(&["create", "--runtime", runtime, "box:1"]);
+    let others: Vec<String> = (0..12).map(|nth| format!("{}{nth}", hung.wrapper.display())).collect();
+    for other in &others {
+        fs::copy(&hung.wrapper, other).expect("copied");
+    }
+    // More of them than an engine has threads.
+    let strangers: Vec<Child> = others.iter().map(|other| create(other)).collect();
     hung.await_hanging();
     hung.check_others();
-    hung.containers
-        .await_summary("one", "its end", |s| s.phase == Phase::Exited && s.error == "its shim was killed");
-    assert_eq!(leaks::left_running(&hung.containers, std::slice::from_ref(&id)), [""; 0]);
-    assert!(hung.containers.log().contains("does not delete it"), "{}", hung.containers.log());
-    hung.containers.says(&["rm", "one"]);
-    hung.check_gone(&id);
+    strangers.into_iter().for_each(|mut stranger| {
+        stranger.kill().expect("ours");
+        stranger.wait().expect("ours");
+    });
+    // Many who want the same one wait for it once.
+    let same: Vec<Child> = (0..8).map(|_| create(hung.wrapper.to_str().expect("text"))).collect();
+    for client in same {
+        let (code, why) = end_of(client);
+        assert!(code == Some(125) && why.contains("did not come to an end"), "{code:?} {why}");
+    }
 }

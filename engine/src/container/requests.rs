@@ -114,8 +114,8 @@ impl Containers {
         let mut entry = Entry::new(half, State::default(), None);
         entry.busy = Some(Busy::Creating);
         self.entries.insert(id.clone(), entry);
-        let homes = self.homes.clone();
-        self.spawn(move |shared| {
+        let (homes, runtime) = (self.homes.clone(), create.runtime.clone());
+        self.spawn_with(runtime.as_deref(), move |shared| {
             let result = create::create(shared, &homes, &id, name, create);
             shared.outbox.send(Message::Container(Outcome::Created { id, client, result }));
         });
@@ -190,7 +190,8 @@ impl Containers {
         entry.state.restarts = if begin.by_policy { entry.state.restarts + 1 } else { 0 };
         let (definition, state, homes) =
             (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
-        self.spawn(move |shared| {
+        let runtime = definition.create.runtime.clone();
+        self.spawn_with(runtime.as_deref(), move |shared| {
             let id = definition.id.clone();
             let result = start::start(shared, &homes, &definition, state, begin);
             shared.outbox.send(Message::Container(Outcome::Spawned { id, result }));
