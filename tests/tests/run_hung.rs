@@ -316,22 +316,22 @@ fn runtimes_that_do_not_say_what_they_are_keep_nobody_else() {
     let hung = Hung::new();
     hung.at("--version");
     let create = |runtime: &str| hung.spawn(&["create", "--runtime", runtime, "box:1"]);
-    let others: Vec<String> = (0..12).map(|nth| format!("{}{nth}", hung.wrapper.display())).collect();
+    let check_refused = |clients: Vec<Child>| {
+        for client in clients {
+            let (code, why) = end_of(client);
+            assert!(code == Some(125) && why.contains("did not come to an end"), "{code:?} {why}");
+        }
+    };
+    // Many who want the same one wait for it once.
+    check_refused((0..8).map(|_| create(hung.wrapper.to_str().expect("text"))).collect());
+    let others: Vec<String> = (0..8).map(|nth| format!("{}{nth}", hung.wrapper.display())).collect();
     for other in &others {
         fs::copy(&hung.wrapper, other).expect("copied");
     }
-    // More of them than an engine has threads.
+    hung.at("--version");
+    // Twice as many as an engine has threads.
     let strangers: Vec<Child> = others.iter().map(|other| create(other)).collect();
     hung.await_hanging();
     hung.check_others();
-    strangers.into_iter().for_each(|mut stranger| {
-        stranger.kill().expect("ours");
-        stranger.wait().expect("ours");
-    });
-    // Many who want the same one wait for it once.
-    let same: Vec<Child> = (0..8).map(|_| create(hung.wrapper.to_str().expect("text"))).collect();
-    for client in same {
-        let (code, why) = end_of(client);
-        assert!(code == Some(125) && why.contains("did not come to an end"), "{code:?} {why}");
-    }
+    check_refused(strangers);
 }
