@@ -358,7 +358,8 @@ impl Containers {
         let asked = (!exec.detach).then_some(exec.streams);
         let descriptors = check_streams(asked, descriptors)?.map(|(_, d)| d).unwrap_or_default();
         let (definition, homes) = (Arc::clone(&entry.definition), self.homes.clone());
-        self.spawn(move |shared| {
+        let runtime = definition.create.runtime.clone();
+        self.spawn_with(runtime.as_deref(), move |shared| {
             let id = definition.id.clone();
             let result = start::describe(shared, &homes, &definition, exec);
             shared.outbox.send(Message::Container(Outcome::Described { id, client, result, descriptors }));

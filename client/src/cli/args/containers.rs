@@ -438,7 +438,8 @@ pub struct Ps {
     /// Print ids and commands in full
     #[arg(long)]
     pub no_trunc: bool,
-    /// List only those that match: id, name, label, exited, status, ancestor, before, since, volume, network
+    /// List only those that match: id, name (a regular expression), label, exited, status, ancestor, before, since,
+    /// volume, network
     #[arg(short, long = "filter", value_name = "KEY=VALUE")]
     pub filters: Vec<String>,
     /// Print the list like this
