@@ -21,21 +21,39 @@ const SOON: Duration = Duration::from_secs(30);
 struct Hung {
     containers: Containers,
     wrapper: PathBuf,
+    /// What it waits for when it hangs.
+    sleeper: PathBuf,
+}
+
+impl Drop for Hung {
+    /// A child of what was killed with its shim is nobody's, and would outlive the test.
+    fn drop(&mut self) {
+        let sleeper = self.sleeper.display().to_string();
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let words = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if let Some(pid) = pid.filter(|_| words.starts_with(&sleeper)) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+    }
 }
 
 impl Hung {
     fn new() -> Self {
         let containers = Containers::new();
-        let wrapper = containers.host.path("hanging");
+        let (wrapper, sleeper) = (containers.host.path("hanging"), containers.host.path("sleeper"));
+        fs::copy("/bin/sleep", &sleeper).expect("coreutils");
         // It has a child, as a real one has, and leaves a mark.
         let script = format!(
-            "#!/bin/sh\nfor word; do if test -e \"{0}.$word\"; then : >\"{0}.hangs\"; sleep 1000; fi; done\n\
+            "#!/bin/sh\nfor word; do if test -e \"{0}.$word\"; then : >\"{0}.hangs\"; {1} 1000; fi; done\n\
              exec runc \"$@\"\n",
-            wrapper.display()
+            wrapper.display(),
+            sleeper.display()
         );
         fs::write(&wrapper, script).expect("written");
         fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("set");
-        Hung { containers, wrapper }
+        Hung { containers, wrapper, sleeper }
     }
 
     fn mark(&self, word: &str) -> PathBuf {
