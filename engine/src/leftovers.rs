@@ -7,7 +7,7 @@
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -74,7 +74,10 @@ pub fn groups(id: &str) -> Vec<PathBuf> {
 /// Removes the control groups of container `id`, in all hierarchies, and ends what is in them.
 pub fn remove_cgroups(id: &str) {
     let deadline = Instant::now() + PATIENCE;
-    for group in groups(id) {
+    let groups = groups(id);
+    // What one hierarchy has frozen is in the groups of all.
+    groups.iter().for_each(|group| thaw(group, DEPTH_MAX));
+    for group in groups {
         while !remove(&group, DEPTH_MAX) && Instant::now() < deadline {
             std::thread::sleep(AGAIN);
         }
@@ -113,6 +116,20 @@ fn remove(group: &Path, depth: usize) -> bool {
     match fs::remove_dir(group) {
         Ok(()) => true,
         Err(error) => error.kind() == ErrorKind::NotFound,
+    }
+}
+
+/// Lets what is frozen in a group go on: before that SIGKILL does not end it, with version 1. cgroups(7).
+fn thaw(group: &Path, depth: usize) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if depth > 0 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            thaw(&entry.path(), depth - 1);
+        }
+    }
+    for (switch, word) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+        // Only where there is one: it must not be made.
+        let file = fs::OpenOptions::new().write(true).open(group.join(switch));
+        let _ = file.and_then(|mut file| file.write_all(word.as_bytes()));
     }
 }
 

@@ -6,6 +6,9 @@
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+/// Seconds of [`Create::stop_timeout`] that have no end.
+pub const FOR_EVER: u32 = u32::MAX;
+
 /// How a container is to be made. What is empty, absent or 0 comes from the image, or is a default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Create {
@@ -68,7 +71,7 @@ pub struct Create {
     pub shm_size: Option<u64>,
     /// Name or number of the signal that `stop` sends.
     pub stop_signal: Option<String>,
-    /// Seconds that `stop` waits before it kills.
+    /// Seconds that `stop` waits before it kills; the configured ones if absent. [`FOR_EVER`] is no end.
     pub stop_timeout: Option<u32>,
     /// `json-file`, `journald` or `none`; the configured one if absent.
     pub log_driver: Option<String>,

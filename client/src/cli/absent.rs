@@ -12,6 +12,7 @@ const FILES: &str = "mount a file of your own: -v ./hosts:/etc/hosts:ro, or over
 const HEALTH: &str = "there are no health checks yet";
 const VOLUMES: &str =
     "there are no volumes with names yet; a directory of the host is shared by -v ./data:/data";
+const NO_VOLUMES: &str = "no container has volumes of its own yet: all that it had goes without it";
 const SHAPES: &str = "'inspect' and '--format json' print JSON, and jq(1) prints any shape of it";
 
 /// Options of `run` and `create`.
@@ -70,6 +71,9 @@ fn option(word: &str, words: &[String]) -> Option<&'static str> {
     let is_command = |names: &[&str]| words.iter().skip(1).take(2).any(|word| names.contains(&word.as_str()));
     if is_command(&["inspect"]) {
         return ["-f", "--format"].contains(&word).then_some(SHAPES);
+    }
+    if is_command(&["rm"]) {
+        return ["-v", "--volumes"].contains(&word).then_some(NO_VOLUMES);
     }
     let options = OPTIONS.iter().filter(|_| is_command(&["run", "create"]));
     options.clone().find(|(names, _)| names.contains(&word)).map(|(_, hint)| *hint)

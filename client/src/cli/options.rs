@@ -4,7 +4,7 @@
 //! can know (is there such a user?) is left to it.
 
 use crate::cli::failure::{Failure, USAGE};
-use sampan_ipc::container::{Mount, MountKind, Network, Restart};
+use sampan_ipc::container::{FOR_EVER, Mount, MountKind, Network, Restart};
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -44,6 +44,7 @@ pub fn size(option: &str, text: &str) -> Result<u64, Failure> {
 /// The two sides of a decimal point, and what the second is out of. Nine digits at most behind the point.
 fn decimal(text: &str) -> Option<(u64, u64, u64)> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let fraction = if fraction.is_empty() && !whole.is_empty() { "0" } else { fraction };
     let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let whole = if whole.is_empty() && text.len() > 1 { "0" } else { whole };
     if !is_digits(whole) || !is_digits(fraction) || fraction.len() > 9 {
@@ -64,17 +65,29 @@ pub fn swap(text: &str) -> Result<i64, Failure> {
     i64::try_from(size("--memory-swap", text)?).map_err(|_| bad("--memory-swap", text, "this is too much"))
 }
 
-/// `--cpus`: billionths of a CPU.
+/// `--cpus`: billionths of a CPU; 0 is no limit.
 ///
 /// # Errors
-/// It is no number over zero.
+/// It is no number.
 pub fn cpus(text: &str) -> Result<u64, Failure> {
     let wrong = || bad("--cpus", text, "this is no number of CPUs").hint("write one like 2 or 0.5");
     let (whole, fraction, scale) = decimal(text).ok_or_else(wrong)?;
     let nanos = whole
         .checked_mul(1_000_000_000)
         .and_then(|whole| whole.checked_add(fraction * (1_000_000_000 / scale)));
-    nanos.filter(|nanos| *nanos > 0).ok_or_else(wrong)
+    nanos.ok_or_else(wrong)
+}
+
+/// `--stop-timeout`: seconds; any number below zero is for ever.
+///
+/// # Errors
+/// It is too much.
+pub fn stop_timeout(seconds: i64) -> Result<u32, Failure> {
+    match seconds {
+        ..0 => Ok(FOR_EVER),
+        seconds => u32::try_from(seconds)
+            .map_err(|_| bad("--stop-timeout", &seconds.to_string(), "this is too long; -1 is for ever")),
+    }
 }
 
 /// `--ulimit NAME=SOFT[:HARD]`; -1 and `unlimited` are no limit.
@@ -199,7 +212,11 @@ pub fn labels(files: &[PathBuf], words: &[String]) -> Result<Vec<(String, String
         }
     }
     for word in words {
-        all.push(pair("--label", word, true)?);
+        let (key, value) = pair("--label", word, true)?;
+        if key.contains(char::is_whitespace) {
+            return Err(bad("--label", word, "there is white space in its key"));
+        }
+        all.push((key, value));
     }
     Ok(all)
 }
@@ -289,9 +306,10 @@ pub fn volume(text: &str) -> Result<Mount, Failure> {
         (Some(source), Some(target)) if !source.is_empty() => (source, target),
         _ => return Err(wrong("it needs a source and a target (volumes without a name are not there yet)")),
     };
-    if !source.starts_with(['/', '.']) && !source.contains('/') {
+    if !source.starts_with(['/', '.']) {
+        // Docker refuses a name with a '/' as well: nobody meant to make a directory '~'.
         return Err(wrong(
-            "the source is a name, and volumes with names are not there yet; './NAME' is a directory",
+            "the source is a name, and volumes with names are not there yet; a directory begins with '/' or '.'",
         ));
     }
     if !target.starts_with('/') {
@@ -304,13 +322,21 @@ pub fn volume(text: &str) -> Result<Mount, Failure> {
         make_source: true,
         ..Mount::default()
     };
-    for option in parts.next().unwrap_or_default().split(',').filter(|option| !option.is_empty()) {
+    let options = parts.next();
+    if options == Some("") {
+        return Err(wrong("nothing stands behind the last colon"));
+    }
+    let mut access = None;
+    for option in options.unwrap_or_default().split(',').filter(|option| !option.is_empty()) {
         match option {
-            "ro" => mount.read_only = true,
-            "rw" => mount.read_only = false,
+            "ro" | "rw" if access.is_some_and(|other| other != option) => {
+                return Err(wrong("it is read-only, or it is not"));
+            }
+            "ro" | "rw" => access = Some(option),
             _ => mount.options.push(option.to_owned()),
         }
     }
+    mount.read_only = access == Some("ro");
     Ok(mount)
 }
 
@@ -347,10 +373,11 @@ pub fn mount(text: &str) -> Result<Mount, Failure> {
     for field in fields(text).ok_or_else(|| wrong("a quote is not closed"))? {
         let (key, value) =
             field.split_once('=').map_or((field.as_str(), None), |(key, value)| (key, Some(value)));
+        let key = key.to_ascii_lowercase();
         let need =
             || value.filter(|value| !value.is_empty()).ok_or_else(|| wrong(&format!("{key} needs a value")));
-        match key {
-            "type" => kind = Some(need()?.to_owned()),
+        match key.as_str() {
+            "type" => kind = Some(need()?.to_ascii_lowercase()),
             "src" | "source" => mount.source = absolute("--mount", text, need()?)?,
             "dst" | "destination" | "target" => mount.target = need()?.to_owned(),
             "ro" | "readonly" => {
@@ -363,6 +390,13 @@ pub fn mount(text: &str) -> Result<Mount, Failure> {
                     mount.options.push("bind".to_owned());
                 }
             }
+            "bind-recursive" => match need()? {
+                "enabled" => {}
+                "disabled" => mount.options.push("bind".to_owned()),
+                _ => return Err(wrong("bind-recursive is enabled or disabled")),
+            },
+            // Means something on other hosts.
+            "consistency" => drop(need()?),
             "tmpfs-size" => mount.options.push(format!("size={}", size("--mount tmpfs-size", need()?)?)),
             "tmpfs-mode" => mount.options.push(format!("mode={}", need()?)),
             _ => return Err(wrong(&format!("{key:?} is not known"))),
@@ -371,8 +405,11 @@ pub fn mount(text: &str) -> Result<Mount, Failure> {
     mount.kind = match kind.as_deref() {
         Some("bind") => MountKind::Bind,
         Some("tmpfs") => MountKind::Tmpfs,
+        // Docker's type where none is said.
+        None | Some("volume") => {
+            return Err(wrong("volumes with names are not there yet; bind and tmpfs are"));
+        }
         Some(_) => return Err(wrong("there is no such type; bind and tmpfs are")),
-        None => return Err(wrong("it has no type")),
     };
     check(&mount).map_err(wrong)?;
     Ok(mount)
@@ -434,7 +471,10 @@ mod tests {
         assert_eq!(swap("-1").expect("unlimited"), -1);
         assert_eq!(cpus("0.5").expect("half"), 500_000_000);
         assert_eq!(cpus("2").expect("two"), 2_000_000_000);
-        for text in ["0", "-1", "", "x", "1.0000000001"] {
+        assert_eq!((stop_timeout(-1).expect("for ever"), stop_timeout(3).expect("three")), (FOR_EVER, 3));
+        assert!(stop_timeout(1 << 40).is_err());
+        assert_eq!((cpus("0").expect("no limit"), cpus("1.").expect("one")), (0, 1_000_000_000));
+        for text in ["-1", "", ".", "x", "1.0000000001"] {
             assert!(cpus(text).is_err(), "{text}");
         }
     }
@@ -464,8 +504,10 @@ mod tests {
         assert_eq!(mount.options, ["rslave"]);
         let here = env::current_dir().expect("a directory").display().to_string();
         assert_eq!(volume("./x:/b").expect("good").source, format!("{here}/x"));
-        assert_eq!(volume("x/y:/b").expect("good").source, format!("{here}/x/y"));
-        for text in ["", "/a", ":/b", "/a:b", "name:/b", "/a:", "a"] {
+        assert_eq!(volume("./x/y:/b").expect("good").source, format!("{here}/x/y"));
+        for text in
+            ["", "/a", ":/b", "/a:b", "name:/b", "/a:", "a", "~/x:/b", "x/y:/b", "/a:/b:", "/a:/b:ro,rw"]
+        {
             assert_eq!(volume(text).expect_err(text).status, USAGE);
         }
     }
@@ -475,6 +517,8 @@ mod tests {
         let bind = mount("type=bind,\"src=/a,b\",dst=/c,ro").expect("good");
         assert_eq!((bind.source.as_str(), bind.target.as_str(), bind.read_only), ("/a,b", "/c", true));
         assert!(!bind.make_source);
+        let same = mount("Type=BIND,source=/a,target=/c,consistency=cached,bind-recursive=disabled");
+        assert_eq!(same.expect("good").options, ["bind"]);
         let memory = mount("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=700").expect("good");
         assert_eq!(
             (memory.kind, memory.options),
@@ -516,6 +560,7 @@ mod tests {
             labels(&[], &["a".into(), "b=c=d".into()]).expect("good"),
             [("a".into(), String::new()), ("b".into(), "c=d".into())]
         );
+        assert!(labels(&[], &["a b=c".into()]).is_err());
     }
 
     #[test]

@@ -201,7 +201,7 @@ fn container_of(options: &Options) -> Result<container::Create, Failure> {
     }
     let pidfile = options.pidfile.as_ref().map(std::path::absolute).transpose();
     Ok(container::Create {
-        name: options.name.clone(),
+        name: said(&options.name),
         image: image.clone(),
         command: command.to_vec(),
         entrypoint: options.entrypoint.as_ref().map(|word| match word.as_str() {
@@ -210,8 +210,8 @@ fn container_of(options: &Options) -> Result<container::Create, Failure> {
         }),
         env: options::environment(&options.env_file, &options.env)?,
         user: options.user.clone(),
-        workdir: options.workdir.clone(),
-        hostname: options.hostname.clone(),
+        workdir: said(&options.workdir),
+        hostname: said(&options.hostname),
         tty: options.tty,
         open_stdin: options.interactive,
         labels: options::labels(&options.label_file, &options.label)?,
@@ -236,9 +236,9 @@ fn container_of(options: &Options) -> Result<container::Create, Failure> {
         nano_cpus: options.cpus.as_deref().map(options::cpus).transpose()?,
         pids: options.pids_limit,
         shm_size: options.shm_size.as_deref().map(|text| options::size("--shm-size", text)).transpose()?,
-        stop_signal: options.stop_signal.clone(),
-        stop_timeout: options.stop_timeout,
-        log_driver: options.log_driver.clone(),
+        stop_signal: said(&options.stop_signal),
+        stop_timeout: options.stop_timeout.map(options::stop_timeout).transpose()?,
+        log_driver: said(&options.log_driver),
         log_options: pairs("--log-opt", &options.log_opt, false)?,
         runtime: options.runtime.clone(),
         pidfile: pidfile.map_err(|error| Failure::new(format!("--pidfile: {error}")).status(USAGE))?,
@@ -258,6 +258,11 @@ fn container_of(options: &Options) -> Result<container::Create, Failure> {
         annotations: pairs("--annotation", &options.annotation, true)?,
         command_line: env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
     })
+}
+
+/// The value of an option; an empty one is as good as none, for scripts whose variable is not set.
+fn said(option: &Option<String>) -> Option<String> {
+    option.clone().filter(|word| !word.is_empty())
 }
 
 fn mounts(options: &Options) -> Result<Vec<container::Mount>, Failure> {
@@ -388,7 +393,7 @@ pub fn exec(args: &Exec) -> Result<(), Failure> {
         command: command.to_vec(),
         env: options::environment(&args.env_file, &args.env)?,
         user: args.user.clone(),
-        workdir: args.workdir.clone(),
+        workdir: said(&args.workdir),
         tty: args.tty,
         privileged: args.privileged,
         detach: args.detach,

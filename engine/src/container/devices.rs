@@ -43,6 +43,14 @@ pub fn check(devices: &[String]) -> Result<(), SpecError> {
     devices.iter().try_for_each(|device| parse(device).map(drop))
 }
 
+/// The path on the host, that in the container, and what may be done with it.
+///
+/// # Errors
+/// [`SpecError::Option`].
+pub fn parts(device: &str) -> Result<(&str, &str, &str), SpecError> {
+    parse(device).map(|asked| (asked.host, asked.container, asked.access))
+}
+
 /// Nodes to make, and rules about all.
 ///
 /// # Errors
@@ -100,7 +108,8 @@ fn parse(device: &str) -> Result<Asked<'_>, SpecError> {
 }
 
 fn is_access(word: &str) -> bool {
-    !word.is_empty() && word.len() <= 3 && word.chars().all(|c| "rwm".contains(c))
+    let count = |letter: char| word.matches(letter).count();
+    !word.is_empty() && word.chars().all(|c| "rwm".contains(c) && count(c) == 1)
 }
 
 /// The device, or all devices of the directory.
@@ -189,6 +198,7 @@ mod tests {
             "/dev/a:b",
             "/dev/a:/dev/b:x",
             "/dev/a:/dev/b:r:w",
+            "/dev/a:/dev/b:rr",
             "/dev/a:/dev/../b",
             "/dev/a:/b:",
         ] {

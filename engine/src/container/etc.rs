@@ -14,8 +14,9 @@ use std::path::Path;
 
 /// Longest file of the host that is copied, in bytes.
 const COPY_MAX: u64 = 1 << 20;
-/// Loopback, by its names.
-const LOOPBACK: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+/// Loopback and the groups of IPv6, by the names that docker gives them.
+const LOOPBACK: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+    fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
 
 /// Where the files of a container are.
 pub fn files(homes: &Homes, definition: &Definition) -> Files {

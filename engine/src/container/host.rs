@@ -4,6 +4,8 @@
 //! of the system. Never fails: what cannot be read is not there.
 
 use super::capabilities::Set;
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -56,6 +58,8 @@ pub struct Host {
     pub cgroups: Cgroups,
     /// Their controllers: `memory`, `pids`, `cpu`, ….
     pub controllers: BTreeSet<String>,
+    /// Processors that the engine may run on; 0 if that is not known.
+    pub processors: u32,
     /// Swap can be limited.
     pub swap: bool,
     /// The engine's own capabilities, with which it can only give what it has.
@@ -104,6 +108,7 @@ impl Host {
         Host {
             cgroups,
             controllers,
+            processors: processors(),
             swap,
             capabilities: permitted(&status).unwrap_or_default(),
             kernel: kernel(&text("/proc/sys/kernel/osrelease")),
@@ -184,6 +189,13 @@ fn mounted(mountinfo: &str) -> (BTreeSet<String>, Option<PathBuf>, Option<PathBu
         }
     }
     (controllers, memory, unified)
+}
+
+/// As docker counts them: those that this process may run on, whatever a control group leaves it of their time.
+fn processors() -> u32 {
+    let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else { return 0 };
+    let is_in = |cpu: &usize| set.is_set(*cpu).unwrap_or(false);
+    u32::try_from((0..CpuSet::count()).filter(is_in).count()).unwrap_or(u32::MAX)
 }
 
 fn permitted(status: &str) -> Option<Set> {

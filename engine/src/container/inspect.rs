@@ -2,9 +2,10 @@
 
 use super::definition::{Definition, Form};
 use super::home::Homes;
-use super::listing;
+use super::{devices, listing, logs, process, signals};
+use crate::config::Config;
 use crate::stamp;
-use sampan_ipc::container::{Create, Mount, MountKind, Phase, Restart};
+use sampan_ipc::container::{FOR_EVER, Mount, MountKind, Phase, Restart};
 use sampan_ipc::shim::State;
 use serde_json::{Value, json};
 
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// One container, as JSON.
-pub fn json(definition: &Definition, state: &State, homes: &Homes, size: bool) -> String {
+pub fn json(config: &Config, definition: &Definition, state: &State, homes: &Homes, size: bool) -> String {
     let create = &definition.create;
     let dir = homes.dir(&definition.id);
     let mut document = json!({
@@ -33,7 +34,7 @@ pub fn json(definition: &Definition, state: &State, homes: &Homes, size: bool) -
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": "",
-        "HostConfig": host_config(create),
+        "HostConfig": host_config(config, definition),
         "GraphDriver": {"Name": driver(definition), "Data": match definition.rootfs {
             Form::Overlay => json!({
                 "UpperDir": dir.join("upper"), "WorkDir": dir.join("work"), "MergedDir": dir.join("rootfs"),
@@ -41,7 +42,7 @@ pub fn json(definition: &Definition, state: &State, homes: &Homes, size: bool) -
             Form::Copy => json!({"RootDir": dir.join("rootfs")}),
         }},
         "Mounts": create.mounts.iter().map(mount_json).collect::<Vec<_>>(),
-        "Config": config(definition),
+        "Config": config_json(definition),
         "NetworkSettings": {"Networks": {listing::network(create.network): {}}},
         "ImageDigest": definition.image.digest,
         "Layers": definition.image.layers.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -71,7 +72,8 @@ fn state_json(state: &State) -> Value {
         "OOMKilled": state.oom_killed,
         "Dead": state.phase == Phase::Dead,
         "Pid": state.pid,
-        "ExitCode": state.exit_code,
+        // Of the last run, and while there is one, of none.
+        "ExitCode": if state.phase.is_alive() { 0 } else { state.exit_code },
         "Error": state.error,
         "StartedAt": time(state.started),
         "FinishedAt": time(state.finished),
@@ -89,7 +91,8 @@ fn restart(restart: Restart) -> Value {
     json!({"Name": name, "MaximumRetryCount": most})
 }
 
-fn host_config(create: &Create) -> Value {
+fn host_config(config: &Config, definition: &Definition) -> Value {
+    let create = &definition.create;
     let options: serde_json::Map<String, Value> =
         create.log_options.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
     let ulimits: Vec<Value> = create
@@ -100,7 +103,7 @@ fn host_config(create: &Create) -> Value {
     let binds = create.mounts.iter().filter(|mount| mount.kind == MountKind::Bind && mount.make_source);
     json!({
         "Binds": binds.map(bind).collect::<Vec<_>>(),
-        "LogConfig": {"Type": create.log_driver, "Config": options},
+        "LogConfig": {"Type": logs::driver(config, definition), "Config": options},
         "NetworkMode": listing::network(create.network),
         "RestartPolicy": restart(create.restart),
         "AutoRemove": create.auto_remove,
@@ -111,13 +114,13 @@ fn host_config(create: &Create) -> Value {
         "ReadonlyRootfs": create.read_only,
         "SecurityOpt": create.security.iter().map(|option| shorten(option)).collect::<Vec<_>>(),
         "ShmSize": create.shm_size.unwrap_or(64 << 20),
-        "Runtime": create.runtime,
+        "Runtime": create.runtime.as_ref().or(config.settings.runtime.as_ref()),
         "Memory": create.memory.unwrap_or(0),
         "MemorySwap": create.memory_swap.unwrap_or(0),
         "NanoCpus": create.nano_cpus.unwrap_or(0),
         "PidsLimit": create.pids,
         "Ulimits": ulimits,
-        "Devices": create.devices,
+        "Devices": create.devices.iter().filter_map(|asked| device(asked)).collect::<Vec<_>>(),
         "Init": create.init,
         "Sysctls": create.sysctls.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
     })
@@ -150,7 +153,13 @@ fn mount_json(mount: &Mount) -> Value {
     })
 }
 
-fn config(definition: &Definition) -> Value {
+/// `HOST[:CONTAINER[:rwm]]`, in its parts.
+fn device(asked: &str) -> Option<Value> {
+    let (host, container, access) = devices::parts(asked).ok()?;
+    Some(json!({"PathOnHost": host, "PathInContainer": container, "CgroupPermissions": access}))
+}
+
+fn config_json(definition: &Definition) -> Value {
     let (create, run) = (&definition.create, &definition.run);
     let labels: serde_json::Map<String, Value> =
         definition.labels().into_iter().map(|(key, value)| (key, json!(value))).collect();
@@ -159,14 +168,14 @@ fn config(definition: &Definition) -> Value {
         "User": create.user.as_ref().or(run.user.as_ref()),
         "Tty": create.tty,
         "OpenStdin": create.open_stdin,
-        "Env": run.env.iter().chain(&create.env).collect::<Vec<_>>(),
-        "Cmd": create.command,
-        "Entrypoint": create.entrypoint,
+        "Env": process::said(run, create),
+        "Cmd": if create.command.is_empty() && create.entrypoint.is_none() { &run.cmd } else { &create.command },
+        "Entrypoint": create.entrypoint.as_ref().unwrap_or(&run.entrypoint),
         "Image": definition.image.name,
         "WorkingDir": create.workdir.as_ref().or(run.working_dir.as_ref()),
         "Labels": labels,
-        "StopSignal": definition.stop_signal.to_string(),
-        "StopTimeout": create.stop_timeout,
+        "StopSignal": signals::name(definition.stop_signal),
+        "StopTimeout": create.stop_timeout.map(|seconds| if seconds == FOR_EVER { -1 } else { i64::from(seconds) }),
         "CreateCommand": create.command_line,
     })
 }

@@ -6,6 +6,7 @@ use super::definition::Definition;
 use super::home::Homes;
 use super::table::Busy;
 use crate::failure;
+use regex_lite::{Regex, RegexBuilder};
 use sampan_ipc::container::{Listing, MountKind, Network, Phase, Summary};
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::shim::State;
@@ -14,6 +15,8 @@ use std::sync::Arc;
 
 /// Longest command that is told.
 const COMMAND_MAX: usize = 1000;
+/// Most bytes of the program that a regular expression comes to.
+const NAME_PROGRAM_MAX: usize = 32 << 10;
 /// The keys that there are.
 const KEYS: [&str; 11] =
     ["id", "name", "label", "exited", "status", "ancestor", "before", "since", "volume", "network", "health"];
@@ -62,12 +65,14 @@ pub fn choose(all: &mut Vec<(Arc<Definition>, Summary)>, asked: &Listing) -> Res
     let filters = parse(&asked.filters)?;
     let ages = Ages::of(all, &filters)?;
     // To ask for a state is to ask for those that do not run as well.
-    let any_phase =
-        asked.all || asked.last > 0 || ["status", "exited"].iter().any(|key| filters.contains_key(*key));
+    let any_phase = asked.all
+        || asked.last > 0
+        || ["status", "exited"].iter().any(|key| filters.values.contains_key(*key));
     all.retain(|(definition, summary)| {
         (any_phase || summary.phase.is_alive() || summary.phase == Phase::Restarting)
             && ages.contain(summary.created)
-            && filters.iter().all(|(key, values)| matches(key, values, definition, summary))
+            && filters.values.iter().all(|(key, values)| matches(key, values, definition, summary))
+            && (filters.names.is_empty() || filters.names.iter().any(|name| is_named(name, &summary.name)))
     });
     all.sort_by(|(_, a), (_, b)| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
     if asked.last > 0 {
@@ -76,10 +81,15 @@ pub fn choose(all: &mut Vec<(Arc<Definition>, Summary)>, asked: &Listing) -> Res
     Ok(())
 }
 
-type Filters = BTreeMap<String, Vec<String>>;
+/// Values by key, and the names among them as the regular expressions that they are in docker.
+#[derive(Default)]
+struct Filters {
+    values: BTreeMap<String, Vec<String>>,
+    names: Vec<Regex>,
+}
 
 fn parse(written: &[String]) -> Result<Filters, Failure> {
-    let mut filters = Filters::new();
+    let mut filters = Filters::default();
     for filter in written {
         let Some((key, value)) = filter.split_once('=') else {
             let message = format!("filter {filter:?} has no '='");
@@ -89,21 +99,32 @@ fn parse(written: &[String]) -> Result<Filters, Failure> {
             let message = format!("there is no filter {key:?}");
             return Err(failure::new(Code::Usage, message, &format!("there are {}", KEYS.join(", "))));
         }
-        filters.entry(key.to_owned()).or_default().push(value.to_owned());
+        if key == "name" {
+            filters.names.push(name_like(value)?);
+        }
+        filters.values.entry(key.to_owned()).or_default().push(value.to_owned());
     }
-    check(&filters)?;
+    check(&filters.values)?;
     Ok(filters)
 }
 
-fn check(filters: &Filters) -> Result<(), Failure> {
-    for status in filters.get("status").into_iter().flatten() {
+/// A regular expression that names are compared with. They are, in the engine's loop, so it is a small one.
+fn name_like(value: &str) -> Result<Regex, Failure> {
+    RegexBuilder::new(value).size_limit(NAME_PROGRAM_MAX).build().map_err(|error| {
+        let message = format!("filter name={value:?} is no regular expression: {error}");
+        failure::new(Code::Usage, message, "a name or a part of it is one, and ^NAME$ is the whole of it")
+    })
+}
+
+fn check(values: &BTreeMap<String, Vec<String>>) -> Result<(), Failure> {
+    for status in values.get("status").into_iter().flatten() {
         let phases = ["created", "running", "paused", "restarting", "exited", "removing", "dead"];
         if !phases.contains(&status.as_str()) {
             let message = format!("there is no status {status:?}");
             return Err(failure::new(Code::Usage, message, &format!("there are {}", phases.join(", "))));
         }
     }
-    for code in filters.get("exited").into_iter().flatten() {
+    for code in values.get("exited").into_iter().flatten() {
         if code.parse::<i32>().is_err() {
             return Err(failure::new(Code::Usage, format!("{code:?} is no exit code"), ""));
         }
@@ -115,7 +136,6 @@ fn matches(key: &str, values: &[String], definition: &Definition, summary: &Summ
     let any = |is: &dyn Fn(&str) -> bool| values.iter().any(|value| is(value));
     match key {
         "id" => any(&|value| summary.id.starts_with(value)),
-        "name" => any(&|value| summary.name.contains(value.strip_prefix('/').unwrap_or(value))),
         "label" => values.iter().all(|value| has_label(&summary.labels, value)),
         "exited" => {
             let has_ended = summary.started != 0 && !summary.phase.is_alive();
@@ -129,9 +149,14 @@ fn matches(key: &str, values: &[String], definition: &Definition, summary: &Summ
         "network" => any(&|value| summary.network == value),
         // There are no health checks: none is healthy, and none is not.
         "health" => any(&|value| value == "none"),
-        // Told apart by time, in `Ages`.
+        // `name` is a regular expression; others are told apart by time, in `Ages`.
         _ => true,
     }
+}
+
+/// In docker a container's name begins with a `/`, and people may write it or not.
+fn is_named(like: &Regex, name: &str) -> bool {
+    like.is_match(name) || like.is_match(&format!("/{name}"))
 }
 
 fn has_label(labels: &[(String, String)], wanted: &str) -> bool {
@@ -168,7 +193,7 @@ impl Ages {
             found.map(|(_, summary)| summary.created).ok_or_else(|| super::table::no_container(value))
         };
         let times = |key: &str| -> Result<Vec<i64>, Failure> {
-            filters.get(key).into_iter().flatten().map(created).collect()
+            filters.values.get(key).into_iter().flatten().map(created).collect()
         };
         let (since, before) = (times("since")?, times("before")?);
         Ok(Ages {

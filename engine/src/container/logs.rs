@@ -25,7 +25,10 @@ pub fn log(config: &Config, homes: &Homes, definition: &Definition) -> Result<Lo
     let configured = config.log_options.iter().filter(|_| driver == config.log_driver);
     let options = configured.chain(&definition.create.log_options);
     match driver {
-        "none" => Ok(Log::None),
+        "none" => match definition.create.log_options.first() {
+            Some((key, _)) => Err(no_option(driver, key, "none")),
+            None => Ok(Log::None),
+        },
         "json-file" => {
             let (mut max_bytes, mut max_files) = (MAX_BYTES, MAX_FILES);
             for (key, value) in options {
@@ -68,7 +71,8 @@ pub fn files(config: &Config, homes: &Homes, definition: &Definition) -> (String
     (driver.to_owned(), files)
 }
 
-fn driver<'a>(config: &'a Config, definition: &'a Definition) -> &'a str {
+/// Its log driver: the one that was asked for, else the configured one.
+pub fn driver<'a>(config: &'a Config, definition: &'a Definition) -> &'a str {
     definition.create.log_driver.as_deref().unwrap_or(&config.log_driver)
 }
 

@@ -55,8 +55,7 @@ const FLAGS: [&str; 20] = [
     "sync",
     "nosymfollow",
 ];
-const PROPAGATION: [&str; 8] =
-    ["private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"];
+const PROPAGATION: [&str; 6] = ["private", "rprivate", "slave", "rslave", "unbindable", "runbindable"];
 /// Those of other hosts, or of volumes, that mean nothing here.
 const IGNORED: [&str; 6] = ["consistent", "cached", "delegated", "nocopy", "defaults", "notmpcopyup"];
 
@@ -192,7 +191,8 @@ fn own(create: &Create, files: &Files, mounts: &mut Mounts) -> Result<(), SpecEr
         (&files.resolv_conf, "/etc/resolv.conf"),
     ];
     for (source, target) in three.into_iter().filter(|(source, _)| !source.as_os_str().is_empty()) {
-        mounts.lines.push(bind(&source.to_string_lossy(), target, &[]));
+        let access: &[&str] = if create.read_only { &["ro"] } else { &[] };
+        mounts.lines.push(bind(&source.to_string_lossy(), target, access));
     }
     if let (Notify::Container, Some(socket)) = (create.sdnotify, &create.notify_socket) {
         match socket.starts_with('/') {
@@ -270,9 +270,7 @@ fn propagate(words: &mut Vec<String>, mounts: &mut Mounts) {
         words.push("rprivate".to_owned());
         return;
     };
-    if asked.ends_with("shared") {
-        mounts.propagation = Some("rshared".to_owned());
-    } else if asked.ends_with("slave") && mounts.propagation.is_none() {
+    if asked.ends_with("slave") {
         mounts.propagation = Some("rslave".to_owned());
     }
 }
@@ -291,6 +289,12 @@ fn translate(mount: &Mount, to: &mut Vec<String>) -> Result<bool, SpecError> {
             "z" | "Z" => relabel = true,
             "U" | "idmap" => return bad("owners of files are not changed"),
             "readonly" => to.push("ro".to_owned()),
+            // The container's root is in a mount namespace that the host's mounts come into and none go out of.
+            _ if !is_tmpfs && [key, value].iter().any(|word| word.ends_with("shared")) => {
+                return bad(
+                    "what a container mounts does not reach the host; rslave lets what the host mounts in",
+                );
+            }
             "bind-propagation" if !is_tmpfs && PROPAGATION.contains(&value) => to.push(value.to_owned()),
             "bind-nonrecursive" if !is_tmpfs => to.push("bind".to_owned()),
             "bind" | "rbind" if !is_tmpfs => to.push(key.to_owned()),
@@ -387,6 +391,8 @@ mod tests {
             volume("relative", "/a", &[]),
             volume("/tmp", "/a", &["size=1"]),
             volume("/tmp", "/a", &["U"]),
+            volume("/tmp", "/a", &["rshared"]),
+            volume("/tmp", "/a", &["bind-propagation=shared"]),
             volume("/tmp", "/a", &["lowerdir=/etc"]),
             volume("/tmp\0", "/a", &[]),
         ] {
@@ -414,9 +420,8 @@ mod tests {
         let mounts = make(vec![volume(missing, "/a", &["z", "ro"])]).expect("made");
         assert_eq!((mounts.make.len(), mounts.warnings.len()), (1, 1));
         assert!(make(vec![Mount { make_source: false, ..volume(missing, "/a", &[]) }]).is_err());
-        let shared =
-            make(vec![volume("/tmp", "/a", &["rslave"]), volume("/tmp", "/b", &["rshared"])]).expect("made");
-        assert_eq!(shared.propagation.as_deref(), Some("rshared"));
+        let slave = make(vec![volume("/tmp", "/a", &["rslave"]), volume("/tmp", "/b", &[])]).expect("made");
+        assert_eq!(slave.propagation.as_deref(), Some("rslave"));
         let create = Create { init: true, ..Create::default() };
         let error = all(&create, &Host::default(), &Runtime::default(), &Files::default(), None);
         assert!(error.is_err_and(|error| error.to_string().contains("catatonit")));

@@ -144,13 +144,24 @@ fn environment(of: &Of<'_>, home: &str) -> Vec<String> {
     if of.create.sdnotify == Notify::Container && of.create.notify_socket.is_some() {
         env.push(format!("NOTIFY_SOCKET={NOTIFY}"));
     }
+    spell(&mut env, of.run, of.create);
+    env
+}
+
+/// The variables of the image and of the options, each once.
+pub fn said(run: &Run, create: &Create) -> Vec<String> {
+    let mut env = Vec::new();
+    spell(&mut env, run, create);
+    env
+}
+
+fn spell(env: &mut Vec<String>, run: &Run, create: &Create) {
     // An image's words are hostile: what is no variable is left out.
     let usable = |variable: &&String| {
         !variable.contains('\0') && variable.split_once('=').is_some_and(|(key, _)| !key.is_empty())
     };
-    of.run.env.iter().filter(usable).for_each(|variable| set(&mut env, variable));
-    of.create.env.iter().for_each(|variable| set(&mut env, variable));
-    env
+    run.env.iter().filter(usable).for_each(|variable| set(env, variable));
+    create.env.iter().for_each(|variable| set(env, variable));
 }
 
 /// Sets `KEY=value` in place of what had that key; `KEY` alone takes it away.
@@ -239,8 +250,8 @@ pub fn check_security(create: &Create) -> Result<(), SpecError> {
 
 fn no_new_privileges(create: &Create) -> Result<bool, SpecError> {
     match security(create, "no-new-privileges") {
-        None | Some("false") => Ok(false),
-        Some("" | "true") => Ok(true),
+        None | Some("false" | "0") => Ok(false),
+        Some("" | "true" | "1") => Ok(true),
         Some(other) => {
             Err(SpecError::option("--security-opt no-new-privileges", other, "expected true or false"))
         }

@@ -114,8 +114,8 @@ impl Containers {
         let mut entry = Entry::new(half, State::default(), None);
         entry.busy = Some(Busy::Creating);
         self.entries.insert(id.clone(), entry);
-        let homes = self.homes.clone();
-        self.spawn(move |shared| {
+        let (homes, runtime) = (self.homes.clone(), create.runtime.clone());
+        self.spawn_with(runtime.as_deref(), move |shared| {
             let result = create::create(shared, &homes, &id, name, create);
             shared.outbox.send(Message::Container(Outcome::Created { id, client, result }));
         });
@@ -162,6 +162,9 @@ impl Containers {
     ) -> Result<(), Failure> {
         let Some(entry) = self.entries.get(id) else { return Ok(()) };
         let attach = check_streams(asked.attach, descriptors)?;
+        if entry.state.phase == Phase::Paused {
+            return Err(paused(&entry.definition.name));
+        }
         if entry.link.is_some() && (entry.state.phase.is_alive() || entry.state.phase == Phase::Restarting) {
             return match attach {
                 Some((streams, descriptors)) => {
@@ -187,7 +190,8 @@ impl Containers {
         entry.state.restarts = if begin.by_policy { entry.state.restarts + 1 } else { 0 };
         let (definition, state, homes) =
             (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
-        self.spawn(move |shared| {
+        let runtime = definition.create.runtime.clone();
+        self.spawn_with(runtime.as_deref(), move |shared| {
             let id = definition.id.clone();
             let result = start::start(shared, &homes, &definition, state, begin);
             shared.outbox.send(Message::Container(Outcome::Spawned { id, result }));
@@ -319,7 +323,7 @@ impl Containers {
         let (definition, state, homes) =
             (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
         self.spawn(move |shared| {
-            let json = inspect::json(&definition, &state, &homes, size);
+            let json = inspect::json(&shared.config, &definition, &state, &homes, size);
             let answers = vec![Answer::Json(json), Answer::Done(Done::default())];
             shared.outbox.send(Message::Container(Outcome::Answers { client, answers }));
         });
@@ -348,16 +352,14 @@ impl Containers {
         let Some(entry) = self.entries.get(id) else { return Ok(()) };
         match entry.state.phase {
             Phase::Running => {}
-            Phase::Paused => {
-                let message = format!("container {:?} is paused", entry.definition.name);
-                return Err(failure::new(Code::Conflict, message, "'sampan unpause' thaws it"));
-            }
+            Phase::Paused => return Err(paused(&entry.definition.name)),
             _ => return Err(not_running(&entry.definition.name)),
         }
         let asked = (!exec.detach).then_some(exec.streams);
         let descriptors = check_streams(asked, descriptors)?.map(|(_, d)| d).unwrap_or_default();
         let (definition, homes) = (Arc::clone(&entry.definition), self.homes.clone());
-        self.spawn(move |shared| {
+        let runtime = definition.create.runtime.clone();
+        self.spawn_with(runtime.as_deref(), move |shared| {
             let id = definition.id.clone();
             let result = start::describe(shared, &homes, &definition, exec);
             shared.outbox.send(Message::Container(Outcome::Described { id, client, result, descriptors }));
@@ -492,6 +494,10 @@ fn may_end_a_start(request: &Request) -> bool {
             | Request::Kill { .. }
             | Request::RemoveContainer { force: true, .. }
     )
+}
+
+fn paused(name: &str) -> Failure {
+    failure::new(Code::Conflict, format!("container {name:?} is paused"), "'sampan unpause' thaws it")
 }
 
 /// The descriptors that came must be those that were announced.

@@ -9,8 +9,12 @@ use std::collections::BTreeMap;
 
 /// Least memory: docker's rule; with less no runtime starts anything.
 const MEMORY_MIN: u64 = 6 << 20;
+/// One processor, in the unit of `--cpus`.
+const CPU: u64 = 1_000_000_000;
 /// Period of the processors' limit, in microseconds. cgroups(7), "cpu".
 const PERIOD: u64 = 100_000;
+/// Most processes that the kernel lets a limit be. linux/threads.h, PID_MAX_LIMIT.
+const PIDS_MAX: i64 = 4 << 20;
 /// Least quota that the kernel takes, in microseconds.
 const QUOTA_MIN: u64 = 1_000;
 
@@ -52,6 +56,9 @@ pub fn check(create: &Create) -> Result<(), SpecError> {
         Some(pids) if pids < -1 => {
             Err(SpecError::option("--pids-limit", &pids.to_string(), "expected a number; -1 is no limit"))
         }
+        Some(pids) if pids > PIDS_MAX => {
+            Err(SpecError::option("--pids-limit", &pids.to_string(), "no kernel has more than 4194304"))
+        }
         _ if create.shm_size == Some(0) => {
             Err(SpecError::option("--shm-size", "0", "it has at least one byte"))
         }
@@ -60,6 +67,20 @@ pub fn check(create: &Create) -> Result<(), SpecError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Checks the numbers against what this host has.
+///
+/// # Errors
+/// [`SpecError::Option`]: more processors than there are, as in docker.
+pub fn check_host(create: &Create, host: &Host) -> Result<(), SpecError> {
+    let nanos = create.nano_cpus.unwrap_or(0);
+    if host.processors == 0 || nanos <= u64::from(host.processors) * CPU {
+        return Ok(());
+    }
+    let asked = format!("{}.{:02}", nanos / CPU, nanos % CPU / (CPU / 100));
+    let why = format!("this host has {}, and a container can have 0.01 to that", host.processors);
+    Err(SpecError::option("--cpus", &asked, why))
 }
 
 /// The limits that this host can keep; what it cannot is told.
@@ -160,6 +181,8 @@ pub fn sysctls(
     let mut all = BTreeMap::new();
     if network != Network::Host && host.unprivileged_ports {
         all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
+        // All groups: ping(8) needs no capability. icmp(7).
+        all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
     }
     all.extend(create.sysctls.iter().cloned());
     Ok(all)
@@ -207,6 +230,17 @@ mod tests {
     }
 
     #[test]
+    fn no_more_processors_can_be_had_than_there_are() {
+        let ask = |nanos, processors| {
+            let create = Create { nano_cpus: Some(nanos), ..Create::default() };
+            check_host(&create, &Host { processors, ..Host::default() })
+        };
+        assert!(ask(2 * CPU, 2).is_ok() && ask(0, 2).is_ok() && ask(100 * CPU, 0).is_ok());
+        let error = ask(2 * CPU + CPU / 100, 2).expect_err("more than there are").to_string();
+        assert!(error.contains("--cpus \"2.01\"") && error.contains("has 2,"), "{error}");
+    }
+
+    #[test]
     fn numbers_that_make_no_sense_are_refused() {
         let bad = [
             Create { memory: Some(1), ..Create::default() },
@@ -217,6 +251,7 @@ mod tests {
             Create { nano_cpus: Some(1), ..Create::default() },
             Create { nano_cpus: Some(u64::MAX), ..Create::default() },
             Create { pids: Some(-2), ..Create::default() },
+            Create { pids: Some((4 << 20) + 1), ..Create::default() },
             Create { shm_size: Some(0), ..Create::default() },
             Create { shm_size: Some(u64::MAX), ..Create::default() },
         ];

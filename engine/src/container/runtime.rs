@@ -55,11 +55,26 @@ pub struct Runtime {
     pub passed_over: Vec<String>,
 }
 
-/// What is kept in mind, by what was asked for, with what tells a program from its successor. Each has a lock of its
-/// own: one that hangs while it is asked what it is keeps nobody who wants another.
-static FOUND: Mutex<BTreeMap<String, Slot>> = Mutex::new(BTreeMap::new());
-type Slot = Arc<Mutex<Option<(Stamp, Arc<Runtime>)>>>;
+/// What is kept in mind, by what was asked for. Each has a lock of its own: one that hangs while it is asked what it is
+/// keeps nobody who wants another.
+static SLOTS: Mutex<BTreeMap<String, Arc<Mutex<Slot>>>> = Mutex::new(BTreeMap::new());
 type Stamp = (u64, u64, i64, i64);
+
+/// What came of looking for a runtime.
+#[derive(Default)]
+struct Slot {
+    /// With what tells a program from its successor.
+    found: Option<(Stamp, Arc<Runtime>)>,
+    /// When it was last seen that it does not work, and why.
+    failed: Option<(Instant, SpecError)>,
+}
+
+impl Slot {
+    fn known(&self) -> Option<&Arc<Runtime>> {
+        let (stamp, runtime) = self.found.as_ref()?;
+        (Some(*stamp) == stamp_of(&runtime.path)).then_some(runtime)
+    }
+}
 
 impl Runtime {
     /// The runtime `asked` for by name or path, else the configured one, else the first that works here.
@@ -76,27 +91,40 @@ impl Runtime {
                 "an engine of root's runs them for everybody in the group sampan",
             ));
         }
-        let named = asked.or(config.settings.runtime.as_deref()).unwrap_or_default();
-        // What was found says whether systemd is asked: two configurations of one process (in tests) differ.
-        let key = format!("{:?} {named}", config.settings.cgroup_manager);
-        let slot = Arc::clone(FOUND.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default());
-        let mut found = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((stamp, runtime)) = found.as_ref()
-            && Some(*stamp) == stamp_of(&runtime.path)
-        {
+        let asked_at = Instant::now();
+        let slot = slot(config, asked);
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = slot.known() {
             return Ok(runtime.clone());
         }
-        let host = Host::get();
-        let manager = config.settings.cgroup_manager;
-        let runtime = Arc::new(if named.is_empty() {
-            choose(host, manager)?
-        } else {
-            named_one(named, host, manager)?
-        });
-        if let Some(stamp) = stamp_of(&runtime.path) {
-            *found = Some((stamp, runtime.clone()));
+        // Whoever waited while another asked it need not wait for the same once more.
+        if let Some((at, SpecError::Host { doing, why, hint })) = &slot.failed
+            && *at > asked_at
+        {
+            return Err(SpecError::Host { doing: doing.clone(), why: why.clone(), hint });
         }
-        Ok(runtime)
+        let (host, manager) = (Host::get(), config.settings.cgroup_manager);
+        let looked = match asked.or(config.settings.runtime.as_deref()) {
+            None => choose(host, manager),
+            Some(named) => named_one(named, host, manager),
+        };
+        match looked.map(Arc::new) {
+            Ok(runtime) => {
+                slot.found = stamp_of(&runtime.path).map(|stamp| (stamp, runtime.clone()));
+                Ok(runtime)
+            }
+            Err(SpecError::Host { doing, why, hint }) => {
+                let kept = SpecError::Host { doing: doing.clone(), why: why.clone(), hint };
+                slot.failed = Some((Instant::now(), kept));
+                Err(SpecError::Host { doing, why, hint })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// True if [`Runtime::find`] gives it at once: it need not be asked what it is. Never waits.
+    pub fn is_known(config: &Config, asked: Option<&str>) -> bool {
+        slot(config, asked).try_lock().is_ok_and(|slot| slot.known().is_some())
     }
 
     /// The runtime's program and its global arguments, with its state in `root`.
@@ -127,6 +155,14 @@ impl Runtime {
     pub fn mounts_with(&self, option: &str) -> bool {
         self.mount_options.iter().any(|known| known == option)
     }
+}
+
+/// Where it is kept in mind what `asked` for, or else the configuration, comes to.
+fn slot(config: &Config, asked: Option<&str>) -> Arc<Mutex<Slot>> {
+    let named = asked.or(config.settings.runtime.as_deref()).unwrap_or_default();
+    // What was found says whether systemd is asked: two configurations of one process (in tests) differ.
+    let key = format!("{:?} {named}", config.settings.cgroup_manager);
+    Arc::clone(SLOTS.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default())
 }
 
 fn stamp_of(path: &Path) -> Option<Stamp> {

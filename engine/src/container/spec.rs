@@ -66,6 +66,7 @@ pub fn bundle(input: &Input<'_>) -> Result<Bundle, SpecError> {
     let Input { create, host, .. } = *input;
     options::check(create)?;
     process::check_security(create)?;
+    resources::check_host(create, host)?;
     let (process, mut warnings) = process::first(&of(input))?;
     if process::security(create, "label").is_some_and(|label| label != "disable") && !host.selinux {
         warnings.push("--security-opt label is left out: SELinux is off on this host".to_owned());

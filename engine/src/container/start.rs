@@ -17,7 +17,7 @@ use crate::store::Store;
 use crate::sys::spawn::{Kin, Program};
 use crate::work::Shared;
 use crate::{failure, leftovers, sys};
-use sampan_ipc::container::{Exec, Network, Notify, Streams};
+use sampan_ipc::container::{Exec, FOR_EVER, Network, Notify, Streams};
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::frame;
 use sampan_ipc::report::chain;
@@ -243,7 +243,7 @@ fn setup(context: &Context<'_>, homes: &Homes, run: PathBuf) -> Result<Setup, Fa
         restart: create.restart,
         auto_remove: create.auto_remove,
         stop_signal: definition.stop_signal,
-        stop_timeout_ms: i64::from(timeout) * 1000,
+        stop_timeout_ms: if timeout == FOR_EVER { -1 } else { i64::from(timeout) * 1000 },
         pidfile: create.pidfile.clone(),
         notify: match create.sdnotify {
             Notify::Conmon => create.notify_socket.as_ref().map(PathBuf::from),

@@ -153,6 +153,8 @@ pub struct Containers {
     workers: Workers,
     /// Apart from the others: a runtime that hangs holds one of these up.
     burials: Workers,
+    /// The same, for runtimes that are named for one container and have not been asked yet what they are.
+    strangers: Workers,
     replies: Vec<Reply>,
 }
 
@@ -173,6 +175,7 @@ impl Containers {
             next_number: 1,
             workers: Workers::default(),
             burials: Workers::default(),
+            strangers: Workers::default(),
             replies: Vec::new(),
         };
         recovery::run(&mut containers);
@@ -260,6 +263,15 @@ impl Containers {
         self.workers.add(&self.shared, work);
     }
 
+    /// The same for what needs the runtime `named` for a container: one that hangs when it is asked what it is keeps
+    /// none that is known already.
+    pub(super) fn spawn_with(&self, named: Option<&str>, work: impl FnOnce(&Shared) + Send + 'static) {
+        match named.is_none() || Runtime::is_known(&self.shared.config, named) {
+            true => self.workers.add(&self.shared, work),
+            false => self.strangers.add(&self.shared, work),
+        }
+    }
+
     /// The same for what may have to wait for a runtime that hangs.
     pub(super) fn spawn_burial(&self, work: impl FnOnce(&Shared) + Send + 'static) {
         self.burials.add(&self.shared, work);
@@ -285,7 +297,7 @@ impl Containers {
 
     /// True while something is done that an engine that stops should wait for.
     pub fn is_working(&self) -> bool {
-        self.workers.is_busy() || self.burials.is_busy()
+        [&self.workers, &self.burials, &self.strangers].iter().any(|workers| workers.is_busy())
     }
 
     /// The client gets this, and no more.

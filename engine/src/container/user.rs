@@ -32,7 +32,9 @@ struct Account<'a> {
 
 /// Finds who `user` (`user[:group]`, names or numbers; empty is root) is in `root`, and adds `groups`.
 ///
-/// A user without group has the groups that /etc/group gives it, one with a group has that alone.
+/// A user without group has the groups that /etc/group gives it, one with a group has that alone. Its own group is
+/// among the supplementary ones as well, as in docker: else a program that changes its own could leave behind what a
+/// file's mode takes from that group.
 ///
 /// # Errors
 /// [`SpecError::Option`] for names that are not there, [`SpecError::Root`] if the files cannot be read.
@@ -66,9 +68,9 @@ fn of_files(passwd: &str, group: &str, asked: &str, more: &[String]) -> Result<W
         Some(name) => group_id(group, name, "--user")?,
         None => account.as_ref().map_or(0, |account| account.gid),
     };
-    let mut additional: Vec<u32> = Vec::new();
+    let mut additional: Vec<u32> = vec![gid];
     if let (Some(account), None) = (&account, own_group) {
-        additional.extend(memberships(group, account.name).filter(|other| *other != gid));
+        additional.extend(memberships(group, account.name));
     }
     for name in more {
         additional.push(group_id(group, name, "--group-add")?);
@@ -136,14 +138,14 @@ mod tests {
 
     #[test]
     fn names_and_numbers_are_found_as_docker_finds_them() {
-        assert_eq!(ask("", &[]), Ok((0, 0, vec![], "/root".into())));
-        assert_eq!(ask("web", &[]), Ok((33, 33, vec![40, 41], "/var/www".into())));
-        assert_eq!(ask("33", &[]), Ok((33, 33, vec![40, 41], "/var/www".into())));
-        assert_eq!(ask("web:logs", &[]), Ok((33, 40, vec![], "/var/www".into())));
-        assert_eq!(ask("1234", &[]), Ok((1234, 0, vec![], "/".into())));
-        assert_eq!(ask("1234:5678", &["logs", "99", "99"]), Ok((1234, 5678, vec![40, 99], "/".into())));
-        assert_eq!(ask(":logs", &[]), Ok((0, 40, vec![], "/root".into())));
-        assert_eq!(ask("7", &[]), Ok((70, 70, vec![], "/seven".into())));
+        assert_eq!(ask("", &[]), Ok((0, 0, vec![0], "/root".into())));
+        assert_eq!(ask("web", &[]), Ok((33, 33, vec![33, 40, 41], "/var/www".into())));
+        assert_eq!(ask("33", &[]), Ok((33, 33, vec![33, 40, 41], "/var/www".into())));
+        assert_eq!(ask("web:logs", &[]), Ok((33, 40, vec![40], "/var/www".into())));
+        assert_eq!(ask("1234", &[]), Ok((1234, 0, vec![0], "/".into())));
+        assert_eq!(ask("1234:5678", &["logs", "99", "99"]), Ok((1234, 5678, vec![5678, 40, 99], "/".into())));
+        assert_eq!(ask(":logs", &[]), Ok((0, 40, vec![40], "/root".into())));
+        assert_eq!(ask("7", &[]), Ok((70, 70, vec![70], "/seven".into())));
     }
 
     #[test]

@@ -132,9 +132,9 @@ pub struct Options {
     /// The signal that 'stop' sends
     #[arg(long, value_name = "SIGNAL")]
     pub stop_signal: Option<String>,
-    /// Seconds that 'stop' waits before it kills
-    #[arg(long, value_name = "SECONDS")]
-    pub stop_timeout: Option<u32>,
+    /// Seconds that 'stop' waits before it kills; -1 is for ever
+    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
+    pub stop_timeout: Option<i64>,
     /// Where its output is logged: json-file, journald or none
     #[arg(long, value_name = "DRIVER")]
     pub log_driver: Option<String>,
@@ -438,7 +438,8 @@ pub struct Ps {
     /// Print ids and commands in full
     #[arg(long)]
     pub no_trunc: bool,
-    /// List only those that match: id, name, label, exited, status, ancestor, before, since, volume, network
+    /// List only those that match: id, name (a regular expression), label, exited, status, ancestor, before, since,
+    /// volume, network
     #[arg(short, long = "filter", value_name = "KEY=VALUE")]
     pub filters: Vec<String>,
     /// Print the list like this

@@ -1,0 +1,227 @@
+//! Containers under strain: a full disk, many executions, clients that all want the same names, an engine that is
+//! killed under terminals.
+
+use nix::pty::{Winsize, openpty};
+use sampan_ipc::container::Phase;
+use sampan_tests::containers::Containers;
+use sampan_tests::host::wait_until;
+use sampan_tests::leaks;
+use sampan_tests::random::Random;
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::process::{Child, Stdio};
+use std::sync::Mutex;
+
+/// Executions one after another.
+const EXECUTIONS: usize = 150;
+/// KiB that a shim may grow by in all of them: what its allocator keeps.
+const GROWTH_MAX: usize = 256;
+/// Clients at the same time, and what each does.
+const CLIENTS: usize = 20;
+const DEEDS: usize = 12;
+
+#[test]
+fn executions_one_after_another_leave_nothing_in_the_shim() {
+    let containers = Containers::new();
+    containers.says(&["run", "-d", "--name", "up", "box:1", "sleep", "1000"]);
+    let [shim] = containers.shims()[..] else { panic!("one shim") };
+    let execute = |nth: usize| {
+        let (words, code): (&[&str], _) = match nth % 5 {
+            0 => (&["exec", "-d", "up", "true"], 0),
+            1 => (&["exec", "up", "/none"], 127),
+            2 => (&["exec", "-i", "up", "cat"], 0),
+            3 => (&["exec", "up", "sh", "-c", "sleep 1000 & exit 3"], 3),
+            _ => (&["exec", "up", "true"], 0),
+        };
+        assert_eq!(containers.sampan(words).status.code(), Some(code), "{words:?}");
+    };
+    // What is there from the first time on is no leak.
+    (0..20).for_each(execute);
+    let zombies = || {
+        let children = fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).expect("it runs");
+        let is_one = |pid: &&str| {
+            fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
+        };
+        children.split_whitespace().filter(is_one).count()
+    };
+    let (descriptors, memory) = (leaks::descriptors(shim), leaks::anonymous(shim));
+    (0..EXECUTIONS).for_each(execute);
+    let looks =
+        || format!("{} descriptors, {descriptors} before; {} zombies", leaks::descriptors(shim), zombies());
+    wait_until("all of it to be gone", looks, || leaks::descriptors(shim) <= descriptors && zombies() == 0);
+    let now = leaks::anonymous(shim);
+    assert!(now <= memory + GROWTH_MAX, "{now} KiB, {memory} before");
+    let run = containers.host.path("run/containers");
+    let left: Vec<_> = fs::read_dir(run)
+        .expect("listed")
+        .flatten()
+        .flat_map(|dir| fs::read_dir(dir.path()))
+        .flatten()
+        .flatten()
+        .collect();
+    assert!(left.iter().all(|entry| !entry.file_name().to_string_lossy().starts_with("exec.")), "{left:?}");
+}
+
+#[test]
+fn clients_that_all_want_the_same_names_are_all_answered_and_leave_nothing() {
+    let containers = Containers::new();
+    // Of many who want one name at the same time one gets it.
+    let made: Vec<bool> = std::thread::scope(|scope| {
+        let create =
+            || containers.sampan(&["create", "--name", "one", "box:1", "sleep", "1000"]).status.success();
+        let threads: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(create)).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    assert_eq!(made.iter().filter(|made| **made).count(), 1);
+    // Of many who start it all are told that it runs, and it runs once.
+    std::thread::scope(|scope| {
+        (0..CLIENTS).for_each(|_| drop(scope.spawn(|| containers.says(&["start", "one"]))));
+    });
+    assert_eq!(containers.shims().len(), 1);
+    let ids = Mutex::new(HashSet::from([containers.summary("one").expect("runs").id]));
+    containers.says(&["rm", "-f", "one"]);
+    std::thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let (containers, ids) = (&containers, &ids);
+            scope.spawn(move || race(containers, ids, client as u64));
+        }
+    });
+    for name in ["r0", "r1", "r2"] {
+        containers.says(&["rm", "-f", name]);
+    }
+    assert_eq!(containers.says(&["ps", "-aq"]), "");
+    containers.await_no_shim();
+    let ids: Vec<String> = ids.into_inner().expect("no panic").into_iter().collect();
+    let left = || leaks::left_of(&containers, &ids);
+    wait_until("nothing to be left", || format!("{:#?}\n{}", left(), containers.log()), || left().is_empty());
+    assert!(!containers.log().contains("panicked"), "{}", containers.log());
+}
+
+/// Does anything to one of three containers; nothing of it may take longer than a client's patience.
+fn race(containers: &Containers, ids: &Mutex<HashSet<String>>, seed: u64) {
+    let mut random = Random::new(seed);
+    for _ in 0..DEEDS {
+        let name = *random.pick(&["r0", "r1", "r2"]);
+        let deeds: [&[&str]; 9] = [
+            &["start", name],
+            &["stop", "-t", "0", name],
+            &["rm", "-f", name],
+            &[
+                "run",
+                "-d",
+                "--name",
+                name,
+                "--restart",
+                "on-failure:2",
+                "box:1",
+                "sh",
+                "-c",
+                "sleep 0.2; exit 3",
+            ],
+            &["exec", name, "true"],
+            &["restart", "-t", "0", name],
+            &["pause", name],
+            &["kill", name],
+            &["run", "--rm", "--name", name, "box:1", "true"],
+        ];
+        let words = *random.pick(&deeds);
+        let output = containers.sampan(words);
+        if words[0] == "pause" {
+            containers.sampan(&["unpause", name]);
+        }
+        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if words.contains(&"-d") && said.len() == 64 {
+            ids.lock().expect("no panic").insert(said);
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_a_log_has_filled_holds_up_neither_its_container_nor_others() {
+    let mut containers = Containers::new();
+    containers.kill_engine();
+    let small = containers.host.mount_tmpfs("small", 4 << 20);
+    let table = format!("[engine]\ncontainers = \"{}\"\n", small.display());
+    fs::write(containers.host.path("sampan.toml"), table).expect("written");
+    containers.start_engine();
+    let script = "yes | head -c 9000000; mkdir -p /run; echo >/run/done; exec sleep 1000";
+    let words = [
+        "run",
+        "-d",
+        "--name",
+        "noisy",
+        "--tmpfs",
+        "/run",
+        "--log-opt",
+        "max-size=100m",
+        "box:1",
+        "sh",
+        "-c",
+        script,
+    ];
+    containers.says(&words);
+    let pid = containers.summary("noisy").expect("runs").pid;
+    let done = format!("/proc/{pid}/root/run/done");
+    containers.host.wait_until("all of it to be written", || fs::exists(&done).unwrap_or(false));
+    // Its log is as whole as there was room, line by line.
+    let log = containers.says(&["logs", "noisy"]);
+    assert!(log.len() > 10_000 && log.lines().all(|line| line == "y" || line.is_empty()), "{}", log.len());
+    assert_eq!(containers.says(&["exec", "noisy", "echo", "on"]), "on");
+    containers.says(&["stop", "-t", "0", "noisy"]);
+    containers.await_summary("noisy", "its end", |s| s.phase == Phase::Exited && s.exit_code == 137);
+    let id = containers.summary("noisy").expect("kept").id;
+    containers.says(&["rm", "noisy"]);
+    assert_eq!(containers.actions(&id, "destroy").last().map(String::as_str), Some("destroy"));
+    assert_eq!(containers.says(&["run", "--rm", "box:1", "echo", "room"]), "room");
+}
+
+/// A client at a terminal.
+struct Seated {
+    child: Child,
+    master: File,
+}
+
+impl Seated {
+    fn new(containers: &Containers, words: &[&str]) -> Self {
+        let size = Winsize { ws_row: 30, ws_col: 90, ws_xpixel: 0, ws_ypixel: 0 };
+        let pair = openpty(&size, None).expect("a terminal");
+        let (master, slave) = (File::from(pair.master), File::from(pair.slave));
+        let end = || Stdio::from(slave.try_clone().expect("cloned"));
+        let mut command = containers.host.command("sampan");
+        let child = command.args(words).stdin(end()).stdout(end()).stderr(end()).spawn().expect("built");
+        Seated { child, master }
+    }
+
+    /// Types something, and waits until it is answered.
+    fn type_for(&mut self, typed: &str, shown: &str) {
+        self.master.write_all(typed.as_bytes()).expect("typed");
+        let (mut seen, mut byte) = (Vec::new(), [0; 1]);
+        while !String::from_utf8_lossy(&seen).contains(shown) {
+            assert_eq!(self.master.read(&mut byte).expect("shown"), 1);
+            seen.push(byte[0]);
+        }
+    }
+}
+
+#[test]
+fn terminals_go_on_without_an_engine_and_end_as_their_programs_do() {
+    let mut containers = Containers::new();
+    let mut run = Seated::new(&containers, &["run", "-it", "--rm", "--name", "t", "box:1", "sh"]);
+    run.type_for("echo a$((1+1))\n", "a2");
+    let mut exec = Seated::new(&containers, &["exec", "-it", "t", "sh"]);
+    exec.type_for("echo b$((1+2))\n", "b3");
+    let id = containers.summary("t").expect("runs").id;
+    containers.kill_engine();
+    run.type_for("echo c$((2+2))\n", "c4");
+    exec.type_for("stty size\n", "30 90");
+    exec.master.write_all(b"exit 5\n").expect("typed");
+    assert_eq!(exec.child.wait().expect("ours").code(), Some(5));
+    containers.start_engine();
+    run.type_for("echo d$((2+3))\n", "d5");
+    run.master.write_all(b"exit 7\n").expect("typed");
+    assert_eq!(run.child.wait().expect("ours").code(), Some(7));
+    let actions = containers.actions(&id, "destroy");
+    let once = |word: &str| actions.iter().filter(|action| action.split(':').next() == Some(word)).count();
+    assert_eq!((once("exec_die"), once("die"), once("destroy")), (1, 1, 1), "{actions:?}");
+}
