@@ -1,6 +1,7 @@
-//! Containers on a host with control groups of version 2 alone, by runc and by crun.
+//! Containers on a host with control groups of version 2 alone, by runc and by crun; and where systemd makes the groups.
 //!
-//! Each test runs in a mount namespace where that hierarchy covers what the host has; nothing outside changes. Which
+//! Each test runs in namespaces where that hierarchy covers what the host has, or where a systemd of the test's own is
+//! process 1; nothing outside changes. Which
 //! controllers it has is the host's matter: those that version 1 has are not there, so that limits are kept or told.
 
 use sampan_engine::container::host::{Cgroups, Host};
@@ -8,11 +9,12 @@ use sampan_ipc::container::Phase;
 use sampan_ipc::engine::{Answer, Info, Request};
 use sampan_tests::containers::Containers;
 use sampan_tests::host::wait_until;
-use sampan_tests::{leaks, nested};
+use sampan_tests::leaks;
+use sampan_tests::nested::{self, Groups};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
 /// A device that no container gets by itself, and that can be opened without any hardware.
 const DEVICE: &str = "/dev/loop-control";
@@ -223,5 +225,93 @@ fn a_command_that_is_not_there_fails_with_127_and_one_that_cannot_be_run_with_12
                 containers.says(&["rm", "-f", &id]);
             }
         });
+    });
+}
+
+/// What systemd says of a container's unit.
+fn property(id: &str, name: &str) -> String {
+    let unit = format!("sampan-{id}.scope");
+    let output = Command::new("systemctl").args(["show", "--value", "-p", name, &unit]).output();
+    String::from_utf8_lossy(&output.expect("Debian's package systemd").stdout).trim().to_owned()
+}
+
+/// All of a container's life with an installation that was told of no driver.
+fn live_by_systemd() {
+    let containers = Containers::configured("runtime = 'runc'");
+    let (version, driver) = info(&containers).cgroup;
+    assert_eq!(driver, "systemd");
+    let script = "trap 'exit 3' TERM; echo up; while :; do sleep 1 & wait; done";
+    let limits = ["--memory", "64m", "--cpus", "0.5", "--pids-limit", "20"];
+    let words = [&["run", "-d", "--name", "one"], limits.as_slice(), &["box:1", "sh", "-c", script]].concat();
+    let id = containers.says(&words);
+    wait_until("its trap", || containers.log(), || containers.says(&["logs", "one"]) == "up");
+    let group = format!("/system.slice/sampan-{id}.scope");
+    for (name, value) in [("ActiveState", "active"), ("Slice", "system.slice"), ("ControlGroup", &group)] {
+        assert_eq!(property(&id, name), value, "{name}");
+    }
+    let pid = containers.summary("one").expect("there").pid;
+    assert!(read(format!("/proc/{pid}/cgroup").into()).contains(&group));
+    let memory = if version == "v2" { "MemoryMax" } else { "MemoryLimit" };
+    let limits =
+        [("memory", memory, "67108864"), ("cpu", "CPUQuotaPerSecUSec", "500ms"), ("pids", "TasksMax", "20")];
+    for (controller, name, value) in limits {
+        // What is left out was told at the start, and is no concern of the unit's.
+        assert_eq!(
+            property(&id, name) == value,
+            Host::probe().controls(controller),
+            "{name} {}",
+            property(&id, name)
+        );
+    }
+    containers.says(&["exec", "-d", "one", "sleep", "1000"]);
+    wait_until(
+        "the execution",
+        || containers.log(),
+        || containers.says(&["top", "one"]).contains("sleep 1000"),
+    );
+    containers.says(&["pause", "one"]);
+    assert_eq!(containers.summary("one").expect("there").phase, Phase::Paused);
+    containers.says(&["unpause", "one"]);
+    containers.says(&["stop", "one"]);
+    assert_eq!(containers.summary("one").expect("kept").exit_code, 3);
+    end_by_systemd(&containers, &id);
+    let id = run_long(&containers, "orphan");
+    let shim = nix::unistd::Pid::from_raw(*containers.shims().first().expect("it has one"));
+    nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).expect("it runs");
+    containers.await_summary("orphan", "its end", |it| it.error.contains("its shim was killed"));
+    end_by_systemd(&containers, &id);
+}
+
+/// A container that has ended has no unit any more, and leaves nothing when it is removed.
+fn end_by_systemd(containers: &Containers, id: &str) {
+    containers.await_no_shim();
+    wait_until("the unit to go", || containers.log(), || property(id, "LoadState") == "not-found");
+    containers.says(&["rm", id]);
+    wait_until(
+        "the rest to go",
+        || containers.log(),
+        || leaks::left_of(containers, &[id.to_owned()]).is_empty(),
+    );
+}
+
+#[test]
+fn systemd_makes_the_groups_where_it_is_process_1_and_has_the_limits() {
+    nested::under_systemd(Groups::OfHost, || live_by_systemd());
+}
+
+#[test]
+fn systemd_makes_the_groups_of_version_2() {
+    nested::under_systemd(Groups::Version2, || live_by_systemd());
+}
+
+#[test]
+fn groups_are_made_without_systemd_if_that_is_configured() {
+    nested::under_systemd(Groups::Version2, || {
+        let containers = Containers::configured("runtime = 'runc'\ncgroup-manager = 'cgroupfs'");
+        let id = run_long(&containers, "one");
+        assert_eq!(info(&containers).cgroup, ("v2".to_owned(), "cgroupfs".to_owned()));
+        assert_eq!((property(&id, "LoadState").as_str(), count(&id) > 0), ("not-found", true));
+        containers.says(&["stop", "one"]);
+        remove(&containers, &id);
     });
 }
