@@ -11,6 +11,7 @@ use sampan_tests::containers::Containers;
 use sampan_tests::host::wait_until;
 use sampan_tests::leaks;
 use sampan_tests::nested::{self, Groups};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -187,12 +188,23 @@ fn a_limit_is_kept_where_its_controller_is_and_told_where_it_is_not() {
     });
 }
 
+/// The groups of trials of runtimes.
+fn trials() -> BTreeSet<PathBuf> {
+    let groups = fs::read_dir("/sys/fs/cgroup/sampan").into_iter().flatten().flatten();
+    let is_trial = |path: &PathBuf| path.to_string_lossy().contains("/trial-");
+    groups.map(|group| group.path()).filter(is_trial).collect()
+}
+
 #[test]
 fn the_runtime_that_is_chosen_is_one_that_can_filter_devices_here() {
     nested::on_version_2(|| {
+        let before = trials();
         let containers = Containers::configured("cgroup-manager = 'cgroupfs'");
         assert_eq!(containers.says(&["run", "--rm", "box:1", "echo", "hello"]), "hello");
         let (runtime, log) = (info(&containers).runtime, containers.log());
+        // Those of other installations go as well.
+        let new: BTreeSet<PathBuf> = trials().difference(&before).cloned().collect();
+        wait_until("the trials' groups to go", || format!("{new:?}"), || trials().is_disjoint(&new));
         // crun comes first; where it was not taken, the log says what it could not do.
         let why = "the OCI runtime /usr/bin/crun does not work here: setrlimit (RLIM_MEMLOCK)";
         assert_eq!(runtime.starts_with("runc "), log.contains(why), "{runtime}\n{log}");

@@ -10,6 +10,7 @@ use super::names;
 use super::problem::{SpecError, shown};
 use super::settings::Manager;
 use crate::config::Config;
+use crate::leftovers;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -272,6 +273,8 @@ fn attempt(runtime: &Runtime) -> Result<(), String> {
     let made = fs::DirBuilder::new().mode(0o700).create(&dir);
     made.map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
     let outcome = attempt_in(runtime, &dir, &id);
+    // Of one that failed at something else: crun does not know the group any more.
+    leftovers::remove_cgroups(&id);
     if let Err(error) = crate::tree::remove(&dir) {
         log::warn!("cannot remove {}: {error}", dir.display());
     }
