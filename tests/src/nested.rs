@@ -35,7 +35,7 @@ const ENTER: &str = r#"
 set -e
 mount --make-rprivate /
 [ "$2" = Version2 ] && mount -t cgroup2 none /sys/fs/cgroup
-for top in $(awk '/ - cgroup/ { print $5 }' /proc/self/mountinfo); do
+for top in $(awk '/ - cgroup/ { print $5 }' /proc/self/mountinfo | sort -u); do
     [ -e "$top/cgroup.procs" ] || continue
     if [ -e "$top/cpuset.mem_exclusive" ]; then umount "$top"; continue; fi
     mkdir "$top/$1"

@@ -151,10 +151,8 @@ fn links(dir: &Path) -> Vec<Vec<String>> {
 fn the_unpacked_root_is_the_one_that_debootstrap_made() {
     let (containers, root) = installed();
     let layers = fs::read_dir(containers.host.path("data/store/layers")).expect("the store");
-    let unpacked = layers
-        .map(|layer| layer.expect("listed").path())
-        .find(|layer| layer.join("etc/debian_version").exists());
-    let unpacked = unpacked.expect("a layer");
+    let mut layers = layers.map(|layer| layer.expect("listed").path().join("diff"));
+    let unpacked = layers.find(|layer| layer.join("etc/debian_version").exists()).expect("a layer");
     // Kind, mode with setuid and sticky bits, owner, time to the nanosecond, links, target.
     let entries = |dir: &Path| lines(dir, "find", &[".", "-printf", "%p %y %m %U %G %T@ %n %l\\0"]);
     let (ours, theirs) = (entries(&unpacked), entries(&root));
