@@ -164,6 +164,11 @@ fn the_unpacked_root_is_the_one_that_debootstrap_made() {
         theirs.len()
     );
     assert!(theirs.iter().any(|line| line.starts_with("./usr/bin/su f 4755 0 0 ")));
+    let devices = |dir: &Path| {
+        lines(dir, "find", &[".", "-type", "c", "-exec", "stat", "--printf", "%n %t %T\\0", "{}", "+"])
+    };
+    assert_eq!(devices(&unpacked), devices(&root));
+    assert!(devices(&root).iter().any(|line| line == "./dev/null 1 3"));
     assert!(!links(&root).is_empty() && links(&unpacked) == links(&root), "{:?}", links(&unpacked));
     let attributes =
         |dir: &Path| lines(dir, "getfattr", &["-R", "-h", "-d", "-m", "-", "-e", "hex", "."]).concat();
