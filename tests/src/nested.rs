@@ -119,7 +119,7 @@ fn remove_groups(name: &str) -> bool {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounted");
     let tops =
         mounts.lines().filter(|line| line.contains(" - cgroup")).filter_map(|line| line.split(' ').nth(4));
-    tops.map(|top| Path::new(top).join(name)).map(|group| remove_group(&group)).all(|is_gone| is_gone)
+    tops.map(|top| Path::new(top).join(name)).all(|group| remove_group(&group))
 }
 
 fn remove_group(group: &Path) -> bool {
