@@ -32,6 +32,8 @@ ctr containerd
 dockerd docker.io
 docker docker.io
 runc runc
+crun crun
+debootstrap debootstrap
 busybox busybox-static
 catatonit catatonit
 losetup mount

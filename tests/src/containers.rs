@@ -28,6 +28,8 @@ pub struct Containers {
     pub host: Host,
     engine: Option<Child>,
     log_level: &'static str,
+    /// The engine's `PATH`, if it is not that of the test.
+    path: Option<String>,
 }
 
 impl Containers {
@@ -46,9 +48,18 @@ impl Containers {
         Containers::logging(table, "info")
     }
 
+    /// With an `[engine]` table, and an engine that looks for programs in `path`.
+    pub fn on_path(path: &str, table: &str) -> Self {
+        Containers::with(table, "debug", Some(path.to_owned()))
+    }
+
     fn logging(table: &str, log_level: &'static str) -> Self {
+        Containers::with(table, log_level, None)
+    }
+
+    fn with(table: &str, log_level: &'static str, path: Option<String>) -> Self {
         need_root();
-        let mut containers = Containers { host: Host::with_monitord(&[]), engine: None, log_level };
+        let mut containers = Containers { host: Host::with_monitord(&[]), engine: None, log_level, path };
         fs::write(containers.host.path("sampan.toml"), format!("[engine]\n{table}\n")).expect("written");
         containers.start_engine();
         containers.import();
@@ -60,6 +71,7 @@ impl Containers {
         let log = File::options().create(true).append(true).open(self.host.path("engine.log"));
         let mut command = self.host.command("sampan-engine");
         command.arg("--config").arg(self.host.path("sampan.toml")).env("SAMPAN_LOG", self.log_level);
+        command.envs(self.path.as_ref().map(|path| ("PATH", path)));
         command.stdout(Stdio::null()).stderr(log.expect("a log"));
         self.engine = Some(command.spawn().expect("sampan-engine: build the workspace first"));
         let socket = self.host.path("run/engine.sock");

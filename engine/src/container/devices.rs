@@ -61,12 +61,10 @@ pub fn all(create: &Create) -> Result<(Vec<Device>, Vec<DeviceRule>), SpecError>
         of_host(Path::new("/dev"), "/dev", &mut nodes, 0);
         nodes.sort_by(|a, b| a.path.cmp(&b.path));
     }
-    let mut rules = vec![rule(create.privileged, "a", None, None, "rwm")];
-    if !create.privileged {
-        // A node that cannot be used may be made: so is it in docker.
-        rules.extend(["c", "b"].map(|kind| rule(true, kind, None, None, "m")));
-        rules.extend(USABLE.map(|(major, minor)| rule(true, "c", Some(major), minor, "rwm")));
-    }
+    let mut rules = match create.privileged {
+        true => vec![rule(true, "a", None, None, "rwm")],
+        false => default_rules(),
+    };
     for device in &create.devices {
         let asked = parse(device)?;
         for node in find(device, &asked)? {
@@ -81,6 +79,15 @@ pub fn all(create: &Create) -> Result<(Vec<Device>, Vec<DeviceRule>), SpecError>
         }
     }
     Ok((nodes, rules))
+}
+
+/// Rules of a container for which no device was asked.
+pub fn default_rules() -> Vec<DeviceRule> {
+    let mut rules = vec![rule(false, "a", None, None, "rwm")];
+    // A node that cannot be used may be made: so is it in docker.
+    rules.extend(["c", "b"].map(|kind| rule(true, kind, None, None, "m")));
+    rules.extend(USABLE.map(|(major, minor)| rule(true, "c", Some(major), minor, "rwm")));
+    rules
 }
 
 fn parse(device: &str) -> Result<Asked<'_>, SpecError> {

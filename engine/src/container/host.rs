@@ -5,6 +5,7 @@
 
 use super::capabilities::Set;
 use nix::sched::{CpuSet, sched_getaffinity};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -24,6 +25,9 @@ pub const INITS: [&str; 9] = [
     "/usr/sbin/tini-static",
     "/usr/local/bin/tini-static",
 ];
+
+/// Where control groups are, and nothing else if there is version 2 alone.
+const UNIFIED: &str = "/sys/fs/cgroup";
 
 /// How control groups are mounted. cgroups(7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -144,7 +148,10 @@ fn text(path: &str) -> String {
 /// The mode, the controllers, and where that of memory is mounted.
 fn cgroups() -> (Cgroups, BTreeSet<String>, Option<PathBuf>) {
     let (hierarchies, memory, unified) = mounted(&text("/proc/self/mountinfo"));
-    match (hierarchies.is_empty(), unified) {
+    // Hierarchies of version 1 may lie below it, where nobody sees them. The runtimes look at this alone.
+    let is_v2 = statfs(UNIFIED).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC);
+    let unified = if is_v2 { Some(PathBuf::from(UNIFIED)) } else { unified };
+    match (hierarchies.is_empty() || is_v2, unified) {
         (true, Some(root)) => {
             let controllers = text(&format!("{}/cgroup.controllers", root.display()));
             (Cgroups::V2, controllers.split_whitespace().map(str::to_owned).collect(), None)

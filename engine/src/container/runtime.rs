@@ -4,11 +4,13 @@
 //! those that are looked for, each is tried once, with a container whose program does not exist: one that complains
 //! of anything else is passed over, and why is logged and kept.
 
+use super::devices;
 use super::host::{Host, is_program};
 use super::names;
 use super::problem::{SpecError, shown};
 use super::settings::Manager;
 use crate::config::Config;
+use crate::leftovers;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -31,8 +33,8 @@ const DIRS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Most of its words that are read, in bytes.
 const WORDS_MAX: u64 = 1 << 20;
-/// The program that does not exist.
-const NOTHING: &str = "/sampan-trial";
+/// The program that does not exist. Part of no path of the trial, which a runtime may complain of as well.
+const NOTHING: &str = "/there-is-no-such-program";
 
 /// An OCI runtime.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -307,6 +309,8 @@ fn attempt(runtime: &Runtime) -> Result<(), String> {
     let made = fs::DirBuilder::new().mode(0o700).create(&dir);
     made.map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
     let outcome = attempt_in(runtime, &dir, &id);
+    // Of one that failed at something else: crun does not know the group any more.
+    leftovers::remove_cgroups(&id);
     if let Err(error) = crate::tree::remove(&dir) {
         log::warn!("cannot remove {}: {error}", dir.display());
     }
@@ -322,10 +326,13 @@ fn attempt_in(runtime: &Runtime, dir: &Path, id: &str) -> Result<(), String> {
         "linux": {
             "namespaces": [{"type": "pid"}, {"type": "mount"}],
             "cgroupsPath": cgroup(runtime.systemd, id),
+            // With version 2 of control groups they are a program in the kernel, which may be forbidden here.
+            "resources": {"devices": devices::default_rules()},
         },
     });
     let failed = |error: std::io::Error| format!("cannot try it in {}: {error}", dir.display());
-    fs::create_dir(dir.join("rootfs")).map_err(failed)?;
+    // crun opens /dev before it looks for the program, and makes no directory for it.
+    fs::create_dir_all(dir.join("rootfs/dev")).map_err(failed)?;
     fs::write(dir.join("config.json"), config.to_string()).map_err(failed)?;
     let bundle = dir.to_string_lossy();
     let call = |more: &[&str]| runtime.ask(&dir.join("state"), more);
@@ -463,8 +470,28 @@ mod tests {
         let with = |text: &str| Runtime { path: script(dir.path(), "r", text), ..Runtime::default() };
         let no = attempt(&with("echo cgroups in hybrid mode not supported >&2; exit 1"));
         assert_eq!(no, Err("cgroups in hybrid mode not supported".to_owned()));
-        assert_eq!(attempt(&with("echo 'executable file /sampan-trial not found' >&2; exit 1")), Ok(()));
+        let not_there = format!("echo 'executable file {NOTHING} not found' >&2; exit 1");
+        assert_eq!(attempt(&with(&not_there)), Ok(()));
         assert!(attempt(&with("exit 1")).is_err());
+    }
+
+    #[test]
+    fn a_runtime_is_tried_with_all_that_it_needs_and_its_bundle_is_no_program() {
+        let dir = tempfile::tempdir().expect("a directory");
+        // In the order in which crun gets to them; `$5` is the bundle.
+        let crun = format!(
+            "[ \"$3\" = run ] || exit 0; \
+             [ -d \"$5/rootfs/dev\" ] || {{ echo \"open /dev directory in $5/rootfs\" >&2; exit 1; }}; \
+             grep -q \"devices\" \"$5/config.json\" && [ -n \"$(cat {0}/may 2>&1 | grep yes)\" ] || \
+                {{ echo \"setrlimit (RLIM_MEMLOCK) for $5\" >&2; exit 1; }}; \
+             echo \"executable file {NOTHING} not found\" >&2; exit 1",
+            dir.path().display()
+        );
+        let runtime = Runtime { path: script(dir.path(), "crun", &crun), ..Runtime::default() };
+        let why = attempt(&runtime).expect_err("it may not filter devices");
+        assert!(why.starts_with("setrlimit (RLIM_MEMLOCK) for /"), "{why}");
+        fs::write(dir.path().join("may"), "yes").expect("written");
+        assert_eq!(attempt(&runtime), Ok(()));
     }
 
     #[test]

@@ -154,4 +154,35 @@ mod tests {
         assert_eq!(place(mounts, "cgroup2", "", v2), Some("/sys/fs/cgroup/unified/c".into()));
         assert_eq!(place("bad\n - \n", "cgroup", "memory", "/"), None);
     }
+
+    /// What the kernel has in memory.events. cgroup-v2.rst, "Memory Interface Files".
+    fn count(dir: &Path, kills: u64) {
+        let text = format!("low 0\nhigh 0\nmax 31\noom 2\noom_kill {kills}\noom_group_kill 7\n");
+        fs::write(dir.join("memory.events"), text).expect("written");
+    }
+
+    #[test]
+    fn version_2_tells_each_kill_once_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(Oom::watch_v2(dir.path()).is_none(), "no memory controller");
+        count(dir.path(), 0);
+        let mut oom = Oom::watch_v2(dir.path()).expect("a file to watch");
+        assert!(!oom.has_killed());
+        count(dir.path(), 0);
+        assert!(!oom.has_killed() && !oom.was_missed(), "a limit was hit, and nobody was killed");
+        count(dir.path(), 1);
+        assert!(oom.has_killed() && !oom.has_killed() && !oom.was_missed());
+        count(dir.path(), 3);
+        assert!(oom.was_missed());
+        fs::remove_file(dir.path().join("memory.events")).expect("the group goes");
+        assert!(!oom.has_killed() && !oom.was_missed());
+    }
+
+    #[test]
+    fn a_kill_before_anybody_watched_is_told_at_the_end() {
+        let dir = tempfile::tempdir().expect("a directory");
+        count(dir.path(), 1);
+        let mut oom = Oom::watch_v2(dir.path()).expect("a file to watch");
+        assert!(!oom.has_killed() && oom.was_missed() && !oom.was_missed());
+    }
 }

@@ -156,12 +156,12 @@ fn tail(path: &PathBuf) -> io::Result<Vec<u8>> {
 fn status_of(reason: &str) -> u8 {
     let lower = reason.to_ascii_lowercase();
     // Only what is said of the program itself: a mount whose source is missing is no missing command.
-    let of_program =
-        ["exec:", "executable file", "exec container process"].iter().any(|word| lower.contains(word));
+    const OF_PROGRAM: [&str; 4] = ["exec:", "executable file", "exec container process", "open executable"];
+    let of_program = OF_PROGRAM.iter().any(|word| lower.contains(word));
     let has = |words: &[&str]| of_program && words.iter().any(|word| lower.contains(word));
     if has(&["executable file not found", "no such file or directory", "executable file `"]) {
         127
-    } else if has(&["permission denied", "is a directory", "exec format error"]) {
+    } else if has(&["permission denied", "operation not permitted", "is a directory", "exec format error"]) {
         126
     } else {
         125
@@ -203,6 +203,13 @@ mod tests {
         assert_eq!(reason, "exec: \"nope\": executable file not found in $PATH ");
         assert_eq!(status_of(&reason), 127);
         assert_eq!(status_of("exec: \"/etc\": permission denied"), 126);
+        // crun's, for a file without the right to be run and for a directory.
+        assert_eq!(status_of("open executable: Permission denied"), 126);
+        assert_eq!(status_of("open executable: Operation not permitted"), 126);
+        assert_eq!(
+            status_of("executable file `/no/such` not found in $PATH: No such file or directory"),
+            127
+        );
         assert_eq!(status_of("error closing exec fds: open /proc/self/fd: no such file or directory"), 125);
         assert_eq!(status_of("error mounting \"/x\": no such file or directory"), 125);
         assert_eq!(message(r#"{"msg":"cut sho"#), None);
