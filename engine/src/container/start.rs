@@ -263,9 +263,10 @@ fn spawn(setup: &Setup, descriptors: &[OwnedFd]) -> std::io::Result<UnixStream> 
     let words = words.into_iter().collect::<Result<Vec<_>, _>>()?;
     let path = words.first().ok_or(std::io::ErrorKind::InvalidInput)?;
     let standard = [theirs.as_fd(), null.as_fd(), null.as_fd()];
-    sys::spawn::spawn(&Program { path, words: &words, standard, kin: Kin::Orphan }).map_err(|error| {
-        std::io::Error::new(error.kind(), format!("cannot run {}: {error}", program().display()))
-    })?;
+    sys::spawn::spawn(&Program { path, words: &words, environment: &[], standard, kin: Kin::Orphan })
+        .map_err(|error| {
+            std::io::Error::new(error.kind(), format!("cannot run {}: {error}", program().display()))
+        })?;
     // What it inherits is its own now; ours must close, or its death would not be seen.
     drop(theirs);
     let sent = rights::send(&ours, &bytes, descriptors).and_then(|sent| {

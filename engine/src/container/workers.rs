@@ -1,11 +1,15 @@
-//! Threads that do one thing after the other, and are there only as long as something is to be done.
+//! Threads that do one thing after the other, and are there only as long as something is to be done, and a moment more:
+//! one request about a container is followed by the next as a rule.
 
 use crate::work::Shared;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Most threads at a time.
 const THREADS_MAX: usize = 4;
+/// How long one that has nothing to do waits for more.
+const LINGER: Duration = Duration::from_millis(100);
 /// Stack of each.
 const STACK: usize = 1 << 20;
 
@@ -15,12 +19,14 @@ type Work = Box<dyn FnOnce(&Shared) + Send>;
 struct Backlog {
     works: VecDeque<Work>,
     threads: usize,
+    /// How many of them have nothing to do.
+    idle: usize,
 }
 
 /// A bounded number of threads.
 #[derive(Clone, Default)]
 pub struct Workers {
-    backlog: Arc<Mutex<Backlog>>,
+    shared: Arc<(Mutex<Backlog>, Condvar)>,
 }
 
 impl Workers {
@@ -28,6 +34,10 @@ impl Workers {
     pub fn add(&self, shared: &Arc<Shared>, work: impl FnOnce(&Shared) + Send + 'static) {
         let mut backlog = self.lock();
         backlog.works.push_back(Box::new(work));
+        if backlog.idle >= backlog.works.len() {
+            self.shared.1.notify_one();
+            return;
+        }
         if backlog.threads == THREADS_MAX {
             return;
         }
@@ -43,26 +53,36 @@ impl Workers {
     /// True while something is done or waits for that.
     pub fn is_busy(&self) -> bool {
         let backlog = self.lock();
-        backlog.threads > 0 || !backlog.works.is_empty()
+        backlog.threads > backlog.idle || !backlog.works.is_empty()
     }
 
     fn work(&self, shared: &Shared) {
         loop {
-            let work = {
-                let mut backlog = self.lock();
-                match backlog.works.pop_front() {
-                    Some(work) => work,
-                    None => {
-                        backlog.threads -= 1;
-                        return;
-                    }
-                }
-            };
-            work(shared);
+            match self.next() {
+                Some(work) => work(shared),
+                None => return,
+            }
         }
     }
 
+    /// What is to be done next; `None` if nothing has come for a while, and the thread counts no more.
+    fn next(&self) -> Option<Work> {
+        let mut backlog = self.lock();
+        if backlog.works.is_empty() {
+            backlog.idle += 1;
+            let waited =
+                self.shared.1.wait_timeout_while(backlog, LINGER, |backlog| backlog.works.is_empty());
+            (backlog, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            backlog.idle -= 1;
+        }
+        let work = backlog.works.pop_front();
+        if work.is_none() {
+            backlog.threads -= 1;
+        }
+        work
+    }
+
     fn lock(&self) -> MutexGuard<'_, Backlog> {
-        self.backlog.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

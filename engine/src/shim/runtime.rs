@@ -5,7 +5,7 @@ use crate::sys::spawn::{Kin, Program, spawn};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use sampan_ipc::shim::Setup;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,6 +22,10 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 const LOG_TAIL: u64 = 64 << 10;
 /// Longest reason that is told.
 const REASON_MAX: usize = 1000;
+
+/// The runtime's environment. One that is written in Go lives a few milliseconds, in which threads for more processors
+/// cost more than they do; runc hands it on to what it starts, and takes it away before the container's own program.
+const ENVIRONMENT: [&CStr; 1] = [c"GOMAXPROCS=1"];
 
 /// Whom an answer goes to: a connection's number, and the number of its ask.
 pub type Reply = Option<(u64, u64)>;
@@ -86,7 +90,9 @@ impl Running {
         let standard = standard.each_ref().map(|end| end.as_ref().map_or(null.as_fd(), OwnedFd::as_fd));
         let path = words.first().ok_or(io::ErrorKind::InvalidInput)?;
         // It leads a group: a runtime that hangs goes with all that it has started.
-        let started = spawn(&Program { path, words: &words, standard, kin: Kin::Child });
+        let program_of =
+            Program { path, words: &words, environment: &ENVIRONMENT, standard, kin: Kin::Child };
+        let started = spawn(&program_of);
         let pid = started
             .map_err(|error| io::Error::new(error.kind(), format!("cannot run {program}: {error}")))?;
         let timeout = match purpose {

@@ -26,12 +26,14 @@ pub enum Kin {
     Orphan,
 }
 
-/// A program that is to be started, with an empty environment.
+/// A program that is to be started.
 pub struct Program<'a> {
     /// Its file.
     pub path: &'a CStr,
     /// Its words, its name first.
     pub words: &'a [CString],
+    /// All of its environment, `NAME=value`.
+    pub environment: &'a [&'a CStr],
     /// Its standard input, output and error; none of them a standard stream of this process.
     pub standard: [BorrowedFd<'a>; 3],
     /// What it is to this process.
@@ -70,7 +72,8 @@ impl Stack {
 pub fn spawn(program: &Program<'_>) -> io::Result<i32> {
     let words: Vec<*const libc::c_char> =
         program.words.iter().map(|word| word.as_ptr()).chain([ptr::null()]).collect();
-    let environment = [ptr::null()];
+    let environment: Vec<*const libc::c_char> =
+        program.environment.iter().map(|one| one.as_ptr()).chain([ptr::null()]).collect();
     let mut stacks = [const { Stack(MaybeUninit::uninit()) }; 2];
     let [first, second] = &mut stacks;
     let mut plan = Plan {
@@ -191,7 +194,9 @@ mod tests {
         let null = File::options().read(true).write(true).open("/dev/null").expect("opened");
         let words = ["sh", "-c", script].map(|word| CString::new(word).expect("no NUL"));
         let standard = [null.as_fd(), writer.as_fd(), null.as_fd()];
-        let pid = spawn(&Program { path: c"/bin/sh", words: &words, standard, kin });
+        let environment = [c"ONLY=this"];
+        let pid =
+            spawn(&Program { path: c"/bin/sh", words: &words, environment: &environment, standard, kin });
         drop(writer);
         let mut text = String::new();
         reader.read_to_string(&mut text).expect("read");
@@ -203,7 +208,7 @@ mod tests {
                         echo $$ $parent $group $session; env; readlink /proc/self/fd/2";
 
     #[test]
-    fn a_child_leads_a_group_and_has_no_environment() {
+    fn a_child_leads_a_group_and_has_the_environment_that_it_was_given() {
         let (pid, text) = shell(STAT, Kin::Child);
         let pid = pid.expect("started");
         nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None).expect("a child of ours");
@@ -211,7 +216,8 @@ mod tests {
         let numbers: Vec<i32> =
             lines.next().expect("a line").split(' ').map(|word| word.parse().expect("a number")).collect();
         assert_eq!(numbers[..3], [pid, std::process::id().cast_signed(), pid], "{text}");
-        assert!(!text.contains("HOME=") && text.ends_with("/dev/null\n"), "{text}");
+        assert!(text.contains("\nONLY=this\n") && !text.contains("HOME="), "{text}");
+        assert!(text.ends_with("/dev/null\n"), "{text}");
     }
 
     #[test]
@@ -239,7 +245,8 @@ mod tests {
             for (path, kind) in
                 [(c"/nonexistent", io::ErrorKind::NotFound), (c"/dev/null", io::ErrorKind::PermissionDenied)]
             {
-                let program = Program { path, words: &words, standard: [null.as_fd(); 3], kin };
+                let standard = [null.as_fd(); 3];
+                let program = Program { path, words: &words, environment: &[], standard, kin };
                 assert_eq!(spawn(&program).expect_err("no program").kind(), kind);
             }
         }
