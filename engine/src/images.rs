@@ -144,7 +144,23 @@ fn read_as_written(store: &Store) -> Result<Index, StoreError> {
     serde_json::from_slice(&bytes).map_err(|source| StoreError::Broken { path, source })
 }
 
-fn write_index(store: &Store, mut index: Index) -> Result<(), StoreError> {
+/// Replaces `index.json`, durably.
+fn write_index(store: &Store, index: Index) -> Result<(), StoreError> {
+    let bytes = index_bytes(store, index)?;
+    store.replace_file("index.json", &bytes)
+}
+
+/// Replaces `index.json` for what is new in it; power loss before the next settling takes a noted image back, so it may as
+/// well never have been named.
+fn name_new(store: &Store, index: Index, is_noted: bool) -> Result<(), StoreError> {
+    match is_noted {
+        true => store.swap_file("index.json", &index_bytes(store, index)?),
+        false => write_index(store, index),
+    }
+}
+
+/// The bytes of `index.json`, with entries for other tools.
+fn index_bytes(store: &Store, mut index: Index) -> Result<Vec<u8>, StoreError> {
     index.schema_version = 2;
     index.media_type = oci::INDEX.to_owned();
     let mut twins = Vec::new();
@@ -163,7 +179,7 @@ fn write_index(store: &Store, mut index: Index) -> Result<(), StoreError> {
         let source = std::io::Error::other("there are too many images and references in the store");
         return Err(crate::store::file_error("write", &store.root().join("index.json"))(source));
     }
-    store.replace_file("index.json", &bytes)
+    Ok(bytes)
 }
 
 /// The entry that other tools find a schema 2 image by, and its OCI manifest. `None` for other images, for one that
@@ -214,8 +230,8 @@ pub fn commit(store: &Store, new: NewImage<'_>) -> Result<bool, StoreError> {
     }
     let entry = Descriptor { annotations, platform: Some(new.platform), ..new.manifest };
     touch(store, &entry.digest);
-    let is_there = index.manifests.contains(&entry);
-    if store.is_unsynced() {
+    let (is_there, is_noted) = (index.manifests.contains(&entry), store.is_unsynced());
+    if is_noted {
         let holder = index.manifests.iter().find(|e| name_of(e) == Some(&reference));
         let previous = holder.map(|e| e.digest.clone()).filter(|digest| *digest != entry.digest);
         let (manifest, reference) = (entry.digest.clone(), Some(reference.clone()));
@@ -225,7 +241,7 @@ pub fn commit(store: &Store, new: NewImage<'_>) -> Result<bool, StoreError> {
         return Ok(true);
     }
     put(&mut index, entry, &reference);
-    write_index(store, index)?;
+    name_new(store, index, is_noted)?;
     Ok(false)
 }
 
@@ -241,7 +257,8 @@ pub fn commit_nameless(
 ) -> Result<bool, StoreError> {
     store.before_commit()?;
     let _commit = lock(&store.commit);
-    if store.is_unsynced() {
+    let is_noted = store.is_unsynced();
+    if is_noted {
         let manifest = manifest.digest.clone();
         store.note_unsynced(Note { manifest, reference: None, previous: None })?;
     }
@@ -252,7 +269,7 @@ pub fn commit_nameless(
     let annotations = from_index.map(|digest| (INDEX_DIGEST.to_owned(), digest.to_string()));
     let annotations = annotations.into_iter().collect();
     index.manifests.push(Descriptor { annotations, platform: Some(platform), ..manifest });
-    write_index(store, index)?;
+    name_new(store, index, is_noted)?;
     Ok(false)
 }
 

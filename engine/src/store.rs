@@ -409,11 +409,17 @@ impl Store {
         sys::sync_file_system(&self.root).map_err(file_error("sync", &self.root))
     }
 
-    /// Replaces a small file of the store's root: write-temporary, fsync, rename, fsync of the directory.
-    pub(crate) fn replace_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    /// Replaces a small file of the store's root: write-temporary, fsync, rename. Power loss leaves the old one or the
+    /// new one, until the next [`Store::sync`].
+    pub(crate) fn swap_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let (temp, mut file) = self.temp_file("file")?;
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(file_error("write", temp.path()))?;
-        temp.rename(&self.root.join(name))?;
+        temp.rename(&self.root.join(name))
+    }
+
+    /// The same, and it is the new one from now on: with an fsync of the directory.
+    pub(crate) fn replace_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.swap_file(name, bytes)?;
         File::open(&self.root).and_then(|dir| dir.sync_all()).map_err(file_error("sync", &self.root))
     }
 
