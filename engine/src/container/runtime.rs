@@ -27,6 +27,9 @@ use std::time::{Duration, Instant};
 
 /// Those that are looked for, the better first.
 const KNOWN: [&str; 2] = ["crun", "runc"];
+/// What systemd tells the engine; a runtime would take it for what it is to pass on to a container. sd_notify(3),
+/// sd_listen_fds(3).
+const OWN_VARIABLES: [&str; 4] = ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 /// Where programs of the administrator's are, beside `PATH`.
 const DIRS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How long a runtime may take to say what it is, or to delete what it has.
@@ -360,6 +363,9 @@ fn last_line(text: &str) -> String {
 fn ask(path: &Path, args: &[&str]) -> std::io::Result<(Option<i32>, String, String)> {
     let mut command = Command::new(path);
     command.args(args).current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for name in OWN_VARIABLES {
+        command.env_remove(name);
+    }
     // A group of its own: what hangs goes with all that it has started.
     let mut child = command.process_group(0).spawn()?;
     let deadline = Instant::now() + PATIENCE;
