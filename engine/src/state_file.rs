@@ -1,6 +1,6 @@
 //! The file in which it stands where a container stands: written in place, readable at every moment.
 //!
-//! Two slots of [`SLOT`] bytes, written in turn, the newer one counts: `frame::encode(&(turn, state))` from the
+//! Two slots of 16 KiB, written in turn, the newer one counts: `frame::encode(&(turn, state))` from the
 //! slot's beginning, `turn` a `u64` that grows. A kill, a power cut or a reader that comes in the middle of a write finds
 //! the other slot whole. One pwrite(2) a change: a file that takes another's place costs five calls, and ext4 begins to
 //! write it out at once (ext4(5), "auto_da_alloc"). Who may write is not decided here: the shim while there is one, else
