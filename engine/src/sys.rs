@@ -3,6 +3,7 @@
 pub mod spawn;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollTimeout, poll};
 use std::ffi::CStr;
 use std::io;
 use std::ops::Range;
@@ -24,10 +25,35 @@ pub fn limit_arenas() {
 /// program code, which the kernel maps again from its cache when they are next run: what comes before the process
 /// sleeps should be little. For the main thread. malloc_trim(3), madvise(2).
 pub fn trim_memory() {
+    let clean = trim_data();
+    forget_code(&clean);
+}
+
+/// As [`trim_memory`], with poll(2) right behind it: pages of code that are run in between would stay.
+#[inline(never)]
+pub fn trim_memory_and_poll(polls: &mut [PollFd<'_>], timeout: PollTimeout) {
+    let clean = trim_data();
+    forget_code(&clean);
+    let _ = poll(polls, timeout);
+}
+
+/// Most mappings of code that are given back: a program and a few libraries have no more.
+const CODE_MAX: usize = 16;
+
+/// Gives back heap and stack; where mappings of code begin, and how long they are.
+#[inline(never)]
+fn trim_data() -> [(usize, usize); CODE_MAX] {
     trim_heap();
-    let (clean, stack) = mappings().unwrap_or_default();
+    let (found, stack) = mappings().unwrap_or_default();
     trim_stack(stack);
-    for (start, len) in clean {
+    let mut clean = [(0, 0); CODE_MAX];
+    clean.iter_mut().zip(found).for_each(|(to, from)| *to = from);
+    clean
+}
+
+#[inline(always)]
+fn forget_code(clean: &[(usize, usize)]) {
+    for (start, len) in clean.iter().copied().filter(|(_, len)| *len > 0) {
         // SAFETY: the mapping is of a file, private, not writable, and has no page of its own (see below), so
         // what is dropped is read from the same file again; nothing that was stored can be lost.
         unsafe {

@@ -305,11 +305,10 @@ impl Shim {
                 PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
             }
         };
-        if is_at_rest {
-            // Last: what is run between this and the sleep stays in memory.
-            sys::trim_memory();
+        match is_at_rest {
+            true => sys::trim_memory_and_poll(&mut polls, timeout),
+            false => drop(poll(&mut polls, timeout)),
         }
-        let _ = poll(&mut polls, timeout);
     }
 
     fn deadline(&self) -> Option<Instant> {
