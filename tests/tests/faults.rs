@@ -16,9 +16,9 @@ const SMALL: u64 = 8192;
 const KILLS: u32 = 300;
 /// Bytes a second of each connection while it is killed.
 const RATE: u64 = 8_000_000;
-/// Bytes of a connection that may be on their way, and so lost, when an engine is killed: 16 KiB that the proxy
-/// has sent, and what the engine has read and not yet written.
-const ON_THE_WAY: u64 = 64 << 10;
+/// Bytes of a connection that may be on their way, and so lost, when an engine is killed: what a busy one has not read
+/// from its socket yet (tcp(7), tcp_rmem's default), or has read and not yet written.
+const ON_THE_WAY: u64 = 128 << 10;
 /// Connections at a time.
 const CONNECTIONS: u64 = 4;
 
