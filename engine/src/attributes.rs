@@ -4,6 +4,7 @@
 //! given to its owner, owner and mode are written down beside it, in the form that fuse-overlayfs and podman's
 //! storage read.
 
+use crate::implied::{OF_OVERLAYFS, OF_THE_HOST};
 use crate::place::{Place, UnpackError, file, lossy, refused};
 use crate::sys;
 use crate::tarball::{Entry, Kind};
@@ -12,12 +13,19 @@ use nix::fcntl::AtFlags;
 use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, fchmod, fchmodat, fstat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
+use std::cell::Cell;
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 
 /// Where owner, mode and kind of a file are written down that cannot have them: `UID:GID:0MODE:KIND`.
 const OVERRIDE: &CStr = c"user.containers.override_stat";
+/// Access control lists. acl(5).
+const ACL_ACCESS: &CStr = c"system.posix_acl_access";
+/// What a directory gives those that are made in it.
+const ACL_DEFAULT: &CStr = c"system.posix_acl_default";
+/// A label is the host's to give, by where a file lies. umoci and podman leave it out as well.
+const LABEL: &[u8] = b"security.selinux";
 
 /// What this process may do to files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +57,20 @@ impl Standing {
 pub(crate) struct Attributes {
     /// How far that is.
     pub standing: Standing,
+    /// A directory of the layer has a default list, which what is made in it would inherit.
+    has_default_acl: Cell<bool>,
 }
 
 impl Attributes {
-    /// Owner, then extended attributes (chown clears capabilities), then mode (chown clears setuid).
+    /// For a process of this standing, and an empty layer.
+    pub fn new(standing: Standing) -> Self {
+        Attributes { standing, has_default_acl: Cell::new(false) }
+    }
+
+    /// Owner, then extended attributes (chown clears capabilities), then mode (chown clears setuid), then the access
+    /// control list: its mask is the mode's group, and it may be set without a right to write.
     pub fn set_attributes(&self, fd: impl AsFd, path: &[u8], entry: &Entry) -> Result<(), UnpackError> {
+        self.disinherit(path, |name| sys::fremovexattr(&fd, name))?;
         // Most files are root's and were made with their mode: to look is cheaper than to set it again.
         let made = fstat(&fd).map_err(|e| file("look at", path, e))?;
         let mut is_given = false;
@@ -61,9 +78,7 @@ impl Attributes {
             is_given = (made.st_uid, made.st_gid) != (uid.as_raw(), gid.as_raw());
             if is_given { fchown(&fd, Some(uid), Some(gid)) } else { Ok(()) }
         })?;
-        for (name, value) in &entry.xattrs {
-            self.xattr(path, name, |name| sys::fsetxattr(&fd, name, value))?;
-        }
+        self.xattrs(path, entry, IsLast(false), |name, value| sys::fsetxattr(&fd, name, value))?;
         let mode = self.mode(entry, is_owned);
         if mode.bits() != entry.mode & 0o7777 || !is_owned {
             let is_directory = entry.kind == Kind::Directory;
@@ -76,10 +91,64 @@ impl Attributes {
                 Err(errno) => return Err(file("write down the owner of", path, errno)),
             }
         }
-        if !is_given && made.st_mode & 0o7777 == mode.bits() {
+        if is_given || made.st_mode & 0o7777 != mode.bits() {
+            fchmod(&fd, mode).map_err(|e| file("set the mode of", path, e))?;
+        }
+        self.xattrs(path, entry, IsLast(true), |name, value| sys::fsetxattr(&fd, name, value))
+    }
+
+    /// Takes away what an earlier entry of the same directory gave it, but for what says that it is opaque.
+    pub fn forget(&self, directory: impl AsFd, path: &[u8]) -> Result<(), UnpackError> {
+        let failed = |e| file("take the extended attributes of", path, e);
+        let list = match sys::flistxattr(&directory) {
+            Err(Errno::EOPNOTSUPP) => return Ok(()),
+            other => other.map_err(failed)?,
+        };
+        let is_own = |name: &&[u8]| {
+            !OF_THE_HOST.contains(name) && !OF_OVERLAYFS.iter().any(|start| name.starts_with(start))
+        };
+        for name in list.split(|b| *b == 0).filter(|name| !name.is_empty()).filter(is_own) {
+            let Ok(name) = CString::new(name) else { continue };
+            match sys::fremovexattr(&directory, &name) {
+                // What this process may not take it did not give.
+                Ok(()) | Err(Errno::ENODATA | Errno::EPERM) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away the lists that a new file has from its directory: the layer says what it has.
+    fn disinherit(
+        &self,
+        path: &[u8],
+        remove: impl Fn(&CStr) -> Result<(), Errno>,
+    ) -> Result<(), UnpackError> {
+        if !self.has_default_acl.get() {
             return Ok(());
         }
-        fchmod(&fd, mode).map_err(|e| file("set the mode of", path, e))
+        for name in [ACL_ACCESS, ACL_DEFAULT] {
+            match remove(name) {
+                Ok(()) | Err(Errno::ENODATA | Errno::EOPNOTSUPP) => {}
+                Err(errno) => return Err(file("take the access control list of", path, errno)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the extended attributes of an entry: all but the access control list, or that one, which is the last.
+    fn xattrs(
+        &self,
+        path: &[u8],
+        entry: &Entry,
+        is_last: IsLast,
+        set: impl Fn(&CStr, &[u8]) -> Result<(), Errno>,
+    ) -> Result<(), UnpackError> {
+        let chosen = entry.xattrs.iter().filter(|(name, _)| is_last == IsLast(name == ACL_ACCESS.to_bytes()));
+        for (name, value) in chosen {
+            self.xattr(path, name, |name| set(name, value))?;
+        }
+        Ok(())
     }
 
     /// Gives a file to its owner; false if it stays this process's.
@@ -126,19 +195,20 @@ impl Attributes {
         let is_owned = self.give(at.path, entry, |uid, gid| {
             fchownat(at.parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
         })?;
-        if !entry.xattrs.is_empty() {
-            let below = format!("/proc/self/fd/{}/", at.parent.as_raw_fd());
-            let path = CString::new([below.as_bytes(), at.name].concat())
-                .map_err(|_| refused(at.path, "it has a zero byte in its name"))?;
-            for (name, value) in &entry.xattrs {
-                self.xattr(at.path, name, |name| sys::lsetxattr(&path, name, value))?;
-            }
+        let has_list = entry.kind != Kind::Symlink && self.has_default_acl.get();
+        let by_path = if has_list || !entry.xattrs.is_empty() { Some(path_of(at)?) } else { None };
+        if let Some(path) = &by_path {
+            self.disinherit(at.path, |name| sys::lremovexattr(path, name))?;
+            self.xattrs(at.path, entry, IsLast(false), |name, value| sys::lsetxattr(path, name, value))?;
         }
         if entry.kind != Kind::Symlink {
             // O_EXCL-like safety comes from our having just made it: nobody else can enter the directory.
             let mode = self.mode(entry, is_owned);
             fchmodat(at.parent, name, mode, FchmodatFlags::FollowSymlink)
                 .map_err(|e| file("set the mode of", at.path, e))?;
+        }
+        if let Some(path) = &by_path {
+            self.xattrs(at.path, entry, IsLast(true), |name, value| sys::lsetxattr(path, name, value))?;
         }
         let (atime, mtime) = times(entry.mtime);
         utimensat(at.parent, name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)
@@ -161,11 +231,24 @@ impl Attributes {
             log::debug!("attribute {:?} of {:?} is passed over", lossy(name), lossy(path));
             return Ok(());
         }
+        if name == LABEL {
+            return Ok(());
+        }
         let Ok(c_name) = CString::new(name) else {
             return Ok(());
         };
         match set(&c_name) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.has_default_acl.set(self.has_default_acl.get() || *c_name == *ACL_DEFAULT);
+                Ok(())
+            }
+            // It names someone who is not mapped in this namespace, as an owner may be.
+            Err(Errno::EINVAL)
+                if self.standing == Standing::Namespace && [ACL_ACCESS, ACL_DEFAULT].contains(&&*c_name) =>
+            {
+                log::debug!("the access control list of {:?} is not mapped here", lossy(path));
+                Ok(())
+            }
             Err(Errno::EPERM) if self.standing != Standing::Root || name.starts_with(b"user.") => Ok(()),
             Err(Errno::EOPNOTSUPP) => {
                 log::debug!("attribute {:?} of {:?} is not supported here", lossy(name), lossy(path));
@@ -174,6 +257,17 @@ impl Attributes {
             Err(errno) => Err(file("set an extended attribute of", path, errno)),
         }
     }
+}
+
+/// True for the attribute that is set last.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct IsLast(bool);
+
+/// The path by which what was made at `at` is found without being opened.
+fn path_of(at: Place<'_>) -> Result<CString, UnpackError> {
+    let below = format!("/proc/self/fd/{}/", at.parent.as_raw_fd());
+    CString::new([below.as_bytes(), at.name].concat())
+        .map_err(|_| refused(at.path, "it has a zero byte in its name"))
 }
 
 /// A modification time, as access time too.

@@ -213,6 +213,25 @@ pub fn fgetxattr(fd: impl AsFd, name: &CStr) -> Result<Vec<u8>, Errno> {
     fill(|to, len| unsafe { libc::fgetxattr(fd, name.as_ptr(), to.cast(), len) })
 }
 
+/// Removes an extended attribute of what `fd` refers to. fremovexattr(2).
+///
+/// # Errors
+/// The errno: `ENODATA` if it has none of that name.
+pub fn fremovexattr(fd: impl AsFd, name: &CStr) -> Result<(), Errno> {
+    // SAFETY: the name ends with NUL; the call keeps no pointer.
+    let ret = unsafe { libc::fremovexattr(fd.as_fd().as_raw_fd(), name.as_ptr()) };
+    Errno::result(ret).map(drop)
+}
+
+/// The same of what is at `path`, which may be a link. lremovexattr(2).
+///
+/// # Errors
+/// As [`fremovexattr`].
+pub fn lremovexattr(path: &CStr, name: &CStr) -> Result<(), Errno> {
+    // SAFETY: both end with NUL; the call keeps no pointer.
+    Errno::result(unsafe { libc::lremovexattr(path.as_ptr(), name.as_ptr()) }).map(drop)
+}
+
 /// Asks for a length, then for so many bytes; again if there are more by then.
 fn fill(get: impl Fn(*mut u8, usize) -> isize) -> Result<Vec<u8>, Errno> {
     loop {

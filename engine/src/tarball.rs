@@ -109,6 +109,21 @@ struct SparseWords {
     name: Option<Vec<u8>>,
     real_size: Option<u64>,
     map: Option<Vec<(u64, u64)>>,
+    /// Where the stretch begins whose length comes in the next record, in version 0.0.
+    offset: Option<u64>,
+}
+
+impl SparseWords {
+    /// Takes a record of version 0.0, which has one for each offset and one for each length behind it.
+    fn stretch(&mut self, len: u64) -> Result<(), TarError> {
+        let offset = self.offset.take().ok_or_else(|| malformed("a sparse file's stretch begins nowhere"))?;
+        let map = self.map.get_or_insert_default();
+        if map.len() >= SPARSE_MAX {
+            return Err(malformed("a sparse file of too many stretches"));
+        }
+        map.push((offset, len));
+        Ok(())
+    }
 }
 
 impl<R: BufRead> Tarball<R> {
@@ -139,7 +154,7 @@ impl<R: BufRead> Tarball<R> {
                 }
                 return Ok(None);
             };
-            let size = header.entry_size().map_err(|e| malformed(e.to_string()))?;
+            let size = size_of_content(&header)?;
             match header.entry_type() {
                 EntryType::GNULongName => long_name = Some(self.long_text(size, &mut left)?),
                 EntryType::GNULongLink => long_link = Some(self.long_text(size, &mut left)?),
@@ -264,7 +279,7 @@ impl<R: BufRead> Tarball<R> {
         let kind = kind_of(header);
         // Only files have content; some writers note a size for links nevertheless.
         let has_content = matches!(kind, Kind::Regular | Kind::Unknown(_));
-        let stored = pax.size.map_or_else(|| header.entry_size().map_err(field), Ok)?;
+        let stored = pax.size.map_or_else(|| size_of_content(header), Ok)?;
         let stored = if has_content { stored } else { 0 };
         let mut sparse = None;
         let mut size = stored;
@@ -276,7 +291,8 @@ impl<R: BufRead> Tarball<R> {
         if let (true, Some(real)) = (kind == Kind::Regular, pax.sparse.real_size) {
             let map = match (pax.sparse.major, pax.sparse.minor, pax.sparse.map) {
                 (Some(1), Some(0), _) => self.sparse_map_in_content()?,
-                (None | Some(0), _, Some(map)) => map,
+                // Version 0.0 has no record at all for a file that is one hole.
+                (None | Some(0), _, map) => map.unwrap_or_default(),
                 _ => return Err(malformed("a sparse file of a form that is not known")),
             };
             (sparse, size) = (Some(map), real);
@@ -290,7 +306,8 @@ impl<R: BufRead> Tarball<R> {
             false => value.map_err(field),
         };
         let owner = |digits: &[u8], value: io::Result<u64>| {
-            u32::try_from(number(digits, value)?).map_err(|_| malformed("an owner over 32 bits"))
+            let id = u32::try_from(number(digits, value)?).map_err(|_| malformed("an owner over 32 bits"))?;
+            known_owner(id)
         };
         let path =
             pax.sparse.name.or(pax.path).or(long_name).unwrap_or_else(|| header.path_bytes().into_owned());
@@ -305,8 +322,8 @@ impl<R: BufRead> Tarball<R> {
             path,
             link,
             mode: number(&old.mode, header.mode().map(u64::from))? as u32 & 0o7777,
-            uid: pax.uid.map_or_else(|| owner(&old.uid, header.uid()), Ok)?,
-            gid: pax.gid.map_or_else(|| owner(&old.gid, header.gid()), Ok)?,
+            uid: pax.uid.map_or_else(|| owner(&old.uid, header.uid()), known_owner)?,
+            gid: pax.gid.map_or_else(|| owner(&old.gid, header.gid()), known_owner)?,
             mtime: match pax.mtime {
                 Some(mtime) => mtime,
                 None => (number(&old.mtime, header.mtime())? as i64, 0),
@@ -385,12 +402,33 @@ impl<R: BufRead> Tarball<R> {
     }
 }
 
-/// True if the header's checksum is right.
+/// True if the header's checksum is right, by bytes without a sign or, as some old writers have it, with one.
 fn is_header(header: &Header) -> bool {
+    let Ok(said) = header.cksum() else { return false };
     // The checksum counts its own field as eight spaces.
     let bytes = header.as_bytes().iter().enumerate();
     let sum = bytes.map(|(at, b)| if (148..156).contains(&at) { 32 } else { u32::from(*b) }).sum::<u32>();
-    header.cksum().ok() == Some(sum)
+    said == sum || i64::from(said) == i64::from(sum) - 256 * i64::from(bytes_over_127(header))
+}
+
+fn bytes_over_127(header: &Header) -> u32 {
+    let bytes = header.as_bytes().iter().enumerate();
+    bytes.map(|(at, b)| u32::from(!(148..156).contains(&at) && *b > 127)).sum()
+}
+
+/// The length that a header says of its content; a binary number that has more than 64 bits, or a sign, is none.
+fn size_of_content(header: &Header) -> Result<u64, TarError> {
+    let [first, rest @ ..] = header.as_old().size;
+    let is_binary = first & 0x80 != 0;
+    if is_binary && (first != 0x80 || !rest.starts_with(&[0; 3])) {
+        return Err(malformed("a size that no file can have"));
+    }
+    header.entry_size().map_err(|e| malformed(e.to_string()))
+}
+
+/// No file has the owner 4294967295: chown(2) reads it as "leave it", and the file would stay root's.
+fn known_owner(id: u32) -> Result<u32, TarError> {
+    if id == u32::MAX { Err(malformed("an owner that no file can have: 4294967295")) } else { Ok(id) }
 }
 
 /// True if a file that begins with `start` may be a tar: a header, or the end mark of an empty one.
@@ -436,6 +474,13 @@ impl Pax {
         let bad = || malformed(format!("PAX record {:?}", String::from_utf8_lossy(key)));
         let number = || ascii::<u64>(value).ok_or_else(bad);
         match key {
+            // A value that is empty takes back what was said: the header counts. POSIX.1, pax.
+            b"path" if value.is_empty() => self.path = None,
+            b"linkpath" if value.is_empty() => self.link = None,
+            b"size" if value.is_empty() => self.size = None,
+            b"uid" if value.is_empty() => self.uid = None,
+            b"gid" if value.is_empty() => self.gid = None,
+            b"mtime" if value.is_empty() => self.mtime = None,
             b"path" => self.path = Some(value.to_vec()),
             b"linkpath" => self.link = Some(value.to_vec()),
             b"size" => self.size = Some(number()?),
@@ -446,6 +491,9 @@ impl Pax {
             b"GNU.sparse.minor" => self.sparse.minor = Some(number()?),
             b"GNU.sparse.name" => self.sparse.name = Some(value.to_vec()),
             b"GNU.sparse.realsize" | b"GNU.sparse.size" => self.sparse.real_size = Some(number()?),
+            b"GNU.sparse.offset" => self.sparse.offset = Some(number()?),
+            b"GNU.sparse.numbytes" => self.sparse.stretch(number()?)?,
+            b"GNU.sparse.map" if value.is_empty() => self.sparse.map = Some(Vec::new()),
             b"GNU.sparse.map" => self.sparse.map = Some(sparse_list(value).ok_or_else(bad)?),
             _ => {
                 if let Some(name) =
@@ -668,5 +716,73 @@ mod tests {
         let mut tarball = Tarball::new(bytes.as_slice());
         let entry = tarball.next_entry().expect("readable").expect("an entry");
         assert_eq!((entry.uid, entry.gid, entry.mtime, entry.mode), (0, 0, (0, 0), 0));
+    }
+
+    fn checked(mut header: Header, content: &[u8], sum: impl Fn(i64) -> i64) -> Vec<u8> {
+        header.set_size(content.len() as u64);
+        header.set_cksum();
+        let said = sum(i64::from(header.cksum().expect("just set")));
+        header.as_old_mut().cksum.copy_from_slice(format!("{said:06o}\0 ").as_bytes());
+        let mut bytes = [header.as_bytes().as_slice(), content].concat();
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+        bytes
+    }
+
+    #[test]
+    fn an_empty_pax_value_leaves_what_the_header_says() {
+        let empty = ["path", "linkpath", "size", "uid", "gid", "mtime"].map(|key| record(key, b"")).concat();
+        let before = ["path", "uid"].map(|key| record(key, b"7")).concat();
+        for records in [empty.clone(), [before, empty].concat()] {
+            let bytes =
+                [block(EntryType::XHeader, "x", &records), block(EntryType::Regular, "f", b"hi")].concat();
+            let entries = all(&bytes).expect("good");
+            let [entry] = entries.as_slice() else { panic!("{entries:?}") };
+            assert_eq!((entry.path.as_slice(), entry.size, entry.uid), (b"f".as_slice(), 2, 0));
+            assert_eq!(entry.mtime, (1, 0));
+        }
+    }
+
+    #[test]
+    fn a_checksum_of_bytes_with_a_sign_is_as_good() {
+        let mut header = Header::new_ustar();
+        header.as_old_mut().name[..3].copy_from_slice(b"h\xe4\xf6");
+        assert_eq!(all(&checked(header.clone(), b"", |sum| sum - 512)).expect("old, and good").len(), 1);
+        assert_eq!(all(&checked(header.clone(), b"", |sum| sum)).expect("good").len(), 1);
+        assert!(all(&checked(header, b"", |sum| sum - 256)).is_err());
+    }
+
+    #[test]
+    fn numbers_that_do_not_fit_are_refused_and_not_cut() {
+        for start in [[0x80, 1], [0xff, 0xff], [0x81, 0]] {
+            let mut header = Header::new_gnu();
+            header.set_path("f").expect("short");
+            header.set_size(5);
+            header.as_old_mut().size = [start[0], start[1], 0, 0, 0, 0, 0, 0, 0, 0, 0, 5];
+            header.set_cksum();
+            let error = all(&[header.as_bytes().as_slice(), &[0; 1536]].concat()).expect_err("refused");
+            assert!(error.to_string().contains("size"), "{error}");
+        }
+        let nobody = record("uid", b"4294967295");
+        let bytes = [block(EntryType::XHeader, "x", &nobody), block(EntryType::Regular, "f", b"")].concat();
+        assert!(all(&bytes).expect_err("refused").to_string().contains("owner"));
+    }
+
+    #[test]
+    fn sparse_files_of_the_oldest_pax_form_have_a_record_for_each_number() {
+        let sparse = |records: &[(&str, &[u8])], content: &[u8]| {
+            let records: Vec<u8> = records.iter().flat_map(|(key, value)| record(key, value)).collect();
+            all(&[block(EntryType::XHeader, "x", &records), block(EntryType::Regular, "f", content)].concat())
+        };
+        let size: (&str, &[u8]) = ("GNU.sparse.size", b"9000");
+        let stretch =
+            |at: &'static [u8]| [("GNU.sparse.offset", at), ("GNU.sparse.numbytes", b"5".as_slice())];
+        let records = [&[size], stretch(b"0").as_slice(), stretch(b"4096").as_slice()].concat();
+        let entries = sparse(&records, b"helloworld").expect("good");
+        assert_eq!(entries[0].sparse, Some(vec![(0, 5), (4096, 5)]));
+        assert_eq!(entries[0].size, 9000);
+        for hole in [vec![size], vec![size, ("GNU.sparse.map", b"")]] {
+            assert_eq!(sparse(&hole, b"").expect("one hole")[0].sparse, Some(Vec::new()));
+        }
+        assert!(sparse(&[size, ("GNU.sparse.numbytes", b"5")], b"hello").is_err());
     }
 }

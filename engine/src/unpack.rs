@@ -94,6 +94,8 @@ struct Unpacker {
     trail: Vec<(Vec<u8>, Opened)>,
     /// Something was removed, to make a later entry: what was made once may be there no more.
     replaced: bool,
+    /// A whiteout was made.
+    hides: bool,
     /// Times of directories, set in the end: making a file in one changes them.
     directories: Vec<Dated>,
     /// Bytes that those take.
@@ -114,7 +116,8 @@ impl Unpacker {
         let buffer = vec![0; 64 << 10];
         Ok(Unpacker {
             root: Opened { fd: Rc::new(root), is_real: true },
-            owner: Attributes { standing: Standing::of_this_process() },
+            owner: Attributes::new(Standing::of_this_process()),
+            hides: false,
             trail: Vec::new(),
             replaced: false,
             directories: Vec::new(),
@@ -128,14 +131,7 @@ impl Unpacker {
     fn entry<R: BufRead>(&mut self, entry: &Entry, tarball: &mut Tarball<R>) -> Result<bool, UnpackError> {
         let path = clean(&entry.path)?;
         if path.is_empty() {
-            // `./`: the layer's root itself.
-            if entry.kind == Kind::Directory {
-                let root = Rc::clone(&self.root.fd);
-                self.owner.set_attributes(&*root, &path, entry)?;
-                self.implied.has_entry(&root).map_err(|e| file("look at", &path, e))?;
-                self.note_directory(path, entry.mtime)?;
-            }
-            return Ok(true);
+            return self.root(entry).map(|()| true);
         }
         let (parent_path, name) = split(&path);
         let Opened { fd: parent, is_real } = self.enter(parent_path)?;
@@ -156,6 +152,9 @@ impl Unpacker {
             }
             Kind::HardLink => self.hard_link(at, entry)?,
             Kind::Symlink => {
+                if entry.link.contains(&0) {
+                    return Err(refused(&path, "it is a symbolic link with a zero byte in its target"));
+                }
                 let make = || symlinkat(OsStr::from_bytes(&entry.link), &*parent, OsStr::from_bytes(name));
                 self.replacing(at, "make", make)?;
                 self.owner.set_node_attributes(at, entry)?;
@@ -167,6 +166,18 @@ impl Unpacker {
             }
         }
         Ok(true)
+    }
+
+    /// `./`: the layer's root itself.
+    fn root(&mut self, entry: &Entry) -> Result<(), UnpackError> {
+        if entry.kind != Kind::Directory {
+            return Err(refused(&entry.path, "it is called like the layer's root, and is no directory"));
+        }
+        let root = Rc::clone(&self.root.fd);
+        self.owner.forget(&*root, b"")?;
+        self.owner.set_attributes(&*root, b"", entry)?;
+        self.implied.has_entry(&root).map_err(|e| file("look at", b"", e))?;
+        self.note_directory(Vec::new(), entry.mtime)
     }
 
     /// The directory `path` beneath the root; makes what is missing on the way.
@@ -422,6 +433,7 @@ impl Unpacker {
             // A directory over a directory is the same one with other attributes.
             Err(Errno::EEXIST) => match open() {
                 Err(Errno::ENOTDIR | Errno::ELOOP) => self.replacing(at, "make", make).map(|()| open())?,
+                Ok(there) => self.owner.forget(&there, at.path).map(|()| Ok(there))?,
                 other => other,
             },
             Err(errno) => Err(errno),
@@ -446,6 +458,9 @@ impl Unpacker {
             }
             Err(errno) => return Err(file("find the target of", at.path, errno)),
         };
+        if self.hides && is_whiteout(&parent, name) {
+            return Err(refused(at.path, "it is a hard link to a file that the layer hides"));
+        }
         // No AT_SYMLINK_FOLLOW: a link to a symbolic link is one more name of the link itself.
         let name = OsStr::from_bytes(name);
         let make = || linkat(&parent, name, at.parent, OsStr::from_bytes(at.name), AtFlags::empty());
@@ -503,6 +518,7 @@ impl Unpacker {
             // Other reserved names (aufs wrote `.wh..wh.plnk`) mean nothing to overlayfs.
             return Ok(());
         }
+        self.hides = true;
         let at = Place { parent, name: hidden, path };
         let make =
             || mknodat(parent, OsStr::from_bytes(hidden), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0));
@@ -728,6 +744,28 @@ mod tests {
             .unpack();
         result.expect("good");
         assert_eq!(std::fs::metadata(dir.path().join("root/usr/x")).expect("there").nlink(), 2);
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_what_it_says_is_refused_by_name() {
+        let cases: [(Layer, &str); 4] = [
+            (Layer::new().with(EntryType::Regular, ".", "", "x"), "no directory"),
+            (Layer::new().with(EntryType::Symlink, "a/..", "elsewhere", ""), "no directory"),
+            (
+                Layer::new().with(EntryType::Regular, ".wh.gone", "", "").with(
+                    EntryType::Link,
+                    "b",
+                    "gone",
+                    "",
+                ),
+                "that the layer hides",
+            ),
+            (Layer::new().with(EntryType::Link, "b", "b", ""), "itself"),
+        ];
+        for (layer, why) in cases {
+            let said = layer.unpack().1.expect_err(why).to_string();
+            assert!(said.contains(why), "{said}");
+        }
     }
 
     #[test]
