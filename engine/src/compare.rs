@@ -5,6 +5,7 @@
 //! nothing. Memory grows with the number of directories that wait their turn, not with what is in them.
 
 use crate::cancel::Cancel;
+use crate::holes;
 use crate::implied::OF_THE_HOST;
 use crate::place::{lossy, open_beneath, open_top};
 use crate::sys;
@@ -16,7 +17,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use serde::{Deserialize, Serialize};
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -149,7 +150,8 @@ impl Trees<'_> {
         if extended(at.expected, at.name)? != extended(at.found, at.name)? {
             return Ok(Some("has other extended attributes".to_owned()));
         }
-        match kind(one) == SFlag::S_IFREG && !self.same_content(at)? {
+        let is_sparse = holes::may_be_in(one);
+        match kind(one) == SFlag::S_IFREG && !self.same_content(at, is_sparse)? {
             true => Ok(Some("has other content".to_owned())),
             false => Ok(None),
         }
@@ -185,11 +187,14 @@ impl Trees<'_> {
         None
     }
 
-    fn same_content(&mut self, at: &Both<'_>) -> io::Result<bool> {
+    fn same_content(&mut self, at: &Both<'_>, is_sparse: bool) -> io::Result<bool> {
         let (mut one, mut other) = (open_file(at.expected, at.name)?, open_file(at.found, at.name)?);
         let (left, right) = &mut self.buffers;
         loop {
             self.cancel.check().map_err(io::Error::other)?;
+            if is_sparse {
+                pass_holes(&mut one, &mut other)?;
+            }
             let len = one.read(left)?;
             let (left, right) = (left.get(..len), right.get_mut(..len));
             let (Some(left), Some(right)) = (left, right) else { return Ok(false) };
@@ -205,6 +210,16 @@ impl Trees<'_> {
             }
         }
     }
+}
+
+/// Goes on to where either of two files, of one length, has data; to the end if neither has.
+fn pass_holes(one: &mut File, other: &mut File) -> io::Result<()> {
+    let (at, end) = (one.stream_position()?, one.metadata()?.len());
+    let next = |file: &File| holes::next_data(file, at).map(|start| start.unwrap_or(end));
+    let next = next(one)?.min(next(other)?).max(at);
+    one.seek(SeekFrom::Start(next))?;
+    other.seek(SeekFrom::Start(next))?;
+    Ok(())
 }
 
 fn is_dot(entry: &nix::Result<nix::dir::Entry>) -> bool {
@@ -351,5 +366,27 @@ mod tests {
             said.iter().any(|what| what == "\"a/b\" is a symbolic link, expected a directory"),
             "{said:?}"
         );
+    }
+
+    #[test]
+    fn holes_are_not_read_and_what_stands_in_one_of_them_is_found() {
+        let (size, middle) = (1 << 40, 1 << 39);
+        let sparse = |top: &Path, data: &[u8]| {
+            use std::os::unix::fs::FileExt;
+            let file = File::create(top.join("a/holes")).expect("made");
+            file.set_len(size).expect("a hole");
+            file.write_all_at(data, middle).expect("written");
+            keep_time(&top.join("a/holes"));
+        };
+        for (data, expected) in [(b"same".as_slice(), 0), (b"else", 1), (b"", 1)] {
+            let (one, other) = (tree(), tree());
+            sparse(one.path(), b"same");
+            sparse(other.path(), data);
+            let began = std::time::Instant::now();
+            let since = UNIX_EPOCH + THEN + Duration::from_secs(1);
+            let differences = compare(one.path(), other.path(), since, &Cancel::default()).expect("read");
+            assert_eq!(differences.count, expected, "{data:?}");
+            assert!(began.elapsed() < Duration::from_secs(20), "a terabyte of nothing was read");
+        }
     }
 }

@@ -8,7 +8,7 @@ use crate::digest::Digest;
 use crate::oci::{self, Config, Descriptor, Document, Index, Manifest, PlatformField};
 use crate::reference::Reference;
 use crate::small_file;
-use crate::store::{Store, StoreError, Swept, lock};
+use crate::store::{Pin, Store, StoreError, Swept, lock};
 use crate::unsynced::Note;
 use sampan_ipc::engine::Image;
 use std::collections::{BTreeMap, HashSet};
@@ -394,6 +394,19 @@ pub fn find(store: &Store, name: &str) -> Result<Loaded, ImageError> {
     load(store, entry, references)
 }
 
+/// As [`find`]; the image's blobs and its unpacked layers stay until the pin is dropped, whoever removes it.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_and_pin(store: &Store, name: &str) -> Result<(Loaded, Pin), ImageError> {
+    // Or what was found in the index would be gone when it is read, or when it is pinned.
+    let commit = lock(&store.commit);
+    let image = find(store, name)?;
+    let needed = image.blobs().cloned().chain(image.config.chain_ids());
+    let pin = store.pin_within(&commit, needed);
+    Ok((image, pin))
+}
+
 /// As [`find`], without reading the image's documents: they may be broken.
 fn locate(store: &Store, name: &str) -> Result<(Descriptor, Vec<String>), ImageError> {
     let mut groups = grouped(&read_index(store)?);
@@ -558,11 +571,6 @@ fn take(
     }
     let swept = if removed.deleted { sweep_unused(store) } else { Swept::default() };
     Ok((removed, swept))
-}
-
-/// True if the image is in the store under a name or without one; also if that cannot be told.
-pub fn is_there(store: &Store, digest: &str) -> bool {
-    read_index(store).map_or(true, |index| index.manifests.iter().any(|e| e.digest.to_string() == digest))
 }
 
 /// True if something needs the image as it is: a job, or a container, has pinned its manifest. The one place that says so; who

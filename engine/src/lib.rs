@@ -25,6 +25,7 @@ pub mod download;
 pub mod failure;
 pub mod farewell;
 pub mod fit;
+mod holes;
 pub mod http;
 pub mod images;
 pub mod implied;

@@ -138,10 +138,9 @@ pub fn push(
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<Pushed, PushError> {
-    let image = images::find(store, &request.source)?;
-    let target = target(&image, request)?;
     // Or an image that is removed meanwhile takes its blobs along.
-    let _pin = store.pin(blobs(&image).chain([&image.entry]).map(|blob| blob.digest.clone()));
+    let (image, _pin) = images::find_and_pin(store, &request.source)?;
+    let target = target(&image, request)?;
     let endpoint = endpoint(&request.access, &target)?;
     // By what names other repositories go where this one has another is not known.
     let is_renamed = endpoint.repository != target.path();

@@ -112,7 +112,6 @@ fn run(
     cancel: &Cancel,
 ) -> Result<Vec<SavedImage>, SaveError> {
     let images = find(store, &request)?;
-    let _pin = pin(store, &images);
     let mut work = Work { store, limits, progress, cancel, done: HashSet::new(), rows: Vec::new() };
     work.begin(&images);
     let target = request.target;
@@ -137,6 +136,8 @@ fn run(
 /// An image, and what it is called within.
 struct Chosen {
     image: Loaded,
+    /// Keeps it while it is written, whoever removes it.
+    _pin: Pin,
     /// As it was asked for; full references.
     asked: Vec<String>,
     /// What stands in the archive; empty for one that was asked for by id.
@@ -163,12 +164,12 @@ impl Chosen {
 fn find(store: &Store, request: &SaveRequest) -> Result<Vec<Chosen>, SaveError> {
     let mut chosen: Vec<Chosen> = Vec::new();
     for name in &request.names {
-        let image = images::find(store, name)?;
+        let (image, pin) = images::find_and_pin(store, name)?;
         let full = Reference::parse(name).map(|reference| reference.to_string()).ok();
         let full = full.filter(|full| image.references.contains(full) && !full.contains('@'));
         let at = chosen.iter().position(|c| c.image.entry.digest == image.entry.digest);
         let at = at.unwrap_or_else(|| {
-            chosen.push(Chosen { image, asked: Vec::new(), names: Vec::new() });
+            chosen.push(Chosen { image, _pin: pin, asked: Vec::new(), names: Vec::new() });
             chosen.len() - 1
         });
         if let (Some(full), Some(there)) = (full, chosen.get_mut(at))
@@ -187,14 +188,6 @@ fn find(store: &Store, request: &SaveRequest) -> Result<Vec<Chosen>, SaveError> 
         }
     }
     Ok(chosen)
-}
-
-fn pin(store: &Store, images: &[Chosen]) -> Pin {
-    store.pin(images.iter().flat_map(|chosen| {
-        let Loaded { entry, manifest, .. } = &chosen.image;
-        let small = [entry.digest.clone(), manifest.config.digest.clone()];
-        small.into_iter().chain(manifest.layers.iter().map(|layer| layer.digest.clone()))
-    }))
 }
 
 struct Work<'a> {

@@ -426,7 +426,16 @@ impl Store {
     /// Keeps `digests` (of blobs and chain ids) from garbage collection until the pin is dropped.
     pub fn pin(&self, digests: impl IntoIterator<Item = Digest>) -> Pin {
         // The commit lock: garbage that is being sought now is gone before we look what is there.
-        let _commit = lock(&self.commit);
+        let commit = lock(&self.commit);
+        self.pin_within(&commit, digests)
+    }
+
+    /// The same for one who holds the commit lock: nothing goes between his look and the pin.
+    pub(crate) fn pin_within(
+        &self,
+        _commit: &MutexGuard<'_, ()>,
+        digests: impl IntoIterator<Item = Digest>,
+    ) -> Pin {
         let held: Vec<Digest> = digests.into_iter().collect();
         let mut pins = lock(&self.pins);
         for digest in &held {

@@ -737,6 +737,35 @@ fn what_is_saved_and_loaded_again_is_the_same_image_with_the_same_digest() {
 }
 
 #[test]
+fn an_image_that_is_removed_while_it_is_looked_for_is_whole_or_not_there() {
+    let bench = Bench::new();
+    let image = Image::of(&layers(), "amd64");
+    write_layout(&bench.path("a"), std::slice::from_ref(&image));
+    let (from, out) = (format!("oci:{}:t", bench.text("a")), bench.text("out"));
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let looks = || {
+        let mut saved = 0;
+        for nth in 0..400 {
+            let output = bench.run(&["save", "-q", "-o", &format!("{out}{}", nth % 2), "localhost/a:t"]);
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            saved += usize::from(output.status.success());
+            assert!(output.status.success() || said.contains("is not in the local store"), "{said}");
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        saved
+    };
+    std::thread::scope(|scope| {
+        let looks = scope.spawn(looks);
+        while !is_over.load(std::sync::atomic::Ordering::Relaxed) && !looks.is_finished() {
+            bench.ok(&["pull", "-q", &from]);
+            bench.ok(&["rmi", "-f", "localhost/a:t"]);
+        }
+        assert!(looks.join().expect("no other error") > 0);
+    });
+    bench.is_clean();
+}
+
+#[test]
 fn layers_that_images_share_are_written_once() {
     let bench = Bench::new();
     let shared = layers();

@@ -6,6 +6,7 @@
 //! not change meanwhile; the caller has pinned them.
 
 use super::lookup;
+use crate::holes;
 use crate::implied::{OF_OVERLAYFS, OF_THE_HOST};
 use crate::place::{lossy, open_beneath, open_top};
 use crate::{sys, tree};
@@ -17,18 +18,13 @@ use nix::sys::stat::{
     mkdirat, mknodat, utimensat,
 };
 use nix::sys::time::TimeSpec;
-use nix::unistd::{
-    Gid, LinkatFlags, Uid, UnlinkatFlags, Whence, fchown, fchownat, linkat, lseek, symlinkat, unlinkat,
-};
+use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-
-/// Bytes of a block that `st_blocks` counts. stat(2).
-const BLOCK: u64 = 512;
 
 /// Why a root file system cannot be copied.
 #[derive(Debug, thiserror::Error)]
@@ -336,19 +332,13 @@ impl Pending {
 /// Copies what is not a hole.
 fn copy_data(source: &File, target: &File, stat: &FileStat) -> io::Result<()> {
     let size = stat.st_size.unsigned_abs();
-    if stat.st_blocks.unsigned_abs() * BLOCK >= size {
+    if !holes::may_be_in(stat) {
         return io::copy(&mut &*source, &mut &*target).map(drop);
     }
     let mut at = 0;
     while at < size {
-        let start = match seek(source, at, Whence::SeekData) {
-            Ok(start) => start,
-            Err(Errno::ENXIO) => break,
-            // A file system that knows no holes.
-            Err(Errno::EINVAL | Errno::EOPNOTSUPP) => at,
-            Err(errno) => return Err(errno.into()),
-        };
-        let end = seek(source, start, Whence::SeekHole).unwrap_or(size).max(start + 1);
+        let Some(start) = holes::next_data(source, at)? else { break };
+        let end = holes::end_of_data(source, start, size);
         let (mut from, mut to) = (source, target);
         from.seek(SeekFrom::Start(start))?;
         to.seek(SeekFrom::Start(start))?;
@@ -356,11 +346,6 @@ fn copy_data(source: &File, target: &File, stat: &FileStat) -> io::Result<()> {
         at = end;
     }
     target.set_len(size)
-}
-
-fn seek(file: &File, at: u64, whence: Whence) -> Result<u64, Errno> {
-    let at = i64::try_from(at).map_err(|_| Errno::EOVERFLOW)?;
-    lseek(file, at, whence).map(i64::unsigned_abs)
 }
 
 /// Owner, then extended attributes (chown clears capabilities), mode (chown clears setuid), times; how many

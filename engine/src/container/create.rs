@@ -74,15 +74,8 @@ pub(super) fn announced() -> State {
 /// The image, and what keeps it from going.
 fn find(shared: &Shared, typed: &str) -> Result<(Loaded, Pin), Failure> {
     let store = &shared.store;
-    let (image, layers, pin) = loop {
-        let image = images::find(store, typed)?;
-        let layers = image.config.chain_ids();
-        let pin = store.pin(image.blobs().cloned().chain(layers.iter().cloned()));
-        // It may have gone between the look and the pin.
-        if images::is_there(store, &image.entry.digest.to_string()) {
-            break (image, layers, pin);
-        }
-    };
+    let (image, pin) = images::find_and_pin(store, typed)?;
+    let layers = image.config.chain_ids();
     if let Some(missing) = layers.iter().find(|layer| !store.has_layer(layer)) {
         let message = format!("image {typed:?} is not unpacked: layer {missing} is missing");
         return Err(failure::new(Code::Conflict, message, "'sampan pull' it again, without --no-unpack"));
