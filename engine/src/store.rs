@@ -458,7 +458,7 @@ impl Store {
     /// Removes blobs and layers that are neither in `used` nor pinned. The caller holds the commit lock.
     ///
     /// Layers are only moved to `tmp/` here; [`Swept::remove`] removes them, which may take long and needs no
-    /// lock.
+    /// lock. What cannot be removed is told of in the log and stays: it keeps nothing else from going.
     pub(crate) fn sweep(&self, used: &HashSet<Digest>) -> Result<Swept, StoreError> {
         let pins = lock(&self.pins);
         self.withheld.store(pins.keys().any(|digest| !used.contains(digest)), Ordering::Relaxed);
@@ -468,22 +468,32 @@ impl Store {
             let dir = self.root.join("blobs").join(algorithm);
             for name in names(&dir)? {
                 if !keep.contains(name.as_str()) {
-                    let path = dir.join(&name);
-                    let size = walk::size_on_disk(&path).unwrap_or(0);
-                    fs::remove_file(&path).map_err(file_error("remove", &path))?;
-                    swept.bytes += size;
-                    swept.names.push(format!("{algorithm}:{name}"));
+                    let removed = self.sweep_blob(&dir.join(&name), &mut swept);
+                    swept.note(removed, algorithm, &name);
                 }
             }
         }
         let layers = self.root.join("layers");
         for name in names(&layers)? {
             if !keep.contains(name.as_str()) {
-                swept.trash.push(self.move_to_trash(&layers.join(&name))?);
-                swept.names.push(format!("sha256:{name}"));
+                let moved = self.move_to_trash(&layers.join(&name));
+                let moved = moved.map(|trash| swept.trash.push(trash));
+                swept.note(moved, "sha256", &name);
             }
         }
         Ok(swept)
+    }
+
+    /// Removes a blob, or what else somebody has put in the place of one.
+    fn sweep_blob(&self, path: &Path, swept: &mut Swept) -> Result<(), StoreError> {
+        if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
+            swept.trash.push(self.move_to_trash(path)?);
+            return Ok(());
+        }
+        let size = walk::size_on_disk(path).unwrap_or(0);
+        fs::remove_file(path).map_err(file_error("remove", path))?;
+        swept.bytes += size;
+        Ok(())
     }
 
     fn move_to_trash(&self, path: &Path) -> Result<Temp, StoreError> {
@@ -526,6 +536,13 @@ pub(crate) struct Swept {
 }
 
 impl Swept {
+    fn note(&mut self, removed: Result<(), StoreError>, algorithm: &str, name: &str) {
+        match removed {
+            Ok(()) => self.names.push(format!("{algorithm}:{name}")),
+            Err(error) => log::warn!("{}", sampan_ipc::report::chain(&error)),
+        }
+    }
+
     /// Removes what is only out of the way yet; bytes that became free. Without the commit lock, please.
     pub fn remove(self) -> u64 {
         let size = |temp: &Temp| size_on_disk(temp.path(), temp.namespace.as_deref()).unwrap_or(0);
@@ -619,5 +636,24 @@ mod tests {
         drop(pin);
         drop(store.sweep(&HashSet::new()).expect("swept"));
         assert!(!store.has_blob(&used, 1) && !store.has_blob(&pinned, 1));
+    }
+
+    #[test]
+    fn what_stands_in_the_place_of_a_blob_keeps_no_garbage_from_going() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let loose: Vec<Digest> = (0..8u8).map(|nth| Digest::of(&[nth])).collect();
+        for (digest, nth) in loose.iter().zip(0..8u8) {
+            store.write_blob(digest, &[nth]).expect("written");
+        }
+        let blobs = dir.path().join("blobs/sha256");
+        for name in ["0-somebody", "7f-else"] {
+            fs::create_dir_all(blobs.join(name).join("in")).expect("made");
+        }
+        store.name_layer(store.temp_layer().expect("made"), &loose[0]).expect("named");
+        store.sweep(&HashSet::new()).expect("swept").remove();
+        for place in [blobs, dir.path().join("layers"), dir.path().join("tmp")] {
+            assert_eq!(fs::read_dir(&place).expect("listed").count(), 0, "{}", place.display());
+        }
     }
 }

@@ -305,6 +305,7 @@ impl Unpacker {
                             "its parent is a symbolic link that leads nowhere in the layer",
                         ));
                     }
+                    self.check_depth(Place { parent: &above.fd, name, path })?;
                     let way = way.get_or_insert_with(|| self.way(&above, prefix, path));
                     self.make_implied(&above.fd, name, path, way)?
                 }
@@ -422,6 +423,9 @@ impl Unpacker {
     }
 
     fn directory(&mut self, at: Place<'_>, is_real: bool, entry: &Entry) -> Result<(), UnpackError> {
+        if !is_real {
+            self.check_depth(at)?;
+        }
         let name = OsStr::from_bytes(at.name);
         let make = || mkdirat(at.parent, name, Mode::S_IRWXU);
         let open = || openat(at.parent, name, DIRECTORY, Mode::empty());
@@ -443,6 +447,15 @@ impl Unpacker {
         self.owner.set_attributes(&fd, at.path, entry)?;
         self.remember(at.path, fd, is_real);
         Ok(())
+    }
+
+    /// Refuses a directory that links of the layer have led so deep that nobody finds it by its path.
+    fn check_depth(&self, at: Place<'_>) -> Result<(), UnpackError> {
+        let is_short = |path: Vec<u8>| path.len() + 1 + at.name.len() < PATH_MAX;
+        match implied::real_path(&self.root.fd, at.parent).is_some_and(is_short) {
+            true => Ok(()),
+            false => Err(refused(at.path, "its path, without links, is longer than 4095 bytes")),
+        }
     }
 
     fn hard_link(&mut self, at: Place<'_>, entry: &Entry) -> Result<(), UnpackError> {
@@ -765,6 +778,36 @@ mod tests {
         for (layer, why) in cases {
             let said = layer.unpack().1.expect_err(why).to_string();
             assert!(said.contains(why), "{said}");
+        }
+    }
+
+    #[test]
+    fn links_lead_no_deeper_than_a_path_is_long() {
+        let deep = "d/".repeat(1000);
+        let with = |kind: EntryType, name: &str| {
+            let mut layer = Layer::new().with(EntryType::Symlink, "l", "x", "");
+            let mut header = Header::new_gnu();
+            (
+                header.set_size(0),
+                header.set_mode(0o755),
+                header.set_uid(0),
+                header.set_gid(0),
+                header.set_mtime(0),
+            );
+            header.set_entry_type(EntryType::Directory);
+            layer.0.append_data(&mut header, &deep, std::io::empty()).expect("to memory");
+            header.set_entry_type(EntryType::Symlink);
+            layer.0.append_link(&mut header, "l", &deep).expect("to memory");
+            for nth in 1..1500 {
+                let name = format!("l/{}{name}", "e/".repeat(nth));
+                header.set_entry_type(kind);
+                layer.0.append_data(&mut header, &name, std::io::empty()).expect("to memory");
+            }
+            layer.unpack().1.expect_err("it cannot be looked at").to_string()
+        };
+        for (kind, name) in [(EntryType::Directory, ""), (EntryType::Regular, "file")] {
+            let said = with(kind, name);
+            assert!(said.contains("without links, is longer than 4095 bytes"), "{said}");
         }
     }
 
