@@ -37,7 +37,7 @@ pub(crate) struct Way {
     path: Vec<u8>,
     /// How much of that is the outermost.
     first: usize,
-    /// All of them, from without to within; 0 for one that is none of them.
+    /// All of them, from without to within.
     inodes: Vec<u64>,
 }
 
@@ -45,11 +45,6 @@ impl Way {
     /// Directories are about to be made for all of `path` from the one on that ends at `first`.
     pub fn begin(path: Vec<u8>, first: usize) -> Self {
         Way { path, first, inodes: Vec::new() }
-    }
-
-    /// The next one on the way was made for another reason.
-    pub fn pass(&mut self) {
-        self.inodes.push(0);
     }
 }
 

@@ -21,6 +21,7 @@ pub mod container;
 pub mod credentials;
 pub mod decode;
 pub mod digest;
+mod directories;
 pub mod download;
 pub mod failure;
 pub mod farewell;

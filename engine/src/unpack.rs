@@ -1,22 +1,21 @@
 //! Unpacks a layer's tar into a directory, in the form that overlayfs wants, and never outside of it.
 //!
-//! A parent directory is found from the last one, a component at a time and following nothing, or, where links are on
-//! the way, by openat2 with the layer's root as root (RESOLVE_IN_ROOT): so `..`, absolute names and symbolic links of
-//! the layer lead nowhere else. The last name is then made there with `O_EXCL` or an `*at` call that follows nothing. OCI image-spec, "Image Layer Filesystem Changeset". Owners are numbers:
-//! names of users and groups are never looked up. Directories that a layer does not name are listed beside the
-//! root, for [`crate::implied`]. Called by [`crate::pipeline`]; removes nothing on failure, the caller's directory
-//! is private and thrown away whole.
+//! [`crate::directories`] finds the directory that an entry is made in, beneath the layer's root; the last name is then
+//! made there with `O_EXCL` or an `*at` call that follows nothing. OCI image-spec, "Image Layer Filesystem Changeset".
+//! Owners are numbers: names of users and groups are never looked up. Directories that a layer does not name are
+//! listed beside the root, for [`crate::implied`]. Called by [`crate::pipeline`]; removes nothing on failure, the
+//! caller's directory is private and thrown away whole.
 
 use crate::attributes::{Attributes, Standing, times};
-use crate::implied::{self, Implied, Way};
+use crate::directories::{DIRECTORY, Directories, Opened, PATH_MAX, is_whiteout, split};
+use crate::implied;
 use crate::place::{Place, UnpackError, file, lossy, refused};
-use crate::sys;
 use crate::tarball::{Entry, Kind, TarError, Tarball};
 use crate::tree;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstatat, futimens, makedev, mkdirat, mknodat, utimensat};
-use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, futimens, makedev, mkdirat, mknodat};
+use nix::unistd::{linkat, symlinkat};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, Write};
@@ -24,15 +23,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::rc::Rc;
 
-/// Longest name of an entry, in bytes: PATH_MAX.
-const PATH_MAX: usize = 4096;
-/// Most bytes that the directories of a layer are remembered in, whose times are set in the end: half a million
-/// with usual names. More is a hostile layer.
-const DIRECTORIES_MAX: usize = 64 << 20;
-/// What each of them costs beside its name.
-const DIRECTORY_COST: usize = size_of::<Dated>() + 16;
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
@@ -61,69 +52,26 @@ pub fn unpack<R: BufRead>(from: R, root: &Path) -> Result<(Unpacked, R), UnpackE
             false => count.skipped += 1,
         }
     }
-    unpacker.finish(&root.with_file_name(implied::LIST))?;
+    unpacker.directories.finish(&root.with_file_name(implied::LIST))?;
     Ok((count, tarball.into_inner()))
 }
 
-/// Most directories that are kept open at a time, and most that are opened one after the other for one entry.
-const TRAIL_MAX: usize = 32;
-/// How directories of the layer are opened: nothing is followed.
-const DIRECTORY: OFlag =
-    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
-
-/// True if the directory `path` is the parent of `below`, or further up.
-fn is_above(path: &[u8], below: &[u8]) -> bool {
-    below.strip_prefix(path).is_some_and(|rest| rest.starts_with(b"/"))
-}
-
-/// A directory, and its modification time.
-type Dated = (Box<[u8]>, (i64, u32));
-
-/// A directory that is open.
-#[derive(Clone)]
-struct Opened {
-    fd: Rc<OwnedFd>,
-    /// No link is on the way to it.
-    is_real: bool,
-}
-
 struct Unpacker {
-    root: Opened,
+    directories: Directories,
     owner: Attributes,
-    /// The directories on the way to where the last entry was made, outermost first: the next one is near.
-    trail: Vec<(Vec<u8>, Opened)>,
-    /// Something was removed, to make a later entry: what was made once may be there no more.
-    replaced: bool,
     /// A whiteout was made.
     hides: bool,
-    /// Times of directories, set in the end: making a file in one changes them.
-    directories: Vec<Dated>,
-    /// Bytes that those take.
-    remembered: usize,
-    implied: Implied,
     buffer: Vec<u8>,
 }
 
 impl Unpacker {
     fn open(root: &Path) -> Result<Self, UnpackError> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root =
-            openat(AT_FDCWD, root, flags, Mode::empty()).map_err(|e| file("open the root of", b"", e))?;
-        let mut implied = Implied::default();
-        let mut way = Way::begin(Vec::new(), 0);
-        implied.made(&root, &mut way).map_err(|e| file("look at the root of", b"", e))?;
-        implied.way(way);
-        let buffer = vec![0; 64 << 10];
+        let standing = Standing::of_this_process();
         Ok(Unpacker {
-            root: Opened { fd: Rc::new(root), is_real: true },
-            owner: Attributes::new(Standing::of_this_process()),
+            directories: Directories::open(root, standing)?,
+            owner: Attributes::new(standing),
             hides: false,
-            trail: Vec::new(),
-            replaced: false,
-            directories: Vec::new(),
-            remembered: 0,
-            implied,
-            buffer,
+            buffer: vec![0; 64 << 10],
         })
     }
 
@@ -134,9 +82,9 @@ impl Unpacker {
             return self.root(entry).map(|()| true);
         }
         let (parent_path, name) = split(&path);
-        let Opened { fd: parent, is_real } = self.enter(parent_path)?;
+        let Opened { fd: parent, is_real } = self.directories.enter(parent_path)?;
         if name == OPAQUE {
-            self.opaque(&parent, &path)?;
+            self.directories.opaque(&parent, &path)?;
             return Ok(true);
         }
         if let Some(hidden) = name.strip_prefix(WHITEOUT) {
@@ -148,7 +96,6 @@ impl Unpacker {
             Kind::Regular => self.regular(at, entry, tarball)?,
             Kind::Directory => {
                 self.directory(at, is_real, entry)?;
-                self.note_directory(path, entry.mtime)?;
             }
             Kind::HardLink => self.hard_link(at, entry)?,
             Kind::Symlink => {
@@ -173,174 +120,10 @@ impl Unpacker {
         if entry.kind != Kind::Directory {
             return Err(refused(&entry.path, "it is called like the layer's root, and is no directory"));
         }
-        let root = Rc::clone(&self.root.fd);
+        let root = self.directories.root();
         self.owner.forget(&*root, b"")?;
         self.owner.set_attributes(&*root, b"", entry)?;
-        self.implied.has_entry(&root).map_err(|e| file("look at", b"", e))?;
-        self.note_directory(Vec::new(), entry.mtime)
-    }
-
-    /// The directory `path` beneath the root; makes what is missing on the way.
-    fn enter(&mut self, path: &[u8]) -> Result<Opened, UnpackError> {
-        while let Some((known, opened)) = self.trail.last() {
-            if known == path {
-                return Ok(opened.clone());
-            }
-            if is_above(known, path) {
-                break;
-            }
-            self.trail.pop();
-        }
-        if path.is_empty() {
-            return Ok(self.root.clone());
-        }
-        match self.walk(path)? {
-            Some(opened) => Ok(opened),
-            None => self.go_around(path),
-        }
-    }
-
-    /// The directory `path`, from the last one of the trail on; `None` if something else than directories is on the
-    /// way, or too many of them are. What is missing is made, if nothing is in the way.
-    fn walk(&mut self, path: &[u8]) -> Result<Option<Opened>, UnpackError> {
-        let (known, mut at) = match self.trail.last() {
-            Some((known, opened)) => (known.len() + 1, opened.clone()),
-            None => (0, self.root.clone()),
-        };
-        let ends: Vec<usize> =
-            (known + 1..=path.len()).filter(|end| path.get(*end).is_none_or(|b| *b == b'/')).collect();
-        if ends.len() > TRAIL_MAX {
-            return Ok(None);
-        }
-        let (mut way, mut start) = (None, known);
-        for end in ends {
-            let (prefix, name) = (path.get(..end).unwrap_or(path), path.get(start..end).unwrap_or_default());
-            start = end + 1;
-            let fd = match openat(&*at.fd, OsStr::from_bytes(name), DIRECTORY, Mode::empty()) {
-                Ok(fd) => fd,
-                Err(Errno::ENOENT) => {
-                    let way = way.get_or_insert_with(|| self.way(&at, prefix, path));
-                    self.make_implied(&at.fd, name, path, way)?
-                }
-                Err(Errno::ENOTDIR | Errno::ELOOP) => {
-                    way.into_iter().for_each(|way| self.implied.way(way));
-                    return Ok(None);
-                }
-                Err(errno) => return Err(file("open the directory of", path, errno)),
-            };
-            at = self.remember(prefix, fd, at.is_real);
-        }
-        way.into_iter().for_each(|way| self.implied.way(way));
-        Ok(Some(at))
-    }
-
-    /// Makes a directory that has no entry, or none yet.
-    fn make_implied(
-        &mut self,
-        parent: &OwnedFd,
-        name: &[u8],
-        path: &[u8],
-        way: &mut Way,
-    ) -> Result<OwnedFd, UnpackError> {
-        let name = OsStr::from_bytes(name);
-        mkdirat(parent, name, Mode::from_bits_truncate(0o755))
-            .and_then(|()| openat(parent, name, DIRECTORY, Mode::empty()))
-            .and_then(|made| self.implied.made(&made, way).map(|()| made))
-            .map_err(|e| file("make the directory of", path, e))
-    }
-
-    /// The directory `path`, where links or whiteouts are on the way.
-    fn go_around(&mut self, path: &[u8]) -> Result<Opened, UnpackError> {
-        let fd = match self.resolve(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
-            Ok(fd) => fd,
-            Err(Errno::ENOENT | Errno::ENOTDIR) => self.make_parents(path)?,
-            Err(errno) => return Err(file("open the directory of", path, errno)),
-        };
-        Ok(self.remember(path, fd, false))
-    }
-
-    /// Keeps a directory in mind for the entries that come next.
-    fn remember(&mut self, path: &[u8], fd: OwnedFd, is_real: bool) -> Opened {
-        let opened = Opened { fd: Rc::new(fd), is_real };
-        while self.trail.last().is_some_and(|(known, _)| !is_above(known, path)) {
-            self.trail.pop();
-        }
-        if self.trail.len() < TRAIL_MAX {
-            self.trail.push((path.to_vec(), opened.clone()));
-        }
-        opened
-    }
-
-    fn resolve(&self, path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
-        let how = OpenHow::new()
-            .flags(flags | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        let path = if path.is_empty() { b".".as_slice() } else { path };
-        loop {
-            // EAGAIN: something was renamed meanwhile, and the kernel could not prove that we stay beneath.
-            match openat2(&*self.root.fd, OsStr::from_bytes(path), how) {
-                Err(Errno::EAGAIN | Errno::EINTR) => {}
-                other => return other,
-            }
-        }
-    }
-
-    fn make_parents(&mut self, path: &[u8]) -> Result<OwnedFd, UnpackError> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        let mut ends: Vec<usize> =
-            path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).collect();
-        ends.push(path.len());
-        let top = self.resolve(b"", flags).map_err(|e| file("open the directory of", path, e))?;
-        let mut above = Opened { fd: Rc::new(top), is_real: false };
-        let mut way: Option<Way> = None;
-        for end in ends {
-            let prefix = path.get(..end).unwrap_or(path);
-            let (_, name) = split(prefix);
-            let fd = match self.resolve(prefix, flags) {
-                Ok(fd) => fd,
-                Err(Errno::ENOENT) => {
-                    if fstatat(&*above.fd, OsStr::from_bytes(name), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok() {
-                        return Err(refused(
-                            path,
-                            "its parent is a symbolic link that leads nowhere in the layer",
-                        ));
-                    }
-                    self.check_depth(Place { parent: &above.fd, name, path })?;
-                    let way = way.get_or_insert_with(|| self.way(&above, prefix, path));
-                    self.make_implied(&above.fd, name, path, way)?
-                }
-                Err(Errno::ENOTDIR) => {
-                    if !is_whiteout(&above.fd, name) {
-                        return Err(refused(path, "its parent is no directory"));
-                    }
-                    let made = self.instead_of_whiteout(&above.fd, name, path)?;
-                    // What lower layers have there is gone: it is none of theirs.
-                    self.note_directory(prefix.to_vec(), (0, 0))?;
-                    way.iter_mut().for_each(Way::pass);
-                    made
-                }
-                Err(errno) => return Err(file("open the directory of", path, errno)),
-            };
-            above = Opened { fd: Rc::new(fd), is_real: false };
-        }
-        way.into_iter().for_each(|way| self.implied.way(way));
-        Ok(Rc::into_inner(above.fd).expect("nobody else was given it"))
-    }
-
-    /// The way to `path`, where all from `prefix` on is made now, in `above`.
-    fn way(&self, above: &Opened, prefix: &[u8], path: &[u8]) -> Way {
-        if above.is_real {
-            return Way::begin(path.to_vec(), prefix.len());
-        }
-        let (parent, name) = split(prefix);
-        let mut way = implied::real_path(&self.root.fd, &above.fd).unwrap_or_else(|| parent.to_vec());
-        if !way.is_empty() {
-            way.push(b'/');
-        }
-        way.extend_from_slice(name);
-        let first = way.len();
-        way.extend_from_slice(path.get(prefix.len()..).unwrap_or_default());
-        Way::begin(way, first)
+        self.directories.has_entry(&root, b"", entry.mtime)
     }
 
     /// Calls `make`; if something has the name already, removes that and calls again: later entries win.
@@ -354,9 +137,7 @@ impl Unpacker {
             Err(Errno::EEXIST) => {}
             other => return other.map_err(|e| file(doing, at.path, e)),
         }
-        // What was known of a directory may be of the one that goes now.
-        self.trail.clear();
-        self.replaced = true;
+        self.directories.forget();
         tree::remove_at(at.parent.as_fd(), OsStr::from_bytes(at.name))
             .map_err(|source| UnpackError::File { doing: "replace", path: lossy(at.path), source })?;
         make().map_err(|e| file(doing, at.path, e))
@@ -424,7 +205,7 @@ impl Unpacker {
 
     fn directory(&mut self, at: Place<'_>, is_real: bool, entry: &Entry) -> Result<(), UnpackError> {
         if !is_real {
-            self.check_depth(at)?;
+            self.directories.check_depth(at)?;
         }
         let name = OsStr::from_bytes(at.name);
         let make = || mkdirat(at.parent, name, Mode::S_IRWXU);
@@ -432,7 +213,7 @@ impl Unpacker {
         let fd = match make() {
             Ok(()) => open(),
             Err(Errno::EEXIST) if is_whiteout(at.parent, at.name) => {
-                Ok(self.instead_of_whiteout(at.parent, at.name, at.path)?)
+                Ok(self.directories.instead_of_whiteout(at.parent, at.name, at.path)?)
             }
             // A directory over a directory is the same one with other attributes.
             Err(Errno::EEXIST) => match open() {
@@ -443,19 +224,10 @@ impl Unpacker {
             Err(errno) => Err(errno),
         };
         let fd = fd.map_err(|e| file("make", at.path, e))?;
-        self.implied.has_entry(&fd).map_err(|e| file("look at", at.path, e))?;
+        self.directories.has_entry(&fd, at.path, entry.mtime)?;
         self.owner.set_attributes(&fd, at.path, entry)?;
-        self.remember(at.path, fd, is_real);
+        self.directories.remember(at.path, fd, is_real);
         Ok(())
-    }
-
-    /// Refuses a directory that links of the layer have led so deep that nobody finds it by its path.
-    fn check_depth(&self, at: Place<'_>) -> Result<(), UnpackError> {
-        let is_short = |path: Vec<u8>| path.len() + 1 + at.name.len() < PATH_MAX;
-        match implied::real_path(&self.root.fd, at.parent).is_some_and(is_short) {
-            true => Ok(()),
-            false => Err(refused(at.path, "its path, without links, is longer than 4095 bytes")),
-        }
     }
 
     fn hard_link(&mut self, at: Place<'_>, entry: &Entry) -> Result<(), UnpackError> {
@@ -464,7 +236,7 @@ impl Unpacker {
             return Err(refused(at.path, "it is a hard link to the layer's root or to itself"));
         }
         let (parent_path, name) = split(&target);
-        let parent = match self.resolve(parent_path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
+        let parent = match self.directories.resolve(parent_path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Ok(fd) => fd,
             Err(Errno::ENOENT | Errno::ENOTDIR) => {
                 return Err(refused(at.path, "it is a hard link to a file that is not in the layer"));
@@ -514,14 +286,6 @@ impl Unpacker {
         Ok(true)
     }
 
-    /// Marks that the directory hides all that lower layers have in it.
-    fn opaque(&mut self, parent: &OwnedFd, path: &[u8]) -> Result<(), UnpackError> {
-        // In a user namespace overlayfs reads this one, if it is mounted with `userxattr`.
-        let is_root = self.owner.standing == Standing::Root;
-        let name = if is_root { c"trusted.overlay.opaque" } else { c"user.overlay.opaque" };
-        sys::fsetxattr(parent, name, b"y").map_err(|e| file("make opaque the directory of", path, e))
-    }
-
     /// Marks that `hidden` of lower layers is gone: a character device 0:0, which anyone may make since Linux 5.8.
     fn whiteout(&mut self, parent: &OwnedFd, hidden: &[u8], path: &[u8]) -> Result<(), UnpackError> {
         if hidden.is_empty() || hidden == b"." || hidden == b".." {
@@ -540,77 +304,11 @@ impl Unpacker {
             // What this same layer put there stays: a whiteout speaks of lower layers. A directory must then
             // hide theirs of the same name.
             Err(Errno::EEXIST) => match openat(parent, OsStr::from_bytes(hidden), DIRECTORY, Mode::empty()) {
-                Ok(directory) => self.opaque(&directory, path),
+                Ok(directory) => self.directories.opaque(&directory, path),
                 Err(_) => Ok(()),
             },
             Err(errno) => Err(file("make the whiteout", at.path, errno)),
         }
-    }
-
-    /// Makes a directory where this layer hid one of lower layers: it hides all that was in that one.
-    fn instead_of_whiteout(
-        &mut self,
-        parent: &OwnedFd,
-        name: &[u8],
-        path: &[u8],
-    ) -> Result<OwnedFd, UnpackError> {
-        let name = OsStr::from_bytes(name);
-        let made = unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)
-            .and_then(|()| mkdirat(parent, name, Mode::from_bits_truncate(0o755)))
-            .and_then(|()| openat(parent, name, DIRECTORY, Mode::empty()));
-        let directory = made.map_err(|e| file("make", path, e))?;
-        self.opaque(&directory, path)?;
-        Ok(directory)
-    }
-
-    fn note_directory(&mut self, path: Vec<u8>, mtime: (i64, u32)) -> Result<(), UnpackError> {
-        // The same one again, as some writers have `./` before each of its files: the last word counts.
-        if let Some((last, time)) = self.directories.last_mut()
-            && **last == *path
-        {
-            *time = mtime;
-            return Ok(());
-        }
-        self.remembered += path.len() + DIRECTORY_COST;
-        if self.remembered > DIRECTORIES_MAX {
-            return Err(refused(&path, "the layer has too many directories"));
-        }
-        self.directories.push((path.into_boxed_slice(), mtime));
-        Ok(())
-    }
-
-    /// Sets times of directories, and writes the list of those that have no entry.
-    fn finish(mut self, list: &Path) -> Result<(), UnpackError> {
-        for (path, mtime) in std::mem::take(&mut self.directories) {
-            let set = if self.replaced {
-                self.set_time_if_there(&path, mtime)
-            } else {
-                self.set_time(&path, mtime)
-            };
-            set?;
-        }
-        let failed =
-            |source| UnpackError::File { doing: "list what is missing of", path: lossy(b""), source };
-        self.implied.write(&self.root.fd, list, self.replaced).map_err(failed)
-    }
-
-    /// Sets the time of a directory that is there for sure.
-    fn set_time(&mut self, path: &[u8], mtime: (i64, u32)) -> Result<(), UnpackError> {
-        let (parent, name) = split(path);
-        let parent = self.enter(parent)?.fd;
-        let name = if name.is_empty() { b".".as_slice() } else { name };
-        let (atime, mtime) = times(mtime);
-        utimensat(&*parent, OsStr::from_bytes(name), &atime, &mtime, UtimensatFlags::NoFollowSymlink)
-            .map_err(|e| file("set the time of", path, e))
-    }
-
-    /// Sets the time of a directory, unless a later entry took its place: then it needs none.
-    fn set_time_if_there(&self, path: &[u8], mtime: (i64, u32)) -> Result<(), UnpackError> {
-        let Ok(fd) = self.resolve(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW) else {
-            return Ok(());
-        };
-        let (atime, mtime) = times(mtime);
-        futimens(&fd, &atime, &mtime).map_err(|e| file("set the time of", path, e))
     }
 }
 
@@ -635,24 +333,10 @@ fn clean(path: &[u8]) -> Result<Vec<u8>, UnpackError> {
     Ok(parts.join(&b'/'))
 }
 
-/// True if `name` in `parent` is a whiteout that this layer made.
-fn is_whiteout(parent: &OwnedFd, name: &[u8]) -> bool {
-    fstatat(parent, OsStr::from_bytes(name), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|stat| {
-        SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFCHR && stat.st_rdev == 0
-    })
-}
-
-/// Directory and last name of a clean path.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|b| *b == b'/') {
-        Some(at) => (path.get(..at).unwrap_or_default(), path.get(at + 1..).unwrap_or_default()),
-        None => (b"", path),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys;
     use std::ffi::CString;
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     use tar::{Builder, EntryType, Header};
@@ -698,22 +382,6 @@ mod tests {
         let (dir, result) = Layer::new().with(EntryType::Regular, "/etc/x", "", "x").unpack();
         assert_eq!(result.expect("good").entries, 1);
         assert!(dir.path().join("root/etc/x").exists());
-    }
-
-    #[test]
-    fn directories_without_end_are_refused_before_they_take_all_memory() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut unpacker = Unpacker::open(dir.path()).expect("opened");
-        let name = |nth: usize| format!("{nth}{}", "/d".repeat(2000)).into_bytes();
-        let noted =
-            (0..100_000).take_while(|nth| unpacker.note_directory(name(*nth), (0, 0)).is_ok()).count();
-        assert!((10_000..20_000).contains(&noted), "{noted} names of 4 KB");
-        let mut unpacker = Unpacker::open(dir.path()).expect("opened");
-        for nth in 0..100_000 {
-            unpacker.note_directory(name(0), (nth, 0)).expect("the same one again takes no room");
-        }
-        assert_eq!(unpacker.directories.len(), 1);
-        assert_eq!(unpacker.directories[0].1, (99_999, 0));
     }
 
     #[test]
