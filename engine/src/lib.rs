@@ -71,6 +71,7 @@ pub mod signature;
 pub mod small_file;
 pub mod socket;
 pub mod sources;
+mod spare;
 pub mod staged;
 pub mod stamp;
 pub mod state_file;

@@ -7,6 +7,7 @@
 //! partial/                                          blobs that are not whole yet: [`crate::partial`]
 //! tmp/                                              private until verified; emptied at start
 //! unsynced                                          images that are not on the disk for sure: [`crate::unsynced`]
+//! spare                                             a reserve, for when the disk is full: [`crate::spare`]
 //! lock  boot                                        one engine at a time; the boot that last wrote here
 //! ```
 //! A blob or layer gets its final name only when its digests are right. What power loss may have cut is named by
@@ -18,7 +19,7 @@ use crate::digest::Digest;
 use crate::implied;
 use crate::namespace::Namespace;
 use crate::unsynced::Unsynced;
-use crate::{lock, small_file, sys, tree, walk};
+use crate::{failure, lock, small_file, spare, sys, tree, walk};
 use nix::fcntl::Flock;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -176,6 +177,8 @@ impl Store {
         };
         store.clear_temps()?;
         store.lay_out()?;
+        let index = fs::metadata(root.join("index.json")).map_or(0, |meta| meta.len());
+        spare::lay_by(root, index);
         store.forget_what_power_loss_cut(needed);
         Ok(store)
     }
@@ -412,9 +415,21 @@ impl Store {
     /// Replaces a small file of the store's root: write-temporary, fsync, rename. Power loss leaves the old one or the
     /// new one, until the next [`Store::sync`].
     pub(crate) fn swap_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let temp = match self.written(bytes) {
+            Err(error) if failure::is_full(&error) && spare::give_up(&self.root) => self.written(bytes)?,
+            other => other?,
+        };
+        temp.rename(&self.root.join(name))?;
+        // The old one made room for it, if it took the reserve.
+        spare::lay_by(&self.root, bytes.len() as u64);
+        Ok(())
+    }
+
+    /// A temporary that has `bytes`, and has them on the disk.
+    fn written(&self, bytes: &[u8]) -> Result<Temp, StoreError> {
         let (temp, mut file) = self.temp_file("file")?;
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(file_error("write", temp.path()))?;
-        temp.rename(&self.root.join(name))
+        Ok(temp)
     }
 
     /// The same, and it is the new one from now on: with an fsync of the directory.

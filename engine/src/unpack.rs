@@ -455,13 +455,11 @@ mod tests {
         let with = |kind: EntryType, name: &str| {
             let mut layer = Layer::new().with(EntryType::Symlink, "l", "x", "");
             let mut header = Header::new_gnu();
-            (
-                header.set_size(0),
-                header.set_mode(0o755),
-                header.set_uid(0),
-                header.set_gid(0),
-                header.set_mtime(0),
-            );
+            header.set_size(0);
+            header.set_mode(0o755);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
             header.set_entry_type(EntryType::Directory);
             layer.0.append_data(&mut header, &deep, std::io::empty()).expect("to memory");
             header.set_entry_type(EntryType::Symlink);

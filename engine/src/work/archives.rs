@@ -206,6 +206,7 @@ fn load_failure(error: &LoadError) -> Failure {
         LoadError::Several(_) => {
             (Code::Usage, "choose one: 'sampan pull docker-archive:FILE:REF', or oci-archive: or oci:")
         }
+        full if failure::is_full(full) => (Code::Failed, failure::MAKE_ROOM),
         LoadError::Store(_) => (Code::Failed, ""),
         LoadError::Room(_) | LoadError::Full(_) => {
             (Code::Failed, "'sampan image prune' removes what is not used")

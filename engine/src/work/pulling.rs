@@ -121,6 +121,7 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
     let (code, hint) = match error {
         PullError::Cancelled(_) => (Code::Cancelled, ""),
         PullError::Registry(error) => registry_hint(error.last()),
+        full if failure::is_full(full) => (Code::Failed, failure::MAKE_ROOM),
         PullError::Layer(_) | PullError::ConfigDigest { .. } => (Code::Failed, WRONG_DATA),
         PullError::Platform { .. } => {
             (Code::Failed, "to have it all the same, give --platform with what it is for")
