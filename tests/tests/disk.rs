@@ -32,6 +32,9 @@ fn df_says_what_du_says_and_what_a_prune_would_free() {
     assert_eq!((layers.count, layers.active, layers.reclaimable), (3, 3, 0));
     assert_eq!(images.size, du_of_children(&bed.store().join("blobs/sha256")));
     assert_eq!(layers.size, du_of_children(&bed.store().join("layers")));
+    // A note about what is synced is written behind a pull.
+    let temporaries = || fs::read_dir(bed.store().join("tmp")).expect("listed").count();
+    bed.host.wait_until("no temporary", || temporaries() == 0);
     assert_eq!(bed.usage("partials"), Usage { count: 0, active: 0, size: 0, reclaimable: 0 });
 
     // The name moves: what only the old image has could go, what it shares could not.

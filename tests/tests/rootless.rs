@@ -112,13 +112,29 @@ fn sample() -> Layer {
 
 /// A file that says itself what its owner is, and that has a capability.
 fn attributed() -> Layer {
-    let mut builder = Builder::new(Vec::new());
     let capability: &[u8] = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let attributes: [(&str, &[u8]); 3] = [
         ("SCHILY.xattr.user.containers.override_stat", b"0:0:04755:file"),
         ("SCHILY.xattr.user.note", b"kept"),
         ("SCHILY.xattr.security.capability", capability),
     ];
+    with_attributes(attributes)
+}
+
+/// A file with an access control list that lets a user read who is not mapped in the namespace. acl(5).
+fn listed() -> Layer {
+    let mut list = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in
+        [(1u16, 6u16, u32::MAX), (2, 4, 70_000), (4, 4, u32::MAX), (16, 4, u32::MAX), (32, 0, u32::MAX)]
+    {
+        list.extend([tag.to_le_bytes(), permissions.to_le_bytes()].concat());
+        list.extend(id.to_le_bytes());
+    }
+    with_attributes([("SCHILY.xattr.system.posix_acl_access", list.as_slice())])
+}
+
+fn with_attributes<'a>(attributes: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Layer {
+    let mut builder = Builder::new(Vec::new());
     builder.append_pax_extensions(attributes).expect("to memory");
     let mut header = Header::new_ustar();
     header.set_path("file").expect("short");
@@ -266,6 +282,20 @@ fn a_layer_does_not_say_itself_what_is_written_down() {
         assert_eq!(attribute(&root, "file", recorded), override_stat);
         assert_eq!(attribute(&root, "file", "user.note"), "kept");
         assert_eq!(has_attribute(&root, "file", "security.capability"), has_capability);
+    }
+}
+
+#[test]
+fn a_list_that_names_someone_who_is_not_mapped_keeps_no_layer_out() {
+    let registry = LyingRegistry::start();
+    for ids in [65_536, 0] {
+        let engine = start(ids, "");
+        let layer = listed();
+        pull(&engine, &registry, "listed", &layer);
+        let root = engine.layer_dir(&Digest::of(&layer.tar));
+        assert!(look(&root, "file").is_file());
+        // An ordinary user without a namespace may name whom he likes.
+        assert_eq!(has_attribute(&root, "file", "system.posix_acl_access"), ids == 0);
     }
 }
 
