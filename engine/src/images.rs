@@ -5,10 +5,11 @@
 //! pulled from, the digest alone is kept, as an annotation. Called by the jobs; does no network.
 
 use crate::digest::Digest;
+use crate::garbage::Swept;
 use crate::oci::{self, Config, Descriptor, Document, Index, Manifest, PlatformField};
 use crate::reference::Reference;
 use crate::small_file;
-use crate::store::{Pin, Store, StoreError, Swept, lock};
+use crate::store::{Pin, Store, StoreError, lock};
 use crate::unsynced::Note;
 use sampan_ipc::engine::Image;
 use std::collections::{BTreeMap, HashSet};

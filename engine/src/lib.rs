@@ -26,6 +26,7 @@ pub mod download;
 pub mod failure;
 pub mod farewell;
 pub mod fit;
+mod garbage;
 mod holes;
 pub mod http;
 pub mod images;

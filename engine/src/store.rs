@@ -21,7 +21,7 @@ use crate::namespace::Namespace;
 use crate::unsynced::Unsynced;
 use crate::{failure, lock, small_file, spare, sys, tree, walk};
 use nix::fcntl::Flock;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -76,9 +76,9 @@ pub struct Store {
     _lock: Flock<File>,
     /// Held while `index.json` changes and while garbage is sought; never during a transfer or an unpacking.
     pub(crate) commit: Mutex<()>,
-    pins: Arc<Mutex<HashMap<Digest, usize>>>,
+    pub(crate) pins: Arc<Mutex<HashMap<Digest, usize>>>,
     /// A sweep has left something that only a pin held.
-    withheld: AtomicBool,
+    pub(crate) withheld: AtomicBool,
     temps: AtomicU64,
     namespace: Option<Arc<Namespace>>,
     pub(crate) unsynced: Unsynced,
@@ -115,6 +115,11 @@ impl Temp {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where it was made, if not by this process itself.
+    pub(crate) fn namespace(&self) -> Option<&Namespace> {
+        self.namespace.as_deref()
     }
 
     /// Gives it its final name.
@@ -339,7 +344,7 @@ impl Store {
         Ok(temp)
     }
 
-    fn temp_name(&self, kind: &str) -> Temp {
+    pub(crate) fn temp_name(&self, kind: &str) -> Temp {
         let nth = self.temps.fetch_add(1, Ordering::Relaxed);
         let path = self.root.join("tmp").join(format!("{kind}-{nth}"));
         Temp { path, namespace: self.namespace.clone(), keep: false }
@@ -469,104 +474,10 @@ impl Store {
     pub(crate) fn has_withheld(&self) -> bool {
         self.withheld.load(Ordering::Relaxed)
     }
-
-    /// Removes blobs and layers that are neither in `used` nor pinned. The caller holds the commit lock.
-    ///
-    /// Layers are only moved to `tmp/` here; [`Swept::remove`] removes them, which may take long and needs no
-    /// lock. What cannot be removed is told of in the log and stays: it keeps nothing else from going.
-    pub(crate) fn sweep(&self, used: &HashSet<Digest>) -> Result<Swept, StoreError> {
-        let pins = lock(&self.pins);
-        self.withheld.store(pins.keys().any(|digest| !used.contains(digest)), Ordering::Relaxed);
-        let keep: HashSet<&str> = used.iter().chain(pins.keys()).map(Digest::hex).collect();
-        let mut swept = Swept::default();
-        for algorithm in ["sha256", "sha512"] {
-            let dir = self.root.join("blobs").join(algorithm);
-            for name in names(&dir)? {
-                if !keep.contains(name.as_str()) {
-                    let removed = self.sweep_blob(&dir.join(&name), &mut swept);
-                    swept.note(removed, algorithm, &name);
-                }
-            }
-        }
-        let layers = self.root.join("layers");
-        for name in names(&layers)? {
-            if !keep.contains(name.as_str()) {
-                let moved = self.move_to_trash(&layers.join(&name));
-                let moved = moved.map(|trash| swept.trash.push(trash));
-                swept.note(moved, "sha256", &name);
-            }
-        }
-        Ok(swept)
-    }
-
-    /// Removes a blob, or what else somebody has put in the place of one.
-    fn sweep_blob(&self, path: &Path, swept: &mut Swept) -> Result<(), StoreError> {
-        if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
-            swept.trash.push(self.move_to_trash(path)?);
-            return Ok(());
-        }
-        let size = walk::size_on_disk(path).unwrap_or(0);
-        fs::remove_file(path).map_err(file_error("remove", path))?;
-        swept.bytes += size;
-        Ok(())
-    }
-
-    fn move_to_trash(&self, path: &Path) -> Result<Temp, StoreError> {
-        let trash = self.temp_name("trash");
-        fs::rename(path, &trash.path).map_err(file_error("remove", path))?;
-        Ok(trash)
-    }
-
-    /// Takes a blob away whose bytes are wrong, so that nobody takes it for what it is called; false if a job
-    /// needs it just now.
-    pub(crate) fn discard_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
-        self.discard(digest, &self.blob_path(digest))
-    }
-
-    /// As [`Store::discard_blob`], of an unpacked layer.
-    pub(crate) fn discard_layer(&self, chain_id: &Digest) -> Result<bool, StoreError> {
-        self.discard(chain_id, &self.layer_path(chain_id))
-    }
-
-    fn discard(&self, digest: &Digest, path: &Path) -> Result<bool, StoreError> {
-        let _trash = {
-            // The lock that pins are made under: none comes between the look and the removal.
-            let _commit = lock(&self.commit);
-            if self.is_pinned(digest) {
-                return Ok(false);
-            }
-            self.move_to_trash(path)?
-        };
-        Ok(true)
-    }
-}
-
-/// What a sweep took away.
-#[derive(Default)]
-pub(crate) struct Swept {
-    /// Digests of blobs, and chain ids of layers.
-    pub names: Vec<String>,
-    bytes: u64,
-    trash: Vec<Temp>,
-}
-
-impl Swept {
-    fn note(&mut self, removed: Result<(), StoreError>, algorithm: &str, name: &str) {
-        match removed {
-            Ok(()) => self.names.push(format!("{algorithm}:{name}")),
-            Err(error) => log::warn!("{}", sampan_ipc::report::chain(&error)),
-        }
-    }
-
-    /// Removes what is only out of the way yet; bytes that became free. Without the commit lock, please.
-    pub fn remove(self) -> u64 {
-        let size = |temp: &Temp| size_on_disk(temp.path(), temp.namespace.as_deref()).unwrap_or(0);
-        self.trash.iter().map(size).fold(self.bytes, u64::saturating_add)
-    }
 }
 
 /// Bytes that a tree takes; directories of another user's id can only be read where that is one of ours.
-fn size_on_disk(path: &Path, namespace: Option<&Namespace>) -> io::Result<u64> {
+pub(crate) fn size_on_disk(path: &Path, namespace: Option<&Namespace>) -> io::Result<u64> {
     match (walk::size_on_disk(path), namespace) {
         (Err(error), Some(namespace)) if error.kind() == io::ErrorKind::PermissionDenied => {
             namespace.size_on_disk(path)
@@ -592,19 +503,6 @@ fn digest_of(bytes: &[u8], like: &Digest) -> Digest {
     let mut hasher = crate::digest::Hasher::new(like.algorithm());
     hasher.update(bytes);
     hasher.finish()
-}
-
-fn names(dir: &Path) -> Result<Vec<String>, StoreError> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(file_error("list", dir)(error)),
-    };
-    entries
-        .map(|entry| {
-            entry.map(|e| e.file_name().to_string_lossy().into_owned()).map_err(file_error("list", dir))
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -635,40 +533,5 @@ mod tests {
         store.write_blob(&digest, b"right").expect("written");
         assert_eq!(store.read_blob(&digest, 100).expect("read"), b"right");
         assert!(store.read_blob(&digest, 2).is_err());
-    }
-
-    #[test]
-    fn garbage_is_what_nothing_names_or_pins() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let store = Store::open(dir.path()).expect("opened");
-        let (used, pinned, loose) = (Digest::of(b"u"), Digest::of(b"p"), Digest::of(b"l"));
-        for (digest, bytes) in [(&used, b"u"), (&pinned, b"p"), (&loose, b"l")] {
-            store.write_blob(digest, bytes).expect("written");
-        }
-        let pin = store.pin([pinned.clone()]);
-        drop(store.sweep(&HashSet::from([used.clone()])).expect("swept"));
-        assert!(store.has_blob(&used, 1) && store.has_blob(&pinned, 1) && !store.has_blob(&loose, 1));
-        drop(pin);
-        drop(store.sweep(&HashSet::new()).expect("swept"));
-        assert!(!store.has_blob(&used, 1) && !store.has_blob(&pinned, 1));
-    }
-
-    #[test]
-    fn what_stands_in_the_place_of_a_blob_keeps_no_garbage_from_going() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let store = Store::open(dir.path()).expect("opened");
-        let loose: Vec<Digest> = (0..8u8).map(|nth| Digest::of(&[nth])).collect();
-        for (digest, nth) in loose.iter().zip(0..8u8) {
-            store.write_blob(digest, &[nth]).expect("written");
-        }
-        let blobs = dir.path().join("blobs/sha256");
-        for name in ["0-somebody", "7f-else"] {
-            fs::create_dir_all(blobs.join(name).join("in")).expect("made");
-        }
-        store.name_layer(store.temp_layer().expect("made"), &loose[0]).expect("named");
-        store.sweep(&HashSet::new()).expect("swept").remove();
-        for place in [blobs, dir.path().join("layers"), dir.path().join("tmp")] {
-            assert_eq!(fs::read_dir(&place).expect("listed").count(), 0, "{}", place.display());
-        }
     }
 }

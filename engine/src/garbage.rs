@@ -1,0 +1,162 @@
+//! What goes out of the store: garbage, and blobs and layers that are broken.
+//!
+//! Called by [`crate::images`], which knows what is used, and by [`crate::verify`]. Whatever a job has pinned stays.
+//! Trees are only moved out of the way under the commit lock, and removed behind it.
+
+use crate::digest::Digest;
+use crate::store::{Store, StoreError, Temp, file_error, lock, size_on_disk};
+use crate::walk;
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+impl Store {
+    /// Removes blobs and layers that are neither in `used` nor pinned. The caller holds the commit lock.
+    ///
+    /// Layers are only moved to `tmp/` here; [`Swept::remove`] removes them, which may take long and needs no
+    /// lock. What cannot be removed is told of in the log and stays: it keeps nothing else from going.
+    pub(crate) fn sweep(&self, used: &HashSet<Digest>) -> Result<Swept, StoreError> {
+        let pins = lock(&self.pins);
+        self.withheld.store(pins.keys().any(|digest| !used.contains(digest)), Ordering::Relaxed);
+        let keep: HashSet<&str> = used.iter().chain(pins.keys()).map(Digest::hex).collect();
+        let mut swept = Swept::default();
+        for algorithm in ["sha256", "sha512"] {
+            let dir = self.root().join("blobs").join(algorithm);
+            for name in names(&dir)? {
+                if !keep.contains(name.as_str()) {
+                    let removed = self.sweep_blob(&dir.join(&name), &mut swept);
+                    swept.note(removed, algorithm, &name);
+                }
+            }
+        }
+        let layers = self.root().join("layers");
+        for name in names(&layers)? {
+            if !keep.contains(name.as_str()) {
+                let moved = self.move_to_trash(&layers.join(&name));
+                let moved = moved.map(|trash| swept.trash.push(trash));
+                swept.note(moved, "sha256", &name);
+            }
+        }
+        Ok(swept)
+    }
+
+    /// Removes a blob, or what else somebody has put in the place of one.
+    fn sweep_blob(&self, path: &Path, swept: &mut Swept) -> Result<(), StoreError> {
+        if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
+            swept.trash.push(self.move_to_trash(path)?);
+            return Ok(());
+        }
+        let size = walk::size_on_disk(path).unwrap_or(0);
+        fs::remove_file(path).map_err(file_error("remove", path))?;
+        swept.bytes += size;
+        Ok(())
+    }
+
+    fn move_to_trash(&self, path: &Path) -> Result<Temp, StoreError> {
+        let trash = self.temp_name("trash");
+        fs::rename(path, trash.path()).map_err(file_error("remove", path))?;
+        Ok(trash)
+    }
+
+    /// Takes a blob away whose bytes are wrong, so that nobody takes it for what it is called; false if a job
+    /// needs it just now.
+    pub(crate) fn discard_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
+        self.discard(digest, &self.blob_path(digest))
+    }
+
+    /// As [`Store::discard_blob`], of an unpacked layer.
+    pub(crate) fn discard_layer(&self, chain_id: &Digest) -> Result<bool, StoreError> {
+        self.discard(chain_id, &self.layer_path(chain_id))
+    }
+
+    fn discard(&self, digest: &Digest, path: &Path) -> Result<bool, StoreError> {
+        let _trash = {
+            // The lock that pins are made under: none comes between the look and the removal.
+            let _commit = lock(&self.commit);
+            if self.is_pinned(digest) {
+                return Ok(false);
+            }
+            self.move_to_trash(path)?
+        };
+        Ok(true)
+    }
+}
+
+/// What a sweep took away.
+#[derive(Default)]
+pub(crate) struct Swept {
+    /// Digests of blobs, and chain ids of layers.
+    pub names: Vec<String>,
+    bytes: u64,
+    trash: Vec<Temp>,
+}
+
+impl Swept {
+    fn note(&mut self, removed: Result<(), StoreError>, algorithm: &str, name: &str) {
+        match removed {
+            Ok(()) => self.names.push(format!("{algorithm}:{name}")),
+            Err(error) => log::warn!("{}", sampan_ipc::report::chain(&error)),
+        }
+    }
+
+    /// Removes what is only out of the way yet; bytes that became free. Without the commit lock, please.
+    pub fn remove(self) -> u64 {
+        let size = |temp: &Temp| size_on_disk(temp.path(), temp.namespace()).unwrap_or(0);
+        self.trash.iter().map(size).fold(self.bytes, u64::saturating_add)
+    }
+}
+
+fn names(dir: &Path) -> Result<Vec<String>, StoreError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(file_error("list", dir)(error)),
+    };
+    entries
+        .map(|entry| {
+            entry.map(|e| e.file_name().to_string_lossy().into_owned()).map_err(file_error("list", dir))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn garbage_is_what_nothing_names_or_pins() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let (used, pinned, loose) = (Digest::of(b"u"), Digest::of(b"p"), Digest::of(b"l"));
+        for (digest, bytes) in [(&used, b"u"), (&pinned, b"p"), (&loose, b"l")] {
+            store.write_blob(digest, bytes).expect("written");
+        }
+        let pin = store.pin([pinned.clone()]);
+        drop(store.sweep(&HashSet::from([used.clone()])).expect("swept"));
+        assert!(store.has_blob(&used, 1) && store.has_blob(&pinned, 1) && !store.has_blob(&loose, 1));
+        drop(pin);
+        drop(store.sweep(&HashSet::new()).expect("swept"));
+        assert!(!store.has_blob(&used, 1) && !store.has_blob(&pinned, 1));
+    }
+
+    #[test]
+    fn what_stands_in_the_place_of_a_blob_keeps_no_garbage_from_going() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let loose: Vec<Digest> = (0..8u8).map(|nth| Digest::of(&[nth])).collect();
+        for (digest, nth) in loose.iter().zip(0..8u8) {
+            store.write_blob(digest, &[nth]).expect("written");
+        }
+        let blobs = dir.path().join("blobs/sha256");
+        for name in ["0-somebody", "7f-else"] {
+            fs::create_dir_all(blobs.join(name).join("in")).expect("made");
+        }
+        store.name_layer(store.temp_layer().expect("made"), &loose[0]).expect("named");
+        store.sweep(&HashSet::new()).expect("swept").remove();
+        for place in [blobs, dir.path().join("layers"), dir.path().join("tmp")] {
+            assert_eq!(fs::read_dir(&place).expect("listed").count(), 0, "{}", place.display());
+        }
+    }
+}
