@@ -2,7 +2,7 @@
 
 use sampan_engine::digest::Digest;
 use sampan_engine::oci;
-use sampan_ipc::engine::{Answer, Code, Failure, Import, JobState, Phase, Pull, Request, Serve};
+use sampan_ipc::engine::{Answer, Code, Failure, Import, JobState, Phase, Pull, Request, Serve, Verify};
 use sampan_tests::engine::Engine;
 use sampan_tests::host::binary;
 use sampan_tests::registry::{DockerRegistry, Image, Layer, LyingRegistry, Packing, Reply, index_of};
@@ -166,6 +166,30 @@ fn what_a_registry_gives_wrong_is_refused_and_leaves_nothing() {
     // And the right one is still taken.
     registry.publish("good", &image);
     engine.pull(&registry.reference("good")).expect("pulled");
+}
+
+#[test]
+fn a_document_of_another_size_than_its_descriptor_says_is_refused_and_the_store_stays_right() {
+    let registry = LyingRegistry::start();
+    let engine = Engine::start();
+    let image = Image::of(&[Layer::of(&[("a", b"1")], Packing::Gzip)], "amd64");
+    let lying = |of: &[u8], by: u64| {
+        let mut document: serde_json::Value = serde_json::from_slice(of).expect("JSON");
+        let is_index = document["config"].is_null();
+        let place = if is_index { &mut document["manifests"][0] } else { &mut document["config"] };
+        place["size"] = (place["size"].as_u64().expect("a size") + by).into();
+        serde_json::to_vec(&document).expect("JSON")
+    };
+    registry.publish("config", &Image { manifest: lying(&image.manifest, 5), ..image.clone() });
+    refused(&engine, &registry.reference("config"), "bytes, expected");
+    registry.publish("index", &image);
+    let index = lying(&index_of(std::slice::from_ref(&image)), 9);
+    registry.answer("index/manifests/t", Reply::Ok(oci::INDEX.to_owned(), index));
+    refused(&engine, &registry.reference("index"), "bytes, expected");
+    let right = index_of(std::slice::from_ref(&image));
+    registry.answer("index/manifests/t", Reply::Ok(oci::INDEX.to_owned(), right));
+    engine.pull(&registry.reference("index")).expect("pulled");
+    engine.ask(Request::Verify(Verify { deep: true })).watch().expect("the store is right");
 }
 
 #[test]

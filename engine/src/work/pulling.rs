@@ -121,7 +121,9 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
     let (code, hint) = match error {
         PullError::Cancelled(_) => (Code::Cancelled, ""),
         PullError::Registry(error) => registry_hint(error.last()),
-        PullError::Layer(_) | PullError::ConfigDigest { .. } => (Code::Failed, WRONG_DATA),
+        PullError::Layer(_) | PullError::ConfigDigest { .. } | PullError::Size { .. } => {
+            (Code::Failed, WRONG_DATA)
+        }
         PullError::Platform { .. } => {
             (Code::Failed, "to have it all the same, give --platform with what it is for")
         }
