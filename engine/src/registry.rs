@@ -8,6 +8,7 @@
 mod authorize;
 mod certs;
 mod dial;
+mod location;
 mod proxy;
 mod stream;
 mod transport;

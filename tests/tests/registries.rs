@@ -968,6 +968,47 @@ fn where_a_registry_redirects_to_cannot_ask_for_its_password() {
     }
 }
 
+#[test]
+fn what_registries_send_in_odd_forms_is_understood_or_called_by_its_name() {
+    let (address, heads) = tiny(|path| {
+        match path {
+        "/v2/a/manifests/up" => {
+            "HTTP/1.1 307 Elsewhere\r\nLocation: ../../b/manifests/odd one?\u{e9}#x\r\nContent-Length: 0\r\n\r\n".to_owned()
+        }
+        "/v2/b/manifests/odd%20one?%C3%A9" => ok("", "{}"),
+        "/v2/a/manifests/long" => format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "y".repeat(200_000)),
+        _ => ok("", ""),
+    }
+    });
+    let manifest = |target: &str| {
+        let reference = Reference::parse(&format!("{address}/a:{target}")).expect("good");
+        Sources::new(&reference, &Access::default()).manifest(target).map(|raw| raw.bytes)
+    };
+    assert_eq!(manifest("up").expect("found"), b"{}", "{:?}", heads.lock());
+    let error = manifest("long").expect_err("no end");
+    assert!(!sampan_engine::retry::is_passing(&error), "it would be no shorter: {error:?}");
+    assert!(sampan_ipc::report::chain(&error).contains("the head of its answer has no end"), "{error:?}");
+}
+
+#[test]
+fn a_challenge_is_found_behind_what_makes_no_sense_and_its_token_may_say_anything_of_its_life() {
+    let home = Arc::new(Mutex::new(String::new()));
+    let named = Arc::clone(&home);
+    let (address, _) = tiny(move |path| match path {
+        "/v2/a/manifests/t" if !named.lock().expect("no panic").is_empty() => {
+            let realm = std::mem::take(&mut *named.lock().expect("no panic"));
+            refusing(&format!("Foo \"a, b\", Bearer realm=\"http://{realm}/token\", note=\"\u{e9}\""))
+        }
+        "/v2/a/manifests/t" => ok("", "{}"),
+        path if path.starts_with("/token") => ok("", r#"{"token":"x","expires_in":-5}"#),
+        _ => ok("", ""),
+    });
+    *home.lock().expect("no panic") = address.clone();
+    let reference = Reference::parse(&format!("{address}/a:t")).expect("good");
+    let found = Sources::new(&reference, &Access::default()).manifest("t").map(|raw| raw.bytes);
+    assert_eq!(found.expect("found"), b"{}");
+}
+
 fn refusing(challenge: &str) -> String {
     format!("HTTP/1.1 401 Who\r\nWWW-Authenticate: {challenge}\r\nContent-Length: 0\r\n\r\n")
 }

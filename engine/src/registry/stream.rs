@@ -139,6 +139,10 @@ impl Transport for Stream {
         let timeout = timeout.for_read();
         self.set_timeouts(timeout.not_zero().map(|after| *after), self.timeouts.1)?;
         let input = self.buffers.input_append_buf();
+        if input.is_empty() {
+            let wrong = "the head of its answer has no end";
+            return Err(Error::Io(io::Error::new(io::ErrorKind::InvalidData, wrong)));
+        }
         let socket = &*self.socket;
         let at_once = recv(socket.as_fd().as_raw_fd(), input, MsgFlags::MSG_DONTWAIT);
         let amount = match at_once {
