@@ -12,6 +12,7 @@ mod location;
 mod proxy;
 mod stream;
 mod transport;
+mod tunnel;
 mod upload;
 
 use self::authorize::Session;

@@ -572,6 +572,42 @@ fn a_proxy_leads_to_names_that_only_it_knows() {
 }
 
 #[test]
+fn a_proxy_whose_url_says_https_is_spoken_to_in_tls_and_must_be_who_it_is() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new(&dir.path().join("ca"));
+    let (cert, key) = authority.sign("server", "DNS:registry.test,IP:127.0.0.1");
+    let registry = DockerRegistry::start_tls(dir.path(), Some((&cert, &key)));
+    let (far, plain) = (Image::of(&[Layer::large("far", 300_000, Packing::Gzip)], "amd64"), image("plain"));
+    registry.push("far:1", std::slice::from_ref(&far));
+    let proxy = Proxy::start(&registry.address, Some("Basic bWU6czpjcmV0"));
+    let behind_tls = sampan_tests::tls::front(&cert, &key, &proxy.address);
+    let open = LyingRegistry::start();
+    open.publish("near", &plain);
+    let plain_proxy = Proxy::start(&open.address, None);
+    let plain_behind_tls = sampan_tests::tls::front(&cert, &key, &plain_proxy.address);
+    let (https, http) = (format!("https://me:s%3Acret@{behind_tls}"), format!("https://{plain_behind_tls}"));
+    let conf = "[[registry]]\nlocation = 'plain.test:5000'\ninsecure = true\n";
+    let bundle = authority.path("ca.pem");
+    let proxies = [("HTTPS_PROXY", https.as_ref()), ("HTTP_PROXY", http.as_ref())];
+    let trusting = [proxies.as_slice(), &[("SSL_CERT_FILE", bundle.as_ref())]].concat();
+    let engine = engine_in(tempfile::tempdir().expect("a directory"), conf, &trusting);
+    pulled(&engine, "registry.test/far:1", &far);
+    assert!(proxy.heads().iter().all(|head| head.starts_with("CONNECT registry.test:443 ")));
+    assert!(!proxy.heads().is_empty(), "it went through the proxy");
+    let engine = engine_in(tempfile::tempdir().expect("a directory"), conf, &trusting[1..]);
+    pulled(&engine, "plain.test:5000/near:t", &plain);
+    assert!(plain_proxy.heads().iter().any(|head| head.starts_with("GET http://plain.test:5000/v2/")));
+    // Nobody vouches for it, whatever is said of the registry.
+    let asked = proxy.heads().len();
+    let engine = engine_in(tempfile::tempdir().expect("a directory"), conf, &proxies);
+    let reference = "registry.test/far:1".to_owned();
+    let insecure = Request::Pull(Pull { reference, insecure: true, ..Pull::default() });
+    let failure = engine.ask(insecure).watch().expect_err("no trust");
+    says(&failure, &["proxy", &behind_tls, "certificate"]);
+    assert_eq!(proxy.heads().len(), asked, "no password went there");
+}
+
+#[test]
 fn plain_http_goes_through_a_proxy_in_its_absolute_form() {
     let (registry, image) = (LyingRegistry::start(), image("plain"));
     registry.publish("far", &image);
@@ -767,6 +803,10 @@ fn a_pull_that_waits_for_a_greeting_ends_at_once_when_cancelled() {
     let url = format!("http://{address}");
     let engine = engine_in(home, "", &[("HTTPS_PROXY", url.as_ref())]);
     cancel_while(&engine, &format!("{address}/x:1"), &address, ESTABLISHED);
+    cancel_while(&engine, "far.test/x:1", &address, ESTABLISHED);
+    // Nor does it greet in TLS.
+    let (home, url) = (tempfile::tempdir().expect("a directory"), format!("https://{address}"));
+    let engine = engine_in(home, "", &[("HTTPS_PROXY", url.as_ref())]);
     cancel_while(&engine, "far.test/x:1", &address, ESTABLISHED);
 }
 

@@ -102,7 +102,7 @@ impl Agents {
 
     fn agent(&self, tls: Option<(RootCerts, Option<ClientCert>)>) -> Agent {
         let socket = self.socket.as_ref().map(|path| (self.authority.clone(), path.clone()));
-        let dialer = Dialer { socket, proxies: Arc::clone(&self.proxies) };
+        let dialer = Dialer::new(socket, Arc::clone(&self.proxies));
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
