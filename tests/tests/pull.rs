@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -636,6 +637,27 @@ fn a_wait_for_the_next_try_ends_with_the_pull() {
     wait_until("the first try", || registry.asked(&path) == 1);
     drop(stream);
     wait_until("the job to end", || engine.jobs().iter().all(|job| job.state != JobState::Running));
+}
+
+#[test]
+fn who_waits_while_no_descriptor_is_left_is_served_as_soon_as_there_is_one() {
+    let engine = Engine::start();
+    assert!(engine.images().is_empty(), "it has begun");
+    let pid = engine.child.id().to_string();
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("listed").flatten();
+    let highest = open.filter_map(|fd| fd.file_name().to_str()?.parse::<u32>().ok()).max().expect("some");
+    let limit = format!("--nofile={}:", highest + 2);
+    let set = Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+    assert!(set.expect("prlimit of Debian's package util-linux").success());
+    let mut others = Vec::new();
+    engine.wait_until("nobody more to be accepted", || {
+        others.push(UnixStream::connect(engine.socket()).expect("connected"));
+        engine.log().contains("cannot accept a client")
+    });
+    // One that needs no descriptor beyond its connection.
+    let second = engine.ask(Request::Jobs);
+    drop(others);
+    assert!(matches!(second.all().as_slice(), [Answer::Jobs(jobs)] if jobs.is_empty()));
 }
 
 #[test]

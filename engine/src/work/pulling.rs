@@ -4,6 +4,8 @@ use super::Task;
 use crate::failure;
 use crate::oci::OciError;
 use crate::partial;
+use crate::pipeline::LayerError;
+use crate::place::UnpackError;
 use crate::pull::{self, PullError, PullRequest};
 use crate::reach;
 use crate::reference::Reference;
@@ -121,6 +123,8 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
     let (code, hint) = match error {
         PullError::Cancelled(_) => (Code::Cancelled, ""),
         PullError::Registry(error) => registry_hint(error.last()),
+        // This host's own fault: its disk is broken, or has no more files to open.
+        PullError::Layer(LayerError::Unpack { source: UnpackError::File { .. }, .. }) => (Code::Failed, ""),
         PullError::Layer(_) | PullError::ConfigDigest { .. } | PullError::Size { .. } => {
             (Code::Failed, WRONG_DATA)
         }
