@@ -20,6 +20,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -808,6 +809,40 @@ fn a_pull_that_waits_for_a_greeting_ends_at_once_when_cancelled() {
     let (home, url) = (tempfile::tempdir().expect("a directory"), format!("https://{address}"));
     let engine = engine_in(home, "", &[("HTTPS_PROXY", url.as_ref())]);
     cancel_while(&engine, "far.test/x:1", &address, ESTABLISHED);
+}
+
+#[test]
+fn a_credential_helper_that_hangs_keeps_nobody_and_is_killed_when_the_pull_is_cancelled() {
+    let (asking, hiding) = (LyingRegistry::start(), LyingRegistry::start());
+    asking.answer("x/manifests/t", Reply::Challenge("Basic realm=\"x\"".to_owned()));
+    let home = tempfile::tempdir().expect("a directory");
+    let bin = home.path().join("bin");
+    fs::create_dir_all(&bin).expect("made");
+    let (helper, begun) = (bin.join("docker-credential-hang"), home.path().join("begun"));
+    fs::write(&helper, format!("#!/bin/sh\necho $$ >>{}\nexec sleep 600\n", begun.display()))
+        .expect("written");
+    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).expect("set");
+    let auth = home.path().join("auth.json");
+    fs::write(&auth, r#"{"credsStore":"hang"}"#).expect("written");
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("a path"));
+    let environment = [("REGISTRY_AUTH_FILE", auth.as_os_str()), ("PATH", path.as_ref())];
+    let engine = engine_in(home, "", &environment);
+    let pids = || -> Vec<String> {
+        fs::read_to_string(&begun).unwrap_or_default().lines().map(str::to_owned).collect()
+    };
+    // One that asks who it is, and one that says nothing to strangers.
+    for (nth, registry) in [&asking, &hiding].into_iter().enumerate() {
+        let mut stream = engine.ask(pull(&registry.reference("x")));
+        let Some(Answer::Job(job)) = stream.next() else { panic!("a job") };
+        engine.wait_until("the helper to hang", || pids().len() == nth + 1);
+        let began = Instant::now();
+        engine.ask(Request::Cancel { job: job.id }).all();
+        assert_eq!(stream.watch().expect_err("cancelled").code, Code::Cancelled);
+        engine.jobs();
+        assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+        let pid = pids().remove(nth);
+        engine.wait_until("the helper to be killed", || !Path::new("/proc").join(&pid).exists());
+    }
 }
 
 #[test]

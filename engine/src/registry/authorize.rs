@@ -180,7 +180,7 @@ impl Registry {
     fn credential(&self) -> Option<&Credential> {
         let session = &self.session;
         let found = session.credential.get_or_init(|| {
-            let found = session.credentials.find(&self.host, &self.repository);
+            let found = session.credentials.find(&self.host, &self.repository, &|| lock(&self.state).shut);
             for problem in &found.problems {
                 log::warn!("{}: {problem}", self.host);
             }

@@ -179,7 +179,9 @@ impl Registry {
 
     /// Asks for the front page, and says who we are if it wants to know; true if there is something new to say.
     pub(super) fn introduce(&self, what: &str) -> Result<bool, RegistryError> {
-        let Some(scheme) = lock(&self.state).scheme.filter(|_| self.has_credential()) else {
+        // Not under the lock: who we are may be known to a helper alone, which takes its time.
+        let known = lock(&self.state).scheme;
+        let Some(scheme) = known.filter(|_| self.has_credential()) else {
             return Ok(false);
         };
         let response = self.follow(what, &format!("{scheme}://{}/v2/", self.authority), &[])?;
