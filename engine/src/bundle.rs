@@ -297,7 +297,12 @@ fn blob(source: &mut dyn Source, descriptor: &Descriptor, max: u64) -> Result<Ve
     let name = blob_name(&descriptor.digest);
     let bytes = document(source, &name, max)?;
     compare(&name, &descriptor.digest, &bytes)?;
-    Ok(bytes)
+    match bytes.len() as u64 == descriptor.size {
+        true => Ok(bytes),
+        false => {
+            Err(refused(format!("{name:?} in it has {} bytes, expected {}", bytes.len(), descriptor.size)))
+        }
+    }
 }
 
 fn compare(name: &str, expected: &Digest, bytes: &[u8]) -> Result<(), BundleError> {

@@ -18,15 +18,19 @@ impl Challenge {
     }
 }
 
-/// All challenges of a header's value. Total: what makes no sense ends the list.
+/// All challenges of a header's value. Total: what makes no sense is passed over.
 pub fn parse(value: &str) -> Vec<Challenge> {
     let mut rest = value;
     let mut challenges: Vec<Challenge> = Vec::new();
     loop {
         rest = rest.trim_start_matches([' ', '\t', ',']);
         let (word, after) = token(rest);
-        if word.is_empty() {
+        if rest.is_empty() {
             return challenges;
+        }
+        if word.is_empty() {
+            rest = beyond(rest);
+            continue;
         }
         let spaced = after.trim_start_matches([' ', '\t']);
         // `name=value` belongs to the challenge before; a word without `=` begins a new one.
@@ -36,7 +40,7 @@ pub fn parse(value: &str) -> Vec<Challenge> {
                 challenge.parameters.push((word.to_ascii_lowercase(), text));
                 rest = after;
             }
-            (Some(_), None) => return challenges,
+            (Some(after), None) => rest = text(after.trim_start_matches([' ', '\t'])).1,
             (None, _) => {
                 let (token68, after) = token68(spaced);
                 let scheme = word.to_ascii_lowercase();
@@ -58,6 +62,14 @@ fn token68(from: &str) -> (Option<String>, &str) {
         (Some(word.to_owned()), rest)
     } else {
         (None, from)
+    }
+}
+
+/// What stands behind a quoted string, or else from the next comma on.
+fn beyond(from: &str) -> &str {
+    match from.starts_with('"') {
+        true => text(from).1,
+        false => from.find(',').and_then(|comma| from.get(comma..)).unwrap_or_default(),
     }
 }
 
@@ -118,6 +130,10 @@ mod tests {
             "Bearer a=\u{1f600}",
         ] {
             let _ = parse(bad);
+        }
+        for junk in ["Foo \"a, b=c\" , ", "x=\"a, b\", ", "\u{fffd}, ", "Digest [x], "] {
+            let all = parse(&format!("{junk}Bearer realm=\"r\""));
+            assert_eq!(all.last().and_then(|c| c.get("realm")), Some("r"), "{junk}");
         }
         assert_eq!(parse("Negotiate abc== , Basic realm=x").last().and_then(|c| c.get("realm")), Some("x"));
     }

@@ -45,11 +45,11 @@ impl Credentials {
         KEYS.get_or_init(RandomState::new).hash_one(words.collect::<Vec<_>>())
     }
 
-    /// What the repository `path` of `host` gets. May run a helper, and wait for it.
-    pub fn find(&self, host: &str, path: &str) -> Found {
+    /// What the repository `path` of `host` gets. May run a helper, and wait for it, but not once `is_over`.
+    pub fn find(&self, host: &str, path: &str, is_over: &dyn Fn() -> bool) -> Found {
         match matching::best(&self.0.given, host, path) {
             Some(given) => Found { credential: Some(given.clone()), problems: Vec::new() },
-            None => self.0.own.find(host, path),
+            None => self.0.own.find(host, path, is_over),
         }
     }
 }
@@ -74,7 +74,7 @@ mod tests {
             ..Credential::default()
         };
         let credentials = Credentials::new(vec![given], Some(&path), &[]);
-        let user = |host| credentials.find(host, "a").credential.map(|c| c.username);
+        let user = |host| credentials.find(host, "a", &|| false).credential.map(|c| c.username);
         assert_eq!(user("r.example").as_deref(), Some("given"));
         assert_eq!(user("q.example").as_deref(), Some("own"));
         assert!(!format!("{credentials:?}").contains("hunter2"));

@@ -13,7 +13,7 @@ use crate::registry::{BlobBody, RegistryError};
 use crate::retry::Backoff;
 use crate::sources::Sources;
 use std::io::{self, Read};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Bytes after which failures before are forgotten: a long download on a bad line ends, one that gets nowhere does
 /// not go on for ever.
@@ -103,9 +103,9 @@ impl<'a> Download<'a> {
         let rates = [self.wanted.rate, &self.wanted.limits.rate];
         let most = rates.iter().map(|rate| rate.part()).fold(into.len(), usize::min);
         let into = into.get_mut(..most).unwrap_or_default();
-        let began = Instant::now();
-        let len = self.body.reader.read(into).map_err(|error| self.pace.silent(error))?;
-        self.pace.moved(len, began.elapsed())?;
+        let (read, waited) = limits::timed(|| self.body.reader.read(into));
+        let len = read.map_err(|error| self.pace.silent(error))?;
+        self.pace.moved(len, waited)?;
         for rate in rates {
             rate.take(len, self.wanted.cancel).map_err(io::Error::other)?;
         }
@@ -159,8 +159,8 @@ fn connect<'a>(
     }
 }
 
-/// Finds out that too few bytes come. Counts the time spent waiting for the network alone: one whose disk is slow
-/// is not stalled.
+/// Finds out that too few bytes come. Counts the time spent waiting for the network alone: one whose disk is slow,
+/// or whose processors others have, is not stalled.
 struct Pace {
     time: Duration,
     bytes: u64,

@@ -11,7 +11,7 @@ use crate::cancel::{Cancel, Cancelled};
 use crate::digest::Digest;
 use crate::rate::Rate;
 use crate::store::lock;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -177,6 +177,8 @@ pub struct Cpu {
 
 thread_local! {
     static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
+    /// How long this thread has waited in [`idle`] to get its processor back.
+    static QUEUED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
 /// A processor that this thread has.
@@ -192,9 +194,18 @@ pub fn idle<T>(wait: impl FnOnce() -> T) -> T {
     };
     of.give();
     let waited = wait();
+    let since = Instant::now();
     let _ = of.take(None);
+    QUEUED.set(QUEUED.get() + since.elapsed());
     HELD.set(Some(Held { of, since: Instant::now() }));
     waited
+}
+
+/// Does `work`, and says how long that took without the waits for this thread's processor, which are nobody's fault.
+pub fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let (began, queued) = (Instant::now(), QUEUED.get());
+    let done = work();
+    (done, began.elapsed().saturating_sub(QUEUED.get() - queued))
 }
 
 /// Lets the next one have this thread's processor, if it has had it for 50 ms and somebody waits.
@@ -356,6 +367,27 @@ mod tests {
             });
             idle(|| wait.recv()).expect("the other one ran meanwhile");
         });
+    }
+
+    #[test]
+    fn a_wait_for_a_processor_is_not_part_of_the_time_that_something_takes() {
+        let limits = Limits::new(Bounds { cpus: 1, ..Bounds::default() });
+        let (has, wait) = channel();
+        let _cpu = limits.cpu();
+        let began = Instant::now();
+        let computed = Duration::from_millis(100);
+        let took = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _cpu = limits.cpu();
+                has.send(()).expect("somebody waits");
+                let since = Instant::now();
+                while since.elapsed() < computed {
+                    std::thread::yield_now();
+                }
+            });
+            timed(|| idle(|| wait.recv())).1
+        });
+        assert!(took + computed / 2 <= began.elapsed(), "{took:?} of {:?}", began.elapsed());
     }
 
     #[test]

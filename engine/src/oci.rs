@@ -312,6 +312,7 @@ struct Shape {
 /// [`OciError::Json`] for broken documents, [`OciError::Refused`] for schema 1, artifacts, documents that are
 /// two things at once, and layers that are no tars.
 pub fn parse_document(bytes: &[u8], content_type: Option<&str>) -> Result<Document, OciError> {
+    check_object("the manifest", bytes)?;
     let json = |source| OciError::Json { what: "the manifest", source };
     let shape: Shape = serde_json::from_slice(bytes).map_err(json)?;
     if shape.fs_layers.is_some() || shape.schema_version == Some(1) {
@@ -385,6 +386,7 @@ fn check_manifest(manifest: &Manifest, artifact: Option<&str>) -> Result<(), Oci
 /// # Errors
 /// [`OciError::Refused`] if it has not as many diff ids as the manifest has layers.
 pub fn parse_config(bytes: &[u8], manifest: &Manifest) -> Result<Config, OciError> {
+    check_object("the image's config", bytes)?;
     let config: Config = serde_json::from_slice(bytes)
         .map_err(|source| OciError::Json { what: "the image's config", source })?;
     let (diff_ids, layers) = (config.rootfs.diff_ids.len(), manifest.layers.len());
@@ -395,6 +397,15 @@ pub fn parse_config(bytes: &[u8], manifest: &Manifest) -> Result<Config, OciErro
     }
     check_platform(&config)?;
     Ok(config)
+}
+
+/// Refuses what is no JSON object: a page for people, say, or a list, which would be read as the fields in order.
+fn check_object(what: &str, bytes: &[u8]) -> Result<(), OciError> {
+    match bytes.trim_ascii_start().first() {
+        Some(b'{') => Ok(()),
+        None => Err(refused(format!("{what} is empty"))),
+        Some(_) => Err(refused(format!("{what} is no JSON object"))),
+    }
 }
 
 /// Refuses a config whose platform is no words but a text.

@@ -107,6 +107,18 @@ pub enum PullError {
         /// What came.
         found: Digest,
     },
+    /// A small document has not the size that its descriptor says.
+    #[error("{what} {digest} has {found} bytes, expected {expected}")]
+    Size {
+        /// What it is.
+        what: &'static str,
+        /// Which.
+        digest: Digest,
+        /// Bytes in the descriptor.
+        expected: u64,
+        /// Bytes that came.
+        found: u64,
+    },
 }
 
 impl From<PolicyError> for PullError {
@@ -201,6 +213,7 @@ impl Work<'_> {
                     let chosen = oci::choose(&list, wanted)?;
                     index = index.or(Some(raw.digest.clone()));
                     raw = self.manifest(&chosen.digest.to_string())?;
+                    check_size("manifest", chosen, &raw.bytes)?;
                 }
             }
         }
@@ -237,6 +250,7 @@ impl Work<'_> {
         let max = (*size).min(oci::CONFIG_MAX);
         let tell = self.on_retry("config");
         let bytes = retry::persist(self.cancel, &tell, || self.registry.small_blob(digest, max))?;
+        check_size("config", &manifest.config, &bytes)?;
         let config = oci::parse_config(&bytes, manifest);
         match self.store.write_blob(digest, &bytes) {
             Err(StoreError::Digest { expected, found, .. }) => {
@@ -334,5 +348,15 @@ impl Work<'_> {
             id: manifest.config.digest,
             size,
         })
+    }
+}
+
+/// Compares the size of a document with what its descriptor says: the store would be called broken for the
+/// difference.
+fn check_size(what: &'static str, descriptor: &Descriptor, bytes: &[u8]) -> Result<(), PullError> {
+    let (expected, found) = (descriptor.size, bytes.len() as u64);
+    match expected == found {
+        true => Ok(()),
+        false => Err(PullError::Size { what, digest: descriptor.digest.clone(), expected, found }),
     }
 }

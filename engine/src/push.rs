@@ -150,7 +150,8 @@ pub fn push(
     // One that ends this push alone: the first blob that fails ends the others.
     let inner = Arc::new(Cancel::default());
     let (to_end, to_shut) = (Arc::clone(&inner), Arc::clone(&registry));
-    cancel.on_cancel(move || to_end.cancel());
+    // Taken back at the end: the job is remembered, and would keep the registry's connections open.
+    let _link = cancel.link(move || to_end.cancel());
     inner.on_cancel(move || to_shut.shutdown());
     let work = Work {
         store,

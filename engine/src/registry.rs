@@ -8,9 +8,11 @@
 mod authorize;
 mod certs;
 mod dial;
+mod location;
 mod proxy;
 mod stream;
 mod transport;
+mod tunnel;
 mod upload;
 
 use self::authorize::Session;
@@ -159,6 +161,8 @@ impl fmt::Display for Failed {
             ureq::Error::Timeout(ureq::Timeout::Connect) => f.write_str("no connection in time"),
             ureq::Error::Timeout(ureq::Timeout::Resolve) => f.write_str("its name is not resolved in time"),
             ureq::Error::Timeout(ureq::Timeout::RecvResponse) => f.write_str("no answer in time"),
+            ureq::Error::Timeout(ureq::Timeout::PerRead) => f.write_str("no byte came in time"),
+            ureq::Error::Timeout(ureq::Timeout::PerWrite) => f.write_str("no byte was taken in time"),
             other => other.fmt(f),
         }
     }
@@ -590,6 +594,17 @@ fn detail(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_came_too_late_is_said_in_words_for_people() {
+        for (reason, words) in [
+            (ureq::Timeout::PerRead, "no byte came in time"),
+            (ureq::Timeout::PerWrite, "no byte was taken in time"),
+            (ureq::Timeout::RecvResponse, "no answer in time"),
+        ] {
+            assert_eq!(Failed(ureq::Error::Timeout(reason)).to_string(), words);
+        }
+    }
 
     #[test]
     fn the_link_to_the_next_page_is_found_among_others() {

@@ -25,6 +25,8 @@ const LISTENER: Token = Token(0);
 const WAKER: Token = Token(1);
 const FIRST: usize = 16;
 
+/// Wait before it is tried again to accept a connection, after that failed.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 /// Most connections at a time; more wait in the kernel.
 const CONNECTIONS_MAX: usize = 256;
 /// A connection that moves no byte for so long is closed.
@@ -72,6 +74,7 @@ pub fn serve(
         connections: HashMap::new(),
         next: FIRST,
         accept: true,
+        accept_at: None,
         rate: Rate::new(bytes_per_second, Instant::now()),
         catalog: Catalog::default(),
     };
@@ -99,6 +102,8 @@ struct Server {
     connections: HashMap<usize, Connection>,
     next: usize,
     accept: bool,
+    /// When it is tried again to accept, after that failed.
+    accept_at: Option<Instant>,
     rate: Rate,
     catalog: Catalog,
 }
@@ -133,6 +138,7 @@ impl Server {
     }
 
     fn accept(&mut self) {
+        self.accept |= self.accept_at.take_if(|at| *at <= Instant::now()).is_some();
         while self.accept && self.connections.len() < CONNECTIONS_MAX {
             match self.listener.accept() {
                 Ok((stream, _)) => {
@@ -146,8 +152,10 @@ impl Server {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.accept = false,
                 Err(error) => {
+                    // EMFILE and the like, which may pass.
                     log::warn!("cannot accept a connection: {error}");
                     self.accept = false;
+                    self.accept_at = Some(Instant::now() + ACCEPT_AGAIN);
                 }
             }
         }
@@ -158,6 +166,7 @@ impl Server {
         self.rate.refill(now);
         let mut wait: Option<Duration> = None;
         let mut sooner = |at: Duration| wait = Some(wait.map_or(at, |w| w.min(at)));
+        self.accept_at.iter().for_each(|at| sooner(at.saturating_duration_since(now)));
         let (rate, catalog) = (&mut self.rate, &mut self.catalog);
         let full = self.connections.len() >= CONNECTIONS_MAX;
         // In the map's order, which is none: nobody is always first when the rate is short.

@@ -43,6 +43,8 @@ const FIRST_CLIENT: usize = 16;
 
 /// How often rows are looked at, while they are.
 const TICK: Duration = Duration::from_millis(100);
+/// Wait before it is tried again to accept a client, after that failed.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 /// Most clients at a time; more are turned away.
 const CLIENTS_MAX: usize = 512;
 /// Longest time for a request to come.
@@ -95,6 +97,8 @@ pub struct Server {
     /// Logins that are tried, by their client.
     logins: HashMap<usize, Arc<Cancel>>,
     accept: bool,
+    /// When it is tried again to accept, after that failed: who waits in the backlog says nothing more.
+    accept_at: Option<Instant>,
     stop: bool,
     started: Instant,
     next_tick: Instant,
@@ -140,6 +144,7 @@ impl Server {
             waiting_tasks: VecDeque::new(),
             logins: HashMap::new(),
             accept: true,
+            accept_at: None,
             stop: false,
             started: now,
             next_tick: now,
@@ -221,7 +226,7 @@ impl Server {
         if self.stop {
             consider(now + TICK);
         }
-        self.rest_at.into_iter().for_each(&mut consider);
+        self.rest_at.into_iter().chain(self.accept_at).for_each(&mut consider);
         deadline.map(|at| at.saturating_duration_since(now))
     }
 
@@ -252,9 +257,11 @@ impl Server {
     }
 
     fn accept_clients(&mut self) {
+        self.accept |= self.accept_at.is_some_and(|at| at <= Instant::now());
         while self.accept {
             match self.listening.listener.accept() {
                 Ok((stream, _)) => {
+                    self.accept_at = None;
                     if self.clients.len() >= CLIENTS_MAX {
                         log::warn!("a client is turned away: {CLIENTS_MAX} are connected");
                         continue;
@@ -268,11 +275,16 @@ impl Server {
                         Err(error) => log::warn!("a client cannot be polled: {error}"),
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.accept = false,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    (self.accept, self.accept_at) = (false, None);
+                }
                 Err(error) => {
-                    // EMFILE and the like: the next connection tries again.
-                    log::warn!("cannot accept a client: {error}");
+                    // EMFILE and the like, which may pass.
+                    if self.accept_at.is_none() {
+                        log::warn!("cannot accept a client: {error}");
+                    }
                     self.accept = false;
+                    self.accept_at = Some(Instant::now() + ACCEPT_AGAIN);
                 }
             }
         }

@@ -17,4 +17,5 @@ pub mod random;
 pub mod registry;
 pub mod subscriber;
 pub mod targets;
+pub mod tls;
 pub mod worker;

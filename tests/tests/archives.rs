@@ -278,6 +278,20 @@ fn an_oci_archive_keeps_its_digests_and_its_layers_as_they_are() {
 }
 
 #[test]
+fn a_config_of_another_size_than_its_manifest_says_is_not_loaded() {
+    let mut image = Image::of(&layers(), "amd64");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&image.manifest).expect("JSON");
+    manifest["config"]["size"] = (manifest["config"]["size"].as_u64().expect("a size") + 1).into();
+    image.manifest = serde_json::to_vec(&manifest).expect("JSON");
+    let dir = tempfile::tempdir().expect("a directory");
+    write_layout(dir.path(), std::slice::from_ref(&image));
+    let bench = Bench::new();
+    let refused = bench.load_file(&archive(&layout_items(dir.path())), Load::default()).expect_err("a lie");
+    assert!(refused.message.contains("bytes, expected"), "{}", refused.message);
+    bench.is_clean();
+}
+
+#[test]
 fn of_an_index_the_image_for_the_platform_is_loaded_and_another_is_refused_by_name() {
     let [one, two] = ["amd64", "arm64"].map(|arch| Image::of(&layers(), arch));
     let dir = tempfile::tempdir().expect("a directory");

@@ -112,6 +112,9 @@ fn what_is_no_image_is_refused_by_name() {
     for (name, document, words) in [
         ("old", r#"{"schemaVersion":1,"fsLayers":[]}"#, "schema 1"),
         ("sbom", artifact, "application/vnd.example.sbom"),
+        ("page", "<html>log in first</html>", "the manifest is no JSON object"),
+        ("list", "[2]", "the manifest is no JSON object"),
+        ("nothing", "", "the manifest is empty"),
     ] {
         let reply = Reply::Ok("application/json".to_owned(), document.as_bytes().to_vec());
         registry.answer(&format!("{name}/manifests/t"), reply);

@@ -2,7 +2,7 @@
 
 use sampan_engine::digest::Digest;
 use sampan_engine::oci;
-use sampan_ipc::engine::{Answer, Code, Failure, Import, JobState, Phase, Pull, Request, Serve};
+use sampan_ipc::engine::{Answer, Code, Failure, Import, JobState, Phase, Pull, Request, Serve, Verify};
 use sampan_tests::engine::Engine;
 use sampan_tests::host::binary;
 use sampan_tests::registry::{DockerRegistry, Image, Layer, LyingRegistry, Packing, Reply, index_of};
@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -166,6 +167,30 @@ fn what_a_registry_gives_wrong_is_refused_and_leaves_nothing() {
     // And the right one is still taken.
     registry.publish("good", &image);
     engine.pull(&registry.reference("good")).expect("pulled");
+}
+
+#[test]
+fn a_document_of_another_size_than_its_descriptor_says_is_refused_and_the_store_stays_right() {
+    let registry = LyingRegistry::start();
+    let engine = Engine::start();
+    let image = Image::of(&[Layer::of(&[("a", b"1")], Packing::Gzip)], "amd64");
+    let lying = |of: &[u8], by: u64| {
+        let mut document: serde_json::Value = serde_json::from_slice(of).expect("JSON");
+        let is_index = document["config"].is_null();
+        let place = if is_index { &mut document["manifests"][0] } else { &mut document["config"] };
+        place["size"] = (place["size"].as_u64().expect("a size") + by).into();
+        serde_json::to_vec(&document).expect("JSON")
+    };
+    registry.publish("config", &Image { manifest: lying(&image.manifest, 5), ..image.clone() });
+    refused(&engine, &registry.reference("config"), "bytes, expected");
+    registry.publish("index", &image);
+    let index = lying(&index_of(std::slice::from_ref(&image)), 9);
+    registry.answer("index/manifests/t", Reply::Ok(oci::INDEX.to_owned(), index));
+    refused(&engine, &registry.reference("index"), "bytes, expected");
+    let right = index_of(std::slice::from_ref(&image));
+    registry.answer("index/manifests/t", Reply::Ok(oci::INDEX.to_owned(), right));
+    engine.pull(&registry.reference("index")).expect("pulled");
+    engine.ask(Request::Verify(Verify { deep: true })).watch().expect("the store is right");
 }
 
 #[test]
@@ -612,6 +637,28 @@ fn a_wait_for_the_next_try_ends_with_the_pull() {
     wait_until("the first try", || registry.asked(&path) == 1);
     drop(stream);
     wait_until("the job to end", || engine.jobs().iter().all(|job| job.state != JobState::Running));
+}
+
+#[test]
+fn who_waits_while_no_descriptor_is_left_is_served_as_soon_as_there_is_one() {
+    let engine = Engine::start();
+    assert!(engine.images().is_empty(), "it has begun");
+    let pid = engine.child.id().to_string();
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("listed").flatten();
+    let highest = open.filter_map(|fd| fd.file_name().to_str()?.parse::<u32>().ok()).max().expect("some");
+    let limit = format!("--nofile={}:", highest + 2);
+    let set = Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+    assert!(set.expect("prlimit of Debian's package util-linux").success());
+    let mut others = Vec::new();
+    engine.wait_until("nobody more to be accepted", || {
+        others.push(UnixStream::connect(engine.socket()).expect("connected"));
+        engine.log().contains("cannot accept a client")
+    });
+    // One that needs no descriptor beyond its connection.
+    let second = engine.ask(Request::Jobs);
+    drop(others);
+    let answers = second.all();
+    assert!(matches!(answers.as_slice(), [Answer::Jobs(jobs), ..] if jobs.is_empty()), "{answers:?}");
 }
 
 #[test]

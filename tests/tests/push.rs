@@ -249,6 +249,26 @@ fn a_push_is_slowed_down_and_cancelled() {
     assert!(began.elapsed() > Duration::from_secs(1), "3 MiB at 2 MiB/s");
 }
 
+/// How many sockets the engine has open.
+fn sockets(host: &EngineHost) -> usize {
+    let fds = std::fs::read_dir(format!("/proc/{}/fd", host.pid())).expect("listed").flatten();
+    let targets = fds.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    targets.filter(|to| to.to_string_lossy().starts_with("socket:")).count()
+}
+
+#[test]
+fn a_push_that_is_done_keeps_no_connection() {
+    let (from, registry) = (KeenRegistry::start(), KeenRegistry::start());
+    let host = with_image(&from, &image());
+    // The client of the pull may still be there, and be one of them: at most as many are left.
+    let before = sockets(&host);
+    for tag in ["one", "two", "three"] {
+        let (source, target) = (format!("{}/from:t", from.address), format!("{}/to:{tag}", registry.address));
+        host.ok(&["push", &source, &target]);
+    }
+    host.wait_until("all to be closed", || sockets(&host) <= before);
+}
+
 /// Passes bytes on between a client and `to`, and hangs up once when the client has sent so many.
 fn cutting_proxy(to: &str, at: u64) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

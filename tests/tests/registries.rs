@@ -20,6 +20,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -572,6 +573,42 @@ fn a_proxy_leads_to_names_that_only_it_knows() {
 }
 
 #[test]
+fn a_proxy_whose_url_says_https_is_spoken_to_in_tls_and_must_be_who_it_is() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new(&dir.path().join("ca"));
+    let (cert, key) = authority.sign("server", "DNS:registry.test,IP:127.0.0.1");
+    let registry = DockerRegistry::start_tls(dir.path(), Some((&cert, &key)));
+    let (far, plain) = (Image::of(&[Layer::large("far", 300_000, Packing::Gzip)], "amd64"), image("plain"));
+    registry.push("far:1", std::slice::from_ref(&far));
+    let proxy = Proxy::start(&registry.address, Some("Basic bWU6czpjcmV0"));
+    let behind_tls = sampan_tests::tls::front(&cert, &key, &proxy.address);
+    let open = LyingRegistry::start();
+    open.publish("near", &plain);
+    let plain_proxy = Proxy::start(&open.address, None);
+    let plain_behind_tls = sampan_tests::tls::front(&cert, &key, &plain_proxy.address);
+    let (https, http) = (format!("https://me:s%3Acret@{behind_tls}"), format!("https://{plain_behind_tls}"));
+    let conf = "[[registry]]\nlocation = 'plain.test:5000'\ninsecure = true\n";
+    let bundle = authority.path("ca.pem");
+    let proxies = [("HTTPS_PROXY", https.as_ref()), ("HTTP_PROXY", http.as_ref())];
+    let trusting = [proxies.as_slice(), &[("SSL_CERT_FILE", bundle.as_ref())]].concat();
+    let engine = engine_in(tempfile::tempdir().expect("a directory"), conf, &trusting);
+    pulled(&engine, "registry.test/far:1", &far);
+    assert!(proxy.heads().iter().all(|head| head.starts_with("CONNECT registry.test:443 ")));
+    assert!(!proxy.heads().is_empty(), "it went through the proxy");
+    let engine = engine_in(tempfile::tempdir().expect("a directory"), conf, &trusting[1..]);
+    pulled(&engine, "plain.test:5000/near:t", &plain);
+    assert!(plain_proxy.heads().iter().any(|head| head.starts_with("GET http://plain.test:5000/v2/")));
+    // Nobody vouches for it, whatever is said of the registry.
+    let asked = proxy.heads().len();
+    let engine = engine_in(tempfile::tempdir().expect("a directory"), conf, &proxies);
+    let reference = "registry.test/far:1".to_owned();
+    let insecure = Request::Pull(Pull { reference, insecure: true, ..Pull::default() });
+    let failure = engine.ask(insecure).watch().expect_err("no trust");
+    says(&failure, &["proxy", &behind_tls, "certificate"]);
+    assert_eq!(proxy.heads().len(), asked, "no password went there");
+}
+
+#[test]
 fn plain_http_goes_through_a_proxy_in_its_absolute_form() {
     let (registry, image) = (LyingRegistry::start(), image("plain"));
     registry.publish("far", &image);
@@ -768,6 +805,44 @@ fn a_pull_that_waits_for_a_greeting_ends_at_once_when_cancelled() {
     let engine = engine_in(home, "", &[("HTTPS_PROXY", url.as_ref())]);
     cancel_while(&engine, &format!("{address}/x:1"), &address, ESTABLISHED);
     cancel_while(&engine, "far.test/x:1", &address, ESTABLISHED);
+    // Nor does it greet in TLS.
+    let (home, url) = (tempfile::tempdir().expect("a directory"), format!("https://{address}"));
+    let engine = engine_in(home, "", &[("HTTPS_PROXY", url.as_ref())]);
+    cancel_while(&engine, "far.test/x:1", &address, ESTABLISHED);
+}
+
+#[test]
+fn a_credential_helper_that_hangs_keeps_nobody_and_is_killed_when_the_pull_is_cancelled() {
+    let (asking, hiding) = (LyingRegistry::start(), LyingRegistry::start());
+    asking.answer("x/manifests/t", Reply::Challenge("Basic realm=\"x\"".to_owned()));
+    let home = tempfile::tempdir().expect("a directory");
+    let bin = home.path().join("bin");
+    fs::create_dir_all(&bin).expect("made");
+    let (helper, begun) = (bin.join("docker-credential-hang"), home.path().join("begun"));
+    fs::write(&helper, format!("#!/bin/sh\necho $$ >>{}\nexec sleep 600\n", begun.display()))
+        .expect("written");
+    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).expect("set");
+    let auth = home.path().join("auth.json");
+    fs::write(&auth, r#"{"credsStore":"hang"}"#).expect("written");
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("a path"));
+    let environment = [("REGISTRY_AUTH_FILE", auth.as_os_str()), ("PATH", path.as_ref())];
+    let engine = engine_in(home, "", &environment);
+    let pids = || -> Vec<String> {
+        fs::read_to_string(&begun).unwrap_or_default().lines().map(str::to_owned).collect()
+    };
+    // One that asks who it is, and one that says nothing to strangers.
+    for (nth, registry) in [&asking, &hiding].into_iter().enumerate() {
+        let mut stream = engine.ask(pull(&registry.reference("x")));
+        let Some(Answer::Job(job)) = stream.next() else { panic!("a job") };
+        engine.wait_until("the helper to hang", || pids().len() == nth + 1);
+        let began = Instant::now();
+        engine.ask(Request::Cancel { job: job.id }).all();
+        assert_eq!(stream.watch().expect_err("cancelled").code, Code::Cancelled);
+        engine.jobs();
+        assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+        let pid = pids().remove(nth);
+        engine.wait_until("the helper to be killed", || !Path::new("/proc").join(&pid).exists());
+    }
 }
 
 #[test]
@@ -966,6 +1041,47 @@ fn where_a_registry_redirects_to_cannot_ask_for_its_password() {
         assert!(!heard_of(heads).contains("authorization"), "{}", heard_of(heads));
         assert!(!heard_of(heads).contains("/token"), "{}", heard_of(heads));
     }
+}
+
+#[test]
+fn what_registries_send_in_odd_forms_is_understood_or_called_by_its_name() {
+    let (address, heads) = tiny(|path| {
+        match path {
+        "/v2/a/manifests/up" => {
+            "HTTP/1.1 307 Elsewhere\r\nLocation: ../../b/manifests/odd one?\u{e9}#x\r\nContent-Length: 0\r\n\r\n".to_owned()
+        }
+        "/v2/b/manifests/odd%20one?%C3%A9" => ok("", "{}"),
+        "/v2/a/manifests/long" => format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "y".repeat(200_000)),
+        _ => ok("", ""),
+    }
+    });
+    let manifest = |target: &str| {
+        let reference = Reference::parse(&format!("{address}/a:{target}")).expect("good");
+        Sources::new(&reference, &Access::default()).manifest(target).map(|raw| raw.bytes)
+    };
+    assert_eq!(manifest("up").expect("found"), b"{}", "{:?}", heads.lock());
+    let error = manifest("long").expect_err("no end");
+    assert!(!sampan_engine::retry::is_passing(&error), "it would be no shorter: {error:?}");
+    assert!(sampan_ipc::report::chain(&error).contains("the head of its answer has no end"), "{error:?}");
+}
+
+#[test]
+fn a_challenge_is_found_behind_what_makes_no_sense_and_its_token_may_say_anything_of_its_life() {
+    let home = Arc::new(Mutex::new(String::new()));
+    let named = Arc::clone(&home);
+    let (address, _) = tiny(move |path| match path {
+        "/v2/a/manifests/t" if !named.lock().expect("no panic").is_empty() => {
+            let realm = std::mem::take(&mut *named.lock().expect("no panic"));
+            refusing(&format!("Foo \"a, b\", Bearer realm=\"http://{realm}/token\", note=\"\u{e9}\""))
+        }
+        "/v2/a/manifests/t" => ok("", "{}"),
+        path if path.starts_with("/token") => ok("", r#"{"token":"x","expires_in":-5}"#),
+        _ => ok("", ""),
+    });
+    *home.lock().expect("no panic") = address.clone();
+    let reference = Reference::parse(&format!("{address}/a:t")).expect("good");
+    let found = Sources::new(&reference, &Access::default()).manifest("t").map(|raw| raw.bytes);
+    assert_eq!(found.expect("found"), b"{}");
 }
 
 fn refusing(challenge: &str) -> String {

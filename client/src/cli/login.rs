@@ -204,7 +204,7 @@ fn get_login(args: &Login, host: &str) -> Result<(), Failure> {
         Some(file) => Search::only(file),
         None => Search::from_env(None, &helpers_if_known(&args.socket)),
     };
-    let found = places.find(host, "");
+    let found = places.find(host, "", &|| false);
     found.problems.iter().for_each(|problem| output::note(problem));
     match found.credential {
         Some(credential) if credential.identity_token.is_empty() => {

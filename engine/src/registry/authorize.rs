@@ -4,6 +4,7 @@
 //! form, POST with a refresh token. A token is renewed when it has expired and when the registry refuses it. What
 //! we are goes to the registry's own host and to the realm that it names; redirects get none of it.
 
+use super::location;
 use super::transport::is_loopback;
 use super::{Registry, RegistryError, SMALL_BODY_MAX, crop};
 use crate::challenge::{self, Challenge};
@@ -22,6 +23,8 @@ use ureq::Body;
 const TOKEN_LIFE: Duration = Duration::from_secs(60);
 /// Longest that a token is trusted without being renewed.
 const TOKEN_LIFE_MAX: Duration = Duration::from_secs(3600);
+/// Longest token, in bytes: it has to fit into the head of a request.
+const TOKEN_MAX: usize = 12 << 10;
 /// So long before its end a token is renewed.
 const MARGIN: Duration = Duration::from_secs(5);
 /// Most other repositories that a token is asked for: realms limit the length of a URL.
@@ -58,7 +61,8 @@ struct Token {
     token: Option<String>,
     access_token: Option<String>,
     refresh_token: Option<String>,
-    expires_in: Option<u64>,
+    /// A number of seconds; what is none says nothing.
+    expires_in: Option<serde_json::Value>,
 }
 
 impl Session {
@@ -96,7 +100,7 @@ impl Registry {
 
     /// True if `uri` leads to the registry itself, and not to where it redirects.
     pub(super) fn is_own(&self, uri: &Uri) -> bool {
-        uri.authority().is_some_and(|a| a.as_str() == self.authority)
+        location::is_at(uri, &self.authority)
     }
 
     /// What goes to `uri` to say who we are: nothing but to the registry itself.
@@ -125,8 +129,9 @@ impl Registry {
         sent: Option<HeaderValue>,
     ) -> Result<bool, RegistryError> {
         let values = response.headers().get_all(header::WWW_AUTHENTICATE).iter();
+        // A header may hold bytes that are no text, which are nothing that a challenge needs.
         let challenges: Vec<Challenge> =
-            values.filter_map(|v| v.to_str().ok()).flat_map(challenge::parse).collect();
+            values.flat_map(|v| challenge::parse(&String::from_utf8_lossy(v.as_bytes()))).collect();
         if let Some(bearer) = challenges.iter().find(|c| c.scheme == "bearer") {
             return self.renew(bearer, sent.as_ref()).map(|()| true);
         }
@@ -150,9 +155,13 @@ impl Registry {
             return Ok(());
         }
         let token = self.token(bearer)?;
-        let life = Duration::from_secs(token.expires_in.unwrap_or(0)).clamp(TOKEN_LIFE, TOKEN_LIFE_MAX);
+        let life = life(token.expires_in.as_ref());
         let word = token.token.or(token.access_token).filter(|t| !t.is_empty());
         let word = word.ok_or_else(|| self.wrong("gives an answer without a token".to_owned()))?;
+        if word.len() > TOKEN_MAX {
+            let wrong = format!("gives a token of {} bytes, at most {TOKEN_MAX} are sent", word.len());
+            return Err(self.wrong(wrong));
+        }
         let value = secret(&format!("Bearer {word}"))
             .ok_or_else(|| self.wrong("gives a token that no header can hold".to_owned()))?;
         let mut known = lock(&self.session.known);
@@ -171,7 +180,7 @@ impl Registry {
     fn credential(&self) -> Option<&Credential> {
         let session = &self.session;
         let found = session.credential.get_or_init(|| {
-            let found = session.credentials.find(&self.host, &self.repository);
+            let found = session.credentials.find(&self.host, &self.repository, &|| lock(&self.state).shut);
             for problem in &found.problems {
                 log::warn!("{}: {problem}", self.host);
             }
@@ -298,6 +307,16 @@ impl Registry {
     }
 }
 
+/// How long a token is good for that says `expires_in`.
+fn life(expires_in: Option<&serde_json::Value>) -> Duration {
+    let said = expires_in.and_then(|value| match value {
+        serde_json::Value::String(text) => text.trim().parse::<f64>().ok(),
+        other => other.as_f64(),
+    });
+    let seconds = said.filter(|seconds| seconds.is_finite()).unwrap_or(0.0);
+    Duration::from_secs_f64(seconds.clamp(TOKEN_LIFE.as_secs_f64(), TOKEN_LIFE_MAX.as_secs_f64()))
+}
+
 /// Scheme, host and port.
 fn origin(uri: &Uri) -> String {
     format!("{}://{}", uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |a| a.as_str()))
@@ -377,6 +396,25 @@ mod tests {
             "service=s & t | scope=repository:a:pull,push | scope=repository:b:pull | scope=repository:c/d:pull"
         );
         assert_eq!(percent("s & t+%/:"), "s%20%26%20t%2B%25/:");
+    }
+
+    #[test]
+    fn a_token_lives_as_long_as_it_says_within_bounds() {
+        for (said, seconds) in [
+            ("300", 300),
+            ("300.0", 300),
+            ("\"300\"", 300),
+            ("0", 60),
+            ("-5", 60),
+            ("1e30", 3600),
+            ("\"nan\"", 60),
+            ("null", 60),
+            ("[]", 60),
+        ] {
+            let value = serde_json::from_str(said).expect("JSON");
+            assert_eq!(life(Some(&value)), Duration::from_secs(seconds), "{said}");
+        }
+        assert_eq!(life(None), TOKEN_LIFE);
     }
 
     #[test]

@@ -6,11 +6,13 @@
 
 use super::proxy::{Proxies, Proxy};
 use super::stream::{Absolute, Socket, Stream, handle};
+use super::tunnel::{self, Tunnel, Waits};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, UnixAddr, connect, socket,
 };
+use rustls::ClientConfig;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
@@ -18,7 +20,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 use ureq::Error;
 use ureq::config::Config;
@@ -42,9 +44,40 @@ pub(super) struct Dialer {
     /// Requests for plain HTTP to this authority go to this socket.
     pub(super) socket: Option<(String, PathBuf)>,
     pub(super) proxies: Arc<Proxies>,
+    /// How a proxy that speaks TLS is known; read when the first one is met.
+    trust: OnceLock<Arc<ClientConfig>>,
 }
 
 impl Dialer {
+    pub(super) fn new(socket: Option<(String, PathBuf)>, proxies: Arc<Proxies>) -> Self {
+        Dialer { socket, proxies, trust: OnceLock::new() }
+    }
+
+    /// Speaks TLS to `proxy`, each wait an end of which `wait` knows.
+    fn greet(&self, stream: TcpStream, proxy: &Proxy, wait: &Wait) -> Result<Tunnel, Error> {
+        let trust = match self.trust.get() {
+            Some(trust) => Arc::clone(trust),
+            None => {
+                let read = tunnel::trust()?;
+                Arc::clone(self.trust.get_or_init(|| read))
+            }
+        };
+        stream.set_nonblocking(true)?;
+        let tunnel = Tunnel::new(stream, &proxy.host, trust)?;
+        loop {
+            let flags = match tunnel.greet()? {
+                Waits::Done => break,
+                Waits::ToRead => PollFlags::POLLIN,
+                Waits::ToWrite => PollFlags::POLLOUT,
+            };
+            wait.poll(&[(tunnel.wire().as_fd(), flags)], None)?;
+        }
+        tunnel.wire().set_nonblocking(false)?;
+        // What comes may be less than an answer; afterwards the stream sets times of its own.
+        tunnel.wire().set_read_timeout(wait.left()?)?;
+        Ok(tunnel)
+    }
+
     /// An agent whose connections are made here, with TLS above them where that is asked for.
     pub(super) fn agent(self, config: Config) -> ureq::Agent {
         ureq::Agent::with_parts(config, self.chain(RustlsConnector::default()), NoResolver)
@@ -136,7 +169,13 @@ impl Connector for Dialer {
             Some(proxy) => reach(&proxy.host, proxy.port, &wait).map_err(|error| of_proxy(error, proxy))?,
         };
         stream.set_nodelay(true)?;
-        let socket = Arc::new(Socket::Tcp(stream));
+        let socket = match proxy.as_ref().filter(|proxy| proxy.is_tls) {
+            Some(proxy) => {
+                Socket::Tls(Box::new(self.greet(stream, proxy, &wait).map_err(|e| of_proxy(e, proxy))?))
+            }
+            None => Socket::Tcp(stream),
+        };
+        let socket = Arc::new(socket);
         (details.register_shutdown)(handle(&socket))?;
         let absolute = match proxy {
             Some(proxy) if is_https => {
@@ -292,7 +331,7 @@ fn tunnel(socket: &Socket, host: &str, port: u16, proxy: &Proxy, wait: &Wait) ->
         if head.len() >= PROXY_HEAD_MAX {
             return Err(failed("gives an answer without end".to_owned()));
         }
-        if !wait.poll(&[(socket.as_fd(), PollFlags::POLLIN)], None)?.contains(&true) {
+        if !socket.has_input() && !wait.poll(&[(socket.as_fd(), PollFlags::POLLIN)], None)?.contains(&true) {
             continue;
         }
         // One by one: what comes behind the answer is the registry's.
@@ -302,6 +341,9 @@ fn tunnel(socket: &Socket, host: &str, port: u16, proxy: &Proxy, wait: &Wait) ->
             Ok(0) => return Err(failed("hangs up".to_owned())),
             Ok(_) => head.extend_from_slice(&byte),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(Error::Timeout(wait.timeout.reason));
+            }
             Err(error) => return Err(Error::Io(error)),
         }
     }

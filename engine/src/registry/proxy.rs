@@ -1,9 +1,9 @@
 //! Which proxy a request goes through: `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`.
 //!
 //! The rules are those of Go's httpproxy, which the other container tools follow, with `ALL_PROXY` of curl(1):
-//! upper case wins over lower case, `localhost` and loopback addresses never go through a proxy. A proxy speaks
-//! plain HTTP; one that wants TLS or SOCKS is refused by name, never passed by in silence. Reads the environment,
-//! never resolves a host.
+//! upper case wins over lower case, `localhost` and loopback addresses never go through a proxy. A proxy is spoken to
+//! in plain HTTP, or in TLS if its URL says `https`; one that wants SOCKS is refused by name, never passed by in
+//! silence. Reads the environment, never resolves a host.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -30,6 +30,8 @@ pub(super) struct Proxy {
     /// Name or address, without brackets.
     pub(super) host: String,
     pub(super) port: u16,
+    /// It is spoken to in TLS.
+    pub(super) is_tls: bool,
     /// Value of `Proxy-Authorization`.
     pub(super) authorization: Option<String>,
 }
@@ -97,15 +99,18 @@ impl Proxies {
 }
 
 impl Proxy {
-    /// Reads `[http://][user[:password]@]host[:port][/]`. The error never quotes it: there may be a password in it.
+    /// Reads `[http[s]://][user[:password]@]host[:port][/]`. The error never quotes it: there may be a password in it.
     fn parse(url: &str) -> Result<Self, String> {
-        let rest = match url.split_once("://") {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
+        let (is_tls, rest) = match url.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
             Some((scheme, _)) => {
                 let scheme: String = scheme.chars().filter(|c| c.is_ascii_alphanumeric()).take(20).collect();
-                return Err(format!("its scheme is {scheme:?}, and only \"http\" is spoken to proxies"));
+                return Err(format!(
+                    "its scheme is {scheme:?}, and only \"http\" and \"https\" are spoken to proxies"
+                ));
             }
-            None => url,
+            None => (false, url),
         };
         let rest = rest.split(['/', '?', '#']).next().unwrap_or_default();
         let (user, place) = match rest.rsplit_once('@') {
@@ -118,7 +123,8 @@ impl Proxy {
             return Err("its host makes no sense".to_owned());
         }
         let authorization = user.map(authorization).transpose()?;
-        Ok(Proxy { host: host.to_owned(), port: port.unwrap_or(80), authorization })
+        let port = port.unwrap_or(if is_tls { 443 } else { 80 });
+        Ok(Proxy { host: host.to_owned(), port, is_tls, authorization })
     }
 
     /// `host:port`, for messages.
@@ -240,12 +246,15 @@ mod tests {
         let proxies = of(&[("HTTPS_PROXY", "http://al%40ice:s%3Acret@p:1")]);
         let proxy = proxies.find(true, "r.example", 443).expect("good").expect("one");
         assert_eq!(proxy.authorization.as_deref(), Some("Basic YWxAaWNlOnM6Y3JldA=="));
-        for url in ["http://u:secret@p:x", "socks5://u:secret@p", "https://u:secret@p", "http://u:secret%2@p"]
+        for url in
+            ["http://u:secret@p:x", "socks5://u:secret@p", "https://u:secret@p:x", "http://u:secret%2@p"]
         {
             let why = Proxy::parse(url).expect_err("bad");
             assert!(!why.contains("secret"), "{why}");
         }
-        assert!(Proxy::parse("https://p").expect_err("bad").contains("only \"http\""));
+        assert!(Proxy::parse("socks5://p").expect_err("bad").contains("only \"http\""));
+        let tls = Proxy::parse("HTTPS://p").expect("good");
+        assert!(tls.is_tls && tls.port == 443 && !Proxy::parse("p").expect("good").is_tls);
         assert!(Proxy::parse("http://").is_err() && Proxy::parse("p\r\nx").is_err());
     }
 

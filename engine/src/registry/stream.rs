@@ -1,8 +1,10 @@
-//! The connection to a registry as ureq reads and writes it: TCP or a Unix socket, plain or through a proxy.
+//! The connection to a registry as ureq reads and writes it: TCP, a Unix socket, or TLS to a proxy; plain or through
+//! a proxy.
 //!
 //! Made by [`super::dial`]. A request for plain HTTP that goes through a proxy is given its absolute form here,
 //! since ureq knows none.
 
+use super::tunnel::Tunnel;
 use crate::limits;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
@@ -20,6 +22,8 @@ use ureq::unversioned::transport::{Buffers, LazyBuffers, NextTimeout, ShutdownHa
 pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// To a proxy.
+    Tls(Box<Tunnel>),
 }
 
 impl Socket {
@@ -27,6 +31,21 @@ impl Socket {
         match self {
             Socket::Tcp(s) => s.set_read_timeout(read).and(s.set_write_timeout(write)),
             Socket::Unix(s) => s.set_read_timeout(read).and(s.set_write_timeout(write)),
+            Socket::Tls(s) => s.wire().set_read_timeout(read).and(s.wire().set_write_timeout(write)),
+        }
+    }
+
+    /// True if a read need not wait, whatever the descriptor says.
+    pub(super) fn has_input(&self) -> bool {
+        matches!(self, Socket::Tls(tunnel) if tunnel.has_input())
+    }
+
+    /// Reads what is there; [`Errno::EAGAIN`] if that is nothing.
+    fn read_at_once(&self, into: &mut [u8]) -> Result<usize, Errno> {
+        match self {
+            // What is there may be less than a record: it is waited for.
+            Socket::Tls(_) => Err(Errno::EAGAIN),
+            _ => recv(self.as_fd().as_raw_fd(), into, MsgFlags::MSG_DONTWAIT),
         }
     }
 
@@ -42,6 +61,7 @@ impl AsFd for Socket {
         match self {
             Socket::Tcp(stream) => stream.as_fd(),
             Socket::Unix(stream) => stream.as_fd(),
+            Socket::Tls(tunnel) => tunnel.wire().as_fd(),
         }
     }
 }
@@ -51,6 +71,7 @@ impl Read for &Socket {
         match self {
             Socket::Tcp(stream) => (&*stream).read(into),
             Socket::Unix(stream) => (&*stream).read(into),
+            Socket::Tls(tunnel) => tunnel.read(into),
         }
     }
 }
@@ -60,6 +81,7 @@ impl Write for &Socket {
         match self {
             Socket::Tcp(stream) => (&*stream).write(bytes),
             Socket::Unix(stream) => (&*stream).write(bytes),
+            Socket::Tls(tunnel) => tunnel.write(bytes),
         }
     }
 
@@ -74,6 +96,7 @@ impl ShutdownHandle for Socket {
         let _ = match self {
             Socket::Tcp(stream) => stream.shutdown(Shutdown::Both),
             Socket::Unix(stream) => stream.shutdown(Shutdown::Both),
+            Socket::Tls(tunnel) => tunnel.wire().shutdown(Shutdown::Both),
         };
     }
 }
@@ -139,9 +162,12 @@ impl Transport for Stream {
         let timeout = timeout.for_read();
         self.set_timeouts(timeout.not_zero().map(|after| *after), self.timeouts.1)?;
         let input = self.buffers.input_append_buf();
+        if input.is_empty() {
+            let wrong = "the head of its answer has no end";
+            return Err(Error::Io(io::Error::new(io::ErrorKind::InvalidData, wrong)));
+        }
         let socket = &*self.socket;
-        let at_once = recv(socket.as_fd().as_raw_fd(), input, MsgFlags::MSG_DONTWAIT);
-        let amount = match at_once {
+        let amount = match socket.read_at_once(input) {
             Ok(amount) => amount,
             // Only one who has to wait lets others compute meanwhile.
             Err(Errno::EAGAIN | Errno::EINTR) => {

@@ -3,7 +3,8 @@
 //! One request a method; [`crate::push`] decides which comes next and what is tried again. A request whose body
 //! is refused or redirected is made anew from its [`Payload`].
 
-use super::transport::{REDIRECTS_MAX, join};
+use super::location::join;
+use super::transport::REDIRECTS_MAX;
 use super::{Failed, Headers, Registry, RegistryError};
 use crate::digest::Digest;
 use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
@@ -217,7 +218,7 @@ impl Registry {
     fn next(&self, url: &str, location: &HeaderValue) -> Result<String, RegistryError> {
         let no_url = || self.wrong("sends an upload to where no URL leads".to_owned());
         let base: Uri = url.parse().map_err(|_| no_url())?;
-        let next = join(&base, location.to_str().map_err(|_| no_url())?);
+        let next = join(&base, location.as_bytes()).ok_or_else(no_url)?;
         if next.parse::<Uri>().is_err() {
             return Err(no_url());
         }

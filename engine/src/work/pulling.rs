@@ -4,6 +4,8 @@ use super::Task;
 use crate::failure;
 use crate::oci::OciError;
 use crate::partial;
+use crate::pipeline::LayerError;
+use crate::place::UnpackError;
 use crate::pull::{self, PullError, PullRequest};
 use crate::reach;
 use crate::reference::Reference;
@@ -122,7 +124,11 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
         PullError::Cancelled(_) => (Code::Cancelled, ""),
         PullError::Registry(error) => registry_hint(error.last()),
         full if failure::is_full(full) => (Code::Failed, failure::MAKE_ROOM),
-        PullError::Layer(_) | PullError::ConfigDigest { .. } => (Code::Failed, WRONG_DATA),
+        // This host's own fault: its disk is broken, or has no more files to open.
+        PullError::Layer(LayerError::Unpack { source: UnpackError::File { .. }, .. }) => (Code::Failed, ""),
+        PullError::Layer(_) | PullError::ConfigDigest { .. } | PullError::Size { .. } => {
+            (Code::Failed, WRONG_DATA)
+        }
         PullError::Platform { .. } => {
             (Code::Failed, "to have it all the same, give --platform with what it is for")
         }

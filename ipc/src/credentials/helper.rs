@@ -25,6 +25,8 @@ const NAME_MAX: usize = 64;
 const NOT_FOUND: &[u8] = b"credentials not found";
 /// User name that stands for an identity token.
 const TOKEN_USER: &str = "<token>";
+/// How often it is looked whether anybody still wants the answer.
+const LOOK_UP: Duration = Duration::from_millis(100);
 /// How often it is looked whether a helper has ended that has closed its output.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -99,8 +101,20 @@ impl Helper {
     /// # Errors
     /// [`HelperError`].
     pub fn get(&self, server: &str) -> Result<Option<Credential>, HelperError> {
+        self.get_unless(server, &|| false)
+    }
+
+    /// The same, for as long as somebody wants to know: once `is_over`, it is killed.
+    ///
+    /// # Errors
+    /// [`HelperError`].
+    pub fn get_unless(
+        &self,
+        server: &str,
+        is_over: &dyn Fn() -> bool,
+    ) -> Result<Option<Credential>, HelperError> {
         let action = "get";
-        let (status, answer) = self.run(action, server.as_bytes())?;
+        let (status, answer) = self.run(action, server.as_bytes(), is_over)?;
         if !status.success() {
             return match answer.starts_with(NOT_FOUND) {
                 true => Ok(None),
@@ -147,7 +161,7 @@ impl Helper {
     /// [`HelperError`].
     pub fn list(&self) -> Result<Vec<String>, HelperError> {
         let action = "list";
-        let (status, answer) = self.run(action, &[])?;
+        let (status, answer) = self.run(action, &[], &|| false)?;
         if !status.success() {
             return Err(self.failed(action, status));
         }
@@ -157,7 +171,7 @@ impl Helper {
     }
 
     fn done(&self, action: &'static str, question: &[u8]) -> Result<(), HelperError> {
-        let (status, _) = self.run(action, question)?;
+        let (status, _) = self.run(action, question, &|| false)?;
         if status.success() { Ok(()) } else { Err(self.failed(action, status)) }
     }
 
@@ -165,7 +179,12 @@ impl Helper {
         HelperError::Failed { program: self.program.clone(), action, status }
     }
 
-    fn run(&self, action: &str, question: &[u8]) -> Result<(ExitStatus, Vec<u8>), HelperError> {
+    fn run(
+        &self,
+        action: &str,
+        question: &[u8],
+        is_over: &dyn Fn() -> bool,
+    ) -> Result<(ExitStatus, Vec<u8>), HelperError> {
         let failed = |source| HelperError::Run { program: self.program.clone(), source };
         if question.len() > QUESTION_MAX {
             return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it would be told too much")));
@@ -174,7 +193,7 @@ impl Helper {
         command.arg(action).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         command.envs(self.path.iter().map(|path| ("PATH", path)));
         let mut child = command.spawn().map_err(failed)?;
-        let talked = converse(&mut child, question, Instant::now() + self.timeout);
+        let talked = converse(&mut child, question, Instant::now() + self.timeout, is_over);
         if talked.is_err() {
             let _ = child.kill();
             let _ = child.wait();
@@ -184,7 +203,13 @@ impl Helper {
 }
 
 /// Writes the question, reads the answer, waits for the end.
-fn converse(child: &mut Child, question: &[u8], deadline: Instant) -> io::Result<(ExitStatus, Vec<u8>)> {
+fn converse(
+    child: &mut Child,
+    question: &[u8],
+    deadline: Instant,
+    is_over: &dyn Fn() -> bool,
+) -> io::Result<(ExitStatus, Vec<u8>)> {
+    let left = || if is_over() { Err(io::ErrorKind::ConnectionAborted.into()) } else { left(deadline) };
     let mut stdin = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
     let mut stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
     match stdin.write_all(question) {
@@ -197,10 +222,9 @@ fn converse(child: &mut Child, question: &[u8], deadline: Instant) -> io::Result
     let mut part = [0; 4096];
     loop {
         let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
-        let left = PollTimeout::try_from(left(deadline)?).unwrap_or(PollTimeout::MAX);
-        match poll(&mut fds, left) {
-            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-            Err(nix::errno::Errno::EINTR) => continue,
+        let wait = PollTimeout::try_from(left()?.min(LOOK_UP)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, wait) {
+            Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
             other => other?,
         };
         match stdout.read(&mut part)? {
@@ -215,7 +239,7 @@ fn converse(child: &mut Child, question: &[u8], deadline: Instant) -> io::Result
         if let Some(status) = child.try_wait()? {
             return Ok((status, answer));
         }
-        left(deadline)?;
+        left()?;
         std::thread::sleep(LOOK);
     }
 }

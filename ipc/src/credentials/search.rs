@@ -87,16 +87,15 @@ impl Search {
         self.files().filter_map(|path| read(path, problems)).collect()
     }
 
-    /// What the repository `host/path` gets.
-    pub fn find(&self, host: &str, path: &str) -> Found {
+    /// What the repository `host/path` gets; no helper is waited for once `is_over`.
+    pub fn find(&self, host: &str, path: &str, is_over: &dyn Fn() -> bool) -> Found {
         let mut problems = Vec::new();
         let mut credential = None;
         for place in &self.places {
             credential = match place {
-                Place::File(file) => {
-                    read(file, &mut problems).and_then(|file| in_file(&file, host, path, &mut problems))
-                }
-                Place::Helper(name) => of_helper(name, host, &mut problems),
+                Place::File(file) => read(file, &mut problems)
+                    .and_then(|file| in_file(&file, host, path, &mut problems, is_over)),
+                Place::Helper(name) => of_helper(name, host, &mut problems, is_over),
             };
             if credential.is_some() {
                 break;
@@ -122,11 +121,11 @@ impl Search {
                     let known = file.entries(&mut problems);
                     match is_decided {
                         true => (known, None),
-                        false => (known, in_file(&file, host, path, &mut problems)),
+                        false => (known, in_file(&file, host, path, &mut problems, &|| false)),
                     }
                 }
                 Place::Helper(_) if is_decided => continue,
-                Place::Helper(helper) => (Vec::new(), of_helper(helper, host, &mut problems)),
+                Place::Helper(helper) => (Vec::new(), of_helper(helper, host, &mut problems, &|| false)),
             };
             let wanted = |entry: &Credential| match name {
                 Some((host, _)) => matching::host_of(&entry.registry) == matching::normalize(host),
@@ -174,23 +173,45 @@ fn read(path: &Path, problems: &mut Vec<String>) -> Option<AuthFile> {
 }
 
 /// What the helper `name` knows for `host`; it knows registries, not parts of them.
-fn of_helper(name: &str, host: &str, problems: &mut Vec<String>) -> Option<Credential> {
+fn of_helper(
+    name: &str,
+    host: &str,
+    problems: &mut Vec<String>,
+    is_over: &dyn Fn() -> bool,
+) -> Option<Credential> {
     // Not docker's key of its Hub: podman(1) and skopeo(1) keep it under its name there, and so do we.
-    ask(name, &matching::normalize(host), problems)
+    ask(name, &matching::normalize(host), problems, is_over)
 }
 
-fn ask(name: &str, server: &str, problems: &mut Vec<String>) -> Option<Credential> {
-    let answer = Helper::new(name).and_then(|helper| helper.get(server));
+fn ask(
+    name: &str,
+    server: &str,
+    problems: &mut Vec<String>,
+    is_over: &dyn Fn() -> bool,
+) -> Option<Credential> {
+    if is_over() {
+        return None;
+    }
+    let answer = Helper::new(name).and_then(|helper| helper.get_unless(server, is_over));
     answer.unwrap_or_else(|error| {
-        problems.push(chain(&error));
+        // One that was given up has done nothing wrong.
+        if !is_over() {
+            problems.push(chain(&error));
+        }
         None
     })
 }
 
 /// The helper of the very host first, then the file's own entries, then the helper for all the rest.
-fn in_file(file: &AuthFile, host: &str, path: &str, problems: &mut Vec<String>) -> Option<Credential> {
+fn in_file(
+    file: &AuthFile,
+    host: &str,
+    path: &str,
+    problems: &mut Vec<String>,
+    is_over: &dyn Fn() -> bool,
+) -> Option<Credential> {
     if let Some((server, name)) = file.helper(host)
-        && let Some(found) = ask(&name, &server, problems)
+        && let Some(found) = ask(&name, &server, problems, is_over)
     {
         return Some(Credential { registry: matching::normalize(host), ..found });
     }
@@ -198,7 +219,7 @@ fn in_file(file: &AuthFile, host: &str, path: &str, problems: &mut Vec<String>) 
     if let Some(found) = matching::best(&file.entries(&mut unreadable), host, path) {
         return Some(found.clone());
     }
-    let found = file.store().and_then(|name| ask(&name, &server_of(host), problems));
+    let found = file.store().and_then(|name| ask(&name, &server_of(host), problems, is_over));
     problems.extend(unreadable);
     found.map(|found| Credential { registry: matching::normalize(host), ..found })
 }
@@ -255,7 +276,7 @@ mod tests {
         std::fs::write(&second, format!(r#"{{"auths":{{"r.example/x":{{"auth":"{two}"}}}}}}"#))
             .expect("written");
         let search = both(first, second);
-        let found = search.find("r.example", "x").credential.expect("found");
+        let found = search.find("r.example", "x", &|| false).credential.expect("found");
         assert_eq!(found.username, "a");
         let (entries, problems) = search.entries(Some(("r.example", "x")));
         assert_eq!((entries.len(), problems.len()), (1, 0));
@@ -270,7 +291,7 @@ mod tests {
         std::fs::write(&first, "{").expect("written");
         let auth = base64("u:p:w");
         std::fs::write(&second, format!(r#"{{"auths":{{"r":{{"auth":"{auth}"}}}}}}"#)).expect("written");
-        let found = both(first, second).find("r", "x");
+        let found = both(first, second).find("r", "x", &|| false);
         assert_eq!(found.problems.len(), 1);
         let credential = found.credential.expect("found");
         assert_eq!((credential.username.as_str(), credential.password.as_str()), ("u", "p:w"));
