@@ -1,6 +1,6 @@
 //! Unpacks a layer's tar into a directory, in the form that overlayfs wants, and never outside of it.
 //!
-//! [`crate::directories`] finds the directory that an entry is made in, beneath the layer's root; the last name is then
+//! `directories.rs` finds the directory that an entry is made in, beneath the layer's root; the last name is then
 //! made there with `O_EXCL` or an `*at` call that follows nothing. OCI image-spec, "Image Layer Filesystem Changeset".
 //! Owners are numbers: names of users and groups are never looked up. Directories that a layer does not name are
 //! listed beside the root, for [`crate::implied`]. Called by [`crate::pipeline`]; removes nothing on failure, the
