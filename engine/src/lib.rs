@@ -54,6 +54,7 @@ pub mod progress;
 pub mod prune;
 pub mod pull;
 pub mod push;
+pub mod range;
 pub mod rate;
 pub mod reach;
 pub mod reference;

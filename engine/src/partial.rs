@@ -104,7 +104,7 @@ impl<'a> Partial<'a> {
     /// # Errors
     /// [`StoreError::File`].
     pub fn set_etag(&self, etag: Option<&str>) -> Result<(), StoreError> {
-        let etag = etag.filter(|etag| etag.len() <= ETAG_MAX).map(str::to_owned);
+        let etag = etag.filter(|etag| is_etag(etag)).map(str::to_owned);
         let mut way = lock(&self.way);
         if way.note.etag == etag {
             return Ok(());
@@ -262,7 +262,14 @@ fn list(store: &Store) -> Vec<PathBuf> {
 /// What is noted; nothing if that cannot be read, and then nothing is safe.
 fn read_note(path: &Path) -> Note {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(note_path(path));
-    file.ok().and_then(|file| serde_json::from_reader(file.take(NOTE_MAX)).ok()).unwrap_or_default()
+    let note = file.ok().and_then(|file| serde_json::from_reader(file.take(NOTE_MAX)).ok());
+    let Note { etag, synced } = note.unwrap_or_default();
+    Note { etag: etag.filter(|etag| is_etag(etag)), synced }
+}
+
+/// True if it can stand in a header. RFC 9110, section 8.8.3, but for bytes beyond ASCII.
+fn is_etag(etag: &str) -> bool {
+    etag.len() <= ETAG_MAX && etag.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
 }
 
 /// Removes a partial and its note; the note last, so that no bytes are ever without one that came with one.

@@ -21,6 +21,7 @@ pub use self::upload::{Begun, Payload, Upload};
 use crate::credentials::Credentials;
 use crate::digest::{Digest, Hasher};
 use crate::oci;
+use crate::range;
 use crate::reference::{self, Reference};
 use crate::registries::{Endpoint, Registries, RegistriesError};
 use crate::retry;
@@ -563,10 +564,10 @@ fn crop(text: &str) -> String {
     text.chars().take(200).collect()
 }
 
-/// True if `response` brings bytes `offset` to the end of `size`. RFC 9110, section 14.4.
+/// True if `response` brings bytes `offset` to the end of `size`.
 fn is_rest(response: &Response<Body>, offset: u64, size: u64) -> bool {
-    let range = response.headers().get(header::CONTENT_RANGE).and_then(|v| v.to_str().ok());
-    offset < size && range.is_some_and(|r| r.trim() == format!("bytes {offset}-{}/{size}", size - 1))
+    let content_range = response.headers().get(header::CONTENT_RANGE).and_then(|v| v.to_str().ok());
+    content_range.is_some_and(|content_range| range::is_rest(content_range, offset, size))
 }
 
 /// The words of an error's body: OCI distribution-spec, "Error Codes".

@@ -309,6 +309,8 @@ pub enum Reply {
     Hang(Vec<u8>, usize),
     /// The bytes that a `Range: bytes=N-` asks for, with 206; all of them without.
     Ranged(Vec<u8>),
+    /// All of the body; to who asks for a part this head, of status and headers, and these bytes.
+    Parted(Vec<u8>, String, Vec<u8>),
     /// This status, with this `Retry-After`.
     Later(u16, String),
     /// 200, and then so many bytes a second.
@@ -504,6 +506,16 @@ fn send(stream: &mut TcpStream, reply: Reply, from: Option<usize>, shared: &Shar
             stream.write_all(head.as_bytes())?;
             stream.write_all(rest)?;
             shared.sent.fetch_add(rest.len() as u64, Ordering::SeqCst);
+            Ok(())
+        }
+        Reply::Parted(whole, odd, part) => {
+            let (head, body) = match from {
+                None => (head(whole.len(), "application/octet-stream"), whole),
+                Some(_) => (format!("HTTP/1.1 {odd}\r\nContent-Length: {}\r\n\r\n", part.len()), part),
+            };
+            stream.write_all(head.as_bytes())?;
+            stream.write_all(&body)?;
+            shared.sent.fetch_add(body.len() as u64, Ordering::SeqCst);
             Ok(())
         }
         Reply::Later(status, after) => {

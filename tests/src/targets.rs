@@ -6,8 +6,11 @@
 use crate::random::Random;
 use sampan_engine::archive::{Found, Source};
 use sampan_engine::bundle;
+use sampan_engine::partial::Partial;
+use sampan_engine::range::{self, Range};
 use sampan_engine::registries::{Endpoint, Registries, RegistriesError};
 use sampan_engine::seekable::Seekable;
+use sampan_engine::store::Store;
 use sampan_engine::tarball::Tarball;
 use sampan_engine::{challenge, oci, platform::Platform, reference::Reference};
 use sampan_ipc::event::{Event, EventView};
@@ -31,7 +34,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "record", words: &["SMPN"], repair: repair_records, run: record },
     Target { name: "frame", words: &[], repair: repair_frames, run: frame },
     Target {
@@ -143,6 +146,24 @@ pub const TARGETS: [Target; 11] = [
         ],
         repair: repair_tar,
         run: archive,
+    },
+    Target {
+        name: "resume",
+        words: &[
+            "bytes ",
+            "bytes=",
+            "-",
+            "/",
+            "*",
+            "0",
+            "18446744073709551615",
+            "\n",
+            "\"etag\"",
+            "\"synced\"",
+            "\\n",
+        ],
+        repair: leave,
+        run: resume,
     },
     Target {
         name: "tar",
@@ -502,4 +523,54 @@ fn repair_tar(input: &mut [u8]) {
         let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
         block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     }
+}
+
+/// Where a download goes on: lines of offset and size, `Content-Range`, `Range`, and what is noted beside the bytes.
+fn resume(input: &[u8], random: &mut Random) -> bool {
+    let text = String::from_utf8_lossy(input);
+    let mut lines = text.splitn(4, '\n');
+    let mut line = || lines.next().unwrap_or_default();
+    let (numbers, content_range, wanted, note) = (line(), line(), line(), line());
+    let Some((offset, size)) = numbers.split_once(' ') else { return false };
+    let (Ok(offset), Ok(size)) = (offset.parse::<u64>(), size.parse::<u64>()) else { return false };
+    check_range(Range::parse(wanted, size), size);
+    let rest = Range::parse(&format!("bytes={offset}-"), size);
+    assert_eq!(rest, if offset < size { Range::Part(offset, size - 1) } else { Range::Outside });
+    check_kept(offset.min(random.below(4096) as u64), size, note);
+    let is_rest = range::is_rest(content_range, offset, size);
+    if is_rest {
+        let numbers = content_range.trim().trim_start_matches("bytes ").replace('/', "-");
+        let numbers: Vec<u64> = numbers.split('-').map(|number| number.parse().expect("a number")).collect();
+        assert_eq!(numbers, [offset, size - 1, size], "{content_range}");
+    }
+    is_rest
+}
+
+fn check_range(range: Range, size: u64) {
+    if let Range::Part(first, last) = range {
+        assert!(first <= last && last < size, "{range:?} of {size}");
+    }
+}
+
+/// What is kept of a blob is never more than the blob, and what it came with can stand in a header.
+fn check_kept(len: u64, size: u64, note: &str) {
+    thread_local! {
+        static STORE: (tempfile::TempDir, Store) = {
+            let dir = tempfile::tempdir().expect("a directory");
+            let store = Store::open(dir.path()).expect("a store");
+            (dir, store)
+        };
+    }
+    STORE.with(|(dir, store)| {
+        let digest = sampan_engine::digest::Digest::of(b"blob");
+        let path = dir.path().join("partial").join(format!("sha256-{}", digest.hex()));
+        std::fs::write(&path, vec![7; len as usize]).expect("written");
+        std::fs::write(path.with_extension("note"), note).expect("written");
+        let partial = Partial::open(store, &digest, size).expect("opened");
+        assert_eq!(partial.kept(), if len <= size { len } else { 0 });
+        let read = std::io::copy(&mut partial.reader().expect("opened"), &mut std::io::sink());
+        assert_eq!(read.expect("read"), partial.kept());
+        let etag = partial.etag().unwrap_or_default();
+        assert!(etag.len() <= 1024 && etag.bytes().all(|b| (b' '..=b'~').contains(&b)), "{etag:?}");
+    });
 }

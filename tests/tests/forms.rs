@@ -4,7 +4,7 @@ use sampan_engine::digest::{Algorithm, Digest, Hasher};
 use sampan_engine::oci;
 use sampan_ipc::engine::{Code, Phase, Pull, Request};
 use sampan_tests::engine::Engine;
-use sampan_tests::registry::{DockerRegistry, Image, Layer, LyingRegistry, Packing, Reply};
+use sampan_tests::registry::{DockerRegistry, Image, Layer, LyingRegistry, Packing, Reply, index_of};
 
 fn sha512(bytes: &[u8]) -> Digest {
     let mut hasher = Hasher::new(Algorithm::Sha512);
@@ -140,5 +140,30 @@ fn an_index_without_the_wanted_platform_says_what_there_is() {
         let failure = engine.pull(&registry.reference("many")).expect_err("not there");
         assert!(failure.message.ends_with(words), "{failure:?}");
         assert_eq!(failure.hint, hint);
+    }
+}
+
+#[test]
+fn an_index_in_an_index_is_taken_and_one_without_end_is_not() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let image = Image::of(&[Layer::of(&[("one", b"1")], Packing::Gzip)], "amd64");
+    registry.publish("deep", &image);
+    let mut below = index_of(std::slice::from_ref(&image));
+    for (depth, is_taken) in [(1, true), (2, true), (3, true), (4, false)] {
+        let reply = Reply::Ok(oci::INDEX.to_owned(), below.clone());
+        registry.answer("deep/manifests/t", reply.clone());
+        match engine.pull(&registry.reference("deep")) {
+            Ok(pulled) => assert!(is_taken && pulled.done.digest == image.digest().to_string(), "{depth}"),
+            Err(failure) => assert!(!is_taken && failure.message.contains("nested"), "{depth}: {failure:?}"),
+        }
+        registry.answer(&format!("deep/manifests/{}", Digest::of(&below)), reply);
+        let platform = r#"{"os":"linux","architecture":"amd64"}"#;
+        below = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{}","digest":"{}","size":{},"platform":{platform}}}]}}"#,
+            oci::INDEX,
+            Digest::of(&below),
+            below.len()
+        )
+        .into_bytes();
     }
 }

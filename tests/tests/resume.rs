@@ -119,6 +119,70 @@ fn what_was_kept_and_is_wrong_is_fetched_again_and_told() {
 }
 
 #[test]
+fn a_part_that_was_not_asked_for_is_never_taken_for_the_rest() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    for (nth, (head, skipped)) in [
+        ("206 Partial Content\r\nContent-Range: bytes 0-9/10", 0),
+        ("206 Partial Content\r\nContent-Range: bytes 1-{last}/{size}", 1),
+        ("206 Partial Content\r\nContent-Range: bytes {half}-{last}/*", SIZE / 2),
+        ("206 Partial Content", SIZE / 2),
+        ("206 Partial Content\r\nContent-Type: multipart/byteranges; boundary=x", SIZE / 2),
+        ("416 Range Not Satisfiable\r\nContent-Range: bytes */{size}", usize::MAX),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("odd{nth}");
+        let layer = Layer::large(&name, SIZE, Packing::Gzip);
+        let blob = &layer.blob;
+        let head = head.replace("{half}", &(SIZE / 2).to_string());
+        let head =
+            head.replace("{last}", &(blob.len() - 1).to_string()).replace("{size}", &blob.len().to_string());
+        registry.publish(&name, &Image::of(std::slice::from_ref(&layer), "amd64"));
+        let part = blob.get(skipped..).unwrap_or_default().to_vec();
+        let replies = [Reply::Cut(blob.clone(), SIZE / 2), Reply::Parted(blob.clone(), head.clone(), part)];
+        registry.answer_in_turn(&path(&name, &layer), replies);
+        engine.pull(&registry.reference(&name)).unwrap_or_else(|failure| panic!("{head}: {failure:?}"));
+        let stored = engine.store().join("blobs/sha256").join(Digest::of(blob).hex());
+        assert_eq!(&fs::read(stored).expect("stored"), blob, "{head}");
+    }
+    assert_eq!(partials(&engine), 0);
+}
+
+#[test]
+fn a_note_that_somebody_has_spoilt_keeps_no_blob_from_coming() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (layer, stream) = half(&engine, &registry, "a");
+    drop(stream);
+    engine.wait_until("the pull to end", || engine.jobs().iter().all(|job| job.ended != 0));
+    let note = partial(&engine, &layer).with_extension("note");
+    fs::write(note, r#"{"etag":"\"1\"\r\nHost: elsewhere","synced":18446744073709551615}"#).expect("written");
+    registry.answer(&path("a", &layer), Reply::Ranged(layer.blob.clone()));
+    let before = registry.sent();
+    engine.pull(&registry.reference("a")).expect("pulled");
+    let rest = layer.blob.len() as u64 - SIZE as u64 / 2;
+    assert!(registry.sent() - before < rest + SMALL, "the bytes are as good as before");
+}
+
+#[test]
+fn while_one_layer_comes_and_is_unpacked_other_images_come_and_go() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (_, stream) = half(&engine, &registry, "slow");
+    let other = Layer::of(&[("one", b"1")], Packing::Gzip);
+    registry.publish("other", &Image::of(std::slice::from_ref(&other), "amd64"));
+    let reference = registry.reference("other");
+    engine.pull(&reference).expect("pulled meanwhile");
+    engine.ask(Request::Tag { source: reference.clone(), target: "mine:1".to_owned() }).all();
+    for name in [reference.as_str(), "mine:1"] {
+        engine.ask(Request::Remove { name: name.to_owned(), force: false }).all();
+    }
+    assert!(engine.images().is_empty(), "{:?}", engine.images());
+    assert!(!engine.layer_dir(&Digest::of(&other.tar)).exists());
+    assert!(engine.jobs().iter().any(|job| job.ended == 0), "the first one still goes on");
+    drop(stream);
+}
+
+#[test]
 fn bytes_that_are_wrong_from_the_beginning_are_not_kept() {
     let (engine, registry) = (Engine::start(), LyingRegistry::start());
     let (layer, reference) = publish(&registry, "a", |blob| {

@@ -1,0 +1,95 @@
+//! Parts of a blob: what is asked for, and what comes. RFC 9110, section 14.
+//!
+//! Used by [`crate::serve`], which gives parts, and by [`crate::registry`], which goes on with what it has. Both
+//! headers come from strangers: what is not plainly one range of bytes is none.
+
+/// What of a blob is asked for. RFC 9110, section 14.1.2; several ranges at once are answered by all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Range {
+    /// All of it.
+    All,
+    /// From the first to the last of these bytes, counted from 0; both are within.
+    Part(u64, u64),
+    /// Nothing that it has.
+    Outside,
+}
+
+impl Range {
+    /// Reads a `Range` header about a blob of `size` bytes.
+    pub fn parse(text: &str, size: u64) -> Self {
+        let parts =
+            text.strip_prefix("bytes=").filter(|t| !t.contains(',')).and_then(|t| t.trim().split_once('-'));
+        let number =
+            |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
+        match parts {
+            Some(("", tail)) => match number(tail) {
+                Some(0) => Range::Outside,
+                Some(_) if size == 0 => Range::Outside,
+                Some(tail) => Range::Part(size.saturating_sub(tail), size - 1),
+                None => Range::All,
+            },
+            Some((first, last)) => match (number(first), last) {
+                (Some(first), _) if first >= size => Range::Outside,
+                (Some(first), "") => Range::Part(first, size - 1),
+                (Some(first), last) => match number(last) {
+                    Some(last) if last >= first => Range::Part(first, last.min(size - 1)),
+                    _ => Range::All,
+                },
+                (None, _) => Range::All,
+            },
+            None => Range::All,
+        }
+    }
+}
+
+/// True if a `Content-Range` header announces bytes `offset` to the end of `size`, and nothing else. RFC 9110, section
+/// 14.4.
+pub fn is_rest(content_range: &str, offset: u64, size: u64) -> bool {
+    offset < size && content_range.trim() == format!("bytes {offset}-{}/{size}", size - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_as_the_rfc_says() {
+        for (text, size, range) in [
+            ("bytes=0-0", 10, Range::Part(0, 0)),
+            ("bytes=5-", 10, Range::Part(5, 9)),
+            ("bytes=5-99", 10, Range::Part(5, 9)),
+            ("bytes=-3", 10, Range::Part(7, 9)),
+            ("bytes=-30", 10, Range::Part(0, 9)),
+            ("bytes=-0", 10, Range::Outside),
+            ("bytes=10-", 10, Range::Outside),
+            ("bytes=0-", 0, Range::Outside),
+            ("bytes=-1", 0, Range::Outside),
+            ("bytes=3-2", 10, Range::All),
+            ("bytes=0-1,3-4", 10, Range::All),
+            ("bytes=+1-2", 10, Range::All),
+            ("lines=0-1", 10, Range::All),
+            ("bytes=99999999999999999999-", 10, Range::All),
+        ] {
+            assert_eq!(Range::parse(text, size), range, "{text} of {size}");
+        }
+    }
+
+    #[test]
+    fn only_the_rest_that_was_asked_for_is_the_rest() {
+        for (content_range, is) in [
+            ("bytes 5-9/10", true),
+            (" bytes 5-9/10 ", true),
+            ("bytes 4-9/10", false),
+            ("bytes 5-8/10", false),
+            ("bytes 5-9/11", false),
+            ("bytes 5-9/*", false),
+            ("bytes 05-9/10", false),
+            ("bytes */10", false),
+            ("5-9/10", false),
+            ("", false),
+        ] {
+            assert_eq!(is_rest(content_range, 5, 10), is, "{content_range}");
+        }
+        assert!(!is_rest("bytes 10-9/10", 10, 10) && !is_rest("bytes 0-18446744073709551615/0", 0, 0));
+    }
+}
