@@ -54,9 +54,7 @@ fn refusal(host: &str, error: &RegistryError) -> Failure {
     let message = format!("cannot log in to {host}: {why}");
     let hint = match error {
         RegistryError::Denied { .. } => "check the user name and the password",
-        RegistryError::Transport { .. } => {
-            "check that the registry is reachable; use --tls-verify=false if it speaks plain HTTP"
-        }
+        RegistryError::Transport { source, .. } => source.hint(),
         _ => "",
     };
     failure::new(Code::Failed, message, hint)

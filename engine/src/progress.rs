@@ -65,7 +65,7 @@ impl Progress {
         index
     }
 
-    /// Row `index` enters `phase`. The rows that end count all their bytes.
+    /// Row `index` enters `phase`. The rows that end count all their bytes, and what was noted of them is over.
     pub fn phase(&self, index: usize, phase: Phase) {
         self.change(index, |row| {
             row.phase = phase;
@@ -76,6 +76,7 @@ impl Progress {
                 // A total of 0 is an unknown one: what came is the total.
                 row.total = if row.total == 0 { row.current } else { row.total };
                 row.current = row.total;
+                row.note.clear();
             }
         });
     }
@@ -235,5 +236,17 @@ mod tests {
         assert_eq!(progress.since(version).0.len(), 2);
         progress.phase(1, Phase::Complete);
         assert_eq!(*lock(&told), [25, 75]);
+    }
+
+    #[test]
+    fn what_was_noted_of_a_row_is_over_when_the_row_ends() {
+        for end in [Phase::Exists, Phase::Complete] {
+            let progress = Progress::new(Box::new(|_| {}));
+            progress.begin([("a".to_owned(), 100)]);
+            progress.follow(0, 40);
+            assert_eq!(progress.since(0).0[0].note, "another job fetches it");
+            progress.phase(0, end);
+            assert_eq!(progress.since(0).0[0].note, "");
+        }
     }
 }

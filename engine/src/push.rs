@@ -117,10 +117,9 @@ impl PushError {
             PushError::Registry(RegistryError::Denied { .. }) => {
                 (Code::Failed, "'sampan login' says who you are; it may also be that you may not push there")
             }
-            PushError::Registry(RegistryError::Transport { .. } | RegistryError::Send { .. }) => (
-                Code::Failed,
-                "check that the registry is reachable; use --tls-verify=false if it speaks plain HTTP",
-            ),
+            PushError::Registry(
+                RegistryError::Transport { source, .. } | RegistryError::Send { source, .. },
+            ) => (Code::Failed, source.hint()),
             _ => (Code::Failed, ""),
         };
         failure::new(code, message, hint)

@@ -11,6 +11,7 @@ mod dial;
 mod location;
 mod proxy;
 mod stream;
+mod tls;
 mod transport;
 mod tunnel;
 mod upload;
@@ -158,7 +159,10 @@ pub struct Failed(pub ureq::Error);
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            ureq::Error::Io(error) => error.fmt(f),
+            ureq::Error::Io(error) => match tls_error(error) {
+                Some(error) => tls_words(error, f),
+                None => error.fmt(f),
+            },
             ureq::Error::Timeout(ureq::Timeout::Connect) => f.write_str("no connection in time"),
             ureq::Error::Timeout(ureq::Timeout::Resolve) => f.write_str("its name is not resolved in time"),
             ureq::Error::Timeout(ureq::Timeout::RecvResponse) => f.write_str("no answer in time"),
@@ -170,6 +174,51 @@ impl fmt::Display for Failed {
 }
 
 impl std::error::Error for Failed {}
+
+impl Failed {
+    /// What a person may do about it.
+    pub fn hint(&self) -> &'static str {
+        let ureq::Error::Io(error) = &self.0 else { return UNREACHABLE };
+        match tls_error(error) {
+            Some(rustls::Error::InvalidMessage(_)) => {
+                "use --tls-verify=false if it speaks plain HTTP, or insecure-registries of the engine's configuration"
+            }
+            Some(error) if tls::is_authoritys(error) || is_unknown(error) => {
+                "put the certificate of its CA into /etc/containers/certs.d/HOST[:PORT]/ca.crt, or its own if it has \
+                 signed that itself; --tls-verify=false goes without"
+            }
+            Some(rustls::Error::InvalidCertificate(_)) => {
+                "it needs another certificate, or this host's clock is wrong; --tls-verify=false goes without"
+            }
+            _ if dial::is_unresolved(error) => "check the registry's name, and this host's DNS",
+            _ => UNREACHABLE,
+        }
+    }
+}
+
+const UNREACHABLE: &str =
+    "check that the registry is reachable; use --tls-verify=false if it speaks plain HTTP";
+
+/// What TLS says, if it was TLS that failed.
+fn tls_error(error: &std::io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+fn is_unknown(error: &rustls::Error) -> bool {
+    matches!(error, rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer))
+}
+
+/// The words of TLS, where it has some that a person understands.
+fn tls_words(error: &rustls::Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match error {
+        rustls::Error::InvalidMessage(_) => write!(f, "it does not speak TLS ({error})"),
+        error if is_unknown(error) => f.write_str("nobody whom this host trusts has signed its certificate"),
+        error if tls::is_authoritys(error) => {
+            f.write_str("its certificate is one that it has signed itself, and is not known here")
+        }
+        error => fmt::Display::fmt(error, f),
+    }
+}
 
 fn all(errors: &[RegistryError]) -> String {
     errors.iter().map(|e| sampan_ipc::report::chain(e)).collect::<Vec<_>>().join("; ")

@@ -1,11 +1,13 @@
 //! What the store takes on the disk, and who takes it away: real engine, real command line, real events.
 
+use nix::sys::signal::Signal;
 use sampan_engine::digest::Digest;
 use sampan_tests::bed::{Bed, Usage, arch};
 use sampan_tests::host::{Host, need_root};
 use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing, Reply, write_layout};
 use serde_json::Value;
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -102,6 +104,42 @@ fn the_image_group_does_what_the_short_commands_do() {
     assert_eq!(bed.ok(&["image", "ls"]), bed.ok(&["images"]));
     assert_eq!(bed.ok(&["image", "list", "-q"]), bed.ok(&["images", "-q"]));
     assert_eq!(bed.ok(&["image", "rm", "other:1"]), "Untagged: docker.io/library/other:1\n");
+}
+
+#[test]
+fn images_are_listed_by_name() {
+    let bed = Bed::new();
+    let reference = bed.pull("team/app", &[Layer::large("x", 1000, Packing::Gzip)]);
+    bed.ok(&["tag", &reference, "other:1", "other:2"]);
+    let rows = |name: &str| {
+        let text = bed.ok(&["images", name]);
+        text.lines().skip(1).map(|row| row.split_whitespace().take(2).collect::<Vec<_>>().join(":")).collect()
+    };
+    let all: Vec<String> = rows("other");
+    assert_eq!(all, ["docker.io/library/other:1", "docker.io/library/other:2"]);
+    assert_eq!(rows("docker.io/library/other"), all);
+    assert_eq!(rows("other:2"), all[1..]);
+    assert_eq!(rows(&reference), std::slice::from_ref(&reference));
+    assert_eq!(rows("othe"), Vec::<String>::new());
+    assert_eq!(bed.ok(&["images", "-aq", "other"]), bed.ok(&["image", "ls", "-q"]));
+    assert_eq!(bed.ok(&["images", "-q", "absent"]), "");
+    let said = bed.fails(&["images", "--filter", "dangling=true"], 125);
+    assert!(said.contains("hint: 'sampan images NAME'"), "{said}");
+    let said = bed.fails(&["image", "exists", "other:1"], 125);
+    assert!(said.contains("hint: 'inspect' ends with 0"), "{said}");
+    let said = bed.fails(&["load", "app.tar"], 125);
+    assert!(said.contains("there is no argument \"app.tar\"") && said.contains("--input FILE"), "{said}");
+}
+
+#[test]
+fn a_save_whose_reader_has_left_dies_of_it_and_says_nothing() {
+    let bed = Bed::new();
+    let reference = bed.pull("team/app", &[Layer::large("x", 400_000, Packing::Gzip)]);
+    let (read, write) = std::io::pipe().expect("a pipe");
+    drop(read);
+    let output = bed.command(&["save", &reference]).stdout(write).output().expect("it runs");
+    assert_eq!(output.status.signal(), Some(Signal::SIGPIPE as i32), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
 
 #[test]

@@ -429,6 +429,8 @@ fn a_login_that_makes_no_sense_is_refused() {
     let host = EngineHost::start();
     for (args, says) in [
         (&["login", "127.0.0.1:1"][..], "no terminal"),
+        (&["login", "-p", "b", "127.0.0.1:1"], "cannot ask for a user name"),
+        (&["login", "-u", "a", "127.0.0.1:1"], "cannot ask for a password"),
         (&["login", "-u", "a", "-p", "b", "a b"], "is no registry"),
         (&["login", "-u", "a", "-p", "b", "nodots"], "is no registry"),
         (&["login", "-u", "a:b", "-p", "b", "127.0.0.1:1"], "no colon"),

@@ -443,6 +443,51 @@ fn a_registry_whose_authority_is_in_certs_d_is_trusted_and_no_other() {
     says(&refused(&engine, &reference), &["ca.crt", "holds no certificate", &registry.address]);
 }
 
+/// A certificate for 127.0.0.1 that is its own authority, as `openssl req -x509` makes one; and its key.
+fn self_signed(dir: &Path, stem: &str) -> (PathBuf, PathBuf) {
+    let (cert, key) = (dir.join(format!("{stem}.pem")), dir.join(format!("{stem}.key")));
+    let (cert_name, key_name) = (cert.display().to_string(), key.display().to_string());
+    let curve = "ec_paramgen_curve:P-256";
+    let mut args = vec!["req", "-x509", "-newkey", "ec", "-pkeyopt", curve, "-nodes", "-days", "2"];
+    args.extend(["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]);
+    args.extend(["-keyout", &key_name, "-out", &cert_name]);
+    openssl(&args);
+    (cert, key)
+}
+
+#[test]
+fn a_certificate_that_a_registry_has_signed_itself_is_trusted_once_it_is_in_certs_d() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (cert, key) = self_signed(dir.path(), "server");
+    let registry = DockerRegistry::start_tls(dir.path(), Some((&cert, &key)));
+    let image = image("trusted");
+    let reference = registry.push("secure:1", std::slice::from_ref(&image));
+    let engine = engine("");
+    let unknown = refused(&engine, &reference);
+    says(&unknown, &["certificate", "signed itself"]);
+    assert!(unknown.hint.contains("/etc/containers/certs.d/HOST[:PORT]/ca.crt"), "{}", unknown.hint);
+    let certs = certs_of(&engine, &registry.address);
+    fs::copy(self_signed(dir.path(), "other").0, certs.join("ca.crt")).expect("copied");
+    says(&refused(&engine, &reference), &["certificate"]);
+    fs::copy(&cert, certs.join("ca.crt")).expect("copied");
+    pulled(&engine, &reference, &image);
+    // It says whose it is, and that is heeded.
+    let elsewhere = registry.address.replace("127.0.0.1", "localhost");
+    fs::copy(&cert, certs_of(&engine, &elsewhere).join("ca.crt")).expect("copied");
+    says(&refused(&engine, &format!("{elsewhere}/secure:1")), &["not valid for name"]);
+}
+
+#[test]
+fn a_registry_that_cannot_be_had_is_told_with_what_helps() {
+    let engine = engine("");
+    let unknown = refused(&engine, "no-such-host.invalid/a:1");
+    says(&unknown, &["cannot resolve no-such-host.invalid"]);
+    assert_eq!(unknown.hint, "check the registry's name, and this host's DNS");
+    let closed = refused(&engine, "127.0.0.1:1/a:1");
+    assert!(closed.hint.starts_with("check that the registry is reachable"), "{}", closed.hint);
+    assert!(!closed.hint.contains("certs.d"), "{}", closed.hint);
+}
+
 #[test]
 fn a_client_certificate_opens_what_wants_one() {
     let dir = tempfile::tempdir().expect("a directory");

@@ -15,6 +15,12 @@ const VOLUMES: &str =
 const NO_VOLUMES: &str = "no container has volumes of its own yet: all that it had goes without it";
 const SHAPES: &str = "'inspect' and '--format json' print JSON, and jq(1) prints any shape of it";
 
+const HISTORY: &str = "'sampan inspect IMAGE' prints what an image is made of";
+const THERE: &str = "'inspect' ends with 0 if it is there, and with 1 if not";
+const INPUT: &str = "an archive is read from standard input, or from --input FILE";
+const FILTER: &str =
+    "'sampan images NAME' lists those of one name; jq(1) picks others out of '--format json'";
+
 /// Options of `run` and `create`.
 const OPTIONS: [(&[&str], &str); 4] = [
     (&["-p", "--publish", "-P", "--publish-all", "--expose", "--ip", "--link", "--network-alias"], NETWORKS),
@@ -27,15 +33,19 @@ const OPTIONS: [(&[&str], &str); 4] = [
 ];
 
 /// Commands, behind the word of their group.
-const COMMANDS: [(&str, &str); 11] = [
+const COMMANDS: [(&str, &str); 15] = [
     ("build", "other tools build images, as buildah(1); 'sampan load' takes their archives"),
     ("commit", "containers are not made into images yet"),
     ("cp", "'sampan exec NAME cat FILE' prints a file; -v shares a directory"),
     ("diff", "'sampan ps --size' says how much a container has written"),
     ("export", "'sampan exec NAME tar -cf - /' packs what is in a container"),
+    ("exists", THERE),
+    ("history", HISTORY),
+    ("manifest", "skopeo(1) prints manifests: skopeo inspect --raw docker://NAME"),
     ("network", NETWORKS),
     ("port", NETWORKS),
     ("prune", "'sampan container prune' and 'sampan image prune' remove what is not used"),
+    ("search", "registries have pages to search them; skopeo(1) lists tags: skopeo list-tags docker://NAME"),
     ("stats", "'sampan top NAME -eo pid,rss,pcpu,cmd' says what processes use"),
     ("update", "limits are those that a container was made with: make another one"),
     ("volume", VOLUMES),
@@ -55,7 +65,8 @@ pub fn explain(error: &Error, words: &[String]) -> Option<Failure> {
         }
         ErrorKind::UnknownArgument => {
             let word = said(ContextKind::InvalidArg)?;
-            (format!("there is no option {word:?}"), option(word, words)?)
+            let what = if word.starts_with('-') { "option" } else { "argument" };
+            (format!("there is no {what} {word:?}"), option(word, words)?)
         }
         ErrorKind::InvalidValue if said(ContextKind::InvalidArg)?.starts_with("--format ") => {
             let value = said(ContextKind::InvalidValue).filter(|value| value.contains("{{"))?;
@@ -74,6 +85,12 @@ fn option(word: &str, words: &[String]) -> Option<&'static str> {
     }
     if is_command(&["rm"]) {
         return ["-v", "--volumes"].contains(&word).then_some(NO_VOLUMES);
+    }
+    if is_command(&["images"]) {
+        return ["-f", "--filter"].contains(&word).then_some(FILTER);
+    }
+    if is_command(&["load"]) {
+        return (!word.starts_with('-')).then_some(INPUT);
     }
     let options = OPTIONS.iter().filter(|_| is_command(&["run", "create"]));
     options.clone().find(|(names, _)| names.contains(&word)).map(|(_, hint)| *hint)

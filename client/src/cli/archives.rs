@@ -6,9 +6,12 @@ use crate::cli::args::{Load, Progress, Save, SaveFormat};
 use crate::cli::failure::{Failure, USAGE};
 use crate::cli::job::{engine, follow, follow_to};
 use crate::cli::outfile::OutFile;
+use crate::cli::output;
+use crate::cli::signals;
 use crate::cli::transport;
 use sampan_client::Engine;
 use sampan_client::engine::{self, Container, Done, Request};
+use signal_hook::consts::SIGPIPE;
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
@@ -49,7 +52,12 @@ pub fn save(args: &Save) -> Result<(), Failure> {
         let save = engine::Save { names: args.images.clone(), target, rename: None };
         // Standard output is the archive's alone.
         let progress = Progress { quiet: true, ..args.progress };
-        return follow_to(&engine, Request::Save(save), &[to.fd()], &progress, Some(|_| String::new()));
+        let saved = follow_to(&engine, Request::Save(save), &[to.fd()], &progress, Some(|_| String::new()));
+        if saved.is_err() && output::is_unread(&io::stdout()) {
+            // The engine wrote there, so that no signal came here: `save x | head` ends as with any other command.
+            signals::die_of(SIGPIPE);
+        }
+        return saved;
     };
     save_into(&engine, &args.images, target, path, None, &args.progress)
 }

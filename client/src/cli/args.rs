@@ -31,24 +31,25 @@ pub struct Cli {
 
 const ENVIRONMENT: &str = "\
 Environment:
-  SAMPAN_RUN_DIR    Directory of the sockets and the FIFO [default: /run/sampan for root, else
-                    $XDG_RUNTIME_DIR/sampan]
-  SAMPAN_STATE_DIR  Directory of the event journal [default: /var/lib/sampan for root, else
-                    $XDG_STATE_HOME/sampan]
-  SAMPAN_DATA_DIR   Directory of the image store [default: /var/lib/sampan for root, else
-                    $XDG_DATA_HOME/sampan]
+  SAMPAN_RUN_DIR    Directory of the sockets and the FIFO [default:
+                    /run/sampan for root, else $XDG_RUNTIME_DIR/sampan]
+  SAMPAN_STATE_DIR  Directory of the event journal [default:
+                    /var/lib/sampan for root, else $XDG_STATE_HOME/sampan]
+  SAMPAN_DATA_DIR   Directory of the image store [default:
+                    /var/lib/sampan for root, else $XDG_DATA_HOME/sampan]
 
 Exit status:
   0    Done
   1    Failed; the reason is on standard error
   2    'emit' was given an event that is not allowed; it was not written
-  125  Bad usage; of 'run' and 'exec' any failure to start. Else these two end as what they run
-  130  Ended by Ctrl-C: it dies of the signal, which shells report so; 143 by SIGTERM, and 141 when the
-       reader of the output has left";
+  125  Bad usage; of 'run' and 'exec' any failure to start. Else these
+       two end as what they run
+  130  Ended by Ctrl-C: it dies of the signal, which shells report so;
+       143 by SIGTERM, and 141 when the reader of the output has left";
 
 const TIMES: &str = "\
-Times: RFC 3339 with any offset, as events are printed (2024-05-06T15:04:05.123456789+08:00); local time, whole or
-shortened (2024-05-06, 2024-05-06T15, T15:04, T15:04:05.5); unix seconds (1714979045.5); a duration back from now
+Times: RFC 3339 with any offset, as events are printed (2024-05-06T15:04:05.123456789+08:00); local time, whole or \
+shortened (2024-05-06, 2024-05-06T15, T15:04, T15:04:05.5); unix seconds (1714979045.5); a duration back from now \
 (10m, 1h30m); now. Both ends are included.
 
 Filters: values of one key are OR, keys are AND.
@@ -63,12 +64,13 @@ Filters: values of one key are OR, keys are AND.
   attr.KEY=VALUE        Events whose attribute KEY is VALUE";
 
 const AUTH_FILES: &str = "\
-Files: credentials are saved in --authfile, else in $REGISTRY_AUTH_FILE, else in $XDG_RUNTIME_DIR/containers/auth.json
-(/run/containers/UID/auth.json without XDG_RUNTIME_DIR), as podman and skopeo do: that is gone after a reboot. Where
-the file sets a credential helper for the registry (credHelpers, credsStore), that keeps them instead.
+Files: credentials are saved in --authfile, else in $REGISTRY_AUTH_FILE, else in \
+$XDG_RUNTIME_DIR/containers/auth.json (/run/containers/UID/auth.json without XDG_RUNTIME_DIR), as podman and skopeo \
+do: that is gone after a reboot. Where the file sets a credential helper for the registry (credHelpers, credsStore), \
+that keeps them instead.
 
-They are looked for in those files, then in $XDG_CONFIG_HOME/containers/auth.json ($HOME/.config/...) and in
-$DOCKER_CONFIG/config.json ($HOME/.docker/config.json). The engine has an order of its own of the same kind, behind
+They are looked for in those files, then in $XDG_CONFIG_HOME/containers/auth.json ($HOME/.config/...) and in \
+$DOCKER_CONFIG/config.json ($HOME/.docker/config.json). The engine has an order of its own of the same kind, behind \
 the key auth-file of its configuration, for what the command line does not bring along.";
 
 /// The commands.
@@ -385,6 +387,12 @@ pub struct Cancel {
 /// Arguments of `images`.
 #[derive(Debug, Args)]
 pub struct Images {
+    /// List only images of this repository, or of this reference [default: all]
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+    /// Nothing more is listed: there are no images between others. Scripts for docker say it.
+    #[arg(short, long, hide = true)]
+    pub all: bool,
     /// Print the list like this
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub format: ListFormat,
@@ -675,8 +683,8 @@ pub enum ImageCommand {
 }
 
 const VERIFY: &str = "\
-A blob whose digest is wrong is taken out of the store: nobody can use it, and the next 'sampan pull' of the image
-fetches it again. With --deep, an unpacked layer that is missing or differs from its blob is replaced. What a job
+A blob whose digest is wrong is taken out of the store: nobody can use it, and the next 'sampan pull' of the image \
+fetches it again. With --deep, an unpacked layer that is missing or differs from its blob is replaced. What a job \
 needs just now stays as it is, and is told of. Exit status 1 if something is, or was, broken.";
 
 /// Arguments of `image verify`.
@@ -695,7 +703,8 @@ pub struct Verify {
 
 const PRUNE: &str = "\
 Filters: all must hold.
-  until=TIME            Images made before this time: in any form that 'events --since' takes; 24h is a day ago
+  until=TIME            Images made before this time, in any form that
+                        'events --since' takes; 24h is a day ago
   label=KEY[=VALUE]     Images with this label
 
 An image that a job needs just now stays. What blobs and unpacked layers no image needs goes in any case.";

@@ -25,12 +25,32 @@ pub fn list(args: &Images) -> Result<(), Failure> {
             images.extend(more);
         }
     }
+    if let Some(name) = &args.name {
+        keep_named(&mut images, name);
+    }
     let text = match (args.quiet, args.format) {
         (true, _) => quiet(&images, args.no_trunc),
         (false, ListFormat::Json) => format::json(&images.iter().map(json_image).collect::<Vec<_>>()) + "\n",
         (false, ListFormat::Table) => table(&images, args),
     };
     print(&text)
+}
+
+/// Keeps the references that `name` means, and the images that have one.
+fn keep_named(images: &mut Vec<Image>, name: &str) {
+    for image in &mut *images {
+        image.references.retain(|reference| is_meant(reference, name));
+    }
+    images.retain(|image| !image.references.is_empty());
+}
+
+/// True if `name` is a reference or its repository, with or without what Docker leaves out before a name.
+fn is_meant(reference: &str, name: &str) -> bool {
+    let (repository, _) = repository_and_tag(reference);
+    [reference, &repository].into_iter().any(|whole| {
+        let short = ["", "docker.io/", "docker.io/library/"];
+        short.iter().any(|before| whole.strip_prefix(before) == Some(name))
+    })
 }
 
 /// Prints to standard output.

@@ -150,8 +150,9 @@ fn host(registry: &str) -> Result<String, Failure> {
 fn ask(args: &Login, host: &str) -> Result<(String, String), Failure> {
     let missing = args.username.is_none() || (args.password.is_none() && !args.password_stdin);
     if missing && !prompt::is_possible() {
+        let what = if args.username.is_none() { "user name" } else { "password" };
         let failure =
-            Failure::new(format!("cannot ask for a password for {host}: standard input is no terminal"));
+            Failure::new(format!("cannot ask for a {what} for {host}: standard input is no terminal"));
         return Err(failure.status(USAGE).hint("give --username and --password-stdin"));
     }
     let question = |error: io::Error| Failure::new(format!("cannot ask for a password for {host}: {error}"));

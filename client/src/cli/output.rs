@@ -88,9 +88,15 @@ impl Output {
 
     /// True if the reader of a pipe or socket has left.
     pub fn is_unread(&self) -> bool {
-        let mut fds = [PollFd::new(self.stdout.as_fd(), PollFlags::empty())];
-        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+        is_unread(&self.stdout)
     }
+}
+
+/// True if the reader of a pipe or socket has left. Files and terminals always have one.
+pub fn is_unread(output: &impl AsFd) -> bool {
+    // No event is asked for: POLLERR and POLLHUP come unasked.
+    let mut fds = [PollFd::new(output.as_fd(), PollFlags::empty())];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
 }
 
 fn wait_for_room(stdout: &File, signals: &Signals) -> io::Result<()> {

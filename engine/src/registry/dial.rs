@@ -6,6 +6,7 @@
 
 use super::proxy::{Proxies, Proxy};
 use super::stream::{Absolute, Socket, Stream, handle};
+use super::tls::Tls;
 use super::tunnel::{self, Tunnel, Waits};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -78,9 +79,12 @@ impl Dialer {
         Ok(tunnel)
     }
 
-    /// An agent whose connections are made here, with TLS above them where that is asked for.
-    pub(super) fn agent(self, config: Config) -> ureq::Agent {
-        ureq::Agent::with_parts(config, self.chain(RustlsConnector::default()), NoResolver)
+    /// An agent whose connections are made here, with TLS above them where that is asked for: `tls`, else ureq's.
+    pub(super) fn agent(self, config: Config, tls: Option<Tls>) -> ureq::Agent {
+        match tls {
+            Some(tls) => ureq::Agent::with_parts(config, self.chain(tls), NoResolver),
+            None => ureq::Agent::with_parts(config, self.chain(RustlsConnector::default()), NoResolver),
+        }
     }
 }
 
@@ -236,7 +240,17 @@ fn resolve(host: &str, port: u16, wait: &Wait) -> Result<Vec<SocketAddr>, Error>
 fn named(host: &str, error: &io::Error) -> io::Error {
     let words = error.to_string();
     let words = words.strip_prefix("failed to lookup address information: ").unwrap_or(&words);
-    io::Error::new(error.kind(), format!("cannot resolve {host}: {words}"))
+    io::Error::new(error.kind(), Unresolved(format!("cannot resolve {host}: {words}")))
+}
+
+/// A name that no address is known for, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unresolved(String);
+
+/// True if it was the name that was not known.
+pub(super) fn is_unresolved(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.is::<Unresolved>())
 }
 
 /// Connects to the first address that answers, each with a head start over the next.

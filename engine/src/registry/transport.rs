@@ -4,6 +4,7 @@ use super::certs::{self, Certs};
 use super::dial::Dialer;
 use super::location::{is_at, join};
 use super::proxy::Proxies;
+use super::tls::Tls;
 use super::{Access, Failed, Headers, Registry, RegistryError, crop};
 use crate::store::lock;
 use ::http::uri::Authority;
@@ -82,25 +83,32 @@ impl Agents {
             return Ok(agent);
         }
         let agent = match uri.scheme_str() {
-            Some("http") => self.agent(None),
+            Some("http") => self.agent(None, None),
             _ => {
-                let Certs { roots, client } = Certs::load(&self.certs, &[&self.host, &self.authority])?;
-                let roots = if self.insecure { Vec::new() } else { [certs::of_host(), roots].concat() };
+                let Certs { roots: given, client } =
+                    Certs::load(&self.certs, &[&self.host, &self.authority])?;
+                let client = client.filter(|_| own);
+                let roots =
+                    if self.insecure { Vec::new() } else { [certs::of_host(), given.clone()].concat() };
                 if roots.is_empty() && !self.insecure {
                     log::warn!(
                         "no CA bundle is found on this host: registry {} cannot be trusted",
                         self.host
                     );
                 }
+                let tls = (!self.insecure && !given.is_empty())
+                    .then(|| Tls::new(&roots, &given, client.as_ref()))
+                    .flatten();
                 let roots = RootCerts::Specific(Arc::new(roots));
-                self.agent(Some((roots, client.filter(|_| own))))
+                self.agent(Some((roots, client)), tls)
             }
         };
         // Of two threads one comes first, and that one's is used.
         Ok(place.get_or_init(|| agent))
     }
 
-    fn agent(&self, tls: Option<(RootCerts, Option<ClientCert>)>) -> Agent {
+    /// An agent for plain HTTP, or for HTTPS with these certificates, by `secured` if that is given.
+    fn agent(&self, tls: Option<(RootCerts, Option<ClientCert>)>, secured: Option<Tls>) -> Agent {
         let socket = self.socket.as_ref().map(|path| (self.authority.clone(), path.clone()));
         let dialer = Dialer::new(socket, Arc::clone(&self.proxies));
         let config = Agent::config_builder()
@@ -120,7 +128,7 @@ impl Agents {
             .max_idle_connections_per_host(4)
             .user_agent(concat!("sampan/", env!("CARGO_PKG_VERSION")));
         let Some((roots, client)) = tls else {
-            return dialer.agent(config.build());
+            return dialer.agent(config.build(), None);
         };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = TlsConfig::builder()
@@ -129,7 +137,7 @@ impl Agents {
             .disable_verification(self.insecure)
             .root_certs(roots)
             .client_cert(client);
-        dialer.agent(config.tls_config(tls.build()).build())
+        dialer.agent(config.tls_config(tls.build()).build(), secured)
     }
 
     /// Longest wait for the next bytes.

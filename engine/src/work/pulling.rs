@@ -156,11 +156,7 @@ fn registry_hint(error: &RegistryError) -> (Code, &'static str) {
         RegistryError::Denied { .. } => {
             (Code::Failed, "the repository is private or does not exist; 'sampan login' says who you are")
         }
-        RegistryError::Transport { .. } => (
-            Code::Failed,
-            "check that the registry is reachable; use --tls-verify=false if it speaks plain HTTP, and put \
-             its CA's certificate into certs.d if it has one of its own",
-        ),
+        RegistryError::Transport { source, .. } => (Code::Failed, source.hint()),
         RegistryError::Digest { .. } => (Code::Failed, WRONG_DATA),
         RegistryError::Proxy { .. } => {
             (Code::Failed, "the engine's environment names it: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY")
