@@ -43,8 +43,8 @@ const STACK: usize = 256 << 10;
 /// What connects.
 pub(super) struct Dialer {
     /// Requests for plain HTTP to this authority go to this socket.
-    pub(super) socket: Option<(String, PathBuf)>,
-    pub(super) proxies: Arc<Proxies>,
+    socket: Option<(String, PathBuf)>,
+    proxies: Arc<Proxies>,
     /// How a proxy that speaks TLS is known; read when the first one is met.
     trust: OnceLock<Arc<ClientConfig>>,
 }

@@ -56,7 +56,8 @@ impl Tls {
     }
 }
 
-fn der(certificate: &Certificate<'static>) -> CertificateDer<'static> {
+/// A certificate as rustls has it.
+pub(super) fn der(certificate: &Certificate<'static>) -> CertificateDer<'static> {
     CertificateDer::from(certificate.der()).into_owned()
 }
 

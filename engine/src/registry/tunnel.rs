@@ -4,9 +4,10 @@
 //! said of a registry, `insecure` or a certificate of its own, is not said of what leads there.
 
 use super::certs;
+use super::tls::der;
 use crate::store::lock;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
@@ -31,8 +32,7 @@ pub(super) enum Waits {
 /// How proxies are known: by the host's CA bundle.
 pub(super) fn trust() -> io::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
-    let bundle = certs::of_host();
-    roots.add_parsable_certificates(bundle.iter().map(|c| CertificateDer::from(c.der()).into_owned()));
+    roots.add_parsable_certificates(certs::of_host().iter().map(der));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
