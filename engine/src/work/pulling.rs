@@ -123,6 +123,7 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
     let (code, hint) = match error {
         PullError::Cancelled(_) => (Code::Cancelled, ""),
         PullError::Registry(error) => registry_hint(error.last()),
+        PullError::Room(_) => (Code::Failed, failure::MAKE_ROOM),
         full if failure::is_full(full) => (Code::Failed, failure::MAKE_ROOM),
         // This host's own fault: its disk is broken, or has no more files to open.
         PullError::Layer(LayerError::Unpack { source: UnpackError::File { .. }, .. }) => (Code::Failed, ""),
@@ -137,9 +138,6 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
         }
         PullError::Policy(_) => {
             (Code::Failed, "see [[engine.policy]] in the engine's configuration; nothing was kept")
-        }
-        PullError::Room(_) => {
-            (Code::Failed, "'sampan system df' shows what takes room, 'sampan image prune' frees some")
         }
         _ => (Code::Failed, ""),
     };
