@@ -8,6 +8,7 @@
 //! [`bundle`] reads. [`announce`] says what happened.
 //! A module imports only what lies below it.
 
+mod accepting;
 pub mod announce;
 pub mod archive;
 pub mod attributes;

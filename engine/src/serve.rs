@@ -4,6 +4,7 @@
 //! (`docker.io/library/alpine`), and as people write them (`alpine`); a tag that stands for different images on two hosts is found by the long name
 //! alone. Serves manifests and blobs that belong to the repository asked, and nothing else of the store.
 
+use crate::accepting::Accepting;
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::http::{Answer, Body, Budget, Connection, Standing};
@@ -26,8 +27,6 @@ const LISTENER: Token = Token(0);
 const WAKER: Token = Token(1);
 const FIRST: usize = 16;
 
-/// Wait before it is tried again to accept a connection, after that failed.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 /// Most connections at a time; more wait in the kernel.
 const CONNECTIONS_MAX: usize = 256;
 /// A connection that moves no byte for so long is closed.
@@ -74,8 +73,7 @@ pub fn serve(
         listener,
         connections: HashMap::new(),
         next: FIRST,
-        accept: true,
-        accept_at: None,
+        accepting: Accepting::new(),
         rate: Rate::new(bytes_per_second, Instant::now()),
         catalog: Catalog::default(),
     };
@@ -102,9 +100,7 @@ struct Server {
     listener: TcpListener,
     connections: HashMap<usize, Connection>,
     next: usize,
-    accept: bool,
-    /// When it is tried again to accept, after that failed.
-    accept_at: Option<Instant>,
+    accepting: Accepting,
     rate: Rate,
     catalog: Catalog,
 }
@@ -123,7 +119,7 @@ impl Server {
         }
         for event in events.iter() {
             match event.token() {
-                LISTENER => self.accept = true,
+                LISTENER => self.accepting.wake(),
                 WAKER => {}
                 Token(token) => {
                     if let Some(connection) = self.connections.get_mut(&token) {
@@ -139,10 +135,10 @@ impl Server {
     }
 
     fn accept(&mut self) {
-        self.accept |= self.accept_at.take_if(|at| *at <= Instant::now()).is_some();
-        while self.accept && self.connections.len() < CONNECTIONS_MAX {
+        while self.accepting.is_ready(Instant::now()) && self.connections.len() < CONNECTIONS_MAX {
             match self.listener.accept() {
                 Ok((stream, _)) => {
+                    self.accepting.accepted();
                     let mut connection = Connection::new(stream);
                     let interest = Interest::READABLE | Interest::WRITABLE;
                     if self.poll.registry().register(connection.stream(), Token(self.next), interest).is_ok()
@@ -151,12 +147,10 @@ impl Server {
                         self.next += 1;
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.accept = false,
                 Err(error) => {
-                    // EMFILE and the like, which may pass.
-                    log::warn!("cannot accept a connection: {error}");
-                    self.accept = false;
-                    self.accept_at = Some(Instant::now() + ACCEPT_AGAIN);
+                    if self.accepting.failed(&error, Instant::now()) {
+                        log::warn!("cannot accept a connection: {error}");
+                    }
                 }
             }
         }
@@ -167,7 +161,7 @@ impl Server {
         self.rate.refill(now);
         let mut wait: Option<Duration> = None;
         let mut sooner = |at: Duration| wait = Some(wait.map_or(at, |w| w.min(at)));
-        self.accept_at.iter().for_each(|at| sooner(at.saturating_duration_since(now)));
+        self.accepting.again().iter().for_each(|at| sooner(at.saturating_duration_since(now)));
         let (rate, catalog) = (&mut self.rate, &mut self.catalog);
         let full = self.connections.len() >= CONNECTIONS_MAX;
         // In the map's order, which is none: nobody is always first when the rate is short.
@@ -186,7 +180,7 @@ impl Server {
             }
             true
         });
-        if full && self.accept && self.connections.len() < CONNECTIONS_MAX {
+        if full && self.accepting.is_ready(now) && self.connections.len() < CONNECTIONS_MAX {
             return Some(Duration::ZERO);
         }
         wait

@@ -4,6 +4,7 @@
 //! ([`crate::work`]) that sends a message back. While somebody watches something that runs, it looks every
 //! 100 ms which rows changed; else it sleeps until something happens.
 
+use crate::accepting::Accepting;
 use crate::cancel::Cancel;
 use crate::client::{Client, State};
 use crate::container::home::Homes;
@@ -43,8 +44,6 @@ const FIRST_CLIENT: usize = 16;
 
 /// How often rows are looked at, while they are.
 const TICK: Duration = Duration::from_millis(100);
-/// Wait before it is tried again to accept a client, after that failed.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 /// Most clients at a time; more are turned away.
 const CLIENTS_MAX: usize = 512;
 /// Longest time for a request to come.
@@ -96,9 +95,7 @@ pub struct Server {
     waiting_tasks: VecDeque<(usize, Request)>,
     /// Logins that are tried, by their client.
     logins: HashMap<usize, Arc<Cancel>>,
-    accept: bool,
-    /// When it is tried again to accept, after that failed: who waits in the backlog says nothing more.
-    accept_at: Option<Instant>,
+    accepting: Accepting,
     stop: bool,
     started: Instant,
     next_tick: Instant,
@@ -143,8 +140,7 @@ impl Server {
             tasks: 0,
             waiting_tasks: VecDeque::new(),
             logins: HashMap::new(),
-            accept: true,
-            accept_at: None,
+            accepting: Accepting::new(),
             stop: false,
             started: now,
             next_tick: now,
@@ -183,7 +179,7 @@ impl Server {
         for event in events.iter() {
             match event.token() {
                 SIGNALS => self.stop |= self.signals.pending().next().is_some(),
-                LISTENER => self.accept = true,
+                LISTENER => self.accepting.wake(),
                 WAKER => {}
                 Token(shim) if shim >= table::FIRST_LINK => self.containers.mark(shim, event),
                 Token(client) => self.mark(client, event),
@@ -226,7 +222,7 @@ impl Server {
         if self.stop {
             consider(now + TICK);
         }
-        self.rest_at.into_iter().chain(self.accept_at).for_each(&mut consider);
+        self.rest_at.into_iter().chain(self.accepting.again()).for_each(&mut consider);
         deadline.map(|at| at.saturating_duration_since(now))
     }
 
@@ -257,11 +253,10 @@ impl Server {
     }
 
     fn accept_clients(&mut self) {
-        self.accept |= self.accept_at.is_some_and(|at| at <= Instant::now());
-        while self.accept {
+        while self.accepting.is_ready(Instant::now()) {
             match self.listening.listener.accept() {
                 Ok((stream, _)) => {
-                    self.accept_at = None;
+                    self.accepting.accepted();
                     if self.clients.len() >= CLIENTS_MAX {
                         log::warn!("a client is turned away: {CLIENTS_MAX} are connected");
                         continue;
@@ -275,16 +270,10 @@ impl Server {
                         Err(error) => log::warn!("a client cannot be polled: {error}"),
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    (self.accept, self.accept_at) = (false, None);
-                }
                 Err(error) => {
-                    // EMFILE and the like, which may pass.
-                    if self.accept_at.is_none() {
+                    if self.accepting.failed(&error, Instant::now()) {
                         log::warn!("cannot accept a client: {error}");
                     }
-                    self.accept = false;
-                    self.accept_at = Some(Instant::now() + ACCEPT_AGAIN);
                 }
             }
         }
