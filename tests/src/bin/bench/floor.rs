@@ -1,22 +1,26 @@
 //! The floor under every pull: a bare program that does what a pull with unpacking cannot leave out.
 //!
-//! Called as `bench floor THREADS files|synced|stream TARGET BLOB...` by itself, in a process of its own. Definition,
-//! for each layer's blob, in 64 KiB pieces, in one pass:
+//! Called as `bench floor THREADS files|synced|stream TARGET SOURCE...` by itself, in a process of its own. A SOURCE is
+//! the file of a layer's blob, or `http://HOST:PORT/NAME:TAG`, an image of a registry. Definition, for each layer's
+//! blob, in 64 KiB pieces, in one pass:
 //!
-//! 1. read it from the registry's own file (page cache warm): no HTTP, no sockets;
+//! 1. of a file: read it (page cache warm), no HTTP, no sockets; of a registry: manifest and config first, which are
+//!    written to files as they come, then the layers, request after request over one connection ([`crate::get`]);
 //! 2. SHA-256 of the compressed bytes, and a copy of them into a file;
 //! 3. inflate (zlib-rs) or zstd;
 //! 4. SHA-256 of the unpacked bytes (the diff id);
 //! 5. `files`: each tar entry becomes a file, with mode and time, and nothing else (no owners, no xattrs, no
 //!    checks of where it leads); `stream`: all unpacked bytes go into one file a layer instead.
 //!
-//! With one thread all of this is done one after the other, and that is *the one-thread floor*; with two, each
-//! thread takes whole layers. Nothing is synced, but in the end if `synced` (which is `files` otherwise): that is
-//! what durability costs, of which only our pull assures itself. No digest is compared. The libraries are those of the engine:
-//! a floor with others would be another floor.
+//! With one thread all of this is done one after the other; from a registry that is *the one-thread floor* of the bars
+//! (network, SHA-256, disk, inflate, diff id, untar). With two, each thread takes whole layers. Nothing is synced, but
+//! in the end if `synced` (which is `files` otherwise): that is what durability costs, of which only our pull assures
+//! itself. No digest is compared. The libraries are those of the engine: a floor with others would be another floor.
 
+use crate::get::Connection;
 use sampan_engine::decode;
 use sampan_engine::digest::{Algorithm, Digest, Hasher};
+use sampan_engine::oci;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
@@ -35,16 +39,21 @@ const WINDOW_LOG: u32 = 27;
 /// # Errors
 /// A file cannot be read or written, or the arguments are wrong.
 pub fn run(args: &[String]) -> io::Result<()> {
-    let [threads, what, target, blobs @ ..] = args else {
-        return Err(io::Error::other("usage: bench floor THREADS files|synced|stream TARGET BLOB..."));
+    let [threads, what, target, sources @ ..] = args else {
+        return Err(io::Error::other("usage: bench floor THREADS files|synced|stream TARGET SOURCE..."));
     };
+    let target = Path::new(target);
+    if let [source] = sources
+        && let Some(image) = source.strip_prefix("http://")
+    {
+        return fetch(image, target, what != "stream");
+    }
     let threads: usize = threads.parse().map_err(io::Error::other)?;
     let next = AtomicUsize::new(0);
     let work = || -> io::Result<()> {
-        while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let dir = Path::new(target)
-                .join(Path::new(blob).parent().and_then(Path::file_name).unwrap_or_default());
-            layer(Path::new(blob), &dir, what != "stream")?;
+        while let Some(blob) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let name = Path::new(blob).parent().and_then(Path::file_name).unwrap_or_default();
+            layer(File::open(blob)?, &target.join(name), what != "stream")?;
         }
         Ok(())
     };
@@ -60,10 +69,28 @@ pub fn run(args: &[String]) -> io::Result<()> {
     Ok(())
 }
 
-fn layer(blob: &Path, dir: &Path, files: bool) -> io::Result<()> {
+/// All of an image, `HOST:PORT/NAME:TAG`, over one connection.
+fn fetch(image: &str, target: &Path, files: bool) -> io::Result<()> {
+    let bad = || io::Error::other(format!("{image} is not HOST:PORT/NAME:TAG"));
+    let (host, rest) = image.split_once('/').ok_or_else(bad)?;
+    let (name, tag) = rest.split_once(':').ok_or_else(bad)?;
+    let mut connection = Connection::open(host)?;
+    let manifest = connection.document(&format!("/v2/{name}/manifests/{tag}"), oci::MANIFEST)?;
+    fs::write(target.join("manifest"), &manifest)?;
+    let manifest: oci::Manifest = serde_json::from_slice(&manifest)?;
+    let blob = |digest: &Digest| format!("/v2/{name}/blobs/{digest}");
+    let config = connection.document(&blob(&manifest.config.digest), "*/*")?;
+    fs::write(target.join("config"), &config)?;
+    for each in &manifest.layers {
+        let body = connection.get(&blob(&each.digest), "*/*")?;
+        layer(body, &target.join(each.digest.hex()), files)?;
+    }
+    Ok(())
+}
+
+fn layer(from: impl Read + Send, dir: &Path, files: bool) -> io::Result<()> {
     fs::create_dir_all(dir)?;
-    let mut packed =
-        Tee { from: File::open(blob)?, hasher: sha256(), copy: Some(File::create(dir.join("blob"))?) };
+    let mut packed = Tee { from, hasher: sha256(), copy: Some(File::create(dir.join("blob"))?) };
     let diff = unpack(&mut packed, dir, files)?;
     println!("{} {diff}", packed.hasher.finish());
     Ok(())

@@ -21,6 +21,7 @@ mod cost;
 mod disk;
 mod fanout;
 mod floor;
+mod get;
 mod idle;
 mod images;
 mod ingest;

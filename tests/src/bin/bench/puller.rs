@@ -22,13 +22,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Who pulls, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Puller {
-    /// The floor with files, one thread.
+    /// The floor with files, one thread, from the registry: what the bars are shares of.
     Floor,
-    /// The floor with files, two threads.
+    /// The floor with files, one thread, from the registry's own files.
+    FloorLocal,
+    /// Likewise, two threads.
     Floor2,
-    /// The floor with files, two threads, and syncfs(2) in the end.
+    /// Likewise, and syncfs(2) in the end.
     Floor2Synced,
-    /// The floor with one file a layer, one thread.
+    /// The floor with one file a layer, one thread, from the registry's own files.
     FloorStream,
     /// `sampan pull`.
     Sampan,
@@ -56,8 +58,9 @@ pub struct Source<'a> {
 
 impl Puller {
     /// All of them, in the table's order.
-    pub const ALL: [Puller; 11] = [
+    pub const ALL: [Puller; 12] = [
         Puller::Floor,
+        Puller::FloorLocal,
         Puller::Floor2,
         Puller::Floor2Synced,
         Puller::FloorStream,
@@ -74,9 +77,10 @@ impl Puller {
     pub fn name(self) -> &'static str {
         match self {
             Puller::Floor => "floor, one thread",
-            Puller::Floor2 => "floor, two threads",
-            Puller::Floor2Synced => "floor, two threads, synced",
-            Puller::FloorStream => "floor, one thread, one file a layer",
+            Puller::FloorLocal => "without network",
+            Puller::Floor2 => "without network, two threads",
+            Puller::Floor2Synced => "without network, two threads, synced",
+            Puller::FloorStream => "without network, one file a layer",
             Puller::Sampan => "sampan pull",
             Puller::SampanNoUnpack => "sampan pull --no-unpack",
             Puller::Podman => "podman pull",
@@ -95,9 +99,12 @@ impl Puller {
             Puller::Docker => runs("dockerd", &["--version"]) && runs("docker", &["--version"]),
             Puller::SkopeoOci | Puller::SkopeoDir => runs("skopeo", &["--version"]),
             Puller::SampanNoUnpack => no_unpack_exists(),
-            Puller::Sampan | Puller::Floor | Puller::Floor2 | Puller::Floor2Synced | Puller::FloorStream => {
-                true
-            }
+            Puller::Sampan
+            | Puller::Floor
+            | Puller::FloorLocal
+            | Puller::Floor2
+            | Puller::Floor2Synced
+            | Puller::FloorStream => true,
         }
     }
 
@@ -111,7 +118,8 @@ impl Puller {
         // What others left in the page cache is not this one's to write.
         nix::unistd::sync();
         match self {
-            Puller::Floor => floor("1", "files", source, dir),
+            Puller::Floor => floor_from_registry(source, dir),
+            Puller::FloorLocal => floor("1", "files", source, dir),
             Puller::Floor2 => floor("2", "files", source, dir),
             Puller::Floor2Synced => floor("2", "synced", source, dir),
             Puller::FloorStream => floor("1", "stream", source, dir),
@@ -140,6 +148,12 @@ fn no_unpack_exists() -> bool {
 fn floor(threads: &str, what: &str, source: &Source, dir: &Path) -> io::Result<Cost> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["floor", threads, what]).arg(dir).args(source.layers);
+    cost::of(&command)
+}
+
+fn floor_from_registry(source: &Source, dir: &Path) -> io::Result<Cost> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["floor", "1", "files"]).arg(dir).arg(format!("http://{}", source.reference));
     cost::of(&command)
 }
 
