@@ -8,10 +8,10 @@ use crate::cli::follow::Follow;
 use crate::cli::format;
 use crate::cli::output;
 use crate::cli::progress::{Words, unwritable};
-use crate::cli::pull;
 use crate::cli::signals::{self, Signals};
 use crate::cli::table::Table;
 use crate::cli::units;
+use crate::cli::units::rate;
 use sampan_client::engine::{self, Answer, Done, Job, JobState, Request};
 use sampan_client::{Answers, Engine, time};
 use serde_json::json;
@@ -86,7 +86,7 @@ pub fn catch(answers: &Answers) -> Result<Signals, Failure> {
 /// # Errors
 /// The engine is not there, or cannot listen.
 pub fn serve(args: &Serve) -> Result<(), Failure> {
-    let bytes_per_second = args.rate.as_deref().map_or(Ok(0), pull::rate)?;
+    let bytes_per_second = args.rate.as_deref().map_or(Ok(0), rate)?;
     let request = Request::Serve(engine::Serve { listen: args.listen.clone(), bytes_per_second });
     let mut answers = engine(&args.socket).request(request, &[])?;
     let signals = catch(&answers)?;

@@ -8,7 +8,7 @@ use crate::cli::job::engine;
 use crate::cli::output;
 use crate::cli::progress::unwritable;
 use crate::cli::transport::{self, Place};
-use crate::cli::units;
+use crate::cli::units::rate;
 use sampan_client::engine::{self, Answer, Answers, Request};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -82,18 +82,6 @@ fn check_options(name: &str, args: &Pull) -> Result<(), Failure> {
             Err(Failure::new(message).status(USAGE))
         }
     }
-}
-
-/// Reads what `--rate` and `--limit-rate` take.
-///
-/// # Errors
-/// It is no rate.
-pub fn rate(text: &str) -> Result<u64, Failure> {
-    units::parse_rate(text).ok_or_else(|| {
-        let message =
-            format!("rate {text:?} is not understood; write bytes per second over zero: 500K, 1.5M/s");
-        Failure::new(message).status(USAGE)
-    })
 }
 
 fn unique(references: &[String]) -> Vec<String> {

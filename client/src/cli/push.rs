@@ -5,8 +5,9 @@ use crate::cli::args::Push;
 use crate::cli::credentials;
 use crate::cli::failure::{Failure, USAGE};
 use crate::cli::job::{engine, follow};
-use crate::cli::pull::{detached, rate};
+use crate::cli::pull::detached;
 use crate::cli::transport::{self, Place};
+use crate::cli::units::rate;
 use sampan_client::engine::{self, Container, Request};
 use std::path::Path;
 

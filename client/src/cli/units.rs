@@ -1,5 +1,6 @@
 //! Numbers as people read them: bytes, rates, times, ages. And rates as they write them.
 
+use crate::cli::failure::{Failure, USAGE};
 use std::time::Duration;
 
 const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -52,8 +53,20 @@ pub fn age(nanos: i64) -> String {
     format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
 }
 
+/// Reads what `--rate` and `--limit-rate` take.
+///
+/// # Errors
+/// It is no rate.
+pub fn rate(text: &str) -> Result<u64, Failure> {
+    parse_rate(text).ok_or_else(|| {
+        let message =
+            format!("rate {text:?} is not understood; write bytes per second over zero: 500K, 1.5M/s");
+        Failure::new(message).status(USAGE)
+    })
+}
+
 /// Reads `500`, `500K`, `1.5M`, `10MiB/s`: bytes per second, 1024-based.
-pub fn parse_rate(text: &str) -> Option<u64> {
+fn parse_rate(text: &str) -> Option<u64> {
     let text = text.trim().strip_suffix("/s").unwrap_or(text.trim()).trim_end();
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match text.get(number.len()..)?.to_ascii_lowercase().as_str() {
