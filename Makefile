@@ -10,18 +10,23 @@ IMAGE ?=
 BENCH ?=
 FUZZ_SECONDS ?= 60
 
-# A shim is started for each container: without libraries to find and link, that costs a third less, and each holds less
-# memory of its own. Where the C library is not there as an archive (libc.a), it stays as it was built before.
-STATIC_SHIM = @$(CARGO) rustc --release -p sampan-engine --bin sampan-shim -- -C target-feature=+crt-static \
-	|| echo 'note: sampan-shim is linked dynamically: there is no static C library here'
+# A shim is started for each container, and the command line for each command: without libraries to find and link, that
+# costs a third less, and each shim holds less memory of its own. Where the C library is not there as an archive (libc.a),
+# they are linked as all else.
+define STATIC
+@$(CARGO) rustc --release -p $(1) --bin $(2) -- -C target-feature=+crt-static || { \
+	echo 'note: $(2) is linked dynamically: there is no static C library here'; \
+	$(CARGO) build --release -p $(1) --bin $(2); }
+endef
 
 BINARIES = sampan sampan-monitord sampan-engine sampan-shim
 
 .PHONY: all demo test check bench fuzz install clean
 
 all:
-	$(CARGO) build --release --bins -p sampan-client -p sampan-monitord -p sampan-engine
-	$(STATIC_SHIM)
+	$(CARGO) build --release -p sampan-monitord -p sampan-engine --bin sampan-monitord --bin sampan-engine
+	$(call STATIC,sampan-engine,sampan-shim)
+	$(call STATIC,sampan-client,sampan)
 
 demo: all
 	tests/demo.sh $(TARGET)/release "$(IMAGE)"
@@ -42,10 +47,9 @@ check:
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
 
-bench:
+bench: all
 	tests/install-deps.sh
-	$(CARGO) build --release --workspace --bins
-	$(STATIC_SHIM)
+	$(CARGO) build --release -p sampan-tests --bins
 	$(TARGET)/release/bench $(BENCH)
 
 fuzz:
