@@ -6,6 +6,7 @@ use crate::container::problem::SpecError;
 use crate::container::settings::{Manager, Settings, Ulimit};
 use crate::limits::Bounds;
 use crate::policy::{self, Policies, RuleError};
+use crate::registries;
 use crate::room::{Amount, Marks};
 use lexopt::prelude::{Long, Short, ValueExt};
 use sampan_ipc::container::Network;
@@ -56,8 +57,8 @@ pub struct Config {
     pub insecure_registries: Vec<String>,
     /// File of credentials that is read before those of containers-auth.json(5).
     pub auth_file: Option<PathBuf>,
-    /// containers-registries.conf(5), instead of the host's.
-    pub registries_conf: Option<PathBuf>,
+    /// containers-registries.conf(5), the host's or others.
+    pub registries: registries::Files,
     /// containers-certs.d(5), instead of the host's.
     pub certs_dir: Option<PathBuf>,
     /// How much of the disk is to stay free.
@@ -264,7 +265,7 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
         user_namespace: table.user_namespace.unwrap_or(true),
         insecure_registries: table.insecure_registries,
         auth_file: table.auth_file,
-        registries_conf: table.registries_conf,
+        registries: registries::Files::new(table.registries_conf),
         certs_dir: table.certs_dir,
         marks,
         policies: Arc::new(Policies::new(table.policy)?),

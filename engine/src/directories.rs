@@ -329,7 +329,10 @@ impl Directories {
 
     /// Sets times of directories, and writes the list of those that have no entry.
     pub fn finish(mut self, list: &Path) -> Result<(), UnpackError> {
-        for (path, mtime) in std::mem::take(&mut self.dated) {
+        let mut dated = std::mem::take(&mut self.dated);
+        // Neighbours behind one another; of two times for one directory the later entry's stays the later.
+        dated.sort_by(|(one, _), (other, _)| one.cmp(other));
+        for (path, mtime) in dated {
             let set = if self.replaced {
                 self.set_time_if_there(&path, mtime)
             } else {

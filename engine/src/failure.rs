@@ -69,6 +69,11 @@ impl From<ImageError> for Failure {
                 message,
                 "'sampan image verify' says what is broken; 'sampan pull' the image again, or 'sampan rmi' it",
             ),
+            ImageError::Store(StoreError::Broken { .. }) => {
+                let hint = "put a good copy in its place; or move it away and restart the engine, which then begins without \
+                            images";
+                new(Code::Failed, message, hint)
+            }
             ImageError::Store(_) => new(Code::Failed, message, ""),
         }
     }

@@ -4,7 +4,8 @@
 //! Trees are only moved out of the way under the commit lock, and removed behind it.
 
 use crate::digest::Digest;
-use crate::store::{Store, StoreError, Temp, file_error, lock, size_on_disk};
+use crate::mutex::lock;
+use crate::store::{Store, StoreError, Temp, file_error, size_on_disk};
 use crate::walk;
 use std::collections::HashSet;
 use std::fs;

@@ -1,31 +1,23 @@
-//! Images of the store: `index.json`, names, and what goes when the last name goes.
+//! Images of the store: their names, and what goes when the last name goes.
 //!
-//! Every image is its platform's manifest in `index.json`, once for each of its references
-//! (`org.opencontainers.image.ref.name` is the full reference), or once without one. Of an index that it was
-//! pulled from, the digest alone is kept, as an annotation. Called by the jobs; does no network.
+//! Every image is its platform's manifest in `index.json` ([`crate::index`]), once for each of its references, or once
+//! without one. Of an index that it was pulled from, the digest alone is kept, as an annotation. Called by the jobs;
+//! does no network.
 
 use crate::digest::Digest;
 use crate::garbage::Swept;
+use crate::index::{self, REF_NAME, name_of};
+use crate::mutex::lock;
 use crate::oci::{self, Config, Descriptor, Document, Index, Manifest, PlatformField};
 use crate::reference::Reference;
-use crate::small_file;
-use crate::store::{Pin, Store, StoreError, lock};
+use crate::store::{Pin, Store, StoreError};
 use crate::unsynced::Note;
 use sampan_ipc::engine::Image;
 use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
-/// OCI image-spec, "Pre-Defined Annotation Keys".
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The digest of the index that an image was chosen from.
 const INDEX_DIGEST: &str = "sampan.index.digest";
-/// Marks an entry for other tools: the digest of the schema 2 manifest that its OCI manifest was made of.
-const MADE_OF: &str = "sampan.made-of";
-/// Where a schema 2 image has its name, since the entry for other tools has it where they look: umoci takes two
-/// entries of one name for neither.
-const OWN_NAME: &str = "sampan.ref.name";
-/// Longest `index.json` that is read or written, in bytes.
-const INDEX_JSON_MAX: u64 = 64 << 20;
 /// Fewest hex digits that stand for an image.
 const PREFIX_MIN: usize = 4;
 /// Most containers that a message names.
@@ -126,92 +118,6 @@ pub struct Removed {
     pub freed: u64,
 }
 
-/// What `index.json` says, without what is there for other tools.
-fn read_index(store: &Store) -> Result<Index, StoreError> {
-    let mut index = read_as_written(store)?;
-    index.manifests.retain(|entry| !entry.annotations.contains_key(MADE_OF));
-    for entry in &mut index.manifests {
-        if let Some(name) = entry.annotations.remove(OWN_NAME) {
-            entry.annotations.insert(REF_NAME.to_owned(), name);
-        }
-    }
-    Ok(index)
-}
-
-fn read_as_written(store: &Store) -> Result<Index, StoreError> {
-    let path = store.root().join("index.json");
-    let file = std::fs::File::open(&path).map_err(crate::store::file_error("open", &path))?;
-    let bytes = small_file::read(file, INDEX_JSON_MAX).map_err(crate::store::file_error("read", &path))?;
-    serde_json::from_slice(&bytes).map_err(|source| StoreError::Broken { path, source })
-}
-
-/// Replaces `index.json`, durably.
-fn write_index(store: &Store, index: Index) -> Result<(), StoreError> {
-    let bytes = index_bytes(store, index)?;
-    store.replace_file("index.json", &bytes)
-}
-
-/// Replaces `index.json` for what is new in it; power loss before the next settling takes a noted image back, so it may as
-/// well never have been named.
-fn name_new(store: &Store, index: Index, is_noted: bool) -> Result<(), StoreError> {
-    match is_noted {
-        true => store.swap_file("index.json", &index_bytes(store, index)?),
-        false => write_index(store, index),
-    }
-}
-
-/// The bytes of `index.json`, with entries for other tools.
-fn index_bytes(store: &Store, mut index: Index) -> Result<Vec<u8>, StoreError> {
-    index.schema_version = 2;
-    index.media_type = oci::INDEX.to_owned();
-    let mut twins = Vec::new();
-    for entry in &mut index.manifests {
-        if let Some((twin, bytes)) = twin(store, entry) {
-            store.write_blob(&twin.digest, &bytes)?;
-            let name = entry.annotations.remove(REF_NAME).unwrap_or_default();
-            entry.annotations.insert(OWN_NAME.to_owned(), name);
-            twins.push(twin);
-        }
-    }
-    index.manifests.append(&mut twins);
-    let bytes = serde_json::to_vec(&index).expect("an index has no shape that JSON cannot hold");
-    if bytes.len() as u64 > INDEX_JSON_MAX {
-        // Nobody could read it again.
-        let source = std::io::Error::other("there are too many images and references in the store");
-        return Err(crate::store::file_error("write", &store.root().join("index.json"))(source));
-    }
-    Ok(bytes)
-}
-
-/// The entry that other tools find a schema 2 image by, and its OCI manifest. `None` for other images, for one that
-/// has no name, and for one whose manifest cannot be read: it must not keep the others from being written.
-fn twin(store: &Store, entry: &Descriptor) -> Option<(Descriptor, Vec<u8>)> {
-    if entry.media_type != oci::DOCKER_MANIFEST || name_of(entry).is_none() {
-        return None;
-    }
-    let bytes = store.read_blob(&entry.digest, oci::MANIFEST_MAX).ok()?;
-    let bytes = oci::to_oci_manifest(&bytes)?;
-    let mut twin = entry.clone();
-    twin.media_type = oci::MANIFEST.to_owned();
-    twin.size = bytes.len() as u64;
-    twin.annotations.insert(MADE_OF.to_owned(), entry.digest.to_string());
-    twin.digest = Digest::of(&bytes);
-    Some((twin, bytes))
-}
-
-/// Makes the entries for other tools that an older engine did not make.
-fn add_missing_twins(store: &Store) -> Result<(), StoreError> {
-    // Where there is a twin, the entry's name is not where others look.
-    match read_as_written(store)?.manifests.iter().any(|entry| twin(store, entry).is_some()) {
-        true => write_index(store, read_index(store)?),
-        false => Ok(()),
-    }
-}
-
-fn name_of(entry: &Descriptor) -> Option<&str> {
-    entry.annotations.get(REF_NAME).map(String::as_str)
-}
-
 /// Names an image whose blobs and layers are all in the store; durable behind the next [`Store::settle`].
 ///
 /// An image that had the reference keeps its content, without a name if this was its last. Returns true if
@@ -224,26 +130,27 @@ pub fn commit(store: &Store, new: NewImage<'_>) -> Result<bool, StoreError> {
     // Outside of the lock: it may take time.
     store.before_commit()?;
     let _commit = lock(&store.commit);
-    let mut index = read_index(store)?;
+    let mut index = index::read(store)?;
     let mut annotations = BTreeMap::from([(REF_NAME.to_owned(), reference.clone())]);
     if let Some(digest) = &new.index {
         annotations.insert(INDEX_DIGEST.to_owned(), digest.to_string());
     }
     let entry = Descriptor { annotations, platform: Some(new.platform), ..new.manifest };
     touch(store, &entry.digest);
-    let (is_there, is_noted) = (index.manifests.contains(&entry), store.is_unsynced());
-    if is_noted {
+    let is_there = index.manifests.contains(&entry);
+    let note = store.unsynced.is_behind().then(|| {
         let holder = index.manifests.iter().find(|e| name_of(e) == Some(&reference));
         let previous = holder.map(|e| e.digest.clone()).filter(|digest| *digest != entry.digest);
-        let (manifest, reference) = (entry.digest.clone(), Some(reference.clone()));
-        store.note_unsynced(Note { manifest, reference, previous })?;
-    }
-    if is_there {
+        Note { manifest: entry.digest.clone(), reference: Some(reference.clone()), previous }
+    });
+    if is_there && note.is_none() {
         return Ok(true);
     }
-    put(&mut index, entry, &reference);
-    name_new(store, index, is_noted)?;
-    Ok(false)
+    if !is_there {
+        put(&mut index, entry, &reference);
+    }
+    index::name_new(store, index, note)?;
+    Ok(is_there)
 }
 
 /// As [`commit`], of an image that has no name; one that is there under names keeps them.
@@ -258,20 +165,23 @@ pub fn commit_nameless(
 ) -> Result<bool, StoreError> {
     store.before_commit()?;
     let _commit = lock(&store.commit);
-    let is_noted = store.is_unsynced();
-    if is_noted {
-        let manifest = manifest.digest.clone();
-        store.note_unsynced(Note { manifest, reference: None, previous: None })?;
-    }
-    let mut index = read_index(store)?;
-    if index.manifests.iter().any(|entry| entry.digest == manifest.digest) {
+    let note = store.unsynced.is_behind().then(|| Note {
+        manifest: manifest.digest.clone(),
+        reference: None,
+        previous: None,
+    });
+    let mut index = index::read(store)?;
+    let is_there = index.manifests.iter().any(|entry| entry.digest == manifest.digest);
+    if is_there && note.is_none() {
         return Ok(true);
     }
-    let annotations = from_index.map(|digest| (INDEX_DIGEST.to_owned(), digest.to_string()));
-    let annotations = annotations.into_iter().collect();
-    index.manifests.push(Descriptor { annotations, platform: Some(platform), ..manifest });
-    name_new(store, index, is_noted)?;
-    Ok(false)
+    if !is_there {
+        let annotations = from_index.map(|digest| (INDEX_DIGEST.to_owned(), digest.to_string()));
+        let annotations = annotations.into_iter().collect();
+        index.manifests.push(Descriptor { annotations, platform: Some(platform), ..manifest });
+    }
+    index::name_new(store, index, note)?;
+    Ok(is_there)
 }
 
 /// Gives `reference` to `entry`; who had it before stays, nameless if it was the last.
@@ -336,7 +246,7 @@ pub(crate) fn config(store: &Store, entry: &Descriptor, manifest: &Manifest) -> 
 /// # Errors
 /// [`StoreError`] if it cannot be read.
 pub(crate) fn entries(store: &Store) -> Result<Vec<(Descriptor, Vec<String>)>, StoreError> {
-    Ok(grouped(&read_index(store)?))
+    Ok(grouped(&index::read(store)?))
 }
 
 impl Loaded {
@@ -370,7 +280,7 @@ pub fn index_of(entry: &Descriptor) -> Option<Digest> {
 /// # Errors
 /// [`StoreError`] if `index.json` itself cannot be read.
 pub fn list(store: &Store) -> Result<Vec<Loaded>, ImageError> {
-    let groups = grouped(&read_index(store)?);
+    let groups = grouped(&index::read(store)?);
     let mut images = Vec::with_capacity(groups.len());
     for (entry, references) in groups {
         match load(store, entry, references) {
@@ -383,7 +293,7 @@ pub fn list(store: &Store) -> Result<Vec<Loaded>, ImageError> {
 
 /// How many images there are.
 pub fn count(store: &Store) -> usize {
-    read_index(store).map_or(0, |index| grouped(&index).len())
+    index::read(store).map_or(0, |index| grouped(&index).len())
 }
 
 /// The image that `name` stands for: a reference, a digest, an id, or the first digits of either.
@@ -410,7 +320,7 @@ pub fn find_and_pin(store: &Store, name: &str) -> Result<(Loaded, Pin), ImageErr
 
 /// As [`find`], without reading the image's documents: they may be broken.
 fn locate(store: &Store, name: &str) -> Result<(Descriptor, Vec<String>), ImageError> {
-    let mut groups = grouped(&read_index(store)?);
+    let mut groups = grouped(&index::read(store)?);
     let not_found = || ImageError::NotFound(name.chars().take(300).collect());
     if let Ok(reference) = Reference::parse(name) {
         let full = reference.to_string();
@@ -483,14 +393,14 @@ pub fn tag(store: &Store, source: &str, target: &str) -> Result<(Loaded, Referen
     let reference = Reference::parse(target)?;
     let image = find(store, source)?;
     let _commit = lock(&store.commit);
-    let mut index = read_index(store)?;
+    let mut index = index::read(store)?;
     if !index.manifests.iter().any(|e| e.digest == image.entry.digest) {
         return Err(ImageError::NotFound(source.to_owned()));
     }
     let mut entry = image.entry.clone();
     entry.annotations.insert(REF_NAME.to_owned(), reference.to_string());
     put(&mut index, entry, &reference.to_string());
-    write_index(store, index)?;
+    index::write(store, index)?;
     Ok((image, reference))
 }
 
@@ -519,7 +429,7 @@ pub fn remove(
     }
     let labels = labels(store, &entry.digest);
     let (mut removed, swept) = take(store, &entry.digest, full.as_deref(), false, users)?;
-    removed.freed = swept.remove();
+    removed.freed = make_room(store, swept);
     Ok(Removed { labels, ..removed })
 }
 
@@ -533,13 +443,13 @@ pub fn remove_unused(store: &Store, digest: &Digest) -> Result<Option<Removed>, 
     if !removed.deleted {
         return Ok(None);
     }
-    removed.freed = swept.remove();
+    removed.freed = make_room(store, swept);
     Ok(Some(Removed { labels, ..removed }))
 }
 
 /// The labels of an image; none if it cannot be read.
 fn labels(store: &Store, digest: &Digest) -> BTreeMap<String, String> {
-    let entry = read_index(store).ok().and_then(|i| i.manifests.into_iter().find(|e| e.digest == *digest));
+    let entry = index::read(store).ok().and_then(|i| i.manifests.into_iter().find(|e| e.digest == *digest));
     let image = entry.and_then(|entry| load(store, entry, Vec::new()).ok());
     image.map(|image| image.config.config.labels).unwrap_or_default()
 }
@@ -553,7 +463,7 @@ fn take(
     users: Vec<String>,
 ) -> Result<(Removed, Swept), ImageError> {
     let _commit = lock(&store.commit);
-    let mut index = read_index(store)?;
+    let mut index = index::read(store)?;
     let mut removed = Removed { digest: digest.to_string(), ..Removed::default() };
     if unused && is_in_use(store, digest) {
         return Ok((removed, Swept::default()));
@@ -568,7 +478,7 @@ fn take(
         return Err(ImageError::InUse { digest: digest.clone(), containers: users });
     }
     if before > index.manifests.len() {
-        write_index(store, index)?;
+        index::write_shrunk(store, index)?;
     }
     let swept = if removed.deleted { sweep_unused(store) } else { Swept::default() };
     Ok((removed, swept))
@@ -606,7 +516,7 @@ pub fn used(store: &Store) -> Result<HashSet<Digest>, ImageError> {
         let image = image?;
         used.extend(image.blobs().cloned());
         used.extend(image.config.chain_ids());
-        used.extend(twin(store, &image.entry).map(|(entry, _)| entry.digest));
+        used.extend(index::twin(store, &image.entry).map(|(entry, _)| entry.digest));
     }
     Ok(used)
 }
@@ -616,7 +526,7 @@ pub fn used(store: &Store) -> Result<HashSet<Digest>, ImageError> {
 /// # Errors
 /// [`StoreError`] if `index.json` itself cannot be read.
 pub fn all(store: &Store) -> Result<impl Iterator<Item = Result<Loaded, ImageError>>, ImageError> {
-    let groups = grouped(&read_index(store)?);
+    let groups = grouped(&index::read(store)?);
     Ok(groups.into_iter().map(|(entry, references)| load(store, entry, references)))
 }
 
@@ -627,6 +537,13 @@ fn sweep_unused(store: &Store) -> Swept {
         log::warn!("unused content stays: {}", sampan_ipc::report::chain(&error));
         Swept::default()
     })
+}
+
+/// Removes what was swept, and lays by again what writing the index took; bytes that became free.
+fn make_room(store: &Store, swept: Swept) -> u64 {
+    let freed = swept.remove();
+    store.lay_by(index::size(store));
+    freed
 }
 
 /// Takes an image out that power loss may have cut short; who had its name has it again.
@@ -648,17 +565,48 @@ impl Store {
     /// [`StoreError`].
     pub(crate) fn take_unsynced_back(&self) -> Result<(), StoreError> {
         let _commit = lock(&self.commit);
-        let notes = self.notes_to_take_back();
+        let notes = self.unsynced.notes();
         if notes.is_empty() {
-            return add_missing_twins(self);
+            return index::add_missing_twins(self);
         }
-        let mut index = read_index(self)?;
-        for note in &notes {
+        let mut index = index::read(self)?;
+        for note in notes.iter().rev() {
             log::warn!("power failed before image {} was on the disk: it is taken back", note.manifest);
             take_back(&mut index, note);
         }
-        write_index(self, index)?;
-        self.notes_taken_back(notes)
+        self.unsynced.forget(notes.len());
+        index::write_shrunk(self, index).inspect_err(|_| self.unsynced.recall(&notes))?;
+        self.unsynced.lost(notes);
+        Ok(())
+    }
+
+    /// Makes all images that are named durable, and takes their notes away. Takes as long as the disk takes; several
+    /// at a time do it once.
+    pub fn settle(&self) {
+        let _one = self.unsynced.settling();
+        let (count, named) = {
+            // Or a note might be counted whose image is not named yet, and never is.
+            let _commit = lock(&self.commit);
+            if !self.is_unsettled() {
+                return;
+            }
+            (self.unsynced.notes().len(), self.unsynced.named_so_far())
+        };
+        if let Err(error) = self.sync() {
+            return log::error!("{}", sampan_ipc::report::chain(&error));
+        }
+        self.unsynced.synced(named);
+        if count == 0 {
+            return;
+        }
+        let _commit = lock(&self.commit);
+        let done = self.unsynced.forget(count);
+        if let Err(error) = index::read(self).and_then(|index| index::write_shrunk(self, index)) {
+            // They stay in the file: after power loss these images would go, though they need not.
+            log::warn!("{}", sampan_ipc::report::chain(&error));
+            self.unsynced.recall(&done);
+        }
+        self.lay_by(index::size(self));
     }
 
     /// Removes blobs and layers that no image needs and no job has pinned; if that cannot be told, none. Gives
@@ -668,7 +616,8 @@ impl Store {
             let _commit = lock(&self.commit);
             sweep_unused(self)
         };
-        (std::mem::take(&mut swept.names), swept.remove())
+        let names = std::mem::take(&mut swept.names);
+        (names, make_room(self, swept))
     }
 }
 
@@ -729,7 +678,17 @@ pub(crate) mod tests {
         image(&store, "a", "one");
         store.settle();
         image(&store, "a", "one");
-        assert!(store.notes_to_take_back().is_empty());
+        assert!(store.unsynced.notes().is_empty());
+    }
+
+    #[test]
+    fn what_an_engine_before_left_is_noted_although_nothing_came_since() {
+        let dir = tempfile::tempdir().expect("a directory");
+        image(&Store::open(dir.path()).expect("opened"), "a", "one");
+        let store = Store::open(dir.path()).expect("opened again");
+        assert_eq!(store.unsynced.notes().len(), 1);
+        image(&store, "b", "one");
+        assert_eq!(store.unsynced.notes().len(), 2);
     }
 
     #[test]
@@ -746,7 +705,7 @@ pub(crate) mod tests {
         // Named again, it is one entry.
         tag(&store, one.hex(), "b:1").expect("tagged");
         assert_eq!(list(&store).expect("listed").len(), 2);
-        assert_eq!(read_index(&store).expect("read").manifests.len(), 2);
+        assert_eq!(index::read(&store).expect("read").manifests.len(), 2);
     }
 
     #[test]
@@ -780,10 +739,10 @@ pub(crate) mod tests {
         old.size = docker.len() as u64;
         old.media_type = oci::DOCKER_MANIFEST.to_owned();
         store.write_blob(&old.digest, docker.as_bytes()).expect("written");
-        write_index(&store, Index { manifests: vec![old.clone()], ..read_index(&store).expect("read") })
+        index::write(&store, Index { manifests: vec![old.clone()], ..index::read(&store).expect("read") })
             .expect("written");
-        assert_eq!(read_index(&store).expect("read").manifests, [old.clone()]);
-        let twin = read_as_written(&store).expect("read").manifests.pop().expect("an entry");
+        assert_eq!(index::read(&store).expect("read").manifests, [old.clone()]);
+        let twin = index::read_as_written(&store).expect("read").pop().expect("an entry");
         assert_eq!((twin.media_type.as_str(), name_of(&twin)), (oci::MANIFEST, name_of(&old)));
         store.collect_garbage();
         assert!(store.blob_path(&twin.digest).exists());

@@ -4,13 +4,13 @@
 //! try left of it, and unpacks it in the same pass; who comes later finds it, or takes over if the first one
 //! fails. Names blobs and layers in the store; never touches `index.json`.
 
-use crate::cancel::Cancel;
+use crate::cancel::{Cancel, Cancelled};
 use crate::digest::Digest;
 use crate::download::{Download, Wanted};
 use crate::limits::{Claim, Limits};
 use crate::oci::Descriptor;
 use crate::partial::Partial;
-use crate::pipeline::{Expected, LayerError, Pipeline, Sink};
+use crate::pipeline::{DiffId, Expected, LayerError, Pipeline, Sink};
 use crate::place::UnpackError;
 use crate::progress::Progress;
 use crate::rate::Rate;
@@ -28,12 +28,19 @@ const STARTING_OVER: &str = "what was kept of an earlier try is wrong, starting 
 pub struct Layer<'a> {
     /// Its row in the job's progress.
     pub row: usize,
+    /// Which one of the image, the lowest is 0.
+    pub nth: usize,
     /// Its blob.
     pub blob: &'a Descriptor,
+}
+
+/// What the image's config says of a layer.
+#[derive(Clone)]
+pub struct Ids {
     /// Digest of its tar.
-    pub diff_id: &'a Digest,
+    pub diff_id: Digest,
     /// Its name in the store, unpacked. OCI image-spec, "Layer ChainID".
-    pub chain_id: &'a Digest,
+    pub chain_id: Digest,
 }
 
 /// How layers come: from one registry, for one job.
@@ -52,6 +59,20 @@ pub struct Fetch<'a> {
     pub cancel: &'a Cancel,
     /// Unpack them; else their blobs are all that is kept.
     pub unpack: bool,
+    /// What the config says, which may still be on its way.
+    pub config: &'a (dyn Config + Sync),
+}
+
+/// What an image's config says of its layers.
+pub trait Config {
+    /// Of the layer `nth`, if it has come.
+    fn now(&self, nth: usize) -> Option<Ids>;
+
+    /// Of the layer `nth`, when it has come.
+    ///
+    /// # Errors
+    /// [`Cancelled`]: it never will, and the job is over.
+    fn wait(&self, nth: usize) -> Result<Ids, Cancelled>;
 }
 
 impl Fetch<'_> {
@@ -63,41 +84,51 @@ impl Fetch<'_> {
         let (digest, size) = (&layer.blob.digest, layer.blob.size);
         let claim =
             self.limits.claim(digest, self.cancel, &|bytes| self.progress.follow(layer.row, bytes))?;
-        let has_blob = self.store.has_blob(digest, size);
-        let has_layer = !self.unpack || self.store.has_layer(layer.chain_id);
-        match (has_blob, has_layer) {
-            (true, true) => {
+        if self.store.has_blob(digest, size) {
+            let ids = self.config.wait(layer.nth)?;
+            if self.has_layer(&ids) {
                 self.progress.phase(layer.row, Phase::Exists);
                 return Ok(());
             }
-            (true, false) => {
-                self.progress.phase(layer.row, Phase::Extracting);
-                let path = self.store.blob_path(digest);
-                let file = File::open(&path).map_err(file_error("open", &path))?;
-                self.name(layer, self.pass(layer, file, Sink::None, false, &|_| {})?)?;
-            }
-            (false, _) => self.download(layer, &claim, has_layer)?,
+            self.progress.phase(layer.row, Phase::Extracting);
+            let path = self.store.blob_path(digest);
+            let file = File::open(&path).map_err(file_error("open", &path))?;
+            let unpacked = self.pass(layer, file, Sink::None, &|_| {})?;
+            self.name(layer, unpacked)?;
+        } else {
+            self.download(layer, &claim)?;
         }
         self.progress.phase(layer.row, Phase::Complete);
         Ok(())
     }
 
+    /// True if nothing is to be unpacked.
+    fn has_layer(&self, ids: &Ids) -> bool {
+        !self.unpack || self.store.has_layer(&ids.chain_id)
+    }
+
     /// Fetches the blob; once more from its beginning if its parts do not belong together, and from the next place
     /// if this one has it wrong.
-    fn download(&self, layer: &Layer<'_>, claim: &Claim<'_>, has_layer: bool) -> Result<(), LayerError> {
+    fn download(&self, layer: &Layer<'_>, claim: &Claim<'_>) -> Result<(), LayerError> {
         let (digest, size) = (&layer.blob.digest, layer.blob.size);
         let mut partial = Partial::open(self.store, digest, size)?;
         let joined = AtomicBool::new(partial.kept() > 0);
-        let mut result = self.stream(layer, claim, has_layer, &partial, &joined);
+        let mut result = self.stream(layer, claim, &partial, &joined);
         if joined.load(Ordering::Relaxed) && result.as_ref().is_err_and(is_wrong) {
             log::warn!("blob {digest}: {STARTING_OVER}");
             self.progress.retry(layer.row, STARTING_OVER);
             partial.clear()?;
-            result = self.stream(layer, claim, has_layer, &partial, &joined);
+            result = self.stream(layer, claim, &partial, &joined);
+        }
+        if matches!(result, Err(LayerError::Algorithm { .. })) {
+            // All bytes are here; now it is known what for.
+            drop(partial);
+            partial = Partial::open(self.store, digest, size)?;
+            result = self.stream(layer, claim, &partial, &joined);
         }
         while result.as_ref().is_err_and(is_wrong) && self.registry.distrust(digest) {
             partial.clear()?;
-            result = self.stream(layer, claim, has_layer, &partial, &joined);
+            result = self.stream(layer, claim, &partial, &joined);
         }
         match result {
             Ok(unpacked) => {
@@ -105,7 +136,7 @@ impl Fetch<'_> {
                 self.name(layer, unpacked)
             }
             Err(error) => {
-                if is_wrong(&error) {
+                if is_wrong(&error) || partial.is_empty() {
                     partial.discard();
                 }
                 Err(error)
@@ -118,7 +149,6 @@ impl Fetch<'_> {
         &self,
         layer: &Layer<'_>,
         claim: &Claim<'_>,
-        has_layer: bool,
         partial: &Partial<'_>,
         joined: &AtomicBool,
     ) -> Result<Option<Temp>, LayerError> {
@@ -133,11 +163,6 @@ impl Fetch<'_> {
             joined.store(true, Ordering::Relaxed);
             self.progress.retry(layer.row, note);
         };
-        let on_etag = |etag: Option<&str>| {
-            if let Err(error) = partial.set_etag(etag) {
-                log::warn!("{}", sampan_ipc::report::chain(&error));
-            }
-        };
         let wanted = Wanted {
             registry: self.registry,
             limits: self.limits,
@@ -147,28 +172,33 @@ impl Fetch<'_> {
             size: layer.blob.size,
             on_begin: &|| self.progress.phase(layer.row, Phase::Downloading),
             on_retry: &on_retry,
-            on_etag: &on_etag,
+            on_etag: &|etag| partial.set_etag(etag),
         };
         let source = Source { kept: partial.reader()?, partial, wanted, download: None };
-        self.pass(layer, source, Sink::Partial(partial), has_layer, &count)
+        self.pass(layer, source, Sink::Partial(partial), &count)
     }
 
-    /// One pass: into `sink`, and unpacked into a temporary unless the layer is there.
+    /// One pass: into `sink`, and unpacked into a temporary unless the layer is known to be there.
     fn pass(
         &self,
         layer: &Layer<'_>,
         from: impl Read + Send,
         sink: Sink<'_>,
-        has_layer: bool,
         on_bytes: &(dyn Fn(u64) + Sync),
     ) -> Result<Option<Temp>, LayerError> {
         let Descriptor { digest, size, .. } = layer.blob;
+        let known = self.config.now(layer.nth);
+        let wait = || self.config.wait(layer.nth).map(|ids| ids.diff_id);
+        let diff_id = match &known {
+            Some(ids) => DiffId::Known(ids.diff_id.clone()),
+            None => DiffId::Awaited(&wait),
+        };
         let pipeline = Pipeline {
             store: self.store,
             limits: self.limits,
             cancel: self.cancel,
-            expected: Some(Expected { digest: digest.clone(), size: *size, diff_id: layer.diff_id.clone() }),
-            untar: !has_layer,
+            expected: Some(Expected { digest: digest.clone(), size: *size, diff_id }),
+            untar: !known.is_some_and(|ids| self.has_layer(&ids)),
             on_bytes,
             on_phase: &|phase| self.progress.phase(layer.row, phase),
         };
@@ -181,7 +211,11 @@ impl Fetch<'_> {
     }
 
     fn name(&self, layer: &Layer<'_>, unpacked: Option<Temp>) -> Result<(), LayerError> {
-        unpacked.map_or(Ok(()), |unpacked| Ok(self.store.name_layer(unpacked, layer.chain_id)?))
+        let Some(unpacked) = unpacked else {
+            return Ok(());
+        };
+        let ids = self.config.wait(layer.nth)?;
+        Ok(self.store.name_layer(unpacked, &ids.chain_id)?)
     }
 }
 
@@ -194,6 +228,7 @@ fn is_wrong(error: &LayerError) -> bool {
         | LayerError::Decode { .. } => true,
         LayerError::Unpack { source, .. } => matches!(source, UnpackError::Tar(_)),
         LayerError::Cancelled(_)
+        | LayerError::Algorithm { .. }
         | LayerError::Read { .. }
         | LayerError::Store(_)
         | LayerError::Registry(_) => false,

@@ -15,7 +15,7 @@ use crate::import::Patient;
 use crate::layout::Layout;
 use crate::limits::Limits;
 use crate::oci::{self, Descriptor, Manifest, PlatformField};
-use crate::pipeline::{Expected, LayerError, Pipeline, Sink};
+use crate::pipeline::{DiffId, Expected, LayerError, Pipeline, Sink};
 use crate::platform::Platform;
 use crate::policy::{Policies, PolicyError};
 use crate::progress::Progress;
@@ -457,8 +457,11 @@ impl Work<'_> {
     ) -> Result<Blob, LoadError> {
         let row = self.progress.append(row_id(name), len);
         self.progress.phase(row, Phase::Downloading);
-        let whole =
-            expected.map(|e| Expected { digest: e.digest.clone(), size: e.size, diff_id: diff_id.clone() });
+        let whole = expected.map(|e| Expected {
+            digest: e.digest.clone(),
+            size: e.size,
+            diff_id: DiffId::Known(diff_id.clone()),
+        });
         let (temp, mut file) = self.store.temp_file("blob")?;
         let untar = self.unpack && !self.store.has_layer(chain_id) && !self.layers.contains_key(chain_id);
         let streamed = self.pass(row, whole, untar, from, Sink::File(&mut file)).map_err(|error| {
@@ -483,7 +486,7 @@ impl Work<'_> {
     fn pass(
         &self,
         row: usize,
-        expected: Option<Expected>,
+        expected: Option<Expected<'_>>,
         untar: bool,
         from: impl Read + Send,
         sink: Sink<'_>,
@@ -557,8 +560,11 @@ impl Work<'_> {
             None => self.store.blob_path(&blob.digest),
         };
         let file = File::open(&path).map_err(file_error("open", &path))?;
-        let expected =
-            Expected { digest: blob.digest.clone(), size: blob.size, diff_id: blob.diff_id.clone() };
+        let expected = Expected {
+            digest: blob.digest.clone(),
+            size: blob.size,
+            diff_id: DiffId::Known(blob.diff_id.clone()),
+        };
         let untar = self.unpack && !self.store.has_layer(chain_id);
         let streamed = self.pass(row, Some(expected), untar, file, Sink::None).map_err(|error| {
             self.progress.fail(row, &sampan_ipc::report::chain(&error));

@@ -108,13 +108,13 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     Ok(result?)
 }
 
-/// What an engine that was killed left to be brought to the disk.
+/// Brings to the disk what an engine that was killed may have left.
 fn settle_in_background(shared: &Arc<Shared>) {
     if !shared.store.is_unsettled() {
         return;
     }
     let shared = Arc::clone(shared);
-    let settle = std::thread::Builder::new().name("settle".into()).stack_size(64 << 10);
+    let settle = std::thread::Builder::new().name("settle".into()).stack_size(1 << 20);
     if let Err(error) = settle.spawn(move || shared.store.settle()) {
         log::warn!("cannot start a thread, the next job brings the store to the disk: {error}");
     }

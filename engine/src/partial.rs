@@ -4,13 +4,16 @@
 //! partial/<algorithm>-<hex>        the blob's first bytes, in order, no holes
 //! partial/<algorithm>-<hex>.note   JSON: the ETag they came with, and how many of them are safe from power loss
 //! ```
-//! A partial outlives its job, its engine and, up to the last fsync, its host: bytes are appended as they come,
-//! and every [`SYNC_EVERY`] they are fsynced and their number is noted. After another boot each partial is cut to
-//! that number. Nothing here is trusted: a blob gets its name only after the digest of all its bytes
+//! A partial outlives its job, its engine and, up to the last fsync, its host: bytes are appended as they come, and
+//! every [`SYNC_EVERY`] they are fsynced and their number is noted. The ETag is noted when the partial is left, or with
+//! the first bytes behind [`NOTE_AFTER`]: most blobs come in one go and need no note. Who is killed before leaves bytes
+//! that the digest alone vouches for. After another boot each partial is cut to what was fsynced. Nothing here is
+//! trusted: a blob gets its name only after the digest of all its bytes
 //! was computed, those of a partial included. One job at a time has a partial open: it has claimed the digest.
 
 use crate::digest::Digest;
-use crate::store::{Store, StoreError, file_error, lock};
+use crate::mutex::lock;
+use crate::store::{Store, StoreError, file_error, name_blob};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -21,6 +24,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How often a download is made safe from power loss: so much of it is fetched again at worst.
 pub const SYNC_EVERY: Duration = Duration::from_secs(10);
+/// How old a download is when its ETag is noted.
+const NOTE_AFTER: Duration = Duration::from_secs(1);
 /// How the name of a note ends.
 const NOTE: &str = ".note";
 /// Longest note that is read, in bytes.
@@ -42,6 +47,8 @@ struct Note {
 struct Way {
     len: u64,
     note: Note,
+    /// The file does not say what the note does.
+    is_ahead: bool,
     synced_at: Instant,
 }
 
@@ -52,7 +59,20 @@ pub struct Partial<'a> {
     path: PathBuf,
     file: File,
     kept: u64,
+    opened: Instant,
     way: Mutex<Way>,
+}
+
+impl Drop for Partial<'_> {
+    /// Whoever goes on is to know what these bytes came with.
+    fn drop(&mut self) {
+        let way = lock(&self.way);
+        if way.is_ahead
+            && let Err(error) = write_note(self.store, &self.path, &way.note)
+        {
+            log::warn!("{}", sampan_ipc::report::chain(&error));
+        }
+    }
 }
 
 impl<'a> Partial<'a> {
@@ -69,10 +89,16 @@ impl<'a> Partial<'a> {
         let mut partial = Partial {
             store,
             digest: digest.clone(),
-            way: Mutex::new(Way { len: kept, note: read_note(&path), synced_at: Instant::now() }),
+            way: Mutex::new(Way {
+                len: kept,
+                note: read_note(&path),
+                is_ahead: false,
+                synced_at: Instant::now(),
+            }),
             path,
             file,
             kept,
+            opened: Instant::now(),
         };
         if kept > size {
             partial.clear()?;
@@ -83,6 +109,11 @@ impl<'a> Partial<'a> {
     /// Bytes that were there when it was opened.
     pub fn kept(&self) -> u64 {
         self.kept
+    }
+
+    /// True if it has no byte.
+    pub fn is_empty(&self) -> bool {
+        lock(&self.way).len == 0
     }
 
     /// The ETag that they came with.
@@ -99,18 +130,14 @@ impl<'a> Partial<'a> {
         Ok(file.take(self.kept))
     }
 
-    /// Notes what the registry vouches with for the bytes that come.
-    ///
-    /// # Errors
-    /// [`StoreError::File`].
-    pub fn set_etag(&self, etag: Option<&str>) -> Result<(), StoreError> {
+    /// What the registry vouches with for the bytes that come.
+    pub fn set_etag(&self, etag: Option<&str>) {
         let etag = etag.filter(|etag| is_etag(etag)).map(str::to_owned);
         let mut way = lock(&self.way);
-        if way.note.etag == etag {
-            return Ok(());
+        if way.note.etag != etag {
+            way.note.etag = etag;
+            way.is_ahead = true;
         }
-        way.note.etag = etag;
-        self.write_note(&way.note)
     }
 
     /// Appends `bytes`.
@@ -121,11 +148,16 @@ impl<'a> Partial<'a> {
         (&self.file).write_all(bytes).map_err(file_error("write to", &self.path))?;
         let mut way = lock(&self.way);
         way.len += bytes.len() as u64;
-        if way.synced_at.elapsed() >= SYNC_EVERY {
+        let now = Instant::now();
+        if now - way.synced_at >= SYNC_EVERY {
             self.file.sync_data().map_err(file_error("sync", &self.path))?;
             way.note.synced = way.len;
+            way.is_ahead = true;
+            way.synced_at = now;
+        }
+        if way.is_ahead && now - self.opened >= NOTE_AFTER {
             self.write_note(&way.note)?;
-            way.synced_at = Instant::now();
+            way.is_ahead = false;
         }
         Ok(())
     }
@@ -138,12 +170,13 @@ impl<'a> Partial<'a> {
         self.write_note(&Note::default())?;
         self.file.set_len(0).map_err(file_error("cut", &self.path))?;
         self.kept = 0;
-        *lock(&self.way) = Way { len: 0, note: Note::default(), synced_at: Instant::now() };
+        *lock(&self.way) = Way { len: 0, note: Note::default(), is_ahead: false, synced_at: Instant::now() };
         Ok(())
     }
 
     /// Removes it: its bytes are wrong, and nobody will go on with them.
     pub fn discard(self) {
+        lock(&self.way).is_ahead = false;
         remove(&self.path);
     }
 
@@ -153,11 +186,9 @@ impl<'a> Partial<'a> {
     /// [`StoreError::File`].
     pub fn finish(self) -> Result<(), StoreError> {
         let target = self.store.blob_path(&self.digest);
-        if let Some(dir) = target.parent() {
-            fs::create_dir_all(dir).map_err(file_error("make", dir))?;
-        }
+        name_blob(&self.path, &target).map_err(file_error("rename a partial blob to", &target))?;
         self.store.unsynced.named();
-        fs::rename(&self.path, &target).map_err(file_error("rename a partial blob to", &target))?;
+        lock(&self.way).is_ahead = false;
         remove_file(&note_path(&self.path));
         Ok(())
     }
@@ -302,7 +333,7 @@ mod tests {
         let (dir, store) = store();
         let digest = Digest::of(b"abcdef");
         let partial = Partial::open(&store, &digest, 6).expect("opened");
-        partial.set_etag(Some("\"1\"")).expect("noted");
+        partial.set_etag(Some("\"1\""));
         partial.append(b"abc").expect("written");
         drop(partial);
         drop(store);
@@ -327,13 +358,28 @@ mod tests {
     }
 
     #[test]
+    fn a_download_that_lasts_is_noted_while_it_does_and_one_that_does_not_is_not() {
+        let (_dir, store) = store();
+        let digest = Digest::of(b"abcdef");
+        let mut partial = Partial::open(&store, &digest, 6).expect("opened");
+        partial.set_etag(Some("\"1\""));
+        partial.append(b"abc").expect("written");
+        assert!(!note_path(&partial.path).exists());
+        partial.opened = Instant::now() - NOTE_AFTER;
+        partial.append(b"d").expect("written");
+        assert_eq!(read_note(&partial.path).etag.as_deref(), Some("\"1\""));
+    }
+
+    #[test]
     fn after_another_boot_only_what_was_fsynced_is_kept() {
         let (dir, store) = store();
         let digest = Digest::of(b"abcdef");
-        let partial = Partial::open(&store, &digest, 6).expect("opened");
+        let mut partial = Partial::open(&store, &digest, 6).expect("opened");
+        partial.opened = Instant::now() - SYNC_EVERY;
         lock(&partial.way).synced_at = Instant::now() - SYNC_EVERY;
         partial.append(b"abc").expect("written");
         partial.append(b"de").expect("written");
+        assert_eq!(read_note(&partial.path).synced, 3, "before it is left");
         drop(partial);
         drop(store);
         fs::write(dir.path().join("boot"), "another").expect("written");

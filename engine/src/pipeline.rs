@@ -1,7 +1,8 @@
 //! One pass over a layer: source → blob file and its digest → decompress → diff id → untar.
 //!
 //! The caller's thread does all of it, piece by piece. A second thread reads, hashes, writes and decompresses ahead of
-//! it while the engine has a processor to spare ([`crate::relay`]), so that a layer which comes alone takes two.
+//! it while the engine has a processor to spare ([`crate::relay`]), so that a layer which comes alone takes two; the diff
+//! id is computed by whichever has time for it.
 //! Nothing is held but a few pieces, so a slow disk holds the network back and memory does not grow with the layer.
 //! Each thread computes only while it has one of the engine's processors ([`Limits::cpu`]), and lends it to others
 //! while it waits. Everything lands in temporaries, or in a [`Partial`]; the caller names them when all digests are
@@ -70,6 +71,12 @@ pub enum LayerError {
         /// Diff id of what came.
         found: Digest,
     },
+    /// It has to be hashed by another algorithm than it was: not its own fault.
+    #[error("the diff id of blob {blob} is no SHA-256")]
+    Algorithm {
+        /// Which.
+        blob: String,
+    },
     /// It cannot be decompressed.
     #[error("cannot decompress blob {blob}")]
     Decode {
@@ -95,14 +102,39 @@ pub enum LayerError {
 }
 
 /// What must come out.
-#[derive(Clone, Debug)]
-pub struct Expected {
+#[derive(Clone)]
+pub struct Expected<'a> {
     /// The blob's digest.
     pub digest: Digest,
     /// The blob's size.
     pub size: u64,
     /// The digest of the unpacked tar.
-    pub diff_id: Digest,
+    pub diff_id: DiffId<'a>,
+}
+
+/// A digest that may be known only in the end.
+#[derive(Clone)]
+pub enum DiffId<'a> {
+    /// It is known.
+    Known(Digest),
+    /// It is waited for in the end; until then it is taken for a SHA-256.
+    Awaited(&'a (dyn Fn() -> Result<Digest, Cancelled> + Sync)),
+}
+
+impl DiffId<'_> {
+    fn algorithm(&self) -> Algorithm {
+        match self {
+            DiffId::Known(digest) => digest.algorithm(),
+            DiffId::Awaited(_) => Algorithm::Sha256,
+        }
+    }
+
+    fn wait(&self) -> Result<Digest, Cancelled> {
+        match self {
+            DiffId::Known(digest) => Ok(digest.clone()),
+            DiffId::Awaited(wait) => limits::idle(wait),
+        }
+    }
 }
 
 /// A layer on its way.
@@ -114,7 +146,7 @@ pub struct Pipeline<'a> {
     /// Looked at with every buffer.
     pub cancel: &'a Cancel,
     /// What is known of the layer; `None` when importing.
-    pub expected: Option<Expected>,
+    pub expected: Option<Expected<'a>>,
     /// Unpack the tar; not needed when the layer is there.
     pub untar: bool,
     /// Told of bytes as they come, those of a [`Partial`] that were there before left out.
@@ -208,7 +240,9 @@ impl Pipeline<'_> {
             (self.on_phase)(Phase::Verifying);
             (self.on_phase)(Phase::Extracting);
         };
-        let relay = Relay::new(decoder, self.limits, &on_end);
+        let algorithm = self.expected.as_ref().map_or(Algorithm::Sha256, |e| e.diff_id.algorithm());
+        let mut hasher = Hasher::new(algorithm);
+        let relay = Relay::new(decoder, |piece: &[u8]| hasher.update(piece), self.limits, &on_end);
         let unpacked = std::thread::scope(|scope| {
             let builder = std::thread::Builder::new().name("ahead".into()).stack_size(STACK);
             // Without a second thread the first does all.
@@ -219,19 +253,18 @@ impl Pipeline<'_> {
             limits::idle(|| ahead.map(|ahead| ahead.join()));
             unpacked
         });
+        let end = relay.end();
         // Where the unpacking was given up first, nothing is wrong with the compressed bytes so far.
-        (relay.end().unwrap_or(Ok(())), unpacked)
+        (end.unwrap_or(Ok(())), unpacked.map(|skipped| (hasher.finish(), skipped)))
     }
 
-    /// Hashes what comes out and unpacks it: digest of all, and how many entries were passed over.
-    fn drain<D: Read>(
+    /// Unpacks what comes out, to its end; how many entries were passed over.
+    fn drain(
         &self,
-        relay: &Relay<'_, D>,
+        relay: &Relay<'_, impl Read, impl FnMut(&[u8])>,
         root: Option<&Path>,
-    ) -> Result<(Digest, u64), UnpackError> {
-        let algorithm = self.expected.as_ref().map_or(Algorithm::Sha256, |e| e.diff_id.algorithm());
-        let mut hasher = Hasher::new(algorithm);
-        let mut reader = Reader::new(relay, |piece| hasher.update(piece));
+    ) -> Result<u64, UnpackError> {
+        let mut reader = Reader::new(relay);
         let unpacked = match (root, self.store.namespace()) {
             (Some(root), None) => unpack::unpack(&mut reader, root)?.0,
             (Some(root), Some(namespace)) => namespace.unpack(&mut reader, root)?,
@@ -239,7 +272,7 @@ impl Pipeline<'_> {
         };
         // Behind the tar's end mark stand zeroes, which the diff id covers too.
         pass_rest(&mut reader).map_err(TarError::Read)?;
-        Ok((hasher.finish(), unpacked.skipped))
+        Ok(unpacked.skipped)
     }
 
     /// Sends all of `from` into `sink` and compares the digest, without a look into it.
@@ -282,9 +315,8 @@ impl Pipeline<'_> {
         let format = format.map_err(|source| LayerError::Decode { blob: self.name(), source })?;
         let (diff_id, skipped) =
             unpacked.map_err(|source| LayerError::Unpack { blob: self.name(), source })?;
-        if let Some(expected) = self.expected.as_ref().filter(|e| e.diff_id != diff_id) {
-            let expected = expected.diff_id.clone();
-            return Err(LayerError::DiffId { blob: self.name(), expected, found: diff_id });
+        if let Some(expected) = &self.expected {
+            self.compare_diff_id(expected.diff_id.wait()?, &diff_id)?;
         }
         Ok(Streamed { digest, size, diff_id, format, layer, skipped })
     }
@@ -299,6 +331,17 @@ impl Pipeline<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    fn compare_diff_id(&self, expected: Digest, found: &Digest) -> Result<(), LayerError> {
+        if expected == *found {
+            return Ok(());
+        }
+        let blob = self.name();
+        Err(match expected.algorithm() == found.algorithm() {
+            true => LayerError::DiffId { blob, expected, found: found.clone() },
+            false => LayerError::Algorithm { blob },
+        })
     }
 
     fn name(&self) -> String {

@@ -1,14 +1,18 @@
-//! A pull: resolve → platform → manifest → config → layers in parallel → commit.
+//! A pull: resolve → platform → manifest → config and layers in parallel → commit.
 //!
-//! Runs on a job's thread, with as many more as there may be downloads. Reports to a [`Progress`]; the caller
-//! announces the outcome. On failure nothing is under a final name but blobs and layers that are right in
-//! themselves, which the next pull finds.
+//! Where there is room for all of an image, its layers come while its config, which says what they are to be unpacked,
+//! is still on its way; none has a name before that has come. The config needs no slot, claim or processor, which its
+//! layers hold meanwhile. Runs on a job's thread, with one more for the config and as many as there may be downloads.
+//! Reports to a [`Progress`]; the caller announces the outcome. On failure nothing is under a final name but blobs and
+//! layers that are right in themselves, which the next pull finds.
 
+use crate::awaited::Awaited;
 use crate::cancel::{Cancel, Cancelled};
 use crate::digest::Digest;
 use crate::images::{self, NewImage};
-use crate::layer::{Fetch, Layer};
+use crate::layer::{self, Fetch, Ids, Layer};
 use crate::limits::Limits;
+use crate::mutex::lock;
 use crate::oci::{self, Config, Descriptor, Document, Manifest, OciError, PlatformField};
 use crate::pipeline::LayerError;
 use crate::platform::Platform;
@@ -18,15 +22,18 @@ use crate::rate::Rate;
 use crate::reference::Reference;
 use crate::registry::{Access, RawManifest, RegistryError};
 use crate::retry;
-use crate::room::{Room, RoomError};
+use crate::room::{Claim, Room, RoomError};
 use crate::sources::Sources;
-use crate::store::{Pin, Store, StoreError, lock};
+use crate::store::{Pin, Store, StoreError};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Deepest index within an index.
 const NESTING_MAX: usize = 3;
+/// Fewer bytes of layers than this come before a second connection is there: then the config comes first, on the one
+/// that there is.
+const APART: u64 = 256 << 10;
 /// Stack of a layer's thread: TLS and decompression, no recursion.
 const STACK: usize = 1 << 20;
 
@@ -182,6 +189,34 @@ struct Resolved {
     index: Option<Digest>,
 }
 
+/// What the image's config says, and what is kept for its layers.
+struct Known {
+    config: Config,
+    chain_ids: Vec<Digest>,
+    _pin: Pin,
+    _claim: Claim,
+}
+
+/// The same, when it has come.
+type Learned = Awaited<Arc<Known>>;
+
+impl layer::Config for Learned {
+    fn now(&self, nth: usize) -> Option<Ids> {
+        self.now().and_then(|known| known.ids(nth))
+    }
+
+    fn wait(&self, nth: usize) -> Result<Ids, Cancelled> {
+        self.wait().and_then(|known| known.ids(nth)).ok_or(Cancelled)
+    }
+}
+
+impl Known {
+    fn ids(&self, nth: usize) -> Option<Ids> {
+        let diff_id = self.config.rootfs.diff_ids.get(nth)?.clone();
+        Some(Ids { diff_id, chain_id: self.chain_ids.get(nth)?.clone() })
+    }
+}
+
 impl Work<'_> {
     fn run(&self) -> Result<Pulled, PullError> {
         let resolved = self.resolve()?;
@@ -192,11 +227,9 @@ impl Work<'_> {
         let mut needed: Vec<Digest> = manifest.layers.iter().map(|l| l.digest.clone()).collect();
         needed.extend([manifest.config.digest.clone(), resolved.raw.digest.clone()]);
         let _blobs = self.store.pin(needed);
-        let config = self.config(manifest)?;
-        self.check_platform(&config, resolved.index.is_some())?;
-        let _layers = self.layers(manifest, &config, first_row)?;
+        let known = self.layers(&resolved, first_row)?;
         self.cancel.check()?;
-        self.commit(resolved, config)
+        self.commit(resolved, &known.config)
     }
 
     /// From the reference to one manifest; each digest on the way is verified.
@@ -270,14 +303,44 @@ impl Work<'_> {
         }
     }
 
-    /// Fetches and unpacks what is not there, as many layers at a time as there may be downloads.
-    fn layers(&self, manifest: &Manifest, config: &Config, first_row: usize) -> Result<Pin, PullError> {
+    /// What has to be known before a layer is read: nothing is, of an image for another platform, or without room.
+    fn learn(&self, resolved: &Resolved) -> Result<Known, PullError> {
+        let config = self.config(&resolved.manifest)?;
+        self.check_platform(&config, resolved.index.is_some())?;
         let chain_ids = config.chain_ids();
         let pin = self.store.pin(chain_ids.iter().cloned());
-        let _claim = self.request.room.claim(self.store, manifest, &chain_ids, self.request.unpack)?;
-        let parts = manifest.layers.iter().zip(&config.rootfs.diff_ids).zip(&chain_ids).zip(first_row..);
-        let layers: Vec<Layer<'_>> =
-            parts.map(|(((blob, diff_id), chain_id), row)| Layer { row, blob, diff_id, chain_id }).collect();
+        let PullRequest { room, unpack, .. } = self.request;
+        let claim = room.claim(self.store, &resolved.manifest, &chain_ids, *unpack)?;
+        Ok(Known { config, chain_ids, _pin: pin, _claim: claim })
+    }
+
+    /// True if layers may come before the config has: it will not keep the image from being taken, as far as can be
+    /// told.
+    fn is_config_apart(&self, resolved: &Resolved) -> bool {
+        let (manifest, PullRequest { room, unpack, platform, .. }) = (&resolved.manifest, self.request);
+        let is_missing = |blob: &&Descriptor| !self.store.has_blob(&blob.digest, blob.size);
+        let missing = manifest.layers.iter().filter(is_missing).map(|layer| layer.size);
+        is_missing(&&manifest.config)
+            && missing.fold(0, u64::saturating_add) >= APART
+            && (platform.is_none() || resolved.index.is_some())
+            && room.is_ample(self.store, manifest, *unpack)
+    }
+
+    /// Fetches and unpacks what is not there, as many layers at a time as there may be downloads.
+    fn layers(&self, resolved: &Resolved, first_row: usize) -> Result<Arc<Known>, PullError> {
+        let manifest = &resolved.manifest;
+        let (known, failed) = (Learned::default(), Mutex::<Option<PullError>>::default());
+        let fail = |error: PullError| {
+            lock(&failed).get_or_insert(error);
+            self.cancel.cancel();
+        };
+        let learn = || known.tell(self.learn(resolved).map(Arc::new).map_err(fail).ok());
+        let layers: Vec<Layer<'_>> = manifest
+            .layers
+            .iter()
+            .enumerate()
+            .map(|(nth, blob)| Layer { row: first_row + nth, nth, blob })
+            .collect();
         let rate = Rate::new(self.request.bytes_per_second);
         let fetch = Fetch {
             store: self.store,
@@ -287,9 +350,9 @@ impl Work<'_> {
             progress: self.progress,
             cancel: self.cancel,
             unpack: self.request.unpack,
+            config: &known,
         };
         let next = AtomicUsize::new(0);
-        let failed: Mutex<Option<LayerError>> = Mutex::default();
         let worker = || {
             while let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
                 if self.cancel.is_cancelled() {
@@ -297,31 +360,34 @@ impl Work<'_> {
                 }
                 if let Err(error) = fetch.layer(layer) {
                     self.progress.fail(layer.row, &sampan_ipc::report::chain(&error));
-                    lock(&failed).get_or_insert(error);
-                    self.cancel.cancel();
-                    return;
+                    return fail(error.into());
                 }
             }
         };
         std::thread::scope(|scope| {
+            let thread = |name: &str| std::thread::Builder::new().name(name.into()).stack_size(STACK);
+            let is_apart =
+                self.is_config_apart(resolved) && thread("config").spawn_scoped(scope, learn).is_ok();
+            if !is_apart {
+                learn();
+            }
             for _ in 1..self.limits.bounds.downloads.min(layers.len()) {
-                let builder = std::thread::Builder::new().name("layer".into()).stack_size(STACK);
                 // Without one more thread it goes on with those that there are.
-                let _ = builder.spawn_scoped(scope, worker);
+                let _ = thread("layer").spawn_scoped(scope, worker);
             }
             worker();
         });
-        let failed = lock(&failed).take();
-        if let Some(error) = failed {
-            return Err(error.into());
+        if let Some(error) = lock(&failed).take() {
+            return Err(error);
         }
+        let known = known.wait().ok_or(Cancelled)?;
         if self.request.unpack {
-            self.store.settle_layers(&chain_ids, self.cancel)?;
+            self.store.settle_layers(&known.chain_ids, self.cancel)?;
         }
-        Ok(pin)
+        Ok(known)
     }
 
-    fn commit(&self, resolved: Resolved, config: Config) -> Result<Pulled, PullError> {
+    fn commit(&self, resolved: Resolved, config: &Config) -> Result<Pulled, PullError> {
         let Resolved { raw, manifest, index } = resolved;
         self.store.write_blob(&raw.digest, &raw.bytes)?;
         let media_type = match (manifest.media_type.as_str(), manifest.config.media_type.as_str()) {
@@ -344,7 +410,7 @@ impl Work<'_> {
         Ok(Pulled {
             digest: raw.digest,
             unchanged,
-            labels: config.config.labels,
+            labels: config.config.labels.clone(),
             id: manifest.config.digest,
             size,
         })

@@ -1,7 +1,7 @@
 //! From what a person typed and the operator configured to the image that is meant and how it is reached.
 //!
 //! Called by [`crate::server`] when a pull is asked for or an image named, and by [`crate::work`] on the job's thread where a short
-//! name may be of several registries, or all tags are wanted. Keeps nothing: the files are read anew each time.
+//! name may be of several registries, or all tags are wanted. Keeps nothing.
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::config::Config;
@@ -9,7 +9,7 @@ use crate::credentials::Credentials;
 use crate::images;
 use crate::pull::PullError;
 use crate::reference::{self, Reference};
-use crate::registries::{Registries, RegistriesError};
+use crate::registries::RegistriesError;
 use crate::registry::{Access, RegistryError};
 use crate::retry;
 use crate::sources::Sources;
@@ -35,7 +35,7 @@ pub fn access(
         Some(dir) => vec![dir.clone()],
         None => CERTS.map(PathBuf::from).to_vec(),
     };
-    let registries = Registries::load(config.registries_conf.as_deref())?;
+    let registries = config.registries.load()?;
     Ok(Access {
         insecure,
         insecure_hosts: config.insecure_registries.clone().into(),
@@ -45,7 +45,7 @@ pub fn access(
             config.auth_file.as_ref(),
             registries.credential_helpers(),
         ),
-        registries: Arc::new(registries),
+        registries,
         stall: Some(config.bounds.stall_time),
     })
 }
@@ -55,7 +55,7 @@ pub fn access(
 /// # Errors
 /// [`RegistriesError`] if a file cannot be used.
 pub fn credential_helpers(config: &Config) -> Result<Vec<String>, RegistriesError> {
-    Ok(Registries::load(config.registries_conf.as_deref())?.credential_helpers().to_vec())
+    Ok(config.registries.load()?.credential_helpers().to_vec())
 }
 
 /// What `typed` is the name of among the images that are here: of the first of its meanings that is one, else what
@@ -64,7 +64,7 @@ pub fn stored(config: &Config, store: &Store, typed: &str) -> String {
     if !reference::is_short(typed) {
         return typed.to_owned();
     }
-    let meanings = Registries::load(config.registries_conf.as_deref()).and_then(|all| all.meanings(typed));
+    let meanings = config.registries.load().and_then(|all| all.meanings(typed));
     let (Ok(meanings), Ok(entries)) = (meanings, images::entries(store)) else {
         // Whoever fetches is told what is wrong with the files; what is here can be named without them.
         return typed.to_owned();

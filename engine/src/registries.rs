@@ -1,15 +1,19 @@
 //! Which registries stand behind a name: containers-registries.conf(5), version 2, and registries.conf.d.
 //!
-//! Read anew for each pull by [`crate::server`]; gives [`Reference`]s for what a person typed, and [`Endpoint`]s
+//! Asked for each pull, by way of [`Files`]; gives [`Reference`]s for what a person typed, and [`Endpoint`]s
 //! for a reference, in the order in which they are to be tried. Reads files, never the network. There is no
 //! terminal in a daemon: `enforcing` refuses a short name of several registries, the other modes try all.
 
 mod error;
 mod file;
+mod kept;
 mod table;
 
 pub use self::error::RegistriesError;
-use self::file::{File, at, check_alias, check_search, drop_ins, parse, read, warn_of_unknown_keys};
+use self::file::{
+    File, at, check_alias, check_search, drop_in_directory, drop_ins, parse, read, warn_of_unknown_keys,
+};
+pub use self::kept::Files;
 use self::table::{Table, matches, rewrite};
 use crate::reference::{self, Reference};
 use serde::Deserialize;
@@ -67,6 +71,14 @@ pub struct Registries {
     aliases: BTreeMap<String, String>,
 }
 
+/// The file that is read first, and whether somebody named it.
+fn main_file(conf: Option<&Path>) -> (PathBuf, bool) {
+    let named = || std::env::var_os(CONF_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let named = conf.map(Path::to_owned).or_else(named);
+    let is_named = named.is_some();
+    (named.unwrap_or_else(|| PathBuf::from(CONF)), is_named)
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Enforcing,
@@ -81,25 +93,30 @@ impl Registries {
     /// # Errors
     /// [`RegistriesError::Read`], [`RegistriesError::Parse`]. A file that is absent is an error only if it was named.
     pub fn load(conf: Option<&Path>) -> Result<Self, RegistriesError> {
-        let named = std::env::var_os(CONF_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
-        let named = conf.map(Path::to_owned).or(named);
-        let main = named.clone().unwrap_or_else(|| PathBuf::from(CONF));
+        let (main, is_named) = main_file(conf);
         let mut all = Registries::default();
         match read(&main) {
             Ok(text) => all.add(&text, &main)?,
-            Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if !is_named && error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(RegistriesError::Read { path: main, source }),
         }
         for path in drop_ins(&main)? {
             let text = read(&path).map_err(|source| RegistriesError::Read { path: path.clone(), source })?;
             all.add(&text, &path)?;
         }
-        if named.is_none()
-            && let Ok(text) = read(Path::new(RECORDED_ALIASES))
-        {
+        if !is_named && let Ok(text) = read(Path::new(RECORDED_ALIASES)) {
             all.add_aliases(&text, Path::new(RECORDED_ALIASES))?;
         }
         Ok(all)
+    }
+
+    /// All files and directories that [`Registries::load`] reads or looks for.
+    fn files(conf: Option<&Path>) -> Result<Vec<PathBuf>, RegistriesError> {
+        let (main, is_named) = main_file(conf);
+        let mut files = vec![main.clone(), drop_in_directory(&main)];
+        files.extend(drop_ins(&main)?);
+        files.extend((!is_named).then(|| PathBuf::from(RECORDED_ALIASES)));
+        Ok(files)
     }
 
     /// One file's text, as if it were all there is.

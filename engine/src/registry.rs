@@ -21,12 +21,12 @@ use self::transport::{Agents, is_loopback};
 pub use self::upload::{Begun, Payload, Upload};
 use crate::credentials::Credentials;
 use crate::digest::{Digest, Hasher};
+use crate::mutex::lock;
 use crate::oci;
 use crate::range;
 use crate::reference::{self, Reference};
 use crate::registries::{Endpoint, Registries, RegistriesError};
 use crate::retry;
-use crate::store::lock;
 use ::http::{Response, StatusCode, header};
 use serde::Deserialize;
 use std::collections::HashSet;
@@ -404,7 +404,13 @@ impl Registry {
         let what = format!("tags of {}", self.repository);
         let (mut tags, mut seen) = (Vec::new(), HashSet::new());
         let mut below = format!("tags/list?n={TAGS_PER_PAGE}");
+        let mut pages = HashSet::new();
         for _ in 0..TAG_PAGES_MAX {
+            if !pages.insert(below.clone()) {
+                return Err(
+                    self.wrong(format!("links from one page of tags of {} back to another", self.repository))
+                );
+            }
             let response = self.get(&what, &below, &[(header::ACCEPT, "application/json")])?;
             let next = next_page(&response).map(str::to_owned);
             for tag in self.page(response, &what)? {

@@ -3,11 +3,14 @@
 //! While all processors have work, the first does it alone, piece by piece, and what it has just decompressed is
 //! still in its cache when it goes on with it. A processor to spare ([`Limits::spare_cpu`]) goes to the second, which
 //! then decompresses the next pieces meanwhile, a few at most; it stops when somebody else wants the processor. So a
-//! single layer takes two processors, and many layers take one each, without a hand-over. Called by
-//! [`crate::pipeline`]; knows nothing of what the bytes are.
+//! single layer takes two processors, and many layers take one each, without a hand-over.
+//!
+//! All bytes are shown to a *witness* in order: the digest of them. Whoever has time for it does that: the second thread
+//! where it is ahead by pieces, else the first when it takes one. So both have as much to do, whether it is decompressing
+//! that takes longer or what the first does with the bytes. Called by [`crate::pipeline`]; knows nothing of what they are.
 
 use crate::limits::{self, Limits};
-use crate::store::lock;
+use crate::mutex::lock;
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,13 +19,15 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 /// Bytes of a piece.
 const PIECE: usize = 128 << 10;
 /// Most pieces that wait to be taken.
-const AHEAD: usize = 4;
+const AHEAD: usize = 6;
 /// Who has run so far ahead goes on when so many are left: a wake-up for several pieces, not for each.
-const GO_ON: usize = 2;
+const GO_ON: usize = 1;
+/// With so many waiting the second thread has time for the witness.
+const AT_EASE: usize = 2;
 
 /// What both threads share.
-pub struct Relay<'a, D> {
-    state: Mutex<State<D>>,
+pub struct Relay<'a, D, W> {
+    state: Mutex<State<D, W>>,
     /// For the reader: a piece is ready, or the decompressor is free.
     ready: Condvar,
     /// For the one ahead: there is room, and the decompressor is free.
@@ -34,28 +39,50 @@ pub struct Relay<'a, D> {
     on_end: &'a (dyn Fn() + Sync),
 }
 
-struct State<D> {
+struct State<D, W> {
     /// Away while one of the threads runs it.
     decoder: Option<D>,
-    pieces: VecDeque<Vec<u8>>,
+    /// Away while one of the threads shows it something.
+    witness: Option<W>,
+    pieces: VecDeque<Piece>,
+    /// How many were taken before the first of those that wait.
+    taken: usize,
     used: Vec<Vec<u8>>,
     end: Option<io::Result<()>>,
     reader_waits: bool,
     other_waits: bool,
 }
 
-impl<D> State<D> {
+/// Decompressed bytes.
+#[derive(Default)]
+struct Piece {
+    bytes: Vec<u8>,
+    /// The witness has seen them.
+    is_seen: bool,
+    /// The second thread has the bytes, to show them.
+    is_away: bool,
+}
+
+impl<D, W> State<D, W> {
     fn may_run_ahead(&self) -> bool {
-        self.decoder.is_some() && self.pieces.len() < AHEAD
+        self.end.is_none() && self.decoder.is_some() && self.pieces.len() < AHEAD
+    }
+
+    /// Which of the pieces the second thread may show now.
+    fn to_show(&self) -> Option<usize> {
+        let is_at_ease = self.witness.is_some() && !self.reader_waits && self.pieces.len() >= AT_EASE;
+        self.pieces.iter().position(|piece| !piece.is_seen).filter(|_| is_at_ease)
     }
 }
 
-impl<'a, D: Read> Relay<'a, D> {
+impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     /// Nothing is read yet.
-    pub fn new(decoder: D, limits: &'a Limits, on_end: &'a (dyn Fn() + Sync)) -> Self {
+    pub fn new(decoder: D, witness: W, limits: &'a Limits, on_end: &'a (dyn Fn() + Sync)) -> Self {
         let state = State {
             decoder: Some(decoder),
+            witness: Some(witness),
             pieces: VecDeque::new(),
+            taken: 0,
             used: Vec::new(),
             end: None,
             reader_waits: false,
@@ -75,59 +102,90 @@ impl<'a, D: Read> Relay<'a, D> {
     fn next(&self, mut used: Vec<u8>) -> io::Result<Vec<u8>> {
         let mut state = lock(&self.state);
         loop {
-            if let Some(piece) = state.pieces.pop_front() {
-                state.used.push(used);
-                if state.pieces.len() <= GO_ON {
-                    self.let_run_ahead(&mut state);
+            if state.pieces.front().is_some_and(|piece| !piece.is_away) {
+                return Ok(self.take(state, used));
+            }
+            if state.pieces.is_empty() {
+                match &state.end {
+                    Some(Ok(())) => return Ok(Vec::new()),
+                    // Why is told by [`Relay::end`].
+                    Some(Err(_)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    None => {}
                 }
-                return Ok(piece);
-            }
-            match &state.end {
-                Some(Ok(())) => return Ok(Vec::new()),
-                // Why is told by [`Relay::end`].
-                Some(Err(_)) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                None => {}
-            }
-            if let Some(decoder) = state.decoder.take() {
-                drop(state);
-                let got = piece(decoder, &mut used);
-                state = self.take_back(got, |_| {});
-                self.let_run_ahead(&mut state);
-                if state.end.is_none() {
-                    return Ok(used);
+                if let Some(decoder) = state.decoder.take() {
+                    drop(state);
+                    let got = piece(decoder, &mut used);
+                    let state = self.take_back(got);
+                    if state.end.is_none() {
+                        let piece = Piece { bytes: used, ..Piece::default() };
+                        return Ok(self.show(state, piece));
+                    }
+                    self.let_run_ahead(state);
+                    return self.next(used);
                 }
-            } else {
-                state.reader_waits = true;
-                // Let go of all before the processor is taken again: who has that may want what we hold.
-                limits::idle(|| drop(self.ready.wait(state)));
-                state = lock(&self.state);
             }
+            state.reader_waits = true;
+            // Let go of all before the processor is taken again: who has that may want what we hold.
+            limits::idle(|| drop(self.ready.wait(state)));
+            state = lock(&self.state);
         }
     }
 
-    /// Puts the decompressor back, and notes what became of its piece.
-    fn take_back(
-        &self,
-        (decoder, got): (D, io::Result<usize>),
-        keep: impl FnOnce(&mut State<D>),
-    ) -> MutexGuard<'_, State<D>> {
+    /// The first of the pieces that wait, which is there.
+    fn take(&self, mut state: MutexGuard<'_, State<D, W>>, used: Vec<u8>) -> Vec<u8> {
+        let piece = state.pieces.pop_front().unwrap_or_default();
+        state.taken += 1;
+        state.used.push(used);
+        self.show(state, piece)
+    }
+
+    /// Shows the witness a piece that is the reader's now, if it has not seen it; all before it was shown.
+    fn show(&self, mut state: MutexGuard<'_, State<D, W>>, piece: Piece) -> Vec<u8> {
+        // The other one has it only while a piece before this is away, and then this is not ours yet.
+        let witness = (!piece.is_seen).then(|| state.witness.take().expect("nobody else shows a piece now"));
+        if state.pieces.len() <= GO_ON {
+            self.let_run_ahead(state);
+        } else {
+            drop(state);
+        }
+        if let Some(mut witness) = witness {
+            witness(&piece.bytes);
+            lock(&self.state).witness = Some(witness);
+        }
+        piece.bytes
+    }
+
+    /// Puts the decompressor back, and notes how it ended, if it has.
+    fn take_back(&self, (decoder, got): (D, io::Result<usize>)) -> MutexGuard<'_, State<D, W>> {
         if matches!(got, Ok(0)) {
             (self.on_end)();
         }
         let mut state = lock(&self.state);
         state.decoder = Some(decoder);
         match got {
-            Ok(1..) => keep(&mut state),
+            Ok(1..) => {}
             Ok(0) => state.end = Some(Ok(())),
             Err(error) => state.end = Some(Err(error)),
         }
         state
     }
 
-    fn let_run_ahead(&self, state: &mut State<D>) {
-        if std::mem::take(&mut state.other_waits) {
+    fn let_run_ahead(&self, mut state: MutexGuard<'_, State<D, W>>) {
+        let is_awaited = std::mem::take(&mut state.other_waits);
+        // First: who wakes up wants it.
+        drop(state);
+        if is_awaited {
             self.room.notify_one();
         }
+    }
+
+    fn let_read<'b>(&'b self, mut state: MutexGuard<'b, State<D, W>>) -> MutexGuard<'b, State<D, W>> {
+        if !std::mem::take(&mut state.reader_waits) {
+            return state;
+        }
+        drop(state);
+        self.ready.notify_one();
+        lock(&self.state)
     }
 
     /// Runs ahead of the reader whenever there is a processor to spare, until all is decompressed or
@@ -144,39 +202,77 @@ impl<'a, D: Read> Relay<'a, D> {
     fn await_room(&self) -> bool {
         let mut state = lock(&self.state);
         loop {
-            if state.end.is_some() || self.done.load(Ordering::SeqCst) {
+            if self.done.load(Ordering::SeqCst) {
                 return false;
             }
-            if state.may_run_ahead() {
+            if state.may_run_ahead() || state.to_show().is_some() {
                 return true;
+            }
+            if state.end.is_some() {
+                return false;
             }
             state.other_waits = true;
             state = self.room.wait(state).unwrap_or_else(|e| e.into_inner());
         }
     }
 
-    /// Decompresses pieces while there is room for them and nobody else wants the processor.
+    /// Decompresses pieces while there is room for them, and shows them, while nobody else wants the processor.
     fn stint(&self) {
         let mut state = lock(&self.state);
-        while state.end.is_none() && state.may_run_ahead() && !self.done.load(Ordering::SeqCst) {
-            let Some(decoder) = state.decoder.take() else { return };
-            let mut buffer = state.used.pop().unwrap_or_default();
-            drop(state);
-            let got = piece(decoder, &mut buffer);
-            state = self.take_back(got, |state| state.pieces.push_back(buffer));
-            if std::mem::take(&mut state.reader_waits) {
-                self.ready.notify_one();
+        while !self.done.load(Ordering::SeqCst) {
+            if let Some(at) = state.to_show() {
+                state = self.show_ahead(state, at);
+            } else if state.may_run_ahead()
+                && let Some(decoder) = state.decoder.take()
+            {
+                let mut bytes = state.used.pop().unwrap_or_default();
+                drop(state);
+                let got = piece(decoder, &mut bytes);
+                state = self.take_back(got);
+                if state.end.is_none() {
+                    state.pieces.push_back(Piece { bytes, ..Piece::default() });
+                }
+            } else {
+                return;
             }
+            state = self.let_read(state);
             if self.limits.is_wanted() {
                 return;
             }
         }
     }
 
+    /// Shows the piece at `at`, which stays where it is.
+    fn show_ahead<'b>(
+        &'b self,
+        mut state: MutexGuard<'b, State<D, W>>,
+        at: usize,
+    ) -> MutexGuard<'b, State<D, W>> {
+        let number = state.taken + at;
+        let (Some(piece), Some(mut witness)) =
+            (state.pieces.get_mut(at).map(std::mem::take), state.witness.take())
+        else {
+            return state;
+        };
+        if let Some(place) = state.pieces.get_mut(at) {
+            place.is_away = true;
+        }
+        drop(state);
+        witness(&piece.bytes);
+        let mut state = lock(&self.state);
+        state.witness = Some(witness);
+        // The reader may have taken some before it; it waits for one that is away.
+        let at = number - state.taken;
+        if let Some(place) = state.pieces.get_mut(at) {
+            *place = Piece { is_seen: true, ..piece };
+        }
+        state
+    }
+
     /// Nobody reads any more: lets [`Relay::run_ahead`] return.
     pub fn close(&self) {
         self.done.store(true, Ordering::SeqCst);
-        self.let_run_ahead(&mut lock(&self.state));
+        self.let_run_ahead(lock(&self.state));
         self.limits.recheck();
     }
 
@@ -202,30 +298,28 @@ fn piece<D: Read>(mut decoder: D, buffer: &mut Vec<u8>) -> (D, io::Result<usize>
     (decoder, Ok(have))
 }
 
-/// The reading end: all bytes, in order, each told to `on_piece` when it comes.
-pub struct Reader<'a, D, F> {
-    relay: &'a Relay<'a, D>,
-    on_piece: F,
+/// The reading end: all bytes, in order.
+pub struct Reader<'a, D, W> {
+    relay: &'a Relay<'a, D, W>,
     piece: Vec<u8>,
     at: usize,
     ended: bool,
 }
 
-impl<'a, D: Read, F: FnMut(&[u8])> Reader<'a, D, F> {
+impl<'a, D: Read, W: FnMut(&[u8])> Reader<'a, D, W> {
     /// Reads from the first byte on; there is to be one of them.
-    pub fn new(relay: &'a Relay<'a, D>, on_piece: F) -> Self {
-        Reader { relay, on_piece, piece: Vec::new(), at: 0, ended: false }
+    pub fn new(relay: &'a Relay<'a, D, W>) -> Self {
+        Reader { relay, piece: Vec::new(), at: 0, ended: false }
     }
 }
 
-impl<D: Read, F: FnMut(&[u8])> BufRead for Reader<'_, D, F> {
+impl<D: Read, W: FnMut(&[u8])> BufRead for Reader<'_, D, W> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.at == self.piece.len() && !self.ended {
             limits::share();
             self.piece = self.relay.next(std::mem::take(&mut self.piece))?;
             self.at = 0;
             self.ended = self.piece.is_empty();
-            (self.on_piece)(&self.piece);
         }
         Ok(self.piece.get(self.at..).unwrap_or_default())
     }
@@ -235,7 +329,7 @@ impl<D: Read, F: FnMut(&[u8])> BufRead for Reader<'_, D, F> {
     }
 }
 
-impl<D: Read, F: FnMut(&[u8])> Read for Reader<'_, D, F> {
+impl<D: Read, W: FnMut(&[u8])> Read for Reader<'_, D, W> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let len = self.fill_buf()?.read(into)?;
         self.consume(len);
@@ -269,26 +363,51 @@ mod tests {
         }
     }
 
-    fn read_all(cpus: usize, len: usize, breaks: bool) -> (io::Result<Vec<u8>>, Option<io::Result<()>>) {
+    type Outcome = (io::Result<Vec<u8>>, Vec<u8>, Option<io::Result<()>>);
+
+    /// What is read of so many bytes, what the witness saw, and how it ended. The reader is slow or fast by turns.
+    fn read_all(cpus: usize, len: usize, breaks: bool) -> Outcome {
         let limits = Limits::new(Bounds { cpus, ..Bounds::default() });
         let (_cpu, on_end) = (limits.cpu(), || {});
-        let relay = Relay::new(Numbers { at: 0, len, breaks }, &limits, &on_end);
+        let seen = Mutex::new(Vec::new());
+        let witness = |bytes: &[u8]| lock(&seen).extend_from_slice(bytes);
+        let relay = Relay::new(Numbers { at: 0, len, breaks }, witness, &limits, &on_end);
         let read = std::thread::scope(|scope| {
             scope.spawn(|| relay.run_ahead());
-            let mut all = Vec::new();
-            let read = Reader::new(&relay, |_| {}).read_to_end(&mut all).map(|_| all);
+            let (mut all, mut reader) = (Vec::new(), Reader::new(&relay));
+            let read = loop {
+                match reader.fill_buf().map(<[u8]>::to_vec) {
+                    Ok(piece) if piece.is_empty() => break Ok(all),
+                    Ok(piece) => {
+                        reader.consume(piece.len());
+                        all.extend(piece);
+                        // Until the other one is as far ahead as it may be, or sleeps since it was.
+                        while all.len() % (3 * PIECE) == 0 && cpus > 1 && all.len() + AHEAD * PIECE < len {
+                            let state = lock(&relay.state);
+                            if state.pieces.len() == AHEAD || state.other_waits {
+                                break;
+                            }
+                            drop(state);
+                            std::thread::yield_now();
+                        }
+                    }
+                    Err(error) => break Err(error),
+                }
+            };
             relay.close();
             read
         });
-        (read, relay.end())
+        let end = relay.end();
+        (read, seen.into_inner().expect("no panic"), end)
     }
 
     #[test]
-    fn all_bytes_come_in_order_whoever_decompresses_them() {
-        for (cpus, len) in [(1, 3_000_000), (2, 3_000_000), (2, 0), (2, PIECE), (8, PIECE * AHEAD + 1)] {
-            let (read, end) = read_all(cpus, len, false);
+    fn all_bytes_come_in_order_to_reader_and_witness_whoever_decompresses_and_shows_them() {
+        for (cpus, len) in [(1, 3_000_000), (2, 6_000_000), (2, 0), (2, PIECE), (8, PIECE * AHEAD + 1)] {
+            let (read, seen, end) = read_all(cpus, len, false);
             let expected: Vec<u8> = (0..len).map(|at| at.wrapping_mul(31) as u8).collect();
             assert!(read.expect("read") == expected, "{cpus} processors, {len} bytes");
+            assert!(seen == expected, "{cpus} processors, {len} bytes");
             assert!(matches!(end, Some(Ok(()))));
         }
     }
@@ -296,7 +415,8 @@ mod tests {
     #[test]
     fn a_decompressor_that_breaks_breaks_the_stream_and_says_why() {
         for cpus in [1, 2] {
-            let (read, end) = read_all(cpus, 1_000_000, true);
+            let (read, seen, end) = read_all(cpus, 1_000_000, true);
+            assert!(seen.len() <= 1_000_000);
             assert_eq!(read.expect_err("broken").kind(), io::ErrorKind::UnexpectedEof);
             assert_eq!(end.expect("known").expect_err("broken").to_string(), "broken");
         }
@@ -306,10 +426,10 @@ mod tests {
     fn who_reads_no_more_lets_the_other_thread_go() {
         let limits = Limits::new(Bounds { cpus: 2, ..Bounds::default() });
         let (_cpu, on_end) = (limits.cpu(), || {});
-        let relay = Relay::new(io::repeat(7), &limits, &on_end);
+        let relay = Relay::new(io::repeat(7), |_: &[u8]| {}, &limits, &on_end);
         std::thread::scope(|scope| {
             scope.spawn(|| relay.run_ahead());
-            let mut reader = Reader::new(&relay, |_| {});
+            let mut reader = Reader::new(&relay);
             reader.read_exact(&mut [0; 1000]).expect("read");
             relay.close();
         });

@@ -8,8 +8,9 @@
 use crate::announce::Announcer;
 use crate::digest::Digest;
 use crate::images::{self, ImageError};
+use crate::mutex::lock;
 use crate::oci::{Descriptor, Manifest};
-use crate::store::{Store, lock};
+use crate::store::Store;
 use crate::{partial, prune};
 use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Deserializer};
@@ -199,6 +200,13 @@ struct Part {
     unpacked: u64,
 }
 
+impl Part {
+    fn new(layer: &Descriptor, chain_id: Option<&Digest>) -> Self {
+        let unpacked = unpacked_size(layer);
+        Part { blob: layer.digest.clone(), size: layer.size, chain_id: chain_id.cloned(), unpacked }
+    }
+}
+
 type Claims = Arc<Mutex<HashMap<u64, Vec<Part>>>>;
 
 /// Keeps room for what a job still has to write, until it is dropped.
@@ -352,12 +360,7 @@ impl Room {
         chain_ids: &[Digest],
         unpack: bool,
     ) -> Result<Claim, RoomError> {
-        let part = |(layer, chain_id): (&Descriptor, &Digest)| Part {
-            blob: layer.digest.clone(),
-            size: layer.size,
-            chain_id: unpack.then(|| chain_id.clone()),
-            unpacked: unpacked_size(layer),
-        };
+        let part = |(layer, chain_id): (&Descriptor, &Digest)| Part::new(layer, unpack.then_some(chain_id));
         let mut parts: Vec<Part> = manifest.layers.iter().zip(chain_ids).map(part).collect();
         match self.enter(store, &mut parts) {
             Err(RoomError::Bytes { needs, others, reserve, free, .. }) if self.marks.collect.is_some() => {
@@ -372,18 +375,35 @@ impl Room {
         }
     }
 
+    /// True if there is room for an image of which nothing is known but its manifest, however much of it has to be
+    /// unpacked. Claims none of it, and makes none.
+    pub fn is_ample(&self, store: &Store, manifest: &Manifest, unpack: bool) -> bool {
+        // A blob's digest stands for the chain id: hardly any layer is called so.
+        let part = |layer: &Descriptor| Part::new(layer, unpack.then_some(&layer.digest));
+        let parts: Vec<Part> = manifest.layers.iter().map(part).collect();
+        self.compare(store, &lock(&self.claims), &parts).is_ok()
+    }
+
     /// Claims room for `parts`, which it takes, if there is enough: of two that come at once, one is first.
     fn enter(&self, store: &Store, parts: &mut Vec<Part>) -> Result<Claim, RoomError> {
         let mut claims = lock(&self.claims);
-        let mut counted = Counted::default();
-        let others = Needs::of(store, claims.values().flatten(), &mut counted, true);
-        let needs = Needs::of(store, parts.iter(), &mut counted, false);
-        if needs.bytes() > 0 {
-            self.judge(store, needs, others)?;
-        }
+        self.compare(store, &claims, parts)?;
         let id = self.next_claim.fetch_add(1, Ordering::Relaxed);
         claims.insert(id, std::mem::take(parts));
         Ok(Claim { claims: Arc::clone(&self.claims), id })
+    }
+
+    /// Compares what `parts` need with what is free beside `claims`.
+    fn compare(
+        &self,
+        store: &Store,
+        claims: &HashMap<u64, Vec<Part>>,
+        parts: &[Part],
+    ) -> Result<(), RoomError> {
+        let mut counted = Counted::default();
+        let others = Needs::of(store, claims.values().flatten(), &mut counted, true);
+        let needs = Needs::of(store, parts.iter(), &mut counted, false);
+        if needs.bytes() == 0 { Ok(()) } else { self.judge(store, needs, others) }
     }
 
     fn judge(&self, store: &Store, needs: Needs, others: Needs) -> Result<(), RoomError> {

@@ -37,7 +37,10 @@ const SLICES: u64 = 20;
 /// Why the registry cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The address is none, or cannot be listened on.
+    /// The address is none.
+    #[error("cannot listen on {0:?}: expected ADDRESS:PORT")]
+    Address(String),
+    /// It cannot be listened on.
     #[error("cannot listen on {address:?}")]
     Listen {
         /// As given.
@@ -61,8 +64,9 @@ pub fn serve(
     cancel: &Cancel,
     tell: impl Fn(&str),
 ) -> Result<String, ServeError> {
-    let failed = |source| ServeError::Listen { address: listen.chars().take(300).collect(), source };
-    let address = resolve(listen).map_err(failed)?;
+    let given = || listen.chars().take(300).collect();
+    let failed = |source| ServeError::Listen { address: given(), source };
+    let address = resolve(listen).ok_or_else(|| ServeError::Address(given()))?;
     let listener = TcpListener::bind(address).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?.to_string();
     let poll = Poll::new().map_err(ServeError::Poll)?;
@@ -88,11 +92,10 @@ pub fn serve(
     Ok(address)
 }
 
-fn resolve(listen: &str) -> io::Result<SocketAddr> {
-    let none = || io::Error::other("expected ADDRESS:PORT");
+fn resolve(listen: &str) -> Option<SocketAddr> {
     // `:5000` is every address of this host, as in Go's tools.
     let full = if listen.starts_with(':') { format!("[::]{listen}") } else { listen.to_owned() };
-    full.to_socket_addrs().map_err(|_| none())?.next().ok_or_else(none)
+    full.to_socket_addrs().ok()?.next()
 }
 
 struct Server {

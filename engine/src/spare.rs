@@ -1,7 +1,8 @@
 //! A reserve on the disk: what makes room has to write an index first, and a disk that is full lets it write nothing.
 //!
-//! Called by [`crate::store`] alone: laid by at start and behind each new index, given up where one cannot be written.
-//! Best effort: a store without it works, until its disk is full.
+//! Called by [`crate::store`] alone: laid by at start, behind each new index and each removal; given up where one that
+//! removes cannot write his index. What comes in has no claim on it. Best effort: a store without it works, until its
+//! disk is full.
 
 use nix::fcntl::posix_fallocate;
 use std::fs::{self, OpenOptions};
@@ -20,6 +21,7 @@ pub(crate) fn lay_by(root: &Path, index: u64) {
     if fs::metadata(&path).is_ok_and(|meta| meta.len() >= wanted) {
         return;
     }
+    let is_new = !path.exists();
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let taken = file.and_then(|file| {
         let wanted = i64::try_from(wanted).map_err(io::Error::other)?;
@@ -27,8 +29,9 @@ pub(crate) fn lay_by(root: &Path, index: u64) {
     });
     if let Err(error) = taken {
         log::debug!("no room for a reserve at {}: {error}", path.display());
-        // Half of one would be taken for all of it.
-        let _ = fs::remove_file(&path);
+        if is_new {
+            let _ = fs::remove_file(&path);
+        }
     }
 }
 

@@ -6,19 +6,20 @@
 //! layers/<chain id, hex>/implied                    what of it waits for lower layers: [`crate::implied`]
 //! partial/                                          blobs that are not whole yet: [`crate::partial`]
 //! tmp/                                              private until verified; emptied at start
-//! unsynced                                          images that are not on the disk for sure: [`crate::unsynced`]
 //! spare                                             a reserve, for when the disk is full: [`crate::spare`]
 //! lock  boot                                        one engine at a time; the boot that last wrote here
 //! ```
 //! A blob or layer gets its final name only when its digests are right. What power loss may have cut is named by
 //! nothing, or by an image that [`crate::unsynced`] has noted, and is removed at the first start after it.
-//! [`crate::images`] owns `index.json`.
+//! [`crate::index`] reads and writes `index.json`.
 
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::implied;
+use crate::index;
+use crate::mutex::lock;
 use crate::namespace::Namespace;
-use crate::unsynced::Unsynced;
+use crate::unsynced::{Note, Unsynced};
 use crate::{failure, lock, small_file, spare, sys, tree, walk};
 use nix::fcntl::Flock;
 use std::collections::HashMap;
@@ -123,8 +124,16 @@ impl Temp {
     }
 
     /// Gives it its final name.
-    pub(crate) fn rename(mut self, target: &Path) -> Result<(), StoreError> {
-        fs::rename(&self.path, target).map_err(file_error("rename a temporary file to", target))?;
+    pub(crate) fn rename(self, target: &Path) -> Result<(), StoreError> {
+        self.renamed(target, |path, target| fs::rename(path, target))
+    }
+
+    fn renamed(
+        mut self,
+        target: &Path,
+        rename: impl FnOnce(&Path, &Path) -> io::Result<()>,
+    ) -> Result<(), StoreError> {
+        rename(&self.path, target).map_err(file_error("rename a temporary file to", target))?;
         self.keep = true;
         Ok(())
     }
@@ -168,22 +177,24 @@ impl Store {
         let path = root.join("lock");
         let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = file.map_err(file_error("open", &path))?;
-        let lock = lock::take(file).map_err(|_| StoreError::Locked(root.to_owned()))?;
+        let held = lock::take(file).map_err(|_| StoreError::Locked(root.to_owned()))?;
         let store = Store {
             root: root.to_owned(),
-            _lock: lock,
+            _lock: held,
             commit: Mutex::new(()),
             pins: Arc::default(),
             // An engine before this one may have.
             withheld: AtomicBool::new(true),
             temps: AtomicU64::new(0),
             namespace: namespace.map(Arc::new),
-            unsynced: Unsynced::load(root),
+            unsynced: Unsynced::default(),
         };
         store.clear_temps()?;
         store.lay_out()?;
-        let index = fs::metadata(root.join("index.json")).map_or(0, |meta| meta.len());
-        spare::lay_by(root, index);
+        index::read_notes(&store).into_iter().for_each(|note| store.unsynced.note(note));
+        // What an engine that was killed left complete may not be on the disk.
+        store.unsynced.named();
+        store.lay_by(index::size(&store));
         store.forget_what_power_loss_cut(needed);
         Ok(store)
     }
@@ -208,12 +219,7 @@ impl Store {
         if !layout.exists() {
             self.replace_file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         }
-        if !self.root.join("index.json").exists() {
-            let empty =
-                format!(r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[]}}"#, crate::oci::INDEX);
-            self.replace_file("index.json", empty.as_bytes())?;
-        }
-        Ok(())
+        index::lay_out(self)
     }
 
     /// After another boot, blobs and layers that no image names may be cut short; all others were synced.
@@ -226,14 +232,15 @@ impl Store {
             return;
         }
         if let Err(error) = self.take_unsynced_back() {
-            // Nothing is removed, and the next start tries again.
+            // Nothing is removed or settled, and the next start tries again.
+            self.unsynced.stick();
             return log::error!("{}", sampan_ipc::report::chain(&error));
         }
         let pin = self.pin(needed());
         self.collect_garbage();
         self.cut_partials();
         drop(pin);
-        if let Err(error) = self.replace_file("boot", boot.as_bytes()) {
+        if let Err(error) = self.replace_file_from_reserve("boot", boot.as_bytes()) {
             log::warn!("{}", sampan_ipc::report::chain(&error));
         }
     }
@@ -355,12 +362,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::File`].
     pub fn name_blob(&self, temp: Temp, digest: &Digest) -> Result<(), StoreError> {
-        let target = self.blob_path(digest);
-        if let Some(dir) = target.parent() {
-            fs::create_dir_all(dir).map_err(file_error("make", dir))?;
-        }
+        temp.renamed(&self.blob_path(digest), name_blob)?;
         self.unsynced.named();
-        temp.rename(&target)
+        Ok(())
     }
 
     /// Gives a verified layer its final name; if it is there by now, that one stays.
@@ -368,11 +372,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::File`].
     pub fn name_layer(&self, temp: Temp, chain_id: &Digest) -> Result<(), StoreError> {
-        self.unsynced.named();
         match temp.rename(&self.layer_path(chain_id)) {
-            Err(StoreError::File { .. }) if self.has_layer(chain_id) => Ok(()),
-            other => other,
+            Err(StoreError::File { .. }) if self.has_layer(chain_id) => {}
+            other => other?,
         }
+        self.unsynced.named();
+        Ok(())
     }
 
     /// Gives directories that layers do not name what the layers below say of them; the lowest comes first. All are
@@ -409,6 +414,29 @@ impl Store {
         settled.map_err(file_error("find out from lower layers about directories of", layer))
     }
 
+    /// From now on an image is on the disk before it is named.
+    pub fn sync_first(&self) {
+        self.unsynced.sync_first();
+    }
+
+    /// Makes what is about to be named durable, if that comes first here. To be called without the commit lock.
+    ///
+    /// # Errors
+    /// [`StoreError::File`].
+    pub(crate) fn before_commit(&self) -> Result<(), StoreError> {
+        if self.unsynced.syncs_first() { self.sync() } else { Ok(()) }
+    }
+
+    /// True if there is something for [`Store::settle`] to do.
+    pub fn is_unsettled(&self) -> bool {
+        self.unsynced.is_unsettled()
+    }
+
+    /// The images that power loss took, once.
+    pub fn take_lost(&self) -> Vec<Note> {
+        self.unsynced.take_lost()
+    }
+
     /// Makes all that was written so far durable.
     ///
     /// # Errors
@@ -420,14 +448,7 @@ impl Store {
     /// Replaces a small file of the store's root: write-temporary, fsync, rename. Power loss leaves the old one or the
     /// new one, until the next [`Store::sync`].
     pub(crate) fn swap_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        let temp = match self.written(bytes) {
-            Err(error) if failure::is_full(&error) && spare::give_up(&self.root) => self.written(bytes)?,
-            other => other?,
-        };
-        temp.rename(&self.root.join(name))?;
-        // The old one made room for it, if it took the reserve.
-        spare::lay_by(&self.root, bytes.len() as u64);
-        Ok(())
+        self.written(bytes)?.rename(&self.root.join(name))
     }
 
     /// A temporary that has `bytes`, and has them on the disk.
@@ -440,7 +461,28 @@ impl Store {
     /// The same, and it is the new one from now on: with an fsync of the directory.
     pub(crate) fn replace_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         self.swap_file(name, bytes)?;
+        self.sync_root()
+    }
+
+    /// The same by one who makes room: on a full disk the reserve is his. He lays by again when there is room
+    /// ([`Store::lay_by`]).
+    pub(crate) fn replace_file_from_reserve(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        match self.swap_file(name, bytes) {
+            Err(error) if failure::is_full(&error) && spare::give_up(&self.root) => {
+                self.swap_file(name, bytes)?
+            }
+            other => other?,
+        }
+        self.sync_root()
+    }
+
+    fn sync_root(&self) -> Result<(), StoreError> {
         File::open(&self.root).and_then(|dir| dir.sync_all()).map_err(file_error("sync", &self.root))
+    }
+
+    /// Sees to it that there is a reserve for an index of `len` bytes, if there is room for one.
+    pub(crate) fn lay_by(&self, len: u64) {
+        spare::lay_by(&self.root, len);
     }
 
     /// Keeps `digests` (of blobs and chain ids) from garbage collection until the pin is dropped.
@@ -476,6 +518,17 @@ impl Store {
     }
 }
 
+/// Renames a file to `target` in a directory of blobs, which is made if this is the first of its algorithm.
+pub(crate) fn name_blob(from: &Path, target: &Path) -> io::Result<()> {
+    match fs::rename(from, target) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            target.parent().map_or(Ok(()), fs::create_dir_all)?;
+            fs::rename(from, target)
+        }
+        other => other,
+    }
+}
+
 /// Bytes that a tree takes; directories of another user's id can only be read where that is one of ours.
 pub(crate) fn size_on_disk(path: &Path, namespace: Option<&Namespace>) -> io::Result<u64> {
     match (walk::size_on_disk(path), namespace) {
@@ -492,11 +545,6 @@ fn remove(path: &Path, namespace: Option<&Namespace>) -> io::Result<()> {
         (Err(_), Some(namespace)) => namespace.remove(path),
         (removed, _) => removed,
     }
-}
-
-/// Locks; a thread that panicked leaves nothing half-done in what these locks guard.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 fn digest_of(bytes: &[u8], like: &Digest) -> Digest {

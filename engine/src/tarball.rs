@@ -4,6 +4,9 @@
 //! long names of any length into memory and ends a PAX value at its first line break, which
 //! `security.capability` may hold. Called by [`crate::unpack`]. Never touches a file.
 
+mod pax;
+
+use self::pax::Pax;
 use std::io::{self, BufRead, Read};
 use tar::{EntryType, Header};
 
@@ -86,44 +89,6 @@ pub struct Tarball<R> {
     content: u64,
     /// Zeroes behind it, up to the next block.
     padding: u64,
-}
-
-/// Records of PAX headers that speak of the next entry.
-#[derive(Default)]
-struct Pax {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    size: Option<u64>,
-    uid: Option<u32>,
-    gid: Option<u32>,
-    mtime: Option<(i64, u32)>,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    sparse: SparseWords,
-}
-
-/// `GNU.sparse.*` of PAX headers.
-#[derive(Default)]
-struct SparseWords {
-    major: Option<u64>,
-    minor: Option<u64>,
-    name: Option<Vec<u8>>,
-    real_size: Option<u64>,
-    map: Option<Vec<(u64, u64)>>,
-    /// Where the stretch begins whose length comes in the next record, in version 0.0.
-    offset: Option<u64>,
-}
-
-impl SparseWords {
-    /// Takes a record of version 0.0, which has one for each offset and one for each length behind it.
-    fn stretch(&mut self, len: u64) -> Result<(), TarError> {
-        let offset = self.offset.take().ok_or_else(|| malformed("a sparse file's stretch begins nowhere"))?;
-        let map = self.map.get_or_insert_default();
-        if map.len() >= SPARSE_MAX {
-            return Err(malformed("a sparse file of too many stretches"));
-        }
-        map.push((offset, len));
-        Ok(())
-    }
 }
 
 impl<R: BufRead> Tarball<R> {
@@ -237,7 +202,12 @@ impl<R: BufRead> Tarball<R> {
             return Ok(None);
         }
         if !is_header(&header) {
-            return Err(malformed("a header's checksum is wrong, or it is no tar at all"));
+            return Err(malformed(match compression(header.as_bytes()) {
+                Some(name) => {
+                    format!("it is compressed with {name}, which is not read: plain, gzip and zstd are")
+                }
+                None => "a header's checksum is wrong, or it is no tar at all".to_owned(),
+            }));
         }
         Ok(Some(header))
     }
@@ -402,6 +372,17 @@ impl<R: BufRead> Tarball<R> {
     }
 }
 
+/// What bytes that are no tar are compressed with, by their first ones, if we do not decompress it.
+fn compression(start: &[u8]) -> Option<&'static str> {
+    match start {
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some("bzip2"),
+        [0x04, 0x22, 0x4d, 0x18, ..] => Some("lz4"),
+        [b'P', b'K', 3, 4, ..] => Some("zip"),
+        _ => None,
+    }
+}
+
 /// True if the header's checksum is right, by bytes without a sign or, as some old writers have it, with one.
 fn is_header(header: &Header) -> bool {
     let Ok(said) = header.cksum() else { return false };
@@ -448,96 +429,6 @@ fn check_sparse(map: &[(u64, u64)], size: u64, stored: u64) -> Result<(), TarErr
         data += len;
     }
     if data == stored { Ok(()) } else { Err(malformed("a sparse file's map does not fit its data")) }
-}
-
-impl Pax {
-    /// Takes records `LEN KEY=VALUE\n`. POSIX.1, pax, "pax Header Block".
-    fn read(&mut self, mut bytes: &[u8]) -> Result<(), TarError> {
-        let bad = || malformed("a PAX header");
-        // Some writers fill up with zeroes.
-        while bytes.first().is_some_and(|b| *b != 0) {
-            let space = bytes.iter().position(|b| *b == b' ').ok_or_else(bad)?;
-            let len: usize = ascii(bytes.get(..space).unwrap_or_default()).ok_or_else(bad)?;
-            let record = bytes
-                .get(space + 1..len.max(space + 1))
-                .and_then(|r| r.strip_suffix(b"\n"))
-                .ok_or_else(bad)?;
-            let equals = record.iter().position(|b| *b == b'=').ok_or_else(bad)?;
-            let (key, value) = record.split_at(equals);
-            self.record(key, value.get(1..).unwrap_or_default())?;
-            bytes = bytes.get(len..).unwrap_or_default();
-        }
-        Ok(())
-    }
-
-    fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), TarError> {
-        let bad = || malformed(format!("PAX record {:?}", String::from_utf8_lossy(key)));
-        let number = || ascii::<u64>(value).ok_or_else(bad);
-        match key {
-            // A value that is empty takes back what was said: the header counts. POSIX.1, pax.
-            b"path" if value.is_empty() => self.path = None,
-            b"linkpath" if value.is_empty() => self.link = None,
-            b"size" if value.is_empty() => self.size = None,
-            b"uid" if value.is_empty() => self.uid = None,
-            b"gid" if value.is_empty() => self.gid = None,
-            b"mtime" if value.is_empty() => self.mtime = None,
-            b"path" => self.path = Some(value.to_vec()),
-            b"linkpath" => self.link = Some(value.to_vec()),
-            b"size" => self.size = Some(number()?),
-            b"uid" => self.uid = Some(ascii(value).ok_or_else(bad)?),
-            b"gid" => self.gid = Some(ascii(value).ok_or_else(bad)?),
-            b"mtime" => self.mtime = Some(pax_time(value).ok_or_else(bad)?),
-            b"GNU.sparse.major" => self.sparse.major = Some(number()?),
-            b"GNU.sparse.minor" => self.sparse.minor = Some(number()?),
-            b"GNU.sparse.name" => self.sparse.name = Some(value.to_vec()),
-            b"GNU.sparse.realsize" | b"GNU.sparse.size" => self.sparse.real_size = Some(number()?),
-            b"GNU.sparse.offset" => self.sparse.offset = Some(number()?),
-            b"GNU.sparse.numbytes" => self.sparse.stretch(number()?)?,
-            b"GNU.sparse.map" if value.is_empty() => self.sparse.map = Some(Vec::new()),
-            b"GNU.sparse.map" => self.sparse.map = Some(sparse_list(value).ok_or_else(bad)?),
-            _ => {
-                if let Some(name) =
-                    key.strip_prefix(b"SCHILY.xattr.").or_else(|| key.strip_prefix(b"LIBARCHIVE.xattr."))
-                {
-                    // libarchive's form is base64 and comes beside the plain one.
-                    if key.starts_with(b"SCHILY") && !name.is_empty() && !name.contains(&0) {
-                        self.xattrs.push((name.to_vec(), value.to_vec()));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// `offset,length,offset,length…` of a PAX 0.1 sparse file.
-fn sparse_list(value: &[u8]) -> Option<Vec<(u64, u64)>> {
-    let numbers: Vec<u64> = value.split(|b| *b == b',').map(ascii).collect::<Option<_>>()?;
-    let pairs = numbers.chunks_exact(2);
-    (pairs.remainder().is_empty() && numbers.len() <= 2 * SPARSE_MAX)
-        .then(|| pairs.filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect())
-}
-
-fn ascii<T: std::str::FromStr>(bytes: &[u8]) -> Option<T> {
-    std::str::from_utf8(bytes).ok()?.parse().ok()
-}
-
-/// `seconds[.fraction]`, possibly before the epoch.
-fn pax_time(value: &[u8]) -> Option<(i64, u32)> {
-    let text = std::str::from_utf8(value).ok()?;
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let negative = whole.starts_with('-');
-    let seconds: i64 = whole.parse().ok()?;
-    let mut nanos = 0u32;
-    for (nth, digit) in fraction.bytes().enumerate() {
-        let digit = u32::from(digit.checked_sub(b'0').filter(|d| *d <= 9)?);
-        nanos +=
-            digit * 10u32.checked_pow(8u32.checked_sub(u32::try_from(nth).ok()?).unwrap_or(99)).unwrap_or(0);
-    }
-    match (negative, nanos) {
-        (true, 1..) => Some((seconds.checked_sub(1)?, 1_000_000_000 - nanos)),
-        _ => Some((seconds, nanos)),
-    }
 }
 
 impl<R: io::BufRead + io::Seek> Tarball<R> {

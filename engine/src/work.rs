@@ -22,7 +22,7 @@ use crate::progress::Progress;
 use crate::prune;
 use crate::reach;
 use crate::room::Room;
-use crate::serve;
+use crate::serve::{self, ServeError};
 use crate::store::Store;
 use crate::usage;
 use crate::verify::{self, Verify, VerifyError};
@@ -31,6 +31,11 @@ use sampan_ipc::engine::{Answer, Code, Done, Failure, Login, Prune, Request};
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How long after a job the disk is asked to take what it brought: behind the answer, and once for several jobs that end
+/// together.
+const SETTLE_AFTER: Duration = Duration::from_millis(100);
 
 /// What a thread tells the event loop.
 pub enum Message {
@@ -159,7 +164,8 @@ impl Task {
             Ok(address) => Ok(Done { reference: address, ..Done::default() }),
             Err(error) => {
                 let hint = "give --listen ADDRESS:PORT of this host; port 0 lets the kernel choose";
-                Err(failure::new(Code::Failed, sampan_ipc::report::chain(&error), hint))
+                let code = if matches!(error, ServeError::Address(_)) { Code::Usage } else { Code::Failed };
+                Err(failure::new(code, sampan_ipc::report::chain(&error), hint))
             }
         };
         self.end("serve", &listen, outcome);
@@ -207,8 +213,11 @@ impl Task {
         let (shared, job) = (Arc::clone(&self.shared), self.job);
         drop(self);
         shared.outbox.send(Message::Ended { job, outcome });
-        // Nobody waits for the disk any more.
-        shared.store.settle();
+        // Nobody waits for the disk any more; who has the answer may have something to do first.
+        if shared.store.is_unsettled() {
+            std::thread::sleep(SETTLE_AFTER);
+            shared.store.settle();
+        }
     }
 }
 

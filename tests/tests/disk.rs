@@ -428,7 +428,11 @@ fn images_can_be_removed_from_a_disk_that_is_full() {
     let mut file = fs::File::create(&ballast).expect("made");
     while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
     assert!(fs::write(bed.store().join("../more"), [1; 4096]).is_err(), "the disk is full");
+    // The reserve is for what makes room; what takes more has no claim on it.
+    bed.fails(&["tag", &one, "another:1"], 1);
+    assert!(bed.store().join("spare").exists());
     bed.ok(&["rmi", &one]);
+    assert!(bed.store().join("spare").exists(), "laid by again");
     assert_eq!(names(&bed), std::slice::from_ref(&two));
     while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
     bed.ok(&["image", "prune", "--all", "--force"]);

@@ -309,16 +309,27 @@ fn of_several_downloads_one_that_waits_for_its_next_try_keeps_no_other_back() {
     assert_eq!(waiting.watch().expect_err("cancelled").code, Code::Cancelled);
 }
 
+fn index(engine: &Engine) -> serde_json::Value {
+    let bytes = fs::read(engine.store().join("index.json")).expect("read");
+    serde_json::from_slice(&bytes).expect("JSON")
+}
+
+/// What the index says of images that are not on the disk yet.
+fn notes(engine: &Engine) -> serde_json::Value {
+    index(engine)["annotations"]["sampan.unsynced"].clone()
+}
+
 #[test]
 fn after_power_loss_an_image_that_was_not_on_the_disk_yet_is_taken_back_whole() {
     let (engine, registry) = (Engine::start(), LyingRegistry::start());
     let (_, reference) = publish(&registry, "a", |blob| vec![Reply::Ranged(blob.to_vec())]);
     let pulled = engine.pull(&reference).expect("pulled");
-    let notes = engine.store().join("unsynced");
-    engine.wait_until("the image to be on the disk", || fs::read(&notes).is_ok_and(|bytes| bytes == b"[]"));
+    engine.wait_until("the image to be on the disk", || notes(&engine).is_null());
     // As it was before the disk had all of it, and under another boot.
     let note = serde_json::json!([{"manifest": pulled.done.digest, "reference": reference}]);
-    fs::write(&notes, note.to_string()).expect("written");
+    let mut index = index(&engine);
+    index["annotations"] = serde_json::json!({"sampan.unsynced": note.to_string()});
+    fs::write(engine.store().join("index.json"), index.to_string()).expect("written");
     fs::write(engine.store().join("boot"), "another").expect("written");
     let engine = engine.killed_and_restarted();
     assert_eq!((engine.images().len(), engine.named().len()), (0, 0));
@@ -332,5 +343,5 @@ fn where_the_disk_comes_first_nothing_is_left_to_be_brought_to_it() {
     let (engine, registry) = (Engine::configured("sync = \"before\""), LyingRegistry::start());
     let (_, reference) = publish(&registry, "a", |blob| vec![Reply::Ranged(blob.to_vec())]);
     engine.pull(&reference).expect("pulled");
-    assert!(!engine.store().join("unsynced").exists());
+    assert!(notes(&engine).is_null());
 }

@@ -101,10 +101,11 @@ fn what_is_done_with_a_container_is_done_with_its_group() {
             assert!(containers.says(&["top", "one"]).contains("sleep 1000"));
             containers.says(&["pause", "one"]);
             assert_eq!(read(group(&id).join("cgroup.freeze")), "1\n");
-            assert!(read(group(&id).join("cgroup.events")).contains("frozen 1"));
+            let is = |state: &str| read(group(&id).join("cgroup.events")).contains(state);
+            wait_until("the group to be frozen", || containers.log(), || is("frozen 1"));
             assert_eq!(containers.summary("one").expect("there").phase, Phase::Paused);
             containers.says(&["unpause", "one"]);
-            assert!(read(group(&id).join("cgroup.events")).contains("frozen 0"));
+            wait_until("the group to be thawed", || containers.log(), || is("frozen 0"));
             containers.says(&["stop", "one"]);
             assert_eq!(containers.summary("one").expect("kept").exit_code, 3);
             let actions = containers.actions(&id, "stop").join(" ");

@@ -200,11 +200,16 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// The files in `main`'s directory of drop-ins, in order. containers-registries.conf.d(5).
-pub(super) fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, RegistriesError> {
+/// `main`'s directory of drop-ins. containers-registries.conf.d(5).
+pub(super) fn drop_in_directory(main: &Path) -> PathBuf {
     let mut dir = main.as_os_str().to_owned();
     dir.push(".d");
-    let dir = PathBuf::from(dir);
+    PathBuf::from(dir)
+}
+
+/// The files in it, in order.
+pub(super) fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, RegistriesError> {
+    let dir = drop_in_directory(main);
     let cannot = |source| RegistriesError::Read { path: dir.clone(), source };
     let entries = match std::fs::read_dir(&dir) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {

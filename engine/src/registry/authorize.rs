@@ -9,7 +9,7 @@ use super::transport::is_loopback;
 use super::{Registry, RegistryError, SMALL_BODY_MAX, crop};
 use crate::challenge::{self, Challenge};
 use crate::credentials::Credentials;
-use crate::store::lock;
+use crate::mutex::lock;
 use ::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -6,7 +6,7 @@ use super::location::{is_at, join};
 use super::proxy::Proxies;
 use super::tls::Tls;
 use super::{Access, Failed, Headers, Registry, RegistryError, crop};
-use crate::store::lock;
+use crate::mutex::lock;
 use ::http::uri::Authority;
 use ::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use std::path::PathBuf;

@@ -5,7 +5,7 @@
 
 use super::certs;
 use super::tls::der;
-use crate::store::lock;
+use crate::mutex::lock;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use rustls_pki_types::ServerName;
 use std::io::{self, Read, Write};

@@ -1,0 +1,195 @@
+//! `index.json` of the store: an entry for each image and name, as other tools read them, too.
+//!
+//! OCI image-spec, "Image Layout". An image with a name has that in `org.opencontainers.image.ref.name`, in full. Beside
+//! the images the file has what is for others, or for later: an OCI manifest for each schema 2 image, which other tools
+//! would not find, and notes of images that are not on the disk yet ([`crate::unsynced`]). Read and replaced as a whole,
+//! under the commit lock when it changes. [`crate::images`] says what stands in it.
+
+use crate::digest::Digest;
+use crate::oci::{self, Descriptor, Index};
+use crate::small_file;
+use crate::store::{Store, StoreError, file_error};
+use crate::unsynced::Note;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The file's name in the store.
+const FILE: &str = "index.json";
+/// OCI image-spec, "Pre-Defined Annotation Keys".
+pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Marks an entry for other tools: the digest of the schema 2 manifest that its OCI manifest was made of.
+const MADE_OF: &str = "sampan.made-of";
+/// Where a schema 2 image has its name, since the entry for other tools has it where they look: umoci takes two
+/// entries of one name for neither.
+const OWN_NAME: &str = "sampan.ref.name";
+/// The index's own annotation that has the notes, as JSON.
+const NOTES: &str = "sampan.unsynced";
+/// Longest file that is read or written, in bytes.
+const MAX: u64 = 64 << 20;
+
+/// The file, as it is written.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Written {
+    schema_version: u32,
+    #[serde(default)]
+    media_type: String,
+    manifests: Vec<Descriptor>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
+}
+
+/// What it says of images: what is there for other tools is left out.
+///
+/// # Errors
+/// [`StoreError`] if it cannot be read.
+pub(crate) fn read(store: &Store) -> Result<Index, StoreError> {
+    let mut manifests = read_as_written(store)?;
+    manifests.retain(|entry| !entry.annotations.contains_key(MADE_OF));
+    for entry in &mut manifests {
+        if let Some(name) = entry.annotations.remove(OWN_NAME) {
+            entry.annotations.insert(REF_NAME.to_owned(), name);
+        }
+    }
+    Ok(Index { manifests, ..empty() })
+}
+
+fn empty() -> Index {
+    Index { schema_version: 2, media_type: oci::INDEX.to_owned(), manifests: Vec::new() }
+}
+
+/// All its entries, as other tools find them.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_as_written(store: &Store) -> Result<Vec<Descriptor>, StoreError> {
+    Ok(file(store)?.manifests)
+}
+
+/// The notes that stand in it; none if it cannot be read.
+pub(crate) fn read_notes(store: &Store) -> Vec<Note> {
+    let notes = file(store).ok().and_then(|file| serde_json::from_str(file.annotations.get(NOTES)?).ok());
+    notes.unwrap_or_default()
+}
+
+fn file(store: &Store) -> Result<Written, StoreError> {
+    let path = store.root().join(FILE);
+    let file = std::fs::File::open(&path).map_err(file_error("open", &path))?;
+    let bytes = small_file::read(file, MAX).map_err(file_error("read", &path))?;
+    serde_json::from_slice(&bytes).map_err(|source| StoreError::Broken { path, source })
+}
+
+/// Makes an empty one if there is none.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn lay_out(store: &Store) -> Result<(), StoreError> {
+    match store.root().join(FILE).exists() {
+        true => Ok(()),
+        false => write(store, Index { schema_version: 2, media_type: String::new(), manifests: Vec::new() }),
+    }
+}
+
+/// Bytes that the file has.
+pub(crate) fn size(store: &Store) -> u64 {
+    std::fs::metadata(store.root().join(FILE)).map_or(0, |meta| meta.len())
+}
+
+/// Replaces it, durably.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn write(store: &Store, index: Index) -> Result<(), StoreError> {
+    let bytes = bytes(store, index)?;
+    store.replace_file(FILE, &bytes)?;
+    store.lay_by(bytes.len() as u64);
+    Ok(())
+}
+
+/// As [`write`], by one who removes: on a full disk there is a reserve for it.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn write_shrunk(store: &Store, index: Index) -> Result<(), StoreError> {
+    store.replace_file_from_reserve(FILE, &bytes(store, index)?)
+}
+
+/// Replaces it for an image that is new in it. With a `note` power loss takes it back, so it may as well never have been
+/// named: the file is written and synced, and its directory is not.
+///
+/// # Errors
+/// [`StoreError`]; nothing is named or noted then.
+pub(crate) fn name_new(store: &Store, index: Index, note: Option<Note>) -> Result<(), StoreError> {
+    let Some(note) = note else {
+        return write(store, index);
+    };
+    store.unsynced.note(note);
+    let written = bytes(store, index).and_then(|bytes| {
+        store.swap_file(FILE, &bytes)?;
+        store.lay_by(bytes.len() as u64);
+        Ok(())
+    });
+    written.inspect_err(|_| store.unsynced.forget_last())
+}
+
+/// Its bytes, with what is there for others and for later.
+fn bytes(store: &Store, index: Index) -> Result<Vec<u8>, StoreError> {
+    let mut manifests = index.manifests;
+    let mut twins = Vec::new();
+    for entry in &mut manifests {
+        if let Some((twin, bytes)) = twin(store, entry) {
+            store.write_blob(&twin.digest, &bytes)?;
+            let name = entry.annotations.remove(REF_NAME).unwrap_or_default();
+            entry.annotations.insert(OWN_NAME.to_owned(), name);
+            twins.push(twin);
+        }
+    }
+    manifests.append(&mut twins);
+    let mut annotations = BTreeMap::new();
+    let notes = store.unsynced.notes();
+    if !notes.is_empty() {
+        let notes = serde_json::to_string(&notes).expect("notes have no shape that JSON cannot hold");
+        annotations.insert(NOTES.to_owned(), notes);
+    }
+    let file = Written { schema_version: 2, media_type: oci::INDEX.to_owned(), manifests, annotations };
+    let bytes = serde_json::to_vec(&file).expect("an index has no shape that JSON cannot hold");
+    if bytes.len() as u64 > MAX {
+        // Nobody could read it again.
+        let source = std::io::Error::other("there are too many images and references in the store");
+        return Err(file_error("write", &store.root().join(FILE))(source));
+    }
+    Ok(bytes)
+}
+
+/// The entry that other tools find a schema 2 image by, and its OCI manifest. `None` for other images, for one that
+/// has no name, and for one whose manifest cannot be read: it must not keep the others from being written.
+pub(crate) fn twin(store: &Store, entry: &Descriptor) -> Option<(Descriptor, Vec<u8>)> {
+    if entry.media_type != oci::DOCKER_MANIFEST || name_of(entry).is_none() {
+        return None;
+    }
+    let bytes = store.read_blob(&entry.digest, oci::MANIFEST_MAX).ok()?;
+    let bytes = oci::to_oci_manifest(&bytes)?;
+    let mut twin = entry.clone();
+    twin.media_type = oci::MANIFEST.to_owned();
+    twin.size = bytes.len() as u64;
+    twin.annotations.insert(MADE_OF.to_owned(), entry.digest.to_string());
+    twin.digest = Digest::of(&bytes);
+    Some((twin, bytes))
+}
+
+/// Makes the entries for other tools that an older engine did not make.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn add_missing_twins(store: &Store) -> Result<(), StoreError> {
+    // Where there is a twin, the entry's name is not where others look.
+    match read_as_written(store)?.iter().any(|entry| twin(store, entry).is_some()) {
+        true => write(store, read(store)?),
+        false => Ok(()),
+    }
+}
+
+/// The reference that an entry is for.
+pub(crate) fn name_of(entry: &Descriptor) -> Option<&str> {
+    entry.annotations.get(REF_NAME).map(String::as_str)
+}

@@ -1,0 +1,118 @@
+//! Layers that come while their image's config is still on its way.
+
+use sampan_engine::digest::{Algorithm, Digest, Hasher};
+use sampan_ipc::engine::{Answer, Code, Phase, Pull, Request};
+use sampan_tests::engine::{Engine, Stream};
+use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing, Reply};
+use std::fs;
+
+/// Bytes of a layer: so many that a config does not come before it.
+const SIZE: usize = 1 << 20;
+
+struct Published {
+    layer: Layer,
+    /// Paths of its blobs.
+    layer_path: String,
+    config_path: String,
+    config: Vec<u8>,
+}
+
+/// An image of one layer as `name:t`.
+fn publish(registry: &LyingRegistry, name: &str, diff_id: impl Fn(&[u8]) -> Digest) -> Published {
+    let layer = Layer::large(name, SIZE, Packing::Gzip);
+    let diff_ids = [diff_id(&layer.tar)];
+    let image = Image::with_diff_ids(std::slice::from_ref(&layer), "amd64", &diff_ids);
+    registry.publish(name, &image);
+    let is_config = |(digest, _): &&(Digest, Vec<u8>)| *digest != Digest::of(&layer.blob);
+    let (digest, config) = image.blobs.iter().find(is_config).expect("there").clone();
+    let layer_path = format!("{name}/blobs/{}", Digest::of(&layer.blob));
+    Published { layer, layer_path, config_path: format!("{name}/blobs/{digest}"), config }
+}
+
+fn ask(engine: &Engine, registry: &LyingRegistry, name: &str) -> Stream {
+    engine.ask(Request::Pull(Pull { reference: registry.reference(name), ..Pull::default() }))
+}
+
+fn reply(bytes: &[u8]) -> Reply {
+    Reply::Ok("application/octet-stream".to_owned(), bytes.to_vec())
+}
+
+#[test]
+fn a_layer_comes_and_is_told_of_while_its_config_does_not_and_is_fetched_once() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let made = publish(&registry, "a", Digest::of);
+    registry.answer(&made.config_path, Reply::Hang(made.config.clone(), 10));
+    let mut stream = ask(&engine, &registry, "a");
+    loop {
+        match stream.next().expect("an answer") {
+            Answer::Rows { rows, .. } if rows[0].current == rows[0].total => {
+                assert_ne!(rows[0].phase, Phase::Complete, "nobody knows yet whether it is right");
+                break;
+            }
+            Answer::Error(failure) => panic!("{failure:?}"),
+            _ => {}
+        }
+    }
+    assert_eq!(engine.named().iter().filter(|name| name.starts_with("layers/")).count(), 0);
+    drop(stream);
+    engine.wait_until("the pull to end", || engine.jobs().iter().all(|job| job.ended != 0));
+    engine.wait_for_no_temporaries();
+    registry.answer(&made.config_path, reply(&made.config));
+    engine.pull(&registry.reference("a")).expect("pulled");
+    assert_eq!(registry.asked(&made.layer_path), 1);
+}
+
+#[test]
+fn a_config_that_cannot_be_had_ends_the_pull_and_is_what_is_told() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    for (nth, bad) in
+        [Reply::Status(404), reply(b"{}"), Reply::Ok(String::new(), vec![b' '; 300])].into_iter().enumerate()
+    {
+        let name = format!("bad{nth}");
+        let made = publish(&registry, &name, Digest::of);
+        // It would go on for ever.
+        registry.answer(&made.layer_path, Reply::Hang(made.layer.blob.clone(), SIZE / 4));
+        registry.answer(&made.config_path, bad);
+        let failure = engine.pull(&registry.reference(&name)).expect_err("refused");
+        let digest = made.config_path.rsplit('/').next().expect("a digest");
+        assert!(failure.message.contains(digest), "{failure:?}");
+        assert_ne!(failure.code, Code::Cancelled);
+    }
+    engine.wait_for_no_temporaries();
+    assert!(engine.images().is_empty());
+}
+
+#[test]
+fn a_diff_id_that_is_no_sha_256_is_compared_although_it_is_known_late() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let long = |bytes: &[u8]| {
+        let mut hasher = Hasher::new(Algorithm::Sha512);
+        hasher.update(bytes);
+        hasher.finish()
+    };
+    let made = publish(&registry, "long", long);
+    let (half, all) = (made.config.len() / 2, made.config.clone());
+    registry.answer(&made.config_path, Reply::Slow(all, half));
+    engine.pull(&registry.reference("long")).expect("pulled");
+    assert!(engine.layer_dir(&long(&made.layer.tar)).join("long").exists());
+    assert_eq!(registry.asked(&made.layer_path), 1);
+    let wrong = publish(&registry, "wrong", |_| long(b"other bytes"));
+    registry.answer(&wrong.config_path, Reply::Slow(wrong.config.clone(), half));
+    let failure = engine.pull(&registry.reference("wrong")).expect_err("refused");
+    assert!(failure.message.contains("unpacks to diff id sha512:"), "{failure:?}");
+    assert_eq!(fs::read_dir(engine.store().join("partial")).expect("listed").count(), 0);
+}
+
+#[test]
+fn a_config_needs_no_slot_that_layers_hold() {
+    let (engine, registry) = (Engine::configured("max-downloads = 1"), LyingRegistry::start());
+    let (holds, waits) = (publish(&registry, "holds", Digest::of), publish(&registry, "waits", Digest::of));
+    registry.answer(&holds.layer_path, Reply::Hang(holds.layer.blob.clone(), SIZE / 4));
+    let first = ask(&engine, &registry, "holds");
+    engine.wait_until("the first to hold the slot", || registry.asked(&holds.layer_path) == 1);
+    let second = ask(&engine, &registry, "waits");
+    engine.wait_until("the second's config to come", || registry.asked(&waits.config_path) == 1);
+    assert_eq!(registry.asked(&waits.layer_path), 0);
+    drop(first);
+    second.watch().expect("pulled");
+}
