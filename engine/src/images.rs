@@ -11,15 +11,18 @@ use crate::mutex::lock;
 use crate::oci::{self, Config, Descriptor, Document, Index, Manifest, PlatformField};
 use crate::reference::Reference;
 use crate::store::{Pin, Store, StoreError};
-use crate::unsynced::Note;
+use crate::unsynced::Lost;
 use sampan_ipc::engine::Image;
 use std::collections::{BTreeMap, HashSet};
+use std::sync::MutexGuard;
 use std::time::SystemTime;
 
 /// The digest of the index that an image was chosen from.
 const INDEX_DIGEST: &str = "sampan.index.digest";
 /// Fewest hex digits that stand for an image.
 const PREFIX_MIN: usize = 4;
+/// How often an index is tried to be settled before it is changed.
+const SETTLINGS_MAX: usize = 3;
 /// Most containers that a message names.
 const LISTED_MAX: usize = 10;
 
@@ -89,6 +92,8 @@ pub struct NewImage<'a> {
     pub platform: PlatformField,
     /// The index that it was chosen from.
     pub index: Option<Digest>,
+    /// How many things had their final name ([`Store::named_so_far`]) when its job began.
+    pub since: u64,
 }
 
 /// An image with its documents.
@@ -129,7 +134,7 @@ pub fn commit(store: &Store, new: NewImage<'_>) -> Result<bool, StoreError> {
     let reference = new.reference.to_string();
     // Outside of the lock: it may take time.
     store.before_commit()?;
-    let _commit = lock(&store.commit);
+    let commit = lock(&store.commit);
     let mut index = index::read(store)?;
     let mut annotations = BTreeMap::from([(REF_NAME.to_owned(), reference.clone())]);
     if let Some(digest) = &new.index {
@@ -137,20 +142,30 @@ pub fn commit(store: &Store, new: NewImage<'_>) -> Result<bool, StoreError> {
     }
     let entry = Descriptor { annotations, platform: Some(new.platform), ..new.manifest };
     touch(store, &entry.digest);
-    let is_there = index.manifests.contains(&entry);
-    let note = store.unsynced.is_behind().then(|| {
-        let holder = index.manifests.iter().find(|e| name_of(e) == Some(&reference));
-        let previous = holder.map(|e| e.digest.clone()).filter(|digest| *digest != entry.digest);
-        Note { manifest: entry.digest.clone(), reference: Some(reference.clone()), previous }
-    });
-    if is_there && note.is_none() {
+    if index.manifests.contains(&entry) {
+        drop(commit);
+        settle_what_came(store, new.since);
         return Ok(true);
     }
-    if !is_there {
-        put(&mut index, entry, &reference);
+    let before = index.clone();
+    put(&mut index, entry, &reference);
+    name_new(store, index, &before)?;
+    Ok(false)
+}
+
+/// An image was there, and maybe not all of it: what came of it since its job began is to be as safe as it is.
+fn settle_what_came(store: &Store, since: u64) {
+    if store.unsynced.is_behind() && store.named_so_far() != since {
+        store.settle();
     }
-    index::name_new(store, index, note)?;
-    Ok(is_there)
+}
+
+/// Writes an index with an image that is new in it; `before` is without.
+fn name_new(store: &Store, index: Index, before: &Index) -> Result<(), StoreError> {
+    match store.unsynced.is_behind() || store.unsynced.settled().is_some() {
+        true => index::name_unsettled(store, index, before),
+        false => index::write(store, index),
+    }
 }
 
 /// As [`commit`], of an image that has no name; one that is there under names keeps them.
@@ -162,26 +177,22 @@ pub fn commit_nameless(
     manifest: Descriptor,
     platform: PlatformField,
     from_index: Option<Digest>,
+    since: u64,
 ) -> Result<bool, StoreError> {
     store.before_commit()?;
-    let _commit = lock(&store.commit);
-    let note = store.unsynced.is_behind().then(|| Note {
-        manifest: manifest.digest.clone(),
-        reference: None,
-        previous: None,
-    });
+    let commit = lock(&store.commit);
     let mut index = index::read(store)?;
-    let is_there = index.manifests.iter().any(|entry| entry.digest == manifest.digest);
-    if is_there && note.is_none() {
+    if index.manifests.iter().any(|entry| entry.digest == manifest.digest) {
+        drop(commit);
+        settle_what_came(store, since);
         return Ok(true);
     }
-    if !is_there {
-        let annotations = from_index.map(|digest| (INDEX_DIGEST.to_owned(), digest.to_string()));
-        let annotations = annotations.into_iter().collect();
-        index.manifests.push(Descriptor { annotations, platform: Some(platform), ..manifest });
-    }
-    index::name_new(store, index, note)?;
-    Ok(is_there)
+    let before = index.clone();
+    let annotations = from_index.map(|digest| (INDEX_DIGEST.to_owned(), digest.to_string()));
+    let annotations = annotations.into_iter().collect();
+    index.manifests.push(Descriptor { annotations, platform: Some(platform), ..manifest });
+    name_new(store, index, &before)?;
+    Ok(false)
 }
 
 /// Gives `reference` to `entry`; who had it before stays, nameless if it was the last.
@@ -392,7 +403,7 @@ pub fn inspect(store: &Store, name: &str) -> Result<String, ImageError> {
 pub fn tag(store: &Store, source: &str, target: &str) -> Result<(Loaded, Reference), ImageError> {
     let reference = Reference::parse(target)?;
     let image = find(store, source)?;
-    let _commit = lock(&store.commit);
+    let _commit = lock_settled(store);
     let mut index = index::read(store)?;
     if !index.manifests.iter().any(|e| e.digest == image.entry.digest) {
         return Err(ImageError::NotFound(source.to_owned()));
@@ -400,7 +411,7 @@ pub fn tag(store: &Store, source: &str, target: &str) -> Result<(Loaded, Referen
     let mut entry = image.entry.clone();
     entry.annotations.insert(REF_NAME.to_owned(), reference.to_string());
     put(&mut index, entry, &reference.to_string());
-    index::write(store, index)?;
+    write_settled(store, index, index::write)?;
     Ok((image, reference))
 }
 
@@ -454,6 +465,29 @@ fn labels(store: &Store, digest: &Digest) -> BTreeMap<String, String> {
     image.map(|image| image.config.config.labels).unwrap_or_default()
 }
 
+/// The commit lock, when all that `index.json` names is on the disk: what is taken away then, or named, power loss neither
+/// brings back nor needs. Where the disk takes nothing, or pulls never end, it is had anyway.
+fn lock_settled(store: &Store) -> MutexGuard<'_, ()> {
+    for _ in 0..SETTLINGS_MAX {
+        store.settle();
+        let commit = lock(&store.commit);
+        if store.unsynced.settled().is_none() {
+            return commit;
+        }
+    }
+    lock(&store.commit)
+}
+
+/// Writes an index for one who holds that lock: if power loss could still take something back, it may no more.
+fn write_settled(
+    store: &Store,
+    index: Index,
+    write: impl FnOnce(&Store, Index) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let before = store.unsynced.set_settled(None);
+    write(store, index).inspect_err(|_| drop(store.unsynced.set_settled(before)))
+}
+
 /// Takes the entries of `digest` out of `index.json`, or of those the one called `name` alone.
 fn take(
     store: &Store,
@@ -462,7 +496,7 @@ fn take(
     unused: bool,
     users: Vec<String>,
 ) -> Result<(Removed, Swept), ImageError> {
-    let _commit = lock(&store.commit);
+    let _commit = lock_settled(store);
     let mut index = index::read(store)?;
     let mut removed = Removed { digest: digest.to_string(), ..Removed::default() };
     if unused && is_in_use(store, digest) {
@@ -478,7 +512,7 @@ fn take(
         return Err(ImageError::InUse { digest: digest.clone(), containers: users });
     }
     if before > index.manifests.len() {
-        index::write_shrunk(store, index)?;
+        write_settled(store, index, index::write_shrunk)?;
     }
     let swept = if removed.deleted { sweep_unused(store) } else { Swept::default() };
     Ok((removed, swept))
@@ -546,67 +580,83 @@ fn make_room(store: &Store, swept: Swept) -> u64 {
     freed
 }
 
-/// Takes an image out that power loss may have cut short; who had its name has it again.
-fn take_back(index: &mut Index, note: &Note) {
-    index.manifests.retain(|e| e.digest != note.manifest);
-    let (Some(reference), Some(previous)) = (&note.reference, &note.previous) else {
-        return;
+/// What is in `now` and not in `then`, newest first.
+fn gone(now: &Index, then: &[Descriptor]) -> Vec<Lost> {
+    let of = |entry: &Descriptor| Lost {
+        manifest: entry.digest.clone(),
+        reference: name_of(entry).map(str::to_owned),
     };
-    if let Some(mut entry) = index.manifests.iter().find(|e| e.digest == *previous).cloned() {
-        entry.annotations.insert(REF_NAME.to_owned(), reference.clone());
-        put(index, entry, reference);
-    }
+    let is_kept = |entry: &&Descriptor| {
+        then.iter()
+            .any(|e| e.digest == entry.digest && (name_of(entry).is_none() || name_of(e) == name_of(entry)))
+    };
+    now.manifests.iter().rev().filter(|entry| !is_kept(entry)).map(of).collect()
 }
 
 impl Store {
-    /// After another boot: images that were named and not on the disk yet are taken back.
+    /// After another boot: what was named and not on the disk yet is taken back.
     ///
     /// # Errors
     /// [`StoreError`].
     pub(crate) fn take_unsynced_back(&self) -> Result<(), StoreError> {
         let _commit = lock(&self.commit);
-        let notes = self.unsynced.notes();
-        if notes.is_empty() {
+        let Some(settled) = self.unsynced.settled() else {
             return index::add_missing_twins(self);
+        };
+        let now = index::read(self)?;
+        let lost = gone(&now, &settled);
+        for Lost { manifest, reference } in &lost {
+            let name = reference.as_deref().unwrap_or("without a name");
+            log::warn!("power failed before image {manifest} ({name}) was on the disk: it is taken back");
         }
-        let mut index = index::read(self)?;
-        for note in notes.iter().rev() {
-            log::warn!("power failed before image {} was on the disk: it is taken back", note.manifest);
-            take_back(&mut index, note);
-        }
-        self.unsynced.forget(notes.len());
-        index::write_shrunk(self, index).inspect_err(|_| self.unsynced.recall(&notes))?;
-        self.unsynced.lost(notes);
+        write_settled(self, Index { manifests: settled, ..now }, index::write_shrunk)?;
+        self.unsynced.lost(lost);
         Ok(())
     }
 
-    /// Makes all images that are named durable, and takes their notes away. Takes as long as the disk takes; several
-    /// at a time do it once.
-    pub fn settle(&self) {
+    /// How many things have got their final name since the store was opened.
+    pub fn named_so_far(&self) -> u64 {
+        self.unsynced.named_so_far()
+    }
+
+    /// Makes all that is named durable. Takes as long as the disk takes; several at a time do it once. False if the disk
+    /// did not take it.
+    pub fn settle(&self) -> bool {
         let _one = self.unsynced.settling();
-        let (count, named) = {
-            // Or a note might be counted whose image is not named yet, and never is.
-            let _commit = lock(&self.commit);
-            if !self.is_unsettled() {
-                return;
-            }
-            (self.unsynced.notes().len(), self.unsynced.named_so_far())
+        let settle = || {
+            let (named, entries) = {
+                // Or what is only about to be named might count.
+                let _commit = lock(&self.commit);
+                if !self.is_unsettled() {
+                    return Ok(());
+                }
+                (
+                    self.named_so_far(),
+                    self.unsynced.settled().is_some().then(|| index::read(self)).transpose()?,
+                )
+            };
+            self.sync()?;
+            self.unsynced.synced(named);
+            entries.map_or(Ok(()), |entries| self.set_settled(entries.manifests))
         };
-        if let Err(error) = self.sync() {
-            return log::error!("{}", sampan_ipc::report::chain(&error));
-        }
-        self.unsynced.synced(named);
-        if count == 0 {
-            return;
-        }
+        let settled: Result<(), StoreError> = settle();
+        settled.inspect_err(|error| log::error!("{}", sampan_ipc::report::chain(error))).is_ok()
+    }
+
+    /// All of `entries` are on the disk.
+    fn set_settled(&self, entries: Vec<Descriptor>) -> Result<(), StoreError> {
         let _commit = lock(&self.commit);
-        let done = self.unsynced.forget(count);
-        if let Err(error) = index::read(self).and_then(|index| index::write_shrunk(self, index)) {
-            // They stay in the file: after power loss these images would go, though they need not.
-            log::warn!("{}", sampan_ipc::report::chain(&error));
-            self.unsynced.recall(&done);
+        if self.unsynced.settled().is_none() {
+            // Somebody changed the index although it was not settled, and it is what he made of it.
+            return Ok(());
         }
+        let now = index::read(self)?;
+        let settled = if now.manifests == entries { None } else { Some(entries) };
+        let before = self.unsynced.set_settled(settled);
+        // In the file they stay if it cannot be written: after power loss images would go that need not.
+        index::write_shrunk(self, now).inspect_err(|_| drop(self.unsynced.set_settled(before)))?;
         self.lay_by(index::size(self));
+        Ok(())
     }
 
     /// Removes blobs and layers that no image needs and no job has pinned; if that cannot be told, none. Gives
@@ -627,6 +677,7 @@ pub(crate) mod tests {
 
     /// Stores an image without layers and names it.
     pub(crate) fn image(store: &Store, reference: &str, cmd: &str) -> Digest {
+        let since = store.named_so_far();
         let config = format!(
             r#"{{"os":"linux","architecture":"amd64","config":{{"Cmd":["{cmd}"]}},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#
         );
@@ -647,8 +698,13 @@ pub(crate) mod tests {
             platform: None,
             annotations: BTreeMap::new(),
         };
-        let new =
-            NewImage { reference: &reference, manifest, platform: PlatformField::default(), index: None };
+        let new = NewImage {
+            reference: &reference,
+            manifest,
+            platform: PlatformField::default(),
+            index: None,
+            since,
+        };
         commit(store, new).expect("committed");
         digest
     }
@@ -661,7 +717,6 @@ pub(crate) mod tests {
         store.settle();
         let two = image(&store, "a", "two");
         image(&store, "b", "three");
-        tag(&store, "b", "c").expect("tagged");
         drop(store);
         let store = Store::open(dir.path()).expect("opened: the same boot");
         assert_eq!(find(&store, "a").expect("found").entry.digest, two);
@@ -670,25 +725,107 @@ pub(crate) mod tests {
         let store = Store::open(dir.path()).expect("opened");
         assert_eq!(find(&store, "a").expect("found").entry.digest, one);
         assert!(matches!(find(&store, "b"), Err(ImageError::NotFound(_))));
-        assert!(matches!(find(&store, "c"), Err(ImageError::NotFound(_))));
         assert!(!store.blob_path(&two).exists());
         let lost: Vec<_> = store.take_lost().into_iter().filter_map(|note| note.reference).collect();
         assert_eq!(lost, ["docker.io/library/b:latest", "docker.io/library/a:latest"]);
-        // What was settled is not noted, and what is there already is noted again only if something new came.
-        image(&store, "a", "one");
-        store.settle();
-        image(&store, "a", "one");
-        assert!(store.unsynced.notes().is_empty());
+        assert!(store.unsynced.settled().is_none());
+    }
+
+    /// A store as another boot finds it.
+    fn after_power_loss(dir: &tempfile::TempDir, store: Store) -> Store {
+        drop(store);
+        std::fs::write(dir.path().join("boot"), "another").expect("written");
+        Store::open(dir.path()).expect("opened")
     }
 
     #[test]
-    fn what_an_engine_before_left_is_noted_although_nothing_came_since() {
+    fn power_loss_takes_nothing_that_was_on_the_disk_whatever_came_since() {
         let dir = tempfile::tempdir().expect("a directory");
-        image(&Store::open(dir.path()).expect("opened"), "a", "one");
+        let store = Store::open(dir.path()).expect("opened");
+        let one = image(&store, "a", "one");
+        store.settle();
+        // Again, under one more name, and there and back.
+        image(&store, "other", "two");
+        image(&store, "a", "one");
+        image(&store, "alias", "one");
+        image(&store, "a", "three");
+        image(&store, "a", "one");
+        let store = after_power_loss(&dir, store);
+        assert_eq!(find(&store, "a").expect("kept").entry.digest, one);
+        assert!(matches!(find(&store, "alias"), Err(ImageError::NotFound(_))));
+        assert!(matches!(find(&store, "other"), Err(ImageError::NotFound(_))));
+        // The first pull behind a start, of what is there.
+        image(&store, "a", "one");
+        let store = after_power_loss(&dir, store);
+        assert_eq!(find(&store, "a").expect("kept").entry.digest, one);
+        assert!(store.take_lost().is_empty());
+    }
+
+    #[test]
+    fn what_is_tagged_or_removed_behind_a_pull_stays_so_after_power_loss() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let old = image(&store, "x", "old");
+        store.settle();
+        image(&store, "x", "new");
+        remove(&store, "x", false, &|_| Vec::new()).expect("removed");
+        let store = after_power_loss(&dir, store);
+        assert!(matches!(find(&store, "x"), Err(ImageError::NotFound(_))));
+        let new = image(&store, "y", "newer");
+        tag(&store, "y", "x").expect("tagged");
+        let store = after_power_loss(&dir, store);
+        assert_eq!(find(&store, "x").expect("kept").entry.digest, new);
+        // What a name stood for is not removed while power loss would need it.
+        image(&store, "x", "newest");
+        remove_unused(&store, &old).expect("removed");
+        let store = after_power_loss(&dir, store);
+        assert!(find(&store, "x").is_ok());
+    }
+
+    #[test]
+    fn an_image_that_was_named_while_the_disk_took_the_others_is_not_settled_with_them() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        image(&store, "a", "one");
+        let entries = index::read(&store).expect("read").manifests;
+        image(&store, "b", "two");
+        store.set_settled(entries).expect("written");
+        assert!(store.is_unsettled());
+        let store = after_power_loss(&dir, store);
+        assert!(find(&store, "a").is_ok());
+        assert!(matches!(find(&store, "b"), Err(ImageError::NotFound(_))));
+    }
+
+    #[test]
+    fn what_an_engine_before_left_whole_is_not_settled_when_it_is_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let one = {
+            let store = Store::open(dir.path()).expect("opened");
+            let one = image(&store, "a", "one");
+            index::write(&store, Index { manifests: Vec::new(), ..index::read(&store).expect("read") })
+                .expect("written");
+            one
+        };
         let store = Store::open(dir.path()).expect("opened again");
-        assert_eq!(store.unsynced.notes().len(), 1);
+        assert!(store.blob_path(&one).exists());
+        store.unsynced.set_settled(None);
         image(&store, "b", "one");
-        assert_eq!(store.unsynced.notes().len(), 2);
+        assert_eq!(store.unsynced.settled(), Some(Vec::new()));
+    }
+
+    #[test]
+    fn an_index_that_is_no_file_is_an_error_and_waits_for_nobody() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        image(&store, "a", "one");
+        for name in ["index.json", "boot"] {
+            std::fs::remove_file(dir.path().join(name)).expect("there");
+            nix::unistd::mkfifo(&dir.path().join(name), nix::sys::stat::Mode::S_IRWXU).expect("made");
+        }
+        assert!(list(&store).is_err());
+        drop(store);
+        let store = Store::open(dir.path()).expect("opened");
+        assert!(list(&store).is_err());
     }
 
     #[test]

@@ -104,7 +104,8 @@ pub fn import(
     store.write_blob(&digest, &bytes)?;
     let descriptor = descriptor(oci::MANIFEST, &digest, bytes.len() as u64);
     let platform = PlatformField::from(&request.platform);
-    let new = NewImage { reference: &request.reference, manifest: descriptor, platform, index: None };
+    let new =
+        NewImage { reference: &request.reference, manifest: descriptor, platform, index: None, since: 0 };
     let unchanged = images::commit(store, new)?;
     Ok(Imported { digest, id: config_digest, unchanged })
 }

@@ -2,16 +2,14 @@
 //!
 //! OCI image-spec, "Image Layout". An image with a name has that in `org.opencontainers.image.ref.name`, in full. Beside
 //! the images the file has what is for others, or for later: an OCI manifest for each schema 2 image, which other tools
-//! would not find, and notes of images that are not on the disk yet ([`crate::unsynced`]). Read and replaced as a whole,
+//! would not find, and the entries that power loss would leave ([`crate::unsynced`]). Read and replaced as a whole,
 //! under the commit lock when it changes. [`crate::images`] says what stands in it.
 
 use crate::digest::Digest;
 use crate::oci::{self, Descriptor, Index};
 use crate::small_file;
 use crate::store::{Store, StoreError, file_error};
-use crate::unsynced::Note;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// The file's name in the store.
 const FILE: &str = "index.json";
@@ -22,8 +20,6 @@ const MADE_OF: &str = "sampan.made-of";
 /// Where a schema 2 image has its name, since the entry for other tools has it where they look: umoci takes two
 /// entries of one name for neither.
 const OWN_NAME: &str = "sampan.ref.name";
-/// The index's own annotation that has the notes, as JSON.
-const NOTES: &str = "sampan.unsynced";
 /// Longest file that is read or written, in bytes.
 const MAX: u64 = 64 << 20;
 
@@ -35,8 +31,10 @@ struct Written {
     #[serde(default)]
     media_type: String,
     manifests: Vec<Descriptor>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: BTreeMap<String, String>,
+    /// Those of them, and of earlier ones, that power loss would leave; absent if it would leave all. A property that
+    /// other tools ignore. OCI image-spec, "Extensibility".
+    #[serde(default, rename = "sampan.settled", skip_serializing_if = "Option::is_none")]
+    settled: Option<Vec<Descriptor>>,
 }
 
 /// What it says of images: what is there for other tools is left out.
@@ -66,15 +64,14 @@ pub(crate) fn read_as_written(store: &Store) -> Result<Vec<Descriptor>, StoreErr
     Ok(file(store)?.manifests)
 }
 
-/// The notes that stand in it; none if it cannot be read.
-pub(crate) fn read_notes(store: &Store) -> Vec<Note> {
-    let notes = file(store).ok().and_then(|file| serde_json::from_str(file.annotations.get(NOTES)?).ok());
-    notes.unwrap_or_default()
+/// The settled entries that stand in it; `None` if all are, or if it cannot be read.
+pub(crate) fn read_settled(store: &Store) -> Option<Vec<Descriptor>> {
+    file(store).ok()?.settled
 }
 
 fn file(store: &Store) -> Result<Written, StoreError> {
     let path = store.root().join(FILE);
-    let file = std::fs::File::open(&path).map_err(file_error("open", &path))?;
+    let file = small_file::open(&path).map_err(file_error("open", &path))?;
     let bytes = small_file::read(file, MAX).map_err(file_error("read", &path))?;
     serde_json::from_slice(&bytes).map_err(|source| StoreError::Broken { path, source })
 }
@@ -84,7 +81,7 @@ fn file(store: &Store) -> Result<Written, StoreError> {
 /// # Errors
 /// [`StoreError`].
 pub(crate) fn lay_out(store: &Store) -> Result<(), StoreError> {
-    match store.root().join(FILE).exists() {
+    match std::fs::symlink_metadata(store.root().join(FILE)).is_ok() {
         true => Ok(()),
         false => write(store, Index { schema_version: 2, media_type: String::new(), manifests: Vec::new() }),
     }
@@ -114,22 +111,27 @@ pub(crate) fn write_shrunk(store: &Store, index: Index) -> Result<(), StoreError
     store.replace_file_from_reserve(FILE, &bytes(store, index)?)
 }
 
-/// Replaces it for an image that is new in it. With a `note` power loss takes it back, so it may as well never have been
-/// named: the file is written and synced, and its directory is not.
+/// Replaces it for an image that is new in it and not on the disk yet. Power loss takes that back, so it may as well never
+/// have been named: the file is written and synced, and its directory is not.
 ///
 /// # Errors
-/// [`StoreError`]; nothing is named or noted then.
-pub(crate) fn name_new(store: &Store, index: Index, note: Option<Note>) -> Result<(), StoreError> {
-    let Some(note) = note else {
-        return write(store, index);
-    };
-    store.unsynced.note(note);
+/// [`StoreError`]; nothing is named then.
+pub(crate) fn name_unsettled(store: &Store, index: Index, before: &Index) -> Result<(), StoreError> {
+    let settled = store.unsynced.settled();
+    let is_first = settled.is_none();
+    if is_first {
+        store.unsynced.set_settled(Some(before.manifests.clone()));
+    }
     let written = bytes(store, index).and_then(|bytes| {
         store.swap_file(FILE, &bytes)?;
         store.lay_by(bytes.len() as u64);
         Ok(())
     });
-    written.inspect_err(|_| store.unsynced.forget_last())
+    written.inspect_err(|_| {
+        if is_first {
+            store.unsynced.set_settled(None);
+        }
+    })
 }
 
 /// Its bytes, with what is there for others and for later.
@@ -145,13 +147,8 @@ fn bytes(store: &Store, index: Index) -> Result<Vec<u8>, StoreError> {
         }
     }
     manifests.append(&mut twins);
-    let mut annotations = BTreeMap::new();
-    let notes = store.unsynced.notes();
-    if !notes.is_empty() {
-        let notes = serde_json::to_string(&notes).expect("notes have no shape that JSON cannot hold");
-        annotations.insert(NOTES.to_owned(), notes);
-    }
-    let file = Written { schema_version: 2, media_type: oci::INDEX.to_owned(), manifests, annotations };
+    let settled = store.unsynced.settled();
+    let file = Written { schema_version: 2, media_type: oci::INDEX.to_owned(), manifests, settled };
     let bytes = serde_json::to_vec(&file).expect("an index has no shape that JSON cannot hold");
     if bytes.len() as u64 > MAX {
         // Nobody could read it again.

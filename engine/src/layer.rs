@@ -10,7 +10,7 @@ use crate::download::{Download, Wanted};
 use crate::limits::{Claim, Limits};
 use crate::oci::Descriptor;
 use crate::partial::Partial;
-use crate::pipeline::{DiffId, Expected, LayerError, Pipeline, Sink};
+use crate::pipeline::{Expected, LayerError, Pipeline, Sink};
 use crate::place::UnpackError;
 use crate::progress::Progress;
 use crate::rate::Rate;
@@ -84,7 +84,7 @@ impl Fetch<'_> {
         let (digest, size) = (&layer.blob.digest, layer.blob.size);
         let claim =
             self.limits.claim(digest, self.cancel, &|bytes| self.progress.follow(layer.row, bytes))?;
-        if self.store.has_blob(digest, size) {
+        let unpacked = if self.store.has_blob(digest, size) {
             let ids = self.config.wait(layer.nth)?;
             if self.has_layer(&ids) {
                 self.progress.phase(layer.row, Phase::Exists);
@@ -93,10 +93,18 @@ impl Fetch<'_> {
             self.progress.phase(layer.row, Phase::Extracting);
             let path = self.store.blob_path(digest);
             let file = File::open(&path).map_err(file_error("open", &path))?;
-            let unpacked = self.pass(layer, file, Sink::None, &|_| {})?;
-            self.name(layer, unpacked)?;
+            self.pass(layer, file, Sink::None, &|_| {})?
         } else {
-            self.download(layer, &claim)?;
+            self.download(layer, &claim)?
+        };
+        // The blob is whole: who else wants it need not wait for this image's config.
+        let claim = self.config.now(layer.nth).map(|_| claim);
+        if let Some((unpacked, diff_id)) = unpacked
+            && !self.name(layer, unpacked, diff_id)?
+        {
+            // Now it is known by what to hash it, and that is done from the disk.
+            drop(claim);
+            return self.layer(layer);
         }
         self.progress.phase(layer.row, Phase::Complete);
         Ok(())
@@ -109,7 +117,7 @@ impl Fetch<'_> {
 
     /// Fetches the blob; once more from its beginning if its parts do not belong together, and from the next place
     /// if this one has it wrong.
-    fn download(&self, layer: &Layer<'_>, claim: &Claim<'_>) -> Result<(), LayerError> {
+    fn download(&self, layer: &Layer<'_>, claim: &Claim<'_>) -> Result<Option<Fresh>, LayerError> {
         let (digest, size) = (&layer.blob.digest, layer.blob.size);
         let mut partial = Partial::open(self.store, digest, size)?;
         let joined = AtomicBool::new(partial.kept() > 0);
@@ -120,12 +128,6 @@ impl Fetch<'_> {
             partial.clear()?;
             result = self.stream(layer, claim, &partial, &joined);
         }
-        if matches!(result, Err(LayerError::Algorithm { .. })) {
-            // All bytes are here; now it is known what for.
-            drop(partial);
-            partial = Partial::open(self.store, digest, size)?;
-            result = self.stream(layer, claim, &partial, &joined);
-        }
         while result.as_ref().is_err_and(is_wrong) && self.registry.distrust(digest) {
             partial.clear()?;
             result = self.stream(layer, claim, &partial, &joined);
@@ -133,7 +135,7 @@ impl Fetch<'_> {
         match result {
             Ok(unpacked) => {
                 partial.finish()?;
-                self.name(layer, unpacked)
+                Ok(unpacked)
             }
             Err(error) => {
                 if is_wrong(&error) || partial.is_empty() {
@@ -151,7 +153,7 @@ impl Fetch<'_> {
         claim: &Claim<'_>,
         partial: &Partial<'_>,
         joined: &AtomicBool,
-    ) -> Result<Option<Temp>, LayerError> {
+    ) -> Result<Option<Fresh>, LayerError> {
         let here = AtomicU64::new(partial.kept());
         let count = |bytes| {
             let now = here.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -178,21 +180,18 @@ impl Fetch<'_> {
         self.pass(layer, source, Sink::Partial(partial), &count)
     }
 
-    /// One pass: into `sink`, and unpacked into a temporary unless the layer is known to be there.
+    /// One pass: into `sink`, and unpacked into a temporary unless the layer is known to be there. Its diff id is compared
+    /// if it is known.
     fn pass(
         &self,
         layer: &Layer<'_>,
         from: impl Read + Send,
         sink: Sink<'_>,
         on_bytes: &(dyn Fn(u64) + Sync),
-    ) -> Result<Option<Temp>, LayerError> {
+    ) -> Result<Option<Fresh>, LayerError> {
         let Descriptor { digest, size, .. } = layer.blob;
         let known = self.config.now(layer.nth);
-        let wait = || self.config.wait(layer.nth).map(|ids| ids.diff_id);
-        let diff_id = match &known {
-            Some(ids) => DiffId::Known(ids.diff_id.clone()),
-            None => DiffId::Awaited(&wait),
-        };
+        let diff_id = known.as_ref().map(|ids| ids.diff_id.clone());
         let pipeline = Pipeline {
             store: self.store,
             limits: self.limits,
@@ -205,19 +204,27 @@ impl Fetch<'_> {
         if self.unpack {
             let streamed = pipeline.run(from, sink)?;
             self.progress.passed_over(digest.short(), streamed.skipped);
-            return Ok(streamed.layer);
+            return Ok(streamed.layer.map(|layer| (layer, streamed.diff_id)));
         }
         pipeline.copy(from, sink).map(|()| None)
     }
 
-    fn name(&self, layer: &Layer<'_>, unpacked: Option<Temp>) -> Result<(), LayerError> {
-        let Some(unpacked) = unpacked else {
-            return Ok(());
-        };
-        let ids = self.config.wait(layer.nth)?;
-        Ok(self.store.name_layer(unpacked, &ids.chain_id)?)
+    /// Names what was unpacked, when its name is known; false if its diff id is not the SHA-256 that it was taken for.
+    fn name(&self, layer: &Layer<'_>, unpacked: Temp, found: Digest) -> Result<bool, LayerError> {
+        let Ids { diff_id: expected, chain_id } = self.config.wait(layer.nth)?;
+        if expected.algorithm() != found.algorithm() {
+            return Ok(false);
+        }
+        if expected != found {
+            return Err(LayerError::DiffId { blob: layer.blob.digest.to_string(), expected, found });
+        }
+        self.store.name_layer(unpacked, &chain_id)?;
+        Ok(true)
     }
 }
+
+/// An unpacked layer without a name, and its diff id.
+type Fresh = (Temp, Digest);
 
 /// True if the bytes that came are at fault: nobody should go on with them.
 fn is_wrong(error: &LayerError) -> bool {
@@ -228,7 +235,6 @@ fn is_wrong(error: &LayerError) -> bool {
         | LayerError::Decode { .. } => true,
         LayerError::Unpack { source, .. } => matches!(source, UnpackError::Tar(_)),
         LayerError::Cancelled(_)
-        | LayerError::Algorithm { .. }
         | LayerError::Read { .. }
         | LayerError::Store(_)
         | LayerError::Registry(_) => false,

@@ -15,7 +15,7 @@ use crate::import::Patient;
 use crate::layout::Layout;
 use crate::limits::Limits;
 use crate::oci::{self, Descriptor, Manifest, PlatformField};
-use crate::pipeline::{DiffId, Expected, LayerError, Pipeline, Sink};
+use crate::pipeline::{Expected, LayerError, Pipeline, Sink};
 use crate::platform::Platform;
 use crate::policy::{Policies, PolicyError};
 use crate::progress::Progress;
@@ -460,7 +460,7 @@ impl Work<'_> {
         let whole = expected.map(|e| Expected {
             digest: e.digest.clone(),
             size: e.size,
-            diff_id: DiffId::Known(diff_id.clone()),
+            diff_id: Some(diff_id.clone()),
         });
         let (temp, mut file) = self.store.temp_file("blob")?;
         let untar = self.unpack && !self.store.has_layer(chain_id) && !self.layers.contains_key(chain_id);
@@ -486,7 +486,7 @@ impl Work<'_> {
     fn pass(
         &self,
         row: usize,
-        expected: Option<Expected<'_>>,
+        expected: Option<Expected>,
         untar: bool,
         from: impl Read + Send,
         sink: Sink<'_>,
@@ -560,11 +560,8 @@ impl Work<'_> {
             None => self.store.blob_path(&blob.digest),
         };
         let file = File::open(&path).map_err(file_error("open", &path))?;
-        let expected = Expected {
-            digest: blob.digest.clone(),
-            size: blob.size,
-            diff_id: DiffId::Known(blob.diff_id.clone()),
-        };
+        let expected =
+            Expected { digest: blob.digest.clone(), size: blob.size, diff_id: Some(blob.diff_id.clone()) };
         let untar = self.unpack && !self.store.has_layer(chain_id);
         let streamed = self.pass(row, Some(expected), untar, file, Sink::None).map_err(|error| {
             self.progress.fail(row, &sampan_ipc::report::chain(&error));
@@ -627,6 +624,8 @@ impl Work<'_> {
             manifest: image.manifest.clone(),
             platform: image.platform.clone(),
             index: image.index.clone(),
+            // Whatever came since then is of this load, or as good as.
+            since: 0,
         };
         let mut unchanged = true;
         for reference in &image.references {
@@ -634,7 +633,7 @@ impl Work<'_> {
         }
         if image.references.is_empty() {
             unchanged =
-                images::commit_nameless(self.store, image.manifest.clone(), image.platform, image.index)?;
+                images::commit_nameless(self.store, image.manifest.clone(), image.platform, image.index, 0)?;
         }
         Ok(LoadedImage {
             references: image.references,

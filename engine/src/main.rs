@@ -13,7 +13,7 @@ use sampan_engine::room::Room;
 use sampan_engine::server::{Server, WAKER};
 use sampan_engine::socket::{self, SocketError};
 use sampan_engine::store::{Store, StoreError};
-use sampan_engine::work::{Outbox, Shared};
+use sampan_engine::work::{self, Outbox, Shared};
 use sampan_ipc::report;
 use sampan_ipc::sender::FifoSender;
 use std::error::Error;
@@ -115,7 +115,7 @@ fn settle_in_background(shared: &Arc<Shared>) {
     }
     let shared = Arc::clone(shared);
     let settle = std::thread::Builder::new().name("settle".into()).stack_size(1 << 20);
-    if let Err(error) = settle.spawn(move || shared.store.settle()) {
+    if let Err(error) = settle.spawn(move || work::settle(&shared.store)) {
         log::warn!("cannot start a thread, the next job brings the store to the disk: {error}");
     }
 }

@@ -71,12 +71,6 @@ pub enum LayerError {
         /// Diff id of what came.
         found: Digest,
     },
-    /// It has to be hashed by another algorithm than it was: not its own fault.
-    #[error("the diff id of blob {blob} is no SHA-256")]
-    Algorithm {
-        /// Which.
-        blob: String,
-    },
     /// It cannot be decompressed.
     #[error("cannot decompress blob {blob}")]
     Decode {
@@ -102,39 +96,14 @@ pub enum LayerError {
 }
 
 /// What must come out.
-#[derive(Clone)]
-pub struct Expected<'a> {
+#[derive(Clone, Debug)]
+pub struct Expected {
     /// The blob's digest.
     pub digest: Digest,
     /// The blob's size.
     pub size: u64,
-    /// The digest of the unpacked tar.
-    pub diff_id: DiffId<'a>,
-}
-
-/// A digest that may be known only in the end.
-#[derive(Clone)]
-pub enum DiffId<'a> {
-    /// It is known.
-    Known(Digest),
-    /// It is waited for in the end; until then it is taken for a SHA-256.
-    Awaited(&'a (dyn Fn() -> Result<Digest, Cancelled> + Sync)),
-}
-
-impl DiffId<'_> {
-    fn algorithm(&self) -> Algorithm {
-        match self {
-            DiffId::Known(digest) => digest.algorithm(),
-            DiffId::Awaited(_) => Algorithm::Sha256,
-        }
-    }
-
-    fn wait(&self) -> Result<Digest, Cancelled> {
-        match self {
-            DiffId::Known(digest) => Ok(digest.clone()),
-            DiffId::Awaited(wait) => limits::idle(wait),
-        }
-    }
+    /// The digest of the unpacked tar; `None` if the caller compares it, and then it is a SHA-256.
+    pub diff_id: Option<Digest>,
 }
 
 /// A layer on its way.
@@ -146,7 +115,7 @@ pub struct Pipeline<'a> {
     /// Looked at with every buffer.
     pub cancel: &'a Cancel,
     /// What is known of the layer; `None` when importing.
-    pub expected: Option<Expected<'a>>,
+    pub expected: Option<Expected>,
     /// Unpack the tar; not needed when the layer is there.
     pub untar: bool,
     /// Told of bytes as they come, those of a [`Partial`] that were there before left out.
@@ -240,7 +209,7 @@ impl Pipeline<'_> {
             (self.on_phase)(Phase::Verifying);
             (self.on_phase)(Phase::Extracting);
         };
-        let algorithm = self.expected.as_ref().map_or(Algorithm::Sha256, |e| e.diff_id.algorithm());
+        let algorithm = self.diff_id().map_or(Algorithm::Sha256, Digest::algorithm);
         let mut hasher = Hasher::new(algorithm);
         let relay = Relay::new(decoder, |piece: &[u8]| hasher.update(piece), self.limits, &on_end);
         let unpacked = std::thread::scope(|scope| {
@@ -315,8 +284,8 @@ impl Pipeline<'_> {
         let format = format.map_err(|source| LayerError::Decode { blob: self.name(), source })?;
         let (diff_id, skipped) =
             unpacked.map_err(|source| LayerError::Unpack { blob: self.name(), source })?;
-        if let Some(expected) = &self.expected {
-            self.compare_diff_id(expected.diff_id.wait()?, &diff_id)?;
+        if let Some(expected) = self.diff_id().filter(|expected| **expected != diff_id).cloned() {
+            return Err(LayerError::DiffId { blob: self.name(), expected, found: diff_id });
         }
         Ok(Streamed { digest, size, diff_id, format, layer, skipped })
     }
@@ -333,15 +302,8 @@ impl Pipeline<'_> {
         }
     }
 
-    fn compare_diff_id(&self, expected: Digest, found: &Digest) -> Result<(), LayerError> {
-        if expected == *found {
-            return Ok(());
-        }
-        let blob = self.name();
-        Err(match expected.algorithm() == found.algorithm() {
-            true => LayerError::DiffId { blob, expected, found: found.clone() },
-            false => LayerError::Algorithm { blob },
-        })
+    fn diff_id(&self) -> Option<&Digest> {
+        self.expected.as_ref()?.diff_id.as_ref()
     }
 
     fn name(&self) -> String {

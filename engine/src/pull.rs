@@ -8,7 +8,7 @@
 
 use crate::awaited::Awaited;
 use crate::cancel::{Cancel, Cancelled};
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 use crate::images::{self, NewImage};
 use crate::layer::{self, Fetch, Ids, Layer};
 use crate::limits::Limits;
@@ -165,7 +165,8 @@ pub fn pull(
     let (to_end, to_shut) = (Arc::clone(&inner), Arc::clone(&registry));
     let _link = cancel.link(move || to_end.cancel());
     inner.on_cancel(move || to_shut.shutdown());
-    let work = Work { store, limits, request, progress, cancel: &inner, registry: &registry };
+    let since = store.named_so_far();
+    let work = Work { store, limits, request, progress, cancel: &inner, registry: &registry, since };
     let result = work.run();
     if cancel.is_cancelled() && result.is_err() {
         return Err(Cancelled.into());
@@ -180,6 +181,8 @@ struct Work<'a> {
     progress: &'a Progress,
     cancel: &'a Cancel,
     registry: &'a Sources,
+    /// How many things of the store had their final name when it began.
+    since: u64,
 }
 
 /// An image's manifest, as bytes and read, and the index that it was chosen from.
@@ -192,6 +195,8 @@ struct Resolved {
 /// What the image's config says, and what is kept for its layers.
 struct Known {
     config: Config,
+    /// The config as it came; `None` if the store has it.
+    bytes: Option<Vec<u8>>,
     chain_ids: Vec<Digest>,
     _pin: Pin,
     _claim: Claim,
@@ -229,7 +234,7 @@ impl Work<'_> {
         let _blobs = self.store.pin(needed);
         let known = self.layers(&resolved, first_row)?;
         self.cancel.check()?;
-        self.commit(resolved, &known.config)
+        self.commit(resolved, &known)
     }
 
     /// From the reference to one manifest; each digest on the way is verified.
@@ -273,24 +278,25 @@ impl Work<'_> {
         }
     }
 
-    fn config(&self, manifest: &Manifest) -> Result<Config, PullError> {
+    /// The config, as it is read, and as it came if the store has it not. It gets its name with the image.
+    fn config(&self, manifest: &Manifest) -> Result<(Config, Option<Vec<u8>>), PullError> {
         let Descriptor { digest, size, .. } = &manifest.config;
         if self.store.has_blob(digest, *size)
             && let Ok(bytes) = self.store.read_blob(digest, oci::CONFIG_MAX)
         {
-            return Ok(oci::parse_config(&bytes, manifest)?);
+            return Ok((oci::parse_config(&bytes, manifest)?, None));
         }
         let max = (*size).min(oci::CONFIG_MAX);
         let tell = self.on_retry("config");
         let bytes = retry::persist(self.cancel, &tell, || self.registry.small_blob(digest, max))?;
         check_size("config", &manifest.config, &bytes)?;
-        let config = oci::parse_config(&bytes, manifest);
-        match self.store.write_blob(digest, &bytes) {
-            Err(StoreError::Digest { expected, found, .. }) => {
-                Err(PullError::ConfigDigest { expected, found })
-            }
-            other => other.map_err(PullError::from).and(config.map_err(PullError::from)),
+        let mut hasher = Hasher::new(digest.algorithm());
+        hasher.update(&bytes);
+        let found = hasher.finish();
+        if found != *digest {
+            return Err(PullError::ConfigDigest { expected: digest.clone(), found });
         }
+        Ok((oci::parse_config(&bytes, manifest)?, Some(bytes)))
     }
 
     fn check_platform(&self, config: &Config, chosen: bool) -> Result<(), PullError> {
@@ -305,13 +311,13 @@ impl Work<'_> {
 
     /// What has to be known before a layer is read: nothing is, of an image for another platform, or without room.
     fn learn(&self, resolved: &Resolved) -> Result<Known, PullError> {
-        let config = self.config(&resolved.manifest)?;
+        let (config, bytes) = self.config(&resolved.manifest)?;
         self.check_platform(&config, resolved.index.is_some())?;
         let chain_ids = config.chain_ids();
         let pin = self.store.pin(chain_ids.iter().cloned());
         let PullRequest { room, unpack, .. } = self.request;
         let claim = room.claim(self.store, &resolved.manifest, &chain_ids, *unpack)?;
-        Ok(Known { config, chain_ids, _pin: pin, _claim: claim })
+        Ok(Known { config, bytes, chain_ids, _pin: pin, _claim: claim })
     }
 
     /// True if layers may come before the config has: it will not keep the image from being taken, as far as can be
@@ -387,8 +393,12 @@ impl Work<'_> {
         Ok(known)
     }
 
-    fn commit(&self, resolved: Resolved, config: &Config) -> Result<Pulled, PullError> {
+    fn commit(&self, resolved: Resolved, known: &Known) -> Result<Pulled, PullError> {
         let Resolved { raw, manifest, index } = resolved;
+        let Known { config, bytes, .. } = known;
+        if let Some(bytes) = bytes {
+            self.store.write_blob(&manifest.config.digest, bytes)?;
+        }
         self.store.write_blob(&raw.digest, &raw.bytes)?;
         let media_type = match (manifest.media_type.as_str(), manifest.config.media_type.as_str()) {
             ("", oci::DOCKER_CONFIG) => oci::DOCKER_MANIFEST,
@@ -403,7 +413,13 @@ impl Work<'_> {
             annotations: BTreeMap::new(),
         };
         let platform = PlatformField::from(&config.platform());
-        let new = NewImage { reference: &self.request.reference, manifest: descriptor, platform, index };
+        let new = NewImage {
+            reference: &self.request.reference,
+            manifest: descriptor,
+            platform,
+            index,
+            since: self.since,
+        };
         let unchanged = images::commit(self.store, new)?;
         self.request.room.keep(self.store);
         let size = manifest.content_size();

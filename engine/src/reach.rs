@@ -119,6 +119,32 @@ pub fn tags(
     let mut tags = retry::persist(cancel, &tell, || sources.tags())?;
     tags.sort();
     cancel.check()?;
-    // A registry that lists what is no tag does not decide what is asked for.
-    Ok(tags.iter().filter_map(|tag| Reference::parse(&format!("{}:{tag}", repository.name())).ok()).collect())
+    // A registry that lists what is no tag does not decide what is asked for; what is kept beside an image is none.
+    Ok(tags
+        .iter()
+        .filter(|tag| !is_beside(tag))
+        .filter_map(|tag| Reference::parse(&format!("{}:{tag}", repository.name())).ok())
+        .collect())
+}
+
+/// True for the tags that cosign keeps signatures, attestations and lists of parts under, beside the image of that digest.
+fn is_beside(tag: &str) -> bool {
+    let digest = ["sig", "att", "sbom"].iter().find_map(|kind| tag.strip_suffix(kind)?.strip_suffix('.'));
+    let hex = digest.and_then(|digest| digest.strip_prefix("sha256-"));
+    hex.is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cosign_keeps_beside_an_image_is_no_image() {
+        let hex = "0".repeat(64);
+        assert!(["sig", "att", "sbom"].iter().all(|kind| is_beside(&format!("sha256-{hex}.{kind}"))));
+        for tag in ["1.sig", "latest", &format!("sha256-{hex}"), &format!("sha256-{hex}0.sig"), "sha256-.sig"]
+        {
+            assert!(!is_beside(tag), "{tag}");
+        }
+    }
 }

@@ -408,7 +408,7 @@ impl Registry {
         for _ in 0..TAG_PAGES_MAX {
             if !pages.insert(below.clone()) {
                 return Err(
-                    self.wrong(format!("links from one page of tags of {} back to another", self.repository))
+                    self.wrong(format!("lists tags of {} on pages that link in a circle", self.repository))
                 );
             }
             let response = self.get(&what, &below, &[(header::ACCEPT, "application/json")])?;

@@ -1,7 +1,21 @@
 //! Small files, read whole: as many bytes as the file has, in one read(2).
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Opens a file for reading; nothing that may stand in its place, as a FIFO, makes us wait.
+///
+/// # Errors
+/// It is not there, or no file.
+pub fn open(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no file")),
+    }
+}
 
 /// All of `file`, or its first `max` + 1 bytes if it has more than `max`.
 ///

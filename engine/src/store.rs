@@ -10,7 +10,7 @@
 //! lock  boot                                        one engine at a time; the boot that last wrote here
 //! ```
 //! A blob or layer gets its final name only when its digests are right. What power loss may have cut is named by
-//! nothing, or by an image that [`crate::unsynced`] has noted, and is removed at the first start after it.
+//! nothing, or by an image that is not settled ([`crate::unsynced`]), and is removed at the first start after it.
 //! [`crate::index`] reads and writes `index.json`.
 
 use crate::cancel::Cancel;
@@ -19,7 +19,7 @@ use crate::implied;
 use crate::index;
 use crate::mutex::lock;
 use crate::namespace::Namespace;
-use crate::unsynced::{Note, Unsynced};
+use crate::unsynced::{Lost, Unsynced};
 use crate::{failure, lock, small_file, spare, sys, tree, walk};
 use nix::fcntl::Flock;
 use std::collections::HashMap;
@@ -191,7 +191,7 @@ impl Store {
         };
         store.clear_temps()?;
         store.lay_out()?;
-        index::read_notes(&store).into_iter().for_each(|note| store.unsynced.note(note));
+        store.unsynced.set_settled(index::read_settled(&store));
         // What an engine that was killed left complete may not be on the disk.
         store.unsynced.named();
         store.lay_by(index::size(&store));
@@ -228,7 +228,8 @@ impl Store {
             return self.sync_first();
         };
         let path = self.root.join("boot");
-        if fs::read_to_string(&path).is_ok_and(|last| last == boot) {
+        let last = small_file::open(&path).and_then(|file| small_file::read(file, boot.len() as u64));
+        if last.is_ok_and(|last| last == boot.as_bytes()) {
             return;
         }
         if let Err(error) = self.take_unsynced_back() {
@@ -289,9 +290,7 @@ impl Store {
     /// [`StoreError::Digest`] if it is damaged; [`StoreError::File`] if it is not there or larger than `max`.
     pub fn read_blob(&self, digest: &Digest, max: u64) -> Result<Vec<u8>, StoreError> {
         let path = self.blob_path(digest);
-        // O_NONBLOCK: nothing that may stand in a blob's place makes us wait.
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
-        let file = file.map_err(file_error("open", &path))?;
+        let file = small_file::open(&path).map_err(file_error("open", &path))?;
         let bytes = small_file::read(file, max).map_err(file_error("read", &path))?;
         let found = digest_of(&bytes, digest);
         if found != *digest {
@@ -432,8 +431,8 @@ impl Store {
         self.unsynced.is_unsettled()
     }
 
-    /// The images that power loss took, once.
-    pub fn take_lost(&self) -> Vec<Note> {
+    /// What power loss took, once.
+    pub fn take_lost(&self) -> Vec<Lost> {
         self.unsynced.take_lost()
     }
 

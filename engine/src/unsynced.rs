@@ -1,41 +1,41 @@
-//! Images that are named, and not yet safe from power loss.
+//! What of `index.json` is not safe from power loss yet.
 //!
 //! A pull is done when its image can be used; until all of it is on the disk takes a while longer, and nobody waits
-//! for that. The write of `index.json` that names such an image has a note of it; behind the next syncfs
-//! ([`Store::settle`](crate::store::Store::settle)) the note goes. At the first start after another boot what is noted
-//! may be cut short: it is taken back as if it had never come, and who had its name before has it again. With
-//! `sync = "before"` in the configuration, or where the boot cannot be told, syncfs comes first and there are no notes.
-//! Keeps the notes that stand in the file, and counts; writes nothing: [`crate::index`] does.
+//! for that. As long as there is such an image, `index.json` holds beside its entries those that are *settled*: what it
+//! said when all of that was on the disk. Behind the next syncfs ([`Store::settle`](crate::store::Store::settle)) they
+//! go. At the first start after another boot the settled entries are the index again, as if nothing else had ever come.
+//! Who takes names or images away, or gives names, settles first: so nobody changes both. With `sync = "before"` in the
+//! configuration, or where the boot cannot be told, syncfs comes first and there is never more than one list. Keeps the
+//! list that stands in the file, and counts; writes nothing: [`crate::index`] does.
 
 use crate::digest::Digest;
 use crate::mutex::lock;
-use serde::{Deserialize, Serialize};
+use crate::oci::Descriptor;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-/// One image that was named since the last syncfs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Note {
+/// An image, or a name of one, that power loss took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
     /// Its manifest.
     pub manifest: Digest,
-    /// The reference that it got, if it got one.
+    /// The reference, if it had one.
     pub reference: Option<String>,
-    /// The manifest of the image that had the reference before.
-    pub previous: Option<Digest>,
 }
 
-/// What is noted of a store. Notes change under the commit lock, with the file.
+/// What is known of a store. The lists change under the commit lock, with the file.
 #[derive(Default)]
 pub(crate) struct Unsynced {
-    notes: Mutex<Vec<Note>>,
-    /// Notes that were taken back after power loss, until somebody asks for them.
-    lost: Mutex<Vec<Note>>,
+    /// The settled entries; `None` if all are.
+    settled: Mutex<Option<Vec<Descriptor>>>,
+    /// What power loss took, until somebody asks for it.
+    lost: Mutex<Vec<Lost>>,
     settling: Mutex<()>,
     /// How many things got their final name, and how many of them had it when the last good syncfs began.
     named: AtomicU64,
     synced: AtomicU64,
     syncs_first: AtomicBool,
-    /// What is noted could not be taken back after power loss: it is to stay noted until the next start.
+    /// The settled entries could not be made the index after power loss: they are to stay until the next start.
     is_stuck: AtomicBool,
 }
 
@@ -55,7 +55,7 @@ impl Unsynced {
         self.syncs_first.load(Ordering::SeqCst)
     }
 
-    /// How many things have got theirs.
+    /// How many things have got their final name.
     pub fn named_so_far(&self) -> u64 {
         self.named.load(Ordering::SeqCst)
     }
@@ -65,7 +65,7 @@ impl Unsynced {
         self.synced.store(named, Ordering::SeqCst);
     }
 
-    /// True if what is named now is not on the disk yet, and has to be noted.
+    /// True if what is named now is not on the disk yet.
     pub fn is_behind(&self) -> bool {
         let is_synced = self.named_so_far() == self.synced.load(Ordering::SeqCst);
         !is_synced && !self.syncs_first()
@@ -76,51 +76,34 @@ impl Unsynced {
         lock(&self.settling)
     }
 
-    /// The notes stay until the next start.
+    /// The settled entries stay until the next start.
     pub fn stick(&self) {
         self.is_stuck.store(true, Ordering::SeqCst);
     }
 
     /// True if there is something to be brought to the disk.
     pub fn is_unsettled(&self) -> bool {
-        let is_wanted = !lock(&self.notes).is_empty() || self.is_behind();
+        let is_wanted = lock(&self.settled).is_some() || self.is_behind();
         is_wanted && !self.is_stuck.load(Ordering::SeqCst)
     }
 
-    /// The notes, oldest first.
-    pub fn notes(&self) -> Vec<Note> {
-        lock(&self.notes).clone()
+    /// The settled entries, if they are not all; the next index has them beside it.
+    pub fn settled(&self) -> Option<Vec<Descriptor>> {
+        lock(&self.settled).clone()
     }
 
-    /// One more, which the next index has.
-    pub fn note(&self, note: Note) {
-        lock(&self.notes).push(note);
+    /// Others are settled from the next index on; those that were.
+    pub fn set_settled(&self, entries: Option<Vec<Descriptor>>) -> Option<Vec<Descriptor>> {
+        std::mem::replace(&mut lock(&self.settled), entries)
     }
 
-    /// That index could not be written.
-    pub fn forget_last(&self) {
-        lock(&self.notes).pop();
+    /// They are gone.
+    pub fn lost(&self, lost: Vec<Lost>) {
+        lock(&self.lost).extend(lost);
     }
 
-    /// Takes the oldest `count` away; the next index has them no more.
-    pub fn forget(&self, count: usize) -> Vec<Note> {
-        let mut notes = lock(&self.notes);
-        let count = count.min(notes.len());
-        notes.drain(..count).collect()
-    }
-
-    /// That index could not be written.
-    pub fn recall(&self, oldest: &[Note]) {
-        lock(&self.notes).splice(..0, oldest.iter().cloned());
-    }
-
-    /// They were taken back.
-    pub fn lost(&self, notes: Vec<Note>) {
-        lock(&self.lost).extend(notes.into_iter().rev());
-    }
-
-    /// The images that power loss took, once; newest first.
-    pub fn take_lost(&self) -> Vec<Note> {
+    /// What power loss took, once.
+    pub fn take_lost(&self) -> Vec<Lost> {
         std::mem::take(&mut lock(&self.lost))
     }
 }

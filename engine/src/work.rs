@@ -33,9 +33,10 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// How long after a job the disk is asked to take what it brought: behind the answer, and once for several jobs that end
-/// together.
-const SETTLE_AFTER: Duration = Duration::from_millis(100);
+/// How long the disk is not asked yet to take what a job brought: whoever has its answer may have something to do first,
+/// and jobs that end together are brought to the disk together. Then, how long until it is asked again, if it refused.
+const SETTLE_AFTER: [Duration; 4] =
+    [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60)];
 
 /// What a thread tells the event loop.
 pub enum Message {
@@ -213,10 +214,20 @@ impl Task {
         let (shared, job) = (Arc::clone(&self.shared), self.job);
         drop(self);
         shared.outbox.send(Message::Ended { job, outcome });
-        // Nobody waits for the disk any more; who has the answer may have something to do first.
-        if shared.store.is_unsettled() {
-            std::thread::sleep(SETTLE_AFTER);
-            shared.store.settle();
+        // Nobody waits for the disk any more.
+        settle(&shared.store);
+    }
+}
+
+/// Brings to the disk, in a moment, what is not there for sure.
+pub fn settle(store: &Store) {
+    for wait in SETTLE_AFTER {
+        if !store.is_unsettled() {
+            return;
+        }
+        std::thread::sleep(wait);
+        if store.settle() {
+            return;
         }
     }
 }

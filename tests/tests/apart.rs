@@ -116,3 +116,17 @@ fn a_config_needs_no_slot_that_layers_hold() {
     drop(first);
     second.watch().expect("pulled");
 }
+
+#[test]
+fn a_pull_that_waits_for_its_config_keeps_nobody_from_the_layers_that_have_come() {
+    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let made = publish(&registry, "waits", Digest::of);
+    registry.answer(&made.config_path, Reply::Hang(made.config.clone(), 10));
+    registry.publish("goes", &Image::of(std::slice::from_ref(&made.layer), "arm64"));
+    let stream = ask(&engine, &registry, "waits");
+    let blob = format!("blobs/sha256/{}", Digest::of(&made.layer.blob).hex());
+    engine.wait_until("the layer to come", || engine.store().join(&blob).exists());
+    engine.pull(&registry.reference("goes")).expect("pulled meanwhile");
+    assert_eq!(registry.asked(&made.layer_path.replace("waits", "goes")), 0, "nothing is fetched twice");
+    drop(stream);
+}

@@ -314,21 +314,20 @@ fn index(engine: &Engine) -> serde_json::Value {
     serde_json::from_slice(&bytes).expect("JSON")
 }
 
-/// What the index says of images that are not on the disk yet.
-fn notes(engine: &Engine) -> serde_json::Value {
-    index(engine)["annotations"]["sampan.unsynced"].clone()
+/// The entries that power loss would leave, where it would not leave all.
+fn settled(engine: &Engine) -> serde_json::Value {
+    index(engine)["sampan.settled"].clone()
 }
 
 #[test]
 fn after_power_loss_an_image_that_was_not_on_the_disk_yet_is_taken_back_whole() {
     let (engine, registry) = (Engine::start(), LyingRegistry::start());
     let (_, reference) = publish(&registry, "a", |blob| vec![Reply::Ranged(blob.to_vec())]);
-    let pulled = engine.pull(&reference).expect("pulled");
-    engine.wait_until("the image to be on the disk", || notes(&engine).is_null());
+    engine.pull(&reference).expect("pulled");
+    engine.wait_until("the image to be on the disk", || settled(&engine).is_null());
     // As it was before the disk had all of it, and under another boot.
-    let note = serde_json::json!([{"manifest": pulled.done.digest, "reference": reference}]);
     let mut index = index(&engine);
-    index["annotations"] = serde_json::json!({"sampan.unsynced": note.to_string()});
+    index["sampan.settled"] = serde_json::json!([]);
     fs::write(engine.store().join("index.json"), index.to_string()).expect("written");
     fs::write(engine.store().join("boot"), "another").expect("written");
     let engine = engine.killed_and_restarted();
@@ -343,5 +342,5 @@ fn where_the_disk_comes_first_nothing_is_left_to_be_brought_to_it() {
     let (engine, registry) = (Engine::configured("sync = \"before\""), LyingRegistry::start());
     let (_, reference) = publish(&registry, "a", |blob| vec![Reply::Ranged(blob.to_vec())]);
     engine.pull(&reference).expect("pulled");
-    assert!(notes(&engine).is_null());
+    assert!(settled(&engine).is_null());
 }
