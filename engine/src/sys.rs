@@ -12,12 +12,16 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-/// Bounds how many arenas the allocator makes, so that many short threads do not each keep memory. mallopt(3).
+/// Bounds how many arenas the allocator makes, so that many short threads do not each keep memory; and has buffers of a
+/// layer come from memory that earlier ones were in, not from a mapping for each. What is freed is kept until
+/// [`trim_memory`], which comes soon behind the work. mallopt(3).
 pub fn limit_arenas() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt changes the allocator's own settings; called before any other thread exists.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 8 << 20);
     }
 }
 
