@@ -31,9 +31,9 @@ use std::sync::{Arc, Mutex};
 
 /// Deepest index within an index.
 const NESTING_MAX: usize = 3;
-/// Fewer bytes of layers than this come before a second connection is there: then the config comes first, on the one
-/// that there is.
-const APART: u64 = 256 << 10;
+/// So many layers need connections of their own, and so may the config: for one layer, the connection that there is serves
+/// both in turn.
+const APART: usize = 2;
 /// Stack of a layer's thread: TLS and decompression, no recursion.
 const STACK: usize = 1 << 20;
 
@@ -325,9 +325,8 @@ impl Work<'_> {
     fn is_config_apart(&self, resolved: &Resolved) -> bool {
         let (manifest, PullRequest { room, unpack, platform, .. }) = (&resolved.manifest, self.request);
         let is_missing = |blob: &&Descriptor| !self.store.has_blob(&blob.digest, blob.size);
-        let missing = manifest.layers.iter().filter(is_missing).map(|layer| layer.size);
         is_missing(&&manifest.config)
-            && missing.fold(0, u64::saturating_add) >= APART
+            && manifest.layers.iter().filter(is_missing).count() >= APART
             && (platform.is_none() || resolved.index.is_some())
             && room.is_ample(self.store, manifest, *unpack)
     }

@@ -6,27 +6,30 @@ use sampan_tests::engine::{Engine, Stream};
 use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing, Reply};
 use std::fs;
 
-/// Bytes of a layer: so many that a config does not come before it.
+/// Bytes of a layer.
 const SIZE: usize = 1 << 20;
 
 struct Published {
+    /// The lower one of two, for one alone comes behind its config.
     layer: Layer,
-    /// Paths of its blobs.
+    upper: Layer,
     layer_path: String,
     config_path: String,
     config: Vec<u8>,
 }
 
-/// An image of one layer as `name:t`.
+/// An image of two layers as `name:t`.
 fn publish(registry: &LyingRegistry, name: &str, diff_id: impl Fn(&[u8]) -> Digest) -> Published {
-    let layer = Layer::large(name, SIZE, Packing::Gzip);
-    let diff_ids = [diff_id(&layer.tar)];
-    let image = Image::with_diff_ids(std::slice::from_ref(&layer), "amd64", &diff_ids);
+    let (layer, upper) =
+        (Layer::large(name, SIZE, Packing::Gzip), Layer::large("upper", 1000, Packing::Gzip));
+    let diff_ids = [diff_id(&layer.tar), diff_id(&upper.tar)];
+    let image = Image::with_diff_ids(&[layer.clone(), upper.clone()], "amd64", &diff_ids);
     registry.publish(name, &image);
-    let is_config = |(digest, _): &&(Digest, Vec<u8>)| *digest != Digest::of(&layer.blob);
-    let (digest, config) = image.blobs.iter().find(is_config).expect("there").clone();
-    let layer_path = format!("{name}/blobs/{}", Digest::of(&layer.blob));
-    Published { layer, layer_path, config_path: format!("{name}/blobs/{digest}"), config }
+    let layers = [Digest::of(&layer.blob), Digest::of(&upper.blob)];
+    let (digest, config) =
+        image.blobs.iter().find(|(digest, _)| !layers.contains(digest)).expect("there").clone();
+    let layer_path = format!("{name}/blobs/{}", layers[0]);
+    Published { layer, upper, layer_path, config_path: format!("{name}/blobs/{digest}"), config }
 }
 
 fn ask(engine: &Engine, registry: &LyingRegistry, name: &str) -> Stream {
@@ -122,10 +125,11 @@ fn a_pull_that_waits_for_its_config_keeps_nobody_from_the_layers_that_have_come(
     let (engine, registry) = (Engine::start(), LyingRegistry::start());
     let made = publish(&registry, "waits", Digest::of);
     registry.answer(&made.config_path, Reply::Hang(made.config.clone(), 10));
-    registry.publish("goes", &Image::of(std::slice::from_ref(&made.layer), "arm64"));
+    let layers = [made.layer.clone(), made.upper.clone()];
+    registry.publish("goes", &Image::of(&layers, "arm64"));
     let stream = ask(&engine, &registry, "waits");
-    let blob = format!("blobs/sha256/{}", Digest::of(&made.layer.blob).hex());
-    engine.wait_until("the layer to come", || engine.store().join(&blob).exists());
+    let blobs = layers.map(|layer| engine.store().join("blobs/sha256").join(Digest::of(&layer.blob).hex()));
+    engine.wait_until("the layers to come", || blobs.iter().all(|blob| blob.exists()));
     engine.pull(&registry.reference("goes")).expect("pulled meanwhile");
     assert_eq!(registry.asked(&made.layer_path.replace("waits", "goes")), 0, "nothing is fetched twice");
     drop(stream);

@@ -91,6 +91,12 @@ impl Puller {
         }
     }
 
+    /// Whether it is somebody else's, who may not know an image's form.
+    pub fn is_peer(self) -> bool {
+        use Puller::{Ctr, Docker, Podman, SkopeoDir, SkopeoOci};
+        matches!(self, Ctr | Docker | Podman | SkopeoDir | SkopeoOci)
+    }
+
     /// Whether it can be had here.
     pub fn is_there(self) -> bool {
         match self {
