@@ -132,5 +132,14 @@ fn a_pull_that_waits_for_its_config_keeps_nobody_from_the_layers_that_have_come(
     engine.wait_until("the layers to come", || blobs.iter().all(|blob| blob.exists()));
     engine.pull(&registry.reference("goes")).expect("pulled meanwhile");
     assert_eq!(registry.asked(&made.layer_path.replace("waits", "goes")), 0, "nothing is fetched twice");
-    drop(stream);
+    // Nor does one that finds them there, and lacks others.
+    let [third, fourth] = ["third", "fourth"].map(|name| Layer::large(name, 1000, Packing::Gzip));
+    let more = Image::of(&[made.layer.clone(), third, fourth], "amd64");
+    registry.publish("more", &more);
+    let config = more.blobs.iter().find(|(_, bytes)| bytes.starts_with(b"{")).expect("a config").clone();
+    registry.answer(&format!("more/blobs/{}", config.0), Reply::Hang(config.1, 10));
+    let waits = ask(&engine, &registry, "more");
+    engine.wait_until("it to be asked for", || registry.asked(&format!("more/blobs/{}", config.0)) == 1);
+    assert!(engine.pull(&registry.reference("goes")).expect("pulled meanwhile").done.unchanged);
+    drop((stream, waits));
 }
