@@ -1,6 +1,6 @@
 //! Images of the store: their names, and what goes when the last name goes.
 //!
-//! Every image is its platform's manifest in `index.json` ([`crate::index`]), once for each of its references, or once
+//! Every image is its platform's manifest in `index.json` (`index.rs`), once for each of its references, or once
 //! without one. Of an index that it was pulled from, the digest alone is kept, as an annotation. Called by the jobs;
 //! does no network.
 

@@ -6,7 +6,7 @@
 //! ```
 //! A partial outlives its job, its engine and, up to the last fsync, its host: bytes are appended as they come, and
 //! every [`SYNC_EVERY`] they are fsynced and their number is noted. The ETag is noted when the partial is left, or with
-//! the first bytes behind [`NOTE_AFTER`]: most blobs come in one go and need no note. Who is killed before leaves bytes
+//! the first bytes behind `NOTE_AFTER`: most blobs come in one go and need no note. Who is killed before leaves bytes
 //! that the digest alone vouches for. After another boot each partial is cut to what was fsynced. Nothing here is
 //! trusted: a blob gets its name only after the digest of all its bytes
 //! was computed, those of a partial included. One job at a time has a partial open: it has claimed the digest.

@@ -11,7 +11,7 @@
 //! ```
 //! A blob or layer gets its final name only when its digests are right. What power loss may have cut is named by
 //! nothing, or by an image that is not settled ([`crate::unsynced`]), and is removed at the first start after it.
-//! [`crate::index`] reads and writes `index.json`.
+//! `index.rs` reads and writes `index.json`.
 
 use crate::cancel::Cancel;
 use crate::digest::Digest;
