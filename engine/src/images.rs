@@ -10,19 +10,16 @@ use crate::index::{self, REF_NAME, name_of};
 use crate::mutex::lock;
 use crate::oci::{self, Config, Descriptor, Document, Index, Manifest, PlatformField};
 use crate::reference::Reference;
+use crate::settling::{Settled, name_new, settle_what_came};
 use crate::store::{Pin, Store, StoreError};
-use crate::unsynced::Lost;
 use sampan_ipc::engine::Image;
 use std::collections::{BTreeMap, HashSet};
-use std::sync::MutexGuard;
 use std::time::SystemTime;
 
 /// The digest of the index that an image was chosen from.
 const INDEX_DIGEST: &str = "sampan.index.digest";
 /// Fewest hex digits that stand for an image.
 const PREFIX_MIN: usize = 4;
-/// How often an index is tried to be settled before it is changed.
-const SETTLINGS_MAX: usize = 3;
 /// Most containers that a message names.
 const LISTED_MAX: usize = 10;
 
@@ -151,21 +148,6 @@ pub fn commit(store: &Store, new: NewImage<'_>) -> Result<bool, StoreError> {
     put(&mut index, entry, &reference);
     name_new(store, index, &before)?;
     Ok(false)
-}
-
-/// An image was there, and maybe not all of it: what came of it since its job began is to be as safe as it is.
-fn settle_what_came(store: &Store, since: u64) {
-    if store.unsynced.is_behind() && store.named_so_far() != since {
-        store.settle();
-    }
-}
-
-/// Writes an index with an image that is new in it; `before` is without.
-fn name_new(store: &Store, index: Index, before: &Index) -> Result<(), StoreError> {
-    match store.unsynced.is_behind() || store.unsynced.settled().is_some() {
-        true => index::name_unsettled(store, index, before),
-        false => index::write(store, index),
-    }
 }
 
 /// As [`commit`], of an image that has no name; one that is there under names keeps them.
@@ -403,7 +385,7 @@ pub fn inspect(store: &Store, name: &str) -> Result<String, ImageError> {
 pub fn tag(store: &Store, source: &str, target: &str) -> Result<(Loaded, Reference), ImageError> {
     let reference = Reference::parse(target)?;
     let image = find(store, source)?;
-    let _commit = lock_settled(store);
+    let settled = Settled::lock(store);
     let mut index = index::read(store)?;
     if !index.manifests.iter().any(|e| e.digest == image.entry.digest) {
         return Err(ImageError::NotFound(source.to_owned()));
@@ -411,7 +393,7 @@ pub fn tag(store: &Store, source: &str, target: &str) -> Result<(Loaded, Referen
     let mut entry = image.entry.clone();
     entry.annotations.insert(REF_NAME.to_owned(), reference.to_string());
     put(&mut index, entry, &reference.to_string());
-    write_settled(store, index, index::write)?;
+    settled.name(index)?;
     Ok((image, reference))
 }
 
@@ -465,29 +447,6 @@ fn labels(store: &Store, digest: &Digest) -> BTreeMap<String, String> {
     image.map(|image| image.config.config.labels).unwrap_or_default()
 }
 
-/// The commit lock, when all that `index.json` names is on the disk: what is taken away then, or named, power loss neither
-/// brings back nor needs. Where the disk takes nothing, or pulls never end, it is had anyway.
-fn lock_settled(store: &Store) -> MutexGuard<'_, ()> {
-    for _ in 0..SETTLINGS_MAX {
-        store.settle();
-        let commit = lock(&store.commit);
-        if store.unsynced.settled().is_none() {
-            return commit;
-        }
-    }
-    lock(&store.commit)
-}
-
-/// Writes an index for one who holds that lock: if power loss could still take something back, it may no more.
-fn write_settled(
-    store: &Store,
-    index: Index,
-    write: impl FnOnce(&Store, Index) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    let before = store.unsynced.set_settled(None);
-    write(store, index).inspect_err(|_| drop(store.unsynced.set_settled(before)))
-}
-
 /// Takes the entries of `digest` out of `index.json`, or of those the one called `name` alone.
 fn take(
     store: &Store,
@@ -496,7 +455,7 @@ fn take(
     unused: bool,
     users: Vec<String>,
 ) -> Result<(Removed, Swept), ImageError> {
-    let _commit = lock_settled(store);
+    let settled = Settled::lock(store);
     let mut index = index::read(store)?;
     let mut removed = Removed { digest: digest.to_string(), ..Removed::default() };
     if unused && is_in_use(store, digest) {
@@ -512,7 +471,7 @@ fn take(
         return Err(ImageError::InUse { digest: digest.clone(), containers: users });
     }
     if before > index.manifests.len() {
-        write_settled(store, index, index::write_shrunk)?;
+        settled.remove(index, goes)?;
     }
     let swept = if removed.deleted { sweep_unused(store) } else { Swept::default() };
     Ok((removed, swept))
@@ -580,85 +539,7 @@ fn make_room(store: &Store, swept: Swept) -> u64 {
     freed
 }
 
-/// What is in `now` and not in `then`, newest first.
-fn gone(now: &Index, then: &[Descriptor]) -> Vec<Lost> {
-    let of = |entry: &Descriptor| Lost {
-        manifest: entry.digest.clone(),
-        reference: name_of(entry).map(str::to_owned),
-    };
-    let is_kept = |entry: &&Descriptor| {
-        then.iter()
-            .any(|e| e.digest == entry.digest && (name_of(entry).is_none() || name_of(e) == name_of(entry)))
-    };
-    now.manifests.iter().rev().filter(|entry| !is_kept(entry)).map(of).collect()
-}
-
 impl Store {
-    /// After another boot: what was named and not on the disk yet is taken back.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub(crate) fn take_unsynced_back(&self) -> Result<(), StoreError> {
-        let _commit = lock(&self.commit);
-        let Some(settled) = self.unsynced.settled() else {
-            return index::add_missing_twins(self);
-        };
-        let now = index::read(self)?;
-        let lost = gone(&now, &settled);
-        for Lost { manifest, reference } in &lost {
-            let name = reference.as_deref().unwrap_or("without a name");
-            log::warn!("power failed before image {manifest} ({name}) was on the disk: it is taken back");
-        }
-        write_settled(self, Index { manifests: settled, ..now }, index::write_shrunk)?;
-        self.unsynced.lost(lost);
-        Ok(())
-    }
-
-    /// How many things have got their final name since the store was opened.
-    pub fn named_so_far(&self) -> u64 {
-        self.unsynced.named_so_far()
-    }
-
-    /// Makes all that is named durable. Takes as long as the disk takes; several at a time do it once. False if the disk
-    /// did not take it.
-    pub fn settle(&self) -> bool {
-        let _one = self.unsynced.settling();
-        let settle = || {
-            let (named, entries) = {
-                // Or what is only about to be named might count.
-                let _commit = lock(&self.commit);
-                if !self.is_unsettled() {
-                    return Ok(());
-                }
-                (
-                    self.named_so_far(),
-                    self.unsynced.settled().is_some().then(|| index::read(self)).transpose()?,
-                )
-            };
-            self.sync()?;
-            self.unsynced.synced(named);
-            entries.map_or(Ok(()), |entries| self.set_settled(entries.manifests))
-        };
-        let settled: Result<(), StoreError> = settle();
-        settled.inspect_err(|error| log::error!("{}", sampan_ipc::report::chain(error))).is_ok()
-    }
-
-    /// All of `entries` are on the disk.
-    fn set_settled(&self, entries: Vec<Descriptor>) -> Result<(), StoreError> {
-        let _commit = lock(&self.commit);
-        if self.unsynced.settled().is_none() {
-            // Somebody changed the index although it was not settled, and it is what he made of it.
-            return Ok(());
-        }
-        let now = index::read(self)?;
-        let settled = if now.manifests == entries { None } else { Some(entries) };
-        let before = self.unsynced.set_settled(settled);
-        // In the file they stay if it cannot be written: after power loss images would go that need not.
-        index::write_shrunk(self, now).inspect_err(|_| drop(self.unsynced.set_settled(before)))?;
-        self.lay_by(index::size(self));
-        Ok(())
-    }
-
     /// Removes blobs and layers that no image needs and no job has pinned; if that cannot be told, none. Gives
     /// their digests, and the bytes that became free.
     pub fn collect_garbage(&self) -> (Vec<String>, u64) {
@@ -707,110 +588,6 @@ pub(crate) mod tests {
         };
         commit(store, new).expect("committed");
         digest
-    }
-
-    #[test]
-    fn power_loss_takes_back_what_was_named_and_not_on_the_disk_yet() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let store = Store::open(dir.path()).expect("opened");
-        let one = image(&store, "a", "one");
-        store.settle();
-        let two = image(&store, "a", "two");
-        image(&store, "b", "three");
-        drop(store);
-        let store = Store::open(dir.path()).expect("opened: the same boot");
-        assert_eq!(find(&store, "a").expect("found").entry.digest, two);
-        drop(store);
-        std::fs::write(dir.path().join("boot"), "another").expect("written");
-        let store = Store::open(dir.path()).expect("opened");
-        assert_eq!(find(&store, "a").expect("found").entry.digest, one);
-        assert!(matches!(find(&store, "b"), Err(ImageError::NotFound(_))));
-        assert!(!store.blob_path(&two).exists());
-        let lost: Vec<_> = store.take_lost().into_iter().filter_map(|note| note.reference).collect();
-        assert_eq!(lost, ["docker.io/library/b:latest", "docker.io/library/a:latest"]);
-        assert!(store.unsynced.settled().is_none());
-    }
-
-    /// A store as another boot finds it.
-    fn after_power_loss(dir: &tempfile::TempDir, store: Store) -> Store {
-        drop(store);
-        std::fs::write(dir.path().join("boot"), "another").expect("written");
-        Store::open(dir.path()).expect("opened")
-    }
-
-    #[test]
-    fn power_loss_takes_nothing_that_was_on_the_disk_whatever_came_since() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let store = Store::open(dir.path()).expect("opened");
-        let one = image(&store, "a", "one");
-        store.settle();
-        // Again, under one more name, and there and back.
-        image(&store, "other", "two");
-        image(&store, "a", "one");
-        image(&store, "alias", "one");
-        image(&store, "a", "three");
-        image(&store, "a", "one");
-        let store = after_power_loss(&dir, store);
-        assert_eq!(find(&store, "a").expect("kept").entry.digest, one);
-        assert!(matches!(find(&store, "alias"), Err(ImageError::NotFound(_))));
-        assert!(matches!(find(&store, "other"), Err(ImageError::NotFound(_))));
-        // The first pull behind a start, of what is there.
-        image(&store, "a", "one");
-        let store = after_power_loss(&dir, store);
-        assert_eq!(find(&store, "a").expect("kept").entry.digest, one);
-        assert!(store.take_lost().is_empty());
-    }
-
-    #[test]
-    fn what_is_tagged_or_removed_behind_a_pull_stays_so_after_power_loss() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let store = Store::open(dir.path()).expect("opened");
-        let old = image(&store, "x", "old");
-        store.settle();
-        image(&store, "x", "new");
-        remove(&store, "x", false, &|_| Vec::new()).expect("removed");
-        let store = after_power_loss(&dir, store);
-        assert!(matches!(find(&store, "x"), Err(ImageError::NotFound(_))));
-        let new = image(&store, "y", "newer");
-        tag(&store, "y", "x").expect("tagged");
-        let store = after_power_loss(&dir, store);
-        assert_eq!(find(&store, "x").expect("kept").entry.digest, new);
-        // What a name stood for is not removed while power loss would need it.
-        image(&store, "x", "newest");
-        remove_unused(&store, &old).expect("removed");
-        let store = after_power_loss(&dir, store);
-        assert!(find(&store, "x").is_ok());
-    }
-
-    #[test]
-    fn an_image_that_was_named_while_the_disk_took_the_others_is_not_settled_with_them() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let store = Store::open(dir.path()).expect("opened");
-        image(&store, "a", "one");
-        let entries = index::read(&store).expect("read").manifests;
-        image(&store, "b", "two");
-        store.set_settled(entries).expect("written");
-        assert!(store.is_unsettled());
-        let store = after_power_loss(&dir, store);
-        assert!(find(&store, "a").is_ok());
-        assert!(matches!(find(&store, "b"), Err(ImageError::NotFound(_))));
-    }
-
-    #[test]
-    fn what_an_engine_before_left_whole_is_not_settled_when_it_is_named() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let one = {
-            let store = Store::open(dir.path()).expect("opened");
-            let one = image(&store, "a", "one");
-            index::write(&store, Index { manifests: Vec::new(), ..index::read(&store).expect("read") })
-                .expect("written");
-            one
-        };
-        let store = Store::open(dir.path()).expect("opened again");
-        assert!(store.blob_path(&one).exists());
-        store.unsynced.set_settled(None);
-        image(&store, "b", "one");
-        assert_eq!(store.unsynced.settled(), Some(Vec::new()));
     }
 
     #[test]

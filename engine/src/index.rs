@@ -83,7 +83,7 @@ fn file(store: &Store) -> Result<Written, StoreError> {
 pub(crate) fn lay_out(store: &Store) -> Result<(), StoreError> {
     match std::fs::symlink_metadata(store.root().join(FILE)).is_ok() {
         true => Ok(()),
-        false => write(store, Index { schema_version: 2, media_type: String::new(), manifests: Vec::new() }),
+        false => write(store, empty()),
     }
 }
 

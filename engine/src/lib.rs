@@ -72,6 +72,7 @@ pub mod save;
 pub mod seekable;
 pub mod serve;
 pub mod server;
+mod settling;
 pub mod shim;
 pub mod signature;
 pub mod small_file;

@@ -6,7 +6,7 @@
 //! go. At the first start after another boot the settled entries are the index again, as if nothing else had ever come.
 //! Who takes names or images away, or gives names, settles first: so nobody changes both. With `sync = "before"` in the
 //! configuration, or where the boot cannot be told, syncfs comes first and there is never more than one list. Keeps the
-//! list that stands in the file, and counts; writes nothing: `index.rs` does.
+//! list that stands in the file, and counts; writes nothing: `settling.rs` has that done.
 
 use crate::digest::Digest;
 use crate::mutex::lock;
