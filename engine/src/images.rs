@@ -132,7 +132,7 @@ pub fn commit(store: &Store, new: NewImage<'_>) -> Result<bool, StoreError> {
     // Outside of the lock: it may take time.
     store.before_commit()?;
     let commit = lock(&store.commit);
-    let mut index = index::read(store)?;
+    let index = index::read(store)?;
     let mut annotations = BTreeMap::from([(REF_NAME.to_owned(), reference.clone())]);
     if let Some(digest) = &new.index {
         annotations.insert(INDEX_DIGEST.to_owned(), digest.to_string());
@@ -144,9 +144,7 @@ pub fn commit(store: &Store, new: NewImage<'_>) -> Result<bool, StoreError> {
         settle_what_came(store, new.since);
         return Ok(true);
     }
-    let before = index.clone();
-    put(&mut index, entry, &reference);
-    name_new(store, index, &before)?;
+    name_new(store, index, |index| put(index, entry, &reference))?;
     Ok(false)
 }
 
@@ -163,17 +161,16 @@ pub fn commit_nameless(
 ) -> Result<bool, StoreError> {
     store.before_commit()?;
     let commit = lock(&store.commit);
-    let mut index = index::read(store)?;
+    let index = index::read(store)?;
     if index.manifests.iter().any(|entry| entry.digest == manifest.digest) {
         drop(commit);
         settle_what_came(store, since);
         return Ok(true);
     }
-    let before = index.clone();
     let annotations = from_index.map(|digest| (INDEX_DIGEST.to_owned(), digest.to_string()));
     let annotations = annotations.into_iter().collect();
-    index.manifests.push(Descriptor { annotations, platform: Some(platform), ..manifest });
-    name_new(store, index, &before)?;
+    let entry = Descriptor { annotations, platform: Some(platform), ..manifest };
+    name_new(store, index, |index| index.manifests.push(entry))?;
     Ok(false)
 }
 

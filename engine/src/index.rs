@@ -116,22 +116,11 @@ pub(crate) fn write_shrunk(store: &Store, index: Index) -> Result<(), StoreError
 ///
 /// # Errors
 /// [`StoreError`]; nothing is named then.
-pub(crate) fn name_unsettled(store: &Store, index: Index, before: &Index) -> Result<(), StoreError> {
-    let settled = store.unsynced.settled();
-    let is_first = settled.is_none();
-    if is_first {
-        store.unsynced.set_settled(Some(before.manifests.clone()));
-    }
-    let written = bytes(store, index).and_then(|bytes| {
-        store.swap_file(FILE, &bytes)?;
-        store.lay_by(bytes.len() as u64);
-        Ok(())
-    });
-    written.inspect_err(|_| {
-        if is_first {
-            store.unsynced.set_settled(None);
-        }
-    })
+pub(crate) fn write_unsettled(store: &Store, index: Index) -> Result<(), StoreError> {
+    let bytes = bytes(store, index)?;
+    store.swap_file(FILE, &bytes)?;
+    store.lay_by(bytes.len() as u64);
+    Ok(())
 }
 
 /// Its bytes, with what is there for others and for later.

@@ -21,15 +21,29 @@ pub(crate) fn settle_what_came(store: &Store, since: u64) {
     }
 }
 
-/// Writes an index with an image that is new in it; `before` is without. The caller holds the commit lock.
+/// Writes an index that has what `add` adds to `index`: an image that is new. The caller holds the commit lock.
 ///
 /// # Errors
 /// [`StoreError`].
-pub(crate) fn name_new(store: &Store, index: Index, before: &Index) -> Result<(), StoreError> {
-    match store.unsynced.is_behind() || store.unsynced.settled().is_some() {
-        true => index::name_unsettled(store, index, before),
-        false => index::write(store, index),
+pub(crate) fn name_new(
+    store: &Store,
+    mut index: Index,
+    add: impl FnOnce(&mut Index),
+) -> Result<(), StoreError> {
+    let is_split = store.unsynced.is_split();
+    if !is_split && !store.unsynced.is_behind() {
+        add(&mut index);
+        return index::write(store, index);
     }
+    if !is_split {
+        store.unsynced.set_settled(Some(index.manifests.clone()));
+    }
+    add(&mut index);
+    index::write_unsettled(store, index).inspect_err(|_| {
+        if !is_split {
+            store.unsynced.set_settled(None);
+        }
+    })
 }
 
 /// The commit lock, when all that `index.json` names is on the disk: what is taken away then, or named, power loss neither
@@ -46,7 +60,7 @@ impl<'a> Settled<'a> {
     pub fn lock(store: &'a Store) -> Self {
         for _ in 0..TRIES {
             let commit = lock(&store.commit);
-            if store.unsynced.settled().is_none() {
+            if !store.unsynced.is_split() {
                 return Settled { store, _commit: commit, _settling: None };
             }
             drop(commit);
@@ -129,10 +143,7 @@ impl Store {
                 if !self.is_unsettled() {
                     return Ok(());
                 }
-                (
-                    self.named_so_far(),
-                    self.unsynced.settled().is_some().then(|| index::read(self)).transpose()?,
-                )
+                (self.named_so_far(), self.unsynced.is_split().then(|| index::read(self)).transpose()?)
             };
             self.sync()?;
             self.unsynced.synced(named);
@@ -145,7 +156,7 @@ impl Store {
     /// All of `entries` are on the disk.
     fn set_settled(&self, entries: Vec<Descriptor>) -> Result<(), StoreError> {
         let _commit = lock(&self.commit);
-        if self.unsynced.settled().is_none() {
+        if !self.unsynced.is_split() {
             // Somebody changed the index although it was not settled, and it is what he made of it.
             return Ok(());
         }

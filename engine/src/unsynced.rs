@@ -83,8 +83,13 @@ impl Unsynced {
 
     /// True if there is something to be brought to the disk.
     pub fn is_unsettled(&self) -> bool {
-        let is_wanted = lock(&self.settled).is_some() || self.is_behind();
+        let is_wanted = self.is_split() || self.is_behind();
         is_wanted && !self.is_stuck.load(Ordering::SeqCst)
+    }
+
+    /// True if not all entries are settled.
+    pub fn is_split(&self) -> bool {
+        lock(&self.settled).is_some()
     }
 
     /// The settled entries, if they are not all; the next index has them beside it.
