@@ -309,7 +309,7 @@ impl Work<'_> {
         }
     }
 
-    /// What has to be known before a layer is read: nothing is, of an image for another platform, or without room.
+    /// What has to be known before a layer gets its name: none does, of an image for another platform, or without room.
     fn learn(&self, resolved: &Resolved) -> Result<Known, PullError> {
         let (config, bytes) = self.config(&resolved.manifest)?;
         self.check_platform(&config, resolved.index.is_some())?;
@@ -357,31 +357,8 @@ impl Work<'_> {
             unpack: self.request.unpack,
             config: &known,
         };
-        let next = AtomicUsize::new(0);
-        let worker = || {
-            while let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if self.cancel.is_cancelled() {
-                    return;
-                }
-                if let Err(error) = fetch.layer(layer) {
-                    self.progress.fail(layer.row, &sampan_ipc::report::chain(&error));
-                    return fail(error.into());
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            let thread = |name: &str| std::thread::Builder::new().name(name.into()).stack_size(STACK);
-            let is_apart =
-                self.is_config_apart(resolved) && thread("config").spawn_scoped(scope, learn).is_ok();
-            if !is_apart {
-                learn();
-            }
-            for _ in 1..self.limits.bounds.downloads.min(layers.len()) {
-                // Without one more thread it goes on with those that there are.
-                let _ = thread("layer").spawn_scoped(scope, worker);
-            }
-            worker();
-        });
+        let is_apart = self.is_config_apart(resolved);
+        self.in_parallel(&fetch, &layers, is_apart, &learn, &|error| fail(error.into()));
         if let Some(error) = lock(&failed).take() {
             return Err(error);
         }
@@ -390,6 +367,40 @@ impl Work<'_> {
             self.store.settle_layers(&known.chain_ids, self.cancel)?;
         }
         Ok(known)
+    }
+
+    /// Fetches `layers`, on this thread and others, until one fails; `learn` is called before, or beside if it is apart.
+    fn in_parallel(
+        &self,
+        fetch: &Fetch<'_>,
+        layers: &[Layer<'_>],
+        is_apart: bool,
+        learn: &(dyn Fn() + Sync),
+        fail: &(dyn Fn(LayerError) + Sync),
+    ) {
+        let next = AtomicUsize::new(0);
+        let worker = || {
+            while let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if self.cancel.is_cancelled() {
+                    return;
+                }
+                if let Err(error) = fetch.layer(layer) {
+                    self.progress.fail(layer.row, &sampan_ipc::report::chain(&error));
+                    return fail(error);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            let thread = |name: &str| std::thread::Builder::new().name(name.into()).stack_size(STACK);
+            if !is_apart || thread("config").spawn_scoped(scope, learn).is_err() {
+                learn();
+            }
+            for _ in 1..self.limits.bounds.downloads.min(layers.len()) {
+                // Without one more thread it goes on with those that there are.
+                let _ = thread("layer").spawn_scoped(scope, worker);
+            }
+            worker();
+        });
     }
 
     fn commit(&self, resolved: Resolved, known: &Known) -> Result<Pulled, PullError> {
