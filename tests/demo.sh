@@ -169,7 +169,7 @@ run_container() {
 
 # What a container writes is in its log at once, but it may not have written yet.
 wait_for_log() {
-    at pulling "$bin/sampan" logs --follow web >"$work/output" &
+    at pulling exec "$bin/sampan" logs --follow web >"$work/output" &
     follower=$!
     pids+=("$follower")
     await "$work/output" serving
