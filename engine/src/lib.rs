@@ -54,6 +54,7 @@ pub mod pipeline;
 pub mod place;
 pub mod platform;
 pub mod policy;
+mod processor;
 pub mod progress;
 pub mod prune;
 pub mod pull;

@@ -217,6 +217,10 @@ impl Pipeline<'_> {
             // Without a second thread the first does all.
             let is_alone = self.limits.bounds.cpus == 1;
             let ahead = if is_alone { None } else { builder.spawn_scoped(scope, || relay.run_ahead()).ok() };
+            if ahead.is_some() {
+                // It may have been put on this processor, and goes elsewhere then.
+                std::thread::yield_now();
+            }
             let unpacked = self.drain(&relay, root);
             relay.close();
             limits::idle(|| ahead.map(|ahead| ahead.join()));

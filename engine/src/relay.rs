@@ -11,6 +11,7 @@
 
 use crate::limits::{self, Limits};
 use crate::mutex::lock;
+use crate::processor;
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,7 +51,11 @@ struct State<D, W> {
     used: Vec<Vec<u8>>,
     end: Option<io::Result<()>>,
     reader_waits: bool,
+    /// The processor that the reader was on when it was last seen.
+    reader_on: Option<usize>,
     other_waits: bool,
+    /// Likewise, of the second thread.
+    other_on: Option<usize>,
 }
 
 /// Decompressed bytes.
@@ -66,6 +71,11 @@ struct Piece {
 impl<D, W> State<D, W> {
     fn may_run_ahead(&self) -> bool {
         self.end.is_none() && self.decoder.is_some() && self.pieces.len() < AHEAD
+    }
+
+    /// The processor that the caller, who is not the reader, takes from the reader.
+    fn shared_with_reader(&self) -> Option<usize> {
+        self.reader_on.filter(|_| !self.reader_waits).filter(|on| processor::current() == Some(*on))
     }
 
     /// Which of the pieces the second thread may show now.
@@ -86,7 +96,9 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
             used: Vec::new(),
             end: None,
             reader_waits: false,
+            reader_on: None,
             other_waits: false,
+            other_on: None,
         };
         Relay {
             state: Mutex::new(state),
@@ -102,6 +114,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     fn next(&self, mut used: Vec<u8>) -> io::Result<Vec<u8>> {
         let mut state = lock(&self.state);
         loop {
+            state.reader_on = processor::current();
             if state.pieces.front().is_some_and(|piece| !piece.is_away) {
                 return Ok(self.take(state, used));
             }
@@ -172,10 +185,15 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
 
     fn let_run_ahead(&self, mut state: MutexGuard<'_, State<D, W>>) {
         let is_awaited = std::mem::take(&mut state.other_waits);
+        let is_beside = state.other_on.is_some() && state.other_on == state.reader_on;
         // First: who wakes up wants it.
         drop(state);
         if is_awaited {
             self.room.notify_one();
+            if is_beside {
+                // It will be on the processor that we keep from it, and goes elsewhere.
+                std::thread::yield_now();
+            }
         }
     }
 
@@ -212,6 +230,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
                 return false;
             }
             state.other_waits = true;
+            state.other_on = processor::current();
             state = self.room.wait(state).unwrap_or_else(|e| e.into_inner());
         }
     }
@@ -220,6 +239,11 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     fn stint(&self) {
         let mut state = lock(&self.state);
         while !self.done.load(Ordering::SeqCst) {
+            if let Some(cpu) = state.shared_with_reader() {
+                drop(state);
+                processor::leave(cpu);
+                state = lock(&self.state);
+            }
             if let Some(at) = state.to_show() {
                 state = self.show_ahead(state, at);
             } else if state.may_run_ahead()
