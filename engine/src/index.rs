@@ -8,7 +8,7 @@
 use crate::digest::Digest;
 use crate::oci::{self, Descriptor, Index};
 use crate::small_file;
-use crate::store::{Store, StoreError, file_error};
+use crate::store::{Store, StoreError, Temp, file_error};
 use serde::{Deserialize, Serialize};
 
 /// The file's name in the store.
@@ -97,8 +97,9 @@ pub(crate) fn size(store: &Store) -> u64 {
 /// # Errors
 /// [`StoreError`].
 pub(crate) fn write(store: &Store, index: Index) -> Result<(), StoreError> {
-    let bytes = bytes(store, index)?;
+    let bytes = bytes(store, index, store.unsynced.settled())?;
     store.replace_file(FILE, &bytes)?;
+    store.unsynced.replaced();
     store.lay_by(bytes.len() as u64);
     Ok(())
 }
@@ -108,7 +109,9 @@ pub(crate) fn write(store: &Store, index: Index) -> Result<(), StoreError> {
 /// # Errors
 /// [`StoreError`].
 pub(crate) fn write_shrunk(store: &Store, index: Index) -> Result<(), StoreError> {
-    store.replace_file_from_reserve(FILE, &bytes(store, index)?)
+    store.replace_file_from_reserve(FILE, &bytes(store, index, store.unsynced.settled())?)?;
+    store.unsynced.replaced();
+    Ok(())
 }
 
 /// Replaces it for an image that is new in it and not on the disk yet. Power loss takes that back, so it may as well never
@@ -117,14 +120,43 @@ pub(crate) fn write_shrunk(store: &Store, index: Index) -> Result<(), StoreError
 /// # Errors
 /// [`StoreError`]; nothing is named then.
 pub(crate) fn write_unsettled(store: &Store, index: Index) -> Result<(), StoreError> {
-    let bytes = bytes(store, index)?;
-    store.swap_file(FILE, &bytes)?;
-    store.lay_by(bytes.len() as u64);
+    put(store, stage(store, &bytes(store, index, store.unsynced.settled())?)?)
+}
+
+/// A file that is to be the index, on the disk and without its name.
+pub(crate) struct Staged {
+    temp: Temp,
+    len: u64,
+}
+
+/// Has `bytes` on the disk.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn stage(store: &Store, bytes: &[u8]) -> Result<Staged, StoreError> {
+    Ok(Staged { temp: store.written(bytes)?, len: bytes.len() as u64 })
+}
+
+/// Gives it the index's name, as [`write_unsettled`] does.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn put(store: &Store, staged: Staged) -> Result<(), StoreError> {
+    staged.temp.rename(&store.root().join(FILE))?;
+    store.unsynced.replaced();
+    store.lay_by(staged.len);
     Ok(())
 }
 
-/// Its bytes, with what is there for others and for later.
-fn bytes(store: &Store, index: Index) -> Result<Vec<u8>, StoreError> {
+/// Its bytes, with what is there for others, and the `settled` entries.
+///
+/// # Errors
+/// [`StoreError`] if there are too many.
+pub(crate) fn bytes(
+    store: &Store,
+    index: Index,
+    settled: Option<Vec<Descriptor>>,
+) -> Result<Vec<u8>, StoreError> {
     let mut manifests = index.manifests;
     let mut twins = Vec::new();
     for entry in &mut manifests {
@@ -136,7 +168,6 @@ fn bytes(store: &Store, index: Index) -> Result<Vec<u8>, StoreError> {
         }
     }
     manifests.append(&mut twins);
-    let settled = store.unsynced.settled();
     let file = Written { schema_version: 2, media_type: oci::INDEX.to_owned(), manifests, settled };
     let bytes = serde_json::to_vec(&file).expect("an index has no shape that JSON cannot hold");
     if bytes.len() as u64 > MAX {

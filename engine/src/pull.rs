@@ -2,14 +2,15 @@
 //!
 //! Where there is room for all of an image, its layers come while its config, which says what they are to be unpacked,
 //! is still on its way; none has a name before that has come. The config needs no slot, claim or processor, which its
-//! layers hold meanwhile. Runs on a job's thread, with one more for the config and as many as there may be downloads.
+//! layers hold meanwhile; behind it, on the same thread, the index is brought to the disk in which the image will have
+//! its name. Runs on a job's thread, with one more for the config and as many as there may be downloads.
 //! Reports to a [`Progress`]; the caller announces the outcome. On failure nothing is under a final name but blobs and
 //! layers that are right in themselves, which the next pull finds.
 
 use crate::awaited::Awaited;
 use crate::cancel::{Cancel, Cancelled};
 use crate::digest::{Digest, Hasher};
-use crate::images::{self, NewImage};
+use crate::images::{self, NewImage, Prepared};
 use crate::layer::{self, Fetch, Ids, Layer};
 use crate::limits::Limits;
 use crate::mutex::lock;
@@ -31,9 +32,6 @@ use std::sync::{Arc, Mutex};
 
 /// Deepest index within an index.
 const NESTING_MAX: usize = 3;
-/// So many layers need connections of their own, and so may the config: for one layer, the connection that there is serves
-/// both in turn.
-const APART: usize = 2;
 /// Stack of a layer's thread: TLS and decompression, no recursion.
 const STACK: usize = 1 << 20;
 
@@ -232,9 +230,9 @@ impl Work<'_> {
         let mut needed: Vec<Digest> = manifest.layers.iter().map(|l| l.digest.clone()).collect();
         needed.extend([manifest.config.digest.clone(), resolved.raw.digest.clone()]);
         let _blobs = self.store.pin(needed);
-        let known = self.layers(&resolved, first_row)?;
+        let (known, prepared) = self.layers(&resolved, first_row)?;
         self.cancel.check()?;
-        self.commit(resolved, &known)
+        self.commit(&resolved, &known, prepared)
     }
 
     /// From the reference to one manifest; each digest on the way is verified.
@@ -324,22 +322,33 @@ impl Work<'_> {
     /// told.
     fn is_config_apart(&self, resolved: &Resolved) -> bool {
         let (manifest, PullRequest { room, unpack, platform, .. }) = (&resolved.manifest, self.request);
-        let is_missing = |blob: &&Descriptor| !self.store.has_blob(&blob.digest, blob.size);
-        is_missing(&&manifest.config)
-            && manifest.layers.iter().filter(is_missing).count() >= APART
+        let is_missing = |blob: &Descriptor| !self.store.has_blob(&blob.digest, blob.size);
+        is_missing(&manifest.config)
+            && manifest.layers.iter().any(is_missing)
             && (platform.is_none() || resolved.index.is_some())
             && room.is_ample(self.store, manifest, *unpack)
     }
 
     /// Fetches and unpacks what is not there, as many layers at a time as there may be downloads.
-    fn layers(&self, resolved: &Resolved, first_row: usize) -> Result<Arc<Known>, PullError> {
+    fn layers(
+        &self,
+        resolved: &Resolved,
+        first_row: usize,
+    ) -> Result<(Arc<Known>, Option<Prepared>), PullError> {
         let manifest = &resolved.manifest;
         let (known, failed) = (Learned::default(), Mutex::<Option<PullError>>::default());
+        let (is_apart, prepared) = (self.is_config_apart(resolved), Mutex::default());
         let fail = |error: PullError| {
             lock(&failed).get_or_insert(error);
             self.cancel.cancel();
         };
-        let learn = || known.tell(self.learn(resolved).map(Arc::new).map_err(fail).ok());
+        let learn = || {
+            let learned = self.learn(resolved).map(Arc::new).map_err(fail).ok();
+            known.tell(learned.clone());
+            if is_apart && let Some(known) = learned {
+                *lock(&prepared) = self.prepare(resolved, &known);
+            }
+        };
         let layers: Vec<Layer<'_>> = manifest
             .layers
             .iter()
@@ -357,7 +366,6 @@ impl Work<'_> {
             unpack: self.request.unpack,
             config: &known,
         };
-        let is_apart = self.is_config_apart(resolved);
         self.in_parallel(&fetch, &layers, is_apart, &learn, &|error| fail(error.into()));
         if let Some(error) = lock(&failed).take() {
             return Err(error);
@@ -366,7 +374,8 @@ impl Work<'_> {
         if self.request.unpack {
             self.store.settle_layers(&known.chain_ids, self.cancel)?;
         }
-        Ok(known)
+        let prepared = lock(&prepared).take();
+        Ok((known, prepared))
     }
 
     /// Fetches `layers`, on this thread and others, until one fails; `learn` is called before, or beside if it is apart.
@@ -403,13 +412,36 @@ impl Work<'_> {
         });
     }
 
-    fn commit(&self, resolved: Resolved, known: &Known) -> Result<Pulled, PullError> {
-        let Resolved { raw, manifest, index } = resolved;
-        let Known { config, bytes, .. } = known;
+    /// What can be done of the commit while layers come; where it cannot, the commit does it, and says why if it cannot.
+    fn prepare(&self, resolved: &Resolved, known: &Known) -> Option<Prepared> {
+        self.store.write_blob(&resolved.raw.digest, &resolved.raw.bytes).ok()?;
+        images::prepare(self.store, &self.image(resolved, known)).ok()?
+    }
+
+    fn commit(
+        &self,
+        resolved: &Resolved,
+        known: &Known,
+        prepared: Option<Prepared>,
+    ) -> Result<Pulled, PullError> {
+        let (Resolved { raw, manifest, .. }, Known { config, bytes, .. }) = (resolved, known);
         if let Some(bytes) = bytes {
             self.store.write_blob(&manifest.config.digest, bytes)?;
         }
         self.store.write_blob(&raw.digest, &raw.bytes)?;
+        let unchanged = images::commit(self.store, &self.image(resolved, known), prepared)?;
+        self.request.room.keep(self.store);
+        Ok(Pulled {
+            digest: raw.digest.clone(),
+            unchanged,
+            labels: config.config.labels.clone(),
+            id: manifest.config.digest.clone(),
+            size: manifest.content_size(),
+        })
+    }
+
+    fn image(&self, resolved: &Resolved, known: &Known) -> NewImage<'_> {
+        let Resolved { raw, manifest, index } = resolved;
         let media_type = match (manifest.media_type.as_str(), manifest.config.media_type.as_str()) {
             ("", oci::DOCKER_CONFIG) => oci::DOCKER_MANIFEST,
             ("", _) => oci::MANIFEST,
@@ -422,24 +454,13 @@ impl Work<'_> {
             platform: None,
             annotations: BTreeMap::new(),
         };
-        let platform = PlatformField::from(&config.platform());
-        let new = NewImage {
+        NewImage {
             reference: &self.request.reference,
             manifest: descriptor,
-            platform,
-            index,
+            platform: PlatformField::from(&known.config.platform()),
+            index: index.clone(),
             since: self.since,
-        };
-        let unchanged = images::commit(self.store, new)?;
-        self.request.room.keep(self.store);
-        let size = manifest.content_size();
-        Ok(Pulled {
-            digest: raw.digest,
-            unchanged,
-            labels: config.config.labels.clone(),
-            id: manifest.config.digest,
-            size,
-        })
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! What the lists are is [`crate::unsynced`]'s to say. A pull only adds to the one that is not settled; who takes names or
 //! images away, or gives names, wants all of it settled first ([`Settled`]). Called by [`crate::images`] and behind jobs.
 
-use crate::index::{self, name_of};
+use crate::index::{self, Staged, name_of};
 use crate::mutex::lock;
 use crate::oci::{Descriptor, Index};
 use crate::store::{Store, StoreError};
@@ -44,6 +44,56 @@ pub(crate) fn name_new(
             store.unsynced.set_settled(None);
         }
     })
+}
+
+/// An index with an image that is new, on the disk while that is still coming.
+pub(crate) struct Ahead {
+    staged: Staged,
+    settled: Vec<Descriptor>,
+    /// The index that it follows.
+    revision: u64,
+}
+
+/// Has the index on the disk that [`name_new`] would write. `None` if it would be on the disk with all else anyway, or if
+/// `add` says that it adds nothing.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn name_ahead(
+    store: &Store,
+    add: impl FnOnce(&mut Index) -> bool,
+) -> Result<Option<Ahead>, StoreError> {
+    let unsynced = &store.unsynced;
+    if unsynced.syncs_first() {
+        return Ok(None);
+    }
+    let (bytes, settled, revision) = {
+        let _commit = lock(&store.commit);
+        let mut index = index::read(store)?;
+        let settled = unsynced.settled().unwrap_or_else(|| index.manifests.clone());
+        if !add(&mut index) {
+            return Ok(None);
+        }
+        (index::bytes(store, index, Some(settled.clone()))?, settled, unsynced.revision())
+    };
+    Ok(Some(Ahead { staged: index::stage(store, &bytes)?, settled, revision }))
+}
+
+impl Ahead {
+    /// True if nothing has come between. The caller holds the commit lock.
+    pub fn is_next(&self, store: &Store) -> bool {
+        let unsynced = &store.unsynced;
+        self.revision == unsynced.revision() && (unsynced.is_split() || unsynced.is_behind())
+    }
+
+    /// Names the image, if it [`Ahead::is_next`]. The caller holds the commit lock since he asked.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn put(self, store: &Store) -> Result<(), StoreError> {
+        let before = store.unsynced.set_settled(Some(self.settled));
+        index::put(store, self.staged).inspect_err(|_| drop(store.unsynced.set_settled(before)))
+    }
 }
 
 /// The commit lock, when all that `index.json` names is on the disk: what is taken away then, or named, power loss neither
@@ -173,8 +223,8 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::images::tests::image;
-    use crate::images::{ImageError, find, remove, remove_unused, tag};
+    use crate::images::tests::{image, image_prepared};
+    use crate::images::{ImageError, find, prepare, remove, remove_unused, tag};
 
     #[test]
     fn power_loss_takes_back_what_was_named_and_not_on_the_disk_yet() {
@@ -278,6 +328,36 @@ mod tests {
         store.unsynced.set_settled(None);
         image(&store, "b", "one");
         assert_eq!(store.unsynced.settled(), Some(Vec::new()));
+    }
+
+    #[test]
+    fn an_index_that_was_written_ahead_is_used_if_it_is_the_next_and_power_loss_takes_it_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let one = image(&store, "a", "one");
+        store.settle();
+        let before = store.unsynced.revision();
+        let two = image_prepared(&store, "a", "two", |new| prepare(&store, new).expect("written"));
+        assert_eq!(store.unsynced.revision(), before + 1);
+        assert_eq!(find(&store, "a").expect("found").entry.digest, two);
+        // What came between is not lost, and the index that does not know of it is gone.
+        let three = image_prepared(&store, "b", "three", |new| {
+            let prepared = prepare(&store, new).expect("written");
+            image(&store, "c", "four");
+            prepared
+        });
+        assert_eq!(find(&store, "b").expect("found").entry.digest, three);
+        assert!(find(&store, "c").is_ok());
+        assert_eq!(std::fs::read_dir(dir.path().join("tmp")).expect("listed").count(), 0);
+        // Nothing is written for an image that is there.
+        image_prepared(&store, "b", "three", |new| {
+            let prepared = prepare(&store, new).expect("looked");
+            assert!(prepared.is_none());
+            prepared
+        });
+        let store = after_power_loss(&dir, store);
+        assert_eq!(find(&store, "a").expect("kept").entry.digest, one);
+        assert!(matches!(find(&store, "b"), Err(ImageError::NotFound(_))));
     }
 
     #[test]

@@ -451,7 +451,7 @@ impl Store {
     }
 
     /// A temporary that has `bytes`, and has them on the disk.
-    fn written(&self, bytes: &[u8]) -> Result<Temp, StoreError> {
+    pub(crate) fn written(&self, bytes: &[u8]) -> Result<Temp, StoreError> {
         let (temp, mut file) = self.temp_file("file")?;
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(file_error("write", temp.path()))?;
         Ok(temp)

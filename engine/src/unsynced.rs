@@ -34,6 +34,8 @@ pub(crate) struct Unsynced {
     /// How many things got their final name, and how many of them had it when the last good syncfs began.
     named: AtomicU64,
     synced: AtomicU64,
+    /// How often the index was replaced.
+    revision: AtomicU64,
     syncs_first: AtomicBool,
     /// The settled entries could not be made the index after power loss: they are to stay until the next start.
     is_stuck: AtomicBool,
@@ -63,6 +65,16 @@ impl Unsynced {
     /// What had its name when `named` had is on the disk.
     pub fn synced(&self, named: u64) {
         self.synced.store(named, Ordering::SeqCst);
+    }
+
+    /// The index was replaced.
+    pub fn replaced(&self) {
+        self.revision.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Another one whenever the index was replaced.
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::SeqCst)
     }
 
     /// True if what is named now is not on the disk yet.
