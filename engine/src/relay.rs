@@ -36,8 +36,15 @@ pub struct Relay<'a, D, W> {
     /// Nobody wants more.
     done: AtomicBool,
     limits: &'a Limits,
+    hooks: Hooks<'a>,
+}
+
+/// Who else has to do with it.
+pub struct Hooks<'a> {
     /// Told once all is decompressed.
-    on_end: &'a (dyn Fn() + Sync),
+    pub on_end: &'a (dyn Fn() + Sync),
+    /// What a thread may do that would have to wait for the other one: a bit of something else; false if there is nothing.
+    pub meanwhile: &'a (dyn Fn() -> bool + Sync),
 }
 
 struct State<D, W> {
@@ -51,10 +58,10 @@ struct State<D, W> {
     used: Vec<Vec<u8>>,
     end: Option<io::Result<()>>,
     reader_waits: bool,
-    /// The processor that the reader was on when it was last seen.
+    /// The processor that the reader was on when it was last seen, if it does not wait.
     reader_on: Option<usize>,
     other_waits: bool,
-    /// Likewise, of the second thread.
+    /// Likewise, the second thread.
     other_on: Option<usize>,
 }
 
@@ -73,11 +80,6 @@ impl<D, W> State<D, W> {
         self.end.is_none() && self.decoder.is_some() && self.pieces.len() < AHEAD
     }
 
-    /// The processor that the caller, who is not the reader, takes from the reader.
-    fn shared_with_reader(&self) -> Option<usize> {
-        self.reader_on.filter(|_| !self.reader_waits).filter(|on| processor::current() == Some(*on))
-    }
-
     /// Which of the pieces the second thread may show now.
     fn to_show(&self) -> Option<usize> {
         let is_at_ease = self.witness.is_some() && !self.reader_waits && self.pieces.len() >= AT_EASE;
@@ -87,7 +89,7 @@ impl<D, W> State<D, W> {
 
 impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     /// Nothing is read yet.
-    pub fn new(decoder: D, witness: W, limits: &'a Limits, on_end: &'a (dyn Fn() + Sync)) -> Self {
+    pub fn new(decoder: D, witness: W, limits: &'a Limits, hooks: Hooks<'a>) -> Self {
         let state = State {
             decoder: Some(decoder),
             witness: Some(witness),
@@ -96,7 +98,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
             used: Vec::new(),
             end: None,
             reader_waits: false,
-            reader_on: None,
+            reader_on: processor::current(),
             other_waits: false,
             other_on: None,
         };
@@ -106,15 +108,16 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
             room: Condvar::new(),
             done: AtomicBool::new(false),
             limits,
-            on_end,
+            hooks,
         }
     }
 
     /// The next bytes, none at the end; `used` is what was read of the last ones.
     fn next(&self, mut used: Vec<u8>) -> io::Result<Vec<u8>> {
         let mut state = lock(&self.state);
+        let mut has_time = true;
         loop {
-            state.reader_on = processor::current();
+            state = self.make_way(state);
             if state.pieces.front().is_some_and(|piece| !piece.is_away) {
                 return Ok(self.take(state, used));
             }
@@ -137,11 +140,31 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
                     return self.next(used);
                 }
             }
+            if std::mem::take(&mut has_time) {
+                drop(state);
+                has_time = (self.hooks.meanwhile)();
+                state = lock(&self.state);
+                continue;
+            }
+            has_time = true;
             state.reader_waits = true;
+            // Where it wakes up is the kernel's affair.
+            state.reader_on = None;
             // Let go of all before the processor is taken again: who has that may want what we hold.
             limits::idle(|| drop(self.ready.wait(state)));
             state = lock(&self.state);
         }
+    }
+
+    /// Lets the second thread have the reader's processor for as long as it takes to leave it, if that is where it waits.
+    fn make_way<'b>(&'b self, mut state: MutexGuard<'b, State<D, W>>) -> MutexGuard<'b, State<D, W>> {
+        state.reader_on = processor::current();
+        if state.reader_on.is_none() || state.other_on != state.reader_on {
+            return state;
+        }
+        drop(state);
+        std::thread::yield_now();
+        lock(&self.state)
     }
 
     /// The first of the pieces that wait, which is there.
@@ -171,7 +194,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     /// Puts the decompressor back, and notes how it ended, if it has.
     fn take_back(&self, (decoder, got): (D, io::Result<usize>)) -> MutexGuard<'_, State<D, W>> {
         if matches!(got, Ok(0)) {
-            (self.on_end)();
+            (self.hooks.on_end)();
         }
         let mut state = lock(&self.state);
         state.decoder = Some(decoder);
@@ -185,15 +208,10 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
 
     fn let_run_ahead(&self, mut state: MutexGuard<'_, State<D, W>>) {
         let is_awaited = std::mem::take(&mut state.other_waits);
-        let is_beside = state.other_on.is_some() && state.other_on == state.reader_on;
         // First: who wakes up wants it.
         drop(state);
         if is_awaited {
             self.room.notify_one();
-            if is_beside {
-                // It will be on the processor that we keep from it, and goes elsewhere.
-                std::thread::yield_now();
-            }
         }
     }
 
@@ -230,7 +248,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
                 return false;
             }
             state.other_waits = true;
-            state.other_on = processor::current();
+            state.other_on = None;
             state = self.room.wait(state).unwrap_or_else(|e| e.into_inner());
         }
     }
@@ -239,11 +257,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     fn stint(&self) {
         let mut state = lock(&self.state);
         while !self.done.load(Ordering::SeqCst) {
-            if let Some(cpu) = state.shared_with_reader() {
-                drop(state);
-                processor::leave(cpu);
-                state = lock(&self.state);
-            }
+            state = self.move_away(state);
             if let Some(at) = state.to_show() {
                 state = self.show_ahead(state, at);
             } else if state.may_run_ahead()
@@ -257,13 +271,28 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
                     state.pieces.push_back(Piece { bytes, ..Piece::default() });
                 }
             } else {
-                return;
+                drop(state);
+                if !(self.hooks.meanwhile)() {
+                    return;
+                }
+                state = lock(&self.state);
             }
             state = self.let_read(state);
             if self.limits.is_wanted() {
                 return;
             }
         }
+    }
+
+    /// Leaves the processor that the reader is on.
+    fn move_away<'b>(&'b self, mut state: MutexGuard<'b, State<D, W>>) -> MutexGuard<'b, State<D, W>> {
+        state.other_on = processor::current();
+        let Some(shared) = state.reader_on.filter(|on| state.other_on == Some(*on)) else { return state };
+        drop(state);
+        processor::leave(shared);
+        let mut state = lock(&self.state);
+        state.other_on = processor::current();
+        state
     }
 
     /// Shows the piece at `at`, which stays where it is.
@@ -392,10 +421,10 @@ mod tests {
     /// What is read of so many bytes, what the witness saw, and how it ended. The reader is slow or fast by turns.
     fn read_all(cpus: usize, len: usize, breaks: bool) -> Outcome {
         let limits = Limits::new(Bounds { cpus, ..Bounds::default() });
-        let (_cpu, on_end) = (limits.cpu(), || {});
+        let (_cpu, hooks) = (limits.cpu(), Hooks { on_end: &|| {}, meanwhile: &|| false });
         let seen = Mutex::new(Vec::new());
         let witness = |bytes: &[u8]| lock(&seen).extend_from_slice(bytes);
-        let relay = Relay::new(Numbers { at: 0, len, breaks }, witness, &limits, &on_end);
+        let relay = Relay::new(Numbers { at: 0, len, breaks }, witness, &limits, hooks);
         let read = std::thread::scope(|scope| {
             scope.spawn(|| relay.run_ahead());
             let (mut all, mut reader) = (Vec::new(), Reader::new(&relay));
@@ -449,8 +478,8 @@ mod tests {
     #[test]
     fn who_reads_no_more_lets_the_other_thread_go() {
         let limits = Limits::new(Bounds { cpus: 2, ..Bounds::default() });
-        let (_cpu, on_end) = (limits.cpu(), || {});
-        let relay = Relay::new(io::repeat(7), |_: &[u8]| {}, &limits, &on_end);
+        let (_cpu, hooks) = (limits.cpu(), Hooks { on_end: &|| {}, meanwhile: &|| false });
+        let relay = Relay::new(io::repeat(7), |_: &[u8]| {}, &limits, hooks);
         std::thread::scope(|scope| {
             scope.spawn(|| relay.run_ahead());
             let mut reader = Reader::new(&relay);
