@@ -10,7 +10,7 @@ use crate::index::{self, REF_NAME, name_of};
 use crate::mutex::lock;
 use crate::oci::{self, Config, Descriptor, Document, Index, Manifest, PlatformField};
 use crate::reference::Reference;
-use crate::settling::{Ahead, Settled, name_ahead, name_new, settle_what_came};
+use crate::settling::{Settled, name_new, settle_what_came};
 use crate::store::{Pin, Store, StoreError};
 use sampan_ipc::engine::Image;
 use std::collections::{BTreeMap, HashSet};
@@ -93,20 +93,6 @@ pub struct NewImage<'a> {
     pub since: u64,
 }
 
-impl NewImage<'_> {
-    /// Its entry in `index.json`.
-    fn entry(&self) -> Descriptor {
-        let mut annotations = BTreeMap::from([(REF_NAME.to_owned(), self.reference.to_string())]);
-        if let Some(digest) = &self.index {
-            annotations.insert(INDEX_DIGEST.to_owned(), digest.to_string());
-        }
-        Descriptor { annotations, platform: Some(self.platform.clone()), ..self.manifest.clone() }
-    }
-}
-
-/// What [`commit`] writes, on the disk before it is called.
-pub struct Prepared(Ahead);
-
 /// An image with its documents.
 pub struct Loaded {
     /// Its references, sorted.
@@ -134,40 +120,25 @@ pub struct Removed {
     pub freed: u64,
 }
 
-/// Writes `index.json` with an image whose layers are still coming, and its manifest, which it has to have; gives it no
-/// name. Takes as long as the disk takes, like a [`commit`], which is left nothing to wait for then. `None` if it would
-/// have to do it all over.
-///
-/// # Errors
-/// [`StoreError`].
-pub fn prepare(store: &Store, new: &NewImage<'_>) -> Result<Option<Prepared>, StoreError> {
-    let (entry, reference) = (new.entry(), new.reference.to_string());
-    let ahead = name_ahead(store, |index| {
-        let is_new = !index.manifests.contains(&entry);
-        put(index, entry, &reference);
-        is_new
-    })?;
-    Ok(ahead.map(Prepared))
-}
-
 /// Names an image whose blobs and layers are all in the store; durable behind the next [`Store::settle`].
 ///
 /// An image that had the reference keeps its content, without a name if this was its last. Returns true if
-/// nothing changed. What was `prepared` is used if nothing has come between.
+/// nothing changed.
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn commit(store: &Store, new: &NewImage<'_>, prepared: Option<Prepared>) -> Result<bool, StoreError> {
-    let (entry, reference) = (new.entry(), new.reference.to_string());
+pub fn commit(store: &Store, new: NewImage<'_>) -> Result<bool, StoreError> {
+    let reference = new.reference.to_string();
     // Outside of the lock: it may take time.
     store.before_commit()?;
     let commit = lock(&store.commit);
-    touch(store, &entry.digest);
-    if let Some(Prepared(ahead)) = prepared.filter(|Prepared(ahead)| ahead.is_next(store)) {
-        ahead.put(store)?;
-        return Ok(false);
-    }
     let index = index::read(store)?;
+    let mut annotations = BTreeMap::from([(REF_NAME.to_owned(), reference.clone())]);
+    if let Some(digest) = &new.index {
+        annotations.insert(INDEX_DIGEST.to_owned(), digest.to_string());
+    }
+    let entry = Descriptor { annotations, platform: Some(new.platform), ..new.manifest };
+    touch(store, &entry.digest);
     if index.manifests.contains(&entry) {
         drop(commit);
         settle_what_came(store, new.since);
@@ -584,16 +555,6 @@ pub(crate) mod tests {
 
     /// Stores an image without layers and names it.
     pub(crate) fn image(store: &Store, reference: &str, cmd: &str) -> Digest {
-        image_prepared(store, reference, cmd, |_| None)
-    }
-
-    /// The same with what `prepare` has written before.
-    pub(crate) fn image_prepared(
-        store: &Store,
-        reference: &str,
-        cmd: &str,
-        prepare: impl FnOnce(&NewImage<'_>) -> Option<Prepared>,
-    ) -> Digest {
         let since = store.named_so_far();
         let config = format!(
             r#"{{"os":"linux","architecture":"amd64","config":{{"Cmd":["{cmd}"]}},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#
@@ -622,8 +583,7 @@ pub(crate) mod tests {
             index: None,
             since,
         };
-        let prepared = prepare(&new);
-        commit(store, &new, prepared).expect("committed");
+        commit(store, new).expect("committed");
         digest
     }
 
@@ -632,6 +592,7 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(dir.path()).expect("opened");
         image(&store, "a", "one");
+        store.settle();
         for name in ["index.json", "boot"] {
             std::fs::remove_file(dir.path().join(name)).expect("there");
             nix::unistd::mkfifo(&dir.path().join(name), nix::sys::stat::Mode::S_IRWXU).expect("made");

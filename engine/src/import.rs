@@ -106,7 +106,7 @@ pub fn import(
     let platform = PlatformField::from(&request.platform);
     let new =
         NewImage { reference: &request.reference, manifest: descriptor, platform, index: None, since: 0 };
-    let unchanged = images::commit(store, &new, None)?;
+    let unchanged = images::commit(store, new)?;
     Ok(Imported { digest, id: config_digest, unchanged })
 }
 

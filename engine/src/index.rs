@@ -1,18 +1,20 @@
 //! `index.json` of the store: an entry for each image and name, as other tools read them, too.
 //!
 //! OCI image-spec, "Image Layout". An image with a name has that in `org.opencontainers.image.ref.name`, in full. Beside
-//! the images the file has what is for others, or for later: an OCI manifest for each schema 2 image, which other tools
-//! would not find, and the entries that power loss would leave ([`crate::unsynced`]). Read and replaced as a whole,
-//! under the commit lock when it changes. [`crate::images`] says what stands in it.
+//! the images the file has what is for others: an OCI manifest for each schema 2 image, which they would not find.
+//! `index.settled.json` is what power loss would leave of it ([`crate::unsynced`]); it is not there if that is all. Both
+//! are read and replaced as a whole, under the commit lock. [`crate::images`] says what stands in them.
 
 use crate::digest::Digest;
 use crate::oci::{self, Descriptor, Index};
 use crate::small_file;
-use crate::store::{Store, StoreError, Temp, file_error};
+use crate::store::{Store, StoreError, file_error};
 use serde::{Deserialize, Serialize};
 
 /// The file's name in the store.
 const FILE: &str = "index.json";
+/// What power loss would leave of it.
+const SETTLED: &str = "index.settled.json";
 /// OCI image-spec, "Pre-Defined Annotation Keys".
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Marks an entry for other tools: the digest of the schema 2 manifest that its OCI manifest was made of.
@@ -31,10 +33,6 @@ struct Written {
     #[serde(default)]
     media_type: String,
     manifests: Vec<Descriptor>,
-    /// Those of them, and of earlier ones, that power loss would leave; absent if it would leave all. A property that
-    /// other tools ignore. OCI image-spec, "Extensibility".
-    #[serde(default, rename = "sampan.settled", skip_serializing_if = "Option::is_none")]
-    settled: Option<Vec<Descriptor>>,
 }
 
 /// What it says of images: what is there for other tools is left out.
@@ -42,14 +40,18 @@ struct Written {
 /// # Errors
 /// [`StoreError`] if it cannot be read.
 pub(crate) fn read(store: &Store) -> Result<Index, StoreError> {
-    let mut manifests = read_as_written(store)?;
+    Ok(Index { manifests: of_images(read_as_written(store)?), ..empty() })
+}
+
+/// Those of `manifests` that are not there for other tools alone, with their names where they are ours.
+fn of_images(mut manifests: Vec<Descriptor>) -> Vec<Descriptor> {
     manifests.retain(|entry| !entry.annotations.contains_key(MADE_OF));
     for entry in &mut manifests {
         if let Some(name) = entry.annotations.remove(OWN_NAME) {
             entry.annotations.insert(REF_NAME.to_owned(), name);
         }
     }
-    Ok(Index { manifests, ..empty() })
+    manifests
 }
 
 fn empty() -> Index {
@@ -61,16 +63,27 @@ fn empty() -> Index {
 /// # Errors
 /// As [`read`].
 pub(crate) fn read_as_written(store: &Store) -> Result<Vec<Descriptor>, StoreError> {
-    Ok(file(store)?.manifests)
+    Ok(file(store, FILE)?.manifests)
 }
 
-/// The settled entries that stand in it; `None` if all are, or if it cannot be read.
-pub(crate) fn read_settled(store: &Store) -> Option<Vec<Descriptor>> {
-    file(store).ok()?.settled
+/// The settled entries; `None` if all are.
+///
+/// # Errors
+/// [`StoreError`] if they cannot be read.
+pub(crate) fn read_settled(store: &Store) -> Result<Option<Vec<Descriptor>>, StoreError> {
+    match has_settled(store) {
+        true => Ok(Some(of_images(file(store, SETTLED)?.manifests))),
+        false => Ok(None),
+    }
 }
 
-fn file(store: &Store) -> Result<Written, StoreError> {
-    let path = store.root().join(FILE);
+/// True if they have a file of their own.
+pub(crate) fn has_settled(store: &Store) -> bool {
+    std::fs::symlink_metadata(store.root().join(SETTLED)).is_ok()
+}
+
+fn file(store: &Store, name: &str) -> Result<Written, StoreError> {
+    let path = store.root().join(name);
     let file = small_file::open(&path).map_err(file_error("open", &path))?;
     let bytes = small_file::read(file, MAX).map_err(file_error("read", &path))?;
     serde_json::from_slice(&bytes).map_err(|source| StoreError::Broken { path, source })
@@ -97,7 +110,7 @@ pub(crate) fn size(store: &Store) -> u64 {
 /// # Errors
 /// [`StoreError`].
 pub(crate) fn write(store: &Store, index: Index) -> Result<(), StoreError> {
-    let bytes = bytes(store, index, store.unsynced.settled())?;
+    let bytes = bytes(store, index)?;
     store.replace_file(FILE, &bytes)?;
     store.unsynced.replaced();
     store.lay_by(bytes.len() as u64);
@@ -109,54 +122,71 @@ pub(crate) fn write(store: &Store, index: Index) -> Result<(), StoreError> {
 /// # Errors
 /// [`StoreError`].
 pub(crate) fn write_shrunk(store: &Store, index: Index) -> Result<(), StoreError> {
-    store.replace_file_from_reserve(FILE, &bytes(store, index, store.unsynced.settled())?)?;
+    store.replace_file_from_reserve(FILE, &bytes(store, index)?)?;
     store.unsynced.replaced();
     Ok(())
 }
 
-/// Replaces it for an image that is new in it and not on the disk yet. Power loss takes that back, so it may as well never
-/// have been named: the file is written and synced, and its directory is not.
+/// Replaces it for an image that is new in it and not on the disk yet: nor is the file. Power loss leaves the settled
+/// entries, of which there are some.
 ///
 /// # Errors
 /// [`StoreError`]; nothing is named then.
 pub(crate) fn write_unsettled(store: &Store, index: Index) -> Result<(), StoreError> {
-    put(store, stage(store, &bytes(store, index, store.unsynced.settled())?)?)
-}
-
-/// A file that is to be the index, on the disk and without its name.
-pub(crate) struct Staged {
-    temp: Temp,
-    len: u64,
-}
-
-/// Has `bytes` on the disk.
-///
-/// # Errors
-/// [`StoreError`].
-pub(crate) fn stage(store: &Store, bytes: &[u8]) -> Result<Staged, StoreError> {
-    Ok(Staged { temp: store.written(bytes)?, len: bytes.len() as u64 })
-}
-
-/// Gives it the index's name, as [`write_unsettled`] does.
-///
-/// # Errors
-/// [`StoreError`].
-pub(crate) fn put(store: &Store, staged: Staged) -> Result<(), StoreError> {
-    staged.temp.rename(&store.root().join(FILE))?;
+    let bytes = bytes(store, index)?;
+    store.put_file(FILE, &bytes)?;
     store.unsynced.replaced();
-    store.lay_by(staged.len);
+    store.lay_by(bytes.len() as u64);
     Ok(())
 }
 
-/// Its bytes, with what is there for others, and the `settled` entries.
+/// From now on what it says, which is on the disk, is what power loss leaves: one more name of the same file. A file
+/// system that changes its directories in order, as all with a journal do, has none of the later indexes without it.
 ///
 /// # Errors
-/// [`StoreError`] if there are too many.
-pub(crate) fn bytes(
-    store: &Store,
-    index: Index,
-    settled: Option<Vec<Descriptor>>,
-) -> Result<Vec<u8>, StoreError> {
+/// [`StoreError`]; nothing has changed then.
+pub(crate) fn settle_as_it_is(store: &Store) -> Result<(), StoreError> {
+    let (index, settled) = (store.root().join(FILE), store.root().join(SETTLED));
+    match std::fs::hard_link(&index, &settled) {
+        Ok(()) => Ok(()),
+        // Some file systems have one name for each file.
+        Err(_) => write_settled(store, read(store)?.manifests),
+    }
+}
+
+/// Replaces the settled entries, durably; from the reserve on a full disk.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn write_settled(store: &Store, settled: Vec<Descriptor>) -> Result<(), StoreError> {
+    store.replace_file_from_reserve(SETTLED, &bytes(store, Index { manifests: settled, ..empty() })?)
+}
+
+/// All that it says is settled, behind the next fsync of the directory.
+///
+/// # Errors
+/// [`StoreError`]; nothing has changed then.
+pub(crate) fn settle_all(store: &Store) -> Result<(), StoreError> {
+    let path = store.root().join(SETTLED);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(file_error("remove", &path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The settled entries are what it says, durably, whatever it said.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn take_back(store: &Store) -> Result<(), StoreError> {
+    let (index, settled) = (store.root().join(FILE), store.root().join(SETTLED));
+    std::fs::rename(&settled, &index).map_err(file_error("rename to the index", &settled))?;
+    store.unsynced.replaced();
+    store.sync_root()
+}
+
+/// Its bytes, with what is there for others.
+fn bytes(store: &Store, index: Index) -> Result<Vec<u8>, StoreError> {
     let mut manifests = index.manifests;
     let mut twins = Vec::new();
     for entry in &mut manifests {
@@ -168,7 +198,7 @@ pub(crate) fn bytes(
         }
     }
     manifests.append(&mut twins);
-    let file = Written { schema_version: 2, media_type: oci::INDEX.to_owned(), manifests, settled };
+    let file = Written { schema_version: 2, media_type: oci::INDEX.to_owned(), manifests };
     let bytes = serde_json::to_vec(&file).expect("an index has no shape that JSON cannot hold");
     if bytes.len() as u64 > MAX {
         // Nobody could read it again.

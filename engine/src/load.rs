@@ -629,7 +629,7 @@ impl Work<'_> {
         };
         let mut unchanged = true;
         for reference in &image.references {
-            unchanged &= images::commit(self.store, &new(reference), None)?;
+            unchanged &= images::commit(self.store, new(reference))?;
         }
         if image.references.is_empty() {
             unchanged =

@@ -2,15 +2,14 @@
 //!
 //! Where there is room for all of an image, its layers come while its config, which says what they are to be unpacked,
 //! is still on its way; none has a name before that has come. The config needs no slot, claim or processor, which its
-//! layers hold meanwhile; behind it, on the same thread, the index is brought to the disk in which the image will have
-//! its name. Runs on a job's thread, with one more for the config and as many as there may be downloads.
+//! layers hold meanwhile. Runs on a job's thread, with one more for the config and as many as there may be downloads.
 //! Reports to a [`Progress`]; the caller announces the outcome. On failure nothing is under a final name but blobs and
 //! layers that are right in themselves, which the next pull finds.
 
 use crate::awaited::Awaited;
 use crate::cancel::{Cancel, Cancelled};
 use crate::digest::{Digest, Hasher};
-use crate::images::{self, NewImage, Prepared};
+use crate::images::{self, NewImage};
 use crate::layer::{self, Fetch, Ids, Layer};
 use crate::limits::Limits;
 use crate::mutex::lock;
@@ -230,9 +229,9 @@ impl Work<'_> {
         let mut needed: Vec<Digest> = manifest.layers.iter().map(|l| l.digest.clone()).collect();
         needed.extend([manifest.config.digest.clone(), resolved.raw.digest.clone()]);
         let _blobs = self.store.pin(needed);
-        let (known, prepared) = self.layers(&resolved, first_row)?;
+        let known = self.layers(&resolved, first_row)?;
         self.cancel.check()?;
-        self.commit(&resolved, &known, prepared)
+        self.commit(resolved, &known)
     }
 
     /// From the reference to one manifest; each digest on the way is verified.
@@ -330,25 +329,14 @@ impl Work<'_> {
     }
 
     /// Fetches and unpacks what is not there, as many layers at a time as there may be downloads.
-    fn layers(
-        &self,
-        resolved: &Resolved,
-        first_row: usize,
-    ) -> Result<(Arc<Known>, Option<Prepared>), PullError> {
+    fn layers(&self, resolved: &Resolved, first_row: usize) -> Result<Arc<Known>, PullError> {
         let manifest = &resolved.manifest;
         let (known, failed) = (Learned::default(), Mutex::<Option<PullError>>::default());
-        let (is_apart, prepared) = (self.is_config_apart(resolved), Mutex::default());
         let fail = |error: PullError| {
             lock(&failed).get_or_insert(error);
             self.cancel.cancel();
         };
-        let learn = || {
-            let learned = self.learn(resolved).map(Arc::new).map_err(fail).ok();
-            known.tell(learned.clone());
-            if is_apart && let Some(known) = learned {
-                *lock(&prepared) = self.prepare(resolved, &known);
-            }
-        };
+        let learn = || known.tell(self.learn(resolved).map(Arc::new).map_err(fail).ok());
         let layers: Vec<Layer<'_>> = manifest
             .layers
             .iter()
@@ -366,6 +354,7 @@ impl Work<'_> {
             unpack: self.request.unpack,
             config: &known,
         };
+        let is_apart = self.is_config_apart(resolved);
         self.in_parallel(&fetch, &layers, is_apart, &learn, &|error| fail(error.into()));
         if let Some(error) = lock(&failed).take() {
             return Err(error);
@@ -374,8 +363,7 @@ impl Work<'_> {
         if self.request.unpack {
             self.store.settle_layers(&known.chain_ids, self.cancel)?;
         }
-        let prepared = lock(&prepared).take();
-        Ok((known, prepared))
+        Ok(known)
     }
 
     /// Fetches `layers`, on this thread and others, until one fails; `learn` is called before, or beside if it is apart.
@@ -412,36 +400,13 @@ impl Work<'_> {
         });
     }
 
-    /// What can be done of the commit while layers come; where it cannot, the commit does it, and says why if it cannot.
-    fn prepare(&self, resolved: &Resolved, known: &Known) -> Option<Prepared> {
-        self.store.write_blob(&resolved.raw.digest, &resolved.raw.bytes).ok()?;
-        images::prepare(self.store, &self.image(resolved, known)).ok()?
-    }
-
-    fn commit(
-        &self,
-        resolved: &Resolved,
-        known: &Known,
-        prepared: Option<Prepared>,
-    ) -> Result<Pulled, PullError> {
-        let (Resolved { raw, manifest, .. }, Known { config, bytes, .. }) = (resolved, known);
+    fn commit(&self, resolved: Resolved, known: &Known) -> Result<Pulled, PullError> {
+        let Resolved { raw, manifest, index } = resolved;
+        let Known { config, bytes, .. } = known;
         if let Some(bytes) = bytes {
             self.store.write_blob(&manifest.config.digest, bytes)?;
         }
         self.store.write_blob(&raw.digest, &raw.bytes)?;
-        let unchanged = images::commit(self.store, &self.image(resolved, known), prepared)?;
-        self.request.room.keep(self.store);
-        Ok(Pulled {
-            digest: raw.digest.clone(),
-            unchanged,
-            labels: config.config.labels.clone(),
-            id: manifest.config.digest.clone(),
-            size: manifest.content_size(),
-        })
-    }
-
-    fn image(&self, resolved: &Resolved, known: &Known) -> NewImage<'_> {
-        let Resolved { raw, manifest, index } = resolved;
         let media_type = match (manifest.media_type.as_str(), manifest.config.media_type.as_str()) {
             ("", oci::DOCKER_CONFIG) => oci::DOCKER_MANIFEST,
             ("", _) => oci::MANIFEST,
@@ -454,13 +419,24 @@ impl Work<'_> {
             platform: None,
             annotations: BTreeMap::new(),
         };
-        NewImage {
+        let platform = PlatformField::from(&config.platform());
+        let new = NewImage {
             reference: &self.request.reference,
             manifest: descriptor,
-            platform: PlatformField::from(&known.config.platform()),
-            index: index.clone(),
+            platform,
+            index,
             since: self.since,
-        }
+        };
+        let unchanged = images::commit(self.store, new)?;
+        self.request.room.keep(self.store);
+        let size = manifest.content_size();
+        Ok(Pulled {
+            digest: raw.digest,
+            unchanged,
+            labels: config.config.labels.clone(),
+            id: manifest.config.digest,
+            size,
+        })
     }
 }
 

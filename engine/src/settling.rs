@@ -3,7 +3,7 @@
 //! What the lists are is [`crate::unsynced`]'s to say. A pull only adds to the one that is not settled; who takes names or
 //! images away, or gives names, wants all of it settled first ([`Settled`]). Called by [`crate::images`] and behind jobs.
 
-use crate::index::{self, Staged, name_of};
+use crate::index::{self, name_of};
 use crate::mutex::lock;
 use crate::oci::{Descriptor, Index};
 use crate::store::{Store, StoreError};
@@ -30,70 +30,21 @@ pub(crate) fn name_new(
     mut index: Index,
     add: impl FnOnce(&mut Index),
 ) -> Result<(), StoreError> {
-    let is_split = store.unsynced.is_split();
-    if !is_split && !store.unsynced.is_behind() {
+    if !store.unsynced.is_split() && !store.unsynced.is_behind() {
         add(&mut index);
         return index::write(store, index);
     }
-    if !is_split {
-        store.unsynced.set_settled(Some(index.manifests.clone()));
+    match store.unsynced.settled() {
+        None => {
+            index::settle_as_it_is(store)?;
+            store.unsynced.set_settled(Some(index.manifests.clone()));
+        }
+        // The disk took the one half of a change, and not the other.
+        Some(settled) if !index::has_settled(store) => index::write_settled(store, settled)?,
+        Some(_) => {}
     }
     add(&mut index);
-    index::write_unsettled(store, index).inspect_err(|_| {
-        if !is_split {
-            store.unsynced.set_settled(None);
-        }
-    })
-}
-
-/// An index with an image that is new, on the disk while that is still coming.
-pub(crate) struct Ahead {
-    staged: Staged,
-    settled: Vec<Descriptor>,
-    /// The index that it follows.
-    revision: u64,
-}
-
-/// Has the index on the disk that [`name_new`] would write. `None` if it would be on the disk with all else anyway, or if
-/// `add` says that it adds nothing.
-///
-/// # Errors
-/// [`StoreError`].
-pub(crate) fn name_ahead(
-    store: &Store,
-    add: impl FnOnce(&mut Index) -> bool,
-) -> Result<Option<Ahead>, StoreError> {
-    let unsynced = &store.unsynced;
-    if unsynced.syncs_first() {
-        return Ok(None);
-    }
-    let (bytes, settled, revision) = {
-        let _commit = lock(&store.commit);
-        let mut index = index::read(store)?;
-        let settled = unsynced.settled().unwrap_or_else(|| index.manifests.clone());
-        if !add(&mut index) {
-            return Ok(None);
-        }
-        (index::bytes(store, index, Some(settled.clone()))?, settled, unsynced.revision())
-    };
-    Ok(Some(Ahead { staged: index::stage(store, &bytes)?, settled, revision }))
-}
-
-impl Ahead {
-    /// True if nothing has come between. The caller holds the commit lock.
-    pub fn is_next(&self, store: &Store) -> bool {
-        let unsynced = &store.unsynced;
-        self.revision == unsynced.revision() && (unsynced.is_split() || unsynced.is_behind())
-    }
-
-    /// Names the image, if it [`Ahead::is_next`]. The caller holds the commit lock since he asked.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn put(self, store: &Store) -> Result<(), StoreError> {
-        let before = store.unsynced.set_settled(Some(self.settled));
-        index::put(store, self.staged).inspect_err(|_| drop(store.unsynced.set_settled(before)))
-    }
+    index::write_unsettled(store, index)
 }
 
 /// The commit lock, when all that `index.json` names is on the disk: what is taken away then, or named, power loss neither
@@ -134,10 +85,13 @@ impl<'a> Settled<'a> {
     /// # Errors
     /// [`StoreError`].
     pub fn remove(&self, index: Index, go: impl Fn(&Descriptor) -> bool) -> Result<(), StoreError> {
-        let unsynced = &self.store.unsynced;
-        let left = unsynced.settled().map(|entries| entries.into_iter().filter(|e| !go(e)).collect());
-        let before = unsynced.set_settled(left);
-        index::write_shrunk(self.store, index).inspect_err(|_| drop(unsynced.set_settled(before)))
+        if let Some(mut settled) = self.store.unsynced.settled() {
+            // First: what is told to be there still, power loss may take; not the other way round.
+            settled.retain(|entry| !go(entry));
+            index::write_settled(self.store, settled.clone())?;
+            self.store.unsynced.set_settled(Some(settled));
+        }
+        index::write_shrunk(self.store, index)
     }
 }
 
@@ -164,15 +118,19 @@ impl Store {
         let Some(settled) = self.unsynced.settled() else {
             return index::add_missing_twins(self);
         };
-        let now = index::read(self)?;
-        let lost = gone(&now, &settled);
+        let lost = match index::read(self) {
+            Ok(now) => gone(&now, &settled),
+            Err(error) => {
+                log::warn!("what power loss took is not known: {}", sampan_ipc::report::chain(&error));
+                Vec::new()
+            }
+        };
         for Lost { manifest, reference } in &lost {
             let name = reference.as_deref().unwrap_or("without a name");
             log::warn!("power failed before image {manifest} ({name}) was on the disk: it is taken back");
         }
-        let before = self.unsynced.set_settled(None);
-        index::write_shrunk(self, Index { manifests: settled, ..now })
-            .inspect_err(|_| drop(self.unsynced.set_settled(before)))?;
+        index::take_back(self)?;
+        self.unsynced.set_settled(None);
         self.unsynced.lost(lost);
         Ok(())
     }
@@ -187,34 +145,39 @@ impl Store {
     pub fn settle(&self) -> bool {
         let _one = self.unsynced.settling();
         let settle = || {
-            let (named, entries) = {
+            let (named, revision, index) = {
                 // Or what is only about to be named might count.
                 let _commit = lock(&self.commit);
                 if !self.is_unsettled() {
                     return Ok(());
                 }
-                (self.named_so_far(), self.unsynced.is_split().then(|| index::read(self)).transpose()?)
+                let index = self.unsynced.is_split().then(|| index::read(self)).transpose()?;
+                (self.named_so_far(), self.unsynced.revision(), index)
             };
             self.sync()?;
             self.unsynced.synced(named);
-            entries.map_or(Ok(()), |entries| self.set_settled(entries.manifests))
+            index.map_or(Ok(()), |index| self.set_settled(revision, index.manifests))
         };
         let settled: Result<(), StoreError> = settle();
         settled.inspect_err(|error| log::error!("{}", sampan_ipc::report::chain(error))).is_ok()
     }
 
-    /// All of `entries` are on the disk.
-    fn set_settled(&self, entries: Vec<Descriptor>) -> Result<(), StoreError> {
+    /// All of `entries` are on the disk, and so is the index that said so, which was of this revision.
+    fn set_settled(&self, revision: u64, entries: Vec<Descriptor>) -> Result<(), StoreError> {
         let _commit = lock(&self.commit);
         if !self.unsynced.is_split() {
             // Somebody changed the index although it was not settled, and it is what he made of it.
             return Ok(());
         }
-        let now = index::read(self)?;
-        let settled = if now.manifests == entries { None } else { Some(entries) };
-        let before = self.unsynced.set_settled(settled);
-        // In the file they stay if it cannot be written: after power loss images would go that need not.
-        index::write_shrunk(self, now).inspect_err(|_| drop(self.unsynced.set_settled(before)))?;
+        if self.unsynced.revision() == revision {
+            index::settle_all(self)?;
+            self.unsynced.set_settled(None);
+            // Or else the next syncfs has it.
+            self.sync_root().inspect_err(|_| self.unsynced.named())?;
+        } else {
+            index::write_settled(self, entries.clone())?;
+            self.unsynced.set_settled(Some(entries));
+        }
         self.lay_by(index::size(self));
         Ok(())
     }
@@ -223,8 +186,8 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::images::tests::{image, image_prepared};
-    use crate::images::{ImageError, find, prepare, remove, remove_unused, tag};
+    use crate::images::tests::image;
+    use crate::images::{ImageError, find, remove, remove_unused, tag};
 
     #[test]
     fn power_loss_takes_back_what_was_named_and_not_on_the_disk_yet() {
@@ -304,9 +267,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(dir.path()).expect("opened");
         image(&store, "a", "one");
-        let entries = index::read(&store).expect("read").manifests;
+        let (before, entries) = (store.unsynced.revision(), index::read(&store).expect("read").manifests);
         image(&store, "b", "two");
-        store.set_settled(entries).expect("written");
+        store.set_settled(before, entries).expect("written");
         assert!(store.is_unsettled());
         let store = after_power_loss(&dir, store);
         assert!(find(&store, "a").is_ok());
@@ -331,32 +294,36 @@ mod tests {
     }
 
     #[test]
-    fn an_index_that_was_written_ahead_is_used_if_it_is_the_next_and_power_loss_takes_it_back() {
+    fn an_index_that_the_disk_did_not_take_whole_is_the_settled_one_again() {
         let dir = tempfile::tempdir().expect("a directory");
-        let store = Store::open(dir.path()).expect("opened");
+        let mut store = Store::open(dir.path()).expect("opened");
         let one = image(&store, "a", "one");
         store.settle();
-        let before = store.unsynced.revision();
-        let two = image_prepared(&store, "a", "two", |new| prepare(&store, new).expect("written"));
-        assert_eq!(store.unsynced.revision(), before + 1);
-        assert_eq!(find(&store, "a").expect("found").entry.digest, two);
-        // What came between is not lost, and the index that does not know of it is gone.
-        let three = image_prepared(&store, "b", "three", |new| {
-            let prepared = prepare(&store, new).expect("written");
-            image(&store, "c", "four");
-            prepared
-        });
-        assert_eq!(find(&store, "b").expect("found").entry.digest, three);
-        assert!(find(&store, "c").is_ok());
-        assert_eq!(std::fs::read_dir(dir.path().join("tmp")).expect("listed").count(), 0);
-        // Nothing is written for an image that is there.
-        image_prepared(&store, "b", "three", |new| {
-            let prepared = prepare(&store, new).expect("looked");
-            assert!(prepared.is_none());
-            prepared
-        });
+        assert!(!index::has_settled(&store));
+        let (file, another) = (dir.path().join("index.json"), dir.path().join("boot"));
+        let boot = std::fs::read(&another).expect("read");
+        for boot in [b"another".to_vec(), boot] {
+            image(&store, "a", "two");
+            assert!(index::has_settled(&store));
+            drop(store);
+            std::fs::write(&file, "").expect("written");
+            std::fs::write(&another, boot).expect("written");
+            store = Store::open(dir.path()).expect("opened");
+            assert_eq!(find(&store, "a").expect("kept").entry.digest, one);
+            assert!(!index::has_settled(&store) && store.unsynced.settled().is_none());
+        }
+    }
+
+    #[test]
+    fn what_is_named_behind_a_settling_that_came_half_way_finds_the_settled_entries_written() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        image(&store, "a", "one");
+        // As if the file were gone, and the directory not on the disk.
+        index::settle_all(&store).expect("removed");
+        image(&store, "b", "two");
+        assert!(index::has_settled(&store));
         let store = after_power_loss(&dir, store);
-        assert_eq!(find(&store, "a").expect("kept").entry.digest, one);
         assert!(matches!(find(&store, "b"), Err(ImageError::NotFound(_))));
     }
 

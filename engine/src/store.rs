@@ -191,7 +191,10 @@ impl Store {
         };
         store.clear_temps()?;
         store.lay_out()?;
-        store.unsynced.set_settled(index::read_settled(&store));
+        match index::read_settled(&store) {
+            Ok(settled) => store.unsynced.set_settled(settled),
+            Err(error) => log::error!("the index is taken as it is: {}", sampan_ipc::report::chain(&error)),
+        }
         // What an engine that was killed left complete may not be on the disk.
         store.unsynced.named();
         store.lay_by(index::size(&store));
@@ -229,7 +232,9 @@ impl Store {
         };
         let path = self.root.join("boot");
         let last = small_file::open(&path).and_then(|file| small_file::read(file, boot.len() as u64));
-        if last.is_ok_and(|last| last == boot.as_bytes()) {
+        // An index that was not on the disk may be broken by more than power loss.
+        let is_cut = self.unsynced.is_split() && matches!(index::read(self), Err(StoreError::Broken { .. }));
+        if !is_cut && last.is_ok_and(|last| last == boot.as_bytes()) {
             return;
         }
         if let Err(error) = self.take_unsynced_back() {
@@ -450,8 +455,16 @@ impl Store {
         self.written(bytes)?.rename(&self.root.join(name))
     }
 
+    /// Replaces one by write-temporary and rename, and leaves the rest to the next [`Store::sync`]: until then power loss
+    /// may leave neither.
+    pub(crate) fn put_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let (temp, mut file) = self.temp_file("file")?;
+        file.write_all(bytes).map_err(file_error("write", temp.path()))?;
+        temp.rename(&self.root.join(name))
+    }
+
     /// A temporary that has `bytes`, and has them on the disk.
-    pub(crate) fn written(&self, bytes: &[u8]) -> Result<Temp, StoreError> {
+    fn written(&self, bytes: &[u8]) -> Result<Temp, StoreError> {
         let (temp, mut file) = self.temp_file("file")?;
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(file_error("write", temp.path()))?;
         Ok(temp)
@@ -475,7 +488,8 @@ impl Store {
         self.sync_root()
     }
 
-    fn sync_root(&self) -> Result<(), StoreError> {
+    /// Has the names of the store's root on the disk.
+    pub(crate) fn sync_root(&self) -> Result<(), StoreError> {
         File::open(&self.root).and_then(|dir| dir.sync_all()).map_err(file_error("sync", &self.root))
     }
 

@@ -1,9 +1,10 @@
 //! What of `index.json` is not safe from power loss yet.
 //!
 //! A pull is done when its image can be used; until all of it is on the disk takes a while longer, and nobody waits
-//! for that. As long as there is such an image, `index.json` holds beside its entries those that are *settled*: what it
-//! said when all of that was on the disk. Behind the next syncfs ([`Store::settle`](crate::store::Store::settle)) they
-//! go. At the first start after another boot the settled entries are the index again, as if nothing else had ever come.
+//! for that. As long as there is such an image, `index.settled.json` beside `index.json` has the entries that are *settled*:
+//! what that said when all of it was on the disk, the file included. Behind the next syncfs
+//! ([`Store::settle`](crate::store::Store::settle)) it goes. At the first start after another boot it is the index again,
+//! as if nothing else had ever come.
 //! Who takes names or images away, or gives names, settles first: so nobody changes both. With `sync = "before"` in the
 //! configuration, or where the boot cannot be told, syncfs comes first and there is never more than one list. Keeps the
 //! list that stands in the file, and counts; writes nothing: `settling.rs` has that done.
@@ -104,14 +105,14 @@ impl Unsynced {
         lock(&self.settled).is_some()
     }
 
-    /// The settled entries, if they are not all; the next index has them beside it.
+    /// The settled entries, if they are not all.
     pub fn settled(&self) -> Option<Vec<Descriptor>> {
         lock(&self.settled).clone()
     }
 
-    /// Others are settled from the next index on; those that were.
-    pub fn set_settled(&self, entries: Option<Vec<Descriptor>>) -> Option<Vec<Descriptor>> {
-        std::mem::replace(&mut lock(&self.settled), entries)
+    /// Others are settled from now on; the file says so.
+    pub fn set_settled(&self, entries: Option<Vec<Descriptor>>) {
+        *lock(&self.settled) = entries;
     }
 
     /// They are gone.
