@@ -8,9 +8,6 @@
 //! while it waits. Everything lands in temporaries, or in a [`Partial`]; the caller names them when all digests are
 //! right.
 
-mod intake;
-
-use self::intake::{Intake, Tap};
 use crate::cancel::{Cancel, Cancelled};
 use crate::decode::{self, Format};
 use crate::digest::{Algorithm, Digest, Hasher};
@@ -18,7 +15,7 @@ use crate::limits::{self, Limits};
 use crate::partial::Partial;
 use crate::place::UnpackError;
 use crate::registry::RegistryError;
-use crate::relay::{Hooks, Reader, Relay};
+use crate::relay::{Reader, Relay};
 use crate::store::{Store, StoreError, Temp};
 use crate::tarball::TarError;
 use crate::unpack::{self, Unpacked};
@@ -27,6 +24,8 @@ use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::path::Path;
 
+/// Bytes that are copied at a time.
+const BUFFER: usize = 128 << 10;
 /// Stack of the thread that runs ahead: TLS and decompression, no recursion.
 const STACK: usize = 1 << 20;
 
@@ -184,31 +183,26 @@ impl Pipeline<'_> {
         let layer = if self.untar { Some(self.store.temp_layer()?) } else { None };
         let root = layer.as_ref().map(|temp| temp.path().join("diff"));
         let _cpu = self.limits.cpu();
-        let intake = Intake::new(self, sink);
-        let mut tap = Tap::new(&intake, from);
-        let window_log = self.limits.bounds.zstd_window_log;
-        let (format, unpacked) = match decode::open_buffered(&mut tap, window_log) {
+        let mut tap = Tap::new(self, from, sink);
+        let (format, unpacked) = match decode::open(&mut tap, self.limits.bounds.zstd_window_log) {
             Ok((format, decoder)) => {
-                let (end, unpacked) = self.unpack(decoder, &intake, root.as_deref());
+                let (end, unpacked) = self.unpack(decoder, root.as_deref());
                 (end.map(|()| format), unpacked)
             }
             Err(error) => (Err(error), Err(TarError::Truncated.into())),
         };
-        if let (Ok(_), Ok(_)) | (Err(_), Ok(_) | Err(UnpackError::Tar(_))) = (&format, &unpacked) {
-            // What stands behind the compressed stream is part of the blob; and bytes that cannot be decompressed are
-            // most often not the bytes of this blob. What breaks there, the intake knows.
-            let _ = pass_rest(&mut tap);
+        if format.is_ok() && unpacked.is_ok() {
+            // What stands behind the compressed stream is part of the blob. What breaks there, the tap knows.
+            let _ = io::copy(&mut tap, &mut io::sink());
         }
-        intake.finish();
         self.cancel.check()?;
-        self.judge(intake, format, unpacked, layer)
+        self.judge(tap, format, unpacked, layer)
     }
 
     /// Decompresses and unpacks; how each of them ended.
     fn unpack(
         &self,
         decoder: impl Read + Send,
-        intake: &Intake<'_>,
         root: Option<&Path>,
     ) -> (io::Result<()>, Result<(Digest, u64), UnpackError>) {
         let on_end = || {
@@ -217,8 +211,7 @@ impl Pipeline<'_> {
         };
         let algorithm = self.diff_id().map_or(Algorithm::Sha256, Digest::algorithm);
         let mut hasher = Hasher::new(algorithm);
-        let hooks = Hooks { on_end: &on_end, meanwhile: &|| intake.help() };
-        let relay = Relay::new(decoder, |piece: &[u8]| hasher.update(piece), self.limits, hooks);
+        let relay = Relay::new(decoder, |piece: &[u8]| hasher.update(piece), self.limits, &on_end);
         let unpacked = std::thread::scope(|scope| {
             let builder = std::thread::Builder::new().name("ahead".into()).stack_size(STACK);
             // Without a second thread the first does all.
@@ -261,31 +254,34 @@ impl Pipeline<'_> {
     /// [`LayerError`].
     pub fn copy(&self, from: impl Read, sink: Sink<'_>) -> Result<(), LayerError> {
         let _cpu = self.limits.cpu();
-        let intake = Intake::new(self, sink);
-        let mut tap = Tap::new(&intake, from);
-        // What it ends with but for the end, the intake knows.
-        while let Ok(piece @ [_, ..]) = tap.fill_buf() {
-            let len = piece.len();
-            tap.consume(len);
+        let mut tap = Tap::new(self, from, sink);
+        let mut buffer = vec![0; BUFFER];
+        while tap.some(&mut buffer)? > 0 {
             limits::share();
         }
-        intake.finish();
-        intake.check()?;
-        let (digest, size) = intake.into_digest();
-        self.compare(size, &digest)
+        self.compare(tap.size, &tap.hasher.finish())
     }
 
     /// Compares all digests; whatever broke first for the outermost reason is the error.
-    fn judge(
+    fn judge<R: Read>(
         &self,
-        intake: Intake<'_>,
+        mut tap: Tap<'_, R>,
         format: io::Result<Format>,
         unpacked: Result<(Digest, u64), UnpackError>,
         layer: Option<Temp>,
     ) -> Result<Streamed, LayerError> {
-        intake.check()?;
+        if let Some(failed) = tap.failed.take() {
+            return Err(failed);
+        }
+        if let (Err(_), Ok(_) | Err(UnpackError::Tar(_))) = (&format, &unpacked) {
+            // Bytes that cannot be decompressed are most often not the bytes of this blob.
+            let _ = io::copy(&mut tap, &mut io::sink());
+            if let Some(failed) = tap.failed.take() {
+                return Err(failed);
+            }
+        }
         let complete = format.is_err() || unpacked.is_ok();
-        let (digest, size) = intake.into_digest();
+        let (digest, size) = (tap.hasher.finish(), tap.size);
         if complete {
             self.compare(size, &digest)?;
         }
@@ -316,6 +312,60 @@ impl Pipeline<'_> {
 
     fn name(&self) -> String {
         self.expected.as_ref().map_or_else(|| "import".to_owned(), |e| e.digest.to_string())
+    }
+}
+
+/// The compressed side: everything that is read here is counted, hashed and written.
+struct Tap<'a, R> {
+    pipeline: &'a Pipeline<'a>,
+    from: R,
+    sink: Sink<'a>,
+    hasher: Hasher,
+    size: u64,
+    failed: Option<LayerError>,
+}
+
+impl<'a, R: Read> Tap<'a, R> {
+    fn new(pipeline: &'a Pipeline<'a>, from: R, sink: Sink<'a>) -> Self {
+        let algorithm = pipeline.expected.as_ref().map_or(Algorithm::Sha256, |e| e.digest.algorithm());
+        Tap { pipeline, from, sink, hasher: Hasher::new(algorithm), size: 0, failed: None }
+    }
+
+    fn some(&mut self, into: &mut [u8]) -> Result<usize, LayerError> {
+        self.pipeline.cancel.check()?;
+        let blob = || self.pipeline.name();
+        let len = self.from.read(into).map_err(|source| read_error(blob(), source))?;
+        let bytes = into.get(..len).unwrap_or_default();
+        let offset = self.size;
+        self.size += len as u64;
+        if let Some(expected) = self.pipeline.expected.as_ref().map(|e| e.size).filter(|e| self.size > *e) {
+            return Err(LayerError::Size { blob: blob(), found: self.size, expected });
+        }
+        self.hasher.update(bytes);
+        let new = self.sink.take(offset, bytes)?;
+        (self.pipeline.on_bytes)(new as u64);
+        Ok(len)
+    }
+}
+
+/// What a registry did wrong comes through readers as the inside of an I/O error.
+fn read_error(blob: String, source: io::Error) -> LayerError {
+    match source.downcast::<RegistryError>() {
+        Ok(error) => LayerError::Registry(error),
+        Err(source) => LayerError::Read { blob, source },
+    }
+}
+
+impl<R: Read> Read for Tap<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.failed.is_some() {
+            return Err(io::Error::other("the source failed before"));
+        }
+        self.some(into).map_err(|error| {
+            let io = io::Error::other(error.to_string());
+            self.failed = Some(error);
+            io
+        })
     }
 }
 

@@ -36,15 +36,8 @@ pub struct Relay<'a, D, W> {
     /// Nobody wants more.
     done: AtomicBool,
     limits: &'a Limits,
-    hooks: Hooks<'a>,
-}
-
-/// Who else has to do with it.
-pub struct Hooks<'a> {
     /// Told once all is decompressed.
-    pub on_end: &'a (dyn Fn() + Sync),
-    /// What a thread may do that would have to wait for the other one: a bit of something else; false if there is nothing.
-    pub meanwhile: &'a (dyn Fn() -> bool + Sync),
+    on_end: &'a (dyn Fn() + Sync),
 }
 
 struct State<D, W> {
@@ -89,7 +82,7 @@ impl<D, W> State<D, W> {
 
 impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     /// Nothing is read yet.
-    pub fn new(decoder: D, witness: W, limits: &'a Limits, hooks: Hooks<'a>) -> Self {
+    pub fn new(decoder: D, witness: W, limits: &'a Limits, on_end: &'a (dyn Fn() + Sync)) -> Self {
         let state = State {
             decoder: Some(decoder),
             witness: Some(witness),
@@ -108,14 +101,13 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
             room: Condvar::new(),
             done: AtomicBool::new(false),
             limits,
-            hooks,
+            on_end,
         }
     }
 
     /// The next bytes, none at the end; `used` is what was read of the last ones.
     fn next(&self, mut used: Vec<u8>) -> io::Result<Vec<u8>> {
         let mut state = lock(&self.state);
-        let mut has_time = true;
         loop {
             state = self.make_way(state);
             if state.pieces.front().is_some_and(|piece| !piece.is_away) {
@@ -140,13 +132,6 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
                     return self.next(used);
                 }
             }
-            if std::mem::take(&mut has_time) {
-                drop(state);
-                has_time = (self.hooks.meanwhile)();
-                state = lock(&self.state);
-                continue;
-            }
-            has_time = true;
             state.reader_waits = true;
             // Where it wakes up is the kernel's affair.
             state.reader_on = None;
@@ -194,7 +179,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     /// Puts the decompressor back, and notes how it ended, if it has.
     fn take_back(&self, (decoder, got): (D, io::Result<usize>)) -> MutexGuard<'_, State<D, W>> {
         if matches!(got, Ok(0)) {
-            (self.hooks.on_end)();
+            (self.on_end)();
         }
         let mut state = lock(&self.state);
         state.decoder = Some(decoder);
@@ -271,11 +256,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
                     state.pieces.push_back(Piece { bytes, ..Piece::default() });
                 }
             } else {
-                drop(state);
-                if !(self.hooks.meanwhile)() {
-                    return;
-                }
-                state = lock(&self.state);
+                return;
             }
             state = self.let_read(state);
             if self.limits.is_wanted() {
@@ -421,10 +402,10 @@ mod tests {
     /// What is read of so many bytes, what the witness saw, and how it ended. The reader is slow or fast by turns.
     fn read_all(cpus: usize, len: usize, breaks: bool) -> Outcome {
         let limits = Limits::new(Bounds { cpus, ..Bounds::default() });
-        let (_cpu, hooks) = (limits.cpu(), Hooks { on_end: &|| {}, meanwhile: &|| false });
+        let (_cpu, on_end) = (limits.cpu(), || {});
         let seen = Mutex::new(Vec::new());
         let witness = |bytes: &[u8]| lock(&seen).extend_from_slice(bytes);
-        let relay = Relay::new(Numbers { at: 0, len, breaks }, witness, &limits, hooks);
+        let relay = Relay::new(Numbers { at: 0, len, breaks }, witness, &limits, &on_end);
         let read = std::thread::scope(|scope| {
             scope.spawn(|| relay.run_ahead());
             let (mut all, mut reader) = (Vec::new(), Reader::new(&relay));
@@ -478,8 +459,8 @@ mod tests {
     #[test]
     fn who_reads_no_more_lets_the_other_thread_go() {
         let limits = Limits::new(Bounds { cpus: 2, ..Bounds::default() });
-        let (_cpu, hooks) = (limits.cpu(), Hooks { on_end: &|| {}, meanwhile: &|| false });
-        let relay = Relay::new(io::repeat(7), |_: &[u8]| {}, &limits, hooks);
+        let (_cpu, on_end) = (limits.cpu(), || {});
+        let relay = Relay::new(io::repeat(7), |_: &[u8]| {}, &limits, &on_end);
         std::thread::scope(|scope| {
             scope.spawn(|| relay.run_ahead());
             let mut reader = Reader::new(&relay);

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! oci-layout  index.json  blobs/<algorithm>/<hex>   OCI image-spec, "Image Layout": skopeo and umoci read it
+//! index.settled.json                                what power loss would leave of index.json, if not all
 //! layers/<chain id, hex>/diff                       a layer unpacked in overlayfs's form
 //! layers/<chain id, hex>/implied                    what of it waits for lower layers: [`crate::implied`]
 //! partial/                                          blobs that are not whole yet: [`crate::partial`]
@@ -11,7 +12,7 @@
 //! ```
 //! A blob or layer gets its final name only when its digests are right. What power loss may have cut is named by
 //! nothing, or by an image that is not settled ([`crate::unsynced`]), and is removed at the first start after it.
-//! `index.rs` reads and writes `index.json`.
+//! `index.rs` reads and writes both indexes.
 
 use crate::cancel::Cancel;
 use crate::digest::Digest;

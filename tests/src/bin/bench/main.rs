@@ -1,7 +1,7 @@
 //! The benchmark: tables of what monitord and engine cost, beside a bare program and beside their peers.
 //!
 //! ```text
-//! bench [TABLE]... [--runs N] [--only SYSTEM]... [--scale N] [--image IMAGE]... [--puller WORD]...
+//! bench [TABLE]... [--runs N] [--only SYSTEM]... [--scale N] [--image IMAGE]... [--puller WORD]... [--registry WHICH]
 //! ```
 //!
 //! TABLE is `fanout`, `latency`, `idle`, `ingest`, `pull` or `run`; all of them without one. SYSTEM is `bare`, `sampan`, `redis`,
@@ -11,7 +11,7 @@
 //! from the kernel's clocks, never from the wall alone.
 //!
 //! Of the images of `pull` (S, M, M-zstd, L), `--image` picks some; of those who pull, `--puller` all whose name
-//! has WORD in it. The same picks who runs a container in `run`, which then prints its first table alone.
+//! has WORD in it. They pull from `sampan serve`, or with `--registry docker-registry` from that. `--puller` also picks who runs a container in `run`, which then prints its first table alone.
 //!
 //! Called as `bench receive …`, `bench floor …` and `bench measure …` by itself: what is measured is a process of
 //! its own.
@@ -33,6 +33,7 @@ mod receive;
 mod run;
 mod runner;
 mod server;
+mod serving;
 mod system;
 mod table;
 
@@ -51,6 +52,8 @@ pub struct Options {
     pub images: Vec<String>,
     /// Words in the names of those who pull; all pull if there is none.
     pub pullers: Vec<String>,
+    /// They pull from `sampan serve`; else from docker-registry.
+    pub is_served: bool,
 }
 
 impl Options {
@@ -101,11 +104,11 @@ fn parse(args: &[String]) -> io::Result<(Vec<String>, Options)> {
         io::Error::other(format!(
             "{what}\nusage: bench [fanout|latency|ingest|idle|pull|run]... [--runs N] \
              [--only bare|sampan|redis|nats|mosquitto]... [--scale N] \
-             [--image S|M|M-zstd|L]... [--puller WORD]..."
+             [--image S|M|M-zstd|L]... [--puller WORD]... [--registry sampan|docker-registry]"
         ))
     };
     let (mut tables, mut runs, mut only, mut scale) = (Vec::new(), 5, Vec::new(), 1);
-    let (mut images, mut pullers) = (Vec::new(), Vec::new());
+    let (mut images, mut pullers, mut is_served) = (Vec::new(), Vec::new(), true);
     let positive = |arg: &str, text: &str| {
         text.parse::<u64>().ok().filter(|n| *n > 0).ok_or_else(|| usage(format!("{arg} {text}?")))
     };
@@ -120,6 +123,13 @@ fn parse(args: &[String]) -> io::Result<(Vec<String>, Options)> {
                 name => return Err(usage(format!("--image {name}?"))),
             },
             "--puller" => pullers.push(value()?.clone()),
+            "--registry" => {
+                is_served = match value()?.as_str() {
+                    "sampan" => true,
+                    "docker-registry" => false,
+                    other => return Err(usage(format!("--registry {other}?"))),
+                };
+            }
             "--only" => {
                 let name = value()?;
                 only.push(System::named(name).ok_or_else(|| usage(format!("--only {name}?")))?);
@@ -130,5 +140,5 @@ fn parse(args: &[String]) -> io::Result<(Vec<String>, Options)> {
     }
     let wanted = |system: &System| only.is_empty() || only.contains(system);
     let systems = System::ALL.into_iter().filter(wanted).filter(System::is_installed).collect();
-    Ok((tables, Options { runs, systems, scale, images, pullers }))
+    Ok((tables, Options { runs, systems, scale, images, pullers, is_served }))
 }

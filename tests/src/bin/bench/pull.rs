@@ -1,6 +1,7 @@
 //! `bench pull`: what pulling an image into an empty store costs, beside the floor and our peers.
 //!
-//! A docker-registry of our own on loopback serves plain HTTP; its own cost is the same for all and not counted.
+//! A registry on loopback serves plain HTTP: `sampan serve` ([`crate::serving`]), or docker-registry. Its own cost is the
+//! same for all and not counted; that all of them wait for it is.
 //! Runs alternate, begin with another one each round, and each has a file system of its own ([`crate::disk`]).
 //! What is written when a pull is done need not be on the disk yet: only ours waits for that (syncfs).
 
@@ -8,6 +9,7 @@ use crate::cost::Cost;
 use crate::disk::Disk;
 use crate::images::{self, SHAPES, Shape};
 use crate::puller::{Puller, Source};
+use crate::serving::Serving;
 use crate::{Options, table};
 use sampan_tests::registry::DockerRegistry;
 use std::fs;
@@ -28,6 +30,7 @@ pub fn run(options: &Options) -> io::Result<()> {
     fs::create_dir_all(&cache)?;
     let registry = DockerRegistry::start(&cache);
     let data = cache.join("registry/data");
+    let serving = options.is_served.then(|| Serving::start(&cache)).transpose()?;
     let disk = Disk::attach(&cache)?;
     let pullers: Vec<Puller> = Puller::ALL.into_iter().filter(|puller| options.pulls_with(*puller)).collect();
     for puller in Puller::ALL.into_iter().filter(|puller| !puller.is_there()) {
@@ -38,7 +41,12 @@ pub fn run(options: &Options) -> io::Result<()> {
         .filter(|shape| options.images.is_empty() || options.images.iter().any(|i| i == shape.name))
     {
         shape.ensure(&registry.address, &data, &cache)?;
-        measure(shape, &pullers, &registry.address, &data, &disk, options.runs)?;
+        let mut from = (registry.address.as_str(), "docker-registry");
+        if let Some(serving) = &serving {
+            serving.take(&reference(&registry.address, shape))?;
+            from = (&serving.address, "sampan serve");
+        }
+        measure(shape, &pullers, from, &data, &disk, options.runs)?;
     }
     Ok(())
 }
@@ -50,16 +58,22 @@ fn cache() -> io::Result<PathBuf> {
     Ok(target.ok_or_else(|| io::Error::other("the bench is not in target/PROFILE"))?.join("bench"))
 }
 
+/// An image as one of the registries has it.
+fn reference(address: &str, shape: &Shape) -> String {
+    let (name, tag) = shape.repository();
+    format!("{address}/{name}:{tag}")
+}
+
+/// `from` is where the registry listens, and what it is.
 fn measure(
     shape: &Shape,
     pullers: &[Puller],
-    address: &str,
+    from: (&str, &str),
     data: &Path,
     disk: &Disk,
     runs: u64,
 ) -> io::Result<()> {
-    let (name, tag) = shape.repository();
-    let reference = format!("{address}/{name}:{tag}");
+    let reference = reference(from.0, shape);
     let layers = images::layer_files(data, shape)?;
     let source = Source { reference: &reference, layers: &layers };
     let mut packed = 0;
@@ -88,8 +102,9 @@ fn measure(
         }
     }
     let title = format!(
-        "Pull of {}: {} layers, {:.1} MB; median of {runs}, in [ ] the least and the most",
+        "Pull of {} from {}: {} layers, {:.1} MB; median of {runs}, in [ ] the least and the most",
         shape.name,
+        from.1,
         layers.len(),
         packed as f64 / 1e6
     );

@@ -188,11 +188,14 @@ fn cost_with(pids: &[u32], client: &Command) -> io::Result<Cost> {
 }
 
 /// A daemon that ends with this.
-struct Running(Child);
+pub struct Running(Child);
 
 impl Running {
     /// Starts it and waits until it listens on `socket`.
-    fn start(mut command: Command, dir: &Path, socket: &Path) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// It does not; with what it said.
+    pub fn start(mut command: Command, dir: &Path, socket: &Path) -> io::Result<Self> {
         let log = dir.join("daemon.log");
         let file = File::create(&log)?;
         let child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?;
@@ -231,18 +234,37 @@ impl Drop for Running {
 }
 
 fn sampan(source: &Source, dir: &Path, more: &[&str]) -> io::Result<Cost> {
-    let environment = [("RUN", "run"), ("STATE", "state"), ("DATA", "data")]
-        .map(|(name, below)| (format!("SAMPAN_{name}_DIR"), dir.join(below)));
+    let engine = engine(dir)?;
+    let mut pull = client(dir)?;
+    pull.args(["pull", "--quiet"]).args(more).arg(source.reference);
+    engine.cost_with(&pull)
+}
+
+/// An engine with all that it has below `dir`.
+///
+/// # Errors
+/// It does not start; with what it said.
+pub fn engine(dir: &Path) -> io::Result<Running> {
     let mut engine = Command::new(beside("sampan-engine")?);
-    engine.envs(environment.clone());
     let config = dir.join("sampan.toml");
     fs::write(&config, "[engine]\n")?;
-    engine.arg("--config").arg(&config);
-    let socket = dir.join("run/engine.sock");
-    let engine = Running::start(engine, dir, &socket)?;
-    let mut pull = Command::new(beside("sampan")?);
-    pull.envs(environment).args(["pull", "--quiet"]).args(more).arg(source.reference);
-    engine.cost_with(&pull)
+    engine.envs(environment(dir)).arg("--config").arg(&config);
+    Running::start(engine, dir, &dir.join("run/engine.sock"))
+}
+
+/// A command of that engine's client.
+///
+/// # Errors
+/// There is none beside the benchmark.
+pub fn client(dir: &Path) -> io::Result<Command> {
+    let mut client = Command::new(beside("sampan")?);
+    client.envs(environment(dir));
+    Ok(client)
+}
+
+fn environment(dir: &Path) -> [(String, PathBuf); 3] {
+    [("RUN", "run"), ("STATE", "state"), ("DATA", "data")]
+        .map(|(name, below)| (format!("SAMPAN_{name}_DIR"), dir.join(below)))
 }
 
 fn ctr(source: &Source, dir: &Path) -> io::Result<Cost> {
