@@ -18,9 +18,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 /// Bytes of a piece.
-const PIECE: usize = 256 << 10;
+const PIECE: usize = 128 << 10;
 /// Most pieces that wait to be taken.
-const AHEAD: usize = 3;
+const AHEAD: usize = 4;
 /// Who has run so far ahead goes on when so many are left: a wake-up for several pieces, not for each.
 const GO_ON: usize = 1;
 /// With so many waiting the second thread has time for the witness.
