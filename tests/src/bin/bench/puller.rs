@@ -240,7 +240,8 @@ fn sampan(source: &Source, dir: &Path, more: &[&str]) -> io::Result<Cost> {
     engine.cost_with(&pull)
 }
 
-/// An engine with all that it has below `dir`.
+/// An engine with all that it has below `dir`. It listens before its store is laid out, which takes a few fsyncs; so it is
+/// asked something first.
 ///
 /// # Errors
 /// It does not start; with what it said.
@@ -249,7 +250,12 @@ pub fn engine(dir: &Path) -> io::Result<Running> {
     let config = dir.join("sampan.toml");
     fs::write(&config, "[engine]\n")?;
     engine.envs(environment(dir)).arg("--config").arg(&config);
-    Running::start(engine, dir, &dir.join("run/engine.sock"))
+    let engine = Running::start(engine, dir, &dir.join("run/engine.sock"))?;
+    let answered = client(dir)?.arg("jobs").stdin(Stdio::null()).output()?;
+    match answered.status.success() {
+        true => Ok(engine),
+        false => Err(io::Error::other(String::from_utf8_lossy(&answered.stderr).trim().to_owned())),
+    }
 }
 
 /// A command of that engine's client.
