@@ -38,6 +38,7 @@ busybox busybox-static
 catatonit catatonit
 losetup mount
 mkfs.ext4 e2fsprogs
+xfs_io xfsprogs
 LIST
 [ -z "$need" ] && exit 0
 

@@ -182,6 +182,8 @@ pub(crate) fn take_back(store: &Store) -> Result<(), StoreError> {
     let (index, settled) = (store.root().join(FILE), store.root().join(SETTLED));
     std::fs::rename(&settled, &index).map_err(file_error("rename to the index", &settled))?;
     store.unsynced.replaced();
+    // Two names of one file, which it has where nothing came behind the second, rename(2) leaves both.
+    settle_all(store)?;
     store.sync_root()
 }
 

@@ -315,6 +315,18 @@ mod tests {
     }
 
     #[test]
+    fn an_engine_that_was_killed_before_anything_new_had_its_name_leaves_no_settled_entries_behind() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let one = image(&store, "a", "one");
+        store.settle();
+        index::settle_as_it_is(&store).expect("linked");
+        let store = after_power_loss(&dir, store);
+        assert!(!index::has_settled(&store));
+        assert_eq!(find(&store, "a").expect("kept").entry.digest, one);
+    }
+
+    #[test]
     fn what_is_named_behind_a_settling_that_came_half_way_finds_the_settled_entries_written() {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(dir.path()).expect("opened");

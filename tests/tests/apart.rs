@@ -10,9 +10,9 @@ use std::fs;
 const SIZE: usize = 1 << 20;
 
 struct Published {
-    /// The lower one of two, for one alone comes behind its config.
+    /// The lowest one, the others, and the path of the first.
     layer: Layer,
-    upper: Layer,
+    upper: Vec<Layer>,
     layer_path: String,
     config_path: String,
     config: Vec<u8>,
@@ -20,15 +20,25 @@ struct Published {
 
 /// An image of two layers as `name:t`.
 fn publish(registry: &LyingRegistry, name: &str, diff_id: impl Fn(&[u8]) -> Digest) -> Published {
-    let (layer, upper) =
-        (Layer::large(name, SIZE, Packing::Gzip), Layer::large("upper", 1000, Packing::Gzip));
-    let diff_ids = [diff_id(&layer.tar), diff_id(&upper.tar)];
-    let image = Image::with_diff_ids(&[layer.clone(), upper.clone()], "amd64", &diff_ids);
+    publish_with(registry, name, vec![Layer::large("upper", 1000, Packing::Gzip)], diff_id)
+}
+
+/// The same with these beside the lowest one.
+fn publish_with(
+    registry: &LyingRegistry,
+    name: &str,
+    upper: Vec<Layer>,
+    diff_id: impl Fn(&[u8]) -> Digest,
+) -> Published {
+    let layer = Layer::large(name, SIZE, Packing::Gzip);
+    let layers: Vec<Layer> = [layer.clone()].into_iter().chain(upper.iter().cloned()).collect();
+    let diff_ids: Vec<Digest> = layers.iter().map(|layer| diff_id(&layer.tar)).collect();
+    let image = Image::with_diff_ids(&layers, "amd64", &diff_ids);
     registry.publish(name, &image);
-    let layers = [Digest::of(&layer.blob), Digest::of(&upper.blob)];
+    let blobs: Vec<Digest> = layers.iter().map(|layer| Digest::of(&layer.blob)).collect();
     let (digest, config) =
-        image.blobs.iter().find(|(digest, _)| !layers.contains(digest)).expect("there").clone();
-    let layer_path = format!("{name}/blobs/{}", layers[0]);
+        image.blobs.iter().find(|(digest, _)| !blobs.contains(digest)).expect("there").clone();
+    let layer_path = format!("{name}/blobs/{}", blobs[0]);
     Published { layer, upper, layer_path, config_path: format!("{name}/blobs/{digest}"), config }
 }
 
@@ -43,9 +53,15 @@ fn reply(bytes: &[u8]) -> Reply {
 #[test]
 fn a_layer_comes_and_is_told_of_while_its_config_does_not_and_is_fetched_once() {
     let (engine, registry) = (Engine::start(), LyingRegistry::start());
-    let made = publish(&registry, "a", Digest::of);
+    comes_before_its_config(&engine, &registry, "a", publish(&registry, "a", Digest::of));
+    comes_before_its_config(&engine, &registry, "b", publish_with(&registry, "b", Vec::new(), Digest::of));
+}
+
+fn comes_before_its_config(engine: &Engine, registry: &LyingRegistry, name: &str, made: Published) {
+    let layers = || engine.named().iter().filter(|name| name.starts_with("layers/")).count();
+    let before = layers();
     registry.answer(&made.config_path, Reply::Hang(made.config.clone(), 10));
-    let mut stream = ask(&engine, &registry, "a");
+    let mut stream = ask(engine, registry, name);
     loop {
         match stream.next().expect("an answer") {
             Answer::Rows { rows, .. } if rows[0].current == rows[0].total => {
@@ -56,12 +72,12 @@ fn a_layer_comes_and_is_told_of_while_its_config_does_not_and_is_fetched_once() 
             _ => {}
         }
     }
-    assert_eq!(engine.named().iter().filter(|name| name.starts_with("layers/")).count(), 0);
+    assert_eq!(layers(), before);
     drop(stream);
     engine.wait_until("the pull to end", || engine.jobs().iter().all(|job| job.ended != 0));
     engine.wait_for_no_temporaries();
     registry.answer(&made.config_path, reply(&made.config));
-    engine.pull(&registry.reference("a")).expect("pulled");
+    engine.pull(&registry.reference(name)).expect("pulled");
     assert_eq!(registry.asked(&made.layer_path), 1);
 }
 
@@ -125,7 +141,7 @@ fn a_pull_that_waits_for_its_config_keeps_nobody_from_the_layers_that_have_come(
     let (engine, registry) = (Engine::start(), LyingRegistry::start());
     let made = publish(&registry, "waits", Digest::of);
     registry.answer(&made.config_path, Reply::Hang(made.config.clone(), 10));
-    let layers = [made.layer.clone(), made.upper.clone()];
+    let layers = [made.layer.clone(), made.upper[0].clone()];
     registry.publish("goes", &Image::of(&layers, "arm64"));
     let stream = ask(&engine, &registry, "waits");
     let blobs = layers.map(|layer| engine.store().join("blobs/sha256").join(Digest::of(&layer.blob).hex()));
