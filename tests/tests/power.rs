@@ -52,21 +52,26 @@ impl Disk {
         tool(Command::new("mount").args(["-o", self.options, &self.device]).arg(&self.target));
     }
 
-    /// The device goes when the last one who knows the mount does: others may have copied it with all that there are.
-    fn unmount(&self) {
-        umount2(&self.target, MntFlags::empty()).expect("unmounted");
-        tool(Command::new("losetup").args(["--detach", &self.device]));
-    }
-
     /// What is not on the device is gone from here on. The log is written before, or not.
+    ///
+    /// What is on it is copied for the next boot: whoever has copied all mounts that there are, as a container's maker does,
+    /// keeps this one, and with it a cache that goes on being written.
     fn lose_power(&self, is_log_written: bool) {
         let command = if is_log_written { "shutdown -f" } else { "shutdown" };
         tool(Command::new("xfs_io").args(["-x", "-c", command]).arg(&self.target));
+        tool(Command::new("cp").arg("--sparse=always").args([&self.file, &self.copy()]));
+    }
+
+    fn copy(&self) -> PathBuf {
+        self.file.with_extension("copy")
     }
 
     /// As the next boot finds it.
     fn come_back(&mut self) {
-        self.unmount();
+        umount2(&self.target, MntFlags::empty()).expect("unmounted");
+        tool(Command::new("losetup").args(["--detach", &self.device]));
+        fs::remove_file(&self.file).expect("removed");
+        fs::rename(self.copy(), &self.file).expect("renamed");
         self.mount();
     }
 }
