@@ -8,8 +8,10 @@
 use crate::digest::Digest;
 use crate::oci::{self, Descriptor, Index};
 use crate::small_file;
-use crate::store::{Store, StoreError, file_error};
+use crate::store::{Store, StoreError, Temp, file_error};
 use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::Path;
 
 /// The file's name in the store.
 const FILE: &str = "index.json";
@@ -71,15 +73,37 @@ pub(crate) fn read_as_written(store: &Store) -> Result<Vec<Descriptor>, StoreErr
 /// # Errors
 /// [`StoreError`] if they cannot be read.
 pub(crate) fn read_settled(store: &Store) -> Result<Option<Vec<Descriptor>>, StoreError> {
-    match has_settled(store) {
+    match has_settled(store)? {
         true => Ok(Some(of_images(file(store, SETTLED)?.manifests))),
         false => Ok(None),
     }
 }
 
 /// True if they have a file of their own.
-pub(crate) fn has_settled(store: &Store) -> bool {
-    std::fs::symlink_metadata(store.root().join(SETTLED)).is_ok()
+///
+/// # Errors
+/// [`StoreError`] if that cannot be told.
+pub(crate) fn has_settled(store: &Store) -> Result<bool, StoreError> {
+    is_there(&store.root().join(SETTLED))
+}
+
+fn is_there(path: &Path) -> Result<bool, StoreError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(file_error("look at", path)(error)),
+    }
+}
+
+/// They are broken, and kept for whoever wants to know why.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn put_settled_aside(store: &Store) -> Result<(), StoreError> {
+    let path = store.root().join(SETTLED);
+    let aside = path.with_extension("broken");
+    std::fs::rename(&path, &aside).map_err(file_error("rename", &path))?;
+    store.sync_root()
 }
 
 fn file(store: &Store, name: &str) -> Result<Written, StoreError> {
@@ -89,14 +113,15 @@ fn file(store: &Store, name: &str) -> Result<Written, StoreError> {
     serde_json::from_slice(&bytes).map_err(|source| StoreError::Broken { path, source })
 }
 
-/// Makes an empty one if there is none.
+/// Makes one if there is none: of the settled entries, or empty.
 ///
 /// # Errors
 /// [`StoreError`].
 pub(crate) fn lay_out(store: &Store) -> Result<(), StoreError> {
-    match std::fs::symlink_metadata(store.root().join(FILE)).is_ok() {
-        true => Ok(()),
-        false => write(store, empty()),
+    match (is_there(&store.root().join(FILE))?, has_settled(store)?) {
+        (true, _) => Ok(()),
+        (false, true) => take_back(store),
+        (false, false) => write(store, empty()),
     }
 }
 
@@ -154,6 +179,22 @@ pub(crate) fn settle_as_it_is(store: &Store) -> Result<(), StoreError> {
     }
 }
 
+/// A file that is to have the settled entries, on the disk and without its name.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn stage_settled(store: &Store, settled: Vec<Descriptor>) -> Result<Temp, StoreError> {
+    store.written(&bytes(store, Index { manifests: settled, ..empty() })?)
+}
+
+/// Gives it that, behind the next fsync of the directory.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn put_settled(store: &Store, staged: Temp) -> Result<(), StoreError> {
+    staged.rename(&store.root().join(SETTLED))
+}
+
 /// Replaces the settled entries, durably; from the reserve on a full disk.
 ///
 /// # Errors
@@ -169,7 +210,7 @@ pub(crate) fn write_settled(store: &Store, settled: Vec<Descriptor>) -> Result<(
 pub(crate) fn settle_all(store: &Store) -> Result<(), StoreError> {
     let path = store.root().join(SETTLED);
     match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(file_error("remove", &path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file_error("remove", &path)(error)),
         _ => Ok(()),
     }
 }
@@ -204,7 +245,7 @@ fn bytes(store: &Store, index: Index) -> Result<Vec<u8>, StoreError> {
     let bytes = serde_json::to_vec(&file).expect("an index has no shape that JSON cannot hold");
     if bytes.len() as u64 > MAX {
         // Nobody could read it again.
-        let source = std::io::Error::other("there are too many images and references in the store");
+        let source = io::Error::other("there are too many images and references in the store");
         return Err(file_error("write", &store.root().join(FILE))(source));
     }
     Ok(bytes)

@@ -25,6 +25,8 @@ const AHEAD: usize = 4;
 const GO_ON: usize = 1;
 /// With so many waiting the second thread has time for the witness.
 const AT_EASE: usize = 2;
+/// How often the second thread leaves a processor for another one.
+const MOVES_MAX: usize = 16;
 
 /// What both threads share.
 pub struct Relay<'a, D, W> {
@@ -56,6 +58,8 @@ struct State<D, W> {
     other_waits: bool,
     /// Likewise, the second thread.
     other_on: Option<usize>,
+    /// How often it has left one.
+    moves: usize,
 }
 
 /// Decompressed bytes.
@@ -94,6 +98,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
             reader_on: processor::current(),
             other_waits: false,
             other_on: None,
+            moves: 0,
         };
         Relay {
             state: Mutex::new(state),
@@ -238,9 +243,13 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
         }
     }
 
-    /// Decompresses pieces while there is room for them, and shows them, while nobody else wants the processor.
+    /// Works ahead while nobody else wants the processor.
     fn stint(&self) {
-        let mut state = lock(&self.state);
+        self.work_ahead(lock(&self.state)).other_on = None;
+    }
+
+    /// Decompresses pieces while there is room for them, and shows them.
+    fn work_ahead<'b>(&'b self, mut state: MutexGuard<'b, State<D, W>>) -> MutexGuard<'b, State<D, W>> {
         while !self.done.load(Ordering::SeqCst) {
             state = self.move_away(state);
             if let Some(at) = state.to_show() {
@@ -256,19 +265,21 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
                     state.pieces.push_back(Piece { bytes, ..Piece::default() });
                 }
             } else {
-                return;
+                return state;
             }
             state = self.let_read(state);
             if self.limits.is_wanted() {
-                return;
+                return state;
             }
         }
+        state
     }
 
-    /// Leaves the processor that the reader is on.
+    /// Leaves the processor that the reader is on. After so many times the kernel, which has brought it back, has its way.
     fn move_away<'b>(&'b self, mut state: MutexGuard<'b, State<D, W>>) -> MutexGuard<'b, State<D, W>> {
-        state.other_on = processor::current();
+        state.other_on = processor::current().filter(|_| state.moves < MOVES_MAX);
         let Some(shared) = state.reader_on.filter(|on| state.other_on == Some(*on)) else { return state };
+        state.moves += 1;
         drop(state);
         processor::leave(shared);
         let mut state = lock(&self.state);

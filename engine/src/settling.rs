@@ -40,7 +40,7 @@ pub(crate) fn name_new(
             store.unsynced.set_settled(Some(index.manifests.clone()));
         }
         // The disk took the one half of a change, and not the other.
-        Some(settled) if !index::has_settled(store) => index::write_settled(store, settled)?,
+        Some(settled) if !index::has_settled(store)? => index::write_settled(store, settled)?,
         Some(_) => {}
     }
     add(&mut index);
@@ -132,6 +132,10 @@ impl Store {
         index::take_back(self)?;
         self.unsynced.set_settled(None);
         self.unsynced.lost(lost);
+        // What is there for other tools may have gone with a name that has come back.
+        if let Err(error) = index::read(self).and_then(|index| index::write_shrunk(self, index)) {
+            log::warn!("{}", sampan_ipc::report::chain(&error));
+        }
         Ok(())
     }
 
@@ -164,20 +168,27 @@ impl Store {
 
     /// All of `entries` are on the disk, and so is the index that said so, which was of this revision.
     fn set_settled(&self, revision: u64, entries: Vec<Descriptor>) -> Result<(), StoreError> {
-        let _commit = lock(&self.commit);
-        if !self.unsynced.is_split() {
+        // Nobody with the commit lock waits for the disk. If all is settled this is for nothing.
+        let is_latest = || self.unsynced.revision() == revision;
+        let staged = if is_latest() { None } else { Some(index::stage_settled(self, entries.clone())?) };
+        let commit = lock(&self.commit);
+        match staged {
             // Somebody changed the index although it was not settled, and it is what he made of it.
-            return Ok(());
+            _ if !self.unsynced.is_split() => return Ok(()),
+            _ if is_latest() => {
+                index::settle_all(self)?;
+                self.unsynced.set_settled(None);
+            }
+            Some(staged) => {
+                index::put_settled(self, staged)?;
+                self.unsynced.set_settled(Some(entries));
+            }
+            // It came just now; the next settling is soon.
+            None => return Ok(()),
         }
-        if self.unsynced.revision() == revision {
-            index::settle_all(self)?;
-            self.unsynced.set_settled(None);
-            // Or else the next syncfs has it.
-            self.sync_root().inspect_err(|_| self.unsynced.named())?;
-        } else {
-            index::write_settled(self, entries.clone())?;
-            self.unsynced.set_settled(Some(entries));
-        }
+        drop(commit);
+        // Or else the next syncfs has it.
+        self.sync_root().inspect_err(|_| self.unsynced.named())?;
         self.lay_by(index::size(self));
         Ok(())
     }
@@ -299,19 +310,68 @@ mod tests {
         let mut store = Store::open(dir.path()).expect("opened");
         let one = image(&store, "a", "one");
         store.settle();
-        assert!(!index::has_settled(&store));
+        assert!(!index::has_settled(&store).expect("known"));
         let (file, another) = (dir.path().join("index.json"), dir.path().join("boot"));
         let boot = std::fs::read(&another).expect("read");
         for boot in [b"another".to_vec(), boot] {
             image(&store, "a", "two");
-            assert!(index::has_settled(&store));
+            assert!(index::has_settled(&store).expect("known"));
             drop(store);
             std::fs::write(&file, "").expect("written");
             std::fs::write(&another, boot).expect("written");
             store = Store::open(dir.path()).expect("opened");
             assert_eq!(find(&store, "a").expect("kept").entry.digest, one);
-            assert!(!index::has_settled(&store) && store.unsynced.settled().is_none());
+            assert!(!index::has_settled(&store).expect("known") && store.unsynced.settled().is_none());
         }
+    }
+
+    #[test]
+    fn what_came_before_the_disk_lost_something_is_never_settled_and_goes_at_the_next_start() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let one = image(&store, "a", "one");
+        store.settle();
+        image(&store, "a", "two");
+        store.distrust();
+        // It would succeed now.
+        store.settle();
+        assert!(index::has_settled(&store).expect("known"));
+        assert!(store.sync().is_err());
+        let three = image(&store, "b", "three");
+        drop(store);
+        let store = Store::open(dir.path()).expect("opened: the same boot");
+        assert_eq!(store.take_lost().len(), 2);
+        assert!(matches!(find(&store, "b"), Err(ImageError::NotFound(_))));
+        assert_eq!(find(&store, "a").expect("kept").entry.digest, one);
+        assert!(!store.blob_path(&three).exists());
+        assert!(store.settle() && store.sync().is_ok());
+    }
+
+    #[test]
+    fn settled_entries_that_cannot_be_read_are_not_forgotten_and_broken_ones_are_put_aside() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("index.settled.json");
+        drop(Store::open(dir.path()).expect("opened"));
+        std::fs::create_dir(&path).expect("made");
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::File { .. })));
+        std::fs::remove_dir(&path).expect("removed");
+        std::fs::write(&path, "{").expect("written");
+        let store = Store::open(dir.path()).expect("opened");
+        assert!(!index::has_settled(&store).expect("known"));
+        assert!(dir.path().join("index.settled.broken").exists());
+    }
+
+    #[test]
+    fn an_index_that_is_gone_is_the_settled_one_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let one = image(&store, "a", "one");
+        store.settle();
+        image(&store, "a", "two");
+        drop(store);
+        std::fs::remove_file(dir.path().join("index.json")).expect("removed");
+        let store = Store::open(dir.path()).expect("opened");
+        assert_eq!(find(&store, "a").expect("kept").entry.digest, one);
     }
 
     #[test]
@@ -322,7 +382,7 @@ mod tests {
         store.settle();
         index::settle_as_it_is(&store).expect("linked");
         let store = after_power_loss(&dir, store);
-        assert!(!index::has_settled(&store));
+        assert!(!index::has_settled(&store).expect("known"));
         assert_eq!(find(&store, "a").expect("kept").entry.digest, one);
     }
 
@@ -334,7 +394,7 @@ mod tests {
         // As if the file were gone, and the directory not on the disk.
         index::settle_all(&store).expect("removed");
         image(&store, "b", "two");
-        assert!(index::has_settled(&store));
+        assert!(index::has_settled(&store).expect("known"));
         let store = after_power_loss(&dir, store);
         assert!(matches!(find(&store, "b"), Err(ImageError::NotFound(_))));
     }

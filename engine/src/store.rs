@@ -26,6 +26,7 @@ use nix::fcntl::Flock;
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -75,7 +76,8 @@ pub(crate) fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Er
 /// The store, locked for this process.
 pub struct Store {
     root: PathBuf,
-    _lock: Flock<File>,
+    /// Its lock. Open for as long as it is: see [`Store::sync`].
+    held: Flock<File>,
     /// Held while `index.json` changes and while garbage is sought; never during a transfer or an unpacking.
     pub(crate) commit: Mutex<()>,
     pub(crate) pins: Arc<Mutex<HashMap<Digest, usize>>>,
@@ -181,7 +183,7 @@ impl Store {
         let held = lock::take(file).map_err(|_| StoreError::Locked(root.to_owned()))?;
         let store = Store {
             root: root.to_owned(),
-            _lock: held,
+            held,
             commit: Mutex::new(()),
             pins: Arc::default(),
             // An engine before this one may have.
@@ -194,7 +196,12 @@ impl Store {
         store.lay_out()?;
         match index::read_settled(&store) {
             Ok(settled) => store.unsynced.set_settled(settled),
-            Err(error) => log::error!("the index is taken as it is: {}", sampan_ipc::report::chain(&error)),
+            Err(error @ StoreError::Broken { .. }) => {
+                log::error!("the index is taken as it is: {}", sampan_ipc::report::chain(&error));
+                index::put_settled_aside(&store)?;
+            }
+            // It may be read at the next start: nothing is to change until then.
+            Err(error) => return Err(error),
         }
         // What an engine that was killed left complete may not be on the disk.
         store.unsynced.named();
@@ -445,9 +452,27 @@ impl Store {
     /// Makes all that was written so far durable.
     ///
     /// # Errors
-    /// [`StoreError::File`] if the disk failed to take something.
+    /// [`StoreError::File`] if the disk failed to take something, now or ever since the store was opened.
     pub fn sync(&self) -> Result<(), StoreError> {
-        sys::sync_file_system(&self.root).map_err(file_error("sync", &self.root))
+        let synced = match self.unsynced.has_failed() {
+            true => Err(io::Error::other("the disk has lost something before: start the engine again")),
+            false => sys::sync_file_system(self.held.as_fd()).inspect_err(|_| self.distrust()),
+        };
+        synced.map_err(file_error("sync", &self.root))
+    }
+
+    /// What the kernel could not write it takes for written from then on, and says so when it is asked again: what is not
+    /// settled never will be. The next start takes it back, as after power loss.
+    pub(crate) fn distrust(&self) {
+        log::error!(
+            "the disk has lost something: images that came since it last took all go at the next start"
+        );
+        self.unsynced.fail();
+        if let Err(error) = fs::remove_file(self.root.join("boot"))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            log::error!("nor can that be noted, but for a start after another boot: {error}");
+        }
     }
 
     /// Replaces a small file of the store's root: write-temporary, fsync, rename. Power loss leaves the old one or the
@@ -465,7 +490,7 @@ impl Store {
     }
 
     /// A temporary that has `bytes`, and has them on the disk.
-    fn written(&self, bytes: &[u8]) -> Result<Temp, StoreError> {
+    pub(crate) fn written(&self, bytes: &[u8]) -> Result<Temp, StoreError> {
         let (temp, mut file) = self.temp_file("file")?;
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(file_error("write", temp.path()))?;
         Ok(temp)

@@ -9,7 +9,6 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::Command;
 
 /// Bounds how many arenas the allocator makes, so that many short threads do not each keep memory; and has buffers of a
@@ -264,14 +263,14 @@ pub fn yield_to_others() {
     }
 }
 
-/// Makes everything that was written to the file system of `dir` durable. syncfs(2).
+/// Makes everything that was written to the file system of `file` durable. syncfs(2).
 ///
 /// # Errors
-/// What syncfs says; since Linux 5.8 that includes failed writes of any file since the last call.
-pub fn sync_file_system(dir: &Path) -> io::Result<()> {
-    let dir = std::fs::File::open(dir)?;
-    // SAFETY: syncfs takes a descriptor, which `dir` keeps open, and no memory.
-    if unsafe { libc::syncfs(dir.as_raw_fd()) } < 0 {
+/// What syncfs says; since Linux 5.8 that includes failed writes of any file since the last call by the same descriptor, or
+/// since that was opened: one that is opened for the call may not hear of those that others have heard of.
+pub fn sync_file_system(file: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: syncfs takes a descriptor, which is open for as long as it is borrowed, and no memory.
+    if unsafe { libc::syncfs(file.as_raw_fd()) } < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

@@ -40,6 +40,8 @@ pub(crate) struct Unsynced {
     syncs_first: AtomicBool,
     /// The settled entries could not be made the index after power loss: they are to stay until the next start.
     is_stuck: AtomicBool,
+    /// The disk has lost something.
+    has_failed: AtomicBool,
 }
 
 impl Unsynced {
@@ -92,6 +94,17 @@ impl Unsynced {
     /// The settled entries stay until the next start.
     pub fn stick(&self) {
         self.is_stuck.store(true, Ordering::SeqCst);
+    }
+
+    /// The disk has lost something: the settled entries stay, too.
+    pub fn fail(&self) {
+        self.has_failed.store(true, Ordering::SeqCst);
+        self.stick();
+    }
+
+    /// True if it has.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::SeqCst)
     }
 
     /// True if there is something to be brought to the disk.

@@ -13,6 +13,7 @@ use sampan_ipc::shim::{self, State};
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -155,7 +156,9 @@ impl Homes {
         }
         match (is_durable, definition.rootfs) {
             // The files of a copy are too many to be synced one by one.
-            (true, Form::Copy) => sys::sync_file_system(draft).map_err(failed("sync", draft))?,
+            (true, Form::Copy) => File::open(draft)
+                .and_then(|dir| sys::sync_file_system(dir.as_fd()))
+                .map_err(failed("sync", draft))?,
             (true, Form::Overlay) => sync_dir(draft)?,
             (false, _) => {}
         }
