@@ -292,7 +292,7 @@ impl Work<'_> {
         for offer in offers {
             if let Some(manifest) = offer.manifest() {
                 let chain_ids = offer.parsed.chain_ids();
-                self.claims.push(self.room.claim(self.store, &manifest, &chain_ids, self.unpack)?);
+                self.claims.push(self.room.claim(self.store, &manifest, &chain_ids, self.unpack, None)?);
             }
         }
         Ok(())

@@ -307,25 +307,25 @@ impl Work<'_> {
     }
 
     /// What has to be known before a layer gets its name: none does, of an image for another platform, or without room.
-    fn learn(&self, resolved: &Resolved) -> Result<Known, PullError> {
+    fn learn(&self, resolved: &Resolved, ahead: Option<&Claim>) -> Result<Known, PullError> {
         let (config, bytes) = self.config(&resolved.manifest)?;
         self.check_platform(&config, resolved.index.is_some())?;
         let chain_ids = config.chain_ids();
         let pin = self.store.pin(chain_ids.iter().cloned());
         let PullRequest { room, unpack, .. } = self.request;
-        let claim = room.claim(self.store, &resolved.manifest, &chain_ids, *unpack)?;
+        let claim = room.claim(self.store, &resolved.manifest, &chain_ids, *unpack, ahead)?;
         Ok(Known { config, bytes, chain_ids, _pin: pin, _claim: claim })
     }
 
-    /// True if layers may come before the config has: it will not keep the image from being taken, as far as can be
-    /// told.
-    fn is_config_apart(&self, resolved: &Resolved) -> bool {
+    /// Room for all of it if layers may come before the config has: that will not keep the image from being taken, as far
+    /// as can be told.
+    fn claim_ahead(&self, resolved: &Resolved) -> Option<Claim> {
         let (manifest, PullRequest { room, unpack, platform, .. }) = (&resolved.manifest, self.request);
         let is_missing = |blob: &Descriptor| !self.store.has_blob(&blob.digest, blob.size);
-        is_missing(&manifest.config)
+        let is_apart = is_missing(&manifest.config)
             && manifest.layers.iter().any(is_missing)
-            && (platform.is_none() || resolved.index.is_some())
-            && room.is_ample(self.store, manifest, *unpack)
+            && (platform.is_none() || resolved.index.is_some());
+        if is_apart { room.claim_ahead(self.store, manifest, *unpack) } else { None }
     }
 
     /// Fetches and unpacks what is not there, as many layers at a time as there may be downloads.
@@ -336,7 +336,8 @@ impl Work<'_> {
             lock(&failed).get_or_insert(error);
             self.cancel.cancel();
         };
-        let learn = || known.tell(self.learn(resolved).map(Arc::new).map_err(fail).ok());
+        let ahead = self.claim_ahead(resolved);
+        let learn = || known.tell(self.learn(resolved, ahead.as_ref()).map(Arc::new).map_err(fail).ok());
         let layers: Vec<Layer<'_>> = manifest
             .layers
             .iter()
@@ -354,8 +355,7 @@ impl Work<'_> {
             unpack: self.request.unpack,
             config: &known,
         };
-        let is_apart = self.is_config_apart(resolved);
-        self.in_parallel(&fetch, &layers, is_apart, &learn, &|error| fail(error.into()));
+        self.in_parallel(&fetch, &layers, ahead.is_some(), &learn, &|error| fail(error.into()));
         if let Some(error) = lock(&failed).take() {
             return Err(error);
         }

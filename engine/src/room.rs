@@ -349,7 +349,7 @@ impl Room {
 
     /// Finds out whether there is room for an image whose layers have these chain ids, for its blobs alone without
     /// `unpack`; if not, and if it may, makes some. The caller has pinned what it needs, and keeps what it gets until
-    /// all is written: what other jobs have claimed is not free.
+    /// all is written: what other jobs have claimed is not free. What it has claimed `ahead` is so from here on.
     ///
     /// # Errors
     /// [`RoomError`].
@@ -359,34 +359,39 @@ impl Room {
         manifest: &Manifest,
         chain_ids: &[Digest],
         unpack: bool,
+        ahead: Option<&Claim>,
     ) -> Result<Claim, RoomError> {
         let part = |(layer, chain_id): (&Descriptor, &Digest)| Part::new(layer, unpack.then_some(chain_id));
         let mut parts: Vec<Part> = manifest.layers.iter().zip(chain_ids).map(part).collect();
-        match self.enter(store, &mut parts) {
+        match self.enter(store, &mut parts, ahead) {
             Err(RoomError::Bytes { needs, others, reserve, free, .. }) if self.marks.collect.is_some() => {
                 let goal = needs.bytes().saturating_add(others).saturating_add(reserve);
                 // If it would not fit even into an empty store, nothing is removed in vain.
                 if goal <= free.saturating_add(store.size_on_disk(store.root()).unwrap_or(0)) {
                     self.collect(store, goal);
                 }
-                self.enter(store, &mut parts)
+                self.enter(store, &mut parts, ahead)
             }
             other => other,
         }
     }
 
-    /// True if there is room for an image of which nothing is known but its manifest, however much of it has to be
-    /// unpacked. Claims none of it, and makes none.
-    pub fn is_ample(&self, store: &Store, manifest: &Manifest, unpack: bool) -> bool {
+    /// Claims room for an image of which nothing is known but its manifest, however much of it has to be unpacked. `None` if
+    /// there is not enough for that; makes none.
+    pub fn claim_ahead(&self, store: &Store, manifest: &Manifest, unpack: bool) -> Option<Claim> {
         // A blob's digest stands for the chain id: hardly any layer is called so.
         let part = |layer: &Descriptor| Part::new(layer, unpack.then_some(&layer.digest));
-        let parts: Vec<Part> = manifest.layers.iter().map(part).collect();
-        self.compare(store, &lock(&self.claims), &parts).is_ok()
+        let mut parts = manifest.layers.iter().map(part).collect();
+        self.enter(store, &mut parts, None).ok()
     }
 
-    /// Claims room for `parts`, which it takes, if there is enough: of two that come at once, one is first.
-    fn enter(&self, store: &Store, parts: &mut Vec<Part>) -> Result<Claim, RoomError> {
+    /// Claims room for `parts`, which it takes, if there is enough beside what others than `ahead` have: of two that come at
+    /// once, one is first.
+    fn enter(&self, store: &Store, parts: &mut Vec<Part>, ahead: Option<&Claim>) -> Result<Claim, RoomError> {
         let mut claims = lock(&self.claims);
+        if let Some(Claim { id, .. }) = ahead {
+            claims.remove(id);
+        }
         self.compare(store, &claims, parts)?;
         let id = self.next_claim.fetch_add(1, Ordering::Relaxed);
         claims.insert(id, std::mem::take(parts));
@@ -626,14 +631,15 @@ mod tests {
             chain_id: Some(Digest::of(format!("{name} unpacked").as_bytes())),
             unpacked: size / 2,
         };
-        let text = room.enter(&store, &mut vec![part("huge", 1 << 60)]).expect_err("no disk is so large");
+        let text =
+            room.enter(&store, &mut vec![part("huge", 1 << 60)], None).expect_err("no disk is so large");
         assert!(text.to_string().contains("1024.0 PiB to download, about 512.0 PiB unpacked"), "{text}");
-        room.enter(&store, &mut vec![part("byte", 1)]).expect("one byte fits");
+        room.enter(&store, &mut vec![part("byte", 1)], None).expect("one byte fits");
         let all = Marks { min_free: Amount::Percent(100), collect: None };
         let room = Room::new(all, announcer);
-        let text = room.enter(&store, &mut vec![part("byte", 1)]).expect_err("all is kept");
+        let text = room.enter(&store, &mut vec![part("byte", 1)], None).expect_err("all is kept");
         assert!(text.to_string().contains("to stay so"), "{text}");
-        room.enter(&store, &mut Vec::new()).expect("nothing always fits");
+        room.enter(&store, &mut Vec::new(), None).expect("nothing always fits");
     }
 
     #[test]
@@ -652,9 +658,9 @@ mod tests {
             let claims = lock(&room.claims);
             Needs::of(&store, claims.values().flatten(), &mut Counted::default(), true).bytes()
         };
-        let one = room.enter(&store, &mut vec![part("a", 100), part("b", 10)]).expect("there is room");
+        let one = room.enter(&store, &mut vec![part("a", 100), part("b", 10)], None).expect("there is room");
         assert_eq!(claimed(), 330);
-        let two = room.enter(&store, &mut vec![part("b", 10), part("c", 1)]).expect("there is room");
+        let two = room.enter(&store, &mut vec![part("b", 10), part("c", 1)], None).expect("there is room");
         assert_eq!(claimed(), 333, "the layer that both want comes once");
         // Half of a blob is half of its files as well.
         let kept = format!("partial/sha256-{}", Digest::of(b"a").hex());

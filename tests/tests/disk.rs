@@ -385,6 +385,28 @@ fn a_pull_does_not_take_the_room_that_another_one_was_promised() {
 }
 
 #[test]
+fn room_is_promised_before_the_config_has_come_and_once() {
+    let bed = small_bed(20 << 20, "");
+    let [one, two] = ["one", "two"].map(|name| Layer::large(name, 4 << 20, Packing::Gzip));
+    let image = Image::of(std::slice::from_ref(&one), arch());
+    bed.registry.publish("one", &image);
+    bed.registry.publish("two", &Image::of(std::slice::from_ref(&two), arch()));
+    let (digest, config) =
+        image.blobs.iter().find(|(digest, _)| *digest != Digest::of(&one.blob)).expect("a config").clone();
+    let config_path = format!("one/blobs/{digest}");
+    bed.registry.answer(&config_path, Reply::Hang(config.clone(), 10));
+    bed.ok(&["pull", "--detach", &bed.registry.reference("one")]);
+    bed.host.wait_until("its config to be asked for", || bed.registry.asked(&config_path) == 1);
+    let said = bed.fails(&["pull", &bed.registry.reference("two")], 1);
+    assert!(said.contains("other jobs still need"), "{said}");
+    // Alone it has enough: what it has claimed ahead is not another's.
+    bed.ok(&["cancel", "1"]);
+    bed.host.wait_until("it to end", || !bed.ok(&["jobs"]).contains("running"));
+    bed.registry.answer(&config_path, Reply::Ok("application/octet-stream".to_owned(), config));
+    bed.ok(&["pull", "--quiet", &bed.registry.reference("one")]);
+}
+
+#[test]
 fn a_load_from_a_pipe_ends_before_the_disk_is_full_and_leaves_nothing() {
     let bed = small_bed(40 << 20, "");
     // 24 MiB twice, as a blob and as files.
