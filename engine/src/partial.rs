@@ -201,9 +201,7 @@ impl<'a> Partial<'a> {
 fn write_note(store: &Store, path: &Path, note: &Note) -> Result<(), StoreError> {
     let target = note_path(path);
     let bytes = serde_json::to_vec(note).expect("a note has no shape that JSON cannot hold");
-    let (temp, mut file) = store.temp_file("note")?;
-    file.write_all(&bytes).map_err(file_error("write", temp.path()))?;
-    temp.rename(&target)
+    store.filled("note", &bytes)?.0.rename(&target)
 }
 
 impl Store {

@@ -332,9 +332,7 @@ impl Store {
         if self.has_blob(digest, bytes.len() as u64) {
             return Ok(());
         }
-        let (temp, mut file) = self.temp_file("blob")?;
-        file.write_all(bytes).map_err(file_error("write", temp.path()))?;
-        self.name_blob(temp, digest)
+        self.name_blob(self.filled("blob", bytes)?.0, digest)
     }
 
     /// A new private file.
@@ -484,15 +482,23 @@ impl Store {
     /// Replaces one by write-temporary and rename, and leaves the rest to the next [`Store::sync`]: until then power loss
     /// may leave neither.
     pub(crate) fn put_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        let (temp, mut file) = self.temp_file("file")?;
+        self.filled("file", bytes)?.0.rename(&self.root.join(name))
+    }
+
+    /// A new private file that has `bytes`.
+    ///
+    /// # Errors
+    /// [`StoreError::File`].
+    pub(crate) fn filled(&self, kind: &str, bytes: &[u8]) -> Result<(Temp, File), StoreError> {
+        let (temp, mut file) = self.temp_file(kind)?;
         file.write_all(bytes).map_err(file_error("write", temp.path()))?;
-        temp.rename(&self.root.join(name))
+        Ok((temp, file))
     }
 
     /// A temporary that has `bytes`, and has them on the disk.
     pub(crate) fn written(&self, bytes: &[u8]) -> Result<Temp, StoreError> {
-        let (temp, mut file) = self.temp_file("file")?;
-        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(file_error("write", temp.path()))?;
+        let (temp, file) = self.filled("file", bytes)?;
+        file.sync_all().map_err(file_error("write", temp.path()))?;
         Ok(temp)
     }
 
