@@ -195,11 +195,20 @@ pub(crate) fn put_settled(store: &Store, staged: Temp) -> Result<(), StoreError>
     staged.rename(&store.root().join(SETTLED))
 }
 
-/// Replaces the settled entries, durably; from the reserve on a full disk.
+/// Replaces the settled entries, durably.
 ///
 /// # Errors
 /// [`StoreError`].
 pub(crate) fn write_settled(store: &Store, settled: Vec<Descriptor>) -> Result<(), StoreError> {
+    put_settled(store, stage_settled(store, settled)?)?;
+    store.sync_root()
+}
+
+/// As [`write_settled`], by one who removes: on a full disk there is a reserve for it.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn write_settled_shrunk(store: &Store, settled: Vec<Descriptor>) -> Result<(), StoreError> {
     store.replace_file_from_reserve(SETTLED, &bytes(store, Index { manifests: settled, ..empty() })?)
 }
 

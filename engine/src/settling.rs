@@ -34,14 +34,14 @@ pub(crate) fn name_new(
         add(&mut index);
         return index::write(store, index);
     }
-    match store.unsynced.settled() {
-        None => {
-            index::settle_as_it_is(store)?;
-            store.unsynced.set_settled(Some(index.manifests.clone()));
-        }
+    if !store.unsynced.is_split() {
+        index::settle_as_it_is(store)?;
+        store.unsynced.set_settled(Some(index.manifests.clone()));
+    } else if !index::has_settled(store)?
+        && let Some(settled) = store.unsynced.settled()
+    {
         // The disk took the one half of a change, and not the other.
-        Some(settled) if !index::has_settled(store)? => index::write_settled(store, settled)?,
-        Some(_) => {}
+        index::write_settled(store, settled)?;
     }
     add(&mut index);
     index::write_unsettled(store, index)
@@ -88,7 +88,7 @@ impl<'a> Settled<'a> {
         if let Some(mut settled) = self.store.unsynced.settled() {
             // First: what is told to be there still, power loss may take; not the other way round.
             settled.retain(|entry| !go(entry));
-            index::write_settled(self.store, settled.clone())?;
+            index::write_settled_shrunk(self.store, settled.clone())?;
             self.store.unsynced.set_settled(Some(settled));
         }
         index::write_shrunk(self.store, index)
