@@ -182,9 +182,15 @@ impl Engine {
     }
 
     /// kill -9, and the same store under a new engine.
-    pub fn killed_and_restarted(mut self) -> Self {
+    pub fn killed_and_restarted(self) -> Self {
+        self.killed_and_restarted_after(|| {})
+    }
+
+    /// The same, with something done in between.
+    pub fn killed_and_restarted_after(mut self, between: impl FnOnce()) -> Self {
         self.signal(nix::sys::signal::Signal::SIGKILL);
         self.child.wait().expect("reaped");
+        between();
         let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().expect("a directory"));
         drop(self);
         Engine::start_in(dir)

@@ -89,20 +89,6 @@ fn tool(command: &mut Command) -> String {
     String::from_utf8(out.stdout).expect("text")
 }
 
-fn engine_on(disk: &Disk) -> Engine {
-    Engine::configured(&format!("store = '{}'", disk.target.join("store").display()))
-}
-
-/// The same after a kill, on the same store.
-fn restarted_after(mut engine: Engine, mend: impl FnOnce()) -> Engine {
-    engine.signal(nix::sys::signal::Signal::SIGKILL);
-    engine.child.wait().expect("reaped");
-    mend();
-    let dir = std::mem::replace(&mut engine.dir, tempfile::tempdir().expect("a directory"));
-    drop(engine);
-    Engine::start_in(dir)
-}
-
 fn await_settled(engine: &Engine, store: &Path) {
     engine.wait_until("all to be on the disk", || !store.join("index.settled.json").exists());
 }
@@ -119,7 +105,7 @@ fn survive(mkfs: &str, options: &'static str) {
     need_root();
     let (mut disk, registry, mut random) = (Disk::new(mkfs, options), LyingRegistry::start(), Random::new(7));
     let store = disk.target.join("store");
-    let mut engine = engine_on(&disk);
+    let mut engine = Engine::configured(&format!("store = '{}'", store.display()));
     let layer = |name: &str| Layer::large(name, 200_000, Packing::Gzip);
     registry.publish("safe", &Image::of(&[layer("safe")], "amd64"));
     let safe = registry.reference("safe");
@@ -135,7 +121,7 @@ fn survive(mkfs: &str, options: &'static str) {
         // Most often before the disk is asked for it, sometimes meanwhile, or after.
         live_on(Duration::from_millis(random.below(160) as u64));
         disk.lose_power(random.one_in(2));
-        engine = restarted_after(engine, || {
+        engine = engine.killed_and_restarted_after(|| {
             disk.come_back();
             fs::write(store.join("boot"), "another").expect("written");
         });
@@ -153,7 +139,6 @@ fn survive(mkfs: &str, options: &'static str) {
         }
         await_settled(&engine, &store);
     }
-    drop(engine);
 }
 
 #[test]
