@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// How long the disk is not asked yet to take what a job brought: whoever has its answer may have something to do first,
-/// and jobs that end together are brought to the disk together. Then, how long until it is asked again, if it refused.
+/// and jobs that end together are brought to the disk together. Then, how long until it is asked again, if a list could not be written; what it has lost it is not asked again.
 const SETTLE_AFTER: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60)];
 

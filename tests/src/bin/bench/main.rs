@@ -1,7 +1,8 @@
 //! The benchmark: tables of what monitord and engine cost, beside a bare program and beside their peers.
 //!
 //! ```text
-//! bench [TABLE]... [--runs N] [--only SYSTEM]... [--scale N] [--image IMAGE]... [--puller WORD]... [--registry WHICH]
+//! bench [TABLE]... [--runs N] [--only SYSTEM]... [--scale N] [--image IMAGE]... [--puller WORD]...
+//!       [--registry sampan|docker-registry]
 //! ```
 //!
 //! TABLE is `fanout`, `latency`, `idle`, `ingest`, `pull` or `run`; all of them without one. SYSTEM is `bare`, `sampan`, `redis`,
@@ -11,7 +12,8 @@
 //! from the kernel's clocks, never from the wall alone.
 //!
 //! Of the images of `pull` (S, M, M-zstd, L), `--image` picks some; of those who pull, `--puller` all whose name
-//! has WORD in it. They pull from `sampan serve`, or with `--registry docker-registry` from that. `--puller` also picks who runs a container in `run`, which then prints its first table alone.
+//! has WORD in it. They pull from `sampan serve`, or with `--registry docker-registry` from that. `--puller` also picks
+//! who runs a container in `run`, which then prints its first table alone.
 //!
 //! Called as `bench receive …`, `bench floor …` and `bench measure …` by itself: what is measured is a process of
 //! its own.

@@ -3,7 +3,7 @@
 //! A registry on loopback serves plain HTTP: `sampan serve` ([`crate::serving`]), or docker-registry. Its own cost is the
 //! same for all and not counted; that all of them wait for it is.
 //! Runs alternate, begin with another one each round, and each has a file system of its own ([`crate::disk`]).
-//! What is written when a pull is done need not be on the disk yet: only ours waits for that (syncfs).
+//! What is written when a pull is done need not be on the disk yet: none of them waits for that.
 
 use crate::cost::Cost;
 use crate::disk::Disk;

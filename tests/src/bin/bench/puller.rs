@@ -251,10 +251,19 @@ pub fn engine(dir: &Path) -> io::Result<Running> {
     fs::write(&config, "[engine]\n")?;
     engine.envs(environment(dir)).arg("--config").arg(&config);
     let engine = Running::start(engine, dir, &dir.join("run/engine.sock"))?;
-    let answered = client(dir)?.arg("jobs").stdin(Stdio::null()).output()?;
-    match answered.status.success() {
-        true => Ok(engine),
-        false => Err(io::Error::other(String::from_utf8_lossy(&answered.stderr).trim().to_owned())),
+    ask(dir, &["jobs"])?;
+    Ok(engine)
+}
+
+/// Runs a command of the client of the engine below `dir`.
+///
+/// # Errors
+/// It fails; with what it said.
+pub fn ask(dir: &Path, args: &[&str]) -> io::Result<()> {
+    let out = client(dir)?.args(args).stdin(Stdio::null()).output()?;
+    match out.status.success() {
+        true => Ok(()),
+        false => Err(io::Error::other(String::from_utf8_lossy(&out.stderr).trim().to_owned())),
     }
 }
 

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 /// It, until this goes.
 pub struct Serving {
@@ -53,12 +53,7 @@ impl Serving {
     /// # Errors
     /// It cannot be pulled; with what was said.
     pub fn take(&self, reference: &str) -> io::Result<()> {
-        let mut pull: Command = puller::client(&self.dir)?;
-        let out = pull.args(["pull", "--quiet", "--no-unpack", reference]).stdin(Stdio::null()).output()?;
-        match out.status.success() {
-            true => Ok(()),
-            false => Err(io::Error::other(String::from_utf8_lossy(&out.stderr).trim().to_owned())),
-        }
+        puller::ask(&self.dir, &["pull", "--quiet", "--no-unpack", reference])
     }
 }
 
