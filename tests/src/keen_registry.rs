@@ -61,6 +61,8 @@ struct State {
     blobs: HashMap<(String, String), Vec<u8>>,
     manifests: HashMap<(String, String), (String, Vec<u8>)>,
     uploads: HashMap<String, Vec<u8>>,
+    /// How many were begun.
+    begun: usize,
     asked: Vec<Asked>,
     faults: VecDeque<(String, Fault)>,
     guard: Option<Guard>,
@@ -351,7 +353,9 @@ impl State {
             self.blobs.insert((repository.to_owned(), (*digest).to_owned()), bytes);
             return Answer::of(201).with("Docker-Content-Digest", *digest);
         }
-        let id = format!("upload-{}", self.asked.len());
+        // Not how many requests there were: of two at once both are noted before either is answered.
+        self.begun += 1;
+        let id = format!("upload-{}", self.begun);
         self.uploads.insert(id.clone(), Vec::new());
         Answer::of(202)
             .with("Location", format!("/v2/{repository}/blobs/uploads/{id}?_state=a"))
