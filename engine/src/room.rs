@@ -385,14 +385,14 @@ impl Room {
         self.enter(store, &mut parts, None).ok()
     }
 
-    /// Claims room for `parts`, which it takes, if there is enough beside what others than `ahead` have: of two that come at
-    /// once, one is first.
+    /// Claims room for `parts`, which it takes, if there is enough, or was `ahead`: of two that come at once, one is first.
     fn enter(&self, store: &Store, parts: &mut Vec<Part>, ahead: Option<&Claim>) -> Result<Claim, RoomError> {
         let mut claims = lock(&self.claims);
-        if let Some(Claim { id, .. }) = ahead {
-            claims.remove(id);
+        match ahead {
+            // It was enough for more, and some of it is used by now: for what it was claimed for.
+            Some(Claim { id, .. }) => drop(claims.remove(id)),
+            None => self.compare(store, &claims, parts)?,
         }
-        self.compare(store, &claims, parts)?;
         let id = self.next_claim.fetch_add(1, Ordering::Relaxed);
         claims.insert(id, std::mem::take(parts));
         Ok(Claim { claims: Arc::clone(&self.claims), id })
