@@ -4,7 +4,7 @@
 //! diff id decides in the end.
 
 use crate::oci;
-use std::io::{self, BufReader, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 
 /// What the zstd library says of a window above its limit.
 const TOO_MUCH_MEMORY: &str = "too much memory";
@@ -49,7 +49,18 @@ impl Format {
 /// # Errors
 /// Those of the first read, and of a decompressor that cannot be set up.
 pub fn open<'a>(
-    mut from: impl Read + Send + 'a,
+    from: impl Read + Send + 'a,
+    window_log: u32,
+) -> io::Result<(Format, Box<dyn Read + Send + 'a>)> {
+    open_buffered(BufReader::with_capacity(INPUT, from), window_log)
+}
+
+/// Likewise of what comes in pieces.
+///
+/// # Errors
+/// Likewise.
+pub fn open_buffered<'a>(
+    mut from: impl BufRead + Send + 'a,
     window_log: u32,
 ) -> io::Result<(Format, Box<dyn Read + Send + 'a>)> {
     let mut magic = [0; 4];
@@ -69,12 +80,9 @@ pub fn open<'a>(
         format,
         match format {
             Format::Plain => Box::new(all),
-            Format::Gzip => {
-                Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(INPUT, all)))
-            }
+            Format::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(all)),
             Format::Zstd => {
-                let mut decoder =
-                    zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(INPUT, all))?;
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(all)?;
                 decoder.window_log_max(window_log)?;
                 Box::new(Bounded { decoder, window_log })
             }

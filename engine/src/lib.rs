@@ -27,6 +27,7 @@ mod directories;
 pub mod download;
 pub mod failure;
 pub mod farewell;
+pub mod feed;
 pub mod fit;
 mod garbage;
 mod holes;

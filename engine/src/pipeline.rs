@@ -11,6 +11,7 @@
 use crate::cancel::{Cancel, Cancelled};
 use crate::decode::{self, Format};
 use crate::digest::{Algorithm, Digest, Hasher};
+use crate::feed::{Feed, Inlet};
 use crate::limits::{self, Limits};
 use crate::partial::Partial;
 use crate::place::UnpackError;
@@ -183,14 +184,15 @@ impl Pipeline<'_> {
         let layer = if self.untar { Some(self.store.temp_layer()?) } else { None };
         let root = layer.as_ref().map(|temp| temp.path().join("diff"));
         let _cpu = self.limits.cpu();
-        let mut tap = Tap::new(self, from, sink);
-        let (format, unpacked) = match decode::open(&mut tap, self.limits.bounds.zstd_window_log) {
+        let feed = Feed::new(Tap::new(self, from, sink));
+        let (format, unpacked) = match decode::open_buffered(Inlet::new(&feed), self.limits.bounds.zstd_window_log) {
             Ok((format, decoder)) => {
-                let (end, unpacked) = self.unpack(decoder, root.as_deref());
+                let (end, unpacked) = self.unpack(decoder, &|| feed.fetch(), root.as_deref());
                 (end.map(|()| format), unpacked)
             }
             Err(error) => (Err(error), Err(TarError::Truncated.into())),
         };
+        let mut tap = feed.into_source();
         if format.is_ok() && unpacked.is_ok() {
             // What stands behind the compressed stream is part of the blob. What breaks there, the tap knows.
             let _ = io::copy(&mut tap, &mut io::sink());
@@ -203,6 +205,7 @@ impl Pipeline<'_> {
     fn unpack(
         &self,
         decoder: impl Read + Send,
+        meanwhile: &(dyn Fn() -> bool + Sync),
         root: Option<&Path>,
     ) -> (io::Result<()>, Result<(Digest, u64), UnpackError>) {
         let on_end = || {
@@ -211,7 +214,7 @@ impl Pipeline<'_> {
         };
         let algorithm = self.diff_id().map_or(Algorithm::Sha256, Digest::algorithm);
         let mut hasher = Hasher::new(algorithm);
-        let relay = Relay::new(decoder, |piece: &[u8]| hasher.update(piece), self.limits, &on_end);
+        let relay = Relay::new(decoder, |piece: &[u8]| hasher.update(piece), self.limits, meanwhile, &on_end);
         let unpacked = std::thread::scope(|scope| {
             let builder = std::thread::Builder::new().name("ahead".into()).stack_size(STACK);
             // Without a second thread the first does all.

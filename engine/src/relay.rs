@@ -38,6 +38,8 @@ pub struct Relay<'a, D, W> {
     /// Nobody wants more.
     done: AtomicBool,
     limits: &'a Limits,
+    /// What the reader may do while it would have to wait; false if there is nothing.
+    meanwhile: &'a (dyn Fn() -> bool + Sync),
     /// Told once all is decompressed.
     on_end: &'a (dyn Fn() + Sync),
 }
@@ -86,7 +88,7 @@ impl<D, W> State<D, W> {
 
 impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     /// Nothing is read yet.
-    pub fn new(decoder: D, witness: W, limits: &'a Limits, on_end: &'a (dyn Fn() + Sync)) -> Self {
+    pub fn new(decoder: D, witness: W, limits: &'a Limits, meanwhile: &'a (dyn Fn() -> bool + Sync), on_end: &'a (dyn Fn() + Sync)) -> Self {
         let state = State {
             decoder: Some(decoder),
             witness: Some(witness),
@@ -106,6 +108,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
             room: Condvar::new(),
             done: AtomicBool::new(false),
             limits,
+            meanwhile,
             on_end,
         }
     }
@@ -113,6 +116,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     /// The next bytes, none at the end; `used` is what was read of the last ones.
     fn next(&self, mut used: Vec<u8>) -> io::Result<Vec<u8>> {
         let mut state = lock(&self.state);
+        let mut is_idle = false;
         loop {
             state = self.make_way(state);
             if state.pieces.front().is_some_and(|piece| !piece.is_away) {
@@ -137,6 +141,13 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
                     return self.next(used);
                 }
             }
+            if !is_idle {
+                drop(state);
+                is_idle = !(self.meanwhile)();
+                state = lock(&self.state);
+                continue;
+            }
+            is_idle = false;
             state.reader_waits = true;
             // Where it wakes up is the kernel's affair.
             state.reader_on = None;
@@ -416,7 +427,7 @@ mod tests {
         let (_cpu, on_end) = (limits.cpu(), || {});
         let seen = Mutex::new(Vec::new());
         let witness = |bytes: &[u8]| lock(&seen).extend_from_slice(bytes);
-        let relay = Relay::new(Numbers { at: 0, len, breaks }, witness, &limits, &on_end);
+        let relay = Relay::new(Numbers { at: 0, len, breaks }, witness, &limits, &|| false, &on_end);
         let read = std::thread::scope(|scope| {
             scope.spawn(|| relay.run_ahead());
             let (mut all, mut reader) = (Vec::new(), Reader::new(&relay));
@@ -471,7 +482,7 @@ mod tests {
     fn who_reads_no_more_lets_the_other_thread_go() {
         let limits = Limits::new(Bounds { cpus: 2, ..Bounds::default() });
         let (_cpu, on_end) = (limits.cpu(), || {});
-        let relay = Relay::new(io::repeat(7), |_: &[u8]| {}, &limits, &on_end);
+        let relay = Relay::new(io::repeat(7), |_: &[u8]| {}, &limits, &|| false, &on_end);
         std::thread::scope(|scope| {
             scope.spawn(|| relay.run_ahead());
             let mut reader = Reader::new(&relay);
