@@ -100,12 +100,21 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
         announcer.image("delete", &name, &[("digest", &digest), ("reason", "power failed")], &none);
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    read_registries(&shared.config);
     sampan_engine::trim_memory();
     let result = server.run();
     shared.store.settle();
     announcer.daemon("stop");
     announcer.flush(FLUSH_TIMEOUT);
     Ok(result?)
+}
+
+/// So that the first pull need not, and what is wrong with them is known before it. They are kept as long as they stay
+/// what they are.
+fn read_registries(config: &Config) {
+    if let Err(error) = config.registries.load() {
+        log::warn!("no image can be pulled or pushed until this is mended: {}", report::chain(&error));
+    }
 }
 
 /// Brings to the disk what an engine that was killed may have left.
