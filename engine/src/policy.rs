@@ -15,6 +15,7 @@ use crate::signature::{self, Key, KeyError, SignatureError, Subject};
 use crate::sources::Sources;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use sampan_ipc::report::chain;
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -213,8 +214,9 @@ fn is_prefix(prefix: &str) -> bool {
 /// What is read of the manifest that holds an image's signatures: it is none of an image.
 #[derive(Deserialize)]
 struct Signatures {
+    /// Descriptors, each read by itself: one that cannot be read says nothing of the others.
     #[serde(default)]
-    layers: Vec<Descriptor>,
+    layers: Vec<serde_json::Value>,
 }
 
 /// The search for a signature that counts.
@@ -226,7 +228,7 @@ struct Lookup<'a> {
 }
 
 impl Lookup<'_> {
-    /// Looks at all signatures of all digests until one counts.
+    /// Looks at the signatures of all digests until one counts.
     fn run(&self) -> Result<(), PolicyError> {
         let mut reasons: Vec<String> = Vec::new();
         let mut asked: Vec<&Digest> = Vec::new();
@@ -235,13 +237,8 @@ impl Lookup<'_> {
                 continue;
             }
             asked.push(digest);
-            for signature in self.signatures(digest)?.layers.iter().take(SIGNATURES_MAX) {
-                self.cancel.check()?;
-                match self.judge(signature)? {
-                    Ok(()) => return Ok(()),
-                    Err(reason) if !reasons.contains(&reason) => reasons.push(reason),
-                    Err(_) => {}
-                }
+            if self.any_counts(digest, &mut reasons)? {
+                return Ok(());
             }
         }
         let prefix = self.rule.prefix.clone();
@@ -252,15 +249,37 @@ impl Lookup<'_> {
         }
     }
 
-    /// The signatures of `digest`; none if the repository has not their tag.
-    fn signatures(&self, digest: &Digest) -> Result<Signatures, PolicyError> {
+    /// Whether a signature of `digest` counts; why the others do not.
+    fn any_counts(&self, digest: &Digest, reasons: &mut Vec<String>) -> Result<bool, PolicyError> {
+        let signatures = match self.signatures(digest)? {
+            Ok(signatures) => signatures.layers,
+            Err(reason) => {
+                reasons.push(reason);
+                return Ok(false);
+            }
+        };
+        if signatures.len() > SIGNATURES_MAX {
+            let found = signatures.len();
+            reasons.push(format!("of {found} signatures the first {SIGNATURES_MAX} were looked at"));
+        }
+        for signature in signatures.into_iter().take(SIGNATURES_MAX) {
+            self.cancel.check()?;
+            match self.judge(signature)? {
+                Ok(()) => return Ok(true),
+                Err(reason) if !reasons.contains(&reason) => reasons.push(reason),
+                Err(_) => {}
+            }
+        }
+        Ok(false)
+    }
+
+    /// The signatures of `digest`, none if the repository has not their tag; or why they cannot be read.
+    fn signatures(&self, digest: &Digest) -> Result<Result<Signatures, String>, PolicyError> {
         let tag = format!("{}-{}.sig", digest.algorithm().word(), digest.hex());
         let found = self.persist(|| self.registry.beside(&tag)).map_err(PolicyError::Registry)?;
-        let Some(manifest) = found else { return Ok(Signatures { layers: Vec::new() }) };
-        serde_json::from_slice(&manifest.bytes).map_err(|error| PolicyError::Refused {
-            prefix: self.rule.prefix.clone(),
-            reason: format!("the manifest {tag} that holds it cannot be read: {error}"),
-        })
+        let Some(manifest) = found else { return Ok(Ok(Signatures { layers: Vec::new() })) };
+        Ok(serde_json::from_slice(&manifest.bytes)
+            .map_err(|error| format!("the manifest {tag} that holds it cannot be read: {error}")))
     }
 
     fn persist<T>(&self, request: impl FnMut() -> Result<T, RegistryError>) -> Result<T, RegistryError> {
@@ -268,7 +287,11 @@ impl Lookup<'_> {
     }
 
     /// Whether this one counts; the outer error is the registry's.
-    fn judge(&self, layer: &Descriptor) -> Result<Result<(), String>, PolicyError> {
+    fn judge(&self, layer: serde_json::Value) -> Result<Result<(), String>, PolicyError> {
+        let layer: Descriptor = match serde_json::from_value(layer) {
+            Ok(layer) => layer,
+            Err(error) => return Ok(Err(format!("a signature's descriptor cannot be read: {error}"))),
+        };
         if layer.media_type != SIMPLE_SIGNING {
             return Ok(Err("a signature is of a kind that is not known here".to_owned()));
         }
@@ -280,10 +303,8 @@ impl Lookup<'_> {
             return Ok(Err(format!("a signature's payload is longer than {PAYLOAD_MAX} bytes")));
         }
         let payload = match self.persist(|| self.registry.small_blob(&layer.digest, layer.size)) {
-            Err(error) if matches!(error.last(), RegistryError::NotFound { .. }) => {
-                return Ok(Err("a signature's payload is not there".to_owned()));
-            }
-            other => other.map_err(PolicyError::Registry)?,
+            Ok(payload) => payload,
+            Err(error) => return refusal(error),
         };
         let mut hasher = Hasher::new(layer.digest.algorithm());
         hasher.update(&payload);
@@ -292,6 +313,17 @@ impl Lookup<'_> {
         }
         let verdict = signature::verify(&payload, &signature, &self.rule.keys, self.subject);
         Ok(verdict.map_err(|error: SignatureError| error.to_string()))
+    }
+}
+
+/// What a registry that does not give a payload says of that signature; where it says nothing, nothing is known of any.
+fn refusal(error: RegistryError) -> Result<Result<(), String>, PolicyError> {
+    match error.last() {
+        RegistryError::NotFound { .. } => Ok(Err("a signature's payload is not there".to_owned())),
+        RegistryError::Denied { .. } | RegistryError::Status { .. } | RegistryError::Answer { .. } => {
+            Ok(Err(format!("a signature's payload cannot be had: {}", chain(&error))))
+        }
+        _ => Err(PolicyError::Registry(error)),
     }
 }
 

@@ -94,7 +94,12 @@ fn image(content: &str) -> Image {
 
 /// Puts signatures of `digest` beside the image, as cosign does.
 fn attach(registry: &LyingRegistry, name: &str, digest: &Digest, signed: &[Signed]) {
-    let layers: Vec<Value> = signed
+    attach_layers(registry, name, digest, layers(registry, name, signed));
+}
+
+/// The descriptors of signatures whose payloads the registry has.
+fn layers(registry: &LyingRegistry, name: &str, signed: &[Signed]) -> Vec<Value> {
+    signed
         .iter()
         .map(|Signed { payload, signature }| {
             let digest = Digest::of(payload);
@@ -105,7 +110,10 @@ fn attach(registry: &LyingRegistry, name: &str, digest: &Digest, signed: &[Signe
                 "annotations": {SIGNATURE: signature},
             })
         })
-        .collect();
+        .collect()
+}
+
+fn attach_layers(registry: &LyingRegistry, name: &str, digest: &Digest, layers: Vec<Value>) {
     let config = json!({"mediaType": oci::CONFIG, "digest": Digest::of(b"{}"), "size": 2});
     let manifest =
         json!({"schemaVersion": 2, "mediaType": oci::MANIFEST, "config": config, "layers": layers});
@@ -149,6 +157,35 @@ fn an_image_signed_with_any_kind_of_key_comes_in() {
         // By digest as well: no tag is asked for then.
         bed.ok(&["pull", "--quiet", &format!("{identity}@{}", image.digest())]);
     }
+}
+
+#[test]
+fn a_right_signature_counts_whatever_stands_beside_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (pair, stranger) = (Pair::p256(dir.path(), "key"), Pair::p256(dir.path(), "stranger"));
+    let bed = bed(&[&pair]);
+    let (image, name) = (image("beside"), "app");
+    bed.registry.publish(name, &image);
+    let payload = |more: usize| {
+        let mut payload = payload(&format!("{}/{name}", bed.registry.address), &image.digest());
+        payload.resize(payload.len() + more, b' ');
+        payload
+    };
+    let refused = Signed::by(&stranger, b"its payload cannot be had".to_vec());
+    let blob = format!("{name}/blobs/{}", Digest::of(&refused.payload));
+    let mut all = layers(&bed.registry, name, &[refused, Signed::by(&pair, payload(0))]);
+    bed.registry.answer(&blob, Reply::Status(403));
+    all.insert(0, json!({"mediaType": SIMPLE_SIGNING, "digest": 7}));
+    attach_layers(&bed.registry, name, &image.digest(), all.clone());
+    bed.ok(&["pull", "--quiet", &bed.registry.reference(name)]);
+    bed.ok(&["rmi", &bed.registry.reference(name)]);
+
+    // What is too much to look at is said.
+    let strange: Vec<Signed> = (1..=32).map(|more| Signed::by(&stranger, payload(more))).collect();
+    all.splice(0..0, layers(&bed.registry, name, &strange));
+    attach_layers(&bed.registry, name, &image.digest(), all);
+    let said = bed.fails(&["pull", &bed.registry.reference(name)], 1);
+    assert!(said.contains("of 35 signatures the first 32 were looked at"), "{said}");
 }
 
 #[test]
