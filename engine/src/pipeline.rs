@@ -1,8 +1,8 @@
 //! One pass over a layer: source → blob file and its digest → decompress → diff id → untar.
 //!
-//! The caller's thread does all of it, piece by piece. A second thread reads, hashes, writes and decompresses ahead of
-//! it while the engine has a processor to spare ([`crate::relay`]), so that a layer which comes alone takes two; the diff
-//! id is computed by whichever has time for it.
+//! The caller's thread does all of it, piece by piece. A second thread decompresses ahead of it while the engine has a
+//! processor to spare ([`crate::relay`]), so that a layer which comes alone takes two; the bytes are read, hashed and
+//! written ([`crate::feed`]), and the diff id is computed, by whichever has time for it.
 //! Nothing is held but a few pieces, so a slow disk holds the network back and memory does not grow with the layer.
 //! Each thread computes only while it has one of the engine's processors ([`Limits::cpu`]), and lends it to others
 //! while it waits. Everything lands in temporaries, or in a [`Partial`]; the caller names them when all digests are
@@ -185,13 +185,14 @@ impl Pipeline<'_> {
         let root = layer.as_ref().map(|temp| temp.path().join("diff"));
         let _cpu = self.limits.cpu();
         let feed = Feed::new(Tap::new(self, from, sink));
-        let (format, unpacked) = match decode::open_buffered(Inlet::new(&feed), self.limits.bounds.zstd_window_log) {
-            Ok((format, decoder)) => {
-                let (end, unpacked) = self.unpack(decoder, &|| feed.fetch(), root.as_deref());
-                (end.map(|()| format), unpacked)
-            }
-            Err(error) => (Err(error), Err(TarError::Truncated.into())),
-        };
+        let (format, unpacked) =
+            match decode::open_buffered(Inlet::new(&feed), self.limits.bounds.zstd_window_log) {
+                Ok((format, decoder)) => {
+                    let (end, unpacked) = self.unpack(decoder, &|| feed.fetch(), root.as_deref());
+                    (end.map(|()| format), unpacked)
+                }
+                Err(error) => (Err(error), Err(TarError::Truncated.into())),
+            };
         let mut tap = feed.into_source();
         if format.is_ok() && unpacked.is_ok() {
             // What stands behind the compressed stream is part of the blob. What breaks there, the tap knows.

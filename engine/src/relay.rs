@@ -7,7 +7,9 @@
 //!
 //! All bytes are shown to a *witness* in order: the digest of them. Whoever has time for it does that: the second thread
 //! where it is ahead by pieces, else the first when it takes one. So both have as much to do, whether it is decompressing
-//! that takes longer or what the first does with the bytes. Called by [`crate::pipeline`]; knows nothing of what they are.
+//! that takes longer or what the first does with the bytes. Where the first would have to wait all the same it does
+//! something else meanwhile: it fetches ([`crate::feed`]) what is to be decompressed next. Called by
+//! [`crate::pipeline`]; knows nothing of what they are.
 
 use crate::limits::{self, Limits};
 use crate::mutex::lock;
@@ -74,6 +76,8 @@ struct Piece {
     is_away: bool,
 }
 
+type Guard<'a, D, W> = MutexGuard<'a, State<D, W>>;
+
 impl<D, W> State<D, W> {
     fn may_run_ahead(&self) -> bool {
         self.end.is_none() && self.decoder.is_some() && self.pieces.len() < AHEAD
@@ -88,7 +92,13 @@ impl<D, W> State<D, W> {
 
 impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     /// Nothing is read yet.
-    pub fn new(decoder: D, witness: W, limits: &'a Limits, meanwhile: &'a (dyn Fn() -> bool + Sync), on_end: &'a (dyn Fn() + Sync)) -> Self {
+    pub fn new(
+        decoder: D,
+        witness: W,
+        limits: &'a Limits,
+        meanwhile: &'a (dyn Fn() -> bool + Sync),
+        on_end: &'a (dyn Fn() + Sync),
+    ) -> Self {
         let state = State {
             decoder: Some(decoder),
             witness: Some(witness),
@@ -116,49 +126,64 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     /// The next bytes, none at the end; `used` is what was read of the last ones.
     fn next(&self, mut used: Vec<u8>) -> io::Result<Vec<u8>> {
         let mut state = lock(&self.state);
-        let mut is_idle = false;
+        let mut has_nothing_else = false;
         loop {
             state = self.make_way(state);
-            if state.pieces.front().is_some_and(|piece| !piece.is_away) {
-                return Ok(self.take(state, used));
-            }
-            if state.pieces.is_empty() {
-                match &state.end {
-                    Some(Ok(())) => return Ok(Vec::new()),
-                    // Why is told by [`Relay::end`].
-                    Some(Err(_)) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    None => {}
-                }
-                if let Some(decoder) = state.decoder.take() {
-                    drop(state);
-                    let got = piece(decoder, &mut used);
-                    let state = self.take_back(got);
-                    if state.end.is_none() {
-                        let piece = Piece { bytes: used, ..Piece::default() };
-                        return Ok(self.show(state, piece));
-                    }
-                    self.let_run_ahead(state);
-                    return self.next(used);
-                }
-            }
-            if !is_idle {
+            state = match self.get(state, &mut used) {
+                Ok(got) => return got,
+                Err(state) => state,
+            };
+            if std::mem::take(&mut has_nothing_else) {
+                state = self.await_piece(state);
+            } else {
                 drop(state);
-                is_idle = !(self.meanwhile)();
+                has_nothing_else = !(self.meanwhile)();
                 state = lock(&self.state);
-                continue;
             }
-            is_idle = false;
-            state.reader_waits = true;
-            // Where it wakes up is the kernel's affair.
-            state.reader_on = None;
-            // Let go of all before the processor is taken again: who has that may want what we hold.
-            limits::idle(|| drop(self.ready.wait(state)));
-            state = lock(&self.state);
         }
     }
 
+    /// What is there, or what this thread decompresses now; the lock back if the other one is at what comes next.
+    fn get<'b>(
+        &'b self,
+        mut state: Guard<'b, D, W>,
+        used: &mut Vec<u8>,
+    ) -> Result<io::Result<Vec<u8>>, Guard<'b, D, W>> {
+        if state.pieces.front().is_some_and(|piece| !piece.is_away) {
+            return Ok(Ok(self.take(state, std::mem::take(used))));
+        }
+        if !state.pieces.is_empty() {
+            return Err(state);
+        }
+        match &state.end {
+            Some(Ok(())) => return Ok(Ok(Vec::new())),
+            // Why is told by [`Relay::end`].
+            Some(Err(_)) => return Ok(Err(io::ErrorKind::UnexpectedEof.into())),
+            None => {}
+        }
+        let Some(decoder) = state.decoder.take() else { return Err(state) };
+        drop(state);
+        let state = self.take_back(piece(decoder, used));
+        if state.end.is_some() {
+            self.let_run_ahead(state);
+            return Err(lock(&self.state));
+        }
+        let piece = Piece { bytes: std::mem::take(used), ..Piece::default() };
+        Ok(Ok(self.show(state, piece)))
+    }
+
+    /// Sleeps until the other thread has done something.
+    fn await_piece<'b>(&'b self, mut state: Guard<'b, D, W>) -> Guard<'b, D, W> {
+        state.reader_waits = true;
+        // Where it wakes up is the kernel's affair.
+        state.reader_on = None;
+        // Let go of all before the processor is taken again: who has that may want what we hold.
+        limits::idle(|| drop(self.ready.wait(state)));
+        lock(&self.state)
+    }
+
     /// Lets the second thread have the reader's processor for as long as it takes to leave it, if that is where it waits.
-    fn make_way<'b>(&'b self, mut state: MutexGuard<'b, State<D, W>>) -> MutexGuard<'b, State<D, W>> {
+    fn make_way<'b>(&'b self, mut state: Guard<'b, D, W>) -> Guard<'b, D, W> {
         state.reader_on = processor::current();
         if state.reader_on.is_none() || state.other_on != state.reader_on {
             return state;
@@ -169,7 +194,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     }
 
     /// The first of the pieces that wait, which is there.
-    fn take(&self, mut state: MutexGuard<'_, State<D, W>>, used: Vec<u8>) -> Vec<u8> {
+    fn take(&self, mut state: Guard<'_, D, W>, used: Vec<u8>) -> Vec<u8> {
         let piece = state.pieces.pop_front().unwrap_or_default();
         state.taken += 1;
         state.used.push(used);
@@ -177,7 +202,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     }
 
     /// Shows the witness a piece that is the reader's now, if it has not seen it; all before it was shown.
-    fn show(&self, mut state: MutexGuard<'_, State<D, W>>, piece: Piece) -> Vec<u8> {
+    fn show(&self, mut state: Guard<'_, D, W>, piece: Piece) -> Vec<u8> {
         // The other one has it only while a piece before this is away, and then this is not ours yet.
         let witness = (!piece.is_seen).then(|| state.witness.take().expect("nobody else shows a piece now"));
         if state.pieces.len() <= GO_ON {
@@ -193,7 +218,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     }
 
     /// Puts the decompressor back, and notes how it ended, if it has.
-    fn take_back(&self, (decoder, got): (D, io::Result<usize>)) -> MutexGuard<'_, State<D, W>> {
+    fn take_back(&self, (decoder, got): (D, io::Result<usize>)) -> Guard<'_, D, W> {
         if matches!(got, Ok(0)) {
             (self.on_end)();
         }
@@ -207,7 +232,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
         state
     }
 
-    fn let_run_ahead(&self, mut state: MutexGuard<'_, State<D, W>>) {
+    fn let_run_ahead(&self, mut state: Guard<'_, D, W>) {
         let is_awaited = std::mem::take(&mut state.other_waits);
         // First: who wakes up wants it.
         drop(state);
@@ -216,7 +241,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
         }
     }
 
-    fn let_read<'b>(&'b self, mut state: MutexGuard<'b, State<D, W>>) -> MutexGuard<'b, State<D, W>> {
+    fn let_read<'b>(&'b self, mut state: Guard<'b, D, W>) -> Guard<'b, D, W> {
         if !std::mem::take(&mut state.reader_waits) {
             return state;
         }
@@ -260,7 +285,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     }
 
     /// Decompresses pieces while there is room for them, and shows them.
-    fn work_ahead<'b>(&'b self, mut state: MutexGuard<'b, State<D, W>>) -> MutexGuard<'b, State<D, W>> {
+    fn work_ahead<'b>(&'b self, mut state: Guard<'b, D, W>) -> Guard<'b, D, W> {
         while !self.done.load(Ordering::SeqCst) {
             state = self.move_away(state);
             if let Some(at) = state.to_show() {
@@ -287,7 +312,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     }
 
     /// Leaves the processor that the reader is on. After so many times the kernel, which has brought it back, has its way.
-    fn move_away<'b>(&'b self, mut state: MutexGuard<'b, State<D, W>>) -> MutexGuard<'b, State<D, W>> {
+    fn move_away<'b>(&'b self, mut state: Guard<'b, D, W>) -> Guard<'b, D, W> {
         state.other_on = processor::current().filter(|_| state.moves < MOVES_MAX);
         let Some(shared) = state.reader_on.filter(|on| state.other_on == Some(*on)) else { return state };
         state.moves += 1;
@@ -299,11 +324,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     }
 
     /// Shows the piece at `at`, which stays where it is.
-    fn show_ahead<'b>(
-        &'b self,
-        mut state: MutexGuard<'b, State<D, W>>,
-        at: usize,
-    ) -> MutexGuard<'b, State<D, W>> {
+    fn show_ahead<'b>(&'b self, mut state: Guard<'b, D, W>, at: usize) -> Guard<'b, D, W> {
         let number = state.taken + at;
         let (Some(piece), Some(mut witness)) =
             (state.pieces.get_mut(at).map(std::mem::take), state.witness.take())
@@ -476,6 +497,49 @@ mod tests {
             assert_eq!(read.expect_err("broken").kind(), io::ErrorKind::UnexpectedEof);
             assert_eq!(end.expect("known").expect_err("broken").to_string(), "broken");
         }
+    }
+
+    /// Has nothing before `may_come` is set.
+    struct Held<'a> {
+        is_wanted: &'a AtomicBool,
+        may_come: &'a AtomicBool,
+    }
+
+    impl Read for Held<'_> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            self.is_wanted.store(true, Ordering::SeqCst);
+            while !self.may_come.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            io::repeat(7).read(into)
+        }
+    }
+
+    #[test]
+    fn who_would_have_to_wait_does_something_else_as_long_as_there_is_something() {
+        let limits = Limits::new(Bounds { cpus: 2, ..Bounds::default() });
+        let (_cpu, on_end) = (limits.cpu(), || {});
+        let [is_wanted, may_come] = [const { AtomicBool::new(false) }; 2];
+        let did = std::sync::atomic::AtomicUsize::new(0);
+        // What the reader waits for comes once it has done all there was.
+        let meanwhile = || {
+            let is_more = did.fetch_add(1, Ordering::SeqCst) < 3;
+            may_come.store(!is_more, Ordering::SeqCst);
+            is_more
+        };
+        let held = Held { is_wanted: &is_wanted, may_come: &may_come };
+        let relay = Relay::new(held, |_: &[u8]| {}, &limits, &meanwhile, &on_end);
+        std::thread::scope(|scope| {
+            scope.spawn(|| relay.run_ahead());
+            while !is_wanted.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            let mut byte = [0];
+            Reader::new(&relay).read_exact(&mut byte).expect("read");
+            relay.close();
+            assert_eq!(byte, [7]);
+            assert!(did.load(Ordering::SeqCst) > 3, "all there was, and then it asked once more");
+        });
     }
 
     #[test]

@@ -325,6 +325,17 @@ fn a_drop_in_wins_and_a_broken_one_is_named() {
 }
 
 #[test]
+fn what_is_wrong_with_the_file_is_in_the_log_before_anything_is_pulled() {
+    let engine = engine("\n[[registry]\n");
+    engine.wait_until("the log to name the place", || engine.log().contains("registries.conf, line 2"));
+    assert!(
+        engine.log().contains("no image can be pulled or pushed until this is mended"),
+        "{}",
+        engine.log()
+    );
+}
+
+#[test]
 fn the_environment_names_the_file_as_other_tools_have_it() {
     let home = LyingRegistry::start();
     let image = image("named");
