@@ -7,6 +7,7 @@ while read -r command package; do
     if ! command -v "$command" >/dev/null 2>&1; then need="$need $package"; fi
 done <<LIST
 docker-registry docker-registry
+nginx nginx-light
 htpasswd apache2-utils
 podman podman
 openssl openssl

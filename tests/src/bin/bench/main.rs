@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bench [TABLE]... [--runs N] [--only SYSTEM]... [--scale N] [--image IMAGE]... [--puller WORD]...
-//!       [--registry sampan|docker-registry]
+//!       [--registry nginx|sampan|docker-registry]
 //! ```
 //!
 //! TABLE is `fanout`, `latency`, `idle`, `ingest`, `pull` or `run`; all of them without one. SYSTEM is `bare`, `sampan`, `redis`,
@@ -12,8 +12,8 @@
 //! from the kernel's clocks, never from the wall alone.
 //!
 //! Of the images of `pull` (S, M, M-zstd, L), `--image` picks some; of those who pull, `--puller` all whose name
-//! has WORD in it. They pull from `sampan serve`, or with `--registry docker-registry` from that. `--puller` also picks
-//! who runs a container in `run`, which then prints its first table alone.
+//! has WORD in it. They pull from nginx, or with `--registry` from `sampan serve` or docker-registry. `--puller` also
+//! picks who runs a container in `run`, which then prints its first table alone.
 //!
 //! Called as `bench receive …`, `bench floor …` and `bench measure …` by itself: what is measured is a process of
 //! its own.
@@ -28,10 +28,12 @@ mod idle;
 mod images;
 mod ingest;
 mod latency;
+mod nginx;
 mod orphans;
 mod pull;
 mod puller;
 mod receive;
+mod registries;
 mod run;
 mod runner;
 mod server;
@@ -54,8 +56,8 @@ pub struct Options {
     pub images: Vec<String>,
     /// Words in the names of those who pull; all pull if there is none.
     pub pullers: Vec<String>,
-    /// They pull from `sampan serve`; else from docker-registry.
-    pub is_served: bool,
+    /// Where they pull from.
+    pub registry: registries::Registry,
 }
 
 impl Options {
@@ -106,11 +108,11 @@ fn parse(args: &[String]) -> io::Result<(Vec<String>, Options)> {
         io::Error::other(format!(
             "{what}\nusage: bench [fanout|latency|ingest|idle|pull|run]... [--runs N] \
              [--only bare|sampan|redis|nats|mosquitto]... [--scale N] \
-             [--image S|M|M-zstd|L]... [--puller WORD]... [--registry sampan|docker-registry]"
+             [--image S|M|M-zstd|L]... [--puller WORD]... [--registry nginx|sampan|docker-registry]"
         ))
     };
     let (mut tables, mut runs, mut only, mut scale) = (Vec::new(), 5, Vec::new(), 1);
-    let (mut images, mut pullers, mut is_served) = (Vec::new(), Vec::new(), true);
+    let (mut images, mut pullers, mut registry) = (Vec::new(), Vec::new(), registries::Registry::Nginx);
     let positive = |arg: &str, text: &str| {
         text.parse::<u64>().ok().filter(|n| *n > 0).ok_or_else(|| usage(format!("{arg} {text}?")))
     };
@@ -126,11 +128,9 @@ fn parse(args: &[String]) -> io::Result<(Vec<String>, Options)> {
             },
             "--puller" => pullers.push(value()?.clone()),
             "--registry" => {
-                is_served = match value()?.as_str() {
-                    "sampan" => true,
-                    "docker-registry" => false,
-                    other => return Err(usage(format!("--registry {other}?"))),
-                };
+                let name = value()?;
+                registry =
+                    registries::Registry::named(name).ok_or_else(|| usage(format!("--registry {name}?")))?;
             }
             "--only" => {
                 let name = value()?;
@@ -142,5 +142,5 @@ fn parse(args: &[String]) -> io::Result<(Vec<String>, Options)> {
     }
     let wanted = |system: &System| only.is_empty() || only.contains(system);
     let systems = System::ALL.into_iter().filter(wanted).filter(System::is_installed).collect();
-    Ok((tables, Options { runs, systems, scale, images, pullers, is_served }))
+    Ok((tables, Options { runs, systems, scale, images, pullers, registry }))
 }

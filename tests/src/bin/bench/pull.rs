@@ -1,7 +1,7 @@
 //! `bench pull`: what pulling an image into an empty store costs, beside the floor and our peers.
 //!
-//! A registry on loopback serves plain HTTP: `sampan serve` ([`crate::serving`]), or docker-registry. Its own cost is the
-//! same for all and not counted; that all of them wait for it is.
+//! A registry on loopback serves plain HTTP ([`crate::registries`]). Its own cost is the same for all and not counted;
+//! that all of them wait for it is.
 //! Runs alternate, begin with another one each round, and each has a file system of its own ([`crate::disk`]).
 //! What is written when a pull is done need not be on the disk yet: none of them waits for that.
 
@@ -9,7 +9,7 @@ use crate::cost::Cost;
 use crate::disk::Disk;
 use crate::images::{self, SHAPES, Shape};
 use crate::puller::{Puller, Source};
-use crate::serving::Serving;
+use crate::registries::Serves;
 use crate::{Options, table};
 use sampan_tests::registry::DockerRegistry;
 use std::fs;
@@ -30,7 +30,7 @@ pub fn run(options: &Options) -> io::Result<()> {
     fs::create_dir_all(&cache)?;
     let registry = DockerRegistry::start(&cache);
     let data = cache.join("registry/data");
-    let serving = options.is_served.then(|| Serving::start(&cache)).transpose()?;
+    let mut source = Serves::start(options.registry, &cache)?;
     let disk = Disk::attach(&cache)?;
     let pullers: Vec<Puller> = Puller::ALL.into_iter().filter(|puller| options.pulls_with(*puller)).collect();
     for puller in Puller::ALL.into_iter().filter(|puller| !puller.is_there()) {
@@ -41,11 +41,8 @@ pub fn run(options: &Options) -> io::Result<()> {
         .filter(|shape| options.images.is_empty() || options.images.iter().any(|i| i == shape.name))
     {
         shape.ensure(&registry.address, &data, &cache)?;
-        let mut from = (registry.address.as_str(), "docker-registry");
-        if let Some(serving) = &serving {
-            serving.take(&reference(&registry.address, shape))?;
-            from = (&serving.address, "sampan serve");
-        }
+        source.take(&reference(&registry.address, shape))?;
+        let from = (source.address(&registry.address), options.registry.name());
         measure(shape, &pullers, from, &data, &disk, options.runs)?;
     }
     Ok(())

@@ -1,8 +1,4 @@
-//! The registry that a benchmark's images are pulled from: `sampan serve`, of an engine of its own.
-//!
-//! docker-registry, which they are made with, is one of the things that a pull waits for: on two processors what it
-//! computes for an image of 2 MB, 8 to 14 ms, is a third of all, is done where a puller with two threads wants to run,
-//! and comes in bursts. Here an answer costs a tenth of a millisecond, so what is measured is who pulls.
+//! `sampan serve`, of an engine of its own, as the registry that a benchmark's images are pulled from.
 
 use crate::puller::{self, Running};
 use nix::sys::signal::{Signal, kill};
