@@ -316,11 +316,14 @@ impl Lookup<'_> {
     }
 }
 
-/// What a registry that does not give a payload says of that signature; where it says nothing, nothing is known of any.
+/// What a registry that does not give a payload says of that signature. One that is out of order says nothing, and would
+/// say it of each.
 fn refusal(error: RegistryError) -> Result<Result<(), String>, PolicyError> {
     match error.last() {
         RegistryError::NotFound { .. } => Ok(Err("a signature's payload is not there".to_owned())),
-        RegistryError::Denied { .. } | RegistryError::Status { .. } | RegistryError::Answer { .. } => {
+        RegistryError::Denied { .. } | RegistryError::Status { .. } | RegistryError::Answer { .. }
+            if !retry::is_passing(&error) =>
+        {
             Ok(Err(format!("a signature's payload cannot be had: {}", chain(&error))))
         }
         _ => Err(PolicyError::Registry(error)),
