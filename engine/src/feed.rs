@@ -161,36 +161,12 @@ impl<R: Read> Read for Inlet<'_, R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Bytes that say where they stand, in reads of odd sizes; it may break in the end.
-    struct Numbers {
-        at: usize,
-        len: usize,
-        breaks: bool,
-    }
-
-    impl Read for Numbers {
-        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-            let len = into.len().min(40_001).min(self.len - self.at);
-            if len == 0 && self.breaks {
-                return Err(io::Error::other("broken"));
-            }
-            for (nth, byte) in into.iter_mut().take(len).enumerate() {
-                *byte = number(self.at + nth);
-            }
-            self.at += len;
-            Ok(len)
-        }
-    }
-
-    fn number(at: usize) -> u8 {
-        at.wrapping_mul(31) as u8
-    }
+    use crate::numbers::{Numbers, number};
 
     #[test]
     fn all_bytes_come_in_order_whoever_fetches_them() {
         for len in [0, 1, PIECE, 5_000_000] {
-            let feed = Feed::new(Numbers { at: 0, len, breaks: false });
+            let feed = Feed::new(Numbers::new(len, false));
             let mut read = Vec::new();
             std::thread::scope(|scope| {
                 let fetch = || while feed.fetch() || lock(&feed.state).end.is_none() {};
@@ -214,7 +190,7 @@ mod tests {
 
     #[test]
     fn what_came_before_a_failure_is_read_and_then_the_failure_is_told() {
-        let feed = Feed::new(Numbers { at: 0, len: 100_000, breaks: true });
+        let feed = Feed::new(Numbers::new(100_000, true));
         while feed.fetch() && lock(&feed.state).end.is_none() {}
         let (mut inlet, mut read) = (Inlet::new(&feed), Vec::new());
         assert_eq!(inlet.read_to_end(&mut read).expect_err("broken").to_string(), "broken");

@@ -48,6 +48,8 @@ pub mod login;
 pub mod members;
 mod mutex;
 pub mod namespace;
+#[cfg(test)]
+mod numbers;
 pub mod oci;
 pub mod outlet;
 pub mod partial;

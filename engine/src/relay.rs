@@ -418,27 +418,7 @@ impl<D: Read, W: FnMut(&[u8])> Read for Reader<'_, D, W> {
 mod tests {
     use super::*;
     use crate::limits::Bounds;
-
-    /// Bytes that say where they stand, in reads of odd sizes; it may break.
-    struct Numbers {
-        at: usize,
-        len: usize,
-        breaks: bool,
-    }
-
-    impl Read for Numbers {
-        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-            let len = into.len().min(40_001).min(self.len - self.at);
-            if len == 0 && self.breaks {
-                return Err(io::Error::other("broken"));
-            }
-            for (nth, byte) in into.iter_mut().take(len).enumerate() {
-                *byte = (self.at + nth).wrapping_mul(31) as u8;
-            }
-            self.at += len;
-            Ok(len)
-        }
-    }
+    use crate::numbers::{Numbers, number};
 
     type Outcome = (io::Result<Vec<u8>>, Vec<u8>, Option<io::Result<()>>);
 
@@ -448,7 +428,7 @@ mod tests {
         let (_cpu, on_end) = (limits.cpu(), || {});
         let seen = Mutex::new(Vec::new());
         let witness = |bytes: &[u8]| lock(&seen).extend_from_slice(bytes);
-        let relay = Relay::new(Numbers { at: 0, len, breaks }, witness, &limits, &|| false, &on_end);
+        let relay = Relay::new(Numbers::new(len, breaks), witness, &limits, &|| false, &on_end);
         let read = std::thread::scope(|scope| {
             scope.spawn(|| relay.run_ahead());
             let (mut all, mut reader) = (Vec::new(), Reader::new(&relay));
@@ -482,7 +462,7 @@ mod tests {
     fn all_bytes_come_in_order_to_reader_and_witness_whoever_decompresses_and_shows_them() {
         for (cpus, len) in [(1, 3_000_000), (2, 6_000_000), (2, 0), (2, PIECE), (8, PIECE * AHEAD + 1)] {
             let (read, seen, end) = read_all(cpus, len, false);
-            let expected: Vec<u8> = (0..len).map(|at| at.wrapping_mul(31) as u8).collect();
+            let expected: Vec<u8> = (0..len).map(number).collect();
             assert!(read.expect("read") == expected, "{cpus} processors, {len} bytes");
             assert!(seen == expected, "{cpus} processors, {len} bytes");
             assert!(matches!(end, Some(Ok(()))));
