@@ -17,7 +17,7 @@
 //! in the end if `synced` (which is `files` otherwise): that is what durability costs, of which only our pull assures
 //! itself. No digest is compared. The libraries are those of the engine: a floor with others would be another floor.
 
-use crate::get::Connection;
+use crate::get::{self, Connection};
 use sampan_engine::decode;
 use sampan_engine::digest::{Algorithm, Digest, Hasher};
 use sampan_engine::oci;
@@ -71,9 +71,7 @@ pub fn run(args: &[String]) -> io::Result<()> {
 
 /// All of an image, `HOST:PORT/NAME:TAG`, over one connection.
 fn fetch(image: &str, target: &Path, files: bool) -> io::Result<()> {
-    let bad = || io::Error::other(format!("{image} is not HOST:PORT/NAME:TAG"));
-    let (host, rest) = image.split_once('/').ok_or_else(bad)?;
-    let (name, tag) = rest.split_once(':').ok_or_else(bad)?;
+    let (host, name, tag) = get::parts(image)?;
     let mut connection = Connection::open(host)?;
     let manifest = connection.document(&format!("/v2/{name}/manifests/{tag}"), oci::MANIFEST)?;
     fs::write(target.join("manifest"), &manifest)?;

@@ -1,6 +1,6 @@
 //! The least of HTTP that a pull needs: GET after GET over one connection, by blocking reads.
 //!
-//! Used by [`crate::floor`] for the floor that fetches. No TLS, no redirects, no chunks, no tries: it speaks with the
+//! Used by [`crate::floor`] for the floor that fetches, and by [`crate::nginx`]. No TLS, no redirects, no chunks, no tries: it speaks with the
 //! benchmark's own registry and with nothing else. RFC 9112.
 
 use std::io::{self, BufRead, BufReader, Read, Take, Write};
@@ -8,6 +8,18 @@ use std::net::TcpStream;
 
 /// Bytes that are read at a time.
 const PIECE: usize = 64 << 10;
+
+/// Host, name and tag of `HOST:PORT/NAME:TAG`.
+///
+/// # Errors
+/// It is something else.
+pub fn parts(reference: &str) -> io::Result<(&str, &str, &str)> {
+    let parts = reference.split_once('/').and_then(|(host, rest)| {
+        let (name, tag) = rest.split_once(':')?;
+        Some((host, name, tag))
+    });
+    parts.ok_or_else(|| io::Error::other(format!("{reference} is not HOST:PORT/NAME:TAG")))
+}
 
 /// A connection to a registry.
 pub struct Connection {

@@ -11,7 +11,7 @@
 //! ```
 //! OCI distribution-spec, "Pull"; nothing else of it.
 
-use crate::get::Connection;
+use crate::get::{self, Connection};
 use sampan_engine::digest::Digest;
 use sampan_engine::oci;
 use std::fs::{self, File};
@@ -53,9 +53,7 @@ impl Nginx {
     /// # Errors
     /// It cannot be fetched, or nginx does not start.
     pub fn take(&mut self, reference: &str) -> io::Result<()> {
-        let bad = || io::Error::other(format!("{reference} is not HOST:PORT/NAME:TAG"));
-        let (host, rest) = reference.split_once('/').ok_or_else(bad)?;
-        let (name, tag) = rest.split_once(':').ok_or_else(bad)?;
+        let (host, name, tag) = get::parts(reference)?;
         let mut from = Connection::open(host)?;
         let manifest = from.document(&format!("/v2/{name}/manifests/{tag}"), oci::MANIFEST)?;
         let read: oci::Manifest = serde_json::from_slice(&manifest)?;
