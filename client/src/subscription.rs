@@ -5,7 +5,7 @@
 
 use crate::connection::{Connection, Received, Stop, Woken, is_absence};
 use crate::cursor::CursorFile;
-use sampan_ipc::event::Event;
+use sampan_ipc::event::{Event, Origin};
 use sampan_ipc::frame::{self, FrameError};
 use sampan_ipc::paths::Paths;
 use sampan_ipc::report::chain;
@@ -312,6 +312,11 @@ impl Subscription {
                     self.cursor = Some(event.seq);
                     return Ok(Some(Item::Event(event)));
                 }
+                Received::Message(watch::Item::Emitted(event)) => {
+                    self.cursor = Some(event.seq);
+                    return Ok(Some(Item::Event(Event { origin: Origin::Emit, ..event })));
+                }
+                Received::Message(watch::Item::Position { .. } | watch::Item::Journal(_)) => {}
                 Received::Message(watch::Item::Lost { first, last }) => {
                     self.cursor = Some(last);
                     return Ok(Some(Item::Lost { first, last }));

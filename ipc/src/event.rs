@@ -20,6 +20,8 @@ pub const ACTION_WORD_MAX: usize = 32;
 pub const PAIRS_MAX: usize = 256;
 /// The postcard variant number of an event in [`crate::watch::Item`].
 pub(crate) const EVENT_TAG: u8 = 0;
+/// The postcard variant number of an event that came through the emit FIFO, in the same enum.
+pub const EMITTED_TAG: u8 = 8;
 /// Bytes of `seq`, which a frame has and a record has not.
 pub(crate) const SEQ_LEN: usize = 8;
 
@@ -50,7 +52,24 @@ pub struct Event {
     /// monitord's number for the event, rising by one for ever; 0 until it has one.
     #[serde(with = "postcard::fixint::le")]
     pub seq: u64,
+    /// Who could have told it. Not part of the bytes: the variant of [`crate::watch::Item`] carries it.
+    #[serde(skip)]
+    pub origin: Origin,
 }
+
+/// Which FIFO an event came through, and so who can have written it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// The monitor FIFO: the engine, a shim, or another member of the group `sampan-facts`.
+    #[default]
+    Facts,
+    /// The emit FIFO: any member of the group `sampan`. Its type is none of [`FACT_KINDS`].
+    Emit,
+}
+
+/// Types of events that only the monitor FIFO may bring; monitord refuses them from the emit FIFO.
+pub const FACT_KINDS: [&str; 8] =
+    ["container", "image", "job", "task", "peer", "network", "volume", "daemon"];
 
 /// Ordered `key=value` words; a key stands once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -302,6 +321,8 @@ pub struct EventView<'a> {
     pub id: &'a str,
     /// See [`Event::attributes`].
     pub attributes: PairsView<'a>,
+    /// See [`Event::origin`]; [`Origin::Facts`] of a FIFO record, whose bytes do not tell.
+    pub origin: Origin,
 }
 
 /// Pairs read in place, as they are asked for: most filters look at none of them.
@@ -317,7 +338,7 @@ impl<'a> EventView<'a> {
     ///
     /// Total: any bytes give an event or `None`. Accepts exactly what [`Event::check`] accepts.
     pub fn of_record(body: &'a [u8]) -> Option<Self> {
-        let view = Walk(body).event()?;
+        let view = Walk(body).event().filter(|view| view.origin == Origin::Facts)?;
         let labels = view.attributes.behind()?;
         let is_whole = labels.behind_bytes()?.is_empty();
         (is_whole && view.fits_the_rules(labels)).then_some(view)
@@ -396,10 +417,13 @@ struct Walk<'a>(&'a [u8]);
 
 impl<'a> Walk<'a> {
     fn event(&mut self) -> Option<EventView<'a>> {
-        if self.take(1)? != [EVENT_TAG] {
-            return None;
-        }
+        let origin = match self.take(1)? {
+            [EVENT_TAG] => Origin::Facts,
+            [EMITTED_TAG] => Origin::Emit,
+            _ => return None,
+        };
         Some(EventView {
+            origin,
             writer: u64::from_le_bytes(self.take(8)?.try_into().ok()?),
             counter: self.varint()?,
             lost: u32::from_le_bytes(self.take(4)?.try_into().ok()?),

@@ -55,7 +55,12 @@ impl Paths {
         }
     }
 
-    /// The monitor FIFO: events go in here.
+    /// The emit FIFO: everybody else's events go in here, marked so.
+    pub fn emit_fifo(&self) -> PathBuf {
+        self.run.join("emit.fifo")
+    }
+
+    /// The monitor FIFO: facts of the engine and its shims go in here.
     pub fn fifo(&self) -> PathBuf {
         self.run.join("monitor.fifo")
     }

@@ -247,6 +247,7 @@ mod tests {
             attributes: [("name", "a")].into_iter().collect(),
             labels: [("l", "")].into_iter().collect(),
             seq: 99,
+            ..Event::default()
         };
         let mut body = vec![0, 8, 7, 6, 5, 4, 3, 2, 1, 0xac, 2, 2, 0, 0, 0];
         body.extend([0xff; 8]);

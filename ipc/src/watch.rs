@@ -73,6 +73,28 @@ pub enum Item {
     },
     /// Answer to [`Request::Status`].
     Status(Box<Status>),
+    /// monitord has looked at every event up to `seq` for this subscriber: a reader that filters goes on behind it.
+    /// Sent since version 2, at most once a second, and before [`Item::End`].
+    Position {
+        /// Sequence number of the last event that was looked at.
+        seq: u64,
+    },
+    /// Which journal the numbers of this stream are of. Sent since version 2, right behind [`Item::Welcome`].
+    Journal(Lineage),
+    /// Something happened, as told through the emit FIFO: not a fact of the engine. Variant 8: see [`crate::event`].
+    /// Sent since version 2; version 1 hears it as [`Item::Event`].
+    Emitted(Event),
+}
+
+/// Where a stream begins, and in which journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lineage {
+    /// Identity of the journal, drawn at random. It changes when a boot may have taken back what readers saw.
+    pub id: u64,
+    /// The stream has the events behind this number.
+    pub after: u64,
+    /// True if the reader named a journal that is not known here: the stream begins at the oldest event then.
+    pub replaced: bool,
 }
 
 /// Why a stream ended.

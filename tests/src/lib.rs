@@ -19,3 +19,11 @@ pub mod subscriber;
 pub mod targets;
 pub mod tls;
 pub mod worker;
+
+/// How many rounds a test with random kills, races or storms runs: all of `full` by `make soak`, a tenth otherwise.
+pub fn rounds(full: usize) -> usize {
+    match std::env::var_os("SAMPAN_SOAK") {
+        Some(_) => full,
+        None => full.div_ceil(10),
+    }
+}
