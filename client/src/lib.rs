@@ -14,15 +14,19 @@
 //! ```no_run
 //! use sampan_client::{Item, Watch};
 //!
-//! let events = Watch::new()
+//! let mut events = Watch::new()
 //!     .filter("type=container")
 //!     .filter("event=die")
 //!     .cursor_file("/var/lib/mydaemon/cursor") // go on behind what the last run has seen
 //!     .start()?;
-//! for item in events {
+//! while let Some(item) = events.next() {
 //!     match item? {
-//!         Item::Event(event) => println!("{} ended: {:?}", event.id, event.attributes.get("exitCode")),
+//!         Item::Event(event) => {
+//!             println!("{} ended: {:?}", event.id, event.attributes.get("exitCode"));
+//!             events.commit(event.seq)?; // the work is done: no later run meets this event again
+//!         }
 //!         Item::Lost { first, last } => eprintln!("events {first} to {last} are gone"),
+//!         Item::Replaced { .. } => eprintln!("monitord's journal is another one: what it has comes now"),
 //!     }
 //! }
 //! # Ok::<(), sampan_client::WatchError>(())
@@ -40,13 +44,14 @@
 mod connection;
 mod cursor;
 pub mod engine;
+mod position;
 pub mod status;
 pub mod streams;
 pub mod subscription;
 mod sys;
 
 pub use engine::{Answers, Engine, EngineError};
-pub use sampan_ipc::event::{Event, Pairs};
+pub use sampan_ipc::event::{Event, Origin, Pairs};
 pub use sampan_ipc::filter::{FilterError, FilterSet};
 pub use sampan_ipc::paths::Paths;
 pub use sampan_ipc::record::RecordError;
@@ -54,4 +59,4 @@ pub use sampan_ipc::sender::FifoSender as Emitter;
 pub use sampan_ipc::time;
 pub use status::status;
 pub use streams::{Happened, Streams};
-pub use subscription::{Item, Stopper, Subscription, Watch, WatchError};
+pub use subscription::{Committer, CursorError, Item, Stopper, Subscription, Watch, WatchError};

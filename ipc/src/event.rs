@@ -19,7 +19,7 @@ pub const ACTION_WORD_MAX: usize = 32;
 /// Most attributes, and most labels, of one event.
 pub const PAIRS_MAX: usize = 256;
 /// The postcard variant number of an event in [`crate::watch::Item`].
-pub(crate) const EVENT_TAG: u8 = 0;
+pub const EVENT_TAG: u8 = 0;
 /// The postcard variant number of an event that came through the emit FIFO, in the same enum.
 pub const EMITTED_TAG: u8 = 8;
 /// Bytes of `seq`, which a frame has and a record has not.

@@ -111,8 +111,8 @@ fn nanos_of(fraction: &str) -> Option<u32> {
     Some(digits(fraction)? as u32 * 10u32.pow(9 - width))
 }
 
-/// A duration in nanoseconds, as Go's `time.ParseDuration` reads it, roundings included.
-fn duration(text: &str) -> Option<i64> {
+/// Reads a duration in nanoseconds, as Go's `time.ParseDuration` reads it, roundings included.
+pub fn duration(text: &str) -> Option<i64> {
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),

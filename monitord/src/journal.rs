@@ -4,11 +4,15 @@
 //! When the disk refuses, it says so once, takes nothing until a later try works, and the hole is told to
 //! readers as such. Never calls fsync: that is the syncer's, off the loop.
 //!
+//! A sequence number means something only together with its *lineage*, a random number that segments carry in their
+//! header. Each boot begins a new one: a power cut can take back events that readers saw, and their numbers are given
+//! to others then. Which numbers are of which lineage is read from the segments. See docs/events.md.
+//!
 //! Files of its directory: `NNNNNNNNNNNNNNNNNNNN.journal` (see [`crate::segment`]), `lock`, and `seq`, twelve
 //! bytes that tell up to which sequence number events may have been given out while the disk refused them.
 
 use crate::ring::{Cursor, Ring};
-use crate::segment::{self, Damage, Segment};
+use crate::segment::{self, Damage, Origin, Segment};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::collections::VecDeque;
@@ -97,8 +101,11 @@ pub struct Journal {
     /// Bytes of all segments.
     bytes: u64,
     failure: Option<Failure>,
-    /// True if the newest segment does not end where the next frame begins.
+    /// True if the next frame needs a new segment: the newest one does not end where it begins, or is of another
+    /// lineage.
     broken_off: bool,
+    /// Whose numbers are given out now.
+    origin: Origin,
     seq_file: Option<File>,
     reserved: u64,
     _lock: Option<Flock<File>>,
@@ -112,6 +119,10 @@ impl Journal {
     /// # Errors
     /// [`OpenError::Busy`]: another process has it. [`OpenError::Io`]: it cannot be made or read.
     pub fn open(dir: &Path, limits: Limits) -> Result<(Self, Found), OpenError> {
+        Self::open_in_boot(dir, limits, boot())
+    }
+
+    fn open_in_boot(dir: &Path, limits: Limits, boot: [u8; 16]) -> Result<(Self, Found), OpenError> {
         let context = |source| OpenError::Io { path: dir.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o750).create(dir).map_err(context)?;
         let mut refused = None;
@@ -130,6 +141,7 @@ impl Journal {
             bytes: 0,
             failure: None,
             broken_off: false,
+            origin: Origin { lineage: sampan_ipc::sender::random(), boot },
             seq_file: None,
             reserved: 0,
             _lock: lock,
@@ -139,7 +151,10 @@ impl Journal {
             refused = journal.open_seq_file().err();
         }
         found.next.seq = found.next.seq.max(journal.reserved);
-        journal.broken_off = journal.end().is_none_or(|end| end != found.next);
+        let newest = journal.segments.back().and_then(Segment::origin);
+        let goes_on = newest.filter(|newest| newest.boot == journal.origin.boot && newest.boot != NO_BOOT);
+        journal.origin = goes_on.unwrap_or(journal.origin);
+        journal.broken_off = goes_on.is_none() || journal.end().is_none_or(|end| end != found.next);
         if let Some(error) = refused {
             journal.fail(&error);
         }
@@ -250,7 +265,7 @@ impl Journal {
     fn try_append(&mut self, ring: &Ring, from: Cursor, newest: i64) -> io::Result<()> {
         let end = ring.end();
         if self.broken_off || self.is_due(end.pos - from.pos) {
-            let segment = Segment::create(&self.dir, from, self.limits.segment_bytes())?;
+            let segment = Segment::create(&self.dir, from, self.origin, self.limits.segment_bytes())?;
             self.bytes += segment.bytes();
             self.segments.push_back(segment);
             self.broken_off = false;
@@ -327,6 +342,17 @@ impl Journal {
         self.limits = limits;
     }
 
+    /// The lineage of the numbers that are given out now.
+    pub fn lineage(&self) -> u64 {
+        self.origin.lineage
+    }
+
+    /// The number behind the last one of an earlier lineage; `None` if no segment is of it.
+    pub fn end_of_lineage(&self, lineage: u64) -> Option<u64> {
+        let of = |segment: &&Segment| segment.origin().is_some_and(|origin| origin.lineage == lineage);
+        self.segments.iter().rev().find(of).map(|segment| segment.end().seq)
+    }
+
     /// The segment that holds the frame at `pos`, or else the first one behind it.
     pub fn at(&self, pos: u64) -> Option<&Segment> {
         let nth = self.segments.partition_point(|segment| segment.end().pos <= pos);
@@ -372,6 +398,16 @@ impl Journal {
     fn end(&self) -> Option<Cursor> {
         self.segments.back().map(Segment::end)
     }
+}
+
+/// What [`boot`] answers where the kernel does not tell: equal to no boot, not even to itself.
+const NO_BOOT: [u8; 16] = [0; 16];
+
+/// Identity of this boot. proc(5), /proc/sys/kernel/random/boot_id.
+fn boot() -> [u8; 16] {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits = u128::from_str_radix(&text.trim().replace('-', ""), 16);
+    digits.map_or(NO_BOOT, u128::to_be_bytes)
 }
 
 fn write_seq(file: &File, next: u64) -> io::Result<()> {
@@ -487,6 +523,50 @@ mod tests {
         let (journal, _, found) = open(dir.path());
         assert_eq!((found.next.seq, found.damage.len()), (1501, 1), "{found:?}");
         assert_eq!(journal.segments.iter().map(|segment| segment.first().seq).collect::<Vec<_>>(), firsts);
+    }
+
+    #[test]
+    fn a_boot_begins_a_lineage_and_earlier_ones_are_known_by_their_segments() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let open = |boot| {
+            let (journal, found) = Journal::open_in_boot(dir.path(), LIMITS, [boot; 16]).expect("a journal");
+            (journal, Ring::new(64 << 10, found.next))
+        };
+        let (mut journal, mut ring) = open(1);
+        let first = journal.lineage();
+        assert_eq!(journal.end_of_lineage(first), None, "nothing is of it yet");
+        write(&mut journal, &mut ring, 10);
+        drop(journal);
+        let (mut journal, mut ring) = open(1);
+        assert_eq!(journal.lineage(), first, "the same boot goes on");
+        write(&mut journal, &mut ring, 10);
+        assert_eq!(journal.segments.len(), 1);
+        drop(journal);
+        let (mut journal, mut ring) = open(2);
+        let second = journal.lineage();
+        assert_ne!(second, first);
+        write(&mut journal, &mut ring, 5);
+        assert_eq!((journal.end_of_lineage(first), journal.end_of_lineage(second)), (Some(21), Some(26)));
+        assert_eq!(journal.end_of_lineage(first ^ second), None);
+        drop(journal);
+        assert_ne!(open(0).0.lineage(), second, "where the kernel tells no boot, each start is one");
+    }
+
+    #[test]
+    fn segments_of_version_1_are_read_and_not_written_on() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut journal, mut ring, _) = open(dir.path());
+        write(&mut journal, &mut ring, 3);
+        drop(journal);
+        let path = dir.path().join(format!("{:020}.journal", 1));
+        let frames = fs::read(&path).expect("there").split_off(48);
+        fs::write(&path, [&b"SMPJRNL\x01\x01\0\0\0\0\0\0\0"[..], &frames].concat()).expect("written");
+        let (mut journal, mut ring, found) = open(dir.path());
+        assert_eq!((found.next.seq, found.damage.len()), (4, 0), "{found:?}");
+        assert_eq!(journal.segments[0].locate(3).expect("readable").seq, 3);
+        write(&mut journal, &mut ring, 1);
+        assert_eq!(journal.segments.len(), 2);
+        assert_eq!(journal.end_of_lineage(journal.lineage()), Some(5));
     }
 
     #[test]

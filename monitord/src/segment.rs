@@ -3,7 +3,9 @@
 //! Owned by the journal, which decides when one begins and goes. Reads are positional, so any number of
 //! readers share the descriptor. Named by the sequence number of its first frame.
 //!
-//! Layout: `magic "SMPJRNL\x01" · first u64 LE`, then frames as [`sampan_ipc::frame`] has them.
+//! Layout, version 2: `magic "SMPJRNL\x02" · first u64 LE · lineage u64 LE · boot 16 bytes · crc u32 LE · 0 u32`, then
+//! frames as [`sampan_ipc::frame`] has them; `crc` is CRC-32C of the 40 bytes before it. Version 1, which is read but
+//! no longer written: `magic "SMPJRNL\x01" · first u64 LE`, then frames.
 
 use crate::ring::Cursor;
 use nix::sys::uio::pwritev;
@@ -16,8 +18,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Bytes before the first frame.
-pub const HEADER_LEN: u64 = 16;
-const MAGIC: [u8; 8] = *b"SMPJRNL\x01";
+const HEADER_LEN: u64 = 48;
+const MAGIC: [u8; 8] = *b"SMPJRNL\x02";
+/// The same of version 1.
+const HEADER_LEN_1: u64 = 16;
+const MAGIC_1: [u8; 8] = *b"SMPJRNL\x01";
 /// Longest frame of an event: a record's body and its sequence number.
 const EVENT_FRAME_MAX: usize = sampan_ipc::record::RECORD_MAX + 8;
 /// Least distance of two marks, in bytes.
@@ -27,11 +32,23 @@ const MARKS_MAX: u64 = 128;
 /// How much is read at a time.
 const CHUNK: usize = 64 << 10;
 
+/// Whose numbers a segment carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Identity of the journal since the boot that the segment was written in, drawn at random.
+    pub lineage: u64,
+    /// That boot, as /proc/sys/kernel/random/boot_id tells it.
+    pub boot: [u8; 16],
+}
+
 /// A segment: what it holds, and the open file.
 #[derive(Debug)]
 pub struct Segment {
     file: Arc<File>,
     path: PathBuf,
+    /// `None` of a segment of version 1.
+    origin: Option<Origin>,
+    header_len: u64,
     first: Cursor,
     end: Cursor,
     /// Latest event time in it; [`i64::MIN`] while it is empty.
@@ -56,18 +73,19 @@ impl Segment {
     ///
     /// # Errors
     /// Whatever the file system says; nothing is left behind then.
-    pub fn create(dir: &Path, first: Cursor, intended_bytes: u64) -> io::Result<Self> {
+    pub fn create(dir: &Path, first: Cursor, origin: Origin, intended_bytes: u64) -> io::Result<Self> {
         let path = dir.join(file_name(first.seq));
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(true).mode(0o640).open(&path)?;
-        let header = [MAGIC, first.seq.to_le_bytes()].concat();
-        if let Err(error) = file.write_all_at(&header, 0) {
+        if let Err(error) = file.write_all_at(&header(first.seq, Some(origin)), 0) {
             let _ = std::fs::remove_file(&path);
             return Err(error);
         }
         Ok(Segment {
             file: Arc::new(file),
             path,
+            origin: Some(origin),
+            header_len: HEADER_LEN,
             first,
             end: first,
             newest: i64::MIN,
@@ -95,6 +113,8 @@ impl Segment {
         let mut segment = Segment {
             file: Arc::new(file),
             path,
+            origin: None,
+            header_len: HEADER_LEN_1,
             first,
             end: first,
             newest: i64::MIN,
@@ -115,10 +135,13 @@ impl Segment {
         file_len: u64,
         on_event: &mut impl FnMut(&EventView<'_>, Cursor),
     ) -> io::Result<Option<Damage>> {
-        let mut header = [0; HEADER_LEN as usize];
-        let whole = self.file.read_exact_at(&mut header, 0).is_ok();
-        if !whole || header != *[MAGIC, self.first.seq.to_le_bytes()].concat() {
-            return Ok(Some(if whole { Damage::Corrupt(file_len) } else { Damage::Torn(file_len) }));
+        let mut bytes = [0; HEADER_LEN as usize];
+        let got = read_up_to(&self.file, &mut bytes, 0)?;
+        match parse_header(&bytes[..got], self.first.seq) {
+            Ok(origin) => self.set_origin(origin),
+            Err(is_torn) => {
+                return Ok(Some(if is_torn { Damage::Torn(file_len) } else { Damage::Corrupt(file_len) }));
+            }
         }
         let mut chunk = vec![0; CHUNK];
         loop {
@@ -159,7 +182,17 @@ impl Segment {
 
     fn restore_header(&self) -> io::Result<()> {
         self.file.set_len(self.offset(self.end.pos))?;
-        self.file.write_all_at(&[MAGIC, self.first.seq.to_le_bytes()].concat(), 0)
+        self.file.write_all_at(&header(self.first.seq, self.origin), 0)
+    }
+
+    fn set_origin(&mut self, origin: Option<Origin>) {
+        self.origin = origin;
+        self.header_len = if origin.is_some() { HEADER_LEN } else { HEADER_LEN_1 };
+    }
+
+    /// Whose numbers it carries; `None` of a segment of version 1.
+    pub fn origin(&self) -> Option<Origin> {
+        self.origin
     }
 
     /// Appends frames, given in two parts, that reach to `end`; `newest` is the latest event time among them.
@@ -267,12 +300,40 @@ impl Segment {
 
     /// Where in the file the frame at `pos` begins.
     pub fn offset(&self, pos: u64) -> u64 {
-        HEADER_LEN + (pos - self.first.pos)
+        self.header_len + (pos - self.first.pos)
     }
 
     /// Takes the file away. Readers that have it open keep its content.
     pub fn remove(self) -> io::Result<()> {
         std::fs::remove_file(&self.path)
+    }
+}
+
+/// The header of a segment whose first frame has the number `first`.
+fn header(first: u64, origin: Option<Origin>) -> Vec<u8> {
+    let Some(origin) = origin else {
+        return [MAGIC_1, first.to_le_bytes()].concat();
+    };
+    let mut bytes = [MAGIC, first.to_le_bytes(), origin.lineage.to_le_bytes()].concat();
+    bytes.extend(origin.boot);
+    bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+    bytes.resize(HEADER_LEN as usize, 0);
+    bytes
+}
+
+/// Reads the header at the front of `bytes`; an error says whether it is cut short rather than wrong.
+fn parse_header(bytes: &[u8], first: u64) -> Result<Option<Origin>, bool> {
+    if bytes.starts_with(&header(first, None)) {
+        return Ok(None);
+    }
+    let lineage = bytes.get(16..24).and_then(|part| part.try_into().ok()).map(u64::from_le_bytes);
+    let boot = bytes.get(24..40).and_then(|part| part.try_into().ok());
+    match (lineage, boot) {
+        (Some(lineage), Some(boot)) if bytes.len() == HEADER_LEN as usize => {
+            let origin = Origin { lineage, boot };
+            if bytes == header(first, Some(origin)) { Ok(Some(origin)) } else { Err(false) }
+        }
+        _ => Err(true),
     }
 }
 

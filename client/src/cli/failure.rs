@@ -3,7 +3,7 @@
 //! Made by the commands, printed once, by `main`.
 
 use sampan_client::engine::{Code, EngineError};
-use sampan_client::{Paths, WatchError};
+use sampan_client::{CursorError, Paths, WatchError};
 use sampan_ipc::report::chain;
 use std::error::Error;
 use std::io;
@@ -67,9 +67,7 @@ impl From<WatchError> for Failure {
                 "see the log of sampan-monitord; without --no-reconnect the stream goes on when it returns",
             ),
             WatchError::Time(_) => failure.status(USAGE),
-            WatchError::CursorFile { .. } => {
-                failure.hint("it holds one sequence number; remove it to begin anew")
-            }
+            WatchError::CursorFile { source, .. } => failure.hint(cursor_hint(source)),
             _ => failure,
         }
     }
@@ -87,6 +85,25 @@ impl From<EngineError> for Failure {
             },
             _ => failure,
         }
+    }
+}
+
+/// What helps against a cursor file that cannot be used. Nothing here costs the position but what says so.
+fn cursor_hint(error: &CursorError) -> &'static str {
+    let error = match error {
+        CursorError::Locked { .. } => return "give each reader a cursor file of its own",
+        CursorError::NotRegular(_) => return "name a regular file, or one that is not there yet",
+        CursorError::NotCursor => return "name another file; it was left as it is",
+        CursorError::Io(error) => error,
+    };
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space, and start again: the position is kept"
+        }
+        io::ErrorKind::PermissionDenied => "the user of this command must be able to read and write the file",
+        io::ErrorKind::ReadOnlyFilesystem => "name a file on a disk that can be written",
+        io::ErrorKind::NotFound => "make its directory first",
+        _ => "see to the disk that it is on, and start again: the position is kept",
     }
 }
 

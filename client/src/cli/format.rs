@@ -27,6 +27,16 @@ pub fn lost(out: &mut String, first: u64, last: u64, format: EventFormat) -> boo
     true
 }
 
+/// Appends a notice that the journal is another one, for formats that carry it in the stream; false for the others.
+pub fn replaced(out: &mut String, format: EventFormat) -> bool {
+    out.push_str(match format {
+        EventFormat::Line => return false,
+        EventFormat::Json => "{\"journal\":{\"replaced\":true}}\n",
+        EventFormat::Logfmt => "journal.replaced=true\n",
+    });
+    true
+}
+
 /// JSON text of anything that this program prints as JSON, on one line.
 pub fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("maps have string keys, and nothing here refuses to be written")

@@ -3,6 +3,7 @@
 //! None prints errors or exits: that is `main`'s, so that every failure looks the same.
 
 pub mod absent;
+pub mod acks;
 pub mod archives;
 pub mod args;
 pub mod attached;
@@ -13,6 +14,7 @@ pub mod credentials;
 pub mod disk;
 pub mod emit;
 pub mod events;
+pub mod exec;
 pub mod failure;
 pub mod follow;
 pub mod format;

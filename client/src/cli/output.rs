@@ -8,7 +8,9 @@ use sampan_client::Stopper;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 /// True while what is printed is not the result that standard output is for.
 static ASIDE: AtomicBool = AtomicBool::new(false);
@@ -26,6 +28,14 @@ pub struct Output {
     stdout: File,
     lines: String,
     signals: Signals,
+    watcher: Option<Watcher>,
+}
+
+/// The thread that notices that the reader has left; it ends when `end` is closed.
+#[derive(Debug)]
+struct Watcher {
+    end: UnixStream,
+    thread: JoinHandle<()>,
 }
 
 impl Output {
@@ -36,7 +46,7 @@ impl Output {
     pub fn new(signals: Signals) -> io::Result<Self> {
         // Rust's own stdout would buffer a second time.
         let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        Ok(Output { stdout, lines: String::new(), signals })
+        Ok(Output { stdout, lines: String::new(), signals, watcher: None })
     }
 
     /// Where the next line is appended, with its line feed.
@@ -49,14 +59,14 @@ impl Output {
         self.lines.len() >= FULL
     }
 
-    /// Writes all lines.
+    /// Writes all lines; calls `meanwhile` now and then while the reader takes nothing.
     ///
     /// # Errors
-    /// `Interrupted` if a signal was caught while the reader took nothing; else what write(2) says.
-    pub fn flush(&mut self) -> io::Result<()> {
+    /// `Interrupted` if a signal was caught while the reader took nothing; else what write(2) or `meanwhile` says.
+    pub fn flush(&mut self, mut meanwhile: impl FnMut() -> io::Result<()>) -> io::Result<()> {
         let mut rest = self.lines.as_bytes();
         while let Some(part) = rest.get(..rest.len().min(ATOMIC)).filter(|part| !part.is_empty()) {
-            wait_for_room(&self.stdout, &self.signals)?;
+            wait_for_room(&self.stdout, &self.signals, &mut meanwhile)?;
             match self.stdout.write(part) {
                 Ok(len) => rest = rest.get(len..).unwrap_or_default(),
                 Err(error)
@@ -74,15 +84,34 @@ impl Output {
     ///
     /// # Errors
     /// There is no descriptor or no thread to be had.
-    pub fn stop_when_unread(&self, stopper: Stopper) -> io::Result<()> {
+    pub fn stop_when_unread(&mut self, stopper: Stopper) -> io::Result<()> {
         let stdout = self.stdout.try_clone()?;
+        let (end, ended) = UnixStream::pair()?;
         let watch = move || {
             // No event is asked for: POLLERR and POLLHUP come unasked. Files and terminals have neither.
-            let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+            let none = PollFlags::empty();
+            let mut fds = [PollFd::new(stdout.as_fd(), none), PollFd::new(ended.as_fd(), none)];
             while !matches!(poll(&mut fds, PollTimeout::NONE), Ok(1..)) {}
-            stopper.stop();
+            if fds[0].any().unwrap_or(true) {
+                stopper.stop();
+            }
         };
-        std::thread::Builder::new().name("stdout-reader".into()).stack_size(64 << 10).spawn(watch)?;
+        let thread =
+            std::thread::Builder::new().name("stdout-reader".into()).stack_size(64 << 10).spawn(watch)?;
+        self.watcher = Some(Watcher { end, thread });
+        Ok(())
+    }
+
+    /// Closes standard output, so that its reader comes to the end.
+    ///
+    /// # Errors
+    /// /dev/null cannot take its place.
+    pub fn close(self) -> io::Result<()> {
+        if let Some(Watcher { end, thread }) = self.watcher {
+            drop(end);
+            let _ = thread.join();
+        }
+        nix::unistd::dup2_stdout(File::options().write(true).open("/dev/null")?)?;
         Ok(())
     }
 
@@ -99,7 +128,11 @@ pub fn is_unread(output: &impl AsFd) -> bool {
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
 }
 
-fn wait_for_room(stdout: &File, signals: &Signals) -> io::Result<()> {
+fn wait_for_room(
+    stdout: &File,
+    signals: &Signals,
+    meanwhile: &mut impl FnMut() -> io::Result<()>,
+) -> io::Result<()> {
     loop {
         let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];
         if let Ok(1..) = poll(&mut fds, PollTimeout::from(SIGNAL_CHECK_MS)) {
@@ -108,6 +141,7 @@ fn wait_for_room(stdout: &File, signals: &Signals) -> io::Result<()> {
         if signals.caught().is_some() {
             return Err(io::ErrorKind::Interrupted.into());
         }
+        meanwhile()?;
     }
 }
 

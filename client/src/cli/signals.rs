@@ -35,6 +35,19 @@ impl Signals {
         Ok(signals)
     }
 
+    /// Has each signal write a byte to `wake` as well.
+    ///
+    /// # Errors
+    /// The handler cannot be installed.
+    pub fn wake_too(&self, wake: &UnixStream) -> io::Result<()> {
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            if signal != SIGHUP || !is_ignored(signal) {
+                low_level::pipe::register(signal, wake.try_clone()?)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The last signal caught.
     pub fn caught(&self) -> Option<i32> {
         match self.caught.load(Ordering::SeqCst) {
