@@ -103,11 +103,12 @@ impl CursorFile {
         Ok((cursor, held))
     }
 
-    /// Remembers a position: at once, or when the interval since the last write is over.
+    /// Remembers a position: when the interval since the last write is over, or at once if it is the first one. A file
+    /// without a position would let a reader that is killed begin at another place.
     pub fn remember(&mut self, seq: u64, lineage: Option<u64>) -> Result<(), CursorError> {
         let new = Remembered::Seq(seq, lineage);
         self.waiting = (new != self.held).then_some(new);
-        self.write_if_due()
+        if self.held == Remembered::Nothing { self.save() } else { self.write_if_due() }
     }
 
     /// Writes what waits, if its time has come.
@@ -354,10 +355,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("cursor");
         let (mut file, _) = CursorFile::open(&path, Duration::from_secs(3600)).expect("made");
+        file.remember(4, Some(1)).expect("the first one is written at once");
         file.remember(5, Some(1)).expect("it waits");
         assert!(file.due().is_some_and(|at| at > Instant::now()));
         let on_disk = || parse(&std::fs::read(&path).expect("there")).map(|(_, held)| held);
-        assert_eq!(on_disk(), Some(Remembered::Nothing));
+        assert_eq!(on_disk(), Some(Remembered::Seq(4, Some(1))));
         file.finish().expect("writable");
         assert_eq!((on_disk(), file.due()), (Some(Remembered::Seq(5, Some(1))), None));
     }

@@ -5,6 +5,9 @@
 
 use sampan_ipc::watch::Lineage;
 
+/// A lineage that no journal has.
+const NO_LINEAGE: u64 = 0;
+
 /// The three numbers, and the lineage that they are of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Position {
@@ -30,6 +33,11 @@ impl Position {
     pub fn resume(&self) -> (Option<u64>, Option<u64>) {
         let after = self.received.filter(|_| !self.by_time || self.waits());
         (after, self.lineage.filter(|_| after.is_some()))
+    }
+
+    /// The number turns out to be of another journal, whose lineage nobody knows.
+    pub fn forget_journal(&mut self) {
+        self.lineage = Some(NO_LINEAGE);
     }
 
     /// A connection begins behind `head`, at a monitord that tells no lineage.

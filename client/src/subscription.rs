@@ -517,6 +517,7 @@ impl Subscription {
                 Err(error) if self.is_worth_a_retry(&error) => log::debug!("{}", chain(&error)),
                 Err(error) => return Err(error),
             }
+            self.keep()?;
             match self.stop.wait(None, Some(Instant::now() + pause)).map_err(WatchError::System)? {
                 Woken::Stopped => {
                     self.stopped = true;
@@ -546,9 +547,8 @@ impl Subscription {
                 self.subscribe()
             }
             Err(WatchError::Refused(refusal)) if self.is_ahead_by_file(&refusal) => {
-                let uncommitted = self.position.waits();
-                self.position = Position::of_file(None, 0);
-                self.replaced = Some(uncommitted);
+                // A lineage that no journal has: monitord answers as for any other that it does not know.
+                self.position.forget_journal();
                 self.subscribe()
             }
             other => other,

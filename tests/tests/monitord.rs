@@ -2,7 +2,7 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
-use sampan_ipc::watch::{End, Item, Opening, Reason, Request, Subscribe, VERSION};
+use sampan_ipc::watch::{End, Item, Opening, Reason, Request, Subscribe, VERSION, VERSION_MIN};
 use sampan_ipc::{Event, frame};
 use sampan_tests::host::{Host, PATIENCE, binary, need_root};
 use sampan_tests::process;
@@ -264,7 +264,7 @@ fn hostile_clients_are_told_which_versions_are_spoken_and_closed() {
         let mut client = Subscriber::connect(&host.socket()).expect("monitord serves");
         client.send(&bytes).expect("room");
         let refusal = client.refusal();
-        assert_eq!((refusal.reason, refusal.versions), (reason, vec![VERSION]), "{bytes:?}");
+        assert_eq!((refusal.reason, refusal.versions), (reason, vec![VERSION, VERSION_MIN]), "{bytes:?}");
         // What it sent and nobody read may turn the end into a reset.
         assert!(!matches!(client.try_next(), Ok(Some(_))), "still open");
     }
