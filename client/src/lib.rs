@@ -35,7 +35,7 @@
 //! ```no_run
 //! use sampan_client::{Emitter, Event, Paths};
 //!
-//! let emitter = Emitter::new(Paths::from_env().fifo());
+//! let emitter = Emitter::new(Paths::from_env().emit_fifo());
 //! emitter.send(Event::new("backup", "done", "nightly").with("bytes", 4096))?;
 //! # Ok::<(), sampan_client::RecordError>(())
 //! ```
