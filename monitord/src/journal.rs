@@ -12,7 +12,7 @@
 //! bytes that tell up to which sequence number events may have been given out while the disk refused them.
 
 use crate::ring::{Cursor, Ring};
-use crate::segment::{self, Damage, Origin, Segment};
+use crate::segment::{self, Damage, Numbering, Segment};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use sampan_ipc::event::Origin;
@@ -106,7 +106,7 @@ pub struct Journal {
     /// lineage.
     broken_off: bool,
     /// Whose numbers are given out now.
-    origin: Origin,
+    numbering: Numbering,
     seq_file: Option<File>,
     reserved: u64,
     _lock: Option<Flock<File>>,
@@ -142,7 +142,7 @@ impl Journal {
             bytes: 0,
             failure: None,
             broken_off: false,
-            origin: Origin { lineage: sampan_ipc::sender::random(), boot },
+            numbering: Numbering { lineage: sampan_ipc::sender::random(), boot },
             seq_file: None,
             reserved: 0,
             _lock: lock,
@@ -152,9 +152,9 @@ impl Journal {
             refused = journal.open_seq_file().err();
         }
         found.next.seq = found.next.seq.max(journal.reserved);
-        let newest = journal.segments.back().and_then(Segment::origin);
-        let goes_on = newest.filter(|newest| newest.boot == journal.origin.boot && newest.boot != NO_BOOT);
-        journal.origin = goes_on.unwrap_or(journal.origin);
+        let newest = journal.segments.back().and_then(Segment::numbering);
+        let goes_on = newest.filter(|newest| newest.boot == journal.numbering.boot && newest.boot != NO_BOOT);
+        journal.numbering = goes_on.unwrap_or(journal.numbering);
         journal.broken_off = goes_on.is_none() || journal.end().is_none_or(|end| end != found.next);
         if let Some(error) = refused {
             journal.fail(&error);
@@ -266,7 +266,7 @@ impl Journal {
     fn try_append(&mut self, ring: &Ring, from: Cursor, newest: i64) -> io::Result<()> {
         let end = ring.end();
         if self.broken_off || self.is_due(end.pos - from.pos) {
-            let segment = Segment::create(&self.dir, from, self.origin, self.limits.segment_bytes())?;
+            let segment = Segment::create(&self.dir, from, self.numbering, self.limits.segment_bytes())?;
             self.bytes += segment.bytes();
             self.segments.push_back(segment);
             self.broken_off = false;
@@ -345,12 +345,12 @@ impl Journal {
 
     /// The lineage of the numbers that are given out now.
     pub fn lineage(&self) -> u64 {
-        self.origin.lineage
+        self.numbering.lineage
     }
 
     /// The number behind the last one of an earlier lineage; `None` if no segment is of it.
     pub fn end_of_lineage(&self, lineage: u64) -> Option<u64> {
-        let of = |segment: &&Segment| segment.origin().is_some_and(|origin| origin.lineage == lineage);
+        let of = |segment: &&Segment| segment.numbering().is_some_and(|numbering| numbering.lineage == lineage);
         self.segments.iter().rev().find(of).map(|segment| segment.end().seq)
     }
 

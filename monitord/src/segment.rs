@@ -34,7 +34,7 @@ const CHUNK: usize = 64 << 10;
 
 /// Whose numbers a segment carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin {
+pub struct Numbering {
     /// Identity of the journal since the boot that the segment was written in, drawn at random.
     pub lineage: u64,
     /// That boot, as /proc/sys/kernel/random/boot_id tells it.
@@ -47,7 +47,7 @@ pub struct Segment {
     file: Arc<File>,
     path: PathBuf,
     /// `None` of a segment of version 1.
-    origin: Option<Origin>,
+    numbering: Option<Numbering>,
     header_len: u64,
     first: Cursor,
     end: Cursor,
@@ -73,18 +73,18 @@ impl Segment {
     ///
     /// # Errors
     /// Whatever the file system says; nothing is left behind then.
-    pub fn create(dir: &Path, first: Cursor, origin: Origin, intended_bytes: u64) -> io::Result<Self> {
+    pub fn create(dir: &Path, first: Cursor, numbering: Numbering, intended_bytes: u64) -> io::Result<Self> {
         let path = dir.join(file_name(first.seq));
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(true).mode(0o640).open(&path)?;
-        if let Err(error) = file.write_all_at(&header(first.seq, Some(origin)), 0) {
+        if let Err(error) = file.write_all_at(&header(first.seq, Some(numbering)), 0) {
             let _ = std::fs::remove_file(&path);
             return Err(error);
         }
         Ok(Segment {
             file: Arc::new(file),
             path,
-            origin: Some(origin),
+            numbering: Some(numbering),
             header_len: HEADER_LEN,
             first,
             end: first,
@@ -113,7 +113,7 @@ impl Segment {
         let mut segment = Segment {
             file: Arc::new(file),
             path,
-            origin: None,
+            numbering: None,
             header_len: HEADER_LEN_1,
             first,
             end: first,
@@ -138,7 +138,7 @@ impl Segment {
         let mut bytes = [0; HEADER_LEN as usize];
         let got = read_up_to(&self.file, &mut bytes, 0)?;
         match parse_header(&bytes[..got], self.first.seq) {
-            Ok(origin) => self.set_origin(origin),
+            Ok(numbering) => self.set_numbering(numbering),
             Err(is_torn) => {
                 return Ok(Some(if is_torn { Damage::Torn(file_len) } else { Damage::Corrupt(file_len) }));
             }
@@ -182,17 +182,17 @@ impl Segment {
 
     fn restore_header(&self) -> io::Result<()> {
         self.file.set_len(self.offset(self.end.pos))?;
-        self.file.write_all_at(&header(self.first.seq, self.origin), 0)
+        self.file.write_all_at(&header(self.first.seq, self.numbering), 0)
     }
 
-    fn set_origin(&mut self, origin: Option<Origin>) {
-        self.origin = origin;
-        self.header_len = if origin.is_some() { HEADER_LEN } else { HEADER_LEN_1 };
+    fn set_numbering(&mut self, numbering: Option<Numbering>) {
+        self.numbering = numbering;
+        self.header_len = if numbering.is_some() { HEADER_LEN } else { HEADER_LEN_1 };
     }
 
     /// Whose numbers it carries; `None` of a segment of version 1.
-    pub fn origin(&self) -> Option<Origin> {
-        self.origin
+    pub fn numbering(&self) -> Option<Numbering> {
+        self.numbering
     }
 
     /// Appends frames, given in two parts, that reach to `end`; `newest` is the latest event time among them.
@@ -310,19 +310,19 @@ impl Segment {
 }
 
 /// The header of a segment whose first frame has the number `first`.
-fn header(first: u64, origin: Option<Origin>) -> Vec<u8> {
-    let Some(origin) = origin else {
+fn header(first: u64, numbering: Option<Numbering>) -> Vec<u8> {
+    let Some(numbering) = numbering else {
         return [MAGIC_1, first.to_le_bytes()].concat();
     };
-    let mut bytes = [MAGIC, first.to_le_bytes(), origin.lineage.to_le_bytes()].concat();
-    bytes.extend(origin.boot);
+    let mut bytes = [MAGIC, first.to_le_bytes(), numbering.lineage.to_le_bytes()].concat();
+    bytes.extend(numbering.boot);
     bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
     bytes.resize(HEADER_LEN as usize, 0);
     bytes
 }
 
 /// Reads the header at the front of `bytes`; an error says whether it is cut short rather than wrong.
-fn parse_header(bytes: &[u8], first: u64) -> Result<Option<Origin>, bool> {
+fn parse_header(bytes: &[u8], first: u64) -> Result<Option<Numbering>, bool> {
     if bytes.starts_with(&header(first, None)) {
         return Ok(None);
     }
@@ -330,8 +330,8 @@ fn parse_header(bytes: &[u8], first: u64) -> Result<Option<Origin>, bool> {
     let boot = bytes.get(24..40).and_then(|part| part.try_into().ok());
     match (lineage, boot) {
         (Some(lineage), Some(boot)) if bytes.len() == HEADER_LEN as usize => {
-            let origin = Origin { lineage, boot };
-            if bytes == header(first, Some(origin)) { Ok(Some(origin)) } else { Err(false) }
+            let numbering = Numbering { lineage, boot };
+            if bytes == header(first, Some(numbering)) { Ok(Some(numbering)) } else { Err(false) }
         }
         _ => Err(true),
     }
