@@ -75,8 +75,8 @@ fn distrust<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a TrustError> {
 
 fn run(config: Config) -> Result<(), Box<dyn Error>> {
     start::find_shim();
-    roots::prepare(&config)?;
     let listening = socket::listen(&config.socket)?;
+    roots::prepare(&config)?;
     let (namespace, advice) = enter(config.user_namespace);
     let homes = Homes::open(&config.containers, &config.run_dir)?;
     let store = Store::open_in(&config.store, namespace, &|| homes.needs())?;

@@ -1,6 +1,7 @@
 //! The directories that the engine works in: checked, and closed to other users, before anything is done in them.
 //!
-//! Called once, by `main`, before it opens socket, store and containers. The rule is [`trust`]'s.
+//! Called once, by `main`, as soon as no other engine has the socket, before it opens store and containers. The rule is
+//! [`trust`]'s.
 
 use crate::config::Config;
 use crate::socket;
