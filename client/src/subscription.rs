@@ -11,6 +11,7 @@ use sampan_ipc::frame::{self, FrameError};
 use sampan_ipc::paths::Paths;
 use sampan_ipc::report::chain;
 use sampan_ipc::time::{self, TimeError};
+use sampan_ipc::trust::Server;
 use sampan_ipc::watch::{self, End, Reason, Refusal, Request, Subscribe};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -581,7 +582,7 @@ impl Subscription {
         let by_time = subscribe.after.is_none() && subscribe.since.is_some();
         let request = Request::Subscribe(subscribe);
         let opening = if self.old_monitord { watch::opening_1(request) } else { watch::opening(request) };
-        let connection = Connection::open(&socket, &opening?, &[]);
+        let connection = Connection::open(&socket, Server::Monitord, &opening?, &[]);
         self.connection = Some(connection.map_err(|source| WatchError::Connect { socket, source })?);
         let head = self.welcome()?;
         if self.old_monitord {

@@ -350,7 +350,8 @@ impl Journal {
 
     /// The number behind the last one of an earlier lineage; `None` if no segment is of it.
     pub fn end_of_lineage(&self, lineage: u64) -> Option<u64> {
-        let of = |segment: &&Segment| segment.numbering().is_some_and(|numbering| numbering.lineage == lineage);
+        let of =
+            |segment: &&Segment| segment.numbering().is_some_and(|numbering| numbering.lineage == lineage);
         self.segments.iter().rev().find(of).map(|segment| segment.end().seq)
     }
 
