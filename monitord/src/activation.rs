@@ -29,7 +29,7 @@ pub fn passed() -> Passed {
         let fd = unsafe { sys::take_passed(raw) };
         let kind = fstat(&fd).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT);
         match (name.as_str(), kind) {
-            (_, Ok(SFlag::S_IFIFO)) if passed.fifo.is_none() => passed.fifo = Some(fd),
+            (name, Ok(SFlag::S_IFIFO)) if passed.fifo.is_none() && name != "emit" => passed.fifo = Some(fd),
             (_, Ok(SFlag::S_IFSOCK)) if passed.listener.is_none() => passed.listener = Some(fd),
             (name, _) => log::warn!("descriptor {raw} ('{name}') was passed but is of no use here: closed"),
         }

@@ -171,7 +171,7 @@ impl Fifo {
 }
 
 /// What a file is, if it is no FIFO.
-fn kind(file: &std::fs::FileType) -> Option<&'static str> {
+pub fn kind(file: &std::fs::FileType) -> Option<&'static str> {
     use std::os::unix::fs::FileTypeExt;
     match file {
         file if file.is_fifo() => None,

@@ -1,0 +1,131 @@
+//! A FIFO between two lives of its socket unit: given back to who opens it, held open while nobody else does.
+//!
+//! systemd opens a FIFO that exists only if owner, group and mode are those of one that it would make itself, and it makes
+//! them other ones right after. So each start of the unit but the first would fail: [`release`] runs before it. A FIFO
+//! that nobody has open loses what is in it: [`hold`] runs from the unit's stop to its next start. Both are run by the units,
+//! as `sampan-monitord --release-fifo` and `--hold-fifo`. Neither reads a byte of the FIFO, makes one, or removes one.
+
+use crate::activation;
+use crate::fifo::kind;
+use crate::sys;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, open};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{fchown, getegid, geteuid};
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a FIFO cannot be released or held.
+#[derive(Debug, thiserror::Error)]
+pub enum HoldError {
+    /// Something else is in its place.
+    #[error("cannot use {} as a FIFO: it is {kind}; remove it", path.display())]
+    NotFifo {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// A sampan-monitord reads it.
+    #[error("FIFO {} is in use by another sampan-monitord: stop that first", .0.display())]
+    Busy(PathBuf),
+    /// The file system refuses.
+    #[error("cannot {doing} FIFO {}", path.display())]
+    Io {
+        /// What was attempted.
+        doing: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Gives the FIFO at `path`, if there is one, to this process's user and group, with `mode`.
+///
+/// # Errors
+/// [`HoldError::Busy`] if somebody reads it: it is not to be opened by a second one then.
+pub fn release(path: &Path, mode: Mode) -> Result<(), HoldError> {
+    let Some(fifo) = open_fifo(path)? else { return Ok(()) };
+    let context =
+        |errno: Errno| HoldError::Io { doing: "release", path: path.to_owned(), source: errno.into() };
+    let fifo = match Flock::lock(fifo, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => lock,
+        Err((_, Errno::EWOULDBLOCK)) => return Err(HoldError::Busy(path.to_owned())),
+        Err((_, errno)) => return Err(context(errno)),
+    };
+    fchown(&*fifo, Some(geteuid()), Some(getegid())).map_err(context)?;
+    fchmod(&*fifo, mode).map_err(context)
+}
+
+/// Holds the FIFO at `path` open, and says so to the service manager, until SIGTERM or SIGINT.
+///
+/// # Errors
+/// There is no such FIFO, or it cannot be opened.
+pub fn hold(path: &Path) -> Result<(), HoldError> {
+    let context = |source| HoldError::Io { doing: "hold", path: path.to_owned(), source };
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(context)?;
+    let fifo = open_fifo(path)?.ok_or_else(|| context(Errno::ENOENT.into()))?;
+    activation::tell(&[NotifyState::Ready]);
+    signals.forever().next();
+    match sys::unread(&fifo) {
+        Ok(0) => {}
+        Ok(bytes) => log::info!("{} is not held any more, with {bytes} bytes unread", path.display()),
+        Err(errno) => log::debug!("cannot tell what is in {}: {errno}", path.display()),
+    }
+    Ok(())
+}
+
+/// Opens the FIFO at `path` for reading and writing; `None` if nothing is there.
+fn open_fifo(path: &Path) -> Result<Option<File>, HoldError> {
+    let context = |source| HoldError::Io { doing: "open", path: path.to_owned(), source };
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) => match kind(&meta.file_type()) {
+            None => {}
+            Some(kind) => return Err(HoldError::NotFifo { path: path.to_owned(), kind }),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(context(error)),
+    }
+    let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
+    let file = File::from(open(path, flags, Mode::empty()).map_err(|errno| context(errno.into()))?);
+    // What is open now counts, whatever was there a moment ago.
+    match kind(&file.metadata().map_err(context)?.file_type()) {
+        None => Ok(Some(file)),
+        Some(kind) => Err(HoldError::NotFifo { path: path.to_owned(), kind }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fifo::Fifo;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_fifo_is_released_unless_it_is_read_or_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("fifo");
+        let mode = Mode::from_bits_truncate(0o620);
+        release(&path, mode).expect("nothing is there, and nothing is to be done");
+        assert!(!path.exists());
+        let fifo = Fifo::open(&path, None).expect("a FIFO");
+        assert!(matches!(release(&path, mode), Err(HoldError::Busy(_))));
+        drop(fifo);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("set");
+        release(&path, mode).expect("released");
+        assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o7777, 0o620);
+        std::fs::remove_file(&path).expect("removed");
+        std::fs::write(&path, "").expect("written");
+        let error = release(&path, mode).expect_err("a file").to_string();
+        assert!(error.contains("it is a regular file"), "{error}");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).expect("linked");
+        let error = release(&link, mode).expect_err("a link").to_string();
+        assert!(error.contains("it is a symbolic link"), "{error}");
+    }
+}
