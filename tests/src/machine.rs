@@ -75,7 +75,7 @@ cd "$root"
 pivot_root . .
 umount -l .
 cd /
-exec env -i container=sampan "PATH=$PATH" /usr/lib/systemd/systemd --system --log-target=console --show-status=no
+exec env -i container=sampan "PATH=$PATH" /usr/lib/systemd/systemd --system --log-target=journal --show-status=no
 "#;
 
 /// Goes into the group `test` of the machine `$1`, in each hierarchy, and into the namespaces of its process 1, `$2`; runs
