@@ -6,34 +6,28 @@
 //! as `sampan-monitord --release-fifo` and `--hold-fifo`. Neither reads a byte of the FIFO, makes one, or removes one.
 
 use crate::activation;
-use crate::fifo::kind;
 use crate::sys;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, open};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{fchown, getegid, geteuid};
+use sampan_ipc::fifo::{self, OpenError};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// Why a FIFO cannot be released or held.
 #[derive(Debug, thiserror::Error)]
 pub enum HoldError {
-    /// Something else is in its place.
-    #[error("cannot use {} as a FIFO: it is {kind}; remove it", path.display())]
-    NotFifo {
-        /// The path.
-        path: PathBuf,
-        /// What it is.
-        kind: &'static str,
-    },
+    /// It cannot be opened, or something else is in its place.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// A sampan-monitord reads it.
     #[error("FIFO {} is in use by another sampan-monitord: stop that first", .0.display())]
     Busy(PathBuf),
-    /// The file system refuses.
+    /// The system refuses.
     #[error("cannot {doing} FIFO {}", path.display())]
     Io {
         /// What was attempted.
@@ -50,7 +44,10 @@ pub enum HoldError {
 /// # Errors
 /// [`HoldError::Busy`] if somebody reads it: it is not to be opened by a second one then.
 pub fn release(path: &Path, mode: Mode) -> Result<(), HoldError> {
-    let Some(fifo) = open_fifo(path)? else { return Ok(()) };
+    let fifo = match fifo::hold(path) {
+        Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+        fifo => fifo?,
+    };
     let context =
         |errno: Errno| HoldError::Io { doing: "release", path: path.to_owned(), source: errno.into() };
     let fifo = match Flock::lock(fifo, FlockArg::LockExclusiveNonblock) {
@@ -69,7 +66,7 @@ pub fn release(path: &Path, mode: Mode) -> Result<(), HoldError> {
 pub fn hold(path: &Path) -> Result<(), HoldError> {
     let context = |source| HoldError::Io { doing: "hold", path: path.to_owned(), source };
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(context)?;
-    let fifo = open_fifo(path)?.ok_or_else(|| context(Errno::ENOENT.into()))?;
+    let fifo = fifo::hold(path)?;
     activation::tell(&[NotifyState::Ready]);
     signals.forever().next();
     match sys::unread(&fifo) {
@@ -80,30 +77,11 @@ pub fn hold(path: &Path) -> Result<(), HoldError> {
     Ok(())
 }
 
-/// Opens the FIFO at `path` for reading and writing; `None` if nothing is there.
-fn open_fifo(path: &Path) -> Result<Option<File>, HoldError> {
-    let context = |source| HoldError::Io { doing: "open", path: path.to_owned(), source };
-    match std::fs::symlink_metadata(path) {
-        Ok(meta) => match kind(&meta.file_type()) {
-            None => {}
-            Some(kind) => return Err(HoldError::NotFifo { path: path.to_owned(), kind }),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(context(error)),
-    }
-    let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
-    let file = File::from(open(path, flags, Mode::empty()).map_err(|errno| context(errno.into()))?);
-    // What is open now counts, whatever was there a moment ago.
-    match kind(&file.metadata().map_err(context)?.file_type()) {
-        None => Ok(Some(file)),
-        Some(kind) => Err(HoldError::NotFifo { path: path.to_owned(), kind }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fifo::Fifo;
+    use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
@@ -116,8 +94,11 @@ mod tests {
         let fifo = Fifo::open(&path, None).expect("a FIFO");
         assert!(matches!(release(&path, mode), Err(HoldError::Busy(_))));
         drop(fifo);
+        let mut fifo = fifo::hold(&path).expect("opened");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("set");
+        fifo.write_all(b"unread").expect("room");
         release(&path, mode).expect("released");
+        assert_eq!(sys::unread(&fifo), Ok(6));
         assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o7777, 0o620);
         std::fs::remove_file(&path).expect("removed");
         std::fs::write(&path, "").expect("written");

@@ -2,7 +2,7 @@
 //!
 //! Called once, by [`crate::event_loop::EventLoop::open`].
 
-use crate::activation::Passed;
+use crate::activation;
 use crate::config::Settings;
 use crate::fifo::{Fifo, FifoError};
 use crate::journal::{Found, Journal, OpenError};
@@ -10,6 +10,7 @@ use crate::listener::{ListenError, Listener};
 use crate::ring::Cursor;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Gid;
+use sampan_ipc::fifo::{FACTS_GROUP, GROUP};
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -28,7 +29,7 @@ pub enum StartError {
         /// On what, in words.
         what: String,
     },
-    /// The FIFO cannot be used.
+    /// A FIFO cannot be used.
     #[error(transparent)]
     Fifo(FifoError),
     /// The socket cannot be used.
@@ -52,21 +53,23 @@ pub enum StartError {
     },
 }
 
-/// Opens the FIFO and the listening socket, unless they were passed.
+/// Opens the FIFO of facts, the emit FIFO and the listening socket, unless they were passed.
 ///
 /// # Errors
 /// See [`StartError`].
-pub fn endpoints(settings: &Settings, passed: Passed) -> Result<(Fifo, Listener), StartError> {
-    let group = group();
-    Ok((fifo(settings, passed.fifo, group)?, listener(settings, passed.listener, group)?))
+pub fn endpoints(settings: &Settings) -> Result<(Fifo, Fifo, Listener), StartError> {
+    let passed = activation::passed(&settings.emit_fifo);
+    let facts = fifo(&settings.fifo, passed.fifo, FACTS_GROUP)?;
+    let emit = fifo(&settings.emit_fifo, passed.emit, GROUP)?;
+    Ok((facts, emit, listener(settings, passed.listener, group())?))
 }
 
-fn fifo(settings: &Settings, passed: Option<OwnedFd>, group: Option<Gid>) -> Result<Fifo, StartError> {
+fn fifo(path: &Path, passed: Option<OwnedFd>, group: &str) -> Result<Fifo, StartError> {
     let fifo = match passed {
-        Some(fd) => Fifo::adopt(fd, &settings.fifo),
+        Some(fd) => Fifo::adopt(fd, path),
         None => {
-            make_parent(&settings.fifo)?;
-            Fifo::open(&settings.fifo, group)
+            make_parent(path)?;
+            Fifo::open(path, sampan_ipc::fifo::group(group))
         }
     };
     fifo.map_err(|error| match error {
@@ -120,16 +123,9 @@ fn make_parent(path: &Path) -> Result<(), StartError> {
     made.map_err(|source| StartError::Directory { path: parent.display().to_string(), source })
 }
 
-/// The group whose members may emit and subscribe, if the host has it.
-///
-/// Read from /etc/group itself, group(5): the C library would load its name services for it, and keep them.
+/// The group whose members may subscribe, if the host has it and this process may give files to it.
 fn group() -> Option<Gid> {
-    if !nix::unistd::geteuid().is_root() {
-        return None;
-    }
-    let groups = std::fs::read_to_string("/etc/group").ok()?;
-    let line = groups.lines().find_map(|line| line.strip_prefix("sampan:"))?;
-    line.split(':').nth(1)?.parse().ok().map(Gid::from_raw)
+    nix::unistd::geteuid().is_root().then(|| sampan_ipc::fifo::group(GROUP)).flatten()
 }
 
 /// A subscriber is a descriptor: asks for as many as the limits allow. getrlimit(2).
