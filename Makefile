@@ -9,6 +9,10 @@ IMAGE ?=
 # Arguments of the benchmark: `make bench BENCH="fanout --runs 3"`.
 BENCH ?=
 FUZZ_SECONDS ?= 60
+# What `make install-built` installs: the folder of the binaries, and the program that writes man pages and completions.
+BIN ?= $(TARGET)/release
+SHARE ?= $(TARGET)/share
+GENERATE ?= $(CARGO) run --release -p sampan-client --example generate --
 
 # A shim is started for each container, and the command line for each command: without libraries to find and link, that
 # costs a third less, and each shim holds less memory of its own. Where the C library is not there as an archive (libc.a),
@@ -21,7 +25,7 @@ endef
 
 BINARIES = sampan sampan-monitord sampan-engine sampan-shim
 
-.PHONY: all demo test check bench fuzz install clean
+.PHONY: all demo test check bench fuzz install install-built uninstall clean
 
 all:
 	$(CARGO) build --release -p sampan-monitord -p sampan-engine --bin sampan-monitord --bin sampan-engine
@@ -56,22 +60,42 @@ fuzz:
 	$(CARGO) build --release -p sampan-tests --bin fuzz
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(TARGET)/release/fuzz
 
+# What is installed, and what `make uninstall` removes again: nothing is enabled, started or stopped here.
+BINDIR = $(DESTDIR)$(PREFIX)/bin
+UNITDIR = $(DESTDIR)$(PREFIX)/lib/systemd/system
+SYSUSERSDIR = $(DESTDIR)$(PREFIX)/lib/sysusers.d
+MANDIR = $(DESTDIR)$(PREFIX)/share/man
+BASHDIR = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+ZSHDIR = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+FISHDIR = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+UNITS = $(notdir $(wildcard systemd/*.service systemd/*.socket))
+
 install: all
-	$(CARGO) run --release -p sampan-client --example generate -- $(TARGET)/share
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d
-	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man8
-	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions
-	install -d $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	install -m 755 $(BINARIES:%=$(TARGET)/release/%) $(DESTDIR)$(PREFIX)/bin
-	for unit in systemd/*.service systemd/*.socket; do \
-		sed 's|/usr/bin/sampan|$(PREFIX)/bin/sampan|' $$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit#systemd/} || exit 1; \
+	$(MAKE) install-built
+
+# A binary is written beside its place and renamed into it: a unit that is started meanwhile finds the old one or the new.
+install-built:
+	$(GENERATE) $(SHARE)
+	install -d $(BINDIR) $(UNITDIR) $(SYSUSERSDIR) $(MANDIR)/man1 $(MANDIR)/man8 $(BASHDIR) $(ZSHDIR) $(FISHDIR)
+	for binary in $(BINARIES); do \
+		install -m 755 $(BIN)/$$binary $(BINDIR)/.$$binary.new && mv -f $(BINDIR)/.$$binary.new $(BINDIR)/$$binary || exit 1; \
 	done
-	install -m 644 systemd/sampan.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/sampan.conf
-	install -m 644 $(TARGET)/share/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
-	install -m 644 docs/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
-	install -m 644 $(TARGET)/share/completions/bash/* $(DESTDIR)$(PREFIX)/share/bash-completion/completions
-	install -m 644 $(TARGET)/share/completions/zsh/* $(DESTDIR)$(PREFIX)/share/zsh/site-functions
-	install -m 644 $(TARGET)/share/completions/fish/* $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	for unit in $(UNITS); do \
+		sed 's|/usr/bin/sampan|$(PREFIX)/bin/sampan|' systemd/$$unit >$(UNITDIR)/$$unit && chmod 644 $(UNITDIR)/$$unit || exit 1; \
+	done
+	install -m 644 systemd/sampan.sysusers $(SYSUSERSDIR)/sampan.conf
+	install -m 644 $(SHARE)/man/*.1 $(MANDIR)/man1
+	install -m 644 docs/man/*.8 $(MANDIR)/man8
+	install -m 644 $(SHARE)/completions/bash/* $(BASHDIR)
+	install -m 644 $(SHARE)/completions/zsh/* $(ZSHDIR)
+	install -m 644 $(SHARE)/completions/fish/* $(FISHDIR)
+	@echo 'installed; see docs/systemd.md for what follows: systemd-sysusers, systemctl daemon-reload, systemctl enable --now'
+
+# Leaves data alone (/var/lib/sampan, /var/lib/sampan-monitord, /etc/sampan), the user and the groups. Stop the units first.
+uninstall:
+	rm -f $(BINARIES:%=$(BINDIR)/%) $(UNITS:%=$(UNITDIR)/%) $(SYSUSERSDIR)/sampan.conf
+	rm -f $(MANDIR)/man1/sampan.1 $(MANDIR)/man1/sampan-*.1 $(patsubst docs/man/%,$(MANDIR)/man8/%,$(wildcard docs/man/*.8))
+	rm -f $(BASHDIR)/sampan $(ZSHDIR)/_sampan $(FISHDIR)/sampan.fish
 
 clean:
 	$(CARGO) clean

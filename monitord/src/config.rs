@@ -4,6 +4,7 @@
 
 use crate::journal::Limits;
 use crate::syncer::Policy;
+use nix::sys::stat::Mode;
 use sampan_ipc::paths::Paths;
 use serde::Deserialize;
 use std::ffi::OsString;
@@ -39,6 +40,9 @@ Options:
       --subscribers-max <N>              Serve at most this many subscribers [default: 4096]
       --subscribers-per-uid-max <N>      Serve at most this many of one user [default: 2048]
       --config <PATH>                    Read this configuration file [default: /etc/sampan/sampan.toml, if there]
+      --release-fifo <PATH>              Give the FIFO to this user and group, so that systemd opens it, and exit
+      --fifo-mode <MODE>                 With --release-fifo: and this mode [default: 0620]
+      --hold-fifo <PATH>                 Hold the FIFO open, so that what is in it is kept, until SIGTERM
   -h, --help                             Print this help
   -V, --version                          Print the version
 
@@ -55,6 +59,10 @@ Exit status: 0 stopped as asked, 1 failed, 2 bad arguments, 100 another instance
 pub enum Asked {
     /// To run.
     Run(Box<Settings>),
+    /// To give a FIFO to this process's user and group, with a mode.
+    Release(PathBuf, Mode),
+    /// To hold a FIFO open.
+    Hold(PathBuf),
     /// To print a text.
     Print(String),
 }
@@ -166,6 +174,7 @@ impl Settings {
         use lexopt::prelude::*;
         let mut parser = lexopt::Parser::from_args(args);
         let (mut section, mut config) = (Section::default(), None);
+        let (mut release, mut mode) = (None, Mode::from_bits_truncate(0o620));
         while let Some(arg) = parser.next()? {
             match arg {
                 Short('h') | Long("help") => return Ok(Asked::Print(HELP.to_owned())),
@@ -185,9 +194,15 @@ impl Settings {
                 Long("subscribers-per-uid-max") => {
                     section.subscribers_per_uid_max = Some(parser.value()?.parse()?)
                 }
+                Long("release-fifo") => release = Some(PathBuf::from(parser.value()?)),
+                Long("fifo-mode") => mode = file_mode(&parser.value()?.string()?)?,
+                Long("hold-fifo") => return Ok(Asked::Hold(parser.value()?.into())),
                 Long("config") => config = Some(PathBuf::from(parser.value()?)),
                 _ => return Err(arg.unexpected().into()),
             }
+        }
+        if let Some(path) = release {
+            return Ok(Asked::Release(path, mode));
         }
         Self::resolve(section, config).map(|settings| Asked::Run(Box::new(settings)))
     }
@@ -306,6 +321,11 @@ fn time(key: &'static str, text: &str) -> Result<Duration, ConfigError> {
         .ok_or_else(|| bad(key, text, "a time over zero with ms, s, m, h or d"))
 }
 
+fn file_mode(text: &str) -> Result<Mode, ConfigError> {
+    let bits = u32::from_str_radix(text, 8).ok().filter(|bits| *bits <= 0o777);
+    bits.map(Mode::from_bits_truncate).ok_or_else(|| bad("fifo-mode", text, "a mode in octal, at most 0777"))
+}
+
 fn sync(text: &str, interval: Duration) -> Result<Policy, ConfigError> {
     match text {
         "always" => Ok(Policy::Always),
@@ -322,7 +342,7 @@ mod tests {
     fn settings(args: &[&str]) -> Result<Settings, ConfigError> {
         match Settings::from_args(args.iter().map(OsString::from))? {
             Asked::Run(settings) => Ok(*settings),
-            Asked::Print(text) => panic!("{text}"),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -11,6 +11,7 @@ mod config;
 mod counters;
 mod event_loop;
 mod fifo;
+mod hold;
 mod intake;
 mod journal;
 mod listener;
@@ -31,6 +32,8 @@ fn main() -> ExitCode {
     sys::keep_heap_small();
     let settings = match config::Settings::from_args(std::env::args_os().skip(1)) {
         Ok(config::Asked::Run(settings)) => settings,
+        Ok(config::Asked::Release(path, mode)) => return between_lives(|| hold::release(&path, mode)),
+        Ok(config::Asked::Hold(path)) => return between_lives(|| hold::hold(&path)),
         Ok(config::Asked::Print(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;
@@ -55,6 +58,18 @@ fn main() -> ExitCode {
                 log::error!("hint: {hint}");
             }
             ExitCode::from(if matches!(error, StartError::Busy { .. }) { 100 } else { 1 })
+        }
+    }
+}
+
+/// Does what a socket unit asks for while this process does not serve.
+fn between_lives(work: impl FnOnce() -> Result<(), hold::HoldError>) -> ExitCode {
+    logging::start();
+    match work() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{}", sampan_ipc::report::chain(&error));
+            ExitCode::from(if matches!(error, hold::HoldError::Busy(_)) { 100 } else { 1 })
         }
     }
 }

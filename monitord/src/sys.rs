@@ -1,6 +1,7 @@
 //! The system calls that no safe wrapper covers. One per function; nothing else here.
 
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use nix::errno::Errno;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Has the C library keep little: one heap for three threads that hardly allocate, and none of the pages of a
 /// buffer of 32 KiB or more once that is freed. mallopt(3). No effect where the C library has no such call.
@@ -43,4 +44,12 @@ pub fn forget_code() {
 pub unsafe fn take_passed(raw: RawFd) -> OwnedFd {
     // SAFETY: the caller vouches for it.
     unsafe { OwnedFd::from_raw_fd(raw) }
+}
+
+/// How many bytes a pipe holds. ioctl(2), FIONREAD, pipe(7).
+pub fn unread(pipe: impl AsFd) -> Result<usize, Errno> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int to the address that it is given, and `bytes` is one.
+    let result = unsafe { libc::ioctl(pipe.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    Errno::result(result).map(|_| usize::try_from(bytes).unwrap_or(0))
 }

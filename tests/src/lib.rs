@@ -11,6 +11,8 @@ pub mod fuzz;
 pub mod host;
 pub mod keen_registry;
 pub mod leaks;
+pub mod load;
+pub mod machine;
 pub mod nested;
 pub mod process;
 pub mod random;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Set for the second process, which is to do what the test is for.
-const INSIDE: &str = "SAMPAN_TEST_INSIDE";
+pub(crate) const INSIDE: &str = "SAMPAN_TEST_INSIDE";
 /// What `LD_PRELOAD` adds to crun, see [`crun`].
 const LOCKED: &str = "#define _GNU_SOURCE\n\
     #include <dlfcn.h>\n\
@@ -29,9 +29,30 @@ pub enum Groups {
     Version2,
 }
 
+/// A function of sh that mounts, below `$1/sys/fs/cgroup`, the hierarchies that are mounted now. systemd mounts what lacks,
+/// links, and makes read-only what it finds there: so the file system that holds the mounts is a new one, and not the host's.
+pub(crate) const MOUNT_GROUPS: &str = r#"
+mount_groups() {
+    version=$(stat -f -c %T /sys/fs/cgroup)
+    groups=$(awk '/ - cgroup/ { print $5, $(NF - 2), $NF }' /proc/self/mountinfo)
+    [ -n "$1" ] || umount -R /sys/fs/cgroup
+    if [ "$version" = cgroup2fs ]; then
+        mount -t cgroup2 none "$1/sys/fs/cgroup"
+        return
+    fi
+    mount -t tmpfs -o mode=755 none "$1/sys/fs/cgroup"
+    echo "$groups" | while read -r place kind options; do
+        case $options in *name=*) options=none,name=${options##*name=} ;; *) options=${options#r[wo],} ;; esac
+        [ "$kind" = cgroup2 ] && options=rw
+        mkdir -p "$1$place"
+        mount -t "$kind" -o "$options" none "$1$place"
+    done
+}
+"#;
+
 /// Goes into a group `$1` of its own in each hierarchy, and makes it the root of what is seen. A new group in cpuset has
 /// no processor yet; that hierarchy is left out.
-const ENTER: &str = r#"
+pub(crate) const ENTER: &str = r#"
 set -e
 mount --make-rprivate /
 [ "$2" = Version2 ] && mount -t cgroup2 none /sys/fs/cgroup
@@ -52,17 +73,7 @@ mount --make-rprivate /
 mount -t proc proc /proc
 mount --bind /proc/sys /proc/sys
 mount -o remount,bind,ro /proc/sys
-if [ "$(stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ]; then
-    umount -R /sys/fs/cgroup
-    mount -t cgroup2 none /sys/fs/cgroup
-else
-    awk '/ - cgroup/ { print $5, $(NF - 2), $NF }' /proc/self/mountinfo | while read -r place kind options; do
-        case $options in *name=*) options=none,name=${options##*name=} ;; *) options=${options#r[wo],} ;; esac
-        [ "$kind" = cgroup2 ] && options=rw
-        umount "$place"
-        mount -t "$kind" -o "$options" none "$place"
-    done
-fi
+mount_groups ""
 for place in /run /var/log /etc/systemd /usr/lib/systemd/system /usr/lib/systemd/system-generators; do
     mount -t tmpfs none "$place"
 done
@@ -88,7 +99,7 @@ pub fn under_systemd<F: FnOnce()>(groups: Groups, test: F) {
     let name = format!("sampan-test-{}", dir.path().extension().expect("random letters").display());
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", ENTER, "sh", &name, &format!("{groups:?}")]).arg(dir.path());
-    let output = command.env("BOOT", BOOT).output().expect("util-linux");
+    let output = command.env("BOOT", [MOUNT_GROUPS, BOOT].concat()).output().expect("util-linux");
     let gone = || remove_groups(&name);
     wait_until("the control groups to go", || name.clone(), gone);
     let said = [&out, &console].map(|file| fs::read_to_string(file).unwrap_or_default()).concat();
@@ -115,7 +126,7 @@ fn unit<F>(temp: &Path, out: &Path) -> String {
 }
 
 /// Removes the groups `name` at the top of all hierarchies; true if they are gone.
-fn remove_groups(name: &str) -> bool {
+pub(crate) fn remove_groups(name: &str) -> bool {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounted");
     let tops =
         mounts.lines().filter(|line| line.contains(" - cgroup")).filter_map(|line| line.split(' ').nth(4));
@@ -165,7 +176,7 @@ pub fn with_accounts<F: FnOnce()>(users: &str, groups: &str, test: F) {
 }
 
 /// Runs the test that `F` is in as the last arguments of `command`.
-fn run_again<F>(mut command: Command) {
+pub(crate) fn run_again<F>(mut command: Command) {
     let program = std::env::current_exe().expect("a running program has a path");
     command.arg(program).args(["--exact", name_of::<F>(), "--nocapture"]).env(INSIDE, "1");
     let output = command.output().expect("util-linux");

@@ -1,0 +1,112 @@
+//! A FIFO between two lives of its socket unit: given back to who opens it, held open while nobody else does.
+//!
+//! systemd opens a FIFO that exists only if owner, group and mode are those of one that it would make itself, and it makes
+//! them other ones right after. So each start of the unit but the first would fail: [`release`] runs before it. A FIFO
+//! that nobody has open loses what is in it: [`hold`] runs from the unit's stop to its next start. Both are run by the units,
+//! as `sampan-monitord --release-fifo` and `--hold-fifo`. Neither reads a byte of the FIFO, makes one, or removes one.
+
+use crate::activation;
+use crate::sys;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{fchown, getegid, geteuid};
+use sampan_ipc::fifo::{self, OpenError};
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a FIFO cannot be released or held.
+#[derive(Debug, thiserror::Error)]
+pub enum HoldError {
+    /// It cannot be opened, or something else is in its place.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A sampan-monitord reads it.
+    #[error("FIFO {} is in use by another sampan-monitord: stop that first", .0.display())]
+    Busy(PathBuf),
+    /// The system refuses.
+    #[error("cannot {doing} FIFO {}", path.display())]
+    Io {
+        /// What was attempted.
+        doing: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Gives the FIFO at `path`, if there is one, to this process's user and group, with `mode`.
+///
+/// # Errors
+/// [`HoldError::Busy`] if somebody reads it: it is not to be opened by a second one then.
+pub fn release(path: &Path, mode: Mode) -> Result<(), HoldError> {
+    let fifo = match fifo::hold(path) {
+        Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+        fifo => fifo?,
+    };
+    let context =
+        |errno: Errno| HoldError::Io { doing: "release", path: path.to_owned(), source: errno.into() };
+    let fifo = match Flock::lock(fifo, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => lock,
+        Err((_, Errno::EWOULDBLOCK)) => return Err(HoldError::Busy(path.to_owned())),
+        Err((_, errno)) => return Err(context(errno)),
+    };
+    fchown(&*fifo, Some(geteuid()), Some(getegid())).map_err(context)?;
+    fchmod(&*fifo, mode).map_err(context)
+}
+
+/// Holds the FIFO at `path` open, and says so to the service manager, until SIGTERM or SIGINT.
+///
+/// # Errors
+/// There is no such FIFO, or it cannot be opened.
+pub fn hold(path: &Path) -> Result<(), HoldError> {
+    let context = |source| HoldError::Io { doing: "hold", path: path.to_owned(), source };
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(context)?;
+    let fifo = fifo::hold(path)?;
+    activation::tell(&[NotifyState::Ready]);
+    signals.forever().next();
+    match sys::unread(&fifo) {
+        Ok(0) => {}
+        Ok(bytes) => log::info!("{} is not held any more, with {bytes} bytes unread", path.display()),
+        Err(errno) => log::debug!("cannot tell what is in {}: {errno}", path.display()),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fifo::Fifo;
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_fifo_is_released_unless_it_is_read_or_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("fifo");
+        let mode = Mode::from_bits_truncate(0o620);
+        release(&path, mode).expect("nothing is there, and nothing is to be done");
+        assert!(!path.exists());
+        let fifo = Fifo::open(&path, None).expect("a FIFO");
+        assert!(matches!(release(&path, mode), Err(HoldError::Busy(_))));
+        drop(fifo);
+        let mut fifo = fifo::hold(&path).expect("opened");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("set");
+        fifo.write_all(b"unread").expect("room");
+        release(&path, mode).expect("released");
+        assert_eq!(sys::unread(&fifo), Ok(6));
+        assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o7777, 0o620);
+        std::fs::remove_file(&path).expect("removed");
+        std::fs::write(&path, "").expect("written");
+        let error = release(&path, mode).expect_err("a file").to_string();
+        assert!(error.contains("it is a regular file"), "{error}");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).expect("linked");
+        let error = release(&link, mode).expect_err("a link").to_string();
+        assert!(error.contains("it is a symbolic link"), "{error}");
+    }
+}

@@ -1,0 +1,380 @@
+//! A machine of a test's own: a root, a real systemd as process 1, and Sampan put there by `make install`.
+//!
+//! The test runs once more in a mount namespace of its own, so that whatever is mounted goes with it, and from there boots
+//! the machine as often as it likes: the root stays, what is below `/run` goes, the boot id is another one. The machine
+//! has the host's `/usr` below what it writes there itself, and no other directory of the host; control groups below a
+//! group of its own, a network of its own; and of the host's units no more than targets, slices and journald.
+
+use crate::host::{binary, need_root, wait_until};
+use crate::nested::{self, ENTER, INSIDE, MOUNT_GROUPS};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// The units of Sampan that somebody enables, starts and stops, in the order in which they need each other.
+pub const UNITS: [&str; 6] = [
+    "sampan-monitord.socket",
+    "sampan-emit.socket",
+    "sampan-events.socket",
+    "sampan-monitord.service",
+    "sampan-engine.socket",
+    "sampan-engine.service",
+];
+/// The host's units that the machine has, beside targets and slices.
+const HOST_UNITS: [&str; 5] = [
+    "systemd-journald.service",
+    "systemd-journald.socket",
+    "systemd-journald-dev-log.socket",
+    "systemd-poweroff.service",
+    "systemd-reboot.service",
+];
+/// What is started that no unit of Sampan's asks for: unit, and who wants it.
+const WANTED: [(&str, &str); 3] = [
+    ("systemd-journald.service", "sysinit.target"),
+    ("systemd-journald.socket", "sockets.target"),
+    ("systemd-journald-dev-log.socket", "sockets.target"),
+];
+/// What of the host's `/etc` says where libraries, programs, users and groups are.
+const HOST_FILES: [&str; 7] =
+    ["alternatives", "group", "ld.so.cache", "ld.so.conf", "nsswitch.conf", "passwd", "shadow"];
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Makes `$1/root` the root of this process, with what it needs mounted, and becomes systemd, which knows by `container`
+/// that it must not touch the host. First of all it writes its process id, as the host has it, into `$1/pid`.
+const BOOT: &str = r#"
+set -e
+read -r pid rest </proc/self/stat
+echo "$pid" >"$1/pid.new"
+mv "$1/pid.new" "$1/pid"
+root=$1/root
+mount --make-rprivate /
+mount -t proc proc "$root/proc"
+mount --bind "$root/proc/sys" "$root/proc/sys"
+mount -o remount,bind,ro "$root/proc/sys"
+mount --bind "$1/boot_id" "$root/proc/sys/kernel/random/boot_id"
+mount -t sysfs sysfs "$root/sys"
+mount_groups "$root"
+mount -t tmpfs -o mode=755 none "$root/run"
+mount -t tmpfs -o mode=755 none "$root/dev"
+device() { mknod -m 666 "$root/dev/$1" c "$2" "$3"; }
+device null 1 3; device zero 1 5; device full 1 7; device random 1 8; device urandom 1 9; device tty 5 0
+mkdir "$root/dev/pts" "$root/dev/shm"
+mount -t devpts -o newinstance,ptmxmode=666 devpts "$root/dev/pts"
+mount -t tmpfs none "$root/dev/shm"
+ln -s pts/ptmx "$root/dev/ptmx"
+ln -s /proc/self/fd "$root/dev/fd"
+ln -s fd/0 "$root/dev/stdin"; ln -s fd/1 "$root/dev/stdout"; ln -s fd/2 "$root/dev/stderr"
+: >"$root/dev/console"
+mount --bind "$1/console" "$root/dev/console"
+cd "$root"
+pivot_root . .
+umount -l .
+cd /
+exec env -i container=sampan "PATH=$PATH" /usr/lib/systemd/systemd --system --log-target=journal --show-status=no
+"#;
+
+/// Goes into the group `test` of the machine `$1`, in each hierarchy, and into the namespaces of its process 1, `$2`; runs
+/// the rest there.
+const RUN: &str = r#"
+for top in $(awk '/ - cgroup/ { print $5 }' /proc/self/mountinfo | sort -u); do
+    [ -e "$top/$1/cgroup.procs" ] || continue
+    mkdir -p "$top/$1/test"
+    echo $$ >"$top/$1/test/cgroup.procs"
+done
+pid=$2
+shift 2
+exec nsenter --target "$pid" --mount --uts --ipc --net --pid --cgroup -- "$@"
+"#;
+
+/// A machine, running or not.
+#[derive(Debug)]
+pub struct Machine {
+    dir: TempDir,
+    /// Its control group.
+    name: String,
+    init: Option<(Child, Pid)>,
+}
+
+impl Machine {
+    /// Runs `test`, a test's function or a closure in it, with a machine that has booted, where Sampan is installed,
+    /// user and groups are made, and no unit is enabled.
+    pub fn installed<F: FnOnce(&mut Machine)>(test: F) {
+        need_root();
+        if std::env::var_os(INSIDE).is_none() {
+            let mut command = Command::new("unshare");
+            command.arg("--mount");
+            return nested::run_again::<F>(command);
+        }
+        let mut machine = Machine::new();
+        machine.boot();
+        machine.install();
+        machine.says(&["systemd-sysusers", "sampan.conf"]);
+        machine.says(&["systemctl", "daemon-reload"]);
+        test(&mut machine);
+        machine.pull_plug();
+    }
+
+    fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("sampan-machine.").tempdir().expect("a directory");
+        let name = format!("sampan-test-{}", dir.path().extension().expect("random letters").display());
+        let machine = Machine { dir, name, init: None };
+        machine.make_root();
+        machine
+    }
+
+    fn make_root(&self) {
+        let (root, units) = (self.file("root"), self.file("units"));
+        let make = |path: &Path| fs::create_dir_all(path).expect("made");
+        for dir in ["units", "none", "layer"] {
+            make(&self.file(dir));
+        }
+        for dir in ["dev", "etc/systemd/system", "proc", "root", "run", "sys", "usr", "var/lib", "var/log"] {
+            make(&root.join(dir));
+        }
+        for dir in ["tmp", "var/tmp"] {
+            DirBuilder::new().mode(0o777).create(root.join(dir)).expect("made");
+            run(Command::new("chmod").arg("1777").arg(root.join(dir)));
+        }
+        for name in ["bin", "sbin", "lib", "lib32", "lib64", "libx32"] {
+            if let Ok(target) = fs::read_link(Path::new("/").join(name)) {
+                symlink(target, root.join(name)).expect("linked");
+            }
+        }
+        for name in HOST_FILES {
+            let from = Path::new("/etc").join(name);
+            if from.exists() {
+                run(Command::new("cp").arg("-a").arg(from).arg(root.join("etc")));
+            }
+        }
+        // What another installation may have left on the host.
+        for name in ["passwd", "group", "shadow"] {
+            let (path, mut text) = (root.join("etc").join(name), String::new());
+            for line in fs::read_to_string(&path).unwrap_or_default().lines() {
+                if !line.starts_with("sampan") {
+                    text += &format!("{line}\n");
+                }
+            }
+            fs::write(path, text).expect("written");
+        }
+        fs::write(root.join("etc/hostname"), "machine\n").expect("written");
+        fs::write(root.join("etc/machine-id"), uuid().replace('-', "")).expect("written");
+        // journald takes the kernel's log and turns auditing on where it is not told otherwise.
+        let journald = "[Journal]\nReadKMsg=no\nAudit=\nRateLimitIntervalSec=0\n";
+        fs::write(root.join("etc/systemd/journald.conf"), journald).expect("written");
+        let host = Path::new("/usr/lib/systemd/system");
+        for entry in fs::read_dir(host).expect("Debian's package systemd").flatten() {
+            let name = entry.file_name().into_string().expect("text");
+            if name.ends_with(".target") || name.ends_with(".slice") || HOST_UNITS.contains(&name.as_str()) {
+                run(Command::new("cp").arg("-a").arg(entry.path()).arg(&units));
+            }
+        }
+        let _ = fs::remove_file(units.join("default.target"));
+        symlink("multi-user.target", units.join("default.target")).expect("linked");
+        for (unit, by) in WANTED {
+            let wants = units.join(format!("{by}.wants"));
+            make(&wants);
+            symlink(Path::new("..").join(unit), wants.join(unit)).expect("linked");
+        }
+        let bind = |from: &Path, to: &Path| {
+            mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("mounted")
+        };
+        bind(&root, &root);
+        self.mount_usr(&root.join("usr"));
+        bind(&units, &root.join("usr/lib/systemd/system"));
+        bind(&self.file("none"), &root.join("usr/lib/systemd/system-generators"));
+    }
+
+    /// The host's `/usr`, which stays as it is, and what the machine changes of it.
+    fn mount_usr(&self, place: &Path) {
+        let layer = self.file("layer");
+        let try_it = || {
+            let (upper, work) = (layer.join("upper"), layer.join("work"));
+            fs::create_dir_all(&upper).and_then(|()| fs::create_dir_all(&work)).expect("made");
+            let options = format!("lowerdir=/usr,upperdir={},workdir={}", upper.display(), work.display());
+            mount(Some("overlay"), place, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+        };
+        // Where /tmp is an overlay itself, changes go into memory.
+        let in_memory = || {
+            mount(Some("tmpfs"), &layer, Some("tmpfs"), MsFlags::empty(), None::<&str>)
+                .and_then(|()| try_it())
+        };
+        try_it().or_else(|_| in_memory()).expect("overlayfs");
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Starts systemd, and waits until all is up that is enabled.
+    pub fn boot(&mut self) {
+        assert!(self.init.is_none(), "it runs");
+        fs::write(self.file("boot_id"), uuid() + "\n").expect("written");
+        fs::write(self.file("console"), "").expect("written");
+        let _ = fs::remove_file(self.file("pid"));
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "unshare", "--mount", "sh", "-c", ENTER, "sh"]);
+        command.args([&self.name, "OfHost"]).arg(self.dir.path());
+        command.env("BOOT", [MOUNT_GROUPS, BOOT].concat()).env("PATH", PATH).stdin(Stdio::null());
+        command.stderr(fs::File::create(self.file("boot.log")).expect("a file"));
+        let child = command.spawn().expect("util-linux");
+        let pid = || fs::read_to_string(self.file("pid")).ok()?.trim().parse().ok().map(Pid::from_raw);
+        wait_until("process 1 of the machine", || self.console(), || pid().is_some());
+        self.init = pid().map(|pid| (child, pid));
+        let mut state = String::new();
+        let is_up = || {
+            let output = self.run(&["systemctl", "is-system-running"]);
+            state = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            state == "running" || state == "degraded"
+        };
+        wait_until("the machine to be up", || self.logs(), is_up);
+        assert_eq!(state, "running", "{}", self.logs());
+    }
+
+    /// Shuts the machine down in order.
+    pub fn shut_down(&mut self) {
+        self.run(&["systemctl", "poweroff"]);
+        let (mut child, _) = self.init.take().expect("it runs");
+        let mut is_off = || child.try_wait().expect("ours").is_some();
+        wait_until("the machine to be off", || self.console(), &mut is_off);
+        self.await_no_groups();
+    }
+
+    /// Ends all that runs in the machine at once.
+    pub fn pull_plug(&mut self) {
+        if let Some((mut child, pid)) = self.init.take() {
+            let _ = kill(pid, Signal::SIGKILL);
+            child.wait().expect("ours");
+            self.await_no_groups();
+        }
+    }
+
+    fn await_no_groups(&self) {
+        let gone = || nested::remove_groups(&self.name);
+        wait_until("the control groups to go", || self.name.clone(), gone);
+    }
+
+    /// Runs `make install` into the machine, with the binaries that the test would use.
+    pub fn install(&self) {
+        self.make("install-built");
+    }
+
+    /// Runs `make uninstall`.
+    pub fn uninstall(&self) {
+        self.make("uninstall");
+    }
+
+    fn make(&self, target: &str) {
+        let (programs, share) = (binary("sampan"), self.file("share"));
+        let programs = programs.parent().expect("a file has a directory");
+        let set = |name: &str, path: &Path| format!("{name}={}", path.display());
+        let mut command = Command::new("make");
+        command.args(["-s", "-C", concat!(env!("CARGO_MANIFEST_DIR"), "/.."), target, "PREFIX=/usr"]);
+        command.args([set("DESTDIR", &self.path("/")), set("BIN", programs), set("SHARE", &share)]);
+        command.arg(set("GENERATE", &binary("examples/generate")));
+        run(&mut command);
+    }
+
+    /// The path, outside, of what is `inside` the machine; while it runs.
+    pub fn path(&self, inside: &str) -> PathBuf {
+        let (_, pid) = self.init.as_ref().expect("it runs");
+        PathBuf::from(format!("/proc/{pid}/root/")).join(inside.trim_start_matches('/'))
+    }
+
+    /// A command in the machine, as root.
+    ///
+    /// Killing the process that comes of it leaves what it runs in the machine alone.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let (_, pid) = self.init.as_ref().expect("it runs");
+        let mut command = Command::new("sh");
+        command.args(["-c", RUN, "sh", &self.name, &pid.to_string()]).args(words);
+        command.env_clear().envs([("PATH", PATH), ("HOME", "/root"), ("LANG", "C.UTF-8")]);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, words: &[&str]) -> Output {
+        self.command(words).output().expect("sh")
+    }
+
+    /// What a command that must end well prints, without the last line end.
+    pub fn says(&self, words: &[&str]) -> String {
+        let output = self.run(words);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{words:?}: {}, {stderr}\n{}", output.status, self.logs());
+        String::from_utf8_lossy(&output.stdout).trim_end_matches('\n').to_owned()
+    }
+
+    /// The same of `systemctl`.
+    pub fn systemctl(&self, words: &[&str]) -> String {
+        self.says(&[&["systemctl"], words].concat())
+    }
+
+    /// A property of a unit.
+    pub fn property(&self, unit: &str, name: &str) -> String {
+        self.systemctl(&["show", "--value", "--property", name, unit])
+    }
+
+    /// The main process of a service, as the machine has it; none if it does not run.
+    pub fn main_pid(&self, unit: &str) -> Option<String> {
+        Some(self.property(unit, "MainPID")).filter(|pid| pid != "0")
+    }
+
+    /// Waits until a unit is in `state`.
+    pub fn await_unit(&self, unit: &str, state: &str) {
+        let seen = || format!("{}\n{}", self.property(unit, "ActiveState"), self.logs());
+        wait_until(&format!("{unit} to be {state}"), seen, || self.property(unit, "ActiveState") == state);
+    }
+
+    /// Writes a drop-in for a unit and has systemd read it.
+    pub fn drop_in(&self, unit: &str, text: &str) {
+        let dir = self.path("/etc/systemd/system").join(format!("{unit}.d"));
+        fs::create_dir_all(&dir).and_then(|()| fs::write(dir.join("test.conf"), text)).expect("written");
+        self.systemctl(&["daemon-reload"]);
+    }
+
+    /// What systemd and all that it runs have logged, where something did; the end of it.
+    pub fn logs(&self) -> String {
+        let log = self.run(&["journalctl", "--no-pager", "--lines", "300", "--output", "short-precise"]);
+        format!("{}{}", self.console(), String::from_utf8_lossy(&log.stdout))
+    }
+
+    fn console(&self) -> String {
+        ["boot.log", "console"].map(|name| fs::read_to_string(self.file(name)).unwrap_or_default()).concat()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.init.is_some() {
+            eprintln!("{}", self.logs());
+        }
+        if let Some((mut child, pid)) = self.init.take() {
+            let _ = kill(pid, Signal::SIGKILL);
+            let _ = child.wait();
+            // The kernel takes a moment to take the processes out of their groups.
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+            while !nested::remove_groups(&self.name) && std::time::Instant::now() < deadline {
+                std::thread::yield_now();
+            }
+        }
+        // Mounts of this process's namespace, so that the directory can be removed.
+        let _ = umount2(&self.file("root"), MntFlags::MNT_DETACH);
+        let _ = umount2(&self.file("layer"), MntFlags::MNT_DETACH);
+    }
+}
+
+/// Runs a command that must end well.
+fn run(command: &mut Command) {
+    let output = command.output().expect("it is installed");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn uuid() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/uuid").expect("mounted").trim().to_owned()
+}
