@@ -140,11 +140,14 @@ impl Subscriber {
                 Ok(Some([0 | EMITTED_TAG, .., a, b, c, d, e, f, g, h])) => {
                     return u64::from_le_bytes([*a, *b, *c, *d, *e, *f, *g, *h]);
                 }
-                Ok(Some(body)) => match frame::parse(body) {
-                    Ok(Item::Journal(lineage)) => self.lineage = Some(lineage),
-                    Ok(Item::Position { seq }) => self.positions.push(seq),
-                    other => panic!("not an event: {other:?}"),
-                },
+                Ok(Some(body)) => {
+                    match frame::parse(body) {
+                        Ok(Item::Journal(lineage)) => self.lineage = Some(lineage),
+                        Ok(Item::Position { seq }) => self.positions.push(seq),
+                        other => panic!("not an event: {other:?}"),
+                    }
+                    continue;
+                }
                 Ok(None) => {}
                 Err(error) => panic!("no frame came: {error}"),
             }
