@@ -103,12 +103,12 @@ impl CursorFile {
         Ok((cursor, held))
     }
 
-    /// Remembers a position: when the interval since the last write is over, or at once if it is the first one. A file
-    /// without a position would let a reader that is killed begin at another place.
+    /// Remembers a position: when the interval since the last write is over, or at once and onto the disk if it is the first
+    /// one: a file without a position would let a reader that is killed begin at another place.
     pub fn remember(&mut self, seq: u64, lineage: Option<u64>) -> Result<(), CursorError> {
         let new = Remembered::Seq(seq, lineage);
         self.waiting = (new != self.held).then_some(new);
-        if self.held == Remembered::Nothing { self.save() } else { self.write_if_due() }
+        if self.held == Remembered::Nothing { self.finish() } else { self.write_if_due() }
     }
 
     /// Writes what waits, if its time has come.
