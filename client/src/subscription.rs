@@ -588,7 +588,7 @@ impl Subscription {
         if self.old_monitord {
             // Whoever wants what happens from now on has dealt with all that was before. With an `until` that has
             // passed, "now" is history to monitord, and its events follow.
-            if from_now && !self.watch.subscribe.until.is_some_and(|until| until < time::now()) {
+            if from_now && self.watch.subscribe.until.is_none_or(|until| until >= time::now()) {
                 self.position.begin_at(head);
             }
             return self.remember();
