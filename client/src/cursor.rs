@@ -104,11 +104,12 @@ impl CursorFile {
     }
 
     /// Remembers a position: when the interval since the last write is over, or at once and onto the disk if it is the first
-    /// one: a file without a position would let a reader that is killed begin at another place.
+    /// one of its lineage: a reader that is killed must not begin at another place, nor with a lineage of long ago.
     pub fn remember(&mut self, seq: u64, lineage: Option<u64>) -> Result<(), CursorError> {
         let new = Remembered::Seq(seq, lineage);
         self.waiting = (new != self.held).then_some(new);
-        if self.held == Remembered::Nothing { self.finish() } else { self.write_if_due() }
+        let is_first = !matches!(self.held, Remembered::Seq(_, held) if held == lineage);
+        if is_first { self.finish() } else { self.write_if_due() }
     }
 
     /// Writes what waits, if its time has come.

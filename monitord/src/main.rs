@@ -16,6 +16,7 @@ mod intake;
 mod journal;
 mod listener;
 mod logging;
+mod numbering;
 mod request;
 mod ring;
 mod segment;

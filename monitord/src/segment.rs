@@ -3,10 +3,11 @@
 //! Owned by the journal, which decides when one begins and goes. Reads are positional, so any number of
 //! readers share the descriptor. Named by the sequence number of its first frame.
 //!
-//! Layout, version 2: `magic "SMPJRNL\x02" · first u64 LE · lineage u64 LE · boot 16 bytes · crc u32 LE · 0 u32`, then
-//! frames as [`sampan_ipc::frame`] has them; `crc` is CRC-32C of the 40 bytes before it. Version 1, which is read but
-//! no longer written: `magic "SMPJRNL\x01" · first u64 LE`, then frames.
+//! Layout, version 2: `magic "SMPJRNL\x02" · first u64 LE · numbering (152 bytes) · crc u32 LE · 0 u32`, then frames as
+//! [`sampan_ipc::frame`] has them; `crc` is CRC-32C of all before it, the numbering is as [`crate::numbering`] says.
+//! Version 1, which is read but no longer written: `magic "SMPJRNL\x01" · first u64 LE`, then frames.
 
+use crate::numbering::{self, Numbering};
 use crate::ring::Cursor;
 use nix::sys::uio::pwritev;
 use sampan_ipc::{event::EventView, frame};
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Bytes before the first frame.
-const HEADER_LEN: u64 = 48;
+const HEADER_LEN: u64 = 16 + numbering::LEN as u64 + 8;
 const MAGIC: [u8; 8] = *b"SMPJRNL\x02";
 /// The same of version 1.
 const HEADER_LEN_1: u64 = 16;
@@ -31,15 +32,6 @@ const MARK_STEP_MIN: u64 = 16 << 10;
 const MARKS_MAX: u64 = 128;
 /// How much is read at a time.
 const CHUNK: usize = 64 << 10;
-
-/// Whose numbers a segment carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Numbering {
-    /// Identity of the journal since the boot that the segment was written in, drawn at random.
-    pub lineage: u64,
-    /// That boot, as /proc/sys/kernel/random/boot_id tells it.
-    pub boot: [u8; 16],
-}
 
 /// A segment: what it holds, and the open file.
 #[derive(Debug)]
@@ -69,16 +61,31 @@ pub enum Damage {
 }
 
 impl Segment {
-    /// Makes the file of a segment whose first frame will be at `first`.
+    /// Makes the file of a segment whose first frame will be at `first`, in the place of any other of that name. With
+    /// `durable`, it is on the disk before this returns.
     ///
     /// # Errors
     /// Whatever the file system says; nothing is left behind then.
-    pub fn create(dir: &Path, first: Cursor, numbering: Numbering, intended_bytes: u64) -> io::Result<Self> {
-        let path = dir.join(file_name(first.seq));
+    pub fn create(
+        dir: &Path,
+        first: Cursor,
+        numbering: Numbering,
+        intended_bytes: u64,
+        durable: bool,
+    ) -> io::Result<Self> {
+        let (path, new) = (dir.join(file_name(first.seq)), dir.join("new"));
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(true).mode(0o640).open(&path)?;
-        if let Err(error) = file.write_all_at(&header(first.seq, Some(numbering)), 0) {
-            let _ = std::fs::remove_file(&path);
+        let file = options.read(true).write(true).create(true).truncate(true).mode(0o640).open(&new)?;
+        let make = || {
+            file.write_all_at(&header(first.seq, Some(numbering)), 0)?;
+            if durable {
+                file.sync_all()?;
+            }
+            std::fs::rename(&new, &path)?;
+            if durable { File::open(dir)?.sync_all() } else { Ok(()) }
+        };
+        if let Err(error) = make() {
+            let _ = std::fs::remove_file(&new);
             return Err(error);
         }
         Ok(Segment {
@@ -314,8 +321,8 @@ fn header(first: u64, numbering: Option<Numbering>) -> Vec<u8> {
     let Some(numbering) = numbering else {
         return [MAGIC_1, first.to_le_bytes()].concat();
     };
-    let mut bytes = [MAGIC, first.to_le_bytes(), numbering.lineage.to_le_bytes()].concat();
-    bytes.extend(numbering.boot);
+    let mut bytes = [MAGIC, first.to_le_bytes()].concat();
+    bytes.extend(numbering.encode());
     bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
     bytes.resize(HEADER_LEN as usize, 0);
     bytes
@@ -326,14 +333,10 @@ fn parse_header(bytes: &[u8], first: u64) -> Result<Option<Numbering>, bool> {
     if bytes.starts_with(&header(first, None)) {
         return Ok(None);
     }
-    let lineage = bytes.get(16..24).and_then(|part| part.try_into().ok()).map(u64::from_le_bytes);
-    let boot = bytes.get(24..40).and_then(|part| part.try_into().ok());
-    match (lineage, boot) {
-        (Some(lineage), Some(boot)) if bytes.len() == HEADER_LEN as usize => {
-            let numbering = Numbering { lineage, boot };
-            if bytes == header(first, Some(numbering)) { Ok(Some(numbering)) } else { Err(false) }
-        }
-        _ => Err(true),
+    let numbering = bytes.get(16..16 + numbering::LEN).and_then(|part| part.try_into().ok());
+    match numbering.map(Numbering::parse) {
+        Some(numbering) if bytes == header(first, Some(numbering)) => Ok(Some(numbering)),
+        _ => Err(bytes.len() < HEADER_LEN as usize),
     }
 }
 

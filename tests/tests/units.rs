@@ -128,7 +128,8 @@ fn no_event_that_was_written_is_lost_or_comes_twice_whatever_is_restarted_stoppe
                 3 => machine.systemctl(&["daemon-reload"]),
                 4 => machine.systemctl(&["restart", "--no-block", unit]),
                 5 | 6 => {
-                    kill(machine, random.pick(&["sampan-monitord.service", "sampan-engine.service"]));
+                    let unit = *random.pick(&["sampan-monitord.service", "sampan-engine.service"]);
+                    kill(machine, unit);
                     String::new()
                 }
                 _ => machine.systemctl(&["start", "sampan-engine.service"]),
