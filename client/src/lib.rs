@@ -31,7 +31,7 @@
 //! ```no_run
 //! use sampan_client::{Emitter, Event, Paths};
 //!
-//! let emitter = Emitter::new(Paths::from_env().fifo());
+//! let emitter = Emitter::new(Paths::from_env().emit_fifo());
 //! emitter.send(Event::new("backup", "done", "nightly").with("bytes", 4096))?;
 //! # Ok::<(), sampan_client::RecordError>(())
 //! ```
@@ -46,7 +46,7 @@ pub mod subscription;
 mod sys;
 
 pub use engine::{Answers, Engine, EngineError};
-pub use sampan_ipc::event::{Event, Pairs};
+pub use sampan_ipc::event::{Event, Origin, Pairs};
 pub use sampan_ipc::filter::{FilterError, FilterSet};
 pub use sampan_ipc::paths::Paths;
 pub use sampan_ipc::record::RecordError;

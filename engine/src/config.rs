@@ -37,8 +37,10 @@ pub struct Config {
     pub socket: PathBuf,
     /// The store's directory.
     pub store: PathBuf,
-    /// The monitor FIFO.
+    /// The monitor FIFO, which facts are written into.
     pub fifo: PathBuf,
+    /// The emit FIFO, which is held open for others.
+    pub emit_fifo: PathBuf,
     /// The containers' directory.
     pub containers: PathBuf,
     /// Where sockets of shims and the OCI runtime's state are: gone after a reboot.
@@ -150,6 +152,7 @@ struct Table {
     socket: Option<PathBuf>,
     store: Option<PathBuf>,
     fifo: Option<PathBuf>,
+    emit_fifo: Option<PathBuf>,
     containers: Option<PathBuf>,
     run_dir: Option<PathBuf>,
     max_downloads: Option<u64>,
@@ -248,6 +251,7 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
             Long("socket") => cli.socket = Some(parser.value()?.into()),
             Long("store") => cli.store = Some(parser.value()?.into()),
             Long("fifo") => cli.fifo = Some(parser.value()?.into()),
+            Long("emit-fifo") => cli.emit_fifo = Some(parser.value()?.into()),
             Long("config") => file = Some(PathBuf::from(parser.value()?)),
             Long("max-downloads") => cli.max_downloads = Some(parser.value()?.parse()?),
             Long("max-cpus") => cli.max_cpus = Some(parser.value()?.parse()?),
@@ -275,6 +279,7 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
         socket: cli.socket.or(table.socket).unwrap_or_else(|| paths.engine_socket()),
         store: cli.store.or(table.store).unwrap_or_else(|| paths.store()),
         fifo: cli.fifo.or(table.fifo).unwrap_or_else(|| paths.fifo()),
+        emit_fifo: cli.emit_fifo.or(table.emit_fifo).unwrap_or_else(|| paths.emit_fifo()),
         containers: table.containers.unwrap_or_else(|| paths.containers()),
         run_dir: table.run_dir.unwrap_or_else(|| paths.run.clone()),
         bounds,
@@ -393,6 +398,7 @@ fn help() -> String {
          --socket <PATH>       Listen here [default: {}]\n      \
          --store <DIR>         Keep images here [default: {}]\n      \
          --fifo <PATH>         Write events here [default: {}]\n      \
+         --emit-fifo <PATH>    Hold this open for events that others emit [default: {}]\n      \
          --config <FILE>       Read this [default: {CONFIG_FILE}]\n      \
          --max-downloads <N>   Fetch or send so many blobs at a time [default: {downloads}]\n      \
          --max-cpus <N>        Hash and unpack with so many processors [default: all]\n      \
@@ -402,6 +408,7 @@ fn help() -> String {
         paths.engine_socket().display(),
         paths.store().display(),
         paths.fifo().display(),
+        paths.emit_fifo().display(),
         downloads = Bounds::default().downloads,
     )
 }

@@ -28,6 +28,7 @@ pub mod download;
 pub mod failure;
 pub mod farewell;
 pub mod feed;
+pub mod fifos;
 pub mod fit;
 mod garbage;
 mod holes;

@@ -1,10 +1,11 @@
-//! The program `sampan-engine`: reads its arguments, opens store, FIFO and socket, runs the event loop.
+//! The program `sampan-engine`: reads its arguments, opens store, FIFOs and socket, runs the event loop.
 
 use sampan_engine::announce::Announcer;
 use sampan_engine::config::{self, Asked, Config};
 use sampan_engine::container::home::Homes;
 use sampan_engine::container::rootfs;
 use sampan_engine::container::start;
+use sampan_engine::fifos::Fifos;
 use sampan_engine::limits::Limits;
 use sampan_engine::logging;
 use sampan_engine::namespace::{self, Namespace};
@@ -84,9 +85,8 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
         store.sync_first();
     }
     partial::collect(&store, config.partial_age);
-    // Held for as long as the engine lives: what is in the FIFO outlives a monitord that dies. Where systemd
-    // holds it as well, that does no harm.
-    let _fifo = socket::hold_fifo(&config.fifo);
+    // systemd refuses to use a FIFO that somebody else made, so the engine makes none where systemd does.
+    let fifos = Fifos::open(&config.fifo, &config.emit_fifo, !listening.is_passed());
     let announcer = Announcer::new(FifoSender::new(&config.fifo));
     let poll = mio::Poll::new()?;
     let waker = mio::Waker::new(poll.registry(), WAKER)?;
@@ -108,7 +108,7 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     });
     settle_in_background(&shared);
     announcer.daemon("start");
-    let server = Server::new(poll, listening, inbox, Arc::clone(&shared), homes)?;
+    let server = Server::new(poll, listening, fifos, inbox, Arc::clone(&shared), homes)?;
     for lost in shared.store.take_lost() {
         let (digest, none) = (lost.manifest.to_string(), std::collections::BTreeMap::<String, String>::new());
         let name = lost.reference.unwrap_or_else(|| digest.clone());

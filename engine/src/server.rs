@@ -11,6 +11,7 @@ use crate::container::home::Homes;
 use crate::container::runtime;
 use crate::container::table::{self, Containers};
 use crate::failure;
+use crate::fifos::Fifos;
 use crate::images;
 use crate::import::ImportRequest;
 use crate::jobs::{JobEntry, Jobs, RUNNING_MAX};
@@ -26,13 +27,14 @@ use crate::sys;
 use crate::work::archives;
 use crate::work::{self, Message, PullTask, Shared, Task};
 use mio::event::Event;
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use sampan_ipc::engine::{self, Answer, Code, Done, Failure, Info, Request};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
@@ -41,6 +43,7 @@ const SIGNALS: Token = Token(0);
 const LISTENER: Token = Token(1);
 /// The token that the [`mio::Waker`] of the threads has.
 pub const WAKER: Token = Token(2);
+const FIFOS: Token = Token(3);
 const FIRST_CLIENT: usize = 16;
 
 /// How often rows are looked at, while they are.
@@ -86,6 +89,7 @@ pub struct Server {
     poll: Poll,
     signals: Signals,
     listening: Listening,
+    fifos: Fifos,
     inbox: Receiver<Message>,
     shared: Arc<Shared>,
     clients: HashMap<usize, Client>,
@@ -113,6 +117,7 @@ impl Server {
     pub fn new(
         poll: Poll,
         mut listening: Listening,
+        fifos: Fifos,
         inbox: Receiver<Message>,
         shared: Arc<Shared>,
         homes: Homes,
@@ -125,6 +130,11 @@ impl Server {
         poll.registry()
             .register(listener, LISTENER, Interest::READABLE)
             .map_err(failed("poll the socket"))?;
+        if let Some(changes) = fifos.changes() {
+            poll.registry()
+                .register(&mut SourceFd(&changes.as_raw_fd()), FIFOS, Interest::READABLE)
+                .map_err(failed("poll for changes of the FIFOs"))?;
+        }
         let now = Instant::now();
         let registry = poll.registry().try_clone().map_err(failed("poll shims"))?;
         let containers = Containers::open(Arc::clone(&shared), homes, registry);
@@ -132,6 +142,7 @@ impl Server {
             poll,
             signals,
             listening,
+            fifos,
             inbox,
             shared,
             clients: HashMap::new(),
@@ -182,6 +193,7 @@ impl Server {
                 SIGNALS => self.stop |= self.signals.pending().next().is_some(),
                 LISTENER => self.accepting.wake(),
                 WAKER => {}
+                FIFOS => self.fifos.on_change(),
                 Token(shim) if shim >= table::FIRST_LINK => self.containers.mark(shim, event),
                 Token(client) => self.mark(client, event),
             }

@@ -1,4 +1,4 @@
-//! Where engine.sock and the FIFO come from: systemd, or this process under a lock.
+//! Where engine.sock comes from: systemd, or this process under a lock.
 //!
 //! A path is unlinked here alone, and only while the lock proves that no other engine lives.
 
@@ -6,7 +6,7 @@ use crate::{lock, sys};
 use mio::net::UnixListener;
 use nix::fcntl::Flock;
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, umask};
-use nix::unistd::{Gid, chown, mkfifo};
+use nix::unistd::{Gid, chown};
 use sampan_ipc::accounts;
 use sampan_ipc::trust::{self, TrustError};
 use std::fs::{File, OpenOptions};
@@ -53,6 +53,13 @@ pub struct Listening {
     /// What accepts clients.
     pub listener: UnixListener,
     own: Option<(PathBuf, Flock<File>)>,
+}
+
+impl Listening {
+    /// True if systemd made the socket and handed it over: it makes the FIFOs then, too.
+    pub fn is_passed(&self) -> bool {
+        self.own.is_none()
+    }
 }
 
 impl Drop for Listening {
@@ -110,36 +117,11 @@ fn from_systemd() -> Option<OwnedFd> {
     (!given.is_empty()).then(|| given.swap_remove(at)).and_then(|(fd, _)| sys::adopt(fd))
 }
 
-/// Makes the FIFO if it is not there (0600, or 0620 of its group), and holds it open, so that events outlive a monitord that dies.
+/// Makes the directory of `path` if it is not there, and checks it.
 ///
-/// `None` if that cannot be: monitord may have to make it, and the sender waits for that.
-pub fn hold_fifo(path: &Path) -> Option<File> {
-    if let Err(error) = make_parent(path) {
-        log::warn!("cannot hold {} open: {}", path.display(), sampan_ipc::report::chain(&error));
-        return None;
-    }
-    if mkfifo(path, Mode::from_bits_truncate(0o600)).is_ok()
-        && let Err(error) = permit(path, accounts::WATCH_GROUP, 0o620)
-    {
-        log::warn!("cannot set the mode of {}: {error}", path.display());
-    }
-    // O_RDWR: it never fails for want of a reader, and never reads as closed. fifo(7).
-    let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOFOLLOW;
-    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
-    match file {
-        Ok(file) if file.metadata().is_ok_and(|meta| meta.file_type().is_fifo()) => Some(file),
-        Ok(_) => {
-            log::warn!("{} is no FIFO: events wait until it is one", path.display());
-            None
-        }
-        Err(error) => {
-            log::warn!("cannot hold {} open: {error}", path.display());
-            None
-        }
-    }
-}
-
-fn make_parent(path: &Path) -> Result<(), TrustError> {
+/// # Errors
+/// It cannot be made, or is not trusted.
+pub(crate) fn make_parent(path: &Path) -> Result<(), TrustError> {
     trust::make(trust::parent(path), run_mode())
 }
 
@@ -179,16 +161,5 @@ mod tests {
         assert!(matches!(listen(&path), Err(SocketError::File { .. })));
         let long = dir.path().join("x".repeat(120));
         assert!(matches!(listen(&long), Err(SocketError::TooLong(_))));
-    }
-
-    #[test]
-    fn the_fifo_is_made_and_a_file_in_its_place_is_left_alone() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("run/monitor.fifo");
-        assert!(hold_fifo(&path).is_some());
-        assert!(hold_fifo(&path).is_some());
-        let file = dir.path().join("file");
-        std::fs::write(&file, "x").expect("written");
-        assert!(hold_fifo(&file).is_none());
     }
 }

@@ -6,7 +6,7 @@
 //! Wire layout (postcard, fields in this order; pinned by golden tests):
 //! `tag 0 · writer u64 LE · counter varint · lost u32 LE · time i64 LE · kind str · action str · id str ·
 //! attributes [(str, str)] · labels [(str, str)] · seq u64 LE`. A FIFO record carries all but `seq`; monitord
-//! appends the eight bytes of `seq` and has the frame. Integers are little-endian or LEB128 varints, strings
+//! appends the eight bytes of `seq` and has the frame; of a record from the emit FIFO it makes the tag 8. Integers are little-endian or LEB128 varints, strings
 //! are varint length and UTF-8. postcard wire format specification, version 1.
 
 use serde::{Deserialize, Serialize};
@@ -210,7 +210,8 @@ impl Event {
 
     /// The line for people: `TIME TYPE ACTION ID (key=value, …)`, local time with nine digits and offset.
     ///
-    /// Attributes come first, then labels, each in their order. Control characters and line breaks of any
+    /// Attributes come first, then labels, each in their order; before them stands `origin=emit` if the event is no fact
+    /// of the engine. Control characters and line breaks of any
     /// field are escaped as Rust does (`\n`, `\u{1b}`), so an event never breaks a line or a terminal.
     pub fn line(&self) -> String {
         let mut out = crate::time::local(self.time);
@@ -221,6 +222,10 @@ impl Event {
             }
         }
         let mut open = " (";
+        if self.origin == Origin::Emit {
+            out.push_str(" (origin=emit");
+            open = ", ";
+        }
         for (key, value) in self.attributes.iter().chain(self.labels.iter()) {
             out.push_str(open);
             escape(&mut out, key);
@@ -545,6 +550,24 @@ mod tests {
         for event in cases {
             let body = event.record_body();
             assert_eq!(event.check().is_ok(), EventView::of_record(&body).is_some(), "{event:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_says_first_that_an_event_was_emitted_whatever_its_attributes_say() {
+        let event =
+            Event { origin: Origin::Emit, ..Event::new("backup", "done", "x").with("origin", "facts") };
+        assert!(event.line().ends_with(" backup done x (origin=emit, origin=facts)"), "{}", event.line());
+        let event = Event { origin: Origin::Emit, ..Event::new("backup", "done", "x") };
+        assert!(event.line().ends_with(" backup done x (origin=emit)"), "{}", event.line());
+    }
+
+    #[test]
+    fn a_record_that_claims_another_tag_is_no_event() {
+        let mut body = record::body(&sample()).expect("small");
+        for tag in 1..=u8::MAX {
+            body[0] = tag;
+            assert!(EventView::of_record(&body).is_none(), "tag {tag}");
         }
     }
 

@@ -14,6 +14,7 @@
 //! | `label=KEY`, `label=KEY=VALUE` | events with this label |
 //! | `name=NAME` | events whose attribute `name` is this, or whose id is (twelve or more hex digits of it will do) |
 //! | `id=PREFIX` | events whose id begins with this |
+//! | `origin=facts`, `origin=emit` | events of the engine's side, or those that others emitted |
 //! | `attr.KEY=VALUE` | events whose attribute KEY is VALUE |
 //!
 //! Where Docker matches `container` by a name's beginning and on events of any type, this one takes names whole
@@ -21,11 +22,15 @@
 //! digest, with or without `docker.io/library/`, or by twelve or more hex digits of its id. Several labels are
 //! OR, like several values of any key.
 
-use crate::event::EventView;
+use crate::event::{EventView, Origin};
 use crate::watch::FILTERS_MAX;
 
 /// Every key, as an error lists them.
-pub const KEYS: &str = "type, event, container, image, label, name, id, daemon, attr.KEY";
+pub const KEYS: &str = "type, event, container, image, label, name, id, daemon, origin, attr.KEY";
+/// Value of `origin` for events that came through the monitor FIFO.
+const FACTS: &str = "facts";
+/// Value of `origin` for events that came through the emit FIFO.
+const EMIT: &str = "emit";
 /// Fewest hex digits that stand for a whole id where names are allowed as well.
 const SHORT_ID_MIN: usize = 12;
 
@@ -46,6 +51,7 @@ struct Group {
 /// What a filter looks at, ordered by what it costs to look.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
+    Origin,
     Type,
     Event,
     Id,
@@ -72,6 +78,9 @@ pub enum FilterError {
         /// The key as given.
         key: String,
     },
+    /// No event has such an origin.
+    #[error("filter {0:?} names no origin; origins are facts, emit")]
+    Origin(String),
     /// More than [`FILTERS_MAX`].
     #[error("{0} filters are too many: at most {FILTERS_MAX}")]
     TooMany(usize),
@@ -126,6 +135,7 @@ fn parse_one(filter: &str) -> Result<(Key, String), FilterError> {
         "name" => Key::Name,
         "id" => Key::Id,
         "daemon" => Key::Daemon,
+        "origin" => Key::Origin,
         _ => match name.strip_prefix("attr.").filter(|key| !key.is_empty()) {
             // An attribute may well be empty, and one can ask for that.
             Some(key) => return Ok((Key::Attribute(key.to_owned()), value.to_owned())),
@@ -136,12 +146,19 @@ fn parse_one(filter: &str) -> Result<(Key, String), FilterError> {
     if value.is_empty() {
         return Err(FilterError::EmptyValue(filter.to_owned()));
     }
+    if key == Key::Origin && ![FACTS, EMIT].contains(&value) {
+        return Err(FilterError::Origin(filter.to_owned()));
+    }
     Ok((key, value.to_owned()))
 }
 
 impl Group {
     fn matches(&self, event: &EventView<'_>) -> bool {
         match &self.key {
+            Key::Origin => {
+                let origin = if event.origin == Origin::Emit { EMIT } else { FACTS };
+                self.any(|value| value == origin)
+            }
             Key::Type => self.any(|value| event.kind == value),
             Key::Event => self.any(|value| is_action(event.action, value)),
             Key::Id => self.any(|value| event.id.starts_with(value)),
@@ -326,6 +343,23 @@ mod tests {
         let by_reference = Event::new("image", "pull", "docker.io/library/alpine:latest");
         assert!(passes(&["image=alpine"], &by_reference));
         assert!(!passes(&["image=alpine"], &Event::new("backup", "done", "alpine")));
+    }
+
+    #[test]
+    fn facts_and_emitted_events_are_told_apart() {
+        let body = record::body(&container()).expect("a good event");
+        let fact = EventView::of_record(&body).expect("a good body");
+        let emitted = EventView { origin: Origin::Emit, ..fact };
+        let passing = |filters: &[&str]| (set(filters).matches(&fact), set(filters).matches(&emitted));
+        assert_eq!(passing(&["origin=facts"]), (true, false));
+        assert_eq!(passing(&["origin=emit"]), (false, true));
+        assert_eq!(passing(&["origin=emit", "origin=facts"]), (true, true));
+        assert_eq!(passing(&["origin=emit", "type=image"]), (false, false));
+        for wrong in ["origin=fact", "origin=Emit", "origin=engine"] {
+            let error = parse(&[wrong]).expect_err("no origin").to_string();
+            assert!(error.contains(wrong) && error.contains("facts, emit"), "{error}");
+        }
+        assert!(matches!(parse(&["origin="]), Err(FilterError::EmptyValue(_))));
     }
 
     #[test]

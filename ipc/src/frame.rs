@@ -6,6 +6,7 @@
 //! Layout: `len u32 LE · crc u32 LE`, then `len` bytes of postcard; `crc` is CRC-32C of those. `len` is at
 //! least 1 and at most [`FRAME_MAX`].
 
+use crate::event::EMITTED_TAG;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Longest body, in bytes: room for a container with an environment of 1 MiB, which its command line repeats.
@@ -58,6 +59,16 @@ pub fn event_header(body_len: usize, crc: u32, seq: u64) -> [u8; HEADER_LEN] {
     let mut header = [0; HEADER_LEN];
     header[..4].copy_from_slice(&len.to_le_bytes());
     header[4..].copy_from_slice(&crc.to_le_bytes());
+    header
+}
+
+/// The header and the tag of the frame of an event from the emit FIFO. The rest of its record's body follows, then `seq`.
+///
+/// The tag is part of what the checksum covers, so the body is summed once more here.
+pub fn emitted_header(rest: &[u8], seq: u64) -> [u8; HEADER_LEN + 1] {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&[EMITTED_TAG]), rest);
+    let mut header = [EMITTED_TAG; HEADER_LEN + 1];
+    header[..HEADER_LEN].copy_from_slice(&event_header(1 + rest.len(), crc, seq));
     header
 }
 
@@ -167,8 +178,9 @@ impl Decoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{Event, EventView, Origin};
+    use crate::record;
     use crate::watch::Item;
-    use crate::{event::Event, record};
 
     #[test]
     fn every_split_of_a_frame_decodes_to_the_same_event() {
@@ -200,6 +212,21 @@ mod tests {
         frame.extend_from_slice(body);
         frame.extend_from_slice(&7u64.to_le_bytes());
         assert_eq!(frame, encode(&Item::Event(event)).expect("small"));
+    }
+
+    #[test]
+    fn a_record_of_the_emit_fifo_becomes_a_frame_by_a_header_a_tag_and_eight_bytes() {
+        let mut event = Event::new("backup", "done", "nightly");
+        let bytes = record::encode(&event).expect("small");
+        let rest = &bytes[record::HEADER_LEN + 1..];
+        event.seq = 7;
+        let mut frame = emitted_header(rest, 7).to_vec();
+        frame.extend_from_slice(rest);
+        frame.extend_from_slice(&7u64.to_le_bytes());
+        assert_eq!(frame, encode(&Item::Emitted(event.clone())).expect("small"));
+        let (body, _) = split(&frame, FRAME_MAX).expect("good").expect("whole");
+        let view = EventView::of_frame(body).expect("an event");
+        assert_eq!((view.origin, view.id), (Origin::Emit, event.id.as_str()));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The producer's side of the monitor FIFO: emits in order, never blocks, never loses without a count.
+//! The producer's side of a FIFO, that of facts or that of others' events: emits in order, never blocks, never loses without a count.
 //!
 //! A [`FifoSender`] belongs to a process; clones share it. [`FifoSender::send`] makes one non-blocking write.
 //! While the FIFO is full, absent or without a reader, records wait in a bounded spool, and one thread, which
@@ -8,7 +8,7 @@
 //!
 //! ```no_run
 //! use sampan_ipc::{Event, paths::Paths, sender::FifoSender};
-//! let sender = FifoSender::new(Paths::from_env().fifo());
+//! let sender = FifoSender::new(Paths::from_env().emit_fifo());
 //! sender.send(Event::new("backup", "done", "nightly").with("bytes", 4096))?;
 //! # Ok::<(), sampan_ipc::record::RecordError>(())
 //! ```
@@ -38,7 +38,7 @@ const RETRY_MAX: Duration = Duration::from_millis(500);
 /// Longest wait for room in one poll, so that a replaced FIFO is noticed.
 const ROOM_WAIT_MS: u16 = 1000;
 
-/// Writes events to the monitor FIFO. Cheap to clone; safe to share between threads.
+/// Writes events to a FIFO. Cheap to clone; safe to share between threads.
 ///
 /// A process that is not written in Rust, or that restores SIGPIPE's default action, must ignore SIGPIPE: a
 /// write to a FIFO whose reader is gone raises it. pipe(7).

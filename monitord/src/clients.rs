@@ -233,8 +233,10 @@ fn advance(
         if due.budget == 0 {
             return Ok(Progress::OutOfBudget);
         }
+        // Not a byte beyond the stop, which is the end of a frame: nothing may follow half of another one.
+        let left = subscription.stop.map_or(u64::MAX, |(stop, _)| stop - subscription.at.pos);
         let step = match subscription.select.clone() {
-            None => pass_all(client, store, due.budget, lost)?,
+            None => pass_all(client, store, due.budget.min(left), lost)?,
             Some(select) => pass_some(client, store, &select, scratch, lost)?,
         };
         let State::Subscribed(subscription) = &client.state else { return Ok(Progress::Rests) };

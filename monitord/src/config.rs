@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// The configuration file, if no other is named.
 pub const DEFAULT_FILE: &str = "/etc/sampan/sampan.toml";
-/// Least size of the ring: two windows of the FIFO.
+/// Least size of the ring: two windows of a FIFO.
 const RING_BYTES_MIN: u64 = 128 << 10;
 const RING_BYTES_MAX: u64 = 1 << 30;
 /// Least size of the journal: two of the smallest segments.
@@ -20,12 +20,14 @@ const JOURNAL_BYTES_MIN: u64 = 128 << 10;
 
 /// What `--help` prints.
 pub const HELP: &str = "\
-Take events from the monitor FIFO, keep them, and fan them out to subscribers
+Take events from two FIFOs, keep them, and fan them out to subscribers
 
 Usage: sampan-monitord [OPTIONS]
 
 Options:
-      --fifo <PATH>                      Read events from this FIFO [default: RUN/monitor.fifo]
+      --fifo <PATH>                      Read facts from this FIFO [default: RUN/monitor.fifo]
+      --emit-fifo <PATH>                 Read everybody else's events from this FIFO, and mark them
+                                         [default: RUN/emit.fifo]
       --socket <PATH>                    Serve subscribers on this socket [default: RUN/events.sock]
       --journal-dir <PATH|none>          Keep events in this directory, or in memory only [default: STATE/journal]
       --ring-bytes <SIZE>                Keep this much of the newest events in memory [default: 256K]
@@ -60,8 +62,10 @@ pub enum Asked {
 /// All settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The monitor FIFO.
+    /// The monitor FIFO, of facts.
     pub fifo: PathBuf,
+    /// The emit FIFO, of everybody else's events.
+    pub emit_fifo: PathBuf,
     /// The events socket.
     pub socket: PathBuf,
     /// The journal's directory; `None` keeps events in memory only.
@@ -129,8 +133,10 @@ struct ConfigFile {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Section {
-    /// Path of the FIFO.
+    /// Path of the monitor FIFO.
     fifo: Option<PathBuf>,
+    /// Path of the emit FIFO.
+    emit_fifo: Option<PathBuf>,
     /// Path of the socket.
     socket: Option<PathBuf>,
     /// Directory of the journal, or `none`.
@@ -167,6 +173,7 @@ impl Settings {
                     return Ok(Asked::Print(format!("sampan-monitord {}\n", env!("CARGO_PKG_VERSION"))));
                 }
                 Long("fifo") => section.fifo = Some(parser.value()?.into()),
+                Long("emit-fifo") => section.emit_fifo = Some(parser.value()?.into()),
                 Long("socket") => section.socket = Some(parser.value()?.into()),
                 Long("journal-dir") => section.journal_dir = Some(parser.value()?.into()),
                 Long("ring-bytes") => section.ring_bytes = Some(parser.value()?.string()?),
@@ -197,6 +204,7 @@ impl Settings {
     pub fn needs_restart(&self, other: &Self) -> Vec<&'static str> {
         let same = [
             ("fifo", self.fifo == other.fifo),
+            ("emit-fifo", self.emit_fifo == other.emit_fifo),
             ("socket", self.socket == other.socket),
             ("journal-dir", self.journal == other.journal),
             ("ring-bytes", self.ring_bytes == other.ring_bytes),
@@ -222,8 +230,14 @@ impl Settings {
         if ring > RING_BYTES_MAX {
             return Err(bad("ring-bytes", &ring_bytes, "a size from 128K to 1G"));
         }
+        let fifo = path(&arguments.fifo, &file.fifo, paths.fifo());
+        let emit_fifo = path(&arguments.emit_fifo, &file.emit_fifo, paths.emit_fifo());
+        if fifo == emit_fifo {
+            return Err(bad("emit-fifo", &emit_fifo.to_string_lossy(), "another path than that of 'fifo'"));
+        }
         Ok(Settings {
-            fifo: path(&arguments.fifo, &file.fifo, paths.fifo()),
+            fifo,
+            emit_fifo,
             socket: path(&arguments.socket, &file.socket, paths.events_socket()),
             journal: (journal != Path::new("none")).then_some(journal),
             ring_bytes: ring as usize,
@@ -333,6 +347,7 @@ mod tests {
             (&["--ring-bytes", "1x"][..], "ring-bytes '1x'"),
             (&["--journal-age", "0s"], "journal-age '0s'"),
             (&["--sync", "often"], "sync 'often'"),
+            (&["--emit-fifo", "/x", "--fifo", "/x"], "emit-fifo '/x'"),
             (&["--config", "/nonexistent/sampan.toml"], "/nonexistent/sampan.toml"),
             (&["--bogus"], "bad arguments"),
         ] {

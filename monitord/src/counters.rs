@@ -11,10 +11,12 @@ pub struct Counters {
     started: Instant,
     /// Events taken.
     pub events: u64,
-    /// Bytes of the FIFO that were no record.
+    /// Bytes of the FIFOs that were no record.
     pub skipped_bytes: u64,
     /// Records that were in the journal already.
     pub repeated: u64,
+    /// Records of the emit FIFO that claimed to be facts.
+    pub emit_refused: u64,
     /// Events that writers dropped.
     pub writers_lost: u64,
     /// Events that subscribers were told are gone.
@@ -34,6 +36,7 @@ impl Counters {
             events: 0,
             skipped_bytes: 0,
             repeated: 0,
+            emit_refused: 0,
             writers_lost: 0,
             subscribers_lost: 0,
             refused: 0,

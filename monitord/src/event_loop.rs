@@ -1,6 +1,6 @@
-//! The loop: FIFO in, sockets out.
+//! The loop: FIFOs in, sockets out.
 //!
-//! One thread owns the intake (FIFO and store), the listener and every client; nobody but `main` calls it.
+//! One thread owns the intake (FIFOs and store), the listener and every client; nobody but `main` calls it.
 //! Readiness is only noted; work follows in a fixed order, each input on a budget. Never waits for a
 //! subscriber, and never for a disk: that is the syncer's.
 
@@ -9,12 +9,13 @@ use crate::checker::Checker;
 use crate::client::{Client, State, Subscription, Wish};
 use crate::clients::{Clients, end_at, item_frame};
 use crate::config::Settings;
-use crate::intake::Intake;
+use crate::intake::{Intake, ORIGINS};
 use crate::listener::{Listener, Peer};
 use crate::request::{self, Plan};
 use crate::start::{self, StartError};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use sampan_ipc::event::Origin;
 use sampan_ipc::watch::{self, End, Item, Reason, Refusal, Request, Status, Subscribe, Subscriber};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
@@ -27,10 +28,11 @@ const SIGNALS: Token = Token(0);
 const FIFO: Token = Token(1);
 const LISTENER: Token = Token(2);
 const WAKER: Token = Token(3);
+const EMIT_FIFO: Token = Token(4);
 /// Tokens from here on are clients'; none is used twice.
 const FIRST_CLIENT: usize = 16;
 
-/// Windows of the FIFO that are taken per turn.
+/// Windows of each FIFO that are taken per turn: however much one brings, the other waits for no more than these.
 const WINDOWS_PER_TURN: usize = 2;
 /// Connections that are accepted per turn.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -48,9 +50,19 @@ const STATUS_BYTES_MAX: usize = 768 << 10;
 #[derive(Debug, Default)]
 struct Ready {
     signals: bool,
-    fifo: bool,
+    facts: bool,
+    emit: bool,
     listener: bool,
     woken: bool,
+}
+
+impl Ready {
+    fn fifo(&mut self, origin: Origin) -> &mut bool {
+        match origin {
+            Origin::Facts => &mut self.facts,
+            Origin::Emit => &mut self.emit,
+        }
+    }
 }
 
 /// The process.
@@ -81,14 +93,14 @@ impl EventLoop {
     /// See [`StartError`].
     pub fn open(settings: Settings) -> Result<Self, StartError> {
         let system = |what| move |source| StartError::System { what, source };
-        let (fifo, listener) = start::endpoints(&settings, activation::passed())?;
+        let (fifo, emit_fifo, listener) = start::endpoints(&settings)?;
         let poll = Poll::new().map_err(system("polling"))?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(system("a waker"))?);
         let checker = Checker::start(Arc::clone(&waker)).map_err(system("the checker thread"))?;
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(system("signals"))?;
         start::raise_descriptor_limit(settings.subscribers_max);
         let (journal, found, failed) = start::journal(&settings)?;
-        let intake = Intake::new(fifo, journal, &found, &settings, waker);
+        let intake = Intake::new(fifo, emit_fifo, journal, &found, &settings, waker);
         let mut event_loop = EventLoop {
             poll,
             signals,
@@ -96,7 +108,7 @@ impl EventLoop {
             clients: Clients::default(),
             checker,
             listener,
-            ready: Ready { fifo: true, ..Ready::default() },
+            ready: Ready { facts: true, emit: true, ..Ready::default() },
             next_token: FIRST_CLIENT,
             openings: Vec::new(),
             watchdog: activation::watchdog().map(|every| (every, Instant::now() + every)),
@@ -114,7 +126,9 @@ impl EventLoop {
     fn register(&mut self) -> io::Result<()> {
         let registry = self.poll.registry();
         registry.register(&mut self.signals, SIGNALS, Interest::READABLE)?;
-        registry.register(&mut SourceFd(&self.intake.raw()), FIFO, Interest::READABLE)?;
+        for (origin, token) in [(Origin::Facts, FIFO), (Origin::Emit, EMIT_FIFO)] {
+            registry.register(&mut SourceFd(&self.intake.raw(origin)), token, Interest::READABLE)?;
+        }
         registry.register(self.listener.source(), LISTENER, Interest::READABLE)
     }
 
@@ -125,9 +139,10 @@ impl EventLoop {
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
         log::info!(
-            "serving {} from {}, newest event {}",
+            "serving {} from {} and {}, newest event {}",
             self.settings.socket.display(),
             self.settings.fifo.display(),
+            self.settings.emit_fifo.display(),
             self.intake.store().head()
         );
         activation::tell(&[NotifyState::Ready]);
@@ -137,7 +152,7 @@ impl EventLoop {
             self.mark(&events);
             self.take_signals();
             self.accept_clients();
-            self.read_fifo()?;
+            self.read_fifos()?;
             self.open_subscriptions();
             self.take_verdicts();
             self.serve_clients();
@@ -148,7 +163,9 @@ impl EventLoop {
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let busy = self.more || (self.ready.fifo && !self.intake.waits()) || self.ready.listener;
+        let has_input = (self.ready.facts && !self.intake.waits(Origin::Facts))
+            || (self.ready.emit && !self.intake.waits(Origin::Emit));
+        let busy = self.more || has_input || self.ready.listener;
         let timeout = if busy { Some(Duration::ZERO) } else { self.next_deadline() };
         match self.poll.poll(events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
@@ -173,7 +190,8 @@ impl EventLoop {
         for event in events {
             match event.token() {
                 SIGNALS => self.ready.signals = true,
-                FIFO => self.ready.fifo = true,
+                FIFO => self.ready.facts = true,
+                EMIT_FIFO => self.ready.emit = true,
                 LISTENER => self.ready.listener = true,
                 WAKER => self.ready.woken = true,
                 Token(token) => {
@@ -285,14 +303,18 @@ impl EventLoop {
         }
     }
 
-    /// Takes what the FIFO holds, within the turn's budget.
-    fn read_fifo(&mut self) -> io::Result<()> {
-        // A subscriber that asks now hears of what was emitted before it asked.
-        self.ready.fifo |= self.intake.take_synced()? || !self.openings.is_empty();
-        if self.ready.fifo {
-            self.ready.fifo = self.intake.take(WINDOWS_PER_TURN)?;
+    /// Takes what the FIFOs hold, within the turn's budget.
+    fn read_fifos(&mut self) -> io::Result<()> {
+        for origin in self.intake.take_synced()? {
+            *self.ready.fifo(origin) = true;
         }
-        self.intake.report_garbage();
+        for origin in ORIGINS {
+            // A subscriber that asks now hears of what was emitted before it asked.
+            if *self.ready.fifo(origin) || !self.openings.is_empty() {
+                *self.ready.fifo(origin) = self.intake.take(origin, WINDOWS_PER_TURN)?;
+            }
+        }
+        self.intake.report_bad_input();
         if self.intake.store().is_over_limits() {
             for token in self.clients.settle(self.intake.store()) {
                 self.end(token);
@@ -434,7 +456,7 @@ impl EventLoop {
             activation::tell(&[NotifyState::Watchdog]);
             *at = Instant::now() + *every;
         }
-        self.intake.report_garbage();
+        self.intake.report_bad_input();
     }
 
     /// Gives pages back when nothing has happened for a while. Bursts keep what they run, and pay one clock a turn.
@@ -447,7 +469,7 @@ impl EventLoop {
         }
     }
 
-    /// Takes what the FIFO still holds, tells every subscriber that this is the end, and goes.
+    /// Takes what the FIFOs still hold, tells every subscriber that this is the end, and goes.
     fn farewell(mut self, events: &mut Events) -> io::Result<()> {
         activation::tell(&[NotifyState::Stopping]);
         self.intake.close()?;
@@ -480,8 +502,8 @@ impl EventLoop {
         let rate = self.intake.counters.events_per_1000s();
         let counters = &self.intake.counters;
         format!(
-            "seq={} events={} events/s={}.{:03} subscribers={} skipped_bytes={} repeated={} writers_lost={} \
-             subscribers_lost={} refused={}",
+            "seq={} events={} events/s={}.{:03} subscribers={} skipped_bytes={} repeated={} emit_refused={} \
+             writers_lost={} subscribers_lost={} refused={}",
             self.intake.store().head(),
             counters.events,
             rate / 1000,
@@ -489,6 +511,7 @@ impl EventLoop {
             self.clients.len(),
             counters.skipped_bytes,
             counters.repeated,
+            counters.emit_refused,
             counters.writers_lost,
             counters.subscribers_lost,
             counters.refused,

@@ -1,13 +1,14 @@
-//! The monitor FIFO: peeked first, consumed once its records are kept.
+//! A FIFO: peeked first, consumed once its records are kept.
 //!
-//! Owned by the event loop. tee(2) copies what the FIFO holds into a private pipe without taking it out;
-//! [`Fifo::consume`] takes it out. If this process dies in between, the next one finds the records where they
-//! were. Knows nothing of records.
+//! The intake owns one for facts and one for others' events. tee(2) copies what the FIFO holds into a private pipe
+//! without taking it out; [`Fifo::consume`] takes it out. If this process dies in between, the next one finds the
+//! records where they were. Knows nothing of records.
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, SpliceFFlags, fcntl, open, splice, tee};
-use nix::sys::stat::{Mode, SFlag, fchmod, fstat};
-use nix::unistd::{Gid, fchown, mkfifo, pipe2, read};
+use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, SpliceFFlags, fcntl, splice, tee};
+use nix::sys::stat::fstat;
+use nix::unistd::{Gid, pipe2, read};
+use sampan_ipc::fifo::{self, OpenError};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -22,95 +23,61 @@ const CAPACITY: i32 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum FifoError {
     /// Another process reads it.
-    #[error("monitor FIFO {} is in use by another sampan-monitord", .0.display())]
+    #[error("FIFO {} is in use by another sampan-monitord", .0.display())]
     Busy(PathBuf),
-    /// Something else is in its place.
-    #[error("cannot use {} as the monitor FIFO: it is {kind}, not a FIFO", path.display())]
-    NotFifo {
-        /// The path.
-        path: PathBuf,
-        /// What it is.
-        kind: &'static str,
-    },
-    /// The file system refuses.
-    #[error("cannot open monitor FIFO {}", path.display())]
-    Io {
-        /// The path.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    /// It cannot be opened, or something else is in its place.
+    #[error(transparent)]
+    Open(#[from] OpenError),
 }
 
 /// The FIFO, locked for this process.
 #[derive(Debug)]
 pub struct Fifo {
-    fifo: Flock<OwnedFdFile>,
+    fifo: Flock<File>,
     peek_in: OwnedFd,
     peek_out: OwnedFd,
     null: Option<File>,
     window: Box<[u8]>,
 }
 
-/// A file that flock(2) can be taken on.
-type OwnedFdFile = File;
-
 impl Fifo {
-    /// Opens the FIFO at `path`, making it (mode 0620, of `group`) if it is not there.
+    /// Opens the FIFO at `path`, making it if it is not there; gives it to `group`, as [`fifo::put_right`] says.
     ///
     /// # Errors
     /// See [`FifoError`].
     pub fn open(path: &Path, group: Option<Gid>) -> Result<Self, FifoError> {
-        let context = |errno: Errno| FifoError::Io { path: path.to_owned(), source: errno.into() };
-        let made = match mkfifo(path, Mode::from_bits_truncate(0o620)) {
-            Ok(()) => true,
-            Err(Errno::EEXIST) => false,
-            Err(errno) => return Err(context(errno)),
-        };
-        let kind = std::fs::symlink_metadata(path)
-            .map(|meta| kind(&meta.file_type()))
-            .map_err(|source| FifoError::Io { path: path.to_owned(), source })?;
-        if let Some(kind) = kind {
-            return Err(FifoError::NotFifo { path: path.to_owned(), kind });
-        }
-        // O_RDWR although we only read: holding a write end ourselves, we never see end-of-file when the last
-        // writer leaves. Linux allows it, POSIX leaves it undefined. fifo(7).
-        let flags =
-            OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
-        let fifo = open(path, flags, Mode::empty()).map_err(context)?;
-        if made {
-            // The umask may have taken bits away.
-            fchmod(&fifo, Mode::from_bits_truncate(0o620)).map_err(context)?;
-            if let Some(group) = group
-                && let Err(errno) = fchown(&fifo, None, Some(group))
-            {
-                log::warn!("cannot give {} to group {group}: {errno}", path.display());
-            }
-        }
-        Self::adopt(fifo, path)
+        fifo::make(path)?;
+        let file = fifo::hold(path)?;
+        let fifo = Self::lock(file, path)?;
+        fifo::put_right(&fifo.fifo, path, group);
+        Ok(fifo)
     }
 
     /// Takes an open FIFO, as systemd passes it; `path` is for messages.
     ///
     /// # Errors
     /// See [`FifoError`].
-    pub fn adopt(fifo: OwnedFd, path: &Path) -> Result<Self, FifoError> {
-        let context = |errno: Errno| FifoError::Io { path: path.to_owned(), source: errno.into() };
-        let mode = fstat(&fifo).map_err(context)?.st_mode;
-        if SFlag::from_bits_truncate(mode) & SFlag::S_IFMT != SFlag::S_IFIFO {
-            return Err(FifoError::NotFifo { path: path.to_owned(), kind: "something else" });
+    pub fn adopt(fd: OwnedFd, path: &Path) -> Result<Self, FifoError> {
+        let failed = |errno: Errno| OpenError::Io { path: path.to_owned(), source: errno.into() };
+        if !fifo::is_fifo(&fstat(&fd).map_err(failed)?) {
+            return Err(OpenError::NotFifo { path: path.to_owned(), kind: "something else" }.into());
         }
-        let flags = OFlag::from_bits_truncate(fcntl(&fifo, FcntlArg::F_GETFL).map_err(context)?);
-        fcntl(&fifo, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map_err(context)?;
-        let fifo = match Flock::lock(File::from(fifo), FlockArg::LockExclusiveNonblock) {
+        let flags = OFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GETFL).map_err(failed)?);
+        fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map_err(failed)?;
+        Self::lock(File::from(fd), path)
+    }
+
+    fn lock(file: File, path: &Path) -> Result<Self, FifoError> {
+        let failed = |errno: Errno| OpenError::Io { path: path.to_owned(), source: errno.into() };
+        let fifo = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => lock,
             Err((_, Errno::EWOULDBLOCK)) => return Err(FifoError::Busy(path.to_owned())),
-            Err((_, errno)) => return Err(context(errno)),
+            Err((_, errno)) => return Err(failed(errno).into()),
         };
         if let Err(errno) = fcntl(&*fifo, FcntlArg::F_SETPIPE_SZ(CAPACITY)) {
             log::debug!("the FIFO keeps its size: {errno}");
         }
-        let (peek_out, peek_in) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(context)?;
+        let (peek_out, peek_in) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(failed)?;
         let null = OpenOptions::new().write(true).open("/dev/null").ok();
         Ok(Fifo { fifo, peek_in, peek_out, null, window: vec![0; WINDOW].into_boxed_slice() })
     }
@@ -170,22 +137,11 @@ impl Fifo {
     }
 }
 
-/// What a file is, if it is no FIFO.
-fn kind(file: &std::fs::FileType) -> Option<&'static str> {
-    use std::os::unix::fs::FileTypeExt;
-    match file {
-        file if file.is_fifo() => None,
-        file if file.is_file() => Some("a regular file"),
-        file if file.is_dir() => Some("a directory"),
-        file if file.is_symlink() => Some("a symbolic link"),
-        file if file.is_socket() => Some("a socket"),
-        _ => Some("a device"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::fcntl::open;
+    use nix::sys::stat::Mode;
     use std::io::Write;
 
     #[test]

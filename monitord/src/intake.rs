@@ -1,8 +1,9 @@
-//! From the FIFO to the store: what comes in, and when readers may see it.
+//! From the two FIFOs to the store: what comes in, and when readers may see it.
 //!
 //! Owned by the event loop. Peeks, checks, numbers, journals, and only then consumes; knows repeats after a
-//! restart, counts what is no record, and emits this process's own events through the same store. Knows nothing
-//! of clients.
+//! restart, counts what is no record, and emits this process's own events through the same store. Each FIFO has
+//! its own account of all that, so that neither waits for the other. What comes by the emit FIFO is marked, and
+//! refused where its type is one of facts. Knows nothing of clients.
 
 use crate::config::Settings;
 use crate::counters::Counters;
@@ -13,6 +14,7 @@ use crate::store::Store;
 use crate::syncer::{Policy, Syncer};
 use mio::Waker;
 use sampan_ipc::Event;
+use sampan_ipc::event::{FACT_KINDS, Origin};
 use sampan_ipc::record::{Scanner, Step};
 use std::collections::HashSet;
 use std::io;
@@ -20,27 +22,44 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Least time between two reports of bytes that are no record, so a hostile writer costs an event a second.
-const GARBAGE_SPACING: Duration = Duration::from_secs(1);
-/// How long the FIFO is drained when this process stops, however fast writers are.
+/// Least time between two reports of what a FIFO brought that is not taken, so a hostile writer costs two events a second.
+const REPORT_SPACING: Duration = Duration::from_secs(1);
+/// How long the FIFOs are drained when this process stops, however fast writers are.
 const LAST_DRAIN: Duration = Duration::from_millis(200);
+/// Both FIFOs, in the order in which they are looked at.
+pub const ORIGINS: [Origin; 2] = [Origin::Facts, Origin::Emit];
 /// Subject of this process's own events.
 const SELF: &str = "sampan-monitord";
 
-/// FIFO and store, and what is between them.
+/// FIFOs and store, and what is between them.
 #[derive(Debug)]
 pub struct Intake {
-    fifo: Fifo,
+    facts: Source,
+    emit: Source,
     store: Store,
     syncer: Option<Syncer>,
     policy: Policy,
     /// What this process counts.
     pub counters: Counters,
+    /// This process's own events that wait for the disk.
     unsynced: Option<Unsynced>,
-    repeats: Repeats,
-    garbage: Garbage,
+    /// Records of the emit FIFO that claimed to be facts, not reported yet: how many, and the type of the first.
+    refused: Option<(u64, String)>,
+    refused_reports: Spacing,
     writer: u64,
     counter: u64,
+}
+
+/// One FIFO, and what is known of it.
+#[derive(Debug)]
+struct Source {
+    fifo: Fifo,
+    /// Its records that wait for the disk.
+    unsynced: Option<Unsynced>,
+    repeats: Repeats,
+    /// Bytes that were no record, not reported yet.
+    garbage: u64,
+    garbage_reports: Spacing,
 }
 
 /// Records that are committed and wait for the disk: their bytes in the FIFO, and the request to the syncer.
@@ -51,12 +70,9 @@ struct Unsynced {
     upto: Cursor,
 }
 
-/// Bytes of the FIFO that were no record, and when they were last reported.
+/// When something was last reported.
 #[derive(Debug, Default)]
-struct Garbage {
-    bytes: u64,
-    reported: Option<Instant>,
-}
+struct Spacing(Option<Instant>);
 
 /// Records that may come once more after a restart, for so many bytes of the FIFO.
 #[derive(Debug)]
@@ -66,12 +82,13 @@ struct Repeats {
 }
 
 impl Intake {
-    /// Joins FIFO and journal; `waker` is rung when what was taken has reached the disk.
+    /// Joins FIFOs and journal; `waker` is rung when what was taken has reached the disk.
     ///
     /// # Errors
     /// The syncer thread cannot be started.
     pub fn new(
-        fifo: Fifo,
+        facts: Fifo,
+        emit: Fifo,
         journal: Option<Journal>,
         found: &Found,
         settings: &Settings,
@@ -83,23 +100,49 @@ impl Intake {
             }
             _ => None,
         };
+        let source = |fifo, origin| {
+            let known = found.repeats.iter().filter(|repeat| repeat.0 == origin);
+            let known = known.map(|(_, writer, counter)| (*writer, *counter)).collect();
+            Source {
+                fifo,
+                unsynced: None,
+                repeats: Repeats { known, bytes_left: 2 * WINDOW },
+                garbage: 0,
+                garbage_reports: Spacing::default(),
+            }
+        };
         Ok(Intake {
-            fifo,
+            facts: source(facts, Origin::Facts),
+            emit: source(emit, Origin::Emit),
             store: Store::new(settings.ring_bytes, journal, found.next),
             syncer,
             policy: settings.sync,
             counters: Counters::new(),
             unsynced: None,
-            repeats: Repeats { known: found.repeats.iter().copied().collect(), bytes_left: 2 * WINDOW },
-            garbage: Garbage::default(),
+            refused: None,
+            refused_reports: Spacing::default(),
             writer: sampan_ipc::sender::random(),
             counter: 0,
         })
     }
 
-    /// The FIFO's descriptor, to be polled.
-    pub fn raw(&self) -> RawFd {
-        self.fifo.raw()
+    /// The descriptor of the FIFO of `origin`, to be polled.
+    pub fn raw(&self, origin: Origin) -> RawFd {
+        self.source(origin).fifo.raw()
+    }
+
+    fn source(&self, origin: Origin) -> &Source {
+        match origin {
+            Origin::Facts => &self.facts,
+            Origin::Emit => &self.emit,
+        }
+    }
+
+    fn source_mut(&mut self, origin: Origin) -> &mut Source {
+        match origin {
+            Origin::Facts => &mut self.facts,
+            Origin::Emit => &mut self.emit,
+        }
     }
 
     /// The events that there are.
@@ -112,21 +155,21 @@ impl Intake {
         &mut self.store
     }
 
-    /// True while what was taken waits for the disk; nothing more is taken until then.
-    pub fn waits(&self) -> bool {
-        self.unsynced.is_some()
+    /// True while what was taken of this FIFO waits for the disk; nothing more of it is taken until then.
+    pub fn waits(&self, origin: Origin) -> bool {
+        self.source(origin).unsynced.is_some()
     }
 
-    /// Takes what the FIFO holds, at most `windows` windows of it; false if it is empty.
+    /// Takes what the FIFO of `origin` holds, at most `windows` windows of it; false if it is empty.
     ///
     /// # Errors
     /// The FIFO itself failed.
-    pub fn take(&mut self, windows: usize) -> io::Result<bool> {
+    pub fn take(&mut self, origin: Origin, windows: usize) -> io::Result<bool> {
         for _ in 0..windows {
-            if self.waits() {
+            if self.waits(origin) {
                 return Ok(true);
             }
-            if !self.take_window()? {
+            if !self.take_window(origin)? {
                 return Ok(false);
             }
         }
@@ -134,8 +177,12 @@ impl Intake {
     }
 
     /// Takes one window; false if the FIFO is empty.
-    fn take_window(&mut self) -> io::Result<bool> {
-        let window = self.fifo.peek()?;
+    fn take_window(&mut self, origin: Origin) -> io::Result<bool> {
+        let source = match origin {
+            Origin::Facts => &mut self.facts,
+            Origin::Emit => &mut self.emit,
+        };
+        let window = source.fifo.peek()?;
         if window.is_empty() {
             return Ok(false);
         }
@@ -143,13 +190,20 @@ impl Intake {
         let mut scanner = Scanner::new(window);
         while let Some(step) = scanner.next() {
             match step {
-                Step::Record(record) if self.repeats.has(record.event.writer, record.event.counter) => {
+                Step::Record(record) if source.repeats.has(record.event.writer, record.event.counter) => {
                     self.counters.repeated += 1;
+                }
+                Step::Record(record) if origin == Origin::Emit && FACT_KINDS.contains(&record.event.kind) => {
+                    self.counters.emit_refused += 1;
+                    self.refused.get_or_insert_with(|| (0, record.event.kind.to_owned())).0 += 1;
                 }
                 Step::Record(record) => {
                     self.counters.writers_lost += u64::from(record.event.lost);
                     events += 1;
-                    self.store.push(&record);
+                    match origin {
+                        Origin::Facts => self.store.push(&record),
+                        Origin::Emit => self.store.push_emitted(&record),
+                    }
                 }
                 Step::Garbage(bytes) => garbage += bytes,
                 // It may be whole in the next window, whose front it will be; at the front it cannot become so.
@@ -158,19 +212,19 @@ impl Intake {
             }
         }
         let consumed = scanner.consumed();
+        source.garbage += garbage as u64;
+        source.repeats.pass(consumed);
         self.counters.add_events(events);
         self.counters.skipped_bytes += garbage as u64;
-        self.garbage.bytes += garbage as u64;
-        self.repeats.pass(consumed);
-        self.commit(consumed);
-        if !self.waits() {
-            self.fifo.consume(consumed)?;
+        self.commit(Some((origin, consumed)));
+        if !self.waits(origin) {
+            self.source_mut(origin).fifo.consume(consumed)?;
         }
         Ok(true)
     }
 
-    /// Writes what was taken to the journal and lets readers see it, or has it synced first.
-    fn commit(&mut self, fifo_bytes: usize) {
+    /// Writes what was taken, of a FIFO so many bytes, to the journal and lets readers see it, or has it synced first.
+    fn commit(&mut self, taken: Option<(Origin, usize)>) {
         loop {
             match self.store.commit() {
                 Change::None => break,
@@ -188,36 +242,54 @@ impl Intake {
         };
         match request {
             Some(request) if self.policy == Policy::Always => {
-                let before = self.unsynced.take().map_or(0, |unsynced| unsynced.fifo_bytes);
-                self.unsynced = Some(Unsynced { fifo_bytes: before + fifo_bytes, request, upto });
+                let fifo_bytes = taken.map_or(0, |(_, bytes)| bytes);
+                let unsynced = Some(Unsynced { fifo_bytes, request, upto });
+                match taken {
+                    Some((origin, _)) => self.source_mut(origin).unsynced = unsynced,
+                    None => self.unsynced = unsynced,
+                }
             }
-            _ => self.store.show(upto),
+            _ => self.show(upto),
         }
     }
 
-    /// Lets readers see what has reached the disk; true if the FIFO is to be looked at again.
+    /// Lets readers see what is before `upto`. They may see more already, of what waited for another sync.
+    fn show(&mut self, upto: Cursor) {
+        if upto.pos > self.store.visible().pos {
+            self.store.show(upto);
+        }
+    }
+
+    /// Lets readers see what has reached the disk; gives the FIFOs that are to be looked at again.
     ///
     /// # Errors
-    /// The FIFO itself failed.
-    pub fn take_synced(&mut self) -> io::Result<bool> {
-        let Some(syncer) = &self.syncer else { return Ok(false) };
+    /// A FIFO itself failed.
+    pub fn take_synced(&mut self) -> io::Result<Vec<Origin>> {
+        let Some(syncer) = &self.syncer else { return Ok(Vec::new()) };
         let (done, error) = (syncer.done(), syncer.error());
         if let Some(error) = error {
             self.tell_failure(&error.to_string());
-            self.commit(0);
+            self.commit(None);
         }
-        let Some(unsynced) = self.unsynced.take_if(|unsynced| done >= unsynced.request) else {
-            return Ok(false);
-        };
-        self.store.show(unsynced.upto);
-        self.fifo.consume(unsynced.fifo_bytes)?;
-        Ok(true)
+        let is_done = |unsynced: &mut Unsynced| done >= unsynced.request;
+        if let Some(own) = self.unsynced.take_if(is_done) {
+            self.show(own.upto);
+        }
+        let mut again = Vec::new();
+        for origin in ORIGINS {
+            if let Some(unsynced) = self.source_mut(origin).unsynced.take_if(is_done) {
+                self.show(unsynced.upto);
+                self.source_mut(origin).fifo.consume(unsynced.fifo_bytes)?;
+                again.push(origin);
+            }
+        }
+        Ok(again)
     }
 
     /// Emits an event of this process's own.
     pub fn emit(&mut self, event: Event) {
         self.push(event);
-        self.commit(0);
+        self.commit(None);
     }
 
     /// Emits that this process begins, and what it found.
@@ -245,21 +317,43 @@ impl Intake {
         self.store.push_own(&event);
     }
 
-    /// Tells of bytes that were no record: at once, and then at most once a second.
-    pub fn report_garbage(&mut self) {
-        let due = self.garbage.reported.is_none_or(|at| at.elapsed() >= GARBAGE_SPACING);
-        if self.garbage.bytes == 0 || !due || self.waits() {
-            return;
+    /// Tells of what the FIFOs brought and was not taken: at once, and then at most once a second.
+    pub fn report_bad_input(&mut self) {
+        for origin in ORIGINS {
+            self.report_garbage(origin);
         }
-        let bytes = std::mem::take(&mut self.garbage.bytes);
-        self.garbage.reported = Some(Instant::now());
-        log::warn!("skipped {bytes} bytes of the FIFO that are no record");
-        self.emit(Event::new("daemon", "fifo-garbage", SELF).with("bytes", bytes));
+        if self.refused.is_some()
+            && self.refused_reports.is_due()
+            && let Some((count, kind)) = self.refused.take()
+        {
+            self.refused_reports.mark();
+            log::warn!(
+                "refused {count} records of the emit FIFO, the first of type {kind}: events of this type are facts, and come by the monitor FIFO"
+            );
+            self.emit(Event::new("daemon", "emit-refused", SELF).with("count", count).with("type", kind));
+        }
     }
 
-    /// When [`Intake::report_garbage`] has something to do.
+    fn report_garbage(&mut self, origin: Origin) {
+        let source = self.source_mut(origin);
+        if source.garbage == 0 || !source.garbage_reports.is_due() {
+            return;
+        }
+        source.garbage_reports.mark();
+        let bytes = std::mem::take(&mut source.garbage);
+        let fifo = match origin {
+            Origin::Facts => "monitor",
+            Origin::Emit => "emit",
+        };
+        log::warn!("skipped {bytes} bytes of the {fifo} FIFO that are no record");
+        self.emit(Event::new("daemon", "fifo-garbage", SELF).with("bytes", bytes).with("fifo", fifo));
+    }
+
+    /// When [`Intake::report_bad_input`] has something to do.
     pub fn next_report(&self) -> Option<Instant> {
-        self.garbage.reported.filter(|_| self.garbage.bytes > 0).map(|at| at + GARBAGE_SPACING)
+        let garbage = |source: &Source| (source.garbage > 0).then(|| source.garbage_reports.next());
+        let refused = self.refused.as_ref().map(|_| self.refused_reports.next());
+        [garbage(&self.facts), garbage(&self.emit), refused].into_iter().flatten().min()
     }
 
     /// Follows new settings.
@@ -273,7 +367,7 @@ impl Intake {
         self.emit(Event::new("daemon", "reload", SELF));
     }
 
-    /// Takes what the FIFO still holds, emits that this process stops, and syncs; readers see it all then.
+    /// Takes what the FIFOs still hold, emits that this process stops, and syncs; readers see it all then.
     ///
     /// # Errors
     /// The FIFO itself failed.
@@ -281,10 +375,14 @@ impl Intake {
         let until = Instant::now() + LAST_DRAIN;
         // Nobody is served before the sync below: no window needs to wait for one of its own.
         self.policy = Policy::Never;
-        if let Some(unsynced) = self.unsynced.take() {
-            self.fifo.consume(unsynced.fifo_bytes)?;
+        for origin in ORIGINS {
+            let source = self.source_mut(origin);
+            if let Some(unsynced) = source.unsynced.take() {
+                source.fifo.consume(unsynced.fifo_bytes)?;
+            }
         }
-        while Instant::now() < until && self.take_window()? {}
+        while Instant::now() < until && (self.take_window(Origin::Facts)? | self.take_window(Origin::Emit)?) {
+        }
         self.emit(Event::new("daemon", "stop", SELF).with("pid", std::process::id()));
         // Joins the thread, which syncs what is left.
         self.syncer = None;
@@ -293,6 +391,21 @@ impl Intake {
             journal.settle(next);
         }
         Ok(())
+    }
+}
+
+impl Spacing {
+    fn is_due(&self) -> bool {
+        self.0.is_none_or(|at| at.elapsed() >= REPORT_SPACING)
+    }
+
+    /// When the next report may come.
+    fn next(&self) -> Instant {
+        self.0.map_or_else(Instant::now, |at| at + REPORT_SPACING)
+    }
+
+    fn mark(&mut self) {
+        self.0 = Some(Instant::now());
     }
 }
 

@@ -11,6 +11,7 @@ use crate::ring::{Cursor, Ring};
 use crate::segment::{self, Damage, Segment};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use sampan_ipc::event::Origin;
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -19,8 +20,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Bytes at the end of the journal among which a record of the FIFO may be once more: two windows of the FIFO.
-const REPEATS_BYTES: u64 = 2 * crate::fifo::WINDOW as u64;
+/// Bytes at the end of the journal among which a record of a FIFO may be once more: two windows of each FIFO.
+const REPEATS_BYTES: u64 = 4 * crate::fifo::WINDOW as u64;
 /// Pause before a refused write is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Sequence numbers that are set aside at a time while nothing can be written.
@@ -67,8 +68,8 @@ pub struct Found {
     pub next: Cursor,
     /// What was dropped, in words.
     pub damage: Vec<String>,
-    /// Writer and counter of the newest events: the FIFO may hold some of them still.
-    pub repeats: Vec<(u64, u64)>,
+    /// Origin, writer and counter of the newest events: their FIFO may hold some of them still.
+    pub repeats: Vec<(Origin, u64, u64)>,
 }
 
 /// A change of the journal's health.
@@ -168,7 +169,7 @@ impl Journal {
             let name = path.display().to_string();
             let intended = self.limits.segment_bytes();
             let (segment, damage) = Segment::open(path, first, intended, writable, |event, at| {
-                newest.push_back((at.pos, event.writer, event.counter));
+                newest.push_back((at.pos, (event.origin, event.writer, event.counter)));
                 while newest.front().is_some_and(|(pos, ..)| pos + REPEATS_BYTES < at.pos) {
                     newest.pop_front();
                 }
@@ -190,7 +191,7 @@ impl Journal {
         // Their sequence numbers were given out: none is used again. Behind an older segment the name of the next
         // one tells.
         found.next.seq += unread;
-        found.repeats = newest.into_iter().map(|(_, writer, counter)| (writer, counter)).collect();
+        found.repeats = newest.into_iter().map(|(_, said)| said).collect();
         Ok(found)
     }
 

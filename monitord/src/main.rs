@@ -1,4 +1,4 @@
-//! sampan-monitord: events come in by the monitor FIFO and go out to every subscriber.
+//! sampan-monitord: events come in by two FIFOs and go out to every subscriber.
 //!
 //! Parses, opens, runs, and turns the outcome into an exit code: 0 asked to stop, 1 failed, 2 bad arguments,
 //! 100 another instance is at work.

@@ -2,7 +2,7 @@
 //!
 //! Called once, by [`crate::event_loop::EventLoop::open`].
 
-use crate::activation::Passed;
+use crate::activation;
 use crate::config::Settings;
 use crate::fifo::{Fifo, FifoError};
 use crate::journal::{Found, Journal, OpenError};
@@ -29,7 +29,7 @@ pub enum StartError {
         /// On what, in words.
         what: String,
     },
-    /// The FIFO cannot be used.
+    /// A FIFO cannot be used.
     #[error(transparent)]
     Fifo(FifoError),
     /// The socket cannot be used.
@@ -58,21 +58,23 @@ impl StartError {
     }
 }
 
-/// Opens the FIFO and the listening socket, unless they were passed.
+/// Opens the FIFO of facts, the emit FIFO and the listening socket, unless they were passed.
 ///
 /// # Errors
 /// See [`StartError`].
-pub fn endpoints(settings: &Settings, passed: Passed) -> Result<(Fifo, Listener), StartError> {
-    let group = group();
-    Ok((fifo(settings, passed.fifo, group)?, listener(settings, passed.listener, group)?))
+pub fn endpoints(settings: &Settings) -> Result<(Fifo, Fifo, Listener), StartError> {
+    let passed = activation::passed(&settings.emit_fifo);
+    let facts = fifo(&settings.fifo, passed.fifo, accounts::FACTS_GROUP)?;
+    let emit = fifo(&settings.emit_fifo, passed.emit, accounts::WATCH_GROUP)?;
+    Ok((facts, emit, listener(settings, passed.listener, group())?))
 }
 
-fn fifo(settings: &Settings, passed: Option<OwnedFd>, group: Option<Gid>) -> Result<Fifo, StartError> {
+fn fifo(path: &Path, passed: Option<OwnedFd>, group: &str) -> Result<Fifo, StartError> {
     let fifo = match passed {
-        Some(fd) => Fifo::adopt(fd, &settings.fifo),
+        Some(fd) => Fifo::adopt(fd, path),
         None => {
-            make_parent(&settings.fifo)?;
-            Fifo::open(&settings.fifo, group)
+            make_parent(path)?;
+            Fifo::open(path, sampan_ipc::fifo::group(group))
         }
     };
     fifo.map_err(|error| match error {
@@ -147,7 +149,7 @@ fn make_journal(dir: &Path) -> Result<(), TrustError> {
     trust::make_own(dir, trust::PRIVATE)
 }
 
-/// The group whose members may emit and subscribe, if the host has it and this process may give files to it.
+/// The group whose members may subscribe, if the host has it and this process may give files to it.
 fn group() -> Option<Gid> {
     let is_root = nix::unistd::geteuid().is_root();
     is_root.then(|| accounts::group_id(accounts::WATCH_GROUP)).flatten().map(Gid::from_raw)

@@ -95,6 +95,11 @@ impl Host {
         self.path("run/monitor.fifo")
     }
 
+    /// The emit FIFO.
+    pub fn emit_fifo(&self) -> PathBuf {
+        self.path("run/emit.fifo")
+    }
+
     /// The events socket.
     pub fn socket(&self) -> PathBuf {
         self.path("run/events.sock")
@@ -243,9 +248,14 @@ impl Host {
         self.wait_until(&format!("the log to say '{text}'"), || self.logs().contains(text));
     }
 
-    /// A producer of this installation that drops nothing: its spool holds 256 MiB.
+    /// A producer of facts of this installation that drops nothing: its spool holds 256 MiB.
     pub fn sender(&self) -> FifoSender {
         FifoSender::with_spool(self.fifo(), 256 << 20)
+    }
+
+    /// The same for events that are no facts, by the emit FIFO.
+    pub fn emitter(&self) -> FifoSender {
+        FifoSender::with_spool(self.emit_fifo(), 256 << 20)
     }
 
     /// Subscribes; the answer is not awaited.

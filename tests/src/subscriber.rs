@@ -4,6 +4,7 @@
 
 use crate::host::PATIENCE;
 use sampan_ipc::Event;
+use sampan_ipc::event::{EMITTED_TAG, Origin};
 use sampan_ipc::frame::{Decoder, FRAME_MAX};
 use sampan_ipc::watch::{End, Item, Refusal, Request, Subscribe, opening};
 use std::io::{self, Read, Write};
@@ -105,6 +106,7 @@ impl Subscriber {
         loop {
             match self.item() {
                 Item::Event(event) => return event,
+                Item::Emitted(event) => return Event { origin: Origin::Emit, ..event },
                 Item::Welcome { .. } => {}
                 item => panic!("not an event: {item:?}"),
             }
@@ -115,8 +117,8 @@ impl Subscriber {
     pub fn seq(&mut self) -> u64 {
         loop {
             match self.decoder.next_body() {
-                // An event's frame begins with a zero and ends with its number.
-                Ok(Some([0, .., a, b, c, d, e, f, g, h])) => {
+                // An event's frame begins with its tag and ends with its number.
+                Ok(Some([0 | EMITTED_TAG, .., a, b, c, d, e, f, g, h])) => {
                     return u64::from_le_bytes([*a, *b, *c, *d, *e, *f, *g, *h]);
                 }
                 Ok(Some(body)) => panic!("not an event: {body:?}"),
@@ -151,6 +153,7 @@ impl Subscriber {
         loop {
             match self.item() {
                 Item::Event(event) => events.push(event),
+                Item::Emitted(event) => events.push(Event { origin: Origin::Emit, ..event }),
                 Item::Welcome { .. } => {}
                 Item::End(end) => {
                     assert!(matches!(self.try_next(), Ok(None)), "something came after the end");

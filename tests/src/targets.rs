@@ -13,7 +13,7 @@ use sampan_engine::seekable::Seekable;
 use sampan_engine::store::Store;
 use sampan_engine::tarball::Tarball;
 use sampan_engine::{challenge, oci, platform::Platform, reference::Reference};
-use sampan_ipc::event::{Event, EventView};
+use sampan_ipc::event::{Event, EventView, Origin};
 use sampan_ipc::filter::FilterSet;
 use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
 use sampan_ipc::record::{self, Scanner, Step};
@@ -245,7 +245,23 @@ fn check_record(record: &record::Record<'_>) {
         }
         other => panic!("let in, and not readable: {other:?}"),
     }
-    assert!(EventView::of_frame(body).is_some());
+    assert_eq!(EventView::of_frame(body).map(|view| view.origin), Some(Origin::Facts));
+    check_emitted(record);
+}
+
+/// The same record by the emit FIFO: another tag and nothing else, whatever the record says.
+fn check_emitted(record: &record::Record<'_>) {
+    let (seq, rest) = (9u64, &record.body[1..]);
+    let frame = [&frame::emitted_header(rest, seq)[..], rest, &seq.to_le_bytes()].concat();
+    let (body, len) = frame::split(&frame, FRAME_MAX).expect("a good frame").expect("a whole frame");
+    assert_eq!(len, frame.len());
+    let Ok(watch::Item::Emitted(event)) = frame::parse::<watch::Item>(body) else {
+        panic!("let in, and not readable as emitted: {body:?}")
+    };
+    assert_eq!((event.seq, event.id.as_str()), (seq, record.event.id));
+    let event = Event { origin: Origin::Emit, ..event };
+    assert!(event.line().contains("(origin=emit"), "{}", event.line());
+    assert_eq!(EventView::of_frame(body), Some(EventView { origin: Origin::Emit, ..record.event }));
 }
 
 /// Sets the checksum of each place that looks like a record, as far as its length is inside.

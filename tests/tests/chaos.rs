@@ -3,8 +3,9 @@
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sampan_ipc::Event;
+use sampan_ipc::event::Origin;
 use sampan_ipc::watch::{Item, Subscribe};
+use sampan_ipc::{Event, record};
 use sampan_tests::host::{Host, PATIENCE};
 use sampan_tests::process;
 use sampan_tests::random::Random;
@@ -22,6 +23,11 @@ const WRITERS: usize = 4;
 const EVENTS_PER_WRITER: u64 = 12_500;
 const KILLS: usize = 200;
 
+/// Writers of even numbers tell facts, the others emit.
+fn origin(writer: usize) -> Origin {
+    if writer.is_multiple_of(2) { Origin::Facts } else { Origin::Emit }
+}
+
 /// What one subscriber has seen of the numbered events of the writers.
 #[derive(Default)]
 struct Account {
@@ -35,11 +41,13 @@ impl Account {
         assert_eq!(event.seq, self.after + 1, "a hole or a repeat in the numbers");
         self.after = event.seq;
         if event.kind != "chaos" {
+            assert_eq!((event.kind.as_str(), event.origin), ("daemon", Origin::Facts), "forged: {event:?}");
             return;
         }
         let writer: usize = event.action.parse().expect("a writer's number");
         let nth: u64 = event.id.parse().expect("an event's number");
         assert_eq!(nth, self.next[writer], "writer {writer} is out of order");
+        assert_eq!(event.origin, origin(writer), "marked wrongly");
         self.next[writer] += 1;
         self.seen += 1;
     }
@@ -63,6 +71,9 @@ fn follow(socket: &Path) -> Account {
         while !account.is_complete() {
             match subscriber.try_next() {
                 Ok(Some(Item::Event(event))) => account.take(&event),
+                Ok(Some(Item::Emitted(event))) => {
+                    account.take(&Event { origin: Origin::Emit, ..event });
+                }
                 Ok(Some(Item::Welcome { .. })) => {}
                 Ok(Some(item)) => panic!("not an event: {item:?}"),
                 // Killed: a frame may have been cut anywhere.
@@ -74,16 +85,18 @@ fn follow(socket: &Path) -> Account {
     account
 }
 
-/// A hostile writer among the good ones: a burst of bytes that are no record now and then.
-fn write_garbage(fifo: &Path, writing: &AtomicBool) {
+/// A hostile writer among the good ones: a burst of bytes that are no record now and then, or a forged fact.
+fn write_garbage(fifo: &Path, forges: bool, writing: &AtomicBool) {
     let mut random = Random::new(666);
+    let forged = record::encode(&Event::new("container", "die", "forged")).expect("small");
     while writing.load(Ordering::Relaxed) {
         let file = File::options().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(fifo);
         if let Ok(mut file) = file {
             let magic: &[u8] = if random.one_in(2) { b"SMPN\x01\x00" } else { b"" };
             let len = 1 + random.below(2000);
             // Without a reader, or without room, it has done its worst already.
-            let _ = file.write(&[magic, &random.bytes(len)].concat());
+            let garbage = [magic, &random.bytes(len)].concat();
+            let _ = file.write(if forges && random.one_in(2) { &forged } else { &garbage });
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -111,11 +124,11 @@ fn kill_under_load(args: &[&str]) -> Host {
             thread::spawn(move || follow(&socket))
         })
         .collect();
-    let (writing, host_fifo) = (AtomicBool::new(true), host.fifo());
+    let (writing, host_fifo, emit_fifo) = (AtomicBool::new(true), host.fifo(), host.emit_fifo());
     thread::scope(|scope| {
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
-                let sender = host.sender();
+                let sender = if origin(writer) == Origin::Facts { host.sender() } else { host.emitter() };
                 let writing = &writing;
                 scope.spawn(move || {
                     for nth in 0..EVENTS_PER_WRITER {
@@ -133,7 +146,8 @@ fn kill_under_load(args: &[&str]) -> Host {
                 })
             })
             .collect();
-        scope.spawn(|| write_garbage(&host_fifo, &writing));
+        scope.spawn(|| write_garbage(&host_fifo, false, &writing));
+        scope.spawn(|| write_garbage(&emit_fifo, true, &writing));
         let mut random = Random::new(12_345);
         for _ in 0..KILLS {
             thread::sleep(Duration::from_micros(random.number() % 60_000));

@@ -225,15 +225,16 @@ fn an_emitted_event_is_printed_in_every_format() {
         |format| host.ok(&["events", "--after", "0", "--no-follow", "-f", "type=backup", "--format", format]);
     let line = print("line");
     let time = line.split(' ').next().expect("a time").to_owned();
-    assert_eq!(line, format!("{time} backup done nightly (bytes=4096, note=a b, tier=x)\n"));
+    assert_eq!(line, format!("{time} backup done nightly (origin=emit, bytes=4096, note=a b, tier=x)\n"));
     let event: Value = serde_json::from_str(&print("json")).expect("JSON");
     assert_eq!(event["timeNano"], 1_714_979_045_500_000_000_i64);
     assert_eq!((&event["time"], &event["type"]), (&Value::from(time.clone()), &Value::from("backup")));
     assert_eq!(event["attributes"], serde_json::json!({"bytes": "4096", "note": "a b"}));
-    assert_eq!(event["labels"]["tier"], "x");
+    assert_eq!((&event["labels"]["tier"], &event["origin"]), (&Value::from("x"), &Value::from("emit")));
     let logfmt = print("logfmt");
     let seq = &event["seq"];
-    let rest = r#"type=backup action=done id=nightly attr.bytes=4096 attr.note="a b" label.tier=x"#;
+    let rest =
+        r#"type=backup action=done id=nightly origin=emit attr.bytes=4096 attr.note="a b" label.tier=x"#;
     assert_eq!(logfmt, format!("time={time} seq={seq} {rest}\n"));
 }
 
@@ -324,7 +325,7 @@ fn a_printed_time_is_taken_by_since_and_until_to_the_nanosecond() {
         let args = [&["events", "--no-follow", "-f", "type=test"], args].concat();
         host.ok(&args)
             .lines()
-            .map(|line| line.rsplit(' ').next().expect("an id").to_owned())
+            .map(|line| line.split(' ').nth(3).expect("an id").to_owned())
             .collect::<Vec<_>>()
     };
     assert_eq!(ids(&["-S", second]), ["2", "3"]);
@@ -348,7 +349,7 @@ fn a_local_time_that_occurs_twice_is_the_earlier_and_one_that_clocks_leave_out_h
         let mut events = host.command(binary("sampan"));
         events.args(["events", "--after", "0", "--no-follow", "-n", local]).env("TZ", "UTC");
         let printed = String::from_utf8(events.output().expect("built").stdout).expect("text");
-        assert_eq!(printed, format!("{utc} test tick {local}\n"));
+        assert_eq!(printed, format!("{utc} test tick {local} (origin=emit)\n"));
     }
 }
 

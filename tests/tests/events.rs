@@ -316,6 +316,30 @@ fn what_writers_dropped_is_counted_for_everyone_to_see() {
 }
 
 #[test]
+fn history_ends_exactly_where_it_ended_when_it_was_asked_for_however_much_comes_meanwhile() {
+    let host = Host::with_monitord(&["--journal-bytes", "64M"]);
+    let padded = |nth: usize| at(time::now(), &nth.to_string()).with("padding", "x".repeat(nth % 700));
+    emit(&host, (0..20_000).map(padded));
+    host.wait_until("all to be taken", || host.status().seq > 20_000);
+    // They ask, and read nothing: their sockets are full long before the end.
+    let wish = Subscribe { after: Some(0), ..Subscribe::default() };
+    let mut slow: Vec<(Subscriber, u64)> = (0..8)
+        .map(|_| {
+            let mut subscriber = host.subscribe(wish.clone());
+            let head = subscriber.welcome();
+            emit(&host, (0..500).map(padded));
+            host.wait_until("more to be taken", || host.status().seq >= head + 500);
+            (subscriber, head)
+        })
+        .collect();
+    for (subscriber, head) in &mut slow {
+        let (events, end) = subscriber.to_end();
+        assert_eq!((events.len() as u64, end), (*head, End::History));
+        assert!(events.iter().zip(1..).all(|(event, seq)| event.seq == seq));
+    }
+}
+
+#[test]
 fn a_subscriber_without_a_past_hears_only_what_comes() {
     let host = Host::with_monitord(&[]);
     emit(&host, [at(time::now(), "before")]);

@@ -22,8 +22,15 @@ fn a_second_instance_is_refused_and_the_first_goes_on() {
     let (status, logs) = host.run_to_end(command);
     assert_eq!(status.code(), Some(100), "{logs}");
     assert!(logs.contains("in use by another sampan-monitord") && logs.contains("monitor.fifo"), "{logs}");
-    // Another FIFO, but the same journal.
+    // Another FIFO of facts, but the same emit FIFO.
     let mut command = host.command("sampan-monitord");
+    command.arg("--fifo").arg(host.path("other.fifo")).arg("--socket").arg(host.path("other.sock"));
+    let (status, logs) = host.run_to_end(command);
+    assert_eq!(status.code(), Some(100), "{logs}");
+    assert!(logs.contains("in use by another sampan-monitord") && logs.contains("emit.fifo"), "{logs}");
+    // Other FIFOs, but the same journal.
+    let mut command = host.command("sampan-monitord");
+    command.arg("--emit-fifo").arg(host.path("another.fifo"));
     command.arg("--fifo").arg(host.path("other.fifo")).arg("--socket").arg(host.path("other.sock"));
     let (status, logs) = host.run_to_end(command);
     assert_eq!(status.code(), Some(100), "{logs}");
@@ -67,7 +74,7 @@ fn a_user_without_permission_is_told_what_it_may_not_open() {
     command.uid(NOBODY).gid(NOBODY);
     let (status, logs) = host.run_to_end(command);
     assert_eq!(status.code(), Some(1), "{logs}");
-    assert!(logs.contains("cannot open monitor FIFO") && logs.contains("Permission denied"), "{logs}");
+    assert!(logs.contains("cannot open FIFO") && logs.contains("Permission denied"), "{logs}");
 
     let mut command = host.command_of(&program);
     command.uid(NOBODY).gid(NOBODY).env("SAMPAN_RUN_DIR", host.path("theirs"));

@@ -31,7 +31,7 @@ pub struct Cli {
 
 const ENVIRONMENT: &str = "\
 Environment:
-  SAMPAN_RUN_DIR    Directory of the sockets and the FIFO [default:
+  SAMPAN_RUN_DIR    Directory of the sockets and FIFOs [default:
                     /run/sampan for root, else $XDG_RUNTIME_DIR/sampan]
   SAMPAN_STATE_DIR  Directory of the event journal [default:
                     /var/lib/sampan for root, else $XDG_STATE_HOME/sampan]
@@ -61,6 +61,7 @@ Filters: values of one key are OR, keys are AND.
   name=NAME             Events whose attribute name, or whose id, is this
   id=PREFIX             Events whose id begins with this
   daemon=ID|NAME        Events of this daemon
+  origin=facts|emit     Facts that the engine tells, or events that others emitted
   attr.KEY=VALUE        Events whose attribute KEY is VALUE";
 
 const AUTH_FILES: &str = "\
@@ -237,7 +238,7 @@ pub struct EngineSocket {
 /// Arguments of `emit`.
 #[derive(Debug, Args)]
 pub struct Emit {
-    /// What sort of thing it happened to: [a-z0-9][a-z0-9_.-]*
+    /// What sort of thing it happened to, in a word of your own: [a-z0-9][a-z0-9_.-]*
     #[arg(value_name = "TYPE", required_unless_present = "batch")]
     pub kind: Option<String>,
     /// What happened: [a-z0-9][a-z0-9_.-]*, then nothing or ': ' and text
@@ -261,7 +262,7 @@ pub struct Emit {
     /// Wait at most this long for monitord to take an event
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     pub timeout: u32,
-    /// Write into this FIFO [default: RUN/monitor.fifo]
+    /// Write into this FIFO; root and members of the group sampan-facts may name RUN/monitor.fifo [default: RUN/emit.fifo]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub fifo: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! `sampan emit`: writes events into the monitor FIFO, from the arguments or from JSON lines.
+//! `sampan emit`: writes events into the emit FIFO, from the arguments or from JSON lines.
 //!
 //! An event is checked whole before anything of it is written, and the command ends only when monitord's FIFO
 //! has taken it.
@@ -6,6 +6,7 @@
 use crate::cli::args::Emit;
 use crate::cli::failure::{self, Failure};
 use sampan_client::{Emitter, Event, Pairs, Paths, time};
+use sampan_ipc::event::FACT_KINDS;
 use sampan_ipc::trust;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
@@ -25,9 +26,14 @@ const LINE_MAX: u64 = 64 << 10;
 /// # Errors
 /// Status 2: an event is not allowed. Status 1: monitord does not take it.
 pub fn run(args: &Emit) -> Result<(), Failure> {
-    let fifo = args.fifo.clone().unwrap_or_else(|| Paths::from_env().fifo());
-    let writer =
-        Writer { emitter: Emitter::new(&fifo), fifo, timeout: Duration::from_secs(args.timeout.into()) };
+    let emit_fifo = Paths::from_env().emit_fifo();
+    let fifo = args.fifo.clone().unwrap_or_else(|| emit_fifo.clone());
+    let writer = Writer {
+        emitter: Emitter::new(&fifo),
+        takes_facts: fifo != emit_fifo,
+        fifo,
+        timeout: Duration::from_secs(args.timeout.into()),
+    };
     if args.batch {
         writer.check()?;
         return batch(&writer, &mut io::stdin().lock());
@@ -40,6 +46,8 @@ pub fn run(args: &Emit) -> Result<(), Failure> {
 struct Writer {
     emitter: Emitter,
     fifo: PathBuf,
+    /// False of the emit FIFO, where monitord would refuse them; of another FIFO its mode decides.
+    takes_facts: bool,
     timeout: Duration,
 }
 
@@ -61,6 +69,9 @@ impl Writer {
 
     fn write(&self, event: Event) -> Result<(), Failure> {
         sampan_ipc::record::encode(&event).map_err(|error| bad(error.to_string()))?;
+        if !self.takes_facts && FACT_KINDS.contains(&event.kind.as_str()) {
+            return Err(fact(&event.kind));
+        }
         self.check()?;
         if self.emitter.spooled() >= WAITING_MAX {
             self.finish()?;
@@ -93,6 +104,16 @@ impl Writer {
 
 fn bad(message: String) -> Failure {
     Failure::new(message).status(failure::BAD_EVENT)
+}
+
+/// Only the engine's side tells of such things.
+fn fact(kind: &str) -> Failure {
+    let fifo = Paths::from_env().fifo();
+    bad(format!("type {kind:?} is not allowed: events of this type are facts, which only the engine tells"))
+        .hint(format!(
+            "choose a type of your own; '--fifo {}' takes facts from those who may write there",
+            fifo.display()
+        ))
 }
 
 /// The event that the arguments describe.
@@ -183,6 +204,9 @@ struct Line {
     attributes: JsonPairs,
     #[serde(default)]
     labels: JsonPairs,
+    /// Who tells an event decides about its mark, not the line.
+    #[serde(rename = "origin")]
+    _origin: Option<de::IgnoredAny>,
     #[serde(rename = "seq")]
     _seq: Option<de::IgnoredAny>,
     #[serde(rename = "writerLost")]
@@ -234,14 +258,15 @@ mod tests {
     use super::*;
     use crate::cli::args::EventFormat;
     use crate::cli::format;
+    use sampan_client::Origin;
 
     #[test]
     fn a_batch_line_is_what_events_prints_as_json() {
         let mut event = Event::new("job", "done", "7").with("z", "1").with("a", "x \"y\"").label("l", "");
         let mut line = String::new();
-        event.seq = 9;
+        (event.seq, event.origin) = (9, Origin::Emit);
         format::event(&mut line, &event, EventFormat::Json);
-        event.seq = 0;
+        (event.seq, event.origin) = (0, Origin::Facts);
         assert_eq!(parse_line(line.as_bytes()).expect("good"), Some(event));
     }
 

@@ -3,7 +3,7 @@
 //! Called by `events`; `emit --batch` reads what the JSON form writes. Every form is one line an event.
 
 use crate::cli::args::EventFormat;
-use sampan_client::{Event, Pairs, time};
+use sampan_client::{Event, Origin, Pairs, time};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::fmt::Write as _;
 
@@ -44,6 +44,9 @@ impl Serialize for JsonEvent<'_> {
         map.serialize_entry("type", &event.kind)?;
         map.serialize_entry("action", &event.action)?;
         map.serialize_entry("id", &event.id)?;
+        if event.origin == Origin::Emit {
+            map.serialize_entry("origin", "emit")?;
+        }
         map.serialize_entry("attributes", &JsonPairs(&event.attributes))?;
         map.serialize_entry("labels", &JsonPairs(&event.labels))?;
         if event.lost > 0 {
@@ -65,6 +68,9 @@ fn logfmt(out: &mut String, event: &Event) {
     let _ = write!(out, "time={} seq={}", time::local(event.time), event.seq);
     for (key, value) in [("type", &event.kind), ("action", &event.action), ("id", &event.id)] {
         word(out, "", key, value);
+    }
+    if event.origin == Origin::Emit {
+        out.push_str(" origin=emit");
     }
     for (key, value) in event.attributes.iter() {
         word(out, "attr.", key, value);
@@ -132,6 +138,21 @@ mod tests {
         let expected = r#" seq=7 type=container action="exec_start: sh -c 'x'" id=3277 attr.name=web attr.note="a \"b\"\n\\" attr.empty="" label.tier="front=1""#;
         assert!(line.trim_end().ends_with(expected), "{line}");
         assert_eq!(line.matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn an_emitted_event_is_marked_where_no_attribute_can_stand() {
+        let marked = |format| {
+            let mut out = String::new();
+            event(&mut out, &Event { origin: Origin::Emit, ..sample().with("origin", "facts") }, format);
+            out
+        };
+        assert!(marked(EventFormat::Json).contains(r#","id":"3277","origin":"emit","attributes":{"name":"#));
+        assert!(marked(EventFormat::Logfmt).contains(" id=3277 origin=emit attr.name=web "));
+        assert!(marked(EventFormat::Line).contains(" 3277 (origin=emit, name=web, "));
+        for format in [EventFormat::Json, EventFormat::Logfmt, EventFormat::Line] {
+            assert!(!text(format).contains("origin"), "a fact needs no mark");
+        }
     }
 
     #[test]

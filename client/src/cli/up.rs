@@ -61,7 +61,7 @@ pub fn run(args: &Up) -> Result<(), Failure> {
 fn announce(args: &Up) -> Result<(), Failure> {
     let paths = Paths::from_env();
     let mut text = format!("events  {}\n", paths.events_socket().display());
-    text.push_str(&format!("fifo    {}\n", paths.fifo().display()));
+    text.push_str(&format!("emit    {}\n", paths.emit_fifo().display()));
     if !args.no_engine {
         text.push_str(&format!("engine  {}\n", paths.engine_socket().display()));
     }

@@ -72,7 +72,8 @@ impl Server {
             }
             System::Sampan => {
                 let mut command = Command::new(beside("sampan-monitord")?);
-                command.arg("--fifo").arg(fifo).arg("--socket").arg(socket);
+                command.arg("--fifo").arg(fifo).arg("--emit-fifo").arg(dir.join("emit.fifo"));
+                command.arg("--socket").arg(socket);
                 // Large enough for every subscriber, however slow: nothing may be lost.
                 command.arg("--journal-dir").arg(dir.join("journal")).args(["--journal-bytes", "2G"]);
                 command
