@@ -7,8 +7,8 @@
 use crate::socket::make_parent;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use nix::unistd::Gid;
-use sampan_ipc::{accounts, fifo, report};
+use sampan_ipc::accounts::{FACTS_GROUP, WATCH_GROUP};
+use sampan_ipc::{fifo, report};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
@@ -43,7 +43,7 @@ impl Fifos {
     /// One that cannot be had is logged: monitord may make it, and senders wait for that.
     pub fn open(facts: &Path, emit: &Path, makes: bool) -> Self {
         let mut fifos = Fifos { held: Vec::new(), changes: None };
-        for (path, group) in [(facts, accounts::FACTS_GROUP), (emit, accounts::WATCH_GROUP)] {
+        for (path, group) in [(facts, FACTS_GROUP), (emit, WATCH_GROUP)] {
             if makes && let Err(error) = make(path, group) {
                 log::warn!("{error}");
             }
@@ -120,7 +120,7 @@ fn make(path: &Path, group: &str) -> Result<(), String> {
     make_parent(path).map_err(|error| report::chain(&error))?;
     if fifo::make(path).map_err(|error| report::chain(&error))? {
         let file = fifo::hold(path).map_err(|error| report::chain(&error))?;
-        fifo::put_right(&file, path, accounts::group_id(group).map(Gid::from_raw));
+        fifo::put_right(&file, path, fifo::group(group));
     }
     Ok(())
 }

@@ -117,10 +117,10 @@ fn from_systemd() -> Option<OwnedFd> {
     (!given.is_empty()).then(|| given.swap_remove(at)).and_then(|(fd, _)| sys::adopt(fd))
 }
 
-/// Makes the directory of `path` if it is not there.
+/// Makes the directory of `path` if it is not there, and checks it.
 ///
 /// # Errors
-/// It cannot be made, or is not to be trusted.
+/// It cannot be made, or is not trusted.
 pub(crate) fn make_parent(path: &Path) -> Result<(), TrustError> {
     trust::make(trust::parent(path), run_mode())
 }

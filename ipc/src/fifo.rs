@@ -3,6 +3,7 @@
 //! monitord opens them to read, the engine to keep what is in them; both come here, so that a FIFO has the same owner and
 //! mode whoever makes it. Nothing here reads or writes a byte of one.
 
+use crate::accounts;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat};
@@ -123,6 +124,11 @@ pub fn put_right(fifo: &File, path: &Path, group: Option<Gid>) {
         ),
         Ok(()) => {}
     }
+}
+
+/// The number of the group `name`, if this host has it.
+pub fn group(name: &str) -> Option<Gid> {
+    accounts::group_id(name).map(Gid::from_raw)
 }
 
 /// What a file is, if it is no FIFO.

@@ -271,14 +271,34 @@ pub fn make(path: &Path, mode: u32) -> Result<(), TrustError> {
 }
 
 /// The same, for a directory that holds nothing but Sampan's: where it is ours and lets others read more than `mode`
-/// says, that is taken away.
+/// says, that is taken away; that others may write to it as well, if nothing is in it.
 ///
 /// # Errors
 /// [`TrustError`]. A mode that cannot be changed, as on a read-only file system, is logged and no error.
 pub fn make_own(path: &Path, mode: u32) -> Result<(), TrustError> {
-    make(path, mode)?;
+    create(path, mode)?;
+    match directory(path) {
+        Err(TrustError::Writable { .. }) if close_empty(path, mode) => directory(path)?,
+        checked => checked?,
+    }
     tighten(path, mode);
     Ok(())
+}
+
+/// Gives a directory of ours, to which others may write, this mode; false, and nothing is changed, unless it is empty. A
+/// new tmpfs is such a one, and what mkdir(1) makes where the umask lets a group write.
+fn close_empty(path: &Path, mode: u32) -> bool {
+    let Ok((dir, stat)) = open_plain(path, OFlag::O_RDONLY) else { return false };
+    let set = |mode: u32| fchmod(&dir, Mode::from_bits_truncate(mode)).is_ok();
+    if stat.st_uid != nix::unistd::geteuid().as_raw() || !set(mode) {
+        return false;
+    }
+    // Closed first, so that nothing can come after the look.
+    let is_empty = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    if !is_empty {
+        set(stat.st_mode & 0o7777);
+    }
+    is_empty
 }
 
 /// The same, for a root that holds nothing but directories which are checked themselves: that others could write to
@@ -440,8 +460,13 @@ mod tests {
         assert_eq!(mode(&path), 0o2755);
         make_own(&path, PRIVATE).expect("tightened");
         assert_eq!(mode(&path), 0o2700);
+        set(&path, 0o1777);
+        make_own(&path, PRIVATE).expect("nothing is in it");
+        assert_eq!(mode(&path), 0o700);
         set(&path, 0o770);
+        fs::write(path.join("planted"), "").expect("written");
         let error = make_own(&path, PRIVATE).expect_err("somebody may have been there");
+        assert_eq!(mode(&path), 0o770);
         assert!(error.to_string().contains("0770") && error.hint().contains("chmod go-w"), "{error}");
         make_root(&path, PRIVATE).expect("what is in it is checked itself");
         assert_eq!(mode(&path), 0o700);

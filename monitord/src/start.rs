@@ -74,7 +74,7 @@ fn fifo(path: &Path, passed: Option<OwnedFd>, group: &str) -> Result<Fifo, Start
         Some(fd) => Fifo::adopt(fd, path),
         None => {
             make_parent(path)?;
-            Fifo::open(path, accounts::group_id(group).map(Gid::from_raw))
+            Fifo::open(path, sampan_ipc::fifo::group(group))
         }
     };
     fifo.map_err(|error| match error {
@@ -151,11 +151,8 @@ fn make_journal(dir: &Path) -> Result<(), TrustError> {
 
 /// The group whose members may subscribe, if the host has it and this process may give files to it.
 fn group() -> Option<Gid> {
-    nix::unistd::geteuid()
-        .is_root()
-        .then(|| accounts::group_id(accounts::WATCH_GROUP))
-        .flatten()
-        .map(Gid::from_raw)
+    let is_root = nix::unistd::geteuid().is_root();
+    is_root.then(|| accounts::group_id(accounts::WATCH_GROUP)).flatten().map(Gid::from_raw)
 }
 
 /// A subscriber is a descriptor: asks for as many as the limits allow. getrlimit(2).

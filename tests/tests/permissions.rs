@@ -83,6 +83,8 @@ fn each_file_and_socket_lets_in_whom_the_table_says_and_tells_the_others_what_wo
             ("run", (0, 0, 0o755)),
             ("run/engine.sock", (0, ADMIN, 0o660)),
             ("run/events.sock", (0, WATCH, 0o660)),
+            ("run/emit.fifo", (0, WATCH, 0o620)),
+            ("run/monitor.fifo", (0, FACTS, 0o620)),
             ("run/engine.sock.lock", (0, 0, 0o600)),
             ("run/events.sock.lock", (0, 0, 0o600)),
             ("run/containers", (0, 0, 0o700)),
@@ -109,13 +111,17 @@ fn each_file_and_socket_lets_in_whom_the_table_says_and_tells_the_others_what_wo
             ("nobody", stranger(3)),
         ];
         let admin = "become root, or join the group sampan-admin, whose members are root in all but name";
-        let watch = "become root, or join the group sampan";
-        let rows: [(&[&str], &[&str], &str); 5] = [
+        let watch = "become root, or join the group sampan, whose members watch events and emit their own";
+        let facts = "become root, or join the group sampan-facts, whose members may write any event";
+        let monitor_fifo = path("run/monitor.fifo");
+        let fact = ["emit", "--fifo", monitor_fifo.to_str().expect("text"), "container", "die", "x"];
+        let rows: [(&[&str], &[&str], &str); 6] = [
             (&["images"], &["root", "admin"], admin),
             (&["ps", "--all"], &["root", "admin"], admin),
             (&["monitor", "status"], &["root", "watch"], watch),
             (&["events", "--no-follow", "--after", "0"], &["root", "watch"], watch),
             (&["emit", "walk", "done", "x"], &["root", "watch"], watch),
+            (&fact, &["root", "facts"], facts),
         ];
         for (class, user) in &classes {
             for (args, may, hint) in rows {
@@ -279,8 +285,10 @@ fn an_ordinary_users_daemons_and_files_are_nobody_elses() {
     assert!(well, "{said}");
 
     assert_eq!(access(&run_dir.0), (user.uid, user.uid, 0o700));
+    for name in ["engine.sock", "events.sock", "emit.fifo", "monitor.fifo"] {
+        assert_eq!(access(&run_dir.0.join(name)), (user.uid, user.uid, 0o600), "{name}");
+    }
     for socket in ["engine.sock", "events.sock"] {
-        assert_eq!(access(&run_dir.0.join(socket)), (user.uid, user.uid, 0o600), "{socket}");
         let error = other.does(|| UnixStream::connect(run_dir.0.join(socket))).expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     }
