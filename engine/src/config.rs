@@ -178,6 +178,8 @@ struct Table {
     runtime: Option<String>,
     cgroup_manager: Option<Manager>,
     seccomp_profile: Option<PathBuf>,
+    apparmor_profile: Option<String>,
+    selinux: Option<bool>,
     init_path: Option<PathBuf>,
     #[serde(default)]
     log_driver: Driver,
@@ -297,6 +299,8 @@ fn settings(table: &Table) -> Result<Settings, ConfigError> {
         runtime: table.runtime.clone(),
         cgroup_manager: table.cgroup_manager,
         seccomp_profile: table.seccomp_profile.clone(),
+        apparmor_profile: table.apparmor_profile.clone(),
+        selinux: table.selinux.unwrap_or(default.selinux),
         init_path: table.init_path.clone(),
         stop_timeout: timeout.and_then(|t| u32::try_from(t).ok()).unwrap_or(default.stop_timeout),
         default_ulimits: table.default_ulimits.clone(),
@@ -428,7 +432,7 @@ mod tests {
             ask(&["--config", path.to_str().expect("text")])
         };
         let text = "runtime = 'runc'\ncgroup-manager = 'systemd'\nlog-driver = 'journald'\nlog-options = { tag = 'x' }\n\
-                    stop-timeout = 3\nrootfs = 'copy'\nnetwork = 'host'\ndefault-ulimits = { nofile = [10, 20], core = -1 }\n";
+                    apparmor-profile = 'mine'\nselinux = false\nstop-timeout = 3\nrootfs = 'copy'\nnetwork = 'host'\ndefault-ulimits = { nofile = [10, 20], core = -1 }\n";
         let Ok(Asked::Run(config)) = read(text) else { panic!("a configuration") };
         assert_eq!((config.log_driver.as_str(), config.network), ("journald", Network::Host));
         assert_eq!(
@@ -436,6 +440,10 @@ mod tests {
             (3, Some(Manager::Systemd))
         );
         assert_eq!(config.settings.rootfs, Some(Form::Copy));
+        assert_eq!(
+            (config.settings.apparmor_profile.as_deref(), config.settings.selinux),
+            (Some("mine"), false)
+        );
         assert_eq!(config.settings.default_ulimits.get("nofile").map(|limit| limit.both()), Some((10, 20)));
         for nonsense in [
             "cgroup-manager = 'x'",
@@ -445,6 +453,9 @@ mod tests {
             "default-ulimits = { files = 1 }",
             "default-ulimits = { nofile = [20, 10] }",
             "seccomp-profile = 'relative.json'",
+            "apparmor-profile = ''",
+            "apparmor-profile = \"a\\nb\"",
+            "selinux = 'yes'",
             "stop-timeout = -1",
         ] {
             assert!(read(nonsense).is_err(), "{nonsense}");
