@@ -63,6 +63,15 @@ Filters: values of one key are OR, keys are AND.
   daemon=ID|NAME        Events of this daemon
   attr.KEY=VALUE        Events whose attribute KEY is VALUE";
 
+const BATCH: &str = "\
+Lines of --batch: one JSON object a line, as 'events --format json' prints them. type, action and id are required; \
+attributes and labels are objects of strings, numbers and booleans. Numbers are taken as they stand in the line. A \
+field that is null counts as absent. seq is ignored: monitord gives the event a new number.
+
+The time of an event is its field time, in any form that --time takes, or a number of unix seconds. timeNano counts \
+only where there is no time, even if time has fewer digits: programs that keep numbers as doubles, such as jq, change \
+timeNano.";
+
 const AUTH_FILES: &str = "\
 Files: credentials are saved in --authfile, else in $REGISTRY_AUTH_FILE, else in \
 $XDG_RUNTIME_DIR/containers/auth.json (/run/containers/UID/auth.json without XDG_RUNTIME_DIR), as podman and skopeo \
@@ -80,6 +89,7 @@ pub enum Command {
     #[command(after_long_help = TIMES)]
     Events(Lazy<Events>),
     /// Write an event of your own
+    #[command(after_long_help = BATCH)]
     Emit(Lazy<Emit>),
     /// Make a container, and start it
     #[command(disable_help_flag = true, args_override_self = true, after_long_help = containers::RUN_STATUS)]

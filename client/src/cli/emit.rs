@@ -8,6 +8,7 @@ use crate::cli::failure::{self, Failure};
 use sampan_client::{Emitter, Event, Pairs, Paths, time};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use std::fmt;
 use std::io::{self, BufRead};
 use std::os::unix::fs::FileTypeExt;
@@ -150,39 +151,66 @@ fn parse_line(line: &[u8]) -> Result<Option<Event>, Failure> {
         return Ok(None);
     }
     let line: Line = serde_json::from_slice(line).map_err(|error| bad(format!("bad event: {error}")))?;
-    let mut event = Event::new(line.kind, line.action, line.id);
-    event.time = match (line.time_nano, line.time) {
-        (Some(nanos), _) => nanos,
-        (None, Some(text)) => time::parse(&text, event.time).map_err(|error| bad(error.to_string()))?,
+    let word = |word: Option<String>, name: &str| {
+        word.ok_or_else(|| bad(format!("bad event: missing field `{name}`")))
+    };
+    let (kind, action) = (word(line.kind, "type")?, word(line.action, "action")?);
+    let mut event = Event::new(kind, action, word(line.id, "id")?);
+    // Programs that keep numbers as doubles, such as jq, change `timeNano`. So `time` counts where both are there.
+    event.time = match (line.time, line.time_nano) {
+        (Some(time), _) => time_of(time, event.time)?,
+        (None, Some(nanos)) => nanos_of(nanos)?,
         (None, None) => event.time,
     };
-    event.attributes = line.attributes.0;
-    event.labels = line.labels.0;
+    event.attributes = line.attributes.unwrap_or_default().0;
+    event.labels = line.labels.unwrap_or_default().0;
     Ok(Some(event))
 }
 
-/// An event as JSON; what `events --format json` writes is taken back.
+/// The field `time`: text in any form that `--time` takes, or a number of unix seconds.
+fn time_of(value: &RawValue, now: i64) -> Result<i64, Failure> {
+    let text = scalar(value).ok_or_else(|| bad(format!("time {value} is no string and no number")))?;
+    time::parse(&text, now).map_err(|error| bad(error.to_string()))
+}
+
+/// The field `timeNano`, digit for digit.
+fn nanos_of(value: &RawValue) -> Result<i64, Failure> {
+    let wrong = |_| bad(format!("timeNano {value} is not allowed: write whole nanoseconds, or 'time'"));
+    value.get().parse().map_err(wrong)
+}
+
+/// The text of a string; a number or a boolean as it stands in the line, since no number type here could hold every
+/// number that JSON can write. `None` for everything else.
+fn scalar(value: &RawValue) -> Option<String> {
+    let text = value.get();
+    match text.bytes().next()? {
+        b'"' => serde_json::from_str(text).ok(),
+        b'-' | b'0'..=b'9' | b't' | b'f' => Some(text.to_owned()),
+        _ => None,
+    }
+}
+
+/// An event as JSON; what `events --format json` writes is taken back. A field that is null is absent.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
+struct Line<'a> {
     #[serde(rename = "type")]
-    kind: String,
-    action: String,
-    id: String,
-    time: Option<String>,
-    #[serde(rename = "timeNano")]
-    time_nano: Option<i64>,
-    #[serde(default)]
-    attributes: JsonPairs,
-    #[serde(default)]
-    labels: JsonPairs,
+    kind: Option<String>,
+    action: Option<String>,
+    id: Option<String>,
+    #[serde(borrow)]
+    time: Option<&'a RawValue>,
+    #[serde(rename = "timeNano", borrow)]
+    time_nano: Option<&'a RawValue>,
+    attributes: Option<JsonPairs>,
+    labels: Option<JsonPairs>,
     #[serde(rename = "seq")]
     _seq: Option<de::IgnoredAny>,
     #[serde(rename = "writerLost")]
     _writer_lost: Option<de::IgnoredAny>,
 }
 
-/// An object whose values are strings, numbers or booleans, in its order.
+/// An object whose values are strings, numbers or booleans, in its order. A key whose value is null is absent.
 #[derive(Default)]
 struct JsonPairs(Pairs);
 
@@ -202,17 +230,13 @@ impl<'de> Deserialize<'de> for JsonPairs {
                     if pairs.get(&key).is_some() {
                         return Err(de::Error::custom(format!("key {key:?} stands twice")));
                     }
-                    let value = match map.next_value::<serde_json::Value>()? {
-                        serde_json::Value::String(text) => text,
-                        value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)) => {
-                            value.to_string()
-                        }
-                        _ => {
-                            return Err(de::Error::custom(format!(
-                                "value of {key:?} is no string, number or boolean"
-                            )));
-                        }
-                    };
+                    let value = map.next_value::<&RawValue>()?;
+                    if value.get() == "null" {
+                        continue;
+                    }
+                    let value = scalar(value).ok_or_else(|| {
+                        de::Error::custom(format!("value of {key:?} is no string, number or boolean"))
+                    })?;
                     pairs.set(key, value);
                 }
                 Ok(JsonPairs(pairs))
@@ -256,6 +280,56 @@ mod tests {
             assert!(failure.message.contains(says) && failure.status == 2, "{}", failure.message);
         }
         assert!(parse_line(b" \n").expect("blank").is_none());
+    }
+
+    #[test]
+    fn the_text_of_time_wins_over_nanoseconds_that_another_program_has_rounded() {
+        let time = |fields: &str| {
+            let line = format!(r#"{{"type":"a","action":"b","id":"c",{fields}}}"#);
+            parse_line(line.as_bytes()).map(|event| event.expect("an event").time)
+        };
+        let exact = r#""time":"2024-05-06T07:04:05.123456789Z""#;
+        for rounded in ["1714979045123456800", "1.7149790451234568e+18", "null", "\"soon\"", "[]"] {
+            let nanos = time(&format!("{exact},\"timeNano\":{rounded}")).expect("good");
+            assert_eq!(nanos, 1_714_979_045_123_456_789, "{rounded}");
+        }
+        // Even one of fewer digits.
+        let nanos = time(r#""timeNano":1714979045123456789,"time":"2024-05-06T07:04:05Z""#).expect("good");
+        assert_eq!(nanos, 1_714_979_045_000_000_000);
+        let nanos = time(r#""timeNano":1714979045123456789,"time":null"#).expect("good");
+        assert_eq!(nanos, 1_714_979_045_123_456_789);
+        assert_eq!(time(r#""time":1714979045.5"#).expect("good"), 1_714_979_045_500_000_000);
+        for wrong in [r#""timeNano":1.7e18"#, r#""timeNano":"1""#, r#""time":true"#, r#""time":{}"#] {
+            assert_eq!(time(wrong).expect_err(wrong).status, 2);
+        }
+    }
+
+    #[test]
+    fn numbers_stay_byte_for_byte() {
+        for number in [
+            "0",
+            "-0",
+            "-0.0",
+            "1E+5",
+            "1e400",
+            "0.1000000000000000055",
+            "18446744073709551616",
+            "123456789012345678901234567890.5",
+        ] {
+            let line = format!(r#"{{"type":"a","action":"b","id":"c","labels":{{"n": {number} }}}}"#);
+            let event = parse_line(line.as_bytes()).expect("good").expect("an event");
+            assert_eq!(event.labels.get("n"), Some(number));
+        }
+    }
+
+    #[test]
+    fn what_is_null_is_absent() {
+        let line = br#"{"type":"a","action":"b","id":"c","attributes":null,"labels":{"x":null,"y":1},"seq":null,"time":null,"timeNano":null,"writerLost":null}"#;
+        let event = parse_line(line).expect("good").expect("an event");
+        assert!(event.attributes.is_empty() && event.time != 0);
+        assert_eq!(event.labels.iter().collect::<Vec<_>>(), [("y", "1")]);
+        let failure = parse_line(br#"{"type":"a","action":"b","id":null}"#).expect_err("no id");
+        assert!(failure.message.contains("missing field `id`"), "{}", failure.message);
     }
 
     #[test]
