@@ -64,13 +64,23 @@ Filters: values of one key are OR, keys are AND.
   attr.KEY=VALUE        Events whose attribute KEY is VALUE";
 
 const BATCH: &str = "\
+A program may keep the standard input of --batch open for as long as it runs. While monitord is away or busy, events \
+wait here, and once 256 of them wait, no more input is read: the pipe makes the producer wait, and nothing is dropped. \
+At the end of the input, the command ends when monitord's FIFO has taken all events. With --timeout it gives up \
+instead, and says how many events were written and from which line the last one was; so it does when a signal ends \
+it.
+
 Lines of --batch: one JSON object a line, as 'events --format json' prints them. type, action and id are required; \
 attributes and labels are objects of strings, numbers and booleans. Numbers are taken as they stand in the line. A \
 field that is null counts as absent. seq is ignored: monitord gives the event a new number.
 
 The time of an event is its field time, in any form that --time takes, or a number of unix seconds. timeNano counts \
 only where there is no time, even if time has fewer digits: programs that keep numbers as doubles, such as jq, change \
-timeNano.";
+timeNano.
+
+A line that is no event is told on standard error with its number and passed over; the exit status is 2 at the end. \
+What 'events --format json' says beside events, an object with lost or journal and without type, is passed over with \
+a note.";
 
 const AUTH_FILES: &str = "\
 Files: credentials are saved in --authfile, else in $REGISTRY_AUTH_FILE, else in \
@@ -265,12 +275,16 @@ pub struct Emit {
     /// When it happened, in any form that 'events --since' takes [default: now]
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, conflicts_with = "batch")]
     pub time: Option<String>,
-    /// Read events from standard input, one JSON object a line, as 'events --format json' writes them
+    /// Read events from standard input for as long as it is open, one JSON object a line, as 'events --format json'
+    /// writes them
     #[arg(long, conflicts_with_all = ["kind", "labels"])]
     pub batch: bool,
-    /// Wait at most this long for monitord to take an event
-    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
-    pub timeout: u32,
+    /// Give up once monitord has taken nothing for this long [default: 5; with --batch, never]
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u32>,
+    /// End at the first line of --batch that is no event, instead of passing over it
+    #[arg(long, requires = "batch")]
+    pub strict: bool,
     /// Write into this FIFO [default: RUN/monitor.fifo]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub fifo: Option<PathBuf>,

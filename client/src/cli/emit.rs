@@ -1,91 +1,101 @@
-//! `sampan emit`: writes events into the monitor FIFO, from the arguments or from JSON lines.
+//! `sampan emit`: writes one event into the monitor FIFO, from the arguments.
 //!
 //! An event is checked whole before anything of it is written, and the command ends only when monitord's FIFO
-//! has taken it.
+//! has taken it. Where the FIFO is, what hints fit, and what a line of JSON says, `batch` learns from here.
 
 use crate::cli::args::Emit;
 use crate::cli::failure::{self, Failure};
+use nix::unistd::{AccessFlags, access};
 use sampan_client::{Emitter, Event, Pairs, Paths, time};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::fmt;
-use std::io::{self, BufRead};
+use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// So many events may wait before the next line is read: far from filling the spool, which would drop some.
-const WAITING_MAX: usize = 64;
-/// Longest line of a batch: the JSON of the largest event, every byte of it escaped, with room to spare.
-const LINE_MAX: u64 = 64 << 10;
+/// How long one event waits for monitord, in seconds, if the arguments do not say.
+const TIMEOUT_SECONDS: u32 = 5;
+/// Why events wait where no system call has failed.
+pub const FULL: &str = "the FIFO is full, and monitord does not read it";
+/// What is wrong with a path where something else stands.
+const NO_FIFO: &str = "it is not a FIFO";
 
 /// Runs the command.
 ///
 /// # Errors
-/// Status 2: an event is not allowed. Status 1: monitord does not take it.
+/// Status 2: the event is not allowed. Status 1: monitord does not take it.
 pub fn run(args: &Emit) -> Result<(), Failure> {
-    let fifo = args.fifo.clone().unwrap_or_else(|| Paths::from_env().fifo());
-    let writer =
-        Writer { emitter: Emitter::new(&fifo), fifo, timeout: Duration::from_secs(args.timeout.into()) };
-    if args.batch {
-        writer.check()?;
-        return batch(&writer, &mut io::stdin().lock());
-    }
+    let target = Target::new(args);
     let event = event(args)?;
-    writer.write(event)?;
-    writer.finish()
+    sampan_ipc::record::encode(&event).map_err(|error| bad(error.to_string()))?;
+    // One that nobody reads at present is monitord restarting. One that is not there is none that one could wait for.
+    let there = std::fs::metadata(&target.path).map(drop);
+    if let Some(error) = target.obstacle().or(there.err()) {
+        return Err(target.failure(&error));
+    }
+    let emitter = Emitter::new(&target.path);
+    emitter.send(event).map_err(|error| bad(error.to_string()))?;
+    if emitter.flush(Duration::from_secs(args.timeout.unwrap_or(TIMEOUT_SECONDS).into())) {
+        return Ok(());
+    }
+    let why = emitter.problem().unwrap_or_else(|| FULL.to_owned());
+    Err(target.failure(&io::Error::other(why)))
 }
 
-struct Writer {
-    emitter: Emitter,
-    fifo: PathBuf,
-    timeout: Duration,
+/// The FIFO that events go into.
+pub struct Target {
+    /// Where it is.
+    pub path: PathBuf,
+    /// True if the arguments name it.
+    is_named: bool,
 }
 
-impl Writer {
-    /// Checks that there is a FIFO at all. One that nobody reads at present is monitord restarting.
-    fn check(&self) -> Result<(), Failure> {
-        let wrong = match std::fs::metadata(&self.fifo) {
-            Ok(meta) if meta.file_type().is_fifo() => return Ok(()),
-            Ok(_) => io::Error::other("it is not a FIFO"),
-            Err(error) => error,
+impl Target {
+    /// The FIFO that the arguments or the environment name.
+    pub fn new(args: &Emit) -> Self {
+        let path = args.fifo.clone().unwrap_or_else(|| Paths::from_env().fifo());
+        Target { path, is_named: args.fifo.is_some() }
+    }
+
+    /// What only a person can change, so that nobody should wait for it. That nothing is there is none of it.
+    pub fn obstacle(&self) -> Option<io::Error> {
+        match std::fs::metadata(&self.path) {
+            Ok(meta) if !meta.file_type().is_fifo() => Some(io::Error::other(NO_FIFO)),
+            Ok(_) => access(&self.path, AccessFlags::W_OK).err().map(io::Error::from),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => Some(error),
+        }
+    }
+
+    /// That it cannot be written, with a hint that fits the cause.
+    pub fn failure(&self, error: &io::Error) -> Failure {
+        let path = self.path.display();
+        let hint = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                format!("join the group that may write into the FIFO, or become root; see 'ls -l {path}'")
+            }
+            _ if error.to_string() == NO_FIFO && !self.is_named => {
+                format!("remove what stands at {path}, and start monitord again: it makes its FIFO there")
+            }
+            _ if error.to_string() == NO_FIFO => {
+                "give --fifo the path of the FIFO that monitord reads, or leave out --fifo".to_owned()
+            }
+            _ if self.is_named => {
+                "is the monitord that reads this FIFO running? it makes the FIFO when it starts; \
+                 without --fifo the event goes to the monitord of SAMPAN_RUN_DIR"
+                    .to_owned()
+            }
+            _ => failure::absent_hint(&io::ErrorKind::NotFound.into(), "monitord"),
         };
-        Err(self.failure(&wrong.to_string()))
-    }
-
-    fn write(&self, event: Event) -> Result<(), Failure> {
-        sampan_ipc::record::encode(&event).map_err(|error| bad(error.to_string()))?;
-        self.check()?;
-        if self.emitter.spooled() >= WAITING_MAX {
-            self.finish()?;
-        }
-        self.emitter.send(event).map_err(|error| bad(error.to_string()))
-    }
-
-    fn finish(&self) -> Result<(), Failure> {
-        if self.emitter.flush(Duration::ZERO) {
-            return Ok(());
-        }
-        // What only a person can change is not waited for.
-        let given_up = nix::unistd::access(&self.fifo, nix::unistd::AccessFlags::W_OK);
-        if let Err(errno) = given_up {
-            return Err(self.failure(errno.desc()));
-        }
-        if self.emitter.flush(self.timeout) {
-            return Ok(());
-        }
-        let problem = self.emitter.problem();
-        Err(self.failure(problem.as_deref().unwrap_or("it is full, and monitord does not read it")))
-    }
-
-    fn failure(&self, why: &str) -> Failure {
-        Failure::new(format!("cannot write the event into {}: {why}", self.fifo.display()))
-            .hint(failure::absent_hint(&io::ErrorKind::NotFound.into(), "monitord"))
+        Failure::new(format!("cannot write the event into {path}: {error}")).hint(hint)
     }
 }
 
-fn bad(message: String) -> Failure {
+/// An event is not allowed.
+pub fn bad(message: String) -> Failure {
     Failure::new(message).status(failure::BAD_EVENT)
 }
 
@@ -115,42 +125,31 @@ fn pairs(map: &str, words: &[String]) -> Result<Pairs, Failure> {
     Ok(pairs)
 }
 
-fn batch(writer: &Writer, input: &mut impl BufRead) -> Result<(), Failure> {
-    let mut number = 0u64;
-    loop {
-        let mut line = Vec::new();
-        let read = io::Read::take(&mut *input, LINE_MAX).read_until(b'\n', &mut line);
-        let written = match read {
-            Ok(0) => return writer.finish(),
-            Ok(_) => {
-                number += 1;
-                parse_line(&line).and_then(|event| event.map_or(Ok(()), |event| writer.write(event)))
-            }
-            Err(error) => Err(Failure::new(format!("cannot read standard input: {error}"))),
-        };
-        if let Err(failure) = written {
-            // What came before is written, in truth, and the person is told so.
-            let before = writer.finish().map_or(String::new(), |()| match number {
-                0 | 1 => String::new(),
-                _ => format!(" (the {} lines before it were written)", number - 1),
-            });
-            return Err(Failure {
-                message: format!("line {number}: {}{before}", failure.message),
-                ..failure
-            });
-        }
-    }
+/// What a line of a batch is.
+#[derive(Debug, PartialEq)]
+pub enum Line {
+    /// An event.
+    Event(Event),
+    /// What `events --format json` says beside events, by the key that tells it.
+    Notice(&'static str),
+    /// Nothing.
+    Blank,
 }
 
-/// One line of a batch; `None` if it is blank.
-fn parse_line(line: &[u8]) -> Result<Option<Event>, Failure> {
-    if line.len() as u64 >= LINE_MAX && line.last() != Some(&b'\n') {
-        return Err(bad(format!("it is longer than {LINE_MAX} bytes, so the event is too large")));
-    }
+/// Reads one line of a batch, without its line feed.
+///
+/// # Errors
+/// It is none of these.
+pub fn parse_line(line: &[u8]) -> Result<Line, Failure> {
     if line.trim_ascii().is_empty() {
-        return Ok(None);
+        return Ok(Line::Blank);
     }
-    let line: Line = serde_json::from_slice(line).map_err(|error| bad(format!("bad event: {error}")))?;
+    let line: JsonEvent = match serde_json::from_slice(line) {
+        Ok(line) => line,
+        Err(error) => {
+            return notice(line).map(Line::Notice).ok_or_else(|| bad(format!("bad event: {error}")));
+        }
+    };
     let word = |word: Option<String>, name: &str| {
         word.ok_or_else(|| bad(format!("bad event: missing field `{name}`")))
     };
@@ -164,7 +163,24 @@ fn parse_line(line: &[u8]) -> Result<Option<Event>, Failure> {
     };
     event.attributes = line.attributes.unwrap_or_default().0;
     event.labels = line.labels.unwrap_or_default().0;
-    Ok(Some(event))
+    Ok(Line::Event(event))
+}
+
+/// The key by which an object that has no `type` is one of the notices of `events`.
+fn notice(line: &[u8]) -> Option<&'static str> {
+    #[derive(Deserialize)]
+    struct Notice {
+        #[serde(rename = "type")]
+        kind: Option<de::IgnoredAny>,
+        lost: Option<de::IgnoredAny>,
+        journal: Option<de::IgnoredAny>,
+    }
+    let notice: Notice = serde_json::from_slice(line).ok()?;
+    match (notice.kind, notice.lost, notice.journal) {
+        (None, Some(_), _) => Some("lost"),
+        (None, None, Some(_)) => Some("journal"),
+        _ => None,
+    }
 }
 
 /// The field `time`: text in any form that `--time` takes, or a number of unix seconds.
@@ -193,7 +209,7 @@ fn scalar(value: &RawValue) -> Option<String> {
 /// An event as JSON; what `events --format json` writes is taken back. A field that is null is absent.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line<'a> {
+struct JsonEvent<'a> {
     #[serde(rename = "type")]
     kind: Option<String>,
     action: Option<String>,
@@ -252,6 +268,13 @@ mod tests {
     use crate::cli::args::EventFormat;
     use crate::cli::format;
 
+    fn good(line: &[u8]) -> Event {
+        match parse_line(line) {
+            Ok(Line::Event(event)) => event,
+            other => panic!("{}: {other:?}", String::from_utf8_lossy(line)),
+        }
+    }
+
     #[test]
     fn a_batch_line_is_what_events_prints_as_json() {
         let mut event = Event::new("job", "done", "7").with("z", "1").with("a", "x \"y\"").label("l", "");
@@ -259,13 +282,13 @@ mod tests {
         event.seq = 9;
         format::event(&mut line, &event, EventFormat::Json);
         event.seq = 0;
-        assert_eq!(parse_line(line.as_bytes()).expect("good"), Some(event));
+        assert_eq!(parse_line(line.as_bytes()).expect("good"), Line::Event(event));
     }
 
     #[test]
     fn numbers_and_booleans_become_words_and_other_things_an_error() {
         let line = br#"{"type":"a","action":"b","id":"c","attributes":{"n":1,"t":true},"time":"2024-05-06T00:00:00Z"}"#;
-        let event = parse_line(line).expect("good").expect("an event");
+        let event = good(line);
         assert_eq!((event.attributes.get("n"), event.attributes.get("t")), (Some("1"), Some("true")));
         assert_eq!(event.time, 1_714_953_600_000_000_000);
         for (line, says) in [
@@ -279,14 +302,30 @@ mod tests {
             let failure = parse_line(line.as_bytes()).expect_err(line);
             assert!(failure.message.contains(says) && failure.status == 2, "{}", failure.message);
         }
-        assert!(parse_line(b" \n").expect("blank").is_none());
+        assert_eq!(parse_line(b" \r").expect("blank"), Line::Blank);
+    }
+
+    #[test]
+    fn what_events_says_beside_events_is_told_from_events_that_are_wrong() {
+        let mut lost = String::new();
+        assert!(format::lost(&mut lost, 3, 9, EventFormat::Json));
+        assert_eq!(parse_line(lost.trim_end().as_bytes()).expect("a notice"), Line::Notice("lost"));
+        let journal = br#"{"journal":{"id":"7","kept":1}}"#;
+        assert_eq!(parse_line(journal).expect("a notice"), Line::Notice("journal"));
+        for wrong in [r#"{"lost":1,"type":"a"}"#, r#"{"lost":null}"#, r#"{"found":1}"#, r#"[{"lost":1}]"#] {
+            assert_eq!(parse_line(wrong.as_bytes()).expect_err(wrong).status, 2);
+        }
     }
 
     #[test]
     fn the_text_of_time_wins_over_nanoseconds_that_another_program_has_rounded() {
         let time = |fields: &str| {
             let line = format!(r#"{{"type":"a","action":"b","id":"c",{fields}}}"#);
-            parse_line(line.as_bytes()).map(|event| event.expect("an event").time)
+            match parse_line(line.as_bytes()) {
+                Ok(Line::Event(event)) => Ok(event.time),
+                Ok(other) => panic!("{other:?}"),
+                Err(failure) => Err(failure),
+            }
         };
         let exact = r#""time":"2024-05-06T07:04:05.123456789Z""#;
         for rounded in ["1714979045123456800", "1.7149790451234568e+18", "null", "\"soon\"", "[]"] {
@@ -317,7 +356,7 @@ mod tests {
             "123456789012345678901234567890.5",
         ] {
             let line = format!(r#"{{"type":"a","action":"b","id":"c","labels":{{"n": {number} }}}}"#);
-            let event = parse_line(line.as_bytes()).expect("good").expect("an event");
+            let event = good(line.as_bytes());
             assert_eq!(event.labels.get("n"), Some(number));
         }
     }
@@ -325,7 +364,7 @@ mod tests {
     #[test]
     fn what_is_null_is_absent() {
         let line = br#"{"type":"a","action":"b","id":"c","attributes":null,"labels":{"x":null,"y":1},"seq":null,"time":null,"timeNano":null,"writerLost":null}"#;
-        let event = parse_line(line).expect("good").expect("an event");
+        let event = good(line);
         assert!(event.attributes.is_empty() && event.time != 0);
         assert_eq!(event.labels.iter().collect::<Vec<_>>(), [("y", "1")]);
         let failure = parse_line(br#"{"type":"a","action":"b","id":null}"#).expect_err("no id");
