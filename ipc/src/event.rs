@@ -235,12 +235,16 @@ impl Event {
     }
 }
 
-/// Appends `text` with control characters, and those that reorder a line, escaped.
+/// True for a character that nobody may print as it is: control characters, and those that reorder a line.
+pub fn is_hidden(c: char) -> bool {
+    // Bidirectional overrides and line separators would let one field rewrite how a line looks.
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Appends `text` with the characters of [`is_hidden`] escaped.
 pub fn escape(out: &mut String, text: &str) {
     for c in text.chars() {
-        // Bidirectional overrides and line separators would let one field rewrite how a line looks.
-        let hides = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || hides {
+        if is_hidden(c) {
             let _ = write!(out, "{}", c.escape_default());
         } else {
             out.push(c);
