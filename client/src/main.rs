@@ -12,7 +12,7 @@ use cli::args::{Cli, Command, ImageCommand, MonitorCommand, SystemCommand};
 use cli::failure::{BAD_EVENT, Failure, USAGE};
 use cli::{
     absent, archives, batch, containers, disk, emit, events, images, import, job, login, logs, output, ps,
-    pull, push, run, state, systemd, up,
+    pull, push, run, signals, state, systemd, up,
 };
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::process::ExitCode;
@@ -29,6 +29,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             report(&failure);
+            if let Some(signal) = failure.signal {
+                signals::die_of(signal);
+            }
             ExitCode::from(failure.status)
         }
     }

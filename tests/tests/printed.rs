@@ -1,10 +1,19 @@
 //! What commands print, and how they end: nothing that a terminal acts on, and one way to end for all of them.
 
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::pty::openpty;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, pipe};
+use sampan_engine::digest::Digest;
+use sampan_ipc::engine::{Job, JobState};
 use sampan_tests::engine::Engine;
 use sampan_tests::host::{Host, binary};
-use sampan_tests::registry::{Layer, Packing};
+use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing, Reply};
 use serde_json::Value;
-use std::process::{Command, Output, Stdio};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 /// `sampan` of the installation of an engine.
 fn sampan(engine: &Engine, args: &[&str]) -> Command {
@@ -71,4 +80,178 @@ fn lists_and_documents_as_json_hold_nothing_that_a_terminal_acts_on() {
     let output = run(&engine, &["pull", "--progress", "json", &format!("demo{HIDDEN}:1")]);
     assert_printable(&text(&output.stdout));
     assert!(text(&output.stdout).contains(ESCAPED), "{}", text(&output.stdout));
+}
+
+/// An image whose one layer comes at so many bytes a second.
+fn slow_image(registry: &LyingRegistry, bytes_per_second: usize) -> String {
+    let layer = Layer::large("slow", 4_000_000, Packing::Gzip);
+    let image = Image::of(std::slice::from_ref(&layer), "amd64");
+    registry.publish("slow", &image);
+    registry.answer(
+        &format!("slow/blobs/{}", Digest::of(&layer.blob)),
+        Reply::Slow(layer.blob, bytes_per_second),
+    );
+    registry.reference("slow")
+}
+
+/// Waits for the end of a child that is to end by itself.
+fn end(engine: &Engine, child: &mut Child) -> ExitStatus {
+    let mut status = None;
+    engine.wait_until("the command to end", || {
+        status = child.try_wait().expect("ours");
+        status.is_some()
+    });
+    status.expect("it has ended")
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().cast_signed()), signal).expect("it runs");
+}
+
+#[test]
+fn every_command_dies_of_sigpipe_without_a_word_when_nobody_reads_what_it_prints() {
+    let (registry, engine) = (LyingRegistry::start(), Engine::start());
+    let layer = Layer::of(&[("a", b"x")], Packing::Plain);
+    registry.publish("small", &Image::of(std::slice::from_ref(&layer), "amd64"));
+    let tar = engine.dir.path().join("layer.tar");
+    std::fs::write(&tar, &layer.tar).expect("written");
+    ok(&engine, &["import", "demo:1", tar.to_str().expect("text")]);
+    let archive = engine.dir.path().join("demo.tar").display().to_string();
+    ok(&engine, &["save", "--output", &archive, "demo:1"]);
+    let small = registry.reference("small");
+    let cases: [&[&str]; 20] = [
+        &["pull", &small],
+        &["pull", "--quiet", &small],
+        &["pull", "--progress", "json", &small],
+        &["pull", "--progress", "bars", &small],
+        &["pull", "--detach", &small],
+        &["load", "--input", &archive],
+        &["save", "--output", &archive, "demo:1"],
+        &["save", "demo:1"],
+        &["import", "demo:2", tar.to_str().expect("text")],
+        &["push", "demo:1", &format!("oci:{archive}.layout:x")],
+        &["images"],
+        &["images", "--format", "json"],
+        &["inspect", "demo:1"],
+        &["tag", "demo:1", "demo:3"],
+        &["ps", "--all"],
+        &["info"],
+        &["version"],
+        &["system", "df"],
+        &["image", "verify"],
+        &["image", "prune"],
+    ];
+    for args in cases {
+        let (reader, writer) = pipe().expect("a pipe");
+        drop(reader);
+        let output = sampan(&engine, args).stdout(writer).stderr(Stdio::piped()).output().expect("built");
+        let said = text(&output.stderr);
+        match (output.status.signal(), args) {
+            // Prints nothing where all went well, as docker's.
+            (None, ["tag", ..]) => assert!(output.status.success(), "{said}"),
+            (signal, _) => assert_eq!(signal, Some(Signal::SIGPIPE as i32), "{args:?}: {said}"),
+        }
+        let notes_alone = said.lines().all(|line| line.starts_with("note: "));
+        assert!(notes_alone, "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_ends_a_pull_that_has_nothing_to_say() {
+    let (registry, engine) = (LyingRegistry::start(), Engine::start());
+    let reference = slow_image(&registry, 1000);
+    for style in ["json", "plain"] {
+        let mut command = sampan(&engine, &["pull", "--progress", style, &reference]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("built");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        assert!(lines.next().expect("a line").is_ok());
+        drop(lines);
+        assert_eq!(end(&engine, &mut child).signal(), Some(Signal::SIGPIPE as i32), "{style}");
+        let mut said = String::new();
+        child.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
+        assert_eq!(said, "", "{style}");
+    }
+    let is_cancelled = |job: &Job| job.state == JobState::Cancelled;
+    engine.wait_until("the jobs to end", || engine.jobs().iter().all(is_cancelled));
+}
+
+#[test]
+fn a_signal_ends_the_json_of_a_pull_with_a_result_of_each_reference() {
+    let (registry, engine) = (LyingRegistry::start(), Engine::start());
+    let layer = Layer::of(&[("a", b"x")], Packing::Gzip);
+    registry.publish("small", &Image::of(&[layer], "amd64"));
+    let (slow, small) = (slow_image(&registry, 100_000), registry.reference("small"));
+    for number in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let mut command = sampan(&engine, &["pull", "--progress", "json", &small, &slow, &small]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("built");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut lines = lines.map(|line| serde_json::from_str::<Value>(&line.expect("text")).expect("JSON"));
+        let (mut is_small_done, mut is_slow_begun) = (false, false);
+        while !(is_small_done && is_slow_begun) {
+            let line = lines.next().expect("more lines");
+            is_small_done |= line["type"] == "job" && line["state"] == "done";
+            is_slow_begun |= line["state"] == "downloading";
+        }
+        signal(&child, number);
+        let results: Vec<Value> = lines.filter(|line| line["type"] == "result").collect();
+        assert_eq!(end(&engine, &mut child).signal(), Some(number as i32));
+        let states: Vec<(&str, &str)> = results
+            .iter()
+            .map(|line| (line["asked"].as_str().expect("text"), line["state"].as_str().expect("text")))
+            .collect();
+        assert_eq!(states, [(small.as_str(), "done"), (&slow, "failed"), (&small, "done")]);
+        assert_eq!(results[1]["error"], format!("ended by {number}"));
+    }
+}
+
+#[test]
+fn a_pull_whose_output_nobody_takes_still_dies_of_a_signal() {
+    let (registry, engine) = (LyingRegistry::start(), Engine::start());
+    let reference = slow_image(&registry, 200_000);
+    let (_reader, writer) = pipe().expect("a pipe");
+    fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).expect("a small pipe");
+    let mut command = sampan(&engine, &["pull", "--progress", "json", &reference]);
+    let mut child = command.stdout(writer).spawn().expect("built");
+    drop(command);
+    // By then it has more to print than the pipe takes: a line ten times a second.
+    let come = || engine.jobs().iter().flat_map(|job| &job.rows).map(|row| row.current).max();
+    engine.wait_until("the layer to come", || come().is_some_and(|bytes| bytes > 500_000));
+    signal(&child, Signal::SIGTERM);
+    assert_eq!(end(&engine, &mut child).signal(), Some(Signal::SIGTERM as i32));
+}
+
+#[test]
+fn json_progress_is_printed_though_all_else_is_to_be_quiet() {
+    let (registry, engine) = (LyingRegistry::start(), Engine::start());
+    registry.publish("small", &Image::of(&[Layer::of(&[("a", b"x")], Packing::Gzip)], "amd64"));
+    let printed = ok(&engine, &["pull", "--quiet", "--progress", "json", &registry.reference("small")]);
+    let last: Value = serde_json::from_str(printed.lines().last().expect("a line")).expect("JSON");
+    assert_eq!((&last["type"], &last["state"]), (&Value::from("result"), &Value::from("done")));
+    // An archive on standard output stays alone there.
+    let archive = sampan(&engine, &["save", "--progress", "json", &registry.reference("small")]);
+    let archive = { archive }.output().expect("built");
+    assert!(archive.status.success(), "{}", text(&archive.stderr));
+    assert!(tar::Archive::new(&archive.stdout[..]).entries().expect("a tar").all(|entry| entry.is_ok()));
+}
+
+#[test]
+fn a_terminal_that_is_dumb_or_of_no_type_gets_lines() {
+    let (registry, engine) = (LyingRegistry::start(), Engine::start());
+    registry.publish("small", &Image::of(&[Layer::of(&[("a", b"x")], Packing::Gzip)], "amd64"));
+    for term in [Some(""), Some("dumb"), None] {
+        let pty = openpty(None, None).expect("a pty");
+        let mut command = sampan(&engine, &["pull", &registry.reference("small")]);
+        match term {
+            Some(term) => command.env("TERM", term),
+            None => command.env_remove("TERM"),
+        };
+        let mut child = command.stdout(File::from(pty.slave)).spawn().expect("built");
+        drop(command);
+        let mut bytes = Vec::new();
+        // At the end of the other side, a pty's reader gets EIO.
+        let _ = File::from(pty.master).read_to_end(&mut bytes);
+        assert!(child.wait().expect("ours").success());
+        let printed = String::from_utf8_lossy(&bytes);
+        assert!(printed.contains("@sha256:") && !printed.contains('\x1b'), "{term:?}: {printed:?}");
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! So a person loads what that person may read and saves where that person may write, whoever the engine runs as.
 
-use crate::cli::args::{Load, Progress, Save, SaveFormat};
+use crate::cli::args::{Load, Progress, ProgressStyle, Save, SaveFormat};
 use crate::cli::failure::{Failure, USAGE};
 use crate::cli::job::{engine, follow, follow_to};
 use crate::cli::outfile::OutFile;
@@ -51,7 +51,7 @@ pub fn save(args: &Save) -> Result<(), Failure> {
         let to = stdout(target)?;
         let save = engine::Save { names: args.images.clone(), target, rename: None };
         // Standard output is the archive's alone.
-        let progress = Progress { quiet: true, ..args.progress };
+        let progress = Progress { quiet: true, progress: ProgressStyle::None };
         let saved = follow_to(&engine, Request::Save(save), &[to.fd()], &progress, Some(|_| String::new()));
         if saved.is_err() && output::is_unread(&io::stdout()) {
             // The engine wrote there, so that no signal came here: `save x | head` ends as with any other command.

@@ -312,7 +312,7 @@ pub struct Progress {
     /// Show progress like this
     #[arg(long, value_enum, value_name = "STYLE", default_value_t)]
     pub progress: ProgressStyle,
-    /// Print nothing but the digest reference
+    /// Print nothing but the digest reference; --progress=json prints all of its lines nevertheless
     #[arg(short, long)]
     pub quiet: bool,
 }

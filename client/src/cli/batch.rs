@@ -10,7 +10,6 @@ use crate::cli::failure::Failure;
 use crate::cli::output;
 use crate::cli::signals::{self, Signals};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
 use sampan_client::{Emitter, Event};
 use sampan_ipc::record::RECORD_MAX;
 use sampan_ipc::sender::SPOOL_BYTES_MAX;
@@ -62,8 +61,7 @@ pub fn run(args: &Emit) -> Result<(), Failure> {
     let ended = batch.run();
     if let Some(signal) = batch.signals.caught() {
         batch.count_written();
-        let name = Signal::try_from(signal).map_or("a signal", Signal::as_str);
-        output::note(&format!("ended by {name}: {}", batch.so_far()));
+        output::note(&format!("ended by {}: {}", signals::name(signal), batch.so_far()));
         signals::die_of(signal);
     }
     ended

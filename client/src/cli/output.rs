@@ -2,12 +2,13 @@
 //!
 //! Lines are collected and go out together when [`Output::flush`] is called: before each wait for more.
 
-use crate::cli::signals::Signals;
+use crate::cli::signals::{self, Signals};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sampan_client::Stopper;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// True while what is printed is not the result that standard output is for.
@@ -75,21 +76,28 @@ impl Output {
     /// # Errors
     /// There is no descriptor or no thread to be had.
     pub fn stop_when_unread(&self, stopper: Stopper) -> io::Result<()> {
-        let stdout = self.stdout.try_clone()?;
-        let watch = move || {
-            // No event is asked for: POLLERR and POLLHUP come unasked. Files and terminals have neither.
-            let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
-            while !matches!(poll(&mut fds, PollTimeout::NONE), Ok(1..)) {}
-            stopper.stop();
-        };
-        std::thread::Builder::new().name("stdout-reader".into()).stack_size(64 << 10).spawn(watch)?;
-        Ok(())
+        stop_when_unread(self.stdout.try_clone()?.into(), stopper)
     }
 
     /// True if the reader of a pipe or socket has left.
     pub fn is_unread(&self) -> bool {
         is_unread(&self.stdout)
     }
+}
+
+/// Starts a thread that uses `stopper` when the reader of `output` has left, if that is a pipe or a socket.
+///
+/// # Errors
+/// There is no thread to be had.
+pub fn stop_when_unread(output: OwnedFd, stopper: Stopper) -> io::Result<()> {
+    let watch = move || {
+        // No event is asked for: POLLERR and POLLHUP come unasked. Files and terminals have neither.
+        let mut fds = [PollFd::new(output.as_fd(), PollFlags::empty())];
+        while !matches!(poll(&mut fds, PollTimeout::NONE), Ok(1..)) {}
+        stopper.stop();
+    };
+    std::thread::Builder::new().name("stdout-reader".into()).stack_size(64 << 10).spawn(watch)?;
+    Ok(())
 }
 
 /// True if the reader of a pipe or socket has left. Files and terminals always have one.
@@ -134,23 +142,40 @@ pub fn front() {
     ASIDE.store(false, Ordering::Relaxed);
 }
 
+/// True if [`print`] writes to standard error.
+pub fn is_aside() -> bool {
+    ASIDE.load(Ordering::Relaxed)
+}
+
 /// Where [`print`] writes to.
 pub fn target() -> BorrowedFd<'static> {
     // Held by nobody for good: both are there as long as the process.
     static STDOUT: std::sync::LazyLock<io::Stdout> = std::sync::LazyLock::new(io::stdout);
     static STDERR: std::sync::LazyLock<io::Stderr> = std::sync::LazyLock::new(io::stderr);
-    if ASIDE.load(Ordering::Relaxed) { STDERR.as_fd() } else { STDOUT.as_fd() }
+    if is_aside() { STDERR.as_fd() } else { STDOUT.as_fd() }
 }
 
 /// Writes `text` to standard output at once; to standard error [`aside`].
 ///
 /// # Errors
-/// What write(2) says.
+/// `Interrupted` if a signal was caught and the reader takes nothing; else what write(2) says.
 pub fn print(text: &str) -> io::Result<()> {
-    if ASIDE.load(Ordering::Relaxed) {
-        return io::stderr().write_all(text.as_bytes());
+    let target = target();
+    let mut rest = text.as_bytes();
+    while let Some(part) = rest.get(..rest.len().min(ATOMIC)).filter(|part| !part.is_empty()) {
+        let mut fds = [PollFd::new(target, PollFlags::POLLOUT)];
+        let is_signalled = signals::caught().is_some();
+        let wait = if is_signalled { PollTimeout::ZERO } else { PollTimeout::from(SIGNAL_CHECK_MS) };
+        match poll(&mut fds, wait) {
+            Ok(1..) => {}
+            _ if is_signalled => return Err(io::ErrorKind::Interrupted.into()),
+            _ => continue,
+        }
+        match nix::unistd::write(target, part) {
+            Ok(len) => rest = rest.get(len..).unwrap_or_default(),
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Err(errno) => return Err(errno.into()),
+        }
     }
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()
+    Ok(())
 }

@@ -178,7 +178,7 @@ fn pull(options: &Options, reference: &str) -> Result<(), Failure> {
     let name = reference.to_owned();
     let followed = Follow::new(std::slice::from_ref(&name), &progress, &mut start).and_then(Follow::run);
     output::front();
-    let (outcomes, _) = followed?;
+    let outcomes = followed?.finish(None, [])?;
     outcomes.into_iter().try_for_each(|outcome| outcome.map(drop))
 }
 
