@@ -252,7 +252,8 @@ pub fn escape(out: &mut String, text: &str) {
     }
 }
 
-fn is_word(bytes: &[u8], max: usize) -> bool {
+/// True for a word `[a-z0-9][a-z0-9_.-]*` of at most `max` bytes.
+pub(crate) fn is_word(bytes: &[u8], max: usize) -> bool {
     let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     match bytes.split_first() {
         Some((first, rest)) => {
@@ -295,7 +296,8 @@ fn check_pairs<'a>(
     Ok(())
 }
 
-fn is_key(key: &str) -> bool {
+/// True for what may be a key of an attribute or a label.
+pub(crate) fn is_key(key: &str) -> bool {
     // Bytes suffice: `=`, C0 controls and DEL are single bytes in UTF-8; C1 controls start with 0xC2.
     !key.is_empty()
         && !key.bytes().any(|b| b == b'=' || b < 0x20 || b == 0x7f)

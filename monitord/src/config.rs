@@ -40,7 +40,7 @@ Options:
   -h, --help                             Print this help
   -V, --version                          Print the version
 
-A SIZE is bytes, or a number with K, M or G (1024-based). A TIME is a number with ms, s, m, h or d.
+A SIZE is bytes, or a number with K, M or G (1024-based). A TIME is a duration: 500ms, 90s, 1h30m, 7d, 2w.
 RUN is SAMPAN_RUN_DIR, /run/sampan for root, or $XDG_RUNTIME_DIR/sampan.
 STATE is SAMPAN_STATE_DIR, /var/lib/sampan for root, or $XDG_STATE_HOME/sampan.
 
@@ -277,19 +277,9 @@ fn size(key: &'static str, text: &str, min: u64, expected: &'static str) -> Resu
 }
 
 fn time(key: &'static str, text: &str) -> Result<Duration, ConfigError> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit_ms = match &text[digits.len()..] {
-        "ms" => Some(1),
-        "s" => Some(1000),
-        "m" => Some(60_000),
-        "h" => Some(3_600_000),
-        "d" => Some(86_400_000),
-        _ => None,
-    };
-    let time =
-        unit_ms.and_then(|unit| digits.parse::<u64>().ok()?.checked_mul(unit)).map(Duration::from_millis);
-    time.filter(|time| !time.is_zero())
-        .ok_or_else(|| bad(key, text, "a time over zero with ms, s, m, h or d"))
+    let nanos = sampan_ipc::time::duration(text).and_then(|nanos| u64::try_from(nanos).ok());
+    let time = nanos.map(Duration::from_nanos).filter(|time| *time >= Duration::from_millis(1));
+    time.ok_or_else(|| bad(key, text, "a time of 1ms or more, such as 500ms, 90s, 1h30m, 7d or 2w"))
 }
 
 fn sync(text: &str, interval: Duration) -> Result<Policy, ConfigError> {
@@ -332,12 +322,23 @@ mod tests {
         for (args, expected) in [
             (&["--ring-bytes", "1x"][..], "ring-bytes '1x'"),
             (&["--journal-age", "0s"], "journal-age '0s'"),
+            (&["--journal-age", "-1d"], "journal-age '-1d'"),
+            (&["--journal-age", "7"], "1h30m, 7d or 2w"),
+            (&["--sync-interval", "1us"], "a time of 1ms or more"),
             (&["--sync", "often"], "sync 'often'"),
             (&["--config", "/nonexistent/sampan.toml"], "/nonexistent/sampan.toml"),
             (&["--bogus"], "bad arguments"),
         ] {
             let error = settings(args).expect_err("refused").to_string();
             assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn times_are_what_since_takes_as_well() {
+        for (text, hours) in [("36h", 36), ("1d12h", 36), ("1.5d", 36), ("2w", 336)] {
+            let age = settings(&["--journal-age", text]).expect("good").limits.age;
+            assert_eq!(age, Duration::from_secs(hours * 3600), "{text}");
         }
     }
 

@@ -255,3 +255,27 @@ fn a_terminal_that_is_dumb_or_of_no_type_gets_lines() {
         assert!(printed.contains("@sha256:") && !printed.contains('\x1b'), "{term:?}: {printed:?}");
     }
 }
+
+#[test]
+fn a_filter_that_can_never_match_is_refused_and_days_are_a_duration() {
+    let host = Host::with_monitord(&["--journal-age", "1d12h"]);
+    let events = |args: &[&str]| {
+        let all = [&["events", "--no-follow"], args].concat();
+        host.command("sampan").args(all).output().expect("built")
+    };
+    for (filter, meant) in [
+        ("type=Container", "write type=container"),
+        ("event=Start", "write event=start"),
+        ("type=a,b", "write type=a and type=b as filters of their own"),
+    ] {
+        let output = events(&["--filter", filter]);
+        assert_eq!(output.status.code(), Some(125));
+        assert!(text(&output.stderr).contains(meant), "{}", text(&output.stderr));
+    }
+    let day_ago = ["emit", "test", "tick", "old", "--time", "23h"];
+    assert!(host.command("sampan").args(day_ago).status().expect("built").success());
+    for (since, count) in [("1d", 1), ("0.5d", 0), ("1w", 1)] {
+        let output = events(&["--since", since, "--filter", "type=test"]);
+        assert_eq!(text(&output.stdout).lines().count(), count, "{since}: {}", text(&output.stderr));
+    }
+}

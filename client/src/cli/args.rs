@@ -50,7 +50,7 @@ Exit status:
 const TIMES: &str = "\
 Times: RFC 3339 with any offset, as events are printed (2024-05-06T15:04:05.123456789+08:00); local time, whole or \
 shortened (2024-05-06, 2024-05-06T15, T15:04, T15:04:05.5); unix seconds (1714979045.5); a duration back from now \
-(10m, 1h30m); now. Both ends are included.
+(10m, 1h30m, 7d, 2w); now. Both ends are included.
 
 Filters: values of one key are OR, keys are AND.
   type=WORD             Events of this type: container, image, job, daemon, or any producer's word
