@@ -14,6 +14,7 @@ use sampan_engine::server::{Server, WAKER};
 use sampan_engine::socket::{self, SocketError};
 use sampan_engine::store::{Store, StoreError};
 use sampan_engine::work::{self, Outbox, Shared};
+use sampan_ipc::paths::unwritable_hint;
 use sampan_ipc::report;
 use sampan_ipc::sender::FifoSender;
 use std::error::Error;
@@ -48,10 +49,15 @@ fn main() -> ExitCode {
         }
     };
     logging::init();
+    let (store, containers, socket) =
+        (config.store.clone(), config.containers.clone(), config.socket.clone());
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            log::error!("{}", report::chain(error.as_ref()));
+            let data = "SAMPAN_DATA_DIR";
+            let places = [(data, store.as_path()), (data, &containers), ("SAMPAN_RUN_DIR", &socket)];
+            let hint = unwritable_hint(&places).map_or(String::new(), |hint| format!("; {hint}"));
+            log::error!("{}{hint}", report::chain(error.as_ref()));
             let in_use = matches!(error.downcast_ref(), Some(StoreError::Locked(_)))
                 || matches!(error.downcast_ref(), Some(SocketError::InUse(_)));
             ExitCode::from(if in_use { IN_USE } else { 1 })

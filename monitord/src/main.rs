@@ -24,6 +24,7 @@ mod syncer;
 mod sys;
 
 use event_loop::EventLoop;
+use sampan_ipc::paths::unwritable_hint;
 use start::StartError;
 use std::process::ExitCode;
 
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         }
     };
     logging::start();
+    let (fifo, socket) = (settings.fifo.clone(), settings.socket.clone());
     match EventLoop::open(*settings).map(EventLoop::run) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
@@ -49,7 +51,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => {
-            log::error!("{}", sampan_ipc::report::chain(&error));
+            let run = "SAMPAN_RUN_DIR";
+            let hint = unwritable_hint(&[(run, fifo.as_path()), (run, &socket)]);
+            let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
+            log::error!("{}{hint}", sampan_ipc::report::chain(&error));
             ExitCode::from(if matches!(error, StartError::Busy { .. }) { 100 } else { 1 })
         }
     }

@@ -10,6 +10,7 @@ use crate::listener::{ListenError, Listener};
 use crate::ring::Cursor;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Gid;
+use sampan_ipc::paths::unwritable_hint;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -107,6 +108,10 @@ pub fn journal(settings: &Settings) -> Result<(Option<Journal>, Found, Option<St
         Some(Err(error @ OpenError::Busy(_))) => return Err(StartError::Busy { what: error.to_string() }),
         Some(Err(error)) => (None, none, Some(sampan_ipc::report::chain(&error))),
     };
+    let failed = failed.map(|why| {
+        let place = settings.journal.as_deref().map(|dir| ("SAMPAN_STATE_DIR", dir));
+        unwritable_hint(place.as_slice()).map_or(why.clone(), |hint| format!("{why}; {hint}"))
+    });
     if journal.is_none() || failed.is_some() {
         // Nothing remembers the last number across a restart; microseconds rise faster than events come.
         found.next.seq = found.next.seq.max(u64::try_from(sampan_ipc::time::now() / 1000).unwrap_or(1));
