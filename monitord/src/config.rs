@@ -4,6 +4,7 @@
 
 use crate::journal::Limits;
 use crate::syncer::Policy;
+use sampan_ipc::named_file;
 use sampan_ipc::paths::Paths;
 use serde::Deserialize;
 use std::ffi::OsString;
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 /// The configuration file, if no other is named.
 pub const DEFAULT_FILE: &str = "/etc/sampan/sampan.toml";
+/// Longest configuration file, in bytes.
+const FILE_MAX: u64 = 1 << 20;
 /// Least size of the ring: two windows of the FIFO.
 const RING_BYTES_MIN: u64 = 128 << 10;
 const RING_BYTES_MAX: u64 = 1 << 30;
@@ -245,7 +248,7 @@ impl Settings {
 
 fn read_file(named: Option<&Path>) -> Result<Section, ConfigError> {
     let path = named.unwrap_or(Path::new(DEFAULT_FILE));
-    let text = match std::fs::read_to_string(path) {
+    let text = match named_file::read_text(path, FILE_MAX) {
         Ok(text) => text,
         Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
             return Ok(Section::default());

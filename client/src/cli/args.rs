@@ -577,7 +577,8 @@ pub struct Save {
     /// Images: reference, digest, or the beginning of an id
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
-    /// Write into this file, or directory, which is replaced when all is written [default: standard output]
+    /// Write into this file, or directory, which is replaced when all is written and keeps owner and mode; a pipe or a
+    /// device is written as it is [default: standard output]
     #[arg(short, long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub output: Option<PathBuf>,
     /// Write this
