@@ -1,6 +1,5 @@
 //! Hosts that lack something: a root file system that is read-only, a /proc that is not mounted.
 
-use nix::unistd::Pid;
 use sampan_tests::engine::Engine;
 use sampan_tests::host::{Host, binary, need_root};
 use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing};
@@ -49,10 +48,11 @@ fn a_daemon_on_a_read_only_root_says_which_directory_to_move_where() {
     let mut monitord = run("sampan-monitord", &["RUN"]);
     let log = host.log_file();
     let mut child = monitord.stderr(log).spawn().expect("unshare(1)");
-    host.wait_until("the hint", || host.logs().contains("set SAMPAN_STATE_DIR to what can be written"));
-    nix::sys::signal::kill(Pid::from_raw(child.id().cast_signed()), nix::sys::signal::Signal::SIGKILL)
-        .expect("it runs");
+    let says = || host.logs().contains("set SAMPAN_STATE_DIR to what can be written");
+    let said = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| host.wait_until("the hint", says)));
+    child.kill().expect("it runs");
     child.wait().expect("ours");
+    said.expect("the hint");
 }
 
 #[test]

@@ -23,13 +23,23 @@ fn ends(command: Command) -> (ExitStatus, String) {
     end(begin(command))
 }
 
-fn begin(mut command: Command) -> Child {
-    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("built")
+/// A command under way; killed when this goes.
+struct Begun(Child);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn begin(mut command: Command) -> Begun {
+    Begun(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("built"))
 }
 
 /// Waits until a command has ended by itself; gives its status and what it wrote to standard error.
-fn end(mut child: Child) -> (ExitStatus, String) {
-    let mut status = None;
+fn end(mut begun: Begun) -> (ExitStatus, String) {
+    let (child, mut status) = (&mut begun.0, None);
     wait_until("the command to end", String::new, || {
         status = child.try_wait().expect("ours");
         status.is_some()
@@ -373,7 +383,7 @@ fn files_that_are_read_are_bounded_and_a_fifo_that_nobody_writes_into_is_no_hang
         }
     }
     // All at once: each waits for some seconds whether somebody opens the FIFO.
-    let begun: Vec<Child> = cases
+    let begun: Vec<Begun> = cases
         .iter()
         .map(|(program, args, _)| {
             let mut command = saver.host.command(program);

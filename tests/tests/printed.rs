@@ -94,6 +94,30 @@ fn slow_image(registry: &LyingRegistry, bytes_per_second: usize) -> String {
     registry.reference("slow")
 }
 
+/// A command under way; killed when this goes.
+struct Begun(Child);
+
+impl std::ops::Deref for Begun {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Begun {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Waits for the end of a child that is to end by itself.
 fn end(engine: &Engine, child: &mut Child) -> ExitStatus {
     let mut status = None;
@@ -162,7 +186,7 @@ fn a_reader_that_leaves_ends_a_pull_that_has_nothing_to_say() {
     let reference = slow_image(&registry, 1000);
     for style in ["json", "plain"] {
         let mut command = sampan(&engine, &["pull", "--progress", style, &reference]);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("built");
+        let mut child = Begun(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("built"));
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         assert!(lines.next().expect("a line").is_ok());
         drop(lines);
@@ -183,7 +207,7 @@ fn a_signal_ends_the_json_of_a_pull_with_a_result_of_each_reference() {
     let (slow, small) = (slow_image(&registry, 100_000), registry.reference("small"));
     for number in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let mut command = sampan(&engine, &["pull", "--progress", "json", &small, &slow, &small]);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("built");
+        let mut child = Begun(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("built"));
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let mut lines = lines.map(|line| serde_json::from_str::<Value>(&line.expect("text")).expect("JSON"));
         let (mut is_small_done, mut is_slow_begun) = (false, false);
@@ -211,7 +235,7 @@ fn a_pull_whose_output_nobody_takes_still_dies_of_a_signal() {
     let (_reader, writer) = pipe().expect("a pipe");
     fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).expect("a small pipe");
     let mut command = sampan(&engine, &["pull", "--progress", "json", &reference]);
-    let mut child = command.stdout(writer).spawn().expect("built");
+    let mut child = Begun(command.stdout(writer).spawn().expect("built"));
     drop(command);
     // By then it has more to print than the pipe takes: a line ten times a second.
     let come = || engine.jobs().iter().flat_map(|job| &job.rows).map(|row| row.current).max();
@@ -245,7 +269,7 @@ fn a_terminal_that_is_dumb_or_of_no_type_gets_lines() {
             Some(term) => command.env("TERM", term),
             None => command.env_remove("TERM"),
         };
-        let mut child = command.stdout(File::from(pty.slave)).spawn().expect("built");
+        let mut child = Begun(command.stdout(File::from(pty.slave)).spawn().expect("built"));
         drop(command);
         let mut bytes = Vec::new();
         // At the end of the other side, a pty's reader gets EIO.
