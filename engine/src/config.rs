@@ -10,6 +10,7 @@ use crate::registries;
 use crate::room::{Amount, Marks};
 use lexopt::prelude::{Long, Short, ValueExt};
 use sampan_ipc::container::Network;
+use sampan_ipc::named_file;
 use sampan_ipc::paths::Paths;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -25,6 +26,8 @@ pub const CONFIG_FILE: &str = "/etc/sampan/sampan.toml";
 const DOWNLOADS_MAX: u64 = 64;
 /// Most processors that may be configured.
 const CPUS_MAX: u64 = 1024;
+/// Longest configuration file, in bytes.
+const FILE_MAX: u64 = 1 << 20;
 /// Seconds that a client may leave its answer unread.
 const CLIENT_TIMEOUT: u64 = 60;
 /// How long partial blobs are kept by default.
@@ -386,7 +389,7 @@ fn within(
 }
 
 fn read(path: &Path) -> Result<Table, ConfigError> {
-    let text = std::fs::read_to_string(path)
+    let text = named_file::read_text(path, FILE_MAX)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let file: File =
         toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;

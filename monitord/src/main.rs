@@ -26,6 +26,7 @@ mod syncer;
 mod sys;
 
 use event_loop::EventLoop;
+use sampan_ipc::paths::unwritable_hint;
 use start::StartError;
 use std::process::ExitCode;
 
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         }
     };
     logging::start();
+    let (fifo, socket) = (settings.fifo.clone(), settings.socket.clone());
     match EventLoop::open(*settings).map(EventLoop::run) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
@@ -53,9 +55,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => {
+            let run = "SAMPAN_RUN_DIR";
             log::error!("{}", sampan_ipc::report::chain(&error));
-            let hint = error.hint();
-            if !hint.is_empty() {
+            let distrust = Some(error.hint()).filter(|hint| !hint.is_empty());
+            if let Some(hint) = distrust.or_else(|| unwritable_hint(&[(run, fifo.as_path()), (run, &socket)]))
+            {
                 log::error!("hint: {hint}");
             }
             ExitCode::from(if matches!(error, StartError::Busy { .. }) { 100 } else { 1 })

@@ -92,7 +92,7 @@ fn bad_arguments_and_keys_end_with_two_and_name_what_was_expected() {
     let cases = [
         (vec!["--ring-bytes", "lots"], "a size from 128K to 1G"),
         (vec!["--sync", "sometimes"], "always, interval or never"),
-        (vec!["--journal-age", "0s"], "a time over zero"),
+        (vec!["--journal-age", "0s"], "a time of 1ms or more"),
         (vec!["--colour"], "--colour"),
         (vec!["--config", &config], "ring-byte"),
         (vec!["--config", "/does/not/exist"], "/does/not/exist"),

@@ -6,6 +6,7 @@ use sampan_client::engine::{Code, EngineError};
 use sampan_client::{CursorError, Paths, WatchError};
 use sampan_ipc::report::chain;
 use sampan_ipc::{accounts, trust};
+use signal_hook::consts::SIGPIPE;
 use std::error::Error;
 use std::io;
 use std::path::Path;
@@ -31,12 +32,14 @@ pub struct Failure {
     pub hint: String,
     /// True if nothing is to be said: whoever reads the output has left.
     pub quiet: bool,
+    /// The signal that this process dies of instead of exiting with the status.
+    pub signal: Option<i32>,
 }
 
 impl Failure {
     /// The work failed.
     pub fn new(message: impl Into<String>) -> Self {
-        Failure { status: FAILED, message: message.into(), hint: String::new(), quiet: false }
+        Failure { status: FAILED, message: message.into(), hint: String::new(), quiet: false, signal: None }
     }
 
     /// The arguments make no sense.
@@ -58,8 +61,15 @@ impl Failure {
 
     /// Standard output cannot be written; that its reader has left is no news.
     pub fn output(error: &io::Error) -> Self {
-        let quiet = error.kind() == io::ErrorKind::BrokenPipe;
-        Failure { quiet, ..Failure::new(format!("cannot write to standard output: {error}")) }
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::unread(),
+            _ => Failure::new(format!("cannot write to standard output: {error}")),
+        }
+    }
+
+    /// The reader of standard output has left. The process ends as the kernel ends one that does not ignore SIGPIPE.
+    pub fn unread() -> Self {
+        Failure { quiet: true, signal: Some(SIGPIPE), ..Failure::new("the reader of the output has left") }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod archives;
 pub mod args;
 pub mod attached;
 pub mod bars;
+pub mod batch;
 pub mod board;
 pub mod containers;
 pub mod credentials;

@@ -7,8 +7,9 @@ use super::definition::Definition;
 use super::home::{self, HomeError, Homes};
 use super::mounts::Files;
 use super::relabel;
+use crate::small_file;
 use sampan_ipc::container::Network;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -61,6 +62,6 @@ fn put(path: &Path, text: &str) -> Result<(), HomeError> {
 /// A file of the host; `None` if there is none, or none that is text.
 fn copy(path: &str) -> Option<String> {
     let mut text = String::new();
-    File::open(path).ok()?.take(COPY_MAX).read_to_string(&mut text).ok()?;
+    small_file::open(path.as_ref()).ok()?.take(COPY_MAX).read_to_string(&mut text).ok()?;
     Some(text)
 }
