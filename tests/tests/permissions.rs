@@ -589,6 +589,25 @@ fn the_user_of_monitord_is_believed_on_events_sock_and_fifos_and_on_engine_sock_
 }
 
 #[test]
+fn where_passwd_does_not_name_monitords_user_a_fifo_may_be_of_a_system_user_and_of_no_person() {
+    // A container that has the host's FIFO mounted.
+    nested::with_accounts("", "", || {
+        let place = Place::of(&stranger(0), &["sampan"]);
+        let dir = place.dir.path().join("run");
+        fs::create_dir(&dir).expect("made");
+        let mut opened = fifo(&dir.join("emit.fifo"));
+        for (owner, may) in [(993, true), (1000, false), (stranger(1).uid, false)] {
+            chown(dir.join("emit.fifo"), Some(owner), None).expect("root may");
+            let mut command = place.command("sampan");
+            command.args(["emit", "backup", "done", "x"]).env("SAMPAN_RUN_DIR", &dir);
+            let (well, said) = run(command);
+            assert_eq!(well, may, "{owner}: {said}");
+            assert_eq!(opened.read(&mut [0; 4096]).is_ok_and(|len| len > 0), may, "{owner}");
+        }
+    });
+}
+
+#[test]
 fn an_oci_runtime_is_one_of_the_configuration_unless_root_names_its_path() {
     nested::with_accounts(USERS, GROUPS, || {
         let dir = tempfile::Builder::new().prefix("sampan-test.").tempdir().expect("a directory");
