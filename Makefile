@@ -25,7 +25,7 @@ endef
 
 BINARIES = sampan sampan-monitord sampan-engine sampan-shim
 
-.PHONY: all demo test check bench fuzz install install-built uninstall clean
+.PHONY: all demo test soak check bench fuzz install install-built uninstall clean
 
 all:
 	$(CARGO) build --release -p sampan-monitord -p sampan-engine --bin sampan-monitord --bin sampan-engine
@@ -44,6 +44,10 @@ test:
 	else \
 		$(CARGO) test --workspace; \
 	fi
+
+# The same with all rounds of kills, races and storms, of which `make test` runs a tenth.
+soak:
+	SAMPAN_SOAK=1 $(MAKE) test
 
 # Form, lints and documentation; warnings are errors.
 check:

@@ -9,6 +9,7 @@ use sampan_ipc::{Event, record};
 use sampan_tests::host::{Host, PATIENCE};
 use sampan_tests::process;
 use sampan_tests::random::Random;
+use sampan_tests::rounds;
 use sampan_tests::subscriber::Subscriber;
 use std::fs::File;
 use std::io::Write;
@@ -20,8 +21,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const WRITERS: usize = 4;
-const EVENTS_PER_WRITER: u64 = 12_500;
+/// How often monitord is killed in a soak.
 const KILLS: usize = 200;
+
+/// How many events each writer tells.
+fn events_per_writer() -> u64 {
+    rounds(12_500) as u64
+}
 
 /// Writers of even numbers tell facts, the others emit.
 fn origin(writer: usize) -> Origin {
@@ -53,7 +59,7 @@ impl Account {
     }
 
     fn is_complete(&self) -> bool {
-        self.seen == WRITERS as u64 * EVENTS_PER_WRITER
+        self.seen == WRITERS as u64 * events_per_writer()
     }
 }
 
@@ -131,13 +137,13 @@ fn kill_under_load(args: &[&str]) -> Host {
                 let sender = if origin(writer) == Origin::Facts { host.sender() } else { host.emitter() };
                 let writing = &writing;
                 scope.spawn(move || {
-                    for nth in 0..EVENTS_PER_WRITER {
+                    for nth in 0..events_per_writer() {
                         sender.send(Event::new("chaos", writer.to_string(), nth.to_string())).expect("small");
                         // Spread over all kills; the last event is held back until they are through.
                         if nth % 5 == 0 {
                             thread::sleep(Duration::from_millis(3));
                         }
-                        while nth + 2 == EVENTS_PER_WRITER && writing.load(Ordering::Relaxed) {
+                        while nth + 2 == events_per_writer() && writing.load(Ordering::Relaxed) {
                             thread::sleep(Duration::from_millis(5));
                         }
                     }
@@ -149,7 +155,7 @@ fn kill_under_load(args: &[&str]) -> Host {
         scope.spawn(|| write_garbage(&host_fifo, false, &writing));
         scope.spawn(|| write_garbage(&emit_fifo, true, &writing));
         let mut random = Random::new(12_345);
-        for _ in 0..KILLS {
+        for _ in 0..rounds(KILLS) {
             thread::sleep(Duration::from_micros(random.number() % 60_000));
             host.kill9();
             let mut command = host.command("sampan-monitord");
@@ -163,7 +169,7 @@ fn kill_under_load(args: &[&str]) -> Host {
     });
     for subscriber in subscribers {
         let account = subscriber.join().expect("a subscriber that fails says so");
-        assert_eq!(account.next, [EVENTS_PER_WRITER; WRITERS]);
+        assert_eq!(account.next, [events_per_writer(); WRITERS]);
     }
     let logs = host.logs();
     assert!(!logs.contains("panicked"), "{logs}");

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 /// Bytes of manifest, config and headers that come with a try.
 const SMALL: u64 = 8192;
 /// How often the engine is killed.
-const KILLS: u32 = 300;
+const KILLS: usize = 300;
 /// Bytes a second of each connection while it is killed.
 const RATE: u64 = 8_000_000;
 /// Bytes of a connection that may be on their way, and so lost, when an engine is killed: what a busy one has not read
@@ -175,14 +175,15 @@ fn fresh_seed() -> u64 {
 }
 
 #[test]
-fn an_engine_killed_300_times_while_it_pulls_keeps_its_store_right_and_fetches_little_twice() {
+fn an_engine_killed_again_and_again_while_it_pulls_keeps_its_store_right_and_fetches_little_twice() {
     let mut random = Random::new(fresh_seed());
     let network = Network::new();
     network.proxy.set(Fault::Slow(RATE));
     let mut engine = Engine::start();
     let (mut whole, mut made, mut in_pull) = (Vec::new(), 0, 0);
     let mut target = Target::publish(&network, 0);
-    for kill in 0..KILLS {
+    let kills = u32::try_from(sampan_tests::rounds(KILLS)).expect("few");
+    for kill in 0..kills {
         let stream = engine.ask(pull(&target.reference));
         // The moment of death is what is random here; nothing is waited for.
         std::thread::sleep(Duration::from_micros(random.below(120_000) as u64));
@@ -209,7 +210,7 @@ fn an_engine_killed_300_times_while_it_pulls_keeps_its_store_right_and_fetches_l
         }
     }
     println!("{in_pull} kills before the end of a pull");
-    assert!(in_pull >= KILLS / 2, "{in_pull} of {KILLS} kills came before the end of a pull");
+    assert!(in_pull >= kills / 2, "{in_pull} of {kills} kills came before the end of a pull");
     engine.pull(&target.reference).expect("pulled");
     target.assert_little_came_twice(network.proxy.passed());
     skopeo(&engine, "copy", &target.reference);

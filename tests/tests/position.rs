@@ -4,6 +4,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{Pid, mkfifo};
 use sampan_ipc::Event;
+use sampan_tests::cursor::{held, writes};
 use sampan_tests::host::{Host, PATIENCE, need_root, wait_until};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
@@ -107,21 +108,6 @@ fn emit(host: &Host, ids: &[&str]) {
         sender.send(Event::new("test", "tick", *id)).expect("small");
     }
     host.await_seq(before + ids.len() as u64);
-}
-
-/// How often the cursor file was written: each write counts in its slot.
-fn writes(cursor: &Path) -> u32 {
-    let bytes = fs::read(cursor).expect("a cursor file");
-    let turn = |slot: &[u8]| u32::from_le_bytes(slot[24..28].try_into().expect("four bytes"));
-    bytes.chunks(32).map(turn).max().expect("two slots")
-}
-
-/// The number in the cursor file.
-fn held(cursor: &Path) -> u64 {
-    let bytes = fs::read(cursor).unwrap_or_default();
-    let slots = bytes.chunks(32).filter(|slot| slot.len() == 32);
-    let newest = slots.max_by_key(|slot| u32::from_le_bytes(slot[24..28].try_into().expect("four bytes")));
-    newest.map_or(0, |slot| u64::from_le_bytes(slot[16..24].try_into().expect("eight bytes")))
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How often the power fails, on each file system.
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 80;
 /// Most images that come before it does.
 const IMAGES_MAX: usize = 4;
 
@@ -41,7 +41,7 @@ fn survive(mkfs: &str, options: &'static str) {
     let safe = registry.reference("safe");
     engine.pull(&safe).expect("pulled");
     await_settled(&engine, &store);
-    for round in 0..ROUNDS {
+    for round in 0..sampan_tests::rounds(ROUNDS) {
         let names: Vec<String> =
             (0..=random.below(IMAGES_MAX)).map(|nth| format!("r{round}i{nth}")).collect();
         for name in &names {
