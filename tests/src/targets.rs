@@ -290,7 +290,7 @@ fn frame(input: &[u8], random: &mut Random) -> bool {
     for body in &whole.0 {
         understood |= frame::parse::<watch::Item>(body).is_ok()
             | frame::parse::<watch::Opening>(body).is_ok()
-            | watch::open::<watch::Request>(body, watch::VERSION).is_ok()
+            | watch::open_watch(body).is_ok()
             | watch::open::<engine::Request>(body, engine::VERSION).is_ok()
             | frame::parse::<engine::Answer>(body).is_ok()
             | frame::parse::<shim::Setup>(body).is_ok()

@@ -92,15 +92,17 @@ impl<'a> Follow<'a> {
     pub fn run(mut self) -> Result<Followed, Failure> {
         let cannot = |error: io::Error| Failure::new(format!("cannot catch signals: {error}"));
         let signals = Signals::catch(&self.streams.stopper()?.into()).map_err(cannot)?;
+        let mut watcher = None;
         if self.view.is_shown() && !output::is_aside() {
             // Else it would be noticed with the next line, which a stalled download may not bring for minutes.
             let target = output::target().try_clone_to_owned().map_err(cannot)?;
-            output::stop_when_unread(target, self.streams.stopper()?).map_err(cannot)?;
+            watcher = Some(output::stop_when_unread(target, self.streams.stopper()?).map_err(cannot)?);
         }
         if self.view.is_bars() {
             signals::wake_on_resize(self.streams.waker()?.into()).map_err(cannot)?;
         }
         let ended = self.follow();
+        drop(watcher);
         // The hang-up is what ends a pull.
         drop(self.streams);
         let signal = signals.caught();

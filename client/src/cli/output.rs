@@ -34,6 +34,7 @@ pub struct Output {
 
 /// The thread that notices that the reader has left; it ends when this is dropped.
 #[derive(Debug)]
+#[must_use]
 pub struct Watcher {
     end: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,

@@ -38,6 +38,17 @@ impl Disk {
         Ok(Disk { device, file, target })
     }
 
+    /// Bytes that were written to the device since it was attached. Documentation/block/stat.rst: field 7, in sectors.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn written(&self) -> io::Result<u64> {
+        let name = self.device.trim_start_matches("/dev/");
+        let stat = fs::read_to_string(format!("/sys/block/{name}/stat"))?;
+        let sectors = stat.split_whitespace().nth(6).and_then(|field| field.parse::<u64>().ok());
+        sectors.map(|sectors| sectors * 512).ok_or_else(|| io::Error::other(format!("{name}: {stat}")))
+    }
+
     /// Makes a file system on it and mounts it.
     ///
     /// # Errors

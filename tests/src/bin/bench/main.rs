@@ -22,6 +22,7 @@ mod content;
 mod cost;
 mod disk;
 mod fanout;
+mod flash;
 mod floor;
 mod get;
 mod idle;
@@ -75,11 +76,12 @@ impl Options {
 /// Measures one table, or several, and prints them.
 type Table = fn(&Options) -> io::Result<()>;
 
-const TABLES: [(&str, Table); 6] = [
+const TABLES: [(&str, Table); 7] = [
     ("fanout", fanout::run),
     ("latency", latency::run),
     ("ingest", ingest::run),
     ("idle", idle::run),
+    ("flash", flash::run),
     ("pull", pull::run),
     ("run", run::run),
 ];
@@ -106,7 +108,7 @@ fn main() -> io::Result<()> {
 fn parse(args: &[String]) -> io::Result<(Vec<String>, Options)> {
     let usage = |what: String| {
         io::Error::other(format!(
-            "{what}\nusage: bench [fanout|latency|ingest|idle|pull|run]... [--runs N] \
+            "{what}\nusage: bench [fanout|latency|ingest|idle|flash|pull|run]... [--runs N] \
              [--only bare|sampan|redis|nats|mosquitto]... [--scale N] \
              [--image S|M|M-zstd|L]... [--puller WORD]... [--registry nginx|sampan|docker-registry]"
         ))
