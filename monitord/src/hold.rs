@@ -7,8 +7,6 @@
 
 use crate::activation;
 use crate::sys;
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{fchown, getegid, geteuid};
 use sampan_ipc::fifo::{self, OpenError};
@@ -24,9 +22,6 @@ pub enum HoldError {
     /// It cannot be opened, or something else is in its place.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// A sampan-monitord reads it.
-    #[error("FIFO {} is in use by another sampan-monitord: stop that first", .0.display())]
-    Busy(PathBuf),
     /// The system refuses.
     #[error("cannot {doing} FIFO {}", path.display())]
     Io {
@@ -41,22 +36,21 @@ pub enum HoldError {
 
 /// Gives the FIFO at `path`, if there is one, to this process's user and group, with `mode`.
 ///
+/// A sampan-monitord that reads it reads on.
+///
 /// # Errors
-/// [`HoldError::Busy`] if somebody reads it: it is not to be opened by a second one then.
+/// See [`HoldError`].
 pub fn release(path: &Path, mode: Mode) -> Result<(), HoldError> {
     let fifo = match fifo::hold(path) {
         Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
         fifo => fifo?,
     };
-    let context =
-        |errno: Errno| HoldError::Io { doing: "release", path: path.to_owned(), source: errno.into() };
-    let fifo = match Flock::lock(fifo, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => lock,
-        Err((_, Errno::EWOULDBLOCK)) => return Err(HoldError::Busy(path.to_owned())),
-        Err((_, errno)) => return Err(context(errno)),
-    };
-    fchown(&*fifo, Some(geteuid()), Some(getegid())).map_err(context)?;
-    fchmod(&*fifo, mode).map_err(context)
+    let given = fchown(&fifo, Some(geteuid()), Some(getegid())).and_then(|()| fchmod(&fifo, mode));
+    given.map_err(|errno| HoldError::Io {
+        doing: "give back",
+        path: path.to_owned(),
+        source: errno.into(),
+    })
 }
 
 /// Holds the FIFO at `path` open, and says so to the service manager, until SIGTERM or SIGINT.
@@ -85,28 +79,20 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_fifo_is_released_unless_it_is_read_or_none() {
+    fn a_fifo_is_given_back_with_what_is_in_it_and_nothing_else_is_touched() {
         let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("fifo");
+        let (path, link) = (dir.path().join("fifo"), dir.path().join("link"));
         let mode = Mode::from_bits_truncate(0o620);
         release(&path, mode).expect("nothing is there, and nothing is to be done");
         assert!(!path.exists());
-        let fifo = Fifo::open(&path, None).expect("a FIFO");
-        assert!(matches!(release(&path, mode), Err(HoldError::Busy(_))));
-        drop(fifo);
+        let _reader = Fifo::open(&path, None).expect("a FIFO");
         let mut fifo = fifo::hold(&path).expect("opened");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("set");
         fifo.write_all(b"unread").expect("room");
-        release(&path, mode).expect("released");
+        release(&path, mode).expect("given back");
+        assert_eq!(fifo.metadata().expect("there").permissions().mode() & 0o7777, 0o620);
         assert_eq!(sys::unread(&fifo), Ok(6));
-        assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o7777, 0o620);
-        std::fs::remove_file(&path).expect("removed");
-        std::fs::write(&path, "").expect("written");
-        let error = release(&path, mode).expect_err("a file").to_string();
-        assert!(error.contains("it is a regular file"), "{error}");
-        let link = dir.path().join("link");
         std::os::unix::fs::symlink(&path, &link).expect("linked");
         let error = release(&link, mode).expect_err("a link").to_string();
-        assert!(error.contains("it is a symbolic link"), "{error}");
+        assert!(error.contains("a symbolic link"), "{error}");
     }
 }

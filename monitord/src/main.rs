@@ -65,7 +65,7 @@ fn between_lives(work: impl FnOnce() -> Result<(), hold::HoldError>) -> ExitCode
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{}", sampan_ipc::report::chain(&error));
-            ExitCode::from(if matches!(error, hold::HoldError::Busy(_)) { 100 } else { 1 })
+            ExitCode::FAILURE
         }
     }
 }

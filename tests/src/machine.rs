@@ -340,7 +340,7 @@ impl Machine {
 
     /// What systemd and all that it runs have logged, where something did; the end of it.
     pub fn logs(&self) -> String {
-        let log = self.run(&["journalctl", "--no-pager", "--lines", "300", "--output", "short-precise"]);
+        let log = self.run(&["journalctl", "--no-pager", "--lines", "3000", "--output", "short-precise"]);
         format!("{}{}", self.console(), String::from_utf8_lossy(&log.stdout))
     }
 
