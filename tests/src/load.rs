@@ -54,7 +54,7 @@ impl Load {
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }
-                let id = format!("{name}-{nth}-{:?}", std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() % 100_000_000);
+                let id = format!("{name}-{nth}");
                 let mut event = Event::new(KIND, "one-shot", &id);
                 (event.writer, event.counter) = (sender::random(), 1);
                 let bytes = record::encode(&event).expect("small");

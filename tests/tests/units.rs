@@ -74,6 +74,19 @@ fn load(machine: &Machine) -> Load {
     load
 }
 
+/// Runs the words that follow as a member of the group `sampan`, who is nobody else.
+const MEMBER: [&str; 6] =
+    ["setpriv", "--reuid=12345", "--regid=12345", "--groups=sampan", "env", "SAMPAN_RUN_DIR=/run/sampan"];
+
+/// Emits by the command line, one event a command, until the file `/tmp/stop` is there.
+const EMIT: &str = r#"
+nth=0
+while [ ! -e /tmp/stop ]; do
+    if sampan emit load emit "emit-$nth" 2>>/tmp/emit-failed; then echo "emit-$nth" >>/tmp/emitted; fi
+    nth=$((nth + 1))
+done
+"#;
+
 /// kill -9 of a service's process, if it has one.
 fn kill(machine: &Machine, unit: &str) {
     machine.run(&["systemctl", "kill", "--signal", "KILL", "--kill-who", "main", unit]);
@@ -94,20 +107,16 @@ fn what_one_shot_writers_wrote_is_kept_over_stop_and_start_while_nobody_else_hol
             }
         }
         for _ in 0..rounds(50) {
-            eprintln!("{:?} stop start", std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() % 100_000_000);
             all("stop");
             all("start");
             machine.await_unit("sampan-monitord.service", "active");
-            eprintln!("{:?} stop service", std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() % 100_000_000);
             machine.systemctl(&["stop", "sampan-monitord.service"]);
             all("start");
             all("restart");
-            eprintln!("{:?} kill", std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() % 100_000_000);
             // While it waits to be started again.
             kill(machine, "sampan-monitord.service");
             machine.systemctl(&["stop", "sampan-*"]);
             all("start");
-            eprintln!("{:?} restart no-block", std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() % 100_000_000);
             // While it starts.
             machine.systemctl(&["restart", "--no-block", "sampan-monitord.service"]);
             all("stop");
@@ -126,6 +135,7 @@ fn no_event_that_was_written_is_lost_or_comes_twice_whatever_is_restarted_stoppe
         machine.systemctl(&["enable", "--now", "sampan-engine.service"]);
         await_up(machine);
         let load = load(machine);
+        let mut member = machine.command(&[&MEMBER, ["sh", "-c", EMIT].as_slice()].concat()).spawn().expect("sh");
         for one in UNITS {
             for other in UNITS.into_iter().filter(|other| *other != one) {
                 machine.systemctl(&["restart", one, other]);
@@ -153,7 +163,14 @@ fn no_event_that_was_written_is_lost_or_comes_twice_whatever_is_restarted_stoppe
         machine.systemctl(&["restart", "sampan-*"]);
         machine.systemctl(&["start", "sampan-engine.service", "sampan-monitord.service"]);
         await_up(machine);
-        check(machine, &load.end());
+        fs::write(machine.path("/tmp/stop"), "").expect("written");
+        assert!(member.wait().expect("ours").success());
+        let mut written = load.end();
+        let emitted = fs::read_to_string(machine.path("/tmp/emitted")).expect("some were");
+        written.ids.extend(emitted.lines().map(str::to_owned));
+        check(machine, &written);
+        let failed = fs::read_to_string(machine.path("/tmp/emit-failed")).expect("made");
+        assert_eq!(failed, "", "a member of the group may emit all the time");
     });
 }
 

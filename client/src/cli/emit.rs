@@ -5,18 +5,21 @@
 
 use crate::cli::args::Emit;
 use crate::cli::failure::{self, Failure};
+use nix::errno::Errno;
 use sampan_client::{Emitter, Event, Pairs, Paths, time};
 use sampan_ipc::event::FACT_KINDS;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use std::fmt;
 use std::io::{self, BufRead};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// So many events may wait before the next line is read: far from filling the spool, which would drop some.
 const WAITING_MAX: usize = 64;
+/// Longest time in which a FIFO that systemd has opened is given to its group.
+const GIVEN_TO_GROUP: Duration = Duration::from_secs(1);
 /// Longest line of a batch: the JSON of the largest event, every byte of it escaped, with room to spare.
 const LINE_MAX: u64 = 64 << 10;
 
@@ -77,16 +80,22 @@ impl Writer {
         if self.emitter.flush(Duration::ZERO) {
             return Ok(());
         }
-        // What only a person can change is not waited for.
-        let given_up = nix::unistd::access(&self.fifo, nix::unistd::AccessFlags::W_OK);
-        if let Err(errno) = given_up {
-            return Err(self.failure(errno.desc()));
-        }
-        if self.emitter.flush(self.timeout) {
+        let patience = match nix::unistd::access(&self.fifo, nix::unistd::AccessFlags::W_OK) {
+            Ok(()) => self.timeout,
+            Err(Errno::EACCES) if self.is_only_roots() => self.timeout.min(GIVEN_TO_GROUP),
+            // What only a person can change is not waited for.
+            Err(errno) => return Err(self.failure(errno.desc())),
+        };
+        if self.emitter.flush(patience) {
             return Ok(());
         }
         let problem = self.emitter.problem();
         Err(self.failure(problem.as_deref().unwrap_or("it is full, and monitord does not read it")))
+    }
+
+    /// True if the FIFO belongs to root and to root's group: as systemd has it for a moment, whenever it opens one.
+    fn is_only_roots(&self) -> bool {
+        std::fs::metadata(&self.fifo).is_ok_and(|meta| (meta.uid(), meta.gid()) == (0, 0))
     }
 
     fn failure(&self, why: &str) -> Failure {
