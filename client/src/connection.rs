@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use sampan_ipc::frame::{Decoder, FRAME_MAX, FrameError};
+use sampan_ipc::trust::{self, Server};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -46,9 +47,9 @@ impl AsFd for Connection {
 }
 
 impl Connection {
-    /// Connects, and sends `request` with descriptors on its first byte.
-    pub fn open(socket: &Path, request: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<Self> {
-        let mut stream = UnixStream::connect(socket)?;
+    /// Connects, checks who listens, and only then sends `request`, with descriptors on its first byte.
+    pub fn open(socket: &Path, server: Server, request: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<Self> {
+        let mut stream = trust::connect(socket, server)?;
         let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
         let rights = if raw.is_empty() { &[][..] } else { &rights[..] };

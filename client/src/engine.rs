@@ -24,6 +24,7 @@ use crate::subscription::Stopper;
 pub use sampan_ipc::engine::*;
 use sampan_ipc::frame::{self, FrameError};
 use sampan_ipc::paths::Paths;
+use sampan_ipc::trust::Server;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -106,7 +107,7 @@ impl Engine {
             Err(FrameError::Length { len, max }) => return Err(EngineError::TooLarge { len, max }),
             other => other?,
         };
-        let connection = Connection::open(&self.socket, &opening, fds)
+        let connection = Connection::open(&self.socket, Server::Engine, &opening, fds)
             .map_err(|source| EngineError::Connect { socket: self.socket.clone(), source })?;
         let stop = connection::Stop::new().map_err(EngineError::System)?;
         Ok(Answers { socket: self.socket.clone(), connection, stop, ended: false })

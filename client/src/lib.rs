@@ -8,6 +8,9 @@
 //! - [`Engine`] asks the engine to pull, import, list, tag, remove or serve images; [`Streams`] follows several
 //!   such requests in one loop.
 //!
+//! Nothing is sent before it is known that root or the own user listens, or monitord's user where events come from:
+//! [`sampan_ipc::trust`].
+//!
 //! The command `sampan` is built on this library. Nothing here starts a thread (an [`Emitter`] does for as long
 //! as something waits to be written) or installs a signal handler.
 //!

@@ -3,6 +3,7 @@
 use crate::connection::{Connection, Received, Stop};
 use crate::subscription::WatchError;
 use sampan_ipc::frame;
+use sampan_ipc::trust::Server;
 use sampan_ipc::watch::{self, Item, Request, Status};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ const ANSWER_TIME: Duration = Duration::from_secs(10);
 pub fn status(socket: &Path) -> Result<Status, WatchError> {
     let broken = |source| WatchError::Broken { socket: socket.to_owned(), source };
     let request = watch::opening(Request::Status)?;
-    let mut connection = Connection::open(socket, &request, &[])
+    let mut connection = Connection::open(socket, Server::Monitord, &request, &[])
         .map_err(|source| WatchError::Connect { socket: socket.to_owned(), source })?;
     let stop = Stop::new().map_err(WatchError::System)?;
     let deadline = Instant::now() + ANSWER_TIME;

@@ -10,6 +10,7 @@ use sampan_ipc::frame::{self, FrameError};
 use sampan_ipc::paths::Paths;
 use sampan_ipc::report::chain;
 use sampan_ipc::time::{self, TimeError};
+use sampan_ipc::trust::Server;
 use sampan_ipc::watch::{self, End, Reason, Refusal, Request, Subscribe};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -417,7 +418,7 @@ impl Subscription {
         subscribe.after = self.cursor.or(subscribe.after);
         let from_now = subscribe.after.is_none() && subscribe.since.is_none() && subscribe.follow;
         let request = watch::opening(Request::Subscribe(subscribe))?;
-        match Connection::open(&socket, &request, &[]) {
+        match Connection::open(&socket, Server::Monitord, &request, &[]) {
             Ok(connection) => self.connection = Some(connection),
             Err(source) => return Err(WatchError::Connect { socket, source }),
         }

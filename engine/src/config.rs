@@ -176,6 +176,8 @@ struct Table {
     #[serde(default)]
     policy: Vec<policy::Written>,
     runtime: Option<String>,
+    #[serde(default)]
+    runtimes: BTreeMap<String, Programs>,
     cgroup_manager: Option<Manager>,
     seccomp_profile: Option<PathBuf>,
     init_path: Option<PathBuf>,
@@ -189,6 +191,23 @@ struct Table {
     #[serde(default)]
     network: Net,
     rootfs: Option<Form>,
+}
+
+/// One program, or several of which the first that is there is taken, as containers.conf(5) has them.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Programs {
+    One(PathBuf),
+    Several(Vec<PathBuf>),
+}
+
+impl Programs {
+    fn all(&self) -> Vec<PathBuf> {
+        match self {
+            Programs::One(path) => vec![path.clone()],
+            Programs::Several(paths) => paths.clone(),
+        }
+    }
 }
 
 /// Where output goes.
@@ -295,6 +314,7 @@ fn settings(table: &Table) -> Result<Settings, ConfigError> {
     let timeout = within("stop-timeout", table.stop_timeout, 0..=u64::from(u32::MAX))?;
     let settings = Settings {
         runtime: table.runtime.clone(),
+        runtimes: table.runtimes.iter().map(|(name, programs)| (name.clone(), programs.all())).collect(),
         cgroup_manager: table.cgroup_manager,
         seccomp_profile: table.seccomp_profile.clone(),
         init_path: table.init_path.clone(),
@@ -436,6 +456,10 @@ mod tests {
             (3, Some(Manager::Systemd))
         );
         assert_eq!(config.settings.rootfs, Some(Form::Copy));
+        let text = "[engine.runtimes]\nyouki = '/opt/youki'\nkata = ['/a/kata', '/b/kata']\n";
+        let Ok(Asked::Run(two)) = read(text) else { panic!("a configuration") };
+        assert_eq!(two.settings.runtimes["youki"], [Path::new("/opt/youki")]);
+        assert_eq!(two.settings.runtimes["kata"], [Path::new("/a/kata"), Path::new("/b/kata")]);
         assert_eq!(config.settings.default_ulimits.get("nofile").map(|limit| limit.both()), Some((10, 20)));
         for nonsense in [
             "cgroup-manager = 'x'",
@@ -445,6 +469,9 @@ mod tests {
             "default-ulimits = { files = 1 }",
             "default-ulimits = { nofile = [20, 10] }",
             "seccomp-profile = 'relative.json'",
+            "runtimes = { youki = 'youki' }",
+            "runtimes = { youki = [] }",
+            "runtimes = { 'a/b' = '/a/b' }",
             "stop-timeout = -1",
         ] {
             assert!(read(nonsense).is_err(), "{nonsense}");

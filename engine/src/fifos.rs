@@ -7,8 +7,8 @@
 use crate::socket::make_parent;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use sampan_ipc::fifo::{self, FACTS_GROUP, GROUP};
-use sampan_ipc::report;
+use sampan_ipc::accounts::{FACTS_GROUP, WATCH_GROUP};
+use sampan_ipc::{fifo, report};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
@@ -43,7 +43,7 @@ impl Fifos {
     /// One that cannot be had is logged: monitord may make it, and senders wait for that.
     pub fn open(facts: &Path, emit: &Path, makes: bool) -> Self {
         let mut fifos = Fifos { held: Vec::new(), changes: None };
-        for (path, group) in [(facts, FACTS_GROUP), (emit, GROUP)] {
+        for (path, group) in [(facts, FACTS_GROUP), (emit, WATCH_GROUP)] {
             if makes && let Err(error) = make(path, group) {
                 log::warn!("{error}");
             }

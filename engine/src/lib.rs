@@ -73,6 +73,7 @@ pub mod relay;
 pub mod retry;
 pub mod rights;
 pub mod room;
+pub mod roots;
 pub mod save;
 pub mod seekable;
 pub mod serve;

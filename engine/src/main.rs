@@ -11,12 +11,14 @@ use sampan_engine::logging;
 use sampan_engine::namespace::{self, Namespace};
 use sampan_engine::partial;
 use sampan_engine::room::Room;
+use sampan_engine::roots;
 use sampan_engine::server::{Server, WAKER};
 use sampan_engine::socket::{self, SocketError};
 use sampan_engine::store::{Store, StoreError};
 use sampan_engine::work::{self, Outbox, Shared};
 use sampan_ipc::report;
 use sampan_ipc::sender::FifoSender;
+use sampan_ipc::trust::TrustError;
 use std::error::Error;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -53,6 +55,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{}", report::chain(error.as_ref()));
+            let hint = distrust(error.as_ref()).map(TrustError::hint).filter(|hint| !hint.is_empty());
+            if let Some(hint) = hint {
+                log::error!("hint: {hint}");
+            }
             let in_use = matches!(error.downcast_ref(), Some(StoreError::Locked(_)))
                 || matches!(error.downcast_ref(), Some(SocketError::InUse(_)));
             ExitCode::from(if in_use { IN_USE } else { 1 })
@@ -60,9 +66,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// The directory that is not trusted, if that is why the engine cannot start.
+fn distrust<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a TrustError> {
+    match error.downcast_ref() {
+        Some(SocketError::Directory(error)) => Some(error),
+        _ => error.downcast_ref(),
+    }
+}
+
 fn run(config: Config) -> Result<(), Box<dyn Error>> {
     start::find_shim();
     let listening = socket::listen(&config.socket)?;
+    roots::prepare(&config)?;
     let (namespace, advice) = enter(config.user_namespace);
     let homes = Homes::open(&config.containers, &config.run_dir)?;
     let store = Store::open_in(&config.store, namespace, &|| homes.needs())?;

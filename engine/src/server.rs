@@ -8,6 +8,7 @@ use crate::accepting::Accepting;
 use crate::cancel::Cancel;
 use crate::client::{Client, State};
 use crate::container::home::Homes;
+use crate::container::runtime;
 use crate::container::table::{self, Containers};
 use crate::failure;
 use crate::fifos::Fifos;
@@ -475,15 +476,22 @@ impl Server {
                 self.start_waiting_tasks();
                 Ok(())
             }
-            about_containers => {
+            about_containers => self.check_runtime(client, &about_containers).map(|()| {
                 client.state = State::Waiting;
                 self.containers.on_request(token, about_containers, descriptors);
-                Ok(())
-            }
+            }),
         };
         if let Err(failure) = result {
             client.say(&Answer::Error(failure));
         }
+    }
+
+    /// Checks that the client may have the engine run the OCI runtime that it asks for.
+    fn check_runtime(&self, client: &Client, request: &Request) -> Result<(), Failure> {
+        let Request::Create(create) = request else { return Ok(()) };
+        let own = nix::unistd::geteuid().as_raw();
+        let is_trusted = client.uid().is_some_and(|uid| uid == 0 || uid == own);
+        Ok(runtime::check_asked(&self.shared.config.settings, create.runtime.as_deref(), is_trusted)?)
     }
 
     fn info(&self) -> Info {

@@ -5,19 +5,19 @@
 use crate::{lock, sys};
 use mio::net::UnixListener;
 use nix::fcntl::Flock;
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, umask};
 use nix::unistd::{Gid, chown};
-use std::fs::{DirBuilder, File, OpenOptions};
+use sampan_ipc::accounts;
+use sampan_ipc::trust::{self, TrustError};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Longest path of a Unix socket, in bytes, without the zero behind it. unix(7).
 const SOCKET_PATH_MAX: usize = 107;
-/// The group that may talk to Sampan, where it exists.
-const GROUP: &str = "sampan";
 
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,9 @@ pub enum SocketError {
     /// The path does not fit a socket address.
     #[error("socket path {} has {} bytes, at most {SOCKET_PATH_MAX} are possible", .0.display(), .0.as_os_str().len())]
     TooLong(PathBuf),
+    /// Its directory is not trusted, or cannot be made.
+    #[error(transparent)]
+    Directory(#[from] TrustError),
     /// The system refuses.
     #[error("cannot {doing} {}", path.display())]
     File {
@@ -67,7 +70,8 @@ impl Drop for Listening {
     }
 }
 
-/// Takes the socket from systemd (`LISTEN_FDS`), or makes it at `path`: 0660, group `sampan` if there is one.
+/// Takes the socket from systemd (`LISTEN_FDS`), or makes it at `path`: for its owner alone, and for the group
+/// `sampan-admin` if root makes it and there is one.
 ///
 /// # Errors
 /// [`SocketError::InUse`] if another engine has it.
@@ -97,8 +101,12 @@ pub fn listen(path: &Path) -> Result<Listening, SocketError> {
         }
         Err(_) => {}
     }
-    let listener = UnixListener::bind(path).map_err(failed("listen on", path))?;
-    permit(path, 0o660).map_err(failed("set the mode of", path))?;
+    // Nobody else may connect before it has its group.
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let bound = UnixListener::bind(path);
+    umask(before);
+    let listener = bound.map_err(failed("listen on", path))?;
+    permit(path, accounts::ADMIN_GROUP, 0o660).map_err(failed("set the mode of", path))?;
     Ok(Listening { listener, own: Some((path.to_owned(), lock)) })
 }
 
@@ -109,45 +117,35 @@ fn from_systemd() -> Option<OwnedFd> {
     (!given.is_empty()).then(|| given.swap_remove(at)).and_then(|(fd, _)| sys::adopt(fd))
 }
 
-/// Makes the directory of `path` if it is not there.
+/// Makes the directory of `path` if it is not there, and checks it.
 ///
 /// # Errors
-/// It cannot be made.
-pub(crate) fn make_parent(path: &Path) -> Result<(), SocketError> {
-    let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) else {
-        return Ok(());
-    };
-    DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(failed("make", dir))
+/// It cannot be made, or is not trusted.
+pub(crate) fn make_parent(path: &Path) -> Result<(), TrustError> {
+    trust::make(trust::parent(path), run_mode())
 }
 
-/// Sets the mode, and the group if there is one of our name and we may.
-fn permit(path: &Path, mode: u32) -> io::Result<()> {
-    if let Some(gid) = group_id(&std::fs::read_to_string("/etc/group").unwrap_or_default())
-        && let Err(error) = chown(path, None, Some(gid))
-    {
-        log::info!("cannot give {} to group {GROUP}: {error}", path.display());
+/// The mode of the run directory: the members of groups pass through root's, nobody through that of another user.
+pub(crate) fn run_mode() -> u32 {
+    if nix::unistd::geteuid().is_root() { trust::PASSABLE } else { trust::PRIVATE }
+}
+
+/// Lets the members of `group` in, if root made the file and the host has that group.
+fn permit(path: &Path, group: &str, mode: u32) -> io::Result<()> {
+    let is_root = nix::unistd::geteuid().is_root();
+    let Some(gid) = is_root.then(|| accounts::group_id(group)).flatten() else { return Ok(()) };
+    // The group first: never does another one than that get in.
+    if let Err(errno) = chown(path, None, Some(Gid::from_raw(gid))) {
+        log::warn!("cannot give {} to group {group}, so it is root's alone: {errno}", path.display());
+        return Ok(());
     }
     let mode = Mode::from_bits_truncate(mode);
     Ok(fchmodat(nix::fcntl::AT_FDCWD, path, mode, FchmodatFlags::FollowSymlink)?)
 }
 
-/// The number of our group. Read from /etc/group(5) itself: asking through NSS would load its modules into a
-/// process that needs them for nothing else.
-fn group_id(file: &str) -> Option<Gid> {
-    let line = file.lines().find_map(|line| line.strip_prefix(GROUP)?.strip_prefix(':'))?;
-    line.split(':').nth(1)?.parse().ok().map(Gid::from_raw)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_group_is_found_by_its_whole_name() {
-        let file = "root:x:0:\nsampanx:x:7:\nsampan:x:993:me,you\n";
-        assert_eq!(group_id(file), Some(Gid::from_raw(993)));
-        assert_eq!(group_id("sampan"), None);
-    }
 
     #[test]
     fn a_stale_socket_is_replaced_and_a_living_one_is_not() {

@@ -171,9 +171,10 @@ impl Store {
         namespace: Option<Namespace>,
         needed: &dyn Fn() -> Vec<Digest>,
     ) -> Result<Self, StoreError> {
+        // 0700: layers hold setuid programs and files of all owners, and images are nobody else's to read.
+        DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(file_error("make", root))?;
         for dir in ["blobs/sha256", "layers", "partial", "tmp"] {
             let dir = root.join(dir);
-            // 0700: layers hold setuid programs and files of all owners.
             let mode = if dir.ends_with("sha256") { 0o755 } else { 0o700 };
             DirBuilder::new().recursive(true).mode(mode).create(&dir).map_err(file_error("make", &dir))?;
         }

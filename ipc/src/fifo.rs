@@ -3,6 +3,7 @@
 //! monitord opens them to read, the engine to keep what is in them; both come here, so that a FIFO has the same owner and
 //! mode whoever makes it. Nothing here reads or writes a byte of one.
 
+use crate::accounts;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat};
@@ -11,10 +12,6 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The group whose members may write facts into the monitor FIFO: engine, shims, supernode.
-pub const FACTS_GROUP: &str = "sampan-facts";
-/// The group whose members may write their own events into the emit FIFO, and subscribe.
-pub const GROUP: &str = "sampan";
 /// Mode of a FIFO that belongs to such a group: its members write, and only the owner reads.
 const SHARED: u32 = 0o620;
 /// Mode of any other FIFO.
@@ -130,15 +127,8 @@ pub fn put_right(fifo: &File, path: &Path, group: Option<Gid>) {
 }
 
 /// The number of the group `name`, if this host has it.
-///
-/// Read from /etc/group itself, group(5): the C library would load its name services for it, and keep them.
 pub fn group(name: &str) -> Option<Gid> {
-    group_in(&std::fs::read_to_string("/etc/group").ok()?, name)
-}
-
-fn group_in(file: &str, name: &str) -> Option<Gid> {
-    let line = file.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    line.split(':').nth(1)?.parse().ok().map(Gid::from_raw)
+    accounts::group_id(name).map(Gid::from_raw)
 }
 
 /// What a file is, if it is no FIFO.
@@ -158,15 +148,6 @@ fn other_kind(file: &std::fs::FileType) -> Option<&'static str> {
 mod tests {
     use super::*;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
-
-    #[test]
-    fn a_group_is_found_by_its_whole_name() {
-        let file = "root:x:0:\nsampan-facts:x:7:\nsampanx:x:8:\nsampan:x:993:me,you\nodd:x:y:\n";
-        assert_eq!(group_in(file, GROUP), Some(Gid::from_raw(993)));
-        assert_eq!(group_in(file, FACTS_GROUP), Some(Gid::from_raw(7)));
-        assert_eq!(group_in(file, "odd"), None);
-        assert_eq!(group_in("sampan", GROUP), None);
-    }
 
     #[test]
     fn what_is_no_fifo_is_named_and_left_alone() {

@@ -5,11 +5,13 @@
 //! [`watch`] protocol of `events.sock`, the [`engine`] protocol of `engine.sock` (with what it says of a
 //! [`container`]), the [`shim`] protocol of a container's shim, the [`filter`] grammar, the
 //! [`time`] forms and the [`paths`] where the processes meet, and how each of them [`report`]s. [`sender`] is the producer's side of the FIFO.
+//! [`trust`] says which directories and peers they rely on, [`accounts`] which user and groups an installation has.
 //!
 //! This crate knows no other crate of the workspace, and never blocks: it makes and reads bytes. The exception is
 //! behind a feature: `credentials`, the auth files and helpers that engine and command line both read.
 #![forbid(unsafe_code)]
 
+pub mod accounts;
 pub mod container;
 #[cfg(feature = "credentials")]
 pub mod credentials;
@@ -24,6 +26,7 @@ pub mod report;
 pub mod sender;
 pub mod shim;
 pub mod time;
+pub mod trust;
 pub mod watch;
 
 pub use event::{Event, EventView};

@@ -15,6 +15,7 @@
 
 use crate::event::Event;
 use crate::record::{self, Record, RecordError};
+use crate::trust;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -299,11 +300,12 @@ fn open_fifo(path: &Path) -> io::Result<File> {
     };
     let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
     let file = File::from(open(path, flags, Mode::empty()).map_err(|errno| context(errno.into()))?);
-    let kind = SFlag::from_bits_truncate(fstat(&file).map_err(|errno| context(errno.into()))?.st_mode)
-        & SFlag::S_IFMT;
-    if kind != SFlag::S_IFIFO {
+    let stat = fstat(&file).map_err(|errno| context(errno.into()))?;
+    if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFIFO {
         return Err(io::Error::other(format!("{} is not a FIFO", path.display())));
     }
+    // Opened and not written: its owner has learnt nothing.
+    trust::fifo(path, stat.st_uid)?;
     Ok(file)
 }
 

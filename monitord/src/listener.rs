@@ -65,7 +65,7 @@ struct Own {
 }
 
 impl Listener {
-    /// Listens at `path` (mode 0660, of `group`).
+    /// Listens at `path`, for its owner alone (0600), or for the members of `group` as well (0660).
     ///
     /// # Errors
     /// See [`ListenError`].
@@ -85,12 +85,16 @@ impl Listener {
         let bound = UnixListener::bind(path);
         nix::sys::stat::umask(before);
         let socket = bound.map_err(context)?;
-        if let Some(group) = group
-            && let Err(errno) = chown(path, None, Some(group))
-        {
-            log::warn!("cannot give {} to group {group}: {errno}", path.display());
+        if let Some(group) = group {
+            // The group first: never does another one than that may write.
+            match chown(path, None, Some(group)) {
+                Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(context)?,
+                Err(errno) => log::warn!(
+                    "cannot give {} to group {group}, so only its owner may connect: {errno}",
+                    path.display()
+                ),
+            }
         }
-        fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(context)?;
         Ok(Listener { socket, own: Some(Own { path: path.to_owned(), _lock: lock }) })
     }
 

@@ -53,6 +53,10 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             log::error!("{}", sampan_ipc::report::chain(&error));
+            let hint = error.hint();
+            if !hint.is_empty() {
+                log::error!("hint: {hint}");
+            }
             ExitCode::from(if matches!(error, StartError::Busy { .. }) { 100 } else { 1 })
         }
     }

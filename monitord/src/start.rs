@@ -10,11 +10,11 @@ use crate::listener::{ListenError, Listener};
 use crate::ring::Cursor;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Gid;
-use sampan_ipc::fifo::{FACTS_GROUP, GROUP};
-use std::fs::DirBuilder;
+use sampan_ipc::paths::Paths;
+use sampan_ipc::trust::{self, TrustError};
+use sampan_ipc::{accounts, report};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 /// Descriptors that this process needs besides those of its clients.
@@ -35,14 +35,9 @@ pub enum StartError {
     /// The socket cannot be used.
     #[error(transparent)]
     Listen(ListenError),
-    /// The directory of FIFO or socket cannot be made.
-    #[error("cannot make directory {path}")]
-    Directory {
-        /// The directory.
-        path: String,
-        /// Why not.
-        source: io::Error,
-    },
+    /// The directory of FIFO, socket or journal is not trusted, or cannot be made.
+    #[error(transparent)]
+    Directory(#[from] TrustError),
     /// A thread, a poll or a signal handler cannot be had.
     #[error("cannot set up {what}")]
     System {
@@ -53,6 +48,16 @@ pub enum StartError {
     },
 }
 
+impl StartError {
+    /// What a person may do; empty if the error says it all.
+    pub fn hint(&self) -> String {
+        match self {
+            StartError::Directory(error) => error.hint(),
+            _ => String::new(),
+        }
+    }
+}
+
 /// Opens the FIFO of facts, the emit FIFO and the listening socket, unless they were passed.
 ///
 /// # Errors
@@ -61,8 +66,8 @@ pub fn endpoints(settings: &Settings) -> Result<(Fifo, Fifo, Listener), StartErr
     let passed = activation::passed(&settings.emit_fifo);
     // Whoever passes the socket makes the FIFOs as well: as they are they are meant to be.
     let managed = passed.listener.is_some();
-    let facts = fifo(&settings.fifo, passed.fifo, managed, FACTS_GROUP)?;
-    let emit = fifo(&settings.emit_fifo, passed.emit, managed, GROUP)?;
+    let facts = fifo(&settings.fifo, passed.fifo, managed, accounts::FACTS_GROUP)?;
+    let emit = fifo(&settings.emit_fifo, passed.emit, managed, accounts::WATCH_GROUP)?;
     Ok((facts, emit, listener(settings, passed.listener, group())?))
 }
 
@@ -100,18 +105,25 @@ fn listener(
 /// Opens the journal. One that cannot be had leaves the ring alone, and says why.
 ///
 /// # Errors
-/// [`StartError::Busy`] only.
+/// [`StartError::Busy`], or [`StartError::Directory`] if another user may have put something into the journal.
 pub fn journal(settings: &Settings) -> Result<(Option<Journal>, Found, Option<String>), StartError> {
     let none = Found { next: Cursor { pos: 0, seq: 1 }, ..Found::default() };
-    let opened = settings.journal.as_deref().map(|dir| Journal::open(dir, settings.limits));
+    let made = settings.journal.as_deref().map(|dir| make_journal(dir).map(|()| dir));
+    let opened = made.map(|made| made.map(|dir| Journal::open(dir, settings.limits)));
     let (journal, mut found, failed) = match opened {
         None => (None, none, None),
-        Some(Ok((journal, found))) => {
+        Some(Ok(Ok((journal, found)))) => {
             let failed = journal.failed().map(str::to_owned);
             (Some(journal), found, failed)
         }
-        Some(Err(error @ OpenError::Busy(_))) => return Err(StartError::Busy { what: error.to_string() }),
-        Some(Err(error)) => (None, none, Some(sampan_ipc::report::chain(&error))),
+        Some(Ok(Err(error @ OpenError::Busy(_)))) => {
+            return Err(StartError::Busy { what: error.to_string() });
+        }
+        Some(Ok(Err(error))) => (None, none, Some(report::chain(&error))),
+        Some(Err(
+            error @ (TrustError::Make { .. } | TrustError::Look { .. } | TrustError::NotDirectory(_)),
+        )) => (None, none, Some(report::chain(&error))),
+        Some(Err(error)) => return Err(StartError::Directory(error)),
     };
     if journal.is_none() || failed.is_some() {
         // Nothing remembers the last number across a restart; microseconds rise faster than events come.
@@ -120,15 +132,30 @@ pub fn journal(settings: &Settings) -> Result<(Option<Journal>, Found, Option<St
     Ok((journal, found, failed))
 }
 
+/// Makes the directory of FIFO or socket: root's is passed through by the members of groups, a user's own by nobody.
 fn make_parent(path: &Path) -> Result<(), StartError> {
-    let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
-    let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
-    made.map_err(|source| StartError::Directory { path: parent.display().to_string(), source })
+    let parent = trust::parent(path);
+    let mode = if nix::unistd::geteuid().is_root() { trust::PASSABLE } else { trust::PRIVATE };
+    match parent == Paths::from_env().run {
+        true => trust::make_own(parent, mode)?,
+        false => trust::make(parent, mode)?,
+    }
+    Ok(())
+}
+
+/// Makes the directory of the journal, and the state root if it is in there.
+fn make_journal(dir: &Path) -> Result<(), TrustError> {
+    let state = Paths::from_env().state;
+    if dir.starts_with(&state) {
+        trust::make_root(&state, trust::PRIVATE)?;
+    }
+    trust::make_own(dir, trust::PRIVATE)
 }
 
 /// The group whose members may subscribe, if the host has it and this process may give files to it.
 fn group() -> Option<Gid> {
-    nix::unistd::geteuid().is_root().then(|| sampan_ipc::fifo::group(GROUP)).flatten()
+    let is_root = nix::unistd::geteuid().is_root();
+    is_root.then(|| accounts::group_id(accounts::WATCH_GROUP)).flatten().map(Gid::from_raw)
 }
 
 /// A subscriber is a descriptor: asks for as many as the limits allow. getrlimit(2).

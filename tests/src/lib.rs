@@ -20,6 +20,7 @@ pub mod registry;
 pub mod subscriber;
 pub mod targets;
 pub mod tls;
+pub mod users;
 pub mod worker;
 
 /// How many rounds a test with random kills, races or storms runs: all of `full` by `make soak`, a tenth otherwise.

@@ -154,6 +154,27 @@ pub fn on_version_2<F: FnOnce()>(test: F) {
     run_again::<F>(command);
 }
 
+/// Runs `test`, a test's function or a closure in it, on a host that has these users and groups, lines of passwd(5) and
+/// group(5), beside its own; none of the host's own is called `sampan…`.
+pub fn with_accounts<F: FnOnce()>(users: &str, groups: &str, test: F) {
+    need_root();
+    if std::env::var_os(INSIDE).is_some() {
+        return test();
+    }
+    let dir = tempfile::Builder::new().prefix("sampan-accounts.").tempdir().expect("a directory");
+    for (name, lines) in [("passwd", users), ("group", groups)] {
+        let host = fs::read_to_string(Path::new("/etc").join(name)).expect("every host has it");
+        let host = host.lines().filter(|line| !line.starts_with("sampan"));
+        let all = host.chain(lines.lines()).map(|line| format!("{line}\n")).collect::<String>();
+        fs::write(dir.path().join(name), all).expect("written");
+    }
+    let script = "mount --make-rprivate / && mount --bind \"$0/passwd\" /etc/passwd && \
+                  mount --bind \"$0/group\" /etc/group && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script]).arg(dir.path());
+    run_again::<F>(command);
+}
+
 /// Runs the test that `F` is in as the last arguments of `command`.
 pub(crate) fn run_again<F>(mut command: Command) {
     let program = std::env::current_exe().expect("a running program has a path");

@@ -439,20 +439,18 @@ fn tags_and_removals_are_as_told() {
 #[test]
 fn sigterm_ends_jobs_and_leaves_no_socket_and_a_second_engine_is_refused() {
     let mut engine = Engine::start();
-    let refused = Command::new(binary("sampan-engine"))
-        .args(["--socket".as_ref(), engine.socket().as_os_str()])
-        .args(["--store".as_ref(), engine.dir.path().join("other").as_os_str()])
-        .stderr(Stdio::null())
-        .status()
-        .expect("ran");
-    assert_eq!(refused.code(), Some(100));
-    let refused = Command::new(binary("sampan-engine"))
-        .args(["--socket".as_ref(), engine.dir.path().join("run/other.sock").as_os_str()])
-        .args(["--store".as_ref(), engine.store().as_os_str()])
-        .stderr(Stdio::null())
-        .status()
-        .expect("ran");
-    assert_eq!(refused.code(), Some(100));
+    let other = engine.dir.path().join("other");
+    for (socket, store) in
+        [(engine.socket(), other.clone()), (engine.dir.path().join("run/other.sock"), engine.store())]
+    {
+        let refused = Command::new(binary("sampan-engine"))
+            .args(["--socket".as_ref(), socket.as_os_str(), "--store".as_ref(), store.as_os_str()])
+            .envs(["RUN", "STATE", "DATA"].map(|root| (format!("SAMPAN_{root}_DIR"), &other)))
+            .stderr(Stdio::null())
+            .status()
+            .expect("ran");
+        assert_eq!(refused.code(), Some(100));
+    }
     let registry = LyingRegistry::start();
     let layer = Layer::large("data", 2 << 20, Packing::Gzip);
     registry.publish("slow", &Image::of(std::slice::from_ref(&layer), "amd64"));

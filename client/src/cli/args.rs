@@ -38,6 +38,12 @@ Environment:
   SAMPAN_DATA_DIR   Directory of the image store [default:
                     /var/lib/sampan for root, else $XDG_DATA_HOME/sampan]
 
+Groups that root's daemons, in /run/sampan, let in:
+  sampan            Watches events, and emits its own
+  sampan-facts      Writes facts into the monitor FIFO
+  sampan-admin      Uses the engine, and is root in all but name: it may
+                    mount any directory of the host
+
 Exit status:
   0    Done
   1    Failed; the reason is on standard error

@@ -8,6 +8,7 @@ use crate::cli::failure::{self, Failure};
 use nix::errno::Errno;
 use sampan_client::{Emitter, Event, Pairs, Paths, time};
 use sampan_ipc::event::FACT_KINDS;
+use sampan_ipc::trust;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use std::fmt;
@@ -56,12 +57,17 @@ struct Writer {
 impl Writer {
     /// Checks that there is a FIFO at all. One that nobody reads at present is monitord restarting.
     fn check(&self) -> Result<(), Failure> {
-        let wrong = match std::fs::metadata(&self.fifo) {
-            Ok(meta) if meta.file_type().is_fifo() => return Ok(()),
+        // The directory first: in one of another user's, what looks like a FIFO says nothing.
+        let trusted = trust::directory(trust::parent(&self.fifo)).map_err(io::Error::from);
+        let wrong = match trusted.and_then(|()| std::fs::metadata(&self.fifo)) {
+            Ok(meta) if meta.file_type().is_fifo() => match trust::fifo(&self.fifo, meta.uid()) {
+                Ok(()) => return Ok(()),
+                Err(error) => error.into(),
+            },
             Ok(_) => io::Error::other("it is not a FIFO"),
             Err(error) => error,
         };
-        Err(self.failure(&wrong.to_string()))
+        Err(self.failure(&wrong))
     }
 
     fn write(&self, event: Event) -> Result<(), Failure> {
@@ -84,13 +90,14 @@ impl Writer {
             Ok(()) => self.timeout,
             Err(Errno::EACCES) if self.is_only_roots() => self.timeout.min(GIVEN_TO_GROUP),
             // What only a person can change is not waited for.
-            Err(errno) => return Err(self.failure(errno.desc())),
+            Err(errno) => return Err(self.failure(&errno.into())),
         };
         if self.emitter.flush(patience) {
             return Ok(());
         }
         let problem = self.emitter.problem();
-        Err(self.failure(problem.as_deref().unwrap_or("it is full, and monitord does not read it")))
+        let problem = problem.unwrap_or_else(|| "it is full, and monitord does not read it".to_owned());
+        Err(self.failure(&io::Error::other(problem)))
     }
 
     /// True if the FIFO belongs to root and to root's group: as systemd has it for a moment, whenever it opens one.
@@ -98,9 +105,9 @@ impl Writer {
         std::fs::metadata(&self.fifo).is_ok_and(|meta| (meta.uid(), meta.gid()) == (0, 0))
     }
 
-    fn failure(&self, why: &str) -> Failure {
+    fn failure(&self, why: &io::Error) -> Failure {
         Failure::new(format!("cannot write the event into {}: {why}", self.fifo.display()))
-            .hint(failure::absent_hint(&io::ErrorKind::NotFound.into(), "monitord"))
+            .hint(failure::absent_hint(why, "monitord", &self.fifo))
     }
 }
 

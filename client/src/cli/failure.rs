@@ -5,8 +5,10 @@
 use sampan_client::engine::{Code, EngineError};
 use sampan_client::{Paths, WatchError};
 use sampan_ipc::report::chain;
+use sampan_ipc::{accounts, trust};
 use std::error::Error;
 use std::io;
+use std::path::Path;
 
 /// The work was tried and failed.
 pub const FAILED: u8 = 1;
@@ -14,6 +16,9 @@ pub const FAILED: u8 = 1;
 pub const BAD_EVENT: u8 = 2;
 /// The arguments make no sense. podman-run(1) says 125 for this as well.
 pub const USAGE: u8 = 125;
+
+/// Where root's daemons are.
+const HOST_RUN: &str = "/run/sampan";
 
 /// An error for a person: what went wrong, and what may be done about it.
 #[derive(Debug)]
@@ -62,7 +67,7 @@ impl From<WatchError> for Failure {
     fn from(error: WatchError) -> Self {
         let failure = Failure::new(chain(&error));
         match &error {
-            WatchError::Connect { source, .. } => failure.hint(absent_hint(source, "monitord")),
+            WatchError::Connect { socket, source } => failure.hint(absent_hint(source, "monitord", socket)),
             WatchError::Broken { .. } | WatchError::Shutdown => failure.hint(
                 "see the log of sampan-monitord; without --no-reconnect the stream goes on when it returns",
             ),
@@ -79,7 +84,9 @@ impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
         let failure = Failure::new(chain(&error));
         match &error {
-            EngineError::Connect { source, .. } => failure.hint(absent_hint(source, "the engine")),
+            EngineError::Connect { socket, source } => {
+                failure.hint(absent_hint(source, "the engine", socket))
+            }
             EngineError::Broken { .. } => failure.hint("see the log of sampan-engine"),
             EngineError::Failed(told) => match told.code {
                 Code::Usage => failure.status(USAGE).hint(&told.hint),
@@ -90,15 +97,41 @@ impl From<EngineError> for Failure {
     }
 }
 
-/// What a person may do who cannot reach a daemon.
-pub fn absent_hint(error: &io::Error, who: &str) -> String {
-    let run = Paths::from_env().run;
+/// What a person may do who cannot reach a daemon by its socket or FIFO.
+pub fn absent_hint(error: &io::Error, who: &str, path: &Path) -> String {
+    if let Some(distrust) = trust::reason(error) {
+        return distrust.hint();
+    }
     match error.kind() {
-        io::ErrorKind::PermissionDenied => "join the group that owns the socket, or become root".to_owned(),
+        io::ErrorKind::PermissionDenied => denied_hint(path),
         io::ErrorKind::InvalidInput => "set SAMPAN_RUN_DIR to a shorter path".to_owned(),
-        _ => format!(
-            "is {who} running? start it with 'sampan up' or systemctl; SAMPAN_RUN_DIR here is {}",
-            run.display()
-        ),
+        _ => {
+            let (run, host) = (Paths::from_env().run, Path::new(HOST_RUN));
+            let other = match run != host && host.exists() {
+                true => format!("; the host's daemons are reached with SAMPAN_RUN_DIR={HOST_RUN}"),
+                false => String::new(),
+            };
+            format!(
+                "is {who} running? start it with 'sampan up' or systemctl; SAMPAN_RUN_DIR here is {}{other}",
+                run.display()
+            )
+        }
+    }
+}
+
+/// Which group lets a person in at `path`, and what its members may do.
+fn denied_hint(path: &Path) -> String {
+    let (group, may) = match path.file_name().and_then(|name| name.to_str()) {
+        Some("engine.sock") => {
+            (accounts::ADMIN_GROUP, "are root in all but name: they may mount any directory of the host")
+        }
+        Some("monitor.fifo") => {
+            (accounts::FACTS_GROUP, "may write any event, those of containers and images too")
+        }
+        _ => (accounts::WATCH_GROUP, "watch events and emit their own"),
+    };
+    match accounts::group_id(group) {
+        Some(_) => format!("become root, or join the group {group}, whose members {may}"),
+        None => format!("become root: this host has no group {group}, whose members {may}"),
     }
 }

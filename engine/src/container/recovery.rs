@@ -17,6 +17,7 @@ use crate::work::{Message, Shared};
 use sampan_ipc::container::{Phase, Restart};
 use sampan_ipc::report::chain;
 use sampan_ipc::shim::{SOCKET, State};
+use sampan_ipc::trust::{self, Server};
 use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
@@ -42,7 +43,7 @@ pub fn run(containers: &mut Containers) {
         Err(error) => return log::error!("containers cannot be found: {}", chain(&error)),
     };
     let all: Vec<String> = ids.iter().chain(&halves).cloned().collect();
-    containers.homes.clear_runs(&all, |run| UnixStream::connect(run.join(SOCKET)).is_ok());
+    containers.homes.clear_runs(&all, |run| shim(&run.join(SOCKET)).is_ok());
     let mut unsaid = containers.homes.unsaid().ids();
     unsaid.retain(|id| !ids.contains(id));
     unsaid.iter().for_each(|id| containers.tell_unsaid(id, None));
@@ -72,6 +73,11 @@ pub fn run(containers: &mut Containers) {
     }
 }
 
+/// A connection to the shim that listens at `socket`.
+fn shim(socket: &Path) -> std::io::Result<UnixStream> {
+    trust::connect(socket, Server::Engine)
+}
+
 fn add(containers: &mut Containers, definition: Definition, state: State) {
     let (id, name) = (definition.id.clone(), definition.name.clone());
     if let Some(other) = containers.names.insert(name.clone(), id.clone()) {
@@ -80,7 +86,7 @@ fn add(containers: &mut Containers, definition: Definition, state: State) {
     let pin = containers.shared.store.pin(definition.needs());
     containers.entries.insert(id.clone(), Entry::new(definition, state, Some(pin)));
     let run = containers.homes.run(&id);
-    match UnixStream::connect(run.join(SOCKET)) {
+    match shim(&run.join(SOCKET)) {
         Ok(stream) => meet(containers, &id, stream),
         Err(_) if run.exists() => look_for(containers, &id),
         Err(_) if containers.homes.unsaid().has(&id) => {
@@ -116,7 +122,7 @@ fn await_shim(dir: &Path, socket: &Path) -> Option<UnixStream> {
     loop {
         // In this order: one that has just ended is no reason to look again.
         let lives = has_shim(dir) && Instant::now() < deadline;
-        match UnixStream::connect(socket) {
+        match shim(socket) {
             Ok(stream) => return Some(stream),
             Err(_) if lives => std::thread::sleep(LOOK_AGAIN),
             Err(_) => return None,

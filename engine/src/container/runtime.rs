@@ -8,7 +8,7 @@ use super::devices;
 use super::host::{Host, is_program};
 use super::names;
 use super::problem::{SpecError, shown};
-use super::settings::Manager;
+use super::settings::{Manager, Settings};
 use crate::config::Config;
 use crate::leftovers;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -93,7 +93,8 @@ impl Runtime {
             return Err(SpecError::host(
                 "run containers",
                 why,
-                "an engine of root's runs them for everybody in the group sampan",
+                "root's engine runs them: SAMPAN_RUN_DIR=/run/sampan, for root and the group sampan-admin, whose members \
+                 are root in all but name",
             ));
         }
         let asked_at = Instant::now();
@@ -111,7 +112,7 @@ impl Runtime {
         let (host, manager) = (Host::get(), config.settings.cgroup_manager);
         let looked = match asked.or(config.settings.runtime.as_deref()) {
             None => choose(host, manager),
-            Some(named) => named_one(named, host, manager),
+            Some(named) => named_one(&config.settings, named, host, manager),
         };
         match looked.map(Arc::new) {
             Ok(runtime) => {
@@ -175,18 +176,43 @@ fn stamp_of(path: &Path) -> Option<Stamp> {
     Some((found.dev(), found.ino(), found.mtime(), found.mtime_nsec()))
 }
 
-fn named_one(named: &str, host: &Host, manager: Option<Manager>) -> Result<Runtime, SpecError> {
-    let cannot = |why: &str| {
-        SpecError::host(
-            format!("use the OCI runtime {:?}", shown(named)),
-            why,
-            "name one that is installed, as crun or runc: --runtime, or runtime in the table [engine]",
-        )
-    };
-    let path = match named.contains('/') {
-        true if !named.starts_with('/') => return Err(cannot("expected a name, or an absolute path")),
-        true => Some(PathBuf::from(named)).filter(|path| is_program(path)),
-        false => search(named),
+/// What may be done about a runtime that cannot be used.
+const NAMES: &str =
+    "--runtime takes crun, runc, or a name of the table [engine.runtimes]; a path is root's to give";
+
+/// Checks that a client may ask for this runtime: the engine runs it with its own rights. `is_trusted`: the client is
+/// root, or the user whose engine this is, and may run any program with those rights anyway.
+///
+/// # Errors
+/// [`SpecError::Host`]: it is a path that the configuration does not have.
+pub fn check_asked(settings: &Settings, asked: Option<&str>, is_trusted: bool) -> Result<(), SpecError> {
+    let Some(path) = asked.filter(|asked| asked.contains('/') && !is_trusted) else { return Ok(()) };
+    let is_configured = settings.runtime.as_deref() == Some(path)
+        || settings.runtimes.values().flatten().any(|program| program.as_os_str() == path);
+    match is_configured {
+        true => Ok(()),
+        false => Err(SpecError::host(
+            format!("use the OCI runtime {:?}", shown(path)),
+            "only root may have the engine run a program by its path",
+            NAMES,
+        )),
+    }
+}
+
+fn named_one(
+    settings: &Settings,
+    named: &str,
+    host: &Host,
+    manager: Option<Manager>,
+) -> Result<Runtime, SpecError> {
+    let cannot = |why: &str| SpecError::host(format!("use the OCI runtime {:?}", shown(named)), why, NAMES);
+    let is_found_by_name = KNOWN.contains(&named) || settings.runtime.as_deref() == Some(named);
+    let path = match settings.runtimes.get(named) {
+        Some(programs) => programs.iter().find(|path| is_program(path)).cloned(),
+        None if named.starts_with('/') => Some(PathBuf::from(named)).filter(|path| is_program(path)),
+        None if named.contains('/') => return Err(cannot("expected a name, or an absolute path")),
+        None if !is_found_by_name => return Err(cannot("the configuration has none of that name")),
+        None => search(named),
     };
     look(&path.ok_or_else(|| cannot("there is no such program"))?, host, manager)
 }
@@ -502,8 +528,32 @@ mod tests {
 
     #[test]
     fn a_name_that_is_no_runtime_is_refused() {
-        for name in ["no-such-runtime", "/no/such", "relative/path", "/etc/passwd"] {
-            assert!(named_one(name, &Host::default(), None).is_err(), "{name}");
+        // The last one is a program, in PATH, and no runtime that anybody has configured.
+        for name in ["no-such-runtime", "/no/such", "relative/path", "/etc/passwd", "sh"] {
+            assert!(named_one(&Settings::default(), name, &Host::default(), None).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_runtime_is_one_of_the_configuration_and_a_path_is_for_who_could_run_it_anyway() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mine = script(dir.path(), "mine", "echo x version 1");
+        let runtimes = [("mine".to_owned(), vec![PathBuf::from("/no/such"), mine.clone()])];
+        let settings =
+            Settings { runtime: Some("/opt/own".into()), runtimes: runtimes.into(), ..Settings::default() };
+        let found = named_one(&settings, "mine", &Host::default(), None).expect("the second one is there");
+        assert_eq!(found.path, mine);
+        let mine = mine.to_str().expect("text");
+        for (asked, is_trusted, may) in [
+            (None, false, true),
+            (Some("runc"), false, true),
+            (Some(mine), false, true),
+            (Some("/opt/own"), false, true),
+            (Some("/bin/sh"), false, false),
+            (Some("../bin/sh"), false, false),
+            (Some("/bin/sh"), true, true),
+        ] {
+            assert_eq!(check_asked(&settings, asked, is_trusted).is_ok(), may, "{asked:?} {is_trusted}");
         }
     }
 }

@@ -42,6 +42,9 @@ impl Ulimit {
 pub struct Settings {
     /// Name or path of the OCI runtime; crun or runc, whichever works here, if absent.
     pub runtime: Option<String>,
+    /// OCI runtimes that clients may name, beside crun and runc: for each its program, or several of which the first
+    /// that is there is taken.
+    pub runtimes: BTreeMap<String, Vec<PathBuf>>,
     /// Who makes control groups; systemd where it runs and the runtime can ask it, if absent.
     pub cgroup_manager: Option<Manager>,
     /// A profile in the form of containers-common, instead of this program's own.
@@ -60,6 +63,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             runtime: None,
+            runtimes: BTreeMap::new(),
             cgroup_manager: None,
             seccomp_profile: None,
             init_path: None,
@@ -79,6 +83,15 @@ impl Settings {
         for (name, limit) in &self.default_ulimits {
             let (soft, hard) = limit.both();
             options::ulimit("default-ulimits", name, soft, hard)?;
+        }
+        for (name, paths) in &self.runtimes {
+            options::printable("runtimes", name)?;
+            if name.is_empty() || name.contains('/') {
+                return Err(SpecError::option("runtimes", name, "expected a name without a slash"));
+            }
+            if paths.is_empty() || !paths.iter().all(|path| path.is_absolute()) {
+                return Err(SpecError::option("runtimes", name, "expected the absolute path of a program"));
+            }
         }
         for (key, path) in [("seccomp-profile", &self.seccomp_profile), ("init-path", &self.init_path)] {
             if let Some(path) = path.as_ref().filter(|path| !path.is_absolute()) {

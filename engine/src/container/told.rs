@@ -6,10 +6,10 @@
 
 use sampan_ipc::Event;
 use sampan_ipc::frame::{Decoder, FRAME_MAX};
+use sampan_ipc::trust::{self, Server};
 use sampan_ipc::watch::{Item, Request, Subscribe, opening};
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ pub fn known(fifo: &Path, id: &str) -> io::Result<HashSet<(u64, u64)>> {
 
 /// Calls `hear` with each event of the container that the monitor knows.
 fn each(socket: &Path, id: &str, mut hear: impl FnMut(Event)) -> io::Result<()> {
-    let mut stream = UnixStream::connect(socket)?;
+    let mut stream = trust::connect(socket, Server::Monitord)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let subscribe = Subscribe {

@@ -156,7 +156,7 @@ pub struct Options {
     /// Who tells the service manager that it is ready
     #[arg(long, value_enum, value_name = "WHO", default_value_t)]
     pub sdnotify: NotifyWho,
-    /// The OCI runtime: name or path [default: the configured one]
+    /// The OCI runtime: crun, runc, or a name of the configuration; for root also a path [default: the configured one]
     #[arg(long, value_name = "RUNTIME")]
     pub runtime: Option<String>,
     /// The keys that detach a terminal [default: ctrl-p,ctrl-q]

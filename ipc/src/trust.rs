@@ -1,0 +1,495 @@
+//! What a process of Sampan trusts: directories that nobody else can have made or changed, and the process at the other
+//! end of a socket.
+//!
+//! One rule for daemons and clients, drawn in docs/security.md. Daemons call [`make`], [`make_own`] and [`make_root`] before they use
+//! a directory; clients call [`connect`] before they send, and whoever writes into a FIFO calls [`fifo`]. Decides by owner,
+//! mode and kind alone; never whether this process may open something, which the kernel decides.
+
+use crate::accounts;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+/// For the owner alone: the mode of state, of data, and of all that an ordinary user has.
+pub const PRIVATE: u32 = 0o700;
+/// Others may pass: the mode of root's run directory, whose sockets have groups.
+pub const PASSABLE: u32 = 0o755;
+/// Write permission of group and others. An access control list's mask shows as the group's. acl(5).
+const OTHERS_WRITE: u32 = 0o022;
+const EVERYBODY_WRITES: u32 = 0o002;
+const STICKY: u32 = 0o1000;
+/// Numbers below are of the system's own users, not of people. login.defs(5), SYS_UID_MAX.
+const PEOPLE: u32 = 1000;
+/// Most links on the way to a directory: the kernel's own limit. path_resolution(7).
+const LINKS_MAX: usize = 40;
+
+/// Why a directory, a FIFO or a peer is not trusted, or could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// A symbolic link, or a file, is in the place of a directory.
+    #[error("cannot trust directory {}: it is a symbolic link or a file", .0.display())]
+    NotDirectory(PathBuf),
+    /// It belongs to a user who is neither root nor the one of this process.
+    #[error("cannot trust {what} {}: it belongs to user {uid}, expected {expected}", path.display())]
+    Owner {
+        /// `directory` or `FIFO`.
+        what: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+        /// Who would have been trusted, in words.
+        expected: String,
+    },
+    /// Others may have put something there.
+    #[error("cannot trust directory {}: its mode {mode:04o} lets group or others write", path.display())]
+    Writable {
+        /// Which.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// Others may put another one in its place.
+    #[error("cannot trust directory {}: {} above it {why}", path.display(), above.display())]
+    Above {
+        /// Which.
+        path: PathBuf,
+        /// The directory above it.
+        above: PathBuf,
+        /// Who may, in words.
+        why: String,
+    },
+    /// Another user listens.
+    #[error("cannot trust socket {}: a process of user {uid} listens on it, expected {expected}", path.display())]
+    Peer {
+        /// The socket.
+        path: PathBuf,
+        /// That user.
+        uid: u32,
+        /// Who would have been trusted, in words.
+        expected: String,
+    },
+    /// The directory cannot be made.
+    #[error("cannot make directory {}", path.display())]
+    Make {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The system does not say.
+    #[error("cannot look at {}", path.display())]
+    Look {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl TrustError {
+    /// What a person may do; empty if the error says it all.
+    pub fn hint(&self) -> String {
+        match self {
+            TrustError::NotDirectory(_) => {
+                "set SAMPAN_RUN_DIR, SAMPAN_STATE_DIR or SAMPAN_DATA_DIR to the directory itself".to_owned()
+            }
+            TrustError::Owner { what: "directory", .. } | TrustError::Above { .. } => {
+                "set XDG_RUNTIME_DIR, or SAMPAN_RUN_DIR, SAMPAN_STATE_DIR or SAMPAN_DATA_DIR, to a directory of your own"
+                    .to_owned()
+            }
+            TrustError::Writable { path, .. } => format!(
+                "if nobody else has put anything there: chmod go-w {}; else use another directory",
+                path.display()
+            ),
+            TrustError::Owner { .. } | TrustError::Peer { .. } => {
+                "nothing was sent; another user may have put it there: see docs/security.md".to_owned()
+            }
+            TrustError::Make { .. } | TrustError::Look { .. } => String::new(),
+        }
+    }
+}
+
+impl From<TrustError> for io::Error {
+    /// The system's own error where there is one; else permission is denied, by us.
+    fn from(error: TrustError) -> io::Error {
+        match error {
+            TrustError::Make { source, .. } | TrustError::Look { source, .. } => source,
+            other => io::Error::new(io::ErrorKind::PermissionDenied, other),
+        }
+    }
+}
+
+/// The reason in `error`, if it is one of ours.
+pub fn reason(error: &io::Error) -> Option<&TrustError> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// Who listens on a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// The engine, or a shim that is asked by the engine: root or our own user.
+    Engine,
+    /// monitord, which has a user of its own.
+    Monitord,
+}
+
+/// A user whose files or sockets are met.
+fn is_own(uid: u32) -> bool {
+    uid == 0 || uid == nix::unistd::geteuid().as_raw()
+}
+
+fn is_monitord(uid: u32) -> bool {
+    accounts::user_id(accounts::MONITORD_USER) == Some(uid)
+}
+
+/// Who is trusted, in words.
+fn expected(monitord: bool) -> String {
+    let own = nix::unistd::geteuid();
+    let users = if own.is_root() { "root".to_owned() } else { format!("root or user {own}") };
+    if monitord { format!("{users} or the user {}", accounts::MONITORD_USER) } else { users }
+}
+
+/// Says whether a directory of this owner and mode may be used. Pure, but for who we are.
+fn judge(path: &Path, uid: u32, mode: u32) -> Result<(), TrustError> {
+    let path = path.to_owned();
+    match (is_own(uid), mode & OTHERS_WRITE) {
+        (false, _) => Err(TrustError::Owner { what: "directory", path, uid, expected: expected(false) }),
+        (true, 0) => Ok(()),
+        (true, _) => Err(TrustError::Writable { path, mode: mode & 0o7777 }),
+    }
+}
+
+/// Checks the directory `path`: it is a directory and no link, of root or of our user, not writable for others, and
+/// nobody may put another in its place.
+///
+/// # Errors
+/// [`TrustError`]; [`TrustError::Look`] if it is not there.
+pub fn directory(path: &Path) -> Result<(), TrustError> {
+    let (_, stat) = open_plain(path, OFlag::O_PATH)?;
+    judge(path, stat.st_uid, stat.st_mode)?;
+    above(path, &plain(path), false)
+}
+
+/// Opens the directory without following a link.
+fn open_plain(path: &Path, how: OFlag) -> Result<(OwnedFd, FileStat), TrustError> {
+    let plain = plain(path);
+    let look = |errno: Errno| match errno {
+        Errno::ENOTDIR | Errno::ELOOP => TrustError::NotDirectory(plain.clone()),
+        errno => TrustError::Look { path: plain.clone(), source: errno.into() },
+    };
+    let flags = how | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let dir = open(&plain, flags, Mode::empty()).map_err(look)?;
+    let stat = fstat(&dir).map_err(look)?;
+    Ok((dir, stat))
+}
+
+/// A slash or a dot at the end would make the kernel follow a link. open(2), O_NOFOLLOW.
+fn plain(path: &Path) -> PathBuf {
+    path.components().collect()
+}
+
+/// Checks that nobody else may rename a directory above `from`, or change a link on the way to it, and so put another
+/// directory in the place of `path`. `from` itself is one of those if `is_above`.
+fn above(path: &Path, from: &Path, is_above: bool) -> Result<(), TrustError> {
+    let look = |source| TrustError::Look { path: path.to_owned(), source };
+    let refuse = |above: &Path, why: String| {
+        Err(TrustError::Above { path: path.to_owned(), above: above.to_owned(), why })
+    };
+    let from = std::path::absolute(from).map_err(look)?;
+    // The names that are still to be gone through, the next one last.
+    let mut names: Vec<OsString> = from.components().rev().map(|name| name.as_os_str().to_owned()).collect();
+    let (mut at, mut links) = (PathBuf::new(), 0);
+    while let Some(name) = names.pop() {
+        match name.to_str() {
+            Some(".") => continue,
+            Some("..") => {
+                at.pop();
+                continue;
+            }
+            _ => {}
+        }
+        let next = at.join(&name);
+        let meta = next.symlink_metadata().map_err(look)?;
+        if meta.is_symlink() {
+            links += 1;
+            if links > LINKS_MAX {
+                return Err(look(Errno::ELOOP.into()));
+            }
+            if !is_own(meta.uid()) {
+                return refuse(&next, format!("is a symbolic link of user {}", meta.uid()));
+            }
+            let target = fs::read_link(&next).map_err(look)?;
+            names.extend(target.components().rev().map(|name| name.as_os_str().to_owned()));
+            // An absolute name begins anew: the first that is popped is the root.
+            continue;
+        }
+        at = next;
+        if names.is_empty() && !is_above {
+            break;
+        }
+        match meta.mode() {
+            _ if !is_own(meta.uid()) => return refuse(&at, format!("belongs to user {}", meta.uid())),
+            mode if mode & EVERYBODY_WRITES != 0 && mode & STICKY == 0 => {
+                return refuse(&at, "is writable for everybody and has no sticky bit".to_owned());
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Makes the directory `path`, with what is missing above it, of this mode, unless it is there.
+fn create(path: &Path, mode: u32) -> Result<(), TrustError> {
+    let there = path.ancestors().find(|path| path.symlink_metadata().is_ok());
+    if there == Some(path) {
+        return Ok(());
+    }
+    // Nothing is made in a directory that somebody else may change.
+    let there = there.filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    above(path, there, there.is_dir())?;
+    match DirBuilder::new().recursive(true).mode(mode).create(path) {
+        // Somebody was faster: what is there now is checked.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map_err(|source| TrustError::Make { path: path.to_owned(), source }),
+    }
+}
+
+/// Makes the directory `path`, with what is missing above it, of this mode, unless it is there; checks it.
+///
+/// # Errors
+/// [`TrustError`].
+pub fn make(path: &Path, mode: u32) -> Result<(), TrustError> {
+    create(path, mode)?;
+    directory(path)
+}
+
+/// The same, for a directory that holds nothing but Sampan's: where it is ours and lets others read more than `mode`
+/// says, that is taken away; that others may write to it as well, if nothing is in it.
+///
+/// # Errors
+/// [`TrustError`]. A mode that cannot be changed, as on a read-only file system, is logged and no error.
+pub fn make_own(path: &Path, mode: u32) -> Result<(), TrustError> {
+    create(path, mode)?;
+    match directory(path) {
+        Err(TrustError::Writable { .. }) if close_empty(path, mode) => directory(path)?,
+        checked => checked?,
+    }
+    tighten(path, mode);
+    Ok(())
+}
+
+/// Gives a directory of ours, to which others may write, this mode; false, and nothing is changed, unless it is empty. A
+/// new tmpfs is such a one, and what mkdir(1) makes where the umask lets a group write.
+fn close_empty(path: &Path, mode: u32) -> bool {
+    let Ok((dir, stat)) = open_plain(path, OFlag::O_RDONLY) else { return false };
+    let set = |mode: u32| fchmod(&dir, Mode::from_bits_truncate(mode)).is_ok();
+    if stat.st_uid != nix::unistd::geteuid().as_raw() || !set(mode) {
+        return false;
+    }
+    // Closed first, so that nothing can come after the look.
+    let is_empty = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    if !is_empty {
+        set(stat.st_mode & 0o7777);
+    }
+    is_empty
+}
+
+/// The same, for a root that holds nothing but directories which are checked themselves: that others could write to
+/// it is taken away as well, and refused only where it cannot be.
+///
+/// # Errors
+/// [`TrustError`].
+pub fn make_root(path: &Path, mode: u32) -> Result<(), TrustError> {
+    create(path, mode)?;
+    if matches!(directory(path), Err(TrustError::Writable { .. })) {
+        tighten(path, mode);
+    }
+    make_own(path, mode)
+}
+
+/// Takes away what the directory, if it is ours, allows beyond `mode`.
+fn tighten(path: &Path, mode: u32) {
+    let tightened = open_plain(path, OFlag::O_RDONLY).map_err(io::Error::from).and_then(|(dir, stat)| {
+        let (before, after) = (stat.st_mode & 0o7777, stat.st_mode & 0o7777 & !(0o777 & !mode));
+        let is_wider = stat.st_uid == nix::unistd::geteuid().as_raw() && before != after;
+        if is_wider {
+            fchmod(&dir, Mode::from_bits_truncate(after))?;
+        }
+        Ok(is_wider.then_some((before, after)))
+    });
+    match tightened {
+        Ok(None) => {}
+        Ok(Some((before, after))) => {
+            let path = path.display();
+            log::info!("mode of {path} changed from {before:04o} to {after:04o}: it is not for other users");
+        }
+        Err(error) => log::warn!("cannot close {} to other users: {error}", path.display()),
+    }
+}
+
+/// Connects to the socket at `path`, in a directory that is trusted, and checks who listens there. Nothing is sent.
+///
+/// # Errors
+/// [`reason`] tells a [`TrustError`] from what connect(2) says.
+pub fn connect(path: &Path, server: Server) -> io::Result<UnixStream> {
+    directory(parent(path))?;
+    let stream = UnixStream::connect(path)?;
+    // Who called listen(2): systemd, for a socket that it holds. unix(7), SO_PEERCRED.
+    let uid = getsockopt(&stream, PeerCredentials)?.uid();
+    let monitord = server == Server::Monitord;
+    match is_own(uid) || monitord && is_monitord(uid) {
+        true => Ok(stream),
+        false => Err(TrustError::Peer { path: path.to_owned(), uid, expected: expected(monitord) }.into()),
+    }
+}
+
+/// Checks the FIFO `path`, which is open and has this owner: what is written goes to that user.
+///
+/// # Errors
+/// [`TrustError`].
+pub fn fifo(path: &Path, uid: u32) -> Result<(), TrustError> {
+    directory(parent(path))?;
+    // A container has the FIFO mounted, and another /etc/passwd. Only root can have put it into a directory of root's.
+    let is_nameless = || uid < PEOPLE && accounts::user_id(accounts::MONITORD_USER).is_none();
+    match is_own(uid) || is_monitord(uid) || is_nameless() {
+        true => Ok(()),
+        false => {
+            Err(TrustError::Owner { what: "FIFO", path: path.to_owned(), uid, expected: expected(true) })
+        }
+    }
+}
+
+/// The directory that a file is in.
+pub fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::net::UnixListener;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("there").mode() & 0o7777
+    }
+
+    fn set(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).expect("ours");
+    }
+
+    #[test]
+    fn owner_and_mode_decide() {
+        let own = nix::unistd::geteuid().as_raw();
+        let stranger = own + 1;
+        for (uid, mode, wanted) in [
+            (own, 0o40700, "trusted"),
+            (0, 0o40755, "trusted"),
+            (0, 0o41777, "Writable"),
+            (own, 0o40770, "Writable"),
+            (own, 0o40702, "Writable"),
+            (stranger, 0o40700, "Owner"),
+            (stranger, 0o40777, "Owner"),
+        ] {
+            let judged = judge(Path::new("/d"), uid, mode);
+            let said = judged.map_or_else(|error| format!("{error:?}"), |()| "trusted".to_owned());
+            assert!(said.starts_with(wanted), "{uid} {mode:o}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_link_and_a_file_are_no_directory_however_the_path_is_written() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (real, link, file) = (dir.path().join("real"), dir.path().join("link"), dir.path().join("file"));
+        fs::create_dir(&real).expect("made");
+        symlink(&real, &link).expect("made");
+        fs::write(&file, "").expect("made");
+        directory(&real).expect("trusted");
+        for path in [&link, &link.join(""), &link.join("."), &file] {
+            let error = directory(path).expect_err("refused");
+            assert!(matches!(error, TrustError::NotDirectory(_)), "{}: {error}", path.display());
+            assert!(matches!(make(path, PRIVATE), Err(TrustError::NotDirectory(_))));
+        }
+        symlink("nowhere", dir.path().join("dangling")).expect("made");
+        assert!(matches!(make(&dir.path().join("dangling"), PRIVATE), Err(TrustError::NotDirectory(_))));
+        assert!(matches!(directory(&dir.path().join("none")), Err(TrustError::Look { .. })));
+        // A link of ours on the way is fine, wherever it leads: the way goes on from there.
+        fs::create_dir(real.join("below")).expect("made");
+        directory(&link.join("below")).expect("trusted");
+        symlink("./../real/./", real.join("back")).expect("made");
+        directory(&real.join("back/below")).expect("trusted");
+        fs::create_dir(dir.path().join("open")).expect("made");
+        fs::create_dir(dir.path().join("open/own")).expect("made");
+        set(&dir.path().join("open"), 0o777);
+        symlink(dir.path().join("open"), dir.path().join("leads")).expect("made");
+        assert!(matches!(directory(&dir.path().join("leads/own")), Err(TrustError::Above { .. })));
+        symlink("round", dir.path().join("round")).expect("made");
+        assert!(matches!(make(&dir.path().join("round/x"), PRIVATE), Err(TrustError::Look { .. })));
+    }
+
+    #[test]
+    fn what_everybody_may_replace_is_refused_unless_the_sticky_bit_forbids_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (open, own) = (dir.path().join("open"), dir.path().join("open/own"));
+        fs::create_dir_all(&own).expect("made");
+        set(&open, 0o777);
+        let error = directory(&own).expect_err("refused");
+        assert!(matches!(&error, TrustError::Above { above, .. } if above.ends_with("open")), "{error}");
+        assert!(matches!(make(&open.join("new"), PRIVATE), Err(TrustError::Above { .. })));
+        assert!(!open.join("new").exists(), "nothing is made in it");
+        set(&open, 0o1777);
+        directory(&own).expect("trusted");
+        make(&open.join("new"), PRIVATE).expect("made");
+    }
+
+    #[test]
+    fn a_directory_is_made_private_with_those_above_it_and_a_wider_one_is_tightened() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (above, path) = (dir.path().join("a"), dir.path().join("a/b"));
+        make(&path, PRIVATE).expect("made");
+        assert_eq!((mode(&above), mode(&path)), (0o700, 0o700));
+        set(&path, 0o2755);
+        make(&path, PRIVATE).expect("it may hold other things");
+        make_own(&path, PASSABLE).expect("kept");
+        assert_eq!(mode(&path), 0o2755);
+        make_own(&path, PRIVATE).expect("tightened");
+        assert_eq!(mode(&path), 0o2700);
+        set(&path, 0o1777);
+        make_own(&path, PRIVATE).expect("nothing is in it");
+        assert_eq!(mode(&path), 0o700);
+        set(&path, 0o770);
+        fs::write(path.join("planted"), "").expect("written");
+        let error = make_own(&path, PRIVATE).expect_err("somebody may have been there");
+        assert_eq!(mode(&path), 0o770);
+        assert!(error.to_string().contains("0770") && error.hint().contains("chmod go-w"), "{error}");
+        make_root(&path, PRIVATE).expect("what is in it is checked itself");
+        assert_eq!(mode(&path), 0o700);
+    }
+
+    #[test]
+    fn a_socket_of_ours_is_connected_to_and_one_in_an_open_directory_is_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s");
+        let listener = UnixListener::bind(&path).expect("bound");
+        listener.set_nonblocking(true).expect("set");
+        connect(&path, Server::Engine).expect("ours");
+        listener.accept().expect("connected");
+        set(dir.path(), 0o777);
+        let error = connect(&path, Server::Monitord).expect_err("refused");
+        assert!(matches!(reason(&error), Some(TrustError::Writable { .. })), "{error}");
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        assert!(listener.accept().is_err(), "nobody has connected");
+        let error = connect(&dir.path().join("none/s"), Server::Engine).expect_err("not there");
+        assert_eq!((error.kind(), reason(&error).is_none()), (io::ErrorKind::NotFound, true));
+    }
+}
