@@ -95,7 +95,7 @@ install-built:
 uninstall:
 	rm -f $(BINARIES:%=$(BINDIR)/%) $(UNITS:%=$(UNITDIR)/%) $(SYSUSERSDIR)/sampan.conf
 	rm -f $(MANDIR)/man1/sampan.1 $(MANDIR)/man1/sampan-*.1 $(patsubst docs/man/%,$(MANDIR)/man8/%,$(wildcard docs/man/*.8))
-	rm -f $(BASHDIR)/sampan $(ZSHDIR)/_sampan $(FISHDIR)/sampan.fish
+	rm -f $(BASHDIR)/sampan.bash $(ZSHDIR)/_sampan $(FISHDIR)/sampan.fish
 
 clean:
 	$(CARGO) clean

@@ -53,14 +53,6 @@ impl Fifo {
         Ok(fifo)
     }
 
-    /// Opens the FIFO at `path`, which a service manager has made, and leaves its owner and mode alone.
-    ///
-    /// # Errors
-    /// See [`FifoError`].
-    pub fn find(path: &Path) -> Result<Self, FifoError> {
-        Self::lock(fifo::hold(path)?, path)
-    }
-
     /// Takes an open FIFO, as systemd passes it; `path` is for messages.
     ///
     /// # Errors

@@ -64,17 +64,14 @@ impl StartError {
 /// See [`StartError`].
 pub fn endpoints(settings: &Settings) -> Result<(Fifo, Fifo, Listener), StartError> {
     let passed = activation::passed(&settings.emit_fifo);
-    // Whoever passes the socket makes the FIFOs as well: as they are they are meant to be.
-    let managed = passed.listener.is_some();
-    let facts = fifo(&settings.fifo, passed.fifo, managed, accounts::FACTS_GROUP)?;
-    let emit = fifo(&settings.emit_fifo, passed.emit, managed, accounts::WATCH_GROUP)?;
+    let facts = fifo(&settings.fifo, passed.fifo, accounts::FACTS_GROUP)?;
+    let emit = fifo(&settings.emit_fifo, passed.emit, accounts::WATCH_GROUP)?;
     Ok((facts, emit, listener(settings, passed.listener, group())?))
 }
 
-fn fifo(path: &Path, passed: Option<OwnedFd>, managed: bool, group: &str) -> Result<Fifo, StartError> {
+fn fifo(path: &Path, passed: Option<OwnedFd>, group: &str) -> Result<Fifo, StartError> {
     let fifo = match passed {
         Some(fd) => Fifo::adopt(fd, path),
-        None if managed => Fifo::find(path),
         None => {
             make_parent(path)?;
             Fifo::open(path, sampan_ipc::fifo::group(group))
