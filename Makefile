@@ -35,15 +35,18 @@ all:
 demo: all
 	tests/demo.sh $(TARGET)/release "$(IMAGE)"
 
-# Unit tests, and end-to-end tests with real processes, a real registry and real peers.
+# Unit tests, and end-to-end tests with real processes, a real registry, real peers and a real systemd. The host is left as
+# it was found, which is checked in the end.
 test:
 	tests/install-deps.sh
-	$(CARGO) build --workspace --bins
+	$(CARGO) build --workspace --bins --examples
+	tests/host-state.sh before $(TARGET)/host-state
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		$(CARGO) nextest run --workspace && $(CARGO) test --workspace --doc; \
 	else \
 		$(CARGO) test --workspace; \
 	fi
+	tests/host-state.sh after $(TARGET)/host-state
 
 # Form, lints and documentation; warnings are errors.
 check:

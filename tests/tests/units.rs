@@ -38,8 +38,7 @@ fn check(machine: &Machine, written: &Written) {
             }
         }
         format!(
-            "{} of {} events are missing, from and to: {missing:?}\n{}",
-            missing.len(),
+            "{count} of {} events are missing, from and to: {missing:?}\n{}",
             written.ids.len(),
             machine.logs()
         )
