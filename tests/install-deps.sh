@@ -27,6 +27,7 @@ newuidmap uidmap
 getfattr attr
 setfattr attr
 tar tar
+python3 python3
 systemd-analyze systemd
 cc gcc
 ctr containerd

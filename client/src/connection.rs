@@ -6,6 +6,7 @@ use crate::sys;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use sampan_ipc::event::{EMITTED_TAG, EVENT_TAG};
 use sampan_ipc::frame::{Decoder, FRAME_MAX, FrameError};
 use sampan_ipc::trust::{self, Server};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -102,6 +103,16 @@ impl Connection {
     ///
     /// `Message(())` says that bytes came.
     pub fn fill(&mut self, stop: &Stop, deadline: Option<Instant>) -> io::Result<Received<()>> {
+        self.fill_or_wake(stop, None, deadline)
+    }
+
+    /// [`Connection::fill`] whose wait `wake` ends as well: `Timeout` if it is readable.
+    pub fn fill_or_wake(
+        &mut self,
+        stop: &Stop,
+        wake: Option<BorrowedFd<'_>>,
+        deadline: Option<Instant>,
+    ) -> io::Result<Received<()>> {
         loop {
             // A peer that never pauses must not outrun a stop.
             if stop.is_asked() {
@@ -122,7 +133,8 @@ impl Connection {
                     _ => return Err(error),
                 },
             }
-            match stop.wait(Some(self.stream.as_fd()), deadline)? {
+            match stop.wait_any([self.stream.as_fd()].into_iter().chain(wake), deadline)? {
+                Woken::Readable if wake.is_some_and(is_readable) => return Ok(Received::Timeout),
                 Woken::Readable => {}
                 Woken::Stopped => return Ok(Received::Stopped),
                 Woken::Timeout => return Ok(Received::Timeout),
@@ -130,14 +142,9 @@ impl Connection {
         }
     }
 
-    /// True if [`Connection::buffered`] has something to give.
-    pub fn has_message(&self) -> bool {
-        self.decoder.has_frame()
-    }
-
-    /// True if a read would not wait.
-    pub fn is_readable(&self) -> bool {
-        is_readable(self.stream.as_fd())
+    /// True if [`Connection::buffered`] has something to give, and that is an event of `events.sock`.
+    pub fn has_event(&self) -> bool {
+        matches!(self.decoder.next_tag(), Some(EVENT_TAG | EMITTED_TAG))
     }
 }
 

@@ -1,70 +1,144 @@
-//! The file in which a subscription remembers how far it has come.
+//! The file in which a subscription remembers its position.
 //!
-//! One line: the sequence number of the last event that was dealt with. Replaced as a whole by rename, so a
-//! reader never meets half of it; made durable at most once a second. Owned by a subscription.
+//! Owned by a subscription, locked for its life. 64 bytes, written in place: two slots that take turns, so that a write
+//! which power cuts short leaves the other one. Layout and rules: docs/events.md, "The cursor file". A file of version 1
+//! (a decimal number and a line feed) is read.
 
-use std::fs::File;
-use std::io::{self, Write};
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use std::fs::{File, FileType, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Least time between two writes while events keep coming: what may be repeated after a kill -9.
-const SPACING: Duration = Duration::from_millis(100);
-/// Least time between two fsyncs: they cost milliseconds, and only a power cut asks for them.
-const SYNC_SPACING: Duration = Duration::from_secs(1);
+/// Bytes of the file.
+const LEN: usize = 64;
+/// Bytes of one slot.
+const SLOT_LEN: usize = 32;
+const MAGIC: [u8; 4] = *b"SCU2";
+
+/// Why a cursor file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CursorError {
+    /// Something else is in its place; it was not touched.
+    #[error("it is {0}, not a regular file")]
+    NotRegular(&'static str),
+    /// Another reader uses it.
+    #[error("{}", locked(*pid))]
+    Locked {
+        /// That reader's process, if the kernel tells.
+        pid: Option<i32>,
+    },
+    /// It holds something else; it was not touched.
+    #[error("it holds something else than a position")]
+    NotCursor,
+    /// The file system refuses.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+fn locked(pid: Option<i32>) -> String {
+    let by = pid.map_or(String::new(), |pid| format!(", process {pid}"));
+    format!("another reader uses it{by}")
+}
+
+/// What a cursor file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remembered {
+    /// Nothing yet: the file is new, or its reader has never known a position.
+    Nothing,
+    /// Nothing, though there was something: the file is empty, or of NULs, as a power cut leaves one.
+    Emptied,
+    /// A number, and the lineage that it is of where the file tells.
+    Seq(u64, Option<u64>),
+}
 
 /// The file, and what it holds.
 #[derive(Debug)]
 pub(crate) struct CursorFile {
+    file: Flock<File>,
     path: PathBuf,
-    temporary: PathBuf,
-    written: Option<u64>,
-    written_at: Option<Instant>,
-    synced_at: Option<Instant>,
+    interval: Duration,
+    turn: u32,
+    held: Remembered,
+    written_at: Instant,
+    /// What is to be written when the interval is over.
+    waiting: Option<Remembered>,
 }
 
 impl CursorFile {
-    /// Reads the file; one that is not there or is empty remembers nothing.
-    pub fn open(path: &Path) -> io::Result<(Self, Option<u64>)> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error),
+    /// Opens and locks the file, making it if it is not there, and writes what it holds once more: a file that cannot
+    /// be written is an error now.
+    ///
+    /// Links are followed. Writes are at least `interval` apart, but for [`CursorFile::save`].
+    pub fn open(path: &Path, interval: Duration) -> Result<(Self, Remembered), CursorError> {
+        let is_new = match std::fs::metadata(path) {
+            Ok(meta) => check_kind(&meta).map(|()| false)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Err(error) => return Err(error.into()),
         };
-        let seq =
-            match text.trim() {
-                "" => None,
-                number => Some(number.parse().map_err(|_| {
-                    io::Error::new(io::ErrorKind::InvalidData, "it holds no sequence number")
-                })?),
-            };
-        let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-        name.push(".new");
-        let temporary = path.with_file_name(name);
-        let file =
-            CursorFile { path: path.to_owned(), temporary, written: seq, written_at: None, synced_at: None };
-        Ok((file, seq))
+        let mut options = OpenOptions::new();
+        // Whatever takes its place between the look and the call must not hold this process up.
+        options.read(true).write(true).create(true).truncate(false).custom_flags(OFlag::O_NONBLOCK.bits());
+        let file = options.open(path)?;
+        let meta = file.metadata()?;
+        check_kind(&meta)?;
+        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+            nix::errno::Errno::EWOULDBLOCK => CursorError::Locked { pid: holder(&meta) },
+            errno => CursorError::Io(errno.into()),
+        })?;
+        let mut bytes = [0; LEN + 1];
+        let len = read_up_to(&file, &mut bytes)?;
+        let bytes = bytes.get(..len.min(LEN)).filter(|_| len <= LEN).ok_or(CursorError::NotCursor)?;
+        let (turn, held) = parse(bytes).ok_or(CursorError::NotCursor)?;
+        // An empty file that was there has lost its content; one that this call made has had none.
+        let held = if is_new && len == 0 { Remembered::Nothing } else { held };
+        let (path, written_at) = (path.to_owned(), Instant::now());
+        let mut cursor = CursorFile { file, path, interval, turn, held, written_at, waiting: None };
+        cursor.write(held)?;
+        if is_new {
+            cursor.file.sync_all()?;
+            sync_parent(&cursor.path);
+        }
+        Ok((cursor, held))
     }
 
-    /// True if `seq` may wait, since the file was written a moment ago.
-    pub fn is_fresh(&self) -> bool {
-        self.written_at.is_some_and(|at| at.elapsed() < SPACING)
+    /// Remembers a position: when the interval since the last write is over, or at once and onto the disk if it is the first
+    /// one of its lineage: a reader that is killed must not begin at another place, nor with a lineage of long ago.
+    pub fn remember(&mut self, seq: u64, lineage: Option<u64>) -> Result<(), CursorError> {
+        let new = Remembered::Seq(seq, lineage);
+        self.waiting = (new != self.held).then_some(new);
+        let is_first = !matches!(self.held, Remembered::Seq(_, held) if held == lineage);
+        if is_first { self.finish() } else { self.write_if_due() }
     }
 
-    /// Writes `seq` unless the file holds it.
-    pub fn write(&mut self, seq: u64) -> io::Result<()> {
-        if self.written == Some(seq) {
-            return Ok(());
+    /// Writes what waits, if its time has come.
+    pub fn write_if_due(&mut self) -> Result<(), CursorError> {
+        match self.due() {
+            Some(at) if at <= Instant::now() => self.save(),
+            _ => Ok(()),
         }
-        let mut file = File::create(&self.temporary)?;
-        writeln!(file, "{seq}")?;
-        if self.synced_at.is_none_or(|at| at.elapsed() >= SYNC_SPACING) {
-            file.sync_data()?;
-            self.synced_at = Some(Instant::now());
+    }
+
+    /// When [`CursorFile::write_if_due`] has something to write.
+    pub fn due(&self) -> Option<Instant> {
+        self.waiting.map(|_| self.written_at + self.interval)
+    }
+
+    /// Writes what waits now.
+    pub fn save(&mut self) -> Result<(), CursorError> {
+        match self.waiting {
+            Some(waiting) => self.write(waiting),
+            None => Ok(()),
         }
-        std::fs::rename(&self.temporary, &self.path)?;
-        self.written = Some(seq);
-        self.written_at = Some(Instant::now());
+    }
+
+    /// Writes what waits and brings it to the disk.
+    pub fn finish(&mut self) -> Result<(), CursorError> {
+        if self.waiting.is_some() {
+            self.save()?;
+            self.file.sync_data()?;
+        }
         Ok(())
     }
 
@@ -72,23 +146,222 @@ impl CursorFile {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    fn write(&mut self, new: Remembered) -> Result<(), CursorError> {
+        let turn = self.turn.wrapping_add(1);
+        // The first write of all goes behind the text of a file of version 1.
+        let offset = if turn % 2 == 1 { SLOT_LEN } else { 0 };
+        self.file.write_all_at(&slot(turn, new), offset as u64)?;
+        (self.turn, self.held, self.waiting, self.written_at) = (turn, new, None, Instant::now());
+        Ok(())
+    }
+}
+
+fn check_kind(meta: &Metadata) -> Result<(), CursorError> {
+    kind(&meta.file_type()).map_or(Ok(()), |kind| Err(CursorError::NotRegular(kind)))
+}
+
+/// What a file is, if it is no regular one.
+fn kind(file: &FileType) -> Option<&'static str> {
+    match file {
+        file if file.is_file() => None,
+        file if file.is_dir() => Some("a directory"),
+        file if file.is_fifo() => Some("a FIFO"),
+        file if file.is_socket() => Some("a socket"),
+        _ => Some("a device"),
+    }
+}
+
+fn slot(turn: u32, held: Remembered) -> [u8; SLOT_LEN] {
+    let (state, seq, lineage): (u32, u64, u64) = match held {
+        Remembered::Nothing => (0, 0, 0),
+        Remembered::Seq(seq, lineage) => (1, seq, lineage.unwrap_or(0)),
+        Remembered::Emptied => (2, 0, 0),
+    };
+    let mut bytes = [0; SLOT_LEN];
+    bytes[..4].copy_from_slice(&MAGIC);
+    bytes[4..8].copy_from_slice(&state.to_le_bytes());
+    bytes[8..16].copy_from_slice(&lineage.to_le_bytes());
+    bytes[16..24].copy_from_slice(&seq.to_le_bytes());
+    bytes[24..28].copy_from_slice(&turn.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[..28]);
+    bytes[28..].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+fn parse_slot(bytes: &[u8]) -> Option<(u32, Remembered)> {
+    let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    let long = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+    if !bytes.starts_with(&MAGIC) || word(28)? != crc32c::crc32c(bytes.get(..28)?) {
+        return None;
+    }
+    let held = match word(4)? {
+        0 => Remembered::Nothing,
+        1 => Remembered::Seq(long(16)?, long(8).filter(|lineage| *lineage != 0)),
+        2 => Remembered::Emptied,
+        _ => return None,
+    };
+    Some((word(24)?, held))
+}
+
+/// What the content says, and whose turn it was; `None` if it is no cursor file.
+fn parse(bytes: &[u8]) -> Option<(u32, Remembered)> {
+    let newest = bytes.chunks(SLOT_LEN).filter_map(parse_slot).max_by_key(|(turn, _)| *turn);
+    if newest.is_some() {
+        return newest;
+    }
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Some((0, Remembered::Emptied));
+    }
+    // Version 1. Behind it may be a slot that was never finished.
+    let text = bytes.split(|byte| matches!(byte, b'\n' | 0)).next()?;
+    let seq = std::str::from_utf8(text).ok()?.trim().parse().ok()?;
+    let rest = bytes.get(text.len()..SLOT_LEN.min(bytes.len()))?;
+    rest.iter().all(|byte| matches!(byte, b'\n' | 0)).then_some((0, Remembered::Seq(seq, None)))
+}
+
+fn read_up_to(file: &File, bytes: &mut [u8]) -> io::Result<usize> {
+    let mut got = 0;
+    while let Some(rest) = bytes.get_mut(got..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, got as u64) {
+            Ok(0) => break,
+            Ok(len) => got += len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(got)
+}
+
+/// Brings the name of a new file to the disk. Where the directory cannot be opened, the name comes there later.
+fn sync_parent(path: &Path) {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if let Err(error) = File::open(parent).and_then(|parent| parent.sync_all()) {
+        log::debug!("cannot sync directory {}: {error}", parent.display());
+    }
+}
+
+/// The process that holds the lock of a file. proc_locks(5).
+fn holder(meta: &Metadata) -> Option<i32> {
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let device = meta.dev();
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let file = format!("{major:02x}:{minor:02x}:{}", meta.ino());
+    let mut holders = locks.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    holders.find_map(|words| match words.as_slice() {
+        [_, "FLOCK", _, _, pid, place, ..] if *place == file => pid.parse().ok(),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const NO_TIME: Duration = Duration::ZERO;
+
+    fn open(path: &Path) -> Result<(CursorFile, Remembered), CursorError> {
+        CursorFile::open(path, NO_TIME)
+    }
+
     #[test]
-    fn a_cursor_is_read_back_and_nonsense_is_refused() {
+    fn a_position_is_read_back_from_whichever_slot_is_whole_and_newest() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("cursor");
-        let (mut file, seq) = CursorFile::open(&path).expect("absent is empty");
-        assert_eq!(seq, None);
-        file.write(42).expect("writable");
-        assert_eq!(std::fs::read_to_string(&path).expect("there"), "42\n");
-        assert_eq!(CursorFile::open(&path).expect("good").1, Some(42));
-        std::fs::write(&path, "4x").expect("writable");
-        assert!(CursorFile::open(&path).is_err());
-        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 1);
+        let (mut file, held) = open(&path).expect("made");
+        assert_eq!(held, Remembered::Nothing);
+        for seq in 1..10 {
+            file.remember(seq, Some(7)).expect("writable");
+        }
+        drop(file);
+        let bytes = std::fs::read(&path).expect("there");
+        assert_eq!(bytes.len(), LEN);
+        assert_eq!(parse(&bytes).map(|(_, held)| held), Some(Remembered::Seq(9, Some(7))));
+        for cut in 0..SLOT_LEN {
+            // A write that is cut short damages one slot; the other one is that before it, or the newest.
+            for slot in [0, SLOT_LEN] {
+                let mut torn = bytes.clone();
+                torn[slot + cut] ^= 0x55;
+                let held = parse(&torn).map(|(_, held)| held);
+                assert!(matches!(held, Some(Remembered::Seq(8 | 9, Some(7)))), "{held:?}");
+            }
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 1, "no other file");
+        assert_eq!(open(&path).expect("good").1, Remembered::Seq(9, Some(7)));
+    }
+
+    #[test]
+    fn a_file_of_version_1_is_read_and_becomes_one_of_version_2() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("cursor");
+        std::fs::write(&path, "42\n").expect("written");
+        let (mut file, held) = open(&path).expect("good");
+        assert_eq!(held, Remembered::Seq(42, None));
+        file.remember(43, Some(1)).expect("writable");
+        drop(file);
+        assert_eq!(open(&path).expect("good").1, Remembered::Seq(43, Some(1)));
+        // The power went while the first slot was written.
+        let torn = [&b"42\n"[..], &[0; 29], &slot(1, held)[..20]].concat();
+        assert_eq!(parse(&torn), Some((0, Remembered::Seq(42, None))));
+    }
+
+    #[test]
+    fn what_lost_its_content_is_told_from_what_is_new() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for (name, content) in [("empty", &[][..]), ("nuls", &[0; 64])] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, content).expect("written");
+            assert_eq!(open(&path).expect("usable").1, Remembered::Emptied, "{name}");
+            assert_eq!(open(&path).expect("usable").1, Remembered::Emptied, "{name}, the second time");
+        }
+    }
+
+    #[test]
+    fn what_is_no_cursor_file_is_refused_and_not_touched() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("notes");
+        for text in ["4x", "42 apples", "42\napples", &"1".repeat(65), "SCU2"] {
+            std::fs::write(&path, text).expect("written");
+            assert!(matches!(open(&path), Err(CursorError::NotCursor)), "{text}");
+            assert_eq!(std::fs::read_to_string(&path).expect("there"), text);
+        }
+        assert!(matches!(open(dir.path()), Err(CursorError::NotRegular("a directory"))));
+    }
+
+    #[test]
+    fn a_link_stays_a_link_and_its_target_is_written() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (link, target) = (dir.path().join("link"), dir.path().join("target"));
+        std::os::unix::fs::symlink(&target, &link).expect("linked");
+        open(&link).expect("made").0.remember(5, Some(1)).expect("writable");
+        assert!(link.symlink_metadata().expect("there").is_symlink());
+        assert_eq!(open(&target).expect("good").1, Remembered::Seq(5, Some(1)));
+    }
+
+    #[test]
+    fn a_second_reader_is_refused_with_the_first_ones_process() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("cursor");
+        let first = open(&path).expect("made");
+        match open(&path) {
+            Err(CursorError::Locked { pid }) => assert_eq!(pid, i32::try_from(std::process::id()).ok()),
+            other => panic!("{other:?}"),
+        }
+        drop(first);
+        open(&path).expect("free again");
+    }
+
+    #[test]
+    fn writes_are_an_interval_apart() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("cursor");
+        let (mut file, _) = CursorFile::open(&path, Duration::from_secs(3600)).expect("made");
+        file.remember(4, Some(1)).expect("the first one is written at once");
+        file.remember(5, Some(1)).expect("it waits");
+        assert!(file.due().is_some_and(|at| at > Instant::now()));
+        let on_disk = || parse(&std::fs::read(&path).expect("there")).map(|(_, held)| held);
+        assert_eq!(on_disk(), Some(Remembered::Seq(4, Some(1))));
+        file.finish().expect("writable");
+        assert_eq!((on_disk(), file.due()), (Some(Remembered::Seq(5, Some(1))), None));
     }
 }

@@ -17,15 +17,19 @@
 //! ```no_run
 //! use sampan_client::{Item, Watch};
 //!
-//! let events = Watch::new()
+//! let mut events = Watch::new()
 //!     .filter("type=container")
 //!     .filter("event=die")
 //!     .cursor_file("/var/lib/mydaemon/cursor") // go on behind what the last run has seen
 //!     .start()?;
-//! for item in events {
+//! while let Some(item) = events.next() {
 //!     match item? {
-//!         Item::Event(event) => println!("{} ended: {:?}", event.id, event.attributes.get("exitCode")),
+//!         Item::Event(event) => {
+//!             println!("{} ended: {:?}", event.id, event.attributes.get("exitCode"));
+//!             events.commit(event.seq)?; // the work is done: no later run meets this event again
+//!         }
 //!         Item::Lost { first, last } => eprintln!("events {first} to {last} are gone"),
+//!         Item::Replaced { .. } => eprintln!("monitord's journal is another one: what it has comes now"),
 //!     }
 //! }
 //! # Ok::<(), sampan_client::WatchError>(())
@@ -43,6 +47,7 @@
 mod connection;
 mod cursor;
 pub mod engine;
+mod position;
 pub mod status;
 pub mod streams;
 pub mod subscription;
@@ -57,4 +62,4 @@ pub use sampan_ipc::sender::FifoSender as Emitter;
 pub use sampan_ipc::time;
 pub use status::status;
 pub use streams::{Happened, Streams};
-pub use subscription::{Item, Stopper, Subscription, Watch, WatchError};
+pub use subscription::{Committer, CursorError, Item, Stopper, Subscription, Watch, WatchError};

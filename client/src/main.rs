@@ -11,8 +11,8 @@ use cli::args::containers::{ContainerCommand, GenerateCommand};
 use cli::args::{Cli, Command, ImageCommand, MonitorCommand, SystemCommand};
 use cli::failure::{BAD_EVENT, Failure, USAGE};
 use cli::{
-    absent, archives, containers, disk, emit, events, images, import, job, login, logs, output, ps, pull,
-    push, run, state, systemd, up,
+    absent, archives, batch, containers, disk, emit, events, images, import, job, login, logs, output, ps,
+    pull, push, run, signals, state, systemd, up,
 };
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::process::ExitCode;
@@ -29,6 +29,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             report(&failure);
+            if let Some(signal) = failure.signal {
+                signals::die_of(signal);
+            }
             ExitCode::from(failure.status)
         }
     }
@@ -68,6 +71,7 @@ fn command(command: &Command) -> Result<(), Failure> {
             GenerateCommand::Systemd(args) => systemd::run(args),
         },
         Command::Events(args) => events::run(args),
+        Command::Emit(args) if args.batch => batch::run(args),
         Command::Emit(args) => emit::run(args),
         Command::Pull(args) => pull::run(args),
         Command::Jobs(args) => job::list(args),

@@ -2,11 +2,14 @@
 
 use sampan_client::{Event, Item, Subscription, Watch, WatchError};
 use sampan_ipc::frame::{self, Decoder};
-use sampan_ipc::watch::{self, End, Item as Wire, REQUEST_MAX, Reason, Refusal, Request, Subscribe, VERSION};
+use sampan_ipc::watch::{
+    self, End, Item as Wire, Lineage, REQUEST_MAX, Reason, Refusal, Request, Subscribe, VERSION,
+};
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -18,6 +21,8 @@ type Served = (Subscribe, UnixStream);
 struct Monitord {
     dir: TempDir,
     served: Receiver<Served>,
+    /// What connections from now on are told of the journal, if not the usual.
+    lineage: Arc<Mutex<Option<Lineage>>>,
     _thread: JoinHandle<()>,
 }
 
@@ -26,8 +31,14 @@ impl Monitord {
         let dir = tempfile::tempdir().expect("a directory");
         let listener = UnixListener::bind(dir.path().join("s")).expect("a listener");
         let (sender, served) = channel();
-        let thread = std::thread::spawn(move || serve(&listener, &sender));
-        Monitord { dir, served, _thread: thread }
+        let lineage = Arc::default();
+        let told = Arc::clone(&lineage);
+        let thread = std::thread::spawn(move || serve(&listener, &sender, &told));
+        Monitord { dir, served, lineage, _thread: thread }
+    }
+
+    fn answer_with(&self, lineage: Lineage) {
+        *self.lineage.lock().expect("not poisoned") = Some(lineage);
     }
 
     fn socket(&self) -> PathBuf {
@@ -43,7 +54,7 @@ impl Monitord {
     }
 }
 
-fn serve(listener: &UnixListener, sender: &Sender<Served>) {
+fn serve(listener: &UnixListener, sender: &Sender<Served>, told: &Mutex<Option<Lineage>>) {
     while let Ok((mut stream, _)) = listener.accept() {
         let mut decoder = Decoder::new(REQUEST_MAX);
         let mut bytes = [0; 4096];
@@ -53,11 +64,14 @@ fn serve(listener: &UnixListener, sender: &Sender<Served>) {
                 _ => break None,
             }
             if let Some(body) = decoder.next_body().expect("a frame") {
-                break Some(watch::open::<Request>(body, watch::VERSION).expect("a request"));
+                break Some(watch::open_watch(body).expect("a request").1);
             }
         };
         let Some(Request::Subscribe(subscribe)) = asked else { continue };
-        stream.write_all(&bytes_of(&Wire::Welcome { version: VERSION, head: 10 })).expect("connected");
+        let after = subscribe.after.unwrap_or(10);
+        let usual = Lineage { id: 1, after, replaced: false };
+        let lineage = told.lock().expect("not poisoned").unwrap_or(usual);
+        send(&mut stream, &[Wire::Welcome { version: VERSION, head: 10 }, Wire::Journal(lineage)]);
         if sender.send((subscribe, stream)).is_err() {
             return;
         }
@@ -196,22 +210,85 @@ fn a_stopper_ends_a_wait_for_an_event_and_a_wait_for_monitord() {
 }
 
 #[test]
-fn the_cursor_moves_only_when_the_next_event_is_asked_for() {
+fn the_cursor_moves_by_commits_alone() {
     let monitord = Monitord::start();
     let file = monitord.dir.path().join("cursor");
-    let mut events = monitord.watch().cursor_file(&file).since(5).start().expect("it listens");
+    let start = || monitord.watch().cursor_file(&file).since(5).start().expect("it listens");
+    let mut events = start();
     let (asked, mut stream) = monitord.next();
     assert_eq!((asked.since, asked.after), (Some(5), None));
-    send(&mut stream, &[event(11), event(12), Wire::End(End::History)]);
+    send(&mut stream, &[event(11), event(12), event(13), Wire::End(End::History)]);
     assert_eq!([seq(&mut events), seq(&mut events)], [11, 12]);
-    assert!(events.is_pending());
-    let held = || std::fs::read_to_string(&file).unwrap_or_default();
-    assert!(["", "11\n"].contains(&held().as_str()), "{}", held());
+    assert!(events.is_pending() && events.is_uncommitted());
+    events.commit(11).expect("writable");
+    assert_eq!(seq(&mut events), 13);
+    assert!(!events.is_pending(), "an end is no event");
     assert!(events.next().is_none());
-    assert_eq!(held(), "12\n");
-    let _again = monitord.watch().cursor_file(&file).since(5).start().expect("it listens");
-    let (asked, _stream) = monitord.next();
-    assert_eq!((asked.since, asked.after), (None, Some(12)), "the file knows better than since");
+    drop(events);
+    let mut again = start();
+    let (asked, mut stream) = monitord.next();
+    assert_eq!((asked.since, asked.after, asked.lineage), (None, Some(11), Some(1)), "the file knows better");
+    send(&mut stream, &[event(12), Wire::Position { seq: 20 }, Wire::End(End::History)]);
+    assert_eq!(seq(&mut again), 12);
+    again.committer().expect("a descriptor").commit(12);
+    assert!(again.next().is_none());
+    drop(again);
+    drop(start());
+    assert_eq!(monitord.next().0.after, Some(20), "what a reader with a filter was there for");
+}
+
+#[test]
+fn a_journal_that_is_another_one_is_told_and_read_from_its_beginning() {
+    let monitord = Monitord::start();
+    let mut events = monitord.watch().start().expect("it listens");
+    let (_, mut stream) = monitord.next();
+    send(&mut stream, &[event(11)]);
+    assert_eq!(seq(&mut events), 11);
+    drop(stream);
+    monitord.answer_with(Lineage { id: 2, after: 0, replaced: true });
+    let next = std::thread::spawn(move || (events.next(), events));
+    let (asked, mut stream) = monitord.next();
+    assert_eq!((asked.after, asked.lineage), (Some(11), Some(1)));
+    let (told, mut events) = next.join().expect("an item");
+    assert_eq!(told.and_then(Result::ok), Some(Item::Replaced { uncommitted: true }));
+    send(&mut stream, &[event(1)]);
+    assert_eq!(seq(&mut events), 1);
+}
+
+#[test]
+fn a_monitord_of_version_1_is_spoken_to_in_its_version() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let listener = UnixListener::bind(dir.path().join("s")).expect("a listener");
+    let thread = std::thread::spawn(move || {
+        let mut openings = Vec::new();
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut header = [0; frame::HEADER_LEN];
+            stream.read_exact(&mut header).expect("a header");
+            let mut body = vec![0; u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize];
+            stream.read_exact(&mut body).expect("a body");
+            let version = body[0];
+            openings.push(body);
+            if version == 1 {
+                send(
+                    &mut stream,
+                    &[Wire::Welcome { version: 1, head: 10 }, event(11), Wire::End(End::History)],
+                );
+            } else {
+                let message = "protocol version 2 is not spoken here".to_owned();
+                send(
+                    &mut stream,
+                    &[Wire::Error(Refusal { reason: Reason::Version, message, versions: vec![1] })],
+                );
+            }
+        }
+        openings
+    });
+    let mut events = Watch::new().socket(dir.path().join("s")).after(10).start().expect("it listens");
+    assert_eq!(seq(&mut events), 11);
+    assert!(events.next().is_none());
+    // version 1 · subscribe · no filters · no since · no until · after 10 · follow
+    assert_eq!(thread.join().expect("two clients")[1], [1, 0, 0, 0, 0, 1, 10, 1]);
 }
 
 #[test]
@@ -222,7 +299,7 @@ fn a_monitord_that_is_absent_is_an_error_at_once_or_waited_for_with_a_cursor_fil
     let mut events = watch.cursor_file(dir.path().join("cursor")).start().expect("it waits");
     let listener = UnixListener::bind(dir.path().join("s")).expect("a listener");
     let (sender, served) = channel();
-    let _thread = std::thread::spawn(move || serve(&listener, &sender));
+    let _thread = std::thread::spawn(move || serve(&listener, &sender, &Mutex::default()));
     let begun = Instant::now();
     let next = std::thread::spawn(move || seq(&mut events));
     let (_, mut stream) = served.recv_timeout(Duration::from_secs(30)).expect("a subscription");

@@ -10,6 +10,7 @@ use crate::registries;
 use crate::room::{Amount, Marks};
 use lexopt::prelude::{Long, Short, ValueExt};
 use sampan_ipc::container::Network;
+use sampan_ipc::named_file;
 use sampan_ipc::paths::Paths;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -25,6 +26,8 @@ pub const CONFIG_FILE: &str = "/etc/sampan/sampan.toml";
 const DOWNLOADS_MAX: u64 = 64;
 /// Most processors that may be configured.
 const CPUS_MAX: u64 = 1024;
+/// Longest configuration file, in bytes.
+const FILE_MAX: u64 = 1 << 20;
 /// Seconds that a client may leave its answer unread.
 const CLIENT_TIMEOUT: u64 = 60;
 /// How long partial blobs are kept by default.
@@ -180,6 +183,8 @@ struct Table {
     runtimes: BTreeMap<String, Programs>,
     cgroup_manager: Option<Manager>,
     seccomp_profile: Option<PathBuf>,
+    apparmor_profile: Option<String>,
+    selinux: Option<bool>,
     init_path: Option<PathBuf>,
     #[serde(default)]
     log_driver: Driver,
@@ -317,6 +322,8 @@ fn settings(table: &Table) -> Result<Settings, ConfigError> {
         runtimes: table.runtimes.iter().map(|(name, programs)| (name.clone(), programs.all())).collect(),
         cgroup_manager: table.cgroup_manager,
         seccomp_profile: table.seccomp_profile.clone(),
+        apparmor_profile: table.apparmor_profile.clone(),
+        selinux: table.selinux.unwrap_or(default.selinux),
         init_path: table.init_path.clone(),
         stop_timeout: timeout.and_then(|t| u32::try_from(t).ok()).unwrap_or(default.stop_timeout),
         default_ulimits: table.default_ulimits.clone(),
@@ -382,7 +389,7 @@ fn within(
 }
 
 fn read(path: &Path) -> Result<Table, ConfigError> {
-    let text = std::fs::read_to_string(path)
+    let text = named_file::read_text(path, FILE_MAX)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let file: File =
         toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
@@ -448,7 +455,7 @@ mod tests {
             ask(&["--config", path.to_str().expect("text")])
         };
         let text = "runtime = 'runc'\ncgroup-manager = 'systemd'\nlog-driver = 'journald'\nlog-options = { tag = 'x' }\n\
-                    stop-timeout = 3\nrootfs = 'copy'\nnetwork = 'host'\ndefault-ulimits = { nofile = [10, 20], core = -1 }\n";
+                    apparmor-profile = 'mine'\nselinux = false\nstop-timeout = 3\nrootfs = 'copy'\nnetwork = 'host'\ndefault-ulimits = { nofile = [10, 20], core = -1 }\n";
         let Ok(Asked::Run(config)) = read(text) else { panic!("a configuration") };
         assert_eq!((config.log_driver.as_str(), config.network), ("journald", Network::Host));
         assert_eq!(
@@ -460,6 +467,10 @@ mod tests {
         let Ok(Asked::Run(two)) = read(text) else { panic!("a configuration") };
         assert_eq!(two.settings.runtimes["youki"], [Path::new("/opt/youki")]);
         assert_eq!(two.settings.runtimes["kata"], [Path::new("/a/kata"), Path::new("/b/kata")]);
+        assert_eq!(
+            (config.settings.apparmor_profile.as_deref(), config.settings.selinux),
+            (Some("mine"), false)
+        );
         assert_eq!(config.settings.default_ulimits.get("nofile").map(|limit| limit.both()), Some((10, 20)));
         for nonsense in [
             "cgroup-manager = 'x'",
@@ -472,6 +483,9 @@ mod tests {
             "runtimes = { youki = 'youki' }",
             "runtimes = { youki = [] }",
             "runtimes = { 'a/b' = '/a/b' }",
+            "apparmor-profile = ''",
+            "apparmor-profile = \"a\\nb\"",
+            "selinux = 'yes'",
             "stop-timeout = -1",
         ] {
             assert!(read(nonsense).is_err(), "{nonsense}");

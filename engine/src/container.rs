@@ -6,7 +6,7 @@
 //! to a shim, [`home`] the directories of a container, [`etc`] and [`logs`] its files, [`definition`] how it was made.
 //!
 //! [`spec`] turns what a person asked for into the runtime's `config.json`. Below it: [`process`], [`mounts`],
-//! [`devices`], [`resources`], [`seccomp`] and [`capabilities`] make its parts, [`user`] and [`lookup`] read the
+//! [`devices`], [`resources`], [`seccomp`], [`security`] and [`capabilities`] make its parts, [`relabel`] labels files of the host, [`user`] and [`lookup`] read the
 //! root file system, [`host`] and [`runtime`] say what this host can do, and [`document`] is the file itself.
 //! [`rootfs`] chooses between overlayfs and [`copy`]. [`options`], [`names`] and [`signals`] judge what people type. The shim itself is in [`crate::shim`].
 
@@ -31,12 +31,14 @@ pub mod options;
 pub mod problem;
 pub mod process;
 pub mod recovery;
+pub mod relabel;
 pub mod removal;
 pub mod requests;
 pub mod resources;
 pub mod rootfs;
 pub mod runtime;
 pub mod seccomp;
+pub mod security;
 pub mod settings;
 pub mod signals;
 pub mod spec;

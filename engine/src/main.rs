@@ -16,6 +16,7 @@ use sampan_engine::server::{Server, WAKER};
 use sampan_engine::socket::{self, SocketError};
 use sampan_engine::store::{Store, StoreError};
 use sampan_engine::work::{self, Outbox, Shared};
+use sampan_ipc::paths::unwritable_hint;
 use sampan_ipc::report;
 use sampan_ipc::sender::FifoSender;
 use sampan_ipc::trust::TrustError;
@@ -51,12 +52,16 @@ fn main() -> ExitCode {
         }
     };
     logging::init();
+    let (store, containers, socket) =
+        (config.store.clone(), config.containers.clone(), config.socket.clone());
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            let data = "SAMPAN_DATA_DIR";
+            let places = [(data, store.as_path()), (data, &containers), ("SAMPAN_RUN_DIR", &socket)];
+            let distrust = distrust(error.as_ref()).map(TrustError::hint).filter(|hint| !hint.is_empty());
             log::error!("{}", report::chain(error.as_ref()));
-            let hint = distrust(error.as_ref()).map(TrustError::hint).filter(|hint| !hint.is_empty());
-            if let Some(hint) = hint {
+            if let Some(hint) = distrust.or_else(|| unwritable_hint(&places)) {
                 log::error!("hint: {hint}");
             }
             let in_use = matches!(error.downcast_ref(), Some(StoreError::Locked(_)))

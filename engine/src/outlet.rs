@@ -8,10 +8,11 @@ use crate::bundle::{CONTAINERD_NAME, REF_NAME};
 use crate::cancel::{Cancel, Cancelled};
 use crate::layout::open_beneath;
 use crate::oci;
+use crate::walk::kind;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, renameat};
+use nix::fcntl::{AtFlags, OFlag, renameat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -223,13 +224,23 @@ impl<'a> DirectoryOutlet<'a> {
     /// Writes a file whole, then gives it its name.
     fn put(&mut self, name: &str, from: &mut dyn Read) -> io::Result<()> {
         let (parent, last) = self.parent(name)?;
+        // What is no regular file is not ours to replace. Links are not followed: this process may write anywhere.
+        let mode = match fstatat(&parent, last, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(there) if kind(&there) == SFlag::S_IFREG => Mode::from_bits_truncate(there.st_mode & 0o777),
+            Ok(_) => return Err(io::Error::other(format!("{name} there is no regular file"))),
+            Err(Errno::ENOENT) => Mode::from_bits_truncate(0o644),
+            Err(errno) => return Err(errno.into()),
+        };
         let remove = || unlinkat(&parent, PARTIAL, UnlinkatFlags::NoRemoveDir);
         // What a killed engine left.
         let _ = remove();
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
         let mut file = File::from(open_beneath(&parent, PARTIAL, flags, Mode::from_bits_truncate(0o644))?);
-        let written =
-            self.own(&file).and_then(|()| self.copy(from, &mut file)).and_then(|()| file.sync_all());
+        let written = self
+            .own(&file)
+            .and_then(|()| Ok(fchmod(&file, mode)?))
+            .and_then(|()| self.copy(from, &mut file))
+            .and_then(|()| file.sync_all());
         let named = written.and_then(|()| Ok(renameat(&parent, PARTIAL, &parent, last)?));
         if named.is_err() {
             let _ = remove();

@@ -8,12 +8,11 @@
 
 use crate::digest::Digest;
 use crate::reference::Reference;
+use crate::small_file;
 use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Longest key file that is read, in bytes.
@@ -78,8 +77,8 @@ impl Key {
     /// [`KeyError`].
     pub fn read(path: &Path) -> Result<Self, KeyError> {
         let read = |source| KeyError::Read { path: path.to_owned(), source };
-        let mut text = Vec::new();
-        File::open(path).and_then(|f| f.take(KEY_FILE_MAX).read_to_end(&mut text)).map_err(read)?;
+        let text =
+            small_file::open(path).and_then(|file| small_file::read(file, KEY_FILE_MAX)).map_err(read)?;
         Key::parse(&text).map_err(|why| KeyError::Unknown { path: path.to_owned(), why })
     }
 

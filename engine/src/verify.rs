@@ -62,25 +62,39 @@ pub struct Report {
     pub broken: u64,
     /// The first of those.
     pub findings: Vec<Finding>,
+    /// How many could not be looked at, so that nobody knows.
+    pub unknown: u64,
+    /// The first of those.
+    pub unknowns: Vec<Finding>,
 }
 
 impl Report {
-    /// As the job's end; `None` if nothing is broken.
+    /// As the job's end; `None` if nothing is broken, and all was looked at.
     pub fn failure(&self) -> Option<Failure> {
-        let named: Vec<String> = self.findings.iter().take(NAMED_MAX).map(Finding::line).collect();
-        let more = self.broken.saturating_sub(named.len() as u64);
-        let more = if more == 0 { String::new() } else { format!("; and {more} more") };
-        let message = format!(
-            "{} of {} blobs and layers in the store are broken: {}{more}",
-            self.broken,
-            self.seen,
-            named.join("; ")
-        );
-        let hint =
-            "'sampan pull' the images again, which fetches and unpacks what is missing, or 'sampan rmi' them";
-        (self.broken > 0).then(|| failure::new(Code::Failed, message, hint))
+        let told = |count: u64, findings: &[Finding], what: &str| {
+            let named: Vec<String> = findings.iter().take(NAMED_MAX).map(Finding::line).collect();
+            let more = count.saturating_sub(named.len() as u64);
+            let more = if more == 0 { String::new() } else { format!("; and {more} more") };
+            format!(
+                "{count} of {} blobs and layers in the store {what}: {}{more}",
+                self.seen,
+                named.join("; ")
+            )
+        };
+        let unknown = || told(self.unknown, &self.unknowns, "could not be verified");
+        let broken = || told(self.broken, &self.findings, "are broken");
+        let (message, hint) = match (self.broken, self.unknown) {
+            (0, 0) => return None,
+            (0, _) => (unknown(), "nothing was found broken; verify again once the reason is gone"),
+            (_, 0) => (broken(), PULL_AGAIN),
+            (_, _) => (format!("{}; {}", broken(), unknown()), PULL_AGAIN),
+        };
+        Some(failure::new(Code::Failed, message, hint))
     }
 }
+
+const PULL_AGAIN: &str =
+    "'sampan pull' the images again, which fetches and unpacks what is missing, or 'sampan rmi' them";
 
 impl Finding {
     fn line(&self) -> String {
@@ -159,6 +173,8 @@ enum Verdict {
     /// It went while we looked, and nobody misses it.
     Gone,
     Broken(String),
+    /// It could not be looked at, for a reason that is not its own.
+    Unknown(String),
 }
 
 impl Verify<'_> {
@@ -185,20 +201,20 @@ impl Verify<'_> {
                     }
                 }
                 Part::Layer { blob, .. } if broken.contains(&blob.digest) => {
-                    Verdict::Broken("cannot be compared: its blob is broken".to_owned())
+                    Verdict::Unknown("cannot be compared: its blob is broken".to_owned())
                 }
                 Part::Layer { chain_id, blob, diff_id, stack } => {
                     self.layer(chain_id, blob, diff_id, stack, owner, row)?
                 }
             };
             report.seen += 1;
-            if let Verdict::Broken(why) = verdict {
-                if let Part::Blob { digest, .. } = part {
-                    broken.insert(digest);
-                }
+            if let (Verdict::Broken(_), Part::Blob { digest, .. }) = (&verdict, part) {
+                broken.insert(digest);
+            }
+            if let Verdict::Broken(why) | Verdict::Unknown(why) = &verdict {
                 shared_row_failed |= row == ROWS_MAX - 1;
                 self.progress.fail(row, &why.chars().take(NOTE_MAX).collect::<String>());
-                report.add(part, owner, why);
+                report.add(part, owner, &verdict);
             } else if row < ROWS_MAX - 1 || (nth + 1 == plan.parts.len() && !shared_row_failed) {
                 self.progress.phase(row, Phase::Complete);
             }
@@ -340,6 +356,12 @@ impl Verify<'_> {
         if !is_there && matches!(self.missing(owner), Verdict::Gone) {
             return Ok(Verdict::Gone);
         }
+        // Extended attributes of a name in a directory are found through it: no system call takes the two.
+        if is_there && !Path::new("/proc/self/fd").exists() {
+            return Ok(Verdict::Unknown(
+                "cannot be compared: /proc is not mounted for the engine".to_owned(),
+            ));
+        }
         if !is_there && !self.deep {
             return Ok(Verdict::Broken(self.without_layer(chain_id, "is missing")));
         }
@@ -348,8 +370,17 @@ impl Verify<'_> {
             Ok(fresh) => fresh,
             Err(error) => {
                 self.cancel.check()?;
-                let why = format!("cannot be compared, since its blob cannot be unpacked: {}", chain(&error));
-                return Ok(Verdict::Broken(why));
+                let why = format!("its blob cannot be unpacked: {}", chain(&error));
+                return Ok(match error {
+                    _ if !is_there => Verdict::Broken(format!("is missing, and {why}")),
+                    // A full disk says nothing of a layer.
+                    UnpackError::File { .. } | UnpackError::Elsewhere(_) => {
+                        Verdict::Unknown(format!("cannot be compared, since {why}"))
+                    }
+                    UnpackError::Tar(_) | UnpackError::Refused { .. } => {
+                        Verdict::Broken(format!("cannot be compared, since {why}"))
+                    }
+                });
             }
         };
         let below = stack.split(|id| id == chain_id).next().unwrap_or_default();
@@ -360,7 +391,7 @@ impl Verify<'_> {
             return Ok(Verdict::Broken(self.replace_layer(chain_id, fresh, "is missing")));
         }
         if let Err(error) = settled {
-            return Ok(Verdict::Broken(format!("cannot be compared: {}", chain(&error))));
+            return Ok(Verdict::Unknown(format!("cannot be compared: {}", chain(&error))));
         }
         let path = self.store.layer_path(chain_id).join("diff");
         let expected = fresh.path().join("diff");
@@ -378,7 +409,7 @@ impl Verify<'_> {
                 Ok(Verdict::Broken(self.replace_layer(chain_id, fresh, &why)))
             }
             Err(_) if !path.exists() => Ok(self.missing(owner)),
-            Err(error) => Ok(Verdict::Broken(format!("cannot be compared: {error}"))),
+            Err(error) => Ok(Verdict::Unknown(format!("cannot be compared: {error}"))),
         }
     }
 
@@ -388,7 +419,7 @@ impl Verify<'_> {
         let file = open(&self.store.blob_path(&blob.digest)).map_err(read)?;
         let from = Watched { from: &file, cancel: self.cancel, progress: self.progress, row, count: 0 };
         let (_, decoded) = decode::open(from, self.window_log).map_err(read)?;
-        let temp = self.store.temp_layer().map_err(|error| read(io::Error::other(chain(&error))))?;
+        let temp = self.store.temp_layer().map_err(|error| UnpackError::Elsewhere(chain(&error)))?;
         let mut hashed = Hashed { from: decoded, hasher: Hasher::new(diff_id.algorithm()) };
         let root = temp.path().join("diff");
         match self.store.namespace() {
@@ -457,15 +488,21 @@ impl Plan {
 }
 
 impl Report {
-    fn add(&mut self, part: &Part, owner: Option<&Owner>, why: String) {
-        self.broken += 1;
-        if self.findings.len() < TOLD_MAX {
+    /// Counts a part that is not fine, and tells of it while there are few.
+    fn add(&mut self, part: &Part, owner: Option<&Owner>, verdict: &Verdict) {
+        let (count, findings, why) = match verdict {
+            Verdict::Fine | Verdict::Gone => return,
+            Verdict::Broken(why) => (&mut self.broken, &mut self.findings, why),
+            Verdict::Unknown(why) => (&mut self.unknown, &mut self.unknowns, why),
+        };
+        *count += 1;
+        if findings.len() < TOLD_MAX {
             let what = match part {
                 Part::Blob { digest, .. } => format!("blob {digest}"),
                 Part::Layer { chain_id, .. } => format!("unpacked layer {chain_id}"),
             };
             let image = owner.map(|owner| owner.name.clone()).unwrap_or_default();
-            self.findings.push(Finding { what, image, why });
+            findings.push(Finding { what, image, why: why.clone() });
         }
     }
 }

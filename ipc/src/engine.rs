@@ -636,6 +636,6 @@ pub struct Info {
     pub rootfs: String,
     /// The default log driver.
     pub log_driver: String,
-    /// Kernel security features at work: `seccomp`, `apparmor`, `selinux`, `cgroupns`.
+    /// Kernel security features at work: `seccomp`, `apparmor=PROFILE`, `selinux=TYPE`, `cgroupns`.
     pub security: Vec<String>,
 }

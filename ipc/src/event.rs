@@ -19,7 +19,7 @@ pub const ACTION_WORD_MAX: usize = 32;
 /// Most attributes, and most labels, of one event.
 pub const PAIRS_MAX: usize = 256;
 /// The postcard variant number of an event in [`crate::watch::Item`].
-pub(crate) const EVENT_TAG: u8 = 0;
+pub const EVENT_TAG: u8 = 0;
 /// The postcard variant number of an event that came through the emit FIFO, in the same enum.
 pub const EMITTED_TAG: u8 = 8;
 /// Bytes of `seq`, which a frame has and a record has not.
@@ -240,12 +240,16 @@ impl Event {
     }
 }
 
-/// Appends `text` with control characters, and those that reorder a line, escaped.
+/// True for a character that nobody may print as it is: control characters, and those that reorder a line.
+pub fn is_hidden(c: char) -> bool {
+    // Bidirectional overrides and line separators would let one field rewrite how a line looks.
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Appends `text` with the characters of [`is_hidden`] escaped.
 pub fn escape(out: &mut String, text: &str) {
     for c in text.chars() {
-        // Bidirectional overrides and line separators would let one field rewrite how a line looks.
-        let hides = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || hides {
+        if is_hidden(c) {
             let _ = write!(out, "{}", c.escape_default());
         } else {
             out.push(c);
@@ -253,7 +257,8 @@ pub fn escape(out: &mut String, text: &str) {
     }
 }
 
-fn is_word(bytes: &[u8], max: usize) -> bool {
+/// True for a word `[a-z0-9][a-z0-9_.-]*` of at most `max` bytes.
+pub(crate) fn is_word(bytes: &[u8], max: usize) -> bool {
     let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     match bytes.split_first() {
         Some((first, rest)) => {
@@ -296,7 +301,8 @@ fn check_pairs<'a>(
     Ok(())
 }
 
-fn is_key(key: &str) -> bool {
+/// True for what may be a key of an attribute or a label.
+pub(crate) fn is_key(key: &str) -> bool {
     // Bytes suffice: `=`, C0 controls and DEL are single bytes in UTF-8; C1 controls start with 0xC2.
     !key.is_empty()
         && !key.bytes().any(|b| b == b'=' || b < 0x20 || b == 0x7f)

@@ -22,7 +22,7 @@
 //! digest, with or without `docker.io/library/`, or by twelve or more hex digits of its id. Several labels are
 //! OR, like several values of any key.
 
-use crate::event::{EventView, Origin};
+use crate::event::{ACTION_WORD_MAX, EventView, KIND_MAX, Origin, is_key, is_word};
 use crate::watch::FILTERS_MAX;
 
 /// Every key, as an error lists them.
@@ -81,6 +81,16 @@ pub enum FilterError {
     /// No event has such an origin.
     #[error("filter {0:?} names no origin; origins are facts, emit")]
     Origin(String),
+    /// No event that monitord takes can match.
+    #[error("filter {filter:?} matches no event: {rule}{}", instead(.meant))]
+    Never {
+        /// The filter as given.
+        filter: String,
+        /// The rule that all events keep.
+        rule: &'static str,
+        /// The filters that were meant, as far as one can tell.
+        meant: Vec<String>,
+    },
     /// More than [`FILTERS_MAX`].
     #[error("{0} filters are too many: at most {FILTERS_MAX}")]
     TooMany(usize),
@@ -138,7 +148,15 @@ fn parse_one(filter: &str) -> Result<(Key, String), FilterError> {
         "origin" => Key::Origin,
         _ => match name.strip_prefix("attr.").filter(|key| !key.is_empty()) {
             // An attribute may well be empty, and one can ask for that.
-            Some(key) => return Ok((Key::Attribute(key.to_owned()), value.to_owned())),
+            Some(key) => {
+                let attribute = Key::Attribute(key.to_owned());
+                return match broken_rule(&attribute, value) {
+                    Some(rule) => {
+                        Err(FilterError::Never { filter: filter.to_owned(), rule, meant: Vec::new() })
+                    }
+                    None => Ok((attribute, value.to_owned())),
+                };
+            }
             None => return Err(FilterError::UnknownKey { key: name.to_owned() }),
         },
     };
@@ -149,7 +167,54 @@ fn parse_one(filter: &str) -> Result<(Key, String), FilterError> {
     if key == Key::Origin && ![FACTS, EMIT].contains(&value) {
         return Err(FilterError::Origin(filter.to_owned()));
     }
+    if let Some(rule) = broken_rule(&key, value) {
+        return Err(FilterError::Never { filter: filter.to_owned(), rule, meant: meant_by(name, value) });
+    }
     Ok((key, value.to_owned()))
+}
+
+/// The rule of [`crate::Event::check`] by which no event can match.
+fn broken_rule(key: &Key, value: &str) -> Option<&'static str> {
+    let first_word = value.split_once(": ").map_or(value, |(word, _)| word);
+    let label_key = value.split_once('=').map_or(value, |(key, _)| key);
+    match key {
+        Key::Type if !is_word(value.as_bytes(), KIND_MAX) => Some("a type is one word [a-z0-9][a-z0-9_.-]*"),
+        Key::Event if !is_word(first_word.as_bytes(), ACTION_WORD_MAX) => {
+            Some("an action is one word [a-z0-9][a-z0-9_.-]*, then nothing or ': ' and text")
+        }
+        Key::Label if !is_key(label_key) => Some(KEY_RULE),
+        Key::Attribute(name) if !is_key(name) => Some(KEY_RULE),
+        _ => None,
+    }
+}
+
+const KEY_RULE: &str = "a key is not empty and holds no control character";
+
+/// What a person may have meant by words that are none: small letters, and one filter for each of several.
+fn meant_by(name: &str, value: &str) -> Vec<String> {
+    let one = |word: &str| {
+        let (first, rest) = match word.trim().split_once(':') {
+            Some((first, rest)) if name == "event" => (first.to_lowercase(), rest.trim()),
+            _ => (word.trim().to_lowercase(), ""),
+        };
+        let text = if rest.is_empty() { String::new() } else { format!(": {rest}") };
+        is_word(first.as_bytes(), KIND_MAX.min(ACTION_WORD_MAX)).then(|| format!("{name}={first}{text}"))
+    };
+    match name {
+        "type" | "event" => value.split([',', '|']).map(one).collect::<Option<_>>().unwrap_or_default(),
+        _ => Vec::new(),
+    }
+}
+
+fn instead(filters: &[String]) -> String {
+    match filters {
+        [] => String::new(),
+        [one] => format!("; write {one}"),
+        [first @ .., last] => {
+            let first = first.join(", ");
+            format!("; write {first} and {last} as filters of their own: values of one key are OR")
+        }
+    }
 }
 
 impl Group {
@@ -367,6 +432,50 @@ mod tests {
         assert_eq!(set(&["type=a", "event=x", "type=b"]), set(&["type=b", "type=a", "event=x", "type=b"]));
         assert_ne!(set(&["attr.k=a"]), set(&["attr.j=a"]));
         assert!(set(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_filter_that_can_never_match_is_refused_with_what_was_meant() {
+        for (filter, meant) in [
+            ("type=Container", "; write type=container"),
+            ("type= container", "; write type=container"),
+            ("type=a,b", "; write type=a and type=b as filters"),
+            ("type=a, B|c", "; write type=a, type=b and type=c as filters"),
+            ("type=container start", "a type is one word [a-z0-9][a-z0-9_.-]*"),
+            ("type=\u{e9}", "a type is one word"),
+            ("event=Start", "; write event=start"),
+            ("event=start,die", "; write event=start and event=die as filters"),
+            ("event=EXEC_START: Sh", "; write event=exec_start: Sh"),
+            ("event=exec_start:sh", "; write event=exec_start: sh"),
+            ("event=exec_start:", "; write event=exec_start"),
+            ("event=health status", "an action is one word"),
+            ("label==x", "a key is not empty"),
+            ("label=a\n=x", "a key is not empty"),
+            ("attr.a\u{9b}=x", "a key is not empty"),
+        ] {
+            let error = parse(&[filter]).expect_err(filter).to_string();
+            assert!(error.contains(&format!("{filter:?} matches no event: ")), "{error}");
+            assert!(error.contains(meant), "{filter}: {error}");
+        }
+        let long = format!("type={}", "a".repeat(KIND_MAX + 1));
+        assert!(matches!(parse(&[&long]), Err(FilterError::Never { meant, .. }) if meant.is_empty()));
+        for good in ["event=exec_start: Sh, -c", "container=Web,2", "label=A,B=C", "attr.Key=A,b", "name=A"] {
+            assert!(parse(&[good]).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn every_event_is_matched_by_the_filters_that_its_own_words_make() {
+        for (kind, action) in [("a", "b"), ("0-._", "exec_start: X, y: z"), ("container", "health_status: ")]
+        {
+            let event = Event::new(kind, action, "id").with("K", "v").label("l", "v");
+            assert!(event.check().is_ok());
+            let filters =
+                [format!("type={kind}"), format!("event={action}"), "attr.K=v".into(), "label=l=v".into()];
+            for filter in &filters {
+                assert!(passes(&[filter], &event), "{filter}");
+            }
+        }
     }
 
     #[test]

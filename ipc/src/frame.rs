@@ -169,6 +169,11 @@ impl Decoder {
         }
     }
 
+    /// The first byte of the next body, which tells the variant of an enum; `None` if that frame is not whole.
+    pub fn next_tag(&self) -> Option<u8> {
+        self.has_frame().then(|| self.bytes.get(self.start + HEADER_LEN).copied()).flatten()
+    }
+
     /// True when no byte of an unfinished frame is held.
     pub fn is_empty(&self) -> bool {
         self.start == self.bytes.len()

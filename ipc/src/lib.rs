@@ -7,8 +7,9 @@
 //! [`time`] forms and the [`paths`] where the processes meet, and how each of them [`report`]s. [`sender`] is the producer's side of the FIFO.
 //! [`trust`] says which directories and peers they rely on, [`accounts`] which user and groups an installation has.
 //!
-//! This crate knows no other crate of the workspace, and never blocks: it makes and reads bytes. The exception is
-//! behind a feature: `credentials`, the auth files and helpers that engine and command line both read.
+//! This crate knows no other crate of the workspace, and never blocks: it makes and reads bytes. The exceptions are
+//! [`named_file`], the files that people name, and, behind a feature, `credentials`, the auth files and helpers that
+//! engine and command line both read.
 #![forbid(unsafe_code)]
 
 pub mod accounts;
@@ -20,6 +21,7 @@ pub mod event;
 pub mod fifo;
 pub mod filter;
 pub mod frame;
+pub mod named_file;
 pub mod paths;
 pub mod record;
 pub mod report;

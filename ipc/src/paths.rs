@@ -2,8 +2,10 @@
 //!
 //! Resolved from the environment by every process and by the CLI in the same way. Makes no file.
 
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The three roots of one installation.
 ///
@@ -91,9 +93,44 @@ impl Paths {
     }
 }
 
+/// What a person may do whose process cannot write in `places`, each with the name of what moves it; `None` if it can.
+///
+/// A place that is not there yet is made in the nearest directory above it that is.
+pub fn unwritable_hint(places: &[(&str, &Path)]) -> Option<String> {
+    let (mut names, mut reasons) = (Vec::new(), Vec::new());
+    for (name, place) in places {
+        let there = place.ancestors().find(|path| path.symlink_metadata().is_ok());
+        let Some((path, Err(errno))) = there.map(|path| (path, access(path, AccessFlags::W_OK))) else {
+            continue;
+        };
+        let reason = match errno {
+            Errno::EROFS => format!("{} is on a read-only file system", path.display()),
+            Errno::EACCES => format!("this user may not write in {}", path.display()),
+            _ => continue,
+        };
+        if !names.contains(name) {
+            names.push(name);
+        }
+        if !reasons.contains(&reason) {
+            reasons.push(reason);
+        }
+    }
+    let names = names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+    (!reasons.is_empty()).then(|| format!("{}; set {names} to what can be written", reasons.join(", ")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_that_can_be_written_needs_no_hint() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert_eq!(unwritable_hint(&[("A", dir.path()), ("B", &dir.path().join("new/below"))]), None);
+        // Nobody can write there, whoever runs the tests.
+        let hint = unwritable_hint(&[("A", Path::new("/proc/sys/new")), ("A", Path::new("/proc/sys/other"))]);
+        assert!(hint.is_none_or(|hint| hint.matches("set A to what can be written").count() == 1));
+    }
 
     fn resolve(uid: u32, vars: &[(&str, &str)]) -> Paths {
         Paths::resolve(uid, |name| vars.iter().find(|(k, _)| *k == name).map(|(_, v)| PathBuf::from(v)))

@@ -8,7 +8,7 @@
 
 use crate::container::{Exec, Restart, Streams};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Version of [`Setup`], [`Ask`] and [`Say`]; a shim of another one is asked nothing but to go on.
 pub const VERSION: u16 = 1;
@@ -94,6 +94,60 @@ pub enum Rootfs {
         /// Where it is mounted.
         target: PathBuf,
     },
+    /// Overlayfs whose files all have one SELinux label.
+    Labelled {
+        /// As in [`Rootfs::Overlay`].
+        lower: Vec<PathBuf>,
+        /// As in [`Rootfs::Overlay`].
+        upper: PathBuf,
+        /// As in [`Rootfs::Overlay`].
+        work: PathBuf,
+        /// As in [`Rootfs::Overlay`].
+        target: PathBuf,
+        /// The label.
+        label: String,
+    },
+}
+
+/// An overlayfs that is to be mounted.
+#[derive(Clone, Copy, Debug)]
+pub struct Overlay<'a> {
+    /// Unpacked layers, lowest first.
+    pub lower: &'a [PathBuf],
+    /// What the container writes.
+    pub upper: &'a Path,
+    /// Overlayfs' own.
+    pub work: &'a Path,
+    /// Where it is mounted.
+    pub target: &'a Path,
+    /// The SELinux label of all its files, if they have one.
+    pub label: Option<&'a str>,
+}
+
+impl Rootfs {
+    /// The overlayfs to mount; `None` if there is nothing to mount.
+    pub fn overlay(&self) -> Option<Overlay<'_>> {
+        match self {
+            Rootfs::Ready => None,
+            Rootfs::Overlay { lower, upper, work, target } => {
+                Some(Overlay { lower, upper, work, target, label: None })
+            }
+            Rootfs::Labelled { lower, upper, work, target, label } => {
+                Some(Overlay { lower, upper, work, target, label: Some(label) })
+            }
+        }
+    }
+
+    /// The same with a label for all files, unless it is empty. Without one the bytes are those of older engines.
+    #[must_use]
+    pub fn labelled(self, label: &str) -> Self {
+        match self {
+            Rootfs::Overlay { lower, upper, work, target } if !label.is_empty() => {
+                Rootfs::Labelled { lower, upper, work, target, label: label.to_owned() }
+            }
+            other => other,
+        }
+    }
 }
 
 /// Where output goes.

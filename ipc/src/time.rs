@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Every form that [`parse`] takes, as an error lists them.
 pub const FORMS: &str = "RFC 3339 (2024-05-06T15:04:05.123456789+08:00, Z), local time (2024-05-06, \
      2024-05-06T15, T15:04, T15:04:05.123), unix seconds (1714979045.123456789), \
-     a duration back from now (10m, 1h30m, 1.5h) or now";
+     a duration back from now (10m, 1h30m, 1.5h, 7d, 2w) or now";
 
 const SECOND: i128 = 1_000_000_000;
 
@@ -51,7 +51,7 @@ pub fn local(nanos: i64) -> String {
 ///
 /// Takes RFC 3339 with any offset and up to nine digits (a space or `t` for `T`, `z` for `Z`); the same without
 /// offset, or shortened to minutes, hours or the date, in local time; unix seconds with up to nine digits;
-/// a duration as Go writes it, counted back from `now` (a negative one lies ahead); and the word `now`. A number
+/// a [`duration`], counted back from `now` (a negative one lies ahead); and the word `now`. A number
 /// alone is always unix seconds, so `0` is the epoch. A local time that occurs twice, as clocks go back, is the
 /// earlier one; one that clocks leave out is read as if they had not moved yet.
 ///
@@ -111,8 +111,9 @@ fn nanos_of(fraction: &str) -> Option<u32> {
     Some(digits(fraction)? as u32 * 10u32.pow(9 - width))
 }
 
-/// A duration in nanoseconds, as Go's `time.ParseDuration` reads it, roundings included.
-fn duration(text: &str) -> Option<i64> {
+/// A duration in nanoseconds, wherever a person writes one: as Go's `time.ParseDuration` reads it, roundings included,
+/// and with `d` and `w` for days of 24 hours and weeks of seven of them. `None` if it is no duration.
+pub fn duration(text: &str) -> Option<i64> {
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
@@ -146,6 +147,8 @@ fn duration_part(text: &str) -> Option<(u64, &str)> {
         "s" => 1_000_000_000,
         "m" => 60_000_000_000,
         "h" => 3_600_000_000_000,
+        "d" => 86_400_000_000_000,
+        "w" => 604_800_000_000_000,
         _ => return None,
     };
     let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
@@ -367,18 +370,28 @@ mod tests {
             "-.",
             ".s",
             "+.s",
-            "1d",
+            "1y",
+            "1D",
+            "d",
             "1.2.3s",
             "1 s",
             "9223372036854775808ns",
             "-9223372036854775809ns",
             "3000000h",
+            "106752d",
+            "15251w",
             "9223372036854776us",
             "1s\u{85}",
             "--1s",
         ] {
             assert_eq!(duration(text), None, "{text}");
         }
+        // Days and weeks Go does not know.
+        for (text, hours) in [("1d", 24), ("1.5d", 36), ("1d12h", 36), ("2w", 336), ("1w1d1h", 193)] {
+            assert_eq!(duration(text), Some(hours * 3_600_000_000_000), "{text}");
+        }
+        assert_eq!(duration("106751d"), Some(106_751 * 86_400_000_000_000));
+        assert_eq!(read("1d"), NOW - 86_400_000_000_000);
         assert_eq!(read("10m"), NOW - 600_000_000_000);
         assert_eq!(read("-10m"), NOW + 600_000_000_000);
         assert_eq!(read("now"), NOW);

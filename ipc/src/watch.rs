@@ -8,8 +8,11 @@ use crate::event::Event;
 use crate::frame::{self, FrameError};
 use serde::{Deserialize, Serialize};
 
-/// The one protocol version spoken.
-pub const VERSION: u16 = 1;
+/// The protocol version spoken. Version 1 is served as well: it has no [`Subscribe::lineage`], and hears no
+/// [`Item::Position`], [`Item::Journal`] or [`Item::Emitted`].
+pub const VERSION: u16 = 2;
+/// The oldest version that monitord serves.
+pub const VERSION_MIN: u16 = 1;
 /// Longest request, in bytes.
 pub const REQUEST_MAX: usize = 64 << 10;
 /// Most filters in one subscription.
@@ -46,6 +49,35 @@ pub struct Subscribe {
     pub after: Option<u64>,
     /// Go on with what happens from now; without it the stream ends when history is through.
     pub follow: bool,
+    /// The lineage that `after` is a number of; `None` if the reader does not know. Since version 2.
+    pub lineage: Option<u64>,
+}
+
+/// A [`Request`] of version 1, which lacks the last field of [`Subscribe`].
+#[derive(Serialize, Deserialize)]
+enum Request1 {
+    Subscribe(Subscribe1),
+    Status,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Subscribe1 {
+    filters: Vec<String>,
+    since: Option<i64>,
+    until: Option<i64>,
+    after: Option<u64>,
+    follow: bool,
+}
+
+impl From<Request1> for Request {
+    fn from(request: Request1) -> Self {
+        match request {
+            Request1::Status => Request::Status,
+            Request1::Subscribe(Subscribe1 { filters, since, until, after, follow }) => {
+                Request::Subscribe(Subscribe { filters, since, until, after, follow, lineage: None })
+            }
+        }
+    }
 }
 
 /// What is heard on `events.sock`.
@@ -89,7 +121,7 @@ pub enum Item {
 /// Where a stream begins, and in which journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lineage {
-    /// Identity of the journal, drawn at random. It changes when a boot may have taken back what readers saw.
+    /// Identity of the numbers, drawn at random. It changes when a boot may have taken back what readers saw.
     pub id: u64,
     /// The stream has the events behind this number.
     pub after: u64,
@@ -228,10 +260,61 @@ pub fn open<R: serde::de::DeserializeOwned>(body: &[u8], spoken: u16) -> Result<
     }
 }
 
+/// Reads the first frame of a connection to `events.sock`: the version, and the request in today's form.
+///
+/// # Errors
+/// A [`Refusal`] that says which versions are spoken, ready to be sent.
+pub fn open_watch(body: &[u8]) -> Result<(u16, Request), Refusal> {
+    let opened = match postcard::take_from_bytes::<u16>(body) {
+        Ok((VERSION_MIN, _)) => {
+            open::<Request1>(body, VERSION_MIN).map(|request| (VERSION_MIN, request.into()))
+        }
+        _ => open::<Request>(body, VERSION).map(|request| (VERSION, request)),
+    };
+    opened.map_err(|refusal| Refusal { versions: vec![VERSION, VERSION_MIN], ..refusal })
+}
+
 /// The first frame of a connection that asks for `request`.
 ///
 /// # Errors
 /// [`FrameError::Length`] if the request is larger than a frame.
 pub fn opening(request: Request) -> Result<Vec<u8>, FrameError> {
     frame::encode(&Opening { version: VERSION, request })
+}
+
+/// [`opening`] for a monitord that speaks version 1 alone. The lineage stays unsaid.
+///
+/// # Errors
+/// [`FrameError::Length`] if the request is larger than a frame.
+pub fn opening_1(request: Request) -> Result<Vec<u8>, FrameError> {
+    let request = match request {
+        Request::Status => Request1::Status,
+        Request::Subscribe(Subscribe { filters, since, until, after, follow, lineage: _ }) => {
+            Request1::Subscribe(Subscribe1 { filters, since, until, after, follow })
+        }
+    };
+    frame::encode(&(VERSION_MIN, request))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_of_either_version_is_read_and_another_version_is_refused() {
+        let subscribe = Subscribe { after: Some(7), follow: true, lineage: Some(9), ..Subscribe::default() };
+        let old = Subscribe { lineage: None, ..subscribe.clone() };
+        for (frame, version, expected) in [
+            (opening(Request::Subscribe(subscribe.clone())), 2, subscribe.clone()),
+            (opening_1(Request::Subscribe(subscribe)), 1, old),
+        ] {
+            let frame = frame.expect("small");
+            let opened = open_watch(&frame[frame::HEADER_LEN..]).expect("good");
+            assert_eq!(opened, (version, Request::Subscribe(expected)));
+        }
+        let refusal = open_watch(&[3, 0]).expect_err("version 3");
+        assert_eq!((refusal.reason, refusal.versions), (Reason::Version, vec![2, 1]));
+        // The bytes of version 1 as programs of today send them.
+        assert_eq!(opening_1(Request::Status).expect("small")[frame::HEADER_LEN..], [1, 1]);
+    }
 }

@@ -1,18 +1,18 @@
 //! The checker thread: owns the deadlines of subscribers and says when one is over.
 //!
-//! Owned by the event loop, which arms and disarms; a verdict rings a mio Waker. Sleeps until the earliest
-//! deadline, and without any it does not wake up at all. Never touches a subscriber: it knows tokens, and the
+//! Owned by the event loop, which arms and disarms; a verdict rings a mio Waker. Sleeps in a timer that is set to the
+//! earliest deadline, and without any it does not wake up at all. Never touches a subscriber: it knows tokens, and the
 //! loop ignores those that it no longer knows. Both sets hold at most one entry a client.
+//!
+//! The timer follows the wall clock, also when somebody sets that: timerfd_create(2), "TFD_TIMER_CANCEL_ON_SET".
 
 use mio::{Token, Waker};
+use nix::sys::time::{TimeSpec, TimeValLike};
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
-
-/// Longest sleep while a deadline is armed: the most by which a step of the clock can delay it.
-const SLEEP_MAX: Duration = Duration::from_secs(3600);
 
 /// A deadline: the time in nanoseconds since the epoch, of whom.
 pub type Deadline = (i64, Token);
@@ -27,8 +27,9 @@ pub struct Checker {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    changed: Condvar,
+    timer: TimerFd,
     waker: Arc<Waker>,
+    clock: fn() -> i64,
 }
 
 #[derive(Debug, Default)]
@@ -42,9 +43,14 @@ impl Checker {
     /// Starts the thread; `waker` is rung when a deadline has passed.
     ///
     /// # Errors
-    /// The thread cannot be started.
+    /// The thread or its timer cannot be had.
     pub fn start(waker: Arc<Waker>) -> io::Result<Self> {
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), waker });
+        Self::with_clock(waker, sampan_ipc::time::now)
+    }
+
+    fn with_clock(waker: Arc<Waker>, clock: fn() -> i64) -> io::Result<Self> {
+        let timer = TimerFd::new(ClockId::CLOCK_REALTIME, TimerFlags::TFD_CLOEXEC)?;
+        let shared = Arc::new(Shared { state: Mutex::default(), timer, waker, clock });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("checker".into()).stack_size(64 << 10);
         let thread = thread.spawn(move || theirs.run())?;
@@ -56,7 +62,7 @@ impl Checker {
         let mut state = self.shared.lock();
         state.deadlines.insert(deadline);
         if state.deadlines.first() == Some(&deadline) {
-            self.shared.changed.notify_one();
+            self.shared.wake_at(deadline.0);
         }
     }
 
@@ -74,7 +80,7 @@ impl Checker {
 impl Drop for Checker {
     fn drop(&mut self) {
         self.shared.lock().stop = true;
-        self.shared.changed.notify_one();
+        self.shared.wake_at(0);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -86,24 +92,35 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    /// Sets the timer to the instant behind `at`, as a deadline itself still belongs to the time before it.
+    fn wake_at(&self, at: i64) {
+        // A time of zero would disarm the timer; the clock is past both.
+        let at = TimeSpec::nanoseconds(at.saturating_add(1).max(1));
+        let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
+        if let Err(errno) = self.timer.set(Expiration::OneShot(at), flags) {
+            log::error!("cannot set the timer of deadlines: {errno}");
+        }
+    }
+
     fn run(&self) {
-        let mut state = self.lock();
-        while !state.stop {
-            let now = sampan_ipc::time::now();
-            if state.pass(now)
+        loop {
+            // Returns as well when somebody sets the clock.
+            if let Err(errno) = self.timer.wait() {
+                log::error!("cannot wait for deadlines, no subscription ends by time any more: {errno}");
+                return;
+            }
+            let mut state = self.lock();
+            if state.stop {
+                return;
+            }
+            if state.pass((self.clock)())
                 && let Err(error) = self.waker.wake()
             {
                 log::error!("cannot wake the loop: {error}");
             }
-            state = match state.deadlines.first() {
-                None => self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner()),
-                Some((at, _)) => {
-                    // One nanosecond behind, as a deadline itself still belongs to the time before it.
-                    let left = u64::try_from(at.saturating_sub(now)).unwrap_or(0).saturating_add(1);
-                    let left = Duration::from_nanos(left).min(SLEEP_MAX);
-                    self.changed.wait_timeout(state, left).unwrap_or_else(|poisoned| poisoned.into_inner()).0
-                }
-            };
+            if let Some((at, _)) = state.deadlines.first() {
+                self.wake_at(*at);
+            }
         }
     }
 }
@@ -126,7 +143,8 @@ impl State {
 mod tests {
     use super::*;
     use mio::{Events, Poll};
-    use std::time::Instant;
+    use std::sync::atomic::{AtomicI64, Ordering};
+    use std::time::{Duration, Instant};
 
     #[test]
     fn deadlines_come_in_their_order_and_disarmed_ones_do_not() {
@@ -147,5 +165,26 @@ mod tests {
         }
         assert_eq!(got, [Token(1), Token(2), Token(3)]);
         assert!(sampan_ipc::time::now() > later(60));
+    }
+
+    #[test]
+    fn a_deadline_ends_when_the_clock_steps_past_it() {
+        static STEP: AtomicI64 = AtomicI64::new(0);
+        fn clock() -> i64 {
+            sampan_ipc::time::now() + STEP.load(Ordering::SeqCst)
+        }
+        let mut poll = Poll::new().expect("a poll");
+        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).expect("a waker"));
+        let checker = Checker::with_clock(waker, clock).expect("a thread");
+        let hour = 3_600_000_000_000;
+        checker.arm((clock() + hour, Token(7)));
+        STEP.store(2 * hour, Ordering::SeqCst);
+        // What the kernel does to the sleeper when the clock is set: its read ends.
+        checker.shared.wake_at(0);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while checker.shared.lock().passed.is_empty() && Instant::now() < deadline {
+            let _ = poll.poll(&mut Events::with_capacity(4), Some(Duration::from_secs(1)));
+        }
+        assert_eq!(checker.verdicts(), [Token(7)]);
     }
 }

@@ -61,6 +61,25 @@ pub struct Subscription {
     pub stop: Option<(u64, End)>,
     /// The filters as it sent them, for people.
     pub terms: Rc<[String]>,
+    /// What it knows of its position; `None` if it needs no telling: it has no filter, or speaks version 1.
+    pub told: Option<Told>,
+}
+
+/// What a subscriber with a filter knows of how far monitord has looked for it.
+#[derive(Debug)]
+pub struct Told {
+    /// Everything up to this number: its last event, or its last position.
+    pub seq: u64,
+    /// When it was last sent a position.
+    pub at: Option<Instant>,
+}
+
+impl Subscription {
+    /// Up to which number the subscriber is to be told that monitord has looked; `None` if it knows.
+    pub fn owed_position(&self) -> Option<u64> {
+        let seq = self.at.seq.saturating_sub(1);
+        self.told.as_ref().filter(|told| told.seq < seq).map(|_| seq)
+    }
 }
 
 /// Which events a subscriber wants. Subscribers that want the same share one.
@@ -81,12 +100,14 @@ pub struct Wish {
     pub since: Option<i64>,
     /// Latest time, included.
     pub until: Option<i64>,
+    /// Events that came through the emit FIFO are sent as any other: version 1 knows no mark.
+    pub unmarked: bool,
 }
 
 impl Wish {
     /// True if it is for every event.
     pub fn is_all(&self) -> bool {
-        self.filters.is_empty() && self.since.is_none() && self.until.is_none()
+        self.filters.is_empty() && self.since.is_none() && self.until.is_none() && !self.unmarked
     }
 
     /// True if the event is wanted.

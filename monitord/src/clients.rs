@@ -10,15 +10,18 @@ use crate::segment::Segment;
 use crate::store::{Read, Store};
 use nix::errno::Errno;
 use nix::sys::sendfile::sendfile;
-use sampan_ipc::event::EventView;
+use sampan_ipc::event::{EMITTED_TAG, EVENT_TAG, EventView};
 use sampan_ipc::frame;
 use sampan_ipc::watch::{End, Item};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice, Write};
 use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
 
 /// Bytes of frames that one client is served, or that are filtered for it, per turn.
 const BYTES_PER_TURN: u64 = 256 << 10;
+/// Least time between two positions that a client is told.
+const POSITION_SPACING: Duration = Duration::from_secs(1);
 /// Bytes of frames that are filtered at a time.
 const FILTER_CHUNK: u64 = 64 << 10;
 
@@ -42,6 +45,8 @@ pub struct Served {
     pub gone: Vec<usize>,
     /// Clients that wait for room from now on, or no longer.
     pub room: Vec<usize>,
+    /// When a client that has all there is may be told its position.
+    pub position_at: Option<Instant>,
 }
 
 /// Frames that passed a filter, ready to be written to everyone with the same wish at the same place.
@@ -135,7 +140,9 @@ impl Clients {
     /// Serves everyone who can take something, each within its budget.
     pub fn serve(&mut self, store: &Store) -> Served {
         let visible = store.visible();
-        let mut due: Vec<Due> = self.table.iter().filter_map(|(token, c)| due(c, *token, visible)).collect();
+        let now = Instant::now();
+        let is_due = |(token, client): (&usize, &Client)| due(client, *token, visible, now);
+        let mut due: Vec<Due> = self.table.iter().filter_map(is_due).collect();
         let mut served = Served::default();
         while !due.is_empty() {
             if due.iter().any(|due| due.class != 0) {
@@ -145,6 +152,7 @@ impl Clients {
             due.retain_mut(|due| self.serve_one(due, store, &mut served));
         }
         self.scratch.from = u64::MAX;
+        served.position_at = self.table.values().filter_map(|client| next_position(client, visible)).min();
         served
     }
 
@@ -192,14 +200,24 @@ enum Progress {
     Rests,
 }
 
-fn due(client: &Client, token: usize, visible: Cursor) -> Option<Due> {
+/// When a client that has all there is may be told its position, if it does not know it.
+fn next_position(client: &Client, visible: Cursor) -> Option<Instant> {
+    let State::Subscribed(subscription) = &client.state else { return None };
+    let told = subscription.told.as_ref().filter(|_| !client.blocked && client.out.is_empty())?;
+    let is_idle = subscription.at.seq >= visible.seq && subscription.owed_position().is_some();
+    // Never told: it is told when it is served next, which is now.
+    is_idle.then(|| told.at.map(|at| at + POSITION_SPACING)).flatten()
+}
+
+fn due(client: &Client, token: usize, visible: Cursor, now: Instant) -> Option<Due> {
     if client.blocked {
         return None;
     }
     let (class, pos) = match &client.state {
         State::Subscribed(subscription) => {
             let behind = subscription.at.seq < visible.seq || subscription.stop.is_some();
-            if !behind && client.out.is_empty() {
+            let owed = || next_position(client, visible).is_some_and(|at| at <= now);
+            if !behind && client.out.is_empty() && !owed() {
                 return None;
             }
             (subscription.select.as_ref().map_or(0, |select| select.class), subscription.at.pos)
@@ -225,7 +243,8 @@ fn advance(
         if let Some((stop, end)) = subscription.stop
             && subscription.at.pos >= stop
         {
-            client.out = item_frame(&Item::End(end));
+            client.out = subscription.owed_position().map_or(Vec::new(), position_frame);
+            client.out.extend(item_frame(&Item::End(end)));
             client.state = State::Leaving;
             client.flush()?;
             return Ok(Progress::Rests);
@@ -245,7 +264,11 @@ fn advance(
         match step {
             Step::On if due.class == 0 => {}
             Step::On => return Ok(Progress::Again),
-            Step::UpToDate => return Ok(Progress::Rests),
+            Step::UpToDate => {
+                tell_position(client);
+                client.flush()?;
+                return Ok(Progress::Rests);
+            }
             Step::Blocked => {
                 client.blocked = true;
                 return Ok(Progress::Rests);
@@ -262,6 +285,22 @@ pub fn item_frame(item: &Item) -> Vec<u8> {
     })
 }
 
+fn position_frame(seq: u64) -> Vec<u8> {
+    item_frame(&Item::Position { seq })
+}
+
+/// Tells a client that has all there is how far that is, if it does not know and was not told a moment ago.
+fn tell_position(client: &mut Client) {
+    let State::Subscribed(subscription) = &mut client.state else { return };
+    let Some(seq) = subscription.owed_position() else { return };
+    let Some(told) = &mut subscription.told else { return };
+    let now = Instant::now();
+    if told.at.is_none_or(|at| now >= at + POSITION_SPACING) {
+        (told.seq, told.at) = (seq, Some(now));
+        client.out = position_frame(seq);
+    }
+}
+
 /// Tells a client that what is before `next` is gone.
 fn tell_gap(client: &mut Client, next: Cursor, lost: &mut u64) -> Step {
     let State::Subscribed(subscription) = &mut client.state else {
@@ -269,6 +308,9 @@ fn tell_gap(client: &mut Client, next: Cursor, lost: &mut u64) -> Step {
     };
     let (first, last) = (subscription.at.seq, next.seq - 1);
     subscription.at = next;
+    if let Some(told) = &mut subscription.told {
+        told.seq = last;
+    }
     *lost += last - first + 1;
     client.out = item_frame(&Item::Lost { first, last });
     Step::On
@@ -385,12 +427,15 @@ fn pass_some(
         None => return Ok(Step::Blocked),
         Some(sent) => from + sent,
     };
+    let nth = scratch.ends.partition_point(|(end, _)| *end < sent);
+    let (end, behind) = scratch.ends[nth];
+    if let Some(told) = &mut subscription.told {
+        told.seq = behind.seq - 1;
+    }
     if sent == scratch.bytes.len() {
         subscription.at = scratch.to;
         return Ok(Step::On);
     }
-    let nth = scratch.ends.partition_point(|(end, _)| *end < sent);
-    let (end, behind) = scratch.ends[nth];
     subscription.at = behind;
     client.out = scratch.bytes[sent..end].to_vec();
     Ok(Step::On)
@@ -432,12 +477,25 @@ impl Scratch {
             if EventView::of_frame(&whole[frame::HEADER_LEN..])
                 .is_some_and(|event| select.wish.matches(&event))
             {
+                let from = self.bytes.len();
                 self.bytes.extend_from_slice(whole);
+                if select.wish.unmarked {
+                    unmark(&mut self.bytes[from..]);
+                }
                 self.ends.push((self.bytes.len(), self.to));
             }
             rest = behind;
         }
         if self.to == at { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    }
+}
+
+/// Makes the frame of an emitted event one of any event, which is all that version 1 knows.
+fn unmark(whole: &mut [u8]) {
+    let (header, body) = whole.split_at_mut(frame::HEADER_LEN);
+    if body.first() == Some(&EMITTED_TAG) {
+        body[0] = EVENT_TAG;
+        header[4..8].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
     }
 }
 

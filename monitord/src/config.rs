@@ -5,6 +5,7 @@
 use crate::journal::Limits;
 use crate::syncer::Policy;
 use nix::sys::stat::Mode;
+use sampan_ipc::named_file;
 use sampan_ipc::paths::Paths;
 use serde::Deserialize;
 use std::ffi::OsString;
@@ -13,6 +14,8 @@ use std::time::Duration;
 
 /// The configuration file, if no other is named.
 pub const DEFAULT_FILE: &str = "/etc/sampan/sampan.toml";
+/// Longest configuration file, in bytes.
+const FILE_MAX: u64 = 1 << 20;
 /// Least size of the ring: two windows of a FIFO.
 const RING_BYTES_MIN: u64 = 128 << 10;
 const RING_BYTES_MAX: u64 = 1 << 30;
@@ -47,7 +50,7 @@ Options:
   -h, --help                             Print this help
   -V, --version                          Print the version
 
-A SIZE is bytes, or a number with K, M or G (1024-based). A TIME is a number with ms, s, m, h or d.
+A SIZE is bytes, or a number with K, M or G (1024-based). A TIME is a duration: 500ms, 90s, 1h30m, 7d, 2w.
 RUN is SAMPAN_RUN_DIR, /run/sampan for root, or $XDG_RUNTIME_DIR/sampan.
 STATE is SAMPAN_STATE_DIR, /var/lib/sampan for root, or $XDG_STATE_HOME/sampan.
 
@@ -280,7 +283,7 @@ impl Settings {
 
 fn read_file(named: Option<&Path>) -> Result<Section, ConfigError> {
     let path = named.unwrap_or(Path::new(DEFAULT_FILE));
-    let text = match std::fs::read_to_string(path) {
+    let text = match named_file::read_text(path, FILE_MAX) {
         Ok(text) => text,
         Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
             return Ok(Section::default());
@@ -312,19 +315,9 @@ fn size(key: &'static str, text: &str, min: u64, expected: &'static str) -> Resu
 }
 
 fn time(key: &'static str, text: &str) -> Result<Duration, ConfigError> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit_ms = match &text[digits.len()..] {
-        "ms" => Some(1),
-        "s" => Some(1000),
-        "m" => Some(60_000),
-        "h" => Some(3_600_000),
-        "d" => Some(86_400_000),
-        _ => None,
-    };
-    let time =
-        unit_ms.and_then(|unit| digits.parse::<u64>().ok()?.checked_mul(unit)).map(Duration::from_millis);
-    time.filter(|time| !time.is_zero())
-        .ok_or_else(|| bad(key, text, "a time over zero with ms, s, m, h or d"))
+    let nanos = sampan_ipc::time::duration(text).and_then(|nanos| u64::try_from(nanos).ok());
+    let time = nanos.map(Duration::from_nanos).filter(|time| *time >= Duration::from_millis(1));
+    time.ok_or_else(|| bad(key, text, "a time of 1ms or more, such as 500ms, 90s, 1h30m, 7d or 2w"))
 }
 
 fn file_mode(text: &str) -> Result<Mode, ConfigError> {
@@ -372,6 +365,9 @@ mod tests {
         for (args, expected) in [
             (&["--ring-bytes", "1x"][..], "ring-bytes '1x'"),
             (&["--journal-age", "0s"], "journal-age '0s'"),
+            (&["--journal-age", "-1d"], "journal-age '-1d'"),
+            (&["--journal-age", "7"], "1h30m, 7d or 2w"),
+            (&["--sync-interval", "1us"], "a time of 1ms or more"),
             (&["--sync", "often"], "sync 'often'"),
             (&["--emit-fifo", "/x", "--fifo", "/x"], "emit-fifo '/x'"),
             (&["--config", "/nonexistent/sampan.toml"], "/nonexistent/sampan.toml"),
@@ -379,6 +375,14 @@ mod tests {
         ] {
             let error = settings(args).expect_err("refused").to_string();
             assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn times_are_what_since_takes_as_well() {
+        for (text, hours) in [("36h", 36), ("1d12h", 36), ("1.5d", 36), ("2w", 336)] {
+            let age = settings(&["--journal-age", text]).expect("good").limits.age;
+            assert_eq!(age, Duration::from_secs(hours * 3600), "{text}");
         }
     }
 

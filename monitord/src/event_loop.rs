@@ -6,7 +6,7 @@
 
 use crate::activation;
 use crate::checker::Checker;
-use crate::client::{Client, State, Subscription, Wish};
+use crate::client::{Client, State, Subscription, Told, Wish};
 use crate::clients::{Clients, end_at, item_frame};
 use crate::config::Settings;
 use crate::intake::{Intake, ORIGINS};
@@ -83,6 +83,8 @@ pub struct EventLoop {
     /// When pages are given back, once after something has happened: an idle process does not wake up for it.
     rest_at: Option<Instant>,
     more: bool,
+    /// When a subscriber with a filter is to be told its position.
+    position_at: Option<Instant>,
     stopping: bool,
 }
 
@@ -115,6 +117,7 @@ impl EventLoop {
             accept_again: None,
             rest_at: None,
             more: false,
+            position_at: None,
             stopping: false,
             settings,
         };
@@ -179,10 +182,11 @@ impl EventLoop {
     /// How long the loop may sleep at most; for ever when nothing is pending.
     fn next_deadline(&self) -> Option<Duration> {
         let watchdog = self.watchdog.map(|(_, at)| at);
-        let earliest = [self.intake.next_report(), watchdog, self.accept_again, self.rest_at]
-            .into_iter()
-            .flatten()
-            .min()?;
+        let earliest =
+            [self.intake.next_report(), watchdog, self.accept_again, self.rest_at, self.position_at]
+                .into_iter()
+                .flatten()
+                .min()?;
         Some(earliest.saturating_duration_since(Instant::now()))
     }
 
@@ -331,7 +335,7 @@ impl EventLoop {
             };
             match request::read(client) {
                 Ok(None) => {}
-                Ok(Some(Ok(request))) => self.open_request(token, request),
+                Ok(Some(Ok((version, request)))) => self.open_request(token, version, request),
                 Ok(Some(Err(refusal))) => self.turn_away(token, refusal),
                 Err(error) => {
                     log::debug!("connection {token}: {error}");
@@ -341,7 +345,7 @@ impl EventLoop {
         }
     }
 
-    fn open_request(&mut self, token: usize, request: Request) {
+    fn open_request(&mut self, token: usize, version: u16, request: Request) {
         match request {
             Request::Status => {
                 let status = self.status();
@@ -353,16 +357,18 @@ impl EventLoop {
                 client.state = State::Leaving;
             }
             Request::Subscribe(subscribe) => {
-                if let Err(refusal) = self.subscribe(token, subscribe) {
+                if let Err(refusal) = self.subscribe(token, version, subscribe) {
                     self.turn_away(token, refusal);
                 }
             }
         }
     }
 
-    fn subscribe(&mut self, token: usize, subscribe: Subscribe) -> Result<(), Refusal> {
-        let Plan { filters, at, stop, deadline } = request::plan(&subscribe, self.intake.store())?;
-        let select = self.clients.select(Wish { filters, since: subscribe.since, until: subscribe.until });
+    fn subscribe(&mut self, token: usize, version: u16, subscribe: Subscribe) -> Result<(), Refusal> {
+        let Plan { filters, at, lineage, stop, deadline } = request::plan(&subscribe, self.intake.store())?;
+        let unmarked = version < watch::VERSION;
+        let wish = Wish { filters, since: subscribe.since, until: subscribe.until, unmarked };
+        let select = self.clients.select(wish);
         let head = self.intake.store().head();
         let Some(client) = self.clients.get_mut(token) else { return Ok(()) };
         let (uid, pid) = (client.peer.uid, client.peer.pid);
@@ -374,9 +380,14 @@ impl EventLoop {
             self.checker.arm((until, Token(token)));
             client.deadline = Some((until, Token(token)));
         }
-        client.out = item_frame(&Item::Welcome { version: watch::VERSION, head });
+        client.out = item_frame(&Item::Welcome { version, head });
+        if version >= watch::VERSION {
+            client.out.extend(item_frame(&Item::Journal(lineage)));
+        }
         let terms = subscribe.filters.into();
-        client.state = State::Subscribed(Subscription { at, inside: false, select, stop, terms });
+        let is_told = select.is_some() && version >= watch::VERSION;
+        let told = is_told.then_some(Told { seq: lineage.after, at: None });
+        client.state = State::Subscribed(Subscription { at, inside: false, select, stop, terms, told });
         Ok(())
     }
 
@@ -413,6 +424,7 @@ impl EventLoop {
     fn serve_clients(&mut self) {
         let served = self.clients.serve(self.intake.store());
         self.more = served.more;
+        self.position_at = served.position_at;
         for token in served.room {
             self.watch_for_room(token);
         }

@@ -4,9 +4,14 @@
 //! When the disk refuses, it says so once, takes nothing until a later try works, and the hole is told to
 //! readers as such. Never calls fsync: that is the syncer's, off the loop.
 //!
-//! Files of its directory: `NNNNNNNNNNNNNNNNNNNN.journal` (see [`crate::segment`]), `lock`, and `seq`, twelve
+//! Each boot begins a new lineage of numbers ([`crate::numbering`]), with a segment that is on the disk before any event
+//! of it is heard: otherwise the next power cut could take back the lineage that readers have noted.
+//!
+//! Files of its directory: `NNNNNNNNNNNNNNNNNNNN.journal` (see [`crate::segment`]), `new`, a segment that has no name yet,
+//! `lock`, and `seq`, twelve
 //! bytes that tell up to which sequence number events may have been given out while the disk refused them.
 
+use crate::numbering::{self, Numbering};
 use crate::ring::{Cursor, Ring};
 use crate::segment::{self, Damage, Segment};
 use nix::errno::Errno;
@@ -68,6 +73,8 @@ pub struct Found {
     pub next: Cursor,
     /// What was dropped, in words.
     pub damage: Vec<String>,
+    /// Whose numbers the newest segment carries; `None` if no segment tells.
+    pub numbering: Option<Numbering>,
     /// Origin, writer and counter of the newest events: their FIFO may hold some of them still.
     pub repeats: Vec<(Origin, u64, u64)>,
 }
@@ -98,8 +105,11 @@ pub struct Journal {
     /// Bytes of all segments.
     bytes: u64,
     failure: Option<Failure>,
-    /// True if the newest segment does not end where the next frame begins.
+    /// True if the next frame needs a new segment: the newest one does not end where it begins, or is of another
+    /// lineage.
     broken_off: bool,
+    /// Whose numbers are given out now.
+    numbering: Numbering,
     seq_file: Option<File>,
     reserved: u64,
     _lock: Option<Flock<File>>,
@@ -113,6 +123,10 @@ impl Journal {
     /// # Errors
     /// [`OpenError::Busy`]: another process has it. [`OpenError::Io`]: it cannot be made or read.
     pub fn open(dir: &Path, limits: Limits) -> Result<(Self, Found), OpenError> {
+        Self::open_in_boot(dir, limits, numbering::boot())
+    }
+
+    fn open_in_boot(dir: &Path, limits: Limits, boot: [u8; 16]) -> Result<(Self, Found), OpenError> {
         let context = |source| OpenError::Io { path: dir.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o750).create(dir).map_err(context)?;
         let mut refused = None;
@@ -131,6 +145,7 @@ impl Journal {
             bytes: 0,
             failure: None,
             broken_off: false,
+            numbering: Numbering::first(boot),
             seq_file: None,
             reserved: 0,
             _lock: lock,
@@ -141,6 +156,11 @@ impl Journal {
         }
         found.next.seq = found.next.seq.max(journal.reserved);
         journal.broken_off = journal.end().is_none_or(|end| end != found.next);
+        let before = found.numbering;
+        journal.numbering = before.map_or(journal.numbering, |before| before.in_boot(boot, found.next.seq));
+        if refused.is_none() && before != Some(journal.numbering) {
+            refused = journal.roll(found.next, true).err();
+        }
         if let Some(error) = refused {
             journal.fail(&error);
         }
@@ -175,6 +195,7 @@ impl Journal {
                 }
             })?;
             found.next = segment.end();
+            found.numbering = segment.numbering().or(found.numbering);
             unread = 0;
             match damage {
                 None => {}
@@ -251,10 +272,7 @@ impl Journal {
     fn try_append(&mut self, ring: &Ring, from: Cursor, newest: i64) -> io::Result<()> {
         let end = ring.end();
         if self.broken_off || self.is_due(end.pos - from.pos) {
-            let segment = Segment::create(&self.dir, from, self.limits.segment_bytes())?;
-            self.bytes += segment.bytes();
-            self.segments.push_back(segment);
-            self.broken_off = false;
+            self.roll(from, false)?;
         }
         let Some(active) = self.segments.back_mut() else {
             return Err(io::ErrorKind::NotFound.into());
@@ -269,6 +287,16 @@ impl Journal {
             Err(_) => {}
         }
         written
+    }
+
+    /// Begins a segment at `from`; with `durable`, it is on the disk then.
+    fn roll(&mut self, from: Cursor, durable: bool) -> io::Result<()> {
+        let intended = self.limits.segment_bytes();
+        let segment = Segment::create(&self.dir, from, self.numbering, intended, durable)?;
+        self.bytes += segment.bytes();
+        self.segments.push_back(segment);
+        self.broken_off = false;
+        Ok(())
     }
 
     /// True if the newest segment is to be closed before so many more bytes.
@@ -326,6 +354,16 @@ impl Journal {
     /// Sets new limits; they hold from the next append.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
+    }
+
+    /// The lineage of the numbers that are given out now.
+    pub fn lineage(&self) -> u64 {
+        self.numbering.lineage
+    }
+
+    /// The number behind the last one of an earlier lineage; `None` if it is not known.
+    pub fn end_of_lineage(&self, lineage: u64) -> Option<u64> {
+        self.numbering.end_of(lineage)
     }
 
     /// The segment that holds the frame at `pos`, or else the first one behind it.
@@ -488,6 +526,73 @@ mod tests {
         let (journal, _, found) = open(dir.path());
         assert_eq!((found.next.seq, found.damage.len()), (1501, 1), "{found:?}");
         assert_eq!(journal.segments.iter().map(|segment| segment.first().seq).collect::<Vec<_>>(), firsts);
+    }
+
+    #[test]
+    fn a_boot_begins_a_lineage_and_earlier_ones_are_known_by_their_segments() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let open = |boot| {
+            let (journal, found) = Journal::open_in_boot(dir.path(), LIMITS, [boot; 16]).expect("a journal");
+            (journal, Ring::new(64 << 10, found.next))
+        };
+        let (mut journal, mut ring) = open(1);
+        let first = journal.lineage();
+        write(&mut journal, &mut ring, 10);
+        drop(journal);
+        let (mut journal, mut ring) = open(1);
+        assert_eq!(journal.lineage(), first, "the same boot goes on");
+        write(&mut journal, &mut ring, 10);
+        assert_eq!(journal.segments.len(), 1);
+        drop(journal);
+        let (mut journal, mut ring) = open(2);
+        let second = journal.lineage();
+        assert_ne!(second, first);
+        write(&mut journal, &mut ring, 5);
+        assert_eq!((journal.end_of_lineage(first), journal.end_of_lineage(second)), (Some(21), None));
+        assert_eq!(journal.end_of_lineage(first ^ second), None);
+        drop(journal);
+        assert_ne!(open(0).0.lineage(), second, "where the kernel tells no boot, each start is one");
+    }
+
+    #[test]
+    fn segments_of_version_1_are_read_and_not_written_on() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut journal, mut ring, _) = open(dir.path());
+        write(&mut journal, &mut ring, 3);
+        drop(journal);
+        let path = dir.path().join(format!("{:020}.journal", 1));
+        let frames = fs::read(&path).expect("there").split_off(176);
+        fs::write(&path, [&b"SMPJRNL\x01\x01\0\0\0\0\0\0\0"[..], &frames].concat()).expect("written");
+        let (mut journal, mut ring, found) = open(dir.path());
+        assert_eq!((found.next.seq, found.damage.len()), (4, 0), "{found:?}");
+        assert_eq!(journal.segments[0].locate(3).expect("readable").seq, 3);
+        write(&mut journal, &mut ring, 1);
+        assert_eq!(journal.segments.len(), 2);
+        assert_eq!(journal.segments[1].first().seq, 4);
+    }
+
+    #[test]
+    fn a_lineage_whose_events_a_power_cut_took_is_known_still() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let open = |boot| {
+            let (journal, found) = Journal::open_in_boot(dir.path(), LIMITS, [boot; 16]).expect("a journal");
+            (journal, Ring::new(64 << 10, found.next))
+        };
+        let (mut journal, mut ring) = open(1);
+        write(&mut journal, &mut ring, 10);
+        drop(journal);
+        let (mut journal, mut ring) = open(2);
+        let taken = journal.lineage();
+        let header = journal.segments[1].file().metadata().expect("a file").len();
+        write(&mut journal, &mut ring, 10);
+        let file = Arc::clone(journal.segments[1].file());
+        drop(journal);
+        file.set_len(header).expect("cut");
+        let (mut journal, mut ring) = open(3);
+        assert_eq!(journal.end_of_lineage(taken), Some(11));
+        write(&mut journal, &mut ring, 5);
+        drop(journal);
+        assert_eq!(open(3).0.end_of_lineage(taken), Some(11));
     }
 
     #[test]

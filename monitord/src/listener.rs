@@ -11,7 +11,7 @@ use nix::unistd::{Gid, chown};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Longest path of a socket: `sun_path` and its end. unix(7).
@@ -76,6 +76,9 @@ impl Listener {
             return Err(ListenError::TooLong { path: path.to_owned(), len });
         }
         let lock = lock(path)?;
+        if fs::symlink_metadata(path).is_ok_and(|meta| !meta.file_type().is_socket()) {
+            return Err(context(io::Error::other("something that is no socket is there")));
+        }
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(context(error)),
             _ => {}

@@ -16,6 +16,7 @@ mod intake;
 mod journal;
 mod listener;
 mod logging;
+mod numbering;
 mod request;
 mod ring;
 mod segment;
@@ -25,6 +26,7 @@ mod syncer;
 mod sys;
 
 use event_loop::EventLoop;
+use sampan_ipc::paths::unwritable_hint;
 use start::StartError;
 use std::process::ExitCode;
 
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         }
     };
     logging::start();
+    let (fifo, socket) = (settings.fifo.clone(), settings.socket.clone());
     match EventLoop::open(*settings).map(EventLoop::run) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
@@ -56,9 +59,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => {
+            let run = "SAMPAN_RUN_DIR";
             log::error!("{}", sampan_ipc::report::chain(&error));
-            let hint = error.hint();
-            if !hint.is_empty() {
+            let distrust = Some(error.hint()).filter(|hint| !hint.is_empty());
+            if let Some(hint) = distrust.or_else(|| unwritable_hint(&[(run, fifo.as_path()), (run, &socket)]))
+            {
                 log::error!("hint: {hint}");
             }
             ExitCode::from(if matches!(error, StartError::Busy { .. }) { 100 } else { 1 })

@@ -3,8 +3,11 @@
 //! Owned by the journal, which decides when one begins and goes. Reads are positional, so any number of
 //! readers share the descriptor. Named by the sequence number of its first frame.
 //!
-//! Layout: `magic "SMPJRNL\x01" · first u64 LE`, then frames as [`sampan_ipc::frame`] has them.
+//! Layout, version 2: `magic "SMPJRNL\x02" · first u64 LE · numbering (152 bytes) · crc u32 LE · 0 u32`, then frames as
+//! [`sampan_ipc::frame`] has them; `crc` is CRC-32C of all before it, the numbering is as [`crate::numbering`] says.
+//! Version 1, which is read but no longer written: `magic "SMPJRNL\x01" · first u64 LE`, then frames.
 
+use crate::numbering::{self, Numbering};
 use crate::ring::Cursor;
 use nix::sys::uio::pwritev;
 use sampan_ipc::{event::EventView, frame};
@@ -16,8 +19,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Bytes before the first frame.
-pub const HEADER_LEN: u64 = 16;
-const MAGIC: [u8; 8] = *b"SMPJRNL\x01";
+const HEADER_LEN: u64 = 16 + numbering::LEN as u64 + 8;
+const MAGIC: [u8; 8] = *b"SMPJRNL\x02";
+/// The same of version 1.
+const HEADER_LEN_1: u64 = 16;
+const MAGIC_1: [u8; 8] = *b"SMPJRNL\x01";
 /// Longest frame of an event: a record's body and its sequence number.
 const EVENT_FRAME_MAX: usize = sampan_ipc::record::RECORD_MAX + 8;
 /// Least distance of two marks, in bytes.
@@ -32,6 +38,9 @@ const CHUNK: usize = 64 << 10;
 pub struct Segment {
     file: Arc<File>,
     path: PathBuf,
+    /// `None` of a segment of version 1.
+    numbering: Option<Numbering>,
+    header_len: u64,
     first: Cursor,
     end: Cursor,
     /// Latest event time in it; [`i64::MIN`] while it is empty.
@@ -52,22 +61,38 @@ pub enum Damage {
 }
 
 impl Segment {
-    /// Makes the file of a segment whose first frame will be at `first`.
+    /// Makes the file of a segment whose first frame will be at `first`, in the place of any other of that name. With
+    /// `durable`, it is on the disk before this returns.
     ///
     /// # Errors
     /// Whatever the file system says; nothing is left behind then.
-    pub fn create(dir: &Path, first: Cursor, intended_bytes: u64) -> io::Result<Self> {
-        let path = dir.join(file_name(first.seq));
+    pub fn create(
+        dir: &Path,
+        first: Cursor,
+        numbering: Numbering,
+        intended_bytes: u64,
+        durable: bool,
+    ) -> io::Result<Self> {
+        let (path, new) = (dir.join(file_name(first.seq)), dir.join("new"));
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(true).mode(0o640).open(&path)?;
-        let header = [MAGIC, first.seq.to_le_bytes()].concat();
-        if let Err(error) = file.write_all_at(&header, 0) {
-            let _ = std::fs::remove_file(&path);
+        let file = options.read(true).write(true).create(true).truncate(true).mode(0o640).open(&new)?;
+        let make = || {
+            file.write_all_at(&header(first.seq, Some(numbering)), 0)?;
+            if durable {
+                file.sync_all()?;
+            }
+            std::fs::rename(&new, &path)?;
+            if durable { File::open(dir)?.sync_all() } else { Ok(()) }
+        };
+        if let Err(error) = make() {
+            let _ = std::fs::remove_file(&new);
             return Err(error);
         }
         Ok(Segment {
             file: Arc::new(file),
             path,
+            numbering: Some(numbering),
+            header_len: HEADER_LEN,
             first,
             end: first,
             newest: i64::MIN,
@@ -95,6 +120,8 @@ impl Segment {
         let mut segment = Segment {
             file: Arc::new(file),
             path,
+            numbering: None,
+            header_len: HEADER_LEN_1,
             first,
             end: first,
             newest: i64::MIN,
@@ -115,10 +142,13 @@ impl Segment {
         file_len: u64,
         on_event: &mut impl FnMut(&EventView<'_>, Cursor),
     ) -> io::Result<Option<Damage>> {
-        let mut header = [0; HEADER_LEN as usize];
-        let whole = self.file.read_exact_at(&mut header, 0).is_ok();
-        if !whole || header != *[MAGIC, self.first.seq.to_le_bytes()].concat() {
-            return Ok(Some(if whole { Damage::Corrupt(file_len) } else { Damage::Torn(file_len) }));
+        let mut bytes = [0; HEADER_LEN as usize];
+        let got = read_up_to(&self.file, &mut bytes, 0)?;
+        match parse_header(&bytes[..got], self.first.seq) {
+            Ok(numbering) => self.set_numbering(numbering),
+            Err(is_torn) => {
+                return Ok(Some(if is_torn { Damage::Torn(file_len) } else { Damage::Corrupt(file_len) }));
+            }
         }
         let mut chunk = vec![0; CHUNK];
         loop {
@@ -159,7 +189,17 @@ impl Segment {
 
     fn restore_header(&self) -> io::Result<()> {
         self.file.set_len(self.offset(self.end.pos))?;
-        self.file.write_all_at(&[MAGIC, self.first.seq.to_le_bytes()].concat(), 0)
+        self.file.write_all_at(&header(self.first.seq, self.numbering), 0)
+    }
+
+    fn set_numbering(&mut self, numbering: Option<Numbering>) {
+        self.numbering = numbering;
+        self.header_len = if numbering.is_some() { HEADER_LEN } else { HEADER_LEN_1 };
+    }
+
+    /// Whose numbers it carries; `None` of a segment of version 1.
+    pub fn numbering(&self) -> Option<Numbering> {
+        self.numbering
     }
 
     /// Appends frames, given in two parts, that reach to `end`; `newest` is the latest event time among them.
@@ -267,12 +307,36 @@ impl Segment {
 
     /// Where in the file the frame at `pos` begins.
     pub fn offset(&self, pos: u64) -> u64 {
-        HEADER_LEN + (pos - self.first.pos)
+        self.header_len + (pos - self.first.pos)
     }
 
     /// Takes the file away. Readers that have it open keep its content.
     pub fn remove(self) -> io::Result<()> {
         std::fs::remove_file(&self.path)
+    }
+}
+
+/// The header of a segment whose first frame has the number `first`.
+fn header(first: u64, numbering: Option<Numbering>) -> Vec<u8> {
+    let Some(numbering) = numbering else {
+        return [MAGIC_1, first.to_le_bytes()].concat();
+    };
+    let mut bytes = [MAGIC, first.to_le_bytes()].concat();
+    bytes.extend(numbering.encode());
+    bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+    bytes.resize(HEADER_LEN as usize, 0);
+    bytes
+}
+
+/// Reads the header at the front of `bytes`; an error says whether it is cut short rather than wrong.
+fn parse_header(bytes: &[u8], first: u64) -> Result<Option<Numbering>, bool> {
+    if bytes.starts_with(&header(first, None)) {
+        return Ok(None);
+    }
+    let numbering = bytes.get(16..16 + numbering::LEN).and_then(|part| part.try_into().ok());
+    match numbering.map(Numbering::parse) {
+        Some(numbering) if bytes == header(first, Some(numbering)) => Ok(Some(numbering)),
+        _ => Err(bytes.len() < HEADER_LEN as usize),
     }
 }
 

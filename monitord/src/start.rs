@@ -10,7 +10,7 @@ use crate::listener::{ListenError, Listener};
 use crate::ring::Cursor;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Gid;
-use sampan_ipc::paths::Paths;
+use sampan_ipc::paths::{Paths, unwritable_hint};
 use sampan_ipc::trust::{self, TrustError};
 use sampan_ipc::{accounts, report};
 use std::io;
@@ -122,6 +122,10 @@ pub fn journal(settings: &Settings) -> Result<(Option<Journal>, Found, Option<St
         )) => (None, none, Some(report::chain(&error))),
         Some(Err(error)) => return Err(StartError::Directory(error)),
     };
+    let failed = failed.map(|why| {
+        let place = settings.journal.as_deref().map(|dir| ("SAMPAN_STATE_DIR", dir));
+        unwritable_hint(place.as_slice()).map_or(why.clone(), |hint| format!("{why}; {hint}"))
+    });
     if journal.is_none() || failed.is_some() {
         // Nothing remembers the last number across a restart; microseconds rise faster than events come.
         found.next.seq = found.next.seq.max(u64::try_from(sampan_ipc::time::now() / 1000).unwrap_or(1));

@@ -38,12 +38,32 @@ pub struct Store {
     committed: Cursor,
     /// Latest event time since the last commit.
     newest: i64,
+    /// The lineage of the numbers where no journal has one: of this process alone.
+    own_lineage: u64,
+}
+
+/// Where a reader's number belongs, by the lineage that it is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is of the numbers that are given out now.
+    Current,
+    /// It is of an earlier lineage of this journal, whose last number was the one before this.
+    Earlier(u64),
+    /// Nothing here is of its lineage.
+    Unknown,
 }
 
 impl Store {
     /// A store whose next event will be at `next`.
     pub fn new(ring_bytes: usize, journal: Option<Journal>, next: Cursor) -> Self {
-        Store { ring: Ring::new(ring_bytes, next), journal, visible: next, committed: next, newest: i64::MIN }
+        Store {
+            ring: Ring::new(ring_bytes, next),
+            journal,
+            visible: next,
+            committed: next,
+            newest: i64::MIN,
+            own_lineage: sampan_ipc::sender::random(),
+        }
     }
 
     /// Takes the event of a FIFO record.
@@ -175,6 +195,20 @@ impl Store {
             Some(segment) if segment.first().pos < self.ring.start().pos => segment.first(),
             _ => self.ring.start(),
         }
+    }
+
+    /// The lineage of the numbers that are given out now.
+    pub fn lineage(&self) -> u64 {
+        self.journal.as_ref().map_or(self.own_lineage, Journal::lineage)
+    }
+
+    /// Where a number of `lineage` belongs.
+    pub fn standing(&self, lineage: u64) -> Standing {
+        if lineage == self.lineage() {
+            return Standing::Current;
+        }
+        let end = self.journal.as_ref().and_then(|journal| journal.end_of_lineage(lineage));
+        end.map_or(Standing::Unknown, Standing::Earlier)
     }
 
     /// The journal, if there is one.

@@ -187,13 +187,21 @@ impl Engine {
     }
 
     /// The same, with something done in between.
-    pub fn killed_and_restarted_after(mut self, between: impl FnOnce()) -> Self {
+    pub fn killed_and_restarted_after(self, between: impl FnOnce()) -> Self {
+        let dir = self.killed();
+        between();
+        Engine::start_in(dir)
+    }
+
+    /// kill -9, and the same store under an engine that `command` starts.
+    pub fn killed_and_restarted_by(self, command: &mut Command) -> Self {
+        Engine::start_by(self.killed(), command)
+    }
+
+    fn killed(mut self) -> TempDir {
         self.signal(nix::sys::signal::Signal::SIGKILL);
         self.child.wait().expect("reaped");
-        between();
-        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().expect("a directory"));
-        drop(self);
-        Engine::start_in(dir)
+        std::mem::replace(&mut self.dir, tempfile::tempdir().expect("a directory"))
     }
 }
 

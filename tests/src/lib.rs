@@ -3,6 +3,7 @@
 
 pub mod bed;
 pub mod containers;
+pub mod disk;
 pub mod dockerd;
 pub mod engine;
 pub mod engine_host;

@@ -5,8 +5,8 @@
 use crate::host::PATIENCE;
 use sampan_ipc::Event;
 use sampan_ipc::event::{EMITTED_TAG, Origin};
-use sampan_ipc::frame::{Decoder, FRAME_MAX};
-use sampan_ipc::watch::{End, Item, Refusal, Request, Subscribe, opening};
+use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
+use sampan_ipc::watch::{End, Item, Lineage, Refusal, Request, Subscribe, opening};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -17,6 +17,10 @@ pub struct Subscriber {
     stream: UnixStream,
     decoder: Decoder,
     read: Box<[u8]>,
+    /// What monitord said of its journal.
+    pub lineage: Option<Lineage>,
+    /// The positions that it told.
+    pub positions: Vec<u64>,
 }
 
 impl Subscriber {
@@ -45,7 +49,13 @@ impl Subscriber {
     pub fn connect(socket: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(Subscriber { stream, decoder: Decoder::new(FRAME_MAX), read: vec![0; 16 << 10].into() })
+        Ok(Subscriber {
+            stream,
+            decoder: Decoder::new(FRAME_MAX),
+            read: vec![0; 16 << 10].into(),
+            lineage: None,
+            positions: Vec::new(),
+        })
     }
 
     /// Sends bytes as they are.
@@ -65,14 +75,23 @@ impl Subscriber {
         &self.stream
     }
 
-    /// The next item; `None` when monitord has closed the connection.
+    /// The next item; `None` when monitord has closed the connection. Lineage and positions are put aside.
     ///
     /// # Errors
     /// The connection broke, nothing came in time, or what came is no item.
     pub fn try_next(&mut self) -> io::Result<Option<Item>> {
         loop {
-            if let Some(item) = self.decoder.next_message().map_err(io::Error::other)? {
-                return Ok(Some(item));
+            match self.decoder.next_message().map_err(io::Error::other)? {
+                Some(Item::Journal(lineage)) => {
+                    self.lineage = Some(lineage);
+                    continue;
+                }
+                Some(Item::Position { seq }) => {
+                    self.positions.push(seq);
+                    continue;
+                }
+                Some(item) => return Ok(Some(item)),
+                None => {}
             }
             match self.stream.read(&mut self.read) {
                 Ok(0) if self.decoder.is_empty() => return Ok(None),
@@ -121,7 +140,14 @@ impl Subscriber {
                 Ok(Some([0 | EMITTED_TAG, .., a, b, c, d, e, f, g, h])) => {
                     return u64::from_le_bytes([*a, *b, *c, *d, *e, *f, *g, *h]);
                 }
-                Ok(Some(body)) => panic!("not an event: {body:?}"),
+                Ok(Some(body)) => {
+                    match frame::parse(body) {
+                        Ok(Item::Journal(lineage)) => self.lineage = Some(lineage),
+                        Ok(Item::Position { seq }) => self.positions.push(seq),
+                        other => panic!("not an event: {other:?}"),
+                    }
+                    continue;
+                }
                 Ok(None) => {}
                 Err(error) => panic!("no frame came: {error}"),
             }

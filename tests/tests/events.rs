@@ -100,7 +100,7 @@ fn model(filters: &[String], event: &Event) -> bool {
 #[test]
 fn a_thousand_subscribers_with_different_filters_hear_what_a_naive_model_says() {
     const SUBSCRIBERS: usize = 1000;
-    const EVENTS: usize = 20_000;
+    let count = sampan_tests::rounds(20_000);
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("own limit");
     let mut host = Host::with_monitord(&["--journal-bytes", "64M"]);
@@ -116,7 +116,7 @@ fn a_thousand_subscribers_with_different_filters_hear_what_a_naive_model_says() 
     for subscriber in &mut subscribers {
         subscriber.welcome();
     }
-    let events: Vec<Event> = (0..EVENTS).map(|_| random_event(&mut random)).collect();
+    let events: Vec<Event> = (0..count).map(|_| random_event(&mut random)).collect();
     let first = host.status().seq + 1;
     let expected: Vec<Vec<u64>> = wishes
         .iter()
@@ -140,7 +140,7 @@ fn a_thousand_subscribers_with_different_filters_hear_what_a_naive_model_says() 
         }
         emit(&host, events.iter().cloned());
     });
-    host.await_seq(first + EVENTS as u64 - 1);
+    host.await_seq(first + count as u64 - 1);
     assert_eq!(host.status().subscribers.len(), SUBSCRIBERS);
     // Nothing beyond what the model says: what follows the last match is the end of the stream.
     host.signal(Signal::SIGTERM);

@@ -4,90 +4,20 @@
 //! makes of the device then is what a host finds. Where its log is written first, names are on the device and contents may
 //! not be. As root: it mounts.
 
-use nix::mount::{MntFlags, umount2};
 use sampan_ipc::engine::{Answer, Request, Verify};
+use sampan_tests::disk::Disk;
 use sampan_tests::engine::Engine;
 use sampan_tests::host::need_root;
 use sampan_tests::random::Random;
 use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing};
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
 
-/// What mkfs.xfs wants at least; sparse.
-const SIZE: u64 = 320 << 20;
 /// How often the power fails, on each file system.
 const ROUNDS: usize = 8;
 /// Most images that come before it does.
 const IMAGES_MAX: usize = 4;
-
-/// A file system in a file, on a loop device.
-struct Disk {
-    /// How it is mounted although another one of its UUID is.
-    options: &'static str,
-    device: String,
-    file: PathBuf,
-    target: PathBuf,
-    _dir: TempDir,
-}
-
-impl Disk {
-    /// A new one, mounted.
-    fn new(mkfs: &str, options: &'static str) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (file, target) = (dir.path().join("disk"), dir.path().join("mounted"));
-        fs::create_dir(&target).expect("made");
-        File::create(&file).expect("made").set_len(SIZE).expect("sized");
-        tool(Command::new(mkfs).arg("-q").arg(&file));
-        let mut disk = Disk { options, device: String::new(), file, target, _dir: dir };
-        disk.mount();
-        disk
-    }
-
-    fn mount(&mut self) {
-        let attach = ["--find", "--show"];
-        self.device = tool(Command::new("losetup").args(attach).arg(&self.file)).trim().to_owned();
-        tool(Command::new("mount").args(["-o", self.options, &self.device]).arg(&self.target));
-    }
-
-    /// What is not on the device is gone from here on. The log is written before, or not.
-    ///
-    /// What is on it is copied for the next boot: whoever has copied all mounts that there are, as a container's maker does,
-    /// keeps this one, and with it a cache that goes on being written.
-    fn lose_power(&self, is_log_written: bool) {
-        let command = if is_log_written { "shutdown -f" } else { "shutdown" };
-        tool(Command::new("xfs_io").args(["-x", "-c", command]).arg(&self.target));
-        tool(Command::new("cp").arg("--sparse=always").args([&self.file, &self.copy()]));
-    }
-
-    fn copy(&self) -> PathBuf {
-        self.file.with_extension("copy")
-    }
-
-    /// As the next boot finds it.
-    fn come_back(&mut self) {
-        umount2(&self.target, MntFlags::empty()).expect("unmounted");
-        tool(Command::new("losetup").args(["--detach", &self.device]));
-        fs::remove_file(&self.file).expect("removed");
-        fs::rename(self.copy(), &self.file).expect("renamed");
-        self.mount();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = umount2(&self.target, MntFlags::MNT_DETACH);
-        let _ = Command::new("losetup").args(["--detach", &self.device]).status();
-    }
-}
-
-fn tool(command: &mut Command) -> String {
-    let out = command.stdin(Stdio::null()).output().expect("started");
-    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8(out.stdout).expect("text")
-}
 
 fn await_settled(engine: &Engine, store: &Path) {
     engine.wait_until("all to be on the disk", || !store.join("index.settled.json").exists());

@@ -9,6 +9,7 @@ use sampan_engine::container::mounts::Files;
 use sampan_engine::container::names;
 use sampan_engine::container::problem::SpecError;
 use sampan_engine::container::runtime::Runtime;
+use sampan_engine::container::security::Labels;
 use sampan_engine::container::spec::{self, Bundle, Input};
 use sampan_engine::oci::Run;
 use sampan_ipc::container::{Create, Exec, Mount, MountKind, Network, Notify, Restart};
@@ -106,6 +107,7 @@ impl Yard {
             root: &root,
             rootfs: &self.path("rootfs"),
             files: &files,
+            labels: &Labels::default(),
         })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! So a person loads what that person may read and saves where that person may write, whoever the engine runs as.
 
-use crate::cli::args::{Load, Progress, Save, SaveFormat};
+use crate::cli::args::{Load, Progress, ProgressStyle, Save, SaveFormat};
 use crate::cli::failure::{Failure, USAGE};
 use crate::cli::job::{engine, follow, follow_to};
 use crate::cli::outfile::OutFile;
@@ -11,8 +11,8 @@ use crate::cli::signals;
 use crate::cli::transport;
 use sampan_client::Engine;
 use sampan_client::engine::{self, Container, Done, Request};
+use sampan_ipc::named_file;
 use signal_hook::consts::SIGPIPE;
-use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -48,18 +48,21 @@ pub fn save(args: &Save) -> Result<(), Failure> {
     };
     let engine = engine(&args.socket);
     let Some(path) = args.output.as_deref().filter(|path| *path != Path::new("-")) else {
-        let to = stdout(target)?;
         let save = engine::Save { names: args.images.clone(), target, rename: None };
-        // Standard output is the archive's alone.
-        let progress = Progress { quiet: true, ..args.progress };
-        let saved = follow_to(&engine, Request::Save(save), &[to.fd()], &progress, Some(|_| String::new()));
-        if saved.is_err() && output::is_unread(&io::stdout()) {
-            // The engine wrote there, so that no signal came here: `save x | head` ends as with any other command.
-            signals::die_of(SIGPIPE);
-        }
-        return saved;
+        return save_alone(&engine, save, &stdout(target)?);
     };
     save_into(&engine, &args.images, target, path, None, &args.progress)
+}
+
+/// Saves onto standard output, which is the archive's alone.
+fn save_alone(engine: &Engine, save: engine::Save, to: &OutFile) -> Result<(), Failure> {
+    let progress = Progress { quiet: true, progress: ProgressStyle::None };
+    let saved = follow_to(engine, Request::Save(save), &[to.fd()], &progress, Some(|_| String::new()));
+    if saved.is_err() && output::is_unread(&io::stdout()) {
+        // The engine wrote there, so that no signal came here: `save x | head` ends as with any other command.
+        signals::die_of(SIGPIPE);
+    }
+    saved
 }
 
 /// Saves into a file or directory, which is there whole afterwards, or as it was.
@@ -75,6 +78,9 @@ pub fn save_into(
     progress: &Progress,
 ) -> Result<(), Failure> {
     let (save, to) = transport::save(images, target, path, name)?;
+    if to.is_stdout() {
+        return save_alone(engine, save, &stdout(target)?);
+    }
     follow(engine, Request::Save(save), &[to.fd()], progress)?;
     to.finish().map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))
 }
@@ -117,11 +123,8 @@ fn stdin() -> Result<OwnedFd, Failure> {
 /// Opens an archive.
 ///
 /// # Errors
-/// It is not there, may not be read, or is a directory.
+/// It is not there, may not be read, is a directory, or a FIFO that nobody writes into.
 pub fn open(path: &Path) -> Result<OwnedFd, Failure> {
-    let opened = File::open(path).and_then(|file| match file.metadata()?.is_dir() {
-        true => Err(io::Error::from(io::ErrorKind::IsADirectory)),
-        false => Ok(OwnedFd::from(file)),
-    });
+    let opened = named_file::open(path).map(OwnedFd::from);
     opened.map_err(|error| Failure::new(format!("cannot read archive {}: {error}", path.display())))
 }

@@ -56,7 +56,7 @@ Exit status:
 const TIMES: &str = "\
 Times: RFC 3339 with any offset, as events are printed (2024-05-06T15:04:05.123456789+08:00); local time, whole or \
 shortened (2024-05-06, 2024-05-06T15, T15:04, T15:04:05.5); unix seconds (1714979045.5); a duration back from now \
-(10m, 1h30m); now. Both ends are included.
+(10m, 1h30m, 7d, 2w); now. Both ends are included.
 
 Filters: values of one key are OR, keys are AND.
   type=WORD             Events of this type: container, image, job, daemon, or any producer's word
@@ -69,6 +69,25 @@ Filters: values of one key are OR, keys are AND.
   daemon=ID|NAME        Events of this daemon
   origin=facts|emit     Facts that the engine tells, or events that others emitted
   attr.KEY=VALUE        Events whose attribute KEY is VALUE";
+
+const BATCH: &str = "\
+A program may keep the standard input of --batch open for as long as it runs. While monitord is away or busy, events \
+wait here, and once 256 of them wait, no more input is read: the pipe makes the producer wait, and nothing is dropped. \
+At the end of the input, the command ends when monitord's FIFO has taken all events. With --timeout it gives up \
+instead, and says how many events were written and from which line the last one was; so it does when a signal ends \
+it.
+
+Lines of --batch: one JSON object a line, as 'events --format json' prints them. type, action and id are required; \
+attributes and labels are objects of strings, numbers and booleans. Numbers are taken as they stand in the line. A \
+field that is null counts as absent. seq is ignored: monitord gives the event a new number.
+
+The time of an event is its field time, in any form that --time takes, or a number of unix seconds. timeNano counts \
+only where there is no time, even if time has fewer digits: programs that keep numbers as doubles, such as jq, change \
+timeNano.
+
+A line that is no event is told on standard error with its number and passed over; the exit status is 2 at the end. \
+What 'events --format json' says beside events, an object with lost or journal and without type, is passed over with \
+a note.";
 
 const AUTH_FILES: &str = "\
 Files: credentials are saved in --authfile, else in $REGISTRY_AUTH_FILE, else in \
@@ -87,6 +106,7 @@ pub enum Command {
     #[command(after_long_help = TIMES)]
     Events(Lazy<Events>),
     /// Write an event of your own
+    #[command(after_long_help = BATCH)]
     Emit(Lazy<Emit>),
     /// Make a container, and start it
     #[command(disable_help_flag = true, args_override_self = true, after_long_help = containers::RUN_STATUS)]
@@ -208,6 +228,26 @@ pub struct Events {
     /// Remember in this file how far the output has come, and go on from there next time
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub cursor_file: Option<PathBuf>,
+    /// Write the cursor file at most this often
+    #[arg(long, value_name = "TIME", default_value = "1s", requires = "cursor_file")]
+    pub cursor_interval: String,
+    /// Run this command with 'sh -c' for each event, with the event as a line of JSON on its standard input and in
+    /// SAMPAN_EVENT_TYPE, _ACTION, _ID, _SEQ; go on when it ends with status 0
+    #[arg(long, value_name = "COMMAND", value_hint = ValueHint::CommandString, conflicts_with_all = ["format", "ack_fd"])]
+    pub exec: Option<String>,
+    /// Give the command up to N events at a time, a line each
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "exec", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub exec_batch: u32,
+    /// Run a command that fails up to N times again, then set its events aside
+    #[arg(long, value_name = "N", default_value_t = 5, requires = "exec")]
+    pub exec_retries: u32,
+    /// Append events that are set aside to this file [default: the cursor file's name and '.failed']
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "exec")]
+    pub exec_failed: Option<PathBuf>,
+    /// Read the numbers of events that the consumer has finished from this descriptor, a line each; only they move the
+    /// cursor
+    #[arg(long, value_name = "N", requires = "cursor_file")]
+    pub ack_fd: Option<i32>,
     /// Where monitord listens.
     #[command(flatten)]
     pub socket: EventsSocket,
@@ -262,12 +302,16 @@ pub struct Emit {
     /// When it happened, in any form that 'events --since' takes [default: now]
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, conflicts_with = "batch")]
     pub time: Option<String>,
-    /// Read events from standard input, one JSON object a line, as 'events --format json' writes them
+    /// Read events from standard input for as long as it is open, one JSON object a line, as 'events --format json'
+    /// writes them
     #[arg(long, conflicts_with_all = ["kind", "labels"])]
     pub batch: bool,
-    /// Wait at most this long for monitord to take an event
-    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
-    pub timeout: u32,
+    /// Give up once monitord has taken nothing for this long [default: 5; with --batch, never]
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u32>,
+    /// End at the first line of --batch that is no event, instead of passing over it
+    #[arg(long, requires = "batch")]
+    pub strict: bool,
     /// Write into this FIFO; root and members of the group sampan-facts may name RUN/monitor.fifo [default: RUN/emit.fifo]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub fifo: Option<PathBuf>,
@@ -295,7 +339,7 @@ pub struct Progress {
     /// Show progress like this
     #[arg(long, value_enum, value_name = "STYLE", default_value_t)]
     pub progress: ProgressStyle,
-    /// Print nothing but the digest reference
+    /// Print nothing but the digest reference; --progress=json prints all of its lines nevertheless
     #[arg(short, long)]
     pub quiet: bool,
 }
@@ -560,7 +604,8 @@ pub struct Save {
     /// Images: reference, digest, or the beginning of an id
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
-    /// Write into this file, or directory, which is replaced when all is written [default: standard output]
+    /// Write into this file, or directory, which is replaced when all is written and keeps owner and mode; a pipe or a
+    /// device is written as it is [default: standard output]
     #[arg(short, long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub output: Option<PathBuf>,
     /// Write this

@@ -5,6 +5,7 @@ use crate::cli::args::containers::{
 };
 use crate::cli::args::{EngineSocket, InspectAny, InspectKind};
 use crate::cli::failure::{FAILED, Failure};
+use crate::cli::format;
 use crate::cli::images::{self, print};
 use crate::cli::job::{each, engine, finish};
 use crate::cli::run::document;
@@ -227,7 +228,7 @@ fn show(
         Ok(())
     });
     // An array, also of what is there when some are not, as docker-inspect(1) does.
-    print(&(serde_json::to_string_pretty(&documents).expect("it was JSON before") + "\n"))?;
+    print(&(format::json_pretty(&documents) + "\n"))?;
     outcome
 }
 

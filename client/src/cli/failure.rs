@@ -3,9 +3,10 @@
 //! Made by the commands, printed once, by `main`.
 
 use sampan_client::engine::{Code, EngineError};
-use sampan_client::{Paths, WatchError};
+use sampan_client::{CursorError, Paths, WatchError};
 use sampan_ipc::report::chain;
 use sampan_ipc::{accounts, trust};
+use signal_hook::consts::SIGPIPE;
 use std::error::Error;
 use std::io;
 use std::path::Path;
@@ -31,12 +32,14 @@ pub struct Failure {
     pub hint: String,
     /// True if nothing is to be said: whoever reads the output has left.
     pub quiet: bool,
+    /// The signal that this process dies of instead of exiting with the status.
+    pub signal: Option<i32>,
 }
 
 impl Failure {
     /// The work failed.
     pub fn new(message: impl Into<String>) -> Self {
-        Failure { status: FAILED, message: message.into(), hint: String::new(), quiet: false }
+        Failure { status: FAILED, message: message.into(), hint: String::new(), quiet: false, signal: None }
     }
 
     /// The arguments make no sense.
@@ -58,8 +61,15 @@ impl Failure {
 
     /// Standard output cannot be written; that its reader has left is no news.
     pub fn output(error: &io::Error) -> Self {
-        let quiet = error.kind() == io::ErrorKind::BrokenPipe;
-        Failure { quiet, ..Failure::new(format!("cannot write to standard output: {error}")) }
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::unread(),
+            _ => Failure::new(format!("cannot write to standard output: {error}")),
+        }
+    }
+
+    /// The reader of standard output has left. The process ends as the kernel ends one that does not ignore SIGPIPE.
+    pub fn unread() -> Self {
+        Failure { quiet: true, signal: Some(SIGPIPE), ..Failure::new("the reader of the output has left") }
     }
 }
 
@@ -72,9 +82,7 @@ impl From<WatchError> for Failure {
                 "see the log of sampan-monitord; without --no-reconnect the stream goes on when it returns",
             ),
             WatchError::Time(_) => failure.status(USAGE),
-            WatchError::CursorFile { .. } => {
-                failure.hint("it holds one sequence number; remove it to begin anew")
-            }
+            WatchError::CursorFile { source, .. } => failure.hint(cursor_hint(source)),
             _ => failure,
         }
     }
@@ -94,6 +102,25 @@ impl From<EngineError> for Failure {
             },
             _ => failure,
         }
+    }
+}
+
+/// What helps against a cursor file that cannot be used. Nothing here costs the position but what says so.
+fn cursor_hint(error: &CursorError) -> &'static str {
+    let error = match error {
+        CursorError::Locked { .. } => return "give each reader a cursor file of its own",
+        CursorError::NotRegular(_) => return "name a regular file, or one that is not there yet",
+        CursorError::NotCursor => return "name another file; it was left as it is",
+        CursorError::Io(error) => error,
+    };
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space, and start again: the position is kept"
+        }
+        io::ErrorKind::PermissionDenied => "the user of this command must be able to read and write the file",
+        io::ErrorKind::ReadOnlyFilesystem => "name a file on a disk that can be written",
+        io::ErrorKind::NotFound => "make its directory first",
+        _ => "see to the disk that it is on, and start again: the position is kept",
     }
 }
 

@@ -5,7 +5,8 @@
 
 use crate::cli::args::Progress;
 use crate::cli::failure::Failure;
-use crate::cli::progress::{View, unwritable};
+use crate::cli::output;
+use crate::cli::progress::{View, Words, unwritable};
 use crate::cli::signals::{self, Signals};
 use sampan_client::engine::{Answer, Answers, Done, EngineError};
 use sampan_client::{Happened, Streams};
@@ -31,6 +32,39 @@ pub struct Follow<'a> {
     outcomes: Vec<Option<Outcome>>,
 }
 
+/// Jobs that have ended, or that a signal cut off.
+pub struct Followed {
+    outcomes: Vec<Outcome>,
+    view: View,
+    signal: Option<i32>,
+}
+
+impl Followed {
+    /// Prints what came of each thing that was `asked` for, in a command's own `words` if it has any, and gives it.
+    ///
+    /// Does not return if a signal has come: this process dies of it. Scripts still get a result of each.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn finish<'b>(
+        mut self,
+        words: Option<Words>,
+        asked: impl IntoIterator<Item = (usize, &'b str)>,
+    ) -> Result<Vec<Outcome>, Failure> {
+        let outcomes = &self.outcomes;
+        let asked = asked.into_iter().filter_map(|(at, name)| Some((at, name, outcomes.get(at)?)));
+        let printed = match self.signal {
+            Some(_) if !self.view.is_json() => Ok(()),
+            _ => self.view.finish_in(words, asked),
+        };
+        if let Some(signal) = self.signal {
+            signals::die_of(signal);
+        }
+        printed.map_err(|error| unwritable(&error))?;
+        Ok(self.outcomes)
+    }
+}
+
 impl<'a> Follow<'a> {
     /// The jobs `names`, each of which `start` asks the engine for, by its number.
     ///
@@ -51,28 +85,37 @@ impl<'a> Follow<'a> {
         })
     }
 
-    /// Follows all jobs to their ends; gives what came of each, and the view to print that with.
-    ///
-    /// Does not return if a signal comes: this process dies of it.
+    /// Follows all jobs to their ends, or until a signal comes or the reader of the output leaves.
     ///
     /// # Errors
     /// Standard output cannot be written.
-    pub fn run(mut self) -> Result<(Vec<Outcome>, View), Failure> {
+    pub fn run(mut self) -> Result<Followed, Failure> {
         let cannot = |error: io::Error| Failure::new(format!("cannot catch signals: {error}"));
         let signals = Signals::catch(&self.streams.stopper()?.into()).map_err(cannot)?;
+        if self.view.is_shown() && !output::is_aside() {
+            // Else it would be noticed with the next line, which a stalled download may not bring for minutes.
+            let target = output::target().try_clone_to_owned().map_err(cannot)?;
+            output::stop_when_unread(target, self.streams.stopper()?).map_err(cannot)?;
+        }
         if self.view.is_bars() {
             signals::wake_on_resize(self.streams.waker()?.into()).map_err(cannot)?;
         }
         let ended = self.follow();
-        if let Some(signal) = signals.caught() {
-            // The hang-up is what ends a pull.
-            drop(self);
-            signals::die_of(signal);
+        // The hang-up is what ends a pull.
+        drop(self.streams);
+        let signal = signals.caught();
+        if signal.is_none() {
+            ended?;
+            if self.outcomes.iter().any(Option::is_none) {
+                return Err(Failure::unread());
+            }
         }
-        ended?;
-        let lost = || Err(Failure::new("interrupted"));
-        let outcomes = self.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(lost)).collect();
-        Ok((outcomes, self.view))
+        let cut_off = || {
+            let failure = Failure::new(format!("ended by {}", signals::name(signal.unwrap_or(0))));
+            Err(failure.hint("the job goes on if somebody else watches it; 'sampan jobs' lists it"))
+        };
+        let outcomes = self.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(cut_off)).collect();
+        Ok(Followed { outcomes, view: self.view, signal })
     }
 
     fn follow(&mut self) -> Result<(), Failure> {

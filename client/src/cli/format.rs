@@ -4,6 +4,7 @@
 
 use crate::cli::args::EventFormat;
 use sampan_client::{Event, Origin, Pairs, time};
+use sampan_ipc::event::is_hidden;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::fmt::Write as _;
 
@@ -27,9 +28,41 @@ pub fn lost(out: &mut String, first: u64, last: u64, format: EventFormat) -> boo
     true
 }
 
+/// Appends a notice that the journal is another one, for formats that carry it in the stream; false for the others.
+pub fn replaced(out: &mut String, format: EventFormat) -> bool {
+    out.push_str(match format {
+        EventFormat::Line => return false,
+        EventFormat::Json => "{\"journal\":{\"replaced\":true}}\n",
+        EventFormat::Logfmt => "journal.replaced=true\n",
+    });
+    true
+}
+
 /// JSON text of anything that this program prints as JSON, on one line.
 pub fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("maps have string keys, and nothing here refuses to be written")
+    printable(&serde_json::to_string(value).expect(SERIALIZES))
+}
+
+/// The same on many lines, for people.
+pub fn json_pretty(value: &impl Serialize) -> String {
+    printable(&serde_json::to_string_pretty(value).expect(SERIALIZES))
+}
+
+const SERIALIZES: &str = "maps have string keys, and nothing here refuses to be written";
+
+/// Escapes what serde_json leaves as it is and a terminal acts on: DEL, C1 controls, bidirectional overrides.
+fn printable(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        // Outside of strings JSON is ASCII, and its line feeds are meant. Within them serde_json has escaped the C0
+        // controls. None of the others lies beyond U+FFFF.
+        if c >= '\u{7f}' && is_hidden(c) {
+            let _ = write!(text, "\\u{:04x}", u32::from(c));
+        } else {
+            text.push(c);
+        }
+    }
+    text
 }
 
 struct JsonEvent<'a>(&'a Event);
@@ -83,22 +116,20 @@ fn logfmt(out: &mut String, event: &Event) {
     }
 }
 
-/// Appends ` KEY=VALUE`, the value in quotes where a reader of logfmt needs them.
+/// Appends ` KEY=VALUE`, the value in quotes where a reader of logfmt needs them: then it is a JSON string.
 fn word(out: &mut String, prefix: &str, key: &str, value: &str) {
     out.push(' ');
     out.push_str(prefix);
     // A key has no quotes to hide in.
     for c in key.chars() {
-        out.push(if c.is_whitespace() || c == '"' { '_' } else { c });
+        out.push(if c.is_whitespace() || is_hidden(c) || c == '"' { '_' } else { c });
     }
     out.push('=');
-    let is_plain = |c: char| !(c.is_whitespace() || c.is_control() || matches!(c, '"' | '=' | '\\'));
+    let is_plain = |c: char| !(c.is_whitespace() || is_hidden(c) || matches!(c, '"' | '=' | '\\'));
     if !value.is_empty() && value.chars().all(is_plain) {
-        sampan_ipc::event::escape(out, value);
+        out.push_str(value);
     } else {
-        let mut escaped = String::new();
-        sampan_ipc::event::escape(&mut escaped, &value.replace('\\', r"\\").replace('"', r#"\""#));
-        let _ = write!(out, "\"{escaped}\"");
+        out.push_str(&json(&value));
     }
 }
 
@@ -153,6 +184,37 @@ mod tests {
         for format in [EventFormat::Json, EventFormat::Logfmt, EventFormat::Line] {
             assert!(!text(format).contains("origin"), "a fact needs no mark");
         }
+    }
+
+    #[test]
+    fn what_a_terminal_acts_on_is_escaped_as_json_does_in_both_forms() {
+        let hidden: Vec<char> = ('\0'..=char::MAX).filter(|c| is_hidden(*c)).collect();
+        assert_eq!(hidden.len(), 32 + 33 + 2 + 7 + 4);
+        for c in hidden {
+            let mut told =
+                Event::new("test", format!("tick: {c}"), format!("{c}x")).with("k", format!("v{c}"));
+            told.labels.set(format!("l\u{202e}{c}"), "");
+            for format in [EventFormat::Json, EventFormat::Logfmt] {
+                let mut line = String::new();
+                event(&mut line, &told, format);
+                let line = line.strip_suffix('\n').expect("a line");
+                assert!(!line.contains(is_hidden) && !line.contains("u{"), "{line:?}");
+                // Whoever reads JSON strings gets what was written.
+                let quoted = match format {
+                    EventFormat::Logfmt => {
+                        line.split("attr.k=").nth(1).and_then(|rest| rest.split(' ').next())
+                    }
+                    _ => line.split(r#"{"k":"#).nth(1).and_then(|rest| rest.split('}').next()),
+                };
+                let value: String = serde_json::from_str(quoted.expect("there")).expect("a JSON string");
+                assert_eq!(value, format!("v{c}"));
+            }
+        }
+        let mut line = String::new();
+        word(&mut line, "", "k", "\u{1b}[2J\u{9b}\u{7f}\n");
+        assert_eq!(line, r#" k="\u001b[2J\u009b\u007f\n""#);
+        assert_eq!(json_pretty(&["\u{85}"]), "[\n  \"\\u0085\"\n]");
+        assert_eq!(json(&"\u{e9}\u{1f600}"), "\"\u{e9}\u{1f600}\"");
     }
 
     #[test]

@@ -159,7 +159,7 @@ pub fn inspect(args: &Inspect) -> Result<(), Failure> {
         Ok(())
     });
     // An array, also of what is there when some are not, as docker-image-inspect(1) does.
-    print(&(serde_json::to_string_pretty(&documents).expect("it was JSON before") + "\n"))?;
+    print(&(format::json_pretty(&documents) + "\n"))?;
     all
 }
 

@@ -6,7 +6,7 @@ use crate::cli::args::Import;
 use crate::cli::failure::{Failure, USAGE};
 use crate::cli::job::{engine, follow};
 use sampan_client::engine::{self, DESCRIPTORS_MAX, Request};
-use std::fs::File;
+use sampan_ipc::named_file;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -39,10 +39,7 @@ fn open(path: impl AsRef<Path>) -> Result<OwnedFd, Failure> {
     let path = path.as_ref();
     let opened = match path == Path::new("-") {
         true => io::stdin().as_fd().try_clone_to_owned(),
-        false => File::open(path).and_then(|file| match file.metadata()?.is_dir() {
-            true => Err(io::Error::from(io::ErrorKind::IsADirectory)),
-            false => Ok(OwnedFd::from(file)),
-        }),
+        false => named_file::open(path).map(OwnedFd::from),
     };
     opened.map_err(|error| Failure::new(format!("cannot read layer {}: {error}", path.display())))
 }

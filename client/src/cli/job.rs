@@ -56,9 +56,8 @@ pub fn follow_to(
 ) -> Result<(), Failure> {
     let name = subject(&request);
     let mut start = |_| engine.request(request.clone(), fds);
-    let (outcomes, mut view) = Follow::new(std::slice::from_ref(&name), progress, &mut start)?.run()?;
-    let asked = outcomes.iter().map(|outcome| (0, name.as_str(), outcome));
-    view.finish_in(words, asked).map_err(|error| unwritable(&error))?;
+    let followed = Follow::new(std::slice::from_ref(&name), progress, &mut start)?.run()?;
+    let outcomes = followed.finish(words, [(0, name.as_str())])?;
     outcomes.into_iter().try_for_each(|outcome| outcome.map(drop))
 }
 

@@ -8,7 +8,7 @@ use crate::cli::output;
 use crate::cli::prompt;
 use crate::cli::signals::{self, Signals};
 use sampan_client::engine::{self, Credential, Request};
-use sampan_ipc::credentials::file::{self, AuthFile};
+use sampan_ipc::credentials::file::{self, AuthFile, FileError};
 use sampan_ipc::credentials::{Helper, Search, matching, search};
 use sampan_ipc::report::chain;
 use std::error::Error;
@@ -190,7 +190,18 @@ fn save_in_file(target: &Path, host: &str, credential: &Credential) -> Result<()
         Some((server, name)) => {
             Helper::new(&name).map_err(failed)?.store(&server, credential).map_err(failed)
         }
-        None => file::save(target, credential).map_err(failed),
+        None => file::save(target, credential).map_err(unsaved),
+    }
+}
+
+/// A file cannot be written: where else a login may be saved, if that is the reason.
+fn unsaved(error: FileError) -> Failure {
+    let is_place = matches!(&error, FileError::Io { source, .. }
+        if matches!(source.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied));
+    let failure = failed(error);
+    match is_place {
+        true => failure.hint("give --authfile FILE, or set REGISTRY_AUTH_FILE to a file that can be written"),
+        false => failure,
     }
 }
 

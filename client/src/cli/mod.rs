@@ -3,16 +3,19 @@
 //! None prints errors or exits: that is `main`'s, so that every failure looks the same.
 
 pub mod absent;
+pub mod acks;
 pub mod archives;
 pub mod args;
 pub mod attached;
 pub mod bars;
+pub mod batch;
 pub mod board;
 pub mod containers;
 pub mod credentials;
 pub mod disk;
 pub mod emit;
 pub mod events;
+pub mod exec;
 pub mod failure;
 pub mod follow;
 pub mod format;

@@ -5,10 +5,9 @@
 
 use crate::cli::failure::{Failure, USAGE};
 use sampan_ipc::container::{FOR_EVER, Mount, MountKind, Network, Restart};
+use sampan_ipc::named_file;
 use std::env;
 use std::ffi::OsString;
-use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Longest file of variables, labels, or a seccomp profile: a request holds 4 MiB in all, and a command line some of it again.
@@ -242,13 +241,7 @@ fn lines(text: &str, file: &str, option: &str) -> Result<Vec<String>, Failure> {
 fn read(option: &str, path: &Path) -> Result<String, Failure> {
     let name = path.display().to_string();
     let failed = |error: &dyn std::fmt::Display| bad(option, &name, &format!("cannot read it: {error}"));
-    let mut text = String::new();
-    let file = fs::File::open(path).map_err(|error| failed(&error))?;
-    file.take(FILE_MAX + 1).read_to_string(&mut text).map_err(|error| failed(&error))?;
-    if text.len() as u64 > FILE_MAX {
-        return Err(bad(option, &name, "it is longer than 1 MiB"));
-    }
-    Ok(text)
+    named_file::read_text(path, FILE_MAX).map_err(|error| failed(&error))
 }
 
 /// `--security-opt`: the file of `seccomp=FILE` is read here, since the engine may not see it.
@@ -455,6 +448,7 @@ fn fields(text: &str) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn sizes_are_read_as_docker_reads_them() {

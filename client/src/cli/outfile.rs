@@ -1,12 +1,14 @@
 //! A file or directory that is there whole, or not at all.
 //!
 //! A file has no name until it is whole (O_TMPFILE), so not even a signal leaves half of one. Where the file system
-//! has no nameless files, it has a name of its own until then.
+//! has no nameless files, it has a name of its own until then. Pipes and devices are written as they are: they are never
+//! replaced.
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 use nix::unistd::linkat;
+use sampan_ipc::named_file;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -37,38 +39,50 @@ impl OutFile {
         OutFile { fd, kind: Kind::Plain }
     }
 
-    /// What becomes the file `path`, in place of one that is there.
+    /// What becomes the file `path`, in place of one that is there; a pipe or a device that is there is written as it is.
     ///
     /// # Errors
-    /// What open(2) says.
+    /// It is a directory, a socket, or a FIFO that nobody reads; what open(2) says.
     pub fn file(path: &Path) -> io::Result<Self> {
-        match fs::metadata(path) {
-            Ok(meta) if meta.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
-            Ok(meta) if !meta.is_file() => {
-                return Ok(OutFile::plain(File::options().write(true).open(path)?.into()));
-            }
-            // A link to a file: that file is replaced, not the link.
-            Ok(_) => return OutFile::beside(&fs::canonicalize(path)?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+        // Not by its path: that would open a file that it was redirected to anew, from the file's beginning on.
+        let standard = match named_file::descriptor(path) {
+            Some(1) => Some(io::stdout().as_fd().try_clone_to_owned()?),
+            Some(2) => Some(io::stderr().as_fd().try_clone_to_owned()?),
+            _ => None,
+        };
+        if let Some(fd) = standard {
+            return Ok(OutFile::plain(fd));
         }
-        OutFile::beside(path)
+        match fs::metadata(path) {
+            Ok(meta) if !meta.is_file() => Ok(OutFile::plain(named_file::open_for_writing(path)?.into())),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            // A link to a file: that file is replaced or made, not the link.
+            _ => OutFile::beside(named_file::resolve(path)?),
+        }
     }
 
-    fn beside(path: &Path) -> io::Result<Self> {
-        let dir = match path.parent() {
-            Some(dir) if !dir.as_os_str().is_empty() => dir,
-            _ => Path::new("."),
-        };
-        let mode = Mode::from_bits_truncate(0o666);
-        match open(dir, OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC, mode) {
-            Ok(fd) => return Ok(OutFile { fd, kind: Kind::Nameless(path.to_owned()) }),
-            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL) => {}
+    fn beside(target: PathBuf) -> io::Result<Self> {
+        let replaced = named_file::look(&target)?;
+        let dir = target.parent().unwrap_or(&target);
+        let mode = Mode::from_bits_truncate(if replaced.is_some() { 0o600 } else { 0o666 });
+        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        let (fd, temporary) = match open(dir, flags | OFlag::O_TMPFILE, mode) {
+            Ok(fd) => (fd, None),
+            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL) => {
+                let temporary = named_file::beside(&target);
+                (open(&temporary, flags | OFlag::O_CREAT | OFlag::O_EXCL, mode)?, Some(temporary))
+            }
             Err(error) => return Err(error.into()),
+        };
+        let kind = match temporary {
+            None => Kind::Nameless(target),
+            Some(temporary) => Kind::Named(temporary, target),
+        };
+        let out = OutFile { fd, kind };
+        if let Some(replaced) = &replaced {
+            named_file::keep_owner_and_mode(&File::from(out.fd.try_clone()?), replaced)?;
         }
-        let temporary = beside_name(path)?;
-        let file = File::options().write(true).create_new(true).open(&temporary)?;
-        Ok(OutFile { fd: file.into(), kind: Kind::Named(temporary, path.to_owned()) })
+        Ok(out)
     }
 
     /// The directory `path`, made if it is not there.
@@ -81,11 +95,8 @@ impl OutFile {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
             Err(error) => return Err(error),
         };
-        let dir = File::open(path)?;
-        if !dir.metadata()?.is_dir() {
-            return Err(io::ErrorKind::NotADirectory.into());
-        }
-        Ok(OutFile { fd: dir.into(), kind: Kind::Directory(made) })
+        let dir = open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(OutFile { fd: dir, kind: Kind::Directory(made) })
     }
 
     /// What is handed to the engine.
@@ -102,23 +113,41 @@ impl OutFile {
             Kind::Plain | Kind::Directory(_) => Ok(()),
             Kind::Nameless(path) => {
                 nix::unistd::fsync(&self.fd)?;
-                let temporary = beside_name(&path)?;
-                let own = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
-                linkat(AT_FDCWD, own.as_str(), AT_FDCWD, &temporary, AtFlags::AT_SYMLINK_FOLLOW)?;
-                fs::rename(&temporary, &path).inspect_err(|_| drop(fs::remove_file(&temporary)))
+                let temporary = named_file::beside(&path);
+                self.link(&temporary)?;
+                rename(&temporary, &path)
             }
             Kind::Named(temporary, path) => {
-                nix::unistd::fsync(&self.fd)?;
-                fs::rename(&temporary, &path).inspect_err(|_| drop(fs::remove_file(&temporary)))
+                let synced = nix::unistd::fsync(&self.fd).inspect_err(|_| drop(fs::remove_file(&temporary)));
+                synced?;
+                rename(&temporary, &path)
             }
         }
     }
+
+    /// Gives what has no name this one.
+    fn link(&self, name: &Path) -> io::Result<()> {
+        // By /proc anybody may, and where it is not mounted root may without.
+        let own = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        match linkat(AT_FDCWD, own.as_str(), AT_FDCWD, name, AtFlags::AT_SYMLINK_FOLLOW) {
+            Err(Errno::ENOENT) => Ok(linkat(&self.fd, "", AT_FDCWD, name, AtFlags::AT_EMPTY_PATH)?),
+            linked => Ok(linked?),
+        }
+    }
+
+    /// True if this is what standard output is: nothing else may be printed there.
+    pub fn is_stdout(&self) -> bool {
+        let (Ok(own), Ok(stdout)) = (fstat(&self.fd), fstat(io::stdout())) else { return false };
+        matches!(self.kind, Kind::Plain) && (own.st_dev, own.st_ino) == (stdout.st_dev, stdout.st_ino)
+    }
 }
 
-/// A name beside `path` that no other process uses.
-fn beside_name(path: &Path) -> io::Result<PathBuf> {
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    Ok(path.with_file_name(format!(".{}.{}.part", name.to_string_lossy(), std::process::id())))
+fn rename(temporary: &Path, path: &Path) -> io::Result<()> {
+    // Once more: a device may have come meanwhile.
+    let renamed = named_file::look(path).and_then(|_| fs::rename(temporary, path));
+    renamed.inspect_err(|_| drop(fs::remove_file(temporary)))?;
+    named_file::sync_directory(path);
+    Ok(())
 }
 
 impl Drop for OutFile {
@@ -136,6 +165,7 @@ impl Drop for OutFile {
 mod tests {
     use super::*;
     use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_file_is_replaced_when_it_is_whole_and_stays_when_it_never_is() {
@@ -156,6 +186,20 @@ mod tests {
         assert_eq!(fs::read(&path).expect("read"), b"new");
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1);
         assert!(OutFile::file(dir.path()).is_err());
+        // A link stays one, and so do owner and mode of what it leads to; also if nothing is there yet.
+        let (link, lost) = (dir.path().join("link"), dir.path().join("lost"));
+        std::os::unix::fs::symlink("out.tar", &link).expect("made");
+        std::os::unix::fs::symlink("new.tar", &lost).expect("made");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o604)).expect("set");
+        for link in [&link, &lost] {
+            let out = OutFile::file(link).expect("opened");
+            write(&out);
+            out.finish().expect("renamed");
+            assert!(fs::symlink_metadata(link).expect("there").is_symlink());
+            assert_eq!(fs::read(link).expect("read"), b"new");
+        }
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o604);
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 4);
         let layout = dir.path().join("layout");
         drop(OutFile::directory(&layout).expect("made"));
         assert!(!layout.exists());

@@ -2,13 +2,16 @@
 //!
 //! Lines are collected and go out together when [`Output::flush`] is called: before each wait for more.
 
-use crate::cli::signals::Signals;
+use crate::cli::signals::{self, Signals};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sampan_client::Stopper;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 /// True while what is printed is not the result that standard output is for.
 static ASIDE: AtomicBool = AtomicBool::new(false);
@@ -26,6 +29,23 @@ pub struct Output {
     stdout: File,
     lines: String,
     signals: Signals,
+    watcher: Option<Watcher>,
+}
+
+/// The thread that notices that the reader has left; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Watcher {
+    end: Option<UnixStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.end = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Output {
@@ -36,7 +56,7 @@ impl Output {
     pub fn new(signals: Signals) -> io::Result<Self> {
         // Rust's own stdout would buffer a second time.
         let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        Ok(Output { stdout, lines: String::new(), signals })
+        Ok(Output { stdout, lines: String::new(), signals, watcher: None })
     }
 
     /// Where the next line is appended, with its line feed.
@@ -49,14 +69,14 @@ impl Output {
         self.lines.len() >= FULL
     }
 
-    /// Writes all lines.
+    /// Writes all lines; calls `meanwhile` now and then while the reader takes nothing.
     ///
     /// # Errors
-    /// `Interrupted` if a signal was caught while the reader took nothing; else what write(2) says.
-    pub fn flush(&mut self) -> io::Result<()> {
+    /// `Interrupted` if a signal was caught while the reader took nothing; else what write(2) or `meanwhile` says.
+    pub fn flush(&mut self, mut meanwhile: impl FnMut() -> io::Result<()>) -> io::Result<()> {
         let mut rest = self.lines.as_bytes();
         while let Some(part) = rest.get(..rest.len().min(ATOMIC)).filter(|part| !part.is_empty()) {
-            wait_for_room(&self.stdout, &self.signals)?;
+            wait_for_room(&self.stdout, &self.signals, &mut meanwhile)?;
             match self.stdout.write(part) {
                 Ok(len) => rest = rest.get(len..).unwrap_or_default(),
                 Err(error)
@@ -74,15 +94,18 @@ impl Output {
     ///
     /// # Errors
     /// There is no descriptor or no thread to be had.
-    pub fn stop_when_unread(&self, stopper: Stopper) -> io::Result<()> {
-        let stdout = self.stdout.try_clone()?;
-        let watch = move || {
-            // No event is asked for: POLLERR and POLLHUP come unasked. Files and terminals have neither.
-            let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
-            while !matches!(poll(&mut fds, PollTimeout::NONE), Ok(1..)) {}
-            stopper.stop();
-        };
-        std::thread::Builder::new().name("stdout-reader".into()).stack_size(64 << 10).spawn(watch)?;
+    pub fn stop_when_unread(&mut self, stopper: Stopper) -> io::Result<()> {
+        self.watcher = Some(stop_when_unread(self.stdout.try_clone()?.into(), stopper)?);
+        Ok(())
+    }
+
+    /// Closes standard output, so that its reader comes to the end.
+    ///
+    /// # Errors
+    /// /dev/null cannot take its place.
+    pub fn close(self) -> io::Result<()> {
+        drop(self.watcher);
+        nix::unistd::dup2_stdout(File::options().write(true).open("/dev/null")?)?;
         Ok(())
     }
 
@@ -92,6 +115,26 @@ impl Output {
     }
 }
 
+/// Starts a thread that uses `stopper` when the reader of `output` has left, if that is a pipe or a socket.
+///
+/// # Errors
+/// There is no descriptor or no thread to be had.
+pub fn stop_when_unread(output: OwnedFd, stopper: Stopper) -> io::Result<Watcher> {
+    let (end, ended) = UnixStream::pair()?;
+    let watch = move || {
+        // No event is asked for: POLLERR and POLLHUP come unasked. Files and terminals have neither.
+        let none = PollFlags::empty();
+        let mut fds = [PollFd::new(output.as_fd(), none), PollFd::new(ended.as_fd(), none)];
+        while !matches!(poll(&mut fds, PollTimeout::NONE), Ok(1..)) {}
+        if fds[0].any().unwrap_or(true) {
+            stopper.stop();
+        }
+    };
+    let thread =
+        std::thread::Builder::new().name("stdout-reader".into()).stack_size(64 << 10).spawn(watch)?;
+    Ok(Watcher { end: Some(end), thread: Some(thread) })
+}
+
 /// True if the reader of a pipe or socket has left. Files and terminals always have one.
 pub fn is_unread(output: &impl AsFd) -> bool {
     // No event is asked for: POLLERR and POLLHUP come unasked.
@@ -99,7 +142,11 @@ pub fn is_unread(output: &impl AsFd) -> bool {
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
 }
 
-fn wait_for_room(stdout: &File, signals: &Signals) -> io::Result<()> {
+fn wait_for_room(
+    stdout: &File,
+    signals: &Signals,
+    meanwhile: &mut impl FnMut() -> io::Result<()>,
+) -> io::Result<()> {
     loop {
         let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];
         if let Ok(1..) = poll(&mut fds, PollTimeout::from(SIGNAL_CHECK_MS)) {
@@ -108,6 +155,7 @@ fn wait_for_room(stdout: &File, signals: &Signals) -> io::Result<()> {
         if signals.caught().is_some() {
             return Err(io::ErrorKind::Interrupted.into());
         }
+        meanwhile()?;
     }
 }
 
@@ -134,23 +182,40 @@ pub fn front() {
     ASIDE.store(false, Ordering::Relaxed);
 }
 
+/// True if [`print`] writes to standard error.
+pub fn is_aside() -> bool {
+    ASIDE.load(Ordering::Relaxed)
+}
+
 /// Where [`print`] writes to.
 pub fn target() -> BorrowedFd<'static> {
     // Held by nobody for good: both are there as long as the process.
     static STDOUT: std::sync::LazyLock<io::Stdout> = std::sync::LazyLock::new(io::stdout);
     static STDERR: std::sync::LazyLock<io::Stderr> = std::sync::LazyLock::new(io::stderr);
-    if ASIDE.load(Ordering::Relaxed) { STDERR.as_fd() } else { STDOUT.as_fd() }
+    if is_aside() { STDERR.as_fd() } else { STDOUT.as_fd() }
 }
 
 /// Writes `text` to standard output at once; to standard error [`aside`].
 ///
 /// # Errors
-/// What write(2) says.
+/// `Interrupted` if a signal was caught and the reader takes nothing; else what write(2) says.
 pub fn print(text: &str) -> io::Result<()> {
-    if ASIDE.load(Ordering::Relaxed) {
-        return io::stderr().write_all(text.as_bytes());
+    let target = target();
+    let mut rest = text.as_bytes();
+    while let Some(part) = rest.get(..rest.len().min(ATOMIC)).filter(|part| !part.is_empty()) {
+        let mut fds = [PollFd::new(target, PollFlags::POLLOUT)];
+        let is_signalled = signals::caught().is_some();
+        let wait = if is_signalled { PollTimeout::ZERO } else { PollTimeout::from(SIGNAL_CHECK_MS) };
+        match poll(&mut fds, wait) {
+            Ok(1..) => {}
+            _ if is_signalled => return Err(io::ErrorKind::Interrupted.into()),
+            _ => continue,
+        }
+        match nix::unistd::write(target, part) {
+            Ok(len) => rest = rest.get(len..).unwrap_or_default(),
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Err(errno) => return Err(errno.into()),
+        }
     }
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()
+    Ok(())
 }

@@ -30,8 +30,10 @@ pub struct View {
 impl View {
     /// A view of `names`, as the arguments want it, and as standard output can show it.
     pub fn new(args: &Progress, names: &[String]) -> Self {
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         let style = match args.progress {
+            // A script that reads JSON gets it: all else that it would have to be spared is for people.
+            ProgressStyle::Json => ProgressStyle::Json,
             _ if args.quiet => ProgressStyle::None,
             ProgressStyle::Auto if output::target().is_terminal() && !dumb => ProgressStyle::Bars,
             ProgressStyle::Auto => ProgressStyle::Plain,
@@ -54,6 +56,16 @@ impl View {
     /// True if the terminal's size matters.
     pub fn is_bars(&self) -> bool {
         self.style == ProgressStyle::Bars
+    }
+
+    /// True if the lines are for scripts, which look for a result of each reference.
+    pub fn is_json(&self) -> bool {
+        self.style == ProgressStyle::Json
+    }
+
+    /// True if something is printed before the result.
+    pub fn is_shown(&self) -> bool {
+        self.style != ProgressStyle::None
     }
 
     /// The engine was asked for number `at`.
@@ -127,7 +139,7 @@ impl View {
         }
     }
 
-    /// Number `at` has ended; what of is told by [`View::finish`].
+    /// Number `at` has ended; what of is told by [`View::finish_in`].
     pub fn end(&mut self, at: usize, is_done: bool) -> io::Result<()> {
         self.board.end(at, if is_done { State::Done } else { State::Failed });
         let Some(entry) = self.board.entry(at).filter(|entry| !entry.is_double) else {
@@ -141,15 +153,8 @@ impl View {
         }
     }
 
-    /// The last lines: what came of each thing that was asked for, as number `at` of this view.
-    pub fn finish<'a>(
-        &mut self,
-        outcomes: impl IntoIterator<Item = (usize, &'a str, &'a Result<Done, Failure>)>,
-    ) -> io::Result<()> {
-        self.finish_in(None, outcomes)
-    }
-
-    /// As [`View::finish`], in a command's own words.
+    /// The last lines: what came of each thing that was asked for, as number `at` of this view; in a command's own
+    /// words if it has any.
     pub fn finish_in<'a>(
         &mut self,
         words: Option<Words>,

@@ -29,13 +29,10 @@ pub fn run(args: &Pull) -> Result<(), Failure> {
     if args.detach {
         return report((0..names.len()).map(|at| detached(start(at)?)));
     }
-    let (outcomes, mut view) = Follow::new(&names, &args.progress, &mut start)?.run()?;
+    let followed = Follow::new(&names, &args.progress, &mut start)?.run()?;
     let place = |reference: &String| names.iter().position(|name| name == reference);
-    let asked = args.references.iter().filter_map(|reference| {
-        let at = place(reference)?;
-        Some((at, reference.as_str(), outcomes.get(at)?))
-    });
-    view.finish(asked).map_err(|error| unwritable(&error))?;
+    let asked = args.references.iter().filter_map(|reference| Some((place(reference)?, reference.as_str())));
+    let outcomes = followed.finish(None, asked)?;
     report(outcomes.into_iter().map(|outcome| outcome.map(drop)))
 }
 

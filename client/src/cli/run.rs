@@ -12,10 +12,8 @@ use crate::cli::keys;
 use crate::cli::options;
 use crate::cli::output;
 use sampan_client::engine::{self, Answer, Code, EngineError, Request};
-use sampan_ipc::container;
+use sampan_ipc::{container, named_file};
 use std::env;
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 
 /// A container that was made.
@@ -110,12 +108,7 @@ fn status(end: End) -> Result<(), Failure> {
 /// Makes a container, and fetches its image first if that is to be.
 fn make(options: &Options) -> Result<Made, Failure> {
     let request = container_of(options)?;
-    if let Some(file) = options.cidfile.as_ref().filter(|file| file.symlink_metadata().is_ok()) {
-        let message = format!("--cidfile {:?}: the file is there already", file.display().to_string());
-        return Err(Failure::new(message)
-            .hint("another container may be running; remove the file if not")
-            .status(USAGE));
-    }
+    check_files(options)?;
     if options.pull == PullWhen::Always {
         pull(options, &request.image)?;
     }
@@ -134,9 +127,32 @@ fn make(options: &Options) -> Result<Made, Failure> {
     Ok(made)
 }
 
+/// Refuses files that could not be written once there is a container.
+fn check_files(options: &Options) -> Result<(), Failure> {
+    if let Some(path) = &options.cidfile {
+        let name = path.display().to_string();
+        let failed = |error| Failure::new(format!("cannot write --cidfile {name:?}: {error}")).status(USAGE);
+        let target = named_file::resolve(path).map_err(failed)?;
+        if target.symlink_metadata().is_ok() {
+            let message = format!("--cidfile {name:?}: the file is there already");
+            let hint = "another container may be running; remove the file if not";
+            return Err(Failure::new(message).hint(hint).status(USAGE));
+        }
+        let dir = target.parent().unwrap_or(&target);
+        nix::unistd::access(dir, nix::unistd::AccessFlags::W_OK).map_err(|errno| failed(errno.into()))?;
+    }
+    if let Some(path) = &options.pidfile {
+        let target = named_file::resolve(path).and_then(|target| named_file::look(&target));
+        let name = path.display().to_string();
+        target.map_err(|error| {
+            Failure::new(format!("cannot write --pidfile {name:?}: {error}")).status(USAGE)
+        })?;
+    }
+    Ok(())
+}
+
 fn write_id(file: &Path, id: &str) -> Result<(), Failure> {
-    let written = File::create_new(file).and_then(|mut file| file.write_all(id.as_bytes()));
-    written.map_err(|error| {
+    named_file::create(file, id.as_bytes(), 0o666).map_err(|error| {
         Failure::new(format!("cannot write --cidfile {:?}: {error}", file.display().to_string()))
             .hint(format!("the container is there: 'sampan rm {id}' removes it"))
     })
@@ -178,7 +194,7 @@ fn pull(options: &Options, reference: &str) -> Result<(), Failure> {
     let name = reference.to_owned();
     let followed = Follow::new(std::slice::from_ref(&name), &progress, &mut start).and_then(Follow::run);
     output::front();
-    let (outcomes, _) = followed?;
+    let outcomes = followed?.finish(None, [])?;
     outcomes.into_iter().try_for_each(|outcome| outcome.map(drop))
 }
 

@@ -2,15 +2,19 @@
 //!
 //! A command that must tidy up (a cursor, a terminal, children) catches them; all others die of them at once.
 
+use nix::sys::signal::Signal;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
 use signal_hook::{flag, low_level};
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
+
+/// The last signal that any [`Signals`] of this process has caught; 0 before the first.
+static CAUGHT: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
 
 /// The signals caught so far.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Signals {
     caught: Arc<AtomicUsize>,
 }
@@ -23,7 +27,7 @@ impl Signals {
     /// # Errors
     /// The handler cannot be installed.
     pub fn catch(wake: &UnixStream) -> io::Result<Self> {
-        let signals = Signals::default();
+        let signals = Signals { caught: Arc::clone(&CAUGHT) };
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             if signal == SIGHUP && is_ignored(signal) {
                 continue;
@@ -35,13 +39,40 @@ impl Signals {
         Ok(signals)
     }
 
+    /// Has each signal write a byte to `wake` as well.
+    ///
+    /// # Errors
+    /// The handler cannot be installed.
+    pub fn wake_too(&self, wake: &UnixStream) -> io::Result<()> {
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            if signal != SIGHUP || !is_ignored(signal) {
+                low_level::pipe::register(signal, wake.try_clone()?)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The last signal caught.
     pub fn caught(&self) -> Option<i32> {
-        match self.caught.load(Ordering::SeqCst) {
-            0 => None,
-            signal => i32::try_from(signal).ok(),
-        }
+        number(&self.caught)
     }
+}
+
+/// The last signal that this process has caught. None before [`Signals::catch`]: it dies of them then.
+pub fn caught() -> Option<i32> {
+    number(&CAUGHT)
+}
+
+fn number(caught: &AtomicUsize) -> Option<i32> {
+    match caught.load(Ordering::SeqCst) {
+        0 => None,
+        signal => i32::try_from(signal).ok(),
+    }
+}
+
+/// The name of a signal, for people.
+pub fn name(signal: i32) -> &'static str {
+    Signal::try_from(signal).map_or("a signal", Signal::as_str)
 }
 
 /// Writes a byte to `wake` whenever the terminal's size changes.

@@ -9,10 +9,9 @@ use crate::cli::failure::Failure;
 use crate::cli::images::print;
 use crate::cli::run::document;
 use clap::{Parser, ValueEnum};
+use sampan_ipc::named_file;
 use serde_json::Value;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Write as _;
 
 /// What `stop` waits if the container does not say: docker's ten seconds.
 const STOP_SECONDS: u64 = 10;
@@ -44,7 +43,7 @@ pub fn run(args: &GenerateSystemd) -> Result<(), Failure> {
     }
     let path = std::env::current_dir().map(|dir| dir.join(format!("container-{name}.service")));
     let path = path.map_err(|error| Failure::new(format!("cannot tell where we are: {error}")))?;
-    let written = File::create_new(&path).and_then(|mut file| file.write_all(unit_text.as_bytes()));
+    let written = named_file::create(&path, unit_text.as_bytes(), 0o666);
     written.map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))?;
     print(&format!("{}\n", path.display()))
 }

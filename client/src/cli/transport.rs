@@ -5,6 +5,8 @@
 use crate::cli::archives;
 use crate::cli::failure::{Failure, USAGE};
 use crate::cli::outfile::OutFile;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 use sampan_client::engine::{self, Container};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -93,12 +95,11 @@ pub fn load(
 }
 
 fn directory(path: &Path) -> Result<OwnedFd, Failure> {
-    let failed = |error| Failure::new(format!("cannot open layout {}: {error}", path.display()));
-    let dir = std::fs::File::open(path).map_err(failed)?;
-    match dir.metadata().map_err(failed)?.is_dir() {
-        true => Ok(dir.into()),
-        false => Err(failed(std::io::ErrorKind::NotADirectory.into())),
-    }
+    // O_DIRECTORY: a FIFO in its place is no directory, and not waited for.
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    open(path, flags, Mode::empty()).map_err(|errno| {
+        Failure::new(format!("cannot open layout {}: {}", path.display(), std::io::Error::from(errno)))
+    })
 }
 
 /// `localhost/DIR:TAG`, DIR being the last part of the path; a tag that is a reference by itself is that.

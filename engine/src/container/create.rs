@@ -2,6 +2,7 @@
 
 use super::definition::{Definition, ImageOf};
 use super::home::Homes;
+use super::security::Labels;
 use super::{options, process, signals, start};
 use crate::failure;
 use crate::images::{self, Loaded};
@@ -26,7 +27,7 @@ pub fn create(
     shared: &Shared,
     homes: &Homes,
     id: &str,
-    name: String,
+    (name, labels): (String, Labels),
     create: Create,
 ) -> Result<(Box<Definition>, Pin, Vec<String>), Failure> {
     options::check(&create)?;
@@ -34,6 +35,7 @@ pub fn create(
     let (image, pin) = find(shared, &typed)?;
     check_platform(&image, &create)?;
     let mut definition = define(id, name, create, &image, &typed)?;
+    definition.selinux = labels;
     definition.rootfs = shared.rootfs.form(&shared.config, &shared.store, homes);
     let mut warnings = start::check(shared, homes, &definition)?;
     // What goes when it has ended need not survive power loss before that.

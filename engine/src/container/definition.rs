@@ -4,6 +4,7 @@
 //! all that a start needs, so that the image may lose its names in the meantime. Where the container stands is not
 //! here: see [`sampan_ipc::shim::State`].
 
+use super::security::Labels;
 use crate::digest::Digest;
 use crate::oci::Run;
 use sampan_ipc::container::Create;
@@ -51,6 +52,9 @@ pub struct Definition {
     /// Bytes on the disk that a copied root file system had before the container wrote anything.
     #[serde(default)]
     pub copied: u64,
+    /// Its SELinux labels.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub selinux: Labels,
 }
 
 /// The image that a container is of, as it was then.

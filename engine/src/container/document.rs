@@ -52,6 +52,9 @@ pub struct Process {
     /// AppArmor's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub apparmor_profile: Option<String>,
+    /// SELinux's label; none if empty.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub selinux_label: String,
     /// Who the kernel kills first when memory is short.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i32>,
@@ -159,6 +162,9 @@ pub struct Linux {
     /// How mounts of the host go on in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rootfs_propagation: Option<String>,
+    /// SELinux's label of what the runtime mounts; none if empty.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mount_label: String,
 }
 
 /// A namespace of its own.

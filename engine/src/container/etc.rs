@@ -6,8 +6,10 @@
 use super::definition::Definition;
 use super::home::{self, HomeError, Homes};
 use super::mounts::Files;
+use super::relabel;
+use crate::small_file;
 use sampan_ipc::container::Network;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -24,11 +26,18 @@ pub fn files(homes: &Homes, definition: &Definition) -> Files {
     Files { hostname: dir.join("hostname"), hosts: dir.join("hosts"), resolv_conf: dir.join("resolv.conf") }
 }
 
-/// Writes them; `name` is the container's host name.
+/// Writes them; `name` is the container's host name. `label` is the SELinux label that the container can read; empty
+/// without SELinux.
 ///
 /// # Errors
 /// [`HomeError::File`].
-pub fn write(homes: &Homes, definition: &Definition, name: &str, network: Network) -> Result<(), HomeError> {
+pub fn write(
+    homes: &Homes,
+    definition: &Definition,
+    name: &str,
+    network: Network,
+    label: &str,
+) -> Result<(), HomeError> {
     let files = files(homes, definition);
     put(&files.hostname, &format!("{name}\n"))?;
     let hosts = match network {
@@ -36,7 +45,12 @@ pub fn write(homes: &Homes, definition: &Definition, name: &str, network: Networ
         Network::None | Network::Default => format!("{LOOPBACK}127.0.1.1\t{name}\n"),
     };
     put(&files.hosts, &hosts)?;
-    put(&files.resolv_conf, &copy("/etc/resolv.conf").unwrap_or_default())
+    put(&files.resolv_conf, &copy("/etc/resolv.conf").unwrap_or_default())?;
+    for path in [&files.hostname, &files.hosts, &files.resolv_conf].into_iter().filter(|_| !label.is_empty())
+    {
+        relabel::label_file(path, label).map_err(|errno| home::failed("label", path)(errno.into()))?;
+    }
+    Ok(())
 }
 
 fn put(path: &Path, text: &str) -> Result<(), HomeError> {
@@ -48,6 +62,6 @@ fn put(path: &Path, text: &str) -> Result<(), HomeError> {
 /// A file of the host; `None` if there is none, or none that is text.
 fn copy(path: &str) -> Option<String> {
     let mut text = String::new();
-    File::open(path).ok()?.take(COPY_MAX).read_to_string(&mut text).ok()?;
+    small_file::open(path.as_ref()).ok()?.take(COPY_MAX).read_to_string(&mut text).ok()?;
     Some(text)
 }

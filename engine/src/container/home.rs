@@ -5,6 +5,8 @@
 
 use super::copy::{self, CopyError};
 use super::definition::{self, Definition, Form};
+use super::host::Host;
+use super::relabel;
 use crate::digest::Digest;
 use crate::state_file::{self, StateFile};
 use crate::unsaid::{self, Unsaid};
@@ -142,7 +144,10 @@ impl Homes {
     ) -> Result<u64, HomeError> {
         let left_out = match definition.rootfs {
             Form::Overlay => fill_overlay(draft, layers)?,
-            Form::Copy => fill_copy(draft, layers)?,
+            Form::Copy => {
+                let label = if Host::get().selinux { &*definition.selinux.mount } else { "" };
+                relabel::creating_as(label, || fill_copy(draft, layers)).map_err(failed("label", draft))??
+            }
         };
         if definition.rootfs == Form::Copy {
             let rootfs = draft.join("rootfs");

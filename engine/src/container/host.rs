@@ -4,6 +4,7 @@
 //! of the system. Never fails: what cannot be read is not there.
 
 use super::capabilities::Set;
+use super::security::{self, Contexts, Loaded};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
@@ -76,8 +77,12 @@ pub struct Host {
     pub seccomp: bool,
     /// AppArmor is on.
     pub apparmor: bool,
+    /// Profiles of AppArmor that are loaded; `None` if that cannot be read.
+    pub profiles: Loaded,
     /// SELinux is on.
     pub selinux: bool,
+    /// What SELinux's policy says of containers, if it does.
+    pub contexts: Option<Contexts>,
     /// The kernel has namespaces of control groups.
     pub cgroup_namespaces: bool,
     /// systemd is process 1.
@@ -95,6 +100,12 @@ pub struct Host {
 }
 
 impl Host {
+    /// This host as it was when first looked at, but for what others load while the engine runs: AppArmor's profiles.
+    pub fn now() -> Host {
+        let host = Host::get();
+        Host { profiles: profiles(host.apparmor), ..host.clone() }
+    }
+
     /// This host, as it was when first looked at.
     pub fn get() -> &'static Host {
         static HOST: OnceLock<Host> = OnceLock::new();
@@ -109,6 +120,10 @@ impl Host {
             _ => memory.is_some_and(|dir| dir.join("memory.memsw.limit_in_bytes").exists()),
         };
         let status = text("/proc/self/status");
+        let apparmor = text("/sys/module/apparmor/parameters/enabled").starts_with('Y');
+        // A kernel has it and a system does not use it where no policy is loaded: then nothing has a context.
+        let selinux = Path::new("/sys/fs/selinux/enforce").exists()
+            && text("/proc/self/attr/current").split(':').count() >= 3;
         Host {
             cgroups,
             controllers,
@@ -118,8 +133,10 @@ impl Host {
             kernel: kernel(&text("/proc/sys/kernel/osrelease")),
             arch: arch(std::env::consts::ARCH).to_owned(),
             seccomp: status.lines().any(|line| line.starts_with("Seccomp:")),
-            apparmor: text("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
-            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+            apparmor,
+            profiles: profiles(apparmor),
+            selinux,
+            contexts: contexts(selinux),
             cgroup_namespaces: Path::new("/proc/self/ns/cgroup").exists(),
             systemd: Path::new("/run/systemd/system").is_dir(),
             hostname: text("/proc/sys/kernel/hostname").trim().to_owned(),
@@ -134,6 +151,26 @@ impl Host {
     pub fn controls(&self, controller: &str) -> bool {
         self.controllers.contains(controller)
     }
+}
+
+/// Profiles of AppArmor that are loaded.
+fn profiles(apparmor: bool) -> Loaded {
+    let file = apparmor.then(|| fs::read_to_string("/sys/kernel/security/apparmor/profiles"));
+    file?.ok().map(|file| security::loaded(&file))
+}
+
+/// What SELinux's policy says of containers: where container-selinux puts it, else in the policy's own directory.
+fn contexts(selinux: bool) -> Option<Contexts> {
+    if !selinux {
+        return None;
+    }
+    let config = text("/etc/selinux/config");
+    let policy =
+        config.lines().find_map(|line| line.trim().strip_prefix("SELINUXTYPE=")).unwrap_or("targeted");
+    let of_policy = format!("/etc/selinux/{}/contexts/lxc_contexts", policy.trim());
+    ["/usr/share/containers/selinux/contexts", &of_policy]
+        .into_iter()
+        .find_map(|path| Contexts::parse(&text(path)))
 }
 
 /// True if `path` is a file that may be run.

@@ -1,12 +1,13 @@
 //! A container in full, as `docker inspect` says it. Docker Engine API, "ContainerInspect".
 
-use super::definition::{Definition, Form};
+use super::definition::{self, Definition, Form};
 use super::home::Homes;
 use super::{devices, listing, logs, process, signals};
 use crate::config::Config;
-use crate::stamp;
+use crate::{small_file, stamp};
 use sampan_ipc::container::{FOR_EVER, Mount, MountKind, Phase, Restart};
 use sampan_ipc::shim::State;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// Docker's word for a time that never was.
@@ -31,9 +32,9 @@ pub fn json(config: &Config, definition: &Definition, state: &State, homes: &Hom
         "RestartCount": state.restarts,
         "Driver": driver(definition),
         "Platform": "linux",
-        "MountLabel": "",
-        "ProcessLabel": "",
-        "AppArmorProfile": "",
+        "MountLabel": definition.selinux.mount,
+        "ProcessLabel": definition.selinux.process,
+        "AppArmorProfile": profile(homes, definition).unwrap_or_default(),
         "HostConfig": host_config(config, definition),
         "GraphDriver": {"Name": driver(definition), "Data": match definition.rootfs {
             Form::Overlay => json!({
@@ -52,6 +53,23 @@ pub fn json(config: &Config, definition: &Definition, state: &State, homes: &Hom
         fields.insert("SizeRw".to_owned(), json!(written));
     }
     Value::Array(vec![document]).to_string()
+}
+
+/// The AppArmor profile of the last start, empty if it had none; `None` if the container was never started.
+pub fn profile(homes: &Homes, definition: &Definition) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Bundle {
+        process: Process,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Process {
+        #[serde(default)]
+        apparmor_profile: String,
+    }
+    let file = small_file::open(&homes.dir(&definition.id).join("config.json")).ok()?;
+    let bundle: Bundle = serde_json::from_slice(&small_file::read(file, definition::FILE_MAX).ok()?).ok()?;
+    Some(bundle.process.apparmor_profile)
 }
 
 /// Docker's name of it.
@@ -178,4 +196,27 @@ fn config_json(definition: &Definition) -> Value {
         "StopTimeout": create.stop_timeout.map(|seconds| if seconds == FOR_EVER { -1 } else { i64::from(seconds) }),
         "CreateCommand": create.command_line,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_profile_is_that_of_the_last_start() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let homes = Homes::open(&dir.path().join("data"), &dir.path().join("run")).expect("made");
+        let definition = Definition { id: "a".repeat(64), ..Definition::default() };
+        assert_eq!(profile(&homes, &definition), None, "never started");
+        let home = homes.dir(&definition.id);
+        std::fs::create_dir_all(&home).expect("made");
+        for (bundle, expected) in [
+            (r#"{"process":{"args":["x"],"apparmorProfile":"docker-default"}}"#, Some("docker-default")),
+            (r#"{"process":{"args":["x"]}}"#, Some("")),
+            ("{", None),
+        ] {
+            std::fs::write(home.join("config.json"), bundle).expect("written");
+            assert_eq!(profile(&homes, &definition).as_deref(), expected, "{bundle}");
+        }
+    }
 }

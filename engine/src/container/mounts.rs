@@ -5,7 +5,9 @@ use super::host::Host;
 use super::options;
 use super::problem::SpecError;
 use super::process::{INIT, NOTIFY, security};
+use super::relabel::Relabel;
 use super::runtime::Runtime;
+use super::security::Labels;
 use sampan_ipc::container::{Create, Mount, MountKind, Notify};
 use std::path::{Path, PathBuf};
 
@@ -79,8 +81,19 @@ pub struct Mounts {
     pub propagation: Option<String>,
     /// Directories of the host that have to be made first.
     pub make: Vec<PathBuf>,
+    /// Files of the host that get another SELinux label first.
+    pub relabel: Vec<Relabel>,
     /// What people should know.
     pub warnings: Vec<String>,
+}
+
+/// Who may read what is mounted, by SELinux.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Share {
+    /// `z`: all containers.
+    All,
+    /// `Z`: this one.
+    Own,
 }
 
 /// Checks what was asked for, without a look at the host.
@@ -140,6 +153,7 @@ pub fn all(
     runtime: &Runtime,
     files: &Files,
     init: Option<&Path>,
+    labels: &Labels,
 ) -> Result<Mounts, SpecError> {
     check(&create.mounts)?;
     let mut mounts = Mounts { lines: kernel(create, host), ..Mounts::default() };
@@ -149,7 +163,7 @@ pub fn all(
     }
     let mut asked = Vec::new();
     for mount in &create.mounts {
-        asked.push(line(mount, host, runtime, &mut mounts)?);
+        asked.push(line(mount, host, runtime, labels, &mut mounts)?);
     }
     // What was asked for takes the place of what is there anyway.
     mounts.lines.retain(|line| asked.iter().all(|other| other.destination != line.destination));
@@ -220,13 +234,17 @@ fn small_init(init: Option<&Path>) -> Result<&Path, SpecError> {
     })
 }
 
-fn line(mount: &Mount, host: &Host, runtime: &Runtime, mounts: &mut Mounts) -> Result<Line, SpecError> {
+fn line(
+    mount: &Mount,
+    host: &Host,
+    runtime: &Runtime,
+    labels: &Labels,
+    mounts: &mut Mounts,
+) -> Result<Line, SpecError> {
     let destination = clean(&mount.target);
     let mut words = Vec::new();
-    let relabel = translate(mount, &mut words)?;
-    if relabel && !host.selinux {
-        let text = format!("the mount on {destination} is not relabelled ('z'): SELinux is off on this host");
-        mounts.warnings.push(text);
+    if let Some(share) = translate(mount, &mut words)? {
+        relabel(mount, share, host, labels, mounts);
     }
     if mount.read_only && !words.iter().any(|word| word == "ro") {
         words.push("ro".to_owned());
@@ -249,6 +267,24 @@ fn line(mount: &Mount, host: &Host, runtime: &Runtime, mounts: &mut Mounts) -> R
     }
     propagate(&mut words, mounts);
     Ok(Line { destination, kind: "bind".into(), source: mount.source.clone(), options: words })
+}
+
+/// Notes that the source of `mount` gets a label, or why it does not.
+fn relabel(mount: &Mount, share: Share, host: &Host, labels: &Labels, mounts: &mut Mounts) {
+    let label = match share {
+        Share::All => labels.shared(),
+        Share::Own => Some(labels.mount.clone()).filter(|label| !label.is_empty()),
+    };
+    let why = match label {
+        _ if !host.selinux => "SELinux is off on this host",
+        // It has the label of its container from the start.
+        _ if mount.kind == MountKind::Tmpfs => return,
+        Some(label) => {
+            return mounts.relabel.push(Relabel { source: PathBuf::from(&mount.source), label });
+        }
+        None => "the container has no label",
+    };
+    mounts.warnings.push(format!("the mount on {} is not relabelled ('z'): {why}", clean(&mount.target)));
 }
 
 fn source(mount: &Mount, mounts: &mut Mounts) -> Result<(), SpecError> {
@@ -275,9 +311,9 @@ fn propagate(words: &mut Vec<String>, mounts: &mut Mounts) {
     }
 }
 
-/// The options of `mount` as the runtime has them; true if it is to be relabelled.
-fn translate(mount: &Mount, to: &mut Vec<String>) -> Result<bool, SpecError> {
-    let mut relabel = false;
+/// The options of `mount` as the runtime has them; and if it is to be relabelled, for whom.
+fn translate(mount: &Mount, to: &mut Vec<String>) -> Result<Option<Share>, SpecError> {
+    let mut share = None;
     for word in &mount.options {
         let bad =
             |why: &str| Err(SpecError::option(option(mount), word, format!("on {}: {why}", mount.target)));
@@ -286,7 +322,8 @@ fn translate(mount: &Mount, to: &mut Vec<String>) -> Result<bool, SpecError> {
         let is_tmpfs = mount.kind == MountKind::Tmpfs;
         match key {
             "" => {}
-            "z" | "Z" => relabel = true,
+            "z" => share = Some(Share::All),
+            "Z" => share = Some(Share::Own),
             "U" | "idmap" => return bad("owners of files are not changed"),
             "readonly" => to.push("ro".to_owned()),
             // The container's root is in a mount namespace that the host's mounts come into and none go out of.
@@ -308,7 +345,7 @@ fn translate(mount: &Mount, to: &mut Vec<String>) -> Result<bool, SpecError> {
             _ => return bad("there is no such mount option"),
         }
     }
-    Ok(relabel)
+    Ok(share)
 }
 
 fn is_number(word: &str, radix: u32) -> bool {
@@ -374,7 +411,7 @@ mod tests {
 
     fn make(mounts: Vec<Mount>) -> Result<Mounts, SpecError> {
         let create = Create { mounts, ..Create::default() };
-        all(&create, &Host::default(), &Runtime::default(), &Files::default(), None)
+        all(&create, &Host::default(), &Runtime::default(), &Files::default(), None, &Labels::default())
     }
 
     #[test]
@@ -423,7 +460,8 @@ mod tests {
         let slave = make(vec![volume("/tmp", "/a", &["rslave"]), volume("/tmp", "/b", &[])]).expect("made");
         assert_eq!(slave.propagation.as_deref(), Some("rslave"));
         let create = Create { init: true, ..Create::default() };
-        let error = all(&create, &Host::default(), &Runtime::default(), &Files::default(), None);
+        let error =
+            all(&create, &Host::default(), &Runtime::default(), &Files::default(), None, &Labels::default());
         assert!(error.is_err_and(|error| error.to_string().contains("catatonit")));
     }
 }

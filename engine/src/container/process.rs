@@ -5,6 +5,7 @@ use super::document::{ConsoleSize, Process, Rlimit};
 use super::host::Host;
 use super::lookup::{Kind, Root};
 use super::problem::SpecError;
+use super::security::{self, Labels};
 use super::settings::Settings;
 use super::{options, user};
 use crate::oci::Run;
@@ -32,6 +33,8 @@ pub struct Of<'a> {
     pub root: &'a Root,
     /// The container's host name.
     pub hostname: &'a str,
+    /// Its SELinux labels.
+    pub labels: &'a Labels,
 }
 
 /// Entrypoint and command, as they are run: what was asked for, else what the image says.
@@ -85,7 +88,8 @@ pub fn first(of: &Of<'_>) -> Result<(Process, Vec<String>), SpecError> {
         user: who.user,
         rlimits: rlimits(create, of.host, of.settings)?,
         no_new_privileges: no_new_privileges(create)?,
-        apparmor_profile: apparmor(create, of.host)?,
+        apparmor_profile: security::apparmor(create, of.host, of.settings)?,
+        selinux_label: of.labels.process.clone(),
         // Below what it has, the engine can only go with CAP_SYS_RESOURCE. proc_pid_oom_score_adj(5).
         oom_score_adj: Some(of.host.oom_score_adj.max(0)),
     };
@@ -258,22 +262,6 @@ fn no_new_privileges(create: &Create) -> Result<bool, SpecError> {
     }
 }
 
-fn apparmor(create: &Create, host: &Host) -> Result<Option<String>, SpecError> {
-    match security(create, "apparmor") {
-        None => Ok(None),
-        Some("unconfined") if !host.apparmor => Ok(None),
-        Some("") => {
-            Err(SpecError::option("--security-opt apparmor", "", "expected a profile's name, or unconfined"))
-        }
-        Some(profile) if host.apparmor => Ok(Some(profile.to_owned())),
-        Some(profile) => Err(SpecError::host(
-            format!("give the container the AppArmor profile {:?}", super::problem::shown(profile)),
-            "AppArmor is off in this host's kernel",
-            "leave --security-opt apparmor=… away, or boot with apparmor=1 security=apparmor",
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,7 +323,5 @@ mod tests {
         assert!(no_new_privileges(&ask(&["no-new-privileges=maybe"])).is_err());
         assert!(check_security(&ask(&["seccomp=unconfined", "label=disable"])).is_ok());
         assert!(check_security(&ask(&["seccmp=unconfined"])).is_err());
-        assert!(apparmor(&ask(&["apparmor=mine"]), &Host::default()).is_err());
-        assert_eq!(apparmor(&ask(&["apparmor=unconfined"]), &Host::default()).expect("nothing to do"), None);
     }
 }

@@ -4,10 +4,11 @@
 //! lets it wait until the container is no longer busy. What comes of that is in [`super::news`]. Never blocks.
 
 use super::definition::Definition;
+use super::host::Host;
 use super::news::Outcome;
 use super::start::Begin;
 use super::table::{Busy, Containers, Entry, Pruning, Queued, Wait, not_running};
-use super::{create, inspect, listing, logs, names, recovery, removal, signals, start};
+use super::{create, inspect, listing, logs, names, recovery, removal, security, signals, start};
 use crate::failure;
 use crate::work::Message;
 use sampan_ipc::container::{Condition, Exec, Phase, Streams};
@@ -108,15 +109,23 @@ impl Containers {
 
     fn on_create(&mut self, client: usize, create: sampan_ipc::container::Create) -> Result<(), Failure> {
         let id = names::id()?;
+        let is_used =
+            |level: &str| self.entries.values().any(|e| e.definition.selinux.level() == Some(level));
+        let labels = security::labels(&create, Host::get(), &self.shared.config.settings, is_used)?;
         let name = self.reserve(&id, create.name.as_deref())?;
-        // What is half made has a name already, and nothing else.
-        let half = Definition { id: id.clone(), name: name.clone(), ..Definition::default() };
+        // What is half made has a name and labels already, which no other gets, and nothing else.
+        let half = Definition {
+            id: id.clone(),
+            name: name.clone(),
+            selinux: labels.clone(),
+            ..Definition::default()
+        };
         let mut entry = Entry::new(half, State::default(), None);
         entry.busy = Some(Busy::Creating);
         self.entries.insert(id.clone(), entry);
         let (homes, runtime) = (self.homes.clone(), create.runtime.clone());
         self.spawn_with(runtime.as_deref(), move |shared| {
-            let result = create::create(shared, &homes, &id, name, create);
+            let result = create::create(shared, &homes, &id, (name, labels), create);
             shared.outbox.send(Message::Container(Outcome::Created { id, client, result }));
         });
         Ok(())

@@ -54,6 +54,10 @@ pub struct Runtime {
     pub systemd: bool,
     /// It can filter system calls.
     pub seccomp: bool,
+    /// It says that it cannot give AppArmor profiles.
+    pub lacks_apparmor: bool,
+    /// It says that it cannot give SELinux labels.
+    pub lacks_selinux: bool,
     /// Mount options that it says it knows.
     pub mount_options: Vec<String>,
     /// Those that were looked at before and do not work here, with their words.
@@ -280,6 +284,8 @@ fn look(path: &Path, host: &Host, manager: Option<Manager>) -> Result<Runtime, S
             None => host.systemd && may,
         },
         seccomp: features.linux.seccomp.enabled.unwrap_or(false),
+        lacks_apparmor: features.linux.apparmor.enabled == Some(false),
+        lacks_selinux: features.linux.selinux.enabled == Some(false),
         mount_options: features.mount_options,
         passed_over: Vec::new(),
     })
@@ -299,6 +305,8 @@ struct Features {
 struct LinuxFeatures {
     cgroup: CgroupFeatures,
     seccomp: Enabled,
+    apparmor: Enabled,
+    selinux: Enabled,
 }
 
 #[derive(Default, serde::Deserialize)]

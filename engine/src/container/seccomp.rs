@@ -11,10 +11,9 @@ use super::problem::SpecError;
 use super::process::security;
 use super::runtime::Runtime;
 use super::settings::Settings;
+use crate::small_file;
 use sampan_ipc::container::Create;
 use serde::{Deserialize, Deserializer};
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -161,12 +160,11 @@ fn default(capabilities: Set, host: &Host) -> Arc<Seccomp> {
 fn read(path: &Path) -> Result<String, SpecError> {
     let cannot =
         |why: String| SpecError::host(format!("read the seccomp profile {}", path.display()), why, HINT);
-    let mut text = String::new();
-    let file = File::open(path).map_err(|error| cannot(error.to_string()))?;
-    file.take(FILE_MAX + 1).read_to_string(&mut text).map_err(|error| cannot(error.to_string()))?;
-    match text.len() as u64 > FILE_MAX {
+    let bytes = small_file::open(path).and_then(|file| small_file::read(file, FILE_MAX));
+    let bytes = bytes.map_err(|error| cannot(error.to_string()))?;
+    match bytes.len() as u64 > FILE_MAX {
         true => Err(cannot("it has more than 1 MiB".to_owned())),
-        false => Ok(text),
+        false => String::from_utf8(bytes).map_err(|error| cannot(error.to_string())),
     }
 }
 

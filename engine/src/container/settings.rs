@@ -49,6 +49,10 @@ pub struct Settings {
     pub cgroup_manager: Option<Manager>,
     /// A profile in the form of containers-common, instead of this program's own.
     pub seccomp_profile: Option<PathBuf>,
+    /// The AppArmor profile of containers that do not ask for another; one that others have loaded, if absent.
+    pub apparmor_profile: Option<String>,
+    /// Containers get SELinux labels where SELinux is on.
+    pub selinux: bool,
     /// The small init of `--init`, instead of one that is found.
     pub init_path: Option<PathBuf>,
     /// How long `stop` waits, in seconds.
@@ -66,6 +70,8 @@ impl Default for Settings {
             runtimes: BTreeMap::new(),
             cgroup_manager: None,
             seccomp_profile: None,
+            apparmor_profile: None,
+            selinux: true,
             init_path: None,
             stop_timeout: 10,
             default_ulimits: BTreeMap::new(),
@@ -91,6 +97,16 @@ impl Settings {
             }
             if paths.is_empty() || !paths.iter().all(|path| path.is_absolute()) {
                 return Err(SpecError::option("runtimes", name, "expected the absolute path of a program"));
+            }
+        }
+        if let Some(profile) = &self.apparmor_profile {
+            options::printable("apparmor-profile", profile)?;
+            if profile.is_empty() {
+                return Err(SpecError::option(
+                    "apparmor-profile",
+                    "",
+                    "expected a profile's name, or unconfined",
+                ));
             }
         }
         for (key, path) in [("seccomp-profile", &self.seccomp_profile), ("init-path", &self.init_path)] {

@@ -10,7 +10,9 @@ use super::lookup::Root;
 use super::mounts::{self, Files};
 use super::problem::SpecError;
 use super::process::{self, Of};
+use super::relabel::Relabel;
 use super::runtime::{self, Runtime};
+use super::security::Labels;
 use super::settings::Settings;
 use super::{capabilities, devices, options, resources, seccomp};
 use crate::oci::Run;
@@ -45,6 +47,8 @@ pub struct Input<'a> {
     pub rootfs: &'a Path,
     /// The container's own files.
     pub files: &'a Files,
+    /// Its SELinux labels, as they were chosen when it was made.
+    pub labels: &'a Labels,
 }
 
 /// What a start needs.
@@ -54,6 +58,8 @@ pub struct Bundle {
     pub spec: Spec,
     /// Directories of the host that have to be made first: [`Bundle::make_sources`].
     pub make: Vec<PathBuf>,
+    /// Files of the host that get another SELinux label then: [`Bundle::relabel`].
+    pub relabel: Vec<Relabel>,
     /// What was left out, and which setting of the host that is.
     pub warnings: Vec<String>,
 }
@@ -67,12 +73,15 @@ pub fn bundle(input: &Input<'_>) -> Result<Bundle, SpecError> {
     options::check(create)?;
     process::check_security(create)?;
     resources::check_host(create, host)?;
-    let (process, mut warnings) = process::first(&of(input))?;
-    if process::security(create, "label").is_some_and(|label| label != "disable") && !host.selinux {
-        warnings.push("--security-opt label is left out: SELinux is off on this host".to_owned());
+    let (mut process, mut warnings) = process::first(&of(input))?;
+    check_runtime(input, &mut process, &mut warnings)?;
+    let asks_label = process::security(create, "label").is_some_and(|label| label != "disable");
+    if asks_label && labels_of(input).is_empty() {
+        let why = if host.selinux { "containers have no labels here" } else { "SELinux is off on this host" };
+        warnings.push(format!("--security-opt label is left out: {why}"));
     }
     let init = input.settings.init_path.as_deref().or(host.init.as_deref());
-    let mounts = mounts::all(create, host, input.runtime, input.files, init)?;
+    let mounts = mounts::all(create, host, input.runtime, input.files, init, labels_of(input))?;
     let linux = linux(input, mounts.propagation, &mut warnings)?;
     warnings.extend(mounts.warnings);
     let spec = Spec {
@@ -84,7 +93,39 @@ pub fn bundle(input: &Input<'_>) -> Result<Bundle, SpecError> {
         linux,
         annotations: create.annotations.iter().cloned().collect(),
     };
-    Ok(Bundle { spec, make: mounts.make, warnings })
+    Ok(Bundle { spec, make: mounts.make, relabel: mounts.relabel, warnings })
+}
+
+/// Leaves out the profile that the engine chose by itself, or fails for one that was asked for, if the runtime cannot give it.
+fn check_runtime(
+    input: &Input<'_>,
+    process: &mut Process,
+    warnings: &mut Vec<String>,
+) -> Result<(), SpecError> {
+    let Runtime { name, lacks_apparmor, lacks_selinux, .. } = input.runtime;
+    if *lacks_selinux && !process.selinux_label.is_empty() {
+        return Err(SpecError::host(
+            "give the container an SELinux label",
+            format!("{name} is built without SELinux"),
+            "install a runtime that has it, or set selinux = false in the table [engine]",
+        ));
+    }
+    let Some(profile) = process.apparmor_profile.take_if(|_| *lacks_apparmor) else { return Ok(()) };
+    let is_asked =
+        process::security(input.create, "apparmor").is_some() || input.settings.apparmor_profile.is_some();
+    if is_asked && profile != "unconfined" {
+        return Err(SpecError::host(
+            format!("give the container the AppArmor profile {profile:?}"),
+            format!("{name} is built without AppArmor"),
+            "install a runtime that has it, or leave the profile away",
+        ));
+    }
+    if profile != "unconfined" {
+        warnings.push(format!(
+            "the container goes without AppArmor profile {profile}: {name} is built without AppArmor"
+        ));
+    }
+    Ok(())
 }
 
 /// The process of an execution in the container of `input`.
@@ -118,6 +159,14 @@ impl Bundle {
         }
         Ok(())
     }
+
+    /// Gives files of the host that are mounted with `z` or `Z` the container's SELinux label; what a person should know.
+    ///
+    /// # Errors
+    /// [`SpecError::Option`] with the first that cannot be labelled.
+    pub fn relabel(&self) -> Result<Vec<String>, SpecError> {
+        self.relabel.iter().filter_map(|relabel| relabel.run().transpose()).collect()
+    }
 }
 
 /// The container's host name: the host's with the host's network, as in docker.
@@ -137,7 +186,14 @@ fn of<'a>(input: &Input<'a>) -> Of<'a> {
         settings: input.settings,
         root: input.root,
         hostname: hostname(input),
+        labels: labels_of(input),
     }
+}
+
+/// The container's labels; none where SELinux is off now, though it was on when the container was made.
+fn labels_of<'a>(input: &Input<'a>) -> &'a Labels {
+    static NONE: Labels = Labels { process: String::new(), mount: String::new() };
+    if input.host.selinux { input.labels } else { &NONE }
 }
 
 fn linux(
@@ -161,6 +217,7 @@ fn linux(
         readonly_paths,
         sysctl: resources::sysctls(create, input.network, host)?,
         rootfs_propagation: propagation,
+        mount_label: labels_of(input).mount.clone(),
     })
 }
 
@@ -180,13 +237,15 @@ fn namespaces(input: &Input<'_>) -> Vec<Namespace> {
 mod tests {
     use super::*;
 
-    fn input<'a>(parts: &'a (Create, Run, Host, Runtime, Settings, Root, Files)) -> Input<'a> {
-        let (create, run, host, runtime, settings, root, files) = parts;
-        let (id, network) = ("0123456789abcdef", Network::None);
-        Input { id, create, run, host, runtime, settings, network, root, rootfs: Path::new("/r"), files }
+    type Parts = (Create, Run, Host, Runtime, Settings, Root, Files, Labels);
+
+    fn input(parts: &Parts) -> Input<'_> {
+        let (create, run, host, runtime, settings, root, files, labels) = parts;
+        let (id, network, rootfs) = ("0123456789abcdef", Network::None, Path::new("/r"));
+        Input { id, create, run, host, runtime, settings, network, root, rootfs, files, labels }
     }
 
-    fn plain(create: Create) -> (Create, Run, Host, Runtime, Settings, Root, Files) {
+    fn plain(create: Create) -> Parts {
         let create = Create { image: "i".into(), command: vec!["true".into()], ..create };
         let runtime = Runtime { spec: "1.0.2".into(), seccomp: true, ..Runtime::default() };
         let host = Host {
@@ -195,7 +254,17 @@ mod tests {
             capabilities: capabilities::Set::ALL,
             ..Host::default()
         };
-        (create, Run::default(), host, runtime, Settings::default(), Root::default(), Files::default())
+        let labels = Labels::default();
+        (
+            create,
+            Run::default(),
+            host,
+            runtime,
+            Settings::default(),
+            Root::default(),
+            Files::default(),
+            labels,
+        )
     }
 
     #[test]
@@ -221,6 +290,77 @@ mod tests {
         let parts = plain(Create { privileged: true, ..Create::default() });
         let linux = bundle(&input(&parts)).expect("a bundle").spec.linux;
         assert!(linux.seccomp.is_none() && linux.masked_paths.is_empty() && linux.readonly_paths.is_empty());
+    }
+
+    #[test]
+    fn labels_and_a_profile_stand_in_the_document_where_the_host_has_them_and_nowhere_else() {
+        let mount = |source: &str, option: &str| sampan_ipc::container::Mount {
+            source: source.into(),
+            target: source.into(),
+            options: vec![option.into()],
+            ..Default::default()
+        };
+        let create = Create {
+            mounts: vec![mount("/tmp", "z"), mount("/var", "Z"), mount("/home", "ro")],
+            ..Create::default()
+        };
+        let mut parts = plain(create);
+        let label = |kind: &str| format!("system_u:{kind}:s0:c1,c2");
+        (parts.7.process, parts.7.mount) =
+            (label("system_r:container_t"), label("object_r:container_file_t"));
+        parts.2.profiles = Some(crate::container::security::loaded("docker-default (enforce)\n"));
+        let off = bundle(&input(&parts)).expect("a bundle");
+        assert_eq!((off.spec.process.apparmor_profile.as_deref(), off.relabel.len()), (None, 0));
+        for word in ["selinuxLabel", "mountLabel", "apparmorProfile"] {
+            assert!(!off.json().contains(word), "{word}");
+        }
+        assert_eq!(off.warnings.len(), 2, "{:?}", off.warnings);
+
+        (parts.2.selinux, parts.2.apparmor) = (true, true);
+        let on = bundle(&input(&parts)).expect("a bundle");
+        let json: serde_json::Value = serde_json::from_str(&on.json()).expect("JSON");
+        assert_eq!(json["process"]["selinuxLabel"], label("system_r:container_t"));
+        assert_eq!(json["process"]["apparmorProfile"], "docker-default");
+        assert_eq!(json["linux"]["mountLabel"], label("object_r:container_file_t"));
+        assert_eq!(on.warnings, Vec::<String>::new());
+        let relabel: Vec<(&str, &str)> =
+            on.relabel.iter().map(|r| (r.source.to_str().expect("text"), r.label.as_str())).collect();
+        let shared = "system_u:object_r:container_file_t:s0";
+        assert_eq!(relabel, [("/tmp", shared), ("/var", label("object_r:container_file_t").as_str())]);
+        let exec = Exec { command: vec!["sh".into()], privileged: true, ..Exec::default() };
+        let process = exec_process(&input(&parts), &exec).expect("a process");
+        assert_eq!(process.selinux_label, label("system_r:container_t"));
+        assert_eq!(process.apparmor_profile.as_deref(), Some("docker-default"));
+
+        // Made while SELinux was off, or before labels were chosen: there is nothing to relabel with.
+        parts.7 = Labels::default();
+        let bare = bundle(&input(&parts)).expect("a bundle");
+        assert!(bare.relabel.is_empty() && bare.warnings.len() == 2, "{:?}", bare.warnings);
+        assert!(!bare.json().contains("selinuxLabel") && !bare.json().contains("mountLabel"));
+    }
+
+    #[test]
+    fn a_runtime_without_apparmor_leaves_the_default_profile_out_and_refuses_one_that_was_asked_for() {
+        let mut parts = plain(Create::default());
+        (parts.2.apparmor, parts.3.lacks_apparmor) = (true, true);
+        parts.2.profiles =
+            Some(crate::container::security::loaded("docker-default (enforce)\nmine (enforce)\n"));
+        let made = bundle(&input(&parts)).expect("a bundle");
+        assert_eq!(made.spec.process.apparmor_profile, None);
+        assert!(
+            made.warnings.len() == 1 && made.warnings[0].contains("docker-default"),
+            "{:?}",
+            made.warnings
+        );
+        parts.0.security = vec!["apparmor=mine".into()];
+        let error = bundle(&input(&parts)).expect_err("asked for").to_string();
+        assert!(error.contains("mine") && error.contains("built without AppArmor"), "{error}");
+        parts.0.security = vec!["apparmor=unconfined".into()];
+        assert!(bundle(&input(&parts)).expect("a bundle").warnings.is_empty());
+        // A label is what keeps containers apart: none is left out.
+        (parts.2.selinux, parts.3.lacks_selinux) = (true, true);
+        parts.7.process = "system_u:system_r:container_t:s0:c1,c2".into();
+        assert!(bundle(&input(&parts)).expect_err("no label").to_string().contains("built without SELinux"));
     }
 
     #[test]

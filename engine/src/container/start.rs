@@ -10,7 +10,7 @@ use super::lookup::{self, Root};
 use super::mounts::Files;
 use super::runtime::Runtime;
 use super::spec::{self, Input};
-use super::{etc, logs};
+use super::{etc, inspect, logs};
 use crate::config::Config;
 use crate::rights;
 use crate::store::Store;
@@ -63,7 +63,7 @@ struct Context<'a> {
     shared: &'a Shared,
     definition: &'a Definition,
     runtime: Arc<Runtime>,
-    host: &'static Host,
+    host: Host,
     network: Network,
     root: Root,
     /// What is below what it writes, uppermost first.
@@ -86,7 +86,7 @@ impl<'a> Context<'a> {
             shared,
             definition,
             runtime: Runtime::find(&shared.config, definition.create.runtime.as_deref())?,
-            host: Host::get(),
+            host: Host::now(),
             network: network(&shared.config, definition),
             root,
             layers,
@@ -100,13 +100,14 @@ impl<'a> Context<'a> {
             id: &self.definition.id,
             create: &self.definition.create,
             run: &self.definition.run,
-            host: self.host,
+            host: &self.host,
             runtime: &self.runtime,
             settings: &self.shared.config.settings,
             network: self.network,
             root: &self.root,
             rootfs: &self.rootfs,
             files: &self.files,
+            labels: &self.definition.selinux,
         }
     }
 }
@@ -136,7 +137,11 @@ pub fn describe(
     exec: Exec,
 ) -> Result<(Box<Exec>, String), Failure> {
     let context = Context::of(shared, homes, definition)?;
-    let process = spec::exec_process(&context.input(), &exec).map_err(Failure::from)?;
+    let mut process = spec::exec_process(&context.input(), &exec).map_err(Failure::from)?;
+    // Other profiles may have been loaded since the container started: what runs beside it is confined as it is.
+    if let Some(profile) = inspect::profile(homes, definition) {
+        process.apparmor_profile = Some(profile).filter(|profile| !profile.is_empty());
+    }
     let json = serde_json::to_string(&process).expect("a process has no shape that JSON cannot hold");
     Ok((Box::new(exec), json))
 }
@@ -199,10 +204,14 @@ pub fn start(
     };
     let context = Context::of(shared, homes, definition)?;
     let run = homes.make_run(&definition.id).map_err(|error| cannot(&error))?;
-    etc::write(homes, definition, spec::hostname(&context.input()), context.network)
-        .map_err(|error| cannot(&error))?;
+    let (name, label) =
+        (spec::hostname(&context.input()), if context.host.selinux { &definition.selinux.mount } else { "" });
+    etc::write(homes, definition, name, context.network, label).map_err(|error| cannot(&error))?;
     let bundle = spec::bundle(&context.input()).map_err(Failure::from)?;
     bundle.make_sources().map_err(Failure::from)?;
+    for warning in bundle.relabel().map_err(Failure::from)? {
+        log::warn!("container {}: {warning}", definition.name);
+    }
     let path = homes.dir(&definition.id).join("config.json");
     home::write(&path, bundle.json().as_bytes(), false).map_err(|error| cannot(&error))?;
     let (attach, descriptors) = begin.attach.map_or((None, Vec::new()), |(streams, d)| (Some(streams), d));
@@ -230,12 +239,15 @@ fn setup(context: &Context<'_>, homes: &Homes, run: PathBuf) -> Result<Setup, Fa
         bundle: dir.clone(),
         rootfs: match definition.rootfs {
             Form::Copy => Rootfs::Ready,
-            Form::Overlay => Rootfs::Overlay {
-                lower: lower.collect(),
-                upper: dir.join("upper"),
-                work: dir.join("work"),
-                target: context.rootfs.clone(),
-            },
+            Form::Overlay => {
+                let overlay = Rootfs::Overlay {
+                    lower: lower.collect(),
+                    upper: dir.join("upper"),
+                    work: dir.join("work"),
+                    target: context.rootfs.clone(),
+                };
+                overlay.labelled(if context.host.selinux { &definition.selinux.mount } else { "" })
+            }
         },
         tty: create.tty,
         open_stdin: create.open_stdin,

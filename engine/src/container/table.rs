@@ -11,6 +11,7 @@ use super::link::Link;
 use super::news::Outcome;
 use super::recovery;
 use super::runtime::Runtime;
+use super::security;
 use super::users::Users;
 use super::workers::Workers;
 use crate::failure;
@@ -178,6 +179,10 @@ impl Containers {
             strangers: Workers::default(),
             replies: Vec::new(),
         };
+        if nix::unistd::geteuid().is_root() {
+            let settings = &containers.shared.config.settings;
+            security::advice(Host::get(), settings).iter().for_each(|advice| log::warn!("{advice}"));
+        }
         recovery::run(&mut containers);
         containers
     }
@@ -362,7 +367,7 @@ impl Containers {
 /// What this host runs containers with.
 fn host_info(shared: &Shared, homes: &Homes, known: Info) -> Info {
     let config = &shared.config;
-    let host = Host::get();
+    let host = Host::now();
     let (runtime, systemd) = match Runtime::find(config, None) {
         Ok(runtime) => {
             (format!("{} {} ({})", runtime.name, runtime.version, runtime.path.display()), runtime.systemd)
@@ -370,18 +375,17 @@ fn host_info(shared: &Shared, homes: &Homes, known: Info) -> Info {
         Err(error) => (format!("none: {}", sampan_ipc::report::chain(&error)), false),
     };
     let driver = if systemd { "systemd" } else { "cgroupfs" };
-    let features = [
-        ("seccomp", host.seccomp),
-        ("apparmor", host.apparmor),
-        ("selinux", host.selinux),
-        ("cgroupns", host.cgroup_namespaces),
-    ];
+    let word = |name: &str, is_on: bool| is_on.then(|| name.to_owned());
+    let features = word("seccomp", host.seccomp)
+        .into_iter()
+        .chain(security::describe(&host, &config.settings))
+        .chain(word("cgroupns", host.cgroup_namespaces));
     Info {
         runtime,
         cgroup: (host.cgroups.word().to_owned(), driver.to_owned()),
         rootfs: shared.rootfs.describe(config, &shared.store, homes),
         log_driver: config.log_driver.clone(),
-        security: features.iter().filter(|(_, on)| *on).map(|(name, _)| (*name).to_owned()).collect(),
+        security: features.collect(),
         ..known
     }
 }

@@ -4,6 +4,7 @@
 //! never a certificate less.
 
 use super::RegistryError;
+use crate::small_file;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -24,6 +25,8 @@ const CA_BUNDLES: [&str; 5] = [
 ];
 /// Largest file in a directory of certificates.
 const FILE_MAX: u64 = 1 << 20;
+/// Longest bundle of the host's, in bytes; the usual ones have a quarter of a MiB.
+const BUNDLE_MAX: u64 = 16 << 20;
 /// Most files there.
 const FILES_MAX: usize = 256;
 
@@ -94,7 +97,11 @@ impl Certs {
 /// The certificates of the host's bundle.
 pub(super) fn of_host() -> Vec<Certificate<'static>> {
     let named = std::env::var("SSL_CERT_FILE").ok();
-    let bundle = named.iter().map(String::as_str).chain(CA_BUNDLES).find_map(|path| std::fs::read(path).ok());
+    let whole = |path: &str| {
+        let file = small_file::open(path.as_ref()).ok()?;
+        small_file::read(file, BUNDLE_MAX).ok().filter(|bytes| bytes.len() as u64 <= BUNDLE_MAX)
+    };
+    let bundle = named.iter().map(String::as_str).chain(CA_BUNDLES).find_map(whole);
     certificates(&bundle.unwrap_or_default())
 }
 

@@ -6,7 +6,7 @@ use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
-use sampan_ipc::shim::Rootfs;
+use sampan_ipc::shim::{Overlay, Rootfs};
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -25,7 +25,7 @@ pub fn enter_namespace() -> Result<(), String> {
 
 /// Mounts `rootfs`.
 pub fn set_up(rootfs: &Rootfs) -> Result<(), String> {
-    let Rootfs::Overlay { lower, upper, work, target } = rootfs else { return Ok(()) };
+    let Some(Overlay { lower, upper, work, target, label }) = rootfs.overlay() else { return Ok(()) };
     if lower.is_empty() || lower.len() > LAYERS_MAX {
         return Err(format!("the image has {} layers; overlayfs takes 1 to {LAYERS_MAX}", lower.len()));
     }
@@ -36,10 +36,10 @@ pub fn set_up(rootfs: &Rootfs) -> Result<(), String> {
     // Topmost first, as overlayfs has it. Descriptors, so that no name needs escaping and 120 fit a page.
     let lower: Vec<OwnedFd> = lower.iter().rev().map(|path| handle(path)).collect::<Result<_, _>>()?;
     let (upper, work, target) = (handle(upper)?, handle(work)?, handle(target)?);
-    if mount_by_fs(&lower, &upper, &work, &target).is_ok() {
+    if mount_by_fs(&lower, &upper, &work, &target, label).is_ok() {
         return Ok(());
     }
-    mount_by_options(&lower, &upper, &work, &target)?
+    mount_by_options(&lower, &upper, &work, &target, label)?
         .map_err(|errno| format!("the kernel refuses to mount overlayfs: {errno} (see dmesg)"))
 }
 
@@ -48,7 +48,7 @@ pub fn set_up(rootfs: &Rootfs) -> Result<(), String> {
 /// runc makes links in `/dev` by path, before the container's root is its own: where `/dev` is a link, they would
 /// come to be in a directory of the host. To be called before every run: the last one may have changed it.
 pub fn check(rootfs: &Rootfs) -> Result<(), String> {
-    let Rootfs::Overlay { target, .. } = rootfs else { return Ok(()) };
+    let Some(Overlay { target, .. }) = rootfs.overlay() else { return Ok(()) };
     for name in ["dev", "proc", "sys"] {
         match std::fs::symlink_metadata(target.join(name)) {
             Ok(meta) if !meta.is_dir() => {
@@ -63,7 +63,7 @@ pub fn check(rootfs: &Rootfs) -> Result<(), String> {
 
 /// Takes the mount away again.
 pub fn tear_down(rootfs: &Rootfs) -> Result<(), String> {
-    let Rootfs::Overlay { target, .. } = rootfs else { return Ok(()) };
+    let Some(Overlay { target, .. }) = rootfs.overlay() else { return Ok(()) };
     loop {
         match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) => {}
@@ -78,9 +78,19 @@ fn path_of(fd: &OwnedFd) -> String {
 }
 
 /// By the mount interface that knows layers one by one. Linux 6.5.
-fn mount_by_fs(lower: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
+fn mount_by_fs(
+    lower: &[OwnedFd],
+    upper: &OwnedFd,
+    work: &OwnedFd,
+    target: &OwnedFd,
+    label: Option<&str>,
+) -> Result<(), Errno> {
     let text = |fd| CString::new(path_of(fd)).map_err(|_| Errno::EINVAL);
     let fs = sys::fsopen(c"overlay")?;
+    if let Some(label) = label {
+        let label = CString::new(label).map_err(|_| Errno::EINVAL)?;
+        sys::fsconfig(fs.as_fd(), Some((c"context", &label)))?;
+    }
     for layer in lower {
         sys::fsconfig(fs.as_fd(), Some((c"lowerdir+", &text(layer)?)))?;
     }
@@ -96,10 +106,9 @@ fn mount_by_options(
     upper: &OwnedFd,
     work: &OwnedFd,
     target: &OwnedFd,
+    label: Option<&str>,
 ) -> Result<Result<(), Errno>, String> {
-    let layers: Vec<String> = lower.iter().map(path_of).collect();
-    let options =
-        format!("lowerdir={},upperdir={},workdir={}", layers.join(":"), path_of(upper), path_of(work));
+    let options = options(lower, upper, work, label);
     if options.len() > OPTIONS_MAX {
         return Err(format!(
             "the image has {} layers; this kernel mounts about 180 (500 since 6.5)",
@@ -108,4 +117,26 @@ fn mount_by_options(
     }
     let target = path_of(target);
     Ok(mount(Some("overlay"), target.as_str(), Some("overlay"), MsFlags::empty(), Some(options.as_str())))
+}
+
+/// A label has commas, so it stands in quotes. mount(8), "context=".
+fn options(lower: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, label: Option<&str>) -> String {
+    let layers: Vec<String> = lower.iter().map(path_of).collect();
+    let context = label.map_or_else(String::new, |label| format!(",context=\"{label}\""));
+    format!("lowerdir={},upperdir={},workdir={}{context}", layers.join(":"), path_of(upper), path_of(work))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_stands_in_quotes_among_the_options_of_a_mount() {
+        let file = || OwnedFd::from(std::fs::File::open("/").expect("a directory"));
+        let (lower, upper, work) = ([file(), file()], file(), file());
+        let plain = options(&lower, &upper, &work, None);
+        assert!(!plain.contains("context"), "{plain}");
+        let labelled = options(&lower, &upper, &work, Some("u:object_r:t:s0:c1,c2"));
+        assert_eq!(labelled, format!("{plain},context=\"u:object_r:t:s0:c1,c2\""));
+    }
 }

@@ -5,9 +5,9 @@ use super::event_loop::{Execution, Life, Shim, TRIM_AFTER};
 use super::log::Log;
 use super::oom::Oom;
 use super::runtime::{Purpose, Running};
-use super::{notify, rootfs, state};
+use super::{notify, rootfs};
 use sampan_ipc::container::{Control, Phase, Told};
-use sampan_ipc::time;
+use sampan_ipc::{named_file, time};
 use std::path::Path;
 use std::time::Instant;
 
@@ -29,6 +29,11 @@ impl Shim {
         if self.log.is_none() {
             self.log = Log::open(&self.setup.log, &self.setup.identity)
                 .map_err(|error| format!("cannot open the log: {error}"))?;
+        }
+        if let Some(path) = &self.setup.pidfile {
+            // Before there is a process whose id could not be told.
+            let target = named_file::resolve(path).and_then(|target| named_file::look(&target));
+            target.map_err(|error| unwritable(path, &error))?;
         }
         let pidfile = self.setup.run.join("pid");
         let _ = std::fs::remove_file(&pidfile);
@@ -80,8 +85,11 @@ impl Shim {
             self.state.restarts += 1;
         }
         self.save();
-        if let Some(path) = &self.setup.pidfile {
-            let _ = state::replace(path, format!("{pid}\n").as_bytes(), 0o644);
+        if let Some(path) = &self.setup.pidfile
+            && let Err(error) = named_file::replace(path, format!("{pid}\n").as_bytes(), 0o644)
+        {
+            self.state.error = unwritable(path, &error);
+            self.save();
         }
         if let Some(socket) = &self.setup.notify {
             notify::ready(socket);
@@ -194,6 +202,10 @@ impl Shim {
             self.leaving.push(client);
         }
     }
+}
+
+fn unwritable(pidfile: &Path, error: &std::io::Error) -> String {
+    format!("cannot write the pid file {}: {error}", pidfile.display())
 }
 
 fn read_pid(path: &Path) -> Option<i32> {

@@ -1,15 +1,17 @@
 //! One file of credentials: containers-auth.json(5), which is a part of docker's config.json.
 //!
-//! Edited as JSON, so that what is not ours stays; replaced in one step, readable for its owner alone.
+//! Edited as JSON, so that what is not ours stays; replaced in one step. A new one is readable for its owner alone; one
+//! that is there keeps its owner and its mode, but that others may read it.
 
 use crate::credentials::Credential;
 use crate::credentials::matching;
+use crate::named_file;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Map, Value};
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -54,7 +56,10 @@ impl AuthFile {
     pub fn read(path: &Path) -> Result<Option<Self>, FileError> {
         let io = |source| FileError::Io { doing: "read", path: path.to_owned(), source };
         let broken = |wrong: String| FileError::Broken { path: path.to_owned(), wrong };
-        // Not blocking: a FIFO in its place would make us wait for ever.
+        if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+            return Err(broken("it is no regular file".to_owned()));
+        }
+        // Not blocking: a FIFO that took its place meanwhile would make us wait for ever.
         let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
         let file = match file {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -159,25 +164,9 @@ impl AuthFile {
 
     fn write(&self) -> Result<(), FileError> {
         let io = |source| FileError::Io { doing: "write", path: self.path.clone(), source };
-        // Through a symbolic link: the file that it leads to is what its owner edits.
-        let target = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let mut text = serde_json::to_vec_pretty(&self.document).expect("it was JSON before");
         text.push(b'\n');
-        let mut temp = target.clone().into_os_string();
-        temp.push(format!(".{}.tmp", std::process::id()));
-        let temp = PathBuf::from(temp);
-        let _ = fs::remove_file(&temp);
-        let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temp).and_then(
-            |mut file: File| {
-                file.write_all(&text)?;
-                file.sync_all()?;
-                fs::rename(&temp, &target)
-            },
-        );
-        if written.is_err() {
-            let _ = fs::remove_file(&temp);
-        }
-        written.map_err(io)
+        named_file::replace_secret(&self.path, &text).map_err(io)
     }
 }
 
@@ -213,8 +202,9 @@ fn edit(path: &Path, change: impl FnOnce(&mut AuthFile) -> Result<(), FileError>
     let io = |source| FileError::Io { doing: "write", path: path.to_owned(), source };
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
-    // The directory is the lock: the file itself is replaced.
-    let lock = File::open(dir).map_err(io)?;
+    // The directory is the lock: the file itself is replaced. By whatever links it was found, it is one directory.
+    let target = named_file::resolve(path).map_err(io)?;
+    let lock = File::open(target.parent().unwrap_or(dir)).map_err(io)?;
     let _lock =
         Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| io(io::Error::from(errno)))?;
     let empty = || AuthFile { path: path.to_owned(), document: Map::new() };
@@ -252,6 +242,7 @@ fn decode(key: &str, value: &Value) -> Result<Option<Credential>, &'static str> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     fn credential(key: &str, username: &str, password: &str) -> Credential {
@@ -260,16 +251,19 @@ mod tests {
     }
 
     #[test]
-    fn saving_keeps_what_is_not_ours_and_is_for_the_owner_alone() {
+    fn saving_keeps_what_is_not_ours_and_is_for_nobody_else() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("new/auth.json");
         save(&path, &credential("r.example", "u", "p:\u{e9}")).expect("saved");
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
         let text = r#"{"psFormat":"x","auths":{"https://other/v1/":{"auth":"YTpi","email":"e"}}}"#;
         fs::write(&path, text).expect("written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("set");
-        save(&path, &credential("r.example", "u", "p:\u{e9}")).expect("saved");
-        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        for (before, after) in [(0o640, 0o640), (0o600, 0o600), (0o644, 0o640)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(before)).expect("set");
+            save(&path, &credential("r.example", "u", "p:\u{e9}")).expect("saved");
+            let mode = fs::metadata(&path).expect("there").permissions().mode() & 0o777;
+            assert_eq!(mode, after, "of {before:o}: the group is the owner's own choice");
+        }
         let file = AuthFile::read(&path).expect("read").expect("there");
         assert_eq!(file.document.get("psFormat"), Some(&Value::from("x")));
         let entries = file.entries(&mut Vec::new());
@@ -290,6 +284,30 @@ mod tests {
         save(&link, &credential("r", "u", "p")).expect("saved");
         assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
         assert!(AuthFile::read(&target).expect("read").expect("there").has("r"));
+        // Also one that leads to what is not there yet.
+        fs::remove_file(&target).expect("removed");
+        save(&link, &credential("r", "u", "p")).expect("saved");
+        assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
+        assert_eq!(fs::metadata(&target).expect("made").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 2);
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_never_replaced_and_never_waited_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (fifo, mine) =
+            (dir.path().join("fifo"), dir.path().join(format!("auth.json.{}.tmp", std::process::id())));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("made");
+        for path in [fifo.as_path(), dir.path(), Path::new("/dev/zero"), Path::new("/dev/null")] {
+            assert!(save(path, &credential("r", "u", "p")).is_err(), "{}", path.display());
+            assert!(AuthFile::read(path).is_err(), "{}", path.display());
+            assert!(remove(path, None).is_err(), "{}", path.display());
+        }
+        assert!(fs::metadata("/dev/null").expect("there").permissions().mode() & 0o777 == 0o666);
+        // What others have beside it is theirs, whatever its name.
+        fs::write(&mine, "kept").expect("written");
+        save(&dir.path().join("auth.json"), &credential("r", "u", "p")).expect("saved");
+        assert_eq!(fs::read(&mine).expect("there"), b"kept");
     }
 
     #[test]

@@ -123,7 +123,7 @@ pub struct Options {
     /// Give it all capabilities and devices, and mask nothing
     #[arg(long)]
     pub privileged: bool,
-    /// no-new-privileges[=BOOL], seccomp=FILE|unconfined, apparmor=PROFILE, label=…
+    /// no-new-privileges[=BOOL], seccomp=FILE|unconfined, apparmor=PROFILE|unconfined, label=disable|type:T|level:L
     #[arg(long, value_name = "OPTION")]
     pub security_opt: Vec<String>,
     /// Run a small init as process 1, which reaps

@@ -1,0 +1,197 @@
+//! Where a reader stands: what it has received, what it was given, what it has dealt with.
+//!
+//! Owned by a subscription. Decides, and does no I/O. docs/events.md draws it; the order
+//! `committed ≤ returned ≤ received` holds always.
+
+use sampan_ipc::watch::Lineage;
+
+/// A lineage that no journal has.
+const NO_LINEAGE: u64 = 0;
+
+/// The three numbers, and the lineage that they are of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Position {
+    lineage: Option<u64>,
+    /// monitord has looked at everything up to this number.
+    received: Option<u64>,
+    /// The program was given everything up to this one.
+    returned: Option<u64>,
+    /// The program has dealt with everything up to this one.
+    committed: Option<u64>,
+    /// True while nothing but a time says where the stream begins: the number before it also has earlier events behind
+    /// it, which the program does not want, so it is no position to remember.
+    by_time: bool,
+}
+
+impl Position {
+    /// The position that a cursor file remembers.
+    pub fn of_file(lineage: Option<u64>, seq: u64) -> Self {
+        Position { lineage, received: Some(seq), returned: Some(seq), committed: Some(seq), by_time: false }
+    }
+
+    /// What a new connection asks for: behind which number, of which lineage.
+    pub fn resume(&self) -> (Option<u64>, Option<u64>) {
+        let after = self.received.filter(|_| !self.by_time || self.waits());
+        (after, self.lineage.filter(|_| after.is_some()))
+    }
+
+    /// The number turns out to be of another journal, whose lineage nobody knows.
+    pub fn forget_journal(&mut self) {
+        self.lineage = Some(NO_LINEAGE);
+    }
+
+    /// A connection begins behind `head`, at a monitord that tells no lineage.
+    pub fn begin_at(&mut self, head: u64) {
+        *self = Position { lineage: None, ..Position::of_file(None, head) };
+    }
+
+    /// A connection begins as monitord says; `by_time` if the program asked for a time, not behind a number.
+    ///
+    /// What was returned and not committed stays so: its number, where the numbers go on; where the journal was
+    /// replaced, nothing of the new one is committed.
+    pub fn begin(&mut self, lineage: Lineage, by_time: bool) {
+        let waits = self.waits() && !lineage.replaced;
+        let committed =
+            if waits { self.committed.map(|seq| seq.min(lineage.after)) } else { Some(lineage.after) };
+        *self = Position {
+            lineage: Some(lineage.id),
+            committed,
+            by_time,
+            ..Position::of_file(None, lineage.after)
+        };
+    }
+
+    /// The program is given an event, or told of lost ones, up to `seq`.
+    pub fn returns(&mut self, seq: u64) {
+        (self.received, self.returned) = (Some(seq), Some(seq));
+    }
+
+    /// monitord has looked as far as `seq` and found nothing to give.
+    pub fn looked(&mut self, seq: u64) {
+        let waits = self.waits();
+        self.received = self.received.max(Some(seq));
+        if !waits {
+            self.by_time = false;
+            (self.returned, self.committed) = (self.received, self.received);
+        }
+    }
+
+    /// The program has dealt with everything up to `seq`. A number that it was not given says nothing.
+    pub fn commit(&mut self, seq: u64) {
+        if Some(seq) > self.received {
+            return;
+        }
+        let all = Some(seq) >= self.returned;
+        self.by_time &= Some(seq) <= self.committed;
+        self.committed = self.committed.max(if all { self.received } else { Some(seq) });
+        if all {
+            self.returned = self.received;
+        }
+    }
+
+    /// True while the program has been given something that it has not committed.
+    pub fn waits(&self) -> bool {
+        self.committed < self.returned
+    }
+
+    /// The last number that the program was given, or knows to be behind it.
+    pub fn returned(&self) -> Option<u64> {
+        self.returned
+    }
+
+    /// What a cursor file is to remember: the number, and its lineage.
+    pub fn committed(&self) -> Option<(u64, Option<u64>)> {
+        self.committed.filter(|_| !self.by_time).map(|seq| (seq, self.lineage))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lineage(id: u64, after: u64, replaced: bool) -> Lineage {
+        Lineage { id, after, replaced }
+    }
+
+    #[test]
+    fn nothing_but_a_commit_moves_past_an_event() {
+        let mut position = Position::default();
+        position.begin(lineage(1, 10, false), false);
+        position.returns(12);
+        position.looked(20);
+        assert_eq!((position.committed(), position.waits()), (Some((10, Some(1))), true));
+        position.commit(11);
+        assert_eq!(position.committed(), Some((11, Some(1))));
+        position.commit(12);
+        assert_eq!((position.committed(), position.waits()), (Some((20, Some(1))), false));
+        position.looked(30);
+        assert_eq!(position.committed(), Some((30, Some(1))), "nothing waits: looking is enough");
+        position.commit(31);
+        assert_eq!(position.committed(), Some((30, Some(1))), "31 was never given");
+        assert_eq!(position.resume(), (Some(30), Some(1)));
+    }
+
+    #[test]
+    fn a_new_connection_keeps_what_waits_and_a_replaced_journal_begins_anew() {
+        let mut position = Position::of_file(Some(1), 5);
+        position.returns(9);
+        position.begin(lineage(1, 9, false), false);
+        assert_eq!((position.committed(), position.waits()), (Some((5, Some(1))), true));
+        position.begin(lineage(2, 7, false), false);
+        assert_eq!(position.committed(), Some((5, Some(2))), "the numbers go on in another lineage");
+        position.begin(lineage(3, 0, true), false);
+        assert_eq!((position.committed(), position.waits()), (Some((0, Some(3))), false));
+        position.commit(9);
+        assert_eq!(position.committed(), Some((0, Some(3))), "9 is a number of the old journal");
+    }
+
+    #[test]
+    fn a_stream_that_begins_by_time_has_no_position_before_its_first_event() {
+        let mut position = Position::default();
+        position.begin(lineage(1, 10, false), true);
+        assert_eq!((position.committed(), position.resume()), (None, (None, None)));
+        position.returns(15);
+        assert_eq!((position.committed(), position.resume()), (None, (Some(15), Some(1))));
+        position.commit(15);
+        assert_eq!(position.committed(), Some((15, Some(1))));
+        position.begin(lineage(1, 10, false), true);
+        position.looked(12);
+        assert_eq!(
+            position.committed(),
+            Some((12, Some(1))),
+            "monitord has looked, and the time no longer counts"
+        );
+    }
+
+    /// Every order of events keeps `committed ≤ returned ≤ received`, and no event is passed without its commit.
+    #[test]
+    fn a_random_walk_never_commits_what_was_not_dealt_with() {
+        let mut seed = 7u64;
+        let mut random = move |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % below
+        };
+        let (mut position, mut next, mut open) = (Position::default(), 1u64, Vec::new());
+        position.begin(lineage(1, 0, false), false);
+        for _ in 0..100_000 {
+            next += random(3);
+            match random(4) {
+                0 => {
+                    next += 1;
+                    position.returns(next);
+                    open.push(next);
+                }
+                1 => position.looked(next),
+                2 if !open.is_empty() => {
+                    let seq = open[random(open.len() as u64) as usize];
+                    position.commit(seq);
+                    open.retain(|event| *event > seq);
+                }
+                _ => position.begin(lineage(1, position.resume().0.unwrap_or(0), false), false),
+            }
+            assert!(position.committed <= position.returned && position.returned <= position.received);
+            let committed = position.committed().map_or(0, |(seq, _)| seq);
+            assert!(open.iter().all(|event| *event > committed), "{position:?} passes one of {open:?}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! SELinux labels of the host's files that a container is given: `:z` and `:Z` of a mount, and its own three files.
+//!
+//! Called at each start, before the shim. A directory of the host may be mounted into a running container that changes
+//! it meanwhile: no link is followed below what was named, and each entry is labelled in its opened directory.
+
+use super::problem::SpecError;
+use crate::place::{open_beneath, open_top};
+use crate::sys;
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, fstatat};
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// The attribute that a label is.
+const ATTRIBUTE: &std::ffi::CStr = c"security.selinux";
+/// Directories whose labels the host itself depends on.
+const OF_THE_HOST: [&str; 15] = [
+    "/", "/bin", "/boot", "/home", "/lib", "/lib64", "/media", "/opt", "/root", "/run", "/sbin", "/srv",
+    "/tmp", "/var", "/var/lib",
+];
+/// The same with all below them.
+const OF_THE_HOST_WHOLLY: [&str; 5] = ["/dev", "/etc", "/proc", "/sys", "/usr"];
+
+/// A file or directory of the host that gets a label, with all below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relabel {
+    /// Which, as the mount names it.
+    pub source: PathBuf,
+    /// The label.
+    pub label: String,
+}
+
+impl Relabel {
+    /// Labels it; a file system without labels is a warning.
+    ///
+    /// # Errors
+    /// [`SpecError::Option`]: it is the host's own, or cannot be labelled.
+    pub fn run(&self) -> Result<Option<String>, SpecError> {
+        let text = self.source.to_string_lossy();
+        let bad = |why: String| {
+            SpecError::option("--volume", &text, format!("its files cannot be relabelled: {why}"))
+        };
+        let path = std::fs::canonicalize(&self.source).map_err(|error| bad(error.to_string()))?;
+        if is_of_the_host(&path) {
+            return Err(bad(
+                "the host depends on their labels; mount a directory below it, or without 'z'".to_owned()
+            ));
+        }
+        match label_tree(&path, &self.label) {
+            Ok(()) => Ok(None),
+            Err(Errno::EOPNOTSUPP) => {
+                Ok(Some(format!("{text} is not relabelled: its file system does not keep labels")))
+            }
+            Err(errno) => Err(bad(errno.desc().to_owned())),
+        }
+    }
+}
+
+fn is_of_the_host(path: &Path) -> bool {
+    OF_THE_HOST.iter().any(|other| path == Path::new(other))
+        || OF_THE_HOST_WHOLLY.iter().any(|other| path.starts_with(other))
+}
+
+/// Calls `make`; every file that it creates on this thread has `label` from its beginning. Without a label it just calls.
+///
+/// # Errors
+/// The kernel takes no such label; nothing was made then.
+pub fn creating_as<T>(label: &str, make: impl FnOnce() -> T) -> io::Result<T> {
+    // Of a thread, as /proc/thread-self says. proc_pid_attr(5), "fscreate".
+    const NEXT: &str = "/proc/thread-self/attr/fscreate";
+    if label.is_empty() {
+        return Ok(make());
+    }
+    std::fs::write(NEXT, label)?;
+    let made = make();
+    // A line feed alone is no label: files get what the policy says again.
+    if let Err(error) = std::fs::write(NEXT, "\n") {
+        log::error!("files of the engine go on to have label {label}: cannot write {NEXT}: {error}");
+    }
+    Ok(made)
+}
+
+/// Gives one file of the container's own a label.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn label_file(path: &Path, label: &str) -> Result<(), Errno> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    sys::lsetxattr(&path, ATTRIBUTE, label.as_bytes())
+}
+
+/// Labels `path` and all below it. The top comes last: where it has its label, all below has.
+fn label_tree(path: &Path, label: &str) -> Result<(), Errno> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::EINVAL) };
+    let parent = open_top(parent)?;
+    let name = CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    match openat(&parent, name.as_c_str(), flags, Mode::empty()) {
+        Ok(top) => label_below(&top, label)?,
+        Err(Errno::ENOTDIR) => {}
+        Err(errno) => return Err(errno),
+    }
+    label_entry(&parent, &name, label)
+}
+
+fn label_below(top: &OwnedFd, label: &str) -> Result<(), Errno> {
+    let mut pending = vec![Vec::new()];
+    while let Some(path) = pending.pop() {
+        let directory = match open_beneath(top, &path) {
+            // It went, or became something else, meanwhile.
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => continue,
+            other => other?,
+        };
+        // A second descriptor: the listing takes the first one over.
+        let mut listing = Dir::from_fd(open_beneath(&directory, b"")?)?;
+        for entry in listing.iter() {
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            match label_entry(&directory, name, label) {
+                Err(Errno::ENOENT) => continue,
+                other => other?,
+            }
+            let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+            let is_directory = fstatat(&directory, name, flags)
+                .is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR);
+            if is_directory {
+                let mut full = path.clone();
+                if !full.is_empty() {
+                    full.push(b'/');
+                }
+                full.extend_from_slice(name.to_bytes());
+                pending.push(full);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// By the descriptor of its directory: there is no call that takes both, and the name is the last component.
+fn label_entry(directory: &OwnedFd, name: &std::ffi::CStr, label: &str) -> Result<(), Errno> {
+    let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name.to_bytes());
+    let path = CString::new(path).map_err(|_| Errno::EINVAL)?;
+    sys::lsetxattr(&path, ATTRIBUTE, label.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const LABEL: &str = "system_u:object_r:container_file_t:s0:c1,c2";
+
+    fn label(path: &Path) -> Option<Vec<u8>> {
+        let path = CString::new(path.as_os_str().as_bytes()).expect("a path");
+        sys::lgetxattr(&path, ATTRIBUTE).ok()
+    }
+
+    fn run(source: &Path) -> Result<Option<String>, SpecError> {
+        Relabel { source: source.to_owned(), label: LABEL.to_owned() }.run()
+    }
+
+    /// True where this process may set labels: root, on a file system that keeps them, without a policy that forbids it.
+    fn may_label(dir: &Path) -> bool {
+        let file = dir.join("probe");
+        fs::write(&file, "").expect("written");
+        label_file(&file, LABEL).is_ok()
+    }
+
+    #[test]
+    fn all_of_a_tree_is_labelled_and_nothing_that_its_links_lead_to() {
+        let dir = tempfile::tempdir().expect("a directory");
+        if !nix::unistd::geteuid().is_root() {
+            assert!(run(dir.path()).is_err(), "an ordinary user may not");
+            return;
+        }
+        assert!(may_label(dir.path()), "root may");
+        let (top, outside) = (dir.path().join("top"), dir.path().join("outside"));
+        fs::create_dir_all(top.join("a/b/c")).expect("made");
+        fs::create_dir_all(&outside).expect("made");
+        for file in [top.join("a/b/c/file"), top.join("file"), outside.join("file")] {
+            fs::write(file, "").expect("written");
+        }
+        std::os::unix::fs::symlink(&outside, top.join("a/link")).expect("linked");
+        std::os::unix::fs::symlink(&top, dir.path().join("named")).expect("linked");
+        // By a link that the person named: it is followed, as the mount follows it.
+        assert_eq!(run(&dir.path().join("named")).expect("labelled"), None);
+        for below in ["", "a", "a/b", "a/b/c", "a/b/c/file", "file", "a/link"] {
+            assert_eq!(label(&top.join(below)).as_deref(), Some(LABEL.as_bytes()), "{below}");
+        }
+        for kept in [outside.clone(), outside.join("file"), dir.path().join("named")] {
+            assert_ne!(label(&kept).as_deref(), Some(LABEL.as_bytes()), "{}", kept.display());
+        }
+        assert_eq!(run(&outside.join("file")).expect("one file"), None);
+        assert_eq!(label(&outside.join("file")).as_deref(), Some(LABEL.as_bytes()));
+    }
+
+    #[test]
+    fn without_a_label_files_are_made_as_ever() {
+        assert_eq!(creating_as("", || 7).expect("made"), 7);
+    }
+
+    #[test]
+    fn directories_of_the_host_are_refused_by_name_however_they_are_spelled() {
+        for path in
+            ["/", "/etc", "/etc/ssl", "/usr/bin", "/usr/../etc/", "/proc/self/root", "/tmp/../var/lib"]
+        {
+            let error = run(Path::new(path)).expect_err(path).to_string();
+            assert!(error.contains(path) && error.contains("relabelled"), "{error}");
+        }
+        assert!(run(Path::new("/nonexistent-sampan")).is_err());
+    }
+}

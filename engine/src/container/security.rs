@@ -1,0 +1,487 @@
+//! AppArmor and SELinux: which profile and which labels a container gets.
+//!
+//! Called by what makes the bundle and by `create`. Everything is decided from the options, the configuration and a
+//! [`Host`], so it can be tried without either in the kernel. [`Loaded`] and [`Contexts`] say what [`Host`] reads. This
+//! module loads no profile and changes no label of a file: that is [`super::relabel`]'s.
+
+use super::host::Host;
+use super::problem::{SpecError, shown};
+use super::process::security;
+use super::settings::Settings;
+use sampan_ipc::container::Create;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// The AppArmor profile that confines nothing, by its name in the kernel.
+const UNCONFINED: &str = "unconfined";
+/// Docker's default profile.
+const DOCKER: &str = "docker-default";
+/// Podman's default profile, before its version.
+const PODMAN: &str = "containers-default-";
+/// Categories of SELinux's multi-category security: `c0` to `c1023`.
+const CATEGORIES: u64 = 1024;
+/// The level of containers without a process label. No container has these categories, so none can read their files.
+const NOBODYS_LEVEL: &str = "s0:c1022,c1023";
+/// The level of files that all containers share.
+const SHARED_LEVEL: &str = "s0";
+/// How often a pair of categories is drawn before one that is in use is taken.
+const DRAWS: usize = 1000;
+/// What labels may say, for messages.
+const EXPECTED: &str = "expected disable, user:, role:, type:, level: or filetype: and a word";
+
+/// Profiles of AppArmor that the kernel has; `None` where that cannot be read.
+pub type Loaded = Option<BTreeSet<String>>;
+
+/// Reads `/sys/kernel/security/apparmor/profiles`: `NAME (MODE)` a line. Profiles of other namespaces are left out.
+pub fn loaded(file: &str) -> BTreeSet<String> {
+    let name = |line: &str| line.rsplit_once(" (").map(|(name, _)| name.to_owned());
+    file.lines().filter_map(name).filter(|name| !name.starts_with(':')).collect()
+}
+
+/// What the host's SELinux policy says of containers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contexts {
+    /// Of processes: `system_u:system_r:container_t:s0`.
+    pub process: Context,
+    /// Of files: `system_u:object_r:container_file_t:s0`.
+    pub file: Context,
+}
+
+impl Contexts {
+    /// Reads `lxc_contexts`, a file of the policy; `None` if it does not say both. selabel(5) has no page of it.
+    pub fn parse(file: &str) -> Option<Self> {
+        let value = |wanted: &str| {
+            file.lines().filter(|line| !line.trim_start().starts_with('#')).find_map(|line| {
+                let (key, value) = line.split_once('=')?;
+                (key.trim() == wanted).then(|| Context::parse(value.trim().trim_matches('"')))?
+            })
+        };
+        Some(Contexts { process: value("process")?, file: value("file")? })
+    }
+}
+
+/// A label of SELinux in its parts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Context {
+    user: String,
+    role: String,
+    kind: String,
+    level: String,
+}
+
+impl Context {
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(4, ':').map(str::to_owned);
+        let context = Context {
+            user: parts.next()?,
+            role: parts.next()?,
+            kind: parts.next()?,
+            level: parts.next().unwrap_or_else(|| SHARED_LEVEL.to_owned()),
+        };
+        let parts = [&context.user, &context.role, &context.kind, &context.level];
+        if parts.iter().all(|part| is_part(part)) { Some(context) } else { None }
+    }
+
+    /// The type, such as `container_t`.
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+}
+
+impl std::fmt::Display for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}:{}:{}", self.user, self.role, self.kind, self.level)
+    }
+}
+
+/// True for a part of a label: what stands in one is a word of the policy, or a range of levels.
+fn is_part(part: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | ',' | ':');
+    !part.is_empty() && part.len() <= 255 && part.chars().all(plain)
+}
+
+/// SELinux labels of a container; empty where it has none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Labels {
+    /// Of its processes.
+    pub process: String,
+    /// Of its files.
+    pub mount: String,
+}
+
+impl Labels {
+    /// True if there is neither.
+    pub fn is_empty(&self) -> bool {
+        self.process.is_empty() && self.mount.is_empty()
+    }
+
+    /// The level of its files, which no other container is to have; `None` without a label.
+    pub fn level(&self) -> Option<&str> {
+        self.mount.splitn(4, ':').nth(3)
+    }
+
+    /// The label of files that it shares with other containers.
+    pub fn shared(&self) -> Option<String> {
+        let context = Context::parse(&self.mount)?;
+        Some(Context { level: SHARED_LEVEL.to_owned(), ..context }.to_string())
+    }
+}
+
+/// Chooses the labels of a new container; `is_used` says which levels others have.
+///
+/// None where SELinux is off, its policy knows no containers, or the configuration says `selinux = false`.
+///
+/// # Errors
+/// [`SpecError::Option`]: `--security-opt label=` makes no sense.
+pub fn labels(
+    create: &Create,
+    host: &Host,
+    settings: &Settings,
+    is_used: impl Fn(&str) -> bool,
+) -> Result<Labels, SpecError> {
+    let mut asked = Vec::new();
+    for option in &create.security {
+        let Some(text) = option.strip_prefix("label").and_then(|rest| rest.strip_prefix(['=', ':'])) else {
+            continue;
+        };
+        asked.push(parse_label(text)?);
+    }
+    let Some(contexts) = host.contexts.as_ref().filter(|_| host.selinux && settings.selinux) else {
+        return Ok(Labels::default());
+    };
+    let (mut process, mut file) = (contexts.process.clone(), contexts.file.clone());
+    if create.privileged || asked.contains(&Label::Disable) {
+        file.level = NOBODYS_LEVEL.to_owned();
+        return Ok(Labels { process: String::new(), mount: file.to_string() });
+    }
+    let level = draw(sampan_ipc::sender::random, is_used);
+    process.level.clone_from(&level);
+    file.level = level;
+    for label in asked {
+        match label {
+            Label::Disable => {}
+            Label::User(user) => {
+                process.user = user.to_owned();
+                file.user = user.to_owned();
+            }
+            Label::Role(role) => process.role = role.to_owned(),
+            Label::Type(kind) => process.kind = kind.to_owned(),
+            Label::FileType(kind) => file.kind = kind.to_owned(),
+            Label::Level(level) => {
+                process.level = level.to_owned();
+                file.level = level.to_owned();
+            }
+        }
+    }
+    Ok(Labels { process: process.to_string(), mount: file.to_string() })
+}
+
+/// What `--security-opt label=` asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Label<'a> {
+    Disable,
+    User(&'a str),
+    Role(&'a str),
+    Type(&'a str),
+    Level(&'a str),
+    FileType(&'a str),
+}
+
+fn parse_label(text: &str) -> Result<Label<'_>, SpecError> {
+    let bad = || Err(SpecError::option("--security-opt label", text, EXPECTED));
+    if text == "disable" {
+        return Ok(Label::Disable);
+    }
+    let Some((key, value)) = text.split_once(':') else { return bad() };
+    // Only a level has colons: `s0:c1,c2`.
+    if !is_part(value) || (key != "level" && value.contains([':', ','])) {
+        return bad();
+    }
+    match key {
+        "user" => Ok(Label::User(value)),
+        "role" => Ok(Label::Role(value)),
+        "type" => Ok(Label::Type(value)),
+        "level" => Ok(Label::Level(value)),
+        "filetype" => Ok(Label::FileType(value)),
+        _ => bad(),
+    }
+}
+
+/// A level of two categories that nobody has, the smaller one first.
+fn draw(mut random: impl FnMut() -> u64, is_used: impl Fn(&str) -> bool) -> String {
+    let mut level = String::new();
+    for _ in 0..DRAWS {
+        let number = random();
+        let (one, two) = (number % CATEGORIES, (number >> 32) % CATEGORIES);
+        if one == two {
+            continue;
+        }
+        level = format!("s0:c{},c{}", one.min(two), one.max(two));
+        if level != NOBODYS_LEVEL && !is_used(&level) {
+            break;
+        }
+    }
+    level
+}
+
+/// The AppArmor profile of a container; `None` leaves it with that of the engine, which usually has none.
+///
+/// # Errors
+/// [`SpecError`]: a profile that was asked for cannot be had.
+pub fn apparmor(create: &Create, host: &Host, settings: &Settings) -> Result<Option<String>, SpecError> {
+    let (option, profile) = match (security(create, "apparmor"), &settings.apparmor_profile) {
+        (Some(""), _) => {
+            return Err(SpecError::option(
+                "--security-opt apparmor",
+                "",
+                "expected a profile's name, or unconfined",
+            ));
+        }
+        (Some(profile), _) => ("--security-opt apparmor", profile),
+        (None, _) if create.privileged => return Ok(host.apparmor.then(|| UNCONFINED.to_owned())),
+        (None, Some(profile)) => ("the key apparmor-profile", profile.as_str()),
+        (None, None) => return Ok(default_profile(host).map(str::to_owned)),
+    };
+    let doing = || format!("give the container the AppArmor profile {:?} of {option}", shown(profile));
+    match (&host.profiles, profile) {
+        (_, UNCONFINED) => Ok(host.apparmor.then(|| UNCONFINED.to_owned())),
+        _ if !host.apparmor => Err(SpecError::host(
+            doing(),
+            "AppArmor is off in this host's kernel",
+            "leave it away, or boot with apparmor=1 security=apparmor",
+        )),
+        // A stack of profiles, or one of another namespace, has no line of its own in the kernel's list.
+        (Some(loaded), name) if !name.starts_with(':') && !name.contains("//&") && !loaded.contains(name) => {
+            Err(SpecError::host(
+                doing(),
+                "no profile of this name is loaded",
+                "load it with apparmor_parser(8); /sys/kernel/security/apparmor/profiles lists what is loaded",
+            ))
+        }
+        _ => Ok(Some(profile.to_owned())),
+    }
+}
+
+/// The profile of containers that do not ask for one: docker's, or the newest of podman's, if one is loaded.
+pub fn default_profile(host: &Host) -> Option<&str> {
+    let loaded = host.profiles.as_ref().filter(|_| host.apparmor)?;
+    if let Some(name) = loaded.get(DOCKER) {
+        return Some(name);
+    }
+    let version = |name: &&String| name.strip_prefix(PODMAN).map(numbers);
+    loaded.iter().filter(|name| name.starts_with(PODMAN)).max_by_key(version).map(String::as_str)
+}
+
+/// The numbers of a version, so that 0.9 is older than 0.50; what has the same ones and a word behind is a draft of it.
+fn numbers(version: &str) -> (Vec<u64>, bool) {
+    let (digits, word) = version.split_once('-').map_or((version, ""), |(digits, word)| (digits, word));
+    (digits.split('.').map(|number| number.parse().unwrap_or(0)).collect(), word.is_empty())
+}
+
+/// What is at work for containers that do not say otherwise, for `info`: `apparmor=docker-default`, `selinux=container_t`.
+pub fn describe(host: &Host, settings: &Settings) -> Vec<String> {
+    let mut said = Vec::new();
+    if host.apparmor {
+        let profile = settings.apparmor_profile.as_deref().or_else(|| default_profile(host));
+        said.push(format!("apparmor={}", profile.unwrap_or(UNCONFINED)));
+    }
+    if host.selinux {
+        let kind = match &host.contexts {
+            _ if !settings.selinux => "disabled",
+            Some(contexts) => contexts.process.kind(),
+            None => "no-container-policy",
+        };
+        said.push(format!("selinux={kind}"));
+    }
+    said
+}
+
+/// What an administrator should know at the engine's start.
+pub fn advice(host: &Host, settings: &Settings) -> Vec<&'static str> {
+    let mut said = Vec::new();
+    if host.apparmor && settings.apparmor_profile.is_none() && default_profile(host).is_none() {
+        said.push(
+            "AppArmor is on, but neither docker-default nor containers-default-* is loaded: containers run without a \
+             profile until one is, or apparmor-profile names another one",
+        );
+    }
+    if host.selinux && settings.selinux && host.contexts.is_none() {
+        said.push(
+            "SELinux is on, but its policy says nothing of containers: they run without labels (install \
+             container-selinux)",
+        );
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LXC_CONTEXTS: &str = "# a policy's\nprocess = \"system_u:system_r:container_t:s0\"\n\
+        content = \"system_u:object_r:virt_var_lib_t:s0\"\nfile = \"system_u:object_r:container_file_t:s0\"\n\
+        ro_file=\"system_u:object_r:container_ro_file_t:s0\"\n";
+
+    fn selinux() -> Host {
+        Host { selinux: true, contexts: Contexts::parse(LXC_CONTEXTS), ..Host::default() }
+    }
+
+    fn apparmor_of(profiles: &str) -> Host {
+        Host { apparmor: true, profiles: Some(loaded(profiles)), ..Host::default() }
+    }
+
+    fn ask(options: &[&str]) -> Create {
+        Create { security: options.iter().map(ToString::to_string).collect(), ..Create::default() }
+    }
+
+    fn labels_of(options: &[&str]) -> Result<Labels, SpecError> {
+        labels(&ask(options), &selinux(), &Settings::default(), |_| false)
+    }
+
+    #[test]
+    fn the_default_profile_is_dockers_or_the_newest_of_podmans() {
+        let of = |profiles: &str| {
+            apparmor(&ask(&[]), &apparmor_of(profiles), &Settings::default()).expect("no question")
+        };
+        let both = "snap.x (enforce)\ncontainers-default-0.50.1 (enforce)\ndocker-default (enforce)\n";
+        assert_eq!(of(both).as_deref(), Some("docker-default"));
+        let versions = "containers-default-0.50.1 (enforce)\ncontainers-default-0.9.9 (enforce)\n\
+            containers-default-0.57.0-dev (enforce)\ncontainers-default-0.57.0 (complain)\n\
+            :ns:containers-default-0.99.0 (enforce)\n";
+        assert_eq!(of(versions).as_deref(), Some("containers-default-0.57.0"));
+        assert_eq!(of("docker-default-x (enforce)\n/usr/bin/man (enforce)\nnonsense\n"), None);
+        let unknown = Host { apparmor: true, ..Host::default() };
+        assert_eq!(apparmor(&ask(&[]), &unknown, &Settings::default()).expect("none"), None);
+        assert_eq!(apparmor(&ask(&[]), &Host::default(), &Settings::default()).expect("off"), None);
+    }
+
+    #[test]
+    fn options_go_before_the_configuration_and_what_cannot_be_had_is_an_error() {
+        let host = apparmor_of("docker-default (enforce)\nmine (enforce)\nours (enforce)\n");
+        let settings = Settings { apparmor_profile: Some("ours".into()), ..Settings::default() };
+        let of =
+            |options: &[&str]| apparmor(&ask(options), &host, &settings).map_err(|error| error.to_string());
+        assert_eq!(of(&[]), Ok(Some("ours".into())));
+        assert_eq!(of(&["apparmor=x", "apparmor=mine"]), Ok(Some("mine".into())));
+        assert_eq!(of(&["apparmor:unconfined"]), Ok(Some("unconfined".into())));
+        assert_eq!(of(&["apparmor=mine//&ours"]), Ok(Some("mine//&ours".into())));
+        assert!(of(&["apparmor="]).is_err_and(|error| error.contains("expected a profile's name")));
+        assert!(
+            of(&["apparmor=x"]).is_err_and(|error| error.contains("\"x\"") && error.contains("is loaded"))
+        );
+        let privileged = Create { privileged: true, ..ask(&[]) };
+        assert_eq!(apparmor(&privileged, &host, &settings).expect("free").as_deref(), Some("unconfined"));
+        let confined = Create { privileged: true, ..ask(&["apparmor=mine"]) };
+        assert_eq!(apparmor(&confined, &host, &settings).expect("asked").as_deref(), Some("mine"));
+        let off = Host::default();
+        assert!(apparmor(&ask(&["apparmor=mine"]), &off, &Settings::default()).is_err());
+        let error = apparmor(&ask(&[]), &off, &settings).expect_err("the configuration asks for it");
+        assert!(error.to_string().contains("apparmor-profile"), "{error}");
+        assert_eq!(apparmor(&ask(&["apparmor=unconfined"]), &off, &settings).expect("it is"), None);
+        assert_eq!(apparmor(&privileged, &off, &settings).expect("it is"), None);
+    }
+
+    #[test]
+    fn labels_are_those_of_the_policy_with_two_categories_of_their_own() {
+        let labels = labels_of(&[]).expect("labels");
+        let level = labels.level().expect("a level").to_owned();
+        assert_eq!(labels.process, format!("system_u:system_r:container_t:{level}"));
+        assert_eq!(labels.mount, format!("system_u:object_r:container_file_t:{level}"));
+        let categories: Vec<u64> = level
+            .strip_prefix("s0:")
+            .expect("a sensitivity")
+            .split(',')
+            .map(|word| word.strip_prefix('c').expect("a category").parse().expect("a number"))
+            .collect();
+        assert!(
+            categories.len() == 2 && categories[0] < categories[1] && categories[1] < CATEGORIES,
+            "{level}"
+        );
+        assert_eq!(labels.shared().as_deref(), Some("system_u:object_r:container_file_t:s0"));
+    }
+
+    #[test]
+    fn a_level_that_another_container_has_is_not_drawn_again() {
+        let number = |one: u64, two: u64| one | (two << 32);
+        let mut numbers = [number(5, 5), number(7, 3), number(1023, 1022), number(9, 4)].into_iter();
+        let level = draw(|| numbers.next().expect("enough"), |level| level == "s0:c3,c7");
+        assert_eq!(level, "s0:c4,c9");
+        // Where all are in use, one is shared rather than none given.
+        assert_eq!(draw(|| number(2, 1), |_| true), "s0:c1,c2");
+    }
+
+    #[test]
+    fn label_options_change_their_part_and_nonsense_is_refused() {
+        let labels = labels_of(&["label=type:my_t", "label=level:s0:c1,c2", "label:filetype:my_file_t"]);
+        let labels = labels.expect("labels");
+        assert_eq!(labels.process, "system_u:system_r:my_t:s0:c1,c2");
+        assert_eq!(labels.mount, "system_u:object_r:my_file_t:s0:c1,c2");
+        let labels =
+            labels_of(&["label=user:u", "label=role:r", "label=level:s0-s0:c0.c1023"]).expect("labels");
+        assert_eq!(labels.process, "u:r:container_t:s0-s0:c0.c1023");
+        assert_eq!(labels.mount, "u:object_r:container_file_t:s0-s0:c0.c1023");
+        for disabled in [labels_of(&["label=disable"]), labels_of(&["label=type:x", "label:disable"])] {
+            let labels = disabled.expect("labels");
+            assert_eq!(labels.process, "");
+            assert_eq!(labels.mount, "system_u:object_r:container_file_t:s0:c1022,c1023");
+        }
+        for wrong in [
+            "label=",
+            "label=enable",
+            "label=type",
+            "label=type:",
+            "label=type:a:b",
+            "label=type:a b",
+            "label=level:s0:c1;c2",
+            "label=color:red",
+            "label=type:a\"b",
+        ] {
+            let error = labels_of(&[wrong]).expect_err(wrong).to_string();
+            assert!(error.contains("--security-opt label") && error.contains("disable"), "{error}");
+            // Nonsense is nonsense without SELinux as well.
+            assert!(
+                super::labels(&ask(&[wrong]), &Host::default(), &Settings::default(), |_| false).is_err()
+            );
+        }
+    }
+
+    #[test]
+    fn without_selinux_or_its_policy_or_by_configuration_there_are_no_labels() {
+        let of = |host: &Host, settings: &Settings| {
+            labels(&ask(&["label=type:x"]), host, settings, |_| false).expect("none")
+        };
+        let off = Settings { selinux: false, ..Settings::default() };
+        assert!(of(&selinux(), &off).is_empty());
+        assert!(of(&Host { selinux: true, ..Host::default() }, &Settings::default()).is_empty());
+        assert!(of(&Host { selinux: false, ..selinux() }, &Settings::default()).is_empty());
+        assert!(!of(&selinux(), &Settings::default()).is_empty());
+    }
+
+    #[test]
+    fn a_policys_file_that_says_no_labels_is_no_policy() {
+        assert_eq!(Contexts::parse(""), None);
+        assert_eq!(Contexts::parse("process = \"system_u:system_r:container_t:s0\"\n"), None);
+        assert_eq!(Contexts::parse("process = \"x\"\nfile = \"y\"\n"), None);
+        let bare = Contexts::parse("process=u:r:t\nfile=u:o:f\n").expect("old policies have no levels");
+        assert_eq!(bare.file.to_string(), "u:o:f:s0");
+    }
+
+    #[test]
+    fn what_is_at_work_is_described_and_what_is_missing_is_advised() {
+        let settings = Settings::default();
+        assert_eq!(describe(&Host::default(), &settings), Vec::<String>::new());
+        let both = Host {
+            selinux: true,
+            contexts: Contexts::parse(LXC_CONTEXTS),
+            ..apparmor_of("docker-default (enforce)\n")
+        };
+        assert_eq!(describe(&both, &settings), ["apparmor=docker-default", "selinux=container_t"]);
+        assert!(advice(&both, &settings).is_empty());
+        let chosen =
+            Settings { apparmor_profile: Some("mine".into()), selinux: false, ..Settings::default() };
+        assert_eq!(describe(&both, &chosen), ["apparmor=mine", "selinux=disabled"]);
+        let bare = Host { selinux: true, ..apparmor_of("") };
+        assert_eq!(describe(&bare, &settings), ["apparmor=unconfined", "selinux=no-container-policy"]);
+        assert_eq!((advice(&bare, &settings).len(), advice(&bare, &chosen).len()), (2, 0));
+    }
+}
