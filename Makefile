@@ -35,15 +35,18 @@ all:
 demo: all
 	tests/demo.sh $(TARGET)/release "$(IMAGE)"
 
-# Unit tests, and end-to-end tests with real processes, a real registry and real peers.
+# Unit tests, and end-to-end tests with real processes, a real registry, real peers and a real systemd. The host is left as
+# it was found, which is checked in the end.
 test:
 	tests/install-deps.sh
-	$(CARGO) build --workspace --bins
+	$(CARGO) build --workspace --bins --examples
+	tests/host-state.sh before $(TARGET)/host-state
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		$(CARGO) nextest run --workspace && $(CARGO) test --workspace --doc; \
 	else \
 		$(CARGO) test --workspace; \
 	fi
+	tests/host-state.sh after $(TARGET)/host-state
 
 # The same with all rounds of kills, races and storms, of which `make test` runs a tenth.
 soak:
@@ -99,7 +102,7 @@ install-built:
 uninstall:
 	rm -f $(BINARIES:%=$(BINDIR)/%) $(UNITS:%=$(UNITDIR)/%) $(SYSUSERSDIR)/sampan.conf
 	rm -f $(MANDIR)/man1/sampan.1 $(MANDIR)/man1/sampan-*.1 $(patsubst docs/man/%,$(MANDIR)/man8/%,$(wildcard docs/man/*.8))
-	rm -f $(BASHDIR)/sampan $(ZSHDIR)/_sampan $(FISHDIR)/sampan.fish
+	rm -f $(BASHDIR)/sampan.bash $(ZSHDIR)/_sampan $(FISHDIR)/sampan.fish
 
 clean:
 	$(CARGO) clean

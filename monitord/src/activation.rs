@@ -4,11 +4,19 @@
 //! sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3).
 
 use crate::sys;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::stat::{SFlag, fstat, stat};
 use sd_notify::NotifyState;
-use std::os::fd::OwnedFd;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
+
+/// Longest wait until the service manager has seen what it was told.
+const BARRIER_MS: u16 = 5000;
 
 /// Descriptors that were passed.
 #[derive(Debug, Default)]
@@ -57,6 +65,33 @@ pub fn passed(emit_path: &Path) -> Passed {
 /// True if the file at `path` is the one that `fd` has open.
 fn is_at(fd: &OwnedFd, path: &Path) -> bool {
     matches!((fstat(fd), stat(path)), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+}
+
+/// Has the service manager keep `fd` under `name`, in the place of what it kept so before, and waits until it does.
+///
+/// # Errors
+/// There is no service manager, or it cannot be reached.
+pub fn store(name: &str, fd: &impl AsFd) -> io::Result<()> {
+    let socket = std::env::var_os("NOTIFY_SOCKET").ok_or(io::ErrorKind::NotFound)?;
+    let manager = UnixDatagram::unbound()?;
+    manager.connect(socket)?;
+    let send = |text: &str, fd: BorrowedFd| {
+        let fds = [fd.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&fds)];
+        let parts = [IoSlice::new(text.as_bytes())];
+        sendmsg::<()>(manager.as_raw_fd(), &parts, &rights, MsgFlags::MSG_NOSIGNAL, None)
+    };
+    manager.send(format!("FDSTOREREMOVE=1\nFDNAME={name}").as_bytes())?;
+    send(&format!("FDSTORE=1\nFDNAME={name}"), fd.as_fd())?;
+    // It closes what comes with a barrier once all that came before has been seen: this process is not gone by then, and
+    // known as one of the unit's. sd_notify_barrier(3).
+    let (ours, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    send("BARRIER=1", theirs.as_fd())?;
+    drop(theirs);
+    match poll(&mut [PollFd::new(ours.as_fd(), PollFlags::empty())], BARRIER_MS)? {
+        0 => Err(io::ErrorKind::TimedOut.into()),
+        _ => Ok(()),
+    }
 }
 
 /// How often the watchdog wants to hear from this process; `None` if never.

@@ -43,8 +43,9 @@ Options:
       --subscribers-max <N>              Serve at most this many subscribers [default: 4096]
       --subscribers-per-uid-max <N>      Serve at most this many of one user [default: 2048]
       --config <PATH>                    Read this configuration file [default: /etc/sampan/sampan.toml, if there]
-      --release-fifo <PATH>              Give the FIFO to this user and group, so that systemd opens it, and exit
-      --fifo-mode <MODE>                 With --release-fifo: and this mode [default: 0620]
+      --hand-over-fifos                  Give both FIFOs to the service manager, to be passed on, and exit
+      --give-back-fifo <PATH>            Give the FIFO to this user and group, so that systemd opens it, and exit
+      --fifo-mode <MODE>                 With --give-back-fifo: and this mode [default: 0620]
       --hold-fifo <PATH>                 Hold the FIFO open, so that what is in it is kept, until SIGTERM
   -h, --help                             Print this help
   -V, --version                          Print the version
@@ -63,7 +64,9 @@ pub enum Asked {
     /// To run.
     Run(Box<Settings>),
     /// To give a FIFO to this process's user and group, with a mode.
-    Release(PathBuf, Mode),
+    GiveBack(PathBuf, Mode),
+    /// To hand the FIFOs over to the service manager.
+    HandOver(Box<Settings>),
     /// To hold a FIFO open.
     Hold(PathBuf),
     /// To print a text.
@@ -177,7 +180,8 @@ impl Settings {
         use lexopt::prelude::*;
         let mut parser = lexopt::Parser::from_args(args);
         let (mut section, mut config) = (Section::default(), None);
-        let (mut release, mut mode) = (None, Mode::from_bits_truncate(0o620));
+        let mut hands_over = false;
+        let (mut given_back, mut mode) = (None, Mode::from_bits_truncate(0o620));
         while let Some(arg) = parser.next()? {
             match arg {
                 Short('h') | Long("help") => return Ok(Asked::Print(HELP.to_owned())),
@@ -197,17 +201,19 @@ impl Settings {
                 Long("subscribers-per-uid-max") => {
                     section.subscribers_per_uid_max = Some(parser.value()?.parse()?)
                 }
-                Long("release-fifo") => release = Some(PathBuf::from(parser.value()?)),
+                Long("hand-over-fifos") => hands_over = true,
+                Long("give-back-fifo") => given_back = Some(PathBuf::from(parser.value()?)),
                 Long("fifo-mode") => mode = file_mode(&parser.value()?.string()?)?,
                 Long("hold-fifo") => return Ok(Asked::Hold(parser.value()?.into())),
                 Long("config") => config = Some(PathBuf::from(parser.value()?)),
                 _ => return Err(arg.unexpected().into()),
             }
         }
-        if let Some(path) = release {
-            return Ok(Asked::Release(path, mode));
+        if let Some(path) = given_back {
+            return Ok(Asked::GiveBack(path, mode));
         }
-        Self::resolve(section, config).map(|settings| Asked::Run(Box::new(settings)))
+        let settings = Box::new(Self::resolve(section, config)?);
+        Ok(if hands_over { Asked::HandOver(settings) } else { Asked::Run(settings) })
     }
 
     /// The settings as the same arguments and the file of today give them.

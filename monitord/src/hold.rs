@@ -1,14 +1,14 @@
-//! A FIFO between two lives of its socket unit: given back to who opens it, held open while nobody else does.
+//! What the units do with the FIFOs while sampan-monitord does not read them: give back, hold, hand over.
 //!
 //! systemd opens a FIFO that exists only if owner, group and mode are those of one that it would make itself, and it makes
-//! them other ones right after. So each start of the unit but the first would fail: [`release`] runs before it. A FIFO
-//! that nobody has open loses what is in it: [`hold`] runs from the unit's stop to its next start. Both are run by the units,
-//! as `sampan-monitord --release-fifo` and `--hold-fifo`. Neither reads a byte of the FIFO, makes one, or removes one.
+//! them other ones right after. So each start of a socket unit but the first would fail: [`give_back`] runs before it. A
+//! FIFO that nobody has open loses what is in it: [`hold`] runs from the unit's stop to its next start. And sampan-monitord
+//! does not open the FIFOs itself: [`hand_over`] does so, as root, before each of its starts, and systemd passes them on.
+//! Run by the units, as `sampan-monitord --give-back-fifo`, `--hold-fifo` and `--hand-over-fifos`; none of them reads a byte of
+//! a FIFO, makes one, or removes one.
 
 use crate::activation;
 use crate::sys;
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{fchown, getegid, geteuid};
 use sampan_ipc::fifo::{self, OpenError};
@@ -18,15 +18,12 @@ use signal_hook::iterator::Signals;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a FIFO cannot be released or held.
+/// Why a FIFO cannot be given back, held or handed over.
 #[derive(Debug, thiserror::Error)]
 pub enum HoldError {
     /// It cannot be opened, or something else is in its place.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// A sampan-monitord reads it.
-    #[error("FIFO {} is in use by another sampan-monitord: stop that first", .0.display())]
-    Busy(PathBuf),
     /// The system refuses.
     #[error("cannot {doing} FIFO {}", path.display())]
     Io {
@@ -41,22 +38,31 @@ pub enum HoldError {
 
 /// Gives the FIFO at `path`, if there is one, to this process's user and group, with `mode`.
 ///
+/// A sampan-monitord that reads it reads on.
+///
 /// # Errors
-/// [`HoldError::Busy`] if somebody reads it: it is not to be opened by a second one then.
-pub fn release(path: &Path, mode: Mode) -> Result<(), HoldError> {
+/// See [`HoldError`].
+pub fn give_back(path: &Path, mode: Mode) -> Result<(), HoldError> {
     let fifo = match fifo::hold(path) {
         Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
         fifo => fifo?,
     };
-    let context =
-        |errno: Errno| HoldError::Io { doing: "release", path: path.to_owned(), source: errno.into() };
-    let fifo = match Flock::lock(fifo, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => lock,
-        Err((_, Errno::EWOULDBLOCK)) => return Err(HoldError::Busy(path.to_owned())),
-        Err((_, errno)) => return Err(context(errno)),
-    };
-    fchown(&*fifo, Some(geteuid()), Some(getegid())).map_err(context)?;
-    fchmod(&*fifo, mode).map_err(context)
+    let given = fchown(&fifo, Some(geteuid()), Some(getegid())).and_then(|()| fchmod(&fifo, mode));
+    given.map_err(|errno| HoldError::Io { doing: "give back", path: path.to_owned(), source: errno.into() })
+}
+
+/// Gives the FIFO of each name to the service manager, to be passed under that name to the process that it starts next;
+/// those that it was given before are forgotten. sd_pid_notify_with_fds(3).
+///
+/// # Errors
+/// See [`HoldError`].
+pub fn hand_over(fifos: &[(&str, &Path)]) -> Result<(), HoldError> {
+    for (name, path) in fifos {
+        let context = |source| HoldError::Io { doing: "hand over", path: (*path).to_owned(), source };
+        let fifo = fifo::hold(path)?;
+        activation::store(name, &fifo).map_err(context)?;
+    }
+    Ok(())
 }
 
 /// Holds the FIFO at `path` open, and says so to the service manager, until SIGTERM or SIGINT.
@@ -85,28 +91,20 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_fifo_is_released_unless_it_is_read_or_none() {
+    fn a_fifo_is_given_back_with_what_is_in_it_and_nothing_else_is_touched() {
         let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("fifo");
+        let (path, link) = (dir.path().join("fifo"), dir.path().join("link"));
         let mode = Mode::from_bits_truncate(0o620);
-        release(&path, mode).expect("nothing is there, and nothing is to be done");
+        give_back(&path, mode).expect("nothing is there, and nothing is to be done");
         assert!(!path.exists());
-        let fifo = Fifo::open(&path, None).expect("a FIFO");
-        assert!(matches!(release(&path, mode), Err(HoldError::Busy(_))));
-        drop(fifo);
+        let _reader = Fifo::open(&path, None).expect("a FIFO");
         let mut fifo = fifo::hold(&path).expect("opened");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("set");
         fifo.write_all(b"unread").expect("room");
-        release(&path, mode).expect("released");
+        give_back(&path, mode).expect("given back");
+        assert_eq!(fifo.metadata().expect("there").permissions().mode() & 0o7777, 0o620);
         assert_eq!(sys::unread(&fifo), Ok(6));
-        assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o7777, 0o620);
-        std::fs::remove_file(&path).expect("removed");
-        std::fs::write(&path, "").expect("written");
-        let error = release(&path, mode).expect_err("a file").to_string();
-        assert!(error.contains("it is a regular file"), "{error}");
-        let link = dir.path().join("link");
         std::os::unix::fs::symlink(&path, &link).expect("linked");
-        let error = release(&link, mode).expect_err("a link").to_string();
-        assert!(error.contains("it is a symbolic link"), "{error}");
+        let error = give_back(&link, mode).expect_err("a link").to_string();
+        assert!(error.contains("a symbolic link"), "{error}");
     }
 }

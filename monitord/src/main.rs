@@ -34,7 +34,11 @@ fn main() -> ExitCode {
     sys::keep_heap_small();
     let settings = match config::Settings::from_args(std::env::args_os().skip(1)) {
         Ok(config::Asked::Run(settings)) => settings,
-        Ok(config::Asked::Release(path, mode)) => return between_lives(|| hold::release(&path, mode)),
+        Ok(config::Asked::GiveBack(path, mode)) => return between_lives(|| hold::give_back(&path, mode)),
+        Ok(config::Asked::HandOver(settings)) => {
+            let fifos = [("fifo", settings.fifo.as_path()), ("emit", settings.emit_fifo.as_path())];
+            return between_lives(|| hold::hand_over(&fifos));
+        }
         Ok(config::Asked::Hold(path)) => return between_lives(|| hold::hold(&path)),
         Ok(config::Asked::Print(text)) => {
             print!("{text}");
@@ -67,14 +71,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Does what a socket unit asks for while this process does not serve.
+/// Does what a unit asks for before and after a process that serves.
 fn between_lives(work: impl FnOnce() -> Result<(), hold::HoldError>) -> ExitCode {
     logging::start();
     match work() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{}", sampan_ipc::report::chain(&error));
-            ExitCode::from(if matches!(error, hold::HoldError::Busy(_)) { 100 } else { 1 })
+            ExitCode::FAILURE
         }
     }
 }

@@ -5,6 +5,7 @@
 //! has the host's `/usr` below what it writes there itself, and no other directory of the host; control groups below a
 //! group of its own, a network of its own; and of the host's units no more than targets, slices and journald.
 
+use crate::containers::busybox;
 use crate::host::{binary, need_root, wait_until};
 use crate::nested::{self, ENTER, INSIDE, MOUNT_GROUPS};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -166,6 +167,9 @@ impl Machine {
         // journald takes the kernel's log and turns auditing on where it is not told otherwise.
         let journald = "[Journal]\nReadKMsg=no\nAudit=\nRateLimitIntervalSec=0\n";
         fs::write(root.join("etc/systemd/journald.conf"), journald).expect("written");
+        // How long a shutdown waits for processes that ignore SIGTERM, as `sleep` does as process 1 of a container: 90 s.
+        let manager = "[Manager]\nDefaultTimeoutStopSec=3s\n";
+        fs::write(root.join("etc/systemd/system.conf"), manager).expect("written");
         let host = Path::new("/usr/lib/systemd/system");
         for entry in fs::read_dir(host).expect("Debian's package systemd").flatten() {
             let name = entry.file_name().into_string().expect("text");
@@ -315,6 +319,37 @@ impl Machine {
         self.says(&[&["systemctl"], words].concat())
     }
 
+    /// Makes the image `box:1`, with busybox, by the machine's engine.
+    pub fn import_box(&self) {
+        let layer = busybox().into_inner().expect("to memory");
+        fs::write(self.path("/root/box.tar"), layer).expect("written");
+        self.says(&["sampan", "import", "box:1", "/root/box.tar"]);
+    }
+
+    /// How many processes of the machine were started with these words, beside those that only look for them.
+    pub fn running(&self, words: &[&str]) -> usize {
+        let line = words.iter().map(|word| format!("{word}\0")).collect::<String>();
+        let processes = fs::read_dir(self.path("/proc")).expect("mounted").flatten();
+        let is_it = |path: &PathBuf| fs::read_to_string(path.join("cmdline")).is_ok_and(|it| it == line);
+        processes.map(|process| process.path()).filter(is_it).count()
+    }
+
+    /// The files that the machine has in `/usr` and the host has not, but for units.
+    pub fn files_in_usr(&self) -> Vec<PathBuf> {
+        let (mut files, mut dirs) = (Vec::new(), vec![self.file("layer/upper")]);
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(dir).expect("ours").flatten() {
+                let kind = entry.file_type().expect("it is there");
+                if kind.is_dir() {
+                    dirs.push(entry.path());
+                } else if kind.is_file() || kind.is_symlink() {
+                    files.push(entry.path());
+                }
+            }
+        }
+        files
+    }
+
     /// A property of a unit.
     pub fn property(&self, unit: &str, name: &str) -> String {
         self.systemctl(&["show", "--value", "--property", name, unit])
@@ -340,7 +375,7 @@ impl Machine {
 
     /// What systemd and all that it runs have logged, where something did; the end of it.
     pub fn logs(&self) -> String {
-        let log = self.run(&["journalctl", "--no-pager", "--lines", "300", "--output", "short-precise"]);
+        let log = self.run(&["journalctl", "--no-pager", "--lines", "3000", "--output", "short-precise"]);
         format!("{}{}", self.console(), String::from_utf8_lossy(&log.stdout))
     }
 

@@ -5,8 +5,9 @@ use sampan_tests::load::{KIND, Load, Written};
 use sampan_tests::machine::{Machine, UNITS};
 use sampan_tests::random::Random;
 use sampan_tests::rounds;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::PathBuf;
 
 /// How often each id of a load's event is in the journal.
 fn journaled(machine: &Machine) -> BTreeMap<String, usize> {
@@ -25,10 +26,19 @@ fn check(machine: &Machine, written: &Written) {
     let all = |ids: &BTreeMap<String, usize>| written.ids.iter().all(|id| ids.contains_key(id));
     let missing = || {
         let ids = journaled(machine);
-        let missing: Vec<_> = written.ids.iter().filter(|id| !ids.contains_key(*id)).collect();
+        let mut missing: Vec<(&str, u64, u64)> = Vec::new();
+        let mut count = 0;
+        for id in written.ids.iter().filter(|id| !ids.contains_key(*id)) {
+            let (writer, nth) = id.rsplit_once('-').expect("a writer's number");
+            let nth: u64 = nth.parse().expect("a number");
+            count += 1;
+            match missing.last_mut() {
+                Some((last, _, to)) if *last == writer && *to + 1 == nth => *to = nth,
+                _ => missing.push((writer, nth, nth)),
+            }
+        }
         format!(
-            "{} of {} events are missing: {missing:?}\n{}",
-            missing.len(),
+            "{count} of {} events are missing, from and to: {missing:?}\n{}",
             written.ids.len(),
             machine.logs()
         )
@@ -64,6 +74,19 @@ fn load(machine: &Machine) -> Load {
     load
 }
 
+/// Runs the words that follow as a member of the group `sampan`, who is nobody else.
+const MEMBER: [&str; 6] =
+    ["setpriv", "--reuid=12345", "--regid=12345", "--groups=sampan", "env", "SAMPAN_RUN_DIR=/run/sampan"];
+
+/// Emits by the command line, one event a command, until the file `/tmp/stop` is there.
+const EMIT: &str = r#"
+nth=0
+while [ ! -e /tmp/stop ]; do
+    if sampan emit load emit "emit-$nth" 2>>/tmp/emit-failed; then echo "emit-$nth" >>/tmp/emitted; fi
+    nth=$((nth + 1))
+done
+"#;
+
 /// kill -9 of a service's process, if it has one.
 fn kill(machine: &Machine, unit: &str) {
     machine.run(&["systemctl", "kill", "--signal", "KILL", "--kill-who", "main", unit]);
@@ -86,6 +109,7 @@ fn what_one_shot_writers_wrote_is_kept_over_stop_and_start_while_nobody_else_hol
         for _ in 0..rounds(50) {
             all("stop");
             all("start");
+            machine.await_unit("sampan-monitord.service", "active");
             machine.systemctl(&["stop", "sampan-monitord.service"]);
             all("start");
             all("restart");
@@ -111,6 +135,8 @@ fn no_event_that_was_written_is_lost_or_comes_twice_whatever_is_restarted_stoppe
         machine.systemctl(&["enable", "--now", "sampan-engine.service"]);
         await_up(machine);
         let load = load(machine);
+        let mut member =
+            machine.command(&[&MEMBER, ["sh", "-c", EMIT].as_slice()].concat()).spawn().expect("sh");
         for one in UNITS {
             for other in UNITS.into_iter().filter(|other| *other != one) {
                 machine.systemctl(&["restart", one, other]);
@@ -121,18 +147,16 @@ fn no_event_that_was_written_is_lost_or_comes_twice_whatever_is_restarted_stoppe
         let mut random = Random::new(seed);
         for _ in 0..rounds(300) {
             let unit = *random.pick(&UNITS);
+            let daemon = *random.pick(&["sampan-monitord.service", "sampan-engine.service"]);
+            // A command may cancel what one before it, which nobody waited for, is still doing.
             match random.below(8) {
-                0 => machine.systemctl(&["restart", "sampan-*"]),
-                1 => machine.systemctl(&["stop", "sampan-*"]),
-                2 => machine.systemctl(&["stop", unit]),
-                3 => machine.systemctl(&["daemon-reload"]),
-                4 => machine.systemctl(&["restart", "--no-block", unit]),
-                5 | 6 => {
-                    let unit = *random.pick(&["sampan-monitord.service", "sampan-engine.service"]);
-                    kill(machine, unit);
-                    String::new()
-                }
-                _ => machine.systemctl(&["start", "sampan-engine.service"]),
+                0 => machine.run(&["systemctl", "restart", "sampan-*"]),
+                1 => machine.run(&["systemctl", "stop", "sampan-*"]),
+                2 => machine.run(&["systemctl", "stop", unit]),
+                3 => machine.run(&["systemctl", "daemon-reload"]),
+                4 => machine.run(&["systemctl", "restart", "--no-block", unit]),
+                5 | 6 => machine.run(&["systemctl", "kill", "--signal=KILL", "--kill-who=main", daemon]),
+                _ => machine.run(&["systemctl", "start", "sampan-engine.service"]),
             };
         }
         machine.install();
@@ -140,7 +164,14 @@ fn no_event_that_was_written_is_lost_or_comes_twice_whatever_is_restarted_stoppe
         machine.systemctl(&["restart", "sampan-*"]);
         machine.systemctl(&["start", "sampan-engine.service", "sampan-monitord.service"]);
         await_up(machine);
-        check(machine, &load.end());
+        fs::write(machine.path("/tmp/stop"), "").expect("written");
+        assert!(member.wait().expect("ours").success());
+        let mut written = load.end();
+        let emitted = fs::read_to_string(machine.path("/tmp/emitted")).expect("some were");
+        written.ids.extend(emitted.lines().map(str::to_owned));
+        check(machine, &written);
+        let failed = fs::read_to_string(machine.path("/tmp/emit-failed")).expect("made");
+        assert_eq!(failed, "", "a member of the group may emit all the time");
     });
 }
 
@@ -153,12 +184,302 @@ fn a_first_emit_and_a_first_subscriber_start_monitord_and_a_first_command_the_en
         machine.says(&["sampan", "emit", "a", "b", "c"]);
         machine.await_unit("sampan-monitord.service", "active");
         machine.systemctl(&["stop", "sampan-monitord.service"]);
-        machine.systemctl(&["start", "sampan-events.socket"]);
         let events = machine.says(&["sampan", "events", "--after", "0", "--no-follow"]);
         assert!(events.contains("a b c"), "{events}");
         machine.await_unit("sampan-monitord.service", "active");
         assert_eq!(machine.main_pid("sampan-engine.service"), None);
         machine.says(&["sampan", "images"]);
         machine.await_unit("sampan-engine.service", "active");
+    });
+}
+
+/// Makes containers that sleep so many seconds each, by which they are known from outside.
+fn sleeper(machine: &Machine, name: &str, policy: &str, seconds: &str) {
+    let words = ["sampan", "run", "-d", "--name", name, "--restart", policy, "--network", "none", "box:1"];
+    machine.says(&[&words, ["sleep", seconds].as_slice()].concat());
+}
+
+#[test]
+fn an_enabled_engine_starts_at_boot_what_restart_policies_want_and_nobody_has_to_ask_it() {
+    Machine::installed(|machine| {
+        machine.systemctl(&["enable", "--now", "sampan-engine.service"]);
+        machine.import_box();
+        let wanted = [("always", "2001"), ("unless-stopped", "2002")];
+        for (policy, seconds) in wanted {
+            sleeper(machine, policy, policy, seconds);
+        }
+        sleeper(machine, "no", "no", "2003");
+        sleeper(machine, "stopped", "unless-stopped", "2004");
+        machine.says(&["sampan", "stop", "-t", "0", "stopped"]);
+        let running = |machine: &Machine| {
+            ["2001", "2002", "2003", "2004"].map(|seconds| machine.running(&["sleep", seconds]))
+        };
+        assert_eq!(running(machine), [1, 1, 1, 0]);
+        for end in [Machine::shut_down, Machine::pull_plug] {
+            end(machine);
+            machine.boot();
+            let seen = || format!("{:?}\n{}", running(machine), machine.logs());
+            wait_until("the containers to be up", seen, || running(machine) == [1, 1, 0, 0]);
+            let up = machine.says(&["sampan", "ps"]);
+            let up =
+                up.lines().skip(1).filter_map(|line| line.split_whitespace().last()).collect::<BTreeSet<_>>();
+            assert_eq!(up, BTreeSet::from(["always", "unless-stopped"]));
+        }
+        let events =
+            machine.says(&["sampan", "events", "--after", "0", "--no-follow", "--filter", "type=daemon"]);
+        assert_eq!(
+            events.matches("daemon start sampan-monitord").count(),
+            3,
+            "one journal of three boots: {events}"
+        );
+    });
+}
+
+#[test]
+fn containers_go_on_while_the_engine_is_stopped_killed_or_replaced() {
+    Machine::installed(|machine| {
+        machine.systemctl(&["enable", "--now", "sampan-engine.service"]);
+        machine.import_box();
+        sleeper(machine, "one", "no", "2001");
+        let pid = |machine: &Machine| {
+            let text = machine.says(&["sampan", "inspect", "one"]);
+            let all: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            all[0]["State"]["Pid"].as_u64().filter(|pid| *pid != 0).expect("it runs")
+        };
+        let before = pid(machine);
+        let is_there = |machine: &Machine| {
+            assert_eq!(machine.running(&["sleep", "2001"]), 1, "{}", machine.logs());
+        };
+        machine.systemctl(&["stop", "sampan-engine.service", "sampan-engine.socket"]);
+        assert_eq!(machine.main_pid("sampan-engine.service"), None);
+        is_there(machine);
+        machine.systemctl(&["start", "sampan-engine.socket"]);
+        assert_eq!(pid(machine), before, "the first command starts the engine, which finds its container");
+        kill(machine, "sampan-engine.service");
+        assert_eq!(pid(machine), before);
+        is_there(machine);
+        machine.install();
+        machine.systemctl(&["daemon-reload"]);
+        // Not `sampan-*`: the control group of each container is a unit of that name as well.
+        machine.systemctl(&["restart", "sampan-*.socket", "sampan-*.service"]);
+        for unit in ["sampan-engine.service", "sampan-monitord.service"] {
+            machine.await_unit(unit, "active");
+            let pid = machine.main_pid(unit).expect("it runs");
+            let program = fs::read_link(machine.path(&format!("/proc/{pid}/exe"))).expect("it runs");
+            assert!(
+                !program.to_string_lossy().contains("deleted"),
+                "it is the new one: {}",
+                program.display()
+            );
+        }
+        assert_eq!(pid(machine), before);
+        machine.says(&["sampan", "stop", "-t", "0", "one"]);
+        assert_eq!(machine.running(&["sleep", "2001"]), 0);
+    });
+}
+
+#[test]
+fn a_daemon_that_hangs_is_started_again_by_its_watchdog() {
+    Machine::installed(|machine| {
+        machine.systemctl(&["start", "sampan-engine.service", "sampan-monitord.service"]);
+        for unit in ["sampan-engine.service", "sampan-monitord.service"] {
+            assert_ne!(machine.property(unit, "WatchdogUSec"), "0", "{unit} has one as it is installed");
+            machine.drop_in(unit, "[Service]\nWatchdogSec=1s\n");
+            machine.systemctl(&["restart", unit]);
+            let hung = machine.main_pid(unit);
+            machine.systemctl(&["kill", "--signal=STOP", "--kill-who=main", unit]);
+            let is_new = || machine.main_pid(unit).is_some_and(|pid| Some(pid) != hung);
+            wait_until("another process", || machine.logs(), is_new);
+            machine.await_unit(unit, "active");
+            assert!(machine.logs().contains(&format!("{unit}: Watchdog timeout")), "{}", machine.logs());
+        }
+        machine.says(&["sampan", "images"]);
+        machine.says(&["sampan", "monitor", "status"]);
+    });
+}
+
+#[test]
+fn what_a_container_says_is_in_journald_with_the_priority_of_its_stream() {
+    Machine::installed(|machine| {
+        machine.systemctl(&["start", "sampan-engine.service"]);
+        machine.import_box();
+        let script = "echo to stdout; echo to stderr >&2";
+        let words = [
+            "sampan",
+            "run",
+            "--rm",
+            "--name",
+            "talks",
+            "--log-driver",
+            "journald",
+            "box:1",
+            "sh",
+            "-c",
+            script,
+        ];
+        machine.says(&words);
+        let words = ["journalctl", "--no-pager", "--output", "json", "CONTAINER_NAME=talks"];
+        let said = || -> BTreeSet<(String, String)> {
+            let lines = machine.says(&words);
+            let lines =
+                lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+            let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+            lines.map(|line| (text(&line["MESSAGE"]), text(&line["PRIORITY"]))).collect()
+        };
+        let expected = [("to stdout", "6"), ("to stderr", "3")];
+        let expected = expected.map(|(line, priority)| (line.to_owned(), priority.to_owned())).into();
+        wait_until("both lines", || format!("{:?}", said()), || said() == expected);
+    });
+}
+
+#[test]
+fn monitord_has_its_journal_and_neither_its_user_nor_a_watcher_reaches_the_engine() {
+    Machine::installed(|machine| {
+        machine.systemctl(&["start", "sampan-engine.service", "sampan-monitord.service"]);
+        let status = machine.says(&["sampan", "monitor", "status"]);
+        assert!(status.contains("journal      seq 1 to"), "{status}");
+        let directories = ["/var/lib/sampan", "/var/lib/sampan-monitord", "/var/lib/sampan-monitord/journal"];
+        let modes = machine.says(&[&["stat", "--format", "%U %a"], directories.as_slice()].concat());
+        assert_eq!(modes, "root 700\nsampan 700\nsampan 700");
+        let pid = machine.main_pid("sampan-monitord.service").expect("it runs");
+        let status = fs::read_to_string(machine.path(&format!("/proc/{pid}/status"))).expect("it runs");
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("proc(5)");
+            line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let (uid, gid, groups) = (&field("Uid:")[0], &field("Gid:")[0], field("Groups:").join(","));
+        let itself = [format!("--reuid={uid}"), format!("--regid={gid}"), format!("--groups={groups}")];
+        let itself: Vec<&str> = itself.iter().map(String::as_str).collect();
+        let watcher = ["--reuid=12345", "--regid=12345", "--groups=sampan"];
+        let administrator = ["--reuid=12345", "--regid=12345", "--groups=sampan-admin"];
+        let run = |who: &[&str], words: &[&str]| {
+            let words = [&["setpriv"], who, &["env", "SAMPAN_RUN_DIR=/run/sampan"], words].concat();
+            machine.run(&words)
+        };
+        for who in [itself.as_slice(), &watcher] {
+            let refused = run(who, &["sampan", "images"]);
+            let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert!(!refused.status.success() && why.contains("Permission denied"), "{who:?}: {refused:?}");
+        }
+        assert!(run(&administrator, &["sampan", "images"]).status.success(), "{}", machine.logs());
+        let emit = ["sampan", "emit", "a", "b", "c"];
+        assert!(run(&watcher, &emit).status.success());
+        assert!(!run(&administrator, &emit).status.success());
+        let facts = ["sampan", "emit", "--fifo", "/run/sampan/monitor.fifo", "a", "b", "c"];
+        assert!(!run(&watcher, &facts).status.success());
+    });
+}
+
+#[test]
+fn the_units_have_no_fault_that_systemd_knows_and_their_exposure_is_no_higher_than_documented() {
+    Machine::installed(|machine| {
+        let page =
+            fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/systemd.md")).expect("there");
+        let (_, table) = page.split_once("## Exposure").expect("a table");
+        let services = fs::read_dir(machine.path("/usr/lib/systemd/system")).expect("there").flatten();
+        let names = services.map(|entry| entry.file_name().into_string().expect("text"));
+        let units: Vec<String> = names.filter(|name| name.contains("sampan")).collect();
+        assert_eq!(units.len(), 8, "{units:?}");
+        for unit in units {
+            let path = format!("/usr/lib/systemd/system/{unit}");
+            let found = machine.run(&["systemd-analyze", "verify", "--man=no", &path]);
+            assert!(found.status.success() && found.stderr.is_empty(), "{unit}: {found:?}");
+            if !unit.ends_with(".service") {
+                continue;
+            }
+            // The last line: "→ Overall exposure level for a.service: 1.3 OK :-)".
+            let said = machine.says(&["systemd-analyze", "security", "--offline=true", "--no-pager", &path]);
+            let last = said.lines().last().unwrap_or_default();
+            let score =
+                last.rsplit_once(": ").and_then(|(_, rest)| rest.split(' ').next()?.parse::<f64>().ok());
+            let row = table.lines().find(|line| line.starts_with(&format!("| `{unit}` |"))).expect(&unit);
+            let documented = row.split('|').nth(2).and_then(|cell| cell.trim().parse::<f64>().ok());
+            let (score, documented) = (score.expect(last), documented.expect(row));
+            assert!(score <= documented, "{unit}: {score}, and docs/systemd.md says {documented}\n{said}");
+        }
+    });
+}
+
+#[test]
+fn a_fifo_that_another_installation_left_is_taken_over_and_what_is_no_fifo_is_left_alone() {
+    Machine::installed(|machine| {
+        // As `sampan up` leaves them, but for the modes, which are nobody's.
+        machine.says(&["mkdir", "-p", "/run/sampan"]);
+        machine.says(&["mkfifo", "-m", "600", "/run/sampan/monitor.fifo"]);
+        fs::write(machine.path("/run/sampan/emit.fifo"), "precious").expect("written");
+        let refused = machine.run(&["systemctl", "start", "sampan-emit.socket"]);
+        assert!(!refused.status.success(), "{refused:?}");
+        assert!(machine.logs().contains("emit.fifo: it is a regular file"), "{}", machine.logs());
+        assert_eq!(fs::read_to_string(machine.path("/run/sampan/emit.fifo")).expect("there"), "precious");
+        machine.says(&["rm", "/run/sampan/emit.fifo"]);
+        machine.systemctl(&[&["start"], &UNITS[..3]].concat());
+        machine.says(&["sampan", "emit", "a", "b", "c"]);
+        machine.says(&["sampan", "emit", "--fifo", "/run/sampan/monitor.fifo", "d", "e", "f"]);
+        let fifos = ["/run/sampan/monitor.fifo", "/run/sampan/emit.fifo"];
+        let modes = machine.says(&[&["stat", "--format", "%U %G %a"], fifos.as_slice()].concat());
+        assert_eq!(modes, "sampan sampan-facts 620\nsampan sampan 620");
+        let events = machine.says(&["sampan", "events", "--after", "0", "--no-follow"]);
+        assert!(events.contains("a b c") && events.contains("d e f"), "{events}");
+    });
+}
+
+#[test]
+fn what_is_written_while_monitord_cannot_start_waits_until_it_can() {
+    Machine::installed(|machine| {
+        fs::create_dir_all(machine.path("/etc/sampan")).expect("made");
+        fs::write(machine.path("/etc/sampan/sampan.toml"), "[monitord]\nno-such-key = 1\n").expect("written");
+        machine.systemctl(&["start", "sampan-monitord.socket", "sampan-emit.socket", "sampan-events.socket"]);
+        machine.says(&["sampan", "emit", "a", "b", "1"]);
+        machine.await_unit("sampan-monitord.service", "failed");
+        machine.says(&["sampan", "emit", "a", "b", "2"]);
+        machine.systemctl(&["restart", "sampan-*.socket"]);
+        machine.says(&["sampan", "emit", "a", "b", "3"]);
+        fs::write(machine.path("/etc/sampan/sampan.toml"), "").expect("written");
+        machine.systemctl(&["restart", "sampan-monitord.service"]);
+        let events = machine.says(&["sampan", "events", "--after", "0", "--no-follow", "--filter", "type=a"]);
+        let ids: Vec<_> = events.lines().map(|line| line.split(' ').nth(3).unwrap_or_default()).collect();
+        assert_eq!(ids, ["1", "2", "3"], "{}", machine.logs());
+    });
+}
+
+#[test]
+fn a_drop_in_can_have_monitord_run_as_another_user() {
+    Machine::installed(|machine| {
+        machine.drop_in("sampan-monitord.service", "[Service]\nUser=daemon\n");
+        machine.systemctl(&["start", "sampan-monitord.service"]);
+        machine.says(&["sampan", "emit", "a", "b", "c"]);
+        let status = machine.says(&["sampan", "monitor", "status"]);
+        assert!(status.contains("journal      seq 1 to"), "{status}");
+        assert_eq!(machine.says(&["stat", "--format", "%U", "/var/lib/sampan-monitord"]), "daemon");
+    });
+}
+
+#[test]
+fn uninstalled_it_leaves_nothing_but_data() {
+    Machine::installed(|machine| {
+        assert!(
+            machine.files_in_usr().len() > 50,
+            "binaries, pages and completions: {:?}",
+            machine.files_in_usr()
+        );
+        machine.systemctl(&["enable", "--now", "sampan-engine.service"]);
+        machine.says(&["sampan", "emit", "a", "b", "c"]);
+        await_up(machine);
+        // As docs/systemd.md has it.
+        machine.systemctl(&[&["disable", "--now"], UNITS.as_slice()].concat());
+        machine.systemctl(&["stop", "hold-sampan-fifo@monitor.service", "hold-sampan-fifo@emit.service"]);
+        machine.uninstall();
+        machine.systemctl(&["daemon-reload"]);
+        assert_eq!(machine.says(&["systemctl", "list-units", "--all", "--no-legend", "*sampan*"]), "");
+        let left = machine.says(&["find", "/", "-xdev", "-name", "*sampan*", "-not", "-path", "/proc/*"]);
+        let mut left: Vec<&str> = left.lines().collect();
+        left.sort_unstable();
+        assert_eq!(left, ["/var/lib/sampan", "/var/lib/sampan-monitord"]);
+        for dir in ["/etc", "/run", "/usr/lib/systemd/system"] {
+            let found = machine.says(&["find", dir, "-xdev", "-name", "*sampan*"]);
+            let found: Vec<&str> = found.lines().filter(|path| *path != "/run/sampan").collect();
+            assert_eq!(found, [""; 0], "{dir}");
+        }
+        assert_eq!(machine.files_in_usr(), Vec::<PathBuf>::new());
     });
 }

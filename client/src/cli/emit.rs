@@ -5,6 +5,7 @@
 
 use crate::cli::args::Emit;
 use crate::cli::failure::{self, Failure};
+use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 use sampan_client::{Emitter, Event, Pairs, Paths, time};
 use sampan_ipc::event::FACT_KINDS;
@@ -16,10 +17,14 @@ use std::fmt;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long one event waits for monitord, in seconds, if the arguments do not say.
 const TIMEOUT_SECONDS: u32 = 5;
+/// Longest that a FIFO which systemd is opening is root's alone.
+const GIVEN_TO_GROUP: Duration = Duration::from_secs(1);
+/// Pause between two looks at it.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Why events wait where no system call has failed.
 pub const FULL: &str = "the FIFO is full, and monitord does not read it";
 /// What is wrong with a path where something else stands.
@@ -88,11 +93,28 @@ impl Target {
         match std::fs::metadata(&self.path) {
             Ok(meta) if !meta.file_type().is_fifo() => Some(io::Error::other(NO_FIFO)),
             Ok(meta) => match trust::fifo(&self.path, meta.uid()) {
-                Ok(()) => access(&self.path, AccessFlags::W_OK).err().map(io::Error::from),
+                Ok(()) => self.refusal().map(io::Error::from),
                 Err(error) => Some(error.into()),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => Some(error),
+        }
+    }
+
+    /// Why this user may not write. One that is root's alone gets its group in a moment, where systemd is just opening it.
+    fn refusal(&self) -> Option<Errno> {
+        let is_only_roots =
+            || std::fs::metadata(&self.path).is_ok_and(|meta| (meta.uid(), meta.gid()) == (0, 0));
+        let deadline = Instant::now() + GIVEN_TO_GROUP;
+        loop {
+            let was_only_roots = is_only_roots();
+            let refused = access(&self.path, AccessFlags::W_OK).err()?;
+            // Looked at before and after: it may have been given away, or back, in between.
+            let may_change = refused == Errno::EACCES && (was_only_roots || is_only_roots());
+            if !may_change || Instant::now() >= deadline {
+                return Some(refused);
+            }
+            std::thread::sleep(LOOK_AGAIN);
         }
     }
 
