@@ -463,6 +463,7 @@ impl Server {
                 self.start_waiting_tasks();
                 Ok(())
             }
+            Request::StartUnit(asked) => self.on_start_unit(token, client, asked),
             about_containers => {
                 client.state = State::Waiting;
                 self.containers.on_request(token, about_containers, descriptors);
@@ -472,6 +473,24 @@ impl Server {
         if let Err(failure) = result {
             client.say(&Answer::Error(failure));
         }
+    }
+
+    /// The main process of a unit of systemd's becomes a shim, which is root's.
+    fn on_start_unit(
+        &mut self,
+        token: usize,
+        client: &mut Client,
+        mut asked: Box<engine::StartUnit>,
+    ) -> Result<(), Failure> {
+        let Some((0, pid)) = client.peer() else {
+            let hint =
+                "leave User= and DynamicUser= out of the unit; --user is for the container's processes";
+            return Err(failure::new(Code::Usage, "a unit that is a container must be run by root", hint));
+        };
+        asked.pid = pid;
+        client.state = State::Waiting;
+        self.containers.on_request(token, Request::StartUnit(asked), Vec::new());
+        Ok(())
     }
 
     fn info(&self) -> Info {

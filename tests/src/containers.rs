@@ -99,25 +99,7 @@ impl Containers {
 
     /// Makes an image with busybox; `change` adds what it likes, and what comes later in a tar wins.
     pub fn import_as(&self, reference: &str, change: impl FnOnce(&mut tar::Builder<Vec<u8>>)) {
-        let mut tar = tar::Builder::new(Vec::new());
-        let busybox = fs::read("/bin/busybox").expect("Debian's package busybox-static");
-        for dir in ["bin/", "etc/", "tmp/", "root/", "proc/", "sys/", "dev/"] {
-            let mut header = header(tar::EntryType::Directory, if dir == "tmp/" { 0o1777 } else { 0o755 }, 0);
-            tar.append_data(&mut header, dir, &[][..]).expect("to memory");
-        }
-        let mut head = header(tar::EntryType::Regular, 0o755, busybox.len());
-        tar.append_data(&mut head, "bin/busybox", busybox.as_slice()).expect("to memory");
-        for name in APPLETS.split_whitespace() {
-            let mut head = header(tar::EntryType::Symlink, 0o777, 0);
-            tar.append_link(&mut head, format!("bin/{name}"), "busybox").expect("to memory");
-        }
-        for (name, text) in [
-            ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nann:x:1000:1001:Ann:/home/ann:/bin/sh\n"),
-            ("etc/group", "root:x:0:\nann:x:1001:\nwheel:x:10:ann\n"),
-        ] {
-            let mut head = header(tar::EntryType::Regular, 0o644, text.len());
-            tar.append_data(&mut head, name, text.as_bytes()).expect("to memory");
-        }
+        let mut tar = busybox();
         change(&mut tar);
         self.import_tar(reference, tar);
     }
@@ -313,7 +295,7 @@ impl Drop for Containers {
         let (homes, runtime) = (self.host.path("data/containers"), self.host.path("run/runtime"));
         for id in names(&homes).union(&names(&runtime)) {
             leftovers::end_commands(&runtime, &homes.join(id), id);
-            leftovers::remove_cgroups(id);
+            leftovers::remove_cgroups(id, None);
         }
         if std::thread::panicking() {
             eprintln!("{}", self.log());
@@ -364,6 +346,30 @@ fn children(pid: i32) -> Vec<i32> {
 const APPLETS: &str = "sh true false sleep cat echo id env hostname mount ls stat dd yes head tail wc grep test kill \
                        touch mkdir rm cp mv ln pwd whoami ps seq tty stty df free date sync unshare chown chmod \
                        readlink ip ifconfig awk sed sort od mknod printf";
+
+/// A layer with busybox, its commands, users and groups.
+pub fn busybox() -> tar::Builder<Vec<u8>> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let busybox = fs::read("/bin/busybox").expect("Debian's package busybox-static");
+    for dir in ["bin/", "etc/", "tmp/", "root/", "proc/", "sys/", "dev/"] {
+        let mut header = header(tar::EntryType::Directory, if dir == "tmp/" { 0o1777 } else { 0o755 }, 0);
+        tar.append_data(&mut header, dir, &[][..]).expect("to memory");
+    }
+    let mut head = header(tar::EntryType::Regular, 0o755, busybox.len());
+    tar.append_data(&mut head, "bin/busybox", busybox.as_slice()).expect("to memory");
+    for name in APPLETS.split_whitespace() {
+        let mut head = header(tar::EntryType::Symlink, 0o777, 0);
+        tar.append_link(&mut head, format!("bin/{name}"), "busybox").expect("to memory");
+    }
+    for (name, text) in [
+        ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nann:x:1000:1001:Ann:/home/ann:/bin/sh\n"),
+        ("etc/group", "root:x:0:\nann:x:1001:\nwheel:x:10:ann\n"),
+    ] {
+        let mut head = header(tar::EntryType::Regular, 0o644, text.len());
+        tar.append_data(&mut head, name, text.as_bytes()).expect("to memory");
+    }
+    tar
+}
 
 /// The header of a member of a layer.
 pub fn header(kind: tar::EntryType, mode: u32, size: usize) -> tar::Header {

@@ -50,6 +50,14 @@ impl Shim {
                 .make_pipes(with_stdin, true)
                 .map_err(|error| format!("cannot make pipes: {error}"))?;
         }
+        let preserved;
+        if let Some(unit) = &self.unit {
+            self.stdio.clients.extend(unit.client().map_err(|error| error.to_string())?);
+            if !unit.listen.is_empty() {
+                preserved = unit.listen.len().to_string();
+                words.extend(["--preserve-fds", &preserved]);
+            }
+        }
         words.push(&id);
         self.command(Purpose::Start, &words, standard)
     }
@@ -84,7 +92,7 @@ impl Shim {
             let _ = state::replace(path, format!("{pid}\n").as_bytes(), 0o644);
         }
         if let Some(socket) = &self.setup.notify {
-            notify::ready(socket);
+            notify::ready(socket, self.unit.is_some());
         }
         for client in &mut self.stdio.clients {
             client.control.say(&Told::Started(pid));
@@ -96,7 +104,7 @@ impl Shim {
             self.reply(reply, Ok(String::new()));
         }
         self.signal_again();
-        self.oom = Oom::watch(pid, &self.setup.identity.id);
+        self.oom = Oom::watch(pid, &self.setup.identity.id, self.group_of_unit());
         if let Some(status) = self.take_stranger(pid) {
             self.on_exit(status);
         }
@@ -117,6 +125,9 @@ impl Shim {
     pub(super) fn fail_start(&mut self, status: u8, reason: String) {
         self.stdio.abandon();
         self.console = None;
+        if let Some(unit) = &self.unit {
+            unit.complain(&format!("cannot start container {}: {reason}", self.setup.identity.name));
+        }
         self.early_signals.clear();
         self.state.phase = if self.state.started == 0 { Phase::Created } else { Phase::Exited };
         self.state.pid = 0;
