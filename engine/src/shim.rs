@@ -32,14 +32,24 @@ mod unit;
 
 use event_loop::Shim;
 use std::process::ExitCode;
+use unit::Unit;
 
 /// Runs a shim; the exit status is the container's.
 pub fn main() -> ExitCode {
     match process::begin() {
-        Ok((setup, connection, unit)) => match Shim::new(setup, connection, unit) {
-            Ok(shim) => ExitCode::from(shim.run()),
-            Err(_) => ExitCode::from(125),
-        },
+        Ok((setup, connection, unit)) => {
+            let stderr = unit.as_ref().and_then(Unit::stderr);
+            match Shim::new(setup, connection, unit) {
+                Ok(shim) => {
+                    drop(stderr);
+                    ExitCode::from(shim.run())
+                }
+                Err(reason) => {
+                    unit::complain(stderr, &format!("cannot begin to look after the container: {reason}"));
+                    ExitCode::from(125)
+                }
+            }
+        }
         Err(error) => {
             eprintln!("error: {error}");
             eprintln!("hint: sampan-shim is started by sampan-engine or 'sampan start --unit', not by hand");

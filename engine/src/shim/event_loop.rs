@@ -250,6 +250,9 @@ impl Shim {
             self.wait();
             self.reap();
             self.leaving.retain_mut(|client| !client.see_off());
+            if let Some(unit) = &mut self.unit {
+                unit.expire(Instant::now());
+            }
         }
     }
 
@@ -342,7 +345,8 @@ impl Shim {
         while let Some((pid, status)) = sys::reap() {
             self.on_end_of(pid, status);
         }
-        if is_stopped {
+        // Once it is closed, the state is another shim's to write.
+        if is_stopped && self.listener.is_some() {
             self.on_unit_stop();
         }
     }

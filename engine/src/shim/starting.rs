@@ -5,7 +5,7 @@ use super::event_loop::{Execution, Life, Shim, TRIM_AFTER};
 use super::log::Log;
 use super::oom::Oom;
 use super::runtime::{Purpose, Running};
-use super::{notify, rootfs, state};
+use super::{notify, rootfs, state, unit};
 use sampan_ipc::container::{Control, Phase, Told};
 use sampan_ipc::time;
 use std::path::Path;
@@ -126,7 +126,8 @@ impl Shim {
         self.stdio.abandon();
         self.console = None;
         if let Some(unit) = &self.unit {
-            unit.complain(&format!("cannot start container {}: {reason}", self.setup.identity.name));
+            let reason = format!("cannot start container {}: {reason}", self.setup.identity.name);
+            unit::complain(unit.stderr(), &reason);
         }
         self.early_signals.clear();
         self.state.phase = if self.state.started == 0 { Phase::Created } else { Phase::Exited };

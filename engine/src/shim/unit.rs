@@ -38,7 +38,7 @@ pub struct Unit {
     pub listen: Vec<OwnedFd>,
     /// Where the container's output goes, too.
     outputs: [Option<OwnedFd>; 2],
-    /// Where a person reads why the container could not be started.
+    /// The unit's own.
     stderr: OwnedFd,
     /// systemd's socket.
     manager: Option<PathBuf>,
@@ -91,11 +91,9 @@ impl Unit {
         Client::of_unit([sink(&self.outputs[0])?, sink(&self.outputs[1])?]).map(Some)
     }
 
-    /// Says why the container could not be started. What does not go at once is lost.
-    pub fn complain(&self, reason: &str) {
-        if let Some(mut sink) = self.stderr.try_clone().ok().and_then(Sink::of_unit) {
-            sink.push(format!("error: {reason}\n").as_bytes());
-        }
+    /// Where a person reads why the container could not be started; `None` if that is a terminal.
+    pub fn stderr(&self) -> Option<Sink> {
+        self.stderr.try_clone().ok().and_then(Sink::of_unit)
     }
 
     /// Tells systemd that the container may take so long to stop; it is not to kill it before.
@@ -116,6 +114,13 @@ impl Unit {
             self.manager.as_deref().inspect(|manager| notify::say(manager, "WATCHDOG=1\n"));
             watchdog.next = now + watchdog.period;
         }
+    }
+}
+
+/// Says on a unit's standard error what went wrong. What does not go at once is lost.
+pub fn complain(stderr: Option<Sink>, reason: &str) {
+    if let Some(mut stderr) = stderr {
+        stderr.push(format!("error: {reason}\n").as_bytes());
     }
 }
 
