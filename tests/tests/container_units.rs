@@ -337,7 +337,7 @@ fn a_killed_engine_costs_a_running_unit_nothing_and_one_that_is_away_is_started(
 fn the_shim_answers_the_watchdog_until_it_hangs() {
     Machine::installed(|machine| {
         with_sampan(machine, |machine| {
-            write_web(machine, "WatchdogSec=2s\nRestart=no\n", "", GENTLE);
+            write_web(machine, "WatchdogSec=4s\nRestart=no\n", "", GENTLE);
             start_web(machine);
             await_up(machine);
             let mut last = String::new();
