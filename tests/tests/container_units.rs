@@ -198,8 +198,8 @@ fn stopping_a_unit_stops_its_container_with_the_signal_and_the_time_that_it_was_
             // One that does not listen is killed, by the shim and not by systemd.
             write_web(
                 machine,
-                "TimeoutStopSec=1s\n",
-                "--stop-timeout 2",
+                "TimeoutStopSec=3s\n",
+                "--stop-timeout 4",
                 "trap '' TERM; echo up; sleep 1000",
             );
             start_web(machine);
