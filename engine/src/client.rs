@@ -81,6 +81,11 @@ impl Client {
         getsockopt(&self.stream, sockopt::PeerCredentials).ok().map(|peer| peer.uid())
     }
 
+    /// Its user and its process, if the kernel says. SO_PEERCRED, unix(7).
+    pub fn peer(&self) -> Option<(u32, i32)> {
+        getsockopt(&self.stream, sockopt::PeerCredentials).ok().map(|peer| (peer.uid(), peer.pid()))
+    }
+
     /// Who it is, for the log. SO_PEERCRED, unix(7).
     pub fn who(&self) -> String {
         match getsockopt(&self.stream, sockopt::PeerCredentials) {

@@ -8,7 +8,7 @@
 //! [`spec`] turns what a person asked for into the runtime's `config.json`. Below it: [`process`], [`mounts`],
 //! [`devices`], [`resources`], [`seccomp`], [`security`] and [`capabilities`] make its parts, [`relabel`] labels files of the host, [`user`] and [`lookup`] read the
 //! root file system, [`host`] and [`runtime`] say what this host can do, and [`document`] is the file itself.
-//! [`rootfs`] chooses between overlayfs and [`copy`]. [`options`], [`names`] and [`signals`] judge what people type. The shim itself is in [`crate::shim`].
+//! [`mod@unit`] says what of a bundle is a unit's of systemd. [`rootfs`] chooses between overlayfs and [`copy`]. [`options`], [`names`] and [`signals`] judge what people type. The shim itself is in [`crate::shim`].
 
 pub mod capabilities;
 pub mod copy;
@@ -45,6 +45,7 @@ pub mod spec;
 pub mod start;
 pub mod table;
 pub(crate) mod told;
+pub mod unit;
 pub mod user;
 pub mod users;
 pub mod workers;

@@ -65,16 +65,16 @@ pub fn forget(root: &Path, id: &str) {
     }
 }
 
-/// The control groups that container `id` has, in all hierarchies.
-pub fn groups(id: &str) -> Vec<PathBuf> {
+/// The control groups that container `id` has, in all hierarchies; `unit` is the group of the unit that it is, if any.
+pub fn groups(id: &str, unit: Option<&str>) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    places(&mounts, id).into_iter().filter(|group| group.exists()).collect()
+    places(&mounts, id, unit).into_iter().filter(|group| group.exists()).collect()
 }
 
-/// Removes the control groups of container `id`, in all hierarchies, and ends what is in them.
-pub fn remove_cgroups(id: &str) {
+/// Removes the control groups of container `id`, in all hierarchies, and ends what is in them; `unit` as for [`groups`].
+pub fn remove_cgroups(id: &str, unit: Option<&str>) {
     let deadline = Instant::now() + PATIENCE;
-    let groups = groups(id);
+    let groups = groups(id, unit);
     // What one hierarchy has frozen is in the groups of all.
     groups.iter().for_each(|group| thaw(group, DEPTH_MAX));
     for group in groups {
@@ -84,20 +84,45 @@ pub fn remove_cgroups(id: &str) {
     }
 }
 
-/// Where the container's groups would be, with either driver. cgroups(7), proc_pid_mountinfo(5).
-fn places(mounts: &str, id: &str) -> Vec<PathBuf> {
-    let hierarchy = |line: &str| {
-        let (before, after) = line.split_once(" - ")?;
-        let kind = after.split(' ').next()?;
-        let target = before.split(' ').nth(4)?.to_owned();
-        matches!(kind, "cgroup" | "cgroup2").then_some(target)
-    };
-    let below = [format!("sampan/{id}"), format!("system.slice/sampan-{id}.scope")];
-    mounts
+/// Removes the empty group that an OCI runtime has made for a unit in hierarchies that systemd does not manage, so that
+/// nobody else would.
+pub fn remove_unit_groups(unit: &str) {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    for group in unmanaged(&mounts, unit) {
+        // Refused where there is a process or a group in it.
+        let _ = fs::remove_dir(group);
+    }
+}
+
+/// A hierarchy of control groups: where it is mounted, of which kind, and its options. cgroups(7),
+/// proc_pid_mountinfo(5).
+fn hierarchy(line: &str) -> Option<(&Path, &str, &str)> {
+    let (before, after) = line.split_once(" - ")?;
+    let mut after = after.split(' ');
+    let (kind, target) = (after.next()?, before.split(' ').nth(4)?);
+    let options = after.nth(1).unwrap_or_default();
+    matches!(kind, "cgroup" | "cgroup2").then_some((Path::new(target), kind, options))
+}
+
+/// Where the container's groups would be, with either driver, and below the unit's.
+fn places(mounts: &str, id: &str, unit: Option<&str>) -> Vec<PathBuf> {
+    let mut below = vec![format!("sampan/{id}"), format!("system.slice/sampan-{id}.scope")];
+    below.extend(unit.map(|group| format!("{}/{id}", group.trim_start_matches('/'))));
+    let tops = mounts.lines().filter_map(hierarchy);
+    tops.flat_map(|(top, ..)| below.iter().map(|below| top.join(below)).collect::<Vec<_>>()).collect()
+}
+
+/// Where the unit's group would be in hierarchies of version 1 with none of the controllers that systemd knows.
+/// systemd.resource-control(5).
+fn unmanaged(mounts: &str, unit: &str) -> Vec<PathBuf> {
+    // cpuacct is another name of cpu where both are mounted together, and else needed by nothing.
+    const MANAGED: [&str; 6] = ["name=systemd", "cpu", "blkio", "memory", "devices", "pids"];
+    let is_free = |options: &str| !options.split(',').any(|option| MANAGED.contains(&option));
+    let free = mounts
         .lines()
         .filter_map(hierarchy)
-        .flat_map(|top| below.each_ref().map(|b| Path::new(&top).join(b)))
-        .collect()
+        .filter(|(_, kind, options)| *kind == "cgroup" && is_free(options));
+    free.map(|(top, ..)| top.join(unit.trim_start_matches('/'))).collect()
 }
 
 /// Kills what is in a group and tries to remove it; true if it is gone.
@@ -142,7 +167,7 @@ mod tests {
         let mounts = "30 25 0:26 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n\
                       31 25 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
                       32 25 0:28 / /tmp rw - tmpfs tmpfs rw\nnonsense\n";
-        let places = places(mounts, "ab");
+        let places = places(mounts, "ab", None);
         let expected = [
             "/sys/fs/cgroup/memory/sampan/ab",
             "/sys/fs/cgroup/memory/system.slice/sampan-ab.scope",
@@ -150,5 +175,18 @@ mod tests {
             "/sys/fs/cgroup/unified/system.slice/sampan-ab.scope",
         ];
         assert_eq!(places, expected.map(PathBuf::from));
+        let of_unit = super::places(mounts, "ab", Some("/system.slice/web.service"));
+        assert_eq!(of_unit.len(), 6);
+        assert!(of_unit.contains(&PathBuf::from("/sys/fs/cgroup/memory/system.slice/web.service/ab")));
+    }
+
+    #[test]
+    fn the_groups_of_a_unit_that_systemd_manages_are_left_to_it() {
+        let mounts = "30 25 0:26 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n\
+                      31 25 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+                      32 25 0:28 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer\n\
+                      33 25 0:29 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n";
+        let free = unmanaged(mounts, "/system.slice/web.service");
+        assert_eq!(free, [PathBuf::from("/sys/fs/cgroup/freezer/system.slice/web.service")]);
     }
 }

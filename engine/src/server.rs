@@ -476,6 +476,7 @@ impl Server {
                 self.start_waiting_tasks();
                 Ok(())
             }
+            Request::StartUnit(asked) => self.on_start_unit(token, client, asked),
             about_containers => self.check_runtime(client, &about_containers).map(|()| {
                 client.state = State::Waiting;
                 self.containers.on_request(token, about_containers, descriptors);
@@ -492,6 +493,24 @@ impl Server {
         let own = nix::unistd::geteuid().as_raw();
         let is_trusted = client.uid().is_some_and(|uid| uid == 0 || uid == own);
         Ok(runtime::check_asked(&self.shared.config.settings, create.runtime.as_deref(), is_trusted)?)
+    }
+
+    /// The main process of a unit of systemd's becomes a shim, which is root's.
+    fn on_start_unit(
+        &mut self,
+        token: usize,
+        client: &mut Client,
+        mut asked: Box<engine::StartUnit>,
+    ) -> Result<(), Failure> {
+        let Some((0, pid)) = client.peer() else {
+            let hint =
+                "leave User= and DynamicUser= out of the unit; --user is for the container's processes";
+            return Err(failure::new(Code::Usage, "a unit that is a container must be run by root", hint));
+        };
+        asked.pid = pid;
+        client.state = State::Waiting;
+        self.containers.on_request(token, Request::StartUnit(asked), Vec::new());
+        Ok(())
     }
 
     fn info(&self) -> Info {

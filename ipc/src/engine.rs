@@ -171,6 +171,9 @@ pub enum Request {
     /// The `credential-helpers` of containers-registries.conf(5), which the user's own process asks; answered by
     /// [`Answer::CredentialHelpers`].
     CredentialHelpers,
+    /// Start a container as a unit of systemd's: the client is the unit's main process, and becomes the shim by
+    /// execve(2). For root alone. Answered by [`Answer::Shim`].
+    StartUnit(Box<StartUnit>),
 }
 
 /// Arguments of [`Request::Start`].
@@ -182,6 +185,28 @@ pub struct Start {
     pub attach: Option<container::Streams>,
     /// Rows and columns of the terminal.
     pub size: (u16, u16),
+}
+
+/// Arguments of [`Request::StartUnit`]: what systemd has told the main process of the unit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartUnit {
+    /// Id, name or unique id prefix of the container.
+    pub container: String,
+    /// Who says that the unit is ready; if absent, the container if it was made so, else the shim.
+    pub notify: Option<container::Notify>,
+    /// NOTIFY_SOCKET. sd_notify(3).
+    pub notify_socket: Option<String>,
+    /// WATCHDOG_USEC. sd_watchdog_enabled(3).
+    pub watchdog_us: Option<u64>,
+    /// LISTEN_FDS: how many descriptors from 3 on process 1 of the container gets. sd_listen_fds(3).
+    pub listen: u32,
+    /// LISTEN_FDNAMES.
+    pub listen_names: Option<String>,
+    /// The standard output and error of the unit get what the container writes.
+    pub streams: [bool; 2],
+    /// The client's process id. Never sent: the engine asks the kernel.
+    #[serde(skip)]
+    pub pid: i32,
 }
 
 /// Arguments of [`Request::Stop`] and [`Request::Restart`].
@@ -409,6 +434,13 @@ pub enum Answer {
     Processes(Vec<i32>),
     /// Answer to [`Request::CredentialHelpers`], in order; none if nothing is set. `Done` follows.
     CredentialHelpers(Vec<String>),
+    /// Answer to [`Request::StartUnit`]. The shim's standard input comes along; `Done` follows.
+    Shim {
+        /// The program that the client becomes.
+        program: String,
+        /// Its words, its name first.
+        words: Vec<String>,
+    },
 }
 
 /// One kind of thing in the store, and what it takes.

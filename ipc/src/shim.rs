@@ -5,6 +5,9 @@
 //! engine that starts a shim hands it one end of a socket pair as its stdin and sends [`Setup`] as the first frame;
 //! an engine that comes later connects. Both ways look the same from then on: the engine sends [`Ask`]s, the shim
 //! [`Say`]s. A new connection first hears [`Say::State`]. Several may be connected. Append, never reorder.
+//!
+//! A shim that is the main process of a unit of systemd's has one more word on its command line, [`UNIT`], and reads one more
+//! frame, a [`Unit`], behind the [`Setup`].
 
 use crate::container::{Exec, Restart, Streams};
 use serde::{Deserialize, Serialize};
@@ -16,6 +19,13 @@ pub const VERSION: u16 = 1;
 pub const SOCKET: &str = "shim.sock";
 /// Name of the state's file in the container's directory.
 pub const STATE: &str = "state";
+/// The word behind the container's directory on the command line of a shim that reads a [`Unit`].
+pub const UNIT: &str = "--unit";
+
+/// `Delegate=` of a unit that is a container, where there are control groups of version 1. With `yes` systemd keeps devices
+/// and blkio to itself, and moves the container out of its groups there as other units come and go: it could then open
+/// any device.
+pub const DELEGATE_V1: &str = "cpu cpuacct cpuset io blkio memory devices pids";
 
 /// All that a shim has to know.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +72,22 @@ pub struct Setup {
     pub attach: Option<Streams>,
     /// True if the start is asked for by a person's `restart`: `restart` is announced behind `start`.
     pub is_restart: bool,
+}
+
+/// What a shim has to know beside its [`Setup`] if it is the main process of a unit of systemd's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unit {
+    /// The unit's control group, as /proc/PID/cgroup has it: `/system.slice/web.service`. The container's own is below it, and
+    /// called by its id.
+    pub group: String,
+    /// How many descriptors from 3 on go to process 1 of the container.
+    pub listen: u32,
+    /// The shim's own standard output and error get what the container writes.
+    pub streams: [bool; 2],
+    /// systemd's socket. sd_notify(3).
+    pub manager: Option<PathBuf>,
+    /// The shim answers the watchdog at least as often as this, in microseconds.
+    pub watchdog_us: Option<u64>,
 }
 
 /// Who a container is, as its events say it.

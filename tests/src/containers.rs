@@ -295,7 +295,7 @@ impl Drop for Containers {
         let (homes, runtime) = (self.host.path("data/containers"), self.host.path("run/runtime"));
         for id in names(&homes).union(&names(&runtime)) {
             leftovers::end_commands(&runtime, &homes.join(id), id);
-            leftovers::remove_cgroups(id);
+            leftovers::remove_cgroups(id, None);
         }
         if std::thread::panicking() {
             eprintln!("{}", self.log());
@@ -347,7 +347,7 @@ const APPLETS: &str = "sh true false sleep cat echo id env hostname mount ls sta
                        touch mkdir rm cp mv ln pwd whoami ps seq tty stty df free date sync unshare chown chmod \
                        readlink ip ifconfig awk sed sort od mknod printf";
 
-/// A layer with busybox, its applets, and some users.
+/// A layer with busybox, its commands, users and groups.
 pub fn busybox() -> tar::Builder<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     let busybox = fs::read("/bin/busybox").expect("Debian's package busybox-static");

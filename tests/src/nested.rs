@@ -51,15 +51,18 @@ mount_groups() {
 "#;
 
 /// Goes into a group `$1` of its own in each hierarchy, and makes it the root of what is seen. A new group in cpuset has
-/// no processor yet; that hierarchy is left out.
+/// no processor yet: it gets those of the one above, and so do all below it.
 pub(crate) const ENTER: &str = r#"
 set -e
 mount --make-rprivate /
 [ "$2" = Version2 ] && mount -t cgroup2 none /sys/fs/cgroup
 for top in $(awk '/ - cgroup/ { print $5 }' /proc/self/mountinfo | sort -u); do
     [ -e "$top/cgroup.procs" ] || continue
-    if [ -e "$top/cpuset.mem_exclusive" ]; then umount "$top"; continue; fi
     mkdir "$top/$1"
+    if [ -e "$top/cpuset.mem_exclusive" ]; then
+        for file in cpuset.cpus cpuset.mems; do cat "$top/$file" >"$top/$1/$file"; done
+        echo 1 >"$top/$1/cgroup.clone_children"
+    fi
     echo $$ >"$top/$1/cgroup.procs"
 done
 exec unshare --mount --uts --ipc --net --pid --cgroup --fork --kill-child sh -c "$BOOT" sh "$3"

@@ -207,10 +207,8 @@ fn a_container_lives_and_is_looked_after() {
     assert_eq!(host.inspect("w2", "/State/Running"), true);
     host.ok(&["kill", "-s", "KILL", "w2"]);
     assert_eq!(host.ok(&["wait", "w2"]), "137\n");
-    assert!(
-        host.ok(&["generate", "systemd", "--new", "w2"])
-            .contains(" --name=w2 --cidfile=%t/%N.ctr-id bb:1 sh -c ")
-    );
+    let unit = host.ok(&["generate", "systemd", "--new", "w2"]);
+    assert!(unit.contains(" run --unit ") && unit.contains(" --name=w2 bb:1 sh -c "), "{unit}");
     assert_eq!(host.ok(&["rm", "w2"]), "w2\n");
     assert_eq!(host.fails(&["inspect", "w2"]).0, 1);
     let made = host.ok(&["create", "--cidfile", "cid", "bb:1"]);
@@ -351,7 +349,7 @@ fn a_unit_goes_on_while_the_engine_restarts_and_a_wrong_ps_option_is_told_in_a_l
     host.ok(&["run", "-d", "--name", "web", "bb:1", "sleep", "1000"]);
     // systemd.unit(5): to restart what is required restarts the service as well.
     let unit = host.ok(&["generate", "systemd", "web"]);
-    assert!(unit.contains("Wants=network-online.target sampan-engine.service\n"), "{unit}");
+    assert!(unit.contains("Wants=network-online.target sampan-engine.socket\n"), "{unit}");
     assert!(!unit.contains("Requires="), "{unit}");
     let (code, why) = host.fails(&["top", "web", "-Q"]);
     assert_eq!(code, 1);

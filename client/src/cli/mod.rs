@@ -42,5 +42,6 @@ pub mod systemd;
 pub mod table;
 pub mod terminal;
 pub mod transport;
+pub mod unit;
 pub mod units;
 pub mod up;

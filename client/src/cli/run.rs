@@ -11,6 +11,7 @@ use crate::cli::job::{each, engine, finish};
 use crate::cli::keys;
 use crate::cli::options;
 use crate::cli::output;
+use crate::cli::unit;
 use sampan_client::engine::{self, Answer, Code, EngineError, Request};
 use sampan_ipc::{container, named_file};
 use std::env;
@@ -41,6 +42,12 @@ pub fn run(args: &Run) -> Result<(), Failure> {
             Failure::new("cannot run a container with -a and -d: it is attached, or it is not").status(USAGE)
         );
     }
+    if args.unit {
+        return run_unit(args);
+    }
+    if options.sdnotify == Some(NotifyWho::Conmon) {
+        unit::check_notify()?;
+    }
     let keys = detach_keys(options.detach_keys.as_deref())?;
     let wanted = Wanted {
         stdin: options.interactive && attaches(options, Stream::Stdin),
@@ -65,6 +72,27 @@ pub fn run(args: &Run) -> Result<(), Failure> {
         print(&format!("{}\n", made.id))?;
     }
     start_attached(&options.socket, &made.id, wanted)
+}
+
+/// Makes a container, and becomes its shim: the unit that this process is the main one of is the container then.
+fn run_unit(args: &Run) -> Result<(), Failure> {
+    let options = &args.options;
+    let refuse =
+        |why: &str| Err(Failure::new(format!("cannot run a container with --unit and {why}")).status(USAGE));
+    if args.detach {
+        return refuse("-d: its process is the unit's");
+    }
+    if options::restart(&options.restart)? != container::Restart::No {
+        return refuse("--restart: Restart= of the unit starts it again");
+    }
+    unit::check()?;
+    let made = make(options).map_err(|failure| Failure { status: USAGE, ..failure })?;
+    let streams = [Stream::Stdout, Stream::Stderr].map(|stream| attaches(options, stream));
+    let failure = unit::become_shim(&options.socket, &made.id, options.sdnotify.map(notify), streams);
+    // Or its name would be taken when systemd tries again.
+    let request = Request::RemoveContainer { container: made.id, force: true };
+    let _ = finish_as_run(&options.socket, request);
+    Err(failure)
 }
 
 /// True if a stream is to be attached: all are, unless some are named.
@@ -121,7 +149,7 @@ fn make(options: &Options) -> Result<Made, Failure> {
         }
         made => made?,
     };
-    if let Some(file) = &options.cidfile {
+    if let Some(file) = cidfile(options) {
         write_id(file, &made.id)?;
     }
     Ok(made)
@@ -129,7 +157,7 @@ fn make(options: &Options) -> Result<Made, Failure> {
 
 /// Refuses files that could not be written once there is a container.
 fn check_files(options: &Options) -> Result<(), Failure> {
-    if let Some(path) = &options.cidfile {
+    if let Some(path) = cidfile(options) {
         let name = path.display().to_string();
         let failed = |error| Failure::new(format!("cannot write --cidfile {name:?}: {error}")).status(USAGE);
         let target = named_file::resolve(path).map_err(failed)?;
@@ -149,6 +177,11 @@ fn check_files(options: &Options) -> Result<(), Failure> {
         })?;
     }
     Ok(())
+}
+
+/// Where the id is written. As docker has it: a name that is empty is none.
+fn cidfile(options: &Options) -> Option<&Path> {
+    options.cidfile.as_deref().filter(|path| !path.as_os_str().is_empty())
 }
 
 fn write_id(file: &Path, id: &str) -> Result<(), Failure> {
@@ -258,13 +291,9 @@ fn container_of(options: &Options) -> Result<container::Create, Failure> {
         log_options: pairs("--log-opt", &options.log_opt, false)?,
         runtime: options.runtime.clone(),
         pidfile: pidfile.map_err(|error| Failure::new(format!("--pidfile: {error}")).status(USAGE))?,
-        sdnotify: match options.sdnotify {
-            NotifyWho::Ignore => container::Notify::Ignore,
-            NotifyWho::Container => container::Notify::Container,
-            NotifyWho::Conmon => container::Notify::Conmon,
-        },
+        sdnotify: options.sdnotify.map(notify).unwrap_or_default(),
         notify_socket: match options.sdnotify {
-            NotifyWho::Ignore => None,
+            None | Some(NotifyWho::Ignore) => None,
             _ => env::var("NOTIFY_SOCKET").ok(),
         },
         platform: options.platform.clone(),
@@ -274,6 +303,14 @@ fn container_of(options: &Options) -> Result<container::Create, Failure> {
         annotations: pairs("--annotation", &options.annotation, true)?,
         command_line: env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
     })
+}
+
+fn notify(who: NotifyWho) -> container::Notify {
+    match who {
+        NotifyWho::Ignore => container::Notify::Ignore,
+        NotifyWho::Container => container::Notify::Container,
+        NotifyWho::Conmon => container::Notify::Conmon,
+    }
 }
 
 /// The value of an option; an empty one is as good as none, for scripts whose variable is not set.
@@ -300,6 +337,9 @@ fn mounts(options: &Options) -> Result<Vec<container::Mount>, Failure> {
 /// # Errors
 /// A container could not be started; with `-a` the exit status is that of its command.
 pub fn start(args: &Start) -> Result<(), Failure> {
+    if args.unit {
+        return start_unit(args);
+    }
     if !args.attach && !args.interactive {
         return each(&args.containers, |name| {
             let start = engine::Start { container: name.clone(), ..engine::Start::default() };
@@ -320,6 +360,19 @@ pub fn start(args: &Start) -> Result<(), Failure> {
         keys: detach_keys(args.detach_keys.as_deref().or(config.detach_keys.as_deref()))?,
     };
     start_attached(&args.socket, name, wanted)
+}
+
+/// Becomes the shim of a container that is there.
+fn start_unit(args: &Start) -> Result<(), Failure> {
+    let refuse = |why: &str| Err(Failure::new(format!("cannot start {why} with --unit")).status(USAGE));
+    if args.attach || args.interactive {
+        return refuse("a container attached");
+    }
+    let [name] = args.containers.as_slice() else {
+        return refuse("several containers");
+    };
+    unit::check()?;
+    Err(unit::become_shim(&args.socket, name, None, [true; 2]))
 }
 
 /// What of a container matters to who attaches.

@@ -21,6 +21,10 @@ use std::path::{Path, PathBuf};
 
 /// Digits of an id in the name of a run directory: paths of sockets are short. unix(7).
 const RUN_DIGITS: usize = 16;
+/// The file in a run directory that names the control group of the unit of systemd's that the container is.
+const UNIT: &str = "unit";
+/// Longest such file, in bytes.
+const UNIT_MAX: u64 = 64 << 10;
 /// Where it is tried out what the file system can do.
 const TRIAL: &str = ".trial";
 
@@ -201,6 +205,20 @@ impl Homes {
         self.remove_run(id);
         make_dir(&run, 0o700)?;
         Ok(run)
+    }
+
+    /// Writes down, until its shim has ended, which unit of systemd's container `id` is: the unit's control group.
+    ///
+    /// # Errors
+    /// [`HomeError::File`].
+    pub fn set_unit_group(&self, id: &str, group: &str) -> Result<(), HomeError> {
+        write(&self.run(id).join(UNIT), group.as_bytes(), false)
+    }
+
+    /// The control group of the unit that container `id` is, if it is one.
+    pub fn unit_group(&self, id: &str) -> Option<String> {
+        let bytes = read(&self.run(id).join(UNIT), UNIT_MAX).ok()?;
+        String::from_utf8(bytes).ok().filter(|group| group.starts_with('/'))
     }
 
     /// Removes the run directory of container `id`.

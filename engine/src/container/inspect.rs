@@ -2,10 +2,10 @@
 
 use super::definition::{self, Definition, Form};
 use super::home::Homes;
-use super::{devices, listing, logs, process, signals};
+use super::{devices, listing, logs, process, signals, unit};
 use crate::config::Config;
 use crate::{small_file, stamp};
-use sampan_ipc::container::{FOR_EVER, Mount, MountKind, Phase, Restart};
+use sampan_ipc::container::{FOR_EVER, Mount, MountKind, Notify, Phase, Restart};
 use sampan_ipc::shim::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ pub fn json(config: &Config, definition: &Definition, state: &State, homes: &Hom
         "Created": stamp::format(definition.created),
         "Path": definition.words.first(),
         "Args": definition.words.get(1..).unwrap_or_default(),
-        "State": state_json(state),
+        "State": state_json(state, homes.unit_group(&definition.id)),
         "Image": definition.image.id,
         "ResolvConfPath": dir.join("resolv.conf"),
         "HostnamePath": dir.join("hostname"),
@@ -80,7 +80,7 @@ fn driver(definition: &Definition) -> &'static str {
     }
 }
 
-fn state_json(state: &State) -> Value {
+fn state_json(state: &State, unit_group: Option<String>) -> Value {
     let time = |at: i64| if at == 0 { NEVER.to_owned() } else { stamp::format(at) };
     json!({
         "Status": state.phase.word(),
@@ -96,6 +96,8 @@ fn state_json(state: &State) -> Value {
         "StartedAt": time(state.started),
         "FinishedAt": time(state.finished),
         "ShimPid": state.shim,
+        // The unit of systemd's that it is.
+        "Unit": unit_group.as_deref().map(unit::name).unwrap_or_default(),
     })
 }
 
@@ -195,6 +197,12 @@ fn config_json(definition: &Definition) -> Value {
         "StopSignal": signals::name(definition.stop_signal),
         "StopTimeout": create.stop_timeout.map(|seconds| if seconds == FOR_EVER { -1 } else { i64::from(seconds) }),
         "CreateCommand": create.command_line,
+        // As podman has it.
+        "SdNotifyMode": match create.sdnotify {
+            Notify::Ignore => "ignore",
+            Notify::Container => "container",
+            Notify::Conmon => "conmon",
+        },
     })
 }
 

@@ -82,6 +82,15 @@ impl Link {
         self.flush()
     }
 
+    /// Sends what a shim that is not there yet reads first.
+    ///
+    /// # Errors
+    /// As [`Link::ask`].
+    pub fn begin(&mut self, setup: Vec<u8>) -> io::Result<()> {
+        self.out.push_back(Waiting { bytes: setup, sent: 0, descriptors: Vec::new() });
+        self.flush()
+    }
+
     /// Writes as much as goes.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 
 use super::definition::Definition;
 use super::removal;
-use super::start::Begin;
+use super::start::{Becoming, Begin, Started};
 use super::table::{Asked, Busy, Containers, Entry, Queued, not_running};
 use crate::failure;
 use crate::store::Pin;
@@ -39,7 +39,7 @@ pub enum Outcome {
         /// Its id.
         id: String,
         /// The way to the shim.
-        result: Result<UnixStream, Failure>,
+        result: Result<Started, Failure>,
     },
     /// Its files are gone, or not.
     Removed {
@@ -140,9 +140,10 @@ impl Containers {
         }
     }
 
-    fn on_spawned(&mut self, id: &str, result: Result<UnixStream, Failure>) {
-        let connected = result.and_then(|stream| {
-            self.connect(id, stream).map_err(|error| {
+    fn on_spawned(&mut self, id: &str, result: Result<Started, Failure>) {
+        let connected = result.and_then(|started| {
+            let polled = self.connect(id, started.stream);
+            polled.and_then(|()| self.hand_over(id, started.shim)).map_err(|error| {
                 failure::new(Code::Failed, format!("cannot poll the container's shim: {error}"), "")
             })
         });
@@ -153,6 +154,23 @@ impl Containers {
             }
             Err(failure) => self.start_failed(id, failure),
         }
+    }
+
+    /// Lets the client that waits for the start become the shim.
+    fn hand_over(&mut self, id: &str, shim: Option<Becoming>) -> io::Result<()> {
+        let Some(Becoming { words, stdin, setup }) = shim else { return Ok(()) };
+        let Some(entry) = self.entries.get_mut(id) else { return Ok(()) };
+        if let Some((_, link)) = &mut entry.link {
+            link.begin(setup)?;
+        }
+        if let Some(Busy::Starting(Some(client))) = entry.busy {
+            entry.busy = Some(Busy::Starting(None));
+            let program = words.first().cloned().unwrap_or_default();
+            let done = Done { reference: id.to_owned(), ..Done::default() };
+            // Where the client has left, the descriptor goes, and with it the start.
+            self.reply_with(client, vec![Answer::Shim { program, words }, Answer::Done(done)], vec![stdin]);
+        }
+        Ok(())
     }
 
     /// The start that is under way came to nothing.

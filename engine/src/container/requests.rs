@@ -11,8 +11,8 @@ use super::table::{Busy, Containers, Entry, Pruning, Queued, Wait, not_running};
 use super::{create, inspect, listing, logs, names, recovery, removal, security, signals, start};
 use crate::failure;
 use crate::work::Message;
-use sampan_ipc::container::{Condition, Exec, Phase, Streams};
-use sampan_ipc::engine::{Answer, Code, Done, Failure, Request, Start, Stop};
+use sampan_ipc::container::{Condition, Exec, Phase, Restart, Streams};
+use sampan_ipc::engine::{Answer, Code, Done, Failure, Request, Start, StartUnit, Stop};
 use sampan_ipc::shim::{State, What};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -82,6 +82,7 @@ impl Containers {
         let Queued { client, request, descriptors } = queued;
         let result = match request {
             Request::Start(start) => self.on_start(id, client, &start, descriptors),
+            Request::StartUnit(asked) => self.on_start_unit(id, client, asked),
             Request::Stop(stop) => self.on_stop(id, client, &stop, false),
             Request::Restart(stop) => self.on_stop(id, client, &stop, true),
             Request::Kill { signal, .. } => self.on_kill(id, client, &signal),
@@ -137,7 +138,7 @@ impl Containers {
         let entry = self.entries.get(id)?;
         let goes = match entry.busy {
             Some(Busy::Removing) => true,
-            Some(Busy::Ending) => entry.definition.create.auto_remove,
+            Some(Busy::Ending | Busy::Burying) => entry.definition.create.auto_remove,
             _ => entry.is_gone,
         };
         goes.then(|| id.clone())
@@ -187,6 +188,26 @@ impl Containers {
             };
         }
         self.begin(id, Some(client), Begin { attach, size: asked.size, ..Begin::default() });
+        Ok(())
+    }
+
+    /// The main process of a unit wants to become the container's shim.
+    fn on_start_unit(&mut self, id: &str, client: usize, asked: Box<StartUnit>) -> Result<(), Failure> {
+        let Some(entry) = self.entries.get(id) else { return Ok(()) };
+        let name = &entry.definition.name;
+        if entry.link.is_some() || entry.state.phase.is_alive() {
+            let message = format!("container {name:?} runs already");
+            let hint = "it was started by hand, or by another unit: 'sampan stop' ends it";
+            return Err(failure::new(Code::Conflict, message, hint));
+        }
+        if entry.definition.create.restart != Restart::No {
+            let message = format!(
+                "container {name:?} has a restart policy of its own, which would compete with the unit's"
+            );
+            let hint = "make it without --restart; Restart= of the unit starts it again";
+            return Err(failure::new(Code::Conflict, message, hint));
+        }
+        self.begin(id, Some(client), Begin { unit: Some(asked), ..Begin::default() });
         Ok(())
     }
 
@@ -473,6 +494,7 @@ impl Containers {
 fn subject(request: &Request) -> &str {
     match request {
         Request::Start(start) => &start.container,
+        Request::StartUnit(asked) => &asked.container,
         Request::Stop(stop) | Request::Restart(stop) => &stop.container,
         Request::Exec(exec) => &exec.container,
         Request::Kill { container, .. }

@@ -247,7 +247,8 @@ fn choose(host: &Host, manager: Option<Manager>) -> Result<Runtime, SpecError> {
     Err(SpecError::host("find an OCI runtime", why, hint))
 }
 
-fn search(name: &str) -> Option<PathBuf> {
+/// Where the program `name` is.
+pub(super) fn search(name: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
     let dirs = path.split(':').chain(DIRS.split(':')).filter(|dir| dir.starts_with('/'));
     dirs.map(|dir| Path::new(dir).join(name)).find(|path| is_program(path))
@@ -347,7 +348,7 @@ fn attempt(runtime: &Runtime) -> Result<(), String> {
     made.map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
     let outcome = attempt_in(runtime, &dir, &id);
     // Of one that failed at something else: crun does not know the group any more.
-    leftovers::remove_cgroups(&id);
+    leftovers::remove_cgroups(&id, None);
     if let Err(error) = crate::tree::remove(&dir) {
         log::warn!("cannot remove {}: {error}", dir.display());
     }
@@ -393,8 +394,8 @@ fn last_line(text: &str) -> String {
     shown(&line.trim().replace(char::is_control, " "))
 }
 
-/// Runs it; its exit code and what it wrote. One that takes too long is killed.
-fn ask(path: &Path, args: &[&str]) -> std::io::Result<(Option<i32>, String, String)> {
+/// Runs a program; its exit code and what it wrote. One that takes longer than [`PATIENCE`] is killed.
+pub(super) fn ask(path: &Path, args: &[&str]) -> std::io::Result<(Option<i32>, String, String)> {
     let mut command = Command::new(path);
     command.args(args).current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for name in OWN_VARIABLES {

@@ -10,6 +10,7 @@ use super::lookup::{self, Root};
 use super::mounts::Files;
 use super::runtime::Runtime;
 use super::spec::{self, Input};
+use super::unit::{self, Unit};
 use super::{etc, inspect, logs};
 use crate::config::Config;
 use crate::rights;
@@ -18,10 +19,10 @@ use crate::sys::spawn::{Kin, Program};
 use crate::work::Shared;
 use crate::{failure, leftovers, sys};
 use sampan_ipc::container::{Exec, FOR_EVER, Network, Notify, Streams};
-use sampan_ipc::engine::{Code, Failure};
+use sampan_ipc::engine::{Code, Failure, StartUnit};
 use sampan_ipc::frame;
 use sampan_ipc::report::chain;
-use sampan_ipc::shim::{Rootfs, Setup, State, VERSION};
+use sampan_ipc::shim::{self, Rootfs, Setup, State, UNIT, VERSION};
 use std::error::Error;
 use std::ffi::CString;
 use std::fs::File;
@@ -45,6 +46,26 @@ pub struct Begin {
     pub is_restart: bool,
     /// The container's restart policy asked for it.
     pub by_policy: bool,
+    /// The main process of a unit of systemd's asked for it, and becomes the shim.
+    pub unit: Option<Box<StartUnit>>,
+}
+
+/// A start that is under way.
+pub struct Started {
+    /// The way to the shim.
+    pub stream: UnixStream,
+    /// What a client has to become first.
+    pub shim: Option<Becoming>,
+}
+
+/// A client that is to be the shim.
+pub struct Becoming {
+    /// The program, and its words.
+    pub words: Vec<String>,
+    /// Its standard input.
+    pub stdin: OwnedFd,
+    /// What it reads there first.
+    pub setup: Vec<u8>,
 }
 
 /// Finds out whether the container could be started, as far as that can be told; what a person should know.
@@ -153,6 +174,7 @@ pub fn describe(
 /// In words: it could not be ended.
 pub fn delete_by_force(shared: &Shared, homes: &Homes, definition: &Definition) -> Result<(), String> {
     let (root, id) = (runtime_root(&shared.config), &*definition.id);
+    let unit = homes.unit_group(id);
     leftovers::end_commands(&root, &homes.dir(id), id);
     let runtime = Runtime::find(&shared.config, definition.create.runtime.as_deref());
     let outcome = match &runtime {
@@ -178,7 +200,8 @@ pub fn delete_by_force(shared: &Shared, homes: &Homes, definition: &Definition) 
         // One that was killed before it wrote down what it makes does not know it afterwards.
         leftovers::forget(&root, id);
     }
-    leftovers::remove_cgroups(id);
+    leftovers::remove_cgroups(id, unit.as_deref());
+    unit.as_deref().inspect(|group| leftovers::remove_unit_groups(group));
     outcome
 }
 
@@ -187,7 +210,7 @@ fn runtime_root(config: &Config) -> PathBuf {
     config.run_dir.join("runtime")
 }
 
-/// Starts the container's shim; the way to it.
+/// Starts the container's shim, or says what a unit's main process has to become; the way to it.
 ///
 /// # Errors
 /// The bundle cannot be made, or the shim not started. Nothing runs then.
@@ -197,17 +220,31 @@ pub fn start(
     definition: &Definition,
     state: State,
     begin: Begin,
-) -> Result<UnixStream, Failure> {
+) -> Result<Started, Failure> {
     let cannot = |error: &dyn Error| {
         let message = format!("cannot start container {:?}: {}", definition.name, chain(error));
         failure::new(Code::Failed, message, "")
     };
-    let context = Context::of(shared, homes, definition)?;
+    let asked = begin.unit.as_deref();
+    let unit = asked.map(|asked| Unit::of(asked.pid)).transpose().map_err(Failure::from)?;
+    let adapted = asked.map(|asked| unit::adapt(definition, asked)).transpose().map_err(Failure::from)?;
+    let definition = adapted.as_ref().unwrap_or(definition);
+    let mut context = Context::of(shared, homes, definition)?;
+    if unit.is_some() {
+        // systemd itself can only make a unit beside the one that this is to be.
+        context.runtime = Arc::new(Runtime { systemd: false, ..Runtime::clone(&context.runtime) });
+    }
     let run = homes.make_run(&definition.id).map_err(|error| cannot(&error))?;
+    if let Some(unit) = &unit {
+        homes.set_unit_group(&definition.id, &unit.group).map_err(|error| cannot(&error))?;
+    }
     let (name, label) =
         (spec::hostname(&context.input()), if context.host.selinux { &definition.selinux.mount } else { "" });
     etc::write(homes, definition, name, context.network, label).map_err(|error| cannot(&error))?;
-    let bundle = spec::bundle(&context.input()).map_err(Failure::from)?;
+    let mut bundle = spec::bundle(&context.input()).map_err(Failure::from)?;
+    if let (Some(unit), Some(asked)) = (&unit, asked) {
+        unit.dress(&mut bundle.spec, &definition.id, &definition.create, asked);
+    }
     bundle.make_sources().map_err(Failure::from)?;
     for warning in bundle.relabel().map_err(Failure::from)? {
         log::warn!("container {}: {warning}", definition.name);
@@ -222,7 +259,11 @@ pub fn start(
         is_restart: begin.is_restart || begin.by_policy,
         ..setup(&context, homes, run)?
     };
-    spawn(&setup, &descriptors).map_err(|error| cannot(&error))
+    let started = match (&unit, asked) {
+        (Some(unit), Some(asked)) => prepare(&setup, &unit.for_shim(&definition.create, asked, &setup.log)),
+        _ => spawn(&setup, &descriptors).map(|stream| Started { stream, shim: None }),
+    };
+    started.map_err(|error| cannot(&error))
 }
 
 fn setup(context: &Context<'_>, homes: &Homes, run: PathBuf) -> Result<Setup, Failure> {
@@ -275,10 +316,17 @@ fn spawn(setup: &Setup, descriptors: &[OwnedFd]) -> std::io::Result<UnixStream> 
     let words = words.into_iter().collect::<Result<Vec<_>, _>>()?;
     let path = words.first().ok_or(std::io::ErrorKind::InvalidInput)?;
     let standard = [theirs.as_fd(), null.as_fd(), null.as_fd()];
-    sys::spawn::spawn(&Program { path, words: &words, environment: &[], standard, kin: Kin::Orphan })
-        .map_err(|error| {
-            std::io::Error::new(error.kind(), format!("cannot run {}: {error}", program().display()))
-        })?;
+    sys::spawn::spawn(&Program {
+        path,
+        words: &words,
+        environment: &[],
+        standard,
+        kept: &[],
+        kin: Kin::Orphan,
+    })
+    .map_err(|error| {
+        std::io::Error::new(error.kind(), format!("cannot run {}: {error}", program().display()))
+    })?;
     // What it inherits is its own now; ours must close, or its death would not be seen.
     drop(theirs);
     let sent = rights::send(&ours, &bytes, descriptors).and_then(|sent| {
@@ -290,6 +338,16 @@ fn spawn(setup: &Setup, descriptors: &[OwnedFd]) -> std::io::Result<UnixStream> 
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error),
         _ => Ok(ours),
     }
+}
+
+/// What the main process of a unit has to become.
+fn prepare(setup: &Setup, unit: &shim::Unit) -> std::io::Result<Started> {
+    let mut bytes = frame::encode(setup).map_err(std::io::Error::other)?;
+    bytes.extend(frame::encode(unit).map_err(std::io::Error::other)?);
+    let (stream, theirs) = UnixStream::pair()?;
+    let words = [program().as_os_str(), setup.dir.as_os_str(), UNIT.as_ref()];
+    let words = words.map(|word| word.to_string_lossy().into_owned()).to_vec();
+    Ok(Started { stream, shim: Some(Becoming { words, stdin: theirs.into(), setup: bytes }) })
 }
 
 /// The shim's program: it lies beside the engine's own, wherever that was when it started.

@@ -25,6 +25,11 @@ const RUNTIME_STILL: &str = "runc:[2:INIT]";
 /// How long that may last: a program may choose that name for itself.
 const RUNTIME_STILL_MAX: Duration = Duration::from_secs(1);
 
+/// Milliseconds of [`What::Stop`] that stand for the container's own.
+const OWN_TIMEOUT: i64 = -2;
+/// The connection of an ask that nobody waits for.
+const NOBODY: u64 = u64::MAX;
+
 /// How many descriptors come with an ask.
 pub fn descriptors(ask: &Ask) -> usize {
     match &ask.what {
@@ -60,6 +65,15 @@ impl Shim {
         }
     }
 
+    /// systemd ends the unit whose main process this is: as a person's stop.
+    pub(super) fn on_unit_stop(&mut self) {
+        if let (Some(unit), Some(time)) = (&self.unit, self.timeout_of_stop(OWN_TIMEOUT)) {
+            unit.will_stop_within(time);
+        }
+        let stop = Ask { number: 0, what: What::Stop(0, OWN_TIMEOUT) };
+        self.on_ask(NOBODY, stop, Some(Vec::new()));
+    }
+
     /// True while the runtime takes the container away and nothing has been said of what follows.
     fn is_just_over(&self) -> bool {
         self.life == Life::Deleting && self.stopping.is_none() && self.state.phase != Phase::Restarting
@@ -87,7 +101,7 @@ impl Shim {
 
     /// How long a stop waits before it kills; `None` is for ever.
     fn timeout_of_stop(&self, asked: i64) -> Option<Duration> {
-        let timeout = if asked == -2 { self.setup.stop_timeout_ms } else { asked };
+        let timeout = if asked == OWN_TIMEOUT { self.setup.stop_timeout_ms } else { asked };
         u64::try_from(timeout).ok().map(Duration::from_millis)
     }
 

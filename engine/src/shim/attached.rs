@@ -3,7 +3,9 @@
 use super::connection::Connection;
 use super::flow::{self, Kind, Sink};
 use sampan_ipc::container::{CONTROL_MAX, Streams, Told};
+use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 
 /// An attached client.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub struct Client {
     pub(super) is_first: bool,
     /// What it is told when all has been written; then it is let go.
     pub(super) farewell: Option<Told>,
+    /// The other end of the control socket of a client that is no process: the unit's output.
+    _own_end: Option<UnixStream>,
 }
 
 impl Client {
@@ -57,6 +61,22 @@ impl Client {
             sinks: [sink(stdout)?, sink(stderr)?],
             is_first,
             farewell: None,
+            _own_end: None,
+        })
+    }
+
+    /// The output of a unit of systemd's, which gets what the container writes and says nothing.
+    pub fn of_unit(sinks: [Option<Sink>; 2]) -> io::Result<Self> {
+        let (control, own_end) = UnixStream::pair()?;
+        Ok(Client {
+            control: Connection::with_max(control.into(), 0, CONTROL_MAX),
+            stdin: None,
+            typed: Vec::new(),
+            waits_for_room: false,
+            sinks,
+            is_first: false,
+            farewell: None,
+            _own_end: Some(own_end),
         })
     }
 

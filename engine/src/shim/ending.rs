@@ -106,7 +106,12 @@ impl Shim {
         if let Some(root) = self.setup.runtime.iter().skip_while(|word| *word != "--root").nth(1) {
             leftovers::forget(root.as_ref(), id);
         }
-        leftovers::remove_cgroups(id);
+        leftovers::remove_cgroups(id, self.group_of_unit());
+    }
+
+    /// The control group of the unit whose main process this is.
+    pub(super) fn group_of_unit(&self) -> Option<&str> {
+        self.unit.as_ref().map(|unit| unit.group.as_str())
     }
 
     /// The runtime has nothing more of the container.
@@ -118,6 +123,9 @@ impl Shim {
         if !self.state.error.is_empty() {
             // The start failed: the runtime may have been killed before it wrote down what it had made.
             self.take_away_leftovers();
+        }
+        if let Some(group) = self.group_of_unit() {
+            leftovers::remove_unit_groups(group);
         }
         let stopping = self.stopping.take();
         let then = stopping.as_ref().map_or(Then::Nothing, |stopping| stopping.then);

@@ -8,6 +8,7 @@ use super::oom::Oom;
 use super::restart::Backoff;
 use super::runtime::{Purpose, Reply, Running, Standard};
 use super::stdio::Stdio;
+use super::unit::Unit;
 use super::{rootfs, state};
 use crate::announce::Announcer;
 use crate::state_file::StateFile;
@@ -119,11 +120,13 @@ pub struct Shim {
     pub(super) early_signals: Vec<i32>,
     /// When they are tried again.
     pub(super) early_at: Option<Instant>,
+    /// The unit of systemd's whose main process this is.
+    pub(super) unit: Option<Box<Unit>>,
 }
 
 impl Shim {
     /// A shim with the engine's first connection; begins the start.
-    pub fn new(setup: Setup, mut connection: Connection) -> Result<Self, String> {
+    pub fn new(setup: Setup, mut connection: Connection, unit: Option<Unit>) -> Result<Self, String> {
         let mask: SigSet =
             [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
         // Blocked, not ignored: the runtime would inherit what is ignored.
@@ -169,6 +172,7 @@ impl Shim {
             replies_to_kill: Vec::new(),
             early_signals: Vec::new(),
             early_at: None,
+            unit: unit.map(Box::new),
             setup,
         };
         // What an earlier run left is not of this one.
@@ -246,6 +250,9 @@ impl Shim {
             self.wait();
             self.reap();
             self.leaving.retain_mut(|client| !client.see_off());
+            if let Some(unit) = &mut self.unit {
+                unit.expire(Instant::now());
+            }
         }
     }
 
@@ -323,15 +330,24 @@ impl Shim {
             .chain(life)
             .chain(self.trim_at)
             .chain(self.early_at)
+            .chain(self.unit.as_ref().and_then(|unit| unit.deadline()))
             .chain(self.stopping.as_ref().and_then(|stopping| stopping.kill_at))
             .min()
     }
 
-    /// Takes note of every process that has ended.
+    /// Takes note of every process that has ended, and of systemd's wish to end the unit.
     fn reap(&mut self) {
-        while let Ok(Some(_)) = self.signals.read_signal() {}
+        let mut is_stopped = false;
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            let is_end = [Signal::SIGTERM, Signal::SIGINT].iter().any(|end| *end as u32 == signal.ssi_signo);
+            is_stopped |= is_end && self.unit.is_some();
+        }
         while let Some((pid, status)) = sys::reap() {
             self.on_end_of(pid, status);
+        }
+        // Once it is closed, the state is another shim's to write.
+        if is_stopped && self.listener.is_some() {
+            self.on_unit_stop();
         }
     }
 
@@ -448,6 +464,9 @@ impl Shim {
         if matches!(self.life, Life::Waiting(at) if at <= now) {
             self.start();
         }
+        if let Some(unit) = &mut self.unit {
+            unit.expire(now);
+        }
     }
 
     /// Says what happened to the container.
@@ -495,7 +514,11 @@ impl Shim {
     ) -> Result<(), String> {
         let words = words.iter().map(OsString::from).collect();
         self.command_number += 1;
-        let command = Running::spawn(&self.setup, self.command_number, purpose, words, standard);
+        let kept = match (&purpose, &self.unit) {
+            (Purpose::Start, Some(unit)) => unit.listen.as_slice(),
+            _ => &[],
+        };
+        let command = Running::spawn(&self.setup, self.command_number, purpose, words, standard, kept);
         self.commands.push(command.map_err(|error| error.to_string())?);
         Ok(())
     }

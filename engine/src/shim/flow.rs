@@ -31,6 +31,8 @@ pub enum Kind {
     Socket,
     /// /dev/null.
     Null,
+    /// A file, which a unit of systemd's alone has for its output.
+    File,
 }
 
 /// What kind of descriptor `fd` is; `None` for one that a client may not bring.
@@ -104,6 +106,19 @@ impl Sink {
         Some(Sink { fd, kind, relay: None, rest: Vec::new(), is_broken: false })
     }
 
+    /// Writes to the standard output or error of a unit of systemd's, which may also be a file; `None` for a terminal,
+    /// which might block.
+    pub fn of_unit(fd: OwnedFd) -> Option<Self> {
+        let is_file = |fd: &OwnedFd| {
+            let mode = fstat(fd).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT);
+            mode == Ok(SFlag::S_IFREG)
+        };
+        match is_file(&fd) {
+            true => Some(Sink { fd, kind: Kind::File, relay: None, rest: Vec::new(), is_broken: false }),
+            false => Sink::new(fd),
+        }
+    }
+
     /// The pipe, if it is one, and nothing waits before it.
     pub fn direct(&self) -> Option<BorrowedFd<'_>> {
         (self.kind == Kind::Pipe && self.is_empty()).then(|| self.fd.as_fd())
@@ -123,6 +138,7 @@ impl Sink {
             let moved = match self.kind {
                 Kind::Null => Moved::End,
                 Kind::Socket => self.flush_socket(),
+                Kind::File => self.flush_file(),
                 Kind::Pipe => self.flush_pipe(),
             };
             match moved {
@@ -150,6 +166,16 @@ impl Sink {
             Err(_) => return Moved::Broken,
         }
         Moved::Some
+    }
+
+    /// A file always has room; what a full disk does not take is lost, as from a log.
+    fn flush_file(&mut self) -> Moved {
+        match write(&self.fd, &self.rest) {
+            Ok(len @ 1..) => drop(self.rest.drain(..len)),
+            Err(Errno::EINTR) => {}
+            _ => self.rest.clear(),
+        }
+        if self.rest.is_empty() { Moved::End } else { Moved::Some }
     }
 
     fn flush_pipe(&mut self) -> Moved {

@@ -1,14 +1,21 @@
-//! Tells the service manager that a container has started. sd_notify(3).
+//! Tells the service manager how the container is. sd_notify(3).
+//!
+//! Never waits, and never fails its caller: a manager that is not there has no use for it.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 
-/// Says `READY=1`, and which process is the main one: this shim, which exits as the container does.
-///
-/// Never waits, and never fails its caller: a manager that is not there has no use for it.
-pub fn ready(socket: &Path) {
-    let text = format!("MAINPID={}\nREADY=1\n", std::process::id());
+/// Says `READY=1`. A shim that is no unit's main process says that it is to be: it exits as the container does.
+pub fn ready(socket: &Path, is_main: bool) {
+    match is_main {
+        true => say(socket, "READY=1\n"),
+        false => say(socket, &format!("MAINPID={}\nREADY=1\n", std::process::id())),
+    }
+}
+
+/// Says `text`, lines of `NAME=value`.
+pub fn say(socket: &Path, text: &str) {
     let address = match socket.to_str().and_then(|path| path.strip_prefix('@')) {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(socket),

@@ -29,11 +29,12 @@ enum Source {
 }
 
 impl Oom {
-    /// Watches the cgroup of container `id`, whose process 1 is `pid`; `None` where there is no memory cgroup.
-    pub fn watch(pid: i32, id: &str) -> Option<Self> {
+    /// Watches the cgroup of container `id`, whose process 1 is `pid`; `None` where there is no memory cgroup. `unit` is the
+    /// group of the unit that it is, if any.
+    pub fn watch(pid: i32, id: &str, unit: Option<&str>) -> Option<Self> {
         Self::watch_group_of(pid, id).or_else(|| {
             // One that has ended already is in no group of its own any more; the group is still there.
-            let groups = leftovers::groups(id);
+            let groups = leftovers::groups(id, unit);
             let has = |file: &str| groups.iter().find(|group| group.join(file).exists());
             match has("memory.oom_control") {
                 Some(dir) => Self::watch_v1(dir),

@@ -1,9 +1,12 @@
-//! How a shim begins: setup from stdin, subreaper, no terminal. It is an orphan in a session of its own when it starts.
+//! How a shim begins: setup from stdin, subreaper, no terminal. It is an orphan in a session of its own when it starts, or
+//! the main process of a unit of systemd's.
 
 use super::connection::Connection;
+use super::unit::Unit;
 use crate::sys;
 use nix::sys::prctl;
-use sampan_ipc::shim::{Setup, VERSION};
+use sampan_ipc::shim::{Setup, UNIT, VERSION};
+use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -14,22 +17,27 @@ use std::time::{Duration, Instant};
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads the setup, which comes with the connection to the engine.
-pub fn begin() -> io::Result<(Setup, Connection)> {
+pub fn begin() -> io::Result<(Setup, Connection, Option<Unit>)> {
+    let is_unit = std::env::args_os().nth(2).is_some_and(|word| word == UNIT);
     let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut connection = Connection::new(stream, 0);
     let deadline = Instant::now() + SETUP_TIMEOUT;
-    let setup: Setup = loop {
-        if let Some(setup) = connection.next()? {
-            break setup;
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || !connection.wait(left) || !connection.receive() {
-            return Err(io::Error::other("no setup came on the standard input"));
-        }
-    };
+    let setup: Setup = next(&mut connection, deadline)?;
     if setup.version != VERSION {
         return Err(io::Error::other(format!("setup is of version {}, expected {VERSION}", setup.version)));
     }
+    let unit = match is_unit {
+        true => {
+            let of_unit = next(&mut connection, deadline)?;
+            // An engine that started while this process was no shim yet has not seen it, and buries the container. One that
+            // starts from now on finds it.
+            if !connection.receive() {
+                return Err(io::Error::other("the engine ended while the container was to be started"));
+            }
+            Some(Unit::open(of_unit)?)
+        }
+        false => None,
+    };
     prctl::set_child_subreaper(true)?;
     prctl::set_name(c"sampan-shim")?;
     std::env::set_current_dir("/")?;
@@ -37,5 +45,18 @@ pub fn begin() -> io::Result<(Setup, Connection)> {
     for standard in 0..3 {
         sys::replace_standard(null.as_fd(), standard)?;
     }
-    Ok((setup, connection))
+    Ok((setup, connection, unit))
+}
+
+/// The next frame.
+fn next<T: DeserializeOwned>(connection: &mut Connection, deadline: Instant) -> io::Result<T> {
+    loop {
+        if let Some(message) = connection.next()? {
+            return Ok(message);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || !connection.wait(left) || !connection.receive() {
+            return Err(io::Error::other("no setup came on the standard input"));
+        }
+    }
 }

@@ -63,13 +63,14 @@ pub struct Running {
 pub type Standard = [Option<OwnedFd>; 3];
 
 impl Running {
-    /// Starts `runtime ARGUMENTS`, with `number` to tell its files from others'.
+    /// Starts `runtime ARGUMENTS`, with `number` to tell its files from others', and with the descriptors `kept`.
     pub fn spawn(
         setup: &Setup,
         number: u64,
         purpose: Purpose,
         arguments: Vec<OsString>,
         mut standard: Standard,
+        kept: &[OwnedFd],
     ) -> io::Result<Self> {
         let [program, globals @ ..] = setup.runtime.as_slice() else {
             return Err(io::Error::other("no OCI runtime is configured"));
@@ -91,7 +92,7 @@ impl Running {
         let path = words.first().ok_or(io::ErrorKind::InvalidInput)?;
         // It leads a group: a runtime that hangs goes with all that it has started.
         let program_of =
-            Program { path, words: &words, environment: &ENVIRONMENT, standard, kin: Kin::Child };
+            Program { path, words: &words, environment: &ENVIRONMENT, standard, kept, kin: Kin::Child };
         let started = spawn(&program_of);
         let pid = started
             .map_err(|error| io::Error::new(error.kind(), format!("cannot run {program}: {error}")))?;

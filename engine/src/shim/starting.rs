@@ -5,7 +5,7 @@ use super::event_loop::{Execution, Life, Shim, TRIM_AFTER};
 use super::log::Log;
 use super::oom::Oom;
 use super::runtime::{Purpose, Running};
-use super::{notify, rootfs};
+use super::{notify, rootfs, unit};
 use sampan_ipc::container::{Control, Phase, Told};
 use sampan_ipc::{named_file, time};
 use std::path::Path;
@@ -55,6 +55,14 @@ impl Shim {
                 .make_pipes(with_stdin, true)
                 .map_err(|error| format!("cannot make pipes: {error}"))?;
         }
+        let preserved;
+        if let Some(unit) = &self.unit {
+            self.stdio.clients.extend(unit.client().map_err(|error| error.to_string())?);
+            if !unit.listen.is_empty() {
+                preserved = unit.listen.len().to_string();
+                words.extend(["--preserve-fds", &preserved]);
+            }
+        }
         words.push(&id);
         self.command(Purpose::Start, &words, standard)
     }
@@ -92,7 +100,7 @@ impl Shim {
             self.save();
         }
         if let Some(socket) = &self.setup.notify {
-            notify::ready(socket);
+            notify::ready(socket, self.unit.is_some());
         }
         for client in &mut self.stdio.clients {
             client.control.say(&Told::Started(pid));
@@ -104,7 +112,7 @@ impl Shim {
             self.reply(reply, Ok(String::new()));
         }
         self.signal_again();
-        self.oom = Oom::watch(pid, &self.setup.identity.id);
+        self.oom = Oom::watch(pid, &self.setup.identity.id, self.group_of_unit());
         if let Some(status) = self.take_stranger(pid) {
             self.on_exit(status);
         }
@@ -125,6 +133,10 @@ impl Shim {
     pub(super) fn fail_start(&mut self, status: u8, reason: String) {
         self.stdio.abandon();
         self.console = None;
+        if let Some(unit) = &self.unit {
+            let reason = format!("cannot start container {}: {reason}", self.setup.identity.name);
+            unit::complain(unit.stderr(), &reason);
+        }
         self.early_signals.clear();
         self.state.phase = if self.state.started == 0 { Phase::Created } else { Phase::Exited };
         self.state.pid = 0;

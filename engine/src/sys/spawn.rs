@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 
 /// Bytes of a stack between clone and execve: a few frames of functions of the C library.
@@ -36,6 +36,8 @@ pub struct Program<'a> {
     pub environment: &'a [&'a CStr],
     /// Its standard input, output and error; none of them a standard stream of this process.
     pub standard: [BorrowedFd<'a>; 3],
+    /// Descriptors that it gets under the numbers that they have here, although they close on execve elsewhere.
+    pub kept: &'a [OwnedFd],
     /// What it is to this process.
     pub kin: Kin,
 }
@@ -46,6 +48,8 @@ struct Plan {
     words: *const *const libc::c_char,
     environment: *const *const libc::c_char,
     standard: [RawFd; 3],
+    kept: *const RawFd,
+    kept_len: usize,
     kin: Kin,
     parent: libc::pid_t,
     /// Where the stack of the process that an orphan's parent starts begins, which is its highest address.
@@ -74,6 +78,7 @@ pub fn spawn(program: &Program<'_>) -> io::Result<i32> {
         program.words.iter().map(|word| word.as_ptr()).chain([ptr::null()]).collect();
     let environment: Vec<*const libc::c_char> =
         program.environment.iter().map(|one| one.as_ptr()).chain([ptr::null()]).collect();
+    let kept: Vec<RawFd> = program.kept.iter().map(AsRawFd::as_raw_fd).collect();
     let mut stacks = [const { Stack(MaybeUninit::uninit()) }; 2];
     let [first, second] = &mut stacks;
     let mut plan = Plan {
@@ -81,6 +86,8 @@ pub fn spawn(program: &Program<'_>) -> io::Result<i32> {
         words: words.as_ptr(),
         environment: environment.as_ptr(),
         standard: program.standard.map(|fd| fd.as_raw_fd()),
+        kept: kept.as_ptr(),
+        kept_len: kept.len(),
         kin: program.kin,
         parent: nix::unistd::getpid().as_raw(),
         stack: second.top(),
@@ -159,6 +166,12 @@ unsafe fn try_program(plan: &Plan) -> libc::c_int {
                 return Errno::last_raw();
             }
         }
+        for nth in 0..plan.kept_len {
+            // The flag is one of this process's table of descriptors, which is a copy.
+            if libc::fcntl(*plan.kept.add(nth), libc::F_SETFD, 0) < 0 {
+                return Errno::last_raw();
+            }
+        }
         match plan.kin {
             Kin::Child => {
                 libc::setpgid(0, 0);
@@ -190,13 +203,18 @@ mod tests {
     use std::os::fd::AsFd;
 
     fn shell(script: &str, kin: Kin) -> (io::Result<i32>, String) {
+        shell_with(script, &[], kin)
+    }
+
+    fn shell_with(script: &str, kept: &[OwnedFd], kin: Kin) -> (io::Result<i32>, String) {
         let (mut reader, writer) = io::pipe().expect("a pipe");
         let null = File::options().read(true).write(true).open("/dev/null").expect("opened");
         let words = ["sh", "-c", script].map(|word| CString::new(word).expect("no NUL"));
         let standard = [null.as_fd(), writer.as_fd(), null.as_fd()];
         let environment = [c"ONLY=this"];
-        let pid =
-            spawn(&Program { path: c"/bin/sh", words: &words, environment: &environment, standard, kin });
+        let program =
+            Program { path: c"/bin/sh", words: &words, environment: &environment, standard, kept, kin };
+        let pid = spawn(&program);
         drop(writer);
         let mut text = String::new();
         reader.read_to_string(&mut text).expect("read");
@@ -238,6 +256,17 @@ mod tests {
     }
 
     #[test]
+    fn a_descriptor_that_is_kept_has_its_number_and_closes_in_other_programs() {
+        let (reader, mut writer) = io::pipe().expect("a pipe");
+        std::io::Write::write_all(&mut writer, b"kept\n").expect("written");
+        let kept = [OwnedFd::from(reader)];
+        let number = kept[0].as_raw_fd();
+        let script = format!("[ -e /proc/self/fd/{number} ] && head -n1 <&{number} || echo none");
+        assert_eq!(shell_with(&script, &[], Kin::Orphan).1, "none\n");
+        assert_eq!(shell_with(&script, &kept, Kin::Orphan).1, "kept\n");
+    }
+
+    #[test]
     fn what_cannot_be_executed_is_told_and_leaves_no_process() {
         let null = File::options().read(true).write(true).open("/dev/null").expect("opened");
         let words = [c"x".to_owned()];
@@ -246,7 +275,7 @@ mod tests {
                 [(c"/nonexistent", io::ErrorKind::NotFound), (c"/dev/null", io::ErrorKind::PermissionDenied)]
             {
                 let standard = [null.as_fd(); 3];
-                let program = Program { path, words: &words, environment: &[], standard, kin };
+                let program = Program { path, words: &words, environment: &[], standard, kept: &[], kin };
                 assert_eq!(spawn(&program).expect_err("no program").kind(), kind);
             }
         }

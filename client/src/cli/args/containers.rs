@@ -4,6 +4,7 @@
 
 use super::lazy::Lazy;
 use super::{EngineSocket, ListFormat};
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, Args, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 
@@ -20,6 +21,11 @@ pub fn switches(arg: Arg) -> Arg {
         .value_name("BOOL")
         .hide_default_value(true)
         .hide_possible_values(true)
+}
+
+/// Takes a path, and also an empty one.
+fn path_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// Exit status of commands that run something.
@@ -147,15 +153,15 @@ pub struct Options {
     /// The image must be for this platform
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<String>,
-    /// Write the container's id into this file, which must not be there
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    /// Write the container's id into this file, which must not be there; '' is none
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = path_or_nothing())]
     pub cidfile: Option<PathBuf>,
     /// Write the id of its process into this file when it starts
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub pidfile: Option<PathBuf>,
-    /// Who tells the service manager that it is ready
-    #[arg(long, value_enum, value_name = "WHO", default_value_t)]
-    pub sdnotify: NotifyWho,
+    /// Who tells the service manager that it is ready [default: ignore; conmon with --unit]
+    #[arg(long, value_enum, value_name = "WHO")]
+    pub sdnotify: Option<NotifyWho>,
     /// The OCI runtime: crun, runc, or a name of the configuration; for root also a path [default: the configured one]
     #[arg(long, value_name = "RUNTIME")]
     pub runtime: Option<String>,
@@ -233,6 +239,9 @@ pub struct Run {
     /// Print its id, and let it run by itself
     #[arg(short, long)]
     pub detach: bool,
+    /// Make the systemd unit be the container: this process becomes its shim. For ExecStart= alone, with Delegate=
+    #[arg(long)]
+    pub unit: bool,
     /// Pass the signals that come here on to it
     #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
         default_missing_value = "true", action = ArgAction::Set)]
@@ -255,6 +264,9 @@ pub struct Start {
     /// Attach stdin
     #[arg(short, long)]
     pub interactive: bool,
+    /// Make the systemd unit be the container: this process becomes its shim. For ExecStart= alone, with Delegate=
+    #[arg(long)]
+    pub unit: bool,
     /// Pass the signals that come here on to it
     #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
         default_missing_value = "true", action = ArgAction::Set)]
