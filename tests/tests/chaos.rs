@@ -111,7 +111,7 @@ fn write_garbage(fifo: &Path, forges: bool, writing: &AtomicBool) {
 #[test]
 fn many_kills_lose_nothing_and_repeat_nothing() {
     // An eighth of it is a segment: the journal rolls to a new one between and under the kills, and drops none.
-    let bytes = format!("{}K", rounds(7680));
+    let bytes = format!("{}K", rounds(5120));
     let host = kill_under_load(&["--journal-bytes", &bytes]);
     assert!(host.segments().len() > 3, "it never rolled");
 }
