@@ -32,6 +32,9 @@ pub enum CursorError {
     /// It holds something else; it was not touched.
     #[error("it holds something else than a position")]
     NotCursor,
+    /// Somebody removed it, or put another one in its place, while it was in use.
+    #[error("it was removed while it was in use")]
+    Removed,
     /// The file system refuses.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -148,6 +151,10 @@ impl CursorFile {
     }
 
     fn write(&mut self, new: Remembered) -> Result<(), CursorError> {
+        // Otherwise a reader would go on in a file that no later one finds.
+        if self.file.metadata()?.nlink() == 0 {
+            return Err(CursorError::Removed);
+        }
         let turn = self.turn.wrapping_add(1);
         // The first write of all goes behind the text of a file of version 1.
         let offset = if turn % 2 == 1 { SLOT_LEN } else { 0 };

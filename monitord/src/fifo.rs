@@ -12,6 +12,7 @@ use sampan_ipc::fifo::{self, OpenError};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Bytes that one peek gives at most: sixteen pages, what a pipe holds by default.
@@ -30,10 +31,12 @@ pub enum FifoError {
     Open(#[from] OpenError),
 }
 
-/// The FIFO, locked for this process.
+/// The FIFO, read by this process alone.
 #[derive(Debug)]
 pub struct Fifo {
-    fifo: Flock<File>,
+    fifo: File,
+    /// Of one that was opened by its name; what systemd passes, it passes to one process.
+    _lock: Option<Flock<File>>,
     peek_in: OwnedFd,
     peek_out: OwnedFd,
     null: Option<File>,
@@ -47,10 +50,10 @@ impl Fifo {
     /// See [`FifoError`].
     pub fn open(path: &Path, group: Option<Gid>) -> Result<Self, FifoError> {
         fifo::make(path)?;
+        let lock = lock(path)?;
         let file = fifo::hold(path)?;
-        let fifo = Self::lock(file, path)?;
-        fifo::put_right(&fifo.fifo, path, group);
-        Ok(fifo)
+        fifo::put_right(&file, path, group);
+        Self::read_by(file, path, Some(lock))
     }
 
     /// Takes an open FIFO, as systemd passes it; `path` is for messages.
@@ -64,22 +67,17 @@ impl Fifo {
         }
         let flags = OFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GETFL).map_err(failed)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map_err(failed)?;
-        Self::lock(File::from(fd), path)
+        Self::read_by(File::from(fd), path, None)
     }
 
-    fn lock(file: File, path: &Path) -> Result<Self, FifoError> {
+    fn read_by(fifo: File, path: &Path, lock: Option<Flock<File>>) -> Result<Self, FifoError> {
         let failed = |errno: Errno| OpenError::Io { path: path.to_owned(), source: errno.into() };
-        let fifo = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((_, Errno::EWOULDBLOCK)) => return Err(FifoError::Busy(path.to_owned())),
-            Err((_, errno)) => return Err(failed(errno).into()),
-        };
-        if let Err(errno) = fcntl(&*fifo, FcntlArg::F_SETPIPE_SZ(CAPACITY)) {
+        if let Err(errno) = fcntl(&fifo, FcntlArg::F_SETPIPE_SZ(CAPACITY)) {
             log::debug!("the FIFO keeps its size: {errno}");
         }
         let (peek_out, peek_in) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(failed)?;
         let null = OpenOptions::new().write(true).open("/dev/null").ok();
-        Ok(Fifo { fifo, peek_in, peek_out, null, window: vec![0; WINDOW].into_boxed_slice() })
+        Ok(Fifo { fifo, _lock: lock, peek_in, peek_out, null, window: vec![0; WINDOW].into_boxed_slice() })
     }
 
     /// The descriptor, to be polled.
@@ -95,7 +93,7 @@ impl Fifo {
     /// # Errors
     /// The FIFO itself failed.
     pub fn peek(&mut self) -> io::Result<&[u8]> {
-        let teed = match tee(&*self.fifo, &self.peek_in, WINDOW, SpliceFFlags::SPLICE_F_NONBLOCK) {
+        let teed = match tee(&self.fifo, &self.peek_in, WINDOW, SpliceFFlags::SPLICE_F_NONBLOCK) {
             Ok(len) => len,
             Err(Errno::EAGAIN | Errno::EINTR) => 0,
             Err(errno) => return Err(errno.into()),
@@ -121,9 +119,9 @@ impl Fifo {
         while left > 0 {
             let taken = match &self.null {
                 Some(null) => {
-                    splice(&*self.fifo, None, null.as_fd(), None, left, SpliceFFlags::SPLICE_F_NONBLOCK)
+                    splice(&self.fifo, None, null.as_fd(), None, left, SpliceFFlags::SPLICE_F_NONBLOCK)
                 }
-                None => read(&*self.fifo, &mut self.window[..left.min(WINDOW)]),
+                None => read(&self.fifo, &mut self.window[..left.min(WINDOW)]),
             };
             match taken {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -134,6 +132,25 @@ impl Fifo {
             }
         }
         Ok(())
+    }
+}
+
+/// Locks the name of the FIFO for this process, by a file beside it that only its owner can open.
+///
+/// Not by flock(2) on the FIFO itself: a process that may only write into it could take that lock, and keep it. The lock
+/// file stays: to remove it would let two processes have it.
+fn lock(fifo: &Path) -> Result<Flock<File>, FifoError> {
+    let mut path = fifo.as_os_str().to_owned();
+    path.push(".lock");
+    let failed = |source: io::Error| OpenError::Io { path: PathBuf::from(&path), source };
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(flags.bits());
+    let file = options.open(&path).map_err(failed)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, Errno::EWOULDBLOCK)) => Err(FifoError::Busy(fifo.to_owned())),
+        Err((_, errno)) => Err(failed(errno.into()).into()),
     }
 }
 

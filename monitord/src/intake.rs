@@ -10,12 +10,13 @@ use crate::counters::Counters;
 use crate::fifo::{Fifo, WINDOW};
 use crate::journal::{Change, Found, Journal, Limits};
 use crate::ring::Cursor;
+use crate::segment;
 use crate::store::Store;
 use crate::syncer::{Policy, Syncer};
 use mio::Waker;
 use sampan_ipc::Event;
 use sampan_ipc::event::{FACT_KINDS, Origin};
-use sampan_ipc::record::{Scanner, Step};
+use sampan_ipc::record::{Record, Scanner, Step};
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::RawFd;
@@ -77,7 +78,8 @@ struct Spacing(Option<Instant>);
 /// Records that may come once more after a restart, for so many bytes of the FIFO.
 #[derive(Debug)]
 struct Repeats {
-    known: HashSet<(u64, u64)>,
+    /// Writer, counter, and checksum of the rest: to know those of another writer is not enough to pass for it.
+    known: HashSet<(u64, u64, u32)>,
     bytes_left: usize,
 }
 
@@ -102,7 +104,7 @@ impl Intake {
         };
         let source = |fifo, origin| {
             let known = found.repeats.iter().filter(|repeat| repeat.0 == origin);
-            let known = known.map(|(_, writer, counter)| (*writer, *counter)).collect();
+            let known = known.map(|(_, writer, counter, sum)| (*writer, *counter, *sum)).collect();
             Source {
                 fifo,
                 unsynced: None,
@@ -190,7 +192,7 @@ impl Intake {
         let mut scanner = Scanner::new(window);
         while let Some(step) = scanner.next() {
             match step {
-                Step::Record(record) if source.repeats.has(record.event.writer, record.event.counter) => {
+                Step::Record(record) if source.repeats.has(&record) => {
                     self.counters.repeated += 1;
                 }
                 Step::Record(record) if origin == Origin::Emit && FACT_KINDS.contains(&record.event.kind) => {
@@ -410,8 +412,9 @@ impl Spacing {
 }
 
 impl Repeats {
-    fn has(&self, writer: u64, counter: u64) -> bool {
-        self.bytes_left > 0 && self.known.contains(&(writer, counter))
+    fn has(&self, record: &Record<'_>) -> bool {
+        let (writer, counter) = (record.event.writer, record.event.counter);
+        self.bytes_left > 0 && self.known.contains(&(writer, counter, segment::record_sum(record.body)))
     }
 
     /// Forgets once the FIFO has moved past all that the process before this one can have left.

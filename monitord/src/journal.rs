@@ -27,6 +27,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Bytes at the end of the journal among which a record of a FIFO may be once more: two windows of each FIFO.
 const REPEATS_BYTES: u64 = 4 * crate::fifo::WINDOW as u64;
+/// No event has a higher number: at a million events a second it is reached after 146,000 years.
+const SEQ_MAX: u64 = 1 << 62;
 /// Pause before a refused write is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Sequence numbers that are set aside at a time while nothing can be written.
@@ -75,8 +77,8 @@ pub struct Found {
     pub damage: Vec<String>,
     /// Whose numbers the newest segment carries; `None` if no segment tells.
     pub numbering: Option<Numbering>,
-    /// Origin, writer and counter of the newest events: their FIFO may hold some of them still.
-    pub repeats: Vec<(Origin, u64, u64)>,
+    /// Origin, writer, counter and [`segment::record_sum`] of the newest events: their FIFO may hold some of them still.
+    pub repeats: Vec<(Origin, u64, u64, u32)>,
 }
 
 /// A change of the journal's health.
@@ -181,6 +183,10 @@ impl Journal {
         // At most so many events were in what the newest segment has lost.
         let mut unread = 0;
         for (first, path) in names {
+            if first > SEQ_MAX {
+                found.damage.push(format!("{}: no event has such a number, ignored", path.display()));
+                continue;
+            }
             if first < found.next.seq {
                 found.damage.push(format!("{}: overlaps the segment before it, ignored", path.display()));
                 continue;
@@ -188,12 +194,19 @@ impl Journal {
             let first = Cursor { pos: found.next.pos, seq: first };
             let name = path.display().to_string();
             let intended = self.limits.segment_bytes();
-            let (segment, damage) = Segment::open(path, first, intended, writable, |event, at| {
-                newest.push_back((at.pos, (event.origin, event.writer, event.counter)));
+            let opened = Segment::open(path, first, intended, writable, |event, sum, at| {
+                newest.push_back((at.pos, (event.origin, event.writer, event.counter, sum)));
                 while newest.front().is_some_and(|(pos, ..)| pos + REPEATS_BYTES < at.pos) {
                     newest.pop_front();
                 }
-            })?;
+            });
+            let (segment, damage) = match opened {
+                Ok(opened) => opened,
+                Err(error) => {
+                    found.damage.push(format!("{name}: cannot be read, ignored: {error}"));
+                    continue;
+                }
+            };
             found.next = segment.end();
             found.numbering = segment.numbering().or(found.numbering);
             unread = 0;
@@ -235,7 +248,7 @@ impl Journal {
             && let (Some(seq), Some(crc)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<4>())
             && crc32c::crc32c(seq) == u32::from_le_bytes(*crc)
         {
-            self.reserved = u64::from_le_bytes(*seq);
+            self.reserved = Some(u64::from_le_bytes(*seq)).filter(|seq| *seq <= SEQ_MAX).unwrap_or(0);
         }
         // Written now, so that its block is there when the disk is full.
         write_seq(&file, self.reserved)?;

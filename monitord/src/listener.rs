@@ -76,6 +76,10 @@ impl Listener {
             return Err(ListenError::TooLong { path: path.to_owned(), len });
         }
         let lock = lock(path)?;
+        // An instance whose socket systemd made holds no lock here; neither does systemd while it waits for a client.
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(ListenError::Busy(path.to_owned()));
+        }
         if fs::symlink_metadata(path).is_ok_and(|meta| !meta.file_type().is_socket()) {
             return Err(context(io::Error::other("something that is no socket is there")));
         }

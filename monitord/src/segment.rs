@@ -9,6 +9,7 @@
 
 use crate::numbering::{self, Numbering};
 use crate::ring::Cursor;
+use nix::fcntl::OFlag;
 use nix::sys::uio::pwritev;
 use sampan_ipc::{event::EventView, frame};
 use std::fs::{File, OpenOptions};
@@ -30,6 +31,8 @@ const EVENT_FRAME_MAX: usize = sampan_ipc::record::RECORD_MAX + 8;
 const MARK_STEP_MIN: u64 = 16 << 10;
 /// Most marks of a segment of the intended size.
 const MARKS_MAX: u64 = 128;
+/// Bytes of the sequence number at the end of a frame's body.
+const SEQ_LEN: usize = 8;
 /// How much is read at a time.
 const CHUNK: usize = 64 << 10;
 
@@ -102,7 +105,8 @@ impl Segment {
         })
     }
 
-    /// Reads a segment back and checks every frame; cuts off what is no frame. `on_event` hears of each event.
+    /// Reads a segment back and checks every frame; cuts off what is no frame. `on_event` hears of each event, with its
+    /// [`record_sum`].
     ///
     /// A segment of which nothing is left has `first == end`; it takes frames from `first` on like any other.
     ///
@@ -113,10 +117,15 @@ impl Segment {
         first: Cursor,
         intended_bytes: u64,
         writable: bool,
-        mut on_event: impl FnMut(&EventView<'_>, Cursor),
+        mut on_event: impl FnMut(&EventView<'_>, u32, Cursor),
     ) -> io::Result<(Self, Option<Damage>)> {
-        let file = OpenOptions::new().read(true).write(writable).open(&path)?;
+        // What lies in the journal's directory may be anything: no link is followed, and no FIFO waited for.
+        let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+        let file = OpenOptions::new().read(true).write(writable).custom_flags(flags).open(&path)?;
         let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Err(io::Error::other("it is no regular file"));
+        }
         let mut segment = Segment {
             file: Arc::new(file),
             path,
@@ -140,7 +149,7 @@ impl Segment {
     fn check(
         &mut self,
         file_len: u64,
-        on_event: &mut impl FnMut(&EventView<'_>, Cursor),
+        on_event: &mut impl FnMut(&EventView<'_>, u32, Cursor),
     ) -> io::Result<Option<Damage>> {
         let mut bytes = [0; HEADER_LEN as usize];
         let got = read_up_to(&self.file, &mut bytes, 0)?;
@@ -168,7 +177,7 @@ impl Segment {
     }
 
     /// Takes the good frames at the start of `bytes`; returns how many bytes they are.
-    fn check_chunk(&mut self, bytes: &[u8], on_event: &mut impl FnMut(&EventView<'_>, Cursor)) -> usize {
+    fn check_chunk(&mut self, bytes: &[u8], on_event: &mut impl FnMut(&EventView<'_>, u32, Cursor)) -> usize {
         let mut used = 0;
         while let Ok(Some((body, len))) = frame::split(&bytes[used..], EVENT_FRAME_MAX) {
             let Some(event) = EventView::of_frame(body) else {
@@ -178,7 +187,7 @@ impl Segment {
             if seq != Some(self.end.seq) {
                 break;
             }
-            on_event(&event, self.end);
+            on_event(&event, record_sum(&body[..body.len() - SEQ_LEN]), self.end);
             self.newest = self.newest.max(event.time);
             self.mark(self.end);
             self.end = Cursor { pos: self.end.pos + len as u64, seq: self.end.seq + 1 };
@@ -338,6 +347,11 @@ fn parse_header(bytes: &[u8], first: u64) -> Result<Option<Numbering>, bool> {
         Some(numbering) if bytes == header(first, Some(numbering)) => Ok(Some(numbering)),
         _ => Err(bytes.len() < HEADER_LEN as usize),
     }
+}
+
+/// Checksum of what a record says, whichever FIFO it came by: its body behind the tag, CRC-32C.
+pub fn record_sum(body: &[u8]) -> u32 {
+    crc32c::crc32c(body.get(1..).unwrap_or_default())
 }
 
 /// Name of the file of a segment: twenty digits, so that names sort as numbers do.

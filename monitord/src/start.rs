@@ -64,9 +64,11 @@ impl StartError {
 /// See [`StartError`].
 pub fn endpoints(settings: &Settings) -> Result<(Fifo, Fifo, Listener), StartError> {
     let passed = activation::passed(&settings.emit_fifo);
+    // First of all, as it changes nothing of another instance's.
+    let listener = listener(settings, passed.listener, group())?;
     let facts = fifo(&settings.fifo, passed.fifo, accounts::FACTS_GROUP)?;
     let emit = fifo(&settings.emit_fifo, passed.emit, accounts::WATCH_GROUP)?;
-    Ok((facts, emit, listener(settings, passed.listener, group())?))
+    Ok((facts, emit, listener))
 }
 
 fn fifo(path: &Path, passed: Option<OwnedFd>, group: &str) -> Result<Fifo, StartError> {

@@ -324,3 +324,28 @@ fn with_sync_always_nothing_is_lost_over_a_kill() {
     let mut reader = host.follow_from(0);
     assert_eq!(numbers(&reader.until(|event| event.id == "999")), (0..1000).collect::<Vec<_>>());
 }
+
+#[test]
+fn what_is_no_segment_in_a_segments_place_costs_no_other_segment() {
+    let mut host = Host::with_monitord(&[]);
+    let sender = host.sender();
+    for nth in 0..10 {
+        sender.send(Event::new("test", "tick", nth.to_string())).expect("small");
+    }
+    host.await_seq(11);
+    assert!(host.term().success());
+    let name = |seq: u64| host.journal().join(format!("{seq:020}.journal"));
+    nix::unistd::mkfifo(&name(1000), nix::sys::stat::Mode::S_IRWXU).expect("made");
+    std::os::unix::fs::symlink("/dev/zero", name(2000)).expect("linked");
+    fs::create_dir(name(3000)).expect("made");
+    fs::write(name(u64::MAX), "SMPJRNL").expect("written");
+    let seq = u64::MAX.to_le_bytes();
+    fs::write(host.journal().join("seq"), [&seq[..], &crc32c::crc32c(&seq).to_le_bytes()].concat())
+        .expect("written");
+    host.start_monitord(&[]);
+    let filters = vec!["type=test".into()];
+    let (events, _) = host.subscribe(Subscribe { after: Some(0), filters, ..Subscribe::default() }).to_end();
+    assert_eq!(events.len(), 10, "{}", host.logs());
+    assert!(host.status().journal.expect("a journal").failed.is_none(), "{}", host.logs());
+    assert!(host.status().seq < 100);
+}

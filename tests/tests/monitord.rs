@@ -21,7 +21,7 @@ fn a_second_instance_is_refused_and_the_first_goes_on() {
     let command = host.command("sampan-monitord");
     let (status, logs) = host.run_to_end(command);
     assert_eq!(status.code(), Some(100), "{logs}");
-    assert!(logs.contains("in use by another sampan-monitord") && logs.contains("monitor.fifo"), "{logs}");
+    assert!(logs.contains("in use by another sampan-monitord") && logs.contains("events.sock"), "{logs}");
     // Another FIFO of facts, but the same emit FIFO.
     let mut command = host.command("sampan-monitord");
     command.arg("--fifo").arg(host.path("other.fifo")).arg("--socket").arg(host.path("other.sock"));
@@ -64,7 +64,7 @@ fn a_user_without_permission_is_told_what_it_may_not_open() {
     need_root();
     const NOBODY: u32 = 65534;
     let mut host = Host::new();
-    // The user must reach the program and the directory to be refused by the FIFO.
+    // The user must reach the program and the directory to be refused in there.
     fs::set_permissions(host.path(""), fs::Permissions::from_mode(0o755)).expect("ours");
     let program = host.path("sampan-monitord");
     fs::copy(binary("sampan-monitord"), &program).expect("room");
@@ -74,7 +74,7 @@ fn a_user_without_permission_is_told_what_it_may_not_open() {
     command.uid(NOBODY).gid(NOBODY);
     let (status, logs) = host.run_to_end(command);
     assert_eq!(status.code(), Some(1), "{logs}");
-    assert!(logs.contains("cannot open FIFO") && logs.contains("Permission denied"), "{logs}");
+    assert!(logs.contains("cannot listen on") && logs.contains("Permission denied"), "{logs}");
 
     let mut command = host.command_of(&program);
     command.uid(NOBODY).gid(NOBODY).env("SAMPAN_RUN_DIR", host.path("theirs"));

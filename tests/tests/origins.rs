@@ -263,7 +263,7 @@ fn an_emitted_record_cannot_pass_for_the_repeat_of_a_fact() {
     let hold = |path: &Path| File::options().read(true).write(true).open(path).expect("monitord made it");
     let (mut facts, mut emit) = (hold(&host.fifo()), hold(&host.emit_fifo()));
     let bytes = |kind: &str, counter, id: &str| {
-        let event = Event { writer: 7, counter, ..Event::new(kind, "tick", id) };
+        let event = Event { writer: 7, counter, time: 1, ..Event::new(kind, "tick", id) };
         record::encode(&event).expect("small")
     };
     facts.write_all(&bytes("container", 1, "first")).expect("room");
@@ -551,4 +551,47 @@ fn own_events_of_monitord_are_facts() {
         Item::Event(event) => assert_eq!((event.kind.as_str(), event.action.as_str()), ("daemon", "start")),
         item => panic!("not a fact: {item:?}"),
     }
+}
+
+#[test]
+fn a_writer_that_locks_a_fifo_keeps_no_monitord_out() {
+    use nix::fcntl::{Flock, FlockArg};
+    let mut host = Host::with_monitord(&[]);
+    let open =
+        |path: std::path::PathBuf| std::fs::File::options().write(true).open(path).expect("monitord made it");
+    let lock = |file| Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno);
+    let locks = [lock(open(host.fifo())), lock(open(host.emit_fifo()))];
+    assert!(locks.iter().all(Result::is_ok), "the lock means nothing: {locks:?}");
+    host.kill9();
+    host.start_monitord(&[]);
+    let (status, says) = host.run_to_end(host.command("sampan-monitord"));
+    assert_eq!(status.code(), Some(100), "a second one is kept out all the same: {says}");
+}
+
+#[test]
+fn a_writer_that_knows_the_identity_of_another_one_takes_no_event_from_it() {
+    use std::io::Write;
+    let mut host = Host::with_monitord(&[]);
+    let record = |counter: u64, id: &str| {
+        let event = Event { writer: 7, counter, ..Event::new("backup", "done", id) };
+        sampan_ipc::record::encode(&event).expect("small")
+    };
+    let mut fifo = std::fs::File::options().read(true).write(true).open(host.emit_fifo()).expect("there");
+    for counter in 2..6 {
+        fifo.write_all(&record(counter, "forged")).expect("room");
+    }
+    host.await_seq(5);
+    host.kill9();
+    for counter in 2..6 {
+        fifo.write_all(&record(counter, &format!("true-{counter}"))).expect("room");
+    }
+    host.start_monitord(&[]);
+    host.await_seq(10);
+    let mut past = host.subscribe(Subscribe {
+        after: Some(0),
+        filters: vec!["type=backup".into()],
+        ..Subscribe::default()
+    });
+    let ids: Vec<String> = past.to_end().0.into_iter().map(|event| event.id).collect();
+    assert_eq!(ids[4..], ["true-2", "true-3", "true-4", "true-5"]);
 }

@@ -87,6 +87,8 @@ fn each_file_and_socket_lets_in_whom_the_table_says_and_tells_the_others_what_wo
             ("run/monitor.fifo", (0, FACTS, 0o620)),
             ("run/engine.sock.lock", (0, 0, 0o600)),
             ("run/events.sock.lock", (0, 0, 0o600)),
+            ("run/monitor.fifo.lock", (0, 0, 0o600)),
+            ("run/emit.fifo.lock", (0, 0, 0o600)),
             ("run/containers", (0, 0, 0o700)),
             ("run/runtime", (0, 0, 0o700)),
             ("state", (0, 0, 0o700)),
@@ -98,7 +100,13 @@ fn each_file_and_socket_lets_in_whom_the_table_says_and_tells_the_others_what_wo
             assert_eq!(access(&path(below)), wanted, "{below}");
         }
         let known = ["engine.sock", "events.sock", "engine.sock.lock", "events.sock.lock", "containers"];
-        let known = known.into_iter().chain(["runtime", "monitor.fifo", "emit.fifo"]);
+        let known = known.into_iter().chain([
+            "runtime",
+            "monitor.fifo",
+            "emit.fifo",
+            "monitor.fifo.lock",
+            "emit.fifo.lock",
+        ]);
         let known: BTreeSet<String> = known.map(str::to_owned).collect();
         let there = names_in(&path("run"));
         assert!(there.is_subset(&known), "not in the table: {:?}", there.difference(&known));

@@ -8,7 +8,7 @@ use sampan_tests::cursor::{held, writes};
 use sampan_tests::host::{Host, PATIENCE, need_root, wait_until};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -386,7 +386,15 @@ fn an_event_whose_command_never_succeeds_is_set_aside_and_holds_up_no_other() {
     assert_eq!(lines(&done).len(), 2);
     let aside = lines(&host.path("cursor.failed"));
     assert!(aside.len() == 1 && aside[0].contains("\"id\":\"bad\""), "{aside:?}");
+    assert_eq!(
+        fs::metadata(host.path("cursor.failed")).expect("there").mode() & 0o777,
+        0o600,
+        "whole events"
+    );
     // Where it cannot be set aside, the cursor stays before it.
+    mkfifo(&host.path("third.failed"), Mode::S_IRWXU).expect("made");
+    let output = run(&host, &host.path("third"), &args);
+    assert!(!output.status.success() && stderr(&output).contains("cannot set event"), "{}", stderr(&output));
     let cursor = host.path("second");
     fs::create_dir(host.path("second.failed")).expect("made");
     let output = run(&host, &cursor, &args);
@@ -477,7 +485,7 @@ fn a_consumer_that_leaves_events_unacknowledged_is_told_so() {
     let sampan = sampan_tests::host::binary("sampan");
     let text = format!(
         "{} events -f type=test --after 0 --no-follow --cursor-file {} --format json --ack-fd 3 3<{acks} |\n\
-         {{ exec 4>{acks}; read -r a; echo nonsense >&4; echo 2 >&4; cat >/dev/null; }}; exit ${{PIPESTATUS[0]}}",
+         {{ exec 4>{acks}; read -r a; printf 'nonsense\\n\\377\\n%0256d3\\n' 0 >&4; echo 2 >&4; cat >/dev/null; }}; exit ${{PIPESTATUS[0]}}",
         sampan.display(),
         cursor.display(),
         acks = acks.display(),
@@ -531,4 +539,17 @@ fn nothing_is_written_to_a_reader_that_has_been_told_its_position() {
         switches() == before
     });
     drop(reader);
+}
+
+#[test]
+fn a_cursor_file_that_is_removed_while_it_is_in_use_ends_the_reader() {
+    let host = Host::with_monitord(&[]);
+    let cursor = host.path("cursor");
+    let mut reader = Reader::start(&host, &cursor, &["--after", "0", "--cursor-interval", "1ms"]);
+    host.wait_until("the reader", || host.status().subscribers.len() == 1);
+    fs::remove_file(&cursor).expect("there");
+    emit(&host, &["1"]);
+    assert_eq!(reader.id(), "1");
+    assert_eq!(reader.child.wait().expect("ours").code(), Some(1));
+    assert!(reader.notes().contains("removed while it was in use"), "{}", reader.notes());
 }

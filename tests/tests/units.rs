@@ -123,7 +123,10 @@ fn what_one_shot_writers_wrote_is_kept_over_stop_and_start_while_nobody_else_hol
             all("start");
         }
         let written = load.end();
-        assert!(written.refused.is_empty(), "the FIFOs are there all the time: {:?}", written.refused);
+        // A FIFO may be full for a moment; what it refuses then was not written.
+        let is_full = |why: &&str| *why == "Try again";
+        let refused = &written.refused;
+        assert!(refused.keys().all(is_full), "the FIFOs are there all the time: {refused:?}");
         check(machine, &written);
     });
 }

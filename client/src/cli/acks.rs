@@ -73,17 +73,26 @@ impl Reading {
 }
 
 fn take_all(mut lines: impl BufRead, committer: &Committer) {
-    let mut line = String::new();
+    let mut line = Vec::new();
+    // True while the rest of a line that was too long is passed over.
+    let mut is_rest = false;
     loop {
         line.clear();
-        match lines.by_ref().take(LINE_MAX).read_line(&mut line) {
+        match lines.by_ref().take(LINE_MAX).read_until(b'\n', &mut line) {
             Ok(0) => return,
-            Ok(_) => match line.trim().parse() {
-                Ok(seq) => committer.commit(seq),
-                Err(_) => {
-                    output::note(&format!("acknowledgement {:?} is no number of an event", line.trim()))
+            Ok(_) => {
+                let is_whole = line.ends_with(b"\n");
+                let seq = std::str::from_utf8(&line).ok().and_then(|line| line.trim().parse().ok());
+                match seq.filter(|_| is_whole && !is_rest) {
+                    Some(seq) => committer.commit(seq),
+                    None if is_rest => {}
+                    None => {
+                        let text = String::from_utf8_lossy(&line);
+                        output::note(&format!("acknowledgement {:?} is no number of an event", text.trim()));
+                    }
                 }
-            },
+                is_rest = !is_whole;
+            }
             Err(error) => {
                 output::note(&format!("cannot read acknowledgements: {error}"));
                 return;

@@ -7,6 +7,7 @@ use crate::cli::args::Events;
 use crate::cli::failure::Failure;
 use crate::cli::output;
 use crate::cli::signals::Signals;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
@@ -15,6 +16,7 @@ use sampan_client::Event;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -204,7 +206,13 @@ impl Exec {
         let write = || -> io::Result<()> {
             let mut lines = String::new();
             self.input()?.read_to_string(&mut lines)?;
-            let mut file = File::options().append(true).create(true).open(path)?;
+            // Whole events, for those alone who may see them; and nothing that would keep this command waiting.
+            let flags = OFlag::O_NONBLOCK.bits();
+            let mut file =
+                File::options().append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
+            if !file.metadata()?.is_file() {
+                return Err(io::Error::other("it is no regular file"));
+            }
             file.write_all(lines.as_bytes())?;
             file.sync_data()
         };

@@ -111,6 +111,7 @@ fn cursor_hint(error: &CursorError) -> &'static str {
         CursorError::Locked { .. } => return "give each reader a cursor file of its own",
         CursorError::NotRegular(_) => return "name a regular file, or one that is not there yet",
         CursorError::NotCursor => return "name another file; it was left as it is",
+        CursorError::Removed => return "start again: what is there now says where reading begins",
         CursorError::Io(error) => error,
     };
     match error.kind() {
