@@ -42,7 +42,7 @@ test:
 	$(CARGO) build --workspace --bins --examples
 	tests/host-state.sh before $(TARGET)/host-state
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		$(CARGO) nextest run --workspace && $(CARGO) test --workspace --doc; \
+		$(CARGO) nextest run --workspace --no-fail-fast && $(CARGO) test --workspace --doc; \
 	else \
 		$(CARGO) test --workspace; \
 	fi

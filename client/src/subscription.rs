@@ -586,8 +586,8 @@ impl Subscription {
         self.connection = Some(connection.map_err(|source| WatchError::Connect { socket, source })?);
         let head = self.welcome()?;
         if self.old_monitord {
-            // Whoever wants what happens from now on has dealt with all that was before. With an `until` that has
-            // passed, "now" is history to monitord, and its events follow.
+            // A reader that begins "from now" has dealt with all events before. With an `until` that has passed, "now"
+            // is history to monitord, and its events follow.
             if from_now && self.watch.subscribe.until.is_none_or(|until| until >= time::now()) {
                 self.position.begin_at(head);
             }
@@ -597,7 +597,7 @@ impl Subscription {
         let uncommitted = self.position.waits();
         self.position.begin(lineage, by_time);
         if lineage.replaced {
-            // What other threads commit late is of the old numbers.
+            // A number that another thread commits late is of the old journal.
             self.acks.iter().for_each(|acks| acks.seq.store(0, Ordering::SeqCst));
             self.replaced = Some(uncommitted);
         }

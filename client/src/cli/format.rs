@@ -43,7 +43,7 @@ pub fn json(value: &impl Serialize) -> String {
     printable(&serde_json::to_string(value).expect(SERIALIZES))
 }
 
-/// The same on many lines, for people.
+/// JSON text of `value` on many lines, for people.
 pub fn json_pretty(value: &impl Serialize) -> String {
     printable(&serde_json::to_string_pretty(value).expect(SERIALIZES))
 }
@@ -199,7 +199,7 @@ mod tests {
                 event(&mut line, &told, format);
                 let line = line.strip_suffix('\n').expect("a line");
                 assert!(!line.contains(is_hidden) && !line.contains("u{"), "{line:?}");
-                // Whoever reads JSON strings gets what was written.
+                // A reader of JSON strings gets what was written.
                 let quoted = match format {
                     EventFormat::Logfmt => {
                         line.split("attr.k=").nth(1).and_then(|rest| rest.split(' ').next())
