@@ -5,8 +5,8 @@
 #   tests/host-state.sh after FILE      compares; fails with what is new, and what is gone
 #
 # Looks at mounts, control groups, users, groups, network namespaces, loop devices, at what lies in /run, /var/lib and
-# /tmp, and at programs that the tests start. Of /tmp and of programs it sees those alone whose names are the tests' own:
-# others come and go by themselves.
+# /tmp, and at programs that the tests start. Of control groups, /tmp and programs it sees those alone whose names are the
+# tests' own: others come and go by themselves.
 set -eu
 
 # Programs that nothing but the tests would start here.
@@ -15,7 +15,8 @@ programs='sampan|sampan-engine|sampan-monitor|sampan-monitord|sampan-shim|runc|c
 look() {
     # Without the numbers that the kernel counts up.
     awk '{ $1 = $2 = $3 = ""; gsub(/(shared|master|propagate_from):[0-9]+ /, ""); print "mount" $0 }' /proc/self/mountinfo
-    find /sys/fs/cgroup -mindepth 1 \( -type d -o -type l \) 2>/dev/null | sed 's/^/control group /'
+    find /sys/fs/cgroup -mindepth 1 -maxdepth 1 \( -type d -o -type l \) | sed 's/^/control group /'
+    find /sys/fs/cgroup -mindepth 2 -type d -name '*sampan*' 2>/dev/null | sed 's/^/control group /'
     stat --format 'control groups %A' /sys/fs/cgroup
     sed 's/^/user /' /etc/passwd
     sed 's/^/group /' /etc/group

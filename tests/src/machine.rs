@@ -242,9 +242,12 @@ impl Machine {
     /// Shuts the machine down in order.
     pub fn shut_down(&mut self) {
         self.run(&["systemctl", "poweroff"]);
-        let (mut child, _) = self.init.take().expect("it runs");
-        let mut is_off = || child.try_wait().expect("ours").is_some();
-        wait_until("the machine to be off", || self.console(), &mut is_off);
+        let console = self.file("console");
+        let logs = || fs::read_to_string(&console).unwrap_or_default();
+        // One that does not go off in time is still there to be ended.
+        let (child, _) = self.init.as_mut().expect("it runs");
+        wait_until("the machine to be off", logs, || child.try_wait().expect("ours").is_some());
+        self.init = None;
         self.await_no_groups();
     }
 

@@ -8,6 +8,7 @@ use sampan_tests::rounds;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 /// How often each id of a load's event is in the journal.
 fn journaled(machine: &Machine) -> BTreeMap<String, usize> {
@@ -191,8 +192,13 @@ fn a_first_emit_and_a_first_subscriber_start_monitord_and_a_first_command_the_en
         assert!(events.contains("a b c"), "{events}");
         machine.await_unit("sampan-monitord.service", "active");
         assert_eq!(machine.main_pid("sampan-engine.service"), None);
-        machine.says(&["sampan", "images"]);
+        machine.import_box();
         machine.await_unit("sampan-engine.service", "active");
+        machine.systemctl(&["stop", "sampan-engine.service"]);
+        assert_eq!(
+            machine.says(&["sampan", "run", "--rm", "--network", "none", "box:1", "echo", "hello"]),
+            "hello"
+        );
     });
 }
 
@@ -406,9 +412,16 @@ fn the_units_have_no_fault_that_systemd_knows_and_their_exposure_is_no_higher_th
 #[test]
 fn a_fifo_that_another_installation_left_is_taken_over_and_what_is_no_fifo_is_left_alone() {
     Machine::installed(|machine| {
-        // As `sampan up` leaves them, but for the modes, which are nobody's.
-        machine.says(&["mkdir", "-p", "/run/sampan"]);
-        machine.says(&["mkfifo", "-m", "600", "/run/sampan/monitor.fifo"]);
+        let script = "sampan up & echo $! >/tmp/up; wait";
+        let mut up = machine.command(&["sh", "-c", script]).stderr(Stdio::null()).spawn().expect("sh");
+        let serves = || machine.run(&["sampan", "monitor", "status"]).status.success();
+        wait_until("sampan up", || machine.logs(), serves);
+        machine.says(&["sh", "-c", "kill $(cat /tmp/up)"]);
+        up.wait().expect("ours");
+        let fifos = ["/run/sampan/monitor.fifo", "/run/sampan/emit.fifo"];
+        let modes = || machine.says(&[&["stat", "--format", "%U %G %a"], fifos.as_slice()].concat());
+        assert_eq!(modes(), "root sampan-facts 620\nroot sampan 620");
+        machine.says(&["rm", "/run/sampan/emit.fifo"]);
         fs::write(machine.path("/run/sampan/emit.fifo"), "precious").expect("written");
         let refused = machine.run(&["systemctl", "start", "sampan-emit.socket"]);
         assert!(!refused.status.success(), "{refused:?}");
@@ -418,9 +431,7 @@ fn a_fifo_that_another_installation_left_is_taken_over_and_what_is_no_fifo_is_le
         machine.systemctl(&[&["start"], &UNITS[..3]].concat());
         machine.says(&["sampan", "emit", "a", "b", "c"]);
         machine.says(&["sampan", "emit", "--fifo", "/run/sampan/monitor.fifo", "d", "e", "f"]);
-        let fifos = ["/run/sampan/monitor.fifo", "/run/sampan/emit.fifo"];
-        let modes = machine.says(&[&["stat", "--format", "%U %G %a"], fifos.as_slice()].concat());
-        assert_eq!(modes, "sampan sampan-facts 620\nsampan sampan 620");
+        assert_eq!(modes(), "sampan sampan-facts 620\nsampan sampan 620");
         let events = machine.says(&["sampan", "events", "--after", "0", "--no-follow"]);
         assert!(events.contains("a b c") && events.contains("d e f"), "{events}");
     });
