@@ -50,7 +50,7 @@ test:
 
 # The same with all rounds of kills, races and storms, of which `make test` runs a tenth.
 soak:
-	SAMPAN_SOAK=1 $(MAKE) test
+	SAMPAN_SOAK=1 NEXTEST_PROFILE=soak $(MAKE) test
 
 # Form, lints and documentation; warnings are errors.
 check:
