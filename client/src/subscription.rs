@@ -202,7 +202,7 @@ impl Watch {
     /// Subscribes.
     ///
     /// Returns once monitord has taken the subscription, so nothing that happens from here on is missed. A
-    /// monitord that is not there is an error at this point, with one exception: a subscription that reconnects
+    /// monitord that is not there is an error at this point, with one exception: a subscription that follows, reconnects
     /// and has a cursor file belongs to a program that is to run for long, perhaps started before monitord is;
     /// it waits inside the iterator.
     ///
@@ -225,7 +225,7 @@ impl Watch {
         };
         subscription.open_cursor_file()?;
         match subscription.connect() {
-            Err(error) if subscription.cursor_file.is_some() && subscription.is_worth_a_retry(&error) => {
+            Err(error) if subscription.may_wait() && subscription.is_worth_a_retry(&error) => {
                 log::warn!("{}; waiting for it", chain(&error));
             }
             other => other?,
@@ -527,6 +527,11 @@ impl Subscription {
                 Woken::Timeout | Woken::Readable => pause = (pause * 2).min(RETRY_MAX),
             }
         }
+    }
+
+    /// True of a program that is to run for long, perhaps started before monitord is.
+    fn may_wait(&self) -> bool {
+        self.cursor_file.is_some() && self.watch.subscribe.follow
     }
 
     fn is_worth_a_retry(&self, error: &WatchError) -> bool {

@@ -106,6 +106,10 @@ impl TrustError {
                 "set XDG_RUNTIME_DIR, or SAMPAN_RUN_DIR, SAMPAN_STATE_DIR or SAMPAN_DATA_DIR, to a directory of your own"
                     .to_owned()
             }
+            // Everybody's on purpose, as /tmp: to close it would break others.
+            TrustError::Writable { mode, .. } if mode & 0o1000 != 0 => {
+                "use a directory of your own in there, with mode 0700".to_owned()
+            }
             TrustError::Writable { path, .. } => format!(
                 "if nobody else has put anything there: chmod go-w {}; else use another directory",
                 path.display()

@@ -31,7 +31,8 @@ fn install(host: &Host) -> String {
     std::os::unix::fs::symlink(binary("sampan"), bin.join("sampan")).expect("linked");
     let on_die = bin.join("on-die");
     let done = host.path("done");
-    let text = format!("#!/bin/sh\necho \"${{SAMPAN_EVENT_ID:-$1}}\" >>{}\n", done.display());
+    // It reads its standard input, as ssh and others do.
+    let text = format!("#!/bin/sh\ncat >/dev/null\necho \"${{SAMPAN_EVENT_ID:-$1}}\" >>{}\n", done.display());
     fs::write(&on_die, text).expect("written");
     fs::set_permissions(&on_die, fs::Permissions::from_mode(0o755)).expect("ours");
     format!("{}:{}", bin.display(), std::env::var("PATH").expect("a path"))

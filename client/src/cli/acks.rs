@@ -33,7 +33,11 @@ impl Acks {
         // By its name: the descriptor itself may be one that others here use.
         let file = File::open(format!("/proc/self/fd/{number}"));
         file.map(Acks).map_err(|error| {
-            Failure::new(format!("cannot read acknowledgements from descriptor {number}: {error}"))
+            let why = match error.kind() {
+                io::ErrorKind::NotFound => "it is not open".to_owned(),
+                _ => error.to_string(),
+            };
+            Failure::new(format!("cannot read acknowledgements from descriptor {number}: {why}"))
                 .status(USAGE)
                 .hint(format!("open it: sampan events … --ack-fd {number} {number}<FIFO"))
         })

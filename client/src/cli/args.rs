@@ -233,7 +233,7 @@ pub struct Events {
     pub cursor_interval: String,
     /// Run this command with 'sh -c' for each event, with the event as a line of JSON on its standard input and in
     /// SAMPAN_EVENT_TYPE, _ACTION, _ID, _SEQ; go on when it ends with status 0
-    #[arg(long, value_name = "COMMAND", value_hint = ValueHint::CommandString, conflicts_with_all = ["format", "ack_fd"])]
+    #[arg(long, value_name = "COMMAND", value_hint = ValueHint::CommandString, conflicts_with_all = ["format", "ack_fd"], requires = "cursor_file")]
     pub exec: Option<String>,
     /// Give the command up to N events at a time, a line each
     #[arg(long, value_name = "N", default_value_t = 1, requires = "exec", value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -244,8 +244,8 @@ pub struct Events {
     /// Append events that are set aside to this file [default: the cursor file's name and '.failed']
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "exec")]
     pub exec_failed: Option<PathBuf>,
-    /// Read the numbers of events that the consumer has finished from this descriptor, a line each; only they move the
-    /// cursor
+    /// Read from this descriptor up to which number the consumer has finished the events, a line each; only that moves
+    /// the cursor
     #[arg(long, value_name = "N", requires = "cursor_file")]
     pub ack_fd: Option<i32>,
     /// Where monitord listens.

@@ -68,9 +68,11 @@ fn print_acknowledged(
     if !is_cut_short && signals.caught().is_none() {
         await_acks(output, &reading, signals).map_err(system)?;
         subscription.save()?;
+        let has_left = subscription.is_stopped();
         return match subscription.is_uncommitted() {
             true => Err(Failure::new("the consumer has left without acknowledging all events")
                 .hint("the next run gives it those once more")),
+            false if has_left => Err(Failure::new("the consumer has left while more events may come")),
             false => printed,
         };
     }
