@@ -548,8 +548,8 @@ fn a_cursor_file_that_is_removed_while_it_is_in_use_ends_the_reader() {
     let mut reader = Reader::start(&host, &cursor, &["--after", "0", "--cursor-interval", "1ms"]);
     host.wait_until("the reader", || host.status().subscribers.len() == 1);
     fs::remove_file(&cursor).expect("there");
+    // The next write of the position notices it; that may be before this event.
     emit(&host, &["1"]);
-    assert_eq!(reader.id(), "1");
     assert_eq!(reader.child.wait().expect("ours").code(), Some(1));
     assert!(reader.notes().contains("removed while it was in use"), "{}", reader.notes());
 }
