@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, statfs};
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -230,6 +231,20 @@ fn above(path: &Path, from: &Path, is_above: bool) -> Result<(), TrustError> {
             }
             if !is_own(meta.uid()) {
                 return refuse(&next, format!("is a symbolic link of user {}", meta.uid()));
+            }
+            // A link of procfs leads to a file, not to the name that it shows: that may be of another root. Nobody but its
+            // owner's processes can change it. proc(5), /proc/PID/root.
+            if statfs(&at).is_ok_and(|fs| fs.filesystem_type() == PROC_SUPER_MAGIC) {
+                at = next;
+                match fs::metadata(&at).map_err(look)? {
+                    meta if !is_own(meta.uid()) => {
+                        return refuse(&at, format!("belongs to user {}", meta.uid()));
+                    }
+                    meta if meta.mode() & EVERYBODY_WRITES != 0 && meta.mode() & STICKY == 0 => {
+                        return refuse(&at, "is writable for everybody and has no sticky bit".to_owned());
+                    }
+                    _ => continue,
+                }
             }
             let target = fs::read_link(&next).map_err(look)?;
             names.extend(target.components().rev().map(|name| name.as_os_str().to_owned()));
