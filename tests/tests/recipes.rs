@@ -50,7 +50,7 @@ fn survives(seed: u64, prepare: impl Fn(&Host) -> Command) {
         sender.send(Event::new("container", "die", id.to_string())).expect("small");
     }
     host.await_seq(all);
-    let (deadline, mut kills) = (Instant::now() + 2 * PATIENCE, 0);
+    let (deadline, mut kills) = (Instant::now() + 2 * PATIENCE * sampan_tests::rounds(10) as u32, 0);
     loop {
         let mut command = prepare(&host);
         let mut child =
