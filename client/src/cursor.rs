@@ -5,9 +5,10 @@
 //! (a decimal number and a line feed) is read.
 
 use nix::fcntl::{Flock, FlockArg, OFlag};
-use std::fs::{File, FileType, Metadata, OpenOptions};
+use sampan_ipc::named_file::other_kind;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -165,18 +166,7 @@ impl CursorFile {
 }
 
 fn check_kind(meta: &Metadata) -> Result<(), CursorError> {
-    kind(&meta.file_type()).map_or(Ok(()), |kind| Err(CursorError::NotRegular(kind)))
-}
-
-/// What a file is, if it is no regular one.
-fn kind(file: &FileType) -> Option<&'static str> {
-    match file {
-        file if file.is_file() => None,
-        file if file.is_dir() => Some("a directory"),
-        file if file.is_fifo() => Some("a FIFO"),
-        file if file.is_socket() => Some("a socket"),
-        _ => Some("a device"),
-    }
+    other_kind(&meta.file_type()).map_or(Ok(()), |kind| Err(CursorError::NotRegular(kind)))
 }
 
 fn slot(turn: u32, held: Remembered) -> [u8; SLOT_LEN] {
