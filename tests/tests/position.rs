@@ -6,8 +6,9 @@ use nix::unistd::{Pid, mkfifo};
 use sampan_ipc::Event;
 use sampan_tests::cursor::{held, writes};
 use sampan_tests::host::{Host, PATIENCE, need_root, wait_until};
+use sampan_tests::process;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -525,13 +526,7 @@ fn nothing_is_written_to_a_reader_that_has_been_told_its_position() {
     host.wait_until("the reader", || host.status().subscribers.len() == 1);
     emit(&host, &["1"]);
     host.wait_until("the position", || held(&host.path("cursor")) == host.status().seq);
-    let switches = || {
-        let mut text = String::new();
-        let path = format!("/proc/{}/status", host.pid());
-        File::open(path).and_then(|mut file| file.read_to_string(&mut text)).expect("it runs");
-        let line = text.lines().find(|line| line.starts_with("voluntary_ctxt")).expect("a count");
-        line.split_whitespace().last().and_then(|count| count.parse::<u64>().ok()).expect("a number")
-    };
+    let switches = || process::context_switches(host.pid());
     // It gives pages back a second after the last event, once.
     host.wait_until("rest", || {
         let before = switches();
