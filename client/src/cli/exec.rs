@@ -206,7 +206,7 @@ impl Exec {
         let write = || -> io::Result<()> {
             let mut lines = String::new();
             self.input()?.read_to_string(&mut lines)?;
-            // Whole events, for those alone who may see them; and nothing that would keep this command waiting.
+            // The file holds whole events, so only its owner may read it. Opening a FIFO here must not block.
             let flags = OFlag::O_NONBLOCK.bits();
             let mut file =
                 File::options().append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
