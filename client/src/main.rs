@@ -7,13 +7,15 @@ mod cli;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use cli::args::containers::{ContainerCommand, GenerateCommand};
+use cli::args::container::{ContainerCommand, GenerateCommand};
 use cli::args::{Cli, Command, ImageCommand, MonitorCommand, SystemCommand};
-use cli::failure::{BAD_EVENT, Failure, USAGE};
-use cli::{
-    absent, archives, batch, containers, disk, emit, events, images, import, job, login, logs, output, ps,
-    pull, push, run, signals, state, systemd, up,
-};
+use cli::container::{lifecycle, logs, ps, run, systemd_unit};
+use cli::error::{BAD_EVENT, Failure, USAGE};
+use cli::event::{emit, emit_batch, watch};
+use cli::image::{archives, disk_usage, import, list, login, pull, push};
+use cli::job::commands;
+use cli::system::{info, up};
+use cli::{docker_hints, output, signals};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::process::ExitCode;
 
@@ -55,59 +57,59 @@ fn command(command: &Command) -> Result<(), Failure> {
         Command::Start(args) => run::start(args),
         Command::Attach(args) => run::attach(args),
         Command::Exec(args) => run::exec(args),
-        Command::Stop(args) => containers::stop(args),
-        Command::Kill(args) => containers::kill(args),
-        Command::Restart(args) => containers::restart(args),
-        Command::Pause(args) => containers::pause(args),
-        Command::Unpause(args) => containers::unpause(args),
-        Command::Wait(args) => containers::wait(args),
-        Command::Rm(args) => containers::remove(args),
+        Command::Stop(args) => lifecycle::stop(args),
+        Command::Kill(args) => lifecycle::kill(args),
+        Command::Restart(args) => lifecycle::restart(args),
+        Command::Pause(args) => lifecycle::pause(args),
+        Command::Unpause(args) => lifecycle::unpause(args),
+        Command::Wait(args) => lifecycle::wait(args),
+        Command::Rm(args) => lifecycle::remove(args),
         Command::Ps(args) => ps::run(args),
         Command::Logs(args) => logs::run(args),
-        Command::Rename(args) => containers::rename(args),
-        Command::Top(args) => containers::top(args),
+        Command::Rename(args) => lifecycle::rename(args),
+        Command::Top(args) => lifecycle::top(args),
         Command::Container(group) => container(&group.command),
         Command::Generate(group) => match &group.command {
-            GenerateCommand::Systemd(args) => systemd::run(args),
+            GenerateCommand::Systemd(args) => systemd_unit::run(args),
         },
-        Command::Events(args) => events::run(args),
-        Command::Emit(args) if args.batch => batch::run(args),
+        Command::Events(args) => watch::run(args),
+        Command::Emit(args) if args.batch => emit_batch::run(args),
         Command::Emit(args) => emit::run(args),
         Command::Pull(args) => pull::run(args),
-        Command::Jobs(args) => job::list(args),
-        Command::Watch(args) => job::watch(args),
-        Command::Cancel(args) => job::cancel(args),
-        Command::Images(args) => images::list(args),
-        Command::Inspect(args) => containers::inspect_any(args),
-        Command::Tag(args) => images::tag(args),
-        Command::Rmi(args) => images::remove(args),
+        Command::Jobs(args) => commands::list(args),
+        Command::Watch(args) => commands::watch(args),
+        Command::Cancel(args) => commands::cancel(args),
+        Command::Images(args) => list::list(args),
+        Command::Inspect(args) => lifecycle::inspect_any(args),
+        Command::Tag(args) => list::tag(args),
+        Command::Rmi(args) => list::remove(args),
         Command::Import(args) => import::run(args),
         Command::Login(args) => login::login(args),
         Command::Logout(args) => login::logout(args),
         Command::Push(args) => push::run(args),
         Command::Load(args) => archives::load(args),
         Command::Save(args) => archives::save(args),
-        Command::Serve(args) => job::serve(args),
+        Command::Serve(args) => commands::serve(args),
         Command::Image(group) => match &group.command {
-            ImageCommand::Ls(args) => images::list(args),
-            ImageCommand::Rm(args) => images::remove(args),
-            ImageCommand::Prune(args) => disk::prune(args),
-            ImageCommand::Verify(args) => disk::verify(args),
-            ImageCommand::Tag(args) => images::tag(args),
+            ImageCommand::Ls(args) => list::list(args),
+            ImageCommand::Rm(args) => list::remove(args),
+            ImageCommand::Prune(args) => disk_usage::prune(args),
+            ImageCommand::Verify(args) => disk_usage::verify(args),
+            ImageCommand::Tag(args) => list::tag(args),
             ImageCommand::Pull(args) => pull::run(args),
             ImageCommand::Push(args) => push::run(args),
-            ImageCommand::Inspect(args) => images::inspect(args),
+            ImageCommand::Inspect(args) => list::inspect(args),
             ImageCommand::Import(args) => import::run(args),
             ImageCommand::Load(args) => archives::load(args),
             ImageCommand::Save(args) => archives::save(args),
         },
         Command::System(group) => match &group.command {
-            SystemCommand::Df(args) => disk::usage(args),
+            SystemCommand::Df(args) => disk_usage::usage(args),
         },
-        Command::Info(args) => state::info(args),
-        Command::Version(args) => state::version(args),
+        Command::Info(args) => info::info(args),
+        Command::Version(args) => info::version(args),
         Command::Monitor(args) => match &args.command {
-            MonitorCommand::Status(args) => state::monitor(args),
+            MonitorCommand::Status(args) => info::monitor(args),
         },
         Command::Up(args) => up::run(args),
     }
@@ -118,28 +120,28 @@ fn container(command: &ContainerCommand) -> Result<(), Failure> {
         ContainerCommand::Attach(args) => run::attach(args),
         ContainerCommand::Create(args) => run::create(args),
         ContainerCommand::Exec(args) => run::exec(args),
-        ContainerCommand::Inspect(args) => containers::inspect(args),
-        ContainerCommand::Kill(args) => containers::kill(args),
+        ContainerCommand::Inspect(args) => lifecycle::inspect(args),
+        ContainerCommand::Kill(args) => lifecycle::kill(args),
         ContainerCommand::Logs(args) => logs::run(args),
         ContainerCommand::Ls(args) => ps::run(args),
-        ContainerCommand::Pause(args) => containers::pause(args),
-        ContainerCommand::Prune(args) => containers::prune(args),
-        ContainerCommand::Rename(args) => containers::rename(args),
-        ContainerCommand::Restart(args) => containers::restart(args),
-        ContainerCommand::Rm(args) => containers::remove(args),
+        ContainerCommand::Pause(args) => lifecycle::pause(args),
+        ContainerCommand::Prune(args) => lifecycle::prune(args),
+        ContainerCommand::Rename(args) => lifecycle::rename(args),
+        ContainerCommand::Restart(args) => lifecycle::restart(args),
+        ContainerCommand::Rm(args) => lifecycle::remove(args),
         ContainerCommand::Run(args) => run::run(args),
         ContainerCommand::Start(args) => run::start(args),
-        ContainerCommand::Stop(args) => containers::stop(args),
-        ContainerCommand::Top(args) => containers::top(args),
-        ContainerCommand::Unpause(args) => containers::unpause(args),
-        ContainerCommand::Wait(args) => containers::wait(args),
+        ContainerCommand::Stop(args) => lifecycle::stop(args),
+        ContainerCommand::Top(args) => lifecycle::top(args),
+        ContainerCommand::Unpause(args) => lifecycle::unpause(args),
+        ContainerCommand::Wait(args) => lifecycle::wait(args),
     }
 }
 
 /// Prints what clap has to say: help and version are asked for, the rest is bad usage.
 fn refuse(error: &clap::Error) -> ExitCode {
     let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    match absent::explain(error, &words) {
+    match docker_hints::explain(error, &words) {
         Some(failure) => report(&failure),
         None => drop(error.print()),
     }

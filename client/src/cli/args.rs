@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 
 // Said in full, since `examples/generate.rs` includes this file from elsewhere.
-#[path = "args/containers.rs"]
-pub mod containers;
+#[path = "args/container.rs"]
+pub mod container;
 #[path = "args/lazy.rs"]
 pub mod lazy;
 
@@ -109,46 +109,46 @@ pub enum Command {
     #[command(after_long_help = BATCH)]
     Emit(Lazy<Emit>),
     /// Make a container, and start it
-    #[command(disable_help_flag = true, args_override_self = true, after_long_help = containers::RUN_STATUS)]
-    Run(Lazy<Box<containers::Run>>),
+    #[command(disable_help_flag = true, args_override_self = true, after_long_help = container::RUN_STATUS)]
+    Run(Lazy<Box<container::Run>>),
     /// Make a container
     #[command(disable_help_flag = true, args_override_self = true)]
-    Create(Lazy<Box<containers::Create>>),
+    Create(Lazy<Box<container::Create>>),
     /// Start containers that do not run
-    Start(Lazy<containers::Start>),
+    Start(Lazy<container::Start>),
     /// Stop containers
-    Stop(Lazy<containers::Stop>),
+    Stop(Lazy<container::Stop>),
     /// Send containers a signal
-    Kill(Lazy<containers::Kill>),
+    Kill(Lazy<container::Kill>),
     /// Stop containers that run, and start them
-    Restart(Lazy<containers::Stop>),
+    Restart(Lazy<container::Stop>),
     /// Freeze containers
-    Pause(Lazy<containers::Containers>),
+    Pause(Lazy<container::Containers>),
     /// Thaw containers
-    Unpause(Lazy<containers::Containers>),
+    Unpause(Lazy<container::Containers>),
     /// Wait for the ends of containers, and print their exit codes
-    Wait(Lazy<containers::Wait>),
+    Wait(Lazy<container::Wait>),
     /// Remove containers
-    Rm(Lazy<containers::RemoveContainers>),
+    Rm(Lazy<container::RemoveContainers>),
     /// List containers
-    Ps(Lazy<containers::Ps>),
+    Ps(Lazy<container::Ps>),
     /// Print what a container has written
-    Logs(Lazy<containers::Logs>),
+    Logs(Lazy<container::Logs>),
     /// Run one more command in a running container
-    #[command(after_long_help = containers::RUN_STATUS)]
-    Exec(Lazy<containers::Exec>),
+    #[command(after_long_help = container::RUN_STATUS)]
+    Exec(Lazy<container::Exec>),
     /// Attach to a running container
-    Attach(Lazy<containers::Attach>),
+    Attach(Lazy<container::Attach>),
     /// Give a container another name
-    Rename(Lazy<containers::Rename>),
+    Rename(Lazy<container::Rename>),
     /// List the processes of a container
-    Top(Lazy<containers::Top>),
+    Top(Lazy<container::Top>),
     /// Work on containers: the commands above by the names that docker and podman have for them, and more
     #[command(subcommand_required = true, arg_required_else_help = true)]
-    Container(containers::ContainerGroup),
+    Container(container::ContainerGroup),
     /// Make files for other programs
     #[command(subcommand_required = true, arg_required_else_help = true)]
-    Generate(containers::Generate),
+    Generate(container::Generate),
     /// Fetch images from registries
     Pull(Lazy<Pull>),
     /// List jobs: running ones, and those that ended lately

@@ -1,0 +1,689 @@
+//! Attached to a container: bytes between this process's streams and the shim, signals and window size one way,
+//! the exit code the other.
+//!
+//! Used by `run`, `start`, `attach` and `exec`. [`Session::open`] makes the descriptors that go along with the
+//! request, [`Session::follow`] does the rest in one poll(2) loop without a thread. A pipe that we inherited is
+//! handed over as it is: its bytes never pass through here. The engine may die in the middle: the control socket
+//! is the shim's.
+
+use crate::cli::container::detach_keys::Keys;
+use crate::cli::container::terminal::{self, Raw};
+use crate::cli::error::{Failure, USAGE};
+use crate::cli::output;
+use crate::cli::signals;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, raise};
+use nix::sys::stat::{SFlag, fstat};
+use sampan_client::engine::{Answer, Answers, Code, EngineError, Next};
+use sampan_ipc::container::{CONTROL_MAX, Control, Streams, Told};
+use sampan_ipc::frame::{self, Decoder};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGTSTP, SIGWINCH};
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// Bytes that are copied at once.
+const CHUNK: usize = 64 << 10;
+/// What poll calls writable takes so much without waiting. pipe(7), "PIPE_BUF".
+const ATOMIC: usize = 4096;
+/// What ctrl-c types.
+const INTERRUPT: u8 = 3;
+/// How long the shim may take to say a last word.
+const LAST_WORD: Duration = Duration::from_secs(3);
+
+/// What is to be attached.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// What it reads; with a terminal, what is typed.
+    pub stdin: bool,
+    /// What it writes.
+    pub stdout: bool,
+    /// What it complains of.
+    pub stderr: bool,
+    /// It has a terminal: one stream both ways.
+    pub tty: bool,
+    /// Signals that come here go to it.
+    pub proxy: bool,
+    /// What detaches a terminal.
+    pub keys: Vec<u8>,
+}
+
+impl Wanted {
+    /// Whether this process has what is to be attached.
+    ///
+    /// # Errors
+    /// There is no terminal.
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.tty && self.stdin && !io::stdin().is_terminal() {
+            return Err(Failure::new("cannot attach a terminal: the input device is not a TTY")
+                .hint("leave out -t, or -i")
+                .status(USAGE));
+        }
+        Ok(())
+    }
+}
+
+/// How a session ends well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The process has ended, with this exit code.
+    Exited(u8),
+    /// It goes on without us.
+    Detached,
+}
+
+/// What goes to the engine.
+#[derive(Debug)]
+pub struct Handed {
+    descriptors: Vec<OwnedFd>,
+    /// Which they are.
+    pub streams: Streams,
+    /// Rows and columns of the terminal.
+    pub size: (u16, u16),
+}
+
+impl Handed {
+    /// The descriptors, in the order of the protocol.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.descriptors.iter().map(AsFd::as_fd).collect()
+    }
+}
+
+/// This side of a control socket, and of the streams that are copied here.
+#[derive(Debug)]
+pub struct Session {
+    control: UnixStream,
+    decoder: Decoder,
+    /// Frames that are not sent yet.
+    said: Vec<u8>,
+    input: Option<Copy>,
+    keys: Keys,
+    outputs: Vec<Copy>,
+    /// Standard output is the shim's as well, and its reader may leave.
+    watched: bool,
+    proxy: bool,
+    tty: bool,
+    raw: Option<Raw>,
+    signals: SignalDelivery<UnixStream, SignalOnly>,
+    /// The process runs.
+    is_started: bool,
+    exited: Option<u8>,
+    deadline: Option<Instant>,
+    is_leaving: bool,
+    /// The engine has said all that it has to say.
+    is_answered: bool,
+    /// The shim, or an engine that refuses, has closed the control socket.
+    is_closed: bool,
+    /// What the engine said that is no good.
+    refused: Option<Failure>,
+}
+
+/// Bytes on their way from one descriptor to another.
+#[derive(Debug)]
+struct Copy {
+    from: OwnedFd,
+    to: OwnedFd,
+    /// Read, and not written yet.
+    pending: Vec<u8>,
+    is_ended: bool,
+    /// It goes to standard output, and a reader who leaves ends this process.
+    is_stdout: bool,
+    /// Most bytes of one write.
+    step: usize,
+}
+
+/// What a descriptor that poll(2) looks at is.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Engine,
+    Control,
+    Signals,
+    Watched,
+    InputFrom,
+    InputTo,
+    OutputFrom(usize),
+    OutputTo(usize),
+}
+
+fn system(what: &'static str) -> impl Fn(io::Error) -> Failure {
+    move |error| Failure::new(format!("cannot attach: {what}: {error}")).status(USAGE)
+}
+
+impl Session {
+    /// Makes what goes to the engine, and this side of it. The terminal becomes raw, if what is typed goes there.
+    ///
+    /// # Errors
+    /// There is no terminal, or no descriptor to be had.
+    pub fn open(wanted: Wanted) -> Result<(Self, Handed), Failure> {
+        wanted.check()?;
+        let (control, theirs) = UnixStream::pair().map_err(system("no socket pair"))?;
+        control.set_nonblocking(true).map_err(system("no socket"))?;
+        let mut session = Session {
+            control,
+            decoder: Decoder::new(CONTROL_MAX),
+            said: Vec::new(),
+            input: None,
+            keys: Keys::new(if wanted.tty { wanted.keys.clone() } else { Vec::new() }),
+            outputs: Vec::new(),
+            watched: false,
+            proxy: wanted.proxy,
+            tty: wanted.tty,
+            raw: None,
+            signals: catch(&wanted).map_err(system("no signals can be caught"))?,
+            is_started: false,
+            exited: None,
+            deadline: None,
+            is_leaving: false,
+            is_answered: false,
+            is_closed: false,
+            refused: None,
+        };
+        let mut handed =
+            Handed { descriptors: vec![theirs.into()], streams: Streams::default(), size: (0, 0) };
+        if wanted.tty {
+            session.open_terminal(&wanted, &mut handed).map_err(system("no stream"))?;
+            if wanted.stdin {
+                session.raw = Some(Raw::begin()?);
+            }
+        } else {
+            session.open_pipes(&wanted, &mut handed).map_err(system("no stream"))?;
+        }
+        Ok((session, handed))
+    }
+
+    fn open_terminal(&mut self, wanted: &Wanted, handed: &mut Handed) -> io::Result<()> {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        handed.descriptors.push(theirs.into());
+        handed.streams.stdin = true;
+        handed.size = terminal::size();
+        if wanted.stdin {
+            self.input = Some(Copy::new(own(io::stdin())?, ours.try_clone()?.into(), CHUNK));
+        }
+        self.outputs.push(Copy { is_stdout: true, ..Copy::out(ours.into(), own(io::stdout())?)? });
+        Ok(())
+    }
+
+    fn open_pipes(&mut self, wanted: &Wanted, handed: &mut Handed) -> io::Result<()> {
+        if wanted.stdin {
+            let stdin = own(io::stdin())?;
+            handed.streams.stdin = true;
+            if is_pipe(&stdin)? {
+                handed.descriptors.push(stdin);
+            } else {
+                let (theirs, ours) = io::pipe()?;
+                set_nonblocking(&ours)?;
+                handed.descriptors.push(theirs.into());
+                self.input = Some(Copy::new(stdin, ours.into(), CHUNK));
+            }
+        }
+        if wanted.stdout {
+            handed.streams.stdout = true;
+            self.watched = self.open_output(own(io::stdout())?, true, handed)?;
+        }
+        if wanted.stderr {
+            handed.streams.stderr = true;
+            self.open_output(own(io::stderr())?, false, handed)?;
+        }
+        Ok(())
+    }
+
+    /// True if it is handed over as it is.
+    fn open_output(&mut self, own: OwnedFd, is_stdout: bool, handed: &mut Handed) -> io::Result<bool> {
+        if is_pipe(&own)? {
+            handed.descriptors.push(own);
+            return Ok(true);
+        }
+        let (ours, theirs) = io::pipe()?;
+        set_nonblocking(&ours)?;
+        handed.descriptors.push(theirs.into());
+        self.outputs.push(Copy { is_stdout, ..Copy::out(ours.into(), own)? });
+        Ok(false)
+    }
+
+    /// Copies until the process has ended and all it wrote is here, or the keys were typed.
+    ///
+    /// Does not return if a signal ends this process, or the reader of standard output has left.
+    ///
+    /// # Errors
+    /// The process could not be started: exit status 125, 126 or 127. Or its shim died.
+    pub fn follow(mut self, handed: Handed, answers: Answers) -> Result<End, Failure> {
+        // The other ends are the shim's alone, so that their ends can be seen.
+        drop(handed);
+        let mut answers = Some(answers);
+        let end = loop {
+            if let Some(end) = self.end() {
+                break end;
+            }
+            if let Err(failure) = self.step(&mut answers) {
+                break Err(failure);
+            }
+        };
+        // The terminal before any word.
+        self.raw = None;
+        if self.tty && matches!(end, Ok(End::Detached)) {
+            output::tell("note", "detached");
+        }
+        end
+    }
+
+    fn end(&mut self) -> Option<Result<End, Failure>> {
+        if let Some(code) = self.exited
+            && self.outputs.iter().all(Copy::is_done)
+        {
+            return Some(Ok(End::Exited(code)));
+        }
+        if self.deadline.is_some_and(|at| Instant::now() >= at) {
+            return Some(self.given_up());
+        }
+        None
+    }
+
+    /// What is left to say when no last word comes.
+    fn given_up(&mut self) -> Result<End, Failure> {
+        match self.refused.take() {
+            Some(failure) => Err(failure),
+            None if self.is_leaving => Ok(End::Detached),
+            None => Err(shim_died()),
+        }
+    }
+
+    /// Waits for something, and does what is to be done.
+    fn step(&mut self, answers: &mut Option<Answers>) -> Result<(), Failure> {
+        // What came with the answer before may be here already.
+        self.hear_engine(answers)?;
+        let ready = self.wait(answers.as_ref())?;
+        for (place, flags) in ready {
+            match place {
+                Place::Engine => self.hear_engine(answers)?,
+                Place::Control => self.on_control(flags)?,
+                Place::Signals => self.on_signals(),
+                Place::Watched => self.die(SIGPIPE),
+                Place::InputFrom => self.on_typed(),
+                Place::InputTo => self.on_room_for_input(),
+                Place::OutputFrom(at) => self.on_output(at, false)?,
+                Place::OutputTo(at) => self.on_output(at, true)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What is ready, of all that matters now.
+    fn wait(&self, answers: Option<&Answers>) -> Result<Vec<(Place, PollFlags)>, Failure> {
+        let stdout = io::stdout();
+        let mut places = Vec::new();
+        let mut fds = Vec::new();
+        let mut look = |place, fd, flags| {
+            places.push(place);
+            fds.push(PollFd::new(fd, flags));
+        };
+        if let Some(answers) = answers {
+            look(Place::Engine, answers.as_fd(), PollFlags::POLLIN);
+        }
+        if self.exited.is_none() && !self.is_closed {
+            let write = if self.said.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
+            look(Place::Control, self.control.as_fd(), PollFlags::POLLIN | write);
+        }
+        look(Place::Signals, self.signals.get_read().as_fd(), PollFlags::POLLIN);
+        if self.watched {
+            // No event is asked for: that the reader has left comes unasked.
+            look(Place::Watched, stdout.as_fd(), PollFlags::empty());
+        }
+        if let Some(input) = &self.input {
+            match input.pending.is_empty() {
+                true => look(Place::InputFrom, input.from.as_fd(), PollFlags::POLLIN),
+                false => look(Place::InputTo, input.to.as_fd(), PollFlags::POLLOUT),
+            }
+        }
+        for (at, output) in self.outputs.iter().enumerate().filter(|(_, output)| !output.is_done()) {
+            match output.pending.is_empty() {
+                true => look(Place::OutputFrom(at), output.from.as_fd(), PollFlags::POLLIN),
+                false => look(Place::OutputTo(at), output.to.as_fd(), PollFlags::POLLOUT),
+            }
+        }
+        let timeout = self.deadline.map_or(PollTimeout::NONE, |at| {
+            let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(system("poll")(errno.into())),
+        }
+        let flags = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::POLLERR));
+        let ready = places.into_iter().zip(flags).filter(|(_, flags)| !flags.is_empty());
+        Ok(ready.collect())
+    }
+
+    fn hear_engine(&mut self, answers: &mut Option<Answers>) -> Result<(), Failure> {
+        while let Some(stream) = answers {
+            match stream.next_within(Duration::ZERO) {
+                Ok(Next::Nothing) => return Ok(()),
+                Ok(Next::Answer(Answer::Note(note))) => output::note(&note),
+                Ok(Next::Answer(Answer::Done(_)) | Next::End) => {
+                    *answers = None;
+                    self.on_answered(None);
+                }
+                Ok(Next::Answer(_)) => {}
+                Err(error) => {
+                    *answers = None;
+                    self.on_answered(Some(refusal(error)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The engine has said its last; what the shim says of a refusal is better, if it says anything.
+    fn on_answered(&mut self, refused: Option<Failure>) {
+        self.is_answered = true;
+        self.refused = refused;
+        if self.is_closed && self.exited.is_none() {
+            self.deadline = Some(Instant::now());
+        } else if self.refused.is_some() {
+            self.deadline.get_or_insert(Instant::now() + LAST_WORD);
+        }
+    }
+
+    fn on_control(&mut self, flags: PollFlags) -> Result<(), Failure> {
+        if flags.contains(PollFlags::POLLOUT) {
+            self.flush();
+        }
+        let mut bytes = [0; CONTROL_MAX];
+        let len = match self.control.read(&mut bytes) {
+            Ok(len) => len,
+            Err(error) if is_passing(&error) => return Ok(()),
+            Err(_) => 0,
+        };
+        self.decoder.push(bytes.get(..len).unwrap_or_default());
+        loop {
+            match self.decoder.next_message::<Told>() {
+                Ok(Some(told)) => self.on_told(told)?,
+                Ok(None) => break,
+                Err(error) => {
+                    let message = format!("the shim says what nobody understands: {error}");
+                    return Err(Failure::new(message).status(USAGE));
+                }
+            }
+        }
+        if len == 0 && self.exited.is_none() {
+            // Nothing more will be said here; an engine that refuses closes first, and says why then.
+            self.is_closed = true;
+            let is_last = self.is_answered || self.is_leaving || self.refused.is_some();
+            let wait = if is_last { Duration::ZERO } else { LAST_WORD };
+            self.deadline = Some(Instant::now() + wait);
+        }
+        Ok(())
+    }
+
+    fn on_told(&mut self, told: Told) -> Result<(), Failure> {
+        match told {
+            // The engine may break off now, that is no news.
+            Told::Started(_) => {
+                self.is_started = true;
+                (self.refused, self.deadline) = (None, None);
+                self.say_size();
+            }
+            Told::Failed(status, why) => return Err(Failure::new(why).status(status)),
+            Told::Exited(code) => {
+                self.exited = Some(code);
+                self.refused = None;
+                self.deadline = None;
+                self.input = None;
+            }
+            Told::Detached => {
+                self.is_leaving = true;
+                self.refused = None;
+                self.deadline = Some(Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, word: Control) {
+        if let Ok(frame) = frame::encode(&word) {
+            self.said.extend_from_slice(&frame);
+            self.flush();
+        }
+    }
+
+    /// Says how large the terminal is, if there is one: the container's may have another size.
+    fn say_size(&mut self) {
+        let (rows, columns) = terminal::size();
+        if self.tty && rows > 0 && columns > 0 {
+            self.say(Control::Resize(rows, columns));
+        }
+    }
+
+    fn flush(&mut self) {
+        while !self.said.is_empty() {
+            match self.control.write(&self.said) {
+                Ok(len) => drop(self.said.drain(..len)),
+                Err(error) if is_passing(&error) => return,
+                // Reading finds out that it is closed.
+                Err(_) => self.said.clear(),
+            }
+        }
+    }
+
+    fn leave(&mut self) {
+        self.say(Control::Detach);
+        self.input = None;
+        self.is_leaving = true;
+        self.deadline = Some(Instant::now() + LAST_WORD);
+    }
+
+    fn on_signals(&mut self) {
+        let caught: Vec<i32> = self.signals.pending().collect();
+        for signal in caught {
+            match signal {
+                SIGWINCH => {
+                    let (rows, columns) = terminal::size();
+                    self.say(Control::Resize(rows, columns));
+                }
+                _ if self.proxy => self.say(Control::Signal(signal)),
+                SIGTSTP => self.pause(),
+                _ => self.die(signal),
+            }
+        }
+    }
+
+    /// Stops, the terminal as it was before, until somebody lets this process go on.
+    fn pause(&mut self) {
+        if let Some(raw) = &self.raw {
+            raw.unset();
+        }
+        let _ = raise(Signal::SIGSTOP);
+        if let Some(raw) = &self.raw {
+            let _ = raw.set();
+            let (rows, columns) = terminal::size();
+            self.say(Control::Resize(rows, columns));
+        }
+    }
+
+    /// Ends this process; what it is attached to goes on.
+    fn die(&mut self, signal: i32) -> ! {
+        self.say(Control::Detach);
+        self.raw = None;
+        signals::die_of(signal);
+    }
+
+    fn on_typed(&mut self) {
+        let Some(input) = &mut self.input else { return };
+        let mut bytes = vec![0; CHUNK];
+        let len = match nix::unistd::read(&input.from, &mut bytes) {
+            Ok(len) => len,
+            Err(Errno::EINTR | Errno::EAGAIN) => return,
+            // A terminal that is gone; else nothing more can be read.
+            Err(_) => 0,
+        };
+        if len == 0 {
+            if self.raw.is_some() {
+                self.die(SIGHUP);
+            }
+            self.input = None;
+            return;
+        }
+        bytes.truncate(len);
+        if self.raw.is_some() && !self.is_started {
+            // No terminal of the container's makes a signal of it yet.
+            bytes.retain(|byte| *byte != INTERRUPT);
+        }
+        let interrupts = bytes.len() < len;
+        let is_left = self.keys.pass(&bytes, &mut input.pending);
+        if interrupts {
+            self.say(Control::Signal(SIGINT));
+        }
+        if is_left {
+            self.on_room_for_input();
+            self.leave();
+            return;
+        }
+        self.on_room_for_input();
+    }
+
+    fn on_room_for_input(&mut self) {
+        // Whoever reads has closed: what else is typed is nobody's.
+        if let Some(input) = &mut self.input
+            && input.write().is_err()
+        {
+            self.input = None;
+        }
+    }
+
+    fn on_output(&mut self, at: usize, room: bool) -> Result<(), Failure> {
+        let Some(output) = self.outputs.get_mut(at) else { return Ok(()) };
+        if !room {
+            output.read();
+        }
+        // A file always takes it; the others are asked first.
+        let written = if room || output.step == CHUNK { output.write() } else { Ok(()) };
+        match written {
+            Ok(()) => Ok(()),
+            Err(Errno::EPIPE) if output.is_stdout => self.die(SIGPIPE),
+            Err(Errno::EPIPE | Errno::EIO) => {
+                (output.pending, output.is_ended) = (Vec::new(), true);
+                Ok(())
+            }
+            Err(errno) => {
+                Err(Failure::new(format!("cannot write what the container says: {errno}")).status(USAGE))
+            }
+        }
+    }
+}
+
+impl Copy {
+    fn new(from: OwnedFd, to: OwnedFd, step: usize) -> Self {
+        Copy { from, to, pending: Vec::new(), is_ended: false, is_stdout: false, step }
+    }
+
+    fn out(from: OwnedFd, to: OwnedFd) -> io::Result<Self> {
+        let mode = SFlag::from_bits_truncate(fstat(&to)?.st_mode) & SFlag::S_IFMT;
+        Ok(Copy::new(from, to, if mode == SFlag::S_IFREG { CHUNK } else { ATOMIC }))
+    }
+
+    fn is_done(&self) -> bool {
+        self.is_ended && self.pending.is_empty()
+    }
+
+    fn read(&mut self) {
+        self.pending.resize(CHUNK, 0);
+        let len = match nix::unistd::read(&self.from, &mut self.pending) {
+            Ok(0) => {
+                self.is_ended = true;
+                0
+            }
+            Ok(len) => len,
+            Err(Errno::EINTR | Errno::EAGAIN) => 0,
+            // A terminal's stream that was cut.
+            Err(_) => {
+                self.is_ended = true;
+                0
+            }
+        };
+        self.pending.truncate(len);
+    }
+
+    /// Writes one step.
+    fn write(&mut self) -> Result<(), Errno> {
+        let part = self.pending.get(..self.pending.len().min(self.step)).unwrap_or_default();
+        if part.is_empty() {
+            return Ok(());
+        }
+        match nix::unistd::write(&self.to, part) {
+            Ok(len) => drop(self.pending.drain(..len)),
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Err(errno) => return Err(errno),
+        }
+        Ok(())
+    }
+}
+
+/// The shim is gone, and its word with it.
+fn shim_died() -> Failure {
+    Failure::new("the container's shim died: its exit code is not known")
+        .hint("'sampan inspect' and 'sampan events --since 1m --no-follow' tell what the engine found out")
+        .status(USAGE)
+}
+
+/// What the engine refused, with the exit status of podman-run(1).
+pub fn refusal(error: EngineError) -> Failure {
+    let status = match &error {
+        EngineError::Failed(failure) if failure.code == Code::CannotRun => 126,
+        EngineError::Failed(failure) if failure.code == Code::NoCommand => 127,
+        _ => USAGE,
+    };
+    Failure::from(error).status(status)
+}
+
+/// Catches what can be passed on, and the size of the window.
+fn catch(wanted: &Wanted) -> io::Result<SignalDelivery<UnixStream, SignalOnly>> {
+    let (read, write) = UnixStream::pair()?;
+    let mut signals: Vec<i32> = match wanted.proxy {
+        true => (1..=64).filter(|signal| is_proxied(*signal)).collect(),
+        false => [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGTSTP]
+            .map(|s| s as i32)
+            .into(),
+    };
+    // Who was started to ignore hang-ups goes on ignoring them.
+    signals.retain(|signal| *signal != SIGHUP || !signals::is_ignored(SIGHUP));
+    if wanted.tty {
+        signals.push(SIGWINCH);
+    }
+    SignalDelivery::with_pipe(read, write, SignalOnly, signals)
+}
+
+/// True for signals that are passed on: all but those that cannot be caught, that a fault of our own raises, or that
+/// say something about us. 32 and 33 are the C library's. TTIN and TTOU stop who is in the background, and must.
+fn is_proxied(signal: i32) -> bool {
+    use Signal::*;
+    let own = [
+        SIGKILL, SIGSTOP, SIGILL, SIGFPE, SIGSEGV, SIGBUS, SIGCHLD, SIGPIPE, SIGURG, SIGWINCH, SIGTTIN,
+        SIGTTOU,
+    ];
+    !own.iter().any(|own| *own as i32 == signal) && !(32..=33).contains(&signal)
+}
+
+/// A descriptor of our own for a standard stream.
+fn own(stream: impl AsFd) -> io::Result<OwnedFd> {
+    stream.as_fd().try_clone_to_owned()
+}
+
+fn is_pipe(fd: &OwnedFd) -> io::Result<bool> {
+    Ok(SFlag::from_bits_truncate(fstat(fd)?.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO)
+}
+
+/// For descriptors that nobody else has.
+fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}

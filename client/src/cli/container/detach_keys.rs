@@ -1,0 +1,111 @@
+//! The keys that detach a terminal: docker's `--detach-keys`, found in what is typed, however it is split.
+
+use crate::cli::error::{Failure, USAGE};
+
+/// What detaches if nobody says otherwise.
+pub const DEFAULT: &str = "ctrl-p,ctrl-q";
+
+/// Reads `ctrl-p,ctrl-q`, `ctrl-@,x`: letters, or `ctrl-` and one of `a-z@[\]^_`. Nothing is no keys.
+///
+/// # Errors
+/// One is no such key.
+pub fn parse(text: &str) -> Result<Vec<u8>, Failure> {
+    let wrong = || {
+        Failure::new(format!("--detach-keys {text:?}: not understood"))
+            .hint("write keys with ',' between: one letter, or ctrl- and one of a-z @ [ \\ ] ^ _")
+            .status(USAGE)
+    };
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    text.split(',')
+        .map(|key| {
+            match (key.as_bytes(), key.to_ascii_lowercase().strip_prefix("ctrl-").map(str::as_bytes)) {
+                ([one], _) if one.is_ascii() => Ok(*one),
+                (_, Some([letter @ (b'a'..=b'z' | b'@' | b'[' | b'\\' | b']' | b'^' | b'_')])) => {
+                    Ok(letter & 0x1f)
+                }
+                ([], _) | (_, _) if key.eq_ignore_ascii_case("del") => Ok(127),
+                _ => Err(wrong()),
+            }
+        })
+        .collect()
+}
+
+/// Finds the keys in a stream of bytes, and holds back what may be their beginning.
+#[derive(Debug)]
+pub struct Keys {
+    keys: Vec<u8>,
+    matched: usize,
+}
+
+impl Keys {
+    /// Looks for these.
+    pub fn new(keys: Vec<u8>) -> Self {
+        Keys { keys, matched: 0 }
+    }
+
+    /// Appends to `out` what goes on; true if the keys were typed, and what came behind them is dropped.
+    pub fn pass(&mut self, typed: &[u8], out: &mut Vec<u8>) -> bool {
+        if self.keys.is_empty() {
+            out.extend_from_slice(typed);
+            return false;
+        }
+        for &byte in typed {
+            if self.take(byte, out) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn take(&mut self, byte: u8, out: &mut Vec<u8>) -> bool {
+        if self.keys.get(self.matched) == Some(&byte) {
+            self.matched += 1;
+            if self.matched == self.keys.len() {
+                self.matched = 0;
+                return true;
+            }
+            return false;
+        }
+        // What was held back and this: its longest end that is a beginning of the keys stays held.
+        let mut held = self.keys.get(..self.matched).unwrap_or_default().to_vec();
+        held.push(byte);
+        let keep =
+            (0..=self.matched).rev().find(|&len| held.ends_with(self.keys.get(..len).unwrap_or_default()));
+        self.matched = keep.unwrap_or(0);
+        out.extend_from_slice(held.get(..held.len() - self.matched).unwrap_or_default());
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_as_docker_writes_them() {
+        assert_eq!(parse(DEFAULT).expect("good"), [16, 17]);
+        assert_eq!(parse("ctrl-@,a,ctrl-[,CTRL-_").expect("good"), [0, b'a', 27, 31]);
+        assert!(parse("").expect("none").is_empty());
+        for text in [",", "ctrl-", "ctrl-1", "ab", "ctrl-p,", "\u{e4}"] {
+            assert_eq!(parse(text).expect_err(text).status, USAGE, "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_are_found_however_they_are_split() {
+        let run = |parts: &[&[u8]]| {
+            let (mut keys, mut out) = (Keys::new(vec![16, 17]), Vec::new());
+            let found = parts.iter().any(|part| keys.pass(part, &mut out));
+            (found, out)
+        };
+        assert_eq!(run(&[b"ab\x10\x11cd"]), (true, b"ab".to_vec()));
+        assert_eq!(run(&[b"ab\x10", b"\x11"]), (true, b"ab".to_vec()));
+        assert_eq!(run(&[b"\x10x\x11"]), (false, b"\x10x\x11".to_vec()));
+        assert_eq!(run(&[b"\x10\x10", b"\x11"]), (true, b"\x10".to_vec()));
+        assert_eq!(run(&[b"\x11\x10"]), (false, b"\x11".to_vec()));
+        let (mut keys, mut out) = (Keys::new(b"aab".to_vec()), Vec::new());
+        assert!(keys.pass(b"aaab", &mut out) && out == b"a");
+    }
+}

@@ -1,0 +1,482 @@
+//! Containers are made and started, and attached to: `create`, `run`, `start`, `attach`, `exec`.
+
+use crate::cli::args::container::{Attach, Create, Exec, NotifyWho, Options, PullWhen, Run, Start, Stream};
+use crate::cli::args::{EngineSocket, Progress, ProgressStyle};
+use crate::cli::container::attach_session::{End, Session, Wanted, refusal};
+use crate::cli::container::become_shim;
+use crate::cli::container::detach_keys;
+use crate::cli::container::options;
+use crate::cli::error::{FAILED, Failure, USAGE};
+use crate::cli::image::credentials;
+use crate::cli::image::list::print;
+use crate::cli::job::commands::{each, engine, finish};
+use crate::cli::job::follow::Follow;
+use crate::cli::output;
+use sampan_client::engine::{self, Answer, Code, EngineError, Request};
+use sampan_ipc::{container, named_file};
+use std::env;
+use std::path::Path;
+
+/// A container that was made.
+struct Made {
+    id: String,
+}
+
+/// Runs `sampan create`.
+///
+/// # Errors
+/// An option makes no sense, or the engine refuses.
+pub fn create(args: &Create) -> Result<(), Failure> {
+    let made = make(&args.options)?;
+    print(&format!("{}\n", made.id))
+}
+
+/// Runs `sampan run`.
+///
+/// # Errors
+/// Exit status 125: it could not be made or started; 126, 127: nor its command; else the command's own.
+pub fn run(args: &Run) -> Result<(), Failure> {
+    let options = &args.options;
+    if args.detach && !options.attach.is_empty() {
+        return Err(
+            Failure::new("cannot run a container with -a and -d: it is attached, or it is not").status(USAGE)
+        );
+    }
+    if args.unit {
+        return run_unit(args);
+    }
+    if options.sdnotify == Some(NotifyWho::Conmon) {
+        become_shim::check_notify()?;
+    }
+    let keys = detach_keys(options.detach_keys.as_deref())?;
+    let wanted = Wanted {
+        stdin: options.interactive && attaches(options, Stream::Stdin),
+        stdout: attaches(options, Stream::Stdout),
+        stderr: attaches(options, Stream::Stderr),
+        tty: options.tty,
+        proxy: args.sig_proxy,
+        keys,
+    };
+    // Before there is a container, which nobody would start or remove.
+    if !args.detach {
+        wanted.check()?;
+    }
+    let made = make(options).map_err(|failure| Failure { status: USAGE, ..failure })?;
+    if args.detach {
+        let request =
+            Request::Start(engine::Start { container: made.id.clone(), ..engine::Start::default() });
+        finish_as_run(&options.socket, request)?;
+        return print(&format!("{}\n", made.id));
+    }
+    if !wanted.stdout && !wanted.stderr && !wanted.tty {
+        print(&format!("{}\n", made.id))?;
+    }
+    start_attached(&options.socket, &made.id, wanted)
+}
+
+/// Makes a container, and becomes its shim: the unit that this process is the main one of is the container then.
+fn run_unit(args: &Run) -> Result<(), Failure> {
+    let options = &args.options;
+    let refuse =
+        |why: &str| Err(Failure::new(format!("cannot run a container with --unit and {why}")).status(USAGE));
+    if args.detach {
+        return refuse("-d: its process is the unit's");
+    }
+    if options::restart(&options.restart)? != container::Restart::No {
+        return refuse("--restart: Restart= of the unit starts it again");
+    }
+    become_shim::check()?;
+    let made = make(options).map_err(|failure| Failure { status: USAGE, ..failure })?;
+    let streams = [Stream::Stdout, Stream::Stderr].map(|stream| attaches(options, stream));
+    let failure = become_shim::become_shim(&options.socket, &made.id, options.sdnotify.map(notify), streams);
+    // Or its name would be taken when systemd tries again.
+    let request = Request::RemoveContainer { container: made.id, force: true };
+    let _ = finish_as_run(&options.socket, request);
+    Err(failure)
+}
+
+/// True if a stream is to be attached: all are, unless some are named.
+fn attaches(options: &Options, stream: Stream) -> bool {
+    options.attach.is_empty() || options.attach.contains(&stream)
+}
+
+fn detach_keys(text: Option<&str>) -> Result<Vec<u8>, Failure> {
+    detach_keys::parse(text.unwrap_or(detach_keys::DEFAULT))
+}
+
+/// Short work of a command that ends as podman-run(1) does.
+fn finish_as_run(socket: &EngineSocket, request: Request) -> Result<engine::Done, Failure> {
+    let mut done = None;
+    for answer in engine(socket).request(request, &[]).map_err(refusal)? {
+        match answer.map_err(refusal)? {
+            Answer::Done(last) => done = Some(last),
+            Answer::Note(note) => output::note(&note),
+            _ => {}
+        }
+    }
+    done.ok_or_else(|| Failure::new("the engine gave no answer").status(USAGE))
+}
+
+fn start_attached(socket: &EngineSocket, container: &str, wanted: Wanted) -> Result<(), Failure> {
+    let (session, handed) = Session::open(wanted)?;
+    let start =
+        engine::Start { container: container.to_owned(), attach: Some(handed.streams), size: handed.size };
+    let asked = engine(socket).request(Request::Start(start), &handed.descriptors()).map_err(refusal);
+    status(session.follow(handed, asked?)?)
+}
+
+/// An exit code of 0, or of somebody who goes on, is ours as well; another is too, without a word.
+fn status(end: End) -> Result<(), Failure> {
+    match end {
+        End::Exited(0) | End::Detached => Ok(()),
+        End::Exited(code) => Err(Failure { quiet: true, ..Failure::new("") }.status(code)),
+    }
+}
+
+/// Makes a container, and fetches its image first if that is to be.
+fn make(options: &Options) -> Result<Made, Failure> {
+    let request = container_of(options)?;
+    check_files(options)?;
+    if options.pull == PullWhen::Always {
+        pull(options, &request.image)?;
+    }
+    let made = match ask(options, request.clone()) {
+        Err(EngineError::Failed(failure))
+            if failure.code == Code::NotFound && options.pull == PullWhen::Missing =>
+        {
+            pull(options, &request.image)?;
+            ask(options, request)?
+        }
+        made => made?,
+    };
+    if let Some(file) = cidfile(options) {
+        write_id(file, &made.id)?;
+    }
+    Ok(made)
+}
+
+/// Refuses files that could not be written once there is a container.
+fn check_files(options: &Options) -> Result<(), Failure> {
+    if let Some(path) = cidfile(options) {
+        let name = path.display().to_string();
+        let failed = |error| Failure::new(format!("cannot write --cidfile {name:?}: {error}")).status(USAGE);
+        let target = named_file::resolve(path).map_err(failed)?;
+        if target.symlink_metadata().is_ok() {
+            let message = format!("--cidfile {name:?}: the file is there already");
+            let hint = "another container may be running; remove the file if not";
+            return Err(Failure::new(message).hint(hint).status(USAGE));
+        }
+        let dir = target.parent().unwrap_or(&target);
+        nix::unistd::access(dir, nix::unistd::AccessFlags::W_OK).map_err(|errno| failed(errno.into()))?;
+    }
+    if let Some(path) = &options.pidfile {
+        let target = named_file::resolve(path).and_then(|target| named_file::look(&target));
+        let name = path.display().to_string();
+        target.map_err(|error| {
+            Failure::new(format!("cannot write --pidfile {name:?}: {error}")).status(USAGE)
+        })?;
+    }
+    Ok(())
+}
+
+/// Where the id is written. As docker has it: a name that is empty is none.
+fn cidfile(options: &Options) -> Option<&Path> {
+    options.cidfile.as_deref().filter(|path| !path.as_os_str().is_empty())
+}
+
+fn write_id(file: &Path, id: &str) -> Result<(), Failure> {
+    named_file::create(file, id.as_bytes(), 0o666).map_err(|error| {
+        Failure::new(format!("cannot write --cidfile {:?}: {error}", file.display().to_string()))
+            .hint(format!("the container is there: 'sampan rm {id}' removes it"))
+    })
+}
+
+fn ask(options: &Options, create: container::Create) -> Result<Made, EngineError> {
+    let mut made = None;
+    for answer in engine(&options.socket).request(Request::Create(Box::new(create)), &[])? {
+        match answer? {
+            Answer::Container { id, warnings, .. } => {
+                warnings.iter().for_each(|warning| output::tell("warning", warning));
+                made = Some(Made { id });
+            }
+            Answer::Note(note) => output::note(&note),
+            _ => {}
+        }
+    }
+    made.ok_or_else(|| {
+        let message = "the engine did not say what it made".to_owned();
+        EngineError::Failed(engine::Failure { message, ..engine::Failure::default() })
+    })
+}
+
+/// Fetches an image, its progress on standard error.
+fn pull(options: &Options, reference: &str) -> Result<(), Failure> {
+    let request = Request::Pull(engine::Pull {
+        reference: reference.to_owned(),
+        platform: options.platform.clone(),
+        credentials: credentials::for_job(&engine(&options.socket), reference, None)?,
+        ..engine::Pull::default()
+    });
+    if !options.quiet {
+        output::tell("note", &format!("image {reference:?} is fetched"));
+    }
+    let engine = engine(&options.socket);
+    let progress = Progress { progress: ProgressStyle::Auto, quiet: options.quiet };
+    let mut start = |_| engine.request(request.clone(), &[]);
+    output::aside();
+    let name = reference.to_owned();
+    let followed = Follow::new(std::slice::from_ref(&name), &progress, &mut start).and_then(Follow::run);
+    output::front();
+    let outcomes = followed?.finish(None, [])?;
+    outcomes.into_iter().try_for_each(|outcome| outcome.map(drop))
+}
+
+/// What the engine is asked to make.
+fn container_of(options: &Options) -> Result<container::Create, Failure> {
+    let (image, command) =
+        options.words.split_first().ok_or_else(|| Failure::new("no image is given").status(USAGE))?;
+    if image.is_empty() {
+        return Err(Failure::new("the image has no name").status(USAGE));
+    }
+    let pairs = |option: &str, words: &[String], may_lack: bool| {
+        words.iter().map(|word| options::pair(option, word, may_lack)).collect::<Result<Vec<_>, Failure>>()
+    };
+    detach_keys(options.detach_keys.as_deref())?;
+    let restart = options::restart(&options.restart)?;
+    if options.rm && restart != container::Restart::No {
+        let message =
+            format!("--restart {:?} with --rm: what is removed does not start again", options.restart);
+        return Err(Failure::new(message).status(USAGE));
+    }
+    let pidfile = options.pidfile.as_ref().map(std::path::absolute).transpose();
+    Ok(container::Create {
+        name: said(&options.name),
+        image: image.clone(),
+        command: command.to_vec(),
+        entrypoint: options.entrypoint.as_ref().map(|word| match word.as_str() {
+            "" => Vec::new(),
+            word => vec![word.to_owned()],
+        }),
+        env: options::environment(&options.env_file, &options.env)?,
+        user: options.user.clone(),
+        workdir: said(&options.workdir),
+        hostname: said(&options.hostname),
+        tty: options.tty,
+        open_stdin: options.interactive,
+        labels: options::labels(&options.label_file, &options.label)?,
+        mounts: mounts(options)?,
+        read_only: options.read_only,
+        network: options.network.as_deref().map_or(Ok(container::Network::Default), options::network)?,
+        restart,
+        auto_remove: options.rm,
+        init: options.init,
+        privileged: options.privileged,
+        cap_add: options.cap_add.clone(),
+        cap_drop: options.cap_drop.clone(),
+        devices: options.device.clone(),
+        security: options
+            .security_opt
+            .iter()
+            .map(|word| options::security(word))
+            .collect::<Result<_, _>>()?,
+        ulimits: options.ulimit.iter().map(|word| options::ulimit(word)).collect::<Result<_, _>>()?,
+        memory: options.memory.as_deref().map(|text| options::size("--memory", text)).transpose()?,
+        memory_swap: options.memory_swap.as_deref().map(options::swap).transpose()?,
+        nano_cpus: options.cpus.as_deref().map(options::cpus).transpose()?,
+        pids: options.pids_limit,
+        shm_size: options.shm_size.as_deref().map(|text| options::size("--shm-size", text)).transpose()?,
+        stop_signal: said(&options.stop_signal),
+        stop_timeout: options.stop_timeout.map(options::stop_timeout).transpose()?,
+        log_driver: said(&options.log_driver),
+        log_options: pairs("--log-opt", &options.log_opt, false)?,
+        runtime: options.runtime.clone(),
+        pidfile: pidfile.map_err(|error| Failure::new(format!("--pidfile: {error}")).status(USAGE))?,
+        sdnotify: options.sdnotify.map(notify).unwrap_or_default(),
+        notify_socket: match options.sdnotify {
+            None | Some(NotifyWho::Ignore) => None,
+            _ => env::var("NOTIFY_SOCKET").ok(),
+        },
+        platform: options.platform.clone(),
+        detach_keys: options.detach_keys.clone(),
+        group_add: options.group_add.clone(),
+        sysctls: pairs("--sysctl", &options.sysctl, false)?,
+        annotations: pairs("--annotation", &options.annotation, true)?,
+        command_line: env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
+    })
+}
+
+fn notify(who: NotifyWho) -> container::Notify {
+    match who {
+        NotifyWho::Ignore => container::Notify::Ignore,
+        NotifyWho::Container => container::Notify::Container,
+        NotifyWho::Conmon => container::Notify::Conmon,
+    }
+}
+
+/// The value of an option; an empty one is as good as none, for scripts whose variable is not set.
+fn said(option: &Option<String>) -> Option<String> {
+    option.clone().filter(|word| !word.is_empty())
+}
+
+fn mounts(options: &Options) -> Result<Vec<container::Mount>, Failure> {
+    let mut mounts = Vec::new();
+    for word in &options.volume {
+        mounts.push(options::volume(word)?);
+    }
+    for word in &options.mount {
+        mounts.push(options::mount(word)?);
+    }
+    for word in &options.tmpfs {
+        mounts.push(options::tmpfs(word)?);
+    }
+    Ok(mounts)
+}
+
+/// Runs `sampan start`.
+///
+/// # Errors
+/// A container could not be started; with `-a` the exit status is that of its command.
+pub fn start(args: &Start) -> Result<(), Failure> {
+    if args.unit {
+        return start_unit(args);
+    }
+    if !args.attach && !args.interactive {
+        return each(&args.containers, |name| {
+            let start = engine::Start { container: name.clone(), ..engine::Start::default() };
+            finish(engine(&args.socket).request(Request::Start(start), &[])?)?;
+            print(&format!("{name}\n"))
+        });
+    }
+    let [name] = args.containers.as_slice() else {
+        return Err(Failure::new("cannot attach to several containers at once").status(USAGE));
+    };
+    let config = config(&args.socket, name)?;
+    let wanted = Wanted {
+        stdin: args.interactive && config.open_stdin,
+        stdout: true,
+        stderr: true,
+        tty: config.tty,
+        proxy: args.sig_proxy,
+        keys: detach_keys(args.detach_keys.as_deref().or(config.detach_keys.as_deref()))?,
+    };
+    start_attached(&args.socket, name, wanted)
+}
+
+/// Becomes the shim of a container that is there.
+fn start_unit(args: &Start) -> Result<(), Failure> {
+    let refuse = |why: &str| Err(Failure::new(format!("cannot start {why} with --unit")).status(USAGE));
+    if args.attach || args.interactive {
+        return refuse("a container attached");
+    }
+    let [name] = args.containers.as_slice() else {
+        return refuse("several containers");
+    };
+    become_shim::check()?;
+    Err(become_shim::become_shim(&args.socket, name, None, [true; 2]))
+}
+
+/// What of a container matters to who attaches.
+struct Config {
+    tty: bool,
+    open_stdin: bool,
+    detach_keys: Option<String>,
+}
+
+/// Asks what a container is like.
+fn config(socket: &EngineSocket, name: &str) -> Result<Config, Failure> {
+    let document = document(socket, name, false)?;
+    let of = |key: &str| document.pointer(&format!("/Config/{key}"));
+    Ok(Config {
+        tty: of("Tty").and_then(serde_json::Value::as_bool).unwrap_or(false),
+        open_stdin: of("OpenStdin").and_then(serde_json::Value::as_bool).unwrap_or(false),
+        detach_keys: of("DetachKeys")
+            .and_then(|keys| keys.as_str())
+            .filter(|keys| !keys.is_empty())
+            .map(str::to_owned),
+    })
+}
+
+/// A container in full.
+///
+/// # Errors
+/// There is none of this name, or the engine says what is no JSON.
+pub fn document(socket: &EngineSocket, name: &str, size: bool) -> Result<serde_json::Value, Failure> {
+    let request = Request::InspectContainer { container: name.to_owned(), size };
+    let mut document = None;
+    for answer in engine(socket).request(request, &[])? {
+        if let Answer::Json(text) = answer? {
+            let read = serde_json::from_str(&text);
+            document = Some(read.map_err(|error| {
+                Failure::new(format!("cannot read what the engine says of {name:?}: {error}"))
+            })?);
+        }
+    }
+    match document.ok_or_else(|| Failure::new(format!("the engine said nothing of {name:?}")))? {
+        // An array of one, as docker prints it.
+        serde_json::Value::Array(mut all) if all.len() == 1 => Ok(all.remove(0)),
+        one => Ok(one),
+    }
+}
+
+/// Runs `sampan attach`.
+///
+/// # Errors
+/// It does not run; else the exit status is that of its command.
+pub fn attach(args: &Attach) -> Result<(), Failure> {
+    let config = config(&args.socket, &args.container)?;
+    let wanted = Wanted {
+        stdin: !args.no_stdin && config.open_stdin,
+        stdout: true,
+        stderr: true,
+        tty: config.tty,
+        proxy: args.sig_proxy && !config.tty,
+        keys: detach_keys(args.detach_keys.as_deref().or(config.detach_keys.as_deref()))?,
+    };
+    let (session, handed) = Session::open(wanted)?;
+    let request =
+        Request::Attach { container: args.container.clone(), streams: handed.streams, size: handed.size };
+    let asked = engine(&args.socket).request(request, &handed.descriptors());
+    let end = session.follow(handed, asked?);
+    // Nothing was to be run: that it cannot be attached to is a failure like any other.
+    status(end.map_err(|failure| match failure.status {
+        USAGE => failure.status(FAILED),
+        _ => failure,
+    })?)
+}
+
+/// Runs `sampan exec`.
+///
+/// # Errors
+/// As [`run`].
+pub fn exec(args: &Exec) -> Result<(), Failure> {
+    let (name, command) = match args.words.split_first() {
+        Some((name, command)) if !command.is_empty() => (name, command),
+        _ => {
+            return Err(Failure::new("no command is given")
+                .hint("sampan exec CONTAINER COMMAND [ARG]")
+                .status(USAGE));
+        }
+    };
+    let mut exec = container::Exec {
+        container: name.clone(),
+        command: command.to_vec(),
+        env: options::environment(&args.env_file, &args.env)?,
+        user: args.user.clone(),
+        workdir: said(&args.workdir),
+        tty: args.tty,
+        privileged: args.privileged,
+        detach: args.detach,
+        detach_keys: args.detach_keys.clone(),
+        ..container::Exec::default()
+    };
+    let keys = detach_keys(args.detach_keys.as_deref())?;
+    if args.detach {
+        return finish_as_run(&args.socket, Request::Exec(Box::new(exec))).map(drop);
+    }
+    let wanted =
+        Wanted { stdin: args.interactive, stdout: true, stderr: true, tty: args.tty, proxy: false, keys };
+    let (session, handed) = Session::open(wanted)?;
+    (exec.streams, exec.size) = (handed.streams, handed.size);
+    let asked = engine(&args.socket).request(Request::Exec(Box::new(exec)), &handed.descriptors());
+    status(session.follow(handed, asked.map_err(refusal)?)?)
+}

@@ -1,0 +1,291 @@
+//! `sampan generate systemd`: a unit that is a container.
+//!
+//! The unit's main process becomes the container's shim (`cli::unit`): systemd sees when the container is ready and how it
+//! ends, and the unit's limits hold for it. docs/systemd-containers.md, in the sources.
+
+use crate::cli::args::container::{GenerateSystemd, Options, UnitRestart};
+use crate::cli::args::{Cli, Command, container::ContainerCommand};
+use crate::cli::container::run::document;
+use crate::cli::error::Failure;
+use crate::cli::image::list::print;
+use clap::{Parser, ValueEnum};
+use nix::sys::signal::Signal;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use sampan_ipc::named_file;
+use sampan_ipc::shim::DELEGATE_V1;
+use serde_json::Value;
+use std::fmt::Write as _;
+
+/// What `stop` waits if the container does not say: docker's ten seconds.
+const STOP_SECONDS: i64 = 10;
+/// What the service manager waits longer than `stop` does.
+const MORE_SECONDS: i64 = 60;
+/// The signal that stops a container that does not say.
+const STOP_SIGNAL: i32 = Signal::SIGTERM as i32;
+/// The first of the real-time signals that the C library leaves to programs. signal(7).
+const SIGRTMIN: i32 = 34;
+/// How long a unit that makes a container each time may take to start: it may have to fetch the image.
+const START_WITH_PULL: &str = "15min";
+/// Where control groups are: of version 2, if they are that themselves.
+const GROUPS: &str = "/sys/fs/cgroup";
+/// Variables that say where Sampan is.
+const VARIABLES: [&str; 3] = ["SAMPAN_RUN_DIR", "SAMPAN_STATE_DIR", "SAMPAN_DATA_DIR"];
+
+/// Runs the command.
+///
+/// # Errors
+/// There is no such container, it cannot be a unit, or the file is there already.
+pub fn run(args: &GenerateSystemd) -> Result<(), Failure> {
+    let container = document(&args.socket, &args.container, false)?;
+    let text = |path: &str| container.pointer(path).and_then(Value::as_str).unwrap_or_default();
+    let name = text("/Name").trim_start_matches('/');
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::new(format!("cannot tell where this program is: {error}")))?;
+    let unit = Unit {
+        name,
+        program: &program.display().to_string(),
+        stop: container.pointer("/Config/StopTimeout").and_then(Value::as_i64).unwrap_or(STOP_SECONDS),
+        stop_signal: signal(text("/Config/StopSignal")).unwrap_or(STOP_SIGNAL),
+        restart: args.restart_policy,
+        tells_itself: text("/Config/SdNotifyMode") == "container",
+        is_version_1: !statfs(GROUPS).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC),
+        variables: VARIABLES.iter().filter_map(|name| Some((*name, std::env::var(name).ok()?))).collect(),
+    };
+    let unit_text = if args.new {
+        let words = container.pointer("/Config/CreateCommand").and_then(Value::as_array);
+        let words: Vec<String> =
+            words.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+        unit.anew(&anew(&words, name)?)
+    } else {
+        check(name, text("/HostConfig/RestartPolicy/Name"))?;
+        unit.existing()
+    };
+    if !args.files {
+        return print(&unit_text);
+    }
+    let path = std::env::current_dir().map(|dir| dir.join(format!("container-{name}.service")));
+    let path = path.map_err(|error| Failure::new(format!("cannot tell where we are: {error}")))?;
+    let written = named_file::create(&path, unit_text.as_bytes(), 0o666);
+    written.map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))?;
+    print(&format!("{}\n", path.display()))
+}
+
+/// Whether a container with this restart policy can be a unit.
+fn check(name: &str, policy: &str) -> Result<(), Failure> {
+    match policy {
+        "" | "no" => Ok(()),
+        policy => Err(Failure::new(format!(
+            "cannot make a unit for container {name:?}: its restart policy {policy:?} would compete with the unit's"
+        ))
+        .hint("--new makes a unit whose containers have none; or make this one again without --restart")),
+    }
+}
+
+/// The number of a signal, of the words that `inspect` has for it: `SIGTERM`, `SIGRTMIN+3`, `99`.
+fn signal(word: &str) -> Option<i32> {
+    if let Some(rest) = word.strip_prefix("SIGRTMIN") {
+        return Some(SIGRTMIN + rest.strip_prefix('+').map_or(Some(0), |rest| rest.parse().ok())?);
+    }
+    word.parse().ok().or_else(|| word.parse::<Signal>().ok().map(|signal| signal as i32))
+}
+
+/// What a unit is made of.
+struct Unit<'a> {
+    name: &'a str,
+    program: &'a str,
+    /// Seconds that a stop waits; negative is for ever.
+    stop: i64,
+    stop_signal: i32,
+    restart: UnitRestart,
+    /// The container itself says that it is ready.
+    tells_itself: bool,
+    /// The host has control groups of version 1.
+    is_version_1: bool,
+    variables: Vec<(&'static str, String)>,
+}
+
+impl Unit<'_> {
+    // The engine's socket is wanted, not required: the container needs no engine to go on.
+    fn head(&self) -> String {
+        let (name, version) = (self.name, env!("CARGO_PKG_VERSION"));
+        let restart =
+            self.restart.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+        let stop = match self.stop {
+            ..0 => "infinity".to_owned(),
+            seconds => seconds.saturating_add(MORE_SECONDS).to_string(),
+        };
+        let mut text = format!(
+            "# container-{name}.service\n# made by 'sampan generate systemd', {version}\n\n[Unit]\n\
+             Description=Sampan container {name}\nDocumentation=man:sampan-generate-systemd(1)\n\
+             Wants=network-online.target sampan-engine.socket\n\
+             After=network-online.target sampan-engine.socket sampan-engine.service sampan-monitord.socket\n\n\
+             [Service]\nType=notify\nNotifyAccess={}\n\
+             # The container's control group is below this unit's, so that the unit's limits hold for it.\n\
+             Delegate={}\n\
+             # The main process stops the container with the container's own signal.\n\
+             KillMode=mixed\nTimeoutStopSec={stop}\nSuccessExitStatus={}\nRestart={restart}\n\
+             # What the kernel kills in the container for memory is the container's matter.\n\
+             OOMPolicy=continue\n",
+            if self.tells_itself { "all" } else { "main" },
+            if self.is_version_1 { DELEGATE_V1 } else { "yes" },
+            128 + self.stop_signal,
+        );
+        for (name, value) in &self.variables {
+            let _ = writeln!(text, "Environment={}", word(&format!("{name}={value}")).replace("$$", "$"));
+        }
+        text
+    }
+
+    /// For the container that is there.
+    fn existing(&self) -> String {
+        let mut text = self.head();
+        let _ = writeln!(text, "ExecStart={} start --unit {}", word(self.program), word(self.name));
+        text + "\n[Install]\nWantedBy=default.target\n"
+    }
+
+    /// For one that is made each time.
+    fn anew(&self, words: &[String]) -> String {
+        let program = word(self.program);
+        let words: Vec<String> = words.iter().map(|arg| word(arg)).collect();
+        let mut text = self.head();
+        let _ = writeln!(text, "TimeoutStartSec={START_WITH_PULL}");
+        let _ = writeln!(text, "ExecStartPre=-{program} rm --force {}", word(self.name));
+        let _ = writeln!(text, "ExecStart={program} {}", words.join(" "));
+        text + "\n[Install]\nWantedBy=default.target\n"
+    }
+}
+
+/// The words behind `sampan` that make the same container again, as a unit, to be removed when it ends.
+fn anew(words: &[String], name: &str) -> Result<Vec<String>, Failure> {
+    let unknown = || {
+        Failure::new(
+            "cannot make a unit with --new: the container was not made by 'sampan run' or 'sampan create'",
+        )
+        .hint("leave out --new")
+    };
+    let cli = Cli::try_parse_from(words).map_err(|_| unknown())?;
+    let made: &Options = match &cli.command {
+        Command::Run(args) => &args.options,
+        Command::Create(args) => &args.options,
+        Command::Container(group) => match &group.command {
+            ContainerCommand::Run(args) => &args.options,
+            ContainerCommand::Create(args) => &args.options,
+            _ => return Err(unknown()),
+        },
+        _ => return Err(unknown()),
+    };
+    let at = words.len().checked_sub(made.words.len()).ok_or_else(unknown)?;
+    let mut all = vec!["run".to_owned(), "--unit".to_owned()];
+    let given = words.get(1..at).unwrap_or_default();
+    let options = given.iter().position(|word| word == "run" || word == "create").map_or(0, |at| at + 1);
+    all.extend(given.get(options..).unwrap_or_default().iter().cloned());
+    // '--' ends the options, and is not needed where the image's name begins with no '-'.
+    if all.last().is_some_and(|word| word == "--") {
+        all.pop();
+    }
+    // The last one counts: a unit has no terminal, is not detached, and is started again by systemd.
+    for word in ["--rm=true", "--interactive=false", "--tty=false"] {
+        all.push(word.to_owned());
+    }
+    all.push("--detach=false".to_owned());
+    if made.restart != "no" {
+        all.push("--restart=no".to_owned());
+    }
+    // It must not be there, and is after the first start.
+    if made.cidfile.is_some() {
+        all.push("--cidfile=".to_owned());
+    }
+    // It may have been made without one, or renamed.
+    all.push(format!("--name={name}"));
+    all.extend(words.get(at..).unwrap_or_default().iter().cloned());
+    Ok(all)
+}
+
+/// A word of a command line of systemd. systemd.service(5), "COMMAND LINES".
+fn word(text: &str) -> String {
+    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
+    let escaped = escaped.replace('\n', "\\n").replace('\t', "\\t").replace('\r', "\\r");
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./:=,@+%$".contains(c);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => escaped,
+        false => format!("\"{escaped}\""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_unit_with_new_makes_the_same_container_as_its_own_main_process() {
+        let made =
+            anew(&words("sampan container run -dit --name web -v /a:/b busybox run -d"), "w2").expect("good");
+        let made = made.join(" ");
+        let switches = "--rm=true --interactive=false --tty=false --detach=false --name=w2";
+        assert_eq!(made, format!("run --unit -dit --name web -v /a:/b {switches} busybox run -d"));
+        assert!(Cli::try_parse_from(["sampan"].into_iter().chain(made.split(' '))).is_ok(), "{made}");
+        // What a unit cannot have, or cannot have twice, is taken back.
+        let text = "sampan create --restart always --cidfile /run/id busybox";
+        let made = anew(&words(text), "w").expect("good").join(" ");
+        assert!(made.contains("--restart=no --cidfile= --name=w busybox"), "{made}");
+        let made = anew(&words("sampan run --unit --name web busybox"), "web").expect("good");
+        assert!(Cli::try_parse_from(["sampan".to_owned()].into_iter().chain(made)).is_ok());
+        assert!(anew(&words("sampan ps"), "x").is_err());
+        assert!(anew(&[], "x").is_err());
+    }
+
+    fn unit() -> Unit<'static> {
+        Unit {
+            name: "web",
+            program: "/usr/bin/sampan",
+            stop: 10,
+            stop_signal: 15,
+            restart: UnitRestart::OnFailure,
+            tells_itself: false,
+            is_version_1: false,
+            variables: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn words_are_quoted_for_systemd() {
+        assert_eq!(word("/a/b-c"), "/a/b-c");
+        assert_eq!(word("a b\"$HOME%n\n"), "\"a b\\\"$$HOME%%n\\n\"");
+        assert_eq!(word(""), "\"\"");
+        let text = unit().anew(&["run".into(), "x;y".into()]);
+        assert!(text.contains("ExecStartPre=-/usr/bin/sampan rm --force web\n"), "{text}");
+        assert!(text.contains("ExecStart=/usr/bin/sampan run \"x;y\"\n"), "{text}");
+        let variables = vec![("SAMPAN_RUN_DIR", "/a b/$x%".to_owned())];
+        let text = Unit { variables, ..unit() }.existing();
+        assert!(text.contains("Environment=\"SAMPAN_RUN_DIR=/a b/$x%%\"\n"), "{text}");
+    }
+
+    #[test]
+    fn a_unit_says_how_its_container_stops() {
+        let text = unit().existing();
+        assert!(text.contains("ExecStart=/usr/bin/sampan start --unit web\n"), "{text}");
+        for line in
+            ["Type=notify", "NotifyAccess=main", "Delegate=yes", "KillMode=mixed", "TimeoutStopSec=70"]
+        {
+            assert!(text.contains(&format!("{line}\n")), "{line}: {text}");
+        }
+        assert!(text.contains("SuccessExitStatus=143\nRestart=on-failure\n"), "{text}");
+        let other = Unit {
+            stop: -1,
+            stop_signal: signal("SIGRTMIN+3").expect("a signal"),
+            tells_itself: true,
+            is_version_1: true,
+            ..unit()
+        };
+        let text = other.existing();
+        assert!(text.contains("NotifyAccess=all\n") && text.contains("TimeoutStopSec=infinity\n"), "{text}");
+        assert!(text.contains("SuccessExitStatus=165\n"), "{text}");
+        assert!(text.contains("Delegate=cpu cpuacct cpuset io blkio memory devices pids\n"), "{text}");
+        assert_eq!((signal("SIGQUIT"), signal("99"), signal("x")), (Some(3), Some(99), None));
+        assert!(check("web", "always").is_err() && check("web", "no").is_ok());
+    }
+}

@@ -1,0 +1,106 @@
+//! `sampan events --ack-fd`: the consumer at the end of a pipeline says which events it has finished.
+//!
+//! Owned by `events`. A thread reads numbers, a line each, and commits them; it ends when the consumer closes its end.
+
+use crate::cli::error::{Failure, USAGE};
+use crate::cli::output;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use sampan_client::{Committer, Stopper};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+/// Longest line: a number of twenty digits, and room for what people put around it.
+const LINE_MAX: u64 = 256;
+
+/// The descriptor that acknowledgements come from.
+#[derive(Debug)]
+pub struct Acks(File);
+
+/// The thread that reads them.
+#[derive(Debug)]
+pub struct Reading {
+    ended: UnixStream,
+}
+
+impl Acks {
+    /// Takes descriptor `number`, which this process was started with.
+    ///
+    /// # Errors
+    /// It is not open, or not for reading.
+    pub fn open(number: i32) -> Result<Self, Failure> {
+        // By its name: the descriptor itself may be one that others here use.
+        let file = File::open(format!("/proc/self/fd/{number}"));
+        file.map(Acks).map_err(|error| {
+            let why = match error.kind() {
+                io::ErrorKind::NotFound => "it is not open".to_owned(),
+                _ => error.to_string(),
+            };
+            Failure::new(format!("cannot read acknowledgements from descriptor {number}: {why}"))
+                .status(USAGE)
+                .hint(format!("open it: sampan events … --ack-fd {number} {number}<FIFO"))
+        })
+    }
+
+    /// Starts the thread; `stopper` is used when nobody can acknowledge any more.
+    ///
+    /// # Errors
+    /// There is no thread or descriptor to be had.
+    pub fn read(self, committer: Committer, stopper: Stopper) -> io::Result<Reading> {
+        let (ended, end) = UnixStream::pair()?;
+        let read = move || {
+            take_all(BufReader::new(self.0), &committer);
+            stopper.stop();
+            drop(end);
+        };
+        std::thread::Builder::new().name("acks".into()).stack_size(64 << 10).spawn(read)?;
+        Ok(Reading { ended })
+    }
+}
+
+impl Reading {
+    /// True once the consumer has closed its end.
+    pub fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+    }
+
+    /// Waits until the consumer has closed its end, or `wake` is readable.
+    pub fn wait(&self, wake: &UnixStream) {
+        let mut fds = [
+            PollFd::new(self.ended.as_fd(), PollFlags::POLLIN),
+            PollFd::new(wake.as_fd(), PollFlags::POLLIN),
+        ];
+        while !matches!(poll(&mut fds, PollTimeout::NONE), Ok(1..)) {}
+    }
+}
+
+fn take_all(mut lines: impl BufRead, committer: &Committer) {
+    let mut line = Vec::new();
+    // True while the rest of a line that was too long is passed over.
+    let mut is_rest = false;
+    loop {
+        line.clear();
+        match lines.by_ref().take(LINE_MAX).read_until(b'\n', &mut line) {
+            Ok(0) => return,
+            Ok(_) => {
+                let is_whole = line.ends_with(b"\n");
+                let seq = std::str::from_utf8(&line).ok().and_then(|line| line.trim().parse().ok());
+                match seq.filter(|_| is_whole && !is_rest) {
+                    Some(seq) => committer.commit(seq),
+                    None if is_rest => {}
+                    None => {
+                        let text = String::from_utf8_lossy(&line);
+                        output::note(&format!("acknowledgement {:?} is no number of an event", text.trim()));
+                    }
+                }
+                is_rest = !is_whole;
+            }
+            Err(error) => {
+                output::note(&format!("cannot read acknowledgements: {error}"));
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! `sampan emit`: writes one event into the emit FIFO, from the arguments.
+//!
+//! An event is checked whole before anything of it is written, and the command ends only when monitord's FIFO
+//! has taken it. Where the FIFO is, what hints fit, and what a line of JSON says, `batch` learns from here.
+
+use crate::cli::args::Emit;
+use crate::cli::error::{self, Failure};
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
+use sampan_client::{Emitter, Event, Pairs, Paths, time};
+use sampan_ipc::event::FACT_KINDS;
+use sampan_ipc::trust;
+use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use std::fmt;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How long one event waits for monitord, in seconds, if the arguments do not say.
+const TIMEOUT_SECONDS: u32 = 5;
+/// Longest that a FIFO which systemd is opening is root's alone.
+const GIVEN_TO_GROUP: Duration = Duration::from_secs(1);
+/// Pause between two looks at it.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Why events wait where no system call has failed.
+pub const FULL: &str = "the FIFO is full, and monitord does not read it";
+/// What is wrong with a path where something else stands.
+const NO_FIFO: &str = "it is not a FIFO";
+
+/// Runs the command.
+///
+/// # Errors
+/// Status 2: the event is not allowed. Status 1: monitord does not take it.
+pub fn run(args: &Emit) -> Result<(), Failure> {
+    let target = Target::new(args);
+    let event = event(args)?;
+    target.check(&event)?;
+    // One that nobody reads at present is monitord restarting. One that is not there is none that one could wait for.
+    let there = std::fs::metadata(&target.path).map(drop);
+    if let Some(error) = target.obstacle().or(there.err()) {
+        return Err(target.failure(&error));
+    }
+    let emitter = Emitter::new(&target.path);
+    emitter.send(event).map_err(|error| bad(error.to_string()))?;
+    if emitter.flush(Duration::from_secs(args.timeout.unwrap_or(TIMEOUT_SECONDS).into())) {
+        return Ok(());
+    }
+    let why = emitter.problem().unwrap_or_else(|| FULL.to_owned());
+    Err(target.failure(&io::Error::other(why)))
+}
+
+/// The FIFO that events go into.
+pub struct Target {
+    /// Where it is.
+    pub path: PathBuf,
+    /// True if the arguments name it.
+    is_named: bool,
+    /// False of the emit FIFO, where monitord would refuse them; of another FIFO its mode decides.
+    takes_facts: bool,
+}
+
+impl Target {
+    /// The FIFO that the arguments or the environment name.
+    pub fn new(args: &Emit) -> Self {
+        let emit_fifo = Paths::from_env().emit_fifo();
+        let path = args.fifo.clone().unwrap_or_else(|| emit_fifo.clone());
+        Target { takes_facts: path != emit_fifo, path, is_named: args.fifo.is_some() }
+    }
+
+    /// Checks that an event can be written, and may be.
+    ///
+    /// # Errors
+    /// Status 2: it breaks a rule, or is a fact.
+    pub fn check(&self, event: &Event) -> Result<(), Failure> {
+        sampan_ipc::record::encode(event).map_err(|error| bad(error.to_string()))?;
+        match !self.takes_facts && FACT_KINDS.contains(&event.kind.as_str()) {
+            true => Err(fact(&event.kind)),
+            false => Ok(()),
+        }
+    }
+
+    /// What only a person can change, so that nobody should wait for it. That nothing is there is none of it.
+    pub fn obstacle(&self) -> Option<io::Error> {
+        // The directory first: in one of another user's, what looks like a FIFO says nothing.
+        match trust::directory(trust::parent(&self.path)).map_err(io::Error::from) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => return Some(error),
+        }
+        match std::fs::metadata(&self.path) {
+            Ok(meta) if !meta.file_type().is_fifo() => Some(io::Error::other(NO_FIFO)),
+            Ok(meta) => match trust::fifo(&self.path, meta.uid()) {
+                Ok(()) => self.refusal().map(io::Error::from),
+                Err(error) => Some(error.into()),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => Some(error),
+        }
+    }
+
+    /// Why this user may not write. One that is root's alone gets its group in a moment, where systemd is just opening it.
+    fn refusal(&self) -> Option<Errno> {
+        let is_only_roots =
+            || std::fs::metadata(&self.path).is_ok_and(|meta| (meta.uid(), meta.gid()) == (0, 0));
+        let deadline = Instant::now() + GIVEN_TO_GROUP;
+        loop {
+            let was_only_roots = is_only_roots();
+            let refused = access(&self.path, AccessFlags::W_OK).err()?;
+            // Looked at before and after: it may have been given away, or back, in between.
+            let may_change = refused == Errno::EACCES && (was_only_roots || is_only_roots());
+            if !may_change || Instant::now() >= deadline {
+                return Some(refused);
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// That it cannot be written, with a hint that fits the cause.
+    pub fn failure(&self, error: &io::Error) -> Failure {
+        let path = self.path.display();
+        let hint = match error.kind() {
+            io::ErrorKind::PermissionDenied => error::absent_hint(error, "monitord", &self.path),
+            _ if error.to_string() == NO_FIFO && !self.is_named => {
+                format!("remove what stands at {path}, and start monitord again: it makes its FIFO there")
+            }
+            _ if error.to_string() == NO_FIFO => {
+                "give --fifo the path of the FIFO that monitord reads, or leave out --fifo".to_owned()
+            }
+            _ if self.is_named => {
+                "is the monitord that reads this FIFO running? it makes the FIFO when it starts; \
+                 without --fifo the event goes to the monitord of SAMPAN_RUN_DIR"
+                    .to_owned()
+            }
+            _ => error::absent_hint(&io::ErrorKind::NotFound.into(), "monitord", &self.path),
+        };
+        Failure::new(format!("cannot write the event into {path}: {error}")).hint(hint)
+    }
+}
+
+/// The event is a fact, which only the engine tells.
+fn fact(kind: &str) -> Failure {
+    let fifo = Paths::from_env().fifo();
+    bad(format!("type {kind:?} is not allowed: events of this type are facts, which only the engine tells"))
+        .hint(format!(
+            "choose a type of your own; '--fifo {}' takes facts from those who may write there",
+            fifo.display()
+        ))
+}
+
+/// An event is not allowed.
+pub fn bad(message: String) -> Failure {
+    Failure::new(message).status(error::BAD_EVENT)
+}
+
+/// The event that the arguments describe.
+fn event(args: &Emit) -> Result<Event, Failure> {
+    let word = |word: &Option<String>| word.clone().unwrap_or_default();
+    let mut event = Event::new(word(&args.kind), word(&args.action), word(&args.id));
+    if let Some(text) = &args.time {
+        event.time = time::parse(text, event.time).map_err(|error| bad(error.to_string()))?;
+    }
+    event.attributes = pairs("attribute", &args.attributes)?;
+    event.labels = pairs("label", &args.labels)?;
+    Ok(event)
+}
+
+fn pairs(map: &str, words: &[String]) -> Result<Pairs, Failure> {
+    let mut pairs = Pairs::default();
+    for word in words {
+        let Some((key, value)) = word.split_once('=') else {
+            return Err(bad(format!("{map} {word:?} is not allowed: write KEY=VALUE")));
+        };
+        if pairs.get(key).is_some() {
+            return Err(bad(format!("{map} key {key:?} stands twice")));
+        }
+        pairs.set(key, value);
+    }
+    Ok(pairs)
+}
+
+/// What a line of a batch is.
+#[derive(Debug, PartialEq)]
+pub enum Line {
+    /// An event.
+    Event(Event),
+    /// What `events --format json` says beside events, by the key that tells it.
+    Notice(&'static str),
+    /// Nothing.
+    Blank,
+}
+
+/// Reads one line of a batch, without its line feed.
+///
+/// # Errors
+/// It is none of these.
+pub fn parse_line(line: &[u8]) -> Result<Line, Failure> {
+    if line.trim_ascii().is_empty() {
+        return Ok(Line::Blank);
+    }
+    let line: JsonEvent = match serde_json::from_slice(line) {
+        Ok(line) => line,
+        Err(error) => {
+            return notice(line).map(Line::Notice).ok_or_else(|| bad(format!("bad event: {error}")));
+        }
+    };
+    let word = |word: Option<String>, name: &str| {
+        word.ok_or_else(|| bad(format!("bad event: missing field `{name}`")))
+    };
+    let (kind, action) = (word(line.kind, "type")?, word(line.action, "action")?);
+    let mut event = Event::new(kind, action, word(line.id, "id")?);
+    // Programs that keep numbers as doubles, such as jq, change `timeNano`. So `time` counts where both are there.
+    event.time = match (line.time, line.time_nano) {
+        (Some(time), _) => time_of(time, event.time)?,
+        (None, Some(nanos)) => nanos_of(nanos)?,
+        (None, None) => event.time,
+    };
+    event.attributes = line.attributes.unwrap_or_default().0;
+    event.labels = line.labels.unwrap_or_default().0;
+    Ok(Line::Event(event))
+}
+
+/// The key by which an object that has no `type` is one of the notices of `events`.
+fn notice(line: &[u8]) -> Option<&'static str> {
+    #[derive(Deserialize)]
+    struct Notice {
+        #[serde(rename = "type")]
+        kind: Option<de::IgnoredAny>,
+        lost: Option<de::IgnoredAny>,
+        journal: Option<de::IgnoredAny>,
+    }
+    let notice: Notice = serde_json::from_slice(line).ok()?;
+    match (notice.kind, notice.lost, notice.journal) {
+        (None, Some(_), _) => Some("lost"),
+        (None, None, Some(_)) => Some("journal"),
+        _ => None,
+    }
+}
+
+/// The field `time`: text in any form that `--time` takes, or a number of unix seconds.
+fn time_of(value: &RawValue, now: i64) -> Result<i64, Failure> {
+    let text = scalar(value).ok_or_else(|| bad(format!("time {value} is no string and no number")))?;
+    time::parse(&text, now).map_err(|error| bad(error.to_string()))
+}
+
+/// The field `timeNano`, digit for digit.
+fn nanos_of(value: &RawValue) -> Result<i64, Failure> {
+    let wrong = |_| bad(format!("timeNano {value} is not allowed: write whole nanoseconds, or 'time'"));
+    value.get().parse().map_err(wrong)
+}
+
+/// The text of a string; a number or a boolean as it stands in the line, since no number type here could hold every
+/// number that JSON can write. `None` for everything else.
+fn scalar(value: &RawValue) -> Option<String> {
+    let text = value.get();
+    match text.bytes().next()? {
+        b'"' => serde_json::from_str(text).ok(),
+        b'-' | b'0'..=b'9' | b't' | b'f' => Some(text.to_owned()),
+        _ => None,
+    }
+}
+
+/// An event as JSON; what `events --format json` writes is taken back. A field that is null is absent.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JsonEvent<'a> {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    action: Option<String>,
+    id: Option<String>,
+    #[serde(borrow)]
+    time: Option<&'a RawValue>,
+    #[serde(rename = "timeNano", borrow)]
+    time_nano: Option<&'a RawValue>,
+    attributes: Option<JsonPairs>,
+    labels: Option<JsonPairs>,
+    #[serde(rename = "seq")]
+    _seq: Option<de::IgnoredAny>,
+    #[serde(rename = "origin")]
+    _origin: Option<de::IgnoredAny>,
+    #[serde(rename = "writerLost")]
+    _writer_lost: Option<de::IgnoredAny>,
+}
+
+/// An object whose values are strings, numbers or booleans, in its order. A key whose value is null is absent.
+#[derive(Default)]
+struct JsonPairs(Pairs);
+
+impl<'de> Deserialize<'de> for JsonPairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = JsonPairs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings, numbers and booleans")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonPairs, A::Error> {
+                let mut pairs = Pairs::default();
+                while let Some(key) = map.next_key::<String>()? {
+                    if pairs.get(&key).is_some() {
+                        return Err(de::Error::custom(format!("key {key:?} stands twice")));
+                    }
+                    let value = map.next_value::<&RawValue>()?;
+                    if value.get() == "null" {
+                        continue;
+                    }
+                    let value = scalar(value).ok_or_else(|| {
+                        de::Error::custom(format!("value of {key:?} is no string, number or boolean"))
+                    })?;
+                    pairs.set(key, value);
+                }
+                Ok(JsonPairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::EventFormat;
+    use crate::cli::event::format;
+    use sampan_client::Origin;
+
+    fn good(line: &[u8]) -> Event {
+        match parse_line(line) {
+            Ok(Line::Event(event)) => event,
+            other => panic!("{}: {other:?}", String::from_utf8_lossy(line)),
+        }
+    }
+
+    #[test]
+    fn a_batch_line_is_what_events_prints_as_json() {
+        let mut event = Event::new("job", "done", "7").with("z", "1").with("a", "x \"y\"").label("l", "");
+        let mut line = String::new();
+        (event.seq, event.origin) = (9, Origin::Emit);
+        format::event(&mut line, &event, EventFormat::Json);
+        (event.seq, event.origin) = (0, Origin::Facts);
+        assert_eq!(parse_line(line.as_bytes()).expect("good"), Line::Event(event));
+    }
+
+    #[test]
+    fn numbers_and_booleans_become_words_and_other_things_an_error() {
+        let line = br#"{"type":"a","action":"b","id":"c","attributes":{"n":1,"t":true},"time":"2024-05-06T00:00:00Z"}"#;
+        let event = good(line);
+        assert_eq!((event.attributes.get("n"), event.attributes.get("t")), (Some("1"), Some("true")));
+        assert_eq!(event.time, 1_714_953_600_000_000_000);
+        for (line, says) in [
+            (r#"{"type":"a","action":"b"}"#, "missing field `id`"),
+            (r#"{"type":"a","action":"b","id":"c","attribute":{}}"#, "unknown field `attribute`"),
+            (r#"{"type":"a","action":"b","id":"c","labels":{"k":[]}}"#, "value of \"k\""),
+            (r#"{"type":"a","action":"b","id":"c","labels":{"k":"1","k":"2"}}"#, "key \"k\" stands twice"),
+            (r#"{"type":"a","action":"b","id":"c","time":"soon"}"#, "time \"soon\""),
+            ("{", "bad event"),
+        ] {
+            let failure = parse_line(line.as_bytes()).expect_err(line);
+            assert!(failure.message.contains(says) && failure.status == 2, "{}", failure.message);
+        }
+        assert_eq!(parse_line(b" \r").expect("blank"), Line::Blank);
+    }
+
+    #[test]
+    fn what_events_says_beside_events_is_told_from_events_that_are_wrong() {
+        let mut lost = String::new();
+        assert!(format::lost(&mut lost, 3, 9, EventFormat::Json));
+        assert_eq!(parse_line(lost.trim_end().as_bytes()).expect("a notice"), Line::Notice("lost"));
+        let journal = br#"{"journal":{"id":"7","kept":1}}"#;
+        assert_eq!(parse_line(journal).expect("a notice"), Line::Notice("journal"));
+        for wrong in [r#"{"lost":1,"type":"a"}"#, r#"{"lost":null}"#, r#"{"found":1}"#, r#"[{"lost":1}]"#] {
+            assert_eq!(parse_line(wrong.as_bytes()).expect_err(wrong).status, 2);
+        }
+    }
+
+    #[test]
+    fn the_text_of_time_wins_over_nanoseconds_that_another_program_has_rounded() {
+        let time = |fields: &str| {
+            let line = format!(r#"{{"type":"a","action":"b","id":"c",{fields}}}"#);
+            match parse_line(line.as_bytes()) {
+                Ok(Line::Event(event)) => Ok(event.time),
+                Ok(other) => panic!("{other:?}"),
+                Err(failure) => Err(failure),
+            }
+        };
+        let exact = r#""time":"2024-05-06T07:04:05.123456789Z""#;
+        for rounded in ["1714979045123456800", "1.7149790451234568e+18", "null", "\"soon\"", "[]"] {
+            let nanos = time(&format!("{exact},\"timeNano\":{rounded}")).expect("good");
+            assert_eq!(nanos, 1_714_979_045_123_456_789, "{rounded}");
+        }
+        // Even one of fewer digits.
+        let nanos = time(r#""timeNano":1714979045123456789,"time":"2024-05-06T07:04:05Z""#).expect("good");
+        assert_eq!(nanos, 1_714_979_045_000_000_000);
+        let nanos = time(r#""timeNano":1714979045123456789,"time":null"#).expect("good");
+        assert_eq!(nanos, 1_714_979_045_123_456_789);
+        assert_eq!(time(r#""time":1714979045.5"#).expect("good"), 1_714_979_045_500_000_000);
+        for wrong in [r#""timeNano":1.7e18"#, r#""timeNano":"1""#, r#""time":true"#, r#""time":{}"#] {
+            assert_eq!(time(wrong).expect_err(wrong).status, 2);
+        }
+    }
+
+    #[test]
+    fn numbers_stay_byte_for_byte() {
+        for number in [
+            "0",
+            "-0",
+            "-0.0",
+            "1E+5",
+            "1e400",
+            "0.1000000000000000055",
+            "18446744073709551616",
+            "123456789012345678901234567890.5",
+        ] {
+            let line = format!(r#"{{"type":"a","action":"b","id":"c","labels":{{"n": {number} }}}}"#);
+            let event = good(line.as_bytes());
+            assert_eq!(event.labels.get("n"), Some(number));
+        }
+    }
+
+    #[test]
+    fn what_is_null_is_absent() {
+        let line = br#"{"type":"a","action":"b","id":"c","attributes":null,"labels":{"x":null,"y":1},"seq":null,"time":null,"timeNano":null,"writerLost":null}"#;
+        let event = good(line);
+        assert!(event.attributes.is_empty() && event.time != 0);
+        assert_eq!(event.labels.iter().collect::<Vec<_>>(), [("y", "1")]);
+        let failure = parse_line(br#"{"type":"a","action":"b","id":null}"#).expect_err("no id");
+        assert!(failure.message.contains("missing field `id`"), "{}", failure.message);
+    }
+
+    #[test]
+    fn a_word_without_a_value_and_a_key_that_stands_twice_are_refused() {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        assert!(pairs("label", &words(&["a"])).expect_err("no value").message.contains("label \"a\""));
+        assert!(pairs("label", &words(&["a=1", "a=2"])).expect_err("twice").message.contains("stands twice"));
+        assert_eq!(pairs("label", &words(&["a=b=c"])).expect("good").get("a"), Some("b=c"));
+    }
+}

@@ -1,0 +1,243 @@
+//! `sampan events --exec`: runs a command for events, and moves on when it has ended well.
+//!
+//! Owned by `events`, which collects the events and commits them. A command that fails is run again, later each time;
+//! then its events are appended to a file, so that one bad event does not hold up all behind it.
+
+use crate::cli::args::Events;
+use crate::cli::error::Failure;
+use crate::cli::output;
+use crate::cli::signals::Signals;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sampan_client::Event;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+/// Pause before a command is run again; doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_secs(1);
+/// Longest pause.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// A command for events, and those that it has still to be run for.
+#[derive(Debug)]
+pub struct Exec {
+    command: String,
+    batch: usize,
+    retries: u32,
+    failed: Option<PathBuf>,
+    events: Vec<(Event, String)>,
+    signals: Signals,
+    /// Readable once a signal was caught.
+    signalled: UnixStream,
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ran {
+    /// It is dealt with: the command has ended well, or its events were set aside.
+    Done,
+    /// A signal came first.
+    Interrupted,
+}
+
+impl Exec {
+    /// What the arguments ask for; `None` if they name no command.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn new(args: &Events, signals: &Signals) -> Result<Option<Self>, Failure> {
+        let Some(command) = args.exec.clone() else { return Ok(None) };
+        let system = |error: io::Error| Failure::new(format!("cannot catch signals: {error}"));
+        let (signalled, wake) = UnixStream::pair().map_err(system)?;
+        wake.set_nonblocking(true).map_err(system)?;
+        signals.wake_too(&wake).map_err(system)?;
+        let beside = |cursor: &PathBuf| {
+            let mut name = cursor.clone().into_os_string();
+            name.push(".failed");
+            PathBuf::from(name)
+        };
+        Ok(Some(Exec {
+            command,
+            batch: args.exec_batch as usize,
+            retries: args.exec_retries,
+            failed: args.exec_failed.clone().or_else(|| args.cursor_file.as_ref().map(beside)),
+            events: Vec::new(),
+            signals: signals.clone(),
+            signalled,
+        }))
+    }
+
+    /// Takes an event and its line of JSON, which ends with a line feed.
+    pub fn push(&mut self, event: Event, line: String) {
+        self.events.push((event, line));
+    }
+
+    /// True if the command is to be run before more events are taken.
+    pub fn is_full(&self) -> bool {
+        self.events.len() >= self.batch
+    }
+
+    /// Runs the command for the events taken, until it ends well or they are set aside.
+    ///
+    /// # Errors
+    /// The command cannot be run at all, or what failed cannot be set aside.
+    pub fn run(&mut self) -> Result<Ran, Failure> {
+        let mut pause = RETRY_MIN;
+        let mut tries = 0;
+        while !self.events.is_empty() {
+            let status = self.run_once()?;
+            if status.success() {
+                break;
+            }
+            if self.signals.caught().is_some() {
+                return Ok(Ran::Interrupted);
+            }
+            if tries == self.retries {
+                self.set_aside(status)?;
+                break;
+            }
+            tries += 1;
+            let (of, seconds) = (self.subject(), pause.as_secs());
+            output::note(&format!(
+                "the command failed for {of} ({}); it runs again in {seconds} s",
+                words(status)
+            ));
+            if self.is_signalled_within(pause) {
+                return Ok(Ran::Interrupted);
+            }
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+        self.events.clear();
+        Ok(Ran::Done)
+    }
+
+    /// Runs the command once and waits for its end. A signal that comes meanwhile is passed on to it.
+    fn run_once(&self) -> Result<ExitStatus, Failure> {
+        let cannot = |error: io::Error| Failure::new(format!("cannot run {:?}: {error}", self.command));
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &self.command]).stdin(self.input().map_err(cannot)?);
+        if let [(event, _)] = self.events.as_slice() {
+            let words = [("TYPE", &event.kind), ("ACTION", &event.action), ("ID", &event.id)];
+            // The environment takes no NUL.
+            command.envs(words.map(|(name, word)| (format!("SAMPAN_EVENT_{name}"), word.replace('\0', ""))));
+            command.env("SAMPAN_EVENT_SEQ", event.seq.to_string());
+        }
+        let mut child = command.spawn().map_err(cannot)?;
+        let pid = i32::try_from(child.id()).map_or(Pid::from_raw(0), Pid::from_raw);
+        let (ended, end) = UnixStream::pair().map_err(cannot)?;
+        let wait = std::thread::Builder::new().name("exec".into()).stack_size(64 << 10).spawn(move || {
+            let status = child.wait();
+            drop(end);
+            status
+        });
+        let wait = wait.map_err(cannot)?;
+        let mut told = None;
+        while !self.wait_for(&ended, told) {
+            told = self.signals.caught();
+            // Not reaped before `ended` is closed, so the number is still its own.
+            if let Some(signal) =
+                told.and_then(|signal| Signal::try_from(signal).ok()).filter(|_| pid.as_raw() > 0)
+            {
+                let _ = kill(pid, signal);
+            }
+        }
+        match wait.join() {
+            Ok(status) => status.map_err(cannot),
+            Err(_) => Err(Failure::new(format!("cannot wait for {:?}", self.command))),
+        }
+    }
+
+    /// Waits for `ended` to be closed; false if a signal other than `told` came first.
+    fn wait_for(&self, ended: &UnixStream, told: Option<i32>) -> bool {
+        loop {
+            let mut fds = [
+                PollFd::new(ended.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.signalled.as_fd(), PollFlags::POLLIN),
+            ];
+            // Once told, the signal's byte stays: only the end is waited for.
+            let fds = if told.is_some() { &mut fds[..1] } else { &mut fds[..] };
+            match poll(fds, PollTimeout::NONE) {
+                Ok(1..) => return fds[0].any().unwrap_or(true),
+                _ => continue,
+            }
+        }
+    }
+
+    fn is_signalled_within(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.signalled.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(1..) => return true,
+                _ if left.is_zero() => return false,
+                _ => {}
+            }
+        }
+    }
+
+    /// The lines as a file, which a command may read as slowly as it likes, or not at all. memfd_create(2).
+    fn input(&self) -> io::Result<File> {
+        let mut file = File::from(memfd_create(c"sampan-events", MFdFlags::MFD_CLOEXEC)?);
+        for (_, line) in &self.events {
+            file.write_all(line.as_bytes())?;
+        }
+        file.rewind()?;
+        Ok(file)
+    }
+
+    /// Appends the events to the file for those that failed, on the disk before the cursor passes them.
+    fn set_aside(&self, status: ExitStatus) -> Result<(), Failure> {
+        let (of, words) = (self.subject(), words(status));
+        let Some(path) = &self.failed else {
+            output::note(&format!("the command failed for {of} ({words}); given up"));
+            return Ok(());
+        };
+        let write = || -> io::Result<()> {
+            let mut lines = String::new();
+            self.input()?.read_to_string(&mut lines)?;
+            // The file holds whole events, so only its owner may read it. Opening a FIFO here must not block.
+            let flags = OFlag::O_NONBLOCK.bits();
+            let mut file =
+                File::options().append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
+            if !file.metadata()?.is_file() {
+                return Err(io::Error::other("it is no regular file"));
+            }
+            file.write_all(lines.as_bytes())?;
+            file.sync_data()
+        };
+        write().map_err(|error| {
+            Failure::new(format!("cannot set {of} aside in {}: {error}", path.display()))
+                .hint("the cursor stays before it: start again when the file can be written")
+        })?;
+        output::note(&format!("the command failed for {of} ({words}); set aside in {}", path.display()));
+        Ok(())
+    }
+
+    /// The events taken, for people.
+    fn subject(&self) -> String {
+        match self.events.as_slice() {
+            [] => "no event".to_owned(),
+            [(event, _)] => format!("event {}", event.seq),
+            [(first, _), .., (last, _)] => format!("events {} to {}", first.seq, last.seq),
+        }
+    }
+}
+
+fn words(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "unknown status".to_owned(),
+    }
+}

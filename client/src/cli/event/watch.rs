@@ -1,0 +1,250 @@
+//! `sampan events`: prints events as they come, or runs a command for them.
+//!
+//! Lines go out before this command acts on anything but another event that is here already; only then is the position
+//! committed. docs/events.md says what that promises.
+
+use crate::cli::args::{EventFormat, Events};
+use crate::cli::error::{Failure, USAGE};
+use crate::cli::event::ack::{Acks, Reading};
+use crate::cli::event::exec::{Exec, Ran};
+use crate::cli::event::format;
+use crate::cli::output::{self, Output};
+use crate::cli::signals::{self, Signals};
+use sampan_client::{FilterSet, Item, Subscription, Watch, WatchError, time};
+use sampan_ipc::watch::Reason;
+use signal_hook::consts::SIGPIPE;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// Runs the command.
+///
+/// # Errors
+/// Bad arguments, no monitord, a stream that broke and was not to be taken up again, or a journal that was replaced while
+/// a consumer had not acknowledged all.
+pub fn run(args: &Events) -> Result<(), Failure> {
+    // First of all, while the descriptors of this process are those that it was started with.
+    let acks = args.ack_fd.map(Acks::open).transpose()?;
+    let mut subscription = watch(args)?.start().map_err(refused)?;
+    let stopper = subscription.stopper()?;
+    let signals = Signals::catch(&stopper.into()).map_err(|error| Failure::new(error.to_string()))?;
+    let done = match (Exec::new(args, &signals)?, acks) {
+        (Some(exec), _) => execute(&mut subscription, exec, &signals),
+        (None, Some(acks)) => print_acknowledged(subscription, acks, args.format, &signals),
+        (None, None) => print_all(subscription, args.format, &signals),
+    };
+    if let Some(signal) = signals.caught() {
+        if let Err(failure) = done {
+            // The signal is not why: the position may not be what the person takes it for.
+            output::tell("error", &failure.message);
+        }
+        signals::die_of(signal);
+    }
+    done
+}
+
+fn print_all(mut subscription: Subscription, format: EventFormat, signals: &Signals) -> Result<(), Failure> {
+    let mut output = output(&mut subscription, signals)?;
+    let printed = print(&mut subscription, &mut output, format, true);
+    let is_stopped = subscription.is_stopped();
+    // The position is on the disk before a signal ends this process.
+    let saved = subscription.save().map_err(Failure::from);
+    die_if_unread(&output, printed.is_err() || is_stopped, signals);
+    printed.and(saved)
+}
+
+/// Prints for a consumer that acknowledges: what it says moves the position.
+fn print_acknowledged(
+    mut subscription: Subscription,
+    acks: Acks,
+    format: EventFormat,
+    signals: &Signals,
+) -> Result<(), Failure> {
+    let system = |error: io::Error| Failure::new(format!("cannot wait for acknowledgements: {error}"));
+    let reading = acks.read(subscription.committer()?, subscription.stopper()?).map_err(system)?;
+    let mut output = output(&mut subscription, signals)?;
+    let printed = print(&mut subscription, &mut output, format, false);
+    let is_cut_short = printed.is_err() || (subscription.is_stopped() && !reading.has_ended());
+    if !is_cut_short && signals.caught().is_none() {
+        await_acks(output, &reading, signals).map_err(system)?;
+        subscription.save()?;
+        let has_left = subscription.is_stopped();
+        return match subscription.is_uncommitted() {
+            true => Err(Failure::new("the consumer has left without acknowledging all events")
+                .hint("the next run gives it those once more")),
+            false if has_left => Err(Failure::new("the consumer has left while more events may come")),
+            false => printed,
+        };
+    }
+    let saved = subscription.save().map_err(Failure::from);
+    die_if_unread(&output, true, signals);
+    printed.and(saved)
+}
+
+/// Tells the consumer that nothing more comes, and waits until it has closed its end.
+fn await_acks(output: Output, reading: &Reading, signals: &Signals) -> io::Result<()> {
+    let (signalled, wake) = UnixStream::pair()?;
+    wake.set_nonblocking(true)?;
+    signals.wake_too(&wake)?;
+    output.close()?;
+    if signals.caught().is_none() {
+        reading.wait(&signalled);
+    }
+    Ok(())
+}
+
+fn output(subscription: &mut Subscription, signals: &Signals) -> Result<Output, Failure> {
+    let mut output = Output::new(signals.clone()).map_err(|error| Failure::output(&error))?;
+    output.stop_when_unread(subscription.stopper()?).map_err(|error| Failure::new(error.to_string()))?;
+    Ok(output)
+}
+
+fn die_if_unread(output: &Output, is_cut_short: bool, signals: &Signals) {
+    if is_cut_short && signals.caught().is_none() && output.is_unread() {
+        // What the kernel does to a program that does not ignore it.
+        signals::die_of(SIGPIPE);
+    }
+}
+
+/// Prints until the end; with `commits`, an event whose line is out is dealt with.
+fn print(
+    subscription: &mut Subscription,
+    output: &mut Output,
+    format: EventFormat,
+    commits: bool,
+) -> Result<(), Failure> {
+    while let Some(item) = subscription.next() {
+        let seq = match item {
+            Ok(Item::Event(event)) => {
+                if event.lost > 0 && format == EventFormat::Line {
+                    let (lost, seq) = (event.lost, event.seq);
+                    output::note(&format!("the writer of event {seq} had to drop {lost} events before it"));
+                }
+                format::event(output.lines(), &event, format);
+                Some(event.seq)
+            }
+            Ok(Item::Lost { first, last }) => {
+                if !format::lost(output.lines(), first, last, format) {
+                    output::note(&lost(first, last));
+                }
+                Some(last)
+            }
+            Ok(Item::Replaced { uncommitted }) => {
+                if !format::replaced(output.lines(), format) {
+                    output::note(REPLACED);
+                }
+                if uncommitted && !commits {
+                    flush(output, subscription)?;
+                    return Err(
+                        Failure::new(UNACKNOWLEDGED).hint("start again; reading begins at the oldest event")
+                    );
+                }
+                None
+            }
+            Err(error) => return Err(refused(error)),
+        };
+        if output.is_full() || !subscription.is_pending() {
+            flush(output, subscription)?;
+            if let Some(seq) = seq.filter(|_| commits) {
+                subscription.commit(seq)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+const REPLACED: &str =
+    "monitord's journal is not the one that the position was of; reading begins at its oldest event";
+const UNACKNOWLEDGED: &str =
+    "monitord's journal was replaced while events had not been acknowledged: numbers mean other events now";
+
+fn lost(first: u64, last: u64) -> String {
+    format!("events {first} to {last} are gone: monitord's journal no longer holds them")
+}
+
+/// Runs the command for each event, or for some at a time.
+fn execute(subscription: &mut Subscription, mut exec: Exec, signals: &Signals) -> Result<(), Failure> {
+    while let Some(item) = subscription.next() {
+        let seq = match item {
+            Ok(Item::Event(event)) => {
+                let mut line = String::new();
+                format::event(&mut line, &event, EventFormat::Json);
+                let seq = event.seq;
+                exec.push(event, line);
+                Some(seq)
+            }
+            Ok(Item::Lost { first, last }) => {
+                output::note(&lost(first, last));
+                Some(last)
+            }
+            // What came before it is dealt with: it was not pending when the command ran.
+            Ok(Item::Replaced { .. }) => {
+                output::note(REPLACED);
+                None
+            }
+            Err(error) => return Err(refused(error)),
+        };
+        if exec.is_full() || !subscription.is_pending() {
+            let ran = exec.run()?;
+            if let Some(seq) = seq.filter(|_| ran == Ran::Done) {
+                subscription.commit(seq)?;
+            }
+            // More events may be here already; the signal comes before them.
+            if ran == Ran::Interrupted || signals.caught().is_some() {
+                break;
+            }
+        }
+    }
+    Ok(subscription.save()?)
+}
+
+/// Writes all lines. What a consumer acknowledges while it takes them is remembered in time.
+fn flush(output: &mut Output, subscription: &mut Subscription) -> Result<(), Failure> {
+    match output.flush(|| subscription.keep().map_err(io::Error::other)) {
+        // The caller dies of the signal.
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+            Err(Failure::new("a signal came before the reader had taken all lines"))
+        }
+        other => other.map_err(|error| Failure::output(&error)),
+    }
+}
+
+fn watch(args: &Events) -> Result<Watch, Failure> {
+    let now = time::now();
+    let at = |text: &Option<String>| match text {
+        Some(text) => time::parse(text, now).map(Some).map_err(Failure::usage),
+        None => Ok(None),
+    };
+    let (since, until) = (at(&args.since)?, at(&args.until)?);
+    time::in_order(since, until).map_err(Failure::usage)?;
+    let names = args.names.iter().map(|name| format!("name={name}"));
+    let filters: Vec<String> = args.filters.iter().cloned().chain(names).collect();
+    FilterSet::parse(&filters).map_err(Failure::usage)?;
+    let mut watch = Watch::new().follow(!args.no_follow).reconnect(!args.no_reconnect);
+    watch = filters.into_iter().fold(watch, Watch::filter);
+    watch = since.into_iter().fold(watch, Watch::since);
+    watch = until.into_iter().fold(watch, Watch::until);
+    watch = args.after.into_iter().fold(watch, Watch::after);
+    watch = args.cursor_file.iter().fold(watch, Watch::cursor_file).cursor_interval(interval(args)?);
+    Ok(args.socket.socket.iter().fold(watch, Watch::socket))
+}
+
+fn interval(args: &Events) -> Result<Duration, Failure> {
+    let nanos = time::duration(&args.cursor_interval).and_then(|nanos| u64::try_from(nanos).ok());
+    nanos.map(Duration::from_nanos).ok_or_else(|| {
+        Failure::new(format!(
+            "cursor interval {:?} is no duration: write 500ms, 1s, 5m",
+            args.cursor_interval
+        ))
+        .status(USAGE)
+    })
+}
+
+fn refused(error: WatchError) -> Failure {
+    let is_ahead = matches!(&error, WatchError::Refused(refusal) if refusal.reason == Reason::Ahead);
+    let failure = Failure::from(error);
+    if is_ahead {
+        return failure.hint("start without --after: the number is of another journal");
+    }
+    failure
+}

@@ -1,0 +1,132 @@
+//! Numbers as people read them: bytes, rates, times, ages. And rates as they write them.
+
+use crate::cli::error::{Failure, USAGE};
+use std::time::Duration;
+
+const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+
+/// `512 B`, `1.50 KiB`, `20.00 MiB`.
+pub fn bytes(bytes: u64) -> String {
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    // Two digits are asked for; beyond 2^53 the float is still right to fifteen.
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = UNITS.iter();
+    let mut name = unit.next().copied().unwrap_or_default();
+    for next in unit {
+        // Not 1024.00 of the smaller unit.
+        if value < 1023.995 {
+            break;
+        }
+        value /= 1024.0;
+        name = next;
+    }
+    format!("{value:.2} {name}")
+}
+
+/// `7s`, `3m 20s`, `2h 05m`, `4d 03h`: two units at most.
+pub fn time(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m {:02}s", seconds % 60),
+        (0, _, _) => format!("{hours}h {:02}m", minutes % 60),
+        _ => format!("{days}d {:02}h", hours % 24),
+    }
+}
+
+/// How long ago, by the largest unit: `now`, `5 minutes ago`, `1 day ago`.
+pub fn age(nanos: i64) -> String {
+    let seconds = u64::try_from(nanos / 1_000_000_000).unwrap_or(0);
+    let (count, unit) = match seconds {
+        0..=1 => return "now".to_owned(),
+        2..60 => (seconds, "second"),
+        60..3600 => (seconds / 60, "minute"),
+        3600..86_400 => (seconds / 3600, "hour"),
+        86_400..1_209_600 => (seconds / 86_400, "day"),
+        1_209_600..5_184_000 => (seconds / 604_800, "week"),
+        5_184_000..63_072_000 => (seconds / 2_592_000, "month"),
+        _ => (seconds / 31_536_000, "year"),
+    };
+    format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
+}
+
+/// Reads what `--rate` and `--limit-rate` take.
+///
+/// # Errors
+/// It is no rate.
+pub fn rate(text: &str) -> Result<u64, Failure> {
+    parse_rate(text).ok_or_else(|| {
+        let message =
+            format!("rate {text:?} is not understood; write bytes per second over zero: 500K, 1.5M/s");
+        Failure::new(message).status(USAGE)
+    })
+}
+
+/// Reads `500`, `500K`, `1.5M`, `10MiB/s`: bytes per second, 1024-based.
+fn parse_rate(text: &str) -> Option<u64> {
+    let text = text.trim().strip_suffix("/s").unwrap_or(text.trim()).trim_end();
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text.get(number.len()..)?.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        _ => return None,
+    };
+    let (whole, fraction) = number.trim_end().split_once('.').unwrap_or((number.trim_end(), "0"));
+    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_digits(whole) || !is_digits(fraction) || fraction.len() > 9 {
+        return None;
+    }
+    let scale = 10u64.pow(u32::try_from(fraction.len()).ok()?);
+    let part = (u128::from(fraction.parse::<u64>().ok()?) << shift) / u128::from(scale);
+    let bytes = (u128::from(whole.parse::<u64>().ok()?) << shift) + part;
+    u64::try_from(bytes).ok().filter(|bytes| *bytes > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_have_two_digits_and_change_unit_in_time() {
+        let cases = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.00 KiB"),
+            (1536, "1.50 KiB"),
+            (1024 * 1024 - 1, "1.00 MiB"),
+            (5 << 30, "5.00 GiB"),
+            (u64::MAX, "16384.00 PiB"),
+        ];
+        for (value, text) in cases {
+            assert_eq!(bytes(value), text);
+        }
+    }
+
+    #[test]
+    fn times_have_two_units_at_most() {
+        let cases = [(7, "7s"), (200, "3m 20s"), (7500, "2h 05m"), (356_400, "4d 03h")];
+        for (seconds, text) in cases {
+            assert_eq!(time(Duration::from_secs(seconds)), text);
+        }
+        assert_eq!(age(-5), "now");
+        assert_eq!(age(86_400_000_000_000), "1 day ago");
+        assert_eq!(age(3_000_000_000_000), "50 minutes ago");
+    }
+
+    #[test]
+    fn rates_are_read_with_units_and_fractions() {
+        let cases =
+            [("500", 500), ("1K", 1024), ("1.5M/s", 1_572_864), ("10MiB/s", 10 << 20), ("2G", 2 << 30)];
+        for (text, rate) in cases {
+            assert_eq!(parse_rate(text), Some(rate), "{text}");
+        }
+        for text in ["", "0", "K", "1.5.5M", "-1", "1X", "1e9", "99999999999999999999G", "\u{e4}M"] {
+            assert_eq!(parse_rate(text), None, "{text}");
+        }
+    }
+}

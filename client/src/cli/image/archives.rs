@@ -1,0 +1,130 @@
+//! `sampan load` and `sampan save`: archives, handed to the engine as open files, never as paths.
+//!
+//! So a person loads what that person may read and saves where that person may write, whoever the engine runs as.
+
+use crate::cli::args::{Load, Progress, ProgressStyle, Save, SaveFormat};
+use crate::cli::error::{Failure, USAGE};
+use crate::cli::image::output_file::OutFile;
+use crate::cli::image::transport;
+use crate::cli::job::commands::{engine, follow, follow_to};
+use crate::cli::output;
+use crate::cli::signals;
+use sampan_client::Engine;
+use sampan_client::engine::{self, Container, Done, Request};
+use sampan_ipc::named_file;
+use signal_hook::consts::SIGPIPE;
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// Runs `sampan load`.
+///
+/// # Errors
+/// The archive cannot be read, the engine is not there, or the load failed.
+pub fn load(args: &Load) -> Result<(), Failure> {
+    let from = match &args.input {
+        Some(path) if path != Path::new("-") => open(path)?,
+        _ => stdin()?,
+    };
+    let request = engine::Load {
+        source: Container::DockerArchive,
+        select: None,
+        reference: args.name.clone(),
+        platform: args.platform.clone(),
+        no_unpack: args.no_unpack,
+    };
+    follow_to(&engine(&args.socket), Request::Load(request), &[from.as_fd()], &args.progress, Some(loaded))
+}
+
+/// Runs `sampan save`.
+///
+/// # Errors
+/// The archive cannot be written, the engine is not there, or the save failed.
+pub fn save(args: &Save) -> Result<(), Failure> {
+    let target = match args.format {
+        SaveFormat::DockerArchive => Container::DockerArchive,
+        SaveFormat::OciArchive => Container::OciArchive,
+        SaveFormat::OciDir => Container::OciLayout,
+    };
+    let engine = engine(&args.socket);
+    let Some(path) = args.output.as_deref().filter(|path| *path != Path::new("-")) else {
+        let save = engine::Save { names: args.images.clone(), target, rename: None };
+        return save_alone(&engine, save, &stdout(target)?);
+    };
+    save_into(&engine, &args.images, target, path, None, &args.progress)
+}
+
+/// Saves onto standard output, which is the archive's alone.
+fn save_alone(engine: &Engine, save: engine::Save, to: &OutFile) -> Result<(), Failure> {
+    let progress = Progress { quiet: true, progress: ProgressStyle::None };
+    let saved = follow_to(engine, Request::Save(save), &[to.fd()], &progress, Some(|_| String::new()));
+    if saved.is_err() && output::is_unread(&io::stdout()) {
+        // The engine wrote there, so that no signal came here: `save x | head` ends as with any other command.
+        signals::die_of(SIGPIPE);
+    }
+    saved
+}
+
+/// Saves into a file or directory, which is there whole afterwards, or as it was.
+///
+/// # Errors
+/// It cannot be written, or the save failed.
+pub fn save_into(
+    engine: &Engine,
+    images: &[String],
+    target: Container,
+    path: &Path,
+    name: Option<&str>,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    let (save, to) = transport::save(images, target, path, name)?;
+    if to.is_stdout() {
+        return save_alone(engine, save, &stdout(target)?);
+    }
+    follow(engine, Request::Save(save), &[to.fd()], progress)?;
+    to.finish().map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))
+}
+
+fn stdout(target: Container) -> Result<OutFile, Failure> {
+    let stdout = io::stdout();
+    let refuse = |message: &str, hint: &str| Err(Failure::new(message).status(USAGE).hint(hint));
+    if target == Container::OciLayout {
+        return refuse("cannot save a directory to standard output", "give --output DIR");
+    }
+    if stdout.is_terminal() {
+        let hint = "give --output FILE, or redirect standard output";
+        return refuse("cannot save an archive to a terminal", hint);
+    }
+    let fd = stdout.as_fd().try_clone_to_owned();
+    fd.map(OutFile::plain).map_err(|error| Failure::output(&error))
+}
+
+/// What `docker load` prints.
+pub fn loaded(done: &Done) -> String {
+    let line = |name: &String| match name.starts_with("sha256:") || name.starts_with("sha512:") {
+        true => format!("Loaded image ID: {name}\n"),
+        false => format!("Loaded image: {name}\n"),
+    };
+    done.references.iter().map(line).collect()
+}
+
+fn stdin() -> Result<OwnedFd, Failure> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        let failure = Failure::new("cannot load an archive from a terminal").status(USAGE);
+        return Err(failure.hint("give --input FILE, or redirect standard input"));
+    }
+    stdin
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|error| Failure::new(format!("cannot read standard input: {error}")))
+}
+
+/// Opens an archive.
+///
+/// # Errors
+/// It is not there, may not be read, is a directory, or a FIFO that nobody writes into.
+pub fn open(path: &Path) -> Result<OwnedFd, Failure> {
+    let opened = named_file::open(path).map(OwnedFd::from);
+    opened.map_err(|error| Failure::new(format!("cannot read archive {}: {error}", path.display())))
+}

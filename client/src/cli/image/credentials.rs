@@ -1,0 +1,100 @@
+//! What the engine is told of who this user is to registries: as much as a job needs, and no more.
+
+use crate::cli::error::Failure;
+use crate::cli::output;
+use sampan_client::Engine;
+use sampan_client::engine::{Answer, Credential, REQUEST_MAX, Request};
+use sampan_ipc::credentials::{Search, search as known};
+use std::path::Path;
+
+/// Most of a request that credentials may take.
+const BYTES_MAX: usize = REQUEST_MAX / 2;
+
+/// The `credential-helpers` of registries.conf, as the engine reads it.
+///
+/// # Errors
+/// The engine is not there, or cannot read the file.
+pub fn helpers(engine: &Engine) -> Result<Vec<String>, Failure> {
+    let mut helpers = Vec::new();
+    for answer in engine.request(Request::CredentialHelpers, &[])? {
+        if let Answer::CredentialHelpers(names) = answer? {
+            helpers = names;
+        }
+    }
+    Ok(helpers)
+}
+
+/// What this user's files and helpers, or `authfile` alone, hold for the registry of `reference`; all that the files
+/// hold if it names none, since the engine may complete it to any.
+///
+/// # Errors
+/// `authfile` cannot be read, or `engine` is not there. The user's own files that cannot be read are noted and passed
+/// over.
+pub fn for_job(
+    engine: &Engine,
+    reference: &str,
+    authfile: Option<&Path>,
+) -> Result<Vec<Credential>, Failure> {
+    let search = match authfile {
+        Some(file) => Search::only(file),
+        None => Search::from_env(None, &helpers(engine)?),
+    };
+    if let Some(file) = authfile.filter(|file| !file.exists()) {
+        return Err(Failure::new(format!("cannot read credentials in {}: it is not there", file.display())));
+    }
+    let (entries, problems) = search.entries(repository(reference));
+    if authfile.is_some() && !problems.is_empty() {
+        return Err(Failure::new(problems.join("; ")));
+    }
+    problems.iter().for_each(|problem| output::note(problem));
+    Ok(that_fit(entries))
+}
+
+/// As many as a request has room for.
+fn that_fit(mut entries: Vec<Credential>) -> Vec<Credential> {
+    let mut bytes = 0;
+    entries.retain(|entry| {
+        let Credential { registry, username, password, identity_token } = entry;
+        bytes += registry.len() + username.len() + password.len() + identity_token.len() + 20;
+        bytes < BYTES_MAX
+    });
+    entries
+}
+
+/// Host and path of a reference that names a host; the engine checks its grammar.
+fn repository(reference: &str) -> Option<(&str, &str)> {
+    let (host, rest) = reference.split_once('/')?;
+    let is_host = host.contains(['.', ':', '['])
+        || host == "localhost"
+        || host.bytes().any(|byte| byte.is_ascii_uppercase());
+    let rest = rest.split('@').next().unwrap_or(rest);
+    let last = rest.rfind('/').map_or(0, |slash| slash + 1);
+    let path = match rest.get(last..).and_then(|name| name.find(':')) {
+        Some(colon) => rest.get(..last + colon).unwrap_or(rest),
+        None => rest,
+    };
+    is_host.then_some((host, path))
+}
+
+/// The name that files and helpers know a registry by.
+pub fn server(host: &str) -> String {
+    known::server_of(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_repository_of_a_reference_has_neither_tag_nor_digest() {
+        for (reference, expected) in [
+            ("alpine", None),
+            ("library/alpine:3", None),
+            ("r.example/a/b:1", Some(("r.example", "a/b"))),
+            ("localhost:5000/a@sha256:00", Some(("localhost:5000", "a"))),
+            ("[::1]:5000/a:b@sha256:00", Some(("[::1]:5000", "a"))),
+        ] {
+            assert_eq!(repository(reference), expected, "{reference}");
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! `sampan import`: hands root file system tars to the engine, as open files, never as paths.
+//!
+//! So a person imports what that person may read, whoever the engine runs as.
+
+use crate::cli::args::Import;
+use crate::cli::error::{Failure, USAGE};
+use crate::cli::job::commands::{engine, follow};
+use sampan_client::engine::{self, DESCRIPTORS_MAX, Request};
+use sampan_ipc::named_file;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// Runs the command.
+///
+/// # Errors
+/// A file cannot be read, the engine is not there, or the import failed.
+pub fn run(args: &Import) -> Result<(), Failure> {
+    if args.files.len() > DESCRIPTORS_MAX {
+        let count = args.files.len();
+        return Err(
+            Failure::new(format!("{count} layers are too many: at most {DESCRIPTORS_MAX}")).status(USAGE)
+        );
+    }
+    let files = args.files.iter().map(open).collect::<Result<Vec<OwnedFd>, Failure>>()?;
+    let fds: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    let request = Request::Import(engine::Import {
+        reference: args.reference.clone(),
+        layers: u32::try_from(files.len()).unwrap_or(u32::MAX),
+        platform: args.platform.clone(),
+        cmd: args.cmd.clone(),
+        env: args.env.clone(),
+        labels: labels(&args.labels)?,
+    });
+    follow(&engine(&args.socket), request, &fds, &args.progress)
+}
+
+fn open(path: impl AsRef<Path>) -> Result<OwnedFd, Failure> {
+    let path = path.as_ref();
+    let opened = match path == Path::new("-") {
+        true => io::stdin().as_fd().try_clone_to_owned(),
+        false => named_file::open(path).map(OwnedFd::from),
+    };
+    opened.map_err(|error| Failure::new(format!("cannot read layer {}: {error}", path.display())))
+}
+
+fn labels(words: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    let split = |word: &String| match word.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(Failure::new(format!("label {word:?} is not allowed: write KEY=VALUE")).status(USAGE)),
+    };
+    words.iter().map(split).collect()
+}

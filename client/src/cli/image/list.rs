@@ -1,0 +1,219 @@
+//! The store's images: list, inspect, tag, remove.
+
+use crate::cli::args::{EngineSocket, Images, Inspect, ListFormat, Remove, Tag};
+use crate::cli::error::Failure;
+use crate::cli::event::format;
+use crate::cli::human_units;
+use crate::cli::job::commands::{each, engine, finish};
+use crate::cli::output;
+use crate::cli::table::Table;
+use sampan_client::engine::{Answer, Done, Image, Request};
+use sampan_client::time;
+use serde_json::json;
+
+/// Characters of a shortened digest, as every tool shortens it.
+const SHORT: usize = 12;
+
+/// Runs `sampan images`.
+///
+/// # Errors
+/// The engine is not there.
+pub fn list(args: &Images) -> Result<(), Failure> {
+    let mut images = Vec::new();
+    for answer in engine(&args.socket).request(Request::Images, &[])? {
+        if let Answer::Images(more) = answer? {
+            images.extend(more);
+        }
+    }
+    if let Some(name) = &args.name {
+        keep_named(&mut images, name);
+    }
+    let text = match (args.quiet, args.format) {
+        (true, _) => quiet(&images, args.no_trunc),
+        (false, ListFormat::Json) => format::json(&images.iter().map(json_image).collect::<Vec<_>>()) + "\n",
+        (false, ListFormat::Table) => table(&images, args),
+    };
+    print(&text)
+}
+
+/// Keeps the references that `name` means, and the images that have one.
+fn keep_named(images: &mut Vec<Image>, name: &str) {
+    for image in &mut *images {
+        image.references.retain(|reference| is_meant(reference, name));
+    }
+    images.retain(|image| !image.references.is_empty());
+}
+
+/// True if `name` is a reference or its repository, with or without what Docker leaves out before a name.
+fn is_meant(reference: &str, name: &str) -> bool {
+    let (repository, _) = repository_and_tag(reference);
+    [reference, &repository].into_iter().any(|whole| {
+        let short = ["", "docker.io/", "docker.io/library/"];
+        short.iter().any(|before| whole.strip_prefix(before) == Some(name))
+    })
+}
+
+/// Prints to standard output.
+///
+/// # Errors
+/// It cannot be written.
+pub fn print(text: &str) -> Result<(), Failure> {
+    output::print(text).map_err(|error| Failure::output(&error))
+}
+
+/// Ids alone, each once.
+fn quiet(images: &[Image], whole: bool) -> String {
+    let mut ids: Vec<&str> = Vec::with_capacity(images.len());
+    for image in images {
+        if !ids.contains(&image.id.as_str()) {
+            ids.push(&image.id);
+        }
+    }
+    ids.iter().map(|id| shorten(id, whole) + "\n").collect()
+}
+
+fn table(images: &[Image], args: &Images) -> String {
+    let mut header = vec!["REPOSITORY", "TAG", "IMAGE ID", "PLATFORM", "CREATED", "SIZE"];
+    if args.digests {
+        header.insert(2, "DIGEST");
+    }
+    let mut table = Table::new(&header);
+    for image in images {
+        let none = [String::new()];
+        let references = if image.references.is_empty() { &none[..] } else { &image.references[..] };
+        for reference in references {
+            let (repository, tag) = repository_and_tag(reference);
+            let created = image.created.map(|at| human_units::age(time::now().saturating_sub(at)));
+            let mut row = vec![
+                repository,
+                tag,
+                shorten(&image.id, args.no_trunc),
+                image.platform.clone(),
+                created.unwrap_or_else(|| "-".to_owned()),
+                human_units::bytes(image.size),
+            ];
+            if args.digests {
+                row.insert(2, image.digest.clone());
+            }
+            table.row(row);
+        }
+    }
+    table.text()
+}
+
+/// A reference's two halves, as columns have them. One with a digest has no tag: the image is not known by it.
+pub fn repository_and_tag(reference: &str) -> (String, String) {
+    let none = || "<none>".to_owned();
+    let (name, has_digest) = reference.split_once('@').map_or((reference, false), |(name, _)| (name, true));
+    match name.rsplit_once(':') {
+        _ if name.is_empty() => (none(), none()),
+        Some((repository, tag)) if !tag.contains('/') => {
+            (repository.to_owned(), if has_digest { none() } else { tag.to_owned() })
+        }
+        _ => (name.to_owned(), none()),
+    }
+}
+
+/// The first digits of a digest, or all of it.
+pub fn shorten(digest: &str, whole: bool) -> String {
+    if whole {
+        return digest.to_owned();
+    }
+    let digits = digest.split_once(':').map_or(digest, |(_, digits)| digits);
+    digits.chars().take(SHORT).collect()
+}
+
+/// An image as JSON.
+pub fn json_image(image: &Image) -> serde_json::Value {
+    json!({
+        "references": image.references, "digest": image.digest, "id": image.id, "platform": image.platform,
+        "size": image.size, "layers": image.layers, "created": image.created.map(time::local),
+    })
+}
+
+/// An image in full.
+///
+/// # Errors
+/// There is none of this name, or the engine says what is no JSON.
+pub fn document(socket: &EngineSocket, name: &str) -> Result<serde_json::Value, Failure> {
+    let mut document = None;
+    for answer in engine(socket).request(Request::Inspect { name: name.to_owned() }, &[])? {
+        if let Answer::Json(text) = answer? {
+            let read = serde_json::from_str(&text);
+            document = Some(read.map_err(|error| {
+                Failure::new(format!("cannot read what the engine says of {name:?}: {error}"))
+            })?);
+        }
+    }
+    document.ok_or_else(|| Failure::new(format!("the engine said nothing of {name:?}")))
+}
+
+/// Runs `sampan image inspect`.
+///
+/// # Errors
+/// There is no such image, or a name stands for several.
+pub fn inspect(args: &Inspect) -> Result<(), Failure> {
+    let mut documents = Vec::new();
+    let all = each(&args.images, |name| {
+        documents.push(document(&args.socket, name)?);
+        Ok(())
+    });
+    // An array, also of what is there when some are not, as docker-image-inspect(1) does.
+    print(&(format::json_pretty(&documents) + "\n"))?;
+    all
+}
+
+/// Runs `sampan tag`.
+///
+/// # Errors
+/// There is no such image, or a reference is malformed.
+pub fn tag(args: &Tag) -> Result<(), Failure> {
+    each(&args.targets, |target| {
+        let request = Request::Tag { source: args.source.clone(), target: target.clone() };
+        finish(engine(&args.socket).request(request, &[])?).map(drop)
+    })
+}
+
+/// Runs `sampan rmi`.
+///
+/// # Errors
+/// There is no such image, or an id has several references.
+pub fn remove(args: &Remove) -> Result<(), Failure> {
+    each(&args.images, |name| {
+        let request = Request::Remove { name: name.clone(), force: args.force };
+        print(&removed(&finish(engine(&args.socket).request(request, &[])?)?))
+    })
+}
+
+/// A line for each reference and digest that went.
+pub fn removed(done: &Done) -> String {
+    // A reference always has a host before its path.
+    let word = |removed: &String| if removed.contains('/') { "Untagged" } else { "Deleted" };
+    done.removed.iter().map(|removed| format!("{}: {removed}\n", word(removed))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_is_split_behind_its_port() {
+        let split = |reference| {
+            let (repository, tag) = repository_and_tag(reference);
+            format!("{repository} {tag}")
+        };
+        assert_eq!(split("host:5000/a/b:1"), "host:5000/a/b 1");
+        assert_eq!(split("host:5000/a/b"), "host:5000/a/b <none>");
+        assert_eq!(split("docker.io/library/alpine@sha256:00"), "docker.io/library/alpine <none>");
+        assert_eq!(split("host:5000/a/b:1@sha256:00"), "host:5000/a/b <none>");
+        assert_eq!(split(""), "<none> <none>");
+    }
+
+    #[test]
+    fn an_id_is_printed_once_and_short() {
+        let image = |id: &str| Image { id: id.into(), ..Image::default() };
+        let images = [image("sha256:0123456789abcdef"), image("sha256:0123456789abcdef")];
+        assert_eq!(quiet(&images, false), "0123456789ab\n");
+        assert_eq!(quiet(&images, true), "sha256:0123456789abcdef\n");
+    }
+}

@@ -1,0 +1,327 @@
+//! `sampan login` and `sampan logout`: what the engine has tried is saved for its user, by the user's own process.
+
+use crate::cli::args::{EngineSocket, Login, Logout};
+use crate::cli::error::{Failure, USAGE};
+use crate::cli::image::credentials::{self, server};
+use crate::cli::job::commands::{engine, finish};
+use crate::cli::output;
+use crate::cli::prompt;
+use crate::cli::signals::{self, Signals};
+use sampan_client::engine::{self, Credential, Request};
+use sampan_ipc::credentials::file::{self, AuthFile, FileError};
+use sampan_ipc::credentials::{Helper, Search, matching, search};
+use sampan_ipc::report::chain;
+use std::error::Error;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// Longest password that standard input may bring, in bytes.
+const PASSWORD_MAX: u64 = 64 << 10;
+
+/// Runs `sampan login`.
+///
+/// # Errors
+/// The registry refuses, or what it takes cannot be saved.
+pub fn login(args: &Login) -> Result<(), Failure> {
+    let host = host(&args.registry)?;
+    if args.get_login {
+        return get_login(args, &host);
+    }
+    let (username, password) = ask(args, &host)?;
+    // Before the registry is asked: what cannot be saved need not be tried.
+    let keepers = Keeper::all(args.authfile.as_deref(), || credentials::helpers(&engine(&args.socket)))?;
+    let credential = Credential { registry: host.clone(), username, password, identity_token: String::new() };
+    let request = engine::Login { credential: credential.clone(), insecure: !args.tls_verify };
+    let answers = engine(&args.socket).request(Request::Login(request), &[])?;
+    // The questions have caught signals before: nobody else makes them end this.
+    let signals = Signals::catch(&answers.stopper()?.into())
+        .map_err(|error| Failure::new(format!("cannot catch signals: {error}")))?;
+    let tried = finish(answers);
+    if let Some(signal) = signals.caught() {
+        signals::die_of(signal);
+    }
+    tried?;
+    save(&keepers, &host, &credential)?;
+    print("Login Succeeded!\n")
+}
+
+/// Somewhere that a login is saved.
+enum Keeper {
+    /// A file, or the helper that it sets for a registry.
+    File(PathBuf),
+    /// One of `credential-helpers`.
+    Helper(String),
+}
+
+impl Keeper {
+    /// `authfile` alone if it is given; else those of `helpers`, in order; without any the user's own file.
+    fn all(
+        authfile: Option<&Path>,
+        helpers: impl FnOnce() -> Result<Vec<String>, Failure>,
+    ) -> Result<Vec<Self>, Failure> {
+        if let Some(file) = authfile {
+            return Ok(vec![Keeper::File(file.to_owned())]);
+        }
+        let keeper = |name: String| match name.as_str() {
+            search::FILES => Keeper::File(Search::default_file()),
+            _ => Keeper::Helper(name),
+        };
+        let keepers: Vec<Self> = helpers()?.into_iter().map(keeper).collect();
+        match keepers.is_empty() {
+            true => Ok(vec![Keeper::File(Search::default_file())]),
+            false => Ok(keepers),
+        }
+    }
+
+    fn save(&self, host: &str, credential: &Credential) -> Result<(), Failure> {
+        match self {
+            Keeper::File(path) => save_in_file(path, host, credential),
+            // Under the registry's own name, as podman has it: `docker.io`, not docker's key of it.
+            Keeper::Helper(name) => {
+                let helper = Helper::new(name).map_err(failed)?;
+                helper.store(&matching::normalize(host), credential).map_err(failed)
+            }
+        }
+    }
+
+    /// Forgets `host`; true if it was known.
+    fn forget(&self, host: &str) -> Result<bool, Failure> {
+        match self {
+            Keeper::File(path) => forget_in_file(path, host),
+            Keeper::Helper(name) => erase(&Helper::new(name).map_err(failed)?, &matching::normalize(host)),
+        }
+    }
+
+    /// Forgets all registries.
+    fn clear(&self) -> Result<(), Failure> {
+        match self {
+            Keeper::File(path) => clear_file(path),
+            Keeper::Helper(name) => {
+                let helper = Helper::new(name).map_err(failed)?;
+                let servers = helper.list().map_err(failed)?;
+                servers.iter().try_for_each(|server| helper.erase(server).map_err(failed))
+            }
+        }
+    }
+}
+
+/// Has the first of `keepers` that can do it keep `credential`. Those before it are told of.
+fn save(keepers: &[Keeper], host: &str, credential: &Credential) -> Result<(), Failure> {
+    let mut failures = Vec::new();
+    for keeper in keepers {
+        match keeper.save(host, credential) {
+            Ok(()) => {
+                failures.iter().for_each(|failure: &Failure| output::note(&failure.message));
+                return Ok(());
+            }
+            Err(failure) => failures.push(failure),
+        }
+    }
+    joined(failures)
+}
+
+/// All failures as one; none is no failure.
+fn joined(failures: Vec<Failure>) -> Result<(), Failure> {
+    let messages: Vec<String> = failures.into_iter().map(|failure| failure.message).collect();
+    match messages.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::new(messages.join("; "))),
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    output::print(text).map_err(|error| Failure::output(&error))
+}
+
+fn failed(error: impl Error) -> Failure {
+    Failure::new(chain(&error))
+}
+
+/// The registry's own name: a path or a scheme that a person typed along is none of it.
+fn host(registry: &str) -> Result<String, Failure> {
+    let host = matching::host_of(registry);
+    match host.is_empty() {
+        true => Err(Failure::new(format!("{registry:?} is no registry; write HOST[:PORT]")).status(USAGE)),
+        false => Ok(host),
+    }
+}
+
+/// User name and password, from the arguments or the person.
+fn ask(args: &Login, host: &str) -> Result<(String, String), Failure> {
+    let missing = args.username.is_none() || (args.password.is_none() && !args.password_stdin);
+    if missing && !prompt::is_possible() {
+        let what = if args.username.is_none() { "user name" } else { "password" };
+        let failure =
+            Failure::new(format!("cannot ask for a {what} for {host}: standard input is no terminal"));
+        return Err(failure.status(USAGE).hint("give --username and --password-stdin"));
+    }
+    let question = |error: io::Error| Failure::new(format!("cannot ask for a password for {host}: {error}"));
+    let username = match &args.username {
+        Some(username) => username.clone(),
+        None => prompt::ask("Username: ", false).map_err(question)?,
+    };
+    let password = match &args.password {
+        Some(password) => password.clone(),
+        None if args.password_stdin => password_stdin()?,
+        None => prompt::ask("Password: ", true).map_err(question)?,
+    };
+    if username.is_empty() || password.is_empty() {
+        return Err(Failure::new("user name and password must not be empty").status(USAGE));
+    }
+    Ok((username, password))
+}
+
+/// All of standard input but the line feed at its end.
+fn password_stdin() -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = io::stdin().take(PASSWORD_MAX + 1).read_to_string(&mut text);
+    read.map_err(|error| Failure::new(format!("cannot read the password from standard input: {error}")))?;
+    if text.len() as u64 > PASSWORD_MAX {
+        return Err(Failure::new(format!("the password is longer than {PASSWORD_MAX} bytes")).status(USAGE));
+    }
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
+}
+
+/// Saves with the helper that the file sets for the registry, or in the file itself.
+fn save_in_file(target: &Path, host: &str, credential: &Credential) -> Result<(), Failure> {
+    let known = AuthFile::read(target).map_err(failed)?;
+    match known.and_then(|file| helper(&file, host)) {
+        Some((server, name)) => {
+            Helper::new(&name).map_err(failed)?.store(&server, credential).map_err(failed)
+        }
+        None => file::save(target, credential).map_err(unsaved),
+    }
+}
+
+/// A file cannot be written: where else a login may be saved, if that is the reason.
+fn unsaved(error: FileError) -> Failure {
+    let is_place = matches!(&error, FileError::Io { source, .. }
+        if matches!(source.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied));
+    let failure = failed(error);
+    match is_place {
+        true => failure.hint("give --authfile FILE, or set REGISTRY_AUTH_FILE to a file that can be written"),
+        false => failure,
+    }
+}
+
+/// The server as the helper knows it, and the helper's name.
+fn helper(file: &AuthFile, host: &str) -> Option<(String, String)> {
+    file.helper(host).or_else(|| Some((server(host), file.store()?)))
+}
+
+/// Prints who is logged in.
+fn get_login(args: &Login, host: &str) -> Result<(), Failure> {
+    let places = match &args.authfile {
+        Some(file) => Search::only(file),
+        None => Search::from_env(None, &helpers_if_known(&args.socket)),
+    };
+    let found = places.find(host, "", &|| false);
+    found.problems.iter().for_each(|problem| output::note(problem));
+    match found.credential {
+        Some(credential) if credential.identity_token.is_empty() => {
+            print(&format!("{}\n", credential.username))
+        }
+        Some(_) => print("<token>\n"),
+        None => Err(Failure::new(format!("not logged in to {host}"))),
+    }
+}
+
+/// The engine's `credential-helpers`; none if it is not there, and a person is told.
+fn helpers_if_known(socket: &EngineSocket) -> Vec<String> {
+    credentials::helpers(&engine(socket)).unwrap_or_else(|failure| {
+        output::note(&format!("credential-helpers of registries.conf are not asked: {}", failure.message));
+        Vec::new()
+    })
+}
+
+/// Runs `sampan logout`.
+///
+/// # Errors
+/// Nobody is logged in, or a file or a helper cannot be changed.
+pub fn logout(args: &Logout) -> Result<(), Failure> {
+    let authfile = args.authfile.as_deref();
+    let mut helpers = Vec::new();
+    let keepers = Keeper::all(authfile, || {
+        helpers = helpers_if_known(&args.socket);
+        Ok(helpers.clone())
+    })?;
+    if args.all {
+        joined(keepers.iter().filter_map(|keeper| keeper.clear().err()).collect())?;
+        return print("Removed login credentials for all registries\n");
+    }
+    let host = host(&args.registry)?;
+    // All of them, though one fails: what can be forgotten is.
+    let (mut removed, mut failures) = (false, Vec::new());
+    for keeper in &keepers {
+        match keeper.forget(&host) {
+            Ok(known) => removed |= known,
+            Err(failure) => failures.push(failure),
+        }
+    }
+    let others = match authfile {
+        Some(_) => Vec::new(),
+        None => others(&host, &helpers),
+    };
+    for path in &others {
+        output::note(&format!("{} still holds a credential for {host}", path.display()));
+    }
+    joined(failures)?;
+    match removed {
+        true => print(&format!("Removed login credentials for {host}\n")),
+        false => Err(not_logged_in(&host, &keepers, others.first())),
+    }
+}
+
+fn not_logged_in(host: &str, keepers: &[Keeper], other: Option<&PathBuf>) -> Failure {
+    if let Some(path) = other {
+        let failure = Failure::new(format!("not logged in to {host} by 'sampan login'"));
+        return failure.hint(format!("give --authfile {}", path.display()));
+    }
+    let asked = keepers.iter().map(|keeper| match keeper {
+        Keeper::File(path) => format!("{} has no entry", path.display()),
+        Keeper::Helper(name) => format!("docker-credential-{name} knows nothing of it"),
+    });
+    let asked: Vec<String> = asked.collect();
+    Failure::new(format!("not logged in to {host}: {}", asked.join(", ")))
+}
+
+/// Has `helper` forget `server`; true if it knew it.
+fn erase(helper: &Helper, server: &str) -> Result<bool, Failure> {
+    if helper.get(server).map_err(failed)?.is_none() {
+        return Ok(false);
+    }
+    helper.erase(server).map_err(failed)?;
+    Ok(true)
+}
+
+fn forget_in_file(target: &Path, host: &str) -> Result<bool, Failure> {
+    let Some(known) = AuthFile::read(target).map_err(failed)? else {
+        return Ok(false);
+    };
+    let erased = match helper(&known, host) {
+        Some((server, name)) => erase(&Helper::new(&name).map_err(failed)?, &server)?,
+        None => false,
+    };
+    Ok(file::remove(target, Some(host)).map_err(failed)? || erased)
+}
+
+fn clear_file(target: &Path) -> Result<(), Failure> {
+    if let Some(known) = AuthFile::read(target).map_err(failed)? {
+        for (server, name) in known.helpers() {
+            erase(&Helper::new(&name).map_err(failed)?, &server)?;
+        }
+        file::remove(target, None).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Files that are read, are not where a login is saved, and have an entry for `host`.
+fn others(host: &str, helpers: &[String]) -> Vec<PathBuf> {
+    let files = Search::from_env(None, helpers).read(&mut Vec::new());
+    let own = Search::default_file();
+    let holds = |file: &AuthFile| {
+        file.path() != own && matching::best(&file.entries(&mut Vec::new()), host, "").is_some()
+    };
+    files.iter().filter(|file| holds(file)).map(|file| file.path().to_owned()).collect()
+}

@@ -1,0 +1,123 @@
+//! `sampan pull`: one reference or several, on one screen; from registries, or from files and directories.
+
+use crate::cli::args::Pull;
+use crate::cli::error::{FAILED, Failure, USAGE};
+use crate::cli::human_units::rate;
+use crate::cli::image::credentials;
+use crate::cli::image::transport::{self, Place};
+use crate::cli::job::commands::engine;
+use crate::cli::job::follow::Follow;
+use crate::cli::job::view::unwritable;
+use crate::cli::output;
+use sampan_client::engine::{self, Answer, Answers, Request};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Runs the command.
+///
+/// # Errors
+/// The engine is not there, or a pull failed: the last one that did; those before it are reported here.
+pub fn run(args: &Pull) -> Result<(), Failure> {
+    // What is asked for twice is one job.
+    let names = unique(&args.references);
+    let asks = names.iter().map(|name| ask(name, args)).collect::<Result<Vec<Ask>, Failure>>()?;
+    let engine = engine(&args.socket);
+    let mut start = |at: usize| {
+        let (request, from) = asks.get(at).expect("as many as there are names");
+        let from: Vec<_> = from.iter().map(AsFd::as_fd).collect();
+        engine.request(request.clone(), &from)
+    };
+    if args.detach {
+        return report((0..names.len()).map(|at| detached(start(at)?)));
+    }
+    let followed = Follow::new(&names, &args.progress, &mut start)?.run()?;
+    let place = |reference: &String| names.iter().position(|name| name == reference);
+    let asked = args.references.iter().filter_map(|reference| Some((place(reference)?, reference.as_str())));
+    let outcomes = followed.finish(None, asked)?;
+    report(outcomes.into_iter().map(|outcome| outcome.map(drop)))
+}
+
+/// What the engine is asked for, and the descriptor that goes along.
+type Ask = (Request, Option<OwnedFd>);
+
+fn ask(name: &str, args: &Pull) -> Result<Ask, Failure> {
+    match transport::parse(name)? {
+        Place::Registry(reference) => Ok((pull_of(reference, args)?, None)),
+        Place::Files { container, path, name: within } => {
+            check_options(name, args)?;
+            let platform = args.platform.clone();
+            let (load, from) =
+                transport::load(container, &path, within.as_deref(), platform, args.no_unpack)?;
+            Ok((Request::Load(load), Some(from)))
+        }
+    }
+}
+
+fn pull_of(reference: String, args: &Pull) -> Result<Request, Failure> {
+    Ok(Request::Pull(engine::Pull {
+        credentials: credentials::for_job(&engine(&args.socket), &reference, args.authfile.as_deref())?,
+        reference,
+        platform: args.platform.clone(),
+        detach: args.detach,
+        insecure: !args.tls_verify,
+        all_tags: args.all_tags,
+        no_unpack: args.no_unpack,
+        bytes_per_second: args.limit_rate.as_deref().map_or(Ok(0), rate)?,
+    }))
+}
+
+/// Refuses options that make no sense where no registry is asked.
+fn check_options(name: &str, args: &Pull) -> Result<(), Failure> {
+    let pointless = [
+        (args.detach, "--detach"),
+        (args.all_tags, "--all-tags"),
+        (args.limit_rate.is_some(), "--limit-rate"),
+    ];
+    match pointless.into_iter().find(|(given, _)| *given) {
+        None => Ok(()),
+        Some((_, option)) => {
+            let message = format!("cannot pull {name} with {option}: that is for registries");
+            Err(Failure::new(message).status(USAGE))
+        }
+    }
+}
+
+fn unique(references: &[String]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for reference in references {
+        if !names.contains(reference) {
+            names.push(reference.clone());
+        }
+    }
+    names
+}
+
+/// Prints the number of a job that goes on by itself.
+///
+/// # Errors
+/// The engine refuses.
+pub fn detached(answers: Answers) -> Result<(), Failure> {
+    for answer in answers {
+        match answer? {
+            Answer::Job(job) => {
+                output::print(&format!("{}\n", job.id)).map_err(|error| unwritable(&error))?
+            }
+            Answer::Note(note) => output::note(&note),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Reports all failures but the last, which is returned, with the exit status of all together.
+///
+/// Bad usage is the status only where nothing else was: else something was tried, and failed.
+fn report(outcomes: impl Iterator<Item = Result<(), Failure>>) -> Result<(), Failure> {
+    let (done, failed): (Vec<_>, Vec<_>) = outcomes.partition(Result::is_ok);
+    let mut failures: Vec<Failure> = failed.into_iter().filter_map(Result::err).collect();
+    let is_usage = done.is_empty() && failures.iter().all(|failure| failure.status == USAGE);
+    let Some(last) = failures.pop() else {
+        return Ok(());
+    };
+    failures.iter().for_each(crate::report);
+    Err(last.status(if is_usage { USAGE } else { FAILED }))
+}

@@ -1,0 +1,413 @@
+//! Progress bars: one row a layer under a head line a job, redrawn in place.
+//!
+//! A frame is computed whole from the board and the screen's size, and goes out as one string. No I/O here, no
+//! timer, and nothing a terminal must be rescued from: the cursor is never hidden. ECMA-48, CUU, EL, ED.
+
+use crate::cli::human_units;
+use crate::cli::job::rows::{Board, Entry, Line, Overall, State, is_finished, is_moving};
+use sampan_client::engine::Phase;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// From so many columns on, a row has a bar, a rate and the time left.
+const WIDE: usize = 110;
+/// Columns of a bar, brackets not counted, where there is room.
+const BAR_MAX: usize = 40;
+/// Columns of the narrowest bar.
+const BAR_MIN: usize = 10;
+/// Columns of a wide row besides its bar: id, phase, bytes, rate, time left.
+const BESIDE_BAR: usize = 80;
+
+/// Columns and rows of a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Screen {
+    /// Characters in a line.
+    pub columns: usize,
+    /// Lines.
+    pub rows: usize,
+}
+
+/// The rows on the screen.
+#[derive(Debug, Default)]
+pub struct Bars {
+    /// How many columns each line of the last frame took.
+    drawn: Vec<usize>,
+}
+
+impl Bars {
+    /// The frame that replaces the last one: the board as it is, on a screen of this size.
+    pub fn frame(&mut self, board: &Board, screen: Screen) -> String {
+        let lines = lines(board, screen);
+        let mut out = self.home(screen);
+        for line in &lines {
+            // Erased behind the text, not before it: nothing flickers.
+            let _ = write!(out, "{line}\x1b[K\r\n");
+        }
+        out.push_str("\x1b[J");
+        self.drawn = lines.iter().map(String::len).collect();
+        out
+    }
+
+    /// A line above the bars, which are drawn again by the next frame.
+    pub fn above(&mut self, text: &str, screen: Screen) -> String {
+        let mut out = self.home(screen);
+        let _ = write!(out, "\x1b[J{}\r\n", plain(text));
+        self.drawn.clear();
+        out
+    }
+
+    /// Moves the cursor to where the last frame began.
+    fn home(&self, screen: Screen) -> String {
+        // A terminal that became narrower has broken long lines into several.
+        let height: usize = self.drawn.iter().map(|len| len.div_ceil(screen.columns.max(1)).max(1)).sum();
+        match height.min(screen.rows.saturating_sub(1)) {
+            0 => "\r".to_owned(),
+            up => format!("\r\x1b[{up}A"),
+        }
+    }
+}
+
+/// How much of the board is shown, from all to least: the first that fits the screen is taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Detail {
+    All,
+    /// Rows that need nothing more, or have not begun, are left out.
+    Active,
+    /// The same, and jobs that have ended well or not begun.
+    Running,
+}
+
+fn lines(board: &Board, screen: Screen) -> Vec<String> {
+    let overall = board.overall();
+    let has_summary = overall.layers > 1 || overall.jobs > 1;
+    // The line of the cursor stays free: a line feed on the last one would scroll.
+    let room = screen.rows.saturating_sub(1).max(1) - usize::from(has_summary);
+    let mut lines = Vec::new();
+    for detail in [Detail::All, Detail::Active, Detail::Running] {
+        lines = board.entries().flat_map(|entry| job(entry, board.is_shared(), detail, screen)).collect();
+        if lines.len() <= room {
+            break;
+        }
+    }
+    lines.truncate(room);
+    if has_summary {
+        lines.push(summary(&overall, board.is_moving(), screen));
+    }
+    for line in &mut lines {
+        line.truncate(screen.columns.saturating_sub(1));
+    }
+    lines
+}
+
+/// A job's head line, if it has one, and its rows.
+fn job(entry: &Entry, is_shared: bool, detail: Detail, screen: Screen) -> Vec<String> {
+    if detail == Detail::Running && matches!(entry.state, State::Queued | State::Done) {
+        return Vec::new();
+    }
+    let mut lines = Vec::new();
+    if is_shared || (entry.lines.is_empty() && entry.state == State::Running) {
+        lines.push(head(entry));
+    }
+    let shown = |line: &&Line| detail == Detail::All || is_active(line.row.phase);
+    let indent = if is_shared { "  " } else { "" };
+    lines.extend(entry.lines.iter().filter(shown).map(|line| indent.to_owned() + &row(line, indent, screen)));
+    lines
+}
+
+fn head(entry: &Entry) -> String {
+    let name = plain(&entry.name);
+    let finished = entry.lines.iter().filter(|line| is_finished(line.row.phase)).count();
+    match entry.state {
+        State::Running if entry.lines.is_empty() => format!("{name}: resolving"),
+        State::Running => format!("{name}: {finished}/{} layers", entry.lines.len()),
+        state => format!("{name}: {}", state.word()),
+    }
+}
+
+fn row(line: &Line, indent: &str, screen: Screen) -> String {
+    let phase = line.row.phase;
+    let (current, total) = (human_units::bytes(line.current()), human_units::bytes(line.row.total));
+    let (id, note) = (plain(&line.row.id), plain(&line.row.note));
+    if screen.columns < WIDE {
+        return match phase {
+            // Bytes say nothing about a layer that is stuck for good.
+            Phase::Failed => format!("{id}: failed {note}").trim_end().to_owned(),
+            Phase::Verifying | Phase::Extracting => format!("{id}: {current}/{total} {}", phase.word()),
+            _ => format!("{id}: {current}/{total} {note}").trim_end().to_owned(),
+        };
+    }
+    let bar = bar(line.current(), line.row.total, bar_width(indent, screen));
+    let mut text = format!("{id:<12} {:<12} [{bar}] {current:>10} / {total:<10} ", phase.word());
+    match (note.is_empty(), line.rate()) {
+        (false, _) => text.push_str(&note),
+        (true, Some(rate)) => {
+            let left = line.row.total.saturating_sub(line.row.current);
+            text.push_str(&rate_words(rate, line.meter.time_for(left)));
+        }
+        (true, None) => {}
+    }
+    text.trim_end().to_owned()
+}
+
+/// The last line: how far all jobs are together.
+fn summary(overall: &Overall, is_moving: bool, screen: Screen) -> String {
+    let Overall { jobs, jobs_done, layers, layers_done, current, total, .. } = *overall;
+    let layers = format!("{layers_done}/{layers} layers");
+    let count = if jobs > 1 { format!("{jobs_done}/{jobs} images, {layers}") } else { layers };
+    let rate =
+        overall.rate.filter(|_| is_moving).map(|rate| rate_words(rate, overall.left)).unwrap_or_default();
+    let (done, all) = (human_units::bytes(current), human_units::bytes(total));
+    if screen.columns < WIDE {
+        return format!("{count}: {done}/{all} {rate}").trim_end().to_owned();
+    }
+    let bar = bar(current, total, bar_width("", screen));
+    format!("{count:<25} [{bar}] {done:>10} / {all:<10} {rate}").trim_end().to_owned()
+}
+
+/// `1.50 MiB/s, 7s left`.
+fn rate_words(rate: u64, left: Option<Duration>) -> String {
+    let mut words = format!("{}/s", human_units::bytes(rate));
+    if let Some(left) = left {
+        let _ = write!(words, ", {} left", human_units::time(left));
+    }
+    words
+}
+
+fn is_active(phase: Phase) -> bool {
+    is_moving(phase) || matches!(phase, Phase::Verifying | Phase::Extracting | Phase::Failed)
+}
+
+fn bar_width(indent: &str, screen: Screen) -> usize {
+    screen.columns.saturating_sub(BESIDE_BAR + indent.len()).clamp(BAR_MIN, BAR_MAX)
+}
+
+fn bar(current: u64, total: u64, width: usize) -> String {
+    let filled = match total {
+        0 => 0,
+        _ => usize::try_from(u128::from(current.min(total)) * width as u128 / u128::from(total))
+            .unwrap_or(width),
+    };
+    let head = if filled < width && current > 0 { ">" } else { "" };
+    format!("{:<width$}", "=".repeat(filled) + head)
+}
+
+/// Text of which every character takes one column and does nothing else.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sampan_client::engine::{Job, Row};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn board(rows: &[Row]) -> Board {
+        let mut board = Board::default();
+        let at = board.open("image");
+        board.begin(at);
+        board.update(at, rows, SECOND);
+        board
+    }
+
+    fn row(index: u32, phase: Phase, current: u64, total: u64) -> Row {
+        let id = format!("{index:012x}");
+        Row { index, id, phase, current, total, attempt: 1, note: String::new() }
+    }
+
+    fn sample() -> Vec<Row> {
+        vec![
+            row(0, Phase::Exists, 0, 3 << 20),
+            row(1, Phase::Downloading, 1 << 20, 4 << 20),
+            row(2, Phase::Waiting, 0, 512),
+        ]
+    }
+
+    /// A terminal that knows what bars need of ECMA-48; panics when it would scroll or wrap.
+    struct Terminal {
+        screen: Screen,
+        lines: Vec<Vec<char>>,
+        at: (usize, usize),
+    }
+
+    impl Terminal {
+        fn new(columns: usize, rows: usize) -> Self {
+            let screen = Screen { columns, rows };
+            Terminal { screen, lines: vec![vec![' '; columns]; rows], at: (0, 0) }
+        }
+
+        fn write(&mut self, text: &str) {
+            let mut chars = text.chars().peekable();
+            while let Some(c) = chars.next() {
+                match c {
+                    '\r' => self.at.1 = 0,
+                    '\n' => self.at.0 += 1,
+                    '\x1b' => {
+                        assert_eq!(chars.next(), Some('['));
+                        let mut number = 0;
+                        while let Some(digit) = chars.peek().and_then(|c| c.to_digit(10)) {
+                            number = number * 10 + digit as usize;
+                            chars.next();
+                        }
+                        match chars.next() {
+                            Some('A') => {
+                                self.at.0 = self.at.0.checked_sub(number).expect("within the screen")
+                            }
+                            Some('K') => self.lines[self.at.0][self.at.1..].fill(' '),
+                            Some('J') => {
+                                self.lines[self.at.0][self.at.1..].fill(' ');
+                                self.lines[self.at.0 + 1..].iter_mut().for_each(|line| line.fill(' '));
+                            }
+                            other => panic!("unexpected sequence {other:?}"),
+                        }
+                    }
+                    c => {
+                        self.lines[self.at.0][self.at.1] = c;
+                        self.at.1 += 1;
+                        assert!(self.at.1 < self.screen.columns, "a line wraps");
+                    }
+                }
+                assert!(self.at.0 < self.screen.rows, "the screen scrolls");
+            }
+        }
+
+        fn text(&self) -> Vec<String> {
+            let lines = self.lines.iter().map(|line| line.iter().collect::<String>().trim_end().to_owned());
+            lines.take(self.at.0).collect()
+        }
+    }
+
+    fn draw(bars: &mut Bars, terminal: &mut Terminal, board: &Board) {
+        let frame = bars.frame(board, terminal.screen);
+        terminal.write(&frame);
+    }
+
+    #[test]
+    fn at_120_columns_a_row_has_phase_bar_bytes_rate_and_time_left() {
+        let (mut bars, mut terminal, mut rows) = (Bars::default(), Terminal::new(120, 24), sample());
+        let mut board = board(&rows);
+        draw(&mut bars, &mut terminal, &board);
+        rows[1].current = 2 << 20;
+        board.update(0, &rows, 2 * SECOND);
+        draw(&mut bars, &mut terminal, &board);
+        let expected = [
+            "000000000000 exists       [========================================]   3.00 MiB / 3.00 MiB",
+            "000000000001 downloading  [====================>                   ]   2.00 MiB / 4.00 MiB   1.00 MiB/s, 2s left",
+            "000000000002 waiting      [                                        ]        0 B / 512 B",
+            "1/3 layers                [============================>           ]   5.00 MiB / 7.00 MiB   1.00 MiB/s, 3s left",
+        ];
+        assert_eq!(terminal.text(), expected);
+    }
+
+    #[test]
+    fn at_80_columns_a_row_is_id_and_bytes_and_what_a_person_should_know() {
+        let (mut bars, mut terminal, mut rows) = (Bars::default(), Terminal::new(80, 24), sample());
+        rows[2].phase = Phase::Failed;
+        rows[2].note = "no\u{1b}[2J-such-blob-".repeat(9);
+        rows.push(row(3, Phase::Extracting, 5, 5));
+        rows.push(Row { note: "retrying in 3 s: reset".into(), ..row(4, Phase::Downloading, 1, 5) });
+        draw(&mut bars, &mut terminal, &board(&rows));
+        let text = terminal.text();
+        assert_eq!(text[..2], ["000000000000: 3.00 MiB/3.00 MiB", "000000000001: 1.00 MiB/4.00 MiB"]);
+        assert!(text[2].starts_with("000000000002: failed no?[2J-such-blob") && text[2].len() == 79);
+        assert_eq!(text[3], "000000000003: 5 B/5 B extracting");
+        assert_eq!(text[4], "000000000004: 1 B/5 B retrying in 3 s: reset");
+        assert_eq!(text[5], "1/5 layers: 4.00 MiB/7.00 MiB");
+    }
+
+    #[test]
+    fn more_layers_than_rows_leave_the_screen_whole() {
+        for (screen_rows, columns) in [(1, 40), (2, 120), (3, 80), (5, 200), (10, 9)] {
+            let (mut bars, mut terminal) = (Bars::default(), Terminal::new(columns, screen_rows.max(2)));
+            let mut rows: Vec<Row> = (0..40).map(|nth| row(nth, Phase::Waiting, 0, 1 << 20)).collect();
+            let mut board = board(&rows);
+            for step in 0..40 {
+                rows[step].phase = Phase::Downloading;
+                rows[step].current = 1 << 19;
+                if step > 6 {
+                    rows[step - 6].phase = Phase::Complete;
+                }
+                board.update(0, &rows, SECOND * step as u32);
+                draw(&mut bars, &mut terminal, &board);
+            }
+            let text = terminal.text();
+            assert!(text.len() < screen_rows.max(2));
+            assert!("33/40 layers".starts_with(&text.last().expect("a summary")[..8]), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn several_jobs_stand_under_their_heads_at_any_width_and_height() {
+        for columns in 20..=200 {
+            for screen_rows in [2, 4, 9, 24] {
+                let (mut bars, mut terminal) = (Bars::default(), Terminal::new(columns, screen_rows));
+                let mut board = Board::default();
+                for name in ["one", "two", "three"] {
+                    board.open(name);
+                }
+                draw(&mut bars, &mut terminal, &board);
+                for at in 0..3 {
+                    board.begin(at);
+                    let subject = format!("host.example:5000/some/image:{at}");
+                    board.join(at, &Job { id: at as u64 + 1, subject, ..Job::default() });
+                    draw(&mut bars, &mut terminal, &board);
+                    let rows: Vec<Row> =
+                        (0..6).map(|n| row(n, Phase::Downloading, 1 << n, 1 << 20)).collect();
+                    board.update(at, &rows, SECOND);
+                    draw(&mut bars, &mut terminal, &board);
+                }
+                board.end(0, State::Done);
+                board.end(1, State::Failed);
+                draw(&mut bars, &mut terminal, &board);
+                let text = terminal.text();
+                assert!(text.len() < screen_rows);
+                let last = text.last().expect("a summary");
+                assert!(
+                    last.starts_with("1/3 images, 0/18 l") || last.starts_with("1/3 images, 0/18 "),
+                    "{text:?}"
+                );
+                if screen_rows == 24 && columns >= 40 {
+                    assert_eq!(text[0], "host.example:5000/some/image:0: done");
+                    assert!(text[1].starts_with("  000000000000"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_layer_has_no_summary_a_note_stands_above_and_a_job_without_layers_has_a_head() {
+        let (mut bars, mut terminal) = (Bars::default(), Terminal::new(80, 24));
+        let mut board = board(&[]);
+        draw(&mut bars, &mut terminal, &board);
+        assert_eq!(terminal.text(), ["image: resolving"]);
+        board.update(0, &[row(1, Phase::Verifying, 5, 5)], SECOND);
+        draw(&mut bars, &mut terminal, &board);
+        let note = bars.above("tag\nmoved", terminal.screen);
+        terminal.write(&note);
+        draw(&mut bars, &mut terminal, &board);
+        assert_eq!(terminal.text(), ["tag?moved", "000000000001: 5 B/5 B verifying"]);
+    }
+
+    #[test]
+    fn a_narrower_screen_is_accounted_for() {
+        let mut bars = Bars::default();
+        bars.frame(&board(&sample()), Screen { columns: 120, rows: 24 });
+        let longest: usize = bars.drawn.iter().map(|len| len.div_ceil(40)).sum();
+        assert!(
+            bars.frame(&board(&sample()), Screen { columns: 40, rows: 24 })
+                .starts_with(&format!("\r\x1b[{longest}A"))
+        );
+    }
+
+    #[test]
+    fn a_bar_is_as_long_whatever_the_numbers() {
+        for (current, total) in
+            [(0, 0), (1, 0), (0, 1), (1, 1), (2, 1), (u64::MAX, u64::MAX), (u64::MAX - 1, u64::MAX)]
+        {
+            for width in [BAR_MIN, 33, BAR_MAX] {
+                assert_eq!(bar(current, total, width).len(), width, "{current}/{total}");
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Follows jobs to their ends, all in one loop, and prints what came of them.
+//!
+//! Used by every command that shows progress. One connection a job; Ctrl-C hangs up, and the engine ends what
+//! nobody else watches. One that fails does not end the others.
+
+use crate::cli::args::Progress;
+use crate::cli::error::Failure;
+use crate::cli::job::view::{View, Words, unwritable};
+use crate::cli::output;
+use crate::cli::signals::{self, Signals};
+use sampan_client::engine::{Answer, Answers, Done, EngineError};
+use sampan_client::{Happened, Streams};
+use std::io;
+use std::time::Duration;
+
+/// How often bars are drawn again while nothing but time passes.
+const TICK: Duration = Duration::from_secs(1);
+/// Most jobs that are asked for at a time: an engine runs so many, and others want some too.
+const AT_ONCE: usize = 16;
+
+/// What came of one thing that was asked for.
+pub type Outcome = Result<Done, Failure>;
+
+/// Jobs that are asked for one after the other, and followed together.
+pub struct Follow<'a> {
+    start: &'a mut dyn FnMut(usize) -> Result<Answers, EngineError>,
+    view: View,
+    streams: Streams,
+    /// Which job a stream is of.
+    jobs: Vec<usize>,
+    begun: usize,
+    outcomes: Vec<Option<Outcome>>,
+}
+
+/// Jobs that have ended, or that a signal cut off.
+pub struct Followed {
+    outcomes: Vec<Outcome>,
+    view: View,
+    signal: Option<i32>,
+}
+
+impl Followed {
+    /// Prints what came of each thing that was `asked` for, in a command's own `words` if it has any, and gives it.
+    ///
+    /// Does not return if a signal has come: this process dies of it. Scripts still get a result of each.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn finish<'b>(
+        mut self,
+        words: Option<Words>,
+        asked: impl IntoIterator<Item = (usize, &'b str)>,
+    ) -> Result<Vec<Outcome>, Failure> {
+        let outcomes = &self.outcomes;
+        let asked = asked.into_iter().filter_map(|(at, name)| Some((at, name, outcomes.get(at)?)));
+        let printed = match self.signal {
+            Some(_) if !self.view.is_json() => Ok(()),
+            _ => self.view.finish_in(words, asked),
+        };
+        if let Some(signal) = self.signal {
+            signals::die_of(signal);
+        }
+        printed.map_err(|error| unwritable(&error))?;
+        Ok(self.outcomes)
+    }
+}
+
+impl<'a> Follow<'a> {
+    /// The jobs `names`, each of which `start` asks the engine for, by its number.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn new(
+        names: &[String],
+        progress: &Progress,
+        start: &'a mut dyn FnMut(usize) -> Result<Answers, EngineError>,
+    ) -> Result<Self, Failure> {
+        Ok(Follow {
+            start,
+            view: View::new(progress, names),
+            streams: Streams::new()?,
+            jobs: Vec::new(),
+            begun: 0,
+            outcomes: names.iter().map(|_| None).collect(),
+        })
+    }
+
+    /// Follows all jobs to their ends, or until a signal comes or the reader of the output leaves.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn run(mut self) -> Result<Followed, Failure> {
+        let cannot = |error: io::Error| Failure::new(format!("cannot catch signals: {error}"));
+        let signals = Signals::catch(&self.streams.stopper()?.into()).map_err(cannot)?;
+        let mut watcher = None;
+        if self.view.is_shown() && !output::is_aside() {
+            // Else it would be noticed with the next line, which a stalled download may not bring for minutes.
+            let target = output::target().try_clone_to_owned().map_err(cannot)?;
+            watcher = Some(output::stop_when_unread(target, self.streams.stopper()?).map_err(cannot)?);
+        }
+        if self.view.is_bars() {
+            signals::wake_on_resize(self.streams.waker()?.into()).map_err(cannot)?;
+        }
+        let ended = self.follow();
+        drop(watcher);
+        // The hang-up is what ends a pull.
+        drop(self.streams);
+        let signal = signals.caught();
+        if signal.is_none() {
+            ended?;
+            if self.outcomes.iter().any(Option::is_none) {
+                return Err(Failure::unread());
+            }
+        }
+        let cut_off = || {
+            let failure = Failure::new(format!("ended by {}", signals::name(signal.unwrap_or(0))));
+            Err(failure.hint("the job goes on if somebody else watches it; 'sampan jobs' lists it"))
+        };
+        let outcomes = self.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(cut_off)).collect();
+        Ok(Followed { outcomes, view: self.view, signal })
+    }
+
+    fn follow(&mut self) -> Result<(), Failure> {
+        loop {
+            self.start_more()?;
+            let tick = self.view.is_moving().then_some(TICK);
+            match self.streams.next_within(tick)? {
+                Happened::Answer { stream, answer } => self.on_answer(stream, answer),
+                Happened::Failed { stream, error } => self.on_end(self.job(stream), Err(error.into())),
+                Happened::Nothing | Happened::Woken => self.view.redraw(),
+                Happened::End => return Ok(()),
+            }
+            .map_err(|error| unwritable(&error))?;
+        }
+    }
+
+    /// Asks for the next jobs, as long as not too many run.
+    fn start_more(&mut self) -> Result<(), Failure> {
+        while self.streams.running() < AT_ONCE && self.begun < self.outcomes.len() {
+            let at = self.begun;
+            self.begun += 1;
+            match (self.start)(at) {
+                Ok(answers) => {
+                    self.jobs.push(at);
+                    self.streams.add(answers);
+                    self.view.begin(at).map_err(|error| unwritable(&error))?;
+                }
+                // Nobody listens: to ask for the others is in vain.
+                Err(error @ EngineError::Connect { .. }) if at == 0 => return Err(error.into()),
+                Err(error) => self.on_end(at, Err(error.into())).map_err(|error| unwritable(&error))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn job(&self, stream: usize) -> usize {
+        self.jobs.get(stream).copied().unwrap_or(usize::MAX)
+    }
+
+    fn on_answer(&mut self, stream: usize, answer: Answer) -> io::Result<()> {
+        let at = self.job(stream);
+        match answer {
+            Answer::Done(done) => self.on_end(at, Ok(done)),
+            Answer::Job(job) => self.view.job(at, &job),
+            Answer::Rows { rows, .. } => self.view.update(at, &rows),
+            Answer::Note(note) => self.view.note(at, &note),
+            _ => Ok(()),
+        }
+    }
+
+    fn on_end(&mut self, at: usize, outcome: Outcome) -> io::Result<()> {
+        let is_done = outcome.is_ok();
+        if let Some(place) = self.outcomes.get_mut(at) {
+            *place = Some(outcome);
+        }
+        self.view.end(at, is_done)
+    }
+}

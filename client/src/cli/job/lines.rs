@@ -1,0 +1,308 @@
+//! Progress as lines: plain ones for people and logs, JSON ones for scripts.
+//!
+//! Makes text of the board and of what changed there; prints nothing itself. The JSON objects are described in
+//! `docs/progress.md`; their field names do not change.
+
+use crate::cli::event::format;
+use crate::cli::human_units;
+use crate::cli::job::rows::{Board, Entry, Line};
+use sampan_client::engine::{Done, Phase, Row};
+use serde::Serialize;
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+/// Phase, try and note that a plain line told of, by job and row.
+pub type Told = HashMap<(u64, u32), (Phase, u32, String)>;
+
+/// A JSON line; `type` says which.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum Object<'a> {
+    Job(JobObject<'a>),
+    Layer(LayerObject<'a>),
+    Overall(OverallObject),
+    Note(NoteObject<'a>),
+    Result(ResultObject<'a>),
+}
+
+#[derive(Serialize)]
+struct JobObject<'a> {
+    job: u64,
+    reference: &'a str,
+    state: &'static str,
+    layers: usize,
+}
+
+#[derive(Serialize)]
+struct LayerObject<'a> {
+    job: u64,
+    reference: &'a str,
+    layer: &'a str,
+    index: u32,
+    state: &'static str,
+    current: u64,
+    total: u64,
+    rate: u64,
+    attempt: u32,
+    note: &'a str,
+}
+
+#[derive(Serialize)]
+struct OverallObject {
+    jobs: usize,
+    jobs_done: usize,
+    jobs_failed: usize,
+    layers: usize,
+    layers_done: usize,
+    current: u64,
+    total: u64,
+    rate: u64,
+    left: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct NoteObject<'a> {
+    job: u64,
+    reference: &'a str,
+    note: &'a str,
+}
+
+#[derive(Serialize)]
+struct ResultObject<'a> {
+    job: u64,
+    reference: &'a str,
+    asked: &'a str,
+    state: &'static str,
+    digest: &'a str,
+    unchanged: bool,
+    references: &'a [String],
+    error: &'a str,
+    hint: &'a str,
+}
+
+fn line(object: &Object<'_>) -> String {
+    format::json(object) + "\n"
+}
+
+/// A job as it began, or as it ended.
+pub fn job(entry: &Entry) -> String {
+    let Entry { name, job, state, lines, .. } = entry;
+    line(&Object::Job(JobObject { job: *job, reference: name, state: state.word(), layers: lines.len() }))
+}
+
+/// The rows that changed, and then all jobs together.
+pub fn rows(board: &Board, entry: &Entry, changed: &[Row]) -> String {
+    let mut lines = String::new();
+    for row in changed {
+        if let Some(found) = entry.line(row.index) {
+            lines += &line(&layer(entry, found));
+        }
+    }
+    lines + &overall(board)
+}
+
+fn layer<'a>(entry: &'a Entry, line: &'a Line) -> Object<'a> {
+    let row = &line.row;
+    Object::Layer(LayerObject {
+        job: entry.job,
+        reference: &entry.name,
+        layer: &row.id,
+        index: row.index,
+        state: row.phase.word(),
+        current: row.current,
+        total: row.total,
+        rate: line.rate().unwrap_or(0),
+        attempt: row.attempt,
+        note: &row.note,
+    })
+}
+
+/// All jobs together.
+pub fn overall(board: &Board) -> String {
+    let all = board.overall();
+    line(&Object::Overall(OverallObject {
+        jobs: all.jobs,
+        jobs_done: all.jobs_done,
+        jobs_failed: all.jobs_failed,
+        layers: all.layers,
+        layers_done: all.layers_done,
+        current: all.current,
+        total: all.total,
+        rate: all.rate.filter(|_| board.is_moving()).unwrap_or(0),
+        left: all.left.filter(|_| board.is_moving()).map(|left| left.as_secs()),
+    }))
+}
+
+/// Something to be read once.
+pub fn note(entry: &Entry, note: &str) -> String {
+    line(&Object::Note(NoteObject { job: entry.job, reference: &entry.name, note }))
+}
+
+/// What came of what was `asked` for: the result, or error and hint.
+pub fn result(entry: &Entry, asked: &str, outcome: Result<&Done, (&str, &str)>) -> String {
+    let none = Done::default();
+    let (done, (error, hint)) = match outcome {
+        Ok(done) => (done, ("", "")),
+        Err(failure) => (&none, failure),
+    };
+    let reference = if done.reference.is_empty() { &entry.name } else { &done.reference };
+    line(&Object::Result(ResultObject {
+        job: entry.job,
+        reference,
+        asked,
+        state: if outcome.is_ok() { "done" } else { "failed" },
+        digest: &done.digest,
+        unchanged: done.unchanged,
+        references: &done.references,
+        error,
+        hint,
+    }))
+}
+
+/// A plain line for each row that is not in the state that was told of last.
+pub fn plain(entry: &Entry, is_shared: bool, changed: &[Row], told: &mut Told) -> String {
+    let mut lines = String::new();
+    for row in changed {
+        let state = (row.phase, row.attempt, row.note.clone());
+        let key = (entry.job, row.index);
+        if told.get(&key) == Some(&state) {
+            continue;
+        }
+        let name = if is_shared { format!("{} ", entry.name) } else { String::new() };
+        sampan_ipc::event::escape(&mut lines, &(name + &plain_line(row)));
+        lines.push('\n');
+        told.insert(key, state);
+    }
+    lines
+}
+
+fn plain_line(row: &Row) -> String {
+    let mut line = format!("{}: {}", row.id, row.phase.word());
+    let total = human_units::bytes(row.total);
+    let is_moving = crate::cli::job::rows::is_moving(row.phase);
+    let _ = match row.phase {
+        _ if is_moving => write!(line, " {}/{total}", human_units::bytes(row.current)),
+        Phase::Complete | Phase::Exists => write!(line, " {total}"),
+        _ => Ok(()),
+    };
+    if row.attempt > 1 && is_moving {
+        let _ = write!(line, ", attempt {}", row.attempt);
+    }
+    if !row.note.is_empty() {
+        let _ = write!(line, ": {}", row.note);
+    }
+    line
+}
+
+/// A plain line of how a job ended that is one of several.
+pub fn plain_end(entry: &Entry) -> String {
+    let mut line = String::new();
+    sampan_ipc::event::escape(&mut line, &format!("{}: {}", entry.name, entry.state.word()));
+    line + "\n"
+}
+
+/// What there is now, as a digest reference: `host/name@sha256:…`; or all references, if there are several.
+pub fn results(done: &Done) -> String {
+    let mut lines = String::new();
+    if done.references.len() > 1 || (done.digest.is_empty() && !done.references.is_empty()) {
+        for reference in &done.references {
+            sampan_ipc::event::escape(&mut lines, reference);
+            lines.push('\n');
+        }
+        return lines;
+    }
+    sampan_ipc::event::escape(&mut lines, &digest_reference(done));
+    if !lines.is_empty() {
+        lines.push('\n');
+    }
+    lines
+}
+
+/// `host/name@sha256:…`; what there is of it, if not all is.
+fn digest_reference(done: &Done) -> String {
+    let name = done.reference.split_once('@').map_or(done.reference.as_str(), |(name, _)| name);
+    let name = match name.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => name,
+    };
+    match (name.is_empty(), done.digest.is_empty()) {
+        (false, false) => format!("{name}@{}", done.digest),
+        (true, _) => done.digest.clone(),
+        (false, true) => done.reference.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn row(phase: Phase, current: u64, note: &str) -> Row {
+        Row {
+            index: 3,
+            id: "3277ec2e57cd".into(),
+            phase,
+            current,
+            total: 2048,
+            attempt: 1,
+            note: note.into(),
+        }
+    }
+
+    fn board() -> Board {
+        let mut board = Board::default();
+        board.open("image");
+        board.begin(0);
+        board
+    }
+
+    #[test]
+    fn plain_progress_is_a_line_a_change_of_state() {
+        let (board, mut told, mut lines) = (board(), Told::new(), String::new());
+        let entry = board.entry(0).expect("open");
+        for (phase, current, note) in [
+            (Phase::Waiting, 0, ""),
+            (Phase::Downloading, 0, ""),
+            (Phase::Downloading, 1024, ""),
+            (Phase::Downloading, 2048, "stalled\n"),
+            (Phase::Verifying, 2048, ""),
+            (Phase::Complete, 2048, ""),
+            (Phase::Complete, 2048, ""),
+        ] {
+            lines += &plain(entry, false, &[row(phase, current, note)], &mut told);
+        }
+        lines += &plain(entry, true, &[row(Phase::Uploading, 0, "")], &mut told);
+        let expected = "\
+3277ec2e57cd: waiting
+3277ec2e57cd: downloading 0 B/2.00 KiB
+3277ec2e57cd: downloading 2.00 KiB/2.00 KiB: stalled\\n
+3277ec2e57cd: verifying
+3277ec2e57cd: complete 2.00 KiB
+image 3277ec2e57cd: uploading 0 B/2.00 KiB
+";
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn json_progress_is_a_line_a_change_and_one_of_the_whole() {
+        let mut board = board();
+        let changed = [row(Phase::Downloading, 5, "")];
+        board.update(0, &changed, Duration::ZERO);
+        let lines = rows(&board, board.entry(0).expect("open"), &changed);
+        let expected = r#"{"type":"layer","job":0,"reference":"image","layer":"3277ec2e57cd","index":3,"state":"downloading","current":5,"total":2048,"rate":0,"attempt":1,"note":""}
+{"type":"overall","jobs":1,"jobs_done":0,"jobs_failed":0,"layers":1,"layers_done":0,"current":5,"total":2048,"rate":0,"left":null}
+"#;
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn a_digest_takes_the_place_of_a_tag() {
+        let done = |reference: &str, digest: &str| {
+            digest_reference(&Done { reference: reference.into(), digest: digest.into(), ..Done::default() })
+        };
+        assert_eq!(done("host:5000/a/b:1", "sha256:0"), "host:5000/a/b@sha256:0");
+        assert_eq!(done("host:5000/a/b@sha256:0", "sha256:0"), "host:5000/a/b@sha256:0");
+        assert_eq!(done("", "sha256:0"), "sha256:0");
+        assert_eq!(done("", ""), "");
+    }
+}

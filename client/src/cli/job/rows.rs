@@ -1,0 +1,331 @@
+//! What is known of the jobs that a command follows: their rows, their bytes, how far all of them are together.
+//!
+//! Fed by [`crate::cli::job::view`] with what the engine answers; drawn by [`crate::cli::job::bars`] and printed as
+//! lines. All sums and rates are computed here. No I/O, no clock.
+
+use crate::cli::job::transfer_rate::Meter;
+use sampan_client::engine::{Job, Phase, Row};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Most rows that are kept of a job: more layers than any registry allows, so an answer cannot fill memory.
+const ROWS_MAX: usize = 10_000;
+
+/// All jobs that are followed.
+#[derive(Debug, Default)]
+pub struct Board {
+    entries: Vec<Entry>,
+    total: Meter,
+}
+
+/// One job.
+#[derive(Debug)]
+pub struct Entry {
+    /// What was asked for, and once it is known what the job is about.
+    pub name: String,
+    /// The job's number; 0 until it has one.
+    pub job: u64,
+    /// Where it stands.
+    pub state: State,
+    /// Its rows, by index.
+    pub lines: Vec<Line>,
+    /// True if an earlier entry shows the same job.
+    pub is_double: bool,
+}
+
+/// Where a job stands, as far as this command knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not begun: others go first.
+    Queued,
+    /// The engine works on it.
+    Running,
+    /// Ended well.
+    Done,
+    /// Ended badly.
+    Failed,
+}
+
+impl State {
+    /// The word for it, in progress lines and JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Queued => "queued",
+            State::Running => "running",
+            State::Done => "done",
+            State::Failed => "failed",
+        }
+    }
+}
+
+/// One row and how fast its bytes move.
+#[derive(Debug)]
+pub struct Line {
+    /// The row as the engine told it last; `current` is never over a `total` that is known.
+    pub row: Row,
+    /// Bytes that moved while we looked.
+    moved: u64,
+    /// The rate at which they do.
+    pub meter: Meter,
+}
+
+/// All jobs together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overall {
+    /// Jobs, doubles not counted.
+    pub jobs: usize,
+    /// Those that ended well.
+    pub jobs_done: usize,
+    /// Those that ended badly.
+    pub jobs_failed: usize,
+    /// Rows of all jobs.
+    pub layers: usize,
+    /// Those that need nothing more.
+    pub layers_done: usize,
+    /// Bytes that are here; those of a blob that several jobs need count once.
+    pub current: u64,
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes per second; `None` until there is something to compare.
+    pub rate: Option<u64>,
+    /// Time that the rest takes at this rate.
+    pub left: Option<Duration>,
+}
+
+impl Board {
+    /// One more job, of which no more is known than what was asked for; gives its number here.
+    pub fn open(&mut self, name: &str) -> usize {
+        self.entries.push(Entry {
+            name: name.to_owned(),
+            job: 0,
+            state: State::Queued,
+            lines: Vec::new(),
+            is_double: false,
+        });
+        self.entries.len() - 1
+    }
+
+    /// The jobs, in the order in which they were asked for; without doubles.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| !entry.is_double)
+    }
+
+    /// One job.
+    pub fn entry(&self, at: usize) -> Option<&Entry> {
+        self.entries.get(at)
+    }
+
+    /// True if several jobs were asked for, so that each line must say whose it is.
+    pub fn is_shared(&self) -> bool {
+        self.entries.len() > 1
+    }
+
+    /// The engine works on entry `at`.
+    pub fn begin(&mut self, at: usize) {
+        if let Some(entry) = self.entries.get_mut(at) {
+            entry.state = State::Running;
+        }
+    }
+
+    /// Entry `at` is this job. Its rows are taken by [`Board::update`].
+    pub fn join(&mut self, at: usize, job: &Job) {
+        let is_double = self.entries.iter().enumerate().any(|(nth, other)| nth != at && other.job == job.id);
+        if let Some(entry) = self.entries.get_mut(at) {
+            (entry.job, entry.is_double) = (job.id, is_double);
+            if !job.subject.is_empty() {
+                entry.name.clone_from(&job.subject);
+            }
+        }
+    }
+
+    /// Entry `at` has ended.
+    pub fn end(&mut self, at: usize, state: State) {
+        if let Some(entry) = self.entries.get_mut(at) {
+            entry.state = state;
+        }
+    }
+
+    /// Rows of entry `at` that changed; the bytes that they moved count.
+    pub fn update(&mut self, at: usize, rows: &[Row], now: Duration) {
+        let Some(entry) = self.entries.get_mut(at) else { return };
+        for row in rows {
+            let mut row = row.clone();
+            if row.total > 0 {
+                row.current = row.current.min(row.total);
+            }
+            match entry.lines.binary_search_by_key(&row.index, |line| line.row.index) {
+                Ok(found) => entry.lines.get_mut(found).into_iter().for_each(|line| line.update(&row)),
+                Err(to) if entry.lines.len() < ROWS_MAX => {
+                    entry.lines.insert(to, Line { row, moved: 0, meter: Meter::default() });
+                }
+                Err(_) => {}
+            }
+        }
+        self.tick(now);
+    }
+
+    /// Time has passed: rates fall where nothing moves.
+    pub fn tick(&mut self, now: Duration) {
+        for line in self.entries.iter_mut().flat_map(|entry| &mut entry.lines) {
+            line.meter.sample(now, line.moved);
+        }
+        let moved = self.blobs().values().fold(0, |sum: u64, blob| sum.saturating_add(blob.moved));
+        self.total.sample(now, moved);
+    }
+
+    /// True if bytes move somewhere, so that time alone changes what is shown.
+    pub fn is_moving(&self) -> bool {
+        self.lines().any(|line| is_moving(line.row.phase))
+    }
+
+    /// How far all jobs are together.
+    pub fn overall(&self) -> Overall {
+        let count = |state| self.entries().filter(|entry| entry.state == state).count();
+        let blobs = self.blobs();
+        let sum =
+            |of: fn(&Blob) -> u64| blobs.values().fold(0, |sum: u64, blob| sum.saturating_add(of(blob)));
+        let (current, total) = (sum(|blob| blob.current), sum(|blob| blob.total));
+        Overall {
+            jobs: self.entries().count(),
+            jobs_done: count(State::Done),
+            jobs_failed: count(State::Failed),
+            layers: self.lines().count(),
+            layers_done: self.lines().filter(|line| is_finished(line.row.phase)).count(),
+            current,
+            total,
+            rate: self.total.bytes_per_second(),
+            left: self.total.time_for(total.saturating_sub(current)),
+        }
+    }
+
+    fn lines(&self) -> impl Iterator<Item = &Line> {
+        self.entries().flat_map(|entry| &entry.lines)
+    }
+
+    /// What is to be moved; a blob that several rows stand for is there once, as the furthest of them has it.
+    fn blobs(&self) -> HashMap<(&str, u32), Blob> {
+        let mut blobs: HashMap<(&str, u32), Blob> = HashMap::new();
+        for line in self.lines() {
+            let row = &line.row;
+            // What has no id is only itself.
+            let key = (row.id.as_str(), if row.id.is_empty() { row.index } else { 0 });
+            let blob = blobs.entry(key).or_default();
+            blob.current = blob.current.max(line.current());
+            blob.total = blob.total.max(row.total);
+            blob.moved = blob.moved.max(line.moved);
+        }
+        blobs
+    }
+}
+
+/// Bytes of one blob.
+#[derive(Debug, Default)]
+struct Blob {
+    current: u64,
+    total: u64,
+    moved: u64,
+}
+
+impl Entry {
+    /// The row with this index.
+    pub fn line(&self, index: u32) -> Option<&Line> {
+        let found = self.lines.binary_search_by_key(&index, |line| line.row.index).ok()?;
+        self.lines.get(found)
+    }
+}
+
+impl Line {
+    /// Bytes that came since the last look. What a first look finds, or a try that begins anew, moved unseen.
+    fn update(&mut self, row: &Row) {
+        if is_moving(self.row.phase) {
+            self.moved = self.moved.saturating_add(row.current.saturating_sub(self.row.current));
+        }
+        self.row.clone_from(row);
+    }
+
+    /// Bytes to show: a row that was there before has all of them.
+    pub fn current(&self) -> u64 {
+        if is_finished(self.row.phase) { self.row.total } else { self.row.current }
+    }
+
+    /// The rate, where one means something.
+    pub fn rate(&self) -> Option<u64> {
+        self.meter.bytes_per_second().filter(|_| is_moving(self.row.phase))
+    }
+}
+
+/// True while bytes come or go.
+pub fn is_moving(phase: Phase) -> bool {
+    matches!(phase, Phase::Downloading | Phase::Uploading | Phase::Saving)
+}
+
+/// True for what needs nothing more.
+pub fn is_finished(phase: Phase) -> bool {
+    matches!(phase, Phase::Complete | Phase::Exists)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn row(index: u32, phase: Phase, current: u64, total: u64) -> Row {
+        Row { index, id: format!("{index:012x}"), phase, current, total, attempt: 1, note: String::new() }
+    }
+
+    fn job(id: u64) -> Job {
+        Job { id, subject: format!("host/image:{id}"), ..Job::default() }
+    }
+
+    #[test]
+    fn bytes_that_were_there_before_make_no_rate_and_a_new_try_none_either() {
+        let mut board = Board::default();
+        let at = board.open("x");
+        board.update(at, &[row(0, Phase::Waiting, 0, 100), row(1, Phase::Waiting, 0, 1000)], SECOND);
+        // A layer that exists, and one that goes on where an earlier pull broke.
+        board.update(
+            at,
+            &[row(0, Phase::Exists, 100, 100), row(1, Phase::Downloading, 500, 1000)],
+            2 * SECOND,
+        );
+        assert_eq!(board.overall().rate, Some(0));
+        board.update(at, &[row(1, Phase::Downloading, 600, 1000)], 3 * SECOND);
+        let overall = board.overall();
+        assert_eq!((overall.current, overall.total, overall.rate), (700, 1100, Some(50)));
+        assert_eq!(overall.left, Some(8 * SECOND));
+        board.update(at, &[row(1, Phase::Downloading, 0, 1000)], 4 * SECOND);
+        assert_eq!((board.overall().current, board.overall().rate), (100, Some(33)));
+    }
+
+    #[test]
+    fn current_is_never_over_a_total_that_is_known() {
+        let mut board = Board::default();
+        let at = board.open("x");
+        board.update(at, &[row(0, Phase::Downloading, 500, 100), row(1, Phase::Downloading, 7, 0)], SECOND);
+        let current: Vec<u64> =
+            board.entry(at).expect("open").lines.iter().map(|line| line.row.current).collect();
+        assert_eq!(current, [100, 7]);
+    }
+
+    #[test]
+    fn a_blob_of_two_images_counts_once_and_a_job_that_is_asked_for_twice_is_one() {
+        let mut board = Board::default();
+        for name in ["a", "b", "b:latest"] {
+            board.open(name);
+        }
+        for (at, id) in [(0, 1), (1, 2), (2, 2)] {
+            board.begin(at);
+            board.join(at, &job(id));
+            board.update(at, &[row(7, Phase::Downloading, 10 * id, 100)], SECOND);
+        }
+        board.end(0, State::Done);
+        let overall = board.overall();
+        assert_eq!((overall.jobs, overall.jobs_done, overall.layers), (2, 1, 2));
+        assert_eq!((overall.current, overall.total), (20, 100));
+        assert_eq!(
+            board.entries().map(|entry| entry.name.as_str()).collect::<Vec<_>>(),
+            ["host/image:1", "host/image:2"]
+        );
+    }
+}

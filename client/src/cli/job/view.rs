@@ -1,0 +1,198 @@
+//! Progress of jobs on standard output: bars, plain lines, JSON lines, or nothing.
+//!
+//! Takes what the engine answers, keeps it on the [`Board`], and shows what changed. Called for every answer of
+//! a followed job, and once a second while bars are shown, so that rates and the time left stay true.
+
+use crate::cli::args::{Progress, ProgressStyle};
+use crate::cli::error::Failure;
+use crate::cli::job::bars::{Bars, Screen};
+use crate::cli::job::lines::{self, Told};
+use crate::cli::job::rows::{Board, State};
+use crate::cli::output;
+use sampan_client::engine::{Done, Job, Row};
+use std::io::{self, IsTerminal};
+use std::time::Instant;
+
+/// What a command prints of its result for people.
+pub type Words = fn(&Done) -> String;
+
+/// What is shown of the jobs that a command follows.
+#[derive(Debug)]
+pub struct View {
+    style: ProgressStyle,
+    quiet: bool,
+    board: Board,
+    told: Told,
+    bars: Bars,
+    begun: Instant,
+}
+
+impl View {
+    /// A view of `names`, as the arguments want it, and as standard output can show it.
+    pub fn new(args: &Progress, names: &[String]) -> Self {
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        let style = match args.progress {
+            // A script that reads JSON gets it: all else that it would have to be spared is for people.
+            ProgressStyle::Json => ProgressStyle::Json,
+            _ if args.quiet => ProgressStyle::None,
+            ProgressStyle::Auto if output::target().is_terminal() && !dumb => ProgressStyle::Bars,
+            ProgressStyle::Auto => ProgressStyle::Plain,
+            style => style,
+        };
+        let mut board = Board::default();
+        for name in names {
+            board.open(name);
+        }
+        View {
+            style,
+            quiet: args.quiet,
+            board,
+            told: Told::new(),
+            bars: Bars::default(),
+            begun: Instant::now(),
+        }
+    }
+
+    /// True if the terminal's size matters.
+    pub fn is_bars(&self) -> bool {
+        self.style == ProgressStyle::Bars
+    }
+
+    /// True if the lines are for scripts, which look for a result of each reference.
+    pub fn is_json(&self) -> bool {
+        self.style == ProgressStyle::Json
+    }
+
+    /// True if something is printed before the result.
+    pub fn is_shown(&self) -> bool {
+        self.style != ProgressStyle::None
+    }
+
+    /// The engine was asked for number `at`.
+    pub fn begin(&mut self, at: usize) -> io::Result<()> {
+        self.board.begin(at);
+        self.redraw()
+    }
+
+    /// The job that number `at` is, with all its rows.
+    pub fn job(&mut self, at: usize, job: &Job) -> io::Result<()> {
+        self.board.join(at, job);
+        if self.style == ProgressStyle::Json {
+            output::print(&self.board.entry(at).map(lines::job).unwrap_or_default())?;
+        }
+        self.update(at, &job.rows)
+    }
+
+    /// Rows of number `at` that changed.
+    pub fn update(&mut self, at: usize, rows: &[Row]) -> io::Result<()> {
+        self.board.update(at, rows, self.begun.elapsed());
+        let Some(entry) = self.board.entry(at).filter(|entry| !entry.is_double) else {
+            return Ok(());
+        };
+        match self.style {
+            ProgressStyle::Bars => self.redraw(),
+            ProgressStyle::None => Ok(()),
+            _ if rows.is_empty() => Ok(()),
+            ProgressStyle::Json => output::print(&lines::rows(&self.board, entry, rows)),
+            ProgressStyle::Plain | ProgressStyle::Auto => {
+                output::print(&lines::plain(entry, self.board.is_shared(), rows, &mut self.told))
+            }
+        }
+    }
+
+    /// True if time alone changes what is shown.
+    pub fn is_moving(&self) -> bool {
+        self.is_bars() && self.board.is_moving()
+    }
+
+    /// Draws the bars as they are now.
+    pub fn redraw(&mut self) -> io::Result<()> {
+        if !self.is_bars() {
+            return Ok(());
+        }
+        self.board.tick(self.begun.elapsed());
+        let frame = self.bars.frame(&self.board, screen());
+        output::print(&frame)
+    }
+
+    /// Something about number `at` to be read once.
+    pub fn note(&mut self, at: usize, text: &str) -> io::Result<()> {
+        let Some(entry) = self.board.entry(at).filter(|entry| !entry.is_double) else {
+            return Ok(());
+        };
+        let named = match self.board.is_shared() {
+            true => format!("{}: {text}", entry.name),
+            false => text.to_owned(),
+        };
+        match self.style {
+            ProgressStyle::Bars => {
+                let line = self.bars.above(&named, screen());
+                output::print(&line)?;
+                self.redraw()
+            }
+            ProgressStyle::Json => output::print(&lines::note(entry, text)),
+            _ if self.quiet => Ok(()),
+            _ => {
+                output::note(&named);
+                Ok(())
+            }
+        }
+    }
+
+    /// Number `at` has ended; what of is told by [`View::finish_in`].
+    pub fn end(&mut self, at: usize, is_done: bool) -> io::Result<()> {
+        self.board.end(at, if is_done { State::Done } else { State::Failed });
+        let Some(entry) = self.board.entry(at).filter(|entry| !entry.is_double) else {
+            return Ok(());
+        };
+        match self.style {
+            ProgressStyle::Bars => self.redraw(),
+            ProgressStyle::Json => output::print(&(lines::job(entry) + &lines::overall(&self.board))),
+            ProgressStyle::Plain if self.board.is_shared() => output::print(&lines::plain_end(entry)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The last lines: what came of each thing that was asked for, as number `at` of this view; in a command's own
+    /// words if it has any.
+    pub fn finish_in<'a>(
+        &mut self,
+        words: Option<Words>,
+        outcomes: impl IntoIterator<Item = (usize, &'a str, &'a Result<Done, Failure>)>,
+    ) -> io::Result<()> {
+        let mut text = String::new();
+        for (at, asked, outcome) in outcomes {
+            let Some(entry) = self.board.entry(at) else { continue };
+            match (self.style, outcome) {
+                (ProgressStyle::Json, outcome) => {
+                    let outcome =
+                        outcome.as_ref().map_err(|error| (error.message.as_str(), error.hint.as_str()));
+                    text += &lines::result(entry, asked, outcome);
+                }
+                (_, Ok(done)) if let Some(words) = words => text += &words(done),
+                (style, Ok(done)) => {
+                    let is_news = style != ProgressStyle::None && !self.board.is_shared();
+                    text += if done.unchanged && is_news { "up to date\n" } else { "" };
+                    text += &lines::results(done);
+                }
+                (_, Err(_)) => {}
+            }
+        }
+        output::print(&text)
+    }
+}
+
+/// The terminal's size now; what a terminal has had for ever, if it does not say.
+fn screen() -> Screen {
+    match terminal_size::terminal_size_of(output::target()) {
+        Some((terminal_size::Width(columns), terminal_size::Height(rows))) if columns > 0 && rows > 0 => {
+            Screen { columns: columns.into(), rows: rows.into() }
+        }
+        _ => Screen { columns: 80, rows: 24 },
+    }
+}
+
+/// What cannot be shown, as a failure.
+pub fn unwritable(error: &io::Error) -> Failure {
+    Failure::output(error)
+}

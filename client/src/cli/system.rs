@@ -1,0 +1,4 @@
+//! `sampan system`, `info`, `version`, `monitor` and `up`.
+
+pub mod info;
+pub mod up;
