@@ -8,7 +8,6 @@
 //! [`bundle`] reads. [`announce`] says what happened.
 //! A module imports only what lies below it.
 
-mod accepting;
 pub mod announce;
 pub mod archive;
 pub mod attributes;
@@ -32,7 +31,6 @@ pub mod fifos;
 pub mod fit;
 mod garbage;
 mod holes;
-pub mod http;
 pub mod images;
 pub mod implied;
 pub mod import;
@@ -44,7 +42,6 @@ pub mod leftovers;
 pub mod limits;
 pub mod load;
 pub mod lock;
-pub mod logging;
 pub mod login;
 pub mod members;
 mod mutex;
@@ -63,7 +60,6 @@ pub mod progress;
 pub mod prune;
 pub mod pull;
 pub mod push;
-pub mod range;
 pub mod rate;
 pub mod reach;
 pub mod reference;

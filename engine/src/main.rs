@@ -1,5 +1,6 @@
 //! The program `sampan-engine`: reads its arguments, opens store, FIFOs and socket, runs the event loop.
 
+use sampan_daemon::logging;
 use sampan_engine::announce::Announcer;
 use sampan_engine::config::{self, Asked, Config};
 use sampan_engine::container::home::Homes;
@@ -7,7 +8,6 @@ use sampan_engine::container::rootfs;
 use sampan_engine::container::start;
 use sampan_engine::fifos::Fifos;
 use sampan_engine::limits::Limits;
-use sampan_engine::logging;
 use sampan_engine::namespace::{self, Namespace};
 use sampan_engine::partial;
 use sampan_engine::room::Room;
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    logging::init();
+    logging::start("sampan-engine");
     let (store, containers, socket) =
         (config.store.clone(), config.containers.clone(), config.socket.clone());
     match run(config) {

@@ -4,18 +4,18 @@
 //! (`docker.io/library/alpine`), and as people write them (`alpine`); a tag that stands for different images on two hosts is found by the long name
 //! alone. Serves manifests and blobs that belong to the repository asked, and nothing else of the store.
 
-use crate::accepting::Accepting;
 use crate::cancel::Cancel;
 use crate::digest::Digest;
-use crate::http::{Answer, Body, Budget, Connection, Standing};
 use crate::images;
 use crate::oci;
-use crate::range::Range;
 use crate::reference::Reference;
 use crate::store::Store;
 use ::http::{Request, header};
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
+use sampan_daemon::accept::Accept;
+use sampan_http::connection::{Answer, Body, Budget, Connection, Standing};
+use sampan_http::range::Range;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io;
@@ -77,7 +77,7 @@ pub fn serve(
         listener,
         connections: HashMap::new(),
         next: FIRST,
-        accepting: Accepting::new(),
+        accept: Accept::new(),
         rate: Rate::new(bytes_per_second, Instant::now()),
         catalog: Catalog::default(),
     };
@@ -103,7 +103,7 @@ struct Server {
     listener: TcpListener,
     connections: HashMap<usize, Connection>,
     next: usize,
-    accepting: Accepting,
+    accept: Accept,
     rate: Rate,
     catalog: Catalog,
 }
@@ -122,7 +122,7 @@ impl Server {
         }
         for event in events.iter() {
             match event.token() {
-                LISTENER => self.accepting.wake(),
+                LISTENER => self.accept.mark_ready(),
                 WAKER => {}
                 Token(token) => {
                     if let Some(connection) = self.connections.get_mut(&token) {
@@ -138,10 +138,10 @@ impl Server {
     }
 
     fn accept(&mut self) {
-        while self.accepting.is_ready(Instant::now()) && self.connections.len() < CONNECTIONS_MAX {
+        while self.accept.is_ready(Instant::now()) && self.connections.len() < CONNECTIONS_MAX {
             match self.listener.accept() {
                 Ok((stream, _)) => {
-                    self.accepting.accepted();
+                    self.accept.record_success();
                     let mut connection = Connection::new(stream);
                     let interest = Interest::READABLE | Interest::WRITABLE;
                     if self.poll.registry().register(connection.stream(), Token(self.next), interest).is_ok()
@@ -151,7 +151,7 @@ impl Server {
                     }
                 }
                 Err(error) => {
-                    if self.accepting.failed(&error, Instant::now()) {
+                    if self.accept.record_failure(&error, Instant::now()) {
                         log::warn!("cannot accept a connection: {error}");
                     }
                 }
@@ -164,7 +164,7 @@ impl Server {
         self.rate.refill(now);
         let mut wait: Option<Duration> = None;
         let mut sooner = |at: Duration| wait = Some(wait.map_or(at, |w| w.min(at)));
-        self.accepting.again().iter().for_each(|at| sooner(at.saturating_duration_since(now)));
+        self.accept.next_attempt().iter().for_each(|at| sooner(at.saturating_duration_since(now)));
         let (rate, catalog) = (&mut self.rate, &mut self.catalog);
         let full = self.connections.len() >= CONNECTIONS_MAX;
         // In the map's order, which is none: nobody is always first when the rate is short.
@@ -183,7 +183,7 @@ impl Server {
             }
             true
         });
-        if full && self.accepting.is_ready(now) && self.connections.len() < CONNECTIONS_MAX {
+        if full && self.accept.is_ready(now) && self.connections.len() < CONNECTIONS_MAX {
             return Some(Duration::ZERO);
         }
         wait

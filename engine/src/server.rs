@@ -4,7 +4,6 @@
 //! ([`crate::work`]) that sends a message back. While somebody watches something that runs, it looks every
 //! 100 ms which rows changed; else it sleeps until something happens.
 
-use crate::accepting::Accepting;
 use crate::cancel::Cancel;
 use crate::client::{Client, State};
 use crate::container::home::Homes;
@@ -29,6 +28,7 @@ use crate::work::{self, Message, PullTask, Shared, Task};
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use sampan_daemon::accept::Accept;
 use sampan_ipc::engine::{self, Answer, Code, Done, Failure, Info, Request};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
@@ -100,7 +100,7 @@ pub struct Server {
     waiting_tasks: VecDeque<(usize, Request)>,
     /// Logins that are tried, by their client.
     logins: HashMap<usize, Arc<Cancel>>,
-    accepting: Accepting,
+    accept: Accept,
     stop: bool,
     started: Instant,
     next_tick: Instant,
@@ -152,7 +152,7 @@ impl Server {
             tasks: 0,
             waiting_tasks: VecDeque::new(),
             logins: HashMap::new(),
-            accepting: Accepting::new(),
+            accept: Accept::new(),
             stop: false,
             started: now,
             next_tick: now,
@@ -191,7 +191,7 @@ impl Server {
         for event in events.iter() {
             match event.token() {
                 SIGNALS => self.stop |= self.signals.pending().next().is_some(),
-                LISTENER => self.accepting.wake(),
+                LISTENER => self.accept.mark_ready(),
                 WAKER => {}
                 FIFOS => self.fifos.on_change(),
                 Token(shim) if shim >= table::FIRST_LINK => self.containers.mark(shim, event),
@@ -235,7 +235,7 @@ impl Server {
         if self.stop {
             consider(now + TICK);
         }
-        self.rest_at.into_iter().chain(self.accepting.again()).for_each(&mut consider);
+        self.rest_at.into_iter().chain(self.accept.next_attempt()).for_each(&mut consider);
         deadline.map(|at| at.saturating_duration_since(now))
     }
 
@@ -266,10 +266,10 @@ impl Server {
     }
 
     fn accept_clients(&mut self) {
-        while self.accepting.is_ready(Instant::now()) {
+        while self.accept.is_ready(Instant::now()) {
             match self.listening.listener.accept() {
                 Ok((stream, _)) => {
-                    self.accepting.accepted();
+                    self.accept.record_success();
                     if self.clients.len() >= CLIENTS_MAX {
                         log::warn!("a client is turned away: {CLIENTS_MAX} are connected");
                         continue;
@@ -284,7 +284,7 @@ impl Server {
                     }
                 }
                 Err(error) => {
-                    if self.accepting.failed(&error, Instant::now()) {
+                    if self.accept.record_failure(&error, Instant::now()) {
                         log::warn!("cannot accept a client: {error}");
                     }
                 }

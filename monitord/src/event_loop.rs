@@ -12,9 +12,10 @@ use crate::config::Settings;
 use crate::intake::{Intake, ORIGINS};
 use crate::listener::{Listener, Peer};
 use crate::request::{self, Plan};
-use crate::start::{self, StartError};
+use crate::setup::{self, SetupError};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use sampan_daemon::accept::Accept;
 use sampan_ipc::event::Origin;
 use sampan_ipc::watch::{self, End, Item, Reason, Refusal, Request, Status, Subscribe, Subscriber};
 use sd_notify::NotifyState;
@@ -38,8 +39,6 @@ const WINDOWS_PER_TURN: usize = 2;
 const ACCEPTS_PER_TURN: usize = 64;
 /// A client that has not sent its request by then is closed: it holds a descriptor for nothing.
 const OPENING_TIME: Duration = Duration::from_secs(10);
-/// Pause of accepting when the process has no descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long nothing happens before the pages of code that was run are given back.
 const REST: Duration = Duration::from_secs(1);
 /// How long subscribers may take to receive what is left when this process stops.
@@ -52,7 +51,6 @@ struct Ready {
     signals: bool,
     facts: bool,
     emit: bool,
-    listener: bool,
     woken: bool,
 }
 
@@ -79,7 +77,7 @@ pub struct EventLoop {
     /// Clients whose request waits to be read.
     openings: Vec<usize>,
     watchdog: Option<(Duration, Instant)>,
-    accept_again: Option<Instant>,
+    accept: Accept,
     /// When pages are given back, once after something has happened: an idle process does not wake up for it.
     rest_at: Option<Instant>,
     more: bool,
@@ -92,16 +90,16 @@ impl EventLoop {
     /// Opens everything that the settings name.
     ///
     /// # Errors
-    /// See [`StartError`].
-    pub fn open(settings: Settings) -> Result<Self, StartError> {
-        let system = |what| move |source| StartError::System { what, source };
-        let (fifo, emit_fifo, listener) = start::endpoints(&settings)?;
+    /// See [`SetupError`].
+    pub fn open(settings: Settings) -> Result<Self, SetupError> {
+        let system = |what| move |source| SetupError::System { what, source };
+        let (fifo, emit_fifo, listener) = setup::endpoints(&settings)?;
         let poll = Poll::new().map_err(system("polling"))?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(system("a waker"))?);
         let checker = Checker::start(Arc::clone(&waker)).map_err(system("the checker thread"))?;
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(system("signals"))?;
-        start::raise_descriptor_limit(settings.subscribers_max);
-        let (journal, found, failed) = start::journal(&settings)?;
+        setup::raise_descriptor_limit(settings.subscribers_max);
+        let (journal, found, failed) = setup::journal(&settings)?;
         let intake = Intake::new(fifo, emit_fifo, journal, &found, &settings, waker);
         let mut event_loop = EventLoop {
             poll,
@@ -114,7 +112,7 @@ impl EventLoop {
             next_token: FIRST_CLIENT,
             openings: Vec::new(),
             watchdog: activation::watchdog().map(|every| (every, Instant::now() + every)),
-            accept_again: None,
+            accept: Accept::new(),
             rest_at: None,
             more: false,
             position_at: None,
@@ -168,7 +166,7 @@ impl EventLoop {
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         let has_input = (self.ready.facts && !self.intake.waits(Origin::Facts))
             || (self.ready.emit && !self.intake.waits(Origin::Emit));
-        let busy = self.more || has_input || self.ready.listener;
+        let busy = self.more || has_input || self.accept.is_marked();
         let timeout = if busy { Some(Duration::ZERO) } else { self.next_deadline() };
         match self.poll.poll(events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
@@ -183,7 +181,7 @@ impl EventLoop {
     fn next_deadline(&self) -> Option<Duration> {
         let watchdog = self.watchdog.map(|(_, at)| at);
         let earliest =
-            [self.intake.next_report(), watchdog, self.accept_again, self.rest_at, self.position_at]
+            [self.intake.next_report(), watchdog, self.accept.next_attempt(), self.rest_at, self.position_at]
                 .into_iter()
                 .flatten()
                 .min()?;
@@ -196,7 +194,7 @@ impl EventLoop {
                 SIGNALS => self.ready.signals = true,
                 FIFO => self.ready.facts = true,
                 EMIT_FIFO => self.ready.emit = true,
-                LISTENER => self.ready.listener = true,
+                LISTENER => self.accept.mark_ready(),
                 WAKER => self.ready.woken = true,
                 Token(token) => {
                     let Some(client) = self.clients.get_mut(token) else {
@@ -254,21 +252,19 @@ impl EventLoop {
     }
 
     fn accept_clients(&mut self) {
-        if self.accept_again.is_some_and(|at| at <= Instant::now()) {
-            self.accept_again = None;
-            self.ready.listener = true;
-        }
         for _ in 0..ACCEPTS_PER_TURN {
-            if !self.ready.listener {
+            if !self.accept.is_ready(Instant::now()) {
                 return;
             }
             match self.listener.accept() {
-                Ok(Some((stream, peer))) => self.admit(Client::new(stream, peer, watch::REQUEST_MAX)),
-                Ok(None) => self.ready.listener = false,
+                Ok((stream, peer)) => {
+                    self.accept.record_success();
+                    self.admit(Client::new(stream, peer, watch::REQUEST_MAX));
+                }
                 Err(error) => {
-                    log::warn!("cannot accept a connection: {error}");
-                    self.ready.listener = false;
-                    self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
+                    if self.accept.record_failure(&error, Instant::now()) {
+                        log::warn!("cannot accept a connection: {error}");
+                    }
                 }
             }
         }

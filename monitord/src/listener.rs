@@ -120,11 +120,11 @@ impl Listener {
         &mut self.socket
     }
 
-    /// The next connection; `None` when there is none at present.
+    /// The next connection.
     ///
     /// # Errors
-    /// accept(2) failed, as for want of descriptors.
-    pub fn accept(&self) -> io::Result<Option<(UnixStream, Peer)>> {
+    /// `WouldBlock` when there is none at present; or accept(2) failed, as for want of descriptors.
+    pub fn accept(&self) -> io::Result<(UnixStream, Peer)> {
         loop {
             match self.socket.accept() {
                 Ok((stream, _)) => {
@@ -132,9 +132,8 @@ impl Listener {
                         Ok(peer) => Peer { uid: peer.uid(), pid: peer.pid() },
                         Err(errno) => return Err(errno.into()),
                     };
-                    return Ok(Some((stream, peer)));
+                    return Ok((stream, peer));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 // The peer went away before it was its turn.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

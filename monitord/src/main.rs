@@ -15,19 +15,19 @@ mod hold;
 mod intake;
 mod journal;
 mod listener;
-mod logging;
 mod numbering;
 mod request;
 mod ring;
 mod segment;
-mod start;
+mod setup;
 mod store;
 mod syncer;
 mod sys;
 
 use event_loop::EventLoop;
+use sampan_daemon::logging;
 use sampan_ipc::paths::unwritable_hint;
-use start::StartError;
+use setup::SetupError;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    logging::start();
+    logging::start("sampan-monitord");
     let (fifo, socket) = (settings.fifo.clone(), settings.socket.clone());
     match EventLoop::open(*settings).map(EventLoop::run) {
         Ok(Ok(())) => ExitCode::SUCCESS,
@@ -66,14 +66,14 @@ fn main() -> ExitCode {
             {
                 log::error!("hint: {hint}");
             }
-            ExitCode::from(if matches!(error, StartError::Busy { .. }) { 100 } else { 1 })
+            ExitCode::from(if matches!(error, SetupError::Busy { .. }) { 100 } else { 1 })
         }
     }
 }
 
 /// Does what a unit asks for before and after a process that serves.
 fn between_lives(work: impl FnOnce() -> Result<(), hold::HoldError>) -> ExitCode {
-    logging::start();
+    logging::start("sampan-monitord");
     match work() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,7 +1,7 @@
-//! One HTTP/1.1 connection of the registry that the engine serves: requests in, answers out, files by sendfile.
+//! One HTTP/1.1 connection: requests in, answers out, files by sendfile.
 //!
 //! ureq-proto reads the requests and writes the heads; this owns the socket, the bounds and the body. Only GET
-//! and HEAD are spoken. What a path means is the caller's ([`crate::serve`]).
+//! and HEAD are spoken. What a path means is the caller's.
 
 use ::http::{Method, Request, Response};
 use mio::net::TcpStream;

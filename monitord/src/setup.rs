@@ -22,7 +22,7 @@ const DESCRIPTORS_OWN: u64 = 256;
 
 /// Why this process cannot start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum SetupError {
     /// Another instance is at work.
     #[error("{what}")]
     Busy {
@@ -48,11 +48,11 @@ pub enum StartError {
     },
 }
 
-impl StartError {
+impl SetupError {
     /// What a person may do; empty if the error says it all.
     pub fn hint(&self) -> String {
         match self {
-            StartError::Directory(error) => error.hint(),
+            SetupError::Directory(error) => error.hint(),
             _ => String::new(),
         }
     }
@@ -61,8 +61,8 @@ impl StartError {
 /// Opens the FIFO of facts, the emit FIFO and the listening socket, unless they were passed.
 ///
 /// # Errors
-/// See [`StartError`].
-pub fn endpoints(settings: &Settings) -> Result<(Fifo, Fifo, Listener), StartError> {
+/// See [`SetupError`].
+pub fn endpoints(settings: &Settings) -> Result<(Fifo, Fifo, Listener), SetupError> {
     let passed = activation::passed(&settings.emit_fifo);
     // First of all, as it changes nothing of another instance's.
     let listener = listener(settings, passed.listener, group())?;
@@ -71,7 +71,7 @@ pub fn endpoints(settings: &Settings) -> Result<(Fifo, Fifo, Listener), StartErr
     Ok((facts, emit, listener))
 }
 
-fn fifo(path: &Path, passed: Option<OwnedFd>, group: &str) -> Result<Fifo, StartError> {
+fn fifo(path: &Path, passed: Option<OwnedFd>, group: &str) -> Result<Fifo, SetupError> {
     let fifo = match passed {
         Some(fd) => Fifo::adopt(fd, path),
         None => {
@@ -80,8 +80,8 @@ fn fifo(path: &Path, passed: Option<OwnedFd>, group: &str) -> Result<Fifo, Start
         }
     };
     fifo.map_err(|error| match error {
-        FifoError::Busy(_) => StartError::Busy { what: error.to_string() },
-        error => StartError::Fifo(error),
+        FifoError::Busy(_) => SetupError::Busy { what: error.to_string() },
+        error => SetupError::Fifo(error),
     })
 }
 
@@ -89,23 +89,23 @@ fn listener(
     settings: &Settings,
     passed: Option<OwnedFd>,
     group: Option<Gid>,
-) -> Result<Listener, StartError> {
+) -> Result<Listener, SetupError> {
     if let Some(fd) = passed {
         let what = "the socket that was passed";
-        return Listener::adopt(fd).map_err(|source| StartError::System { what, source });
+        return Listener::adopt(fd).map_err(|source| SetupError::System { what, source });
     }
     make_parent(&settings.socket)?;
     Listener::bind(&settings.socket, group).map_err(|error| match error {
-        ListenError::Busy(_) => StartError::Busy { what: error.to_string() },
-        error => StartError::Listen(error),
+        ListenError::Busy(_) => SetupError::Busy { what: error.to_string() },
+        error => SetupError::Listen(error),
     })
 }
 
 /// Opens the journal. One that cannot be had leaves the ring alone, and says why.
 ///
 /// # Errors
-/// [`StartError::Busy`], or [`StartError::Directory`] if another user may have put something into the journal.
-pub fn journal(settings: &Settings) -> Result<(Option<Journal>, Found, Option<String>), StartError> {
+/// [`SetupError::Busy`], or [`SetupError::Directory`] if another user may have put something into the journal.
+pub fn journal(settings: &Settings) -> Result<(Option<Journal>, Found, Option<String>), SetupError> {
     let none = Found { next: Cursor { pos: 0, seq: 1 }, ..Found::default() };
     let made = settings.journal.as_deref().map(|dir| make_journal(dir).map(|()| dir));
     let opened = made.map(|made| made.map(|dir| Journal::open(dir, settings.limits)));
@@ -116,13 +116,13 @@ pub fn journal(settings: &Settings) -> Result<(Option<Journal>, Found, Option<St
             (Some(journal), found, failed)
         }
         Some(Ok(Err(error @ OpenError::Busy(_)))) => {
-            return Err(StartError::Busy { what: error.to_string() });
+            return Err(SetupError::Busy { what: error.to_string() });
         }
         Some(Ok(Err(error))) => (None, none, Some(report::chain(&error))),
         Some(Err(
             error @ (TrustError::Make { .. } | TrustError::Look { .. } | TrustError::NotDirectory(_)),
         )) => (None, none, Some(report::chain(&error))),
-        Some(Err(error)) => return Err(StartError::Directory(error)),
+        Some(Err(error)) => return Err(SetupError::Directory(error)),
     };
     let failed = failed.map(|why| {
         let place = settings.journal.as_deref().map(|dir| ("SAMPAN_STATE_DIR", dir));
@@ -136,7 +136,7 @@ pub fn journal(settings: &Settings) -> Result<(Option<Journal>, Found, Option<St
 }
 
 /// Makes the directory of FIFO or socket: root's is passed through by the members of groups, a user's own by nobody.
-fn make_parent(path: &Path) -> Result<(), StartError> {
+fn make_parent(path: &Path) -> Result<(), SetupError> {
     let parent = trust::parent(path);
     let mode = if nix::unistd::geteuid().is_root() { trust::PASSABLE } else { trust::PRIVATE };
     match parent == Paths::from_env().run {

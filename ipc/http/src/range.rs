@@ -1,7 +1,7 @@
 //! Parts of a blob: what is asked for, and what comes. RFC 9110, section 14.
 //!
-//! Used by [`crate::serve`], which gives parts, and by [`crate::registry`], which goes on with what it has. Both
-//! headers come from strangers: what is not plainly one range of bytes is none.
+//! Servers parse `Range` with it, clients check `Content-Range`. Both headers come from strangers: what is not plainly
+//! one range of bytes is none.
 
 /// What of a blob is asked for. RFC 9110, section 14.1.2; several ranges at once are answered by all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

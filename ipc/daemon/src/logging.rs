@@ -1,20 +1,20 @@
-//! The log of this process: to stderr, at `info` or as `SAMPAN_LOG` says (error, warn, info, debug).
+//! The log of a daemon: to stderr, at `info` or as `SAMPAN_LOG` says (error, warn, info, debug).
 //!
-//! Other crates are heard from `warn` on only.
+//! Crates of others write from `warn` on only.
 
 use log::LevelFilter;
 use sampan_ipc::report::LogTo;
 use std::io::Write;
 
-/// Starts logging.
-pub fn init() {
-    let to = LogTo::stderr("sampan-engine");
+/// Starts logging as `program`.
+pub fn start(program: &'static str) {
+    let to = LogTo::stderr(program);
     let level =
         std::env::var("SAMPAN_LOG").ok().and_then(|word| word.parse().ok()).unwrap_or(LevelFilter::Info);
     env_logger::Builder::new()
         .filter_level(LevelFilter::Warn)
-        .filter_module("sampan_engine", level)
-        .filter_module("sampan_ipc", level)
+        // The filter takes a prefix: it covers all crates of this project.
+        .filter_module("sampan", level)
         .format(move |out, record| writeln!(out, "{}", to.line(record.level(), &record.args().to_string())))
         .init();
 }
