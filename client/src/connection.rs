@@ -2,14 +2,14 @@
 //!
 //! Used by subscriptions and by the engine's client. Knows frames, and no message.
 
-use crate::sys;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use sampan_ipc::event::{EMITTED_TAG, EVENT_TAG};
 use sampan_ipc::frame::{Decoder, FRAME_MAX, FrameError};
 use sampan_ipc::trust::{self, Server};
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use sampan_os::receive::receive;
+use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -79,19 +79,11 @@ impl Connection {
 
     /// Takes what the socket holds into the buffer, and descriptors that come along.
     fn receive(&mut self) -> io::Result<usize> {
-        let mut parts = [IoSliceMut::new(&mut self.buffer)];
-        let mut control = nix::cmsg_space!([RawFd; DESCRIPTORS_HELD]);
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-        let message = recvmsg::<()>(self.stream.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
-        for control in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(raws) = control {
-                self.descriptors.extend(raws.into_iter().filter_map(sys::adopt));
-            }
+        let max = DESCRIPTORS_HELD.saturating_sub(self.descriptors.len());
+        match receive(&self.stream, &mut self.buffer, max, &mut self.descriptors) {
+            Err(Errno::EMFILE) => Err(io::Error::other("more descriptors came than anybody has asked for")),
+            received => Ok(received?),
         }
-        if self.descriptors.len() > DESCRIPTORS_HELD {
-            return Err(io::Error::other("more descriptors came than anybody has asked for"));
-        }
-        Ok(message.bytes)
     }
 
     /// The body of the next message, if it is here already.

@@ -42,7 +42,7 @@
 //! emitter.send(Event::new("backup", "done", "nightly").with("bytes", 4096))?;
 //! # Ok::<(), sampan_client::RecordError>(())
 //! ```
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod connection;
 mod cursor;
@@ -51,7 +51,6 @@ mod position;
 pub mod status;
 pub mod streams;
 pub mod subscription;
-mod sys;
 
 pub use engine::{Answers, Engine, EngineError};
 pub use sampan_ipc::event::{Event, Origin, Pairs};

@@ -6,13 +6,13 @@
 
 use crate::implied::{OF_OVERLAYFS, OF_THE_HOST};
 use crate::place::{Place, UnpackError, file, lossy, refused};
-use crate::sys;
 use crate::tarball::{Entry, Kind};
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, fchmod, fchmodat, fstat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
+use sampan_os::xattr;
 use std::cell::Cell;
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd};
@@ -70,7 +70,7 @@ impl Attributes {
     /// Owner, then extended attributes (chown clears capabilities), then mode (chown clears setuid), then the access
     /// control list: its mask is the mode's group, and it may be set without a right to write.
     pub fn set_attributes(&self, fd: impl AsFd, path: &[u8], entry: &Entry) -> Result<(), UnpackError> {
-        self.disinherit(path, |name| sys::fremovexattr(&fd, name))?;
+        self.disinherit(path, |name| xattr::fremovexattr(&fd, name))?;
         // Most files are root's and were made with their mode: to look is cheaper than to set it again.
         let made = fstat(&fd).map_err(|e| file("look at", path, e))?;
         let mut is_given = false;
@@ -78,14 +78,14 @@ impl Attributes {
             is_given = (made.st_uid, made.st_gid) != (uid.as_raw(), gid.as_raw());
             if is_given { fchown(&fd, Some(uid), Some(gid)) } else { Ok(()) }
         })?;
-        self.xattrs(path, entry, IsLast(false), |name, value| sys::fsetxattr(&fd, name, value))?;
+        self.xattrs(path, entry, IsLast(false), |name, value| xattr::fsetxattr(&fd, name, value))?;
         let mode = self.mode(entry, is_owned);
         if mode.bits() != entry.mode & 0o7777 || !is_owned {
             let is_directory = entry.kind == Kind::Directory;
             let Entry { uid, gid, mode, .. } = entry;
             let kind = if is_directory { "dir" } else { "file" };
             let value = format!("{uid}:{gid}:0{:o}:{kind}", mode & 0o7777);
-            match sys::fsetxattr(&fd, OVERRIDE, value.as_bytes()) {
+            match xattr::fsetxattr(&fd, OVERRIDE, value.as_bytes()) {
                 // A file system without extended attributes holds what it can.
                 Ok(()) | Err(Errno::EOPNOTSUPP) => {}
                 Err(errno) => return Err(file("write down the owner of", path, errno)),
@@ -94,13 +94,13 @@ impl Attributes {
         if is_given || made.st_mode & 0o7777 != mode.bits() {
             fchmod(&fd, mode).map_err(|e| file("set the mode of", path, e))?;
         }
-        self.xattrs(path, entry, IsLast(true), |name, value| sys::fsetxattr(&fd, name, value))
+        self.xattrs(path, entry, IsLast(true), |name, value| xattr::fsetxattr(&fd, name, value))
     }
 
     /// Takes away what an earlier entry of the same directory gave it, but for what says that it is opaque.
     pub fn forget(&self, directory: impl AsFd, path: &[u8]) -> Result<(), UnpackError> {
         let failed = |e| file("take the extended attributes of", path, e);
-        let list = match sys::flistxattr(&directory) {
+        let list = match xattr::flistxattr(&directory) {
             Err(Errno::EOPNOTSUPP) => return Ok(()),
             other => other.map_err(failed)?,
         };
@@ -109,7 +109,7 @@ impl Attributes {
         };
         for name in list.split(|b| *b == 0).filter(|name| !name.is_empty()).filter(is_own) {
             let Ok(name) = CString::new(name) else { continue };
-            match sys::fremovexattr(&directory, &name) {
+            match xattr::fremovexattr(&directory, &name) {
                 // What this process may not take it did not give.
                 Ok(()) | Err(Errno::ENODATA | Errno::EPERM) => {}
                 Err(errno) => return Err(failed(errno)),
@@ -198,8 +198,8 @@ impl Attributes {
         let has_list = entry.kind != Kind::Symlink && self.has_default_acl.get();
         let by_path = if has_list || !entry.xattrs.is_empty() { Some(path_of(at)?) } else { None };
         if let Some(path) = &by_path {
-            self.disinherit(at.path, |name| sys::lremovexattr(path, name))?;
-            self.xattrs(at.path, entry, IsLast(false), |name, value| sys::lsetxattr(path, name, value))?;
+            self.disinherit(at.path, |name| xattr::lremovexattr(path, name))?;
+            self.xattrs(at.path, entry, IsLast(false), |name, value| xattr::lsetxattr(path, name, value))?;
         }
         if entry.kind != Kind::Symlink {
             // O_EXCL-like safety comes from our having just made it: nobody else can enter the directory.
@@ -208,7 +208,7 @@ impl Attributes {
                 .map_err(|e| file("set the mode of", at.path, e))?;
         }
         if let Some(path) = &by_path {
-            self.xattrs(at.path, entry, IsLast(true), |name, value| sys::lsetxattr(path, name, value))?;
+            self.xattrs(at.path, entry, IsLast(true), |name, value| xattr::lsetxattr(path, name, value))?;
         }
         let (atime, mtime) = times(entry.mtime);
         utimensat(at.parent, name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)

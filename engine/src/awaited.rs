@@ -1,6 +1,6 @@
 //! Something that several threads wait for and one tells, once.
 
-use crate::mutex::lock;
+use sampan_os::mutex::lock;
 use std::sync::{Condvar, Mutex};
 
 /// What is awaited; `None` if it will never come.

@@ -1,6 +1,6 @@
 //! Ends a job from outside: a flag for its threads, and a shutdown of its connections.
 
-use crate::mutex::lock;
+use sampan_os::mutex::lock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;

@@ -3,11 +3,12 @@
 //! Owned by the event loop. Holds at most one request, and output only up to what the loop gave it; progress is
 //! made anew when there is room, never queued. Never decides what an answer is.
 
-use crate::{rights, sys};
+use crate::rights;
 use mio::net::UnixStream;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, getsockopt, recvmsg, sockopt};
 use sampan_ipc::engine::{Answer, DESCRIPTORS_MAX, REQUEST_MAX};
 use sampan_ipc::frame::{self, Decoder};
+use sampan_os::syscall;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Instant;
@@ -129,7 +130,7 @@ impl Client {
         let (len, cut) = (message.bytes, message.flags.contains(MsgFlags::MSG_CTRUNC));
         for control in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(raws) = control {
-                self.descriptors.extend(raws.into_iter().filter_map(sys::adopt));
+                self.descriptors.extend(raws.into_iter().filter_map(syscall::adopt));
             }
         }
         if cut || self.descriptors.len() > DESCRIPTORS_MAX {

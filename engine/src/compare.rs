@@ -5,15 +5,14 @@
 //! nothing. Memory grows with the number of directories that wait their turn, not with what is in them.
 
 use crate::cancel::Cancel;
-use crate::holes;
 use crate::implied::OF_THE_HOST;
 use crate::place::{lossy, open_beneath, open_top};
-use crate::sys;
-use crate::walk::kind;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use sampan_os::walk_tree::kind;
+use sampan_os::{sparse, xattr};
 use serde::{Deserialize, Serialize};
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
@@ -150,7 +149,7 @@ impl Trees<'_> {
         if extended(at.expected, at.name)? != extended(at.found, at.name)? {
             return Ok(Some("has other extended attributes".to_owned()));
         }
-        let is_sparse = holes::may_be_in(one);
+        let is_sparse = sparse::may_be_in(one);
         match kind(one) == SFlag::S_IFREG && !self.same_content(at, is_sparse)? {
             true => Ok(Some("has other content".to_owned())),
             false => Ok(None),
@@ -215,7 +214,7 @@ impl Trees<'_> {
 /// Goes on to where either of two files, of one length, has data; to the end if neither has.
 fn pass_holes(one: &mut File, other: &mut File) -> io::Result<()> {
     let (at, end) = (one.stream_position()?, one.metadata()?.len());
-    let next = |file: &File| holes::next_data(file, at).map(|start| start.unwrap_or(end));
+    let next = |file: &File| sparse::next_data(file, at).map(|start| start.unwrap_or(end));
     let next = next(one)?.min(next(other)?).max(at);
     one.seek(SeekFrom::Start(next))?;
     other.seek(SeekFrom::Start(next))?;
@@ -242,14 +241,14 @@ fn word(stat: &FileStat) -> &'static str {
 fn extended(dir: &OwnedFd, name: &CStr) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let below = format!("/proc/self/fd/{}/", dir.as_raw_fd());
     let path = CString::new([below.as_bytes(), name.to_bytes()].concat()).map_err(io::Error::other)?;
-    let list = match sys::llistxattr(&path) {
+    let list = match xattr::llistxattr(&path) {
         Err(Errno::EOPNOTSUPP) => return Ok(Vec::new()),
         other => other?,
     };
     let mut attributes = Vec::new();
     for name in list.split(|b| *b == 0).filter(|name| !name.is_empty() && !OF_THE_HOST.contains(name)) {
         let c_name = CString::new(name).map_err(io::Error::other)?;
-        attributes.push((name.to_vec(), sys::lgetxattr(&path, &c_name)?));
+        attributes.push((name.to_vec(), xattr::lgetxattr(&path, &c_name)?));
     }
     attributes.sort();
     Ok(attributes)

@@ -8,12 +8,12 @@
 use crate::attributes::{Standing, times};
 use crate::implied::{self, Implied, Way};
 use crate::place::{Place, UnpackError, file, lossy, refused};
-use crate::sys;
-use crate::walk::kind;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstatat, futimens, mkdirat, utimensat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use sampan_os::walk_tree::kind;
+use sampan_os::xattr;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -292,7 +292,7 @@ impl Directories {
         // In a user namespace overlayfs reads this one, if it is mounted with `userxattr`.
         let is_root = self.standing == Standing::Root;
         let name = if is_root { c"trusted.overlay.opaque" } else { c"user.overlay.opaque" };
-        sys::fsetxattr(parent, name, b"y").map_err(|e| file("make opaque the directory of", path, e))
+        xattr::fsetxattr(parent, name, b"y").map_err(|e| file("make opaque the directory of", path, e))
     }
 
     /// Makes a directory where this layer hid one of lower layers: it hides all that was in that one.

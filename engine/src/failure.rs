@@ -7,7 +7,6 @@ use crate::store::StoreError;
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
 use std::error::Error;
-use std::io;
 
 /// Longest message, in bytes: what strangers say is quoted in it, and an answer has to fit a frame with those of
 /// all jobs that are remembered.
@@ -30,19 +29,6 @@ pub fn cropped(mut message: String) -> String {
 
 /// What helps if the disk is full.
 pub const MAKE_ROOM: &str = "'sampan system df' shows what takes room, 'sampan image prune' frees some";
-
-/// True if `error` comes of a disk, or a quota, that is full.
-pub fn is_full(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        if matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
-}
 
 /// As [`new`], of a request that makes no sense.
 pub fn usage(error: &dyn Error) -> Failure {

@@ -4,7 +4,7 @@
 //! was; then `destroy` is announced, by the caller; then the rest goes. Who finds a `.ID` knows by what is in it how
 //! far that came.
 
-use crate::tree;
+use sampan_os::remove_tree;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -36,12 +36,12 @@ pub fn hollow(dir: &Path) -> io::Result<Option<PathBuf>> {
         match entry.file_name().to_str() {
             Some(WHOSE) => is_known = true,
             Some(STOOD) => {}
-            _ => tree::remove(&entry.path())?,
+            _ => remove_tree::remove(&entry.path())?,
         }
     }
     match is_known {
         true => Ok(Some(going)),
-        false => tree::remove(&going).map(|()| None),
+        false => remove_tree::remove(&going).map(|()| None),
     }
 }
 
@@ -50,8 +50,8 @@ pub fn hollow(dir: &Path) -> io::Result<Option<PathBuf>> {
 /// # Errors
 /// It cannot be removed.
 pub fn finish(left: &Path) -> io::Result<()> {
-    tree::remove(&left.join(WHOSE))?;
-    tree::remove(left)
+    remove_tree::remove(&left.join(WHOSE))?;
+    remove_tree::remove(left)
 }
 
 /// The name of `dir` while it goes, and while it is made.

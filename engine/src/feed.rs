@@ -7,7 +7,7 @@
 //! bytes are.
 
 use crate::limits;
-use crate::mutex::lock;
+use sampan_os::mutex::lock;
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
 use std::sync::{Condvar, Mutex, MutexGuard};

@@ -4,9 +4,9 @@
 //! Trees are only moved out of the way under the commit lock, and removed behind it.
 
 use crate::digest::Digest;
-use crate::mutex::lock;
 use crate::store::{Store, StoreError, Temp, file_error, size_on_disk};
-use crate::walk;
+use sampan_os::mutex::lock;
+use sampan_os::walk_tree;
 use std::collections::HashSet;
 use std::fs;
 use std::io;
@@ -49,7 +49,7 @@ impl Store {
             swept.trash.push(self.move_to_trash(path)?);
             return Ok(());
         }
-        let size = walk::size_on_disk(path).unwrap_or(0);
+        let size = walk_tree::size_on_disk(path).unwrap_or(0);
         fs::remove_file(path).map_err(file_error("remove", path))?;
         swept.bytes += size;
         Ok(())

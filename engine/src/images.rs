@@ -7,12 +7,12 @@
 use crate::digest::Digest;
 use crate::garbage::Swept;
 use crate::index::{self, REF_NAME, name_of};
-use crate::mutex::lock;
 use crate::oci::{self, Config, Descriptor, Document, Index, Manifest, PlatformField};
 use crate::reference::Reference;
 use crate::settling::{Settled, name_new, settle_what_came};
 use crate::store::{Pin, Store, StoreError};
 use sampan_ipc::engine::Image;
+use sampan_os::mutex::lock;
 use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 

@@ -11,11 +11,11 @@
 use crate::attributes::times;
 use crate::cancel::Cancel;
 use crate::place::{lossy, open_beneath, open_top};
-use crate::sys;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlink};
 use nix::sys::stat::{Mode, fchmod, fstat, futimens};
 use nix::unistd::{Gid, Uid, fchown};
+use sampan_os::xattr;
 use std::collections::HashSet;
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
@@ -334,7 +334,7 @@ fn ends(path: &[u8]) -> impl Iterator<Item = usize> + '_ {
 fn is_opaque(directory: &OwnedFd) -> bool {
     [c"trusted.overlay.opaque", c"user.overlay.opaque"]
         .into_iter()
-        .any(|name| sys::fgetxattr(directory, name).is_ok_and(|value| value == b"y"))
+        .any(|name| xattr::fgetxattr(directory, name).is_ok_and(|value| value == b"y"))
 }
 
 /// Gives a directory what `source` says; without one, a time that is the same for all hosts, at least.
@@ -365,7 +365,7 @@ fn copy(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
 }
 
 fn copy_xattrs(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
-    let names = match sys::flistxattr(&from) {
+    let names = match xattr::flistxattr(&from) {
         Err(Errno::EOPNOTSUPP) => return Ok(()),
         other => other?,
     };
@@ -376,7 +376,7 @@ fn copy_xattrs(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
     };
     for name in names.split(|b| *b == 0).filter(is_copied) {
         let name = CString::new(name).map_err(io::Error::other)?;
-        match sys::fgetxattr(&from, &name).and_then(|value| sys::fsetxattr(&to, &name, &value)) {
+        match xattr::fgetxattr(&from, &name).and_then(|value| xattr::fsetxattr(&to, &name, &value)) {
             // The lower layer has what this process may not give; so it was when that one was unpacked.
             Ok(()) | Err(Errno::EPERM | Errno::EOPNOTSUPP) => {}
             Err(errno) => return Err(errno.into()),
@@ -421,7 +421,7 @@ mod tests {
 
         fn opaque(self, nth: usize, path: &str) -> Self {
             let directory = File::open(self.at(nth, path)).expect("open");
-            sys::fsetxattr(&directory, c"user.overlay.opaque", b"y").expect("set");
+            xattr::fsetxattr(&directory, c"user.overlay.opaque", b"y").expect("set");
             self
         }
 
@@ -504,11 +504,11 @@ mod tests {
     fn attributes_come_along_except_those_of_overlayfs() {
         let layers = Layers::new(2).with(0, "a", 0o755).opaque(0, "a").with(1, "a", 0o755);
         let from = File::open(layers.at(0, "a")).expect("open");
-        sys::fsetxattr(&from, c"user.note", b"two\nlines").expect("set");
+        xattr::fsetxattr(&from, c"user.note", b"two\nlines").expect("set");
         layers.settle(2, &["a"]);
         let to = File::open(layers.at(1, "a")).expect("open");
-        assert_eq!(sys::fgetxattr(&to, c"user.note"), Ok(b"two\nlines".to_vec()));
-        assert!(sys::fgetxattr(&to, c"user.overlay.opaque").is_err());
+        assert_eq!(xattr::fgetxattr(&to, c"user.note"), Ok(b"two\nlines".to_vec()));
+        assert!(xattr::fgetxattr(&to, c"user.overlay.opaque").is_err());
     }
 
     #[test]

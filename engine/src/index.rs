@@ -7,8 +7,8 @@
 
 use crate::digest::Digest;
 use crate::oci::{self, Descriptor, Index};
-use crate::small_file;
 use crate::store::{Store, StoreError, Temp, file_error};
+use sampan_os::small_file;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;

@@ -7,6 +7,7 @@
 //! same image, as [`registries`] says. [`load`] and [`save`] carry images from and to archives, whose documents
 //! [`bundle`] reads. [`announce`] says what happened.
 //! A module imports only what lies below it.
+#![forbid(unsafe_code)]
 
 pub mod announce;
 pub mod archive;
@@ -30,7 +31,6 @@ pub mod feed;
 pub mod fifos;
 pub mod fit;
 mod garbage;
-mod holes;
 pub mod images;
 pub mod implied;
 pub mod import;
@@ -41,10 +41,8 @@ pub mod layout;
 pub mod leftovers;
 pub mod limits;
 pub mod load;
-pub mod lock;
 pub mod login;
 pub mod members;
-mod mutex;
 pub mod namespace;
 #[cfg(test)]
 mod numbers;
@@ -77,7 +75,6 @@ pub mod server;
 mod settling;
 pub mod shim;
 pub mod signature;
-pub mod small_file;
 pub mod socket;
 pub mod sources;
 mod spare;
@@ -86,23 +83,20 @@ pub mod stamp;
 pub mod state_file;
 pub mod store;
 pub mod subid;
-mod sys;
 pub mod tarball;
-pub mod tree;
 pub mod unpack;
 pub mod unsaid;
 pub mod unsynced;
 pub mod usage;
 pub mod verify;
-pub mod walk;
 pub mod work;
 
-/// Bounds what the allocator keeps; to be called first thing, before any thread.
-pub fn limit_memory() {
-    sys::limit_arenas();
-}
+use sampan_os::memory::{self, HeapBounds};
 
-/// Gives back memory that starting up, or a job, needed and an idle engine does not.
-pub fn trim_memory() {
-    sys::trim_memory();
+/// Bounds what the allocator keeps, in the engine and in shims; to be called first thing, before any thread.
+///
+/// Two arenas, so that many short threads do not each keep memory; buffers of a layer come from memory that earlier ones
+/// were in, not from a mapping for each. What is freed is kept until it is trimmed, soon after the work.
+pub fn limit_memory() {
+    memory::bound_heap(HeapBounds { arenas: 2, mmap_threshold: 1 << 20, trim_threshold: 8 << 20 });
 }

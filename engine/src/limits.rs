@@ -9,8 +9,8 @@
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::digest::Digest;
-use crate::mutex::lock;
 use crate::rate::Rate;
+use sampan_os::mutex::lock;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::marker::PhantomData;

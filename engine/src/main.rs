@@ -1,4 +1,5 @@
 //! The program `sampan-engine`: reads its arguments, opens store, FIFOs and socket, runs the event loop.
+#![forbid(unsafe_code)]
 
 use sampan_daemon::logging;
 use sampan_engine::announce::Announcer;
@@ -121,7 +122,7 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     read_registries(&shared.config);
-    sampan_engine::trim_memory();
+    sampan_os::memory::trim();
     let result = server.run();
     shared.store.settle();
     announcer.daemon("stop");

@@ -12,10 +12,10 @@ use crate::place::UnpackError;
 use crate::subid::{self, Range};
 use crate::tarball::TarError;
 use crate::unpack::{self, Unpacked};
-use crate::{sys, tree, walk};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use sampan_ipc::report;
+use sampan_os::{remove_tree, syscall, walk_tree};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -107,7 +107,7 @@ impl Namespace {
         parse(&words)
     }
 
-    /// Removes `path` and all below it. See [`tree::remove`].
+    /// Removes `path` and all below it. See [`remove_tree::remove`].
     ///
     /// # Errors
     /// What the process in the namespace met.
@@ -149,7 +149,7 @@ impl Namespace {
         }
     }
 
-    /// Bytes that `path` and all below it take on the disk. See [`walk::size_on_disk`].
+    /// Bytes that `path` and all below it take on the disk. See [`walk_tree::size_on_disk`].
     ///
     /// # Errors
     /// What the process in the namespace met.
@@ -163,7 +163,7 @@ impl Namespace {
     fn command(&self, verb: &str, path: Option<&Path>) -> Command {
         let mut command = command(verb);
         command.arg(self.descriptor.as_raw_fd().to_string()).args(path);
-        sys::pass_on(&mut command, self.descriptor.as_fd());
+        syscall::pass_on(&mut command, self.descriptor.as_fd());
         command
     }
 }
@@ -279,20 +279,20 @@ fn obey(args: &[&OsStr]) -> Result<String, String> {
         return make();
     }
     let descriptor = args.get(1).and_then(|text| text.to_str()?.parse::<RawFd>().ok());
-    let descriptor = descriptor.and_then(sys::adopt).ok_or("no user namespace was handed over")?;
+    let descriptor = descriptor.and_then(syscall::adopt).ok_or("no user namespace was handed over")?;
     setns(descriptor, CloneFlags::CLONE_NEWUSER)
         .map_err(|errno| format!("cannot enter the user namespace: {}", errno.desc()))?;
     match (verb, args.get(2)) {
         ("enter", None) => Ok("done".to_owned()),
         ("unpack", Some(root)) => Ok(say(&unpack_input(Path::new(root)))),
-        ("remove", Some(path)) => tree::remove(Path::new(path))
+        ("remove", Some(path)) => remove_tree::remove(Path::new(path))
             .map(|()| "done".to_owned())
             .map_err(|error| format!("cannot remove it in the user namespace: {error}")),
         ("settle", Some(layer)) => settle_layer(Path::new(layer))
             .map(|()| "done".to_owned())
             .map_err(|error| format!("cannot look at layers in the user namespace: {error}")),
         ("compare", Some(expected)) => compare_trees(Path::new(expected), args.get(3), args.get(4)),
-        ("measure", Some(path)) => walk::size_on_disk(Path::new(path))
+        ("measure", Some(path)) => walk_tree::size_on_disk(Path::new(path))
             .map(|bytes| bytes.to_string())
             .map_err(|error| format!("cannot look at it in the user namespace: {error}")),
         _ => Err("the request is none that is known in a user namespace".to_owned()),

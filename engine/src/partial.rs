@@ -12,8 +12,8 @@
 //! was computed, those of a partial included. One job at a time has a partial open: it has claimed the digest.
 
 use crate::digest::Digest;
-use crate::mutex::lock;
 use crate::store::{Store, StoreError, file_error, name_blob};
+use sampan_os::mutex::lock;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};

@@ -3,8 +3,8 @@
 //! Workers change rows as bytes arrive; the event loop asks which rows changed since it last looked. No timer,
 //! no I/O; milestones (25, 50, 75 %) are told once, by whoever crosses them.
 
-use crate::mutex::lock;
 use sampan_ipc::engine::{Phase, Row};
+use sampan_os::mutex::lock;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 

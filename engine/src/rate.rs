@@ -5,7 +5,7 @@
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::limits;
-use crate::mutex::lock;
+use sampan_os::mutex::lock;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 

@@ -12,8 +12,8 @@
 //! [`crate::pipeline`]; knows nothing of what they are.
 
 use crate::limits::{self, Limits};
-use crate::mutex::lock;
 use crate::processor;
+use sampan_os::mutex::lock;
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
 use std::sync::atomic::{AtomicBool, Ordering};

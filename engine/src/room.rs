@@ -8,11 +8,11 @@
 use crate::announce::Announcer;
 use crate::digest::Digest;
 use crate::images::{self, ImageError};
-use crate::mutex::lock;
 use crate::oci::{Descriptor, Manifest};
 use crate::store::Store;
 use crate::{partial, prune};
 use nix::sys::statvfs::statvfs;
+use sampan_os::mutex::lock;
 use serde::{Deserialize, Deserializer};
 use std::collections::{HashMap, HashSet};
 use std::fmt;

@@ -14,7 +14,6 @@ use crate::fifos::Fifos;
 use crate::images;
 use crate::import::ImportRequest;
 use crate::jobs::{JobEntry, Jobs, RUNNING_MAX};
-use crate::mutex::lock;
 use crate::oci::Run;
 use crate::platform::Platform;
 use crate::pull::PullRequest;
@@ -22,7 +21,6 @@ use crate::push::PushRequest;
 use crate::reach;
 use crate::reference::Reference;
 use crate::socket::Listening;
-use crate::sys;
 use crate::work::archives;
 use crate::work::{self, Message, PullTask, Shared, Task};
 use mio::event::Event;
@@ -30,6 +28,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use sampan_daemon::accept::Accept;
 use sampan_ipc::engine::{self, Answer, Code, Done, Failure, Info, Request};
+use sampan_os::memory;
+use sampan_os::mutex::lock;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use std::collections::{HashMap, VecDeque};
@@ -210,7 +210,7 @@ impl Server {
     /// is something.
     fn rest(&mut self) {
         if self.rest_at.take_if(|at| *at <= Instant::now()).is_some() {
-            sys::trim_memory();
+            memory::trim();
         }
     }
 

@@ -4,10 +4,10 @@
 //! images away, or gives names, wants all of it settled first ([`Settled`]). Called by [`crate::images`] and behind jobs.
 
 use crate::index::{self, name_of};
-use crate::mutex::lock;
 use crate::oci::{Descriptor, Index};
 use crate::store::{Store, StoreError};
 use crate::unsynced::Lost;
+use sampan_os::mutex::lock;
 use std::sync::MutexGuard;
 
 /// How often an index is tried to be settled before it is changed.

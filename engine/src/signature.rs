@@ -8,10 +8,10 @@
 
 use crate::digest::Digest;
 use crate::reference::Reference;
-use crate::small_file;
 use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject;
+use sampan_os::small_file;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 

@@ -2,13 +2,13 @@
 //!
 //! A path is unlinked here alone, and only while the lock proves that no other engine lives.
 
-use crate::{lock, sys};
 use mio::net::UnixListener;
 use nix::fcntl::Flock;
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, umask};
 use nix::unistd::{Gid, chown};
 use sampan_ipc::accounts;
 use sampan_ipc::trust::{self, TrustError};
+use sampan_os::{file_lock, syscall};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -90,7 +90,7 @@ pub fn listen(path: &Path) -> Result<Listening, SocketError> {
     let lock_path = PathBuf::from(lock_path);
     let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
     let lock = lock.map_err(failed("open", &lock_path))?;
-    let lock = lock::take(lock).map_err(|_| SocketError::InUse(path.to_owned()))?;
+    let lock = file_lock::take(lock).map_err(|_| SocketError::InUse(path.to_owned()))?;
     match std::fs::symlink_metadata(path) {
         // Nobody holds the lock, so nobody listens: it is what a killed engine left.
         Ok(meta) if meta.file_type().is_socket() => {
@@ -114,7 +114,7 @@ pub fn listen(path: &Path) -> Result<Listening, SocketError> {
 fn from_systemd() -> Option<OwnedFd> {
     let mut given = sd_notify::listen_fds_with_names().ok()?.collect::<Vec<_>>();
     let at = given.iter().position(|(_, name)| name == "engine").unwrap_or(0);
-    (!given.is_empty()).then(|| given.swap_remove(at)).and_then(|(fd, _)| sys::adopt(fd))
+    (!given.is_empty()).then(|| given.swap_remove(at)).and_then(|(fd, _)| syscall::adopt(fd))
 }
 
 /// Makes the directory of `path` if it is not there, and checks it.

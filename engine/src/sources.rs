@@ -6,11 +6,11 @@
 //! what is tried again, and when, [`crate::retry`] says.
 
 use crate::digest::{Digest, Hasher};
-use crate::mutex::lock;
 use crate::reference::Reference;
 use crate::registries::RegistriesError;
 use crate::registry::{Access, BlobBody, RawManifest, Registry, RegistryError};
 use crate::retry;
+use sampan_os::mutex::lock;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

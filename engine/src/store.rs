@@ -18,11 +18,12 @@ use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::implied;
 use crate::index;
-use crate::mutex::lock;
 use crate::namespace::Namespace;
+use crate::spare;
 use crate::unsynced::{Lost, Unsynced};
-use crate::{failure, lock, small_file, spare, sys, tree, walk};
 use nix::fcntl::Flock;
+use sampan_os::mutex::lock;
+use sampan_os::{boot_id, file_lock, io_error, remove_tree, small_file, syscall, walk_tree};
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -181,7 +182,7 @@ impl Store {
         let path = root.join("lock");
         let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = file.map_err(file_error("open", &path))?;
-        let held = lock::take(file).map_err(|_| StoreError::Locked(root.to_owned()))?;
+        let held = file_lock::take(file).map_err(|_| StoreError::Locked(root.to_owned()))?;
         let store = Store {
             root: root.to_owned(),
             held,
@@ -236,7 +237,7 @@ impl Store {
 
     /// After another boot, blobs and layers that no image names may be cut short; all others were synced.
     fn forget_what_power_loss_cut(&self, needed: &dyn Fn() -> Vec<Digest>) {
-        let Ok(boot) = fs::read_to_string("/proc/sys/kernel/random/boot_id") else {
+        let Some(boot) = boot_id::read().map(|id| id + "\n") else {
             return self.sync_first();
         };
         let path = self.root.join("boot");
@@ -455,7 +456,7 @@ impl Store {
     pub fn sync(&self) -> Result<(), StoreError> {
         let synced = match self.unsynced.has_failed() {
             true => Err(io::Error::other("the disk has lost something before: start the engine again")),
-            false => sys::sync_file_system(self.held.as_fd()).inspect_err(|_| self.distrust()),
+            false => syscall::sync_file_system(self.held.as_fd()).inspect_err(|_| self.distrust()),
         };
         synced.map_err(file_error("sync", &self.root))
     }
@@ -513,7 +514,7 @@ impl Store {
     /// ([`Store::lay_by`]).
     pub(crate) fn replace_file_from_reserve(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         match self.swap_file(name, bytes) {
-            Err(error) if failure::is_full(&error) && spare::give_up(&self.root) => {
+            Err(error) if io_error::is_full(&error) && spare::give_up(&self.root) => {
                 self.swap_file(name, bytes)?
             }
             other => other?,
@@ -577,7 +578,7 @@ pub(crate) fn name_blob(from: &Path, target: &Path) -> io::Result<()> {
 
 /// Bytes that a tree takes; directories of another user's id can only be read where that is one of ours.
 pub(crate) fn size_on_disk(path: &Path, namespace: Option<&Namespace>) -> io::Result<u64> {
-    match (walk::size_on_disk(path), namespace) {
+    match (walk_tree::size_on_disk(path), namespace) {
         (Err(error), Some(namespace)) if error.kind() == io::ErrorKind::PermissionDenied => {
             namespace.size_on_disk(path)
         }
@@ -587,7 +588,7 @@ pub(crate) fn size_on_disk(path: &Path, namespace: Option<&Namespace>) -> io::Re
 
 /// Removes a tree; files that another user's id owns can only go where that is one of ours.
 fn remove(path: &Path, namespace: Option<&Namespace>) -> io::Result<()> {
-    match (tree::remove(path), namespace) {
+    match (remove_tree::remove(path), namespace) {
         (Err(_), Some(namespace)) => namespace.remove(path),
         (removed, _) => removed,
     }

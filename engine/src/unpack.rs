@@ -11,11 +11,11 @@ use crate::directories::{DIRECTORY, Directories, Opened, PATH_MAX, is_whiteout, 
 use crate::implied;
 use crate::place::{Place, UnpackError, file, lossy, refused};
 use crate::tarball::{Entry, Kind, TarError, Tarball};
-use crate::tree;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, futimens, makedev, mkdirat, mknodat};
 use nix::unistd::{linkat, symlinkat};
+use sampan_os::remove_tree;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, Write};
@@ -138,7 +138,7 @@ impl Unpacker {
             other => return other.map_err(|e| file(doing, at.path, e)),
         }
         self.directories.forget();
-        tree::remove_at(at.parent.as_fd(), OsStr::from_bytes(at.name))
+        remove_tree::remove_at(at.parent.as_fd(), OsStr::from_bytes(at.name))
             .map_err(|source| UnpackError::File { doing: "replace", path: lossy(at.path), source })?;
         make().map_err(|e| file(doing, at.path, e))
     }
@@ -336,7 +336,7 @@ fn clean(path: &[u8]) -> Result<Vec<u8>, UnpackError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys;
+    use sampan_os::xattr;
     use std::ffi::CString;
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     use tar::{Builder, EntryType, Header};
@@ -509,7 +509,7 @@ mod tests {
             let sub = dir.path().join("root/d/sub");
             assert!(sub.is_dir(), "{entries:?}");
             let sub = CString::new(sub.as_os_str().as_bytes()).expect("no NUL");
-            let has = sys::lgetxattr(&sub, c"trusted.overlay.opaque");
+            let has = xattr::lgetxattr(&sub, c"trusted.overlay.opaque");
             assert_eq!(has, Ok(b"y".to_vec()), "{entries:?}");
         }
     }

@@ -10,8 +10,8 @@
 //! list that stands in the file, and counts; writes nothing: `settling.rs` has that done.
 
 use crate::digest::Digest;
-use crate::mutex::lock;
 use crate::oci::Descriptor;
+use sampan_os::mutex::lock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 

@@ -19,10 +19,11 @@ use crate::place::UnpackError;
 use crate::progress::Progress;
 use crate::store::{Store, StoreError, Temp, file_error};
 use crate::tarball::TarError;
-use crate::{sys, unpack};
+use crate::unpack;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use sampan_ipc::engine::{Code, Failure, Phase};
 use sampan_ipc::report::chain;
+use sampan_os::syscall;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read};
@@ -183,7 +184,7 @@ impl Verify<'_> {
     /// # Errors
     /// [`VerifyError`]; that something is broken is none, but in the report.
     pub fn run(&self) -> Result<Report, VerifyError> {
-        sys::yield_to_others();
+        syscall::yield_to_others();
         let plan = self.plan()?;
         self.progress.begin(rows(&plan.parts));
         let mut report = Report::default();

@@ -3,11 +3,11 @@
 //! Called once at start, and by the loop when its state changes. Does nothing outside systemd.
 //! sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3).
 
-use crate::sys;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::stat::{SFlag, fstat, stat};
+use sampan_os::syscall;
 use sd_notify::NotifyState;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -38,8 +38,10 @@ pub fn passed(emit_path: &Path) -> Passed {
         return passed;
     };
     for (raw, name) in fds {
-        // SAFETY: the descriptor is of the LISTEN_FDS range, which this process owns and takes only here.
-        let fd = unsafe { sys::take_passed(raw) };
+        let Some(fd) = syscall::adopt(raw) else {
+            log::warn!("descriptor {raw} ('{name}') was passed but is not open");
+            continue;
+        };
         let kind = fstat(&fd).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT);
         let place = match (name.as_str(), kind) {
             ("fifo", Ok(SFlag::S_IFIFO)) => &mut passed.fifo,

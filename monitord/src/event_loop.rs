@@ -147,7 +147,7 @@ impl EventLoop {
             self.intake.store().head()
         );
         activation::tell(&[NotifyState::Ready]);
-        crate::sys::forget_code();
+        sampan_os::memory::drop_code_pages();
         while !self.stopping {
             self.wait(&mut events)?;
             self.mark(&events);
@@ -473,7 +473,7 @@ impl EventLoop {
         if is_busy || self.more {
             self.rest_at = Some(now + REST);
         } else if self.rest_at.take_if(|at| *at <= now).is_some() {
-            crate::sys::forget_code();
+            sampan_os::memory::drop_code_pages();
         }
     }
 

@@ -8,10 +8,10 @@
 //! a FIFO, makes one, or removes one.
 
 use crate::activation;
-use crate::sys;
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{fchown, getegid, geteuid};
 use sampan_ipc::fifo::{self, OpenError};
+use sampan_os::syscall;
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -75,7 +75,7 @@ pub fn hold(path: &Path) -> Result<(), HoldError> {
     let fifo = fifo::hold(path)?;
     activation::tell(&[NotifyState::Ready]);
     signals.forever().next();
-    match sys::unread(&fifo) {
+    match syscall::bytes_waiting(&fifo) {
         Ok(0) => {}
         Ok(bytes) => log::info!("{} is not held any more, with {bytes} bytes unread", path.display()),
         Err(errno) => log::debug!("cannot tell what is in {}: {errno}", path.display()),
@@ -102,7 +102,7 @@ mod tests {
         fifo.write_all(b"unread").expect("room");
         give_back(&path, mode).expect("given back");
         assert_eq!(fifo.metadata().expect("there").permissions().mode() & 0o7777, 0o620);
-        assert_eq!(sys::unread(&fifo), Ok(6));
+        assert_eq!(syscall::bytes_waiting(&fifo), Ok(6));
         std::os::unix::fs::symlink(&path, &link).expect("linked");
         let error = give_back(&link, mode).expect_err("a link").to_string();
         assert!(error.contains("a symbolic link"), "{error}");

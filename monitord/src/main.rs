@@ -2,6 +2,7 @@
 //!
 //! Parses, opens, runs, and turns the outcome into an exit code: 0 asked to stop, 1 failed, 2 bad arguments,
 //! 100 another instance is at work.
+#![forbid(unsafe_code)]
 
 mod activation;
 mod checker;
@@ -22,16 +23,17 @@ mod segment;
 mod setup;
 mod store;
 mod syncer;
-mod sys;
 
 use event_loop::EventLoop;
 use sampan_daemon::logging;
 use sampan_ipc::paths::unwritable_hint;
+use sampan_os::memory::{self, HeapBounds};
 use setup::SetupError;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    sys::keep_heap_small();
+    // One heap for three threads that hardly allocate, and none of the pages of a large buffer once that is freed.
+    memory::bound_heap(HeapBounds { arenas: 1, mmap_threshold: 32 << 10, trim_threshold: 32 << 10 });
     let settings = match config::Settings::from_args(std::env::args_os().skip(1)) {
         Ok(config::Asked::Run(settings)) => settings,
         Ok(config::Asked::GiveBack(path, mode)) => return between_lives(|| hold::give_back(&path, mode)),

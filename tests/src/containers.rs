@@ -11,6 +11,7 @@ use sampan_ipc::Event;
 use sampan_ipc::container::{Control, Create, Streams, Summary, Told};
 use sampan_ipc::engine::{Answer, Failure, Import, Opening, Request, Start, VERSION};
 use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
+use sampan_os::cgroup;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{IoSlice, Read, Write};
@@ -295,7 +296,7 @@ impl Drop for Containers {
         let (homes, runtime) = (self.host.path("data/containers"), self.host.path("run/runtime"));
         for id in names(&homes).union(&names(&runtime)) {
             leftovers::end_commands(&runtime, &homes.join(id), id);
-            leftovers::remove_cgroups(id, None);
+            cgroup::remove_groups(id, None);
         }
         if std::thread::panicking() {
             eprintln!("{}", self.log());

@@ -6,10 +6,8 @@
 //! not change meanwhile; the caller has pinned them.
 
 use super::lookup;
-use crate::holes;
 use crate::implied::{OF_OVERLAYFS, OF_THE_HOST};
 use crate::place::{lossy, open_beneath, open_top};
-use crate::{sys, tree};
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
@@ -19,6 +17,7 @@ use nix::sys::stat::{
 };
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
+use sampan_os::{remove_tree, sparse, syscall, xattr};
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -54,7 +53,7 @@ fn failed_io(doing: &'static str, path: &[u8]) -> impl FnOnce(io::Error) -> Copy
 /// [`CopyError`]; what was copied until then is left to the caller.
 pub fn copy(layers: &[PathBuf], target: &Path, scratch: &Path) -> Result<u64, CopyError> {
     let result = Copier::new(layers, target, scratch).and_then(Copier::run);
-    let removed = tree::remove(scratch).map_err(failed_io("tidy up behind", b""));
+    let removed = remove_tree::remove(scratch).map_err(failed_io("tidy up behind", b""));
     result.and_then(|left_out| removed.map(|()| left_out))
 }
 
@@ -231,7 +230,7 @@ impl<'a> Copier<'a> {
         let target = openat(to, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed("make", path))?;
         let (source, target) = (File::from(source), File::from(target));
         if stat.st_size > 0 {
-            self.can_clone = self.can_clone && sys::clone_file(target.as_fd(), source.as_fd()).is_ok();
+            self.can_clone = self.can_clone && syscall::clone_file(target.as_fd(), source.as_fd()).is_ok();
             if !self.can_clone {
                 copy_data(&source, &target, &stat).map_err(failed_io("copy", path))?;
             }
@@ -246,9 +245,9 @@ impl<'a> Copier<'a> {
         fchownat(to, name, uid(stat), gid(stat), AtFlags::AT_SYMLINK_NOFOLLOW)
             .map_err(failed("set the owner of", path))?;
         let (source, target) = (by_path(from, name), by_path(to, name));
-        let get = |attribute: &CStr| sys::lgetxattr(&source, attribute);
-        let set = |attribute: &CStr, value: &[u8]| sys::lsetxattr(&target, attribute, value);
-        self.left_out += attributes(sys::llistxattr(&source), get, set, path)?;
+        let get = |attribute: &CStr| xattr::lgetxattr(&source, attribute);
+        let set = |attribute: &CStr, value: &[u8]| xattr::lsetxattr(&target, attribute, value);
+        self.left_out += attributes(xattr::llistxattr(&source), get, set, path)?;
         if kind(stat) != SFlag::S_IFLNK {
             // Nobody else can reach the directory yet: it is what was just made.
             fchmodat(to, name, mode(stat), FchmodatFlags::FollowSymlink)
@@ -332,13 +331,13 @@ impl Pending {
 /// Copies what is not a hole.
 fn copy_data(source: &File, target: &File, stat: &FileStat) -> io::Result<()> {
     let size = stat.st_size.unsigned_abs();
-    if !holes::may_be_in(stat) {
+    if !sparse::may_be_in(stat) {
         return io::copy(&mut &*source, &mut &*target).map(drop);
     }
     let mut at = 0;
     while at < size {
-        let Some(start) = holes::next_data(source, at)? else { break };
-        let end = holes::end_of_data(source, start, size);
+        let Some(start) = sparse::next_data(source, at)? else { break };
+        let end = sparse::end_of_data(source, start, size);
         let (mut from, mut to) = (source, target);
         from.seek(SeekFrom::Start(start))?;
         to.seek(SeekFrom::Start(start))?;
@@ -352,9 +351,9 @@ fn copy_data(source: &File, target: &File, stat: &FileStat) -> io::Result<()> {
 /// attributes could not be set.
 fn dress(from: &impl AsFd, to: &impl AsFd, stat: &FileStat, path: &[u8]) -> Result<u64, CopyError> {
     fchown(to, uid(stat), gid(stat)).map_err(failed("set the owner of", path))?;
-    let get = |name: &CStr| sys::fgetxattr(from, name);
-    let set = |name: &CStr, value: &[u8]| sys::fsetxattr(to, name, value);
-    let left_out = attributes(sys::flistxattr(from), get, set, path)?;
+    let get = |name: &CStr| xattr::fgetxattr(from, name);
+    let set = |name: &CStr, value: &[u8]| xattr::fsetxattr(to, name, value);
+    let left_out = attributes(xattr::flistxattr(from), get, set, path)?;
     fchmod(to, mode(stat)).map_err(failed("set the mode of", path))?;
     let (atime, mtime) = times(stat);
     futimens(to, &atime, &mtime).map_err(failed("set the time of", path))?;
@@ -389,12 +388,16 @@ fn attributes(
 }
 
 fn has_whiteout_mark(from: &OwnedFd, name: &CStr) -> bool {
-    sys::lgetxattr(&by_path(from, name), lookup::marks().whiteout).is_ok()
+    xattr::lgetxattr(&by_path(from, name), lookup::marks().whiteout).is_ok()
 }
 
 /// The first letter of the mark that overlayfs looks for: `y`, or `x` where whiteouts in it may be marked files.
 fn opaque_mark(directory: &OwnedFd) -> Option<u8> {
-    sys::fgetxattr(directory, lookup::marks().opaque).ok().filter(|value| value.len() == 1)?.first().copied()
+    xattr::fgetxattr(directory, lookup::marks().opaque)
+        .ok()
+        .filter(|value| value.len() == 1)?
+        .first()
+        .copied()
 }
 
 fn by_path(directory: &OwnedFd, name: &CStr) -> CString {
@@ -465,7 +468,7 @@ mod tests {
 
         fn mark(&self, inside: &str, name: &CStr, value: &[u8]) {
             let path = CString::new(self.path(inside).to_string_lossy().into_owned()).expect("no NUL");
-            sys::lsetxattr(&path, name, value).expect("as root");
+            xattr::lsetxattr(&path, name, value).expect("as root");
         }
 
         fn copy(&self) -> Result<u64, CopyError> {
@@ -483,7 +486,7 @@ mod tests {
                 paths.push(String::from_utf8_lossy(path).into_owned());
                 Ok(())
             };
-            crate::walk::walk(&self.path("root"), visit).expect("walked");
+            sampan_os::walk_tree::walk(&self.path("root"), visit).expect("walked");
             paths.sort();
             paths
         }
@@ -506,7 +509,7 @@ mod tests {
         stack.write("0/e/new", "new");
         assert_eq!(stack.copied(), ["", "a", "a/mid", "a/old", "c", "d", "d/new", "e", "e/new", "f"]);
         assert!(
-            sys::fgetxattr(open_top(&stack.path("root/c")).expect("open"), lookup::marks().opaque).is_err()
+            xattr::fgetxattr(open_top(&stack.path("root/c")).expect("open"), lookup::marks().opaque).is_err()
         );
     }
 
@@ -582,8 +585,8 @@ mod tests {
         assert!(copier.pending.len < 500 * 30, "{}", copier.pending.len);
         assert!(fs::read_dir("/proc/self/fd").expect("mounted").count() < before + 200);
         drop(copier);
-        tree::remove(&stack.path("root"))
-            .and_then(|()| tree::remove(&stack.path("scratch")))
+        remove_tree::remove(&stack.path("root"))
+            .and_then(|()| remove_tree::remove(&stack.path("scratch")))
             .expect("removed");
         fs::create_dir(stack.path("root")).expect("made");
         assert_eq!(stack.copied().len(), 1 + 901 + 500);

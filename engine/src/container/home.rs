@@ -8,10 +8,11 @@ use super::definition::{self, Definition, Form};
 use super::host::Host;
 use super::relabel;
 use crate::digest::Digest;
+use crate::farewell;
 use crate::state_file::{self, StateFile};
 use crate::unsaid::{self, Unsaid};
-use crate::{farewell, small_file, sys, tree, walk};
 use sampan_ipc::shim::{self, State};
+use sampan_os::{remove_tree, small_file, syscall, walk_tree};
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -106,7 +107,7 @@ impl Homes {
     /// # Errors
     /// A directory cannot be read.
     pub fn written_bytes(&self, definition: &Definition) -> io::Result<u64> {
-        let size = walk::size_on_disk(&self.written(definition))?;
+        let size = walk_tree::size_on_disk(&self.written(definition))?;
         Ok(size.saturating_sub(definition.copied))
     }
 
@@ -129,7 +130,7 @@ impl Homes {
         let named = |left_out| fs::rename(&draft, &dir).map(|()| left_out).map_err(failed("name", &dir));
         let made = made.and_then(named);
         if made.is_err() {
-            let _ = tree::remove(&draft);
+            let _ = remove_tree::remove(&draft);
             return made;
         }
         if is_durable {
@@ -155,7 +156,7 @@ impl Homes {
         };
         if definition.rootfs == Form::Copy {
             let rootfs = draft.join("rootfs");
-            definition.copied = walk::size_on_disk(&rootfs).map_err(failed("look at", &rootfs))?;
+            definition.copied = walk_tree::size_on_disk(&rootfs).map_err(failed("look at", &rootfs))?;
         }
         write(&draft.join(definition::FILE), &json(definition), is_durable)?;
         let path = draft.join(shim::STATE);
@@ -166,7 +167,7 @@ impl Homes {
         match (is_durable, definition.rootfs) {
             // The files of a copy are too many to be synced one by one.
             (true, Form::Copy) => File::open(draft)
-                .and_then(|dir| sys::sync_file_system(dir.as_fd()))
+                .and_then(|dir| syscall::sync_file_system(dir.as_fd()))
                 .map_err(failed("sync", draft))?,
             (true, Form::Overlay) => sync_dir(draft)?,
             (false, _) => {}
@@ -180,7 +181,7 @@ impl Homes {
     /// [`HomeError::File`].
     pub(super) fn make_trial(&self) -> Result<PathBuf, HomeError> {
         let dir = self.data.join(TRIAL);
-        tree::remove(&dir).map_err(failed("remove", &dir))?;
+        remove_tree::remove(&dir).map_err(failed("remove", &dir))?;
         make_dir(&dir, 0o700)?;
         for name in ["upper", "work", "rootfs"] {
             make_dir(&dir.join(name), 0o700)?;
@@ -223,7 +224,7 @@ impl Homes {
 
     /// Removes the run directory of container `id`.
     pub fn remove_run(&self, id: &str) {
-        let _ = tree::remove(&self.run(id));
+        let _ = remove_tree::remove(&self.run(id));
     }
 
     /// Takes container `id` out of sight, and then away with all it has, and calls `announce` when that is done,
@@ -233,7 +234,7 @@ impl Homes {
     /// [`HomeError::File`]; it may be gone in part, and goes for good when the engine starts the next time.
     pub fn remove(&self, id: &str, announce: impl FnOnce()) -> Result<u64, HomeError> {
         let dir = self.dir(id);
-        let freed = walk::size_on_disk(&dir).unwrap_or(0);
+        let freed = walk_tree::size_on_disk(&dir).unwrap_or(0);
         let left = farewell::hollow(&dir).map_err(failed("remove", &dir))?;
         self.remove_run(id);
         if let Some(left) = left {
@@ -260,7 +261,7 @@ impl Homes {
     /// Removes what is left of container `id`, which was half made, or half gone and said to be.
     pub fn clear(&self, id: &str) {
         for path in [self.draft(id), self.run(id)] {
-            if let Err(error) = tree::remove(&path) {
+            if let Err(error) = remove_tree::remove(&path) {
                 log::warn!("cannot remove {}: {error}", path.display());
             }
         }
@@ -271,7 +272,7 @@ impl Homes {
         let known: HashSet<PathBuf> = ids.iter().map(|id| self.run(id)).collect();
         for entry in fs::read_dir(&self.run).into_iter().flatten().flatten() {
             if !known.contains(&entry.path()) && !is_used(&entry.path()) {
-                let _ = tree::remove(&entry.path());
+                let _ = remove_tree::remove(&entry.path());
             }
         }
     }

@@ -4,9 +4,10 @@ use super::definition::{self, Definition, Form};
 use super::home::Homes;
 use super::{devices, listing, logs, process, signals, unit};
 use crate::config::Config;
-use crate::{small_file, stamp};
+use crate::stamp;
 use sampan_ipc::container::{FOR_EVER, Mount, MountKind, Notify, Phase, Restart};
 use sampan_ipc::shim::State;
+use sampan_os::small_file;
 use serde::Deserialize;
 use serde_json::{Value, json};
 

@@ -5,11 +5,11 @@
 //! container writes, are hostile: every component is looked at by itself, the kernel follows no link here, and
 //! nothing but regular files is ever opened. Used for /etc/passwd and /etc/group, and to check paths.
 
-use crate::sys;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::unistd::geteuid;
+use sampan_os::xattr;
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
@@ -196,7 +196,7 @@ pub fn visible(layers: Vec<PathBuf>) -> Vec<PathBuf> {
 /// True if overlayfs takes the directory for opaque: by the mark that the engine's layers have, root's or an
 /// ordinary user's. Linux, "overlayfs.rst".
 fn is_opaque(path: &CStr) -> bool {
-    sys::lgetxattr(path, marks().opaque).is_ok_and(|value| value == b"y")
+    xattr::lgetxattr(path, marks().opaque).is_ok_and(|value| value == b"y")
 }
 
 /// Extended attributes that overlayfs reads as marks.
@@ -325,7 +325,7 @@ mod tests {
         stack.write("lower/c/three", "3");
         fs::create_dir(stack.path("middle/b")).expect("made");
         let opaque = CString::new(stack.path("middle/b").as_os_str().as_bytes()).expect("no NUL");
-        sys::lsetxattr(&opaque, c"trusted.overlay.opaque", b"y").expect("as root");
+        xattr::lsetxattr(&opaque, c"trusted.overlay.opaque", b"y").expect("as root");
         mknod(&stack.path("middle/a"), SFlag::S_IFCHR, Mode::empty(), 0).expect("as root");
         stack.write("middle/c", "a file now");
         assert_eq!((stack.read("/a/one"), stack.read("/b/two"), stack.read("/c/three")), (None, None, None));

@@ -18,6 +18,7 @@ use sampan_ipc::container::{Phase, Restart};
 use sampan_ipc::report::chain;
 use sampan_ipc::shim::{SOCKET, State};
 use sampan_ipc::trust::{self, Server};
+use sampan_os::boot_id;
 use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
@@ -241,7 +242,7 @@ pub fn bury(
     // A shim may have been killed between what it kept and the note that all is said.
     let kept = homes.unsaid().tell(&definition.id, &shared.config.fifo, shared.announcer.sender());
     state.is_announced |= kept.iter().any(|action| action == "die");
-    let boot = start::boot_id();
+    let boot = boot_id::read().unwrap_or_default();
     let same_boot = state.boot == boot;
     let problem = start::delete_by_force(shared, homes, definition).err();
     homes.remove_run(&definition.id);

@@ -5,11 +5,11 @@
 
 use super::problem::SpecError;
 use crate::place::{open_beneath, open_top};
-use crate::sys;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstatat};
+use sampan_os::xattr;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -91,7 +91,7 @@ pub fn creating_as<T>(label: &str, make: impl FnOnce() -> T) -> io::Result<T> {
 /// Whatever the file system says.
 pub fn label_file(path: &Path, label: &str) -> Result<(), Errno> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
-    sys::lsetxattr(&path, ATTRIBUTE, label.as_bytes())
+    xattr::lsetxattr(&path, ATTRIBUTE, label.as_bytes())
 }
 
 /// Labels `path` and all below it. The top comes last: where it has its label, all below has.
@@ -149,7 +149,7 @@ fn label_entry(directory: &OwnedFd, name: &std::ffi::CStr, label: &str) -> Resul
     let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
     path.extend_from_slice(name.to_bytes());
     let path = CString::new(path).map_err(|_| Errno::EINVAL)?;
-    sys::lsetxattr(&path, ATTRIBUTE, label.as_bytes())
+    xattr::lsetxattr(&path, ATTRIBUTE, label.as_bytes())
 }
 
 #[cfg(test)]
@@ -161,7 +161,7 @@ mod tests {
 
     fn label(path: &Path) -> Option<Vec<u8>> {
         let path = CString::new(path.as_os_str().as_bytes()).expect("a path");
-        sys::lgetxattr(&path, ATTRIBUTE).ok()
+        xattr::lgetxattr(&path, ATTRIBUTE).ok()
     }
 
     fn run(source: &Path) -> Result<Option<String>, SpecError> {

@@ -9,9 +9,9 @@ use super::home::Homes;
 use crate::config::Config;
 use crate::shim::rootfs;
 use crate::store::Store;
-use crate::tree;
 use sampan_ipc::report::chain;
 use sampan_ipc::shim::Rootfs;
+use sampan_os::remove_tree;
 use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -85,7 +85,7 @@ fn try_overlay(store: &Store, homes: &Homes) -> Result<(), String> {
         Ok(thread) => thread.join().unwrap_or_else(|_| Err("the trial panicked".to_owned())),
         Err(error) => Err(format!("cannot start a thread: {error}")),
     };
-    if let Err(error) = tree::remove(&dir) {
+    if let Err(error) = remove_tree::remove(&dir) {
         log::warn!("cannot remove {}: {error}", dir.display());
     }
     result

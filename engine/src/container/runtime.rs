@@ -10,10 +10,10 @@ use super::names;
 use super::problem::{SpecError, shown};
 use super::settings::{Manager, Settings};
 use crate::config::Config;
-use crate::leftovers;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use sampan_os::cgroup;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
@@ -348,8 +348,8 @@ fn attempt(runtime: &Runtime) -> Result<(), String> {
     made.map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
     let outcome = attempt_in(runtime, &dir, &id);
     // Of one that failed at something else: crun does not know the group any more.
-    leftovers::remove_cgroups(&id, None);
-    if let Err(error) = crate::tree::remove(&dir) {
+    cgroup::remove_groups(&id, None);
+    if let Err(error) = sampan_os::remove_tree::remove(&dir) {
         log::warn!("cannot remove {}: {error}", dir.display());
     }
     outcome

@@ -15,14 +15,16 @@ use super::{etc, inspect, logs};
 use crate::config::Config;
 use crate::rights;
 use crate::store::Store;
-use crate::sys::spawn::{Kin, Program};
 use crate::work::Shared;
-use crate::{failure, leftovers, sys};
+use crate::{failure, leftovers};
 use sampan_ipc::container::{Exec, FOR_EVER, Network, Notify, Streams};
 use sampan_ipc::engine::{Code, Failure, StartUnit};
 use sampan_ipc::frame;
 use sampan_ipc::report::chain;
 use sampan_ipc::shim::{self, Rootfs, Setup, State, UNIT, VERSION};
+use sampan_os::boot_id;
+use sampan_os::cgroup;
+use sampan_os::spawn::{Kin, Program};
 use std::error::Error;
 use std::ffi::CString;
 use std::fs::File;
@@ -200,8 +202,8 @@ pub fn delete_by_force(shared: &Shared, homes: &Homes, definition: &Definition) 
         // One that was killed before it wrote down what it makes does not know it afterwards.
         leftovers::forget(&root, id);
     }
-    leftovers::remove_cgroups(id, unit.as_deref());
-    unit.as_deref().inspect(|group| leftovers::remove_unit_groups(group));
+    cgroup::remove_groups(id, unit.as_deref());
+    unit.as_deref().inspect(|group| cgroup::remove_unit_groups(group));
     outcome
 }
 
@@ -253,7 +255,7 @@ pub fn start(
     home::write(&path, bundle.json().as_bytes(), false).map_err(|error| cannot(&error))?;
     let (attach, descriptors) = begin.attach.map_or((None, Vec::new()), |(streams, d)| (Some(streams), d));
     let setup = Setup {
-        state: State { boot: boot_id(), ..state },
+        state: State { boot: boot_id::read().unwrap_or_default(), ..state },
         attach,
         size: begin.size,
         is_restart: begin.is_restart || begin.by_policy,
@@ -316,7 +318,7 @@ fn spawn(setup: &Setup, descriptors: &[OwnedFd]) -> std::io::Result<UnixStream> 
     let words = words.into_iter().collect::<Result<Vec<_>, _>>()?;
     let path = words.first().ok_or(std::io::ErrorKind::InvalidInput)?;
     let standard = [theirs.as_fd(), null.as_fd(), null.as_fd()];
-    sys::spawn::spawn(&Program {
+    sampan_os::spawn::spawn(&Program {
         path,
         words: &words,
         environment: &[],
@@ -362,10 +364,4 @@ fn program() -> &'static Path {
 /// Remembers where the shim's program lies; to be called before the engine's own may be replaced.
 pub fn find_shim() {
     program();
-}
-
-/// Which boot this is.
-pub fn boot_id() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
 }

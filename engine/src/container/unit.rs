@@ -8,10 +8,10 @@ use super::document::Spec;
 use super::host::{Cgroups, Host};
 use super::problem::SpecError;
 use super::runtime;
-use crate::sys;
 use sampan_ipc::container::{Create, Notify};
 use sampan_ipc::engine::StartUnit;
 use sampan_ipc::shim;
+use sampan_os::xattr;
 use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -183,7 +183,7 @@ fn may_have_groups(mounts: &str, group: &str) -> bool {
         let name = CString::new(mark).unwrap_or_default();
         managed(mounts).any(|top| {
             let path = top.join(group.trim_start_matches('/')).into_os_string().into_encoded_bytes();
-            CString::new(path).is_ok_and(|path| sys::lgetxattr(&path, &name).is_ok())
+            CString::new(path).is_ok_and(|path| xattr::lgetxattr(&path, &name).is_ok())
         })
     };
     // Those before systemd 238 mark nothing.

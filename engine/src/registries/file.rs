@@ -5,7 +5,7 @@
 use super::RegistriesError;
 use super::table::{Location, Mirror, Pulls, Table};
 use crate::reference::{self, Reference};
-use crate::small_file;
+use sampan_os::small_file;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -5,7 +5,7 @@
 //! read anew. Keeps what was understood, never a refusal.
 
 use super::{Registries, RegistriesError};
-use crate::mutex::lock;
+use sampan_os::mutex::lock;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

@@ -4,10 +4,10 @@
 //! never a certificate less.
 
 use super::RegistryError;
-use crate::small_file;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use sampan_os::small_file;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};

@@ -5,9 +5,9 @@
 
 use super::certs;
 use super::tls::der;
-use crate::mutex::lock;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use rustls_pki_types::ServerName;
+use sampan_os::mutex::lock;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};

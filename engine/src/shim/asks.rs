@@ -258,7 +258,7 @@ impl Shim {
             return Ok(());
         }
         // Not reaped yet, so the id is still its own.
-        crate::sys::send_signal(self.state.pid, signal)
+        sampan_os::syscall::send_signal(self.state.pid, signal)
             .map_err(|errno: Errno| format!("cannot send signal {signal}: {errno}"))?;
         self.announce("kill", &[("signal", &signal.to_string())]);
         Ok(())
@@ -447,7 +447,7 @@ impl Shim {
     fn pass_on_to(&mut self, id: &str, signal: i32) {
         let Some(execution) = self.executions.iter_mut().find(|execution| execution.id == id) else { return };
         if execution.pid > 0 {
-            let _ = crate::sys::send_signal(execution.pid, signal);
+            let _ = sampan_os::syscall::send_signal(execution.pid, signal);
             return;
         }
         if execution.early_signals.len() < EARLY_SIGNALS_MAX {

@@ -3,11 +3,11 @@
 //! Never blocks and never changes the socket's flags, which other processes may share. What a peer does not read
 //! is kept up to [`OUT_MAX`]; then the connection is closed.
 
-use crate::sys;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, send};
 use sampan_ipc::frame::{self, Decoder};
+use sampan_os::syscall;
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
@@ -82,7 +82,7 @@ impl Connection {
         let len = message.bytes;
         for control in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(raws) = control {
-                self.descriptors.extend(raws.into_iter().filter_map(sys::adopt));
+                self.descriptors.extend(raws.into_iter().filter_map(syscall::adopt));
             }
         }
         if self.descriptors.len() > DESCRIPTORS_MAX {

@@ -4,12 +4,13 @@ use super::event_loop::{Life, Shim, Then};
 use super::log::Log;
 use super::runtime::{Purpose, Running};
 use super::{remains, restart, rootfs};
-use crate::{farewell, leftovers, tree};
+use crate::{farewell, leftovers};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sampan_ipc::container::{Phase, Told};
 use sampan_ipc::shim::Say;
 use sampan_ipc::time;
+use sampan_os::{cgroup, remove_tree};
 use std::time::{Duration, Instant};
 
 impl Shim {
@@ -106,7 +107,7 @@ impl Shim {
         if let Some(root) = self.setup.runtime.iter().skip_while(|word| *word != "--root").nth(1) {
             leftovers::forget(root.as_ref(), id);
         }
-        leftovers::remove_cgroups(id, self.group_of_unit());
+        cgroup::remove_groups(id, self.group_of_unit());
     }
 
     /// The control group of the unit whose main process this is.
@@ -125,7 +126,7 @@ impl Shim {
             self.take_away_leftovers();
         }
         if let Some(group) = self.group_of_unit() {
-            leftovers::remove_unit_groups(group);
+            cgroup::remove_unit_groups(group);
         }
         let stopping = self.stopping.take();
         let then = stopping.as_ref().map_or(Then::Nothing, |stopping| stopping.then);
@@ -205,7 +206,7 @@ impl Shim {
         self.is_mounted = false;
         let take = || {
             let left = farewell::hollow(&self.setup.dir)?;
-            tree::remove(&self.setup.run)?;
+            remove_tree::remove(&self.setup.run)?;
             if let Some(left) = left {
                 self.announcer.container("destroy", &self.setup.identity, 0, &[]);
                 farewell::finish(&left)?;

@@ -6,19 +6,21 @@ use super::console::{self, Console};
 use super::log::Log;
 use super::oom::Oom;
 use super::restart::Backoff;
+use super::rootfs;
 use super::runtime::{Purpose, Reply, Running, Standard};
 use super::stdio::Stdio;
 use super::unit::Unit;
-use super::{rootfs, state};
 use crate::announce::Announcer;
 use crate::state_file::StateFile;
-use crate::{sys, unsaid};
+use crate::unsaid;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sampan_ipc::container::{Control, Streams, Told};
 use sampan_ipc::sender::FifoSender;
 use sampan_ipc::shim::{Ask, SOCKET, STATE, Say, Setup, State};
+use sampan_os::boot_id;
+use sampan_os::{memory, syscall};
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -140,8 +142,11 @@ impl Shim {
         let sender = FifoSender::new(setup.fifo.clone());
         let attach: Option<(Streams, Vec<OwnedFd>)> =
             setup.attach.and_then(|streams| Some((streams, connection.take(streams.count())?)));
-        let state =
-            State { shim: std::process::id().cast_signed(), boot: state::boot(), ..setup.state.clone() };
+        let state = State {
+            shim: std::process::id().cast_signed(),
+            boot: boot_id::read().unwrap_or_default(),
+            ..setup.state.clone()
+        };
         let mut shim = Shim {
             state,
             state_file: None,
@@ -313,7 +318,7 @@ impl Shim {
             }
         };
         match is_at_rest {
-            true => sys::trim_memory_and_poll(&mut polls, timeout),
+            true => memory::trim_and_poll(&mut polls, timeout),
             false => drop(poll(&mut polls, timeout)),
         }
     }
@@ -342,7 +347,7 @@ impl Shim {
             let is_end = [Signal::SIGTERM, Signal::SIGINT].iter().any(|end| *end as u32 == signal.ssi_signo);
             is_stopped |= is_end && self.unit.is_some();
         }
-        while let Some((pid, status)) = sys::reap() {
+        while let Some((pid, status)) = syscall::reap() {
             self.on_end_of(pid, status);
         }
         // Once it is closed, the state is another shim's to write.

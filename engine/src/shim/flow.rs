@@ -4,7 +4,6 @@
 //! A socket is written with MSG_DONTWAIT. A pipe is filled by splice(2) with SPLICE_F_NONBLOCK, from the
 //! container's own pipe if nobody else reads that, else from a pipe of the shim's that holds what waits.
 
-use crate::sys;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::sys::socket::{
@@ -12,6 +11,7 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{pipe2, write};
+use sampan_os::syscall;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Most bytes that one splice moves.
@@ -79,7 +79,7 @@ pub fn transfer(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Moved {
         Ok(0) => Moved::End,
         Ok(_) | Err(Errno::EINTR) => Moved::Some,
         // Which side it was, the kernel does not say.
-        Err(Errno::EAGAIN) if sys::bytes_waiting(from) > 0 => Moved::NoRoom,
+        Err(Errno::EAGAIN) if syscall::bytes_waiting(from).is_ok_and(|bytes| bytes > 0) => Moved::NoRoom,
         Err(Errno::EAGAIN) => Moved::NoBytes,
         Err(Errno::ECONNRESET) => Moved::End,
         Err(_) => Moved::Broken,
@@ -196,7 +196,7 @@ impl Sink {
 
     /// True if nothing waits.
     pub fn is_empty(&self) -> bool {
-        let held = self.relay.as_ref().map_or(0, |(read, _)| sys::bytes_waiting(read.as_fd()));
+        let held = self.relay.as_ref().map_or(0, |(read, _)| syscall::bytes_waiting(read).unwrap_or(0));
         self.is_broken || self.rest.is_empty() && held == 0
     }
 

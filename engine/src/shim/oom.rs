@@ -2,9 +2,9 @@
 //!
 //! Linux, admin-guide/cgroup-v1/memory.rst (oom_control) and cgroup-v2.rst (memory.events).
 
-use crate::leftovers;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use sampan_os::cgroup;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ impl Oom {
     pub fn watch(pid: i32, id: &str, unit: Option<&str>) -> Option<Self> {
         Self::watch_group_of(pid, id).or_else(|| {
             // One that has ended already is in no group of its own any more; the group is still there.
-            let groups = leftovers::groups(id, unit);
+            let groups = cgroup::groups(id, unit);
             let has = |file: &str| groups.iter().find(|group| group.join(file).exists());
             match has("memory.oom_control") {
                 Some(dir) => Self::watch_v1(dir),

@@ -3,9 +3,9 @@
 
 use super::connection::Connection;
 use super::unit::Unit;
-use crate::sys;
 use nix::sys::prctl;
 use sampan_ipc::shim::{Setup, UNIT, VERSION};
+use sampan_os::syscall;
 use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::io;
@@ -43,7 +43,7 @@ pub fn begin() -> io::Result<(Setup, Connection, Option<Unit>)> {
     std::env::set_current_dir("/")?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     for standard in 0..3 {
-        sys::replace_standard(null.as_fd(), standard)?;
+        syscall::replace_standard(null.as_fd(), standard)?;
     }
     Ok((setup, connection, unit))
 }

@@ -1,12 +1,12 @@
 //! The container's root file system, mounted in a mount namespace of the shim's own, which no kill leaves behind.
 
-use crate::sys;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use sampan_ipc::shim::{Overlay, Rootfs};
+use sampan_os::syscall;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -86,18 +86,18 @@ fn mount_by_fs(
     label: Option<&str>,
 ) -> Result<(), Errno> {
     let text = |fd| CString::new(path_of(fd)).map_err(|_| Errno::EINVAL);
-    let fs = sys::fsopen(c"overlay")?;
+    let fs = syscall::fsopen(c"overlay")?;
     if let Some(label) = label {
         let label = CString::new(label).map_err(|_| Errno::EINVAL)?;
-        sys::fsconfig(fs.as_fd(), Some((c"context", &label)))?;
+        syscall::fsconfig(fs.as_fd(), Some((c"context", &label)))?;
     }
     for layer in lower {
-        sys::fsconfig(fs.as_fd(), Some((c"lowerdir+", &text(layer)?)))?;
+        syscall::fsconfig(fs.as_fd(), Some((c"lowerdir+", &text(layer)?)))?;
     }
-    sys::fsconfig(fs.as_fd(), Some((c"upperdir", &text(upper)?)))?;
-    sys::fsconfig(fs.as_fd(), Some((c"workdir", &text(work)?)))?;
-    sys::fsconfig(fs.as_fd(), None)?;
-    sys::fsmount(fs.as_fd(), target.as_fd())
+    syscall::fsconfig(fs.as_fd(), Some((c"upperdir", &text(upper)?)))?;
+    syscall::fsconfig(fs.as_fd(), Some((c"workdir", &text(work)?)))?;
+    syscall::fsconfig(fs.as_fd(), None)?;
+    syscall::fsmount(fs.as_fd(), target.as_fd())
 }
 
 /// By mount(2).

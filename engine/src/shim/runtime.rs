@@ -1,10 +1,10 @@
 //! Runs the OCI runtime beside the loop: one child a command, ended if it takes too long, and its reason read from
 //! its log. Reaping is the loop's.
 
-use crate::sys::spawn::{Kin, Program, spawn};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use sampan_ipc::shim::Setup;
+use sampan_os::spawn::{Kin, Program, spawn};
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};

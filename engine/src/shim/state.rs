@@ -1,4 +1,4 @@
-//! What the shim writes for others beside the state file: small files, and which boot this is.
+//! What the shim writes for others beside the state file: small files.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -15,9 +15,4 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(temporary)?;
     file.write_all(bytes)?;
     std::fs::rename(temporary, path)
-}
-
-/// The identity of this boot. random(4).
-pub fn boot() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }

@@ -7,12 +7,12 @@ use super::attached::Client;
 use super::flow::{self, Moved, Sink};
 use super::log::{Log, Stream};
 use super::runtime::Standard;
-use crate::sys;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
 use nix::sys::socket::{MsgFlags, recv};
 use nix::unistd::{pipe2, read, write};
+use sampan_os::syscall;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -76,9 +76,9 @@ impl Stdio {
     /// Sets the terminal's size; false if it has that size already.
     pub fn resize(&self, rows: u16, columns: u16) -> io::Result<bool> {
         match (&self.outputs[0], self.terminal) {
-            (Some(output), true) if sys::window(output.fd.as_fd()) == Ok((rows, columns)) => Ok(false),
+            (Some(output), true) if syscall::window(output.fd.as_fd()) == Ok((rows, columns)) => Ok(false),
             (Some(output), true) => {
-                sys::set_window(output.fd.as_fd(), rows, columns)?;
+                syscall::set_window(output.fd.as_fd(), rows, columns)?;
                 Ok(true)
             }
             _ => Err(io::Error::other("it has no terminal")),
@@ -209,7 +209,8 @@ impl Stdio {
         self.stdin = None;
         for stream in [Stream::Out, Stream::Err] {
             if let Some(output) = self.outputs[stream as usize].take() {
-                let mut left = if self.terminal { 1 << 16 } else { sys::bytes_waiting(output.fd.as_fd()) };
+                let mut left =
+                    if self.terminal { 1 << 16 } else { syscall::bytes_waiting(&output.fd).unwrap_or(0) };
                 let mut bytes = [0; READ_LEN];
                 while left > 0 {
                     match read(&output.fd, &mut bytes) {

@@ -6,10 +6,10 @@
 use super::attached::Client;
 use super::flow::Sink;
 use super::notify;
-use crate::sys;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use sampan_ipc::shim::Unit as Setup;
+use sampan_os::syscall;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -126,7 +126,7 @@ pub fn complain(stderr: Option<Sink>, reason: &str) {
 
 /// A descriptor of systemd's, which from now on closes in all programs that are not to have it.
 fn adopt(raw: RawFd) -> io::Result<OwnedFd> {
-    let fd = sys::adopt(raw)
+    let fd = syscall::adopt(raw)
         .ok_or_else(|| io::Error::other(format!("descriptor {raw} of LISTEN_FDS is not there")))?;
     fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     Ok(fd)

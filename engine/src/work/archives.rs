@@ -10,6 +10,7 @@ use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::save::{self, SaveError, SaveRequest, SavedImage};
 use sampan_ipc::engine::{self, Code, Container, Done, Failure};
+use sampan_os::io_error;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -206,7 +207,7 @@ fn load_failure(error: &LoadError) -> Failure {
         LoadError::Several(_) => {
             (Code::Usage, "choose one: 'sampan pull docker-archive:FILE:REF', or oci-archive: or oci:")
         }
-        full if failure::is_full(full) => (Code::Failed, failure::MAKE_ROOM),
+        full if io_error::is_full(full) => (Code::Failed, failure::MAKE_ROOM),
         LoadError::Store(_) => (Code::Failed, ""),
         LoadError::Room(_) | LoadError::Full(_) => {
             (Code::Failed, "'sampan image prune' removes what is not used")

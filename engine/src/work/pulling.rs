@@ -11,6 +11,7 @@ use crate::reach;
 use crate::reference::Reference;
 use crate::registry::RegistryError;
 use sampan_ipc::engine::{Code, Done, Failure};
+use sampan_os::io_error;
 
 /// Most tags that a failure names: so many fit what people read.
 const LISTED_MAX: usize = 10;
@@ -124,7 +125,7 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
         PullError::Cancelled(_) => (Code::Cancelled, ""),
         PullError::Registry(error) => registry_hint(error.last()),
         PullError::Room(_) => (Code::Failed, failure::MAKE_ROOM),
-        full if failure::is_full(full) => (Code::Failed, failure::MAKE_ROOM),
+        full if io_error::is_full(full) => (Code::Failed, failure::MAKE_ROOM),
         // This host's own fault: its disk is broken, or has no more files to open.
         PullError::Layer(LayerError::Unpack { source: UnpackError::File { .. }, .. }) => (Code::Failed, ""),
         PullError::Layer(_) | PullError::ConfigDigest { .. } | PullError::Size { .. } => {

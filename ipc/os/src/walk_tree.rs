@@ -1,6 +1,6 @@
 //! A walk over a directory tree that someone else made: every entry once, a directory before what is in it.
 //!
-//! Called by [`crate::usage`] and [`crate::verify`]. Never follows a link and never leaves the tree; reads no
+//! Called where images and containers are measured and verified. Never follows a link and never leaves the tree; reads no
 //! content. Names within a layer are shorter than PATH_MAX, so one path behind the top's descriptor is enough.
 
 use nix::dir::Dir;
@@ -64,7 +64,7 @@ fn open_dir(at: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 /// The file's type.
-pub(crate) fn kind(stat: &FileStat) -> SFlag {
+pub fn kind(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
 }
 

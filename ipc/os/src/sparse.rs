@@ -1,6 +1,6 @@
 //! Where a sparse file has data: what is read of one should not grow with its holes, which cost a layer nothing.
 //!
-//! Called by [`crate::compare`] and [`crate::container::copy`]. A file system that knows no holes has data everywhere.
+//! Called where layers are compared and files are copied. A file system that knows no holes has data everywhere.
 
 use nix::errno::Errno;
 use nix::sys::stat::FileStat;
@@ -11,12 +11,12 @@ use std::fs::File;
 const BLOCK: u64 = 512;
 
 /// True if a file may have holes: it takes less room than it is long.
-pub(crate) fn may_be_in(stat: &FileStat) -> bool {
+pub fn may_be_in(stat: &FileStat) -> bool {
     stat.st_blocks.unsigned_abs() * BLOCK < stat.st_size.unsigned_abs()
 }
 
 /// Where the next data begins from `at` on; `None` if only a hole is left, or nothing.
-pub(crate) fn next_data(file: &File, at: u64) -> Result<Option<u64>, Errno> {
+pub fn next_data(file: &File, at: u64) -> Result<Option<u64>, Errno> {
     match seek(file, at, Whence::SeekData) {
         Ok(start) => Ok(Some(start)),
         Err(Errno::ENXIO) => Ok(None),
@@ -26,7 +26,7 @@ pub(crate) fn next_data(file: &File, at: u64) -> Result<Option<u64>, Errno> {
 }
 
 /// Where the data ends that is at `start`, in a file of `size` bytes.
-pub(crate) fn end_of_data(file: &File, start: u64, size: u64) -> u64 {
+pub fn end_of_data(file: &File, start: u64, size: u64) -> u64 {
     seek(file, start, Whence::SeekHole).unwrap_or(size).max(start + 1)
 }
 

@@ -1,0 +1,19 @@
+//! What an error of the file system means, whatever operation it ended.
+//!
+//! Called by crates whose errors carry an [`io::Error`] somewhere among their causes.
+
+use std::error::Error;
+use std::io;
+
+/// True if `error`, or one of its causes, is that a disk or a quota is full.
+pub fn is_full(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
