@@ -2,8 +2,9 @@
 //!
 //! Pure description, a part of [`super`]. Values are read by `cli::options` and by the commands.
 
+use super::display::ListFormat;
 use super::lazy::Lazy;
-use super::{EngineSocket, ListFormat};
+use super::socket::EngineSocket;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, Args, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;

@@ -3,7 +3,7 @@
 //! Called by `run`. Asks the engine for the shim's set-up, and executes the shim's program in place of this one.
 //! Never returns if that goes well. docs/systemd-containers.md, in the sources.
 
-use crate::cli::args::EngineSocket;
+use crate::cli::args::socket::EngineSocket;
 use crate::cli::container::attach_session::refusal;
 use crate::cli::error::{Failure, USAGE};
 use crate::cli::job::commands::engine;

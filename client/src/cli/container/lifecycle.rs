@@ -3,7 +3,8 @@
 use crate::cli::args::container::{
     Containers, InspectContainers, Kill, PruneContainers, RemoveContainers, Rename, Stop, Top, Wait, WaitFor,
 };
-use crate::cli::args::{EngineSocket, InspectAny, InspectKind};
+use crate::cli::args::socket::EngineSocket;
+use crate::cli::args::{InspectAny, InspectKind};
 use crate::cli::container::run::document;
 use crate::cli::error::{FAILED, Failure};
 use crate::cli::event::format;

@@ -4,8 +4,8 @@
 //! blocks. To follow is to wait for inotify(7); when the log is rotated, or the container ends, the engine is asked
 //! again, and reading goes on behind the last line, by the file's inode.
 
-use crate::cli::args::EngineSocket;
 use crate::cli::args::container::Logs;
+use crate::cli::args::socket::EngineSocket;
 use crate::cli::error::{Failure, USAGE};
 use crate::cli::job::commands::engine;
 use crate::cli::output;

@@ -1,7 +1,7 @@
 //! `sampan ps`: containers in docker's columns and words.
 
-use crate::cli::args::ListFormat;
 use crate::cli::args::container::Ps;
+use crate::cli::args::display::ListFormat;
 use crate::cli::error::Failure;
 use crate::cli::event::format;
 use crate::cli::human_units;

@@ -1,7 +1,8 @@
 //! Containers are made and started, and attached to: `create`, `run`, `start`, `attach`, `exec`.
 
 use crate::cli::args::container::{Attach, Create, Exec, NotifyWho, Options, PullWhen, Run, Start, Stream};
-use crate::cli::args::{EngineSocket, Progress, ProgressStyle};
+use crate::cli::args::display::{Progress, ProgressStyle};
+use crate::cli::args::socket::EngineSocket;
 use crate::cli::container::attach_session::{End, Session, Wanted, refusal};
 use crate::cli::container::become_shim;
 use crate::cli::container::detach_keys;

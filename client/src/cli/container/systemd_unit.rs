@@ -3,8 +3,9 @@
 //! The unit's main process becomes the container's shim (`cli::unit`): systemd sees when the container is ready and how it
 //! ends, and the unit's limits hold for it. docs/systemd-containers.md, in the sources.
 
+use crate::cli::args::container::ContainerCommand;
 use crate::cli::args::container::{GenerateSystemd, Options, UnitRestart};
-use crate::cli::args::{Cli, Command, container::ContainerCommand};
+use crate::cli::args::{Cli, Command};
 use crate::cli::container::run::document;
 use crate::cli::error::Failure;
 use crate::cli::image::list::print;

@@ -3,7 +3,7 @@
 //! An event is checked whole before anything of it is written, and the command ends only when monitord's FIFO
 //! has taken it. Where the FIFO is, what hints fit, and what a line of JSON says, `batch` learns from here.
 
-use crate::cli::args::Emit;
+use crate::cli::args::event::Emit;
 use crate::cli::error::{self, Failure};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
@@ -323,7 +323,7 @@ impl<'de> Deserialize<'de> for JsonPairs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::args::EventFormat;
+    use crate::cli::args::event::EventFormat;
     use crate::cli::event::format;
     use sampan_client::Origin;
 

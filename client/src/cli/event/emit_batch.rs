@@ -4,7 +4,7 @@
 //! spool is full, no more input is read, so that the pipe makes the producer wait. Nothing is dropped. How a line is
 //! read and where the FIFO is, `emit` says.
 
-use crate::cli::args::Emit;
+use crate::cli::args::event::Emit;
 use crate::cli::error::Failure;
 use crate::cli::event::emit::{self, Line, Target, bad};
 use crate::cli::output;

@@ -3,7 +3,7 @@
 //! Owned by `events`, which collects the events and commits them. A command that fails is run again, later each time;
 //! then its events are appended to a file, so that one bad event does not hold up all behind it.
 
-use crate::cli::args::Events;
+use crate::cli::args::event::Events;
 use crate::cli::error::Failure;
 use crate::cli::output;
 use crate::cli::signals::Signals;

@@ -2,7 +2,7 @@
 //!
 //! Called by `events`; `emit --batch` reads what the JSON form writes. Every form is one line an event.
 
-use crate::cli::args::EventFormat;
+use crate::cli::args::event::EventFormat;
 use sampan_client::{Event, Origin, Pairs, time};
 use sampan_ipc::event::is_hidden;
 use serde::ser::{Serialize, SerializeMap, Serializer};

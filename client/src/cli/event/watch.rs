@@ -3,7 +3,7 @@
 //! Lines go out before this command acts on anything but another event that is here already; only then is the position
 //! committed. docs/events.md says what that promises.
 
-use crate::cli::args::{EventFormat, Events};
+use crate::cli::args::event::{EventFormat, Events};
 use crate::cli::error::{Failure, USAGE};
 use crate::cli::event::ack::{Acks, Reading};
 use crate::cli::event::exec::{Exec, Ran};

@@ -2,7 +2,8 @@
 //!
 //! So a person loads what that person may read and saves where that person may write, whoever the engine runs as.
 
-use crate::cli::args::{Load, Progress, ProgressStyle, Save, SaveFormat};
+use crate::cli::args::display::{Progress, ProgressStyle};
+use crate::cli::args::image::{Load, Save, SaveFormat};
 use crate::cli::error::{Failure, USAGE};
 use crate::cli::image::output_file::OutFile;
 use crate::cli::image::transport;

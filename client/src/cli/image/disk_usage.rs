@@ -1,6 +1,8 @@
 //! What the store takes on the disk, and what of it goes: `system df`, `image prune`.
 
-use crate::cli::args::{Df, ListFormat, Prune, Verify};
+use crate::cli::args::display::ListFormat;
+use crate::cli::args::image::{Prune, Verify};
+use crate::cli::args::system::Df;
 use crate::cli::error::{Failure, USAGE};
 use crate::cli::event::format;
 use crate::cli::human_units;
@@ -148,7 +150,7 @@ pub fn verify(args: &Verify) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::args::EngineSocket;
+    use crate::cli::args::socket::EngineSocket;
 
     #[test]
     fn several_filters_are_all_kept_and_the_earliest_time_wins() {

@@ -2,7 +2,7 @@
 //!
 //! So a person imports what that person may read, whoever the engine runs as.
 
-use crate::cli::args::Import;
+use crate::cli::args::image::Import;
 use crate::cli::error::{Failure, USAGE};
 use crate::cli::job::commands::{engine, follow};
 use sampan_client::engine::{self, DESCRIPTORS_MAX, Request};

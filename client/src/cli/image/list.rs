@@ -1,6 +1,8 @@
 //! The store's images: list, inspect, tag, remove.
 
-use crate::cli::args::{EngineSocket, Images, Inspect, ListFormat, Remove, Tag};
+use crate::cli::args::display::ListFormat;
+use crate::cli::args::image::{Images, Inspect, Remove, Tag};
+use crate::cli::args::socket::EngineSocket;
 use crate::cli::error::Failure;
 use crate::cli::event::format;
 use crate::cli::human_units;

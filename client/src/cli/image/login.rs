@@ -1,6 +1,7 @@
 //! `sampan login` and `sampan logout`: what the engine has tried is saved for its user, by the user's own process.
 
-use crate::cli::args::{EngineSocket, Login, Logout};
+use crate::cli::args::image::{Login, Logout};
+use crate::cli::args::socket::EngineSocket;
 use crate::cli::error::{Failure, USAGE};
 use crate::cli::image::credentials::{self, server};
 use crate::cli::job::commands::{engine, finish};

@@ -1,6 +1,6 @@
 //! `sampan pull`: one reference or several, on one screen; from registries, or from files and directories.
 
-use crate::cli::args::Pull;
+use crate::cli::args::image::Pull;
 use crate::cli::error::{FAILED, Failure, USAGE};
 use crate::cli::human_units::rate;
 use crate::cli::image::credentials;

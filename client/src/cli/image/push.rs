@@ -1,6 +1,6 @@
 //! `sampan push`: asks the engine to send an image, as this user, and shows how it gets on.
 
-use crate::cli::args::Push;
+use crate::cli::args::image::Push;
 use crate::cli::error::{Failure, USAGE};
 use crate::cli::human_units::rate;
 use crate::cli::image::archives;

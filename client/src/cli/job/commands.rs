@@ -2,7 +2,10 @@
 //!
 //! A command watches its job on one connection. Ctrl-C hangs up, and the engine ends what nobody watches.
 
-use crate::cli::args::{Cancel, EngineSocket, Jobs, ListFormat, Progress, Serve, Watch};
+use crate::cli::args::display::{ListFormat, Progress};
+use crate::cli::args::image::Serve;
+use crate::cli::args::job::{Cancel, Jobs, Watch};
+use crate::cli::args::socket::EngineSocket;
 use crate::cli::error::{FAILED, Failure};
 use crate::cli::event::format;
 use crate::cli::human_units;

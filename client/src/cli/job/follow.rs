@@ -3,7 +3,7 @@
 //! Used by every command that shows progress. One connection a job; Ctrl-C hangs up, and the engine ends what
 //! nobody else watches. One that fails does not end the others.
 
-use crate::cli::args::Progress;
+use crate::cli::args::display::Progress;
 use crate::cli::error::Failure;
 use crate::cli::job::view::{View, Words, unwritable};
 use crate::cli::output;

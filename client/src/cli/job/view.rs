@@ -3,7 +3,7 @@
 //! Takes what the engine answers, keeps it on the [`Board`], and shows what changed. Called for every answer of
 //! a followed job, and once a second while bars are shown, so that rates and the time left stay true.
 
-use crate::cli::args::{Progress, ProgressStyle};
+use crate::cli::args::display::{Progress, ProgressStyle};
 use crate::cli::error::Failure;
 use crate::cli::job::bars::{Bars, Screen};
 use crate::cli::job::lines::{self, Told};

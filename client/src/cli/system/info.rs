@@ -1,6 +1,7 @@
 //! What the processes are: `info`, `version`, `monitor status`.
 
-use crate::cli::args::{EngineSocket, Info, MonitorStatus, Version};
+use crate::cli::args::socket::EngineSocket;
+use crate::cli::args::system::{Info, MonitorStatus, Version};
 use crate::cli::error::Failure;
 use crate::cli::event::format;
 use crate::cli::human_units;

@@ -4,7 +4,7 @@
 //! them ends; restarts neither. Their logs go where this process's own go. Readiness is sd_notify(3)'s READY=1
 //! over a socket a child.
 
-use crate::cli::args::Up;
+use crate::cli::args::system::Up;
 use crate::cli::error::Failure;
 use crate::cli::output;
 use crate::cli::signals::Signals;
