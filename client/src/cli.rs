@@ -5,8 +5,10 @@
 
 pub mod args;
 pub mod docker_hints;
+pub mod engine;
 pub mod error;
 pub mod human_units;
+pub mod json;
 pub mod output;
 pub mod prompt;
 pub mod signals;

@@ -11,12 +11,13 @@ use cli::args::container::{ContainerCommand, GenerateCommand};
 use cli::args::image::ImageCommand;
 use cli::args::system::{MonitorCommand, SystemCommand};
 use cli::args::{Cli, Command};
-use cli::container::{lifecycle, logs, ps, run, systemd_unit};
+use cli::container::{inspect, lifecycle, logs, prune, ps, run, systemd_unit, top};
 use cli::error::{BAD_EVENT, Failure, USAGE};
 use cli::event::{emit, emit_batch, watch};
-use cli::image::{archives, disk_usage, import, list, login, pull, push};
+use cli::image;
+use cli::image::{archives, import, login, pull, push};
 use cli::job::commands;
-use cli::system::{info, up};
+use cli::system::{disk_usage, info, up};
 use cli::{docker_hints, output, signals};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::process::ExitCode;
@@ -32,23 +33,12 @@ fn main() -> ExitCode {
     match command(&cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            report(&failure);
+            output::report(&failure);
             if let Some(signal) = failure.signal {
                 signals::die_of(signal);
             }
             ExitCode::from(failure.status)
         }
-    }
-}
-
-/// Prints an error, then its hint.
-fn report(failure: &Failure) {
-    if failure.quiet {
-        return;
-    }
-    output::tell("error", &failure.message);
-    if !failure.hint.is_empty() {
-        output::tell("hint", &failure.hint);
     }
 }
 
@@ -69,7 +59,7 @@ fn command(command: &Command) -> Result<(), Failure> {
         Command::Ps(args) => ps::run(args),
         Command::Logs(args) => logs::run(args),
         Command::Rename(args) => lifecycle::rename(args),
-        Command::Top(args) => lifecycle::top(args),
+        Command::Top(args) => top::run(args),
         Command::Container(group) => container(&group.command),
         Command::Generate(group) => match &group.command {
             GenerateCommand::Systemd(args) => systemd_unit::run(args),
@@ -81,32 +71,32 @@ fn command(command: &Command) -> Result<(), Failure> {
         Command::Jobs(args) => commands::list(args),
         Command::Watch(args) => commands::watch(args),
         Command::Cancel(args) => commands::cancel(args),
-        Command::Images(args) => list::list(args),
-        Command::Inspect(args) => lifecycle::inspect_any(args),
-        Command::Tag(args) => list::tag(args),
-        Command::Rmi(args) => list::remove(args),
+        Command::Images(args) => image::list::run(args),
+        Command::Inspect(args) => inspect::run_any(args),
+        Command::Tag(args) => image::tag::run(args),
+        Command::Rmi(args) => image::remove::run(args),
         Command::Import(args) => import::run(args),
         Command::Login(args) => login::login(args),
         Command::Logout(args) => login::logout(args),
         Command::Push(args) => push::run(args),
         Command::Load(args) => archives::load(args),
         Command::Save(args) => archives::save(args),
-        Command::Serve(args) => commands::serve(args),
+        Command::Serve(args) => image::serve::run(args),
         Command::Image(group) => match &group.command {
-            ImageCommand::Ls(args) => list::list(args),
-            ImageCommand::Rm(args) => list::remove(args),
-            ImageCommand::Prune(args) => disk_usage::prune(args),
-            ImageCommand::Verify(args) => disk_usage::verify(args),
-            ImageCommand::Tag(args) => list::tag(args),
+            ImageCommand::Ls(args) => image::list::run(args),
+            ImageCommand::Rm(args) => image::remove::run(args),
+            ImageCommand::Prune(args) => image::prune::run(args),
+            ImageCommand::Verify(args) => image::verify::run(args),
+            ImageCommand::Tag(args) => image::tag::run(args),
             ImageCommand::Pull(args) => pull::run(args),
             ImageCommand::Push(args) => push::run(args),
-            ImageCommand::Inspect(args) => list::inspect(args),
+            ImageCommand::Inspect(args) => image::inspect::run(args),
             ImageCommand::Import(args) => import::run(args),
             ImageCommand::Load(args) => archives::load(args),
             ImageCommand::Save(args) => archives::save(args),
         },
         Command::System(group) => match &group.command {
-            SystemCommand::Df(args) => disk_usage::usage(args),
+            SystemCommand::Df(args) => disk_usage::run(args),
         },
         Command::Info(args) => info::info(args),
         Command::Version(args) => info::version(args),
@@ -122,19 +112,19 @@ fn container(command: &ContainerCommand) -> Result<(), Failure> {
         ContainerCommand::Attach(args) => run::attach(args),
         ContainerCommand::Create(args) => run::create(args),
         ContainerCommand::Exec(args) => run::exec(args),
-        ContainerCommand::Inspect(args) => lifecycle::inspect(args),
+        ContainerCommand::Inspect(args) => inspect::run(args),
         ContainerCommand::Kill(args) => lifecycle::kill(args),
         ContainerCommand::Logs(args) => logs::run(args),
         ContainerCommand::Ls(args) => ps::run(args),
         ContainerCommand::Pause(args) => lifecycle::pause(args),
-        ContainerCommand::Prune(args) => lifecycle::prune(args),
+        ContainerCommand::Prune(args) => prune::run(args),
         ContainerCommand::Rename(args) => lifecycle::rename(args),
         ContainerCommand::Restart(args) => lifecycle::restart(args),
         ContainerCommand::Rm(args) => lifecycle::remove(args),
         ContainerCommand::Run(args) => run::run(args),
         ContainerCommand::Start(args) => run::start(args),
         ContainerCommand::Stop(args) => lifecycle::stop(args),
-        ContainerCommand::Top(args) => lifecycle::top(args),
+        ContainerCommand::Top(args) => top::run(args),
         ContainerCommand::Unpause(args) => lifecycle::unpause(args),
         ContainerCommand::Wait(args) => lifecycle::wait(args),
     }
@@ -144,7 +134,7 @@ fn container(command: &ContainerCommand) -> Result<(), Failure> {
 fn refuse(error: &clap::Error) -> ExitCode {
     let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     match docker_hints::explain(error, &words) {
-        Some(failure) => report(&failure),
+        Some(failure) => output::report(&failure),
         None => drop(error.print()),
     }
     match error.kind() {

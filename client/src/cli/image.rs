@@ -2,11 +2,16 @@
 
 pub mod archives;
 pub mod credentials;
-pub mod disk_usage;
 pub mod import;
+pub mod inspect;
 pub mod list;
 pub mod login;
 pub mod output_file;
+pub mod prune;
 pub mod pull;
 pub mod push;
+pub mod remove;
+pub mod serve;
+pub mod tag;
 pub mod transport;
+pub mod verify;

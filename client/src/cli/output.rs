@@ -2,6 +2,7 @@
 //!
 //! Lines are collected and go out together when [`Output::flush`] is called: before each wait for more.
 
+use crate::cli::error::Failure;
 use crate::cli::signals::{self, Signals};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -173,22 +174,22 @@ pub fn tell(word: &str, text: &str) {
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
-/// From now on [`print`] writes to standard error, until [`front`].
+/// From now on [`write`] writes to standard error, until [`front`].
 pub fn aside() {
     ASIDE.store(true, Ordering::Relaxed);
 }
 
-/// [`print`] writes to standard output again.
+/// [`write`] writes to standard output again.
 pub fn front() {
     ASIDE.store(false, Ordering::Relaxed);
 }
 
-/// True if [`print`] writes to standard error.
+/// True if [`write`] writes to standard error.
 pub fn is_aside() -> bool {
     ASIDE.load(Ordering::Relaxed)
 }
 
-/// Where [`print`] writes to.
+/// Where [`write`] writes to.
 pub fn target() -> BorrowedFd<'static> {
     // Held by nobody for good: both are there as long as the process.
     static STDOUT: std::sync::LazyLock<io::Stdout> = std::sync::LazyLock::new(io::stdout);
@@ -196,11 +197,30 @@ pub fn target() -> BorrowedFd<'static> {
     if is_aside() { STDERR.as_fd() } else { STDOUT.as_fd() }
 }
 
+/// [`write`] for commands that have nothing to do but fail when standard output cannot be written.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn print(text: &str) -> Result<(), Failure> {
+    write(text).map_err(|error| Failure::output(&error))
+}
+
+/// Prints an error, then its hint; nothing if the failure is to be quiet.
+pub fn report(failure: &Failure) {
+    if failure.quiet {
+        return;
+    }
+    tell("error", &failure.message);
+    if !failure.hint.is_empty() {
+        tell("hint", &failure.hint);
+    }
+}
+
 /// Writes `text` to standard output at once; to standard error [`aside`].
 ///
 /// # Errors
 /// `Interrupted` if a signal was caught and the reader takes nothing; else what write(2) says.
-pub fn print(text: &str) -> io::Result<()> {
+pub fn write(text: &str) -> io::Result<()> {
     let target = target();
     let mut rest = text.as_bytes();
     while let Some(part) = rest.get(..rest.len().min(ATOMIC)).filter(|part| !part.is_empty()) {

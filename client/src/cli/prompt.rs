@@ -1,9 +1,10 @@
 //! Questions to a person at the terminal; a password is not shown, and the terminal is as before whatever ends it.
 
+use crate::cli::error::Failure;
 use crate::cli::signals::{self, Signals};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
@@ -13,6 +14,19 @@ pub const ANSWER_MAX: usize = 4096;
 /// True if there is a person to be asked.
 pub fn is_possible() -> bool {
     io::stdin().is_terminal()
+}
+
+/// Asks a person who has not given `--force` whether to go on; only an explicit yes counts.
+///
+/// # Errors
+/// The question cannot be written, or the answer cannot be read.
+pub fn confirm(question: &str) -> Result<bool, Failure> {
+    let cannot = |error: io::Error| Failure::new(format!("cannot ask: {error}")).hint("--force does not ask");
+    let mut stderr = io::stderr();
+    stderr.write_all(question.as_bytes()).and_then(|()| stderr.flush()).map_err(cannot)?;
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).map_err(cannot)?;
+    Ok(matches!(line.trim(), "y" | "Y" | "yes" | "Yes"))
 }
 
 /// Asks for a line on the terminal, and shows what is typed unless it is `secret`.

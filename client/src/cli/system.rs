@@ -1,4 +1,5 @@
 //! `sampan system`, `info`, `version`, `monitor` and `up`.
 
+pub mod disk_usage;
 pub mod info;
 pub mod up;

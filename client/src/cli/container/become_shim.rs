@@ -5,8 +5,8 @@
 
 use crate::cli::args::socket::EngineSocket;
 use crate::cli::container::attach_session::refusal;
+use crate::cli::engine::engine;
 use crate::cli::error::{Failure, USAGE};
-use crate::cli::job::commands::engine;
 use crate::cli::output;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use sampan_client::engine::{Answer, Request, StartUnit};

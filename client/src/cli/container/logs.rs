@@ -6,8 +6,8 @@
 
 use crate::cli::args::container::Logs;
 use crate::cli::args::socket::EngineSocket;
+use crate::cli::engine::engine;
 use crate::cli::error::{Failure, USAGE};
-use crate::cli::job::commands::engine;
 use crate::cli::output;
 use crate::cli::signals;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

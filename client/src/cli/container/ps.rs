@@ -2,11 +2,12 @@
 
 use crate::cli::args::container::Ps;
 use crate::cli::args::display::ListFormat;
+use crate::cli::engine::engine;
 use crate::cli::error::Failure;
-use crate::cli::event::format;
 use crate::cli::human_units;
-use crate::cli::image::list::{print, shorten};
-use crate::cli::job::commands::engine;
+use crate::cli::image::list::shorten;
+use crate::cli::json;
+use crate::cli::output::print;
 use crate::cli::table::Table;
 use sampan_client::engine::{Answer, Request};
 use sampan_client::time;
@@ -37,7 +38,7 @@ pub fn run(args: &Ps) -> Result<(), Failure> {
             containers.iter().map(|container| shorten(&container.id, args.no_trunc) + "\n").collect()
         }
         (false, ListFormat::Json) => {
-            format::json(&containers.iter().map(|one| json_container(one, now)).collect::<Vec<_>>()) + "\n"
+            json::line(&containers.iter().map(|one| json_container(one, now)).collect::<Vec<_>>()) + "\n"
         }
         (false, ListFormat::Table) => table(&containers, args, now),
     })

@@ -6,13 +6,14 @@ use crate::cli::args::socket::EngineSocket;
 use crate::cli::container::attach_session::{End, Session, Wanted, refusal};
 use crate::cli::container::become_shim;
 use crate::cli::container::detach_keys;
+use crate::cli::container::inspect::document;
 use crate::cli::container::options;
+use crate::cli::engine::{each, engine, finish};
 use crate::cli::error::{FAILED, Failure, USAGE};
 use crate::cli::image::credentials;
-use crate::cli::image::list::print;
-use crate::cli::job::commands::{each, engine, finish};
 use crate::cli::job::follow::Follow;
 use crate::cli::output;
+use crate::cli::output::print;
 use sampan_client::engine::{self, Answer, Code, EngineError, Request};
 use sampan_ipc::{container, named_file};
 use std::env;
@@ -395,28 +396,6 @@ fn config(socket: &EngineSocket, name: &str) -> Result<Config, Failure> {
             .filter(|keys| !keys.is_empty())
             .map(str::to_owned),
     })
-}
-
-/// A container in full.
-///
-/// # Errors
-/// There is none of this name, or the engine says what is no JSON.
-pub fn document(socket: &EngineSocket, name: &str, size: bool) -> Result<serde_json::Value, Failure> {
-    let request = Request::InspectContainer { container: name.to_owned(), size };
-    let mut document = None;
-    for answer in engine(socket).request(request, &[])? {
-        if let Answer::Json(text) = answer? {
-            let read = serde_json::from_str(&text);
-            document = Some(read.map_err(|error| {
-                Failure::new(format!("cannot read what the engine says of {name:?}: {error}"))
-            })?);
-        }
-    }
-    match document.ok_or_else(|| Failure::new(format!("the engine said nothing of {name:?}")))? {
-        // An array of one, as docker prints it.
-        serde_json::Value::Array(mut all) if all.len() == 1 => Ok(all.remove(0)),
-        one => Ok(one),
-    }
 }
 
 /// Runs `sampan attach`.

@@ -6,9 +6,9 @@
 use crate::cli::args::container::ContainerCommand;
 use crate::cli::args::container::{GenerateSystemd, Options, UnitRestart};
 use crate::cli::args::{Cli, Command};
-use crate::cli::container::run::document;
+use crate::cli::container::inspect::document;
 use crate::cli::error::Failure;
-use crate::cli::image::list::print;
+use crate::cli::output::print;
 use clap::{Parser, ValueEnum};
 use nix::sys::signal::Signal;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};

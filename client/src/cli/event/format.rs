@@ -3,6 +3,7 @@
 //! Called by `events`; `emit --batch` reads what the JSON form writes. Every form is one line an event.
 
 use crate::cli::args::event::EventFormat;
+use crate::cli::json;
 use sampan_client::{Event, Origin, Pairs, time};
 use sampan_ipc::event::is_hidden;
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -12,7 +13,7 @@ use std::fmt::Write as _;
 pub fn event(out: &mut String, event: &Event, format: EventFormat) {
     match format {
         EventFormat::Line => out.push_str(&event.line()),
-        EventFormat::Json => out.push_str(&json(&JsonEvent(event))),
+        EventFormat::Json => out.push_str(&json::line(&JsonEvent(event))),
         EventFormat::Logfmt => logfmt(out, event),
     }
     out.push('\n');
@@ -36,33 +37,6 @@ pub fn replaced(out: &mut String, format: EventFormat) -> bool {
         EventFormat::Logfmt => "journal.replaced=true\n",
     });
     true
-}
-
-/// JSON text of anything that this program prints as JSON, on one line.
-pub fn json(value: &impl Serialize) -> String {
-    printable(&serde_json::to_string(value).expect(SERIALIZES))
-}
-
-/// JSON text of `value` on many lines, for people.
-pub fn json_pretty(value: &impl Serialize) -> String {
-    printable(&serde_json::to_string_pretty(value).expect(SERIALIZES))
-}
-
-const SERIALIZES: &str = "maps have string keys, and nothing here refuses to be written";
-
-/// Escapes what serde_json leaves as it is and a terminal acts on: DEL, C1 controls, bidirectional overrides.
-fn printable(json: &str) -> String {
-    let mut text = String::with_capacity(json.len());
-    for c in json.chars() {
-        // Outside of strings JSON is ASCII, and its line feeds are meant. Within them serde_json has escaped the C0
-        // controls. None of the others lies beyond U+FFFF.
-        if c >= '\u{7f}' && is_hidden(c) {
-            let _ = write!(text, "\\u{:04x}", u32::from(c));
-        } else {
-            text.push(c);
-        }
-    }
-    text
 }
 
 struct JsonEvent<'a>(&'a Event);
@@ -129,7 +103,7 @@ fn word(out: &mut String, prefix: &str, key: &str, value: &str) {
     if !value.is_empty() && value.chars().all(is_plain) {
         out.push_str(value);
     } else {
-        out.push_str(&json(&value));
+        out.push_str(&json::line(&value));
     }
 }
 
@@ -213,8 +187,8 @@ mod tests {
         let mut line = String::new();
         word(&mut line, "", "k", "\u{1b}[2J\u{9b}\u{7f}\n");
         assert_eq!(line, r#" k="\u001b[2J\u009b\u007f\n""#);
-        assert_eq!(json_pretty(&["\u{85}"]), "[\n  \"\\u0085\"\n]");
-        assert_eq!(json(&"\u{e9}\u{1f600}"), "\"\u{e9}\u{1f600}\"");
+        assert_eq!(json::pretty(&["\u{85}"]), "[\n  \"\\u0085\"\n]");
+        assert_eq!(json::line(&"\u{e9}\u{1f600}"), "\"\u{e9}\u{1f600}\"");
     }
 
     #[test]

@@ -4,15 +4,15 @@
 
 use crate::cli::args::display::{Progress, ProgressStyle};
 use crate::cli::args::image::{Load, Save, SaveFormat};
+use crate::cli::engine::engine;
 use crate::cli::error::{Failure, USAGE};
 use crate::cli::image::output_file::OutFile;
 use crate::cli::image::transport;
-use crate::cli::job::commands::{engine, follow, follow_to};
+use crate::cli::job::follow::{follow, follow_to};
 use crate::cli::output;
 use crate::cli::signals;
 use sampan_client::Engine;
 use sampan_client::engine::{self, Container, Done, Request};
-use sampan_ipc::named_file;
 use signal_hook::consts::SIGPIPE;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,7 +24,7 @@ use std::path::Path;
 /// The archive cannot be read, the engine is not there, or the load failed.
 pub fn load(args: &Load) -> Result<(), Failure> {
     let from = match &args.input {
-        Some(path) if path != Path::new("-") => open(path)?,
+        Some(path) if path != Path::new("-") => transport::open_archive(path)?,
         _ => stdin()?,
     };
     let request = engine::Load {
@@ -119,13 +119,4 @@ fn stdin() -> Result<OwnedFd, Failure> {
         .as_fd()
         .try_clone_to_owned()
         .map_err(|error| Failure::new(format!("cannot read standard input: {error}")))
-}
-
-/// Opens an archive.
-///
-/// # Errors
-/// It is not there, may not be read, is a directory, or a FIFO that nobody writes into.
-pub fn open(path: &Path) -> Result<OwnedFd, Failure> {
-    let opened = named_file::open(path).map(OwnedFd::from);
-    opened.map_err(|error| Failure::new(format!("cannot read archive {}: {error}", path.display())))
 }

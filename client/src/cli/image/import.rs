@@ -3,8 +3,9 @@
 //! So a person imports what that person may read, whoever the engine runs as.
 
 use crate::cli::args::image::Import;
+use crate::cli::engine::engine;
 use crate::cli::error::{Failure, USAGE};
-use crate::cli::job::commands::{engine, follow};
+use crate::cli::job::follow::follow;
 use sampan_client::engine::{self, DESCRIPTORS_MAX, Request};
 use sampan_ipc::named_file;
 use std::io;

@@ -1,26 +1,25 @@
-//! The store's images: list, inspect, tag, remove.
+//! `sampan images`: the store's images as a list.
 
 use crate::cli::args::display::ListFormat;
-use crate::cli::args::image::{Images, Inspect, Remove, Tag};
-use crate::cli::args::socket::EngineSocket;
+use crate::cli::args::image::Images;
+use crate::cli::engine::engine;
 use crate::cli::error::Failure;
-use crate::cli::event::format;
 use crate::cli::human_units;
-use crate::cli::job::commands::{each, engine, finish};
-use crate::cli::output;
+use crate::cli::json;
+use crate::cli::output::print;
 use crate::cli::table::Table;
-use sampan_client::engine::{Answer, Done, Image, Request};
+use sampan_client::engine::{Answer, Image, Request};
 use sampan_client::time;
 use serde_json::json;
 
 /// Characters of a shortened digest, as every tool shortens it.
 const SHORT: usize = 12;
 
-/// Runs `sampan images`.
+/// Runs the command.
 ///
 /// # Errors
 /// The engine is not there.
-pub fn list(args: &Images) -> Result<(), Failure> {
+pub fn run(args: &Images) -> Result<(), Failure> {
     let mut images = Vec::new();
     for answer in engine(&args.socket).request(Request::Images, &[])? {
         if let Answer::Images(more) = answer? {
@@ -32,7 +31,7 @@ pub fn list(args: &Images) -> Result<(), Failure> {
     }
     let text = match (args.quiet, args.format) {
         (true, _) => quiet(&images, args.no_trunc),
-        (false, ListFormat::Json) => format::json(&images.iter().map(json_image).collect::<Vec<_>>()) + "\n",
+        (false, ListFormat::Json) => json::line(&images.iter().map(json_image).collect::<Vec<_>>()) + "\n",
         (false, ListFormat::Table) => table(&images, args),
     };
     print(&text)
@@ -53,14 +52,6 @@ fn is_meant(reference: &str, name: &str) -> bool {
         let short = ["", "docker.io/", "docker.io/library/"];
         short.iter().any(|before| whole.strip_prefix(before) == Some(name))
     })
-}
-
-/// Prints to standard output.
-///
-/// # Errors
-/// It cannot be written.
-pub fn print(text: &str) -> Result<(), Failure> {
-    output::print(text).map_err(|error| Failure::output(&error))
 }
 
 /// Ids alone, each once.
@@ -131,67 +122,6 @@ pub fn json_image(image: &Image) -> serde_json::Value {
         "references": image.references, "digest": image.digest, "id": image.id, "platform": image.platform,
         "size": image.size, "layers": image.layers, "created": image.created.map(time::local),
     })
-}
-
-/// An image in full.
-///
-/// # Errors
-/// There is none of this name, or the engine says what is no JSON.
-pub fn document(socket: &EngineSocket, name: &str) -> Result<serde_json::Value, Failure> {
-    let mut document = None;
-    for answer in engine(socket).request(Request::Inspect { name: name.to_owned() }, &[])? {
-        if let Answer::Json(text) = answer? {
-            let read = serde_json::from_str(&text);
-            document = Some(read.map_err(|error| {
-                Failure::new(format!("cannot read what the engine says of {name:?}: {error}"))
-            })?);
-        }
-    }
-    document.ok_or_else(|| Failure::new(format!("the engine said nothing of {name:?}")))
-}
-
-/// Runs `sampan image inspect`.
-///
-/// # Errors
-/// There is no such image, or a name stands for several.
-pub fn inspect(args: &Inspect) -> Result<(), Failure> {
-    let mut documents = Vec::new();
-    let all = each(&args.images, |name| {
-        documents.push(document(&args.socket, name)?);
-        Ok(())
-    });
-    // An array, also of what is there when some are not, as docker-image-inspect(1) does.
-    print(&(format::json_pretty(&documents) + "\n"))?;
-    all
-}
-
-/// Runs `sampan tag`.
-///
-/// # Errors
-/// There is no such image, or a reference is malformed.
-pub fn tag(args: &Tag) -> Result<(), Failure> {
-    each(&args.targets, |target| {
-        let request = Request::Tag { source: args.source.clone(), target: target.clone() };
-        finish(engine(&args.socket).request(request, &[])?).map(drop)
-    })
-}
-
-/// Runs `sampan rmi`.
-///
-/// # Errors
-/// There is no such image, or an id has several references.
-pub fn remove(args: &Remove) -> Result<(), Failure> {
-    each(&args.images, |name| {
-        let request = Request::Remove { name: name.clone(), force: args.force };
-        print(&removed(&finish(engine(&args.socket).request(request, &[])?)?))
-    })
-}
-
-/// A line for each reference and digest that went.
-pub fn removed(done: &Done) -> String {
-    // A reference always has a host before its path.
-    let word = |removed: &String| if removed.contains('/') { "Untagged" } else { "Deleted" };
-    done.removed.iter().map(|removed| format!("{}: {removed}\n", word(removed))).collect()
 }
 
 #[cfg(test)]

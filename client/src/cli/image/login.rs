@@ -2,9 +2,9 @@
 
 use crate::cli::args::image::{Login, Logout};
 use crate::cli::args::socket::EngineSocket;
+use crate::cli::engine::{engine, finish};
 use crate::cli::error::{Failure, USAGE};
 use crate::cli::image::credentials::{self, server};
-use crate::cli::job::commands::{engine, finish};
 use crate::cli::output;
 use crate::cli::prompt;
 use crate::cli::signals::{self, Signals};
@@ -131,7 +131,7 @@ fn joined(failures: Vec<Failure>) -> Result<(), Failure> {
 }
 
 fn print(text: &str) -> Result<(), Failure> {
-    output::print(text).map_err(|error| Failure::output(&error))
+    output::print(text)
 }
 
 fn failed(error: impl Error) -> Failure {

@@ -1,13 +1,12 @@
 //! `sampan pull`: one reference or several, on one screen; from registries, or from files and directories.
 
 use crate::cli::args::image::Pull;
+use crate::cli::engine::engine;
 use crate::cli::error::{FAILED, Failure, USAGE};
 use crate::cli::human_units::rate;
 use crate::cli::image::credentials;
 use crate::cli::image::transport::{self, Place};
-use crate::cli::job::commands::engine;
 use crate::cli::job::follow::Follow;
-use crate::cli::job::view::unwritable;
 use crate::cli::output;
 use sampan_client::engine::{self, Answer, Answers, Request};
 use std::os::fd::{AsFd, OwnedFd};
@@ -98,9 +97,7 @@ fn unique(references: &[String]) -> Vec<String> {
 pub fn detached(answers: Answers) -> Result<(), Failure> {
     for answer in answers {
         match answer? {
-            Answer::Job(job) => {
-                output::print(&format!("{}\n", job.id)).map_err(|error| unwritable(&error))?
-            }
+            Answer::Job(job) => output::print(&format!("{}\n", job.id))?,
             Answer::Note(note) => output::note(&note),
             _ => {}
         }
@@ -118,6 +115,6 @@ fn report(outcomes: impl Iterator<Item = Result<(), Failure>>) -> Result<(), Fai
     let Some(last) = failures.pop() else {
         return Ok(());
     };
-    failures.iter().for_each(crate::report);
+    failures.iter().for_each(output::report);
     Err(last.status(if is_usage { USAGE } else { FAILED }))
 }

@@ -1,13 +1,14 @@
 //! `sampan push`: asks the engine to send an image, as this user, and shows how it gets on.
 
 use crate::cli::args::image::Push;
+use crate::cli::engine::engine;
 use crate::cli::error::{Failure, USAGE};
 use crate::cli::human_units::rate;
 use crate::cli::image::archives;
 use crate::cli::image::credentials;
 use crate::cli::image::pull::detached;
 use crate::cli::image::transport::{self, Place};
-use crate::cli::job::commands::{engine, follow};
+use crate::cli::job::follow::follow;
 use sampan_client::engine::{self, Container, Request};
 use std::path::Path;
 

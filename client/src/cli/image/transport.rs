@@ -3,11 +3,11 @@
 //! Parses them, and opens what they name: the engine gets descriptors, never paths. Used by `pull` and `push`.
 
 use crate::cli::error::{Failure, USAGE};
-use crate::cli::image::archives;
 use crate::cli::image::output_file::OutFile;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use sampan_client::engine::{self, Container};
+use sampan_ipc::named_file;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -83,7 +83,7 @@ pub fn load(
 ) -> Result<(engine::Load, OwnedFd), Failure> {
     let from = match container {
         Container::OciLayout => directory(path)?,
-        _ => archives::open(path)?,
+        _ => open_archive(path)?,
     };
     // An archive knows its images' names; a layout has tags, and its directory is the name.
     let reference = match container {
@@ -92,6 +92,15 @@ pub fn load(
     };
     let select = name.map(str::to_owned);
     Ok((engine::Load { source: container, select, reference, platform, no_unpack }, from))
+}
+
+/// Opens an archive.
+///
+/// # Errors
+/// It is not there, may not be read, is a directory, or a FIFO that nobody writes into.
+pub fn open_archive(path: &Path) -> Result<OwnedFd, Failure> {
+    let opened = named_file::open(path).map(OwnedFd::from);
+    opened.map_err(|error| Failure::new(format!("cannot read archive {}: {error}", path.display())))
 }
 
 fn directory(path: &Path) -> Result<OwnedFd, Failure> {

@@ -8,9 +8,11 @@ use crate::cli::error::Failure;
 use crate::cli::job::view::{View, Words, unwritable};
 use crate::cli::output;
 use crate::cli::signals::{self, Signals};
-use sampan_client::engine::{Answer, Answers, Done, EngineError};
+use sampan_client::Engine;
+use sampan_client::engine::{Answer, Answers, Done, EngineError, Request};
 use sampan_client::{Happened, Streams};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 /// How often bars are drawn again while nothing but time passes.
@@ -20,6 +22,50 @@ const AT_ONCE: usize = 16;
 
 /// What came of one thing that was asked for.
 pub type Outcome = Result<Done, Failure>;
+
+/// Asks for work, shows its progress, and prints its result.
+///
+/// # Errors
+/// The engine is not there, or the work failed.
+pub fn follow(
+    engine: &Engine,
+    request: Request,
+    fds: &[BorrowedFd<'_>],
+    progress: &Progress,
+) -> Result<(), Failure> {
+    follow_to(engine, request, fds, progress, None)
+}
+
+/// As [`follow`], and prints of the result what `words` makes of it, unless it is wanted as JSON.
+///
+/// # Errors
+/// As [`follow`].
+pub fn follow_to(
+    engine: &Engine,
+    request: Request,
+    fds: &[BorrowedFd<'_>],
+    progress: &Progress,
+    words: Option<Words>,
+) -> Result<(), Failure> {
+    let name = subject(&request);
+    let mut start = |_| engine.request(request.clone(), fds);
+    let followed = Follow::new(std::slice::from_ref(&name), progress, &mut start)?.run()?;
+    let outcomes = followed.finish(words, [(0, name.as_str())])?;
+    outcomes.into_iter().try_for_each(|outcome| outcome.map(drop))
+}
+
+/// What a request is about, until the engine says it better.
+fn subject(request: &Request) -> String {
+    match request {
+        Request::Pull(pull) => pull.reference.clone(),
+        Request::Import(import) => import.reference.clone(),
+        Request::Push(push) => push.target.as_ref().unwrap_or(&push.source).clone(),
+        Request::Save(save) => save.names.join(" "),
+        Request::Load(load) => load.reference.clone().unwrap_or_else(|| "archive".to_owned()),
+        Request::Watch { job } => format!("job {job}"),
+        _ => "store".to_owned(),
+    }
+}
 
 /// Jobs that are asked for one after the other, and followed together.
 pub struct Follow<'a> {

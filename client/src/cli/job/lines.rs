@@ -3,9 +3,9 @@
 //! Makes text of the board and of what changed there; prints nothing itself. The JSON objects are described in
 //! `docs/progress.md`; their field names do not change.
 
-use crate::cli::event::format;
 use crate::cli::human_units;
 use crate::cli::job::rows::{Board, Entry, Line};
+use crate::cli::json;
 use sampan_client::engine::{Done, Phase, Row};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -81,7 +81,7 @@ struct ResultObject<'a> {
 }
 
 fn line(object: &Object<'_>) -> String {
-    format::json(object) + "\n"
+    json::line(object) + "\n"
 }
 
 /// A job as it began, or as it ended.

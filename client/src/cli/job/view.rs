@@ -78,7 +78,7 @@ impl View {
     pub fn job(&mut self, at: usize, job: &Job) -> io::Result<()> {
         self.board.join(at, job);
         if self.style == ProgressStyle::Json {
-            output::print(&self.board.entry(at).map(lines::job).unwrap_or_default())?;
+            output::write(&self.board.entry(at).map(lines::job).unwrap_or_default())?;
         }
         self.update(at, &job.rows)
     }
@@ -93,9 +93,9 @@ impl View {
             ProgressStyle::Bars => self.redraw(),
             ProgressStyle::None => Ok(()),
             _ if rows.is_empty() => Ok(()),
-            ProgressStyle::Json => output::print(&lines::rows(&self.board, entry, rows)),
+            ProgressStyle::Json => output::write(&lines::rows(&self.board, entry, rows)),
             ProgressStyle::Plain | ProgressStyle::Auto => {
-                output::print(&lines::plain(entry, self.board.is_shared(), rows, &mut self.told))
+                output::write(&lines::plain(entry, self.board.is_shared(), rows, &mut self.told))
             }
         }
     }
@@ -112,7 +112,7 @@ impl View {
         }
         self.board.tick(self.begun.elapsed());
         let frame = self.bars.frame(&self.board, screen());
-        output::print(&frame)
+        output::write(&frame)
     }
 
     /// Something about number `at` to be read once.
@@ -127,10 +127,10 @@ impl View {
         match self.style {
             ProgressStyle::Bars => {
                 let line = self.bars.above(&named, screen());
-                output::print(&line)?;
+                output::write(&line)?;
                 self.redraw()
             }
-            ProgressStyle::Json => output::print(&lines::note(entry, text)),
+            ProgressStyle::Json => output::write(&lines::note(entry, text)),
             _ if self.quiet => Ok(()),
             _ => {
                 output::note(&named);
@@ -147,8 +147,8 @@ impl View {
         };
         match self.style {
             ProgressStyle::Bars => self.redraw(),
-            ProgressStyle::Json => output::print(&(lines::job(entry) + &lines::overall(&self.board))),
-            ProgressStyle::Plain if self.board.is_shared() => output::print(&lines::plain_end(entry)),
+            ProgressStyle::Json => output::write(&(lines::job(entry) + &lines::overall(&self.board))),
+            ProgressStyle::Plain if self.board.is_shared() => output::write(&lines::plain_end(entry)),
             _ => Ok(()),
         }
     }
@@ -178,7 +178,7 @@ impl View {
                 (_, Err(_)) => {}
             }
         }
-        output::print(&text)
+        output::write(&text)
     }
 }
 

@@ -2,10 +2,10 @@
 
 use crate::cli::args::socket::EngineSocket;
 use crate::cli::args::system::{Info, MonitorStatus, Version};
+use crate::cli::engine::engine;
 use crate::cli::error::Failure;
-use crate::cli::event::format;
 use crate::cli::human_units;
-use crate::cli::job::commands::engine;
+use crate::cli::json;
 use crate::cli::output;
 use crate::cli::table::Table;
 use sampan_client::engine::{self, Answer, Request};
@@ -67,7 +67,7 @@ fn json_info(info: &engine::Info) -> String {
         "rootfs": info.rootfs, "logDriver": info.log_driver, "security": info.security,
         "eventsSpooled": info.events_spooled, "eventsLost": info.events_lost,
     });
-    format::json(&value) + "\n"
+    json::line(&value) + "\n"
 }
 
 /// Runs `sampan version`: of this program, and of the daemons that run.
@@ -80,7 +80,7 @@ pub fn version(args: &Version) -> Result<(), Failure> {
     let own = env!("CARGO_PKG_VERSION");
     if args.json {
         return print(
-            &(format::json(&json!({ "sampan": own, "monitord": monitord, "engine": engine })) + "\n"),
+            &(json::line(&json!({ "sampan": own, "monitord": monitord, "engine": engine })) + "\n"),
         );
     }
     let word = |version: Option<String>| version.unwrap_or_else(|| "not running".to_owned());
@@ -94,7 +94,7 @@ pub fn version(args: &Version) -> Result<(), Failure> {
 pub fn monitor(args: &MonitorStatus) -> Result<(), Failure> {
     let socket = args.socket.socket.clone().unwrap_or_else(|| Paths::from_env().events_socket());
     let status = status(&socket)?;
-    print(&if args.json { format::json(&json_status(&status)) + "\n" } else { text_status(&status) })
+    print(&if args.json { json::line(&json_status(&status)) + "\n" } else { text_status(&status) })
 }
 
 fn text_status(status: &Status) -> String {
@@ -175,5 +175,5 @@ fn json_status(status: &Status) -> Value {
 }
 
 fn print(text: &str) -> Result<(), Failure> {
-    output::print(text).map_err(|error| Failure::output(&error))
+    output::print(text)
 }

@@ -66,7 +66,7 @@ fn announce(args: &Up) -> Result<(), Failure> {
         text.push_str(&format!("engine  {}\n", paths.engine_socket().display()));
     }
     text.push_str("ready; Ctrl-C stops\n");
-    output::print(&text).map_err(|error| Failure::output(&error))
+    output::print(&text)
 }
 
 /// What wakes this process: signals for it, and the end of a child.

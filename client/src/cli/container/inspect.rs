@@ -1,0 +1,85 @@
+//! `sampan container inspect` and `sampan inspect`: containers, and images where there is no container, as JSON.
+
+use crate::cli::args::container::InspectContainers;
+use crate::cli::args::socket::EngineSocket;
+use crate::cli::args::{InspectAny, InspectKind};
+use crate::cli::engine::{each, engine};
+use crate::cli::error::Failure;
+use crate::cli::image;
+use crate::cli::json;
+use crate::cli::output::print;
+use sampan_client::engine::{Answer, Code, EngineError, Request};
+use serde_json::Value;
+
+/// Runs `sampan container inspect`.
+///
+/// # Errors
+/// There is no such container.
+pub fn run(args: &InspectContainers) -> Result<(), Failure> {
+    show(&args.containers, |name| document(&args.socket, name, args.size))
+}
+
+/// Runs `sampan inspect`: containers first, then images.
+///
+/// # Errors
+/// There is nothing of a name.
+pub fn run_any(args: &InspectAny) -> Result<(), Failure> {
+    show(&args.names, |name| match args.kind {
+        Some(InspectKind::Container) => document(&args.socket, name, args.size),
+        Some(InspectKind::Image) => image::inspect::document(&args.socket, name),
+        None => match document_if_any(&args.socket, name, args.size)? {
+            Some(document) => Ok(document),
+            None => image::inspect::document(&args.socket, name).map_err(|failure| {
+                match failure.message.is_empty() {
+                    true => failure,
+                    false => failure.hint("there is no container of this name either"),
+                }
+            }),
+        },
+    })
+}
+
+/// A container in full, if there is one.
+fn document_if_any(socket: &EngineSocket, name: &str, size: bool) -> Result<Option<Value>, Failure> {
+    let request = Request::InspectContainer { container: name.to_owned(), size };
+    match engine(socket).request(request, &[])?.next() {
+        Some(Err(EngineError::Failed(failure))) if failure.code == Code::NotFound => Ok(None),
+        _ => document(socket, name, size).map(Some),
+    }
+}
+
+/// A container in full.
+///
+/// # Errors
+/// There is none of this name, or the engine says what is no JSON.
+pub fn document(socket: &EngineSocket, name: &str, size: bool) -> Result<Value, Failure> {
+    let request = Request::InspectContainer { container: name.to_owned(), size };
+    let mut document = None;
+    for answer in engine(socket).request(request, &[])? {
+        if let Answer::Json(text) = answer? {
+            let read = serde_json::from_str(&text);
+            document = Some(read.map_err(|error| {
+                Failure::new(format!("cannot read what the engine says of {name:?}: {error}"))
+            })?);
+        }
+    }
+    match document.ok_or_else(|| Failure::new(format!("the engine said nothing of {name:?}")))? {
+        // An array of one, as docker prints it.
+        Value::Array(mut all) if all.len() == 1 => Ok(all.remove(0)),
+        one => Ok(one),
+    }
+}
+
+fn show(
+    names: &[String],
+    mut document: impl FnMut(&String) -> Result<Value, Failure>,
+) -> Result<(), Failure> {
+    let mut documents = Vec::new();
+    let outcome = each(names, |name| {
+        documents.push(document(name)?);
+        Ok(())
+    });
+    // An array, also of what is there when some are not, as docker-inspect(1) does.
+    print(&(json::pretty(&documents) + "\n"))?;
+    outcome
+}

@@ -1,0 +1,25 @@
+//! `sampan rmi`: removes references, and images with their last one.
+
+use crate::cli::args::image::Remove;
+use crate::cli::engine::{each, engine, finish};
+use crate::cli::error::Failure;
+use crate::cli::output::print;
+use sampan_client::engine::{Done, Request};
+
+/// Runs the command.
+///
+/// # Errors
+/// There is no such image, or an id has several references.
+pub fn run(args: &Remove) -> Result<(), Failure> {
+    each(&args.images, |name| {
+        let request = Request::Remove { name: name.clone(), force: args.force };
+        print(&removed(&finish(engine(&args.socket).request(request, &[])?)?))
+    })
+}
+
+/// A line for each reference and digest that went.
+pub fn removed(done: &Done) -> String {
+    // A reference always has a host before its path.
+    let word = |removed: &String| if removed.contains('/') { "Untagged" } else { "Deleted" };
+    done.removed.iter().map(|removed| format!("{}: {removed}\n", word(removed))).collect()
+}

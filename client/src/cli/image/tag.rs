@@ -1,0 +1,17 @@
+//! `sampan tag`: one more reference for an image.
+
+use crate::cli::args::image::Tag;
+use crate::cli::engine::{each, engine, finish};
+use crate::cli::error::Failure;
+use sampan_client::engine::Request;
+
+/// Runs the command.
+///
+/// # Errors
+/// There is no such image, or a reference is malformed.
+pub fn run(args: &Tag) -> Result<(), Failure> {
+    each(&args.targets, |target| {
+        let request = Request::Tag { source: args.source.clone(), target: target.clone() };
+        finish(engine(&args.socket).request(request, &[])?).map(drop)
+    })
+}

@@ -1,0 +1,15 @@
+//! `sampan image verify`: the engine reads all of the store again, and tells what is broken.
+
+use crate::cli::args::image::Verify;
+use crate::cli::engine::engine;
+use crate::cli::error::Failure;
+use crate::cli::job::follow::follow;
+use sampan_client::engine::{self, Request};
+
+/// Runs the command.
+///
+/// # Errors
+/// Something in the store is broken, or the engine is not there.
+pub fn run(args: &Verify) -> Result<(), Failure> {
+    follow(&engine(&args.socket), Request::Verify(engine::Verify { deep: args.deep }), &[], &args.progress)
+}
