@@ -5,12 +5,12 @@
 
 use crate::cancel::Cancelled;
 use crate::decode::Format;
-use crate::digest::{Algorithm, Digest};
 use crate::members::{self, MemberError};
 use crate::pipeline::{LayerError, Streamed};
 use crate::place::UnpackError;
 use crate::store::{StoreError, Temp};
 use crate::tarball::{TarError, begins_tar};
+use sampan_oci::digest::{Algorithm, Digest};
 use std::io::{self, Read};
 
 /// Bytes that tell what a file of an archive is: one block of a tar.

@@ -5,10 +5,11 @@
 //! with its digest. Called by [`crate::load`]; stores nothing.
 
 use crate::archive::{ArchiveError, Source, document};
-use crate::digest::{Digest, Hasher};
-use crate::oci::{self, Config, Descriptor, Document, Index, Manifest, OciError};
-use crate::platform::Platform;
-use crate::reference::{Reference, ReferenceError};
+use sampan_oci as oci;
+use sampan_oci::digest::{Digest, Hasher};
+use sampan_oci::platform::Platform;
+use sampan_oci::reference::{Reference, ReferenceError};
+use sampan_oci::{Config, Descriptor, Document, Index, Manifest, OciError};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -370,7 +371,7 @@ fn is_called(name: &str, wanted: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::PlatformField;
+    use sampan_oci::PlatformField;
 
     #[test]
     fn a_name_without_a_host_is_below_localhost_and_one_with_a_host_is_itself() {

@@ -3,7 +3,7 @@
 //! What it is, its first bytes say, not its media type: registries and tools disagree about those, and the
 //! diff id decides in the end.
 
-use crate::oci;
+use sampan_oci as oci;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
 /// What the zstd library says of a window above its limit.

@@ -6,12 +6,12 @@
 //! its next try. Digests are compared by the pipeline, never here.
 
 use crate::cancel::Cancel;
-use crate::digest::Digest;
 use crate::limits::{self, Limits, Slot};
 use crate::rate::Rate;
 use crate::registry::{BlobBody, RegistryError};
 use crate::retry::Backoff;
 use crate::sources::Sources;
+use sampan_oci::digest::Digest;
 use std::io::{self, Read};
 use std::time::Duration;
 

@@ -3,8 +3,8 @@
 //! Called by [`crate::images`], which knows what is used, and by [`crate::verify`]. Whatever a job has pinned stays.
 //! Trees are only moved out of the way under the commit lock, and removed behind it.
 
-use crate::digest::Digest;
 use crate::store::{Store, StoreError, Temp, file_error, size_on_disk};
+use sampan_oci::digest::Digest;
 use sampan_os::mutex::lock;
 use sampan_os::walk_tree;
 use std::collections::HashSet;

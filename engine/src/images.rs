@@ -4,14 +4,15 @@
 //! without one. Of an index that it was pulled from, the digest alone is kept, as an annotation. Called by the jobs;
 //! does no network.
 
-use crate::digest::Digest;
 use crate::garbage::Swept;
 use crate::index::{self, REF_NAME, name_of};
-use crate::oci::{self, Config, Descriptor, Document, Index, Manifest, PlatformField};
-use crate::reference::Reference;
 use crate::settling::{Settled, name_new, settle_what_came};
 use crate::store::{Pin, Store, StoreError};
 use sampan_ipc::engine::Image;
+use sampan_oci as oci;
+use sampan_oci::digest::Digest;
+use sampan_oci::reference::Reference;
+use sampan_oci::{Config, Descriptor, Document, Index, Manifest, PlatformField};
 use sampan_os::mutex::lock;
 use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
@@ -66,7 +67,7 @@ pub enum ImageError {
     },
     /// A new name is no reference.
     #[error(transparent)]
-    Reference(#[from] crate::reference::ReferenceError),
+    Reference(#[from] oci::reference::ReferenceError),
 }
 
 /// Containers, as a message names them.

@@ -3,17 +3,18 @@
 //! Each goes through the same pipeline as a pulled layer and is kept as it came: plain, gzip or zstd.
 
 use crate::cancel::{Cancel, Cancelled};
-use crate::digest::Digest;
 use crate::images::{self, NewImage};
 use crate::limits::{self, Limits};
-use crate::oci::{self, Config, Descriptor, History, Manifest, PlatformField, RootFs, Run};
 use crate::pipeline::{LayerError, Pipeline, Sink, Streamed};
-use crate::platform::Platform;
 use crate::progress::Progress;
-use crate::reference::Reference;
 use crate::store::{Pin, Store, StoreError, Temp};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sampan_ipc::engine::Phase;
+use sampan_oci as oci;
+use sampan_oci::digest::Digest;
+use sampan_oci::platform::Platform;
+use sampan_oci::reference::Reference;
+use sampan_oci::{Config, Descriptor, History, Manifest, PlatformField, RootFs, Run};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
@@ -136,7 +137,7 @@ fn stream(
 }
 
 fn config(platform: &Platform, run: Run, layers: &[(Streamed, Temp)]) -> Config {
-    let created = Some(crate::stamp::format(sampan_ipc::time::now()));
+    let created = Some(oci::timestamp::format(sampan_ipc::time::now()));
     Config {
         created: created.clone(),
         architecture: platform.architecture.clone(),

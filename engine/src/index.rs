@@ -5,9 +5,10 @@
 //! `index.settled.json` is what power loss would leave of it ([`crate::unsynced`]); it is not there if that is all. Both
 //! are read and replaced as a whole, under the commit lock. [`crate::images`] says what stands in them.
 
-use crate::digest::Digest;
-use crate::oci::{self, Descriptor, Index};
 use crate::store::{Store, StoreError, Temp, file_error};
+use sampan_oci as oci;
+use sampan_oci::digest::Digest;
+use sampan_oci::{Descriptor, Index};
 use sampan_os::small_file;
 use serde::{Deserialize, Serialize};
 use std::io;

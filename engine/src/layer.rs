@@ -5,10 +5,8 @@
 //! fails. Names blobs and layers in the store; never touches `index.json`.
 
 use crate::cancel::{Cancel, Cancelled};
-use crate::digest::Digest;
 use crate::download::{Download, Wanted};
 use crate::limits::{Claim, Limits};
-use crate::oci::Descriptor;
 use crate::partial::Partial;
 use crate::pipeline::{Expected, LayerError, Pipeline, Sink};
 use crate::place::UnpackError;
@@ -17,6 +15,8 @@ use crate::rate::Rate;
 use crate::sources::Sources;
 use crate::store::{Store, Temp, file_error};
 use sampan_ipc::engine::Phase;
+use sampan_oci::Descriptor;
+use sampan_oci::digest::Digest;
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

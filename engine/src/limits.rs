@@ -8,8 +8,8 @@
 //! for; what then is left over is for those who run ahead of others ([`crate::relay`]).
 
 use crate::cancel::{Cancel, Cancelled};
-use crate::digest::Digest;
 use crate::rate::Rate;
+use sampan_oci::digest::Digest;
 use sampan_os::mutex::lock;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};

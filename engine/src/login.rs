@@ -7,11 +7,11 @@ use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::failure;
 use crate::reach;
-use crate::reference::Reference;
 use crate::registry::{Access, Registry, RegistryError};
 use sampan_ipc::credentials::{Credential, matching};
 use sampan_ipc::engine::{Code, Done, Failure, Login};
 use sampan_ipc::report::chain;
+use sampan_oci::reference::Reference;
 use std::sync::Arc;
 
 /// Tries `login`, until `cancel` is called.

@@ -11,8 +11,8 @@
 //! trusted: a blob gets its name only after the digest of all its bytes
 //! was computed, those of a partial included. One job at a time has a partial open: it has claimed the digest.
 
-use crate::digest::Digest;
 use crate::store::{Store, StoreError, file_error, name_blob};
+use sampan_oci::digest::Digest;
 use sampan_os::mutex::lock;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};

@@ -10,7 +10,6 @@
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::decode::{self, Format};
-use crate::digest::{Algorithm, Digest, Hasher};
 use crate::feed::{Feed, Inlet};
 use crate::limits::{self, Limits};
 use crate::partial::Partial;
@@ -21,6 +20,7 @@ use crate::store::{Store, StoreError, Temp};
 use crate::tarball::TarError;
 use crate::unpack::{self, Unpacked};
 use sampan_ipc::engine::Phase;
+use sampan_oci::digest::{Algorithm, Digest, Hasher};
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::path::Path;

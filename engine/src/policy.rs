@@ -6,9 +6,6 @@
 //! the manifest chosen from it. Fetches signatures from the image's own repository; keeps nothing.
 
 use crate::cancel::{Cancel, Cancelled};
-use crate::digest::{Digest, Hasher};
-use crate::oci::Descriptor;
-use crate::reference::Reference;
 use crate::registry::RegistryError;
 use crate::retry;
 use crate::signature::{self, Key, KeyError, SignatureError, Subject};
@@ -16,6 +13,9 @@ use crate::sources::Sources;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use sampan_ipc::report::chain;
+use sampan_oci::Descriptor;
+use sampan_oci::digest::{Digest, Hasher};
+use sampan_oci::reference::Reference;
 use serde::Deserialize;
 use std::path::PathBuf;
 

@@ -8,22 +8,23 @@
 
 use crate::awaited::Awaited;
 use crate::cancel::{Cancel, Cancelled};
-use crate::digest::{Digest, Hasher};
 use crate::images::{self, NewImage};
 use crate::layer::{self, Fetch, Ids, Layer};
 use crate::limits::Limits;
-use crate::oci::{self, Config, Descriptor, Document, Manifest, OciError, PlatformField};
 use crate::pipeline::LayerError;
-use crate::platform::Platform;
 use crate::policy::{Policies, PolicyError};
 use crate::progress::Progress;
 use crate::rate::Rate;
-use crate::reference::Reference;
 use crate::registry::{Access, RawManifest, RegistryError};
 use crate::retry;
 use crate::room::{Claim, Room, RoomError};
 use crate::sources::Sources;
 use crate::store::{Pin, Store, StoreError};
+use sampan_oci as oci;
+use sampan_oci::digest::{Digest, Hasher};
+use sampan_oci::platform::Platform;
+use sampan_oci::reference::Reference;
+use sampan_oci::{Config, Descriptor, Document, Manifest, OciError, PlatformField};
 use sampan_os::mutex::lock;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

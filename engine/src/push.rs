@@ -5,20 +5,21 @@
 //! stopped. Reports to a [`Progress`]; the caller announces the outcome. Never changes the store.
 
 use crate::cancel::{Cancel, Cancelled};
-use crate::digest::Digest;
 use crate::download::HEADWAY;
 use crate::failure;
 use crate::images::{self, ImageError, Loaded};
 use crate::limits::Limits;
-use crate::oci::{self, Descriptor};
 use crate::progress::Progress;
 use crate::rate::Rate;
-use crate::reference::Reference;
 use crate::registries::Endpoint;
 use crate::registry::{Access, Begun, Payload, Registry, RegistryError, Upload};
 use crate::retry::{self, Backoff};
 use crate::store::{Store, StoreError, file_error};
 use sampan_ipc::engine::{Code, Failure, Phase};
+use sampan_oci as oci;
+use sampan_oci::Descriptor;
+use sampan_oci::digest::Digest;
+use sampan_oci::reference::Reference;
 use sampan_os::mutex::lock;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;

@@ -8,13 +8,13 @@ use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::images;
 use crate::pull::PullError;
-use crate::reference::{self, Reference};
 use crate::registries::RegistriesError;
 use crate::registry::{Access, RegistryError};
 use crate::retry;
 use crate::sources::Sources;
 use crate::store::Store;
 use sampan_ipc::credentials::Credential;
+use sampan_oci::reference::{self, Reference};
 use std::path::PathBuf;
 use std::sync::Arc;
 

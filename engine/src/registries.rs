@@ -15,7 +15,7 @@ use self::file::{
 };
 pub use self::kept::Files;
 use self::table::{Table, matches, rewrite};
-use crate::reference::{self, Reference};
+use sampan_oci::reference::{self, Reference};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io;

@@ -20,13 +20,13 @@ use self::authorize::Session;
 use self::transport::{Agents, is_loopback};
 pub use self::upload::{Begun, Payload, Upload};
 use crate::credentials::Credentials;
-use crate::digest::{Digest, Hasher};
-use crate::oci;
-use crate::reference::{self, Reference};
 use crate::registries::{Endpoint, Registries, RegistriesError};
 use crate::retry;
 use ::http::{Response, StatusCode, header};
 use sampan_http::range;
+use sampan_oci as oci;
+use sampan_oci::digest::{Digest, Hasher};
+use sampan_oci::reference::{self, Reference};
 use sampan_os::mutex::lock;
 use serde::Deserialize;
 use std::collections::HashSet;
@@ -387,7 +387,7 @@ impl Registry {
         let bytes = self.read_small(response, &what, oci::MANIFEST_MAX)?;
         let expected = Digest::parse(target).ok();
         let mut hasher =
-            Hasher::new(expected.as_ref().map_or(crate::digest::Algorithm::Sha256, Digest::algorithm));
+            Hasher::new(expected.as_ref().map_or(oci::digest::Algorithm::Sha256, Digest::algorithm));
         hasher.update(&bytes);
         let digest = hasher.finish();
         match expected {

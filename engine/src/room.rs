@@ -6,12 +6,12 @@
 //! first that were not pulled or used for longest, and tells of each. Off unless configured.
 
 use crate::announce::Announcer;
-use crate::digest::Digest;
 use crate::images::{self, ImageError};
-use crate::oci::{Descriptor, Manifest};
 use crate::store::Store;
 use crate::{partial, prune};
 use nix::sys::statvfs::statvfs;
+use sampan_oci::digest::Digest;
+use sampan_oci::{Descriptor, Manifest};
 use sampan_os::mutex::lock;
 use serde::{Deserialize, Deserializer};
 use std::collections::{HashMap, HashSet};

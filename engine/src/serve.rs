@@ -5,10 +5,7 @@
 //! alone. Serves manifests and blobs that belong to the repository asked, and nothing else of the store.
 
 use crate::cancel::Cancel;
-use crate::digest::Digest;
 use crate::images;
-use crate::oci;
-use crate::reference::Reference;
 use crate::store::Store;
 use ::http::{Request, header};
 use mio::net::TcpListener;
@@ -16,6 +13,9 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use sampan_daemon::accept::Accept;
 use sampan_http::connection::{Answer, Body, Budget, Connection, Standing};
 use sampan_http::range::Range;
+use sampan_oci as oci;
+use sampan_oci::digest::Digest;
+use sampan_oci::reference::Reference;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io;

@@ -4,9 +4,9 @@
 //! images away, or gives names, wants all of it settled first ([`Settled`]). Called by [`crate::images`] and behind jobs.
 
 use crate::index::{self, name_of};
-use crate::oci::{Descriptor, Index};
 use crate::store::{Store, StoreError};
 use crate::unsynced::Lost;
+use sampan_oci::{Descriptor, Index};
 use sampan_os::mutex::lock;
 use std::sync::MutexGuard;
 

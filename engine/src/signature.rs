@@ -6,11 +6,11 @@
 //! anyway; of the key's DER, which has three fixed levels, the little reader below takes what `ring` asks for.
 //! Crates for it (`spki`, `x509-parser`, `sigstore`) bring 5 to 200 others. Does no I/O but reading key files.
 
-use crate::digest::Digest;
-use crate::reference::Reference;
 use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject;
+use sampan_oci::digest::Digest;
+use sampan_oci::reference::Reference;
 use sampan_os::small_file;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};

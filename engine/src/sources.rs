@@ -5,11 +5,11 @@
 //! Bytes of several are as good as of one: everything is compared with a digest. Knows no store and never waits:
 //! what is tried again, and when, [`crate::retry`] says.
 
-use crate::digest::{Digest, Hasher};
-use crate::reference::Reference;
 use crate::registries::RegistriesError;
 use crate::registry::{Access, BlobBody, RawManifest, Registry, RegistryError};
 use crate::retry;
+use sampan_oci::digest::{Digest, Hasher};
+use sampan_oci::reference::Reference;
 use sampan_os::mutex::lock;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -13,12 +13,12 @@ use crate::archive::{
 use crate::cancel::Cancel;
 use crate::limits::Limits;
 use crate::members::{Members, refuse};
-use crate::oci;
 use crate::pipeline::{Pipeline, Sink};
 use crate::progress::Progress;
 use crate::store::{Pin, Store, Temp, file_error};
 use crate::tarball::{Entry, TarError, Tarball};
 use sampan_ipc::engine::Phase;
+use sampan_oci as oci;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
 /// Longest document that is kept, in bytes: no manifest or config is longer.
@@ -61,7 +61,7 @@ enum Piece {
     /// Neither a layer nor short enough for a document.
     Long(u64),
     Layer(Box<Kept>),
-    Stored(crate::digest::Digest, u64),
+    Stored(oci::digest::Digest, u64),
     /// A layer that is no good; the error is told if an image needs it.
     Broken(Box<ArchiveError>),
     /// A layer that was given away.

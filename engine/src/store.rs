@@ -15,13 +15,13 @@
 //! `index.rs` reads and writes both indexes.
 
 use crate::cancel::Cancel;
-use crate::digest::Digest;
 use crate::implied;
 use crate::index;
 use crate::namespace::Namespace;
 use crate::spare;
 use crate::unsynced::{Lost, Unsynced};
 use nix::fcntl::Flock;
+use sampan_oci::digest::Digest;
 use sampan_os::mutex::lock;
 use sampan_os::{boot_id, file_lock, io_error, remove_tree, small_file, syscall, walk_tree};
 use std::collections::HashMap;
@@ -595,7 +595,7 @@ fn remove(path: &Path, namespace: Option<&Namespace>) -> io::Result<()> {
 }
 
 fn digest_of(bytes: &[u8], like: &Digest) -> Digest {
-    let mut hasher = crate::digest::Hasher::new(like.algorithm());
+    let mut hasher = sampan_oci::digest::Hasher::new(like.algorithm());
     hasher.update(bytes);
     hasher.finish()
 }

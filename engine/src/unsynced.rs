@@ -9,8 +9,8 @@
 //! configuration, or where the boot cannot be told, syncfs comes first and there is never more than one list. Keeps the
 //! list that stands in the file, and counts; writes nothing: `settling.rs` has that done.
 
-use crate::digest::Digest;
-use crate::oci::Descriptor;
+use sampan_oci::Descriptor;
+use sampan_oci::digest::Digest;
 use sampan_os::mutex::lock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};

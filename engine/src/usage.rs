@@ -4,11 +4,11 @@
 //! comes or goes meanwhile may be counted or not. Memory grows with the number of blobs and layers, never with
 //! that of the files in them.
 
-use crate::digest::Digest;
 use crate::images::{self, ImageError, Loaded};
 use crate::partial;
 use crate::store::{Store, file_error};
 use sampan_ipc::engine::{ImageUsage, Usage};
+use sampan_oci::digest::Digest;
 use std::collections::HashMap;
 use std::fs;
 use std::io;

@@ -2,7 +2,7 @@
 
 use crate::host::{Host, PATIENCE, binary};
 use crate::registry::{Image, Layer, LyingRegistry};
-use sampan_engine::digest::Digest;
+use sampan_oci::digest::Digest;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::path::PathBuf;

@@ -1,11 +1,11 @@
 //! A real engine for tests, and its clients.
 
 use crate::host;
-use sampan_engine::digest::Digest;
 use sampan_ipc::engine::{
     Answer, Done, Failure, Image, Job, Opening, Pull, REQUEST_MAX, Request, Row, VERSION,
 };
 use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
+use sampan_oci::digest::Digest;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};

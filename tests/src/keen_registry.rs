@@ -3,7 +3,7 @@
 //! It takes uploads, keeps what arrived of one that broke, mounts, and gives out tokens. What it was asked, and
 //! as whom, is kept for the test to look at.
 
-use sampan_engine::digest::Digest;
+use sampan_oci::digest::Digest;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -3,8 +3,8 @@
 //! Everything listens on 127.0.0.1 and lives in the test's own directory.
 
 use flate2::{Compression, write::GzEncoder};
-use sampan_engine::digest::Digest;
-use sampan_engine::oci;
+use sampan_oci as oci;
+use sampan_oci::digest::Digest;
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

@@ -5,19 +5,21 @@
 
 use crate::random::Random;
 use sampan_engine::archive::{Found, Source};
-use sampan_engine::bundle;
 use sampan_engine::partial::Partial;
 use sampan_engine::registries::{Endpoint, Registries, RegistriesError};
 use sampan_engine::seekable::Seekable;
 use sampan_engine::store::Store;
 use sampan_engine::tarball::Tarball;
-use sampan_engine::{challenge, oci, platform::Platform, reference::Reference};
+use sampan_engine::{bundle, challenge};
 use sampan_http::range::{self, Range};
 use sampan_ipc::event::{Event, EventView, Origin};
 use sampan_ipc::filter::FilterSet;
 use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
 use sampan_ipc::record::{self, Scanner, Step};
 use sampan_ipc::{container, engine, shim, time, watch};
+use sampan_oci as oci;
+use sampan_oci::platform::Platform;
+use sampan_oci::reference::Reference;
 use std::io::{Seek, Write};
 use std::path::Path;
 
@@ -408,7 +410,7 @@ fn manifest(input: &[u8], _: &mut Random) -> bool {
 fn config(input: &[u8], _: &mut Random) -> bool {
     let layer = oci::Descriptor {
         media_type: oci::LAYER[1].to_owned(),
-        digest: sampan_engine::digest::Digest::of(b"layer"),
+        digest: oci::digest::Digest::of(b"layer"),
         size: 1,
         platform: None,
         annotations: Default::default(),
@@ -578,7 +580,7 @@ fn check_kept(len: u64, size: u64, note: &str) {
         };
     }
     STORE.with(|(dir, store)| {
-        let digest = sampan_engine::digest::Digest::of(b"blob");
+        let digest = oci::digest::Digest::of(b"blob");
         let path = dir.path().join("partial").join(format!("sha256-{}", digest.hex()));
         std::fs::write(&path, vec![7; len as usize]).expect("written");
         std::fs::write(path.with_extension("note"), note).expect("written");

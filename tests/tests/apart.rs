@@ -1,7 +1,7 @@
 //! Layers that come while their image's config is still on its way.
 
-use sampan_engine::digest::{Algorithm, Digest, Hasher};
 use sampan_ipc::engine::{Answer, Code, Phase, Pull, Request};
+use sampan_oci::digest::{Algorithm, Digest, Hasher};
 use sampan_tests::engine::{Engine, Stream};
 use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing, Reply};
 use std::fs;

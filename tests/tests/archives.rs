@@ -1,8 +1,8 @@
 //! Loads and saves, against the tools that images come from and go to: podman, skopeo, umoci; and against archives
 //! that nobody should trust. Everything is in directories of the test's own.
 
-use sampan_engine::digest::Digest;
 use sampan_ipc::engine::{Answer, Container, Failure, JobState, Load, Request, Save};
+use sampan_oci::digest::Digest;
 use sampan_tests::dockerd::Dockerd;
 use sampan_tests::engine::{Engine, Pulled};
 use sampan_tests::host::{binary, need_root};
@@ -489,7 +489,7 @@ fn an_oci_archive_that_lies_about_a_digest_or_a_size_is_refused() {
 #[test]
 fn blobs_may_be_named_by_sha512() {
     let layer = Layer::of(&[("etc/one", b"1")], Packing::Gzip);
-    let mut hasher = sampan_engine::digest::Hasher::new(sampan_engine::digest::Algorithm::Sha512);
+    let mut hasher = sampan_oci::digest::Hasher::new(sampan_oci::digest::Algorithm::Sha512);
     hasher.update(&layer.blob);
     let digest = hasher.finish();
     let image = Image::of(std::slice::from_ref(&layer), "amd64");

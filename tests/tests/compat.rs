@@ -2,8 +2,8 @@
 //! store. The images are tars of everything that is awkward, in several layers.
 
 use sampan_engine::container::copy::copy;
-use sampan_engine::digest::Digest;
 use sampan_ipc::engine::{Answer, Request, Verify};
+use sampan_oci::digest::Digest;
 use sampan_tests::engine::Engine;
 use sampan_tests::host::need_root;
 use sampan_tests::registry::{DockerRegistry, Image, Layer, Packing, write_layout};

@@ -1,7 +1,7 @@
 //! What the store takes on the disk, and who takes it away: real engine, real command line, real events.
 
 use nix::sys::signal::Signal;
-use sampan_engine::digest::Digest;
+use sampan_oci::digest::Digest;
 use sampan_tests::bed::{Bed, Usage, arch};
 use sampan_tests::host::{Host, need_root};
 use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing, Reply, write_layout};

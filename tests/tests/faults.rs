@@ -1,7 +1,7 @@
 //! Pulls from a real registry over a network that breaks, and by an engine that is killed, again and again.
 
-use sampan_engine::digest::Digest;
 use sampan_ipc::engine::{Pull, Request, Verify};
+use sampan_oci::digest::Digest;
 use sampan_tests::engine::{Engine, Pulled};
 use sampan_tests::faults::{Fault, Proxy};
 use sampan_tests::random::Random;

@@ -1,8 +1,8 @@
 //! Forms that images come in beyond one tag, one platform and SHA-256.
 
-use sampan_engine::digest::{Algorithm, Digest, Hasher};
-use sampan_engine::oci;
 use sampan_ipc::engine::{Code, Phase, Pull, Request};
+use sampan_oci as oci;
+use sampan_oci::digest::{Algorithm, Digest, Hasher};
 use sampan_tests::engine::Engine;
 use sampan_tests::registry::{DockerRegistry, Image, Layer, LyingRegistry, Packing, Reply, index_of};
 

@@ -5,7 +5,7 @@ use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::Pid;
-use sampan_engine::oci;
+use sampan_oci as oci;
 use sampan_tests::engine_host::EngineHost;
 use sampan_tests::host::PATIENCE;
 use sampan_tests::keen_registry::{Asked, Fault, Guard, KeenRegistry};

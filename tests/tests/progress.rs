@@ -3,8 +3,8 @@
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sampan_engine::digest::Digest;
 use sampan_ipc::engine::{Job, JobState};
+use sampan_oci::digest::Digest;
 use sampan_tests::engine::Engine;
 use sampan_tests::host::binary;
 use sampan_tests::registry::{DockerRegistry, Image, Layer, LyingRegistry, Packing, Reply};

@@ -1,8 +1,8 @@
 //! Pulls by a real engine from real and from hostile registries.
 
-use sampan_engine::digest::Digest;
-use sampan_engine::oci;
 use sampan_ipc::engine::{Answer, Code, Failure, Import, JobState, Phase, Pull, Request, Serve, Verify};
+use sampan_oci as oci;
+use sampan_oci::digest::Digest;
 use sampan_tests::engine::Engine;
 use sampan_tests::host::binary;
 use sampan_tests::registry::{DockerRegistry, Image, Layer, LyingRegistry, Packing, Reply, index_of};

@@ -1,7 +1,7 @@
 //! Pushes to real registries and to one that breaks on demand.
 
-use sampan_engine::digest::Digest;
-use sampan_engine::oci;
+use sampan_oci as oci;
+use sampan_oci::digest::Digest;
 use sampan_tests::engine_host::EngineHost;
 use sampan_tests::keen_registry::{Fault, KeenRegistry};
 use sampan_tests::registry::{DockerRegistry, Image, Layer, Packing};

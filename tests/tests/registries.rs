@@ -6,12 +6,12 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
 };
 use sampan_engine::credentials::Credentials;
-use sampan_engine::digest::Digest;
-use sampan_engine::oci;
-use sampan_engine::reference::Reference;
 use sampan_engine::registry::{Access, RegistryError};
 use sampan_engine::sources::Sources;
 use sampan_ipc::engine::{Answer, Code, Credential, Failure, Pull, Request};
+use sampan_oci as oci;
+use sampan_oci::digest::Digest;
+use sampan_oci::reference::Reference;
 use sampan_tests::engine::Engine;
 use sampan_tests::host::{binary, need_root};
 use sampan_tests::registry::{DockerRegistry, Image, Layer, LyingRegistry, Packing, Reply};

@@ -1,8 +1,8 @@
 //! What is left of a download is gone on with: after kill -9, after a client that left, by another image, and
 //! only if it is right.
 
-use sampan_engine::digest::Digest;
 use sampan_ipc::engine::{Answer, Code, Phase, Pull, Request};
+use sampan_oci::digest::Digest;
 use sampan_tests::engine::Engine;
 use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing, Reply};
 use std::fs;

@@ -3,8 +3,8 @@
 //! The user is `nobody`, whom every host has. What `/etc/subuid` gives that user is bound over the real file, in
 //! a mount namespace of the engine's own.
 
-use sampan_engine::digest::Digest;
 use sampan_ipc::engine::{Answer, Pull, Request};
+use sampan_oci::digest::Digest;
 use sampan_tests::engine::Engine;
 use sampan_tests::host::{binary, need_root};
 use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing, Reply};

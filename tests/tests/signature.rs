@@ -1,7 +1,7 @@
 //! Images that must be signed: keys and signatures made by openssl, in cosign's layout, on a real engine.
 
-use sampan_engine::digest::Digest;
-use sampan_engine::oci;
+use sampan_oci as oci;
+use sampan_oci::digest::Digest;
 use sampan_tests::bed::{Bed, arch};
 use sampan_tests::host::Host;
 use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing, Reply, index_of};

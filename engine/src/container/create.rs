@@ -6,7 +6,6 @@ use super::security::Labels;
 use super::{options, process, signals, start};
 use crate::failure;
 use crate::images::{self, Loaded};
-use crate::platform::Platform;
 use crate::reach;
 use crate::store::Pin;
 use crate::work::Shared;
@@ -14,6 +13,7 @@ use sampan_ipc::container::Create;
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
 use sampan_ipc::shim::State;
+use sampan_oci::platform::Platform;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The signal that stops a container whose image names none. OCI image-spec, "StopSignal".

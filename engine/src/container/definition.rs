@@ -5,10 +5,10 @@
 //! here: see [`sampan_ipc::shim::State`].
 
 use super::security::Labels;
-use crate::digest::Digest;
-use crate::oci::Run;
 use sampan_ipc::container::Create;
 use sampan_ipc::shim::Identity;
+use sampan_oci::Run;
+use sampan_oci::digest::Digest;
 use serde::{Deserialize, Serialize};
 
 /// Longest `container.json` that is read, in bytes.

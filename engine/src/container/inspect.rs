@@ -4,9 +4,9 @@ use super::definition::{self, Definition, Form};
 use super::home::Homes;
 use super::{devices, listing, logs, process, signals, unit};
 use crate::config::Config;
-use crate::stamp;
 use sampan_ipc::container::{FOR_EVER, Mount, MountKind, Notify, Phase, Restart};
 use sampan_ipc::shim::State;
+use sampan_oci::timestamp;
 use sampan_os::small_file;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ pub fn json(config: &Config, definition: &Definition, state: &State, homes: &Hom
     let dir = homes.dir(&definition.id);
     let mut document = json!({
         "Id": definition.id,
-        "Created": stamp::format(definition.created),
+        "Created": timestamp::format(definition.created),
         "Path": definition.words.first(),
         "Args": definition.words.get(1..).unwrap_or_default(),
         "State": state_json(state, homes.unit_group(&definition.id)),
@@ -82,7 +82,7 @@ fn driver(definition: &Definition) -> &'static str {
 }
 
 fn state_json(state: &State, unit_group: Option<String>) -> Value {
-    let time = |at: i64| if at == 0 { NEVER.to_owned() } else { stamp::format(at) };
+    let time = |at: i64| if at == 0 { NEVER.to_owned() } else { timestamp::format(at) };
     json!({
         "Status": state.phase.word(),
         "Running": state.phase.is_alive(),

@@ -8,8 +8,8 @@ use super::problem::SpecError;
 use super::security::{self, Labels};
 use super::settings::Settings;
 use super::{options, user};
-use crate::oci::Run;
 use sampan_ipc::container::{Create, Exec, Notify};
+use sampan_oci::Run;
 
 /// Where programs are looked for, if neither image nor options say so.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -3,8 +3,8 @@
 
 use super::definition::Definition;
 use super::home::Homes;
-use crate::digest::Digest;
 use sampan_ipc::engine::Usage;
+use sampan_oci::digest::Digest;
 use std::sync::Arc;
 
 /// All containers, as they were.

@@ -1,6 +1,6 @@
 //! Why the files about registries, or a name under them, cannot be used.
 
-use crate::reference;
+use sampan_oci::reference;
 use std::io;
 use std::path::PathBuf;
 

@@ -4,7 +4,7 @@
 
 use super::RegistriesError;
 use super::table::{Location, Mirror, Pulls, Table};
-use crate::reference::{self, Reference};
+use sampan_oci::reference::{self, Reference};
 use sampan_os::small_file;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,7 +3,7 @@
 //! Made by [`super::file`] out of text, asked by [`super::Registries`].
 
 use super::{Endpoint, RegistriesError};
-use crate::reference::{self, Reference};
+use sampan_oci::reference::{self, Reference};
 use std::path::PathBuf;
 
 /// A `[[registry]]`.

@@ -355,8 +355,8 @@ fn percent(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reference::Reference;
     use crate::registry::Access;
+    use sampan_oci::reference::Reference;
 
     fn registry(name: &str, insecure: bool) -> Registry {
         Registry::new(&Reference::parse(name).expect("good"), &Access { insecure, ..Access::default() })

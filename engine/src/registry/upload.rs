@@ -6,8 +6,8 @@
 use super::location::join;
 use super::transport::REDIRECTS_MAX;
 use super::{Failed, Headers, Registry, RegistryError};
-use crate::digest::Digest;
 use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use sampan_oci::digest::Digest;
 use std::io::{self, Read};
 use ureq::{Body, SendBody};
 
@@ -53,7 +53,7 @@ impl Registry {
     /// [`RegistryError`].
     pub fn manifest_digest(&self, target: &str) -> Result<Option<Digest>, RegistryError> {
         let what = format!("manifest {}:{target}", self.repository);
-        let accept = crate::oci::ACCEPT.join(", ");
+        let accept = sampan_oci::ACCEPT.join(", ");
         let found = self.exists(&what, &format!("manifests/{target}"), &[(header::ACCEPT, &accept)])?;
         Ok(found.as_ref().and_then(digest_of))
     }
@@ -328,8 +328,8 @@ fn offset_in(range: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reference::Reference;
     use crate::registry::Access;
+    use sampan_oci::reference::Reference;
 
     #[test]
     fn a_range_is_how_many_bytes_are_there() {

@@ -2,15 +2,15 @@
 
 use super::Task;
 use crate::failure;
-use crate::oci::OciError;
 use crate::partial;
 use crate::pipeline::LayerError;
 use crate::place::UnpackError;
 use crate::pull::{self, PullError, PullRequest};
 use crate::reach;
-use crate::reference::Reference;
 use crate::registry::RegistryError;
 use sampan_ipc::engine::{Code, Done, Failure};
+use sampan_oci::OciError;
+use sampan_oci::reference::Reference;
 use sampan_os::io_error;
 
 /// Most tags that a failure names: so many fit what people read.

@@ -19,8 +19,8 @@
 
 use crate::get::{self, Connection};
 use sampan_engine::decode;
-use sampan_engine::digest::{Algorithm, Digest, Hasher};
-use sampan_engine::oci;
+use sampan_oci as oci;
+use sampan_oci::digest::{Algorithm, Digest, Hasher};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, symlink};

@@ -5,8 +5,8 @@
 
 use crate::content::Content;
 use flate2::{Compression, write::GzEncoder};
-use sampan_engine::digest::{Algorithm, Digest, Hasher};
-use sampan_engine::oci;
+use sampan_oci as oci;
+use sampan_oci::digest::{Algorithm, Digest, Hasher};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};

@@ -12,8 +12,8 @@
 //! OCI distribution-spec, "Pull"; nothing else of it.
 
 use crate::get::{self, Connection};
-use sampan_engine::digest::Digest;
-use sampan_engine::oci;
+use sampan_oci as oci;
+use sampan_oci::digest::Digest;
 use std::fs::{self, File};
 use std::io;
 use std::net::{TcpListener, TcpStream};

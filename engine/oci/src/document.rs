@@ -229,7 +229,7 @@ pub struct History {
 impl Config {
     /// When the image was made, in nanoseconds since the epoch; `None` if it does not say.
     pub fn created_nanos(&self) -> Option<i64> {
-        self.created.as_deref().and_then(crate::stamp::parse)
+        self.created.as_deref().and_then(crate::timestamp::parse)
     }
 
     /// The platform that it says it is for.
