@@ -19,11 +19,11 @@
 //! # Ok::<(), sampan_client::EngineError>(())
 //! ```
 
-use crate::connection::{self, Connection, Received};
-use crate::subscription::Stopper;
+use sampan_ipc::connection::{self, Connection, Received};
 pub use sampan_ipc::engine::*;
 use sampan_ipc::frame::{self, FrameError};
 use sampan_ipc::paths::Paths;
+use sampan_ipc::subscription::Stopper;
 use sampan_ipc::trust::Server;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -165,7 +165,7 @@ impl Answers {
     /// # Errors
     /// [`EngineError::System`]: there is no descriptor left.
     pub fn stopper(&self) -> Result<Stopper, EngineError> {
-        self.stop.sender().map(Stopper).map_err(EngineError::System)
+        self.stop.sender().map(Stopper::new).map_err(EngineError::System)
     }
 
     /// The descriptors that have come with answers so far, in their order: the files of [`Answer::Log`].

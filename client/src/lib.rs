@@ -44,13 +44,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod connection;
-mod cursor;
 pub mod engine;
-mod position;
-pub mod status;
 pub mod streams;
-pub mod subscription;
 
 pub use engine::{Answers, Engine, EngineError};
 pub use sampan_ipc::event::{Event, Origin, Pairs};
@@ -58,7 +53,9 @@ pub use sampan_ipc::filter::{FilterError, FilterSet};
 pub use sampan_ipc::paths::Paths;
 pub use sampan_ipc::record::RecordError;
 pub use sampan_ipc::sender::FifoSender as Emitter;
+pub use sampan_ipc::status::status;
+pub use sampan_ipc::subscription::{
+    self, Committer, CursorError, Item, Stopper, Subscription, Watch, WatchError,
+};
 pub use sampan_ipc::time;
-pub use status::status;
 pub use streams::{Happened, Streams};
-pub use subscription::{Committer, CursorError, Item, Stopper, Subscription, Watch, WatchError};

@@ -4,9 +4,9 @@
 //! one poll(2) over all connections. A stream is served at most one answer before the others get their turn, so
 //! a talkative one delays none.
 
-use crate::connection::{Stop, Woken};
 use crate::engine::{Answer, Answers, EngineError, Next};
-use crate::subscription::Stopper;
+use sampan_ipc::connection::{Stop, Woken};
+use sampan_ipc::subscription::Stopper;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,7 @@ impl Streams {
     /// # Errors
     /// [`EngineError::System`]: there is no descriptor left.
     pub fn stopper(&self) -> Result<Stopper, EngineError> {
-        self.stop.sender().map(Stopper).map_err(EngineError::System)
+        self.stop.sender().map(Stopper::new).map_err(EngineError::System)
     }
 
     /// A handle that interrupts one wait: [`Happened::Woken`].
@@ -80,7 +80,7 @@ impl Streams {
     /// # Errors
     /// [`EngineError::System`]: there is no descriptor left.
     pub fn waker(&self) -> Result<Stopper, EngineError> {
-        self.wake.sender().map(Stopper).map_err(EngineError::System)
+        self.wake.sender().map(Stopper::new).map_err(EngineError::System)
     }
 
     /// What happens next; waited for at most this long, or for ever.

@@ -5,14 +5,18 @@
 //! [`watch`] protocol of `events.sock`, the [`engine`] protocol of `engine.sock` (with what it says of a
 //! [`container`]), the [`shim`] protocol of a container's shim, the [`filter`] grammar, the
 //! [`time`] forms and the [`paths`] where the processes meet, and how each of them [`report`]s. [`sender`] is the producer's side of the FIFO.
-//! [`trust`] says which directories and peers they rely on, [`accounts`] which user and groups an installation has.
+//! [`subscription`] is the reader's side of `events.sock`: an iterator of events with its cursor, over a [`connection`];
+//! [`status`] asks monitord for its state. [`trust`] says which directories and peers the processes rely on, [`accounts`]
+//! which user and groups an installation has.
 //!
-//! This crate knows no other crate of the workspace, and never blocks: it makes and reads bytes. The exceptions are
-//! [`named_file`], the files that people name, and, behind a feature, `credentials`, the auth files and helpers that
-//! engine and command line both read.
+//! This crate knows `sampan-os` and no other crate of the workspace. Most of it makes and reads bytes and never blocks.
+//! The exceptions are [`subscription`], [`status`] and [`connection`], which wait for a peer; [`named_file`], the files
+//! that people name; and, behind a feature, `credentials`, the auth files and helpers that engine and command line both
+//! read.
 #![forbid(unsafe_code)]
 
 pub mod accounts;
+pub mod connection;
 pub mod container;
 #[cfg(feature = "credentials")]
 pub mod credentials;
@@ -27,6 +31,8 @@ pub mod record;
 pub mod report;
 pub mod sender;
 pub mod shim;
+pub mod status;
+pub mod subscription;
 pub mod time;
 pub mod trust;
 pub mod watch;

@@ -3,16 +3,19 @@
 //! [`Watch`] is what is asked for, [`Subscription`] is being answered. The reader's position is kept here, so that a new
 //! connection goes on exactly where the last one broke; what moves it is drawn in docs/events.md. Starts no thread.
 
+mod cursor_file;
+mod position;
+
 use crate::connection::{Connection, Received, Stop, Woken, is_absence};
-use crate::cursor::{CursorFile, Remembered};
-use crate::position::Position;
-use sampan_ipc::event::{Event, Origin};
-use sampan_ipc::frame::{self, FrameError};
-use sampan_ipc::paths::Paths;
-use sampan_ipc::report::chain;
-use sampan_ipc::time::{self, TimeError};
-use sampan_ipc::trust::Server;
-use sampan_ipc::watch::{self, End, Reason, Refusal, Request, Subscribe};
+use crate::event::{Event, Origin};
+use crate::frame::{self, FrameError};
+use crate::paths::Paths;
+use crate::report::chain;
+use crate::subscription::cursor_file::{CursorFile, Remembered};
+use crate::subscription::position::Position;
+use crate::time::{self, TimeError};
+use crate::trust::Server;
+use crate::watch::{self, End, Reason, Refusal, Request, Subscribe};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -21,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-pub use crate::cursor::CursorError;
+pub use crate::subscription::cursor_file::CursorError;
 
 /// Least time between two writes of a cursor file, unless the program wants another.
 const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
@@ -137,7 +140,7 @@ impl Watch {
         self
     }
 
-    /// One more `key=value` filter, see [`sampan_ipc::filter`]: OR within a key and AND across keys.
+    /// One more `key=value` filter, see [`crate::filter`]: OR within a key and AND across keys.
     #[must_use]
     pub fn filter(mut self, filter: impl Into<String>) -> Self {
         self.subscribe.filters.push(filter.into());
@@ -280,9 +283,14 @@ impl Committer {
 
 /// Ends a [`Subscription`] from another thread, or from a signal handler that writes a byte to its descriptor.
 #[derive(Debug)]
-pub struct Stopper(pub(crate) UnixStream);
+pub struct Stopper(UnixStream);
 
 impl Stopper {
+    /// A stopper that writes its byte to this descriptor.
+    pub fn new(wake: UnixStream) -> Self {
+        Stopper(wake)
+    }
+
     /// Ends the iterator: it returns `None` instead of waiting.
     pub fn stop(&self) {
         // Full means that a byte is there already.

@@ -2,12 +2,12 @@
 //!
 //! Used by subscriptions and by the engine's client. Knows frames, and no message.
 
+use crate::event::{EMITTED_TAG, EVENT_TAG};
+use crate::frame::{Decoder, FRAME_MAX, FrameError};
+use crate::trust::{self, Server};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use sampan_ipc::event::{EMITTED_TAG, EVENT_TAG};
-use sampan_ipc::frame::{Decoder, FRAME_MAX, FrameError};
-use sampan_ipc::trust::{self, Server};
 use sampan_os::receive::receive;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -22,7 +22,7 @@ const DESCRIPTORS_HELD: usize = 253;
 
 /// A connected socket and the bytes of it that are no whole message yet.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub struct Connection {
     stream: UnixStream,
     decoder: Decoder,
     buffer: Box<[u8]>,
@@ -31,7 +31,8 @@ pub(crate) struct Connection {
 
 /// What became of a wait for a message.
 #[derive(Debug)]
-pub(crate) enum Received<T> {
+pub enum Received<T> {
+    /// A message, or bytes of one.
     Message(T),
     /// The time is over.
     Timeout,
@@ -142,20 +143,24 @@ impl Connection {
 
 /// The receiving end of whatever may end a wait.
 #[derive(Debug)]
-pub(crate) struct Stop {
+pub struct Stop {
     receiver: UnixStream,
     sender: UnixStream,
 }
 
 /// Why a wait is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Woken {
+pub enum Woken {
+    /// A descriptor is readable.
     Readable,
+    /// A stop was asked for.
     Stopped,
+    /// The deadline has passed.
     Timeout,
 }
 
 impl Stop {
+    /// A stop that nobody has asked for yet.
     pub fn new() -> io::Result<Self> {
         let (receiver, sender) = UnixStream::pair()?;
         // A signal handler may write here, and must never wait.
@@ -229,7 +234,7 @@ fn is_readable(fd: BorrowedFd<'_>) -> bool {
 }
 
 /// True for what a process meets while a daemon is restarted: it is worth trying again.
-pub(crate) fn is_absence(error: &io::Error) -> bool {
+pub fn is_absence(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::NotFound

@@ -3,7 +3,7 @@
 //! Owned by a subscription. Decides, and does no I/O. docs/events.md draws it; the order
 //! `committed ≤ returned ≤ received` holds always.
 
-use sampan_ipc::watch::Lineage;
+use crate::watch::Lineage;
 
 /// A lineage that no journal has.
 const NO_LINEAGE: u64 = 0;

@@ -1,10 +1,10 @@
 //! monitord's own state, asked for once.
 
 use crate::connection::{Connection, Received, Stop};
+use crate::frame;
 use crate::subscription::WatchError;
-use sampan_ipc::frame;
-use sampan_ipc::trust::Server;
-use sampan_ipc::watch::{self, Item, Request, Status};
+use crate::trust::Server;
+use crate::watch::{self, Item, Request, Status};
 use std::path::Path;
 use std::time::{Duration, Instant};
 

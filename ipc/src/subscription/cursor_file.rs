@@ -4,8 +4,8 @@
 //! which power cuts short leaves the other one. Layout and rules: docs/events.md, "The cursor file". A file of version 1
 //! (a decimal number and a line feed) is read.
 
+use crate::named_file::other_kind;
 use nix::fcntl::{Flock, FlockArg, OFlag};
-use sampan_ipc::named_file::other_kind;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
