@@ -6,6 +6,7 @@ use crate::registries::RegistriesError;
 use crate::store::StoreError;
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
+use sampan_ipc::text;
 use std::error::Error;
 
 /// Longest message, in bytes: what strangers say is quoted in it, and an answer has to fit a frame with those of
@@ -18,13 +19,8 @@ pub fn new(code: Code, message: impl Into<String>, hint: &str) -> Failure {
 }
 
 /// A message without what nobody would read.
-pub fn cropped(mut message: String) -> String {
-    if message.len() > MESSAGE_MAX {
-        let end = (0..=MESSAGE_MAX).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
-        message.truncate(end);
-        message.push('…');
-    }
-    message
+pub fn cropped(message: String) -> String {
+    text::crop(message, MESSAGE_MAX)
 }
 
 /// What helps if the disk is full.

@@ -4,9 +4,9 @@
 //! else happens here. Does no I/O.
 
 use crate::cancel::Cancel;
-use crate::fit;
 use crate::progress::Progress;
 use sampan_ipc::engine::{Code, Done, Failure, Job, JobState};
+use sampan_ipc::paging;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -156,7 +156,7 @@ impl Jobs {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
-        entry.outcome = Some(outcome.map(|done| Done { references: fit::names(done.references), ..done }));
+        entry.outcome = Some(outcome.map(|done| Done { references: paging::names(done.references), ..done }));
         entry.ended = sampan_ipc::time::now();
         let ended: Vec<u64> = self
             .entries

@@ -5,11 +5,10 @@
 //! send layers through the [`pipeline`] into the [`store`], whose names [`images`] keeps; [`serve`] gives them
 //! out again. [`registry`] is the client of other people's registries, [`sources`] of several that have the
 //! same image, as [`registries`] says. [`load`] and [`save`] carry images from and to archives, whose documents
-//! [`bundle`] reads. [`announce`] says what happened.
+//! [`bundle`] reads. [`sampan_ipc::announce`] says what happened.
 //! A module imports only what lies below it.
 #![forbid(unsafe_code)]
 
-pub mod announce;
 pub mod archive;
 pub mod attributes;
 mod awaited;
@@ -28,7 +27,6 @@ pub mod failure;
 pub mod farewell;
 pub mod feed;
 pub mod fifos;
-pub mod fit;
 mod garbage;
 pub mod images;
 pub mod implied;

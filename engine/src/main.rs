@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use sampan_daemon::logging;
-use sampan_engine::announce::Announcer;
 use sampan_engine::config::{self, Asked, Config};
 use sampan_engine::container::home::Homes;
 use sampan_engine::container::rootfs;
@@ -17,6 +16,7 @@ use sampan_engine::server::{Server, WAKER};
 use sampan_engine::socket::{self, SocketError};
 use sampan_engine::store::{Store, StoreError};
 use sampan_engine::work::{self, Outbox, Shared};
+use sampan_ipc::announce::Announcer;
 use sampan_ipc::paths::unwritable_hint;
 use sampan_ipc::report;
 use sampan_ipc::sender::FifoSender;
@@ -116,9 +116,9 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     announcer.daemon("start");
     let server = Server::new(poll, listening, fifos, inbox, Arc::clone(&shared), homes)?;
     for lost in shared.store.take_lost() {
-        let (digest, none) = (lost.manifest.to_string(), std::collections::BTreeMap::<String, String>::new());
+        let digest = lost.manifest.to_string();
         let name = lost.reference.unwrap_or_else(|| digest.clone());
-        announcer.image("delete", &name, &[("digest", &digest), ("reason", "power failed")], &none);
+        announcer.image("delete", &name, &[("digest", &digest), ("reason", "power failed")], None);
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     read_registries(&shared.config);

@@ -3,11 +3,10 @@
 //! Answers `sampan image prune`, and announces what `sampan rmi` and [`crate::room`] remove. What is in use is
 //! [`images::is_in_use`]'s word, asked under the commit lock for each image; never removes anything else's.
 
-use crate::announce::Announcer;
 use crate::images::{self, ImageError, Loaded, Removed};
 use crate::store::Store;
+use sampan_ipc::announce::Announcer;
 use sampan_ipc::engine::{Done, Prune};
-use std::collections::BTreeMap;
 
 /// Most digests and references that an answer names; all of them are announced.
 const NAMES_MAX: usize = 5000;
@@ -51,16 +50,20 @@ fn is_asked_for(image: &Loaded, prune: &Prune) -> bool {
 pub fn announce_removed(announcer: &Announcer, removed: &Removed, why: &str) {
     let Removed { digest, untagged, labels, .. } = removed;
     for reference in untagged {
-        announcer.image("untag", reference, &[("digest", digest), ("by", why)], labels);
+        announcer.image("untag", reference, &[("digest", digest), ("by", why)], Some(labels));
     }
     if removed.deleted {
         let freed = removed.freed.to_string();
-        announcer.image("delete", digest, &[("digest", digest), ("reclaimed", &freed), ("by", why)], labels);
+        announcer.image(
+            "delete",
+            digest,
+            &[("digest", digest), ("reclaimed", &freed), ("by", why)],
+            Some(labels),
+        );
     }
 }
 
 /// Tells of the end of a prune. As docker does, it is an event of no image.
 pub fn announce_reclaimed(announcer: &Announcer, freed: u64, why: &str) {
-    let none = BTreeMap::<String, String>::new();
-    announcer.image("prune", "", &[("reclaimed", &freed.to_string()), ("by", why)], &none);
+    announcer.image("prune", "", &[("reclaimed", &freed.to_string()), ("by", why)], None);
 }

@@ -5,13 +5,14 @@
 //! What a job has claimed is no other's. Removes only what [`images::is_in_use`] lets go, the images
 //! first that were not pulled or used for longest, and tells of each. Off unless configured.
 
-use crate::announce::Announcer;
 use crate::images::{self, ImageError};
 use crate::store::Store;
 use crate::{partial, prune};
 use nix::sys::statvfs::statvfs;
 use sampan_oci::digest::Digest;
 use sampan_oci::{Descriptor, Manifest};
+use sampan_ipc::announce::Announcer;
+use sampan_ipc::size;
 use sampan_os::mutex::lock;
 use serde::{Deserialize, Deserializer};
 use std::collections::{HashMap, HashSet};
@@ -59,21 +60,7 @@ impl Amount {
             let percent = percent.trim_end().parse().ok().filter(|p| *p <= 100);
             return percent.map(Amount::Percent).ok_or_else(refuse);
         }
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let shift = match text.get(digits.len()..).unwrap_or_default().to_ascii_lowercase().as_str() {
-            "" | "b" => 0,
-            "k" | "kb" | "kib" => 10,
-            "m" | "mb" | "mib" => 20,
-            "g" | "gb" | "gib" => 30,
-            "t" | "tb" | "tib" => 40,
-            _ => return Err(refuse()),
-        };
-        let number = digits.trim_end();
-        let number: u64 = match number.bytes().all(|b| b.is_ascii_digit()) {
-            true => number.parse().map_err(|_| refuse())?,
-            false => return Err(refuse()),
-        };
-        number.checked_mul(1 << shift).map(Amount::Bytes).ok_or_else(refuse)
+        size::parse(text).map(Amount::Bytes).ok_or_else(refuse)
     }
 
     /// In bytes of a file system of `total` bytes.
@@ -88,7 +75,7 @@ impl Amount {
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Amount::Bytes(bytes) => f.write_str(&human(*bytes)),
+            Amount::Bytes(bytes) => f.write_str(&size::format(*bytes)),
             Amount::Percent(percent) => write!(f, "{percent}%"),
         }
     }
@@ -246,8 +233,8 @@ pub enum RoomError {
     /// Too few bytes.
     #[error(
         "it needs {} ({} to download, about {} unpacked){}, and in {} {} are free{}",
-        human(needs.bytes()), human(needs.blobs), human(needs.unpacked), claimed(*others), store.display(),
-        human(*free), kept(*reserve)
+        size::format(needs.bytes()), size::format(needs.blobs), size::format(needs.unpacked), claimed(*others), store.display(),
+        size::format(*free), kept(*reserve)
     )]
     Bytes {
         /// What is needed.
@@ -264,7 +251,7 @@ pub enum RoomError {
     /// Too few bytes to go on with what does not say how much it is.
     #[error(
         "the disk is full: in {} {} are free, and {} are to stay so{}",
-        store.display(), human(*free), human(*reserve), claimed(*others)
+        store.display(), size::format(*free), size::format(*reserve), claimed(*others)
     )]
     Low {
         /// What other jobs still need.
@@ -297,24 +284,11 @@ pub enum RoomError {
 }
 
 fn kept(reserve: u64) -> String {
-    if reserve == 0 { String::new() } else { format!(", of which {} are to stay so", human(reserve)) }
+    if reserve == 0 { String::new() } else { format!(", of which {} are to stay so", size::format(reserve)) }
 }
 
 fn claimed(others: u64) -> String {
-    if others == 0 { String::new() } else { format!(", other jobs still need {}", human(others)) }
-}
-
-/// `512 B`, `1.5 KiB`, `20.0 MiB`.
-fn human(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    let mut unit = "B";
-    for next in ["KiB", "MiB", "GiB", "TiB", "PiB"] {
-        if value < 1024.0 {
-            break;
-        }
-        (value, unit) = (value / 1024.0, next);
-    }
-    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+    if others == 0 { String::new() } else { format!(", other jobs still need {}", size::format(others)) }
 }
 
 /// What a file system has.
@@ -478,7 +452,7 @@ impl Room {
     /// Removes what is unused, the oldest first, until `goal` bytes are free or nothing is left to remove.
     fn collect(&self, store: &Store, goal: u64) {
         let _one = lock(&self.collecting);
-        log::info!("free space is low: removing unused images until {} are free", human(goal));
+        log::info!("free space is low: removing unused images until {} are free", size::format(goal));
         let before = free(store).map_or(0, |free| free.bytes);
         // Some file systems free what was removed a while later.
         let enough =
@@ -486,7 +460,7 @@ impl Room {
         match self.remove_oldest(store, &enough) {
             Ok(0) => log::warn!("free space is low, and there is no unused image to remove"),
             Ok(freed) => {
-                log::info!("{} are free again", human(freed));
+                log::info!("{} are free again", size::format(freed));
                 prune::announce_reclaimed(&self.announcer, freed, BY);
             }
             Err(error) => log::warn!("cannot free space: {}", sampan_ipc::report::chain(&error)),

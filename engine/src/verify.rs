@@ -7,7 +7,6 @@
 //! what it is called. Runs behind all others and holds no lock, so what is removed meanwhile is no finding. Never
 //! touches `index.json`.
 
-use crate::announce::Announcer;
 use crate::cancel::{Cancel, Cancelled};
 use crate::compare::compare;
 use crate::decode;
@@ -19,12 +18,13 @@ use crate::store::{Store, StoreError, Temp, file_error};
 use crate::tarball::TarError;
 use crate::unpack;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use sampan_ipc::announce::Announcer;
 use sampan_ipc::engine::{Code, Failure, Phase};
 use sampan_ipc::report::chain;
 use sampan_oci::Descriptor;
 use sampan_oci::digest::{Digest, Hasher};
 use sampan_os::syscall;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -107,9 +107,8 @@ impl Finding {
 
 /// Tells of each finding.
 pub fn announce(announcer: &Announcer, report: &Report) {
-    let none = BTreeMap::<String, String>::new();
     for Finding { what, image, why } in &report.findings {
-        announcer.image("verify-error", image, &[("part", what), ("reason", why)], &none);
+        announcer.image("verify-error", image, &[("part", what), ("reason", why)], None);
     }
 }
 

@@ -5,14 +5,12 @@ mod pulling;
 mod pushing;
 
 pub use self::pulling::PullTask;
-use crate::announce::Announcer;
 use crate::cancel::Cancel;
 use crate::config::Config;
 use crate::container::news::Outcome;
 use crate::container::rootfs;
 use crate::container::users::Users;
 use crate::failure;
-use crate::fit;
 use crate::images;
 use crate::import::{self, ImportError, ImportRequest};
 use crate::limits::Limits;
@@ -26,9 +24,10 @@ use crate::store::Store;
 use crate::usage;
 use crate::verify::{self, Verify, VerifyError};
 use mio::Waker;
+use sampan_ipc::announce::Announcer;
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Login, Prune, Request};
 use sampan_oci::digest::Digest;
-use std::collections::BTreeMap;
+use sampan_ipc::paging;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -141,7 +140,7 @@ impl Task {
         ) {
             Ok(imported) => {
                 let (digest, id) = (imported.digest.to_string(), imported.id.to_string());
-                announcer.image("import", &name, &[("digest", &digest), ("imageId", &id)], &labels);
+                announcer.image("import", &name, &[("digest", &digest), ("imageId", &id)], Some(&labels));
                 Ok(Done { reference: name.clone(), digest, unchanged: imported.unchanged, ..Done::default() })
             }
             Err(error) => {
@@ -194,8 +193,7 @@ impl Task {
 
     /// Says that something failed, and why.
     pub(crate) fn announce_failure(&self, action: &str, name: &str, failure: &Failure) {
-        let none = BTreeMap::<String, String>::new();
-        self.shared.announcer.image(action, name, &[("reason", &failure.message)], &none);
+        self.shared.announcer.image(action, name, &[("reason", &failure.message)], None);
     }
 
     /// The job is over.
@@ -263,7 +261,7 @@ fn answers(shared: &Shared, request: &Request, users: &Users) -> Result<Vec<Answ
         Request::Images => {
             let images: Vec<_> = images::list(store)?.iter().map(images::Loaded::summary).collect();
             let mut answers: Vec<Answer> =
-                fit::parts(images, |image| image).into_iter().map(Answer::Images).collect();
+                paging::parts(images, |image| image).into_iter().map(Answer::Images).collect();
             answers.push(Answer::Done(Done::default()));
             Ok(answers)
         }
@@ -287,19 +285,18 @@ fn tag(shared: &Shared, source: &str, target: &str) -> Result<Vec<Answer>, Failu
     let named = reach::stored(&shared.config, &shared.store, source);
     let (image, reference) = images::tag(&shared.store, &named, target).map_err(|error| {
         let failure = Failure::from(error);
-        let none = BTreeMap::<String, String>::new();
         shared.announcer.image(
             "tag-error",
             target,
             &[("source", source), ("reason", &failure.message)],
-            &none,
+            None,
         );
         failure
     })?;
     let (reference, digest) = (reference.to_string(), image.entry.digest.to_string());
     let id = image.manifest.config.digest.to_string();
     let facts = [("digest", digest.as_str()), ("imageId", &id), ("source", source)];
-    shared.announcer.image("tag", &reference, &facts, &image.config.config.labels);
+    shared.announcer.image("tag", &reference, &facts, Some(&image.config.config.labels));
     Ok(vec![Answer::Done(Done { reference, digest, ..Done::default() })])
 }
 
@@ -308,22 +305,21 @@ fn remove(shared: &Shared, name: &str, force: bool, users: &Users) -> Result<Vec
     let users = |digest: &Digest| if force { Vec::new() } else { users.of(digest) };
     let removed = images::remove(&shared.store, &named, force, &users).map_err(|error| {
         let failure = Failure::from(error);
-        let none = BTreeMap::<String, String>::new();
-        shared.announcer.image("delete-error", name, &[("reason", &failure.message)], &none);
+        shared.announcer.image("delete-error", name, &[("reason", &failure.message)], None);
         failure
     })?;
     prune::announce_removed(&shared.announcer, &removed, "");
     let reference = removed.untagged.first().cloned().unwrap_or_default();
     let (digest, freed, mut gone) = (removed.digest, removed.freed, removed.untagged);
     gone.extend(removed.deleted.then(|| digest.clone()));
-    Ok(vec![Answer::Done(Done { reference, digest, removed: fit::names(gone), freed, ..Done::default() })])
+    Ok(vec![Answer::Done(Done { reference, digest, removed: paging::names(gone), freed, ..Done::default() })])
 }
 
 fn usage(shared: &Shared, users: &Users) -> Result<Vec<Answer>, Failure> {
     let mut report = usage::report(&shared.store)?;
     report.kinds.push(users.usage());
     let mut answers = vec![Answer::Usage(report.kinds)];
-    let parts = fit::parts(report.images, |usage| &mut usage.image);
+    let parts = paging::parts(report.images, |usage| &mut usage.image);
     answers.extend(parts.into_iter().map(Answer::ImageUsage));
     answers.push(Answer::Done(Done::default()));
     Ok(answers)
@@ -332,9 +328,8 @@ fn usage(shared: &Shared, users: &Users) -> Result<Vec<Answer>, Failure> {
 fn prune(shared: &Shared, request: &Prune) -> Result<Vec<Answer>, Failure> {
     let done = prune::prune(&shared.store, &shared.announcer, request).map_err(|error| {
         let failure = Failure::from(error);
-        let none = BTreeMap::<String, String>::new();
-        shared.announcer.image("prune-error", "", &[("reason", &failure.message)], &none);
+        shared.announcer.image("prune-error", "", &[("reason", &failure.message)], None);
         failure
     })?;
-    Ok(vec![Answer::Done(Done { removed: fit::names(done.removed), ..done })])
+    Ok(vec![Answer::Done(Done { removed: paging::names(done.removed), ..done })])
 }

@@ -17,6 +17,7 @@
 
 pub mod accounts;
 pub mod connection;
+pub mod announce;
 pub mod container;
 #[cfg(feature = "credentials")]
 pub mod credentials;
@@ -26,6 +27,7 @@ pub mod fifo;
 pub mod filter;
 pub mod frame;
 pub mod named_file;
+pub mod paging;
 pub mod paths;
 pub mod record;
 pub mod report;
@@ -33,6 +35,8 @@ pub mod sender;
 pub mod shim;
 pub mod status;
 pub mod subscription;
+pub mod size;
+pub mod text;
 pub mod time;
 pub mod trust;
 pub mod watch;

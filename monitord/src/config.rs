@@ -7,6 +7,7 @@ use crate::syncer::Policy;
 use nix::sys::stat::Mode;
 use sampan_ipc::named_file;
 use sampan_ipc::paths::Paths;
+use sampan_ipc::size;
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -250,7 +251,7 @@ impl Settings {
         let ring_bytes = pick(&arguments.ring_bytes, &file.ring_bytes, "256K");
         let journal_bytes = pick(&arguments.journal_bytes, &file.journal_bytes, "16M");
         let interval = pick(&arguments.sync_interval, &file.sync_interval, "1s");
-        let ring = size("ring-bytes", &ring_bytes, RING_BYTES_MIN, "a size from 128K to 1G")?;
+        let ring = bytes("ring-bytes", &ring_bytes, RING_BYTES_MIN, "a size from 128K to 1G")?;
         if ring > RING_BYTES_MAX {
             return Err(bad("ring-bytes", &ring_bytes, "a size from 128K to 1G"));
         }
@@ -266,7 +267,7 @@ impl Settings {
             journal: (journal != Path::new("none")).then_some(journal),
             ring_bytes: ring as usize,
             limits: Limits {
-                bytes: size("journal-bytes", &journal_bytes, JOURNAL_BYTES_MIN, "a size of 128K or more")?,
+                bytes: bytes("journal-bytes", &journal_bytes, JOURNAL_BYTES_MIN, "a size of 128K or more")?,
                 age: time("journal-age", &pick(&arguments.journal_age, &file.journal_age, "7d"))?,
             },
             sync: sync(&pick(&arguments.sync, &file.sync, "interval"), time("sync-interval", &interval)?)?,
@@ -301,17 +302,8 @@ fn bad(key: &'static str, value: &str, expected: &'static str) -> ConfigError {
     ConfigError::Value { key, value: value.to_owned(), expected }
 }
 
-fn size(key: &'static str, text: &str, min: u64, expected: &'static str) -> Result<u64, ConfigError> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "" | "b" => Some(0),
-        "k" | "kb" | "kib" => Some(10),
-        "m" | "mb" | "mib" => Some(20),
-        "g" | "gb" | "gib" => Some(30),
-        _ => None,
-    };
-    let bytes = shift.and_then(|shift| digits.parse::<u64>().ok()?.checked_mul(1 << shift));
-    bytes.filter(|bytes| *bytes >= min).ok_or_else(|| bad(key, text, expected))
+fn bytes(key: &'static str, text: &str, min: u64, expected: &'static str) -> Result<u64, ConfigError> {
+    size::parse(text).filter(|bytes| *bytes >= min).ok_or_else(|| bad(key, text, expected))
 }
 
 fn time(key: &'static str, text: &str) -> Result<Duration, ConfigError> {

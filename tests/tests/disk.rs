@@ -343,17 +343,17 @@ fn a_pull_that_does_not_fit_fails_before_it_fetches_a_layer() {
     let layer = Layer::large("big", 3 << 20, Packing::Gzip);
     bed.registry.publish("big", &Image::of(std::slice::from_ref(&layer), arch()));
     let said = bed.fails(&["pull", &bed.registry.reference("big")], 1);
-    assert!(said.contains("it needs 9.5 MiB (3.2 MiB to download, about 6.3 MiB unpacked)"), "{said}");
-    assert!(said.contains("8.0 MiB are free, of which 1.0 MiB are to stay so"), "{said}");
+    assert!(said.contains("it needs 9.49 MiB (3.16 MiB to download, about 6.33 MiB unpacked)"), "{said}");
+    assert!(said.contains("7.96 MiB are free, of which 1.00 MiB are to stay so"), "{said}");
     assert!(said.contains("sampan system df") && said.contains("sampan image prune"), "{said}");
     assert_eq!(bed.registry.asked(&format!("big/blobs/{}", Digest::of(&layer.blob))), 0);
     assert!(bed.names().iter().all(|name| name.starts_with("blobs/")), "{:?}", bed.names());
-    assert!(bed.await_events("pull-error", 1)[0]["attributes"]["reason"].to_string().contains("9.5 MiB"));
+    assert!(bed.await_events("pull-error", 1)[0]["attributes"]["reason"].to_string().contains("9.49 MiB"));
     // What is there already needs no room.
     let small = bed.pull("small", &[Layer::large("small", 1 << 20, Packing::Gzip)]);
     fs::write(bed.store().join("ballast"), vec![0; 5 << 20]).expect("written");
     bed.ok(&["pull", "--quiet", &small]);
-    assert!(bed.fails(&["pull", &bed.registry.reference("big")], 1).contains("it needs 9.5 MiB"));
+    assert!(bed.fails(&["pull", &bed.registry.reference("big")], 1).contains("it needs 9.49 MiB"));
 }
 
 #[test]
@@ -423,7 +423,10 @@ fn a_load_from_a_pipe_ends_before_the_disk_is_full_and_leaves_nothing() {
     let _ = cat.wait();
     let said = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{said}");
-    assert!(said.contains("the disk is full: in ") && said.contains(" and 2.0 MiB are to stay so"), "{said}");
+    assert!(
+        said.contains("the disk is full: in ") && said.contains(" and 2.00 MiB are to stay so"),
+        "{said}"
+    );
     assert!(said.contains("sampan image prune"), "{said}");
     assert_eq!(bed.names(), Vec::<String>::new());
     bed.host
@@ -431,7 +434,7 @@ fn a_load_from_a_pipe_ends_before_the_disk_is_full_and_leaves_nothing() {
     // A file says how much it is before it is read.
     let said =
         String::from_utf8_lossy(&load(fs::File::open(&archive).expect("there").into()).stderr).into_owned();
-    assert!(said.contains("it needs 48.0 MiB"), "{said}");
+    assert!(said.contains("it needs 48.00 MiB"), "{said}");
     let small = bed.pull("small", &[Layer::large("small", 1 << 20, Packing::Gzip)]);
     assert_eq!(names(&bed), [small]);
 }

@@ -1,29 +1,10 @@
 //! Numbers as people read them: bytes, rates, times, ages. And rates as they write them.
 
 use crate::cli::error::{Failure, USAGE};
+use sampan_ipc::size;
 use std::time::Duration;
 
-const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-
-/// `512 B`, `1.50 KiB`, `20.00 MiB`.
-pub fn bytes(bytes: u64) -> String {
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    // Two digits are asked for; beyond 2^53 the float is still right to fifteen.
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = UNITS.iter();
-    let mut name = unit.next().copied().unwrap_or_default();
-    for next in unit {
-        // Not 1024.00 of the smaller unit.
-        if value < 1023.995 {
-            break;
-        }
-        value /= 1024.0;
-        name = next;
-    }
-    format!("{value:.2} {name}")
-}
+pub use sampan_ipc::size::format as bytes;
 
 /// `7s`, `3m 20s`, `2h 05m`, `4d 03h`: two units at most.
 pub fn time(time: Duration) -> String {
@@ -68,44 +49,12 @@ pub fn rate(text: &str) -> Result<u64, Failure> {
 /// Reads `500`, `500K`, `1.5M`, `10MiB/s`: bytes per second, 1024-based.
 fn parse_rate(text: &str) -> Option<u64> {
     let text = text.trim().strip_suffix("/s").unwrap_or(text.trim()).trim_end();
-    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text.get(number.len()..)?.to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        _ => return None,
-    };
-    let (whole, fraction) = number.trim_end().split_once('.').unwrap_or((number.trim_end(), "0"));
-    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if !is_digits(whole) || !is_digits(fraction) || fraction.len() > 9 {
-        return None;
-    }
-    let scale = 10u64.pow(u32::try_from(fraction.len()).ok()?);
-    let part = (u128::from(fraction.parse::<u64>().ok()?) << shift) / u128::from(scale);
-    let bytes = (u128::from(whole.parse::<u64>().ok()?) << shift) + part;
-    u64::try_from(bytes).ok().filter(|bytes| *bytes > 0)
+    size::parse(text).filter(|bytes| *bytes > 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes_have_two_digits_and_change_unit_in_time() {
-        let cases = [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.00 KiB"),
-            (1536, "1.50 KiB"),
-            (1024 * 1024 - 1, "1.00 MiB"),
-            (5 << 30, "5.00 GiB"),
-            (u64::MAX, "16384.00 PiB"),
-        ];
-        for (value, text) in cases {
-            assert_eq!(bytes(value), text);
-        }
-    }
 
     #[test]
     fn times_have_two_units_at_most() {

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::failure;
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::shim::Log;
+use sampan_ipc::size;
 use std::path::PathBuf;
 
 /// Longest log file by default, in bytes: small hosts have small disks.
@@ -33,7 +34,7 @@ pub fn log(config: &Config, homes: &Homes, definition: &Definition) -> Result<Lo
             let (mut max_bytes, mut max_files) = (MAX_BYTES, MAX_FILES);
             for (key, value) in options {
                 match key.as_str() {
-                    "max-size" => max_bytes = size(value).ok_or_else(|| nonsense(driver, key, value))?,
+                    "max-size" => max_bytes = max_size(value).ok_or_else(|| nonsense(driver, key, value))?,
                     "max-file" => max_files = count(value).ok_or_else(|| nonsense(driver, key, value))?,
                     _ => return Err(no_option(driver, key, "max-size, max-file")),
                 }
@@ -81,19 +82,11 @@ fn path(homes: &Homes, definition: &Definition) -> PathBuf {
 }
 
 /// Bytes of `10m`, `1g`, `500`; docker's units are powers of 1024 here. -1 is no limit.
-fn size(value: &str) -> Option<u64> {
+fn max_size(value: &str) -> Option<u64> {
     if value == "-1" {
         return Some(0);
     }
-    let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match value.get(digits.len()..)?.to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift).filter(|bytes| *bytes > 0)
+    size::parse(value).filter(|bytes| *bytes > 0)
 }
 
 fn count(value: &str) -> Option<u32> {
@@ -125,8 +118,8 @@ mod tests {
         let cases = [("500", Some(500)), ("10m", Some(10 << 20)), ("1G", Some(1 << 30)), ("2kb", Some(2048))];
         for (text, bytes) in cases.into_iter().chain([("-1", Some(0)), ("", None), ("0", None), ("1x", None)])
         {
-            assert_eq!(size(text), bytes, "{text:?}");
+            assert_eq!(max_size(text), bytes, "{text:?}");
         }
-        assert_eq!(size("99999999999g"), None);
+        assert_eq!(max_size("99999999999g"), None);
     }
 }

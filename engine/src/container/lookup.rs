@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::unistd::geteuid;
+use sampan_ipc::text::excerpt;
 use sampan_os::xattr;
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
@@ -251,7 +252,7 @@ fn components(path: &OsStr) -> Vec<OsString> {
 }
 
 fn short(path: &str) -> String {
-    super::problem::shown(path)
+    excerpt(path)
 }
 
 fn refused(path: &str, why: &'static str) -> LookupError {

@@ -389,9 +389,8 @@ impl Containers {
         entry.busy = None;
         let was_up = entry.state.started != 0 || !entry.state.error.is_empty();
         let goes = entry.definition.create.auto_remove && was_up || !self.homes.dir(id).exists();
-        let starts = !goes
-            && !entry.state.stopped_by_hand
-            && super::recovery::starts_again(&entry.definition, &entry.state);
+        let (policy, state) = (entry.definition.create.restart, &entry.state);
+        let starts = !goes && policy.starts_again(state.exit_code, state.restarts, state.stopped_by_hand);
         self.tell_waiting(id);
         if goes {
             self.set_busy(id, Busy::Removing);

@@ -1,9 +1,7 @@
 //! Why a container cannot be made, or run, as it was asked for. Below all that makes parts of `config.json`.
 
 use super::lookup::LookupError;
-
-/// Longest piece of somebody's input that a message repeats, in characters.
-const SHOWN_MAX: usize = 120;
+use sampan_ipc::text::excerpt;
 
 /// Why a container cannot be made as it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +34,7 @@ pub enum SpecError {
 impl SpecError {
     /// `option` with `value` breaks a rule.
     pub fn option(option: &'static str, value: &str, why: impl Into<String>) -> Self {
-        SpecError::Option { option, value: shown(value), why: why.into() }
+        SpecError::Option { option, value: excerpt(value), why: why.into() }
     }
 
     /// The host cannot do it.
@@ -56,13 +54,4 @@ impl SpecError {
     pub fn is_usage(&self) -> bool {
         matches!(self, SpecError::Option { .. })
     }
-}
-
-/// The beginning of `value`, to be repeated in a message.
-pub fn shown(value: &str) -> String {
-    let mut short: String = value.chars().take(SHOWN_MAX).collect();
-    if short.len() < value.len() {
-        short.push('…');
-    }
-    short
 }

@@ -14,7 +14,7 @@ use super::start::Begin;
 use super::table::{Busy, Containers, Entry};
 use super::told;
 use crate::work::{Message, Shared};
-use sampan_ipc::container::{Phase, Restart};
+use sampan_ipc::container::Phase;
 use sampan_ipc::report::chain;
 use sampan_ipc::shim::{SOCKET, State};
 use sampan_ipc::trust::{self, Server};
@@ -200,7 +200,7 @@ fn mend(containers: &mut Containers, id: &str) {
     } else if definition.create.auto_remove && (state.started != 0 || !state.error.is_empty()) {
         containers.set_busy(id, Busy::Removing);
         containers.remove_files(id, None);
-    } else if state.started != 0 && is_kept_up(definition.create.restart, state) {
+    } else if state.started != 0 && definition.create.restart.starts_with_engine(state.stopped_by_hand) {
         containers.begin(id, None, Begin { by_policy: true, ..Begin::default() });
     }
 }
@@ -300,23 +300,4 @@ fn announce(shared: &Shared, definition: &Definition, state: &State) {
     let (code, seconds) = (state.exit_code.to_string(), Duration::from_nanos(ran).as_secs().to_string());
     let facts = [("exitCode", code.as_str()), ("execDuration", &seconds), ("reason", &state.error)];
     shared.announcer.container("die", &definition.identity(), 0, &facts);
-}
-
-/// True if a container whose shim was killed, or that the host took down, is started again.
-pub fn starts_again(definition: &Definition, state: &State) -> bool {
-    match definition.create.restart {
-        Restart::OnFailure(most) => {
-            !state.stopped_by_hand && state.exit_code != 0 && (most == 0 || state.restarts < most)
-        }
-        other => is_kept_up(other, state),
-    }
-}
-
-/// True if a container that has ended is started when the engine starts.
-fn is_kept_up(restart: Restart, state: &State) -> bool {
-    match restart {
-        Restart::Always => true,
-        Restart::UnlessStopped => !state.stopped_by_hand,
-        Restart::No | Restart::OnFailure(_) => false,
-    }
 }

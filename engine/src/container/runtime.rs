@@ -7,12 +7,13 @@
 use super::devices;
 use super::host::{Host, is_program};
 use super::names;
-use super::problem::{SpecError, shown};
+use super::problem::SpecError;
 use super::settings::{Manager, Settings};
 use crate::config::Config;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use sampan_ipc::text::excerpt;
 use sampan_os::cgroup;
 use std::collections::BTreeMap;
 use std::fs;
@@ -196,7 +197,7 @@ pub fn check_asked(settings: &Settings, asked: Option<&str>, is_trusted: bool) -
     match is_configured {
         true => Ok(()),
         false => Err(SpecError::host(
-            format!("use the OCI runtime {:?}", shown(path)),
+            format!("use the OCI runtime {:?}", excerpt(path)),
             "only root may have the engine run a program by its path",
             NAMES,
         )),
@@ -209,7 +210,7 @@ fn named_one(
     host: &Host,
     manager: Option<Manager>,
 ) -> Result<Runtime, SpecError> {
-    let cannot = |why: &str| SpecError::host(format!("use the OCI runtime {:?}", shown(named)), why, NAMES);
+    let cannot = |why: &str| SpecError::host(format!("use the OCI runtime {:?}", excerpt(named)), why, NAMES);
     let is_found_by_name = KNOWN.contains(&named) || settings.runtime.as_deref() == Some(named);
     let path = match settings.runtimes.get(named) {
         Some(programs) => programs.iter().find(|path| is_program(path)).cloned(),
@@ -327,7 +328,7 @@ fn versions(said: &str) -> (String, String) {
     let first = said.lines().next().unwrap_or_default();
     let version = first.rsplit(' ').next().unwrap_or_default();
     let spec = said.lines().find_map(|line| line.strip_prefix("spec:")).unwrap_or("1.0.0");
-    let clean = |word: &str| shown(&word.trim().replace(char::is_control, ""));
+    let clean = |word: &str| excerpt(&word.trim().replace(char::is_control, ""));
     (clean(version), clean(spec))
 }
 
@@ -391,7 +392,7 @@ pub fn cgroup(systemd: bool, id: &str) -> String {
 
 fn last_line(text: &str) -> String {
     let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it failed and said nothing");
-    shown(&line.trim().replace(char::is_control, " "))
+    excerpt(&line.trim().replace(char::is_control, " "))
 }
 
 /// Runs a program; its exit code and what it wrote. One that takes longer than [`PATIENCE`] is killed.

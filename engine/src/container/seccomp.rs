@@ -12,6 +12,7 @@ use super::process::security;
 use super::runtime::Runtime;
 use super::settings::Settings;
 use sampan_ipc::container::Create;
+use sampan_ipc::text::excerpt;
 use sampan_os::small_file;
 use serde::{Deserialize, Deserializer};
 use std::path::Path;
@@ -182,7 +183,7 @@ fn convert(text: &str, capabilities: Set, host: &Host) -> Result<Seccomp, String
         }
     }
     if let Some(flag) = profile.flags.iter().find(|flag| !is_word(flag, "SECCOMP_FILTER_FLAG_")) {
-        return Err(format!("there is no flag {:?}", super::problem::shown(flag)));
+        return Err(format!("there is no flag {:?}", excerpt(flag)));
     }
     Ok(Seccomp {
         default_errno_ret: errno(&profile.default_errno, profile.default_errno_ret)?,
@@ -225,7 +226,7 @@ impl Rule {
             return Err("a rule has no names of system calls, or too many".to_owned());
         }
         if let Some(name) = names.iter().find(|name| !fine(name)) {
-            return Err(format!("{:?} is no system call", super::problem::shown(name)));
+            return Err(format!("{:?} is no system call", excerpt(name)));
         }
         check_action(&self.action)?;
         for argument in &self.args {
@@ -245,7 +246,7 @@ fn check_action(action: &str) -> Result<(), String> {
         Some(word) if KNOWN.contains(&word) => Ok(()),
         // It needs a process that answers.
         Some("NOTIFY") => Err("SCMP_ACT_NOTIFY is not supported".to_owned()),
-        _ => Err(format!("there is no action {:?}", super::problem::shown(action))),
+        _ => Err(format!("there is no action {:?}", excerpt(action))),
     }
 }
 
@@ -274,16 +275,13 @@ fn errno(name: &str, number: Option<u32>) -> Result<Option<u32>, String> {
         ("", None) => Ok(None),
         (name, None) => match KNOWN.iter().find(|(known, _)| *known == name) {
             Some((_, number)) => Ok(Some(*number)),
-            None => Err(format!(
-                "the errno {:?} is not known; give its number as errnoRet",
-                super::problem::shown(name)
-            )),
+            None => Err(format!("the errno {:?} is not known; give its number as errnoRet", excerpt(name))),
         },
     }
 }
 
 fn kernel(text: &str) -> Result<(u32, u32), String> {
-    let wrong = || format!("minKernel {:?} is no version", super::problem::shown(text));
+    let wrong = || format!("minKernel {:?} is no version", excerpt(text));
     let (major, minor) = text.split_once('.').ok_or_else(wrong)?;
     Ok((major.parse().map_err(|_| wrong())?, minor.parse().map_err(|_| wrong())?))
 }
@@ -321,7 +319,7 @@ fn architectures(fixed: &[String], map: &[Arch], host: &Host) -> Result<Vec<Stri
         })
     };
     match all.iter().find(|arch| !fine(arch)) {
-        Some(arch) => Err(format!("there is no processor {:?}", super::problem::shown(arch))),
+        Some(arch) => Err(format!("there is no processor {:?}", excerpt(arch))),
         None => Ok(all),
     }
 }

@@ -5,10 +5,11 @@
 //! module loads no profile and changes no label of a file: that is [`super::relabel`]'s.
 
 use super::host::Host;
-use super::problem::{SpecError, shown};
+use super::problem::SpecError;
 use super::process::security;
 use super::settings::Settings;
 use sampan_ipc::container::Create;
+use sampan_ipc::text::excerpt;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -242,7 +243,7 @@ pub fn apparmor(create: &Create, host: &Host, settings: &Settings) -> Result<Opt
         (None, Some(profile)) => ("the key apparmor-profile", profile.as_str()),
         (None, None) => return Ok(default_profile(host).map(str::to_owned)),
     };
-    let doing = || format!("give the container the AppArmor profile {:?} of {option}", shown(profile));
+    let doing = || format!("give the container the AppArmor profile {:?} of {option}", excerpt(profile));
     match (&host.profiles, profile) {
         (_, UNCONFINED) => Ok(host.apparmor.then(|| UNCONFINED.to_owned())),
         _ if !host.apparmor => Err(SpecError::host(

@@ -3,7 +3,7 @@
 use super::event_loop::{Life, Shim, Then};
 use super::log::Log;
 use super::runtime::{Purpose, Running};
-use super::{remains, restart, rootfs};
+use super::{remains, rootfs};
 use crate::{farewell, leftovers};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -26,8 +26,7 @@ impl Shim {
         self.state.finished = time::now();
         self.state.exit_code = status;
         let (policy, by_hand) = (self.setup.restart, self.state.stopped_by_hand);
-        let is_again =
-            self.stopping.is_none() && restart::is_wanted(policy, status, self.state.restarts, by_hand);
+        let is_again = self.stopping.is_none() && policy.starts_again(status, self.state.restarts, by_hand);
         self.state.phase = if is_again { Phase::Restarting } else { Phase::Exited };
         let pid = std::mem::take(&mut self.state.pid);
         self.state.is_announced = false;

@@ -1,6 +1,7 @@
-//! Whether a container that has ended starts again, and when. Pure; docs/run.md, "Restart policies".
+//! How long a container that has ended waits before its policy starts it again. Pure; docs/run.md, "Restart policies".
+//!
+//! Whether it starts again is [`sampan_ipc::container::Restart::starts_again`].
 
-use sampan_ipc::container::Restart;
 use std::time::Duration;
 
 /// First wait; doubles each time.
@@ -33,16 +34,6 @@ impl Backoff {
     }
 }
 
-/// True if `policy` starts a container again that has ended by itself with `code`, after so many restarts.
-pub fn is_wanted(policy: Restart, code: i32, restarts: u32, is_stopped_by_hand: bool) -> bool {
-    match policy {
-        _ if is_stopped_by_hand => false,
-        Restart::No => false,
-        Restart::OnFailure(most) => code != 0 && (most == 0 || restarts < most),
-        Restart::Always | Restart::UnlessStopped => true,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,18 +46,5 @@ mod tests {
         assert_eq!(waits[9..], [51_200, 60_000, 60_000]);
         assert_eq!(backoff.wait(GOOD_RUN), WAIT_MIN);
         assert_eq!(backoff.wait(Duration::from_secs(9)), WAIT_MIN * 2);
-    }
-
-    #[test]
-    fn a_policy_counts_failures_and_obeys_a_persons_stop() {
-        assert!(is_wanted(Restart::OnFailure(0), 1, 1000, false));
-        assert!(is_wanted(Restart::OnFailure(2), 1, 1, false));
-        assert!(!is_wanted(Restart::OnFailure(2), 1, 2, false));
-        assert!(!is_wanted(Restart::OnFailure(0), 0, 0, false));
-        for policy in [Restart::Always, Restart::UnlessStopped] {
-            assert!(is_wanted(policy, 0, 9, false));
-            assert!(!is_wanted(policy, 1, 0, true));
-        }
-        assert!(!is_wanted(Restart::No, 1, 0, false));
     }
 }

@@ -154,7 +154,7 @@ impl Task {
                 for image in &images {
                     let (digest, id) = (image.digest.to_string(), image.id.to_string());
                     let facts = [("digest", digest.as_str()), ("imageId", &id)];
-                    shared.announcer.image("save", &image.name, &facts, &image.labels);
+                    shared.announcer.image("save", &image.name, &facts, Some(&image.labels));
                 }
                 Ok(saved_done(images))
             }
@@ -173,7 +173,7 @@ impl Task {
         let facts =
             [("digest", digest.as_str()), ("imageId", &id), ("size", &size), ("unchanged", unchanged)];
         for name in names(image) {
-            self.shared.announcer.image("load", &name, &facts, &image.labels);
+            self.shared.announcer.image("load", &name, &facts, Some(&image.labels));
         }
     }
 }

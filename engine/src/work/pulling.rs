@@ -93,7 +93,7 @@ impl Task {
         let unchanged = if pulled.unchanged { "true" } else { "" };
         let facts =
             [("digest", digest.as_str()), ("imageId", &id), ("size", &size), ("unchanged", unchanged)];
-        self.shared.announcer.image("pull", &name, &facts, &pulled.labels);
+        self.shared.announcer.image("pull", &name, &facts, Some(&pulled.labels));
         Ok(Done { reference: name, digest, unchanged: pulled.unchanged, ..Done::default() })
     }
 

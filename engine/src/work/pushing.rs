@@ -22,7 +22,7 @@ impl Task {
                     ("source", &request.source),
                     ("unchanged", unchanged),
                 ];
-                announcer.image("push", &name, &facts, &pushed.labels);
+                announcer.image("push", &name, &facts, Some(&pushed.labels));
                 Ok(Done { reference: name, digest, unchanged: pushed.unchanged, ..Done::default() })
             }
             Err(error) => {

@@ -5,7 +5,7 @@
 
 use crate::cli::error::{Failure, USAGE};
 use sampan_ipc::container::{FOR_EVER, Mount, MountKind, Network, Restart};
-use sampan_ipc::named_file;
+use sampan_ipc::{named_file, size};
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -24,33 +24,7 @@ fn bad(option: &str, value: &str, why: &str) -> Failure {
 /// It is no size.
 pub fn size(option: &str, text: &str) -> Result<u64, Failure> {
     let wrong = || bad(option, text, "this is no size").hint("write a number and b, k, m, g or t: 64m");
-    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = text.get(number.len()..).unwrap_or_default().to_ascii_lowercase();
-    let shift = match unit.as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        "p" | "pb" | "pib" => 50,
-        _ => return Err(wrong()),
-    };
-    let (whole, fraction, scale) = decimal(number.trim_end()).ok_or_else(wrong)?;
-    let bytes = (u128::from(whole) << shift) + (u128::from(fraction) << shift) / u128::from(scale);
-    u64::try_from(bytes).map_err(|_| wrong())
-}
-
-/// The two sides of a decimal point, and what the second is out of. Nine digits at most behind the point.
-fn decimal(text: &str) -> Option<(u64, u64, u64)> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    let fraction = if fraction.is_empty() && !whole.is_empty() { "0" } else { fraction };
-    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let whole = if whole.is_empty() && text.len() > 1 { "0" } else { whole };
-    if !is_digits(whole) || !is_digits(fraction) || fraction.len() > 9 {
-        return None;
-    }
-    let scale = 10u64.pow(u32::try_from(fraction.len()).ok()?);
-    Some((whole.parse().ok()?, fraction.parse().ok()?, scale))
+    size::parse(text).ok_or_else(wrong)
 }
 
 /// `--memory-swap`: bytes, or -1.
@@ -70,7 +44,7 @@ pub fn swap(text: &str) -> Result<i64, Failure> {
 /// It is no number.
 pub fn cpus(text: &str) -> Result<u64, Failure> {
     let wrong = || bad("--cpus", text, "this is no number of CPUs").hint("write one like 2 or 0.5");
-    let (whole, fraction, scale) = decimal(text).ok_or_else(wrong)?;
+    let (whole, fraction, scale) = size::decimal(text).ok_or_else(wrong)?;
     let nanos = whole
         .checked_mul(1_000_000_000)
         .and_then(|whole| whole.checked_add(fraction * (1_000_000_000 / scale)));

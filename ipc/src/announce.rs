@@ -3,10 +3,12 @@
 //! Called by the jobs and the event loop. Never blocks and never fails its caller: an event that does not fit
 //! loses labels, largest first, and says how many (`labelsDropped`).
 
-use sampan_ipc::Event;
-use sampan_ipc::record::RecordError;
-use sampan_ipc::sender::FifoSender;
-use sampan_ipc::shim::Identity;
+use crate::Event;
+use crate::record::RecordError;
+use crate::sender::FifoSender;
+use crate::shim::Identity;
+use crate::text::head;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Longest reason told in an event, in bytes; events have 4096 in all.
@@ -44,22 +46,22 @@ impl Announcer {
     }
 
     /// Something happened to the image called `name`.
-    pub fn image<'a>(
+    pub fn image(
         &self,
         action: &str,
         name: &str,
         facts: &[(&str, &str)],
-        labels: impl IntoIterator<Item = (&'a String, &'a String)>,
+        labels: Option<&BTreeMap<String, String>>,
     ) {
-        let name = clip(name, NAME_MAX);
+        let name = head(name, NAME_MAX);
         let mut event = Event::new("image", action, name);
         if !name.is_empty() {
             event = event.with("name", name);
         }
         for (key, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
-            event = event.with(*key, clip(value, REASON_MAX));
+            event = event.with(*key, head(value, REASON_MAX));
         }
-        for (key, value) in labels {
+        for (key, value) in labels.into_iter().flatten() {
             // A key that no event may have is the image's owner's business, not a reason to say nothing.
             if !key.is_empty()
                 && !key.contains(|c: char| c == '=' || c.is_control())
@@ -80,9 +82,9 @@ impl Announcer {
     pub fn job(&self, action: &str, id: u64, kind: &str, subject: &str, facts: &[(&str, &str)]) {
         let mut event = Event::new("job", action, id.to_string())
             .with("kind", kind)
-            .with("name", clip(subject, NAME_MAX));
+            .with("name", head(subject, NAME_MAX));
         for (key, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
-            event = event.with(*key, clip(value, REASON_MAX));
+            event = event.with(*key, head(value, REASON_MAX));
         }
         self.send(event);
     }
@@ -96,15 +98,15 @@ impl Announcer {
     /// Something happened to a container: its name, image, labels, and its process if it has one, come along.
     pub fn container(&self, action: &str, who: &Identity, pid: i32, facts: &[(&str, &str)]) {
         let action: String =
-            clip(action, REASON_MAX).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            head(action, REASON_MAX).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let mut event =
-            Event::new("container", action, who.id.as_str()).with("name", clip(&who.name, NAME_MAX));
-        event = event.with("image", clip(&who.image, NAME_MAX));
+            Event::new("container", action, who.id.as_str()).with("name", head(&who.name, NAME_MAX));
+        event = event.with("image", head(&who.image, NAME_MAX));
         if pid > 0 {
             event = event.with("pid", pid);
         }
         for (key, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
-            event = event.with(*key, clip(value, REASON_MAX));
+            event = event.with(*key, head(value, REASON_MAX));
         }
         for (key, value) in &who.labels {
             if !key.is_empty()
@@ -139,20 +141,10 @@ impl Announcer {
     }
 }
 
-/// `text` cut to `max` bytes at a letter's edge.
-fn clip(text: &str, max: usize) -> &str {
-    let mut end = text.len().min(max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.get(..end).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sampan_ipc::record::{Scanner, Step};
-    use std::collections::BTreeMap;
+    use crate::record::{Scanner, Step};
     use std::io::Read;
     use std::os::unix::fs::OpenOptionsExt;
 
@@ -171,7 +163,7 @@ mod tests {
             ("bad=key".to_owned(), String::new()),
         ]);
         let reason = "é".repeat(5000);
-        Announcer::new(FifoSender::new(path)).image("pull-error", "a", &[("reason", &reason)], &labels);
+        Announcer::new(FifoSender::new(path)).image("pull-error", "a", &[("reason", &reason)], Some(&labels));
         let mut bytes = vec![0; 8192];
         let len = fifo.read(&mut bytes).expect("an event");
         let Some(Step::Record(record)) = Scanner::new(&bytes[..len]).next() else { panic!("a record") };

@@ -3,8 +3,8 @@
 //! A registry has as many tags as it likes, and all of them may be one image's. Called where answers are made; knows
 //! no socket.
 
-use sampan_ipc::engine::Image;
-use sampan_ipc::frame::FRAME_MAX;
+use crate::engine::Image;
+use crate::frame::FRAME_MAX;
 
 /// Bytes of names or images in one frame; the rest is for what stands beside them.
 const BYTES_MAX: usize = FRAME_MAX / 2;
@@ -56,8 +56,8 @@ fn cut(names: &mut Vec<String>, most: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sampan_ipc::engine::{Answer, Done};
-    use sampan_ipc::frame::encode;
+    use crate::engine::{Answer, Done};
+    use crate::frame::encode;
 
     fn many(count: usize) -> Vec<String> {
         (0..count).map(|nth| format!("registry.example/some/image:{nth}")).collect()
