@@ -4,13 +4,13 @@
 //! extended attributes and content. Opens nothing but directories and plain files, follows no link, writes
 //! nothing. Memory grows with the number of directories that wait their turn, not with what is in them.
 
-use crate::cancel::Cancel;
 use crate::implied::OF_THE_HOST;
 use crate::place::{lossy, open_beneath, open_top};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use sampan_job::cancel::Cancel;
 use sampan_os::walk_tree::kind;
 use sampan_os::{sparse, xattr};
 use serde::{Deserialize, Serialize};

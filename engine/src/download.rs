@@ -5,12 +5,13 @@
 //! is skipped. Holds one of the engine's download slots for as long as bytes may come, not while it waits for
 //! its next try. Digests are compared by the pipeline, never here.
 
-use crate::cancel::Cancel;
-use crate::limits::{self, Limits, Slot};
-use crate::rate::Rate;
 use crate::registry::{BlobBody, RegistryError};
 use crate::retry::Backoff;
 use crate::sources::Sources;
+use sampan_job::cancel::Cancel;
+use sampan_job::cpu;
+use sampan_job::limits::{Limits, Slot};
+use sampan_job::rate_limit::RateLimit;
 use sampan_oci::digest::Digest;
 use std::io::{self, Read};
 use std::time::Duration;
@@ -27,7 +28,7 @@ pub struct Wanted<'a> {
     /// What it shares with other downloads.
     pub limits: &'a Limits,
     /// Bytes per second of its own job.
-    pub rate: &'a Rate,
+    pub rate: &'a RateLimit,
     /// Ends it, and the waits between tries at once.
     pub cancel: &'a Cancel,
     /// Its digest.
@@ -64,7 +65,7 @@ impl<'a> Download<'a> {
     /// [`RegistryError`] that no other try will mend.
     pub fn begin(wanted: Wanted<'a>, at: u64, etag: Option<&str>) -> Result<Self, RegistryError> {
         let (mut backoff, mut slot) = (Backoff::default(), None);
-        let body = limits::idle(|| connect(&wanted, at, etag, &mut backoff, &mut slot))?;
+        let body = cpu::idle(|| connect(&wanted, at, etag, &mut backoff, &mut slot))?;
         let pace = Pace::new(wanted.limits);
         let skip = at.saturating_sub(body.starts);
         Ok(Download { wanted, slot, body, at, skip, failed_at: at, backoff, pace })
@@ -103,7 +104,7 @@ impl<'a> Download<'a> {
         let rates = [self.wanted.rate, &self.wanted.limits.rate];
         let most = rates.iter().map(|rate| rate.part()).fold(into.len(), usize::min);
         let into = into.get_mut(..most).unwrap_or_default();
-        let (read, waited) = limits::timed(|| self.body.reader.read(into));
+        let (read, waited) = cpu::timed(|| self.body.reader.read(into));
         let len = read.map_err(|error| self.pace.silent(error))?;
         self.pace.moved(len, waited)?;
         for rate in rates {
@@ -130,7 +131,7 @@ impl Read for Download<'_> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => error,
             };
-            limits::idle(|| self.resume(source)).map_err(io::Error::other)?;
+            cpu::idle(|| self.resume(source)).map_err(io::Error::other)?;
         }
     }
 }
@@ -204,7 +205,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::Bounds;
+    use sampan_job::limits::Bounds;
 
     #[test]
     fn a_trickle_is_a_stall_and_a_steady_stream_is_none() {

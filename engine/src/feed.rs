@@ -6,7 +6,7 @@
 //! much to do also where it is decompressing that takes longest. Used by [`crate::pipeline`]; knows nothing of what the
 //! bytes are.
 
-use crate::limits;
+use sampan_job::cpu;
 use sampan_os::mutex::lock;
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
@@ -106,7 +106,7 @@ impl<R: Read> Feed<R> {
             state = self.fetch_now(state).unwrap_or_else(|mut state| {
                 state.is_awaited = true;
                 // Let go of all before the processor is taken again: who has that may want what we hold.
-                limits::idle(|| drop(self.ready.wait(state)));
+                cpu::idle(|| drop(self.ready.wait(state)));
                 lock(&self.state)
             });
         }

@@ -9,12 +9,12 @@
 //! one over a layer that others read, change nothing. Never follows a link, never changes a lower layer.
 
 use crate::attributes::times;
-use crate::cancel::Cancel;
 use crate::place::{lossy, open_beneath, open_top};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlink};
 use nix::sys::stat::{Mode, fchmod, fstat, futimens};
 use nix::unistd::{Gid, Uid, fchown};
+use sampan_job::cancel::Cancel;
 use sampan_os::xattr;
 use std::collections::HashSet;
 use std::ffi::{CString, OsStr};

@@ -2,14 +2,15 @@
 //!
 //! Each goes through the same pipeline as a pulled layer and is kept as it came: plain, gzip or zstd.
 
-use crate::cancel::{Cancel, Cancelled};
 use crate::images::{self, NewImage};
-use crate::limits::{self, Limits};
 use crate::pipeline::{LayerError, Pipeline, Sink, Streamed};
-use crate::progress::Progress;
 use crate::store::{Pin, Store, StoreError, Temp};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sampan_ipc::engine::Phase;
+use sampan_job::cancel::{Cancel, Cancelled};
+use sampan_job::cpu;
+use sampan_job::limits::Limits;
+use sampan_job::progress::Progress;
 use sampan_oci as oci;
 use sampan_oci::digest::Digest;
 use sampan_oci::platform::Platform;
@@ -206,7 +207,7 @@ impl Read for Patient<'_> {
             let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
             // Zero ready: a pipe that nobody has written to yet.
             if poll(&mut fds, PollTimeout::ZERO)? == 0
-                && limits::idle(|| poll(&mut fds, PollTimeout::from(LOOK_MS)))? == 0
+                && cpu::idle(|| poll(&mut fds, PollTimeout::from(LOOK_MS)))? == 0
             {
                 continue;
             }

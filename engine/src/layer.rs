@@ -4,17 +4,17 @@
 //! try left of it, and unpacks it in the same pass; who comes later finds it, or takes over if the first one
 //! fails. Names blobs and layers in the store; never touches `index.json`.
 
-use crate::cancel::{Cancel, Cancelled};
 use crate::download::{Download, Wanted};
-use crate::limits::{Claim, Limits};
 use crate::partial::Partial;
 use crate::pipeline::{Expected, LayerError, Pipeline, Sink};
 use crate::place::UnpackError;
-use crate::progress::Progress;
-use crate::rate::Rate;
 use crate::sources::Sources;
 use crate::store::{Store, Temp, file_error};
 use sampan_ipc::engine::Phase;
+use sampan_job::cancel::{Cancel, Cancelled};
+use sampan_job::limits::{Claim, Limits};
+use sampan_job::progress::Progress;
+use sampan_job::rate_limit::RateLimit;
 use sampan_oci::Descriptor;
 use sampan_oci::digest::Digest;
 use std::fs::File;
@@ -52,7 +52,7 @@ pub struct Fetch<'a> {
     /// Who has them.
     pub registry: &'a Sources,
     /// The job's own limit.
-    pub rate: &'a Rate,
+    pub rate: &'a RateLimit,
     /// The job's rows.
     pub progress: &'a Progress,
     /// Ends the job.
@@ -82,8 +82,9 @@ impl Fetch<'_> {
     /// [`LayerError`]. What came of the blob is kept, if it may be right, for the next try.
     pub fn layer(&self, layer: &Layer<'_>) -> Result<(), LayerError> {
         let (digest, size) = (&layer.blob.digest, layer.blob.size);
-        let claim =
-            self.limits.claim(digest, self.cancel, &|bytes| self.progress.follow(layer.row, bytes))?;
+        let claim = self
+            .limits
+            .claim(&digest.to_string(), self.cancel, &|bytes| self.progress.follow(layer.row, bytes))?;
         let unpacked = if self.store.has_blob(digest, size) {
             let Some(ids) = self.config.now(layer.nth) else {
                 // As below.

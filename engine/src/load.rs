@@ -7,20 +7,20 @@
 
 use crate::archive::{ArchiveError, Found, Source, layer_error, missing, row_id};
 use crate::bundle::{self, BundleError, Offer, Wanted};
-use crate::cancel::{Cancel, Cancelled};
 use crate::decode::{self, Format};
 use crate::images::{self, NewImage};
 use crate::import::Patient;
 use crate::layout::Layout;
-use crate::limits::Limits;
 use crate::pipeline::{Expected, LayerError, Pipeline, Sink};
 use crate::policy::{Policies, PolicyError};
-use crate::progress::Progress;
 use crate::room::{Claim, Room, RoomError};
 use crate::seekable::Seekable;
 use crate::staged::Staging;
 use crate::store::{Pin, Store, StoreError, Temp, file_error};
 use sampan_ipc::engine::Phase;
+use sampan_job::cancel::{Cancel, Cancelled};
+use sampan_job::limits::Limits;
+use sampan_job::progress::Progress;
 use sampan_oci as oci;
 use sampan_oci::digest::{Algorithm, Digest, Hasher};
 use sampan_oci::platform::Platform;

@@ -2,7 +2,6 @@
 //!
 //! OCI distribution-spec, "Determining Support". Called on a thread of its own.
 
-use crate::cancel::Cancel;
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::failure;
@@ -11,6 +10,7 @@ use crate::registry::{Access, Registry, RegistryError};
 use sampan_ipc::credentials::{Credential, matching};
 use sampan_ipc::engine::{Code, Done, Failure, Login};
 use sampan_ipc::report::chain;
+use sampan_job::cancel::Cancel;
 use sampan_oci::reference::Reference;
 use std::sync::Arc;
 

@@ -5,7 +5,6 @@
 //! settled or removed there. What such a process is told, and says, goes through its standard input and output. Root has no
 //! need of this and never calls it. user_namespaces(7), newuidmap(1).
 
-use crate::cancel::Cancel;
 use crate::compare::{self, Differences};
 use crate::implied;
 use crate::place::UnpackError;
@@ -15,6 +14,7 @@ use crate::unpack::{self, Unpacked};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use sampan_ipc::report;
+use sampan_job::cancel::Cancel;
 use sampan_os::{remove_tree, syscall, walk_tree};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

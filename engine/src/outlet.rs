@@ -5,13 +5,13 @@
 //! it goes again if the save fails. Called by [`crate::save`].
 
 use crate::bundle::{CONTAINERD_NAME, REF_NAME};
-use crate::cancel::{Cancel, Cancelled};
 use crate::layout::open_beneath;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, renameat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_oci as oci;
 use sampan_os::walk_tree::kind;
 use std::fs::File;

@@ -4,14 +4,12 @@
 //! processor to spare ([`crate::relay`]), so that a layer which comes alone takes two; the bytes are read, hashed and
 //! written ([`crate::feed`]), and the diff id is computed, by whichever has time for it.
 //! Nothing is held but a few pieces, so a slow disk holds the network back and memory does not grow with the layer.
-//! Each thread computes only while it has one of the engine's processors ([`Limits::cpu`]), and lends it to others
+//! Each thread computes only while it has one of the engine's processors ([`Cpus::take`]), and lends it to others
 //! while it waits. Everything lands in temporaries, or in a [`Partial`]; the caller names them when all digests are
 //! right.
 
-use crate::cancel::{Cancel, Cancelled};
 use crate::decode::{self, Format};
 use crate::feed::{Feed, Inlet};
-use crate::limits::{self, Limits};
 use crate::partial::Partial;
 use crate::place::UnpackError;
 use crate::registry::RegistryError;
@@ -20,6 +18,9 @@ use crate::store::{Store, StoreError, Temp};
 use crate::tarball::TarError;
 use crate::unpack::{self, Unpacked};
 use sampan_ipc::engine::Phase;
+use sampan_job::cancel::{Cancel, Cancelled};
+use sampan_job::cpu;
+use sampan_job::limits::Limits;
 use sampan_oci::digest::{Algorithm, Digest, Hasher};
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
@@ -183,7 +184,7 @@ impl Pipeline<'_> {
     pub fn run(&self, from: impl Read + Send, sink: Sink<'_>) -> Result<Streamed, LayerError> {
         let layer = if self.untar { Some(self.store.temp_layer()?) } else { None };
         let root = layer.as_ref().map(|temp| temp.path().join("diff"));
-        let _cpu = self.limits.cpu();
+        let _cpu = self.limits.cpus.take();
         let feed = Feed::new(Tap::new(self, from, sink));
         let (format, unpacked) =
             match decode::open_buffered(Inlet::new(&feed), self.limits.bounds.zstd_window_log) {
@@ -227,7 +228,7 @@ impl Pipeline<'_> {
             }
             let unpacked = self.drain(&relay, root);
             relay.close();
-            limits::idle(|| ahead.map(|ahead| ahead.join()));
+            cpu::idle(|| ahead.map(|ahead| ahead.join()));
             unpacked
         });
         let end = relay.end();
@@ -257,11 +258,11 @@ impl Pipeline<'_> {
     /// # Errors
     /// [`LayerError`].
     pub fn copy(&self, from: impl Read, sink: Sink<'_>) -> Result<(), LayerError> {
-        let _cpu = self.limits.cpu();
+        let _cpu = self.limits.cpus.take();
         let mut tap = Tap::new(self, from, sink);
         let mut buffer = vec![0; BUFFER];
         while tap.some(&mut buffer)? > 0 {
-            limits::share();
+            cpu::share();
         }
         self.compare(tap.size, &tap.hasher.finish())
     }

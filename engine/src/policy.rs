@@ -5,7 +5,6 @@
 //! signature may be of are that of the index or manifest that the name stood for (what cosign signs), and that of
 //! the manifest chosen from it. Fetches signatures from the image's own repository; keeps nothing.
 
-use crate::cancel::{Cancel, Cancelled};
 use crate::registry::RegistryError;
 use crate::retry;
 use crate::signature::{self, Key, KeyError, SignatureError, Subject};
@@ -13,6 +12,7 @@ use crate::sources::Sources;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use sampan_ipc::report::chain;
+use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_oci::Descriptor;
 use sampan_oci::digest::{Digest, Hasher};
 use sampan_oci::reference::Reference;

@@ -6,20 +6,20 @@
 //! Reports to a [`Progress`]; the caller announces the outcome. On failure nothing is under a final name but blobs and
 //! layers that are right in themselves, which the next pull finds.
 
-use crate::awaited::Awaited;
-use crate::cancel::{Cancel, Cancelled};
 use crate::images::{self, NewImage};
 use crate::layer::{self, Fetch, Ids, Layer};
-use crate::limits::Limits;
 use crate::pipeline::LayerError;
 use crate::policy::{Policies, PolicyError};
-use crate::progress::Progress;
-use crate::rate::Rate;
 use crate::registry::{Access, RawManifest, RegistryError};
 use crate::retry;
 use crate::room::{Claim, Room, RoomError};
 use crate::sources::Sources;
 use crate::store::{Pin, Store, StoreError};
+use sampan_job::cancel::{Cancel, Cancelled};
+use sampan_job::limits::Limits;
+use sampan_job::once_value::OnceValue;
+use sampan_job::progress::Progress;
+use sampan_job::rate_limit::RateLimit;
 use sampan_oci as oci;
 use sampan_oci::digest::{Digest, Hasher};
 use sampan_oci::platform::Platform;
@@ -201,11 +201,11 @@ struct Known {
 }
 
 /// The same, when it has come.
-type Learned = Awaited<Arc<Known>>;
+type Learned = OnceValue<Arc<Known>>;
 
 impl layer::Config for Learned {
     fn now(&self, nth: usize) -> Option<Ids> {
-        self.now().and_then(|known| known.ids(nth))
+        self.get().and_then(|known| known.ids(nth))
     }
 
     fn wait(&self, nth: usize) -> Result<Ids, Cancelled> {
@@ -338,14 +338,14 @@ impl Work<'_> {
             self.cancel.cancel();
         };
         let ahead = self.claim_ahead(resolved);
-        let learn = || known.tell(self.learn(resolved, ahead.as_ref()).map(Arc::new).map_err(fail).ok());
+        let learn = || known.set(self.learn(resolved, ahead.as_ref()).map(Arc::new).map_err(fail).ok());
         let layers: Vec<Layer<'_>> = manifest
             .layers
             .iter()
             .enumerate()
             .map(|(nth, blob)| Layer { row: first_row + nth, nth, blob })
             .collect();
-        let rate = Rate::new(self.request.bytes_per_second);
+        let rate = RateLimit::new(self.request.bytes_per_second);
         let fetch = Fetch {
             store: self.store,
             limits: self.limits,

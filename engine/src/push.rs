@@ -4,18 +4,18 @@
 //! again; what another repository there has is mounted; a broken upload goes on where the registry says it
 //! stopped. Reports to a [`Progress`]; the caller announces the outcome. Never changes the store.
 
-use crate::cancel::{Cancel, Cancelled};
 use crate::download::HEADWAY;
 use crate::failure;
 use crate::images::{self, ImageError, Loaded};
-use crate::limits::Limits;
-use crate::progress::Progress;
-use crate::rate::Rate;
 use crate::registries::Endpoint;
 use crate::registry::{Access, Begun, Payload, Registry, RegistryError, Upload};
 use crate::retry::{self, Backoff};
 use crate::store::{Store, StoreError, file_error};
 use sampan_ipc::engine::{Code, Failure, Phase};
+use sampan_job::cancel::{Cancel, Cancelled};
+use sampan_job::limits::Limits;
+use sampan_job::progress::Progress;
+use sampan_job::rate_limit::RateLimit;
 use sampan_oci as oci;
 use sampan_oci::Descriptor;
 use sampan_oci::digest::Digest;
@@ -157,7 +157,7 @@ pub fn push(
     let work = Work {
         store,
         limits,
-        rate: Rate::new(request.bytes_per_second),
+        rate: RateLimit::new(request.bytes_per_second),
         progress,
         cancel: &inner,
         registry: &registry,
@@ -241,7 +241,7 @@ fn mounts(
 struct Work<'a> {
     store: &'a Store,
     limits: &'a Limits,
-    rate: Rate,
+    rate: RateLimit,
     progress: &'a Progress,
     cancel: &'a Cancel,
     registry: &'a Registry,

@@ -3,7 +3,6 @@
 //! Called by [`crate::server`] when a pull is asked for or an image named, and by [`crate::work`] on the job's thread where a short
 //! name may be of several registries, or all tags are wanted. Keeps nothing.
 
-use crate::cancel::{Cancel, Cancelled};
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::images;
@@ -14,6 +13,7 @@ use crate::retry;
 use crate::sources::Sources;
 use crate::store::Store;
 use sampan_ipc::credentials::Credential;
+use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_oci::reference::{self, Reference};
 use std::path::PathBuf;
 use std::sync::Arc;

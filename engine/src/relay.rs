@@ -1,7 +1,7 @@
 //! A decompressor that two threads may run: the one that wants its bytes, and one that runs ahead of it.
 //!
 //! While all processors have work, the first does it alone, piece by piece, and what it has just decompressed is
-//! still in its cache when it goes on with it. A processor to spare ([`Limits::spare_cpu`]) goes to the second, which
+//! still in its cache when it goes on with it. A processor to spare ([`Cpus::take_spare`]) goes to the second, which
 //! then decompresses the next pieces meanwhile, a few at most; it stops when somebody else wants the processor. So a
 //! single layer takes two processors, and many layers take one each, without a hand-over.
 //!
@@ -11,8 +11,9 @@
 //! something else meanwhile: it fetches ([`crate::feed`]) what is to be decompressed next. Called by
 //! [`crate::pipeline`]; knows nothing of what they are.
 
-use crate::limits::{self, Limits};
 use crate::processor;
+use sampan_job::cpu;
+use sampan_job::limits::Limits;
 use sampan_os::mutex::lock;
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
@@ -178,7 +179,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
         // Where it wakes up is the kernel's affair.
         state.reader_on = None;
         // Let go of all before the processor is taken again: who has that may want what we hold.
-        limits::idle(|| drop(self.ready.wait(state)));
+        cpu::idle(|| drop(self.ready.wait(state)));
         lock(&self.state)
     }
 
@@ -254,7 +255,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     /// [`Relay::close`] is called.
     pub fn run_ahead(&self) {
         while self.await_room()
-            && let Some(_cpu) = self.limits.spare_cpu(&self.done)
+            && let Some(_cpu) = self.limits.cpus.take_spare(&self.done)
         {
             self.stint();
         }
@@ -304,7 +305,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
                 return state;
             }
             state = self.let_read(state);
-            if self.limits.is_wanted() {
+            if self.limits.cpus.is_wanted() {
                 return state;
             }
         }
@@ -350,7 +351,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
     pub fn close(&self) {
         self.done.store(true, Ordering::SeqCst);
         self.let_run_ahead(lock(&self.state));
-        self.limits.recheck();
+        self.limits.cpus.recheck();
     }
 
     /// How decompression ended; `None` if nobody wanted to know.
@@ -393,7 +394,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Reader<'a, D, W> {
 impl<D: Read, W: FnMut(&[u8])> BufRead for Reader<'_, D, W> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.at == self.piece.len() && !self.ended {
-            limits::share();
+            cpu::share();
             self.piece = self.relay.next(std::mem::take(&mut self.piece))?;
             self.at = 0;
             self.ended = self.piece.is_empty();
@@ -417,15 +418,15 @@ impl<D: Read, W: FnMut(&[u8])> Read for Reader<'_, D, W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::Bounds;
     use crate::numbers::{Numbers, number};
+    use sampan_job::limits::Bounds;
 
     type Outcome = (io::Result<Vec<u8>>, Vec<u8>, Option<io::Result<()>>);
 
     /// What is read of so many bytes, what the witness saw, and how it ended. The reader is slow or fast by turns.
     fn read_all(cpus: usize, len: usize, breaks: bool) -> Outcome {
         let limits = Limits::new(Bounds { cpus, ..Bounds::default() });
-        let (_cpu, on_end) = (limits.cpu(), || {});
+        let (_cpu, on_end) = (limits.cpus.take(), || {});
         let seen = Mutex::new(Vec::new());
         let witness = |bytes: &[u8]| lock(&seen).extend_from_slice(bytes);
         let relay = Relay::new(Numbers::new(len, breaks), witness, &limits, &|| false, &on_end);
@@ -498,7 +499,7 @@ mod tests {
     #[test]
     fn who_would_have_to_wait_does_something_else_as_long_as_there_is_something() {
         let limits = Limits::new(Bounds { cpus: 2, ..Bounds::default() });
-        let (_cpu, on_end) = (limits.cpu(), || {});
+        let (_cpu, on_end) = (limits.cpus.take(), || {});
         let [is_wanted, may_come] = [const { AtomicBool::new(false) }; 2];
         let did = std::sync::atomic::AtomicUsize::new(0);
         // What the reader waits for comes once it has done all there was.
@@ -525,7 +526,7 @@ mod tests {
     #[test]
     fn who_reads_no_more_lets_the_other_thread_go() {
         let limits = Limits::new(Bounds { cpus: 2, ..Bounds::default() });
-        let (_cpu, on_end) = (limits.cpu(), || {});
+        let (_cpu, on_end) = (limits.cpus.take(), || {});
         let relay = Relay::new(io::repeat(7), |_: &[u8]| {}, &limits, &|| false, &on_end);
         std::thread::scope(|scope| {
             scope.spawn(|| relay.run_ahead());

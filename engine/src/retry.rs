@@ -3,8 +3,8 @@
 //! Called by [`crate::download`] for blobs and by [`crate::pull`] for manifests and configs. Decides and waits;
 //! never sends anything itself.
 
-use crate::cancel::Cancel;
 use crate::registry::{Failed, RegistryError};
+use sampan_job::cancel::Cancel;
 use std::collections::hash_map::RandomState;
 use std::error::Error;
 use std::hash::{BuildHasher, Hasher};

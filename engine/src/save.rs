@@ -6,14 +6,14 @@
 //! What is read is compared with its digest as it goes. Runs on a job's thread; the caller announces the outcome.
 
 use crate::bundle::{CONTAINERD_NAME, REF_NAME, blob_name};
-use crate::cancel::{Cancel, Cancelled};
 use crate::decode::{self, Format};
 use crate::images::{self, ImageError, Loaded};
-use crate::limits::Limits;
 use crate::outlet::{DirectoryOutlet, Outlet, TarOutlet};
-use crate::progress::Progress;
 use crate::store::{Pin, Store, StoreError, file_error};
 use sampan_ipc::engine::{Container, Phase};
+use sampan_job::cancel::{Cancel, Cancelled};
+use sampan_job::limits::Limits;
+use sampan_job::progress::Progress;
 use sampan_oci as oci;
 use sampan_oci::digest::{Digest, Hasher};
 use sampan_oci::reference::Reference;
@@ -366,7 +366,7 @@ impl Work<'_> {
         }
         let row = self.row(&layer.digest);
         self.progress.phase(row, Phase::Extracting);
-        let _cpu = self.limits.cpu();
+        let _cpu = self.limits.cpus.take();
         let mut buffer = vec![0; 64 << 10];
         let mut size = 0_u64;
         loop {
@@ -435,7 +435,7 @@ struct Hashed<'a> {
 impl Read for Hashed<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let len = self.from.read(into)?;
-        let cpu = self.limits.cpu();
+        let cpu = self.limits.cpus.take();
         self.hasher.update(into.get(..len).unwrap_or_default());
         drop(cpu);
         (self.on_bytes)(len as u64);

@@ -4,7 +4,6 @@
 //! (`docker.io/library/alpine`), and as people write them (`alpine`); a tag that stands for different images on two hosts is found by the long name
 //! alone. Serves manifests and blobs that belong to the repository asked, and nothing else of the store.
 
-use crate::cancel::Cancel;
 use crate::images;
 use crate::store::Store;
 use ::http::{Request, header};
@@ -13,6 +12,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use sampan_daemon::accept::Accept;
 use sampan_http::connection::{Answer, Body, Budget, Connection, Standing};
 use sampan_http::range::Range;
+use sampan_job::cancel::Cancel;
 use sampan_oci as oci;
 use sampan_oci::digest::Digest;
 use sampan_oci::reference::Reference;

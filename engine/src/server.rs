@@ -4,7 +4,6 @@
 //! ([`crate::work`]) that sends a message back. While somebody watches something that runs, it looks every
 //! 100 ms which rows changed; else it sleeps until something happens.
 
-use crate::cancel::Cancel;
 use crate::client::{Client, State};
 use crate::container::home::Homes;
 use crate::container::runtime;
@@ -13,7 +12,6 @@ use crate::failure;
 use crate::fifos::Fifos;
 use crate::images;
 use crate::import::ImportRequest;
-use crate::jobs::{JobEntry, Jobs, RUNNING_MAX};
 use crate::pull::PullRequest;
 use crate::push::PushRequest;
 use crate::reach;
@@ -25,6 +23,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use sampan_daemon::accept::Accept;
 use sampan_ipc::engine::{self, Answer, Code, Done, Failure, Info, Request};
+use sampan_job::cancel::Cancel;
+use sampan_job::table::{JobEntry, JobTable, RUNNING_MAX};
 use sampan_oci::Run;
 use sampan_oci::platform::Platform;
 use sampan_oci::reference::Reference;
@@ -94,7 +94,7 @@ pub struct Server {
     shared: Arc<Shared>,
     clients: HashMap<usize, Client>,
     next_client: usize,
-    jobs: Jobs,
+    jobs: JobTable,
     containers: Containers,
     tasks: usize,
     waiting_tasks: VecDeque<(usize, Request)>,
@@ -147,7 +147,7 @@ impl Server {
             shared,
             clients: HashMap::new(),
             next_client: FIRST_CLIENT,
-            jobs: Jobs::default(),
+            jobs: JobTable::default(),
             containers,
             tasks: 0,
             waiting_tasks: VecDeque::new(),

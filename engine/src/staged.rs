@@ -10,14 +10,14 @@ use crate::archive::{
     ArchiveError, Found, Kept, START, Source, begins_layer, fill, is_layers_own, layer_error, named_digest,
     row_id,
 };
-use crate::cancel::Cancel;
-use crate::limits::Limits;
 use crate::members::{Members, refuse};
 use crate::pipeline::{Pipeline, Sink};
-use crate::progress::Progress;
 use crate::store::{Pin, Store, Temp, file_error};
 use crate::tarball::{Entry, TarError, Tarball};
 use sampan_ipc::engine::Phase;
+use sampan_job::cancel::Cancel;
+use sampan_job::limits::Limits;
+use sampan_job::progress::Progress;
 use sampan_oci as oci;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 

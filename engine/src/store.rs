@@ -14,13 +14,13 @@
 //! nothing, or by an image that is not settled ([`crate::unsynced`]), and is removed at the first start after it.
 //! `index.rs` reads and writes both indexes.
 
-use crate::cancel::Cancel;
 use crate::implied;
 use crate::index;
 use crate::namespace::Namespace;
 use crate::spare;
 use crate::unsynced::{Lost, Unsynced};
 use nix::fcntl::Flock;
+use sampan_job::cancel::Cancel;
 use sampan_oci::digest::Digest;
 use sampan_os::mutex::lock;
 use sampan_os::{boot_id, file_lock, io_error, remove_tree, small_file, syscall, walk_tree};

@@ -7,13 +7,11 @@
 //! what it is called. Runs behind all others and holds no lock, so what is removed meanwhile is no finding. Never
 //! touches `index.json`.
 
-use crate::cancel::{Cancel, Cancelled};
 use crate::compare::compare;
 use crate::decode;
 use crate::failure;
 use crate::images::{self, ImageError};
 use crate::place::UnpackError;
-use crate::progress::Progress;
 use crate::store::{Store, StoreError, Temp, file_error};
 use crate::tarball::TarError;
 use crate::unpack;
@@ -21,6 +19,8 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use sampan_ipc::announce::Announcer;
 use sampan_ipc::engine::{Code, Failure, Phase};
 use sampan_ipc::report::chain;
+use sampan_job::cancel::{Cancel, Cancelled};
+use sampan_job::progress::Progress;
 use sampan_oci::Descriptor;
 use sampan_oci::digest::{Digest, Hasher};
 use sampan_os::syscall;

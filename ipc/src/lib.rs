@@ -16,8 +16,8 @@
 #![forbid(unsafe_code)]
 
 pub mod accounts;
-pub mod connection;
 pub mod announce;
+pub mod connection;
 pub mod container;
 #[cfg(feature = "credentials")]
 pub mod credentials;
@@ -33,9 +33,9 @@ pub mod record;
 pub mod report;
 pub mod sender;
 pub mod shim;
+pub mod size;
 pub mod status;
 pub mod subscription;
-pub mod size;
 pub mod text;
 pub mod time;
 pub mod trust;

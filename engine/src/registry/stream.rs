@@ -5,9 +5,9 @@
 //! since ureq knows none.
 
 use super::tunnel::Tunnel;
-use crate::limits;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
+use sampan_job::cpu;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -171,7 +171,7 @@ impl Transport for Stream {
             Ok(amount) => amount,
             // Only one who has to wait lets others compute meanwhile.
             Err(Errno::EAGAIN | Errno::EINTR) => {
-                limits::idle(|| patiently(socket, input)).map_err(|error| late(error, timeout))?
+                cpu::idle(|| patiently(socket, input)).map_err(|error| late(error, timeout))?
             }
             Err(errno) => return Err(Error::Io(errno.into())),
         };

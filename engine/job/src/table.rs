@@ -88,18 +88,18 @@ impl JobEntry {
 
 /// All jobs by number.
 #[derive(Default)]
-pub struct Jobs {
+pub struct JobTable {
     entries: BTreeMap<u64, JobEntry>,
     last: u64,
 }
 
-impl Jobs {
+impl JobTable {
     /// The number that the next job gets.
     pub fn next_id(&self) -> u64 {
         self.last + 1
     }
 
-    /// Takes a job in, under [`Jobs::next_id`].
+    /// Takes a job in, under [`JobTable::next_id`].
     pub fn insert(&mut self, entry: JobEntry) -> u64 {
         self.last += 1;
         self.entries.insert(self.last, entry);
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_job_ends_with_its_last_watcher_unless_it_is_detached() {
-        let mut jobs = Jobs::default();
+        let mut jobs = JobTable::default();
         let id = jobs.insert(entry("a"));
         jobs.watch(id);
         jobs.watch(id);
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn ended_jobs_are_forgotten_oldest_first() {
-        let mut jobs = Jobs::default();
+        let mut jobs = JobTable::default();
         let running = jobs.insert(entry("r"));
         for nth in 0..ENDED_MAX + 10 {
             let id = jobs.insert(entry(&nth.to_string()));

@@ -4,7 +4,7 @@
 //! none starves. Knows nothing of sockets.
 
 use crate::cancel::{Cancel, Cancelled};
-use crate::limits;
+use crate::cpu;
 use sampan_os::mutex::lock;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -15,16 +15,16 @@ const BURST: Duration = Duration::from_millis(100);
 const PART_MIN: u64 = 1024;
 
 /// A limit that may be shared.
-pub struct Rate {
+pub struct RateLimit {
     bytes_per_second: u64,
     /// When the bytes that were reserved so far are through.
     due: Mutex<Option<Instant>>,
 }
 
-impl Rate {
+impl RateLimit {
     /// At most so many; 0 is no limit.
     pub fn new(bytes_per_second: u64) -> Self {
-        Rate { bytes_per_second, due: Mutex::default() }
+        RateLimit { bytes_per_second, due: Mutex::default() }
     }
 
     /// Most bytes that should be moved at a time, so that they do not come in jerks.
@@ -45,7 +45,7 @@ impl Rate {
         }
         match self.reserve(bytes, Instant::now()) {
             Duration::ZERO => Ok(()),
-            wait => limits::idle(|| cancel.wait(wait)),
+            wait => cpu::idle(|| cancel.wait(wait)),
         }
     }
 
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn bytes_take_their_time_and_a_pause_saves_up_little() {
-        let rate = Rate::new(1000);
+        let rate = RateLimit::new(1000);
         let start = Instant::now();
         assert_eq!(rate.reserve(100, start), Duration::ZERO, "the burst");
         assert_eq!(rate.reserve(500, start), Duration::from_millis(500));
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_nothing_waits() {
-        let rate = Rate::new(0);
+        let rate = RateLimit::new(0);
         assert_eq!(rate.take(usize::MAX, &Cancel::default()), Ok(()));
         assert_eq!(rate.part(), usize::MAX);
     }
