@@ -52,8 +52,9 @@ test:
 soak:
 	SAMPAN_SOAK=1 NEXTEST_PROFILE=soak $(MAKE) test
 
-# Form, lints and documentation; warnings are errors.
+# Form, lints and documentation; warnings are errors. The charts are what the committed figures make.
 check:
+	docs/benchmarks/charts.py --check
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
