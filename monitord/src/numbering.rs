@@ -1,7 +1,7 @@
 //! Whose sequence numbers these are: the lineage of this boot, and where earlier ones ended.
 //!
 //! Owned by the journal, which writes it into the header of each segment. A number means something only together with its
-//! lineage, since a power cut can take back events that readers saw: docs/events.md, "Whose numbers". No I/O.
+//! lineage, since a power cut can take back events that readers saw: docs/events.md, "Lineages". No I/O.
 
 /// How many earlier lineages are remembered: a reader that was away for more boots begins at the oldest event.
 const EARLIER: usize = 8;

@@ -433,7 +433,7 @@ fn a_signal_reaches_the_command_and_leaves_its_event_for_the_next_run() {
     assert_eq!(ids_of(&run(&host, &cursor, &["--no-follow"])), ["1"]);
 }
 
-/// The pipeline of README, with its last part killed.
+/// The pipeline of docs/events.md, with its last part killed.
 #[test]
 fn a_pipeline_that_acknowledges_loses_nothing_when_it_is_killed() {
     let host = Host::with_monitord(&[]);

@@ -1,4 +1,4 @@
-//! The recipes of README for readers that must not lose an event, as they stand there, with their parts killed.
+//! Runs the recipes of docs/events.md as they stand there, and kills their parts at random: no event is lost.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -15,11 +15,10 @@ use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The block of README that holds `word`.
+/// Returns the first code block of docs/events.md that contains `word`.
 fn block(word: &str) -> String {
-    let readme =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).expect("README");
-    let mut blocks = readme.split("```").skip(1).step_by(2);
+    let page = include_str!("../../docs/events.md");
+    let mut blocks = page.split("```").skip(1).step_by(2);
     let block = blocks.find(|block| block.contains(word)).unwrap_or_else(|| panic!("no recipe with {word}"));
     block.split_once('\n').expect("a language").1.to_owned()
 }
@@ -110,7 +109,7 @@ fn kill_a_part(child: &Child, random: &mut Random) {
 }
 
 #[test]
-fn the_pipeline_of_the_readme_loses_no_event_when_a_part_of_it_is_killed() {
+fn the_pipeline_of_the_docs_loses_no_event_when_a_part_of_it_is_killed() {
     let recipe = block("--ack-fd");
     survives(5, |host| {
         let (cursor, acks) = (host.path("cursor"), host.path("acks"));
@@ -126,7 +125,7 @@ fn the_pipeline_of_the_readme_loses_no_event_when_a_part_of_it_is_killed() {
 }
 
 #[test]
-fn the_unit_of_the_readme_loses_no_event_when_a_part_of_it_is_killed() {
+fn the_unit_of_the_docs_loses_no_event_when_a_part_of_it_is_killed() {
     let recipe = block("ExecStart=/usr/bin/sampan events");
     let line = recipe.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command").to_owned();
     assert!(recipe.contains("StateDirectory=") && recipe.contains("Restart=always"));
