@@ -560,6 +560,9 @@ fn a_generated_unit_is_one_that_systemd_knows_and_is_its_container() {
             let id = inspect(machine)["Id"].take();
             for (more, is_same) in [(&[][..], true), (&["--new"], false)] {
                 let text = generate(more);
+                for option in ["--name", "--rm", "--cidfile", "--detach", " -d "] {
+                    assert!(text.matches(option).count() <= 1, "{option} stands twice: {text}");
+                }
                 write_unit(machine, "web.service", &text);
                 let words = ["systemd-analyze", "verify", "--man=no", "/etc/systemd/system/web.service"];
                 let complaints = machine.run(&words);

@@ -272,7 +272,8 @@ fn bad_lines_are_told_with_their_numbers_and_passed_over() {
     batch.close();
     assert_eq!(batch.end().code(), Some(2));
     for says in [
-        "error: line 2: bad event: ",
+        // The batch numbers the lines; the column is within the line.
+        "error: line 2: bad event: expected ident, at column 2; passed over",
         "error: line 4: bad event: ",
         "error: line 5: bad event: missing field `action`; passed over",
         "error: line 7: it is longer than 65536 bytes, so the event is too large; passed over",

@@ -3,13 +3,12 @@
 //! The unit's main process becomes the container's shim (`cli::unit`): systemd sees when the container is ready and how it
 //! ends, and the unit's limits hold for it. docs/systemd-containers.md, in the sources.
 
-use crate::cli::args::container::ContainerCommand;
-use crate::cli::args::container::{GenerateSystemd, Options, UnitRestart};
+use crate::cli::args::container::{ContainerCommand, GenerateSystemd, Options, Run, UnitRestart};
 use crate::cli::args::{Cli, Command};
 use crate::cli::container::inspect::document;
 use crate::cli::error::Failure;
 use crate::cli::output::print;
-use clap::{Parser, ValueEnum};
+use clap::{Arg, Parser, ValueEnum};
 use nix::sys::signal::Signal;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use sampan_ipc::named_file;
@@ -176,30 +175,63 @@ fn anew(words: &[String], name: &str) -> Result<Vec<String>, Failure> {
         _ => return Err(unknown()),
     };
     let at = words.len().checked_sub(made.words.len()).ok_or_else(unknown)?;
-    let mut all = vec!["run".to_owned(), "--unit".to_owned()];
     let given = words.get(1..at).unwrap_or_default();
     let options = given.iter().position(|word| word == "run" || word == "create").map_or(0, |at| at + 1);
-    all.extend(given.get(options..).unwrap_or_default().iter().cloned());
-    // '--' ends the options, and is not needed where the image's name begins with no '-'.
-    if all.last().is_some_and(|word| word == "--") {
-        all.pop();
-    }
-    // The last one counts: a unit has no terminal, is not detached, and is started again by systemd.
-    for word in ["--rm=true", "--interactive=false", "--tty=false"] {
-        all.push(word.to_owned());
-    }
-    all.push("--detach=false".to_owned());
-    if made.restart != "no" {
-        all.push("--restart=no".to_owned());
-    }
-    // It must not be there, and is after the first start.
-    if made.cidfile.is_some() {
-        all.push("--cidfile=".to_owned());
-    }
-    // It may have been made without one, or renamed.
+    let mut all = vec!["run".to_owned(), "--unit".to_owned(), "--rm".to_owned()];
+    // The container may have been made without a name, or renamed.
     all.push(format!("--name={name}"));
+    all.extend(kept_options(given.get(options..).unwrap_or_default()));
     all.extend(words.get(at..).unwrap_or_default().iter().cloned());
     Ok(all)
+}
+
+/// Options that a unit's command line leaves out: the unit has its own value for each, or cannot have it. A unit has no
+/// terminal, is not detached, and is started again by systemd; the file of `--cidfile` is there after the first start.
+const LEFT_OUT: [&str; 8] = ["name", "unit", "rm", "detach", "interactive", "tty", "restart", "cidfile"];
+
+/// The options of `run` or `create` as they were typed, without those of [`LEFT_OUT`].
+fn kept_options(given: &[String]) -> Vec<String> {
+    let known = <Run as clap::Args>::augment_args(clap::Command::new("run"));
+    let is_left_out = |arg: &Arg| arg.get_long().is_some_and(|long| LEFT_OUT.contains(&long));
+    let takes_next = |arg: &Arg| arg.get_action().takes_values() && !arg.is_require_equals_set();
+    let mut kept = Vec::new();
+    let mut rest = given.iter();
+    while let Some(word) = rest.next() {
+        if let Some(long) = word.strip_prefix("--") {
+            let (long, value) =
+                long.split_once('=').map_or((long, None), |(long, value)| (long, Some(value)));
+            let arg = known.get_arguments().find(|arg| {
+                arg.get_long() == Some(long) || arg.get_all_aliases().is_some_and(|all| all.contains(&long))
+            });
+            let value = if value.is_none() && arg.is_some_and(takes_next) { rest.next() } else { None };
+            // '--' ends the options, and is not needed where the image's name begins with no '-'.
+            if !long.is_empty() && !arg.is_some_and(is_left_out) {
+                kept.push(word.clone());
+                kept.extend(value.cloned());
+            }
+            continue;
+        }
+        // Short options, of which several may share a word: -dit, -eKEY=VALUE, -i=false.
+        let mut left = String::new();
+        let mut chars = word.strip_prefix('-').unwrap_or_default().chars();
+        while let Some(short) = chars.next() {
+            let arg = known.get_arguments().find(|arg| arg.get_short() == Some(short));
+            let has_value = chars.as_str().starts_with('=') || arg.is_some_and(takes_next);
+            let value = if has_value { std::mem::replace(&mut chars, "".chars()).as_str() } else { "" };
+            let next = if has_value && value.is_empty() { rest.next() } else { None };
+            if !arg.is_some_and(is_left_out) {
+                left.extend([short.to_string().as_str(), value]);
+                if let Some(next) = next {
+                    kept.extend([format!("-{left}"), next.clone()]);
+                    left.clear();
+                }
+            }
+        }
+        if !left.is_empty() {
+            kept.push(format!("-{left}"));
+        }
+    }
+    kept
 }
 
 /// A word of a command line of systemd. systemd.service(5), "COMMAND LINES".
@@ -223,18 +255,33 @@ mod tests {
 
     #[test]
     fn a_unit_with_new_makes_the_same_container_as_its_own_main_process() {
-        let made =
-            anew(&words("sampan container run -dit --name web -v /a:/b busybox run -d"), "w2").expect("good");
-        let made = made.join(" ");
-        let switches = "--rm=true --interactive=false --tty=false --detach=false --name=w2";
-        assert_eq!(made, format!("run --unit -dit --name web -v /a:/b {switches} busybox run -d"));
-        assert!(Cli::try_parse_from(["sampan"].into_iter().chain(made.split(' '))).is_ok(), "{made}");
-        // What a unit cannot have, or cannot have twice, is taken back.
-        let text = "sampan create --restart always --cidfile /run/id busybox";
-        let made = anew(&words(text), "w").expect("good").join(" ");
-        assert!(made.contains("--restart=no --cidfile= --name=w busybox"), "{made}");
-        let made = anew(&words("sampan run --unit --name web busybox"), "web").expect("good");
-        assert!(Cli::try_parse_from(["sampan".to_owned()].into_iter().chain(made)).is_ok());
+        for (typed, expected) in [
+            (
+                "sampan container run -dit --name web -v /a:/b busybox run -d",
+                "run --unit --rm --name=w -v /a:/b busybox run -d",
+            ),
+            (
+                "sampan create --restart always --cidfile /run/id -m 1g busybox",
+                "run --unit --rm --name=w -m 1g busybox",
+            ),
+            ("sampan run --unit --rm=true --name=web busybox", "run --unit --rm --name=w busybox"),
+            // Options that share a word with those left out, and values that look like options.
+            (
+                "sampan run -diu 1:1 -tw/srv --memory-swap -1 -i=true x",
+                "run --unit --rm --name=w -u 1:1 -w/srv --memory-swap -1 x",
+            ),
+            (
+                "sampan run -d --net host --label=name=x --env rm -- x",
+                "run --unit --rm --name=w --net host --label=name=x --env rm x",
+            ),
+        ] {
+            let made = anew(&words(typed), "w").expect(typed);
+            assert_eq!(made.join(" "), expected);
+            let parsed = Cli::try_parse_from(["sampan".to_owned()].into_iter().chain(made.clone()));
+            let Ok(Command::Run(run)) = parsed.map(|cli| cli.command) else { panic!("{made:?}") };
+            assert!(run.unit && run.options.rm && !run.detach, "{made:?}");
+            assert!(!run.options.tty && !run.options.interactive && run.options.restart == "no", "{made:?}");
+        }
         assert!(anew(&words("sampan ps"), "x").is_err());
         assert!(anew(&[], "x").is_err());
     }

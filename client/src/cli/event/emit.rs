@@ -203,7 +203,8 @@ pub fn parse_line(line: &[u8]) -> Result<Line, Failure> {
     let line: JsonEvent = match serde_json::from_slice(line) {
         Ok(line) => line,
         Err(error) => {
-            return notice(line).map(Line::Notice).ok_or_else(|| bad(format!("bad event: {error}")));
+            let problem = json_problem(&error);
+            return notice(line).map(Line::Notice).ok_or_else(|| bad(format!("bad event: {problem}")));
         }
     };
     let word = |word: Option<String>, name: &str| {
@@ -220,6 +221,17 @@ pub fn parse_line(line: &[u8]) -> Result<Line, Failure> {
     event.attributes = line.attributes.unwrap_or_default().0;
     event.labels = line.labels.unwrap_or_default().0;
     Ok(Line::Event(event))
+}
+
+/// What is wrong with the JSON of a line, and at which column.
+///
+/// serde_json names a line as well: always line 1, beside the number that the line has in the batch.
+fn json_problem(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.strip_suffix(&format!(" at line {} column {}", error.line(), error.column())) {
+        Some(what) => format!("{what}, at column {}", error.column()),
+        None => text,
+    }
 }
 
 /// The key by which an object that has no `type` is one of the notices of `events`.
@@ -360,7 +372,10 @@ mod tests {
         ] {
             let failure = parse_line(line.as_bytes()).expect_err(line);
             assert!(failure.message.contains(says) && failure.status == 2, "{}", failure.message);
+            assert!(!failure.message.contains("line"), "the batch numbers its lines: {}", failure.message);
         }
+        let failure = parse_line(br#"{"type":1}"#).expect_err("no word");
+        assert_eq!(failure.message, "bad event: invalid type: integer `1`, expected a string, at column 9");
         assert_eq!(parse_line(b" \r").expect("blank"), Line::Blank);
     }
 
