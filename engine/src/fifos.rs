@@ -4,7 +4,7 @@
 //! replaced: an old one that stays open would swallow events that no monitord can read any more. Never reads from one
 //! and never writes into one.
 
-use crate::socket::make_parent;
+use crate::roots::make_parent;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use sampan_ipc::accounts::{FACTS_GROUP, WATCH_GROUP};

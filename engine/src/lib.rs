@@ -63,7 +63,6 @@ pub mod server;
 mod settling;
 pub mod shim;
 pub mod signature;
-pub mod socket;
 pub mod sources;
 mod spare;
 pub mod staged;

@@ -1,7 +1,9 @@
 //! The program `sampan-engine`: reads its arguments, opens store, FIFOs and socket, runs the event loop.
 #![forbid(unsafe_code)]
 
+use sampan_daemon::listen::{ListenError, Listener};
 use sampan_daemon::logging;
+use sampan_daemon::systemd::{self, NotifyState};
 use sampan_engine::config::{self, Asked, Config};
 use sampan_engine::container::home::Homes;
 use sampan_engine::container::rootfs;
@@ -12,16 +14,18 @@ use sampan_engine::partial;
 use sampan_engine::room::Room;
 use sampan_engine::roots;
 use sampan_engine::server::{Server, WAKER};
-use sampan_engine::socket::{self, SocketError};
 use sampan_engine::store::{Store, StoreError};
 use sampan_engine::work::{self, Outbox, Shared};
+use sampan_ipc::accounts;
 use sampan_ipc::announce::Announcer;
 use sampan_ipc::paths::unwritable_hint;
 use sampan_ipc::report;
 use sampan_ipc::sender::FifoSender;
 use sampan_ipc::trust::TrustError;
 use sampan_job::limits::Limits;
+use sampan_os::file_lock;
 use std::error::Error;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -60,29 +64,35 @@ fn main() -> ExitCode {
         Err(error) => {
             let data = "SAMPAN_DATA_DIR";
             let places = [(data, store.as_path()), (data, &containers), ("SAMPAN_RUN_DIR", &socket)];
-            let distrust = distrust(error.as_ref()).map(TrustError::hint).filter(|hint| !hint.is_empty());
+            let distrust = error.downcast_ref().map(TrustError::hint).filter(|hint| !hint.is_empty());
             log::error!("{}", report::chain(error.as_ref()));
             if let Some(hint) = distrust.or_else(|| unwritable_hint(&places)) {
                 log::error!("hint: {hint}");
             }
             let in_use = matches!(error.downcast_ref(), Some(StoreError::Locked(_)))
-                || matches!(error.downcast_ref(), Some(SocketError::InUse(_)));
+                || matches!(error.downcast_ref(), Some(ListenError::Busy { .. }));
             ExitCode::from(if in_use { IN_USE } else { 1 })
         }
     }
 }
 
-/// The directory that is not trusted, if that is why the engine cannot start.
-fn distrust<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a TrustError> {
-    match error.downcast_ref() {
-        Some(SocketError::Directory(error)) => Some(error),
-        _ => error.downcast_ref(),
+/// Takes the socket from systemd, or binds it at `path`: for its owner alone, and for the members of the group of
+/// administrators if root binds it and there is one.
+fn listen(path: &Path) -> Result<Listener, Box<dyn Error>> {
+    let mut passed = systemd::passed();
+    let named = passed.iter().position(|(name, _)| name == "engine").unwrap_or(0);
+    if !passed.is_empty() {
+        return Ok(Listener::adopt(passed.swap_remove(named).1)?);
     }
+    roots::make_parent(path)?;
+    let is_root = nix::unistd::geteuid().is_root();
+    let group = is_root.then(|| accounts::group_id(accounts::ADMIN_GROUP)).flatten();
+    Ok(Listener::bind(path, "sampan-engine", group.map(nix::unistd::Gid::from_raw), file_lock::PATIENCE)?)
 }
 
 fn run(config: Config) -> Result<(), Box<dyn Error>> {
     start::find_shim();
-    let listening = socket::listen(&config.socket)?;
+    let listening = listen(&config.socket)?;
     roots::prepare(&config)?;
     let (namespace, advice) = enter(config.user_namespace);
     let homes = Homes::open(&config.containers, &config.run_dir)?;
@@ -120,7 +130,7 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
         let name = lost.reference.unwrap_or_else(|| digest.clone());
         announcer.image("delete", &name, &[("digest", &digest), ("reason", "power failed")], None);
     }
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    systemd::notify(&[NotifyState::Ready]);
     read_registries(&shared.config);
     sampan_os::memory::trim();
     let result = server.run();

@@ -15,13 +15,15 @@ use crate::import::ImportRequest;
 use crate::pull::PullRequest;
 use crate::push::PushRequest;
 use crate::reach;
-use crate::socket::Listening;
 use crate::work::archives;
 use crate::work::{self, Message, PullTask, Shared, Task};
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use sampan_daemon::accept::Accept;
+use sampan_daemon::listen::Listener;
+use sampan_daemon::signals::{self, SIGINT, SIGTERM, Signals};
+use sampan_daemon::systemd::{self, NotifyState, Watchdog};
 use sampan_ipc::engine::{self, Answer, Code, Done, Failure, Info, Request};
 use sampan_job::cancel::Cancel;
 use sampan_job::table::{JobEntry, JobTable, RUNNING_MAX};
@@ -30,8 +32,6 @@ use sampan_oci::platform::Platform;
 use sampan_oci::reference::Reference;
 use sampan_os::memory;
 use sampan_os::mutex::lock;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook_mio::v1_0::Signals;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -88,7 +88,7 @@ fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> ServerError {
 pub struct Server {
     poll: Poll,
     signals: Signals,
-    listening: Listening,
+    listener: Listener,
     fifos: Fifos,
     inbox: Receiver<Message>,
     shared: Arc<Shared>,
@@ -104,7 +104,7 @@ pub struct Server {
     stop: bool,
     started: Instant,
     next_tick: Instant,
-    watchdog: Option<(Duration, Instant)>,
+    watchdog: Watchdog,
     /// When memory is given back, once after something has happened: an idle engine does not wake up for it.
     rest_at: Option<Instant>,
 }
@@ -116,19 +116,16 @@ impl Server {
     /// [`ServerError`].
     pub fn new(
         poll: Poll,
-        mut listening: Listening,
+        mut listener: Listener,
         fifos: Fifos,
         inbox: Receiver<Message>,
         shared: Arc<Shared>,
         homes: Homes,
     ) -> Result<Self, ServerError> {
-        let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(failed("take signals"))?;
+        let signals = signals::register(poll.registry(), SIGNALS, &[SIGTERM, SIGINT]);
+        let signals = signals.map_err(failed("take signals"))?;
         poll.registry()
-            .register(&mut signals, SIGNALS, Interest::READABLE)
-            .map_err(failed("poll signals"))?;
-        let listener = &mut listening.listener;
-        poll.registry()
-            .register(listener, LISTENER, Interest::READABLE)
+            .register(listener.source(), LISTENER, Interest::READABLE)
             .map_err(failed("poll the socket"))?;
         if let Some(changes) = fifos.changes() {
             poll.registry()
@@ -141,7 +138,7 @@ impl Server {
         Ok(Server {
             poll,
             signals,
-            listening,
+            listener,
             fifos,
             inbox,
             shared,
@@ -156,8 +153,7 @@ impl Server {
             stop: false,
             started: now,
             next_tick: now,
-            // Half of what systemd waits, so that one late turn is not the end. sd_watchdog_enabled(3).
-            watchdog: sd_notify::watchdog_enabled().map(|period| (period / 2, now)),
+            watchdog: Watchdog::from_env(),
             rest_at: None,
         })
     }
@@ -171,7 +167,7 @@ impl Server {
         while !self.stop {
             self.turn(&mut events)?;
         }
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        systemd::notify(&[NotifyState::Stopping]);
         self.jobs.cancel_all();
         let deadline = Instant::now() + STOP_TIMEOUT;
         while (self.jobs.running() > 0 || self.containers.is_working()) && Instant::now() < deadline {
@@ -201,7 +197,7 @@ impl Server {
         self.accept_clients();
         self.take_messages();
         self.serve_clients();
-        self.feed_watchdog();
+        self.watchdog.feed();
         self.rest();
         Ok(())
     }
@@ -221,7 +217,7 @@ impl Server {
             State::Watching { job, .. } => self.jobs.get(job).is_some_and(|j| j.outcome.is_none()),
             _ => false,
         };
-        let mut deadline = self.watchdog.map(|(_, next)| next);
+        let mut deadline = self.watchdog.deadline();
         let mut consider = |at: Instant| deadline = Some(deadline.map_or(at, |d| d.min(at)));
         for client in self.clients.values() {
             self.reads_until(client).inspect(|until| consider(*until));
@@ -248,15 +244,6 @@ impl Server {
         client.unread_since().map(|since| since + self.shared.config.client_timeout * patience)
     }
 
-    fn feed_watchdog(&mut self) {
-        if let Some((period, next)) = &mut self.watchdog
-            && Instant::now() >= *next
-        {
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
-            *next = Instant::now() + *period;
-        }
-    }
-
     fn mark(&mut self, client: usize, event: &Event) {
         // One no longer known: a stale event, ignored.
         if let Some(client) = self.clients.get_mut(&client) {
@@ -267,7 +254,7 @@ impl Server {
 
     fn accept_clients(&mut self) {
         while self.accept.is_ready(Instant::now()) {
-            match self.listening.listener.accept() {
+            match self.listener.accept() {
                 Ok((stream, _)) => {
                     self.accept.record_success();
                     if self.clients.len() >= CLIENTS_MAX {

@@ -4,9 +4,9 @@
 //! at times, the rest of one frame that its socket did not take. Frames are chosen elsewhere.
 
 use crate::checker::Deadline;
-use crate::listener::Peer;
 use crate::ring::Cursor;
 use mio::net::UnixStream;
+use sampan_daemon::listen::Peer;
 use sampan_ipc::event::EventView;
 use sampan_ipc::filter::FilterSet;
 use sampan_ipc::frame::Decoder;

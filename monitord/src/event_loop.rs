@@ -4,23 +4,21 @@
 //! Readiness is only noted; work follows in a fixed order, each input on a budget. Never waits for a
 //! subscriber, and never for a disk: that is the syncer's.
 
-use crate::activation;
 use crate::checker::Checker;
 use crate::client::{Client, State, Subscription, Told, Wish};
 use crate::clients::{Clients, end_at, item_frame};
 use crate::config::Settings;
 use crate::intake::{Intake, ORIGINS};
-use crate::listener::{Listener, Peer};
 use crate::request::{self, Plan};
 use crate::setup::{self, SetupError};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use sampan_daemon::accept::Accept;
+use sampan_daemon::listen::{Listener, Peer};
+use sampan_daemon::signals::{self, SIGHUP, SIGINT, SIGTERM, SIGUSR1, Signals};
+use sampan_daemon::systemd::{self, NotifyState, Watchdog};
 use sampan_ipc::event::Origin;
 use sampan_ipc::watch::{self, End, Item, Reason, Refusal, Request, Status, Subscribe, Subscriber};
-use sd_notify::NotifyState;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook_mio::v1_0::Signals;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -76,7 +74,7 @@ pub struct EventLoop {
     next_token: usize,
     /// Clients whose request waits to be read.
     openings: Vec<usize>,
-    watchdog: Option<(Duration, Instant)>,
+    watchdog: Watchdog,
     accept: Accept,
     /// When pages are given back, once after something has happened: an idle process does not wake up for it.
     rest_at: Option<Instant>,
@@ -97,7 +95,8 @@ impl EventLoop {
         let poll = Poll::new().map_err(system("polling"))?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(system("a waker"))?);
         let checker = Checker::start(Arc::clone(&waker)).map_err(system("the checker thread"))?;
-        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(system("signals"))?;
+        let signals = signals::register(poll.registry(), SIGNALS, &[SIGTERM, SIGINT, SIGHUP, SIGUSR1]);
+        let signals = signals.map_err(system("signals"))?;
         setup::raise_descriptor_limit(settings.subscribers_max);
         let (journal, found, failed) = setup::journal(&settings)?;
         let intake = Intake::new(fifo, emit_fifo, journal, &found, &settings, waker);
@@ -111,7 +110,7 @@ impl EventLoop {
             ready: Ready { facts: true, emit: true, ..Ready::default() },
             next_token: FIRST_CLIENT,
             openings: Vec::new(),
-            watchdog: activation::watchdog().map(|every| (every, Instant::now() + every)),
+            watchdog: Watchdog::from_env(),
             accept: Accept::new(),
             rest_at: None,
             more: false,
@@ -126,7 +125,6 @@ impl EventLoop {
 
     fn register(&mut self) -> io::Result<()> {
         let registry = self.poll.registry();
-        registry.register(&mut self.signals, SIGNALS, Interest::READABLE)?;
         for (origin, token) in [(Origin::Facts, FIFO), (Origin::Emit, EMIT_FIFO)] {
             registry.register(&mut SourceFd(&self.intake.raw(origin)), token, Interest::READABLE)?;
         }
@@ -146,7 +144,7 @@ impl EventLoop {
             self.settings.emit_fifo.display(),
             self.intake.store().head()
         );
-        activation::tell(&[NotifyState::Ready]);
+        systemd::notify(&[NotifyState::Ready]);
         sampan_os::memory::drop_code_pages();
         while !self.stopping {
             self.wait(&mut events)?;
@@ -179,7 +177,7 @@ impl EventLoop {
 
     /// How long the loop may sleep at most; for ever when nothing is pending.
     fn next_deadline(&self) -> Option<Duration> {
-        let watchdog = self.watchdog.map(|(_, at)| at);
+        let watchdog = self.watchdog.deadline();
         let earliest =
             [self.intake.next_report(), watchdog, self.accept.next_attempt(), self.rest_at, self.position_at]
                 .into_iter()
@@ -231,7 +229,7 @@ impl EventLoop {
     }
 
     fn reread_settings(&mut self) {
-        activation::tell(&reloading());
+        systemd::notify(&reloading());
         match self.settings.reread() {
             Err(error) => log::error!("keep the settings as they are: {}", sampan_ipc::report::chain(&error)),
             Ok(new) => {
@@ -248,7 +246,7 @@ impl EventLoop {
                 self.intake.set(new.limits, new.sync);
             }
         }
-        activation::tell(&[NotifyState::Ready]);
+        systemd::notify(&[NotifyState::Ready]);
     }
 
     fn accept_clients(&mut self) {
@@ -458,12 +456,7 @@ impl EventLoop {
     }
 
     fn keep_time(&mut self) {
-        if let Some((every, at)) = &mut self.watchdog
-            && Instant::now() >= *at
-        {
-            activation::tell(&[NotifyState::Watchdog]);
-            *at = Instant::now() + *every;
-        }
+        self.watchdog.feed();
         self.intake.report_bad_input();
     }
 
@@ -479,7 +472,7 @@ impl EventLoop {
 
     /// Takes what the FIFOs still hold, tells every subscriber that this is the end, and goes.
     fn farewell(mut self, events: &mut Events) -> io::Result<()> {
-        activation::tell(&[NotifyState::Stopping]);
+        systemd::notify(&[NotifyState::Stopping]);
         self.intake.close()?;
         let committed = self.intake.store().committed();
         for client in self.clients.iter_mut() {

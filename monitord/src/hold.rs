@@ -7,12 +7,11 @@
 //! Run by the units, as `sampan-monitord --give-back-fifo`, `--hold-fifo` and `--hand-over-fifos`; none of them reads a byte of
 //! a FIFO, makes one, or removes one.
 
-use crate::activation;
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{fchown, getegid, geteuid};
+use sampan_daemon::systemd::{self, NotifyState};
 use sampan_ipc::fifo::{self, OpenError};
 use sampan_os::syscall;
-use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
@@ -60,7 +59,7 @@ pub fn hand_over(fifos: &[(&str, &Path)]) -> Result<(), HoldError> {
     for (name, path) in fifos {
         let context = |source| HoldError::Io { doing: "hand over", path: (*path).to_owned(), source };
         let fifo = fifo::hold(path)?;
-        activation::store(name, &fifo).map_err(context)?;
+        systemd::keep(name, &fifo).map_err(context)?;
     }
     Ok(())
 }
@@ -73,7 +72,7 @@ pub fn hold(path: &Path) -> Result<(), HoldError> {
     let context = |source| HoldError::Io { doing: "hold", path: path.to_owned(), source };
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(context)?;
     let fifo = fifo::hold(path)?;
-    activation::tell(&[NotifyState::Ready]);
+    systemd::notify(&[NotifyState::Ready]);
     signals.forever().next();
     match syscall::bytes_waiting(&fifo) {
         Ok(0) => {}

@@ -4,7 +4,6 @@
 //! 100 another instance is at work.
 #![forbid(unsafe_code)]
 
-mod activation;
 mod checker;
 mod client;
 mod clients;
@@ -15,7 +14,6 @@ mod fifo;
 mod hold;
 mod intake;
 mod journal;
-mod listener;
 mod numbering;
 mod request;
 mod ring;

@@ -2,20 +2,22 @@
 //!
 //! Called once, by [`crate::event_loop::EventLoop::open`].
 
-use crate::activation;
 use crate::config::Settings;
 use crate::fifo::{Fifo, FifoError};
 use crate::journal::{Found, Journal, OpenError};
-use crate::listener::{ListenError, Listener};
 use crate::ring::Cursor;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{SFlag, fstat, stat};
 use nix::unistd::Gid;
+use sampan_daemon::listen::{ListenError, Listener};
+use sampan_daemon::systemd;
 use sampan_ipc::paths::{Paths, unwritable_hint};
 use sampan_ipc::trust::{self, TrustError};
 use sampan_ipc::{accounts, report};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 
 /// Descriptors that this process needs besides those of its clients.
 const DESCRIPTORS_OWN: u64 = 256;
@@ -58,12 +60,56 @@ impl SetupError {
     }
 }
 
+/// Descriptors that were passed.
+#[derive(Debug, Default)]
+struct Passed {
+    /// The monitor FIFO (`fifo`), open for reading and writing.
+    fifo: Option<OwnedFd>,
+    /// The emit FIFO (`emit`), open for reading and writing.
+    emit: Option<OwnedFd>,
+    /// The listening events socket (`events`).
+    listener: Option<OwnedFd>,
+}
+
+/// Takes what LISTEN_FDS passed: by name (`fifo`, `emit`, `events`), and by what it is where the name says nothing.
+///
+/// A FIFO without such a name is the emit FIFO if it is the file at `emit_path`, and that of facts otherwise.
+fn passed(emit_path: &Path) -> Passed {
+    let mut passed = Passed::default();
+    for (name, fd) in systemd::passed() {
+        let kind = fstat(&fd).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT);
+        let place = match (name.as_str(), kind) {
+            ("fifo", Ok(SFlag::S_IFIFO)) => &mut passed.fifo,
+            ("emit", Ok(SFlag::S_IFIFO)) => &mut passed.emit,
+            (_, Ok(SFlag::S_IFIFO)) if is_at(&fd, emit_path) => &mut passed.emit,
+            (_, Ok(SFlag::S_IFIFO)) => &mut passed.fifo,
+            (_, Ok(SFlag::S_IFSOCK)) => &mut passed.listener,
+            _ => {
+                log::warn!("descriptor '{name}' was passed but is of no use here: closed");
+                continue;
+            }
+        };
+        match place {
+            None => *place = Some(fd),
+            Some(_) => {
+                log::warn!("descriptor '{name}' was passed, but there is one for that already: closed")
+            }
+        }
+    }
+    passed
+}
+
+/// True if the file at `path` is the one that `fd` has open.
+fn is_at(fd: &OwnedFd, path: &Path) -> bool {
+    matches!((fstat(fd), stat(path)), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+}
+
 /// Opens the FIFO of facts, the emit FIFO and the listening socket, unless they were passed.
 ///
 /// # Errors
 /// See [`SetupError`].
 pub fn endpoints(settings: &Settings) -> Result<(Fifo, Fifo, Listener), SetupError> {
-    let passed = activation::passed(&settings.emit_fifo);
+    let passed = passed(&settings.emit_fifo);
     // First of all, as it changes nothing of another instance's.
     let listener = listener(settings, passed.listener, group())?;
     let facts = fifo(&settings.fifo, passed.fifo, accounts::FACTS_GROUP)?;
@@ -95,8 +141,8 @@ fn listener(
         return Listener::adopt(fd).map_err(|source| SetupError::System { what, source });
     }
     make_parent(&settings.socket)?;
-    Listener::bind(&settings.socket, group).map_err(|error| match error {
-        ListenError::Busy(_) => SetupError::Busy { what: error.to_string() },
+    Listener::bind(&settings.socket, "sampan-monitord", group, Duration::ZERO).map_err(|error| match error {
+        ListenError::Busy { .. } => SetupError::Busy { what: error.to_string() },
         error => SetupError::Listen(error),
     })
 }

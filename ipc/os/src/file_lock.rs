@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// How long a lock is waited for. An engine that is killed while it starts a program leaves a child that has the
 /// lock until it has become that program: no engine, and gone in a moment.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub const PATIENCE: Duration = Duration::from_secs(2);
 /// Pause between two attempts.
 const AGAIN: Duration = Duration::from_millis(5);
 
@@ -15,8 +15,16 @@ const AGAIN: Duration = Duration::from_millis(5);
 ///
 /// # Errors
 /// Another process has it and keeps it, or the file system knows no locks.
-pub fn take(mut file: File) -> Result<Flock<File>, Errno> {
-    let deadline = Instant::now() + PATIENCE;
+pub fn take(file: File) -> Result<Flock<File>, Errno> {
+    take_within(file, PATIENCE)
+}
+
+/// Locks `file` for this process alone; waits at most `patience` for another process.
+///
+/// # Errors
+/// `EWOULDBLOCK`: another process has it and keeps it. Others: the file system knows no locks.
+pub fn take_within(mut file: File, patience: Duration) -> Result<Flock<File>, Errno> {
+    let deadline = Instant::now() + patience;
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),

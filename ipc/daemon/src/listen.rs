@@ -1,18 +1,19 @@
-//! The events socket: who may come in.
+//! The socket that a daemon listens on: bound under a lock, or passed by systemd.
 //!
-//! Owned by the event loop. Binds under a lock, so that a socket left by a dead process is replaced and one
-//! of a living process never is; takes its socket and lock file away when it goes.
+//! Owned by the event loop. The lock proves that no other instance lives: a socket left by a dead process is replaced, and
+//! one of a living process never is. Unlinks the socket that it bound when it is dropped, and no other; the lock file stays.
 
 use mio::net::{UnixListener, UnixStream};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::{Gid, chown};
+use sampan_os::file_lock;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Longest path of a socket: `sun_path` and its end. unix(7).
 const SOCKET_PATH_MAX: usize = 107;
@@ -20,9 +21,14 @@ const SOCKET_PATH_MAX: usize = 107;
 /// Why the socket cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Another process serves it.
-    #[error("events socket {} is in use by another sampan-monitord", .0.display())]
-    Busy(PathBuf),
+    /// Another process listens there.
+    #[error("socket {} is in use by another {program}", path.display())]
+    Busy {
+        /// The path.
+        path: PathBuf,
+        /// What it is called.
+        program: &'static str,
+    },
     /// The path does not fit.
     #[error("cannot listen on {}: the path has {len} bytes, a socket's path at most {SOCKET_PATH_MAX}", path.display())]
     TooLong {
@@ -65,20 +71,31 @@ struct Own {
 }
 
 impl Listener {
-    /// Listens at `path`, for its owner alone (0600), or for the members of `group` as well (0660).
+    /// Listens at `path` as the one `program`, for its owner alone (0600), or for the members of `group` as well (0660).
+    ///
+    /// Waits at most `patience` for the lock of another instance that is just ending.
     ///
     /// # Errors
-    /// See [`ListenError`].
-    pub fn bind(path: &Path, group: Option<Gid>) -> Result<Self, ListenError> {
+    /// [`ListenError::Busy`] if another instance listens there; else what the file system refuses.
+    pub fn bind(
+        path: &Path,
+        program: &'static str,
+        group: Option<Gid>,
+        patience: Duration,
+    ) -> Result<Self, ListenError> {
         let context = |source: io::Error| ListenError::Io { path: path.to_owned(), source };
         let len = path.as_os_str().len();
         if len > SOCKET_PATH_MAX {
             return Err(ListenError::TooLong { path: path.to_owned(), len });
         }
-        let lock = lock(path)?;
+        let busy = || ListenError::Busy { path: path.to_owned(), program };
+        let lock = match lock(path, patience) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(busy()),
+            lock => lock.map_err(context)?,
+        };
         // An instance whose socket systemd made holds no lock here; neither does systemd while it waits for a client.
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(ListenError::Busy(path.to_owned()));
+            return Err(busy());
         }
         if fs::symlink_metadata(path).is_ok_and(|meta| !meta.file_type().is_socket()) {
             return Err(context(io::Error::other("something that is no socket is there")));
@@ -113,6 +130,11 @@ impl Listener {
         let socket = std::os::unix::net::UnixListener::from(fd);
         socket.set_nonblocking(true)?;
         Ok(Listener { socket: UnixListener::from_std(socket), own: None })
+    }
+
+    /// True if systemd made the socket.
+    pub fn is_passed(&self) -> bool {
+        self.own.is_none()
     }
 
     /// The socket, to be polled.
@@ -154,15 +176,39 @@ impl Drop for Listener {
 }
 
 /// Locks the name of the socket for this process. The lock file stays: to remove it would let two have it.
-fn lock(socket: &Path) -> Result<Flock<File>, ListenError> {
+fn lock(socket: &Path, patience: Duration) -> io::Result<Flock<File>> {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
-    let context = |source: io::Error| ListenError::Io { path: socket.to_owned(), source };
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(false).mode(0o600).open(path).map_err(context)?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, Errno::EWOULDBLOCK)) => Err(ListenError::Busy(socket.to_owned())),
-        Err((_, errno)) => Err(context(errno.into())),
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    Ok(file_lock::take_within(file, patience)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listen(path: &Path) -> Result<Listener, ListenError> {
+        Listener::bind(path, "test", None, Duration::ZERO)
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_living_one_is_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("test.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
+        let listening = listen(&path).expect("stale, so replaced");
+        assert!(matches!(listen(&path), Err(ListenError::Busy { .. })));
+        drop(listening);
+        assert!(!path.exists());
+        let _of_systemd = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+        assert!(
+            matches!(listen(&path), Err(ListenError::Busy { .. })),
+            "nobody holds the lock, and somebody listens"
+        );
+        std::fs::remove_file(&path).expect("removed");
+        std::fs::write(&path, "a file").expect("written");
+        assert!(matches!(listen(&path), Err(ListenError::Io { .. })));
+        let long = dir.path().join("x".repeat(120));
+        assert!(matches!(listen(&long), Err(ListenError::TooLong { .. })));
     }
 }
