@@ -21,6 +21,7 @@ pub mod random;
 pub mod registry;
 pub mod subscriber;
 pub mod targets;
+pub mod terminal;
 pub mod tls;
 pub mod users;
 pub mod worker;

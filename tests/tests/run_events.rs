@@ -1,13 +1,10 @@
 //! Every event of a container: what it carries, of whom, in docker's words.
 
-use nix::pty::{Winsize, openpty};
 use sampan_ipc::Event;
 use sampan_tests::containers::{Containers, IMAGE};
 use sampan_tests::host::wait_until;
+use sampan_tests::terminal::Terminal;
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{Read, Write};
-use std::process::Stdio;
 
 /// Facts that an event has beside name and image; with a process id, `pid` is among them.
 fn facts(action: &str) -> &'static [&'static str] {
@@ -32,22 +29,12 @@ fn fact<'a>(event: &'a Event, key: &str) -> &'a str {
     event.attributes.get(key).unwrap_or_default()
 }
 
-/// Runs a command in a terminal, waits until `shown` is there, and leaves by the keys.
+/// Runs a command at a terminal, waits until `shown` is there, and leaves by the keys.
 fn at_terminal(containers: &Containers, words: &[&str], typed: &str, shown: &str) {
-    let size = Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
-    let pair = openpty(&size, None).expect("a terminal");
-    let (mut master, slave) = (File::from(pair.master), File::from(pair.slave));
-    let end = || Stdio::from(slave.try_clone().expect("cloned"));
-    let mut command = containers.host.command("sampan");
-    let mut child = command.args(words).stdin(end()).stdout(end()).stderr(end()).spawn().expect("built");
-    master.write_all(typed.as_bytes()).expect("typed");
-    let (mut seen, mut byte) = (Vec::new(), [0; 1]);
-    while !String::from_utf8_lossy(&seen).contains(shown) {
-        assert_eq!(master.read(&mut byte).expect("shown"), 1);
-        seen.push(byte[0]);
-    }
-    master.write_all(b"\x10\x11").expect("typed");
-    assert!(child.wait().expect("ours").success());
+    let mut terminal = Terminal::start(containers.host.command("sampan").args(words), 33, 99);
+    terminal.type_for(typed, shown);
+    terminal.types(b"\x10\x11");
+    assert_eq!(terminal.end(), Some(0));
 }
 
 #[test]

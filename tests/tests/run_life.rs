@@ -1,16 +1,17 @@
 //! What becomes of containers whose engine, monitor, shim, host or client goes, or whose runtime hangs; and the options
 //! that are seen outside the container: files, sockets, units, filters.
 
-use nix::pty::{Winsize, openpty};
-use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 use sampan_engine::state_file::{self, StateFile};
 use sampan_ipc::Event;
 use sampan_ipc::container::Phase;
 use sampan_ipc::shim::State;
 use sampan_tests::containers::{Containers, IMAGE};
 use sampan_tests::host::{binary, wait_until};
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use sampan_tests::terminal::Terminal;
+use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
@@ -423,25 +424,14 @@ fn terminals_have_the_size_of_who_attaches_and_are_left_by_the_keys() {
     let containers = Containers::new();
     let id = detached(&containers, &["-it", "--name", "t"], &["sh"]);
     let attach = |words: &[&str], typed: &[u8], shown: &str, left: &[u8]| {
-        let size = Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
-        let pair = openpty(&size, None).expect("a terminal");
-        let (mut master, slave) = (File::from(pair.master), File::from(pair.slave));
-        let end = || Stdio::from(slave.try_clone().expect("cloned"));
-        let mut command = containers.host.command("sampan");
-        let mut child = command.args(words).stdin(end()).stdout(end()).stderr(end()).spawn().expect("built");
-        let raw = || !tcgetattr(&slave).expect("a terminal").local_flags.contains(LocalFlags::ICANON);
-        wait_until("raw mode", || containers.log(), raw);
-        master.write_all(typed).expect("typed");
-        let (mut seen, mut byte) = (Vec::new(), [0; 1]);
-        while !String::from_utf8_lossy(&seen).contains(shown) {
-            assert_eq!(master.read(&mut byte).expect("shown"), 1);
-            seen.push(byte[0]);
-        }
+        let mut terminal = Terminal::start(containers.host.command("sampan").args(words), 33, 99);
+        wait_until("raw mode", || containers.log(), || terminal.is_raw());
+        terminal.type_for(typed, shown);
         for key in left {
-            master.write_all(&[*key]).expect("typed");
+            terminal.types([*key]);
         }
-        let code = child.wait().expect("ours").code();
-        assert!(!raw(), "the terminal is as it was");
+        let code = terminal.child.wait().expect("ours").code();
+        assert!(!terminal.is_raw(), "the terminal is as it was");
         code
     };
     let size = "33 99\r\n";
@@ -463,6 +453,31 @@ fn terminals_have_the_size_of_who_attaches_and_are_left_by_the_keys() {
     let died = events.iter().filter(|event| event.action == "exec_die");
     assert!(died.clone().any(|event| event.attributes.get("exitCode") == Some("5")));
     assert!(died.clone().all(|event| event.attributes.get("execID").is_some_and(|id| id.len() == 64)));
+}
+
+#[test]
+fn what_is_typed_early_finds_the_terminal_in_its_size() {
+    let containers = Containers::new();
+    let script = "echo ready; while read -r line; do $line; done";
+    detached(&containers, &["-it", "--name", "t"], &["sh", "-c", script]);
+    let is_ready = || containers.says(&["logs", "t"]).contains("ready");
+    wait_until("the shell", || containers.log(), is_ready);
+    let shim = Pid::from_raw(containers.shims()[0]);
+    signal::kill(shim, Signal::SIGSTOP).expect("it runs");
+    let mut terminal = Terminal::start(containers.host.command("sampan").args(["attach", "t"]), 33, 99);
+    wait_until("raw mode", || containers.log(), || terminal.is_raw());
+    let before = terminal.bytes_read();
+    terminal.types("stty size\n");
+    wait_until("the client to read it", || containers.log(), || terminal.bytes_read() >= before + 10);
+    // The client is slow from here on; the container's shell is not.
+    let client = Pid::from_raw(i32::try_from(terminal.child.id()).expect("a pid"));
+    signal::kill(client, Signal::SIGSTOP).expect("ours");
+    signal::kill(shim, Signal::SIGCONT).expect("it runs");
+    containers.says(&["exec", "t", "true"]);
+    signal::kill(client, Signal::SIGCONT).expect("ours");
+    terminal.awaits("33 99\r\n");
+    terminal.types(b"\x10\x11");
+    assert_eq!(terminal.end(), Some(0));
 }
 
 #[test]

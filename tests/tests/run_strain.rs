@@ -1,16 +1,14 @@
 //! Containers under strain: a full disk, many executions, clients that all want the same names, an engine that is
 //! killed under terminals.
 
-use nix::pty::{Winsize, openpty};
 use sampan_ipc::container::Phase;
 use sampan_tests::containers::Containers;
 use sampan_tests::host::wait_until;
 use sampan_tests::leaks;
 use sampan_tests::random::Random;
+use sampan_tests::terminal::Terminal;
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::process::{Child, Stdio};
+use std::fs;
 use std::sync::Mutex;
 
 /// Executions one after another.
@@ -176,51 +174,25 @@ fn a_disk_that_a_log_has_filled_holds_up_neither_its_container_nor_others() {
     assert_eq!(containers.says(&["run", "--rm", "box:1", "echo", "room"]), "room");
 }
 
-/// A client at a terminal.
-struct Seated {
-    child: Child,
-    master: File,
-}
-
-impl Seated {
-    fn new(containers: &Containers, words: &[&str]) -> Self {
-        let size = Winsize { ws_row: 30, ws_col: 90, ws_xpixel: 0, ws_ypixel: 0 };
-        let pair = openpty(&size, None).expect("a terminal");
-        let (master, slave) = (File::from(pair.master), File::from(pair.slave));
-        let end = || Stdio::from(slave.try_clone().expect("cloned"));
-        let mut command = containers.host.command("sampan");
-        let child = command.args(words).stdin(end()).stdout(end()).stderr(end()).spawn().expect("built");
-        Seated { child, master }
-    }
-
-    /// Types something, and waits until it is answered.
-    fn type_for(&mut self, typed: &str, shown: &str) {
-        self.master.write_all(typed.as_bytes()).expect("typed");
-        let (mut seen, mut byte) = (Vec::new(), [0; 1]);
-        while !String::from_utf8_lossy(&seen).contains(shown) {
-            assert_eq!(self.master.read(&mut byte).expect("shown"), 1);
-            seen.push(byte[0]);
-        }
-    }
-}
-
 #[test]
 fn terminals_go_on_without_an_engine_and_end_as_their_programs_do() {
     let mut containers = Containers::new();
-    let mut run = Seated::new(&containers, &["run", "-it", "--rm", "--name", "t", "box:1", "sh"]);
+    let sampan = || containers.host.command("sampan");
+    let at_terminal = |words: &[&str]| Terminal::start(sampan().args(words), 30, 90);
+    let mut run = at_terminal(&["run", "-it", "--rm", "--name", "t", "box:1", "sh"]);
     run.type_for("echo a$((1+1))\n", "a2");
-    let mut exec = Seated::new(&containers, &["exec", "-it", "t", "sh"]);
+    let mut exec = at_terminal(&["exec", "-it", "t", "sh"]);
     exec.type_for("echo b$((1+2))\n", "b3");
     let id = containers.summary("t").expect("runs").id;
     containers.kill_engine();
     run.type_for("echo c$((2+2))\n", "c4");
     exec.type_for("stty size\n", "30 90");
-    exec.master.write_all(b"exit 5\n").expect("typed");
-    assert_eq!(exec.child.wait().expect("ours").code(), Some(5));
+    exec.types("exit 5\n");
+    assert_eq!(exec.end(), Some(5));
     containers.start_engine();
     run.type_for("echo d$((2+3))\n", "d5");
-    run.master.write_all(b"exit 7\n").expect("typed");
-    assert_eq!(run.child.wait().expect("ours").code(), Some(7));
+    run.types("exit 7\n");
+    assert_eq!(run.end(), Some(7));
     let actions = containers.actions(&id, "destroy");
     let once = |word: &str| actions.iter().filter(|action| action.split(':').next() == Some(word)).count();
     assert_eq!((once("exec_die"), once("die"), once("destroy")), (1, 1, 1), "{actions:?}");

@@ -2,7 +2,7 @@
 
 use super::connection::Connection;
 use super::flow::{self, Kind, Sink};
-use sampan_ipc::container::{CONTROL_MAX, Streams, Told};
+use sampan_ipc::container::{CONTROL_MAX, Control, Streams, Told};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -19,6 +19,8 @@ pub struct Client {
     pub(super) sinks: [Option<Sink>; 2],
     /// It came with the start: the container's stdin ends with its own.
     pub(super) is_first: bool,
+    /// It wants to leave, or has gone; what it typed before is still passed on.
+    pub(super) is_leaving: bool,
     /// What it is told when all has been written; then it is let go.
     pub(super) farewell: Option<Told>,
     /// The other end of the control socket of a client that is no process: the unit's output.
@@ -60,6 +62,7 @@ impl Client {
             waits_for_room: false,
             sinks: [sink(stdout)?, sink(stderr)?],
             is_first,
+            is_leaving: false,
             farewell: None,
             _own_end: None,
         })
@@ -75,9 +78,23 @@ impl Client {
             waits_for_room: false,
             sinks,
             is_first: false,
+            is_leaving: false,
             farewell: None,
             _own_end: Some(own_end),
         })
+    }
+
+    /// Reads what it says, and gives each word but a farewell to `word`.
+    pub fn hear(&mut self, mut word: impl FnMut(Control)) {
+        self.control.receive();
+        while let Ok(Some(control)) = self.control.next::<Control>() {
+            match control {
+                Control::Detach => return self.is_leaving = true,
+                other => word(other),
+            }
+        }
+        self.control.flush();
+        self.is_leaving |= !self.control.is_open;
     }
 
     /// It hears `told` when all it is to have has been written.
@@ -90,9 +107,7 @@ impl Client {
     /// Goes on with that; true when it can be let go.
     pub fn see_off(&mut self) -> bool {
         self.control.receive();
-        while self.control.is_open
-            && matches!(self.control.next::<sampan_ipc::container::Control>(), Ok(Some(_)))
-        {}
+        while self.control.is_open && matches!(self.control.next::<Control>(), Ok(Some(_))) {}
         for sink in self.sinks.iter_mut().flatten() {
             sink.flush();
         }

@@ -420,35 +420,46 @@ impl Shim {
         }
     }
 
+    /// Hears the clients, moves bytes, and lets go of who leaves, in this order: the size that a client says comes before
+    /// what it types after that, and what it has typed before it leaves arrives.
     fn pump(&mut self) {
+        let mut heard = Vec::new();
+        for (execution, stdio) in self.all_stdio() {
+            for client in &mut stdio.clients {
+                client.hear(|control| heard.push((execution.map(str::to_owned), control)));
+            }
+        }
+        for (execution, control) in heard {
+            self.on_control(execution.as_deref(), control);
+        }
         if self.life != Life::Starting {
             self.stdio.pump(&mut self.log, self.setup.open_stdin);
         }
         for execution in self.executions.iter_mut().filter(|execution| execution.pid > 0) {
             execution.stdio.pump(&mut Log::none(), false);
         }
-        let mut heard = Vec::new();
-        let all = std::iter::once((None, &mut self.stdio));
-        let all = all.chain(self.executions.iter_mut().map(|e| (Some(e.id.as_str()), &mut e.stdio)));
-        for (execution, stdio) in all {
-            for mut client in std::mem::take(&mut stdio.clients) {
-                match hear_client(&mut client, execution, &mut heard) {
-                    true => stdio.clients.push(client),
-                    false => {
-                        if client.is_first && client.stdin.is_some() && !client.control.is_open {
-                            stdio.close_stdin();
-                        }
-                        client.leave(Told::Detached);
-                        self.leaving.push(client);
-                        heard.push((execution.map(str::to_owned), Control::Detach));
-                    }
+        let mut left = Vec::new();
+        for (execution, stdio) in self.all_stdio() {
+            let leaving: Vec<Client> = stdio.clients.extract_if(.., |client| client.is_leaving).collect();
+            for client in leaving {
+                if client.is_first && client.stdin.is_some() && !client.control.is_open {
+                    stdio.close_stdin();
                 }
+                left.push((execution.map(str::to_owned), client));
             }
         }
-        for (execution, control) in heard {
-            self.on_control(execution.as_deref(), control);
+        for (execution, mut client) in left {
+            client.leave(Told::Detached);
+            self.leaving.push(client);
+            self.on_control(execution.as_deref(), Control::Detach);
         }
         self.leaving.retain_mut(|client| !client.see_off());
+    }
+
+    /// The streams of the container itself, and of each execution by its id.
+    fn all_stdio(&mut self) -> impl Iterator<Item = (Option<&str>, &mut Stdio)> {
+        let executions = self.executions.iter_mut().map(|e| (Some(e.id.as_str()), &mut e.stdio));
+        std::iter::once((None, &mut self.stdio)).chain(executions)
     }
 
     fn expire(&mut self, now: Instant) {
@@ -534,20 +545,4 @@ fn hear<'a>(stdio: &'a Stdio, want: &mut impl FnMut(BorrowedFd<'a>, PollFlags)) 
     for (fd, flags) in stdio.clients.iter().map(|client| client.control.interest()) {
         want(fd, flags);
     }
-}
-
-/// What a client has said, of an execution or of the container itself.
-type Heard = (Option<String>, Control);
-
-/// Reads what a client says; false if it leaves.
-fn hear_client(client: &mut Client, execution: Option<&str>, heard: &mut Vec<Heard>) -> bool {
-    client.control.receive();
-    while let Ok(Some(control)) = client.control.next::<Control>() {
-        match control {
-            Control::Detach => return false,
-            other => heard.push((execution.map(str::to_owned), other)),
-        }
-    }
-    client.control.flush();
-    client.control.is_open
 }

@@ -305,7 +305,7 @@ impl Session {
                 Place::Signals => self.on_signals(),
                 Place::Watched => self.die(SIGPIPE),
                 Place::InputFrom => self.on_typed(),
-                Place::InputTo => self.on_room_for_input(),
+                Place::InputTo => self.write_input(),
                 Place::OutputFrom(at) => self.on_output(at, false)?,
                 Place::OutputTo(at) => self.on_output(at, true)?,
             }
@@ -335,9 +335,10 @@ impl Session {
             look(Place::Watched, stdout.as_fd(), PollFlags::empty());
         }
         if let Some(input) = &self.input {
-            match input.pending.is_empty() {
-                true => look(Place::InputFrom, input.from.as_fd(), PollFlags::POLLIN),
-                false => look(Place::InputTo, input.to.as_fd(), PollFlags::POLLOUT),
+            if input.pending.is_empty() || self.holds_input() && input.pending.len() < CHUNK {
+                look(Place::InputFrom, input.from.as_fd(), PollFlags::POLLIN);
+            } else if !self.holds_input() {
+                look(Place::InputTo, input.to.as_fd(), PollFlags::POLLOUT);
             }
         }
         for (at, output) in self.outputs.iter().enumerate().filter(|(_, output)| !output.is_done()) {
@@ -427,6 +428,7 @@ impl Session {
                 self.is_started = true;
                 (self.refused, self.deadline) = (None, None);
                 self.say_size();
+                self.write_input();
             }
             Told::Failed(status, why) => return Err(Failure::new(why).status(status)),
             Told::Exited(code) => {
@@ -539,14 +541,19 @@ impl Session {
             self.say(Control::Signal(SIGINT));
         }
         if is_left {
-            self.on_room_for_input();
+            self.write_input();
             self.leave();
-            return;
+        } else if !self.holds_input() {
+            self.write_input();
         }
-        self.on_room_for_input();
     }
 
-    fn on_room_for_input(&mut self) {
+    /// What is typed waits here until the terminal it goes to has been told its size.
+    fn holds_input(&self) -> bool {
+        self.tty && !self.is_started
+    }
+
+    fn write_input(&mut self) {
         // Whoever reads has closed: what else is typed is nobody's.
         if let Some(input) = &mut self.input
             && input.write().is_err()
