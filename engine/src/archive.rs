@@ -3,13 +3,13 @@
 //! [`Source`] is what [`crate::bundle`] and [`crate::load`] know of each: documents and layers by their names within.
 //! It is implemented by [`crate::staged`], [`crate::seekable`] and [`crate::layout`].
 
-use crate::decode::Format;
 use crate::members::{self, MemberError};
 use crate::pipeline::{LayerError, Streamed};
-use crate::place::UnpackError;
 use crate::store::{StoreError, Temp};
-use crate::tarball::{TarError, begins_tar};
 use sampan_job::cancel::Cancelled;
+use sampan_layer::decompress::Format;
+use sampan_layer::tar::{TarError, begins_tar};
+use sampan_layer::unpack::UnpackError;
 use sampan_oci::digest::{Algorithm, Digest};
 use std::io::{self, Read};
 

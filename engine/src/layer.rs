@@ -7,7 +7,6 @@
 use crate::download::{Download, Wanted};
 use crate::partial::Partial;
 use crate::pipeline::{Expected, LayerError, Pipeline, Sink};
-use crate::place::UnpackError;
 use crate::sources::Sources;
 use crate::store::{Store, Temp, file_error};
 use sampan_ipc::engine::Phase;
@@ -15,6 +14,7 @@ use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_job::limits::{Claim, Limits};
 use sampan_job::progress::Progress;
 use sampan_job::rate_limit::RateLimit;
+use sampan_layer::unpack::UnpackError;
 use sampan_oci::Descriptor;
 use sampan_oci::digest::Digest;
 use std::fs::File;

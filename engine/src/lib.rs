@@ -10,16 +10,12 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
-pub mod attributes;
 pub mod bundle;
 pub mod challenge;
 pub mod client;
-pub mod compare;
 pub mod config;
 pub mod container;
 pub mod credentials;
-pub mod decode;
-mod directories;
 pub mod download;
 pub mod failure;
 pub mod farewell;
@@ -27,7 +23,6 @@ pub mod feed;
 pub mod fifos;
 mod garbage;
 pub mod images;
-pub mod implied;
 pub mod import;
 mod index;
 pub mod layer;
@@ -36,13 +31,11 @@ pub mod leftovers;
 pub mod load;
 pub mod login;
 pub mod members;
-pub mod namespace;
 #[cfg(test)]
 mod numbers;
 pub mod outlet;
 pub mod partial;
 pub mod pipeline;
-pub mod place;
 pub mod policy;
 mod processor;
 pub mod prune;
@@ -68,9 +61,6 @@ mod spare;
 pub mod staged;
 pub mod state_file;
 pub mod store;
-pub mod subid;
-pub mod tarball;
-pub mod unpack;
 pub mod unsaid;
 pub mod unsynced;
 pub mod usage;

@@ -7,7 +7,6 @@
 
 use crate::archive::{ArchiveError, Found, Source, layer_error, missing, row_id};
 use crate::bundle::{self, BundleError, Offer, Wanted};
-use crate::decode::{self, Format};
 use crate::images::{self, NewImage};
 use crate::import::Patient;
 use crate::layout::Layout;
@@ -21,6 +20,7 @@ use sampan_ipc::engine::Phase;
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_job::limits::Limits;
 use sampan_job::progress::Progress;
+use sampan_layer::decompress::{self, Format};
 use sampan_oci as oci;
 use sampan_oci::digest::{Algorithm, Digest, Hasher};
 use sampan_oci::platform::Platform;
@@ -253,7 +253,7 @@ impl Work<'_> {
         let room = self.room.clone();
         let patient = Patient { file: &file, cancel: self.cancel };
         let (_, plain) =
-            decode::open(patient, self.limits.bounds.zstd_window_log).map_err(ArchiveError::Read)?;
+            decompress::open(patient, self.limits.bounds.zstd_window_log).map_err(ArchiveError::Read)?;
         let plain = room.wary(self.store, plain);
         let full = plain.full();
         let mut staged = staging.read(plain).map_err(|error| match full.get() {

@@ -9,7 +9,6 @@ use sampan_engine::container::home::Homes;
 use sampan_engine::container::rootfs;
 use sampan_engine::container::start;
 use sampan_engine::fifos::Fifos;
-use sampan_engine::namespace::{self, Namespace};
 use sampan_engine::partial;
 use sampan_engine::room::Room;
 use sampan_engine::roots;
@@ -23,6 +22,7 @@ use sampan_ipc::report;
 use sampan_ipc::sender::FifoSender;
 use sampan_ipc::trust::TrustError;
 use sampan_job::limits::Limits;
+use sampan_layer::userns::{self, Namespace};
 use sampan_os::file_lock;
 use std::error::Error;
 use std::path::Path;
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     sampan_engine::limit_memory();
     // Directories that a layer does not name get mode 0755, whatever the caller's umask.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    if let Some(status) = namespace::run(std::env::args_os()) {
+    if let Some(status) = userns::run(std::env::args_os()) {
         return status;
     }
     let config = match config::from_args(std::env::args_os()) {

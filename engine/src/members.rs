@@ -3,7 +3,7 @@
 //! Names are compared, never opened: a link of a tar leads to another name in the same tar, or is refused. Owned
 //! by the readers of archives ([`crate::staged`], [`crate::seekable`]). Never touches a file.
 
-use crate::tarball::{Entry, Kind};
+use sampan_layer::tar::{Entry, Kind};
 use std::collections::HashMap;
 
 /// Most files and links of one archive; `docker save` of a hundred large images has fewer.

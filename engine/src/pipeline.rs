@@ -8,19 +8,18 @@
 //! while it waits. Everything lands in temporaries, or in a [`Partial`]; the caller names them when all digests are
 //! right.
 
-use crate::decode::{self, Format};
 use crate::feed::{Feed, Inlet};
 use crate::partial::Partial;
-use crate::place::UnpackError;
 use crate::registry::RegistryError;
 use crate::relay::{Reader, Relay};
 use crate::store::{Store, StoreError, Temp};
-use crate::tarball::TarError;
-use crate::unpack::{self, Unpacked};
 use sampan_ipc::engine::Phase;
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_job::cpu;
 use sampan_job::limits::Limits;
+use sampan_layer::decompress::{self, Format};
+use sampan_layer::tar::TarError;
+use sampan_layer::unpack::{self, UnpackError, Unpacked};
 use sampan_oci::digest::{Algorithm, Digest, Hasher};
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
@@ -187,7 +186,7 @@ impl Pipeline<'_> {
         let _cpu = self.limits.cpus.take();
         let feed = Feed::new(Tap::new(self, from, sink));
         let (format, unpacked) =
-            match decode::open_buffered(Inlet::new(&feed), self.limits.bounds.zstd_window_log) {
+            match decompress::open_buffered(Inlet::new(&feed), self.limits.bounds.zstd_window_log) {
                 Ok((format, decoder)) => {
                     let (end, unpacked) = self.unpack(decoder, &|| feed.fetch(), root.as_deref());
                     (end.map(|()| format), unpacked)

@@ -6,7 +6,6 @@
 //! What is read is compared with its digest as it goes. Runs on a job's thread; the caller announces the outcome.
 
 use crate::bundle::{CONTAINERD_NAME, REF_NAME, blob_name};
-use crate::decode::{self, Format};
 use crate::images::{self, ImageError, Loaded};
 use crate::outlet::{DirectoryOutlet, Outlet, TarOutlet};
 use crate::store::{Pin, Store, StoreError, file_error};
@@ -14,6 +13,7 @@ use sampan_ipc::engine::{Container, Phase};
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_job::limits::Limits;
 use sampan_job::progress::Progress;
+use sampan_layer::decompress::{self, Format};
 use sampan_oci as oci;
 use sampan_oci::digest::{Digest, Hasher};
 use sampan_oci::reference::Reference;
@@ -358,7 +358,7 @@ impl Work<'_> {
     /// What becomes of a layer in a docker archive.
     fn docker_layer(&self, layer: &Descriptor, diff_id: &Digest) -> Result<DockerLayer, SaveError> {
         let path = self.store.blob_path(&layer.digest);
-        let (format, mut plain) = decode::open(self.open(layer)?, self.limits.bounds.zstd_window_log)
+        let (format, mut plain) = decompress::open(self.open(layer)?, self.limits.bounds.zstd_window_log)
             .map_err(file_error("read", &path))?;
         if format != Format::Zstd {
             let name = format!("{}.tar", layer.digest.hex());
@@ -395,7 +395,7 @@ impl Work<'_> {
         let on_bytes = |len| self.progress.add(row, len);
         let hasher = Hasher::new(layer.digest.algorithm());
         let mut hashed = Hashed { from: &mut from, hasher, limits: self.limits, on_bytes: &on_bytes };
-        let copied = decode::open(&mut hashed, self.limits.bounds.zstd_window_log)
+        let copied = decompress::open(&mut hashed, self.limits.bounds.zstd_window_log)
             .and_then(|(_, mut plain)| to.blob(&docker.name, docker.size, &mut plain))
             // What stands behind the compressed stream is part of the blob.
             .and_then(|()| io::copy(&mut hashed, &mut io::sink()).map(drop));

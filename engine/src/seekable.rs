@@ -4,9 +4,9 @@
 //! that is needed and no other. Called by [`crate::load`]; whatever else comes is for [`crate::staged`].
 
 use crate::archive::{ArchiveError, Found, START, Source, begins_layer, fill, missing};
-use crate::decode::Format;
 use crate::members::{Members, refuse};
-use crate::tarball::{TarError, Tarball, begins_tar};
+use sampan_layer::decompress::Format;
+use sampan_layer::tar::{TarError, TarReader, begins_tar};
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::os::unix::fs::FileExt;
@@ -41,7 +41,7 @@ impl<'a> Seekable<'a> {
             return Ok(None);
         }
         let mut members = Members::default();
-        let mut tarball = Tarball::new(BufReader::with_capacity(LOOK, file));
+        let mut tarball = TarReader::new(BufReader::with_capacity(LOOK, file));
         while let Some(entry) = tarball.next_entry()? {
             let (offset, len) = tarball.pass_content()?;
             if offset.checked_add(len).is_none_or(|end| end > meta.len()) {

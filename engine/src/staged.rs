@@ -13,11 +13,11 @@ use crate::archive::{
 use crate::members::{Members, refuse};
 use crate::pipeline::{Pipeline, Sink};
 use crate::store::{Pin, Store, Temp, file_error};
-use crate::tarball::{Entry, TarError, Tarball};
 use sampan_ipc::engine::Phase;
 use sampan_job::cancel::Cancel;
 use sampan_job::limits::Limits;
 use sampan_job::progress::Progress;
+use sampan_layer::tar::{Entry, TarError, TarReader};
 use sampan_oci as oci;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
@@ -75,7 +75,7 @@ impl Staging<'_> {
     /// [`ArchiveError`]; nothing is left then.
     pub fn read(&self, from: impl Read + Send) -> Result<Staged, ArchiveError> {
         let mut staged = Staged::default();
-        let mut tarball = Tarball::new(BufReader::with_capacity(PIECE, from));
+        let mut tarball = TarReader::new(BufReader::with_capacity(PIECE, from));
         while let Some(entry) = tarball.next_entry()? {
             self.cancel.check()?;
             if let Some(name) = staged.members.admit(&entry)? {
@@ -97,7 +97,7 @@ impl Staging<'_> {
         &self,
         name: &str,
         entry: &Entry,
-        tarball: &mut Tarball<R>,
+        tarball: &mut TarReader<R>,
         pins: &mut Vec<Pin>,
     ) -> Result<Piece, ArchiveError> {
         let mut start = [0; START];
@@ -153,7 +153,7 @@ impl Staging<'_> {
 }
 
 /// The content of a tar's current entry.
-struct Content<'a, R>(&'a mut Tarball<R>);
+struct Content<'a, R>(&'a mut TarReader<R>);
 
 impl<R: BufRead> Read for Content<'_, R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {

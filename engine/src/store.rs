@@ -4,7 +4,7 @@
 //! oci-layout  index.json  blobs/<algorithm>/<hex>   OCI image-spec, "Image Layout": skopeo and umoci read it
 //! index.settled.json                                what power loss would leave of index.json, if not all
 //! layers/<chain id, hex>/diff                       a layer unpacked in overlayfs's form
-//! layers/<chain id, hex>/implied                    what of it waits for lower layers: [`crate::implied`]
+//! layers/<chain id, hex>/implied                    what of it waits for lower layers: [`sampan_layer::implied_dirs`]
 //! partial/                                          blobs that are not whole yet: [`crate::partial`]
 //! tmp/                                              private until verified; emptied at start
 //! spare                                             a reserve, for when the disk is full: [`crate::spare`]
@@ -14,13 +14,13 @@
 //! nothing, or by an image that is not settled ([`crate::unsynced`]), and is removed at the first start after it.
 //! `index.rs` reads and writes both indexes.
 
-use crate::implied;
 use crate::index;
-use crate::namespace::Namespace;
 use crate::spare;
 use crate::unsynced::{Lost, Unsynced};
 use nix::fcntl::Flock;
 use sampan_job::cancel::Cancel;
+use sampan_layer::implied_dirs;
+use sampan_layer::userns::Namespace;
 use sampan_oci::digest::Digest;
 use sampan_os::mutex::lock;
 use sampan_os::{boot_id, file_lock, io_error, remove_tree, small_file, syscall, walk_tree};
@@ -415,13 +415,13 @@ impl Store {
         below: &[Digest],
         cancel: &Cancel,
     ) -> Result<(), StoreError> {
-        if !layer.join(implied::LIST).exists() {
+        if !layer.join(implied_dirs::LIST).exists() {
             return Ok(());
         }
         let below: Vec<PathBuf> = below.iter().rev().map(|chain_id| self.layer_path(chain_id)).collect();
         let settled = match self.namespace() {
             Some(namespace) => namespace.settle(layer, &below),
-            None => implied::settle(layer, &below, cancel),
+            None => implied_dirs::settle(layer, &below, cancel),
         };
         settled.map_err(file_error("find out from lower layers about directories of", layer))
     }

@@ -2,25 +2,24 @@
 //!
 //! A job, with a row a blob, and a row an unpacked layer when those are compared too. Blobs are hashed from the
 //! disk, not from the kernel's cache; layers are unpacked again beside the store's and compared entry by entry
-//! ([`crate::compare`]). A blob that is proven wrong is taken out of the store, and a layer replaced by the one
+//! ([`sampan_layer::compare`]). A blob that is proven wrong is taken out of the store, and a layer replaced by the one
 //! unpacked anew, unless a job needs it just now: nobody can use them, and the next pull must not take a blob for
 //! what it is called. Runs behind all others and holds no lock, so what is removed meanwhile is no finding. Never
 //! touches `index.json`.
 
-use crate::compare::compare;
-use crate::decode;
 use crate::failure;
 use crate::images::{self, ImageError};
-use crate::place::UnpackError;
 use crate::store::{Store, StoreError, Temp, file_error};
-use crate::tarball::TarError;
-use crate::unpack;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use sampan_ipc::announce::Announcer;
 use sampan_ipc::engine::{Code, Failure, Phase};
 use sampan_ipc::report::chain;
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_job::progress::Progress;
+use sampan_layer::compare::compare;
+use sampan_layer::decompress;
+use sampan_layer::tar::TarError;
+use sampan_layer::unpack::{self, UnpackError};
 use sampan_oci::Descriptor;
 use sampan_oci::digest::{Digest, Hasher};
 use sampan_os::syscall;
@@ -418,7 +417,7 @@ impl Verify<'_> {
         let read = |error| UnpackError::Tar(TarError::Read(error));
         let file = open(&self.store.blob_path(&blob.digest)).map_err(read)?;
         let from = Watched { from: &file, cancel: self.cancel, progress: self.progress, row, count: 0 };
-        let (_, decoded) = decode::open(from, self.window_log).map_err(read)?;
+        let (_, decoded) = decompress::open(from, self.window_log).map_err(read)?;
         let temp = self.store.temp_layer().map_err(|error| UnpackError::Elsewhere(chain(&error)))?;
         let mut hashed = Hashed { from: decoded, hasher: Hasher::new(diff_id.algorithm()) };
         let root = temp.path().join("diff");

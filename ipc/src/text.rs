@@ -29,6 +29,11 @@ pub fn excerpt(text: &str) -> String {
     short
 }
 
+/// The first 200 bytes of a path; what of them is no UTF-8 is replaced.
+pub fn path(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.get(..200).unwrap_or(bytes)).into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,6 @@ use sampan_engine::partial::Partial;
 use sampan_engine::registries::{Endpoint, Registries, RegistriesError};
 use sampan_engine::seekable::Seekable;
 use sampan_engine::store::Store;
-use sampan_engine::tarball::Tarball;
 use sampan_engine::{bundle, challenge};
 use sampan_http::range::{self, Range};
 use sampan_ipc::event::{Event, EventView, Origin};
@@ -17,6 +16,7 @@ use sampan_ipc::filter::FilterSet;
 use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
 use sampan_ipc::record::{self, Scanner, Step};
 use sampan_ipc::{container, engine, shim, time, watch};
+use sampan_layer::tar::TarReader;
 use sampan_oci as oci;
 use sampan_oci::platform::Platform;
 use sampan_oci::reference::Reference;
@@ -489,7 +489,7 @@ fn check_endpoints(endpoints: &[Endpoint]) {
 
 /// A tar: never more content than there are bytes, whatever its headers say.
 fn tar(input: &[u8], _: &mut Random) -> bool {
-    let mut tarball = Tarball::new(input);
+    let mut tarball = TarReader::new(input);
     let (mut entries, mut content) = (0, 0);
     while let Ok(Some(_)) = tarball.next_entry() {
         entries += 1;

@@ -6,8 +6,6 @@
 //! not change meanwhile; the caller has pinned them.
 
 use super::lookup;
-use crate::implied::{OF_OVERLAYFS, OF_THE_HOST};
-use crate::place::{lossy, open_beneath, open_top};
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
@@ -17,6 +15,9 @@ use nix::sys::stat::{
 };
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
+use sampan_ipc::text;
+use sampan_os::open_beneath::{open_beneath, open_top};
+use sampan_os::xattr::{OF_OVERLAYFS, OF_THE_HOST};
 use sampan_os::{remove_tree, sparse, syscall, xattr};
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
@@ -35,12 +36,12 @@ pub struct CopyError {
 }
 
 fn failed(doing: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> CopyError {
-    let path = lossy(path);
+    let path = text::path(path);
     move |errno| CopyError { doing, path, source: errno.into() }
 }
 
 fn failed_io(doing: &'static str, path: &[u8]) -> impl FnOnce(io::Error) -> CopyError {
-    let path = lossy(path);
+    let path = text::path(path);
     move |source| CopyError { doing, path, source }
 }
 

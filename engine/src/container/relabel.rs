@@ -4,11 +4,11 @@
 //! it meanwhile: no link is followed below what was named, and each entry is labelled in its opened directory.
 
 use super::problem::SpecError;
-use crate::place::{open_beneath, open_top};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstatat};
+use sampan_os::open_beneath::{open_beneath, open_top};
 use sampan_os::xattr;
 use std::ffi::CString;
 use std::io;

@@ -14,6 +14,7 @@
 //! | [`file_lock`] | lock files that say which process is the one |
 //! | [`small_file`] | reads a small file whole |
 //! | [`sparse`] | where a sparse file has data |
+//! | [`open_beneath`] | directories beneath another one, by names that a stranger chose |
 //! | [`walk_tree`], [`remove_tree`] | directory trees that somebody else made: visited, measured, removed |
 //! | [`cgroup`] | a container's control groups: found, emptied, removed |
 //! | [`boot_id`] | which boot of the host this is |
@@ -25,6 +26,7 @@ pub mod file_lock;
 pub mod io_error;
 pub mod memory;
 pub mod mutex;
+pub mod open_beneath;
 pub mod receive;
 pub mod remove_tree;
 pub mod small_file;

@@ -4,6 +4,11 @@ use nix::errno::Errno;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd};
 
+/// Attributes that a host gives files by where they lie, or for itself.
+pub const OF_THE_HOST: [&[u8]; 3] = [b"security.selinux", b"security.ima", b"security.evm"];
+/// Attributes by which overlayfs knows what it did, and those of ours that say the same of a layer.
+pub const OF_OVERLAYFS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
+
 /// Sets an extended attribute of what `fd` refers to. fsetxattr(2).
 ///
 /// # Errors

@@ -18,7 +18,7 @@
 //! itself. No digest is compared. The libraries are those of the engine: a floor with others would be another floor.
 
 use crate::get::{self, Connection};
-use sampan_engine::decode;
+use sampan_layer::decompress;
 use sampan_oci as oci;
 use sampan_oci::digest::{Algorithm, Digest, Hasher};
 use std::fs::{self, File, OpenOptions};
@@ -96,7 +96,7 @@ fn layer(from: impl Read + Send, dir: &Path, files: bool) -> io::Result<()> {
 
 /// Steps 3 to 5; gives the diff id.
 fn unpack(packed: impl Read + Send, dir: &Path, files: bool) -> io::Result<Digest> {
-    let (_, unpacked) = decode::open(packed, WINDOW_LOG)?;
+    let (_, unpacked) = decompress::open(packed, WINDOW_LOG)?;
     let copy = if files { None } else { Some(File::create(dir.join("layer.tar"))?) };
     let mut unpacked = Tee { from: unpacked, hasher: sha256(), copy };
     if files {

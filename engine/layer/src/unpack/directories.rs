@@ -2,16 +2,17 @@
 //!
 //! A directory is found from the last one, a component at a time and following nothing, or, where links are on the
 //! way, by openat2 with the layer's root as root (RESOLVE_IN_ROOT): so `..`, absolute names and symbolic links of the
-//! layer lead nowhere else. What is missing on the way is made, and listed for [`crate::implied`]. Times are set in
+//! layer lead nowhere else. What is missing on the way is made, and listed for [`crate::implied_dirs`]. Times are set in
 //! the end: what is made in a directory changes its own. Owned by [`crate::unpack`]; never makes anything else.
 
-use crate::attributes::{Standing, times};
-use crate::implied::{self, Implied, Way};
-use crate::place::{Place, UnpackError, file, lossy, refused};
+use crate::implied_dirs::{self, Implied, Way};
+use crate::unpack::attributes::{Standing, times};
+use crate::unpack::entry::{Place, UnpackError, file, refused};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstatat, futimens, mkdirat, utimensat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use sampan_ipc::text;
 use sampan_os::walk_tree::kind;
 use sampan_os::xattr;
 use std::ffi::OsStr;
@@ -268,7 +269,7 @@ impl Directories {
             return Way::begin(path.to_vec(), prefix.len());
         }
         let (parent, name) = split(prefix);
-        let mut way = implied::real_path(&self.root.fd, &above.fd).unwrap_or_else(|| parent.to_vec());
+        let mut way = implied_dirs::real_path(&self.root.fd, &above.fd).unwrap_or_else(|| parent.to_vec());
         if !way.is_empty() {
             way.push(b'/');
         }
@@ -281,7 +282,7 @@ impl Directories {
     /// Refuses a directory that links of the layer have led so deep that nobody finds it by its path.
     pub fn check_depth(&self, at: Place<'_>) -> Result<(), UnpackError> {
         let is_short = |path: Vec<u8>| path.len() + 1 + at.name.len() < PATH_MAX;
-        match implied::real_path(&self.root.fd, at.parent).is_some_and(is_short) {
+        match implied_dirs::real_path(&self.root.fd, at.parent).is_some_and(is_short) {
             true => Ok(()),
             false => Err(refused(at.path, "its path, without links, is longer than 4095 bytes")),
         }
@@ -341,7 +342,7 @@ impl Directories {
             set?;
         }
         let failed =
-            |source| UnpackError::File { doing: "list what is missing of", path: lossy(b""), source };
+            |source| UnpackError::File { doing: "list what is missing of", path: text::path(b""), source };
         self.implied.write(&self.root.fd, list, self.replaced).map_err(failed)
     }
 

@@ -5,12 +5,13 @@
 //! settled or removed there. What such a process is told, and says, goes through its standard input and output. Root has no
 //! need of this and never calls it. user_namespaces(7), newuidmap(1).
 
+mod subid;
+
+use self::subid::Range;
 use crate::compare::{self, Differences};
-use crate::implied;
-use crate::place::UnpackError;
-use crate::subid::{self, Range};
-use crate::tarball::TarError;
-use crate::unpack::{self, Unpacked};
+use crate::implied_dirs;
+use crate::tar::TarError;
+use crate::unpack::{self, UnpackError, Unpacked};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use sampan_ipc::report;
@@ -133,7 +134,7 @@ impl Namespace {
         serde_json::from_str(&words).map_err(|_| io::Error::other(words))
     }
 
-    /// Gives directories of `layer` what the layers `below` say of them. See [`implied::settle`].
+    /// Gives directories of `layer` what the layers `below` say of them. See [`implied_dirs::settle`].
     ///
     /// # Errors
     /// What the process in the namespace met.
@@ -322,7 +323,7 @@ fn compare_trees(expected: &Path, found: Option<&&OsStr>, since: Option<&&OsStr>
 fn settle_layer(layer: &Path) -> io::Result<()> {
     let below = io::stdin().lock().split(0).map(|path| path.map(|path| OsString::from_vec(path).into()));
     let below = below.collect::<io::Result<Vec<PathBuf>>>()?;
-    implied::settle(layer, &below, &Cancel::default())
+    implied_dirs::settle(layer, &below, &Cancel::default())
 }
 
 /// Why the kernel makes no namespace, and what decides that. user_namespaces(7), namespaces(7).

@@ -1,9 +1,9 @@
 //! PAX headers: records that say more of the next entry than its own header can.
 //!
 //! POSIX.1, pax, "pax Header Block"; GNU tar's manual, "Storing Sparse Files", versions 0.0, 0.1 and 1.0. Reads bytes that
-//! [`super::Tarball`] has bounded; knows no stream.
+//! [`super::TarReader`] has bounded; knows no stream.
 
-use super::{SPARSE_MAX, TarError, malformed};
+use super::error::{SPARSE_MAX, TarError, malformed};
 
 /// Records of PAX headers that speak of the next entry.
 #[derive(Default)]

@@ -3,18 +3,24 @@
 //! `directories.rs` finds the directory that an entry is made in, beneath the layer's root; the last name is then
 //! made there with `O_EXCL` or an `*at` call that follows nothing. OCI image-spec, "Image Layer Filesystem Changeset".
 //! Owners are numbers: names of users and groups are never looked up. Directories that a layer does not name are
-//! listed beside the root, for [`crate::implied`]. Called by [`crate::pipeline`]; removes nothing on failure, the
+//! listed beside the root, for [`crate::implied_dirs`]. Called by [`crate::pipeline`]; removes nothing on failure, the
 //! caller's directory is private and thrown away whole.
 
-use crate::attributes::{Attributes, Standing, times};
-use crate::directories::{DIRECTORY, Directories, Opened, PATH_MAX, is_whiteout, split};
-use crate::implied;
-use crate::place::{Place, UnpackError, file, lossy, refused};
-use crate::tarball::{Entry, Kind, TarError, Tarball};
+pub(crate) mod attributes;
+pub(crate) mod directories;
+pub(crate) mod entry;
+
+use self::attributes::{Attributes, Standing, times};
+use self::directories::{DIRECTORY, Directories, Opened, PATH_MAX, is_whiteout, split};
+pub use self::entry::UnpackError;
+use self::entry::{Place, file, refused};
+use crate::implied_dirs;
+use crate::tar::{Entry, Kind, TarError, TarReader};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, futimens, makedev, mkdirat, mknodat};
 use nix::unistd::{linkat, symlinkat};
+use sampan_ipc::text;
 use sampan_os::remove_tree;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -38,12 +44,12 @@ pub struct Unpacked {
 
 /// Unpacks the tar that `from` gives into the directory `root`, which exists and is empty.
 ///
-/// Reads up to the tar's end mark and not beyond it; gives `from` back. Makes [`implied::LIST`] beside `root`.
+/// Reads up to the tar's end mark and not beyond it; gives `from` back. Makes [`implied_dirs::LIST`] beside `root`.
 ///
 /// # Errors
 /// [`UnpackError`] names the entry.
 pub fn unpack<R: BufRead>(from: R, root: &Path) -> Result<(Unpacked, R), UnpackError> {
-    let mut tarball = Tarball::new(from);
+    let mut tarball = TarReader::new(from);
     let mut unpacker = Unpacker::open(root)?;
     let mut count = Unpacked::default();
     while let Some(entry) = tarball.next_entry()? {
@@ -52,7 +58,7 @@ pub fn unpack<R: BufRead>(from: R, root: &Path) -> Result<(Unpacked, R), UnpackE
             false => count.skipped += 1,
         }
     }
-    unpacker.directories.finish(&root.with_file_name(implied::LIST))?;
+    unpacker.directories.finish(&root.with_file_name(implied_dirs::LIST))?;
     Ok((count, tarball.into_inner()))
 }
 
@@ -76,7 +82,7 @@ impl Unpacker {
     }
 
     /// Makes one entry; false if it was passed over.
-    fn entry<R: BufRead>(&mut self, entry: &Entry, tarball: &mut Tarball<R>) -> Result<bool, UnpackError> {
+    fn entry<R: BufRead>(&mut self, entry: &Entry, tarball: &mut TarReader<R>) -> Result<bool, UnpackError> {
         let path = clean(&entry.path)?;
         if path.is_empty() {
             return self.root(entry).map(|()| true);
@@ -108,7 +114,7 @@ impl Unpacker {
             }
             Kind::Fifo | Kind::Char | Kind::Block => return self.node(at, entry),
             Kind::Unknown(kind) => {
-                log::debug!("layer entry {:?} of unknown type {kind} is passed over", lossy(&path));
+                log::debug!("layer entry {:?} of unknown type {kind} is passed over", text::path(&path));
                 return Ok(false);
             }
         }
@@ -139,7 +145,7 @@ impl Unpacker {
         }
         self.directories.forget();
         remove_tree::remove_at(at.parent.as_fd(), OsStr::from_bytes(at.name))
-            .map_err(|source| UnpackError::File { doing: "replace", path: lossy(at.path), source })?;
+            .map_err(|source| UnpackError::File { doing: "replace", path: text::path(at.path), source })?;
         make().map_err(|e| file(doing, at.path, e))
     }
 
@@ -147,7 +153,7 @@ impl Unpacker {
         &mut self,
         at: Place<'_>,
         entry: &Entry,
-        tarball: &mut Tarball<R>,
+        tarball: &mut TarReader<R>,
     ) -> Result<(), UnpackError> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         // Nobody else can enter `layers`: root may make a file with its mode before it has its owner. Setuid it gets
@@ -158,7 +164,7 @@ impl Unpacker {
         };
         let open = || openat(at.parent, OsStr::from_bytes(at.name), flags, mode);
         let to = File::from(self.replacing(at, "make", open)?);
-        let io = |source| UnpackError::File { doing: "write", path: lossy(at.path), source };
+        let io = |source| UnpackError::File { doing: "write", path: text::path(at.path), source };
         match &entry.sparse {
             None => loop {
                 let part = tarball.content()?;
@@ -186,7 +192,7 @@ impl Unpacker {
         to: &File,
         offset: u64,
         len: u64,
-        tarball: &mut Tarball<R>,
+        tarball: &mut TarReader<R>,
         path: &[u8],
     ) -> Result<(), UnpackError> {
         let mut done = 0;
@@ -197,7 +203,7 @@ impl Unpacker {
                 return Err(TarError::Truncated.into());
             }
             to.write_all_at(self.buffer.get(..got).unwrap_or_default(), offset + done)
-                .map_err(|source| UnpackError::File { doing: "write", path: lossy(path), source })?;
+                .map_err(|source| UnpackError::File { doing: "write", path: text::path(path), source })?;
             done += got as u64;
         }
         Ok(())
@@ -277,7 +283,7 @@ impl Unpacker {
             Err(UnpackError::File { source, .. })
                 if source.raw_os_error() == Some(Errno::EPERM as i32) && kind != SFlag::S_IFIFO =>
             {
-                log::debug!("device {:?} is passed over: not permitted", lossy(at.path));
+                log::debug!("device {:?} is passed over: not permitted", text::path(at.path));
                 return Ok(false);
             }
             other => other?,
@@ -528,7 +534,7 @@ mod tests {
 
     /// The directories that the layer has no entry for, as it was unpacked in `dir`.
     fn implied(dir: &tempfile::TempDir) -> Vec<String> {
-        let list = std::fs::read_to_string(dir.path().join(implied::LIST)).unwrap_or_default();
+        let list = std::fs::read_to_string(dir.path().join(implied_dirs::LIST)).unwrap_or_default();
         list.split_terminator('\0').map(str::to_owned).collect()
     }
 
@@ -557,7 +563,7 @@ mod tests {
         assert_eq!(implied(&dir), ["a/b"]);
         let (dir, result) = Layer::new().with(EntryType::Directory, "./", "", "").unpack();
         result.expect("good");
-        assert!(!dir.path().join(implied::LIST).exists());
+        assert!(!dir.path().join(implied_dirs::LIST).exists());
     }
 
     #[test]

@@ -1,17 +1,18 @@
 //! Two directory trees, entry by entry: a layer unpacked just now from its blob, and the one in the store.
 //!
-//! Called by [`crate::verify`], or for it by a process of [`crate::namespace`]. Compares type, size, mode, owner, time, names of one file, device, link target,
+//! Called by [`crate::verify`], or for it by a process of [`crate::userns`]. Compares type, size, mode, owner, time, names of one file, device, link target,
 //! extended attributes and content. Opens nothing but directories and plain files, follows no link, writes
 //! nothing. Memory grows with the number of directories that wait their turn, not with what is in them.
 
-use crate::implied::OF_THE_HOST;
-use crate::place::{lossy, open_beneath, open_top};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use sampan_ipc::text;
 use sampan_job::cancel::Cancel;
+use sampan_os::open_beneath::{open_beneath, open_top};
 use sampan_os::walk_tree::kind;
+use sampan_os::xattr::OF_THE_HOST;
 use sampan_os::{sparse, xattr};
 use serde::{Deserialize, Serialize};
 use std::ffi::{CStr, CString, OsStr};
@@ -40,7 +41,7 @@ impl Differences {
     fn add(&mut self, path: &[u8], what: &str) {
         self.count += 1;
         if self.first.len() < TOLD_MAX {
-            let path = if path.is_empty() { "/".to_owned() } else { lossy(path) };
+            let path = if path.is_empty() { "/".to_owned() } else { text::path(path) };
             self.first.push(format!("{path:?} {what}"));
         }
     }

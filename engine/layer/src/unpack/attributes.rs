@@ -4,15 +4,16 @@
 //! given to its owner, owner and mode are written down beside it, in the form that fuse-overlayfs and podman's
 //! storage read.
 
-use crate::implied::{OF_OVERLAYFS, OF_THE_HOST};
-use crate::place::{Place, UnpackError, file, lossy, refused};
-use crate::tarball::{Entry, Kind};
+use crate::tar::{Entry, Kind};
+use crate::unpack::entry::{Place, UnpackError, file, refused};
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, fchmod, fchmodat, fstat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
+use sampan_ipc::text;
 use sampan_os::xattr;
+use sampan_os::xattr::{OF_OVERLAYFS, OF_THE_HOST};
 use std::cell::Cell;
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd};
@@ -167,7 +168,7 @@ impl Attributes {
             Ok(()) => Ok(true),
             // Not mapped in this namespace: it stays root's.
             Err(Errno::EINVAL) if self.standing == Standing::Namespace => {
-                log::debug!("owner {}:{} of {:?} is not mapped here", entry.uid, entry.gid, lossy(path));
+                log::debug!("owner {}:{} of {:?} is not mapped here", entry.uid, entry.gid, text::path(path));
                 Ok(false)
             }
             Err(errno) => Err(file("set the owner of", path, errno)),
@@ -228,7 +229,7 @@ impl Attributes {
         }
         if self.standing != Standing::Root && name == OVERRIDE.to_bytes() {
             // It would be taken for what we write down ourselves.
-            log::debug!("attribute {:?} of {:?} is passed over", lossy(name), lossy(path));
+            log::debug!("attribute {:?} of {:?} is passed over", text::path(name), text::path(path));
             return Ok(());
         }
         if name == LABEL {
@@ -246,12 +247,16 @@ impl Attributes {
             Err(Errno::EINVAL)
                 if self.standing == Standing::Namespace && [ACL_ACCESS, ACL_DEFAULT].contains(&&*c_name) =>
             {
-                log::debug!("the access control list of {:?} is not mapped here", lossy(path));
+                log::debug!("the access control list of {:?} is not mapped here", text::path(path));
                 Ok(())
             }
             Err(Errno::EPERM) if self.standing != Standing::Root || name.starts_with(b"user.") => Ok(()),
             Err(Errno::EOPNOTSUPP) => {
-                log::debug!("attribute {:?} of {:?} is not supported here", lossy(name), lossy(path));
+                log::debug!(
+                    "attribute {:?} of {:?} is not supported here",
+                    text::path(name),
+                    text::path(path)
+                );
                 Ok(())
             }
             Err(errno) => Err(file("set an extended attribute of", path, errno)),

@@ -4,8 +4,11 @@
 //! long names of any length into memory and ends a PAX value at its first line break, which
 //! `security.capability` may hold. Called by [`crate::unpack`]. Never touches a file.
 
+mod error;
 mod pax;
 
+pub use self::error::TarError;
+use self::error::{SPARSE_MAX, malformed};
 use self::pax::Pax;
 use std::io::{self, BufRead, Read};
 use tar::{EntryType, Header};
@@ -13,27 +16,6 @@ use tar::{EntryType, Header};
 const BLOCK: u64 = 512;
 /// Most bytes of PAX headers and long names of one entry: a hostile layer cannot make us hold more.
 const META_MAX: u64 = 1 << 20;
-/// Most stretches of one sparse file.
-const SPARSE_MAX: usize = 65_536;
-
-/// Bytes that are no tar, or a stream that failed.
-#[derive(Debug, thiserror::Error)]
-pub enum TarError {
-    /// The stream under the tar failed.
-    #[error("cannot read the layer")]
-    Read(#[source] io::Error),
-    /// The stream ends within an entry.
-    #[error("the tar ends within an entry")]
-    Truncated,
-    /// It is no tar.
-    #[error("the tar is malformed: {0}")]
-    Malformed(String),
-}
-
-fn malformed(what: impl Into<String>) -> TarError {
-    TarError::Malformed(what.into())
-}
-
 /// What an entry makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -83,7 +65,7 @@ pub struct Entry {
 }
 
 /// A tar stream.
-pub struct Tarball<R> {
+pub struct TarReader<R> {
     from: R,
     /// Bytes of the current entry's content not read yet.
     content: u64,
@@ -91,10 +73,10 @@ pub struct Tarball<R> {
     padding: u64,
 }
 
-impl<R: BufRead> Tarball<R> {
+impl<R: BufRead> TarReader<R> {
     /// Reads from the first byte of `from`.
     pub fn new(from: R) -> Self {
-        Tarball { from, content: 0, padding: 0 }
+        TarReader { from, content: 0, padding: 0 }
     }
 
     /// The stream, wherever it stands.
@@ -147,10 +129,10 @@ impl<R: BufRead> Tarball<R> {
     }
 
     /// What there is at hand of the current entry's content, without a copy; nothing at its end. The next call gives
-    /// the same, but for what [`Tarball::consume_content`] took.
+    /// the same, but for what [`TarReader::consume_content`] took.
     ///
     /// # Errors
-    /// As [`Tarball::read_content`].
+    /// As [`TarReader::read_content`].
     pub fn content(&mut self) -> Result<&[u8], TarError> {
         let most = usize::try_from(self.content).unwrap_or(usize::MAX);
         if most == 0 {
@@ -168,7 +150,7 @@ impl<R: BufRead> Tarball<R> {
         }
     }
 
-    /// Takes `len` bytes of what [`Tarball::content`] gave.
+    /// Takes `len` bytes of what [`TarReader::content`] gave.
     pub fn consume_content(&mut self, len: usize) {
         self.from.consume(len);
         self.content = self.content.saturating_sub(len as u64);
@@ -431,7 +413,7 @@ fn check_sparse(map: &[(u64, u64)], size: u64, stored: u64) -> Result<(), TarErr
     if data == stored { Ok(()) } else { Err(malformed("a sparse file's map does not fit its data")) }
 }
 
-impl<R: io::BufRead + io::Seek> Tarball<R> {
+impl<R: io::BufRead + io::Seek> TarReader<R> {
     /// Passes over the current entry's content without reading it; gives its offset and length. What lies beyond
     /// the stream's end is noticed by the caller, who knows where that is.
     ///
@@ -491,7 +473,7 @@ mod tests {
     use super::*;
 
     fn all(bytes: &[u8]) -> Result<Vec<Entry>, TarError> {
-        let mut tarball = Tarball::new(bytes);
+        let mut tarball = TarReader::new(bytes);
         let mut entries = Vec::new();
         while let Some(entry) = tarball.next_entry()? {
             entries.push(entry);
@@ -604,7 +586,7 @@ mod tests {
         header.as_old_mut().mode.fill(0);
         header.set_cksum();
         let bytes = [header.as_bytes().as_slice(), &[0; 1024]].concat();
-        let mut tarball = Tarball::new(bytes.as_slice());
+        let mut tarball = TarReader::new(bytes.as_slice());
         let entry = tarball.next_entry().expect("readable").expect("an entry");
         assert_eq!((entry.uid, entry.gid, entry.mtime, entry.mode), (0, 0, (0, 0), 0));
     }

@@ -1,7 +1,7 @@
 //! Which ids an ordinary user may give out in a namespace of its own. subuid(5), subgid(5).
 //!
 //! Reads the files themselves, and `/etc/passwd` for the user's name, never a name service: that would load
-//! libraries. Called by [`crate::namespace`].
+//! libraries. Called by [`crate::userns`].
 
 use std::fs;
 

@@ -3,19 +3,20 @@
 //! Layers are unpacked side by side, so such a directory is made (root's, 0755) before anyone knows what it is
 //! below; mounted, it would hide that. [`crate::unpack`] therefore keeps a list of them in a file beside the layer,
 //! `implied`: paths from the layer's root, which is the empty one, each with a NUL behind it. Once all layers of an
-//! image are there, [`crate::store`] calls [`settle`], from below to above, or a process of [`crate::namespace`]
+//! image are there, [`crate::store`] calls [`settle`], from below to above, or a process of [`crate::userns`]
 //! does: each gets owner, mode, times and attributes from the nearest lower layer through which overlayfs would show
 //! it. The list goes last, so one that was killed is done again. It always writes the same: two at once, or a second
 //! one over a layer that others read, change nothing. Never follows a link, never changes a lower layer.
 
-use crate::attributes::times;
-use crate::place::{lossy, open_beneath, open_top};
+use crate::unpack::attributes::times;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlink};
 use nix::sys::stat::{Mode, fchmod, fstat, futimens};
 use nix::unistd::{Gid, Uid, fchown};
+use sampan_ipc::text;
 use sampan_job::cancel::Cancel;
-use sampan_os::xattr;
+use sampan_os::open_beneath::{open_beneath, open_top};
+use sampan_os::xattr::{self, OF_OVERLAYFS, OF_THE_HOST};
 use std::collections::HashSet;
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
@@ -26,10 +27,6 @@ use std::path::{Path, PathBuf};
 
 /// What the list is called, beside the layer's root.
 pub const LIST: &str = "implied";
-/// Attributes that a host gives files by where they lie, or for itself.
-pub(crate) const OF_THE_HOST: [&[u8]; 3] = [b"security.selinux", b"security.ima", b"security.evm"];
-/// Attributes by which overlayfs knows what it did, and those of ours that say the same of a layer.
-pub(crate) const OF_OVERLAYFS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 
 /// Directories that were made for an entry.
 pub(crate) struct Way {
@@ -200,7 +197,7 @@ impl Stack {
             None => Seen::Nothing,
         };
         let Seen::Directory(directory) = own else {
-            log::warn!("directory {:?} of a layer is there no more", lossy(path));
+            log::warn!("directory {:?} of a layer is there no more", text::path(path));
             return Ok(());
         };
         adopt(&directory, self.source(parts, parent, name)?.as_ref())
@@ -348,7 +345,7 @@ fn adopt(directory: &OwnedFd, source: Option<&OwnedFd>) -> io::Result<()> {
     }
 }
 
-/// Owner, then extended attributes, then mode and times: as [`crate::attributes`] sets them.
+/// Owner, then extended attributes, then mode and times: as [`crate::unpack::attributes`] sets them.
 fn copy(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
     let (stat, made) = (fstat(from)?, fstat(to)?);
     let is_given = (stat.st_uid, stat.st_gid) != (made.st_uid, made.st_gid);
