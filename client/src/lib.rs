@@ -43,6 +43,7 @@
 //! # Ok::<(), sampan_client::RecordError>(())
 //! ```
 #![forbid(unsafe_code)]
+#![warn(unreachable_pub)]
 
 pub mod engine;
 pub mod streams;

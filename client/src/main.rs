@@ -2,6 +2,7 @@
 //!
 //! Parses, runs one command, prints its error and hint, and turns the outcome into an exit status.
 #![forbid(unsafe_code)]
+#![warn(unreachable_pub)]
 
 mod cli;
 

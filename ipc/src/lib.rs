@@ -14,6 +14,7 @@
 //! that people name; and, behind a feature, `credentials`, the auth files and helpers that engine and command line both
 //! read.
 #![forbid(unsafe_code)]
+#![warn(unreachable_pub)]
 
 pub mod accounts;
 pub mod announce;

@@ -6,21 +6,21 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 // The paths are written out, since `examples/generate.rs` includes this file from elsewhere.
 #[path = "args/container.rs"]
-pub mod container;
+pub(crate) mod container;
 #[path = "args/display.rs"]
-pub mod display;
+pub(crate) mod display;
 #[path = "args/event.rs"]
-pub mod event;
+pub(crate) mod event;
 #[path = "args/image.rs"]
-pub mod image;
+pub(crate) mod image;
 #[path = "args/job.rs"]
-pub mod job;
+pub(crate) mod job;
 #[path = "args/lazy.rs"]
-pub mod lazy;
+pub(crate) mod lazy;
 #[path = "args/socket.rs"]
-pub mod socket;
+pub(crate) mod socket;
 #[path = "args/system.rs"]
-pub mod system;
+pub(crate) mod system;
 
 use lazy::Lazy;
 use socket::EngineSocket;
@@ -35,7 +35,7 @@ use socket::EngineSocket;
     arg_required_else_help = true,
     after_long_help = ENVIRONMENT
 )]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -67,7 +67,7 @@ Exit status:
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Print events as they happen, and past ones on request
     #[command(after_long_help = event::TIMES)]
     Events(Lazy<event::Events>),
@@ -166,7 +166,7 @@ pub enum Command {
 
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
-pub struct InspectAny {
+pub(crate) struct InspectAny {
     /// Containers (name, id, or the beginning of an id) and images (reference, digest, or the beginning of an id)
     #[arg(value_name = "NAME", required = true)]
     pub names: Vec<String>,
@@ -183,7 +183,7 @@ pub struct InspectAny {
 
 /// What `inspect` looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum InspectKind {
+pub(crate) enum InspectKind {
     /// Containers
     Container,
     /// Images

@@ -1,15 +1,15 @@
 //! `sampan container` and its short forms: `run`, `ps`, `logs`, `stop` and their neighbours.
 
-pub mod attach_session;
-pub mod become_shim;
-pub mod detach_keys;
-pub mod inspect;
-pub mod lifecycle;
-pub mod logs;
-pub mod options;
-pub mod prune;
-pub mod ps;
-pub mod run;
-pub mod systemd_unit;
-pub mod terminal;
-pub mod top;
+pub(crate) mod attach_session;
+pub(crate) mod become_shim;
+pub(crate) mod detach_keys;
+pub(crate) mod inspect;
+pub(crate) mod lifecycle;
+pub(crate) mod logs;
+pub(crate) mod options;
+pub(crate) mod prune;
+pub(crate) mod ps;
+pub(crate) mod run;
+pub(crate) mod systemd_unit;
+pub(crate) mod terminal;
+pub(crate) mod top;

@@ -52,7 +52,7 @@ const COMMANDS: [(&str, &str); 15] = [
 ];
 
 /// What is to be said instead of clap's words, if it is one of these. `words` are the command line's.
-pub fn explain(error: &Error, words: &[String]) -> Option<Failure> {
+pub(crate) fn explain(error: &Error, words: &[String]) -> Option<Failure> {
     let said = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
         _ => None,

@@ -8,7 +8,7 @@ use sampan_client::engine::{Answer, Done};
 use sampan_client::{Answers, Engine};
 
 /// The engine that the arguments or the environment name.
-pub fn engine(socket: &EngineSocket) -> Engine {
+pub(crate) fn engine(socket: &EngineSocket) -> Engine {
     socket.socket.as_ref().map_or_else(Engine::from_env, Engine::new)
 }
 
@@ -16,7 +16,7 @@ pub fn engine(socket: &EngineSocket) -> Engine {
 ///
 /// # Errors
 /// It failed.
-pub fn finish(answers: Answers) -> Result<Done, Failure> {
+pub(crate) fn finish(answers: Answers) -> Result<Done, Failure> {
     let mut done = None;
     for answer in answers {
         match answer? {
@@ -29,7 +29,10 @@ pub fn finish(answers: Answers) -> Result<Done, Failure> {
 }
 
 /// The exit status of several attempts: that of the last one that failed.
-pub fn each<T>(things: &[T], mut attempt: impl FnMut(&T) -> Result<(), Failure>) -> Result<(), Failure> {
+pub(crate) fn each<T>(
+    things: &[T],
+    mut attempt: impl FnMut(&T) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let mut last = None;
     for thing in things {
         if let Err(failure) = attempt(thing)
@@ -42,7 +45,7 @@ pub fn each<T>(things: &[T], mut attempt: impl FnMut(&T) -> Result<(), Failure>)
 }
 
 /// Catches the signals that end a command; they end `answers` too.
-pub fn catch(answers: &Answers) -> Result<Signals, Failure> {
+pub(crate) fn catch(answers: &Answers) -> Result<Signals, Failure> {
     Signals::catch(&answers.stopper()?.into())
         .map_err(|error| Failure::new(format!("cannot catch signals: {error}")))
 }

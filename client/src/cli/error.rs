@@ -12,18 +12,18 @@ use std::io;
 use std::path::Path;
 
 /// The work was tried and failed.
-pub const FAILED: u8 = 1;
+pub(crate) const FAILED: u8 = 1;
 /// An event that `emit` was given is not allowed.
-pub const BAD_EVENT: u8 = 2;
+pub(crate) const BAD_EVENT: u8 = 2;
 /// The arguments make no sense. podman-run(1) says 125 for this as well.
-pub const USAGE: u8 = 125;
+pub(crate) const USAGE: u8 = 125;
 
 /// Where root's daemons are.
 const HOST_RUN: &str = "/run/sampan";
 
 /// An error for a person: what went wrong, and what may be done about it.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// Exit status.
     pub status: u8,
     /// One line, lower case.
@@ -38,29 +38,29 @@ pub struct Failure {
 
 impl Failure {
     /// The work failed.
-    pub fn new(message: impl Into<String>) -> Self {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
         Failure { status: FAILED, message: message.into(), hint: String::new(), quiet: false, signal: None }
     }
 
     /// The arguments make no sense.
-    pub fn usage(error: impl Error) -> Self {
+    pub(crate) fn usage(error: impl Error) -> Self {
         Failure { status: USAGE, ..Failure::new(chain(&error)) }
     }
 
     /// The same with a hint.
     #[must_use]
-    pub fn hint(self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Failure { hint: hint.into(), ..self }
     }
 
     /// The same with an exit status.
     #[must_use]
-    pub fn status(self, status: u8) -> Self {
+    pub(crate) fn status(self, status: u8) -> Self {
         Failure { status, ..self }
     }
 
     /// Standard output cannot be written; that its reader has left is no news.
-    pub fn output(error: &io::Error) -> Self {
+    pub(crate) fn output(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::unread(),
             _ => Failure::new(format!("cannot write to standard output: {error}")),
@@ -68,7 +68,7 @@ impl Failure {
     }
 
     /// The reader of standard output has left. The process ends as the kernel ends one that does not ignore SIGPIPE.
-    pub fn unread() -> Self {
+    pub(crate) fn unread() -> Self {
         Failure { quiet: true, signal: Some(SIGPIPE), ..Failure::new("the reader of the output has left") }
     }
 }
@@ -126,7 +126,7 @@ fn cursor_hint(error: &CursorError) -> &'static str {
 }
 
 /// What a person may do who cannot reach a daemon by its socket or FIFO.
-pub fn absent_hint(error: &io::Error, who: &str, path: &Path) -> String {
+pub(crate) fn absent_hint(error: &io::Error, who: &str, path: &Path) -> String {
     if let Some(distrust) = trust::reason(error) {
         return distrust.hint();
     }

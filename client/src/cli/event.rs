@@ -1,8 +1,8 @@
 //! `sampan events` and `sampan emit`.
 
-pub mod ack;
-pub mod emit;
-pub mod emit_batch;
-pub mod exec;
-pub mod format;
-pub mod watch;
+pub(crate) mod ack;
+pub(crate) mod emit;
+pub(crate) mod emit_batch;
+pub(crate) mod exec;
+pub(crate) mod format;
+pub(crate) mod watch;

@@ -4,10 +4,10 @@ use crate::cli::error::{Failure, USAGE};
 use sampan_ipc::size;
 use std::time::Duration;
 
-pub use sampan_ipc::size::format as bytes;
+pub(crate) use sampan_ipc::size::format as bytes;
 
 /// `7s`, `3m 20s`, `2h 05m`, `4d 03h`: two units at most.
-pub fn time(time: Duration) -> String {
+pub(crate) fn time(time: Duration) -> String {
     let seconds = time.as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     match (days, hours, minutes) {
@@ -19,7 +19,7 @@ pub fn time(time: Duration) -> String {
 }
 
 /// How long ago, by the largest unit: `now`, `5 minutes ago`, `1 day ago`.
-pub fn age(nanos: i64) -> String {
+pub(crate) fn age(nanos: i64) -> String {
     let seconds = u64::try_from(nanos / 1_000_000_000).unwrap_or(0);
     let (count, unit) = match seconds {
         0..=1 => return "now".to_owned(),
@@ -38,7 +38,7 @@ pub fn age(nanos: i64) -> String {
 ///
 /// # Errors
 /// It is no rate.
-pub fn rate(text: &str) -> Result<u64, Failure> {
+pub(crate) fn rate(text: &str) -> Result<u64, Failure> {
     parse_rate(text).ok_or_else(|| {
         let message =
             format!("rate {text:?} is not understood; write bytes per second over zero: 500K, 1.5M/s");

@@ -1,17 +1,17 @@
 //! `sampan image` and its short forms: `images`, `pull`, `push`, `save`, `load`, `login` and their neighbours.
 
-pub mod archives;
-pub mod credentials;
-pub mod import;
-pub mod inspect;
-pub mod list;
-pub mod login;
-pub mod output_file;
-pub mod prune;
-pub mod pull;
-pub mod push;
-pub mod remove;
-pub mod serve;
-pub mod tag;
-pub mod transport;
-pub mod verify;
+pub(crate) mod archives;
+pub(crate) mod credentials;
+pub(crate) mod import;
+pub(crate) mod inspect;
+pub(crate) mod list;
+pub(crate) mod login;
+pub(crate) mod output_file;
+pub(crate) mod prune;
+pub(crate) mod pull;
+pub(crate) mod push;
+pub(crate) mod remove;
+pub(crate) mod serve;
+pub(crate) mod tag;
+pub(crate) mod transport;
+pub(crate) mod verify;

@@ -1,9 +1,9 @@
 //! `sampan jobs`, `watch` and `cancel`, and how every command follows the progress of the jobs that it starts.
 
-pub mod bars;
-pub mod commands;
-pub mod follow;
-pub mod lines;
-pub mod rows;
-pub mod transfer_rate;
-pub mod view;
+pub(crate) mod bars;
+pub(crate) mod commands;
+pub(crate) mod follow;
+pub(crate) mod lines;
+pub(crate) mod rows;
+pub(crate) mod transfer_rate;
+pub(crate) mod view;

@@ -5,12 +5,12 @@ use serde::ser::Serialize;
 use std::fmt::Write as _;
 
 /// JSON text of anything that this program prints as JSON, on one line.
-pub fn line(value: &impl Serialize) -> String {
+pub(crate) fn line(value: &impl Serialize) -> String {
     printable(&serde_json::to_string(value).expect(SERIALIZES))
 }
 
 /// JSON text of `value` on many lines, for people.
-pub fn pretty(value: &impl Serialize) -> String {
+pub(crate) fn pretty(value: &impl Serialize) -> String {
     printable(&serde_json::to_string_pretty(value).expect(SERIALIZES))
 }
 

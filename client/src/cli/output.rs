@@ -26,7 +26,7 @@ const SIGNAL_CHECK_MS: u16 = 500;
 
 /// Standard output, and the lines that are to go there.
 #[derive(Debug)]
-pub struct Output {
+pub(crate) struct Output {
     stdout: File,
     lines: String,
     signals: Signals,
@@ -36,7 +36,7 @@ pub struct Output {
 /// The thread that notices that the reader has left; it ends when this is dropped.
 #[derive(Debug)]
 #[must_use]
-pub struct Watcher {
+pub(crate) struct Watcher {
     end: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
 }
@@ -55,19 +55,19 @@ impl Output {
     ///
     /// # Errors
     /// Standard output is closed.
-    pub fn new(signals: Signals) -> io::Result<Self> {
+    pub(crate) fn new(signals: Signals) -> io::Result<Self> {
         // Rust's own stdout would buffer a second time.
         let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         Ok(Output { stdout, lines: String::new(), signals, watcher: None })
     }
 
     /// Where the next line is appended, with its line feed.
-    pub fn lines(&mut self) -> &mut String {
+    pub(crate) fn lines(&mut self) -> &mut String {
         &mut self.lines
     }
 
     /// True if it is time to flush, whatever comes next.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.lines.len() >= FULL
     }
 
@@ -75,7 +75,7 @@ impl Output {
     ///
     /// # Errors
     /// `Interrupted` if a signal was caught while the reader took nothing; else what write(2) or `meanwhile` says.
-    pub fn flush(&mut self, mut meanwhile: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    pub(crate) fn flush(&mut self, mut meanwhile: impl FnMut() -> io::Result<()>) -> io::Result<()> {
         let mut rest = self.lines.as_bytes();
         while let Some(part) = rest.get(..rest.len().min(ATOMIC)).filter(|part| !part.is_empty()) {
             wait_for_room(&self.stdout, &self.signals, &mut meanwhile)?;
@@ -96,7 +96,7 @@ impl Output {
     ///
     /// # Errors
     /// There is no descriptor or no thread to be had.
-    pub fn stop_when_unread(&mut self, stopper: Stopper) -> io::Result<()> {
+    pub(crate) fn stop_when_unread(&mut self, stopper: Stopper) -> io::Result<()> {
         self.watcher = Some(stop_when_unread(self.stdout.try_clone()?.into(), stopper)?);
         Ok(())
     }
@@ -105,14 +105,14 @@ impl Output {
     ///
     /// # Errors
     /// /dev/null cannot take its place.
-    pub fn close(self) -> io::Result<()> {
+    pub(crate) fn close(self) -> io::Result<()> {
         drop(self.watcher);
         nix::unistd::dup2_stdout(File::options().write(true).open("/dev/null")?)?;
         Ok(())
     }
 
     /// True if the reader of a pipe or socket has left.
-    pub fn is_unread(&self) -> bool {
+    pub(crate) fn is_unread(&self) -> bool {
         is_unread(&self.stdout)
     }
 }
@@ -121,7 +121,7 @@ impl Output {
 ///
 /// # Errors
 /// There is no descriptor or no thread to be had.
-pub fn stop_when_unread(output: OwnedFd, stopper: Stopper) -> io::Result<Watcher> {
+pub(crate) fn stop_when_unread(output: OwnedFd, stopper: Stopper) -> io::Result<Watcher> {
     let (end, ended) = UnixStream::pair()?;
     let watch = move || {
         // No event is asked for: POLLERR and POLLHUP come unasked. Files and terminals have neither.
@@ -138,7 +138,7 @@ pub fn stop_when_unread(output: OwnedFd, stopper: Stopper) -> io::Result<Watcher
 }
 
 /// True if the reader of a pipe or socket has left. Files and terminals always have one.
-pub fn is_unread(output: &impl AsFd) -> bool {
+pub(crate) fn is_unread(output: &impl AsFd) -> bool {
     // No event is asked for: POLLERR and POLLHUP come unasked.
     let mut fds = [PollFd::new(output.as_fd(), PollFlags::empty())];
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
@@ -162,12 +162,12 @@ fn wait_for_room(
 }
 
 /// Tells a person something on standard error; that nobody listens is no failure.
-pub fn note(text: &str) {
+pub(crate) fn note(text: &str) {
     tell("note", text);
 }
 
 /// Writes `WORD: TEXT` to standard error, control characters escaped.
-pub fn tell(word: &str, text: &str) {
+pub(crate) fn tell(word: &str, text: &str) {
     let mut line = format!("{word}: ");
     sampan_ipc::event::escape(&mut line, text);
     line.push('\n');
@@ -175,22 +175,22 @@ pub fn tell(word: &str, text: &str) {
 }
 
 /// From now on [`write`] writes to standard error, until [`front`].
-pub fn aside() {
+pub(crate) fn aside() {
     ASIDE.store(true, Ordering::Relaxed);
 }
 
 /// [`write`] writes to standard output again.
-pub fn front() {
+pub(crate) fn front() {
     ASIDE.store(false, Ordering::Relaxed);
 }
 
 /// True if [`write`] writes to standard error.
-pub fn is_aside() -> bool {
+pub(crate) fn is_aside() -> bool {
     ASIDE.load(Ordering::Relaxed)
 }
 
 /// Where [`write`] writes to.
-pub fn target() -> BorrowedFd<'static> {
+pub(crate) fn target() -> BorrowedFd<'static> {
     // Held by nobody for good: both are there as long as the process.
     static STDOUT: std::sync::LazyLock<io::Stdout> = std::sync::LazyLock::new(io::stdout);
     static STDERR: std::sync::LazyLock<io::Stderr> = std::sync::LazyLock::new(io::stderr);
@@ -201,12 +201,12 @@ pub fn target() -> BorrowedFd<'static> {
 ///
 /// # Errors
 /// Standard output cannot be written.
-pub fn print(text: &str) -> Result<(), Failure> {
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
     write(text).map_err(|error| Failure::output(&error))
 }
 
 /// Prints an error, then its hint; nothing if the failure is to be quiet.
-pub fn report(failure: &Failure) {
+pub(crate) fn report(failure: &Failure) {
     if failure.quiet {
         return;
     }
@@ -220,7 +220,7 @@ pub fn report(failure: &Failure) {
 ///
 /// # Errors
 /// `Interrupted` if a signal was caught and the reader takes nothing; else what write(2) says.
-pub fn write(text: &str) -> io::Result<()> {
+pub(crate) fn write(text: &str) -> io::Result<()> {
     let target = target();
     let mut rest = text.as_bytes();
     while let Some(part) = rest.get(..rest.len().min(ATOMIC)).filter(|part| !part.is_empty()) {

@@ -9,10 +9,10 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 /// Longest answer, in bytes: what a terminal hands over as one line, and more. termios(3).
-pub const ANSWER_MAX: usize = 4096;
+pub(crate) const ANSWER_MAX: usize = 4096;
 
 /// True if there is a person to be asked.
-pub fn is_possible() -> bool {
+pub(crate) fn is_possible() -> bool {
     io::stdin().is_terminal()
 }
 
@@ -20,7 +20,7 @@ pub fn is_possible() -> bool {
 ///
 /// # Errors
 /// The question cannot be written, or the answer cannot be read.
-pub fn confirm(question: &str) -> Result<bool, Failure> {
+pub(crate) fn confirm(question: &str) -> Result<bool, Failure> {
     let cannot = |error: io::Error| Failure::new(format!("cannot ask: {error}")).hint("--force does not ask");
     let mut stderr = io::stderr();
     stderr.write_all(question.as_bytes()).and_then(|()| stderr.flush()).map_err(cannot)?;
@@ -33,7 +33,7 @@ pub fn confirm(question: &str) -> Result<bool, Failure> {
 ///
 /// # Errors
 /// The terminal is gone, or the line is too long.
-pub fn ask(question: &str, secret: bool) -> io::Result<String> {
+pub(crate) fn ask(question: &str, secret: bool) -> io::Result<String> {
     let (mut wake, sender) = UnixStream::pair()?;
     let signals = Signals::catch(&sender)?;
     eprint!("{question}");

@@ -15,7 +15,7 @@ static CAUGHT: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
 
 /// The signals caught so far.
 #[derive(Clone, Debug)]
-pub struct Signals {
+pub(crate) struct Signals {
     caught: Arc<AtomicUsize>,
 }
 
@@ -26,7 +26,7 @@ impl Signals {
     ///
     /// # Errors
     /// The handler cannot be installed.
-    pub fn catch(wake: &UnixStream) -> io::Result<Self> {
+    pub(crate) fn catch(wake: &UnixStream) -> io::Result<Self> {
         let signals = Signals { caught: Arc::clone(&CAUGHT) };
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             if signal == SIGHUP && is_ignored(signal) {
@@ -43,7 +43,7 @@ impl Signals {
     ///
     /// # Errors
     /// The handler cannot be installed.
-    pub fn wake_too(&self, wake: &UnixStream) -> io::Result<()> {
+    pub(crate) fn wake_too(&self, wake: &UnixStream) -> io::Result<()> {
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             if signal != SIGHUP || !is_ignored(signal) {
                 low_level::pipe::register(signal, wake.try_clone()?)?;
@@ -53,13 +53,13 @@ impl Signals {
     }
 
     /// The last signal caught.
-    pub fn caught(&self) -> Option<i32> {
+    pub(crate) fn caught(&self) -> Option<i32> {
         number(&self.caught)
     }
 }
 
 /// The last signal that this process has caught. None before [`Signals::catch`]: it dies of them then.
-pub fn caught() -> Option<i32> {
+pub(crate) fn caught() -> Option<i32> {
     number(&CAUGHT)
 }
 
@@ -71,7 +71,7 @@ fn number(caught: &AtomicUsize) -> Option<i32> {
 }
 
 /// The name of a signal, for people.
-pub fn name(signal: i32) -> &'static str {
+pub(crate) fn name(signal: i32) -> &'static str {
     Signal::try_from(signal).map_or("a signal", Signal::as_str)
 }
 
@@ -79,18 +79,18 @@ pub fn name(signal: i32) -> &'static str {
 ///
 /// # Errors
 /// The handler cannot be installed.
-pub fn wake_on_resize(wake: UnixStream) -> io::Result<()> {
+pub(crate) fn wake_on_resize(wake: UnixStream) -> io::Result<()> {
     low_level::pipe::register(SIGWINCH, wake).map(drop)
 }
 
 /// Ends this process by `signal`, so that its parent sees what it died of.
-pub fn die_of(signal: i32) -> ! {
+pub(crate) fn die_of(signal: i32) -> ! {
     let _ = low_level::emulate_default_handler(signal);
     low_level::exit(128 + signal)
 }
 
 /// True if `signal` is ignored, by the kernel's account. proc(5), "SigIgn".
-pub fn is_ignored(signal: i32) -> bool {
+pub(crate) fn is_ignored(signal: i32) -> bool {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
         return false;
     };

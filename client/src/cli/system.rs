@@ -1,5 +1,5 @@
 //! `sampan system`, `info`, `version`, `monitor` and `up`.
 
-pub mod disk_usage;
-pub mod info;
-pub mod up;
+pub(crate) mod disk_usage;
+pub(crate) mod info;
+pub(crate) mod up;

@@ -2,18 +2,18 @@
 
 /// Rows of words under a header.
 #[derive(Debug)]
-pub struct Table {
+pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// An empty table.
-    pub fn new(header: &[&str]) -> Self {
+    pub(crate) fn new(header: &[&str]) -> Self {
         Table { rows: vec![header.iter().map(|word| (*word).to_owned()).collect()] }
     }
 
     /// One more row; control characters are escaped.
-    pub fn row(&mut self, words: Vec<String>) {
+    pub(crate) fn row(&mut self, words: Vec<String>) {
         let escape = |word: String| {
             let mut escaped = String::with_capacity(word.len());
             sampan_ipc::event::escape(&mut escaped, &word);
@@ -23,7 +23,7 @@ impl Table {
     }
 
     /// The lines.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |nth: usize| {
             self.rows.iter().filter_map(|row| row.get(nth)).map(|word| word.chars().count()).max()

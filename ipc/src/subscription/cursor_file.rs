@@ -75,7 +75,7 @@ impl CursorFile {
     /// be written is an error now.
     ///
     /// Links are followed. Writes are at least `interval` apart, but for [`CursorFile::save`].
-    pub fn open(path: &Path, interval: Duration) -> Result<(Self, Remembered), CursorError> {
+    pub(super) fn open(path: &Path, interval: Duration) -> Result<(Self, Remembered), CursorError> {
         let is_new = match std::fs::metadata(path) {
             Ok(meta) => check_kind(&meta).map(|()| false)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => true,
@@ -109,7 +109,7 @@ impl CursorFile {
 
     /// Remembers a position: when the interval since the last write is over, or at once and onto the disk if it is the first
     /// one of its lineage: a reader that is killed must not begin at another place, nor with a lineage of long ago.
-    pub fn remember(&mut self, seq: u64, lineage: Option<u64>) -> Result<(), CursorError> {
+    pub(super) fn remember(&mut self, seq: u64, lineage: Option<u64>) -> Result<(), CursorError> {
         let new = Remembered::Seq(seq, lineage);
         self.waiting = (new != self.held).then_some(new);
         let is_first = !matches!(self.held, Remembered::Seq(_, held) if held == lineage);
@@ -117,7 +117,7 @@ impl CursorFile {
     }
 
     /// Writes what waits, if its time has come.
-    pub fn write_if_due(&mut self) -> Result<(), CursorError> {
+    pub(super) fn write_if_due(&mut self) -> Result<(), CursorError> {
         match self.due() {
             Some(at) if at <= Instant::now() => self.save(),
             _ => Ok(()),
@@ -125,12 +125,12 @@ impl CursorFile {
     }
 
     /// When [`CursorFile::write_if_due`] has something to write.
-    pub fn due(&self) -> Option<Instant> {
+    pub(super) fn due(&self) -> Option<Instant> {
         self.waiting.map(|_| self.written_at + self.interval)
     }
 
     /// Writes what waits now.
-    pub fn save(&mut self) -> Result<(), CursorError> {
+    pub(super) fn save(&mut self) -> Result<(), CursorError> {
         match self.waiting {
             Some(waiting) => self.write(waiting),
             None => Ok(()),
@@ -138,7 +138,7 @@ impl CursorFile {
     }
 
     /// Writes what waits and brings it to the disk.
-    pub fn finish(&mut self) -> Result<(), CursorError> {
+    pub(super) fn finish(&mut self) -> Result<(), CursorError> {
         if self.waiting.is_some() {
             self.save()?;
             self.file.sync_data()?;
@@ -147,7 +147,7 @@ impl CursorFile {
     }
 
     /// Its path, for messages.
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 

@@ -25,23 +25,23 @@ pub(crate) struct Position {
 
 impl Position {
     /// The position that a cursor file remembers.
-    pub fn of_file(lineage: Option<u64>, seq: u64) -> Self {
+    pub(super) fn of_file(lineage: Option<u64>, seq: u64) -> Self {
         Position { lineage, received: Some(seq), returned: Some(seq), committed: Some(seq), by_time: false }
     }
 
     /// What a new connection asks for: behind which number, of which lineage.
-    pub fn resume(&self) -> (Option<u64>, Option<u64>) {
+    pub(super) fn resume(&self) -> (Option<u64>, Option<u64>) {
         let after = self.received.filter(|_| !self.by_time || self.waits());
         (after, self.lineage.filter(|_| after.is_some()))
     }
 
     /// The number turns out to be of another journal, whose lineage nobody knows.
-    pub fn forget_journal(&mut self) {
+    pub(super) fn forget_journal(&mut self) {
         self.lineage = Some(NO_LINEAGE);
     }
 
     /// A connection begins behind `head`, at a monitord that tells no lineage.
-    pub fn begin_at(&mut self, head: u64) {
+    pub(super) fn begin_at(&mut self, head: u64) {
         *self = Position { lineage: None, ..Position::of_file(None, head) };
     }
 
@@ -49,7 +49,7 @@ impl Position {
     ///
     /// What was returned and not committed stays so: its number, where the numbers go on; where the journal was
     /// replaced, nothing of the new one is committed.
-    pub fn begin(&mut self, lineage: Lineage, by_time: bool) {
+    pub(super) fn begin(&mut self, lineage: Lineage, by_time: bool) {
         let waits = self.waits() && !lineage.replaced;
         let committed =
             if waits { self.committed.map(|seq| seq.min(lineage.after)) } else { Some(lineage.after) };
@@ -62,12 +62,12 @@ impl Position {
     }
 
     /// The program is given an event, or told of lost ones, up to `seq`.
-    pub fn returns(&mut self, seq: u64) {
+    pub(super) fn returns(&mut self, seq: u64) {
         (self.received, self.returned) = (Some(seq), Some(seq));
     }
 
     /// monitord has looked as far as `seq` and found nothing to give.
-    pub fn looked(&mut self, seq: u64) {
+    pub(super) fn looked(&mut self, seq: u64) {
         let waits = self.waits();
         self.received = self.received.max(Some(seq));
         if !waits {
@@ -77,7 +77,7 @@ impl Position {
     }
 
     /// The program has dealt with everything up to `seq`. A number that it was not given says nothing.
-    pub fn commit(&mut self, seq: u64) {
+    pub(super) fn commit(&mut self, seq: u64) {
         if Some(seq) > self.received {
             return;
         }
@@ -90,17 +90,17 @@ impl Position {
     }
 
     /// True while the program has been given something that it has not committed.
-    pub fn waits(&self) -> bool {
+    pub(super) fn waits(&self) -> bool {
         self.committed < self.returned
     }
 
     /// The last number that the program was given, or knows to be behind it.
-    pub fn returned(&self) -> Option<u64> {
+    pub(super) fn returned(&self) -> Option<u64> {
         self.returned
     }
 
     /// What a cursor file is to remember: the number, and its lineage.
-    pub fn committed(&self) -> Option<(u64, Option<u64>)> {
+    pub(super) fn committed(&self) -> Option<(u64, Option<u64>)> {
         self.committed.filter(|_| !self.by_time).map(|seq| (seq, self.lineage))
     }
 }

@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, Args, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 
 /// Makes switches of a command take `=true` and `=false` as well, as docker's do; the last one counts.
-pub fn switches(arg: Arg) -> Arg {
+pub(crate) fn switches(arg: Arg) -> Arg {
     if !matches!(arg.get_action(), ArgAction::SetTrue) {
         return arg;
     }
@@ -30,7 +30,7 @@ fn path_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
 }
 
 /// Exit status of commands that run something.
-pub const RUN_STATUS: &str = "\
+pub(crate) const RUN_STATUS: &str = "\
 Exit status:
   125  The container could not be made or started, or the arguments make no sense
   126  Its command cannot be run
@@ -39,7 +39,7 @@ Exit status:
 
 /// How a container is to be made: options of `create` and `run`.
 #[derive(Clone, Debug, Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// The image (reference, digest, or the beginning of an id), the command that replaces its own, and arguments
     #[arg(value_name = "IMAGE [COMMAND [ARG]]", required = true, trailing_var_arg = true)]
     pub words: Vec<String>,
@@ -191,7 +191,7 @@ pub struct Options {
 
 /// A stream that can be attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Stream {
+pub(crate) enum Stream {
     /// What it reads
     Stdin,
     /// What it writes
@@ -202,7 +202,7 @@ pub enum Stream {
 
 /// When an image is fetched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum PullWhen {
+pub(crate) enum PullWhen {
     /// Each time
     Always,
     /// If it is not here
@@ -214,7 +214,7 @@ pub enum PullWhen {
 
 /// Who tells the service manager.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum NotifyWho {
+pub(crate) enum NotifyWho {
     /// Nobody
     #[default]
     Ignore,
@@ -227,7 +227,7 @@ pub enum NotifyWho {
 /// Arguments of `create`.
 #[derive(Debug, Args)]
 #[command(mut_args(switches))]
-pub struct Create {
+pub(crate) struct Create {
     /// How it is to be made.
     #[command(flatten)]
     pub options: Options,
@@ -236,7 +236,7 @@ pub struct Create {
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 #[command(mut_args(switches))]
-pub struct Run {
+pub(crate) struct Run {
     /// Print its id, and let it run by itself
     #[arg(short, long)]
     pub detach: bool,
@@ -255,7 +255,7 @@ pub struct Run {
 /// Arguments of `start`.
 #[derive(Debug, Args)]
 #[command(mut_args(switches))]
-pub struct Start {
+pub(crate) struct Start {
     /// Containers: name, id, or the beginning of an id
     #[arg(value_name = "CONTAINER", required = true)]
     pub containers: Vec<String>,
@@ -283,7 +283,7 @@ pub struct Start {
 /// Arguments of `attach`.
 #[derive(Debug, Args)]
 #[command(mut_args(switches))]
-pub struct Attach {
+pub(crate) struct Attach {
     /// The container: name, id, or the beginning of an id
     #[arg(value_name = "CONTAINER")]
     pub container: String,
@@ -305,7 +305,7 @@ pub struct Attach {
 /// Arguments of `exec`.
 #[derive(Debug, Args)]
 #[command(mut_args(switches))]
-pub struct Exec {
+pub(crate) struct Exec {
     /// The container (name, id, or the beginning of an id), the command, and arguments
     #[arg(value_name = "CONTAINER COMMAND [ARG]", required = true, trailing_var_arg = true)]
     pub words: Vec<String>,
@@ -343,7 +343,7 @@ pub struct Exec {
 
 /// Arguments of `stop` and `restart`.
 #[derive(Debug, Args)]
-pub struct Stop {
+pub(crate) struct Stop {
     /// Containers: name, id, or the beginning of an id
     #[arg(value_name = "CONTAINER", required = true)]
     pub containers: Vec<String>,
@@ -366,7 +366,7 @@ pub struct Stop {
 
 /// Arguments of `kill`.
 #[derive(Debug, Args)]
-pub struct Kill {
+pub(crate) struct Kill {
     /// Containers: name, id, or the beginning of an id
     #[arg(value_name = "CONTAINER", required = true)]
     pub containers: Vec<String>,
@@ -380,7 +380,7 @@ pub struct Kill {
 
 /// Arguments of `pause` and `unpause`.
 #[derive(Debug, Args)]
-pub struct Containers {
+pub(crate) struct Containers {
     /// Containers: name, id, or the beginning of an id
     #[arg(value_name = "CONTAINER", required = true)]
     pub containers: Vec<String>,
@@ -391,7 +391,7 @@ pub struct Containers {
 
 /// Arguments of `wait`.
 #[derive(Debug, Args)]
-pub struct Wait {
+pub(crate) struct Wait {
     /// Containers: name, id, or the beginning of an id
     #[arg(value_name = "CONTAINER", required = true)]
     pub containers: Vec<String>,
@@ -405,7 +405,7 @@ pub struct Wait {
 
 /// What `wait` waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum WaitFor {
+pub(crate) enum WaitFor {
     /// It does not run (now is enough)
     #[default]
     #[value(alias = "stopped", alias = "exited")]
@@ -418,7 +418,7 @@ pub enum WaitFor {
 
 /// Arguments of `rm`.
 #[derive(Debug, Args)]
-pub struct RemoveContainers {
+pub(crate) struct RemoveContainers {
     /// Containers: name, id, or the beginning of an id
     #[arg(value_name = "CONTAINER", required = true)]
     pub containers: Vec<String>,
@@ -432,7 +432,7 @@ pub struct RemoveContainers {
 
 /// Arguments of `ps`.
 #[derive(Debug, Args)]
-pub struct Ps {
+pub(crate) struct Ps {
     /// List also those that do not run
     #[arg(short, long)]
     pub all: bool,
@@ -465,7 +465,7 @@ pub struct Ps {
 
 /// Arguments of `logs`.
 #[derive(Debug, Args)]
-pub struct Logs {
+pub(crate) struct Logs {
     /// The container: name, id, or the beginning of an id
     #[arg(value_name = "CONTAINER")]
     pub container: String,
@@ -491,7 +491,7 @@ pub struct Logs {
 
 /// Arguments of `rename`.
 #[derive(Debug, Args)]
-pub struct Rename {
+pub(crate) struct Rename {
     /// The container: name, id, or the beginning of an id
     #[arg(value_name = "CONTAINER")]
     pub container: String,
@@ -505,7 +505,7 @@ pub struct Rename {
 
 /// Arguments of `top`.
 #[derive(Debug, Args)]
-pub struct Top {
+pub(crate) struct Top {
     /// Where the engine listens.
     #[command(flatten)]
     pub socket: EngineSocket,
@@ -516,7 +516,7 @@ pub struct Top {
 
 /// Arguments of `container inspect`.
 #[derive(Debug, Args)]
-pub struct InspectContainers {
+pub(crate) struct InspectContainers {
     /// Containers: name, id, or the beginning of an id
     #[arg(value_name = "CONTAINER", required = true)]
     pub containers: Vec<String>,
@@ -530,7 +530,7 @@ pub struct InspectContainers {
 
 /// Arguments of `container prune`.
 #[derive(Debug, Args)]
-pub struct PruneContainers {
+pub(crate) struct PruneContainers {
     /// Do not ask; it asks only at a terminal
     #[arg(short, long)]
     pub force: bool,
@@ -544,7 +544,7 @@ pub struct PruneContainers {
 
 /// Arguments of `container`.
 #[derive(Debug, Args)]
-pub struct ContainerGroup {
+pub(crate) struct ContainerGroup {
     /// What to do.
     #[command(subcommand)]
     pub command: ContainerCommand,
@@ -552,7 +552,7 @@ pub struct ContainerGroup {
 
 /// What `container` does; the first five make or start one, the rest look after it.
 #[derive(Debug, Subcommand)]
-pub enum ContainerCommand {
+pub(crate) enum ContainerCommand {
     /// Attach to a running container
     Attach(Lazy<Attach>),
     /// Make a container
@@ -598,7 +598,7 @@ pub enum ContainerCommand {
 
 /// Arguments of `generate`.
 #[derive(Debug, Args)]
-pub struct Generate {
+pub(crate) struct Generate {
     /// What is made.
     #[command(subcommand)]
     pub command: GenerateCommand,
@@ -606,14 +606,14 @@ pub struct Generate {
 
 /// What `generate` makes.
 #[derive(Debug, Subcommand)]
-pub enum GenerateCommand {
+pub(crate) enum GenerateCommand {
     /// A unit for systemd that runs a container as a service
     Systemd(Lazy<GenerateSystemd>),
 }
 
 /// Arguments of `generate systemd`.
 #[derive(Debug, Args)]
-pub struct GenerateSystemd {
+pub(crate) struct GenerateSystemd {
     /// The container: name, id, or the beginning of an id
     #[arg(value_name = "CONTAINER")]
     pub container: String,
@@ -633,7 +633,7 @@ pub struct GenerateSystemd {
 
 /// Values of systemd's `Restart=`. systemd.service(5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum UnitRestart {
+pub(crate) enum UnitRestart {
     /// Never
     No,
     /// After an exit code of 0

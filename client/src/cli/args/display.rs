@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 
 /// How a list is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum ListFormat {
+pub(crate) enum ListFormat {
     /// Columns for people
     #[default]
     Table,
@@ -14,7 +14,7 @@ pub enum ListFormat {
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum ProgressStyle {
+pub(crate) enum ProgressStyle {
     /// Bars on a terminal, plain lines elsewhere
     #[default]
     Auto,
@@ -30,7 +30,7 @@ pub enum ProgressStyle {
 
 /// How progress is shown, for commands that show it.
 #[derive(Debug, Args)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// Show progress like this
     #[arg(long, value_enum, value_name = "STYLE", default_value_t)]
     pub progress: ProgressStyle,

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use std::path::PathBuf;
 
 /// What the help of `events` says of times and filters.
-pub const TIMES: &str = "\
+pub(crate) const TIMES: &str = "\
 Times: RFC 3339 with any offset, as events are printed (2024-05-06T15:04:05.123456789+08:00); local time, whole or \
 shortened (2024-05-06, 2024-05-06T15, T15:04, T15:04:05.5); unix seconds (1714979045.5); a duration back from now \
 (10m, 1h30m, 7d, 2w); now. Both ends are included.
@@ -25,7 +25,7 @@ Filters: values of one key are OR, keys are AND.
   attr.KEY=VALUE        Events whose attribute KEY is VALUE";
 
 /// What the help of `emit` says of `--batch`.
-pub const BATCH: &str = "\
+pub(crate) const BATCH: &str = "\
 A program may keep the standard input of --batch open for as long as it runs. While monitord is away or busy, events \
 wait here, and once 256 of them wait, no more input is read: the pipe makes the producer wait, and nothing is dropped. \
 At the end of the input, the command ends when monitord's FIFO has taken all events. With --timeout it gives up \
@@ -46,7 +46,7 @@ a note.";
 
 /// Arguments of `events`.
 #[derive(Debug, Args)]
-pub struct Events {
+pub(crate) struct Events {
     /// Print only events of this name or id [same as --filter name=NAME]
     #[arg(short, long = "name", value_name = "NAME")]
     pub names: Vec<String>,
@@ -101,7 +101,7 @@ pub struct Events {
 
 /// How an event is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum EventFormat {
+pub(crate) enum EventFormat {
     /// TIME TYPE ACTION ID (KEY=VALUE, …)
     #[default]
     Line,
@@ -113,7 +113,7 @@ pub enum EventFormat {
 
 /// Arguments of `emit`.
 #[derive(Debug, Args)]
-pub struct Emit {
+pub(crate) struct Emit {
     /// What sort of thing it happened to, in a word of your own: [a-z0-9][a-z0-9_.-]*
     #[arg(value_name = "TYPE", required_unless_present = "batch")]
     pub kind: Option<String>,

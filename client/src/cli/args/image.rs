@@ -9,7 +9,7 @@ use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 
 /// Which files credentials are saved in, and looked for.
-pub const AUTH_FILES: &str = "\
+pub(crate) const AUTH_FILES: &str = "\
 Files: credentials are saved in --authfile, else in $REGISTRY_AUTH_FILE, else in \
 $XDG_RUNTIME_DIR/containers/auth.json (/run/containers/UID/auth.json without XDG_RUNTIME_DIR), as podman and skopeo \
 do: that is gone after a reboot. Where the file sets a credential helper for the registry (credHelpers, credsStore), \
@@ -21,7 +21,7 @@ the key auth-file of its configuration, for what the command line does not bring
 
 /// Arguments of `image`.
 #[derive(Debug, Args)]
-pub struct ImageGroup {
+pub(crate) struct ImageGroup {
     /// What to do.
     #[command(subcommand)]
     pub command: ImageCommand,
@@ -29,7 +29,7 @@ pub struct ImageGroup {
 
 /// What `image` does.
 #[derive(Debug, Subcommand)]
-pub enum ImageCommand {
+pub(crate) enum ImageCommand {
     /// List images [same as 'sampan images']
     #[command(visible_alias = "list")]
     Ls(Lazy<Images>),
@@ -60,7 +60,7 @@ pub enum ImageCommand {
 
 /// Arguments of `pull`.
 #[derive(Debug, Args)]
-pub struct Pull {
+pub(crate) struct Pull {
     /// The images: [docker://][HOST[:PORT]/]NAME[:TAG][@DIGEST], oci:DIR[:TAG], oci-archive:FILE[:NAME] or
     /// docker-archive:FILE[:REF]
     #[arg(value_name = "REF", required = true)]
@@ -97,7 +97,7 @@ pub struct Pull {
 
 /// Arguments of `images`.
 #[derive(Debug, Args)]
-pub struct Images {
+pub(crate) struct Images {
     /// List only images of this repository, or of this reference [default: all]
     #[arg(value_name = "NAME")]
     pub name: Option<String>,
@@ -123,7 +123,7 @@ pub struct Images {
 
 /// Arguments of `image inspect`.
 #[derive(Debug, Args)]
-pub struct Inspect {
+pub(crate) struct Inspect {
     /// Images: reference, digest, or the beginning of an id
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
@@ -134,7 +134,7 @@ pub struct Inspect {
 
 /// Arguments of `tag`.
 #[derive(Debug, Args)]
-pub struct Tag {
+pub(crate) struct Tag {
     /// The image: reference, digest, or the beginning of an id
     #[arg(value_name = "IMAGE")]
     pub source: String,
@@ -148,7 +148,7 @@ pub struct Tag {
 
 /// Arguments of `rmi`.
 #[derive(Debug, Args)]
-pub struct Remove {
+pub(crate) struct Remove {
     /// Images: reference, digest, or the beginning of an id
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
@@ -162,7 +162,7 @@ pub struct Remove {
 
 /// Arguments of `import`.
 #[derive(Debug, Args)]
-pub struct Import {
+pub(crate) struct Import {
     /// Reference that the image gets
     #[arg(value_name = "REF")]
     pub reference: String,
@@ -191,7 +191,7 @@ pub struct Import {
 
 /// Arguments of `push`.
 #[derive(Debug, Args)]
-pub struct Push {
+pub(crate) struct Push {
     /// The image: reference, digest, or the beginning of an id
     #[arg(value_name = "IMAGE")]
     pub image: String,
@@ -222,7 +222,7 @@ pub struct Push {
 
 /// What `save` writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum SaveFormat {
+pub(crate) enum SaveFormat {
     /// A tar for docker and podman, of every version
     #[default]
     DockerArchive,
@@ -234,7 +234,7 @@ pub enum SaveFormat {
 
 /// Arguments of `save`.
 #[derive(Debug, Args)]
-pub struct Save {
+pub(crate) struct Save {
     /// Images: reference, digest, or the beginning of an id
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
@@ -255,7 +255,7 @@ pub struct Save {
 
 /// Arguments of `load`.
 #[derive(Debug, Args)]
-pub struct Load {
+pub(crate) struct Load {
     /// Read the archive from this file [default: standard input]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub input: Option<PathBuf>,
@@ -283,7 +283,7 @@ needs just now stays as it is, and is told of. Exit status 1 if something is, or
 
 /// Arguments of `image verify`.
 #[derive(Debug, Args)]
-pub struct Verify {
+pub(crate) struct Verify {
     /// Also unpack each layer's blob again, one at a time beside the store, and compare file by file
     #[arg(long)]
     pub deep: bool,
@@ -305,7 +305,7 @@ An image that a job needs just now stays. What blobs and unpacked layers no imag
 
 /// Arguments of `image prune`.
 #[derive(Debug, Args)]
-pub struct Prune {
+pub(crate) struct Prune {
     /// Remove also images that have a name, as long as nothing uses them
     #[arg(short, long)]
     pub all: bool,
@@ -322,7 +322,7 @@ pub struct Prune {
 
 /// Arguments of `login`.
 #[derive(Debug, Args)]
-pub struct Login {
+pub(crate) struct Login {
     /// The registry: HOST[:PORT]
     #[arg(value_name = "REGISTRY", default_value = "docker.io")]
     pub registry: String,
@@ -358,7 +358,7 @@ pub struct Login {
 
 /// Arguments of `logout`.
 #[derive(Debug, Args)]
-pub struct Logout {
+pub(crate) struct Logout {
     /// The registry: HOST[:PORT]
     #[arg(value_name = "REGISTRY", default_value = "docker.io", conflicts_with = "all")]
     pub registry: String,
@@ -375,7 +375,7 @@ pub struct Logout {
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
-pub struct Serve {
+pub(crate) struct Serve {
     /// Listen here; port 0 lets the kernel choose
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:5000")]
     pub listen: String,

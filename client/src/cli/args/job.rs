@@ -6,7 +6,7 @@ use clap::Args;
 
 /// Arguments of `jobs`.
 #[derive(Debug, Args)]
-pub struct Jobs {
+pub(crate) struct Jobs {
     /// Print the list like this
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub format: ListFormat,
@@ -20,7 +20,7 @@ pub struct Jobs {
 
 /// Arguments of `watch`.
 #[derive(Debug, Args)]
-pub struct Watch {
+pub(crate) struct Watch {
     /// Number of the job
     #[arg(value_name = "JOB", value_parser = job)]
     pub job: u64,
@@ -39,7 +39,7 @@ fn job(text: &str) -> Result<u64, &'static str> {
 
 /// Arguments of `cancel`.
 #[derive(Debug, Args)]
-pub struct Cancel {
+pub(crate) struct Cancel {
     /// Number of the job
     #[arg(value_name = "JOB", value_parser = job)]
     pub job: u64,

@@ -8,7 +8,7 @@ use std::ops::Deref;
 
 /// The arguments `T` of one command among others.
 #[derive(Clone, Debug)]
-pub struct Lazy<T>(T);
+pub(crate) struct Lazy<T>(T);
 
 impl<T> Deref for Lazy<T> {
     type Target = T;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// Where the engine listens.
 #[derive(Clone, Debug, Args)]
-pub struct EngineSocket {
+pub(crate) struct EngineSocket {
     /// Ask the engine that listens here [default: RUN/engine.sock]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub socket: Option<PathBuf>,
@@ -13,7 +13,7 @@ pub struct EngineSocket {
 
 /// Where monitord listens.
 #[derive(Debug, Args)]
-pub struct EventsSocket {
+pub(crate) struct EventsSocket {
     /// Ask the monitord that listens here [default: RUN/events.sock]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub socket: Option<PathBuf>,

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 /// Arguments of `system`.
 #[derive(Debug, Args)]
-pub struct System {
+pub(crate) struct System {
     /// What to do.
     #[command(subcommand)]
     pub command: SystemCommand,
@@ -15,14 +15,14 @@ pub struct System {
 
 /// What `system` does.
 #[derive(Debug, Subcommand)]
-pub enum SystemCommand {
+pub(crate) enum SystemCommand {
     /// Show what takes room on the disk, and how much of that could go
     Df(Lazy<Df>),
 }
 
 /// Arguments of `system df`.
 #[derive(Debug, Args)]
-pub struct Df {
+pub(crate) struct Df {
     /// Show each image as well
     #[arg(short, long)]
     pub verbose: bool,
@@ -36,7 +36,7 @@ pub struct Df {
 
 /// Arguments of `info`.
 #[derive(Debug, Args)]
-pub struct Info {
+pub(crate) struct Info {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -47,7 +47,7 @@ pub struct Info {
 
 /// Arguments of `version`.
 #[derive(Debug, Args)]
-pub struct Version {
+pub(crate) struct Version {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -55,7 +55,7 @@ pub struct Version {
 
 /// Arguments of `monitor`.
 #[derive(Debug, Args)]
-pub struct Monitor {
+pub(crate) struct Monitor {
     /// What to look at.
     #[command(subcommand)]
     pub command: MonitorCommand,
@@ -63,14 +63,14 @@ pub struct Monitor {
 
 /// What `monitor` looks at.
 #[derive(Debug, Subcommand)]
-pub enum MonitorCommand {
+pub(crate) enum MonitorCommand {
     /// Show sequence number, rate, subscribers and their lag, ring, journal, and what was lost
     Status(Lazy<MonitorStatus>),
 }
 
 /// Arguments of `monitor status`.
 #[derive(Debug, Args)]
-pub struct MonitorStatus {
+pub(crate) struct MonitorStatus {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -81,7 +81,7 @@ pub struct MonitorStatus {
 
 /// Arguments of `up`.
 #[derive(Debug, Args)]
-pub struct Up {
+pub(crate) struct Up {
     /// Pass this argument to sampan-monitord; repeat it for more
     #[arg(long = "monitord-arg", value_name = "ARG", allow_hyphen_values = true)]
     pub monitord: Vec<String>,

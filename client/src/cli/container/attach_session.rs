@@ -38,7 +38,7 @@ const LAST_WORD: Duration = Duration::from_secs(3);
 
 /// What is to be attached.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// What it reads; with a terminal, what is typed.
     pub stdin: bool,
     /// What it writes.
@@ -58,7 +58,7 @@ impl Wanted {
     ///
     /// # Errors
     /// There is no terminal.
-    pub fn check(&self) -> Result<(), Failure> {
+    pub(crate) fn check(&self) -> Result<(), Failure> {
         if self.tty && self.stdin && !io::stdin().is_terminal() {
             return Err(Failure::new("cannot attach a terminal: the input device is not a TTY")
                 .hint("leave out -t, or -i")
@@ -70,7 +70,7 @@ impl Wanted {
 
 /// How a session ends well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// The process has ended, with this exit code.
     Exited(u8),
     /// It goes on without us.
@@ -79,7 +79,7 @@ pub enum End {
 
 /// What goes to the engine.
 #[derive(Debug)]
-pub struct Handed {
+pub(crate) struct Handed {
     descriptors: Vec<OwnedFd>,
     /// Which they are.
     pub streams: Streams,
@@ -89,14 +89,14 @@ pub struct Handed {
 
 impl Handed {
     /// The descriptors, in the order of the protocol.
-    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+    pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         self.descriptors.iter().map(AsFd::as_fd).collect()
     }
 }
 
 /// This side of a control socket, and of the streams that are copied here.
 #[derive(Debug)]
-pub struct Session {
+pub(crate) struct Session {
     control: UnixStream,
     decoder: Decoder,
     /// Frames that are not sent yet.
@@ -159,7 +159,7 @@ impl Session {
     ///
     /// # Errors
     /// There is no terminal, or no descriptor to be had.
-    pub fn open(wanted: Wanted) -> Result<(Self, Handed), Failure> {
+    pub(crate) fn open(wanted: Wanted) -> Result<(Self, Handed), Failure> {
         wanted.check()?;
         let (control, theirs) = UnixStream::pair().map_err(system("no socket pair"))?;
         control.set_nonblocking(true).map_err(system("no socket"))?;
@@ -252,7 +252,7 @@ impl Session {
     ///
     /// # Errors
     /// The process could not be started: exit status 125, 126 or 127. Or its shim died.
-    pub fn follow(mut self, handed: Handed, answers: Answers) -> Result<End, Failure> {
+    pub(crate) fn follow(mut self, handed: Handed, answers: Answers) -> Result<End, Failure> {
         // The other ends are the shim's alone, so that their ends can be seen.
         drop(handed);
         let mut answers = Some(answers);
@@ -638,7 +638,7 @@ fn shim_died() -> Failure {
 }
 
 /// What the engine refused, with the exit status of podman-run(1).
-pub fn refusal(error: EngineError) -> Failure {
+pub(crate) fn refusal(error: EngineError) -> Failure {
     let status = match &error {
         EngineError::Failed(failure) if failure.code == Code::CannotRun => 126,
         EngineError::Failed(failure) if failure.code == Code::NoCommand => 127,

@@ -31,7 +31,7 @@ struct Shim {
 ///
 /// # Errors
 /// It is not root's, or systemd has not started it.
-pub fn check() -> Result<(), Failure> {
+pub(crate) fn check() -> Result<(), Failure> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Failure::new("cannot be a container's unit: that takes root")
             .hint("leave User= and DynamicUser= out of the unit; --user is for the container's processes")
@@ -53,7 +53,7 @@ pub fn check() -> Result<(), Failure> {
 ///
 /// # Errors
 /// That is systemd, which takes it for a word of the engine's unit.
-pub fn check_notify() -> Result<(), Failure> {
+pub(crate) fn check_notify() -> Result<(), Failure> {
     let is_systemd = said("NOTIFY_SOCKET").is_some_and(|socket| socket.starts_with(SYSTEMD));
     match is_systemd && said("INVOCATION_ID").is_some() {
         false => Ok(()),
@@ -69,7 +69,7 @@ pub fn check_notify() -> Result<(), Failure> {
 ///
 /// `notify` says who tells that the unit is ready, if not the container's own choice; `streams` whether the unit's
 /// standard output and error get what the container writes.
-pub fn become_shim(
+pub(crate) fn become_shim(
     socket: &EngineSocket,
     container: &str,
     notify: Option<Notify>,

@@ -3,13 +3,13 @@
 use crate::cli::error::{Failure, USAGE};
 
 /// What detaches if nobody says otherwise.
-pub const DEFAULT: &str = "ctrl-p,ctrl-q";
+pub(crate) const DEFAULT: &str = "ctrl-p,ctrl-q";
 
 /// Reads `ctrl-p,ctrl-q`, `ctrl-@,x`: letters, or `ctrl-` and one of `a-z@[\]^_`. Nothing is no keys.
 ///
 /// # Errors
 /// One is no such key.
-pub fn parse(text: &str) -> Result<Vec<u8>, Failure> {
+pub(crate) fn parse(text: &str) -> Result<Vec<u8>, Failure> {
     let wrong = || {
         Failure::new(format!("--detach-keys {text:?}: not understood"))
             .hint("write keys with ',' between: one letter, or ctrl- and one of a-z @ [ \\ ] ^ _")
@@ -34,19 +34,19 @@ pub fn parse(text: &str) -> Result<Vec<u8>, Failure> {
 
 /// Finds the keys in a stream of bytes, and holds back what may be their beginning.
 #[derive(Debug)]
-pub struct Keys {
+pub(crate) struct Keys {
     keys: Vec<u8>,
     matched: usize,
 }
 
 impl Keys {
     /// Looks for these.
-    pub fn new(keys: Vec<u8>) -> Self {
+    pub(crate) fn new(keys: Vec<u8>) -> Self {
         Keys { keys, matched: 0 }
     }
 
     /// Appends to `out` what goes on; true if the keys were typed, and what came behind them is dropped.
-    pub fn pass(&mut self, typed: &[u8], out: &mut Vec<u8>) -> bool {
+    pub(crate) fn pass(&mut self, typed: &[u8], out: &mut Vec<u8>) -> bool {
         if self.keys.is_empty() {
             out.extend_from_slice(typed);
             return false;

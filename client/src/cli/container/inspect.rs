@@ -15,7 +15,7 @@ use serde_json::Value;
 ///
 /// # Errors
 /// There is no such container.
-pub fn run(args: &InspectContainers) -> Result<(), Failure> {
+pub(crate) fn run(args: &InspectContainers) -> Result<(), Failure> {
     show(&args.containers, |name| document(&args.socket, name, args.size))
 }
 
@@ -23,7 +23,7 @@ pub fn run(args: &InspectContainers) -> Result<(), Failure> {
 ///
 /// # Errors
 /// There is nothing of a name.
-pub fn run_any(args: &InspectAny) -> Result<(), Failure> {
+pub(crate) fn run_any(args: &InspectAny) -> Result<(), Failure> {
     show(&args.names, |name| match args.kind {
         Some(InspectKind::Container) => document(&args.socket, name, args.size),
         Some(InspectKind::Image) => image::inspect::document(&args.socket, name),
@@ -52,7 +52,7 @@ fn document_if_any(socket: &EngineSocket, name: &str, size: bool) -> Result<Opti
 ///
 /// # Errors
 /// There is none of this name, or the engine says what is no JSON.
-pub fn document(socket: &EngineSocket, name: &str, size: bool) -> Result<Value, Failure> {
+pub(crate) fn document(socket: &EngineSocket, name: &str, size: bool) -> Result<Value, Failure> {
     let request = Request::InspectContainer { container: name.to_owned(), size };
     let mut document = None;
     for answer in engine(socket).request(request, &[])? {

@@ -47,7 +47,7 @@ fn stop_of(name: &str, args: &Stop) -> engine::Stop {
 ///
 /// # Errors
 /// There is no such container.
-pub fn stop(args: &Stop) -> Result<(), Failure> {
+pub(crate) fn stop(args: &Stop) -> Result<(), Failure> {
     all(&args.socket, &args.containers, |name| Request::Stop(stop_of(name, args)), told)
 }
 
@@ -55,7 +55,7 @@ pub fn stop(args: &Stop) -> Result<(), Failure> {
 ///
 /// # Errors
 /// There is no such container, or it does not start.
-pub fn restart(args: &Stop) -> Result<(), Failure> {
+pub(crate) fn restart(args: &Stop) -> Result<(), Failure> {
     all(&args.socket, &args.containers, |name| Request::Restart(stop_of(name, args)), told)
 }
 
@@ -63,7 +63,7 @@ pub fn restart(args: &Stop) -> Result<(), Failure> {
 ///
 /// # Errors
 /// There is no such container, or it does not run.
-pub fn kill(args: &Kill) -> Result<(), Failure> {
+pub(crate) fn kill(args: &Kill) -> Result<(), Failure> {
     let request = |name: &String| Request::Kill { container: name.clone(), signal: args.signal.clone() };
     all(&args.socket, &args.containers, request, told)
 }
@@ -72,7 +72,7 @@ pub fn kill(args: &Kill) -> Result<(), Failure> {
 ///
 /// # Errors
 /// There is no such container, or it does not run.
-pub fn pause(args: &Containers) -> Result<(), Failure> {
+pub(crate) fn pause(args: &Containers) -> Result<(), Failure> {
     all(&args.socket, &args.containers, |name| Request::Pause { container: name.clone() }, told)
 }
 
@@ -80,7 +80,7 @@ pub fn pause(args: &Containers) -> Result<(), Failure> {
 ///
 /// # Errors
 /// There is no such container, or it is not paused.
-pub fn unpause(args: &Containers) -> Result<(), Failure> {
+pub(crate) fn unpause(args: &Containers) -> Result<(), Failure> {
     all(&args.socket, &args.containers, |name| Request::Unpause { container: name.clone() }, told)
 }
 
@@ -88,7 +88,7 @@ pub fn unpause(args: &Containers) -> Result<(), Failure> {
 ///
 /// # Errors
 /// There is no such container, or it runs.
-pub fn remove(args: &RemoveContainers) -> Result<(), Failure> {
+pub(crate) fn remove(args: &RemoveContainers) -> Result<(), Failure> {
     let request = |name: &String| Request::RemoveContainer { container: name.clone(), force: args.force };
     all(&args.socket, &args.containers, request, |name, answers| {
         for answer in answers {
@@ -107,7 +107,7 @@ pub fn remove(args: &RemoveContainers) -> Result<(), Failure> {
 ///
 /// # Errors
 /// There is no such container.
-pub fn wait(args: &Wait) -> Result<(), Failure> {
+pub(crate) fn wait(args: &Wait) -> Result<(), Failure> {
     let condition = match args.condition {
         WaitFor::NotRunning => Condition::NotRunning,
         WaitFor::NextExit => Condition::NextExit,
@@ -132,7 +132,7 @@ pub fn wait(args: &Wait) -> Result<(), Failure> {
 ///
 /// # Errors
 /// There is no such container, or another has the name.
-pub fn rename(args: &Rename) -> Result<(), Failure> {
+pub(crate) fn rename(args: &Rename) -> Result<(), Failure> {
     let request = Request::Rename { container: args.container.clone(), name: args.name.clone() };
     finish(engine(&args.socket).request(request, &[])?).map(drop)
 }

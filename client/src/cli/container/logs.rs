@@ -39,7 +39,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// There is no such container, or its log is not in files.
-pub fn run(args: &Logs) -> Result<(), Failure> {
+pub(crate) fn run(args: &Logs) -> Result<(), Failure> {
     let now = time::now();
     let at = |text: &Option<String>| {
         text.as_deref().map(|text| time::parse(text, now)).transpose().map_err(Failure::usage)

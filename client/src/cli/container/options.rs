@@ -22,7 +22,7 @@ fn bad(option: &str, value: &str, why: &str) -> Failure {
 ///
 /// # Errors
 /// It is no size.
-pub fn size(option: &str, text: &str) -> Result<u64, Failure> {
+pub(crate) fn size(option: &str, text: &str) -> Result<u64, Failure> {
     let wrong = || bad(option, text, "this is no size").hint("write a number and b, k, m, g or t: 64m");
     size::parse(text).ok_or_else(wrong)
 }
@@ -31,7 +31,7 @@ pub fn size(option: &str, text: &str) -> Result<u64, Failure> {
 ///
 /// # Errors
 /// It is neither.
-pub fn swap(text: &str) -> Result<i64, Failure> {
+pub(crate) fn swap(text: &str) -> Result<i64, Failure> {
     if text == "-1" {
         return Ok(-1);
     }
@@ -42,7 +42,7 @@ pub fn swap(text: &str) -> Result<i64, Failure> {
 ///
 /// # Errors
 /// It is no number.
-pub fn cpus(text: &str) -> Result<u64, Failure> {
+pub(crate) fn cpus(text: &str) -> Result<u64, Failure> {
     let wrong = || bad("--cpus", text, "this is no number of CPUs").hint("write one like 2 or 0.5");
     let (whole, fraction, scale) = size::decimal(text).ok_or_else(wrong)?;
     let nanos = whole
@@ -55,7 +55,7 @@ pub fn cpus(text: &str) -> Result<u64, Failure> {
 ///
 /// # Errors
 /// It is too much.
-pub fn stop_timeout(seconds: i64) -> Result<u32, Failure> {
+pub(crate) fn stop_timeout(seconds: i64) -> Result<u32, Failure> {
     match seconds {
         ..0 => Ok(FOR_EVER),
         seconds => u32::try_from(seconds)
@@ -67,7 +67,7 @@ pub fn stop_timeout(seconds: i64) -> Result<u32, Failure> {
 ///
 /// # Errors
 /// It has another form, or the soft limit is over the hard one.
-pub fn ulimit(text: &str) -> Result<(String, i64, i64), Failure> {
+pub(crate) fn ulimit(text: &str) -> Result<(String, i64, i64), Failure> {
     let wrong = |why| bad("--ulimit", text, why).hint("write NAME=SOFT[:HARD]: nofile=1024:2048");
     let (name, limits) = text.split_once('=').ok_or_else(|| wrong("there is no '=' in it"))?;
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
@@ -91,7 +91,7 @@ pub fn ulimit(text: &str) -> Result<(String, i64, i64), Failure> {
 ///
 /// # Errors
 /// It is none of them.
-pub fn restart(text: &str) -> Result<Restart, Failure> {
+pub(crate) fn restart(text: &str) -> Result<Restart, Failure> {
     let wrong = || {
         bad("--restart", text, "there is no such policy")
             .hint("no, on-failure[:COUNT], always and unless-stopped are")
@@ -114,7 +114,7 @@ pub fn restart(text: &str) -> Result<Restart, Failure> {
 ///
 /// # Errors
 /// It is another.
-pub fn network(text: &str) -> Result<Network, Failure> {
+pub(crate) fn network(text: &str) -> Result<Network, Failure> {
     match text {
         "none" => Ok(Network::None),
         "host" => Ok(Network::Host),
@@ -127,7 +127,7 @@ pub fn network(text: &str) -> Result<Network, Failure> {
 ///
 /// # Errors
 /// It has no key.
-pub fn pair(option: &str, text: &str, may_lack: bool) -> Result<(String, String), Failure> {
+pub(crate) fn pair(option: &str, text: &str, may_lack: bool) -> Result<(String, String), Failure> {
     let (key, value) = match text.split_once('=') {
         Some(pair) => pair,
         None if may_lack => (text, ""),
@@ -143,7 +143,7 @@ pub fn pair(option: &str, text: &str, may_lack: bool) -> Result<(String, String)
 ///
 /// # Errors
 /// A file cannot be read, or a variable has no name.
-pub fn environment(files: &[PathBuf], words: &[String]) -> Result<Vec<String>, Failure> {
+pub(crate) fn environment(files: &[PathBuf], words: &[String]) -> Result<Vec<String>, Failure> {
     let mut all = Vec::new();
     for file in files {
         let name = file.display().to_string();
@@ -176,7 +176,7 @@ fn variable(option: &str, word: &str) -> Result<Option<String>, Failure> {
 ///
 /// # Errors
 /// A file cannot be read, or a label has no key.
-pub fn labels(files: &[PathBuf], words: &[String]) -> Result<Vec<(String, String)>, Failure> {
+pub(crate) fn labels(files: &[PathBuf], words: &[String]) -> Result<Vec<(String, String)>, Failure> {
     let mut all = Vec::new();
     for file in files {
         let name = file.display().to_string();
@@ -222,7 +222,7 @@ fn read(option: &str, path: &Path) -> Result<String, Failure> {
 ///
 /// # Errors
 /// It cannot be read, or is no JSON.
-pub fn security(text: &str) -> Result<String, Failure> {
+pub(crate) fn security(text: &str) -> Result<String, Failure> {
     // Docker once wrote ':' here and still takes it.
     let profile = text.strip_prefix("seccomp=").or_else(|| text.strip_prefix("seccomp:"));
     match profile {
@@ -266,7 +266,7 @@ fn absolute(option: &str, value: &str, path: &str) -> Result<String, Failure> {
 ///
 /// # Errors
 /// It has another form.
-pub fn volume(text: &str) -> Result<Mount, Failure> {
+pub(crate) fn volume(text: &str) -> Result<Mount, Failure> {
     let wrong = |why: &str| bad("--volume", text, why).hint("write SOURCE:TARGET[:OPTIONS]: ./data:/data:ro");
     let mut parts = text.splitn(3, ':');
     let (source, target) = match (parts.next(), parts.next()) {
@@ -311,7 +311,7 @@ pub fn volume(text: &str) -> Result<Mount, Failure> {
 ///
 /// # Errors
 /// The target is no absolute path.
-pub fn tmpfs(text: &str) -> Result<Mount, Failure> {
+pub(crate) fn tmpfs(text: &str) -> Result<Mount, Failure> {
     let (target, options) = text.split_once(':').unwrap_or((text, ""));
     if !target.starts_with('/') {
         return Err(bad("--tmpfs", text, "the target must be an absolute path").hint("write /run:size=64m"));
@@ -331,7 +331,7 @@ pub fn tmpfs(text: &str) -> Result<Mount, Failure> {
 ///
 /// # Errors
 /// A key is not known, or one is missing.
-pub fn mount(text: &str) -> Result<Mount, Failure> {
+pub(crate) fn mount(text: &str) -> Result<Mount, Failure> {
     let wrong = |why: &str| {
         bad("--mount", text, why).hint("write type=bind,src=PATH,dst=PATH[,ro] or type=tmpfs,dst=PATH")
     };

@@ -14,7 +14,7 @@ use std::io::{self, IsTerminal};
 ///
 /// # Errors
 /// A filter makes no sense, or the engine is not there.
-pub fn run(args: &PruneContainers) -> Result<(), Failure> {
+pub(crate) fn run(args: &PruneContainers) -> Result<(), Failure> {
     let question = "This removes all containers that do not run. Go on? [y/N] ";
     if !args.force && io::stdin().is_terminal() && !prompt::confirm(question)? {
         return Ok(());

@@ -23,7 +23,7 @@ const SECOND: i64 = 1_000_000_000;
 ///
 /// # Errors
 /// A filter makes no sense, or the engine is not there.
-pub fn run(args: &Ps) -> Result<(), Failure> {
+pub(crate) fn run(args: &Ps) -> Result<(), Failure> {
     let last = if args.latest { 1 } else { args.last.unwrap_or(0) };
     let listing = Listing { all: args.all || last > 0, last, filters: args.filters.clone(), size: args.size };
     let mut containers = Vec::new();

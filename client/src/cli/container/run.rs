@@ -28,7 +28,7 @@ struct Made {
 ///
 /// # Errors
 /// An option makes no sense, or the engine refuses.
-pub fn create(args: &Create) -> Result<(), Failure> {
+pub(crate) fn create(args: &Create) -> Result<(), Failure> {
     let made = make(&args.options)?;
     print(&format!("{}\n", made.id))
 }
@@ -37,7 +37,7 @@ pub fn create(args: &Create) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Exit status 125: it could not be made or started; 126, 127: nor its command; else the command's own.
-pub fn run(args: &Run) -> Result<(), Failure> {
+pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     let options = &args.options;
     if args.detach && !options.attach.is_empty() {
         return Err(
@@ -338,7 +338,7 @@ fn mounts(options: &Options) -> Result<Vec<container::Mount>, Failure> {
 ///
 /// # Errors
 /// A container could not be started; with `-a` the exit status is that of its command.
-pub fn start(args: &Start) -> Result<(), Failure> {
+pub(crate) fn start(args: &Start) -> Result<(), Failure> {
     if args.unit {
         return start_unit(args);
     }
@@ -402,7 +402,7 @@ fn config(socket: &EngineSocket, name: &str) -> Result<Config, Failure> {
 ///
 /// # Errors
 /// It does not run; else the exit status is that of its command.
-pub fn attach(args: &Attach) -> Result<(), Failure> {
+pub(crate) fn attach(args: &Attach) -> Result<(), Failure> {
     let config = config(&args.socket, &args.container)?;
     let wanted = Wanted {
         stdin: !args.no_stdin && config.open_stdin,
@@ -428,7 +428,7 @@ pub fn attach(args: &Attach) -> Result<(), Failure> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn exec(args: &Exec) -> Result<(), Failure> {
+pub(crate) fn exec(args: &Exec) -> Result<(), Failure> {
     let (name, command) = match args.words.split_first() {
         Some((name, command)) if !command.is_empty() => (name, command),
         _ => {

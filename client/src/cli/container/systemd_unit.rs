@@ -35,7 +35,7 @@ const VARIABLES: [&str; 3] = ["SAMPAN_RUN_DIR", "SAMPAN_STATE_DIR", "SAMPAN_DATA
 ///
 /// # Errors
 /// There is no such container, it cannot be a unit, or the file is there already.
-pub fn run(args: &GenerateSystemd) -> Result<(), Failure> {
+pub(crate) fn run(args: &GenerateSystemd) -> Result<(), Failure> {
     let container = document(&args.socket, &args.container, false)?;
     let text = |path: &str| container.pointer(path).and_then(Value::as_str).unwrap_or_default();
     let name = text("/Name").trim_start_matches('/');

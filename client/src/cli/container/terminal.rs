@@ -10,14 +10,14 @@ static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 
 /// The terminal of standard input hands every byte on at once, until this is dropped.
 #[derive(Debug)]
-pub struct Raw(());
+pub(crate) struct Raw(());
 
 impl Raw {
     /// Makes it raw.
     ///
     /// # Errors
     /// Standard input is no terminal.
-    pub fn begin() -> Result<Self, Failure> {
+    pub(crate) fn begin() -> Result<Self, Failure> {
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
             let hook = std::panic::take_hook();
@@ -35,7 +35,7 @@ impl Raw {
     ///
     /// # Errors
     /// It is gone.
-    pub fn set(&self) -> io::Result<()> {
+    pub(crate) fn set(&self) -> io::Result<()> {
         let before = tcgetattr(io::stdin())?;
         let mut raw = before.clone();
         cfmakeraw(&mut raw);
@@ -44,7 +44,7 @@ impl Raw {
     }
 
     /// As it was before; [`Raw::set`] makes it raw again.
-    pub fn unset(&self) {
+    pub(crate) fn unset(&self) {
         restore();
     }
 }
@@ -62,7 +62,7 @@ fn restore() {
 }
 
 /// Rows and columns of the terminal, standard output's or else standard input's; 0 and 0 if there is none.
-pub fn size() -> (u16, u16) {
+pub(crate) fn size() -> (u16, u16) {
     let of = terminal_size::terminal_size_of(io::stdout())
         .or_else(|| terminal_size::terminal_size_of(io::stdin()));
     of.map_or((0, 0), |(columns, rows)| (rows.0, columns.0))

@@ -12,7 +12,7 @@ use std::process::Command;
 ///
 /// # Errors
 /// The container does not run, or there is no ps here.
-pub fn run(args: &Top) -> Result<(), Failure> {
+pub(crate) fn run(args: &Top) -> Result<(), Failure> {
     let Some((name, options)) = args.words.split_first() else {
         return Err(Failure::new("no container is given"));
     };

@@ -16,11 +16,11 @@ const LINE_MAX: u64 = 256;
 
 /// The descriptor that acknowledgements come from.
 #[derive(Debug)]
-pub struct Acks(File);
+pub(crate) struct Acks(File);
 
 /// The thread that reads them.
 #[derive(Debug)]
-pub struct Reading {
+pub(crate) struct Reading {
     ended: UnixStream,
 }
 
@@ -29,7 +29,7 @@ impl Acks {
     ///
     /// # Errors
     /// It is not open, or not for reading.
-    pub fn open(number: i32) -> Result<Self, Failure> {
+    pub(crate) fn open(number: i32) -> Result<Self, Failure> {
         // By its name: the descriptor itself may be one that others here use.
         let file = File::open(format!("/proc/self/fd/{number}"));
         file.map(Acks).map_err(|error| {
@@ -47,7 +47,7 @@ impl Acks {
     ///
     /// # Errors
     /// There is no thread or descriptor to be had.
-    pub fn read(self, committer: Committer, stopper: Stopper) -> io::Result<Reading> {
+    pub(crate) fn read(self, committer: Committer, stopper: Stopper) -> io::Result<Reading> {
         let (ended, end) = UnixStream::pair()?;
         let read = move || {
             take_all(BufReader::new(self.0), &committer);
@@ -61,13 +61,13 @@ impl Acks {
 
 impl Reading {
     /// True once the consumer has closed its end.
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         let mut fds = [PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
         matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
     }
 
     /// Waits until the consumer has closed its end, or `wake` is readable.
-    pub fn wait(&self, wake: &UnixStream) {
+    pub(crate) fn wait(&self, wake: &UnixStream) {
         let mut fds = [
             PollFd::new(self.ended.as_fd(), PollFlags::POLLIN),
             PollFd::new(wake.as_fd(), PollFlags::POLLIN),

@@ -26,7 +26,7 @@ const GIVEN_TO_GROUP: Duration = Duration::from_secs(1);
 /// Pause between two looks at it.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Why events wait where no system call has failed.
-pub const FULL: &str = "the FIFO is full, and monitord does not read it";
+pub(crate) const FULL: &str = "the FIFO is full, and monitord does not read it";
 /// What is wrong with a path where something else stands.
 const NO_FIFO: &str = "it is not a FIFO";
 
@@ -34,7 +34,7 @@ const NO_FIFO: &str = "it is not a FIFO";
 ///
 /// # Errors
 /// Status 2: the event is not allowed. Status 1: monitord does not take it.
-pub fn run(args: &Emit) -> Result<(), Failure> {
+pub(crate) fn run(args: &Emit) -> Result<(), Failure> {
     let target = Target::new(args);
     let event = event(args)?;
     target.check(&event)?;
@@ -53,7 +53,7 @@ pub fn run(args: &Emit) -> Result<(), Failure> {
 }
 
 /// The FIFO that events go into.
-pub struct Target {
+pub(crate) struct Target {
     /// Where it is.
     pub path: PathBuf,
     /// True if the arguments name it.
@@ -64,7 +64,7 @@ pub struct Target {
 
 impl Target {
     /// The FIFO that the arguments or the environment name.
-    pub fn new(args: &Emit) -> Self {
+    pub(crate) fn new(args: &Emit) -> Self {
         let emit_fifo = Paths::from_env().emit_fifo();
         let path = args.fifo.clone().unwrap_or_else(|| emit_fifo.clone());
         Target { takes_facts: path != emit_fifo, path, is_named: args.fifo.is_some() }
@@ -74,7 +74,7 @@ impl Target {
     ///
     /// # Errors
     /// Status 2: it breaks a rule, or is a fact.
-    pub fn check(&self, event: &Event) -> Result<(), Failure> {
+    pub(crate) fn check(&self, event: &Event) -> Result<(), Failure> {
         sampan_ipc::record::encode(event).map_err(|error| bad(error.to_string()))?;
         match !self.takes_facts && FACT_KINDS.contains(&event.kind.as_str()) {
             true => Err(fact(&event.kind)),
@@ -83,7 +83,7 @@ impl Target {
     }
 
     /// What only a person can change, so that nobody should wait for it. That nothing is there is none of it.
-    pub fn obstacle(&self) -> Option<io::Error> {
+    pub(crate) fn obstacle(&self) -> Option<io::Error> {
         // The directory first: in one of another user's, what looks like a FIFO says nothing.
         match trust::directory(trust::parent(&self.path)).map_err(io::Error::from) {
             Ok(()) => {}
@@ -119,7 +119,7 @@ impl Target {
     }
 
     /// That it cannot be written, with a hint that fits the cause.
-    pub fn failure(&self, error: &io::Error) -> Failure {
+    pub(crate) fn failure(&self, error: &io::Error) -> Failure {
         let path = self.path.display();
         let hint = match error.kind() {
             io::ErrorKind::PermissionDenied => error::absent_hint(error, "monitord", &self.path),
@@ -151,7 +151,7 @@ fn fact(kind: &str) -> Failure {
 }
 
 /// An event is not allowed.
-pub fn bad(message: String) -> Failure {
+pub(crate) fn bad(message: String) -> Failure {
     Failure::new(message).status(error::BAD_EVENT)
 }
 
@@ -183,7 +183,7 @@ fn pairs(map: &str, words: &[String]) -> Result<Pairs, Failure> {
 
 /// What a line of a batch is.
 #[derive(Debug, PartialEq)]
-pub enum Line {
+pub(crate) enum Line {
     /// An event.
     Event(Event),
     /// What `events --format json` says beside events, by the key that tells it.
@@ -196,7 +196,7 @@ pub enum Line {
 ///
 /// # Errors
 /// It is none of these.
-pub fn parse_line(line: &[u8]) -> Result<Line, Failure> {
+pub(crate) fn parse_line(line: &[u8]) -> Result<Line, Failure> {
     if line.trim_ascii().is_empty() {
         return Ok(Line::Blank);
     }

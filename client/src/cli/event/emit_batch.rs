@@ -35,7 +35,7 @@ const TELL_AFTER: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Status 2: lines were no events. Status 1: monitord does not take them, or standard input cannot be read.
-pub fn run(args: &Emit) -> Result<(), Failure> {
+pub(crate) fn run(args: &Emit) -> Result<(), Failure> {
     let target = Target::new(args);
     // Only a person can change this. All else is waited for: monitord makes the FIFO when it starts.
     if let Some(error) = target.obstacle() {

@@ -30,7 +30,7 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// A command for events, and those that it has still to be run for.
 #[derive(Debug)]
-pub struct Exec {
+pub(crate) struct Exec {
     command: String,
     batch: usize,
     retries: u32,
@@ -43,7 +43,7 @@ pub struct Exec {
 
 /// What became of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ran {
+pub(crate) enum Ran {
     /// It is dealt with: the command has ended well, or its events were set aside.
     Done,
     /// A signal came first.
@@ -55,7 +55,7 @@ impl Exec {
     ///
     /// # Errors
     /// There is no descriptor left.
-    pub fn new(args: &Events, signals: &Signals) -> Result<Option<Self>, Failure> {
+    pub(crate) fn new(args: &Events, signals: &Signals) -> Result<Option<Self>, Failure> {
         let Some(command) = args.exec.clone() else { return Ok(None) };
         let system = |error: io::Error| Failure::new(format!("cannot catch signals: {error}"));
         let (signalled, wake) = UnixStream::pair().map_err(system)?;
@@ -78,12 +78,12 @@ impl Exec {
     }
 
     /// Takes an event and its line of JSON, which ends with a line feed.
-    pub fn push(&mut self, event: Event, line: String) {
+    pub(crate) fn push(&mut self, event: Event, line: String) {
         self.events.push((event, line));
     }
 
     /// True if the command is to be run before more events are taken.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.events.len() >= self.batch
     }
 
@@ -91,7 +91,7 @@ impl Exec {
     ///
     /// # Errors
     /// The command cannot be run at all, or what failed cannot be set aside.
-    pub fn run(&mut self) -> Result<Ran, Failure> {
+    pub(crate) fn run(&mut self) -> Result<Ran, Failure> {
         let mut pause = RETRY_MIN;
         let mut tries = 0;
         while !self.events.is_empty() {

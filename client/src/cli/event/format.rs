@@ -10,7 +10,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::fmt::Write as _;
 
 /// Appends `event` and a line feed.
-pub fn event(out: &mut String, event: &Event, format: EventFormat) {
+pub(crate) fn event(out: &mut String, event: &Event, format: EventFormat) {
     match format {
         EventFormat::Line => out.push_str(&event.line()),
         EventFormat::Json => out.push_str(&json::line(&JsonEvent(event))),
@@ -20,7 +20,7 @@ pub fn event(out: &mut String, event: &Event, format: EventFormat) {
 }
 
 /// Appends a notice of lost events, for formats that carry it in the stream; false for the others.
-pub fn lost(out: &mut String, first: u64, last: u64, format: EventFormat) -> bool {
+pub(crate) fn lost(out: &mut String, first: u64, last: u64, format: EventFormat) -> bool {
     let _ = match format {
         EventFormat::Line => return false,
         EventFormat::Json => writeln!(out, r#"{{"lost":{{"first":{first},"last":{last}}}}}"#),
@@ -30,7 +30,7 @@ pub fn lost(out: &mut String, first: u64, last: u64, format: EventFormat) -> boo
 }
 
 /// Appends a notice that the journal is another one, for formats that carry it in the stream; false for the others.
-pub fn replaced(out: &mut String, format: EventFormat) -> bool {
+pub(crate) fn replaced(out: &mut String, format: EventFormat) -> bool {
     out.push_str(match format {
         EventFormat::Line => return false,
         EventFormat::Json => "{\"journal\":{\"replaced\":true}}\n",

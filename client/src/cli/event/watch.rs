@@ -22,7 +22,7 @@ use std::time::Duration;
 /// # Errors
 /// Bad arguments, no monitord, a stream that broke and was not to be taken up again, or a journal that was replaced while
 /// a consumer had not acknowledged all.
-pub fn run(args: &Events) -> Result<(), Failure> {
+pub(crate) fn run(args: &Events) -> Result<(), Failure> {
     // First of all, while the descriptors of this process are those that it was started with.
     let acks = args.ack_fd.map(Acks::open).transpose()?;
     let mut subscription = watch(args)?.start().map_err(refused)?;

@@ -22,7 +22,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// The archive cannot be read, the engine is not there, or the load failed.
-pub fn load(args: &Load) -> Result<(), Failure> {
+pub(crate) fn load(args: &Load) -> Result<(), Failure> {
     let from = match &args.input {
         Some(path) if path != Path::new("-") => transport::open_archive(path)?,
         _ => stdin()?,
@@ -41,7 +41,7 @@ pub fn load(args: &Load) -> Result<(), Failure> {
 ///
 /// # Errors
 /// The archive cannot be written, the engine is not there, or the save failed.
-pub fn save(args: &Save) -> Result<(), Failure> {
+pub(crate) fn save(args: &Save) -> Result<(), Failure> {
     let target = match args.format {
         SaveFormat::DockerArchive => Container::DockerArchive,
         SaveFormat::OciArchive => Container::OciArchive,
@@ -70,7 +70,7 @@ fn save_alone(engine: &Engine, save: engine::Save, to: &OutFile) -> Result<(), F
 ///
 /// # Errors
 /// It cannot be written, or the save failed.
-pub fn save_into(
+pub(crate) fn save_into(
     engine: &Engine,
     images: &[String],
     target: Container,
@@ -101,7 +101,7 @@ fn stdout(target: Container) -> Result<OutFile, Failure> {
 }
 
 /// What `docker load` prints.
-pub fn loaded(done: &Done) -> String {
+pub(crate) fn loaded(done: &Done) -> String {
     let line = |name: &String| match name.starts_with("sha256:") || name.starts_with("sha512:") {
         true => format!("Loaded image ID: {name}\n"),
         false => format!("Loaded image: {name}\n"),

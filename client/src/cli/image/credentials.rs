@@ -14,7 +14,7 @@ const BYTES_MAX: usize = REQUEST_MAX / 2;
 ///
 /// # Errors
 /// The engine is not there, or cannot read the file.
-pub fn helpers(engine: &Engine) -> Result<Vec<String>, Failure> {
+pub(crate) fn helpers(engine: &Engine) -> Result<Vec<String>, Failure> {
     let mut helpers = Vec::new();
     for answer in engine.request(Request::CredentialHelpers, &[])? {
         if let Answer::CredentialHelpers(names) = answer? {
@@ -30,7 +30,7 @@ pub fn helpers(engine: &Engine) -> Result<Vec<String>, Failure> {
 /// # Errors
 /// `authfile` cannot be read, or `engine` is not there. The user's own files that cannot be read are noted and passed
 /// over.
-pub fn for_job(
+pub(crate) fn for_job(
     engine: &Engine,
     reference: &str,
     authfile: Option<&Path>,
@@ -77,7 +77,7 @@ fn repository(reference: &str) -> Option<(&str, &str)> {
 }
 
 /// The name that files and helpers know a registry by.
-pub fn server(host: &str) -> String {
+pub(crate) fn server(host: &str) -> String {
     known::server_of(host)
 }
 

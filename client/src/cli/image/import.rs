@@ -16,7 +16,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// A file cannot be read, the engine is not there, or the import failed.
-pub fn run(args: &Import) -> Result<(), Failure> {
+pub(crate) fn run(args: &Import) -> Result<(), Failure> {
     if args.files.len() > DESCRIPTORS_MAX {
         let count = args.files.len();
         return Err(

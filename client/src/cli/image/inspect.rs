@@ -12,7 +12,7 @@ use sampan_client::engine::{Answer, Request};
 ///
 /// # Errors
 /// There is none of this name, or the engine says what is no JSON.
-pub fn document(socket: &EngineSocket, name: &str) -> Result<serde_json::Value, Failure> {
+pub(crate) fn document(socket: &EngineSocket, name: &str) -> Result<serde_json::Value, Failure> {
     let mut document = None;
     for answer in engine(socket).request(Request::Inspect { name: name.to_owned() }, &[])? {
         if let Answer::Json(text) = answer? {
@@ -29,7 +29,7 @@ pub fn document(socket: &EngineSocket, name: &str) -> Result<serde_json::Value, 
 ///
 /// # Errors
 /// There is no such image, or a name stands for several.
-pub fn run(args: &Inspect) -> Result<(), Failure> {
+pub(crate) fn run(args: &Inspect) -> Result<(), Failure> {
     let mut documents = Vec::new();
     let all = each(&args.images, |name| {
         documents.push(document(&args.socket, name)?);

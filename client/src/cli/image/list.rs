@@ -19,7 +19,7 @@ const SHORT: usize = 12;
 ///
 /// # Errors
 /// The engine is not there.
-pub fn run(args: &Images) -> Result<(), Failure> {
+pub(crate) fn run(args: &Images) -> Result<(), Failure> {
     let mut images = Vec::new();
     for answer in engine(&args.socket).request(Request::Images, &[])? {
         if let Answer::Images(more) = answer? {
@@ -95,7 +95,7 @@ fn table(images: &[Image], args: &Images) -> String {
 }
 
 /// A reference's two halves, as columns have them. One with a digest has no tag: the image is not known by it.
-pub fn repository_and_tag(reference: &str) -> (String, String) {
+pub(crate) fn repository_and_tag(reference: &str) -> (String, String) {
     let none = || "<none>".to_owned();
     let (name, has_digest) = reference.split_once('@').map_or((reference, false), |(name, _)| (name, true));
     match name.rsplit_once(':') {
@@ -108,7 +108,7 @@ pub fn repository_and_tag(reference: &str) -> (String, String) {
 }
 
 /// The first digits of a digest, or all of it.
-pub fn shorten(digest: &str, whole: bool) -> String {
+pub(crate) fn shorten(digest: &str, whole: bool) -> String {
     if whole {
         return digest.to_owned();
     }
@@ -117,7 +117,7 @@ pub fn shorten(digest: &str, whole: bool) -> String {
 }
 
 /// An image as JSON.
-pub fn json_image(image: &Image) -> serde_json::Value {
+pub(crate) fn json_image(image: &Image) -> serde_json::Value {
     json!({
         "references": image.references, "digest": image.digest, "id": image.id, "platform": image.platform,
         "size": image.size, "layers": image.layers, "created": image.created.map(time::local),

@@ -23,7 +23,7 @@ const PASSWORD_MAX: u64 = 64 << 10;
 ///
 /// # Errors
 /// The registry refuses, or what it takes cannot be saved.
-pub fn login(args: &Login) -> Result<(), Failure> {
+pub(crate) fn login(args: &Login) -> Result<(), Failure> {
     let host = host(&args.registry)?;
     if args.get_login {
         return get_login(args, &host);
@@ -240,7 +240,7 @@ fn helpers_if_known(socket: &EngineSocket) -> Vec<String> {
 ///
 /// # Errors
 /// Nobody is logged in, or a file or a helper cannot be changed.
-pub fn logout(args: &Logout) -> Result<(), Failure> {
+pub(crate) fn logout(args: &Logout) -> Result<(), Failure> {
     let authfile = args.authfile.as_deref();
     let mut helpers = Vec::new();
     let keepers = Keeper::all(authfile, || {

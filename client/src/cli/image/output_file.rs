@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 /// What is written into.
 #[derive(Debug)]
-pub struct OutFile {
+pub(crate) struct OutFile {
     fd: OwnedFd,
     kind: Kind,
 }
@@ -35,7 +35,7 @@ enum Kind {
 
 impl OutFile {
     /// One that is written as it is.
-    pub fn plain(fd: OwnedFd) -> Self {
+    pub(crate) fn plain(fd: OwnedFd) -> Self {
         OutFile { fd, kind: Kind::Plain }
     }
 
@@ -43,7 +43,7 @@ impl OutFile {
     ///
     /// # Errors
     /// It is a directory, a socket, or a FIFO that nobody reads; what open(2) says.
-    pub fn file(path: &Path) -> io::Result<Self> {
+    pub(crate) fn file(path: &Path) -> io::Result<Self> {
         // Not by its path: that would open a file that it was redirected to anew, from the file's beginning on.
         let standard = match named_file::descriptor(path) {
             Some(1) => Some(io::stdout().as_fd().try_clone_to_owned()?),
@@ -89,7 +89,7 @@ impl OutFile {
     ///
     /// # Errors
     /// What mkdir(2) and open(2) say.
-    pub fn directory(path: &Path) -> io::Result<Self> {
+    pub(crate) fn directory(path: &Path) -> io::Result<Self> {
         let made = match fs::create_dir(path) {
             Ok(()) => Some(path.to_owned()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
@@ -100,7 +100,7 @@ impl OutFile {
     }
 
     /// What is handed to the engine.
-    pub fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
@@ -108,7 +108,7 @@ impl OutFile {
     ///
     /// # Errors
     /// What fsync(2), linkat(2) and rename(2) say.
-    pub fn finish(mut self) -> io::Result<()> {
+    pub(crate) fn finish(mut self) -> io::Result<()> {
         match std::mem::replace(&mut self.kind, Kind::Plain) {
             Kind::Plain | Kind::Directory(_) => Ok(()),
             Kind::Nameless(path) => {
@@ -136,7 +136,7 @@ impl OutFile {
     }
 
     /// True if this is what standard output is: nothing else may be printed there.
-    pub fn is_stdout(&self) -> bool {
+    pub(crate) fn is_stdout(&self) -> bool {
         let (Ok(own), Ok(stdout)) = (fstat(&self.fd), fstat(io::stdout())) else { return false };
         matches!(self.kind, Kind::Plain) && (own.st_dev, own.st_ino) == (stdout.st_dev, stdout.st_ino)
     }

@@ -15,7 +15,7 @@ use std::io::{self, IsTerminal};
 ///
 /// # Errors
 /// A filter makes no sense, the engine is not there, or an image cannot be read.
-pub fn run(args: &Prune) -> Result<(), Failure> {
+pub(crate) fn run(args: &Prune) -> Result<(), Failure> {
     let request = Request::Prune(filtered(args)?);
     let what = if args.all { "all images that nothing uses" } else { "all images that have no name" };
     let question = format!("This removes {what}, and content that no image needs. Go on? [y/N] ");

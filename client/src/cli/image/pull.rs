@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 ///
 /// # Errors
 /// The engine is not there, or a pull failed: the last one that did; those before it are reported here.
-pub fn run(args: &Pull) -> Result<(), Failure> {
+pub(crate) fn run(args: &Pull) -> Result<(), Failure> {
     // What is asked for twice is one job.
     let names = unique(&args.references);
     let asks = names.iter().map(|name| ask(name, args)).collect::<Result<Vec<Ask>, Failure>>()?;
@@ -94,7 +94,7 @@ fn unique(references: &[String]) -> Vec<String> {
 ///
 /// # Errors
 /// The engine refuses.
-pub fn detached(answers: Answers) -> Result<(), Failure> {
+pub(crate) fn detached(answers: Answers) -> Result<(), Failure> {
     for answer in answers {
         match answer? {
             Answer::Job(job) => output::print(&format!("{}\n", job.id))?,

@@ -16,7 +16,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// The engine is not there, or the push failed.
-pub fn run(args: &Push) -> Result<(), Failure> {
+pub(crate) fn run(args: &Push) -> Result<(), Failure> {
     let target = match args.target.as_deref().map(transport::parse).transpose()? {
         Some(Place::Files { container, path, name }) => {
             return save(args, container, &path, name.as_deref());

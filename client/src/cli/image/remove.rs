@@ -10,7 +10,7 @@ use sampan_client::engine::{Done, Request};
 ///
 /// # Errors
 /// There is no such image, or an id has several references.
-pub fn run(args: &Remove) -> Result<(), Failure> {
+pub(crate) fn run(args: &Remove) -> Result<(), Failure> {
     each(&args.images, |name| {
         let request = Request::Remove { name: name.clone(), force: args.force };
         print(&removed(&finish(engine(&args.socket).request(request, &[])?)?))
@@ -18,7 +18,7 @@ pub fn run(args: &Remove) -> Result<(), Failure> {
 }
 
 /// A line for each reference and digest that went.
-pub fn removed(done: &Done) -> String {
+pub(crate) fn removed(done: &Done) -> String {
     // A reference always has a host before its path.
     let word = |removed: &String| if removed.contains('/') { "Untagged" } else { "Deleted" };
     done.removed.iter().map(|removed| format!("{}: {removed}\n", word(removed))).collect()

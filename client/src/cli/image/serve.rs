@@ -12,7 +12,7 @@ use sampan_client::engine::{self, Answer, Request};
 ///
 /// # Errors
 /// The engine is not there, or cannot listen.
-pub fn run(args: &Serve) -> Result<(), Failure> {
+pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
     let bytes_per_second = args.rate.as_deref().map_or(Ok(0), rate)?;
     let request = Request::Serve(engine::Serve { listen: args.listen.clone(), bytes_per_second });
     let mut answers = engine(&args.socket).request(request, &[])?;

@@ -9,7 +9,7 @@ use sampan_client::engine::Request;
 ///
 /// # Errors
 /// There is no such image, or a reference is malformed.
-pub fn run(args: &Tag) -> Result<(), Failure> {
+pub(crate) fn run(args: &Tag) -> Result<(), Failure> {
     each(&args.targets, |target| {
         let request = Request::Tag { source: args.source.clone(), target: target.clone() };
         finish(engine(&args.socket).request(request, &[])?).map(drop)

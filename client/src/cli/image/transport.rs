@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// A place that images are in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub(crate) enum Place {
     /// A registry: the reference without `docker://`.
     Registry(String),
     /// `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:REF]`.
@@ -39,7 +39,7 @@ const ELSEWHERE: [(&str, &str); 4] = [
 ///
 /// # Errors
 /// It is of a transport that is not taken here, or names no path.
-pub fn parse(text: &str) -> Result<Place, Failure> {
+pub(crate) fn parse(text: &str) -> Result<Place, Failure> {
     if let Some(reference) = text.strip_prefix("docker://") {
         return Ok(Place::Registry(reference.to_owned()));
     }
@@ -74,7 +74,7 @@ pub fn parse(text: &str) -> Result<Place, Failure> {
 ///
 /// # Errors
 /// It cannot be opened.
-pub fn load(
+pub(crate) fn load(
     container: Container,
     path: &Path,
     name: Option<&str>,
@@ -98,7 +98,7 @@ pub fn load(
 ///
 /// # Errors
 /// It is not there, may not be read, is a directory, or a FIFO that nobody writes into.
-pub fn open_archive(path: &Path) -> Result<OwnedFd, Failure> {
+pub(crate) fn open_archive(path: &Path) -> Result<OwnedFd, Failure> {
     let opened = named_file::open(path).map(OwnedFd::from);
     opened.map_err(|error| Failure::new(format!("cannot read archive {}: {error}", path.display())))
 }
@@ -129,7 +129,7 @@ fn local_name(path: &Path, tag: Option<&str>) -> String {
 ///
 /// # Errors
 /// It cannot be made.
-pub fn save(
+pub(crate) fn save(
     images: &[String],
     container: Container,
     path: &Path,

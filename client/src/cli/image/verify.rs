@@ -10,6 +10,6 @@ use sampan_client::engine::{self, Request};
 ///
 /// # Errors
 /// Something in the store is broken, or the engine is not there.
-pub fn run(args: &Verify) -> Result<(), Failure> {
+pub(crate) fn run(args: &Verify) -> Result<(), Failure> {
     follow(&engine(&args.socket), Request::Verify(engine::Verify { deep: args.deep }), &[], &args.progress)
 }

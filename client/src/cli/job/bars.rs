@@ -20,7 +20,7 @@ const BESIDE_BAR: usize = 80;
 
 /// Columns and rows of a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Screen {
+pub(crate) struct Screen {
     /// Characters in a line.
     pub columns: usize,
     /// Lines.
@@ -29,14 +29,14 @@ pub struct Screen {
 
 /// The rows on the screen.
 #[derive(Debug, Default)]
-pub struct Bars {
+pub(crate) struct Bars {
     /// How many columns each line of the last frame took.
     drawn: Vec<usize>,
 }
 
 impl Bars {
     /// The frame that replaces the last one: the board as it is, on a screen of this size.
-    pub fn frame(&mut self, board: &Board, screen: Screen) -> String {
+    pub(crate) fn frame(&mut self, board: &Board, screen: Screen) -> String {
         let lines = lines(board, screen);
         let mut out = self.home(screen);
         for line in &lines {
@@ -49,7 +49,7 @@ impl Bars {
     }
 
     /// A line above the bars, which are drawn again by the next frame.
-    pub fn above(&mut self, text: &str, screen: Screen) -> String {
+    pub(crate) fn above(&mut self, text: &str, screen: Screen) -> String {
         let mut out = self.home(screen);
         let _ = write!(out, "\x1b[J{}\r\n", plain(text));
         self.drawn.clear();
@@ -192,7 +192,7 @@ fn bar(current: u64, total: u64, width: usize) -> String {
 }
 
 /// Text of which every character takes one column and does nothing else.
-pub fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect()
 }
 

@@ -19,7 +19,7 @@ use serde_json::json;
 ///
 /// # Errors
 /// There is no such job, or it failed.
-pub fn watch(args: &Watch) -> Result<(), Failure> {
+pub(crate) fn watch(args: &Watch) -> Result<(), Failure> {
     follow(&engine(&args.socket), Request::Watch { job: args.job }, &[], &args.progress)
 }
 
@@ -27,7 +27,7 @@ pub fn watch(args: &Watch) -> Result<(), Failure> {
 ///
 /// # Errors
 /// There is no such job, or it has ended.
-pub fn cancel(args: &Cancel) -> Result<(), Failure> {
+pub(crate) fn cancel(args: &Cancel) -> Result<(), Failure> {
     finish(engine(&args.socket).request(Request::Cancel { job: args.job }, &[])?)?;
     Ok(())
 }
@@ -36,7 +36,7 @@ pub fn cancel(args: &Cancel) -> Result<(), Failure> {
 ///
 /// # Errors
 /// The engine is not there.
-pub fn list(args: &Jobs) -> Result<(), Failure> {
+pub(crate) fn list(args: &Jobs) -> Result<(), Failure> {
     let mut jobs = Vec::new();
     for answer in engine(&args.socket).request(Request::Jobs, &[])? {
         if let Answer::Jobs(more) = answer? {

@@ -21,13 +21,13 @@ const TICK: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 16;
 
 /// What came of one thing that was asked for.
-pub type Outcome = Result<Done, Failure>;
+pub(crate) type Outcome = Result<Done, Failure>;
 
 /// Asks for work, shows its progress, and prints its result.
 ///
 /// # Errors
 /// The engine is not there, or the work failed.
-pub fn follow(
+pub(crate) fn follow(
     engine: &Engine,
     request: Request,
     fds: &[BorrowedFd<'_>],
@@ -40,7 +40,7 @@ pub fn follow(
 ///
 /// # Errors
 /// As [`follow`].
-pub fn follow_to(
+pub(crate) fn follow_to(
     engine: &Engine,
     request: Request,
     fds: &[BorrowedFd<'_>],
@@ -68,7 +68,7 @@ fn subject(request: &Request) -> String {
 }
 
 /// Jobs that are asked for one after the other, and followed together.
-pub struct Follow<'a> {
+pub(crate) struct Follow<'a> {
     start: &'a mut dyn FnMut(usize) -> Result<Answers, EngineError>,
     view: View,
     streams: Streams,
@@ -79,7 +79,7 @@ pub struct Follow<'a> {
 }
 
 /// Jobs that have ended, or that a signal cut off.
-pub struct Followed {
+pub(crate) struct Followed {
     outcomes: Vec<Outcome>,
     view: View,
     signal: Option<i32>,
@@ -92,7 +92,7 @@ impl Followed {
     ///
     /// # Errors
     /// Standard output cannot be written.
-    pub fn finish<'b>(
+    pub(crate) fn finish<'b>(
         mut self,
         words: Option<Words>,
         asked: impl IntoIterator<Item = (usize, &'b str)>,
@@ -116,7 +116,7 @@ impl<'a> Follow<'a> {
     ///
     /// # Errors
     /// There is no descriptor left.
-    pub fn new(
+    pub(crate) fn new(
         names: &[String],
         progress: &Progress,
         start: &'a mut dyn FnMut(usize) -> Result<Answers, EngineError>,
@@ -135,7 +135,7 @@ impl<'a> Follow<'a> {
     ///
     /// # Errors
     /// Standard output cannot be written.
-    pub fn run(mut self) -> Result<Followed, Failure> {
+    pub(crate) fn run(mut self) -> Result<Followed, Failure> {
         let cannot = |error: io::Error| Failure::new(format!("cannot catch signals: {error}"));
         let signals = Signals::catch(&self.streams.stopper()?.into()).map_err(cannot)?;
         let mut watcher = None;

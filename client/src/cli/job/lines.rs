@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 /// Phase, try and note that a plain line told of, by job and row.
-pub type Told = HashMap<(u64, u32), (Phase, u32, String)>;
+pub(crate) type Told = HashMap<(u64, u32), (Phase, u32, String)>;
 
 /// A JSON line; `type` says which.
 #[derive(Serialize)]
@@ -85,13 +85,13 @@ fn line(object: &Object<'_>) -> String {
 }
 
 /// A job as it began, or as it ended.
-pub fn job(entry: &Entry) -> String {
+pub(crate) fn job(entry: &Entry) -> String {
     let Entry { name, job, state, lines, .. } = entry;
     line(&Object::Job(JobObject { job: *job, reference: name, state: state.word(), layers: lines.len() }))
 }
 
 /// The rows that changed, and then all jobs together.
-pub fn rows(board: &Board, entry: &Entry, changed: &[Row]) -> String {
+pub(crate) fn rows(board: &Board, entry: &Entry, changed: &[Row]) -> String {
     let mut lines = String::new();
     for row in changed {
         if let Some(found) = entry.line(row.index) {
@@ -118,7 +118,7 @@ fn layer<'a>(entry: &'a Entry, line: &'a Line) -> Object<'a> {
 }
 
 /// All jobs together.
-pub fn overall(board: &Board) -> String {
+pub(crate) fn overall(board: &Board) -> String {
     let all = board.overall();
     line(&Object::Overall(OverallObject {
         jobs: all.jobs,
@@ -134,12 +134,12 @@ pub fn overall(board: &Board) -> String {
 }
 
 /// Something to be read once.
-pub fn note(entry: &Entry, note: &str) -> String {
+pub(crate) fn note(entry: &Entry, note: &str) -> String {
     line(&Object::Note(NoteObject { job: entry.job, reference: &entry.name, note }))
 }
 
 /// What came of what was `asked` for: the result, or error and hint.
-pub fn result(entry: &Entry, asked: &str, outcome: Result<&Done, (&str, &str)>) -> String {
+pub(crate) fn result(entry: &Entry, asked: &str, outcome: Result<&Done, (&str, &str)>) -> String {
     let none = Done::default();
     let (done, (error, hint)) = match outcome {
         Ok(done) => (done, ("", "")),
@@ -160,7 +160,7 @@ pub fn result(entry: &Entry, asked: &str, outcome: Result<&Done, (&str, &str)>) 
 }
 
 /// A plain line for each row that is not in the state that was told of last.
-pub fn plain(entry: &Entry, is_shared: bool, changed: &[Row], told: &mut Told) -> String {
+pub(crate) fn plain(entry: &Entry, is_shared: bool, changed: &[Row], told: &mut Told) -> String {
     let mut lines = String::new();
     for row in changed {
         let state = (row.phase, row.attempt, row.note.clone());
@@ -195,14 +195,14 @@ fn plain_line(row: &Row) -> String {
 }
 
 /// A plain line of how a job ended that is one of several.
-pub fn plain_end(entry: &Entry) -> String {
+pub(crate) fn plain_end(entry: &Entry) -> String {
     let mut line = String::new();
     sampan_ipc::event::escape(&mut line, &format!("{}: {}", entry.name, entry.state.word()));
     line + "\n"
 }
 
 /// What there is now, as a digest reference: `host/name@sha256:…`; or all references, if there are several.
-pub fn results(done: &Done) -> String {
+pub(crate) fn results(done: &Done) -> String {
     let mut lines = String::new();
     if done.references.len() > 1 || (done.digest.is_empty() && !done.references.is_empty()) {
         for reference in &done.references {

@@ -13,14 +13,14 @@ const ROWS_MAX: usize = 10_000;
 
 /// All jobs that are followed.
 #[derive(Debug, Default)]
-pub struct Board {
+pub(crate) struct Board {
     entries: Vec<Entry>,
     total: Meter,
 }
 
 /// One job.
 #[derive(Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// What was asked for, and once it is known what the job is about.
     pub name: String,
     /// The job's number; 0 until it has one.
@@ -35,7 +35,7 @@ pub struct Entry {
 
 /// Where a job stands, as far as this command knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     /// Not begun: others go first.
     Queued,
     /// The engine works on it.
@@ -48,7 +48,7 @@ pub enum State {
 
 impl State {
     /// The word for it, in progress lines and JSON.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             State::Queued => "queued",
             State::Running => "running",
@@ -60,7 +60,7 @@ impl State {
 
 /// One row and how fast its bytes move.
 #[derive(Debug)]
-pub struct Line {
+pub(crate) struct Line {
     /// The row as the engine told it last; `current` is never over a `total` that is known.
     pub row: Row,
     /// Bytes that moved while we looked.
@@ -71,7 +71,7 @@ pub struct Line {
 
 /// All jobs together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Overall {
+pub(crate) struct Overall {
     /// Jobs, doubles not counted.
     pub jobs: usize,
     /// Those that ended well.
@@ -94,7 +94,7 @@ pub struct Overall {
 
 impl Board {
     /// One more job, of which no more is known than what was asked for; gives its number here.
-    pub fn open(&mut self, name: &str) -> usize {
+    pub(crate) fn open(&mut self, name: &str) -> usize {
         self.entries.push(Entry {
             name: name.to_owned(),
             job: 0,
@@ -106,29 +106,29 @@ impl Board {
     }
 
     /// The jobs, in the order in which they were asked for; without doubles.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(|entry| !entry.is_double)
     }
 
     /// One job.
-    pub fn entry(&self, at: usize) -> Option<&Entry> {
+    pub(crate) fn entry(&self, at: usize) -> Option<&Entry> {
         self.entries.get(at)
     }
 
     /// True if several jobs were asked for, so that each line must say whose it is.
-    pub fn is_shared(&self) -> bool {
+    pub(crate) fn is_shared(&self) -> bool {
         self.entries.len() > 1
     }
 
     /// The engine works on entry `at`.
-    pub fn begin(&mut self, at: usize) {
+    pub(crate) fn begin(&mut self, at: usize) {
         if let Some(entry) = self.entries.get_mut(at) {
             entry.state = State::Running;
         }
     }
 
     /// Entry `at` is this job. Its rows are taken by [`Board::update`].
-    pub fn join(&mut self, at: usize, job: &Job) {
+    pub(crate) fn join(&mut self, at: usize, job: &Job) {
         let is_double = self.entries.iter().enumerate().any(|(nth, other)| nth != at && other.job == job.id);
         if let Some(entry) = self.entries.get_mut(at) {
             (entry.job, entry.is_double) = (job.id, is_double);
@@ -139,14 +139,14 @@ impl Board {
     }
 
     /// Entry `at` has ended.
-    pub fn end(&mut self, at: usize, state: State) {
+    pub(crate) fn end(&mut self, at: usize, state: State) {
         if let Some(entry) = self.entries.get_mut(at) {
             entry.state = state;
         }
     }
 
     /// Rows of entry `at` that changed; the bytes that they moved count.
-    pub fn update(&mut self, at: usize, rows: &[Row], now: Duration) {
+    pub(crate) fn update(&mut self, at: usize, rows: &[Row], now: Duration) {
         let Some(entry) = self.entries.get_mut(at) else { return };
         for row in rows {
             let mut row = row.clone();
@@ -165,7 +165,7 @@ impl Board {
     }
 
     /// Time has passed: rates fall where nothing moves.
-    pub fn tick(&mut self, now: Duration) {
+    pub(crate) fn tick(&mut self, now: Duration) {
         for line in self.entries.iter_mut().flat_map(|entry| &mut entry.lines) {
             line.meter.sample(now, line.moved);
         }
@@ -174,12 +174,12 @@ impl Board {
     }
 
     /// True if bytes move somewhere, so that time alone changes what is shown.
-    pub fn is_moving(&self) -> bool {
+    pub(crate) fn is_moving(&self) -> bool {
         self.lines().any(|line| is_moving(line.row.phase))
     }
 
     /// How far all jobs are together.
-    pub fn overall(&self) -> Overall {
+    pub(crate) fn overall(&self) -> Overall {
         let count = |state| self.entries().filter(|entry| entry.state == state).count();
         let blobs = self.blobs();
         let sum =
@@ -228,7 +228,7 @@ struct Blob {
 
 impl Entry {
     /// The row with this index.
-    pub fn line(&self, index: u32) -> Option<&Line> {
+    pub(crate) fn line(&self, index: u32) -> Option<&Line> {
         let found = self.lines.binary_search_by_key(&index, |line| line.row.index).ok()?;
         self.lines.get(found)
     }
@@ -244,23 +244,23 @@ impl Line {
     }
 
     /// Bytes to show: a row that was there before has all of them.
-    pub fn current(&self) -> u64 {
+    pub(crate) fn current(&self) -> u64 {
         if is_finished(self.row.phase) { self.row.total } else { self.row.current }
     }
 
     /// The rate, where one means something.
-    pub fn rate(&self) -> Option<u64> {
+    pub(crate) fn rate(&self) -> Option<u64> {
         self.meter.bytes_per_second().filter(|_| is_moving(self.row.phase))
     }
 }
 
 /// True while bytes come or go.
-pub fn is_moving(phase: Phase) -> bool {
+pub(crate) fn is_moving(phase: Phase) -> bool {
     matches!(phase, Phase::Downloading | Phase::Uploading | Phase::Saving)
 }
 
 /// True for what needs nothing more.
-pub fn is_finished(phase: Phase) -> bool {
+pub(crate) fn is_finished(phase: Phase) -> bool {
     matches!(phase, Phase::Complete | Phase::Exists)
 }
 

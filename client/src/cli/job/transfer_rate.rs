@@ -8,17 +8,17 @@ use std::time::Duration;
 /// What a rate is the mean of.
 const WINDOW: Duration = Duration::from_secs(5);
 /// Samples that are kept in that window.
-pub const SAMPLES_MAX: usize = 64;
+pub(crate) const SAMPLES_MAX: usize = 64;
 
 /// A count of bytes as it was at some moments. It never falls.
 #[derive(Debug, Default)]
-pub struct Meter {
+pub(crate) struct Meter {
     samples: VecDeque<(Duration, u64)>,
 }
 
 impl Meter {
     /// The count is `bytes` now. `now` is the time since any fixed moment.
-    pub fn sample(&mut self, now: Duration, bytes: u64) {
+    pub(crate) fn sample(&mut self, now: Duration, bytes: u64) {
         let spacing = WINDOW / SAMPLES_MAX as u32;
         match self.samples.back() {
             Some(last) if self.samples.len() > 1 && now.saturating_sub(last.0) < spacing => {}
@@ -34,7 +34,7 @@ impl Meter {
     }
 
     /// Bytes per second; `None` until there is something to compare.
-    pub fn bytes_per_second(&self) -> Option<u64> {
+    pub(crate) fn bytes_per_second(&self) -> Option<u64> {
         self.rate().map(|rate| rate as u64)
     }
 
@@ -45,7 +45,7 @@ impl Meter {
     }
 
     /// How long `bytes` more take at this rate; `None` if nobody can tell, or a day or more.
-    pub fn time_for(&self, bytes: u64) -> Option<Duration> {
+    pub(crate) fn time_for(&self, bytes: u64) -> Option<Duration> {
         let rate = self.rate().filter(|rate| *rate >= 1.0 && bytes > 0)?;
         let seconds = bytes as f64 / rate;
         // A day is as good as for ever.

@@ -14,11 +14,11 @@ use std::io::{self, IsTerminal};
 use std::time::Instant;
 
 /// What a command prints of its result for people.
-pub type Words = fn(&Done) -> String;
+pub(crate) type Words = fn(&Done) -> String;
 
 /// What is shown of the jobs that a command follows.
 #[derive(Debug)]
-pub struct View {
+pub(crate) struct View {
     style: ProgressStyle,
     quiet: bool,
     board: Board,
@@ -29,7 +29,7 @@ pub struct View {
 
 impl View {
     /// A view of `names`, as the arguments want it, and as standard output can show it.
-    pub fn new(args: &Progress, names: &[String]) -> Self {
+    pub(crate) fn new(args: &Progress, names: &[String]) -> Self {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         let style = match args.progress {
             // A script that reads JSON gets it: all else that it would have to be spared is for people.
@@ -54,28 +54,28 @@ impl View {
     }
 
     /// True if the terminal's size matters.
-    pub fn is_bars(&self) -> bool {
+    pub(crate) fn is_bars(&self) -> bool {
         self.style == ProgressStyle::Bars
     }
 
     /// True if the lines are for scripts, which look for a result of each reference.
-    pub fn is_json(&self) -> bool {
+    pub(crate) fn is_json(&self) -> bool {
         self.style == ProgressStyle::Json
     }
 
     /// True if something is printed before the result.
-    pub fn is_shown(&self) -> bool {
+    pub(crate) fn is_shown(&self) -> bool {
         self.style != ProgressStyle::None
     }
 
     /// The engine was asked for number `at`.
-    pub fn begin(&mut self, at: usize) -> io::Result<()> {
+    pub(crate) fn begin(&mut self, at: usize) -> io::Result<()> {
         self.board.begin(at);
         self.redraw()
     }
 
     /// The job that number `at` is, with all its rows.
-    pub fn job(&mut self, at: usize, job: &Job) -> io::Result<()> {
+    pub(crate) fn job(&mut self, at: usize, job: &Job) -> io::Result<()> {
         self.board.join(at, job);
         if self.style == ProgressStyle::Json {
             output::write(&self.board.entry(at).map(lines::job).unwrap_or_default())?;
@@ -84,7 +84,7 @@ impl View {
     }
 
     /// Rows of number `at` that changed.
-    pub fn update(&mut self, at: usize, rows: &[Row]) -> io::Result<()> {
+    pub(crate) fn update(&mut self, at: usize, rows: &[Row]) -> io::Result<()> {
         self.board.update(at, rows, self.begun.elapsed());
         let Some(entry) = self.board.entry(at).filter(|entry| !entry.is_double) else {
             return Ok(());
@@ -101,12 +101,12 @@ impl View {
     }
 
     /// True if time alone changes what is shown.
-    pub fn is_moving(&self) -> bool {
+    pub(crate) fn is_moving(&self) -> bool {
         self.is_bars() && self.board.is_moving()
     }
 
     /// Draws the bars as they are now.
-    pub fn redraw(&mut self) -> io::Result<()> {
+    pub(crate) fn redraw(&mut self) -> io::Result<()> {
         if !self.is_bars() {
             return Ok(());
         }
@@ -116,7 +116,7 @@ impl View {
     }
 
     /// Something about number `at` to be read once.
-    pub fn note(&mut self, at: usize, text: &str) -> io::Result<()> {
+    pub(crate) fn note(&mut self, at: usize, text: &str) -> io::Result<()> {
         let Some(entry) = self.board.entry(at).filter(|entry| !entry.is_double) else {
             return Ok(());
         };
@@ -140,7 +140,7 @@ impl View {
     }
 
     /// Number `at` has ended; what of is told by [`View::finish_in`].
-    pub fn end(&mut self, at: usize, is_done: bool) -> io::Result<()> {
+    pub(crate) fn end(&mut self, at: usize, is_done: bool) -> io::Result<()> {
         self.board.end(at, if is_done { State::Done } else { State::Failed });
         let Some(entry) = self.board.entry(at).filter(|entry| !entry.is_double) else {
             return Ok(());
@@ -155,7 +155,7 @@ impl View {
 
     /// The last lines: what came of each thing that was asked for, as number `at` of this view; in a command's own
     /// words if it has any.
-    pub fn finish_in<'a>(
+    pub(crate) fn finish_in<'a>(
         &mut self,
         words: Option<Words>,
         outcomes: impl IntoIterator<Item = (usize, &'a str, &'a Result<Done, Failure>)>,
@@ -193,6 +193,6 @@ fn screen() -> Screen {
 }
 
 /// What cannot be shown, as a failure.
-pub fn unwritable(error: &io::Error) -> Failure {
+pub(crate) fn unwritable(error: &io::Error) -> Failure {
     Failure::output(error)
 }

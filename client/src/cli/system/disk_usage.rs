@@ -17,7 +17,7 @@ use serde_json::json;
 ///
 /// # Errors
 /// The engine is not there, or cannot read its store.
-pub fn run(args: &Df) -> Result<(), Failure> {
+pub(crate) fn run(args: &Df) -> Result<(), Failure> {
     let (mut kinds, mut images) = (Vec::new(), Vec::new());
     for answer in engine(&args.socket).request(Request::Usage, &[])? {
         match answer? {

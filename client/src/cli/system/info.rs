@@ -19,7 +19,7 @@ use std::time::Duration;
 ///
 /// # Errors
 /// The engine is not there.
-pub fn info(args: &Info) -> Result<(), Failure> {
+pub(crate) fn info(args: &Info) -> Result<(), Failure> {
     let info = ask(&args.socket)?;
     if args.json {
         return print(&json_info(&info));
@@ -74,7 +74,7 @@ fn json_info(info: &engine::Info) -> String {
 ///
 /// # Errors
 /// Standard output cannot be written.
-pub fn version(args: &Version) -> Result<(), Failure> {
+pub(crate) fn version(args: &Version) -> Result<(), Failure> {
     let monitord = status(&Paths::from_env().events_socket()).ok().map(|status| status.version);
     let engine = ask(&EngineSocket { socket: None }).ok().map(|info| info.version);
     let own = env!("CARGO_PKG_VERSION");
@@ -91,7 +91,7 @@ pub fn version(args: &Version) -> Result<(), Failure> {
 ///
 /// # Errors
 /// monitord is not there.
-pub fn monitor(args: &MonitorStatus) -> Result<(), Failure> {
+pub(crate) fn monitor(args: &MonitorStatus) -> Result<(), Failure> {
     let socket = args.socket.socket.clone().unwrap_or_else(|| Paths::from_env().events_socket());
     let status = status(&socket)?;
     print(&if args.json { json::line(&json_status(&status)) + "\n" } else { text_status(&status) })

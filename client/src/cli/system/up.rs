@@ -30,7 +30,7 @@ const STOP_TIME: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// A child cannot be started, is not ready in time, or ends of its own accord.
-pub fn run(args: &Up) -> Result<(), Failure> {
+pub(crate) fn run(args: &Up) -> Result<(), Failure> {
     let mut bell = Bell::new().map_err(|error| Failure::new(format!("cannot catch signals: {error}")))?;
     let deadline = Instant::now() + Duration::from_secs(args.timeout.into());
     // In the order of starting; stopped in reverse, so that the engine's last events still find a reader.
