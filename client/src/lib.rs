@@ -44,6 +44,8 @@
 //! ```
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
+#![warn(clippy::expect_used, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing))]
 
 pub mod engine;
 pub mod streams;

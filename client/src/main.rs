@@ -3,6 +3,8 @@
 //! Parses, runs one command, prints its error and hint, and turns the outcome into an exit status.
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
+#![warn(clippy::expect_used, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing))]
 
 mod cli;
 

@@ -186,6 +186,7 @@ impl Event {
     }
 
     /// The body of its FIFO record, whether or not the fields are allowed and fit.
+    #[expect(clippy::expect_used, reason = "postcard refuses only shapes that no event has")]
     pub(crate) fn record_body(&self) -> Vec<u8> {
         /// [`crate::watch::Item`] as far as it is an event, borrowed.
         #[derive(Serialize)]
@@ -473,7 +474,7 @@ impl<'a> Walk<'a> {
             }
             value |= u64::from(byte & 0x7f) << (7 * nth);
             if byte & 0x80 == 0 {
-                self.0 = &self.0[nth + 1..];
+                self.0 = self.0.get(nth + 1..)?;
                 return Some(value);
             }
         }

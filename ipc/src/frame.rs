@@ -44,10 +44,16 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     if len > FRAME_MAX {
         return Err(FrameError::Length { len: u32::try_from(len).unwrap_or(u32::MAX), max: FRAME_MAX });
     }
-    let crc = crc32c::crc32c(&bytes[HEADER_LEN..]);
-    bytes[..4].copy_from_slice(&(len as u32).to_le_bytes());
-    bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+    let crc = crc32c::crc32c(bytes.get(HEADER_LEN..).unwrap_or_default());
+    if let Some(place) = bytes.first_chunk_mut() {
+        *place = header(len as u32, crc);
+    }
     Ok(bytes)
+}
+
+fn header(len: u32, crc: u32) -> [u8; HEADER_LEN] {
+    let ([l0, l1, l2, l3], [c0, c1, c2, c3]) = (len.to_le_bytes(), crc.to_le_bytes());
+    [l0, l1, l2, l3, c0, c1, c2, c3]
 }
 
 /// The header of the frame of an event: its record's body with `seq` behind it.
@@ -55,11 +61,7 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
 /// `crc` is that of the record's body, so the body is summed once on its way through monitord.
 pub fn event_header(body_len: usize, crc: u32, seq: u64) -> [u8; HEADER_LEN] {
     let len = (body_len + crate::event::SEQ_LEN) as u32;
-    let crc = crc32c::crc32c_append(crc, &seq.to_le_bytes());
-    let mut header = [0; HEADER_LEN];
-    header[..4].copy_from_slice(&len.to_le_bytes());
-    header[4..].copy_from_slice(&crc.to_le_bytes());
-    header
+    header(len, crc32c::crc32c_append(crc, &seq.to_le_bytes()))
 }
 
 /// The header and the tag of the frame of an event from the emit FIFO. The rest of its record's body follows, then `seq`.
@@ -79,18 +81,17 @@ pub fn emitted_header(rest: &[u8], seq: u64) -> [u8; HEADER_LEN + 1] {
 /// # Errors
 /// [`FrameError::Length`] as soon as the header is there, [`FrameError::Checksum`] once the body is.
 pub fn split(bytes: &[u8], max: usize) -> Result<Option<(&[u8], usize)>, FrameError> {
-    let Some((header, rest)) = bytes.split_at_checked(HEADER_LEN) else {
+    let Some(([l0, l1, l2, l3, c0, c1, c2, c3], rest)) = bytes.split_first_chunk::<HEADER_LEN>() else {
         return Ok(None);
     };
-    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    let len = word(0);
+    let len = u32::from_le_bytes([*l0, *l1, *l2, *l3]);
     if len == 0 || len as usize > max {
         return Err(FrameError::Length { len, max });
     }
     let Some(body) = rest.get(..len as usize) else {
         return Ok(None);
     };
-    if crc32c::crc32c(body) != word(4) {
+    if crc32c::crc32c(body) != u32::from_le_bytes([*c0, *c1, *c2, *c3]) {
         return Err(FrameError::Checksum);
     }
     Ok(Some((body, HEADER_LEN + len as usize)))
@@ -138,15 +139,11 @@ impl Decoder {
     /// # Errors
     /// As [`split`].
     pub fn next_body(&mut self) -> Result<Option<&[u8]>, FrameError> {
-        match split(&self.bytes[self.start..], self.max)? {
-            None => Ok(None),
-            Some((body, len)) => {
-                let from = self.start + HEADER_LEN;
-                let to = from + body.len();
-                self.start += len;
-                Ok(Some(&self.bytes[from..to]))
-            }
-        }
+        // Not by a method: the body borrows the bytes alone, and `start` moves.
+        let held = self.bytes.get(self.start..).unwrap_or_default();
+        let Some((body, len)) = split(held, self.max)? else { return Ok(None) };
+        self.start += len;
+        Ok(Some(body))
     }
 
     /// The next whole message.
@@ -159,7 +156,7 @@ impl Decoder {
 
     /// True when [`Decoder::next_body`] would not answer `None`.
     pub fn has_frame(&self) -> bool {
-        let held = &self.bytes[self.start..];
+        let held = self.bytes.get(self.start..).unwrap_or_default();
         match held.split_at_checked(HEADER_LEN) {
             Some(([a, b, c, d, ..], rest)) => {
                 let len = u32::from_le_bytes([*a, *b, *c, *d]) as usize;

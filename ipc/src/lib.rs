@@ -15,6 +15,8 @@
 //! read.
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
+#![warn(clippy::expect_used, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing))]
 
 pub mod accounts;
 pub mod announce;

@@ -81,11 +81,16 @@ pub(crate) fn body(event: &Event) -> Result<Vec<u8>, RecordError> {
 pub(crate) fn set_lost(record: &mut [u8], lost: u32) {
     // Tag and writer stand before the counter, which is a varint.
     let counter_at = HEADER_LEN + 1 + 8;
-    let counter_len = record[counter_at..].iter().take_while(|byte| **byte & 0x80 != 0).count() + 1;
+    let counter = record.get(counter_at..).unwrap_or_default();
+    let counter_len = counter.iter().take_while(|byte| **byte & 0x80 != 0).count() + 1;
     let at = counter_at + counter_len;
-    record[at..at + 4].copy_from_slice(&lost.to_le_bytes());
-    let crc = crc32c::crc32c(&record[HEADER_LEN..]);
-    record[8..12].copy_from_slice(&crc.to_le_bytes());
+    if let Some(place) = record.get_mut(at..at + 4) {
+        place.copy_from_slice(&lost.to_le_bytes());
+    }
+    let crc = crc32c::crc32c(record.get(HEADER_LEN..).unwrap_or_default());
+    if let Some(place) = record.get_mut(8..HEADER_LEN) {
+        place.copy_from_slice(&crc.to_le_bytes());
+    }
 }
 
 fn largest_field(event: &Event) -> (String, usize) {
@@ -93,7 +98,7 @@ fn largest_field(event: &Event) -> (String, usize) {
     let words = words.map(|(name, word)| (name.to_owned(), word.len())).into_iter();
     let facts = event.attributes.iter().map(|(k, v)| (format!("attribute {k:?}"), k.len() + v.len()));
     let labels = event.labels.iter().map(|(k, v)| (format!("label {k:?}"), k.len() + v.len()));
-    words.chain(facts).chain(labels).max_by_key(|(_, len)| *len).expect("three words at least")
+    words.chain(facts).chain(labels).max_by_key(|(_, len)| *len).unwrap_or_default()
 }
 
 /// A record found in a stretch of FIFO bytes.
@@ -145,10 +150,8 @@ impl<'a> Scanner<'a> {
     /// garbage in truth (records are written whole): see [`Scanner::skip_partial`].
     #[expect(clippy::should_implement_trait, reason = "a step borrows the bytes, not the scanner")]
     pub fn next(&mut self) -> Option<Step<'a>> {
-        let rest = &self.bytes[self.at..];
-        if rest.is_empty() {
-            return None;
-        }
+        let rest = self.rest();
+        let (_, behind_first) = rest.split_first()?;
         Some(match parse(rest) {
             Parsed::Record(record) => {
                 self.at += HEADER_LEN + record.body.len();
@@ -156,7 +159,7 @@ impl<'a> Scanner<'a> {
             }
             Parsed::Partial => Step::Partial,
             Parsed::Bad => {
-                let skipped = 1 + to_magic(&rest[1..]);
+                let skipped = 1 + to_magic(behind_first);
                 self.at += skipped;
                 Step::Garbage(skipped)
             }
@@ -165,10 +168,13 @@ impl<'a> Scanner<'a> {
 
     /// Passes over what may have been a record but cannot be; returns how many bytes that are.
     pub fn skip_partial(&mut self) -> usize {
-        let rest = &self.bytes[self.at..];
-        let skipped = if rest.is_empty() { 0 } else { 1 + to_magic(&rest[1..]) };
+        let skipped = self.rest().split_first().map_or(0, |(_, behind)| 1 + to_magic(behind));
         self.at += skipped;
         skipped
+    }
+
+    fn rest(&self) -> &'a [u8] {
+        self.bytes.get(self.at..).unwrap_or_default()
     }
 }
 
@@ -179,15 +185,15 @@ enum Parsed<'a> {
 }
 
 fn parse(rest: &[u8]) -> Parsed<'_> {
-    let Some((header, after)) = rest.split_at_checked(HEADER_LEN) else {
-        let known = rest.len().min(MAGIC.len());
-        return if rest[..known] == MAGIC[..known] { Parsed::Partial } else { Parsed::Bad };
+    let Some((header, after)) = rest.split_first_chunk::<HEADER_LEN>() else {
+        return if may_be_magic(rest) { Parsed::Partial } else { Parsed::Bad };
     };
-    let len = usize::from(u16::from_le_bytes([header[6], header[7]]));
-    if header[..4] != MAGIC || header[4] != VERSION || header[5] != 0 || len > BODY_MAX {
+    let [m0, m1, m2, m3, version, flags, len0, len1, crc0, crc1, crc2, crc3] = *header;
+    let len = usize::from(u16::from_le_bytes([len0, len1]));
+    if [m0, m1, m2, m3] != MAGIC || version != VERSION || flags != 0 || len > BODY_MAX {
         return Parsed::Bad;
     }
-    let crc = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
+    let crc = u32::from_le_bytes([crc0, crc1, crc2, crc3]);
     let Some(body) = after.get(..len) else {
         return Parsed::Partial;
     };
@@ -202,12 +208,13 @@ fn parse(rest: &[u8]) -> Parsed<'_> {
 
 /// How far it is to the next place where a record may begin.
 fn to_magic(bytes: &[u8]) -> usize {
-    (0..bytes.len())
-        .find(|&at| {
-            let known = (bytes.len() - at).min(MAGIC.len());
-            bytes[at..at + known] == MAGIC[..known]
-        })
-        .unwrap_or(bytes.len())
+    let begins = |at: &usize| bytes.get(*at..).is_some_and(may_be_magic);
+    (0..bytes.len()).find(begins).unwrap_or(bytes.len())
+}
+
+/// True if `bytes` begin with [`MAGIC`], or with as much of it as they have room for.
+fn may_be_magic(bytes: &[u8]) -> bool {
+    bytes.iter().zip(&MAGIC).all(|(byte, magic)| byte == magic)
 }
 
 #[cfg(test)]

@@ -1,27 +1,31 @@
-//! JSON as this program prints it: on one line for scripts, on many for people, and nothing in it that a terminal acts on.
+//! JSON as this program prints it: one line for scripts, many for people, without characters that a terminal acts on.
 
 use sampan_ipc::event::is_hidden;
 use serde::ser::Serialize;
 use std::fmt::Write as _;
 
-/// JSON text of anything that this program prints as JSON, on one line.
+/// Returns the JSON text of `value` on one line, without a line feed.
 pub(crate) fn line(value: &impl Serialize) -> String {
-    printable(&serde_json::to_string(value).expect(SERIALIZES))
+    printable(serde_json::to_string(value))
 }
 
-/// JSON text of `value` on many lines, for people.
+/// Returns the JSON text of `value` on many lines, for people.
 pub(crate) fn pretty(value: &impl Serialize) -> String {
-    printable(&serde_json::to_string_pretty(value).expect(SERIALIZES))
+    printable(serde_json::to_string_pretty(value))
 }
 
-const SERIALIZES: &str = "maps have string keys, and nothing here refuses to be written";
-
-/// Escapes what serde_json leaves as it is and a terminal acts on: DEL, C1 controls, bidirectional overrides.
-fn printable(json: &str) -> String {
+/// Escapes the characters that serde_json leaves as they are and a terminal acts on: DEL, C1 controls, bidirectional
+/// overrides.
+#[expect(
+    clippy::expect_used,
+    reason = "all maps here have string keys, and no type here refuses to be written"
+)]
+fn printable(json: serde_json::Result<String>) -> String {
+    let json = json.expect("a value that JSON can hold");
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
-        // Outside of strings JSON is ASCII, and its line feeds are meant. Within them serde_json has escaped the C0
-        // controls. None of the others lies beyond U+FFFF.
+        // Outside of strings JSON is ASCII, and its line feeds are intended. Inside strings serde_json has escaped the
+        // C0 controls. All other characters that are escaped here lie below U+FFFF.
         if c >= '\u{7f}' && is_hidden(c) {
             let _ = write!(text, "\\u{:04x}", u32::from(c));
         } else {

@@ -164,7 +164,7 @@ impl AuthFile {
 
     fn write(&self) -> Result<(), FileError> {
         let io = |source| FileError::Io { doing: "write", path: self.path.clone(), source };
-        let mut text = serde_json::to_vec_pretty(&self.document).expect("it was JSON before");
+        let mut text = serde_json::to_vec_pretty(&self.document).map_err(|error| io(error.into()))?;
         text.push(b'\n');
         named_file::replace_secret(&self.path, &text).map_err(io)
     }

@@ -137,6 +137,7 @@ impl Helper {
     ///
     /// # Errors
     /// [`HelperError`].
+    #[expect(clippy::expect_used, reason = "serde_json refuses only maps whose keys are no strings")]
     pub fn store(&self, server: &str, credential: &Credential) -> Result<(), HelperError> {
         let (username, secret) = match credential.identity_token.as_str() {
             "" => (credential.username.clone(), credential.password.clone()),

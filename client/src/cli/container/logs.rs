@@ -258,8 +258,8 @@ impl Printer {
             return;
         }
         let is_err = entry.stream == "stderr";
-        let within = &mut self.is_within[usize::from(is_err)];
-        let text = if is_err { &mut self.err } else { &mut self.out };
+        let [out_within, err_within] = &mut self.is_within;
+        let (text, within) = if is_err { (&mut self.err, err_within) } else { (&mut self.out, out_within) };
         if self.timestamps && !*within {
             text.extend_from_slice(entry.time.as_bytes());
             text.push(b' ');

@@ -167,7 +167,7 @@ impl Exec {
             // Once told, the signal's byte stays: only the end is waited for.
             let fds = if told.is_some() { &mut fds[..1] } else { &mut fds[..] };
             match poll(fds, PollTimeout::NONE) {
-                Ok(1..) => return fds[0].any().unwrap_or(true),
+                Ok(1..) => return fds.first().and_then(PollFd::any).unwrap_or(true),
                 _ => continue,
             }
         }

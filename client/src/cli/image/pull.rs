@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 ///
 /// # Errors
 /// The engine is not there, or a pull failed: the last one that did; those before it are reported here.
+#[expect(clippy::expect_used, reason = "Follow counts through the names, and each name has its request")]
 pub(crate) fn run(args: &Pull) -> Result<(), Failure> {
     // What is asked for twice is one job.
     let names = unique(&args.references);

@@ -82,9 +82,11 @@ fn image_table(images: &[ImageUsage]) -> String {
 
 fn json_usage(usage: &ImageUsage) -> serde_json::Value {
     let mut value = json_image(&usage.image);
-    value["diskSize"] = usage.size.into();
-    value["uniqueSize"] = usage.unique.into();
-    value["sharedSize"] = usage.size.saturating_sub(usage.unique).into();
-    value["inUse"] = usage.in_use.into();
+    if let Some(image) = value.as_object_mut() {
+        image.insert("diskSize".to_owned(), usage.size.into());
+        image.insert("uniqueSize".to_owned(), usage.unique.into());
+        image.insert("sharedSize".to_owned(), usage.size.saturating_sub(usage.unique).into());
+        image.insert("inUse".to_owned(), usage.in_use.into());
+    }
     value
 }

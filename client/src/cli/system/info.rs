@@ -153,10 +153,11 @@ fn extent(extent: &Extent) -> String {
 fn json_status(status: &Status) -> Value {
     let extent = |extent: &Extent| json!({ "first": extent.first, "last": extent.last, "bytes": extent.bytes, "bytesMax": extent.bytes_max });
     let journal = status.journal.as_ref().map(|journal| {
-        let mut value = extent(&journal.extent);
-        value["segments"] = journal.segments.into();
-        value["failed"] = journal.failed.clone().into();
-        value
+        let Extent { first, last, bytes, bytes_max } = journal.extent;
+        json!({
+            "first": first, "last": last, "bytes": bytes, "bytesMax": bytes_max,
+            "segments": journal.segments, "failed": journal.failed,
+        })
     });
     let subscribers = status.subscribers.iter().map(|subscriber| {
         json!({
