@@ -3,14 +3,13 @@
 //! Owned by the event loop. Holds at most one request, and output only up to what the loop gave it; progress is
 //! made anew when there is room, never queued. Never decides what an answer is.
 
-use crate::rights;
 use mio::net::UnixStream;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, getsockopt, recvmsg, sockopt};
+use nix::sys::socket::{getsockopt, sockopt};
 use sampan_ipc::engine::{Answer, DESCRIPTORS_MAX, REQUEST_MAX};
-use sampan_ipc::frame::{self, Decoder};
-use sampan_os::syscall;
-use std::io::{self, IoSliceMut};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use sampan_ipc::frame;
+use sampan_ipc::socket::FrameSocket;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 /// Bytes read at a time.
@@ -38,14 +37,10 @@ pub enum State {
 
 /// A connected client.
 pub struct Client {
-    stream: UnixStream,
-    decoder: Decoder,
-    descriptors: Vec<OwnedFd>,
-    out: Vec<u8>,
-    sent: usize,
+    socket: FrameSocket<UnixStream>,
     /// Since when it has read nothing of what there is for it.
     unread: Option<Instant>,
-    /// What goes with the next byte.
+    /// What goes with the next answer.
     rights: Vec<OwnedFd>,
     /// What it is waiting for.
     pub state: State,
@@ -59,11 +54,7 @@ impl Client {
     /// A client that just connected.
     pub fn new(stream: UnixStream, deadline: Instant) -> Self {
         Client {
-            stream,
-            decoder: Decoder::new(REQUEST_MAX),
-            descriptors: Vec::new(),
-            out: Vec::new(),
-            sent: 0,
+            socket: FrameSocket::new(stream, REQUEST_MAX, DESCRIPTORS_MAX),
             unread: None,
             rights: Vec::new(),
             state: State::Asking(deadline),
@@ -74,22 +65,22 @@ impl Client {
 
     /// The connection, to be registered.
     pub fn stream(&mut self) -> &mut UnixStream {
-        &mut self.stream
+        self.socket.stream_mut()
     }
 
     /// Its user, if the kernel says. SO_PEERCRED, unix(7).
     pub fn uid(&self) -> Option<u32> {
-        getsockopt(&self.stream, sockopt::PeerCredentials).ok().map(|peer| peer.uid())
+        getsockopt(self.socket.stream(), sockopt::PeerCredentials).ok().map(|peer| peer.uid())
     }
 
     /// Its user and its process, if the kernel says. SO_PEERCRED, unix(7).
     pub fn peer(&self) -> Option<(u32, i32)> {
-        getsockopt(&self.stream, sockopt::PeerCredentials).ok().map(|peer| (peer.uid(), peer.pid()))
+        getsockopt(self.socket.stream(), sockopt::PeerCredentials).ok().map(|peer| (peer.uid(), peer.pid()))
     }
 
     /// Who it is, for the log. SO_PEERCRED, unix(7).
     pub fn who(&self) -> String {
-        match getsockopt(&self.stream, sockopt::PeerCredentials) {
+        match getsockopt(self.socket.stream(), sockopt::PeerCredentials) {
             Ok(peer) => format!("uid {} pid {}", peer.uid(), peer.pid()),
             Err(_) => "unknown".to_owned(),
         }
@@ -102,51 +93,30 @@ impl Client {
     pub fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
         while self.readable {
             let mut bytes = [0; READ];
-            match self.receive(&mut bytes) {
+            match self.socket.receive(&mut bytes) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(len) if matches!(self.state, State::Asking(_)) => {
-                    self.decoder.push(bytes.get(..len).unwrap_or_default());
-                    match self.decoder.next_body() {
-                        Ok(None) => {}
-                        Ok(Some(body)) => return Ok(Some(body.to_vec())),
-                        Err(error) => return Err(io::Error::other(error)),
-                    }
-                }
+                Ok(_) if matches!(self.state, State::Asking(_)) => match self.socket.next_body() {
+                    Ok(None) => {}
+                    Ok(Some(body)) => return Ok(Some(body.to_vec())),
+                    Err(error) => return Err(io::Error::other(error)),
+                },
                 // One request a connection. Read on for as long as it sends, and nobody else would be served.
                 Ok(_) => return Err(io::Error::other("there is something behind its request")),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(None)
     }
 
-    fn receive(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let mut parts = [IoSliceMut::new(bytes)];
-        let mut control = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-        let message = recvmsg::<UnixAddr>(self.stream.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
-        let (len, cut) = (message.bytes, message.flags.contains(MsgFlags::MSG_CTRUNC));
-        for control in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(raws) = control {
-                self.descriptors.extend(raws.into_iter().filter_map(syscall::adopt));
-            }
-        }
-        if cut || self.descriptors.len() > DESCRIPTORS_MAX {
-            return Err(io::Error::other("more descriptors than a request may bring"));
-        }
-        Ok(len)
-    }
-
     /// The descriptors that came with the request.
     pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
-        std::mem::take(&mut self.descriptors)
+        self.socket.take_all_descriptors()
     }
 
     /// True when all that was said is written.
     pub fn is_drained(&self) -> bool {
-        self.sent == self.out.len()
+        self.socket.unsent() == 0
     }
 
     /// Since when it has read nothing, if there is something for it.
@@ -157,12 +127,12 @@ impl Client {
     /// Appends an answer to what is to be written.
     pub fn say(&mut self, answer: &Answer) {
         match frame::encode(answer) {
-            Ok(bytes) => self.out.extend_from_slice(&bytes),
+            Ok(bytes) => self.socket.push(bytes, std::mem::take(&mut self.rights)),
             Err(error) => log::error!("an answer cannot be encoded: {error}"),
         }
     }
 
-    /// Sends these descriptors with the next byte that is written.
+    /// Sends these descriptors with the next answer.
     pub fn pass(&mut self, descriptors: Vec<OwnedFd>) {
         self.rights = descriptors;
     }
@@ -172,27 +142,14 @@ impl Client {
     /// # Errors
     /// The client is gone.
     pub fn flush(&mut self) -> io::Result<()> {
-        let before = self.sent;
-        while self.writable && !self.is_drained() {
-            let rest = self.out.get(self.sent..).unwrap_or_default();
-            match rights::send(&self.stream, rest, &self.rights) {
-                Ok(len) => {
-                    self.sent += len;
-                    self.rights.clear();
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        let before = self.socket.unsent();
+        if before > 0 && self.writable {
+            self.writable = self.socket.flush()?;
         }
         if self.is_drained() {
             self.unread = None;
-        } else if self.unread.is_none() || self.sent > before {
+        } else if self.unread.is_none() || self.socket.unsent() < before {
             self.unread = Some(Instant::now());
-        }
-        if self.is_drained() && self.sent > 0 {
-            self.out = Vec::new();
-            self.sent = 0;
         }
         Ok(())
     }

@@ -46,7 +46,6 @@ pub mod registries;
 pub mod registry;
 pub mod relay;
 pub mod retry;
-pub mod rights;
 pub mod room;
 pub mod roots;
 pub mod save;

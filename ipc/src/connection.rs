@@ -3,14 +3,13 @@
 //! Used by subscriptions and by the engine's client. Knows frames, and no message.
 
 use crate::event::{EMITTED_TAG, EVENT_TAG};
-use crate::frame::{Decoder, FRAME_MAX, FrameError};
+use crate::frame::{FRAME_MAX, FrameError};
+use crate::socket::{self, FrameSocket};
 use crate::trust::{self, Server};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use sampan_os::receive::receive;
-use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -23,10 +22,8 @@ const DESCRIPTORS_HELD: usize = 253;
 /// A connected socket and the bytes of it that are no whole message yet.
 #[derive(Debug)]
 pub struct Connection {
-    stream: UnixStream,
-    decoder: Decoder,
+    socket: FrameSocket<UnixStream>,
     buffer: Box<[u8]>,
-    descriptors: Vec<OwnedFd>,
 }
 
 /// What became of a wait for a message.
@@ -44,52 +41,31 @@ pub enum Received<T> {
 
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        self.socket.stream().as_fd()
     }
 }
 
 impl Connection {
     /// Connects, checks who listens, and only then sends `request`, with descriptors on its first byte.
-    pub fn open(socket: &Path, server: Server, request: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<Self> {
-        let mut stream = trust::connect(socket, server)?;
-        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-        let rights = [ControlMessage::ScmRights(&raw)];
-        let rights = if raw.is_empty() { &[][..] } else { &rights[..] };
-        let sent = loop {
-            let part = [IoSlice::new(request)];
-            match sendmsg::<()>(stream.as_raw_fd(), &part, rights, MsgFlags::MSG_NOSIGNAL, None) {
-                Err(Errno::EINTR) => {}
-                // A server that is full says so and closes, without waiting for the request: its word is read next.
-                Err(Errno::EPIPE) => break request.len(),
-                sent => break sent?,
-            }
-        };
-        match stream.write_all(request.get(sent..).unwrap_or_default()) {
+    pub fn open(path: &Path, server: Server, request: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<Self> {
+        let stream = trust::connect(path, server)?;
+        match socket::send_all(&stream, request, fds) {
+            // A server that is full says so and closes, without waiting for the request: its word is read next.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
             _ => {}
         }
-        stream.set_nonblocking(true)?;
-        let (decoder, buffer) = (Decoder::new(FRAME_MAX), vec![0; READ_BYTES].into());
-        Ok(Connection { stream, decoder, buffer, descriptors: Vec::new() })
+        let socket = FrameSocket::new(stream, FRAME_MAX, DESCRIPTORS_HELD);
+        Ok(Connection { socket, buffer: vec![0; READ_BYTES].into() })
     }
 
     /// The descriptors that have come with messages so far.
     pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
-        std::mem::take(&mut self.descriptors)
-    }
-
-    /// Takes what the socket holds into the buffer, and descriptors that come along.
-    fn receive(&mut self) -> io::Result<usize> {
-        let max = DESCRIPTORS_HELD.saturating_sub(self.descriptors.len());
-        match receive(&self.stream, &mut self.buffer, max, &mut self.descriptors) {
-            Err(Errno::EMFILE) => Err(io::Error::other("more descriptors came than anybody has asked for")),
-            received => Ok(received?),
-        }
+        self.socket.take_all_descriptors()
     }
 
     /// The body of the next message, if it is here already.
     pub fn buffered(&mut self) -> Result<Option<&[u8]>, FrameError> {
-        self.decoder.next_body()
+        self.socket.next_body()
     }
 
     /// Takes what the socket holds; waits for it, until `deadline` or a stop, if it holds nothing.
@@ -111,22 +87,18 @@ impl Connection {
             if stop.is_asked() {
                 return Ok(Received::Stopped);
             }
-            match self.receive() {
+            match self.socket.receive(&mut self.buffer) {
                 Ok(0) => return Ok(Received::Closed),
-                Ok(len) => {
-                    self.decoder.push(self.buffer.get(..len).unwrap_or_default());
-                    return Ok(Received::Message(()));
-                }
+                Ok(_) => return Ok(Received::Message(())),
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => {}
-                    io::ErrorKind::Interrupted => continue,
                     io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
                         return Ok(Received::Closed);
                     }
                     _ => return Err(error),
                 },
             }
-            match stop.wait_any([self.stream.as_fd()].into_iter().chain(wake), deadline)? {
+            match stop.wait_any([self.as_fd()].into_iter().chain(wake), deadline)? {
                 Woken::Readable if wake.is_some_and(is_readable) => return Ok(Received::Timeout),
                 Woken::Readable => {}
                 Woken::Stopped => return Ok(Received::Stopped),
@@ -137,7 +109,7 @@ impl Connection {
 
     /// True if [`Connection::buffered`] has something to give, and that is an event of `events.sock`.
     pub fn has_event(&self) -> bool {
-        matches!(self.decoder.next_tag(), Some(EVENT_TAG | EMITTED_TAG))
+        matches!(self.socket.next_tag(), Some(EVENT_TAG | EMITTED_TAG))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What Sampan's processes say to each other.
 //!
 //! Everything that crosses a process boundary is defined here and nowhere else: the [`event`] and the
-//! [`record`] that carries it into a [`fifo`], the [`frame`] that carries it out of a socket, the
+//! [`record`] that carries it into a [`fifo`], the [`frame`] that carries it out of a [`socket`], the
 //! [`watch`] protocol of `events.sock`, the [`engine`] protocol of `engine.sock` (with what it says of a
 //! [`container`]), the [`shim`] protocol of a container's shim, the [`filter`] grammar, the
 //! [`time`] forms and the [`paths`] where the processes meet, and how each of them [`report`]s. [`sender`] is the producer's side of the FIFO.
@@ -37,6 +37,7 @@ pub mod report;
 pub mod sender;
 pub mod shim;
 pub mod size;
+pub mod socket;
 pub mod status;
 pub mod subscription;
 pub mod text;

@@ -3,29 +3,22 @@
 //! Owned by the event loop. Never blocks: what does not go at once waits here, a few requests at most, since each
 //! client has one. Never decides what an answer means.
 
-use crate::rights;
 use mio::net::UnixStream;
-use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
+use sampan_ipc::frame::{self, FRAME_MAX};
 use sampan_ipc::shim::{Ask, Say, What};
-use std::collections::VecDeque;
-use std::io::{self, Read};
+use sampan_ipc::socket::FrameSocket;
+use std::io;
 use std::os::fd::OwnedFd;
 
 /// Bytes read at a time.
 const READ: usize = 16 << 10;
 
-/// A frame that is not all written.
-struct Waiting {
-    bytes: Vec<u8>,
-    sent: usize,
-    descriptors: Vec<OwnedFd>,
-}
+/// Most descriptors that a shim may send: none has a word that brings one yet.
+const DESCRIPTORS_MAX: usize = 16;
 
 /// A connected shim.
 pub struct Link {
-    stream: UnixStream,
-    decoder: Decoder,
-    out: VecDeque<Waiting>,
+    socket: FrameSocket<UnixStream>,
     /// Something may be there to read.
     pub readable: bool,
     /// Something may be written.
@@ -35,18 +28,12 @@ pub struct Link {
 impl Link {
     /// A connection, which must not block.
     pub fn new(stream: UnixStream) -> Self {
-        Link {
-            stream,
-            decoder: Decoder::new(FRAME_MAX),
-            out: VecDeque::new(),
-            readable: true,
-            writable: true,
-        }
+        Link { socket: FrameSocket::new(stream, FRAME_MAX, DESCRIPTORS_MAX), readable: true, writable: true }
     }
 
     /// The connection, to be registered.
     pub fn stream(&mut self) -> &mut UnixStream {
-        &mut self.stream
+        self.socket.stream_mut()
     }
 
     /// The next thing that the shim says; `None` if there is no more for now.
@@ -55,18 +42,17 @@ impl Link {
     /// The shim is gone, or says what is no [`Say`].
     pub fn hear(&mut self) -> io::Result<Option<Say>> {
         loop {
-            if let Some(say) = self.decoder.next_message().map_err(io::Error::other)? {
+            if let Some(say) = self.socket.next_message().map_err(io::Error::other)? {
                 return Ok(Some(say));
             }
             if !self.readable {
                 return Ok(None);
             }
             let mut bytes = [0; READ];
-            match self.stream.read(&mut bytes) {
+            match self.socket.receive(&mut bytes) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(len) => self.decoder.push(bytes.get(..len).unwrap_or_default()),
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
@@ -78,7 +64,7 @@ impl Link {
     /// The question is too large for a frame, or cannot be sent. That the shim is gone is heard by [`Link::hear`].
     pub fn ask(&mut self, number: u64, what: What, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let bytes = frame::encode(&Ask { number, what }).map_err(io::Error::other)?;
-        self.out.push_back(Waiting { bytes, sent: 0, descriptors });
+        self.socket.push(bytes, descriptors);
         self.flush()
     }
 
@@ -87,7 +73,7 @@ impl Link {
     /// # Errors
     /// As [`Link::ask`].
     pub fn begin(&mut self, setup: Vec<u8>) -> io::Result<()> {
-        self.out.push_back(Waiting { bytes: setup, sent: 0, descriptors: Vec::new() });
+        self.socket.push(setup, Vec::new());
         self.flush()
     }
 
@@ -96,25 +82,14 @@ impl Link {
     /// # Errors
     /// It cannot be sent. That the shim is gone is heard by [`Link::hear`].
     pub fn flush(&mut self) -> io::Result<()> {
-        while let Some(waiting) = self.out.front_mut() {
-            if !self.writable {
-                return Ok(());
-            }
-            let rest = waiting.bytes.get(waiting.sent..).unwrap_or_default();
-            match rights::send(&self.stream, rest, &waiting.descriptors) {
-                Ok(len) => {
-                    waiting.sent += len;
-                    waiting.descriptors.clear();
-                    if waiting.sent == waiting.bytes.len() {
-                        self.out.pop_front();
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // It has gone: what it said before that is still to be heard, and its end thereafter.
-                Err(error) if is_gone(&error) => self.out.clear(),
-                Err(error) => return Err(error),
-            }
+        if !self.writable {
+            return Ok(());
+        }
+        match self.socket.flush() {
+            Ok(all) => self.writable = all,
+            // It has gone: what it said before that is still to be heard, and its end thereafter.
+            Err(error) if is_gone(&error) => self.socket.discard_unsent(),
+            Err(error) => return Err(error),
         }
         Ok(())
     }

@@ -13,7 +13,6 @@ use super::spec::{self, Input};
 use super::unit::{self, Unit};
 use super::{etc, inspect, logs};
 use crate::config::Config;
-use crate::rights;
 use crate::store::Store;
 use crate::work::Shared;
 use crate::{failure, leftovers};
@@ -22,6 +21,7 @@ use sampan_ipc::engine::{Code, Failure, StartUnit};
 use sampan_ipc::frame;
 use sampan_ipc::report::chain;
 use sampan_ipc::shim::{self, Rootfs, Setup, State, UNIT, VERSION};
+use sampan_ipc::socket;
 use sampan_os::boot_id;
 use sampan_os::cgroup;
 use sampan_os::spawn::{Kin, Program};
@@ -331,11 +331,7 @@ fn spawn(setup: &Setup, descriptors: &[OwnedFd]) -> std::io::Result<UnixStream> 
     })?;
     // What it inherits is its own now; ours must close, or its death would not be seen.
     drop(theirs);
-    let sent = rights::send(&ours, &bytes, descriptors).and_then(|sent| {
-        let mut stream = &ours;
-        std::io::Write::write_all(&mut stream, bytes.get(sent..).unwrap_or_default())
-    });
-    match sent {
+    match socket::send_all(&ours, &bytes, descriptors) {
         // One that was killed meanwhile is dealt with like one that is killed later.
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error),
         _ => Ok(ours),

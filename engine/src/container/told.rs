@@ -5,13 +5,14 @@
 //! taken for one that was told nothing: better twice than never.
 
 use sampan_ipc::Event;
-use sampan_ipc::frame::{Decoder, FRAME_MAX};
-use sampan_ipc::trust::{self, Server};
+use sampan_ipc::connection::{Connection, Received, Stop};
+use sampan_ipc::frame;
+use sampan_ipc::trust::Server;
 use sampan_ipc::watch::{Item, Request, Subscribe, opening};
 use std::collections::HashSet;
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the monitor may take for each part of its answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -51,29 +52,27 @@ pub fn known(fifo: &Path, id: &str) -> io::Result<HashSet<(u64, u64)>> {
 
 /// Calls `hear` with each event of the container that the monitor knows.
 fn each(socket: &Path, id: &str, mut hear: impl FnMut(Event)) -> io::Result<()> {
-    let mut stream = trust::connect(socket, Server::Monitord)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
     let subscribe = Subscribe {
         filters: vec!["type=container".to_owned(), format!("id={id}")],
         after: Some(0),
         ..Subscribe::default()
     };
-    stream.write_all(&opening(Request::Subscribe(subscribe)).map_err(io::Error::other)?)?;
-    let mut decoder = Decoder::new(FRAME_MAX);
-    let mut bytes = [0; 4096];
+    let request = opening(Request::Subscribe(subscribe)).map_err(io::Error::other)?;
+    let mut connection = Connection::open(socket, Server::Monitord, &request, &[])?;
+    let stop = Stop::new()?;
     loop {
-        while let Some(item) = decoder.next_message::<Item>().map_err(io::Error::other)? {
-            match item {
+        while let Some(body) = connection.buffered().map_err(io::Error::other)? {
+            match frame::parse(body).map_err(io::Error::other)? {
                 Item::Event(event) => hear(event),
                 Item::End(_) => return Ok(()),
                 Item::Error(refusal) => return Err(io::Error::other(refusal.message)),
                 _ => {}
             }
         }
-        match stream.read(&mut bytes)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            len => decoder.push(bytes.get(..len).unwrap_or_default()),
+        match connection.fill(&stop, Some(Instant::now() + PATIENCE))? {
+            Received::Message(()) => {}
+            Received::Timeout => return Err(io::ErrorKind::TimedOut.into()),
+            Received::Closed | Received::Stopped => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
 }
