@@ -25,7 +25,7 @@ endef
 
 BINARIES = sampan sampan-monitord sampan-engine sampan-shim
 
-.PHONY: all demo test soak check bench fuzz install install-built uninstall clean
+.PHONY: all demo test soak upgrade-test check bench fuzz install install-built uninstall clean
 
 all:
 	$(CARGO) build --release -p sampan-monitord -p sampan-engine --bin sampan-monitord --bin sampan-engine
@@ -51,6 +51,11 @@ test:
 # The same with all rounds of kills, races and storms, of which `make test` runs a tenth.
 soak:
 	SAMPAN_SOAK=1 NEXTEST_PROFILE=soak $(MAKE) test
+
+# Starts containers with the programs of an earlier commit, and takes them over with those of this one: FROM=COMMIT.
+upgrade-test:
+	$(CARGO) build --workspace --bins
+	tests/upgrade.sh $(FROM)
 
 # Form, lints and documentation; warnings are errors. The charts are what the committed figures make.
 check:

@@ -8,7 +8,9 @@
 use sampan_ipc::container::{self, Control, Create, Exec, Streams, Told};
 use sampan_ipc::{engine, shim, watch};
 use serde::de::value::U32Deserializer;
-use serde::de::{self, DeserializeOwned, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess};
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess,
+};
 use serde::de::{VariantAccess, Visitor};
 use serde::forward_to_deserialize_any;
 use serde::{Deserializer, Serialize};

@@ -2,7 +2,7 @@
 //!
 //! Speaks the engine's protocol itself, so that what the command line adds is not in the way. Removes all that it made.
 
-use crate::host::{Host, PATIENCE, need_root, wait_until};
+use crate::host::{Host, PATIENCE, binary, need_root, wait_until};
 use crate::worker::try_ask;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -69,8 +69,24 @@ impl Containers {
 
     /// Starts the engine, and waits until it answers.
     pub fn start_engine(&mut self) {
+        self.start_engine_at(&binary("sampan-engine"));
+    }
+
+    /// An installation whose engine, and so its shims, are the program at `engine` and what lies beside it.
+    pub fn with_engine_at(engine: &Path) -> Self {
+        need_root();
+        let host = Host::with_monitord(&[]);
+        let mut containers = Containers { host, engine: None, log_level: "debug", path: None };
+        fs::write(containers.host.path("sampan.toml"), "[engine]\n").expect("written");
+        containers.start_engine_at(engine);
+        containers.import();
+        containers
+    }
+
+    /// Starts the engine that lies at `path`, and waits until it answers.
+    pub fn start_engine_at(&mut self, path: &Path) {
         let log = File::options().create(true).append(true).open(self.host.path("engine.log"));
-        let mut command = self.host.command("sampan-engine");
+        let mut command = self.host.command_of(path);
         command.arg("--config").arg(self.host.path("sampan.toml")).env("SAMPAN_LOG", self.log_level);
         command.envs(self.path.as_ref().map(|path| ("PATH", path)));
         command.stdout(Stdio::null()).stderr(log.expect("a log"));

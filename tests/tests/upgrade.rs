@@ -1,0 +1,109 @@
+//! An engine takes over the containers of the build before: its state files, and its shims, which run on.
+//!
+//! The programs of the build before lie in `SAMPAN_BEFORE_DIR`; `make upgrade-test FROM=COMMIT` builds them and runs this.
+//! Without it, this build plays both parts.
+
+use sampan_ipc::Event;
+use sampan_ipc::container::Phase;
+use sampan_tests::containers::{Attached, Containers};
+use sampan_tests::host::{binary, wait_until};
+use std::path::PathBuf;
+
+/// The engine of the build before.
+fn engine_before() -> PathBuf {
+    match std::env::var_os("SAMPAN_BEFORE_DIR") {
+        Some(dir) => PathBuf::from(dir).join("sampan-engine"),
+        None => binary("sampan-engine"),
+    }
+}
+
+fn of<'a>(events: &'a [Event], action: &str) -> Vec<&'a Event> {
+    events.iter().filter(|event| event.action == action).collect()
+}
+
+#[test]
+fn containers_of_the_build_before_run_on_are_stopped_and_report_their_end() {
+    let mut containers = Containers::with_engine_at(&engine_before());
+    let run = |words: &[&str]| {
+        let all = [&["run", "-d", "--network", "none"], words].concat();
+        containers.says(&all)
+    };
+    let script = "trap 'exit 3' TERM; echo up; while true; do sleep 0.1; done";
+    let stopped = run(&["--name", "stopped", "-l", "tier=web", "-e", "A=b", "box:1", "sh", "-c", script]);
+    let ends =
+        run(&["--name", "ends", "box:1", "sh", "-c", "while ! test -e /go; do sleep 0.05; done; exit 9"]);
+    let again = run(&[
+        "--name",
+        "again",
+        "--restart",
+        "on-failure:1",
+        "box:1",
+        "sh",
+        "-c",
+        "test -e /go && exit 4; sleep 999",
+    ]);
+    let kept = containers.says(&["create", "--name", "kept", "box:1", "echo", "kept"]);
+    let shims = containers.shims();
+    let inspected = |name: &str| containers.says(&["inspect", name]);
+    let before = ["stopped", "kept"].map(inspected);
+    containers.kill_engine();
+
+    containers.start_engine();
+    assert_eq!(containers.shims(), shims, "no shim has ended and none was started");
+    let inspected = |name: &str| containers.says(&["inspect", name]);
+    assert_eq!(["stopped", "kept"].map(inspected), before);
+    for name in ["stopped", "ends", "again"] {
+        assert_eq!(containers.summary(name).expect("it is kept").phase, Phase::Running, "{name}");
+    }
+    // What a shim does for an engine: executions, clients, its log, pauses, a new name, another policy.
+    assert_eq!(containers.says(&["exec", "stopped", "sh", "-c", "echo $A"]).trim(), "b");
+    assert!(containers.says(&["logs", "stopped"]).contains("up"));
+    assert!(containers.says(&["top", "stopped"]).contains("sleep"));
+    containers.says(&["pause", "stopped"]);
+    assert_eq!(containers.summary("stopped").expect("it is kept").phase, Phase::Paused);
+    containers.says(&["unpause", "stopped"]);
+    containers.says(&["rename", "stopped", "renamed"]);
+    containers.says(&["stop", "renamed"]);
+    let events = containers.events(&stopped, "stop");
+    assert_eq!(of(&events, "die")[0].attributes.get("exitCode"), Some("3"));
+    // The second run of a container gets a shim of this build.
+    containers.says(&["start", "renamed"]);
+    containers.says(&["rm", "-f", "renamed"]);
+    assert_eq!(of(&containers.events(&stopped, "destroy"), "start").len(), 2);
+
+    containers.says(&["exec", "ends", "touch", "/go"]);
+    let events = containers.events(&ends, "die");
+    assert_eq!(of(&events, "die")[0].attributes.get("exitCode"), Some("9"));
+
+    // The shim of the build before decides about the restart: one failure is forgiven.
+    containers.says(&["exec", "again", "touch", "/go"]);
+    containers.says(&["kill", "-s", "KILL", "again"]);
+    containers.await_summary("again", "its last end", |summary| summary.phase == Phase::Exited);
+    wait_until("all shims to end", || containers.log(), || containers.shims().is_empty());
+    assert!(!of(&containers.events(&again, "die"), "start").is_empty());
+
+    let attached: Attached = containers.attach_start(&kept);
+    let (_, said, _) = attached.to_end(b"");
+    assert_eq!(said, "kept\n");
+    for name in ["ends", "again", "kept"] {
+        containers.says(&["rm", "-f", name]);
+    }
+}
+
+#[test]
+fn what_ends_between_the_two_engines_is_reported_by_the_second() {
+    let mut containers = Containers::with_engine_at(&engine_before());
+    let script = "while ! test -e /go; do sleep 0.05; done; exit 6";
+    let id =
+        containers.says(&["run", "-d", "--network", "none", "--name", "one", "box:1", "sh", "-c", script]);
+    let pid = containers.summary("one").expect("it runs").pid;
+    containers.kill_engine();
+    std::fs::write(format!("/proc/{pid}/root/go"), "").expect("written");
+    wait_until("its shim to end", || containers.log(), || containers.shims().is_empty());
+    containers.start_engine();
+    let summary = containers.summary("one").expect("it is kept");
+    assert_eq!((summary.phase, summary.exit_code), (Phase::Exited, 6));
+    let events = containers.events(&id, "die");
+    assert_eq!(of(&events, "die").len(), 1);
+    containers.says(&["rm", "one"]);
+}
