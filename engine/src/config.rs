@@ -5,13 +5,13 @@ use crate::container::options;
 use crate::container::problem::SpecError;
 use crate::container::settings::{Manager, Settings, Ulimit};
 use crate::policy::{self, Policies, RuleError};
-use crate::registries;
 use crate::room::{Amount, Marks};
 use lexopt::prelude::{Long, Short, ValueExt};
 use sampan_ipc::container::Network;
 use sampan_ipc::named_file;
 use sampan_ipc::paths::Paths;
 use sampan_job::limits::Bounds;
+use sampan_registry::config;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -63,7 +63,7 @@ pub struct Config {
     /// File of credentials that is read before those of containers-auth.json(5).
     pub auth_file: Option<PathBuf>,
     /// containers-registries.conf(5), the host's or others.
-    pub registries: registries::Files,
+    pub registries: config::Files,
     /// containers-certs.d(5), instead of the host's.
     pub certs_dir: Option<PathBuf>,
     /// How much of the disk is to stay free.
@@ -294,7 +294,7 @@ pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Conf
         user_namespace: table.user_namespace.unwrap_or(true),
         insecure_registries: table.insecure_registries,
         auth_file: table.auth_file,
-        registries: registries::Files::new(table.registries_conf),
+        registries: config::Files::new(table.registries_conf),
         certs_dir: table.certs_dir,
         marks,
         policies: Arc::new(Policies::new(table.policy)?),

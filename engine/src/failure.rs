@@ -2,11 +2,11 @@
 
 use crate::container::problem::SpecError;
 use crate::images::ImageError;
-use crate::registries::RegistriesError;
 use crate::store::StoreError;
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
 use sampan_ipc::text;
+use sampan_registry::config::RegistriesError;
 use std::error::Error;
 
 /// Longest message, in bytes: what strangers say is quoted in it, and an answer has to fit a frame with those of
@@ -29,6 +29,17 @@ pub const MAKE_ROOM: &str = "'sampan system df' shows what takes room, 'sampan i
 /// As [`new`], of a request that makes no sense.
 pub fn usage(error: &dyn Error) -> Failure {
     new(Code::Usage, chain(error), "")
+}
+
+/// An error of a crate below, which knows nothing of failures.
+pub trait Explained {
+    /// As a client gets it.
+    fn explain(self) -> Failure;
+}
+
+/// The failure that `error` is; for `map_err`.
+pub fn of(error: impl Explained) -> Failure {
+    error.explain()
 }
 
 impl From<ImageError> for Failure {
@@ -68,15 +79,15 @@ impl From<SpecError> for Failure {
     }
 }
 
-impl From<RegistriesError> for Failure {
-    fn from(error: RegistriesError) -> Self {
-        let code = match &error {
+impl Explained for RegistriesError {
+    fn explain(self) -> Failure {
+        let code = match &self {
             RegistriesError::Reference(_)
             | RegistriesError::Ambiguous { .. }
             | RegistriesError::Unqualified { .. } => Code::Usage,
             _ => Code::Failed,
         };
-        new(code, chain(&error), error.hint())
+        new(code, chain(&self), self.hint())
     }
 }
 

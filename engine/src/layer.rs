@@ -4,10 +4,8 @@
 //! try left of it, and unpacks it in the same pass; who comes later finds it, or takes over if the first one
 //! fails. Names blobs and layers in the store; never touches `index.json`.
 
-use crate::download::{Download, Wanted};
 use crate::partial::Partial;
 use crate::pipeline::{Expected, LayerError, Pipeline, Sink};
-use crate::sources::Sources;
 use crate::store::{Store, Temp, file_error};
 use sampan_ipc::engine::Phase;
 use sampan_job::cancel::{Cancel, Cancelled};
@@ -17,6 +15,8 @@ use sampan_job::rate_limit::RateLimit;
 use sampan_layer::unpack::UnpackError;
 use sampan_oci::Descriptor;
 use sampan_oci::digest::Digest;
+use sampan_registry::blob_download::{Download, Wanted};
+use sampan_registry::mirrors::Mirrors;
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -50,7 +50,7 @@ pub struct Fetch<'a> {
     /// What is shared with other jobs.
     pub limits: &'a Limits,
     /// Who has them.
-    pub registry: &'a Sources,
+    pub registry: &'a Mirrors,
     /// The job's own limit.
     pub rate: &'a RateLimit,
     /// The job's rows.

@@ -3,15 +3,15 @@
 //! OCI distribution-spec, "Determining Support". Called on a thread of its own.
 
 use crate::config::Config;
-use crate::credentials::Credentials;
 use crate::failure;
 use crate::reach;
-use crate::registry::{Access, Registry, RegistryError};
 use sampan_ipc::credentials::{Credential, matching};
 use sampan_ipc::engine::{Code, Done, Failure, Login};
 use sampan_ipc::report::chain;
 use sampan_job::cancel::Cancel;
 use sampan_oci::reference::Reference;
+use sampan_registry::credentials::Credentials;
+use sampan_registry::{Access, Registry, RegistryError};
 use std::sync::Arc;
 
 /// Tries `login`, until `cancel` is called.
@@ -34,7 +34,7 @@ pub fn login(config: &Config, login: &Login, cancel: &Cancel) -> Result<Done, Fa
     let credential = Credential { registry: host.clone(), ..login.credential.clone() };
     let access = Access {
         credentials: Credentials::only(credential),
-        ..reach::access(config, login.insecure, Vec::new())?
+        ..reach::access(config, login.insecure, Vec::new()).map_err(failure::of)?
     };
     let registry = Arc::new(Registry::new(&reference, &access).for_login());
     let to_shut = Arc::clone(&registry);

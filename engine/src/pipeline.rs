@@ -10,7 +10,6 @@
 
 use crate::feed::{Feed, Inlet};
 use crate::partial::Partial;
-use crate::registry::RegistryError;
 use crate::relay::{Reader, Relay};
 use crate::store::{Store, StoreError, Temp};
 use sampan_ipc::engine::Phase;
@@ -21,6 +20,7 @@ use sampan_layer::decompress::{self, Format};
 use sampan_layer::tar::TarError;
 use sampan_layer::unpack::{self, UnpackError, Unpacked};
 use sampan_oci::digest::{Algorithm, Digest, Hasher};
+use sampan_registry::RegistryError;
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::path::Path;

@@ -5,10 +5,7 @@
 //! signature may be of are that of the index or manifest that the name stood for (what cosign signs), and that of
 //! the manifest chosen from it. Fetches signatures from the image's own repository; keeps nothing.
 
-use crate::registry::RegistryError;
-use crate::retry;
 use crate::signature::{self, Key, KeyError, SignatureError, Subject};
-use crate::sources::Sources;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use sampan_ipc::report::chain;
@@ -16,6 +13,8 @@ use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_oci::Descriptor;
 use sampan_oci::digest::{Digest, Hasher};
 use sampan_oci::reference::Reference;
+use sampan_registry::mirrors::Mirrors;
+use sampan_registry::{RegistryError, retry};
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -187,7 +186,7 @@ impl Policies {
     /// [`PolicyError`].
     pub fn check(
         &self,
-        registry: &Sources,
+        registry: &Mirrors,
         reference: &Reference,
         digests: &[&Digest],
         cancel: &Cancel,
@@ -221,7 +220,7 @@ struct Signatures {
 
 /// The search for a signature that counts.
 struct Lookup<'a> {
-    registry: &'a Sources,
+    registry: &'a Mirrors,
     cancel: &'a Cancel,
     rule: &'a Rule,
     subject: Subject<'a>,

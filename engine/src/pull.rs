@@ -10,10 +10,7 @@ use crate::images::{self, NewImage};
 use crate::layer::{self, Fetch, Ids, Layer};
 use crate::pipeline::LayerError;
 use crate::policy::{Policies, PolicyError};
-use crate::registry::{Access, RawManifest, RegistryError};
-use crate::retry;
 use crate::room::{Claim, Room, RoomError};
-use crate::sources::Sources;
 use crate::store::{Pin, Store, StoreError};
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_job::limits::Limits;
@@ -26,6 +23,8 @@ use sampan_oci::platform::Platform;
 use sampan_oci::reference::Reference;
 use sampan_oci::{Config, Descriptor, Document, Manifest, OciError, PlatformField};
 use sampan_os::mutex::lock;
+use sampan_registry::mirrors::Mirrors;
+use sampan_registry::{Access, RawManifest, RegistryError, retry};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -157,7 +156,7 @@ pub fn pull(
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<Pulled, PullError> {
-    let registry = Arc::new(Sources::new(&request.reference, &request.access));
+    let registry = Arc::new(Mirrors::new(&request.reference, &request.access));
     // One that ends this pull alone: the first layer that fails ends the others.
     let inner = Arc::new(Cancel::default());
     let (to_end, to_shut) = (Arc::clone(&inner), Arc::clone(&registry));
@@ -178,7 +177,7 @@ struct Work<'a> {
     request: &'a PullRequest,
     progress: &'a Progress,
     cancel: &'a Cancel,
-    registry: &'a Sources,
+    registry: &'a Mirrors,
     /// How many things of the store had their final name when it began.
     since: u64,
 }

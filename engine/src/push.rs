@@ -4,12 +4,8 @@
 //! again; what another repository there has is mounted; a broken upload goes on where the registry says it
 //! stopped. Reports to a [`Progress`]; the caller announces the outcome. Never changes the store.
 
-use crate::download::HEADWAY;
 use crate::failure;
 use crate::images::{self, ImageError, Loaded};
-use crate::registries::Endpoint;
-use crate::registry::{Access, Begun, Payload, Registry, RegistryError, Upload};
-use crate::retry::{self, Backoff};
 use crate::store::{Store, StoreError, file_error};
 use sampan_ipc::engine::{Code, Failure, Phase};
 use sampan_job::cancel::{Cancel, Cancelled};
@@ -21,6 +17,10 @@ use sampan_oci::Descriptor;
 use sampan_oci::digest::Digest;
 use sampan_oci::reference::Reference;
 use sampan_os::mutex::lock;
+use sampan_registry::blob_download::HEADWAY;
+use sampan_registry::config::Endpoint;
+use sampan_registry::retry::{self, Backoff};
+use sampan_registry::{Access, Begun, Payload, Registry, RegistryError, Upload};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};

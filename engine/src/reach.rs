@@ -4,17 +4,16 @@
 //! name may be of several registries, or all tags are wanted. Keeps nothing.
 
 use crate::config::Config;
-use crate::credentials::Credentials;
 use crate::images;
 use crate::pull::PullError;
-use crate::registries::RegistriesError;
-use crate::registry::{Access, RegistryError};
-use crate::retry;
-use crate::sources::Sources;
 use crate::store::Store;
 use sampan_ipc::credentials::Credential;
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_oci::reference::{self, Reference};
+use sampan_registry::config::RegistriesError;
+use sampan_registry::credentials::Credentials;
+use sampan_registry::mirrors::Mirrors;
+use sampan_registry::{Access, RegistryError, retry};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -88,7 +87,7 @@ pub fn settle(
     }
     let mut failed = Vec::new();
     for candidate in candidates {
-        let sources = Arc::new(Sources::new(candidate, access));
+        let sources = Arc::new(Mirrors::new(candidate, access));
         let shut = Arc::clone(&sources);
         let _link = cancel.link(move || shut.shutdown());
         let tell = |note: &str| tell(&format!("{candidate}: {note}"));
@@ -112,7 +111,7 @@ pub fn tags(
     cancel: &Cancel,
     tell: &dyn Fn(&str),
 ) -> Result<Vec<Reference>, PullError> {
-    let sources = Arc::new(Sources::new(repository, access));
+    let sources = Arc::new(Mirrors::new(repository, access));
     let shut = Arc::clone(&sources);
     let _link = cancel.link(move || shut.shutdown());
     let tell = |note: &str| tell(&format!("tags of {}: {note}", repository.name()));

@@ -526,14 +526,17 @@ impl Server {
     }
 
     fn say_credential_helpers(&self, client: &mut Client) -> Result<(), Failure> {
-        client.say(&Answer::CredentialHelpers(reach::credential_helpers(&self.shared.config)?));
+        client.say(&Answer::CredentialHelpers(
+            reach::credential_helpers(&self.shared.config).map_err(failure::of)?,
+        ));
         client.say(&Answer::Done(Done::default()));
         Ok(())
     }
 
     fn on_pull(&mut self, client: &mut Client, pull: engine::Pull) -> Result<(), Failure> {
-        let access = reach::access(&self.shared.config, pull.insecure, pull.credentials)?;
-        let candidates = access.registries.candidates(&pull.reference)?;
+        let access =
+            reach::access(&self.shared.config, pull.insecure, pull.credentials).map_err(failure::of)?;
+        let candidates = access.registries.candidates(&pull.reference).map_err(failure::of)?;
         if pull.all_tags {
             check_repository(&pull.reference, &candidates)?;
         }
@@ -667,7 +670,8 @@ impl Server {
             push.target.as_deref().map(Reference::parse).transpose().map_err(|e| failure::usage(&e))?;
         let named = target.clone().or_else(|| Reference::parse(&push.source).ok());
         let subject = named.map_or_else(|| push.source.clone(), |reference| reference.to_string());
-        let access = reach::access(&self.shared.config, push.insecure, push.credentials)?;
+        let access =
+            reach::access(&self.shared.config, push.insecure, push.credentials).map_err(failure::of)?;
         let request =
             PushRequest { source: push.source, target, access, bytes_per_second: push.bytes_per_second };
         let name = subject.clone();

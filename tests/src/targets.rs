@@ -5,11 +5,10 @@
 
 use crate::random::Random;
 use sampan_engine::archive::{Found, Source};
+use sampan_engine::bundle;
 use sampan_engine::partial::Partial;
-use sampan_engine::registries::{Endpoint, Registries, RegistriesError};
 use sampan_engine::seekable::Seekable;
 use sampan_engine::store::Store;
-use sampan_engine::{bundle, challenge};
 use sampan_http::range::{self, Range};
 use sampan_ipc::event::{Event, EventView, Origin};
 use sampan_ipc::filter::FilterSet;
@@ -20,6 +19,8 @@ use sampan_layer::tar::TarReader;
 use sampan_oci as oci;
 use sampan_oci::platform::Platform;
 use sampan_oci::reference::Reference;
+use sampan_registry::challenge;
+use sampan_registry::config::{Endpoint, Registries, RegistriesError};
 use std::io::{Seek, Write};
 use std::path::Path;
 

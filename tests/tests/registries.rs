@@ -5,13 +5,13 @@
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
 };
-use sampan_engine::credentials::Credentials;
-use sampan_engine::registry::{Access, RegistryError};
-use sampan_engine::sources::Sources;
 use sampan_ipc::engine::{Answer, Code, Credential, Failure, Pull, Request};
 use sampan_oci as oci;
 use sampan_oci::digest::Digest;
 use sampan_oci::reference::Reference;
+use sampan_registry::credentials::Credentials;
+use sampan_registry::mirrors::Mirrors;
+use sampan_registry::{Access, RegistryError};
 use sampan_tests::engine::Engine;
 use sampan_tests::host::{binary, need_root};
 use sampan_tests::registry::{DockerRegistry, Image, Layer, LyingRegistry, Packing, Reply};
@@ -990,7 +990,7 @@ fn ok(headers: &str, body: &str) -> String {
 
 fn tags(address: &str) -> Result<Vec<String>, RegistryError> {
     let reference = Reference::parse(&format!("{address}/a/b")).expect("good");
-    Sources::new(&reference, &Access::default()).tags()
+    Mirrors::new(&reference, &Access::default()).tags()
 }
 
 #[test]
@@ -1047,9 +1047,9 @@ fn an_etag_is_shown_to_nobody_but_the_place_that_gave_it() {
     });
     let (home, home_heads) = tiny(|path| if path == "/v2/" { ok("", "") } else { ok("", "x") });
     let conf = registry("corp.test", &home, &[&mirror]);
-    let registries = sampan_engine::registries::Registries::parse(&conf, Path::new("/conf")).expect("good");
+    let registries = sampan_registry::config::Registries::parse(&conf, Path::new("/conf")).expect("good");
     let access = Access { registries: Arc::new(registries), ..Access::default() };
-    let sources = Sources::new(&Reference::parse("corp.test/a:t").expect("good"), &access);
+    let sources = Mirrors::new(&Reference::parse("corp.test/a:t").expect("good"), &access);
     assert_eq!(size, 201_728);
     let mut etag = None;
     for _ in 0..2 {
@@ -1088,7 +1088,7 @@ fn where_a_registry_redirects_to_cannot_ask_for_its_password() {
         let access = Access { credentials: Credentials::only(credential), ..Access::default() };
         let reference = Reference::parse(&format!("{home}/a:t")).expect("good");
         let error =
-            Sources::new(&reference, &access).manifest("t").map(|raw| raw.digest).expect_err("refused");
+            Mirrors::new(&reference, &access).manifest("t").map(|raw| raw.digest).expect_err("refused");
         assert!(matches!(error, RegistryError::Denied { .. }), "{error}");
         assert!(!error.to_string().contains("secret"), "{error}");
         assert!(heard_of(&home_heads).contains("get /v2/a/manifests/t"));
@@ -1113,11 +1113,11 @@ fn what_registries_send_in_odd_forms_is_understood_or_called_by_its_name() {
     });
     let manifest = |target: &str| {
         let reference = Reference::parse(&format!("{address}/a:{target}")).expect("good");
-        Sources::new(&reference, &Access::default()).manifest(target).map(|raw| raw.bytes)
+        Mirrors::new(&reference, &Access::default()).manifest(target).map(|raw| raw.bytes)
     };
     assert_eq!(manifest("up").expect("found"), b"{}", "{:?}", heads.lock());
     let error = manifest("long").expect_err("no end");
-    assert!(!sampan_engine::retry::is_passing(&error), "it would be no shorter: {error:?}");
+    assert!(!sampan_registry::retry::is_passing(&error), "it would be no shorter: {error:?}");
     assert!(sampan_ipc::report::chain(&error).contains("the head of its answer has no end"), "{error:?}");
 }
 
@@ -1136,7 +1136,7 @@ fn a_challenge_is_found_behind_what_makes_no_sense_and_its_token_may_say_anythin
     });
     *home.lock().expect("no panic") = address.clone();
     let reference = Reference::parse(&format!("{address}/a:t")).expect("good");
-    let found = Sources::new(&reference, &Access::default()).manifest("t").map(|raw| raw.bytes);
+    let found = Mirrors::new(&reference, &Access::default()).manifest("t").map(|raw| raw.bytes);
     assert_eq!(found.expect("found"), b"{}");
 }
 
@@ -1174,10 +1174,10 @@ fn a_document_that_comes_byte_by_byte_is_given_up() {
     let access = Access { stall: Some(Duration::from_millis(500)), ..Access::default() };
     let reference = Reference::parse(&format!("{address}/a:t")).expect("good");
     let began = Instant::now();
-    let error = Sources::new(&reference, &access)
+    let error = Mirrors::new(&reference, &access)
         .manifest("t")
         .map(|raw| raw.digest)
         .expect_err("98 s would be too long");
-    assert!(sampan_engine::retry::is_passing(&error), "{error}");
+    assert!(sampan_registry::retry::is_passing(&error), "{error}");
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }

@@ -6,12 +6,12 @@ use crate::partial;
 use crate::pipeline::LayerError;
 use crate::pull::{self, PullError, PullRequest};
 use crate::reach;
-use crate::registry::RegistryError;
 use sampan_ipc::engine::{Code, Done, Failure};
 use sampan_layer::unpack::UnpackError;
 use sampan_oci::OciError;
 use sampan_oci::reference::Reference;
 use sampan_os::io_error;
+use sampan_registry::RegistryError;
 
 /// Most tags that a failure names: so many fit what people read.
 const LISTED_MAX: usize = 10;

@@ -7,7 +7,7 @@ use ::http::Uri;
 use ::http::uri::Authority;
 
 /// The URL that `location` is, seen from `base`; `None` if it is none of HTTP.
-pub(super) fn join(base: &Uri, location: &[u8]) -> Option<String> {
+pub(crate) fn join(base: &Uri, location: &[u8]) -> Option<String> {
     let location = encode(location)?;
     let (location, _) = location.split_once('#').unwrap_or((&location, ""));
     let scheme = base.scheme_str().unwrap_or("https");
@@ -32,7 +32,7 @@ pub(super) fn join(base: &Uri, location: &[u8]) -> Option<String> {
 
 /// True if `uri` leads to `authority`, `HOST[:PORT]`: hosts have no case, and a port that its scheme implies may be
 /// said or not.
-pub(super) fn is_at(uri: &Uri, authority: &str) -> bool {
+pub(crate) fn is_at(uri: &Uri, authority: &str) -> bool {
     let (Some(there), Ok(own)) = (uri.authority(), authority.parse::<Authority>()) else {
         return false;
     };

@@ -4,7 +4,8 @@
 //! again (stat(2)); one that differs in anything, or changed so lately that its time may not tell, has all of them
 //! read anew. Keeps what was understood, never a refusal.
 
-use super::{Registries, RegistriesError};
+use crate::config::error::RegistriesError;
+use crate::config::registries_conf::Registries;
 use sampan_os::mutex::lock;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

@@ -1,36 +1,67 @@
 //! A `[[registry]]` of the files: for which names it is, and where it sends them.
 //!
-//! Made by [`super::file`] out of text, asked by [`super::Registries`].
+//! Made by [`crate::config::file`] out of text, asked by [`crate::config::Registries`].
 
-use super::{Endpoint, RegistriesError};
+use crate::config::error::RegistriesError;
 use sampan_oci::reference::{self, Reference};
 use std::path::PathBuf;
 
+/// One place that an image may be had from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `docker.io`, `host:5000`, `[::1]:5000`; of a socket its path, for messages.
+    pub host: String,
+    /// The repository there.
+    pub repository: String,
+    /// The tag or digest there, if it is another than was asked for.
+    pub target: Option<String>,
+    /// Plain HTTP, or a certificate that nobody vouches for, will do.
+    pub insecure: bool,
+    /// The Unix socket that it listens on, instead of a host.
+    pub socket: Option<PathBuf>,
+    /// It is a mirror: what it fails at, the registry itself may still do.
+    pub mirror: bool,
+}
+
+impl Endpoint {
+    /// The registry that a reference names.
+    pub fn of(reference: &Reference) -> Self {
+        Endpoint {
+            host: reference.host().to_owned(),
+            repository: reference.path().to_owned(),
+            target: None,
+            insecure: false,
+            socket: None,
+            mirror: false,
+        }
+    }
+}
+
 /// A `[[registry]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Table {
-    pub(super) prefix: String,
+pub(crate) struct Table {
+    pub(crate) prefix: String,
     /// `None` changes nothing.
-    pub(super) location: Option<Location>,
-    pub(super) insecure: bool,
-    pub(super) blocked: bool,
-    pub(super) mirrors: Vec<Mirror>,
-    pub(super) path: PathBuf,
-    pub(super) line: usize,
+    pub(crate) location: Option<Location>,
+    pub(crate) insecure: bool,
+    pub(crate) blocked: bool,
+    pub(crate) mirrors: Vec<Mirror>,
+    pub(crate) path: PathBuf,
+    pub(crate) line: usize,
 }
 
 /// A `[[registry.mirror]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mirror {
-    pub(super) location: Location,
-    pub(super) insecure: bool,
-    pub(super) pulls: Pulls,
-    pub(super) line: usize,
+pub(crate) struct Mirror {
+    pub(crate) location: Location,
+    pub(crate) insecure: bool,
+    pub(crate) pulls: Pulls,
+    pub(crate) line: usize,
 }
 
 /// What a prefix is replaced with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Location {
+pub(crate) enum Location {
     /// `host[:port][/namespace…]`.
     Host(String),
     /// `unix://PATH[:namespace…]`, ours alone.
@@ -39,14 +70,14 @@ pub(super) enum Location {
 
 /// Which pulls a mirror is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pulls {
+pub(crate) enum Pulls {
     All,
     DigestOnly,
     TagOnly,
 }
 
 impl Mirror {
-    pub(super) fn serves(&self, reference: &Reference) -> bool {
+    pub(crate) fn serves(&self, reference: &Reference) -> bool {
         match self.pulls {
             Pulls::All => true,
             Pulls::DigestOnly => reference.digest().is_some(),
@@ -57,13 +88,13 @@ impl Mirror {
 
 impl Table {
     /// The same, wherever it is written.
-    pub(super) fn unplaced(&self) -> Table {
+    pub(crate) fn unplaced(&self) -> Table {
         let mut table = Table { line: 0, ..self.clone() };
         table.mirrors.iter_mut().for_each(|mirror| mirror.line = 0);
         table
     }
 
-    pub(super) fn cannot_rewrite(
+    pub(crate) fn cannot_rewrite(
         &self,
         reference: &Reference,
         location: &Location,
@@ -85,7 +116,7 @@ impl Table {
 }
 
 /// How many bytes of `name`, whose host is `host`, `prefix` stands for; `None` if it is about something else.
-pub(super) fn matches(name: &str, host: &str, prefix: &str) -> Option<usize> {
+pub(crate) fn matches(name: &str, host: &str, prefix: &str) -> Option<usize> {
     if let Some(domain) = prefix.strip_prefix('*') {
         let bare = if host.starts_with('[') { host } else { host.split(':').next().unwrap_or(host) };
         return bare.ends_with(domain).then_some(bare.len());
@@ -97,7 +128,7 @@ pub(super) fn matches(name: &str, host: &str, prefix: &str) -> Option<usize> {
 }
 
 /// The endpoint that `reference` becomes when `location` stands for the first `length` bytes of its name.
-pub(super) fn rewrite(
+pub(crate) fn rewrite(
     reference: &Reference,
     length: usize,
     location: &Location,
@@ -128,8 +159,8 @@ pub(super) fn rewrite(
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{DIGEST, conf, places, refusal};
     use super::*;
+    use crate::config::registries_conf::tests::{DIGEST, conf, places, refusal};
     use std::path::Path;
 
     #[test]

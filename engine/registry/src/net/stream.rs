@@ -4,7 +4,7 @@
 //! Made by [`super::dial`]. A request for plain HTTP that goes through a proxy is given its absolute form here,
 //! since ureq knows none.
 
-use super::tunnel::Tunnel;
+use crate::net::tunnel::Tunnel;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use sampan_job::cpu;
@@ -19,7 +19,7 @@ use ureq::Error;
 use ureq::unversioned::transport::{Buffers, LazyBuffers, NextTimeout, ShutdownHandle, Transport};
 
 /// A connected socket.
-pub(super) enum Socket {
+pub(crate) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
     /// To a proxy.
@@ -36,7 +36,7 @@ impl Socket {
     }
 
     /// True if a read need not wait, whatever the descriptor says.
-    pub(super) fn has_input(&self) -> bool {
+    pub(crate) fn has_input(&self) -> bool {
         matches!(self, Socket::Tls(tunnel) if tunnel.has_input())
     }
 
@@ -103,15 +103,15 @@ impl ShutdownHandle for Socket {
 
 /// What a request through a proxy has beyond others. RFC 9112, section 3.2.2.
 #[derive(Clone)]
-pub(super) struct Absolute {
+pub(crate) struct Absolute {
     /// `http://host:port`.
-    pub(super) origin: String,
+    pub(crate) origin: String,
     /// Value of `Proxy-Authorization`.
-    pub(super) authorization: Option<String>,
+    pub(crate) authorization: Option<String>,
 }
 
 /// A connection.
-pub(super) struct Stream {
+pub(crate) struct Stream {
     /// Shared with whoever may shut it down.
     socket: Arc<Socket>,
     buffers: LazyBuffers,
@@ -122,7 +122,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(socket: Arc<Socket>, buffers: LazyBuffers, absolute: Option<Absolute>) -> Self {
+    pub(crate) fn new(socket: Arc<Socket>, buffers: LazyBuffers, absolute: Option<Absolute>) -> Self {
         Stream { socket, buffers, absolute, fresh: true, timeouts: (None, None) }
     }
 
@@ -136,7 +136,7 @@ impl Stream {
 }
 
 /// A handle that breaks off what waits on `socket`.
-pub(super) fn handle(socket: &Arc<Socket>) -> Weak<dyn ShutdownHandle> {
+pub(crate) fn handle(socket: &Arc<Socket>) -> Weak<dyn ShutdownHandle> {
     Arc::downgrade(socket) as Weak<dyn ShutdownHandle>
 }
 

@@ -5,9 +5,10 @@
 //! is skipped. Holds one of the engine's download slots for as long as bytes may come, not while it waits for
 //! its next try. Digests are compared by the pipeline, never here.
 
-use crate::registry::{BlobBody, RegistryError};
+use crate::access::BlobBody;
+use crate::error::RegistryError;
+use crate::mirrors::Mirrors;
 use crate::retry::Backoff;
-use crate::sources::Sources;
 use sampan_job::cancel::Cancel;
 use sampan_job::cpu;
 use sampan_job::limits::{Limits, Slot};
@@ -24,7 +25,7 @@ pub const HEADWAY: u64 = 64 << 10;
 #[derive(Clone, Copy)]
 pub struct Wanted<'a> {
     /// Who has it.
-    pub registry: &'a Sources,
+    pub registry: &'a Mirrors,
     /// What it shares with other downloads.
     pub limits: &'a Limits,
     /// Bytes per second of its own job.

@@ -5,8 +5,10 @@
 //! Bytes of several are as good as of one: everything is compared with a digest. Knows no store and never waits:
 //! what is tried again, and when, [`crate::retry`] says.
 
-use crate::registries::RegistriesError;
-use crate::registry::{Access, BlobBody, RawManifest, Registry, RegistryError};
+use crate::access::{Access, BlobBody, RawManifest};
+use crate::config::RegistriesError;
+use crate::error::RegistryError;
+use crate::registry::Registry;
 use crate::retry;
 use sampan_oci::digest::{Digest, Hasher};
 use sampan_oci::reference::Reference;
@@ -23,7 +25,7 @@ const FAILURES_MAX: u32 = 2;
 const PASSED_MAX: usize = 16;
 
 /// Where an image may be had.
-pub struct Sources {
+pub struct Mirrors {
     places: Vec<Registry>,
     /// Why there is none.
     none: Option<Arc<RegistriesError>>,
@@ -52,7 +54,7 @@ struct Sought {
     etag_of: Option<usize>,
 }
 
-impl Sources {
+impl Mirrors {
     /// The places of `reference` that [`Access::registries`] says. Connects to nothing yet; what is wrong with the
     /// name is said when something is asked for.
     pub fn new(reference: &Reference, access: &Access) -> Self {
@@ -61,7 +63,7 @@ impl Sources {
             Err(error) => (Vec::new(), Some(Arc::new(error))),
         };
         let (asked, state) = (reference.target(), Mutex::default());
-        Sources { places, none, asked, state, shut: AtomicBool::new(false) }
+        Mirrors { places, none, asked, state, shut: AtomicBool::new(false) }
     }
 
     /// Breaks off all requests, now and for ever.
@@ -100,7 +102,7 @@ impl Sources {
     /// `None` if none has. Blobs still come from where the image's manifest came from.
     ///
     /// # Errors
-    /// As [`Sources::manifest`], unless it is simply not there.
+    /// As [`Mirrors::manifest`], unless it is simply not there.
     pub fn beside(&self, tag: &str) -> Result<Option<RawManifest>, RegistryError> {
         let mut failed = Vec::new();
         for (at, place) in self.places.iter().enumerate() {
@@ -120,7 +122,7 @@ impl Sources {
     /// The tags of the repository, from the first place that lists them.
     ///
     /// # Errors
-    /// As [`Sources::manifest`].
+    /// As [`Mirrors::manifest`].
     pub fn tags(&self) -> Result<Vec<String>, RegistryError> {
         let mut failed = Vec::new();
         for (at, place) in self.places.iter().enumerate() {

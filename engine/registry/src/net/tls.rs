@@ -22,13 +22,13 @@ use ureq::unversioned::transport::{
 };
 
 /// What puts TLS above a connection, for an agent whose registry has certificates of its own.
-pub(super) struct Tls(Arc<ClientConfig>);
+pub(crate) struct Tls(Arc<ClientConfig>);
 
 impl Tls {
     /// Trusts what `roots` vouch for, and the servers whose own certificates are among `own`.
     ///
     /// `None` if none of `roots` can be read as a CA's, or our certificate and key do not go together.
-    pub(super) fn new(
+    pub(crate) fn new(
         roots: &[Certificate<'static>],
         own: &[Certificate<'static>],
         client: Option<&ClientCert>,
@@ -57,7 +57,7 @@ impl Tls {
 }
 
 /// A certificate as rustls has it.
-pub(super) fn der(certificate: &Certificate<'static>) -> CertificateDer<'static> {
+pub(crate) fn der(certificate: &Certificate<'static>) -> CertificateDer<'static> {
     CertificateDer::from(certificate.der()).into_owned()
 }
 
@@ -88,7 +88,7 @@ impl<In: Transport> Connector<In> for Tls {
 }
 
 /// A connection with TLS above it.
-pub(super) struct Secured {
+pub(crate) struct Secured {
     buffers: LazyBuffers,
     stream: StreamOwned<ClientConnection, TransportAdapter>,
 }
@@ -179,7 +179,7 @@ impl ServerCertVerifier for Verifier {
 }
 
 /// True if a server shows a certificate that is a CA's, which webpki calls `CaUsedAsEndEntity`.
-pub(super) fn is_authoritys(error: &rustls::Error) -> bool {
+pub(crate) fn is_authoritys(error: &rustls::Error) -> bool {
     // rustls has no word of its own for it, and webpki is not ours to name: its words are all there is.
     match error {
         rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {

@@ -1,17 +1,17 @@
 //! When a request to a registry is tried again, and how long is waited before.
 //!
-//! Called by [`crate::download`] for blobs and by [`crate::pull`] for manifests and configs. Decides and waits;
+//! Called by [`crate::blob_download`] for blobs and by [`crate::pull`] for manifests and configs. Decides and waits;
 //! never sends anything itself.
 
-use crate::registry::{Failed, RegistryError};
+use crate::error::{Failed, RegistryError};
 use sampan_job::cancel::Cancel;
 use std::collections::hash_map::RandomState;
 use std::error::Error;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-/// Tries of one request, the first included. A download counts anew after [`crate::download::HEADWAY`] bytes.
+/// Tries of one request, the first included. A download counts anew after [`crate::blob_download::HEADWAY`] bytes.
 pub const TRIES: u32 = 5;
 /// Wait before the second try; each later one doubles. A wait is cut by up to its half, at random, so that
 /// hosts that failed together do not come back together.
@@ -114,37 +114,6 @@ fn chance() -> f64 {
     f64::from((RandomState::new().build_hasher().finish() >> 32) as u32) / f64::from(u32::MAX)
 }
 
-/// How long a `Retry-After` header asks to wait from `now`: seconds, or a date. RFC 9110, section 10.2.3.
-pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
-    let value = value.trim();
-    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
-    }
-    let now = now.duration_since(UNIX_EPOCH).ok()?;
-    Some(parse_date(value)?.saturating_sub(now))
-}
-
-/// Time since the epoch of `Sun, 06 Nov 1994 08:49:37 GMT`. RFC 9110, section 5.6.7, the form that may be sent.
-fn parse_date(value: &str) -> Option<Duration> {
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let rest = value.split_once(", ")?.1.strip_suffix(" GMT")?;
-    let mut parts = rest.split(' ');
-    let day: u64 = parts.next()?.parse().ok().filter(|day| (1..=31).contains(day))?;
-    let name = parts.next()?;
-    let month = MONTHS.iter().position(|month| *month == name)?;
-    let year: u64 = parts.next()?.parse().ok().filter(|year| (1970..=9999).contains(year))?;
-    let mut clock = parts.next()?.split(':').map(|part| part.parse::<u64>().ok().filter(|n| *n <= 60));
-    let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
-    let is_leap =
-        |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let of_years: u64 = (1970..year).map(|year| if is_leap(year) { 366 } else { 365 }).sum();
-    let lengths = [31, if is_leap(year) { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    let of_months: u64 = lengths.iter().take(month).sum();
-    let days = of_years + of_months + day - 1;
-    Some(Duration::from_secs(((days * 24 + hour) * 60 + minute) * 60 + second))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,23 +146,5 @@ mod tests {
         let asked = |seconds| status(429, Some(Duration::from_secs(seconds)));
         assert_eq!(Backoff::default().after(&asked(7)), Some(Duration::from_secs(7)));
         assert_eq!(Backoff::default().after(&asked(u64::MAX)), Some(RETRY_AFTER_MAX));
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now = UNIX_EPOCH + Duration::from_secs(784_111_777 - 5);
-        for (value, seconds) in [
-            ("0", Some(0)),
-            (" 12 ", Some(12)),
-            ("99999999999999999999999", Some(u64::MAX)),
-            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(5)),
-            ("Sun, 06 Nov 1993 08:49:37 GMT", Some(0)),
-            ("Sun, 99 Nov 1994 08:49:37 GMT", None),
-            ("Sun, 06 Nov 1994 08:49 GMT", None),
-            ("-1", None),
-            ("", None),
-        ] {
-            assert_eq!(parse_retry_after(value, now), seconds.map(Duration::from_secs), "{value:?}");
-        }
     }
 }

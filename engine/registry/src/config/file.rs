@@ -2,8 +2,8 @@
 //!
 //! containers-registries.conf(5), version 2. What is wrong is told with the file and the line.
 
-use super::RegistriesError;
-use super::table::{Location, Mirror, Pulls, Table};
+use crate::config::error::RegistriesError;
+use crate::config::table::{Location, Mirror, Pulls, Table};
 use sampan_oci::reference::{self, Reference};
 use sampan_os::small_file;
 use serde::Deserialize;
@@ -21,21 +21,21 @@ const FILES_MAX: usize = 1024;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) struct File {
-    pub(super) unqualified_search_registries: Option<Vec<Spanned<String>>>,
-    pub(super) credential_helpers: Option<Vec<String>>,
-    pub(super) short_name_mode: Option<Spanned<String>>,
+pub(crate) struct File {
+    pub(crate) unqualified_search_registries: Option<Vec<Spanned<String>>>,
+    pub(crate) credential_helpers: Option<Vec<String>>,
+    pub(crate) short_name_mode: Option<Spanned<String>>,
     #[serde(default)]
-    pub(super) registry: Vec<Spanned<RawRegistry>>,
+    pub(crate) registry: Vec<Spanned<RawRegistry>>,
     #[serde(default)]
-    pub(super) aliases: BTreeMap<String, Spanned<String>>,
+    pub(crate) aliases: BTreeMap<String, Spanned<String>>,
     /// Version 1.
-    pub(super) registries: Option<Spanned<toml::Value>>,
+    pub(crate) registries: Option<Spanned<toml::Value>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) struct RawRegistry {
+pub(crate) struct RawRegistry {
     prefix: Option<Spanned<String>>,
     location: Option<Spanned<String>>,
     #[serde(default)]
@@ -58,7 +58,7 @@ struct RawMirror {
 }
 
 impl RawRegistry {
-    pub(super) fn check(self, text: &str, path: &Path) -> Result<Table, RegistriesError> {
+    pub(crate) fn check(self, text: &str, path: &Path) -> Result<Table, RegistriesError> {
         let wrong = |span: Range<usize>, why: String| at(path, text, span, why);
         let given = |value: Option<Spanned<String>>| value.filter(|value| !value.get_ref().is_empty());
         let (prefix, location) = (given(self.prefix), given(self.location));
@@ -168,14 +168,14 @@ fn check_place(place: &str, text: &str) -> Result<(), String> {
     }
 }
 
-pub(super) fn check_search(host: &str) -> Result<(), String> {
+pub(crate) fn check_search(host: &str) -> Result<(), String> {
     match host.contains('/') {
         true => Err(format!("unqualified-search-registries has {host:?}, which is no host[:port]")),
         false => check_place(host, host),
     }
 }
 
-pub(super) fn check_alias(name: &str, value: &str) -> Result<(), String> {
+pub(crate) fn check_alias(name: &str, value: &str) -> Result<(), String> {
     let untagged = |text: &str| !text.split('/').next_back().unwrap_or(text).contains([':', '@']);
     if Reference::parse(name).is_err() || !reference::is_short(name) || !untagged(name) {
         return Err(format!("alias {name:?} is no short name without tag and digest"));
@@ -187,7 +187,7 @@ pub(super) fn check_alias(name: &str, value: &str) -> Result<(), String> {
     }
 }
 
-pub(super) fn read(path: &Path) -> io::Result<String> {
+pub(crate) fn read(path: &Path) -> io::Result<String> {
     // It would be waited for, and whoever reads has others to serve. /dev/null is fine.
     let kind = std::fs::metadata(path)?.file_type();
     if kind.is_fifo() || kind.is_dir() {
@@ -201,14 +201,14 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
 }
 
 /// `main`'s directory of drop-ins. containers-registries.conf.d(5).
-pub(super) fn drop_in_directory(main: &Path) -> PathBuf {
+pub(crate) fn drop_in_directory(main: &Path) -> PathBuf {
     let mut dir = main.as_os_str().to_owned();
     dir.push(".d");
     PathBuf::from(dir)
 }
 
 /// The files in it, in order.
-pub(super) fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, RegistriesError> {
+pub(crate) fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, RegistriesError> {
     let dir = drop_in_directory(main);
     let cannot = |source| RegistriesError::Read { path: dir.clone(), source };
     let entries = match std::fs::read_dir(&dir) {
@@ -230,12 +230,12 @@ pub(super) fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, RegistriesError> {
     Ok(files.into_iter().collect())
 }
 
-pub(super) fn parse<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> Result<T, RegistriesError> {
+pub(crate) fn parse<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> Result<T, RegistriesError> {
     toml::from_str(text).map_err(|error| at(path, text, error.span().unwrap_or(0..0), error.message()))
 }
 
 /// A key that is misspelt must not go unnoticed; one of a newer version of the format must not end all pulls.
-pub(super) fn warn_of_unknown_keys(text: &str, path: &Path) {
+pub(crate) fn warn_of_unknown_keys(text: &str, path: &Path) {
     const TOP: [&str; 7] = [
         "unqualified-search-registries",
         "credential-helpers",
@@ -266,7 +266,7 @@ pub(super) fn warn_of_unknown_keys(text: &str, path: &Path) {
     }
 }
 
-pub(super) fn at(path: &Path, text: &str, span: Range<usize>, why: impl Into<String>) -> RegistriesError {
+pub(crate) fn at(path: &Path, text: &str, span: Range<usize>, why: impl Into<String>) -> RegistriesError {
     RegistriesError::Parse { path: path.to_owned(), line: line(text, &span), why: why.into() }
 }
 
@@ -278,9 +278,9 @@ fn line(text: &str, span: &Range<usize>) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Registries;
-    use super::super::tests::{names, refusal};
     use super::*;
+    use crate::config::registries_conf::Registries;
+    use crate::config::registries_conf::tests::{names, refusal};
 
     #[test]
     fn a_bad_file_is_refused_with_its_line() {

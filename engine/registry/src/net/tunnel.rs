@@ -3,8 +3,8 @@
 //! Made by [`super::dial`], read and written by [`super::stream`]. The host's CA bundle vouches for the proxy: what is
 //! said of a registry, `insecure` or a certificate of its own, is not said of what leads there.
 
-use super::certs;
-use super::tls::der;
+use crate::certs;
+use crate::net::tls::der;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use rustls_pki_types::ServerName;
 use sampan_os::mutex::lock;
@@ -13,14 +13,14 @@ use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 
 /// A connection in TLS.
-pub(super) struct Tunnel {
+pub(crate) struct Tunnel {
     /// Not behind the lock: whoever shuts it down must not wait for whoever reads.
     wire: TcpStream,
     tls: Mutex<ClientConnection>,
 }
 
 /// What a greeting waits for.
-pub(super) enum Waits {
+pub(crate) enum Waits {
     /// Bytes of the peer.
     ToRead,
     /// Room for ours.
@@ -30,7 +30,7 @@ pub(super) enum Waits {
 }
 
 /// How proxies are known: by the host's CA bundle.
-pub(super) fn trust() -> io::Result<Arc<ClientConfig>> {
+pub(crate) fn trust() -> io::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(certs::of_host().iter().map(der));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -42,14 +42,14 @@ pub(super) fn trust() -> io::Result<Arc<ClientConfig>> {
 
 impl Tunnel {
     /// To `host` over `wire`; nothing is said yet.
-    pub(super) fn new(wire: TcpStream, host: &str, trust: Arc<ClientConfig>) -> io::Result<Self> {
+    pub(crate) fn new(wire: TcpStream, host: &str, trust: Arc<ClientConfig>) -> io::Result<Self> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let tls = ClientConnection::new(trust, name).map_err(io::Error::other)?;
         Ok(Tunnel { wire, tls: Mutex::new(tls) })
     }
 
     /// What is below.
-    pub(super) fn wire(&self) -> &TcpStream {
+    pub(crate) fn wire(&self) -> &TcpStream {
         &self.wire
     }
 
@@ -57,7 +57,7 @@ impl Tunnel {
     ///
     /// # Errors
     /// The peer is not who it should be, or speaks no TLS.
-    pub(super) fn greet(&self) -> io::Result<Waits> {
+    pub(crate) fn greet(&self) -> io::Result<Waits> {
         let mut tls = lock(&self.tls);
         loop {
             let stepped = match (tls.wants_write(), tls.is_handshaking()) {
@@ -91,12 +91,12 @@ impl Tunnel {
     }
 
     /// True if a read need not wait.
-    pub(super) fn has_input(&self) -> bool {
+    pub(crate) fn has_input(&self) -> bool {
         !lock(&self.tls).wants_read()
     }
 
     /// Reads some bytes, and waits for them.
-    pub(super) fn read(&self, into: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn read(&self, into: &mut [u8]) -> io::Result<usize> {
         let mut tls = lock(&self.tls);
         loop {
             match tls.reader().read(into) {
@@ -110,7 +110,7 @@ impl Tunnel {
     }
 
     /// Writes some bytes, and waits until they are gone.
-    pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         let mut tls = lock(&self.tls);
         let len = tls.writer().write(bytes)?;
         self.flush(&mut tls)?;

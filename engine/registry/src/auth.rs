@@ -4,18 +4,17 @@
 //! form, POST with a refresh token. A token is renewed when it has expired and when the registry refuses it. What
 //! we are goes to the registry's own host and to the realm that it names; redirects get none of it.
 
-use super::location;
-use super::transport::is_loopback;
-use super::{Registry, RegistryError, SMALL_BODY_MAX, crop};
 use crate::challenge::{self, Challenge};
-use crate::credentials::Credentials;
+use crate::error::{RegistryError, crop};
+use crate::registry::{Registry, is_loopback};
+use crate::session::Known;
+use crate::transport::SMALL_BODY_MAX;
 use ::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sampan_ipc::credentials::Credential;
 use sampan_os::mutex::lock;
 use serde::Deserialize;
-use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use ureq::Body;
 
@@ -27,33 +26,8 @@ const TOKEN_LIFE_MAX: Duration = Duration::from_secs(3600);
 const TOKEN_MAX: usize = 12 << 10;
 /// So long before its end a token is renewed.
 const MARGIN: Duration = Duration::from_secs(5);
-/// Most other repositories that a token is asked for: realms limit the length of a URL.
-const OTHERS_MAX: usize = 8;
 /// What we call ourselves to an OAuth2 realm.
 const CLIENT: &str = "sampan";
-
-/// What a registry has been told, and has told us, about who we are.
-#[derive(Default)]
-pub(super) struct Session {
-    credentials: Credentials,
-    /// What a token is asked for: `repository:a:pull`; none just to log in.
-    scopes: Mutex<Vec<String>>,
-    known: Mutex<Known>,
-    /// Held while a token is got, so that the workers of a job get one and not each its own.
-    renewal: Mutex<()>,
-    /// Looked up once: a helper may ask a person.
-    credential: OnceLock<Option<Credential>>,
-    problems: OnceLock<String>,
-}
-
-#[derive(Default)]
-struct Known {
-    authorization: Option<HeaderValue>,
-    /// When the token has to be renewed, and for which challenge.
-    renew: Option<(Instant, Challenge)>,
-    /// A realm may give out a new one with each token.
-    refresh_token: Option<String>,
-}
 
 /// The answer of a realm.
 #[derive(Deserialize)]
@@ -65,52 +39,9 @@ struct Token {
     expires_in: Option<serde_json::Value>,
 }
 
-impl Session {
-    /// For pulls from `repository`.
-    pub(super) fn new(credentials: Credentials, repository: &str) -> Self {
-        let scopes = Mutex::new(vec![format!("repository:{repository}:pull")]);
-        Session { credentials, scopes, ..Session::default() }
-    }
-
-    /// What stood in the way of a credential, for a message about its lack.
-    pub(super) fn problems(&self) -> String {
-        self.problems.get().cloned().unwrap_or_default()
-    }
-}
-
 impl Registry {
-    /// To find out whether the registry takes a credential, no repository is asked for.
-    #[must_use]
-    pub fn for_login(self) -> Self {
-        lock(&self.session.scopes).clear();
-        self
-    }
-
-    /// Tokens are to be good for pushes, and for blobs of `others`.
-    #[must_use]
-    pub fn for_push<'a>(self, others: impl IntoIterator<Item = &'a str>) -> Self {
-        {
-            let mut scopes = lock(&self.session.scopes);
-            *scopes = vec![format!("repository:{}:pull,push", self.repository)];
-            scopes
-                .extend(others.into_iter().take(OTHERS_MAX).map(|other| format!("repository:{other}:pull")));
-        }
-        self
-    }
-
-    /// True if `uri` leads to the registry itself, and not to where it redirects.
-    pub(super) fn is_own(&self, uri: &Uri) -> bool {
-        location::is_at(uri, &self.authority)
-    }
-
-    /// What goes to `uri` to say who we are: nothing but to the registry itself.
-    pub(super) fn authorization_for(&self, uri: &Uri) -> Option<HeaderValue> {
-        let own = self.is_own(uri) && uri.scheme_str() == lock(&self.state).scheme;
-        lock(&self.session.known).authorization.clone().filter(|_| own)
-    }
-
     /// What the next request will say; renewed first if it has expired.
-    pub(super) fn authorization(&self) -> Result<Option<HeaderValue>, RegistryError> {
+    pub(crate) fn authorization(&self) -> Result<Option<HeaderValue>, RegistryError> {
         let (now, due) = {
             let known = lock(&self.session.known);
             let due = known.renew.as_ref().filter(|(at, _)| Instant::now() >= *at);
@@ -123,7 +54,7 @@ impl Registry {
     }
 
     /// Meets the challenge of `response`, a refusal of a request that said `sent`; false if that cannot be.
-    pub(super) fn authenticate(
+    pub(crate) fn authenticate(
         &self,
         response: &Response<Body>,
         sent: Option<HeaderValue>,
@@ -172,7 +103,7 @@ impl Registry {
     }
 
     /// True if we have something to say about who we are.
-    pub(super) fn has_credential(&self) -> bool {
+    pub(crate) fn has_credential(&self) -> bool {
         self.credential().is_some()
     }
 
@@ -355,7 +286,7 @@ fn percent(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::Access;
+    use crate::access::Access;
     use sampan_oci::reference::Reference;
 
     fn registry(name: &str, insecure: bool) -> Registry {

@@ -3,7 +3,7 @@
 //! Read once for each [`super::Registry`] that speaks HTTPS. A file that cannot be used is an error that names it,
 //! never a certificate less.
 
-use super::RegistryError;
+use crate::error::RegistryError;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -32,11 +32,11 @@ const FILES_MAX: usize = 256;
 
 /// What is used for one registry.
 #[derive(Default)]
-pub(super) struct Certs {
+pub(crate) struct Certs {
     /// CAs beside the host's.
-    pub(super) roots: Vec<Certificate<'static>>,
+    pub(crate) roots: Vec<Certificate<'static>>,
     /// Our own, for that registry alone.
-    pub(super) client: Option<ClientCert>,
+    pub(crate) client: Option<ClientCert>,
 }
 
 impl Certs {
@@ -44,7 +44,7 @@ impl Certs {
     ///
     /// # Errors
     /// [`RegistryError::Certificate`].
-    pub(super) fn load(dirs: &[PathBuf], names: &[&str]) -> Result<Self, RegistryError> {
+    pub(crate) fn load(dirs: &[PathBuf], names: &[&str]) -> Result<Self, RegistryError> {
         for dir in dirs {
             for name in names {
                 let path = dir.join(name);
@@ -95,7 +95,7 @@ impl Certs {
 }
 
 /// The certificates of the host's bundle.
-pub(super) fn of_host() -> Vec<Certificate<'static>> {
+pub(crate) fn of_host() -> Vec<Certificate<'static>> {
     let named = std::env::var("SSL_CERT_FILE").ok();
     let whole = |path: &str| {
         let file = small_file::open(path.as_ref()).ok()?;

@@ -3,9 +3,11 @@
 //! One request a method; [`crate::push`] decides which comes next and what is tried again. A request whose body
 //! is refused or redirected is made anew from its [`Payload`].
 
-use super::location::join;
-use super::transport::REDIRECTS_MAX;
-use super::{Failed, Headers, Registry, RegistryError};
+use crate::access::Headers;
+use crate::error::{Failed, RegistryError};
+use crate::redirect::join;
+use crate::registry::Registry;
+use crate::transport::REDIRECTS_MAX;
 use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use sampan_oci::digest::Digest;
 use std::io::{self, Read};
@@ -328,7 +330,7 @@ fn offset_in(range: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::Access;
+    use crate::access::Access;
     use sampan_oci::reference::Reference;
 
     #[test]

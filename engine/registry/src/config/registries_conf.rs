@@ -4,17 +4,11 @@
 //! for a reference, in the order in which they are to be tried. Reads files, never the network. There is no
 //! terminal in a daemon: `enforcing` refuses a short name of several registries, the other modes try all.
 
-mod error;
-mod file;
-mod kept;
-mod table;
-
-pub use self::error::RegistriesError;
-use self::file::{
+use crate::config::error::RegistriesError;
+use crate::config::file::{
     File, at, check_alias, check_search, drop_in_directory, drop_ins, parse, read, warn_of_unknown_keys,
 };
-pub use self::kept::Files;
-use self::table::{Table, matches, rewrite};
+use crate::config::table::{Endpoint, Table, matches, rewrite};
 use sampan_oci::reference::{self, Reference};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -28,37 +22,6 @@ pub const CONF: &str = "/etc/containers/registries.conf";
 pub const CONF_VARIABLE: &str = "CONTAINERS_REGISTRIES_CONF";
 /// What other tools have recorded when a person chose: containers-registries.conf(5), "Short-Name Aliasing".
 const RECORDED_ALIASES: &str = "/var/cache/containers/short-name-aliases.conf";
-
-/// One place that an image may be had from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// `docker.io`, `host:5000`, `[::1]:5000`; of a socket its path, for messages.
-    pub host: String,
-    /// The repository there.
-    pub repository: String,
-    /// The tag or digest there, if it is another than was asked for.
-    pub target: Option<String>,
-    /// Plain HTTP, or a certificate that nobody vouches for, will do.
-    pub insecure: bool,
-    /// The Unix socket that it listens on, instead of a host.
-    pub socket: Option<PathBuf>,
-    /// It is a mirror: what it fails at, the registry itself may still do.
-    pub mirror: bool,
-}
-
-impl Endpoint {
-    /// The registry that a reference names.
-    pub fn of(reference: &Reference) -> Self {
-        Endpoint {
-            host: reference.host().to_owned(),
-            repository: reference.path().to_owned(),
-            target: None,
-            insecure: false,
-            socket: None,
-            mirror: false,
-        }
-    }
-}
 
 /// All files, as one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,7 +74,7 @@ impl Registries {
     }
 
     /// All files and directories that [`Registries::load`] reads or looks for.
-    fn files(conf: Option<&Path>) -> Result<Vec<PathBuf>, RegistriesError> {
+    pub(crate) fn files(conf: Option<&Path>) -> Result<Vec<PathBuf>, RegistriesError> {
         let (main, is_named) = main_file(conf);
         let mut files = vec![main.clone(), drop_in_directory(&main)];
         files.extend(drop_ins(&main)?);
@@ -314,30 +277,30 @@ impl Registries {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    pub(super) fn conf(text: &str) -> Registries {
+    pub(crate) fn conf(text: &str) -> Registries {
         Registries::parse(text, Path::new("/x.conf")).expect("a good file")
     }
 
-    pub(super) fn refusal(text: &str) -> String {
+    pub(crate) fn refusal(text: &str) -> String {
         Registries::parse(text, Path::new("/x.conf")).expect_err("a bad file").to_string()
     }
 
-    pub(super) fn names(registries: &Registries, typed: &str) -> Vec<String> {
+    pub(crate) fn names(registries: &Registries, typed: &str) -> Vec<String> {
         registries.candidates(typed).expect("candidates").iter().map(Reference::to_string).collect()
     }
 
     /// `host/repository`, with `!` behind where it is insecure.
-    pub(super) fn places(registries: &Registries, name: &str) -> Vec<String> {
+    pub(crate) fn places(registries: &Registries, name: &str) -> Vec<String> {
         let endpoints = registries.endpoints(&Reference::parse(name).expect("good")).expect("endpoints");
         let place =
             |e: &Endpoint| format!("{}/{}{}", e.host, e.repository, if e.insecure { "!" } else { "" });
         endpoints.iter().map(place).collect()
     }
 
-    pub(super) const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    pub(crate) const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     #[test]
     fn without_a_file_a_short_name_is_of_docker_io() {

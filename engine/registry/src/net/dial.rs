@@ -4,10 +4,11 @@
 //! cannot be broken off; addresses are tried one after the other without waiting for the one before to fail
 //! (RFC 8305). [`Agent::shutdown`](ureq::Agent::shutdown) wakes whoever waits here.
 
-use super::proxy::{Proxies, Proxy};
-use super::stream::{Absolute, Socket, Stream, handle};
-use super::tls::Tls;
-use super::tunnel::{self, Tunnel, Waits};
+use crate::error::Unresolved;
+use crate::net::proxy::{Proxies, Proxy};
+use crate::net::stream::{Absolute, Socket, Stream, handle};
+use crate::net::tls::Tls;
+use crate::net::tunnel::{self, Tunnel, Waits};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -41,7 +42,7 @@ const PROXY_HEAD_MAX: usize = 16 << 10;
 const STACK: usize = 256 << 10;
 
 /// What connects.
-pub(super) struct Dialer {
+pub(crate) struct Dialer {
     /// Requests for plain HTTP to this authority go to this socket.
     socket: Option<(String, PathBuf)>,
     proxies: Arc<Proxies>,
@@ -50,7 +51,7 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    pub(super) fn new(socket: Option<(String, PathBuf)>, proxies: Arc<Proxies>) -> Self {
+    pub(crate) fn new(socket: Option<(String, PathBuf)>, proxies: Arc<Proxies>) -> Self {
         Dialer { socket, proxies, trust: OnceLock::new() }
     }
 
@@ -80,7 +81,7 @@ impl Dialer {
     }
 
     /// An agent whose connections are made here, with TLS above them where that is asked for: `tls`, else ureq's.
-    pub(super) fn agent(self, config: Config, tls: Option<Tls>) -> ureq::Agent {
+    pub(crate) fn agent(self, config: Config, tls: Option<Tls>) -> ureq::Agent {
         match tls {
             Some(tls) => ureq::Agent::with_parts(config, self.chain(tls), NoResolver),
             None => ureq::Agent::with_parts(config, self.chain(RustlsConnector::default()), NoResolver),
@@ -241,16 +242,6 @@ fn named(host: &str, error: &io::Error) -> io::Error {
     let words = error.to_string();
     let words = words.strip_prefix("failed to lookup address information: ").unwrap_or(&words);
     io::Error::new(error.kind(), Unresolved(format!("cannot resolve {host}: {words}")))
-}
-
-/// A name that no address is known for, and why.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Unresolved(String);
-
-/// True if it was the name that was not known.
-pub(super) fn is_unresolved(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|error| error.is::<Unresolved>())
 }
 
 /// Connects to the first address that answers, each with a head start over the next.

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 /// What the environment says.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Proxies {
+pub(crate) struct Proxies {
     http: Option<Named>,
     https: Option<Named>,
     exempt: Vec<Exempt>,
@@ -26,14 +26,14 @@ struct Named {
 
 /// One proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Proxy {
+pub(crate) struct Proxy {
     /// Name or address, without brackets.
-    pub(super) host: String,
-    pub(super) port: u16,
+    pub(crate) host: String,
+    pub(crate) port: u16,
     /// It is spoken to in TLS.
-    pub(super) is_tls: bool,
+    pub(crate) is_tls: bool,
     /// Value of `Proxy-Authorization`.
-    pub(super) authorization: Option<String>,
+    pub(crate) authorization: Option<String>,
 }
 
 /// One item of `NO_PROXY`.
@@ -47,7 +47,7 @@ enum Exempt {
 }
 
 impl Proxies {
-    pub(super) fn from_env() -> Self {
+    pub(crate) fn from_env() -> Self {
         Proxies::from(|name| std::env::var(name).ok())
     }
 
@@ -70,7 +70,7 @@ impl Proxies {
     ///
     /// # Errors
     /// What is wrong with the one that is named.
-    pub(super) fn find(&self, is_https: bool, host: &str, port: u16) -> Result<Option<Proxy>, String> {
+    pub(crate) fn find(&self, is_https: bool, host: &str, port: u16) -> Result<Option<Proxy>, String> {
         let named = if is_https { &self.https } else { &self.http };
         let Some(named) = named.as_ref().filter(|_| !self.is_exempt(host, port)) else {
             return Ok(None);
@@ -128,7 +128,7 @@ impl Proxy {
     }
 
     /// `host:port`, for messages.
-    pub(super) fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         match self.host.contains(':') {
             true => format!("[{}]:{}", self.host, self.port),
             false => format!("{}:{}", self.host, self.port),
