@@ -610,8 +610,8 @@ fn up_starts_both_and_stops_both() {
 fn what_a_person_typed_is_explained_in_words_of_this_program() {
     let host = Host::with_engine();
     for (args, words) in [
-        (&["watch", "abc"][..], "a job has a number; 'sampan jobs' lists them"),
-        (&["cancel", "1x"][..], "a job has a number"),
+        (&["watch", "abc"][..], "expected the number of a job; 'sampan jobs' lists them"),
+        (&["cancel", "1x"][..], "expected the number of a job"),
         (&["pull", "http://127.0.0.1:1/a"][..], "it is a URL; leave out what stands before the host"),
     ] {
         let out = host.sampan(args);

@@ -25,7 +25,7 @@ pub(crate) mod system;
 use lazy::Lazy;
 use socket::EngineSocket;
 
-/// Run containers, pull images, watch what happens on this host, and tell others what happens
+/// Run containers, pull images, watch events of this host, and emit your own
 #[derive(Debug, Parser)]
 #[command(
     name = "sampan",
@@ -36,7 +36,6 @@ use socket::EngineSocket;
     after_long_help = ENVIRONMENT
 )]
 pub(crate) struct Cli {
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -50,138 +49,135 @@ Environment:
   SAMPAN_DATA_DIR   Directory of the image store [default:
                     /var/lib/sampan for root, else $XDG_DATA_HOME/sampan]
 
-Groups that root's daemons, in /run/sampan, let in:
-  sampan            Watches events, and emits its own
-  sampan-facts      Writes facts into the monitor FIFO
-  sampan-admin      Uses the engine, and is root in all but name: it may
-                    mount any directory of the host
+Groups that may use root's daemons, in /run/sampan:
+  sampan            Members watch events, and emit their own
+  sampan-facts      Members write facts to the monitor FIFO
+  sampan-admin      Members use the engine, which makes them root in all
+                    but name: they may mount any directory of the host
 
 Exit status:
-  0    Done
-  1    Failed; the reason is on standard error
-  2    'emit' was given an event that is not allowed; it was not written
-  125  Bad usage; of 'run' and 'exec' any failure to start. Else these
-       two end as what they run
-  130  Ended by Ctrl-C: it dies of the signal, which shells report so;
-       143 by SIGTERM, and 141 when the reader of the output has left";
+  0    Success
+  1    Failure; the reason is on standard error
+  2    'emit' got an event that is not allowed, and did not write it
+  125  Invalid usage; for 'run' and 'exec', any failure to start. Both
+       otherwise exit with the exit code of their command
+  130  Ctrl-C: sampan dies of the signal, which shells report as 130;
+       SIGTERM is 143, and 141 says that the output lost its reader";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Print events as they happen, and past ones on request
+    /// Print events as they happen, and past events on request
     #[command(after_long_help = event::TIMES)]
     Events(Lazy<event::Events>),
     /// Write an event of your own
     #[command(after_long_help = event::BATCH)]
     Emit(Lazy<event::Emit>),
-    /// Make a container, and start it
+    /// Create and start a container
     #[command(disable_help_flag = true, args_override_self = true, after_long_help = container::RUN_STATUS)]
     Run(Lazy<Box<container::Run>>),
-    /// Make a container
+    /// Create a container
     #[command(disable_help_flag = true, args_override_self = true)]
     Create(Lazy<Box<container::Create>>),
     /// Start containers that do not run
     Start(Lazy<container::Start>),
     /// Stop containers
     Stop(Lazy<container::Stop>),
-    /// Send containers a signal
+    /// Send a signal to containers
     Kill(Lazy<container::Kill>),
-    /// Stop containers that run, and start them
+    /// Stop containers that run, and start them again
     Restart(Lazy<container::Stop>),
-    /// Freeze containers
+    /// Pause containers
     Pause(Lazy<container::Containers>),
-    /// Thaw containers
+    /// Resume paused containers
     Unpause(Lazy<container::Containers>),
-    /// Wait for the ends of containers, and print their exit codes
+    /// Wait until containers stop, and print their exit codes
     Wait(Lazy<container::Wait>),
     /// Remove containers
     Rm(Lazy<container::RemoveContainers>),
     /// List containers
     Ps(Lazy<container::Ps>),
-    /// Print what a container has written
+    /// Print the output of a container
     Logs(Lazy<container::Logs>),
-    /// Run one more command in a running container
+    /// Run another command in a running container
     #[command(after_long_help = container::RUN_STATUS)]
     Exec(Lazy<container::Exec>),
     /// Attach to a running container
     Attach(Lazy<container::Attach>),
-    /// Give a container another name
+    /// Rename a container
     Rename(Lazy<container::Rename>),
     /// List the processes of a container
     Top(Lazy<container::Top>),
-    /// Work on containers: the commands above by the names that docker and podman have for them, and more
+    /// Manage containers: the commands above under docker's names, and more
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Container(container::ContainerGroup),
-    /// Make files for other programs
+    /// Generate files for other programs
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Generate(container::Generate),
-    /// Fetch images from registries
+    /// Pull images from registries
     Pull(Lazy<image::Pull>),
-    /// List jobs: running ones, and those that ended lately
+    /// List jobs that run, and jobs that ended recently
     Jobs(Lazy<job::Jobs>),
     /// Follow the progress of a job
     Watch(Lazy<job::Watch>),
-    /// End a running job, whoever watches it
+    /// Cancel a running job, even if others watch it
     Cancel(Lazy<job::Cancel>),
     /// List images
     Images(Lazy<image::Images>),
     /// Show containers and images in full, as JSON
     Inspect(Lazy<InspectAny>),
-    /// Give an image one more reference
+    /// Add a reference to an image
     Tag(Lazy<image::Tag>),
     /// Remove references, and images with their last one
     Rmi(Lazy<image::Remove>),
-    /// Make an image of root file system tars
+    /// Create an image from root file system tars
     Import(Lazy<image::Import>),
-    /// Send an image to a registry
+    /// Push an image to a registry
     Push(Lazy<image::Push>),
-    /// Let a registry check a user name and password, and save them
+    /// Log in to a registry, and save the credentials
     #[command(after_long_help = image::AUTH_FILES)]
     Login(Lazy<image::Login>),
-    /// Forget what 'login' saved
+    /// Log out of a registry: remove the saved credentials
     #[command(after_long_help = image::AUTH_FILES)]
     Logout(Lazy<image::Logout>),
-    /// Take images out of an archive that docker, podman, skopeo or 'save' wrote
+    /// Load images from an archive of docker, podman, skopeo or 'save'
     Load(Lazy<image::Load>),
-    /// Write images into an archive that docker, podman and skopeo read
+    /// Save images to an archive for docker, podman and skopeo
     Save(Lazy<image::Save>),
-    /// Be a read-only registry of the images in this store, until Ctrl-C
+    /// Serve the images of this store as a read-only registry, until Ctrl-C
     Serve(Lazy<image::Serve>),
-    /// Work on images: the commands above by the names that docker and podman have for them, and more
+    /// Manage images: the commands above under docker's names, and more
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Image(image::ImageGroup),
-    /// Look after the host as a whole
+    /// Manage this installation as a whole
     #[command(subcommand_required = true, arg_required_else_help = true)]
     System(system::System),
-    /// Show what the engine is
+    /// Show version, paths and state of the engine
     Info(Lazy<system::Info>),
     /// Print versions
     Version(Lazy<system::Version>),
-    /// Look into monitord
+    /// Inspect monitord
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Monitor(system::Monitor),
     /// Run monitord and the engine in the foreground, until Ctrl-C
     Up(Lazy<system::Up>),
 }
 
-/// Arguments of `inspect`.
 #[derive(Debug, Args)]
 pub(crate) struct InspectAny {
-    /// Containers (name, id, or the beginning of an id) and images (reference, digest, or the beginning of an id)
+    /// Containers (name, ID, or the beginning of an ID) and images (reference, digest, or the beginning of an ID)
     #[arg(value_name = "NAME", required = true)]
     pub names: Vec<String>,
-    /// Look only among these [default: containers, then images]
+    /// Look only for containers, or only for images [default: containers first, then images]
     #[arg(long = "type", value_enum, value_name = "TYPE")]
     pub kind: Option<InspectKind>,
-    /// Of containers, with the bytes of what was written into the root file system
+    /// Include how much a container has written to its root file system
     #[arg(short, long)]
     pub size: bool,
-    /// Where the engine listens.
     #[command(flatten)]
     pub socket: EngineSocket,
 }
 
-/// What `inspect` looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum InspectKind {
     /// Containers

@@ -18,23 +18,22 @@ pub(crate) enum ProgressStyle {
     /// Bars on a terminal, plain lines elsewhere
     #[default]
     Auto,
-    /// One row a layer and one for all, redrawn in place
+    /// One row per layer and one for all layers, redrawn in place
     Bars,
-    /// One line a change of state
+    /// One line per change of state
     Plain,
-    /// One JSON object a change
+    /// One JSON object per change
     Json,
-    /// Nothing but the result
+    /// Only the result
     None,
 }
 
-/// How progress is shown, for commands that show it.
 #[derive(Debug, Args)]
 pub(crate) struct Progress {
-    /// Show progress like this
+    /// Show progress in this style
     #[arg(long, value_enum, value_name = "STYLE", default_value_t)]
     pub progress: ProgressStyle,
-    /// Print nothing but the digest reference; --progress=json prints all of its lines nevertheless
+    /// Print only the digest reference; --progress=json still prints all of its lines
     #[arg(short, long)]
     pub quiet: bool,
 }

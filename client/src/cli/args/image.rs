@@ -8,26 +8,23 @@ use super::socket::EngineSocket;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 
-/// Which files credentials are saved in, and looked for.
+/// The end of the help of `login` and `logout`.
 pub(crate) const AUTH_FILES: &str = "\
 Files: credentials are saved in --authfile, else in $REGISTRY_AUTH_FILE, else in \
 $XDG_RUNTIME_DIR/containers/auth.json (/run/containers/UID/auth.json without XDG_RUNTIME_DIR), as podman and skopeo \
-do: that is gone after a reboot. Where the file sets a credential helper for the registry (credHelpers, credsStore), \
-that keeps them instead.
+do. That last file is lost at a reboot. If the file names a credential helper for the registry (credHelpers, \
+credsStore), the helper stores the credentials instead.
 
-They are looked for in those files, then in $XDG_CONFIG_HOME/containers/auth.json ($HOME/.config/...) and in \
-$DOCKER_CONFIG/config.json ($HOME/.docker/config.json). The engine has an order of its own of the same kind, behind \
-the key auth-file of its configuration, for what the command line does not bring along.";
+sampan looks for credentials in those files, then in $XDG_CONFIG_HOME/containers/auth.json ($HOME/.config/...) and in \
+$DOCKER_CONFIG/config.json ($HOME/.docker/config.json). If a command brings no credentials along, the engine looks in \
+the file of its setting auth-file, then in files of its own user.";
 
-/// Arguments of `image`.
 #[derive(Debug, Args)]
 pub(crate) struct ImageGroup {
-    /// What to do.
     #[command(subcommand)]
     pub command: ImageCommand,
 }
 
-/// What `image` does.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// List images [same as 'sampan images']
@@ -36,300 +33,270 @@ pub(crate) enum ImageCommand {
     /// Remove references, and images with their last one [same as 'sampan rmi']
     #[command(visible_alias = "remove")]
     Rm(Lazy<Remove>),
-    /// Remove images that have no name, and content that no image needs
+    /// Remove images without a name, and content that no image needs
     #[command(after_long_help = PRUNE)]
     Prune(Lazy<Prune>),
-    /// Read all of the store again and say what is broken
+    /// Read the whole store and report what is damaged
     #[command(after_long_help = VERIFY)]
     Verify(Lazy<Verify>),
-    /// Give an image one more reference
+    /// Add a reference to an image
     Tag(Lazy<Tag>),
-    /// Fetch an image from a registry
+    /// Pull an image from a registry
     Pull(Lazy<Pull>),
-    /// Send an image to a registry
+    /// Push an image to a registry
     Push(Lazy<Push>),
     /// Show images in full, as JSON
     Inspect(Lazy<Inspect>),
-    /// Make an image of root file system tars
+    /// Create an image from root file system tars
     Import(Lazy<Import>),
-    /// Take images out of an archive
+    /// Load images from an archive
     Load(Lazy<Load>),
-    /// Write images into an archive
+    /// Save images to an archive
     Save(Lazy<Save>),
 }
 
-/// Arguments of `pull`.
 #[derive(Debug, Args)]
 pub(crate) struct Pull {
     /// The images: [docker://][HOST[:PORT]/]NAME[:TAG][@DIGEST], oci:DIR[:TAG], oci-archive:FILE[:NAME] or
     /// docker-archive:FILE[:REF]
     #[arg(value_name = "REF", required = true)]
     pub references: Vec<String>,
-    /// Fetch all tags of each repository; REF then has neither tag nor digest
+    /// Pull all tags of each repository; REF must then have neither tag nor digest
     #[arg(short, long)]
     pub all_tags: bool,
-    /// Keep the layers as they are packed, and do not unpack them
+    /// Do not unpack the layers
     #[arg(long)]
     pub no_unpack: bool,
-    /// Take at most this much per second from the network, for each REF: 500K, 10M/s [default: no limit]
+    /// Download at most this much per second, for each REF: 500K, 10M/s [default: no limit]
     #[arg(long, value_name = "BYTES[K|M|G][/s]")]
     pub limit_rate: Option<String>,
-    /// Fetch the image for this platform [default: the host's]
+    /// Pull the image for this platform [default: the host's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<String>,
-    /// Return at once, print the number of each job, and let the pulls go on
+    /// Pull in the background, and print the number of each job
     #[arg(short, long, conflicts_with = "quiet")]
     pub detach: bool,
-    /// With 'false', take plain HTTP, and HTTPS whose certificate nobody vouches for
+    /// Verify TLS certificates; 'false' also allows plain HTTP
     #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
         default_missing_value = "true", action = clap::ArgAction::Set)]
     pub tls_verify: bool,
-    /// Take credentials from this file alone
+    /// Read credentials only from this file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub authfile: Option<PathBuf>,
-    /// How progress is shown.
     #[command(flatten)]
     pub progress: Progress,
-    /// Where the engine listens.
     #[command(flatten)]
     pub socket: EngineSocket,
 }
 
-/// Arguments of `images`.
 #[derive(Debug, Args)]
 pub(crate) struct Images {
-    /// List only images of this repository, or of this reference [default: all]
+    /// List only images with this repository or reference [default: all]
     #[arg(value_name = "NAME")]
     pub name: Option<String>,
-    /// Nothing more is listed: there are no images between others. Scripts for docker say it.
+    /// Ignored: docker lists intermediate images with it, and there are none here
     #[arg(short, long, hide = true)]
     pub all: bool,
-    /// Print the list like this
+    /// Print the list in this format
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub format: ListFormat,
-    /// Print nothing but ids
+    /// Print only IDs
     #[arg(short, long)]
     pub quiet: bool,
-    /// Print digests as well
+    /// Also print digests
     #[arg(long)]
     pub digests: bool,
-    /// Print ids in full
+    /// Print IDs in full
     #[arg(long)]
     pub no_trunc: bool,
-    /// Where the engine listens.
     #[command(flatten)]
     pub socket: EngineSocket,
 }
 
-/// Arguments of `image inspect`.
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
-    /// Images: reference, digest, or the beginning of an id
+    /// Images: reference, digest, or the beginning of an ID
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
-    /// Where the engine listens.
     #[command(flatten)]
     pub socket: EngineSocket,
 }
 
-/// Arguments of `tag`.
 #[derive(Debug, Args)]
 pub(crate) struct Tag {
-    /// The image: reference, digest, or the beginning of an id
+    /// The image: reference, digest, or the beginning of an ID
     #[arg(value_name = "IMAGE")]
     pub source: String,
-    /// References that it gets
+    /// References to add
     #[arg(value_name = "REF", required = true)]
     pub targets: Vec<String>,
-    /// Where the engine listens.
     #[command(flatten)]
     pub socket: EngineSocket,
 }
 
-/// Arguments of `rmi`.
 #[derive(Debug, Args)]
 pub(crate) struct Remove {
-    /// Images: reference, digest, or the beginning of an id
+    /// Images: reference, digest, or the beginning of an ID
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
-    /// Also if an id has several references
+    /// Remove an ID even if it has several references
     #[arg(short, long)]
     pub force: bool,
-    /// Where the engine listens.
     #[command(flatten)]
     pub socket: EngineSocket,
 }
 
-/// Arguments of `import`.
 #[derive(Debug, Args)]
 pub(crate) struct Import {
-    /// Reference that the image gets
+    /// Reference of the new image
     #[arg(value_name = "REF")]
     pub reference: String,
-    /// Tars, plain or compressed, one a layer, the lowest first; '-' is standard input
+    /// Tars, plain or compressed, one per layer, lowest layer first; '-' is standard input
     #[arg(value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
     pub files: Vec<PathBuf>,
-    /// The image is for this platform [default: the host's]
+    /// Set the platform of the image [default: the host's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<String>,
-    /// One word of the default command; repeat it for more
+    /// Set a word of the default command; repeat for more
     #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
     pub cmd: Vec<String>,
-    /// A variable of the environment
+    /// Set an environment variable
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub env: Vec<String>,
-    /// A label of the image
+    /// Set a label of the image
     #[arg(short, long = "label", value_name = "KEY=VALUE")]
     pub labels: Vec<String>,
-    /// How progress is shown.
     #[command(flatten)]
     pub progress: Progress,
-    /// Where the engine listens.
     #[command(flatten)]
     pub socket: EngineSocket,
 }
 
-/// Arguments of `push`.
 #[derive(Debug, Args)]
 pub(crate) struct Push {
-    /// The image: reference, digest, or the beginning of an id
+    /// The image: reference, digest, or the beginning of an ID
     #[arg(value_name = "IMAGE")]
     pub image: String,
-    /// Where it goes: [docker://][HOST[:PORT]/]NAME[:TAG], oci:DIR[:TAG], oci-archive:FILE[:NAME] or
+    /// The destination: [docker://][HOST[:PORT]/]NAME[:TAG], oci:DIR[:TAG], oci-archive:FILE[:NAME] or
     /// docker-archive:FILE[:REF] [default: the image's own reference]
     #[arg(value_name = "TARGET")]
     pub target: Option<String>,
-    /// Return at once, print the job's number, and let the push go on
+    /// Push in the background, and print the number of the job
     #[arg(short, long, conflicts_with = "quiet")]
     pub detach: bool,
-    /// With 'false', take plain HTTP, and HTTPS whose certificate nobody vouches for
+    /// Verify TLS certificates; 'false' also allows plain HTTP
     #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
         default_missing_value = "true", action = clap::ArgAction::Set)]
     pub tls_verify: bool,
-    /// Send at most this much per second: 500K, 10M/s [default: no limit]
+    /// Upload at most this much per second: 500K, 10M/s [default: no limit]
     #[arg(long, value_name = "BYTES[K|M|G][/s]")]
     pub limit_rate: Option<String>,
-    /// Take credentials from this file alone
+    /// Read credentials only from this file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub authfile: Option<PathBuf>,
-    /// How progress is shown.
     #[command(flatten)]
     pub progress: Progress,
-    /// Where the engine listens.
     #[command(flatten)]
     pub socket: EngineSocket,
 }
 
-/// What `save` writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SaveFormat {
-    /// A tar for docker and podman, of every version
+    /// A tar that every version of docker and podman can load
     #[default]
     DockerArchive,
-    /// A tar of an OCI image layout: manifests and digests stay as they are
+    /// A tar of an OCI image layout, with unchanged manifests and digests
     OciArchive,
-    /// A directory that is an OCI image layout; images that are there stay
+    /// An OCI image layout in a directory; images that are in the directory stay
     OciDir,
 }
 
-/// Arguments of `save`.
 #[derive(Debug, Args)]
 pub(crate) struct Save {
-    /// Images: reference, digest, or the beginning of an id
+    /// Images: reference, digest, or the beginning of an ID
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
-    /// Write into this file, or directory, which is replaced when all is written and keeps owner and mode; a pipe or a
-    /// device is written as it is [default: standard output]
+    /// Write to this file or directory. A file is replaced once the archive is complete, and keeps its owner and mode;
+    /// a pipe or device is written directly [default: standard output]
     #[arg(short, long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub output: Option<PathBuf>,
-    /// Write this
+    /// Write this format
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub format: SaveFormat,
-    /// How progress is shown; not at all if the archive goes to standard output.
     #[command(flatten)]
     pub progress: Progress,
-    /// Where the engine listens.
     #[command(flatten)]
     pub socket: EngineSocket,
 }
 
-/// Arguments of `load`.
 #[derive(Debug, Args)]
 pub(crate) struct Load {
     /// Read the archive from this file [default: standard input]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub input: Option<PathBuf>,
-    /// Call the one image this, instead of the names that it has there
+    /// Give the one image of the archive this reference instead of its own references
     #[arg(long, value_name = "REF")]
     pub name: Option<String>,
-    /// Of an archive with several platforms, take the images for this one [default: the host's]
+    /// Load the images for this platform from an archive with several [default: the host's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<String>,
-    /// Keep the layers as they are and do not unpack them
+    /// Do not unpack the layers
     #[arg(long)]
     pub no_unpack: bool,
-    /// How progress is shown.
     #[command(flatten)]
     pub progress: Progress,
-    /// Where the engine listens.
     #[command(flatten)]
     pub socket: EngineSocket,
 }
 
 const VERIFY: &str = "\
-A blob whose digest is wrong is taken out of the store: nobody can use it, and the next 'sampan pull' of the image \
-fetches it again. With --deep, an unpacked layer that is missing or differs from its blob is replaced. What a job \
-needs just now stays as it is, and is told of. Exit status 1 if something is, or was, broken.";
+A blob with a wrong digest is removed from the store, and the next 'sampan pull' of the image downloads it again. \
+With --deep, an unpacked layer that is missing or differs from its blob is replaced. Content that a running job needs \
+is reported and stays as it is. The exit status is 1 if something is damaged, or was.";
 
-/// Arguments of `image verify`.
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
-    /// Also unpack each layer's blob again, one at a time beside the store, and compare file by file
+    /// Also unpack the blob of each layer again, one at a time, and compare it with the layer file by file
     #[arg(long)]
     pub deep: bool,
-    /// How progress is shown.
     #[command(flatten)]
     pub progress: Progress,
-    /// Where the engine listens.
     #[command(flatten)]
     pub socket: EngineSocket,
 }
 
 const PRUNE: &str = "\
-Filters: all must hold.
-  until=TIME            Images made before this time, in any form that
+Filters: an image must match all of them.
+  until=TIME            Images created before this time, in any form that
                         'events --since' takes; 24h is a day ago
   label=KEY[=VALUE]     Images with this label
 
-An image that a job needs just now stays. What blobs and unpacked layers no image needs goes in any case.";
+An image that a running job needs stays. Blobs and unpacked layers that no image needs are always removed.";
 
-/// Arguments of `image prune`.
 #[derive(Debug, Args)]
 pub(crate) struct Prune {
-    /// Remove also images that have a name, as long as nothing uses them
+    /// Also remove images with a name, unless something uses them
     #[arg(short, long)]
     pub all: bool,
-    /// Do not ask; it asks only at a terminal
+    /// Do not ask for confirmation; without a terminal, sampan never asks
     #[arg(short, long)]
     pub force: bool,
     /// Remove only images that match
     #[arg(long = "filter", value_name = "KEY=VALUE")]
     pub filters: Vec<String>,
-    /// Where the engine listens.
     #[command(flatten)]
     pub socket: EngineSocket,
 }
 
-/// Arguments of `login`.
 #[derive(Debug, Args)]
 pub(crate) struct Login {
     /// The registry: HOST[:PORT]
     #[arg(value_name = "REGISTRY", default_value = "docker.io")]
     pub registry: String,
-    /// The user's name [default: asked for]
+    /// Set the user name [default: ask for the user name]
     #[arg(short, long, value_name = "USER")]
     pub username: Option<String>,
-    /// The password; every user of this host may see it in the list of processes [default: asked for]
+    /// Set the password; every user of this host can see it in the list of processes [default: ask for the password]
     #[arg(
         short,
         long,
@@ -341,48 +308,43 @@ pub(crate) struct Login {
     /// Read the password from standard input
     #[arg(long, requires = "username")]
     pub password_stdin: bool,
-    /// Print the name of the user that is logged in, and do nothing else
+    /// Only print the name of the user that is logged in
     #[arg(long, conflicts_with_all = ["username", "password", "password_stdin"])]
     pub get_login: bool,
-    /// With 'false', take plain HTTP, and HTTPS whose certificate nobody vouches for
+    /// Verify TLS certificates; 'false' also allows plain HTTP
     #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
         default_missing_value = "true", action = clap::ArgAction::Set)]
     pub tls_verify: bool,
-    /// Save in this file
+    /// Save the credentials in this file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub authfile: Option<PathBuf>,
-    /// Where the engine listens.
     #[command(flatten)]
     pub socket: EngineSocket,
 }
 
-/// Arguments of `logout`.
 #[derive(Debug, Args)]
 pub(crate) struct Logout {
     /// The registry: HOST[:PORT]
     #[arg(value_name = "REGISTRY", default_value = "docker.io", conflicts_with = "all")]
     pub registry: String,
-    /// Forget all registries
+    /// Remove the credentials of all registries
     #[arg(short, long)]
     pub all: bool,
-    /// Remove from this file alone
+    /// Remove the credentials only from this file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub authfile: Option<PathBuf>,
-    /// Where the engine listens.
     #[command(flatten)]
     pub socket: EngineSocket,
 }
 
-/// Arguments of `serve`.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// Listen here; port 0 lets the kernel choose
+    /// Listen at this address; the kernel chooses a port for 0
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:5000")]
     pub listen: String,
-    /// Send at most this much per second, all clients together: 500K, 10M/s [default: no limit]
+    /// Send at most this much per second to all clients together: 500K, 10M/s [default: no limit]
     #[arg(long, visible_alias = "limit-rate", value_name = "BYTES[K|M|G][/s]")]
     pub rate: Option<String>,
-    /// Where the engine listens.
     #[command(flatten)]
     pub socket: EngineSocket,
 }

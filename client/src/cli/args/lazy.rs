@@ -1,6 +1,6 @@
-//! Arguments that are described only once their command is the one that was typed.
+//! Arguments that are described to clap only if the person typed their command.
 //!
-//! There are some sixty commands; describing all of them took more time than everything else that a short one does.
+//! There are some sixty commands. Describing all of them took longer than all other work of a short command.
 
 use clap::builder::Resettable;
 use clap::{ArgMatches, Args, Command, Error, FromArgMatches};
@@ -38,7 +38,7 @@ impl<T: Args> Args for Lazy<T> {
     }
 }
 
-/// Adds arguments; what they say of themselves as a whole is not what the command says of itself.
+/// Adds arguments, and keeps the command's own help text, which the arguments' type would replace.
 fn keeping_help(command: Command, add: fn(Command) -> Command) -> Command {
     let (about, long_about) = (command.get_about().cloned(), command.get_long_about().cloned());
     add(command).about(Resettable::from(about)).long_about(Resettable::from(long_about))
