@@ -57,9 +57,8 @@ upgrade-test:
 	$(CARGO) build --workspace --bins
 	tests/upgrade.sh $(FROM)
 
-# Form, lints and documentation; warnings are errors. The charts are what the committed figures make.
+# Form, lints and documentation; warnings are errors.
 check:
-	docs/benchmarks/charts.py --check
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps

@@ -2,7 +2,7 @@
 """Makes the charts, and two tables of docs/benchmarks.md, from results.json.
 
     docs/benchmarks/charts.py           writes fan-out.svg, pull.svg, and the tables between the markers of benchmarks.md
-    docs/benchmarks/charts.py --check   writes nothing; fails if a file is not what this script makes (`make check`)
+    docs/benchmarks/charts.py --check   writes nothing; fails if a file is not what this script makes (tests/tests/docs.rs)
 
 Python 3, standard library only. The output depends on results.json alone, so that it can be compared byte for byte.
 """
