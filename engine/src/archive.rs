@@ -5,12 +5,12 @@
 
 use crate::members::{self, MemberError};
 use crate::pipeline::{LayerError, Streamed};
-use crate::store::{StoreError, Temp};
 use sampan_job::cancel::Cancelled;
 use sampan_layer::decompress::Format;
 use sampan_layer::tar::{TarError, begins_tar};
 use sampan_layer::unpack::UnpackError;
 use sampan_oci::digest::{Algorithm, Digest};
+use sampan_store::{StoreError, Temp};
 use std::io::{self, Read};
 
 /// Bytes that tell what a file of an archive is: one block of a tar.

@@ -1,12 +1,12 @@
 //! Errors as people get them: one line of causes, a kind, a hint.
 
 use crate::container::problem::SpecError;
-use crate::images::ImageError;
-use crate::store::StoreError;
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
 use sampan_ipc::text;
 use sampan_registry::config::RegistriesError;
+use sampan_store::StoreError;
+use sampan_store::images::ImageError;
 use std::error::Error;
 
 /// Longest message, in bytes: what strangers say is quoted in it, and an answer has to fit a frame with those of
@@ -42,10 +42,10 @@ pub fn of(error: impl Explained) -> Failure {
     error.explain()
 }
 
-impl From<ImageError> for Failure {
-    fn from(error: ImageError) -> Self {
-        let message = chain(&error);
-        match error {
+impl Explained for ImageError {
+    fn explain(self) -> Failure {
+        let message = chain(&self);
+        match self {
             ImageError::NotFound(_) => new(Code::NotFound, message, "'sampan images' lists those that are"),
             ImageError::Ambiguous { .. } => new(Code::Conflict, message, "give more digits, or a reference"),
             ImageError::SeveralReferences { .. } => {

@@ -2,9 +2,7 @@
 //!
 //! Each goes through the same pipeline as a pulled layer and is kept as it came: plain, gzip or zstd.
 
-use crate::images::{self, NewImage};
 use crate::pipeline::{LayerError, Pipeline, Sink, Streamed};
-use crate::store::{Pin, Store, StoreError, Temp};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sampan_ipc::engine::Phase;
 use sampan_job::cancel::{Cancel, Cancelled};
@@ -16,6 +14,8 @@ use sampan_oci::digest::Digest;
 use sampan_oci::platform::Platform;
 use sampan_oci::reference::Reference;
 use sampan_oci::{Config, Descriptor, History, Manifest, PlatformField, RootFs, Run};
+use sampan_store::images::{self, NewImage};
+use sampan_store::{Pin, Store, StoreError, Temp};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};

@@ -4,9 +4,7 @@
 //! try left of it, and unpacks it in the same pass; who comes later finds it, or takes over if the first one
 //! fails. Names blobs and layers in the store; never touches `index.json`.
 
-use crate::partial::Partial;
 use crate::pipeline::{Expected, LayerError, Pipeline, Sink};
-use crate::store::{Store, Temp, file_error};
 use sampan_ipc::engine::Phase;
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_job::limits::{Claim, Limits};
@@ -17,6 +15,8 @@ use sampan_oci::Descriptor;
 use sampan_oci::digest::Digest;
 use sampan_registry::blob_download::{Download, Wanted};
 use sampan_registry::mirrors::Mirrors;
+use sampan_store::partial_blob::Partial;
+use sampan_store::{Store, Temp, file_error};
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

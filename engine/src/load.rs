@@ -7,7 +7,6 @@
 
 use crate::archive::{ArchiveError, Found, Source, layer_error, missing, row_id};
 use crate::bundle::{self, BundleError, Offer, Wanted};
-use crate::images::{self, NewImage};
 use crate::import::Patient;
 use crate::layout::Layout;
 use crate::pipeline::{Expected, LayerError, Pipeline, Sink};
@@ -15,7 +14,6 @@ use crate::policy::{Policies, PolicyError};
 use crate::room::{Claim, Room, RoomError};
 use crate::seekable::Seekable;
 use crate::staged::Staging;
-use crate::store::{Pin, Store, StoreError, Temp, file_error};
 use sampan_ipc::engine::Phase;
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_job::limits::Limits;
@@ -26,6 +24,8 @@ use sampan_oci::digest::{Algorithm, Digest, Hasher};
 use sampan_oci::platform::Platform;
 use sampan_oci::reference::Reference;
 use sampan_oci::{Descriptor, Manifest, PlatformField};
+use sampan_store::images::{self, NewImage};
+use sampan_store::{Pin, Store, StoreError, Temp, file_error};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};

@@ -9,11 +9,9 @@ use sampan_engine::container::home::Homes;
 use sampan_engine::container::rootfs;
 use sampan_engine::container::start;
 use sampan_engine::fifos::Fifos;
-use sampan_engine::partial;
 use sampan_engine::room::Room;
 use sampan_engine::roots;
 use sampan_engine::server::{Server, WAKER};
-use sampan_engine::store::{Store, StoreError};
 use sampan_engine::work::{self, Outbox, Shared};
 use sampan_ipc::accounts;
 use sampan_ipc::announce::Announcer;
@@ -24,6 +22,7 @@ use sampan_ipc::trust::TrustError;
 use sampan_job::limits::Limits;
 use sampan_layer::userns::{self, Namespace};
 use sampan_os::file_lock;
+use sampan_store::{Store, StoreError, partial_blob};
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
@@ -100,7 +99,7 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     if config.syncs_first {
         store.sync_first();
     }
-    partial::collect(&store, config.partial_age);
+    partial_blob::collect(&store, config.partial_age);
     // systemd refuses to use a FIFO that somebody else made, so the engine makes none where systemd does.
     let fifos = Fifos::open(&config.fifo, &config.emit_fifo, !listening.is_passed());
     let announcer = Announcer::new(FifoSender::new(&config.fifo));

@@ -9,9 +9,7 @@
 //! right.
 
 use crate::feed::{Feed, Inlet};
-use crate::partial::Partial;
 use crate::relay::{Reader, Relay};
-use crate::store::{Store, StoreError, Temp};
 use sampan_ipc::engine::Phase;
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_job::cpu;
@@ -21,6 +19,8 @@ use sampan_layer::tar::TarError;
 use sampan_layer::unpack::{self, UnpackError, Unpacked};
 use sampan_oci::digest::{Algorithm, Digest, Hasher};
 use sampan_registry::RegistryError;
+use sampan_store::partial_blob::Partial;
+use sampan_store::{Store, StoreError, Temp};
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::path::Path;

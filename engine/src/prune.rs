@@ -3,10 +3,10 @@
 //! Answers `sampan image prune`, and announces what `sampan rmi` and [`crate::room`] remove. What is in use is
 //! [`images::is_in_use`]'s word, asked under the commit lock for each image; never removes anything else's.
 
-use crate::images::{self, ImageError, Loaded, Removed};
-use crate::store::Store;
 use sampan_ipc::announce::Announcer;
 use sampan_ipc::engine::{Done, Prune};
+use sampan_store::Store;
+use sampan_store::images::{self, ImageError, Loaded, Removed};
 
 /// Most digests and references that an answer names; all of them are announced.
 const NAMES_MAX: usize = 5000;

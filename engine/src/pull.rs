@@ -6,12 +6,10 @@
 //! Reports to a [`Progress`]; the caller announces the outcome. On failure nothing is under a final name but blobs and
 //! layers that are right in themselves, which the next pull finds.
 
-use crate::images::{self, NewImage};
 use crate::layer::{self, Fetch, Ids, Layer};
 use crate::pipeline::LayerError;
 use crate::policy::{Policies, PolicyError};
 use crate::room::{Claim, Room, RoomError};
-use crate::store::{Pin, Store, StoreError};
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_job::limits::Limits;
 use sampan_job::once_value::OnceValue;
@@ -25,6 +23,8 @@ use sampan_oci::{Config, Descriptor, Document, Manifest, OciError, PlatformField
 use sampan_os::mutex::lock;
 use sampan_registry::mirrors::Mirrors;
 use sampan_registry::{Access, RawManifest, RegistryError, retry};
+use sampan_store::images::{self, NewImage};
+use sampan_store::{Pin, Store, StoreError};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

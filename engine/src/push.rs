@@ -5,8 +5,6 @@
 //! stopped. Reports to a [`Progress`]; the caller announces the outcome. Never changes the store.
 
 use crate::failure;
-use crate::images::{self, ImageError, Loaded};
-use crate::store::{Store, StoreError, file_error};
 use sampan_ipc::engine::{Code, Failure, Phase};
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_job::limits::Limits;
@@ -21,6 +19,8 @@ use sampan_registry::blob_download::HEADWAY;
 use sampan_registry::config::Endpoint;
 use sampan_registry::retry::{self, Backoff};
 use sampan_registry::{Access, Begun, Payload, Registry, RegistryError, Upload};
+use sampan_store::images::{self, ImageError, Loaded};
+use sampan_store::{Store, StoreError, file_error};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};

@@ -4,9 +4,7 @@
 //! name may be of several registries, or all tags are wanted. Keeps nothing.
 
 use crate::config::Config;
-use crate::images;
 use crate::pull::PullError;
-use crate::store::Store;
 use sampan_ipc::credentials::Credential;
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_oci::reference::{self, Reference};
@@ -14,6 +12,7 @@ use sampan_registry::config::RegistriesError;
 use sampan_registry::credentials::Credentials;
 use sampan_registry::mirrors::Mirrors;
 use sampan_registry::{Access, RegistryError, retry};
+use sampan_store::{Store, images};
 use std::path::PathBuf;
 use std::sync::Arc;
 

@@ -5,15 +5,15 @@
 //! What a job has claimed is no other's. Removes only what [`images::is_in_use`] lets go, the images
 //! first that were not pulled or used for longest, and tells of each. Off unless configured.
 
-use crate::images::{self, ImageError};
-use crate::store::Store;
-use crate::{partial, prune};
+use crate::prune;
 use nix::sys::statvfs::statvfs;
 use sampan_ipc::announce::Announcer;
 use sampan_ipc::size;
 use sampan_oci::digest::Digest;
 use sampan_oci::{Descriptor, Manifest};
 use sampan_os::mutex::lock;
+use sampan_store::images::{self, ImageError};
+use sampan_store::{Store, partial_blob};
 use serde::{Deserialize, Deserializer};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -136,7 +136,7 @@ impl Needs {
             let is_here = store.has_blob(&part.blob, part.size);
             let missing = match is_here {
                 true => 0,
-                false => part.size.saturating_sub(partial::kept(store, &part.blob)),
+                false => part.size.saturating_sub(partial_blob::kept(store, &part.blob)),
             };
             if others.blobs.insert(part.blob.clone()) && !is_here {
                 needs.blobs = needs.blobs.saturating_add(missing);
@@ -471,7 +471,7 @@ impl Room {
     fn remove_oldest(&self, store: &Store, enough: &dyn Fn(u64) -> bool) -> Result<u64, ImageError> {
         // An image that cannot be read keeps all content where it is: removing others would free nothing.
         images::used(store)?;
-        partial::collect(store, Duration::ZERO);
+        partial_blob::collect(store, Duration::ZERO);
         let (_, mut freed) = store.collect_garbage();
         let mut oldest: Vec<(SystemTime, Digest)> = images::all(store)?
             .flatten()
@@ -549,8 +549,44 @@ fn free(store: &Store) -> nix::Result<Free> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::images::tests::image;
     use sampan_ipc::sender::FifoSender;
+    use sampan_oci::reference::Reference;
+    use sampan_oci::{self as oci, Descriptor, PlatformField};
+    use std::collections::BTreeMap;
+
+    /// Stores an image without layers and names it.
+    fn image(store: &Store, reference: &str, cmd: &str) -> Digest {
+        let since = store.named_so_far();
+        let config = format!(
+            r#"{{"os":"linux","architecture":"amd64","config":{{"Cmd":["{cmd}"]}},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#
+        );
+        let config_digest = Digest::of(config.as_bytes());
+        store.write_blob(&config_digest, config.as_bytes()).expect("written");
+        let manifest = format!(
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"{}","digest":"{config_digest}","size":{}}},"layers":[]}}"#,
+            oci::CONFIG,
+            config.len()
+        );
+        let digest = Digest::of(manifest.as_bytes());
+        store.write_blob(&digest, manifest.as_bytes()).expect("written");
+        let reference = Reference::parse(reference).expect("good");
+        let manifest = Descriptor {
+            media_type: oci::MANIFEST.to_owned(),
+            digest: digest.clone(),
+            size: manifest.len() as u64,
+            platform: None,
+            annotations: BTreeMap::new(),
+        };
+        let new = images::NewImage {
+            reference: &reference,
+            manifest,
+            platform: PlatformField::default(),
+            index: None,
+            since,
+        };
+        images::commit(store, new).expect("committed");
+        digest
+    }
 
     #[test]
     fn amounts_are_bytes_or_percent() {

@@ -6,9 +6,7 @@
 //! What is read is compared with its digest as it goes. Runs on a job's thread; the caller announces the outcome.
 
 use crate::bundle::{CONTAINERD_NAME, REF_NAME, blob_name};
-use crate::images::{self, ImageError, Loaded};
 use crate::outlet::{DirectoryOutlet, Outlet, TarOutlet};
-use crate::store::{Pin, Store, StoreError, file_error};
 use sampan_ipc::engine::{Container, Phase};
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_job::limits::Limits;
@@ -18,6 +16,8 @@ use sampan_oci as oci;
 use sampan_oci::digest::{Digest, Hasher};
 use sampan_oci::reference::Reference;
 use sampan_oci::{Descriptor, Index};
+use sampan_store::images::{self, ImageError, Loaded};
+use sampan_store::{Pin, Store, StoreError, file_error};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;

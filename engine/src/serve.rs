@@ -4,8 +4,6 @@
 //! (`docker.io/library/alpine`), and as people write them (`alpine`); a tag that stands for different images on two hosts is found by the long name
 //! alone. Serves manifests and blobs that belong to the repository asked, and nothing else of the store.
 
-use crate::images;
-use crate::store::Store;
 use ::http::{Request, header};
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -16,6 +14,7 @@ use sampan_job::cancel::Cancel;
 use sampan_oci as oci;
 use sampan_oci::digest::Digest;
 use sampan_oci::reference::Reference;
+use sampan_store::{Store, images};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io;

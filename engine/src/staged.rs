@@ -12,13 +12,13 @@ use crate::archive::{
 };
 use crate::members::{Members, refuse};
 use crate::pipeline::{Pipeline, Sink};
-use crate::store::{Pin, Store, Temp, file_error};
 use sampan_ipc::engine::Phase;
 use sampan_job::cancel::Cancel;
 use sampan_job::limits::Limits;
 use sampan_job::progress::Progress;
 use sampan_layer::tar::{Entry, TarError, TarReader};
 use sampan_oci as oci;
+use sampan_store::{Pin, Store, Temp, file_error};
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
 /// Longest document that is kept, in bytes: no manifest or config is longer.

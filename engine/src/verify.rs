@@ -8,8 +8,6 @@
 //! touches `index.json`.
 
 use crate::failure;
-use crate::images::{self, ImageError};
-use crate::store::{Store, StoreError, Temp, file_error};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use sampan_ipc::announce::Announcer;
 use sampan_ipc::engine::{Code, Failure, Phase};
@@ -23,6 +21,8 @@ use sampan_layer::unpack::{self, UnpackError};
 use sampan_oci::Descriptor;
 use sampan_oci::digest::{Digest, Hasher};
 use sampan_os::syscall;
+use sampan_store::images::{self, ImageError};
+use sampan_store::{Store, StoreError, Temp, file_error};
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read};

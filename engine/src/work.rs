@@ -10,15 +10,12 @@ use crate::container::news::Outcome;
 use crate::container::rootfs;
 use crate::container::users::Users;
 use crate::failure;
-use crate::images;
 use crate::import::{self, ImportError, ImportRequest};
 use crate::login;
 use crate::prune;
 use crate::reach;
 use crate::room::Room;
 use crate::serve::{self, ServeError};
-use crate::store::Store;
-use crate::usage;
 use crate::verify::{self, Verify, VerifyError};
 use mio::Waker;
 use sampan_ipc::announce::Announcer;
@@ -28,6 +25,7 @@ use sampan_job::cancel::Cancel;
 use sampan_job::limits::Limits;
 use sampan_job::progress::Progress;
 use sampan_oci::digest::Digest;
+use sampan_store::{Store, disk_usage, images};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -259,14 +257,16 @@ fn answers(shared: &Shared, request: &Request, users: &Users) -> Result<Vec<Answ
     let store = &shared.store;
     match request {
         Request::Images => {
-            let images: Vec<_> = images::list(store)?.iter().map(images::Loaded::summary).collect();
+            let images: Vec<_> =
+                images::list(store).map_err(failure::of)?.iter().map(images::Loaded::summary).collect();
             let mut answers: Vec<Answer> =
                 paging::parts(images, |image| image).into_iter().map(Answer::Images).collect();
             answers.push(Answer::Done(Done::default()));
             Ok(answers)
         }
         Request::Inspect { name } => {
-            let json = images::inspect(store, &reach::stored(&shared.config, store, name))?;
+            let json =
+                images::inspect(store, &reach::stored(&shared.config, store, name)).map_err(failure::of)?;
             if json.len() > sampan_ipc::frame::FRAME_MAX - 64 {
                 let message = format!("image {name:?} has a config too large to be shown");
                 return Err(failure::new(Code::Failed, message, "read it in the store with jq"));
@@ -284,7 +284,7 @@ fn answers(shared: &Shared, request: &Request, users: &Users) -> Result<Vec<Answ
 fn tag(shared: &Shared, source: &str, target: &str) -> Result<Vec<Answer>, Failure> {
     let named = reach::stored(&shared.config, &shared.store, source);
     let (image, reference) = images::tag(&shared.store, &named, target).map_err(|error| {
-        let failure = Failure::from(error);
+        let failure = failure::of(error);
         shared.announcer.image(
             "tag-error",
             target,
@@ -304,7 +304,7 @@ fn remove(shared: &Shared, name: &str, force: bool, users: &Users) -> Result<Vec
     let named = reach::stored(&shared.config, &shared.store, name);
     let users = |digest: &Digest| if force { Vec::new() } else { users.of(digest) };
     let removed = images::remove(&shared.store, &named, force, &users).map_err(|error| {
-        let failure = Failure::from(error);
+        let failure = failure::of(error);
         shared.announcer.image("delete-error", name, &[("reason", &failure.message)], None);
         failure
     })?;
@@ -316,7 +316,7 @@ fn remove(shared: &Shared, name: &str, force: bool, users: &Users) -> Result<Vec
 }
 
 fn usage(shared: &Shared, users: &Users) -> Result<Vec<Answer>, Failure> {
-    let mut report = usage::report(&shared.store)?;
+    let mut report = disk_usage::report(&shared.store).map_err(failure::of)?;
     report.kinds.push(users.usage());
     let mut answers = vec![Answer::Usage(report.kinds)];
     let parts = paging::parts(report.images, |usage| &mut usage.image);
@@ -327,7 +327,7 @@ fn usage(shared: &Shared, users: &Users) -> Result<Vec<Answer>, Failure> {
 
 fn prune(shared: &Shared, request: &Prune) -> Result<Vec<Answer>, Failure> {
     let done = prune::prune(&shared.store, &shared.announcer, request).map_err(|error| {
-        let failure = Failure::from(error);
+        let failure = failure::of(error);
         shared.announcer.image("prune-error", "", &[("reason", &failure.message)], None);
         failure
     })?;

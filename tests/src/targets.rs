@@ -6,9 +6,7 @@
 use crate::random::Random;
 use sampan_engine::archive::{Found, Source};
 use sampan_engine::bundle;
-use sampan_engine::partial::Partial;
 use sampan_engine::seekable::Seekable;
-use sampan_engine::store::Store;
 use sampan_http::range::{self, Range};
 use sampan_ipc::event::{Event, EventView, Origin};
 use sampan_ipc::filter::FilterSet;
@@ -21,6 +19,8 @@ use sampan_oci::platform::Platform;
 use sampan_oci::reference::Reference;
 use sampan_registry::challenge;
 use sampan_registry::config::{Endpoint, Registries, RegistriesError};
+use sampan_store::Store;
+use sampan_store::partial_blob::Partial;
 use std::io::{Seek, Write};
 use std::path::Path;
 

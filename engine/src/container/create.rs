@@ -5,15 +5,15 @@ use super::home::Homes;
 use super::security::Labels;
 use super::{options, process, signals, start};
 use crate::failure;
-use crate::images::{self, Loaded};
 use crate::reach;
-use crate::store::Pin;
 use crate::work::Shared;
 use sampan_ipc::container::Create;
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
 use sampan_ipc::shim::State;
 use sampan_oci::platform::Platform;
+use sampan_store::Pin;
+use sampan_store::images::{self, Loaded};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The signal that stops a container whose image names none. OCI image-spec, "StopSignal".
@@ -76,7 +76,7 @@ pub(super) fn announced() -> State {
 /// The image, and what keeps it from going.
 fn find(shared: &Shared, typed: &str) -> Result<(Loaded, Pin), Failure> {
     let store = &shared.store;
-    let (image, pin) = images::find_and_pin(store, typed)?;
+    let (image, pin) = images::find_and_pin(store, typed).map_err(failure::of)?;
     let layers = image.config.chain_ids();
     if let Some(missing) = layers.iter().find(|layer| !store.has_layer(layer)) {
         let message = format!("image {typed:?} is not unpacked: layer {missing} is missing");

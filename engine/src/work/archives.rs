@@ -241,7 +241,7 @@ fn save_failure(names: &str, error: SaveError) -> Failure {
     let message = format!("cannot save {names}: {why}");
     match error {
         SaveError::Cancelled(_) => failure::new(Code::Cancelled, message, ""),
-        SaveError::Image(error) => Failure { message: failure::cropped(message), ..Failure::from(error) },
+        SaveError::Image(error) => Failure { message: failure::cropped(message), ..failure::of(error) },
         SaveError::Several(_) => {
             failure::new(Code::Usage, message, "name one image, or leave its name within away")
         }

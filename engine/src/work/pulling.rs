@@ -2,7 +2,6 @@
 
 use super::Task;
 use crate::failure;
-use crate::partial;
 use crate::pipeline::LayerError;
 use crate::pull::{self, PullError, PullRequest};
 use crate::reach;
@@ -12,6 +11,7 @@ use sampan_oci::OciError;
 use sampan_oci::reference::Reference;
 use sampan_os::io_error;
 use sampan_registry::RegistryError;
+use sampan_store::partial_blob;
 
 /// Most tags that a failure names: so many fit what people read.
 const LISTED_MAX: usize = 10;
@@ -37,7 +37,7 @@ impl Task {
             true => self.pull_tags(pull),
             false => self.pull_first(pull),
         };
-        partial::collect(&self.shared.store, self.shared.config.partial_age);
+        partial_blob::collect(&self.shared.store, self.shared.config.partial_age);
         self.end("pull", &subject, outcome);
     }
 

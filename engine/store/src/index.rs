@@ -2,10 +2,12 @@
 //!
 //! OCI image-spec, "Image Layout". An image with a name has that in `org.opencontainers.image.ref.name`, in full. Beside
 //! the images the file has what is for others: an OCI manifest for each schema 2 image, which they would not find.
-//! `index.settled.json` is what power loss would leave of it ([`crate::unsynced`]); it is not there if that is all. Both
+//! `index.settled.json` is what power loss would leave of it ([`crate::durability`]); it is not there if that is all. Both
 //! are read and replaced as a whole, under the commit lock. [`crate::images`] says what stands in them.
 
-use crate::store::{Store, StoreError, Temp, file_error};
+use crate::error::{StoreError, file_error};
+use crate::store::Store;
+use crate::temp::Temp;
 use sampan_oci as oci;
 use sampan_oci::digest::Digest;
 use sampan_oci::{Descriptor, Index};
@@ -138,7 +140,7 @@ pub(crate) fn size(store: &Store) -> u64 {
 pub(crate) fn write(store: &Store, index: Index) -> Result<(), StoreError> {
     let bytes = bytes(store, index)?;
     store.replace_file(FILE, &bytes)?;
-    store.unsynced.replaced();
+    store.durability.record_replacement();
     store.lay_by(bytes.len() as u64);
     Ok(())
 }
@@ -149,7 +151,7 @@ pub(crate) fn write(store: &Store, index: Index) -> Result<(), StoreError> {
 /// [`StoreError`].
 pub(crate) fn write_shrunk(store: &Store, index: Index) -> Result<(), StoreError> {
     store.replace_file_from_reserve(FILE, &bytes(store, index)?)?;
-    store.unsynced.replaced();
+    store.durability.record_replacement();
     Ok(())
 }
 
@@ -161,7 +163,7 @@ pub(crate) fn write_shrunk(store: &Store, index: Index) -> Result<(), StoreError
 pub(crate) fn write_unsettled(store: &Store, index: Index) -> Result<(), StoreError> {
     let bytes = bytes(store, index)?;
     store.put_file(FILE, &bytes)?;
-    store.unsynced.replaced();
+    store.durability.record_replacement();
     store.lay_by(bytes.len() as u64);
     Ok(())
 }
@@ -232,7 +234,7 @@ pub(crate) fn settle_all(store: &Store) -> Result<(), StoreError> {
 pub(crate) fn take_back(store: &Store) -> Result<(), StoreError> {
     let (index, settled) = (store.root().join(FILE), store.root().join(SETTLED));
     std::fs::rename(&settled, &index).map_err(file_error("rename to the index", &settled))?;
-    store.unsynced.replaced();
+    store.durability.record_replacement();
     // Two names of one file, which it has where nothing came behind the second, rename(2) leaves both.
     settle_all(store)?;
     store.sync_root()

@@ -4,9 +4,10 @@
 //! comes or goes meanwhile may be counted or not. Memory grows with the number of blobs and layers, never with
 //! that of the files in them.
 
+use crate::error::file_error;
 use crate::images::{self, ImageError, Loaded};
-use crate::partial;
-use crate::store::{Store, file_error};
+use crate::partial_blob;
+use crate::store::Store;
 use sampan_ipc::engine::{ImageUsage, Usage};
 use sampan_oci::digest::Digest;
 use std::collections::HashMap;
@@ -152,11 +153,11 @@ fn partials(store: &Store) -> Result<Usage, ImageError> {
     each(&store.root().join("partial"), |name, path| {
         let size = store.size_on_disk(path)?;
         usage.size += size;
-        let needed = partial::digest_of(path).is_some_and(|digest| store.is_pinned(&digest));
+        let needed = partial_blob::digest_of(path).is_some_and(|digest| store.is_pinned(&digest));
         if !needed {
             usage.reclaimable += size;
         }
-        if !partial::is_note(name) {
+        if !partial_blob::is_note(name) {
             usage.count += 1;
             usage.active += u64::from(needed);
         }

@@ -26,7 +26,7 @@ pub struct Lost {
 
 /// What is known of a store. The lists change under the commit lock, with the file.
 #[derive(Default)]
-pub(crate) struct Unsynced {
+pub(crate) struct DurabilityState {
     /// The settled entries; `None` if all are.
     settled: Mutex<Option<Vec<Descriptor>>>,
     /// What power loss took, until somebody asks for it.
@@ -44,9 +44,9 @@ pub(crate) struct Unsynced {
     has_failed: AtomicBool,
 }
 
-impl Unsynced {
+impl DurabilityState {
     /// Something got its final name.
-    pub fn named(&self) {
+    pub fn record_name(&self) {
         self.named.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -66,12 +66,12 @@ impl Unsynced {
     }
 
     /// What had its name when `named` had is on the disk.
-    pub fn synced(&self, named: u64) {
+    pub fn record_sync(&self, named: u64) {
         self.synced.store(named, Ordering::SeqCst);
     }
 
     /// The index was replaced.
-    pub fn replaced(&self) {
+    pub fn record_replacement(&self) {
         self.revision.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -129,7 +129,7 @@ impl Unsynced {
     }
 
     /// They are gone.
-    pub fn lost(&self, lost: Vec<Lost>) {
+    pub fn record_loss(&self, lost: Vec<Lost>) {
         lock(&self.lost).extend(lost);
     }
 

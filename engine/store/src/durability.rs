@@ -1,11 +1,14 @@
 //! Brings to the disk what `index.json` names, and takes back what power loss may have cut.
 //!
-//! What the lists are is [`crate::unsynced`]'s to say. A pull only adds to the one that is not settled; who takes names or
+//! What the lists are is [`crate::durability`]'s to say. A pull only adds to the one that is not settled; who takes names or
 //! images away, or gives names, wants all of it settled first ([`Settled`]). Called by [`crate::images`] and behind jobs.
 
+pub(crate) mod state;
+
+use self::state::Lost;
+use crate::error::StoreError;
 use crate::index::{self, name_of};
-use crate::store::{Store, StoreError};
-use crate::unsynced::Lost;
+use crate::store::Store;
 use sampan_oci::{Descriptor, Index};
 use sampan_os::mutex::lock;
 use std::sync::MutexGuard;
@@ -16,7 +19,7 @@ const TRIES: usize = 3;
 /// An image was there, and maybe not all of it: what came of it since its job began, when so many things had their name,
 /// is to be as safe as it is. Without the commit lock, please.
 pub(crate) fn settle_what_came(store: &Store, since: u64) {
-    if store.unsynced.is_behind() && store.named_so_far() != since {
+    if store.durability.is_behind() && store.named_so_far() != since {
         store.settle();
     }
 }
@@ -30,15 +33,15 @@ pub(crate) fn name_new(
     mut index: Index,
     add: impl FnOnce(&mut Index),
 ) -> Result<(), StoreError> {
-    if !store.unsynced.is_split() && !store.unsynced.is_behind() {
+    if !store.durability.is_split() && !store.durability.is_behind() {
         add(&mut index);
         return index::write(store, index);
     }
-    if !store.unsynced.is_split() {
+    if !store.durability.is_split() {
         index::settle_as_it_is(store)?;
-        store.unsynced.set_settled(Some(index.manifests.clone()));
+        store.durability.set_settled(Some(index.manifests.clone()));
     } else if !index::has_settled(store)?
-        && let Some(settled) = store.unsynced.settled()
+        && let Some(settled) = store.durability.settled()
     {
         // The disk took the one half of a change, and not the other.
         index::write_settled(store, settled)?;
@@ -61,13 +64,13 @@ impl<'a> Settled<'a> {
     pub fn lock(store: &'a Store) -> Self {
         for _ in 0..TRIES {
             let commit = lock(&store.commit);
-            if !store.unsynced.is_split() {
+            if !store.durability.is_split() {
                 return Settled { store, _commit: commit, _settling: None };
             }
             drop(commit);
             store.settle();
         }
-        let settling = store.unsynced.settling();
+        let settling = store.durability.settling();
         Settled { store, _commit: lock(&store.commit), _settling: Some(settling) }
     }
 
@@ -85,11 +88,11 @@ impl<'a> Settled<'a> {
     /// # Errors
     /// [`StoreError`].
     pub fn remove(&self, index: Index, go: impl Fn(&Descriptor) -> bool) -> Result<(), StoreError> {
-        if let Some(mut settled) = self.store.unsynced.settled() {
+        if let Some(mut settled) = self.store.durability.settled() {
             // First: what is told to be there still, power loss may take; not the other way round.
             settled.retain(|entry| !go(entry));
             index::write_settled_shrunk(self.store, settled.clone())?;
-            self.store.unsynced.set_settled(Some(settled));
+            self.store.durability.set_settled(Some(settled));
         }
         index::write_shrunk(self.store, index)
     }
@@ -115,7 +118,7 @@ impl Store {
     /// [`StoreError`].
     pub(crate) fn take_unsynced_back(&self) -> Result<(), StoreError> {
         let _commit = lock(&self.commit);
-        let Some(settled) = self.unsynced.settled() else {
+        let Some(settled) = self.durability.settled() else {
             return index::add_missing_twins(self);
         };
         let lost = match index::read(self) {
@@ -130,8 +133,8 @@ impl Store {
             log::warn!("power failed before image {manifest} ({name}) was on the disk: it is taken back");
         }
         index::take_back(self)?;
-        self.unsynced.set_settled(None);
-        self.unsynced.lost(lost);
+        self.durability.set_settled(None);
+        self.durability.record_loss(lost);
         // What is there for other tools may have gone with a name that has come back.
         if let Err(error) = index::read(self).and_then(|index| index::write_shrunk(self, index)) {
             log::warn!("{}", sampan_ipc::report::chain(&error));
@@ -141,13 +144,13 @@ impl Store {
 
     /// How many things have got their final name since the store was opened.
     pub fn named_so_far(&self) -> u64 {
-        self.unsynced.named_so_far()
+        self.durability.named_so_far()
     }
 
     /// Makes all that is named durable. Takes as long as the disk takes; several at a time do it once. False if the disk
     /// did not take it.
     pub fn settle(&self) -> bool {
-        let _one = self.unsynced.settling();
+        let _one = self.durability.settling();
         let settle = || {
             let (named, revision, index) = {
                 // Or what is only about to be named might count.
@@ -155,11 +158,11 @@ impl Store {
                 if !self.is_unsettled() {
                     return Ok(());
                 }
-                let index = self.unsynced.is_split().then(|| index::read(self)).transpose()?;
-                (self.named_so_far(), self.unsynced.revision(), index)
+                let index = self.durability.is_split().then(|| index::read(self)).transpose()?;
+                (self.named_so_far(), self.durability.revision(), index)
             };
             self.sync()?;
-            self.unsynced.synced(named);
+            self.durability.record_sync(named);
             index.map_or(Ok(()), |index| self.set_settled(revision, index.manifests))
         };
         let settled: Result<(), StoreError> = settle();
@@ -169,26 +172,26 @@ impl Store {
     /// All of `entries` are on the disk, and so is the index that said so, which was of this revision.
     fn set_settled(&self, revision: u64, entries: Vec<Descriptor>) -> Result<(), StoreError> {
         // Nobody with the commit lock waits for the disk. If all is settled this is for nothing.
-        let is_latest = || self.unsynced.revision() == revision;
+        let is_latest = || self.durability.revision() == revision;
         let staged = if is_latest() { None } else { Some(index::stage_settled(self, entries.clone())?) };
         let commit = lock(&self.commit);
         match staged {
             // Somebody changed the index although it was not settled, and it is what he made of it.
-            _ if !self.unsynced.is_split() => return Ok(()),
+            _ if !self.durability.is_split() => return Ok(()),
             _ if is_latest() => {
                 index::settle_all(self)?;
-                self.unsynced.set_settled(None);
+                self.durability.set_settled(None);
             }
             Some(staged) => {
                 index::put_settled(self, staged)?;
-                self.unsynced.set_settled(Some(entries));
+                self.durability.set_settled(Some(entries));
             }
             // It came just now; the next settling is soon.
             None => return Ok(()),
         }
         drop(commit);
         // Or else the next syncfs has it.
-        self.sync_root().inspect_err(|_| self.unsynced.named())?;
+        self.sync_root().inspect_err(|_| self.durability.record_name())?;
         self.lay_by(index::size(self));
         Ok(())
     }
@@ -219,7 +222,7 @@ mod tests {
         assert!(!store.blob_path(&two).exists());
         let lost: Vec<_> = store.take_lost().into_iter().filter_map(|note| note.reference).collect();
         assert_eq!(lost, ["docker.io/library/b:latest", "docker.io/library/a:latest"]);
-        assert!(store.unsynced.settled().is_none());
+        assert!(store.durability.settled().is_none());
     }
 
     /// A store as another boot finds it.
@@ -278,7 +281,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(dir.path()).expect("opened");
         image(&store, "a", "one");
-        let (before, entries) = (store.unsynced.revision(), index::read(&store).expect("read").manifests);
+        let (before, entries) = (store.durability.revision(), index::read(&store).expect("read").manifests);
         image(&store, "b", "two");
         store.set_settled(before, entries).expect("written");
         assert!(store.is_unsettled());
@@ -299,9 +302,9 @@ mod tests {
         };
         let store = Store::open(dir.path()).expect("opened again");
         assert!(store.blob_path(&one).exists());
-        store.unsynced.set_settled(None);
+        store.durability.set_settled(None);
         image(&store, "b", "one");
-        assert_eq!(store.unsynced.settled(), Some(Vec::new()));
+        assert_eq!(store.durability.settled(), Some(Vec::new()));
     }
 
     #[test]
@@ -321,7 +324,7 @@ mod tests {
             std::fs::write(&another, boot).expect("written");
             store = Store::open(dir.path()).expect("opened");
             assert_eq!(find(&store, "a").expect("kept").entry.digest, one);
-            assert!(!index::has_settled(&store).expect("known") && store.unsynced.settled().is_none());
+            assert!(!index::has_settled(&store).expect("known") && store.durability.settled().is_none());
         }
     }
 
@@ -409,7 +412,7 @@ mod tests {
         // As if no settling had come to an end.
         let settled = Settled {
             store: &store,
-            _settling: Some(store.unsynced.settling()),
+            _settling: Some(store.durability.settling()),
             _commit: lock(&store.commit),
         };
         let goes = |e: &Descriptor| e.digest == old;
@@ -417,7 +420,7 @@ mod tests {
         index.manifests.retain(|e| !goes(e));
         settled.remove(index, goes).expect("written");
         drop(settled);
-        assert_eq!(store.unsynced.settled(), Some(Vec::new()), "the new one is not settled by that");
+        assert_eq!(store.durability.settled(), Some(Vec::new()), "the new one is not settled by that");
         let store = after_power_loss(&dir, store);
         assert!(matches!(find(&store, "x"), Err(ImageError::NotFound(_))));
         assert!(matches!(find(&store, "y"), Err(ImageError::NotFound(_))));

@@ -11,7 +11,9 @@
 //! trusted: a blob gets its name only after the digest of all its bytes
 //! was computed, those of a partial included. One job at a time has a partial open: it has claimed the digest.
 
-use crate::store::{Store, StoreError, file_error, name_blob};
+use crate::error::{StoreError, file_error};
+use crate::store::Store;
+use crate::temp::name_blob;
 use sampan_oci::digest::Digest;
 use sampan_os::mutex::lock;
 use serde::{Deserialize, Serialize};
@@ -83,7 +85,7 @@ impl<'a> Partial<'a> {
     pub fn open(store: &'a Store, digest: &Digest, size: u64) -> Result<Self, StoreError> {
         let path = path(store, digest);
         let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(0o644).custom_flags(libc::O_NOFOLLOW);
+        options.append(true).create(true).mode(0o644).custom_flags(nix::libc::O_NOFOLLOW);
         let file = options.open(&path).map_err(file_error("open", &path))?;
         let kept = file.metadata().map_err(file_error("look at", &path))?.len();
         let mut partial = Partial {
@@ -187,7 +189,7 @@ impl<'a> Partial<'a> {
     pub fn finish(self) -> Result<(), StoreError> {
         let target = self.store.blob_path(&self.digest);
         name_blob(&self.path, &target).map_err(file_error("rename a partial blob to", &target))?;
-        self.store.unsynced.named();
+        self.store.durability.record_name();
         lock(&self.way).is_ahead = false;
         remove_file(&note_path(&self.path));
         Ok(())
@@ -290,7 +292,7 @@ fn list(store: &Store) -> Vec<PathBuf> {
 
 /// What is noted; nothing if that cannot be read, and then nothing is safe.
 fn read_note(path: &Path) -> Note {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(note_path(path));
+    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(note_path(path));
     let note = file.ok().and_then(|file| serde_json::from_reader(file.take(NOTE_MAX)).ok());
     let Note { etag, synced } = note.unwrap_or_default();
     Note { etag: etag.filter(|etag| is_etag(etag)), synced }

@@ -3,7 +3,9 @@
 //! Called by [`crate::images`], which knows what is used, and by [`crate::verify`]. Whatever a job has pinned stays.
 //! Trees are only moved out of the way under the commit lock, and removed behind it.
 
-use crate::store::{Store, StoreError, Temp, file_error, size_on_disk};
+use crate::error::{StoreError, file_error};
+use crate::store::Store;
+use crate::temp::{Temp, size_on_disk};
 use sampan_oci::digest::Digest;
 use sampan_os::mutex::lock;
 use sampan_os::walk_tree;
@@ -63,12 +65,12 @@ impl Store {
 
     /// Takes a blob away whose bytes are wrong, so that nobody takes it for what it is called; false if a job
     /// needs it just now.
-    pub(crate) fn discard_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
+    pub fn discard_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
         self.discard(digest, &self.blob_path(digest))
     }
 
     /// As [`Store::discard_blob`], of an unpacked layer.
-    pub(crate) fn discard_layer(&self, chain_id: &Digest) -> Result<bool, StoreError> {
+    pub fn discard_layer(&self, chain_id: &Digest) -> Result<bool, StoreError> {
         self.discard(chain_id, &self.layer_path(chain_id))
     }
 

@@ -4,10 +4,11 @@
 //! without one. Of an index that it was pulled from, the digest alone is kept, as an annotation. Called by the jobs;
 //! does no network.
 
-use crate::garbage::Swept;
+use crate::durability::{Settled, name_new, settle_what_came};
+use crate::error::StoreError;
+use crate::gc::Swept;
 use crate::index::{self, REF_NAME, name_of};
-use crate::settling::{Settled, name_new, settle_what_came};
-use crate::store::{Pin, Store, StoreError};
+use crate::store::{Pin, Store};
 use sampan_ipc::engine::Image;
 use sampan_oci as oci;
 use sampan_oci::digest::Digest;
@@ -213,7 +214,7 @@ fn load(store: &Store, entry: Descriptor, references: Vec<String>) -> Result<Loa
 ///
 /// # Errors
 /// It is not there, broken, or none.
-pub(crate) fn manifest(store: &Store, entry: &Descriptor) -> Result<Manifest, ImageError> {
+pub fn manifest(store: &Store, entry: &Descriptor) -> Result<Manifest, ImageError> {
     let bytes = store.read_blob(&entry.digest, oci::MANIFEST_MAX)?;
     let unreadable = |source| ImageError::Unreadable { digest: entry.digest.clone(), source };
     match oci::parse_document(&bytes, Some(&entry.media_type)).map_err(unreadable)? {
@@ -226,7 +227,7 @@ pub(crate) fn manifest(store: &Store, entry: &Descriptor) -> Result<Manifest, Im
 ///
 /// # Errors
 /// As [`manifest`].
-pub(crate) fn config(store: &Store, entry: &Descriptor, manifest: &Manifest) -> Result<Config, ImageError> {
+pub fn config(store: &Store, entry: &Descriptor, manifest: &Manifest) -> Result<Config, ImageError> {
     let bytes = store.read_blob(&manifest.config.digest, oci::CONFIG_MAX)?;
     let unreadable = |source| ImageError::Unreadable { digest: entry.digest.clone(), source };
     oci::parse_config(&bytes, manifest).map_err(unreadable)
@@ -236,7 +237,7 @@ pub(crate) fn config(store: &Store, entry: &Descriptor, manifest: &Manifest) -> 
 ///
 /// # Errors
 /// [`StoreError`] if it cannot be read.
-pub(crate) fn entries(store: &Store) -> Result<Vec<(Descriptor, Vec<String>)>, StoreError> {
+pub fn entries(store: &Store) -> Result<Vec<(Descriptor, Vec<String>)>, StoreError> {
     Ok(grouped(&index::read(store)?))
 }
 

@@ -1,0 +1,85 @@
+//! Files and directories under `tmp/`: private until verified, then renamed to what they are called, or removed.
+//!
+//! Made by [`crate::Store`]. A tree that another user's id owns goes by way of the user namespace.
+
+use crate::error::{StoreError, file_error};
+use sampan_layer::userns::Namespace;
+use sampan_os::{remove_tree, walk_tree};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A file or directory under `tmp/`, removed when dropped unless it got its final name.
+pub struct Temp {
+    pub(crate) path: PathBuf,
+    pub(crate) namespace: Option<Arc<Namespace>>,
+    pub(crate) keep: bool,
+}
+
+impl Temp {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where it was made, if not by this process itself.
+    pub(crate) fn namespace(&self) -> Option<&Namespace> {
+        self.namespace.as_deref()
+    }
+
+    /// Gives it its final name.
+    pub(crate) fn rename(self, target: &Path) -> Result<(), StoreError> {
+        self.renamed(target, |path, target| fs::rename(path, target))
+    }
+
+    /// Gives it its final name by `rename`.
+    pub(crate) fn renamed(
+        mut self,
+        target: &Path,
+        rename: impl FnOnce(&Path, &Path) -> io::Result<()>,
+    ) -> Result<(), StoreError> {
+        rename(&self.path, target).map_err(file_error("rename a temporary file to", target))?;
+        self.keep = true;
+        Ok(())
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if !self.keep
+            && let Err(error) = remove(&self.path, self.namespace.as_deref())
+        {
+            log::warn!("cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Renames a file to `target` in a directory of blobs, which is made if this is the first of its algorithm.
+pub(crate) fn name_blob(from: &Path, target: &Path) -> io::Result<()> {
+    match fs::rename(from, target) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            target.parent().map_or(Ok(()), fs::create_dir_all)?;
+            fs::rename(from, target)
+        }
+        other => other,
+    }
+}
+
+/// Bytes that a tree takes; directories of another user's id can only be read where that is one of ours.
+pub(crate) fn size_on_disk(path: &Path, namespace: Option<&Namespace>) -> io::Result<u64> {
+    match (walk_tree::size_on_disk(path), namespace) {
+        (Err(error), Some(namespace)) if error.kind() == io::ErrorKind::PermissionDenied => {
+            namespace.size_on_disk(path)
+        }
+        (size, _) => size,
+    }
+}
+
+/// Removes a tree; files that another user's id owns can only go where that is one of ours.
+pub(crate) fn remove(path: &Path, namespace: Option<&Namespace>) -> io::Result<()> {
+    match (remove_tree::remove(path), namespace) {
+        (Err(_), Some(namespace)) => namespace.remove(path),
+        (removed, _) => removed,
+    }
+}
