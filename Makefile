@@ -27,9 +27,11 @@ BINARIES = sampan sampan-monitord sampan-engine sampan-shim
 
 .PHONY: all demo test soak upgrade-test check bench fuzz install install-built uninstall clean
 
+# One command a program: cargo gives a crate all features that any package of a command wants.
 all:
-	$(CARGO) build --release -p sampan-monitord -p sampan-engine --bin sampan-monitord --bin sampan-engine
-	$(call STATIC,sampan-engine,sampan-shim)
+	$(CARGO) build --release -p sampan-monitord --bin sampan-monitord
+	$(CARGO) build --release -p sampan-engine --bin sampan-engine
+	$(call STATIC,sampan-shim,sampan-shim)
 	$(call STATIC,sampan-client,sampan)
 
 demo: all

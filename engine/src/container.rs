@@ -8,7 +8,7 @@
 //! [`spec`] turns what a person asked for into the runtime's `config.json`. Below it: [`process`], [`mounts`],
 //! [`devices`], [`resources`], [`seccomp`], [`security`] and [`capabilities`] make its parts, [`relabel`] labels files of the host, [`user`] and [`lookup`] read the
 //! root file system, [`host`] and [`runtime`] say what this host can do, and [`document`] is the file itself.
-//! [`mod@unit`] says what of a bundle is a unit's of systemd. [`rootfs`] chooses between overlayfs and [`copy`]. [`options`], [`names`] and [`signals`] judge what people type. The shim itself is in [`crate::shim`].
+//! [`mod@unit`] says what of a bundle is a unit's of systemd. [`rootfs`] chooses between overlayfs and [`copy`]. [`options`], [`names`] and [`signals`] judge what people type. The shim itself is in [`sampan_shim`].
 
 pub mod capabilities;
 pub mod copy;
@@ -17,6 +17,8 @@ pub mod definition;
 pub mod devices;
 pub mod document;
 pub mod etc;
+mod event_history;
+mod event_replay;
 pub mod home;
 pub mod host;
 pub mod inspect;
@@ -44,7 +46,6 @@ pub mod signals;
 pub mod spec;
 pub mod start;
 pub mod table;
-pub(crate) mod told;
 pub mod unit;
 pub mod user;
 pub mod users;

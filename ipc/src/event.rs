@@ -214,6 +214,7 @@ impl Event {
     /// Attributes come first, then labels, each in their order; before them stands `origin=emit` if the event is no fact
     /// of the engine. Control characters and line breaks of any
     /// field are escaped as Rust does (`\n`, `\u{1b}`), so an event never breaks a line or a terminal.
+    #[cfg(feature = "calendar")]
     pub fn line(&self) -> String {
         let mut out = crate::time::local(self.time);
         for word in [&self.kind, &self.action, &self.id] {

@@ -38,7 +38,9 @@ pub mod sender;
 pub mod shim;
 pub mod size;
 pub mod socket;
+#[cfg(feature = "calendar")]
 pub mod status;
+#[cfg(feature = "calendar")]
 pub mod subscription;
 pub mod text;
 pub mod time;

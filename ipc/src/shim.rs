@@ -207,6 +207,17 @@ pub struct Ask {
     pub what: What,
 }
 
+impl Ask {
+    /// How many descriptors come with it.
+    pub fn descriptors(&self) -> usize {
+        match &self.what {
+            What::Attach(streams) => streams.count(),
+            What::Exec(exec, _) if !exec.detach => exec.streams.count(),
+            _ => 0,
+        }
+    }
+}
+
 /// Kinds of [`Ask`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum What {

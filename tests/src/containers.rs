@@ -6,12 +6,12 @@ use crate::host::{Host, PATIENCE, binary, need_root, wait_until};
 use crate::worker::try_ask;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use sampan_engine::leftovers;
 use sampan_ipc::Event;
 use sampan_ipc::container::{Control, Create, Streams, Summary, Told};
 use sampan_ipc::engine::{Answer, Failure, Import, Opening, Request, Start, VERSION};
 use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
 use sampan_os::cgroup;
+use sampan_shim::runtime_commands;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{IoSlice, Read, Write};
@@ -311,7 +311,7 @@ impl Drop for Containers {
         // What a runtime was making when its shim was killed nobody else takes away now.
         let (homes, runtime) = (self.host.path("data/containers"), self.host.path("run/runtime"));
         for id in names(&homes).union(&names(&runtime)) {
-            leftovers::end_commands(&runtime, &homes.join(id), id);
+            runtime_commands::end_commands(&runtime, &homes.join(id), id);
             cgroup::remove_groups(id, None);
         }
         if std::thread::panicking() {

@@ -2,11 +2,11 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sampan_engine::state_file::{self, StateFile};
 use sampan_ipc::Event;
 use sampan_ipc::container::{Listing, Phase, Summary};
 use sampan_ipc::engine::{Answer, Request, Start};
 use sampan_ipc::shim::State;
+use sampan_shim::dir::state_file::{self, StateFile};
 use sampan_tests::containers::{Containers, sh};
 use sampan_tests::host::wait_until;
 use sampan_tests::leaks;

@@ -3,10 +3,10 @@
 
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
-use sampan_engine::state_file::{self, StateFile};
 use sampan_ipc::Event;
 use sampan_ipc::container::Phase;
 use sampan_ipc::shim::State;
+use sampan_shim::dir::state_file::{self, StateFile};
 use sampan_tests::containers::{Containers, IMAGE};
 use sampan_tests::host::{binary, wait_until};
 use sampan_tests::terminal::Terminal;

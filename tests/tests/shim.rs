@@ -3,11 +3,11 @@
 use nix::fcntl::OFlag;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::stat::Mode;
-use sampan_engine::state_file;
 use sampan_ipc::container::{CONTROL_MAX, Control, Exec, Phase, Restart, Streams, Told};
 use sampan_ipc::frame::{self, Decoder};
 use sampan_ipc::record::{Scanner, Step};
 use sampan_ipc::shim::{Ask, Identity, Log, Rootfs, Say, Setup, State, What};
+use sampan_shim::dir::state_file;
 use sampan_tests::host::{PATIENCE, binary, need_root, wait_until};
 use serde_json::{Value, json};
 use std::fs::{self, File};

@@ -5,14 +5,14 @@
 
 use super::copy::{self, CopyError};
 use super::definition::{self, Definition, Form};
+use super::event_replay::EventReplay;
 use super::host::Host;
 use super::relabel;
-use crate::farewell;
-use crate::state_file::{self, StateFile};
-use crate::unsaid::{self, Unsaid};
 use sampan_ipc::shim::{self, State};
 use sampan_oci::digest::Digest;
 use sampan_os::{remove_tree, small_file, syscall, walk_tree};
+use sampan_shim::dir::state_file::{self, StateFile};
+use sampan_shim::dir::{event_spool, remove};
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -65,7 +65,7 @@ pub(crate) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error)
 pub struct Homes {
     data: PathBuf,
     run: PathBuf,
-    unsaid: Unsaid,
+    replay: EventReplay,
 }
 
 impl Homes {
@@ -74,7 +74,8 @@ impl Homes {
     /// # Errors
     /// [`HomeError::File`].
     pub fn open(data: &Path, run: &Path) -> Result<Self, HomeError> {
-        let homes = Homes { data: data.to_owned(), run: run.join("containers"), unsaid: Unsaid::new(data) };
+        let homes =
+            Homes { data: data.to_owned(), run: run.join("containers"), replay: EventReplay::new(data) };
         for dir in [&homes.data, &homes.run] {
             // Setuid programs of images lie below: no other user of the host may come by.
             let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
@@ -235,18 +236,18 @@ impl Homes {
     pub fn remove(&self, id: &str, announce: impl FnOnce()) -> Result<u64, HomeError> {
         let dir = self.dir(id);
         let freed = walk_tree::size_on_disk(&dir).unwrap_or(0);
-        let left = farewell::hollow(&dir).map_err(failed("remove", &dir))?;
+        let left = remove::hollow(&dir).map_err(failed("remove", &dir))?;
         self.remove_run(id);
         if let Some(left) = left {
             announce();
-            farewell::finish(&left).map_err(failed("remove", &left))?;
+            remove::finish(&left).map_err(failed("remove", &left))?;
         }
         Ok(freed)
     }
 
     /// What shims have kept for the monitor.
-    pub fn unsaid(&self) -> &Unsaid {
-        &self.unsaid
+    pub fn replay(&self) -> &EventReplay {
+        &self.replay
     }
 
     /// How container `id` was made, if it was made and announced, and is half gone.
@@ -289,7 +290,7 @@ impl Homes {
             match entry.file_name().into_string() {
                 Ok(name) if is_id(&name) => ids.push(name),
                 Ok(name) if name.strip_prefix('.').is_some_and(is_id) => halves.push(name[1..].to_owned()),
-                Ok(name) if name == unsaid::DIR => {}
+                Ok(name) if name == event_spool::DIR => {}
                 // The next trial removes it.
                 Ok(name) if name == TRIAL => {}
                 _ => log::warn!("{} is no container, and is left alone", entry.path().display()),
@@ -331,7 +332,7 @@ impl Homes {
     }
 
     fn draft(&self, id: &str) -> PathBuf {
-        farewell::going(&self.dir(id))
+        remove::going(&self.dir(id))
     }
 }
 

@@ -322,7 +322,7 @@ impl Containers {
                 _ => self.refuse(client, not_running(&name)),
             }
         }
-        if !self.homes.unsaid().has(id) {
+        if !self.homes.replay().has(id) {
             return self.on_shim_gone(id);
         }
         // What follows may be told, and that comes behind.
@@ -330,12 +330,12 @@ impl Containers {
         if self.entries.get(id).is_some_and(is_free) {
             self.set_busy(id, Busy::Ending);
         }
-        self.tell_unsaid(id, Some(false));
+        self.replay_events(id, Some(false));
     }
 
     /// Tells what the container's shim has kept for the monitor; [`Outcome::Said`] follows, if it is to be `known`.
-    pub(super) fn tell_unsaid(&self, id: &str, known: Option<bool>) {
-        let (unsaid, id) = (self.homes.unsaid().clone(), id.to_owned());
+    pub(super) fn replay_events(&self, id: &str, known: Option<bool>) {
+        let (unsaid, id) = (self.homes.replay().clone(), id.to_owned());
         self.spawn(move |shared| {
             unsaid.tell(&id, &shared.config.fifo, shared.announcer.sender());
             if let Some(is_start) = known {

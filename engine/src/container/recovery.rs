@@ -7,12 +7,12 @@
 
 use super::create::{self, now};
 use super::definition::Definition;
+use super::event_history;
 use super::home::{HomeError, Homes};
 use super::news::Outcome;
 use super::start;
 use super::start::Begin;
 use super::table::{Busy, Containers, Entry};
-use super::told;
 use crate::work::{Message, Shared};
 use sampan_ipc::container::Phase;
 use sampan_ipc::report::chain;
@@ -45,9 +45,9 @@ pub fn run(containers: &mut Containers) {
     };
     let all: Vec<String> = ids.iter().chain(&halves).cloned().collect();
     containers.homes.clear_runs(&all, |run| shim(&run.join(SOCKET)).is_ok());
-    let mut unsaid = containers.homes.unsaid().ids();
+    let mut unsaid = containers.homes.replay().ids();
     unsaid.retain(|id| !ids.contains(id));
-    unsaid.iter().for_each(|id| containers.tell_unsaid(id, None));
+    unsaid.iter().for_each(|id| containers.replay_events(id, None));
     for id in halves {
         let homes = containers.homes.clone();
         containers.spawn(move |shared| end_half(shared, &homes, &id));
@@ -90,9 +90,9 @@ fn add(containers: &mut Containers, definition: Definition, state: State) {
     match shim(&run.join(SOCKET)) {
         Ok(stream) => meet(containers, &id, stream),
         Err(_) if run.exists() => look_for(containers, &id),
-        Err(_) if containers.homes.unsaid().has(&id) => {
+        Err(_) if containers.homes.replay().has(&id) => {
             containers.set_busy(&id, Busy::Burying);
-            containers.tell_unsaid(&id, Some(true));
+            containers.replay_events(&id, Some(true));
         }
         Err(_) => mend(containers, &id),
     }
@@ -149,8 +149,8 @@ pub fn on_met(containers: &mut Containers, id: &str, stream: Option<UnixStream>)
         return containers.hear(id);
     }
     containers.set_busy(id, Busy::Burying);
-    match containers.homes.unsaid().has(id) {
-        true => containers.tell_unsaid(id, Some(true)),
+    match containers.homes.replay().has(id) {
+        true => containers.replay_events(id, Some(true)),
         false => containers.bury(id),
     }
 }
@@ -178,7 +178,7 @@ fn end_half(shared: &Shared, homes: &Homes, id: &str) {
     }
     log::info!("container {id} was half made, or half removed: it goes");
     if let Some(definition) = homes.going(id)
-        && !told::is_last(&shared.config.fifo, id, &["destroy"], "destroy")
+        && !event_history::is_last(&shared.config.fifo, id, &["destroy"], "destroy")
         && let Err(failure) = super::removal::remove(shared, homes, &definition)
     {
         log::warn!("{}", failure.message);
@@ -212,7 +212,7 @@ fn announce_late(containers: &mut Containers, id: &str) {
     containers.set_busy(id, Busy::Burying);
     containers.spawn(move |shared| {
         log::info!("container {}: it was made, and perhaps nobody was told", definition.name);
-        match told::is_last(&shared.config.fifo, &definition.id, &["create"], "create") {
+        match event_history::is_last(&shared.config.fifo, &definition.id, &["create"], "create") {
             true => create::note(&homes, &definition),
             false => create::announce(shared, &homes, &definition),
         }
@@ -240,7 +240,7 @@ pub fn bury(
         None => {}
     }
     // A shim may have been killed between what it kept and the note that all is said.
-    let kept = homes.unsaid().tell(&definition.id, &shared.config.fifo, shared.announcer.sender());
+    let kept = homes.replay().tell(&definition.id, &shared.config.fifo, shared.announcer.sender());
     state.is_announced |= kept.iter().any(|action| action == "die");
     let boot = boot_id::read().unwrap_or_default();
     let same_boot = state.boot == boot;
@@ -276,7 +276,7 @@ pub fn bury(
     }
     if state.started != 0 && !state.is_announced {
         // One that had ended had said so, if it came so far.
-        if was_up || !told::is_last(&shared.config.fifo, &definition.id, &["start", "die"], "die") {
+        if was_up || !event_history::is_last(&shared.config.fifo, &definition.id, &["start", "die"], "die") {
             announce(shared, definition, &state);
         }
         state.is_announced = true;
@@ -291,7 +291,7 @@ pub fn bury(
 /// between the state and the event.
 fn lacks_start(shared: &Shared, definition: &Definition) -> bool {
     let actions = ["create", "start", "die"];
-    let is_last = |wanted| told::is_last(&shared.config.fifo, &definition.id, &actions, wanted);
+    let is_last = |wanted| event_history::is_last(&shared.config.fifo, &definition.id, &actions, wanted);
     is_last("die") || is_last("create")
 }
 

@@ -7,11 +7,11 @@
 use super::definition::Form;
 use super::home::Homes;
 use crate::config::Config;
-use crate::shim::rootfs;
 use sampan_ipc::report::chain;
 use sampan_ipc::shim::Rootfs;
 use sampan_os::remove_tree;
 use sampan_store::Store;
+use sampan_shim::overlay;
 use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -93,10 +93,10 @@ fn try_overlay(store: &Store, homes: &Homes) -> Result<(), String> {
 
 /// Mounted alone says little: some file systems make it read-only.
 fn mount_and_write(overlay: &Rootfs, target: &Path) -> Result<(), String> {
-    rootfs::enter_namespace()?;
-    rootfs::set_up(overlay)?;
+    overlay::enter_namespace()?;
+    overlay::set_up(overlay)?;
     let written =
         fs::write(target.join("trial"), b"trial").map_err(|error| format!("it cannot be written: {error}"));
-    let torn_down = rootfs::tear_down(overlay);
+    let torn_down = overlay::tear_down(overlay);
     written.and(torn_down)
 }

@@ -13,8 +13,8 @@ use super::spec::{self, Input};
 use super::unit::{self, Unit};
 use super::{etc, inspect, logs};
 use crate::config::Config;
+use crate::failure;
 use crate::work::Shared;
-use crate::{failure, leftovers};
 use sampan_ipc::container::{Exec, FOR_EVER, Network, Notify, Streams};
 use sampan_ipc::engine::{Code, Failure, StartUnit};
 use sampan_ipc::frame;
@@ -25,6 +25,7 @@ use sampan_os::boot_id;
 use sampan_os::cgroup;
 use sampan_os::spawn::{Kin, Program};
 use sampan_store::Store;
+use sampan_shim::runtime_commands;
 use std::error::Error;
 use std::ffi::CString;
 use std::fs::File;
@@ -177,7 +178,7 @@ pub fn describe(
 pub fn delete_by_force(shared: &Shared, homes: &Homes, definition: &Definition) -> Result<(), String> {
     let (root, id) = (runtime_root(&shared.config), &*definition.id);
     let unit = homes.unit_group(id);
-    leftovers::end_commands(&root, &homes.dir(id), id);
+    runtime_commands::end_commands(&root, &homes.dir(id), id);
     let runtime = Runtime::find(&shared.config, definition.create.runtime.as_deref());
     let outcome = match &runtime {
         Ok(runtime) => runtime.ask(&root, &["delete", "--force", id]).map_err(|error| error.to_string()),
@@ -200,7 +201,7 @@ pub fn delete_by_force(shared: &Shared, homes: &Homes, definition: &Definition) 
     };
     if outcome.is_ok() {
         // One that was killed before it wrote down what it makes does not know it afterwards.
-        leftovers::forget(&root, id);
+        runtime_commands::forget(&root, id);
     }
     cgroup::remove_groups(id, unit.as_deref());
     unit.as_deref().inspect(|group| cgroup::remove_unit_groups(group));

@@ -3,9 +3,9 @@
 //! Bytes are read only when all who are to have them have room: a client that stops reading holds back its own
 //! process and nobody else. What one client has not read yet is bounded by a pipe and a read.
 
-use super::attached::Client;
-use super::flow::{self, Moved, Sink};
+use super::attach::Client;
 use super::log::{Log, Stream};
+use super::nonblocking::{self, Moved, Sink};
 use super::runtime::Standard;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -46,14 +46,14 @@ impl Stdio {
         if with_stdin {
             let (theirs, ours) = pipe2(OFlag::O_CLOEXEC)?;
             set_nonblocking(&ours)?;
-            flow::widen(&ours, flow::INPUT_LEN);
+            nonblocking::widen(&ours, nonblocking::INPUT_LEN);
             (self.stdin, ends[0]) = (Some(ours), Some(theirs));
         }
         if with_output {
             for stream in [Stream::Out, Stream::Err] {
                 let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
                 set_nonblocking(&ours)?;
-                flow::widen(&ours, flow::OUTPUT_LEN);
+                nonblocking::widen(&ours, nonblocking::OUTPUT_LEN);
                 self.outputs[stream as usize] = Some(Output { fd: ours, waits_for_room: false });
                 ends[stream as usize + 1] = Some(theirs);
             }
@@ -143,7 +143,7 @@ impl Stdio {
         if let (Some(sink), None, false, true) = (sinks.next(), sinks.next(), self.terminal, log.is_none())
             && let Some(target) = sink.direct()
         {
-            let moved = flow::transfer(output.fd.as_fd(), target);
+            let moved = nonblocking::transfer(output.fd.as_fd(), target);
             output.waits_for_room = moved == Moved::NoRoom;
             if moved != Moved::Broken {
                 return moved;
@@ -175,10 +175,10 @@ impl Stdio {
             let Some(source) = &client.stdin else { return };
             let moved = if is_terminal {
                 type_into(source.as_fd(), target.as_fd(), &mut client.typed)
-            } else if flow::kind(source) == Some(flow::Kind::Null) {
+            } else if nonblocking::kind(source) == Some(nonblocking::Kind::Null) {
                 Moved::End
             } else {
-                flow::transfer(source.as_fd(), target.as_fd())
+                nonblocking::transfer(source.as_fd(), target.as_fd())
             };
             client.waits_for_room = moved == Moved::NoRoom;
             match moved {

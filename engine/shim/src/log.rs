@@ -2,9 +2,13 @@
 //!
 //! A log that cannot be written loses lines rather than stop the container: the first reason is kept.
 
-use super::journald::Journal;
-use super::lines::Lines;
-use super::logfile::{self, LogFile};
+mod journald;
+mod json_file;
+mod line_splitter;
+
+use journald::Journal;
+use json_file::LogFile;
+use line_splitter::Lines;
 use sampan_ipc::shim::{Identity, Log as Setup};
 use sampan_ipc::time;
 use std::io;
@@ -41,7 +45,7 @@ impl Log {
             Setup::None => Target::None,
             Setup::Journald { tag } => Target::Journal(Journal::open(identity, tag)?),
             Setup::JsonFile { .. } => {
-                Target::File(logfile::of(setup).unwrap_or(Err(io::ErrorKind::InvalidInput.into()))?)
+                Target::File(json_file::of(setup).unwrap_or(Err(io::ErrorKind::InvalidInput.into()))?)
             }
         };
         Ok(Log { target, lines: Default::default(), lost: 0 })
@@ -75,7 +79,7 @@ impl Log {
                 work(lines, &mut |line, is_end| journal.add(line, is_end, stream == Stream::Err));
             }
             Target::File(file) => {
-                let (time, name) = (logfile::utc(time::now()), ["stdout", "stderr"][stream as usize]);
+                let (time, name) = (json_file::utc(time::now()), ["stdout", "stderr"][stream as usize]);
                 let lost = &mut self.lost;
                 work(lines, &mut |line, is_end| {
                     if file.add(line, is_end, name, &time).is_err() {

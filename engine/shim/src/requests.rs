@@ -1,11 +1,11 @@
 //! What engines and clients ask of a shim, and the answers. All of it may race with the container's end.
 
-use super::attached::Client;
+use super::attach::Client;
 use super::console::Console;
 use super::event_loop::{Execution, Life, Shim, Stopping, Then};
 use super::runtime::{Purpose, Reply, Running};
 use super::stdio::Stdio;
-use super::{freezer, state};
+use super::{freezer, pid_file};
 use nix::errno::Errno;
 use sampan_ipc::container::{Control, Exec, Phase, Streams};
 use sampan_ipc::sender;
@@ -29,15 +29,6 @@ const RUNTIME_STILL_MAX: Duration = Duration::from_secs(1);
 const OWN_TIMEOUT: i64 = -2;
 /// The connection of an ask that nobody waits for.
 const NOBODY: u64 = u64::MAX;
-
-/// How many descriptors come with an ask.
-pub fn descriptors(ask: &Ask) -> usize {
-    match &ask.what {
-        What::Attach(streams) => streams.count(),
-        What::Exec(exec, _) if !exec.detach => exec.streams.count(),
-        _ => 0,
-    }
-}
 
 impl Shim {
     /// Does what an engine asks; later, if the container is just starting or ending.
@@ -386,7 +377,7 @@ impl Shim {
     ) -> Result<(), String> {
         let name = |kind: &str| self.setup.run.join(format!("exec.{}.{kind}", execution.id));
         let (file, pidfile) = (name("json"), name("pid"));
-        state::replace(&file, process.as_bytes(), 0o600)
+        pid_file::replace(&file, process.as_bytes(), 0o600)
             .map_err(|error| format!("cannot write {}: {error}", file.display()))?;
         let (file, pidfile) = (file.to_string_lossy().into_owned(), pidfile.to_string_lossy().into_owned());
         let id = self.setup.identity.id.clone();

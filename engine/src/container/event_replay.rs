@@ -1,27 +1,20 @@
-//! Events of containers that a shim could not write before it ended, because the monitor was away: kept on the disk, and
-//! told by an engine.
+//! Writes into the FIFO what shims could not write before they ended, because the monitor was away.
 //!
-//! A file a shim, `DATA/containers/.unsaid/ID.RANDOM`, with the records as they were to be written into the FIFO: they
-//! keep their writer and number, so one that the monitor knows already is told from one that it does not. Shims write
-//! the files, the engine reads them, at its start and when a shim has ended; a file goes once the monitor knows all that
-//! is in it: what is in the FIFO alone goes with the last who has that open.
+//! Shims keep such records in files (`sampan_shim::dir::event_spool`). They have their writer and number, so one that the
+//! monitor knows already is told from one that it does not. Called at the engine's start and when a shim has ended. A file is
+//! removed once the monitor knows all that is in it: what is in the FIFO alone goes with the last process that has that open.
 
-use crate::container::told;
+use super::event_history;
 use sampan_ipc::record::{Scanner, Step};
-use sampan_ipc::sender::{FifoSender, SPOOL_BYTES_MAX, random};
+use sampan_ipc::sender::{FifoSender, SPOOL_BYTES_MAX};
+use sampan_shim::dir::event_spool::DIR;
 use std::collections::HashSet;
 use std::fs;
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// The directory's name, beside those of containers.
-pub const DIR: &str = ".unsaid";
-/// Most files; what a shim could not say is lost when there are so many. With the bound of a spool it is the most that
-/// a monitor which never comes back costs: 64 MiB.
-const FILES_MAX: usize = 64;
 /// Stack of a thread that waits for the monitor.
 const STACK: usize = 128 << 10;
 /// Pause before the monitor is asked again; only while it is away, or behind.
@@ -29,38 +22,18 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// How often a monitor that answers is asked: one without a journal may have forgotten already.
 const ASKS_MAX: usize = 20;
 
-/// Keeps `records` of the container whose directory is `home`, which need not be there any more.
-///
-/// # Errors
-/// There are too many already, or the file cannot be written.
-pub fn keep(home: &Path, records: &[u8]) -> io::Result<()> {
-    let (dir, id) = (home.with_file_name(DIR), home.file_name().unwrap_or_default());
-    match fs::DirBuilder::new().mode(0o700).create(&dir) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    if fs::read_dir(&dir)?.count() >= FILES_MAX {
-        return Err(io::Error::other(format!("there are {FILES_MAX} files in {}", dir.display())));
-    }
-    let name = format!("{}.{:016x}", id.display(), random());
-    let draft = dir.join(format!(".{name}"));
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-    file.write_all(records)?;
-    fs::rename(draft, dir.join(name))
-}
-
 /// What shims have kept, as the engine sees it. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Unsaid {
+pub struct EventReplay {
     dir: PathBuf,
     /// Files whose records wait in the engine's own spool, and so must not be read again.
     taken: Arc<Mutex<HashSet<PathBuf>>>,
 }
 
-impl Unsaid {
+impl EventReplay {
     /// Those of the containers in `containers`.
     pub fn new(containers: &Path) -> Self {
-        Unsaid { dir: containers.join(DIR), taken: Arc::default() }
+        EventReplay { dir: containers.join(DIR), taken: Arc::default() }
     }
 
     /// Ids of the containers that something is kept of, each once.
@@ -87,7 +60,7 @@ impl Unsaid {
             return Vec::new();
         }
         all.sort();
-        let known = told::known(fifo, id).unwrap_or_default();
+        let known = event_history::known(fifo, id).unwrap_or_default();
         let mut actions = Vec::new();
         for (_, path, bytes) in all {
             let (mut scanner, mut numbers) = (Scanner::new(&bytes), Vec::new());
@@ -121,7 +94,7 @@ impl Unsaid {
         let forget = move || {
             let mut asked = 0;
             while asked < ASKS_MAX {
-                match told::known(&fifo, &id) {
+                match event_history::known(&fifo, &id) {
                     Ok(known) if numbers.iter().all(|number| known.contains(number)) => break,
                     Ok(_) => asked += 1,
                     Err(_) => {}
@@ -133,7 +106,7 @@ impl Unsaid {
             }
             taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&path);
         };
-        let thread = std::thread::Builder::new().name("unsaid".into()).stack_size(STACK);
+        let thread = std::thread::Builder::new().name("replay".into()).stack_size(STACK);
         if let Err(error) = thread.spawn(forget) {
             log::warn!("cannot start a thread: {error}");
         }
@@ -165,6 +138,7 @@ fn read(path: PathBuf) -> Option<(i64, PathBuf, Vec<u8>)> {
 mod tests {
     use super::*;
     use sampan_ipc::Event;
+    use sampan_shim::dir::event_spool::keep;
     use std::io::Read;
 
     #[test]
@@ -178,12 +152,12 @@ mod tests {
         keep(&home, &first.take_spool()).expect("kept");
         assert_eq!(first.spooled(), 0);
         fs::write(top.path().join(DIR).join("garbage"), "x").expect("written");
-        let unsaid = Unsaid::new(top.path());
-        assert!(unsaid.ids() == ["ab"] && unsaid.has("ab") && !unsaid.has("a"));
+        let replay = EventReplay::new(top.path());
+        assert!(replay.ids() == ["ab"] && replay.has("ab") && !replay.has("a"));
         let second = FifoSender::new(&fifo);
-        assert_eq!(unsaid.tell("ab", &fifo, &second), ["start", "die"]);
+        assert_eq!(replay.tell("ab", &fifo, &second), ["start", "die"]);
         // They wait now, and are not told twice.
-        assert!(!unsaid.has("ab") && unsaid.tell("ab", &fifo, &second).is_empty());
+        assert!(!replay.has("ab") && replay.tell("ab", &fifo, &second).is_empty());
         second.send(Event::new("container", "destroy", "ab")).expect("small");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("made");
         let mut reader = fs::OpenOptions::new().read(true).write(true).open(&fifo).expect("opened");
@@ -197,16 +171,6 @@ mod tests {
         let expected = [("start", true), ("die", true), ("destroy", false)];
         assert_eq!(got, expected.map(|(action, is_first)| (action.to_owned(), is_first)));
         // There is no monitor that knows it.
-        assert_eq!(unsaid.ids(), ["ab"]);
-    }
-
-    #[test]
-    fn there_are_never_more_than_so_many() {
-        let top = tempfile::tempdir().expect("a directory");
-        for _ in 0..FILES_MAX {
-            keep(&top.path().join("ab"), b"x").expect("kept");
-        }
-        let error = keep(&top.path().join("ab"), b"x").expect_err("one too many").to_string();
-        assert!(error.contains("64 files"), "{error}");
+        assert_eq!(replay.ids(), ["ab"]);
     }
 }

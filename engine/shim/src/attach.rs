@@ -1,7 +1,7 @@
 //! A client that is attached: its control socket and the streams it brought.
 
 use super::connection::Connection;
-use super::flow::{self, Kind, Sink};
+use super::nonblocking::{self, Kind, Sink};
 use sampan_ipc::container::{CONTROL_MAX, Control, Streams, Told};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -38,13 +38,14 @@ impl Client {
         let mut descriptors = descriptors.into_iter();
         let mut next = |wanted: bool| if wanted { descriptors.next() } else { None };
         let refused = || "a descriptor is neither a pipe nor a stream socket nor /dev/null".to_owned();
-        let control = next(true).filter(|fd| flow::kind(fd) == Some(Kind::Socket)).ok_or_else(refused)?;
+        let control =
+            next(true).filter(|fd| nonblocking::kind(fd) == Some(Kind::Socket)).ok_or_else(refused)?;
         let stdin = next(streams.stdin);
         let (mut stdout, stderr) = (next(streams.stdout), next(streams.stderr));
         if let Some(fd) = &stdin {
-            let kind = flow::kind(fd).ok_or_else(refused)?;
+            let kind = nonblocking::kind(fd).ok_or_else(refused)?;
             if kind == Kind::Pipe {
-                flow::widen(fd, flow::INPUT_LEN);
+                nonblocking::widen(fd, nonblocking::INPUT_LEN);
             }
             if tty && kind != Kind::Socket {
                 return Err("the stream of a terminal is not a socket".to_owned());
@@ -54,7 +55,7 @@ impl Client {
             }
         }
         let sink = |fd: Option<OwnedFd>| fd.map(|fd| Sink::new(fd).ok_or_else(refused)).transpose();
-        let stdin = stdin.filter(|fd| flow::kind(fd) != Some(Kind::Null) || is_first);
+        let stdin = stdin.filter(|fd| nonblocking::kind(fd) != Some(Kind::Null) || is_first);
         Ok(Client {
             control: Connection::with_max(control, 0, CONTROL_MAX),
             stdin,

@@ -1,10 +1,10 @@
 //! A container's end: output, state, `die`, what is left of it, and what follows. docs/run.md.
 
+use super::dir::remove;
 use super::event_loop::{Life, Shim, Then};
 use super::log::Log;
 use super::runtime::{Purpose, Running};
-use super::{remains, rootfs};
-use crate::{farewell, leftovers};
+use super::{overlay, runc_leftovers, runtime_commands};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sampan_ipc::container::{Phase, Told};
@@ -80,7 +80,7 @@ impl Shim {
         let id = self.setup.identity.id.clone();
         // While a command runs, there may be a process of it in the container; what did not start may have left more.
         let is_plain = self.commands.is_empty() && self.state.error.is_empty();
-        if is_plain && remains::remove(&self.setup.runtime, &id) {
+        if is_plain && runc_leftovers::remove(&self.setup.runtime, &id) {
             return self.on_deleted();
         }
         if self.command(Purpose::Delete, &["delete", "--force", &id], [None, None, None]).is_err() {
@@ -104,7 +104,7 @@ impl Shim {
     fn take_away_leftovers(&self) {
         let id = &self.setup.identity.id;
         if let Some(root) = self.setup.runtime.iter().skip_while(|word| *word != "--root").nth(1) {
-            leftovers::forget(root.as_ref(), id);
+            runtime_commands::forget(root.as_ref(), id);
         }
         cgroup::remove_groups(id, self.group_of_unit());
     }
@@ -201,14 +201,14 @@ impl Shim {
     }
 
     fn take_away(&mut self) -> Result<(), String> {
-        rootfs::tear_down(&self.setup.rootfs)?;
+        overlay::tear_down(&self.setup.rootfs)?;
         self.is_mounted = false;
         let take = || {
-            let left = farewell::hollow(&self.setup.dir)?;
+            let left = remove::hollow(&self.setup.dir)?;
             remove_tree::remove(&self.setup.run)?;
             if let Some(left) = left {
                 self.announcer.container("destroy", &self.setup.identity, 0, &[]);
-                farewell::finish(&left)?;
+                remove::finish(&left)?;
             }
             Ok(())
         };

@@ -5,7 +5,7 @@ use super::event_loop::{Execution, Life, Shim, TRIM_AFTER};
 use super::log::Log;
 use super::oom::Oom;
 use super::runtime::{Purpose, Running};
-use super::{notify, rootfs, unit};
+use super::{overlay, sd_notify, systemd_unit};
 use sampan_ipc::container::{Control, Phase, Told};
 use sampan_ipc::{named_file, time};
 use std::path::Path;
@@ -22,10 +22,10 @@ impl Shim {
 
     fn try_start(&mut self) -> Result<(), String> {
         if !self.is_mounted {
-            rootfs::set_up(&self.setup.rootfs)?;
+            overlay::set_up(&self.setup.rootfs)?;
             self.is_mounted = true;
         }
-        rootfs::check(&self.setup.rootfs)?;
+        overlay::check(&self.setup.rootfs)?;
         if self.log.is_none() {
             self.log = Log::open(&self.setup.log, &self.setup.identity)
                 .map_err(|error| format!("cannot open the log: {error}"))?;
@@ -100,7 +100,7 @@ impl Shim {
             self.save();
         }
         if let Some(socket) = &self.setup.notify {
-            notify::ready(socket, self.unit.is_some());
+            sd_notify::ready(socket, self.unit.is_some());
         }
         for client in &mut self.stdio.clients {
             client.control.say(&Told::Started(pid));
@@ -135,7 +135,7 @@ impl Shim {
         self.console = None;
         if let Some(unit) = &self.unit {
             let reason = format!("cannot start container {}: {reason}", self.setup.identity.name);
-            unit::complain(unit.stderr(), &reason);
+            systemd_unit::complain(unit.stderr(), &reason);
         }
         self.early_signals.clear();
         self.state.phase = if self.state.started == 0 { Phase::Created } else { Phase::Exited };

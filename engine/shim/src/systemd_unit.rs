@@ -3,9 +3,9 @@
 //! Made by `process` at the start, owned by the event loop. Knows the unit's streams, sockets, watchdog and control
 //! group; never decides what happens to the container. docs/systemd-containers.md.
 
-use super::attached::Client;
-use super::flow::Sink;
-use super::notify;
+use super::attach::Client;
+use super::nonblocking::Sink;
+use super::sd_notify;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use sampan_ipc::shim::Unit as Setup;
@@ -100,7 +100,7 @@ impl Unit {
     pub fn will_stop_within(&self, time: Duration) {
         let time = time.saturating_add(STOP_MARGIN).as_micros();
         let text = format!("EXTEND_TIMEOUT_USEC={time}\n");
-        self.manager.as_deref().inspect(|manager| notify::say(manager, &text));
+        self.manager.as_deref().inspect(|manager| sd_notify::say(manager, &text));
     }
 
     /// When the watchdog is answered next.
@@ -111,7 +111,7 @@ impl Unit {
     /// Answers the watchdog if that is due.
     pub fn expire(&mut self, now: Instant) {
         if let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.next <= now) {
-            self.manager.as_deref().inspect(|manager| notify::say(manager, "WATCHDOG=1\n"));
+            self.manager.as_deref().inspect(|manager| sd_notify::say(manager, "WATCHDOG=1\n"));
             watchdog.next = now + watchdog.period;
         }
     }

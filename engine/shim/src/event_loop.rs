@@ -1,17 +1,17 @@
 //! The shim's loop: owns all there is, waits, and calls what is due. Nothing in it blocks.
 
-use super::attached::Client;
+use super::attach::Client;
 use super::connection::Connection;
 use super::console::{self, Console};
+use super::dir::event_spool;
+use super::dir::state_file::StateFile;
 use super::log::Log;
 use super::oom::Oom;
-use super::restart::Backoff;
-use super::rootfs;
+use super::overlay;
+use super::restart_policy::Backoff;
 use super::runtime::{Purpose, Reply, Running, Standard};
 use super::stdio::Stdio;
-use super::unit::Unit;
-use crate::state_file::StateFile;
-use crate::unsaid;
+use super::systemd_unit::Unit;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -182,7 +182,7 @@ impl Shim {
         };
         // What an earlier run left is not of this one.
         shim.state.pid = 0;
-        let namespace = rootfs::enter_namespace();
+        let namespace = overlay::enter_namespace();
         if let Some((streams, descriptors)) = attach {
             match Client::new(streams, shim.setup.tty, descriptors, true) {
                 Ok(client) => {
@@ -247,7 +247,7 @@ impl Shim {
             self.save();
             self.tell();
         }
-        let _ = rootfs::tear_down(&self.setup.rootfs);
+        let _ = overlay::tear_down(&self.setup.rootfs);
         let _ = std::fs::remove_file(self.setup.run.join(SOCKET));
         self.listener = None;
         self.connections.clear();
@@ -264,7 +264,7 @@ impl Shim {
     /// Leaves what the monitor has not taken to an engine; true if that could be written down.
     fn keep_unsaid(&mut self) -> bool {
         let records = self.sender.take_spool();
-        let kept = records.is_empty() || unsaid::keep(&self.setup.dir, &records).is_ok();
+        let kept = records.is_empty() || event_spool::keep(&self.setup.dir, &records).is_ok();
         if !kept {
             self.state.is_announced = false;
         }
@@ -398,7 +398,7 @@ impl Shim {
             let number = connection.number;
             while let Some(connection) = self.connections.get_mut(nth) {
                 let Ok(Some(ask)) = connection.next::<Ask>() else { break };
-                let descriptors = connection.take(super::asks::descriptors(&ask));
+                let descriptors = connection.take(ask.descriptors());
                 self.on_ask(number, ask, descriptors);
             }
         }

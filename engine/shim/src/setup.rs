@@ -2,7 +2,7 @@
 //! the main process of a unit of systemd's.
 
 use super::connection::Connection;
-use super::unit::Unit;
+use super::systemd_unit::Unit;
 use nix::sys::prctl;
 use sampan_ipc::shim::{Setup, UNIT, VERSION};
 use sampan_os::syscall;

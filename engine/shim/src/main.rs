@@ -1,0 +1,7 @@
+//! The program `sampan-shim`: looks after one container. See `sampan_shim`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sampan_shim::main()
+}
