@@ -5,7 +5,7 @@
 #
 # Two complete installations run side by side in a private directory: one makes an image of three layers and
 # serves it as a registry at 2 MiB/s, the other pulls it. With IMAGE, that one is pulled from its registry.
-# A container runs as well, where that is possible: as root, with crun or runc. Leaves nothing behind.
+# As root, with crun or runc, a container runs as well. Leaves nothing on the host.
 set -euo pipefail
 
 bin=$(cd "$1" && pwd)
@@ -28,7 +28,7 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-# A container outlives the engine: should the demo end in between, there has to be an engine that removes it.
+# A container outlives the engine: if the demo ends in between, an engine is started to remove the container.
 end_containers() {
     [ -n "$has_containers" ] || return 0
     at pulling "$bin/sampan" info >/dev/null 2>&1 || start pulling
@@ -59,7 +59,7 @@ await() {
 
 start() {
     mkdir -p "$work/$1"
-    # Emptied here, not by the job: an earlier start's log says that it is ready, too.
+    # Emptied here and not by the job: the log of an earlier start also says 'ready'.
     : >"$work/$1/log"
     at "$1" exec "$bin/sampan" up >>"$work/$1/log" 2>&1 &
     pids+=($!)
@@ -135,7 +135,7 @@ try() {
 }
 
 run_container() {
-    say 'a container runs, and is looked into'
+    say 'a container runs'
     at pulling "$bin/sampan" import --quiet --cmd /bin/serve demo/serve:1 "$work/program.tar" >/dev/null
     has_containers=yes
     show 'run --detach --name web demo/serve:1'
@@ -146,7 +146,7 @@ run_container() {
     wait_for_log
     try logs --timestamps web
 
-    say 'the engine is killed with kill -9; the container goes on, and the next engine finds it'
+    say 'the engine is killed with kill -9; the container keeps running, and the next engine finds it'
     engine=$(at pulling "$bin/sampan" info | sed -n 's/^engine .*process \([0-9]*\).*/\1/p')
     kill -KILL "$engine"
     wait "${pids[0]}" 2>/dev/null || true
@@ -156,7 +156,7 @@ run_container() {
     grep 'found again' "$work/pulling/log"
     try ps
 
-    say 'it is stopped; all that happened to it has been seen, from create to destroy'
+    say 'the container is stopped; its events tell its whole life, from create to destroy'
     try stop web
     try logs web
     try rm web
@@ -167,7 +167,7 @@ run_container() {
     nothing_is_left
 }
 
-# What a container writes is in its log at once, but it may not have written yet.
+# The output of a container is in its log at once, but the container may not have written yet.
 wait_for_log() {
     at pulling exec "$bin/sampan" logs --follow web >"$work/output" &
     follower=$!
@@ -182,7 +182,7 @@ nothing_is_left() {
     left=$(grep -F "$work" /proc/mounts || true; find /sys/fs/cgroup -type d -name "*$container*" 2>/dev/null || true
         find "$work/pulling" -name "*$container*")
     if [ -n "$left" ]; then printf 'error: something is left of the container:\n%s\n' "$left" >&2; exit 1; fi
-    echo 'of the container nothing is left: no mount, no cgroup, no file'
+    echo 'nothing is left of the container: no mount, no control group, no file'
 }
 
 say 'monitord and engine start, in a private directory'
@@ -214,7 +214,7 @@ fi
 
 say 'the image is pulled: every byte is shown'
 show "pull $image"
-# Bars redraw their lines; on a terminal, event lines wait until they are done.
+# Bars redraw their lines, so on a terminal the event lines wait until the pull is done.
 if [ -t 1 ]; then kill -STOP "$tail_pid"; fi
 at pulling "$bin/sampan" pull "$image"
 if [ -t 1 ]; then kill -CONT "$tail_pid"; fi
@@ -231,4 +231,4 @@ say 'what monitord knows'
 show 'monitor status'
 at pulling "$bin/sampan" monitor status
 
-say 'everything stops; nothing stays'
+say 'everything stops; nothing is left'
