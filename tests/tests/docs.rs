@@ -68,10 +68,12 @@ fn every_source_file_that_a_document_names_exists() {
 }
 
 #[test]
-fn the_charts_and_tables_show_the_committed_figures() {
-    let check = Command::new("python3").arg(root().join("docs/benchmarks/charts.py")).arg("--check").output();
-    let check = check.expect("python3 of Debian's package python3");
-    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+fn charts_tables_and_the_drawn_demo_are_what_is_committed() {
+    for script in ["docs/benchmarks/charts.py", "docs/record-demo.py"] {
+        let check = Command::new("python3").arg(root().join(script)).arg("--check").output();
+        let check = check.expect("python3 of Debian's package python3");
+        assert!(check.status.success(), "{script}: {}", String::from_utf8_lossy(&check.stderr));
+    }
 }
 
 #[test]
