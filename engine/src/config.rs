@@ -1,9 +1,5 @@
 //! The `[engine]` table of `/etc/sampan/sampan.toml`, and the command line that wins over it.
 
-use crate::container::definition::Form;
-use crate::container::options;
-use crate::container::problem::SpecError;
-use crate::container::settings::{Manager, Settings, Ulimit};
 use crate::policy::{self, Policies, RuleError};
 use crate::room::{Amount, Marks};
 use lexopt::prelude::{Long, Short, ValueExt};
@@ -12,6 +8,10 @@ use sampan_ipc::named_file;
 use sampan_ipc::paths::Paths;
 use sampan_job::limits::Bounds;
 use sampan_registry::config;
+use sampan_spec::error::SpecError;
+use sampan_spec::settings::Form;
+use sampan_spec::settings::{Manager, Settings, Ulimit};
+use sampan_spec::words;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -331,8 +331,8 @@ fn settings(table: &Table) -> Result<Settings, ConfigError> {
     };
     settings.check()?;
     for (key, value) in &table.log_options {
-        options::printable("log-options", key)?;
-        options::printable("log-options", value)?;
+        words::printable("log-options", key)?;
+        words::printable("log-options", value)?;
     }
     Ok(settings)
 }

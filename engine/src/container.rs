@@ -10,43 +10,24 @@
 //! root file system, [`host`] and [`runtime`] say what this host can do, and [`document`] is the file itself.
 //! [`mod@unit`] says what of a bundle is a unit's of systemd. [`rootfs`] chooses between overlayfs and [`copy`]. [`options`], [`names`] and [`signals`] judge what people type. The shim itself is in [`sampan_shim`].
 
-pub mod capabilities;
 pub mod copy;
 pub mod create;
 pub mod definition;
-pub mod devices;
-pub mod document;
 pub mod etc;
 mod event_history;
 mod event_replay;
 pub mod home;
-pub mod host;
 pub mod inspect;
 pub mod link;
 pub mod listing;
 pub mod logs;
-pub mod lookup;
-pub mod mounts;
-pub mod names;
 pub mod news;
-pub mod options;
-pub mod problem;
-pub mod process;
 pub mod recovery;
-pub mod relabel;
 pub mod removal;
 pub mod requests;
-pub mod resources;
 pub mod rootfs;
-pub mod runtime;
-pub mod seccomp;
-pub mod security;
-pub mod settings;
-pub mod signals;
-pub mod spec;
 pub mod start;
 pub mod table;
 pub mod unit;
-pub mod user;
 pub mod users;
 pub mod workers;

@@ -1,10 +1,10 @@
 //! Errors as people get them: one line of causes, a kind, a hint.
 
-use crate::container::problem::SpecError;
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
 use sampan_ipc::text;
 use sampan_registry::config::RegistriesError;
+use sampan_spec::error::SpecError;
 use sampan_store::StoreError;
 use sampan_store::images::ImageError;
 use std::error::Error;
@@ -72,10 +72,10 @@ impl Explained for ImageError {
     }
 }
 
-impl From<SpecError> for Failure {
-    fn from(error: SpecError) -> Self {
-        let code = if error.is_usage() { Code::Usage } else { Code::Failed };
-        new(code, chain(&error), error.hint())
+impl Explained for SpecError {
+    fn explain(self) -> Failure {
+        let code = if self.is_usage() { Code::Usage } else { Code::Failed };
+        new(code, chain(&self), self.hint())
     }
 }
 

@@ -6,7 +6,6 @@
 
 use crate::client::{Client, State};
 use crate::container::home::Homes;
-use crate::container::runtime;
 use crate::container::table::{self, Containers};
 use crate::failure;
 use crate::fifos::Fifos;
@@ -31,6 +30,7 @@ use sampan_oci::platform::Platform;
 use sampan_oci::reference::Reference;
 use sampan_os::memory;
 use sampan_os::mutex::lock;
+use sampan_spec::runtime;
 use sampan_store::images;
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -479,7 +479,8 @@ impl Server {
         let Request::Create(create) = request else { return Ok(()) };
         let own = nix::unistd::geteuid().as_raw();
         let is_trusted = client.uid().is_some_and(|uid| uid == 0 || uid == own);
-        Ok(runtime::check_asked(&self.shared.config.settings, create.runtime.as_deref(), is_trusted)?)
+        runtime::check_asked(&self.shared.config.settings, create.runtime.as_deref(), is_trusted)
+            .map_err(failure::of)
     }
 
     /// The main process of a unit of systemd's becomes a shim, which is root's.

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, mknod};
-use sampan_engine::container::lookup::{Kind, LookupError, Root, visible};
+use sampan_spec::rootfs_view::{Kind, LookupError, Root, visible};
 use sampan_tests::host::need_root;
 use sampan_tests::random::Random;
 use std::fs::{self, File};

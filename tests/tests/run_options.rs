@@ -1,8 +1,8 @@
 //! Every option of `create`, `run` and `exec`, by the command line, with the real engine, shim and runtime: what it does
 //! inside the container. What a bundle has in detail is in `spec.rs`; what becomes of containers in `run_life.rs`.
 
-use sampan_engine::container::host::Host;
 use sampan_ipc::container::Phase;
+use sampan_spec::host::Host;
 use sampan_tests::containers::Containers;
 use sampan_tests::host::wait_until;
 use serde_json::Value;

@@ -3,16 +3,16 @@
 //! The root file system is a static busybox in a directory of the test's own; no engine and no shim is there.
 
 use sampan_engine::config::{self, Asked, Config};
-use sampan_engine::container::host::Host;
-use sampan_engine::container::lookup::Root;
-use sampan_engine::container::mounts::Files;
-use sampan_engine::container::names;
-use sampan_engine::container::problem::SpecError;
-use sampan_engine::container::runtime::Runtime;
-use sampan_engine::container::security::Labels;
-use sampan_engine::container::spec::{self, Bundle, Input};
 use sampan_ipc::container::{Create, Exec, Mount, MountKind, Network, Notify, Restart};
 use sampan_oci::Run;
+use sampan_spec::bundle::{self, Bundle, Input};
+use sampan_spec::error::SpecError;
+use sampan_spec::host::Host;
+use sampan_spec::mounts::Files;
+use sampan_spec::names;
+use sampan_spec::rootfs_view::Root;
+use sampan_spec::runtime::Runtime;
+use sampan_spec::security::Labels;
 use sampan_tests::host::need_root;
 use sampan_tests::random::Random;
 use std::ffi::OsString;
@@ -81,7 +81,8 @@ impl Yard {
         else {
             panic!("a configuration")
         };
-        let runtime = Runtime::find(&config, None).expect("runc is installed: see tests/install-deps.sh");
+        let runtime =
+            Runtime::find(&config.settings, None).expect("runc is installed: see tests/install-deps.sh");
         Yard { dir, config, host: Host::probe(), runtime, run: Run::default() }
     }
 
@@ -112,7 +113,7 @@ impl Yard {
     }
 
     fn bundle(&self, id: &str, create: &Create) -> Result<Bundle, SpecError> {
-        self.with_input(id, create, spec::bundle)
+        self.with_input(id, create, bundle::bundle)
     }
 
     /// Runs it to its end.
@@ -546,7 +547,8 @@ fn an_execution_runs_as_it_was_asked_to() {
         workdir: Some("/tmp".into()),
         ..Exec::default()
     };
-    let process = yard.with_input(&id, &create, |input| spec::exec_process(input, &exec)).expect("a process");
+    let process =
+        yard.with_input(&id, &create, |input| bundle::exec_process(input, &exec)).expect("a process");
     let file = yard.path("process.json");
     fs::write(&file, serde_json::to_string(&process).expect("JSON")).expect("written");
     let bundle = yard.bundle(&id, &create).expect("a bundle");
@@ -583,13 +585,13 @@ fn the_runtime_that_works_here_is_chosen_and_says_which_it_is() {
     let Ok(Asked::Run(config)) = config::from_args(args.into_iter().chain([file.into_os_string()])) else {
         panic!("a configuration")
     };
-    let runtime = Runtime::find(&config, None).expect("crun or runc");
+    let runtime = Runtime::find(&config.settings, None).expect("crun or runc");
     assert!(["crun", "runc"].contains(&runtime.name.as_str()) && !runtime.spec.is_empty());
     assert!(runtime.version.starts_with(|c: char| c.is_ascii_digit()), "{runtime:?}");
     if runtime.name == "runc" && Path::new("/usr/bin/crun").exists() {
         assert!(runtime.passed_over.iter().any(|why| why.starts_with("crun: ")), "{runtime:?}");
     }
-    let again = Runtime::find(&config, None).expect("kept in mind");
+    let again = Runtime::find(&config.settings, None).expect("kept in mind");
     assert!(Arc::ptr_eq(&runtime, &again));
 }
 
@@ -790,8 +792,7 @@ fn whatever_is_asked_for_a_bundle_or_an_error_is_the_answer() {
                 made += 1;
                 // A NUL would end a word early somewhere between here and the kernel.
                 assert!(!bundle.json().contains("\\u0000"), "turn {turn}: {create:?}");
-                let hostile =
-                    |mount: &sampan_engine::container::document::Mount| !mount.destination.starts_with('/');
+                let hostile = |mount: &sampan_spec::config_json::Mount| !mount.destination.starts_with('/');
                 assert!(!bundle.spec.mounts.iter().any(hostile), "turn {turn}: {create:?}");
             }
             Err(error) => {
@@ -805,7 +806,7 @@ fn whatever_is_asked_for_a_bundle_or_an_error_is_the_answer() {
             user: create.user.clone(),
             ..Exec::default()
         };
-        let _ = yard.with_input("0123456789abcdef", &create, |input| spec::exec_process(input, &exec));
+        let _ = yard.with_input("0123456789abcdef", &create, |input| bundle::exec_process(input, &exec));
     }
     assert!(made > 300, "only {made} of them made sense: they would show nothing");
 }

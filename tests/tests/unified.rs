@@ -4,9 +4,9 @@
 //! process 1; nothing outside changes. Which
 //! controllers it has is the host's matter: those that version 1 has are not there, so that limits are kept or told.
 
-use sampan_engine::container::host::{Cgroups, Host};
 use sampan_ipc::container::Phase;
 use sampan_ipc::engine::{Answer, Info, Request};
+use sampan_spec::host::{Cgroups, Host};
 use sampan_tests::containers::Containers;
 use sampan_tests::host::wait_until;
 use sampan_tests::leaks;

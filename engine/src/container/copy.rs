@@ -5,7 +5,6 @@
 //! in them: directories that are still to be done wait in a file, and hard links are found again by links. Layers must
 //! not change meanwhile; the caller has pinned them.
 
-use super::lookup;
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
@@ -19,6 +18,7 @@ use sampan_ipc::text;
 use sampan_os::open_beneath::{open_beneath, open_top};
 use sampan_os::xattr::{OF_OVERLAYFS, OF_THE_HOST};
 use sampan_os::{remove_tree, sparse, syscall, xattr};
+use sampan_spec::rootfs_view;
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -389,12 +389,12 @@ fn attributes(
 }
 
 fn has_whiteout_mark(from: &OwnedFd, name: &CStr) -> bool {
-    xattr::lgetxattr(&by_path(from, name), lookup::marks().whiteout).is_ok()
+    xattr::lgetxattr(&by_path(from, name), rootfs_view::marks().whiteout).is_ok()
 }
 
 /// The first letter of the mark that overlayfs looks for: `y`, or `x` where whiteouts in it may be marked files.
 fn opaque_mark(directory: &OwnedFd) -> Option<u8> {
-    xattr::fgetxattr(directory, lookup::marks().opaque)
+    xattr::fgetxattr(directory, rootfs_view::marks().opaque)
         .ok()
         .filter(|value| value.len() == 1)?
         .first()
@@ -504,13 +504,14 @@ mod tests {
         mknodat(open_top(&stack.path("1")).expect("open"), "b", SFlag::S_IFCHR, Mode::empty(), 0)
             .expect("as root");
         fs::create_dir(stack.path("0/c")).expect("made");
-        stack.mark("0/c", lookup::marks().opaque, b"y");
+        stack.mark("0/c", rootfs_view::marks().opaque, b"y");
         // Hidden by a file between, that a directory above hides again.
         stack.write("1/e", "a file");
         stack.write("0/e/new", "new");
         assert_eq!(stack.copied(), ["", "a", "a/mid", "a/old", "c", "d", "d/new", "e", "e/new", "f"]);
         assert!(
-            xattr::fgetxattr(open_top(&stack.path("root/c")).expect("open"), lookup::marks().opaque).is_err()
+            xattr::fgetxattr(open_top(&stack.path("root/c")).expect("open"), rootfs_view::marks().opaque)
+                .is_err()
         );
     }
 
@@ -520,9 +521,9 @@ mod tests {
         for dir in ["a", "b"] {
             stack.write(&format!("1/{dir}/file"), "below");
             stack.write(&format!("0/{dir}/file"), "");
-            stack.mark(&format!("0/{dir}/file"), lookup::marks().whiteout, b"");
+            stack.mark(&format!("0/{dir}/file"), rootfs_view::marks().whiteout, b"");
         }
-        stack.mark("0/a", lookup::marks().opaque, b"x");
+        stack.mark("0/a", rootfs_view::marks().opaque, b"x");
         assert_eq!(stack.copied(), ["", "a", "b", "b/file"]);
     }
 

@@ -2,8 +2,7 @@
 
 use super::definition::{Definition, ImageOf};
 use super::home::Homes;
-use super::security::Labels;
-use super::{options, process, signals, start};
+use super::start;
 use crate::failure;
 use crate::reach;
 use crate::work::Shared;
@@ -12,6 +11,8 @@ use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
 use sampan_ipc::shim::State;
 use sampan_oci::platform::Platform;
+use sampan_spec::security::Labels;
+use sampan_spec::{process, signals, validate};
 use sampan_store::Pin;
 use sampan_store::images::{self, Loaded};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -30,7 +31,7 @@ pub fn create(
     (name, labels): (String, Labels),
     create: Create,
 ) -> Result<(Box<Definition>, Pin, Vec<String>), Failure> {
-    options::check(&create)?;
+    validate::check(&create).map_err(failure::of)?;
     let typed = reach::stored(&shared.config, &shared.store, &create.image);
     let (image, pin) = find(shared, &typed)?;
     check_platform(&image, &create)?;
@@ -106,9 +107,9 @@ fn define(
     typed: &str,
 ) -> Result<Definition, Failure> {
     let run = image.config.config.clone();
-    let words = process::words(&create, &run)?;
+    let words = process::words(&create, &run).map_err(failure::of)?;
     let stop_signal = match create.stop_signal.as_deref().or(run.stop_signal.as_deref()) {
-        Some(signal) => signals::parse(signal)?,
+        Some(signal) => signals::parse(signal).map_err(failure::of)?,
         None => STOP_SIGNAL,
     };
     let named = image.references.iter().any(|reference| reference == typed);

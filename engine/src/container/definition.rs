@@ -4,28 +4,18 @@
 //! all that a start needs, so that the image may lose its names in the meantime. Where the container stands is not
 //! here: see [`sampan_ipc::shim::State`].
 
-use super::security::Labels;
 use sampan_ipc::container::Create;
 use sampan_ipc::shim::Identity;
 use sampan_oci::Run;
 use sampan_oci::digest::Digest;
+use sampan_spec::security::Labels;
+use sampan_spec::settings::Form;
 use serde::{Deserialize, Serialize};
 
 /// Longest `container.json` that is read, in bytes.
 pub const FILE_MAX: u64 = 16 << 20;
 /// The file's name in the container's directory.
 pub const FILE: &str = "container.json";
-
-/// How a container has its root file system.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Form {
-    /// Overlayfs over the image's layers.
-    #[default]
-    Overlay,
-    /// A copy of what that would show.
-    Copy,
-}
 
 /// How a container was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

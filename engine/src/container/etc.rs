@@ -5,10 +5,10 @@
 
 use super::definition::Definition;
 use super::home::{self, HomeError, Homes};
-use super::mounts::Files;
-use super::relabel;
 use sampan_ipc::container::Network;
 use sampan_os::small_file;
+use sampan_spec::mounts::Files;
+use sampan_spec::relabel;
 use std::fs::{self, Permissions};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;

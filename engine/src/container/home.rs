@@ -4,15 +4,16 @@
 //! goes, under the name `.ID`: what has that name at start-up is litter. Knows files, and no container's meaning.
 
 use super::copy::{self, CopyError};
-use super::definition::{self, Definition, Form};
+use super::definition::{self, Definition};
 use super::event_replay::EventReplay;
-use super::host::Host;
-use super::relabel;
 use sampan_ipc::shim::{self, State};
 use sampan_oci::digest::Digest;
 use sampan_os::{remove_tree, small_file, syscall, walk_tree};
 use sampan_shim::dir::state_file::{self, StateFile};
 use sampan_shim::dir::{event_spool, remove};
+use sampan_spec::host::Host;
+use sampan_spec::relabel;
+use sampan_spec::settings::Form;
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};

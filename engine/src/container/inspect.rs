@@ -1,13 +1,15 @@
 //! A container in full, as `docker inspect` says it. Docker Engine API, "ContainerInspect".
 
-use super::definition::{self, Definition, Form};
+use super::definition::{self, Definition};
 use super::home::Homes;
-use super::{devices, listing, logs, process, signals, unit};
+use super::{listing, logs, unit};
 use crate::config::Config;
 use sampan_ipc::container::{FOR_EVER, Mount, MountKind, Notify, Phase, Restart};
 use sampan_ipc::shim::State;
 use sampan_oci::timestamp;
 use sampan_os::small_file;
+use sampan_spec::settings::Form;
+use sampan_spec::{devices, process, signals};
 use serde::Deserialize;
 use serde_json::{Value, json};
 

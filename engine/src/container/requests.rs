@@ -4,16 +4,17 @@
 //! lets it wait until the container is no longer busy. What comes of that is in [`super::news`]. Never blocks.
 
 use super::definition::Definition;
-use super::host::Host;
 use super::news::Outcome;
 use super::start::Begin;
 use super::table::{Busy, Containers, Entry, Pruning, Queued, Wait, not_running};
-use super::{create, inspect, listing, logs, names, recovery, removal, security, signals, start};
+use super::{create, inspect, listing, logs, recovery, removal, start};
 use crate::failure;
 use crate::work::Message;
 use sampan_ipc::container::{Condition, Exec, Phase, Restart, Streams};
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Request, Start, StartUnit, Stop};
 use sampan_ipc::shim::{State, What};
+use sampan_spec::host::Host;
+use sampan_spec::{names, security, signals};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -109,10 +110,11 @@ impl Containers {
     }
 
     fn on_create(&mut self, client: usize, create: sampan_ipc::container::Create) -> Result<(), Failure> {
-        let id = names::id()?;
+        let id = names::id().map_err(failure::of)?;
         let is_used =
             |level: &str| self.entries.values().any(|e| e.definition.selinux.level() == Some(level));
-        let labels = security::labels(&create, Host::get(), &self.shared.config.settings, is_used)?;
+        let labels = security::labels(&create, Host::get(), &self.shared.config.settings, is_used)
+            .map_err(failure::of)?;
         let name = self.reserve(&id, create.name.as_deref())?;
         // What is half made has a name and labels already, which no other gets, and nothing else.
         let half = Definition {
@@ -149,7 +151,7 @@ impl Containers {
         let name = match wanted {
             Some(name) => {
                 let name = name.strip_prefix('/').unwrap_or(name);
-                names::check(name)?;
+                names::check(name).map_err(failure::of)?;
                 if let Some(owner) = self.names.get(name) {
                     let message = format!("the name {name:?} belongs to container {}", &owner[..12]);
                     let hint = "'sampan rm' removes that one, 'sampan rename' gives it another name";
@@ -157,7 +159,7 @@ impl Containers {
                 }
                 name.to_owned()
             }
-            None => names::make_up(|name| self.names.contains_key(name))?,
+            None => names::make_up(|name| self.names.contains_key(name)).map_err(failure::of)?,
         };
         self.names.insert(name.clone(), id.to_owned());
         Ok(name)
@@ -231,7 +233,7 @@ impl Containers {
     fn on_stop(&mut self, id: &str, client: usize, asked: &Stop, again: bool) -> Result<(), Failure> {
         let Some(entry) = self.entries.get(id) else { return Ok(()) };
         let signal = match asked.signal.as_deref() {
-            Some(signal) => signals::parse(signal)?,
+            Some(signal) => signals::parse(signal).map_err(failure::of)?,
             None => 0,
         };
         let wait = match asked.timeout {
@@ -257,7 +259,7 @@ impl Containers {
 
     fn on_kill(&mut self, id: &str, client: usize, signal: &str) -> Result<(), Failure> {
         let signal = if signal.is_empty() { "KILL" } else { signal };
-        let signal = signals::parse(signal)?;
+        let signal = signals::parse(signal).map_err(failure::of)?;
         if self.is_starting(id) {
             return self.ask(id, Some(client), What::Kill(signal), Vec::new());
         }

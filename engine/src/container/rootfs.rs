@@ -4,14 +4,14 @@
 //! wants to know, on the file system that containers are on, with the code that shims mount by; a thread's own mount
 //! namespace takes the trial with it.
 
-use super::definition::Form;
 use super::home::Homes;
 use crate::config::Config;
 use sampan_ipc::report::chain;
 use sampan_ipc::shim::Rootfs;
 use sampan_os::remove_tree;
-use sampan_store::Store;
 use sampan_shim::overlay;
+use sampan_spec::settings::Form;
+use sampan_store::Store;
 use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;

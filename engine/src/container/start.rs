@@ -3,13 +3,8 @@
 //! Also what else needs the runtime's or the container's configuration: the process of an `exec`, the files of the
 //! log, and the end of what a killed shim has left. Whether the container then runs is what its shim says.
 
-use super::definition::{Definition, Form};
+use super::definition::Definition;
 use super::home::{self, Homes};
-use super::host::Host;
-use super::lookup::{self, Root};
-use super::mounts::Files;
-use super::runtime::Runtime;
-use super::spec::{self, Input};
 use super::unit::{self, Unit};
 use super::{etc, inspect, logs};
 use crate::config::Config;
@@ -24,8 +19,14 @@ use sampan_ipc::socket;
 use sampan_os::boot_id;
 use sampan_os::cgroup;
 use sampan_os::spawn::{Kin, Program};
-use sampan_store::Store;
 use sampan_shim::runtime_commands;
+use sampan_spec::bundle::{self, Input};
+use sampan_spec::host::Host;
+use sampan_spec::mounts::Files;
+use sampan_spec::rootfs_view::{self, Root};
+use sampan_spec::runtime::Runtime;
+use sampan_spec::settings::Form;
+use sampan_store::Store;
 use std::error::Error;
 use std::ffi::CString;
 use std::fs::File;
@@ -77,7 +78,7 @@ pub struct Becoming {
 /// An option makes no sense on this host, or there is no runtime.
 pub fn check(shared: &Shared, homes: &Homes, definition: &Definition) -> Result<Vec<String>, Failure> {
     let context = Context::of(shared, homes, definition)?;
-    let bundle = spec::bundle(&context.input()).map_err(Failure::from)?;
+    let bundle = bundle::bundle(&context.input()).map_err(failure::of)?;
     logs::log(&shared.config, homes, definition)?;
     Ok(bundle.warnings)
 }
@@ -109,7 +110,8 @@ impl<'a> Context<'a> {
         Ok(Context {
             shared,
             definition,
-            runtime: Runtime::find(&shared.config, definition.create.runtime.as_deref())?,
+            runtime: Runtime::find(&shared.config.settings, definition.create.runtime.as_deref())
+                .map_err(failure::of)?,
             host: Host::now(),
             network: network(&shared.config, definition),
             root,
@@ -139,7 +141,7 @@ impl<'a> Context<'a> {
 /// What is below what the container writes: directories of unpacked layers, uppermost first.
 pub fn layers(store: &Store, definition: &Definition) -> Vec<PathBuf> {
     let layers = definition.image.layers.iter().rev();
-    lookup::visible(layers.map(|layer| store.layer_path(layer).join("diff")).collect())
+    rootfs_view::visible(layers.map(|layer| store.layer_path(layer).join("diff")).collect())
 }
 
 /// The container's network, or the configured one.
@@ -161,7 +163,7 @@ pub fn describe(
     exec: Exec,
 ) -> Result<(Box<Exec>, String), Failure> {
     let context = Context::of(shared, homes, definition)?;
-    let mut process = spec::exec_process(&context.input(), &exec).map_err(Failure::from)?;
+    let mut process = bundle::exec_process(&context.input(), &exec).map_err(failure::of)?;
     // Other profiles may have been loaded since the container started: what runs beside it is confined as it is.
     if let Some(profile) = inspect::profile(homes, definition) {
         process.apparmor_profile = Some(profile).filter(|profile| !profile.is_empty());
@@ -171,7 +173,7 @@ pub fn describe(
 }
 
 /// Ends what the OCI runtime still has of a container whose shim is gone. That it has nothing is well. A runtime that
-/// is not there, or takes longer than [`super::runtime::PATIENCE`], is done without.
+/// is not there, or takes longer than [`sampan_spec::runtime::PATIENCE`], is done without.
 ///
 /// # Errors
 /// In words: it could not be ended.
@@ -179,7 +181,7 @@ pub fn delete_by_force(shared: &Shared, homes: &Homes, definition: &Definition) 
     let (root, id) = (runtime_root(&shared.config), &*definition.id);
     let unit = homes.unit_group(id);
     runtime_commands::end_commands(&root, &homes.dir(id), id);
-    let runtime = Runtime::find(&shared.config, definition.create.runtime.as_deref());
+    let runtime = Runtime::find(&shared.config.settings, definition.create.runtime.as_deref());
     let outcome = match &runtime {
         Ok(runtime) => runtime.ask(&root, &["delete", "--force", id]).map_err(|error| error.to_string()),
         Err(error) => Err(chain(error)),
@@ -229,8 +231,8 @@ pub fn start(
         failure::new(Code::Failed, message, "")
     };
     let asked = begin.unit.as_deref();
-    let unit = asked.map(|asked| Unit::of(asked.pid)).transpose().map_err(Failure::from)?;
-    let adapted = asked.map(|asked| unit::adapt(definition, asked)).transpose().map_err(Failure::from)?;
+    let unit = asked.map(|asked| Unit::of(asked.pid)).transpose().map_err(failure::of)?;
+    let adapted = asked.map(|asked| unit::adapt(definition, asked)).transpose().map_err(failure::of)?;
     let definition = adapted.as_ref().unwrap_or(definition);
     let mut context = Context::of(shared, homes, definition)?;
     if unit.is_some() {
@@ -241,15 +243,17 @@ pub fn start(
     if let Some(unit) = &unit {
         homes.set_unit_group(&definition.id, &unit.group).map_err(|error| cannot(&error))?;
     }
-    let (name, label) =
-        (spec::hostname(&context.input()), if context.host.selinux { &definition.selinux.mount } else { "" });
+    let (name, label) = (
+        bundle::hostname(&context.input()),
+        if context.host.selinux { &definition.selinux.mount } else { "" },
+    );
     etc::write(homes, definition, name, context.network, label).map_err(|error| cannot(&error))?;
-    let mut bundle = spec::bundle(&context.input()).map_err(Failure::from)?;
+    let mut bundle = bundle::bundle(&context.input()).map_err(failure::of)?;
     if let (Some(unit), Some(asked)) = (&unit, asked) {
         unit.dress(&mut bundle.spec, &definition.id, &definition.create, asked);
     }
-    bundle.make_sources().map_err(Failure::from)?;
-    for warning in bundle.relabel().map_err(Failure::from)? {
+    bundle.make_sources().map_err(failure::of)?;
+    for warning in bundle.relabel().map_err(failure::of)? {
         log::warn!("container {}: {warning}", definition.name);
     }
     let path = homes.dir(&definition.id).join("config.json");

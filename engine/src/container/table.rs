@@ -6,12 +6,9 @@
 
 use super::definition::Definition;
 use super::home::Homes;
-use super::host::Host;
 use super::link::Link;
 use super::news::Outcome;
 use super::recovery;
-use super::runtime::Runtime;
-use super::security;
 use super::users::Users;
 use super::workers::Workers;
 use crate::failure;
@@ -21,6 +18,9 @@ use mio::{Interest, Registry, Token};
 use sampan_ipc::container::{Condition, Phase, Summary};
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Info, Request, Stop};
 use sampan_ipc::shim::{self, State};
+use sampan_spec::host::Host;
+use sampan_spec::runtime::Runtime;
+use sampan_spec::security;
 use sampan_store::Pin;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -271,7 +271,7 @@ impl Containers {
     /// The same for what needs the runtime `named` for a container: one that hangs when it is asked what it is keeps
     /// none that is known already.
     pub(super) fn spawn_with(&self, named: Option<&str>, work: impl FnOnce(&Shared) + Send + 'static) {
-        match named.is_none() || Runtime::is_known(&self.shared.config, named) {
+        match named.is_none() || Runtime::is_known(&self.shared.config.settings, named) {
             true => self.workers.add(&self.shared, work),
             false => self.strangers.add(&self.shared, work),
         }
@@ -368,7 +368,7 @@ impl Containers {
 fn host_info(shared: &Shared, homes: &Homes, known: Info) -> Info {
     let config = &shared.config;
     let host = Host::now();
-    let (runtime, systemd) = match Runtime::find(config, None) {
+    let (runtime, systemd) = match Runtime::find(&config.settings, None) {
         Ok(runtime) => {
             (format!("{} {} ({})", runtime.name, runtime.version, runtime.path.display()), runtime.systemd)
         }

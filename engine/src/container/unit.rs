@@ -4,14 +4,14 @@
 //! kernel does; changes nothing on the host. docs/systemd-containers.md.
 
 use super::definition::Definition;
-use super::document::Spec;
-use super::host::{Cgroups, Host};
-use super::problem::SpecError;
-use super::runtime;
 use sampan_ipc::container::{Create, Notify};
 use sampan_ipc::engine::StartUnit;
 use sampan_ipc::shim;
 use sampan_os::xattr;
+use sampan_spec::config_json::Spec;
+use sampan_spec::error::SpecError;
+use sampan_spec::host::{Cgroups, Host};
+use sampan_spec::runtime;
 use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,11 +1,21 @@
 //! What the configuration says about containers that do not say otherwise.
 
-use super::definition::Form;
-use super::options;
-use super::problem::SpecError;
-use serde::Deserialize;
+use super::error::SpecError;
+use super::words;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+/// How a container has its root file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Form {
+    /// Overlayfs over the image's layers.
+    #[default]
+    Overlay,
+    /// A copy of what that would show.
+    Copy,
+}
 
 /// Who makes control groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -88,10 +98,10 @@ impl Settings {
     pub fn check(&self) -> Result<(), SpecError> {
         for (name, limit) in &self.default_ulimits {
             let (soft, hard) = limit.both();
-            options::ulimit("default-ulimits", name, soft, hard)?;
+            words::ulimit("default-ulimits", name, soft, hard)?;
         }
         for (name, paths) in &self.runtimes {
-            options::printable("runtimes", name)?;
+            words::printable("runtimes", name)?;
             if name.is_empty() || name.contains('/') {
                 return Err(SpecError::option("runtimes", name, "expected a name without a slash"));
             }
@@ -100,7 +110,7 @@ impl Settings {
             }
         }
         if let Some(profile) = &self.apparmor_profile {
-            options::printable("apparmor-profile", profile)?;
+            words::printable("apparmor-profile", profile)?;
             if profile.is_empty() {
                 return Err(SpecError::option(
                     "apparmor-profile",

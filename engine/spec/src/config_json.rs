@@ -4,6 +4,11 @@ use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Where the small init lies in a container that has one.
+pub const INIT: &str = "/sbin/docker-init";
+/// Where a container that says itself that it is ready finds the socket.
+pub const NOTIFY: &str = "/run/notify.sock";
+
 /// The whole file. OCI runtime-spec, "Configuration".
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

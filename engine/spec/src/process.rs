@@ -1,23 +1,18 @@
 //! The process that a container runs, and those that are run beside it: words, environment, user, rights, limits.
 
 use super::capabilities;
-use super::document::{ConsoleSize, Process, Rlimit};
+use super::config_json::{ConsoleSize, INIT, NOTIFY, Process, Rlimit};
+use super::error::SpecError;
 use super::host::Host;
-use super::lookup::{Kind, Root};
-use super::problem::SpecError;
+use super::rootfs_view::{Kind, Root};
 use super::security::{self, Labels};
 use super::settings::Settings;
-use super::{options, user};
+use super::{user, validate, words};
 use sampan_ipc::container::{Create, Exec, Notify};
 use sampan_oci::Run;
 
 /// Where programs are looked for, if neither image nor options say so.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Where the small init lies in a container that has one.
-pub const INIT: &str = "/sbin/docker-init";
-/// Where a container that says itself that it is ready finds the socket.
-pub const NOTIFY: &str = "/run/notify.sock";
-
 /// All that a process depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Of<'a> {
@@ -87,7 +82,7 @@ pub fn first(of: &Of<'_>) -> Result<(Process, Vec<String>), SpecError> {
         capabilities: capabilities::sets(chosen, who.user.uid),
         user: who.user,
         rlimits: rlimits(create, of.host, of.settings)?,
-        no_new_privileges: no_new_privileges(create)?,
+        no_new_privileges: security::no_new_privileges(create)?,
         apparmor_profile: security::apparmor(create, of.host, of.settings)?,
         selinux_label: of.labels.process.clone(),
         // Below what it has, the engine can only go with CAP_SYS_RESOURCE. proc_pid_oom_score_adj(5).
@@ -101,7 +96,7 @@ pub fn first(of: &Of<'_>) -> Result<(Process, Vec<String>), SpecError> {
 /// # Errors
 /// [`SpecError`].
 pub fn more(of: &Of<'_>, exec: &Exec) -> Result<Process, SpecError> {
-    options::check_exec(exec)?;
+    validate::check_exec(exec)?;
     let (first, _) = first(of)?;
     let mut process = Process { terminal: exec.tty, args: exec.command.clone(), ..first };
     let mut home = None;
@@ -187,7 +182,7 @@ fn workdir(root: &Root, asked: Option<&str>, run: &Run) -> Result<String, SpecEr
         // An image's may be relative: docker's builder takes it from the root.
         dir => format!("/{dir}"),
     };
-    options::absolute("--workdir", &dir)?;
+    words::absolute("--workdir", &dir)?;
     match root.kind(&dir)? {
         // The runtime makes what is not there.
         None | Some(Kind::Directory) => Ok(dir),
@@ -204,7 +199,7 @@ fn rlimits(create: &Create, host: &Host, settings: &Settings) -> Result<Vec<Rlim
         .map(|(name, limit)| (name.as_str(), ("default-ulimits", limit.both().0, limit.both().1)))
         .collect();
     for (name, soft, hard) in &create.ulimits {
-        options::ulimit("--ulimit", name, *soft, *hard)?;
+        words::ulimit("--ulimit", name, *soft, *hard)?;
         limits.insert(name, ("--ulimit", *soft, *hard));
     }
     let can_raise = host.capabilities.has("CAP_SYS_RESOURCE");
@@ -226,40 +221,6 @@ fn rlimits(create: &Create, host: &Host, settings: &Settings) -> Result<Vec<Rlim
         });
     }
     Ok(asked)
-}
-
-/// The value of a security option `key=value`, or `key:value` as docker once had it; the last one counts.
-pub fn security<'a>(create: &'a Create, key: &str) -> Option<&'a str> {
-    create.security.iter().rev().find_map(|option| {
-        let rest = option.strip_prefix(key)?;
-        if rest.is_empty() { Some("") } else { rest.strip_prefix(['=', ':']) }
-    })
-}
-
-/// Checks that all security options are known.
-///
-/// # Errors
-/// [`SpecError::Option`].
-pub fn check_security(create: &Create) -> Result<(), SpecError> {
-    const KNOWN: [&str; 5] = ["no-new-privileges", "seccomp", "apparmor", "label", "systempaths"];
-    for option in &create.security {
-        let key = option.split(['=', ':']).next().unwrap_or_default();
-        if !KNOWN.contains(&key) {
-            let why = "expected no-new-privileges, seccomp=…, apparmor=…, label=… or systempaths=unconfined";
-            return Err(SpecError::option("--security-opt", option, why));
-        }
-    }
-    Ok(())
-}
-
-fn no_new_privileges(create: &Create) -> Result<bool, SpecError> {
-    match security(create, "no-new-privileges") {
-        None | Some("false" | "0") => Ok(false),
-        Some("" | "true" | "1") => Ok(true),
-        Some(other) => {
-            Err(SpecError::option("--security-opt no-new-privileges", other, "expected true or false"))
-        }
-    }
 }
 
 #[cfg(test)]
@@ -310,18 +271,5 @@ mod tests {
         assert_eq!(ask(100).expect("allowed").len(), 1);
         let error = ask(101).expect_err("forbidden");
         assert!(error.to_string().contains("nofile") && error.hint().contains("LimitNOFILE"), "{error}");
-    }
-
-    #[test]
-    fn security_options_are_known_and_the_last_one_counts() {
-        let ask = |options: &[&str]| Create { security: list(options), ..Create::default() };
-        assert_eq!(no_new_privileges(&ask(&["no-new-privileges"])).ok(), Some(true));
-        assert_eq!(
-            no_new_privileges(&ask(&["no-new-privileges", "no-new-privileges:false"])).ok(),
-            Some(false)
-        );
-        assert!(no_new_privileges(&ask(&["no-new-privileges=maybe"])).is_err());
-        assert!(check_security(&ask(&["seccomp=unconfined", "label=disable"])).is_ok());
-        assert!(check_security(&ask(&["seccmp=unconfined"])).is_err());
     }
 }

@@ -3,7 +3,7 @@
 //! Called at each start, before the shim. A directory of the host may be mounted into a running container that changes
 //! it meanwhile: no link is followed below what was named, and each entry is labelled in its opened directory.
 
-use super::problem::SpecError;
+use super::error::SpecError;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};

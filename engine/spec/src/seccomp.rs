@@ -5,11 +5,11 @@
 //! processors, capabilities and kernels: what does not hold here is left out. containers-seccomp.json(5).
 
 use super::capabilities::Set;
-use super::document::{Argument, Seccomp, Syscall};
+use super::config_json::{Argument, Seccomp, Syscall};
+use super::error::SpecError;
 use super::host::Host;
-use super::problem::SpecError;
-use super::process::security;
 use super::runtime::Runtime;
+use super::security;
 use super::settings::Settings;
 use sampan_ipc::container::Create;
 use sampan_ipc::text::excerpt;
@@ -103,7 +103,7 @@ pub fn filter(
     settings: &Settings,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Arc<Seccomp>>, SpecError> {
-    let asked = security(create, "seccomp");
+    let asked = security::option(create, "seccomp");
     match asked {
         Some("unconfined") => return Ok(None),
         None if create.privileged => return Ok(None),

@@ -201,7 +201,7 @@ fn is_opaque(path: &CStr) -> bool {
 }
 
 /// Extended attributes that overlayfs reads as marks.
-pub(super) struct Marks {
+pub struct Marks {
     /// Of a directory.
     pub opaque: &'static CStr,
     /// Of an empty file that stands for a whiteout.
@@ -209,7 +209,7 @@ pub(super) struct Marks {
 }
 
 /// Those that it reads for this process: root's, or an ordinary user's.
-pub(super) fn marks() -> Marks {
+pub fn marks() -> Marks {
     match geteuid().is_root() {
         true => Marks { opaque: c"trusted.overlay.opaque", whiteout: c"trusted.overlay.whiteout" },
         false => Marks { opaque: c"user.overlay.opaque", whiteout: c"user.overlay.whiteout" },

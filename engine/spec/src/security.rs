@@ -1,17 +1,16 @@
 //! AppArmor and SELinux: which profile and which labels a container gets.
 //!
 //! Called by what makes the bundle and by `create`. Everything is decided from the options, the configuration and a
-//! [`Host`], so it can be tried without either in the kernel. [`Loaded`] and [`Contexts`] say what [`Host`] reads. This
+//! [`Host`], so it can be tried without either in the kernel. [`super::lsm`] says what [`Host`] reads. This
 //! module loads no profile and changes no label of a file: that is [`super::relabel`]'s.
 
+use super::error::SpecError;
 use super::host::Host;
-use super::problem::SpecError;
-use super::process::security;
+use super::lsm::{Context, SHARED_LEVEL, is_part};
 use super::settings::Settings;
 use sampan_ipc::container::Create;
 use sampan_ipc::text::excerpt;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 
 /// The AppArmor profile that confines nothing, by its name in the kernel.
 const UNCONFINED: &str = "unconfined";
@@ -23,83 +22,10 @@ const PODMAN: &str = "containers-default-";
 const CATEGORIES: u64 = 1024;
 /// The level of containers without a process label. No container has these categories, so none can read their files.
 const NOBODYS_LEVEL: &str = "s0:c1022,c1023";
-/// The level of files that all containers share.
-const SHARED_LEVEL: &str = "s0";
 /// How often a pair of categories is drawn before one that is in use is taken.
 const DRAWS: usize = 1000;
 /// What labels may say, for messages.
 const EXPECTED: &str = "expected disable, user:, role:, type:, level: or filetype: and a word";
-
-/// Profiles of AppArmor that the kernel has; `None` where that cannot be read.
-pub type Loaded = Option<BTreeSet<String>>;
-
-/// Reads `/sys/kernel/security/apparmor/profiles`: `NAME (MODE)` a line. Profiles of other namespaces are left out.
-pub fn loaded(file: &str) -> BTreeSet<String> {
-    let name = |line: &str| line.rsplit_once(" (").map(|(name, _)| name.to_owned());
-    file.lines().filter_map(name).filter(|name| !name.starts_with(':')).collect()
-}
-
-/// What the host's SELinux policy says of containers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Contexts {
-    /// Of processes: `system_u:system_r:container_t:s0`.
-    pub process: Context,
-    /// Of files: `system_u:object_r:container_file_t:s0`.
-    pub file: Context,
-}
-
-impl Contexts {
-    /// Reads `lxc_contexts`, a file of the policy; `None` if it does not say both. selabel(5) has no page of it.
-    pub fn parse(file: &str) -> Option<Self> {
-        let value = |wanted: &str| {
-            file.lines().filter(|line| !line.trim_start().starts_with('#')).find_map(|line| {
-                let (key, value) = line.split_once('=')?;
-                (key.trim() == wanted).then(|| Context::parse(value.trim().trim_matches('"')))?
-            })
-        };
-        Some(Contexts { process: value("process")?, file: value("file")? })
-    }
-}
-
-/// A label of SELinux in its parts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Context {
-    user: String,
-    role: String,
-    kind: String,
-    level: String,
-}
-
-impl Context {
-    fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.splitn(4, ':').map(str::to_owned);
-        let context = Context {
-            user: parts.next()?,
-            role: parts.next()?,
-            kind: parts.next()?,
-            level: parts.next().unwrap_or_else(|| SHARED_LEVEL.to_owned()),
-        };
-        let parts = [&context.user, &context.role, &context.kind, &context.level];
-        if parts.iter().all(|part| is_part(part)) { Some(context) } else { None }
-    }
-
-    /// The type, such as `container_t`.
-    pub fn kind(&self) -> &str {
-        &self.kind
-    }
-}
-
-impl std::fmt::Display for Context {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}:{}:{}", self.user, self.role, self.kind, self.level)
-    }
-}
-
-/// True for a part of a label: what stands in one is a word of the policy, or a range of levels.
-fn is_part(part: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | ',' | ':');
-    !part.is_empty() && part.len() <= 255 && part.chars().all(plain)
-}
 
 /// SELinux labels of a container; empty where it has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -230,7 +156,7 @@ fn draw(mut random: impl FnMut() -> u64, is_used: impl Fn(&str) -> bool) -> Stri
 /// # Errors
 /// [`SpecError`]: a profile that was asked for cannot be had.
 pub fn apparmor(create: &Create, host: &Host, settings: &Settings) -> Result<Option<String>, SpecError> {
-    let (option, profile) = match (security(create, "apparmor"), &settings.apparmor_profile) {
+    let (option, profile) = match (option(create, "apparmor"), &settings.apparmor_profile) {
         (Some(""), _) => {
             return Err(SpecError::option(
                 "--security-opt apparmor",
@@ -315,9 +241,52 @@ pub fn advice(host: &Host, settings: &Settings) -> Vec<&'static str> {
     said
 }
 
+/// The value of a security option `key=value`, or `key:value` as docker once had it; the last one counts.
+pub fn option<'a>(create: &'a Create, key: &str) -> Option<&'a str> {
+    create.security.iter().rev().find_map(|option| {
+        let rest = option.strip_prefix(key)?;
+        if rest.is_empty() { Some("") } else { rest.strip_prefix(['=', ':']) }
+    })
+}
+
+/// Checks that all security options are known.
+///
+/// # Errors
+/// [`SpecError::Option`].
+pub fn check(create: &Create) -> Result<(), SpecError> {
+    const KNOWN: [&str; 5] = ["no-new-privileges", "seccomp", "apparmor", "label", "systempaths"];
+    for option in &create.security {
+        let key = option.split(['=', ':']).next().unwrap_or_default();
+        if !KNOWN.contains(&key) {
+            let why = "expected no-new-privileges, seccomp=…, apparmor=…, label=… or systempaths=unconfined";
+            return Err(SpecError::option("--security-opt", option, why));
+        }
+    }
+    Ok(())
+}
+
+/// Whether no program of the container can give it more rights.
+///
+/// # Errors
+/// [`SpecError::Option`].
+pub fn no_new_privileges(create: &Create) -> Result<bool, SpecError> {
+    match option(create, "no-new-privileges") {
+        None | Some("false" | "0") => Ok(false),
+        Some("" | "true" | "1") => Ok(true),
+        Some(other) => {
+            Err(SpecError::option("--security-opt no-new-privileges", other, "expected true or false"))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lsm::{Contexts, loaded};
+
+    fn list(words: &[&str]) -> Vec<String> {
+        words.iter().map(ToString::to_string).collect()
+    }
 
     const LXC_CONTEXTS: &str = "# a policy's\nprocess = \"system_u:system_r:container_t:s0\"\n\
         content = \"system_u:object_r:virt_var_lib_t:s0\"\nfile = \"system_u:object_r:container_file_t:s0\"\n\
@@ -484,5 +453,18 @@ mod tests {
         let bare = Host { selinux: true, ..apparmor_of("") };
         assert_eq!(describe(&bare, &settings), ["apparmor=unconfined", "selinux=no-container-policy"]);
         assert_eq!((advice(&bare, &settings).len(), advice(&bare, &chosen).len()), (2, 0));
+    }
+
+    #[test]
+    fn security_options_are_known_and_the_last_one_counts() {
+        let ask = |options: &[&str]| Create { security: list(options), ..Create::default() };
+        assert_eq!(no_new_privileges(&ask(&["no-new-privileges"])).ok(), Some(true));
+        assert_eq!(
+            no_new_privileges(&ask(&["no-new-privileges", "no-new-privileges:false"])).ok(),
+            Some(false)
+        );
+        assert!(no_new_privileges(&ask(&["no-new-privileges=maybe"])).is_err());
+        assert!(check(&ask(&["seccomp=unconfined", "label=disable"])).is_ok());
+        assert!(check(&ask(&["seccmp=unconfined"])).is_err());
     }
 }

@@ -4,7 +4,7 @@
 //! of the system. Never fails: what cannot be read is not there.
 
 use super::capabilities::Set;
-use super::security::{self, Contexts, Loaded};
+use super::lsm::{self, Contexts, Loaded};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
@@ -93,7 +93,7 @@ pub struct Host {
     pub limits: BTreeMap<String, (u64, u64)>,
     /// The engine's own.
     pub oom_score_adj: i32,
-    /// Kernel parameters that every container gets are there: see [`super::resources`].
+    /// Kernel parameters that every container gets are there: see [`crate::resources`].
     pub unprivileged_ports: bool,
     /// A small init, if one was found.
     pub init: Option<PathBuf>,
@@ -156,7 +156,7 @@ impl Host {
 /// Profiles of AppArmor that are loaded.
 fn profiles(apparmor: bool) -> Loaded {
     let file = apparmor.then(|| fs::read_to_string("/sys/kernel/security/apparmor/profiles"));
-    file?.ok().map(|file| security::loaded(&file))
+    file?.ok().map(|file| lsm::loaded(&file))
 }
 
 /// What SELinux's policy says of containers: where container-selinux puts it, else in the policy's own directory.

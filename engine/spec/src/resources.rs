@@ -1,9 +1,9 @@
 //! What a container may use: memory, processors, processes; and the kernel parameters of its namespaces. Pure.
 
-use super::document::{Cpu, Memory, Pids, Resources};
+use super::config_json::{Cpu, Memory, Pids, Resources};
+use super::error::SpecError;
 use super::host::Host;
-use super::options;
-use super::problem::SpecError;
+use super::words;
 use sampan_ipc::container::{Create, Network};
 use std::collections::BTreeMap;
 
@@ -134,8 +134,8 @@ fn of_memory(create: &Create, memory: u64, host: &Host, warnings: &mut Vec<Strin
 /// [`SpecError::Option`]: it would be the host's.
 pub fn check_sysctls(create: &Create) -> Result<(), SpecError> {
     for (key, value) in &create.sysctls {
-        options::printable("--sysctl", key)?;
-        options::printable("--sysctl", value)?;
+        words::printable("--sysctl", key)?;
+        words::printable("--sysctl", value)?;
         let bad = |why: &str| Err(SpecError::option("--sysctl", &format!("{key}={value}"), why));
         const IPC: [&str; 8] = [
             "kernel.msgmax",

@@ -1,7 +1,7 @@
 //! Capabilities: which a container has. capabilities(7). Pure.
 
-use super::document::Capabilities;
-use super::problem::SpecError;
+use super::config_json::Capabilities;
+use super::error::SpecError;
 use sampan_ipc::container::Create;
 
 /// All that Linux has, in the order of their numbers.

@@ -2,9 +2,9 @@
 //!
 //! The two files come from the container's root file system and are hostile. passwd(5), group(5).
 
-use super::document::User;
-use super::lookup::Root;
-use super::problem::SpecError;
+use super::config_json::User;
+use super::error::SpecError;
+use super::rootfs_view::Root;
 
 /// Longest /etc/passwd or /etc/group that is read, in bytes.
 const FILE_MAX: u64 = 4 << 20;

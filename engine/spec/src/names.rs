@@ -2,7 +2,7 @@
 //!
 //! Pure but for the random bytes. That a name is taken is the table's to know.
 
-use super::problem::SpecError;
+use super::error::SpecError;
 use ring::rand::{SecureRandom, SystemRandom};
 
 /// Longest name, in bytes.

@@ -1,6 +1,6 @@
 //! Names and numbers of signals, both ways. signal(7).
 
-use super::problem::SpecError;
+use super::error::SpecError;
 
 /// The numbers that the kernel keeps for real-time signals, as glibc and musl leave them to programs.
 const RT: (i32, i32) = (34, 64);

@@ -4,17 +4,17 @@
 //! system's layers and at sources of mounts and devices; changes nothing. Directories that are missing are only
 //! named ([`Bundle::make`]).
 
-use super::document::{Linux, Namespace, Process, Root as RootOf, Spec};
+use super::config_json::{Linux, Namespace, Process, Root as RootOf, Spec};
+use super::error::SpecError;
 use super::host::{Cgroups, Host};
-use super::lookup::Root;
 use super::mounts::{self, Files};
-use super::problem::SpecError;
 use super::process::{self, Of};
 use super::relabel::Relabel;
+use super::rootfs_view::Root;
 use super::runtime::{self, Runtime};
 use super::security::Labels;
 use super::settings::Settings;
-use super::{capabilities, devices, options, resources, seccomp};
+use super::{capabilities, devices, resources, seccomp, security, validate};
 use sampan_ipc::container::{Create, Exec, Network};
 use sampan_oci::Run;
 use std::fs::DirBuilder;
@@ -70,12 +70,12 @@ pub struct Bundle {
 /// [`SpecError`]: an option makes no sense, or cannot be had on this host.
 pub fn bundle(input: &Input<'_>) -> Result<Bundle, SpecError> {
     let Input { create, host, .. } = *input;
-    options::check(create)?;
-    process::check_security(create)?;
+    validate::check(create)?;
+    security::check(create)?;
     resources::check_host(create, host)?;
     let (mut process, mut warnings) = process::first(&of(input))?;
     check_runtime(input, &mut process, &mut warnings)?;
-    let asks_label = process::security(create, "label").is_some_and(|label| label != "disable");
+    let asks_label = security::option(create, "label").is_some_and(|label| label != "disable");
     if asks_label && labels_of(input).is_empty() {
         let why = if host.selinux { "containers have no labels here" } else { "SELinux is off on this host" };
         warnings.push(format!("--security-opt label is left out: {why}"));
@@ -112,7 +112,7 @@ fn check_runtime(
     }
     let Some(profile) = process.apparmor_profile.take_if(|_| *lacks_apparmor) else { return Ok(()) };
     let is_asked =
-        process::security(input.create, "apparmor").is_some() || input.settings.apparmor_profile.is_some();
+        security::option(input.create, "apparmor").is_some() || input.settings.apparmor_profile.is_some();
     if is_asked && profile != "unconfined" {
         return Err(SpecError::host(
             format!("give the container the AppArmor profile {profile:?}"),
@@ -308,7 +308,7 @@ mod tests {
         let label = |kind: &str| format!("system_u:{kind}:s0:c1,c2");
         (parts.7.process, parts.7.mount) =
             (label("system_r:container_t"), label("object_r:container_file_t"));
-        parts.2.profiles = Some(crate::container::security::loaded("docker-default (enforce)\n"));
+        parts.2.profiles = Some(crate::lsm::loaded("docker-default (enforce)\n"));
         let off = bundle(&input(&parts)).expect("a bundle");
         assert_eq!((off.spec.process.apparmor_profile.as_deref(), off.relabel.len()), (None, 0));
         for word in ["selinuxLabel", "mountLabel", "apparmorProfile"] {
@@ -343,8 +343,7 @@ mod tests {
     fn a_runtime_without_apparmor_leaves_the_default_profile_out_and_refuses_one_that_was_asked_for() {
         let mut parts = plain(Create::default());
         (parts.2.apparmor, parts.3.lacks_apparmor) = (true, true);
-        parts.2.profiles =
-            Some(crate::container::security::loaded("docker-default (enforce)\nmine (enforce)\n"));
+        parts.2.profiles = Some(crate::lsm::loaded("docker-default (enforce)\nmine (enforce)\n"));
         let made = bundle(&input(&parts)).expect("a bundle");
         assert_eq!(made.spec.process.apparmor_profile, None);
         assert!(

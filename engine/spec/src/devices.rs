@@ -2,9 +2,9 @@
 //!
 //! Nodes like /dev/null are made by the runtime in every container (OCI runtime-spec, "Default Devices").
 
-use super::document::{Device, DeviceRule};
-use super::options;
-use super::problem::SpecError;
+use super::config_json::{Device, DeviceRule};
+use super::error::SpecError;
+use super::words;
 use nix::sys::stat::{FileStat, SFlag, major, minor, stat};
 use sampan_ipc::container::Create;
 use std::fs;
@@ -106,8 +106,8 @@ fn parse(device: &str) -> Result<Asked<'_>, SpecError> {
     if !is_access(access) {
         return Err(bad("what may be done with a device is made of r, w and m"));
     }
-    options::absolute("--device", host)?;
-    options::absolute("--device", container)?;
+    words::absolute("--device", host)?;
+    words::absolute("--device", container)?;
     if container.split('/').any(|word| word == "..") {
         return Err(bad("'..' cannot be in a device's path in the container"));
     }

@@ -3,45 +3,18 @@
 //! Requests come from any process that may open engine.sock: counts, lengths and characters are checked here, once,
 //! so that what is kept, announced and written into `config.json` is text that can be shown.
 
+use super::error::SpecError;
 use super::names;
-use super::problem::SpecError;
+use super::words::{WORDS_MAX, absolute, count, pairs, printable, ulimit, variables, words};
 use super::{capabilities, devices, mounts, resources, signals};
 use sampan_ipc::container::{Create, Exec, Restart};
 
-/// Longest word, label, or variable, in bytes: what execve(2) takes, MAX_ARG_STRLEN.
-const WORD_MAX: usize = 128 << 10;
-/// Most bytes of all words and variables together: execve(2) takes as much, with the usual stack.
-const WORDS_MAX: usize = 2 << 20;
-/// Most entries of a list.
-const COUNT_MAX: usize = 4096;
 /// Most bytes of labels: they go into every event.
 const LABELS_MAX: usize = 64 << 10;
 /// Longest host name. gethostname(2), HOST_NAME_MAX.
 const HOSTNAME_MAX: usize = 64;
-/// Longest path. limits.h, PATH_MAX.
-const PATH_MAX: usize = 4095;
 /// Longest seccomp profile, in bytes.
 const PROFILE_MAX: usize = 1 << 20;
-
-/// Names of limits, as docker has them. setrlimit(2).
-pub const ULIMITS: [&str; 16] = [
-    "as",
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
 
 /// Checks all that a container is asked to be.
 ///
@@ -151,27 +124,6 @@ fn numbers(create: &Create) -> Result<(), SpecError> {
     resources::check(create)
 }
 
-/// Checks a limit; -1 is no limit.
-///
-/// # Errors
-/// [`SpecError::Option`].
-pub fn ulimit(option: &'static str, name: &str, soft: i64, hard: i64) -> Result<(), SpecError> {
-    let shown = format!("{name}={soft}:{hard}");
-    if !ULIMITS.contains(&name) {
-        return Err(SpecError::option(option, &shown, format!("expected one of {}", ULIMITS.join(", "))));
-    }
-    let of = |limit| if limit == -1 { u64::MAX } else { u64::try_from(limit).unwrap_or(0) };
-    match (soft, hard) {
-        _ if soft < -1 || hard < -1 => {
-            Err(SpecError::option(option, &shown, "a limit is a number; -1 is none"))
-        }
-        _ if of(soft) > of(hard) => {
-            Err(SpecError::option(option, &shown, "the soft limit is above the hard one"))
-        }
-        _ => Ok(()),
-    }
-}
-
 fn host_name(name: &str) -> Result<(), SpecError> {
     let bad = |why: &str| Err(SpecError::option("--hostname", name, why));
     let label = |label: &str| {
@@ -184,92 +136,6 @@ fn host_name(name: &str) -> Result<(), SpecError> {
             bad("a host name is made of letters, digits, '-', '_', and dots between them")
         }
         _ => Ok(()),
-    }
-}
-
-/// Checks an absolute path in the container, or of the host.
-///
-/// # Errors
-/// [`SpecError::Option`].
-pub fn absolute(option: &'static str, path: &str) -> Result<(), SpecError> {
-    printable(option, path)?;
-    match path {
-        _ if !path.starts_with('/') => Err(SpecError::option(option, path, "expected an absolute path")),
-        _ if path.len() > PATH_MAX => Err(SpecError::option(option, path, "a path has at most 4095 bytes")),
-        _ => Ok(()),
-    }
-}
-
-/// Checks that `word` can be shown to people, and is not too long.
-///
-/// # Errors
-/// [`SpecError::Option`] with the character that cannot.
-pub fn printable(option: &'static str, word: &str) -> Result<(), SpecError> {
-    if word.len() > WORD_MAX {
-        return Err(SpecError::option(option, word, "it has more than 128 KiB"));
-    }
-    match word.chars().find(|c| c.is_control()) {
-        Some(c) => {
-            Err(SpecError::option(option, word, format!("the control character {c:?} cannot be in it")))
-        }
-        None => Ok(()),
-    }
-}
-
-fn count(option: &'static str, count: usize) -> Result<(), SpecError> {
-    match count {
-        0..=COUNT_MAX => Ok(()),
-        _ => Err(SpecError::option(option, &format!("{count} times"), "more than 4096 are too many")),
-    }
-}
-
-/// Words of a command may hold anything that execve(2) takes.
-fn words(option: &'static str, words: &[String]) -> Result<(), SpecError> {
-    for word in words {
-        if word.contains('\0') {
-            return Err(SpecError::option(option, word, "no word can hold a NUL"));
-        }
-        if word.len() >= WORD_MAX {
-            return Err(SpecError::option(option, word, "a word has less than 128 KiB"));
-        }
-    }
-    match words.iter().fold(words.len(), |sum, word| sum.saturating_add(word.len())) {
-        0..=WORDS_MAX => Ok(()),
-        _ => Err(SpecError::option(option, "", "it has more than 2 MiB")),
-    }
-}
-
-/// `KEY=value`; a value may be of several lines, a key may not.
-fn variables(option: &'static str, list: &[String]) -> Result<(), SpecError> {
-    words(option, list)?;
-    for variable in list {
-        let key = variable.split('=').next().unwrap_or_default();
-        if key.is_empty() {
-            return Err(SpecError::option(option, variable, "expected KEY=value"));
-        }
-        printable(option, key)?;
-    }
-    Ok(())
-}
-
-/// Labels and the like: neither key nor value holds control characters, but for lines of a value.
-fn pairs(option: &'static str, pairs: &[(String, String)], max: usize) -> Result<(), SpecError> {
-    count(option, pairs.len())?;
-    for (key, value) in pairs {
-        if key.is_empty() {
-            return Err(SpecError::option(option, value, "expected KEY=value"));
-        }
-        printable(option, key)?;
-        printable(option, value)?;
-    }
-    let bytes = pairs.iter().fold(0usize, |sum, (key, value)| sum.saturating_add(key.len() + value.len()));
-    match bytes <= max {
-        true => Ok(()),
-        false => Err(SpecError::option(
-            option,
-            "",
-            format!("all of them have {bytes} bytes, at most {max} can be"),
-        )),
     }
 }
 

@@ -1,13 +1,14 @@
 //! What is mounted into a container: the kernel's own file systems, its three files, what was asked for.
 
-use super::document::Mount as Line;
+use super::config_json::Mount as Line;
+use super::config_json::{INIT, NOTIFY};
+use super::error::SpecError;
 use super::host::Host;
-use super::options;
-use super::problem::SpecError;
-use super::process::{INIT, NOTIFY, security};
 use super::relabel::Relabel;
 use super::runtime::Runtime;
+use super::security;
 use super::security::Labels;
+use super::words;
 use sampan_ipc::container::{Create, Mount, MountKind, Notify};
 use std::path::{Path, PathBuf};
 
@@ -111,7 +112,7 @@ pub fn check(mounts: &[Mount]) -> Result<(), SpecError> {
     let mut seen = std::collections::BTreeSet::new();
     for mount in mounts {
         let option = option(mount);
-        options::absolute(option, &mount.target)?;
+        words::absolute(option, &mount.target)?;
         let target = clean(&mount.target);
         if target == "/" {
             return Err(SpecError::option(
@@ -121,7 +122,7 @@ pub fn check(mounts: &[Mount]) -> Result<(), SpecError> {
             ));
         }
         if mount.kind == MountKind::Bind {
-            options::absolute(option, &mount.source)?;
+            words::absolute(option, &mount.source)?;
         }
         translate(mount, &mut Vec::new())?;
         if !seen.insert(target) {
@@ -317,7 +318,7 @@ fn translate(mount: &Mount, to: &mut Vec<String>) -> Result<Option<Share>, SpecE
     for word in &mount.options {
         let bad =
             |why: &str| Err(SpecError::option(option(mount), word, format!("on {}: {why}", mount.target)));
-        options::printable(option(mount), word)?;
+        words::printable(option(mount), word)?;
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         let is_tmpfs = mount.kind == MountKind::Tmpfs;
         match key {
@@ -377,7 +378,7 @@ fn clean(path: &str) -> String {
 /// What is masked, and what cannot be written; nothing if that was asked for.
 pub fn hidden(create: &Create) -> Result<(Vec<String>, Vec<String>), SpecError> {
     let own = |paths: &[&str]| paths.iter().map(ToString::to_string).collect();
-    match security(create, "systempaths") {
+    match security::option(create, "systempaths") {
         _ if create.privileged => Ok(Default::default()),
         None => Ok((own(&MASKED), own(&READ_ONLY))),
         Some("unconfined") => Ok(Default::default()),

@@ -1,6 +1,6 @@
 //! Why a container cannot be made, or run, as it was asked for. Below all that makes parts of `config.json`.
 
-use super::lookup::LookupError;
+use super::rootfs_view::LookupError;
 use sampan_ipc::text::excerpt;
 
 /// Why a container cannot be made as it was asked for.

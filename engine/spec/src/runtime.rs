@@ -5,11 +5,10 @@
 //! of anything else is passed over, and why is logged and kept.
 
 use super::devices;
+use super::error::SpecError;
 use super::host::{Host, is_program};
 use super::names;
-use super::problem::SpecError;
 use super::settings::{Manager, Settings};
-use crate::config::Config;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -91,7 +90,7 @@ impl Runtime {
     ///
     /// # Errors
     /// [`SpecError::Host`]: there is none, or it does not say what it is.
-    pub fn find(config: &Config, asked: Option<&str>) -> Result<Arc<Runtime>, SpecError> {
+    pub fn find(settings: &Settings, asked: Option<&str>) -> Result<Arc<Runtime>, SpecError> {
         let user = nix::unistd::geteuid();
         if !user.is_root() {
             let why = format!("that takes root, and this engine is run by uid {user}");
@@ -103,7 +102,7 @@ impl Runtime {
             ));
         }
         let asked_at = Instant::now();
-        let slot = slot(config, asked);
+        let slot = slot(settings, asked);
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runtime) = slot.known() {
             return Ok(runtime.clone());
@@ -114,10 +113,10 @@ impl Runtime {
         {
             return Err(SpecError::Host { doing: doing.clone(), why: why.clone(), hint });
         }
-        let (host, manager) = (Host::get(), config.settings.cgroup_manager);
-        let looked = match asked.or(config.settings.runtime.as_deref()) {
+        let (host, manager) = (Host::get(), settings.cgroup_manager);
+        let looked = match asked.or(settings.runtime.as_deref()) {
             None => choose(host, manager),
-            Some(named) => named_one(&config.settings, named, host, manager),
+            Some(named) => named_one(settings, named, host, manager),
         };
         match looked.map(Arc::new) {
             Ok(runtime) => {
@@ -134,8 +133,8 @@ impl Runtime {
     }
 
     /// True if [`Runtime::find`] gives it at once: it need not be asked what it is. Never waits.
-    pub fn is_known(config: &Config, asked: Option<&str>) -> bool {
-        slot(config, asked).try_lock().is_ok_and(|slot| slot.known().is_some())
+    pub fn is_known(settings: &Settings, asked: Option<&str>) -> bool {
+        slot(settings, asked).try_lock().is_ok_and(|slot| slot.known().is_some())
     }
 
     /// The runtime's program and its global arguments, with its state in `root`.
@@ -169,10 +168,10 @@ impl Runtime {
 }
 
 /// Where it is kept in mind what `asked` for, or else the configuration, comes to.
-fn slot(config: &Config, asked: Option<&str>) -> Arc<Mutex<Slot>> {
-    let named = asked.or(config.settings.runtime.as_deref()).unwrap_or_default();
+fn slot(settings: &Settings, asked: Option<&str>) -> Arc<Mutex<Slot>> {
+    let named = asked.or(settings.runtime.as_deref()).unwrap_or_default();
     // What was found says whether systemd is asked: two configurations of one process (in tests) differ.
-    let key = format!("{:?} {named}", config.settings.cgroup_manager);
+    let key = format!("{:?} {named}", settings.cgroup_manager);
     Arc::clone(SLOTS.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default())
 }
 
@@ -249,7 +248,7 @@ fn choose(host: &Host, manager: Option<Manager>) -> Result<Runtime, SpecError> {
 }
 
 /// Where the program `name` is.
-pub(super) fn search(name: &str) -> Option<PathBuf> {
+pub fn search(name: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
     let dirs = path.split(':').chain(DIRS.split(':')).filter(|dir| dir.starts_with('/'));
     dirs.map(|dir| Path::new(dir).join(name)).find(|path| is_program(path))
@@ -396,7 +395,7 @@ fn last_line(text: &str) -> String {
 }
 
 /// Runs a program; its exit code and what it wrote. One that takes longer than [`PATIENCE`] is killed.
-pub(super) fn ask(path: &Path, args: &[&str]) -> std::io::Result<(Option<i32>, String, String)> {
+pub fn ask(path: &Path, args: &[&str]) -> std::io::Result<(Option<i32>, String, String)> {
     let mut command = Command::new(path);
     command.args(args).current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for name in OWN_VARIABLES {
