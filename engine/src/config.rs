@@ -1,7 +1,7 @@
 //! The `[engine]` table of `/etc/sampan/sampan.toml`, and the command line that wins over it.
 
-use crate::policy::{self, Policies, RuleError};
-use crate::room::{Amount, Marks};
+use crate::image::disk_space::{Amount, Marks};
+use crate::image::policy::{self, Policies, RuleError};
 use lexopt::prelude::{Long, Short, ValueExt};
 use sampan_ipc::container::Network;
 use sampan_ipc::named_file;

@@ -1,49 +1,29 @@
-//! The engine: pulls, keeps and serves images, and tells of it.
+//! The engine: pulls, keeps and serves images, runs containers, and tells of both.
 //!
-//! The program is `main.rs`; this library lets its pieces be tested and fuzzed. From above to below:
-//! [`server`] is the event loop and calls the rest; [`work`] is what its threads do; [`pull`] and [`import`]
-//! send layers through the [`pipeline`] into the [`store`], whose names [`images`] keeps; [`serve`] gives them
-//! out again. [`registry`] is the client of other people's registries, [`sources`] of several that have the
-//! same image, as [`registries`] says. [`load`] and [`save`] carry images from and to archives, whose documents
-//! [`bundle`] reads. [`sampan_ipc::announce`] says what happened.
-//! A module imports only what lies below it.
+//! The program is `main.rs`; this library lets its pieces be tested and fuzzed. From above to below; a module imports only
+//! what lies below it:
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`server`] | the event loop: clients, requests, jobs |
+//! | [`tasks`] | what the threads of jobs do |
+//! | [`container`] | containers: created, started, looked after, removed |
+//! | [`image`] | images: pulled, pushed, loaded, saved, served, verified |
+//! | [`context`], [`outbox`] | what all threads share, and how they tell the event loop |
+//! | [`config`], [`failure`] | the configuration; errors as clients get them |
 #![forbid(unsafe_code)]
 
-pub mod archive;
-pub mod bundle;
 pub mod client;
 pub mod config;
 pub mod container;
+pub mod context;
 pub mod failure;
-pub mod feed;
 pub mod fifos;
-pub mod import;
-pub mod layer;
-pub mod layout;
-pub mod load;
-pub mod login;
-pub mod members;
-#[cfg(test)]
-mod numbers;
-pub mod outlet;
-pub mod pipeline;
-pub mod policy;
-mod processor;
-pub mod prune;
-pub mod pull;
-pub mod push;
-pub mod reach;
-pub mod relay;
-pub mod room;
+pub mod image;
+pub mod outbox;
 pub mod roots;
-pub mod save;
-pub mod seekable;
-pub mod serve;
 pub mod server;
-pub mod signature;
-pub mod staged;
-pub mod verify;
-pub mod work;
+pub mod tasks;
 
 use sampan_os::memory::{self, HeapBounds};
 

@@ -6,13 +6,13 @@ use sampan_daemon::logging;
 use sampan_daemon::systemd::{self, NotifyState};
 use sampan_engine::config::{self, Asked, Config};
 use sampan_engine::container::home::Homes;
-use sampan_engine::container::rootfs;
-use sampan_engine::container::start;
+use sampan_engine::container::{rootfs, start};
+use sampan_engine::context::Shared;
 use sampan_engine::fifos::Fifos;
-use sampan_engine::room::Room;
-use sampan_engine::roots;
+use sampan_engine::image::disk_space::Room;
+use sampan_engine::outbox::Outbox;
 use sampan_engine::server::{Server, WAKER};
-use sampan_engine::work::{self, Outbox, Shared};
+use sampan_engine::{roots, tasks};
 use sampan_ipc::accounts;
 use sampan_ipc::announce::Announcer;
 use sampan_ipc::paths::unwritable_hint;
@@ -154,7 +154,7 @@ fn settle_in_background(shared: &Arc<Shared>) {
     }
     let shared = Arc::clone(shared);
     let settle = std::thread::Builder::new().name("settle".into()).stack_size(1 << 20);
-    if let Err(error) = settle.spawn(move || work::settle(&shared.store)) {
+    if let Err(error) = settle.spawn(move || tasks::settle(&shared.store)) {
         log::warn!("cannot start a thread, the next job brings the store to the disk: {error}");
     }
 }

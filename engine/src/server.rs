@@ -1,20 +1,21 @@
 //! The event loop: signals, clients of engine.sock, the table of jobs.
 //!
 //! Events only mark readiness; work follows in a fixed order. Never blocks: what may take time runs on a thread
-//! ([`crate::work`]) that sends a message back. While somebody watches something that runs, it looks every
+//! ([`crate::tasks`]) that sends a message back. While somebody watches something that runs, it looks every
 //! 100 ms which rows changed; else it sleeps until something happens.
 
 use crate::client::{Client, State};
 use crate::container::home::Homes;
 use crate::container::table::{self, Containers};
+use crate::context::Shared;
 use crate::failure;
 use crate::fifos::Fifos;
-use crate::import::ImportRequest;
-use crate::pull::PullRequest;
-use crate::push::PushRequest;
-use crate::reach;
-use crate::work::archives;
-use crate::work::{self, Message, PullTask, Shared, Task};
+use crate::image::import::ImportRequest;
+use crate::image::pull::PullRequest;
+use crate::image::push::PushRequest;
+use crate::image::resolve;
+use crate::outbox::Message;
+use crate::tasks::{self, PullTask, Task, archive};
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -528,7 +529,7 @@ impl Server {
 
     fn say_credential_helpers(&self, client: &mut Client) -> Result<(), Failure> {
         client.say(&Answer::CredentialHelpers(
-            reach::credential_helpers(&self.shared.config).map_err(failure::of)?,
+            resolve::credential_helpers(&self.shared.config).map_err(failure::of)?,
         ));
         client.say(&Answer::Done(Done::default()));
         Ok(())
@@ -536,7 +537,7 @@ impl Server {
 
     fn on_pull(&mut self, client: &mut Client, pull: engine::Pull) -> Result<(), Failure> {
         let access =
-            reach::access(&self.shared.config, pull.insecure, pull.credentials).map_err(failure::of)?;
+            resolve::access(&self.shared.config, pull.insecure, pull.credentials).map_err(failure::of)?;
         let candidates = access.registries.candidates(&pull.reference).map_err(failure::of)?;
         if pull.all_tags {
             check_repository(&pull.reference, &candidates)?;
@@ -625,8 +626,8 @@ impl Server {
         load: engine::Load,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
-        let request = archives::load_request(&self.shared, load, descriptors)?;
-        let subject = archives::load_subject(&request);
+        let request = archive::load_request(&self.shared, load, descriptors)?;
+        let subject = archive::load_subject(&request);
         let job = self.start("load", subject, None, |task| task.load(request))?;
         self.join(client, job, false);
         Ok(())
@@ -639,9 +640,9 @@ impl Server {
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
         for name in &mut save.names {
-            *name = reach::stored(&self.shared.config, &self.shared.store, name);
+            *name = resolve::stored(&self.shared.config, &self.shared.store, name);
         }
-        let request = archives::save_request(save, descriptors, client.uid())?;
+        let request = archive::save_request(save, descriptors, client.uid())?;
         let subject = request.names.join(" ").chars().take(300).collect();
         let job = self.start("save", subject, None, |task| task.save(request))?;
         self.join(client, job, false);
@@ -657,7 +658,7 @@ impl Server {
         let (shared, cancel) = (Arc::clone(&self.shared), Arc::<Cancel>::default());
         let ends = Arc::clone(&cancel);
         let builder = std::thread::Builder::new().name("login".into()).stack_size(STACK);
-        builder.spawn(move || work::log_in(&shared, token, &login, &ends)).map_err(|error| {
+        builder.spawn(move || tasks::log_in(&shared, token, &login, &ends)).map_err(|error| {
             failure::new(Code::Failed, format!("cannot start a thread for the login: {error}"), "")
         })?;
         self.logins.insert(token, cancel);
@@ -666,13 +667,13 @@ impl Server {
     }
 
     fn on_push(&mut self, client: &mut Client, mut push: engine::Push) -> Result<(), Failure> {
-        push.source = reach::stored(&self.shared.config, &self.shared.store, &push.source);
+        push.source = resolve::stored(&self.shared.config, &self.shared.store, &push.source);
         let target =
             push.target.as_deref().map(Reference::parse).transpose().map_err(|e| failure::usage(&e))?;
         let named = target.clone().or_else(|| Reference::parse(&push.source).ok());
         let subject = named.map_or_else(|| push.source.clone(), |reference| reference.to_string());
         let access =
-            reach::access(&self.shared.config, push.insecure, push.credentials).map_err(failure::of)?;
+            resolve::access(&self.shared.config, push.insecure, push.credentials).map_err(failure::of)?;
         let request =
             PushRequest { source: push.source, target, access, bytes_per_second: push.bytes_per_second };
         let name = subject.clone();
@@ -752,7 +753,7 @@ impl Server {
             return Err(failure::new(Code::Conflict, message, "'sampan jobs' lists them"));
         }
         let job = self.jobs.next_id();
-        let progress = work::progress(&self.shared.announcer, job, kind, &subject);
+        let progress = tasks::progress(&self.shared.announcer, job, kind, &subject);
         if matches!(kind, "pull" | "import" | "load")
             && let Some(advice) = lock(&self.shared.advice).take()
         {
@@ -777,7 +778,7 @@ impl Server {
             let shared = Arc::clone(&self.shared);
             let builder = std::thread::Builder::new().name("task".into()).stack_size(STACK);
             let users = self.containers.users(&request);
-            match builder.spawn(move || work::answer(&shared, client, &request, &users)) {
+            match builder.spawn(move || tasks::answer(&shared, client, &request, &users)) {
                 Ok(_) => self.tasks += 1,
                 // The client waits for the next turn; it is not forgotten.
                 Err(error) => return log::error!("cannot start a thread: {error}"),

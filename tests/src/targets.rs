@@ -4,9 +4,9 @@
 //! useless are noticed.
 
 use crate::random::Random;
-use sampan_engine::archive::{Found, Source};
-use sampan_engine::bundle;
-use sampan_engine::seekable::Seekable;
+use sampan_engine::image::archive::manifest;
+use sampan_engine::image::archive::seekable::Seekable;
+use sampan_engine::image::archive::source::{Found, Source};
 use sampan_http::range::{self, Range};
 use sampan_ipc::event::{Event, EventView, Origin};
 use sampan_ipc::filter::FilterSet;
@@ -510,8 +510,8 @@ fn archive(input: &[u8], _: &mut Random) -> bool {
     let look = || -> Option<Vec<(usize, u64)>> {
         (&file).rewind().expect("a file");
         let mut source = Seekable::open(&file).ok().flatten()?;
-        let wanted = bundle::Wanted { select: None, platform: &Platform::of("linux", "amd64", None) };
-        let offers = bundle::read(&mut source, &wanted).ok()?;
+        let wanted = manifest::Wanted { select: None, platform: &Platform::of("linux", "amd64", None) };
+        let offers = manifest::read(&mut source, &wanted).ok()?;
         let mut seen = Vec::new();
         for offer in &offers {
             assert_eq!(offer.layers.len(), offer.parsed.rootfs.diff_ids.len());

@@ -3,9 +3,9 @@
 use super::definition::{Definition, ImageOf};
 use super::home::Homes;
 use super::start;
+use crate::context::Shared;
 use crate::failure;
-use crate::reach;
-use crate::work::Shared;
+use crate::image::resolve;
 use sampan_ipc::container::Create;
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
@@ -32,7 +32,7 @@ pub fn create(
     create: Create,
 ) -> Result<(Box<Definition>, Pin, Vec<String>), Failure> {
     validate::check(&create).map_err(failure::of)?;
-    let typed = reach::stored(&shared.config, &shared.store, &create.image);
+    let typed = resolve::stored(&shared.config, &shared.store, &create.image);
     let (image, pin) = find(shared, &typed)?;
     check_platform(&image, &create)?;
     let mut definition = define(id, name, create, &image, &typed)?;

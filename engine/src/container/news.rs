@@ -8,7 +8,7 @@ use super::removal;
 use super::start::{Becoming, Begin, Started};
 use super::table::{Asked, Busy, Containers, Entry, Queued, not_running};
 use crate::failure;
-use crate::work::Message;
+use crate::outbox::Message;
 use sampan_ipc::container::{Condition, Phase};
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Request};
 use sampan_ipc::shim::{Say, State};

@@ -2,8 +2,9 @@
 
 use super::definition::Definition;
 use super::home::Homes;
-use crate::work::Shared;
-use crate::{failure, prune};
+use crate::context::Shared;
+use crate::failure;
+use crate::image::prune;
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
 

@@ -9,7 +9,7 @@ use super::start::Begin;
 use super::table::{Busy, Containers, Entry, Pruning, Queued, Wait, not_running};
 use super::{create, inspect, listing, logs, recovery, removal, start};
 use crate::failure;
-use crate::work::Message;
+use crate::outbox::Message;
 use sampan_ipc::container::{Condition, Exec, Phase, Restart, Streams};
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Request, Start, StartUnit, Stop};
 use sampan_ipc::shim::{State, What};

@@ -1,7 +1,7 @@
 //! Threads that do one thing after the other, and are there only as long as something is to be done, and a moment more:
 //! one request about a container is followed by the next as a rule.
 
-use crate::work::Shared;
+use crate::context::Shared;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

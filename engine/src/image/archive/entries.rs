@@ -1,0 +1,217 @@
+//! The files of an archive by name, and where its links lead; nothing of it ever becomes a path of this host.
+//!
+//! Names are compared, never opened: a link of a tar leads to another name in the same tar, or is refused. Owned
+//! by the readers of archives ([`crate::image::archive::streamed`], [`crate::image::archive::seekable`]). Never touches a file.
+
+use sampan_layer::tar::{Entry, Kind};
+use std::collections::HashMap;
+
+/// Most files and links of one archive; `docker save` of a hundred large images has fewer.
+pub const MEMBERS_MAX: usize = 32_768;
+/// Longest name in an archive that is read, in bytes; those of images have at most 150.
+const NAME_MAX: usize = 256;
+/// Most links that lead on to one another.
+const LINKS_MAX: usize = 8;
+
+/// An archive, or a name in one, that is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name:?} {reason}")]
+pub struct MemberError {
+    /// The name, cut to 300 characters.
+    pub name: String,
+    /// What is wrong with it.
+    pub reason: &'static str,
+}
+
+/// Refuses `name`.
+pub fn refuse(name: &str, reason: &'static str) -> MemberError {
+    MemberError { name: name.chars().take(300).collect(), reason }
+}
+
+/// Files of an archive, each with what its reader knows of it.
+pub struct Members<T> {
+    members: HashMap<String, Member<T>>,
+    directories: usize,
+}
+
+enum Member<T> {
+    File(T),
+    Link(String),
+}
+
+impl<T> Default for Members<T> {
+    fn default() -> Self {
+        Members { members: HashMap::new(), directories: 0 }
+    }
+}
+
+impl<T> Members<T> {
+    /// Takes the name of an entry, before its content is read: `Some` if it is a file, whose content is then to
+    /// be put under that name; links are kept here, directories passed over.
+    ///
+    /// # Errors
+    /// [`MemberError`] for names and links that lead outside, names that are there twice, special files, and
+    /// more than [`MEMBERS_MAX`].
+    pub fn admit(&mut self, entry: &Entry) -> Result<Option<String>, MemberError> {
+        let text = String::from_utf8_lossy(&entry.path);
+        if entry.kind == Kind::Directory {
+            self.directories += 1;
+            if self.directories > MEMBERS_MAX {
+                return Err(refuse(&text, "is one too many: an archive may have 32768 directories"));
+            }
+            return check_length(&text).map(|()| None);
+        }
+        let name = clean(&text, "")?;
+        if name.is_empty() {
+            return Err(refuse(&text, "is no name of a file"));
+        }
+        if self.members.contains_key(&name) {
+            return Err(refuse(&name, "is in the archive twice"));
+        }
+        if self.members.len() >= MEMBERS_MAX {
+            return Err(refuse(&name, "is one too many: an archive may have 32768 files"));
+        }
+        let target = String::from_utf8_lossy(&entry.link);
+        let link = match entry.kind {
+            Kind::Regular if entry.sparse.is_some() => {
+                return Err(refuse(&name, "is a sparse file, which no image tool writes"));
+            }
+            Kind::Regular => return Ok(Some(name)),
+            Kind::Symlink => clean(&target, parent(&name))?,
+            // A hard link's target is a name from the archive's root. POSIX.1, pax, "linkname".
+            Kind::HardLink => clean(&target, "")?,
+            _ => return Err(refuse(&name, "is neither file, directory nor link")),
+        };
+        self.members.insert(name, Member::Link(link));
+        Ok(None)
+    }
+
+    /// Keeps what is known of the file `name`, which [`Members::admit`] let in.
+    pub fn put(&mut self, name: String, known: T) {
+        self.members.insert(name, Member::File(known));
+    }
+
+    /// The file that `name`, as a document has it, stands for; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`MemberError`] if it leads outside, or in a circle.
+    pub fn resolve(&self, name: &str) -> Result<Option<String>, MemberError> {
+        let mut at = clean(name, "")?;
+        for _ in 0..=LINKS_MAX {
+            match self.members.get(&at) {
+                None => return Ok(None),
+                Some(Member::File(_)) => return Ok(Some(at)),
+                Some(Member::Link(to)) => at.clone_from(to),
+            }
+        }
+        Err(refuse(name, "is a link that leads in a circle"))
+    }
+
+    /// What is known of the file with exactly this name.
+    pub fn get(&self, name: &str) -> Option<&T> {
+        match self.members.get(name) {
+            Some(Member::File(known)) => Some(known),
+            _ => None,
+        }
+    }
+
+    /// As [`Members::get`], to be changed.
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut T> {
+        match self.members.get_mut(name) {
+            Some(Member::File(known)) => Some(known),
+            _ => None,
+        }
+    }
+}
+
+fn check_length(text: &str) -> Result<(), MemberError> {
+    if text.len() > NAME_MAX { Err(refuse(text, "is longer than 256 bytes")) } else { Ok(()) }
+}
+
+fn parent(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+/// `text` as seen from the directory `base`, without `.` and `..`.
+///
+/// # Errors
+/// [`MemberError`] if it is absolute, leads out of the archive, or is too long.
+pub fn clean(text: &str, base: &str) -> Result<String, MemberError> {
+    check_length(text)?;
+    if text.starts_with('/') {
+        return Err(refuse(text, "leads out of the archive: it is absolute"));
+    }
+    if text.contains(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER) {
+        return Err(refuse(text, "has bytes that no name in an image archive has"));
+    }
+    let mut parts: Vec<&str> = base.split('/').filter(|part| !part.is_empty()).collect();
+    for part in text.split('/').filter(|part| !matches!(*part, "" | ".")) {
+        match part {
+            ".." if parts.pop().is_none() => return Err(refuse(text, "leads out of the archive")),
+            ".." => {}
+            part => parts.push(part),
+        }
+    }
+    Ok(parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(kind: Kind, path: &str, link: &str) -> Entry {
+        Entry {
+            kind,
+            path: path.into(),
+            link: link.into(),
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: (0, 0),
+            device: (0, 0),
+            size: 0,
+            xattrs: Vec::new(),
+            sparse: None,
+        }
+    }
+
+    fn file(members: &mut Members<u8>, path: &str) {
+        let name = members.admit(&entry(Kind::Regular, path, "")).expect("good").expect("a file");
+        members.put(name, 1);
+    }
+
+    #[test]
+    fn a_link_leads_to_a_file_of_the_archive_wherever_that_stands() {
+        let mut members = Members::default();
+        members.admit(&entry(Kind::Symlink, "./b/layer.tar", "../a/layer.tar")).expect("good");
+        members.admit(&entry(Kind::HardLink, "c.tar", "b/layer.tar")).expect("good");
+        assert_eq!(members.resolve("c.tar"), Ok(None));
+        file(&mut members, "a/layer.tar");
+        assert_eq!(members.resolve("c.tar"), Ok(Some("a/layer.tar".to_owned())));
+    }
+
+    #[test]
+    fn what_leads_outside_or_nowhere_is_refused_by_name() {
+        let mut members = Members::<u8>::default();
+        let mut why = |kind, path: &str, link: &str| match members.admit(&entry(kind, path, link)) {
+            Ok(_) => "taken".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(why(Kind::Regular, "../x", ""), r#""../x" leads out of the archive"#);
+        assert!(why(Kind::Regular, "a/../../x", "").contains("leads out"));
+        assert!(why(Kind::Regular, "/etc/x", "").contains("absolute"));
+        assert!(why(Kind::Symlink, "a/b", "../../x").contains("leads out"));
+        assert!(why(Kind::Symlink, "a/c", "/x").contains("absolute"));
+        assert!(why(Kind::HardLink, "a/d", "../x").contains("leads out"));
+        assert!(why(Kind::Char, "null", "").contains("neither"));
+        assert!(why(Kind::Regular, &"x".repeat(300), "").contains("longer"));
+        assert!(why(Kind::Regular, "a\nb", "").contains("bytes"));
+        assert_eq!(why(Kind::Symlink, "one", "two"), "taken");
+        assert_eq!(why(Kind::Symlink, "two", "one"), "taken");
+        assert!(why(Kind::Regular, "./one", "").contains("twice"));
+        assert!(members.resolve("one").expect_err("a circle").to_string().contains("circle"));
+        let many =
+            (0..=MEMBERS_MAX).try_for_each(|_| members.admit(&entry(Kind::Directory, "d/", "")).map(drop));
+        assert!(many.expect_err("too many").to_string().contains("one too many"));
+    }
+}

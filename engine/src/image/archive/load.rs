@@ -1,0 +1,705 @@
+//! A load: images out of an archive or a layout into the store.
+//!
+//! Documents → layers → commit. What was read is named when all of it is right, all images together; until then it
+//! is temporaries, which go when anything fails. A docker archive has no manifests: one is made here, an OCI one over
+//! the config and the layers as they came, so the image's id stays what docker calls it. Runs on a job's thread; the
+//! caller announces the outcome.
+
+use crate::image::archive::manifest::{self, BundleError, Offer, Wanted};
+use crate::image::archive::oci_layout::Layout;
+use crate::image::archive::seekable::Seekable;
+use crate::image::archive::source::{ArchiveError, Found, Source, layer_error, missing, row_id};
+use crate::image::archive::streamed::Staging;
+use crate::image::disk_space::{Claim, Room, RoomError};
+use crate::image::import::Patient;
+use crate::image::policy::{Policies, PolicyError};
+use crate::image::pull::pipeline::{Expected, LayerError, Pipeline, Sink};
+use sampan_ipc::engine::Phase;
+use sampan_job::cancel::{Cancel, Cancelled};
+use sampan_job::limits::Limits;
+use sampan_job::progress::Progress;
+use sampan_layer::decompress::{self, Format};
+use sampan_oci as oci;
+use sampan_oci::digest::{Algorithm, Digest, Hasher};
+use sampan_oci::platform::Platform;
+use sampan_oci::reference::Reference;
+use sampan_oci::{Descriptor, Manifest, PlatformField};
+use sampan_store::images::{self, NewImage};
+use sampan_store::{Pin, Store, StoreError, Temp, file_error};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// What to load.
+pub struct LoadRequest {
+    /// The archive, or the directory of the layout.
+    pub from: OwnedFd,
+    /// True if it is a directory.
+    pub is_layout: bool,
+    /// Only the image of this name within.
+    pub select: Option<String>,
+    /// What the image will be called, instead of the names that it has there.
+    pub reference: Option<Reference>,
+    /// For which platform; `None` is this host's, and then an image that is of no index is taken as it is.
+    pub platform: Option<Platform>,
+    /// Unpack the layers.
+    pub unpack: bool,
+    /// Which names an archive may give to images that nobody signed.
+    pub policies: Arc<Policies>,
+    /// How much of the disk is to be left.
+    pub room: Room,
+}
+
+/// An image that was loaded.
+pub struct LoadedImage {
+    /// What it is called now.
+    pub references: Vec<Reference>,
+    /// Digest of its manifest.
+    pub digest: Digest,
+    /// Digest of its config.
+    pub id: Digest,
+    /// Bytes of its config and layers.
+    pub size: u64,
+    /// True if the store had all of it under these names already.
+    pub unchanged: bool,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Why a load failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// It was ended.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+    /// The archive, or something in it, cannot be read.
+    #[error(transparent)]
+    Archive(ArchiveError),
+    /// Its documents make no sense.
+    #[error(transparent)]
+    Bundle(BundleError),
+    /// A layer is not what the documents say.
+    #[error("layer {name:?} in it has {what} {found}, expected {expected}")]
+    Wrong {
+        /// Which.
+        name: String,
+        /// Of what.
+        what: &'static str,
+        /// What it is.
+        found: String,
+        /// What it should be.
+        expected: String,
+    },
+    /// The image is for another platform than was asked for.
+    #[error("the image in it is for {found}, not for {wanted}")]
+    Platform {
+        /// What it is for.
+        found: String,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// The policy wants signatures of what is called so.
+    #[error("an image in it is called {reference}: {source}")]
+    Policy {
+        /// How.
+        reference: String,
+        /// Which rule.
+        source: Box<PolicyError>,
+    },
+    /// The disk is too full.
+    #[error(transparent)]
+    Room(#[from] RoomError),
+    /// The disk became too full on the way.
+    #[error(transparent)]
+    Full(Arc<RoomError>),
+    /// One name was given, and there are several images.
+    #[error("there are {0} images in it, and one name was given")]
+    Several(usize),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<ArchiveError> for LoadError {
+    fn from(error: ArchiveError) -> Self {
+        match error {
+            ArchiveError::Cancelled(cancelled) => LoadError::Cancelled(cancelled),
+            ArchiveError::Store(error) => LoadError::Store(error),
+            other => LoadError::Archive(other),
+        }
+    }
+}
+
+impl From<BundleError> for LoadError {
+    fn from(error: BundleError) -> Self {
+        match error {
+            BundleError::Archive(error) => error.into(),
+            other => LoadError::Bundle(other),
+        }
+    }
+}
+
+/// Loads images into `store`.
+///
+/// # Errors
+/// [`LoadError`]; [`LoadError::Cancelled`] whatever broke, once `cancel` was called. The store is as it was then.
+pub fn load(
+    store: &Store,
+    limits: &Limits,
+    request: LoadRequest,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Vec<LoadedImage>, LoadError> {
+    let mut work = Work {
+        store,
+        limits,
+        progress,
+        cancel,
+        platform: request.platform,
+        unpack: request.unpack,
+        policies: request.policies,
+        room: request.room,
+        seen: HashMap::new(),
+        blobs: HashMap::new(),
+        layers: HashMap::new(),
+        known: None,
+        pins: Vec::new(),
+        claims: Vec::new(),
+    };
+    let result = work.run(request.from, request.is_layout, request.select.as_deref(), request.reference);
+    match result {
+        Err(_) if cancel.is_cancelled() => Err(Cancelled.into()),
+        other => other,
+    }
+}
+
+struct Work<'a> {
+    store: &'a Store,
+    limits: &'a Limits,
+    progress: &'a Progress,
+    cancel: &'a Cancel,
+    platform: Option<Platform>,
+    unpack: bool,
+    policies: Arc<Policies>,
+    room: Room,
+    /// Layers that were taken, by their resolved names.
+    seen: HashMap<String, Blob>,
+    /// Blobs that have no name yet.
+    blobs: HashMap<Digest, Temp>,
+    /// Unpacked layers that have no name yet, by chain id.
+    layers: HashMap<Digest, Temp>,
+    /// Blobs of the store's images with their chain ids; read when first asked for.
+    known: Option<HashSet<(Digest, Digest)>>,
+    /// What is needed of the store.
+    pins: Vec<Pin>,
+    /// What is still to be written.
+    claims: Vec<Claim>,
+}
+
+/// A layer's blob that was taken.
+#[derive(Clone)]
+struct Blob {
+    digest: Digest,
+    size: u64,
+    diff_id: Digest,
+    format: Format,
+}
+
+/// An image whose layers are all here.
+struct Ready {
+    references: Vec<Reference>,
+    manifest: Descriptor,
+    bytes: Vec<u8>,
+    index: Option<Digest>,
+    offer_config: Vec<u8>,
+    id: Digest,
+    platform: PlatformField,
+    size: u64,
+    labels: BTreeMap<String, String>,
+    /// Its unpacked layers, the lowest first; none if they are not unpacked.
+    chain_ids: Vec<Digest>,
+}
+
+impl Work<'_> {
+    fn run(
+        &mut self,
+        from: OwnedFd,
+        is_layout: bool,
+        select: Option<&str>,
+        reference: Option<Reference>,
+    ) -> Result<Vec<LoadedImage>, LoadError> {
+        if is_layout {
+            let mut layout = Layout::new(from);
+            let offers = self.offers(&mut layout, select, reference)?;
+            self.check_room(&offers)?;
+            return self.images(&mut layout, offers);
+        }
+        let file = File::from(from);
+        if let Some(mut seekable) = Seekable::open(&file)? {
+            let offers = self.offers(&mut seekable, select, reference)?;
+            self.check_room(&offers)?;
+            return self.images(&mut seekable, offers);
+        }
+        let staging = Staging {
+            store: self.store,
+            limits: self.limits,
+            progress: self.progress,
+            cancel: self.cancel,
+            unpack: self.unpack,
+        };
+        // How much comes is not known before all is here.
+        let room = self.room.clone();
+        let patient = Patient { file: &file, cancel: self.cancel };
+        let (_, plain) =
+            decompress::open(patient, self.limits.bounds.zstd_window_log).map_err(ArchiveError::Read)?;
+        let plain = room.wary(self.store, plain);
+        let full = plain.full();
+        let mut staged = staging.read(plain).map_err(|error| match full.get() {
+            Some(error) => LoadError::Full(Arc::clone(error)),
+            None => error.into(),
+        })?;
+        let offers = self.offers(&mut staged, select, reference)?;
+        self.images(&mut staged, offers)
+    }
+
+    /// Which images there are, and whether they may have their names.
+    fn offers(
+        &self,
+        source: &mut dyn Source,
+        select: Option<&str>,
+        reference: Option<Reference>,
+    ) -> Result<Vec<Offer>, LoadError> {
+        let platform = self.platform.clone().unwrap_or_else(Platform::host);
+        let mut offers = manifest::read(source, &Wanted { select, platform: &platform })?;
+        let is_renamed = reference.is_some();
+        if let Some(reference) = reference {
+            match offers.as_mut_slice() {
+                [only] => only.names = vec![reference],
+                several => return Err(LoadError::Several(several.len())),
+            }
+        }
+        // A name that a person gave is that person's affair, as with a tag.
+        for name in offers.iter().flat_map(|offer| &offer.names).filter(|_| !is_renamed) {
+            let refused = |error| LoadError::Policy { reference: name.to_string(), source: Box::new(error) };
+            self.policies.check_unsigned(name).map_err(refused)?;
+        }
+        Ok(offers)
+    }
+
+    /// Claims room for what the manifests name, before it is read; a docker archive does not say.
+    fn check_room(&mut self, offers: &[Offer]) -> Result<(), LoadError> {
+        for offer in offers {
+            if let Some(manifest) = offer.manifest() {
+                let chain_ids = offer.parsed.chain_ids();
+                self.claims.push(self.room.claim(self.store, &manifest, &chain_ids, self.unpack, None)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes all layers of all images, then names everything.
+    fn images(&mut self, source: &mut dyn Source, offers: Vec<Offer>) -> Result<Vec<LoadedImage>, LoadError> {
+        let mut ready = Vec::with_capacity(offers.len());
+        for offer in offers {
+            self.cancel.check()?;
+            ready.push(self.image(source, offer)?);
+        }
+        self.cancel.check()?;
+        self.finish(ready)
+    }
+
+    /// Takes an image's layers; names nothing.
+    fn image(&mut self, source: &mut dyn Source, mut offer: Offer) -> Result<Ready, LoadError> {
+        self.check_platform(&offer)?;
+        let is_adopted = self.adopt(&mut offer)?;
+        let chain_ids = offer.parsed.chain_ids();
+        self.pins.push(self.store.pin(chain_ids.iter().cloned()));
+        let mut blobs = Vec::with_capacity(offer.layers.len());
+        let parts = offer.layers.iter().zip(&offer.parsed.rootfs.diff_ids).zip(&chain_ids);
+        for (((name, expected), diff_id), chain_id) in parts {
+            self.cancel.check()?;
+            blobs.push(match expected.as_ref().filter(|_| is_adopted) {
+                Some(here) => self.stored(name, here.digest.clone(), here.size, diff_id, chain_id)?,
+                None => self.layer(source, name, expected.as_ref(), diff_id, chain_id)?,
+            });
+        }
+        let id = offer.config_digest();
+        self.pins.push(self.store.pin([id.clone()]));
+        let (manifest, bytes) = match offer.manifest {
+            Some(manifest) => manifest,
+            None => made_manifest(&id, offer.config.len() as u64, &blobs),
+        };
+        Ok(Ready {
+            references: offer.names,
+            manifest,
+            bytes,
+            index: offer.index,
+            size: blobs.iter().fold(offer.config.len() as u64, |sum, blob| sum.saturating_add(blob.size)),
+            offer_config: offer.config,
+            id,
+            platform: PlatformField::from(&offer.parsed.platform()),
+            labels: offer.parsed.config.labels,
+            chain_ids: if self.unpack { chain_ids } else { Vec::new() },
+        })
+    }
+
+    /// What a docker archive holds may be here under the manifest that it came with, from a registry: the config's
+    /// digest says that it is the same image. Then that one gets the names, and nothing is read.
+    fn adopt(&mut self, offer: &mut Offer) -> Result<bool, LoadError> {
+        let id = offer.config_digest();
+        let is_it = |image: &images::Loaded| image.manifest.config.digest == id;
+        let images = images::list(self.store).unwrap_or_default();
+        let Some(image) = images.into_iter().find(is_it).filter(|_| offer.manifest.is_none()) else {
+            return Ok(false);
+        };
+        let needed = image.manifest.layers.iter().map(|layer| layer.digest.clone());
+        self.pins.push(self.store.pin(needed.chain([id, image.entry.digest.clone()])));
+        let has = |layer: &Descriptor| self.store.has_blob(&layer.digest, layer.size);
+        let Ok(bytes) = self.store.read_blob(&image.entry.digest, oci::MANIFEST_MAX) else {
+            return Ok(false);
+        };
+        if !image.manifest.layers.iter().all(has) {
+            return Ok(false);
+        }
+        offer.index = images::index_of(&image.entry);
+        let manifest = Descriptor { annotations: BTreeMap::new(), platform: None, ..image.entry };
+        offer.manifest = Some((manifest, bytes));
+        for (here, layer) in offer.layers.iter_mut().zip(image.manifest.layers) {
+            here.1 = Some(layer);
+        }
+        Ok(true)
+    }
+
+    fn check_platform(&self, offer: &Offer) -> Result<(), LoadError> {
+        let found = offer.parsed.platform();
+        match &self.platform {
+            Some(wanted) if offer.index.is_none() && wanted.rank(&found).is_none() => {
+                Err(LoadError::Platform { found: found.to_string(), wanted: wanted.to_string() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes one layer, or finds that it was taken.
+    fn layer(
+        &mut self,
+        source: &mut dyn Source,
+        name: &str,
+        expected: Option<&Descriptor>,
+        diff_id: &Digest,
+        chain_id: &Digest,
+    ) -> Result<Blob, LoadError> {
+        let resolved = source.resolve(name)?.ok_or_else(|| missing(name))?;
+        let known = self.seen.get(&resolved).cloned();
+        let blob = match known {
+            Some(blob) => blob,
+            None => self.take(source, &resolved, expected, diff_id, chain_id)?,
+        };
+        check(name, "diff id", &blob.diff_id, diff_id)?;
+        if let Some(expected) = expected {
+            check(name, "size", &blob.size, &expected.size)?;
+            check(name, "digest", &blob.digest, &expected.digest)?;
+        }
+        self.seen.insert(resolved, blob.clone());
+        self.unpack(name, &blob, chain_id)?;
+        self.claims.iter().for_each(|claim| claim.arrived(&blob.digest));
+        Ok(blob)
+    }
+
+    fn take(
+        &mut self,
+        source: &mut dyn Source,
+        name: &str,
+        expected: Option<&Descriptor>,
+        diff_id: &Digest,
+        chain_id: &Digest,
+    ) -> Result<Blob, LoadError> {
+        // What the store has need not be read: by the manifest's digest, or a plain tar by its diff id.
+        let (wanted, size) = expected.map_or((diff_id, None), |e| (&e.digest, Some(e.size)));
+        self.pins.push(self.store.pin([wanted.clone()]));
+        let found = source.layer(name)?;
+        let found = match found {
+            Found::Reader(_, len) if self.store.has_blob(wanted, size.unwrap_or(len)) => {
+                Found::Stored(wanted.clone(), size.unwrap_or(len))
+            }
+            other => other,
+        };
+        match found {
+            Found::Kept(kept) => {
+                let streamed = kept.streamed;
+                self.pins.push(self.store.pin([streamed.digest.clone()]));
+                if let Some(unpacked) = streamed.layer {
+                    self.layers.entry(chain_id.clone()).or_insert(unpacked);
+                }
+                let blob = Blob {
+                    digest: streamed.digest,
+                    size: streamed.size,
+                    diff_id: streamed.diff_id,
+                    format: streamed.format,
+                };
+                self.rename(name, blob, expected, kept.blob)
+            }
+            Found::Stored(digest, size) => self.stored(name, digest, size, diff_id, chain_id),
+            Found::Reader(from, len) => self.read(name, from, len, expected, diff_id, chain_id),
+        }
+    }
+
+    /// Sends a layer that was not read yet through the pipeline.
+    fn read(
+        &mut self,
+        name: &str,
+        from: Box<dyn Read + Send + '_>,
+        len: u64,
+        expected: Option<&Descriptor>,
+        diff_id: &Digest,
+        chain_id: &Digest,
+    ) -> Result<Blob, LoadError> {
+        let row = self.progress.append(row_id(name), len);
+        self.progress.phase(row, Phase::Downloading);
+        let whole = expected.map(|e| Expected {
+            digest: e.digest.clone(),
+            size: e.size,
+            diff_id: Some(diff_id.clone()),
+        });
+        let (temp, mut file) = self.store.temp_file("blob")?;
+        let untar = self.unpack && !self.store.has_layer(chain_id) && !self.layers.contains_key(chain_id);
+        let streamed = self.pass(row, whole, untar, from, Sink::File(&mut file)).map_err(|error| {
+            self.progress.fail(row, &sampan_ipc::report::chain(&error));
+            layer_error(name, error)
+        })?;
+        self.progress.phase(row, Phase::Complete);
+        if let Some(unpacked) = streamed.layer {
+            self.layers.insert(chain_id.clone(), unpacked);
+        }
+        let blob = Blob {
+            digest: streamed.digest,
+            size: streamed.size,
+            diff_id: streamed.diff_id,
+            format: streamed.format,
+        };
+        self.pins.push(self.store.pin([blob.digest.clone()]));
+        self.blobs.entry(blob.digest.clone()).or_insert(temp);
+        Ok(blob)
+    }
+
+    fn pass(
+        &self,
+        row: usize,
+        expected: Option<Expected>,
+        untar: bool,
+        from: impl Read + Send,
+        sink: Sink<'_>,
+    ) -> Result<crate::image::pull::pipeline::Streamed, LayerError> {
+        let pipeline = Pipeline {
+            store: self.store,
+            limits: self.limits,
+            cancel: self.cancel,
+            expected,
+            untar,
+            on_bytes: &|bytes| self.progress.add(row, bytes),
+            on_phase: &|phase| self.progress.phase(row, phase),
+        };
+        let streamed = pipeline.run(from, sink)?;
+        self.progress.passed_over(streamed.digest.short(), streamed.skipped);
+        Ok(streamed)
+    }
+
+    /// A blob that the store has; it was compared with its digest when it came, and is unpacked if need be.
+    fn stored(
+        &mut self,
+        name: &str,
+        digest: Digest,
+        size: u64,
+        diff_id: &Digest,
+        chain_id: &Digest,
+    ) -> Result<Blob, LoadError> {
+        let row = self.progress.append(row_id(name), size);
+        let path = self.store.blob_path(&digest);
+        let mut start = [0; 4];
+        let mut file = File::open(&path).map_err(file_error("open", &path))?;
+        let len =
+            crate::image::archive::source::fill(&mut file, &mut start).map_err(file_error("read", &path))?;
+        let format = Format::of(start.get(..len).unwrap_or_default());
+        let blob = Blob { digest, size, diff_id: diff_id.clone(), format };
+        let proven = (format == Format::Plain && blob.digest == *diff_id) || self.is_known(&blob, chain_id);
+        if !proven || (self.unpack && !self.store.has_layer(chain_id)) {
+            self.again(row, name, &blob, chain_id)?;
+        }
+        self.progress.phase(row, Phase::Exists);
+        Ok(blob)
+    }
+
+    /// True if an image of the store has this blob for this layer: then nothing need be read to know it.
+    fn is_known(&mut self, blob: &Blob, chain_id: &Digest) -> bool {
+        let known = self.known.get_or_insert_with(|| {
+            let images = images::list(self.store).unwrap_or_default();
+            let pairs = images.iter().flat_map(|image| {
+                let blobs = image.manifest.layers.iter().map(|layer| layer.digest.clone());
+                blobs.zip(image.config.chain_ids()).collect::<Vec<_>>()
+            });
+            pairs.collect()
+        });
+        known.contains(&(blob.digest.clone(), chain_id.clone()))
+    }
+
+    /// Unpacks a layer that was taken already once more, on top of other layers.
+    fn unpack(&mut self, name: &str, blob: &Blob, chain_id: &Digest) -> Result<(), LoadError> {
+        if !self.unpack || self.layers.contains_key(chain_id) || self.store.has_layer(chain_id) {
+            return Ok(());
+        }
+        let row = self.progress.append(row_id(name), blob.size);
+        self.again(row, name, blob, chain_id)?;
+        self.progress.phase(row, Phase::Complete);
+        Ok(())
+    }
+
+    fn again(&mut self, row: usize, name: &str, blob: &Blob, chain_id: &Digest) -> Result<(), LoadError> {
+        self.progress.phase(row, Phase::Extracting);
+        let path = match self.blobs.get(&blob.digest) {
+            Some(temp) => temp.path().to_owned(),
+            None => self.store.blob_path(&blob.digest),
+        };
+        let file = File::open(&path).map_err(file_error("open", &path))?;
+        let expected =
+            Expected { digest: blob.digest.clone(), size: blob.size, diff_id: Some(blob.diff_id.clone()) };
+        let untar = self.unpack && !self.store.has_layer(chain_id);
+        let streamed = self.pass(row, Some(expected), untar, file, Sink::None).map_err(|error| {
+            self.progress.fail(row, &sampan_ipc::report::chain(&error));
+            layer_error(name, error)
+        })?;
+        if let Some(unpacked) = streamed.layer {
+            self.layers.insert(chain_id.clone(), unpacked);
+        }
+        Ok(())
+    }
+
+    /// Keeps a blob under the digest that its manifest has for it: one by SHA-512 was hashed by SHA-256 as it came
+    /// by, and is read once more.
+    fn rename(
+        &mut self,
+        name: &str,
+        mut blob: Blob,
+        expected: Option<&Descriptor>,
+        temp: Temp,
+    ) -> Result<Blob, LoadError> {
+        if let Some(expected) = expected.filter(|e| e.digest.algorithm() != Algorithm::Sha256) {
+            blob.digest = hash(temp.path(), expected.digest.algorithm())
+                .map_err(|source| ArchiveError::File { name: name.to_owned(), source })?;
+            self.pins.push(self.store.pin([blob.digest.clone()]));
+        }
+        self.blobs.entry(blob.digest.clone()).or_insert(temp);
+        Ok(blob)
+    }
+
+    /// Gives everything its name, and the images theirs.
+    fn finish(&mut self, ready: Vec<Ready>) -> Result<Vec<LoadedImage>, LoadError> {
+        let named = self.name(ready);
+        self.room.keep(self.store);
+        if named.is_err() {
+            self.pins.clear();
+            self.store.collect_garbage();
+        }
+        named
+    }
+
+    fn name(&mut self, ready: Vec<Ready>) -> Result<Vec<LoadedImage>, LoadError> {
+        for (digest, temp) in self.blobs.drain() {
+            self.store.name_blob(temp, &digest)?;
+        }
+        for (chain_id, temp) in self.layers.drain() {
+            self.store.name_layer(temp, &chain_id)?;
+        }
+        for image in &ready {
+            self.store.settle_layers(&image.chain_ids, self.cancel)?;
+            self.pins.push(self.store.pin([image.manifest.digest.clone()]));
+            self.store.write_blob(&image.id, &image.offer_config)?;
+            self.store.write_blob(&image.manifest.digest, &image.bytes)?;
+        }
+        ready.into_iter().map(|image| self.commit(image)).collect()
+    }
+
+    fn commit(&self, image: Ready) -> Result<LoadedImage, LoadError> {
+        let new = |reference| NewImage {
+            reference,
+            manifest: image.manifest.clone(),
+            platform: image.platform.clone(),
+            index: image.index.clone(),
+            // Whatever came since then is of this load, or as good as.
+            since: 0,
+        };
+        let mut unchanged = true;
+        for reference in &image.references {
+            unchanged &= images::commit(self.store, new(reference))?;
+        }
+        if image.references.is_empty() {
+            unchanged =
+                images::commit_nameless(self.store, image.manifest.clone(), image.platform, image.index, 0)?;
+        }
+        Ok(LoadedImage {
+            references: image.references,
+            digest: image.manifest.digest,
+            id: image.id,
+            size: image.size,
+            unchanged,
+            labels: image.labels,
+        })
+    }
+}
+
+impl Offer {
+    fn manifest(&self) -> Option<Manifest> {
+        self.manifest.as_ref().and_then(|(_, bytes)| serde_json::from_slice(bytes).ok())
+    }
+
+    /// The image's id.
+    fn config_digest(&self) -> Digest {
+        let declared = self.manifest().map(|manifest| manifest.config.digest);
+        declared.unwrap_or_else(|| Digest::of(&self.config))
+    }
+}
+
+/// The manifest of an image that came without one.
+fn made_manifest(id: &Digest, config_size: u64, blobs: &[Blob]) -> (Descriptor, Vec<u8>) {
+    let descriptor = |media_type: &str, digest: &Digest, size| Descriptor {
+        media_type: media_type.to_owned(),
+        digest: digest.clone(),
+        size,
+        platform: None,
+        annotations: BTreeMap::new(),
+    };
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: oci::MANIFEST.to_owned(),
+        config: descriptor(oci::CONFIG, id, config_size),
+        layers: blobs.iter().map(|b| descriptor(b.format.media_type(), &b.digest, b.size)).collect(),
+    };
+    let bytes = serde_json::to_vec(&manifest).expect("a manifest has no shape that JSON cannot hold");
+    (descriptor(oci::MANIFEST, &Digest::of(&bytes), bytes.len() as u64), bytes)
+}
+
+fn check<T: PartialEq + ToString>(
+    name: &str,
+    what: &'static str,
+    found: &T,
+    expected: &T,
+) -> Result<(), LoadError> {
+    if found == expected {
+        return Ok(());
+    }
+    let (found, expected) = (found.to_string(), expected.to_string());
+    Err(LoadError::Wrong { name: name.to_owned(), what, found, expected })
+}
+
+fn hash(path: &std::path::Path, algorithm: Algorithm) -> io::Result<Digest> {
+    let mut file = File::open(path)?;
+    let mut hasher = Hasher::new(algorithm);
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hasher.finish()),
+            len => hasher.update(buffer.get(..len).unwrap_or_default()),
+        }
+    }
+}

@@ -1,0 +1,687 @@
+//! Room on the disk: whether a pull finds enough of it, and what goes when it becomes scarce.
+//!
+//! Called by [`crate::image::pull`] and [`crate::image::archive::load`]: [`Room::claim`] before layers begin, [`Room::wary`] around what does
+//! not say how much it brings, [`Room::keep`] behind a commit; so there is no timer, and an idle engine does nothing.
+//! What a job has claimed is no other's. Removes only what [`images::is_in_use`] lets go, the images
+//! first that were not pulled or used for longest, and tells of each. Off unless configured.
+
+use crate::image::prune;
+use nix::sys::statvfs::statvfs;
+use sampan_ipc::announce::Announcer;
+use sampan_ipc::size;
+use sampan_oci::digest::Digest;
+use sampan_oci::{Descriptor, Manifest};
+use sampan_os::mutex::lock;
+use sampan_store::images::{self, ImageError};
+use sampan_store::{Store, partial_blob};
+use serde::{Deserialize, Deserializer};
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, SystemTime};
+
+/// Bytes of unpacked layer for which one inode is taken: a guess on the low side, since a refusal that is wrong
+/// is worse than a pull that fails late.
+const BYTES_PER_INODE: u64 = 32 << 10;
+/// What stays free of a load that does not say how much it brings: this part of the file system ...
+const WARY_PART: u64 = 20;
+/// ... and no more than so much. Unpacked, what is read between two looks may be several times as much.
+const WARY_MAX: u64 = 64 << 20;
+/// Bytes that such a load brings between two looks at the disk, which cost a statvfs(2) each.
+const WARY_STEP: u64 = 256 << 10;
+/// Who removed, in events.
+const BY: &str = "low-space";
+
+/// So much of a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amount {
+    /// In bytes.
+    Bytes(u64),
+    /// In percent of all of it: 0 to 100.
+    Percent(u8),
+}
+
+/// Text that is no [`Amount`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no amount of disk: write bytes (500M, 2G) or percent of the file system (10%)")]
+pub struct AmountError(String);
+
+impl Amount {
+    /// Reads `10%`, `500`, `500K`, `2G`, `1T`; 1024-based.
+    ///
+    /// # Errors
+    /// [`AmountError`].
+    pub fn parse(text: &str) -> Result<Self, AmountError> {
+        let refuse = || AmountError(text.chars().take(40).collect());
+        if let Some(percent) = text.strip_suffix('%') {
+            let percent = percent.trim_end().parse().ok().filter(|p| *p <= 100);
+            return percent.map(Amount::Percent).ok_or_else(refuse);
+        }
+        size::parse(text).map(Amount::Bytes).ok_or_else(refuse)
+    }
+
+    /// In bytes of a file system of `total` bytes.
+    fn of(self, total: u64) -> u64 {
+        match self {
+            Amount::Bytes(bytes) => bytes,
+            Amount::Percent(percent) => total / 100 * u64::from(percent),
+        }
+    }
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Amount::Bytes(bytes) => f.write_str(&size::format(*bytes)),
+            Amount::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Number(u64),
+            Text(String),
+        }
+        match Written::deserialize(from)? {
+            Written::Number(bytes) => Ok(Amount::Bytes(bytes)),
+            Written::Text(text) => Amount::parse(&text).map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+/// How much is to stay free. By default, nothing needs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// No pull begins that would leave less free.
+    pub min_free: Amount,
+    /// Under the first, images are removed until the second is free; `None` is never.
+    pub collect: Option<(Amount, Amount)>,
+}
+
+impl Default for Marks {
+    fn default() -> Self {
+        Marks { min_free: Amount::Bytes(0), collect: None }
+    }
+}
+
+/// What a pull still has to write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Bytes to download.
+    pub blobs: u64,
+    /// Bytes that these, and blobs that are here, become when unpacked: an estimate.
+    pub unpacked: u64,
+    /// Files and directories: an estimate.
+    pub inodes: u64,
+}
+
+impl Needs {
+    /// What is missing of `parts`; of those whose blob or layer `others` have, nothing, and they are in it then.
+    /// What is `under_way` unpacks as it comes, so that what has come of it needs no more room.
+    fn of<'a>(
+        store: &Store,
+        parts: impl IntoIterator<Item = &'a Part>,
+        others: &mut Counted,
+        under_way: bool,
+    ) -> Self {
+        let mut needs = Needs::default();
+        for part in parts {
+            let is_here = store.has_blob(&part.blob, part.size);
+            let missing = match is_here {
+                true => 0,
+                false => part.size.saturating_sub(partial_blob::kept(store, &part.blob)),
+            };
+            if others.blobs.insert(part.blob.clone()) && !is_here {
+                needs.blobs = needs.blobs.saturating_add(missing);
+                needs.inodes += 1;
+            }
+            let Some(chain_id) = part.chain_id.as_ref().filter(|chain_id| !store.has_layer(chain_id)) else {
+                continue;
+            };
+            if others.layers.insert(chain_id.clone()) {
+                let size = match under_way && !is_here {
+                    true => share(part.unpacked, missing, part.size),
+                    false => part.unpacked,
+                };
+                needs.unpacked = needs.unpacked.saturating_add(size);
+                // The layer's own directory, `diff`, and what is in it.
+                needs.inodes = needs.inodes.saturating_add(2 + size / BYTES_PER_INODE);
+            }
+        }
+        needs
+    }
+
+    fn bytes(&self) -> u64 {
+        self.blobs.saturating_add(self.unpacked)
+    }
+}
+
+/// What is counted already. Two sets: the lowest layer, uncompressed, has its blob's digest for its chain id.
+#[derive(Default)]
+struct Counted {
+    blobs: HashSet<Digest>,
+    layers: HashSet<Digest>,
+}
+
+/// `whole` × `part` ÷ `of`.
+fn share(whole: u64, part: u64, of: u64) -> u64 {
+    let share = u128::from(whole) * u128::from(part) / u128::from(of.max(1));
+    u64::try_from(share).unwrap_or(whole)
+}
+
+/// One layer that a job wants.
+#[derive(Debug)]
+struct Part {
+    blob: Digest,
+    size: u64,
+    /// `None` if it is not to be unpacked.
+    chain_id: Option<Digest>,
+    /// Bytes that it becomes then: an estimate.
+    unpacked: u64,
+}
+
+impl Part {
+    fn new(layer: &Descriptor, chain_id: Option<&Digest>) -> Self {
+        let unpacked = unpacked_size(layer);
+        Part { blob: layer.digest.clone(), size: layer.size, chain_id: chain_id.cloned(), unpacked }
+    }
+}
+
+type Claims = Arc<Mutex<HashMap<u64, Vec<Part>>>>;
+
+/// Keeps room for what a job still has to write, until it is dropped.
+#[derive(Debug)]
+pub struct Claim {
+    claims: Claims,
+    id: u64,
+}
+
+impl Claim {
+    /// The blob is here, and unpacked if it was to be, under whatever name: it needs no more room.
+    pub fn arrived(&self, blob: &Digest) {
+        if let Some(parts) = lock(&self.claims).get_mut(&self.id) {
+            parts.retain(|part| part.blob != *blob);
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        lock(&self.claims).remove(&self.id);
+    }
+}
+
+/// What a layer becomes, about: distributions' root file systems shrink to 0.35 to 0.45 by gzip, a little more
+/// by zstd; programs' layers less. On the low side, as [`BYTES_PER_INODE`] is.
+fn unpacked_size(layer: &Descriptor) -> u64 {
+    match layer.media_type.rsplit_once(['+', '.']) {
+        Some((_, "gzip" | "zstd")) => layer.size.saturating_mul(2),
+        _ => layer.size,
+    }
+}
+
+/// Why a pull does not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum RoomError {
+    /// Too few bytes.
+    #[error(
+        "it needs {} ({} to download, about {} unpacked){}, and in {} {} are free{}",
+        size::format(needs.bytes()), size::format(needs.blobs), size::format(needs.unpacked), claimed(*others), store.display(),
+        size::format(*free), kept(*reserve)
+    )]
+    Bytes {
+        /// What is needed.
+        needs: Needs,
+        /// What other jobs still need.
+        others: u64,
+        /// What there is.
+        free: u64,
+        /// What is to stay.
+        reserve: u64,
+        /// Where.
+        store: PathBuf,
+    },
+    /// Too few bytes to go on with what does not say how much it is.
+    #[error(
+        "the disk is full: in {} {} are free, and {} are to stay so{}",
+        store.display(), size::format(*free), size::format(*reserve), claimed(*others)
+    )]
+    Low {
+        /// What other jobs still need.
+        others: u64,
+        /// What there is.
+        free: u64,
+        /// What is to stay.
+        reserve: u64,
+        /// Where.
+        store: PathBuf,
+    },
+    /// Too few inodes.
+    #[error("it needs about {needs} inodes, and in {} {free} are free", store.display())]
+    Inodes {
+        /// What is needed.
+        needs: u64,
+        /// What there is.
+        free: u64,
+        /// Where.
+        store: PathBuf,
+    },
+    /// The file system does not say.
+    #[error("cannot find out how much of {} is free", store.display())]
+    Unknown {
+        /// Where.
+        store: PathBuf,
+        /// Why not.
+        source: nix::Error,
+    },
+}
+
+fn kept(reserve: u64) -> String {
+    if reserve == 0 { String::new() } else { format!(", of which {} are to stay so", size::format(reserve)) }
+}
+
+fn claimed(others: u64) -> String {
+    if others == 0 { String::new() } else { format!(", other jobs still need {}", size::format(others)) }
+}
+
+/// What a file system has.
+struct Free {
+    bytes: u64,
+    total: u64,
+    /// `None` where inodes are made as they are needed.
+    inodes: Option<u64>,
+}
+
+/// The marks, and who is told. Cheap to clone; all clones collect one at a time.
+#[derive(Clone, Debug)]
+pub struct Room {
+    marks: Marks,
+    announcer: Announcer,
+    collecting: Arc<Mutex<()>>,
+    claims: Claims,
+    next_claim: Arc<AtomicU64>,
+}
+
+impl Room {
+    /// Keeps to `marks`.
+    pub fn new(marks: Marks, announcer: Announcer) -> Self {
+        Room {
+            marks,
+            announcer,
+            collecting: Arc::default(),
+            claims: Arc::default(),
+            next_claim: Arc::default(),
+        }
+    }
+
+    /// Finds out whether there is room for an image whose layers have these chain ids, for its blobs alone without
+    /// `unpack`; if not, and if it may, makes some. The caller has pinned what it needs, and keeps what it gets until
+    /// all is written: what other jobs have claimed is not free. What it has claimed `ahead` is so from here on.
+    ///
+    /// # Errors
+    /// [`RoomError`].
+    pub fn claim(
+        &self,
+        store: &Store,
+        manifest: &Manifest,
+        chain_ids: &[Digest],
+        unpack: bool,
+        ahead: Option<&Claim>,
+    ) -> Result<Claim, RoomError> {
+        let part = |(layer, chain_id): (&Descriptor, &Digest)| Part::new(layer, unpack.then_some(chain_id));
+        let mut parts: Vec<Part> = manifest.layers.iter().zip(chain_ids).map(part).collect();
+        match self.enter(store, &mut parts, ahead) {
+            Err(RoomError::Bytes { needs, others, reserve, free, .. }) if self.marks.collect.is_some() => {
+                let goal = needs.bytes().saturating_add(others).saturating_add(reserve);
+                // If it would not fit even into an empty store, nothing is removed in vain.
+                if goal <= free.saturating_add(store.size_on_disk(store.root()).unwrap_or(0)) {
+                    self.collect(store, goal);
+                }
+                self.enter(store, &mut parts, ahead)
+            }
+            other => other,
+        }
+    }
+
+    /// Claims room for an image of which nothing is known but its manifest, however much of it has to be unpacked. `None` if
+    /// there is not enough for that; makes none.
+    pub fn claim_ahead(&self, store: &Store, manifest: &Manifest, unpack: bool) -> Option<Claim> {
+        // A blob's digest stands for the chain id: hardly any layer is called so.
+        let part = |layer: &Descriptor| Part::new(layer, unpack.then_some(&layer.digest));
+        let mut parts = manifest.layers.iter().map(part).collect();
+        self.enter(store, &mut parts, None).ok()
+    }
+
+    /// Claims room for `parts`, which it takes, if there is enough, or was `ahead`: of two that come at once, one is first.
+    fn enter(&self, store: &Store, parts: &mut Vec<Part>, ahead: Option<&Claim>) -> Result<Claim, RoomError> {
+        let mut claims = lock(&self.claims);
+        match ahead {
+            // It was enough for more, and some of it is used by now: for what it was claimed for.
+            Some(Claim { id, .. }) => drop(claims.remove(id)),
+            None => self.compare(store, &claims, parts)?,
+        }
+        let id = self.next_claim.fetch_add(1, Ordering::Relaxed);
+        claims.insert(id, std::mem::take(parts));
+        Ok(Claim { claims: Arc::clone(&self.claims), id })
+    }
+
+    /// Compares what `parts` need with what is free beside `claims`.
+    fn compare(
+        &self,
+        store: &Store,
+        claims: &HashMap<u64, Vec<Part>>,
+        parts: &[Part],
+    ) -> Result<(), RoomError> {
+        let mut counted = Counted::default();
+        let others = Needs::of(store, claims.values().flatten(), &mut counted, true);
+        let needs = Needs::of(store, parts.iter(), &mut counted, false);
+        if needs.bytes() == 0 { Ok(()) } else { self.judge(store, needs, others) }
+    }
+
+    fn judge(&self, store: &Store, needs: Needs, others: Needs) -> Result<(), RoomError> {
+        let free = self.free(store)?;
+        let reserve = self.marks.min_free.of(free.total);
+        let others_bytes = others.bytes();
+        if needs.bytes().saturating_add(others_bytes).saturating_add(reserve) > free.bytes {
+            let (free, store) = (free.bytes, store.root().to_owned());
+            return Err(RoomError::Bytes { needs, others: others_bytes, free, reserve, store });
+        }
+        match free.inodes {
+            Some(inodes) if needs.inodes.saturating_add(others.inodes) > inodes => {
+                let free = inodes.saturating_sub(others.inodes);
+                Err(RoomError::Inodes { needs: needs.inodes, free, store: store.root().to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn free(&self, store: &Store) -> Result<Free, RoomError> {
+        free(store).map_err(|source| RoomError::Unknown { store: store.root().to_owned(), source })
+    }
+
+    /// Reads `from`, which does not say how much it brings, as long as something stays free behind it and all
+    /// claims.
+    pub fn wary<'a, R: Read>(&'a self, store: &'a Store, from: R) -> Wary<'a, R> {
+        Wary { room: self, store, from, left: 0, full: Arc::default() }
+    }
+
+    /// Finds out whether a load may go on that does not say how much it brings.
+    fn look(&self, store: &Store) -> Result<(), RoomError> {
+        let others = {
+            let claims = lock(&self.claims);
+            Needs::of(store, claims.values().flatten(), &mut Counted::default(), true).bytes()
+        };
+        let judge = || {
+            let free = self.free(store)?;
+            let reserve = self.marks.min_free.of(free.total).max((free.total / WARY_PART).min(WARY_MAX));
+            match free.bytes >= reserve.saturating_add(others) {
+                true => Ok(()),
+                false => {
+                    Err(RoomError::Low { others, free: free.bytes, reserve, store: store.root().to_owned() })
+                }
+            }
+        };
+        match judge() {
+            Err(RoomError::Low { reserve, .. }) if self.marks.collect.is_some() => {
+                self.collect(store, reserve.saturating_add(others).saturating_add(WARY_STEP));
+                judge()
+            }
+            other => other,
+        }
+    }
+
+    /// Removes unused images if less is free than the low mark, until the high mark is.
+    pub fn keep(&self, store: &Store) {
+        let Some((low, high)) = self.marks.collect else { return };
+        match free(store) {
+            Ok(free) if free.bytes < low.of(free.total) => self.collect(store, high.of(free.total)),
+            Ok(_) => {}
+            Err(error) => {
+                log::warn!("cannot find out how much of {} is free: {error}", store.root().display())
+            }
+        }
+    }
+
+    /// Removes what is unused, the oldest first, until `goal` bytes are free or nothing is left to remove.
+    fn collect(&self, store: &Store, goal: u64) {
+        let _one = lock(&self.collecting);
+        log::info!("free space is low: removing unused images until {} are free", size::format(goal));
+        let before = free(store).map_or(0, |free| free.bytes);
+        // Some file systems free what was removed a while later.
+        let enough =
+            |freed| free(store).map_or(before, |f| f.bytes).max(before.saturating_add(freed)) >= goal;
+        match self.remove_oldest(store, &enough) {
+            Ok(0) => log::warn!("free space is low, and there is no unused image to remove"),
+            Ok(freed) => {
+                log::info!("{} are free again", size::format(freed));
+                prune::announce_reclaimed(&self.announcer, freed, BY);
+            }
+            Err(error) => log::warn!("cannot free space: {}", sampan_ipc::report::chain(&error)),
+        }
+    }
+
+    /// Removes images until `enough` says so of the bytes that were freed; how many they are in the end.
+    fn remove_oldest(&self, store: &Store, enough: &dyn Fn(u64) -> bool) -> Result<u64, ImageError> {
+        // An image that cannot be read keeps all content where it is: removing others would free nothing.
+        images::used(store)?;
+        partial_blob::collect(store, Duration::ZERO);
+        let (_, mut freed) = store.collect_garbage();
+        let mut oldest: Vec<(SystemTime, Digest)> = images::all(store)?
+            .flatten()
+            .map(|image| (images::last_used(store, &image.entry.digest), image.entry.digest))
+            .collect();
+        oldest.sort();
+        for (_, digest) in oldest {
+            if enough(freed) {
+                break;
+            }
+            if let Some(removed) = images::remove_unused(store, &digest)? {
+                freed = freed.saturating_add(removed.freed);
+                prune::announce_removed(&self.announcer, &removed, BY);
+            }
+        }
+        Ok(freed)
+    }
+}
+
+/// A source that ends with an error before the disk is full.
+pub struct Wary<'a, R> {
+    room: &'a Room,
+    store: &'a Store,
+    from: R,
+    /// Bytes until the next look at the disk.
+    left: u64,
+    full: Full,
+}
+
+/// Why a [`Wary`] source ended, if it did.
+pub type Full = Arc<OnceLock<Arc<RoomError>>>;
+
+impl<R> Wary<'_, R> {
+    /// Where it says why it ended.
+    pub fn full(&self) -> Full {
+        Arc::clone(&self.full)
+    }
+
+    fn look(&mut self) -> io::Result<()> {
+        if self.left == 0
+            && self.full.get().is_none()
+            && let Err(error) = self.room.look(self.store)
+        {
+            let _ = self.full.set(Arc::new(error));
+        }
+        // Once there was too little it does not go on, whatever its own end has freed.
+        match self.full.get() {
+            Some(error) => return Err(io::Error::other(Arc::clone(error))),
+            None if self.left == 0 => self.left = WARY_STEP,
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+impl<R: Read> Read for Wary<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.look()?;
+        let most = into.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let len = self.from.read(into.get_mut(..most).unwrap_or_default())?;
+        self.left = self.left.saturating_sub(len as u64);
+        Ok(len)
+    }
+}
+
+fn free(store: &Store) -> nix::Result<Free> {
+    let stat = statvfs(store.root())?;
+    let unit = stat.fragment_size() as u64;
+    let bytes = (stat.blocks_available() as u64).saturating_mul(unit);
+    let total = (stat.blocks() as u64).saturating_mul(unit);
+    let inodes = (stat.files() > 0).then(|| stat.files_available() as u64);
+    Ok(Free { bytes, total, inodes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sampan_ipc::sender::FifoSender;
+    use sampan_oci::reference::Reference;
+    use sampan_oci::{self as oci, Descriptor, PlatformField};
+    use std::collections::BTreeMap;
+
+    /// Stores an image without layers and names it.
+    fn image(store: &Store, reference: &str, cmd: &str) -> Digest {
+        let since = store.named_so_far();
+        let config = format!(
+            r#"{{"os":"linux","architecture":"amd64","config":{{"Cmd":["{cmd}"]}},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#
+        );
+        let config_digest = Digest::of(config.as_bytes());
+        store.write_blob(&config_digest, config.as_bytes()).expect("written");
+        let manifest = format!(
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"{}","digest":"{config_digest}","size":{}}},"layers":[]}}"#,
+            oci::CONFIG,
+            config.len()
+        );
+        let digest = Digest::of(manifest.as_bytes());
+        store.write_blob(&digest, manifest.as_bytes()).expect("written");
+        let reference = Reference::parse(reference).expect("good");
+        let manifest = Descriptor {
+            media_type: oci::MANIFEST.to_owned(),
+            digest: digest.clone(),
+            size: manifest.len() as u64,
+            platform: None,
+            annotations: BTreeMap::new(),
+        };
+        let new = images::NewImage {
+            reference: &reference,
+            manifest,
+            platform: PlatformField::default(),
+            index: None,
+            since,
+        };
+        images::commit(store, new).expect("committed");
+        digest
+    }
+
+    #[test]
+    fn amounts_are_bytes_or_percent() {
+        let cases = [
+            ("10%", Amount::Percent(10)),
+            ("0", Amount::Bytes(0)),
+            ("500M", Amount::Bytes(500 << 20)),
+            ("2 GiB", Amount::Bytes(2 << 30)),
+            ("1.5G", Amount::Bytes(3 << 29)),
+        ];
+        for (text, amount) in cases {
+            assert_eq!(Amount::parse(text), Ok(amount), "{text}");
+        }
+        for text in ["", "101%", "-1", "x", "%", "99999999999T", "1e3"] {
+            assert!(Amount::parse(text).is_err(), "{text}");
+        }
+        assert_eq!(Amount::Percent(25).of(1000), 250);
+    }
+
+    #[test]
+    fn the_image_that_was_not_used_for_longest_goes_first_and_one_in_use_never() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let [old, used, needed] = ["old", "used", "needed"].map(|name| image(&store, name, name));
+        images::touch(&store, &old);
+        let long_ago = |digest: &Digest, years: u64| {
+            let file = std::fs::File::options().write(true).open(store.blob_path(digest)).expect("there");
+            file.set_modified(SystemTime::now() - Duration::from_secs(years * 31_536_000)).expect("set");
+        };
+        long_ago(&needed, 9);
+        long_ago(&used, 5);
+        let _pin = store.pin([needed.clone()]);
+        let room = Room::new(Marks::default(), Announcer::new(FifoSender::new(dir.path().join("none"))));
+        let there = || [&old, &used, &needed].map(|digest| store.blob_path(digest).exists());
+        // Not what the disk has free: other processes fill and free it meanwhile.
+        room.remove_oldest(&store, &|_| true).expect("nothing to do");
+        assert_eq!(there(), [true, true, true]);
+        room.remove_oldest(&store, &|freed| freed > 0).expect("removed");
+        assert_eq!(there(), [true, false, true]);
+        room.remove_oldest(&store, &|_| false).expect("removed");
+        assert_eq!(there(), [false, false, true]);
+    }
+
+    #[test]
+    fn a_pull_that_does_not_fit_is_told_all_numbers() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let announcer = Announcer::new(FifoSender::new(dir.path().join("none")));
+        let room = Room::new(Marks::default(), announcer.clone());
+        let part = |name: &str, size| Part {
+            blob: Digest::of(name.as_bytes()),
+            size,
+            chain_id: Some(Digest::of(format!("{name} unpacked").as_bytes())),
+            unpacked: size / 2,
+        };
+        let text =
+            room.enter(&store, &mut vec![part("huge", 1 << 60)], None).expect_err("no disk is so large");
+        assert!(text.to_string().contains("1024.00 PiB to download, about 512.00 PiB unpacked"), "{text}");
+        room.enter(&store, &mut vec![part("byte", 1)], None).expect("one byte fits");
+        let all = Marks { min_free: Amount::Percent(100), collect: None };
+        let room = Room::new(all, announcer);
+        let text = room.enter(&store, &mut vec![part("byte", 1)], None).expect_err("all is kept");
+        assert!(text.to_string().contains("to stay so"), "{text}");
+        room.enter(&store, &mut Vec::new(), None).expect("nothing always fits");
+    }
+
+    #[test]
+    fn what_a_job_has_claimed_is_not_counted_twice_and_is_free_again_when_it_ends() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let announcer = Announcer::new(FifoSender::new(dir.path().join("none")));
+        let room = Room::new(Marks::default(), announcer);
+        let part = |name: &str, size| Part {
+            blob: Digest::of(name.as_bytes()),
+            size,
+            chain_id: Some(Digest::of(format!("{name} unpacked").as_bytes())),
+            unpacked: 2 * size,
+        };
+        let claimed = || {
+            let claims = lock(&room.claims);
+            Needs::of(&store, claims.values().flatten(), &mut Counted::default(), true).bytes()
+        };
+        let one = room.enter(&store, &mut vec![part("a", 100), part("b", 10)], None).expect("there is room");
+        assert_eq!(claimed(), 330);
+        let two = room.enter(&store, &mut vec![part("b", 10), part("c", 1)], None).expect("there is room");
+        assert_eq!(claimed(), 333, "the layer that both want comes once");
+        // Half of a blob is half of its files as well.
+        let kept = format!("partial/sha256-{}", Digest::of(b"a").hex());
+        std::fs::write(dir.path().join(kept), [0; 50]).expect("written");
+        assert_eq!(claimed(), 183);
+        one.arrived(&Digest::of(b"a"));
+        assert_eq!(claimed(), 33);
+        drop(one);
+        assert_eq!(claimed(), 33, "the other one still wants it");
+        drop(two);
+        assert_eq!(claimed(), 0);
+    }
+}

@@ -1,0 +1,220 @@
+//! Makes an image of root file system tars that a client hands over as descriptors.
+//!
+//! Each goes through the same pipeline as a pulled layer and is kept as it came: plain, gzip or zstd.
+
+use crate::image::pull::pipeline::{LayerError, Pipeline, Sink, Streamed};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use sampan_ipc::engine::Phase;
+use sampan_job::cancel::{Cancel, Cancelled};
+use sampan_job::cpu;
+use sampan_job::limits::Limits;
+use sampan_job::progress::Progress;
+use sampan_oci as oci;
+use sampan_oci::digest::Digest;
+use sampan_oci::platform::Platform;
+use sampan_oci::reference::Reference;
+use sampan_oci::{Config, Descriptor, History, Manifest, PlatformField, RootFs, Run};
+use sampan_store::images::{self, NewImage};
+use sampan_store::{Pin, Store, StoreError, Temp};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// How often a reader of a silent pipe looks whether the job was cancelled, in milliseconds.
+const LOOK_MS: u16 = 200;
+
+/// What to make.
+pub struct ImportRequest {
+    /// Its reference.
+    pub reference: Reference,
+    /// Its platform.
+    pub platform: Platform,
+    /// How a container of it runs.
+    pub run: Run,
+    /// The tars, lowest first, read from where they stand.
+    pub layers: Vec<OwnedFd>,
+}
+
+/// What was made.
+pub struct Imported {
+    /// Digest of its manifest.
+    pub digest: Digest,
+    /// Digest of its config.
+    pub id: Digest,
+    /// True if the store had all of it under this name already.
+    pub unchanged: bool,
+}
+
+/// Why an import failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// A tar is not taken.
+    #[error("cannot import layer {nth}")]
+    Layer {
+        /// Which, from 1.
+        nth: usize,
+        /// Why not.
+        source: Box<LayerError>,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ImportError {
+    /// True if the job was ended, and nothing is wrong.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, ImportError::Layer { source, .. } if matches!(**source, LayerError::Cancelled(_)))
+    }
+}
+
+/// Imports an image into `store`.
+///
+/// # Errors
+/// [`ImportError`]; nothing is named then.
+pub fn import(
+    store: &Store,
+    limits: &Limits,
+    request: ImportRequest,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Imported, ImportError> {
+    let files: Vec<File> = request.layers.into_iter().map(File::from).collect();
+    let size = |file: &File| file.metadata().map_or(0, |meta| if meta.is_file() { meta.len() } else { 0 });
+    progress.begin(files.iter().zip(1..).map(|(file, nth)| (format!("layer {nth}"), size(file))));
+    let mut layers = Vec::new();
+    for (row, file) in files.iter().enumerate() {
+        let streamed = stream(store, limits, row, file, progress, cancel).map_err(|source| {
+            progress.fail(row, &sampan_ipc::report::chain(&source));
+            ImportError::Layer { nth: row + 1, source: Box::new(source) }
+        })?;
+        layers.push(streamed);
+    }
+    let config = config(&request.platform, request.run, &layers);
+    let manifest = name(store, &config, layers)?;
+    store.settle_layers(&config.chain_ids(), cancel).map_err(|error| match cancel.check() {
+        Err(cancelled) => {
+            ImportError::Layer { nth: manifest.0.layers.len(), source: Box::new(cancelled.into()) }
+        }
+        Ok(()) => error.into(),
+    })?;
+    let config_digest = manifest.0.config.digest.clone();
+    let bytes = to_json(&manifest.0);
+    let digest = Digest::of(&bytes);
+    let _manifest = store.pin([digest.clone()]);
+    store.write_blob(&digest, &bytes)?;
+    let descriptor = descriptor(oci::MANIFEST, &digest, bytes.len() as u64);
+    let platform = PlatformField::from(&request.platform);
+    let new =
+        NewImage { reference: &request.reference, manifest: descriptor, platform, index: None, since: 0 };
+    let unchanged = images::commit(store, new)?;
+    Ok(Imported { digest, id: config_digest, unchanged })
+}
+
+fn stream(
+    store: &Store,
+    limits: &Limits,
+    row: usize,
+    file: &File,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<(Streamed, Temp), LayerError> {
+    progress.phase(row, Phase::Downloading);
+    let pipeline = Pipeline {
+        store,
+        limits,
+        cancel,
+        expected: None,
+        untar: true,
+        on_bytes: &|bytes| progress.add(row, bytes),
+        on_phase: &|phase| progress.phase(row, phase),
+    };
+    let (temp, mut kept) = store.temp_file("blob")?;
+    let streamed = pipeline.run(Patient { file, cancel }, Sink::File(&mut kept))?;
+    progress.passed_over(streamed.digest.short(), streamed.skipped);
+    progress.phase(row, Phase::Complete);
+    Ok((streamed, temp))
+}
+
+fn config(platform: &Platform, run: Run, layers: &[(Streamed, Temp)]) -> Config {
+    let created = Some(oci::timestamp::format(sampan_ipc::time::now()));
+    Config {
+        created: created.clone(),
+        architecture: platform.architecture.clone(),
+        os: platform.os.clone(),
+        variant: platform.variant.clone(),
+        config: run,
+        rootfs: RootFs {
+            kind: "layers".to_owned(),
+            diff_ids: layers.iter().map(|(layer, _)| layer.diff_id.clone()).collect(),
+        },
+        history: layers
+            .iter()
+            .map(|_| History { created: created.clone(), created_by: Some("sampan import".to_owned()) })
+            .collect(),
+    }
+}
+
+/// Gives blobs and layers their names; the pin keeps them until the image is named.
+fn name(
+    store: &Store,
+    config: &Config,
+    layers: Vec<(Streamed, Temp)>,
+) -> Result<(Manifest, Pin), StoreError> {
+    let chain_ids = config.chain_ids();
+    let bytes = to_json(config);
+    let config_digest = Digest::of(&bytes);
+    let blobs = layers.iter().map(|(layer, _)| layer.digest.clone());
+    let pin = store.pin(blobs.chain(chain_ids.iter().cloned()).chain([config_digest.clone()]));
+    store.write_blob(&config_digest, &bytes)?;
+    let mut descriptors = Vec::new();
+    for ((layer, blob), chain_id) in layers.into_iter().zip(&chain_ids) {
+        descriptors.push(descriptor(layer.format.media_type(), &layer.digest, layer.size));
+        store.name_blob(blob, &layer.digest)?;
+        if let Some(unpacked) = layer.layer {
+            store.name_layer(unpacked, chain_id)?;
+        }
+    }
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: oci::MANIFEST.to_owned(),
+        config: descriptor(oci::CONFIG, &config_digest, bytes.len() as u64),
+        layers: descriptors,
+    };
+    Ok((manifest, pin))
+}
+
+fn descriptor(media_type: &str, digest: &Digest, size: u64) -> Descriptor {
+    let media_type = media_type.to_owned();
+    Descriptor { media_type, digest: digest.clone(), size, platform: None, annotations: BTreeMap::new() }
+}
+
+fn to_json(document: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(document).expect("our documents have no shape that JSON cannot hold")
+}
+
+/// Reads a descriptor that may be a silent pipe, and notices that the job was cancelled.
+pub(crate) struct Patient<'a> {
+    pub(crate) file: &'a File,
+    pub(crate) cancel: &'a Cancel,
+}
+
+impl Read for Patient<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.cancel.check().map_err(|Cancelled| io::Error::other("cancelled"))?;
+            let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+            // Zero ready: a pipe that nobody has written to yet.
+            if poll(&mut fds, PollTimeout::ZERO)? == 0
+                && cpu::idle(|| poll(&mut fds, PollTimeout::from(LOOK_MS)))? == 0
+            {
+                continue;
+            }
+            match (&mut &*self.file).read(into) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+        }
+    }
+}

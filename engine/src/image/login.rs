@@ -1,0 +1,61 @@
+//! Whether a registry takes a credential: `GET /v2/` with it. Keeps nothing; the client saves what is good.
+//!
+//! OCI distribution-spec, "Determining Support". Called on a thread of its own.
+
+use crate::config::Config;
+use crate::failure;
+use crate::image::resolve;
+use sampan_ipc::credentials::{Credential, matching};
+use sampan_ipc::engine::{Code, Done, Failure, Login};
+use sampan_ipc::report::chain;
+use sampan_job::cancel::Cancel;
+use sampan_oci::reference::Reference;
+use sampan_registry::credentials::Credentials;
+use sampan_registry::{Access, Registry, RegistryError};
+use std::sync::Arc;
+
+/// Tries `login`, until `cancel` is called.
+///
+/// # Errors
+/// [`Failure`] if the host is none, cannot be reached, or refuses the credential.
+pub fn login(config: &Config, login: &Login, cancel: &Cancel) -> Result<Done, Failure> {
+    let host = matching::host_of(&login.credential.registry);
+    // A repository's name is needed to be one's client, and never sent.
+    let reference = Reference::parse(&format!("{host}/login")).ok().filter(|r| r.host() == host);
+    let Some(reference) = reference else {
+        let shown: String = host.chars().take(300).collect();
+        let message = format!("cannot log in to {shown:?}: it is no registry");
+        return Err(failure::new(Code::Usage, message, "give HOST[:PORT], such as registry.example:5000"));
+    };
+    if login.credential.username.contains(':') {
+        let message = format!("cannot log in to {host}: a user name has no colon");
+        return Err(failure::new(Code::Usage, message, ""));
+    }
+    let credential = Credential { registry: host.clone(), ..login.credential.clone() };
+    let access = Access {
+        credentials: Credentials::only(credential),
+        ..resolve::access(config, login.insecure, Vec::new()).map_err(failure::of)?
+    };
+    let registry = Arc::new(Registry::new(&reference, &access).for_login());
+    let to_shut = Arc::clone(&registry);
+    cancel.on_cancel(move || to_shut.shutdown());
+    match registry.check() {
+        Ok(()) => Ok(Done { reference: host, ..Done::default() }),
+        Err(error) => Err(refusal(&host, &error)),
+    }
+}
+
+fn refusal(host: &str, error: &RegistryError) -> Failure {
+    // What was asked for is the registry's front page, which is nothing that anybody has heard of.
+    let why = match error {
+        RegistryError::Denied { detail, .. } => format!("it refuses this user name or password{detail}"),
+        error => chain(error),
+    };
+    let message = format!("cannot log in to {host}: {why}");
+    let hint = match error {
+        RegistryError::Denied { .. } => "check the user name and the password",
+        RegistryError::Transport { source, .. } => source.hint(),
+        _ => "",
+    };
+    failure::new(Code::Failed, message, hint)
+}

@@ -1,0 +1,69 @@
+//! Removes images that nobody needs, and content that no image needs; tells of each.
+//!
+//! Answers `sampan image prune`, and announces what `sampan rmi` and [`crate::image::disk_space`] remove. What is in use is
+//! [`images::is_in_use`]'s word, asked under the commit lock for each image; never removes anything else's.
+
+use sampan_ipc::announce::Announcer;
+use sampan_ipc::engine::{Done, Prune};
+use sampan_store::Store;
+use sampan_store::images::{self, ImageError, Loaded, Removed};
+
+/// Most digests and references that an answer names; all of them are announced.
+const NAMES_MAX: usize = 5000;
+
+/// Removes what `prune` asks for.
+///
+/// # Errors
+/// [`ImageError::Unreadable`] before anything was removed: there is no telling what such an image needs.
+pub fn prune(store: &Store, announcer: &Announcer, prune: &Prune) -> Result<Done, ImageError> {
+    images::used(store)?;
+    let (mut names, mut freed) = store.collect_garbage();
+    for image in images::all(store)? {
+        let Ok(image) = image else { continue };
+        if !is_asked_for(&image, prune) {
+            continue;
+        }
+        if let Some(removed) = images::remove_unused(store, &image.entry.digest)? {
+            announce_removed(announcer, &removed, "prune");
+            freed += removed.freed;
+            names.extend(removed.untagged);
+            names.push(removed.digest);
+        }
+    }
+    announce_reclaimed(announcer, freed, "prune");
+    names.truncate(NAMES_MAX);
+    Ok(Done { removed: names, freed, ..Done::default() })
+}
+
+fn is_asked_for(image: &Loaded, prune: &Prune) -> bool {
+    let labels = &image.config.config.labels;
+    let has = |wanted: &String| match wanted.split_once('=') {
+        Some((key, value)) => labels.get(key).is_some_and(|v| v == value),
+        None => labels.contains_key(wanted),
+    };
+    // An image that does not say when it was made was not made before anything.
+    let old = |until| image.config.created_nanos().is_some_and(|created| created < until);
+    (prune.all || image.references.is_empty()) && prune.until.is_none_or(old) && prune.labels.iter().all(has)
+}
+
+/// Tells what became of an image and its references; `why` is who removed it, or empty for a person by name.
+pub fn announce_removed(announcer: &Announcer, removed: &Removed, why: &str) {
+    let Removed { digest, untagged, labels, .. } = removed;
+    for reference in untagged {
+        announcer.image("untag", reference, &[("digest", digest), ("by", why)], Some(labels));
+    }
+    if removed.deleted {
+        let freed = removed.freed.to_string();
+        announcer.image(
+            "delete",
+            digest,
+            &[("digest", digest), ("reclaimed", &freed), ("by", why)],
+            Some(labels),
+        );
+    }
+}
+
+/// Tells of the end of a prune. As docker does, it is an event of no image.
+pub fn announce_reclaimed(announcer: &Announcer, freed: u64, why: &str) {
+    announcer.image("prune", "", &[("reclaimed", &freed.to_string()), ("by", why)], None);
+}

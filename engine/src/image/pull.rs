@@ -1,0 +1,459 @@
+//! A pull: resolve → platform → manifest → config and layers in parallel → commit.
+//!
+//! Where there is room for all of an image, its layers come while its config, which says what they are to be unpacked,
+//! is still on its way; none has a name before that has come. The config needs no slot, claim or processor, which its
+//! layers hold meanwhile. Runs on a job's thread, with one more for the config and as many as there may be downloads.
+//! Reports to a [`Progress`]; the caller announces the outcome. On failure nothing is under a final name but blobs and
+//! layers that are right in themselves, which the next pull finds.
+
+pub mod cpu_affinity;
+pub mod decompress_ahead;
+pub mod layer;
+pub mod pipeline;
+pub mod read_ahead;
+#[cfg(test)]
+mod test_stream;
+
+use self::layer::{Fetch, Ids, Layer};
+use self::pipeline::LayerError;
+use crate::image::disk_space::{Claim, Room, RoomError};
+use crate::image::policy::{Policies, PolicyError};
+use sampan_job::cancel::{Cancel, Cancelled};
+use sampan_job::limits::Limits;
+use sampan_job::once_value::OnceValue;
+use sampan_job::progress::Progress;
+use sampan_job::rate_limit::RateLimit;
+use sampan_oci as oci;
+use sampan_oci::digest::{Digest, Hasher};
+use sampan_oci::platform::Platform;
+use sampan_oci::reference::Reference;
+use sampan_oci::{Config, Descriptor, Document, Manifest, OciError, PlatformField};
+use sampan_os::mutex::lock;
+use sampan_registry::mirrors::Mirrors;
+use sampan_registry::{Access, RawManifest, RegistryError, retry};
+use sampan_store::images::{self, NewImage};
+use sampan_store::{Pin, Store, StoreError};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Deepest index within an index.
+const NESTING_MAX: usize = 3;
+/// Stack of a layer's thread: TLS and decompression, no recursion.
+const STACK: usize = 1 << 20;
+
+/// What to pull.
+#[derive(Clone, Debug)]
+pub struct PullRequest {
+    /// Which image.
+    pub reference: Reference,
+    /// For which platform; `None` is this host's, and then an image that is of no index is taken as it is.
+    pub platform: Option<Platform>,
+    /// How the registry may be reached.
+    pub access: Access,
+    /// Unpack the layers.
+    pub unpack: bool,
+    /// At most so many bytes per second; 0 is no limit.
+    pub bytes_per_second: u64,
+    /// Which images may come in.
+    pub policies: Arc<Policies>,
+    /// What must stay free on the disk.
+    pub room: Room,
+}
+
+/// What was pulled.
+#[derive(Clone, Debug)]
+pub struct Pulled {
+    /// Digest of the platform's manifest.
+    pub digest: Digest,
+    /// True if the store had all of it under this name already.
+    pub unchanged: bool,
+    /// The image's labels.
+    pub labels: BTreeMap<String, String>,
+    /// Digest of its config.
+    pub id: Digest,
+    /// Bytes of its config and layers.
+    pub size: u64,
+}
+
+/// Why a pull failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// It was ended.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+    /// The registry did not give something.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A document is no image that runs here.
+    #[error(transparent)]
+    Oci(#[from] OciError),
+    /// A layer is not taken.
+    #[error(transparent)]
+    Layer(LayerError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The image is for another platform than was asked for.
+    #[error("the image is for {found}, not for {wanted}")]
+    Platform {
+        /// What it is for.
+        found: String,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// Indexes within indexes without end.
+    #[error("the image's index is nested more than {NESTING_MAX} deep")]
+    Nested,
+    /// It may not come in.
+    #[error(transparent)]
+    Policy(PolicyError),
+    /// The disk is too full.
+    #[error(transparent)]
+    Room(#[from] RoomError),
+    /// A small document is not what its name says.
+    #[error("the image's config has digest {found}, expected {expected}")]
+    ConfigDigest {
+        /// In the manifest.
+        expected: Digest,
+        /// What came.
+        found: Digest,
+    },
+    /// A small document has not the size that its descriptor says.
+    #[error("{what} {digest} has {found} bytes, expected {expected}")]
+    Size {
+        /// What it is.
+        what: &'static str,
+        /// Which.
+        digest: Digest,
+        /// Bytes in the descriptor.
+        expected: u64,
+        /// Bytes that came.
+        found: u64,
+    },
+}
+
+impl From<PolicyError> for PullError {
+    fn from(error: PolicyError) -> Self {
+        match error {
+            PolicyError::Cancelled(cancelled) => PullError::Cancelled(cancelled),
+            other => PullError::Policy(other),
+        }
+    }
+}
+
+impl From<LayerError> for PullError {
+    fn from(error: LayerError) -> Self {
+        match error {
+            LayerError::Cancelled(cancelled) => PullError::Cancelled(cancelled),
+            LayerError::Registry(error) => PullError::Registry(error),
+            LayerError::Store(error) => PullError::Store(error),
+            other => PullError::Layer(other),
+        }
+    }
+}
+
+/// Pulls an image into `store`.
+///
+/// # Errors
+/// [`PullError`]; [`PullError::Cancelled`] whatever broke, once `cancel` was called.
+pub fn pull(
+    store: &Store,
+    limits: &Limits,
+    request: &PullRequest,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Pulled, PullError> {
+    let registry = Arc::new(Mirrors::new(&request.reference, &request.access));
+    // One that ends this pull alone: the first layer that fails ends the others.
+    let inner = Arc::new(Cancel::default());
+    let (to_end, to_shut) = (Arc::clone(&inner), Arc::clone(&registry));
+    let _link = cancel.link(move || to_end.cancel());
+    inner.on_cancel(move || to_shut.shutdown());
+    let since = store.named_so_far();
+    let work = Work { store, limits, request, progress, cancel: &inner, registry: &registry, since };
+    let result = work.run();
+    if cancel.is_cancelled() && result.is_err() {
+        return Err(Cancelled.into());
+    }
+    result
+}
+
+struct Work<'a> {
+    store: &'a Store,
+    limits: &'a Limits,
+    request: &'a PullRequest,
+    progress: &'a Progress,
+    cancel: &'a Cancel,
+    registry: &'a Mirrors,
+    /// How many things of the store had their final name when it began.
+    since: u64,
+}
+
+/// An image's manifest, as bytes and read, and the index that it was chosen from.
+struct Resolved {
+    raw: RawManifest,
+    manifest: Manifest,
+    index: Option<Digest>,
+}
+
+/// What the image's config says, and what is kept for its layers.
+struct Known {
+    config: Config,
+    /// The config as it came; `None` if the store has it.
+    bytes: Option<Vec<u8>>,
+    chain_ids: Vec<Digest>,
+    _pin: Pin,
+    _claim: Claim,
+}
+
+/// The same, when it has come.
+type Learned = OnceValue<Arc<Known>>;
+
+impl layer::Config for Learned {
+    fn now(&self, nth: usize) -> Option<Ids> {
+        self.get().and_then(|known| known.ids(nth))
+    }
+
+    fn wait(&self, nth: usize) -> Result<Ids, Cancelled> {
+        self.wait().and_then(|known| known.ids(nth)).ok_or(Cancelled)
+    }
+}
+
+impl Known {
+    fn ids(&self, nth: usize) -> Option<Ids> {
+        let diff_id = self.config.rootfs.diff_ids.get(nth)?.clone();
+        Some(Ids { diff_id, chain_id: self.chain_ids.get(nth)?.clone() })
+    }
+}
+
+impl Work<'_> {
+    fn run(&self) -> Result<Pulled, PullError> {
+        let resolved = self.resolve()?;
+        self.check_policy(&resolved)?;
+        let manifest = &resolved.manifest;
+        let rows = manifest.layers.iter().map(|layer| (layer.digest.short().to_owned(), layer.size));
+        let first_row = self.progress.begin(rows);
+        let mut needed: Vec<Digest> = manifest.layers.iter().map(|l| l.digest.clone()).collect();
+        needed.extend([manifest.config.digest.clone(), resolved.raw.digest.clone()]);
+        let _blobs = self.store.pin(needed);
+        let known = self.layers(&resolved, first_row)?;
+        self.cancel.check()?;
+        self.commit(resolved, &known)
+    }
+
+    /// From the reference to one manifest; each digest on the way is verified.
+    fn resolve(&self) -> Result<Resolved, PullError> {
+        let host = Platform::host();
+        let wanted = self.request.platform.as_ref().unwrap_or(&host);
+        let mut raw = self.manifest(&self.request.reference.target())?;
+        let mut index = None;
+        for _ in 0..=NESTING_MAX {
+            self.cancel.check()?;
+            match oci::parse_document(&raw.bytes, raw.content_type.as_deref())? {
+                Document::Manifest(manifest) => return Ok(Resolved { raw, manifest, index }),
+                Document::Index(list) => {
+                    let chosen = oci::choose(&list, wanted)?;
+                    index = index.or(Some(raw.digest.clone()));
+                    raw = self.manifest(&chosen.digest.to_string())?;
+                    check_size("manifest", chosen, &raw.bytes)?;
+                }
+            }
+        }
+        Err(PullError::Nested)
+    }
+
+    fn check_policy(&self, resolved: &Resolved) -> Result<(), PolicyError> {
+        let digests: Vec<&Digest> = resolved.index.iter().chain([&resolved.raw.digest]).collect();
+        self.request.policies.check(self.registry, &self.request.reference, &digests, self.cancel)
+    }
+
+    fn manifest(&self, target: &str) -> Result<RawManifest, RegistryError> {
+        let got = retry::persist(self.cancel, &self.on_retry("manifest"), || self.registry.manifest(target));
+        // A mirror that keeps one waiting is not only the log's affair.
+        self.registry.passed_over().iter().for_each(|why| self.progress.note(why));
+        got
+    }
+
+    /// Tells why a document is asked for again, which has no row of its own.
+    fn on_retry(&self, what: &'static str) -> impl Fn(&str) {
+        move |note| {
+            log::info!("{what} of {}: {note}", self.request.reference);
+            self.progress.note(&format!("{what} of {}: {note}", self.request.reference));
+        }
+    }
+
+    /// The config, as it is read, and as it came if the store has it not. It gets its name with the image.
+    fn config(&self, manifest: &Manifest) -> Result<(Config, Option<Vec<u8>>), PullError> {
+        let Descriptor { digest, size, .. } = &manifest.config;
+        if self.store.has_blob(digest, *size)
+            && let Ok(bytes) = self.store.read_blob(digest, oci::CONFIG_MAX)
+        {
+            return Ok((oci::parse_config(&bytes, manifest)?, None));
+        }
+        let max = (*size).min(oci::CONFIG_MAX);
+        let tell = self.on_retry("config");
+        let bytes = retry::persist(self.cancel, &tell, || self.registry.small_blob(digest, max))?;
+        check_size("config", &manifest.config, &bytes)?;
+        let mut hasher = Hasher::new(digest.algorithm());
+        hasher.update(&bytes);
+        let found = hasher.finish();
+        if found != *digest {
+            return Err(PullError::ConfigDigest { expected: digest.clone(), found });
+        }
+        Ok((oci::parse_config(&bytes, manifest)?, Some(bytes)))
+    }
+
+    fn check_platform(&self, config: &Config, chosen: bool) -> Result<(), PullError> {
+        let found = config.platform();
+        match &self.request.platform {
+            Some(wanted) if !chosen && wanted.rank(&found).is_none() => {
+                Err(PullError::Platform { found: found.to_string(), wanted: wanted.to_string() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What has to be known before a layer gets its name: none does, of an image for another platform, or without room.
+    fn learn(&self, resolved: &Resolved, ahead: Option<&Claim>) -> Result<Known, PullError> {
+        let (config, bytes) = self.config(&resolved.manifest)?;
+        self.check_platform(&config, resolved.index.is_some())?;
+        let chain_ids = config.chain_ids();
+        let pin = self.store.pin(chain_ids.iter().cloned());
+        let PullRequest { room, unpack, .. } = self.request;
+        let claim = room.claim(self.store, &resolved.manifest, &chain_ids, *unpack, ahead)?;
+        Ok(Known { config, bytes, chain_ids, _pin: pin, _claim: claim })
+    }
+
+    /// Room for all of it if layers may come before the config has: that will not keep the image from being taken, as far
+    /// as can be told.
+    fn claim_ahead(&self, resolved: &Resolved) -> Option<Claim> {
+        let (manifest, PullRequest { room, unpack, platform, .. }) = (&resolved.manifest, self.request);
+        let is_missing = |blob: &Descriptor| !self.store.has_blob(&blob.digest, blob.size);
+        let is_apart = is_missing(&manifest.config)
+            && manifest.layers.iter().any(is_missing)
+            && (platform.is_none() || resolved.index.is_some());
+        if is_apart { room.claim_ahead(self.store, manifest, *unpack) } else { None }
+    }
+
+    /// Fetches and unpacks what is not there, as many layers at a time as there may be downloads.
+    fn layers(&self, resolved: &Resolved, first_row: usize) -> Result<Arc<Known>, PullError> {
+        let manifest = &resolved.manifest;
+        let (known, failed) = (Learned::default(), Mutex::<Option<PullError>>::default());
+        let fail = |error: PullError| {
+            lock(&failed).get_or_insert(error);
+            self.cancel.cancel();
+        };
+        let ahead = self.claim_ahead(resolved);
+        let learn = || known.set(self.learn(resolved, ahead.as_ref()).map(Arc::new).map_err(fail).ok());
+        let layers: Vec<Layer<'_>> = manifest
+            .layers
+            .iter()
+            .enumerate()
+            .map(|(nth, blob)| Layer { row: first_row + nth, nth, blob })
+            .collect();
+        let rate = RateLimit::new(self.request.bytes_per_second);
+        let fetch = Fetch {
+            store: self.store,
+            limits: self.limits,
+            registry: self.registry,
+            rate: &rate,
+            progress: self.progress,
+            cancel: self.cancel,
+            unpack: self.request.unpack,
+            config: &known,
+        };
+        self.in_parallel(&fetch, &layers, ahead.is_some(), &learn, &|error| fail(error.into()));
+        if let Some(error) = lock(&failed).take() {
+            return Err(error);
+        }
+        let known = known.wait().ok_or(Cancelled)?;
+        if self.request.unpack {
+            self.store.settle_layers(&known.chain_ids, self.cancel)?;
+        }
+        Ok(known)
+    }
+
+    /// Fetches `layers`, on this thread and others, until one fails; `learn` is called before, or beside if it is apart.
+    fn in_parallel(
+        &self,
+        fetch: &Fetch<'_>,
+        layers: &[Layer<'_>],
+        is_apart: bool,
+        learn: &(dyn Fn() + Sync),
+        fail: &(dyn Fn(LayerError) + Sync),
+    ) {
+        let next = AtomicUsize::new(0);
+        let worker = || {
+            while let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if self.cancel.is_cancelled() {
+                    return;
+                }
+                if let Err(error) = fetch.layer(layer) {
+                    self.progress.fail(layer.row, &sampan_ipc::report::chain(&error));
+                    return fail(error);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            let thread = |name: &str| std::thread::Builder::new().name(name.into()).stack_size(STACK);
+            if !is_apart || thread("config").spawn_scoped(scope, learn).is_err() {
+                learn();
+            }
+            for _ in 1..self.limits.bounds.downloads.min(layers.len()) {
+                // Without one more thread it goes on with those that there are.
+                let _ = thread("layer").spawn_scoped(scope, worker);
+            }
+            worker();
+        });
+    }
+
+    fn commit(&self, resolved: Resolved, known: &Known) -> Result<Pulled, PullError> {
+        let Resolved { raw, manifest, index } = resolved;
+        let Known { config, bytes, .. } = known;
+        if let Some(bytes) = bytes {
+            self.store.write_blob(&manifest.config.digest, bytes)?;
+        }
+        self.store.write_blob(&raw.digest, &raw.bytes)?;
+        let media_type = match (manifest.media_type.as_str(), manifest.config.media_type.as_str()) {
+            ("", oci::DOCKER_CONFIG) => oci::DOCKER_MANIFEST,
+            ("", _) => oci::MANIFEST,
+            (declared, _) => declared,
+        };
+        let descriptor = Descriptor {
+            media_type: media_type.to_owned(),
+            digest: raw.digest.clone(),
+            size: raw.bytes.len() as u64,
+            platform: None,
+            annotations: BTreeMap::new(),
+        };
+        let platform = PlatformField::from(&config.platform());
+        let new = NewImage {
+            reference: &self.request.reference,
+            manifest: descriptor,
+            platform,
+            index,
+            since: self.since,
+        };
+        let unchanged = images::commit(self.store, new)?;
+        self.request.room.keep(self.store);
+        let size = manifest.content_size();
+        Ok(Pulled {
+            digest: raw.digest,
+            unchanged,
+            labels: config.config.labels.clone(),
+            id: manifest.config.digest,
+            size,
+        })
+    }
+}
+
+/// Compares the size of a document with what its descriptor says: the store would be called broken for the
+/// difference.
+fn check_size(what: &'static str, descriptor: &Descriptor, bytes: &[u8]) -> Result<(), PullError> {
+    let (expected, found) = (descriptor.size, bytes.len() as u64);
+    match expected == found {
+        true => Ok(()),
+        false => Err(PullError::Size { what, digest: descriptor.digest.clone(), expected, found }),
+    }
+}

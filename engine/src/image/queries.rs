@@ -1,0 +1,113 @@
+//! Short requests about images: list, inspect, tag, remove, disk usage, prune; and what is announced of each.
+//!
+//! Called on a thread each. What containers need comes from the caller: no image knows a container.
+
+use crate::context::Shared;
+use crate::failure;
+use crate::image::{prune, resolve};
+use sampan_ipc::engine::{Answer, Code, Done, Failure, Prune, Usage};
+use sampan_ipc::frame::FRAME_MAX;
+use sampan_ipc::paging;
+use sampan_oci::digest::Digest;
+use sampan_store::{disk_usage, images};
+
+/// All images.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn list(shared: &Shared) -> Result<Vec<Answer>, Failure> {
+    let images = images::list(&shared.store).map_err(failure::of)?;
+    let images: Vec<_> = images.iter().map(images::Loaded::summary).collect();
+    let mut answers: Vec<Answer> =
+        paging::parts(images, |image| image).into_iter().map(Answer::Images).collect();
+    answers.push(Answer::Done(Done::default()));
+    Ok(answers)
+}
+
+/// All that is known of one image, as docker has it.
+///
+/// # Errors
+/// There is no such image, or its config does not fit a frame.
+pub fn inspect(shared: &Shared, name: &str) -> Result<Vec<Answer>, Failure> {
+    let store = &shared.store;
+    let json = images::inspect(store, &resolve::stored(&shared.config, store, name)).map_err(failure::of)?;
+    if json.len() > FRAME_MAX - 64 {
+        let message = format!("image {name:?} has a config too large to be shown");
+        return Err(failure::new(Code::Failed, message, "read it in the store with jq"));
+    }
+    Ok(vec![Answer::Json(json), Answer::Done(Done::default())])
+}
+
+/// Gives an image one more name.
+///
+/// # Errors
+/// There is no such image, or the name is none.
+pub fn tag(shared: &Shared, source: &str, target: &str) -> Result<Vec<Answer>, Failure> {
+    let named = resolve::stored(&shared.config, &shared.store, source);
+    let (image, reference) = images::tag(&shared.store, &named, target).map_err(|error| {
+        let failure = failure::of(error);
+        shared.announcer.image(
+            "tag-error",
+            target,
+            &[("source", source), ("reason", &failure.message)],
+            None,
+        );
+        failure
+    })?;
+    let (reference, digest) = (reference.to_string(), image.entry.digest.to_string());
+    let id = image.manifest.config.digest.to_string();
+    let facts = [("digest", digest.as_str()), ("imageId", &id), ("source", source)];
+    shared.announcer.image("tag", &reference, &facts, Some(&image.config.config.labels));
+    Ok(vec![Answer::Done(Done { reference, digest, ..Done::default() })])
+}
+
+/// Removes an image, or a name of it; `users` says which containers need the image of a digest.
+///
+/// # Errors
+/// There is no such image, or a container needs it and nobody says `force`.
+pub fn remove(
+    shared: &Shared,
+    name: &str,
+    force: bool,
+    users: &dyn Fn(&Digest) -> Vec<String>,
+) -> Result<Vec<Answer>, Failure> {
+    let named = resolve::stored(&shared.config, &shared.store, name);
+    let users = |digest: &Digest| if force { Vec::new() } else { users(digest) };
+    let removed = images::remove(&shared.store, &named, force, &users).map_err(|error| {
+        let failure = failure::of(error);
+        shared.announcer.image("delete-error", name, &[("reason", &failure.message)], None);
+        failure
+    })?;
+    prune::announce_removed(&shared.announcer, &removed, "");
+    let reference = removed.untagged.first().cloned().unwrap_or_default();
+    let (digest, freed, mut gone) = (removed.digest, removed.freed, removed.untagged);
+    gone.extend(removed.deleted.then(|| digest.clone()));
+    Ok(vec![Answer::Done(Done { reference, digest, removed: paging::names(gone), freed, ..Done::default() })])
+}
+
+/// What takes how much: images, and `containers`.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn usage(shared: &Shared, containers: Usage) -> Result<Vec<Answer>, Failure> {
+    let mut report = disk_usage::report(&shared.store).map_err(failure::of)?;
+    report.kinds.push(containers);
+    let mut answers = vec![Answer::Usage(report.kinds)];
+    let parts = paging::parts(report.images, |usage| &mut usage.image);
+    answers.extend(parts.into_iter().map(Answer::ImageUsage));
+    answers.push(Answer::Done(Done::default()));
+    Ok(answers)
+}
+
+/// Removes images that nobody needs.
+///
+/// # Errors
+/// The store cannot be read or written.
+pub fn prune(shared: &Shared, request: &Prune) -> Result<Vec<Answer>, Failure> {
+    let done = prune::prune(&shared.store, &shared.announcer, request).map_err(|error| {
+        let failure = failure::of(error);
+        shared.announcer.image("prune-error", "", &[("reason", &failure.message)], None);
+        failure
+    })?;
+    Ok(vec![Answer::Done(Done { removed: paging::names(done.removed), ..done })])
+}

@@ -1,0 +1,36 @@
+//! Requests that are answered at once, on a thread that is no job: a login, and what is asked of images.
+
+use crate::container::users::Users;
+use crate::context::Shared;
+use crate::failure;
+use crate::image::{login, queries};
+use crate::outbox::Message;
+use sampan_ipc::engine::{Answer, Code, Failure, Login, Request};
+use sampan_job::cancel::Cancel;
+
+/// Tries a login; to be called on a thread of its own.
+pub fn log_in(shared: &Shared, client: usize, login: &Login, cancel: &Cancel) {
+    let answer = login::login(&shared.config, login, cancel).map_or_else(Answer::Error, Answer::Done);
+    shared.outbox.send(Message::Answers { client, answers: vec![answer] });
+}
+
+/// Answers a short request; to be called on a thread.
+pub fn answer(shared: &Shared, client: usize, request: &Request, users: &Users) {
+    let answers = match answers(shared, request, users) {
+        Ok(answers) => answers,
+        Err(failure) => vec![Answer::Error(failure)],
+    };
+    shared.outbox.send(Message::Answers { client, answers });
+}
+
+fn answers(shared: &Shared, request: &Request, users: &Users) -> Result<Vec<Answer>, Failure> {
+    match request {
+        Request::Images => queries::list(shared),
+        Request::Inspect { name } => queries::inspect(shared, name),
+        Request::Tag { source, target } => queries::tag(shared, source, target),
+        Request::Remove { name, force } => queries::remove(shared, name, *force, &|digest| users.of(digest)),
+        Request::Usage => queries::usage(shared, users.usage()),
+        Request::Prune(request) => queries::prune(shared, request),
+        _ => Err(failure::new(Code::Failed, "the request is none that is answered here", "")),
+    }
+}
