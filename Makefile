@@ -59,9 +59,10 @@ upgrade-test:
 	$(CARGO) build --workspace --bins
 	tests/upgrade.sh $(FROM)
 
-# Form, lints and documentation; warnings are errors.
+# Form, imports (no circle, none upward), lints and documentation; warnings are errors.
 check:
 	$(CARGO) fmt --all --check
+	tests/check-imports.py
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
 

@@ -5,79 +5,15 @@
 
 #[cfg(feature = "calendar")]
 mod calendar;
+mod duration;
 
 #[cfg(feature = "calendar")]
 pub use self::calendar::{FORMS, TimeError, in_order, local, parse};
+pub use self::duration::duration;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Now, in nanoseconds since the Unix epoch, by CLOCK_REALTIME.
 pub fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-}
-
-/// A duration in nanoseconds, wherever a person writes one: as Go's `time.ParseDuration` reads it, roundings included,
-/// and with `d` and `w` for days of 24 hours and weeks of seven of them. `None` if it is no duration.
-pub fn duration(text: &str) -> Option<i64> {
-    let (negative, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest.is_empty() {
-        return None;
-    }
-    // Magnitudes to 2^63 inclusive: the most negative duration has one more than the most positive.
-    let mut total = 0u64;
-    while !rest.is_empty() {
-        let (part, after) = duration_part(rest)?;
-        total = total.checked_add(part).filter(|total| *total <= 1 << 63)?;
-        rest = after;
-    }
-    if negative { 0i64.checked_sub_unsigned(total) } else { i64::try_from(total).ok() }
-}
-
-/// One number with its unit, and what follows them.
-fn duration_part(text: &str) -> Option<(u64, &str)> {
-    let (whole, rest) = split_digits(text);
-    let (fraction, rest) = rest.strip_prefix('.').map_or(("", rest), split_digits);
-    if whole.is_empty() && fraction.is_empty() {
-        return None;
-    }
-    let unit_len = rest.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(rest.len());
-    let (unit, rest) = rest.split_at(unit_len);
-    let unit: u64 = match unit {
-        "ns" => 1,
-        "us" | "\u{b5}s" | "\u{3bc}s" => 1_000,
-        "ms" => 1_000_000,
-        "s" => 1_000_000_000,
-        "m" => 60_000_000_000,
-        "h" => 3_600_000_000_000,
-        "d" => 86_400_000_000_000,
-        "w" => 604_800_000_000_000,
-        _ => return None,
-    };
-    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-    let nanos = whole.checked_mul(unit)?.checked_add(fraction_of(fraction, unit))?;
-    Some((nanos, rest))
-}
-
-fn split_digits(text: &str) -> (&str, &str) {
-    text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
-}
-
-/// `0.FRACTION` of `unit`; digits beyond what 63 bits hold are cut.
-fn fraction_of(fraction: &str, unit: u64) -> u64 {
-    let (mut value, mut scale) = (0u64, 1f64);
-    for digit in fraction.bytes().map(|byte| u64::from(byte - b'0')) {
-        match value
-            .checked_mul(10)
-            .and_then(|value| value.checked_add(digit))
-            .filter(|value| *value <= 1 << 63)
-        {
-            Some(longer) => value = longer,
-            None => break,
-        }
-        scale *= 10.0;
-    }
-    (value as f64 * (unit as f64 / scale)) as u64
 }

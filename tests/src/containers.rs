@@ -3,7 +3,6 @@
 //! Speaks the engine's protocol itself, so that what the command line adds is not in the way. Removes all that it made.
 
 use crate::host::{Host, PATIENCE, binary, need_root, wait_until};
-use crate::worker::try_ask;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use sampan_ipc::Event;
@@ -404,6 +403,27 @@ pub fn sh(name: &str, script: &str) -> Create {
         image: IMAGE.to_owned(),
         command: ["sh", "-c", script].map(str::to_owned).to_vec(),
         ..Create::default()
+    }
+}
+
+/// All answers, or `None` if the engine went away.
+pub fn try_ask(socket: &Path, request: Request) -> Option<Vec<Answer>> {
+    let mut stream = UnixStream::connect(socket).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.write_all(&frame::encode(&Opening { version: VERSION, request }).expect("small")).ok()?;
+    let (mut decoder, mut answers) = (Decoder::new(FRAME_MAX), Vec::new());
+    loop {
+        while let Some(answer) = decoder.next_message::<Answer>().expect("good frames") {
+            answers.push(answer);
+        }
+        let mut bytes = [0; 4096];
+        match stream.read(&mut bytes) {
+            Ok(0) if answers.is_empty() => return None,
+            Ok(0) => return Some(answers),
+            Ok(len) => decoder.push(&bytes[..len]),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("no answer in time"),
+            Err(_) => return None,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Used by the end-to-end tests. Programs are found beside the test, in `target/PROFILE`, or in
 //! `SAMPAN_BIN_DIR`. Ends only what it started; unmounts and removes what it made.
 
+pub use crate::subscriber::PATIENCE;
 use crate::subscriber::Subscriber;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -16,8 +17,6 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// How long a condition may take before a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Pause between two looks at a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 

@@ -2,7 +2,6 @@
 //!
 //! Used by the end-to-end tests, so that monitord and the library are not tested by each other's mistakes.
 
-use crate::host::PATIENCE;
 use sampan_ipc::Event;
 use sampan_ipc::event::{EMITTED_TAG, Origin};
 use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
@@ -10,6 +9,10 @@ use sampan_ipc::watch::{End, Item, Lineage, Refusal, Request, Subscribe, opening
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
+
+/// How long a condition may take before a test fails.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One connection to monitord.
 #[derive(Debug)]

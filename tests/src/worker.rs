@@ -2,13 +2,10 @@
 //!
 //! Each worker has names of its own, so that none is in another's way. What it does comes of its seed.
 
-use crate::containers::{Containers, sh};
+use crate::containers::{Containers, sh, try_ask};
 use crate::random::Random;
 use sampan_ipc::container::{Create, Exec};
-use sampan_ipc::engine::{Answer, Opening, Request, Start, Stop, VERSION};
-use sampan_ipc::frame::{self, Decoder, FRAME_MAX};
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use sampan_ipc::engine::{Answer, Request, Start, Stop};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -81,26 +78,5 @@ fn choose(random: &mut Random, container: String) -> Request {
         }
         6 => Request::Stop(Stop { container, timeout: Some(0), signal: None }),
         _ => Request::RemoveContainer { container, force: random.one_in(2) },
-    }
-}
-
-/// All answers, or `None` if the engine went away.
-pub fn try_ask(socket: &Path, request: Request) -> Option<Vec<Answer>> {
-    let mut stream = UnixStream::connect(socket).ok()?;
-    stream.set_read_timeout(Some(crate::host::PATIENCE)).ok()?;
-    stream.write_all(&frame::encode(&Opening { version: VERSION, request }).expect("small")).ok()?;
-    let (mut decoder, mut answers) = (Decoder::new(FRAME_MAX), Vec::new());
-    loop {
-        while let Some(answer) = decoder.next_message::<Answer>().expect("good frames") {
-            answers.push(answer);
-        }
-        let mut bytes = [0; 4096];
-        match stream.read(&mut bytes) {
-            Ok(0) if answers.is_empty() => return None,
-            Ok(0) => return Some(answers),
-            Ok(len) => decoder.push(&bytes[..len]),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("no answer in time"),
-            Err(_) => return None,
-        }
     }
 }

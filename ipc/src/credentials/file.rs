@@ -3,8 +3,8 @@
 //! Edited as JSON, so that what is not ours stays; replaced in one step. A new one is readable for its owner alone; one
 //! that is there keeps its owner and its mode, but that others may read it.
 
-use crate::credentials::Credential;
 use crate::credentials::matching;
+use crate::engine::Credential;
 use crate::named_file;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -3,7 +3,7 @@
 //! Its name is checked, its time and its output are bounded. What it says on failure is never passed on: a
 //! broken helper may print a secret there.
 
-use crate::credentials::Credential;
+use crate::engine::Credential;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

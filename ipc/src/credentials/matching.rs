@@ -1,6 +1,6 @@
 //! Which entry a repository gets: the longest key that is its host, or its host and the beginning of its path.
 
-use crate::credentials::Credential;
+use crate::engine::Credential;
 
 /// Docker's own name for Docker Hub, in its files and to its helpers.
 pub const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";

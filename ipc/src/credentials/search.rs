@@ -2,8 +2,9 @@
 //! instead of them the `credential-helpers` of containers-registries.conf(5).
 
 use crate::credentials::file::AuthFile;
+use crate::credentials::helper::Helper;
 use crate::credentials::matching::{self, DOCKER_HUB_KEY};
-use crate::credentials::{Credential, Helper};
+use crate::engine::Credential;
 use crate::report::chain;
 use std::env;
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 //!
 //! Behind the feature `calendar`: monitord and shims print and read no dates, and link no time zones.
 
-use super::{duration, split_digits};
+use super::duration::{duration, split_digits};
 use chrono::{Local, MappedLocalTime, NaiveDate, NaiveDateTime, Offset, TimeDelta, TimeZone};
 
 /// Every form that [`parse`] takes, as an error lists them.

@@ -1,6 +1,6 @@
 //! Fan-out: what a delivery costs the server, from 1 subscriber to 1,000.
 
-use crate::Options;
+use crate::options::Options;
 use crate::server::Server;
 use crate::system::{System, Wish};
 use crate::table::{median, number, print, row, with_ratio};

@@ -3,8 +3,8 @@
 //!
 //! An ext4 of its own for each figure, through a loop device, whose statistics are read. Needs root.
 
-use crate::Options;
 use crate::disk::Disk;
+use crate::options::Options;
 use crate::server::beside;
 use crate::system::System;
 use crate::table::{print, row};

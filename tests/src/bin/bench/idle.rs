@@ -1,6 +1,6 @@
 //! Doing nothing: memory, threads and wake-ups; what a silent subscriber takes; how large the programs are.
 
-use crate::Options;
+use crate::options::Options;
 use crate::server::{Server, beside};
 use crate::system::{System, Wish};
 use crate::table::{number, print, row};

@@ -1,6 +1,6 @@
 //! Ingest: how many records a second the reader of the FIFO takes, and what one costs it.
 
-use crate::Options;
+use crate::options::Options;
 use crate::receive::PATIENCE;
 use crate::server::{Server, beside, cpu_seconds};
 use crate::system::System;

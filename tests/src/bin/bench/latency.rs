@@ -1,6 +1,6 @@
 //! Latency: from just before an event is emitted until a subscriber has it.
 
-use crate::Options;
+use crate::options::Options;
 use crate::receive;
 use crate::server::Server;
 use crate::system::{System, Wish};

@@ -30,6 +30,7 @@ mod images;
 mod ingest;
 mod latency;
 mod nginx;
+mod options;
 mod orphans;
 mod pull;
 mod puller;
@@ -42,36 +43,9 @@ mod serving;
 mod system;
 mod table;
 
+use options::Options;
 use std::io;
 use system::System;
-
-/// What was asked for.
-pub struct Options {
-    /// How often each figure is measured.
-    pub runs: u64,
-    /// Whom to measure.
-    pub systems: Vec<System>,
-    /// How many times longer the runs of a fan-out are.
-    pub scale: u64,
-    /// Which images are pulled; all if none is named.
-    pub images: Vec<String>,
-    /// Words in the names of those who pull; all pull if there is none.
-    pub pullers: Vec<String>,
-    /// Where they pull from.
-    pub registry: registries::Registry,
-}
-
-impl Options {
-    /// Whether `puller` is wanted, and can be had here.
-    fn pulls_with(&self, puller: puller::Puller) -> bool {
-        self.wants(puller.name()) && puller.is_there()
-    }
-
-    /// Whether who is called `name` is wanted.
-    fn wants(&self, name: &str) -> bool {
-        self.pullers.is_empty() || self.pullers.iter().any(|word| name.contains(word.as_str()))
-    }
-}
 
 /// Measures one table, or several, and prints them.
 type Table = fn(&Options) -> io::Result<()>;

@@ -8,9 +8,10 @@
 use crate::cost::Cost;
 use crate::disk::Disk;
 use crate::images::{self, SHAPES, Shape};
+use crate::options::Options;
 use crate::puller::{Puller, Source};
 use crate::registries::Serves;
-use crate::{Options, table};
+use crate::table;
 use sampan_tests::registry::DockerRegistry;
 use std::fs;
 use std::io;

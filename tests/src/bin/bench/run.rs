@@ -4,7 +4,7 @@
 //! wake-ups with containers that sleep; how long a `die` takes to a subscriber. Runs alternate, and each round
 //! begins with another.
 
-use crate::Options;
+use crate::options::Options;
 use crate::orphans::{self, Run};
 use crate::runner::{Bare, Containerd, Runner, with_docker, with_podman};
 use crate::table::{median, number, print, row, with_ratio};
