@@ -86,7 +86,7 @@ fn listen(path: &Path) -> Result<Listener, Box<dyn Error>> {
     roots::make_parent(path)?;
     let is_root = nix::unistd::geteuid().is_root();
     let group = is_root.then(|| accounts::group_id(accounts::ADMIN_GROUP)).flatten();
-    Ok(Listener::bind(path, "sampan-engine", group.map(nix::unistd::Gid::from_raw), file_lock::PATIENCE)?)
+    Ok(Listener::bind(path, "sampan-engine", group.map(nix::unistd::Gid::from_raw), file_lock::WAIT_MAX)?)
 }
 
 fn run(config: Config) -> Result<(), Box<dyn Error>> {

@@ -12,7 +12,7 @@ use sampan_ipc::text;
 use sampan_job::cancel::Cancel;
 use sampan_os::open_beneath::{open_beneath, open_top};
 use sampan_os::walk_tree::kind;
-use sampan_os::xattr::OF_THE_HOST;
+use sampan_os::xattr::HOST_ATTRIBUTES;
 use sampan_os::{sparse, xattr};
 use serde::{Deserialize, Serialize};
 use std::ffi::{CStr, CString, OsStr};
@@ -150,7 +150,7 @@ impl Trees<'_> {
         if extended(at.expected, at.name)? != extended(at.found, at.name)? {
             return Ok(Some("has other extended attributes".to_owned()));
         }
-        let is_sparse = sparse::may_be_in(one);
+        let is_sparse = sparse::may_have_holes(one);
         match kind(one) == SFlag::S_IFREG && !self.same_content(at, is_sparse)? {
             true => Ok(Some("has other content".to_owned())),
             false => Ok(None),
@@ -247,7 +247,7 @@ fn extended(dir: &OwnedFd, name: &CStr) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
         other => other?,
     };
     let mut attributes = Vec::new();
-    for name in list.split(|b| *b == 0).filter(|name| !name.is_empty() && !OF_THE_HOST.contains(name)) {
+    for name in list.split(|b| *b == 0).filter(|name| !name.is_empty() && !HOST_ATTRIBUTES.contains(name)) {
         let c_name = CString::new(name).map_err(io::Error::other)?;
         attributes.push((name.to_vec(), xattr::lgetxattr(&path, &c_name)?));
     }

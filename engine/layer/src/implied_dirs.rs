@@ -16,7 +16,7 @@ use nix::unistd::{Gid, Uid, fchown};
 use sampan_ipc::text;
 use sampan_job::cancel::Cancel;
 use sampan_os::open_beneath::{open_beneath, open_top};
-use sampan_os::xattr::{self, OF_OVERLAYFS, OF_THE_HOST};
+use sampan_os::xattr::{self, HOST_ATTRIBUTES, OVERLAYFS_PREFIXES};
 use std::collections::HashSet;
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
@@ -368,8 +368,8 @@ fn copy_xattrs(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
     };
     let is_copied = |name: &&[u8]| {
         !name.is_empty()
-            && !OF_THE_HOST.contains(name)
-            && !OF_OVERLAYFS.iter().any(|own| name.starts_with(own))
+            && !HOST_ATTRIBUTES.contains(name)
+            && !OVERLAYFS_PREFIXES.iter().any(|own| name.starts_with(own))
     };
     for name in names.split(|b| *b == 0).filter(is_copied) {
         let name = CString::new(name).map_err(io::Error::other)?;

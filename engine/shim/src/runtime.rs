@@ -4,7 +4,7 @@
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use sampan_ipc::shim::Setup;
-use sampan_os::spawn::{Kin, Program, spawn};
+use sampan_os::spawn::{Program, Relation, spawn};
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -91,8 +91,14 @@ impl Running {
         let standard = standard.each_ref().map(|end| end.as_ref().map_or(null.as_fd(), OwnedFd::as_fd));
         let path = words.first().ok_or(io::ErrorKind::InvalidInput)?;
         // It leads a group: a runtime that hangs goes with all that it has started.
-        let program_of =
-            Program { path, words: &words, environment: &ENVIRONMENT, standard, kept, kin: Kin::Child };
+        let program_of = Program {
+            path,
+            args: &words,
+            environment: &ENVIRONMENT,
+            standard,
+            inherited: kept,
+            relation: Relation::Child,
+        };
         let started = spawn(&program_of);
         let pid = started
             .map_err(|error| io::Error::new(error.kind(), format!("cannot run {program}: {error}")))?;

@@ -16,7 +16,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
 use sampan_ipc::text;
 use sampan_os::open_beneath::{open_beneath, open_top};
-use sampan_os::xattr::{OF_OVERLAYFS, OF_THE_HOST};
+use sampan_os::xattr::{HOST_ATTRIBUTES, OVERLAYFS_PREFIXES};
 use sampan_os::{remove_tree, sparse, syscall, xattr};
 use sampan_spec::rootfs_view;
 use std::ffi::{CStr, CString};
@@ -332,7 +332,7 @@ impl Pending {
 /// Copies what is not a hole.
 fn copy_data(source: &File, target: &File, stat: &FileStat) -> io::Result<()> {
     let size = stat.st_size.unsigned_abs();
-    if !sparse::may_be_in(stat) {
+    if !sparse::may_have_holes(stat) {
         return io::copy(&mut &*source, &mut &*target).map(drop);
     }
     let mut at = 0;
@@ -373,7 +373,7 @@ fn attributes(
         names => names.map_err(failed("list the attributes of", path))?,
     };
     let is_ours = |name: &[u8]| {
-        OF_OVERLAYFS.iter().any(|prefix| name.starts_with(prefix)) || OF_THE_HOST.contains(&name)
+        OVERLAYFS_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || HOST_ATTRIBUTES.contains(&name)
     };
     let mut left_out = 0;
     for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty() && !is_ours(name)) {

@@ -18,7 +18,7 @@ use sampan_ipc::shim::{self, Rootfs, Setup, State, UNIT, VERSION};
 use sampan_ipc::socket;
 use sampan_os::boot_id;
 use sampan_os::cgroup;
-use sampan_os::spawn::{Kin, Program};
+use sampan_os::spawn::{Program, Relation};
 use sampan_shim::runtime_commands;
 use sampan_spec::bundle::{self, Input};
 use sampan_spec::host::Host;
@@ -325,11 +325,11 @@ fn spawn(setup: &Setup, descriptors: &[OwnedFd]) -> std::io::Result<UnixStream> 
     let standard = [theirs.as_fd(), null.as_fd(), null.as_fd()];
     sampan_os::spawn::spawn(&Program {
         path,
-        words: &words,
+        args: &words,
         environment: &[],
         standard,
-        kept: &[],
-        kin: Kin::Orphan,
+        inherited: &[],
+        relation: Relation::Orphan,
     })
     .map_err(|error| {
         std::io::Error::new(error.kind(), format!("cannot run {}: {error}", program().display()))

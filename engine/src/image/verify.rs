@@ -182,7 +182,7 @@ impl Verify<'_> {
     /// # Errors
     /// [`VerifyError`]; that something is broken is none, but in the report.
     pub fn run(&self) -> Result<Report, VerifyError> {
-        syscall::yield_to_others();
+        syscall::lower_priority();
         let plan = self.plan()?;
         self.progress.begin(rows(&plan.parts));
         let mut report = Report::default();

@@ -1,7 +1,8 @@
-//! The control groups of a container, in all hierarchies: found, thawed, emptied and removed. cgroups(7).
+//! Finds, thaws, empties and removes a container's control groups, in all hierarchies. cgroups(7).
 //!
-//! Called by shims after a start that failed and at a container's end, and by the engine for a container whose shim was
-//! killed. Knows groups by the container's id and, for a container that is a unit of systemd, by the unit's group.
+//! Called by shims after a failed start and at a container's end, and by the engine for a container whose shim was
+//! killed. Finds groups by the container's id and, if a systemd unit runs the container, below the unit's group. Never
+//! creates a group: the OCI runtime does.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -10,44 +11,49 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Longest that processes may take to end; only ones that the kernel itself holds take that long.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Pause between two attempts.
-const AGAIN: Duration = Duration::from_millis(2);
-/// How deep groups in a group are looked for; a runtime makes none, a container may.
+/// How long killed processes may take to end. Only a process in an uninterruptible sleep (state D) takes longer.
+const WAIT_MAX: Duration = Duration::from_secs(2);
+/// Pause between two attempts to remove a group.
+const RETRY_DELAY: Duration = Duration::from_millis(2);
+/// Deepest level of nested groups that is searched. A runtime nests none, but a container may.
 const DEPTH_MAX: usize = 32;
 
-/// The control groups that container `id` has, in all hierarchies; `unit` is the group of the unit that it is, if any.
+/// The existing control groups of container `id`, in all hierarchies.
+///
+/// `unit` is the control group of the systemd unit that runs the container, if there is one.
 pub fn groups(id: &str, unit: Option<&str>) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    places(&mounts, id, unit).into_iter().filter(|group| group.exists()).collect()
+    candidates(&mounts, id, unit).into_iter().filter(|group| group.exists()).collect()
 }
 
-/// Removes the control groups of container `id`, in all hierarchies, and ends what is in them; `unit` as for [`groups`].
+/// Kills all processes in the control groups of container `id` and removes the groups, in all hierarchies.
+///
+/// Gives up after 2 seconds. For `unit`, see [`groups`].
 pub fn remove_groups(id: &str, unit: Option<&str>) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_MAX;
     let groups = groups(id, unit);
-    // What one hierarchy has frozen is in the groups of all.
+    // Thaw in all hierarchies first: a process that one hierarchy froze is a member of groups in the others too.
     groups.iter().for_each(|group| thaw(group, DEPTH_MAX));
     for group in groups {
-        while !remove(&group, DEPTH_MAX) && Instant::now() < deadline {
-            std::thread::sleep(AGAIN);
+        while !kill_and_remove(&group, DEPTH_MAX) && Instant::now() < deadline {
+            std::thread::sleep(RETRY_DELAY);
         }
     }
 }
 
-/// Removes the empty group that an OCI runtime has made for a unit in hierarchies that systemd does not manage, so that
-/// nobody else would.
+/// Removes the empty groups that an OCI runtime made for a systemd unit in hierarchies that systemd does not manage.
+///
+/// Neither systemd nor the runtime removes these groups.
 pub fn remove_unit_groups(unit: &str) {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     for group in unmanaged(&mounts, unit) {
-        // Refused where there is a process or a group in it.
+        // Fails for a group that still holds a process or another group: that group is in use and stays.
         let _ = fs::remove_dir(group);
     }
 }
 
-/// A hierarchy of control groups: where it is mounted, of which kind, and its options. cgroups(7),
-/// proc_pid_mountinfo(5).
+/// Parses a line of mountinfo: mount point, file system type and options, if it is a hierarchy of control groups.
+/// cgroups(7), proc_pid_mountinfo(5).
 fn hierarchy(line: &str) -> Option<(&Path, &str, &str)> {
     let (before, after) = line.split_once(" - ")?;
     let mut after = after.split(' ');
@@ -56,18 +62,19 @@ fn hierarchy(line: &str) -> Option<(&Path, &str, &str)> {
     matches!(kind, "cgroup" | "cgroup2").then_some((Path::new(target), kind, options))
 }
 
-/// Where the container's groups would be, with either driver, and below the unit's.
-fn places(mounts: &str, id: &str, unit: Option<&str>) -> Vec<PathBuf> {
+/// The paths that the container's groups may have: with the cgroupfs driver, with the systemd driver, below the unit's
+/// group.
+fn candidates(mounts: &str, id: &str, unit: Option<&str>) -> Vec<PathBuf> {
     let mut below = vec![format!("sampan/{id}"), format!("system.slice/sampan-{id}.scope")];
     below.extend(unit.map(|group| format!("{}/{id}", group.trim_start_matches('/'))));
     let tops = mounts.lines().filter_map(hierarchy);
     tops.flat_map(|(top, ..)| below.iter().map(|below| top.join(below)).collect::<Vec<_>>()).collect()
 }
 
-/// Where the unit's group would be in hierarchies of version 1 with none of the controllers that systemd knows.
+/// The paths that the unit's group may have in version 1 hierarchies without any controller that systemd manages.
 /// systemd.resource-control(5).
 fn unmanaged(mounts: &str, unit: &str) -> Vec<PathBuf> {
-    // cpuacct is another name of cpu where both are mounted together, and else needed by nothing.
+    // cpuacct is not listed: if it is mounted together with cpu, `cpu` matches; if it is mounted alone, it is not needed.
     const MANAGED: [&str; 6] = ["name=systemd", "cpu", "blkio", "memory", "devices", "pids"];
     let is_free = |options: &str| !options.split(',').any(|option| MANAGED.contains(&option));
     let free = mounts
@@ -77,15 +84,15 @@ fn unmanaged(mounts: &str, unit: &str) -> Vec<PathBuf> {
     free.map(|(top, ..)| top.join(unit.trim_start_matches('/'))).collect()
 }
 
-/// Kills what is in a group and tries to remove it; true if it is gone.
-fn remove(group: &Path, depth: usize) -> bool {
+/// Kills all processes in a group and in the groups nested in it, and tries to remove it. True if it no longer exists.
+fn kill_and_remove(group: &Path, depth: usize) -> bool {
     for entry in fs::read_dir(group).into_iter().flatten().flatten() {
         if depth > 0 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove(&entry.path(), depth - 1);
+            kill_and_remove(&entry.path(), depth - 1);
         }
     }
     for pid in fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines() {
-        // 0 stands for a process of another namespace, and for our own group in kill(2).
+        // The file shows 0 for a process of another PID namespace, but kill(2) with 0 would signal our own group.
         if let Some(pid) = pid.parse().ok().filter(|pid| *pid > 1) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
@@ -96,7 +103,7 @@ fn remove(group: &Path, depth: usize) -> bool {
     }
 }
 
-/// Lets what is frozen in a group go on: before that SIGKILL does not end it, with version 1. cgroups(7).
+/// Thaws a group and the groups nested in it. In version 1, SIGKILL does not end a frozen process. cgroups(7).
 fn thaw(group: &Path, depth: usize) {
     for entry in fs::read_dir(group).into_iter().flatten().flatten() {
         if depth > 0 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -104,7 +111,7 @@ fn thaw(group: &Path, depth: usize) {
         }
     }
     for (switch, word) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
-        // Only where there is one: it must not be made.
+        // Without O_CREAT: each version of control groups has only one of the two files.
         let file = fs::OpenOptions::new().write(true).open(group.join(switch));
         let _ = file.and_then(|mut file| file.write_all(word.as_bytes()));
     }
@@ -119,15 +126,15 @@ mod tests {
         let mounts = "30 25 0:26 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n\
                       31 25 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
                       32 25 0:28 / /tmp rw - tmpfs tmpfs rw\nnonsense\n";
-        let places = places(mounts, "ab", None);
+        let found = candidates(mounts, "ab", None);
         let expected = [
             "/sys/fs/cgroup/memory/sampan/ab",
             "/sys/fs/cgroup/memory/system.slice/sampan-ab.scope",
             "/sys/fs/cgroup/unified/sampan/ab",
             "/sys/fs/cgroup/unified/system.slice/sampan-ab.scope",
         ];
-        assert_eq!(places, expected.map(PathBuf::from));
-        let of_unit = super::places(mounts, "ab", Some("/system.slice/web.service"));
+        assert_eq!(found, expected.map(PathBuf::from));
+        let of_unit = candidates(mounts, "ab", Some("/system.slice/web.service"));
         assert_eq!(of_unit.len(), 6);
         assert!(of_unit.contains(&PathBuf::from("/sys/fs/cgroup/memory/system.slice/web.service/ab")));
     }

@@ -1,36 +1,40 @@
-//! Lock files that say which process is the one: the engine of a socket, the engine of a store.
+//! Lock files that admit one process at a time: one daemon for a socket, one engine for a store.
+//!
+//! Called by daemons at start. The kernel releases a lock when its process ends; nothing here removes a lock file.
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
 use std::time::{Duration, Instant};
 
-/// How long a lock is waited for. An engine that is killed while it starts a program leaves a child that has the
-/// lock until it has become that program: no engine, and gone in a moment.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait for a lock that another process holds.
+///
+/// If an engine is killed while it starts a program, the forked child shares the lock until its execve(2), a moment
+/// later. A new engine must outwait that moment.
+pub const WAIT_MAX: Duration = Duration::from_secs(2);
 /// Pause between two attempts.
-const AGAIN: Duration = Duration::from_millis(5);
+const RETRY_DELAY: Duration = Duration::from_millis(5);
 
-/// Locks `file` for this process alone.
+/// Locks `file` for this process alone; waits at most [`WAIT_MAX`].
 ///
 /// # Errors
-/// Another process has it and keeps it, or the file system knows no locks.
+/// `EWOULDBLOCK`: another process still holds the lock. Any other errno: the file system does not support locks.
 pub fn take(file: File) -> Result<Flock<File>, Errno> {
-    take_within(file, PATIENCE)
+    take_within(file, WAIT_MAX)
 }
 
-/// Locks `file` for this process alone; waits at most `patience` for another process.
+/// Locks `file` for this process alone; waits at most `wait_max` for another process to release it.
 ///
 /// # Errors
-/// `EWOULDBLOCK`: another process has it and keeps it. Others: the file system knows no locks.
-pub fn take_within(mut file: File, patience: Duration) -> Result<Flock<File>, Errno> {
-    let deadline = Instant::now() + patience;
+/// `EWOULDBLOCK`: another process still holds the lock. Any other errno: the file system does not support locks.
+pub fn take_within(mut file: File, wait_max: Duration) -> Result<Flock<File>, Errno> {
+    let deadline = Instant::now() + wait_max;
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
             Err((again, Errno::EWOULDBLOCK | Errno::EINTR)) if Instant::now() < deadline => file = again,
             Err((_, errno)) => return Err(errno),
         }
-        std::thread::sleep(AGAIN);
+        std::thread::sleep(RETRY_DELAY);
     }
 }

@@ -1,24 +1,25 @@
-//! What every process of the project asks of the kernel. All `unsafe` of the project is here.
+//! Operating system services for every process of the project. All `unsafe` code of the project is in this crate.
 //!
-//! Called by every other crate; knows none of them, no format, no protocol and no log.
+//! Every other crate may call it. It depends on none of them, and knows no format, no protocol and no log.
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`syscall`] | the calls that nix lacks, one function a call |
-//! | [`xattr`] | extended attributes |
-//! | [`memory`] | what an idle process gives back: heap, stack, pages of code |
-//! | [`receive`] | bytes and descriptors from a Unix socket |
-//! | [`spawn`] | starts a program without a copy of this process |
+//! | [`syscall`] | system calls that nix does not offer, one function for each |
+//! | [`xattr`] | reads, sets and removes extended attributes |
+//! | [`memory`] | returns an idle process's memory to the kernel: heap, stack, pages of code |
+//! | [`receive`] | receives bytes and descriptors from a Unix socket |
+//! | [`spawn`] | starts a program without copying this process |
 //! | [`thread`] | starts threads, each with a name and a small stack |
-//! | [`mutex`] | locks and waits that a panic elsewhere does not close |
-//! | [`file_lock`] | lock files that say which process is the one |
+//! | [`mutex`] | locks and waits that ignore poisoning |
+//! | [`file_lock`] | lock files that admit one process at a time |
 //! | [`small_file`] | reads a small file whole |
-//! | [`sparse`] | where a sparse file has data |
-//! | [`open_beneath`] | directories beneath another one, by names that a stranger chose |
-//! | [`walk_tree`], [`remove_tree`] | directory trees that somebody else made: visited, measured, removed |
-//! | [`cgroup`] | a container's control groups: found, emptied, removed |
-//! | [`boot_id`] | which boot of the host this is |
-//! | [`io_error`] | what an error of the file system means |
+//! | [`sparse`] | finds the data in a sparse file |
+//! | [`open_beneath`] | opens a directory beneath another one by an untrusted path |
+//! | [`walk_tree`], [`remove_tree`] | visit, measure and remove untrusted directory trees |
+//! | [`cgroup`] | finds, empties and removes a container's control groups |
+//! | [`boot_id`] | identifies the current boot of the host |
+//! | [`io_error`] | classifies file system errors |
+#![expect(unsafe_code, reason = "system calls that nix does not offer; every other crate forbids it")]
 
 pub mod boot_id;
 pub mod cgroup;

@@ -1,23 +1,24 @@
-//! What an idle process gives back to the kernel: freed heap, the stack below its caller, pages of program code.
+//! Returns an idle process's memory to the kernel: freed heap, unused stack, pages of program code.
 //!
-//! Called by the daemons and the shim: [`bound_heap`] first thing, [`trim`] before they sleep for long. Only pages that
-//! hold nothing, or nothing but what the program's file holds too, are given back.
+//! Called by the daemons and the shim: [`bound_heap`] before anything else, [`trim`] before they sleep for long. Never
+//! returns a page with contents that exist nowhere else: only unused pages, and clean copies of the program's file.
 
 use nix::poll::{PollFd, PollTimeout, poll};
 
-/// How much the C library's allocator keeps. mallopt(3).
+/// Bounds on the memory that the C library's allocator keeps after it was freed. mallopt(3).
 #[derive(Clone, Copy, Debug)]
 pub struct HeapBounds {
-    /// Heaps that threads share; each keeps memory of its own.
+    /// Most heaps that threads share; each heap keeps free memory of its own.
     pub arenas: i32,
-    /// A buffer of as many bytes has a mapping of its own, which goes with it.
+    /// A buffer of at least this many bytes gets a mapping of its own, which is unmapped as soon as it is freed.
     pub mmap_threshold: i32,
-    /// Free bytes at the end of a heap beyond which they are given back.
+    /// Most free bytes that are kept at the end of a heap.
     pub trim_threshold: i32,
 }
 
-/// Bounds what the allocator keeps; to be called before any other thread exists. No effect where the C library has no
-/// such call.
+/// Bounds the memory that the allocator keeps. Must be called before a second thread exists.
+///
+/// Does nothing with C libraries other than glibc.
 pub fn bound_heap(bounds: HeapBounds) {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt(3) takes two integers and changes the allocator's own settings; no other thread runs yet.
@@ -30,35 +31,35 @@ pub fn bound_heap(bounds: HeapBounds) {
     let _ = bounds;
 }
 
-/// Gives back what a job needed and an idle process does not: freed memory, the stack below the caller, and pages of
-/// program code. malloc_trim(3), madvise(2).
+/// Returns memory that an idle process does not need: freed heap, the unused stack, and pages of program code.
+/// malloc_trim(3), madvise(2).
 pub fn trim() {
     trim_heap();
     trim_stack();
     drop_code_pages();
 }
 
-/// Does what [`trim`] does, then poll(2) at once: pages of code that ran in between would stay.
+/// Calls [`trim`], then poll(2) at once: any code that ran in between would bring its pages back.
 #[inline(never)]
 pub fn trim_and_poll(polls: &mut [PollFd<'_>], timeout: PollTimeout) {
     trim();
     let _ = poll(polls, timeout);
 }
 
-/// Gives back the pages of this program's own code: much of what ran does not run again soon, and what does is
-/// mapped again from the page cache as it is called. madvise(2), MADV_DONTNEED.
+/// Drops the pages of this program's code. Code that runs again is mapped again from the page cache, page by page.
+/// madvise(2), MADV_DONTNEED.
 #[inline(always)]
 pub fn drop_code_pages() {
     unsafe extern "C" {
-        // Set by the linker: the first byte of the program, and the first after its code. ld(1), end(3).
+        // The linker defines both: the first byte of the program, and the first byte after its code. ld(1), end(3).
         static __executable_start: u8;
         static etext: u8;
     }
     // Only the addresses are taken; nothing is read.
     let (start, end) = ((&raw const __executable_start).addr(), (&raw const etext).addr());
     let (start, end) = (start & !(PAGE - 1), end & !(PAGE - 1));
-    // SAFETY: the range is this program's read-only file mapping; its pages are the file's and come back
-    // unchanged. Where pages are larger than PAGE and the range does not fit, the call fails and does nothing.
+    // SAFETY: the range is a read-only mapping of this program's file, so its pages come back from the file unchanged.
+    // If pages are larger than PAGE and the range is not aligned to them, the call fails and does nothing.
     unsafe {
         libc::madvise(std::ptr::without_provenance_mut(start), end - start, libc::MADV_DONTNEED);
     }
@@ -66,12 +67,12 @@ pub fn drop_code_pages() {
 
 /// Bytes of a page.
 const PAGE: usize = 4096;
-/// Bytes of the stack that are left alone: frames of the functions that give the rest back.
+/// Bytes of the stack below the current frame that are kept: room for the functions that this module calls.
 const STACK_IN_USE: usize = 16 << 10;
-/// Bytes below those that are given back, if they were ever used.
+/// Bytes of the stack below [`STACK_IN_USE`] that are returned.
 const STACK_TRIMMED: usize = 2 << 20;
 
-/// Gives back what of the main thread's stack is below its current end; does nothing on another thread.
+/// Returns the unused part of the main thread's stack. Does nothing on another thread.
 #[inline(never)]
 fn trim_stack() {
     if nix::unistd::gettid() != nix::unistd::getpid() {
@@ -80,9 +81,9 @@ fn trim_stack() {
     let here = std::hint::black_box(0_u8);
     let end = std::ptr::from_ref(&here).addr().saturating_sub(STACK_IN_USE) & !(PAGE - 1);
     let start = end.saturating_sub(STACK_TRIMMED);
-    // SAFETY: all frames that are in use lie above `here`, or within STACK_IN_USE below it; what is below them is read
-    // by nobody before it is written. The kernel maps nothing else within 128 MiB below the main thread's stack (or
-    // its limit, if larger: proc(5), "legacy_va_layout"), and passes over addresses that are not mapped.
+    // SAFETY: all frames in use lie above `here`, or within STACK_IN_USE below it. Stack memory below them is always
+    // written before it is read. The kernel maps nothing else within 128 MiB below the main thread's stack (or within
+    // its size limit, if that is larger: proc(5), "legacy_va_layout"), and madvise skips addresses that are not mapped.
     unsafe {
         libc::madvise(std::ptr::without_provenance_mut(start), end - start, libc::MADV_DONTNEED);
     }
@@ -90,7 +91,7 @@ fn trim_stack() {
 
 fn trim_heap() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: malloc_trim locks the allocator itself and invalidates no allocation.
+    // SAFETY: malloc_trim takes the allocator's own locks and invalidates no allocation.
     unsafe {
         libc::malloc_trim(0);
     }

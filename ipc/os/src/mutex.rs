@@ -1,19 +1,21 @@
-//! Mutexes and condition variables that a panic elsewhere does not close: what they guard is never left half-done.
+//! Locks and waits that ignore poisoning: after a panic in one thread, the others can still take the lock.
+//!
+//! Called everywhere in place of [`Mutex::lock`]. Valid because no caller leaves guarded data inconsistent on a panic.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Locks, also after a thread panicked while it held the lock.
+/// Locks `mutex`, even if a thread panicked while it held the lock.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until `condvar` is notified, or for no reason; the guard is released meanwhile. pthread_cond_wait(3).
+/// Releases the lock, waits until `condvar` is notified, and locks again. May wake spuriously. pthread_cond_wait(3).
 pub fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits as [`wait`] does, at most for `timeout`.
+/// Waits like [`wait`], but at most for `timeout`.
 pub fn wait_timeout<'a, T>(
     condvar: &Condvar,
     guard: MutexGuard<'a, T>,

@@ -1,14 +1,14 @@
-//! Receives bytes from a Unix socket, and descriptors that come with them. recvmsg(2), SCM_RIGHTS in unix(7).
+//! Receives bytes from a Unix socket together with the descriptors sent with them. recvmsg(2), SCM_RIGHTS in unix(7).
 //!
-//! Called by `sampan-ipc`'s socket. A descriptor that is not wanted is closed here, also one of a message that the kernel
-//! had to cut: nix does not say which those are.
+//! Called by the socket type of `sampan-ipc`. Closes surplus descriptors, including those of a message that the kernel
+//! truncated. nix cannot do that: it does not report the descriptors of a truncated message, which would leak.
 
 use nix::errno::Errno;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-/// Most descriptors that a message brings: SCM_MAX_FD of the kernel.
+/// Most descriptors that one message can carry: SCM_MAX_FD of the kernel.
 const DESCRIPTORS_MAX: usize = 253;
-/// Bytes of the control data of such a message.
+/// Bytes of control data for a message with [`DESCRIPTORS_MAX`] descriptors.
 // SAFETY: CMSG_SPACE computes a length and touches no memory.
 const CONTROL_LEN: usize =
     unsafe { libc::CMSG_SPACE((DESCRIPTORS_MAX * size_of::<RawFd>()) as u32) } as usize;
@@ -16,15 +16,17 @@ const CONTROL_LEN: usize =
 #[repr(C)]
 union Control {
     bytes: [u8; CONTROL_LEN],
-    /// For its alignment.
+    /// Gives the union the alignment that the kernel's headers need.
     _header: libc::cmsghdr,
 }
 
-/// Receives bytes without waiting, and at most `max` descriptors, which are close-on-exec. Zero bytes: the peer has closed.
+/// Receives bytes and at most `max` descriptors without waiting. Returns the number of bytes; 0 means that the peer
+/// closed the connection. The descriptors are close-on-exec.
 ///
 /// # Errors
-/// The errno: `EAGAIN` if nothing is there; `EMFILE` if more descriptors came, or this process can have no more. All that
-/// came are closed then, and the bytes are lost.
+/// The errno of recvmsg(2). `EAGAIN`: there is nothing to receive. `EMFILE`: the message has more than `max`
+/// descriptors, or this process has reached its limit; all descriptors of the message are closed, and its bytes are
+/// lost.
 pub fn receive(
     socket: impl AsFd,
     bytes: &mut [u8],
@@ -33,27 +35,29 @@ pub fn receive(
 ) -> Result<usize, Errno> {
     let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     let mut control = Control { bytes: [0; CONTROL_LEN] };
-    // SAFETY: msghdr is integers and pointers, for all of which zero is a value; some C libraries have padding in it.
+    // SAFETY: msghdr consists of integers and pointers, and zero is a valid value for each. It is zeroed rather than
+    // built by field because some C libraries have private padding fields in it.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
     (message.msg_control, message.msg_controllen) = ((&raw mut control).cast(), CONTROL_LEN as _);
     let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
-    // SAFETY: the kernel writes to `bytes`, `control` and `message`, which all live until the call is over, no more than
-    // the lengths that it is given.
+    // SAFETY: the kernel writes to `bytes`, `control` and `message`, within the lengths given. All three outlive the
+    // call.
     let len = Errno::result(unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, flags) })?;
-    let mut came = taken(&message);
-    if came.len() > max || message.msg_flags & libc::MSG_CTRUNC != 0 {
+    let mut received = take_descriptors(&message);
+    if received.len() > max || message.msg_flags & libc::MSG_CTRUNC != 0 {
         return Err(Errno::EMFILE);
     }
-    descriptors.append(&mut came);
+    descriptors.append(&mut received);
     Ok(len.unsigned_abs())
 }
 
-/// The descriptors of a message that was just received.
-fn taken(message: &libc::msghdr) -> Vec<OwnedFd> {
+/// Takes ownership of the descriptors of a message. Must be called once for each recvmsg(2).
+fn take_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
     let mut taken = Vec::new();
-    // SAFETY: the kernel has written headers and their lengths to the control data that `message` points to, which is
-    // aligned for a header; each descriptor is one that it made for this process in the call, so nothing else owns it.
+    // SAFETY: recvmsg has filled the control data that `message` points to with headers and correct lengths, and the
+    // buffer is aligned for a header. The kernel made each descriptor for this process in that call, so nothing else
+    // owns it.
     unsafe {
         let mut next = libc::CMSG_FIRSTHDR(message);
         while let Some(header) = next.as_ref() {
@@ -86,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn wanted_descriptors_are_had_and_others_closed() {
+    fn expected_descriptors_are_received_and_surplus_ones_are_closed() {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         let (mut bytes, mut fds) = ([0; 8], Vec::new());
         assert_eq!(receive(&ours, &mut bytes, 2, &mut fds), Err(Errno::EAGAIN));
@@ -101,7 +105,7 @@ mod tests {
         assert_eq!(receive(&ours, &mut bytes, 2, &mut fds), Err(Errno::EMFILE));
         assert!(fds.is_empty());
         let mut text = String::new();
-        reader.read_to_string(&mut text).expect("nobody has the other end any more");
+        reader.read_to_string(&mut text).expect("end of file: all write ends are closed");
         assert_eq!(text, "x");
         drop(theirs);
         assert_eq!(receive(&ours, &mut bytes, 2, &mut fds), Ok(0));

@@ -1,7 +1,8 @@
-//! Removes a directory tree that someone else made, however deep, wide or odd it is.
+//! Removes an untrusted directory tree of any depth and width.
 //!
-//! Recursion would need a stack or a descriptor a level, and a hostile layer decides how many levels there are.
-//! So a directory that is not empty is moved up to the top first; the depth stays one. Never follows a link.
+//! Called for layers, containers' directories and temporary directories. Recursion would need a stack frame or a
+//! descriptor for each level, and a hostile layer chooses the number of levels. So a nested directory that is not empty
+//! is moved up to the top of the tree and removed there: two levels are open at a time. Never follows a link.
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -14,10 +15,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Removes `path` and all below it; that it is not there is well.
+/// Removes `path` and everything below it. A `path` that does not exist is not an error.
 ///
 /// # Errors
-/// The first failure; what could be removed before it is gone.
+/// The first failure; the tree is then partly removed.
 pub fn remove(path: &Path) -> io::Result<()> {
     let Some(parent) = path.parent() else {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
@@ -33,10 +34,10 @@ pub fn remove(path: &Path) -> io::Result<()> {
     remove_at(parent.as_fd(), name)
 }
 
-/// Removes what is called `name` in `parent`, and all below it.
+/// Removes the entry `name` of the directory `parent` and everything below it. A missing entry is not an error.
 ///
 /// # Errors
-/// As [`remove`].
+/// The first failure; the tree is then partly removed.
 pub fn remove_at(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     let name = CString::new(name.as_bytes())?;
     match unlinkat(parent, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
@@ -56,7 +57,9 @@ pub fn remove_at(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     }
 }
 
-/// Removes all in `top` but directories that are not empty; what is in those moves up into `top`.
+/// Removes files and empty directories from `top`. The subdirectories of any other directory move up into `top`.
+///
+/// The caller repeats this until `top` is empty.
 fn empty(top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
     for name in names(top)? {
         match unlinkat(top, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
@@ -76,7 +79,7 @@ fn empty(top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
                 Err(Errno::EISDIR | Errno::EPERM) => {}
                 Err(errno) => return Err(errno.into()),
             }
-            // Moving a directory needs write permission on it, since its ".." changes.
+            // rename(2) of a directory needs write permission on that directory itself, since its ".." changes.
             let _ = fchmodat(&child, inner.as_c_str(), Mode::S_IRWXU, FchmodatFlags::FollowSymlink);
             move_up(&child, &inner, top, moved)?;
         }
@@ -84,13 +87,13 @@ fn empty(top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Moves `inner` of `child` into `top` under a name that is free there. A hostile layer may have taken some of
-/// them, as many as it has entries.
+/// Moves `inner` of `child` into `top` under a free name. A hostile layer may contain names of this form, so each is
+/// checked first; the number of attempts is bounded by the number of its entries.
 fn move_up(child: &OwnedFd, inner: &CStr, top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
     let target = loop {
         *moved += 1;
         let name = format!(".sampan-moved-up-{moved}");
-        // No RENAME_NOREPLACE: not all file systems know it, and nobody else makes names in here.
+        // No RENAME_NOREPLACE: not all file systems support it, and no other process creates names in this tree.
         match fstatat(top, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(_) => {}
             Err(Errno::ENOENT) => break name,
@@ -103,7 +106,7 @@ fn move_up(child: &OwnedFd, inner: &CStr, top: &OwnedFd, moved: &mut u64) -> io:
 fn names(dir: &OwnedFd) -> io::Result<Vec<CString>> {
     let mut listing = Dir::from_fd(open_dir(dir.as_fd(), c".", false)?)?;
     let mut names = Vec::new();
-    // One batch at a time: the caller comes back until the directory is empty.
+    // Bounds memory: 4096 names beside "." and "..". Callers repeat until the directory is empty.
     for entry in listing.iter().take(4096 + 2) {
         let entry = entry?;
         let name: &CStr = entry.file_name();
@@ -118,7 +121,7 @@ fn open_dir(at: BorrowedFd<'_>, name: &CStr, permit: bool) -> Result<OwnedFd, Er
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     match openat(at, name, flags, Mode::empty()) {
         Err(Errno::EACCES) if permit => {
-            // As an ordinary user, a directory of mode 0 that is ours.
+            // An ordinary user cannot open a directory of mode 0 even if it owns that directory.
             fchmodat(at, name, Mode::S_IRWXU, FchmodatFlags::FollowSymlink)?;
             openat(at, name, flags, Mode::empty())
         }
@@ -154,7 +157,7 @@ mod tests {
         remove(&top).expect("removed");
         assert!(!top.exists());
         assert!(outside.join("kept").exists());
-        remove(&top).expect("nothing there is well");
+        remove(&top).expect("a missing tree is not an error");
     }
 
     #[test]

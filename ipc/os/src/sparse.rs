@@ -1,6 +1,7 @@
-//! Where a sparse file has data: what is read of one should not grow with its holes, which cost a layer nothing.
+//! Finds the data in a sparse file, so that readers can skip its holes.
 //!
-//! Called where layers are compared and files are copied. A file system that knows no holes has data everywhere.
+//! Called where layers are compared and files are copied. A layer can declare a hole of terabytes in a few bytes, and
+//! reading it would take hours. On a file system without holes, the whole file counts as data. lseek(2).
 
 use nix::errno::Errno;
 use nix::sys::stat::FileStat;
@@ -10,12 +11,12 @@ use std::fs::File;
 /// Bytes of a block that `st_blocks` counts. stat(2).
 const BLOCK: u64 = 512;
 
-/// True if a file may have holes: it takes less room than it is long.
-pub fn may_be_in(stat: &FileStat) -> bool {
+/// Whether a file may have holes: its blocks hold fewer bytes than its length.
+pub fn may_have_holes(stat: &FileStat) -> bool {
     stat.st_blocks.unsigned_abs() * BLOCK < stat.st_size.unsigned_abs()
 }
 
-/// Where the next data begins from `at` on; `None` if only a hole is left, or nothing.
+/// The offset of the first data at or after `at`; `None` if there is only a hole up to the end of the file.
 pub fn next_data(file: &File, at: u64) -> Result<Option<u64>, Errno> {
     match seek(file, at, Whence::SeekData) {
         Ok(start) => Ok(Some(start)),
@@ -25,7 +26,7 @@ pub fn next_data(file: &File, at: u64) -> Result<Option<u64>, Errno> {
     }
 }
 
-/// Where the data ends that is at `start`, in a file of `size` bytes.
+/// The offset at which the data that begins at `start` ends, in a file of `size` bytes.
 pub fn end_of_data(file: &File, start: u64, size: u64) -> u64 {
     seek(file, start, Whence::SeekHole).unwrap_or(size).max(start + 1)
 }

@@ -1,4 +1,6 @@
-//! The system calls that nix lacks, one function a call.
+//! System calls that nix does not offer, one function for each.
+//!
+//! Called by every process. No function here keeps state or retries.
 
 use nix::errno::Errno;
 use std::ffi::CStr;
@@ -7,23 +9,23 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Takes over a descriptor that this process was given and that no type owns yet.
+/// Takes ownership of an open descriptor that this process inherited or received and that nothing owns yet.
 ///
-/// Returns `None` if the number is no open descriptor, or a standard stream.
+/// Returns `None` if the number is not an open descriptor, or is 0, 1 or 2.
 pub fn adopt(raw: RawFd) -> Option<OwnedFd> {
     if raw <= 2 {
         return None;
     }
-    // SAFETY: F_GETFD reads a flag; a number that is no descriptor gives EBADF.
+    // SAFETY: F_GETFD only reads a flag; it fails with EBADF if the number is not an open descriptor.
     if unsafe { libc::fcntl(raw, libc::F_GETFD) } < 0 {
         return None;
     }
-    // SAFETY: it is open, and the callers get their numbers from the kernel (SCM_RIGHTS) or from systemd
-    // (LISTEN_FDS) and adopt each once, before anything else can own it.
+    // SAFETY: the descriptor is open. Callers get the number from the kernel, from systemd (LISTEN_FDS) or from the
+    // process that started this one, and call this once for each number, before anything else can own it.
     Some(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-/// Lets the program that `command` starts have `fd`, under the same number. It must stay open until then.
+/// Makes the program that `command` starts inherit `fd` under its present number. `fd` must stay open until the start.
 pub fn pass_on(command: &mut Command, fd: BorrowedFd<'_>) {
     let raw = fd.as_raw_fd();
     let keep_open = move || {
@@ -33,41 +35,46 @@ pub fn pass_on(command: &mut Command, fd: BorrowedFd<'_>) {
             _ => Err(io::Error::last_os_error()),
         }
     };
-    // SAFETY: between fork and exec it makes one system call, and allocates nothing unless that fails.
+    // SAFETY: between fork and exec, `keep_open` makes one async-signal-safe system call and does not allocate: an
+    // io::Error from the operating system is an integer.
     unsafe {
         command.pre_exec(keep_open);
     }
 }
 
-/// Lets all other threads go first, on processors and, with most schedulers, on disks: for the calling thread
-/// alone, for good. setpriority(2), "C library/kernel differences".
-pub fn yield_to_others() {
-    // SAFETY: setpriority takes three integers; 0 is the calling thread. That it fails is no harm.
+/// Gives the calling thread the lowest priority (nice 19) for the rest of its life, and with it, under most I/O
+/// schedulers, the lowest disk priority. Other threads are not affected. setpriority(2), "C library/kernel
+/// differences".
+pub fn lower_priority() {
+    // SAFETY: setpriority takes three integers; 0 means the calling thread. Failure is ignored: only speed depends on
+    // the priority.
     unsafe {
         libc::setpriority(libc::PRIO_PROCESS, 0, 19);
     }
 }
 
-/// Makes everything that was written to the file system of `file` durable. syncfs(2).
+/// Makes all data written to the file system of `file` durable. syncfs(2).
 ///
 /// # Errors
-/// What syncfs says; since Linux 5.8 that includes failed writes of any file since the last call by the same descriptor, or
-/// since that was opened: one that is opened for the call may not hear of those that others have heard of.
+/// The error of syncfs(2). Since Linux 5.8 it reports a write to any file of the file system that failed since the
+/// previous call on this descriptor, or since the descriptor was opened. So keep one descriptor open: a new one does
+/// not report earlier failures.
 pub fn sync_file_system(file: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: syncfs takes a descriptor, which is open for as long as it is borrowed, and no memory.
+    // SAFETY: syncfs takes a descriptor, which is open while it is borrowed, and touches no memory of ours.
     if unsafe { libc::syncfs(file.as_raw_fd()) } < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
 }
 
-/// Bytes that can be read from a pipe, socket or terminal now. ioctl_tty(2), FIONREAD, pipe(7).
+/// The number of bytes that can be read from a pipe, socket or terminal without waiting. ioctl_tty(2), FIONREAD,
+/// pipe(7).
 ///
 /// # Errors
-/// The errno.
+/// The errno of ioctl(2).
 pub fn bytes_waiting(fd: impl AsFd) -> Result<usize, Errno> {
     let mut count: libc::c_int = 0;
-    // SAFETY: FIONREAD stores one int, which lives until the call is over.
+    // SAFETY: FIONREAD stores one int in `count`, which outlives the call.
     let ret = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut count) };
     Errno::result(ret).map(|_| usize::try_from(count).unwrap_or(0))
 }
@@ -75,7 +82,7 @@ pub fn bytes_waiting(fd: impl AsFd) -> Result<usize, Errno> {
 /// Rows and columns of a terminal. ioctl_tty(2), TIOCGWINSZ.
 pub fn window(fd: BorrowedFd<'_>) -> Result<(u16, u16), Errno> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCGWINSZ writes one winsize, which is ours until the call is over.
+    // SAFETY: TIOCGWINSZ stores one winsize in `size`, which outlives the call.
     Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGWINSZ, &mut size) })?;
     Ok((size.ws_row, size.ws_col))
 }
@@ -83,18 +90,18 @@ pub fn window(fd: BorrowedFd<'_>) -> Result<(u16, u16), Errno> {
 /// Sets the size of a terminal. ioctl_tty(2), TIOCSWINSZ.
 pub fn set_window(fd: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<(), Errno> {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCSWINSZ reads one winsize, which lives until the call is over.
+    // SAFETY: TIOCSWINSZ reads one winsize from `size`, which outlives the call.
     Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, &size) }).map(drop)
 }
 
-/// Makes the configuration of a new file system. fsopen(2), Linux 5.2.
+/// Opens a context in which a file system of type `kind` is configured. fsopen(2), Linux 5.2.
 pub fn fsopen(kind: &CStr) -> Result<OwnedFd, Errno> {
-    // SAFETY: fsopen reads a string that ends in NUL.
+    // SAFETY: fsopen reads a string that ends in NUL; 1 is FSOPEN_CLOEXEC.
     let raw = Errno::result(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), 1) })?;
     adopt(raw as RawFd).ok_or(Errno::EBADF)
 }
 
-/// Sets one option of a new file system; without a key, makes it. fsconfig(2).
+/// Sets one option (key and value) of a file system context; `None` creates the file system. fsconfig(2).
 pub fn fsconfig(fs: BorrowedFd<'_>, option: Option<(&CStr, &CStr)>) -> Result<(), Errno> {
     let (command, key, value) = match option {
         Some((key, value)) => (1, key.as_ptr(), value.as_ptr()),
@@ -105,12 +112,12 @@ pub fn fsconfig(fs: BorrowedFd<'_>, option: Option<(&CStr, &CStr)>) -> Result<()
         .map(drop)
 }
 
-/// Mounts a file system that [`fsconfig`] made on the directory `target`. fsmount(2), move_mount(2).
+/// Mounts a file system that [`fsconfig`] created on the directory `target`. fsmount(2), move_mount(2).
 pub fn fsmount(fs: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
-    // SAFETY: fsmount takes integers alone.
+    // SAFETY: fsmount takes only integers; 1 is FSMOUNT_CLOEXEC.
     let raw = Errno::result(unsafe { libc::syscall(libc::SYS_fsmount, fs.as_raw_fd(), 1, 0) })?;
     let mount = adopt(raw as RawFd).ok_or(Errno::EBADF)?;
-    // SAFETY: move_mount reads two strings that end in NUL; 0x44 is MOVE_MOUNT_F_EMPTY_PATH with that of the target.
+    // SAFETY: move_mount reads two strings that end in NUL; 0x44 is MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH.
     let ret = unsafe {
         libc::syscall(
             libc::SYS_move_mount,
@@ -124,19 +131,19 @@ pub fn fsmount(fs: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> 
     Errno::result(ret).map(drop)
 }
 
-/// Lets the empty file `to` share the blocks of `from`, until one of them is written to. ioctl_ficlone(2).
+/// Makes `to` a copy of `from` that shares its blocks until either file is written to. ioctl_ficlone(2).
 pub fn clone_file(to: BorrowedFd<'_>, from: BorrowedFd<'_>) -> Result<(), Errno> {
-    // SAFETY: FICLONE takes two descriptors, and touches no memory of ours.
+    // SAFETY: FICLONE takes two descriptors and touches no memory of ours.
     Errno::result(unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) }).map(drop)
 }
 
-/// Puts `fd` in the place of a standard descriptor. dup2(2).
+/// Replaces the standard descriptor `standard` (0, 1 or 2) by a duplicate of `fd`. dup2(2).
 pub fn replace_standard(fd: BorrowedFd<'_>, standard: RawFd) -> Result<(), Errno> {
-    // SAFETY: dup2 takes two integers; nothing of ours owns 0, 1 and 2.
+    // SAFETY: dup2 takes two integers; no `OwnedFd` of ours holds 0, 1 or 2.
     Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), standard) }).map(drop)
 }
 
-/// Sends a signal by number, real-time ones too, to one process. kill(2).
+/// Sends a signal by its number, including real-time signals, to one process. kill(2).
 pub fn send_signal(pid: i32, signal: i32) -> Result<(), Errno> {
     if pid <= 0 || signal <= 0 {
         return Err(Errno::EINVAL);
@@ -145,10 +152,11 @@ pub fn send_signal(pid: i32, signal: i32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
-/// Reaps one child that has ended: its id, and its exit code, or 128 and the signal. waitpid(2).
+/// Reaps one child that has ended. Returns its process id and its exit code, or 128 + the signal that killed it.
+/// waitpid(2).
 pub fn reap() -> Option<(i32, i32)> {
     let mut status = 0;
-    // SAFETY: waitpid stores one int, which lives until the call is over.
+    // SAFETY: waitpid stores one int in `status`, which outlives the call.
     let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
     let code =
         if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };

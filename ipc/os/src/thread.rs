@@ -1,6 +1,6 @@
-//! Starts threads: each has a name, which ps(1) and a panic show, and a stack of the size that its work needs.
+//! Starts threads, each with a name, which ps(1) and panic messages show, and a stack size that fits its work.
 //!
-//! Called by every process. A thread that cannot be started is an error of the caller's operation, never a panic.
+//! Called by every process. Never panics if a thread cannot be started: the caller's operation fails instead.
 
 use std::io;
 use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
@@ -8,7 +8,7 @@ use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 /// Starts a thread called `name` with a stack of `stack` bytes.
 ///
 /// # Errors
-/// The kernel, or a limit, allows no more threads. pthread_create(3).
+/// A limit on threads or memory is reached. pthread_create(3).
 pub fn spawn<T: Send + 'static>(
     name: impl Into<String>,
     stack: usize,
@@ -17,10 +17,10 @@ pub fn spawn<T: Send + 'static>(
     Builder::new().name(name.into()).stack_size(stack).spawn(work)
 }
 
-/// Starts a thread of `scope`, which waits for its end.
+/// Starts a thread that `scope` joins, called `name`, with a stack of `stack` bytes.
 ///
 /// # Errors
-/// As [`spawn`].
+/// A limit on threads or memory is reached. pthread_create(3).
 pub fn spawn_scoped<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     name: impl Into<String>,

@@ -1,7 +1,8 @@
-//! A walk over a directory tree that someone else made: every entry once, a directory before what is in it.
+//! Walks an untrusted directory tree: visits every entry once, and a directory before its entries.
 //!
-//! Called where images and containers are measured and verified. Never follows a link and never leaves the tree; reads no
-//! content. Names within a layer are shorter than PATH_MAX, so one path behind the top's descriptor is enough.
+//! Called where images and containers are measured and verified. Never follows a link, never leaves the tree, never
+//! reads the content of a file. Each directory is opened by its path relative to the top, which works because paths in
+//! a layer are shorter than PATH_MAX.
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -16,11 +17,11 @@ use std::path::Path;
 /// Bytes of a block that `st_blocks` counts. stat(2).
 const BLOCK: u64 = 512;
 
-/// Calls `visit` with the path below `top` and the status of each entry; `top` itself comes first, as the empty
-/// path. What goes away meanwhile is passed over.
+/// Calls `visit` with the status of each entry and its path relative to `top`. `top` comes first, as the empty path.
+/// Entries that disappear during the walk are skipped.
 ///
 /// # Errors
-/// The first of `visit`, or of a directory that cannot be read.
+/// The first error of `visit`, or the first directory that cannot be read. The walk ends there.
 pub fn walk(top: &Path, visit: &mut dyn FnMut(&[u8], &FileStat) -> io::Result<()>) -> io::Result<()> {
     let root = open_dir(AT_FDCWD, top)?;
     visit(b"", &fstatat(&root, c"", AtFlags::AT_EMPTY_PATH)?)?;
@@ -31,7 +32,7 @@ pub fn walk(top: &Path, visit: &mut dyn FnMut(&[u8], &FileStat) -> io::Result<()
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => continue,
             other => other?,
         };
-        // A second descriptor: the listing takes the first one over.
+        // A second descriptor, since `Dir` takes ownership of the one that it lists.
         let mut listing = Dir::from_fd(open_dir(&directory, Path::new("."))?)?;
         for entry in listing.iter() {
             let entry = entry?;
@@ -63,19 +64,20 @@ fn open_dir(at: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
     openat(at, path, flags, Mode::empty())
 }
 
-/// The file's type.
+/// The file type.
 pub fn kind(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
 }
 
-/// Bytes that `path` and all below it take on the disk. Zero if it is not there.
+/// The bytes that `path` and everything below it take on the disk; 0 if `path` does not exist.
 ///
-/// A file with several names counts once: each name has its share, so that nothing needs to be remembered.
+/// A file with several names counts once: each of its n names adds one n-th of its size, so no inode numbers need to
+/// be remembered.
 ///
 /// # Errors
 /// A directory cannot be read.
 pub fn size_on_disk(path: &Path) -> io::Result<u64> {
-    // In 2^-32 bytes: shares of a block add up to the block again.
+    // In units of 2^-32 bytes, so that the n shares of a file add up to its size again.
     let mut shares = 0u128;
     let mut add = |stat: &FileStat| {
         let names = match kind(stat) {

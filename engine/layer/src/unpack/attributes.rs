@@ -13,7 +13,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
 use sampan_ipc::text;
 use sampan_os::xattr;
-use sampan_os::xattr::{OF_OVERLAYFS, OF_THE_HOST};
+use sampan_os::xattr::{HOST_ATTRIBUTES, OVERLAYFS_PREFIXES};
 use std::cell::Cell;
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd};
@@ -106,7 +106,7 @@ impl Attributes {
             other => other.map_err(failed)?,
         };
         let is_own = |name: &&[u8]| {
-            !OF_THE_HOST.contains(name) && !OF_OVERLAYFS.iter().any(|start| name.starts_with(start))
+            !HOST_ATTRIBUTES.contains(name) && !OVERLAYFS_PREFIXES.iter().any(|start| name.starts_with(start))
         };
         for name in list.split(|b| *b == 0).filter(|name| !name.is_empty()).filter(is_own) {
             let Ok(name) = CString::new(name) else { continue };
