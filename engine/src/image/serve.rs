@@ -8,7 +8,7 @@ use ::http::{Request, header};
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use sampan_daemon::accept::Accept;
-use sampan_http::connection::{Answer, Body, Budget, Connection, Standing};
+use sampan_http::connection::{Answer, Body, Budget, Connection, WaitsFor};
 use sampan_http::range::Range;
 use sampan_job::cancel::Cancel;
 use sampan_oci as oci;
@@ -170,10 +170,10 @@ impl Server {
         self.connections.retain(|_, connection| {
             match connection.step(rate, &mut |request| catalog.answer(store, request)) {
                 Err(_) => return false,
-                Ok(Standing::Busy) => sooner(Duration::ZERO),
-                Ok(Standing::Throttled) => sooner(rate.wait()),
-                Ok(Standing::Idle) => {
-                    let idle = now.saturating_duration_since(connection.moved);
+                Ok(WaitsFor::Turn) => sooner(Duration::ZERO),
+                Ok(WaitsFor::Budget) => sooner(rate.wait()),
+                Ok(WaitsFor::Peer) => {
+                    let idle = now.saturating_duration_since(connection.active_at);
                     if idle >= IDLE_TIMEOUT {
                         return false;
                     }

@@ -1,20 +1,20 @@
-//! When to call accept(2): when the poll reported the listener, or some time after a failure that may pass.
+//! Decides when to call accept(2): after the poll reported the listener, or some time after a temporary failure.
 //!
-//! While no descriptor is left, connections stay in the backlog, and an edge-triggered poll does not report them again:
-//! without a later attempt they would wait until another client connects. Owned by the loop that owns the listener;
-//! never accepts itself.
+//! While this process has no free descriptor, connections stay in the backlog, and an edge-triggered poll does not
+//! report them again. Without a later attempt they would wait until another client connects. Owned by the event loop
+//! that owns the listener; never accepts itself.
 
 use std::io;
 use std::time::{Duration, Instant};
 
 /// Time between a failed accept(2) and the next attempt.
-const AGAIN: Duration = Duration::from_millis(200);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// Whether a listener is to be asked for connections.
+/// Whether to call accept(2) on a listener, now or later.
 #[derive(Debug)]
 pub struct Accept {
     is_ready: bool,
-    again: Option<Instant>,
+    retry_at: Option<Instant>,
     is_failing: bool,
 }
 
@@ -25,30 +25,30 @@ impl Default for Accept {
 }
 
 impl Accept {
-    /// For a listener that was not asked yet.
+    /// The state for a new listener, which may have connections already.
     pub fn new() -> Self {
-        Accept { is_ready: true, again: None, is_failing: false }
+        Accept { is_ready: true, retry_at: None, is_failing: false }
     }
 
-    /// The poll reported the listener.
+    /// Records that the poll reported the listener.
     pub fn mark_ready(&mut self) {
         self.is_ready = true;
     }
 
-    /// Whether connections may be left of the last report: the loop must not sleep.
+    /// Whether connections may be left since the last report. If so, the event loop must not sleep.
     pub fn is_marked(&self) -> bool {
         self.is_ready
     }
 
     /// Whether to call accept(2) now.
     pub fn is_ready(&mut self, now: Instant) -> bool {
-        self.is_ready |= self.again.take_if(|at| *at <= now).is_some();
+        self.is_ready |= self.retry_at.take_if(|at| *at <= now).is_some();
         self.is_ready
     }
 
-    /// When to call accept(2) again after a failure.
+    /// The time of the next attempt after a failure.
     pub fn next_attempt(&self) -> Option<Instant> {
-        self.again
+        self.retry_at
     }
 
     /// Records that a connection was accepted.
@@ -56,13 +56,13 @@ impl Accept {
         self.is_failing = false;
     }
 
-    /// Records that accept(2) failed. True if `error` should be logged: it is a failure (EMFILE, and others of its kind), and
-    /// the first in a row.
+    /// Records that accept(2) failed. Returns true if the caller should log `error`: it is not `WouldBlock`, and the
+    /// previous call did not fail.
     pub fn record_failure(&mut self, error: &io::Error, now: Instant) -> bool {
         self.is_ready = false;
         let was_failing = self.is_failing;
         self.is_failing = error.kind() != io::ErrorKind::WouldBlock;
-        self.again = self.is_failing.then(|| now + AGAIN);
+        self.retry_at = self.is_failing.then(|| now + RETRY_DELAY);
         self.is_failing && !was_failing
     }
 }
@@ -80,7 +80,7 @@ mod tests {
         let later = accepting.next_attempt().expect("another try");
         assert!(
             accepting.is_ready(later) && accepting.next_attempt().is_none(),
-            "once, whether or not it is made"
+            "one attempt for each failure"
         );
         assert!(!accepting.record_failure(&full, later), "logged already");
         accepting.mark_ready();
@@ -89,6 +89,9 @@ mod tests {
             !accepting.record_failure(&io::ErrorKind::WouldBlock.into(), later)
                 && accepting.next_attempt().is_none()
         );
-        assert!(!accepting.is_ready(later + AGAIN) && accepting.record_failure(&full, later), "another one");
+        assert!(
+            !accepting.is_ready(later + RETRY_DELAY) && accepting.record_failure(&full, later),
+            "another one"
+        );
     }
 }

@@ -1,8 +1,8 @@
-//! What every daemon needs around its event loop.
+//! The surroundings of a daemon's event loop: its socket, signals, service manager and log.
 //!
-//! [`listen`] binds a socket under a lock, or takes one that systemd passed, and accepts; [`accept`] says when to accept
-//! again after a failure; [`systemd`] speaks with the service manager; [`signals`] makes signals a source of events;
-//! [`logging`] writes the log. Knows no protocol: what comes over a connection is the daemon's own.
+//! Called by every daemon. [`listen`] binds a socket under a lock, or adopts one from systemd, and accepts connections;
+//! [`accept`] decides when to accept again after a failure; [`systemd`] talks to the service manager; [`signals`] turns
+//! signals into events; [`logging`] writes the log. Knows no protocol: each daemon defines what a connection carries.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,8 @@
 //! The socket that a daemon listens on: bound under a lock, or passed by systemd.
 //!
-//! Owned by the event loop. The lock proves that no other instance lives: a socket left by a dead process is replaced, and
-//! one of a living process never is. Unlinks the socket that it bound when it is dropped, and no other; the lock file stays.
+//! Owned by the event loop. The lock proves that no other instance runs, so a socket that a dead process left is
+//! replaced, and the socket of a running process never is. Dropping a [`Listener`] unlinks the socket that it bound. A
+//! socket from systemd is never unlinked, nor is the lock file.
 
 use mio::net::{UnixListener, UnixStream};
 use nix::fcntl::Flock;
@@ -15,44 +16,44 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Longest path of a socket: `sun_path` and its end. unix(7).
+/// Longest path of a socket in bytes, without the NUL that ends `sun_path`. unix(7).
 const SOCKET_PATH_MAX: usize = 107;
 
-/// Why the socket cannot be used.
+/// Why a daemon cannot listen on its socket.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Another process listens there.
+    /// Another process listens on the socket.
     #[error("socket {} is in use by another {program}", path.display())]
     Busy {
-        /// The path.
+        /// The socket's path.
         path: PathBuf,
-        /// What it is called.
+        /// The name of the program that was to listen.
         program: &'static str,
     },
-    /// The path does not fit.
+    /// The path is too long for a socket.
     #[error("cannot listen on {}: the path has {len} bytes, a socket's path at most {SOCKET_PATH_MAX}", path.display())]
     TooLong {
-        /// The path.
+        /// The socket's path.
         path: PathBuf,
-        /// Its length.
+        /// Its length in bytes.
         len: usize,
     },
-    /// The file system refuses.
+    /// The lock file or the socket cannot be created.
     #[error("cannot listen on {}", path.display())]
     Io {
-        /// The path.
+        /// The socket's path.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system call.
         source: io::Error,
     },
 }
 
-/// The process at the other end. SO_PEERCRED, unix(7).
+/// The process at the other end of a connection. SO_PEERCRED, unix(7).
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
-    /// Its user.
+    /// The user id.
     pub uid: u32,
-    /// Its process id.
+    /// The process id.
     pub pid: i32,
 }
 
@@ -60,28 +61,30 @@ pub struct Peer {
 #[derive(Debug)]
 pub struct Listener {
     socket: UnixListener,
-    /// What to take away in the end; nothing if systemd made the socket.
-    own: Option<Own>,
+    /// The path to unlink on drop; `None` if systemd bound the socket.
+    bound: Option<BoundPath>,
 }
 
 #[derive(Debug)]
-struct Own {
+struct BoundPath {
     path: PathBuf,
     _lock: Flock<File>,
 }
 
 impl Listener {
-    /// Listens at `path` as the one `program`, for its owner alone (0600), or for the members of `group` as well (0660).
+    /// Listens at `path` as the only instance of `program`. Only its owner may connect (mode 0600), or also the members
+    /// of `group` (0660).
     ///
-    /// Waits at most `patience` for the lock of another instance that is just ending.
+    /// Waits at most `wait_max` for the lock, in case another instance is about to end.
     ///
     /// # Errors
-    /// [`ListenError::Busy`] if another instance listens there; else what the file system refuses.
+    /// [`ListenError::Busy`]: another instance listens there. Otherwise the path is too long, or the lock file or the
+    /// socket cannot be created.
     pub fn bind(
         path: &Path,
         program: &'static str,
         group: Option<Gid>,
-        patience: Duration,
+        wait_max: Duration,
     ) -> Result<Self, ListenError> {
         let context = |source: io::Error| ListenError::Io { path: path.to_owned(), source };
         let len = path.as_os_str().len();
@@ -89,63 +92,64 @@ impl Listener {
             return Err(ListenError::TooLong { path: path.to_owned(), len });
         }
         let busy = || ListenError::Busy { path: path.to_owned(), program };
-        let lock = match lock(path, patience) {
+        let lock = match lock(path, wait_max) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(busy()),
             lock => lock.map_err(context)?,
         };
-        // An instance whose socket systemd made holds no lock here; neither does systemd while it waits for a client.
+        // Neither systemd nor an instance that got its socket from systemd holds the lock, so also try to connect.
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(busy());
         }
         if fs::symlink_metadata(path).is_ok_and(|meta| !meta.file_type().is_socket()) {
-            return Err(context(io::Error::other("something that is no socket is there")));
+            return Err(context(io::Error::other("the path exists and is not a socket")));
         }
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(context(error)),
             _ => {}
         }
-        // Nobody may connect before the mode is right.
+        // With this umask the socket has mode 0600 from the start: no one else can connect before the group is set.
         let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
         let bound = UnixListener::bind(path);
         nix::sys::stat::umask(before);
         let socket = bound.map_err(context)?;
         if let Some(group) = group {
-            // The group first: never does another one than that may write.
+            // The group before the mode: otherwise the process's own group could connect for a moment.
             match chown(path, None, Some(group)) {
                 Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(context)?,
                 Err(errno) => log::warn!(
-                    "cannot give {} to group {group}, so only its owner may connect: {errno}",
+                    "cannot change the group of socket {} to {group}: {errno}; only the socket's owner may connect",
                     path.display()
                 ),
             }
         }
-        Ok(Listener { socket, own: Some(Own { path: path.to_owned(), _lock: lock }) })
+        Ok(Listener { socket, bound: Some(BoundPath { path: path.to_owned(), _lock: lock }) })
     }
 
-    /// Takes a listening socket that systemd passed.
+    /// Takes over a listening socket that systemd passed.
     ///
     /// # Errors
-    /// It cannot be made non-blocking.
+    /// The socket cannot be made non-blocking.
     pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
         let socket = std::os::unix::net::UnixListener::from(fd);
         socket.set_nonblocking(true)?;
-        Ok(Listener { socket: UnixListener::from_std(socket), own: None })
+        Ok(Listener { socket: UnixListener::from_std(socket), bound: None })
     }
 
-    /// True if systemd made the socket.
+    /// Whether systemd passed the socket.
     pub fn is_passed(&self) -> bool {
-        self.own.is_none()
+        self.bound.is_none()
     }
 
-    /// The socket, to be polled.
+    /// The socket, for registration in a poll.
     pub fn source(&mut self) -> &mut UnixListener {
         &mut self.socket
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     ///
     /// # Errors
-    /// `WouldBlock` when there is none at present; or accept(2) failed, as for want of descriptors.
+    /// `WouldBlock` if no connection waits. Otherwise accept(2) failed, for example with `EMFILE` because this process
+    /// has no free descriptor; the connection then stays in the backlog.
     pub fn accept(&self) -> io::Result<(UnixStream, Peer)> {
         loop {
             match self.socket.accept() {
@@ -156,7 +160,7 @@ impl Listener {
                     };
                     return Ok((stream, peer));
                 }
-                // The peer went away before it was its turn.
+                // The peer closed the connection while it was in the backlog.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -167,20 +171,21 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Some(own) = &self.own
-            && let Err(error) = fs::remove_file(&own.path)
+        if let Some(bound) = &self.bound
+            && let Err(error) = fs::remove_file(&bound.path)
         {
-            log::debug!("cannot remove {}: {error}", own.path.display());
+            log::debug!("cannot remove socket {}: {error}", bound.path.display());
         }
     }
 }
 
-/// Locks the name of the socket for this process. The lock file stays: to remove it would let two have it.
-fn lock(socket: &Path, patience: Duration) -> io::Result<Flock<File>> {
+/// Takes the lock for the socket's path. Nothing ever removes the lock file: a process that waits for the lock on a
+/// removed file and one that creates the file anew could both succeed.
+fn lock(socket: &Path, wait_max: Duration) -> io::Result<Flock<File>> {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    Ok(file_lock::take_within(file, patience)?)
+    Ok(file_lock::take_within(file, wait_max)?)
 }
 
 #[cfg(test)]
@@ -203,7 +208,7 @@ mod tests {
         let _of_systemd = std::os::unix::net::UnixListener::bind(&path).expect("bound");
         assert!(
             matches!(listen(&path), Err(ListenError::Busy { .. })),
-            "nobody holds the lock, and somebody listens"
+            "a process listens without holding the lock"
         );
         std::fs::remove_file(&path).expect("removed");
         std::fs::write(&path, "a file").expect("written");

@@ -1,7 +1,7 @@
-//! What the service manager passes, keeps and is told: LISTEN_FDS, FDSTORE, readiness, the watchdog.
+//! Talks to the service manager: takes passed descriptors, stores descriptors, reports state, feeds the watchdog.
 //!
-//! Called once at start, and by the loop when its state changes. Does nothing outside systemd.
-//! sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3).
+//! Called once at start, and by the event loop when its state changes. Does nothing if systemd did not start this
+//! process. sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3).
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, poll};
@@ -13,26 +13,28 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-/// Longest wait until the service manager has seen what it was told.
+/// How long to wait, in milliseconds, until the service manager has processed all messages of this process.
 const BARRIER_MS: u16 = 5000;
 
-/// The descriptors that LISTEN_FDS passed, each with its name, in their order. To be called once. sd_listen_fds(3).
+/// Takes the descriptors that systemd passed in LISTEN_FDS, each with its name, in their order. Must be called once.
+/// sd_listen_fds(3).
 pub fn passed() -> Vec<(String, OwnedFd)> {
     let passed = sd_notify::listen_fds_with_names();
     let adopt = |(raw, name): (_, String)| match syscall::adopt(raw) {
         Some(fd) => Some((name, fd)),
         None => {
-            log::warn!("descriptor {raw} ('{name}') was passed but is not open");
+            log::warn!("systemd passed descriptor {raw} ('{name}'), but it is not open: it is ignored");
             None
         }
     };
     passed.into_iter().flatten().filter_map(adopt).collect()
 }
 
-/// Has the service manager keep `fd` under `name`, in the place of what it kept so before, and waits until it does.
+/// Stores `fd` with the service manager under `name`, in place of an earlier one of that name, and waits until it is
+/// stored. The service manager passes it to the next instance of this daemon. sd_notify(3), FDSTORE.
 ///
 /// # Errors
-/// There is no service manager, or it cannot be reached.
+/// There is no service manager (`NotFound`), it cannot be reached, or it did not answer in 5 seconds (`TimedOut`).
 pub fn keep(name: &str, fd: &impl AsFd) -> io::Result<()> {
     let socket = std::env::var_os("NOTIFY_SOCKET").ok_or(io::ErrorKind::NotFound)?;
     let manager = UnixDatagram::unbound()?;
@@ -45,8 +47,9 @@ pub fn keep(name: &str, fd: &impl AsFd) -> io::Result<()> {
     };
     manager.send(format!("FDSTOREREMOVE=1\nFDNAME={name}").as_bytes())?;
     send(&format!("FDSTORE=1\nFDNAME={name}"), fd.as_fd())?;
-    // It closes what comes with a barrier once all that came before has been seen: this process is not gone by then, and
-    // known as one of the unit's. sd_notify_barrier(3).
+    // The service manager closes the descriptor of a barrier once it has processed all earlier messages. Without the
+    // wait, this process could exit first, and the service manager could no longer tell that the messages came from a
+    // process of this unit. sd_notify_barrier(3).
     let (ours, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     send("BARRIER=1", theirs.as_fd())?;
     drop(theirs);
@@ -56,38 +59,38 @@ pub fn keep(name: &str, fd: &impl AsFd) -> io::Result<()> {
     }
 }
 
-/// When the service manager's watchdog is to hear from this process.
+/// The schedule of this process's messages to the service manager's watchdog.
 #[derive(Debug)]
 pub struct Watchdog {
-    /// How often, and when next; `None` if there is no watchdog.
-    every: Option<(Duration, Instant)>,
+    /// The interval, and the time of the next message; `None` if the unit has no watchdog.
+    schedule: Option<(Duration, Instant)>,
 }
 
 impl Watchdog {
     /// The watchdog of this process's unit, if it has one. sd_watchdog_enabled(3).
     pub fn from_env() -> Self {
-        // Twice within the limit, as sd_watchdog_enabled(3) advises.
-        let every = sd_notify::watchdog_enabled().map(|limit| limit / 2);
-        Watchdog { every: every.map(|every| (every, Instant::now() + every)) }
+        // Half of the limit, as sd_watchdog_enabled(3) advises.
+        let interval = sd_notify::watchdog_enabled().map(|limit| limit / 2);
+        Watchdog { schedule: interval.map(|interval| (interval, Instant::now() + interval)) }
     }
 
-    /// When [`Watchdog::feed`] is to be called next.
+    /// The time at which to call [`Watchdog::feed`] next.
     pub fn deadline(&self) -> Option<Instant> {
-        self.every.map(|(_, next)| next)
+        self.schedule.map(|(_, next)| next)
     }
 
-    /// Tells the watchdog that this process lives, if it is time.
+    /// Reports to the watchdog that this process is alive, if the deadline has passed.
     pub fn feed(&mut self) {
-        if let Some((every, next)) = &mut self.every
+        if let Some((interval, next)) = &mut self.schedule
             && Instant::now() >= *next
         {
             notify(&[NotifyState::Watchdog]);
-            *next = Instant::now() + *every;
+            *next = Instant::now() + *interval;
         }
     }
 }
 
-/// Tells the service manager, if there is one. sd_notify(3).
+/// Reports `state` to the service manager, if there is one. sd_notify(3).
 pub fn notify(state: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {
         log::debug!("cannot notify the service manager: {error}");

@@ -1,7 +1,8 @@
-//! One HTTP/1.1 connection: requests in, answers out, files by sendfile.
+//! One HTTP/1.1 connection: reads requests, writes answers, sends files by sendfile(2).
 //!
-//! ureq-proto reads the requests and writes the heads; this owns the socket, the bounds and the body. Only GET
-//! and HEAD are spoken. What a path means is the caller's.
+//! Owned by the event loop of a server, which calls [`Connection::step`] when the socket is ready. ureq-proto parses
+//! the requests and formats the heads of answers; this module owns the socket, the bounds and the body. Accepts only
+//! GET and HEAD, and gives paths no meaning: the caller does.
 
 use ::http::{Method, Request, Response};
 use mio::net::TcpStream;
@@ -14,36 +15,36 @@ use std::time::Instant;
 use ureq_proto::server::{RecvRequestResult, Reply, SendResponseResult};
 
 /// Longest head of a request, in bytes.
-const HEAD_MAX: usize = 16 << 10;
-/// Longest head of an answer.
-const ANSWER_HEAD: usize = 4 << 10;
-/// Most body bytes that one connection sends before the others have their turn.
-const TURN: u64 = 256 << 10;
+const REQUEST_HEAD_MAX: usize = 16 << 10;
+/// Longest head of an answer, in bytes.
+const ANSWER_HEAD_MAX: usize = 4 << 10;
+/// Most body bytes that one connection sends before the other connections have their turn.
+const TURN_BYTES: u64 = 256 << 10;
 
-/// Most bytes that are read of a peer that goes on after our last word.
+/// Most bytes that are read and discarded from a peer that keeps sending after the last answer.
 const LINGER_MAX: usize = 1 << 20;
 
-/// What a request is answered with.
+/// The answer to a request.
 pub struct Answer {
-    /// HTTP status.
+    /// The HTTP status code.
     pub status: u16,
-    /// Headers, `Content-Length` excepted.
+    /// The headers, without `Content-Length`.
     pub headers: Vec<(&'static str, String)>,
-    /// The body; its length is told to HEAD too.
+    /// The body. The answer to HEAD contains only its length.
     pub body: Body,
 }
 
-/// A body.
+/// The body of an answer.
 pub enum Body {
-    /// From memory.
+    /// Bytes in memory.
     Bytes(Vec<u8>),
-    /// `len` bytes of a file from `offset`.
+    /// A part of a file.
     File {
         /// The file.
         file: File,
-        /// First byte.
+        /// The offset of the first byte.
         offset: u64,
-        /// How many.
+        /// The number of bytes.
         len: u64,
     },
 }
@@ -57,48 +58,50 @@ impl Body {
     }
 }
 
-/// How many body bytes may go out at present, all connections together.
+/// A limit on the body bytes that all connections of a server send together.
 pub trait Budget {
-    /// Of `wanted` bytes, how many may go now; 0 is to wait.
+    /// Returns how many of `wanted` bytes may be sent now; 0 means that the connection must wait.
     fn allow(&mut self, wanted: u64) -> u64;
-    /// So many have gone.
+    /// Records that `bytes` were sent.
     fn spend(&mut self, bytes: u64);
 }
 
-/// Where a connection stands after its turn.
+/// What a connection waits for after its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It waits for its peer.
-    Idle,
-    /// It could go on at once, and gave way to the others.
-    Busy,
-    /// It waits for budget.
-    Throttled,
+pub enum WaitsFor {
+    /// Its peer: no more bytes can be read or written now.
+    Peer,
+    /// Its next turn: more bytes can be written, but other connections go first.
+    Turn,
+    /// The [`Budget`].
+    Budget,
 }
 
-/// A connection.
+/// One accepted connection.
 pub struct Connection {
     stream: TcpStream,
     input: Vec<u8>,
     out: Vec<u8>,
+    /// Bytes of `out` that were sent.
     sent: usize,
+    /// The file of the current answer, the next offset, and the number of bytes left.
     file: Option<(File, u64, u64)>,
     close: bool,
-    /// Bytes read and thrown away since all was said.
+    /// Bytes discarded since the last answer was sent; at least 1 once sending is shut down.
     lingered: usize,
-    /// Something may be there to read.
+    /// The socket may be readable. The caller sets this when the poll reports it.
     pub readable: bool,
-    /// Something may be written.
+    /// The socket may be writable. The caller sets this when the poll reports it.
     pub writable: bool,
-    /// When bytes last went either way.
-    pub moved: Instant,
+    /// The time at which bytes were last received or sent.
+    pub active_at: Instant,
 }
 
 impl Connection {
-    /// A connection that was just accepted.
+    /// Takes over a connection that was just accepted.
     pub fn new(stream: TcpStream) -> Self {
-        // A head and its file are two packets: with Nagle's algorithm the second waits until the peer has acknowledged the
-        // first, which peers put off by 40 ms (tcp(7)). Where it cannot be set the answers are late, and no less right.
+        // The head and the file go out in two packets. With Nagle's algorithm the second would wait until the peer
+        // acknowledges the first, and peers delay acknowledgements by 40 ms (tcp(7)). A failure only costs that delay.
         let _ = stream.set_nodelay(true);
         Connection {
             stream,
@@ -110,46 +113,45 @@ impl Connection {
             lingered: 0,
             readable: true,
             writable: true,
-            moved: Instant::now(),
+            active_at: Instant::now(),
         }
     }
 
-    /// The socket, to be registered.
+    /// The socket, for registration in a poll.
     pub fn stream(&mut self) -> &mut TcpStream {
         &mut self.stream
     }
 
-    /// Reads, answers and writes as far as it goes.
+    /// Reads requests, calls `answer` for each, and writes the answers, until the connection must wait.
     ///
     /// # Errors
-    /// The connection is over: ended, broken, or after an answer that ends it.
+    /// The connection has ended and must be dropped: the peer closed it, it broke, or its last answer was sent.
     pub fn step(
         &mut self,
         budget: &mut impl Budget,
         answer: &mut impl FnMut(&Request<()>) -> Answer,
-    ) -> io::Result<Standing> {
-        let mut turn = TURN;
+    ) -> io::Result<WaitsFor> {
+        let mut turn = TURN_BYTES;
         loop {
             if !self.write_out()? {
-                return Ok(Standing::Idle);
+                return Ok(WaitsFor::Peer);
             }
-            match self.write_file(budget, &mut turn)? {
-                None => {}
-                Some(standing) => return Ok(standing),
+            if let Some(wait) = self.write_file(budget, &mut turn)? {
+                return Ok(wait);
             }
             if self.close {
                 return self.linger();
             }
             // Pipelined requests are answered one after the other.
             if !self.take_request(budget, answer) && !self.read()? {
-                return Ok(Standing::Idle);
+                return Ok(WaitsFor::Peer);
             }
         }
     }
 
-    /// All is said: waits for the peer to end. Closing at once, with bytes of it unread, would reset the
-    /// connection and take our last answer from it.
-    fn linger(&mut self) -> io::Result<Standing> {
+    /// Shuts down sending after the last answer and waits for the peer to close. Closing at once, with unread bytes of
+    /// the peer, would reset the connection, and the peer could lose the last answer.
+    fn linger(&mut self) -> io::Result<WaitsFor> {
         if self.lingered == 0 {
             self.stream.shutdown(Shutdown::Write)?;
         }
@@ -161,10 +163,10 @@ impl Connection {
             }
         }
         self.lingered = self.lingered.max(1);
-        Ok(Standing::Idle)
+        Ok(WaitsFor::Peer)
     }
 
-    /// True once all of `out` is written.
+    /// Writes `out`; returns true once all of it is written.
     fn write_out(&mut self) -> io::Result<bool> {
         while self.sent < self.out.len() {
             if !self.writable {
@@ -173,7 +175,7 @@ impl Connection {
             match self.stream.write(self.out.get(self.sent..).unwrap_or_default()) {
                 Ok(len) => {
                     self.sent += len;
-                    self.moved = Instant::now();
+                    self.active_at = Instant::now();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -185,22 +187,22 @@ impl Connection {
         Ok(true)
     }
 
-    /// `None` once there is no file, or all of it is sent.
-    fn write_file(&mut self, budget: &mut impl Budget, turn: &mut u64) -> io::Result<Option<Standing>> {
+    /// Sends the file of the answer. Returns `None` if there is no file or all of it is sent.
+    fn write_file(&mut self, budget: &mut impl Budget, turn: &mut u64) -> io::Result<Option<WaitsFor>> {
         while let Some((file, offset, left)) = &mut self.file {
             if *left == 0 {
                 self.file = None;
                 return Ok(None);
             }
             if !self.writable {
-                return Ok(Some(Standing::Idle));
+                return Ok(Some(WaitsFor::Peer));
             }
             if *turn == 0 {
-                return Ok(Some(Standing::Busy));
+                return Ok(Some(WaitsFor::Turn));
             }
             let count = budget.allow((*left).min(*turn));
             if count == 0 {
-                return Ok(Some(Standing::Throttled));
+                return Ok(Some(WaitsFor::Budget));
             }
             let mut at = i64::try_from(*offset).map_err(io::Error::other)?;
             match sendfile64(
@@ -209,14 +211,14 @@ impl Connection {
                 Some(&mut at),
                 usize::try_from(count).unwrap_or(usize::MAX),
             ) {
-                // The file is shorter than it was: the peer must not take what came for all.
+                // The file was truncated. Closing the connection early tells the peer that the body is incomplete.
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(len) => {
                     let len = len as u64;
                     (*offset, *left) = (*offset + len, *left - len);
                     *turn = turn.saturating_sub(len);
                     budget.spend(len);
-                    self.moved = Instant::now();
+                    self.active_at = Instant::now();
                 }
                 Err(Errno::EAGAIN) => self.writable = false,
                 Err(Errno::EINTR) => {}
@@ -226,7 +228,7 @@ impl Connection {
         Ok(None)
     }
 
-    /// False if nothing is there.
+    /// Reads once into `input`; returns false if there is nothing to read now.
     fn read(&mut self) -> io::Result<bool> {
         while self.readable {
             let mut bytes = [0; 4096];
@@ -234,7 +236,7 @@ impl Connection {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(len) => {
                     self.input.extend_from_slice(bytes.get(..len).unwrap_or_default());
-                    self.moved = Instant::now();
+                    self.active_at = Instant::now();
                     return Ok(true);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
@@ -245,7 +247,7 @@ impl Connection {
         Ok(false)
     }
 
-    /// Answers the first request of the input; false if it is not whole yet.
+    /// Answers the first request in `input`; returns false if its head is incomplete.
     fn take_request(
         &mut self,
         budget: &mut impl Budget,
@@ -259,7 +261,7 @@ impl Connection {
         };
         let request = match reply.try_request(&self.input) {
             Err(_) => return self.refuse("400 Bad Request"),
-            Ok((_, None)) if self.input.len() >= HEAD_MAX => {
+            Ok((_, None)) if self.input.len() >= REQUEST_HEAD_MAX => {
                 return self.refuse("431 Request Header Fields Too Large");
             }
             Ok((_, None)) => return false,
@@ -271,7 +273,7 @@ impl Connection {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return self.refuse("405 Method Not Allowed");
         }
-        // A GET with a body is nothing that a registry's client sends.
+        // A request with a body is refused: no client of a registry sends a GET or HEAD with a body.
         let Some(RecvRequestResult::ProvideResponse(reply)) = reply.proceed() else {
             return self.refuse("400 Bad Request");
         };
@@ -284,7 +286,7 @@ impl Connection {
         let Some(mut reply) = response.body(()).ok().and_then(|r| reply.provide(r).ok()) else {
             return self.refuse("500 Internal Server Error");
         };
-        let mut head = vec![0; ANSWER_HEAD];
+        let mut head = vec![0; ANSWER_HEAD_MAX];
         match reply.write(&mut head) {
             Ok(len) if reply.is_finished() => head.truncate(len),
             _ => return self.refuse("500 Internal Server Error"),
@@ -302,16 +304,17 @@ impl Connection {
         }
         self.close = match reply.proceed() {
             SendResponseResult::SendBody(mut reply) => {
-                // The body goes by sendfile, past the state machine: it is told of all at once.
-                let told = usize::try_from(len).is_ok_and(|len| reply.consume_direct_write(len).is_ok());
-                !told || reply.proceed().must_close_connection()
+                // ureq-proto does not see the body, which sendfile sends: report its whole length here at once.
+                let is_counted =
+                    usize::try_from(len).is_ok_and(|len| reply.consume_direct_write(len).is_ok());
+                !is_counted || reply.proceed().must_close_connection()
             }
             SendResponseResult::Cleanup(reply) => reply.must_close_connection(),
         };
         true
     }
 
-    /// Says that a request is none, and ends.
+    /// Answers a bad request with `status`; the connection ends after that answer.
     fn refuse(&mut self, status: &str) -> bool {
         self.input.clear();
         self.out =

@@ -1,9 +1,11 @@
-//! The server's side of one HTTP/1.1 connection, and ranges of bytes.
+//! The server's side of one HTTP/1.1 connection, and byte ranges.
 //!
-//! [`connection`] reads requests and writes answers on one socket; [`range`] parses and checks the headers that name
-//! a part of a body. Knows neither listeners nor what a path means: that is the caller's.
+//! Called by programs that serve blobs. [`connection`] reads requests and writes answers on one socket; [`range`]
+//! parses the `Range` header and checks `Content-Range`. Never listens, and gives paths no meaning: callers do both.
 
 #![forbid(unsafe_code)]
+// A peer's bytes must never cause a panic.
+#![cfg_attr(not(test), warn(clippy::expect_used, clippy::indexing_slicing))]
 
 pub mod connection;
 pub mod range;

@@ -1,21 +1,21 @@
-//! Parts of a blob: what is asked for, and what comes. RFC 9110, section 14.
+//! Byte ranges of a blob: which range a client requests, and which range a server sends. RFC 9110, section 14.
 //!
-//! Servers parse `Range` with it, clients check `Content-Range`. Both headers come from strangers: what is not plainly
-//! one range of bytes is none.
+//! Servers parse `Range`, clients check `Content-Range`. Both headers are untrusted. A header that is not exactly one
+//! valid range of bytes is ignored by servers and rejected by clients.
 
-/// What of a blob is asked for. RFC 9110, section 14.1.2; several ranges at once are answered by all of it.
+/// The part of a blob that a client requests. RFC 9110, section 14.1.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Range {
-    /// All of it.
+    /// The whole blob. Also the answer to an invalid header, and to several ranges at once.
     All,
-    /// From the first to the last of these bytes, counted from 0; both are within.
+    /// The bytes from the first to the last of these offsets, both included. Both are less than the size.
     Part(u64, u64),
-    /// Nothing that it has.
+    /// A range without any byte of the blob; the answer is status 416.
     Outside,
 }
 
 impl Range {
-    /// Reads a `Range` header about a blob of `size` bytes.
+    /// Parses the value of a `Range` header for a blob of `size` bytes.
     pub fn parse(text: &str, size: u64) -> Self {
         let parts =
             text.strip_prefix("bytes=").filter(|t| !t.contains(',')).and_then(|t| t.trim().split_once('-'));
@@ -42,8 +42,8 @@ impl Range {
     }
 }
 
-/// True if a `Content-Range` header announces bytes `offset` to the end of `size`, and nothing else. RFC 9110, section
-/// 14.4.
+/// Whether a `Content-Range` header announces exactly the bytes from `offset` to the end of a blob of `size` bytes.
+/// RFC 9110, section 14.4.
 pub fn is_rest(content_range: &str, offset: u64, size: u64) -> bool {
     offset < size && content_range.trim() == format!("bytes {offset}-{}/{size}", size - 1)
 }
