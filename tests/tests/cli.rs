@@ -612,7 +612,7 @@ fn what_a_person_typed_is_explained_in_words_of_this_program() {
     for (args, words) in [
         (&["watch", "abc"][..], "expected the number of a job; 'sampan jobs' lists them"),
         (&["cancel", "1x"][..], "expected the number of a job"),
-        (&["pull", "http://127.0.0.1:1/a"][..], "it is a URL; leave out what stands before the host"),
+        (&["pull", "http://127.0.0.1:1/a"][..], "it is a URL; leave out the scheme"),
     ] {
         let out = host.sampan(args);
         let said = String::from_utf8_lossy(&out.stderr).into_owned();

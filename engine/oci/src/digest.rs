@@ -1,12 +1,12 @@
-//! Digests: parsed strictly, computed in pieces.
+//! Digests: parses them strictly, and computes them from bytes that arrive in pieces.
 //!
-//! Used by everything that names a blob. Never touches a file or a socket.
+//! Called wherever a blob is named or checked. Never touches a file or a socket.
 
 use ring::digest::{Context, SHA256, SHA512};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
-/// The algorithms that content is addressed by.
+/// The hash algorithm of a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Algorithm {
     /// SHA-256, 64 hex digits.
@@ -16,7 +16,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// The word before the colon, and the directory below `blobs/`.
+    /// The name of the algorithm: in a digest before the colon, and in the store a directory below `blobs/`.
     pub fn word(self) -> &'static str {
         match self {
             Algorithm::Sha256 => "sha256",
@@ -32,25 +32,25 @@ impl Algorithm {
     }
 }
 
-/// A digest that is spelled as OCI image-spec, "Digests", asks: `sha256:` and 64 lower-case hex digits.
+/// A valid digest: `sha256:` and 64 lower-case hex digits, or `sha512:` and 128. OCI image-spec, "Digests".
 ///
-/// Its hex part is safe as a file name.
+/// The hex part is safe as a file name.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest {
     algorithm: Algorithm,
     hex: String,
 }
 
-/// Text that is no digest.
+/// The error for text that is not a digest; holds the text, cut to 160 characters.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no digest: expected sha256: and 64 lower-case hex digits, or sha512: and 128")]
+#[error("{0:?} is not a digest: expected sha256: and 64 lower-case hex digits, or sha512: and 128")]
 pub struct DigestError(pub String);
 
 impl Digest {
-    /// Reads `algorithm:hex`.
+    /// Parses `algorithm:hex`.
     ///
     /// # Errors
-    /// [`DigestError`] for any other algorithm, length or letter. The text in it is cut to 160 characters.
+    /// [`DigestError`]: the algorithm is unknown, or the hex part has the wrong length or another character.
     pub fn parse(text: &str) -> Result<Self, DigestError> {
         let refuse = || DigestError(text.chars().take(160).collect());
         let (word, hex) = text.split_once(':').ok_or_else(refuse)?;
@@ -66,24 +66,24 @@ impl Digest {
         Ok(Digest { algorithm, hex: hex.to_owned() })
     }
 
-    /// The SHA-256 of `bytes`.
+    /// Computes the SHA-256 digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         let mut hasher = Hasher::new(Algorithm::Sha256);
         hasher.update(bytes);
         hasher.finish()
     }
 
-    /// Its algorithm.
+    /// The hash algorithm.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// The part behind the colon.
+    /// The hex digits after the colon.
     pub fn hex(&self) -> &str {
         &self.hex
     }
 
-    /// The first twelve hex digits, as rows and people have them.
+    /// The first twelve hex digits, for display.
     pub fn short(&self) -> &str {
         self.hex.get(..12).unwrap_or(&self.hex)
     }
@@ -114,14 +114,14 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// Computes a digest in pieces.
+/// Computes a digest from bytes that arrive in pieces.
 pub struct Hasher {
     algorithm: Algorithm,
     context: Context,
 }
 
 impl Hasher {
-    /// Begins with no bytes.
+    /// Starts a digest with `algorithm`.
     pub fn new(algorithm: Algorithm) -> Self {
         let context = Context::new(match algorithm {
             Algorithm::Sha256 => &SHA256,
@@ -130,17 +130,18 @@ impl Hasher {
         Hasher { algorithm, context }
     }
 
-    /// Adds bytes.
+    /// Adds the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.context.update(bytes);
     }
 
-    /// The digest of all bytes added.
+    /// Returns the digest of all added bytes.
     pub fn finish(self) -> Digest {
         let mut hex = String::with_capacity(self.algorithm.hex_len());
         for byte in self.context.finish().as_ref() {
             for nibble in [byte >> 4, byte & 15] {
-                hex.push(char::from_digit(u32::from(nibble), 16).expect("a nibble is below 16"));
+                // `from_digit` gives `None` only for 16 and above, and a nibble is below 16.
+                hex.extend(char::from_digit(u32::from(nibble), 16));
             }
         }
         Digest { algorithm: self.algorithm, hex }

@@ -1,22 +1,24 @@
-//! The documents of an image: index, manifest, config; read from untrusted bytes, and checked.
+//! The documents of an image (index, manifest, config), parsed from untrusted bytes and checked.
 //!
-//! OCI image-spec and Docker's schema 2 in one set of types. Accepts what runs as a container on Linux and
-//! refuses the rest by name. Never fetches anything; whoever calls has compared the digest of the bytes.
+//! One set of types covers OCI image-spec and Docker's schema 2. Accepts images that can run as Linux containers; for
+//! anything else, the error says what the document is. Never fetches a document and never checks its digest: callers
+//! compare the digest first.
 
 use crate::digest::{Digest, Hasher};
 use crate::platform::Platform;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Longest manifest or index, in bytes; the distribution-spec asks registries for as much.
+/// Longest manifest or index, in bytes. Clients and registries should support this size: OCI distribution-spec,
+/// "Pushing Manifests".
 pub const MANIFEST_MAX: u64 = 4 << 20;
 /// Longest config, in bytes.
 pub const CONFIG_MAX: u64 = 8 << 20;
-/// Most layers of one image: what overlayfs mounts on one another.
+/// Most layers of one image: overlayfs accepts at most 500 lower directories.
 pub const LAYERS_MAX: usize = 500;
 
-/// Longest word of a platform, in bytes; they are kept in `index.json`, for all images in one file.
-const WORD_MAX: usize = 64;
+/// Longest operating system, architecture or variant, in bytes: `index.json` of the store holds them for all images.
+const PLATFORM_WORD_MAX: usize = 64;
 
 /// Media type of an OCI index.
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -42,29 +44,29 @@ const DOCKER_LAYER: [&str; 3] = [
     "application/vnd.docker.image.rootfs.diff.tar.zstd",
 ];
 
-/// What a registry is told that we read.
+/// The media types of the `Accept` header in a request for a manifest.
 pub const ACCEPT: [&str; 4] = [INDEX, DOCKER_LIST, MANIFEST, DOCKER_MANIFEST];
 
-/// A pointer to content. OCI image-spec, "Content Descriptors".
+/// A reference to content by digest. OCI image-spec, "Content Descriptors".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
-    /// What the content is.
+    /// The media type of the content.
     #[serde(default)]
     pub media_type: String,
-    /// What the content's digest must be.
+    /// The digest that the content must have.
     pub digest: Digest,
-    /// How many bytes it must have.
+    /// The number of bytes that the content must have.
     pub size: u64,
-    /// What the image was made for, in an index.
+    /// The platform that an image in an index was built for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<PlatformField>,
-    /// Words about it.
+    /// Annotations of the content.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
-/// `platform` of a descriptor; artifacts leave its words empty, or away.
+/// The `platform` field of a descriptor. In descriptors of artifacts its members may be empty or missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlatformField {
     /// See [`Platform::architecture`].
@@ -79,7 +81,7 @@ pub struct PlatformField {
 }
 
 impl PlatformField {
-    /// The platform that the words name.
+    /// The platform, in normalized spelling.
     pub fn platform(&self) -> Platform {
         Platform::of(&self.os, &self.architecture, self.variant.as_deref())
     }
@@ -100,7 +102,7 @@ pub struct Index {
     /// [`INDEX`] or [`DOCKER_LIST`].
     #[serde(default)]
     pub media_type: String,
-    /// Its entries.
+    /// The descriptors of the manifests.
     pub manifests: Vec<Descriptor>,
 }
 
@@ -113,21 +115,21 @@ pub struct Manifest {
     /// [`MANIFEST`] or [`DOCKER_MANIFEST`].
     #[serde(default)]
     pub media_type: String,
-    /// The image's config.
+    /// The descriptor of the image's config.
     pub config: Descriptor,
-    /// Its layers, lowest first.
+    /// The descriptors of the layers, lowest first.
     pub layers: Vec<Descriptor>,
 }
 
 impl Manifest {
-    /// Bytes of config and layers.
+    /// The bytes of the config and all layers together.
     pub fn content_size(&self) -> u64 {
         self.layers.iter().fold(self.config.size, |sum, layer| sum.saturating_add(layer.size))
     }
 }
 
-/// The OCI manifest of the same config, layers and annotations as a schema 2 manifest: the same bytes each time.
-/// `None` if it is no such manifest, or has a media type that OCI has no counterpart of.
+/// Converts a Docker schema 2 manifest to an OCI manifest with equal config, layers and annotations. Equal input gives
+/// equal bytes. `None` if `docker` is not such a manifest, or if OCI has no counterpart for a layer's media type.
 pub fn to_oci_manifest(docker: &[u8]) -> Option<Vec<u8>> {
     let mut manifest: serde_json::Value = serde_json::from_slice(docker).ok()?;
     let fields = manifest.as_object_mut()?;
@@ -143,19 +145,19 @@ pub fn to_oci_manifest(docker: &[u8]) -> Option<Vec<u8>> {
     serde_json::to_vec(&manifest).ok()
 }
 
-/// An index or a manifest.
+/// A parsed index or manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Document {
-    /// Several images.
+    /// A list of images.
     Index(Index),
     /// One image.
     Manifest(Manifest),
 }
 
-/// What is read of an image's config. OCI image-spec, "Image Configuration".
+/// An image's config, as far as the engine reads it. OCI image-spec, "Image Configuration".
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
-    /// When it was made; RFC 3339, and optional.
+    /// The time at which the image was built, in RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
     /// See [`Platform::architecture`].
@@ -167,77 +169,77 @@ pub struct Config {
     /// See [`Platform::variant`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// How a container of it runs.
+    /// The defaults for containers of the image.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub config: Run,
-    /// Its layers, unpacked.
+    /// The digests of the unpacked layers.
     pub rootfs: RootFs,
-    /// How it came about.
+    /// The steps in which the image was built.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
     pub history: Vec<History>,
 }
 
-/// `config` of an image's config: what the engine itself reads or writes of it.
+/// The `config` field of an image's config, as far as the engine reads or writes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Run {
-    /// `KEY=value` environment.
+    /// The environment, as `KEY=value`.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
     pub env: Vec<String>,
-    /// Default command.
+    /// The default command, or the default arguments of the entrypoint.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
     pub cmd: Vec<String>,
-    /// What stands before the command.
+    /// The program and first arguments; the command follows them.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
     pub entrypoint: Vec<String>,
-    /// `user[:group]`, names or numbers.
+    /// The user that the container runs as: `user[:group]`, names or numbers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// Working directory.
+    /// The working directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub working_dir: Option<String>,
-    /// The signal that stops it.
+    /// The signal that asks the container to stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
-    /// Words of the image's owner.
+    /// The labels of the image.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
-/// `rootfs` of an image's config.
+/// The `rootfs` field of an image's config.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootFs {
     /// Always `layers`.
     #[serde(rename = "type", default)]
     pub kind: String,
-    /// Digests of the unpacked tars, lowest first.
+    /// The digest of each layer's uncompressed tar, lowest layer first.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub diff_ids: Vec<Digest>,
 }
 
-/// An entry of an image config's history.
+/// One build step in an image config's history.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
-    /// When.
+    /// The time of the step, in RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
-    /// By which command.
+    /// The command of the step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_by: Option<String>,
 }
 
 impl Config {
-    /// When the image was made, in nanoseconds since the epoch; `None` if it does not say.
+    /// The time at which the image was built, in nanoseconds since the epoch; `None` if it is missing or invalid.
     pub fn created_nanos(&self) -> Option<i64> {
         self.created.as_deref().and_then(crate::timestamp::parse)
     }
 
-    /// The platform that it says it is for.
+    /// The platform that the config names.
     pub fn platform(&self) -> Platform {
         Platform::of(&self.os, &self.architecture, self.variant.as_deref())
     }
 
-    /// The chain id of each layer, lowest first. OCI image-spec, "Layer ChainID".
+    /// The chain ID of each layer, lowest first. OCI image-spec, "Layer ChainID".
     pub fn chain_ids(&self) -> Vec<Digest> {
         let mut chain: Vec<Digest> = Vec::with_capacity(self.rootfs.diff_ids.len());
         for diff_id in &self.rootfs.diff_ids {
@@ -255,33 +257,33 @@ impl Config {
     }
 }
 
-/// A document that is no image that runs here.
+/// Why a document does not describe an image that can run here.
 #[derive(Debug, thiserror::Error)]
 pub enum OciError {
-    /// The JSON is broken, or a field is missing or wrong.
+    /// The JSON is malformed, or a field is missing or has the wrong type.
     #[error("cannot read {what}")]
     Json {
-        /// Which document.
+        /// The document: manifest or config.
         what: &'static str,
-        /// Where it breaks.
+        /// The parser's error.
         source: serde_json::Error,
     },
-    /// Well-formed, and refused.
+    /// The document is well-formed but not accepted; the text says why.
     #[error("{0}")]
     Refused(String),
-    /// An index without an image for the platform that is wanted.
-    #[error("no image for {wanted} in the index; {}", offer(there))]
+    /// The index has no image for the requested platform.
+    #[error("no image for {wanted} in the index; {}", list_platforms(there))]
     Platform {
-        /// The platform that is wanted.
+        /// The requested platform.
         wanted: Box<Platform>,
-        /// Some of those that there are, sorted.
+        /// Platforms in the index, sorted; at most 20.
         there: Box<[String]>,
     },
 }
 
-fn offer(there: &[String]) -> String {
+fn list_platforms(there: &[String]) -> String {
     match there {
-        [] => "it names no platform at all".to_owned(),
+        [] => "it names no platform".to_owned(),
         some => format!("there are: {}", some.join(", ")),
     }
 }
@@ -290,7 +292,7 @@ fn refused(why: impl Into<String>) -> OciError {
     OciError::Refused(why.into())
 }
 
-/// What decides which kind of document some bytes are.
+/// The fields that show which kind of document the bytes are.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Shape {
@@ -306,24 +308,25 @@ struct Shape {
     config: Option<serde::de::IgnoredAny>,
 }
 
-/// Reads an index or a manifest. `content_type` is what the registry called it, parameters and all.
+/// Parses an index or a manifest. `content_type` is the registry's `Content-Type` header, with any parameters.
 ///
 /// # Errors
-/// [`OciError::Json`] for broken documents, [`OciError::Refused`] for schema 1, artifacts, documents that are
-/// two things at once, and layers that are no tars.
+/// [`OciError::Json`]: the document is malformed. [`OciError::Refused`]: it is of schema 1, an artifact, both index and
+/// manifest, has too many layers or too large a config, or a layer is not a tar.
 pub fn parse_document(bytes: &[u8], content_type: Option<&str>) -> Result<Document, OciError> {
     check_object("the manifest", bytes)?;
     let json = |source| OciError::Json { what: "the manifest", source };
     let shape: Shape = serde_json::from_slice(bytes).map_err(json)?;
     if shape.fs_layers.is_some() || shape.schema_version == Some(1) {
         return Err(refused(
-            "the manifest is of schema 1, which is obsolete; the image must be pushed again by a newer tool",
+            "the manifest is of schema 1, which is obsolete; the image must be pushed again with a newer tool",
         ));
     }
     if shape.schema_version.is_some_and(|v| v != 2) {
         return Err(refused("the manifest's schemaVersion is not 2"));
     }
-    // One that is read as an index by one tool and as a manifest by another is a known attack.
+    // A document that one tool reads as an index and another as a manifest could show each of them another image:
+    // a known attack (CVE-2021-41190).
     if shape.manifests.is_some() && (shape.layers.is_some() || shape.config.is_some()) {
         return Err(refused("the manifest has both 'manifests' and 'layers' or 'config'"));
     }
@@ -332,16 +335,20 @@ pub fn parse_document(bytes: &[u8], content_type: Option<&str>) -> Result<Docume
     let is_list = |t: &str| t == INDEX || t == DOCKER_LIST;
     let is_manifest = |t: &str| t == MANIFEST || t == DOCKER_MANIFEST;
     if let Some(kind) = declared.filter(|t| !is_list(t) && !is_manifest(t)) {
-        return Err(refused(format!("the manifest is of media type {kind:?}, which is no container image")));
+        return Err(refused(format!(
+            "the manifest is of media type {kind:?}, which is not a container image"
+        )));
     }
     if shape.manifests.is_some() {
         if declared.or(served).is_some_and(is_manifest) {
-            return Err(refused("the manifest is called a manifest and holds a list"));
+            return Err(refused(
+                "the document has the media type of a manifest, but the 'manifests' of an index",
+            ));
         }
         return serde_json::from_slice(bytes).map(Document::Index).map_err(json);
     }
     if declared.or(served).is_some_and(is_list) {
-        return Err(refused("the manifest is called an index and holds no 'manifests'"));
+        return Err(refused("the document has the media type of an index, but no 'manifests'"));
     }
     let manifest: Manifest = serde_json::from_slice(bytes).map_err(json)?;
     check_manifest(&manifest, shape.artifact_type.as_deref())?;
@@ -356,35 +363,41 @@ fn check_manifest(manifest: &Manifest, artifact: Option<&str>) -> Result<(), Oci
     }
     if manifest.config.size > CONFIG_MAX {
         let size = manifest.config.size;
-        return Err(refused(format!("the image's config has {size} bytes, at most {CONFIG_MAX} are read")));
+        return Err(refused(format!(
+            "the image's config has {size} bytes; at most {CONFIG_MAX} are allowed"
+        )));
     }
     if manifest.layers.len() > LAYERS_MAX {
         let count = manifest.layers.len();
-        return Err(refused(format!("the image has {count} layers, at most {LAYERS_MAX} can be mounted")));
+        return Err(refused(format!("the image has {count} layers; at most {LAYERS_MAX} can be mounted")));
     }
     for layer in &manifest.layers {
         let kind = layer.media_type.as_str();
         if kind.contains("nondistributable") || kind.contains(".foreign.") {
-            return Err(refused(format!("layer {} is kept elsewhere by its vendor ({kind})", layer.digest)));
+            return Err(refused(format!(
+                "layer {} is not in the registry: only its vendor distributes it ({kind})",
+                layer.digest
+            )));
         }
         if !LAYER.contains(&kind) && !DOCKER_LAYER.contains(&kind) {
             return Err(refused(format!(
-                "layer {} is of media type {kind:?}, which is no tar, gzip or zstd",
+                "layer {} is of media type {kind:?}, which is not a tar, gzip or zstd",
                 layer.digest
             )));
         }
     }
     let total = manifest.layers.iter().try_fold(0u64, |sum, layer| sum.checked_add(layer.size));
     if total.is_none_or(|sum| sum > i64::MAX as u64) {
-        return Err(refused("the layers' sizes add up to more than any disk holds"));
+        return Err(refused("the sum of the layers' sizes is out of range"));
     }
     Ok(())
 }
 
-/// Reads an image's config and checks it against its manifest.
+/// Parses an image's config and checks it against its manifest.
 ///
 /// # Errors
-/// [`OciError::Refused`] if it has not as many diff ids as the manifest has layers.
+/// [`OciError::Json`]: the config is malformed. [`OciError::Refused`]: the number of its diff IDs is not the number of
+/// the manifest's layers, or [`check_platform`] refuses it.
 pub fn parse_config(bytes: &[u8], manifest: &Manifest) -> Result<Config, OciError> {
     check_object("the image's config", bytes)?;
     let config: Config = serde_json::from_slice(bytes)
@@ -392,40 +405,42 @@ pub fn parse_config(bytes: &[u8], manifest: &Manifest) -> Result<Config, OciErro
     let (diff_ids, layers) = (config.rootfs.diff_ids.len(), manifest.layers.len());
     if diff_ids != layers {
         return Err(refused(format!(
-            "the image's config names {diff_ids} diff ids, its manifest {layers} layers"
+            "the image's config has {diff_ids} diff ids, but its manifest has {layers} layers"
         )));
     }
     check_platform(&config)?;
     Ok(config)
 }
 
-/// Refuses what is no JSON object: a page for people, say, or a list, which would be read as the fields in order.
+/// Refuses bytes that are not a JSON object: an HTML page, for example, or a JSON list, which serde would accept as a
+/// struct's fields in order.
 fn check_object(what: &str, bytes: &[u8]) -> Result<(), OciError> {
     match bytes.trim_ascii_start().first() {
         Some(b'{') => Ok(()),
         None => Err(refused(format!("{what} is empty"))),
-        Some(_) => Err(refused(format!("{what} is no JSON object"))),
+        Some(_) => Err(refused(format!("{what} is not a JSON object"))),
     }
 }
 
-/// Refuses a config whose platform is no words but a text.
+/// Checks the lengths of a config's operating system, architecture and variant.
 ///
 /// # Errors
-/// [`OciError::Refused`].
+/// [`OciError::Refused`]: one of them has more than 64 bytes.
 pub fn check_platform(config: &Config) -> Result<(), OciError> {
     let variant = config.variant.as_deref().unwrap_or_default();
-    match [config.os.as_str(), &config.architecture, variant].iter().any(|word| word.len() > WORD_MAX) {
+    let words = [config.os.as_str(), &config.architecture, variant];
+    match words.iter().any(|word| word.len() > PLATFORM_WORD_MAX) {
         true => Err(refused(format!(
-            "the image's config names a platform in words of more than {WORD_MAX} bytes"
+            "the image's config has an os, architecture or variant of more than {PLATFORM_WORD_MAX} bytes"
         ))),
         false => Ok(()),
     }
 }
 
-/// Picks the entry of `index` that fits `wanted` best.
+/// Chooses the entry of `index` that fits the platform `wanted` best.
 ///
 /// # Errors
-/// [`OciError::Platform`] with the platforms that there are.
+/// [`OciError::Platform`]: no entry fits; the error lists the platforms in the index.
 pub fn choose<'a>(index: &'a Index, wanted: &Platform) -> Result<&'a Descriptor, OciError> {
     let known = |d: &&Descriptor| {
         matches!(d.media_type.as_str(), "" | INDEX | DOCKER_LIST | MANIFEST | DOCKER_MANIFEST)
@@ -434,12 +449,12 @@ pub fn choose<'a>(index: &'a Index, wanted: &Platform) -> Result<&'a Descriptor,
     let ranked = usable.iter().filter_map(|d| {
         let rank = match &d.platform {
             Some(p) => wanted.rank(&p.platform())?,
-            // No word about the platform: its config decides, if nothing better is there.
+            // An entry without a platform is the last choice. Its config names the platform.
             None => 1000,
         };
         Some((rank, *d))
     });
-    // The first of equals wins, as the spec asks.
+    // Of equal entries the first wins, as the specification demands: OCI image-spec, "Image Index", manifests.
     if let Some((_, found)) = ranked.min_by_key(|(rank, _)| *rank) {
         return Ok(found);
     }
@@ -452,7 +467,7 @@ pub fn choose<'a>(index: &'a Index, wanted: &Platform) -> Result<&'a Descriptor,
     Err(OciError::Platform { wanted: Box::new(wanted.clone()), there: offered.into() })
 }
 
-/// JSON writers in Go say `null` for an empty list or map.
+/// Deserializes `null` as an empty list or map: encoders in Go write `null` for both.
 fn null_is_empty<'de, D, T>(from: D) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -503,7 +518,7 @@ mod tests {
         assert!(why(r#"{"schemaVersion":1,"fsLayers":[]}"#, None).contains("schema 1"));
         assert!(why(&manifest("application/vnd.cncf.helm.config.v1+json", LAYER[0]), None).contains("helm"));
         assert!(why(&manifest(CONFIG, "application/x-thing"), None).contains("application/x-thing"));
-        assert!(why(&manifest(CONFIG, LAYER[1]), Some(INDEX)).contains("called an index"));
+        assert!(why(&manifest(CONFIG, LAYER[1]), Some(INDEX)).contains("media type of an index"));
         assert!(why(r#"{"manifests":[],"layers":[]}"#, None).contains("both"));
         assert!(why("{", None).contains("cannot read the manifest"));
         let short = manifest(CONFIG, LAYER[1]).replace(&digest('b'), "sha256:bb");

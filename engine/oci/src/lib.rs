@@ -1,16 +1,18 @@
-//! What the OCI specifications define: how content is named, and the documents that an image consists of.
+//! Names and documents that the OCI specifications define: digests, references, platforms, manifests and configs.
 //!
-//! Called by every crate that handles images. Pure: reads no file, no clock and no environment, and knows no other crate of
-//! the workspace. All of it takes bytes of strangers, and is fuzzed.
+//! Called by every crate that handles images. Pure: reads no file, no clock and no environment, and depends on no other
+//! crate of the workspace. Every parser here takes untrusted bytes and is fuzzed.
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`digest`] | digests of content, and how they are computed |
-//! | [`reference`] | names of images: registry, repository, tag, digest |
-//! | [`platform`] | what an image was made for, and whether it runs here |
-//! | `document` | index, manifest and config: read from untrusted bytes, and checked (the items below) |
-//! | [`timestamp`] | the time stamps in them |
+//! | [`digest`] | parses and computes digests of content |
+//! | [`reference`] | parses names of images: registry, repository, tag, digest |
+//! | [`platform`] | the platform that an image was built for, and how well it fits another one |
+//! | `document` | parses and checks index, manifest and config (the items below) |
+//! | [`timestamp`] | the timestamps in these documents |
 #![forbid(unsafe_code)]
+// Untrusted bytes must never cause a panic.
+#![cfg_attr(not(test), warn(clippy::expect_used, clippy::indexing_slicing))]
 
 pub mod digest;
 mod document;

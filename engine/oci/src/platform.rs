@@ -1,26 +1,26 @@
-//! Platforms: `os/arch[/variant]`, what this host is, and which entry of an index fits.
+//! Platforms: parses `os/arch[/variant]`, names the host's, and ranks how well an image fits.
 //!
-//! OCI image-spec, "Image Index", platform. Never looks at the processor: the host is what this program was
-//! built for.
+//! Called where an image is chosen from an index. OCI image-spec, "Image Index", platform. Never inspects the
+//! processor: the platform of this program's build counts as the host's.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What an image was made for.
+/// The platform of an image or a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Platform {
-    /// GOARCH: `amd64`, `arm64`.
+    /// The architecture in Go's spelling (GOARCH), such as `amd64` or `arm64`.
     pub architecture: String,
-    /// GOOS: `linux`.
+    /// The operating system in Go's spelling (GOOS), such as `linux`.
     pub os: String,
-    /// `v7` and the like.
+    /// The variant of the architecture, such as `v7`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
 }
 
-/// Text that is no platform.
+/// The error for text that is not a platform; holds the text, cut to 100 characters.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no platform: expected os/arch or os/arch/variant, like linux/arm64 or linux/arm/v7")]
+#[error("{0:?} is not a platform: expected os/arch or os/arch/variant, like linux/arm64 or linux/arm/v7")]
 pub struct PlatformError(pub String);
 
 impl Platform {
@@ -33,10 +33,11 @@ impl Platform {
         )
     }
 
-    /// Reads `os/arch[/variant]`; `aarch64`, `x86_64` and the like are understood.
+    /// Parses `os/arch[/variant]`. Accepts other common names of architectures, such as `aarch64` and `x86_64`.
     ///
     /// # Errors
-    /// [`PlatformError`].
+    /// [`PlatformError`]: the text does not have two or three parts, or a part is empty, longer than 32 bytes, or has a
+    /// character other than letters, digits, `.`, `_` and `-`.
     pub fn parse(text: &str) -> Result<Self, PlatformError> {
         let refuse = || PlatformError(text.chars().take(100).collect());
         let word = |w: &&str| {
@@ -55,7 +56,7 @@ impl Platform {
         }
     }
 
-    /// A platform with its words made those that Go uses.
+    /// Makes a platform; replaces other common names by Go's spelling.
     pub fn of(os: &str, arch: &str, variant: Option<&str>) -> Self {
         let os = os.to_ascii_lowercase();
         let arch = arch.to_ascii_lowercase();
@@ -72,10 +73,10 @@ impl Platform {
         Platform { architecture: arch.to_owned(), os, variant }
     }
 
-    /// How well an image made for `image` runs where `self` is wanted: smaller is better, `None` not at all.
+    /// How well an image for the platform `image` fits a request for `self`: less is better; `None` if it cannot run.
     ///
-    /// arm runs older variants (v7 → v6 → v5); arm64 without a variant is v8; microarchitecture levels of amd64
-    /// are passed over for the plain one. A variant that the image does not name fits last.
+    /// An arm host also runs older variants (v7 runs v6 and v5). arm64 without a variant means v8, and amd64 without
+    /// one means v1. An arm image that names no variant ranks after those that do.
     pub fn rank(&self, image: &Platform) -> Option<u32> {
         let image = Platform::of(&image.os, &image.architecture, image.variant.as_deref());
         if self.os != image.os || self.architecture != image.architecture {

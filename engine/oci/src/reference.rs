@@ -1,7 +1,8 @@
-//! What people call an image: `alpine`, `host:5000/name:tag`, `name@sha256:…`, in full and in short.
+//! Image references as users type them: `alpine`, `host:5000/name:tag`, `name@sha256:…`, and their full form.
 //!
-//! The grammar is that of the Docker and OCI tools (distribution's "reference" grammar), read by hand. Total:
-//! any text gives a [`Reference`] or a [`ReferenceError`]. Never resolves a host.
+//! Called wherever a user or a client names an image. A hand-written parser for the grammar of the Docker and OCI
+//! tools (package `reference` of distribution). Any text gives a [`Reference`] or a [`ReferenceError`]. Never resolves
+//! a host.
 
 use crate::digest::Digest;
 use std::fmt;
@@ -10,10 +11,10 @@ use std::fmt;
 pub const NAME_MAX: usize = 255;
 /// Longest tag, in bytes.
 pub const TAG_MAX: usize = 128;
-/// The host that a name without one is of.
+/// The host of a name that does not contain one.
 const DEFAULT_HOST: &str = "docker.io";
 
-/// An image's name in full: host, path, and a tag or a digest or both.
+/// A complete image reference: host, path, and a tag or a digest or both.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Reference {
     host: String,
@@ -22,32 +23,32 @@ pub struct Reference {
     digest: Option<Digest>,
 }
 
-/// Text that is no reference, and why.
+/// The error for text that is not an image reference.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no image reference: {reason}")]
+#[error("{text:?} is not an image reference: {reason}")]
 pub struct ReferenceError {
     /// The text, cut to 300 characters.
     pub text: String,
-    /// The rule that it breaks.
+    /// The rule that the text breaks.
     pub reason: &'static str,
 }
 
 impl Reference {
-    /// Reads a reference as a person types it, and completes it: host `docker.io`, path `library/…` there, and
-    /// tag `latest` if there is neither tag nor digest.
+    /// Parses a reference as a user types it and completes it: the default host is `docker.io`, a single path component
+    /// on that host gets the prefix `library/`, and the default tag is `latest` if there is no digest.
     ///
     /// # Errors
-    /// [`ReferenceError`] names the rule that is broken.
+    /// [`ReferenceError`] names the rule that the text breaks.
     pub fn parse(text: &str) -> Result<Self, ReferenceError> {
         parse(text).map_err(|reason| ReferenceError { text: text.chars().take(300).collect(), reason })
     }
 
-    /// `docker.io`, `host:5000`, `[::1]:5000`.
+    /// The registry's host and port, such as `docker.io`, `host:5000` or `[::1]:5000`.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The repository on its host: `library/alpine`.
+    /// The repository on the host, such as `library/alpine`.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -57,12 +58,12 @@ impl Reference {
         self.tag.as_deref()
     }
 
-    /// The digest that was asked for; it wins over the tag.
+    /// The digest; it takes precedence over the tag.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
 
-    /// What a registry is asked for: the digest if there is one, else the tag.
+    /// The tag or digest to request from a registry: the digest if there is one, otherwise the tag.
     pub fn target(&self) -> String {
         match (&self.digest, &self.tag) {
             (Some(digest), _) => digest.to_string(),
@@ -71,7 +72,7 @@ impl Reference {
         }
     }
 
-    /// Host and path.
+    /// The name without tag and digest: host and path.
     pub fn name(&self) -> String {
         format!("{}/{}", self.host, self.path)
     }
@@ -95,19 +96,21 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
         return Err("it is empty");
     }
     if text.contains("://") {
-        return Err("it is a URL; leave out what stands before the host");
+        return Err("it is a URL; leave out the scheme");
     }
     let (rest, digest) = match text.split_once('@') {
-        Some((rest, digest)) => {
-            (rest, Some(Digest::parse(digest).map_err(|_| "behind '@' stands no sha256 or sha512 digest")?))
-        }
+        Some((rest, digest)) => (
+            rest,
+            Some(Digest::parse(digest).map_err(|_| "'@' is not followed by a sha256 or sha512 digest")?),
+        ),
         None => (text, None),
     };
-    // A colon behind the last slash begins a tag; one before it is a host's port.
+    // A colon after the last slash starts a tag; a colon before the last slash starts a port.
     let last = rest.rfind('/').map_or(0, |slash| slash + 1);
     let after_host = if last == 0 && rest.starts_with('[') { rest.len() } else { last };
-    let (name, tag) = match rest.get(after_host..).and_then(|part| part.split_once(':')) {
-        Some((part, tag)) => (&rest[..after_host + part.len()], Some(tag)),
+    let colon = rest.get(after_host..).and_then(|part| part.find(':')).map(|colon| after_host + colon);
+    let (name, tag) = match colon.and_then(|colon| rest.split_at_checked(colon)) {
+        Some((name, tag)) => (name, tag.strip_prefix(':')),
         None => (rest, None),
     };
     if let Some(tag) = tag {
@@ -125,12 +128,13 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
     Ok(Reference { host, path, tag, digest })
 }
 
-/// True if `text` names no host.
+/// Whether `text` contains no host.
 pub fn is_short(text: &str) -> bool {
     !text.split_once('/').is_some_and(|(first, _)| is_host(first))
 }
 
-/// The first component is a host if it has a dot, a colon, a bracket or an upper-case letter, or is `localhost`.
+/// Whether the first component of a name is a host: it has a dot, a colon, a bracket or an upper-case letter, or it is
+/// `localhost`.
 fn is_host(first: &str) -> bool {
     first.contains(['.', ':', '[']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase())
 }
@@ -145,7 +149,7 @@ fn split_host(name: &str) -> Result<(String, String), &'static str> {
     };
     check_path(path)?;
     if name.len() == 64 && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
-        return Err("64 hex digits are an image id, not a name");
+        return Err("64 hex digits are an image ID, not a name");
     }
     let host = if host == "index.docker.io" { DEFAULT_HOST } else { host };
     if host == DEFAULT_HOST && !path.contains('/') {
@@ -158,14 +162,14 @@ fn check_host(host: &str) -> Result<(), &'static str> {
     let (name, port) = if let Some(rest) = host.strip_prefix('[') {
         let (address, port) = rest.split_once(']').ok_or("an address in '[' has no ']'")?;
         if address.parse::<std::net::Ipv6Addr>().is_err() {
-            return Err("what stands in brackets is no IPv6 address");
+            return Err("the text in brackets is not an IPv6 address");
         }
         (
             None,
-            port.strip_prefix(':')
-                .map_or(if port.is_empty() { Ok(None) } else { Err("behind ']' comes no port") }, |p| {
-                    Ok(Some(p))
-                })?,
+            port.strip_prefix(':').map_or(
+                if port.is_empty() { Ok(None) } else { Err("']' is not followed by a port") },
+                |p| Ok(Some(p)),
+            )?,
         )
     } else {
         match host.split_once(':') {
@@ -176,7 +180,7 @@ fn check_host(host: &str) -> Result<(), &'static str> {
     if let Some(port) = port {
         let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
         if !digits || port.parse::<u16>().is_err() {
-            return Err("the port is no number from 0 to 65535");
+            return Err("the port is not a number from 0 to 65535");
         }
     }
     let label = |part: &str| {
@@ -187,7 +191,7 @@ fn check_host(host: &str) -> Result<(), &'static str> {
     };
     match name {
         Some(name) if !name.split('.').all(label) => {
-            Err("the host is no name of letters, digits, '-' and dots")
+            Err("the host may have only letters, digits, '-' and dots")
         }
         _ => Ok(()),
     }
@@ -195,10 +199,10 @@ fn check_host(host: &str) -> Result<(), &'static str> {
 
 fn check_path(path: &str) -> Result<(), &'static str> {
     if path.is_empty() {
-        return Err("it has no name");
+        return Err("the repository is missing");
     }
     if path.bytes().any(|b| b.is_ascii_uppercase()) {
-        return Err("a repository has no upper-case letters");
+        return Err("a repository must not have upper-case letters");
     }
     for component in path.split('/') {
         check_component(component)?;
@@ -206,9 +210,10 @@ fn check_path(path: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// `[a-z0-9]+` joined by one `.`, one or two `_`, or any number of `-`.
+/// Checks one component of a path: groups of `[a-z0-9]+`, separated by one `.`, one or two `_`, or any number of `-`.
 fn check_component(component: &str) -> Result<(), &'static str> {
-    const RULE: &str = "a path component is lower-case letters and digits, joined by '.', '_', '__' or '-'";
+    const RULE: &str =
+        "a path component consists of lower-case letters and digits, separated by '.', '_', '__' or '-'";
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let mut bytes = component.bytes().peekable();
     let mut joiner = String::new();
@@ -231,7 +236,7 @@ fn check_component(component: &str) -> Result<(), &'static str> {
     if any { Ok(()) } else { Err(RULE) }
 }
 
-/// True if `tag` may stand behind a colon.
+/// Whether `tag` is a valid tag.
 pub fn is_tag(tag: &str) -> bool {
     check_tag(tag).is_ok()
 }
@@ -242,7 +247,7 @@ fn check_tag(tag: &str) -> Result<(), &'static str> {
     let first = bytes.next().is_some_and(word);
     if !first || tag.len() > TAG_MAX || !bytes.all(|b| word(b) || b == b'.' || b == b'-') {
         return Err(
-            "a tag is 1 to 128 letters, digits, '_', '.' and '-', and does not begin with '.' or '-'",
+            "a tag has 1 to 128 letters, digits, '_', '.' and '-', and does not begin with '.' or '-'",
         );
     }
     Ok(())

@@ -1,15 +1,15 @@
-//! Time stamps as image configs have them: RFC 3339, to and from nanoseconds since the epoch.
+//! Timestamps of image configs: converts RFC 3339 to and from nanoseconds since the epoch.
 //!
-//! Enough for `created`; what people type is `sampan_ipc::time`'s.
+//! Called for the field `created`. Times that users type are parsed by `sampan_ipc::time`.
 
 use chrono::{DateTime, SecondsFormat};
 
-/// Reads an RFC 3339 time; `None` if it is none, or outside of what 64-bit nanoseconds hold.
+/// Parses an RFC 3339 time; `None` if it is invalid, or out of range for nanoseconds in 64 bits (1677 to 2262).
 pub fn parse(text: &str) -> Option<i64> {
     DateTime::parse_from_rfc3339(text).ok()?.timestamp_nanos_opt()
 }
 
-/// Writes a time as RFC 3339 in UTC with nine digits.
+/// Formats a time as RFC 3339 in UTC with nine fractional digits.
 pub fn format(nanos: i64) -> String {
     DateTime::from_timestamp_nanos(nanos).to_rfc3339_opts(SecondsFormat::Nanos, true)
 }

@@ -53,6 +53,7 @@ pub fn receive(
 }
 
 /// Takes ownership of the descriptors of a message. Must be called once for each recvmsg(2).
+#[allow(clippy::unnecessary_cast, reason = "the type of cmsg_len depends on the C library")]
 fn take_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
     let mut taken = Vec::new();
     // SAFETY: recvmsg has filled the control data that `message` points to with headers and correct lengths, and the
