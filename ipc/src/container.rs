@@ -3,6 +3,7 @@
 //! Plain data, pinned by position in postcard: append, never reorder. Names and meanings are docker's, as
 //! docker-create(1), docker-run(1) and docker-ps(1) have them. Nothing here is checked: the engine does that.
 
+pub use crate::restart_policy::Restart;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -136,42 +137,6 @@ pub enum Network {
     None,
     /// The host's.
     Host,
-}
-
-/// What happens when a container ends by itself. docker-run(1), "--restart".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Restart {
-    /// Nothing.
-    #[default]
-    No,
-    /// It starts again if its exit code is not 0, at most so many times; 0 is without limit.
-    OnFailure(u32),
-    /// It starts again, and when the engine starts.
-    Always,
-    /// As `Always`, but not when a person had stopped it before the engine started.
-    UnlessStopped,
-}
-
-impl Restart {
-    /// Whether a container is started again that has ended, or whose shim has: with `exit_code`, after so many `restarts`
-    /// since a person started it. Nothing starts one that a person stopped. docs/run.md, "Restart policies".
-    pub fn starts_again(self, exit_code: i32, restarts: u32, is_stopped_by_hand: bool) -> bool {
-        match self {
-            _ if is_stopped_by_hand => false,
-            Restart::No => false,
-            Restart::OnFailure(most) => exit_code != 0 && (most == 0 || restarts < most),
-            Restart::Always | Restart::UnlessStopped => true,
-        }
-    }
-
-    /// Whether a container that has ended is started when the engine starts.
-    pub fn starts_with_engine(self, is_stopped_by_hand: bool) -> bool {
-        match self {
-            Restart::Always => true,
-            Restart::UnlessStopped => !is_stopped_by_hand,
-            Restart::No | Restart::OnFailure(_) => false,
-        }
-    }
 }
 
 /// Who tells the service manager that a container is ready. podman-run(1), "--sdnotify".
@@ -365,30 +330,4 @@ pub enum Condition {
     NextExit,
     /// It is gone.
     Removed,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_policy_counts_failures_and_obeys_a_persons_stop() {
-        assert!(Restart::OnFailure(0).starts_again(1, 1000, false));
-        assert!(Restart::OnFailure(2).starts_again(1, 1, false));
-        assert!(!Restart::OnFailure(2).starts_again(1, 2, false));
-        assert!(!Restart::OnFailure(0).starts_again(0, 0, false));
-        for policy in [Restart::Always, Restart::UnlessStopped] {
-            assert!(policy.starts_again(0, 9, false));
-            assert!(!policy.starts_again(1, 0, true));
-            assert!(policy.starts_with_engine(false));
-        }
-        assert!(!Restart::No.starts_again(1, 0, false));
-    }
-
-    #[test]
-    fn a_start_of_the_engine_starts_what_is_always_to_run() {
-        assert!(Restart::Always.starts_with_engine(true));
-        assert!(!Restart::UnlessStopped.starts_with_engine(true));
-        assert!(!Restart::OnFailure(0).starts_with_engine(false) && !Restart::No.starts_with_engine(false));
-    }
 }

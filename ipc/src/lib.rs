@@ -7,7 +7,7 @@
 //! [`time`] forms and the [`paths`] where the processes meet, and how each of them [`report`]s. [`sender`] is the producer's side of the FIFO.
 //! [`subscription`] is the reader's side of `events.sock`: an iterator of events with its cursor, over a [`connection`];
 //! [`status`] asks monitord for its state. [`trust`] says which directories and peers the processes rely on, [`accounts`]
-//! which user and groups an installation has.
+//! which user and groups an installation has, [`restart_policy`] whether a container that has ended starts again.
 //!
 //! This crate knows `sampan-os` and no other crate of the workspace. Most of it makes and reads bytes and never blocks.
 //! The exceptions are [`subscription`], [`status`] and [`connection`], which wait for a peer; [`named_file`], the files
@@ -34,6 +34,7 @@ pub mod paging;
 pub mod paths;
 pub mod record;
 pub mod report;
+pub mod restart_policy;
 pub mod sender;
 pub mod shim;
 pub mod size;

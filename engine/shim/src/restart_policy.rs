@@ -1,6 +1,6 @@
 //! How long a container that has ended waits before its policy starts it again. Pure; docs/run.md, "Restart policies".
 //!
-//! Whether it starts again is [`sampan_ipc::container::Restart::starts_again`].
+//! Whether it starts again is [`sampan_ipc::restart_policy`].
 
 use std::time::Duration;
 
