@@ -152,8 +152,8 @@ run_container() {
     wait "${pids[0]}" 2>/dev/null || true
     unset 'pids[0]'
     start pulling
-    await "$work/pulling/log" 'found again'
-    grep 'found again' "$work/pulling/log"
+    await "$work/pulling/log" 'container web'
+    grep 'container web' "$work/pulling/log"
     try ps
 
     say 'the container is stopped; its events tell its whole life, from create to destroy'
