@@ -1,117 +1,114 @@
-//! One connected client: who it is, what it asked for, and how far it has been served.
+//! One connected client: its peer, its request, and how far it has been served.
 //!
-//! Owned by the table of clients; shared with no thread. It has no queue: it is a cursor over the store and,
-//! at times, the rest of one frame that its socket did not take. Frames are chosen elsewhere.
+//! Owned by [`crate::clients::Clients`]; shared with no thread. A client has no queue: it is a cursor over the store
+//! and, at times, the rest of one frame that its socket did not take. Which frames it is sent is decided in
+//! [`crate::clients`].
 
-use crate::checker::Deadline;
+use crate::deadlines::Deadline;
 use crate::ring::Cursor;
+use crate::until::Stop;
 use mio::net::UnixStream;
 use sampan_daemon::listen::Peer;
 use sampan_ipc::event::EventView;
 use sampan_ipc::filter::FilterSet;
 use sampan_ipc::frame::Decoder;
-use sampan_ipc::watch::End;
 use std::io::{self, Write};
 use std::rc::Rc;
 use std::time::Instant;
 
-/// A client.
+/// A connected client.
 #[derive(Debug)]
-pub struct Client {
-    /// Its socket.
-    pub stream: UnixStream,
-    /// Who it is.
-    pub peer: Peer,
-    /// Since when it is here.
-    pub since: Instant,
-    /// What it is doing.
-    pub state: State,
-    /// Bytes that go before anything else: the rest of a frame, or a frame of this process's own.
-    pub out: Vec<u8>,
-    /// True while its socket takes no more.
-    pub blocked: bool,
-    /// True while the poll tells when its socket takes bytes again.
-    pub watched_for_room: bool,
-    /// Its deadline at the checker.
-    pub deadline: Option<Deadline>,
+pub(crate) struct Client {
+    pub(crate) stream: UnixStream,
+    pub(crate) peer: Peer,
+    pub(crate) connected_at: Instant,
+    pub(crate) state: State,
+    /// Bytes that are sent before anything else: the rest of an event's frame, or a frame of this process's own.
+    pub(crate) out: Vec<u8>,
+    /// True while the socket's send buffer is full.
+    pub(crate) blocked: bool,
+    /// True while the poll also reports when the socket can be written.
+    pub(crate) polled_for_write: bool,
+    /// The deadline that is armed for this client, so that it can be disarmed.
+    pub(crate) deadline: Option<Deadline>,
 }
 
-/// What a client is doing.
+/// The phase of a connection.
 #[derive(Debug)]
-pub enum State {
-    /// Its request is not whole yet.
+pub(crate) enum State {
+    /// The request has not arrived completely.
     Opening(Box<Decoder>),
-    /// It is given events.
+    /// The client is served events.
     Subscribed(Subscription),
-    /// It is given what is left of its last frame, and then closed.
+    /// The client is sent the bytes in `out`, and then closed.
     Leaving,
 }
 
-/// What a subscriber is to be given.
+/// A subscriber's place in the events, and which of them it wants.
 #[derive(Debug)]
-pub struct Subscription {
-    /// The next byte that it has not been given, and the number of the frame that it belongs to.
-    pub at: Cursor,
-    /// True while `at` is inside a frame of the journal: its number is that of an earlier frame then. The
-    /// frame goes out from the file; before the file may go, [`crate::clients::Clients::settle`] reads the rest.
-    pub inside: bool,
-    /// Which events; `None` is all of them.
-    pub select: Option<Rc<Select>>,
-    /// Where its stream ends, and why; `None` while it follows.
-    pub stop: Option<(u64, End)>,
-    /// The filters as it sent them, for people.
-    pub terms: Rc<[String]>,
-    /// What it knows of its position; `None` if it needs no telling: it has no filter, or speaks version 1.
-    pub told: Option<Told>,
+pub(crate) struct Subscription {
+    /// The next byte to be served, and the sequence number of the frame that this byte belongs to.
+    pub(crate) at: Cursor,
+    /// True while `at.pos` is inside a frame of the journal; `at.seq` is then the number of an earlier frame. The rest
+    /// of the frame is served from the file. Before the journal removes that file,
+    /// [`crate::clients::Clients::finish_frames`] reads the rest into `out`.
+    pub(crate) inside: bool,
+    /// Which events the subscriber wants; `None` is all of them, unchanged.
+    pub(crate) criteria: Option<Rc<SharedCriteria>>,
+    /// Where the subscription ends; `None` while it has no end. Set by [`crate::until`].
+    pub(crate) stop: Option<Stop>,
+    /// The filters as the subscriber sent them, for `sampan system info`.
+    pub(crate) terms: Rc<[String]>,
+    /// What the subscriber knows of its position. `None` if it needs no position frames: it has no filter, or speaks
+    /// version 1.
+    pub(crate) known: Option<KnownPosition>,
 }
 
-/// What a subscriber with a filter knows of how far monitord has looked for it.
+/// How far a subscriber with a filter knows that monitord has searched for it.
 #[derive(Debug)]
-pub struct Told {
-    /// Everything up to this number: its last event, or its last position.
-    pub seq: u64,
-    /// When it was last sent a position.
-    pub at: Option<Instant>,
+pub(crate) struct KnownPosition {
+    /// Number of the last event, or of the last position frame, that it was sent.
+    pub(crate) seq: u64,
+    /// When it was last sent a position frame.
+    pub(crate) sent_at: Option<Instant>,
 }
 
 impl Subscription {
-    /// Up to which number the subscriber is to be told that monitord has looked; `None` if it knows.
-    pub fn owed_position(&self) -> Option<u64> {
+    /// The number of the last event that monitord has searched, if the subscriber does not know it yet.
+    pub(crate) fn unreported_position(&self) -> Option<u64> {
         let seq = self.at.seq.saturating_sub(1);
-        self.told.as_ref().filter(|told| told.seq < seq).map(|_| seq)
+        self.known.as_ref().filter(|known| known.seq < seq).map(|_| seq)
     }
 }
 
-/// Which events a subscriber wants. Subscribers that want the same share one.
+/// Criteria that all subscribers with equal criteria share.
 #[derive(Debug)]
-pub struct Select {
-    /// Tells it from the others.
-    pub class: u64,
-    /// What it is made of.
-    pub wish: Wish,
+pub(crate) struct SharedCriteria {
+    /// Unique number of these criteria, from 1; never used again.
+    pub(crate) id: u64,
+    pub(crate) criteria: Criteria,
 }
 
-/// The parts of a [`Select`].
+/// Which events a subscriber wants, and in which form.
 #[derive(Debug, PartialEq)]
-pub struct Wish {
-    /// Filters.
-    pub filters: FilterSet,
-    /// Earliest time, included.
-    pub since: Option<i64>,
-    /// Latest time, included.
-    pub until: Option<i64>,
-    /// Events that came through the emit FIFO are sent as any other: version 1 knows no mark.
-    pub unmarked: bool,
+pub(crate) struct Criteria {
+    pub(crate) filters: FilterSet,
+    /// Earliest event time, inclusive, in nanoseconds since the epoch.
+    pub(crate) since: Option<i64>,
+    /// Latest event time, inclusive, in nanoseconds since the epoch.
+    pub(crate) until: Option<i64>,
+    /// Send events of the emit FIFO without their mark: version 1 of the protocol does not know it.
+    pub(crate) unmarked: bool,
 }
 
-impl Wish {
-    /// True if it is for every event.
-    pub fn is_all(&self) -> bool {
+impl Criteria {
+    /// True if every event is wanted, unchanged.
+    pub(crate) fn is_all(&self) -> bool {
         self.filters.is_empty() && self.since.is_none() && self.until.is_none() && !self.unmarked
     }
 
-    /// True if the event is wanted.
-    pub fn matches(&self, event: &EventView<'_>) -> bool {
+    /// True if `event` is wanted.
+    pub(crate) fn matches(&self, event: &EventView<'_>) -> bool {
         self.since.is_none_or(|since| event.time >= since)
             && self.until.is_none_or(|until| event.time <= until)
             && self.filters.matches(event)
@@ -119,25 +116,25 @@ impl Wish {
 }
 
 impl Client {
-    /// A client that has just come.
-    pub fn new(stream: UnixStream, peer: Peer, request_max: usize) -> Self {
+    /// Makes the state of a new connection, whose request may be `request_max` bytes long.
+    pub(crate) fn new(stream: UnixStream, peer: Peer, request_max: usize) -> Self {
         Client {
             stream,
             peer,
-            since: Instant::now(),
+            connected_at: Instant::now(),
             state: State::Opening(Box::new(Decoder::new(request_max))),
             out: Vec::new(),
             blocked: false,
-            watched_for_room: false,
+            polled_for_write: false,
             deadline: None,
         }
     }
 
-    /// Writes what goes before anything else; true once nothing of it is left.
+    /// Writes the bytes in `out`; true once all are written.
     ///
     /// # Errors
     /// The connection is broken.
-    pub fn flush(&mut self) -> io::Result<bool> {
+    pub(crate) fn flush(&mut self) -> io::Result<bool> {
         while !self.out.is_empty() {
             match self.stream.write(&self.out) {
                 Ok(len) => drop(self.out.drain(..len)),
@@ -149,13 +146,13 @@ impl Client {
                 Err(error) => return Err(error),
             }
         }
-        // An idle subscriber holds no buffer.
+        // An idle subscriber keeps no buffer.
         self.out = Vec::new();
         Ok(true)
     }
 
-    /// How many events it has still to be given, of those before `visible`.
-    pub fn lag(&self, visible: Cursor) -> u64 {
+    /// Number of visible events that the client has not been served yet.
+    pub(crate) fn lag(&self, visible: Cursor) -> u64 {
         match &self.state {
             State::Subscribed(subscription) => visible.seq.saturating_sub(subscription.at.seq),
             State::Opening(_) | State::Leaving => 0,

@@ -1,10 +1,10 @@
-//! The table of clients, and how they are served.
+//! All connected clients, and how each is served the events after its cursor.
 //!
-//! Owned by the event loop. Serves each client from its cursor, on a budget: from memory in one write, from
-//! the journal's file by sendfile(2), and through a filter by one scratch batch that all clients with the same
-//! wish share. A client whose socket is full waits for the poll to say otherwise; nobody waits for it.
+//! Owned by the event loop. Each client is served up to a budget per turn: frames in memory by one write, frames of the
+//! journal by sendfile(2), filtered frames from a batch that all clients with the same criteria share. A client whose
+//! socket is full is skipped until the poll reports that it can be written; no other client waits for it.
 
-use crate::client::{Client, Select, State, Subscription, Wish};
+use crate::client::{Client, Criteria, SharedCriteria, State};
 use crate::ring::Cursor;
 use crate::segment::Segment;
 use crate::store::{Read, Store};
@@ -12,275 +12,281 @@ use nix::errno::Errno;
 use nix::sys::sendfile::sendfile;
 use sampan_ipc::event::{EMITTED_TAG, EVENT_TAG, EventView};
 use sampan_ipc::frame;
-use sampan_ipc::watch::{End, Item};
+use sampan_ipc::watch::Item;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice, Write};
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-/// Bytes of frames that one client is served, or that are filtered for it, per turn.
+/// Most bytes of frames that one client is served, or that are filtered for it, per turn.
 const BYTES_PER_TURN: u64 = 256 << 10;
-/// Least time between two positions that a client is told.
+/// Least time between two position frames to one client, so that filtered events do not wake it each time.
 const POSITION_SPACING: Duration = Duration::from_secs(1);
 /// Bytes of frames that are filtered at a time.
 const FILTER_CHUNK: u64 = 64 << 10;
 
 /// All clients, by token.
 #[derive(Debug, Default)]
-pub struct Clients {
+pub(crate) struct Clients {
     table: BTreeMap<usize, Client>,
-    wishes: Vec<Weak<Select>>,
-    classes: u64,
-    scratch: Scratch,
-    /// Events that clients were told are gone.
-    pub lost: u64,
+    /// The criteria of present subscribers.
+    criteria: Vec<Weak<SharedCriteria>>,
+    last_criteria_id: u64,
+    batch: Batch,
+    /// Number of events that were reported to clients as lost.
+    pub(crate) lost: u64,
 }
 
-/// What one call of [`Clients::serve`] leaves to do.
+/// What the caller of [`Clients::serve`] has to do next.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Served {
-    /// Some client could take more at once.
-    pub more: bool,
-    /// Clients whose stream is over or broken.
-    pub gone: Vec<usize>,
-    /// Clients that wait for room from now on, or no longer.
-    pub room: Vec<usize>,
-    /// When a client that has all there is may be told its position.
-    pub position_at: Option<Instant>,
+pub(crate) struct Served {
+    /// A client used up its budget: call again without sleeping.
+    pub(crate) more: bool,
+    /// Clients to be closed: their stream is complete or broken.
+    pub(crate) gone: Vec<usize>,
+    /// Clients whose poll interest must change, since [`Client::blocked`] has changed.
+    pub(crate) interest_changed: Vec<usize>,
+    /// When the next position frame is due, if no event comes first.
+    pub(crate) position_at: Option<Instant>,
 }
 
-/// Frames that passed a filter, ready to be written to everyone with the same wish at the same place.
+/// The frames of a stretch of events that match some criteria, for every client with these criteria in that stretch.
 #[derive(Debug, Default)]
-struct Scratch {
-    class: u64,
+struct Batch {
+    criteria_id: u64,
+    /// Position where the stretch begins; `u64::MAX` if the batch must not be used again.
     from: u64,
+    /// Where the stretch ends.
     to: Cursor,
+    /// The matching frames.
     bytes: Vec<u8>,
-    /// For each frame in `bytes`: where it ends there, and the cursor behind it.
+    /// For each frame in `bytes`: the offset of its end in `bytes`, and the cursor after it in the store.
     ends: Vec<(usize, Cursor)>,
+    /// The unfiltered frames of the stretch; kept only to reuse the allocation.
     input: Vec<u8>,
 }
 
-/// How far a client got in one step.
+/// The outcome of one read and write for a client.
 enum Step {
-    /// On; there may be more.
-    On,
-    /// It has all there is.
+    /// The client advanced; there may be more to read.
+    Advanced,
+    /// The client has every visible event.
     UpToDate,
-    /// Its socket is full.
+    /// The client's socket is full.
     Blocked,
 }
 
 impl Clients {
-    /// Takes in a client.
-    pub fn insert(&mut self, token: usize, client: Client) {
+    pub(crate) fn insert(&mut self, token: usize, client: Client) {
         self.table.insert(token, client);
     }
 
-    /// Lets a client go.
-    pub fn remove(&mut self, token: usize) -> Option<Client> {
+    pub(crate) fn remove(&mut self, token: usize) -> Option<Client> {
         self.table.remove(&token)
     }
 
-    /// The client, if it is still here.
-    pub fn get_mut(&mut self, token: usize) -> Option<&mut Client> {
+    pub(crate) fn get_mut(&mut self, token: usize) -> Option<&mut Client> {
         self.table.get_mut(&token)
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// All of them, oldest first.
-    pub fn iter(&self) -> impl Iterator<Item = (usize, &Client)> {
+    /// All clients, oldest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Client)> {
         self.table.iter().map(|(token, client)| (*token, client))
     }
 
-    /// All of them, oldest first, to be changed.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Client> {
+    /// All clients, oldest first, mutably.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Client> {
         self.table.values_mut()
     }
 
-    /// How many of them are of user `uid`.
-    pub fn of_uid(&self, uid: u32) -> usize {
+    /// Number of clients of user `uid`.
+    pub(crate) fn count_of_uid(&self, uid: u32) -> usize {
         self.table.values().filter(|client| client.peer.uid == uid).count()
     }
 
-    /// The shared form of a wish; `None` if it is for every event.
-    pub fn select(&mut self, wish: Wish) -> Option<Rc<Select>> {
-        if wish.is_all() {
+    /// Returns the shared form of `criteria`, or `None` if they match every event.
+    pub(crate) fn share_criteria(&mut self, criteria: Criteria) -> Option<Rc<SharedCriteria>> {
+        if criteria.is_all() {
             return None;
         }
-        self.wishes.retain(|known| known.strong_count() > 0);
-        let known = self.wishes.iter().filter_map(Weak::upgrade).find(|known| known.wish == wish);
+        self.criteria.retain(|known| known.strong_count() > 0);
+        let known = self.criteria.iter().filter_map(Weak::upgrade).find(|known| known.criteria == criteria);
         Some(known.unwrap_or_else(|| {
-            self.classes += 1;
-            let select = Rc::new(Select { class: self.classes, wish });
-            self.wishes.push(Rc::downgrade(&select));
-            select
+            self.last_criteria_id += 1;
+            let shared = Rc::new(SharedCriteria { id: self.last_criteria_id, criteria });
+            self.criteria.push(Rc::downgrade(&shared));
+            shared
         }))
     }
 
-    /// Prepares every client that is inside a frame for the journal's oldest segments to go.
+    /// Prepares for the removal of the journal's oldest segments: a client that is inside a frame of a segment gets the
+    /// rest of that frame into [`Client::out`].
     ///
-    /// Returns those whose stream is broken by it.
-    pub fn settle(&mut self, store: &Store) -> Vec<usize> {
+    /// Returns the clients to be closed, for which that frame could not be read.
+    pub(crate) fn finish_frames(&mut self, store: &Store) -> Vec<usize> {
         let mut broken = Vec::new();
         for (token, client) in &mut self.table {
             let inside = matches!(&client.state, State::Subscribed(subscription) if subscription.inside);
-            if inside && let Err(error) = settle(client, store) {
-                log::error!("subscriber {token}: cannot read the journal: {error}");
+            if inside && let Err(error) = finish_frame(client, store) {
+                log::error!("connection {token}: closed within an event, cannot read the journal: {error}");
                 broken.push(*token);
             }
         }
         broken
     }
 
-    /// Serves everyone who can take something, each within its budget.
-    pub fn serve(&mut self, store: &Store) -> Served {
+    /// Serves every client that has something to receive and whose socket has room, each up to its budget.
+    pub(crate) fn serve(&mut self, store: &Store) -> Served {
         let visible = store.visible();
         let now = Instant::now();
         let is_due = |(token, client): (&usize, &Client)| due(client, *token, visible, now);
         let mut due: Vec<Due> = self.table.iter().filter_map(is_due).collect();
         let mut served = Served::default();
         while !due.is_empty() {
-            if due.iter().any(|due| due.class != 0) {
-                // Clients with the same wish at about the same place come one after the other: they share a batch.
+            if due.iter().any(|due| due.criteria_id != 0) {
+                // Clients with the same criteria at about the same place become neighbours, so they share a batch.
                 due.sort_unstable();
             }
             due.retain_mut(|due| self.serve_one(due, store, &mut served));
         }
-        self.scratch.from = u64::MAX;
+        // Events that come later may lie in the stretch of this batch: the next call must read them.
+        self.batch.from = u64::MAX;
         served.position_at = self.table.values().filter_map(|client| next_position(client, visible)).min();
         served
     }
 
-    /// Serves one client: all that it may have, or one batch if it has a filter. True if it is due again.
+    /// Serves one client: its whole budget, or one batch if it has criteria. True if it is due again.
     fn serve_one(&mut self, due: &mut Due, store: &Store, served: &mut Served) -> bool {
         let Some(client) = self.table.get_mut(&due.token) else { return false };
-        let again = match advance(client, due, store, &mut self.scratch, &mut self.lost) {
+        let stays = match advance(client, due, store, &mut self.batch, &mut self.lost) {
             Ok(Progress::Again) => return true,
             Ok(Progress::OutOfBudget) => {
                 served.more = true;
                 true
             }
-            Ok(Progress::Rests) => matches!(client.state, State::Subscribed(_)) || !client.out.is_empty(),
+            Ok(Progress::Waits) => matches!(client.state, State::Subscribed(_)) || !client.out.is_empty(),
             Err(error) => {
-                log::debug!("subscriber {}: {error}", due.token);
+                log::debug!("connection {}: closed: {error}", due.token);
                 false
             }
         };
-        if !again {
+        if !stays {
             served.gone.push(due.token);
         }
-        if client.blocked != client.watched_for_room {
-            served.room.push(due.token);
+        if client.blocked != client.polled_for_write {
+            served.interest_changed.push(due.token);
         }
         false
     }
 }
 
-/// A client that can be served something; sorted by wish and place.
+/// A client that can be served now. The order of the fields is the order in which clients are sorted.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Due {
-    class: u64,
+    /// 0 for a client without criteria.
+    criteria_id: u64,
     pos: u64,
     token: usize,
+    /// Bytes that are left of the client's budget for this turn.
     budget: u64,
 }
 
-/// How far a client got.
+/// The outcome of serving one client.
 enum Progress {
-    /// It can take more at once, and may.
+    /// The client can take more now, and has budget left.
     Again,
-    /// It can take more at once, but others come first.
+    /// The client can take more now, but its budget for this turn is used up.
     OutOfBudget,
-    /// It has all there is, or its socket is full, or it is done.
-    Rests,
+    /// The client has every visible event, its socket is full, or its stream is complete.
+    Waits,
 }
 
-/// When a client that has all there is may be told its position, if it does not know it.
+/// When the next position frame to a client that has every visible event is due; `None` if it knows its position.
 fn next_position(client: &Client, visible: Cursor) -> Option<Instant> {
     let State::Subscribed(subscription) = &client.state else { return None };
-    let told = subscription.told.as_ref().filter(|_| !client.blocked && client.out.is_empty())?;
-    let is_idle = subscription.at.seq >= visible.seq && subscription.owed_position().is_some();
-    // Never told: it is told when it is served next, which is now.
-    is_idle.then(|| told.at.map(|at| at + POSITION_SPACING)).flatten()
+    let known = subscription.known.as_ref().filter(|_| !client.blocked && client.out.is_empty())?;
+    let is_idle = subscription.at.seq >= visible.seq && subscription.unreported_position().is_some();
+    // Without an earlier position frame there is nothing to wait for: `send_position` has sent the first one already.
+    is_idle.then(|| known.sent_at.map(|at| at + POSITION_SPACING)).flatten()
 }
 
 fn due(client: &Client, token: usize, visible: Cursor, now: Instant) -> Option<Due> {
     if client.blocked {
         return None;
     }
-    let (class, pos) = match &client.state {
+    let (criteria_id, pos) = match &client.state {
         State::Subscribed(subscription) => {
-            let behind = subscription.at.seq < visible.seq || subscription.stop.is_some();
-            let owed = || next_position(client, visible).is_some_and(|at| at <= now);
-            if !behind && client.out.is_empty() && !owed() {
+            let has_more = subscription.at.seq < visible.seq || subscription.stop.is_some();
+            let is_position_due = || next_position(client, visible).is_some_and(|at| at <= now);
+            if !has_more && client.out.is_empty() && !is_position_due() {
                 return None;
             }
-            (subscription.select.as_ref().map_or(0, |select| select.class), subscription.at.pos)
+            (subscription.criteria.as_ref().map_or(0, |criteria| criteria.id), subscription.at.pos)
         }
         State::Leaving => (0, 0),
         State::Opening(_) => return None,
     };
-    Some(Due { class, pos, token, budget: BYTES_PER_TURN })
+    Some(Due { criteria_id, pos, token, budget: BYTES_PER_TURN })
 }
 
 fn advance(
     client: &mut Client,
     due: &mut Due,
     store: &Store,
-    scratch: &mut Scratch,
+    batch: &mut Batch,
     lost: &mut u64,
 ) -> io::Result<Progress> {
     loop {
         if !client.flush()? {
-            return Ok(Progress::Rests);
+            return Ok(Progress::Waits);
         }
-        let State::Subscribed(subscription) = &mut client.state else { return Ok(Progress::Rests) };
-        if let Some((stop, end)) = subscription.stop
-            && subscription.at.pos >= stop
+        let State::Subscribed(subscription) = &mut client.state else { return Ok(Progress::Waits) };
+        if let Some(stop) = subscription.stop
+            && subscription.at.pos >= stop.pos
         {
-            client.out = subscription.owed_position().map_or(Vec::new(), position_frame);
-            client.out.extend(item_frame(&Item::End(end)));
+            client.out = subscription.unreported_position().map_or(Vec::new(), position_frame);
+            client.out.extend(item_frame(&Item::End(stop.reason)));
             client.state = State::Leaving;
             client.flush()?;
-            return Ok(Progress::Rests);
+            return Ok(Progress::Waits);
         }
         if due.budget == 0 {
             return Ok(Progress::OutOfBudget);
         }
-        // Not a byte beyond the stop, which is the end of a frame: nothing may follow half of another one.
-        let left = subscription.stop.map_or(u64::MAX, |(stop, _)| stop - subscription.at.pos);
-        let step = match subscription.select.clone() {
-            None => pass_all(client, store, due.budget.min(left), lost)?,
-            Some(select) => pass_some(client, store, &select, scratch, lost)?,
+        // The stop is the end of a frame. Reading no byte beyond it ensures that the end frame follows a whole frame.
+        let left = subscription.stop.map_or(u64::MAX, |stop| stop.pos - subscription.at.pos);
+        let step = match subscription.criteria.clone() {
+            None => send_all(client, store, due.budget.min(left), lost)?,
+            Some(criteria) => send_filtered(client, store, &criteria, batch, lost)?,
         };
-        let State::Subscribed(subscription) = &client.state else { return Ok(Progress::Rests) };
-        let passed = subscription.at.pos.saturating_sub(due.pos);
-        (due.budget, due.pos) = (due.budget.saturating_sub(passed), subscription.at.pos);
+        let State::Subscribed(subscription) = &client.state else { return Ok(Progress::Waits) };
+        let advanced = subscription.at.pos.saturating_sub(due.pos);
+        (due.budget, due.pos) = (due.budget.saturating_sub(advanced), subscription.at.pos);
         match step {
-            Step::On if due.class == 0 => {}
-            Step::On => return Ok(Progress::Again),
+            Step::Advanced if due.criteria_id == 0 => {}
+            // Clients with the same criteria at an earlier place come first, so that all of them share a batch.
+            Step::Advanced => return Ok(Progress::Again),
             Step::UpToDate => {
-                tell_position(client);
+                send_position(client);
                 client.flush()?;
-                return Ok(Progress::Rests);
+                return Ok(Progress::Waits);
             }
             Step::Blocked => {
                 client.blocked = true;
-                return Ok(Progress::Rests);
+                return Ok(Progress::Waits);
             }
         }
     }
 }
 
-/// The frame of one of this process's own items.
-pub fn item_frame(item: &Item) -> Vec<u8> {
+/// Encodes an item that is not an event; empty if that fails, which only a bug can cause.
+pub(crate) fn item_frame(item: &Item) -> Vec<u8> {
     frame::encode(item).unwrap_or_else(|error| {
-        log::error!("cannot encode an answer: {error}");
+        log::error!("cannot encode a reply, the client will not receive it: {error}");
         Vec::new()
     })
 }
@@ -289,44 +295,45 @@ fn position_frame(seq: u64) -> Vec<u8> {
     item_frame(&Item::Position { seq })
 }
 
-/// Tells a client that has all there is how far that is, if it does not know and was not told a moment ago.
-fn tell_position(client: &mut Client) {
+/// Queues a position frame for a client that has every visible event, unless it knows its position or the last such
+/// frame is more recent than [`POSITION_SPACING`].
+fn send_position(client: &mut Client) {
     let State::Subscribed(subscription) = &mut client.state else { return };
-    let Some(seq) = subscription.owed_position() else { return };
-    let Some(told) = &mut subscription.told else { return };
+    let Some(seq) = subscription.unreported_position() else { return };
+    let Some(known) = &mut subscription.known else { return };
     let now = Instant::now();
-    if told.at.is_none_or(|at| now >= at + POSITION_SPACING) {
-        (told.seq, told.at) = (seq, Some(now));
+    if known.sent_at.is_none_or(|at| now >= at + POSITION_SPACING) {
+        (known.seq, known.sent_at) = (seq, Some(now));
         client.out = position_frame(seq);
     }
 }
 
-/// Tells a client that what is before `next` is gone.
-fn tell_gap(client: &mut Client, next: Cursor, lost: &mut u64) -> Step {
+/// Queues a frame that reports the events between the client's cursor and `next` as lost, and moves the cursor there.
+fn send_gap(client: &mut Client, next: Cursor, lost: &mut u64) -> Step {
     let State::Subscribed(subscription) = &mut client.state else {
         return Step::UpToDate;
     };
     let (first, last) = (subscription.at.seq, next.seq - 1);
     subscription.at = next;
-    if let Some(told) = &mut subscription.told {
-        told.seq = last;
+    if let Some(known) = &mut subscription.known {
+        known.seq = last;
     }
     *lost += last - first + 1;
     client.out = item_frame(&Item::Lost { first, last });
-    Step::On
+    Step::Advanced
 }
 
-/// One step of a client that wants every event: bytes go out as they are.
-fn pass_all(client: &mut Client, store: &Store, budget: u64, lost: &mut u64) -> io::Result<Step> {
+/// Sends the next bytes to a client without criteria, as they are stored.
+fn send_all(client: &mut Client, store: &Store, budget: u64, lost: &mut u64) -> io::Result<Step> {
     let State::Subscribed(subscription) = &mut client.state else {
         return Ok(Step::UpToDate);
     };
     let at = subscription.at;
     match store.read(at, budget, subscription.inside) {
         Read::End => Ok(Step::UpToDate),
-        // The file went behind our back; another frame's bytes must not follow half of this one.
+        // Somebody removed the segment's file. The client has half of a frame, so only closing is correct.
         Read::Gap(_) if subscription.inside => Err(io::ErrorKind::UnexpectedEof.into()),
-        Read::Gap(next) => Ok(tell_gap(client, next, lost)),
+        Read::Gap(next) => Ok(send_gap(client, next, lost)),
         Read::Ring((one, two), to) => {
             let sent = match write(&mut client.stream, &[IoSlice::new(one), IoSlice::new(two)])? {
                 None => return Ok(Step::Blocked),
@@ -339,28 +346,28 @@ fn pass_all(client: &mut Client, store: &Store, budget: u64, lost: &mut u64) -> 
                 subscription.at = aligned;
                 client.out = [one, two].concat();
             }
-            Ok(Step::On)
+            Ok(Step::Advanced)
         }
         Read::File(segment, to) => {
             let Some(sent) = send_file(client, segment, at.pos, to.pos)? else { return Ok(Step::Blocked) };
             let State::Subscribed(subscription) = &mut client.state else { return Ok(Step::UpToDate) };
-            // Where frames end is not looked up: the next step goes on from the same byte.
+            // Finding the end of the frame would cost a read: the next step continues at this byte instead.
             subscription.inside = sent != to.pos || to.seq == 0;
             subscription.at = if subscription.inside { Cursor { pos: sent, seq: at.seq } } else { to };
-            Ok(Step::On)
+            Ok(Step::Advanced)
         }
     }
 }
 
-/// Reads the rest of the frame that a client is inside of, so that the file behind it is needed no more.
-fn settle(client: &mut Client, store: &Store) -> io::Result<()> {
+/// Reads the rest of the frame that a client is inside of into its `out`, so that the journal may remove the file.
+fn finish_frame(client: &mut Client, store: &Store) -> io::Result<()> {
     let State::Subscribed(subscription) = &mut client.state else { return Ok(()) };
     let sent = subscription.at.pos;
     let segment =
         store.journal().and_then(|journal| journal.at(sent)).filter(|segment| segment.first().pos <= sent);
     let Some(segment) = segment else { return Err(io::ErrorKind::NotFound.into()) };
     let at = segment.align(sent)?;
-    let mut rest = vec![0; (at.pos - sent) as usize];
+    let mut rest = vec![0; at.pos.saturating_sub(sent) as usize];
     if segment.read(sent, &mut rest)? != rest.len() {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
@@ -369,7 +376,7 @@ fn settle(client: &mut Client, store: &Store) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes the parts; `None` if the socket is full.
+/// Writes as much of `parts` as the socket takes; `None` if the socket is full.
 fn write(stream: &mut mio::net::UnixStream, parts: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
     loop {
         match stream.write_vectored(parts) {
@@ -381,15 +388,15 @@ fn write(stream: &mut mio::net::UnixStream, parts: &[IoSlice<'_>]) -> io::Result
     }
 }
 
-/// Sends from the journal's file, without a copy in this process; returns the position reached, or `None` if
-/// the socket is full. sendfile(2).
+/// Sends from a journal file without a copy in this process. Returns the position reached, or `None` if the socket is
+/// full. sendfile(2).
 fn send_file(client: &Client, segment: &Segment, from: u64, to: u64) -> io::Result<Option<u64>> {
     let offset =
         i64::try_from(segment.offset(from)).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
     loop {
         let mut offset = offset;
         return match sendfile(&client.stream, segment.file(), Some(&mut offset), (to - from) as usize) {
-            // Somebody cut the file behind our back.
+            // Somebody truncated the file.
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(sent) => Ok(Some(from + sent as u64)),
             Err(Errno::EAGAIN) => Ok(None),
@@ -399,62 +406,67 @@ fn send_file(client: &Client, segment: &Segment, from: u64, to: u64) -> io::Resu
     }
 }
 
-/// One step of a client that wants some events.
-fn pass_some(
+/// Sends the next matching frames to a client with criteria, from the batch; fills the batch if it is for others.
+fn send_filtered(
     client: &mut Client,
     store: &Store,
-    select: &Select,
-    scratch: &mut Scratch,
+    shared: &SharedCriteria,
+    batch: &mut Batch,
     lost: &mut u64,
 ) -> io::Result<Step> {
     let State::Subscribed(subscription) = &mut client.state else {
         return Ok(Step::UpToDate);
     };
     let at = subscription.at;
-    if !scratch.covers(select.class, at.pos) {
+    if !batch.covers(shared.id, at.pos) {
         match store.read(at, FILTER_CHUNK, false) {
             Read::End => return Ok(Step::UpToDate),
-            Read::Gap(next) => return Ok(tell_gap(client, next, lost)),
-            read => scratch.fill(read, at, select)?,
+            Read::Gap(next) => return Ok(send_gap(client, next, lost)),
+            read => batch.fill(read, at, shared)?,
         }
     }
-    let from = scratch.behind(at.pos);
-    if from == scratch.bytes.len() {
-        subscription.at = scratch.to;
-        return Ok(Step::On);
+    let from = batch.offset_after(at.pos);
+    let unsent = batch.bytes.get(from..).unwrap_or_default();
+    if unsent.is_empty() {
+        subscription.at = batch.to;
+        return Ok(Step::Advanced);
     }
-    let sent = match write(&mut client.stream, &[IoSlice::new(&scratch.bytes[from..])])? {
+    let sent = match write(&mut client.stream, &[IoSlice::new(unsent)])? {
         None => return Ok(Step::Blocked),
         Some(sent) => from + sent,
     };
-    let nth = scratch.ends.partition_point(|(end, _)| *end < sent);
-    let (end, behind) = scratch.ends[nth];
-    if let Some(told) = &mut subscription.told {
-        told.seq = behind.seq - 1;
+    let nth = batch.ends.partition_point(|(end, _)| *end < sent);
+    // The last frame ends where `bytes` ends, so the frame with the last sent byte is always found.
+    let Some((end, after)) = batch.ends.get(nth).copied() else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    if let Some(known) = &mut subscription.known {
+        known.seq = after.seq - 1;
     }
-    if sent == scratch.bytes.len() {
-        subscription.at = scratch.to;
-        return Ok(Step::On);
+    if sent == batch.bytes.len() {
+        subscription.at = batch.to;
+        return Ok(Step::Advanced);
     }
-    subscription.at = behind;
-    client.out = scratch.bytes[sent..end].to_vec();
-    Ok(Step::On)
+    subscription.at = after;
+    client.out = batch.bytes.get(sent..end).unwrap_or_default().to_vec();
+    Ok(Step::Advanced)
 }
 
-impl Scratch {
-    /// True if it holds what passes from `pos` on.
-    fn covers(&self, class: u64, pos: u64) -> bool {
-        self.class == class && (self.from..self.to.pos).contains(&pos)
+impl Batch {
+    /// True if the batch was filtered by these criteria and its stretch contains `pos`.
+    fn covers(&self, criteria_id: u64, pos: u64) -> bool {
+        self.criteria_id == criteria_id && (self.from..self.to.pos).contains(&pos)
     }
 
-    /// Where in `bytes` that begins which a client at `pos` has not been given.
-    fn behind(&self, pos: u64) -> usize {
-        let nth = self.ends.partition_point(|(_, behind)| behind.pos <= pos);
-        if nth == 0 { 0 } else { self.ends[nth - 1].0 }
+    /// Offset in `bytes` of the first frame that lies at `pos` or later in the store.
+    fn offset_after(&self, pos: u64) -> usize {
+        let nth = self.ends.partition_point(|(_, after)| after.pos <= pos);
+        let before = nth.checked_sub(1).and_then(|before| self.ends.get(before));
+        before.map_or(0, |(end, _)| *end)
     }
 
-    /// Filters what was read at `at`.
-    fn fill(&mut self, read: Read<'_>, at: Cursor, select: &Select) -> io::Result<()> {
+    /// Replaces the batch by the matching frames of `read`, which begins at `at`.
+    fn fill(&mut self, read: Read<'_>, at: Cursor, shared: &SharedCriteria) -> io::Result<()> {
         self.input.clear();
         match read {
             Read::Ring((one, two), _) => {
@@ -462,7 +474,7 @@ impl Scratch {
                 self.input.extend_from_slice(two);
             }
             Read::File(segment, to) => {
-                self.input.resize((to.pos - at.pos) as usize, 0);
+                self.input.resize(to.pos.saturating_sub(at.pos) as usize, 0);
                 let got = segment.read(at.pos, &mut self.input)?;
                 self.input.truncate(got);
             }
@@ -470,42 +482,40 @@ impl Scratch {
         }
         self.bytes.clear();
         self.ends.clear();
-        (self.class, self.from, self.to) = (select.class, at.pos, at);
+        (self.criteria_id, self.from, self.to) = (shared.id, at.pos, at);
         let mut rest = self.input.as_slice();
-        while let Some((whole, behind)) = first_frame(rest) {
-            self.to = Cursor { pos: self.to.pos + whole.len() as u64, seq: self.to.seq + 1 };
-            if EventView::of_frame(&whole[frame::HEADER_LEN..])
-                .is_some_and(|event| select.wish.matches(&event))
-            {
+        while let Some((frame, remaining)) = split_frame(rest) {
+            self.to = Cursor { pos: self.to.pos + frame.len() as u64, seq: self.to.seq + 1 };
+            let event = frame.get(frame::HEADER_LEN..).and_then(EventView::of_frame);
+            if event.is_some_and(|event| shared.criteria.matches(&event)) {
                 let from = self.bytes.len();
-                self.bytes.extend_from_slice(whole);
-                if select.wish.unmarked {
-                    unmark(&mut self.bytes[from..]);
+                self.bytes.extend_from_slice(frame);
+                if shared.criteria.unmarked
+                    && let Some(copy) = self.bytes.get_mut(from..)
+                {
+                    remove_mark(copy);
                 }
                 self.ends.push((self.bytes.len(), self.to));
             }
-            rest = behind;
+            rest = remaining;
         }
         if self.to == at { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 }
 
-/// Makes the frame of an emitted event one of any event, which is all that version 1 knows.
-fn unmark(whole: &mut [u8]) {
-    let (header, body) = whole.split_at_mut(frame::HEADER_LEN);
-    if body.first() == Some(&EMITTED_TAG) {
-        body[0] = EVENT_TAG;
-        header[4..8].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
+/// Changes the frame of an event of the emit FIFO into the frame of any event, the only one that version 1 knows.
+fn remove_mark(frame: &mut [u8]) {
+    let Some((header, body)) = frame.split_at_mut_checked(frame::HEADER_LEN) else { return };
+    let Some(tag) = body.first_mut().filter(|tag| **tag == EMITTED_TAG) else { return };
+    *tag = EVENT_TAG;
+    // Header: length u32 LE, CRC-32C of the body u32 LE.
+    if let Some(crc) = header.get_mut(4..8) {
+        crc.copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
     }
 }
 
-/// Splits a whole frame off; its sum was checked when it was taken.
-fn first_frame(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+/// Splits the first frame off `bytes`; its checksum was verified when the store took the event.
+fn split_frame(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let len = u32::from_le_bytes(*bytes.first_chunk()?) as usize;
     bytes.split_at_checked(frame::HEADER_LEN + len)
-}
-
-/// Ends a client's stream once it has been given what is before `stop`.
-pub fn end_at(subscription: &mut Subscription, stop: u64, end: End) {
-    subscription.stop.get_or_insert((stop, end));
 }

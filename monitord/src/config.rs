@@ -1,6 +1,6 @@
-//! What this process is told: arguments first, then the configuration file, then defaults.
+//! The settings: arguments override the configuration file, which overrides the defaults.
 //!
-//! One struct, parsed once; an unknown key or option is an error. Read again on SIGHUP.
+//! `main` parses them once; the event loop reads the file again on SIGHUP. An unknown key or option is an error.
 
 use crate::journal::Limits;
 use crate::syncer::Policy;
@@ -13,19 +13,19 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The configuration file, if no other is named.
-pub const DEFAULT_FILE: &str = "/etc/sampan/sampan.toml";
+/// The configuration file that is read if `--config` names no other; it need not exist.
+pub(crate) const DEFAULT_FILE: &str = "/etc/sampan/sampan.toml";
 /// Longest configuration file, in bytes.
 const FILE_MAX: u64 = 1 << 20;
-/// Least size of the ring: two windows of a FIFO.
+/// Least size of the ring in bytes: two windows of a FIFO.
 const RING_BYTES_MIN: u64 = 128 << 10;
 const RING_BYTES_MAX: u64 = 1 << 30;
-/// Least size of the journal: two of the smallest segments.
+/// Least size of the journal in bytes: two of the smallest segments.
 const JOURNAL_BYTES_MIN: u64 = 128 << 10;
 
-/// What `--help` prints.
-pub const HELP: &str = "\
-Take events from two FIFOs, keep them, and fan them out to subscribers
+/// The text of `--help`.
+pub(crate) const HELP: &str = "\
+Read events from two FIFOs, keep them, and send them to every subscriber
 
 Usage: sampan-monitord [OPTIONS]
 
@@ -38,16 +38,16 @@ Options:
       --ring-bytes <SIZE>                Keep this much of the newest events in memory [default: 256K]
       --journal-bytes <SIZE>             Keep at most this much on disk [default: 16M]
       --journal-age <TIME>               Keep events at most this long [default: 7d]
-      --sync <always|interval|never>     Make events durable before anyone hears of them, in intervals, or when
-                                         the kernel does [default: interval]
+      --sync <always|interval|never>     Sync events to disk before subscribers receive them, in intervals, or leave
+                                         it to the kernel [default: interval]
       --sync-interval <TIME>             Length of the interval [default: 1s]
       --subscribers-max <N>              Serve at most this many subscribers [default: 4096]
       --subscribers-per-uid-max <N>      Serve at most this many of one user [default: 2048]
       --config <PATH>                    Read this configuration file [default: /etc/sampan/sampan.toml, if there]
-      --hand-over-fifos                  Give both FIFOs to the service manager, to be passed on, and exit
-      --give-back-fifo <PATH>            Give the FIFO to this user and group, so that systemd opens it, and exit
-      --fifo-mode <MODE>                 With --give-back-fifo: and this mode [default: 0620]
-      --hold-fifo <PATH>                 Hold the FIFO open, so that what is in it is kept, until SIGTERM
+      --hand-over-fifos                  Store both FIFOs with the service manager, which passes them on, and exit
+      --give-back-fifo <PATH>            Give the FIFO to this user and group, so that systemd accepts it, and exit
+      --fifo-mode <MODE>                 With --give-back-fifo: give the FIFO this mode [default: 0620]
+      --hold-fifo <PATH>                 Hold the FIFO open until SIGTERM, so that its content is kept
   -h, --help                             Print this help
   -V, --version                          Print the version
 
@@ -56,85 +56,61 @@ RUN is SAMPAN_RUN_DIR, /run/sampan for root, or $XDG_RUNTIME_DIR/sampan.
 STATE is SAMPAN_STATE_DIR, /var/lib/sampan for root, or $XDG_STATE_HOME/sampan.
 
 Signals: SIGTERM and SIGINT stop, SIGHUP reads the configuration again, SIGUSR1 logs the counters.
-Exit status: 0 stopped as asked, 1 failed, 2 bad arguments, 100 another instance is at work.
+Exit status: 0 stopped by a signal, 1 failed, 2 bad arguments, 100 another instance is running.
 ";
 
-/// What the arguments ask for.
+/// The task that the arguments request.
 #[derive(Debug)]
-pub enum Asked {
-    /// To run.
+pub(crate) enum Command {
     Run(Box<Settings>),
-    /// To give a FIFO to this process's user and group, with a mode.
+    /// Gives a FIFO to this process's user and group, and sets its mode.
     GiveBack(PathBuf, Mode),
-    /// To hand the FIFOs over to the service manager.
+    /// Stores the FIFOs with the service manager.
     HandOver(Box<Settings>),
-    /// To hold a FIFO open.
+    /// Holds a FIFO open.
     Hold(PathBuf),
-    /// To print a text.
+    /// Prints help or version.
     Print(String),
 }
 
-/// All settings.
+/// All settings, resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// The monitor FIFO, of facts.
-    pub fifo: PathBuf,
-    /// The emit FIFO, of everybody else's events.
-    pub emit_fifo: PathBuf,
-    /// The events socket.
-    pub socket: PathBuf,
+pub(crate) struct Settings {
+    /// The monitor FIFO, which carries facts.
+    pub(crate) fifo: PathBuf,
+    /// The emit FIFO, which carries everybody else's events.
+    pub(crate) emit_fifo: PathBuf,
+    pub(crate) socket: PathBuf,
     /// The journal's directory; `None` keeps events in memory only.
-    pub journal: Option<PathBuf>,
-    /// Bytes of the ring.
-    pub ring_bytes: usize,
-    /// What the journal may hold.
-    pub limits: Limits,
-    /// When events are made durable.
-    pub sync: Policy,
-    /// Most subscribers in all.
-    pub subscribers_max: usize,
-    /// Most subscribers of one user.
-    pub subscribers_per_uid_max: usize,
-    /// The arguments, to be applied again over a file that is read again.
+    pub(crate) journal: Option<PathBuf>,
+    pub(crate) ring_bytes: usize,
+    /// Size and age of the journal.
+    pub(crate) limits: Limits,
+    pub(crate) sync: Policy,
+    pub(crate) subscribers_max: usize,
+    pub(crate) subscribers_per_uid_max: usize,
+    /// The arguments, to override the file when it is read again.
     arguments: Section,
     config: Option<PathBuf>,
 }
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// An option is unknown or lacks its value.
     #[error("bad arguments")]
     Arguments(#[from] lexopt::Error),
-    /// A value makes no sense.
+    /// The value of an option or key is invalid.
     #[error("{key} '{value}' is not allowed: {expected}")]
-    Value {
-        /// Option or key.
-        key: &'static str,
-        /// Its value.
-        value: String,
-        /// What is allowed.
-        expected: &'static str,
-    },
-    /// The file cannot be read.
+    Value { key: &'static str, value: String, expected: &'static str },
     #[error("cannot read configuration file {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The file is no such configuration.
-    #[error("cannot understand configuration file {}", path.display())]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
-    },
+    Read { path: PathBuf, source: std::io::Error },
+    /// The file is not TOML, or has an unknown key or a value of the wrong type.
+    #[error("cannot parse configuration file {}", path.display())]
+    Parse { path: PathBuf, source: Box<toml::de::Error> },
 }
 
-/// The file: this process reads its own table and leaves the others to theirs.
+/// The configuration file: this process reads its own table, the engine reads the other one.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ConfigFile {
@@ -144,50 +120,39 @@ struct ConfigFile {
     _engine: Option<serde::de::IgnoredAny>,
 }
 
-/// The table `[monitord]`; every key is the option of the same name.
+/// The table `[monitord]`; each key has the name and the format of a command line option, see [`HELP`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Section {
-    /// Path of the monitor FIFO.
     fifo: Option<PathBuf>,
-    /// Path of the emit FIFO.
     emit_fifo: Option<PathBuf>,
-    /// Path of the socket.
     socket: Option<PathBuf>,
-    /// Directory of the journal, or `none`.
     journal_dir: Option<PathBuf>,
-    /// Size of the ring.
     ring_bytes: Option<String>,
-    /// Size of the journal.
     journal_bytes: Option<String>,
-    /// Age of the oldest events.
     journal_age: Option<String>,
-    /// `always`, `interval` or `never`.
     sync: Option<String>,
-    /// Length of the interval.
     sync_interval: Option<String>,
-    /// Most subscribers in all.
     subscribers_max: Option<usize>,
-    /// Most subscribers of one user.
     subscribers_per_uid_max: Option<usize>,
 }
 
 impl Settings {
-    /// Reads the arguments, without the program's name, and the configuration file.
+    /// Parses `args`, which lack the program's name, and the configuration file.
     ///
     /// # Errors
-    /// See [`ConfigError`].
-    pub fn from_args(args: impl Iterator<Item = OsString>) -> Result<Asked, ConfigError> {
+    /// An argument, the file or a value in it is invalid, see [`ConfigError`].
+    pub(crate) fn from_args(args: impl Iterator<Item = OsString>) -> Result<Command, ConfigError> {
         use lexopt::prelude::*;
         let mut parser = lexopt::Parser::from_args(args);
         let (mut section, mut config) = (Section::default(), None);
-        let mut hands_over = false;
-        let (mut given_back, mut mode) = (None, Mode::from_bits_truncate(0o620));
+        let mut hand_over = false;
+        let (mut give_back, mut mode) = (None, Mode::from_bits_truncate(0o620));
         while let Some(arg) = parser.next()? {
             match arg {
-                Short('h') | Long("help") => return Ok(Asked::Print(HELP.to_owned())),
+                Short('h') | Long("help") => return Ok(Command::Print(HELP.to_owned())),
                 Short('V') | Long("version") => {
-                    return Ok(Asked::Print(format!("sampan-monitord {}\n", env!("CARGO_PKG_VERSION"))));
+                    return Ok(Command::Print(format!("sampan-monitord {}\n", env!("CARGO_PKG_VERSION"))));
                 }
                 Long("fifo") => section.fifo = Some(parser.value()?.into()),
                 Long("emit-fifo") => section.emit_fifo = Some(parser.value()?.into()),
@@ -202,31 +167,31 @@ impl Settings {
                 Long("subscribers-per-uid-max") => {
                     section.subscribers_per_uid_max = Some(parser.value()?.parse()?)
                 }
-                Long("hand-over-fifos") => hands_over = true,
-                Long("give-back-fifo") => given_back = Some(PathBuf::from(parser.value()?)),
+                Long("hand-over-fifos") => hand_over = true,
+                Long("give-back-fifo") => give_back = Some(PathBuf::from(parser.value()?)),
                 Long("fifo-mode") => mode = file_mode(&parser.value()?.string()?)?,
-                Long("hold-fifo") => return Ok(Asked::Hold(parser.value()?.into())),
+                Long("hold-fifo") => return Ok(Command::Hold(parser.value()?.into())),
                 Long("config") => config = Some(PathBuf::from(parser.value()?)),
                 _ => return Err(arg.unexpected().into()),
             }
         }
-        if let Some(path) = given_back {
-            return Ok(Asked::GiveBack(path, mode));
+        if let Some(path) = give_back {
+            return Ok(Command::GiveBack(path, mode));
         }
         let settings = Box::new(Self::resolve(section, config)?);
-        Ok(if hands_over { Asked::HandOver(settings) } else { Asked::Run(settings) })
+        Ok(if hand_over { Command::HandOver(settings) } else { Command::Run(settings) })
     }
 
-    /// The settings as the same arguments and the file of today give them.
+    /// Resolves the settings again, from the same arguments and the present content of the file.
     ///
     /// # Errors
-    /// See [`ConfigError`].
-    pub fn reread(&self) -> Result<Self, ConfigError> {
+    /// The file cannot be read, or a value in it is invalid.
+    pub(crate) fn reread(&self) -> Result<Self, ConfigError> {
         Self::resolve(self.arguments.clone(), self.config.clone())
     }
 
-    /// Which settings of `other` take effect only after a restart, by name.
-    pub fn needs_restart(&self, other: &Self) -> Vec<&'static str> {
+    /// Names of the settings in `other` that differ from these and take effect only after a restart.
+    pub(crate) fn needs_restart(&self, other: &Self) -> Vec<&'static str> {
         let same = [
             ("fifo", self.fifo == other.fifo),
             ("emit-fifo", self.emit_fifo == other.emit_fifo),
@@ -258,7 +223,7 @@ impl Settings {
         let fifo = path(&arguments.fifo, &file.fifo, paths.fifo());
         let emit_fifo = path(&arguments.emit_fifo, &file.emit_fifo, paths.emit_fifo());
         if fifo == emit_fifo {
-            return Err(bad("emit-fifo", &emit_fifo.to_string_lossy(), "another path than that of 'fifo'"));
+            return Err(bad("emit-fifo", &emit_fifo.to_string_lossy(), "a path that differs from 'fifo'"));
         }
         Ok(Settings {
             fifo,
@@ -332,7 +297,7 @@ mod tests {
 
     fn settings(args: &[&str]) -> Result<Settings, ConfigError> {
         match Settings::from_args(args.iter().map(OsString::from))? {
-            Asked::Run(settings) => Ok(*settings),
+            Command::Run(settings) => Ok(*settings),
             other => panic!("{other:?}"),
         }
     }

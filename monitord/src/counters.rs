@@ -1,36 +1,39 @@
-//! What this process has counted since it started.
+//! Counters since the start of this process, for its status and its log.
+//!
+//! Owned by the intake; the event loop adds the clients' part.
 
 use std::time::Instant;
 
-/// Seconds over which the rate is told.
+/// Seconds over which the rate of events is averaged.
 const WINDOW_S: u64 = 60;
 
-/// The counters.
+/// Totals since the start, and the events of the last minute.
 #[derive(Debug)]
-pub struct Counters {
+pub(crate) struct Counters {
     started: Instant,
     /// Events taken.
-    pub events: u64,
-    /// Bytes of the FIFOs that were no record.
-    pub skipped_bytes: u64,
-    /// Records that were in the journal already.
-    pub repeated: u64,
+    pub(crate) events: u64,
+    /// Bytes of the FIFOs that belonged to no valid record.
+    pub(crate) skipped_bytes: u64,
+    /// Records that were skipped because an earlier process had put them into the journal.
+    pub(crate) repeated: u64,
     /// Records of the emit FIFO that claimed to be facts.
-    pub emit_refused: u64,
-    /// Events that writers dropped.
-    pub writers_lost: u64,
-    /// Events that subscribers were told are gone.
-    pub subscribers_lost: u64,
-    /// Subscribers turned away.
-    pub refused: u64,
-    /// Events of each of the last seconds, by second modulo their number.
+    pub(crate) emit_refused: u64,
+    /// Events that writers dropped because a FIFO was full, as later records report.
+    pub(crate) writers_lost: u64,
+    /// Events that were reported to subscribers as lost.
+    pub(crate) subscribers_lost: u64,
+    /// Subscribers that were refused because of a limit.
+    pub(crate) refused: u64,
+    /// Number of events in each of the last [`WINDOW_S`] seconds; the index is the second modulo [`WINDOW_S`].
     seconds: [u32; WINDOW_S as usize],
+    /// The second of the latest entry, counted from the start.
     latest_s: u64,
 }
 
 impl Counters {
-    /// All zero, from now.
-    pub fn new() -> Self {
+    /// Starts at zero, and starts the clock of the rate.
+    pub(crate) fn new() -> Self {
         Counters {
             started: Instant::now(),
             events: 0,
@@ -45,31 +48,34 @@ impl Counters {
         }
     }
 
-    /// Counts events that were just taken.
-    pub fn add_events(&mut self, count: u64) {
+    /// Counts events that were taken just now.
+    pub(crate) fn add_events(&mut self, count: u64) {
         self.events += count;
-        self.forget();
-        let second = &mut self.seconds[(self.latest_s % WINDOW_S) as usize];
-        *second = second.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+        self.clear_old_seconds();
+        if let Some(second) = self.seconds.get_mut((self.latest_s % WINDOW_S) as usize) {
+            *second = second.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+        }
     }
 
     /// Events per second over the last minute, or since the start if that is less, in thousandths.
-    pub fn events_per_1000s(&mut self) -> u64 {
-        self.forget();
+    pub(crate) fn events_per_1000s(&mut self) -> u64 {
+        self.clear_old_seconds();
         let events: u64 = self.seconds.iter().map(|count| u64::from(*count)).sum();
         events * 1000 / (self.latest_s + 1).min(WINDOW_S)
     }
 
     /// Milliseconds since the start.
-    pub fn uptime_ms(&self) -> u64 {
+    pub(crate) fn uptime_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Clears the seconds that have left the window.
-    fn forget(&mut self) {
+    /// Clears the entries of seconds that have left the window.
+    fn clear_old_seconds(&mut self) {
         let now = self.started.elapsed().as_secs();
         for second in (self.latest_s + 1..=now).take(WINDOW_S as usize) {
-            self.seconds[(second % WINDOW_S) as usize] = 0;
+            if let Some(count) = self.seconds.get_mut((second % WINDOW_S) as usize) {
+                *count = 0;
+            }
         }
         self.latest_s = now;
     }

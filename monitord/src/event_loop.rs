@@ -1,16 +1,17 @@
-//! The loop: FIFOs in, sockets out.
+//! The event loop: reads the FIFOs and serves the sockets.
 //!
-//! One thread owns the intake (FIFOs and store), the listener and every client; nobody but `main` calls it.
-//! Readiness is only noted; work follows in a fixed order, each input on a budget. Never waits for a
-//! subscriber, and never for a disk: that is the syncer's.
+//! `main` runs it, in one thread that owns the intake (FIFOs and store), the listener and every client. A poll event
+//! only marks readiness; the work follows in a fixed order, each input up to a budget. The loop never waits for a
+//! subscriber, and never for a disk, which only the syncer thread does.
 
-use crate::checker::Checker;
-use crate::client::{Client, State, Subscription, Told, Wish};
-use crate::clients::{Clients, end_at, item_frame};
+use crate::client::{Client, Criteria, KnownPosition, State, Subscription};
+use crate::clients::{Clients, item_frame};
 use crate::config::Settings;
+use crate::deadlines::Deadlines;
 use crate::intake::{Intake, ORIGINS};
 use crate::request::{self, Plan};
 use crate::setup::{self, SetupError};
+use crate::until::{self, EndPlan};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use sampan_daemon::accept::Accept;
@@ -28,20 +29,20 @@ const FIFO: Token = Token(1);
 const LISTENER: Token = Token(2);
 const WAKER: Token = Token(3);
 const EMIT_FIFO: Token = Token(4);
-/// Tokens from here on are clients'; none is used twice.
+/// Token of the first client; each later one has the next number, and none is used twice.
 const FIRST_CLIENT: usize = 16;
 
-/// Windows of each FIFO that are taken per turn: however much one brings, the other waits for no more than these.
+/// Windows that are taken from each FIFO per turn, so that a full FIFO delays the other one by no more than these.
 const WINDOWS_PER_TURN: usize = 2;
-/// Connections that are accepted per turn.
+/// Most connections that are accepted per turn.
 const ACCEPTS_PER_TURN: usize = 64;
-/// A client that has not sent its request by then is closed: it holds a descriptor for nothing.
+/// A client that has not sent its request after this time is closed, since it holds a descriptor without using it.
 const OPENING_TIME: Duration = Duration::from_secs(10);
-/// How long nothing happens before the pages of code that was run are given back.
-const REST: Duration = Duration::from_secs(1);
-/// How long subscribers may take to receive what is left when this process stops.
-const FAREWELL: Duration = Duration::from_millis(500);
-/// Most bytes that the subscribers' part of a status takes.
+/// How long the process must be idle before it releases the memory of its code pages.
+const IDLE_TIME: Duration = Duration::from_secs(1);
+/// How long subscribers may take to receive their last events when this process stops.
+const SHUTDOWN_TIME: Duration = Duration::from_millis(500);
+/// Most bytes that the list of subscribers takes in a status, so that it fits one frame.
 const STATUS_BYTES_MAX: usize = 768 << 10;
 
 #[derive(Debug, Default)]
@@ -61,65 +62,66 @@ impl Ready {
     }
 }
 
-/// The process.
-pub struct EventLoop {
+/// Everything that the process owns while it serves.
+pub(crate) struct EventLoop {
     settings: Settings,
     poll: Poll,
     signals: Signals,
     intake: Intake,
     clients: Clients,
-    checker: Checker,
+    deadlines: Deadlines,
     listener: Listener,
     ready: Ready,
     next_token: usize,
-    /// Clients whose request waits to be read.
+    /// Clients whose socket has bytes to be read.
     openings: Vec<usize>,
     watchdog: Watchdog,
     accept: Accept,
-    /// When pages are given back, once after something has happened: an idle process does not wake up for it.
-    rest_at: Option<Instant>,
+    /// When the memory of code pages is released: once after each activity, so that an idle process never wakes up.
+    release_memory_at: Option<Instant>,
+    /// A client could be served more at once, but its budget is used up.
     more: bool,
-    /// When a subscriber with a filter is to be told its position.
+    /// When the next position frame to a subscriber with a filter is due.
     position_at: Option<Instant>,
     stopping: bool,
 }
 
 impl EventLoop {
-    /// Opens everything that the settings name.
+    /// Opens FIFOs, socket and journal, and starts the threads.
     ///
     /// # Errors
-    /// See [`SetupError`].
-    pub fn open(settings: Settings) -> Result<Self, SetupError> {
+    /// One of them cannot be had, see [`SetupError`].
+    pub(crate) fn open(settings: Settings) -> Result<Self, SetupError> {
         let system = |what| move |source| SetupError::System { what, source };
         let (fifo, emit_fifo, listener) = setup::endpoints(&settings)?;
         let poll = Poll::new().map_err(system("polling"))?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(system("a waker"))?);
-        let checker = Checker::start(Arc::clone(&waker)).map_err(system("the checker thread"))?;
+        let deadlines = Deadlines::start(Arc::clone(&waker)).map_err(system("the deadline thread"))?;
         let signals = signals::register(poll.registry(), SIGNALS, &[SIGTERM, SIGINT, SIGHUP, SIGUSR1]);
         let signals = signals.map_err(system("signals"))?;
         setup::raise_descriptor_limit(settings.subscribers_max);
-        let (journal, found, failed) = setup::journal(&settings)?;
-        let intake = Intake::new(fifo, emit_fifo, journal, &found, &settings, waker);
+        let (journal, recovery, failure) = setup::journal(&settings)?;
+        let intake = Intake::new(fifo, emit_fifo, journal, &recovery, &settings, waker);
         let mut event_loop = EventLoop {
             poll,
             signals,
             intake: intake.map_err(system("the syncer thread"))?,
             clients: Clients::default(),
-            checker,
+            deadlines,
             listener,
             ready: Ready { facts: true, emit: true, ..Ready::default() },
             next_token: FIRST_CLIENT,
             openings: Vec::new(),
             watchdog: Watchdog::from_env(),
             accept: Accept::new(),
-            rest_at: None,
+            release_memory_at: None,
             more: false,
             position_at: None,
             stopping: false,
             settings,
         };
         event_loop.register().map_err(system("polling"))?;
-        event_loop.intake.emit_start(&found.damage, failed.as_deref());
+        event_loop.intake.emit_start(&recovery.damage, failure.as_deref());
         Ok(event_loop)
     }
 
@@ -131,11 +133,11 @@ impl EventLoop {
         registry.register(self.listener.source(), LISTENER, Interest::READABLE)
     }
 
-    /// Runs until asked to stop.
+    /// Serves until SIGTERM or SIGINT.
     ///
     /// # Errors
-    /// The poll or the FIFO failed.
-    pub fn run(mut self) -> io::Result<()> {
+    /// Polling or reading a FIFO failed.
+    pub(crate) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
         log::info!(
             "serving {} from {} and {}, newest event {}",
@@ -153,17 +155,19 @@ impl EventLoop {
             self.accept_clients();
             self.read_fifos()?;
             self.open_subscriptions();
-            self.take_verdicts();
+            self.end_passed_deadlines();
             self.serve_clients();
-            self.keep_time();
-            self.rest(!events.is_empty());
+            self.watchdog.feed();
+            self.intake.report_bad_input();
+            self.release_idle_memory(!events.is_empty());
         }
-        self.farewell(&mut events)
+        self.shut_down(&mut events)
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let has_input = (self.ready.facts && !self.intake.waits(Origin::Facts))
-            || (self.ready.emit && !self.intake.waits(Origin::Emit));
+        let can_take = |origin| !self.intake.is_waiting_for_disk(origin);
+        let has_input =
+            (self.ready.facts && can_take(Origin::Facts)) || (self.ready.emit && can_take(Origin::Emit));
         let busy = self.more || has_input || self.accept.is_marked();
         let timeout = if busy { Some(Duration::ZERO) } else { self.next_deadline() };
         match self.poll.poll(events, timeout) {
@@ -175,14 +179,16 @@ impl EventLoop {
         }
     }
 
-    /// How long the loop may sleep at most; for ever when nothing is pending.
+    /// How long the loop may sleep; `None` if no work is scheduled.
     fn next_deadline(&self) -> Option<Duration> {
-        let watchdog = self.watchdog.deadline();
-        let earliest =
-            [self.intake.next_report(), watchdog, self.accept.next_attempt(), self.rest_at, self.position_at]
-                .into_iter()
-                .flatten()
-                .min()?;
+        let scheduled = [
+            self.intake.next_report(),
+            self.watchdog.deadline(),
+            self.accept.next_attempt(),
+            self.release_memory_at,
+            self.position_at,
+        ];
+        let earliest = scheduled.into_iter().flatten().min()?;
         Some(earliest.saturating_duration_since(Instant::now()))
     }
 
@@ -202,7 +208,7 @@ impl EventLoop {
                         client.blocked = false;
                     }
                     if event.is_read_closed() || event.is_error() {
-                        // Whatever it was to be given, nobody is there to take it.
+                        // The peer has hung up: unsent frames have no receiver.
                         self.end(token);
                     } else if event.is_readable() {
                         self.openings.push(token);
@@ -221,7 +227,7 @@ impl EventLoop {
                 SIGHUP => self.reread_settings(),
                 SIGUSR1 => log::info!("{}", self.counters_line()),
                 _ => {
-                    log::info!("asked to stop by signal {signal}");
+                    log::info!("stopping on signal {signal}");
                     self.stopping = true;
                 }
             }
@@ -231,19 +237,24 @@ impl EventLoop {
     fn reread_settings(&mut self) {
         systemd::notify(&reloading());
         match self.settings.reread() {
-            Err(error) => log::error!("keep the settings as they are: {}", sampan_ipc::report::chain(&error)),
+            Err(error) => {
+                let error = sampan_ipc::report::chain(&error);
+                log::error!("the settings stay as they were, reading them again failed: {error}");
+            }
             Ok(new) => {
                 for name in self.settings.needs_restart(&new) {
-                    log::warn!("'{name}' changed: this takes effect when sampan-monitord is started again");
+                    log::warn!("'{name}' changed: this takes effect when sampan-monitord is restarted");
                 }
                 self.settings.limits = new.limits;
                 self.settings.subscribers_max = new.subscribers_max.min(self.settings.subscribers_max);
                 if new.subscribers_max > self.settings.subscribers_max {
-                    log::warn!("'subscribers-max' can be raised only by a new start");
+                    log::warn!(
+                        "'subscribers-max' was raised: this takes effect when sampan-monitord is restarted"
+                    );
                 }
                 self.settings.subscribers_per_uid_max = new.subscribers_per_uid_max;
-                log::info!("settings read again");
-                self.intake.set(new.limits, new.sync);
+                log::info!("the new settings are in effect");
+                self.intake.apply_settings(new.limits, new.sync);
             }
         }
         systemd::notify(&[NotifyState::Ready]);
@@ -261,7 +272,7 @@ impl EventLoop {
                 }
                 Err(error) => {
                     if self.accept.record_failure(&error, Instant::now()) {
-                        log::warn!("cannot accept a connection: {error}");
+                        log::warn!("cannot accept a subscriber's connection, will try again: {error}");
                     }
                 }
             }
@@ -273,48 +284,49 @@ impl EventLoop {
         self.next_token += 1;
         let registry = self.poll.registry();
         if let Err(error) = registry.register(&mut client.stream, Token(token), Interest::READABLE) {
-            log::warn!("cannot poll a connection of user {}: {error}", peer.uid);
+            log::warn!("closed a connection of user {}: cannot poll it: {error}", peer.uid);
             return;
         }
-        log::debug!("connection {token}: user {}, process {}", peer.uid, peer.pid);
-        let deadline = (after(OPENING_TIME), Token(token));
-        self.checker.arm(deadline);
+        log::debug!("connection {token}: accepted from user {}, process {}", peer.uid, peer.pid);
+        let deadline = (clock_after(OPENING_TIME), Token(token));
+        self.deadlines.arm(deadline);
         client.deadline = Some(deadline);
-        let full = self.is_full_for(peer);
+        let exceeded = self.exceeded_limit(peer);
         self.clients.insert(token, client);
-        if let Some(message) = full {
-            log::warn!("subscriber of user {} (process {}) turned away: {message}", peer.uid, peer.pid);
+        if let Some(message) = exceeded {
+            log::warn!("refused a subscriber of user {} (process {}): {message}", peer.uid, peer.pid);
             self.intake.counters.refused += 1;
-            self.turn_away(token, request::refusal(Reason::Limit, message));
+            self.refuse(token, request::refusal(Reason::Limit, message));
         }
     }
 
-    /// Why one more client of `peer`'s user is too many, if it is.
-    fn is_full_for(&self, peer: Peer) -> Option<String> {
+    /// The limit that one more client of `peer`'s user would exceed, in words; `None` if there is room for it.
+    fn exceeded_limit(&self, peer: Peer) -> Option<String> {
         let (all, of_user) = (self.settings.subscribers_max, self.settings.subscribers_per_uid_max);
         if self.clients.len() >= all {
             Some(format!("{all} subscribers are served already, which is the limit"))
-        } else if self.clients.of_uid(peer.uid) >= of_user {
+        } else if self.clients.count_of_uid(peer.uid) >= of_user {
             Some(format!("{of_user} subscribers of user {} are served already, which is the limit", peer.uid))
         } else {
             None
         }
     }
 
-    /// Takes what the FIFOs hold, within the turn's budget.
+    /// Takes records from both FIFOs, up to the turn's budget, and removes journal segments over the limits.
     fn read_fifos(&mut self) -> io::Result<()> {
         for origin in self.intake.take_synced()? {
             *self.ready.fifo(origin) = true;
         }
         for origin in ORIGINS {
-            // A subscriber that asks now hears of what was emitted before it asked.
+            // A new subscriber must find every event that was written before it sent its request, although the poll may
+            // not have reported the FIFO yet.
             if *self.ready.fifo(origin) || !self.openings.is_empty() {
                 *self.ready.fifo(origin) = self.intake.take(origin, WINDOWS_PER_TURN)?;
             }
         }
         self.intake.report_bad_input();
         if self.intake.store().is_over_limits() {
-            for token in self.clients.settle(self.intake.store()) {
+            for token in self.clients.finish_frames(self.intake.store()) {
                 self.end(token);
             }
             self.intake.store_mut().prune();
@@ -330,7 +342,7 @@ impl EventLoop {
             match request::read(client) {
                 Ok(None) => {}
                 Ok(Some(Ok((version, request)))) => self.open_request(token, version, request),
-                Ok(Some(Err(refusal))) => self.turn_away(token, refusal),
+                Ok(Some(Err(refusal))) => self.refuse(token, refusal),
                 Err(error) => {
                     log::debug!("connection {token}: {error}");
                     self.end(token);
@@ -352,40 +364,45 @@ impl EventLoop {
             }
             Request::Subscribe(subscribe) => {
                 if let Err(refusal) = self.subscribe(token, version, subscribe) {
-                    self.turn_away(token, refusal);
+                    self.refuse(token, refusal);
                 }
             }
         }
     }
 
     fn subscribe(&mut self, token: usize, version: u16, subscribe: Subscribe) -> Result<(), Refusal> {
-        let Plan { filters, at, lineage, stop, deadline } = request::plan(&subscribe, self.intake.store())?;
+        let Plan { filters, at, lineage, end } = request::plan(&subscribe, self.intake.store())?;
         let unmarked = version < watch::VERSION;
-        let wish = Wish { filters, since: subscribe.since, until: subscribe.until, unmarked };
-        let select = self.clients.select(wish);
+        let criteria = Criteria { filters, since: subscribe.since, until: subscribe.until, unmarked };
+        let criteria = self.clients.share_criteria(criteria);
         let head = self.intake.store().head();
         let Some(client) = self.clients.get_mut(token) else { return Ok(()) };
         let (uid, pid) = (client.peer.uid, client.peer.pid);
         log::debug!("connection {token}: user {uid}, process {pid} subscribes {subscribe:?}");
         if let Some(opening) = client.deadline.take() {
-            self.checker.disarm(opening);
+            self.deadlines.disarm(opening);
         }
-        if let Some(until) = deadline {
-            self.checker.arm((until, Token(token)));
-            client.deadline = Some((until, Token(token)));
-        }
+        let stop = match end {
+            EndPlan::Stop(stop) => Some(stop),
+            EndPlan::Deadline(until) => {
+                self.deadlines.arm((until, Token(token)));
+                client.deadline = Some((until, Token(token)));
+                None
+            }
+            EndPlan::Open => None,
+        };
         client.out = item_frame(&Item::Welcome { version, head });
         if version >= watch::VERSION {
             client.out.extend(item_frame(&Item::Journal(lineage)));
         }
         let terms = subscribe.filters.into();
-        let is_told = select.is_some() && version >= watch::VERSION;
-        let told = is_told.then_some(Told { seq: lineage.after, at: None });
-        client.state = State::Subscribed(Subscription { at, inside: false, select, stop, terms, told });
+        let needs_position = criteria.is_some() && version >= watch::VERSION;
+        let known = needs_position.then_some(KnownPosition { seq: lineage.after, sent_at: None });
+        client.state = State::Subscribed(Subscription { at, inside: false, criteria, stop, terms, known });
         Ok(())
     }
 
-    fn turn_away(&mut self, token: usize, refusal: Refusal) {
+    fn refuse(&mut self, token: usize, refusal: Refusal) {
         log::debug!("connection {token}: refused: {}", refusal.message);
         if let Some(client) = self.clients.get_mut(token) {
             client.out = item_frame(&Item::Error(refusal));
@@ -393,22 +410,21 @@ impl EventLoop {
         }
     }
 
-    /// Ends those whose deadline has passed.
-    fn take_verdicts(&mut self) {
+    /// Ends the subscriptions whose `until` has passed, and closes the clients that sent no request in time.
+    fn end_passed_deadlines(&mut self) {
         if !std::mem::take(&mut self.ready.woken) {
             return;
         }
-        let here = self.intake.store().committed().pos;
-        for Token(token) in self.checker.verdicts() {
+        let committed = self.intake.store().committed();
+        for Token(token) in self.deadlines.take_passed() {
             let Some(client) = self.clients.get_mut(token) else {
                 continue;
             };
             client.deadline = None;
             match &mut client.state {
-                // What came before the deadline is given still; what comes later is not.
-                State::Subscribed(subscription) => end_at(subscription, here, End::Until),
+                State::Subscribed(subscription) => until::end_at_until(subscription, committed),
                 State::Opening(_) | State::Leaving => {
-                    log::info!("connection {token}: no request within {} s, closed", OPENING_TIME.as_secs());
+                    log::info!("connection {token}: closed, no request within {} s", OPENING_TIME.as_secs());
                     self.end(token);
                 }
             }
@@ -419,8 +435,8 @@ impl EventLoop {
         let served = self.clients.serve(self.intake.store());
         self.more = served.more;
         self.position_at = served.position_at;
-        for token in served.room {
-            self.watch_for_room(token);
+        for token in served.interest_changed {
+            self.update_interest(token);
         }
         for token in served.gone {
             self.end(token);
@@ -428,17 +444,17 @@ impl EventLoop {
         self.intake.counters.subscribers_lost = self.clients.lost;
     }
 
-    /// Polls for room only while a socket is full: otherwise every read of a peer would wake this process.
-    fn watch_for_room(&mut self, token: usize) {
+    /// Polls a socket for writing only while it is full: otherwise every read by the peer would wake this process.
+    fn update_interest(&mut self, token: usize) {
         let Some(client) = self.clients.get_mut(token) else {
             return;
         };
         let interest =
             if client.blocked { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         match self.poll.registry().reregister(&mut client.stream, Token(token), interest) {
-            Ok(()) => client.watched_for_room = client.blocked,
+            Ok(()) => client.polled_for_write = client.blocked,
             Err(error) => {
-                log::warn!("connection {token}: cannot poll: {error}");
+                log::warn!("connection {token}: closed, cannot poll it: {error}");
                 self.end(token);
             }
         }
@@ -449,40 +465,36 @@ impl EventLoop {
             return;
         };
         if let Some(deadline) = client.deadline {
-            self.checker.disarm(deadline);
+            self.deadlines.disarm(deadline);
         }
         let _ = self.poll.registry().deregister(&mut client.stream);
         log::debug!("connection {token}: closed");
     }
 
-    fn keep_time(&mut self) {
-        self.watchdog.feed();
-        self.intake.report_bad_input();
-    }
-
-    /// Gives pages back when nothing has happened for a while. Bursts keep what they run, and pay one clock a turn.
-    fn rest(&mut self, is_busy: bool) {
+    /// Releases the memory of code pages once the process has been idle for [`IDLE_TIME`]; the kernel reads them from
+    /// the binary again when they are used.
+    fn release_idle_memory(&mut self, is_busy: bool) {
         let now = Instant::now();
         if is_busy || self.more {
-            self.rest_at = Some(now + REST);
-        } else if self.rest_at.take_if(|at| *at <= now).is_some() {
+            self.release_memory_at = Some(now + IDLE_TIME);
+        } else if self.release_memory_at.take_if(|at| *at <= now).is_some() {
             sampan_os::memory::drop_code_pages();
         }
     }
 
-    /// Takes what the FIFOs still hold, tells every subscriber that this is the end, and goes.
-    fn farewell(mut self, events: &mut Events) -> io::Result<()> {
+    /// Takes the records that the FIFOs still hold, serves every subscriber up to them, and sends it the end frame.
+    fn shut_down(mut self, events: &mut Events) -> io::Result<()> {
         systemd::notify(&[NotifyState::Stopping]);
         self.intake.close()?;
         let committed = self.intake.store().committed();
         for client in self.clients.iter_mut() {
             match &mut client.state {
-                State::Subscribed(subscription) => end_at(subscription, committed.pos, End::Shutdown),
+                State::Subscribed(subscription) => until::end_at_shutdown(subscription, committed),
                 State::Opening(_) => client.state = State::Leaving,
                 State::Leaving => {}
             }
         }
-        let deadline = Instant::now() + FAREWELL;
+        let deadline = Instant::now() + SHUTDOWN_TIME;
         loop {
             self.serve_clients();
             let left = deadline.saturating_duration_since(Instant::now());
@@ -538,7 +550,7 @@ impl EventLoop {
                 pid: client.peer.pid,
                 lag: client.lag(visible),
                 filters: subscription.terms.to_vec(),
-                age_ms: u64::try_from(client.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+                age_ms: u64::try_from(client.connected_at.elapsed().as_millis()).unwrap_or(u64::MAX),
             });
         }
         Status {
@@ -561,8 +573,8 @@ impl EventLoop {
     }
 }
 
-/// `time` from now, in nanoseconds since the epoch.
-fn after(time: Duration) -> i64 {
+/// The wall clock's time after `time`, in nanoseconds since the epoch.
+fn clock_after(time: Duration) -> i64 {
     sampan_ipc::time::now().saturating_add(i64::try_from(time.as_nanos()).unwrap_or(i64::MAX))
 }
 

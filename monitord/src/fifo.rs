@@ -1,8 +1,8 @@
-//! A FIFO: peeked first, consumed once its records are kept.
+//! Reading a FIFO without losing records: its bytes are copied first, and removed once the records are in the journal.
 //!
-//! The intake owns one for facts and one for others' events. tee(2) copies what the FIFO holds into a private pipe
-//! without taking it out; [`Fifo::consume`] takes it out. If this process dies in between, the next one finds the
-//! records where they were. Knows nothing of records.
+//! Owned by the intake, once for facts and once for other events. [`Fifo::peek`] copies bytes by tee(2), which leaves
+//! them in the FIFO; [`Fifo::consume`] removes them. If this process dies between the two, the next one finds the
+//! records still in the FIFO. This module does not know the format of records.
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, SpliceFFlags, fcntl, splice, tee};
@@ -15,84 +15,90 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Bytes that one peek gives at most: sixteen pages, what a pipe holds by default.
-pub const WINDOW: usize = 64 << 10;
-/// Bytes that the FIFO is to hold: about a second of a busy host while this process restarts. F_SETPIPE_SZ.
+/// Most bytes that one peek returns: the default capacity of a pipe, which is the private pipe's. pipe(7).
+pub(crate) const WINDOW: usize = 64 << 10;
+/// Capacity of the FIFO in bytes: about a second of a busy host's events, while this process restarts. F_SETPIPE_SZ.
 const CAPACITY: i32 = 1 << 20;
 
 /// Why the FIFO cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum FifoError {
-    /// Another process reads it.
+pub(crate) enum FifoError {
     #[error("FIFO {} is in use by another sampan-monitord", .0.display())]
     Busy(PathBuf),
-    /// It cannot be opened, or something else is in its place.
+    /// The FIFO cannot be opened, or the path is another kind of file.
     #[error(transparent)]
     Open(#[from] OpenError),
 }
 
-/// The FIFO, read by this process alone.
+/// A FIFO that only this process reads.
 #[derive(Debug)]
-pub struct Fifo {
+pub(crate) struct Fifo {
     fifo: File,
-    /// Of one that was opened by its name; what systemd passes, it passes to one process.
+    /// Held if this process opened the FIFO by its path. A FIFO from systemd needs none: systemd passes it to one
+    /// process.
     _lock: Option<Flock<File>>,
+    /// The private pipe that tee(2) copies into.
     peek_in: OwnedFd,
     peek_out: OwnedFd,
+    /// /dev/null, into which consumed bytes are spliced; `None` if that is not possible, and they are read instead.
     null: Option<File>,
     window: Box<[u8]>,
 }
 
 impl Fifo {
-    /// Opens the FIFO at `path`, making it if it is not there; gives it to `group`, as [`fifo::put_right`] says.
+    /// Opens the FIFO at `path`, which is made if it does not exist, and corrects its group and mode by
+    /// [`fifo::put_right`].
     ///
     /// # Errors
-    /// See [`FifoError`].
-    pub fn open(path: &Path, group: Option<Gid>) -> Result<Self, FifoError> {
+    /// Another process reads the FIFO, or it cannot be made or opened.
+    pub(crate) fn open(path: &Path, group: Option<Gid>) -> Result<Self, FifoError> {
         fifo::make(path)?;
         let lock = lock(path)?;
         let file = fifo::hold(path)?;
         fifo::put_right(&file, path, group);
-        Self::read_by(file, path, Some(lock))
+        Self::with_private_pipe(file, path, Some(lock))
     }
 
-    /// Takes an open FIFO, as systemd passes it; `path` is for messages.
+    /// Takes over a FIFO that systemd passed; `path` is for messages.
     ///
     /// # Errors
-    /// See [`FifoError`].
-    pub fn adopt(fd: OwnedFd, path: &Path) -> Result<Self, FifoError> {
+    /// The descriptor is not a FIFO, or cannot be made non-blocking.
+    pub(crate) fn adopt(fd: OwnedFd, path: &Path) -> Result<Self, FifoError> {
         let failed = |errno: Errno| OpenError::Io { path: path.to_owned(), source: errno.into() };
         if !fifo::is_fifo(&fstat(&fd).map_err(failed)?) {
             return Err(OpenError::NotFifo { path: path.to_owned(), kind: "something else" }.into());
         }
         let flags = OFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GETFL).map_err(failed)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map_err(failed)?;
-        Self::read_by(File::from(fd), path, None)
+        Self::with_private_pipe(File::from(fd), path, None)
     }
 
-    fn read_by(fifo: File, path: &Path, lock: Option<Flock<File>>) -> Result<Self, FifoError> {
+    fn with_private_pipe(fifo: File, path: &Path, lock: Option<Flock<File>>) -> Result<Self, FifoError> {
         let failed = |errno: Errno| OpenError::Io { path: path.to_owned(), source: errno.into() };
         if let Err(errno) = fcntl(&fifo, FcntlArg::F_SETPIPE_SZ(CAPACITY)) {
-            log::debug!("the FIFO keeps its size: {errno}");
+            log::debug!(
+                "{}: the FIFO keeps its capacity, {CAPACITY} bytes are refused: {errno}",
+                path.display()
+            );
         }
         let (peek_out, peek_in) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(failed)?;
         let null = OpenOptions::new().write(true).open("/dev/null").ok();
         Ok(Fifo { fifo, _lock: lock, peek_in, peek_out, null, window: vec![0; WINDOW].into_boxed_slice() })
     }
 
-    /// The descriptor, to be polled.
-    pub fn raw(&self) -> RawFd {
+    /// The descriptor, for the poll.
+    pub(crate) fn raw(&self) -> RawFd {
         self.fifo.as_raw_fd()
     }
 
-    /// What the FIFO holds at its front, at most [`WINDOW`] bytes; empty if it holds nothing.
+    /// Copies at most [`WINDOW`] bytes from the front of the FIFO and leaves them in it; empty if the FIFO is empty.
     ///
-    /// The bytes stay in the FIFO. A record at the front is always whole: it was written at once, and a page
-    /// of a pipe, which holds it whole, is never split here. pipe(7).
+    /// A record at the front is always complete: its writer wrote it at once, so it lies in one page of the pipe, and a
+    /// copy into an empty pipe of [`WINDOW`] bytes splits no page. pipe(7), PIPE_BUF.
     ///
     /// # Errors
-    /// The FIFO itself failed.
-    pub fn peek(&mut self) -> io::Result<&[u8]> {
+    /// The FIFO cannot be read.
+    pub(crate) fn peek(&mut self) -> io::Result<&[u8]> {
         let teed = match tee(&self.fifo, &self.peek_in, WINDOW, SpliceFFlags::SPLICE_F_NONBLOCK) {
             Ok(len) => len,
             Err(Errno::EAGAIN | Errno::EINTR) => 0,
@@ -100,28 +106,28 @@ impl Fifo {
         };
         let mut got = 0;
         while got < teed {
-            match read(&self.peek_out, &mut self.window[got..teed]) {
+            match read(&self.peek_out, self.window.get_mut(got..teed).unwrap_or_default()) {
                 Ok(0) => break,
                 Ok(len) => got += len,
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
-        Ok(&self.window[..got])
+        Ok(self.window.get(..got).unwrap_or_default())
     }
 
-    /// Takes the first `len` bytes, which were peeked, out of the FIFO.
+    /// Removes the first `len` bytes, which were peeked, from the FIFO.
     ///
     /// # Errors
-    /// The FIFO itself failed.
-    pub fn consume(&mut self, len: usize) -> io::Result<()> {
+    /// The FIFO cannot be read.
+    pub(crate) fn consume(&mut self, len: usize) -> io::Result<()> {
         let mut left = len;
         while left > 0 {
             let taken = match &self.null {
                 Some(null) => {
                     splice(&self.fifo, None, null.as_fd(), None, left, SpliceFFlags::SPLICE_F_NONBLOCK)
                 }
-                None => read(&self.fifo, &mut self.window[..left.min(WINDOW)]),
+                None => read(&self.fifo, self.window.get_mut(..left.min(WINDOW)).unwrap_or_default()),
             };
             match taken {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -135,10 +141,10 @@ impl Fifo {
     }
 }
 
-/// Locks the name of the FIFO for this process, by a file beside it that only its owner can open.
+/// Locks the FIFO's path for this process, by a lock file next to it that only its owner can open.
 ///
-/// Not by flock(2) on the FIFO itself: a process that may only write into it could take that lock, and keep it. The lock
-/// file stays: to remove it would let two processes have it.
+/// The lock is not on the FIFO itself, since every process that may write to the FIFO could hold that lock. The lock
+/// file is never removed: otherwise two processes could each lock a different file of this name. flock(2).
 fn lock(fifo: &Path) -> Result<Flock<File>, FifoError> {
     let mut path = fifo.as_os_str().to_owned();
     path.push(".lock");
@@ -162,7 +168,7 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn what_is_peeked_stays_until_it_is_consumed() {
+    fn peeked_bytes_stay_until_they_are_consumed() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("fifo");
         let mut fifo = Fifo::open(&path, None).expect("a FIFO");
@@ -178,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_fifo_refuses_a_record_whole_and_is_peeked_window_by_window() {
+    fn a_full_fifo_refuses_whole_records_and_is_peeked_by_windows() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("fifo");
         let mut fifo = Fifo::open(&path, None).expect("a FIFO");
@@ -214,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_its_place_is_named() {
+    fn a_regular_file_at_the_path_is_reported_as_such() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("fifo");
         std::fs::write(&path, "").expect("a file");

@@ -1,11 +1,16 @@
-//! What the units do with the FIFOs while sampan-monitord does not read them: give back, hold, hand over.
+//! Tasks that systemd units run on the FIFOs while sampan-monitord does not read them: give back, hold, hand over.
 //!
-//! systemd opens a FIFO that exists only if owner, group and mode are those of one that it would make itself, and it makes
-//! them other ones right after. So each start of a socket unit but the first would fail: [`give_back`] runs before it. A
-//! FIFO that nobody has open loses what is in it: [`hold`] runs from the unit's stop to its next start. And sampan-monitord
-//! does not open the FIFOs itself: [`hand_over`] does so, as root, before each of its starts, and systemd passes them on.
-//! Run by the units, as `sampan-monitord --give-back-fifo`, `--hold-fifo` and `--hand-over-fifos`; none of them reads a byte of
-//! a FIFO, makes one, or removes one.
+//! [`give_back`] runs before each start of a socket unit. systemd opens an existing FIFO only if its owner, group and
+//! mode are those of a new one, and changes them to SocketUser=, SocketGroup= and SocketMode= right after: without it,
+//! each start but the first would fail.
+//!
+//! [`hold`] runs from the stop of a socket unit to its next start: a FIFO that no process has open loses its content.
+//!
+//! [`hand_over`] runs as root before each start of sampan-monitord, which may not open the FIFOs itself: it stores them
+//! with systemd, which passes them on.
+//!
+//! The units call `sampan-monitord --give-back-fifo`, `--hold-fifo` and `--hand-over-fifos`. No task reads from a FIFO,
+//! makes one, or removes one.
 
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{fchown, getegid, geteuid};
@@ -19,29 +24,22 @@ use std::path::{Path, PathBuf};
 
 /// Why a FIFO cannot be given back, held or handed over.
 #[derive(Debug, thiserror::Error)]
-pub enum HoldError {
-    /// It cannot be opened, or something else is in its place.
+pub(crate) enum HoldError {
+    /// The FIFO cannot be opened, or the path is another kind of file.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The system refuses.
     #[error("cannot {doing} FIFO {}", path.display())]
-    Io {
-        /// What was attempted.
-        doing: &'static str,
-        /// The path.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
 }
 
-/// Gives the FIFO at `path`, if there is one, to this process's user and group, with `mode`.
+/// Gives the FIFO at `path` to this process's user and group and sets its mode; does nothing if the path does not
+/// exist.
 ///
-/// A sampan-monitord that reads it reads on.
+/// A sampan-monitord that has the FIFO open is not affected.
 ///
 /// # Errors
-/// See [`HoldError`].
-pub fn give_back(path: &Path, mode: Mode) -> Result<(), HoldError> {
+/// The path is not a FIFO, or its owner or mode cannot be changed.
+pub(crate) fn give_back(path: &Path, mode: Mode) -> Result<(), HoldError> {
     let fifo = match fifo::hold(path) {
         Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
         fifo => fifo?,
@@ -50,12 +48,12 @@ pub fn give_back(path: &Path, mode: Mode) -> Result<(), HoldError> {
     given.map_err(|errno| HoldError::Io { doing: "give back", path: path.to_owned(), source: errno.into() })
 }
 
-/// Gives the FIFO of each name to the service manager, to be passed under that name to the process that it starts next;
-/// those that it was given before are forgotten. sd_pid_notify_with_fds(3).
+/// Stores each FIFO with the service manager under its name, in place of an earlier one of this name; the service
+/// manager passes them to the process that it starts next. sd_pid_notify_with_fds(3).
 ///
 /// # Errors
-/// See [`HoldError`].
-pub fn hand_over(fifos: &[(&str, &Path)]) -> Result<(), HoldError> {
+/// A FIFO cannot be opened, or the service manager cannot be reached.
+pub(crate) fn hand_over(fifos: &[(&str, &Path)]) -> Result<(), HoldError> {
     for (name, path) in fifos {
         let context = |source| HoldError::Io { doing: "hand over", path: (*path).to_owned(), source };
         let fifo = fifo::hold(path)?;
@@ -64,11 +62,11 @@ pub fn hand_over(fifos: &[(&str, &Path)]) -> Result<(), HoldError> {
     Ok(())
 }
 
-/// Holds the FIFO at `path` open, and says so to the service manager, until SIGTERM or SIGINT.
+/// Holds the FIFO at `path` open until SIGTERM or SIGINT; reports to the service manager when it is open.
 ///
 /// # Errors
-/// There is no such FIFO, or it cannot be opened.
-pub fn hold(path: &Path) -> Result<(), HoldError> {
+/// The path is not a FIFO, or cannot be opened.
+pub(crate) fn hold(path: &Path) -> Result<(), HoldError> {
     let context = |source| HoldError::Io { doing: "hold", path: path.to_owned(), source };
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(context)?;
     let fifo = fifo::hold(path)?;
@@ -76,8 +74,8 @@ pub fn hold(path: &Path) -> Result<(), HoldError> {
     signals.forever().next();
     match syscall::bytes_waiting(&fifo) {
         Ok(0) => {}
-        Ok(bytes) => log::info!("{} is not held any more, with {bytes} bytes unread", path.display()),
-        Err(errno) => log::debug!("cannot tell what is in {}: {errno}", path.display()),
+        Ok(bytes) => log::info!("{} is no longer held open; it has {bytes} unread bytes", path.display()),
+        Err(errno) => log::debug!("cannot count the unread bytes in {}: {errno}", path.display()),
     }
     Ok(())
 }
@@ -90,11 +88,11 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_fifo_is_given_back_with_what_is_in_it_and_nothing_else_is_touched() {
+    fn a_fifo_is_given_back_with_its_content_and_a_link_is_refused() {
         let dir = tempfile::tempdir().expect("a directory");
         let (path, link) = (dir.path().join("fifo"), dir.path().join("link"));
         let mode = Mode::from_bits_truncate(0o620);
-        give_back(&path, mode).expect("nothing is there, and nothing is to be done");
+        give_back(&path, mode).expect("nothing to do, as the path does not exist");
         assert!(!path.exists());
         let _reader = Fifo::open(&path, None).expect("a FIFO");
         let mut fifo = fifo::hold(&path).expect("opened");

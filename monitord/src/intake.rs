@@ -1,14 +1,15 @@
-//! From the two FIFOs to the store: what comes in, and when readers may see it.
+//! Taking records from the two FIFOs into the store, and deciding when readers may see them.
 //!
-//! Owned by the event loop. Peeks, checks, numbers, journals, and only then consumes; knows repeats after a
-//! restart, counts what is no record, and emits this process's own events through the same store. Each FIFO has
-//! its own account of all that, so that neither waits for the other. What comes by the emit FIFO is marked, and
-//! refused where its type is one of facts. Knows nothing of clients.
+//! Owned by the event loop. For each FIFO: peek a window, check its records, append them to the store and the journal,
+//! and only then consume the window. After a restart, records that an earlier process put into the journal are skipped.
+//! Bytes that are no record are counted and reported. The FIFOs have separate state, so neither waits for the other.
+//! Events of the emit FIFO are marked, and refused if their type is reserved for facts. This process's own events go
+//! through the same store. Nothing here knows clients.
 
 use crate::config::Settings;
 use crate::counters::Counters;
 use crate::fifo::{Fifo, WINDOW};
-use crate::journal::{Change, Found, Journal, Limits};
+use crate::journal::{Change, Journal, Limits, Recovery};
 use crate::ring::Cursor;
 use crate::segment;
 use crate::store::Store;
@@ -23,76 +24,81 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Least time between two reports of what a FIFO brought that is not taken, so a hostile writer costs two events a second.
+/// Least time between two reports of one kind of bad input, so that a hostile writer causes few events of this process.
 const REPORT_SPACING: Duration = Duration::from_secs(1);
-/// How long the FIFOs are drained when this process stops, however fast writers are.
+/// Longest time that the FIFOs are drained when this process stops, since writers may go on writing.
 const LAST_DRAIN: Duration = Duration::from_millis(200);
-/// Both FIFOs, in the order in which they are looked at.
-pub const ORIGINS: [Origin; 2] = [Origin::Facts, Origin::Emit];
+/// Both FIFOs, in the order in which they are read.
+pub(crate) const ORIGINS: [Origin; 2] = [Origin::Facts, Origin::Emit];
 /// Subject of this process's own events.
 const SELF: &str = "sampan-monitord";
 
-/// FIFOs and store, and what is between them.
+/// The FIFOs, the store, and the state of records on their way from one to the other.
 #[derive(Debug)]
-pub struct Intake {
+pub(crate) struct Intake {
     facts: Source,
     emit: Source,
     store: Store,
     syncer: Option<Syncer>,
     policy: Policy,
-    /// What this process counts.
-    pub counters: Counters,
-    /// This process's own events that wait for the disk.
+    pub(crate) counters: Counters,
+    /// This process's own events that are not on the disk yet.
     unsynced: Option<Unsynced>,
-    /// Records of the emit FIFO that claimed to be facts, not reported yet: how many, and the type of the first.
+    /// Records of the emit FIFO with a type of facts, not reported yet: their number, and the type of the first.
     refused: Option<(u64, String)>,
     refused_reports: Spacing,
+    /// Random identity of this process as a writer of records, and the number of its last record.
     writer: u64,
     counter: u64,
 }
 
-/// One FIFO, and what is known of it.
+/// One FIFO and its state.
 #[derive(Debug)]
 struct Source {
     fifo: Fifo,
-    /// Its records that wait for the disk.
+    /// The window whose records are not on the disk yet. Until they are, no further window is taken.
     unsynced: Option<Unsynced>,
     repeats: Repeats,
-    /// Bytes that were no record, not reported yet.
+    /// Number of bytes that were no record, not reported yet.
     garbage: u64,
     garbage_reports: Spacing,
 }
 
-/// Records that are committed and wait for the disk: their bytes in the FIFO, and the request to the syncer.
+/// Records that are committed to the journal but not synced to the disk.
 #[derive(Debug)]
 struct Unsynced {
+    /// Bytes of the FIFO to be consumed after the sync.
     fifo_bytes: usize,
+    /// Number of the request to the syncer.
     request: u64,
-    upto: Cursor,
+    /// End of the records in the store.
+    end: Cursor,
 }
 
-/// When something was last reported.
+/// When a report was last made, to keep [`REPORT_SPACING`].
 #[derive(Debug, Default)]
 struct Spacing(Option<Instant>);
 
-/// Records that may come once more after a restart, for so many bytes of the FIFO.
+/// Records in the journal that the FIFO may still hold, since an earlier process died before it consumed them.
 #[derive(Debug)]
 struct Repeats {
-    /// Writer, counter, and checksum of the rest: to know those of another writer is not enough to pass for it.
+    /// Writer, counter and checksum of each record. The checksum prevents that another writer, which knows the first
+    /// two, makes this process skip a record.
     known: HashSet<(u64, u64, u32)>,
+    /// Bytes of the FIFO in which repeated records may still be.
     bytes_left: usize,
 }
 
 impl Intake {
-    /// Joins FIFOs and journal; `waker` is rung when what was taken has reached the disk.
+    /// Connects the FIFOs with the journal. The syncer calls `waker` when records have reached the disk.
     ///
     /// # Errors
     /// The syncer thread cannot be started.
-    pub fn new(
+    pub(crate) fn new(
         facts: Fifo,
         emit: Fifo,
         journal: Option<Journal>,
-        found: &Found,
+        recovery: &Recovery,
         settings: &Settings,
         waker: Arc<Waker>,
     ) -> io::Result<Self> {
@@ -103,7 +109,7 @@ impl Intake {
             _ => None,
         };
         let source = |fifo, origin| {
-            let known = found.repeats.iter().filter(|repeat| repeat.0 == origin);
+            let known = recovery.repeats.iter().filter(|repeat| repeat.0 == origin);
             let known = known.map(|(_, writer, counter, sum)| (*writer, *counter, *sum)).collect();
             Source {
                 fifo,
@@ -116,7 +122,7 @@ impl Intake {
         Ok(Intake {
             facts: source(facts, Origin::Facts),
             emit: source(emit, Origin::Emit),
-            store: Store::new(settings.ring_bytes, journal, found.next),
+            store: Store::new(settings.ring_bytes, journal, recovery.next),
             syncer,
             policy: settings.sync,
             counters: Counters::new(),
@@ -128,8 +134,8 @@ impl Intake {
         })
     }
 
-    /// The descriptor of the FIFO of `origin`, to be polled.
-    pub fn raw(&self, origin: Origin) -> RawFd {
+    /// The descriptor of the FIFO of `origin`, for the poll.
+    pub(crate) fn raw(&self, origin: Origin) -> RawFd {
         self.source(origin).fifo.raw()
     }
 
@@ -147,28 +153,26 @@ impl Intake {
         }
     }
 
-    /// The events that there are.
-    pub fn store(&self) -> &Store {
+    pub(crate) fn store(&self) -> &Store {
         &self.store
     }
 
-    /// The events that there are, to drop old ones.
-    pub fn store_mut(&mut self) -> &mut Store {
+    pub(crate) fn store_mut(&mut self) -> &mut Store {
         &mut self.store
     }
 
-    /// True while what was taken of this FIFO waits for the disk; nothing more of it is taken until then.
-    pub fn waits(&self, origin: Origin) -> bool {
+    /// True while records of this FIFO are being synced; no more records are taken from it until then.
+    pub(crate) fn is_waiting_for_disk(&self, origin: Origin) -> bool {
         self.source(origin).unsynced.is_some()
     }
 
-    /// Takes what the FIFO of `origin` holds, at most `windows` windows of it; false if it is empty.
+    /// Takes at most `windows` windows from the FIFO of `origin`; false once the FIFO is empty.
     ///
     /// # Errors
-    /// The FIFO itself failed.
-    pub fn take(&mut self, origin: Origin, windows: usize) -> io::Result<bool> {
+    /// The FIFO cannot be read.
+    pub(crate) fn take(&mut self, origin: Origin, windows: usize) -> io::Result<bool> {
         for _ in 0..windows {
-            if self.waits(origin) {
+            if self.is_waiting_for_disk(origin) {
                 return Ok(true);
             }
             if !self.take_window(origin)? {
@@ -192,7 +196,7 @@ impl Intake {
         let mut scanner = Scanner::new(window);
         while let Some(step) = scanner.next() {
             match step {
-                Step::Record(record) if source.repeats.has(&record) => {
+                Step::Record(record) if source.repeats.contains(&record) => {
                     self.counters.repeated += 1;
                 }
                 Step::Record(record) if origin == Origin::Emit && FACT_KINDS.contains(&record.event.kind) => {
@@ -208,79 +212,83 @@ impl Intake {
                     }
                 }
                 Step::Garbage(bytes) => garbage += bytes,
-                // It may be whole in the next window, whose front it will be; at the front it cannot become so.
+                // An incomplete record may be complete in the next window, at whose front it will be. At the front of
+                // this window, it never becomes complete.
                 Step::Partial if scanner.consumed() > 0 => break,
                 Step::Partial => garbage += scanner.skip_partial(),
             }
         }
         let consumed = scanner.consumed();
         source.garbage += garbage as u64;
-        source.repeats.pass(consumed);
+        source.repeats.advance(consumed);
         self.counters.add_events(events);
         self.counters.skipped_bytes += garbage as u64;
         self.commit(Some((origin, consumed)));
-        if !self.waits(origin) {
+        if !self.is_waiting_for_disk(origin) {
             self.source_mut(origin).fifo.consume(consumed)?;
         }
         Ok(true)
     }
 
-    /// Writes what was taken, of a FIFO so many bytes, to the journal and lets readers see it, or has it synced first.
+    /// Writes the records since the last commit to the journal, and makes them visible, at once or after a sync.
+    /// `taken` is the FIFO that they are from, if any, and the number of its bytes.
     fn commit(&mut self, taken: Option<(Origin, usize)>) {
         loop {
             match self.store.commit() {
                 Change::None => break,
-                Change::Failed(reason) => self.tell_failure(&reason),
+                Change::Failed(reason) => self.report_journal_failure(&reason),
                 Change::Recovered => {
-                    log::info!("the journal can be written again");
+                    log::info!("the journal can be written again: new events are kept on disk");
                     self.push(Event::new("daemon", "journal-recovered", SELF));
                 }
             }
         }
-        let upto = self.store.committed();
+        let end = self.store.committed();
         let request = match (&self.syncer, self.store.journal().and_then(Journal::active)) {
-            (Some(syncer), Some(file)) => Some(syncer.ask(file)),
+            (Some(syncer), Some(file)) => Some(syncer.request(file)),
             _ => None,
         };
         match request {
             Some(request) if self.policy == Policy::Always => {
                 let fifo_bytes = taken.map_or(0, |(_, bytes)| bytes);
-                let unsynced = Some(Unsynced { fifo_bytes, request, upto });
+                let unsynced = Some(Unsynced { fifo_bytes, request, end });
                 match taken {
                     Some((origin, _)) => self.source_mut(origin).unsynced = unsynced,
                     None => self.unsynced = unsynced,
                 }
             }
-            _ => self.show(upto),
+            _ => self.make_visible(end),
         }
     }
 
-    /// Lets readers see what is before `upto`. They may see more already, of what waited for another sync.
-    fn show(&mut self, upto: Cursor) {
-        if upto.pos > self.store.visible().pos {
-            self.store.show(upto);
+    /// Makes the events before `end` visible to readers. More may be visible already: the FIFOs and this process's own
+    /// events wait for separate syncs, which may finish in another order.
+    fn make_visible(&mut self, end: Cursor) {
+        if end.pos > self.store.visible().pos {
+            self.store.make_visible(end);
         }
     }
 
-    /// Lets readers see what has reached the disk; gives the FIFOs that are to be looked at again.
+    /// Makes the events visible that have reached the disk, and consumes their bytes; returns the FIFOs to be read
+    /// again.
     ///
     /// # Errors
-    /// A FIFO itself failed.
-    pub fn take_synced(&mut self) -> io::Result<Vec<Origin>> {
+    /// A FIFO cannot be read.
+    pub(crate) fn take_synced(&mut self) -> io::Result<Vec<Origin>> {
         let Some(syncer) = &self.syncer else { return Ok(Vec::new()) };
-        let (done, error) = (syncer.done(), syncer.error());
+        let (done, error) = (syncer.done(), syncer.take_error());
         if let Some(error) = error {
-            self.tell_failure(&error.to_string());
+            self.report_journal_failure(&error.to_string());
             self.commit(None);
         }
         let is_done = |unsynced: &mut Unsynced| done >= unsynced.request;
         if let Some(own) = self.unsynced.take_if(is_done) {
-            self.show(own.upto);
+            self.make_visible(own.end);
         }
         let mut again = Vec::new();
         for origin in ORIGINS {
             if let Some(unsynced) = self.source_mut(origin).unsynced.take_if(is_done) {
-                self.show(unsynced.upto);
+                self.make_visible(unsynced.end);
                 self.source_mut(origin).fifo.consume(unsynced.fifo_bytes)?;
                 again.push(origin);
             }
@@ -288,27 +296,29 @@ impl Intake {
         Ok(again)
     }
 
-    /// Emits an event of this process's own.
-    pub fn emit(&mut self, event: Event) {
+    /// Adds an event of this process's own.
+    pub(crate) fn emit(&mut self, event: Event) {
         self.push(event);
         self.commit(None);
     }
 
-    /// Emits that this process begins, and what it found.
-    pub fn emit_start(&mut self, damage: &[String], failed: Option<&str>) {
+    /// Adds this process's `start` event, preceded by events for the journal's damage and its failure to open.
+    pub(crate) fn emit_start(&mut self, damage: &[String], failure: Option<&str>) {
         for what in damage {
             log::warn!("journal damaged: {what}");
             self.push(Event::new("daemon", "journal-damaged", SELF).with("reason", what));
         }
-        if let Some(reason) = failed {
-            self.tell_failure(reason);
+        if let Some(reason) = failure {
+            self.report_journal_failure(reason);
         }
         let start = Event::new("daemon", "start", SELF).with("version", env!("CARGO_PKG_VERSION"));
         self.emit(start.with("pid", std::process::id()));
     }
 
-    fn tell_failure(&mut self, reason: &str) {
-        log::error!("cannot write the journal, events are kept in memory only: {reason}");
+    fn report_journal_failure(&mut self, reason: &str) {
+        log::error!(
+            "cannot write the journal, new events are kept in memory only and lost at a restart: {reason}"
+        );
         self.push(Event::new("daemon", "journal-failed", SELF).with("reason", reason));
     }
 
@@ -319,8 +329,8 @@ impl Intake {
         self.store.push_own(&event);
     }
 
-    /// Tells of what the FIFOs brought and was not taken: at once, and then at most once a second.
-    pub fn report_bad_input(&mut self) {
+    /// Reports bytes that were no record, and refused records: the first at once, later ones summed up once a second.
+    pub(crate) fn report_bad_input(&mut self) {
         for origin in ORIGINS {
             self.report_garbage(origin);
         }
@@ -330,7 +340,8 @@ impl Intake {
         {
             self.refused_reports.mark();
             log::warn!(
-                "refused {count} records of the emit FIFO, the first of type {kind}: events of this type are facts, and come by the monitor FIFO"
+                "refused {count} records of the emit FIFO, the first of type {kind}: this type is reserved for facts, \
+                 which are written to the monitor FIFO"
             );
             self.emit(Event::new("daemon", "emit-refused", SELF).with("count", count).with("type", kind));
         }
@@ -347,19 +358,21 @@ impl Intake {
             Origin::Facts => "monitor",
             Origin::Emit => "emit",
         };
-        log::warn!("skipped {bytes} bytes of the {fifo} FIFO that are no record");
+        log::warn!(
+            "skipped {bytes} bytes of the {fifo} FIFO that are no record: a writer is broken or hostile"
+        );
         self.emit(Event::new("daemon", "fifo-garbage", SELF).with("bytes", bytes).with("fifo", fifo));
     }
 
-    /// When [`Intake::report_bad_input`] has something to do.
-    pub fn next_report(&self) -> Option<Instant> {
+    /// When [`Intake::report_bad_input`] is to be called next; `None` if there is nothing to report.
+    pub(crate) fn next_report(&self) -> Option<Instant> {
         let garbage = |source: &Source| (source.garbage > 0).then(|| source.garbage_reports.next());
         let refused = self.refused.as_ref().map(|_| self.refused_reports.next());
         [garbage(&self.facts), garbage(&self.emit), refused].into_iter().flatten().min()
     }
 
-    /// Follows new settings.
-    pub fn set(&mut self, limits: Limits, sync: Policy) {
+    /// Applies settings that were read again.
+    pub(crate) fn apply_settings(&mut self, limits: Limits, sync: Policy) {
         if let Some(journal) = self.store.journal_mut() {
             journal.set_limits(limits);
         }
@@ -369,13 +382,14 @@ impl Intake {
         self.emit(Event::new("daemon", "reload", SELF));
     }
 
-    /// Takes what the FIFOs still hold, emits that this process stops, and syncs; readers see it all then.
+    /// Takes the records that the FIFOs still hold, adds this process's `stop` event, and syncs. All events are visible
+    /// afterwards.
     ///
     /// # Errors
-    /// The FIFO itself failed.
-    pub fn close(&mut self) -> io::Result<()> {
+    /// A FIFO cannot be read.
+    pub(crate) fn close(&mut self) -> io::Result<()> {
         let until = Instant::now() + LAST_DRAIN;
-        // Nobody is served before the sync below: no window needs to wait for one of its own.
+        // No client is served before the last sync, at the end of this function: no window needs a sync of its own.
         self.policy = Policy::Never;
         for origin in ORIGINS {
             let source = self.source_mut(origin);
@@ -386,11 +400,11 @@ impl Intake {
         while Instant::now() < until && (self.take_window(Origin::Facts)? | self.take_window(Origin::Emit)?) {
         }
         self.emit(Event::new("daemon", "stop", SELF).with("pid", std::process::id()));
-        // Joins the thread, which syncs what is left.
+        // Dropping the syncer syncs the remaining bytes and waits for its thread.
         self.syncer = None;
         let next = self.store.committed().seq;
         if let Some(journal) = self.store.journal_mut() {
-            journal.settle(next);
+            journal.record_next_seq(next);
         }
         Ok(())
     }
@@ -401,7 +415,6 @@ impl Spacing {
         self.0.is_none_or(|at| at.elapsed() >= REPORT_SPACING)
     }
 
-    /// When the next report may come.
     fn next(&self) -> Instant {
         self.0.map_or_else(Instant::now, |at| at + REPORT_SPACING)
     }
@@ -412,13 +425,13 @@ impl Spacing {
 }
 
 impl Repeats {
-    fn has(&self, record: &Record<'_>) -> bool {
+    fn contains(&self, record: &Record<'_>) -> bool {
         let (writer, counter) = (record.event.writer, record.event.counter);
         self.bytes_left > 0 && self.known.contains(&(writer, counter, segment::record_sum(record.body)))
     }
 
-    /// Forgets once the FIFO has moved past all that the process before this one can have left.
-    fn pass(&mut self, bytes: usize) {
+    /// Counts consumed bytes of the FIFO. Forgets the records once no byte is left that the earlier process has peeked.
+    fn advance(&mut self, bytes: usize) {
         self.bytes_left = self.bytes_left.saturating_sub(bytes);
         if self.bytes_left == 0 {
             self.known = HashSet::new();

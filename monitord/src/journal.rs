@@ -1,15 +1,15 @@
-//! The events on disk: segments, bounded by bytes and age.
+//! The journal: events on disk, in segments, limited in bytes and age.
 //!
-//! Owned by the store. Appends what the ring has just taken, rolls and prunes, and reads itself back at start.
-//! When the disk refuses, it says so once, takes nothing until a later try works, and the hole is told to
-//! readers as such. Never calls fsync: that is the syncer's, off the loop.
+//! Owned by the store. It appends the newest frames of the ring, begins new segments, removes old ones, and reads all
+//! segments back when the process starts. If a write fails, it reports that once, writes nothing until a later try
+//! succeeds, and readers receive the missing events as lost. Events are synced by the syncer thread, not here.
 //!
-//! Each boot begins a new lineage of numbers ([`crate::numbering`]), with a segment that is on the disk before any event
-//! of it is heard: otherwise the next power cut could take back the lineage that readers have noted.
+//! Each boot begins a new lineage of numbers ([`crate::numbering`]) and a new segment, which is synced before readers
+//! see an event of it. Otherwise a power cut could take back a lineage that readers have stored.
 //!
-//! Files of its directory: `NNNNNNNNNNNNNNNNNNNN.journal` (see [`crate::segment`]), `new`, a segment that has no name yet,
-//! `lock`, and `seq`, twelve
-//! bytes that tell up to which sequence number events may have been given out while the disk refused them.
+//! Files in the directory: `NNNNNNNNNNNNNNNNNNNN.journal`, the segments ([`crate::segment`]); `new`, a segment that is
+//! being made; `lock`; and `seq`, twelve bytes: a sequence number u64 LE and its CRC-32C u32 LE. Numbers below it may
+//! have been given to events that are in no segment, because the disk refused them.
 
 use crate::numbering::{self, Numbering};
 use crate::ring::{Cursor, Ring};
@@ -25,28 +25,28 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Bytes at the end of the journal among which a record of a FIFO may be once more: two windows of each FIFO.
+/// Bytes at the end of the journal whose records a FIFO may still hold: two windows of each FIFO.
 const REPEATS_BYTES: u64 = 4 * crate::fifo::WINDOW as u64;
-/// No event has a higher number: at a million events a second it is reached after 146,000 years.
+/// Highest sequence number that is accepted: at a million events a second it is reached after 146,000 years.
 const SEQ_MAX: u64 = 1 << 62;
-/// Pause before a refused write is tried again.
+/// Time after a failed write until the next try.
 const RETRY: Duration = Duration::from_secs(1);
-/// Sequence numbers that are set aside at a time while nothing can be written.
+/// Sequence numbers that are reserved at a time in the file `seq` while segments cannot be written.
 const RESERVE: u64 = 4096;
-/// Fewest bytes of frames that may take a sequence number: header, fixed fields and the shortest words.
+/// Size of the smallest frame in bytes: header, fixed fields and the shortest words.
 const FRAME_MIN: u64 = 45;
 
-/// How much the journal may hold.
+/// When old segments are removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of all segments together.
-    pub bytes: u64,
-    /// Age of the newest event of a segment.
-    pub age: Duration,
+pub(crate) struct Limits {
+    /// Most bytes of all segments together.
+    pub(crate) bytes: u64,
+    /// Longest time since the last write to a segment.
+    pub(crate) age: Duration,
 }
 
 impl Limits {
-    /// Size at which a segment is closed: an eighth of all, between 64 KiB and 64 MiB.
+    /// Size in bytes at which a segment is full: an eighth of the journal, between 64 KiB and 64 MiB.
     fn segment_bytes(self) -> u64 {
         (self.bytes / 8).clamp(64 << 10, 64 << 20)
     }
@@ -54,41 +54,33 @@ impl Limits {
 
 /// Why the journal's directory cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it.
+pub(crate) enum OpenError {
     #[error("journal directory {} is in use by another sampan-monitord", .0.display())]
     Busy(PathBuf),
-    /// The file system refuses.
     #[error("cannot use journal directory {}", path.display())]
-    Io {
-        /// The directory.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
 }
 
-/// What was found at start.
+/// The result of reading the journal back at start.
 #[derive(Debug, Default)]
-pub struct Found {
-    /// Where the next frame belongs.
-    pub next: Cursor,
-    /// What was dropped, in words.
-    pub damage: Vec<String>,
-    /// Whose numbers the newest segment carries; `None` if no segment tells.
-    pub numbering: Option<Numbering>,
-    /// Origin, writer, counter and [`segment::record_sum`] of the newest events: their FIFO may hold some of them still.
-    pub repeats: Vec<(Origin, u64, u64, u32)>,
+pub(crate) struct Recovery {
+    /// Position and sequence number of the next frame.
+    pub(crate) next: Cursor,
+    /// One message for each damaged file.
+    pub(crate) damage: Vec<String>,
+    /// The numbering of the newest segment; `None` if no segment has one.
+    pub(crate) numbering: Option<Numbering>,
+    /// Origin, writer, counter and [`segment::record_sum`] of the newest events, which the FIFOs may still hold.
+    pub(crate) repeats: Vec<(Origin, u64, u64, u32)>,
 }
 
-/// A change of the journal's health.
+/// Whether a call changed the journal between working and failed.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Change {
-    /// As before.
+pub(crate) enum Change {
     None,
-    /// It takes nothing from now on; why.
+    /// A write failed, for this reason; events are not written from now on.
     Failed(String),
-    /// It works again.
+    /// A write succeeded again.
     Recovered,
 }
 
@@ -98,45 +90,47 @@ struct Failure {
     next_try: Instant,
 }
 
-/// The journal.
+/// The segments on disk, and the state of writing them.
 #[derive(Debug)]
-pub struct Journal {
+pub(crate) struct Journal {
     dir: PathBuf,
     limits: Limits,
     segments: VecDeque<Segment>,
-    /// Bytes of all segments.
+    /// Bytes of all segments, headers included.
     bytes: u64,
     failure: Option<Failure>,
-    /// True if the next frame needs a new segment: the newest one does not end where it begins, or is of another
-    /// lineage.
-    broken_off: bool,
-    /// Whose numbers are given out now.
+    /// True if the next frame must begin a new segment, since it does not follow the newest segment without a hole, or
+    /// is of another lineage.
+    needs_new_segment: bool,
+    /// The numbering of new events.
     numbering: Numbering,
+    /// The file `seq`; `None` if it cannot be written.
     seq_file: Option<File>,
+    /// The sequence number in that file.
     reserved: u64,
     _lock: Option<Flock<File>>,
 }
 
 impl Journal {
-    /// Opens, or makes, the journal in `dir` and reads it back.
+    /// Opens the journal in `dir`, which is made if it does not exist, and reads all segments.
     ///
-    /// A directory that can be read but not written gives a journal that has failed: its history is served.
+    /// If the directory can be read but not written, the journal is opened as failed: its events are still served.
     ///
     /// # Errors
-    /// [`OpenError::Busy`]: another process has it. [`OpenError::Io`]: it cannot be made or read.
-    pub fn open(dir: &Path, limits: Limits) -> Result<(Self, Found), OpenError> {
+    /// [`OpenError::Busy`]: another process uses the directory. [`OpenError::Io`]: it cannot be made or read.
+    pub(crate) fn open(dir: &Path, limits: Limits) -> Result<(Self, Recovery), OpenError> {
         Self::open_in_boot(dir, limits, numbering::boot())
     }
 
-    fn open_in_boot(dir: &Path, limits: Limits, boot: [u8; 16]) -> Result<(Self, Found), OpenError> {
+    fn open_in_boot(dir: &Path, limits: Limits, boot: [u8; 16]) -> Result<(Self, Recovery), OpenError> {
         let context = |source| OpenError::Io { path: dir.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o750).create(dir).map_err(context)?;
-        let mut refused = None;
+        let mut write_error = None;
         let lock = match lock(dir) {
             Ok(Some(lock)) => Some(lock),
             Ok(None) => return Err(OpenError::Busy(dir.to_owned())),
             Err(error) => {
-                refused = Some(error);
+                write_error = Some(error);
                 None
             }
         };
@@ -146,30 +140,32 @@ impl Journal {
             segments: VecDeque::new(),
             bytes: 0,
             failure: None,
-            broken_off: false,
+            needs_new_segment: false,
             numbering: Numbering::first(boot),
             seq_file: None,
             reserved: 0,
             _lock: lock,
         };
-        let mut found = journal.read_back(refused.is_none()).map_err(context)?;
-        if refused.is_none() {
-            refused = journal.open_seq_file().err();
+        let mut recovery = journal.read_segments(write_error.is_none()).map_err(context)?;
+        if write_error.is_none() {
+            write_error = journal.open_seq_file().err();
         }
-        found.next.seq = found.next.seq.max(journal.reserved);
-        journal.broken_off = journal.end().is_none_or(|end| end != found.next);
-        let before = found.numbering;
-        journal.numbering = before.map_or(journal.numbering, |before| before.in_boot(boot, found.next.seq));
-        if refused.is_none() && before != Some(journal.numbering) {
-            refused = journal.roll(found.next, true).err();
+        recovery.next.seq = recovery.next.seq.max(journal.reserved);
+        journal.needs_new_segment = journal.end().is_none_or(|end| end != recovery.next);
+        let before = recovery.numbering;
+        journal.numbering =
+            before.map_or(journal.numbering, |before| before.in_boot(boot, recovery.next.seq));
+        if write_error.is_none() && before != Some(journal.numbering) {
+            write_error = journal.begin_segment(recovery.next, true).err();
         }
-        if let Some(error) = refused {
+        if let Some(error) = write_error {
             journal.fail(&error);
         }
-        Ok((journal, found))
+        Ok((journal, recovery))
     }
 
-    fn read_back(&mut self, writable: bool) -> io::Result<Found> {
+    /// Reads all segments, and repairs damaged ones if `writable`.
+    fn read_segments(&mut self, writable: bool) -> io::Result<Recovery> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let name = entry?.file_name();
@@ -178,20 +174,24 @@ impl Journal {
             }
         }
         names.sort();
-        let mut found = Found { next: Cursor { pos: 0, seq: 1 }, ..Found::default() };
+        let mut recovery = Recovery { next: Cursor { pos: 0, seq: 1 }, ..Recovery::default() };
         let mut newest = VecDeque::new();
-        // At most so many events were in what the newest segment has lost.
-        let mut unread = 0;
+        // Upper bound of the number of events in the damaged part of the segment that was read last.
+        let mut damaged_events = 0;
         for (first, path) in names {
             if first > SEQ_MAX {
-                found.damage.push(format!("{}: no event has such a number, ignored", path.display()));
+                recovery
+                    .damage
+                    .push(format!("{}: ignored, the number in its name is too large", path.display()));
                 continue;
             }
-            if first < found.next.seq {
-                found.damage.push(format!("{}: overlaps the segment before it, ignored", path.display()));
+            if first < recovery.next.seq {
+                recovery
+                    .damage
+                    .push(format!("{}: ignored, it overlaps the segment before it", path.display()));
                 continue;
             }
-            let first = Cursor { pos: found.next.pos, seq: first };
+            let first = Cursor { pos: recovery.next.pos, seq: first };
             let name = path.display().to_string();
             let intended = self.limits.segment_bytes();
             let opened = Segment::open(path, first, intended, writable, |event, sum, at| {
@@ -203,39 +203,39 @@ impl Journal {
             let (segment, damage) = match opened {
                 Ok(opened) => opened,
                 Err(error) => {
-                    found.damage.push(format!("{name}: cannot be read, ignored: {error}"));
+                    recovery.damage.push(format!("{name}: ignored, it cannot be read: {error}"));
                     continue;
                 }
             };
-            found.next = segment.end();
-            found.numbering = segment.numbering().or(found.numbering);
-            unread = 0;
+            recovery.next = segment.end();
+            recovery.numbering = segment.numbering().or(recovery.numbering);
+            damaged_events = 0;
             match damage {
                 None => {}
                 Some(Damage::Torn(bytes)) => {
-                    found.damage.push(format!("{name}: cut off {bytes} bytes of an unfinished write"));
+                    recovery.damage.push(format!("{name}: cut off {bytes} bytes of an unfinished write"));
                 }
                 Some(Damage::Corrupt(bytes)) => {
-                    found.damage.push(format!("{name}: dropped {bytes} bytes that are no valid events"));
-                    unread = bytes / FRAME_MIN + 1;
+                    recovery.damage.push(format!("{name}: dropped {bytes} bytes that are no valid events"));
+                    damaged_events = bytes / FRAME_MIN + 1;
                 }
             }
-            self.keep(segment, writable);
+            self.keep_segment(segment, writable);
         }
-        // Their sequence numbers were given out: none is used again. Behind an older segment the name of the next
-        // one tells.
-        found.next.seq += unread;
-        found.repeats = newest.into_iter().map(|(_, said)| said).collect();
-        Ok(found)
+        // Readers may have seen the events in the damaged part of the newest segment, so their numbers are not used
+        // again. After damage in an older segment, the name of the segment after it gives the next number.
+        recovery.next.seq += damaged_events;
+        recovery.repeats = newest.into_iter().map(|(_, record)| record).collect();
+        Ok(recovery)
     }
 
-    /// Keeps a segment that was read back, unless nothing is left of it.
-    fn keep(&mut self, segment: Segment, writable: bool) {
+    /// Adds a segment that was read, or removes its file if it holds no frame.
+    fn keep_segment(&mut self, segment: Segment, writable: bool) {
         if segment.first() != segment.end() {
             self.bytes += segment.bytes();
             self.segments.push_back(segment);
         } else if writable && let Err(error) = segment.remove() {
-            log::warn!("cannot remove an empty journal segment: {error}");
+            log::warn!("cannot remove an empty journal segment, it stays without effect: {error}");
         }
     }
 
@@ -250,33 +250,32 @@ impl Journal {
         {
             self.reserved = Some(u64::from_le_bytes(*seq)).filter(|seq| *seq <= SEQ_MAX).unwrap_or(0);
         }
-        // Written now, so that its block is there when the disk is full.
+        // This write allocates the file's block, so that later writes succeed on a full disk.
         write_seq(&file, self.reserved)?;
         self.seq_file = Some(file);
         Ok(())
     }
 
-    /// Takes the frames of `ring` from `from` to its end; `newest` is the latest event time among them.
-    pub fn append(&mut self, ring: &Ring, from: Cursor, newest: i64) -> Change {
+    /// Appends the frames of `ring` from `from` to its end; `newest` is the latest event time among them.
+    pub(crate) fn append(&mut self, ring: &Ring, from: Cursor, newest: i64) -> Change {
         if self.failure.as_ref().is_some_and(|failure| Instant::now() < failure.next_try) {
-            // Nothing is written, so the newest segment no longer ends where the next frame begins.
-            self.broken_off = true;
-            self.reserve(ring.end().seq);
+            self.needs_new_segment = true;
+            self.reserve_seq(ring.end().seq);
             return Change::None;
         }
         let failed_before = self.failure.is_some();
         match self.try_append(ring, from, newest) {
             Ok(()) if failed_before => {
                 self.failure = None;
-                // Segments tell again: what was set aside beyond would only be a hole after the next start.
-                self.note_seq(ring.end().seq);
+                // From now on segments have the next number. Reserved numbers above it would be a hole after a restart.
+                self.write_seq_file(ring.end().seq);
                 Change::Recovered
             }
             Ok(()) => Change::None,
             Err(error) => {
                 self.fail(&error);
-                self.broken_off = true;
-                self.reserve(ring.end().seq);
+                self.needs_new_segment = true;
+                self.reserve_seq(ring.end().seq);
                 if failed_before { Change::None } else { Change::Failed(error.to_string()) }
             }
         }
@@ -284,8 +283,8 @@ impl Journal {
 
     fn try_append(&mut self, ring: &Ring, from: Cursor, newest: i64) -> io::Result<()> {
         let end = ring.end();
-        if self.broken_off || self.is_due(end.pos - from.pos) {
-            self.roll(from, false)?;
+        if self.needs_new_segment || self.is_full_for(end.pos - from.pos) {
+            self.begin_segment(from, false)?;
         }
         let Some(active) = self.segments.back_mut() else {
             return Err(io::ErrorKind::NotFound.into());
@@ -302,23 +301,23 @@ impl Journal {
         written
     }
 
-    /// Begins a segment at `from`; with `durable`, it is on the disk then.
-    fn roll(&mut self, from: Cursor, durable: bool) -> io::Result<()> {
+    /// Begins a segment at `from`; with `durable`, it is synced before this returns.
+    fn begin_segment(&mut self, from: Cursor, durable: bool) -> io::Result<()> {
         let intended = self.limits.segment_bytes();
         let segment = Segment::create(&self.dir, from, self.numbering, intended, durable)?;
         self.bytes += segment.bytes();
         self.segments.push_back(segment);
-        self.broken_off = false;
+        self.needs_new_segment = false;
         Ok(())
     }
 
-    /// True if the newest segment is to be closed before so many more bytes.
-    fn is_due(&self, more: u64) -> bool {
-        self.segments.back().is_none_or(|active| active.bytes() + more > self.limits.segment_bytes())
+    /// True if `bytes` more do not fit the newest segment.
+    fn is_full_for(&self, bytes: u64) -> bool {
+        self.segments.back().is_none_or(|active| active.bytes() + bytes > self.limits.segment_bytes())
     }
 
-    /// True if [`Journal::prune`] would remove something.
-    pub fn is_over_limits(&self) -> bool {
+    /// True if [`Journal::prune`] would remove a segment.
+    pub(crate) fn is_over_limits(&self) -> bool {
         let oldest = self.segments.front().filter(|_| self.segments.len() > 1);
         oldest.is_some_and(|oldest| self.bytes > self.limits.bytes || self.is_too_old(oldest))
     }
@@ -327,14 +326,14 @@ impl Journal {
         SystemTime::now().duration_since(segment.written()).unwrap_or_default() > self.limits.age
     }
 
-    /// Removes the oldest segments while the journal is over its limits; the newest one always stays.
-    pub fn prune(&mut self) {
+    /// Removes the oldest segments while the journal exceeds its limits; the newest segment always stays.
+    pub(crate) fn prune(&mut self) {
         while self.is_over_limits()
             && let Some(oldest) = self.segments.pop_front()
         {
             self.bytes -= oldest.bytes();
             if let Err(error) = oldest.remove() {
-                log::warn!("cannot remove an old journal segment: {error}");
+                log::warn!("cannot remove an old journal segment, the journal exceeds its limits: {error}");
             }
         }
     }
@@ -343,81 +342,80 @@ impl Journal {
         self.failure = Some(Failure { reason: error.to_string(), next_try: Instant::now() + RETRY });
     }
 
-    /// Notes that sequence numbers below `next` are, or will be, given out though no segment has them.
-    fn reserve(&mut self, next: u64) {
+    /// Records in the file `seq` that numbers below `next`, and [`RESERVE`] more, may be used by events in no segment.
+    fn reserve_seq(&mut self, next: u64) {
         if next > self.reserved {
-            self.note_seq(next + RESERVE);
+            self.write_seq_file(next + RESERVE);
         }
     }
 
-    /// Writes down that the next sequence number is `next` exactly, if segments do not tell it.
-    pub fn settle(&mut self, next: u64) {
+    /// Records `next` as the next sequence number when this process stops, if the newest segment does not end with it.
+    pub(crate) fn record_next_seq(&mut self, next: u64) {
         if self.end().is_none_or(|end| end.seq != next) {
-            self.note_seq(next);
+            self.write_seq_file(next);
         }
     }
 
-    fn note_seq(&mut self, next: u64) {
+    fn write_seq_file(&mut self, next: u64) {
         self.reserved = next;
         if let Some(Err(error)) = self.seq_file.as_ref().map(|file| write_seq(file, next)) {
-            log::debug!("cannot note the sequence number: {error}");
+            log::debug!("cannot write the sequence number {next} to the file 'seq': {error}");
         }
     }
 
-    /// Sets new limits; they hold from the next append.
-    pub fn set_limits(&mut self, limits: Limits) {
+    /// Sets new limits, which take effect at the next append.
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
     }
 
-    /// The lineage of the numbers that are given out now.
-    pub fn lineage(&self) -> u64 {
+    /// The lineage of new sequence numbers.
+    pub(crate) fn lineage(&self) -> u64 {
         self.numbering.lineage
     }
 
-    /// The number behind the last one of an earlier lineage; `None` if it is not known.
-    pub fn end_of_lineage(&self, lineage: u64) -> Option<u64> {
+    /// The number after the last one of an earlier lineage; `None` if that lineage is not known.
+    pub(crate) fn end_of_lineage(&self, lineage: u64) -> Option<u64> {
         self.numbering.end_of(lineage)
     }
 
-    /// The segment that holds the frame at `pos`, or else the first one behind it.
-    pub fn at(&self, pos: u64) -> Option<&Segment> {
+    /// The segment that holds the frame at `pos`, or else the first segment after that position.
+    pub(crate) fn at(&self, pos: u64) -> Option<&Segment> {
         let nth = self.segments.partition_point(|segment| segment.end().pos <= pos);
         self.segments.get(nth)
     }
 
-    /// The segment that holds the frame with sequence number `seq`, or else the first one behind it.
-    pub fn at_seq(&self, seq: u64) -> Option<&Segment> {
+    /// The segment that holds the frame with sequence number `seq`, or else the first segment after that number.
+    pub(crate) fn at_seq(&self, seq: u64) -> Option<&Segment> {
         let nth = self.segments.partition_point(|segment| segment.end().seq <= seq);
         self.segments.get(nth)
     }
 
-    /// The first segment that may hold an event of `since` or later.
-    pub fn since(&self, since: i64) -> Option<&Segment> {
+    /// The first segment that may hold an event with time `since` or later.
+    pub(crate) fn since(&self, since: i64) -> Option<&Segment> {
         self.segments.iter().find(|segment| segment.newest() >= since)
     }
 
-    /// The newest segment's file, if the journal works: what a sync must reach.
-    pub fn active(&self) -> Option<&Arc<File>> {
+    /// The newest segment's file, which is to be synced; `None` while the journal has failed.
+    pub(crate) fn active(&self) -> Option<&Arc<File>> {
         self.failure.is_none().then(|| self.segments.back().map(Segment::file)).flatten()
     }
 
-    /// Bytes of all segments.
-    pub fn bytes(&self) -> u64 {
+    /// Bytes of all segments, headers included.
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// All segments, oldest first.
-    pub fn segments(&self) -> &VecDeque<Segment> {
+    pub(crate) fn segments(&self) -> &VecDeque<Segment> {
         &self.segments
     }
 
-    /// Why it takes nothing at present.
-    pub fn failed(&self) -> Option<&str> {
+    /// Why the last write failed; `None` while the journal works.
+    pub(crate) fn failure(&self) -> Option<&str> {
         self.failure.as_ref().map(|failure| failure.reason.as_str())
     }
 
-    /// Its limits.
-    pub fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         self.limits
     }
 
@@ -431,7 +429,7 @@ fn write_seq(file: &File, next: u64) -> io::Result<()> {
     file.write_all_at(&[&seq[..], &crc32c::crc32c(&seq).to_le_bytes()].concat(), 0)
 }
 
-/// Locks the directory for this process; `None` if another one has it. flock(2).
+/// Locks the directory for this process; `None` if another process has the lock. flock(2).
 fn lock(dir: &Path) -> io::Result<Option<Flock<File>>> {
     let mut options = OpenOptions::new();
     let file =
@@ -464,7 +462,7 @@ mod tests {
         }
     }
 
-    fn open(dir: &Path) -> (Journal, Ring, Found) {
+    fn open(dir: &Path) -> (Journal, Ring, Recovery) {
         let (journal, found) = Journal::open(dir, LIMITS).expect("a journal");
         let ring = Ring::new(64 << 10, found.next);
         (journal, ring, found)
@@ -528,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_of_one_segment_drops_none_behind_it() {
+    fn damage_in_one_segment_drops_none_after_it() {
         let dir = tempfile::tempdir().expect("a directory");
         let (mut journal, mut ring, _) = open(dir.path());
         write(&mut journal, &mut ring, 1500);
@@ -542,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boot_begins_a_lineage_and_earlier_ones_are_known_by_their_segments() {
+    fn a_boot_begins_a_lineage_and_earlier_ones_stay_known() {
         let dir = tempfile::tempdir().expect("a directory");
         let open = |boot| {
             let (journal, found) = Journal::open_in_boot(dir.path(), LIMITS, [boot; 16]).expect("a journal");
@@ -564,11 +562,11 @@ mod tests {
         assert_eq!((journal.end_of_lineage(first), journal.end_of_lineage(second)), (Some(21), None));
         assert_eq!(journal.end_of_lineage(first ^ second), None);
         drop(journal);
-        assert_ne!(open(0).0.lineage(), second, "where the kernel tells no boot, each start is one");
+        assert_ne!(open(0).0.lineage(), second, "without a boot ID, each start begins a lineage");
     }
 
     #[test]
-    fn segments_of_version_1_are_read_and_not_written_on() {
+    fn segments_of_version_1_are_read_and_never_appended_to() {
         let dir = tempfile::tempdir().expect("a directory");
         let (mut journal, mut ring, _) = open(dir.path());
         write(&mut journal, &mut ring, 3);
@@ -585,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lineage_whose_events_a_power_cut_took_is_known_still() {
+    fn a_lineage_stays_known_when_a_power_cut_took_its_events() {
         let dir = tempfile::tempdir().expect("a directory");
         let open = |boot| {
             let (journal, found) = Journal::open_in_boot(dir.path(), LIMITS, [boot; 16]).expect("a journal");

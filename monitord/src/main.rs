@@ -1,14 +1,19 @@
-//! sampan-monitord: events come in by two FIFOs and go out to every subscriber.
+//! sampan-monitord: reads events from two FIFOs, keeps them, and sends them to every subscriber.
 //!
-//! Parses, opens, runs, and turns the outcome into an exit code: 0 asked to stop, 1 failed, 2 bad arguments,
-//! 100 another instance is at work.
+//! `main` parses the arguments, opens everything, runs the event loop and returns an exit status: 0 after a signal to
+//! stop, 1 after a failure, 2 for bad arguments, 100 if another instance is running.
+//!
+//! [`fifo`] → [`intake`] → [`store`] ([`ring`] in memory, [`journal`] of [`segment`]s on disk) → [`clients`].
 #![forbid(unsafe_code)]
+#![warn(unreachable_pub)]
+#![warn(clippy::expect_used, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing))]
 
-mod checker;
 mod client;
 mod clients;
 mod config;
 mod counters;
+mod deadlines;
 mod event_loop;
 mod fifo;
 mod hold;
@@ -21,6 +26,7 @@ mod segment;
 mod setup;
 mod store;
 mod syncer;
+mod until;
 
 use event_loop::EventLoop;
 use sampan_daemon::logging;
@@ -30,17 +36,18 @@ use setup::SetupError;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // One heap for three threads that hardly allocate, and none of the pages of a large buffer once that is freed.
+    // The three threads hardly allocate, so one arena is enough; a large buffer is mapped, so that freeing it returns
+    // its pages to the kernel. mallopt(3).
     memory::bound_heap(HeapBounds { arenas: 1, mmap_threshold: 32 << 10, trim_threshold: 32 << 10 });
     let settings = match config::Settings::from_args(std::env::args_os().skip(1)) {
-        Ok(config::Asked::Run(settings)) => settings,
-        Ok(config::Asked::GiveBack(path, mode)) => return between_lives(|| hold::give_back(&path, mode)),
-        Ok(config::Asked::HandOver(settings)) => {
+        Ok(config::Command::Run(settings)) => settings,
+        Ok(config::Command::GiveBack(path, mode)) => return run_unit_helper(|| hold::give_back(&path, mode)),
+        Ok(config::Command::HandOver(settings)) => {
             let fifos = [("fifo", settings.fifo.as_path()), ("emit", settings.emit_fifo.as_path())];
-            return between_lives(|| hold::hand_over(&fifos));
+            return run_unit_helper(|| hold::hand_over(&fifos));
         }
-        Ok(config::Asked::Hold(path)) => return between_lives(|| hold::hold(&path)),
-        Ok(config::Asked::Print(text)) => {
+        Ok(config::Command::Hold(path)) => return run_unit_helper(|| hold::hold(&path)),
+        Ok(config::Command::Print(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;
         }
@@ -55,14 +62,14 @@ fn main() -> ExitCode {
     match EventLoop::open(*settings).map(EventLoop::run) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            log::error!("cannot go on: {error}");
+            log::error!("stopped serving: polling or reading a FIFO failed: {error}");
             ExitCode::FAILURE
         }
         Err(error) => {
             let run = "SAMPAN_RUN_DIR";
             log::error!("{}", sampan_ipc::report::chain(&error));
-            let distrust = Some(error.hint()).filter(|hint| !hint.is_empty());
-            if let Some(hint) = distrust.or_else(|| unwritable_hint(&[(run, fifo.as_path()), (run, &socket)]))
+            let own_hint = Some(error.hint()).filter(|hint| !hint.is_empty());
+            if let Some(hint) = own_hint.or_else(|| unwritable_hint(&[(run, fifo.as_path()), (run, &socket)]))
             {
                 log::error!("hint: {hint}");
             }
@@ -71,8 +78,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Does what a unit asks for before and after a process that serves.
-fn between_lives(work: impl FnOnce() -> Result<(), hold::HoldError>) -> ExitCode {
+/// Runs one of the tasks that systemd units start while no process reads the FIFOs, see [`hold`].
+fn run_unit_helper(work: impl FnOnce() -> Result<(), hold::HoldError>) -> ExitCode {
     logging::start("sampan-monitord");
     match work() {
         Ok(()) => ExitCode::SUCCESS,

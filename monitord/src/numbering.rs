@@ -1,53 +1,57 @@
-//! Whose sequence numbers these are: the lineage of this boot, and where earlier ones ended.
+//! Lineages of sequence numbers: the present one, and where earlier ones ended.
 //!
-//! Owned by the journal, which writes it into the header of each segment. A number means something only together with its
-//! lineage, since a power cut can take back events that readers saw: docs/events.md, "Lineages". No I/O.
+//! Owned by the journal, which writes it into the header of each segment. Each boot begins a lineage, since a power cut
+//! can take back events that readers have seen, whose numbers are then given to other events. A number therefore
+//! identifies an event only together with its lineage: docs/events.md, "Lineages". Only [`boot`] does I/O.
 
-/// How many earlier lineages are remembered: a reader that was away for more boots begins at the oldest event.
+/// Number of earlier lineages that are kept: a reader that was away for more boots begins at the oldest event.
 const EARLIER: usize = 8;
-/// Bytes of its encoded form.
-pub const LEN: usize = 24 + EARLIER * 16;
-/// What stands for a boot where the kernel does not tell: equal to no boot, not even to itself.
-pub const NO_BOOT: [u8; 16] = [0; 16];
+/// Bytes of an encoded [`Numbering`].
+pub(crate) const LEN: usize = 24 + EARLIER * 16;
+/// Stands for a boot whose identity cannot be read; such a boot is treated as different from every other one.
+pub(crate) const NO_BOOT: [u8; 16] = [0; 16];
 
-/// The lineage of the numbers that are given out, and those before it.
+/// The lineage of new sequence numbers, and the lineages before it.
 ///
-/// Layout: `lineage u64 LE · boot 16 bytes · 8 × (lineage u64 LE · end u64 LE)`, the latest first, zeroes where there is none.
+/// Layout: `lineage u64 LE · boot 16 bytes · 8 × (lineage u64 LE · end u64 LE)`. The eight pairs are earlier lineages,
+/// the latest first; unused pairs are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Numbering {
-    /// Drawn at random.
-    pub lineage: u64,
-    /// The boot that it is of, as /proc/sys/kernel/random/boot_id tells it.
+pub(crate) struct Numbering {
+    /// Random identity of the lineage.
+    pub(crate) lineage: u64,
+    /// The boot that the lineage belongs to, see [`boot`].
     boot: [u8; 16],
-    /// Earlier lineages, and the number behind the last one of each.
+    /// Earlier lineages, each with the number after its last one.
     earlier: [(u64, u64); EARLIER],
 }
 
 impl Numbering {
     /// The first lineage of a journal.
-    pub fn first(boot: [u8; 16]) -> Self {
+    pub(crate) fn first(boot: [u8; 16]) -> Self {
         Numbering { lineage: sampan_ipc::sender::random(), boot, earlier: [(0, 0); EARLIER] }
     }
 
-    /// The lineage of `boot`: this one if it is of that boot, else one that follows it at the number `end`.
-    pub fn in_boot(self, boot: [u8; 16], end: u64) -> Self {
+    /// Returns this numbering if it belongs to `boot`, else a new lineage whose first number is `end`.
+    pub(crate) fn in_boot(self, boot: [u8; 16], end: u64) -> Self {
         if self.boot == boot && boot != NO_BOOT {
             return self;
         }
         let mut next = Numbering::first(boot);
-        next.earlier[0] = (self.lineage, end);
-        next.earlier[1..].copy_from_slice(&self.earlier[..EARLIER - 1]);
+        let earlier = std::iter::once((self.lineage, end)).chain(self.earlier);
+        for (slot, pair) in next.earlier.iter_mut().zip(earlier) {
+            *slot = pair;
+        }
         next
     }
 
-    /// The number behind the last one of an earlier lineage; `None` if it is not known.
-    pub fn end_of(&self, lineage: u64) -> Option<u64> {
+    /// The number after the last one of an earlier lineage; `None` if that lineage is not known.
+    pub(crate) fn end_of(&self, lineage: u64) -> Option<u64> {
         let known = self.earlier.iter().find(|(known, end)| *known == lineage && *end > 0);
         known.map(|(_, end)| *end)
     }
 
-    /// Its bytes.
-    pub fn encode(&self) -> Vec<u8> {
+    /// Encodes the numbering as [`LEN`] bytes.
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = self.lineage.to_le_bytes().to_vec();
         bytes.extend(self.boot);
         for (lineage, end) in self.earlier {
@@ -57,14 +61,13 @@ impl Numbering {
         bytes
     }
 
-    /// Reads what [`Numbering::encode`] wrote.
-    pub fn parse(bytes: &[u8; LEN]) -> Self {
+    /// Decodes the bytes that [`Numbering::encode`] returns; every value is valid.
+    pub(crate) fn parse(bytes: &[u8; LEN]) -> Self {
         let long = |at: usize| {
             let part = bytes.get(at..at + 8).and_then(|part| part.try_into().ok());
             part.map_or(0, u64::from_le_bytes)
         };
-        let mut boot = NO_BOOT;
-        boot.copy_from_slice(&bytes[8..24]);
+        let boot = bytes.get(8..24).and_then(|part| part.try_into().ok()).unwrap_or(NO_BOOT);
         let mut earlier = [(0, 0); EARLIER];
         for (nth, pair) in earlier.iter_mut().enumerate() {
             *pair = (long(24 + nth * 16), long(32 + nth * 16));
@@ -73,8 +76,8 @@ impl Numbering {
     }
 }
 
-/// Identity of this boot. proc(5), /proc/sys/kernel/random/boot_id.
-pub fn boot() -> [u8; 16] {
+/// Identity of this boot, or [`NO_BOOT`] if it cannot be read. proc(5), /proc/sys/kernel/random/boot_id.
+pub(crate) fn boot() -> [u8; 16] {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digits = u128::from_str_radix(&text.trim().replace('-', ""), 16);
     digits.map_or(NO_BOOT, u128::to_be_bytes)

@@ -1,35 +1,31 @@
-//! What a client asks: reading it, and where the subscription that it asks for begins and ends.
+//! A client's request: reading it, and working out the subscription that it asks for.
 //!
-//! Called by the event loop, which owns clients and store. Decides; changes nothing but what a client's socket
-//! gave.
+//! Called by the event loop, which owns clients and store. Changes only the client's decoder.
 
 use crate::client::{Client, State};
 use crate::ring::Cursor;
-use crate::store::{Standing, Store};
+use crate::store::{LineageStatus, Store};
+use crate::until::{self, EndPlan};
 use sampan_ipc::filter::FilterSet;
-use sampan_ipc::watch::{self, End, Lineage, Reason, Refusal, Request, Subscribe};
+use sampan_ipc::watch::{self, Lineage, Reason, Refusal, Request, Subscribe};
 use std::io::{self, Read as _};
 
-/// What a subscription is to be, by the request for it.
+/// A subscription that has been worked out from a request.
 #[derive(Debug)]
-pub struct Plan {
-    /// Its filters.
-    pub filters: FilterSet,
-    /// Where it begins.
-    pub at: Cursor,
-    /// What the reader is told of that.
-    pub lineage: Lineage,
-    /// Where it ends, and why, if that is known now.
-    pub stop: Option<(u64, End)>,
-    /// When it is over, if that is yet to come.
-    pub deadline: Option<i64>,
+pub(crate) struct Plan {
+    pub(crate) filters: FilterSet,
+    /// Where the subscription begins.
+    pub(crate) at: Cursor,
+    /// The lineage frame that the subscriber is sent.
+    pub(crate) lineage: Lineage,
+    pub(crate) end: EndPlan,
 }
 
-/// Reads what a client sent; its request, and the version that it speaks, once that is whole.
+/// Reads what a client sent. Returns its request and the version of it, or `None` while the request is incomplete.
 ///
 /// # Errors
-/// The connection is broken, or the client sends more than a request.
-pub fn read(client: &mut Client) -> io::Result<Option<Result<(u16, Request), Refusal>>> {
+/// The connection is broken, or the client sent more than its request.
+pub(crate) fn read(client: &mut Client) -> io::Result<Option<Result<(u16, Request), Refusal>>> {
     let mut buffer = [0; 4096];
     loop {
         let len = match client.stream.read(&mut buffer) {
@@ -40,9 +36,9 @@ pub fn read(client: &mut Client) -> io::Result<Option<Result<(u16, Request), Ref
             Err(error) => return Err(error),
         };
         let State::Opening(decoder) = &mut client.state else {
-            return Err(io::Error::other("it sent more than its request"));
+            return Err(io::Error::other("the client sent more than its request"));
         };
-        decoder.push(&buffer[..len]);
+        decoder.push(buffer.get(..len).unwrap_or_default());
         match decoder.next_body() {
             Ok(None) => {}
             Ok(Some(body)) => return Ok(Some(watch::open_watch(body))),
@@ -53,16 +49,16 @@ pub fn read(client: &mut Client) -> io::Result<Option<Result<(u16, Request), Ref
     }
 }
 
-/// A refusal, with the versions that are spoken here.
-pub fn refusal(reason: Reason, message: String) -> Refusal {
+/// Makes a refusal that lists the protocol versions of this process.
+pub(crate) fn refusal(reason: Reason, message: String) -> Refusal {
     Refusal { reason, message, versions: vec![watch::VERSION, watch::VERSION_MIN] }
 }
 
 /// Works out a subscription.
 ///
 /// # Errors
-/// Why it makes no sense.
-pub fn plan(subscribe: &Subscribe, store: &Store) -> Result<Plan, Refusal> {
+/// The refusal to be sent: a filter or a time is invalid, or the start lies ahead of the newest event.
+pub(crate) fn plan(subscribe: &Subscribe, store: &Store) -> Result<Plan, Refusal> {
     let argument = |message| refusal(Reason::Argument, message);
     let filters = FilterSet::parse(&subscribe.filters).map_err(|error| argument(error.to_string()))?;
     if let (Some(since), Some(until)) = (subscribe.since, subscribe.until)
@@ -70,26 +66,21 @@ pub fn plan(subscribe: &Subscribe, store: &Store) -> Result<Plan, Refusal> {
     {
         return Err(argument("since is later than until".to_owned()));
     }
-    let now = sampan_ipc::time::now();
-    let here = store.visible().pos;
-    let (stop, deadline) = match subscribe.until {
-        Some(until) if until < now => (Some((here, End::Until)), None),
-        _ if !subscribe.follow => (Some((here, End::History)), None),
-        until => (None, until),
-    };
-    let (at, replaced) = start(subscribe, store, stop.is_some())?;
+    let end = until::plan_end(subscribe, store.visible(), sampan_ipc::time::now());
+    let (at, replaced) = start(subscribe, store, matches!(end, EndPlan::Stop(_)))?;
     let lineage = Lineage { id: store.lineage(), after: at.seq.saturating_sub(1), replaced };
-    Ok(Plan { filters, at, lineage, stop, deadline })
+    Ok(Plan { filters, at, lineage, end })
 }
 
-/// Where a subscription begins, and whether the journal that the reader knew is not this one; `past` if the
-/// subscription is for the past alone.
-fn start(subscribe: &Subscribe, store: &Store, past: bool) -> Result<(Cursor, bool), Refusal> {
-    let (after, lineage) = match (subscribe.after, subscribe.lineage.map(|lineage| store.standing(lineage))) {
-        (Some(_), Some(Standing::Unknown)) => return Ok((store.since(i64::MIN), true)),
-        // Ahead of the newest event lies only what a power cut took back: the reader has seen it.
-        (Some(after), Some(Standing::Current)) => (Some(after.min(store.head())), false),
-        (Some(after), Some(Standing::Earlier(end))) => (Some(after.min(end - 1)), false),
+/// Works out where a subscription begins, and whether the journal that the reader knew has been replaced by this one.
+/// `history_only`: the subscription follows no new events.
+fn start(subscribe: &Subscribe, store: &Store, history_only: bool) -> Result<(Cursor, bool), Refusal> {
+    let status = subscribe.lineage.map(|lineage| store.lineage_status(lineage));
+    let (after, replaced) = match (subscribe.after, status) {
+        (Some(_), Some(LineageStatus::Unknown)) => return Ok((store.since(i64::MIN), true)),
+        // A number ahead of the newest event is one that a power cut took back: the reader has seen its event.
+        (Some(after), Some(LineageStatus::Current)) => (Some(after.min(store.head())), false),
+        (Some(after), Some(LineageStatus::Earlier(end))) => (Some(after.min(end.saturating_sub(1))), false),
         (after, _) => (after, false),
     };
     let at = match (after, subscribe.since) {
@@ -101,9 +92,9 @@ fn start(subscribe: &Subscribe, store: &Store, past: bool) -> Result<(Cursor, bo
             .after(after)
             .map_err(|error| refusal(Reason::Request, format!("cannot read the journal: {error}")))?,
         (None, Some(since)) => store.since(since),
-        // The past up to a moment, or all of it, is history as well.
-        (None, None) if past => store.since(i64::MIN),
+        // A subscription without a start that follows nothing is for all of history.
+        (None, None) if history_only => store.since(i64::MIN),
         (None, None) => store.visible(),
     };
-    Ok((at, lineage))
+    Ok((at, replaced))
 }

@@ -1,50 +1,50 @@
 //! The newest frames, in memory.
 //!
-//! Owned by the store. A ring of whole frames; an append evicts the oldest ones. Every frame has an absolute
-//! position: how many bytes of frames went before it in this process's life. Knows nothing of readers.
+//! Owned by the store. A ring buffer of whole frames: an append evicts the oldest ones. The position of a frame is the
+//! number of bytes of all frames before it since this process started, so it never changes. Nothing here knows readers.
 
 use sampan_ipc::frame;
 
-/// A place between two frames: the position, and the sequence number of the frame that begins there.
+/// A boundary between two frames: its position, and the sequence number of the frame that begins there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cursor {
-    /// Bytes of frames before this place.
-    pub pos: u64,
-    /// Sequence number of the frame that begins, or will begin, here.
-    pub seq: u64,
+pub(crate) struct Cursor {
+    /// Bytes of frames before this boundary.
+    pub(crate) pos: u64,
+    /// Sequence number of the frame that begins, or will begin, at this boundary.
+    pub(crate) seq: u64,
 }
 
-/// A ring of frames of a fixed capacity.
+/// A ring buffer of frames; its capacity is a power of two.
 #[derive(Debug)]
-pub struct Ring {
+pub(crate) struct Ring {
     bytes: Box<[u8]>,
     start: Cursor,
     end: Cursor,
 }
 
 impl Ring {
-    /// An empty ring of `capacity` bytes (rounded up to a power of two) whose first frame will be at `at`.
-    pub fn new(capacity: usize, at: Cursor) -> Self {
+    /// Makes an empty ring of at least `capacity` bytes, whose first frame will be at `at`.
+    pub(crate) fn new(capacity: usize, at: Cursor) -> Self {
         Ring { bytes: vec![0; capacity.next_power_of_two()].into_boxed_slice(), start: at, end: at }
     }
 
     /// Where the oldest frame begins.
-    pub fn start(&self) -> Cursor {
+    pub(crate) fn start(&self) -> Cursor {
         self.start
     }
 
     /// Where the newest frame ends.
-    pub fn end(&self) -> Cursor {
+    pub(crate) fn end(&self) -> Cursor {
         self.end
     }
 
-    /// Bytes that fit.
-    pub fn capacity(&self) -> usize {
+    /// Capacity in bytes.
+    pub(crate) fn capacity(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Appends the frame that is made of `parts`; it carries sequence number `self.end().seq`.
-    pub fn append(&mut self, parts: [&[u8]; 3]) {
+    /// Appends a frame that consists of `parts` and has the sequence number `self.end().seq`.
+    pub(crate) fn append(&mut self, parts: [&[u8]; 3]) {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         debug_assert!(len <= self.capacity());
         while self.end.pos + len as u64 - self.start.pos > self.capacity() as u64 {
@@ -53,31 +53,42 @@ impl Ring {
         }
         let mut at = self.index(self.end.pos);
         for part in parts {
-            let first = part.len().min(self.bytes.len() - at);
-            self.bytes[at..at + first].copy_from_slice(&part[..first]);
-            self.bytes[..part.len() - first].copy_from_slice(&part[first..]);
+            self.copy_in(at, part);
             at = (at + part.len()) & (self.bytes.len() - 1);
         }
         self.end.pos += len as u64;
         self.end.seq += 1;
     }
 
-    /// The bytes from `from` to `to`, which lie within the ring, in two parts.
-    pub fn slices(&self, from: u64, to: u64) -> (&[u8], &[u8]) {
+    /// Copies `part` to offset `at` of the buffer, and what does not fit there to the buffer's front.
+    fn copy_in(&mut self, at: usize, part: &[u8]) {
+        let (front, back) = self.bytes.split_at_mut(at);
+        let (first, second) = part.split_at(part.len().min(back.len()));
+        for (slot, bytes) in [(back, first), (front, second)] {
+            // A frame is shorter than the ring, so both parts fit.
+            if let Some(slot) = slot.get_mut(..bytes.len()) {
+                slot.copy_from_slice(bytes);
+            }
+        }
+    }
+
+    /// The bytes from position `from` to `to`, in two parts; both positions must lie within the ring.
+    pub(crate) fn slices(&self, from: u64, to: u64) -> (&[u8], &[u8]) {
         debug_assert!(self.start.pos <= from && from <= to && to <= self.end.pos);
         let (at, len) = (self.index(from), (to - from) as usize);
         let first = len.min(self.bytes.len() - at);
-        (&self.bytes[at..at + first], &self.bytes[..len - first])
+        let part = |range: std::ops::Range<usize>| self.bytes.get(range).unwrap_or_default();
+        (part(at..at + first), part(0..len - first))
     }
 
     /// Length of the frame that begins at `pos`, header included.
-    pub fn frame_len(&self, pos: u64) -> u64 {
-        let byte = |nth: u64| self.bytes[self.index(pos + nth)];
+    pub(crate) fn frame_len(&self, pos: u64) -> u64 {
+        let byte = |nth: u64| self.bytes.get(self.index(pos + nth)).copied().unwrap_or_default();
         frame::HEADER_LEN as u64 + u64::from(u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)]))
     }
 
-    /// The first place at or behind byte `pos`, coming from the frame at `from`.
-    pub fn align(&self, from: Cursor, pos: u64) -> Cursor {
+    /// The first frame boundary at position `pos` or later; the search begins at `from`.
+    pub(crate) fn align(&self, from: Cursor, pos: u64) -> Cursor {
         let mut at = from;
         while at.pos < pos {
             at.pos += self.frame_len(at.pos);
@@ -86,6 +97,7 @@ impl Ring {
         at
     }
 
+    /// Offset in the buffer of the byte at position `pos`; always less than the capacity.
     fn index(&self, pos: u64) -> usize {
         (pos as usize) & (self.bytes.len() - 1)
     }

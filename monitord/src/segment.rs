@@ -1,11 +1,12 @@
-//! One file of the journal: a header and whole frames, in order, without a hole.
+//! A segment: one file of the journal, with a header and then whole frames with consecutive sequence numbers.
 //!
-//! Owned by the journal, which decides when one begins and goes. Reads are positional, so any number of
-//! readers share the descriptor. Named by the sequence number of its first frame.
+//! Owned by the journal, which decides when a segment begins and when it is removed. Reads are positional, so all
+//! readers share one descriptor. The file's name is the sequence number of its first frame.
 //!
-//! Layout, version 2: `magic "SMPJRNL\x02" · first u64 LE · numbering (152 bytes) · crc u32 LE · 0 u32`, then frames as
-//! [`sampan_ipc::frame`] has them; `crc` is CRC-32C of all before it, the numbering is as [`crate::numbering`] says.
-//! Version 1, which is read but no longer written: `magic "SMPJRNL\x01" · first u64 LE`, then frames.
+//! Layout, version 2: `magic "SMPJRNL\x02" · first u64 LE · numbering (152 bytes) · crc u32 LE · 0 u32`, then frames in
+//! the format of [`sampan_ipc::frame`]. `crc` is the CRC-32C of the bytes before it; the numbering is encoded by
+//! [`crate::numbering`]. Version 1, which is read but no longer written: `magic "SMPJRNL\x01" · first u64 LE`, then
+//! frames.
 
 use crate::numbering::{self, Numbering};
 use crate::ring::Cursor;
@@ -19,57 +20,58 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// Bytes before the first frame.
+/// Bytes before the first frame, in version 2.
 const HEADER_LEN: u64 = 16 + numbering::LEN as u64 + 8;
 const MAGIC: [u8; 8] = *b"SMPJRNL\x02";
-/// The same of version 1.
+/// Bytes before the first frame, in version 1.
 const HEADER_LEN_1: u64 = 16;
 const MAGIC_1: [u8; 8] = *b"SMPJRNL\x01";
-/// Longest frame of an event: a record's body and its sequence number.
+/// Longest body of a frame of an event, in bytes: a record and its sequence number.
 const EVENT_FRAME_MAX: usize = sampan_ipc::record::RECORD_MAX + 8;
-/// Least distance of two marks, in bytes.
+/// Least distance between two marks, in bytes.
 const MARK_STEP_MIN: u64 = 16 << 10;
-/// Most marks of a segment of the intended size.
+/// Most marks in a segment of the intended size.
 const MARKS_MAX: u64 = 128;
 /// Bytes of the sequence number at the end of a frame's body.
 const SEQ_LEN: usize = 8;
-/// How much is read at a time.
+/// Bytes per read when frames are scanned.
 const CHUNK: usize = 64 << 10;
 
-/// A segment: what it holds, and the open file.
+/// The open file of a segment, and an index of its frames.
 #[derive(Debug)]
-pub struct Segment {
+pub(crate) struct Segment {
     file: Arc<File>,
     path: PathBuf,
-    /// `None` of a segment of version 1.
+    /// `None` in a segment of version 1.
     numbering: Option<Numbering>,
     header_len: u64,
     first: Cursor,
     end: Cursor,
-    /// Latest event time in it; [`i64::MIN`] while it is empty.
+    /// Latest event time in the segment; [`i64::MIN`] while it has no event.
     newest: i64,
-    /// When it was last written to.
+    /// Time of the last write.
     written: SystemTime,
+    /// Frame boundaries about every `mark_step` bytes, so that a search reads only the frames after the nearest one.
     marks: Vec<Cursor>,
     mark_step: u64,
 }
 
-/// What was wrong with a segment that was read back.
+/// The damage of a segment, and the number of bytes at its end that were cut off.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Damage {
-    /// The last write was cut short, as by a kill: an unfinished frame of so many bytes was cut off.
+pub(crate) enum Damage {
+    /// The last write is incomplete, as after a kill: no reader has seen its events.
     Torn(u64),
-    /// So many bytes that are no valid frames were cut off.
+    /// The bytes are no valid frames: readers may have seen their events.
     Corrupt(u64),
 }
 
 impl Segment {
-    /// Makes the file of a segment whose first frame will be at `first`, in the place of any other of that name. With
-    /// `durable`, it is on the disk before this returns.
+    /// Makes the file of a segment whose first frame will be at `first`; replaces an existing file of this name. With
+    /// `durable`, the file and its name are synced before this returns.
     ///
     /// # Errors
-    /// Whatever the file system says; nothing is left behind then.
-    pub fn create(
+    /// The file cannot be made or synced; it has been removed again.
+    pub(crate) fn create(
         dir: &Path,
         first: Cursor,
         numbering: Numbering,
@@ -105,26 +107,27 @@ impl Segment {
         })
     }
 
-    /// Reads a segment back and checks every frame; cuts off what is no frame. `on_event` hears of each event, with its
-    /// [`record_sum`].
+    /// Opens an existing segment, checks every frame, and cuts the file after the last valid one if `writable`.
+    /// `on_event` is called for each event, with its [`record_sum`] and its place.
     ///
-    /// A segment of which nothing is left has `first == end`; it takes frames from `first` on like any other.
+    /// A segment without a valid frame has `first == end`; frames can be appended to it.
     ///
     /// # Errors
-    /// The file cannot be read, or not be cut.
-    pub fn open(
+    /// The file is not a regular file, or cannot be read or cut.
+    pub(crate) fn open(
         path: PathBuf,
         first: Cursor,
         intended_bytes: u64,
         writable: bool,
         mut on_event: impl FnMut(&EventView<'_>, u32, Cursor),
     ) -> io::Result<(Self, Option<Damage>)> {
-        // What lies in the journal's directory may be anything: no link is followed, and no FIFO waited for.
+        // The directory may hold any kind of file: O_NOFOLLOW refuses a symbolic link, O_NONBLOCK does not wait for the
+        // writer of a FIFO. open(2).
         let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
         let file = OpenOptions::new().read(true).write(writable).custom_flags(flags).open(&path)?;
         let meta = file.metadata()?;
         if !meta.is_file() {
-            return Err(io::Error::other("it is no regular file"));
+            return Err(io::Error::other("it is not a regular file"));
         }
         let mut segment = Segment {
             file: Arc::new(file),
@@ -145,7 +148,7 @@ impl Segment {
         Ok((segment, damage))
     }
 
-    /// Walks all frames; `end` is behind the last good one afterwards.
+    /// Checks all frames; afterwards `end` is the end of the last valid one.
     fn check(
         &mut self,
         file_len: u64,
@@ -153,7 +156,7 @@ impl Segment {
     ) -> io::Result<Option<Damage>> {
         let mut bytes = [0; HEADER_LEN as usize];
         let got = read_up_to(&self.file, &mut bytes, 0)?;
-        match parse_header(&bytes[..got], self.first.seq) {
+        match parse_header(bytes.get(..got).unwrap_or_default(), self.first.seq) {
             Ok(numbering) => self.set_numbering(numbering),
             Err(is_torn) => {
                 return Ok(Some(if is_torn { Damage::Torn(file_len) } else { Damage::Corrupt(file_len) }));
@@ -163,31 +166,35 @@ impl Segment {
         loop {
             let offset = self.offset(self.end.pos);
             let got = read_up_to(&self.file, &mut chunk, offset)?;
-            let used = self.check_chunk(&chunk[..got], on_event);
+            let bytes = chunk.get(..got).unwrap_or_default();
+            let used = self.check_chunk(bytes, on_event);
             if used == 0 {
                 let left = file_len.saturating_sub(offset);
                 return Ok(match left {
                     0 => None,
-                    // A write that a kill cut short ends within a frame, at the end of the file.
-                    _ if ends_within_a_frame(&chunk[..got], left) => Some(Damage::Torn(left)),
+                    // A write that a kill interrupted ends inside a frame, at the end of the file.
+                    _ if ends_inside_frame(bytes, left) => Some(Damage::Torn(left)),
                     _ => Some(Damage::Corrupt(left)),
                 });
             }
         }
     }
 
-    /// Takes the good frames at the start of `bytes`; returns how many bytes they are.
+    /// Indexes the valid frames at the start of `bytes`; returns their number of bytes.
     fn check_chunk(&mut self, bytes: &[u8], on_event: &mut impl FnMut(&EventView<'_>, u32, Cursor)) -> usize {
         let mut used = 0;
-        while let Ok(Some((body, len))) = frame::split(&bytes[used..], EVENT_FRAME_MAX) {
+        while let Ok(Some((body, len))) = frame::split(bytes.get(used..).unwrap_or_default(), EVENT_FRAME_MAX)
+        {
             let Some(event) = EventView::of_frame(body) else {
                 break;
             };
-            let seq = body.last_chunk::<8>().map(|seq| u64::from_le_bytes(*seq));
-            if seq != Some(self.end.seq) {
+            let Some((record, seq)) = body.split_last_chunk::<SEQ_LEN>() else {
+                break;
+            };
+            if u64::from_le_bytes(*seq) != self.end.seq {
                 break;
             }
-            on_event(&event, record_sum(&body[..body.len() - SEQ_LEN]), self.end);
+            on_event(&event, record_sum(record), self.end);
             self.newest = self.newest.max(event.time);
             self.mark(self.end);
             self.end = Cursor { pos: self.end.pos + len as u64, seq: self.end.seq + 1 };
@@ -206,16 +213,16 @@ impl Segment {
         self.header_len = if numbering.is_some() { HEADER_LEN } else { HEADER_LEN_1 };
     }
 
-    /// Whose numbers it carries; `None` of a segment of version 1.
-    pub fn numbering(&self) -> Option<Numbering> {
+    /// The numbering of this segment's events; `None` in a segment of version 1.
+    pub(crate) fn numbering(&self) -> Option<Numbering> {
         self.numbering
     }
 
-    /// Appends frames, given in two parts, that reach to `end`; `newest` is the latest event time among them.
+    /// Appends frames, in two parts, up to `end`; `newest` is the latest event time among them.
     ///
     /// # Errors
-    /// Whatever the file system says; the file is as before then.
-    pub fn append(&mut self, parts: (&[u8], &[u8]), end: Cursor, newest: i64) -> io::Result<()> {
+    /// The file cannot be written; it has been cut back to its length before.
+    pub(crate) fn append(&mut self, parts: (&[u8], &[u8]), end: Cursor, newest: i64) -> io::Result<()> {
         let offset = self.offset(self.end.pos);
         if let Err(error) = write_all(&self.file, parts, offset) {
             let _ = self.file.set_len(offset);
@@ -234,98 +241,106 @@ impl Segment {
         }
     }
 
-    /// Reads whole frames from `pos` on into `buffer`; returns the bytes read, which may end within a frame.
+    /// Reads from the frame at `pos` into `buffer`; returns the number of bytes, which may end inside a frame.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn read(&self, pos: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn read(&self, pos: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let left = usize::try_from(self.end.pos - pos).unwrap_or(usize::MAX).min(buffer.len());
-        read_up_to(&self.file, &mut buffer[..left], self.offset(pos))
+        read_up_to(&self.file, buffer.get_mut(..left).unwrap_or_default(), self.offset(pos))
     }
 
-    /// The first frame boundary at or behind byte `pos`, which lies in this segment.
+    /// The first frame boundary at position `pos` or later; `pos` must lie in this segment.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn align(&self, pos: u64) -> io::Result<Cursor> {
-        let nth = self.marks.partition_point(|mark| mark.pos <= pos);
-        let from = if nth == 0 { self.first } else { self.marks[nth - 1] };
-        self.walk(from, |at| at.pos >= pos)
+    pub(crate) fn align(&self, pos: u64) -> io::Result<Cursor> {
+        let from = self.last_mark(|mark| mark.pos <= pos);
+        self.scan(from, |at| at.pos >= pos)
     }
 
-    /// The boundary before the frame with sequence number `seq`, which lies in this segment.
+    /// Where the frame with sequence number `seq` begins; the frame must lie in this segment.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn locate(&self, seq: u64) -> io::Result<Cursor> {
-        let nth = self.marks.partition_point(|mark| mark.seq <= seq);
-        let from = if nth == 0 { self.first } else { self.marks[nth - 1] };
-        self.walk(from, |at| at.seq >= seq)
+    pub(crate) fn locate(&self, seq: u64) -> io::Result<Cursor> {
+        let from = self.last_mark(|mark| mark.seq <= seq);
+        self.scan(from, |at| at.seq >= seq)
     }
 
-    fn walk(&self, from: Cursor, there: impl Fn(Cursor) -> bool) -> io::Result<Cursor> {
+    /// The last mark for which `is_before` is true, or the segment's start.
+    fn last_mark(&self, is_before: impl Fn(&Cursor) -> bool) -> Cursor {
+        let nth = self.marks.partition_point(is_before);
+        nth.checked_sub(1).and_then(|nth| self.marks.get(nth)).copied().unwrap_or(self.first)
+    }
+
+    /// Reads the lengths of frames from `from` on; returns the first boundary for which `is_found` is true, or the end.
+    fn scan(&self, from: Cursor, is_found: impl Fn(Cursor) -> bool) -> io::Result<Cursor> {
         let mut at = from;
         let mut chunk = vec![0; CHUNK];
+        // `chunk[..held]` are the bytes from position `base` on.
         let (mut base, mut held) = (at.pos, 0);
-        while !there(at) && at.pos < self.end.pos {
-            let mut within = (at.pos - base) as usize;
-            if within + 4 > held {
+        while !is_found(at) && at.pos < self.end.pos {
+            let mut offset = (at.pos - base) as usize;
+            if offset + 4 > held {
                 base = at.pos;
-                within = 0;
+                offset = 0;
                 held = self.read(base, &mut chunk)?;
                 if held < 4 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
             }
-            let len =
-                u32::from_le_bytes([chunk[within], chunk[within + 1], chunk[within + 2], chunk[within + 3]]);
-            at = Cursor { pos: at.pos + frame::HEADER_LEN as u64 + u64::from(len), seq: at.seq + 1 };
+            let Some(len) = chunk.get(offset..).and_then(|bytes| bytes.first_chunk::<4>()) else {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            };
+            let len = u64::from(u32::from_le_bytes(*len));
+            at = Cursor { pos: at.pos + frame::HEADER_LEN as u64 + len, seq: at.seq + 1 };
         }
         Ok(at)
     }
 
-    /// Where its first frame begins.
-    pub fn first(&self) -> Cursor {
+    /// Where the first frame begins.
+    pub(crate) fn first(&self) -> Cursor {
         self.first
     }
 
-    /// Where its last frame ends.
-    pub fn end(&self) -> Cursor {
+    /// Where the last frame ends.
+    pub(crate) fn end(&self) -> Cursor {
         self.end
     }
 
-    /// Latest event time in it.
-    pub fn newest(&self) -> i64 {
+    /// Latest event time in the segment; [`i64::MIN`] while it has no event.
+    pub(crate) fn newest(&self) -> i64 {
         self.newest
     }
 
-    /// When it was last written to.
-    pub fn written(&self) -> SystemTime {
+    /// Time of the last write.
+    pub(crate) fn written(&self) -> SystemTime {
         self.written
     }
 
-    /// Bytes that the file takes.
-    pub fn bytes(&self) -> u64 {
+    /// Length of the file in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
         self.offset(self.end.pos)
     }
 
     /// The open file, for sendfile(2) and fdatasync(2).
-    pub fn file(&self) -> &Arc<File> {
+    pub(crate) fn file(&self) -> &Arc<File> {
         &self.file
     }
 
-    /// Where in the file the frame at `pos` begins.
-    pub fn offset(&self, pos: u64) -> u64 {
+    /// Offset in the file of position `pos`.
+    pub(crate) fn offset(&self, pos: u64) -> u64 {
         self.header_len + (pos - self.first.pos)
     }
 
-    /// Takes the file away. Readers that have it open keep its content.
-    pub fn remove(self) -> io::Result<()> {
+    /// Removes the file's name. Descriptors that are still open keep its content.
+    pub(crate) fn remove(self) -> io::Result<()> {
         std::fs::remove_file(&self.path)
     }
 }
 
-/// The header of a segment whose first frame has the number `first`.
+/// Encodes the header of a segment whose first frame has the number `first`.
 fn header(first: u64, numbering: Option<Numbering>) -> Vec<u8> {
     let Some(numbering) = numbering else {
         return [MAGIC_1, first.to_le_bytes()].concat();
@@ -337,7 +352,7 @@ fn header(first: u64, numbering: Option<Numbering>) -> Vec<u8> {
     bytes
 }
 
-/// Reads the header at the front of `bytes`; an error says whether it is cut short rather than wrong.
+/// Parses the header at the front of `bytes`. The error is true if the header is incomplete, false if it is invalid.
 fn parse_header(bytes: &[u8], first: u64) -> Result<Option<Numbering>, bool> {
     if bytes.starts_with(&header(first, None)) {
         return Ok(None);
@@ -349,23 +364,23 @@ fn parse_header(bytes: &[u8], first: u64) -> Result<Option<Numbering>, bool> {
     }
 }
 
-/// Checksum of what a record says, whichever FIFO it came by: its body behind the tag, CRC-32C.
-pub fn record_sum(body: &[u8]) -> u32 {
+/// CRC-32C of a record's body without the tag, which differs between the FIFOs.
+pub(crate) fn record_sum(body: &[u8]) -> u32 {
     crc32c::crc32c(body.get(1..).unwrap_or_default())
 }
 
-/// Name of the file of a segment: twenty digits, so that names sort as numbers do.
+/// File name of a segment: twenty digits, so that names sort like numbers.
 fn file_name(first: u64) -> String {
     format!("{first:020}.journal")
 }
 
-/// The first sequence number that a segment's file name tells.
-pub fn parse_name(name: &str) -> Option<u64> {
+/// Parses the sequence number in a segment's file name; `None` if the name is of another file.
+pub(crate) fn parse_name(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".journal")?;
     (digits.len() == 20).then(|| digits.parse().ok()).flatten()
 }
 
-fn ends_within_a_frame(rest: &[u8], left: u64) -> bool {
+fn ends_inside_frame(rest: &[u8], left: u64) -> bool {
     if left > EVENT_FRAME_MAX as u64 + frame::HEADER_LEN as u64 {
         return false;
     }
@@ -375,7 +390,7 @@ fn ends_within_a_frame(rest: &[u8], left: u64) -> bool {
 fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut got = 0;
     while got < buffer.len() {
-        match file.read_at(&mut buffer[got..], offset + got as u64) {
+        match file.read_at(buffer.get_mut(got..).unwrap_or_default(), offset + got as u64) {
             Ok(0) => break,
             Ok(len) => got += len,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -393,9 +408,10 @@ fn write_all(file: &File, parts: (&[u8], &[u8]), offset: u64) -> io::Result<()> 
         Err(nix::errno::Errno::EINTR) => 0,
         Err(errno) => return Err(errno.into()),
     };
-    // A short write tells nothing yet: the next one gives the reason.
+    // A short write is no error: if the rest cannot be written, the next write returns the reason.
     while done < total {
-        let rest = if done < parts.0.len() { &parts.0[done..] } else { &parts.1[done - parts.0.len()..] };
+        let second = parts.1.get(done.saturating_sub(parts.0.len())..);
+        let rest = parts.0.get(done..).filter(|rest| !rest.is_empty()).or(second).unwrap_or_default();
         match file.write_at(rest, offset + done as u64) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(len) => done += len,

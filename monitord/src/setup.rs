@@ -1,10 +1,10 @@
-//! What is opened before the loop runs, and why it cannot be.
+//! Opening FIFOs, socket and journal before the event loop runs.
 //!
-//! Called once, by [`crate::event_loop::EventLoop::open`].
+//! Called once, by [`crate::event_loop::EventLoop::open`]. Reads and writes no event.
 
 use crate::config::Settings;
 use crate::fifo::{Fifo, FifoError};
-use crate::journal::{Found, Journal, OpenError};
+use crate::journal::{Journal, OpenError, Recovery};
 use crate::ring::Cursor;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{SFlag, fstat, stat};
@@ -19,40 +19,30 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-/// Descriptors that this process needs besides those of its clients.
+/// Descriptors that this process needs in addition to one for each client.
 const DESCRIPTORS_OWN: u64 = 256;
 
 /// Why this process cannot start.
 #[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    /// Another instance is at work.
+pub(crate) enum SetupError {
+    /// Another instance uses the FIFO, the socket or the journal; the text says which.
     #[error("{what}")]
-    Busy {
-        /// On what, in words.
-        what: String,
-    },
-    /// A FIFO cannot be used.
+    Busy { what: String },
     #[error(transparent)]
     Fifo(FifoError),
-    /// The socket cannot be used.
     #[error(transparent)]
     Listen(ListenError),
-    /// The directory of FIFO, socket or journal is not trusted, or cannot be made.
+    /// The directory of FIFO, socket or journal cannot be trusted or created.
     #[error(transparent)]
     Directory(#[from] TrustError),
-    /// A thread, a poll or a signal handler cannot be had.
+    /// A thread, the poll or a signal handler cannot be created.
     #[error("cannot set up {what}")]
-    System {
-        /// What.
-        what: &'static str,
-        /// Why not.
-        source: io::Error,
-    },
+    System { what: &'static str, source: io::Error },
 }
 
 impl SetupError {
-    /// What a person may do; empty if the error says it all.
-    pub fn hint(&self) -> String {
+    /// What the administrator can do; empty if the error's text says it.
+    pub(crate) fn hint(&self) -> String {
         match self {
             SetupError::Directory(error) => error.hint(),
             _ => String::new(),
@@ -60,9 +50,9 @@ impl SetupError {
     }
 }
 
-/// Descriptors that were passed.
+/// Descriptors that the service manager passed. sd_listen_fds(3).
 #[derive(Debug, Default)]
-struct Passed {
+struct PassedDescriptors {
     /// The monitor FIFO (`fifo`), open for reading and writing.
     fifo: Option<OwnedFd>,
     /// The emit FIFO (`emit`), open for reading and writing.
@@ -71,28 +61,30 @@ struct Passed {
     listener: Option<OwnedFd>,
 }
 
-/// Takes what LISTEN_FDS passed: by name (`fifo`, `emit`, `events`), and by what it is where the name says nothing.
+/// Takes the passed descriptors by their names (`fifo`, `emit`, `events`), or by their type if a name is none of these.
 ///
-/// A FIFO without such a name is the emit FIFO if it is the file at `emit_path`, and that of facts otherwise.
-fn passed(emit_path: &Path) -> Passed {
-    let mut passed = Passed::default();
+/// A FIFO with another name is the emit FIFO if it is the file at `emit_path`, and the monitor FIFO otherwise.
+fn take_passed(emit_path: &Path) -> PassedDescriptors {
+    let mut passed = PassedDescriptors::default();
     for (name, fd) in systemd::passed() {
         let kind = fstat(&fd).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT);
-        let place = match (name.as_str(), kind) {
+        let slot = match (name.as_str(), kind) {
             ("fifo", Ok(SFlag::S_IFIFO)) => &mut passed.fifo,
             ("emit", Ok(SFlag::S_IFIFO)) => &mut passed.emit,
             (_, Ok(SFlag::S_IFIFO)) if is_at(&fd, emit_path) => &mut passed.emit,
             (_, Ok(SFlag::S_IFIFO)) => &mut passed.fifo,
             (_, Ok(SFlag::S_IFSOCK)) => &mut passed.listener,
             _ => {
-                log::warn!("descriptor '{name}' was passed but is of no use here: closed");
+                log::warn!("closed the passed descriptor '{name}': it is neither a FIFO nor a socket");
                 continue;
             }
         };
-        match place {
-            None => *place = Some(fd),
+        match slot {
+            None => *slot = Some(fd),
             Some(_) => {
-                log::warn!("descriptor '{name}' was passed, but there is one for that already: closed")
+                log::warn!(
+                    "closed the passed descriptor '{name}': another one was passed for the same purpose"
+                )
             }
         }
     }
@@ -104,13 +96,14 @@ fn is_at(fd: &OwnedFd, path: &Path) -> bool {
     matches!((fstat(fd), stat(path)), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
 }
 
-/// Opens the FIFO of facts, the emit FIFO and the listening socket, unless they were passed.
+/// Opens the monitor FIFO, the emit FIFO and the listening socket, or takes them over if they were passed.
 ///
 /// # Errors
-/// See [`SetupError`].
-pub fn endpoints(settings: &Settings) -> Result<(Fifo, Fifo, Listener), SetupError> {
-    let passed = passed(&settings.emit_fifo);
-    // First of all, as it changes nothing of another instance's.
+/// [`SetupError::Busy`] if another instance uses one of them, else why one cannot be opened.
+pub(crate) fn endpoints(settings: &Settings) -> Result<(Fifo, Fifo, Listener), SetupError> {
+    let passed = take_passed(&settings.emit_fifo);
+    // The socket comes first: if another instance is running, this fails without having changed anything of that
+    // instance.
     let listener = listener(settings, passed.listener, group())?;
     let facts = fifo(&settings.fifo, passed.fifo, accounts::FACTS_GROUP)?;
     let emit = fifo(&settings.emit_fifo, passed.emit, accounts::WATCH_GROUP)?;
@@ -137,7 +130,7 @@ fn listener(
     group: Option<Gid>,
 ) -> Result<Listener, SetupError> {
     if let Some(fd) = passed {
-        let what = "the socket that was passed";
+        let what = "the passed socket";
         return Listener::adopt(fd).map_err(|source| SetupError::System { what, source });
     }
     make_parent(&settings.socket)?;
@@ -147,19 +140,22 @@ fn listener(
     })
 }
 
-/// Opens the journal. One that cannot be had leaves the ring alone, and says why.
+/// Opens the journal. If it cannot be opened or written, returns the reason: events are then kept in memory only.
 ///
 /// # Errors
-/// [`SetupError::Busy`], or [`SetupError::Directory`] if another user may have put something into the journal.
-pub fn journal(settings: &Settings) -> Result<(Option<Journal>, Found, Option<String>), SetupError> {
-    let none = Found { next: Cursor { pos: 0, seq: 1 }, ..Found::default() };
+/// [`SetupError::Busy`] if another instance uses it, or [`SetupError::Directory`] if another user may have written to
+/// its directory.
+pub(crate) fn journal(
+    settings: &Settings,
+) -> Result<(Option<Journal>, Recovery, Option<String>), SetupError> {
+    let none = Recovery { next: Cursor { pos: 0, seq: 1 }, ..Recovery::default() };
     let made = settings.journal.as_deref().map(|dir| make_journal(dir).map(|()| dir));
     let opened = made.map(|made| made.map(|dir| Journal::open(dir, settings.limits)));
-    let (journal, mut found, failed) = match opened {
+    let (journal, mut recovery, failure) = match opened {
         None => (None, none, None),
-        Some(Ok(Ok((journal, found)))) => {
-            let failed = journal.failed().map(str::to_owned);
-            (Some(journal), found, failed)
+        Some(Ok(Ok((journal, recovery)))) => {
+            let failure = journal.failure().map(str::to_owned);
+            (Some(journal), recovery, failure)
         }
         Some(Ok(Err(error @ OpenError::Busy(_)))) => {
             return Err(SetupError::Busy { what: error.to_string() });
@@ -170,18 +166,21 @@ pub fn journal(settings: &Settings) -> Result<(Option<Journal>, Found, Option<St
         )) => (None, none, Some(report::chain(&error))),
         Some(Err(error)) => return Err(SetupError::Directory(error)),
     };
-    let failed = failed.map(|why| {
-        let place = settings.journal.as_deref().map(|dir| ("SAMPAN_STATE_DIR", dir));
-        unwritable_hint(place.as_slice()).map_or(why.clone(), |hint| format!("{why}; {hint}"))
+    let failure = failure.map(|reason| {
+        let dir = settings.journal.as_deref().map(|dir| ("SAMPAN_STATE_DIR", dir));
+        unwritable_hint(dir.as_slice()).map_or(reason.clone(), |hint| format!("{reason}; {hint}"))
     });
-    if journal.is_none() || failed.is_some() {
-        // Nothing remembers the last number across a restart; microseconds rise faster than events come.
-        found.next.seq = found.next.seq.max(u64::try_from(sampan_ipc::time::now() / 1000).unwrap_or(1));
+    if journal.is_none() || failure.is_some() {
+        // Nothing on disk will record the numbers of this process. Beginning at the time in microseconds gives the next
+        // process higher numbers, since there are fewer events than microseconds.
+        let micros = u64::try_from(sampan_ipc::time::now() / 1000).unwrap_or(1);
+        recovery.next.seq = recovery.next.seq.max(micros);
     }
-    Ok((journal, found, failed))
+    Ok((journal, recovery, failure))
 }
 
-/// Makes the directory of FIFO or socket: root's is passed through by the members of groups, a user's own by nobody.
+/// Makes the directory of a FIFO or the socket. Root's directory may be searched by everybody, since members of groups
+/// use the files in it; a user's directory by its owner only.
 fn make_parent(path: &Path) -> Result<(), SetupError> {
     let parent = trust::parent(path);
     let mode = if nix::unistd::geteuid().is_root() { trust::PASSABLE } else { trust::PRIVATE };
@@ -192,7 +191,7 @@ fn make_parent(path: &Path) -> Result<(), SetupError> {
     Ok(())
 }
 
-/// Makes the directory of the journal, and the state root if it is in there.
+/// Makes the directory of the journal, and before it the state root if the journal lies in there.
 fn make_journal(dir: &Path) -> Result<(), TrustError> {
     let state = Paths::from_env().state;
     if dir.starts_with(&state) {
@@ -201,23 +200,28 @@ fn make_journal(dir: &Path) -> Result<(), TrustError> {
     trust::make_own(dir, trust::PRIVATE)
 }
 
-/// The group whose members may subscribe, if the host has it and this process may give files to it.
+/// The group whose members may subscribe; `None` if the host does not have it, or this process is not root and so
+/// cannot give the socket to it.
 fn group() -> Option<Gid> {
     let is_root = nix::unistd::geteuid().is_root();
     is_root.then(|| accounts::group_id(accounts::WATCH_GROUP)).flatten().map(Gid::from_raw)
 }
 
-/// A subscriber is a descriptor: asks for as many as the limits allow. getrlimit(2).
-pub fn raise_descriptor_limit(subscribers_max: usize) {
+/// Raises the soft limit of descriptors so that `subscribers_max` clients fit, as far as the hard limit allows.
+/// getrlimit(2).
+pub(crate) fn raise_descriptor_limit(subscribers_max: usize) {
     let wanted = subscribers_max as u64 + DESCRIPTORS_OWN;
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, hard)) if soft < wanted => {
             let allowed = wanted.min(hard);
             if let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, allowed, hard) {
-                log::warn!("cannot raise the limit of descriptors: {errno}");
+                log::warn!(
+                    "cannot raise the limit of descriptors to {allowed}, some subscribers may not fit: {errno}"
+                );
             } else if allowed < wanted {
                 log::warn!(
-                    "only {allowed} descriptors are allowed: fewer subscribers than {subscribers_max} fit"
+                    "the hard limit of {allowed} descriptors admits fewer subscribers than 'subscribers-max' \
+                     ({subscribers_max}): raise LimitNOFILE of the unit"
                 );
             }
         }

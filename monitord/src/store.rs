@@ -1,8 +1,8 @@
-//! All events that can still be had: the ring in memory, the journal behind it, as one sequence.
+//! The store: the ring in memory and the journal on disk, as one sequence of events.
 //!
-//! Owned by the event loop. Takes events in batches, and says for any cursor where its next bytes are. What
-//! is committed becomes visible to readers only by [`Store::show`], so that with `sync = always` nobody hears
-//! of an event that a power cut could take back. Knows nothing of sockets.
+//! Owned by the intake, which adds events in batches; [`crate::clients`] asks for any cursor where its next bytes are.
+//! Committed events become visible to readers only by [`Store::make_visible`], so that with `sync = "always"` no reader
+//! sees an event that a power cut could take back. Nothing here knows sockets.
 
 use crate::journal::{Change, Journal};
 use crate::ring::{Cursor, Ring};
@@ -11,51 +11,51 @@ use sampan_ipc::record::Record;
 use sampan_ipc::{Event, frame, record, watch};
 use std::io;
 
-/// From so many bytes on, frames are sent from the journal's file without a copy in this process.
+/// A reader that lags by at least this number of bytes is served from the journal's file by sendfile(2), without a copy
+/// in this process.
 const FILE_MIN: u64 = 8 << 10;
 
 /// Where a reader's next bytes are.
 #[derive(Debug)]
-pub enum Read<'a> {
-    /// Nothing to read: the reader has all.
+pub(crate) enum Read<'a> {
+    /// The reader has every visible event.
     End,
-    /// The next frames are gone; reading goes on at this cursor.
+    /// The next frames were removed; the oldest frame after them is at this cursor.
     Gap(Cursor),
-    /// In memory, up to this cursor.
+    /// In memory, in two parts, up to this cursor.
     Ring((&'a [u8], &'a [u8]), Cursor),
-    /// In this segment, up to this cursor.
+    /// In this segment's file, up to this cursor.
     File(&'a Segment, Cursor),
 }
 
-/// Ring and journal.
+/// The ring, the journal, and how far events are committed and visible.
 #[derive(Debug)]
-pub struct Store {
+pub(crate) struct Store {
     ring: Ring,
     journal: Option<Journal>,
-    /// Readers see what is before this.
+    /// End of the events that readers may see; never after `committed`.
     visible: Cursor,
-    /// What is committed ends here.
+    /// End of the events that were given to the journal; never after the end of the ring.
     committed: Cursor,
     /// Latest event time since the last commit.
     newest: i64,
-    /// The lineage of the numbers where no journal has one: of this process alone.
+    /// The lineage of sequence numbers if there is no journal; it lasts as long as this process.
     own_lineage: u64,
 }
 
-/// Where a reader's number belongs, by the lineage that it is of.
+/// What is known here of the lineage that a reader names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It is of the numbers that are given out now.
+pub(crate) enum LineageStatus {
+    /// The lineage of new events.
     Current,
-    /// It is of an earlier lineage of this journal, whose last number was the one before this.
+    /// An earlier lineage of this journal; this is the number after its last one.
     Earlier(u64),
-    /// Nothing here is of its lineage.
     Unknown,
 }
 
 impl Store {
-    /// A store whose next event will be at `next`.
-    pub fn new(ring_bytes: usize, journal: Option<Journal>, next: Cursor) -> Self {
+    /// Makes a store whose next event will be at `next`.
+    pub(crate) fn new(ring_bytes: usize, journal: Option<Journal>, next: Cursor) -> Self {
         Store {
             ring: Ring::new(ring_bytes, next),
             journal,
@@ -66,28 +66,30 @@ impl Store {
         }
     }
 
-    /// Takes the event of a FIFO record.
-    pub fn push(&mut self, record: &Record<'_>) {
+    /// Appends the event of a record of the monitor FIFO.
+    pub(crate) fn push(&mut self, record: &Record<'_>) {
         self.push_body(record.body, record.crc, record.event.time);
     }
 
-    /// Takes the event of a record of the emit FIFO: the same bytes, behind the tag that marks it.
-    pub fn push_emitted(&mut self, record: &Record<'_>) {
-        // A record is an event, so it has a tag to be replaced.
-        let (_, rest) = record.body.split_at(1);
+    /// Appends the event of a record of the emit FIFO, with the tag that marks it as such.
+    pub(crate) fn push_emitted(&mut self, record: &Record<'_>) {
+        // The first byte of a record's body is its tag, which the header of an emitted event replaces.
+        let rest = record.body.get(1..).unwrap_or_default();
         let seq = self.ring.end().seq;
         self.ring.append([&frame::emitted_header(rest, seq), rest, &seq.to_le_bytes()]);
         self.newest = self.newest.max(record.event.time);
     }
 
-    /// Takes an event of this process's own; one that cannot be encoded is logged and dropped.
-    pub fn push_own(&mut self, event: &Event) {
+    /// Appends an event of this process's own; if it cannot be encoded, logs that and drops it.
+    pub(crate) fn push_own(&mut self, event: &Event) {
         match record::encode(event) {
             Ok(bytes) => {
-                let body = &bytes[record::HEADER_LEN..];
+                let body = bytes.get(record::HEADER_LEN..).unwrap_or_default();
                 self.push_body(body, crc32c::crc32c(body), event.time);
             }
-            Err(error) => log::error!("cannot emit an event of my own: {error}"),
+            Err(error) => {
+                log::error!("dropped an event of sampan-monitord itself, cannot encode it: {error}")
+            }
         }
     }
 
@@ -98,8 +100,8 @@ impl Store {
         self.newest = self.newest.max(time);
     }
 
-    /// Writes what was taken since the last commit to the journal.
-    pub fn commit(&mut self) -> Change {
+    /// Writes the events since the last commit to the journal.
+    pub(crate) fn commit(&mut self) -> Change {
         let from = self.committed;
         self.committed = self.ring.end();
         let newest = std::mem::replace(&mut self.newest, i64::MIN);
@@ -109,29 +111,30 @@ impl Store {
         }
     }
 
-    /// Where what is committed ends.
-    pub fn committed(&self) -> Cursor {
+    /// End of the committed events.
+    pub(crate) fn committed(&self) -> Cursor {
         self.committed
     }
 
-    /// Lets readers see what is before `upto`, which is committed.
-    pub fn show(&mut self, upto: Cursor) {
-        debug_assert!(upto.pos <= self.committed.pos);
-        self.visible = upto;
+    /// Makes the events before `end` visible to readers; `end` must be committed.
+    pub(crate) fn make_visible(&mut self, end: Cursor) {
+        debug_assert!(end.pos <= self.committed.pos);
+        self.visible = end;
     }
 
-    /// Readers see what is before this.
-    pub fn visible(&self) -> Cursor {
+    /// End of the events that readers may see.
+    pub(crate) fn visible(&self) -> Cursor {
         self.visible
     }
 
     /// Sequence number of the newest visible event; 0 if there is none.
-    pub fn head(&self) -> u64 {
+    pub(crate) fn head(&self) -> u64 {
         self.visible.seq - 1
     }
 
-    /// Where the next at most `max` bytes behind `at` are; `inside` a frame, they are in the file.
-    pub fn read(&self, at: Cursor, max: u64, inside: bool) -> Read<'_> {
+    /// Where the next bytes after `at` are, at most `max`. If `inside` is true, `at` is inside a frame of a file, and
+    /// the bytes are in that file.
+    pub(crate) fn read(&self, at: Cursor, max: u64, inside: bool) -> Read<'_> {
         if at.pos >= self.visible.pos {
             return if at.seq < self.visible.seq { Read::Gap(self.visible) } else { Read::End };
         }
@@ -160,19 +163,20 @@ impl Store {
         Read::Ring(self.ring.slices(at.pos, to.pos), to)
     }
 
-    /// The first boundary at or behind `pos` in the ring, coming from `from`.
-    pub fn align_in_ring(&self, from: Cursor, pos: u64) -> (Cursor, (&[u8], &[u8])) {
+    /// The first frame boundary in the ring at position `pos` or later, and the bytes from `pos` to it, in two parts;
+    /// the search begins at `from`.
+    pub(crate) fn align_in_ring(&self, from: Cursor, pos: u64) -> (Cursor, (&[u8], &[u8])) {
         let at = self.ring.align(from, pos);
         (at, self.ring.slices(pos, at.pos))
     }
 
-    /// The cursor of a reader that has everything up to sequence number `after`.
+    /// The cursor of a reader that has every event up to sequence number `after`.
     ///
-    /// What is gone behind `after` is between the cursor and the next frame: a [`Read::Gap`].
+    /// If the events after that number were removed, reading at this cursor returns [`Read::Gap`].
     ///
     /// # Errors
     /// The journal cannot be read.
-    pub fn after(&self, after: u64) -> io::Result<Cursor> {
+    pub(crate) fn after(&self, after: u64) -> io::Result<Cursor> {
         let seq = after.saturating_add(1);
         let start = self.ring.start();
         if seq >= start.seq {
@@ -189,52 +193,51 @@ impl Store {
         }
     }
 
-    /// The cursor of a reader that wants events of time `since` and later: the oldest that may be one.
-    pub fn since(&self, since: i64) -> Cursor {
+    /// The cursor of a reader that wants events with time `since` or later: no event before it has such a time.
+    pub(crate) fn since(&self, since: i64) -> Cursor {
         match self.journal.as_ref().and_then(|journal| journal.since(since)) {
             Some(segment) if segment.first().pos < self.ring.start().pos => segment.first(),
             _ => self.ring.start(),
         }
     }
 
-    /// The lineage of the numbers that are given out now.
-    pub fn lineage(&self) -> u64 {
+    /// The lineage of new sequence numbers.
+    pub(crate) fn lineage(&self) -> u64 {
         self.journal.as_ref().map_or(self.own_lineage, Journal::lineage)
     }
 
-    /// Where a number of `lineage` belongs.
-    pub fn standing(&self, lineage: u64) -> Standing {
+    /// Looks `lineage` up among the lineages of this store.
+    pub(crate) fn lineage_status(&self, lineage: u64) -> LineageStatus {
         if lineage == self.lineage() {
-            return Standing::Current;
+            return LineageStatus::Current;
         }
         let end = self.journal.as_ref().and_then(|journal| journal.end_of_lineage(lineage));
-        end.map_or(Standing::Unknown, Standing::Earlier)
+        end.map_or(LineageStatus::Unknown, LineageStatus::Earlier)
     }
 
-    /// The journal, if there is one.
-    pub fn journal(&self) -> Option<&Journal> {
+    pub(crate) fn journal(&self) -> Option<&Journal> {
         self.journal.as_ref()
     }
 
-    /// True if the journal is over its limits: settle the clients, then [`Store::prune`].
-    pub fn is_over_limits(&self) -> bool {
+    /// True if the journal exceeds its limits. The caller then calls [`crate::clients::Clients::finish_frames`] before
+    /// [`Store::prune`], which removes files that clients may be reading.
+    pub(crate) fn is_over_limits(&self) -> bool {
         self.journal.as_ref().is_some_and(Journal::is_over_limits)
     }
 
-    /// Removes the oldest segments while the journal is over its limits.
-    pub fn prune(&mut self) {
+    /// Removes the oldest segments while the journal exceeds its limits.
+    pub(crate) fn prune(&mut self) {
         if let Some(journal) = &mut self.journal {
             journal.prune();
         }
     }
 
-    /// The journal, to change its limits.
-    pub fn journal_mut(&mut self) -> Option<&mut Journal> {
+    pub(crate) fn journal_mut(&mut self) -> Option<&mut Journal> {
         self.journal.as_mut()
     }
 
-    /// What the ring holds, for people.
-    pub fn ring_extent(&self) -> watch::Extent {
+    /// Extent of the ring, for the status.
+    pub(crate) fn ring_extent(&self) -> watch::Extent {
         let (start, end) = (self.ring.start(), self.ring.end());
         watch::Extent {
             first: if start == end { 0 } else { start.seq },
@@ -244,8 +247,8 @@ impl Store {
         }
     }
 
-    /// What the journal holds, for people.
-    pub fn journal_status(&self) -> Option<watch::Journal> {
+    /// Extent and health of the journal, for the status; `None` without a journal.
+    pub(crate) fn journal_status(&self) -> Option<watch::Journal> {
         let journal = self.journal.as_ref()?;
         let segments = journal.segments();
         Some(watch::Journal {
@@ -256,13 +259,13 @@ impl Store {
                 bytes_max: journal.limits().bytes,
             },
             segments: u32::try_from(segments.len()).unwrap_or(u32::MAX),
-            failed: journal.failed().map(str::to_owned),
+            failed: journal.failure().map(str::to_owned),
         })
     }
 }
 
-/// The end of a read: what is visible of the segment, or `max` bytes of it (a place within a frame then, with
-/// a sequence number of 0).
+/// The end of a read from a segment: the end of its visible frames, or `max` bytes after `at`. The latter may be inside
+/// a frame and so has the sequence number 0.
 fn bounded(at: Cursor, max: u64, segment_end: Cursor, visible: Cursor) -> Cursor {
     let end = if segment_end.pos <= visible.pos { segment_end } else { visible };
     if end.pos - at.pos <= max { end } else { Cursor { pos: at.pos + max, seq: 0 } }

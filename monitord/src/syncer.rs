@@ -1,7 +1,7 @@
-//! The thread that calls fdatasync(2), so that the loop never waits for a disk.
+//! The syncer thread: calls fdatasync(2) on journal files, so that the event loop never waits for a disk.
 //!
-//! Owned by the event loop. Started only when the journal is to be synced. Sleeps without a timeout while
-//! nothing is dirty. Never touches what the journal holds.
+//! Owned by the intake, which starts it unless the policy is `never`. The thread sleeps without a timeout while no file
+//! has unsynced bytes. It never reads or writes the files.
 
 use mio::Waker;
 use std::fs::File;
@@ -10,20 +10,20 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// When written events are made durable.
+/// When events that were written to the journal are synced to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
-    /// Before anyone hears of them.
+pub(crate) enum Policy {
+    /// Before readers see them.
     Always,
-    /// At most this much later.
+    /// After at most this time.
     Interval(Duration),
-    /// When the kernel does it.
+    /// When the kernel writes them back.
     Never,
 }
 
-/// The handle of the thread.
+/// Handle of the syncer thread.
 #[derive(Debug)]
-pub struct Syncer {
+pub(crate) struct Syncer {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -37,10 +37,11 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Files with unsynced bytes; a handful, as segments close in turn.
+    /// Files with unsynced bytes: the newest segment, and segments that were closed since the last sync.
     dirty: Vec<Arc<File>>,
-    /// How many requests came, and how many are done.
-    asked: u64,
+    /// Number of the last request.
+    requested: u64,
+    /// Number of the last request whose bytes are synced.
     done: u64,
     interval: Duration,
     stop: bool,
@@ -48,49 +49,49 @@ struct State {
 }
 
 impl Syncer {
-    /// Starts the thread; `waker` is rung after each sync when the policy is [`Policy::Always`].
+    /// Starts the thread, which calls `waker` after each sync if the policy is [`Policy::Always`].
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(policy: Policy, waker: Arc<Waker>) -> io::Result<Self> {
+    pub(crate) fn start(policy: Policy, waker: Arc<Waker>) -> io::Result<Self> {
         let interval = if let Policy::Interval(interval) = policy { interval } else { Duration::ZERO };
         let state = Mutex::new(State { interval, ..State::default() });
         let shared = Arc::new(Shared { state, changed: Condvar::new(), waker });
-        let theirs = Arc::clone(&shared);
+        let for_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("syncer".into()).stack_size(64 << 10);
-        let thread = thread.spawn(move || theirs.run(matches!(policy, Policy::Always)))?;
+        let thread = thread.spawn(move || for_thread.run(matches!(policy, Policy::Always)))?;
         Ok(Syncer { shared, thread: Some(thread) })
     }
 
-    /// Says that `file` has bytes to be synced; returns a number that [`Syncer::done`] reaches when they are.
-    pub fn ask(&self, file: &Arc<File>) -> u64 {
+    /// Requests a sync of `file`. Returns the request's number: once [`Syncer::done`] is at least that, the sync is
+    /// done.
+    pub(crate) fn request(&self, file: &Arc<File>) -> u64 {
         let mut state = self.shared.lock();
         if !state.dirty.iter().any(|dirty| Arc::ptr_eq(dirty, file)) {
             state.dirty.push(Arc::clone(file));
             self.shared.changed.notify_one();
         }
-        state.asked += 1;
-        state.asked
+        state.requested += 1;
+        state.requested
     }
 
-    /// The number of the last request that is done.
-    pub fn done(&self) -> u64 {
+    /// Number of the last request that is done, whether its sync succeeded or not.
+    pub(crate) fn done(&self) -> u64 {
         self.shared.lock().done
     }
 
-    /// The error of a sync that failed since the last call.
-    pub fn error(&self) -> Option<io::Error> {
+    /// Takes the error of a sync that failed since the last call.
+    pub(crate) fn take_error(&self) -> Option<io::Error> {
         self.shared.lock().error.take()
     }
 
-    /// Sets a new interval.
-    pub fn set_interval(&self, interval: Duration) {
+    pub(crate) fn set_interval(&self, interval: Duration) {
         self.shared.lock().interval = interval;
     }
 }
 
 impl Drop for Syncer {
-    /// Syncs what is dirty and waits for the thread.
+    /// Waits until the thread has synced all files with unsynced bytes and has ended.
     fn drop(&mut self) {
         self.shared.lock().stop = true;
         self.shared.changed.notify_one();
@@ -105,18 +106,18 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn run(&self, ring: bool) {
+    fn run(&self, wakes_loop: bool) {
         loop {
-            let (files, asked, stop) = self.await_work();
+            let (files, requested, stop) = self.await_work();
             let result = files.iter().map(|file| file.sync_data()).find(Result::is_err);
             let mut state = self.lock();
-            state.done = asked;
+            state.done = requested;
             if let Some(Err(error)) = result {
                 state.error = Some(error);
             }
             drop(state);
-            if ring && let Err(error) = self.waker.wake() {
-                log::error!("cannot wake the loop: {error}");
+            if wakes_loop && let Err(error) = self.waker.wake() {
+                log::error!("cannot wake the event loop after a sync, new events may be delayed: {error}");
             }
             if stop {
                 return;
@@ -124,7 +125,8 @@ impl Shared {
         }
     }
 
-    /// Sleeps until there is work, and then for the interval, in which more may come.
+    /// Sleeps until a sync is requested, then for the interval, so that requests in between share one sync. Returns the
+    /// files, the number of the last request, and whether the thread must end.
     fn await_work(&self) -> (Vec<Arc<File>>, u64, bool) {
         let mut state = self.lock();
         while state.dirty.is_empty() && !state.stop {
@@ -135,6 +137,6 @@ impl Shared {
             let waited = self.changed.wait_timeout_while(state, interval, |state| !state.stop);
             state = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
         }
-        (std::mem::take(&mut state.dirty), state.asked, state.stop)
+        (std::mem::take(&mut state.dirty), state.requested, state.stop)
     }
 }

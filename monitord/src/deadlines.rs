@@ -1,0 +1,194 @@
+//! The deadline thread: wakes the event loop when a client's deadline passes.
+//!
+//! Owned by the event loop, which arms and disarms deadlines. A deadline is the `until` of a subscription, or the time
+//! by which a client must have sent its request. The thread sleeps in a timer that is set to the earliest deadline;
+//! without deadlines it never wakes up. It knows clients by token only and never touches them: the loop ignores tokens
+//! that it no longer knows. Each client has at most one deadline, which bounds both collections.
+//!
+//! The timer follows the wall clock, and expires early when somebody sets the clock: timerfd_create(2),
+//! "TFD_TIMER_CANCEL_ON_SET".
+
+use mio::{Token, Waker};
+use nix::sys::time::{TimeSpec, TimeValLike};
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+
+/// A time in nanoseconds since the epoch, and the client that it is for.
+pub(crate) type Deadline = (i64, Token);
+
+/// The deadlines of all clients, and the thread that waits for them.
+#[derive(Debug)]
+pub(crate) struct Deadlines {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    timer: TimerFd,
+    waker: Arc<Waker>,
+    clock: fn() -> i64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pending: BTreeSet<Deadline>,
+    passed: Vec<Token>,
+    stop: bool,
+}
+
+impl Deadlines {
+    /// Starts the thread, which calls `waker` when a deadline has passed.
+    ///
+    /// # Errors
+    /// The thread or its timer cannot be created.
+    pub(crate) fn start(waker: Arc<Waker>) -> io::Result<Self> {
+        Self::with_clock(waker, sampan_ipc::time::now)
+    }
+
+    fn with_clock(waker: Arc<Waker>, clock: fn() -> i64) -> io::Result<Self> {
+        let timer = TimerFd::new(ClockId::CLOCK_REALTIME, TimerFlags::TFD_CLOEXEC)?;
+        let shared = Arc::new(Shared { state: Mutex::default(), timer, waker, clock });
+        let for_thread = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("deadlines".into()).stack_size(64 << 10);
+        let thread = thread.spawn(move || for_thread.run())?;
+        Ok(Deadlines { shared, thread: Some(thread) })
+    }
+
+    /// Adds `deadline`: [`Deadlines::take_passed`] returns its token once the clock is past it.
+    pub(crate) fn arm(&self, deadline: Deadline) {
+        let mut state = self.shared.lock();
+        state.pending.insert(deadline);
+        if state.pending.first() == Some(&deadline) {
+            self.shared.wake_at(deadline.0);
+        }
+    }
+
+    /// Removes `deadline`, unless it has passed already.
+    pub(crate) fn disarm(&self, deadline: Deadline) {
+        self.shared.lock().pending.remove(&deadline);
+    }
+
+    /// Returns the tokens whose deadlines have passed since the last call.
+    pub(crate) fn take_passed(&self) -> Vec<Token> {
+        std::mem::take(&mut self.shared.lock().passed)
+    }
+}
+
+impl Drop for Deadlines {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.wake_at(0);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Sets the timer to one nanosecond after `deadline`: a deadline is inclusive.
+    fn wake_at(&self, deadline: i64) {
+        // Zero would disarm the timer. One nanosecond after the epoch is in the past, and so expires at once.
+        let at = TimeSpec::nanoseconds(deadline.saturating_add(1).max(1));
+        let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
+        if let Err(errno) = self.timer.set(Expiration::OneShot(at), flags) {
+            log::error!("cannot set the deadline timer, subscriptions may end late: {errno}");
+        }
+    }
+
+    fn run(&self) {
+        loop {
+            // Also returns when somebody sets the clock: nix maps the ECANCELED of read(2) to success.
+            if let Err(errno) = self.timer.wait() {
+                log::error!(
+                    "cannot wait for deadlines, subscriptions no longer end at their 'until': {errno}"
+                );
+                return;
+            }
+            let mut state = self.lock();
+            if state.stop {
+                return;
+            }
+            if state.move_passed((self.clock)())
+                && let Err(error) = self.waker.wake()
+            {
+                log::error!("cannot wake the event loop for a passed deadline: {error}");
+            }
+            if let Some((at, _)) = state.pending.first() {
+                self.wake_at(*at);
+            }
+        }
+    }
+}
+
+impl State {
+    /// Moves the deadlines before `now` from `pending` to `passed`; true if there was one.
+    fn move_passed(&mut self, now: i64) -> bool {
+        let before = self.passed.len();
+        while let Some((at, token)) = self.pending.first().copied()
+            && at < now
+        {
+            self.pending.pop_first();
+            self.passed.push(token);
+        }
+        self.passed.len() > before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mio::{Events, Poll};
+    use std::sync::atomic::{AtomicI64, Ordering};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn deadlines_come_in_their_order_and_disarmed_ones_do_not() {
+        let mut poll = Poll::new().expect("a poll");
+        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).expect("a waker"));
+        let deadlines = Deadlines::start(waker).expect("a thread");
+        let now = sampan_ipc::time::now();
+        let later = |ms: i64| now + ms * 1_000_000;
+        deadlines.arm((later(60), Token(3)));
+        deadlines.arm((later(40), Token(2)));
+        deadlines.arm((later(50), Token(9)));
+        deadlines.arm((now - 1, Token(1)));
+        deadlines.disarm((later(50), Token(9)));
+        let (mut got, deadline) = (Vec::new(), Instant::now() + Duration::from_secs(30));
+        while got.len() < 3 && Instant::now() < deadline {
+            let _ = poll.poll(&mut Events::with_capacity(4), Some(Duration::from_secs(1)));
+            got.extend(deadlines.take_passed());
+        }
+        assert_eq!(got, [Token(1), Token(2), Token(3)]);
+        assert!(sampan_ipc::time::now() > later(60));
+    }
+
+    #[test]
+    fn a_deadline_ends_when_the_clock_steps_past_it() {
+        static STEP: AtomicI64 = AtomicI64::new(0);
+        fn clock() -> i64 {
+            sampan_ipc::time::now() + STEP.load(Ordering::SeqCst)
+        }
+        let mut poll = Poll::new().expect("a poll");
+        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).expect("a waker"));
+        let deadlines = Deadlines::with_clock(waker, clock).expect("a thread");
+        let hour = 3_600_000_000_000;
+        deadlines.arm((clock() + hour, Token(7)));
+        STEP.store(2 * hour, Ordering::SeqCst);
+        // Setting the clock makes the kernel end the thread's read of the timer. Here, the timer itself does.
+        deadlines.shared.wake_at(0);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while deadlines.shared.lock().passed.is_empty() && Instant::now() < deadline {
+            let _ = poll.poll(&mut Events::with_capacity(4), Some(Duration::from_secs(1)));
+        }
+        assert_eq!(deadlines.take_passed(), [Token(7)]);
+    }
+}

@@ -1,0 +1,70 @@
+//! Where a subscription ends: at its `until`, at the end of history, or where this process stops.
+//!
+//! [`crate::request`] asks here when a subscription begins; the event loop calls [`end_at_until`] when the deadline has
+//! passed ([`crate::deadlines`] wakes it). Only chooses the place: [`crate::clients`] serves the subscriber up to
+//! there, sends the last frame and closes.
+
+use crate::client::Subscription;
+use crate::ring::Cursor;
+use sampan_ipc::watch::{End, Subscribe};
+
+/// The end of a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stop {
+    /// Position after the last frame that the subscriber is served.
+    pub(crate) pos: u64,
+    /// The reason that the subscriber is sent.
+    pub(crate) reason: End,
+}
+
+/// When a new subscription ends, as far as that is known at its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EndPlan {
+    /// At a place that is known now: the subscription is for history only.
+    Stop(Stop),
+    /// When the clock passes this time, in nanoseconds since the epoch.
+    Deadline(i64),
+    /// When the subscriber or this process ends it.
+    Open,
+}
+
+/// Works out when a subscription that begins at time `now` ends; `newest` is the end of the visible events.
+pub(crate) fn plan_end(subscribe: &Subscribe, newest: Cursor, now: i64) -> EndPlan {
+    match subscribe.until {
+        Some(until) if until < now => EndPlan::Stop(Stop { pos: newest.pos, reason: End::Until }),
+        _ if !subscribe.follow => EndPlan::Stop(Stop { pos: newest.pos, reason: End::History }),
+        Some(until) => EndPlan::Deadline(until),
+        None => EndPlan::Open,
+    }
+}
+
+/// Ends a subscription whose `until` has passed: it is served what is committed by now, and nothing newer.
+pub(crate) fn end_at_until(subscription: &mut Subscription, committed: Cursor) {
+    set_stop(subscription, Stop { pos: committed.pos, reason: End::Until });
+}
+
+/// Ends a subscription because this process stops: it is served what is committed by now.
+pub(crate) fn end_at_shutdown(subscription: &mut Subscription, committed: Cursor) {
+    set_stop(subscription, Stop { pos: committed.pos, reason: End::Shutdown });
+}
+
+/// Sets the end of a subscription, unless it has one: the first end is the earliest.
+fn set_stop(subscription: &mut Subscription, stop: Stop) {
+    subscription.stop.get_or_insert(stop);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_past_until_and_history_stop_here_and_a_later_until_waits() {
+        let newest = Cursor { pos: 700, seq: 8 };
+        let plan =
+            |until, follow| plan_end(&Subscribe { until, follow, ..Subscribe::default() }, newest, 1000);
+        assert_eq!(plan(Some(999), true), EndPlan::Stop(Stop { pos: 700, reason: End::Until }));
+        assert_eq!(plan(Some(1000), true), EndPlan::Deadline(1000));
+        assert_eq!(plan(Some(1000), false), EndPlan::Stop(Stop { pos: 700, reason: End::History }));
+        assert_eq!(plan(None, true), EndPlan::Open);
+    }
+}
