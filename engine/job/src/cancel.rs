@@ -1,19 +1,21 @@
-//! Ends a job from outside: a flag for its threads, and a shutdown of its connections.
+//! Cancels a job: a flag that its threads check, and actions such as the shutdown of its connections.
+//!
+//! Called by the event loop, which cancels, and by all threads of a job, which check and wait. Ends no thread itself.
 
 use sampan_os::mutex::lock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
-/// Shared by a job's threads and whoever may end it.
+/// The cancellation of one job, shared by its threads and by the event loop.
 #[derive(Default)]
 pub struct Cancel {
     cancelled: AtomicBool,
     actions: Mutex<Actions>,
-    called: Condvar,
+    wake: Condvar,
 }
 
-/// What runs when the job is cancelled, each with a number of its own.
+/// The actions to run when the job is cancelled, each with a unique number.
 #[derive(Default)]
 struct Actions {
     last: u64,
@@ -22,7 +24,7 @@ struct Actions {
 
 type Action = Box<dyn FnOnce() + Send>;
 
-/// Takes an action back when it is dropped; it has no effect on one that ran.
+/// Removes an action when dropped, unless the action has run already.
 #[must_use]
 pub struct Link<'a>(&'a Cancel, u64);
 
@@ -32,49 +34,52 @@ impl Drop for Link<'_> {
     }
 }
 
-/// The job was ended from outside.
+/// The error of an operation whose job was cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cancelled")]
 pub struct Cancelled;
 
 impl Cancel {
-    /// Sets the flag and runs what [`Cancel::on_cancel`] was given. Idempotent.
+    /// Cancels the job: sets the flag, wakes waiting threads and runs the registered actions, each once.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::SeqCst);
-        // Behind the lock: one that was about to wait has seen the flag, or waits by now.
+        // Notify after taking the lock: `wait` checks the flag under it, so a thread there has either seen the flag or
+        // is waiting by now, and does not miss the notification.
         let actions = std::mem::take(&mut lock(&self.actions).waiting);
-        self.called.notify_all();
+        self.wake.notify_all();
         actions.into_iter().for_each(|(_, action)| action());
     }
 
-    /// True once cancelled.
+    /// Whether the job was cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::SeqCst)
     }
 
+    /// Fails if the job was cancelled.
+    ///
     /// # Errors
-    /// [`Cancelled`] once cancelled.
+    /// [`Cancelled`]: the job was cancelled.
     pub fn check(&self) -> Result<(), Cancelled> {
         if self.is_cancelled() { Err(Cancelled) } else { Ok(()) }
     }
 
-    /// Waits, and no longer than until it is cancelled.
+    /// Sleeps for the time `wait`, or until the job is cancelled.
     ///
     /// # Errors
-    /// [`Cancelled`] once cancelled.
+    /// [`Cancelled`]: the job was cancelled.
     pub fn wait(&self, wait: Duration) -> Result<(), Cancelled> {
         let actions = lock(&self.actions);
-        let waited = self.called.wait_timeout_while(actions, wait, |_| !self.is_cancelled());
+        let waited = self.wake.wait_timeout_while(actions, wait, |_| !self.is_cancelled());
         drop(waited.unwrap_or_else(|poisoned| poisoned.into_inner()));
         self.check()
     }
 
-    /// Has `action` run when the job is cancelled; at once if it is already.
+    /// Registers `action` to run when the job is cancelled. Runs it at once if the job was cancelled already.
     pub fn on_cancel(&self, action: impl FnOnce() + Send + 'static) {
         self.add(Box::new(action));
     }
 
-    /// The same, for as long as the link is kept.
+    /// Registers `action` like [`Cancel::on_cancel`], but only until the returned [`Link`] is dropped.
     pub fn link(&self, action: impl FnOnce() + Send + 'static) -> Link<'_> {
         Link(self, self.add(Box::new(action)))
     }
@@ -87,7 +92,7 @@ impl Cancel {
             actions.waiting.push((number, action));
             number
         };
-        // Looked at after the push: a cancel in between ran without it.
+        // Check after the push: a `cancel` between the caller's last check and the push has not run this action.
         if self.is_cancelled() {
             self.cancel();
         }

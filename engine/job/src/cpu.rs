@@ -1,9 +1,8 @@
-//! The right of a thread to compute: at most as many threads hash, decompress and unpack at a time as there are
-//! processors for that.
+//! Permits to compute: bounds the number of threads that hash, decompress and unpack at the same time.
 //!
-//! Which thread waits is known deep below, where a socket turns out to be empty, so a thread's processor is a matter of
-//! the thread: [`idle`] gives it back for as long as the thread waits for anything. Processors go round in the order they
-//! are asked for; what then is left over is for threads that run ahead of others.
+//! Called by threads of pulls, around their computations and their waits. Only the code that reads a socket knows when
+//! a thread must wait, so the thread's permit is in a thread-local variable: [`idle`] releases it for the duration of
+//! a wait. Threads get permits in the order of their requests. Spare permits go to threads that work ahead of others.
 
 use crate::permits::Permits;
 use std::cell::{Cell, RefCell};
@@ -12,38 +11,39 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-/// How long a thread may compute while others wait: many times what a switch costs, and so short that no connection
-/// is left alone for longer than peers put up with.
+/// How long a thread may compute while others wait for a permit. Long compared with the cost of a context switch, and
+/// short enough that no peer closes a connection that is not read meanwhile.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// The processors that threads may compute on.
+/// The permits to compute; one for each processor that may be used.
 pub struct Cpus(Arc<Permits>);
 
-/// The right to compute, of the thread that has it. Given back for as long as that thread is in [`idle`].
+/// A permit to compute, held by the current thread. [`idle`] releases it temporarily.
 pub struct Cpu {
-    /// False if the thread had one already.
+    /// False for a nested permit: the thread held one already, which dropping this one must not release.
     is_first: bool,
+    /// Makes the type not `Send`: a permit belongs to one thread.
     of_this_thread: PhantomData<*const ()>,
 }
 
 thread_local! {
     static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
-    /// How long this thread has waited in [`idle`] to get its processor back.
+    /// How long this thread has waited in [`idle`] to get its permit back.
     static QUEUED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// A processor that this thread has.
+/// The permit that this thread holds.
 struct Held {
     of: Arc<Permits>,
     since: Instant,
 }
 
-/// Waits for something without keeping this thread's processor, if it has one, from others.
+/// Calls `wait` after releasing this thread's permit, if it holds one; takes the permit again before returning.
 pub fn idle<T>(wait: impl FnOnce() -> T) -> T {
     let Some(Held { of, .. }) = HELD.take() else {
         return wait();
     };
-    of.give();
+    of.release();
     let waited = wait();
     let since = Instant::now();
     let _ = of.take(None);
@@ -52,14 +52,15 @@ pub fn idle<T>(wait: impl FnOnce() -> T) -> T {
     waited
 }
 
-/// Does `work`, and says how long that took without the waits for this thread's processor, which are nobody's fault.
+/// Calls `work` and returns its result and duration. Waits of this thread to get its permit back do not count: a peer
+/// is not to blame for them.
 pub fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     let (began, queued) = (Instant::now(), QUEUED.get());
     let done = work();
     (done, began.elapsed().saturating_sub(QUEUED.get() - queued))
 }
 
-/// Lets the next one have this thread's processor, if it has had it for 50 ms and somebody waits.
+/// Passes this thread's permit to the next waiting thread, if this thread has held the permit for 50 ms.
 pub fn share() {
     let is_due = |held: &Held| held.since.elapsed() >= SLICE && held.of.is_wanted();
     if HELD.with_borrow(|held| held.as_ref().is_some_and(is_due)) {
@@ -68,24 +69,24 @@ pub fn share() {
 }
 
 impl Cpus {
-    /// So many; one at least.
+    /// Makes `count` permits, but at least one.
     pub fn new(count: usize) -> Self {
         Cpus(Arc::new(Permits::new(count)))
     }
 
-    /// Waits for a processor. Those who have one give it back soon: see [`idle`] and [`share`].
+    /// Waits for a permit. The wait is short, since holders call [`idle`] and [`share`].
     pub fn take(&self) -> Cpu {
         let is_first = HELD.with_borrow(Option::is_none);
         if is_first {
-            // Without a job that may be cancelled it does not fail.
+            // `take` fails only if a job is cancelled, and none is given here.
             let _ = self.0.take(None);
             self.hold();
         }
         Cpu { is_first, of_this_thread: PhantomData }
     }
 
-    /// Waits for a processor that nobody else wants; `None` once `done` is set, see [`Cpus::recheck`]. To be given
-    /// back as soon as one [`Cpus::is_wanted`].
+    /// Waits for a permit that no thread in the queue wants. Returns `None` once `done` is set; the thread that sets
+    /// `done` must call [`Cpus::recheck`]. The caller must drop the permit as soon as [`Cpus::is_wanted`] is true.
     pub fn take_spare(&self, done: &AtomicBool) -> Option<Cpu> {
         self.0.take_spare(done).then(|| {
             self.hold();
@@ -97,12 +98,12 @@ impl Cpus {
         HELD.set(Some(Held { of: Arc::clone(&self.0), since: Instant::now() }));
     }
 
-    /// Has those who wait for a spare processor look at their `done` again.
+    /// Wakes the threads in [`Cpus::take_spare`], so that they check `done` again.
     pub fn recheck(&self) {
         self.0.recheck();
     }
 
-    /// True if somebody waits for a processor.
+    /// Whether a thread is waiting in [`Cpus::take`].
     pub fn is_wanted(&self) -> bool {
         self.0.is_wanted()
     }
@@ -113,7 +114,7 @@ impl Drop for Cpu {
         if self.is_first
             && let Some(held) = HELD.take()
         {
-            held.of.give();
+            held.of.release();
         }
     }
 }
@@ -125,21 +126,21 @@ mod tests {
     use std::sync::mpsc::channel;
 
     #[test]
-    fn one_who_waits_for_something_else_lends_its_processor() {
+    fn a_thread_that_waits_lends_its_permit() {
         let cpus = Cpus::new(1);
         let (done, wait) = channel();
         let _cpu = cpus.take();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let _cpu = cpus.take();
-                done.send(()).expect("somebody waits");
+                done.send(()).expect("the receiver lives");
             });
-            idle(|| wait.recv()).expect("the other one ran meanwhile");
+            idle(|| wait.recv()).expect("the other thread ran meanwhile");
         });
     }
 
     #[test]
-    fn a_wait_for_a_processor_is_not_part_of_the_time_that_something_takes() {
+    fn a_wait_for_a_permit_does_not_count_as_time_of_the_work() {
         let cpus = Cpus::new(1);
         let (has, wait) = channel();
         let _cpu = cpus.take();
@@ -147,8 +148,8 @@ mod tests {
         let took = std::thread::scope(|scope| {
             scope.spawn(|| {
                 let _cpu = cpus.take();
-                has.send(()).expect("somebody waits");
-                // However long that takes: what counts is the time behind it.
+                has.send(()).expect("the receiver lives");
+                // The time until the other thread queues varies; the time after that is what must not count.
                 while !cpus.is_wanted() {
                     std::thread::yield_now();
                 }
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_processor_goes_to_who_asked_first_and_a_spare_one_to_who_runs_ahead() {
+    fn permits_go_out_in_the_order_of_requests_and_spare_ones_last() {
         let cpus = Cpus::new(1);
         let (order, ordered) = channel();
         let done = AtomicBool::new(false);
@@ -170,7 +171,7 @@ mod tests {
             let (cpus, done) = (&cpus, &done);
             scope.spawn(move || {
                 let _cpu = cpus.take_spare(done).expect("not done");
-                ahead.send("ahead").expect("somebody looks");
+                ahead.send("ahead").expect("the receiver lives");
             });
             while cpus.0.waiting().1 == 0 {
                 std::thread::yield_now();
@@ -180,7 +181,7 @@ mod tests {
                 let queued = cpus.0.waiting().0;
                 scope.spawn(move || {
                     let _cpu = cpus.take();
-                    order.send(name).expect("somebody looks");
+                    order.send(name).expect("the receiver lives");
                 });
                 while cpus.0.waiting().0 == queued {
                     std::thread::yield_now();

@@ -1,17 +1,17 @@
-//! What long work shares: it can be cancelled, keeps within limits, tells of its progress, and stands in a table.
+//! Services for long-running jobs: cancellation, limits, progress, and the table of jobs.
 //!
-//! Called by every crate that moves many bytes, and by the engine's loop, which owns the table. Knows no image, no
-//! registry and no store; does no I/O.
+//! Called by every crate that transfers many bytes, and by the engine's event loop, which owns the table. Knows no
+//! image, no registry and no store; does no I/O.
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`cancel`] | ends a job from outside |
-//! | [`limits`] | what all jobs share: slots for transfers, bytes per second, one download of a blob at a time |
-//! | [`cpu`] | the right of a thread to compute, and how it lends that to others while it waits |
-//! | [`rate_limit`] | bytes per second |
+//! | [`cancel`] | the cancellation of a job |
+//! | [`limits`] | limits that all jobs share: transfers at a time, bytes per second, one download of a blob at a time |
+//! | [`cpu`] | permits to compute, which threads lend to each other while they wait |
+//! | [`rate_limit`] | a limit on bytes per second |
 //! | [`progress`] | a job's rows, milestones and notes |
-//! | [`once_value`] | a value that several threads wait for |
-//! | [`table`] | the jobs: which run, who watches, what came of them |
+//! | [`once_value`] | a value that one thread sets and several wait for |
+//! | [`table`] | the jobs: running and ended ones, with their watchers and results |
 #![forbid(unsafe_code)]
 
 pub mod cancel;

@@ -1,13 +1,13 @@
-//! What all jobs of the engine share: downloads at a time, processors at a time, bytes per second, and one
-//! download of a blob at a time.
+//! The limits that all jobs of the engine share: transfers at a time, threads that compute at a time, bytes per second,
+//! and one download of a blob at a time.
 //!
-//! A thread takes a claim before a slot, and a slot before a processor, never the other way round, and gives its
-//! processor back for as long as it waits for anything ([`crate::cpu::idle`]): so none waits for ever. Threads that
-//! wait for a slot or a claim look whether their job was cancelled.
+//! Owned by the engine, called by the threads of all jobs. To avoid a deadlock, a thread takes a claim before a slot, a
+//! slot before a permit to compute, and releases that permit for every wait ([`crate::cpu::idle`]). Waits for a slot
+//! or a claim end when the job is cancelled.
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::cpu::Cpus;
-use crate::permits::{LOOK, Permits};
+use crate::permits::{CANCEL_CHECK_INTERVAL, Permits};
 use crate::rate_limit::RateLimit;
 use sampan_os::mutex::{self, lock};
 use std::collections::HashMap;
@@ -15,20 +15,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-/// Numbers that bound the engine.
+/// The configured bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Downloads and uploads at a time; one at least.
+    /// Most downloads and uploads at a time; at least one.
     pub downloads: usize,
-    /// Threads that hash, decompress and unpack at a time; one at least.
+    /// Most threads that hash, decompress and unpack at a time; at least one.
     pub cpus: usize,
-    /// Bytes per second from and to registries, all jobs together; 0 is no limit.
+    /// Most bytes per second from and to registries, all jobs together; 0 means no limit.
     pub bytes_per_second: u64,
-    /// Largest zstd window, as a power of two, in bytes.
+    /// The binary logarithm of the largest zstd window in bytes.
     pub zstd_window_log: u32,
-    /// A transfer in which fewer bytes move than `stall_bytes` in `stall_time` is broken off and tried again.
+    /// A transfer of fewer than `stall_bytes` bytes in this time is aborted and retried.
     pub stall_time: Duration,
-    /// See `stall_time`.
+    /// The fewest bytes that a transfer must move in `stall_time`.
     pub stall_bytes: u64,
 }
 
@@ -46,31 +46,32 @@ impl Default for Bounds {
     }
 }
 
-/// Engine-wide limits.
+/// The limits of one engine.
 pub struct Limits {
-    /// The numbers that are only looked up.
+    /// The configured bounds.
     pub bounds: Bounds,
-    /// Bytes per second of all transfers.
+    /// The rate limit of all transfers together.
     pub rate: RateLimit,
-    /// The processors that threads may compute on.
+    /// The permits to compute.
     pub cpus: Cpus,
     slots: Permits,
+    /// Claimed blobs by key, each with the number of bytes that its job has fetched.
     claims: Mutex<HashMap<String, Arc<AtomicU64>>>,
     released: Condvar,
 }
 
-/// One of the downloads that may run at a time.
+/// A permit for one transfer; dropping it lets the next transfer start.
 pub struct Slot<'a>(&'a Limits);
 
-/// The right to be the one that fetches a blob.
+/// The exclusive right of one job to fetch a blob; dropping it lets the next job have it.
 pub struct Claim<'a> {
     limits: &'a Limits,
     key: String,
-    here: Arc<AtomicU64>,
+    fetched: Arc<AtomicU64>,
 }
 
 impl Limits {
-    /// Nobody has anything yet.
+    /// Makes the limits with all slots free and no blob claimed.
     pub fn new(bounds: Bounds) -> Self {
         Limits {
             slots: Permits::new(bounds.downloads),
@@ -85,40 +86,40 @@ impl Limits {
     /// Waits for a slot.
     ///
     /// # Errors
-    /// [`Cancelled`] meanwhile.
+    /// [`Cancelled`]: the job was cancelled during the wait.
     pub fn slot(&self, cancel: &Cancel) -> Result<Slot<'_>, Cancelled> {
         self.slots.take(Some(cancel))?;
         Ok(Slot(self))
     }
 
-    /// Waits until no other job fetches the blob that `key` names, and claims it. Meanwhile `tell` hears, again and again, how many
-    /// bytes the other one has.
+    /// Waits until no other job fetches the blob `key`, then claims the blob. During the wait, calls `on_wait` every
+    /// 200 ms with the number of bytes that the other job has fetched.
     ///
     /// # Errors
-    /// [`Cancelled`] meanwhile.
-    pub fn claim(&self, key: &str, cancel: &Cancel, tell: &dyn Fn(u64)) -> Result<Claim<'_>, Cancelled> {
+    /// [`Cancelled`]: the job was cancelled during the wait.
+    pub fn claim(&self, key: &str, cancel: &Cancel, on_wait: &dyn Fn(u64)) -> Result<Claim<'_>, Cancelled> {
         let mut claims = lock(&self.claims);
         while let Some(other) = claims.get(key) {
             cancel.check()?;
-            tell(other.load(Ordering::Relaxed));
-            claims = mutex::wait_timeout(&self.released, claims, LOOK);
+            on_wait(other.load(Ordering::Relaxed));
+            claims = mutex::wait_timeout(&self.released, claims, CANCEL_CHECK_INTERVAL);
         }
-        let here = Arc::<AtomicU64>::default();
-        claims.insert(key.to_owned(), Arc::clone(&here));
-        Ok(Claim { limits: self, key: key.to_owned(), here })
+        let fetched = Arc::<AtomicU64>::default();
+        claims.insert(key.to_owned(), Arc::clone(&fetched));
+        Ok(Claim { limits: self, key: key.to_owned(), fetched })
     }
 }
 
 impl Claim<'_> {
-    /// Says how many bytes are here, for jobs that wait for the same blob.
-    pub fn tell(&self, bytes: u64) {
-        self.here.store(bytes, Ordering::Relaxed);
+    /// Records the number of bytes fetched so far, for jobs that wait for this blob.
+    pub fn record_bytes(&self, bytes: u64) {
+        self.fetched.store(bytes, Ordering::Relaxed);
     }
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        self.0.slots.give();
+        self.0.slots.release();
     }
 }
 
@@ -135,20 +136,20 @@ mod tests {
     use std::sync::mpsc::channel;
 
     #[test]
-    fn who_waits_for_a_blob_hears_of_its_bytes_and_gets_it_when_the_other_lets_go() {
+    fn a_waiting_job_sees_the_bytes_of_the_other_and_claims_the_blob_after_it() {
         let limits = Limits::new(Bounds::default());
         let (key, cancel) = ("sha256:x", Cancel::default());
-        let first = limits.claim(key, &cancel, &|_| panic!("nobody has it")).expect("claimed");
-        first.tell(7);
-        let (heard, hears) = channel();
+        let first = limits.claim(key, &cancel, &|_| panic!("no other job has claimed it")).expect("claimed");
+        first.record_bytes(7);
+        let (report, reports) = channel();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let tell = move |bytes| assert!(heard.send(bytes).is_ok());
-                drop(limits.claim(key, &cancel, &tell).expect("claimed"));
+                let on_wait = move |bytes| assert!(report.send(bytes).is_ok());
+                drop(limits.claim(key, &cancel, &on_wait).expect("claimed"));
             });
-            assert_eq!(hears.recv(), Ok(7));
+            assert_eq!(reports.recv(), Ok(7));
             drop(first);
         });
-        drop(limits.claim(key, &cancel, &|_| panic!("nobody has it")).expect("claimed"));
+        drop(limits.claim(key, &cancel, &|_| panic!("no other job has claimed it")).expect("claimed"));
     }
 }

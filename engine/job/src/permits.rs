@@ -1,6 +1,7 @@
-//! A number of permits, and the threads that wait for one, in the order they came.
+//! A counting semaphore that serves waiting threads in the order of their requests.
 //!
-//! Called by [`crate::limits`] for transfers and by [`crate::cpu`] for processors.
+//! Called by [`crate::limits`] for transfers and by [`crate::cpu`] for threads that compute. Never takes a permit back
+//! from its holder.
 
 use crate::cancel::{Cancel, Cancelled};
 use sampan_os::mutex::{self, lock};
@@ -9,14 +10,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
-/// How often a waiting job looks whether it was cancelled.
-pub(crate) const LOOK: Duration = Duration::from_millis(200);
-/// A number of permits, and those who wait for one, in the order they came.
+/// How often a waiting thread checks whether its job was cancelled.
+pub(crate) const CANCEL_CHECK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The semaphore.
 pub(crate) struct Permits {
     state: Mutex<State>,
-    /// For those in the queue.
+    /// Wakes the threads in the queue.
     freed: Condvar,
-    /// For those who take what nobody else wants.
+    /// Wakes the threads that wait for a spare permit.
     spare: Condvar,
 }
 
@@ -24,8 +26,8 @@ struct State {
     free: usize,
     next_ticket: u64,
     queue: VecDeque<u64>,
-    /// How many wait for a spare one.
-    hopeful: usize,
+    /// The number of threads that wait for a spare permit, which no thread in the queue wants.
+    spare_waiters: usize,
 }
 
 impl State {
@@ -36,7 +38,7 @@ impl State {
 
 impl Permits {
     pub(crate) fn new(free: usize) -> Self {
-        let state = State { free: free.max(1), next_ticket: 0, queue: VecDeque::new(), hopeful: 0 };
+        let state = State { free: free.max(1), next_ticket: 0, queue: VecDeque::new(), spare_waiters: 0 };
         Permits { state: Mutex::new(state), freed: Condvar::new(), spare: Condvar::new() }
     }
 
@@ -57,31 +59,34 @@ impl Permits {
             if let Err(cancelled) = cancel.map_or(Ok(()), Cancel::check) {
                 break Err(cancelled);
             }
-            state = mutex::wait_timeout(&self.freed, state, LOOK);
+            state = mutex::wait_timeout(&self.freed, state, CANCEL_CHECK_INTERVAL);
         };
         state.queue.retain(|other| *other != ticket);
+        // This thread may have blocked the queue: if it was cancelled at the front, the next thread must look now.
         if state.free > 0 {
-            self.tell(&state);
+            self.wake_waiters(&state);
         }
         result
     }
 
-    pub(crate) fn give(&self) {
+    pub(crate) fn release(&self) {
         let mut state = lock(&self.state);
         state.free += 1;
-        self.tell(&state);
+        self.wake_waiters(&state);
     }
 
-    /// Wakes who may have the free one. A call into the kernel each, so none without need.
-    fn tell(&self, state: &State) {
-        match (state.queue.is_empty(), state.hopeful) {
+    /// Wakes the threads that may take a free permit: those in the queue first. A notification is a system call, so
+    /// none is sent without a waiting thread.
+    fn wake_waiters(&self, state: &State) {
+        match (state.queue.is_empty(), state.spare_waiters) {
             (false, _) => self.freed.notify_all(),
             (true, 1..) => self.spare.notify_all(),
             (true, 0) => {}
         }
     }
 
-    /// Takes one that nobody is queueing for; false once `done` is set, see [`Permits::recheck`].
+    /// Waits for a permit that no thread in the queue wants and takes it. Returns false once `done` is set; the thread
+    /// that sets `done` must call [`Permits::recheck`].
     pub(crate) fn take_spare(&self, done: &AtomicBool) -> bool {
         let mut state = lock(&self.state);
         while !done.load(Ordering::SeqCst) {
@@ -89,17 +94,17 @@ impl Permits {
                 state.free -= 1;
                 return true;
             }
-            state.hopeful += 1;
+            state.spare_waiters += 1;
             state = mutex::wait(&self.spare, state);
-            state.hopeful -= 1;
+            state.spare_waiters -= 1;
         }
         false
     }
 
-    /// Has those who wait for a spare one look whether they still want it.
+    /// Wakes the threads in [`Permits::take_spare`], so that they check `done` again.
     pub(crate) fn recheck(&self) {
         let state = lock(&self.state);
-        if state.hopeful > 0 {
+        if state.spare_waiters > 0 {
             self.spare.notify_all();
         }
     }
@@ -111,9 +116,9 @@ impl Permits {
 
 #[cfg(test)]
 impl Permits {
-    /// How many wait in the queue, and how many for a spare one.
+    /// The number of threads in the queue, and of threads that wait for a spare permit.
     pub(crate) fn waiting(&self) -> (usize, usize) {
         let state = lock(&self.state);
-        (state.queue.len(), state.hopeful)
+        (state.queue.len(), state.spare_waiters)
     }
 }

@@ -1,19 +1,19 @@
-//! A job's progress map: a row a layer, in manifest order, and notes on what has no row.
+//! A job's progress: one row for each layer, in manifest order, and notes about the job as a whole.
 //!
-//! Workers change rows as bytes arrive; the event loop asks which rows changed since it last looked. No timer,
-//! no I/O; milestones (25, 50, 75 %) are told once, by whoever crosses them.
+//! The job's threads update rows as bytes arrive. The event loop asks which rows changed since its last look. The
+//! thread that passes a milestone (25, 50, 75 %) reports it, once. Has no timer and does no I/O.
 
 use sampan_ipc::engine::{Phase, Row};
 use sampan_os::mutex::lock;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-/// Most notes that are kept; whoever watches has had the older ones, or comes too late for them.
+/// Most notes that are kept. Clients that watch the job have received the older ones already.
 const NOTES_MAX: usize = 16;
 /// Most characters of a note.
 const NOTE_MAX: usize = 500;
 
-/// Called with 25, 50 and 75 as the job gets there.
+/// Called with 25, 50 or 75 when the job has passed that percentage.
 pub type OnMilestone = Box<dyn Fn(u8) + Send + Sync>;
 
 /// The rows of one job.
@@ -24,24 +24,28 @@ pub struct Progress {
 
 #[derive(Default)]
 struct Inner {
-    /// Each row with the version that it last changed in.
+    /// Each row with the version of its last change.
     rows: Vec<(Row, u64)>,
-    /// What was noted, with the version that it came in.
+    /// Each note with the version in which it was added.
     notes: VecDeque<(String, u64)>,
+    /// Grows with every change.
     version: u64,
+    /// The sum of all rows' totals, in bytes.
     total: u64,
-    /// Bytes that are here, with those that were before: what milestones are of.
+    /// The sum of all rows' current bytes, including layers that were there before. Milestones compare it with `total`.
     done: u64,
+    /// The last milestone reported.
     milestone: u8,
 }
 
 impl Progress {
-    /// No rows yet.
+    /// Makes a progress without rows.
     pub fn new(on_milestone: OnMilestone) -> Self {
         Progress { inner: Mutex::default(), on_milestone }
     }
 
-    /// Adds rows: id and total of each, in manifest order, before the first byte of any. Returns where they begin.
+    /// Adds rows for `layers` (ID and total bytes of each) in manifest order, before the first byte of any arrives.
+    /// Returns the index of the first.
     pub fn begin(&self, layers: impl IntoIterator<Item = (String, u64)>) -> usize {
         let mut inner = lock(&self.inner);
         inner.version += 1;
@@ -53,8 +57,8 @@ impl Progress {
         first
     }
 
-    /// Adds a row behind the others, where they become known one after the other; returns its index. A `total` of
-    /// 0 is an unknown one.
+    /// Adds a row after the others, for jobs that learn of their layers one by one. Returns its index. A `total` of 0
+    /// means that it is unknown.
     pub fn append(&self, id: String, total: u64) -> usize {
         let mut inner = lock(&self.inner);
         inner.version += 1;
@@ -65,7 +69,7 @@ impl Progress {
         index
     }
 
-    /// Row `index` enters `phase`. The rows that end count all their bytes, and what was noted of them is over.
+    /// Sets the phase of row `index`. A row that ends counts all its bytes and loses its note.
     pub fn phase(&self, index: usize, phase: Phase) {
         self.change(index, |row| {
             row.phase = phase;
@@ -73,7 +77,7 @@ impl Progress {
                 row.attempt = row.attempt.max(1);
             }
             if matches!(phase, Phase::Complete | Phase::Exists) {
-                // A total of 0 is an unknown one: what came is the total.
+                // The total was unknown: it is the number of bytes that came.
                 row.total = if row.total == 0 { row.current } else { row.total };
                 row.current = row.total;
                 row.note.clear();
@@ -81,7 +85,7 @@ impl Progress {
         });
     }
 
-    /// `current` bytes of row `index` are here.
+    /// Sets the number of bytes of row `index` that have arrived.
     pub fn set(&self, index: usize, current: u64) {
         self.change(index, |row| {
             if row.current != current {
@@ -91,8 +95,8 @@ impl Progress {
         });
     }
 
-    /// Another job fetches the blob of row `index`, and has `current` bytes of it.
-    pub fn follow(&self, index: usize, current: u64) {
+    /// Records that another job fetches the blob of row `index` and has `current` bytes of it.
+    pub fn set_from_other_job(&self, index: usize, current: u64) {
         self.change(index, |row| {
             row.phase = Phase::Downloading;
             row.current = current.min(row.total);
@@ -100,7 +104,7 @@ impl Progress {
         });
     }
 
-    /// `bytes` more of row `index` are here.
+    /// Records that `bytes` more bytes of row `index` have arrived.
     pub fn add(&self, index: usize, bytes: u64) {
         self.change(index, |row| {
             let max = if row.total == 0 { u64::MAX } else { row.total };
@@ -109,7 +113,7 @@ impl Progress {
         });
     }
 
-    /// Row `index` is tried again, and when and why; told until bytes come again.
+    /// Records that row `index` is retried. `note` says when and why; it stays until bytes arrive again.
     pub fn retry(&self, index: usize, note: &str) {
         self.change(index, |row| {
             row.attempt += 1;
@@ -117,7 +121,7 @@ impl Progress {
         });
     }
 
-    /// Row `index` failed, and why.
+    /// Records that row `index` failed, and why.
     pub fn fail(&self, index: usize, why: &str) {
         self.change(index, |row| {
             row.phase = Phase::Failed;
@@ -125,7 +129,8 @@ impl Progress {
         });
     }
 
-    /// Something about the job that no row tells: why its manifest is asked for again. Watchers read it once.
+    /// Adds a note about the job as a whole, for example why it requests the manifest again. Each client that watches
+    /// receives it once.
     pub fn note(&self, text: &str) {
         let mut inner = lock(&self.inner);
         inner.version += 1;
@@ -136,11 +141,11 @@ impl Progress {
         inner.notes.push_back((text.chars().take(NOTE_MAX).collect(), version));
     }
 
-    /// So many entries of `layer` were not unpacked: what nobody would otherwise notice.
-    pub fn passed_over(&self, layer: &str, entries: u64) {
+    /// Notes that `entries` entries of `layer` were not unpacked, if any: no error would show it.
+    pub fn note_skipped(&self, layer: &str, entries: u64) {
         if entries > 0 {
-            let why = "devices that this user may not make, or of unknown type";
-            self.note(&format!("layer {layer}: entries passed over: {entries}; {why}"));
+            let why = "devices that this user may not create, or entries of unknown type";
+            self.note(&format!("layer {layer}: entries skipped: {entries}; {why}"));
         }
     }
 
@@ -160,27 +165,27 @@ impl Progress {
             let after = row.current;
             inner.version = version;
             inner.done = (inner.done + after).saturating_sub(before.current);
-            inner.cross()
+            inner.pass_milestone()
         };
         if let Some(milestone) = crossed {
             (self.on_milestone)(milestone);
         }
     }
 
-    /// All rows, and the version that they are of.
+    /// All rows, and the current version.
     pub fn all(&self) -> (Vec<Row>, u64) {
         let inner = lock(&self.inner);
         (inner.rows.iter().map(|(row, _)| row.clone()).collect(), inner.version)
     }
 
-    /// Rows that changed behind version `since`, and the version that this is.
+    /// The rows that changed after version `since`, and the current version.
     pub fn since(&self, since: u64) -> (Vec<Row>, u64) {
         let inner = lock(&self.inner);
         let changed = inner.rows.iter().filter(|(_, version)| *version > since);
         (changed.map(|(row, _)| row.clone()).collect(), inner.version)
     }
 
-    /// Notes that came behind version `since`, up to version `until`.
+    /// The notes added after version `since`, up to and including version `until`.
     pub fn notes(&self, since: u64, until: u64) -> Vec<String> {
         let inner = lock(&self.inner);
         let new = inner.notes.iter().filter(|(_, version)| (since + 1..=until).contains(version));
@@ -189,8 +194,8 @@ impl Progress {
 }
 
 impl Inner {
-    /// The highest milestone that was passed just now.
-    fn cross(&mut self) -> Option<u8> {
+    /// Returns the highest milestone that the last change passed, and records it as reported.
+    fn pass_milestone(&mut self) -> Option<u8> {
         let percent = self.done.saturating_mul(100).checked_div(self.total)?;
         let reached = [75, 50, 25].into_iter().find(|m| u64::from(*m) <= percent)?;
         (reached > self.milestone && percent < 100).then(|| {
@@ -206,7 +211,7 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn a_note_is_told_once_and_only_the_last_ones_are_kept() {
+    fn a_note_is_returned_once_and_only_the_last_ones_are_kept() {
         let progress = Progress::new(Box::new(|_| {}));
         progress.note("a");
         let (_, seen) = progress.since(0);
@@ -219,9 +224,9 @@ mod tests {
     }
 
     #[test]
-    fn only_rows_that_changed_are_told_and_milestones_once() {
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&told);
+    fn only_changed_rows_are_returned_and_milestones_once() {
+        let reported = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&reported);
         let progress = Progress::new(Box::new(move |m| lock(&sink).push(m)));
         progress.begin([("a".to_owned(), 100), ("b".to_owned(), 100)]);
         let (rows, version) = progress.since(0);
@@ -235,15 +240,15 @@ mod tests {
         progress.phase(0, Phase::Exists);
         assert_eq!(progress.since(version).0.len(), 2);
         progress.phase(1, Phase::Complete);
-        assert_eq!(*lock(&told), [25, 75]);
+        assert_eq!(*lock(&reported), [25, 75]);
     }
 
     #[test]
-    fn what_was_noted_of_a_row_is_over_when_the_row_ends() {
+    fn a_row_that_ends_loses_its_note() {
         for end in [Phase::Exists, Phase::Complete] {
             let progress = Progress::new(Box::new(|_| {}));
             progress.begin([("a".to_owned(), 100)]);
-            progress.follow(0, 40);
+            progress.set_from_other_job(0, 40);
             assert_eq!(progress.since(0).0[0].note, "another job fetches it");
             progress.phase(0, end);
             assert_eq!(progress.since(0).0[0].note, "");

@@ -1,7 +1,7 @@
-//! Bytes per second: who moves bytes asks first, and waits until they are due.
+//! A limit on bytes per second: a thread that transfers bytes asks first and waits for its turn.
 //!
-//! One clock for all who share it: each reserves the time that its bytes take, in the order they ask, so that
-//! none starves. Knows nothing of sockets.
+//! Called by the threads of transfers, before they read or write. All threads that share a limit share one schedule:
+//! each reserves the time that its bytes take, in the order of requests, so none starves. Never touches a socket.
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::cpu;
@@ -9,25 +9,25 @@ use sampan_os::mutex::lock;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Bytes of so much time may be moved at once after a pause.
+/// After a pause, the bytes of this much time may be transferred at once.
 const BURST: Duration = Duration::from_millis(100);
-/// Fewest bytes that are worth a system call.
+/// Fewest bytes to transfer at a time: fewer are not worth a system call.
 const PART_MIN: u64 = 1024;
 
-/// A limit that may be shared.
+/// A limit that several threads may share.
 pub struct RateLimit {
     bytes_per_second: u64,
-    /// When the bytes that were reserved so far are through.
+    /// The end of the time reserved so far.
     due: Mutex<Option<Instant>>,
 }
 
 impl RateLimit {
-    /// At most so many; 0 is no limit.
+    /// Makes a limit of `bytes_per_second`; 0 means no limit.
     pub fn new(bytes_per_second: u64) -> Self {
         RateLimit { bytes_per_second, due: Mutex::default() }
     }
 
-    /// Most bytes that should be moved at a time, so that they do not come in jerks.
+    /// The most bytes to transfer at a time: those of a tenth of a second, so that the flow is even.
     pub fn part(&self) -> usize {
         match self.bytes_per_second {
             0 => usize::MAX,
@@ -35,10 +35,10 @@ impl RateLimit {
         }
     }
 
-    /// Waits until `bytes` more may be moved.
+    /// Waits until `bytes` more bytes may be transferred.
     ///
     /// # Errors
-    /// [`Cancelled`] meanwhile.
+    /// [`Cancelled`]: the job was cancelled during the wait. The time stays reserved.
     pub fn take(&self, bytes: usize, cancel: &Cancel) -> Result<(), Cancelled> {
         if self.bytes_per_second == 0 {
             return Ok(());
@@ -49,6 +49,7 @@ impl RateLimit {
         }
     }
 
+    /// Reserves the time for `bytes` bytes; returns how long to wait for its end.
     fn reserve(&self, bytes: usize, now: Instant) -> Duration {
         let takes = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
         let mut due = lock(&self.due);

@@ -1,7 +1,7 @@
-//! The table of jobs: what runs, who watches, what came of it.
+//! The table of jobs: running and ended ones, with their watchers and results.
 //!
-//! Owned by the event loop. A job's thread changes its [`Progress`] and sends one message when it ends; all
-//! else happens here. Does no I/O.
+//! Owned by the event loop. A job's threads only update its [`Progress`] and send one message at the end; the event
+//! loop makes all other changes, through this table. Starts no thread and does no I/O.
 
 use crate::cancel::Cancel;
 use crate::progress::Progress;
@@ -10,35 +10,37 @@ use sampan_ipc::paging;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Most jobs that run at a time; more are refused.
+/// Most jobs that run at a time; the engine refuses more.
 pub const RUNNING_MAX: usize = 64;
-/// Most ended jobs that are remembered; older ones are forgotten.
+/// Most ended jobs that the table keeps; it drops the oldest first.
 pub const ENDED_MAX: usize = 64;
 
-/// One piece of work.
+/// One job.
 pub struct JobEntry {
-    /// `pull`, `import`, `serve`.
+    /// The kind of job, such as `pull`, `import` or `serve`.
     pub kind: &'static str,
-    /// The canonical reference or address.
+    /// The canonical reference or the address that the job is about.
     pub subject: String,
-    /// Pulls with the same key are one job.
+    /// Identifies equal pulls: a second request with an equal key watches the running job.
     pub key: Option<String>,
-    /// Its rows.
+    /// The rows and notes.
     pub progress: Arc<Progress>,
-    /// Ends it.
+    /// Cancels the job.
     pub cancel: Arc<Cancel>,
-    /// How it ended; `None` while it runs.
+    /// The result; `None` while the job runs.
     pub outcome: Option<Result<Done, Failure>>,
-    /// Clients that watch it.
+    /// The number of clients that watch.
     pub watchers: u32,
-    /// True if it goes on without any.
+    /// Whether the job goes on when no client watches.
     pub detached: bool,
+    /// Start time, in nanoseconds since the epoch.
     started: i64,
+    /// End time, in nanoseconds since the epoch; 0 while the job runs.
     ended: i64,
 }
 
 impl JobEntry {
-    /// A job that begins now.
+    /// Makes a job that starts now.
     pub fn new(kind: &'static str, subject: String, progress: Arc<Progress>) -> Self {
         JobEntry {
             kind,
@@ -63,7 +65,7 @@ impl JobEntry {
         }
     }
 
-    /// As clients are told, with the version of its rows.
+    /// The description for clients, and the version of its rows.
     pub fn describe(&self, id: u64) -> (Job, u64) {
         let (rows, version) = self.progress.all();
         let error = match &self.outcome {
@@ -86,7 +88,7 @@ impl JobEntry {
     }
 }
 
-/// All jobs by number.
+/// All jobs, by number.
 #[derive(Default)]
 pub struct JobTable {
     entries: BTreeMap<u64, JobEntry>,
@@ -94,12 +96,12 @@ pub struct JobTable {
 }
 
 impl JobTable {
-    /// The number that the next job gets.
+    /// The number of the next job.
     pub fn next_id(&self) -> u64 {
         self.last + 1
     }
 
-    /// Takes a job in, under [`JobTable::next_id`].
+    /// Adds a job and returns its number, which is [`JobTable::next_id`].
     pub fn insert(&mut self, entry: JobEntry) -> u64 {
         self.last += 1;
         self.entries.insert(self.last, entry);
@@ -111,7 +113,7 @@ impl JobTable {
         self.entries.get(&id)
     }
 
-    /// The running job that has `key`.
+    /// The number of the running job with this key that was not cancelled.
     pub fn running_with(&self, key: &str) -> Option<u64> {
         let found = self
             .entries
@@ -120,38 +122,38 @@ impl JobTable {
         found.map(|(id, _)| *id)
     }
 
-    /// How many run.
+    /// The number of running jobs.
     pub fn running(&self) -> usize {
         self.entries.values().filter(|e| e.outcome.is_none()).count()
     }
 
-    /// One more client watches.
+    /// Records that one more client watches job `id`.
     pub fn watch(&mut self, id: u64) {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.watchers += 1;
         }
     }
 
-    /// The job goes on without watchers from now on.
+    /// Lets job `id` go on when no client watches.
     pub fn detach(&mut self, id: u64) {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.detached = true;
         }
     }
 
-    /// A client that watched is gone; the job ends with its last one, unless it is detached.
+    /// Records that a client no longer watches job `id`. Cancels the job with its last watcher, unless it is detached.
     pub fn unwatch(&mut self, id: u64) {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
         entry.watchers = entry.watchers.saturating_sub(1);
         if entry.watchers == 0 && !entry.detached && entry.outcome.is_none() {
-            log::info!("job {id}: nobody watches {} any more, cancelling", entry.subject);
+            log::info!("job {id}: cancelled {} of {}: its last client has gone", entry.kind, entry.subject);
             entry.cancel.cancel();
         }
     }
 
-    /// A job has ended; forgets the oldest of those that ended before, if they are many.
+    /// Records the result of job `id`. Drops the oldest ended jobs beyond [`ENDED_MAX`].
     pub fn end(&mut self, id: u64, outcome: Result<Done, Failure>) {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
@@ -170,7 +172,7 @@ impl JobTable {
         }
     }
 
-    /// All jobs, running ones first, newest first among them; without rows.
+    /// Descriptions of all jobs: running jobs before ended ones, and newer ones before older ones.
     pub fn list(&self) -> Vec<Job> {
         let describe = |(id, e): (&u64, &JobEntry)| e.describe(*id).0;
         let (running, ended): (Vec<_>, Vec<_>) =
@@ -178,7 +180,7 @@ impl JobTable {
         running.into_iter().chain(ended).map(describe).collect()
     }
 
-    /// Cancels all that run.
+    /// Cancels all running jobs.
     pub fn cancel_all(&self) {
         self.entries.values().filter(|e| e.outcome.is_none()).for_each(|e| e.cancel.cancel());
     }
@@ -202,7 +204,7 @@ mod tests {
         jobs.unwatch(id);
         assert_eq!(jobs.running_with("a"), Some(id));
         jobs.unwatch(id);
-        assert_eq!(jobs.running_with("a"), None, "cancelled: nobody joins it any more");
+        assert_eq!(jobs.running_with("a"), None, "no client can join a cancelled job");
         let detached = jobs.insert(entry("b"));
         jobs.watch(detached);
         jobs.detach(detached);
@@ -211,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn ended_jobs_are_forgotten_oldest_first() {
+    fn ended_jobs_are_dropped_oldest_first() {
         let mut jobs = JobTable::default();
         let running = jobs.insert(entry("r"));
         for nth in 0..ENDED_MAX + 10 {

@@ -132,7 +132,7 @@ fn stream(
     };
     let (temp, mut kept) = store.temp_file("blob")?;
     let streamed = pipeline.run(Patient { file, cancel }, Sink::File(&mut kept))?;
-    progress.passed_over(streamed.digest.short(), streamed.skipped);
+    progress.note_skipped(streamed.digest.short(), streamed.skipped);
     progress.phase(row, Phase::Complete);
     Ok((streamed, temp))
 }

@@ -502,7 +502,7 @@ impl Work<'_> {
             on_phase: &|phase| self.progress.phase(row, phase),
         };
         let streamed = pipeline.run(from, sink)?;
-        self.progress.passed_over(streamed.digest.short(), streamed.skipped);
+        self.progress.note_skipped(streamed.digest.short(), streamed.skipped);
         Ok(streamed)
     }
 

@@ -146,7 +146,7 @@ impl Staging<'_> {
             self.progress.fail(row, &sampan_ipc::report::chain(&error));
             layer_error(name, error)
         })?;
-        self.progress.passed_over(streamed.digest.short(), streamed.skipped);
+        self.progress.note_skipped(streamed.digest.short(), streamed.skipped);
         self.progress.phase(row, Phase::Complete);
         Ok(Kept { blob, streamed })
     }

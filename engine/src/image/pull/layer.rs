@@ -82,9 +82,9 @@ impl Fetch<'_> {
     /// [`LayerError`]. What came of the blob is kept, if it may be right, for the next try.
     pub fn layer(&self, layer: &Layer<'_>) -> Result<(), LayerError> {
         let (digest, size) = (&layer.blob.digest, layer.blob.size);
-        let claim = self
-            .limits
-            .claim(&digest.to_string(), self.cancel, &|bytes| self.progress.follow(layer.row, bytes))?;
+        let claim = self.limits.claim(&digest.to_string(), self.cancel, &|bytes| {
+            self.progress.set_from_other_job(layer.row, bytes)
+        })?;
         let unpacked = if self.store.has_blob(digest, size) {
             let Some(ids) = self.config.now(layer.nth) else {
                 // As below.
@@ -163,7 +163,7 @@ impl Fetch<'_> {
         let here = AtomicU64::new(partial.kept());
         let count = |bytes| {
             let now = here.fetch_add(bytes, Ordering::Relaxed) + bytes;
-            claim.tell(now);
+            claim.record_bytes(now);
             self.progress.set(layer.row, now);
         };
         count(0);
@@ -209,7 +209,7 @@ impl Fetch<'_> {
         };
         if self.unpack {
             let streamed = pipeline.run(from, sink)?;
-            self.progress.passed_over(digest.short(), streamed.skipped);
+            self.progress.note_skipped(digest.short(), streamed.skipped);
             return Ok(streamed.layer.map(|layer| (layer, streamed.diff_id)));
         }
         pipeline.copy(from, sink).map(|()| None)
