@@ -11,9 +11,8 @@ import re
 import sys
 import tempfile
 
-# Inside engine/src a folder may import itself and the folders and files of later lines, never those of earlier ones; what
-# stands in one line does not know the others of it.
-LAYERS = [["main"], ["server"], ["tasks", "container"], ["image"]]
+# Inside engine/src a folder imports itself and those that come later here, never one that comes earlier.
+LAYERS = [["main"], ["server"], ["tasks"], ["container"], ["image"]]
 
 
 def code(text):
@@ -159,7 +158,7 @@ def upward(crate):
             if not module or not target or module[0] == target[0]:
                 continue
             above, below = layer.get(module[0], len(LAYERS)), layer.get(target[0], len(LAYERS))
-            # Single files beside the folders are for all of them, but for the data that they carry.
+            # Single files beside the folders are for all of them.
             if module[0] in layer and target[0] in layer and below <= above:
                 yield f"engine/src: {name(module)} imports {name(target)}, which does not lie below it"
 

@@ -10,9 +10,12 @@
 //! root file system, [`host`] and [`runtime`] say what this host can do, and [`document`] is the file itself.
 //! [`mod@unit`] says what of a bundle is a unit's of systemd. [`rootfs`] chooses between overlayfs and [`copy`]. [`options`], [`names`] and [`signals`] judge what people type. The shim itself is in [`sampan_shim`].
 
+pub mod context;
 pub mod copy;
 pub mod create;
 pub mod definition;
+pub mod entry;
+pub mod error;
 pub mod etc;
 mod event_history;
 mod event_replay;
@@ -22,11 +25,13 @@ pub mod link;
 pub mod listing;
 pub mod logs;
 pub mod news;
+pub mod outcome;
 pub mod recovery;
 pub mod removal;
 pub mod requests;
 pub mod rootfs;
 pub mod start;
+pub mod state;
 pub mod table;
 pub mod unit;
 pub mod users;

@@ -2,7 +2,7 @@
 //!
 //! Every thread has it by way of [`crate::context`]; the event loop has the other end.
 
-use crate::container::news::Outcome;
+use crate::container::outcome::Outcome;
 use mio::Waker;
 use sampan_ipc::engine::{Answer, Done, Failure};
 use std::sync::mpsc::Sender;

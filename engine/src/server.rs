@@ -6,6 +6,7 @@
 
 use crate::client::{Client, State};
 use crate::container::home::Homes;
+use crate::container::recovery;
 use crate::container::table::{self, Containers};
 use crate::context::Shared;
 use crate::failure;
@@ -135,7 +136,8 @@ impl Server {
         }
         let now = Instant::now();
         let registry = poll.registry().try_clone().map_err(failed("poll shims"))?;
-        let containers = Containers::open(Arc::clone(&shared), homes, registry);
+        let mut containers = Containers::open(Arc::clone(&shared), homes, registry);
+        recovery::run(&mut containers);
         Ok(Server {
             poll,
             signals,

@@ -2,7 +2,7 @@
 
 use super::definition::{Definition, ImageOf};
 use super::home::Homes;
-use super::start;
+use super::{context, state};
 use crate::context::Shared;
 use crate::failure;
 use crate::image::resolve;
@@ -15,7 +15,6 @@ use sampan_spec::security::Labels;
 use sampan_spec::{process, signals, validate};
 use sampan_store::Pin;
 use sampan_store::images::{self, Loaded};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The signal that stops a container whose image names none. OCI image-spec, "StopSignal".
 const STOP_SIGNAL: i32 = 15;
@@ -38,15 +37,15 @@ pub fn create(
     let mut definition = define(id, name, create, &image, &typed)?;
     definition.selinux = labels;
     definition.rootfs = shared.rootfs.form(&shared.config, &shared.store, homes);
-    let mut warnings = start::check(shared, homes, &definition)?;
+    let mut warnings = context::check(shared, homes, &definition)?;
     // What goes when it has ended need not survive power loss before that.
     let is_durable = !definition.create.auto_remove;
-    let layers = start::layers(&shared.store, &definition);
+    let layers = context::layers(&shared.store, &definition);
     let made = homes.make(&mut definition, &layers, &State::default(), is_durable);
     let left_out = made.map_err(|error| {
         failure::new(Code::Failed, format!("cannot make container {id}: {}", chain(&error)), "")
     })?;
-    announce(shared, homes, &definition);
+    state::announce(shared, homes, &definition);
     if left_out > 0 {
         warnings
             .push(format!("{left_out} extended attributes of the image cannot be kept on this file system"));
@@ -54,24 +53,6 @@ pub fn create(
     warnings.extend(shared.rootfs.take_warning(&shared.config, &shared.store, homes));
     images::touch(&shared.store, &image.entry.digest);
     Ok((Box::new(definition), pin, warnings))
-}
-
-/// Says that the container was made, and writes down that it was said.
-pub(super) fn announce(shared: &Shared, homes: &Homes, definition: &Definition) {
-    shared.announcer.container("create", &definition.identity(), 0, &[]);
-    note(homes, definition);
-}
-
-/// Writes down that it was said that the container was made.
-pub(super) fn note(homes: &Homes, definition: &Definition) {
-    if let Err(error) = homes.set_state(&definition.id, &announced()) {
-        log::error!("{}", chain(&error));
-    }
-}
-
-/// Where a container stands that was made and announced.
-pub(super) fn announced() -> State {
-    State { is_announced: true, ..State::default() }
 }
 
 /// The image, and what keeps it from going.
@@ -116,7 +97,7 @@ fn define(
     Ok(Definition {
         id: id.to_owned(),
         name,
-        created: now(),
+        created: state::now(),
         image: ImageOf {
             name: if named { typed.to_owned() } else { create.image.clone() },
             id: image.manifest.config.digest.to_string(),
@@ -130,10 +111,4 @@ fn define(
         stop_signal,
         ..Definition::default()
     })
-}
-
-/// Nanoseconds since the epoch.
-pub(super) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }

@@ -3,13 +3,12 @@
 //! Pure, but for [`with_sizes`]. Values of one filter key are OR, keys are AND, labels are AND.
 
 use super::definition::Definition;
+use super::entry::{Busy, Entry};
 use super::home::Homes;
-use super::table::Busy;
 use crate::failure;
 use regex_lite::{Regex, RegexBuilder};
 use sampan_ipc::container::{Listing, MountKind, Network, Phase, Summary};
 use sampan_ipc::engine::{Code, Failure};
-use sampan_ipc::shim::State;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -22,7 +21,8 @@ const KEYS: [&str; 11] =
     ["id", "name", "label", "exited", "status", "ancestor", "before", "since", "volume", "network", "health"];
 
 /// As clients are told.
-pub fn summary(definition: &Definition, state: &State, busy: Option<Busy>) -> Summary {
+pub fn summary(entry: &Entry) -> Summary {
+    let Entry { definition, state, busy, .. } = entry;
     let create = &definition.create;
     let mounts = create.mounts.iter().map(|mount| match mount.kind {
         MountKind::Bind => format!("{}:{}", mount.source, mount.target),
@@ -35,7 +35,7 @@ pub fn summary(definition: &Definition, state: &State, busy: Option<Busy>) -> Su
         image_id: definition.image.id.clone(),
         command: definition.words.join(" ").chars().take(COMMAND_MAX).collect(),
         created: definition.created,
-        phase: if busy == Some(Busy::Removing) { Phase::Removing } else { state.phase },
+        phase: if *busy == Some(Busy::Removing) { Phase::Removing } else { state.phase },
         pid: state.pid,
         exit_code: state.exit_code,
         started: state.started,
@@ -190,7 +190,7 @@ impl Ages {
     fn of(all: &[(Arc<Definition>, Summary)], filters: &Filters) -> Result<Self, Failure> {
         let created = |value: &String| {
             let found = all.iter().find(|(_, s)| s.name == *value || s.id.starts_with(value.as_str()));
-            found.map(|(_, summary)| summary.created).ok_or_else(|| super::table::no_container(value))
+            found.map(|(_, summary)| summary.created).ok_or_else(|| super::error::no_container(value))
         };
         let times = |key: &str| -> Result<Vec<i64>, Failure> {
             filters.values.get(key).into_iter().flatten().map(created).collect()

@@ -4,9 +4,11 @@
 //! with what waited for the container. Never blocks.
 
 use super::definition::Definition;
-use super::removal;
-use super::start::{Becoming, Begin, Started};
-use super::table::{Asked, Busy, Containers, Entry, Queued, not_running};
+use super::entry::{Asked, Busy, Entry, Queued, Wait};
+use super::error::{no_container, not_running};
+use super::outcome::{Becoming, Begin, Outcome, Started};
+use super::table::Containers;
+use super::{event_history, removal, state};
 use crate::failure;
 use crate::outbox::Message;
 use sampan_ipc::container::{Condition, Phase};
@@ -14,7 +16,6 @@ use sampan_ipc::engine::{Answer, Code, Done, Failure, Request};
 use sampan_ipc::shim::{Say, State};
 use sampan_store::Pin;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -22,74 +23,6 @@ use std::sync::Arc;
 const CANNOT_RUN: i32 = 126;
 /// Exit status of a command that is not there.
 const NO_COMMAND: i32 = 127;
-
-/// What a thread has done.
-pub enum Outcome {
-    /// A container was made, or not.
-    Created {
-        /// Its id.
-        id: String,
-        /// Who wanted it.
-        client: usize,
-        /// How it was made, and what a person should be told.
-        result: Result<(Box<Definition>, Pin, Vec<String>), Failure>,
-    },
-    /// A shim was started for it, or not.
-    Spawned {
-        /// Its id.
-        id: String,
-        /// The way to the shim.
-        result: Result<Started, Failure>,
-    },
-    /// Its files are gone, or not.
-    Removed {
-        /// Its id.
-        id: String,
-        /// Who wanted that.
-        client: Option<usize>,
-        /// Bytes that became free.
-        result: Result<u64, Failure>,
-    },
-    /// What a killed shim left is tidied up.
-    Buried {
-        /// Its id.
-        id: String,
-        /// Where the container stands now.
-        state: Box<State>,
-    },
-    /// A process of `exec` is described, or not.
-    Described {
-        /// The container's id.
-        id: String,
-        /// Who wants it.
-        client: usize,
-        /// What the shim is to be asked.
-        result: Result<(Box<sampan_ipc::container::Exec>, String), Failure>,
-        /// What came along.
-        descriptors: Vec<OwnedFd>,
-    },
-    /// Its shim was looked for.
-    Met {
-        /// The container's id.
-        id: String,
-        /// The way to it, if it lives.
-        stream: Option<UnixStream>,
-    },
-    /// What its shim had kept for the monitor is told.
-    Said {
-        /// The container's id.
-        id: String,
-        /// The engine has just started.
-        is_start: bool,
-    },
-    /// An answer that took a while.
-    Answers {
-        /// Who gets it.
-        client: usize,
-        /// The answers.
-        answers: Vec<Answer>,
-    },
-}
 
 impl Containers {
     /// A thread is done.
@@ -99,8 +32,8 @@ impl Containers {
             Outcome::Spawned { id, result } => self.on_spawned(&id, result),
             Outcome::Removed { id, client, result } => self.on_removed(&id, client, result),
             Outcome::Buried { id, state } => self.on_buried(&id, *state),
-            Outcome::Met { id, stream } => super::recovery::on_met(self, &id, stream),
-            Outcome::Said { id, is_start: true } => super::recovery::on_said(self, &id),
+            Outcome::Met { id, stream } => self.on_met(&id, stream),
+            Outcome::Said { id, is_start: true } => self.on_said(&id),
             Outcome::Said { id, is_start: false } => self.on_shim_gone(&id),
             Outcome::Answers { client, answers } => self.reply(client, answers),
             Outcome::Described { id, client, result, descriptors } => {
@@ -126,7 +59,7 @@ impl Containers {
                 if let Some(entry) = self.entries.get_mut(id) {
                     *entry = Entry {
                         queue: std::mem::take(&mut entry.queue),
-                        ..Entry::new(*definition, super::create::announced(), Some(pin))
+                        ..Entry::new(*definition, state::announced(), Some(pin))
                     };
                 }
                 let container = Answer::Container { id: id.to_owned(), name, warnings };
@@ -286,7 +219,7 @@ impl Containers {
         let Some(entry) = self.entries.get(id) else { return };
         let state = entry.state.clone();
         let has_ended = !state.phase.is_alive() && state.phase != Phase::Restarting;
-        let is_over = |wait: &super::table::Wait| match wait.condition {
+        let is_over = |wait: &Wait| match wait.condition {
             Condition::NotRunning => has_ended,
             Condition::NextExit => state.finished > wait.finished || (has_ended && !state.error.is_empty()),
             Condition::Removed => false,
@@ -297,7 +230,7 @@ impl Containers {
         self.tell_exit(over, &state);
     }
 
-    pub(super) fn tell_exit(&mut self, waits: Vec<super::table::Wait>, state: &State) {
+    pub(super) fn tell_exit(&mut self, waits: Vec<Wait>, state: &State) {
         for wait in waits {
             let exit = Answer::Exit { code: state.exit_code, error: state.error.clone() };
             self.reply(wait.client, vec![exit, Answer::Done(Done::default())]);
@@ -450,7 +383,7 @@ impl Containers {
                     let done = Done { removed: vec![id.to_owned()], ..Done::default() };
                     self.reply(queued.client, vec![Answer::Done(done)]);
                 }
-                _ => self.refuse(queued.client, super::table::no_container(&entry.definition.name)),
+                _ => self.refuse(queued.client, no_container(&entry.definition.name)),
             }
         }
         let (over, left) = std::mem::take(&mut self.waits).into_iter().partition(|wait| wait.id == id);
@@ -473,6 +406,81 @@ impl Containers {
         }
         let definition = Arc::clone(definition);
         self.spawn(move |shared| removal::release(shared, &definition));
+    }
+
+    pub(super) fn meet(&mut self, id: &str, stream: UnixStream) {
+        let name = self.name(id);
+        self.set_busy(id, Busy::Meeting);
+        match self.connect(id, stream) {
+            Ok(()) => log::info!("container {name}: its shim is found again"),
+            Err(error) => log::error!("container {name}: its shim cannot be polled: {error}"),
+        }
+    }
+
+    /// A shim was looked for: it is there, or what it left is mended.
+    pub(super) fn on_met(&mut self, id: &str, stream: Option<UnixStream>) {
+        if let Some(stream) = stream {
+            self.meet(id, stream);
+            return self.hear(id);
+        }
+        self.set_busy(id, Busy::Burying);
+        match self.homes.replay().has(id) {
+            true => self.replay_events(id, Some(true)),
+            false => self.bury(id),
+        }
+    }
+
+    /// What its shim had kept is told; what it left is mended.
+    pub(super) fn on_said(&mut self, id: &str) {
+        self.homes.remove_run(id);
+        // What a shim that gave up has written down is of the run that ended.
+        if let Some(state) = self.homes.state(id)
+            && let Some(entry) = self.entries.get_mut(id)
+        {
+            entry.state = state;
+            entry.busy = None;
+        }
+        self.mend(id);
+        self.go_on(id);
+    }
+
+    /// A container without a shim.
+    pub(super) fn mend(&mut self, id: &str) {
+        let Some(entry) = self.entries.get(id) else { return };
+        let (state, definition) = (&entry.state, &entry.definition);
+        if state.started == 0
+            && !state.is_announced
+            && state.phase == Phase::Created
+            && state.error.is_empty()
+        {
+            return self.announce_late(id);
+        }
+        let was_up = state.phase.is_alive() || state.phase == Phase::Restarting;
+        // One that has the shim's id still was killed before all of the run was taken away.
+        if was_up || state.shim != 0 || (state.started != 0 && !state.is_announced) {
+            self.bury(id);
+        } else if definition.create.auto_remove && (state.started != 0 || !state.error.is_empty()) {
+            self.set_busy(id, Busy::Removing);
+            self.remove_files(id, None);
+        } else if state.started != 0 && definition.create.restart.starts_with_engine(state.stopped_by_hand) {
+            self.begin(id, None, Begin { by_policy: true, ..Begin::default() });
+        }
+    }
+
+    /// A container that was made, and nobody may have been told.
+    pub(super) fn announce_late(&mut self, id: &str) {
+        let Some(entry) = self.entries.get(id) else { return };
+        let (definition, homes) = (Arc::clone(&entry.definition), self.homes.clone());
+        self.set_busy(id, Busy::Burying);
+        self.spawn(move |shared| {
+            log::info!("container {}: it was made, and perhaps nobody was told", definition.name);
+            match event_history::is_last(&shared.config.fifo, &definition.id, &["create"], "create") {
+                true => state::note(&homes, &definition),
+                false => state::announce(shared, &homes, &definition),
+            }
+            let (id, state) = (definition.id.clone(), Box::new(state::announced()));
+            shared.outbox.send(Message::Container(Outcome::Buried { id, state }));
+        });
     }
 
     /// Does what waited for the container, until it is busy again.

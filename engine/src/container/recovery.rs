@@ -5,14 +5,14 @@
 //! whose shim does not answer, has lost its shim, or the host has restarted (another boot id); what is left of it is
 //! ended, and its end announced. Never guesses an exit code that is on the disk.
 
-use super::create::{self, now};
 use super::definition::Definition;
+use super::entry::{Busy, Entry};
 use super::event_history;
 use super::home::{HomeError, Homes};
-use super::news::Outcome;
+use super::outcome::Outcome;
 use super::start;
-use super::start::Begin;
-use super::table::{Busy, Containers, Entry};
+use super::state::now;
+use super::table::Containers;
 use crate::context::Shared;
 use crate::outbox::Message;
 use sampan_ipc::container::Phase;
@@ -25,7 +25,6 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Longest that a shim may take from its start until it listens, or from the removal of its container to its end.
@@ -89,22 +88,13 @@ fn add(containers: &mut Containers, definition: Definition, state: State) {
     containers.entries.insert(id.clone(), Entry::new(definition, state, Some(pin)));
     let run = containers.homes.run(&id);
     match shim(&run.join(SOCKET)) {
-        Ok(stream) => meet(containers, &id, stream),
+        Ok(stream) => containers.meet(&id, stream),
         Err(_) if run.exists() => look_for(containers, &id),
         Err(_) if containers.homes.replay().has(&id) => {
             containers.set_busy(&id, Busy::Burying);
             containers.replay_events(&id, Some(true));
         }
-        Err(_) => mend(containers, &id),
-    }
-}
-
-fn meet(containers: &mut Containers, id: &str, stream: UnixStream) {
-    let name = containers.name(id);
-    containers.set_busy(id, Busy::Meeting);
-    match containers.connect(id, stream) {
-        Ok(()) => log::info!("container {name}: its shim is found again"),
-        Err(error) => log::error!("container {name}: its shim cannot be polled: {error}"),
+        Err(_) => containers.mend(&id),
     }
 }
 
@@ -143,33 +133,6 @@ fn has_shim(dir: &Path) -> bool {
     std::fs::read_dir("/proc").into_iter().flatten().flatten().any(|entry| is_shim(entry).is_some())
 }
 
-/// A shim was looked for: it is there, or what it left is mended.
-pub fn on_met(containers: &mut Containers, id: &str, stream: Option<UnixStream>) {
-    if let Some(stream) = stream {
-        meet(containers, id, stream);
-        return containers.hear(id);
-    }
-    containers.set_busy(id, Busy::Burying);
-    match containers.homes.replay().has(id) {
-        true => containers.replay_events(id, Some(true)),
-        false => containers.bury(id),
-    }
-}
-
-/// What its shim had kept is told; what it left is mended.
-pub fn on_said(containers: &mut Containers, id: &str) {
-    containers.homes.remove_run(id);
-    // What a shim that gave up has written down is of the run that ended.
-    if let Some(state) = containers.homes.state(id)
-        && let Some(entry) = containers.entries.get_mut(id)
-    {
-        entry.state = state;
-        entry.busy = None;
-    }
-    mend(containers, id);
-    containers.go_on(id);
-}
-
 /// Ends what was half made, or half gone. On a thread.
 fn end_half(shared: &Shared, homes: &Homes, id: &str) {
     // A shim that lives does it itself.
@@ -185,41 +148,6 @@ fn end_half(shared: &Shared, homes: &Homes, id: &str) {
         log::warn!("{}", failure.message);
     }
     homes.clear(id);
-}
-
-/// A container without a shim.
-fn mend(containers: &mut Containers, id: &str) {
-    let Some(entry) = containers.entries.get(id) else { return };
-    let (state, definition) = (&entry.state, &entry.definition);
-    if state.started == 0 && !state.is_announced && state.phase == Phase::Created && state.error.is_empty() {
-        return announce_late(containers, id);
-    }
-    let was_up = state.phase.is_alive() || state.phase == Phase::Restarting;
-    // One that has the shim's id still was killed before all of the run was taken away.
-    if was_up || state.shim != 0 || (state.started != 0 && !state.is_announced) {
-        containers.bury(id);
-    } else if definition.create.auto_remove && (state.started != 0 || !state.error.is_empty()) {
-        containers.set_busy(id, Busy::Removing);
-        containers.remove_files(id, None);
-    } else if state.started != 0 && definition.create.restart.starts_with_engine(state.stopped_by_hand) {
-        containers.begin(id, None, Begin { by_policy: true, ..Begin::default() });
-    }
-}
-
-/// A container that was made, and nobody may have been told.
-fn announce_late(containers: &mut Containers, id: &str) {
-    let Some(entry) = containers.entries.get(id) else { return };
-    let (definition, homes) = (Arc::clone(&entry.definition), containers.homes.clone());
-    containers.set_busy(id, Busy::Burying);
-    containers.spawn(move |shared| {
-        log::info!("container {}: it was made, and perhaps nobody was told", definition.name);
-        match event_history::is_last(&shared.config.fifo, &definition.id, &["create"], "create") {
-            true => create::note(&homes, &definition),
-            false => create::announce(shared, &homes, &definition),
-        }
-        let (id, state) = (definition.id.clone(), Box::new(create::announced()));
-        shared.outbox.send(Message::Container(Outcome::Buried { id, state }));
-    });
 }
 
 /// Ends what is left of a container whose shim is gone, announces its end, and gives where it stands then. On a

@@ -4,10 +4,11 @@
 //! lets it wait until the container is no longer busy. What comes of that is in [`super::news`]. Never blocks.
 
 use super::definition::Definition;
-use super::news::Outcome;
-use super::start::Begin;
-use super::table::{Busy, Containers, Entry, Pruning, Queued, Wait, not_running};
-use super::{create, inspect, listing, logs, recovery, removal, start};
+use super::entry::{Busy, Entry, Pruning, Queued, Wait};
+use super::error::not_running;
+use super::outcome::{Begin, Outcome};
+use super::table::Containers;
+use super::{context, create, inspect, listing, logs, recovery, removal, start};
 use crate::failure;
 use crate::outbox::Message;
 use sampan_ipc::container::{Condition, Exec, Phase, Restart, Streams};
@@ -336,7 +337,8 @@ impl Containers {
 
     fn on_listing(&mut self, client: usize, asked: &sampan_ipc::container::Listing) -> Result<(), Failure> {
         let made = self.entries.values().filter(|e| e.busy != Some(Busy::Creating) && !e.is_gone);
-        let mut all: Vec<_> = made.map(|entry| (Arc::clone(&entry.definition), entry.summary())).collect();
+        let mut all: Vec<_> =
+            made.map(|entry| (Arc::clone(&entry.definition), listing::summary(entry))).collect();
         listing::choose(&mut all, asked)?;
         if asked.size {
             let homes = self.homes.clone();
@@ -393,7 +395,7 @@ impl Containers {
         let runtime = definition.create.runtime.clone();
         self.spawn_with(runtime.as_deref(), move |shared| {
             let id = definition.id.clone();
-            let result = start::describe(shared, &homes, &definition, exec);
+            let result = context::describe(shared, &homes, &definition, exec);
             shared.outbox.send(Message::Container(Outcome::Described { id, client, result, descriptors }));
         });
         Ok(())

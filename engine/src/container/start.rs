@@ -3,15 +3,17 @@
 //! Also what else needs the runtime's or the container's configuration: the process of an `exec`, the files of the
 //! log, and the end of what a killed shim has left. Whether the container then runs is what its shim says.
 
+use super::context::Context;
 use super::definition::Definition;
 use super::home::{self, Homes};
+use super::outcome::{Becoming, Begin, Started};
 use super::unit::{self, Unit};
-use super::{etc, inspect, logs};
+use super::{etc, logs};
 use crate::config::Config;
 use crate::context::Shared;
 use crate::failure;
-use sampan_ipc::container::{Exec, FOR_EVER, Network, Notify, Streams};
-use sampan_ipc::engine::{Code, Failure, StartUnit};
+use sampan_ipc::container::{FOR_EVER, Notify};
+use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::frame;
 use sampan_ipc::report::chain;
 use sampan_ipc::shim::{self, Rootfs, Setup, State, UNIT, VERSION};
@@ -20,13 +22,9 @@ use sampan_os::boot_id;
 use sampan_os::cgroup;
 use sampan_os::spawn::{Program, Relation};
 use sampan_shim::runtime_commands;
-use sampan_spec::bundle::{self, Input};
-use sampan_spec::host::Host;
-use sampan_spec::mounts::Files;
-use sampan_spec::rootfs_view::{self, Root};
+use sampan_spec::bundle;
 use sampan_spec::runtime::Runtime;
 use sampan_spec::settings::Form;
-use sampan_store::Store;
 use std::error::Error;
 use std::ffi::CString;
 use std::fs::File;
@@ -38,139 +36,6 @@ use std::sync::{Arc, OnceLock};
 
 /// Exit status of a container that could not be started for a reason of the engine's. podman-run(1).
 pub const CANNOT_START: u8 = 125;
-
-/// How a container is to be started.
-#[derive(Default)]
-pub struct Begin {
-    /// A client is attached from the start.
-    pub attach: Option<(Streams, Vec<OwnedFd>)>,
-    /// Rows and columns of its terminal.
-    pub size: (u16, u16),
-    /// A person asked for a restart.
-    pub is_restart: bool,
-    /// The container's restart policy asked for it.
-    pub by_policy: bool,
-    /// The main process of a unit of systemd's asked for it, and becomes the shim.
-    pub unit: Option<Box<StartUnit>>,
-}
-
-/// A start that is under way.
-pub struct Started {
-    /// The way to the shim.
-    pub stream: UnixStream,
-    /// What a client has to become first.
-    pub shim: Option<Becoming>,
-}
-
-/// A client that is to be the shim.
-pub struct Becoming {
-    /// The program, and its words.
-    pub words: Vec<String>,
-    /// Its standard input.
-    pub stdin: OwnedFd,
-    /// What it reads there first.
-    pub setup: Vec<u8>,
-}
-
-/// Finds out whether the container could be started, as far as that can be told; what a person should know.
-///
-/// # Errors
-/// An option makes no sense on this host, or there is no runtime.
-pub fn check(shared: &Shared, homes: &Homes, definition: &Definition) -> Result<Vec<String>, Failure> {
-    let context = Context::of(shared, homes, definition)?;
-    let bundle = bundle::bundle(&context.input()).map_err(failure::of)?;
-    logs::log(&shared.config, homes, definition)?;
-    Ok(bundle.warnings)
-}
-
-/// What a bundle, or a process of one, depends on.
-struct Context<'a> {
-    shared: &'a Shared,
-    definition: &'a Definition,
-    runtime: Arc<Runtime>,
-    host: Host,
-    network: Network,
-    root: Root,
-    /// What is below what it writes, uppermost first.
-    layers: Vec<PathBuf>,
-    rootfs: PathBuf,
-    files: Files,
-}
-
-impl<'a> Context<'a> {
-    fn of(shared: &'a Shared, homes: &Homes, definition: &'a Definition) -> Result<Self, Failure> {
-        let layers = layers(&shared.store, definition);
-        let written = homes.written(definition);
-        let root = match definition.rootfs {
-            // All is in it, and what was deleted there must not be found below.
-            Form::Copy if written.exists() => Root::new([written]),
-            // Not made yet: it will be what the layers show.
-            Form::Copy | Form::Overlay => Root::new([written].into_iter().chain(layers.iter().cloned())),
-        };
-        Ok(Context {
-            shared,
-            definition,
-            runtime: Runtime::find(&shared.config.settings, definition.create.runtime.as_deref())
-                .map_err(failure::of)?,
-            host: Host::now(),
-            network: network(&shared.config, definition),
-            root,
-            layers,
-            rootfs: homes.dir(&definition.id).join("rootfs"),
-            files: etc::files(homes, definition),
-        })
-    }
-
-    fn input(&self) -> Input<'_> {
-        Input {
-            id: &self.definition.id,
-            create: &self.definition.create,
-            run: &self.definition.run,
-            host: &self.host,
-            runtime: &self.runtime,
-            settings: &self.shared.config.settings,
-            network: self.network,
-            root: &self.root,
-            rootfs: &self.rootfs,
-            files: &self.files,
-            labels: &self.definition.selinux,
-        }
-    }
-}
-
-/// What is below what the container writes: directories of unpacked layers, uppermost first.
-pub fn layers(store: &Store, definition: &Definition) -> Vec<PathBuf> {
-    let layers = definition.image.layers.iter().rev();
-    rootfs_view::visible(layers.map(|layer| store.layer_path(layer).join("diff")).collect())
-}
-
-/// The container's network, or the configured one.
-pub fn network(config: &Config, definition: &Definition) -> Network {
-    match definition.create.network {
-        Network::Default => config.network,
-        chosen => chosen,
-    }
-}
-
-/// Describes the process of an execution, as the OCI runtime takes it.
-///
-/// # Errors
-/// An option makes no sense, or the container's files cannot be read.
-pub fn describe(
-    shared: &Shared,
-    homes: &Homes,
-    definition: &Definition,
-    exec: Exec,
-) -> Result<(Box<Exec>, String), Failure> {
-    let context = Context::of(shared, homes, definition)?;
-    let mut process = bundle::exec_process(&context.input(), &exec).map_err(failure::of)?;
-    // Other profiles may have been loaded since the container started: what runs beside it is confined as it is.
-    if let Some(profile) = inspect::profile(homes, definition) {
-        process.apparmor_profile = Some(profile).filter(|profile| !profile.is_empty());
-    }
-    let json = serde_json::to_string(&process).expect("a process has no shape that JSON cannot hold");
-    Ok((Box::new(exec), json))
-}
 
 /// Ends what the OCI runtime still has of a container whose shim is gone. That it has nothing is well. A runtime that
 /// is not there, or takes longer than [`sampan_spec::runtime::PATIENCE`], is done without.

@@ -4,11 +4,11 @@
 //! threads tell in [`super::news`]: both are methods of [`Containers`]. Never blocks: files are read and programs
 //! started on threads, a bounded number at a time. While one works on a container, requests to that one wait.
 
-use super::definition::Definition;
+use super::entry::{Asked, Busy, Entry, Pruning, Queued, Reply, Wait, instead};
+use super::error::{ambiguous, no_container, not_running};
 use super::home::Homes;
 use super::link::Link;
-use super::news::Outcome;
-use super::recovery;
+use super::outcome::Outcome;
 use super::users::Users;
 use super::workers::Workers;
 use crate::context::Shared;
@@ -16,14 +16,13 @@ use crate::failure;
 use crate::outbox::Message;
 use mio::event::Event;
 use mio::{Interest, Registry, Token};
-use sampan_ipc::container::{Condition, Phase, Summary};
-use sampan_ipc::engine::{Answer, Code, Done, Failure, Info, Request, Stop};
-use sampan_ipc::shim::{self, State};
+use sampan_ipc::container::Phase;
+use sampan_ipc::engine::{Answer, Code, Done, Failure, Info, Request};
+use sampan_ipc::shim;
 use sampan_spec::host::Host;
 use sampan_spec::runtime::Runtime;
 use sampan_spec::security;
-use sampan_store::Pin;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -32,113 +31,6 @@ use std::sync::Arc;
 pub const FIRST_LINK: usize = 1 << 40;
 /// Most requests that wait for one container.
 const QUEUE_MAX: usize = 256;
-/// Most names that an error lists.
-const LISTED_MAX: usize = 10;
-
-/// What a client gets.
-pub struct Reply {
-    /// The client's token.
-    pub client: usize,
-    /// The answers; the last one ends the stream.
-    pub answers: Vec<Answer>,
-    /// Descriptors that go with the first.
-    pub descriptors: Vec<OwnedFd>,
-}
-
-/// A request, and who wants it.
-pub struct Queued {
-    /// The client's token.
-    pub client: usize,
-    /// What it wants.
-    pub request: Request,
-    /// What came along.
-    pub descriptors: Vec<OwnedFd>,
-}
-
-/// What is done to a container just now, so that other requests wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Busy {
-    /// A thread makes it.
-    Creating,
-    /// A shim starts it; this client waits for that.
-    Starting(Option<usize>),
-    /// It has ended, and its shim tidies up.
-    Ending,
-    /// A thread, or its shim, removes it.
-    Removing,
-    /// A thread declares it dead.
-    Burying,
-    /// Its shim was found, or is looked for, and has said nothing yet.
-    Meeting,
-}
-
-/// One container.
-pub struct Entry {
-    /// How it was made.
-    pub definition: Arc<Definition>,
-    /// Where it stands.
-    pub state: State,
-    /// Its shim, if it has one.
-    pub link: Option<(usize, Link)>,
-    /// What is done to it.
-    pub busy: Option<Busy>,
-    /// What is to be done next.
-    pub queue: VecDeque<Queued>,
-    /// Keeps its image's layers.
-    pub pin: Option<Pin>,
-    /// All of it is gone, and its shim about to end: nobody is told of it any more.
-    pub is_gone: bool,
-}
-
-impl Entry {
-    /// An entry of a container without a shim.
-    pub fn new(definition: Definition, state: State, pin: Option<Pin>) -> Self {
-        let definition = Arc::new(definition);
-        Entry { definition, state, link: None, busy: None, queue: VecDeque::new(), pin, is_gone: false }
-    }
-
-    /// As clients are told.
-    pub fn summary(&self) -> Summary {
-        super::listing::summary(&self.definition, &self.state, self.busy)
-    }
-}
-
-/// Who asked a shim for something.
-pub struct Asked {
-    /// The container.
-    pub id: String,
-    /// The client; none if nobody waits.
-    pub client: Option<usize>,
-    /// Process ids that the shim told on the way.
-    pub pids: Option<Vec<i32>>,
-    /// What is to be done without the shim, if that ends before it answers.
-    pub instead: Option<Request>,
-}
-
-/// Who waits for a container's end.
-pub struct Wait {
-    /// The container.
-    pub id: String,
-    /// The client.
-    pub client: usize,
-    /// For what.
-    pub condition: Condition,
-    /// When the container had ended last, when the client asked.
-    pub finished: i64,
-}
-
-/// A prune that waits for its removals.
-pub struct Pruning {
-    /// The client.
-    pub client: usize,
-    /// Removals that are not over yet.
-    pub left: usize,
-    /// Ids that are gone.
-    pub removed: Vec<String>,
-    /// Bytes that became free.
-    pub freed: u64,
-}
-
 /// All containers.
 pub struct Containers {
     pub(super) shared: Arc<Shared>,
@@ -152,18 +44,18 @@ pub struct Containers {
     registry: Registry,
     next_link: usize,
     next_number: u64,
-    workers: Workers,
+    workers: Workers<Shared>,
     /// Apart from the others: a runtime that hangs holds one of these up.
-    burials: Workers,
+    burials: Workers<Shared>,
     /// The same, for runtimes that are named for one container and have not been asked yet what they are.
-    strangers: Workers,
+    strangers: Workers<Shared>,
     replies: Vec<Reply>,
 }
 
 impl Containers {
-    /// Reads what is there, connects to the shims that live, and begins to repair the rest.
+    /// None yet: [`super::recover::run`] finds those that are there.
     pub fn open(shared: Arc<Shared>, homes: Homes, registry: Registry) -> Self {
-        let mut containers = Containers {
+        let containers = Containers {
             shared,
             homes,
             entries: BTreeMap::new(),
@@ -184,7 +76,6 @@ impl Containers {
             let settings = &containers.shared.config.settings;
             security::advice(Host::get(), settings).iter().for_each(|advice| log::warn!("{advice}"));
         }
-        recovery::run(&mut containers);
         containers
     }
 
@@ -264,7 +155,7 @@ impl Containers {
         Ok(())
     }
 
-    /// Does `work` on a thread; it sends a [`super::news::Outcome`] when it is done.
+    /// Does `work` on a thread; it sends a [`Outcome`] when it is done.
     pub(super) fn spawn(&self, work: impl FnOnce(&Shared) + Send + 'static) {
         self.workers.add(&self.shared, work);
     }
@@ -389,37 +280,4 @@ fn host_info(shared: &Shared, homes: &Homes, known: Info) -> Info {
         security: features.collect(),
         ..known
     }
-}
-
-/// There is no such container.
-pub(super) fn no_container(typed: &str) -> Failure {
-    let typed: String = typed.chars().take(300).collect();
-    let message = format!("there is no container {typed:?}");
-    failure::new(Code::NotFound, message, "'sampan ps --all' lists those that there are")
-}
-
-/// What of the things that a shim is asked for can be done without one as well.
-fn instead(id: &str, what: &shim::What) -> Option<Request> {
-    let container = id.to_owned();
-    match what {
-        shim::What::Remove => Some(Request::RemoveContainer { container, force: true }),
-        shim::What::Restart(..) => Some(Request::Restart(Stop { container, timeout: None, signal: None })),
-        _ => None,
-    }
-}
-
-/// It does not run.
-pub(super) fn not_running(name: &str) -> Failure {
-    failure::new(Code::Conflict, format!("container {name:?} is not running"), "'sampan start' starts it")
-}
-
-fn ambiguous(typed: &str, meant: &[&Entry]) -> Failure {
-    let some = meant.iter().take(LISTED_MAX);
-    let mut list: Vec<String> =
-        some.map(|e| format!("{} ({})", &e.definition.id[..12], e.definition.name)).collect();
-    if meant.len() > LISTED_MAX {
-        list.push("…".to_owned());
-    }
-    let message = format!("{typed:?} stands for {} containers: {}", meant.len(), list.join(", "));
-    failure::new(Code::Conflict, message, "give more digits, or a name")
 }

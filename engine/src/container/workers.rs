@@ -1,7 +1,6 @@
 //! Threads that do one thing after the other, and are there only as long as something is to be done, and a moment more:
 //! one request about a container is followed by the next as a rule.
 
-use crate::context::Shared;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,25 +12,36 @@ const LINGER: Duration = Duration::from_millis(100);
 /// Stack of each.
 const STACK: usize = 1 << 20;
 
-type Work = Box<dyn FnOnce(&Shared) + Send>;
+type Work<C> = Box<dyn FnOnce(&C) + Send>;
 
-#[derive(Default)]
-struct Backlog {
-    works: VecDeque<Work>,
+struct Backlog<C> {
+    works: VecDeque<Work<C>>,
     threads: usize,
     /// How many of them have nothing to do.
     idle: usize,
 }
 
-/// A bounded number of threads.
-#[derive(Clone, Default)]
-pub struct Workers {
-    shared: Arc<(Mutex<Backlog>, Condvar)>,
+/// A bounded number of threads, which all know one `C`.
+pub struct Workers<C> {
+    shared: Arc<(Mutex<Backlog<C>>, Condvar)>,
 }
 
-impl Workers {
+impl<C> Clone for Workers<C> {
+    fn clone(&self) -> Self {
+        Workers { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<C> Default for Workers<C> {
+    fn default() -> Self {
+        let backlog = Backlog { works: VecDeque::new(), threads: 0, idle: 0 };
+        Workers { shared: Arc::new((Mutex::new(backlog), Condvar::new())) }
+    }
+}
+
+impl<C: Send + Sync + 'static> Workers<C> {
     /// Does `work` on a thread, now or when one is free.
-    pub fn add(&self, shared: &Arc<Shared>, work: impl FnOnce(&Shared) + Send + 'static) {
+    pub fn add(&self, shared: &Arc<C>, work: impl FnOnce(&C) + Send + 'static) {
         let mut backlog = self.lock();
         backlog.works.push_back(Box::new(work));
         if backlog.idle >= backlog.works.len() {
@@ -56,7 +66,7 @@ impl Workers {
         backlog.threads > backlog.idle || !backlog.works.is_empty()
     }
 
-    fn work(&self, shared: &Shared) {
+    fn work(&self, shared: &C) {
         loop {
             match self.next() {
                 Some(work) => work(shared),
@@ -66,7 +76,7 @@ impl Workers {
     }
 
     /// What is to be done next; `None` if nothing has come for a while, and the thread counts no more.
-    fn next(&self) -> Option<Work> {
+    fn next(&self) -> Option<Work<C>> {
         let mut backlog = self.lock();
         if backlog.works.is_empty() {
             backlog.idle += 1;
@@ -82,7 +92,7 @@ impl Workers {
         work
     }
 
-    fn lock(&self) -> MutexGuard<'_, Backlog> {
+    fn lock(&self) -> MutexGuard<'_, Backlog<C>> {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,0 +1,121 @@
+//! What a container's bundle depends on: its image's layers, its files, the host, the runtime.
+//!
+//! Called on threads, by what makes, starts or enters a container. Writes nothing.
+
+use super::definition::Definition;
+use super::home::Homes;
+use super::{etc, inspect, logs};
+use crate::config::Config;
+use crate::context::Shared;
+use crate::failure;
+use sampan_ipc::container::{Exec, Network};
+use sampan_ipc::engine::Failure;
+use sampan_spec::bundle::{self, Input};
+use sampan_spec::host::Host;
+use sampan_spec::mounts::Files;
+use sampan_spec::rootfs_view::{self, Root};
+use sampan_spec::runtime::Runtime;
+use sampan_spec::settings::Form;
+use sampan_store::Store;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Finds out whether the container could be started, as far as that can be told; what a person should know.
+///
+/// # Errors
+/// An option makes no sense on this host, or there is no runtime.
+pub fn check(shared: &Shared, homes: &Homes, definition: &Definition) -> Result<Vec<String>, Failure> {
+    let context = Context::of(shared, homes, definition)?;
+    let bundle = bundle::bundle(&context.input()).map_err(failure::of)?;
+    logs::log(&shared.config, homes, definition)?;
+    Ok(bundle.warnings)
+}
+
+/// What a bundle, or a process of one, depends on.
+pub(super) struct Context<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) definition: &'a Definition,
+    pub(super) runtime: Arc<Runtime>,
+    pub(super) host: Host,
+    pub(super) network: Network,
+    pub(super) root: Root,
+    /// What is below what it writes, uppermost first.
+    pub(super) layers: Vec<PathBuf>,
+    pub(super) rootfs: PathBuf,
+    pub(super) files: Files,
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn of(shared: &'a Shared, homes: &Homes, definition: &'a Definition) -> Result<Self, Failure> {
+        let layers = layers(&shared.store, definition);
+        let written = homes.written(definition);
+        let root = match definition.rootfs {
+            // All is in it, and what was deleted there must not be found below.
+            Form::Copy if written.exists() => Root::new([written]),
+            // Not made yet: it will be what the layers show.
+            Form::Copy | Form::Overlay => Root::new([written].into_iter().chain(layers.iter().cloned())),
+        };
+        Ok(Context {
+            shared,
+            definition,
+            runtime: Runtime::find(&shared.config.settings, definition.create.runtime.as_deref())
+                .map_err(failure::of)?,
+            host: Host::now(),
+            network: network(&shared.config, definition),
+            root,
+            layers,
+            rootfs: homes.dir(&definition.id).join("rootfs"),
+            files: etc::files(homes, definition),
+        })
+    }
+
+    pub(super) fn input(&self) -> Input<'_> {
+        Input {
+            id: &self.definition.id,
+            create: &self.definition.create,
+            run: &self.definition.run,
+            host: &self.host,
+            runtime: &self.runtime,
+            settings: &self.shared.config.settings,
+            network: self.network,
+            root: &self.root,
+            rootfs: &self.rootfs,
+            files: &self.files,
+            labels: &self.definition.selinux,
+        }
+    }
+}
+
+/// What is below what the container writes: directories of unpacked layers, uppermost first.
+pub fn layers(store: &Store, definition: &Definition) -> Vec<PathBuf> {
+    let layers = definition.image.layers.iter().rev();
+    rootfs_view::visible(layers.map(|layer| store.layer_path(layer).join("diff")).collect())
+}
+
+/// The container's network, or the configured one.
+pub fn network(config: &Config, definition: &Definition) -> Network {
+    match definition.create.network {
+        Network::Default => config.network,
+        chosen => chosen,
+    }
+}
+
+/// Describes the process of an execution, as the OCI runtime takes it.
+///
+/// # Errors
+/// An option makes no sense, or the container's files cannot be read.
+pub fn describe(
+    shared: &Shared,
+    homes: &Homes,
+    definition: &Definition,
+    exec: Exec,
+) -> Result<(Box<Exec>, String), Failure> {
+    let context = Context::of(shared, homes, definition)?;
+    let mut process = bundle::exec_process(&context.input(), &exec).map_err(failure::of)?;
+    // Other profiles may have been loaded since the container started: what runs beside it is confined as it is.
+    if let Some(profile) = inspect::profile(homes, definition) {
+        process.apparmor_profile = Some(profile).filter(|profile| !profile.is_empty());
+    }
+    let json = serde_json::to_string(&process).expect("a process has no shape that JSON cannot hold");
+    Ok((Box::new(exec), json))
+}

@@ -1,0 +1,32 @@
+//! Failures that several requests about containers end with.
+
+use super::entry::Entry;
+use crate::failure;
+use sampan_ipc::engine::{Code, Failure};
+
+/// Most names that an error lists.
+const LISTED_MAX: usize = 10;
+
+/// There is no such container.
+pub(super) fn no_container(typed: &str) -> Failure {
+    let typed: String = typed.chars().take(300).collect();
+    let message = format!("there is no container {typed:?}");
+    failure::new(Code::NotFound, message, "'sampan ps --all' lists those that there are")
+}
+
+/// It does not run.
+pub(super) fn not_running(name: &str) -> Failure {
+    failure::new(Code::Conflict, format!("container {name:?} is not running"), "'sampan start' starts it")
+}
+
+/// Several are meant.
+pub(super) fn ambiguous(typed: &str, meant: &[&Entry]) -> Failure {
+    let some = meant.iter().take(LISTED_MAX);
+    let mut list: Vec<String> =
+        some.map(|e| format!("{} ({})", &e.definition.id[..12], e.definition.name)).collect();
+    if meant.len() > LISTED_MAX {
+        list.push("…".to_owned());
+    }
+    let message = format!("{typed:?} stands for {} containers: {}", meant.len(), list.join(", "));
+    failure::new(Code::Conflict, message, "give more digits, or a name")
+}
