@@ -22,6 +22,7 @@ use sampan_ipc::trust::TrustError;
 use sampan_job::limits::Limits;
 use sampan_layer::userns::{self, Namespace};
 use sampan_os::file_lock;
+use sampan_os::thread;
 use sampan_store::{Store, StoreError, partial_blob};
 use std::error::Error;
 use std::path::Path;
@@ -153,8 +154,7 @@ fn settle_in_background(shared: &Arc<Shared>) {
         return;
     }
     let shared = Arc::clone(shared);
-    let settle = std::thread::Builder::new().name("settle".into()).stack_size(1 << 20);
-    if let Err(error) = settle.spawn(move || tasks::settle(&shared.store)) {
+    if let Err(error) = thread::spawn("settle", 1 << 20, move || tasks::settle(&shared.store)) {
         log::warn!("cannot start a thread, the next job brings the store to the disk: {error}");
     }
 }

@@ -11,6 +11,7 @@
 use mio::{Token, Waker};
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use sampan_os::thread;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -54,8 +55,7 @@ impl Deadlines {
         let timer = TimerFd::new(ClockId::CLOCK_REALTIME, TimerFlags::TFD_CLOEXEC)?;
         let shared = Arc::new(Shared { state: Mutex::default(), timer, waker, clock });
         let for_thread = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("deadlines".into()).stack_size(64 << 10);
-        let thread = thread.spawn(move || for_thread.run())?;
+        let thread = thread::spawn("deadlines", 64 << 10, move || for_thread.run())?;
         Ok(Deadlines { shared, thread: Some(thread) })
     }
 

@@ -4,6 +4,7 @@
 //! has unsynced bytes. It never reads or writes the files.
 
 use mio::Waker;
+use sampan_os::thread;
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -58,8 +59,8 @@ impl Syncer {
         let state = Mutex::new(State { interval, ..State::default() });
         let shared = Arc::new(Shared { state, changed: Condvar::new(), waker });
         let for_thread = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("syncer".into()).stack_size(64 << 10);
-        let thread = thread.spawn(move || for_thread.run(matches!(policy, Policy::Always)))?;
+        let thread =
+            thread::spawn("syncer", 64 << 10, move || for_thread.run(matches!(policy, Policy::Always)))?;
         Ok(Syncer { shared, thread: Some(thread) })
     }
 

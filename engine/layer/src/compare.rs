@@ -1,6 +1,6 @@
 //! Two directory trees, entry by entry: a layer unpacked just now from its blob, and the one in the store.
 //!
-//! Called by [`crate::verify`], or for it by a process of [`crate::userns`]. Compares type, size, mode, owner, time, names of one file, device, link target,
+//! Called by the engine's verification, or for it by a process of [`crate::userns`]. Compares type, size, mode, owner, time, names of one file, device, link target,
 //! extended attributes and content. Opens nothing but directories and plain files, follows no link, writes
 //! nothing. Memory grows with the number of directories that wait their turn, not with what is in them.
 

@@ -3,7 +3,7 @@
 //! Layers are unpacked side by side, so such a directory is made (root's, 0755) before anyone knows what it is
 //! below; mounted, it would hide that. [`crate::unpack`] therefore keeps a list of them in a file beside the layer,
 //! `implied`: paths from the layer's root, which is the empty one, each with a NUL behind it. Once all layers of an
-//! image are there, [`crate::store`] calls [`settle`], from below to above, or a process of [`crate::userns`]
+//! image are there, the store calls [`settle`], from below to above, or a process of [`crate::userns`]
 //! does: each gets owner, mode, times and attributes from the nearest lower layer through which overlayfs would show
 //! it. The list goes last, so one that was killed is done again. It always writes the same: two at once, or a second
 //! one over a layer that others read, change nothing. Never follows a link, never changes a lower layer.

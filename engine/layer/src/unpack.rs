@@ -3,7 +3,7 @@
 //! `directories.rs` finds the directory that an entry is made in, beneath the layer's root; the last name is then
 //! made there with `O_EXCL` or an `*at` call that follows nothing. OCI image-spec, "Image Layer Filesystem Changeset".
 //! Owners are numbers: names of users and groups are never looked up. Directories that a layer does not name are
-//! listed beside the root, for [`crate::implied_dirs`]. Called by [`crate::pipeline`]; removes nothing on failure, the
+//! listed beside the root, for [`crate::implied_dirs`]. Called by the engine's layer pipeline; removes nothing on failure, the
 //! caller's directory is private and thrown away whole.
 
 pub(crate) mod attributes;

@@ -6,7 +6,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`digest`] | parses and computes digests of content |
-//! | [`reference`] | parses names of images: registry, repository, tag, digest |
+//! | [`mod@reference`] | parses names of images: registry, repository, tag, digest |
 //! | [`platform`] | the platform that an image was built for, and how well it fits another one |
 //! | `document` | parses and checks index, manifest and config (the items below) |
 //! | [`timestamp`] | the timestamps in these documents |

@@ -1,6 +1,6 @@
 //! One blob from a registry as one stream of bytes, however often the connection breaks.
 //!
-//! A [`crate::layer`] reads it; the [`crate::pipeline`] behind that notices nothing of cuts, stalls and restarts.
+//! The pull of a layer reads it; the pipeline after that notices nothing of cuts, stalls and restarts.
 //! A break goes on with `Range`; a registry that ignores it sends the blob again, of which what was here before
 //! is skipped. Holds one of the engine's download slots for as long as bytes may come, not while it waits for
 //! its next try. Digests are compared by the pipeline, never here.

@@ -1,6 +1,6 @@
 //! What a job is to registries: its client's credentials first, then the engine's own.
 //!
-//! Asked by [`crate::registry`] when a registry wants to know, and only then, so that a pull that needs no
+//! Asked by a [`crate::Registry`] when a registry wants to know, and only then, so that a pull that needs no
 //! credential runs no helper. Cheap to clone; its `Debug` form has no secret.
 
 use sampan_ipc::credentials::{Credential, Found, Search, matching};

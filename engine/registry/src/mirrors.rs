@@ -10,6 +10,7 @@ use crate::config::RegistriesError;
 use crate::error::RegistryError;
 use crate::registry::Registry;
 use crate::retry;
+use sampan_job::cancel::{Cancel, Link};
 use sampan_oci::digest::{Digest, Hasher};
 use sampan_oci::reference::Reference;
 use sampan_os::mutex::lock;
@@ -64,6 +65,18 @@ impl Mirrors {
         };
         let (asked, state) = (reference.target(), Mutex::default());
         Mirrors { places, none, asked, state, shut: AtomicBool::new(false) }
+    }
+
+    /// The places of `reference`, whose requests are all broken off if `cancel` is called while the link is kept.
+    pub fn linked<'a>(
+        reference: &Reference,
+        access: &Access,
+        cancel: &'a Cancel,
+    ) -> (Arc<Mirrors>, Link<'a>) {
+        let mirrors = Arc::new(Mirrors::new(reference, access));
+        let to_shut = Arc::clone(&mirrors);
+        let link = cancel.link(move || to_shut.shutdown());
+        (mirrors, link)
     }
 
     /// Breaks off all requests, now and for ever.

@@ -1,6 +1,6 @@
 //! When a request to a registry is tried again, and how long is waited before.
 //!
-//! Called by [`crate::blob_download`] for blobs and by [`crate::pull`] for manifests and configs. Decides and waits;
+//! Called by [`crate::blob_download`] for blobs and by the engine's pull for manifests and configs. Decides and waits;
 //! never sends anything itself.
 
 use crate::error::{Failed, RegistryError};

@@ -29,6 +29,7 @@ use sampan_oci::platform::Platform;
 use sampan_oci::reference::Reference;
 use sampan_oci::{Config, Descriptor, Document, Manifest, OciError, PlatformField};
 use sampan_os::mutex::lock;
+use sampan_os::thread;
 use sampan_registry::mirrors::Mirrors;
 use sampan_registry::{Access, RawManifest, RegistryError, retry};
 use sampan_store::images::{self, NewImage};
@@ -164,12 +165,11 @@ pub fn pull(
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<Pulled, PullError> {
-    let registry = Arc::new(Mirrors::new(&request.reference, &request.access));
     // One that ends this pull alone: the first layer that fails ends the others.
     let inner = Arc::new(Cancel::default());
-    let (to_end, to_shut) = (Arc::clone(&inner), Arc::clone(&registry));
-    let _link = cancel.link(move || to_end.cancel());
-    inner.on_cancel(move || to_shut.shutdown());
+    let to_end = Arc::clone(&inner);
+    let _outer = cancel.link(move || to_end.cancel());
+    let (registry, _link) = Mirrors::linked(&request.reference, &request.access, &inner);
     let since = store.named_so_far();
     let work = Work { store, limits, request, progress, cancel: &inner, registry: &registry, since };
     let result = work.run();
@@ -396,13 +396,12 @@ impl Work<'_> {
             }
         };
         std::thread::scope(|scope| {
-            let thread = |name: &str| std::thread::Builder::new().name(name.into()).stack_size(STACK);
-            if !is_apart || thread("config").spawn_scoped(scope, learn).is_err() {
+            if !is_apart || thread::spawn_scoped(scope, "config", STACK, learn).is_err() {
                 learn();
             }
             for _ in 1..self.limits.bounds.downloads.min(layers.len()) {
                 // Without one more thread it goes on with those that there are.
-                let _ = thread("layer").spawn_scoped(scope, worker);
+                let _ = thread::spawn_scoped(scope, "layer", STACK, worker);
             }
             worker();
         });

@@ -15,6 +15,7 @@ use sampan_oci::Descriptor;
 use sampan_oci::digest::Digest;
 use sampan_oci::reference::Reference;
 use sampan_os::mutex::lock;
+use sampan_os::thread;
 use sampan_registry::blob_download::HEADWAY;
 use sampan_registry::config::Endpoint;
 use sampan_registry::retry::{self, Backoff};
@@ -299,9 +300,8 @@ impl Work<'_> {
         };
         std::thread::scope(|scope| {
             for _ in 1..self.limits.bounds.downloads.min(layers.len()) {
-                let builder = std::thread::Builder::new().name("upload".into()).stack_size(STACK);
                 // Without one more thread it goes on with those that there are.
-                let _ = builder.spawn_scoped(scope, worker);
+                let _ = thread::spawn_scoped(scope, "upload", STACK, worker);
             }
             worker();
         });

@@ -14,7 +14,6 @@ use sampan_registry::mirrors::Mirrors;
 use sampan_registry::{Access, RegistryError, retry};
 use sampan_store::{Store, images};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// Where certificates of registries are, in this order. containers-certs.d(5); dockerd's come second.
 const CERTS: [&str; 2] = ["/etc/containers/certs.d", "/etc/docker/certs.d"];
@@ -86,11 +85,9 @@ pub fn settle(
     }
     let mut failed = Vec::new();
     for candidate in candidates {
-        let sources = Arc::new(Mirrors::new(candidate, access));
-        let shut = Arc::clone(&sources);
-        let _link = cancel.link(move || shut.shutdown());
+        let (mirrors, _link) = Mirrors::linked(candidate, access, cancel);
         let tell = |note: &str| tell(&format!("{candidate}: {note}"));
-        match retry::persist(cancel, &tell, || sources.manifest(&candidate.target())) {
+        match retry::persist(cancel, &tell, || mirrors.manifest(&candidate.target())) {
             Ok(_) => return Ok(candidate.clone()),
             Err(_) if cancel.is_cancelled() => return Err(Cancelled.into()),
             Err(error) => failed.push(error),
@@ -110,11 +107,9 @@ pub fn tags(
     cancel: &Cancel,
     tell: &dyn Fn(&str),
 ) -> Result<Vec<Reference>, PullError> {
-    let sources = Arc::new(Mirrors::new(repository, access));
-    let shut = Arc::clone(&sources);
-    let _link = cancel.link(move || shut.shutdown());
+    let (mirrors, _link) = Mirrors::linked(repository, access, cancel);
     let tell = |note: &str| tell(&format!("tags of {}: {note}", repository.name()));
-    let mut tags = retry::persist(cancel, &tell, || sources.tags())?;
+    let mut tags = retry::persist(cancel, &tell, || mirrors.tags())?;
     tags.sort();
     cancel.check()?;
     // A registry that lists what is no tag does not decide what is asked for; what is kept beside an image is none.

@@ -15,6 +15,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, UnixAddr, connect, socket,
 };
 use rustls::ClientConfig;
+use sampan_os::thread;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
@@ -221,8 +222,7 @@ fn resolve(host: &str, port: u16, wait: &Wait) -> Result<Vec<SocketAddr>, Error>
     let (sender, answer): (_, Receiver<io::Result<Vec<SocketAddr>>>) = mpsc::channel();
     let (done, ready) = UnixStream::pair()?;
     let name = host.to_owned();
-    let builder = std::thread::Builder::new().name("resolve".into()).stack_size(STACK);
-    builder.spawn(move || {
+    thread::spawn("resolve", STACK, move || {
         let found = (name.as_str(), port).to_socket_addrs();
         let _ = sender.send(found.map(|found| found.take(ADDRESSES_MAX).collect()));
         // Hangs up on whoever waits; it may be gone.

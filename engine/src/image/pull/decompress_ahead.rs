@@ -1,7 +1,7 @@
 //! A decompressor that two threads may run: the one that wants its bytes, and one that runs ahead of it.
 //!
 //! While all processors have work, the first does it alone, piece by piece, and what it has just decompressed is
-//! still in its cache when it goes on with it. A processor to spare ([`Cpus::take_spare`]) goes to the second, which
+//! still in its cache when it goes on with it. A processor to spare ([`sampan_job::cpu::Cpus::take_spare`]) goes to the second, which
 //! then decompresses the next pieces meanwhile, a few at most; it stops when somebody else wants the processor. So a
 //! single layer takes two processors, and many layers take one each, without a hand-over.
 //!
@@ -14,7 +14,7 @@
 use crate::image::pull::cpu_affinity;
 use sampan_job::cpu;
 use sampan_job::limits::Limits;
-use sampan_os::mutex::lock;
+use sampan_os::mutex::{self, lock};
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -276,7 +276,7 @@ impl<'a, D: Read, W: FnMut(&[u8])> Relay<'a, D, W> {
             }
             state.other_waits = true;
             state.other_on = None;
-            state = self.room.wait(state).unwrap_or_else(|e| e.into_inner());
+            state = mutex::wait(&self.room, state);
         }
     }
 

@@ -4,7 +4,7 @@
 //! processor to spare ([`crate::image::pull::decompress_ahead`]), so that a layer which comes alone takes two; the bytes are read, hashed and
 //! written ([`crate::image::pull::read_ahead`]), and the diff id is computed, by whichever has time for it.
 //! Nothing is held but a few pieces, so a slow disk holds the network back and memory does not grow with the layer.
-//! Each thread computes only while it has one of the engine's processors ([`Cpus::take`]), and lends it to others
+//! Each thread computes only while it has one of the engine's processors ([`sampan_job::cpu::Cpus::take`]), and lends it to others
 //! while it waits. Everything lands in temporaries, or in a [`Partial`]; the caller names them when all digests are
 //! right.
 
@@ -18,6 +18,7 @@ use sampan_layer::decompress::{self, Format};
 use sampan_layer::tar::TarError;
 use sampan_layer::unpack::{self, UnpackError, Unpacked};
 use sampan_oci::digest::{Algorithm, Digest, Hasher};
+use sampan_os::thread;
 use sampan_registry::RegistryError;
 use sampan_store::partial_blob::Partial;
 use sampan_store::{Store, StoreError, Temp};
@@ -217,10 +218,10 @@ impl Pipeline<'_> {
         let mut hasher = Hasher::new(algorithm);
         let relay = Relay::new(decoder, |piece: &[u8]| hasher.update(piece), self.limits, meanwhile, &on_end);
         let unpacked = std::thread::scope(|scope| {
-            let builder = std::thread::Builder::new().name("ahead".into()).stack_size(STACK);
             // Without a second thread the first does all.
             let is_alone = self.limits.bounds.cpus == 1;
-            let ahead = if is_alone { None } else { builder.spawn_scoped(scope, || relay.run_ahead()).ok() };
+            let run_ahead = || thread::spawn_scoped(scope, "ahead", STACK, || relay.run_ahead()).ok();
+            let ahead = if is_alone { None } else { run_ahead() };
             if ahead.is_some() {
                 // It may have been put on this processor, and goes elsewhere then.
                 std::thread::yield_now();
