@@ -13,7 +13,6 @@
 //! | [`config`], [`failure`] | the configuration; errors as clients get them |
 #![forbid(unsafe_code)]
 
-pub mod client;
 pub mod config;
 pub mod container;
 pub mod context;

@@ -5,7 +5,7 @@ use sampan_daemon::listen::{ListenError, Listener};
 use sampan_daemon::logging;
 use sampan_daemon::systemd::{self, NotifyState};
 use sampan_engine::config::{self, Asked, Config};
-use sampan_engine::container::home::Homes;
+use sampan_engine::container::directory::Homes;
 use sampan_engine::container::{rootfs, start};
 use sampan_engine::context::Shared;
 use sampan_engine::fifos::Fifos;

@@ -1,7 +1,7 @@
 //! What we unpack is what `umoci unpack` makes of the same image, entry by entry; and skopeo and umoci read our
 //! store. The images are tars of everything that is awkward, in several layers.
 
-use sampan_engine::container::copy::copy;
+use sampan_engine::container::rootfs::copy::copy;
 use sampan_ipc::engine::{Answer, Request, Verify};
 use sampan_oci::digest::Digest;
 use sampan_tests::engine::Engine;

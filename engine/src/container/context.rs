@@ -3,8 +3,8 @@
 //! Called on threads, by what makes, starts or enters a container. Writes nothing.
 
 use super::definition::Definition;
-use super::home::Homes;
-use super::{etc, inspect, logs};
+use super::directory::Homes;
+use super::{etc_files, inspect, log_driver};
 use crate::config::Config;
 use crate::context::Shared;
 use crate::failure;
@@ -27,7 +27,7 @@ use std::sync::Arc;
 pub fn check(shared: &Shared, homes: &Homes, definition: &Definition) -> Result<Vec<String>, Failure> {
     let context = Context::of(shared, homes, definition)?;
     let bundle = bundle::bundle(&context.input()).map_err(failure::of)?;
-    logs::log(&shared.config, homes, definition)?;
+    log_driver::log(&shared.config, homes, definition)?;
     Ok(bundle.warnings)
 }
 
@@ -65,7 +65,7 @@ impl<'a> Context<'a> {
             root,
             layers,
             rootfs: homes.dir(&definition.id).join("rootfs"),
-            files: etc::files(homes, definition),
+            files: etc_files::files(homes, definition),
         })
     }
 

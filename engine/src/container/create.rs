@@ -1,7 +1,7 @@
 //! Makes a container: finds its image, checks what was asked for, writes its directory. On a thread.
 
 use super::definition::{Definition, ImageOf};
-use super::home::Homes;
+use super::directory::Homes;
 use super::{context, state};
 use crate::context::Shared;
 use crate::failure;

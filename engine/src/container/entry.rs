@@ -1,7 +1,7 @@
 //! One container as the event loop knows it, and who waits for what of it. Plain data.
 
 use super::definition::Definition;
-use super::link::Link;
+use super::shim_connection::Link;
 use sampan_ipc::container::Condition;
 use sampan_ipc::engine::{Answer, Request, Stop};
 use sampan_ipc::shim::{self, State};

@@ -1,8 +1,8 @@
 //! A container in full, as `docker inspect` says it. Docker Engine API, "ContainerInspect".
 
 use super::definition::{self, Definition};
-use super::home::Homes;
-use super::{listing, logs, unit};
+use super::directory::Homes;
+use super::{list, log_driver, systemd_unit};
 use crate::config::Config;
 use sampan_ipc::container::{FOR_EVER, Mount, MountKind, Notify, Phase, Restart};
 use sampan_ipc::shim::State;
@@ -47,7 +47,7 @@ pub fn json(config: &Config, definition: &Definition, state: &State, homes: &Hom
         }},
         "Mounts": create.mounts.iter().map(mount_json).collect::<Vec<_>>(),
         "Config": config_json(definition),
-        "NetworkSettings": {"Networks": {listing::network(create.network): {}}},
+        "NetworkSettings": {"Networks": {list::network(create.network): {}}},
         "ImageDigest": definition.image.digest,
         "Layers": definition.image.layers.iter().map(ToString::to_string).collect::<Vec<_>>(),
     });
@@ -100,7 +100,7 @@ fn state_json(state: &State, unit_group: Option<String>) -> Value {
         "FinishedAt": time(state.finished),
         "ShimPid": state.shim,
         // The unit of systemd's that it is.
-        "Unit": unit_group.as_deref().map(unit::name).unwrap_or_default(),
+        "Unit": unit_group.as_deref().map(systemd_unit::name).unwrap_or_default(),
     })
 }
 
@@ -126,8 +126,8 @@ fn host_config(config: &Config, definition: &Definition) -> Value {
     let binds = create.mounts.iter().filter(|mount| mount.kind == MountKind::Bind && mount.make_source);
     json!({
         "Binds": binds.map(bind).collect::<Vec<_>>(),
-        "LogConfig": {"Type": logs::driver(config, definition), "Config": options},
-        "NetworkMode": listing::network(create.network),
+        "LogConfig": {"Type": log_driver::driver(config, definition), "Config": options},
+        "NetworkMode": list::network(create.network),
         "RestartPolicy": restart(create.restart),
         "AutoRemove": create.auto_remove,
         "CapAdd": create.cap_add,

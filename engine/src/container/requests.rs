@@ -1,14 +1,14 @@
 //! What clients may ask about containers, and what is done about it.
 //!
 //! Methods of [`Containers`]: each takes one request, and answers it, asks the container's shim, starts a thread, or
-//! lets it wait until the container is no longer busy. What comes of that is in [`super::news`]. Never blocks.
+//! lets it wait until the container is no longer busy. What comes of that is in [`super::events`]. Never blocks.
 
 use super::definition::Definition;
 use super::entry::{Busy, Entry, Pruning, Queued, Wait};
 use super::error::not_running;
+use super::manager::Containers;
 use super::outcome::{Begin, Outcome};
-use super::table::Containers;
-use super::{context, create, inspect, listing, logs, recovery, removal, start};
+use super::{context, create, inspect, list, log_driver, recover, remove, start};
 use crate::failure;
 use crate::outbox::Message;
 use sampan_ipc::container::{Condition, Exec, Phase, Restart, Streams};
@@ -314,7 +314,7 @@ impl Containers {
         let (definition, homes) = (Arc::clone(&entry.definition), self.homes.clone());
         self.spawn(move |shared| {
             let id = definition.id.clone();
-            let result = removal::remove(shared, &homes, &definition);
+            let result = remove::remove(shared, &homes, &definition);
             shared.outbox.send(Message::Container(Outcome::Removed { id, client, result }));
         });
     }
@@ -330,7 +330,7 @@ impl Containers {
             (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
         self.spawn_burial(move |shared| {
             let id = definition.id.clone();
-            let state = Box::new(recovery::bury(shared, &homes, &definition, state, was_starting));
+            let state = Box::new(recover::bury(shared, &homes, &definition, state, was_starting));
             shared.outbox.send(Message::Container(Outcome::Buried { id, state }));
         });
     }
@@ -338,12 +338,12 @@ impl Containers {
     fn on_listing(&mut self, client: usize, asked: &sampan_ipc::container::Listing) -> Result<(), Failure> {
         let made = self.entries.values().filter(|e| e.busy != Some(Busy::Creating) && !e.is_gone);
         let mut all: Vec<_> =
-            made.map(|entry| (Arc::clone(&entry.definition), listing::summary(entry))).collect();
-        listing::choose(&mut all, asked)?;
+            made.map(|entry| (Arc::clone(&entry.definition), list::summary(entry))).collect();
+        list::choose(&mut all, asked)?;
         if asked.size {
             let homes = self.homes.clone();
             self.spawn(move |shared| {
-                let answers = pages(listing::with_sizes(all, &homes));
+                let answers = pages(list::with_sizes(all, &homes));
                 shared.outbox.send(Message::Container(Outcome::Answers { client, answers }));
             });
         } else {
@@ -367,7 +367,7 @@ impl Containers {
     fn on_logs(&mut self, id: &str, client: usize) -> Result<(), Failure> {
         let Some(entry) = self.entries.get(id) else { return Ok(()) };
         let is_open = entry.state.phase.is_alive() || entry.state.phase == Phase::Restarting;
-        let (driver, files) = logs::files(&self.shared.config, &self.homes, &entry.definition);
+        let (driver, files) = log_driver::files(&self.shared.config, &self.homes, &entry.definition);
         let files: Vec<OwnedFd> =
             files.iter().filter_map(|path| File::open(path).ok()).map(OwnedFd::from).collect();
         let count = u32::try_from(files.len()).unwrap_or(u32::MAX);
@@ -439,7 +439,7 @@ impl Containers {
     }
 
     fn on_prune(&mut self, client: usize, filters: Vec<String>) -> Result<(), Failure> {
-        let filter = listing::PruneFilter::parse(&filters)?;
+        let filter = list::PruneFilter::parse(&filters)?;
         let is_ending = |entry: &Entry| {
             entry.busy == Some(Busy::Ending)
                 && matches!(entry.state.phase, Phase::Exited | Phase::Dead)

@@ -4,7 +4,9 @@
 //! wants to know, on the file system that containers are on, with the code that shims mount by; a thread's own mount
 //! namespace takes the trial with it.
 
-use super::home::Homes;
+pub mod copy;
+
+use super::directory::Homes;
 use crate::config::Config;
 use sampan_ipc::report::chain;
 use sampan_ipc::shim::Rootfs;

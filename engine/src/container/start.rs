@@ -5,10 +5,10 @@
 
 use super::context::Context;
 use super::definition::Definition;
-use super::home::{self, Homes};
+use super::directory::{self, Homes};
 use super::outcome::{Becoming, Begin, Started};
-use super::unit::{self, Unit};
-use super::{etc, logs};
+use super::systemd_unit::{self, Unit};
+use super::{etc_files, log_driver};
 use crate::config::Config;
 use crate::context::Shared;
 use crate::failure;
@@ -97,7 +97,8 @@ pub fn start(
     };
     let asked = begin.unit.as_deref();
     let unit = asked.map(|asked| Unit::of(asked.pid)).transpose().map_err(failure::of)?;
-    let adapted = asked.map(|asked| unit::adapt(definition, asked)).transpose().map_err(failure::of)?;
+    let adapted =
+        asked.map(|asked| systemd_unit::adapt(definition, asked)).transpose().map_err(failure::of)?;
     let definition = adapted.as_ref().unwrap_or(definition);
     let mut context = Context::of(shared, homes, definition)?;
     if unit.is_some() {
@@ -112,7 +113,7 @@ pub fn start(
         bundle::hostname(&context.input()),
         if context.host.selinux { &definition.selinux.mount } else { "" },
     );
-    etc::write(homes, definition, name, context.network, label).map_err(|error| cannot(&error))?;
+    etc_files::write(homes, definition, name, context.network, label).map_err(|error| cannot(&error))?;
     let mut bundle = bundle::bundle(&context.input()).map_err(failure::of)?;
     if let (Some(unit), Some(asked)) = (&unit, asked) {
         unit.dress(&mut bundle.spec, &definition.id, &definition.create, asked);
@@ -122,7 +123,7 @@ pub fn start(
         log::warn!("container {}: {warning}", definition.name);
     }
     let path = homes.dir(&definition.id).join("config.json");
-    home::write(&path, bundle.json().as_bytes(), false).map_err(|error| cannot(&error))?;
+    directory::write(&path, bundle.json().as_bytes(), false).map_err(|error| cannot(&error))?;
     let (attach, descriptors) = begin.attach.map_or((None, Vec::new()), |(streams, d)| (Some(streams), d));
     let setup = Setup {
         state: State { boot: boot_id::read().unwrap_or_default(), ..state },
@@ -164,7 +165,7 @@ fn setup(context: &Context<'_>, homes: &Homes, run: PathBuf) -> Result<Setup, Fa
         },
         tty: create.tty,
         open_stdin: create.open_stdin,
-        log: logs::log(&shared.config, homes, definition)?,
+        log: log_driver::log(&shared.config, homes, definition)?,
         restart: create.restart,
         auto_remove: create.auto_remove,
         stop_signal: definition.stop_signal,

@@ -3,7 +3,7 @@
 //! Called on threads: when a container is made, and when the engine finds one whose making may not have been announced.
 
 use super::definition::Definition;
-use super::home::Homes;
+use super::directory::Homes;
 use crate::context::Shared;
 use sampan_ipc::report::chain;
 use sampan_ipc::shim::State;

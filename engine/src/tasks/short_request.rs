@@ -1,6 +1,6 @@
 //! Requests that are answered at once, on a thread that is no job: a login, and what is asked of images.
 
-use crate::container::users::Users;
+use crate::container::image_users::Users;
 use crate::context::Shared;
 use crate::failure;
 use crate::image::{login, queries};

@@ -6,9 +6,9 @@
 use super::definition::Definition;
 use super::entry::{Asked, Busy, Entry, Queued, Wait};
 use super::error::{no_container, not_running};
+use super::manager::Containers;
 use super::outcome::{Becoming, Begin, Outcome, Started};
-use super::table::Containers;
-use super::{event_history, removal, state};
+use super::{event_history, remove, state};
 use crate::failure;
 use crate::outbox::Message;
 use sampan_ipc::container::{Condition, Phase};
@@ -405,7 +405,7 @@ impl Containers {
             return;
         }
         let definition = Arc::clone(definition);
-        self.spawn(move |shared| removal::release(shared, &definition));
+        self.spawn(move |shared| remove::release(shared, &definition));
     }
 
     pub(super) fn meet(&mut self, id: &str, stream: UnixStream) {

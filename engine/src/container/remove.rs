@@ -1,7 +1,7 @@
 //! Removes a container that has no shim, and what the last container of an image leaves. On a thread.
 
 use super::definition::Definition;
-use super::home::Homes;
+use super::directory::Homes;
 use crate::context::Shared;
 use crate::failure;
 use crate::image::prune;

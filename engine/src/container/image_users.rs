@@ -2,7 +2,7 @@
 //! remove images or say what takes how much of the disk.
 
 use super::definition::Definition;
-use super::home::Homes;
+use super::directory::Homes;
 use sampan_ipc::engine::Usage;
 use sampan_oci::digest::Digest;
 use std::sync::Arc;

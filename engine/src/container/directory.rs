@@ -3,9 +3,9 @@
 //! `DATA/containers/ID` keeps what outlives a reboot, `RUN/containers/…` what does not. A directory is made, and
 //! goes, under the name `.ID`: what has that name at start-up is litter. Knows files, and no container's meaning.
 
-use super::copy::{self, CopyError};
 use super::definition::{self, Definition};
 use super::event_replay::EventReplay;
+use super::rootfs::copy::{self, CopyError};
 use sampan_ipc::shim::{self, State};
 use sampan_oci::digest::Digest;
 use sampan_os::{remove_tree, small_file, syscall, walk_tree};

@@ -3,8 +3,8 @@
 //! Pure, but for [`with_sizes`]. Values of one filter key are OR, keys are AND, labels are AND.
 
 use super::definition::Definition;
+use super::directory::Homes;
 use super::entry::{Busy, Entry};
-use super::home::Homes;
 use crate::failure;
 use regex_lite::{Regex, RegexBuilder};
 use sampan_ipc::container::{Listing, MountKind, Network, Phase, Summary};

@@ -1,6 +1,6 @@
 //! A root file system without overlayfs: what it would show of a stack of layers, as files of the container's own.
 //!
-//! Called by [`super::home`] while a container's directory is a draft that goes as a whole on failure. Layers are
+//! Called by [`super::directory`] while a container's directory is a draft that goes as a whole on failure. Layers are
 //! hostile: no link is followed, no name leads out of them, and memory, descriptors and stack do not grow with what is
 //! in them: directories that are still to be done wait in a file, and hard links are found again by links. Layers must
 //! not change meanwhile; the caller has pinned them.

@@ -6,13 +6,13 @@
 //! ended, and its end announced. Never guesses an exit code that is on the disk.
 
 use super::definition::Definition;
+use super::directory::{HomeError, Homes};
 use super::entry::{Busy, Entry};
 use super::event_history;
-use super::home::{HomeError, Homes};
+use super::manager::Containers;
 use super::outcome::Outcome;
 use super::start;
 use super::state::now;
-use super::table::Containers;
 use crate::context::Shared;
 use crate::outbox::Message;
 use sampan_ipc::container::Phase;
@@ -143,7 +143,7 @@ fn end_half(shared: &Shared, homes: &Homes, id: &str) {
     log::info!("container {id} was half made, or half removed: it goes");
     if let Some(definition) = homes.going(id)
         && !event_history::is_last(&shared.config.fifo, id, &["destroy"], "destroy")
-        && let Err(failure) = super::removal::remove(shared, homes, &definition)
+        && let Err(failure) = super::remove::remove(shared, homes, &definition)
     {
         log::warn!("{}", failure.message);
     }

@@ -4,7 +4,7 @@
 //! has of them.
 
 use super::definition::Definition;
-use super::home::{self, HomeError, Homes};
+use super::directory::{self, HomeError, Homes};
 use sampan_ipc::container::Network;
 use sampan_os::small_file;
 use sampan_spec::mounts::Files;
@@ -48,15 +48,16 @@ pub fn write(
     put(&files.resolv_conf, &copy("/etc/resolv.conf").unwrap_or_default())?;
     for path in [&files.hostname, &files.hosts, &files.resolv_conf].into_iter().filter(|_| !label.is_empty())
     {
-        relabel::label_file(path, label).map_err(|errno| home::failed("label", path)(errno.into()))?;
+        relabel::label_file(path, label).map_err(|errno| directory::failed("label", path)(errno.into()))?;
     }
     Ok(())
 }
 
 fn put(path: &Path, text: &str) -> Result<(), HomeError> {
-    home::write(path, text.as_bytes(), false)?;
+    directory::write(path, text.as_bytes(), false)?;
     // Every user in the container reads them.
-    fs::set_permissions(path, Permissions::from_mode(0o644)).map_err(home::failed("set the mode of", path))
+    fs::set_permissions(path, Permissions::from_mode(0o644))
+        .map_err(directory::failed("set the mode of", path))
 }
 
 /// A file of the host; `None` if there is none, or none that is text.

@@ -1,7 +1,7 @@
 //! Where a container's output goes: the driver and its options, as docker-run(1) has them, and the files there are.
 
 use super::definition::Definition;
-use super::home::Homes;
+use super::directory::Homes;
 use crate::config::Config;
 use crate::failure;
 use sampan_ipc::engine::{Code, Failure};

@@ -1,16 +1,16 @@
 //! All containers, as the event loop knows them: who they are, where they stand, who waits for what.
 //!
 //! Owned by the event loop; shared with no thread. What clients ask is in [`super::requests`], what shims and
-//! threads tell in [`super::news`]: both are methods of [`Containers`]. Never blocks: files are read and programs
+//! threads tell in [`super::events`]: both are methods of [`Containers`]. Never blocks: files are read and programs
 //! started on threads, a bounded number at a time. While one works on a container, requests to that one wait.
 
+use super::directory::Homes;
 use super::entry::{Asked, Busy, Entry, Pruning, Queued, Reply, Wait, instead};
 use super::error::{ambiguous, no_container, not_running};
-use super::home::Homes;
-use super::link::Link;
+use super::image_users::Users;
 use super::outcome::Outcome;
-use super::users::Users;
-use super::workers::Workers;
+use super::shim_connection::Link;
+use super::thread_pool::Workers;
 use crate::context::Shared;
 use crate::failure;
 use crate::outbox::Message;

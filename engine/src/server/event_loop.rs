@@ -1,0 +1,626 @@
+//! The event loop: signals, clients of engine.sock, the table of jobs.
+//!
+//! Events only mark readiness; work follows in a fixed order. Never blocks: what may take time runs on a thread
+//! ([`crate::tasks`]) that sends a message back. While somebody watches something that runs, it looks every
+//! 100 ms which rows changed; else it sleeps until something happens.
+
+use super::client::{Client, State};
+use crate::container::directory::Homes;
+use crate::container::manager::{self, Containers};
+use crate::container::recover;
+use crate::context::Shared;
+use crate::failure;
+use crate::fifos::Fifos;
+use crate::image::resolve;
+use crate::outbox::Message;
+use crate::tasks::{self, Task};
+use mio::event::Event;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use sampan_daemon::accept::Accept;
+use sampan_daemon::listen::Listener;
+use sampan_daemon::signals::{self, SIGINT, SIGTERM, Signals};
+use sampan_daemon::systemd::{self, NotifyState, Watchdog};
+use sampan_ipc::engine::{self, Answer, Code, Done, Failure, Info, Request};
+use sampan_job::cancel::Cancel;
+use sampan_job::table::{JobEntry, JobTable, RUNNING_MAX};
+use sampan_os::memory;
+use sampan_os::mutex::lock;
+use sampan_spec::runtime;
+use sampan_store::images;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
+
+const SIGNALS: Token = Token(0);
+const LISTENER: Token = Token(1);
+/// The token that the [`mio::Waker`] of the threads has.
+pub const WAKER: Token = Token(2);
+const FIFOS: Token = Token(3);
+const FIRST_CLIENT: usize = 16;
+
+/// How often rows are looked at, while they are.
+const TICK: Duration = Duration::from_millis(100);
+/// Most clients at a time; more are turned away.
+const CLIENTS_MAX: usize = 512;
+/// Longest time for a request to come.
+const ASK_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many times longer one may leave unread what a running job has for it: a person may have stopped a terminal.
+const WATCHER_PATIENCE: u32 = 10;
+/// Most threads that answer short requests; more requests wait.
+const TASKS_MAX: usize = 4;
+/// Stack of a job's thread.
+pub(super) const STACK: usize = 1 << 20;
+/// Longest request in the log.
+const OUTLINE_MAX: usize = 2000;
+/// How long nothing happens before memory is given back that work needed; runs that follow each other keep it.
+const REST: Duration = Duration::from_secs(1);
+/// Longest wait for jobs to end at SIGTERM.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the engine cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The loop itself fails.
+    #[error("cannot {doing}")]
+    Io {
+        /// What was attempted.
+        doing: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> ServerError {
+    move |source| ServerError::Io { doing, source }
+}
+
+/// The engine at work.
+pub struct Server {
+    poll: Poll,
+    signals: Signals,
+    listener: Listener,
+    fifos: Fifos,
+    inbox: Receiver<Message>,
+    pub(super) shared: Arc<Shared>,
+    clients: HashMap<usize, Client>,
+    next_client: usize,
+    pub(super) jobs: JobTable,
+    containers: Containers,
+    tasks: usize,
+    waiting_tasks: VecDeque<(usize, Request)>,
+    /// Logins that are tried, by their client.
+    pub(super) logins: HashMap<usize, Arc<Cancel>>,
+    accept: Accept,
+    stop: bool,
+    started: Instant,
+    next_tick: Instant,
+    watchdog: Watchdog,
+    /// When memory is given back, once after something has happened: an idle engine does not wake up for it.
+    rest_at: Option<Instant>,
+}
+
+impl Server {
+    /// Registers everything with `poll`; the threads' waker is there already, as [`WAKER`].
+    ///
+    /// # Errors
+    /// [`ServerError`].
+    pub fn new(
+        poll: Poll,
+        mut listener: Listener,
+        fifos: Fifos,
+        inbox: Receiver<Message>,
+        shared: Arc<Shared>,
+        homes: Homes,
+    ) -> Result<Self, ServerError> {
+        let signals = signals::register(poll.registry(), SIGNALS, &[SIGTERM, SIGINT]);
+        let signals = signals.map_err(failed("take signals"))?;
+        poll.registry()
+            .register(listener.source(), LISTENER, Interest::READABLE)
+            .map_err(failed("poll the socket"))?;
+        if let Some(changes) = fifos.changes() {
+            poll.registry()
+                .register(&mut SourceFd(&changes.as_raw_fd()), FIFOS, Interest::READABLE)
+                .map_err(failed("poll for changes of the FIFOs"))?;
+        }
+        let now = Instant::now();
+        let registry = poll.registry().try_clone().map_err(failed("poll shims"))?;
+        let mut containers = Containers::open(Arc::clone(&shared), homes, registry);
+        recover::run(&mut containers);
+        Ok(Server {
+            poll,
+            signals,
+            listener,
+            fifos,
+            inbox,
+            shared,
+            clients: HashMap::new(),
+            next_client: FIRST_CLIENT,
+            jobs: JobTable::default(),
+            containers,
+            tasks: 0,
+            waiting_tasks: VecDeque::new(),
+            logins: HashMap::new(),
+            accept: Accept::new(),
+            stop: false,
+            started: now,
+            next_tick: now,
+            watchdog: Watchdog::from_env(),
+            rest_at: None,
+        })
+    }
+
+    /// Serves until SIGTERM or SIGINT; then ends all jobs and says so to their clients.
+    ///
+    /// # Errors
+    /// [`ServerError`] if the loop itself fails.
+    pub fn run(mut self) -> Result<(), ServerError> {
+        let mut events = Events::with_capacity(256);
+        while !self.stop {
+            self.turn(&mut events)?;
+        }
+        systemd::notify(&[NotifyState::Stopping]);
+        self.jobs.cancel_all();
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while (self.jobs.running() > 0 || self.containers.is_working()) && Instant::now() < deadline {
+            self.turn(&mut events)?;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, events: &mut Events) -> Result<(), ServerError> {
+        match self.poll.poll(events, self.timeout()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            other => other.map_err(failed("wait for events"))?,
+        }
+        if !events.is_empty() {
+            self.rest_at = Some(Instant::now() + REST);
+        }
+        for event in events.iter() {
+            match event.token() {
+                SIGNALS => self.stop |= self.signals.pending().next().is_some(),
+                LISTENER => self.accept.mark_ready(),
+                WAKER => {}
+                FIFOS => self.fifos.on_change(),
+                Token(shim) if shim >= manager::FIRST_LINK => self.containers.mark(shim, event),
+                Token(client) => self.mark(client, event),
+            }
+        }
+        self.accept_clients();
+        self.take_messages();
+        self.serve_clients();
+        self.watchdog.feed();
+        self.rest();
+        Ok(())
+    }
+
+    /// Gives memory back when nothing has happened for a while. What still runs elsewhere says its end, and that
+    /// is something.
+    fn rest(&mut self) {
+        if self.rest_at.take_if(|at| *at <= Instant::now()).is_some() {
+            memory::trim();
+        }
+    }
+
+    /// Until the earliest deadline; for ever if there is none.
+    fn timeout(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let watched = |c: &Client| match c.state {
+            State::Watching { job, .. } => self.jobs.get(job).is_some_and(|j| j.outcome.is_none()),
+            _ => false,
+        };
+        let mut deadline = self.watchdog.deadline();
+        let mut consider = |at: Instant| deadline = Some(deadline.map_or(at, |d| d.min(at)));
+        for client in self.clients.values() {
+            self.reads_until(client).inspect(|until| consider(*until));
+            match client.state {
+                State::Asking(until) => consider(until),
+                // One that does not read what it was sent needs no new rows.
+                _ if watched(client) && client.is_drained() => consider(self.next_tick),
+                _ => {}
+            }
+        }
+        if self.stop {
+            consider(now + TICK);
+        }
+        self.rest_at.into_iter().chain(self.accept.next_attempt()).for_each(&mut consider);
+        deadline.map(|at| at.saturating_duration_since(now))
+    }
+
+    /// When a client is given up that reads nothing of what there is for it.
+    fn reads_until(&self, client: &Client) -> Option<Instant> {
+        let patience = match client.state {
+            State::Watching { .. } | State::Serving(_) => WATCHER_PATIENCE,
+            _ => 1,
+        };
+        client.unread_since().map(|since| since + self.shared.config.client_timeout * patience)
+    }
+
+    fn mark(&mut self, client: usize, event: &Event) {
+        // One no longer known: a stale event, ignored.
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+            client.writable |= event.is_writable();
+        }
+    }
+
+    fn accept_clients(&mut self) {
+        while self.accept.is_ready(Instant::now()) {
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    self.accept.record_success();
+                    if self.clients.len() >= CLIENTS_MAX {
+                        log::warn!("a client is turned away: {CLIENTS_MAX} are connected");
+                        continue;
+                    }
+                    let token = self.next_client;
+                    self.next_client += 1;
+                    let mut client = Client::new(stream, Instant::now() + ASK_TIMEOUT);
+                    let interest = Interest::READABLE | Interest::WRITABLE;
+                    match self.poll.registry().register(client.stream(), Token(token), interest) {
+                        Ok(()) => drop(self.clients.insert(token, client)),
+                        Err(error) => log::warn!("a client cannot be polled: {error}"),
+                    }
+                }
+                Err(error) => {
+                    if self.accept.record_failure(&error, Instant::now()) {
+                        log::warn!("cannot accept a client: {error}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_messages(&mut self) {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(Message::Ended { job, outcome }) => self.jobs.end(job, outcome),
+                Ok(Message::Serving { job, address }) => {
+                    let serving = |c: &&mut Client| matches!(c.state, State::Serving(id) if id == job);
+                    if let Some(client) = self.clients.values_mut().find(serving) {
+                        client.say(&Answer::Serving { address });
+                    }
+                }
+                Ok(Message::Container(outcome)) => self.containers.on_outcome(outcome),
+                Ok(Message::Answers { client, answers }) => {
+                    // A login has a thread beside those of the tasks.
+                    if self.logins.remove(&client).is_none() {
+                        self.tasks -= 1;
+                    }
+                    if let Some(client) = self.clients.get_mut(&client) {
+                        answers.iter().for_each(|answer| client.say(answer));
+                        client.state = State::Closing;
+                    }
+                    self.start_waiting_tasks();
+                }
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn serve_clients(&mut self) {
+        let now = Instant::now();
+        let tick = now >= self.next_tick;
+        if tick {
+            self.next_tick = now + TICK;
+        }
+        let tokens: Vec<usize> = self.clients.keys().copied().collect();
+        for token in tokens {
+            self.serve(token, now, tick);
+        }
+        for reply in self.containers.take_replies() {
+            if let Some(client) = self.clients.get_mut(&reply.client) {
+                client.pass(reply.descriptors);
+                reply.answers.iter().for_each(|answer| client.say(answer));
+                client.state = State::Closing;
+                self.serve(reply.client, now, false);
+            }
+        }
+    }
+
+    fn serve(&mut self, token: usize, now: Instant, tick: bool) {
+        let Some(mut client) = self.clients.remove(&token) else { return };
+        match self.serve_client(token, &mut client, now, tick) {
+            Ok(true) => drop(self.clients.insert(token, client)),
+            Ok(false) => self.forget(token, &client),
+            Err(error) => {
+                log::debug!("client {} is gone: {error}", client.who());
+                self.forget(token, &client);
+            }
+        }
+    }
+
+    /// A client has gone: what only it wanted ends.
+    fn forget(&mut self, token: usize, client: &Client) {
+        match client.state {
+            // Or a client that asks and leaves, again and again, would make the queue grow.
+            State::Waiting => {
+                self.waiting_tasks.retain(|(waiting, _)| *waiting != token);
+                self.logins.get(&token).inspect(|login| login.cancel());
+                self.containers.forget(token);
+            }
+            State::Watching { job, .. } | State::Serving(job) => self.jobs.unwatch(job),
+            _ => {}
+        }
+    }
+
+    /// False once the client has all that it will get.
+    fn serve_client(
+        &mut self,
+        token: usize,
+        client: &mut Client,
+        now: Instant,
+        tick: bool,
+    ) -> io::Result<bool> {
+        let request = match client.read() {
+            Err(error)
+                if error.kind() == io::ErrorKind::Other && matches!(client.state, State::Asking(_)) =>
+            {
+                let message = format!("the request cannot be read: {error}");
+                client.say(&Answer::Error(failure::new(Code::Usage, message, "")));
+                client.flush()?;
+                return Err(error);
+            }
+            other => other?,
+        };
+        if let Some(body) = request {
+            let descriptors = client.take_descriptors();
+            self.on_request(token, client, &body, descriptors);
+            // The hang-up may have come right behind the request.
+            client.read()?;
+        }
+        if matches!(client.state, State::Asking(until) if now >= until) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        client.flush()?;
+        if client.is_drained() {
+            self.tell(client, tick);
+            client.flush()?;
+        }
+        if self.reads_until(client).is_some_and(|until| now >= until) {
+            log::warn!("{} is hung up on: it does not read its answer", client.who());
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(!(client.is_drained() && matches!(client.state, State::Closing)))
+    }
+
+    /// Makes the next frame for a client that has read all others.
+    fn tell(&mut self, client: &mut Client, tick: bool) {
+        let (State::Watching { job, .. } | State::Serving(job)) = client.state else {
+            return;
+        };
+        let Some(entry) = self.jobs.get(job) else {
+            client.say(&Answer::Error(no_job(job)));
+            client.state = State::Closing;
+            return;
+        };
+        if let State::Watching { version: seen, .. } = client.state
+            && (tick || entry.outcome.is_some())
+        {
+            let (rows, version) = entry.progress.since(seen);
+            for note in entry.progress.notes(seen, version) {
+                client.say(&Answer::Note(note));
+            }
+            client.state = State::Watching { job, version };
+            if !rows.is_empty() {
+                client.say(&Answer::Rows { job, rows });
+            }
+        }
+        if let Some(outcome) = &entry.outcome {
+            client.say(&match outcome {
+                Ok(done) => Answer::Done(done.clone()),
+                Err(failure) => Answer::Error(failure.clone()),
+            });
+            self.jobs.unwatch(job);
+            client.state = State::Closing;
+        }
+    }
+
+    fn on_request(&mut self, token: usize, client: &mut Client, body: &[u8], descriptors: Vec<OwnedFd>) {
+        client.state = State::Closing;
+        let request = match open(body) {
+            Ok(request) => request,
+            Err(failure) => return client.say(&Answer::Error(failure)),
+        };
+        log::debug!("{} asks for {}", client.who(), outline(&request));
+        let result = match request {
+            Request::Info => {
+                client.state = State::Waiting;
+                self.containers.on_info(token, self.info());
+                Ok(())
+            }
+            Request::Jobs => {
+                self.say_jobs(client);
+                Ok(())
+            }
+            Request::CredentialHelpers => self.say_credential_helpers(client),
+            Request::Pull(pull) => self.on_pull(client, pull),
+            Request::Import(import) => self.on_import(client, import, descriptors),
+            Request::Serve(serve) => self.on_serve(client, serve),
+            Request::Watch { job } => self.on_watch(client, job),
+            Request::Cancel { job } => self.on_cancel(client, job),
+            Request::Load(load) => self.on_load(client, load, descriptors),
+            Request::Save(save) => self.on_save(client, save, descriptors),
+            Request::Push(push) => self.on_push(client, push),
+            Request::Login(login) => self.on_login(token, client, login),
+            Request::Verify(verify) => self.on_verify(client, verify),
+            Request::Images
+            | Request::Inspect { .. }
+            | Request::Tag { .. }
+            | Request::Remove { .. }
+            | Request::Usage
+            | Request::Prune(_) => {
+                client.state = State::Waiting;
+                self.waiting_tasks.push_back((token, request));
+                self.start_waiting_tasks();
+                Ok(())
+            }
+            Request::StartUnit(asked) => self.on_start_unit(token, client, asked),
+            about_containers => self.check_runtime(client, &about_containers).map(|()| {
+                client.state = State::Waiting;
+                self.containers.on_request(token, about_containers, descriptors);
+            }),
+        };
+        if let Err(failure) = result {
+            client.say(&Answer::Error(failure));
+        }
+    }
+
+    /// Checks that the client may have the engine run the OCI runtime that it asks for.
+    fn check_runtime(&self, client: &Client, request: &Request) -> Result<(), Failure> {
+        let Request::Create(create) = request else { return Ok(()) };
+        let own = nix::unistd::geteuid().as_raw();
+        let is_trusted = client.uid().is_some_and(|uid| uid == 0 || uid == own);
+        runtime::check_asked(&self.shared.config.settings, create.runtime.as_deref(), is_trusted)
+            .map_err(failure::of)
+    }
+
+    /// The main process of a unit of systemd's becomes a shim, which is root's.
+    fn on_start_unit(
+        &mut self,
+        token: usize,
+        client: &mut Client,
+        mut asked: Box<engine::StartUnit>,
+    ) -> Result<(), Failure> {
+        let Some((0, pid)) = client.peer() else {
+            let hint =
+                "leave User= and DynamicUser= out of the unit; --user is for the container's processes";
+            return Err(failure::new(Code::Usage, "a unit that is a container must be run by root", hint));
+        };
+        asked.pid = pid;
+        client.state = State::Waiting;
+        self.containers.on_request(token, Request::StartUnit(asked), Vec::new());
+        Ok(())
+    }
+
+    fn info(&self) -> Info {
+        let (events_spooled, events_lost) = self.shared.announcer.backlog();
+        Info {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            store: self.shared.store.root().display().to_string(),
+            images: images::count(&self.shared.store) as u64,
+            jobs: self.jobs.running() as u64,
+            events_spooled,
+            events_lost,
+            ..Info::default()
+        }
+    }
+
+    fn say_jobs(&self, client: &mut Client) {
+        let mut jobs = self.jobs.list();
+        let fits = |jobs: &Vec<engine::Job>| sampan_ipc::frame::encode(&Answer::Jobs(jobs.clone())).is_ok();
+        if !fits(&jobs) {
+            jobs.iter_mut().for_each(|job| job.rows.clear());
+        }
+        client.say(&Answer::Jobs(jobs));
+        client.say(&Answer::Done(Done::default()));
+    }
+
+    fn say_credential_helpers(&self, client: &mut Client) -> Result<(), Failure> {
+        client.say(&Answer::CredentialHelpers(
+            resolve::credential_helpers(&self.shared.config).map_err(failure::of)?,
+        ));
+        client.say(&Answer::Done(Done::default()));
+        Ok(())
+    }
+
+    /// The client hears of the job from now on, or once if it asked to be let go.
+    pub(super) fn join(&mut self, client: &mut Client, id: u64, detach: bool) {
+        let Some(entry) = self.jobs.get(id) else { return };
+        let reference = entry.subject.clone();
+        if detach {
+            client.say(&Answer::Job(entry.describe(id).0));
+            client.say(&Answer::Done(Done { reference, ..Done::default() }));
+            return;
+        }
+        self.jobs.watch(id);
+        if let Some((job, version)) = self.jobs.get(id).map(|entry| entry.describe(id)) {
+            client.say(&Answer::Job(job));
+            // The job may have had something to say before this client could hear it.
+            for note in self.jobs.get(id).map(|entry| entry.progress.notes(0, version)).unwrap_or_default() {
+                client.say(&Answer::Note(note));
+            }
+            client.state = State::Watching { job: id, version };
+        }
+    }
+
+    /// Starts a job on a thread of its own.
+    pub(super) fn start(
+        &mut self,
+        kind: &'static str,
+        subject: String,
+        key: Option<String>,
+        run: impl FnOnce(Task) + Send + 'static,
+    ) -> Result<u64, Failure> {
+        if self.stop {
+            return Err(failure::new(Code::Failed, "the engine is stopping", "try again when it is back"));
+        }
+        if self.jobs.running() >= RUNNING_MAX {
+            let message = format!("{RUNNING_MAX} jobs are running, and that is the most");
+            return Err(failure::new(Code::Conflict, message, "'sampan jobs' lists them"));
+        }
+        let job = self.jobs.next_id();
+        let progress = tasks::progress(&self.shared.announcer, job, kind, &subject);
+        if matches!(kind, "pull" | "import" | "load")
+            && let Some(advice) = lock(&self.shared.advice).take()
+        {
+            progress.note(&advice);
+        }
+        let mut entry = JobEntry::new(kind, subject, Arc::clone(&progress));
+        entry.key = key;
+        let cancel = Arc::clone(&entry.cancel);
+        let task = Task { shared: Arc::clone(&self.shared), job, progress, cancel };
+        let builder = std::thread::Builder::new().name(format!("job-{job}")).stack_size(STACK);
+        builder.spawn(move || run(task)).map_err(|error| {
+            failure::new(Code::Failed, format!("cannot start a thread for the job: {error}"), "")
+        })?;
+        Ok(self.jobs.insert(entry))
+    }
+
+    fn start_waiting_tasks(&mut self) {
+        while self.tasks < TASKS_MAX {
+            let Some((client, request)) = self.waiting_tasks.pop_front() else {
+                return;
+            };
+            let shared = Arc::clone(&self.shared);
+            let builder = std::thread::Builder::new().name("task".into()).stack_size(STACK);
+            let users = self.containers.users(&request);
+            match builder.spawn(move || tasks::answer(&shared, client, &request, &users)) {
+                Ok(_) => self.tasks += 1,
+                // The client waits for the next turn; it is not forgotten.
+                Err(error) => return log::error!("cannot start a thread: {error}"),
+            }
+        }
+    }
+}
+
+/// There is no such job.
+pub(super) fn no_job(job: u64) -> Failure {
+    failure::new(Code::NotFound, format!("there is no job {job}"), "'sampan jobs' lists those that there are")
+}
+
+/// A request as the log has it: without environments, which hold secrets.
+fn outline(request: &Request) -> String {
+    match request {
+        Request::Create(create) => format!("Create {:?} of {:?}", create.name, create.image),
+        Request::Exec(exec) => format!("Exec in {:?}", exec.container),
+        other => format!("{other:?}").chars().take(OUTLINE_MAX).collect(),
+    }
+}
+
+/// Reads a client's first frame.
+fn open(body: &[u8]) -> Result<Request, Failure> {
+    sampan_ipc::watch::open::<Request>(body, engine::VERSION).map_err(|refusal| {
+        let code = match refusal.reason {
+            sampan_ipc::watch::Reason::Version => Code::Version,
+            _ => Code::Usage,
+        };
+        let versions: Vec<String> = refusal.versions.iter().map(u16::to_string).collect();
+        failure::new(code, refusal.message, &format!("versions spoken here: {}", versions.join(", ")))
+    })
+}
