@@ -13,9 +13,6 @@ pub(crate) fn engine(socket: &EngineSocket) -> Engine {
 }
 
 /// Waits for the end of short work.
-///
-/// # Errors
-/// It failed.
 pub(crate) fn finish(answers: Answers) -> Result<Done, Failure> {
     let mut done = None;
     for answer in answers {

@@ -35,9 +35,6 @@ pub(crate) fn age(nanos: i64) -> String {
 }
 
 /// Reads what `--rate` and `--limit-rate` take.
-///
-/// # Errors
-/// It is no rate.
 pub(crate) fn rate(text: &str) -> Result<u64, Failure> {
     parse_rate(text).ok_or_else(|| {
         let message =

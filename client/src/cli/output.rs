@@ -52,9 +52,6 @@ impl Drop for Watcher {
 
 impl Output {
     /// Standard output; a wait for its reader ends when a signal was caught.
-    ///
-    /// # Errors
-    /// Standard output is closed.
     pub(crate) fn new(signals: Signals) -> io::Result<Self> {
         // Rust's own stdout would buffer a second time.
         let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
@@ -93,18 +90,12 @@ impl Output {
 
     /// Starts a thread that uses `stopper` when the reader of a pipe or socket has left, even while there is
     /// nothing to write.
-    ///
-    /// # Errors
-    /// There is no descriptor or no thread to be had.
     pub(crate) fn stop_when_unread(&mut self, stopper: Stopper) -> io::Result<()> {
         self.watcher = Some(stop_when_unread(self.stdout.try_clone()?.into(), stopper)?);
         Ok(())
     }
 
     /// Closes standard output, so that its reader comes to the end.
-    ///
-    /// # Errors
-    /// /dev/null cannot take its place.
     pub(crate) fn close(self) -> io::Result<()> {
         drop(self.watcher);
         nix::unistd::dup2_stdout(File::options().write(true).open("/dev/null")?)?;
@@ -118,9 +109,6 @@ impl Output {
 }
 
 /// Starts a thread that uses `stopper` when the reader of `output` has left, if that is a pipe or a socket.
-///
-/// # Errors
-/// There is no descriptor or no thread to be had.
 pub(crate) fn stop_when_unread(output: OwnedFd, stopper: Stopper) -> io::Result<Watcher> {
     let (end, ended) = UnixStream::pair()?;
     let watch = move || {
@@ -198,9 +186,6 @@ pub(crate) fn target() -> BorrowedFd<'static> {
 }
 
 /// [`write`] for commands that have nothing to do but fail when standard output cannot be written.
-///
-/// # Errors
-/// Standard output cannot be written.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     write(text).map_err(|error| Failure::output(&error))
 }

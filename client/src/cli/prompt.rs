@@ -17,9 +17,6 @@ pub(crate) fn is_possible() -> bool {
 }
 
 /// Asks a person who has not given `--force` whether to go on; only an explicit yes counts.
-///
-/// # Errors
-/// The question cannot be written, or the answer cannot be read.
 pub(crate) fn confirm(question: &str) -> Result<bool, Failure> {
     let cannot = |error: io::Error| Failure::new(format!("cannot ask: {error}")).hint("--force does not ask");
     let mut stderr = io::stderr();
@@ -30,9 +27,6 @@ pub(crate) fn confirm(question: &str) -> Result<bool, Failure> {
 }
 
 /// Asks for a line on the terminal, and shows what is typed unless it is `secret`.
-///
-/// # Errors
-/// The terminal is gone, or the line is too long.
 pub(crate) fn ask(question: &str, secret: bool) -> io::Result<String> {
     let (mut wake, sender) = UnixStream::pair()?;
     let signals = Signals::catch(&sender)?;

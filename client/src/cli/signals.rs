@@ -23,9 +23,6 @@ impl Signals {
     /// Catches SIGINT, SIGTERM and SIGHUP from now on; each writes a byte to `wake`.
     ///
     /// One that this process was started to ignore (nohup, a shell's background job) stays ignored for SIGHUP.
-    ///
-    /// # Errors
-    /// The handler cannot be installed.
     pub(crate) fn catch(wake: &UnixStream) -> io::Result<Self> {
         let signals = Signals { caught: Arc::clone(&CAUGHT) };
         for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -40,9 +37,6 @@ impl Signals {
     }
 
     /// Has each signal write a byte to `wake` as well.
-    ///
-    /// # Errors
-    /// The handler cannot be installed.
     pub(crate) fn wake_too(&self, wake: &UnixStream) -> io::Result<()> {
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             if signal != SIGHUP || !is_ignored(signal) {
@@ -76,9 +70,6 @@ pub(crate) fn name(signal: i32) -> &'static str {
 }
 
 /// Writes a byte to `wake` whenever the terminal's size changes.
-///
-/// # Errors
-/// The handler cannot be installed.
 pub(crate) fn wake_on_resize(wake: UnixStream) -> io::Result<()> {
     low_level::pipe::register(SIGWINCH, wake).map(drop)
 }

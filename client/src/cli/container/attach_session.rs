@@ -55,9 +55,6 @@ pub(crate) struct Wanted {
 
 impl Wanted {
     /// Whether this process has what is to be attached.
-    ///
-    /// # Errors
-    /// There is no terminal.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         if self.tty && self.stdin && !io::stdin().is_terminal() {
             return Err(Failure::new("cannot attach a terminal: the input device is not a TTY")
@@ -156,9 +153,6 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> Failure {
 
 impl Session {
     /// Makes what goes to the engine, and this side of it. The terminal becomes raw, if what is typed goes there.
-    ///
-    /// # Errors
-    /// There is no terminal, or no descriptor to be had.
     pub(crate) fn open(wanted: Wanted) -> Result<(Self, Handed), Failure> {
         wanted.check()?;
         let (control, theirs) = UnixStream::pair().map_err(system("no socket pair"))?;

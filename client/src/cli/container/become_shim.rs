@@ -28,9 +28,6 @@ struct Shim {
 }
 
 /// Whether this process can be a unit's main one: before anything is made.
-///
-/// # Errors
-/// It is not root's, or systemd has not started it.
 pub(crate) fn check() -> Result<(), Failure> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Failure::new("cannot be a container's unit: that takes root")
@@ -50,9 +47,6 @@ pub(crate) fn check() -> Result<(), Failure> {
 }
 
 /// Whether a shim that the engine starts can tell whoever listens at NOTIFY_SOCKET that the container is ready.
-///
-/// # Errors
-/// That is systemd, which takes it for a word of the engine's unit.
 pub(crate) fn check_notify() -> Result<(), Failure> {
     let is_systemd = said("NOTIFY_SOCKET").is_some_and(|socket| socket.starts_with(SYSTEMD));
     match is_systemd && said("INVOCATION_ID").is_some() {

@@ -6,9 +6,6 @@ use crate::cli::error::{Failure, USAGE};
 pub(crate) const DEFAULT: &str = "ctrl-p,ctrl-q";
 
 /// Reads `ctrl-p,ctrl-q`, `ctrl-@,x`: letters, or `ctrl-` and one of `a-z@[\]^_`. Nothing is no keys.
-///
-/// # Errors
-/// One is no such key.
 pub(crate) fn parse(text: &str) -> Result<Vec<u8>, Failure> {
     let wrong = || {
         Failure::new(format!("--detach-keys {text:?}: not understood"))

@@ -11,18 +11,11 @@ use crate::cli::output::print;
 use sampan_client::engine::{Answer, Code, EngineError, Request};
 use serde_json::Value;
 
-/// Runs `sampan container inspect`.
-///
-/// # Errors
-/// There is no such container.
 pub(crate) fn run(args: &InspectContainers) -> Result<(), Failure> {
     show(&args.containers, |name| document(&args.socket, name, args.size))
 }
 
 /// Runs `sampan inspect`: containers first, then images.
-///
-/// # Errors
-/// There is nothing of a name.
 pub(crate) fn run_any(args: &InspectAny) -> Result<(), Failure> {
     show(&args.names, |name| match args.kind {
         Some(InspectKind::Container) => document(&args.socket, name, args.size),
@@ -49,9 +42,6 @@ fn document_if_any(socket: &EngineSocket, name: &str, size: bool) -> Result<Opti
 }
 
 /// A container in full.
-///
-/// # Errors
-/// There is none of this name, or the engine says what is no JSON.
 pub(crate) fn document(socket: &EngineSocket, name: &str, size: bool) -> Result<Value, Failure> {
     let request = Request::InspectContainer { container: name.to_owned(), size };
     let mut document = None;

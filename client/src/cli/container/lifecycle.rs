@@ -43,51 +43,27 @@ fn stop_of(name: &str, args: &Stop) -> engine::Stop {
     engine::Stop { container: name.to_owned(), timeout: args.time, signal: args.signal.clone() }
 }
 
-/// Runs `sampan stop`.
-///
-/// # Errors
-/// There is no such container.
 pub(crate) fn stop(args: &Stop) -> Result<(), Failure> {
     all(&args.socket, &args.containers, |name| Request::Stop(stop_of(name, args)), told)
 }
 
-/// Runs `sampan restart`.
-///
-/// # Errors
-/// There is no such container, or it does not start.
 pub(crate) fn restart(args: &Stop) -> Result<(), Failure> {
     all(&args.socket, &args.containers, |name| Request::Restart(stop_of(name, args)), told)
 }
 
-/// Runs `sampan kill`.
-///
-/// # Errors
-/// There is no such container, or it does not run.
 pub(crate) fn kill(args: &Kill) -> Result<(), Failure> {
     let request = |name: &String| Request::Kill { container: name.clone(), signal: args.signal.clone() };
     all(&args.socket, &args.containers, request, told)
 }
 
-/// Runs `sampan pause`.
-///
-/// # Errors
-/// There is no such container, or it does not run.
 pub(crate) fn pause(args: &Containers) -> Result<(), Failure> {
     all(&args.socket, &args.containers, |name| Request::Pause { container: name.clone() }, told)
 }
 
-/// Runs `sampan unpause`.
-///
-/// # Errors
-/// There is no such container, or it is not paused.
 pub(crate) fn unpause(args: &Containers) -> Result<(), Failure> {
     all(&args.socket, &args.containers, |name| Request::Unpause { container: name.clone() }, told)
 }
 
-/// Runs `sampan rm`.
-///
-/// # Errors
-/// There is no such container, or it runs.
 pub(crate) fn remove(args: &RemoveContainers) -> Result<(), Failure> {
     let request = |name: &String| Request::RemoveContainer { container: name.clone(), force: args.force };
     all(&args.socket, &args.containers, request, |name, answers| {
@@ -103,10 +79,6 @@ pub(crate) fn remove(args: &RemoveContainers) -> Result<(), Failure> {
     })
 }
 
-/// Runs `sampan wait`.
-///
-/// # Errors
-/// There is no such container.
 pub(crate) fn wait(args: &Wait) -> Result<(), Failure> {
     let condition = match args.condition {
         WaitFor::NotRunning => Condition::NotRunning,
@@ -128,10 +100,6 @@ pub(crate) fn wait(args: &Wait) -> Result<(), Failure> {
     })
 }
 
-/// Runs `sampan rename`.
-///
-/// # Errors
-/// There is no such container, or another has the name.
 pub(crate) fn rename(args: &Rename) -> Result<(), Failure> {
     let request = Request::Rename { container: args.container.clone(), name: args.name.clone() };
     finish(engine(&args.socket).request(request, &[])?).map(drop)

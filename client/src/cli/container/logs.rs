@@ -35,10 +35,6 @@ const ENGINE_AWAY_MAX: Duration = Duration::from_secs(30);
 /// How often it is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Runs the command.
-///
-/// # Errors
-/// There is no such container, or its log is not in files.
 pub(crate) fn run(args: &Logs) -> Result<(), Failure> {
     let now = time::now();
     let at = |text: &Option<String>| {

@@ -19,18 +19,12 @@ fn bad(option: &str, value: &str, why: &str) -> Failure {
 }
 
 /// Bytes: `64m`, `1g`, `1.5GiB`, 1024-based as docker's are.
-///
-/// # Errors
-/// It is no size.
 pub(crate) fn size(option: &str, text: &str) -> Result<u64, Failure> {
     let wrong = || bad(option, text, "this is no size").hint("write a number and b, k, m, g or t: 64m");
     size::parse(text).ok_or_else(wrong)
 }
 
 /// `--memory-swap`: bytes, or -1.
-///
-/// # Errors
-/// It is neither.
 pub(crate) fn swap(text: &str) -> Result<i64, Failure> {
     if text == "-1" {
         return Ok(-1);
@@ -39,9 +33,6 @@ pub(crate) fn swap(text: &str) -> Result<i64, Failure> {
 }
 
 /// `--cpus`: billionths of a CPU; 0 is no limit.
-///
-/// # Errors
-/// It is no number.
 pub(crate) fn cpus(text: &str) -> Result<u64, Failure> {
     let wrong = || bad("--cpus", text, "this is no number of CPUs").hint("write one like 2 or 0.5");
     let (whole, fraction, scale) = size::decimal(text).ok_or_else(wrong)?;
@@ -52,9 +43,6 @@ pub(crate) fn cpus(text: &str) -> Result<u64, Failure> {
 }
 
 /// `--stop-timeout`: seconds; any number below zero is for ever.
-///
-/// # Errors
-/// It is too much.
 pub(crate) fn stop_timeout(seconds: i64) -> Result<u32, Failure> {
     match seconds {
         ..0 => Ok(FOR_EVER),
@@ -64,9 +52,6 @@ pub(crate) fn stop_timeout(seconds: i64) -> Result<u32, Failure> {
 }
 
 /// `--ulimit NAME=SOFT[:HARD]`; -1 and `unlimited` are no limit.
-///
-/// # Errors
-/// It has another form, or the soft limit is over the hard one.
 pub(crate) fn ulimit(text: &str) -> Result<(String, i64, i64), Failure> {
     let wrong = |why| bad("--ulimit", text, why).hint("write NAME=SOFT[:HARD]: nofile=1024:2048");
     let (name, limits) = text.split_once('=').ok_or_else(|| wrong("there is no '=' in it"))?;
@@ -88,9 +73,6 @@ pub(crate) fn ulimit(text: &str) -> Result<(String, i64, i64), Failure> {
 }
 
 /// `--restart no|on-failure[:N]|always|unless-stopped`.
-///
-/// # Errors
-/// It is none of them.
 pub(crate) fn restart(text: &str) -> Result<Restart, Failure> {
     let wrong = || {
         bad("--restart", text, "there is no such policy")
@@ -111,9 +93,6 @@ pub(crate) fn restart(text: &str) -> Result<Restart, Failure> {
 }
 
 /// `--network none|host`.
-///
-/// # Errors
-/// It is another.
 pub(crate) fn network(text: &str) -> Result<Network, Failure> {
     match text {
         "none" => Ok(Network::None),
@@ -124,9 +103,6 @@ pub(crate) fn network(text: &str) -> Result<Network, Failure> {
 }
 
 /// `KEY=VALUE`; without a value it is empty, if `may_lack` allows.
-///
-/// # Errors
-/// It has no key.
 pub(crate) fn pair(option: &str, text: &str, may_lack: bool) -> Result<(String, String), Failure> {
     let (key, value) = match text.split_once('=') {
         Some(pair) => pair,
@@ -140,9 +116,6 @@ pub(crate) fn pair(option: &str, text: &str, may_lack: bool) -> Result<(String, 
 }
 
 /// All variables: those of files, then those of the command line; each from here where it has no value.
-///
-/// # Errors
-/// A file cannot be read, or a variable has no name.
 pub(crate) fn environment(files: &[PathBuf], words: &[String]) -> Result<Vec<String>, Failure> {
     let mut all = Vec::new();
     for file in files {
@@ -173,9 +146,6 @@ fn variable(option: &str, word: &str) -> Result<Option<String>, Failure> {
 }
 
 /// All labels: those of files, then those of the command line.
-///
-/// # Errors
-/// A file cannot be read, or a label has no key.
 pub(crate) fn labels(files: &[PathBuf], words: &[String]) -> Result<Vec<(String, String)>, Failure> {
     let mut all = Vec::new();
     for file in files {
@@ -219,9 +189,6 @@ fn read(option: &str, path: &Path) -> Result<String, Failure> {
 }
 
 /// `--security-opt`: the file of `seccomp=FILE` is read here, since the engine may not see it.
-///
-/// # Errors
-/// It cannot be read, or is no JSON.
 pub(crate) fn security(text: &str) -> Result<String, Failure> {
     // Docker once wrote ':' here and still takes it.
     let profile = text.strip_prefix("seccomp=").or_else(|| text.strip_prefix("seccomp:"));
@@ -263,9 +230,6 @@ fn absolute(option: &str, value: &str, path: &str) -> Result<String, Failure> {
 }
 
 /// `--volume SOURCE:TARGET[:OPTIONS]`.
-///
-/// # Errors
-/// It has another form.
 pub(crate) fn volume(text: &str) -> Result<Mount, Failure> {
     let wrong = |why: &str| bad("--volume", text, why).hint("write SOURCE:TARGET[:OPTIONS]: ./data:/data:ro");
     let mut parts = text.splitn(3, ':');
@@ -308,9 +272,6 @@ pub(crate) fn volume(text: &str) -> Result<Mount, Failure> {
 }
 
 /// `--tmpfs TARGET[:OPTIONS]`.
-///
-/// # Errors
-/// The target is no absolute path.
 pub(crate) fn tmpfs(text: &str) -> Result<Mount, Failure> {
     let (target, options) = text.split_once(':').unwrap_or((text, ""));
     if !target.starts_with('/') {
@@ -328,9 +289,6 @@ pub(crate) fn tmpfs(text: &str) -> Result<Mount, Failure> {
 }
 
 /// `--mount KEY=VALUE,…`.
-///
-/// # Errors
-/// A key is not known, or one is missing.
 pub(crate) fn mount(text: &str) -> Result<Mount, Failure> {
     let wrong = |why: &str| {
         bad("--mount", text, why).hint("write type=bind,src=PATH,dst=PATH[,ro] or type=tmpfs,dst=PATH")

@@ -10,10 +10,6 @@ use sampan_client::engine::Request;
 use sampan_ipc::time;
 use std::io::{self, IsTerminal};
 
-/// Runs the command.
-///
-/// # Errors
-/// A filter makes no sense, or the engine is not there.
 pub(crate) fn run(args: &PruneContainers) -> Result<(), Failure> {
     let question = "This removes all containers that do not run. Go on? [y/N] ";
     if !args.force && io::stdin().is_terminal() && !prompt::confirm(question)? {

@@ -19,10 +19,6 @@ const COMMAND: usize = 20;
 /// Where `created` has no better word: seconds of a span of time that is told in words.
 const SECOND: i64 = 1_000_000_000;
 
-/// Runs the command.
-///
-/// # Errors
-/// A filter makes no sense, or the engine is not there.
 pub(crate) fn run(args: &Ps) -> Result<(), Failure> {
     let last = if args.latest { 1 } else { args.last.unwrap_or(0) };
     let listing = Listing { all: args.all || last > 0, last, filters: args.filters.clone(), size: args.size };

@@ -24,10 +24,6 @@ struct Made {
     id: String,
 }
 
-/// Runs `sampan create`.
-///
-/// # Errors
-/// An option makes no sense, or the engine refuses.
 pub(crate) fn create(args: &Create) -> Result<(), Failure> {
     let made = make(&args.options)?;
     print(&format!("{}\n", made.id))
@@ -424,10 +420,6 @@ pub(crate) fn attach(args: &Attach) -> Result<(), Failure> {
     })?)
 }
 
-/// Runs `sampan exec`.
-///
-/// # Errors
-/// As [`run`].
 pub(crate) fn exec(args: &Exec) -> Result<(), Failure> {
     let (name, command) = match args.words.split_first() {
         Some((name, command)) if !command.is_empty() => (name, command),

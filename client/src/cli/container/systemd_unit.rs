@@ -31,10 +31,6 @@ const GROUPS: &str = "/sys/fs/cgroup";
 /// Variables that say where Sampan is.
 const VARIABLES: [&str; 3] = ["SAMPAN_RUN_DIR", "SAMPAN_STATE_DIR", "SAMPAN_DATA_DIR"];
 
-/// Runs the command.
-///
-/// # Errors
-/// There is no such container, it cannot be a unit, or the file is there already.
 pub(crate) fn run(args: &GenerateSystemd) -> Result<(), Failure> {
     let container = document(&args.socket, &args.container, false)?;
     let text = |path: &str| container.pointer(path).and_then(Value::as_str).unwrap_or_default();

@@ -14,9 +14,6 @@ pub(crate) struct Raw(());
 
 impl Raw {
     /// Makes it raw.
-    ///
-    /// # Errors
-    /// Standard input is no terminal.
     pub(crate) fn begin() -> Result<Self, Failure> {
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
@@ -32,9 +29,6 @@ impl Raw {
     }
 
     /// Makes it raw, for the first time or again.
-    ///
-    /// # Errors
-    /// It is gone.
     pub(crate) fn set(&self) -> io::Result<()> {
         let before = tcgetattr(io::stdin())?;
         let mut raw = before.clone();

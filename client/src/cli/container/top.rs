@@ -8,10 +8,6 @@ use sampan_client::engine::{Answer, Request};
 use sampan_ipc::event::escape;
 use std::process::Command;
 
-/// Runs the command.
-///
-/// # Errors
-/// The container does not run, or there is no ps here.
 pub(crate) fn run(args: &Top) -> Result<(), Failure> {
     let Some((name, options)) = args.words.split_first() else {
         return Err(Failure::new("no container is given"));

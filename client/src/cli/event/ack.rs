@@ -26,9 +26,6 @@ pub(crate) struct Reading {
 
 impl Acks {
     /// Takes descriptor `number`, which this process was started with.
-    ///
-    /// # Errors
-    /// It is not open, or not for reading.
     pub(crate) fn open(number: i32) -> Result<Self, Failure> {
         // By its name: the descriptor itself may be one that others here use.
         let file = File::open(format!("/proc/self/fd/{number}"));
@@ -44,9 +41,6 @@ impl Acks {
     }
 
     /// Starts the thread; `stopper` is used when nobody can acknowledge any more.
-    ///
-    /// # Errors
-    /// There is no thread or descriptor to be had.
     pub(crate) fn read(self, committer: Committer, stopper: Stopper) -> io::Result<Reading> {
         let (ended, end) = UnixStream::pair()?;
         let read = move || {

@@ -193,9 +193,6 @@ pub(crate) enum Line {
 }
 
 /// Reads one line of a batch, without its line feed.
-///
-/// # Errors
-/// It is none of these.
 pub(crate) fn parse_line(line: &[u8]) -> Result<Line, Failure> {
     if line.trim_ascii().is_empty() {
         return Ok(Line::Blank);

@@ -52,9 +52,6 @@ pub(crate) enum Ran {
 
 impl Exec {
     /// What the arguments ask for; `None` if they name no command.
-    ///
-    /// # Errors
-    /// There is no descriptor left.
     pub(crate) fn new(args: &Events, signals: &Signals) -> Result<Option<Self>, Failure> {
         let Some(command) = args.exec.clone() else { return Ok(None) };
         let system = |error: io::Error| Failure::new(format!("cannot catch signals: {error}"));
@@ -88,9 +85,6 @@ impl Exec {
     }
 
     /// Runs the command for the events taken, until it ends well or they are set aside.
-    ///
-    /// # Errors
-    /// The command cannot be run at all, or what failed cannot be set aside.
     pub(crate) fn run(&mut self) -> Result<Ran, Failure> {
         let mut pause = RETRY_MIN;
         let mut tries = 0;

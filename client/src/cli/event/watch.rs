@@ -17,11 +17,6 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// Runs the command.
-///
-/// # Errors
-/// Bad arguments, no monitord, a stream that broke and was not to be taken up again, or a journal that was replaced while
-/// a consumer had not acknowledged all.
 pub(crate) fn run(args: &Events) -> Result<(), Failure> {
     // First of all, while the descriptors of this process are those that it was started with.
     let acks = args.ack_fd.map(Acks::open).transpose()?;

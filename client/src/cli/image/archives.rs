@@ -18,10 +18,6 @@ use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-/// Runs `sampan load`.
-///
-/// # Errors
-/// The archive cannot be read, the engine is not there, or the load failed.
 pub(crate) fn load(args: &Load) -> Result<(), Failure> {
     let from = match &args.input {
         Some(path) if path != Path::new("-") => transport::open_archive(path)?,
@@ -37,10 +33,6 @@ pub(crate) fn load(args: &Load) -> Result<(), Failure> {
     follow_to(&engine(&args.socket), Request::Load(request), &[from.as_fd()], &args.progress, Some(loaded))
 }
 
-/// Runs `sampan save`.
-///
-/// # Errors
-/// The archive cannot be written, the engine is not there, or the save failed.
 pub(crate) fn save(args: &Save) -> Result<(), Failure> {
     let target = match args.format {
         SaveFormat::DockerArchive => Container::DockerArchive,
@@ -67,9 +59,6 @@ fn save_alone(engine: &Engine, save: engine::Save, to: &OutFile) -> Result<(), F
 }
 
 /// Saves into a file or directory, which is there whole afterwards, or as it was.
-///
-/// # Errors
-/// It cannot be written, or the save failed.
 pub(crate) fn save_into(
     engine: &Engine,
     images: &[String],

@@ -11,9 +11,6 @@ use std::path::Path;
 const BYTES_MAX: usize = REQUEST_MAX / 2;
 
 /// The `credential-helpers` of registries.conf, as the engine reads it.
-///
-/// # Errors
-/// The engine is not there, or cannot read the file.
 pub(crate) fn helpers(engine: &Engine) -> Result<Vec<String>, Failure> {
     let mut helpers = Vec::new();
     for answer in engine.request(Request::CredentialHelpers, &[])? {
@@ -26,10 +23,6 @@ pub(crate) fn helpers(engine: &Engine) -> Result<Vec<String>, Failure> {
 
 /// What this user's files and helpers, or `authfile` alone, hold for the registry of `reference`; all that the files
 /// hold if it names none, since the engine may complete it to any.
-///
-/// # Errors
-/// `authfile` cannot be read, or `engine` is not there. The user's own files that cannot be read are noted and passed
-/// over.
 pub(crate) fn for_job(
     engine: &Engine,
     reference: &str,

@@ -12,10 +12,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-/// Runs the command.
-///
-/// # Errors
-/// A file cannot be read, the engine is not there, or the import failed.
 pub(crate) fn run(args: &Import) -> Result<(), Failure> {
     if args.files.len() > DESCRIPTORS_MAX {
         let count = args.files.len();

@@ -9,9 +9,6 @@ use crate::cli::output::print;
 use sampan_client::engine::{Answer, Request};
 
 /// An image in full.
-///
-/// # Errors
-/// There is none of this name, or the engine says what is no JSON.
 pub(crate) fn document(socket: &EngineSocket, name: &str) -> Result<serde_json::Value, Failure> {
     let mut document = None;
     for answer in engine(socket).request(Request::Inspect { name: name.to_owned() }, &[])? {
@@ -25,10 +22,6 @@ pub(crate) fn document(socket: &EngineSocket, name: &str) -> Result<serde_json::
     document.ok_or_else(|| Failure::new(format!("the engine said nothing of {name:?}")))
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// There is no such image, or a name stands for several.
 pub(crate) fn run(args: &Inspect) -> Result<(), Failure> {
     let mut documents = Vec::new();
     let all = each(&args.images, |name| {

@@ -15,10 +15,6 @@ use serde_json::json;
 /// Characters of a shortened digest, as every tool shortens it.
 const SHORT: usize = 12;
 
-/// Runs the command.
-///
-/// # Errors
-/// The engine is not there.
 pub(crate) fn run(args: &Images) -> Result<(), Failure> {
     let mut images = Vec::new();
     for answer in engine(&args.socket).request(Request::Images, &[])? {

@@ -19,10 +19,6 @@ use std::path::{Path, PathBuf};
 /// Longest password that standard input may bring, in bytes.
 const PASSWORD_MAX: u64 = 64 << 10;
 
-/// Runs `sampan login`.
-///
-/// # Errors
-/// The registry refuses, or what it takes cannot be saved.
 pub(crate) fn login(args: &Login) -> Result<(), Failure> {
     let host = host(&args.registry)?;
     if args.get_login {
@@ -236,10 +232,6 @@ fn helpers_if_known(socket: &EngineSocket) -> Vec<String> {
     })
 }
 
-/// Runs `sampan logout`.
-///
-/// # Errors
-/// Nobody is logged in, or a file or a helper cannot be changed.
 pub(crate) fn logout(args: &Logout) -> Result<(), Failure> {
     let authfile = args.authfile.as_deref();
     let mut helpers = Vec::new();

@@ -40,9 +40,6 @@ impl OutFile {
     }
 
     /// What becomes the file `path`, in place of one that is there; a pipe or a device that is there is written as it is.
-    ///
-    /// # Errors
-    /// It is a directory, a socket, or a FIFO that nobody reads; what open(2) says.
     pub(crate) fn file(path: &Path) -> io::Result<Self> {
         // Not by its path: that would open a file that it was redirected to anew, from the file's beginning on.
         let standard = match named_file::descriptor(path) {
@@ -86,9 +83,6 @@ impl OutFile {
     }
 
     /// The directory `path`, made if it is not there.
-    ///
-    /// # Errors
-    /// What mkdir(2) and open(2) say.
     pub(crate) fn directory(path: &Path) -> io::Result<Self> {
         let made = match fs::create_dir(path) {
             Ok(()) => Some(path.to_owned()),
@@ -105,9 +99,6 @@ impl OutFile {
     }
 
     /// It is whole: gives it its name.
-    ///
-    /// # Errors
-    /// What fsync(2), linkat(2) and rename(2) say.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         match std::mem::replace(&mut self.kind, Kind::Plain) {
             Kind::Plain | Kind::Directory(_) => Ok(()),

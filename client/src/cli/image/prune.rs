@@ -11,10 +11,6 @@ use sampan_client::engine::{self, Request};
 use sampan_client::time;
 use std::io::{self, IsTerminal};
 
-/// Runs the command.
-///
-/// # Errors
-/// A filter makes no sense, the engine is not there, or an image cannot be read.
 pub(crate) fn run(args: &Prune) -> Result<(), Failure> {
     let request = Request::Prune(filtered(args)?);
     let what = if args.all { "all images that nothing uses" } else { "all images that have no name" };

@@ -11,10 +11,6 @@ use crate::cli::output;
 use sampan_client::engine::{self, Answer, Answers, Request};
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Runs the command.
-///
-/// # Errors
-/// The engine is not there, or a pull failed: the last one that did; those before it are reported here.
 #[expect(clippy::expect_used, reason = "Follow counts through the names, and each name has its request")]
 pub(crate) fn run(args: &Pull) -> Result<(), Failure> {
     // What is asked for twice is one job.
@@ -92,9 +88,6 @@ fn unique(references: &[String]) -> Vec<String> {
 }
 
 /// Prints the number of a job that goes on by itself.
-///
-/// # Errors
-/// The engine refuses.
 pub(crate) fn detached(answers: Answers) -> Result<(), Failure> {
     for answer in answers {
         match answer? {

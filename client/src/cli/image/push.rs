@@ -12,10 +12,6 @@ use crate::cli::job::follow::follow;
 use sampan_client::engine::{self, Container, Request};
 use std::path::Path;
 
-/// Runs the command.
-///
-/// # Errors
-/// The engine is not there, or the push failed.
 pub(crate) fn run(args: &Push) -> Result<(), Failure> {
     let target = match args.target.as_deref().map(transport::parse).transpose()? {
         Some(Place::Files { container, path, name }) => {

@@ -6,10 +6,6 @@ use crate::cli::error::Failure;
 use crate::cli::output::print;
 use sampan_client::engine::{Done, Request};
 
-/// Runs the command.
-///
-/// # Errors
-/// There is no such image, or an id has several references.
 pub(crate) fn run(args: &Remove) -> Result<(), Failure> {
     each(&args.images, |name| {
         let request = Request::Remove { name: name.clone(), force: args.force };

@@ -8,10 +8,6 @@ use crate::cli::output;
 use crate::cli::signals;
 use sampan_client::engine::{self, Answer, Request};
 
-/// Runs the command.
-///
-/// # Errors
-/// The engine is not there, or cannot listen.
 pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
     let bytes_per_second = args.rate.as_deref().map_or(Ok(0), rate)?;
     let request = Request::Serve(engine::Serve { listen: args.listen.clone(), bytes_per_second });

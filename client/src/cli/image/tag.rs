@@ -5,10 +5,6 @@ use crate::cli::engine::{each, engine, finish};
 use crate::cli::error::Failure;
 use sampan_client::engine::Request;
 
-/// Runs the command.
-///
-/// # Errors
-/// There is no such image, or a reference is malformed.
 pub(crate) fn run(args: &Tag) -> Result<(), Failure> {
     each(&args.targets, |target| {
         let request = Request::Tag { source: args.source.clone(), target: target.clone() };

@@ -36,9 +36,6 @@ const ELSEWHERE: [(&str, &str); 4] = [
 ];
 
 /// Reads a place; what has no transport is a registry's.
-///
-/// # Errors
-/// It is of a transport that is not taken here, or names no path.
 pub(crate) fn parse(text: &str) -> Result<Place, Failure> {
     if let Some(reference) = text.strip_prefix("docker://") {
         return Ok(Place::Registry(reference.to_owned()));
@@ -71,9 +68,6 @@ pub(crate) fn parse(text: &str) -> Result<Place, Failure> {
 }
 
 /// What the engine is asked to load from a file or directory, and its descriptor.
-///
-/// # Errors
-/// It cannot be opened.
 pub(crate) fn load(
     container: Container,
     path: &Path,
@@ -95,9 +89,6 @@ pub(crate) fn load(
 }
 
 /// Opens an archive.
-///
-/// # Errors
-/// It is not there, may not be read, is a directory, or a FIFO that nobody writes into.
 pub(crate) fn open_archive(path: &Path) -> Result<OwnedFd, Failure> {
     let opened = named_file::open(path).map(OwnedFd::from);
     opened.map_err(|error| Failure::new(format!("cannot read archive {}: {error}", path.display())))
@@ -126,9 +117,6 @@ fn local_name(path: &Path, tag: Option<&str>) -> String {
 }
 
 /// What the engine is asked to save into a file or directory, and that.
-///
-/// # Errors
-/// It cannot be made.
 pub(crate) fn save(
     images: &[String],
     container: Container,

@@ -6,10 +6,6 @@ use crate::cli::error::Failure;
 use crate::cli::job::follow::follow;
 use sampan_client::engine::{self, Request};
 
-/// Runs the command.
-///
-/// # Errors
-/// Something in the store is broken, or the engine is not there.
 pub(crate) fn run(args: &Verify) -> Result<(), Failure> {
     follow(&engine(&args.socket), Request::Verify(engine::Verify { deep: args.deep }), &[], &args.progress)
 }

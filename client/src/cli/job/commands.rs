@@ -15,27 +15,15 @@ use sampan_client::engine::{Answer, Job, JobState, Request};
 use sampan_client::time;
 use serde_json::json;
 
-/// Runs `sampan watch`.
-///
-/// # Errors
-/// There is no such job, or it failed.
 pub(crate) fn watch(args: &Watch) -> Result<(), Failure> {
     follow(&engine(&args.socket), Request::Watch { job: args.job }, &[], &args.progress)
 }
 
-/// Runs `sampan cancel`.
-///
-/// # Errors
-/// There is no such job, or it has ended.
 pub(crate) fn cancel(args: &Cancel) -> Result<(), Failure> {
     finish(engine(&args.socket).request(Request::Cancel { job: args.job }, &[])?)?;
     Ok(())
 }
 
-/// Runs `sampan jobs`.
-///
-/// # Errors
-/// The engine is not there.
 pub(crate) fn list(args: &Jobs) -> Result<(), Failure> {
     let mut jobs = Vec::new();
     for answer in engine(&args.socket).request(Request::Jobs, &[])? {

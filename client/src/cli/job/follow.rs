@@ -24,9 +24,6 @@ const AT_ONCE: usize = 16;
 pub(crate) type Outcome = Result<Done, Failure>;
 
 /// Asks for work, shows its progress, and prints its result.
-///
-/// # Errors
-/// The engine is not there, or the work failed.
 pub(crate) fn follow(
     engine: &Engine,
     request: Request,
@@ -37,9 +34,6 @@ pub(crate) fn follow(
 }
 
 /// As [`follow`], and prints of the result what `words` makes of it, unless it is wanted as JSON.
-///
-/// # Errors
-/// As [`follow`].
 pub(crate) fn follow_to(
     engine: &Engine,
     request: Request,
@@ -89,9 +83,6 @@ impl Followed {
     /// Prints what came of each thing that was `asked` for, in a command's own `words` if it has any, and gives it.
     ///
     /// Does not return if a signal has come: this process dies of it. Scripts still get a result of each.
-    ///
-    /// # Errors
-    /// Standard output cannot be written.
     pub(crate) fn finish<'b>(
         mut self,
         words: Option<Words>,
@@ -113,9 +104,6 @@ impl Followed {
 
 impl<'a> Follow<'a> {
     /// The jobs `names`, each of which `start` asks the engine for, by its number.
-    ///
-    /// # Errors
-    /// There is no descriptor left.
     pub(crate) fn new(
         names: &[String],
         progress: &Progress,
@@ -132,9 +120,6 @@ impl<'a> Follow<'a> {
     }
 
     /// Follows all jobs to their ends, or until a signal comes or the reader of the output leaves.
-    ///
-    /// # Errors
-    /// Standard output cannot be written.
     pub(crate) fn run(mut self) -> Result<Followed, Failure> {
         let cannot = |error: io::Error| Failure::new(format!("cannot catch signals: {error}"));
         let signals = Signals::catch(&self.streams.stopper()?.into()).map_err(cannot)?;

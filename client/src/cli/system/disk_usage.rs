@@ -13,10 +13,6 @@ use sampan_client::engine::{Answer, ImageUsage, Request, Usage};
 use sampan_client::time;
 use serde_json::json;
 
-/// Runs the command.
-///
-/// # Errors
-/// The engine is not there, or cannot read its store.
 pub(crate) fn run(args: &Df) -> Result<(), Failure> {
     let (mut kinds, mut images) = (Vec::new(), Vec::new());
     for answer in engine(&args.socket).request(Request::Usage, &[])? {

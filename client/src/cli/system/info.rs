@@ -15,10 +15,6 @@ use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// Runs `sampan info`.
-///
-/// # Errors
-/// The engine is not there.
 pub(crate) fn info(args: &Info) -> Result<(), Failure> {
     let info = ask(&args.socket)?;
     if args.json {
@@ -71,9 +67,6 @@ fn json_info(info: &engine::Info) -> String {
 }
 
 /// Runs `sampan version`: of this program, and of the daemons that run.
-///
-/// # Errors
-/// Standard output cannot be written.
 pub(crate) fn version(args: &Version) -> Result<(), Failure> {
     let monitord = status(&Paths::from_env().events_socket()).ok().map(|status| status.version);
     let engine = ask(&EngineSocket { socket: None }).ok().map(|info| info.version);
@@ -87,10 +80,6 @@ pub(crate) fn version(args: &Version) -> Result<(), Failure> {
     print(&format!("sampan    {own}\nmonitord  {}\nengine    {}\n", word(monitord), word(engine)))
 }
 
-/// Runs `sampan monitor status`.
-///
-/// # Errors
-/// monitord is not there.
 pub(crate) fn monitor(args: &MonitorStatus) -> Result<(), Failure> {
     let socket = args.socket.socket.clone().unwrap_or_else(|| Paths::from_env().events_socket());
     let status = status(&socket)?;

@@ -26,10 +26,6 @@ use std::time::{Duration, Instant};
 /// How long a child may take to stop before it is killed: longer than either needs to tidy up.
 const STOP_TIME: Duration = Duration::from_secs(10);
 
-/// Runs the command.
-///
-/// # Errors
-/// A child cannot be started, is not ready in time, or ends of its own accord.
 pub(crate) fn run(args: &Up) -> Result<(), Failure> {
     let mut bell = Bell::new().map_err(|error| Failure::new(format!("cannot catch signals: {error}")))?;
     let deadline = Instant::now() + Duration::from_secs(args.timeout.into());
