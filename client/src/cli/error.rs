@@ -62,13 +62,13 @@ impl Failure {
     /// Standard output cannot be written; that its reader has left is no news.
     pub(crate) fn output(error: &io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::unread(),
+            io::ErrorKind::BrokenPipe => Failure::reader_left(),
             _ => Failure::new(format!("cannot write to standard output: {error}")),
         }
     }
 
     /// The reader of standard output has left. The process ends as the kernel ends one that does not ignore SIGPIPE.
-    pub(crate) fn unread() -> Self {
+    pub(crate) fn reader_left() -> Self {
         Failure { quiet: true, signal: Some(SIGPIPE), ..Failure::new("the reader of the output has left") }
     }
 }
@@ -77,7 +77,9 @@ impl From<WatchError> for Failure {
     fn from(error: WatchError) -> Self {
         let failure = Failure::new(chain(&error));
         match &error {
-            WatchError::Connect { socket, source } => failure.hint(absent_hint(source, "monitord", socket)),
+            WatchError::Connect { socket, source } => {
+                failure.hint(unreachable_hint(source, "monitord", socket))
+            }
             WatchError::Broken { .. } | WatchError::Shutdown => failure.hint(
                 "see the log of sampan-monitord; without --no-reconnect the stream goes on when it returns",
             ),
@@ -93,7 +95,7 @@ impl From<EngineError> for Failure {
         let failure = Failure::new(chain(&error));
         match &error {
             EngineError::Connect { socket, source } => {
-                failure.hint(absent_hint(source, "the engine", socket))
+                failure.hint(unreachable_hint(source, "the engine", socket))
             }
             EngineError::Broken { .. } => failure.hint("see the log of sampan-engine"),
             EngineError::Failed(told) => match told.code {
@@ -126,7 +128,7 @@ fn cursor_hint(error: &CursorError) -> &'static str {
 }
 
 /// What a person may do who cannot reach a daemon by its socket or FIFO.
-pub(crate) fn absent_hint(error: &io::Error, who: &str, path: &Path) -> String {
+pub(crate) fn unreachable_hint(error: &io::Error, who: &str, path: &Path) -> String {
     if let Some(distrust) = trust::reason(error) {
         return distrust.hint();
     }

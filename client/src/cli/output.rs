@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 /// True while what is printed is not the result that standard output is for.
-static ASIDE: AtomicBool = AtomicBool::new(false);
+static REDIRECTED: AtomicBool = AtomicBool::new(false);
 
 /// A pipe that poll calls writable takes so much without waiting. pipe(7), "PIPE_BUF".
 const ATOMIC: usize = 4096;
@@ -90,8 +90,8 @@ impl Output {
 
     /// Starts a thread that uses `stopper` when the reader of a pipe or socket has left, even while there is
     /// nothing to write.
-    pub(crate) fn stop_when_unread(&mut self, stopper: Stopper) -> io::Result<()> {
-        self.watcher = Some(stop_when_unread(self.stdout.try_clone()?.into(), stopper)?);
+    pub(crate) fn stop_when_reader_leaves(&mut self, stopper: Stopper) -> io::Result<()> {
+        self.watcher = Some(stop_when_reader_leaves(self.stdout.try_clone()?.into(), stopper)?);
         Ok(())
     }
 
@@ -103,13 +103,13 @@ impl Output {
     }
 
     /// True if the reader of a pipe or socket has left.
-    pub(crate) fn is_unread(&self) -> bool {
-        is_unread(&self.stdout)
+    pub(crate) fn has_reader_left(&self) -> bool {
+        has_reader_left(&self.stdout)
     }
 }
 
 /// Starts a thread that uses `stopper` when the reader of `output` has left, if that is a pipe or a socket.
-pub(crate) fn stop_when_unread(output: OwnedFd, stopper: Stopper) -> io::Result<Watcher> {
+pub(crate) fn stop_when_reader_leaves(output: OwnedFd, stopper: Stopper) -> io::Result<Watcher> {
     let (end, ended) = UnixStream::pair()?;
     let watch = move || {
         // No event is asked for: POLLERR and POLLHUP come unasked. Files and terminals have neither.
@@ -126,7 +126,7 @@ pub(crate) fn stop_when_unread(output: OwnedFd, stopper: Stopper) -> io::Result<
 }
 
 /// True if the reader of a pipe or socket has left. Files and terminals always have one.
-pub(crate) fn is_unread(output: &impl AsFd) -> bool {
+pub(crate) fn has_reader_left(output: &impl AsFd) -> bool {
     // No event is asked for: POLLERR and POLLHUP come unasked.
     let mut fds = [PollFd::new(output.as_fd(), PollFlags::empty())];
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
@@ -151,30 +151,30 @@ fn wait_for_room(
 
 /// Tells a person something on standard error; that nobody listens is no failure.
 pub(crate) fn note(text: &str) {
-    tell("note", text);
+    message("note", text);
 }
 
 /// Writes `WORD: TEXT` to standard error, control characters escaped.
-pub(crate) fn tell(word: &str, text: &str) {
+pub(crate) fn message(word: &str, text: &str) {
     let mut line = format!("{word}: ");
     sampan_ipc::event::escape(&mut line, text);
     line.push('\n');
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
-/// From now on [`write`] writes to standard error, until [`front`].
-pub(crate) fn aside() {
-    ASIDE.store(true, Ordering::Relaxed);
+/// From now on [`write`] writes to standard error, until [`redirect_to_stdout`].
+pub(crate) fn redirect_to_stderr() {
+    REDIRECTED.store(true, Ordering::Relaxed);
 }
 
 /// [`write`] writes to standard output again.
-pub(crate) fn front() {
-    ASIDE.store(false, Ordering::Relaxed);
+pub(crate) fn redirect_to_stdout() {
+    REDIRECTED.store(false, Ordering::Relaxed);
 }
 
 /// True if [`write`] writes to standard error.
-pub(crate) fn is_aside() -> bool {
-    ASIDE.load(Ordering::Relaxed)
+pub(crate) fn is_redirected() -> bool {
+    REDIRECTED.load(Ordering::Relaxed)
 }
 
 /// Where [`write`] writes to.
@@ -182,7 +182,7 @@ pub(crate) fn target() -> BorrowedFd<'static> {
     // Held by nobody for good: both are there as long as the process.
     static STDOUT: std::sync::LazyLock<io::Stdout> = std::sync::LazyLock::new(io::stdout);
     static STDERR: std::sync::LazyLock<io::Stderr> = std::sync::LazyLock::new(io::stderr);
-    if is_aside() { STDERR.as_fd() } else { STDOUT.as_fd() }
+    if is_redirected() { STDERR.as_fd() } else { STDOUT.as_fd() }
 }
 
 /// [`write`] for commands that have nothing to do but fail when standard output cannot be written.
@@ -195,13 +195,13 @@ pub(crate) fn report(failure: &Failure) {
     if failure.quiet {
         return;
     }
-    tell("error", &failure.message);
+    message("error", &failure.message);
     if !failure.hint.is_empty() {
-        tell("hint", &failure.hint);
+        message("hint", &failure.hint);
     }
 }
 
-/// Writes `text` to standard output at once; to standard error [`aside`].
+/// Writes `text` to standard output at once; to standard error [`redirect_to_stderr`].
 ///
 /// # Errors
 /// `Interrupted` if a signal was caught and the reader takes nothing; else what write(2) says.

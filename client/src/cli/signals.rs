@@ -37,7 +37,7 @@ impl Signals {
     }
 
     /// Has each signal write a byte to `wake` as well.
-    pub(crate) fn wake_too(&self, wake: &UnixStream) -> io::Result<()> {
+    pub(crate) fn also_wake(&self, wake: &UnixStream) -> io::Result<()> {
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             if signal != SIGHUP || !is_ignored(signal) {
                 low_level::pipe::register(signal, wake.try_clone()?)?;

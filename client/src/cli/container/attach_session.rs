@@ -3,10 +3,10 @@
 //!
 //! Used by `run`, `start`, `attach` and `exec`. [`Session::open`] makes the descriptors that go along with the
 //! request, [`Session::follow`] does the rest in one poll(2) loop without a thread. A pipe that we inherited is
-//! handed over as it is: its bytes never pass through here. The engine may die in the middle: the control socket
+//! attachment over as it is: its bytes never pass through here. The engine may die in the middle: the control socket
 //! is the shim's.
 
-use crate::cli::container::detach_keys::Keys;
+use crate::cli::container::detach_keys::KeyMatcher;
 use crate::cli::container::terminal::{self, Raw};
 use crate::cli::error::{Failure, USAGE};
 use crate::cli::output;
@@ -34,11 +34,11 @@ const ATOMIC: usize = 4096;
 /// What ctrl-c types.
 const INTERRUPT: u8 = 3;
 /// How long the shim may take to say a last word.
-const LAST_WORD: Duration = Duration::from_secs(3);
+const LAST_MESSAGE: Duration = Duration::from_secs(3);
 
 /// What is to be attached.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Wanted {
+pub(crate) struct AttachOptions {
     /// What it reads; with a terminal, what is typed.
     pub stdin: bool,
     /// What it writes.
@@ -53,7 +53,7 @@ pub(crate) struct Wanted {
     pub keys: Vec<u8>,
 }
 
-impl Wanted {
+impl AttachOptions {
     /// Whether this process has what is to be attached.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         if self.tty && self.stdin && !io::stdin().is_terminal() {
@@ -67,7 +67,7 @@ impl Wanted {
 
 /// How a session ends well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum SessionEnd {
     /// The process has ended, with this exit code.
     Exited(u8),
     /// It goes on without us.
@@ -76,7 +76,7 @@ pub(crate) enum End {
 
 /// What goes to the engine.
 #[derive(Debug)]
-pub(crate) struct Handed {
+pub(crate) struct Attachment {
     descriptors: Vec<OwnedFd>,
     /// Which they are.
     pub streams: Streams,
@@ -84,7 +84,7 @@ pub(crate) struct Handed {
     pub size: (u16, u16),
 }
 
-impl Handed {
+impl Attachment {
     /// The descriptors, in the order of the protocol.
     pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         self.descriptors.iter().map(AsFd::as_fd).collect()
@@ -97,10 +97,10 @@ pub(crate) struct Session {
     control: UnixStream,
     decoder: Decoder,
     /// Frames that are not sent yet.
-    said: Vec<u8>,
-    input: Option<Copy>,
-    keys: Keys,
-    outputs: Vec<Copy>,
+    outgoing: Vec<u8>,
+    input: Option<Pump>,
+    keys: KeyMatcher,
+    outputs: Vec<Pump>,
     /// Standard output is the shim's as well, and its reader may leave.
     watched: bool,
     proxy: bool,
@@ -111,18 +111,18 @@ pub(crate) struct Session {
     is_started: bool,
     exited: Option<u8>,
     deadline: Option<Instant>,
-    is_leaving: bool,
-    /// The engine has said all that it has to say.
+    is_detaching: bool,
+    /// The engine has outgoing all that it has to say.
     is_answered: bool,
     /// The shim, or an engine that refuses, has closed the control socket.
     is_closed: bool,
-    /// What the engine said that is no good.
+    /// What the engine outgoing that is no good.
     refused: Option<Failure>,
 }
 
 /// Bytes on their way from one descriptor to another.
 #[derive(Debug)]
-struct Copy {
+struct Pump {
     from: OwnedFd,
     to: OwnedFd,
     /// Read, and not written yet.
@@ -136,7 +136,7 @@ struct Copy {
 
 /// What a descriptor that poll(2) looks at is.
 #[derive(Clone, Copy, Debug)]
-enum Place {
+enum Source {
     Engine,
     Control,
     Signals,
@@ -153,16 +153,16 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> Failure {
 
 impl Session {
     /// Makes what goes to the engine, and this side of it. The terminal becomes raw, if what is typed goes there.
-    pub(crate) fn open(wanted: Wanted) -> Result<(Self, Handed), Failure> {
+    pub(crate) fn open(wanted: AttachOptions) -> Result<(Self, Attachment), Failure> {
         wanted.check()?;
         let (control, theirs) = UnixStream::pair().map_err(system("no socket pair"))?;
         control.set_nonblocking(true).map_err(system("no socket"))?;
         let mut session = Session {
             control,
             decoder: Decoder::new(CONTROL_MAX),
-            said: Vec::new(),
+            outgoing: Vec::new(),
             input: None,
-            keys: Keys::new(if wanted.tty { wanted.keys.clone() } else { Vec::new() }),
+            keys: KeyMatcher::new(if wanted.tty { wanted.keys.clone() } else { Vec::new() }),
             outputs: Vec::new(),
             watched: false,
             proxy: wanted.proxy,
@@ -172,71 +172,76 @@ impl Session {
             is_started: false,
             exited: None,
             deadline: None,
-            is_leaving: false,
+            is_detaching: false,
             is_answered: false,
             is_closed: false,
             refused: None,
         };
-        let mut handed =
-            Handed { descriptors: vec![theirs.into()], streams: Streams::default(), size: (0, 0) };
+        let mut attachment =
+            Attachment { descriptors: vec![theirs.into()], streams: Streams::default(), size: (0, 0) };
         if wanted.tty {
-            session.open_terminal(&wanted, &mut handed).map_err(system("no stream"))?;
+            session.open_terminal(&wanted, &mut attachment).map_err(system("no stream"))?;
             if wanted.stdin {
                 session.raw = Some(Raw::begin()?);
             }
         } else {
-            session.open_pipes(&wanted, &mut handed).map_err(system("no stream"))?;
+            session.open_pipes(&wanted, &mut attachment).map_err(system("no stream"))?;
         }
-        Ok((session, handed))
+        Ok((session, attachment))
     }
 
-    fn open_terminal(&mut self, wanted: &Wanted, handed: &mut Handed) -> io::Result<()> {
+    fn open_terminal(&mut self, wanted: &AttachOptions, attachment: &mut Attachment) -> io::Result<()> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        handed.descriptors.push(theirs.into());
-        handed.streams.stdin = true;
-        handed.size = terminal::size();
+        attachment.descriptors.push(theirs.into());
+        attachment.streams.stdin = true;
+        attachment.size = terminal::size();
         if wanted.stdin {
-            self.input = Some(Copy::new(own(io::stdin())?, ours.try_clone()?.into(), CHUNK));
+            self.input = Some(Pump::new(duplicate(io::stdin())?, ours.try_clone()?.into(), CHUNK));
         }
-        self.outputs.push(Copy { is_stdout: true, ..Copy::out(ours.into(), own(io::stdout())?)? });
+        self.outputs.push(Pump { is_stdout: true, ..Pump::out(ours.into(), duplicate(io::stdout())?)? });
         Ok(())
     }
 
-    fn open_pipes(&mut self, wanted: &Wanted, handed: &mut Handed) -> io::Result<()> {
+    fn open_pipes(&mut self, wanted: &AttachOptions, attachment: &mut Attachment) -> io::Result<()> {
         if wanted.stdin {
-            let stdin = own(io::stdin())?;
-            handed.streams.stdin = true;
+            let stdin = duplicate(io::stdin())?;
+            attachment.streams.stdin = true;
             if is_pipe(&stdin)? {
-                handed.descriptors.push(stdin);
+                attachment.descriptors.push(stdin);
             } else {
                 let (theirs, ours) = io::pipe()?;
                 set_nonblocking(&ours)?;
-                handed.descriptors.push(theirs.into());
-                self.input = Some(Copy::new(stdin, ours.into(), CHUNK));
+                attachment.descriptors.push(theirs.into());
+                self.input = Some(Pump::new(stdin, ours.into(), CHUNK));
             }
         }
         if wanted.stdout {
-            handed.streams.stdout = true;
-            self.watched = self.open_output(own(io::stdout())?, true, handed)?;
+            attachment.streams.stdout = true;
+            self.watched = self.open_output(duplicate(io::stdout())?, true, attachment)?;
         }
         if wanted.stderr {
-            handed.streams.stderr = true;
-            self.open_output(own(io::stderr())?, false, handed)?;
+            attachment.streams.stderr = true;
+            self.open_output(duplicate(io::stderr())?, false, attachment)?;
         }
         Ok(())
     }
 
-    /// True if it is handed over as it is.
-    fn open_output(&mut self, own: OwnedFd, is_stdout: bool, handed: &mut Handed) -> io::Result<bool> {
+    /// True if it is attachment over as it is.
+    fn open_output(
+        &mut self,
+        own: OwnedFd,
+        is_stdout: bool,
+        attachment: &mut Attachment,
+    ) -> io::Result<bool> {
         if is_pipe(&own)? {
-            handed.descriptors.push(own);
+            attachment.descriptors.push(own);
             return Ok(true);
         }
         let (ours, theirs) = io::pipe()?;
         set_nonblocking(&ours)?;
-        handed.descriptors.push(theirs.into());
-        self.outputs.push(Copy { is_stdout, ..Copy::out(ours.into(), own)? });
+        attachment.descriptors.push(theirs.into());
+        self.outputs.push(Pump { is_stdout, ..Pump::out(ours.into(), own)? });
         Ok(false)
     }
 
@@ -246,9 +251,9 @@ impl Session {
     ///
     /// # Errors
     /// The process could not be started: exit status 125, 126 or 127. Or its shim died.
-    pub(crate) fn follow(mut self, handed: Handed, answers: Answers) -> Result<End, Failure> {
+    pub(crate) fn follow(mut self, attachment: Attachment, answers: Answers) -> Result<SessionEnd, Failure> {
         // The other ends are the shim's alone, so that their ends can be seen.
-        drop(handed);
+        drop(attachment);
         let mut answers = Some(answers);
         let end = loop {
             if let Some(end) = self.end() {
@@ -260,29 +265,29 @@ impl Session {
         };
         // The terminal before any word.
         self.raw = None;
-        if self.tty && matches!(end, Ok(End::Detached)) {
-            output::tell("note", "detached");
+        if self.tty && matches!(end, Ok(SessionEnd::Detached)) {
+            output::message("note", "detached");
         }
         end
     }
 
-    fn end(&mut self) -> Option<Result<End, Failure>> {
+    fn end(&mut self) -> Option<Result<SessionEnd, Failure>> {
         if let Some(code) = self.exited
-            && self.outputs.iter().all(Copy::is_done)
+            && self.outputs.iter().all(Pump::is_done)
         {
-            return Some(Ok(End::Exited(code)));
+            return Some(Ok(SessionEnd::Exited(code)));
         }
         if self.deadline.is_some_and(|at| Instant::now() >= at) {
-            return Some(self.given_up());
+            return Some(self.give_up());
         }
         None
     }
 
     /// What is left to say when no last word comes.
-    fn given_up(&mut self) -> Result<End, Failure> {
+    fn give_up(&mut self) -> Result<SessionEnd, Failure> {
         match self.refused.take() {
             Some(failure) => Err(failure),
-            None if self.is_leaving => Ok(End::Detached),
+            None if self.is_detaching => Ok(SessionEnd::Detached),
             None => Err(shim_died()),
         }
     }
@@ -290,55 +295,55 @@ impl Session {
     /// Waits for something, and does what is to be done.
     fn step(&mut self, answers: &mut Option<Answers>) -> Result<(), Failure> {
         // What came with the answer before may be here already.
-        self.hear_engine(answers)?;
+        self.read_engine(answers)?;
         let ready = self.wait(answers.as_ref())?;
-        for (place, flags) in ready {
-            match place {
-                Place::Engine => self.hear_engine(answers)?,
-                Place::Control => self.on_control(flags)?,
-                Place::Signals => self.on_signals(),
-                Place::Watched => self.die(SIGPIPE),
-                Place::InputFrom => self.on_typed(),
-                Place::InputTo => self.write_input(),
-                Place::OutputFrom(at) => self.on_output(at, false)?,
-                Place::OutputTo(at) => self.on_output(at, true)?,
+        for (source, flags) in ready {
+            match source {
+                Source::Engine => self.read_engine(answers)?,
+                Source::Control => self.on_control(flags)?,
+                Source::Signals => self.on_signals(),
+                Source::Watched => self.die(SIGPIPE),
+                Source::InputFrom => self.on_typed(),
+                Source::InputTo => self.write_input(),
+                Source::OutputFrom(at) => self.on_output(at, false)?,
+                Source::OutputTo(at) => self.on_output(at, true)?,
             }
         }
         Ok(())
     }
 
     /// What is ready, of all that matters now.
-    fn wait(&self, answers: Option<&Answers>) -> Result<Vec<(Place, PollFlags)>, Failure> {
+    fn wait(&self, answers: Option<&Answers>) -> Result<Vec<(Source, PollFlags)>, Failure> {
         let stdout = io::stdout();
-        let mut places = Vec::new();
+        let mut sources = Vec::new();
         let mut fds = Vec::new();
-        let mut look = |place, fd, flags| {
-            places.push(place);
+        let mut look = |source, fd, flags| {
+            sources.push(source);
             fds.push(PollFd::new(fd, flags));
         };
         if let Some(answers) = answers {
-            look(Place::Engine, answers.as_fd(), PollFlags::POLLIN);
+            look(Source::Engine, answers.as_fd(), PollFlags::POLLIN);
         }
         if self.exited.is_none() && !self.is_closed {
-            let write = if self.said.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
-            look(Place::Control, self.control.as_fd(), PollFlags::POLLIN | write);
+            let write = if self.outgoing.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
+            look(Source::Control, self.control.as_fd(), PollFlags::POLLIN | write);
         }
-        look(Place::Signals, self.signals.get_read().as_fd(), PollFlags::POLLIN);
+        look(Source::Signals, self.signals.get_read().as_fd(), PollFlags::POLLIN);
         if self.watched {
             // No event is asked for: that the reader has left comes unasked.
-            look(Place::Watched, stdout.as_fd(), PollFlags::empty());
+            look(Source::Watched, stdout.as_fd(), PollFlags::empty());
         }
         if let Some(input) = &self.input {
             if input.pending.is_empty() || self.holds_input() && input.pending.len() < CHUNK {
-                look(Place::InputFrom, input.from.as_fd(), PollFlags::POLLIN);
+                look(Source::InputFrom, input.from.as_fd(), PollFlags::POLLIN);
             } else if !self.holds_input() {
-                look(Place::InputTo, input.to.as_fd(), PollFlags::POLLOUT);
+                look(Source::InputTo, input.to.as_fd(), PollFlags::POLLOUT);
             }
         }
         for (at, output) in self.outputs.iter().enumerate().filter(|(_, output)| !output.is_done()) {
             match output.pending.is_empty() {
-                true => look(Place::OutputFrom(at), output.from.as_fd(), PollFlags::POLLIN),
-                false => look(Place::OutputTo(at), output.to.as_fd(), PollFlags::POLLOUT),
+                true => look(Source::OutputFrom(at), output.from.as_fd(), PollFlags::POLLIN),
+                false => look(Source::OutputTo(at), output.to.as_fd(), PollFlags::POLLOUT),
             }
         }
         let timeout = self.deadline.map_or(PollTimeout::NONE, |at| {
@@ -350,11 +355,11 @@ impl Session {
             Err(errno) => return Err(system("poll")(errno.into())),
         }
         let flags = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::POLLERR));
-        let ready = places.into_iter().zip(flags).filter(|(_, flags)| !flags.is_empty());
+        let ready = sources.into_iter().zip(flags).filter(|(_, flags)| !flags.is_empty());
         Ok(ready.collect())
     }
 
-    fn hear_engine(&mut self, answers: &mut Option<Answers>) -> Result<(), Failure> {
+    fn read_engine(&mut self, answers: &mut Option<Answers>) -> Result<(), Failure> {
         while let Some(stream) = answers {
             match stream.next_within(Duration::ZERO) {
                 Ok(Next::Nothing) => return Ok(()),
@@ -366,21 +371,21 @@ impl Session {
                 Ok(Next::Answer(_)) => {}
                 Err(error) => {
                     *answers = None;
-                    self.on_answered(Some(refusal(error)));
+                    self.on_answered(Some(run_failure(error)));
                 }
             }
         }
         Ok(())
     }
 
-    /// The engine has said its last; what the shim says of a refusal is better, if it says anything.
+    /// The engine has outgoing its last; what the shim says of a run_failure is better, if it says anything.
     fn on_answered(&mut self, refused: Option<Failure>) {
         self.is_answered = true;
         self.refused = refused;
         if self.is_closed && self.exited.is_none() {
             self.deadline = Some(Instant::now());
         } else if self.refused.is_some() {
-            self.deadline.get_or_insert(Instant::now() + LAST_WORD);
+            self.deadline.get_or_insert(Instant::now() + LAST_MESSAGE);
         }
     }
 
@@ -391,13 +396,13 @@ impl Session {
         let mut bytes = [0; CONTROL_MAX];
         let len = match self.control.read(&mut bytes) {
             Ok(len) => len,
-            Err(error) if is_passing(&error) => return Ok(()),
+            Err(error) if is_transient(&error) => return Ok(()),
             Err(_) => 0,
         };
         self.decoder.push(bytes.get(..len).unwrap_or_default());
         loop {
             match self.decoder.next_message::<Told>() {
-                Ok(Some(told)) => self.on_told(told)?,
+                Ok(Some(told)) => self.on_report(told)?,
                 Ok(None) => break,
                 Err(error) => {
                     let message = format!("the shim says what nobody understands: {error}");
@@ -406,22 +411,22 @@ impl Session {
             }
         }
         if len == 0 && self.exited.is_none() {
-            // Nothing more will be said here; an engine that refuses closes first, and says why then.
+            // Nothing more will be outgoing here; an engine that refuses closes first, and says why then.
             self.is_closed = true;
-            let is_last = self.is_answered || self.is_leaving || self.refused.is_some();
-            let wait = if is_last { Duration::ZERO } else { LAST_WORD };
+            let is_last = self.is_answered || self.is_detaching || self.refused.is_some();
+            let wait = if is_last { Duration::ZERO } else { LAST_MESSAGE };
             self.deadline = Some(Instant::now() + wait);
         }
         Ok(())
     }
 
-    fn on_told(&mut self, told: Told) -> Result<(), Failure> {
+    fn on_report(&mut self, told: Told) -> Result<(), Failure> {
         match told {
             // The engine may break off now, that is no news.
             Told::Started(_) => {
                 self.is_started = true;
                 (self.refused, self.deadline) = (None, None);
-                self.say_size();
+                self.send_size();
                 self.write_input();
             }
             Told::Failed(status, why) => return Err(Failure::new(why).status(status)),
@@ -432,7 +437,7 @@ impl Session {
                 self.input = None;
             }
             Told::Detached => {
-                self.is_leaving = true;
+                self.is_detaching = true;
                 self.refused = None;
                 self.deadline = Some(Instant::now());
             }
@@ -440,37 +445,37 @@ impl Session {
         Ok(())
     }
 
-    fn say(&mut self, word: Control) {
+    fn send(&mut self, word: Control) {
         if let Ok(frame) = frame::encode(&word) {
-            self.said.extend_from_slice(&frame);
+            self.outgoing.extend_from_slice(&frame);
             self.flush();
         }
     }
 
     /// Says how large the terminal is, if there is one: the container's may have another size.
-    fn say_size(&mut self) {
+    fn send_size(&mut self) {
         let (rows, columns) = terminal::size();
         if self.tty && rows > 0 && columns > 0 {
-            self.say(Control::Resize(rows, columns));
+            self.send(Control::Resize(rows, columns));
         }
     }
 
     fn flush(&mut self) {
-        while !self.said.is_empty() {
-            match self.control.write(&self.said) {
-                Ok(len) => drop(self.said.drain(..len)),
-                Err(error) if is_passing(&error) => return,
+        while !self.outgoing.is_empty() {
+            match self.control.write(&self.outgoing) {
+                Ok(len) => drop(self.outgoing.drain(..len)),
+                Err(error) if is_transient(&error) => return,
                 // Reading finds out that it is closed.
-                Err(_) => self.said.clear(),
+                Err(_) => self.outgoing.clear(),
             }
         }
     }
 
-    fn leave(&mut self) {
-        self.say(Control::Detach);
+    fn detach(&mut self) {
+        self.send(Control::Detach);
         self.input = None;
-        self.is_leaving = true;
-        self.deadline = Some(Instant::now() + LAST_WORD);
+        self.is_detaching = true;
+        self.deadline = Some(Instant::now() + LAST_MESSAGE);
     }
 
     fn on_signals(&mut self) {
@@ -479,9 +484,9 @@ impl Session {
             match signal {
                 SIGWINCH => {
                     let (rows, columns) = terminal::size();
-                    self.say(Control::Resize(rows, columns));
+                    self.send(Control::Resize(rows, columns));
                 }
-                _ if self.proxy => self.say(Control::Signal(signal)),
+                _ if self.proxy => self.send(Control::Signal(signal)),
                 SIGTSTP => self.pause(),
                 _ => self.die(signal),
             }
@@ -497,13 +502,13 @@ impl Session {
         if let Some(raw) = &self.raw {
             let _ = raw.set();
             let (rows, columns) = terminal::size();
-            self.say(Control::Resize(rows, columns));
+            self.send(Control::Resize(rows, columns));
         }
     }
 
     /// Ends this process; what it is attached to goes on.
     fn die(&mut self, signal: i32) -> ! {
-        self.say(Control::Detach);
+        self.send(Control::Detach);
         self.raw = None;
         signals::die_of(signal);
     }
@@ -530,13 +535,13 @@ impl Session {
             bytes.retain(|byte| *byte != INTERRUPT);
         }
         let interrupts = bytes.len() < len;
-        let is_left = self.keys.pass(&bytes, &mut input.pending);
+        let is_left = self.keys.filter(&bytes, &mut input.pending);
         if interrupts {
-            self.say(Control::Signal(SIGINT));
+            self.send(Control::Signal(SIGINT));
         }
         if is_left {
             self.write_input();
-            self.leave();
+            self.detach();
         } else if !self.holds_input() {
             self.write_input();
         }
@@ -556,13 +561,13 @@ impl Session {
         }
     }
 
-    fn on_output(&mut self, at: usize, room: bool) -> Result<(), Failure> {
+    fn on_output(&mut self, at: usize, is_writable: bool) -> Result<(), Failure> {
         let Some(output) = self.outputs.get_mut(at) else { return Ok(()) };
-        if !room {
+        if !is_writable {
             output.read();
         }
         // A file always takes it; the others are asked first.
-        let written = if room || output.step == CHUNK { output.write() } else { Ok(()) };
+        let written = if is_writable || output.step == CHUNK { output.write() } else { Ok(()) };
         match written {
             Ok(()) => Ok(()),
             Err(Errno::EPIPE) if output.is_stdout => self.die(SIGPIPE),
@@ -577,14 +582,14 @@ impl Session {
     }
 }
 
-impl Copy {
+impl Pump {
     fn new(from: OwnedFd, to: OwnedFd, step: usize) -> Self {
-        Copy { from, to, pending: Vec::new(), is_ended: false, is_stdout: false, step }
+        Pump { from, to, pending: Vec::new(), is_ended: false, is_stdout: false, step }
     }
 
     fn out(from: OwnedFd, to: OwnedFd) -> io::Result<Self> {
         let mode = SFlag::from_bits_truncate(fstat(&to)?.st_mode) & SFlag::S_IFMT;
-        Ok(Copy::new(from, to, if mode == SFlag::S_IFREG { CHUNK } else { ATOMIC }))
+        Ok(Pump::new(from, to, if mode == SFlag::S_IFREG { CHUNK } else { ATOMIC }))
     }
 
     fn is_done(&self) -> bool {
@@ -632,7 +637,7 @@ fn shim_died() -> Failure {
 }
 
 /// What the engine refused, with the exit status of podman-run(1).
-pub(crate) fn refusal(error: EngineError) -> Failure {
+pub(crate) fn run_failure(error: EngineError) -> Failure {
     let status = match &error {
         EngineError::Failed(failure) if failure.code == Code::CannotRun => 126,
         EngineError::Failed(failure) if failure.code == Code::NoCommand => 127,
@@ -642,7 +647,7 @@ pub(crate) fn refusal(error: EngineError) -> Failure {
 }
 
 /// Catches what can be passed on, and the size of the window.
-fn catch(wanted: &Wanted) -> io::Result<SignalDelivery<UnixStream, SignalOnly>> {
+fn catch(wanted: &AttachOptions) -> io::Result<SignalDelivery<UnixStream, SignalOnly>> {
     let (read, write) = UnixStream::pair()?;
     let mut signals: Vec<i32> = match wanted.proxy {
         true => (1..=64).filter(|signal| is_proxied(*signal)).collect(),
@@ -670,7 +675,7 @@ fn is_proxied(signal: i32) -> bool {
 }
 
 /// A descriptor of our own for a standard stream.
-fn own(stream: impl AsFd) -> io::Result<OwnedFd> {
+fn duplicate(stream: impl AsFd) -> io::Result<OwnedFd> {
     stream.as_fd().try_clone_to_owned()
 }
 
@@ -685,6 +690,6 @@ fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-fn is_passing(error: &io::Error) -> bool {
+fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -4,7 +4,7 @@
 //! Never returns if that goes well. docs/systemd-containers.md, in the sources.
 
 use crate::cli::args::socket::EngineSocket;
-use crate::cli::container::attach_session::refusal;
+use crate::cli::container::attach_session::run_failure;
 use crate::cli::engine::engine;
 use crate::cli::error::{Failure, USAGE};
 use crate::cli::output;
@@ -23,7 +23,7 @@ const SYSTEMD: &str = "/run/systemd/";
 /// What becomes of this process.
 struct Shim {
     program: String,
-    words: Vec<String>,
+    args: Vec<String>,
     stdin: OwnedFd,
 }
 
@@ -48,8 +48,8 @@ pub(crate) fn check() -> Result<(), Failure> {
 
 /// Whether a shim that the engine starts can tell whoever listens at NOTIFY_SOCKET that the container is ready.
 pub(crate) fn check_notify() -> Result<(), Failure> {
-    let is_systemd = said("NOTIFY_SOCKET").is_some_and(|socket| socket.starts_with(SYSTEMD));
-    match is_systemd && said("INVOCATION_ID").is_some() {
+    let is_systemd = env_var("NOTIFY_SOCKET").is_some_and(|socket| socket.starts_with(SYSTEMD));
+    match is_systemd && env_var("INVOCATION_ID").is_some() {
         false => Ok(()),
         true => Err(Failure::new(
             "cannot tell systemd with --sdnotify=conmon that the container is ready: its shim would be in the engine's unit",
@@ -69,23 +69,23 @@ pub(crate) fn become_shim(
     notify: Option<Notify>,
     streams: [bool; 2],
 ) -> Failure {
-    let (listen, listen_names) = listened();
-    let asked = StartUnit {
+    let (listen, listen_names) = passed_sockets();
+    let request = StartUnit {
         container: container.to_owned(),
         notify,
-        notify_socket: said("NOTIFY_SOCKET"),
+        notify_socket: env_var("NOTIFY_SOCKET"),
         watchdog_us: watchdog(),
         listen,
         listen_names,
         streams,
         ..StartUnit::default()
     };
-    let Shim { program, words, stdin } = match ask(socket, asked) {
+    let Shim { program, args, stdin } = match request_shim(socket, request) {
         Ok(shim) => shim,
         Err(failure) => return failure,
     };
     let mut command = Command::new(&program);
-    if let Some((name, rest)) = words.split_first() {
+    if let Some((name, rest)) = args.split_first() {
         command.arg0(name).args(rest);
     }
     let error = command.env_clear().stdin(Stdio::from(stdin)).exec();
@@ -100,9 +100,9 @@ pub(crate) fn become_shim(
 }
 
 /// Asks the engine what to become.
-fn ask(socket: &EngineSocket, asked: StartUnit) -> Result<Shim, Failure> {
+fn request_shim(socket: &EngineSocket, request: StartUnit) -> Result<Shim, Failure> {
     let engine = engine(socket);
-    let mut answers = engine.request(Request::StartUnit(Box::new(asked)), &[]).map_err(refusal)?;
+    let mut answers = engine.request(Request::StartUnit(Box::new(request)), &[]).map_err(run_failure)?;
     // What it says is executed by root.
     if !getsockopt(&answers, PeerCredentials).is_ok_and(|peer| peer.uid() == 0) {
         let message = format!("the engine at {} is not run by root", engine.socket().display());
@@ -110,33 +110,33 @@ fn ask(socket: &EngineSocket, asked: StartUnit) -> Result<Shim, Failure> {
     }
     let mut named = None;
     for answer in answers.by_ref() {
-        match answer.map_err(refusal)? {
+        match answer.map_err(run_failure)? {
             Answer::Shim { program, words } => named = Some((program, words)),
             Answer::Note(note) => output::note(&note),
             _ => {}
         }
     }
     match (named, answers.take_descriptors().pop()) {
-        (Some((program, words)), Some(stdin)) => Ok(Shim { program, words, stdin }),
+        (Some((program, args)), Some(stdin)) => Ok(Shim { program, args, stdin }),
         _ => Err(Failure::new("the engine did not say what to become").status(USAGE)),
     }
 }
 
 /// How many descriptors systemd has passed on to this process, and their names. sd_listen_fds(3).
-fn listened() -> (u32, Option<String>) {
-    if !said("LISTEN_PID").is_some_and(|pid| is_own(&pid)) {
+fn passed_sockets() -> (u32, Option<String>) {
+    if !env_var("LISTEN_PID").is_some_and(|pid| is_own(&pid)) {
         return (0, None);
     }
-    (said("LISTEN_FDS").and_then(|count| count.parse().ok()).unwrap_or(0), said("LISTEN_FDNAMES"))
+    (env_var("LISTEN_FDS").and_then(|count| count.parse().ok()).unwrap_or(0), env_var("LISTEN_FDNAMES"))
 }
 
 /// How long systemd waits for a sign of life, in microseconds. sd_watchdog_enabled(3).
 fn watchdog() -> Option<u64> {
-    let is_ours = said("WATCHDOG_PID").is_none_or(|pid| is_own(&pid));
-    said("WATCHDOG_USEC").filter(|_| is_ours)?.parse().ok().filter(|us| *us > 0)
+    let is_ours = env_var("WATCHDOG_PID").is_none_or(|pid| is_own(&pid));
+    env_var("WATCHDOG_USEC").filter(|_| is_ours)?.parse().ok().filter(|us| *us > 0)
 }
 
-fn said(name: &str) -> Option<String> {
+fn env_var(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 

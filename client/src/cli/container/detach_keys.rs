@@ -31,19 +31,19 @@ pub(crate) fn parse(text: &str) -> Result<Vec<u8>, Failure> {
 
 /// Finds the keys in a stream of bytes, and holds back what may be their beginning.
 #[derive(Debug)]
-pub(crate) struct Keys {
+pub(crate) struct KeyMatcher {
     keys: Vec<u8>,
     matched: usize,
 }
 
-impl Keys {
+impl KeyMatcher {
     /// Looks for these.
     pub(crate) fn new(keys: Vec<u8>) -> Self {
-        Keys { keys, matched: 0 }
+        KeyMatcher { keys, matched: 0 }
     }
 
     /// Appends to `out` what goes on; true if the keys were typed, and what came behind them is dropped.
-    pub(crate) fn pass(&mut self, typed: &[u8], out: &mut Vec<u8>) -> bool {
+    pub(crate) fn filter(&mut self, typed: &[u8], out: &mut Vec<u8>) -> bool {
         if self.keys.is_empty() {
             out.extend_from_slice(typed);
             return false;
@@ -93,8 +93,8 @@ mod tests {
     #[test]
     fn keys_are_found_however_they_are_split() {
         let run = |parts: &[&[u8]]| {
-            let (mut keys, mut out) = (Keys::new(vec![16, 17]), Vec::new());
-            let found = parts.iter().any(|part| keys.pass(part, &mut out));
+            let (mut keys, mut out) = (KeyMatcher::new(vec![16, 17]), Vec::new());
+            let found = parts.iter().any(|part| keys.filter(part, &mut out));
             (found, out)
         };
         assert_eq!(run(&[b"ab\x10\x11cd"]), (true, b"ab".to_vec()));
@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(run(&[b"\x10x\x11"]), (false, b"\x10x\x11".to_vec()));
         assert_eq!(run(&[b"\x10\x10", b"\x11"]), (true, b"\x10".to_vec()));
         assert_eq!(run(&[b"\x11\x10"]), (false, b"\x11".to_vec()));
-        let (mut keys, mut out) = (Keys::new(b"aab".to_vec()), Vec::new());
-        assert!(keys.pass(b"aaab", &mut out) && out == b"a");
+        let (mut keys, mut out) = (KeyMatcher::new(b"aab".to_vec()), Vec::new());
+        assert!(keys.filter(b"aaab", &mut out) && out == b"a");
     }
 }

@@ -13,7 +13,7 @@ use sampan_ipc::container::Condition;
 const AT_ONCE: usize = 32;
 
 /// Asks the same of several containers at once; each answer is dealt with in the order of the names.
-fn all(
+fn for_all(
     socket: &EngineSocket,
     names: &[String],
     request: impl Fn(&String) -> Request,
@@ -34,39 +34,39 @@ fn all(
 }
 
 /// Prints a name, as it was given, when what was asked for is done.
-fn told(name: &String, answers: Answers) -> Result<(), Failure> {
+fn print_name(name: &String, answers: Answers) -> Result<(), Failure> {
     finish(answers)?;
     print(&format!("{name}\n"))
 }
 
-fn stop_of(name: &str, args: &Stop) -> engine::Stop {
+fn stop_request(name: &str, args: &Stop) -> engine::Stop {
     engine::Stop { container: name.to_owned(), timeout: args.time, signal: args.signal.clone() }
 }
 
 pub(crate) fn stop(args: &Stop) -> Result<(), Failure> {
-    all(&args.socket, &args.containers, |name| Request::Stop(stop_of(name, args)), told)
+    for_all(&args.socket, &args.containers, |name| Request::Stop(stop_request(name, args)), print_name)
 }
 
 pub(crate) fn restart(args: &Stop) -> Result<(), Failure> {
-    all(&args.socket, &args.containers, |name| Request::Restart(stop_of(name, args)), told)
+    for_all(&args.socket, &args.containers, |name| Request::Restart(stop_request(name, args)), print_name)
 }
 
 pub(crate) fn kill(args: &Kill) -> Result<(), Failure> {
     let request = |name: &String| Request::Kill { container: name.clone(), signal: args.signal.clone() };
-    all(&args.socket, &args.containers, request, told)
+    for_all(&args.socket, &args.containers, request, print_name)
 }
 
 pub(crate) fn pause(args: &Containers) -> Result<(), Failure> {
-    all(&args.socket, &args.containers, |name| Request::Pause { container: name.clone() }, told)
+    for_all(&args.socket, &args.containers, |name| Request::Pause { container: name.clone() }, print_name)
 }
 
 pub(crate) fn unpause(args: &Containers) -> Result<(), Failure> {
-    all(&args.socket, &args.containers, |name| Request::Unpause { container: name.clone() }, told)
+    for_all(&args.socket, &args.containers, |name| Request::Unpause { container: name.clone() }, print_name)
 }
 
 pub(crate) fn remove(args: &RemoveContainers) -> Result<(), Failure> {
     let request = |name: &String| Request::RemoveContainer { container: name.clone(), force: args.force };
-    all(&args.socket, &args.containers, request, |name, answers| {
+    for_all(&args.socket, &args.containers, request, |name, answers| {
         for answer in answers {
             match answer {
                 Err(EngineError::Failed(failure)) if args.force && failure.code == Code::NotFound => {
@@ -87,7 +87,7 @@ pub(crate) fn wait(args: &Wait) -> Result<(), Failure> {
     };
     // All at once: the second may end while the first is waited for.
     let request = |name: &String| Request::Wait { container: name.clone(), condition };
-    all(&args.socket, &args.containers, request, |name, answers| {
+    for_all(&args.socket, &args.containers, request, |name, answers| {
         for answer in answers {
             if let Answer::Exit { code, error } = answer? {
                 print(&format!("{code}\n"))?;

@@ -33,7 +33,7 @@ const IDLE_MS: u16 = 5_000;
 /// How long an engine may be away before who follows a log gives up.
 const ENGINE_AWAY_MAX: Duration = Duration::from_secs(30);
 /// How often it is looked for.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(args: &Logs) -> Result<(), Failure> {
     let now = time::now();
@@ -43,10 +43,10 @@ pub(crate) fn run(args: &Logs) -> Result<(), Failure> {
     let (since, until) = (at(&args.since)?, at(&args.until)?);
     time::in_order(since, until).map_err(Failure::usage)?;
     let tail = tail(&args.tail)?;
-    let log = Log::ask(&args.socket, &args.container)?;
+    let log = Log::request(&args.socket, &args.container)?;
     let mut printer = Printer { since, until, timestamps: args.timestamps, ..Printer::default() };
     let mut reader = Reader::default();
-    for (file, from) in log.tail_places(tail).map_err(unreadable)? {
+    for (file, from) in log.tail_offsets(tail).map_err(unreadable)? {
         reader.open(file, from).map_err(unreadable)?;
         reader.read(&mut printer)?;
     }
@@ -78,7 +78,7 @@ struct Log {
 }
 
 impl Log {
-    fn ask(socket: &EngineSocket, container: &str) -> Result<Self, Failure> {
+    fn request(socket: &EngineSocket, container: &str) -> Result<Self, Failure> {
         let mut answers = engine(socket).request(Request::Logs { container: container.to_owned() }, &[])?;
         let mut log = None;
         while let Some(answer) = answers.next().transpose()? {
@@ -108,13 +108,13 @@ impl Log {
     }
 
     /// The files to be read, each from where.
-    fn tail_places(&self, tail: Option<u64>) -> io::Result<Vec<(File, u64)>> {
+    fn tail_offsets(&self, tail: Option<u64>) -> io::Result<Vec<(File, u64)>> {
         let Some(mut lines) = tail else {
             return self.files.iter().map(|file| Ok((file.try_clone()?, 0))).collect();
         };
         let mut read = Vec::new();
         for file in self.files.iter().rev() {
-            let (from, found) = before_last(file, lines)?;
+            let (from, found) = tail_offset(file, lines)?;
             read.push((file.try_clone()?, from));
             lines -= found;
             if lines == 0 {
@@ -127,7 +127,7 @@ impl Log {
 }
 
 /// Where the last so many lines of a file begin, and how many of them it has.
-fn before_last(file: &File, lines: u64) -> io::Result<(u64, u64)> {
+fn tail_offset(file: &File, lines: u64) -> io::Result<(u64, u64)> {
     let len = file.metadata()?.len();
     if lines == 0 {
         return Ok((len, 0));
@@ -186,7 +186,7 @@ impl Reader {
             self.at += len as u64;
             self.rest.extend_from_slice(block.get(..len).unwrap_or_default());
             let mut from = 0;
-            while let Some(end) = memchr(self.rest.get(from..).unwrap_or_default()) {
+            while let Some(end) = find_line_feed(self.rest.get(from..).unwrap_or_default()) {
                 printer.line(self.rest.get(from..from + end).unwrap_or_default());
                 from += end + 1;
             }
@@ -201,7 +201,7 @@ impl Reader {
 }
 
 /// Where the first line feed is.
-fn memchr(bytes: &[u8]) -> Option<usize> {
+fn find_line_feed(bytes: &[u8]) -> Option<usize> {
     bytes.iter().position(|byte| *byte == b'\n')
 }
 
@@ -323,7 +323,7 @@ fn follow(args: &Logs, mut reader: Reader, printer: &mut Printer) -> Result<(), 
         if printer.is_over {
             return Ok(());
         }
-        let (has_changed, has_ended) = await_news(&inotify, end.as_ref())?;
+        let (has_changed, has_ended) = await_change(&inotify, end.as_ref())?;
         reader.read(printer)?;
         if has_changed && !has_ended {
             continue;
@@ -331,7 +331,7 @@ fn follow(args: &Logs, mut reader: Reader, printer: &mut Printer) -> Result<(), 
         if has_ended {
             end = None;
         }
-        let is_open = go_on(args, &mut reader, printer)?;
+        let is_open = read_rotated(args, &mut reader, printer)?;
         if !is_open {
             return Ok(());
         }
@@ -347,7 +347,7 @@ fn wait(args: &Logs, condition: Condition) -> Result<Answers, Failure> {
 }
 
 /// Waits until the file has more, or the container may have ended. True and false: only more.
-fn await_news(inotify: &Inotify, end: Option<&Answers>) -> Result<(bool, bool), Failure> {
+fn await_change(inotify: &Inotify, end: Option<&Answers>) -> Result<(bool, bool), Failure> {
     let stdout = io::stdout();
     let mut fds = vec![
         PollFd::new(inotify.as_fd(), PollFlags::POLLIN),
@@ -376,7 +376,7 @@ fn await_engine(args: &Logs) -> Result<(), Failure> {
         let first = engine(&args.socket).request(request, &[]).and_then(|mut all| all.next().transpose());
         match first {
             Err(EngineError::Connect { .. } | EngineError::Broken { .. }) if Instant::now() < deadline => {
-                std::thread::sleep(LOOK_AGAIN);
+                std::thread::sleep(RETRY_PAUSE);
             }
             Err(error @ (EngineError::Connect { .. } | EngineError::Broken { .. })) => {
                 return Err(error.into());
@@ -388,9 +388,9 @@ fn await_engine(args: &Logs) -> Result<(), Failure> {
 }
 
 /// Asks for the files anew, and reads those behind the one that is read; false when nothing more will be written.
-fn go_on(args: &Logs, reader: &mut Reader, printer: &mut Printer) -> Result<bool, Failure> {
+fn read_rotated(args: &Logs, reader: &mut Reader, printer: &mut Printer) -> Result<bool, Failure> {
     await_engine(args)?;
-    let Ok(log) = Log::ask(&args.socket, &args.container) else {
+    let Ok(log) = Log::request(&args.socket, &args.container) else {
         // Removed, with its log; what was open is read to the end.
         reader.read(printer)?;
         return Ok(false);
@@ -424,19 +424,19 @@ mod tests {
         let long = "x".repeat(BLOCK);
         let text = format!("one\n{long}\nthree\n");
         let all = file(&text);
-        assert_eq!(before_last(&all, 1).expect("read"), (text.len() as u64 - 6, 1));
-        assert_eq!(before_last(&all, 2).expect("read"), (4, 2));
-        assert_eq!(before_last(&all, 3).expect("read"), (0, 3));
-        assert_eq!(before_last(&all, 9).expect("read"), (0, 3));
-        assert_eq!(before_last(&all, 0).expect("read"), (text.len() as u64, 0));
-        assert_eq!(before_last(&file(""), 5).expect("read"), (0, 0));
-        assert_eq!(before_last(&file("\n"), 5).expect("read"), (0, 1));
+        assert_eq!(tail_offset(&all, 1).expect("read"), (text.len() as u64 - 6, 1));
+        assert_eq!(tail_offset(&all, 2).expect("read"), (4, 2));
+        assert_eq!(tail_offset(&all, 3).expect("read"), (0, 3));
+        assert_eq!(tail_offset(&all, 9).expect("read"), (0, 3));
+        assert_eq!(tail_offset(&all, 0).expect("read"), (text.len() as u64, 0));
+        assert_eq!(tail_offset(&file(""), 5).expect("read"), (0, 0));
+        assert_eq!(tail_offset(&file("\n"), 5).expect("read"), (0, 1));
         let log = Log { files: vec![file("a\nb\n"), file("c\n")], is_open: false };
         let places: Vec<u64> =
-            log.tail_places(Some(2)).expect("read").into_iter().map(|(_, at)| at).collect();
+            log.tail_offsets(Some(2)).expect("read").into_iter().map(|(_, at)| at).collect();
         assert_eq!(places, [2, 0]);
-        assert_eq!(log.tail_places(Some(1)).expect("read").len(), 1);
-        assert_eq!(log.tail_places(None).expect("read").len(), 2);
+        assert_eq!(log.tail_offsets(Some(1)).expect("read").len(), 1);
+        assert_eq!(log.tail_offsets(None).expect("read").len(), 2);
     }
 
     #[test]

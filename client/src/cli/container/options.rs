@@ -14,13 +14,13 @@ use std::path::{Path, PathBuf};
 const FILE_MAX: u64 = 1 << 20;
 
 /// What is wrong with a value of an option.
-fn bad(option: &str, value: &str, why: &str) -> Failure {
+fn invalid(option: &str, value: &str, why: &str) -> Failure {
     Failure::new(format!("{option} {value:?}: {why}")).status(USAGE)
 }
 
 /// Bytes: `64m`, `1g`, `1.5GiB`, 1024-based as docker's are.
 pub(crate) fn size(option: &str, text: &str) -> Result<u64, Failure> {
-    let wrong = || bad(option, text, "this is no size").hint("write a number and b, k, m, g or t: 64m");
+    let wrong = || invalid(option, text, "this is no size").hint("write a number and b, k, m, g or t: 64m");
     size::parse(text).ok_or_else(wrong)
 }
 
@@ -29,12 +29,13 @@ pub(crate) fn swap(text: &str) -> Result<i64, Failure> {
     if text == "-1" {
         return Ok(-1);
     }
-    i64::try_from(size("--memory-swap", text)?).map_err(|_| bad("--memory-swap", text, "this is too much"))
+    i64::try_from(size("--memory-swap", text)?)
+        .map_err(|_| invalid("--memory-swap", text, "this is too much"))
 }
 
 /// `--cpus`: billionths of a CPU; 0 is no limit.
 pub(crate) fn cpus(text: &str) -> Result<u64, Failure> {
-    let wrong = || bad("--cpus", text, "this is no number of CPUs").hint("write one like 2 or 0.5");
+    let wrong = || invalid("--cpus", text, "this is no number of CPUs").hint("write one like 2 or 0.5");
     let (whole, fraction, scale) = size::decimal(text).ok_or_else(wrong)?;
     let nanos = whole
         .checked_mul(1_000_000_000)
@@ -47,13 +48,13 @@ pub(crate) fn stop_timeout(seconds: i64) -> Result<u32, Failure> {
     match seconds {
         ..0 => Ok(FOR_EVER),
         seconds => u32::try_from(seconds)
-            .map_err(|_| bad("--stop-timeout", &seconds.to_string(), "this is too long; -1 is for ever")),
+            .map_err(|_| invalid("--stop-timeout", &seconds.to_string(), "this is too long; -1 is for ever")),
     }
 }
 
 /// `--ulimit NAME=SOFT[:HARD]`; -1 and `unlimited` are no limit.
 pub(crate) fn ulimit(text: &str) -> Result<(String, i64, i64), Failure> {
-    let wrong = |why| bad("--ulimit", text, why).hint("write NAME=SOFT[:HARD]: nofile=1024:2048");
+    let wrong = |why| invalid("--ulimit", text, why).hint("write NAME=SOFT[:HARD]: nofile=1024:2048");
     let (name, limits) = text.split_once('=').ok_or_else(|| wrong("there is no '=' in it"))?;
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
     let number = |text: &str| match text {
@@ -75,7 +76,7 @@ pub(crate) fn ulimit(text: &str) -> Result<(String, i64, i64), Failure> {
 /// `--restart no|on-failure[:N]|always|unless-stopped`.
 pub(crate) fn restart(text: &str) -> Result<Restart, Failure> {
     let wrong = || {
-        bad("--restart", text, "there is no such policy")
+        invalid("--restart", text, "there is no such policy")
             .hint("no, on-failure[:COUNT], always and unless-stopped are")
     };
     let (policy, count) = match text.split_once(':') {
@@ -98,7 +99,7 @@ pub(crate) fn network(text: &str) -> Result<Network, Failure> {
         "none" => Ok(Network::None),
         "host" => Ok(Network::Host),
         "" | "default" => Ok(Network::Default),
-        _ => Err(bad("--network", text, "there is no such network").hint("none and host are")),
+        _ => Err(invalid("--network", text, "there is no such network").hint("none and host are")),
     }
 }
 
@@ -107,10 +108,10 @@ pub(crate) fn pair(option: &str, text: &str, may_lack: bool) -> Result<(String, 
     let (key, value) = match text.split_once('=') {
         Some(pair) => pair,
         None if may_lack => (text, ""),
-        None => return Err(bad(option, text, "there is no '=' in it").hint("write KEY=VALUE")),
+        None => return Err(invalid(option, text, "there is no '=' in it").hint("write KEY=VALUE")),
     };
     if key.is_empty() {
-        return Err(bad(option, text, "it has no key").hint("write KEY=VALUE"));
+        return Err(invalid(option, text, "it has no key").hint("write KEY=VALUE"));
     }
     Ok((key.to_owned(), value.to_owned()))
 }
@@ -133,7 +134,7 @@ pub(crate) fn environment(files: &[PathBuf], words: &[String]) -> Result<Vec<Str
 /// A variable as `KEY=VALUE`; `None` for one that has no value, here either.
 fn variable(option: &str, word: &str) -> Result<Option<String>, Failure> {
     if word.is_empty() || word.starts_with('=') {
-        return Err(bad(option, word, "it has no name").hint("write KEY=VALUE, or KEY alone"));
+        return Err(invalid(option, word, "it has no name").hint("write KEY=VALUE, or KEY alone"));
     }
     if word.contains('=') {
         return Ok(Some(word.to_owned()));
@@ -141,7 +142,7 @@ fn variable(option: &str, word: &str) -> Result<Option<String>, Failure> {
     match env::var_os(word).map(OsString::into_string) {
         None => Ok(None),
         Some(Ok(value)) => Ok(Some(format!("{word}={value}"))),
-        Some(Err(_)) => Err(bad(option, word, "its value is not UTF-8")),
+        Some(Err(_)) => Err(invalid(option, word, "its value is not UTF-8")),
     }
 }
 
@@ -157,7 +158,7 @@ pub(crate) fn labels(files: &[PathBuf], words: &[String]) -> Result<Vec<(String,
     for word in words {
         let (key, value) = pair("--label", word, true)?;
         if key.contains(char::is_whitespace) {
-            return Err(bad("--label", word, "there is white space in its key"));
+            return Err(invalid("--label", word, "there is white space in its key"));
         }
         all.push((key, value));
     }
@@ -174,7 +175,7 @@ fn lines(text: &str, file: &str, option: &str) -> Result<Vec<String>, Failure> {
         }
         let key = line.split_once('=').map_or(line, |(key, _)| key);
         if key.contains(|c: char| c.is_whitespace()) {
-            return Err(bad(option, file, &format!("variable {key:?} has white space in its name")));
+            return Err(invalid(option, file, &format!("variable {key:?} has white space in its name")));
         }
         all.push(line.to_owned());
     }
@@ -184,7 +185,7 @@ fn lines(text: &str, file: &str, option: &str) -> Result<Vec<String>, Failure> {
 /// The text of a file that an option names.
 fn read(option: &str, path: &Path) -> Result<String, Failure> {
     let name = path.display().to_string();
-    let failed = |error: &dyn std::fmt::Display| bad(option, &name, &format!("cannot read it: {error}"));
+    let failed = |error: &dyn std::fmt::Display| invalid(option, &name, &format!("cannot read it: {error}"));
     named_file::read_text(path, FILE_MAX).map_err(|error| failed(&error))
 }
 
@@ -195,15 +196,17 @@ pub(crate) fn security(text: &str) -> Result<String, Failure> {
     match profile {
         None => Ok(text.to_owned()),
         Some("") => {
-            Err(bad("--security-opt", text, "it names no profile").hint("seccomp=FILE or seccomp=unconfined"))
+            Err(invalid("--security-opt", text, "it names no profile")
+                .hint("seccomp=FILE or seccomp=unconfined"))
         }
         Some(word @ ("unconfined" | "builtin" | "default")) => Ok(format!("seccomp={word}")),
         Some(file) => {
             let profile = read("--security-opt seccomp", Path::new(file))?;
-            let value: serde_json::Value = serde_json::from_str(&profile)
-                .map_err(|error| bad("--security-opt", text, &format!("the profile is no JSON: {error}")))?;
+            let value: serde_json::Value = serde_json::from_str(&profile).map_err(|error| {
+                invalid("--security-opt", text, &format!("the profile is no JSON: {error}"))
+            })?;
             if !value.is_object() {
-                return Err(bad("--security-opt", text, "the profile is no JSON object"));
+                return Err(invalid("--security-opt", text, "the profile is no JSON object"));
             }
             Ok(format!("seccomp={value}"))
         }
@@ -216,7 +219,7 @@ fn absolute(option: &str, value: &str, path: &str) -> Result<String, Failure> {
         return Ok(path.to_owned());
     }
     let here = env::current_dir().map_err(|error| {
-        bad(option, value, &format!("cannot tell what directory it is relative to: {error}"))
+        invalid(option, value, &format!("cannot tell what directory it is relative to: {error}"))
     })?;
     // The names alone: a link is the engine's to follow, '..' behind one means something else than it seems.
     let mut whole = here;
@@ -226,12 +229,13 @@ fn absolute(option: &str, value: &str, path: &str) -> Result<String, Failure> {
             part => whole.push(part),
         }
     }
-    whole.into_os_string().into_string().map_err(|_| bad(option, value, "the path is not UTF-8"))
+    whole.into_os_string().into_string().map_err(|_| invalid(option, value, "the path is not UTF-8"))
 }
 
 /// `--volume SOURCE:TARGET[:OPTIONS]`.
 pub(crate) fn volume(text: &str) -> Result<Mount, Failure> {
-    let wrong = |why: &str| bad("--volume", text, why).hint("write SOURCE:TARGET[:OPTIONS]: ./data:/data:ro");
+    let wrong =
+        |why: &str| invalid("--volume", text, why).hint("write SOURCE:TARGET[:OPTIONS]: ./data:/data:ro");
     let mut parts = text.splitn(3, ':');
     let (source, target) = match (parts.next(), parts.next()) {
         (Some(source), Some(target)) if !source.is_empty() => (source, target),
@@ -275,7 +279,9 @@ pub(crate) fn volume(text: &str) -> Result<Mount, Failure> {
 pub(crate) fn tmpfs(text: &str) -> Result<Mount, Failure> {
     let (target, options) = text.split_once(':').unwrap_or((text, ""));
     if !target.starts_with('/') {
-        return Err(bad("--tmpfs", text, "the target must be an absolute path").hint("write /run:size=64m"));
+        return Err(
+            invalid("--tmpfs", text, "the target must be an absolute path").hint("write /run:size=64m")
+        );
     }
     let mut mount = Mount { kind: MountKind::Tmpfs, target: target.to_owned(), ..Mount::default() };
     for option in options.split(',').filter(|option| !option.is_empty()) {
@@ -291,7 +297,7 @@ pub(crate) fn tmpfs(text: &str) -> Result<Mount, Failure> {
 /// `--mount KEY=VALUE,…`.
 pub(crate) fn mount(text: &str) -> Result<Mount, Failure> {
     let wrong = |why: &str| {
-        bad("--mount", text, why).hint("write type=bind,src=PATH,dst=PATH[,ro] or type=tmpfs,dst=PATH")
+        invalid("--mount", text, why).hint("write type=bind,src=PATH,dst=PATH[,ro] or type=tmpfs,dst=PATH")
     };
     let mut mount = Mount::default();
     let mut kind = None;
@@ -306,12 +312,12 @@ pub(crate) fn mount(text: &str) -> Result<Mount, Failure> {
             "src" | "source" => mount.source = absolute("--mount", text, need()?)?,
             "dst" | "destination" | "target" => mount.target = need()?.to_owned(),
             "ro" | "readonly" => {
-                mount.read_only = truth(value).ok_or_else(|| wrong("ro is true or false"))?
+                mount.read_only = parse_bool(value).ok_or_else(|| wrong("ro is true or false"))?
             }
-            "rw" => mount.read_only = !truth(value).ok_or_else(|| wrong("rw is true or false"))?,
+            "rw" => mount.read_only = !parse_bool(value).ok_or_else(|| wrong("rw is true or false"))?,
             "bind-propagation" => mount.options.push(need()?.to_owned()),
             "bind-nonrecursive" => {
-                if truth(value).ok_or_else(|| wrong("bind-nonrecursive is true or false"))? {
+                if parse_bool(value).ok_or_else(|| wrong("bind-nonrecursive is true or false"))? {
                     mount.options.push("bind".to_owned());
                 }
             }
@@ -336,11 +342,11 @@ pub(crate) fn mount(text: &str) -> Result<Mount, Failure> {
         }
         Some(_) => return Err(wrong("there is no such type; bind and tmpfs are")),
     };
-    check(&mount).map_err(wrong)?;
+    check_mount(&mount).map_err(wrong)?;
     Ok(mount)
 }
 
-fn check(mount: &Mount) -> Result<(), &'static str> {
+fn check_mount(mount: &Mount) -> Result<(), &'static str> {
     match mount.kind {
         _ if mount.target.is_empty() => Err("it has no target"),
         _ if !mount.target.starts_with('/') => Err("the target must be an absolute path"),
@@ -350,7 +356,7 @@ fn check(mount: &Mount) -> Result<(), &'static str> {
     }
 }
 
-fn truth(value: Option<&str>) -> Option<bool> {
+fn parse_bool(value: Option<&str>) -> Option<bool> {
     match value {
         None | Some("true" | "1") => Some(true),
         Some("false" | "0") => Some(false),

@@ -3,7 +3,7 @@
 use crate::cli::args::container::{Attach, Create, Exec, NotifyWho, Options, PullWhen, Run, Start, Stream};
 use crate::cli::args::display::{Progress, ProgressStyle};
 use crate::cli::args::socket::EngineSocket;
-use crate::cli::container::attach_session::{End, Session, Wanted, refusal};
+use crate::cli::container::attach_session::{AttachOptions, Session, SessionEnd, run_failure};
 use crate::cli::container::become_shim;
 use crate::cli::container::detach_keys;
 use crate::cli::container::inspect::document;
@@ -25,7 +25,7 @@ struct Made {
 }
 
 pub(crate) fn create(args: &Create) -> Result<(), Failure> {
-    let made = make(&args.options)?;
+    let made = create_container(&args.options)?;
     print(&format!("{}\n", made.id))
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
         become_shim::check_notify()?;
     }
     let keys = detach_keys(options.detach_keys.as_deref())?;
-    let wanted = Wanted {
+    let wanted = AttachOptions {
         stdin: options.interactive && attaches(options, Stream::Stdin),
         stdout: attaches(options, Stream::Stdout),
         stderr: attaches(options, Stream::Stderr),
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     if !args.detach {
         wanted.check()?;
     }
-    let made = make(options).map_err(|failure| Failure { status: USAGE, ..failure })?;
+    let made = create_container(options).map_err(|failure| Failure { status: USAGE, ..failure })?;
     if args.detach {
         let request =
             Request::Start(engine::Start { container: made.id.clone(), ..engine::Start::default() });
@@ -84,7 +84,7 @@ fn run_unit(args: &Run) -> Result<(), Failure> {
         return refuse("--restart: Restart= of the unit starts it again");
     }
     become_shim::check()?;
-    let made = make(options).map_err(|failure| Failure { status: USAGE, ..failure })?;
+    let made = create_container(options).map_err(|failure| Failure { status: USAGE, ..failure })?;
     let streams = [Stream::Stdout, Stream::Stderr].map(|stream| attaches(options, stream));
     let failure = become_shim::become_shim(&options.socket, &made.id, options.sdnotify.map(notify), streams);
     // Or its name would be taken when systemd tries again.
@@ -105,8 +105,8 @@ fn detach_keys(text: Option<&str>) -> Result<Vec<u8>, Failure> {
 /// Short work of a command that ends as podman-run(1) does.
 fn finish_as_run(socket: &EngineSocket, request: Request) -> Result<engine::Done, Failure> {
     let mut done = None;
-    for answer in engine(socket).request(request, &[]).map_err(refusal)? {
-        match answer.map_err(refusal)? {
+    for answer in engine(socket).request(request, &[]).map_err(run_failure)? {
+        match answer.map_err(run_failure)? {
             Answer::Done(last) => done = Some(last),
             Answer::Note(note) => output::note(&note),
             _ => {}
@@ -115,35 +115,38 @@ fn finish_as_run(socket: &EngineSocket, request: Request) -> Result<engine::Done
     done.ok_or_else(|| Failure::new("the engine gave no answer").status(USAGE))
 }
 
-fn start_attached(socket: &EngineSocket, container: &str, wanted: Wanted) -> Result<(), Failure> {
-    let (session, handed) = Session::open(wanted)?;
-    let start =
-        engine::Start { container: container.to_owned(), attach: Some(handed.streams), size: handed.size };
-    let asked = engine(socket).request(Request::Start(start), &handed.descriptors()).map_err(refusal);
-    status(session.follow(handed, asked?)?)
+fn start_attached(socket: &EngineSocket, container: &str, wanted: AttachOptions) -> Result<(), Failure> {
+    let (session, attachment) = Session::open(wanted)?;
+    let start = engine::Start {
+        container: container.to_owned(),
+        attach: Some(attachment.streams),
+        size: attachment.size,
+    };
+    let asked = engine(socket).request(Request::Start(start), &attachment.descriptors()).map_err(run_failure);
+    status(session.follow(attachment, asked?)?)
 }
 
 /// An exit code of 0, or of somebody who goes on, is ours as well; another is too, without a word.
-fn status(end: End) -> Result<(), Failure> {
+fn status(end: SessionEnd) -> Result<(), Failure> {
     match end {
-        End::Exited(0) | End::Detached => Ok(()),
-        End::Exited(code) => Err(Failure { quiet: true, ..Failure::new("") }.status(code)),
+        SessionEnd::Exited(0) | SessionEnd::Detached => Ok(()),
+        SessionEnd::Exited(code) => Err(Failure { quiet: true, ..Failure::new("") }.status(code)),
     }
 }
 
 /// Makes a container, and fetches its image first if that is to be.
-fn make(options: &Options) -> Result<Made, Failure> {
-    let request = container_of(options)?;
+fn create_container(options: &Options) -> Result<Made, Failure> {
+    let request = create_request(options)?;
     check_files(options)?;
     if options.pull == PullWhen::Always {
         pull(options, &request.image)?;
     }
-    let made = match ask(options, request.clone()) {
+    let made = match request_create(options, request.clone()) {
         Err(EngineError::Failed(failure))
             if failure.code == Code::NotFound && options.pull == PullWhen::Missing =>
         {
             pull(options, &request.image)?;
-            ask(options, request)?
+            request_create(options, request)?
         }
         made => made?,
     };
@@ -189,12 +192,12 @@ fn write_id(file: &Path, id: &str) -> Result<(), Failure> {
     })
 }
 
-fn ask(options: &Options, create: container::Create) -> Result<Made, EngineError> {
+fn request_create(options: &Options, create: container::Create) -> Result<Made, EngineError> {
     let mut made = None;
     for answer in engine(&options.socket).request(Request::Create(Box::new(create)), &[])? {
         match answer? {
             Answer::Container { id, warnings, .. } => {
-                warnings.iter().for_each(|warning| output::tell("warning", warning));
+                warnings.iter().for_each(|warning| output::message("warning", warning));
                 made = Some(Made { id });
             }
             Answer::Note(note) => output::note(&note),
@@ -216,21 +219,21 @@ fn pull(options: &Options, reference: &str) -> Result<(), Failure> {
         ..engine::Pull::default()
     });
     if !options.quiet {
-        output::tell("note", &format!("image {reference:?} is fetched"));
+        output::message("note", &format!("image {reference:?} is fetched"));
     }
     let engine = engine(&options.socket);
     let progress = Progress { progress: ProgressStyle::Auto, quiet: options.quiet };
     let mut start = |_| engine.request(request.clone(), &[]);
-    output::aside();
+    output::redirect_to_stderr();
     let name = reference.to_owned();
     let followed = Follow::new(std::slice::from_ref(&name), &progress, &mut start).and_then(Follow::run);
-    output::front();
+    output::redirect_to_stdout();
     let outcomes = followed?.finish(None, [])?;
     outcomes.into_iter().try_for_each(|outcome| outcome.map(drop))
 }
 
 /// What the engine is asked to make.
-fn container_of(options: &Options) -> Result<container::Create, Failure> {
+fn create_request(options: &Options) -> Result<container::Create, Failure> {
     let (image, command) =
         options.words.split_first().ok_or_else(|| Failure::new("no image is given").status(USAGE))?;
     if image.is_empty() {
@@ -248,7 +251,7 @@ fn container_of(options: &Options) -> Result<container::Create, Failure> {
     }
     let pidfile = options.pidfile.as_ref().map(std::path::absolute).transpose();
     Ok(container::Create {
-        name: said(&options.name),
+        name: non_empty(&options.name),
         image: image.clone(),
         command: command.to_vec(),
         entrypoint: options.entrypoint.as_ref().map(|word| match word.as_str() {
@@ -257,8 +260,8 @@ fn container_of(options: &Options) -> Result<container::Create, Failure> {
         }),
         env: options::environment(&options.env_file, &options.env)?,
         user: options.user.clone(),
-        workdir: said(&options.workdir),
-        hostname: said(&options.hostname),
+        workdir: non_empty(&options.workdir),
+        hostname: non_empty(&options.hostname),
         tty: options.tty,
         open_stdin: options.interactive,
         labels: options::labels(&options.label_file, &options.label)?,
@@ -283,9 +286,9 @@ fn container_of(options: &Options) -> Result<container::Create, Failure> {
         nano_cpus: options.cpus.as_deref().map(options::cpus).transpose()?,
         pids: options.pids_limit,
         shm_size: options.shm_size.as_deref().map(|text| options::size("--shm-size", text)).transpose()?,
-        stop_signal: said(&options.stop_signal),
+        stop_signal: non_empty(&options.stop_signal),
         stop_timeout: options.stop_timeout.map(options::stop_timeout).transpose()?,
-        log_driver: said(&options.log_driver),
+        log_driver: non_empty(&options.log_driver),
         log_options: pairs("--log-opt", &options.log_opt, false)?,
         runtime: options.runtime.clone(),
         pidfile: pidfile.map_err(|error| Failure::new(format!("--pidfile: {error}")).status(USAGE))?,
@@ -312,7 +315,7 @@ fn notify(who: NotifyWho) -> container::Notify {
 }
 
 /// The value of an option; an empty one is as good as none, for scripts whose variable is not set.
-fn said(option: &Option<String>) -> Option<String> {
+fn non_empty(option: &Option<String>) -> Option<String> {
     option.clone().filter(|word| !word.is_empty())
 }
 
@@ -349,7 +352,7 @@ pub(crate) fn start(args: &Start) -> Result<(), Failure> {
         return Err(Failure::new("cannot attach to several containers at once").status(USAGE));
     };
     let config = config(&args.socket, name)?;
-    let wanted = Wanted {
+    let wanted = AttachOptions {
         stdin: args.interactive && config.open_stdin,
         stdout: true,
         stderr: true,
@@ -400,7 +403,7 @@ fn config(socket: &EngineSocket, name: &str) -> Result<Config, Failure> {
 /// It does not run; else the exit status is that of its command.
 pub(crate) fn attach(args: &Attach) -> Result<(), Failure> {
     let config = config(&args.socket, &args.container)?;
-    let wanted = Wanted {
+    let wanted = AttachOptions {
         stdin: !args.no_stdin && config.open_stdin,
         stdout: true,
         stderr: true,
@@ -408,11 +411,14 @@ pub(crate) fn attach(args: &Attach) -> Result<(), Failure> {
         proxy: args.sig_proxy && !config.tty,
         keys: detach_keys(args.detach_keys.as_deref().or(config.detach_keys.as_deref()))?,
     };
-    let (session, handed) = Session::open(wanted)?;
-    let request =
-        Request::Attach { container: args.container.clone(), streams: handed.streams, size: handed.size };
-    let asked = engine(&args.socket).request(request, &handed.descriptors());
-    let end = session.follow(handed, asked?);
+    let (session, attachment) = Session::open(wanted)?;
+    let request = Request::Attach {
+        container: args.container.clone(),
+        streams: attachment.streams,
+        size: attachment.size,
+    };
+    let asked = engine(&args.socket).request(request, &attachment.descriptors());
+    let end = session.follow(attachment, asked?);
     // Nothing was to be run: that it cannot be attached to is a failure like any other.
     status(end.map_err(|failure| match failure.status {
         USAGE => failure.status(FAILED),
@@ -434,7 +440,7 @@ pub(crate) fn exec(args: &Exec) -> Result<(), Failure> {
         command: command.to_vec(),
         env: options::environment(&args.env_file, &args.env)?,
         user: args.user.clone(),
-        workdir: said(&args.workdir),
+        workdir: non_empty(&args.workdir),
         tty: args.tty,
         privileged: args.privileged,
         detach: args.detach,
@@ -445,10 +451,16 @@ pub(crate) fn exec(args: &Exec) -> Result<(), Failure> {
     if args.detach {
         return finish_as_run(&args.socket, Request::Exec(Box::new(exec))).map(drop);
     }
-    let wanted =
-        Wanted { stdin: args.interactive, stdout: true, stderr: true, tty: args.tty, proxy: false, keys };
-    let (session, handed) = Session::open(wanted)?;
-    (exec.streams, exec.size) = (handed.streams, handed.size);
-    let asked = engine(&args.socket).request(Request::Exec(Box::new(exec)), &handed.descriptors());
-    status(session.follow(handed, asked.map_err(refusal)?)?)
+    let wanted = AttachOptions {
+        stdin: args.interactive,
+        stdout: true,
+        stderr: true,
+        tty: args.tty,
+        proxy: false,
+        keys,
+    };
+    let (session, attachment) = Session::open(wanted)?;
+    (exec.streams, exec.size) = (attachment.streams, attachment.size);
+    let asked = engine(&args.socket).request(Request::Exec(Box::new(exec)), &attachment.descriptors());
+    status(session.follow(attachment, asked.map_err(run_failure)?)?)
 }

@@ -43,7 +43,7 @@ pub(crate) fn run(args: &GenerateSystemd) -> Result<(), Failure> {
         stop: container.pointer("/Config/StopTimeout").and_then(Value::as_i64).unwrap_or(STOP_SECONDS),
         stop_signal: signal(text("/Config/StopSignal")).unwrap_or(STOP_SIGNAL),
         restart: args.restart_policy,
-        tells_itself: text("/Config/SdNotifyMode") == "container",
+        reports_ready_itself: text("/Config/SdNotifyMode") == "container",
         is_version_1: !statfs(GROUPS).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC),
         variables: VARIABLES.iter().filter_map(|name| Some((*name, std::env::var(name).ok()?))).collect(),
     };
@@ -51,10 +51,10 @@ pub(crate) fn run(args: &GenerateSystemd) -> Result<(), Failure> {
         let words = container.pointer("/Config/CreateCommand").and_then(Value::as_array);
         let words: Vec<String> =
             words.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
-        unit.anew(&anew(&words, name)?)
+        unit.for_new_container(&new_container_args(&words, name)?)
     } else {
-        check(name, text("/HostConfig/RestartPolicy/Name"))?;
-        unit.existing()
+        check_restart_policy(name, text("/HostConfig/RestartPolicy/Name"))?;
+        unit.for_existing_container()
     };
     if !args.files {
         return print(&unit_text);
@@ -67,7 +67,7 @@ pub(crate) fn run(args: &GenerateSystemd) -> Result<(), Failure> {
 }
 
 /// Whether a container with this restart policy can be a unit.
-fn check(name: &str, policy: &str) -> Result<(), Failure> {
+fn check_restart_policy(name: &str, policy: &str) -> Result<(), Failure> {
     match policy {
         "" | "no" => Ok(()),
         policy => Err(Failure::new(format!(
@@ -94,7 +94,7 @@ struct Unit<'a> {
     stop_signal: i32,
     restart: UnitRestart,
     /// The container itself says that it is ready.
-    tells_itself: bool,
+    reports_ready_itself: bool,
     /// The host has control groups of version 1.
     is_version_1: bool,
     variables: Vec<(&'static str, String)>,
@@ -122,37 +122,37 @@ impl Unit<'_> {
              KillMode=mixed\nTimeoutStopSec={stop}\nSuccessExitStatus={}\nRestart={restart}\n\
              # What the kernel kills in the container for memory is the container's matter.\n\
              OOMPolicy=continue\n",
-            if self.tells_itself { "all" } else { "main" },
+            if self.reports_ready_itself { "all" } else { "main" },
             if self.is_version_1 { DELEGATE_V1 } else { "yes" },
             128 + self.stop_signal,
         );
         for (name, value) in &self.variables {
-            let _ = writeln!(text, "Environment={}", word(&format!("{name}={value}")).replace("$$", "$"));
+            let _ = writeln!(text, "Environment={}", quote(&format!("{name}={value}")).replace("$$", "$"));
         }
         text
     }
 
     /// For the container that is there.
-    fn existing(&self) -> String {
+    fn for_existing_container(&self) -> String {
         let mut text = self.head();
-        let _ = writeln!(text, "ExecStart={} start --unit {}", word(self.program), word(self.name));
+        let _ = writeln!(text, "ExecStart={} start --unit {}", quote(self.program), quote(self.name));
         text + "\n[Install]\nWantedBy=default.target\n"
     }
 
     /// For one that is made each time.
-    fn anew(&self, words: &[String]) -> String {
-        let program = word(self.program);
-        let words: Vec<String> = words.iter().map(|arg| word(arg)).collect();
+    fn for_new_container(&self, words: &[String]) -> String {
+        let program = quote(self.program);
+        let words: Vec<String> = words.iter().map(|arg| quote(arg)).collect();
         let mut text = self.head();
         let _ = writeln!(text, "TimeoutStartSec={START_WITH_PULL}");
-        let _ = writeln!(text, "ExecStartPre=-{program} rm --force {}", word(self.name));
+        let _ = writeln!(text, "ExecStartPre=-{program} rm --force {}", quote(self.name));
         let _ = writeln!(text, "ExecStart={program} {}", words.join(" "));
         text + "\n[Install]\nWantedBy=default.target\n"
     }
 }
 
 /// The words behind `sampan` that make the same container again, as a unit, to be removed when it ends.
-fn anew(words: &[String], name: &str) -> Result<Vec<String>, Failure> {
+fn new_container_args(words: &[String], name: &str) -> Result<Vec<String>, Failure> {
     let unknown = || {
         Failure::new(
             "cannot make a unit with --new: the container was not made by 'sampan run' or 'sampan create'",
@@ -231,7 +231,7 @@ fn kept_options(given: &[String]) -> Vec<String> {
 }
 
 /// A word of a command line of systemd. systemd.service(5), "COMMAND LINES".
-fn word(text: &str) -> String {
+fn quote(text: &str) -> String {
     let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
     let escaped = escaped.replace('\n', "\\n").replace('\t', "\\t").replace('\r', "\\r");
     let is_plain = |c: char| c.is_alphanumeric() || "-_./:=,@+%$".contains(c);
@@ -271,15 +271,15 @@ mod tests {
                 "run --unit --rm --name=w --net host --label=name=x --env rm x",
             ),
         ] {
-            let made = anew(&words(typed), "w").expect(typed);
+            let made = new_container_args(&words(typed), "w").expect(typed);
             assert_eq!(made.join(" "), expected);
             let parsed = Cli::try_parse_from(["sampan".to_owned()].into_iter().chain(made.clone()));
             let Ok(Command::Run(run)) = parsed.map(|cli| cli.command) else { panic!("{made:?}") };
             assert!(run.unit && run.options.rm && !run.detach, "{made:?}");
             assert!(!run.options.tty && !run.options.interactive && run.options.restart == "no", "{made:?}");
         }
-        assert!(anew(&words("sampan ps"), "x").is_err());
-        assert!(anew(&[], "x").is_err());
+        assert!(new_container_args(&words("sampan ps"), "x").is_err());
+        assert!(new_container_args(&[], "x").is_err());
     }
 
     fn unit() -> Unit<'static> {
@@ -289,7 +289,7 @@ mod tests {
             stop: 10,
             stop_signal: 15,
             restart: UnitRestart::OnFailure,
-            tells_itself: false,
+            reports_ready_itself: false,
             is_version_1: false,
             variables: Vec::new(),
         }
@@ -297,20 +297,20 @@ mod tests {
 
     #[test]
     fn words_are_quoted_for_systemd() {
-        assert_eq!(word("/a/b-c"), "/a/b-c");
-        assert_eq!(word("a b\"$HOME%n\n"), "\"a b\\\"$$HOME%%n\\n\"");
-        assert_eq!(word(""), "\"\"");
-        let text = unit().anew(&["run".into(), "x;y".into()]);
+        assert_eq!(quote("/a/b-c"), "/a/b-c");
+        assert_eq!(quote("a b\"$HOME%n\n"), "\"a b\\\"$$HOME%%n\\n\"");
+        assert_eq!(quote(""), "\"\"");
+        let text = unit().for_new_container(&["run".into(), "x;y".into()]);
         assert!(text.contains("ExecStartPre=-/usr/bin/sampan rm --force web\n"), "{text}");
         assert!(text.contains("ExecStart=/usr/bin/sampan run \"x;y\"\n"), "{text}");
         let variables = vec![("SAMPAN_RUN_DIR", "/a b/$x%".to_owned())];
-        let text = Unit { variables, ..unit() }.existing();
+        let text = Unit { variables, ..unit() }.for_existing_container();
         assert!(text.contains("Environment=\"SAMPAN_RUN_DIR=/a b/$x%%\"\n"), "{text}");
     }
 
     #[test]
     fn a_unit_says_how_its_container_stops() {
-        let text = unit().existing();
+        let text = unit().for_existing_container();
         assert!(text.contains("ExecStart=/usr/bin/sampan start --unit web\n"), "{text}");
         for line in
             ["Type=notify", "NotifyAccess=main", "Delegate=yes", "KillMode=mixed", "TimeoutStopSec=70"]
@@ -321,15 +321,15 @@ mod tests {
         let other = Unit {
             stop: -1,
             stop_signal: signal("SIGRTMIN+3").expect("a signal"),
-            tells_itself: true,
+            reports_ready_itself: true,
             is_version_1: true,
             ..unit()
         };
-        let text = other.existing();
+        let text = other.for_existing_container();
         assert!(text.contains("NotifyAccess=all\n") && text.contains("TimeoutStopSec=infinity\n"), "{text}");
         assert!(text.contains("SuccessExitStatus=165\n"), "{text}");
         assert!(text.contains("Delegate=cpu cpuacct cpuset io blkio memory devices pids\n"), "{text}");
         assert_eq!((signal("SIGQUIT"), signal("99"), signal("x")), (Some(3), Some(99), None));
-        assert!(check("web", "always").is_err() && check("web", "no").is_ok());
+        assert!(check_restart_policy("web", "always").is_err() && check_restart_policy("web", "no").is_ok());
     }
 }

@@ -20,7 +20,7 @@ pub(crate) struct Acks(File);
 
 /// The thread that reads them.
 #[derive(Debug)]
-pub(crate) struct Reading {
+pub(crate) struct AckReader {
     ended: UnixStream,
 }
 
@@ -41,7 +41,7 @@ impl Acks {
     }
 
     /// Starts the thread; `stopper` is used when nobody can acknowledge any more.
-    pub(crate) fn read(self, committer: Committer, stopper: Stopper) -> io::Result<Reading> {
+    pub(crate) fn read(self, committer: Committer, stopper: Stopper) -> io::Result<AckReader> {
         let (ended, end) = UnixStream::pair()?;
         let read = move || {
             take_all(BufReader::new(self.0), &committer);
@@ -49,11 +49,11 @@ impl Acks {
             drop(end);
         };
         std::thread::Builder::new().name("acks".into()).stack_size(64 << 10).spawn(read)?;
-        Ok(Reading { ended })
+        Ok(AckReader { ended })
     }
 }
 
-impl Reading {
+impl AckReader {
     /// True once the consumer has closed its end.
     pub(crate) fn has_ended(&self) -> bool {
         let mut fds = [PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];

@@ -24,7 +24,7 @@ const TIMEOUT_SECONDS: u32 = 5;
 /// Longest that a FIFO which systemd is opening is root's alone.
 const GIVEN_TO_GROUP: Duration = Duration::from_secs(1);
 /// Pause between two looks at it.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
 /// Why events wait where no system call has failed.
 pub(crate) const FULL: &str = "the FIFO is full, and monitord does not read it";
 /// What is wrong with a path where something else stands.
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Emit) -> Result<(), Failure> {
         return Err(target.failure(&error));
     }
     let emitter = Emitter::new(&target.path);
-    emitter.send(event).map_err(|error| bad(error.to_string()))?;
+    emitter.send(event).map_err(|error| invalid_event(error.to_string()))?;
     if emitter.flush(Duration::from_secs(args.timeout.unwrap_or(TIMEOUT_SECONDS).into())) {
         return Ok(());
     }
@@ -75,9 +75,9 @@ impl Target {
     /// # Errors
     /// Status 2: it breaks a rule, or is a fact.
     pub(crate) fn check(&self, event: &Event) -> Result<(), Failure> {
-        sampan_ipc::record::encode(event).map_err(|error| bad(error.to_string()))?;
+        sampan_ipc::record::encode(event).map_err(|error| invalid_event(error.to_string()))?;
         match !self.takes_facts && FACT_KINDS.contains(&event.kind.as_str()) {
-            true => Err(fact(&event.kind)),
+            true => Err(fact_refused(&event.kind)),
             false => Ok(()),
         }
     }
@@ -114,7 +114,7 @@ impl Target {
             if !may_change || Instant::now() >= deadline {
                 return Some(refused);
             }
-            std::thread::sleep(LOOK_AGAIN);
+            std::thread::sleep(RETRY_PAUSE);
         }
     }
 
@@ -122,7 +122,7 @@ impl Target {
     pub(crate) fn failure(&self, error: &io::Error) -> Failure {
         let path = self.path.display();
         let hint = match error.kind() {
-            io::ErrorKind::PermissionDenied => error::absent_hint(error, "monitord", &self.path),
+            io::ErrorKind::PermissionDenied => error::unreachable_hint(error, "monitord", &self.path),
             _ if error.to_string() == NO_FIFO && !self.is_named => {
                 format!("remove what stands at {path}, and start monitord again: it makes its FIFO there")
             }
@@ -134,24 +134,26 @@ impl Target {
                  without --fifo the event goes to the monitord of SAMPAN_RUN_DIR"
                     .to_owned()
             }
-            _ => error::absent_hint(&io::ErrorKind::NotFound.into(), "monitord", &self.path),
+            _ => error::unreachable_hint(&io::ErrorKind::NotFound.into(), "monitord", &self.path),
         };
         Failure::new(format!("cannot write the event into {path}: {error}")).hint(hint)
     }
 }
 
 /// The event is a fact, which only the engine tells.
-fn fact(kind: &str) -> Failure {
+fn fact_refused(kind: &str) -> Failure {
     let fifo = Paths::from_env().fifo();
-    bad(format!("type {kind:?} is not allowed: events of this type are facts, which only the engine tells"))
-        .hint(format!(
-            "choose a type of your own; '--fifo {}' takes facts from those who may write there",
-            fifo.display()
-        ))
+    invalid_event(format!(
+        "type {kind:?} is not allowed: events of this type are facts, which only the engine tells"
+    ))
+    .hint(format!(
+        "choose a type of your own; '--fifo {}' takes facts from those who may write there",
+        fifo.display()
+    ))
 }
 
 /// An event is not allowed.
-pub(crate) fn bad(message: String) -> Failure {
+pub(crate) fn invalid_event(message: String) -> Failure {
     Failure::new(message).status(error::BAD_EVENT)
 }
 
@@ -160,7 +162,7 @@ fn event(args: &Emit) -> Result<Event, Failure> {
     let word = |word: &Option<String>| word.clone().unwrap_or_default();
     let mut event = Event::new(word(&args.kind), word(&args.action), word(&args.id));
     if let Some(text) = &args.time {
-        event.time = time::parse(text, event.time).map_err(|error| bad(error.to_string()))?;
+        event.time = time::parse(text, event.time).map_err(|error| invalid_event(error.to_string()))?;
     }
     event.attributes = pairs("attribute", &args.attributes)?;
     event.labels = pairs("label", &args.labels)?;
@@ -171,10 +173,10 @@ fn pairs(map: &str, words: &[String]) -> Result<Pairs, Failure> {
     let mut pairs = Pairs::default();
     for word in words {
         let Some((key, value)) = word.split_once('=') else {
-            return Err(bad(format!("{map} {word:?} is not allowed: write KEY=VALUE")));
+            return Err(invalid_event(format!("{map} {word:?} is not allowed: write KEY=VALUE")));
         };
         if pairs.get(key).is_some() {
-            return Err(bad(format!("{map} key {key:?} stands twice")));
+            return Err(invalid_event(format!("{map} key {key:?} stands twice")));
         }
         pairs.set(key, value);
     }
@@ -201,11 +203,13 @@ pub(crate) fn parse_line(line: &[u8]) -> Result<Line, Failure> {
         Ok(line) => line,
         Err(error) => {
             let problem = json_problem(&error);
-            return notice(line).map(Line::Notice).ok_or_else(|| bad(format!("bad event: {problem}")));
+            return notice(line)
+                .map(Line::Notice)
+                .ok_or_else(|| invalid_event(format!("bad event: {problem}")));
         }
     };
     let word = |word: Option<String>, name: &str| {
-        word.ok_or_else(|| bad(format!("bad event: missing field `{name}`")))
+        word.ok_or_else(|| invalid_event(format!("bad event: missing field `{name}`")))
     };
     let (kind, action) = (word(line.kind, "type")?, word(line.action, "action")?);
     let mut event = Event::new(kind, action, word(line.id, "id")?);
@@ -250,13 +254,15 @@ fn notice(line: &[u8]) -> Option<&'static str> {
 
 /// The field `time`: text in any form that `--time` takes, or a number of unix seconds.
 fn time_of(value: &RawValue, now: i64) -> Result<i64, Failure> {
-    let text = scalar(value).ok_or_else(|| bad(format!("time {value} is no string and no number")))?;
-    time::parse(&text, now).map_err(|error| bad(error.to_string()))
+    let text =
+        scalar(value).ok_or_else(|| invalid_event(format!("time {value} is no string and no number")))?;
+    time::parse(&text, now).map_err(|error| invalid_event(error.to_string()))
 }
 
 /// The field `timeNano`, digit for digit.
 fn nanos_of(value: &RawValue) -> Result<i64, Failure> {
-    let wrong = |_| bad(format!("timeNano {value} is not allowed: write whole nanoseconds, or 'time'"));
+    let wrong =
+        |_| invalid_event(format!("timeNano {value} is not allowed: write whole nanoseconds, or 'time'"));
     value.get().parse().map_err(wrong)
 }
 

@@ -6,7 +6,7 @@
 
 use crate::cli::args::event::Emit;
 use crate::cli::error::Failure;
-use crate::cli::event::emit::{self, Line, Target, bad};
+use crate::cli::event::emit::{self, Line, Target, invalid_event};
 use crate::cli::output;
 use crate::cli::signals::{self, Signals};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -27,9 +27,9 @@ const LINE_MAX: usize = 64 << 10;
 /// Bytes that are read at a time.
 const READ: usize = 64 << 10;
 /// How often the spool is looked at while events wait in it.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 /// Once monitord has taken nothing for so long, a person is told.
-const TELL_AFTER: Duration = Duration::from_secs(1);
+const NOTE_AFTER: Duration = Duration::from_secs(1);
 
 /// Runs the command.
 ///
@@ -56,12 +56,12 @@ pub(crate) fn run(args: &Emit) -> Result<(), Failure> {
         last_line: 0,
         bad_lines: 0,
         waits_since: None,
-        is_told: false,
+        is_noted: false,
     };
     let ended = batch.run();
     if let Some(signal) = batch.signals.caught() {
         batch.count_written();
-        output::note(&format!("ended by {}: {}", signals::name(signal), batch.so_far()));
+        output::note(&format!("ended by {}: {}", signals::name(signal), batch.summary()));
         signals::die_of(signal);
     }
     ended
@@ -88,7 +88,7 @@ struct Batch {
     /// Since when the FIFO has taken nothing although events wait.
     waits_since: Option<Instant>,
     /// True if a person was told that events wait.
-    is_told: bool,
+    is_noted: bool,
 }
 
 impl Batch {
@@ -103,22 +103,23 @@ impl Batch {
             }
             if let Err(error) = self.await_input() {
                 self.wait_until_fewer_than(1)?;
-                let message = format!("cannot read standard input: {error} ({})", self.so_far());
+                let message = format!("cannot read standard input: {error} ({})", self.summary());
                 return Err(Failure::new(message));
             }
-            self.look()?;
+            self.check_progress()?;
         }
         self.wait_until_fewer_than(1)?;
         match self.bad_lines {
             0 => Ok(()),
-            1 => Err(bad(format!("1 line was no event; {}", self.so_far()))),
-            lines => Err(bad(format!("{lines} lines were no events; {}", self.so_far()))),
+            1 => Err(invalid_event(format!("1 line was no event; {}", self.summary()))),
+            lines => Err(invalid_event(format!("{lines} lines were no events; {}", self.summary()))),
         }
     }
 
     /// Sends the event of a line; tells of a line that has none.
     fn on_line(&mut self, number: u64, line: Option<Vec<u8>>) -> Result<(), Failure> {
-        let too_long = || bad(format!("it is longer than {LINE_MAX} bytes, so the event is too large"));
+        let too_long =
+            || invalid_event(format!("it is longer than {LINE_MAX} bytes, so the event is too large"));
         let sent = line.ok_or_else(too_long).and_then(|line| match emit::parse_line(&line)? {
             Line::Event(event) => self.send(number, event),
             Line::Notice(what) => {
@@ -130,17 +131,20 @@ impl Batch {
         let Err(failure) = sent else { return Ok(()) };
         self.bad_lines += 1;
         if !self.is_strict {
-            output::tell("error", &format!("line {number}: {}; passed over", failure.message));
+            output::message("error", &format!("line {number}: {}; passed over", failure.message));
             return Ok(());
         }
         // What came before is written, in truth, and the person is told so.
         self.wait_until_fewer_than(1)?;
-        Err(Failure { message: format!("line {number}: {} ({})", failure.message, self.so_far()), ..failure })
+        Err(Failure {
+            message: format!("line {number}: {} ({})", failure.message, self.summary()),
+            ..failure
+        })
     }
 
     fn send(&mut self, number: u64, event: Event) -> Result<(), Failure> {
         self.target.check(&event)?;
-        self.emitter.send(event).map_err(|error| bad(error.to_string()))?;
+        self.emitter.send(event).map_err(|error| invalid_event(error.to_string()))?;
         self.waiting.push_back(number);
         Ok(())
     }
@@ -148,7 +152,7 @@ impl Batch {
     /// Waits until fewer than `limit` events wait.
     fn wait_until_fewer_than(&mut self, limit: usize) -> Result<(), Failure> {
         while self.emitter.spooled() >= limit {
-            self.look()?;
+            self.check_progress()?;
             self.emitter.flush(self.pause());
         }
         self.count_written();
@@ -182,11 +186,11 @@ impl Batch {
         let left = self.timeout.map(|timeout| {
             timeout.saturating_sub(self.waits_since.map_or(Duration::ZERO, |since| since.elapsed()))
         });
-        left.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)
+        left.unwrap_or(CHECK_INTERVAL).min(CHECK_INTERVAL)
     }
 
     /// Looks how the FIFO takes events: tells a person when it stops and goes on, gives up after the timeout.
-    fn look(&mut self) -> Result<(), Failure> {
+    fn check_progress(&mut self) -> Result<(), Failure> {
         if self.signals.caught().is_some() {
             return Err(Failure::new("interrupted"));
         }
@@ -196,12 +200,12 @@ impl Batch {
         }
         let waits = self.waits_since.get_or_insert_with(Instant::now).elapsed();
         if self.timeout.is_some_and(|timeout| waits >= timeout) {
-            let failure = self.target.failure(&io::Error::other(self.why()));
-            return Err(Failure { message: format!("{} ({})", failure.message, self.so_far()), ..failure });
+            let failure = self.target.failure(&io::Error::other(self.reason()));
+            return Err(Failure { message: format!("{} ({})", failure.message, self.summary()), ..failure });
         }
-        if waits >= TELL_AFTER && !self.is_told {
-            self.is_told = true;
-            output::note(&format!("events wait until monitord takes them: {}", self.why()));
+        if waits >= NOTE_AFTER && !self.is_noted {
+            self.is_noted = true;
+            output::note(&format!("events wait until monitord takes them: {}", self.reason()));
         }
         Ok(())
     }
@@ -214,18 +218,18 @@ impl Batch {
             self.written += taken as u64;
             self.waits_since = None;
         }
-        if self.is_told && self.waiting.is_empty() {
-            self.is_told = false;
+        if self.is_noted && self.waiting.is_empty() {
+            self.is_noted = false;
             output::note("monitord takes events again");
         }
     }
 
-    fn why(&self) -> String {
+    fn reason(&self) -> String {
         self.emitter.problem().unwrap_or_else(|| emit::FULL.to_owned())
     }
 
     /// What was written, for a person who wants to send the rest again.
-    fn so_far(&self) -> String {
+    fn summary(&self) -> String {
         let written = match self.written {
             0 => "no event was written".to_owned(),
             1 => format!("1 event was written, of line {}", self.last_line),

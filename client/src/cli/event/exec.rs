@@ -43,7 +43,7 @@ pub(crate) struct Exec {
 
 /// What became of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ran {
+pub(crate) enum BatchOutcome {
     /// It is dealt with: the command has ended well, or its events were set aside.
     Done,
     /// A signal came first.
@@ -57,7 +57,7 @@ impl Exec {
         let system = |error: io::Error| Failure::new(format!("cannot catch signals: {error}"));
         let (signalled, wake) = UnixStream::pair().map_err(system)?;
         wake.set_nonblocking(true).map_err(system)?;
-        signals.wake_too(&wake).map_err(system)?;
+        signals.also_wake(&wake).map_err(system)?;
         let beside = |cursor: &PathBuf| {
             let mut name = cursor.clone().into_os_string();
             name.push(".failed");
@@ -85,7 +85,7 @@ impl Exec {
     }
 
     /// Runs the command for the events taken, until it ends well or they are set aside.
-    pub(crate) fn run(&mut self) -> Result<Ran, Failure> {
+    pub(crate) fn run(&mut self) -> Result<BatchOutcome, Failure> {
         let mut pause = RETRY_MIN;
         let mut tries = 0;
         while !self.events.is_empty() {
@@ -94,7 +94,7 @@ impl Exec {
                 break;
             }
             if self.signals.caught().is_some() {
-                return Ok(Ran::Interrupted);
+                return Ok(BatchOutcome::Interrupted);
             }
             if tries == self.retries {
                 self.set_aside(status)?;
@@ -104,15 +104,15 @@ impl Exec {
             let (of, seconds) = (self.subject(), pause.as_secs());
             output::note(&format!(
                 "the command failed for {of} ({}); it runs again in {seconds} s",
-                words(status)
+                describe(status)
             ));
             if self.is_signalled_within(pause) {
-                return Ok(Ran::Interrupted);
+                return Ok(BatchOutcome::Interrupted);
             }
             pause = (pause * 2).min(RETRY_MAX);
         }
         self.events.clear();
-        Ok(Ran::Done)
+        Ok(BatchOutcome::Done)
     }
 
     /// Runs the command once and waits for its end. A signal that comes meanwhile is passed on to it.
@@ -135,12 +135,12 @@ impl Exec {
             status
         });
         let wait = wait.map_err(cannot)?;
-        let mut told = None;
-        while !self.wait_for(&ended, told) {
-            told = self.signals.caught();
+        let mut forwarded = None;
+        while !self.wait_for(&ended, forwarded) {
+            forwarded = self.signals.caught();
             // Not reaped before `ended` is closed, so the number is still its own.
             if let Some(signal) =
-                told.and_then(|signal| Signal::try_from(signal).ok()).filter(|_| pid.as_raw() > 0)
+                forwarded.and_then(|signal| Signal::try_from(signal).ok()).filter(|_| pid.as_raw() > 0)
             {
                 let _ = kill(pid, signal);
             }
@@ -151,15 +151,15 @@ impl Exec {
         }
     }
 
-    /// Waits for `ended` to be closed; false if a signal other than `told` came first.
-    fn wait_for(&self, ended: &UnixStream, told: Option<i32>) -> bool {
+    /// Waits for `ended` to be closed; false if a signal other than `forwarded` came first.
+    fn wait_for(&self, ended: &UnixStream, forwarded: Option<i32>) -> bool {
         loop {
             let mut fds = [
                 PollFd::new(ended.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.signalled.as_fd(), PollFlags::POLLIN),
             ];
-            // Once told, the signal's byte stays: only the end is waited for.
-            let fds = if told.is_some() { &mut fds[..1] } else { &mut fds[..] };
+            // Once forwarded, the signal's byte stays: only the end is waited for.
+            let fds = if forwarded.is_some() { &mut fds[..1] } else { &mut fds[..] };
             match poll(fds, PollTimeout::NONE) {
                 Ok(1..) => return fds.first().and_then(PollFd::any).unwrap_or(true),
                 _ => continue,
@@ -192,7 +192,7 @@ impl Exec {
 
     /// Appends the events to the file for those that failed, on the disk before the cursor passes them.
     fn set_aside(&self, status: ExitStatus) -> Result<(), Failure> {
-        let (of, words) = (self.subject(), words(status));
+        let (of, words) = (self.subject(), describe(status));
         let Some(path) = &self.failed else {
             output::note(&format!("the command failed for {of} ({words}); given up"));
             return Ok(());
@@ -228,7 +228,7 @@ impl Exec {
     }
 }
 
-fn words(status: ExitStatus) -> String {
+fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("status {code}"),
         (None, Some(signal)) => format!("signal {signal}"),

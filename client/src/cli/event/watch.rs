@@ -5,8 +5,8 @@
 
 use crate::cli::args::event::{EventFormat, Events};
 use crate::cli::error::{Failure, USAGE};
-use crate::cli::event::ack::{Acks, Reading};
-use crate::cli::event::exec::{Exec, Ran};
+use crate::cli::event::ack::{AckReader, Acks};
+use crate::cli::event::exec::{BatchOutcome, Exec};
 use crate::cli::event::format;
 use crate::cli::output::{self, Output};
 use crate::cli::signals::{self, Signals};
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Events) -> Result<(), Failure> {
     if let Some(signal) = signals.caught() {
         if let Err(failure) = done {
             // The signal is not why: the position may not be what the person takes it for.
-            output::tell("error", &failure.message);
+            output::message("error", &failure.message);
         }
         signals::die_of(signal);
     }
@@ -44,7 +44,7 @@ fn print_all(mut subscription: Subscription, format: EventFormat, signals: &Sign
     let is_stopped = subscription.is_stopped();
     // The position is on the disk before a signal ends this process.
     let saved = subscription.save().map_err(Failure::from);
-    die_if_unread(&output, printed.is_err() || is_stopped, signals);
+    die_if_reader_left(&output, printed.is_err() || is_stopped, signals);
     printed.and(saved)
 }
 
@@ -72,15 +72,15 @@ fn print_acknowledged(
         };
     }
     let saved = subscription.save().map_err(Failure::from);
-    die_if_unread(&output, true, signals);
+    die_if_reader_left(&output, true, signals);
     printed.and(saved)
 }
 
 /// Tells the consumer that nothing more comes, and waits until it has closed its end.
-fn await_acks(output: Output, reading: &Reading, signals: &Signals) -> io::Result<()> {
+fn await_acks(output: Output, reading: &AckReader, signals: &Signals) -> io::Result<()> {
     let (signalled, wake) = UnixStream::pair()?;
     wake.set_nonblocking(true)?;
-    signals.wake_too(&wake)?;
+    signals.also_wake(&wake)?;
     output.close()?;
     if signals.caught().is_none() {
         reading.wait(&signalled);
@@ -90,12 +90,14 @@ fn await_acks(output: Output, reading: &Reading, signals: &Signals) -> io::Resul
 
 fn output(subscription: &mut Subscription, signals: &Signals) -> Result<Output, Failure> {
     let mut output = Output::new(signals.clone()).map_err(|error| Failure::output(&error))?;
-    output.stop_when_unread(subscription.stopper()?).map_err(|error| Failure::new(error.to_string()))?;
+    output
+        .stop_when_reader_leaves(subscription.stopper()?)
+        .map_err(|error| Failure::new(error.to_string()))?;
     Ok(output)
 }
 
-fn die_if_unread(output: &Output, is_cut_short: bool, signals: &Signals) {
-    if is_cut_short && signals.caught().is_none() && output.is_unread() {
+fn die_if_reader_left(output: &Output, is_cut_short: bool, signals: &Signals) {
+    if is_cut_short && signals.caught().is_none() && output.has_reader_left() {
         // What the kernel does to a program that does not ignore it.
         signals::die_of(SIGPIPE);
     }
@@ -181,11 +183,11 @@ fn execute(subscription: &mut Subscription, mut exec: Exec, signals: &Signals) -
         };
         if exec.is_full() || !subscription.is_pending() {
             let ran = exec.run()?;
-            if let Some(seq) = seq.filter(|_| ran == Ran::Done) {
+            if let Some(seq) = seq.filter(|_| ran == BatchOutcome::Done) {
                 subscription.commit(seq)?;
             }
             // More events may be here already; the signal comes before them.
-            if ran == Ran::Interrupted || signals.caught().is_some() {
+            if ran == BatchOutcome::Interrupted || signals.caught().is_some() {
                 break;
             }
         }

@@ -6,7 +6,7 @@ use crate::cli::args::display::{Progress, ProgressStyle};
 use crate::cli::args::image::{Load, Save, SaveFormat};
 use crate::cli::engine::engine;
 use crate::cli::error::{Failure, USAGE};
-use crate::cli::image::output_file::OutFile;
+use crate::cli::image::output_file::OutputFile;
 use crate::cli::image::transport;
 use crate::cli::job::follow::{follow, follow_to};
 use crate::cli::output;
@@ -48,10 +48,10 @@ pub(crate) fn save(args: &Save) -> Result<(), Failure> {
 }
 
 /// Saves onto standard output, which is the archive's alone.
-fn save_alone(engine: &Engine, save: engine::Save, to: &OutFile) -> Result<(), Failure> {
+fn save_alone(engine: &Engine, save: engine::Save, to: &OutputFile) -> Result<(), Failure> {
     let progress = Progress { quiet: true, progress: ProgressStyle::None };
     let saved = follow_to(engine, Request::Save(save), &[to.fd()], &progress, Some(|_| String::new()));
-    if saved.is_err() && output::is_unread(&io::stdout()) {
+    if saved.is_err() && output::has_reader_left(&io::stdout()) {
         // The engine wrote there, so that no signal came here: `save x | head` ends as with any other command.
         signals::die_of(SIGPIPE);
     }
@@ -75,7 +75,7 @@ pub(crate) fn save_into(
     to.finish().map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))
 }
 
-fn stdout(target: Container) -> Result<OutFile, Failure> {
+fn stdout(target: Container) -> Result<OutputFile, Failure> {
     let stdout = io::stdout();
     let refuse = |message: &str, hint: &str| Err(Failure::new(message).status(USAGE).hint(hint));
     if target == Container::OciLayout {
@@ -86,7 +86,7 @@ fn stdout(target: Container) -> Result<OutFile, Failure> {
         return refuse("cannot save an archive to a terminal", hint);
     }
     let fd = stdout.as_fd().try_clone_to_owned();
-    fd.map(OutFile::plain).map_err(|error| Failure::output(&error))
+    fd.map(OutputFile::plain).map_err(|error| Failure::output(&error))
 }
 
 /// What `docker load` prints.

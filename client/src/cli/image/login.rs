@@ -26,7 +26,8 @@ pub(crate) fn login(args: &Login) -> Result<(), Failure> {
     }
     let (username, password) = ask(args, &host)?;
     // Before the registry is asked: what cannot be saved need not be tried.
-    let keepers = Keeper::all(args.authfile.as_deref(), || credentials::helpers(&engine(&args.socket)))?;
+    let stores =
+        CredentialStore::all(args.authfile.as_deref(), || credentials::helpers(&engine(&args.socket)))?;
     let credential = Credential { registry: host.clone(), username, password, identity_token: String::new() };
     let request = engine::Login { credential: credential.clone(), insecure: !args.tls_verify };
     let answers = engine(&args.socket).request(Request::Login(request), &[])?;
@@ -38,43 +39,43 @@ pub(crate) fn login(args: &Login) -> Result<(), Failure> {
         signals::die_of(signal);
     }
     tried?;
-    save(&keepers, &host, &credential)?;
+    save(&stores, &host, &credential)?;
     print("Login Succeeded!\n")
 }
 
 /// Somewhere that a login is saved.
-enum Keeper {
+enum CredentialStore {
     /// A file, or the helper that it sets for a registry.
     File(PathBuf),
     /// One of `credential-helpers`.
     Helper(String),
 }
 
-impl Keeper {
+impl CredentialStore {
     /// `authfile` alone if it is given; else those of `helpers`, in order; without any the user's own file.
     fn all(
         authfile: Option<&Path>,
         helpers: impl FnOnce() -> Result<Vec<String>, Failure>,
     ) -> Result<Vec<Self>, Failure> {
         if let Some(file) = authfile {
-            return Ok(vec![Keeper::File(file.to_owned())]);
+            return Ok(vec![CredentialStore::File(file.to_owned())]);
         }
-        let keeper = |name: String| match name.as_str() {
-            search::FILES => Keeper::File(Search::default_file()),
-            _ => Keeper::Helper(name),
+        let store = |name: String| match name.as_str() {
+            search::FILES => CredentialStore::File(Search::default_file()),
+            _ => CredentialStore::Helper(name),
         };
-        let keepers: Vec<Self> = helpers()?.into_iter().map(keeper).collect();
-        match keepers.is_empty() {
-            true => Ok(vec![Keeper::File(Search::default_file())]),
-            false => Ok(keepers),
+        let stores: Vec<Self> = helpers()?.into_iter().map(store).collect();
+        match stores.is_empty() {
+            true => Ok(vec![CredentialStore::File(Search::default_file())]),
+            false => Ok(stores),
         }
     }
 
     fn save(&self, host: &str, credential: &Credential) -> Result<(), Failure> {
         match self {
-            Keeper::File(path) => save_in_file(path, host, credential),
+            CredentialStore::File(path) => save_in_file(path, host, credential),
             // Under the registry's own name, as podman has it: `docker.io`, not docker's key of it.
-            Keeper::Helper(name) => {
+            CredentialStore::Helper(name) => {
                 let helper = Helper::new(name).map_err(failed)?;
                 helper.store(&matching::normalize(host), credential).map_err(failed)
             }
@@ -82,18 +83,20 @@ impl Keeper {
     }
 
     /// Forgets `host`; true if it was known.
-    fn forget(&self, host: &str) -> Result<bool, Failure> {
+    fn remove(&self, host: &str) -> Result<bool, Failure> {
         match self {
-            Keeper::File(path) => forget_in_file(path, host),
-            Keeper::Helper(name) => erase(&Helper::new(name).map_err(failed)?, &matching::normalize(host)),
+            CredentialStore::File(path) => remove_from_file(path, host),
+            CredentialStore::Helper(name) => {
+                erase(&Helper::new(name).map_err(failed)?, &matching::normalize(host))
+            }
         }
     }
 
     /// Forgets all registries.
-    fn clear(&self) -> Result<(), Failure> {
+    fn remove_all(&self) -> Result<(), Failure> {
         match self {
-            Keeper::File(path) => clear_file(path),
-            Keeper::Helper(name) => {
+            CredentialStore::File(path) => remove_all_from_file(path),
+            CredentialStore::Helper(name) => {
                 let helper = Helper::new(name).map_err(failed)?;
                 let servers = helper.list().map_err(failed)?;
                 servers.iter().try_for_each(|server| helper.erase(server).map_err(failed))
@@ -102,11 +105,11 @@ impl Keeper {
     }
 }
 
-/// Has the first of `keepers` that can do it keep `credential`. Those before it are told of.
-fn save(keepers: &[Keeper], host: &str, credential: &Credential) -> Result<(), Failure> {
+/// Has the first of `stores` that can do it keep `credential`. Those before it are told of.
+fn save(stores: &[CredentialStore], host: &str, credential: &Credential) -> Result<(), Failure> {
     let mut failures = Vec::new();
-    for keeper in keepers {
-        match keeper.save(host, credential) {
+    for store in stores {
+        match store.save(host, credential) {
             Ok(()) => {
                 failures.iter().for_each(|failure: &Failure| output::note(&failure.message));
                 return Ok(());
@@ -114,11 +117,11 @@ fn save(keepers: &[Keeper], host: &str, credential: &Credential) -> Result<(), F
             Err(failure) => failures.push(failure),
         }
     }
-    joined(failures)
+    join_failures(failures)
 }
 
 /// All failures as one; none is no failure.
-fn joined(failures: Vec<Failure>) -> Result<(), Failure> {
+fn join_failures(failures: Vec<Failure>) -> Result<(), Failure> {
     let messages: Vec<String> = failures.into_iter().map(|failure| failure.message).collect();
     match messages.is_empty() {
         true => Ok(()),
@@ -235,19 +238,19 @@ fn helpers_if_known(socket: &EngineSocket) -> Vec<String> {
 pub(crate) fn logout(args: &Logout) -> Result<(), Failure> {
     let authfile = args.authfile.as_deref();
     let mut helpers = Vec::new();
-    let keepers = Keeper::all(authfile, || {
+    let stores = CredentialStore::all(authfile, || {
         helpers = helpers_if_known(&args.socket);
         Ok(helpers.clone())
     })?;
     if args.all {
-        joined(keepers.iter().filter_map(|keeper| keeper.clear().err()).collect())?;
+        join_failures(stores.iter().filter_map(|store| store.remove_all().err()).collect())?;
         return print("Removed login credentials for all registries\n");
     }
     let host = host(&args.registry)?;
     // All of them, though one fails: what can be forgotten is.
     let (mut removed, mut failures) = (false, Vec::new());
-    for keeper in &keepers {
-        match keeper.forget(&host) {
+    for store in &stores {
+        match store.remove(&host) {
             Ok(known) => removed |= known,
             Err(failure) => failures.push(failure),
         }
@@ -259,21 +262,21 @@ pub(crate) fn logout(args: &Logout) -> Result<(), Failure> {
     for path in &others {
         output::note(&format!("{} still holds a credential for {host}", path.display()));
     }
-    joined(failures)?;
+    join_failures(failures)?;
     match removed {
         true => print(&format!("Removed login credentials for {host}\n")),
-        false => Err(not_logged_in(&host, &keepers, others.first())),
+        false => Err(not_logged_in(&host, &stores, others.first())),
     }
 }
 
-fn not_logged_in(host: &str, keepers: &[Keeper], other: Option<&PathBuf>) -> Failure {
+fn not_logged_in(host: &str, stores: &[CredentialStore], other: Option<&PathBuf>) -> Failure {
     if let Some(path) = other {
         let failure = Failure::new(format!("not logged in to {host} by 'sampan login'"));
         return failure.hint(format!("give --authfile {}", path.display()));
     }
-    let asked = keepers.iter().map(|keeper| match keeper {
-        Keeper::File(path) => format!("{} has no entry", path.display()),
-        Keeper::Helper(name) => format!("docker-credential-{name} knows nothing of it"),
+    let asked = stores.iter().map(|store| match store {
+        CredentialStore::File(path) => format!("{} has no entry", path.display()),
+        CredentialStore::Helper(name) => format!("docker-credential-{name} knows nothing of it"),
     });
     let asked: Vec<String> = asked.collect();
     Failure::new(format!("not logged in to {host}: {}", asked.join(", ")))
@@ -288,7 +291,7 @@ fn erase(helper: &Helper, server: &str) -> Result<bool, Failure> {
     Ok(true)
 }
 
-fn forget_in_file(target: &Path, host: &str) -> Result<bool, Failure> {
+fn remove_from_file(target: &Path, host: &str) -> Result<bool, Failure> {
     let Some(known) = AuthFile::read(target).map_err(failed)? else {
         return Ok(false);
     };
@@ -299,7 +302,7 @@ fn forget_in_file(target: &Path, host: &str) -> Result<bool, Failure> {
     Ok(file::remove(target, Some(host)).map_err(failed)? || erased)
 }
 
-fn clear_file(target: &Path) -> Result<(), Failure> {
+fn remove_all_from_file(target: &Path) -> Result<(), Failure> {
     if let Some(known) = AuthFile::read(target).map_err(failed)? {
         for (server, name) in known.helpers() {
             erase(&Helper::new(&name).map_err(failed)?, &server)?;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 /// What is written into.
 #[derive(Debug)]
-pub(crate) struct OutFile {
+pub(crate) struct OutputFile {
     fd: OwnedFd,
     kind: Kind,
 }
@@ -33,10 +33,10 @@ enum Kind {
     Directory(Option<PathBuf>),
 }
 
-impl OutFile {
+impl OutputFile {
     /// One that is written as it is.
     pub(crate) fn plain(fd: OwnedFd) -> Self {
-        OutFile { fd, kind: Kind::Plain }
+        OutputFile { fd, kind: Kind::Plain }
     }
 
     /// What becomes the file `path`, in place of one that is there; a pipe or a device that is there is written as it is.
@@ -48,13 +48,13 @@ impl OutFile {
             _ => None,
         };
         if let Some(fd) = standard {
-            return Ok(OutFile::plain(fd));
+            return Ok(OutputFile::plain(fd));
         }
         match fs::metadata(path) {
-            Ok(meta) if !meta.is_file() => Ok(OutFile::plain(named_file::open_for_writing(path)?.into())),
+            Ok(meta) if !meta.is_file() => Ok(OutputFile::plain(named_file::open_for_writing(path)?.into())),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             // A link to a file: that file is replaced or made, not the link.
-            _ => OutFile::beside(named_file::resolve(path)?),
+            _ => OutputFile::beside(named_file::resolve(path)?),
         }
     }
 
@@ -75,7 +75,7 @@ impl OutFile {
             None => Kind::Nameless(target),
             Some(temporary) => Kind::Named(temporary, target),
         };
-        let out = OutFile { fd, kind };
+        let out = OutputFile { fd, kind };
         if let Some(replaced) = &replaced {
             named_file::keep_owner_and_mode(&File::from(out.fd.try_clone()?), replaced)?;
         }
@@ -90,7 +90,7 @@ impl OutFile {
             Err(error) => return Err(error),
         };
         let dir = open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-        Ok(OutFile { fd: dir, kind: Kind::Directory(made) })
+        Ok(OutputFile { fd: dir, kind: Kind::Directory(made) })
     }
 
     /// What is handed to the engine.
@@ -141,7 +141,7 @@ fn rename(temporary: &Path, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-impl Drop for OutFile {
+impl Drop for OutputFile {
     fn drop(&mut self) {
         let _ = match &self.kind {
             Kind::Named(temporary, _) => fs::remove_file(temporary),
@@ -163,27 +163,27 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("out.tar");
         fs::write(&path, "old").expect("written");
-        let write = |out: &OutFile| {
+        let write = |out: &OutputFile| {
             let mut file = File::from(out.fd().try_clone_to_owned().expect("a descriptor"));
             file.write_all(b"new").expect("written");
         };
-        let out = OutFile::file(&path).expect("opened");
+        let out = OutputFile::file(&path).expect("opened");
         write(&out);
         drop(out);
         assert_eq!(fs::read(&path).expect("read"), b"old");
-        let out = OutFile::file(&path).expect("opened");
+        let out = OutputFile::file(&path).expect("opened");
         write(&out);
         out.finish().expect("renamed");
         assert_eq!(fs::read(&path).expect("read"), b"new");
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1);
-        assert!(OutFile::file(dir.path()).is_err());
+        assert!(OutputFile::file(dir.path()).is_err());
         // A link stays one, and so do owner and mode of what it leads to; also if nothing is there yet.
         let (link, lost) = (dir.path().join("link"), dir.path().join("lost"));
         std::os::unix::fs::symlink("out.tar", &link).expect("made");
         std::os::unix::fs::symlink("new.tar", &lost).expect("made");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o604)).expect("set");
         for link in [&link, &lost] {
-            let out = OutFile::file(link).expect("opened");
+            let out = OutputFile::file(link).expect("opened");
             write(&out);
             out.finish().expect("renamed");
             assert!(fs::symlink_metadata(link).expect("there").is_symlink());
@@ -192,9 +192,9 @@ mod tests {
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o604);
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 4);
         let layout = dir.path().join("layout");
-        drop(OutFile::directory(&layout).expect("made"));
+        drop(OutputFile::directory(&layout).expect("made"));
         assert!(!layout.exists());
-        OutFile::directory(&layout).expect("made").finish().expect("kept");
+        OutputFile::directory(&layout).expect("made").finish().expect("kept");
         assert!(layout.is_dir());
     }
 }

@@ -5,7 +5,7 @@ use crate::cli::engine::engine;
 use crate::cli::error::{FAILED, Failure, USAGE};
 use crate::cli::human_units::rate;
 use crate::cli::image::credentials;
-use crate::cli::image::transport::{self, Place};
+use crate::cli::image::transport::{self, Location};
 use crate::cli::job::follow::Follow;
 use crate::cli::output;
 use sampan_client::engine::{self, Answer, Answers, Request};
@@ -15,10 +15,11 @@ use std::os::fd::{AsFd, OwnedFd};
 pub(crate) fn run(args: &Pull) -> Result<(), Failure> {
     // What is asked for twice is one job.
     let names = unique(&args.references);
-    let asks = names.iter().map(|name| ask(name, args)).collect::<Result<Vec<Ask>, Failure>>()?;
+    let requests =
+        names.iter().map(|name| job_request(name, args)).collect::<Result<Vec<JobRequest>, Failure>>()?;
     let engine = engine(&args.socket);
     let mut start = |at: usize| {
-        let (request, from) = asks.get(at).expect("as many as there are names");
+        let (request, from) = requests.get(at).expect("as many as there are names");
         let from: Vec<_> = from.iter().map(AsFd::as_fd).collect();
         engine.request(request.clone(), &from)
     };
@@ -33,12 +34,12 @@ pub(crate) fn run(args: &Pull) -> Result<(), Failure> {
 }
 
 /// What the engine is asked for, and the descriptor that goes along.
-type Ask = (Request, Option<OwnedFd>);
+type JobRequest = (Request, Option<OwnedFd>);
 
-fn ask(name: &str, args: &Pull) -> Result<Ask, Failure> {
+fn job_request(name: &str, args: &Pull) -> Result<JobRequest, Failure> {
     match transport::parse(name)? {
-        Place::Registry(reference) => Ok((pull_of(reference, args)?, None)),
-        Place::Files { container, path, name: within } => {
+        Location::Registry(reference) => Ok((pull_of(reference, args)?, None)),
+        Location::Files { container, path, name: within } => {
             check_options(name, args)?;
             let platform = args.platform.clone();
             let (load, from) =

@@ -7,17 +7,17 @@ use crate::cli::human_units::rate;
 use crate::cli::image::archives;
 use crate::cli::image::credentials;
 use crate::cli::image::pull::detached;
-use crate::cli::image::transport::{self, Place};
+use crate::cli::image::transport::{self, Location};
 use crate::cli::job::follow::follow;
 use sampan_client::engine::{self, Container, Request};
 use std::path::Path;
 
 pub(crate) fn run(args: &Push) -> Result<(), Failure> {
     let target = match args.target.as_deref().map(transport::parse).transpose()? {
-        Some(Place::Files { container, path, name }) => {
+        Some(Location::Files { container, path, name }) => {
             return save(args, container, &path, name.as_deref());
         }
-        Some(Place::Registry(reference)) => Some(reference),
+        Some(Location::Registry(reference)) => Some(reference),
         None => None,
     };
     let registry = target.as_deref().unwrap_or(&args.image);

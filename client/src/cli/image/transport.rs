@@ -3,7 +3,7 @@
 //! Parses them, and opens what they name: the engine gets descriptors, never paths. Used by `pull` and `push`.
 
 use crate::cli::error::{Failure, USAGE};
-use crate::cli::image::output_file::OutFile;
+use crate::cli::image::output_file::OutputFile;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use sampan_client::engine::{self, Container};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// A place that images are in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Location {
     /// A registry: the reference without `docker://`.
     Registry(String),
     /// `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:REF]`.
@@ -28,7 +28,7 @@ pub(crate) enum Place {
 }
 
 /// Transports that others have, and what to do instead.
-const ELSEWHERE: [(&str, &str); 4] = [
+const UNSUPPORTED: [(&str, &str); 4] = [
     ("dir:", "copy it to oci: with skopeo first"),
     ("docker-daemon:", "pipe it: docker save IMAGE | sampan load"),
     ("containers-storage:", "pipe it: podman save IMAGE | sampan load"),
@@ -36,11 +36,11 @@ const ELSEWHERE: [(&str, &str); 4] = [
 ];
 
 /// Reads a place; what has no transport is a registry's.
-pub(crate) fn parse(text: &str) -> Result<Place, Failure> {
+pub(crate) fn parse(text: &str) -> Result<Location, Failure> {
     if let Some(reference) = text.strip_prefix("docker://") {
-        return Ok(Place::Registry(reference.to_owned()));
+        return Ok(Location::Registry(reference.to_owned()));
     }
-    for (prefix, hint) in ELSEWHERE {
+    for (prefix, hint) in UNSUPPORTED {
         if text.starts_with(prefix) {
             let failure =
                 Failure::new(format!("cannot use {text:?}: {prefix} is not taken here")).status(USAGE);
@@ -61,10 +61,10 @@ pub(crate) fn parse(text: &str) -> Result<Place, Failure> {
                 let failure = Failure::new(format!("cannot use {text:?}: a path or a name is empty"));
                 return Err(failure.status(USAGE).hint(format!("write {prefix}PATH or {prefix}PATH:NAME")));
             }
-            return Ok(Place::Files { container, path: path.into(), name: name.map(str::to_owned) });
+            return Ok(Location::Files { container, path: path.into(), name: name.map(str::to_owned) });
         }
     }
-    Ok(Place::Registry(text.to_owned()))
+    Ok(Location::Registry(text.to_owned()))
 }
 
 /// What the engine is asked to load from a file or directory, and its descriptor.
@@ -122,10 +122,10 @@ pub(crate) fn save(
     container: Container,
     path: &Path,
     name: Option<&str>,
-) -> Result<(engine::Save, OutFile), Failure> {
+) -> Result<(engine::Save, OutputFile), Failure> {
     let to = match container {
-        Container::OciLayout => OutFile::directory(path),
-        _ => OutFile::file(path),
+        Container::OciLayout => OutputFile::directory(path),
+        _ => OutputFile::file(path),
     };
     let to = to.map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))?;
     let rename = name.map(str::to_owned);
@@ -138,7 +138,7 @@ mod tests {
 
     fn files(text: &str) -> (Container, String, Option<String>) {
         match parse(text) {
-            Ok(Place::Files { container, path, name }) => (container, path.display().to_string(), name),
+            Ok(Location::Files { container, path, name }) => (container, path.display().to_string(), name),
             other => panic!("{text}: {other:?}"),
         }
     }
@@ -150,9 +150,9 @@ mod tests {
         let tagged = (Container::DockerArchive, "f".to_owned(), Some("host:5000/a:1".to_owned()));
         assert_eq!(files("docker-archive:f:host:5000/a:1"), tagged);
         for reference in ["alpine", "host:5000/a:1", "ocid:1"] {
-            assert_eq!(parse(reference).expect("good"), Place::Registry(reference.to_owned()));
+            assert_eq!(parse(reference).expect("good"), Location::Registry(reference.to_owned()));
         }
-        assert_eq!(parse("docker://oci:1").expect("good"), Place::Registry("oci:1".to_owned()));
+        assert_eq!(parse("docker://oci:1").expect("good"), Location::Registry("oci:1".to_owned()));
         for bad in ["oci:", "oci-archive::x", "docker-archive:f:", "dir:x", "docker-daemon:x:1"] {
             assert_eq!(parse(bad).expect_err(bad).status, USAGE);
         }

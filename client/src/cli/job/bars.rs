@@ -1,10 +1,10 @@
 //! Progress bars: one row a layer under a head line a job, redrawn in place.
 //!
-//! A frame is computed whole from the board and the screen's size, and goes out as one string. No I/O here, no
+//! A frame is computed whole from the all_rows and the screen's size, and goes out as one string. No I/O here, no
 //! timer, and nothing a terminal must be rescued from: the cursor is never hidden. ECMA-48, CUU, EL, ED.
 
 use crate::cli::human_units;
-use crate::cli::job::rows::{Board, Entry, Line, Overall, State, is_finished, is_moving};
+use crate::cli::job::rows::{JobRows, JobStage, Overall, RowProgress, Rows, is_finished, is_moving};
 use sampan_client::engine::Phase;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -35,9 +35,9 @@ pub(crate) struct Bars {
 }
 
 impl Bars {
-    /// The frame that replaces the last one: the board as it is, on a screen of this size.
-    pub(crate) fn frame(&mut self, board: &Board, screen: Screen) -> String {
-        let lines = lines(board, screen);
+    /// The frame that replaces the last one: the all_rows as it is, on a screen of this size.
+    pub(crate) fn frame(&mut self, all_rows: &Rows, screen: Screen) -> String {
+        let lines = lines(all_rows, screen);
         let mut out = self.home(screen);
         for line in &lines {
             // Erased behind the text, not before it: nothing flickers.
@@ -67,7 +67,7 @@ impl Bars {
     }
 }
 
-/// How much of the board is shown, from all to least: the first that fits the screen is taken.
+/// How much of the all_rows is shown, from all to least: the first that fits the screen is taken.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Detail {
     All,
@@ -77,21 +77,22 @@ enum Detail {
     Running,
 }
 
-fn lines(board: &Board, screen: Screen) -> Vec<String> {
-    let overall = board.overall();
+fn lines(all_rows: &Rows, screen: Screen) -> Vec<String> {
+    let overall = all_rows.overall();
     let has_summary = overall.layers > 1 || overall.jobs > 1;
     // The line of the cursor stays free: a line feed on the last one would scroll.
     let room = screen.rows.saturating_sub(1).max(1) - usize::from(has_summary);
     let mut lines = Vec::new();
     for detail in [Detail::All, Detail::Active, Detail::Running] {
-        lines = board.entries().flat_map(|entry| job(entry, board.is_shared(), detail, screen)).collect();
+        lines =
+            all_rows.entries().flat_map(|entry| job(entry, all_rows.is_shared(), detail, screen)).collect();
         if lines.len() <= room {
             break;
         }
     }
     lines.truncate(room);
     if has_summary {
-        lines.push(summary(&overall, board.is_moving(), screen));
+        lines.push(summary(&overall, all_rows.is_moving(), screen));
     }
     for line in &mut lines {
         line.truncate(screen.columns.saturating_sub(1));
@@ -100,31 +101,31 @@ fn lines(board: &Board, screen: Screen) -> Vec<String> {
 }
 
 /// A job's head line, if it has one, and its rows.
-fn job(entry: &Entry, is_shared: bool, detail: Detail, screen: Screen) -> Vec<String> {
-    if detail == Detail::Running && matches!(entry.state, State::Queued | State::Done) {
+fn job(entry: &JobRows, is_shared: bool, detail: Detail, screen: Screen) -> Vec<String> {
+    if detail == Detail::Running && matches!(entry.state, JobStage::Queued | JobStage::Done) {
         return Vec::new();
     }
     let mut lines = Vec::new();
-    if is_shared || (entry.lines.is_empty() && entry.state == State::Running) {
+    if is_shared || (entry.lines.is_empty() && entry.state == JobStage::Running) {
         lines.push(head(entry));
     }
-    let shown = |line: &&Line| detail == Detail::All || is_active(line.row.phase);
+    let shown = |line: &&RowProgress| detail == Detail::All || is_active(line.row.phase);
     let indent = if is_shared { "  " } else { "" };
     lines.extend(entry.lines.iter().filter(shown).map(|line| indent.to_owned() + &row(line, indent, screen)));
     lines
 }
 
-fn head(entry: &Entry) -> String {
+fn head(entry: &JobRows) -> String {
     let name = plain(&entry.name);
     let finished = entry.lines.iter().filter(|line| is_finished(line.row.phase)).count();
     match entry.state {
-        State::Running if entry.lines.is_empty() => format!("{name}: resolving"),
-        State::Running => format!("{name}: {finished}/{} layers", entry.lines.len()),
+        JobStage::Running if entry.lines.is_empty() => format!("{name}: resolving"),
+        JobStage::Running => format!("{name}: {finished}/{} layers", entry.lines.len()),
         state => format!("{name}: {}", state.word()),
     }
 }
 
-fn row(line: &Line, indent: &str, screen: Screen) -> String {
+fn row(line: &RowProgress, indent: &str, screen: Screen) -> String {
     let phase = line.row.phase;
     let (current, total) = (human_units::bytes(line.current()), human_units::bytes(line.row.total));
     let (id, note) = (plain(&line.row.id), plain(&line.row.note));
@@ -203,12 +204,12 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn board(rows: &[Row]) -> Board {
-        let mut board = Board::default();
-        let at = board.open("image");
-        board.begin(at);
-        board.update(at, rows, SECOND);
-        board
+    fn all_rows(rows: &[Row]) -> Rows {
+        let mut all_rows = Rows::default();
+        let at = all_rows.open("image");
+        all_rows.begin(at);
+        all_rows.update(at, rows, SECOND);
+        all_rows
     }
 
     fn row(index: u32, phase: Phase, current: u64, total: u64) -> Row {
@@ -278,19 +279,19 @@ mod tests {
         }
     }
 
-    fn draw(bars: &mut Bars, terminal: &mut Terminal, board: &Board) {
-        let frame = bars.frame(board, terminal.screen);
+    fn draw(bars: &mut Bars, terminal: &mut Terminal, all_rows: &Rows) {
+        let frame = bars.frame(all_rows, terminal.screen);
         terminal.write(&frame);
     }
 
     #[test]
     fn at_120_columns_a_row_has_phase_bar_bytes_rate_and_time_left() {
         let (mut bars, mut terminal, mut rows) = (Bars::default(), Terminal::new(120, 24), sample());
-        let mut board = board(&rows);
-        draw(&mut bars, &mut terminal, &board);
+        let mut all_rows = all_rows(&rows);
+        draw(&mut bars, &mut terminal, &all_rows);
         rows[1].current = 2 << 20;
-        board.update(0, &rows, 2 * SECOND);
-        draw(&mut bars, &mut terminal, &board);
+        all_rows.update(0, &rows, 2 * SECOND);
+        draw(&mut bars, &mut terminal, &all_rows);
         let expected = [
             "000000000000 exists       [========================================]   3.00 MiB / 3.00 MiB",
             "000000000001 downloading  [====================>                   ]   2.00 MiB / 4.00 MiB   1.00 MiB/s, 2s left",
@@ -307,7 +308,7 @@ mod tests {
         rows[2].note = "no\u{1b}[2J-such-blob-".repeat(9);
         rows.push(row(3, Phase::Extracting, 5, 5));
         rows.push(Row { note: "retrying in 3 s: reset".into(), ..row(4, Phase::Downloading, 1, 5) });
-        draw(&mut bars, &mut terminal, &board(&rows));
+        draw(&mut bars, &mut terminal, &all_rows(&rows));
         let text = terminal.text();
         assert_eq!(text[..2], ["000000000000: 3.00 MiB/3.00 MiB", "000000000001: 1.00 MiB/4.00 MiB"]);
         assert!(text[2].starts_with("000000000002: failed no?[2J-such-blob") && text[2].len() == 79);
@@ -321,15 +322,15 @@ mod tests {
         for (screen_rows, columns) in [(1, 40), (2, 120), (3, 80), (5, 200), (10, 9)] {
             let (mut bars, mut terminal) = (Bars::default(), Terminal::new(columns, screen_rows.max(2)));
             let mut rows: Vec<Row> = (0..40).map(|nth| row(nth, Phase::Waiting, 0, 1 << 20)).collect();
-            let mut board = board(&rows);
+            let mut all_rows = all_rows(&rows);
             for step in 0..40 {
                 rows[step].phase = Phase::Downloading;
                 rows[step].current = 1 << 19;
                 if step > 6 {
                     rows[step - 6].phase = Phase::Complete;
                 }
-                board.update(0, &rows, SECOND * step as u32);
-                draw(&mut bars, &mut terminal, &board);
+                all_rows.update(0, &rows, SECOND * step as u32);
+                draw(&mut bars, &mut terminal, &all_rows);
             }
             let text = terminal.text();
             assert!(text.len() < screen_rows.max(2));
@@ -342,24 +343,24 @@ mod tests {
         for columns in 20..=200 {
             for screen_rows in [2, 4, 9, 24] {
                 let (mut bars, mut terminal) = (Bars::default(), Terminal::new(columns, screen_rows));
-                let mut board = Board::default();
+                let mut all_rows = Rows::default();
                 for name in ["one", "two", "three"] {
-                    board.open(name);
+                    all_rows.open(name);
                 }
-                draw(&mut bars, &mut terminal, &board);
+                draw(&mut bars, &mut terminal, &all_rows);
                 for at in 0..3 {
-                    board.begin(at);
+                    all_rows.begin(at);
                     let subject = format!("host.example:5000/some/image:{at}");
-                    board.join(at, &Job { id: at as u64 + 1, subject, ..Job::default() });
-                    draw(&mut bars, &mut terminal, &board);
+                    all_rows.join(at, &Job { id: at as u64 + 1, subject, ..Job::default() });
+                    draw(&mut bars, &mut terminal, &all_rows);
                     let rows: Vec<Row> =
                         (0..6).map(|n| row(n, Phase::Downloading, 1 << n, 1 << 20)).collect();
-                    board.update(at, &rows, SECOND);
-                    draw(&mut bars, &mut terminal, &board);
+                    all_rows.update(at, &rows, SECOND);
+                    draw(&mut bars, &mut terminal, &all_rows);
                 }
-                board.end(0, State::Done);
-                board.end(1, State::Failed);
-                draw(&mut bars, &mut terminal, &board);
+                all_rows.end(0, JobStage::Done);
+                all_rows.end(1, JobStage::Failed);
+                draw(&mut bars, &mut terminal, &all_rows);
                 let text = terminal.text();
                 assert!(text.len() < screen_rows);
                 let last = text.last().expect("a summary");
@@ -378,24 +379,24 @@ mod tests {
     #[test]
     fn one_layer_has_no_summary_a_note_stands_above_and_a_job_without_layers_has_a_head() {
         let (mut bars, mut terminal) = (Bars::default(), Terminal::new(80, 24));
-        let mut board = board(&[]);
-        draw(&mut bars, &mut terminal, &board);
+        let mut all_rows = all_rows(&[]);
+        draw(&mut bars, &mut terminal, &all_rows);
         assert_eq!(terminal.text(), ["image: resolving"]);
-        board.update(0, &[row(1, Phase::Verifying, 5, 5)], SECOND);
-        draw(&mut bars, &mut terminal, &board);
+        all_rows.update(0, &[row(1, Phase::Verifying, 5, 5)], SECOND);
+        draw(&mut bars, &mut terminal, &all_rows);
         let note = bars.above("tag\nmoved", terminal.screen);
         terminal.write(&note);
-        draw(&mut bars, &mut terminal, &board);
+        draw(&mut bars, &mut terminal, &all_rows);
         assert_eq!(terminal.text(), ["tag?moved", "000000000001: 5 B/5 B verifying"]);
     }
 
     #[test]
     fn a_narrower_screen_is_accounted_for() {
         let mut bars = Bars::default();
-        bars.frame(&board(&sample()), Screen { columns: 120, rows: 24 });
+        bars.frame(&all_rows(&sample()), Screen { columns: 120, rows: 24 });
         let longest: usize = bars.drawn.iter().map(|len| len.div_ceil(40)).sum();
         assert!(
-            bars.frame(&board(&sample()), Screen { columns: 40, rows: 24 })
+            bars.frame(&all_rows(&sample()), Screen { columns: 40, rows: 24 })
                 .starts_with(&format!("\r\x1b[{longest}A"))
         );
     }

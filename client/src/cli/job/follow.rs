@@ -5,7 +5,7 @@
 
 use crate::cli::args::display::Progress;
 use crate::cli::error::Failure;
-use crate::cli::job::view::{View, Words, unwritable};
+use crate::cli::job::view::{ResultFormat, View, unwritable};
 use crate::cli::output;
 use crate::cli::signals::{self, Signals};
 use sampan_client::Engine;
@@ -18,7 +18,7 @@ use std::time::Duration;
 /// How often bars are drawn again while nothing but time passes.
 const TICK: Duration = Duration::from_secs(1);
 /// Most jobs that are asked for at a time: an engine runs so many, and others want some too.
-const AT_ONCE: usize = 16;
+const CONCURRENT_MAX: usize = 16;
 
 /// What came of one thing that was asked for.
 pub(crate) type Outcome = Result<Done, Failure>;
@@ -39,7 +39,7 @@ pub(crate) fn follow_to(
     request: Request,
     fds: &[BorrowedFd<'_>],
     progress: &Progress,
-    words: Option<Words>,
+    words: Option<ResultFormat>,
 ) -> Result<(), Failure> {
     let name = subject(&request);
     let mut start = |_| engine.request(request.clone(), fds);
@@ -85,14 +85,14 @@ impl Followed {
     /// Does not return if a signal has come: this process dies of it. Scripts still get a result of each.
     pub(crate) fn finish<'b>(
         mut self,
-        words: Option<Words>,
+        words: Option<ResultFormat>,
         asked: impl IntoIterator<Item = (usize, &'b str)>,
     ) -> Result<Vec<Outcome>, Failure> {
         let outcomes = &self.outcomes;
         let asked = asked.into_iter().filter_map(|(at, name)| Some((at, name, outcomes.get(at)?)));
         let printed = match self.signal {
             Some(_) if !self.view.is_json() => Ok(()),
-            _ => self.view.finish_in(words, asked),
+            _ => self.view.finish(words, asked),
         };
         if let Some(signal) = self.signal {
             signals::die_of(signal);
@@ -124,10 +124,10 @@ impl<'a> Follow<'a> {
         let cannot = |error: io::Error| Failure::new(format!("cannot catch signals: {error}"));
         let signals = Signals::catch(&self.streams.stopper()?.into()).map_err(cannot)?;
         let mut watcher = None;
-        if self.view.is_shown() && !output::is_aside() {
+        if self.view.is_shown() && !output::is_redirected() {
             // Else it would be noticed with the next line, which a stalled download may not bring for minutes.
             let target = output::target().try_clone_to_owned().map_err(cannot)?;
-            watcher = Some(output::stop_when_unread(target, self.streams.stopper()?).map_err(cannot)?);
+            watcher = Some(output::stop_when_reader_leaves(target, self.streams.stopper()?).map_err(cannot)?);
         }
         if self.view.is_bars() {
             signals::wake_on_resize(self.streams.waker()?.into()).map_err(cannot)?;
@@ -140,7 +140,7 @@ impl<'a> Follow<'a> {
         if signal.is_none() {
             ended?;
             if self.outcomes.iter().any(Option::is_none) {
-                return Err(Failure::unread());
+                return Err(Failure::reader_left());
             }
         }
         let cut_off = || {
@@ -167,7 +167,7 @@ impl<'a> Follow<'a> {
 
     /// Asks for the next jobs, as long as not too many run.
     fn start_more(&mut self) -> Result<(), Failure> {
-        while self.streams.running() < AT_ONCE && self.begun < self.outcomes.len() {
+        while self.streams.running() < CONCURRENT_MAX && self.begun < self.outcomes.len() {
             let at = self.begun;
             self.begun += 1;
             match (self.start)(at) {

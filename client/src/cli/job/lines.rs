@@ -1,18 +1,18 @@
 //! Progress as lines: plain ones for people and logs, JSON ones for scripts.
 //!
-//! Makes text of the board and of what changed there; prints nothing itself. The JSON objects are described in
+//! Makes text of the all_rows and of what changed there; prints nothing itself. The JSON objects are described in
 //! `docs/progress.md`; their field names do not change.
 
 use crate::cli::human_units;
-use crate::cli::job::rows::{Board, Entry, Line};
+use crate::cli::job::rows::{JobRows, RowProgress, Rows};
 use crate::cli::json;
 use sampan_client::engine::{Done, Phase, Row};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-/// Phase, try and note that a plain line told of, by job and row.
-pub(crate) type Told = HashMap<(u64, u32), (Phase, u32, String)>;
+/// Phase, try and note that a plain line printed of, by job and row.
+pub(crate) type Printed = HashMap<(u64, u32), (Phase, u32, String)>;
 
 /// A JSON line; `type` says which.
 #[derive(Serialize)]
@@ -85,23 +85,23 @@ fn line(object: &Object<'_>) -> String {
 }
 
 /// A job as it began, or as it ended.
-pub(crate) fn job(entry: &Entry) -> String {
-    let Entry { name, job, state, lines, .. } = entry;
+pub(crate) fn job(entry: &JobRows) -> String {
+    let JobRows { name, job, state, lines, .. } = entry;
     line(&Object::Job(JobObject { job: *job, reference: name, state: state.word(), layers: lines.len() }))
 }
 
 /// The rows that changed, and then all jobs together.
-pub(crate) fn rows(board: &Board, entry: &Entry, changed: &[Row]) -> String {
+pub(crate) fn rows(all_rows: &Rows, entry: &JobRows, changed: &[Row]) -> String {
     let mut lines = String::new();
     for row in changed {
         if let Some(found) = entry.line(row.index) {
             lines += &line(&layer(entry, found));
         }
     }
-    lines + &overall(board)
+    lines + &overall(all_rows)
 }
 
-fn layer<'a>(entry: &'a Entry, line: &'a Line) -> Object<'a> {
+fn layer<'a>(entry: &'a JobRows, line: &'a RowProgress) -> Object<'a> {
     let row = &line.row;
     Object::Layer(LayerObject {
         job: entry.job,
@@ -118,8 +118,8 @@ fn layer<'a>(entry: &'a Entry, line: &'a Line) -> Object<'a> {
 }
 
 /// All jobs together.
-pub(crate) fn overall(board: &Board) -> String {
-    let all = board.overall();
+pub(crate) fn overall(all_rows: &Rows) -> String {
+    let all = all_rows.overall();
     line(&Object::Overall(OverallObject {
         jobs: all.jobs,
         jobs_done: all.jobs_done,
@@ -128,18 +128,18 @@ pub(crate) fn overall(board: &Board) -> String {
         layers_done: all.layers_done,
         current: all.current,
         total: all.total,
-        rate: all.rate.filter(|_| board.is_moving()).unwrap_or(0),
-        left: all.left.filter(|_| board.is_moving()).map(|left| left.as_secs()),
+        rate: all.rate.filter(|_| all_rows.is_moving()).unwrap_or(0),
+        left: all.left.filter(|_| all_rows.is_moving()).map(|left| left.as_secs()),
     }))
 }
 
 /// Something to be read once.
-pub(crate) fn note(entry: &Entry, note: &str) -> String {
+pub(crate) fn note(entry: &JobRows, note: &str) -> String {
     line(&Object::Note(NoteObject { job: entry.job, reference: &entry.name, note }))
 }
 
 /// What came of what was `asked` for: the result, or error and hint.
-pub(crate) fn result(entry: &Entry, asked: &str, outcome: Result<&Done, (&str, &str)>) -> String {
+pub(crate) fn result(entry: &JobRows, asked: &str, outcome: Result<&Done, (&str, &str)>) -> String {
     let none = Done::default();
     let (done, (error, hint)) = match outcome {
         Ok(done) => (done, ("", "")),
@@ -159,19 +159,19 @@ pub(crate) fn result(entry: &Entry, asked: &str, outcome: Result<&Done, (&str, &
     }))
 }
 
-/// A plain line for each row that is not in the state that was told of last.
-pub(crate) fn plain(entry: &Entry, is_shared: bool, changed: &[Row], told: &mut Told) -> String {
+/// A plain line for each row that is not in the state that was printed of last.
+pub(crate) fn plain(entry: &JobRows, is_shared: bool, changed: &[Row], printed: &mut Printed) -> String {
     let mut lines = String::new();
     for row in changed {
         let state = (row.phase, row.attempt, row.note.clone());
         let key = (entry.job, row.index);
-        if told.get(&key) == Some(&state) {
+        if printed.get(&key) == Some(&state) {
             continue;
         }
         let name = if is_shared { format!("{} ", entry.name) } else { String::new() };
         sampan_ipc::event::escape(&mut lines, &(name + &plain_line(row)));
         lines.push('\n');
-        told.insert(key, state);
+        printed.insert(key, state);
     }
     lines
 }
@@ -195,7 +195,7 @@ fn plain_line(row: &Row) -> String {
 }
 
 /// A plain line of how a job ended that is one of several.
-pub(crate) fn plain_end(entry: &Entry) -> String {
+pub(crate) fn plain_end(entry: &JobRows) -> String {
     let mut line = String::new();
     sampan_ipc::event::escape(&mut line, &format!("{}: {}", entry.name, entry.state.word()));
     line + "\n"
@@ -249,17 +249,17 @@ mod tests {
         }
     }
 
-    fn board() -> Board {
-        let mut board = Board::default();
-        board.open("image");
-        board.begin(0);
-        board
+    fn all_rows() -> Rows {
+        let mut all_rows = Rows::default();
+        all_rows.open("image");
+        all_rows.begin(0);
+        all_rows
     }
 
     #[test]
     fn plain_progress_is_a_line_a_change_of_state() {
-        let (board, mut told, mut lines) = (board(), Told::new(), String::new());
-        let entry = board.entry(0).expect("open");
+        let (all_rows, mut printed, mut lines) = (all_rows(), Printed::new(), String::new());
+        let entry = all_rows.entry(0).expect("open");
         for (phase, current, note) in [
             (Phase::Waiting, 0, ""),
             (Phase::Downloading, 0, ""),
@@ -269,9 +269,9 @@ mod tests {
             (Phase::Complete, 2048, ""),
             (Phase::Complete, 2048, ""),
         ] {
-            lines += &plain(entry, false, &[row(phase, current, note)], &mut told);
+            lines += &plain(entry, false, &[row(phase, current, note)], &mut printed);
         }
-        lines += &plain(entry, true, &[row(Phase::Uploading, 0, "")], &mut told);
+        lines += &plain(entry, true, &[row(Phase::Uploading, 0, "")], &mut printed);
         let expected = "\
 3277ec2e57cd: waiting
 3277ec2e57cd: downloading 0 B/2.00 KiB
@@ -285,10 +285,10 @@ image 3277ec2e57cd: uploading 0 B/2.00 KiB
 
     #[test]
     fn json_progress_is_a_line_a_change_and_one_of_the_whole() {
-        let mut board = board();
+        let mut all_rows = all_rows();
         let changed = [row(Phase::Downloading, 5, "")];
-        board.update(0, &changed, Duration::ZERO);
-        let lines = rows(&board, board.entry(0).expect("open"), &changed);
+        all_rows.update(0, &changed, Duration::ZERO);
+        let lines = rows(&all_rows, all_rows.entry(0).expect("open"), &changed);
         let expected = r#"{"type":"layer","job":0,"reference":"image","layer":"3277ec2e57cd","index":3,"state":"downloading","current":5,"total":2048,"rate":0,"attempt":1,"note":""}
 {"type":"overall","jobs":1,"jobs_done":0,"jobs_failed":0,"layers":1,"layers_done":0,"current":5,"total":2048,"rate":0,"left":null}
 "#;

@@ -3,7 +3,7 @@
 //! Fed by [`crate::cli::job::view`] with what the engine answers; drawn by [`crate::cli::job::bars`] and printed as
 //! lines. All sums and rates are computed here. No I/O, no clock.
 
-use crate::cli::job::transfer_rate::Meter;
+use crate::cli::job::transfer_rate::TransferRate;
 use sampan_client::engine::{Job, Phase, Row};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,29 +13,29 @@ const ROWS_MAX: usize = 10_000;
 
 /// All jobs that are followed.
 #[derive(Debug, Default)]
-pub(crate) struct Board {
-    entries: Vec<Entry>,
-    total: Meter,
+pub(crate) struct Rows {
+    entries: Vec<JobRows>,
+    total: TransferRate,
 }
 
 /// One job.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct JobRows {
     /// What was asked for, and once it is known what the job is about.
     pub name: String,
     /// The job's number; 0 until it has one.
     pub job: u64,
     /// Where it stands.
-    pub state: State,
+    pub state: JobStage,
     /// Its rows, by index.
-    pub lines: Vec<Line>,
+    pub lines: Vec<RowProgress>,
     /// True if an earlier entry shows the same job.
-    pub is_double: bool,
+    pub is_duplicate: bool,
 }
 
 /// Where a job stands, as far as this command knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum JobStage {
     /// Not begun: others go first.
     Queued,
     /// The engine works on it.
@@ -46,27 +46,27 @@ pub(crate) enum State {
     Failed,
 }
 
-impl State {
+impl JobStage {
     /// The word for it, in progress lines and JSON.
     pub(crate) fn word(self) -> &'static str {
         match self {
-            State::Queued => "queued",
-            State::Running => "running",
-            State::Done => "done",
-            State::Failed => "failed",
+            JobStage::Queued => "queued",
+            JobStage::Running => "running",
+            JobStage::Done => "done",
+            JobStage::Failed => "failed",
         }
     }
 }
 
 /// One row and how fast its bytes move.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct RowProgress {
     /// The row as the engine told it last; `current` is never over a `total` that is known.
     pub row: Row,
     /// Bytes that moved while we looked.
     moved: u64,
     /// The rate at which they do.
-    pub meter: Meter,
+    pub meter: TransferRate,
 }
 
 /// All jobs together.
@@ -92,26 +92,26 @@ pub(crate) struct Overall {
     pub left: Option<Duration>,
 }
 
-impl Board {
+impl Rows {
     /// One more job, of which no more is known than what was asked for; gives its number here.
     pub(crate) fn open(&mut self, name: &str) -> usize {
-        self.entries.push(Entry {
+        self.entries.push(JobRows {
             name: name.to_owned(),
             job: 0,
-            state: State::Queued,
+            state: JobStage::Queued,
             lines: Vec::new(),
-            is_double: false,
+            is_duplicate: false,
         });
         self.entries.len() - 1
     }
 
     /// The jobs, in the order in which they were asked for; without doubles.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().filter(|entry| !entry.is_double)
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &JobRows> {
+        self.entries.iter().filter(|entry| !entry.is_duplicate)
     }
 
     /// One job.
-    pub(crate) fn entry(&self, at: usize) -> Option<&Entry> {
+    pub(crate) fn entry(&self, at: usize) -> Option<&JobRows> {
         self.entries.get(at)
     }
 
@@ -123,23 +123,24 @@ impl Board {
     /// The engine works on entry `at`.
     pub(crate) fn begin(&mut self, at: usize) {
         if let Some(entry) = self.entries.get_mut(at) {
-            entry.state = State::Running;
+            entry.state = JobStage::Running;
         }
     }
 
-    /// Entry `at` is this job. Its rows are taken by [`Board::update`].
+    /// JobRows `at` is this job. Its rows are taken by [`Rows::update`].
     pub(crate) fn join(&mut self, at: usize, job: &Job) {
-        let is_double = self.entries.iter().enumerate().any(|(nth, other)| nth != at && other.job == job.id);
+        let is_duplicate =
+            self.entries.iter().enumerate().any(|(nth, other)| nth != at && other.job == job.id);
         if let Some(entry) = self.entries.get_mut(at) {
-            (entry.job, entry.is_double) = (job.id, is_double);
+            (entry.job, entry.is_duplicate) = (job.id, is_duplicate);
             if !job.subject.is_empty() {
                 entry.name.clone_from(&job.subject);
             }
         }
     }
 
-    /// Entry `at` has ended.
-    pub(crate) fn end(&mut self, at: usize, state: State) {
+    /// JobRows `at` has ended.
+    pub(crate) fn end(&mut self, at: usize, state: JobStage) {
         if let Some(entry) = self.entries.get_mut(at) {
             entry.state = state;
         }
@@ -156,7 +157,7 @@ impl Board {
             match entry.lines.binary_search_by_key(&row.index, |line| line.row.index) {
                 Ok(found) => entry.lines.get_mut(found).into_iter().for_each(|line| line.update(&row)),
                 Err(to) if entry.lines.len() < ROWS_MAX => {
-                    entry.lines.insert(to, Line { row, moved: 0, meter: Meter::default() });
+                    entry.lines.insert(to, RowProgress { row, moved: 0, meter: TransferRate::default() });
                 }
                 Err(_) => {}
             }
@@ -187,8 +188,8 @@ impl Board {
         let (current, total) = (sum(|blob| blob.current), sum(|blob| blob.total));
         Overall {
             jobs: self.entries().count(),
-            jobs_done: count(State::Done),
-            jobs_failed: count(State::Failed),
+            jobs_done: count(JobStage::Done),
+            jobs_failed: count(JobStage::Failed),
             layers: self.lines().count(),
             layers_done: self.lines().filter(|line| is_finished(line.row.phase)).count(),
             current,
@@ -198,7 +199,7 @@ impl Board {
         }
     }
 
-    fn lines(&self) -> impl Iterator<Item = &Line> {
+    fn lines(&self) -> impl Iterator<Item = &RowProgress> {
         self.entries().flat_map(|entry| &entry.lines)
     }
 
@@ -226,15 +227,15 @@ struct Blob {
     moved: u64,
 }
 
-impl Entry {
+impl JobRows {
     /// The row with this index.
-    pub(crate) fn line(&self, index: u32) -> Option<&Line> {
+    pub(crate) fn line(&self, index: u32) -> Option<&RowProgress> {
         let found = self.lines.binary_search_by_key(&index, |line| line.row.index).ok()?;
         self.lines.get(found)
     }
 }
 
-impl Line {
+impl RowProgress {
     /// Bytes that came since the last look. What a first look finds, or a try that begins anew, moved unseen.
     fn update(&mut self, row: &Row) {
         if is_moving(self.row.phase) {
@@ -280,51 +281,55 @@ mod tests {
 
     #[test]
     fn bytes_that_were_there_before_make_no_rate_and_a_new_try_none_either() {
-        let mut board = Board::default();
-        let at = board.open("x");
-        board.update(at, &[row(0, Phase::Waiting, 0, 100), row(1, Phase::Waiting, 0, 1000)], SECOND);
+        let mut all_rows = Rows::default();
+        let at = all_rows.open("x");
+        all_rows.update(at, &[row(0, Phase::Waiting, 0, 100), row(1, Phase::Waiting, 0, 1000)], SECOND);
         // A layer that exists, and one that goes on where an earlier pull broke.
-        board.update(
+        all_rows.update(
             at,
             &[row(0, Phase::Exists, 100, 100), row(1, Phase::Downloading, 500, 1000)],
             2 * SECOND,
         );
-        assert_eq!(board.overall().rate, Some(0));
-        board.update(at, &[row(1, Phase::Downloading, 600, 1000)], 3 * SECOND);
-        let overall = board.overall();
+        assert_eq!(all_rows.overall().rate, Some(0));
+        all_rows.update(at, &[row(1, Phase::Downloading, 600, 1000)], 3 * SECOND);
+        let overall = all_rows.overall();
         assert_eq!((overall.current, overall.total, overall.rate), (700, 1100, Some(50)));
         assert_eq!(overall.left, Some(8 * SECOND));
-        board.update(at, &[row(1, Phase::Downloading, 0, 1000)], 4 * SECOND);
-        assert_eq!((board.overall().current, board.overall().rate), (100, Some(33)));
+        all_rows.update(at, &[row(1, Phase::Downloading, 0, 1000)], 4 * SECOND);
+        assert_eq!((all_rows.overall().current, all_rows.overall().rate), (100, Some(33)));
     }
 
     #[test]
     fn current_is_never_over_a_total_that_is_known() {
-        let mut board = Board::default();
-        let at = board.open("x");
-        board.update(at, &[row(0, Phase::Downloading, 500, 100), row(1, Phase::Downloading, 7, 0)], SECOND);
+        let mut all_rows = Rows::default();
+        let at = all_rows.open("x");
+        all_rows.update(
+            at,
+            &[row(0, Phase::Downloading, 500, 100), row(1, Phase::Downloading, 7, 0)],
+            SECOND,
+        );
         let current: Vec<u64> =
-            board.entry(at).expect("open").lines.iter().map(|line| line.row.current).collect();
+            all_rows.entry(at).expect("open").lines.iter().map(|line| line.row.current).collect();
         assert_eq!(current, [100, 7]);
     }
 
     #[test]
     fn a_blob_of_two_images_counts_once_and_a_job_that_is_asked_for_twice_is_one() {
-        let mut board = Board::default();
+        let mut all_rows = Rows::default();
         for name in ["a", "b", "b:latest"] {
-            board.open(name);
+            all_rows.open(name);
         }
         for (at, id) in [(0, 1), (1, 2), (2, 2)] {
-            board.begin(at);
-            board.join(at, &job(id));
-            board.update(at, &[row(7, Phase::Downloading, 10 * id, 100)], SECOND);
+            all_rows.begin(at);
+            all_rows.join(at, &job(id));
+            all_rows.update(at, &[row(7, Phase::Downloading, 10 * id, 100)], SECOND);
         }
-        board.end(0, State::Done);
-        let overall = board.overall();
+        all_rows.end(0, JobStage::Done);
+        let overall = all_rows.overall();
         assert_eq!((overall.jobs, overall.jobs_done, overall.layers), (2, 1, 2));
         assert_eq!((overall.current, overall.total), (20, 100));
         assert_eq!(
-            board.entries().map(|entry| entry.name.as_str()).collect::<Vec<_>>(),
+            all_rows.entries().map(|entry| entry.name.as_str()).collect::<Vec<_>>(),
             ["host/image:1", "host/image:2"]
         );
     }

@@ -12,11 +12,11 @@ pub(crate) const SAMPLES_MAX: usize = 64;
 
 /// A count of bytes as it was at some moments. It never falls.
 #[derive(Debug, Default)]
-pub(crate) struct Meter {
+pub(crate) struct TransferRate {
     samples: VecDeque<(Duration, u64)>,
 }
 
-impl Meter {
+impl TransferRate {
     /// The count is `bytes` now. `now` is the time since any fixed moment.
     pub(crate) fn sample(&mut self, now: Duration, bytes: u64) {
         let spacing = WINDOW / SAMPLES_MAX as u32;
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_stalled_download_loses_its_rate() {
-        let mut meter = Meter::default();
+        let mut meter = TransferRate::default();
         assert_eq!((meter.bytes_per_second(), meter.time_for(5)), (None, None));
         for second in 0..4 {
             meter.sample(SECOND * second, 1000 * u64::from(second));
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn many_samples_take_bounded_memory_and_keep_their_rate() {
-        let mut meter = Meter::default();
+        let mut meter = TransferRate::default();
         for milli in 0..60_000u32 {
             meter.sample(Duration::from_millis(milli.into()), u64::from(milli) * 2);
         }

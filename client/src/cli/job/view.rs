@@ -1,28 +1,28 @@
 //! Progress of jobs on standard output: bars, plain lines, JSON lines, or nothing.
 //!
-//! Takes what the engine answers, keeps it on the [`Board`], and shows what changed. Called for every answer of
+//! Takes what the engine answers, keeps it on the [`Rows`], and shows what changed. Called for every answer of
 //! a followed job, and once a second while bars are shown, so that rates and the time left stay true.
 
 use crate::cli::args::display::{Progress, ProgressStyle};
 use crate::cli::error::Failure;
 use crate::cli::job::bars::{Bars, Screen};
-use crate::cli::job::lines::{self, Told};
-use crate::cli::job::rows::{Board, State};
+use crate::cli::job::lines::{self, Printed};
+use crate::cli::job::rows::{JobStage, Rows};
 use crate::cli::output;
 use sampan_client::engine::{Done, Job, Row};
 use std::io::{self, IsTerminal};
 use std::time::Instant;
 
 /// What a command prints of its result for people.
-pub(crate) type Words = fn(&Done) -> String;
+pub(crate) type ResultFormat = fn(&Done) -> String;
 
 /// What is shown of the jobs that a command follows.
 #[derive(Debug)]
 pub(crate) struct View {
     style: ProgressStyle,
     quiet: bool,
-    board: Board,
-    told: Told,
+    all_rows: Rows,
+    printed: Printed,
     bars: Bars,
     begun: Instant,
 }
@@ -39,15 +39,15 @@ impl View {
             ProgressStyle::Auto => ProgressStyle::Plain,
             style => style,
         };
-        let mut board = Board::default();
+        let mut all_rows = Rows::default();
         for name in names {
-            board.open(name);
+            all_rows.open(name);
         }
         View {
             style,
             quiet: args.quiet,
-            board,
-            told: Told::new(),
+            all_rows,
+            printed: Printed::new(),
             bars: Bars::default(),
             begun: Instant::now(),
         }
@@ -70,39 +70,39 @@ impl View {
 
     /// The engine was asked for number `at`.
     pub(crate) fn begin(&mut self, at: usize) -> io::Result<()> {
-        self.board.begin(at);
+        self.all_rows.begin(at);
         self.redraw()
     }
 
     /// The job that number `at` is, with all its rows.
     pub(crate) fn job(&mut self, at: usize, job: &Job) -> io::Result<()> {
-        self.board.join(at, job);
+        self.all_rows.join(at, job);
         if self.style == ProgressStyle::Json {
-            output::write(&self.board.entry(at).map(lines::job).unwrap_or_default())?;
+            output::write(&self.all_rows.entry(at).map(lines::job).unwrap_or_default())?;
         }
         self.update(at, &job.rows)
     }
 
     /// Rows of number `at` that changed.
     pub(crate) fn update(&mut self, at: usize, rows: &[Row]) -> io::Result<()> {
-        self.board.update(at, rows, self.begun.elapsed());
-        let Some(entry) = self.board.entry(at).filter(|entry| !entry.is_double) else {
+        self.all_rows.update(at, rows, self.begun.elapsed());
+        let Some(entry) = self.all_rows.entry(at).filter(|entry| !entry.is_duplicate) else {
             return Ok(());
         };
         match self.style {
             ProgressStyle::Bars => self.redraw(),
             ProgressStyle::None => Ok(()),
             _ if rows.is_empty() => Ok(()),
-            ProgressStyle::Json => output::write(&lines::rows(&self.board, entry, rows)),
+            ProgressStyle::Json => output::write(&lines::rows(&self.all_rows, entry, rows)),
             ProgressStyle::Plain | ProgressStyle::Auto => {
-                output::write(&lines::plain(entry, self.board.is_shared(), rows, &mut self.told))
+                output::write(&lines::plain(entry, self.all_rows.is_shared(), rows, &mut self.printed))
             }
         }
     }
 
     /// True if time alone changes what is shown.
     pub(crate) fn is_moving(&self) -> bool {
-        self.is_bars() && self.board.is_moving()
+        self.is_bars() && self.all_rows.is_moving()
     }
 
     /// Draws the bars as they are now.
@@ -110,17 +110,17 @@ impl View {
         if !self.is_bars() {
             return Ok(());
         }
-        self.board.tick(self.begun.elapsed());
-        let frame = self.bars.frame(&self.board, screen());
+        self.all_rows.tick(self.begun.elapsed());
+        let frame = self.bars.frame(&self.all_rows, screen());
         output::write(&frame)
     }
 
     /// Something about number `at` to be read once.
     pub(crate) fn note(&mut self, at: usize, text: &str) -> io::Result<()> {
-        let Some(entry) = self.board.entry(at).filter(|entry| !entry.is_double) else {
+        let Some(entry) = self.all_rows.entry(at).filter(|entry| !entry.is_duplicate) else {
             return Ok(());
         };
-        let named = match self.board.is_shared() {
+        let named = match self.all_rows.is_shared() {
             true => format!("{}: {text}", entry.name),
             false => text.to_owned(),
         };
@@ -139,30 +139,30 @@ impl View {
         }
     }
 
-    /// Number `at` has ended; what of is told by [`View::finish_in`].
+    /// Number `at` has ended; what of is printed by [`View::finish`].
     pub(crate) fn end(&mut self, at: usize, is_done: bool) -> io::Result<()> {
-        self.board.end(at, if is_done { State::Done } else { State::Failed });
-        let Some(entry) = self.board.entry(at).filter(|entry| !entry.is_double) else {
+        self.all_rows.end(at, if is_done { JobStage::Done } else { JobStage::Failed });
+        let Some(entry) = self.all_rows.entry(at).filter(|entry| !entry.is_duplicate) else {
             return Ok(());
         };
         match self.style {
             ProgressStyle::Bars => self.redraw(),
-            ProgressStyle::Json => output::write(&(lines::job(entry) + &lines::overall(&self.board))),
-            ProgressStyle::Plain if self.board.is_shared() => output::write(&lines::plain_end(entry)),
+            ProgressStyle::Json => output::write(&(lines::job(entry) + &lines::overall(&self.all_rows))),
+            ProgressStyle::Plain if self.all_rows.is_shared() => output::write(&lines::plain_end(entry)),
             _ => Ok(()),
         }
     }
 
     /// The last lines: what came of each thing that was asked for, as number `at` of this view; in a command's own
     /// words if it has any.
-    pub(crate) fn finish_in<'a>(
+    pub(crate) fn finish<'a>(
         &mut self,
-        words: Option<Words>,
+        words: Option<ResultFormat>,
         outcomes: impl IntoIterator<Item = (usize, &'a str, &'a Result<Done, Failure>)>,
     ) -> io::Result<()> {
         let mut text = String::new();
         for (at, asked, outcome) in outcomes {
-            let Some(entry) = self.board.entry(at) else { continue };
+            let Some(entry) = self.all_rows.entry(at) else { continue };
             match (self.style, outcome) {
                 (ProgressStyle::Json, outcome) => {
                     let outcome =
@@ -171,7 +171,7 @@ impl View {
                 }
                 (_, Ok(done)) if let Some(words) = words => text += &words(done),
                 (style, Ok(done)) => {
-                    let is_news = style != ProgressStyle::None && !self.board.is_shared();
+                    let is_news = style != ProgressStyle::None && !self.all_rows.is_shared();
                     text += if done.unchanged && is_news { "up to date\n" } else { "" };
                     text += &lines::results(done);
                 }

@@ -16,7 +16,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 pub(crate) fn info(args: &Info) -> Result<(), Failure> {
-    let info = ask(&args.socket)?;
+    let info = request_info(&args.socket)?;
     if args.json {
         return print(&json_info(&info));
     }
@@ -44,7 +44,7 @@ pub(crate) fn info(args: &Info) -> Result<(), Failure> {
     print(&shown)
 }
 
-fn ask(socket: &EngineSocket) -> Result<engine::Info, Failure> {
+fn request_info(socket: &EngineSocket) -> Result<engine::Info, Failure> {
     let mut info = None;
     for answer in engine(socket).request(Request::Info, &[])? {
         if let Answer::Info(answer) = answer? {
@@ -69,7 +69,7 @@ fn json_info(info: &engine::Info) -> String {
 /// Runs `sampan version`: of this program, and of the daemons that run.
 pub(crate) fn version(args: &Version) -> Result<(), Failure> {
     let monitord = status(&Paths::from_env().events_socket()).ok().map(|status| status.version);
-    let engine = ask(&EngineSocket { socket: None }).ok().map(|info| info.version);
+    let engine = request_info(&EngineSocket { socket: None }).ok().map(|info| info.version);
     let own = env!("CARGO_PKG_VERSION");
     if args.json {
         return print(

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 const STOP_TIME: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(args: &Up) -> Result<(), Failure> {
-    let mut bell = Bell::new().map_err(|error| Failure::new(format!("cannot catch signals: {error}")))?;
+    let mut waker = Waker::new().map_err(|error| Failure::new(format!("cannot catch signals: {error}")))?;
     let deadline = Instant::now() + Duration::from_secs(args.timeout.into());
     // In the order of starting; stopped in reverse, so that the engine's last events still find a reader.
     let mut running = Vec::new();
@@ -36,20 +36,20 @@ pub(crate) fn run(args: &Up) -> Result<(), Failure> {
     for (name, arguments) in programs.into_iter().take(if args.no_engine { 1 } else { 2 }) {
         outcome = start(name, arguments).and_then(|service| {
             running.push(service);
-            await_ready(&mut running, &mut bell, deadline)
+            await_ready(&mut running, &mut waker, deadline)
         });
         if !matches!(outcome, Ok(true)) {
             break;
         }
     }
     let outcome = match outcome {
-        Ok(true) => announce(args).and_then(|()| await_end(&mut running, &mut bell)),
+        Ok(true) => announce(args).and_then(|()| await_end(&mut running, &mut waker)),
         // Asked to stop while starting.
         Ok(false) => Ok(()),
         Err(failure) => Err(failure),
     };
     while let Some(mut service) = running.pop() {
-        service.stop(&mut bell);
+        service.stop(&mut waker);
     }
     outcome
 }
@@ -66,19 +66,19 @@ fn announce(args: &Up) -> Result<(), Failure> {
 }
 
 /// What wakes this process: signals for it, and the end of a child.
-struct Bell {
+struct Waker {
     receiver: UnixStream,
     signals: Signals,
 }
 
-impl Bell {
+impl Waker {
     fn new() -> io::Result<Self> {
         let (receiver, sender) = UnixStream::pair()?;
         sender.set_nonblocking(true)?;
         receiver.set_nonblocking(true)?;
         let signals = Signals::catch(&sender)?;
         low_level::pipe::register(SIGCHLD, sender)?;
-        Ok(Bell { receiver, signals })
+        Ok(Waker { receiver, signals })
     }
 
     /// Waits for a ring, or until `other` is readable, or until `deadline`.
@@ -148,9 +148,9 @@ fn program(name: &str) -> PathBuf {
 }
 
 /// Waits until the last service is ready; false if it was asked to stop meanwhile.
-fn await_ready(running: &mut [Service], bell: &mut Bell, deadline: Instant) -> Result<bool, Failure> {
+fn await_ready(running: &mut [Service], waker: &mut Waker, deadline: Instant) -> Result<bool, Failure> {
     loop {
-        if bell.signals.caught().is_some() {
+        if waker.signals.caught().is_some() {
             return Ok(false);
         }
         for service in running.iter_mut() {
@@ -167,17 +167,17 @@ fn await_ready(running: &mut [Service], bell: &mut Bell, deadline: Instant) -> R
                 Failure::new(format!("{} was not ready in time", last.name)).hint("see its log above")
             );
         }
-        bell.wait(Some(&last.notify.socket), Some(deadline));
+        waker.wait(Some(&last.notify.socket), Some(deadline));
     }
 }
 
 /// Waits until this process is asked to stop, or a child ends.
-fn await_end(running: &mut [Service], bell: &mut Bell) -> Result<(), Failure> {
-    while bell.signals.caught().is_none() {
+fn await_end(running: &mut [Service], waker: &mut Waker) -> Result<(), Failure> {
+    while waker.signals.caught().is_none() {
         for service in running.iter_mut() {
             service.check()?;
         }
-        bell.wait(None, None);
+        waker.wait(None, None);
     }
     Ok(())
 }
@@ -213,7 +213,7 @@ impl Service {
         }
     }
 
-    fn stop(&mut self, bell: &mut Bell) {
+    fn stop(&mut self, waker: &mut Waker) {
         let deadline = Instant::now() + STOP_TIME;
         self.signal(Signal::SIGTERM);
         while matches!(self.child.try_wait(), Ok(None)) {
@@ -223,7 +223,7 @@ impl Service {
                 let _ = self.child.wait();
                 return;
             }
-            bell.wait(None, Some(deadline));
+            waker.wait(None, Some(deadline));
         }
     }
 
