@@ -1,8 +1,8 @@
-//! The engine's client: one request on a connection of its own, answered by a stream.
+//! The engine's client: each request has its own connection, and a stream of answers.
 //!
-//! Used by the CLI and by programs that pull or list images. A stream is finished when its last answer is
-//! [`Answer::Done`]; one that stops earlier is reported as broken, never as success. To leave is to drop the
-//! stream: the engine ends a pull that nobody watches, unless it was asked for with `detach`.
+//! Used by the command line and by other programs. A stream is complete when its last answer is [`Answer::Done`]; a
+//! stream that stops earlier is an error, never a success. Dropping the stream closes the connection: the engine then
+//! ends a job that no other client watches, unless the request said `detach`.
 //!
 //! ```no_run
 //! use sampan_client::Engine;
@@ -30,7 +30,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Where an engine listens.
+/// An engine, by its socket.
 #[derive(Clone, Debug)]
 pub struct Engine {
     socket: PathBuf,
@@ -44,7 +44,7 @@ pub enum EngineError {
     Connect {
         /// Its socket.
         socket: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
     /// The stream stopped before the work was finished.
@@ -52,26 +52,26 @@ pub enum EngineError {
     Broken {
         /// Its socket.
         socket: PathBuf,
-        /// Why; `None` if it was closed without a word.
+        /// The cause; `None` if the engine closed the connection.
         source: Option<io::Error>,
     },
     /// The work failed, or was refused.
     #[error("{}", .0.message)]
     Failed(Failure),
-    /// A request of so many bytes fits no frame.
+    /// The request is too large for a frame.
     #[error(
-        "the request has {len} bytes, at most {max}: variables, labels and words of the command line together"
+        "the request has {len} bytes, at most {max} are allowed: variables, labels and the command line together"
     )]
     TooLarge {
-        /// Its length.
+        /// Its length in bytes.
         len: u32,
         /// [`frame::FRAME_MAX`].
         max: usize,
     },
-    /// The engine sends what is no message.
+    /// The engine sent bytes that are no message.
     #[error("cannot exchange messages with the engine")]
     Protocol(#[from] FrameError),
-    /// More descriptors than [`DESCRIPTORS_MAX`].
+    /// There are more than [`DESCRIPTORS_MAX`] descriptors.
     #[error("{0} descriptors are too many for one request: at most {DESCRIPTORS_MAX}")]
     Descriptors(usize),
     /// A system call on this process's own descriptors failed.
@@ -80,12 +80,12 @@ pub enum EngineError {
 }
 
 impl Engine {
-    /// The engine that listens at `socket`. Connects to nothing yet.
+    /// The engine that listens at `socket`. Does not connect yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Engine { socket: socket.into() }
     }
 
-    /// The engine that the environment gives.
+    /// The engine that listens where the environment says: [`Paths::from_env`].
     pub fn from_env() -> Self {
         Engine::new(Paths::from_env().engine_socket())
     }
@@ -95,10 +95,10 @@ impl Engine {
         &self.socket
     }
 
-    /// Asks for `request`; hands over `fds`, as many as the request says.
+    /// Sends `request` with `fds`, as many descriptors as the request says.
     ///
     /// # Errors
-    /// [`EngineError::Connect`]: nobody listens.
+    /// [`EngineError::Connect`]: no engine listens. Nothing was sent then.
     pub fn request(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<Answers, EngineError> {
         if fds.len() > DESCRIPTORS_MAX {
             return Err(EngineError::Descriptors(fds.len()));
@@ -116,7 +116,7 @@ impl Engine {
 
 /// The engine's answers to one request; made by [`Engine::request`].
 ///
-/// The last item is [`Answer::Done`] or an error. Ends without either only if its [`Stopper`] was used.
+/// The last item is [`Answer::Done`] or an error, unless its [`Stopper`] was used.
 #[derive(Debug)]
 pub struct Answers {
     socket: PathBuf,
@@ -125,13 +125,13 @@ pub struct Answers {
     ended: bool,
 }
 
-/// What became of a wait for an answer.
+/// The result of a wait for an answer.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "one at a time, and used at once")]
 pub enum Next {
     /// An answer.
     Answer(Answer),
-    /// None within the time given; more may come.
+    /// No answer came in the given time; more may come later.
     Nothing,
     /// The stream has ended, or was stopped.
     End,
@@ -153,30 +153,30 @@ impl Iterator for Answers {
 }
 
 impl AsFd for Answers {
-    /// Readable when there may be a next answer; one that came with the last may be there without.
+    /// Readable when there may be another answer. An answer may also be buffered while this is not readable.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.connection.as_fd()
     }
 }
 
 impl Answers {
-    /// A handle that ends the iterator from elsewhere: it returns `None` instead of waiting.
+    /// Returns a handle that ends the iterator from another thread: it then returns `None` instead of waiting.
     ///
     /// # Errors
-    /// [`EngineError::System`]: there is no descriptor left.
+    /// [`EngineError::System`]: the process has no free descriptor.
     pub fn stopper(&self) -> Result<Stopper, EngineError> {
         self.stop.sender().map(Stopper::new).map_err(EngineError::System)
     }
 
-    /// The descriptors that have come with answers so far, in their order: the files of [`Answer::Log`].
+    /// Takes the descriptors that came with the answers so far, in order: the files of [`Answer::Log`].
     pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
         self.connection.take_descriptors()
     }
 
-    /// The next answer, waited for at most this long.
+    /// Waits for the next answer, at most for `time`.
     ///
     /// # Errors
-    /// [`EngineError::Failed`] is the engine's word, [`EngineError::Broken`] the lack of one.
+    /// [`EngineError::Failed`]: the engine says that the work failed. [`EngineError::Broken`]: the connection ended first.
     pub fn next_within(&mut self, time: Duration) -> Result<Next, EngineError> {
         self.wait(Some(Instant::now() + time))
     }

@@ -1,18 +1,18 @@
-//! Watch what happens on a Sampan host, tell it what happens, and ask the engine for work.
+//! Watch the events of a Sampan host, emit events, and send requests to the engine.
 //!
-//! Three things, each of which needs nothing of the other two:
+//! Three parts that do not depend on each other:
 //!
-//! - [`Watch`] opens a [`Subscription`]: an iterator over events, past and future, that survives restarts of
-//!   either side without losing or repeating one;
-//! - [`Emitter`] writes events of your own, without ever blocking your program;
-//! - [`Engine`] asks the engine to pull, import, list, tag, remove or serve images; [`Streams`] follows several
-//!   such requests in one loop.
+//! - [`Watch`] opens a [`Subscription`]: an iterator over past and future events that survives restarts of monitord
+//!   and of your program without losing or repeating an event;
+//! - [`Emitter`] writes events of your own and never blocks your program;
+//! - [`Engine`] sends requests to the engine: run containers, pull, import, list, tag, remove or serve images;
+//!   [`Streams`] follows the answers to several requests in one loop.
 //!
-//! Nothing is sent before it is known that root or the own user listens, or monitord's user where events come from:
+//! Each of them first checks that root, your own user, or (for events) monitord's user owns the other side:
 //! [`sampan_ipc::trust`].
 //!
-//! The command `sampan` is built on this library. Nothing here starts a thread (an [`Emitter`] does for as long
-//! as something waits to be written) or installs a signal handler.
+//! The command `sampan` is built on this library. The library installs no signal handler and starts no thread, but for
+//! the thread of an [`Emitter`], which lives while events wait to be written.
 //!
 //! ```no_run
 //! use sampan_client::{Item, Watch};
@@ -20,16 +20,16 @@
 //! let mut events = Watch::new()
 //!     .filter("type=container")
 //!     .filter("event=die")
-//!     .cursor_file("/var/lib/mydaemon/cursor") // go on behind what the last run has seen
+//!     .cursor_file("/var/lib/mydaemon/cursor") // continue after the last event that an earlier run committed
 //!     .start()?;
 //! while let Some(item) = events.next() {
 //!     match item? {
 //!         Item::Event(event) => {
 //!             println!("{} ended: {:?}", event.id, event.attributes.get("exitCode"));
-//!             events.commit(event.seq)?; // the work is done: no later run meets this event again
+//!             events.commit(event.seq)?; // the work is done: no later run gets this event again
 //!         }
-//!         Item::Lost { first, last } => eprintln!("events {first} to {last} are gone"),
-//!         Item::Replaced { .. } => eprintln!("monitord's journal is another one: what it has comes now"),
+//!         Item::Lost { first, last } => eprintln!("events {first} to {last} are lost"),
+//!         Item::Replaced { .. } => eprintln!("monitord has another journal; all its events follow"),
 //!     }
 //! }
 //! # Ok::<(), sampan_client::WatchError>(())

@@ -1,8 +1,8 @@
-//! Several streams of answers, followed in one loop.
+//! The answers to several requests, followed in one loop.
 //!
-//! Used by programs that have more than one job under way, as `sampan pull` of several references. No thread:
-//! one poll(2) over all connections. A stream is served at most one answer before the others get their turn, so
-//! a talkative one delays none.
+//! For programs that follow more than one job, such as `sampan pull` with several references. Starts no thread: one
+//! poll(2) waits for all connections. Each stream gives at most one answer before the others get their turn, so a busy
+//! stream delays no other.
 
 use crate::engine::{Answer, Answers, EngineError, Next};
 use sampan_ipc::connection::{Stop, Woken};
@@ -10,10 +10,10 @@ use sampan_ipc::subscription::Stopper;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// Streams that are followed together.
+/// Several streams of answers.
 #[derive(Debug)]
 pub struct Streams {
-    /// `None` where one has ended.
+    /// `None` for a stream that has ended.
     streams: Vec<Option<Answers>>,
     turn: usize,
     stop: Stop,
@@ -26,67 +26,67 @@ pub struct Streams {
 pub enum Happened {
     /// An answer. With [`Answer::Done`] the stream has ended.
     Answer {
-        /// The number that [`Streams::add`] gave.
+        /// The number that [`Streams::add`] returned.
         stream: usize,
         /// The answer.
         answer: Answer,
     },
-    /// A stream has ended, and not well.
+    /// A stream has ended with an error.
     Failed {
-        /// The number that [`Streams::add`] gave.
+        /// The number that [`Streams::add`] returned.
         stream: usize,
-        /// Why.
+        /// The error.
         error: EngineError,
     },
-    /// Nothing within the time given.
+    /// Nothing happened in the given time.
     Nothing,
-    /// [`Streams::waker`] was used.
+    /// A handle of [`Streams::waker`] was used.
     Woken,
     /// All streams have ended, or the [`Stopper`] was used.
     End,
 }
 
 impl Streams {
-    /// No stream yet.
+    /// Makes a set without streams.
     ///
     /// # Errors
-    /// [`EngineError::System`]: there is no descriptor left.
+    /// [`EngineError::System`]: the process has no free descriptor.
     pub fn new() -> Result<Self, EngineError> {
         let open = || Stop::new().map_err(EngineError::System);
         Ok(Streams { streams: Vec::new(), turn: 0, stop: open()?, wake: open()? })
     }
 
-    /// Follows one more stream; gives its number, from 0 upwards.
+    /// Adds a stream, and returns its number. The first stream has number 0.
     pub fn add(&mut self, answers: Answers) -> usize {
         self.streams.push(Some(answers));
         self.streams.len() - 1
     }
 
-    /// How many have not ended.
+    /// The number of streams that have not ended.
     pub fn running(&self) -> usize {
         self.streams.iter().flatten().count()
     }
 
-    /// A handle that ends the wait for good: [`Happened::End`].
+    /// Returns a handle that ends all streams: the next item is [`Happened::End`].
     ///
     /// # Errors
-    /// [`EngineError::System`]: there is no descriptor left.
+    /// [`EngineError::System`]: the process has no free descriptor.
     pub fn stopper(&self) -> Result<Stopper, EngineError> {
         self.stop.sender().map(Stopper::new).map_err(EngineError::System)
     }
 
-    /// A handle that interrupts one wait: [`Happened::Woken`].
+    /// Returns a handle that interrupts one wait with [`Happened::Woken`].
     ///
     /// # Errors
-    /// [`EngineError::System`]: there is no descriptor left.
+    /// [`EngineError::System`]: the process has no free descriptor.
     pub fn waker(&self) -> Result<Stopper, EngineError> {
         self.wake.sender().map(Stopper::new).map_err(EngineError::System)
     }
 
-    /// What happens next; waited for at most this long, or for ever.
+    /// Waits for what happens next, at most for `time`, or without limit.
     ///
     /// # Errors
-    /// [`EngineError::System`]: it cannot wait. What befalls one stream is [`Happened::Failed`].
+    /// [`EngineError::System`]: waiting failed. An error of one stream is not an error here but [`Happened::Failed`].
     pub fn next_within(&mut self, time: Option<Duration>) -> Result<Happened, EngineError> {
         let deadline = time.map(|time| Instant::now() + time);
         loop {
@@ -108,7 +108,7 @@ impl Streams {
         }
     }
 
-    /// What a stream has ready, each in its turn.
+    /// Returns what the next ready stream has, in turn.
     fn ready(&mut self) -> Option<Happened> {
         let count = self.streams.len();
         for step in 0..count {
@@ -135,7 +135,6 @@ impl Streams {
         None
     }
 
-    /// Closes a connection.
     fn end(&mut self, stream: usize) {
         if let Some(ended) = self.streams.get_mut(stream) {
             *ended = None;

@@ -1,6 +1,6 @@
 //! The command line, and all its help: the one definition that man pages and completions are generated from.
 //!
-//! Pure description; what the commands do is in the modules beside it. `examples/generate.rs` includes this file.
+//! Pure description; the modules beside it do the work. `examples/generate.rs` includes this file.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -64,7 +64,6 @@ Exit status:
   130  Ctrl-C: sampan dies of the signal, which shells report as 130;
        SIGTERM is 143, and 141 says that the output lost its reader";
 
-/// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Print events as they happen, and past events on request

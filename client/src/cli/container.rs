@@ -1,4 +1,4 @@
-//! `sampan container` and its short forms: `run`, `ps`, `logs`, `stop` and their neighbours.
+//! `sampan container` and its short forms, such as `run`, `ps`, `logs` and `stop`.
 
 pub(crate) mod attach_session;
 pub(crate) mod become_shim;

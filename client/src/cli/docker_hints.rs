@@ -1,25 +1,26 @@
-//! What people who know docker type, and what is not there: said by name, with what helps meanwhile.
+//! Hints for people who know docker and type a command or option that sampan does not have.
 //!
-//! Called by `main` before clap's own words are printed, which would propose something that only looks alike. Pure.
+//! `main` calls [`explain`] before it prints clap's own message, which would suggest an option that only looks similar.
+//! Pure: prints nothing.
 
 use crate::cli::error::{Failure, USAGE};
 use clap::Error;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 const NETWORKS: &str =
-    "there are no networks but none and host yet; with --network host a container has the host's ports";
-const FILES: &str = "mount a file of your own: -v ./hosts:/etc/hosts:ro, or over /etc/resolv.conf";
+    "the only networks are none and host; with --network host, a container uses the host's ports";
+const FILES: &str = "mount a file of your own: -v ./hosts:/etc/hosts:ro, or one over /etc/resolv.conf";
 const HEALTH: &str = "there are no health checks yet";
-const VOLUMES: &str =
-    "there are no volumes with names yet; a directory of the host is shared by -v ./data:/data";
-const NO_VOLUMES: &str = "no container has volumes of its own yet: all that it had goes without it";
-const SHAPES: &str = "'inspect' and '--format json' print JSON, and jq(1) prints any shape of it";
+const VOLUMES: &str = "there are no named volumes yet; -v ./data:/data mounts a directory of the host";
+const NO_VOLUMES: &str =
+    "containers have no anonymous volumes yet; 'rm' removes all data of a container without -v";
+const SHAPES: &str = "'inspect' and '--format json' print JSON, which jq(1) can reformat";
 
-const HISTORY: &str = "'sampan inspect IMAGE' prints what an image is made of";
-const THERE: &str = "'inspect' ends with 0 if it is there, and with 1 if not";
-const INPUT: &str = "an archive is read from standard input, or from --input FILE";
+const HISTORY: &str = "'sampan inspect IMAGE' prints the layers of an image";
+const THERE: &str = "'inspect' exits with status 0 if the object exists, and with 1 if not";
+const INPUT: &str = "'load' reads the archive from standard input, or from --input FILE";
 const FILTER: &str =
-    "'sampan images NAME' lists those of one name; jq(1) picks others out of '--format json'";
+    "'sampan images NAME' lists the images of one name; jq(1) can select from '--format json'";
 
 /// Options of `run` and `create`.
 const OPTIONS: [(&[&str], &str); 4] = [
@@ -32,26 +33,26 @@ const OPTIONS: [(&[&str], &str); 4] = [
     (&["--volumes-from", "--volume-driver"], VOLUMES),
 ];
 
-/// Commands, behind the word of their group.
+/// Commands of docker, without the word of their group.
 const COMMANDS: [(&str, &str); 15] = [
-    ("build", "other tools build images, as buildah(1); 'sampan load' takes their archives"),
-    ("commit", "containers are not made into images yet"),
+    ("build", "other tools build images, such as buildah(1); 'sampan load' loads their archives"),
+    ("commit", "sampan cannot create images from containers yet"),
     ("cp", "'sampan exec NAME cat FILE' prints a file; -v shares a directory"),
-    ("diff", "'sampan ps --size' says how much a container has written"),
-    ("export", "'sampan exec NAME tar -cf - /' packs what is in a container"),
+    ("diff", "'sampan ps --size' prints how much a container has written"),
+    ("export", "'sampan exec NAME tar -cf - /' archives the files of a container"),
     ("exists", THERE),
     ("history", HISTORY),
     ("manifest", "skopeo(1) prints manifests: skopeo inspect --raw docker://NAME"),
     ("network", NETWORKS),
     ("port", NETWORKS),
-    ("prune", "'sampan container prune' and 'sampan image prune' remove what is not used"),
-    ("search", "registries have pages to search them; skopeo(1) lists tags: skopeo list-tags docker://NAME"),
-    ("stats", "'sampan top NAME -eo pid,rss,pcpu,cmd' says what processes use"),
-    ("update", "limits are those that a container was made with: make another one"),
+    ("prune", "'sampan container prune' and 'sampan image prune' remove unused containers and images"),
+    ("search", "search on the registry's web page; skopeo(1) lists tags: skopeo list-tags docker://NAME"),
+    ("stats", "'sampan top NAME -eo pid,rss,pcpu,cmd' prints the memory and CPU use of processes"),
+    ("update", "the limits of a container cannot change: create another container"),
     ("volume", VOLUMES),
 ];
 
-/// What is to be said instead of clap's words, if it is one of these. `words` are the command line's.
+/// Returns the message to print instead of clap's, if there is one. `words` is the whole command line.
 pub(crate) fn explain(error: &Error, words: &[String]) -> Option<Failure> {
     let said = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
@@ -77,7 +78,7 @@ pub(crate) fn explain(error: &Error, words: &[String]) -> Option<Failure> {
     Some(Failure::new(what).hint(hint).status(USAGE))
 }
 
-/// What helps in the place of an option.
+/// Returns what to use instead of an option of docker.
 fn option(word: &str, words: &[String]) -> Option<&'static str> {
     let is_command = |names: &[&str]| words.iter().skip(1).take(2).any(|word| names.contains(&word.as_str()));
     if is_command(&["inspect"]) {

@@ -1,4 +1,4 @@
-//! The engine, as every command asks it: where it listens, short work awaited, several things tried one after the other.
+//! What every command that asks the engine shares: its address, short requests, one request per argument.
 
 use crate::cli::args::socket::EngineSocket;
 use crate::cli::error::{FAILED, Failure};
@@ -7,12 +7,12 @@ use crate::cli::signals::Signals;
 use sampan_client::engine::{Answer, Done};
 use sampan_client::{Answers, Engine};
 
-/// The engine that the arguments or the environment name.
+/// Returns the engine that the arguments or the environment name. Connects to nothing yet.
 pub(crate) fn engine(socket: &EngineSocket) -> Engine {
     socket.socket.as_ref().map_or_else(Engine::from_env, Engine::new)
 }
 
-/// Waits for the end of short work.
+/// Waits until short work has ended, prints its notes, and returns its result.
 pub(crate) fn finish(answers: Answers) -> Result<Done, Failure> {
     let mut done = None;
     for answer in answers {
@@ -25,7 +25,7 @@ pub(crate) fn finish(answers: Answers) -> Result<Done, Failure> {
     done.ok_or_else(|| Failure::new("the engine gave no answer"))
 }
 
-/// The exit status of several attempts: that of the last one that failed.
+/// Tries all of `things`; reports each failure but the last, which it returns.
 pub(crate) fn each<T>(
     things: &[T],
     mut attempt: impl FnMut(&T) -> Result<(), Failure>,
@@ -41,7 +41,7 @@ pub(crate) fn each<T>(
     last.map_or(Ok(()), |failure| Err(Failure { status: failure.status.max(FAILED), ..failure }))
 }
 
-/// Catches the signals that end a command; they end `answers` too.
+/// Catches the signals that end a command; such a signal also ends `answers`.
 pub(crate) fn catch(answers: &Answers) -> Result<Signals, Failure> {
     Signals::catch(&answers.stopper()?.into())
         .map_err(|error| Failure::new(format!("cannot catch signals: {error}")))

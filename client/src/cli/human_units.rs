@@ -1,4 +1,4 @@
-//! Numbers as people read them: bytes, rates, times, ages. And rates as they write them.
+//! Numbers as people read them: bytes, times, ages. And rates as people write them.
 
 use crate::cli::error::{Failure, USAGE};
 use sampan_ipc::size;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 pub(crate) use sampan_ipc::size::format as bytes;
 
-/// `7s`, `3m 20s`, `2h 05m`, `4d 03h`: two units at most.
+/// Prints a duration with at most two units: `7s`, `3m 20s`, `2h 05m`, `4d 03h`.
 pub(crate) fn time(time: Duration) -> String {
     let seconds = time.as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
@@ -18,7 +18,7 @@ pub(crate) fn time(time: Duration) -> String {
     }
 }
 
-/// How long ago, by the largest unit: `now`, `5 minutes ago`, `1 day ago`.
+/// Prints an age by its largest unit: `now`, `5 minutes ago`, `1 day ago`.
 pub(crate) fn age(nanos: i64) -> String {
     let seconds = u64::try_from(nanos / 1_000_000_000).unwrap_or(0);
     let (count, unit) = match seconds {
@@ -34,16 +34,16 @@ pub(crate) fn age(nanos: i64) -> String {
     format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
 }
 
-/// Reads what `--rate` and `--limit-rate` take.
+/// Parses the value of `--rate` and `--limit-rate`.
 pub(crate) fn rate(text: &str) -> Result<u64, Failure> {
     parse_rate(text).ok_or_else(|| {
         let message =
-            format!("rate {text:?} is not understood; write bytes per second over zero: 500K, 1.5M/s");
+            format!("rate {text:?} is invalid; write bytes per second, more than zero: 500K, 1.5M/s");
         Failure::new(message).status(USAGE)
     })
 }
 
-/// Reads `500`, `500K`, `1.5M`, `10MiB/s`: bytes per second, 1024-based.
+/// Parses `500`, `500K`, `1.5M`, `10MiB/s` as bytes per second, with units of 1024.
 fn parse_rate(text: &str) -> Option<u64> {
     let text = text.trim().strip_suffix("/s").unwrap_or(text.trim()).trim_end();
     size::parse(text).filter(|bytes| *bytes > 0)

@@ -1,4 +1,4 @@
-//! `sampan image` and its short forms: `images`, `pull`, `push`, `save`, `load`, `login` and their neighbours.
+//! `sampan image` and its short forms, such as `images`, `pull`, `push`, `save` and `load`; also `login` and `serve`.
 
 pub(crate) mod archives;
 pub(crate) mod credentials;

@@ -1,6 +1,7 @@
-//! Standard output for streams: whole lines, and never a wait that a signal cannot end.
+//! Standard output and standard error: whole lines, and no wait that a signal cannot end.
 //!
-//! Lines are collected and go out together when [`Output::flush`] is called: before each wait for more.
+//! [`Output`] is for streams: it collects lines and writes them together in [`Output::flush`], which a command calls
+//! before it waits for more. [`print`] and [`message`] are for all other output.
 
 use crate::cli::error::Failure;
 use crate::cli::signals::{self, Signals};
@@ -14,17 +15,17 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-/// True while what is printed is not the result that standard output is for.
+/// True while [`write`] writes to standard error, since the text is not the command's result.
 static REDIRECTED: AtomicBool = AtomicBool::new(false);
 
-/// A pipe that poll calls writable takes so much without waiting. pipe(7), "PIPE_BUF".
+/// A pipe that poll(2) calls writable takes this many bytes without blocking. pipe(7), "PIPE_BUF".
 const ATOMIC: usize = 4096;
-/// From so many bytes on, [`Output::is_full`].
+/// [`Output::is_full`] from this many bytes on.
 const FULL: usize = 64 << 10;
-/// How often a signal that fell between test and wait is looked for, while the reader takes nothing.
+/// How often to check for a signal that came between the last check and the wait, while the reader takes nothing.
 const SIGNAL_CHECK_MS: u16 = 500;
 
-/// Standard output, and the lines that are to go there.
+/// Standard output, and the lines that were not written yet.
 #[derive(Debug)]
 pub(crate) struct Output {
     stdout: File,
@@ -33,7 +34,7 @@ pub(crate) struct Output {
     watcher: Option<Watcher>,
 }
 
-/// The thread that notices that the reader has left; it ends when this is dropped.
+/// The thread that notices when the reader leaves; dropping this ends the thread.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Watcher {
@@ -51,27 +52,27 @@ impl Drop for Watcher {
 }
 
 impl Output {
-    /// Standard output; a wait for its reader ends when a signal was caught.
+    /// Opens standard output; a caught signal ends any wait for its reader.
     pub(crate) fn new(signals: Signals) -> io::Result<Self> {
-        // Rust's own stdout would buffer a second time.
+        // std's stdout would buffer a second time.
         let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         Ok(Output { stdout, lines: String::new(), signals, watcher: None })
     }
 
-    /// Where the next line is appended, with its line feed.
+    /// The buffer that a command appends its next line to, with the line feed.
     pub(crate) fn lines(&mut self) -> &mut String {
         &mut self.lines
     }
 
-    /// True if it is time to flush, whatever comes next.
+    /// True if the command should flush, even if more lines come at once.
     pub(crate) fn is_full(&self) -> bool {
         self.lines.len() >= FULL
     }
 
-    /// Writes all lines; calls `meanwhile` now and then while the reader takes nothing.
+    /// Writes all lines; calls `meanwhile` from time to time while the reader takes nothing.
     ///
     /// # Errors
-    /// `Interrupted` if a signal was caught while the reader took nothing; else what write(2) or `meanwhile` says.
+    /// `Interrupted` if a signal was caught while the reader took nothing; otherwise the error of write(2) or `meanwhile`.
     pub(crate) fn flush(&mut self, mut meanwhile: impl FnMut() -> io::Result<()>) -> io::Result<()> {
         let mut rest = self.lines.as_bytes();
         while let Some(part) = rest.get(..rest.len().min(ATOMIC)).filter(|part| !part.is_empty()) {
@@ -88,14 +89,14 @@ impl Output {
         Ok(())
     }
 
-    /// Starts a thread that uses `stopper` when the reader of a pipe or socket has left, even while there is
-    /// nothing to write.
+    /// Starts a thread that uses `stopper` when the reader of a pipe or socket leaves, even while there is nothing to
+    /// write.
     pub(crate) fn stop_when_reader_leaves(&mut self, stopper: Stopper) -> io::Result<()> {
         self.watcher = Some(stop_when_reader_leaves(self.stdout.try_clone()?.into(), stopper)?);
         Ok(())
     }
 
-    /// Closes standard output, so that its reader comes to the end.
+    /// Closes standard output, so that its reader sees the end.
     pub(crate) fn close(self) -> io::Result<()> {
         drop(self.watcher);
         nix::unistd::dup2_stdout(File::options().write(true).open("/dev/null")?)?;
@@ -108,11 +109,11 @@ impl Output {
     }
 }
 
-/// Starts a thread that uses `stopper` when the reader of `output` has left, if that is a pipe or a socket.
+/// Starts a thread that uses `stopper` when the reader of `output` leaves, if `output` is a pipe or a socket.
 pub(crate) fn stop_when_reader_leaves(output: OwnedFd, stopper: Stopper) -> io::Result<Watcher> {
     let (end, ended) = UnixStream::pair()?;
     let watch = move || {
-        // No event is asked for: POLLERR and POLLHUP come unasked. Files and terminals have neither.
+        // poll(2) reports POLLERR and POLLHUP without being asked. Files and terminals have neither.
         let none = PollFlags::empty();
         let mut fds = [PollFd::new(output.as_fd(), none), PollFd::new(ended.as_fd(), none)];
         while !matches!(poll(&mut fds, PollTimeout::NONE), Ok(1..)) {}
@@ -125,9 +126,9 @@ pub(crate) fn stop_when_reader_leaves(output: OwnedFd, stopper: Stopper) -> io::
     Ok(Watcher { end: Some(end), thread: Some(thread) })
 }
 
-/// True if the reader of a pipe or socket has left. Files and terminals always have one.
+/// True if the reader of a pipe or socket has left. Files and terminals always have a reader.
 pub(crate) fn has_reader_left(output: &impl AsFd) -> bool {
-    // No event is asked for: POLLERR and POLLHUP come unasked.
+    // poll(2) reports POLLERR and POLLHUP without being asked.
     let mut fds = [PollFd::new(output.as_fd(), PollFlags::empty())];
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
 }
@@ -149,12 +150,12 @@ fn wait_for_room(
     }
 }
 
-/// Tells a person something on standard error; that nobody listens is no failure.
+/// Prints a note on standard error.
 pub(crate) fn note(text: &str) {
     message("note", text);
 }
 
-/// Writes `WORD: TEXT` to standard error, control characters escaped.
+/// Writes `WORD: TEXT` to standard error, with control characters escaped. A closed standard error is no failure.
 pub(crate) fn message(word: &str, text: &str) {
     let mut line = format!("{word}: ");
     sampan_ipc::event::escape(&mut line, text);
@@ -162,12 +163,12 @@ pub(crate) fn message(word: &str, text: &str) {
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
-/// From now on [`write`] writes to standard error, until [`redirect_to_stdout`].
+/// Makes [`write`] write to standard error, until [`redirect_to_stdout`].
 pub(crate) fn redirect_to_stderr() {
     REDIRECTED.store(true, Ordering::Relaxed);
 }
 
-/// [`write`] writes to standard output again.
+/// Makes [`write`] write to standard output again.
 pub(crate) fn redirect_to_stdout() {
     REDIRECTED.store(false, Ordering::Relaxed);
 }
@@ -177,20 +178,20 @@ pub(crate) fn is_redirected() -> bool {
     REDIRECTED.load(Ordering::Relaxed)
 }
 
-/// Where [`write`] writes to.
+/// The descriptor that [`write`] writes to.
 pub(crate) fn target() -> BorrowedFd<'static> {
-    // Held by nobody for good: both are there as long as the process.
+    // Static, so that the borrow can be: both descriptors live as long as the process.
     static STDOUT: std::sync::LazyLock<io::Stdout> = std::sync::LazyLock::new(io::stdout);
     static STDERR: std::sync::LazyLock<io::Stderr> = std::sync::LazyLock::new(io::stderr);
     if is_redirected() { STDERR.as_fd() } else { STDOUT.as_fd() }
 }
 
-/// [`write`] for commands that have nothing to do but fail when standard output cannot be written.
+/// Writes `text` like [`write`], with a [`Failure`] as the error.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     write(text).map_err(|error| Failure::output(&error))
 }
 
-/// Prints an error, then its hint; nothing if the failure is to be quiet.
+/// Prints an error, then its hint; prints nothing for a quiet failure.
 pub(crate) fn report(failure: &Failure) {
     if failure.quiet {
         return;
@@ -201,10 +202,10 @@ pub(crate) fn report(failure: &Failure) {
     }
 }
 
-/// Writes `text` to standard output at once; to standard error [`redirect_to_stderr`].
+/// Writes `text` to standard output at once, or to standard error after [`redirect_to_stderr`].
 ///
 /// # Errors
-/// `Interrupted` if a signal was caught and the reader takes nothing; else what write(2) says.
+/// `Interrupted` if a signal was caught and the reader takes nothing; otherwise the error of write(2).
 pub(crate) fn write(text: &str) -> io::Result<()> {
     let target = target();
     let mut rest = text.as_bytes();

@@ -1,6 +1,5 @@
-//! Signals that end a command: noticed, acted on in order, and then died of, as a shell expects.
-//!
-//! A command that must tidy up (a cursor, a terminal, children) catches them; all others die of them at once.
+//! Signals that end a command. A command that has to clean up (a cursor, a terminal, children) catches them, cleans up,
+//! and then dies of the signal, as a shell expects. All other commands die of the signal at once.
 
 use nix::sys::signal::Signal;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
@@ -10,10 +9,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
-/// The last signal that any [`Signals`] of this process has caught; 0 before the first.
+/// The last signal that any [`Signals`] of this process has caught; 0 if none.
 static CAUGHT: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
 
-/// The signals caught so far.
 #[derive(Clone, Debug)]
 pub(crate) struct Signals {
     caught: Arc<AtomicUsize>,
@@ -22,21 +20,21 @@ pub(crate) struct Signals {
 impl Signals {
     /// Catches SIGINT, SIGTERM and SIGHUP from now on; each writes a byte to `wake`.
     ///
-    /// One that this process was started to ignore (nohup, a shell's background job) stays ignored for SIGHUP.
+    /// SIGHUP stays ignored if this process was started with it ignored (nohup, a shell's background job).
     pub(crate) fn catch(wake: &UnixStream) -> io::Result<Self> {
         let signals = Signals { caught: Arc::clone(&CAUGHT) };
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             if signal == SIGHUP && is_ignored(signal) {
                 continue;
             }
-            // The flag first: whoever is woken finds it set.
+            // The flag first: a reader that the byte wakes finds it set.
             flag::register_usize(signal, Arc::clone(&signals.caught), signal as usize)?;
             low_level::pipe::register(signal, wake.try_clone()?)?;
         }
         Ok(signals)
     }
 
-    /// Has each signal write a byte to `wake` as well.
+    /// Makes each signal also write a byte to `wake`.
     pub(crate) fn also_wake(&self, wake: &UnixStream) -> io::Result<()> {
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             if signal != SIGHUP || !is_ignored(signal) {
@@ -52,7 +50,7 @@ impl Signals {
     }
 }
 
-/// The last signal that this process has caught. None before [`Signals::catch`]: it dies of them then.
+/// The last signal that this process has caught; always `None` before [`Signals::catch`].
 pub(crate) fn caught() -> Option<i32> {
     number(&CAUGHT)
 }
@@ -64,7 +62,6 @@ fn number(caught: &AtomicUsize) -> Option<i32> {
     }
 }
 
-/// The name of a signal, for people.
 pub(crate) fn name(signal: i32) -> &'static str {
     Signal::try_from(signal).map_or("a signal", Signal::as_str)
 }
@@ -74,13 +71,13 @@ pub(crate) fn wake_on_resize(wake: UnixStream) -> io::Result<()> {
     low_level::pipe::register(SIGWINCH, wake).map(drop)
 }
 
-/// Ends this process by `signal`, so that its parent sees what it died of.
+/// Ends this process by `signal`, so that its parent sees the cause.
 pub(crate) fn die_of(signal: i32) -> ! {
     let _ = low_level::emulate_default_handler(signal);
     low_level::exit(128 + signal)
 }
 
-/// True if `signal` is ignored, by the kernel's account. proc(5), "SigIgn".
+/// True if this process ignores `signal`. proc(5), "SigIgn".
 pub(crate) fn is_ignored(signal: i32) -> bool {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
         return false;

@@ -1,18 +1,16 @@
-//! Columns for people: as wide as their widest word, two spaces apart.
+//! Tables for people: each column is as wide as its widest word, and two spaces separate columns.
 
-/// Rows of words under a header.
 #[derive(Debug)]
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// An empty table.
     pub(crate) fn new(header: &[&str]) -> Self {
         Table { rows: vec![header.iter().map(|word| (*word).to_owned()).collect()] }
     }
 
-    /// One more row; control characters are escaped.
+    /// Adds a row, with control characters escaped.
     pub(crate) fn row(&mut self, words: Vec<String>) {
         let escape = |word: String| {
             let mut escaped = String::with_capacity(word.len());
@@ -22,7 +20,6 @@ impl Table {
         self.rows.push(words.into_iter().map(escape).collect());
     }
 
-    /// The lines.
     pub(crate) fn text(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |nth: usize| {

@@ -1,10 +1,9 @@
-//! Attached to a container: bytes between this process's streams and the shim, signals and window size one way,
-//! the exit code the other.
+//! A session attached to a container: copies bytes between this process's standard streams and the shim, sends signals
+//! and the window size to the shim, and receives the exit code.
 //!
-//! Used by `run`, `start`, `attach` and `exec`. [`Session::open`] makes the descriptors that go along with the
-//! request, [`Session::follow`] does the rest in one poll(2) loop without a thread. A pipe that we inherited is
-//! attachment over as it is: its bytes never pass through here. The engine may die in the middle: the control socket
-//! is the shim's.
+//! Used by `run`, `start`, `attach` and `exec`. [`Session::open`] makes the descriptors that the request carries;
+//! [`Session::follow`] runs one poll(2) loop, without a thread. An inherited pipe goes to the shim itself, so its bytes
+//! never pass through this process. The engine may die during the session: the control socket leads to the shim.
 
 use crate::cli::container::detach_keys::KeyMatcher;
 use crate::cli::container::terminal::{self, Raw};
@@ -27,114 +26,110 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// Bytes that are copied at once.
+/// Most bytes of one read.
 const CHUNK: usize = 64 << 10;
-/// What poll calls writable takes so much without waiting. pipe(7), "PIPE_BUF".
+/// A pipe that poll(2) calls writable takes this many bytes without blocking. pipe(7), "PIPE_BUF".
 const ATOMIC: usize = 4096;
-/// What ctrl-c types.
+/// The byte that ctrl-c types.
 const INTERRUPT: u8 = 3;
-/// How long the shim may take to say a last word.
+/// How long to wait for the shim's last message.
 const LAST_MESSAGE: Duration = Duration::from_secs(3);
 
-/// What is to be attached.
+/// What to attach.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AttachOptions {
-    /// What it reads; with a terminal, what is typed.
     pub stdin: bool,
-    /// What it writes.
     pub stdout: bool,
-    /// What it complains of.
     pub stderr: bool,
-    /// It has a terminal: one stream both ways.
+    /// The container has a terminal: one stream for both directions.
     pub tty: bool,
-    /// Signals that come here go to it.
+    /// Forward signals that this process receives.
     pub proxy: bool,
-    /// What detaches a terminal.
+    /// The keys that detach from a terminal.
     pub keys: Vec<u8>,
 }
 
 impl AttachOptions {
-    /// Whether this process has what is to be attached.
+    /// Fails if this process has no terminal to attach, before a container is created.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         if self.tty && self.stdin && !io::stdin().is_terminal() {
             return Err(Failure::new("cannot attach a terminal: the input device is not a TTY")
-                .hint("leave out -t, or -i")
+                .hint("leave out -t or -i")
                 .status(USAGE));
         }
         Ok(())
     }
 }
 
-/// How a session ends well.
+/// How a session ends without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SessionEnd {
     /// The process has ended, with this exit code.
     Exited(u8),
-    /// It goes on without us.
+    /// The session has detached; the process runs on.
     Detached,
 }
 
-/// What goes to the engine.
+/// What the request to the engine carries.
 #[derive(Debug)]
 pub(crate) struct Attachment {
     descriptors: Vec<OwnedFd>,
-    /// Which they are.
+    /// Which streams the descriptors are for.
     pub streams: Streams,
-    /// Rows and columns of the terminal.
+    /// Rows and columns of this process's terminal.
     pub size: (u16, u16),
 }
 
 impl Attachment {
-    /// The descriptors, in the order of the protocol.
+    /// The descriptors, in the protocol's order.
     pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         self.descriptors.iter().map(AsFd::as_fd).collect()
     }
 }
 
-/// This side of a control socket, and of the streams that are copied here.
+/// This side of the control socket, and of the streams that this process copies.
 #[derive(Debug)]
 pub(crate) struct Session {
     control: UnixStream,
     decoder: Decoder,
-    /// Frames that are not sent yet.
+    /// Frames that were not sent yet.
     outgoing: Vec<u8>,
     input: Option<Pump>,
     keys: KeyMatcher,
     outputs: Vec<Pump>,
-    /// Standard output is the shim's as well, and its reader may leave.
+    /// The shim writes to standard output itself; this process watches whether the reader leaves.
     watched: bool,
     proxy: bool,
     tty: bool,
     raw: Option<Raw>,
     signals: SignalDelivery<UnixStream, SignalOnly>,
-    /// The process runs.
+    /// The container's process runs.
     is_started: bool,
     exited: Option<u8>,
     deadline: Option<Instant>,
     is_detaching: bool,
-    /// The engine has outgoing all that it has to say.
+    /// The engine has sent its last answer.
     is_answered: bool,
-    /// The shim, or an engine that refuses, has closed the control socket.
+    /// The shim has closed the control socket, or the engine has, because it refuses the request.
     is_closed: bool,
-    /// What the engine outgoing that is no good.
+    /// The engine's error.
     refused: Option<Failure>,
 }
 
-/// Bytes on their way from one descriptor to another.
+/// Copies bytes from one descriptor to another.
 #[derive(Debug)]
 struct Pump {
     from: OwnedFd,
     to: OwnedFd,
-    /// Read, and not written yet.
+    /// Bytes that were read and not written yet.
     pending: Vec<u8>,
     is_ended: bool,
-    /// It goes to standard output, and a reader who leaves ends this process.
+    /// `to` is standard output: if its reader leaves, this process ends.
     is_stdout: bool,
-    /// Most bytes of one write.
     step: usize,
 }
 
-/// What a descriptor that poll(2) looks at is.
+/// What a descriptor in the poll(2) set is.
 #[derive(Clone, Copy, Debug)]
 enum Source {
     Engine,
@@ -152,9 +147,9 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> Failure {
 }
 
 impl Session {
-    /// Makes what goes to the engine, and this side of it. The terminal becomes raw, if what is typed goes there.
-    pub(crate) fn open(wanted: AttachOptions) -> Result<(Self, Attachment), Failure> {
-        wanted.check()?;
+    /// Makes the descriptors for the engine, and this side of them. Puts the terminal into raw mode if input is typed.
+    pub(crate) fn open(options: AttachOptions) -> Result<(Self, Attachment), Failure> {
+        options.check()?;
         let (control, theirs) = UnixStream::pair().map_err(system("no socket pair"))?;
         control.set_nonblocking(true).map_err(system("no socket"))?;
         let mut session = Session {
@@ -162,13 +157,13 @@ impl Session {
             decoder: Decoder::new(CONTROL_MAX),
             outgoing: Vec::new(),
             input: None,
-            keys: KeyMatcher::new(if wanted.tty { wanted.keys.clone() } else { Vec::new() }),
+            keys: KeyMatcher::new(if options.tty { options.keys.clone() } else { Vec::new() }),
             outputs: Vec::new(),
             watched: false,
-            proxy: wanted.proxy,
-            tty: wanted.tty,
+            proxy: options.proxy,
+            tty: options.tty,
             raw: None,
-            signals: catch(&wanted).map_err(system("no signals can be caught"))?,
+            signals: catch(&options).map_err(system("no signals can be caught"))?,
             is_started: false,
             exited: None,
             deadline: None,
@@ -179,32 +174,32 @@ impl Session {
         };
         let mut attachment =
             Attachment { descriptors: vec![theirs.into()], streams: Streams::default(), size: (0, 0) };
-        if wanted.tty {
-            session.open_terminal(&wanted, &mut attachment).map_err(system("no stream"))?;
-            if wanted.stdin {
+        if options.tty {
+            session.open_terminal(&options, &mut attachment).map_err(system("no stream"))?;
+            if options.stdin {
                 session.raw = Some(Raw::begin()?);
             }
         } else {
-            session.open_pipes(&wanted, &mut attachment).map_err(system("no stream"))?;
+            session.open_pipes(&options, &mut attachment).map_err(system("no stream"))?;
         }
         Ok((session, attachment))
     }
 
-    fn open_terminal(&mut self, wanted: &AttachOptions, attachment: &mut Attachment) -> io::Result<()> {
+    fn open_terminal(&mut self, options: &AttachOptions, attachment: &mut Attachment) -> io::Result<()> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         attachment.descriptors.push(theirs.into());
         attachment.streams.stdin = true;
         attachment.size = terminal::size();
-        if wanted.stdin {
+        if options.stdin {
             self.input = Some(Pump::new(duplicate(io::stdin())?, ours.try_clone()?.into(), CHUNK));
         }
         self.outputs.push(Pump { is_stdout: true, ..Pump::out(ours.into(), duplicate(io::stdout())?)? });
         Ok(())
     }
 
-    fn open_pipes(&mut self, wanted: &AttachOptions, attachment: &mut Attachment) -> io::Result<()> {
-        if wanted.stdin {
+    fn open_pipes(&mut self, options: &AttachOptions, attachment: &mut Attachment) -> io::Result<()> {
+        if options.stdin {
             let stdin = duplicate(io::stdin())?;
             attachment.streams.stdin = true;
             if is_pipe(&stdin)? {
@@ -216,18 +211,18 @@ impl Session {
                 self.input = Some(Pump::new(stdin, ours.into(), CHUNK));
             }
         }
-        if wanted.stdout {
+        if options.stdout {
             attachment.streams.stdout = true;
             self.watched = self.open_output(duplicate(io::stdout())?, true, attachment)?;
         }
-        if wanted.stderr {
+        if options.stderr {
             attachment.streams.stderr = true;
             self.open_output(duplicate(io::stderr())?, false, attachment)?;
         }
         Ok(())
     }
 
-    /// True if it is attachment over as it is.
+    /// Attaches an output stream; true if the shim gets the descriptor itself.
     fn open_output(
         &mut self,
         own: OwnedFd,
@@ -245,14 +240,14 @@ impl Session {
         Ok(false)
     }
 
-    /// Copies until the process has ended and all it wrote is here, or the keys were typed.
+    /// Copies until the process has ended and all of its output was written, or until the detach keys are typed.
     ///
-    /// Does not return if a signal ends this process, or the reader of standard output has left.
+    /// Does not return if a signal ends this process, or if the reader of standard output leaves.
     ///
     /// # Errors
-    /// The process could not be started: exit status 125, 126 or 127. Or its shim died.
+    /// The process could not be started: exit status 125, 126 or 127. Or the shim died.
     pub(crate) fn follow(mut self, attachment: Attachment, answers: Answers) -> Result<SessionEnd, Failure> {
-        // The other ends are the shim's alone, so that their ends can be seen.
+        // Only the shim may hold the other ends, so that this process sees when they close.
         drop(attachment);
         let mut answers = Some(answers);
         let end = loop {
@@ -263,7 +258,7 @@ impl Session {
                 break Err(failure);
             }
         };
-        // The terminal before any word.
+        // The terminal leaves raw mode before anything is printed.
         self.raw = None;
         if self.tty && matches!(end, Ok(SessionEnd::Detached)) {
             output::message("note", "detached");
@@ -283,7 +278,7 @@ impl Session {
         None
     }
 
-    /// What is left to say when no last word comes.
+    /// The result if the shim's last message does not come in time.
     fn give_up(&mut self) -> Result<SessionEnd, Failure> {
         match self.refused.take() {
             Some(failure) => Err(failure),
@@ -292,9 +287,9 @@ impl Session {
         }
     }
 
-    /// Waits for something, and does what is to be done.
+    /// Waits until a descriptor is ready, and handles each that is.
     fn step(&mut self, answers: &mut Option<Answers>) -> Result<(), Failure> {
-        // What came with the answer before may be here already.
+        // The next answer may be buffered already.
         self.read_engine(answers)?;
         let ready = self.wait(answers.as_ref())?;
         for (source, flags) in ready {
@@ -312,7 +307,7 @@ impl Session {
         Ok(())
     }
 
-    /// What is ready, of all that matters now.
+    /// Waits for the descriptors that matter in the current state, and returns those that are ready.
     fn wait(&self, answers: Option<&Answers>) -> Result<Vec<(Source, PollFlags)>, Failure> {
         let stdout = io::stdout();
         let mut sources = Vec::new();
@@ -330,7 +325,7 @@ impl Session {
         }
         look(Source::Signals, self.signals.get_read().as_fd(), PollFlags::POLLIN);
         if self.watched {
-            // No event is asked for: that the reader has left comes unasked.
+            // poll(2) reports that the reader has left without being asked.
             look(Source::Watched, stdout.as_fd(), PollFlags::empty());
         }
         if let Some(input) = &self.input {
@@ -378,7 +373,7 @@ impl Session {
         Ok(())
     }
 
-    /// The engine has outgoing its last; what the shim says of a run_failure is better, if it says anything.
+    /// Handles the engine's last answer. If the start failed, the shim's own message is preferred, should one come.
     fn on_answered(&mut self, refused: Option<Failure>) {
         self.is_answered = true;
         self.refused = refused;
@@ -405,13 +400,13 @@ impl Session {
                 Ok(Some(told)) => self.on_report(told)?,
                 Ok(None) => break,
                 Err(error) => {
-                    let message = format!("the shim says what nobody understands: {error}");
+                    let message = format!("cannot understand the message of the shim: {error}");
                     return Err(Failure::new(message).status(USAGE));
                 }
             }
         }
         if len == 0 && self.exited.is_none() {
-            // Nothing more will be outgoing here; an engine that refuses closes first, and says why then.
+            // No message can come any more. An engine that refuses closes the socket first, and then says why.
             self.is_closed = true;
             let is_last = self.is_answered || self.is_detaching || self.refused.is_some();
             let wait = if is_last { Duration::ZERO } else { LAST_MESSAGE };
@@ -422,7 +417,7 @@ impl Session {
 
     fn on_report(&mut self, told: Told) -> Result<(), Failure> {
         match told {
-            // The engine may break off now, that is no news.
+            // The session no longer needs the engine.
             Told::Started(_) => {
                 self.is_started = true;
                 (self.refused, self.deadline) = (None, None);
@@ -452,7 +447,7 @@ impl Session {
         }
     }
 
-    /// Says how large the terminal is, if there is one: the container's may have another size.
+    /// Sends the size of this terminal, if there is one: the container's terminal may have another size.
     fn send_size(&mut self) {
         let (rows, columns) = terminal::size();
         if self.tty && rows > 0 && columns > 0 {
@@ -465,7 +460,7 @@ impl Session {
             match self.control.write(&self.outgoing) {
                 Ok(len) => drop(self.outgoing.drain(..len)),
                 Err(error) if is_transient(&error) => return,
-                // Reading finds out that it is closed.
+                // The next read notices that the socket is closed.
                 Err(_) => self.outgoing.clear(),
             }
         }
@@ -493,7 +488,7 @@ impl Session {
         }
     }
 
-    /// Stops, the terminal as it was before, until somebody lets this process go on.
+    /// Stops this process, with the terminal out of raw mode, until SIGCONT.
     fn pause(&mut self) {
         if let Some(raw) = &self.raw {
             raw.unset();
@@ -506,7 +501,7 @@ impl Session {
         }
     }
 
-    /// Ends this process; what it is attached to goes on.
+    /// Ends this process by `signal`; the container runs on.
     fn die(&mut self, signal: i32) -> ! {
         self.send(Control::Detach);
         self.raw = None;
@@ -519,7 +514,7 @@ impl Session {
         let len = match nix::unistd::read(&input.from, &mut bytes) {
             Ok(len) => len,
             Err(Errno::EINTR | Errno::EAGAIN) => return,
-            // A terminal that is gone; else nothing more can be read.
+            // The terminal was closed, or nothing more can be read.
             Err(_) => 0,
         };
         if len == 0 {
@@ -531,7 +526,7 @@ impl Session {
         }
         bytes.truncate(len);
         if self.raw.is_some() && !self.is_started {
-            // No terminal of the container's makes a signal of it yet.
+            // The container has no terminal yet that would turn the byte into a signal.
             bytes.retain(|byte| *byte != INTERRUPT);
         }
         let interrupts = bytes.len() < len;
@@ -547,13 +542,13 @@ impl Session {
         }
     }
 
-    /// What is typed waits here until the terminal it goes to has been told its size.
+    /// Writes input, but not before the container's terminal has got its size.
     fn holds_input(&self) -> bool {
         self.tty && !self.is_started
     }
 
     fn write_input(&mut self) {
-        // Whoever reads has closed: what else is typed is nobody's.
+        // The reader has closed its end: the rest of the input has no receiver.
         if let Some(input) = &mut self.input
             && input.write().is_err()
         {
@@ -566,7 +561,7 @@ impl Session {
         if !is_writable {
             output.read();
         }
-        // A file always takes it; the others are asked first.
+        // A file always takes bytes; a pipe or a terminal only when poll(2) says so.
         let written = if is_writable || output.step == CHUNK { output.write() } else { Ok(()) };
         match written {
             Ok(()) => Ok(()),
@@ -576,7 +571,7 @@ impl Session {
                 Ok(())
             }
             Err(errno) => {
-                Err(Failure::new(format!("cannot write what the container says: {errno}")).status(USAGE))
+                Err(Failure::new(format!("cannot write the container's output: {errno}")).status(USAGE))
             }
         }
     }
@@ -605,7 +600,7 @@ impl Pump {
             }
             Ok(len) => len,
             Err(Errno::EINTR | Errno::EAGAIN) => 0,
-            // A terminal's stream that was cut.
+            // The stream of a terminal was cut.
             Err(_) => {
                 self.is_ended = true;
                 0
@@ -614,7 +609,7 @@ impl Pump {
         self.pending.truncate(len);
     }
 
-    /// Writes one step.
+    /// Writes at most `step` bytes.
     fn write(&mut self) -> Result<(), Errno> {
         let part = self.pending.get(..self.pending.len().min(self.step)).unwrap_or_default();
         if part.is_empty() {
@@ -629,14 +624,13 @@ impl Pump {
     }
 }
 
-/// The shim is gone, and its word with it.
 fn shim_died() -> Failure {
-    Failure::new("the container's shim died: its exit code is not known")
-        .hint("'sampan inspect' and 'sampan events --since 1m --no-follow' tell what the engine found out")
+    Failure::new("the container's shim died: the exit code is not known")
+        .hint("'sampan inspect' and 'sampan events --since 1m --no-follow' show what the engine knows")
         .status(USAGE)
 }
 
-/// What the engine refused, with the exit status of podman-run(1).
+/// Turns the engine's error into a failure with the exit status of podman-run(1).
 pub(crate) fn run_failure(error: EngineError) -> Failure {
     let status = match &error {
         EngineError::Failed(failure) if failure.code == Code::CannotRun => 126,
@@ -646,25 +640,26 @@ pub(crate) fn run_failure(error: EngineError) -> Failure {
     Failure::from(error).status(status)
 }
 
-/// Catches what can be passed on, and the size of the window.
-fn catch(wanted: &AttachOptions) -> io::Result<SignalDelivery<UnixStream, SignalOnly>> {
+/// Catches the signals that can be forwarded, and changes of the window size.
+fn catch(options: &AttachOptions) -> io::Result<SignalDelivery<UnixStream, SignalOnly>> {
     let (read, write) = UnixStream::pair()?;
-    let mut signals: Vec<i32> = match wanted.proxy {
+    let mut signals: Vec<i32> = match options.proxy {
         true => (1..=64).filter(|signal| is_proxied(*signal)).collect(),
         false => [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGTSTP]
             .map(|s| s as i32)
             .into(),
     };
-    // Who was started to ignore hang-ups goes on ignoring them.
+    // A process that was started with SIGHUP ignored goes on ignoring it.
     signals.retain(|signal| *signal != SIGHUP || !signals::is_ignored(SIGHUP));
-    if wanted.tty {
+    if options.tty {
         signals.push(SIGWINCH);
     }
     SignalDelivery::with_pipe(read, write, SignalOnly, signals)
 }
 
-/// True for signals that are passed on: all but those that cannot be caught, that a fault of our own raises, or that
-/// say something about us. 32 and 33 are the C library's. TTIN and TTOU stop who is in the background, and must.
+/// True for signals that are forwarded. Not forwarded are signals that cannot be caught, that a fault of this process
+/// raises, or that concern this process: its children, its pipe, its window, its place in the background (TTIN, TTOU).
+/// 32 and 33 belong to the C library.
 fn is_proxied(signal: i32) -> bool {
     use Signal::*;
     let own = [
@@ -674,7 +669,6 @@ fn is_proxied(signal: i32) -> bool {
     !own.iter().any(|own| *own as i32 == signal) && !(32..=33).contains(&signal)
 }
 
-/// A descriptor of our own for a standard stream.
 fn duplicate(stream: impl AsFd) -> io::Result<OwnedFd> {
     stream.as_fd().try_clone_to_owned()
 }
@@ -683,7 +677,7 @@ fn is_pipe(fd: &OwnedFd) -> io::Result<bool> {
     Ok(SFlag::from_bits_truncate(fstat(fd)?.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO)
 }
 
-/// For descriptors that nobody else has.
+/// Must not be used on a descriptor that another process shares.
 fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;

@@ -1,7 +1,7 @@
-//! `run --unit` and `start --unit`: this process, the main one of a unit of systemd's, becomes the container's shim.
+//! `run --unit` and `start --unit`: this process, the main process of a systemd unit, becomes the container's shim.
 //!
-//! Called by `run`. Asks the engine for the shim's set-up, and executes the shim's program in place of this one.
-//! Never returns if that goes well. docs/systemd-containers.md, in the sources.
+//! Called by `run`. Asks the engine for the shim's configuration, then executes the shim's program in this process. Does
+//! not return if that succeeds. See docs/systemd-containers.md in the sources.
 
 use crate::cli::args::socket::EngineSocket;
 use crate::cli::container::attach_session::run_failure;
@@ -17,52 +17,52 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-/// Where systemd's sockets are.
+/// The directory of systemd's sockets.
 const SYSTEMD: &str = "/run/systemd/";
 
-/// What becomes of this process.
+/// The program that this process becomes.
 struct Shim {
     program: String,
     args: Vec<String>,
     stdin: OwnedFd,
 }
 
-/// Whether this process can be a unit's main one: before anything is made.
+/// Fails if this process cannot be the main process of a unit. Called before anything is created.
 pub(crate) fn check() -> Result<(), Failure> {
     if !nix::unistd::geteuid().is_root() {
-        return Err(Failure::new("cannot be a container's unit: that takes root")
-            .hint("leave User= and DynamicUser= out of the unit; --user is for the container's processes")
+        return Err(Failure::new("cannot use --unit: only root can")
+        .hint("leave User= and DynamicUser= out of the unit; --user sets the user of the container's processes")
             .status(USAGE));
     }
-    // systemd says so since version 248, and which invocation it is since 232. systemd.exec(5).
+    // systemd sets SYSTEMD_EXEC_PID since version 248, and INVOCATION_ID since 232. systemd.exec(5).
     let is_main = env::var("SYSTEMD_EXEC_PID").map_or(true, |pid| is_own(&pid));
     if env::var_os("INVOCATION_ID").is_none() || !is_main {
         return Err(Failure::new(
-            "cannot be a container's unit: this is not the main process of a unit of systemd's",
+            "cannot use --unit: this is not the main process of a systemd unit",
         )
-        .hint("--unit is for ExecStart= alone, without a shell: 'sampan generate systemd' writes such a unit")
+        .hint("use --unit only in ExecStart=, without a shell: 'sampan generate systemd' writes such a unit")
         .status(USAGE));
     }
     Ok(())
 }
 
-/// Whether a shim that the engine starts can tell whoever listens at NOTIFY_SOCKET that the container is ready.
+/// Fails if NOTIFY_SOCKET belongs to systemd, which would credit a message of the engine's child to the engine's unit.
 pub(crate) fn check_notify() -> Result<(), Failure> {
     let is_systemd = env_var("NOTIFY_SOCKET").is_some_and(|socket| socket.starts_with(SYSTEMD));
     match is_systemd && env_var("INVOCATION_ID").is_some() {
         false => Ok(()),
         true => Err(Failure::new(
-            "cannot tell systemd with --sdnotify=conmon that the container is ready: its shim would be in the engine's unit",
+            "cannot report readiness to systemd with --sdnotify=conmon: the shim would be in the engine's unit",
         )
-        .hint("run it with --unit, and Delegate= in the unit: 'sampan generate systemd' writes such a unit")
+        .hint("add --unit, and Delegate= to the unit: 'sampan generate systemd' writes such a unit")
         .status(USAGE)),
     }
 }
 
 /// Becomes the shim of `container`; returns only if that fails.
 ///
-/// `notify` says who tells that the unit is ready, if not the container's own choice; `streams` whether the unit's
-/// standard output and error get what the container writes.
+/// `notify` replaces the container's own choice of who reports readiness. `streams` says whether the container's
+/// standard output and standard error go to those of the unit.
 pub(crate) fn become_shim(
     socket: &EngineSocket,
     container: &str,
@@ -89,24 +89,26 @@ pub(crate) fn become_shim(
         command.arg0(name).args(rest);
     }
     let error = command.env_clear().stdin(Stdio::from(stdin)).exec();
-    // It is standard input by now, and as long as it is open, the engine waits for a shim.
+    // The engine waits for a shim while the descriptor is open, and the descriptor is standard input by now.
     if let Ok(null) = File::open("/dev/null") {
         let _ = nix::unistd::dup2_stdin(null);
     }
     drop(command);
     Failure::new(format!("cannot become {program:?}: {error}"))
-        .hint("the engine names it: is it installed beside sampan-engine?")
+        .hint("is sampan-shim installed in the directory of sampan-engine?")
         .status(USAGE)
 }
 
-/// Asks the engine what to become.
+/// Asks the engine for the shim's program and configuration.
 fn request_shim(socket: &EngineSocket, request: StartUnit) -> Result<Shim, Failure> {
     let engine = engine(socket);
     let mut answers = engine.request(Request::StartUnit(Box::new(request)), &[]).map_err(run_failure)?;
-    // What it says is executed by root.
+    // Root executes the program that the answer names.
     if !getsockopt(&answers, PeerCredentials).is_ok_and(|peer| peer.uid() == 0) {
         let message = format!("the engine at {} is not run by root", engine.socket().display());
-        return Err(Failure::new(message).hint("SAMPAN_RUN_DIR or --socket names another one").status(USAGE));
+        return Err(Failure::new(message)
+            .hint("SAMPAN_RUN_DIR or --socket selects another engine")
+            .status(USAGE));
     }
     let mut named = None;
     for answer in answers.by_ref() {
@@ -118,11 +120,11 @@ fn request_shim(socket: &EngineSocket, request: StartUnit) -> Result<Shim, Failu
     }
     match (named, answers.take_descriptors().pop()) {
         (Some((program, args)), Some(stdin)) => Ok(Shim { program, args, stdin }),
-        _ => Err(Failure::new("the engine did not say what to become").status(USAGE)),
+        _ => Err(Failure::new("the engine did not name the shim's program").status(USAGE)),
     }
 }
 
-/// How many descriptors systemd has passed on to this process, and their names. sd_listen_fds(3).
+/// The number of descriptors that systemd has passed to this process, and their names. sd_listen_fds(3).
 fn passed_sockets() -> (u32, Option<String>) {
     if !env_var("LISTEN_PID").is_some_and(|pid| is_own(&pid)) {
         return (0, None);
@@ -130,7 +132,7 @@ fn passed_sockets() -> (u32, Option<String>) {
     (env_var("LISTEN_FDS").and_then(|count| count.parse().ok()).unwrap_or(0), env_var("LISTEN_FDNAMES"))
 }
 
-/// How long systemd waits for a sign of life, in microseconds. sd_watchdog_enabled(3).
+/// The watchdog timeout that systemd has set for this process, in microseconds. sd_watchdog_enabled(3).
 fn watchdog() -> Option<u64> {
     let is_ours = env_var("WATCHDOG_PID").is_none_or(|pid| is_own(&pid));
     env_var("WATCHDOG_USEC").filter(|_| is_ours)?.parse().ok().filter(|us| *us > 0)

@@ -1,15 +1,16 @@
-//! The keys that detach a terminal: docker's `--detach-keys`, found in what is typed, however it is split.
+//! The keys that detach from a terminal, as in docker's `--detach-keys`: parsed, and found in the input however reads
+//! split it.
 
 use crate::cli::error::{Failure, USAGE};
 
-/// What detaches if nobody says otherwise.
+/// The keys unless `--detach-keys` is given.
 pub(crate) const DEFAULT: &str = "ctrl-p,ctrl-q";
 
-/// Reads `ctrl-p,ctrl-q`, `ctrl-@,x`: letters, or `ctrl-` and one of `a-z@[\]^_`. Nothing is no keys.
+/// Parses `ctrl-p,ctrl-q`, `ctrl-@,x`: letters, or `ctrl-` and one of `a-z@[\]^_`. An empty text means no keys.
 pub(crate) fn parse(text: &str) -> Result<Vec<u8>, Failure> {
     let wrong = || {
-        Failure::new(format!("--detach-keys {text:?}: not understood"))
-            .hint("write keys with ',' between: one letter, or ctrl- and one of a-z @ [ \\ ] ^ _")
+        Failure::new(format!("--detach-keys {text:?} is invalid"))
+            .hint("separate keys with ','; a key is one letter, or ctrl- and one of a-z @ [ \\ ] ^ _")
             .status(USAGE)
     };
     if text.is_empty() {
@@ -29,7 +30,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<u8>, Failure> {
         .collect()
 }
 
-/// Finds the keys in a stream of bytes, and holds back what may be their beginning.
+/// Finds the keys in a stream of bytes, and holds back bytes that may be their beginning.
 #[derive(Debug)]
 pub(crate) struct KeyMatcher {
     keys: Vec<u8>,
@@ -37,12 +38,11 @@ pub(crate) struct KeyMatcher {
 }
 
 impl KeyMatcher {
-    /// Looks for these.
     pub(crate) fn new(keys: Vec<u8>) -> Self {
         KeyMatcher { keys, matched: 0 }
     }
 
-    /// Appends to `out` what goes on; true if the keys were typed, and what came behind them is dropped.
+    /// Appends to `out` the bytes to forward. True if the keys were typed; bytes after them are dropped.
     pub(crate) fn filter(&mut self, typed: &[u8], out: &mut Vec<u8>) -> bool {
         if self.keys.is_empty() {
             out.extend_from_slice(typed);
@@ -65,7 +65,7 @@ impl KeyMatcher {
             }
             return false;
         }
-        // What was held back and this: its longest end that is a beginning of the keys stays held.
+        // Of the held bytes and this one, the longest tail that is a beginning of the keys stays held.
         let mut held = self.keys.get(..self.matched).unwrap_or_default().to_vec();
         held.push(byte);
         let keep =

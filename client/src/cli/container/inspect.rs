@@ -1,4 +1,4 @@
-//! `sampan container inspect` and `sampan inspect`: containers, and images where there is no container, as JSON.
+//! `sampan container inspect` and `sampan inspect`: containers as JSON, and for the latter also images.
 
 use crate::cli::args::container::InspectContainers;
 use crate::cli::args::socket::EngineSocket;
@@ -15,7 +15,7 @@ pub(crate) fn run(args: &InspectContainers) -> Result<(), Failure> {
     show(&args.containers, |name| document(&args.socket, name, args.size))
 }
 
-/// Runs `sampan inspect`: containers first, then images.
+/// Runs `sampan inspect`: looks for a container of each name first, then for an image.
 pub(crate) fn run_any(args: &InspectAny) -> Result<(), Failure> {
     show(&args.names, |name| match args.kind {
         Some(InspectKind::Container) => document(&args.socket, name, args.size),
@@ -25,14 +25,14 @@ pub(crate) fn run_any(args: &InspectAny) -> Result<(), Failure> {
             None => image::inspect::document(&args.socket, name).map_err(|failure| {
                 match failure.message.is_empty() {
                     true => failure,
-                    false => failure.hint("there is no container of this name either"),
+                    false => failure.hint("there is no container with this name either"),
                 }
             }),
         },
     })
 }
 
-/// A container in full, if there is one.
+/// The JSON of a container, or `None` if there is no such container.
 fn document_if_any(socket: &EngineSocket, name: &str, size: bool) -> Result<Option<Value>, Failure> {
     let request = Request::InspectContainer { container: name.to_owned(), size };
     match engine(socket).request(request, &[])?.next() {
@@ -41,7 +41,7 @@ fn document_if_any(socket: &EngineSocket, name: &str, size: bool) -> Result<Opti
     }
 }
 
-/// A container in full.
+/// The JSON of a container.
 pub(crate) fn document(socket: &EngineSocket, name: &str, size: bool) -> Result<Value, Failure> {
     let request = Request::InspectContainer { container: name.to_owned(), size };
     let mut document = None;
@@ -49,12 +49,12 @@ pub(crate) fn document(socket: &EngineSocket, name: &str, size: bool) -> Result<
         if let Answer::Json(text) = answer? {
             let read = serde_json::from_str(&text);
             document = Some(read.map_err(|error| {
-                Failure::new(format!("cannot read what the engine says of {name:?}: {error}"))
+                Failure::new(format!("cannot parse the engine's JSON for {name:?}: {error}"))
             })?);
         }
     }
-    match document.ok_or_else(|| Failure::new(format!("the engine said nothing of {name:?}")))? {
-        // An array of one, as docker prints it.
+    match document.ok_or_else(|| Failure::new(format!("the engine gave no answer for {name:?}")))? {
+        // The engine answers with an array of one, as docker prints it.
         Value::Array(mut all) if all.len() == 1 => Ok(all.remove(0)),
         one => Ok(one),
     }
@@ -69,7 +69,7 @@ fn show(
         documents.push(document(name)?);
         Ok(())
     });
-    // An array, also of what is there when some are not, as docker-inspect(1) does.
+    // As docker-inspect(1): an array of what was found, even if some names were not.
     print(&(json::pretty(&documents) + "\n"))?;
     outcome
 }

@@ -1,4 +1,4 @@
-//! Containers that are there: stop, kill, restart, pause, unpause, wait, rm, rename, top, prune, inspect.
+//! Commands for existing containers: `stop`, `kill`, `restart`, `pause`, `unpause`, `wait`, `rm` and `rename`.
 
 use crate::cli::args::container::{Containers, Kill, RemoveContainers, Rename, Stop, Wait, WaitFor};
 use crate::cli::args::socket::EngineSocket;
@@ -9,10 +9,10 @@ use crate::cli::output::print;
 use sampan_client::engine::{self, Answer, Answers, Code, EngineError, Request};
 use sampan_ipc::container::Condition;
 
-/// Most containers that the engine is asked about at a time: to stop one takes its time.
+/// Most requests in flight: stopping a container takes a while, so several go at once.
 const AT_ONCE: usize = 32;
 
-/// Asks the same of several containers at once; each answer is dealt with in the order of the names.
+/// Sends a request for each name, several at once; `then` handles the answers in the order of the names.
 fn for_all(
     socket: &EngineSocket,
     names: &[String],
@@ -33,7 +33,7 @@ fn for_all(
     last.map_or(Ok(()), |failure| Err(Failure { status: failure.status.max(FAILED), ..failure }))
 }
 
-/// Prints a name, as it was given, when what was asked for is done.
+/// Waits for the end of the request, and prints the name as it was typed.
 fn print_name(name: &String, answers: Answers) -> Result<(), Failure> {
     finish(answers)?;
     print(&format!("{name}\n"))
@@ -85,7 +85,7 @@ pub(crate) fn wait(args: &Wait) -> Result<(), Failure> {
         WaitFor::NextExit => Condition::NextExit,
         WaitFor::Removed => Condition::Removed,
     };
-    // All at once: the second may end while the first is waited for.
+    // All at once: the second container may end during the wait for the first.
     let request = |name: &String| Request::Wait { container: name.clone(), condition };
     for_all(&args.socket, &args.containers, request, |name, answers| {
         for answer in answers {

@@ -1,8 +1,8 @@
-//! `sampan logs`: what a container has written, read from docker's json-file log.
+//! `sampan logs`: prints the output of a container from docker's json-file log.
 //!
-//! The engine hands over the log's files, open; the lines never pass through it. A tail is looked for from the end, in
-//! blocks. To follow is to wait for inotify(7); when the log is rotated, or the container ends, the engine is asked
-//! again, and reading goes on behind the last line, by the file's inode.
+//! The engine passes the open files of the log; the lines never go through the engine. The start of a tail is searched
+//! from the end, in blocks. `--follow` waits with inotify(7). When the log is rotated or the container ends, the command
+//! asks the engine for the files again, and continues after the last line; it recognizes the file by its inode.
 
 use crate::cli::args::container::Logs;
 use crate::cli::args::socket::EngineSocket;
@@ -24,15 +24,15 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::{Duration, Instant};
 
-/// Bytes read at once.
+/// Most bytes of one read.
 const BLOCK: usize = 64 << 10;
-/// Longest line of the file; one that is longer is damaged. A log's writer cuts at 16 KiB of output.
+/// Longest line of a log file. A longer line is damaged, since the log's writer splits output at 16 KiB.
 const LINE_MAX: usize = 1 << 20;
-/// How long nothing may happen before the engine is asked whether the container is still there.
+/// How long nothing may happen before the command asks the engine whether the container still exists.
 const IDLE_MS: u16 = 5_000;
-/// How long an engine may be away before who follows a log gives up.
+/// How long the engine may be away before `--follow` gives up.
 const ENGINE_AWAY_MAX: Duration = Duration::from_secs(30);
-/// How often it is looked for.
+/// Pause between two attempts to reach the engine.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(args: &Logs) -> Result<(), Failure> {
@@ -56,13 +56,13 @@ pub(crate) fn run(args: &Logs) -> Result<(), Failure> {
     printer.flush()
 }
 
-/// `--tail`: so many lines, or all. A negative number is all, as docker has it.
+/// Parses `--tail`: a number of lines, or `None` for all. As in docker, a negative number means all.
 fn tail(text: &str) -> Result<Option<u64>, Failure> {
     match text.parse::<i64>() {
         _ if text == "all" => Ok(None),
         Ok(lines) => Ok(u64::try_from(lines).ok()),
-        Err(_) => Err(Failure::new(format!("--tail {text:?}: this is no number of lines"))
-            .hint("or write 'all'")
+        Err(_) => Err(Failure::new(format!("--tail {text:?} is not a number of lines"))
+            .hint("write a number, or 'all'")
             .status(USAGE)),
     }
 }
@@ -71,7 +71,7 @@ fn unreadable(error: io::Error) -> Failure {
     Failure::new(format!("cannot read the log: {error}"))
 }
 
-/// A log as the engine hands it over.
+/// A log as the engine passes it.
 struct Log {
     files: Vec<File>,
     is_open: bool,
@@ -87,7 +87,7 @@ impl Log {
             }
         }
         let (driver, files, is_open) =
-            log.ok_or_else(|| Failure::new("the engine said nothing of the log"))?;
+            log.ok_or_else(|| Failure::new("the engine gave no answer about the log"))?;
         let came: Vec<File> = answers.take_descriptors().into_iter().map(File::from).collect();
         if driver != "json-file" {
             let failure = Failure::new(format!(
@@ -107,7 +107,7 @@ impl Log {
         Ok(Log { files: came, is_open })
     }
 
-    /// The files to be read, each from where.
+    /// The files to read, each with the offset to begin at.
     fn tail_offsets(&self, tail: Option<u64>) -> io::Result<Vec<(File, u64)>> {
         let Some(mut lines) = tail else {
             return self.files.iter().map(|file| Ok((file.try_clone()?, 0))).collect();
@@ -126,7 +126,7 @@ impl Log {
     }
 }
 
-/// Where the last so many lines of a file begin, and how many of them it has.
+/// Returns the offset at which the last `lines` lines of a file begin, and how many lines follow that offset.
 fn tail_offset(file: &File, lines: u64) -> io::Result<(u64, u64)> {
     let len = file.metadata()?.len();
     if lines == 0 {
@@ -139,7 +139,7 @@ fn tail_offset(file: &File, lines: u64) -> io::Result<(u64, u64)> {
         at -= part;
         file.read_exact_at(block, at)?;
         for (nth, _) in block.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
-            // The one at the end ends the last line and begins none.
+            // The line feed at the end of the file begins no line.
             let behind = at + nth as u64 + 1;
             if behind == len {
                 continue;
@@ -150,22 +150,22 @@ fn tail_offset(file: &File, lines: u64) -> io::Result<(u64, u64)> {
             }
         }
     }
-    // The first line begins without a line feed.
+    // No line feed comes before the first line.
     Ok((0, if len > 0 { found + 1 } else { 0 }))
 }
 
-/// Reads one file of a log, line by line, as far as it goes.
+/// Reads one file of a log, line by line, up to its current end.
 #[derive(Default)]
 struct Reader {
     file: Option<File>,
     at: u64,
-    /// The beginning of a line whose end is not there yet.
+    /// The beginning of a line whose end was not written yet.
     rest: Vec<u8>,
 }
 
 impl Reader {
     fn open(&mut self, file: File, from: u64) -> io::Result<()> {
-        // A line that a crash cut short stays short.
+        // The rest of a line that a crash cut short never comes.
         self.rest.clear();
         (self.at, self.file) = (from, Some(file));
         Ok(())
@@ -200,7 +200,6 @@ impl Reader {
     }
 }
 
-/// Where the first line feed is.
 fn find_line_feed(bytes: &[u8]) -> Option<usize> {
     bytes.iter().position(|byte| *byte == b'\n')
 }
@@ -221,7 +220,7 @@ struct Entry<'a> {
     time: Cow<'a, str>,
 }
 
-/// Prints entries, each where it was written to.
+/// Prints entries to standard output and standard error, as the container wrote them.
 #[derive(Default)]
 struct Printer {
     since: Option<i64>,
@@ -229,10 +228,11 @@ struct Printer {
     timestamps: bool,
     out: Vec<u8>,
     err: Vec<u8>,
-    /// The line of this stream has begun: an entry is a part of a line, if that is long.
+    /// For standard output and standard error: whether the last entry ended within a line. A long line has several
+    /// entries.
     is_within: [bool; 2],
     damaged: u64,
-    /// All that is to come is too late.
+    /// All further entries are later than `--until`.
     is_over: bool,
 }
 
@@ -262,7 +262,7 @@ impl Printer {
         }
         text.extend_from_slice(entry.log.as_bytes());
         *within = !entry.log.ends_with('\n');
-        // The order of the two is kept where both go to one place.
+        // Keeps the order of the two streams if both go to the same file.
         if is_err && !self.out.is_empty() || !is_err && !self.err.is_empty() {
             let _ = self.flush_first(!is_err);
         }
@@ -297,13 +297,13 @@ impl Printer {
         self.flush_first(true)?;
         match std::mem::take(&mut self.damaged) {
             0 => {}
-            count => output::note(&format!("{count} damaged lines of the log were left out")),
+            count => output::note(&format!("{count} damaged lines of the log were skipped")),
         }
         Ok(())
     }
 }
 
-/// Goes on as the log grows, until the container has ended.
+/// Prints entries as the log grows, until the container has ended.
 fn follow(args: &Logs, mut reader: Reader, printer: &mut Printer) -> Result<(), Failure> {
     let cannot = |errno: nix::errno::Errno| Failure::new(format!("cannot follow the log: {errno}"));
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(cannot)?;
@@ -318,7 +318,7 @@ fn follow(args: &Logs, mut reader: Reader, printer: &mut Printer) -> Result<(), 
             inotify.add_watch(path.as_str(), flags | AddWatchFlags::IN_DELETE_SELF).map_err(cannot)?;
             watched = reader.id();
         }
-        // What was written before the watch was there.
+        // Lines that were written before the watch existed.
         reader.read(printer)?;
         if printer.is_over {
             return Ok(());
@@ -346,12 +346,13 @@ fn wait(args: &Logs, condition: Condition) -> Result<Answers, Failure> {
     Ok(engine(&args.socket).request(request, &[])?)
 }
 
-/// Waits until the file has more, or the container may have ended. True and false: only more.
+/// Waits until something happens. The first result says that the file has only grown, the second that the container
+/// may have ended.
 fn await_change(inotify: &Inotify, end: Option<&Answers>) -> Result<(bool, bool), Failure> {
     let stdout = io::stdout();
     let mut fds = vec![
         PollFd::new(inotify.as_fd(), PollFlags::POLLIN),
-        // Nothing is asked for: that the reader has left comes unasked.
+        // poll(2) reports that the reader has left without being asked.
         PollFd::new(stdout.as_fd(), PollFlags::empty()),
     ];
     fds.extend(end.map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN)));
@@ -368,7 +369,7 @@ fn await_change(inotify: &Inotify, end: Option<&Answers>) -> Result<(bool, bool)
     Ok((changed && !moved, ended))
 }
 
-/// Waits for an engine that is just being started again: containers and their logs go on without it.
+/// Waits for an engine that restarts: containers and their logs do not need the engine to go on.
 fn await_engine(args: &Logs) -> Result<(), Failure> {
     let deadline = Instant::now() + ENGINE_AWAY_MAX;
     loop {
@@ -381,26 +382,26 @@ fn await_engine(args: &Logs) -> Result<(), Failure> {
             Err(error @ (EngineError::Connect { .. } | EngineError::Broken { .. })) => {
                 return Err(error.into());
             }
-            // Whatever it says, it is there.
+            // Any answer shows that the engine is back.
             Ok(_) | Err(_) => return Ok(()),
         }
     }
 }
 
-/// Asks for the files anew, and reads those behind the one that is read; false when nothing more will be written.
+/// Asks for the log's files again, and reads the files after the current one. False if no more lines will be written.
 fn read_rotated(args: &Logs, reader: &mut Reader, printer: &mut Printer) -> Result<bool, Failure> {
     await_engine(args)?;
     let Ok(log) = Log::request(&args.socket, &args.container) else {
-        // Removed, with its log; what was open is read to the end.
+        // The container and its log were removed; the open file is still readable.
         reader.read(printer)?;
         return Ok(false);
     };
-    // Whatever was written before the engine said how things are.
+    // Lines that were written before the engine answered.
     reader.read(printer)?;
     let own = reader.id();
     let place = log.files.iter().position(|file| id(file).ok() == own);
     if place.is_none() && own.is_some() && !log.files.is_empty() {
-        output::note("the log was rotated faster than it is read: lines are missing");
+        output::note("the log was rotated faster than this command reads: lines are missing");
     }
     for file in log.files.into_iter().skip(place.map_or(0, |place| place + 1)) {
         reader.open(file, 0).map_err(unreadable)?;

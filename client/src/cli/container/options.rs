@@ -1,7 +1,7 @@
-//! Values of the options of `create`, `run` and `exec`, as docker writes them.
+//! Parses the values of the options of `create`, `run` and `exec`, in docker's syntax.
 //!
-//! Reads files that options name, and nothing else. Every error names the option and the value; what only the engine
-//! can know (is there such a user?) is left to it.
+//! Reads the files that options name, and no others. Every error names the option and its value. What only the engine
+//! can check, such as whether a user exists, the engine checks.
 
 use crate::cli::error::{Failure, USAGE};
 use sampan_ipc::container::{FOR_EVER, Mount, MountKind, Network, Restart};
@@ -10,32 +10,33 @@ use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Longest file of variables, labels, or a seccomp profile: a request holds 4 MiB in all, and a command line some of it again.
+/// Longest file of variables or labels, or seccomp profile. A whole request has at most 4 MiB, and repeats parts of this
+/// in the command line.
 const FILE_MAX: u64 = 1 << 20;
 
-/// What is wrong with a value of an option.
+/// The failure for an invalid value of an option.
 fn invalid(option: &str, value: &str, why: &str) -> Failure {
     Failure::new(format!("{option} {value:?}: {why}")).status(USAGE)
 }
 
-/// Bytes: `64m`, `1g`, `1.5GiB`, 1024-based as docker's are.
+/// Parses a size: `64m`, `1g`, `1.5GiB`, with units of 1024 as in docker.
 pub(crate) fn size(option: &str, text: &str) -> Result<u64, Failure> {
-    let wrong = || invalid(option, text, "this is no size").hint("write a number and b, k, m, g or t: 64m");
+    let wrong = || invalid(option, text, "not a size").hint("write a number and b, k, m, g or t: 64m");
     size::parse(text).ok_or_else(wrong)
 }
 
-/// `--memory-swap`: bytes, or -1.
+/// Parses `--memory-swap`: a size, or -1.
 pub(crate) fn swap(text: &str) -> Result<i64, Failure> {
     if text == "-1" {
         return Ok(-1);
     }
     i64::try_from(size("--memory-swap", text)?)
-        .map_err(|_| invalid("--memory-swap", text, "this is too much"))
+        .map_err(|_| invalid("--memory-swap", text, "the size is too large"))
 }
 
-/// `--cpus`: billionths of a CPU; 0 is no limit.
+/// Parses `--cpus` as billionths of a CPU; 0 means no limit.
 pub(crate) fn cpus(text: &str) -> Result<u64, Failure> {
-    let wrong = || invalid("--cpus", text, "this is no number of CPUs").hint("write one like 2 or 0.5");
+    let wrong = || invalid("--cpus", text, "not a number of CPUs").hint("write a number such as 2 or 0.5");
     let (whole, fraction, scale) = size::decimal(text).ok_or_else(wrong)?;
     let nanos = whole
         .checked_mul(1_000_000_000)
@@ -43,41 +44,41 @@ pub(crate) fn cpus(text: &str) -> Result<u64, Failure> {
     nanos.ok_or_else(wrong)
 }
 
-/// `--stop-timeout`: seconds; any number below zero is for ever.
+/// Parses `--stop-timeout`: seconds; a negative number means no limit.
 pub(crate) fn stop_timeout(seconds: i64) -> Result<u32, Failure> {
     match seconds {
         ..0 => Ok(FOR_EVER),
         seconds => u32::try_from(seconds)
-            .map_err(|_| invalid("--stop-timeout", &seconds.to_string(), "this is too long; -1 is for ever")),
+            .map_err(|_| invalid("--stop-timeout", &seconds.to_string(), "too long; -1 means no limit")),
     }
 }
 
-/// `--ulimit NAME=SOFT[:HARD]`; -1 and `unlimited` are no limit.
+/// Parses `--ulimit NAME=SOFT[:HARD]`; -1 and `unlimited` mean no limit.
 pub(crate) fn ulimit(text: &str) -> Result<(String, i64, i64), Failure> {
     let wrong = |why| invalid("--ulimit", text, why).hint("write NAME=SOFT[:HARD]: nofile=1024:2048");
-    let (name, limits) = text.split_once('=').ok_or_else(|| wrong("there is no '=' in it"))?;
+    let (name, limits) = text.split_once('=').ok_or_else(|| wrong("'=' is missing"))?;
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
     let number = |text: &str| match text {
         "unlimited" | "-1" => Some(-1),
         _ => text.parse::<i64>().ok().filter(|number| *number >= 0),
     };
     let (Some(soft), Some(hard)) = (number(soft), number(hard)) else {
-        return Err(wrong("a limit is no number"));
+        return Err(wrong("a limit is not a number"));
     };
     if name.is_empty() {
-        return Err(wrong("it has no name"));
+        return Err(wrong("the name is missing"));
     }
     if hard >= 0 && (soft < 0 || soft > hard) {
-        return Err(wrong("the soft limit is over the hard one"));
+        return Err(wrong("the soft limit is above the hard limit"));
     }
     Ok((name.to_ascii_lowercase(), soft, hard))
 }
 
-/// `--restart no|on-failure[:N]|always|unless-stopped`.
+/// Parses `--restart no|on-failure[:N]|always|unless-stopped`.
 pub(crate) fn restart(text: &str) -> Result<Restart, Failure> {
     let wrong = || {
-        invalid("--restart", text, "there is no such policy")
-            .hint("no, on-failure[:COUNT], always and unless-stopped are")
+        invalid("--restart", text, "no such policy")
+            .hint("the policies are no, on-failure[:COUNT], always and unless-stopped")
     };
     let (policy, count) = match text.split_once(':') {
         Some((policy, count)) => (policy, Some(count)),
@@ -93,30 +94,30 @@ pub(crate) fn restart(text: &str) -> Result<Restart, Failure> {
     }
 }
 
-/// `--network none|host`.
+/// Parses `--network none|host`.
 pub(crate) fn network(text: &str) -> Result<Network, Failure> {
     match text {
         "none" => Ok(Network::None),
         "host" => Ok(Network::Host),
         "" | "default" => Ok(Network::Default),
-        _ => Err(invalid("--network", text, "there is no such network").hint("none and host are")),
+        _ => Err(invalid("--network", text, "no such network").hint("the networks are none and host")),
     }
 }
 
-/// `KEY=VALUE`; without a value it is empty, if `may_lack` allows.
+/// Parses `KEY=VALUE`. If `may_lack`, a word without `=` is a key with an empty value.
 pub(crate) fn pair(option: &str, text: &str, may_lack: bool) -> Result<(String, String), Failure> {
     let (key, value) = match text.split_once('=') {
         Some(pair) => pair,
         None if may_lack => (text, ""),
-        None => return Err(invalid(option, text, "there is no '=' in it").hint("write KEY=VALUE")),
+        None => return Err(invalid(option, text, "'=' is missing").hint("write KEY=VALUE")),
     };
     if key.is_empty() {
-        return Err(invalid(option, text, "it has no key").hint("write KEY=VALUE"));
+        return Err(invalid(option, text, "the key is missing").hint("write KEY=VALUE"));
     }
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// All variables: those of files, then those of the command line; each from here where it has no value.
+/// Returns all variables: those of the files, then those of the command line.
 pub(crate) fn environment(files: &[PathBuf], words: &[String]) -> Result<Vec<String>, Failure> {
     let mut all = Vec::new();
     for file in files {
@@ -131,10 +132,10 @@ pub(crate) fn environment(files: &[PathBuf], words: &[String]) -> Result<Vec<Str
     Ok(all)
 }
 
-/// A variable as `KEY=VALUE`; `None` for one that has no value, here either.
+/// Returns a variable as `KEY=VALUE`. The value of a bare `KEY` is that of this process; `None` if it has none.
 fn variable(option: &str, word: &str) -> Result<Option<String>, Failure> {
     if word.is_empty() || word.starts_with('=') {
-        return Err(invalid(option, word, "it has no name").hint("write KEY=VALUE, or KEY alone"));
+        return Err(invalid(option, word, "the name is missing").hint("write KEY=VALUE, or only KEY"));
     }
     if word.contains('=') {
         return Ok(Some(word.to_owned()));
@@ -142,11 +143,11 @@ fn variable(option: &str, word: &str) -> Result<Option<String>, Failure> {
     match env::var_os(word).map(OsString::into_string) {
         None => Ok(None),
         Some(Ok(value)) => Ok(Some(format!("{word}={value}"))),
-        Some(Err(_)) => Err(invalid(option, word, "its value is not UTF-8")),
+        Some(Err(_)) => Err(invalid(option, word, "the value of the variable is not UTF-8")),
     }
 }
 
-/// All labels: those of files, then those of the command line.
+/// Returns all labels: those of the files, then those of the command line.
 pub(crate) fn labels(files: &[PathBuf], words: &[String]) -> Result<Vec<(String, String)>, Failure> {
     let mut all = Vec::new();
     for file in files {
@@ -158,14 +159,14 @@ pub(crate) fn labels(files: &[PathBuf], words: &[String]) -> Result<Vec<(String,
     for word in words {
         let (key, value) = pair("--label", word, true)?;
         if key.contains(char::is_whitespace) {
-            return Err(invalid("--label", word, "there is white space in its key"));
+            return Err(invalid("--label", word, "the key has white space in it"));
         }
         all.push((key, value));
     }
     Ok(all)
 }
 
-/// Lines as docker reads them: blanks before them do not count, nor do empty ones and those that begin with `#`.
+/// Splits a file into lines as docker does: without leading blanks, empty lines and lines that begin with `#`.
 fn lines(text: &str, file: &str, option: &str) -> Result<Vec<String>, Failure> {
     let mut all = Vec::new();
     for line in text.trim_start_matches('\u{feff}').lines() {
@@ -182,46 +183,43 @@ fn lines(text: &str, file: &str, option: &str) -> Result<Vec<String>, Failure> {
     Ok(all)
 }
 
-/// The text of a file that an option names.
 fn read(option: &str, path: &Path) -> Result<String, Failure> {
     let name = path.display().to_string();
-    let failed = |error: &dyn std::fmt::Display| invalid(option, &name, &format!("cannot read it: {error}"));
+    let failed =
+        |error: &dyn std::fmt::Display| invalid(option, &name, &format!("cannot read the file: {error}"));
     named_file::read_text(path, FILE_MAX).map_err(|error| failed(&error))
 }
 
-/// `--security-opt`: the file of `seccomp=FILE` is read here, since the engine may not see it.
+/// Parses `--security-opt`. Reads the file of `seccomp=FILE` here, since the engine may not see the file.
 pub(crate) fn security(text: &str) -> Result<String, Failure> {
-    // Docker once wrote ':' here and still takes it.
+    // Docker used ':' here in the past and still accepts it.
     let profile = text.strip_prefix("seccomp=").or_else(|| text.strip_prefix("seccomp:"));
     match profile {
         None => Ok(text.to_owned()),
-        Some("") => {
-            Err(invalid("--security-opt", text, "it names no profile")
-                .hint("seccomp=FILE or seccomp=unconfined"))
-        }
+        Some("") => Err(invalid("--security-opt", text, "the profile is missing")
+            .hint("write seccomp=FILE or seccomp=unconfined")),
         Some(word @ ("unconfined" | "builtin" | "default")) => Ok(format!("seccomp={word}")),
         Some(file) => {
             let profile = read("--security-opt seccomp", Path::new(file))?;
             let value: serde_json::Value = serde_json::from_str(&profile).map_err(|error| {
-                invalid("--security-opt", text, &format!("the profile is no JSON: {error}"))
+                invalid("--security-opt", text, &format!("the profile is not JSON: {error}"))
             })?;
             if !value.is_object() {
-                return Err(invalid("--security-opt", text, "the profile is no JSON object"));
+                return Err(invalid("--security-opt", text, "the profile is not a JSON object"));
             }
             Ok(format!("seccomp={value}"))
         }
     }
 }
 
-/// A path on this host as the engine sees it: relative ones are of the directory that we are in.
+/// Makes a path of this host absolute, from the working directory of this process.
 fn absolute(option: &str, value: &str, path: &str) -> Result<String, Failure> {
     if path.starts_with('/') {
         return Ok(path.to_owned());
     }
-    let here = env::current_dir().map_err(|error| {
-        invalid(option, value, &format!("cannot tell what directory it is relative to: {error}"))
-    })?;
-    // The names alone: a link is the engine's to follow, '..' behind one means something else than it seems.
+    let here = env::current_dir()
+        .map_err(|error| invalid(option, value, &format!("cannot get the working directory: {error}")))?;
+    // Keeps '..', which means another directory after a symbolic link; the engine follows links.
     let mut whole = here;
     for part in Path::new(path).components() {
         match part {
@@ -232,19 +230,19 @@ fn absolute(option: &str, value: &str, path: &str) -> Result<String, Failure> {
     whole.into_os_string().into_string().map_err(|_| invalid(option, value, "the path is not UTF-8"))
 }
 
-/// `--volume SOURCE:TARGET[:OPTIONS]`.
+/// Parses `--volume SOURCE:TARGET[:OPTIONS]`.
 pub(crate) fn volume(text: &str) -> Result<Mount, Failure> {
     let wrong =
         |why: &str| invalid("--volume", text, why).hint("write SOURCE:TARGET[:OPTIONS]: ./data:/data:ro");
     let mut parts = text.splitn(3, ':');
     let (source, target) = match (parts.next(), parts.next()) {
         (Some(source), Some(target)) if !source.is_empty() => (source, target),
-        _ => return Err(wrong("it needs a source and a target (volumes without a name are not there yet)")),
+        _ => return Err(wrong("source or target is missing (there are no anonymous volumes yet)")),
     };
     if !source.starts_with(['/', '.']) {
-        // Docker refuses a name with a '/' as well: nobody meant to make a directory '~'.
+        // Docker, too, refuses a name with a '/': nobody wants a directory called '~'.
         return Err(wrong(
-            "the source is a name, and volumes with names are not there yet; a directory begins with '/' or '.'",
+            "the source is a name, and there are no named volumes yet; the path of a directory begins with '/' or '.'",
         ));
     }
     if !target.starts_with('/') {
@@ -259,13 +257,13 @@ pub(crate) fn volume(text: &str) -> Result<Mount, Failure> {
     };
     let options = parts.next();
     if options == Some("") {
-        return Err(wrong("nothing stands behind the last colon"));
+        return Err(wrong("the options after the last colon are missing"));
     }
     let mut access = None;
     for option in options.unwrap_or_default().split(',').filter(|option| !option.is_empty()) {
         match option {
             "ro" | "rw" if access.is_some_and(|other| other != option) => {
-                return Err(wrong("it is read-only, or it is not"));
+                return Err(wrong("ro and rw exclude each other"));
             }
             "ro" | "rw" => access = Some(option),
             _ => mount.options.push(option.to_owned()),
@@ -275,7 +273,7 @@ pub(crate) fn volume(text: &str) -> Result<Mount, Failure> {
     Ok(mount)
 }
 
-/// `--tmpfs TARGET[:OPTIONS]`.
+/// Parses `--tmpfs TARGET[:OPTIONS]`.
 pub(crate) fn tmpfs(text: &str) -> Result<Mount, Failure> {
     let (target, options) = text.split_once(':').unwrap_or((text, ""));
     if !target.starts_with('/') {
@@ -294,7 +292,7 @@ pub(crate) fn tmpfs(text: &str) -> Result<Mount, Failure> {
     Ok(mount)
 }
 
-/// `--mount KEY=VALUE,…`.
+/// Parses `--mount KEY=VALUE,…`.
 pub(crate) fn mount(text: &str) -> Result<Mount, Failure> {
     let wrong = |why: &str| {
         invalid("--mount", text, why).hint("write type=bind,src=PATH,dst=PATH[,ro] or type=tmpfs,dst=PATH")
@@ -312,35 +310,35 @@ pub(crate) fn mount(text: &str) -> Result<Mount, Failure> {
             "src" | "source" => mount.source = absolute("--mount", text, need()?)?,
             "dst" | "destination" | "target" => mount.target = need()?.to_owned(),
             "ro" | "readonly" => {
-                mount.read_only = parse_bool(value).ok_or_else(|| wrong("ro is true or false"))?
+                mount.read_only = parse_bool(value).ok_or_else(|| wrong("ro must be true or false"))?
             }
-            "rw" => mount.read_only = !parse_bool(value).ok_or_else(|| wrong("rw is true or false"))?,
+            "rw" => mount.read_only = !parse_bool(value).ok_or_else(|| wrong("rw must be true or false"))?,
             "bind-propagation" => mount.options.push(need()?.to_owned()),
             "bind-nonrecursive" => {
-                if parse_bool(value).ok_or_else(|| wrong("bind-nonrecursive is true or false"))? {
+                if parse_bool(value).ok_or_else(|| wrong("bind-nonrecursive must be true or false"))? {
                     mount.options.push("bind".to_owned());
                 }
             }
             "bind-recursive" => match need()? {
                 "enabled" => {}
                 "disabled" => mount.options.push("bind".to_owned()),
-                _ => return Err(wrong("bind-recursive is enabled or disabled")),
+                _ => return Err(wrong("bind-recursive must be enabled or disabled")),
             },
-            // Means something on other hosts.
+            // Has a meaning only on other systems.
             "consistency" => drop(need()?),
             "tmpfs-size" => mount.options.push(format!("size={}", size("--mount tmpfs-size", need()?)?)),
             "tmpfs-mode" => mount.options.push(format!("mode={}", need()?)),
-            _ => return Err(wrong(&format!("{key:?} is not known"))),
+            _ => return Err(wrong(&format!("unknown key {key:?}"))),
         }
     }
     mount.kind = match kind.as_deref() {
         Some("bind") => MountKind::Bind,
         Some("tmpfs") => MountKind::Tmpfs,
-        // Docker's type where none is said.
+        // Docker's default type is volume.
         None | Some("volume") => {
-            return Err(wrong("volumes with names are not there yet; bind and tmpfs are"));
+            return Err(wrong("there are no named volumes yet; the types are bind and tmpfs"));
         }
-        Some(_) => return Err(wrong("there is no such type; bind and tmpfs are")),
+        Some(_) => return Err(wrong("no such type; the types are bind and tmpfs")),
     };
     check_mount(&mount).map_err(wrong)?;
     Ok(mount)
@@ -348,10 +346,10 @@ pub(crate) fn mount(text: &str) -> Result<Mount, Failure> {
 
 fn check_mount(mount: &Mount) -> Result<(), &'static str> {
     match mount.kind {
-        _ if mount.target.is_empty() => Err("it has no target"),
+        _ if mount.target.is_empty() => Err("the target is missing"),
         _ if !mount.target.starts_with('/') => Err("the target must be an absolute path"),
-        MountKind::Bind if mount.source.is_empty() => Err("it has no source"),
-        MountKind::Tmpfs if !mount.source.is_empty() => Err("memory has no source"),
+        MountKind::Bind if mount.source.is_empty() => Err("the source is missing"),
+        MountKind::Tmpfs if !mount.source.is_empty() => Err("a tmpfs has no source"),
         _ => Ok(()),
     }
 }
@@ -364,7 +362,7 @@ fn parse_bool(value: Option<&str>) -> Option<bool> {
     }
 }
 
-/// Fields of a line of comma-separated values, in quotes where they hold commas. `None` if a quote is not closed.
+/// Splits comma-separated values; a value with commas is in quotes. `None` if a quote is not closed.
 fn fields(text: &str) -> Option<Vec<String>> {
     let (mut all, mut field, mut quoted) = (Vec::new(), String::new(), false);
     let mut chars = text.chars().peekable();

@@ -1,4 +1,4 @@
-//! `sampan container prune`: removes containers that do not run, and asks a person first.
+//! `sampan container prune`: asks a person, then removes containers that do not run.
 
 use crate::cli::args::container::PruneContainers;
 use crate::cli::engine::{engine, finish};
@@ -11,7 +11,7 @@ use sampan_ipc::time;
 use std::io::{self, IsTerminal};
 
 pub(crate) fn run(args: &PruneContainers) -> Result<(), Failure> {
-    let question = "This removes all containers that do not run. Go on? [y/N] ";
+    let question = "This removes all containers that do not run. Continue? [y/N] ";
     if !args.force && io::stdin().is_terminal() && !prompt::confirm(question)? {
         return Ok(());
     }
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &PruneContainers) -> Result<(), Failure> {
     print(&format!("{text}Total reclaimed space: {}\n", human_units::bytes(done.freed)))
 }
 
-/// A filter as the engine takes it: times are nanoseconds since the epoch.
+/// Turns a filter into the engine's form, in which a time is nanoseconds since the epoch.
 fn filter(text: &str) -> Result<String, Failure> {
     match text.strip_prefix("until=") {
         Some(until) => Ok(format!("until={}", time::parse(until, time::now()).map_err(Failure::usage)?)),

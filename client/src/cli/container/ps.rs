@@ -1,4 +1,4 @@
-//! `sampan ps`: containers in docker's columns and words.
+//! `sampan ps`: lists containers with docker's columns and words.
 
 use crate::cli::args::container::Ps;
 use crate::cli::args::display::ListFormat;
@@ -14,9 +14,9 @@ use sampan_client::time;
 use sampan_ipc::container::{Listing, Phase, Summary};
 use serde_json::json;
 
-/// Characters of a shortened command.
+/// Most characters of a command in the table.
 const COMMAND: usize = 20;
-/// Where `created` has no better word: seconds of a span of time that is told in words.
+/// Nanoseconds of a second.
 const SECOND: i64 = 1_000_000_000;
 
 pub(crate) fn run(args: &Ps) -> Result<(), Failure> {
@@ -53,7 +53,7 @@ fn table(containers: &[Summary], args: &Ps, now: i64) -> String {
             command(&container.command, args.no_trunc),
             format!("{} ago", span(now.saturating_sub(container.created))),
             status(container, now),
-            // No network here has ports yet; scripts count columns.
+            // No network has ports yet, but scripts count columns.
             String::new(),
             container.name.clone(),
         ];
@@ -65,7 +65,7 @@ fn table(containers: &[Summary], args: &Ps, now: i64) -> String {
     table.text()
 }
 
-/// In quotes, and short, as docker prints it.
+/// Shortens and quotes a command as docker does.
 fn command(command: &str, whole: bool) -> String {
     if whole || command.chars().count() <= COMMAND {
         return format!("\"{command}\"");
@@ -74,7 +74,7 @@ fn command(command: &str, whole: bool) -> String {
     format!("\"{start}…\"")
 }
 
-/// `Up 5 minutes`, `Exited (0) 3 seconds ago`: docker's words.
+/// The status in docker's words: `Up 5 minutes`, `Exited (0) 3 seconds ago`.
 fn status(container: &Summary, now: i64) -> String {
     let since = |at: i64| span(now.saturating_sub(at));
     match container.phase {
@@ -90,7 +90,7 @@ fn status(container: &Summary, now: i64) -> String {
     }
 }
 
-/// A span of time as docker tells it: `Less than a second`, `About a minute`, `3 hours`.
+/// A duration in docker's words: `Less than a second`, `About a minute`, `3 hours`.
 fn span(nanos: i64) -> String {
     let seconds = nanos.max(0) / SECOND;
     let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);

@@ -1,4 +1,4 @@
-//! Containers are made and started, and attached to: `create`, `run`, `start`, `attach`, `exec`.
+//! `create`, `run`, `start`, `attach` and `exec`: commands that create or start a container, or attach to one.
 
 use crate::cli::args::container::{Attach, Create, Exec, NotifyWho, Options, PullWhen, Run, Start, Stream};
 use crate::cli::args::display::{Progress, ProgressStyle};
@@ -19,7 +19,7 @@ use sampan_ipc::{container, named_file};
 use std::env;
 use std::path::Path;
 
-/// A container that was made.
+/// A container that was created.
 struct Made {
     id: String,
 }
@@ -32,13 +32,12 @@ pub(crate) fn create(args: &Create) -> Result<(), Failure> {
 /// Runs `sampan run`.
 ///
 /// # Errors
-/// Exit status 125: it could not be made or started; 126, 127: nor its command; else the command's own.
+/// Exit status 125: the container could not be created or started; 126 and 127: its command could not be executed;
+/// otherwise the command's own exit code.
 pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     let options = &args.options;
     if args.detach && !options.attach.is_empty() {
-        return Err(
-            Failure::new("cannot run a container with -a and -d: it is attached, or it is not").status(USAGE)
-        );
+        return Err(Failure::new("cannot use -a with -d: a detached container is not attached").status(USAGE));
     }
     if args.unit {
         return run_unit(args);
@@ -47,7 +46,7 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
         become_shim::check_notify()?;
     }
     let keys = detach_keys(options.detach_keys.as_deref())?;
-    let wanted = AttachOptions {
+    let attach = AttachOptions {
         stdin: options.interactive && attaches(options, Stream::Stdin),
         stdout: attaches(options, Stream::Stdout),
         stderr: attaches(options, Stream::Stderr),
@@ -55,9 +54,9 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
         proxy: args.sig_proxy,
         keys,
     };
-    // Before there is a container, which nobody would start or remove.
+    // Before the container is created: afterwards nobody would start or remove it.
     if !args.detach {
-        wanted.check()?;
+        attach.check()?;
     }
     let made = create_container(options).map_err(|failure| Failure { status: USAGE, ..failure })?;
     if args.detach {
@@ -66,34 +65,33 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
         finish_as_run(&options.socket, request)?;
         return print(&format!("{}\n", made.id));
     }
-    if !wanted.stdout && !wanted.stderr && !wanted.tty {
+    if !attach.stdout && !attach.stderr && !attach.tty {
         print(&format!("{}\n", made.id))?;
     }
-    start_attached(&options.socket, &made.id, wanted)
+    start_attached(&options.socket, &made.id, attach)
 }
 
-/// Makes a container, and becomes its shim: the unit that this process is the main one of is the container then.
+/// Creates a container and becomes its shim, so that this process's systemd unit is the container.
 fn run_unit(args: &Run) -> Result<(), Failure> {
     let options = &args.options;
-    let refuse =
-        |why: &str| Err(Failure::new(format!("cannot run a container with --unit and {why}")).status(USAGE));
+    let refuse = |why: &str| Err(Failure::new(format!("cannot use --unit with {why}")).status(USAGE));
     if args.detach {
-        return refuse("-d: its process is the unit's");
+        return refuse("-d: the container's shim is the unit's main process");
     }
     if options::restart(&options.restart)? != container::Restart::No {
-        return refuse("--restart: Restart= of the unit starts it again");
+        return refuse("--restart: the unit's Restart= restarts the container");
     }
     become_shim::check()?;
     let made = create_container(options).map_err(|failure| Failure { status: USAGE, ..failure })?;
     let streams = [Stream::Stdout, Stream::Stderr].map(|stream| attaches(options, stream));
     let failure = become_shim::become_shim(&options.socket, &made.id, options.sdnotify.map(notify), streams);
-    // Or its name would be taken when systemd tries again.
+    // Otherwise the name would be taken when systemd tries again.
     let request = Request::RemoveContainer { container: made.id, force: true };
     let _ = finish_as_run(&options.socket, request);
     Err(failure)
 }
 
-/// True if a stream is to be attached: all are, unless some are named.
+/// True if a stream is attached: all are, unless `--attach` names some.
 fn attaches(options: &Options, stream: Stream) -> bool {
     options.attach.is_empty() || options.attach.contains(&stream)
 }
@@ -102,7 +100,7 @@ fn detach_keys(text: Option<&str>) -> Result<Vec<u8>, Failure> {
     detach_keys::parse(text.unwrap_or(detach_keys::DEFAULT))
 }
 
-/// Short work of a command that ends as podman-run(1) does.
+/// Waits for the end of a request, with the exit status of podman-run(1) if it fails.
 fn finish_as_run(socket: &EngineSocket, request: Request) -> Result<engine::Done, Failure> {
     let mut done = None;
     for answer in engine(socket).request(request, &[]).map_err(run_failure)? {
@@ -115,8 +113,8 @@ fn finish_as_run(socket: &EngineSocket, request: Request) -> Result<engine::Done
     done.ok_or_else(|| Failure::new("the engine gave no answer").status(USAGE))
 }
 
-fn start_attached(socket: &EngineSocket, container: &str, wanted: AttachOptions) -> Result<(), Failure> {
-    let (session, attachment) = Session::open(wanted)?;
+fn start_attached(socket: &EngineSocket, container: &str, attach: AttachOptions) -> Result<(), Failure> {
+    let (session, attachment) = Session::open(attach)?;
     let start = engine::Start {
         container: container.to_owned(),
         attach: Some(attachment.streams),
@@ -126,7 +124,7 @@ fn start_attached(socket: &EngineSocket, container: &str, wanted: AttachOptions)
     status(session.follow(attachment, asked?)?)
 }
 
-/// An exit code of 0, or of somebody who goes on, is ours as well; another is too, without a word.
+/// The outcome of this command: the container's exit code becomes this process's, without a message.
 fn status(end: SessionEnd) -> Result<(), Failure> {
     match end {
         SessionEnd::Exited(0) | SessionEnd::Detached => Ok(()),
@@ -134,7 +132,7 @@ fn status(end: SessionEnd) -> Result<(), Failure> {
     }
 }
 
-/// Makes a container, and fetches its image first if that is to be.
+/// Creates a container, and pulls its image first as `--pull` says.
 fn create_container(options: &Options) -> Result<Made, Failure> {
     let request = create_request(options)?;
     check_files(options)?;
@@ -156,15 +154,15 @@ fn create_container(options: &Options) -> Result<Made, Failure> {
     Ok(made)
 }
 
-/// Refuses files that could not be written once there is a container.
+/// Fails if a file of `--cidfile` or `--pidfile` could not be written once the container exists.
 fn check_files(options: &Options) -> Result<(), Failure> {
     if let Some(path) = cidfile(options) {
         let name = path.display().to_string();
         let failed = |error| Failure::new(format!("cannot write --cidfile {name:?}: {error}")).status(USAGE);
         let target = named_file::resolve(path).map_err(failed)?;
         if target.symlink_metadata().is_ok() {
-            let message = format!("--cidfile {name:?}: the file is there already");
-            let hint = "another container may be running; remove the file if not";
+            let message = format!("--cidfile {name:?}: the file exists already");
+            let hint = "another container may use the file; remove the file if not";
             return Err(Failure::new(message).hint(hint).status(USAGE));
         }
         let dir = target.parent().unwrap_or(&target);
@@ -180,7 +178,7 @@ fn check_files(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where the id is written. As docker has it: a name that is empty is none.
+/// The file that gets the ID. As in docker, an empty name means none.
 fn cidfile(options: &Options) -> Option<&Path> {
     options.cidfile.as_deref().filter(|path| !path.as_os_str().is_empty())
 }
@@ -188,7 +186,7 @@ fn cidfile(options: &Options) -> Option<&Path> {
 fn write_id(file: &Path, id: &str) -> Result<(), Failure> {
     named_file::create(file, id.as_bytes(), 0o666).map_err(|error| {
         Failure::new(format!("cannot write --cidfile {:?}: {error}", file.display().to_string()))
-            .hint(format!("the container is there: 'sampan rm {id}' removes it"))
+            .hint(format!("the container was created: 'sampan rm {id}' removes it"))
     })
 }
 
@@ -205,12 +203,12 @@ fn request_create(options: &Options, create: container::Create) -> Result<Made, 
         }
     }
     made.ok_or_else(|| {
-        let message = "the engine did not say what it made".to_owned();
+        let message = "the engine did not name the container that it created".to_owned();
         EngineError::Failed(engine::Failure { message, ..engine::Failure::default() })
     })
 }
 
-/// Fetches an image, its progress on standard error.
+/// Pulls an image, with the progress on standard error.
 fn pull(options: &Options, reference: &str) -> Result<(), Failure> {
     let request = Request::Pull(engine::Pull {
         reference: reference.to_owned(),
@@ -219,7 +217,7 @@ fn pull(options: &Options, reference: &str) -> Result<(), Failure> {
         ..engine::Pull::default()
     });
     if !options.quiet {
-        output::message("note", &format!("image {reference:?} is fetched"));
+        output::note(&format!("pulling image {reference:?}"));
     }
     let engine = engine(&options.socket);
     let progress = Progress { progress: ProgressStyle::Auto, quiet: options.quiet };
@@ -232,12 +230,12 @@ fn pull(options: &Options, reference: &str) -> Result<(), Failure> {
     outcomes.into_iter().try_for_each(|outcome| outcome.map(drop))
 }
 
-/// What the engine is asked to make.
+/// Makes the request from the options.
 fn create_request(options: &Options) -> Result<container::Create, Failure> {
     let (image, command) =
-        options.words.split_first().ok_or_else(|| Failure::new("no image is given").status(USAGE))?;
+        options.words.split_first().ok_or_else(|| Failure::new("the image is missing").status(USAGE))?;
     if image.is_empty() {
-        return Err(Failure::new("the image has no name").status(USAGE));
+        return Err(Failure::new("the name of the image is empty").status(USAGE));
     }
     let pairs = |option: &str, words: &[String], may_lack: bool| {
         words.iter().map(|word| options::pair(option, word, may_lack)).collect::<Result<Vec<_>, Failure>>()
@@ -245,8 +243,10 @@ fn create_request(options: &Options) -> Result<container::Create, Failure> {
     detach_keys(options.detach_keys.as_deref())?;
     let restart = options::restart(&options.restart)?;
     if options.rm && restart != container::Restart::No {
-        let message =
-            format!("--restart {:?} with --rm: what is removed does not start again", options.restart);
+        let message = format!(
+            "cannot use --restart {:?} with --rm: a removed container cannot restart",
+            options.restart
+        );
         return Err(Failure::new(message).status(USAGE));
     }
     let pidfile = options.pidfile.as_ref().map(std::path::absolute).transpose();
@@ -314,7 +314,7 @@ fn notify(who: NotifyWho) -> container::Notify {
     }
 }
 
-/// The value of an option; an empty one is as good as none, for scripts whose variable is not set.
+/// The value of an option. An empty value counts as none, for scripts whose variable is not set.
 fn non_empty(option: &Option<String>) -> Option<String> {
     option.clone().filter(|word| !word.is_empty())
 }
@@ -336,7 +336,7 @@ fn mounts(options: &Options) -> Result<Vec<container::Mount>, Failure> {
 /// Runs `sampan start`.
 ///
 /// # Errors
-/// A container could not be started; with `-a` the exit status is that of its command.
+/// A container could not be started. With `-a`, the exit status is that of the container's command.
 pub(crate) fn start(args: &Start) -> Result<(), Failure> {
     if args.unit {
         return start_unit(args);
@@ -349,10 +349,10 @@ pub(crate) fn start(args: &Start) -> Result<(), Failure> {
         });
     }
     let [name] = args.containers.as_slice() else {
-        return Err(Failure::new("cannot attach to several containers at once").status(USAGE));
+        return Err(Failure::new("cannot attach to several containers").status(USAGE));
     };
     let config = config(&args.socket, name)?;
-    let wanted = AttachOptions {
+    let attach = AttachOptions {
         stdin: args.interactive && config.open_stdin,
         stdout: true,
         stderr: true,
@@ -360,14 +360,14 @@ pub(crate) fn start(args: &Start) -> Result<(), Failure> {
         proxy: args.sig_proxy,
         keys: detach_keys(args.detach_keys.as_deref().or(config.detach_keys.as_deref()))?,
     };
-    start_attached(&args.socket, name, wanted)
+    start_attached(&args.socket, name, attach)
 }
 
-/// Becomes the shim of a container that is there.
+/// Becomes the shim of an existing container.
 fn start_unit(args: &Start) -> Result<(), Failure> {
-    let refuse = |why: &str| Err(Failure::new(format!("cannot start {why} with --unit")).status(USAGE));
+    let refuse = |why: &str| Err(Failure::new(format!("cannot use --unit with {why}")).status(USAGE));
     if args.attach || args.interactive {
-        return refuse("a container attached");
+        return refuse("-a or -i");
     }
     let [name] = args.containers.as_slice() else {
         return refuse("several containers");
@@ -376,14 +376,13 @@ fn start_unit(args: &Start) -> Result<(), Failure> {
     Err(become_shim::become_shim(&args.socket, name, None, [true; 2]))
 }
 
-/// What of a container matters to who attaches.
+/// The settings of a container that a session needs.
 struct Config {
     tty: bool,
     open_stdin: bool,
     detach_keys: Option<String>,
 }
 
-/// Asks what a container is like.
 fn config(socket: &EngineSocket, name: &str) -> Result<Config, Failure> {
     let document = document(socket, name, false)?;
     let of = |key: &str| document.pointer(&format!("/Config/{key}"));
@@ -400,10 +399,10 @@ fn config(socket: &EngineSocket, name: &str) -> Result<Config, Failure> {
 /// Runs `sampan attach`.
 ///
 /// # Errors
-/// It does not run; else the exit status is that of its command.
+/// The container does not run. Otherwise the exit status is that of the container's command.
 pub(crate) fn attach(args: &Attach) -> Result<(), Failure> {
     let config = config(&args.socket, &args.container)?;
-    let wanted = AttachOptions {
+    let attach = AttachOptions {
         stdin: !args.no_stdin && config.open_stdin,
         stdout: true,
         stderr: true,
@@ -411,7 +410,7 @@ pub(crate) fn attach(args: &Attach) -> Result<(), Failure> {
         proxy: args.sig_proxy && !config.tty,
         keys: detach_keys(args.detach_keys.as_deref().or(config.detach_keys.as_deref()))?,
     };
-    let (session, attachment) = Session::open(wanted)?;
+    let (session, attachment) = Session::open(attach)?;
     let request = Request::Attach {
         container: args.container.clone(),
         streams: attachment.streams,
@@ -419,7 +418,7 @@ pub(crate) fn attach(args: &Attach) -> Result<(), Failure> {
     };
     let asked = engine(&args.socket).request(request, &attachment.descriptors());
     let end = session.follow(attachment, asked?);
-    // Nothing was to be run: that it cannot be attached to is a failure like any other.
+    // Nothing was started, so the status is 1, not that of podman-run(1).
     status(end.map_err(|failure| match failure.status {
         USAGE => failure.status(FAILED),
         _ => failure,
@@ -430,7 +429,7 @@ pub(crate) fn exec(args: &Exec) -> Result<(), Failure> {
     let (name, command) = match args.words.split_first() {
         Some((name, command)) if !command.is_empty() => (name, command),
         _ => {
-            return Err(Failure::new("no command is given")
+            return Err(Failure::new("the command is missing")
                 .hint("sampan exec CONTAINER COMMAND [ARG]")
                 .status(USAGE));
         }
@@ -451,7 +450,7 @@ pub(crate) fn exec(args: &Exec) -> Result<(), Failure> {
     if args.detach {
         return finish_as_run(&args.socket, Request::Exec(Box::new(exec))).map(drop);
     }
-    let wanted = AttachOptions {
+    let attach = AttachOptions {
         stdin: args.interactive,
         stdout: true,
         stderr: true,
@@ -459,7 +458,7 @@ pub(crate) fn exec(args: &Exec) -> Result<(), Failure> {
         proxy: false,
         keys,
     };
-    let (session, attachment) = Session::open(wanted)?;
+    let (session, attachment) = Session::open(attach)?;
     (exec.streams, exec.size) = (attachment.streams, attachment.size);
     let asked = engine(&args.socket).request(Request::Exec(Box::new(exec)), &attachment.descriptors());
     status(session.follow(attachment, asked.map_err(run_failure)?)?)

@@ -1,7 +1,7 @@
-//! `sampan generate systemd`: a unit that is a container.
+//! `sampan generate systemd`: writes a systemd unit that is a container.
 //!
-//! The unit's main process becomes the container's shim (`cli::unit`): systemd sees when the container is ready and how it
-//! ends, and the unit's limits hold for it. docs/systemd-containers.md, in the sources.
+//! The unit's main process becomes the container's shim (`become_shim`), so that systemd sees when the container is ready
+//! and how it ends, and the unit's limits apply to the container. See docs/systemd-containers.md in the sources.
 
 use crate::cli::args::container::{ContainerCommand, GenerateSystemd, Options, Run, UnitRestart};
 use crate::cli::args::{Cli, Command};
@@ -16,19 +16,19 @@ use sampan_ipc::shim::DELEGATE_V1;
 use serde_json::Value;
 use std::fmt::Write as _;
 
-/// What `stop` waits if the container does not say: docker's ten seconds.
+/// Seconds that a stop waits unless the container says otherwise, as in docker.
 const STOP_SECONDS: i64 = 10;
-/// What the service manager waits longer than `stop` does.
+/// Seconds that systemd waits longer than the stop does.
 const MORE_SECONDS: i64 = 60;
-/// The signal that stops a container that does not say.
+/// The stop signal unless the container says otherwise.
 const STOP_SIGNAL: i32 = Signal::SIGTERM as i32;
 /// The first of the real-time signals that the C library leaves to programs. signal(7).
 const SIGRTMIN: i32 = 34;
-/// How long a unit that makes a container each time may take to start: it may have to fetch the image.
+/// Start timeout of a unit that creates a container at each start: it may have to pull the image.
 const START_WITH_PULL: &str = "15min";
-/// Where control groups are: of version 2, if they are that themselves.
+/// The mount point of control groups; its file system type tells their version.
 const GROUPS: &str = "/sys/fs/cgroup";
-/// Variables that say where Sampan is.
+/// Variables that locate this installation.
 const VARIABLES: [&str; 3] = ["SAMPAN_RUN_DIR", "SAMPAN_STATE_DIR", "SAMPAN_DATA_DIR"];
 
 pub(crate) fn run(args: &GenerateSystemd) -> Result<(), Failure> {
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &GenerateSystemd) -> Result<(), Failure> {
     let text = |path: &str| container.pointer(path).and_then(Value::as_str).unwrap_or_default();
     let name = text("/Name").trim_start_matches('/');
     let program = std::env::current_exe()
-        .map_err(|error| Failure::new(format!("cannot tell where this program is: {error}")))?;
+        .map_err(|error| Failure::new(format!("cannot get the path of this program: {error}")))?;
     let unit = Unit {
         name,
         program: &program.display().to_string(),
@@ -60,24 +60,24 @@ pub(crate) fn run(args: &GenerateSystemd) -> Result<(), Failure> {
         return print(&unit_text);
     }
     let path = std::env::current_dir().map(|dir| dir.join(format!("container-{name}.service")));
-    let path = path.map_err(|error| Failure::new(format!("cannot tell where we are: {error}")))?;
+    let path = path.map_err(|error| Failure::new(format!("cannot get the working directory: {error}")))?;
     let written = named_file::create(&path, unit_text.as_bytes(), 0o666);
     written.map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))?;
     print(&format!("{}\n", path.display()))
 }
 
-/// Whether a container with this restart policy can be a unit.
+/// Fails if the restart policy of the container would compete with that of the unit.
 fn check_restart_policy(name: &str, policy: &str) -> Result<(), Failure> {
     match policy {
         "" | "no" => Ok(()),
         policy => Err(Failure::new(format!(
-            "cannot make a unit for container {name:?}: its restart policy {policy:?} would compete with the unit's"
+            "cannot generate a unit for container {name:?}: its restart policy {policy:?} competes with the unit's"
         ))
-        .hint("--new makes a unit whose containers have none; or make this one again without --restart")),
+        .hint("use --new, whose containers have no restart policy; or create the container again without --restart")),
     }
 }
 
-/// The number of a signal, of the words that `inspect` has for it: `SIGTERM`, `SIGRTMIN+3`, `99`.
+/// Parses a signal as `inspect` prints it: `SIGTERM`, `SIGRTMIN+3`, `99`.
 fn signal(word: &str) -> Option<i32> {
     if let Some(rest) = word.strip_prefix("SIGRTMIN") {
         return Some(SIGRTMIN + rest.strip_prefix('+').map_or(Some(0), |rest| rest.parse().ok())?);
@@ -85,15 +85,15 @@ fn signal(word: &str) -> Option<i32> {
     word.parse().ok().or_else(|| word.parse::<Signal>().ok().map(|signal| signal as i32))
 }
 
-/// What a unit is made of.
+/// The parts of a unit that differ.
 struct Unit<'a> {
     name: &'a str,
     program: &'a str,
-    /// Seconds that a stop waits; negative is for ever.
+    /// Seconds that a stop waits; negative means without limit.
     stop: i64,
     stop_signal: i32,
     restart: UnitRestart,
-    /// The container itself says that it is ready.
+    /// The container reports readiness itself.
     reports_ready_itself: bool,
     /// The host has control groups of version 1.
     is_version_1: bool,
@@ -101,7 +101,7 @@ struct Unit<'a> {
 }
 
 impl Unit<'_> {
-    // The engine's socket is wanted, not required: the container needs no engine to go on.
+    // Wants= and not Requires= for the engine's socket: a running container needs no engine.
     fn head(&self) -> String {
         let (name, version) = (self.name, env!("CARGO_PKG_VERSION"));
         let restart =
@@ -132,14 +132,14 @@ impl Unit<'_> {
         text
     }
 
-    /// For the container that is there.
+    /// The unit for an existing container.
     fn for_existing_container(&self) -> String {
         let mut text = self.head();
         let _ = writeln!(text, "ExecStart={} start --unit {}", quote(self.program), quote(self.name));
         text + "\n[Install]\nWantedBy=default.target\n"
     }
 
-    /// For one that is made each time.
+    /// The unit that creates a container at each start.
     fn for_new_container(&self, words: &[String]) -> String {
         let program = quote(self.program);
         let words: Vec<String> = words.iter().map(|arg| quote(arg)).collect();
@@ -151,11 +151,11 @@ impl Unit<'_> {
     }
 }
 
-/// The words behind `sampan` that make the same container again, as a unit, to be removed when it ends.
+/// Returns the arguments of `sampan` that create the same container again, as a unit that removes it at its end.
 fn new_container_args(words: &[String], name: &str) -> Result<Vec<String>, Failure> {
     let unknown = || {
         Failure::new(
-            "cannot make a unit with --new: the container was not made by 'sampan run' or 'sampan create'",
+            "cannot generate a unit with --new: 'sampan run' or 'sampan create' did not create the container",
         )
         .hint("leave out --new")
     };
@@ -174,18 +174,18 @@ fn new_container_args(words: &[String], name: &str) -> Result<Vec<String>, Failu
     let given = words.get(1..at).unwrap_or_default();
     let options = given.iter().position(|word| word == "run" || word == "create").map_or(0, |at| at + 1);
     let mut all = vec!["run".to_owned(), "--unit".to_owned(), "--rm".to_owned()];
-    // The container may have been made without a name, or renamed.
+    // The container may have been created without a name, or renamed.
     all.push(format!("--name={name}"));
     all.extend(kept_options(given.get(options..).unwrap_or_default()));
     all.extend(words.get(at..).unwrap_or_default().iter().cloned());
     Ok(all)
 }
 
-/// Options that a unit's command line leaves out: the unit has its own value for each, or cannot have it. A unit has no
-/// terminal, is not detached, and is started again by systemd; the file of `--cidfile` is there after the first start.
+/// Options that are not copied to a unit: the unit has its own value, or cannot have one. A unit has no terminal and is
+/// not detached, systemd restarts it, and the file of `--cidfile` would exist after the first start.
 const LEFT_OUT: [&str; 8] = ["name", "unit", "rm", "detach", "interactive", "tty", "restart", "cidfile"];
 
-/// The options of `run` or `create` as they were typed, without those of [`LEFT_OUT`].
+/// Returns the options of `run` or `create` as they were typed, without those of [`LEFT_OUT`].
 fn kept_options(given: &[String]) -> Vec<String> {
     let known = <Run as clap::Args>::augment_args(clap::Command::new("run"));
     let is_left_out = |arg: &Arg| arg.get_long().is_some_and(|long| LEFT_OUT.contains(&long));
@@ -200,14 +200,14 @@ fn kept_options(given: &[String]) -> Vec<String> {
                 arg.get_long() == Some(long) || arg.get_all_aliases().is_some_and(|all| all.contains(&long))
             });
             let value = if value.is_none() && arg.is_some_and(takes_next) { rest.next() } else { None };
-            // '--' ends the options, and is not needed where the image's name begins with no '-'.
+            // '--' ends the options. No image's name begins with '-', so it is not needed.
             if !long.is_empty() && !arg.is_some_and(is_left_out) {
                 kept.push(word.clone());
                 kept.extend(value.cloned());
             }
             continue;
         }
-        // Short options, of which several may share a word: -dit, -eKEY=VALUE, -i=false.
+        // Several short options may share a word: -dit, -eKEY=VALUE, -i=false.
         let mut left = String::new();
         let mut chars = word.strip_prefix('-').unwrap_or_default().chars();
         while let Some(short) = chars.next() {
@@ -230,7 +230,7 @@ fn kept_options(given: &[String]) -> Vec<String> {
     kept
 }
 
-/// A word of a command line of systemd. systemd.service(5), "COMMAND LINES".
+/// Quotes a word for a command line of systemd. systemd.service(5), "COMMAND LINES".
 fn quote(text: &str) -> String {
     let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
     let escaped = escaped.replace('\n', "\\n").replace('\t', "\\t").replace('\r', "\\r");

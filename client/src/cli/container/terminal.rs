@@ -1,19 +1,18 @@
-//! The terminal in raw mode, and as it was before, whatever happens.
+//! Puts the terminal into raw mode, and restores it however the command ends. Also tells the terminal's size.
 
 use crate::cli::error::Failure;
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use std::io;
 use std::sync::{Mutex, Once, PoisonError};
 
-/// What the terminal was like before; also for a panic, which drops nothing where panics abort.
+/// The terminal's settings before raw mode; static, so that a panic that aborts can restore them, too.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 
-/// The terminal of standard input hands every byte on at once, until this is dropped.
+/// The terminal of standard input is in raw mode until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Raw(());
 
 impl Raw {
-    /// Makes it raw.
     pub(crate) fn begin() -> Result<Self, Failure> {
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
@@ -24,11 +23,11 @@ impl Raw {
             }));
         });
         let raw = Raw(());
-        raw.set().map_err(|error| Failure::new(format!("cannot make the terminal raw: {error}")))?;
+        raw.set().map_err(|error| Failure::new(format!("cannot put the terminal into raw mode: {error}")))?;
         Ok(raw)
     }
 
-    /// Makes it raw, for the first time or again.
+    /// Puts the terminal into raw mode, for the first time or again.
     pub(crate) fn set(&self) -> io::Result<()> {
         let before = tcgetattr(io::stdin())?;
         let mut raw = before.clone();
@@ -37,7 +36,7 @@ impl Raw {
         Ok(tcsetattr(io::stdin(), SetArg::TCSANOW, &raw)?)
     }
 
-    /// As it was before; [`Raw::set`] makes it raw again.
+    /// Restores the terminal; [`Raw::set`] puts it into raw mode again.
     pub(crate) fn unset(&self) {
         restore();
     }
@@ -55,7 +54,7 @@ fn restore() {
     }
 }
 
-/// Rows and columns of the terminal, standard output's or else standard input's; 0 and 0 if there is none.
+/// Rows and columns of the terminal of standard output, or else of standard input; zeros if there is none.
 pub(crate) fn size() -> (u16, u16) {
     let of = terminal_size::terminal_size_of(io::stdout())
         .or_else(|| terminal_size::terminal_size_of(io::stdin()));

@@ -1,4 +1,4 @@
-//! `sampan top`: ps(1) of this host, and of its lines those of the container's processes.
+//! `sampan top`: runs ps(1) on this host, and prints its lines about the container's processes.
 
 use crate::cli::args::container::Top;
 use crate::cli::engine::engine;
@@ -25,23 +25,23 @@ pub(crate) fn run(args: &Top) -> Result<(), Failure> {
         Failure::new(format!("cannot run ps: {error}")).hint("install the package procps")
     })?;
     if !output.status.success() {
-        // Its usage follows, over many lines.
+        // ps(1) prints its usage after the reason, in many lines.
         let said = String::from_utf8_lossy(&output.stderr);
         let why = said.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it did not say why");
         let why = why.trim_start_matches("error: ");
         return Err(Failure::new(format!("ps {} failed: {why}", options.join(" ")))
-            .hint("what stands behind the container are options of ps(1)"));
+            .hint("the words after the container are options of ps(1)"));
     }
     let text = rows(&String::from_utf8_lossy(&output.stdout), &pids)?;
     print(&text)
 }
 
-/// The header of what ps says, and the lines of these processes.
+/// The header of ps(1), and its lines about `pids`.
 fn rows(text: &str, pids: &[i32]) -> Result<String, Failure> {
     let mut lines = text.lines();
     let header = lines.next().unwrap_or_default();
     let at = header.split_whitespace().position(|word| word == "PID").ok_or_else(|| {
-        Failure::new("cannot tell the container's processes: ps prints no column PID")
+        Failure::new("cannot find the container's processes: the output of ps has no column PID")
             .hint("add it: -o pid,…")
     })?;
     let is_ours = |line: &&str| {
