@@ -246,7 +246,7 @@ fn an_event_that_is_not_allowed_is_refused_by_name_and_not_written() {
         (&["emit", "Test", "tick", "1"], "type \"Test\" is not allowed"),
         (&["emit", "test", "tick:x", "1"], "action \"tick:x\" is not allowed"),
         (&["emit", "test", "tick", "1", "novalue"], "attribute \"novalue\" is not allowed"),
-        (&["emit", "test", "tick", "1", "a=1", "a=2"], "attribute key \"a\" stands twice"),
+        (&["emit", "test", "tick", "1", "a=1", "a=2"], "attribute key \"a\" occurs twice"),
         (&["emit", "test", "tick", "1", "--label", "=x"], "label key \"\" is not allowed"),
         (&["emit", "test", "tick", "1", "--time", "soon"], "time \"soon\" is not understood"),
         (&["emit", "test", "tick", "1", &large], "the largest field is attribute \"big\" with 5003"),

@@ -423,18 +423,18 @@ fn what_cannot_be_a_unit_is_refused_and_leaves_no_container() {
             for (lines, start, why) in [
                 ("Delegate=\nDelegate=no\n", run, "does not delegate cpu to it"),
                 ("Delegate=\nDelegate=yes\n", run, "does not delegate blkio to it"),
-                ("User=nobody\n", run, "that takes root"),
-                ("", through_shell, "this is not the main process of a unit"),
-                ("", &*with("--restart always"), "with --unit and --restart"),
-                ("", &*with("-d"), "with --unit and -d"),
+                ("User=nobody\n", run, "only root can"),
+                ("", through_shell, "this is not the main process of a systemd unit"),
+                ("", &*with("--restart always"), "cannot use --unit with --restart"),
+                ("", &*with("-d"), "cannot use --unit with -d"),
                 // systemd would call that a protocol error, and the container would go on unattached.
                 (
                     "",
                     &*run.replace("--unit", "-d --sdnotify=conmon"),
-                    "its shim would be in the engine's unit",
+                    "the shim would be in the engine's unit",
                 ),
                 ("", "ExecStart=/usr/bin/sampan start --unit nosuch\n", "there is no container"),
-                ("", "ExecStart=/usr/bin/sampan start --unit one two\n", "cannot start several containers"),
+                ("", "ExecStart=/usr/bin/sampan start --unit one two\n", "with several containers"),
             ] {
                 write_unit(machine, "web.service", &[SERVICE, lines, start].concat());
                 assert!(

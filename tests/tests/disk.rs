@@ -126,7 +126,7 @@ fn images_are_listed_by_name() {
     let said = bed.fails(&["images", "--filter", "dangling=true"], 125);
     assert!(said.contains("hint: 'sampan images NAME'"), "{said}");
     let said = bed.fails(&["image", "exists", "other:1"], 125);
-    assert!(said.contains("hint: 'inspect' ends with 0"), "{said}");
+    assert!(said.contains("hint: 'inspect' exits with status 0"), "{said}");
     let said = bed.fails(&["load", "app.tar"], 125);
     assert!(said.contains("there is no argument \"app.tar\"") && said.contains("--input FILE"), "{said}");
 }

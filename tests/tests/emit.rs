@@ -273,13 +273,13 @@ fn bad_lines_are_told_with_their_numbers_and_passed_over() {
     assert_eq!(batch.end().code(), Some(2));
     for says in [
         // The batch numbers the lines; the column is within the line.
-        "error: line 2: bad event: expected ident, at column 2; passed over",
+        "error: line 2: bad event: expected ident, at column 2; skipped",
         "error: line 4: bad event: ",
-        "error: line 5: bad event: missing field `action`; passed over",
-        "error: line 7: it is longer than 65536 bytes, so the event is too large; passed over",
+        "error: line 5: bad event: missing field `action`; skipped",
+        "error: line 7: the line is longer than 65536 bytes, so the event is too large; skipped",
         "error: line 8: event takes ",
         "error: line 10: bad event: ",
-        "error: 6 lines were no events; 4 events were written, the last one of line 11",
+        "error: 6 lines were not events; 4 events were written, the last one of line 11",
     ] {
         batch.await_note(says);
     }
@@ -301,8 +301,8 @@ fn what_events_prints_of_lost_events_is_passed_over_with_a_note() {
     batch.write(&(line(0) + notices + &line(1)));
     batch.close();
     assert!(batch.end().success(), "{}", batch.notes());
-    batch.await_note("note: line 2 is no event but a notice (\"lost\"): passed over");
-    batch.await_note("note: line 3 is no event but a notice (\"journal\"): passed over");
+    batch.await_note("note: line 2 is not an event but a notice (\"lost\"); skipped");
+    batch.await_note("note: line 3 is not an event but a notice (\"journal\"); skipped");
     assert_eq!(ids(&host), numbers(0..2));
 }
 
@@ -332,5 +332,5 @@ fn what_stands_in_the_place_of_the_fifo_is_named_with_a_hint_that_fits() {
         std::fs::write(host.path("run").join(name), "").expect("written");
     }
     let said = output(sampan(&host, &["emit", "test", "tick", "1"]));
-    assert!(stderr(&said).contains("it is not a FIFO\nhint: remove what stands at "), "{}", stderr(&said));
+    assert!(stderr(&said).contains("it is not a FIFO\nhint: remove the file "), "{}", stderr(&said));
 }

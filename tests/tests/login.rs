@@ -343,7 +343,7 @@ fn credential_helpers_of_registries_conf_keep_logins_and_are_asked_in_order() {
     assert!(!fs::read_to_string(host.auth_file()).expect("there").contains(address));
     host.script("docker-credential-broken", KEEPER);
     let said = host.fails(1, &["logout", address]);
-    assert!(said.contains("docker-credential-kept knows nothing of it"), "{said}");
+    assert!(said.contains("docker-credential-kept has no entry"), "{said}");
     fs::write(kept("kept"), &wrong).expect("written");
     fs::write(kept("other"), &wrong).expect("written");
     host.script("docker-credential-broken", r#"[ "$1" = list ] && echo '{}'"#);
@@ -428,7 +428,7 @@ fn the_engine_has_credentials_of_its_own() {
 fn a_login_that_makes_no_sense_is_refused() {
     let host = EngineHost::start();
     for (args, says) in [
-        (&["login", "127.0.0.1:1"][..], "no terminal"),
+        (&["login", "127.0.0.1:1"][..], "not a terminal"),
         (&["login", "-p", "b", "127.0.0.1:1"], "cannot ask for a user name"),
         (&["login", "-u", "a", "127.0.0.1:1"], "cannot ask for a password"),
         (&["login", "-u", "a", "-p", "b", "a b"], "is no registry"),

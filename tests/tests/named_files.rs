@@ -163,7 +163,7 @@ fn ids_are_written_through_links_and_into_nothing_but_regular_files() {
     // By its link the id file is there already, too.
     let again = containers.sampan(&["create", "--cidfile", &text(&cid), "box:1", "true"]);
     assert_eq!(again.status.code(), Some(125));
-    assert!(stderr(&again).contains("the file is there already"), "{}", stderr(&again));
+    assert!(stderr(&again).contains("the file exists already"), "{}", stderr(&again));
     assert_eq!(fs::read_to_string(&real_cid).expect("written"), id);
 }
 

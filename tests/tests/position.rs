@@ -281,7 +281,7 @@ fn a_cursor_file_that_cannot_be_written_ends_the_reader_before_its_first_event()
     assert!(std::io::copy(&mut std::io::repeat(7), &mut full).is_err());
     let output = run(&host, &disk.join("cursor"), &["--after", "0", "--no-follow"]);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
-    assert!(stderr(&output).contains("hint: free some space"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("hint: free some disk space"), "{}", stderr(&output));
     fs::remove_file(filler).expect("there");
     drop(full);
     fs::write(disk.join("old"), "0\n").expect("room");
@@ -289,7 +289,7 @@ fn a_cursor_file_that_cannot_be_written_ends_the_reader_before_its_first_event()
     let output = run(&host, &disk.join("old"), &["--no-follow"]);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
     assert!(
-        stderr(&output).contains("hint: name a file on a disk that can be written"),
+        stderr(&output).contains("hint: name a file on a file system that is writable"),
         "{}",
         stderr(&output)
     );
@@ -364,7 +364,7 @@ fn a_command_is_run_for_each_event_and_the_cursor_waits_for_its_success() {
     let exec = ["--after", "0", "--no-follow", "--exec", &command];
     let mut reader = Reader::start(&host, &cursor, &exec);
     wait_until("a failure", || reader.notes(), || reader.notes().contains("failed for event"));
-    assert!(reader.notes().contains("(status 7); it runs again in 1 s"), "{}", reader.notes());
+    assert!(reader.notes().contains("(status 7); retrying in 1 s"), "{}", reader.notes());
     assert_eq!(lines(&done).len(), 2);
     reader.signal(Signal::SIGTERM);
     assert_eq!(reader.child.wait().expect("ours").signal(), Some(Signal::SIGTERM as i32));
@@ -495,7 +495,8 @@ fn a_consumer_that_leaves_events_unacknowledged_is_told_so() {
     assert_eq!(output.status.code(), Some(1));
     let says = stderr(&output);
     assert!(
-        says.contains("without acknowledging all events") && says.contains("\"nonsense\" is no number"),
+        says.contains("without acknowledging all events")
+            && says.contains("\"nonsense\" is not a sequence number"),
         "{says}"
     );
     assert_eq!(ids_of(&run(&host, &cursor, &["--no-follow"])), ["2", "3"]);

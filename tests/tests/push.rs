@@ -219,7 +219,7 @@ fn what_cannot_be_pushed_is_refused_before_anything_is_sent() {
     let other = format!("{}/to@{}", registry.address, Digest::of(b"x"));
     assert!(host.fails(125, &["push", &source, &other]).contains("has digest"));
     assert!(host.fails(125, &["push", &source, "r.example/UPPER"]).contains("reference"));
-    assert!(host.fails(125, &["push", "--limit-rate", "fast", &source]).contains("not understood"));
+    assert!(host.fails(125, &["push", "--limit-rate", "fast", &source]).contains("is invalid"));
     host.ok(&["tag", &source, "r.example/second:t"]);
     assert!(host.fails(125, &["push", &digest]).contains("no target is given"));
     let blob = host.store().join("blobs/sha256").join(image.blobs[0].0.hex());

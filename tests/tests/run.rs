@@ -310,7 +310,7 @@ fn what_docker_has_and_is_not_here_is_said_by_name() {
         (output.status.code(), String::from_utf8(output.stderr).expect("text"))
     };
     let cases: [(&[&str], &str, &str); 7] = [
-        (&["rm", "-fv", "web"], "there is no option \"-v\"", "volumes of its own"),
+        (&["rm", "-fv", "web"], "there is no option \"-v\"", "anonymous volumes"),
         (&["run", "-d", "-p", "80:80", "bb:1"], "there is no option \"-p\"", "--network host"),
         (
             &["container", "create", "--health-cmd=x", "bb:1"],

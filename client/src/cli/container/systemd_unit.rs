@@ -174,9 +174,9 @@ fn new_container_args(words: &[String], name: &str) -> Result<Vec<String>, Failu
     let given = words.get(1..at).unwrap_or_default();
     let options = given.iter().position(|word| word == "run" || word == "create").map_or(0, |at| at + 1);
     let mut all = vec!["run".to_owned(), "--unit".to_owned(), "--rm".to_owned()];
+    all.extend(kept_options(given.get(options..).unwrap_or_default()));
     // The container may have been created without a name, or renamed.
     all.push(format!("--name={name}"));
-    all.extend(kept_options(given.get(options..).unwrap_or_default()));
     all.extend(words.get(at..).unwrap_or_default().iter().cloned());
     Ok(all)
 }
@@ -254,21 +254,21 @@ mod tests {
         for (typed, expected) in [
             (
                 "sampan container run -dit --name web -v /a:/b busybox run -d",
-                "run --unit --rm --name=w -v /a:/b busybox run -d",
+                "run --unit --rm -v /a:/b --name=w busybox run -d",
             ),
             (
                 "sampan create --restart always --cidfile /run/id -m 1g busybox",
-                "run --unit --rm --name=w -m 1g busybox",
+                "run --unit --rm -m 1g --name=w busybox",
             ),
             ("sampan run --unit --rm=true --name=web busybox", "run --unit --rm --name=w busybox"),
             // Options that share a word with those left out, and values that look like options.
             (
                 "sampan run -diu 1:1 -tw/srv --memory-swap -1 -i=true x",
-                "run --unit --rm --name=w -u 1:1 -w/srv --memory-swap -1 x",
+                "run --unit --rm -u 1:1 -w/srv --memory-swap -1 --name=w x",
             ),
             (
                 "sampan run -d --net host --label=name=x --env rm -- x",
-                "run --unit --rm --name=w --net host --label=name=x --env rm x",
+                "run --unit --rm --net host --label=name=x --env rm --name=w x",
             ),
         ] {
             let made = new_container_args(&words(typed), "w").expect(typed);

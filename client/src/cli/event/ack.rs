@@ -1,6 +1,7 @@
-//! `sampan events --ack-fd`: the consumer at the end of a pipeline says which events it has finished.
+//! `sampan events --ack-fd`: the consumer at the end of a pipeline acknowledges the events that it has processed.
 //!
-//! Owned by `events`. A thread reads numbers, a line each, and commits them; it ends when the consumer closes its end.
+//! Owned by `watch`. A thread reads sequence numbers, one per line, and commits them. It ends when the consumer closes
+//! its end.
 
 use crate::cli::error::{Failure, USAGE};
 use crate::cli::output;
@@ -11,23 +12,23 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-/// Longest line: a number of twenty digits, and room for what people put around it.
+/// Longest line, in bytes: a number of twenty digits, with room for blanks around it.
 const LINE_MAX: u64 = 256;
 
 /// The descriptor that acknowledgements come from.
 #[derive(Debug)]
 pub(crate) struct Acks(File);
 
-/// The thread that reads them.
+/// The thread that reads acknowledgements.
 #[derive(Debug)]
 pub(crate) struct AckReader {
     ended: UnixStream,
 }
 
 impl Acks {
-    /// Takes descriptor `number`, which this process was started with.
+    /// Opens descriptor `number`, which this process has inherited.
     pub(crate) fn open(number: i32) -> Result<Self, Failure> {
-        // By its name: the descriptor itself may be one that others here use.
+        // Opened again by its name, since other code of this process may own the descriptor itself.
         let file = File::open(format!("/proc/self/fd/{number}"));
         file.map(Acks).map_err(|error| {
             let why = match error.kind() {
@@ -40,7 +41,7 @@ impl Acks {
         })
     }
 
-    /// Starts the thread; `stopper` is used when nobody can acknowledge any more.
+    /// Starts the thread. It uses `stopper` when no more acknowledgements can come.
     pub(crate) fn read(self, committer: Committer, stopper: Stopper) -> io::Result<AckReader> {
         let (ended, end) = UnixStream::pair()?;
         let read = move || {
@@ -72,7 +73,7 @@ impl AckReader {
 
 fn take_all(mut lines: impl BufRead, committer: &Committer) {
     let mut line = Vec::new();
-    // True while the rest of a line that was too long is passed over.
+    // True while the rest of a line that is too long is skipped.
     let mut is_rest = false;
     loop {
         line.clear();
@@ -86,7 +87,7 @@ fn take_all(mut lines: impl BufRead, committer: &Committer) {
                     None if is_rest => {}
                     None => {
                         let text = String::from_utf8_lossy(&line);
-                        output::note(&format!("acknowledgement {:?} is no number of an event", text.trim()));
+                        output::note(&format!("acknowledgement {:?} is not a sequence number", text.trim()));
                     }
                 }
                 is_rest = !is_whole;

@@ -1,7 +1,7 @@
-//! `sampan emit`: writes one event into the emit FIFO, from the arguments.
+//! `sampan emit`: writes the event that the arguments describe to the emit FIFO.
 //!
-//! An event is checked whole before anything of it is written, and the command ends only when monitord's FIFO
-//! has taken it. Where the FIFO is, what hints fit, and what a line of JSON says, `batch` learns from here.
+//! Checks the whole event before it writes, and exits only when the FIFO has taken the event. `emit_batch` uses this
+//! module's [`Target`], with the hints for its errors, and [`parse_line`].
 
 use crate::cli::args::event::Emit;
 use crate::cli::error::{self, Failure};
@@ -19,26 +19,23 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How long one event waits for monitord, in seconds, if the arguments do not say.
+/// How long one event waits for monitord unless `--timeout` is given, in seconds.
 const TIMEOUT_SECONDS: u32 = 5;
-/// Longest that a FIFO which systemd is opening is root's alone.
+/// How long a FIFO may have root's group, while systemd creates it and has not given it to its group yet.
 const GIVEN_TO_GROUP: Duration = Duration::from_secs(1);
-/// Pause between two looks at it.
+/// Pause between two checks of that FIFO.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
-/// Why events wait where no system call has failed.
+/// Why events wait although no system call has failed.
 pub(crate) const FULL: &str = "the FIFO is full, and monitord does not read it";
-/// What is wrong with a path where something else stands.
+/// What is wrong with another kind of file.
 const NO_FIFO: &str = "it is not a FIFO";
 
-/// Runs the command.
-///
-/// # Errors
-/// Status 2: the event is not allowed. Status 1: monitord does not take it.
+/// Exit status 2: the event is not allowed. Status 1: monitord does not take the event.
 pub(crate) fn run(args: &Emit) -> Result<(), Failure> {
     let target = Target::new(args);
     let event = event(args)?;
     target.check(&event)?;
-    // One that nobody reads at present is monitord restarting. One that is not there is none that one could wait for.
+    // A FIFO without a reader means that monitord restarts, so the event waits. A FIFO that does not exist is an error.
     let there = std::fs::metadata(&target.path).map(drop);
     if let Some(error) = target.obstacle().or(there.err()) {
         return Err(target.failure(&error));
@@ -52,13 +49,13 @@ pub(crate) fn run(args: &Emit) -> Result<(), Failure> {
     Err(target.failure(&io::Error::other(why)))
 }
 
-/// The FIFO that events go into.
+/// The FIFO that events are written to.
 pub(crate) struct Target {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// True if the arguments name it.
+    /// True if `--fifo` names it.
     is_named: bool,
-    /// False of the emit FIFO, where monitord would refuse them; of another FIFO its mode decides.
+    /// False for the emit FIFO, from which monitord takes no facts. For other FIFOs, their file mode decides.
     takes_facts: bool,
 }
 
@@ -70,10 +67,7 @@ impl Target {
         Target { takes_facts: path != emit_fifo, path, is_named: args.fifo.is_some() }
     }
 
-    /// Checks that an event can be written, and may be.
-    ///
-    /// # Errors
-    /// Status 2: it breaks a rule, or is a fact.
+    /// Checks that the event keeps all rules and may be written here. Exit status 2 if not.
     pub(crate) fn check(&self, event: &Event) -> Result<(), Failure> {
         sampan_ipc::record::encode(event).map_err(|error| invalid_event(error.to_string()))?;
         match !self.takes_facts && FACT_KINDS.contains(&event.kind.as_str()) {
@@ -82,9 +76,9 @@ impl Target {
         }
     }
 
-    /// What only a person can change, so that nobody should wait for it. That nothing is there is none of it.
+    /// Returns an error that only a person can remove, so that waiting is useless. A missing FIFO is no such error.
     pub(crate) fn obstacle(&self) -> Option<io::Error> {
-        // The directory first: in one of another user's, what looks like a FIFO says nothing.
+        // The directory first: in a directory of another user, the file may be anything.
         match trust::directory(trust::parent(&self.path)).map_err(io::Error::from) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -101,7 +95,7 @@ impl Target {
         }
     }
 
-    /// Why this user may not write. One that is root's alone gets its group in a moment, where systemd is just opening it.
+    /// Returns why this user may not write. Waits a moment for a FIFO that systemd is about to give to its group.
     fn refusal(&self) -> Option<Errno> {
         let is_only_roots =
             || std::fs::metadata(&self.path).is_ok_and(|meta| (meta.uid(), meta.gid()) == (0, 0));
@@ -109,7 +103,7 @@ impl Target {
         loop {
             let was_only_roots = is_only_roots();
             let refused = access(&self.path, AccessFlags::W_OK).err()?;
-            // Looked at before and after: it may have been given away, or back, in between.
+            // Checked before and after, since its group may have changed in between.
             let may_change = refused == Errno::EACCES && (was_only_roots || is_only_roots());
             if !may_change || Instant::now() >= deadline {
                 return Some(refused);
@@ -118,20 +112,20 @@ impl Target {
         }
     }
 
-    /// That it cannot be written, with a hint that fits the cause.
+    /// The failure for a FIFO that cannot be written, with a hint for the cause.
     pub(crate) fn failure(&self, error: &io::Error) -> Failure {
         let path = self.path.display();
         let hint = match error.kind() {
             io::ErrorKind::PermissionDenied => error::unreachable_hint(error, "monitord", &self.path),
             _ if error.to_string() == NO_FIFO && !self.is_named => {
-                format!("remove what stands at {path}, and start monitord again: it makes its FIFO there")
+                format!("remove the file {path}, and start monitord again, which creates its FIFO there")
             }
             _ if error.to_string() == NO_FIFO => {
                 "give --fifo the path of the FIFO that monitord reads, or leave out --fifo".to_owned()
             }
             _ if self.is_named => {
-                "is the monitord that reads this FIFO running? it makes the FIFO when it starts; \
-                 without --fifo the event goes to the monitord of SAMPAN_RUN_DIR"
+                "is the monitord that reads this FIFO running? monitord creates the FIFO when it starts; \
+                without --fifo, the event goes to the monitord of SAMPAN_RUN_DIR"
                     .to_owned()
             }
             _ => error::unreachable_hint(&io::ErrorKind::NotFound.into(), "monitord", &self.path),
@@ -140,24 +134,24 @@ impl Target {
     }
 }
 
-/// The event is a fact, which only the engine tells.
+/// The failure for an event that only the engine may report.
 fn fact_refused(kind: &str) -> Failure {
     let fifo = Paths::from_env().fifo();
     invalid_event(format!(
-        "type {kind:?} is not allowed: events of this type are facts, which only the engine tells"
+        "type {kind:?} is not allowed: events of this type are facts, which only the engine reports"
     ))
     .hint(format!(
-        "choose a type of your own; '--fifo {}' takes facts from those who may write there",
+        "choose a type of your own; '--fifo {}' takes facts from users who may write there",
         fifo.display()
     ))
 }
 
-/// An event is not allowed.
+/// The failure for an event that is not allowed.
 pub(crate) fn invalid_event(message: String) -> Failure {
     Failure::new(message).status(error::BAD_EVENT)
 }
 
-/// The event that the arguments describe.
+/// Makes the event that the arguments describe.
 fn event(args: &Emit) -> Result<Event, Failure> {
     let word = |word: &Option<String>| word.clone().unwrap_or_default();
     let mut event = Event::new(word(&args.kind), word(&args.action), word(&args.id));
@@ -176,7 +170,7 @@ fn pairs(map: &str, words: &[String]) -> Result<Pairs, Failure> {
             return Err(invalid_event(format!("{map} {word:?} is not allowed: write KEY=VALUE")));
         };
         if pairs.get(key).is_some() {
-            return Err(invalid_event(format!("{map} key {key:?} stands twice")));
+            return Err(invalid_event(format!("{map} key {key:?} occurs twice")));
         }
         pairs.set(key, value);
     }
@@ -188,13 +182,13 @@ fn pairs(map: &str, words: &[String]) -> Result<Pairs, Failure> {
 pub(crate) enum Line {
     /// An event.
     Event(Event),
-    /// What `events --format json` says beside events, by the key that tells it.
+    /// A notice of `events --format json`, by the key that identifies it.
     Notice(&'static str),
-    /// Nothing.
+    /// An empty line.
     Blank,
 }
 
-/// Reads one line of a batch, without its line feed.
+/// Parses one line of a batch, without its line feed.
 pub(crate) fn parse_line(line: &[u8]) -> Result<Line, Failure> {
     if line.trim_ascii().is_empty() {
         return Ok(Line::Blank);
@@ -213,7 +207,7 @@ pub(crate) fn parse_line(line: &[u8]) -> Result<Line, Failure> {
     };
     let (kind, action) = (word(line.kind, "type")?, word(line.action, "action")?);
     let mut event = Event::new(kind, action, word(line.id, "id")?);
-    // Programs that keep numbers as doubles, such as jq, change `timeNano`. So `time` counts where both are there.
+    // Programs that store numbers as doubles, such as jq, change `timeNano`. So `time` counts if there are both.
     event.time = match (line.time, line.time_nano) {
         (Some(time), _) => time_of(time, event.time)?,
         (None, Some(nanos)) => nanos_of(nanos)?,
@@ -224,9 +218,9 @@ pub(crate) fn parse_line(line: &[u8]) -> Result<Line, Failure> {
     Ok(Line::Event(event))
 }
 
-/// What is wrong with the JSON of a line, and at which column.
+/// Describes an error in the JSON of a line, with its column.
 ///
-/// serde_json names a line as well: always line 1, beside the number that the line has in the batch.
+/// serde_json would also name line 1, which contradicts the line's number in the batch.
 fn json_problem(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.strip_suffix(&format!(" at line {} column {}", error.line(), error.column())) {
@@ -235,7 +229,7 @@ fn json_problem(error: &serde_json::Error) -> String {
     }
 }
 
-/// The key by which an object that has no `type` is one of the notices of `events`.
+/// Returns the key by which an object without `type` is a notice of `events --format json`.
 fn notice(line: &[u8]) -> Option<&'static str> {
     #[derive(Deserialize)]
     struct Notice {
@@ -252,22 +246,22 @@ fn notice(line: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// The field `time`: text in any form that `--time` takes, or a number of unix seconds.
+/// Parses the field `time`: text in any form that `--time` takes, or a number of Unix seconds.
 fn time_of(value: &RawValue, now: i64) -> Result<i64, Failure> {
-    let text =
-        scalar(value).ok_or_else(|| invalid_event(format!("time {value} is no string and no number")))?;
+    let text = scalar(value)
+        .ok_or_else(|| invalid_event(format!("time {value} is neither a string nor a number")))?;
     time::parse(&text, now).map_err(|error| invalid_event(error.to_string()))
 }
 
-/// The field `timeNano`, digit for digit.
+/// Parses the field `timeNano`: whole nanoseconds.
 fn nanos_of(value: &RawValue) -> Result<i64, Failure> {
     let wrong =
         |_| invalid_event(format!("timeNano {value} is not allowed: write whole nanoseconds, or 'time'"));
     value.get().parse().map_err(wrong)
 }
 
-/// The text of a string; a number or a boolean as it stands in the line, since no number type here could hold every
-/// number that JSON can write. `None` for everything else.
+/// Returns the text of a string, number or boolean; `None` for other values. Numbers stay text, since no number type
+/// holds every number of JSON.
 fn scalar(value: &RawValue) -> Option<String> {
     let text = value.get();
     match text.bytes().next()? {
@@ -277,7 +271,7 @@ fn scalar(value: &RawValue) -> Option<String> {
     }
 }
 
-/// An event as JSON; what `events --format json` writes is taken back. A field that is null is absent.
+/// An event as `events --format json` prints it. A field that is null counts as absent.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct JsonEvent<'a> {
@@ -299,7 +293,7 @@ struct JsonEvent<'a> {
     _writer_lost: Option<de::IgnoredAny>,
 }
 
-/// An object whose values are strings, numbers or booleans, in its order. A key whose value is null is absent.
+/// An object of strings, numbers and booleans, in its order. A key with the value null counts as absent.
 #[derive(Default)]
 struct JsonPairs(Pairs);
 
@@ -317,14 +311,14 @@ impl<'de> Deserialize<'de> for JsonPairs {
                 let mut pairs = Pairs::default();
                 while let Some(key) = map.next_key::<String>()? {
                     if pairs.get(&key).is_some() {
-                        return Err(de::Error::custom(format!("key {key:?} stands twice")));
+                        return Err(de::Error::custom(format!("key {key:?} occurs twice")));
                     }
                     let value = map.next_value::<&RawValue>()?;
                     if value.get() == "null" {
                         continue;
                     }
                     let value = scalar(value).ok_or_else(|| {
-                        de::Error::custom(format!("value of {key:?} is no string, number or boolean"))
+                        de::Error::custom(format!("value of {key:?} is not a string, number or boolean"))
                     })?;
                     pairs.set(key, value);
                 }
@@ -369,7 +363,7 @@ mod tests {
             (r#"{"type":"a","action":"b"}"#, "missing field `id`"),
             (r#"{"type":"a","action":"b","id":"c","attribute":{}}"#, "unknown field `attribute`"),
             (r#"{"type":"a","action":"b","id":"c","labels":{"k":[]}}"#, "value of \"k\""),
-            (r#"{"type":"a","action":"b","id":"c","labels":{"k":"1","k":"2"}}"#, "key \"k\" stands twice"),
+            (r#"{"type":"a","action":"b","id":"c","labels":{"k":"1","k":"2"}}"#, "key \"k\" occurs twice"),
             (r#"{"type":"a","action":"b","id":"c","time":"soon"}"#, "time \"soon\""),
             ("{", "bad event"),
         ] {
@@ -452,7 +446,7 @@ mod tests {
     fn a_word_without_a_value_and_a_key_that_stands_twice_are_refused() {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         assert!(pairs("label", &words(&["a"])).expect_err("no value").message.contains("label \"a\""));
-        assert!(pairs("label", &words(&["a=1", "a=2"])).expect_err("twice").message.contains("stands twice"));
+        assert!(pairs("label", &words(&["a=1", "a=2"])).expect_err("twice").message.contains("occurs twice"));
         assert_eq!(pairs("label", &words(&["a=b=c"])).expect("good").get("a"), Some("b=c"));
     }
 }

@@ -1,8 +1,8 @@
-//! `sampan emit --batch`: writes the events that standard input brings, for as long as standard input is open.
+//! `sampan emit --batch`: writes the events that it reads from standard input, until the end of standard input.
 //!
-//! A program may keep it open for hours. While monitord is away, events wait in the emitter's bounded spool; once the
-//! spool is full, no more input is read, so that the pipe makes the producer wait. Nothing is dropped. How a line is
-//! read and where the FIFO is, `emit` says.
+//! A program may keep standard input open for hours. While monitord is away, events wait in the emitter's bounded spool.
+//! Once the spool is full, this command reads no more input, so that the pipe makes the producer wait. No event is
+//! dropped. `emit` parses the lines and finds the FIFO.
 
 use crate::cli::args::event::Emit;
 use crate::cli::error::Failure;
@@ -20,24 +20,21 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// Most events that wait: the spool holds so many of the largest ones, so it never drops one.
+/// Most events that wait: the spool has room for this many events of the largest size, so it never drops one.
 const WAITING_MAX: usize = SPOOL_BYTES_MAX / RECORD_MAX;
-/// Longest line, in bytes: the JSON of the largest event, every byte of it escaped, with room to spare.
+/// Longest line, in bytes: more than the JSON of the largest event with every byte escaped.
 const LINE_MAX: usize = 64 << 10;
-/// Bytes that are read at a time.
+/// Most bytes of one read.
 const READ: usize = 64 << 10;
-/// How often the spool is looked at while events wait in it.
+/// How often to check the spool while events wait in it.
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);
-/// Once monitord has taken nothing for so long, a person is told.
+/// How long monitord may take no event before the command prints a note.
 const NOTE_AFTER: Duration = Duration::from_secs(1);
 
-/// Runs the command.
-///
-/// # Errors
-/// Status 2: lines were no events. Status 1: monitord does not take them, or standard input cannot be read.
+/// Exit status 2: lines were not events. Status 1: monitord does not take the events, or standard input cannot be read.
 pub(crate) fn run(args: &Emit) -> Result<(), Failure> {
     let target = Target::new(args);
-    // Only a person can change this. All else is waited for: monitord makes the FIFO when it starts.
+    // Only a person can remove this error. For everything else the batch waits: monitord creates the FIFO at its start.
     if let Some(error) = target.obstacle() {
         return Err(target.failure(&error));
     }
@@ -67,7 +64,7 @@ pub(crate) fn run(args: &Emit) -> Result<(), Failure> {
     ended
 }
 
-/// A run of the command.
+/// The state of the command.
 struct Batch {
     target: Target,
     emitter: Emitter,
@@ -75,19 +72,19 @@ struct Batch {
     signals: Signals,
     /// Readable once a signal was caught.
     woken: UnixStream,
-    /// Gives up when monitord has taken nothing for so long.
+    /// How long monitord may take no event before the command gives up.
     timeout: Option<Duration>,
     is_strict: bool,
-    /// The lines whose events the FIFO has not taken yet, oldest first.
+    /// The numbers of the lines whose events the FIFO has not taken yet, oldest first.
     waiting: VecDeque<u64>,
-    /// How many events the FIFO has taken.
+    /// The number of events that the FIFO has taken.
     written: u64,
-    /// The line of the last one of those.
+    /// The line of the last event that the FIFO has taken.
     last_line: u64,
     bad_lines: u64,
-    /// Since when the FIFO has taken nothing although events wait.
+    /// Since when the FIFO has taken no event although some wait.
     waits_since: Option<Instant>,
-    /// True if a person was told that events wait.
+    /// True after a note that events wait.
     is_noted: bool,
 }
 
@@ -111,19 +108,19 @@ impl Batch {
         self.wait_until_fewer_than(1)?;
         match self.bad_lines {
             0 => Ok(()),
-            1 => Err(invalid_event(format!("1 line was no event; {}", self.summary()))),
-            lines => Err(invalid_event(format!("{lines} lines were no events; {}", self.summary()))),
+            1 => Err(invalid_event(format!("1 line was not an event; {}", self.summary()))),
+            lines => Err(invalid_event(format!("{lines} lines were not events; {}", self.summary()))),
         }
     }
 
-    /// Sends the event of a line; tells of a line that has none.
+    /// Sends the event of a line; reports a line that is not an event.
     fn on_line(&mut self, number: u64, line: Option<Vec<u8>>) -> Result<(), Failure> {
         let too_long =
-            || invalid_event(format!("it is longer than {LINE_MAX} bytes, so the event is too large"));
+            || invalid_event(format!("the line is longer than {LINE_MAX} bytes, so the event is too large"));
         let sent = line.ok_or_else(too_long).and_then(|line| match emit::parse_line(&line)? {
             Line::Event(event) => self.send(number, event),
             Line::Notice(what) => {
-                output::note(&format!("line {number} is no event but a notice ({what:?}): passed over"));
+                output::note(&format!("line {number} is not an event but a notice ({what:?}); skipped"));
                 Ok(())
             }
             Line::Blank => Ok(()),
@@ -131,10 +128,10 @@ impl Batch {
         let Err(failure) = sent else { return Ok(()) };
         self.bad_lines += 1;
         if !self.is_strict {
-            output::message("error", &format!("line {number}: {}; passed over", failure.message));
+            output::message("error", &format!("line {number}: {}; skipped", failure.message));
             return Ok(());
         }
-        // What came before is written, in truth, and the person is told so.
+        // Earlier events are written first, so that the summary is true.
         self.wait_until_fewer_than(1)?;
         Err(Failure {
             message: format!("line {number}: {} ({})", failure.message, self.summary()),
@@ -159,7 +156,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Waits for input, and reads it. While events wait, for a moment only.
+    /// Waits for input, and reads it. While events wait in the spool, waits only for a moment.
     fn await_input(&mut self) -> io::Result<()> {
         let pause = match self.emitter.spooled() {
             0 => PollTimeout::NONE,
@@ -174,14 +171,14 @@ impl Batch {
             Ok(_) | Err(nix::errno::Errno::EINTR) => return Ok(()),
             Err(errno) => return Err(errno.into()),
         }
-        // A signal comes first: what it cuts off is the producer's to send again.
+        // A signal takes precedence: the producer sends the unread input again.
         match self.signals.caught() {
             Some(_) => Ok(()),
             None => self.input.read(),
         }
     }
 
-    /// How long to wait before the next look.
+    /// How long to wait before the next check.
     fn pause(&self) -> Duration {
         let left = self.timeout.map(|timeout| {
             timeout.saturating_sub(self.waits_since.map_or(Duration::ZERO, |since| since.elapsed()))
@@ -189,7 +186,7 @@ impl Batch {
         left.unwrap_or(CHECK_INTERVAL).min(CHECK_INTERVAL)
     }
 
-    /// Looks how the FIFO takes events: tells a person when it stops and goes on, gives up after the timeout.
+    /// Checks whether the FIFO takes events. Prints a note when that changes, and gives up after the timeout.
     fn check_progress(&mut self) -> Result<(), Failure> {
         if self.signals.caught().is_some() {
             return Err(Failure::new("interrupted"));
@@ -210,7 +207,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Counts what the FIFO has taken since the last look.
+    /// Counts the events that the FIFO has taken since the last check.
     fn count_written(&mut self) {
         let taken = self.waiting.len().saturating_sub(self.emitter.spooled());
         if let Some(line) = self.waiting.drain(..taken).next_back() {
@@ -228,7 +225,7 @@ impl Batch {
         self.emitter.problem().unwrap_or_else(|| emit::FULL.to_owned())
     }
 
-    /// What was written, for a person who wants to send the rest again.
+    /// Says how much was written, for a person who wants to send the rest again.
     fn summary(&self) -> String {
         let written = match self.written {
             0 => "no event was written".to_owned(),
@@ -243,17 +240,17 @@ impl Batch {
     }
 }
 
-/// Standard input, line by line, however long the lines are.
+/// Standard input, line by line. Lines may have any length.
 struct Input {
     stdin: File,
-    /// What was read; lines before `at` were given out.
+    /// Bytes that were read. Lines before offset `at` were returned.
     buffer: Vec<u8>,
     at: usize,
-    /// Up to here no line feed was found.
+    /// There is no line feed between `at` and this offset.
     looked: usize,
-    /// How many lines have begun.
+    /// The number of lines that have begun.
     number: u64,
-    /// True within a line that is too long: the rest of it is dropped as it comes.
+    /// True within a line that is too long: the rest of the line is dropped as it comes.
     is_too_long: bool,
     is_at_end: bool,
 }
@@ -263,7 +260,7 @@ impl Input {
         Input { stdin, buffer: Vec::new(), at: 0, looked: 0, number: 0, is_too_long: false, is_at_end: false }
     }
 
-    /// Reads once.
+    /// Calls read(2) once.
     fn read(&mut self) -> io::Result<()> {
         self.buffer.drain(..self.at);
         self.looked -= self.at;
@@ -281,14 +278,14 @@ impl Input {
         Ok(())
     }
 
-    /// How many lines were read, at least in part, and not given out.
+    /// The number of lines that were read, at least in part, and not returned.
     fn left(&self) -> usize {
         let rest = self.buffer.get(self.at..).unwrap_or_default();
         let is_cut = rest.last().is_some_and(|byte| *byte != b'\n');
         rest.iter().filter(|byte| **byte == b'\n').count() + usize::from(is_cut)
     }
 
-    /// The next line that was read whole, and its number from 1 upwards; `None` in its place if it is too long.
+    /// Returns the next whole line with its number, which begins at 1; `None` instead of a line that is too long.
     fn line(&mut self) -> Option<(u64, Option<Vec<u8>>)> {
         loop {
             let rest = self.buffer.get(self.looked..).unwrap_or_default();
@@ -304,7 +301,7 @@ impl Input {
             let text = (!is_over).then(|| line.to_vec());
             self.at = found.map_or(end, |at| at + 1);
             self.looked = self.at;
-            // The end of a line that was given out as too long.
+            // The end of a line that was returned as too long.
             let is_rest = std::mem::replace(&mut self.is_too_long, !is_whole);
             if !is_rest {
                 self.number += 1;

@@ -1,7 +1,7 @@
-//! `sampan events --exec`: runs a command for events, and moves on when it has ended well.
+//! `sampan events --exec`: runs a command for events.
 //!
-//! Owned by `events`, which collects the events and commits them. A command that fails is run again, later each time;
-//! then its events are appended to a file, so that one bad event does not hold up all behind it.
+//! Owned by `watch`, which collects the events and commits them once the command has succeeded. A command that fails is
+//! retried after growing pauses; then its events are appended to a file, so that one bad event does not block the rest.
 
 use crate::cli::args::event::Events;
 use crate::cli::error::Failure;
@@ -23,12 +23,12 @@ use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-/// Pause before a command is run again; doubles up to [`RETRY_MAX`].
+/// Pause before the first retry; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_secs(1);
 /// Longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// A command for events, and those that it has still to be run for.
+/// The command, and the events of its next run.
 #[derive(Debug)]
 pub(crate) struct Exec {
     command: String,
@@ -41,17 +41,17 @@ pub(crate) struct Exec {
     signalled: UnixStream,
 }
 
-/// What became of a batch.
+/// The outcome of a batch of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BatchOutcome {
-    /// It is dealt with: the command has ended well, or its events were set aside.
+    /// The command has succeeded, or its events were set aside.
     Done,
     /// A signal came first.
     Interrupted,
 }
 
 impl Exec {
-    /// What the arguments ask for; `None` if they name no command.
+    /// Makes what `--exec` and its options say; `None` without `--exec`.
     pub(crate) fn new(args: &Events, signals: &Signals) -> Result<Option<Self>, Failure> {
         let Some(command) = args.exec.clone() else { return Ok(None) };
         let system = |error: io::Error| Failure::new(format!("cannot catch signals: {error}"));
@@ -74,17 +74,17 @@ impl Exec {
         }))
     }
 
-    /// Takes an event and its line of JSON, which ends with a line feed.
+    /// Adds an event with its line of JSON, which ends with a line feed.
     pub(crate) fn push(&mut self, event: Event, line: String) {
         self.events.push((event, line));
     }
 
-    /// True if the command is to be run before more events are taken.
+    /// True if the command must run before more events are added.
     pub(crate) fn is_full(&self) -> bool {
         self.events.len() >= self.batch
     }
 
-    /// Runs the command for the events taken, until it ends well or they are set aside.
+    /// Runs the command for the collected events until it succeeds or the events are set aside.
     pub(crate) fn run(&mut self) -> Result<BatchOutcome, Failure> {
         let mut pause = RETRY_MIN;
         let mut tries = 0;
@@ -103,7 +103,7 @@ impl Exec {
             tries += 1;
             let (of, seconds) = (self.subject(), pause.as_secs());
             output::note(&format!(
-                "the command failed for {of} ({}); it runs again in {seconds} s",
+                "the command failed for {of} ({}); retrying in {seconds} s",
                 describe(status)
             ));
             if self.is_signalled_within(pause) {
@@ -115,14 +115,14 @@ impl Exec {
         Ok(BatchOutcome::Done)
     }
 
-    /// Runs the command once and waits for its end. A signal that comes meanwhile is passed on to it.
+    /// Runs the command once and waits for its end. Forwards a signal that comes meanwhile to the command.
     fn run_once(&self) -> Result<ExitStatus, Failure> {
         let cannot = |error: io::Error| Failure::new(format!("cannot run {:?}: {error}", self.command));
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &self.command]).stdin(self.input().map_err(cannot)?);
         if let [(event, _)] = self.events.as_slice() {
             let words = [("TYPE", &event.kind), ("ACTION", &event.action), ("ID", &event.id)];
-            // The environment takes no NUL.
+            // An environment variable cannot hold NUL.
             command.envs(words.map(|(name, word)| (format!("SAMPAN_EVENT_{name}"), word.replace('\0', ""))));
             command.env("SAMPAN_EVENT_SEQ", event.seq.to_string());
         }
@@ -138,7 +138,7 @@ impl Exec {
         let mut forwarded = None;
         while !self.wait_for(&ended, forwarded) {
             forwarded = self.signals.caught();
-            // Not reaped before `ended` is closed, so the number is still its own.
+            // The child is not reaped before `ended` is closed, so its process ID is still valid.
             if let Some(signal) =
                 forwarded.and_then(|signal| Signal::try_from(signal).ok()).filter(|_| pid.as_raw() > 0)
             {
@@ -151,14 +151,14 @@ impl Exec {
         }
     }
 
-    /// Waits for `ended` to be closed; false if a signal other than `forwarded` came first.
+    /// Waits until `ended` is closed; false if a signal other than `forwarded` came first.
     fn wait_for(&self, ended: &UnixStream, forwarded: Option<i32>) -> bool {
         loop {
             let mut fds = [
                 PollFd::new(ended.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.signalled.as_fd(), PollFlags::POLLIN),
             ];
-            // Once forwarded, the signal's byte stays: only the end is waited for.
+            // The byte of a forwarded signal stays readable, so only the end counts then.
             let fds = if forwarded.is_some() { &mut fds[..1] } else { &mut fds[..] };
             match poll(fds, PollTimeout::NONE) {
                 Ok(1..) => return fds.first().and_then(PollFd::any).unwrap_or(true),
@@ -180,7 +180,7 @@ impl Exec {
         }
     }
 
-    /// The lines as a file, which a command may read as slowly as it likes, or not at all. memfd_create(2).
+    /// Returns the lines as a file, so that the command may read them slowly, or not at all. memfd_create(2).
     fn input(&self) -> io::Result<File> {
         let mut file = File::from(memfd_create(c"sampan-events", MFdFlags::MFD_CLOEXEC)?);
         for (_, line) in &self.events {
@@ -190,11 +190,11 @@ impl Exec {
         Ok(file)
     }
 
-    /// Appends the events to the file for those that failed, on the disk before the cursor passes them.
+    /// Appends the events to the file of failed events, and syncs it before the cursor passes the events.
     fn set_aside(&self, status: ExitStatus) -> Result<(), Failure> {
         let (of, words) = (self.subject(), describe(status));
         let Some(path) = &self.failed else {
-            output::note(&format!("the command failed for {of} ({words}); given up"));
+            output::note(&format!("the command failed for {of} ({words}); giving up"));
             return Ok(());
         };
         let write = || -> io::Result<()> {
@@ -205,20 +205,20 @@ impl Exec {
             let mut file =
                 File::options().append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
             if !file.metadata()?.is_file() {
-                return Err(io::Error::other("it is no regular file"));
+                return Err(io::Error::other("not a regular file"));
             }
             file.write_all(lines.as_bytes())?;
             file.sync_data()
         };
         write().map_err(|error| {
             Failure::new(format!("cannot set {of} aside in {}: {error}", path.display()))
-                .hint("the cursor stays before it: start again when the file can be written")
+                .hint("the cursor does not pass the event: start again when the file is writable")
         })?;
         output::note(&format!("the command failed for {of} ({words}); set aside in {}", path.display()));
         Ok(())
     }
 
-    /// The events taken, for people.
+    /// Names the collected events.
     fn subject(&self) -> String {
         match self.events.as_slice() {
             [] => "no event".to_owned(),

@@ -1,6 +1,6 @@
 //! Events as text: for people, as JSON lines, and as logfmt.
 //!
-//! Called by `events`; `emit --batch` reads what the JSON form writes. Every form is one line an event.
+//! Called by `watch`; `emit --batch` can read the JSON form. Every form is one line per event.
 
 use crate::cli::args::event::EventFormat;
 use crate::cli::json;
@@ -19,7 +19,7 @@ pub(crate) fn event(out: &mut String, event: &Event, format: EventFormat) {
     out.push('\n');
 }
 
-/// Appends a notice of lost events, for formats that carry it in the stream; false for the others.
+/// Appends a notice of lost events in formats that have one; false for the others.
 pub(crate) fn lost(out: &mut String, first: u64, last: u64, format: EventFormat) -> bool {
     let _ = match format {
         EventFormat::Line => return false,
@@ -29,7 +29,7 @@ pub(crate) fn lost(out: &mut String, first: u64, last: u64, format: EventFormat)
     true
 }
 
-/// Appends a notice that the journal is another one, for formats that carry it in the stream; false for the others.
+/// Appends a notice that monitord has another journal in formats that have one; false for the others.
 pub(crate) fn replaced(out: &mut String, format: EventFormat) -> bool {
     out.push_str(match format {
         EventFormat::Line => return false,
@@ -90,11 +90,11 @@ fn logfmt(out: &mut String, event: &Event) {
     }
 }
 
-/// Appends ` KEY=VALUE`, the value in quotes where a reader of logfmt needs them: then it is a JSON string.
+/// Appends ` KEY=VALUE`. The value is a JSON string if it has characters that need quotes in logfmt.
 fn word(out: &mut String, prefix: &str, key: &str, value: &str) {
     out.push(' ');
     out.push_str(prefix);
-    // A key has no quotes to hide in.
+    // A key cannot be quoted.
     for c in key.chars() {
         out.push(if c.is_whitespace() || is_hidden(c) || c == '"' { '_' } else { c });
     }

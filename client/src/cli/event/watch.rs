@@ -1,7 +1,7 @@
-//! `sampan events`: prints events as they come, or runs a command for them.
+//! `sampan events`: prints events as they come, or runs a command for each.
 //!
-//! Lines go out before this command acts on anything but another event that is here already; only then is the position
-//! committed. docs/events.md says what that promises.
+//! Writes out all lines before it acts on anything but an event that is already buffered, and commits the position only
+//! after that. docs/events.md says which guarantees follow.
 
 use crate::cli::args::event::{EventFormat, Events};
 use crate::cli::error::{Failure, USAGE};
@@ -18,7 +18,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 pub(crate) fn run(args: &Events) -> Result<(), Failure> {
-    // First of all, while the descriptors of this process are those that it was started with.
+    // Before anything else opens a descriptor: the number must be one that this process has inherited.
     let acks = args.ack_fd.map(Acks::open).transpose()?;
     let mut subscription = watch(args)?.start().map_err(refused)?;
     let stopper = subscription.stopper()?;
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &Events) -> Result<(), Failure> {
     };
     if let Some(signal) = signals.caught() {
         if let Err(failure) = done {
-            // The signal is not why: the position may not be what the person takes it for.
+            // The signal did not cause this failure, and the position may be older than the person believes.
             output::message("error", &failure.message);
         }
         signals::die_of(signal);
@@ -42,13 +42,13 @@ fn print_all(mut subscription: Subscription, format: EventFormat, signals: &Sign
     let mut output = output(&mut subscription, signals)?;
     let printed = print(&mut subscription, &mut output, format, true);
     let is_stopped = subscription.is_stopped();
-    // The position is on the disk before a signal ends this process.
+    // The position is saved before a signal ends this process.
     let saved = subscription.save().map_err(Failure::from);
     die_if_reader_left(&output, printed.is_err() || is_stopped, signals);
     printed.and(saved)
 }
 
-/// Prints for a consumer that acknowledges: what it says moves the position.
+/// Prints for a consumer that acknowledges events; only its acknowledgements move the position.
 fn print_acknowledged(
     mut subscription: Subscription,
     acks: Acks,
@@ -66,7 +66,7 @@ fn print_acknowledged(
         let has_left = subscription.is_stopped();
         return match subscription.is_uncommitted() {
             true => Err(Failure::new("the consumer has left without acknowledging all events")
-                .hint("the next run gives it those once more")),
+                .hint("the next run prints those events again")),
             false if has_left => Err(Failure::new("the consumer has left while more events may come")),
             false => printed,
         };
@@ -76,7 +76,7 @@ fn print_acknowledged(
     printed.and(saved)
 }
 
-/// Tells the consumer that nothing more comes, and waits until it has closed its end.
+/// Closes standard output, so that the consumer sees the end, and waits until the consumer closes its end.
 fn await_acks(output: Output, reading: &AckReader, signals: &Signals) -> io::Result<()> {
     let (signalled, wake) = UnixStream::pair()?;
     wake.set_nonblocking(true)?;
@@ -98,12 +98,12 @@ fn output(subscription: &mut Subscription, signals: &Signals) -> Result<Output, 
 
 fn die_if_reader_left(output: &Output, is_cut_short: bool, signals: &Signals) {
     if is_cut_short && signals.caught().is_none() && output.has_reader_left() {
-        // What the kernel does to a program that does not ignore it.
+        // As the kernel does with a program that does not ignore SIGPIPE.
         signals::die_of(SIGPIPE);
     }
 }
 
-/// Prints until the end; with `commits`, an event whose line is out is dealt with.
+/// Prints until the end. With `commits`, commits each event once its line was written.
 fn print(
     subscription: &mut Subscription,
     output: &mut Output,
@@ -115,7 +115,7 @@ fn print(
             Ok(Item::Event(event)) => {
                 if event.lost > 0 && format == EventFormat::Line {
                     let (lost, seq) = (event.lost, event.seq);
-                    output::note(&format!("the writer of event {seq} had to drop {lost} events before it"));
+                    output::note(&format!("the emitter of event {seq} had dropped {lost} earlier events"));
                 }
                 format::event(output.lines(), &event, format);
                 Some(event.seq)
@@ -151,15 +151,14 @@ fn print(
 }
 
 const REPLACED: &str =
-    "monitord's journal is not the one that the position was of; reading begins at its oldest event";
-const UNACKNOWLEDGED: &str =
-    "monitord's journal was replaced while events had not been acknowledged: numbers mean other events now";
+    "monitord has another journal than the one of the position; reading begins at its oldest event";
+const UNACKNOWLEDGED: &str = "monitord's journal was replaced before all events were acknowledged: the sequence numbers now mean other events";
 
 fn lost(first: u64, last: u64) -> String {
-    format!("events {first} to {last} are gone: monitord's journal no longer holds them")
+    format!("events {first} to {last} are lost: monitord's journal no longer holds them")
 }
 
-/// Runs the command for each event, or for some at a time.
+/// Runs the command for each event, or for several at a time.
 fn execute(subscription: &mut Subscription, mut exec: Exec, signals: &Signals) -> Result<(), Failure> {
     while let Some(item) = subscription.next() {
         let seq = match item {
@@ -174,7 +173,7 @@ fn execute(subscription: &mut Subscription, mut exec: Exec, signals: &Signals) -
                 output::note(&lost(first, last));
                 Some(last)
             }
-            // What came before it is dealt with: it was not pending when the command ran.
+            // The command has run for all earlier events: a replaced journal does not count as pending.
             Ok(Item::Replaced { .. }) => {
                 output::note(REPLACED);
                 None
@@ -186,7 +185,7 @@ fn execute(subscription: &mut Subscription, mut exec: Exec, signals: &Signals) -
             if let Some(seq) = seq.filter(|_| ran == BatchOutcome::Done) {
                 subscription.commit(seq)?;
             }
-            // More events may be here already; the signal comes before them.
+            // A signal takes precedence over events that are already buffered.
             if ran == BatchOutcome::Interrupted || signals.caught().is_some() {
                 break;
             }
@@ -195,7 +194,7 @@ fn execute(subscription: &mut Subscription, mut exec: Exec, signals: &Signals) -
     Ok(subscription.save()?)
 }
 
-/// Writes all lines. What a consumer acknowledges while it takes them is remembered in time.
+/// Writes all lines. Saves acknowledgements that come while the consumer takes them.
 fn flush(output: &mut Output, subscription: &mut Subscription) -> Result<(), Failure> {
     match output.flush(|| subscription.keep().map_err(io::Error::other)) {
         // The caller dies of the signal.
@@ -230,7 +229,7 @@ fn interval(args: &Events) -> Result<Duration, Failure> {
     let nanos = time::duration(&args.cursor_interval).and_then(|nanos| u64::try_from(nanos).ok());
     nanos.map(Duration::from_nanos).ok_or_else(|| {
         Failure::new(format!(
-            "cursor interval {:?} is no duration: write 500ms, 1s, 5m",
+            "cursor interval {:?} is not a duration: write 500ms, 1s, 5m",
             args.cursor_interval
         ))
         .status(USAGE)

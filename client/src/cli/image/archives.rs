@@ -1,6 +1,6 @@
-//! `sampan load` and `sampan save`: archives, handed to the engine as open files, never as paths.
+//! `sampan load` and `sampan save`: passes archives to the engine as open files, never as paths.
 //!
-//! So a person loads what that person may read and saves where that person may write, whoever the engine runs as.
+//! So the permissions of the person apply, not those of the engine.
 
 use crate::cli::args::display::{Progress, ProgressStyle};
 use crate::cli::args::image::{Load, Save, SaveFormat};
@@ -47,18 +47,18 @@ pub(crate) fn save(args: &Save) -> Result<(), Failure> {
     save_into(&engine, &args.images, target, path, None, &args.progress)
 }
 
-/// Saves onto standard output, which is the archive's alone.
+/// Saves to standard output, and prints nothing else there.
 fn save_alone(engine: &Engine, save: engine::Save, to: &OutputFile) -> Result<(), Failure> {
     let progress = Progress { quiet: true, progress: ProgressStyle::None };
     let saved = follow_to(engine, Request::Save(save), &[to.fd()], &progress, Some(|_| String::new()));
     if saved.is_err() && output::has_reader_left(&io::stdout()) {
-        // The engine wrote there, so that no signal came here: `save x | head` ends as with any other command.
+        // The engine got the EPIPE, so no SIGPIPE came here: die of it, so that `save x | head` ends like other commands.
         signals::die_of(SIGPIPE);
     }
     saved
 }
 
-/// Saves into a file or directory, which is there whole afterwards, or as it was.
+/// Saves to a file or directory. If that fails, the old file stays as it was.
 pub(crate) fn save_into(
     engine: &Engine,
     images: &[String],
@@ -89,7 +89,7 @@ fn stdout(target: Container) -> Result<OutputFile, Failure> {
     fd.map(OutputFile::plain).map_err(|error| Failure::output(&error))
 }
 
-/// What `docker load` prints.
+/// The result in the words of `docker load`.
 pub(crate) fn loaded(done: &Done) -> String {
     let line = |name: &String| match name.starts_with("sha256:") || name.starts_with("sha512:") {
         true => format!("Loaded image ID: {name}\n"),

@@ -1,4 +1,4 @@
-//! What the engine is told of who this user is to registries: as much as a job needs, and no more.
+//! Finds the user's credentials for a job. The engine gets those that the job needs, and no others.
 
 use crate::cli::error::Failure;
 use crate::cli::output;
@@ -7,10 +7,10 @@ use sampan_client::engine::{Answer, Credential, REQUEST_MAX, Request};
 use sampan_ipc::credentials::{Search, search as known};
 use std::path::Path;
 
-/// Most of a request that credentials may take.
+/// Most bytes that credentials may take in a request.
 const BYTES_MAX: usize = REQUEST_MAX / 2;
 
-/// The `credential-helpers` of registries.conf, as the engine reads it.
+/// The `credential-helpers` of registries.conf, as the engine reads that file.
 pub(crate) fn helpers(engine: &Engine) -> Result<Vec<String>, Failure> {
     let mut helpers = Vec::new();
     for answer in engine.request(Request::CredentialHelpers, &[])? {
@@ -21,8 +21,8 @@ pub(crate) fn helpers(engine: &Engine) -> Result<Vec<String>, Failure> {
     Ok(helpers)
 }
 
-/// What this user's files and helpers, or `authfile` alone, hold for the registry of `reference`; all that the files
-/// hold if it names none, since the engine may complete it to any.
+/// Returns the credentials for the registry of `reference`, from this user's files and helpers, or only from `authfile`.
+/// If `reference` names no registry, returns all of them, since the engine chooses the registry.
 pub(crate) fn for_job(
     engine: &Engine,
     reference: &str,
@@ -33,7 +33,7 @@ pub(crate) fn for_job(
         None => Search::from_env(None, &helpers(engine)?),
     };
     if let Some(file) = authfile.filter(|file| !file.exists()) {
-        return Err(Failure::new(format!("cannot read credentials in {}: it is not there", file.display())));
+        return Err(Failure::new(format!("cannot read credentials in {}: no such file", file.display())));
     }
     let (entries, problems) = search.entries(repository(reference));
     if authfile.is_some() && !problems.is_empty() {
@@ -43,7 +43,7 @@ pub(crate) fn for_job(
     Ok(that_fit(entries))
 }
 
-/// As many as a request has room for.
+/// Drops the credentials that do not fit a request.
 fn that_fit(mut entries: Vec<Credential>) -> Vec<Credential> {
     let mut bytes = 0;
     entries.retain(|entry| {
@@ -54,7 +54,7 @@ fn that_fit(mut entries: Vec<Credential>) -> Vec<Credential> {
     entries
 }
 
-/// Host and path of a reference that names a host; the engine checks its grammar.
+/// The host and path of a reference, or `None` if it names no host. The engine checks the syntax.
 fn repository(reference: &str) -> Option<(&str, &str)> {
     let (host, rest) = reference.split_once('/')?;
     let is_host = host.contains(['.', ':', '['])
@@ -69,7 +69,7 @@ fn repository(reference: &str) -> Option<(&str, &str)> {
     is_host.then_some((host, path))
 }
 
-/// The name that files and helpers know a registry by.
+/// The name of a registry in auth files and for helpers.
 pub(crate) fn server(host: &str) -> String {
     known::server_of(host)
 }

@@ -1,6 +1,6 @@
-//! `sampan import`: hands root file system tars to the engine, as open files, never as paths.
+//! `sampan import`: passes root file system tars to the engine as open files, never as paths.
 //!
-//! So a person imports what that person may read, whoever the engine runs as.
+//! So the permissions of the person apply, not those of the engine.
 
 use crate::cli::args::image::Import;
 use crate::cli::engine::engine;

@@ -8,18 +8,18 @@ use crate::cli::json;
 use crate::cli::output::print;
 use sampan_client::engine::{Answer, Request};
 
-/// An image in full.
+/// The JSON of an image.
 pub(crate) fn document(socket: &EngineSocket, name: &str) -> Result<serde_json::Value, Failure> {
     let mut document = None;
     for answer in engine(socket).request(Request::Inspect { name: name.to_owned() }, &[])? {
         if let Answer::Json(text) = answer? {
             let read = serde_json::from_str(&text);
             document = Some(read.map_err(|error| {
-                Failure::new(format!("cannot read what the engine says of {name:?}: {error}"))
+                Failure::new(format!("cannot parse the engine's JSON for {name:?}: {error}"))
             })?);
         }
     }
-    document.ok_or_else(|| Failure::new(format!("the engine said nothing of {name:?}")))
+    document.ok_or_else(|| Failure::new(format!("the engine gave no answer for {name:?}")))
 }
 
 pub(crate) fn run(args: &Inspect) -> Result<(), Failure> {
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &Inspect) -> Result<(), Failure> {
         documents.push(document(&args.socket, name)?);
         Ok(())
     });
-    // An array, also of what is there when some are not, as docker-image-inspect(1) does.
+    // As docker-image-inspect(1): an array of what was found, even if some names were not.
     print(&(json::pretty(&documents) + "\n"))?;
     all
 }

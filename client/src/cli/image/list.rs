@@ -1,4 +1,4 @@
-//! `sampan images`: the store's images as a list.
+//! `sampan images`: lists the images of the store.
 
 use crate::cli::args::display::ListFormat;
 use crate::cli::args::image::Images;
@@ -12,7 +12,7 @@ use sampan_client::engine::{Answer, Image, Request};
 use sampan_client::time;
 use serde_json::json;
 
-/// Characters of a shortened digest, as every tool shortens it.
+/// Digits of a shortened digest, as in docker and podman.
 const SHORT: usize = 12;
 
 pub(crate) fn run(args: &Images) -> Result<(), Failure> {
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Images) -> Result<(), Failure> {
     print(&text)
 }
 
-/// Keeps the references that `name` means, and the images that have one.
+/// Keeps the references that `name` selects, and the images that have one.
 fn keep_named(images: &mut Vec<Image>, name: &str) {
     for image in &mut *images {
         image.references.retain(|reference| is_meant(reference, name));
@@ -41,7 +41,7 @@ fn keep_named(images: &mut Vec<Image>, name: &str) {
     images.retain(|image| !image.references.is_empty());
 }
 
-/// True if `name` is a reference or its repository, with or without what Docker leaves out before a name.
+/// True if `name` is the reference or its repository, with or without the `docker.io/library/` that docker leaves out.
 fn is_meant(reference: &str, name: &str) -> bool {
     let (repository, _) = repository_and_tag(reference);
     [reference, &repository].into_iter().any(|whole| {
@@ -50,7 +50,7 @@ fn is_meant(reference: &str, name: &str) -> bool {
     })
 }
 
-/// Ids alone, each once.
+/// Prints only IDs, each once.
 fn quiet(images: &[Image], whole: bool) -> String {
     let mut ids: Vec<&str> = Vec::with_capacity(images.len());
     for image in images {
@@ -90,7 +90,7 @@ fn table(images: &[Image], args: &Images) -> String {
     table.text()
 }
 
-/// A reference's two halves, as columns have them. One with a digest has no tag: the image is not known by it.
+/// Splits a reference into the columns repository and tag. A reference with a digest shows no tag.
 pub(crate) fn repository_and_tag(reference: &str) -> (String, String) {
     let none = || "<none>".to_owned();
     let (name, has_digest) = reference.split_once('@').map_or((reference, false), |(name, _)| (name, true));
@@ -103,7 +103,7 @@ pub(crate) fn repository_and_tag(reference: &str) -> (String, String) {
     }
 }
 
-/// The first digits of a digest, or all of it.
+/// Shortens a digest to its first digits, unless `whole`.
 pub(crate) fn shorten(digest: &str, whole: bool) -> String {
     if whole {
         return digest.to_owned();
@@ -112,7 +112,6 @@ pub(crate) fn shorten(digest: &str, whole: bool) -> String {
     digits.chars().take(SHORT).collect()
 }
 
-/// An image as JSON.
 pub(crate) fn json_image(image: &Image) -> serde_json::Value {
     json!({
         "references": image.references, "digest": image.digest, "id": image.id, "platform": image.platform,

@@ -1,4 +1,4 @@
-//! `sampan login` and `sampan logout`: what the engine has tried is saved for its user, by the user's own process.
+//! `sampan login` and `sampan logout`: the engine tries the credentials, and this process saves them for its user.
 
 use crate::cli::args::image::{Login, Logout};
 use crate::cli::args::socket::EngineSocket;
@@ -16,7 +16,7 @@ use std::error::Error;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// Longest password that standard input may bring, in bytes.
+/// Longest password on standard input, in bytes.
 const PASSWORD_MAX: u64 = 64 << 10;
 
 pub(crate) fn login(args: &Login) -> Result<(), Failure> {
@@ -25,13 +25,13 @@ pub(crate) fn login(args: &Login) -> Result<(), Failure> {
         return get_login(args, &host);
     }
     let (username, password) = ask(args, &host)?;
-    // Before the registry is asked: what cannot be saved need not be tried.
+    // Before the engine asks the registry: without a store, the login is useless.
     let stores =
         CredentialStore::all(args.authfile.as_deref(), || credentials::helpers(&engine(&args.socket)))?;
     let credential = Credential { registry: host.clone(), username, password, identity_token: String::new() };
     let request = engine::Login { credential: credential.clone(), insecure: !args.tls_verify };
     let answers = engine(&args.socket).request(Request::Login(request), &[])?;
-    // The questions have caught signals before: nobody else makes them end this.
+    // The prompts have caught the signals, so the wait for the engine must watch for them.
     let signals = Signals::catch(&answers.stopper()?.into())
         .map_err(|error| Failure::new(format!("cannot catch signals: {error}")))?;
     let tried = finish(answers);
@@ -43,16 +43,16 @@ pub(crate) fn login(args: &Login) -> Result<(), Failure> {
     print("Login Succeeded!\n")
 }
 
-/// Somewhere that a login is saved.
+/// A store for credentials.
 enum CredentialStore {
-    /// A file, or the helper that it sets for a registry.
+    /// An auth file, or the helper that the file names for a registry.
     File(PathBuf),
-    /// One of `credential-helpers`.
+    /// A helper of `credential-helpers` in registries.conf.
     Helper(String),
 }
 
 impl CredentialStore {
-    /// `authfile` alone if it is given; else those of `helpers`, in order; without any the user's own file.
+    /// Returns the stores to use: only `authfile` if it is given, else `helpers` in order, else the user's own file.
     fn all(
         authfile: Option<&Path>,
         helpers: impl FnOnce() -> Result<Vec<String>, Failure>,
@@ -74,7 +74,7 @@ impl CredentialStore {
     fn save(&self, host: &str, credential: &Credential) -> Result<(), Failure> {
         match self {
             CredentialStore::File(path) => save_in_file(path, host, credential),
-            // Under the registry's own name, as podman has it: `docker.io`, not docker's key of it.
+            // Under the registry's own name, as in podman: `docker.io`, not the key that docker uses for it.
             CredentialStore::Helper(name) => {
                 let helper = Helper::new(name).map_err(failed)?;
                 helper.store(&matching::normalize(host), credential).map_err(failed)
@@ -82,7 +82,7 @@ impl CredentialStore {
         }
     }
 
-    /// Forgets `host`; true if it was known.
+    /// Removes the credentials of `host`; false if there were none.
     fn remove(&self, host: &str) -> Result<bool, Failure> {
         match self {
             CredentialStore::File(path) => remove_from_file(path, host),
@@ -92,7 +92,7 @@ impl CredentialStore {
         }
     }
 
-    /// Forgets all registries.
+    /// Removes the credentials of all registries.
     fn remove_all(&self) -> Result<(), Failure> {
         match self {
             CredentialStore::File(path) => remove_all_from_file(path),
@@ -105,7 +105,7 @@ impl CredentialStore {
     }
 }
 
-/// Has the first of `stores` that can do it keep `credential`. Those before it are told of.
+/// Saves `credential` in the first of `stores` that can, and prints the failures of those before it.
 fn save(stores: &[CredentialStore], host: &str, credential: &Credential) -> Result<(), Failure> {
     let mut failures = Vec::new();
     for store in stores {
@@ -120,7 +120,7 @@ fn save(stores: &[CredentialStore], host: &str, credential: &Credential) -> Resu
     join_failures(failures)
 }
 
-/// All failures as one; none is no failure.
+/// Joins failures into one; no failures are success.
 fn join_failures(failures: Vec<Failure>) -> Result<(), Failure> {
     let messages: Vec<String> = failures.into_iter().map(|failure| failure.message).collect();
     match messages.is_empty() {
@@ -137,22 +137,22 @@ fn failed(error: impl Error) -> Failure {
     Failure::new(chain(&error))
 }
 
-/// The registry's own name: a path or a scheme that a person typed along is none of it.
+/// The registry's name, without a scheme or path that a person typed.
 fn host(registry: &str) -> Result<String, Failure> {
     let host = matching::host_of(registry);
     match host.is_empty() {
-        true => Err(Failure::new(format!("{registry:?} is no registry; write HOST[:PORT]")).status(USAGE)),
+        true => Err(Failure::new(format!("{registry:?} is not a registry; write HOST[:PORT]")).status(USAGE)),
         false => Ok(host),
     }
 }
 
-/// User name and password, from the arguments or the person.
+/// Gets user name and password from the arguments, or asks the person.
 fn ask(args: &Login, host: &str) -> Result<(String, String), Failure> {
     let missing = args.username.is_none() || (args.password.is_none() && !args.password_stdin);
     if missing && !prompt::is_possible() {
         let what = if args.username.is_none() { "user name" } else { "password" };
         let failure =
-            Failure::new(format!("cannot ask for a {what} for {host}: standard input is no terminal"));
+            Failure::new(format!("cannot ask for a {what} for {host}: standard input is not a terminal"));
         return Err(failure.status(USAGE).hint("give --username and --password-stdin"));
     }
     let question = |error: io::Error| Failure::new(format!("cannot ask for a password for {host}: {error}"));
@@ -171,7 +171,7 @@ fn ask(args: &Login, host: &str) -> Result<(String, String), Failure> {
     Ok((username, password))
 }
 
-/// All of standard input but the line feed at its end.
+/// Reads all of standard input, without the line feed at its end.
 fn password_stdin() -> Result<String, Failure> {
     let mut text = String::new();
     let read = io::stdin().take(PASSWORD_MAX + 1).read_to_string(&mut text);
@@ -183,7 +183,7 @@ fn password_stdin() -> Result<String, Failure> {
     Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
 }
 
-/// Saves with the helper that the file sets for the registry, or in the file itself.
+/// Saves with the helper that the file names for the registry, or in the file itself.
 fn save_in_file(target: &Path, host: &str, credential: &Credential) -> Result<(), Failure> {
     let known = AuthFile::read(target).map_err(failed)?;
     match known.and_then(|file| helper(&file, host)) {
@@ -194,18 +194,18 @@ fn save_in_file(target: &Path, host: &str, credential: &Credential) -> Result<()
     }
 }
 
-/// A file cannot be written: where else a login may be saved, if that is the reason.
+/// The failure for a file that cannot be written. If its location is the reason, the hint names other locations.
 fn unsaved(error: FileError) -> Failure {
     let is_place = matches!(&error, FileError::Io { source, .. }
         if matches!(source.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied));
     let failure = failed(error);
     match is_place {
-        true => failure.hint("give --authfile FILE, or set REGISTRY_AUTH_FILE to a file that can be written"),
+        true => failure.hint("give --authfile FILE, or set REGISTRY_AUTH_FILE to a writable file"),
         false => failure,
     }
 }
 
-/// The server as the helper knows it, and the helper's name.
+/// The registry's name for the helper, and the helper's name.
 fn helper(file: &AuthFile, host: &str) -> Option<(String, String)> {
     file.helper(host).or_else(|| Some((server(host), file.store()?)))
 }
@@ -227,10 +227,10 @@ fn get_login(args: &Login, host: &str) -> Result<(), Failure> {
     }
 }
 
-/// The engine's `credential-helpers`; none if it is not there, and a person is told.
+/// The engine's `credential-helpers`; none, with a note, if the engine cannot be asked.
 fn helpers_if_known(socket: &EngineSocket) -> Vec<String> {
     credentials::helpers(&engine(socket)).unwrap_or_else(|failure| {
-        output::note(&format!("credential-helpers of registries.conf are not asked: {}", failure.message));
+        output::note(&format!("ignoring credential-helpers of registries.conf: {}", failure.message));
         Vec::new()
     })
 }
@@ -247,7 +247,7 @@ pub(crate) fn logout(args: &Logout) -> Result<(), Failure> {
         return print("Removed login credentials for all registries\n");
     }
     let host = host(&args.registry)?;
-    // All of them, though one fails: what can be forgotten is.
+    // Every store is tried even if one fails.
     let (mut removed, mut failures) = (false, Vec::new());
     for store in &stores {
         match store.remove(&host) {
@@ -276,13 +276,13 @@ fn not_logged_in(host: &str, stores: &[CredentialStore], other: Option<&PathBuf>
     }
     let asked = stores.iter().map(|store| match store {
         CredentialStore::File(path) => format!("{} has no entry", path.display()),
-        CredentialStore::Helper(name) => format!("docker-credential-{name} knows nothing of it"),
+        CredentialStore::Helper(name) => format!("docker-credential-{name} has no entry"),
     });
     let asked: Vec<String> = asked.collect();
     Failure::new(format!("not logged in to {host}: {}", asked.join(", ")))
 }
 
-/// Has `helper` forget `server`; true if it knew it.
+/// Removes `server` from `helper`; false if it had no entry.
 fn erase(helper: &Helper, server: &str) -> Result<bool, Failure> {
     if helper.get(server).map_err(failed)?.is_none() {
         return Ok(false);
@@ -312,7 +312,7 @@ fn remove_all_from_file(target: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Files that are read, are not where a login is saved, and have an entry for `host`.
+/// Files with an entry for `host` that are read but that `login` does not write.
 fn others(host: &str, helpers: &[String]) -> Vec<PathBuf> {
     let files = Search::from_env(None, helpers).read(&mut Vec::new());
     let own = Search::default_file();

@@ -1,8 +1,7 @@
-//! A file or directory that is there whole, or not at all.
+//! A file or directory of output that exists whole or not at all.
 //!
-//! A file has no name until it is whole (O_TMPFILE), so not even a signal leaves half of one. Where the file system
-//! has no nameless files, it has a name of its own until then. Pipes and devices are written as they are: they are never
-//! replaced.
+//! A file has no name until it is complete (O_TMPFILE), so that not even a signal leaves half a file. On file systems
+//! without O_TMPFILE, it has a temporary name until then. Pipes and devices are written directly, and never replaced.
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
@@ -14,7 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// What is written into.
+/// The output.
 #[derive(Debug)]
 pub(crate) struct OutputFile {
     fd: OwnedFd,
@@ -23,25 +22,25 @@ pub(crate) struct OutputFile {
 
 #[derive(Debug)]
 enum Kind {
-    /// A device, a FIFO, a descriptor of ours: written as it is.
+    /// A device, a FIFO, or an inherited descriptor, written directly.
     Plain,
-    /// Without a name; the name that it gets.
+    /// A file without a name, and the path that it gets.
     Nameless(PathBuf),
-    /// With a name of its own; that, and the one that it gets. Removed when dropped.
+    /// A file with a temporary path, and the path that it gets. Dropping this removes the temporary path.
     Named(PathBuf, PathBuf),
-    /// A directory; its path if it was made here, to be removed when dropped.
+    /// A directory, with its path if this process created it. Dropping this removes that path.
     Directory(Option<PathBuf>),
 }
 
 impl OutputFile {
-    /// One that is written as it is.
+    /// Output that is written directly.
     pub(crate) fn plain(fd: OwnedFd) -> Self {
         OutputFile { fd, kind: Kind::Plain }
     }
 
-    /// What becomes the file `path`, in place of one that is there; a pipe or a device that is there is written as it is.
+    /// Output that replaces the file `path` when it is complete. An existing pipe or device is written directly.
     pub(crate) fn file(path: &Path) -> io::Result<Self> {
-        // Not by its path: that would open a file that it was redirected to anew, from the file's beginning on.
+        // Not opened by its path: that would write from the beginning of a file that standard output appends to.
         let standard = match named_file::descriptor(path) {
             Some(1) => Some(io::stdout().as_fd().try_clone_to_owned()?),
             Some(2) => Some(io::stderr().as_fd().try_clone_to_owned()?),
@@ -53,7 +52,7 @@ impl OutputFile {
         match fs::metadata(path) {
             Ok(meta) if !meta.is_file() => Ok(OutputFile::plain(named_file::open_for_writing(path)?.into())),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            // A link to a file: that file is replaced or made, not the link.
+            // The file that a link leads to is replaced or created, not the link.
             _ => OutputFile::beside(named_file::resolve(path)?),
         }
     }
@@ -82,7 +81,7 @@ impl OutputFile {
         Ok(out)
     }
 
-    /// The directory `path`, made if it is not there.
+    /// The directory `path`, created if it does not exist.
     pub(crate) fn directory(path: &Path) -> io::Result<Self> {
         let made = match fs::create_dir(path) {
             Ok(()) => Some(path.to_owned()),
@@ -93,12 +92,12 @@ impl OutputFile {
         Ok(OutputFile { fd: dir, kind: Kind::Directory(made) })
     }
 
-    /// What is handed to the engine.
+    /// The descriptor for the engine.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
-    /// It is whole: gives it its name.
+    /// Marks the output as complete: gives the file its path.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         match std::mem::replace(&mut self.kind, Kind::Plain) {
             Kind::Plain | Kind::Directory(_) => Ok(()),
@@ -116,9 +115,9 @@ impl OutputFile {
         }
     }
 
-    /// Gives what has no name this one.
+    /// Gives a file without a name this path.
     fn link(&self, name: &Path) -> io::Result<()> {
-        // By /proc anybody may, and where it is not mounted root may without.
+        // Every user may link by /proc. Without /proc, only root may link the descriptor itself.
         let own = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
         match linkat(AT_FDCWD, own.as_str(), AT_FDCWD, name, AtFlags::AT_SYMLINK_FOLLOW) {
             Err(Errno::ENOENT) => Ok(linkat(&self.fd, "", AT_FDCWD, name, AtFlags::AT_EMPTY_PATH)?),
@@ -126,7 +125,7 @@ impl OutputFile {
         }
     }
 
-    /// True if this is what standard output is: nothing else may be printed there.
+    /// True if this is the same file as standard output, so that nothing else may be printed there.
     pub(crate) fn is_stdout(&self) -> bool {
         let (Ok(own), Ok(stdout)) = (fstat(&self.fd), fstat(io::stdout())) else { return false };
         matches!(self.kind, Kind::Plain) && (own.st_dev, own.st_ino) == (stdout.st_dev, stdout.st_ino)
@@ -134,7 +133,7 @@ impl OutputFile {
 }
 
 fn rename(temporary: &Path, path: &Path) -> io::Result<()> {
-    // Once more: a device may have come meanwhile.
+    // Checked again, since a device may have taken the path meanwhile.
     let renamed = named_file::look(path).and_then(|_| fs::rename(temporary, path));
     renamed.inspect_err(|_| drop(fs::remove_file(temporary)))?;
     named_file::sync_directory(path);
@@ -145,7 +144,7 @@ impl Drop for OutputFile {
     fn drop(&mut self) {
         let _ = match &self.kind {
             Kind::Named(temporary, _) => fs::remove_file(temporary),
-            // The engine has removed what it put there; these are the empty directories.
+            // The engine has removed its files; only empty directories are left.
             Kind::Directory(Some(made)) => fs::remove_dir_all(made),
             _ => Ok(()),
         };

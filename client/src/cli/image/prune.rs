@@ -1,4 +1,4 @@
-//! `sampan image prune`: removes images that nothing needs, and asks a person first.
+//! `sampan image prune`: asks a person, then removes images that nothing needs.
 
 use crate::cli::args::image::Prune;
 use crate::cli::engine::{engine, finish};
@@ -28,15 +28,15 @@ fn filtered(args: &Prune) -> Result<engine::Prune, Failure> {
         match filter.split_once('=') {
             Some(("until", text)) => {
                 let until = time::parse(text, time::now()).map_err(Failure::usage)?;
-                // Before all of them.
+                // An image must be older than every given time.
                 prune.until = Some(prune.until.map_or(until, |other| other.min(until)));
             }
             Some(("label", label)) if !label.is_empty() && !label.starts_with('=') => {
                 prune.labels.push(label.to_owned());
             }
             _ => {
-                return Err(Failure::new(format!("filter {filter:?} is not known"))
-                    .hint("until=TIME and label=KEY[=VALUE] are")
+                return Err(Failure::new(format!("unknown filter {filter:?}"))
+                    .hint("the filters are until=TIME and label=KEY[=VALUE]")
                     .status(USAGE));
             }
         }

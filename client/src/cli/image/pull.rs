@@ -1,4 +1,4 @@
-//! `sampan pull`: one reference or several, on one screen; from registries, or from files and directories.
+//! `sampan pull`: pulls one or several references, from registries or from files and directories.
 
 use crate::cli::args::image::Pull;
 use crate::cli::engine::engine;
@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 #[expect(clippy::expect_used, reason = "Follow counts through the names, and each name has its request")]
 pub(crate) fn run(args: &Pull) -> Result<(), Failure> {
-    // What is asked for twice is one job.
+    // A reference that was typed twice is one job.
     let names = unique(&args.references);
     let requests =
         names.iter().map(|name| job_request(name, args)).collect::<Result<Vec<JobRequest>, Failure>>()?;
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Pull) -> Result<(), Failure> {
     report(outcomes.into_iter().map(|outcome| outcome.map(drop)))
 }
 
-/// What the engine is asked for, and the descriptor that goes along.
+/// A request, and the descriptor that it carries.
 type JobRequest = (Request, Option<OwnedFd>);
 
 fn job_request(name: &str, args: &Pull) -> Result<JobRequest, Failure> {
@@ -62,7 +62,7 @@ fn pull_of(reference: String, args: &Pull) -> Result<Request, Failure> {
     }))
 }
 
-/// Refuses options that make no sense where no registry is asked.
+/// Refuses options that only apply to registries.
 fn check_options(name: &str, args: &Pull) -> Result<(), Failure> {
     let pointless = [
         (args.detach, "--detach"),
@@ -72,7 +72,7 @@ fn check_options(name: &str, args: &Pull) -> Result<(), Failure> {
     match pointless.into_iter().find(|(given, _)| *given) {
         None => Ok(()),
         Some((_, option)) => {
-            let message = format!("cannot pull {name} with {option}: that is for registries");
+            let message = format!("cannot pull {name} with {option}, which is only for registries");
             Err(Failure::new(message).status(USAGE))
         }
     }
@@ -88,7 +88,7 @@ fn unique(references: &[String]) -> Vec<String> {
     names
 }
 
-/// Prints the number of a job that goes on by itself.
+/// Prints the number of a detached job.
 pub(crate) fn detached(answers: Answers) -> Result<(), Failure> {
     for answer in answers {
         match answer? {
@@ -100,9 +100,9 @@ pub(crate) fn detached(answers: Answers) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Reports all failures but the last, which is returned, with the exit status of all together.
+/// Reports all failures but the last, which it returns with the exit status for all of them.
 ///
-/// Bad usage is the status only where nothing else was: else something was tried, and failed.
+/// That is the status of invalid usage only if no pull was tried at all.
 fn report(outcomes: impl Iterator<Item = Result<(), Failure>>) -> Result<(), Failure> {
     let (done, failed): (Vec<_>, Vec<_>) = outcomes.partition(Result::is_ok);
     let mut failures: Vec<Failure> = failed.into_iter().filter_map(Result::err).collect();

@@ -1,4 +1,4 @@
-//! `sampan push`: asks the engine to send an image, as this user, and shows how it gets on.
+//! `sampan push`: asks the engine to push an image with this user's credentials, and shows the progress.
 
 use crate::cli::args::image::Push;
 use crate::cli::engine::engine;
@@ -35,11 +35,11 @@ pub(crate) fn run(args: &Push) -> Result<(), Failure> {
     follow(&engine(&args.socket), request, &[], &args.progress)
 }
 
-/// A push into a file or a directory is a save.
+/// Pushes to a file or a directory, which is a save.
 fn save(args: &Push, container: Container, path: &Path, name: Option<&str>) -> Result<(), Failure> {
     if args.detach || args.limit_rate.is_some() {
         let message = format!("cannot push to {} with --detach or --limit-rate", path.display());
-        return Err(Failure::new(message).status(USAGE).hint("these are for registries"));
+        return Err(Failure::new(message).status(USAGE).hint("these options are only for registries"));
     }
     let images = std::slice::from_ref(&args.image);
     archives::save_into(&engine(&args.socket), images, container, path, name, &args.progress)

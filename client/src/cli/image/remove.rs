@@ -13,9 +13,9 @@ pub(crate) fn run(args: &Remove) -> Result<(), Failure> {
     })
 }
 
-/// A line for each reference and digest that went.
+/// One line for each removed reference and digest, in docker's words.
 pub(crate) fn removed(done: &Done) -> String {
-    // A reference always has a host before its path.
+    // A reference has a host and a '/'; a digest has no '/'.
     let word = |removed: &String| if removed.contains('/') { "Untagged" } else { "Deleted" };
     done.removed.iter().map(|removed| format!("{}: {removed}\n", word(removed))).collect()
 }

@@ -1,4 +1,4 @@
-//! `sampan serve`: the engine is a read-only registry of its images, until Ctrl-C.
+//! `sampan serve`: the engine serves its images as a read-only registry, until Ctrl-C.
 
 use crate::cli::args::image::Serve;
 use crate::cli::engine::{catch, engine};

@@ -1,4 +1,4 @@
-//! `sampan tag`: one more reference for an image.
+//! `sampan tag`: adds references to an image.
 
 use crate::cli::args::image::Tag;
 use crate::cli::engine::{each, engine, finish};

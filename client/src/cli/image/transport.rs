@@ -1,6 +1,7 @@
-//! Where images come from and go to when it is no registry: the names of containers-transports(5).
+//! The transports of containers-transports(5): names of registries, and of files and directories with images.
 //!
-//! Parses them, and opens what they name: the engine gets descriptors, never paths. Used by `pull` and `push`.
+//! Parses names, and opens the files and directories: the engine gets descriptors, never paths. Used by `pull`, `push`,
+//! `load` and `save`.
 
 use crate::cli::error::{Failure, USAGE};
 use crate::cli::image::output_file::OutputFile;
@@ -11,31 +12,29 @@ use sampan_ipc::named_file;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-/// A place that images are in.
+/// Where an image is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Location {
-    /// A registry: the reference without `docker://`.
+    /// In a registry: the reference without `docker://`.
     Registry(String),
-    /// `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:REF]`.
+    /// In `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]` or `docker-archive:FILE[:REF]`.
     Files {
-        /// Which of the three.
         container: Container,
-        /// The directory or file.
         path: PathBuf,
-        /// The image's name within.
+        /// The tag or reference in the directory or file.
         name: Option<String>,
     },
 }
 
-/// Transports that others have, and what to do instead.
+/// Transports of other tools, and what to use instead.
 const UNSUPPORTED: [(&str, &str); 4] = [
-    ("dir:", "copy it to oci: with skopeo first"),
-    ("docker-daemon:", "pipe it: docker save IMAGE | sampan load"),
-    ("containers-storage:", "pipe it: podman save IMAGE | sampan load"),
-    ("tarball:", "'sampan import' makes an image of root file systems"),
+    ("dir:", "copy the image to oci: with skopeo first"),
+    ("docker-daemon:", "use a pipe: docker save IMAGE | sampan load"),
+    ("containers-storage:", "use a pipe: podman save IMAGE | sampan load"),
+    ("tarball:", "'sampan import' creates an image from root file system tars"),
 ];
 
-/// Reads a place; what has no transport is a registry's.
+/// Parses a location. A text without transport is the reference of a registry.
 pub(crate) fn parse(text: &str) -> Result<Location, Failure> {
     if let Some(reference) = text.strip_prefix("docker://") {
         return Ok(Location::Registry(reference.to_owned()));
@@ -43,9 +42,9 @@ pub(crate) fn parse(text: &str) -> Result<Location, Failure> {
     for (prefix, hint) in UNSUPPORTED {
         if text.starts_with(prefix) {
             let failure =
-                Failure::new(format!("cannot use {text:?}: {prefix} is not taken here")).status(USAGE);
+                Failure::new(format!("cannot use {text:?}: {prefix} is not supported")).status(USAGE);
             return Err(
-                failure.hint(format!("{hint}; an image of that name is docker://docker.io/library/{text}"))
+                failure.hint(format!("{hint}; an image with that name is docker://docker.io/library/{text}"))
             );
         }
     }
@@ -58,7 +57,7 @@ pub(crate) fn parse(text: &str) -> Result<Location, Failure> {
         if let Some(rest) = text.strip_prefix(prefix) {
             let (path, name) = rest.split_once(':').map_or((rest, None), |(path, name)| (path, Some(name)));
             if path.is_empty() || name.is_some_and(str::is_empty) {
-                let failure = Failure::new(format!("cannot use {text:?}: a path or a name is empty"));
+                let failure = Failure::new(format!("cannot use {text:?}: the path or the name is empty"));
                 return Err(failure.status(USAGE).hint(format!("write {prefix}PATH or {prefix}PATH:NAME")));
             }
             return Ok(Location::Files { container, path: path.into(), name: name.map(str::to_owned) });
@@ -67,7 +66,7 @@ pub(crate) fn parse(text: &str) -> Result<Location, Failure> {
     Ok(Location::Registry(text.to_owned()))
 }
 
-/// What the engine is asked to load from a file or directory, and its descriptor.
+/// Makes the request to load from a file or directory, and opens that.
 pub(crate) fn load(
     container: Container,
     path: &Path,
@@ -79,7 +78,7 @@ pub(crate) fn load(
         Container::OciLayout => directory(path)?,
         _ => open_archive(path)?,
     };
-    // An archive knows its images' names; a layout has tags, and its directory is the name.
+    // An archive contains the names of its images. A layout contains only tags, so its directory gives the name.
     let reference = match container {
         Container::OciLayout => Some(local_name(path, name)),
         _ => None,
@@ -95,14 +94,15 @@ pub(crate) fn open_archive(path: &Path) -> Result<OwnedFd, Failure> {
 }
 
 fn directory(path: &Path) -> Result<OwnedFd, Failure> {
-    // O_DIRECTORY: a FIFO in its place is no directory, and not waited for.
+    // O_DIRECTORY, so that a FIFO at the path is an error and does not block.
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     open(path, flags, Mode::empty()).map_err(|errno| {
         Failure::new(format!("cannot open layout {}: {}", path.display(), std::io::Error::from(errno)))
     })
 }
 
-/// `localhost/DIR:TAG`, DIR being the last part of the path; a tag that is a reference by itself is that.
+/// Returns `localhost/DIR:TAG`, where DIR is the last part of the path. A tag that is a whole reference is returned as it
+/// is.
 fn local_name(path: &Path, tag: Option<&str>) -> String {
     if let Some(reference) = tag.filter(|tag| tag.contains('/')) {
         return reference.to_owned();
@@ -116,7 +116,7 @@ fn local_name(path: &Path, tag: Option<&str>) -> String {
     format!("localhost/{name}:{}", tag.unwrap_or("latest"))
 }
 
-/// What the engine is asked to save into a file or directory, and that.
+/// Makes the request to save to a file or directory, and opens that.
 pub(crate) fn save(
     images: &[String],
     container: Container,

@@ -1,4 +1,4 @@
-//! `sampan image verify`: the engine reads all of the store again, and tells what is broken.
+//! `sampan image verify`: the engine reads the whole store and reports what is damaged.
 
 use crate::cli::args::image::Verify;
 use crate::cli::engine::engine;

@@ -1,7 +1,7 @@
-//! Progress bars: one row a layer under a head line a job, redrawn in place.
+//! Progress bars: a header line for each job, a row for each layer, redrawn in place.
 //!
-//! A frame is computed whole from the all_rows and the screen's size, and goes out as one string. No I/O here, no
-//! timer, and nothing a terminal must be rescued from: the cursor is never hidden. ECMA-48, CUU, EL, ED.
+//! Computes each frame as one string from the rows and the screen's size. Does no I/O and has no timer. Never hides the
+//! cursor, so that the terminal needs no clean-up. ECMA-48, CUU, EL, ED.
 
 use crate::cli::human_units;
 use crate::cli::job::rows::{JobRows, JobStage, Overall, RowProgress, Rows, is_finished, is_moving};
@@ -9,38 +9,36 @@ use sampan_client::engine::Phase;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// From so many columns on, a row has a bar, a rate and the time left.
+/// A row has a bar, a rate and the time left from this many columns on.
 const WIDE: usize = 110;
-/// Columns of a bar, brackets not counted, where there is room.
+/// Columns of the widest bar, without its brackets.
 const BAR_MAX: usize = 40;
-/// Columns of the narrowest bar.
+/// Columns of the narrowest bar, without its brackets.
 const BAR_MIN: usize = 10;
-/// Columns of a wide row besides its bar: id, phase, bytes, rate, time left.
+/// Columns of a wide row without its bar: ID, phase, bytes, rate, time left.
 const BESIDE_BAR: usize = 80;
 
 /// Columns and rows of a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Screen {
-    /// Characters in a line.
     pub columns: usize,
-    /// Lines.
     pub rows: usize,
 }
 
-/// The rows on the screen.
+/// The bars on the screen.
 #[derive(Debug, Default)]
 pub(crate) struct Bars {
-    /// How many columns each line of the last frame took.
+    /// The number of columns of each line of the last frame.
     drawn: Vec<usize>,
 }
 
 impl Bars {
-    /// The frame that replaces the last one: the all_rows as it is, on a screen of this size.
+    /// Returns the frame that replaces the last one.
     pub(crate) fn frame(&mut self, all_rows: &Rows, screen: Screen) -> String {
         let lines = lines(all_rows, screen);
         let mut out = self.home(screen);
         for line in &lines {
-            // Erased behind the text, not before it: nothing flickers.
+            // Erases the line after the text, not before it, so that nothing flickers.
             let _ = write!(out, "{line}\x1b[K\r\n");
         }
         out.push_str("\x1b[J");
@@ -48,7 +46,7 @@ impl Bars {
         out
     }
 
-    /// A line above the bars, which are drawn again by the next frame.
+    /// Returns a line to print above the bars; the next frame draws the bars again.
     pub(crate) fn above(&mut self, text: &str, screen: Screen) -> String {
         let mut out = self.home(screen);
         let _ = write!(out, "\x1b[J{}\r\n", plain(text));
@@ -56,9 +54,9 @@ impl Bars {
         out
     }
 
-    /// Moves the cursor to where the last frame began.
+    /// Moves the cursor to the beginning of the last frame.
     fn home(&self, screen: Screen) -> String {
-        // A terminal that became narrower has broken long lines into several.
+        // A terminal that became narrower has wrapped long lines.
         let height: usize = self.drawn.iter().map(|len| len.div_ceil(screen.columns.max(1)).max(1)).sum();
         match height.min(screen.rows.saturating_sub(1)) {
             0 => "\r".to_owned(),
@@ -67,20 +65,20 @@ impl Bars {
     }
 }
 
-/// How much of the all_rows is shown, from all to least: the first that fits the screen is taken.
+/// How much is shown, from all to least. The first that fits the screen is used.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Detail {
     All,
-    /// Rows that need nothing more, or have not begun, are left out.
+    /// Only rows that have begun and are not finished.
     Active,
-    /// The same, and jobs that have ended well or not begun.
+    /// Only such rows of jobs that have begun and not succeeded yet.
     Running,
 }
 
 fn lines(all_rows: &Rows, screen: Screen) -> Vec<String> {
     let overall = all_rows.overall();
     let has_summary = overall.layers > 1 || overall.jobs > 1;
-    // The line of the cursor stays free: a line feed on the last one would scroll.
+    // The cursor's line stays free, since a line feed on the last line would scroll.
     let room = screen.rows.saturating_sub(1).max(1) - usize::from(has_summary);
     let mut lines = Vec::new();
     for detail in [Detail::All, Detail::Active, Detail::Running] {
@@ -100,7 +98,7 @@ fn lines(all_rows: &Rows, screen: Screen) -> Vec<String> {
     lines
 }
 
-/// A job's head line, if it has one, and its rows.
+/// The header line of a job, if it has one, and its rows.
 fn job(entry: &JobRows, is_shared: bool, detail: Detail, screen: Screen) -> Vec<String> {
     if detail == Detail::Running && matches!(entry.state, JobStage::Queued | JobStage::Done) {
         return Vec::new();
@@ -131,7 +129,7 @@ fn row(line: &RowProgress, indent: &str, screen: Screen) -> String {
     let (id, note) = (plain(&line.row.id), plain(&line.row.note));
     if screen.columns < WIDE {
         return match phase {
-            // Bytes say nothing about a layer that is stuck for good.
+            // The bytes of a failed layer do not matter.
             Phase::Failed => format!("{id}: failed {note}").trim_end().to_owned(),
             Phase::Verifying | Phase::Extracting => format!("{id}: {current}/{total} {}", phase.word()),
             _ => format!("{id}: {current}/{total} {note}").trim_end().to_owned(),
@@ -150,7 +148,7 @@ fn row(line: &RowProgress, indent: &str, screen: Screen) -> String {
     text.trim_end().to_owned()
 }
 
-/// The last line: how far all jobs are together.
+/// The last line: the progress of all jobs together.
 fn summary(overall: &Overall, is_moving: bool, screen: Screen) -> String {
     let Overall { jobs, jobs_done, layers, layers_done, current, total, .. } = *overall;
     let layers = format!("{layers_done}/{layers} layers");
@@ -165,7 +163,7 @@ fn summary(overall: &Overall, is_moving: bool, screen: Screen) -> String {
     format!("{count:<25} [{bar}] {done:>10} / {all:<10} {rate}").trim_end().to_owned()
 }
 
-/// `1.50 MiB/s, 7s left`.
+/// Prints `1.50 MiB/s, 7s left`.
 fn rate_words(rate: u64, left: Option<Duration>) -> String {
     let mut words = format!("{}/s", human_units::bytes(rate));
     if let Some(left) = left {
@@ -192,7 +190,7 @@ fn bar(current: u64, total: u64, width: usize) -> String {
     format!("{:<width$}", "=".repeat(filled) + head)
 }
 
-/// Text of which every character takes one column and does nothing else.
+/// Replaces characters that do not take exactly one column, or that a terminal acts on.
 pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect()
 }
@@ -225,7 +223,7 @@ mod tests {
         ]
     }
 
-    /// A terminal that knows what bars need of ECMA-48; panics when it would scroll or wrap.
+    /// A terminal with the parts of ECMA-48 that bars use; panics instead of scrolling or wrapping.
     struct Terminal {
         screen: Screen,
         lines: Vec<Vec<char>>,

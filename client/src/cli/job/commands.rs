@@ -1,6 +1,4 @@
-//! Work that takes its time: `watch`, `serve`, one job of any kind, and the list of jobs.
-//!
-//! A command watches its job on one connection. Ctrl-C hangs up, and the engine ends what nobody watches.
+//! `sampan jobs`, `sampan watch` and `sampan cancel`.
 
 use crate::cli::args::display::ListFormat;
 use crate::cli::args::job::{Cancel, Jobs, Watch};

@@ -1,7 +1,7 @@
-//! Follows jobs to their ends, all in one loop, and prints what came of them.
+//! Follows jobs until they end, all in one loop, and prints their results.
 //!
-//! Used by every command that shows progress. One connection a job; Ctrl-C hangs up, and the engine ends what
-//! nobody else watches. One that fails does not end the others.
+//! Used by every command that shows progress. Each job has its own connection. Ctrl-C closes the connections, and the
+//! engine then ends jobs that no other client watches. A job that fails does not end the others.
 
 use crate::cli::args::display::Progress;
 use crate::cli::error::Failure;
@@ -15,15 +15,15 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-/// How often bars are drawn again while nothing but time passes.
+/// How often to redraw bars while nothing else happens.
 const TICK: Duration = Duration::from_secs(1);
-/// Most jobs that are asked for at a time: an engine runs so many, and others want some too.
+/// Most jobs at a time: the engine runs only so many, and other clients want some, too.
 const CONCURRENT_MAX: usize = 16;
 
-/// What came of one thing that was asked for.
+/// The result of one job.
 pub(crate) type Outcome = Result<Done, Failure>;
 
-/// Asks for work, shows its progress, and prints its result.
+/// Sends a request, shows the progress of its job, and prints the result.
 pub(crate) fn follow(
     engine: &Engine,
     request: Request,
@@ -33,7 +33,7 @@ pub(crate) fn follow(
     follow_to(engine, request, fds, progress, None)
 }
 
-/// As [`follow`], and prints of the result what `words` makes of it, unless it is wanted as JSON.
+/// Like [`follow`], but formats the result with `words`, unless the person wants JSON.
 pub(crate) fn follow_to(
     engine: &Engine,
     request: Request,
@@ -48,7 +48,7 @@ pub(crate) fn follow_to(
     outcomes.into_iter().try_for_each(|outcome| outcome.map(drop))
 }
 
-/// What a request is about, until the engine says it better.
+/// The subject of a request, until the engine reports the job's subject.
 fn subject(request: &Request) -> String {
     match request {
         Request::Pull(pull) => pull.reference.clone(),
@@ -61,18 +61,18 @@ fn subject(request: &Request) -> String {
     }
 }
 
-/// Jobs that are asked for one after the other, and followed together.
+/// Jobs that are started one after the other and followed together.
 pub(crate) struct Follow<'a> {
     start: &'a mut dyn FnMut(usize) -> Result<Answers, EngineError>,
     view: View,
     streams: Streams,
-    /// Which job a stream is of.
+    /// The job of each stream.
     jobs: Vec<usize>,
     begun: usize,
     outcomes: Vec<Option<Outcome>>,
 }
 
-/// Jobs that have ended, or that a signal cut off.
+/// Jobs that have ended, or that a signal interrupted.
 pub(crate) struct Followed {
     outcomes: Vec<Outcome>,
     view: View,
@@ -80,9 +80,9 @@ pub(crate) struct Followed {
 }
 
 impl Followed {
-    /// Prints what came of each thing that was `asked` for, in a command's own `words` if it has any, and gives it.
+    /// Prints and returns the result for each name in `asked`, formatted with `words` if given.
     ///
-    /// Does not return if a signal has come: this process dies of it. Scripts still get a result of each.
+    /// Does not return if a signal has come: this process dies of the signal. JSON output still has all results.
     pub(crate) fn finish<'b>(
         mut self,
         words: Option<ResultFormat>,
@@ -103,7 +103,7 @@ impl Followed {
 }
 
 impl<'a> Follow<'a> {
-    /// The jobs `names`, each of which `start` asks the engine for, by its number.
+    /// Prepares the jobs `names`. `start` sends the request of a job, given by its index in `names`.
     pub(crate) fn new(
         names: &[String],
         progress: &Progress,
@@ -119,13 +119,13 @@ impl<'a> Follow<'a> {
         })
     }
 
-    /// Follows all jobs to their ends, or until a signal comes or the reader of the output leaves.
+    /// Follows all jobs until they end, a signal comes, or the reader of the output leaves.
     pub(crate) fn run(mut self) -> Result<Followed, Failure> {
         let cannot = |error: io::Error| Failure::new(format!("cannot catch signals: {error}"));
         let signals = Signals::catch(&self.streams.stopper()?.into()).map_err(cannot)?;
         let mut watcher = None;
         if self.view.is_shown() && !output::is_redirected() {
-            // Else it would be noticed with the next line, which a stalled download may not bring for minutes.
+            // Without the watcher, only the next line would notice, and a stalled download may print none for minutes.
             let target = output::target().try_clone_to_owned().map_err(cannot)?;
             watcher = Some(output::stop_when_reader_leaves(target, self.streams.stopper()?).map_err(cannot)?);
         }
@@ -134,7 +134,7 @@ impl<'a> Follow<'a> {
         }
         let ended = self.follow();
         drop(watcher);
-        // The hang-up is what ends a pull.
+        // Closing the connections ends the jobs.
         drop(self.streams);
         let signal = signals.caught();
         if signal.is_none() {
@@ -145,7 +145,7 @@ impl<'a> Follow<'a> {
         }
         let cut_off = || {
             let failure = Failure::new(format!("ended by {}", signals::name(signal.unwrap_or(0))));
-            Err(failure.hint("the job goes on if somebody else watches it; 'sampan jobs' lists it"))
+            Err(failure.hint("the job runs on if another client watches it; 'sampan jobs' lists all jobs"))
         };
         let outcomes = self.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(cut_off)).collect();
         Ok(Followed { outcomes, view: self.view, signal })
@@ -165,7 +165,7 @@ impl<'a> Follow<'a> {
         }
     }
 
-    /// Asks for the next jobs, as long as not too many run.
+    /// Starts the next jobs, while fewer than the most run.
     fn start_more(&mut self) -> Result<(), Failure> {
         while self.streams.running() < CONCURRENT_MAX && self.begun < self.outcomes.len() {
             let at = self.begun;
@@ -176,7 +176,7 @@ impl<'a> Follow<'a> {
                     self.streams.add(answers);
                     self.view.begin(at).map_err(|error| unwritable(&error))?;
                 }
-                // Nobody listens: to ask for the others is in vain.
+                // There is no engine, so the other requests would fail, too.
                 Err(error @ EngineError::Connect { .. }) if at == 0 => return Err(error.into()),
                 Err(error) => self.on_end(at, Err(error.into())).map_err(|error| unwritable(&error))?,
             }

@@ -1,7 +1,7 @@
-//! Progress as lines: plain ones for people and logs, JSON ones for scripts.
+//! Progress as lines: plain lines for people and logs, JSON lines for scripts.
 //!
-//! Makes text of the all_rows and of what changed there; prints nothing itself. The JSON objects are described in
-//! `docs/progress.md`; their field names do not change.
+//! Formats rows that have changed; prints nothing itself. `docs/progress.md` describes the JSON objects, whose field
+//! names do not change.
 
 use crate::cli::human_units;
 use crate::cli::job::rows::{JobRows, RowProgress, Rows};
@@ -11,10 +11,10 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-/// Phase, try and note that a plain line printed of, by job and row.
+/// The phase, attempt and note that were printed last, by job and row.
 pub(crate) type Printed = HashMap<(u64, u32), (Phase, u32, String)>;
 
-/// A JSON line; `type` says which.
+/// A JSON line; the field `type` names the variant.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 enum Object<'a> {
@@ -84,13 +84,13 @@ fn line(object: &Object<'_>) -> String {
     json::line(object) + "\n"
 }
 
-/// A job as it began, or as it ended.
+/// The JSON line of a job that has begun or ended.
 pub(crate) fn job(entry: &JobRows) -> String {
     let JobRows { name, job, state, lines, .. } = entry;
     line(&Object::Job(JobObject { job: *job, reference: name, state: state.word(), layers: lines.len() }))
 }
 
-/// The rows that changed, and then all jobs together.
+/// The JSON lines of the rows that changed, then of all jobs together.
 pub(crate) fn rows(all_rows: &Rows, entry: &JobRows, changed: &[Row]) -> String {
     let mut lines = String::new();
     for row in changed {
@@ -117,7 +117,7 @@ fn layer<'a>(entry: &'a JobRows, line: &'a RowProgress) -> Object<'a> {
     })
 }
 
-/// All jobs together.
+/// The JSON line of all jobs together.
 pub(crate) fn overall(all_rows: &Rows) -> String {
     let all = all_rows.overall();
     line(&Object::Overall(OverallObject {
@@ -133,12 +133,12 @@ pub(crate) fn overall(all_rows: &Rows) -> String {
     }))
 }
 
-/// Something to be read once.
+/// The JSON line of a note.
 pub(crate) fn note(entry: &JobRows, note: &str) -> String {
     line(&Object::Note(NoteObject { job: entry.job, reference: &entry.name, note }))
 }
 
-/// What came of what was `asked` for: the result, or error and hint.
+/// The JSON line of the result for `asked`: the result, or error and hint.
 pub(crate) fn result(entry: &JobRows, asked: &str, outcome: Result<&Done, (&str, &str)>) -> String {
     let none = Done::default();
     let (done, (error, hint)) = match outcome {
@@ -159,7 +159,7 @@ pub(crate) fn result(entry: &JobRows, asked: &str, outcome: Result<&Done, (&str,
     }))
 }
 
-/// A plain line for each row that is not in the state that was printed of last.
+/// A plain line for each row whose state was not printed yet.
 pub(crate) fn plain(entry: &JobRows, is_shared: bool, changed: &[Row], printed: &mut Printed) -> String {
     let mut lines = String::new();
     for row in changed {
@@ -194,14 +194,14 @@ fn plain_line(row: &Row) -> String {
     line
 }
 
-/// A plain line of how a job ended that is one of several.
+/// The plain line of the end of one job among several.
 pub(crate) fn plain_end(entry: &JobRows) -> String {
     let mut line = String::new();
     sampan_ipc::event::escape(&mut line, &format!("{}: {}", entry.name, entry.state.word()));
     line + "\n"
 }
 
-/// What there is now, as a digest reference: `host/name@sha256:…`; or all references, if there are several.
+/// The result as a digest reference, `host/name@sha256:…`, or all references if there are several.
 pub(crate) fn results(done: &Done) -> String {
     let mut lines = String::new();
     if done.references.len() > 1 || (done.digest.is_empty() && !done.references.is_empty()) {
@@ -218,7 +218,7 @@ pub(crate) fn results(done: &Done) -> String {
     lines
 }
 
-/// `host/name@sha256:…`; what there is of it, if not all is.
+/// Returns `host/name@sha256:…`, or the part of it that the result has.
 fn digest_reference(done: &Done) -> String {
     let name = done.reference.split_once('@').map_or(done.reference.as_str(), |(name, _)| name);
     let name = match name.rsplit_once(':') {

@@ -1,53 +1,49 @@
-//! What is known of the jobs that a command follows: their rows, their bytes, how far all of them are together.
+//! The progress of the jobs that a command follows: their rows, bytes and rates, for each job and for all together.
 //!
-//! Fed by [`crate::cli::job::view`] with what the engine answers; drawn by [`crate::cli::job::bars`] and printed as
-//! lines. All sums and rates are computed here. No I/O, no clock.
+//! [`crate::cli::job::view`] updates it with the engine's answers; [`crate::cli::job::bars`] and
+//! [`crate::cli::job::lines`] print it. Computes all sums and rates. Does no I/O and has no clock.
 
 use crate::cli::job::transfer_rate::TransferRate;
 use sampan_client::engine::{Job, Phase, Row};
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// Most rows that are kept of a job: more layers than any registry allows, so an answer cannot fill memory.
+/// Most rows of a job, so that an answer cannot fill memory. No registry allows this many layers.
 const ROWS_MAX: usize = 10_000;
 
-/// All jobs that are followed.
+/// The rows of all jobs that a command follows.
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
     entries: Vec<JobRows>,
     total: TransferRate,
 }
 
-/// One job.
+/// The rows of one job.
 #[derive(Debug)]
 pub(crate) struct JobRows {
-    /// What was asked for, and once it is known what the job is about.
+    /// The reference that was typed, or the job's subject once the engine has sent it.
     pub name: String,
     /// The job's number; 0 until it has one.
     pub job: u64,
-    /// Where it stands.
     pub state: JobStage,
-    /// Its rows, by index.
+    /// The rows, sorted by index.
     pub lines: Vec<RowProgress>,
     /// True if an earlier entry shows the same job.
     pub is_duplicate: bool,
 }
 
-/// Where a job stands, as far as this command knows.
+/// The stage of a job, as far as this command knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum JobStage {
-    /// Not begun: others go first.
+    /// Not started, since other jobs go first.
     Queued,
-    /// The engine works on it.
     Running,
-    /// Ended well.
     Done,
-    /// Ended badly.
     Failed,
 }
 
 impl JobStage {
-    /// The word for it, in progress lines and JSON.
+    /// Its name in progress lines and JSON.
     pub(crate) fn word(self) -> &'static str {
         match self {
             JobStage::Queued => "queued",
@@ -58,42 +54,41 @@ impl JobStage {
     }
 }
 
-/// One row and how fast its bytes move.
+/// One row, and its transfer rate.
 #[derive(Debug)]
 pub(crate) struct RowProgress {
-    /// The row as the engine told it last; `current` is never over a `total` that is known.
+    /// The row as the engine sent it last. `current` is never above a known `total`.
     pub row: Row,
-    /// Bytes that moved while we looked.
+    /// Bytes that were transferred since this command began to watch.
     moved: u64,
-    /// The rate at which they do.
     pub meter: TransferRate,
 }
 
 /// All jobs together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Overall {
-    /// Jobs, doubles not counted.
+    /// Jobs, without duplicates.
     pub jobs: usize,
-    /// Those that ended well.
+    /// Jobs that have succeeded.
     pub jobs_done: usize,
-    /// Those that ended badly.
+    /// Jobs that have failed.
     pub jobs_failed: usize,
     /// Rows of all jobs.
     pub layers: usize,
-    /// Those that need nothing more.
+    /// Rows that are finished.
     pub layers_done: usize,
-    /// Bytes that are here; those of a blob that several jobs need count once.
+    /// Bytes that were transferred. A blob that several jobs need counts once.
     pub current: u64,
-    /// Bytes in all.
+    /// Bytes to transfer in all.
     pub total: u64,
-    /// Bytes per second; `None` until there is something to compare.
+    /// Bytes per second; `None` until there are two samples.
     pub rate: Option<u64>,
-    /// Time that the rest takes at this rate.
+    /// The time that the rest takes at this rate.
     pub left: Option<Duration>,
 }
 
 impl Rows {
-    /// One more job, of which no more is known than what was asked for; gives its number here.
+    /// Adds a job by the reference that was typed, and returns its index here.
     pub(crate) fn open(&mut self, name: &str) -> usize {
         self.entries.push(JobRows {
             name: name.to_owned(),
@@ -105,29 +100,29 @@ impl Rows {
         self.entries.len() - 1
     }
 
-    /// The jobs, in the order in which they were asked for; without doubles.
+    /// The jobs in the order of the command line, without duplicates.
     pub(crate) fn entries(&self) -> impl Iterator<Item = &JobRows> {
         self.entries.iter().filter(|entry| !entry.is_duplicate)
     }
 
-    /// One job.
+    /// The rows of one job.
     pub(crate) fn entry(&self, at: usize) -> Option<&JobRows> {
         self.entries.get(at)
     }
 
-    /// True if several jobs were asked for, so that each line must say whose it is.
+    /// True if there are several jobs, so that each line must name its job.
     pub(crate) fn is_shared(&self) -> bool {
         self.entries.len() > 1
     }
 
-    /// The engine works on entry `at`.
+    /// Marks job `at` as running.
     pub(crate) fn begin(&mut self, at: usize) {
         if let Some(entry) = self.entries.get_mut(at) {
             entry.state = JobStage::Running;
         }
     }
 
-    /// JobRows `at` is this job. Its rows are taken by [`Rows::update`].
+    /// Sets number and name of job `at`. Does not take the job's rows: [`Rows::update`].
     pub(crate) fn join(&mut self, at: usize, job: &Job) {
         let is_duplicate =
             self.entries.iter().enumerate().any(|(nth, other)| nth != at && other.job == job.id);
@@ -139,14 +134,14 @@ impl Rows {
         }
     }
 
-    /// JobRows `at` has ended.
+    /// Sets the final stage of job `at`.
     pub(crate) fn end(&mut self, at: usize, state: JobStage) {
         if let Some(entry) = self.entries.get_mut(at) {
             entry.state = state;
         }
     }
 
-    /// Rows of entry `at` that changed; the bytes that they moved count.
+    /// Updates rows of job `at`, and counts the bytes that were transferred.
     pub(crate) fn update(&mut self, at: usize, rows: &[Row], now: Duration) {
         let Some(entry) = self.entries.get_mut(at) else { return };
         for row in rows {
@@ -165,7 +160,7 @@ impl Rows {
         self.tick(now);
     }
 
-    /// Time has passed: rates fall where nothing moves.
+    /// Updates the rates, which fall while nothing is transferred.
     pub(crate) fn tick(&mut self, now: Duration) {
         for line in self.entries.iter_mut().flat_map(|entry| &mut entry.lines) {
             line.meter.sample(now, line.moved);
@@ -174,12 +169,12 @@ impl Rows {
         self.total.sample(now, moved);
     }
 
-    /// True if bytes move somewhere, so that time alone changes what is shown.
+    /// True if a transfer is in progress, so that the rates change with time.
     pub(crate) fn is_moving(&self) -> bool {
         self.lines().any(|line| is_moving(line.row.phase))
     }
 
-    /// How far all jobs are together.
+    /// The progress of all jobs together.
     pub(crate) fn overall(&self) -> Overall {
         let count = |state| self.entries().filter(|entry| entry.state == state).count();
         let blobs = self.blobs();
@@ -203,12 +198,12 @@ impl Rows {
         self.entries().flat_map(|entry| &entry.lines)
     }
 
-    /// What is to be moved; a blob that several rows stand for is there once, as the furthest of them has it.
+    /// The blobs of all rows. A blob of several rows is there once, with the progress of the furthest row.
     fn blobs(&self) -> HashMap<(&str, u32), Blob> {
         let mut blobs: HashMap<(&str, u32), Blob> = HashMap::new();
         for line in self.lines() {
             let row = &line.row;
-            // What has no id is only itself.
+            // A row without an ID is a blob of its own.
             let key = (row.id.as_str(), if row.id.is_empty() { row.index } else { 0 });
             let blob = blobs.entry(key).or_default();
             blob.current = blob.current.max(line.current());
@@ -236,7 +231,8 @@ impl JobRows {
 }
 
 impl RowProgress {
-    /// Bytes that came since the last look. What a first look finds, or a try that begins anew, moved unseen.
+    /// Updates the row, and counts the bytes since its last update. Bytes of the first update were transferred before,
+    /// and a new attempt begins with fewer bytes; neither counts.
     fn update(&mut self, row: &Row) {
         if is_moving(self.row.phase) {
             self.moved = self.moved.saturating_add(row.current.saturating_sub(self.row.current));
@@ -244,23 +240,23 @@ impl RowProgress {
         self.row.clone_from(row);
     }
 
-    /// Bytes to show: a row that was there before has all of them.
+    /// The bytes to show. A finished row shows its total.
     pub(crate) fn current(&self) -> u64 {
         if is_finished(self.row.phase) { self.row.total } else { self.row.current }
     }
 
-    /// The rate, where one means something.
+    /// The rate, for a row that is being transferred.
     pub(crate) fn rate(&self) -> Option<u64> {
         self.meter.bytes_per_second().filter(|_| is_moving(self.row.phase))
     }
 }
 
-/// True while bytes come or go.
+/// True while bytes are transferred.
 pub(crate) fn is_moving(phase: Phase) -> bool {
     matches!(phase, Phase::Downloading | Phase::Uploading | Phase::Saving)
 }
 
-/// True for what needs nothing more.
+/// True for rows that need no more work.
 pub(crate) fn is_finished(phase: Phase) -> bool {
     matches!(phase, Phase::Complete | Phase::Exists)
 }

@@ -1,30 +1,30 @@
-//! Bytes over time: the one place where a rate is computed, for bars and for JSON lines alike.
+//! Computes the transfer rate, for bars and JSON lines.
 //!
-//! A mean over the last seconds: steady enough to read, quick enough to notice a stall. No clock of its own.
+//! The rate is a mean over the last seconds: steady enough to read, and quick enough to show a stall. Has no clock.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// What a rate is the mean of.
+/// The time that the mean is over.
 const WINDOW: Duration = Duration::from_secs(5);
-/// Samples that are kept in that window.
+/// Most samples in that time.
 pub(crate) const SAMPLES_MAX: usize = 64;
 
-/// A count of bytes as it was at some moments. It never falls.
+/// Samples of a count of bytes that never falls.
 #[derive(Debug, Default)]
 pub(crate) struct TransferRate {
     samples: VecDeque<(Duration, u64)>,
 }
 
 impl TransferRate {
-    /// The count is `bytes` now. `now` is the time since any fixed moment.
+    /// Adds a sample. `now` is the time since any fixed moment.
     pub(crate) fn sample(&mut self, now: Duration, bytes: u64) {
         let spacing = WINDOW / SAMPLES_MAX as u32;
         match self.samples.back() {
             Some(last) if self.samples.len() > 1 && now.saturating_sub(last.0) < spacing => {}
             _ => self.samples.push_back((now, bytes)),
         }
-        // One sample from before the window stays, so that a count that rises seldom has a rate too.
+        // One sample from before the window stays, so that a count that rises rarely has a rate, too.
         while self.samples.len() > 2 && self.samples.get(1).is_some_and(|(at, _)| is_old(now, *at)) {
             self.samples.pop_front();
         }
@@ -33,7 +33,7 @@ impl TransferRate {
         }
     }
 
-    /// Bytes per second; `None` until there is something to compare.
+    /// Bytes per second; `None` until there are two samples.
     pub(crate) fn bytes_per_second(&self) -> Option<u64> {
         self.rate().map(|rate| rate as u64)
     }
@@ -44,11 +44,11 @@ impl TransferRate {
         (seconds > 0.0).then(|| last.saturating_sub(*first) as f64 / seconds)
     }
 
-    /// How long `bytes` more take at this rate; `None` if nobody can tell, or a day or more.
+    /// The time that `bytes` take at this rate; `None` if the rate is unknown, or for a day or more.
     pub(crate) fn time_for(&self, bytes: u64) -> Option<Duration> {
         let rate = self.rate().filter(|rate| *rate >= 1.0 && bytes > 0)?;
         let seconds = bytes as f64 / rate;
-        // A day is as good as for ever.
+        // A longer time would not help a person.
         (seconds < 86_400.0).then(|| Duration::from_secs_f64(seconds.ceil()))
     }
 }

@@ -1,7 +1,7 @@
-//! Progress of jobs on standard output: bars, plain lines, JSON lines, or nothing.
+//! Prints the progress of jobs on standard output: bars, plain lines, JSON lines, or nothing.
 //!
-//! Takes what the engine answers, keeps it on the [`Rows`], and shows what changed. Called for every answer of
-//! a followed job, and once a second while bars are shown, so that rates and the time left stay true.
+//! Keeps the engine's answers in [`Rows`] and prints what has changed. `follow` calls it for every answer, and once a
+//! second while bars are shown, so that rates and the time left stay true.
 
 use crate::cli::args::display::{Progress, ProgressStyle};
 use crate::cli::error::Failure;
@@ -13,10 +13,10 @@ use sampan_client::engine::{Done, Job, Row};
 use std::io::{self, IsTerminal};
 use std::time::Instant;
 
-/// What a command prints of its result for people.
+/// Formats the result of a command for people.
 pub(crate) type ResultFormat = fn(&Done) -> String;
 
-/// What is shown of the jobs that a command follows.
+/// The view of the jobs that a command follows.
 #[derive(Debug)]
 pub(crate) struct View {
     style: ProgressStyle,
@@ -28,11 +28,11 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// A view of `names`, as the arguments want it, and as standard output can show it.
+    /// Makes a view of the jobs `names`, in the style that the arguments ask for and that standard output can show.
     pub(crate) fn new(args: &Progress, names: &[String]) -> Self {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         let style = match args.progress {
-            // A script that reads JSON gets it: all else that it would have to be spared is for people.
+            // --quiet spares people text; scripts still get all JSON.
             ProgressStyle::Json => ProgressStyle::Json,
             _ if args.quiet => ProgressStyle::None,
             ProgressStyle::Auto if output::target().is_terminal() && !dumb => ProgressStyle::Bars,
@@ -53,28 +53,26 @@ impl View {
         }
     }
 
-    /// True if the terminal's size matters.
     pub(crate) fn is_bars(&self) -> bool {
         self.style == ProgressStyle::Bars
     }
 
-    /// True if the lines are for scripts, which look for a result of each reference.
     pub(crate) fn is_json(&self) -> bool {
         self.style == ProgressStyle::Json
     }
 
-    /// True if something is printed before the result.
+    /// True if progress is printed before the result.
     pub(crate) fn is_shown(&self) -> bool {
         self.style != ProgressStyle::None
     }
 
-    /// The engine was asked for number `at`.
+    /// Marks job `at` as running.
     pub(crate) fn begin(&mut self, at: usize) -> io::Result<()> {
         self.all_rows.begin(at);
         self.redraw()
     }
 
-    /// The job that number `at` is, with all its rows.
+    /// Takes the engine's description of job `at`, with all rows.
     pub(crate) fn job(&mut self, at: usize, job: &Job) -> io::Result<()> {
         self.all_rows.join(at, job);
         if self.style == ProgressStyle::Json {
@@ -83,7 +81,7 @@ impl View {
         self.update(at, &job.rows)
     }
 
-    /// Rows of number `at` that changed.
+    /// Takes rows of job `at` that have changed.
     pub(crate) fn update(&mut self, at: usize, rows: &[Row]) -> io::Result<()> {
         self.all_rows.update(at, rows, self.begun.elapsed());
         let Some(entry) = self.all_rows.entry(at).filter(|entry| !entry.is_duplicate) else {
@@ -100,12 +98,12 @@ impl View {
         }
     }
 
-    /// True if time alone changes what is shown.
+    /// True if the view changes with time.
     pub(crate) fn is_moving(&self) -> bool {
         self.is_bars() && self.all_rows.is_moving()
     }
 
-    /// Draws the bars as they are now.
+    /// Draws the bars again.
     pub(crate) fn redraw(&mut self) -> io::Result<()> {
         if !self.is_bars() {
             return Ok(());
@@ -115,7 +113,7 @@ impl View {
         output::write(&frame)
     }
 
-    /// Something about number `at` to be read once.
+    /// Prints a note about job `at`.
     pub(crate) fn note(&mut self, at: usize, text: &str) -> io::Result<()> {
         let Some(entry) = self.all_rows.entry(at).filter(|entry| !entry.is_duplicate) else {
             return Ok(());
@@ -139,7 +137,7 @@ impl View {
         }
     }
 
-    /// Number `at` has ended; what of is printed by [`View::finish`].
+    /// Marks job `at` as ended. [`View::finish`] prints its result.
     pub(crate) fn end(&mut self, at: usize, is_done: bool) -> io::Result<()> {
         self.all_rows.end(at, if is_done { JobStage::Done } else { JobStage::Failed });
         let Some(entry) = self.all_rows.entry(at).filter(|entry| !entry.is_duplicate) else {
@@ -153,8 +151,8 @@ impl View {
         }
     }
 
-    /// The last lines: what came of each thing that was asked for, as number `at` of this view; in a command's own
-    /// words if it has any.
+    /// Prints the results: for each job its index, the name that was typed, and the outcome, formatted with `words` if
+    /// given.
     pub(crate) fn finish<'a>(
         &mut self,
         words: Option<ResultFormat>,
@@ -182,7 +180,7 @@ impl View {
     }
 }
 
-/// The terminal's size now; what a terminal has had for ever, if it does not say.
+/// The current size of the terminal, or the traditional size if the terminal does not report one.
 fn screen() -> Screen {
     match terminal_size::terminal_size_of(output::target()) {
         Some((terminal_size::Width(columns), terminal_size::Height(rows))) if columns > 0 && rows > 0 => {
@@ -192,7 +190,7 @@ fn screen() -> Screen {
     }
 }
 
-/// What cannot be shown, as a failure.
+/// The failure for progress that cannot be printed.
 pub(crate) fn unwritable(error: &io::Error) -> Failure {
     Failure::output(error)
 }

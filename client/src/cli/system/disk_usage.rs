@@ -1,4 +1,4 @@
-//! `sampan system df`: what the store takes on the disk, and how much of that could go.
+//! `sampan system df`: how much of the disk images and containers use, and how much of that can be reclaimed.
 
 use crate::cli::args::display::ListFormat;
 use crate::cli::args::system::Df;

@@ -1,4 +1,4 @@
-//! What the processes are: `info`, `version`, `monitor status`.
+//! `info`, `version` and `monitor status`: what the daemons report about themselves.
 
 use crate::cli::args::socket::EngineSocket;
 use crate::cli::args::system::{Info, MonitorStatus, Version};
@@ -35,7 +35,7 @@ pub(crate) fn info(args: &Info) -> Result<(), Failure> {
     let _ = writeln!(text, "security    {}", info.security.join(", "));
     let _ = writeln!(text, "jobs        {} at work", info.jobs);
     let _ = writeln!(text, "events      {} waiting, {} lost", info.events_spooled, info.events_lost);
-    // What it says may come from files and programs of others.
+    // Parts of the answer may come from files and programs that Sampan does not control.
     let mut shown = String::new();
     for line in text.lines() {
         sampan_ipc::event::escape(&mut shown, line.trim_end());
@@ -51,7 +51,7 @@ fn request_info(socket: &EngineSocket) -> Result<engine::Info, Failure> {
             info = Some(answer);
         }
     }
-    info.map(|info| *info).ok_or_else(|| Failure::new("the engine did not say what it is"))
+    info.map(|info| *info).ok_or_else(|| Failure::new("the engine gave no answer"))
 }
 
 fn json_info(info: &engine::Info) -> String {
@@ -66,7 +66,7 @@ fn json_info(info: &engine::Info) -> String {
     json::line(&value) + "\n"
 }
 
-/// Runs `sampan version`: of this program, and of the daemons that run.
+/// Prints the versions of this program and of the running daemons.
 pub(crate) fn version(args: &Version) -> Result<(), Failure> {
     let monitord = status(&Paths::from_env().events_socket()).ok().map(|status| status.version);
     let engine = request_info(&EngineSocket { socket: None }).ok().map(|info| info.version);

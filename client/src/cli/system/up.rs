@@ -1,8 +1,8 @@
-//! `sampan up`: monitord and the engine in the foreground, for hosts without a service manager.
+//! `sampan up`: runs monitord and the engine in the foreground, for hosts without a service manager.
 //!
-//! Starts both, waits until both have said that they are ready, and stops both when a signal comes or one of
-//! them ends; restarts neither. Their logs go where this process's own go. Readiness is sd_notify(3)'s READY=1
-//! over a socket a child.
+//! Starts both daemons, waits until both report readiness, and stops both when a signal comes or when one of them ends.
+//! Restarts neither. The daemons log to this process's standard error. Each reports readiness with READY=1 of
+//! sd_notify(3) over a socket of its own.
 
 use crate::cli::args::system::Up;
 use crate::cli::error::Failure;
@@ -23,13 +23,13 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-/// How long a child may take to stop before it is killed: longer than either needs to tidy up.
+/// How long a daemon may take to stop before it is killed; both clean up faster.
 const STOP_TIME: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(args: &Up) -> Result<(), Failure> {
     let mut waker = Waker::new().map_err(|error| Failure::new(format!("cannot catch signals: {error}")))?;
     let deadline = Instant::now() + Duration::from_secs(args.timeout.into());
-    // In the order of starting; stopped in reverse, so that the engine's last events still find a reader.
+    // The daemons in the order of their start. They stop in reverse order, so that monitord gets the engine's last events.
     let mut running = Vec::new();
     let mut outcome = Ok(true);
     let programs = [("sampan-monitord", &args.monitord), ("sampan-engine", &args.engine)];
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Up) -> Result<(), Failure> {
     }
     let outcome = match outcome {
         Ok(true) => announce(args).and_then(|()| await_end(&mut running, &mut waker)),
-        // Asked to stop while starting.
+        // A signal came during the start.
         Ok(false) => Ok(()),
         Err(failure) => Err(failure),
     };
@@ -65,7 +65,7 @@ fn announce(args: &Up) -> Result<(), Failure> {
     output::print(&text)
 }
 
-/// What wakes this process: signals for it, and the end of a child.
+/// Wakes this process on a signal and at the end of a child.
 struct Waker {
     receiver: UnixStream,
     signals: Signals,
@@ -81,7 +81,7 @@ impl Waker {
         Ok(Waker { receiver, signals })
     }
 
-    /// Waits for a ring, or until `other` is readable, or until `deadline`.
+    /// Waits for a wake-up, until `other` is readable, or until `deadline`.
     fn wait(&mut self, other: Option<&UnixDatagram>, deadline: Option<Instant>) {
         let timeout = match deadline {
             None => PollTimeout::NONE,
@@ -94,20 +94,20 @@ impl Waker {
         let mut fds = vec![PollFd::new(self.receiver.as_fd(), PollFlags::POLLIN)];
         fds.extend(other.map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
         let _ = poll(&mut fds, timeout);
-        // Rings are not counted: whoever is woken looks at everything.
-        let mut rings = [0; 64];
-        while matches!((&self.receiver).read(&mut rings), Ok(1..)) {}
+        // The number of wake-ups does not matter: the caller checks everything.
+        let mut bytes = [0; 64];
+        while matches!((&self.receiver).read(&mut bytes), Ok(1..)) {}
     }
 }
 
-/// A child.
+/// A running daemon.
 struct Service {
     name: &'static str,
     child: Child,
     notify: Notify,
 }
 
-/// Where a child says that it is ready; the path goes with it.
+/// The socket on which a daemon reports readiness. Dropping it removes its path.
 struct Notify {
     socket: UnixDatagram,
     path: PathBuf,
@@ -134,20 +134,20 @@ fn start(name: &'static str, arguments: &[String]) -> Result<Service, Failure> {
     let notify = Notify::open(name).map_err(failed)?;
     let mut command = Command::new(program(name));
     command.args(arguments).env("NOTIFY_SOCKET", &notify.path).env_remove("WATCHDOG_USEC");
-    // A group of its own: Ctrl-C is for this process, which stops its children in order.
+    // A process group of its own, so that Ctrl-C reaches only this process, which stops the daemons in order.
     let child = command.process_group(0).spawn().map_err(|error| {
-        failed(error).hint("it is looked for beside this program, then in PATH; run 'make install'")
+        failed(error).hint("sampan looks in its own directory, then in PATH; run 'make install'")
     })?;
     Ok(Service { name, child, notify })
 }
 
-/// Beside this program, else wherever PATH says.
+/// The program in the directory of this one, or else in PATH.
 fn program(name: &str) -> PathBuf {
     let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(name)));
     beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(name))
 }
 
-/// Waits until the last service is ready; false if it was asked to stop meanwhile.
+/// Waits until the last daemon is ready; false if a signal came first.
 fn await_ready(running: &mut [Service], waker: &mut Waker, deadline: Instant) -> Result<bool, Failure> {
     loop {
         if waker.signals.caught().is_some() {
@@ -171,7 +171,7 @@ fn await_ready(running: &mut [Service], waker: &mut Waker, deadline: Instant) ->
     }
 }
 
-/// Waits until this process is asked to stop, or a child ends.
+/// Waits for a signal, or until a daemon ends.
 fn await_end(running: &mut [Service], waker: &mut Waker) -> Result<(), Failure> {
     while waker.signals.caught().is_none() {
         for service in running.iter_mut() {
@@ -194,11 +194,11 @@ impl Service {
         false
     }
 
-    /// An error if it has ended.
+    /// Fails if the daemon has ended.
     fn check(&mut self) -> Result<(), Failure> {
         match self.child.try_wait() {
             Ok(Some(status)) => Err(self.ended(status)),
-            // It cannot be another's child; it runs.
+            // The only cause of an error would be another parent, so the daemon runs.
             Ok(None) | Err(_) => Ok(()),
         }
     }
@@ -206,9 +206,8 @@ impl Service {
     fn ended(&self, status: ExitStatus) -> Failure {
         let failure = Failure::new(format!("{} ended: {status}", self.name));
         match status.code() {
-            Some(100) => {
-                failure.hint("another instance is at work in this run directory; SAMPAN_RUN_DIR moves it")
-            }
+            Some(100) => failure
+                .hint("another instance uses this run directory; SAMPAN_RUN_DIR selects another directory"),
             _ => failure.hint("see its log above"),
         }
     }
@@ -218,7 +217,7 @@ impl Service {
         self.signal(Signal::SIGTERM);
         while matches!(self.child.try_wait(), Ok(None)) {
             if Instant::now() >= deadline {
-                output::note(&format!("{} does not stop: killed", self.name));
+                output::note(&format!("{} did not stop in time; killing it", self.name));
                 self.signal(Signal::SIGKILL);
                 let _ = self.child.wait();
                 return;
@@ -228,7 +227,7 @@ impl Service {
     }
 
     fn signal(&mut self, signal: Signal) {
-        // Not reaped yet, so the number is still its own.
+        // The daemon is not reaped yet, so its process ID is still valid.
         let Ok(None) = self.child.try_wait() else { return };
         let Ok(pid) = i32::try_from(self.child.id()) else {
             return;
