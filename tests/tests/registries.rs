@@ -1056,7 +1056,7 @@ fn an_etag_is_shown_to_nobody_but_the_place_that_gave_it() {
         let body = sources.blob(&digest, size, 5, etag.as_deref()).expect("begun");
         etag = body.etag.clone();
         drop(body);
-        sources.broken(&digest, std::io::ErrorKind::ConnectionReset.into());
+        sources.blob_read_error(&digest, std::io::ErrorKind::ConnectionReset.into());
     }
     assert_eq!(etag.as_deref(), Some("\"the mirror's\""));
     assert!(sources.blob(&digest, size, 5, etag.as_deref()).is_err(), "one byte is not the blob");

@@ -1,6 +1,6 @@
-//! How a registry may be reached, and what comes of it.
+//! The settings for reaching registries ([`Access`]), and the types that fetches return.
 //!
-//! [`Access`] is made by the engine for each job, from its configuration and its client's request.
+//! The engine makes an [`Access`] for each job, from its own configuration and the client's request.
 
 use crate::config::Registries;
 use crate::credentials::Credentials;
@@ -11,42 +11,42 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How registries may be reached.
+/// The settings for reaching registries.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
-    /// Plain HTTP, or a certificate that nobody vouches for, will do for the registry that the image is of.
+    /// Allows plain HTTP and untrusted certificates for the image's own registry, not for its mirrors.
     pub insecure: bool,
-    /// Hosts (with port) that it will do for always.
+    /// Hosts (`HOST` or `HOST:PORT`) for which plain HTTP and untrusted certificates are always allowed.
     pub insecure_hosts: Arc<[String]>,
-    /// Directories as containers-certs.d(5) has them; the first that knows a host is the one.
+    /// Directories in the layout of containers-certs.d(5); the first one that has an entry for a host is used.
     pub certs: Arc<[PathBuf]>,
-    /// Mirrors, and what is blocked.
+    /// The mirrors, aliases and blocked registries of registries.conf.
     pub registries: Arc<Registries>,
-    /// Who we are, where a registry asks.
+    /// The credentials to use when a registry asks for them.
     pub credentials: Credentials,
-    /// How long a read or write may take; 30 s if it is not said.
+    /// Longest that one read or write may take; `None` means 30 s.
     pub stall: Option<Duration>,
 }
 
-/// A manifest or index as it came, with its digest computed here.
+/// A manifest or index exactly as the registry sent it, with the digest that was computed here.
 pub struct RawManifest {
-    /// The bytes.
+    /// The bytes of the document.
     pub bytes: Vec<u8>,
-    /// Their digest.
+    /// The digest of `bytes`.
     pub digest: Digest,
-    /// What the registry calls it.
+    /// The `Content-Type` header of the answer.
     pub content_type: Option<String>,
 }
 
-/// A blob's bytes on their way.
+/// The body of an answer that carries a blob, or its rest from some offset on.
 pub struct BlobBody {
-    /// Offset in the blob of the first byte that comes.
+    /// Offset in the blob of the body's first byte.
     pub starts: u64,
-    /// What the registry vouches with that a later part is of the same bytes.
+    /// The strong `ETag` of the answer. A later range request sends it back, so that bytes of two versions never mix.
     pub etag: Option<String>,
-    /// The bytes.
+    /// Reads the body.
     pub reader: Box<dyn Read + Send>,
 }
 
-/// Headers of a request beyond those that all have.
+/// Extra headers of one request.
 pub(crate) type Headers<'a> = &'a [(header::HeaderName, &'a str)];

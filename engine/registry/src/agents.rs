@@ -1,6 +1,6 @@
-//! The HTTP agents of one registry: with its certificates, its proxies and its timeouts.
+//! The HTTP agents of one registry, with its certificates, proxies and timeouts.
 //!
-//! Owned by a [`crate::Registry`]. Makes an agent when it is first needed, and sends nothing itself.
+//! A [`crate::Registry`] owns one [`Agents`]. It makes each agent when it is first needed, and sends nothing itself.
 
 use crate::access::Access;
 use crate::certs::{self, Certs};
@@ -16,17 +16,17 @@ use std::time::Duration;
 use ureq::Agent;
 use ureq::tls::{ClientCert, RootCerts, TlsConfig, TlsProvider};
 
-/// Longest wait for a connection.
+/// Longest wait for a connection to a registry.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// The same for a mirror, behind which the registry itself waits: the kernel has sent its SYN three times then, so that
-/// two may be lost (RFC 6298: after 1 s and 3 s). tcp(7).
+/// Longest wait for a connection to a mirror. It is shorter, because the registry itself is tried after the mirror. By
+/// then the kernel has sent three SYNs (after 0, 1 and 3 s), so two of them may get lost. RFC 6298, tcp(7).
 const MIRROR_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest wait for the next byte.
+/// Longest wait for the next byte of a body.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wait for the head of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Made when first needed: those for TLS read certificates.
+/// Up to three agents, each made when it is first needed, because those for TLS read certificates.
 pub(crate) struct Agents {
     host: String,
     authority: String,
@@ -37,14 +37,14 @@ pub(crate) struct Agents {
     stall: Duration,
     proxies: Arc<Proxies>,
     plain: OnceLock<Agent>,
-    /// For the registry itself: shows our certificate, if we have one.
+    /// For HTTPS to the registry itself; presents our client certificate, if there is one.
     own: OnceLock<Agent>,
-    /// For where it redirects to.
+    /// For HTTPS to hosts that the registry redirects to.
     other: OnceLock<Agent>,
 }
 
 impl Agents {
-    /// Nothing is read or made yet, but the environment.
+    /// Reads the proxies from the environment, but no file yet.
     pub(crate) fn new(
         host: &str,
         authority: &str,
@@ -68,51 +68,53 @@ impl Agents {
         }
     }
 
-    /// The one for a URL.
+    /// The agent for requests to `uri`.
     pub(crate) fn get(&self, uri: &Uri) -> Result<&Agent, RegistryError> {
         let own = is_at(uri, &self.authority);
-        let place = match (uri.scheme_str(), own) {
+        let slot = match (uri.scheme_str(), own) {
             (Some("http"), _) => &self.plain,
             (_, true) => &self.own,
             (_, false) => &self.other,
         };
-        if let Some(agent) = place.get() {
+        if let Some(agent) = slot.get() {
             return Ok(agent);
         }
         let agent = match uri.scheme_str() {
             Some("http") => self.agent(None, None),
             _ => {
-                let Certs { roots: given, client } =
+                let Certs { roots: extra, client } =
                     Certs::load(&self.certs, &[&self.host, &self.authority])?;
                 let client = client.filter(|_| own);
                 let roots =
-                    if self.insecure { Vec::new() } else { [certs::of_host(), given.clone()].concat() };
+                    if self.insecure { Vec::new() } else { [certs::of_host(), extra.clone()].concat() };
                 if roots.is_empty() && !self.insecure {
                     log::warn!(
-                        "no CA bundle is found on this host: registry {} cannot be trusted",
+                        "no CA bundle found on this host, so requests to registry {} will fail: install the \
+                         ca-certificates package or set SSL_CERT_FILE",
                         self.host
                     );
                 }
-                let tls = (!self.insecure && !given.is_empty())
-                    .then(|| Tls::new(&roots, &given, client.as_ref()))
+                let tls = (!self.insecure && !extra.is_empty())
+                    .then(|| Tls::new(&roots, &extra, client.as_ref()))
                     .flatten();
                 let roots = RootCerts::Specific(Arc::new(roots));
                 self.agent(Some((roots, client)), tls)
             }
         };
-        // Of two threads one comes first, and that one's is used.
-        Ok(place.get_or_init(|| agent))
+        // If two threads get here together, the first agent is kept and the other one is dropped.
+        Ok(slot.get_or_init(|| agent))
     }
 
-    /// An agent for plain HTTP, or for HTTPS with these certificates, by `secured` if that is given.
-    fn agent(&self, tls: Option<(RootCerts, Option<ClientCert>)>, secured: Option<Tls>) -> Agent {
+    /// Makes an agent: for plain HTTP if `tls` is `None`, else for HTTPS with these certificates. `connector` replaces
+    /// ureq's own TLS, if it is given.
+    fn agent(&self, tls: Option<(RootCerts, Option<ClientCert>)>, connector: Option<Tls>) -> Agent {
         let socket = self.socket.as_ref().map(|path| (self.authority.clone(), path.clone()));
         let dialer = Dialer::new(socket, Arc::clone(&self.proxies));
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
-            // The dialer knows more of them than ureq does.
+            // The dialer handles proxies itself, because ureq supports fewer kinds of them.
             .proxy(None)
             .timeout_resolve(Some(self.connect))
             .timeout_connect(Some(self.connect))
@@ -134,15 +136,15 @@ impl Agents {
             .disable_verification(self.insecure)
             .root_certs(roots)
             .client_cert(client);
-        dialer.agent(config.tls_config(tls.build()).build(), secured)
+        dialer.agent(config.tls_config(tls.build()).build(), connector)
     }
 
-    /// Longest wait for the next bytes.
+    /// Longest wait for the next byte of a body.
     pub(crate) fn stall(&self) -> Duration {
         self.stall
     }
 
-    /// Breaks off all that is under way; there will be nothing more.
+    /// Aborts all running requests. Agents made after this call are not affected.
     pub(crate) fn shutdown(&self) {
         for agent in [&self.plain, &self.own, &self.other].into_iter().filter_map(OnceLock::get) {
             agent.clone().shutdown();

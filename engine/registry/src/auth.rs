@@ -1,13 +1,14 @@
-//! Who we are to a [`Registry`]: challenges met with passwords and tokens.
+//! Authentication at a [`Registry`]: answers its challenges with passwords and tokens.
 //!
-//! Basic: RFC 7617. Bearer: distribution's "Token Authentication", GET with a password or nothing, and its OAuth2
-//! form, POST with a refresh token. A token is renewed when it has expired and when the registry refuses it. What
-//! we are goes to the registry's own host and to the realm that it names; redirects get none of it.
+//! Basic authentication is RFC 7617. Bearer tokens follow "Token Authentication" of the distribution project: a GET,
+//! with or without a password, or the OAuth2 form, a POST with a refresh token. A token is renewed when it expires,
+//! and when the registry refuses it. Credentials go to the registry's own host and to the realm (the token server)
+//! that it names, never to a host that one of them redirects to.
 
 use crate::challenge::{self, Challenge};
 use crate::error::{RegistryError, crop};
 use crate::registry::{Registry, is_loopback};
-use crate::session::Known;
+use crate::session::Authorization;
 use crate::transport::SMALL_BODY_MAX;
 use ::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use base64::Engine as _;
@@ -18,15 +19,15 @@ use serde::Deserialize;
 use std::time::{Duration, Instant};
 use ureq::Body;
 
-/// How long a token is good that does not say so, and that says less: distribution's "Token Authentication".
+/// Lifetime of a token that states none, or a shorter one. "Token Authentication" prescribes these 60 s.
 const TOKEN_LIFE: Duration = Duration::from_secs(60);
-/// Longest that a token is trusted without being renewed.
+/// Longest time for which a token is used without being renewed.
 const TOKEN_LIFE_MAX: Duration = Duration::from_secs(3600);
-/// Longest token, in bytes: it has to fit into the head of a request.
+/// Longest token in bytes. It has to fit into the head of a request.
 const TOKEN_MAX: usize = 12 << 10;
-/// So long before its end a token is renewed.
+/// A token is renewed this long before it expires.
 const MARGIN: Duration = Duration::from_secs(5);
-/// What we call ourselves to an OAuth2 realm.
+/// The `client_id` that an OAuth2 realm receives.
 const CLIENT: &str = "sampan";
 
 /// The answer of a realm.
@@ -35,32 +36,33 @@ struct Token {
     token: Option<String>,
     access_token: Option<String>,
     refresh_token: Option<String>,
-    /// A number of seconds; what is none says nothing.
+    /// Seconds. Some realms send a string, and anything that is no number is ignored.
     expires_in: Option<serde_json::Value>,
 }
 
 impl Registry {
-    /// What the next request will say; renewed first if it has expired.
+    /// The `Authorization` header for the next request; renews the token first if it expires soon.
     pub(crate) fn authorization(&self) -> Result<Option<HeaderValue>, RegistryError> {
-        let (now, due) = {
-            let known = lock(&self.session.known);
-            let due = known.renew.as_ref().filter(|(at, _)| Instant::now() >= *at);
-            (known.authorization.clone(), due.map(|(_, challenge)| challenge.clone()))
+        let (header, due) = {
+            let authorization = lock(&self.session.authorization);
+            let due = authorization.renew.as_ref().filter(|(at, _)| Instant::now() >= *at);
+            (authorization.header.clone(), due.map(|(_, challenge)| challenge.clone()))
         };
         if let Some(challenge) = due {
-            self.renew(&challenge, now.as_ref())?;
+            self.renew(&challenge, header.as_ref())?;
         }
-        Ok(lock(&self.session.known).authorization.clone())
+        Ok(lock(&self.session.authorization).header.clone())
     }
 
-    /// Meets the challenge of `response`, a refusal of a request that said `sent`; false if that cannot be.
+    /// Answers the challenge in `response` to a request that carried the authorization `sent`. Returns whether a new
+    /// authorization is there, so that the request is worth repeating.
     pub(crate) fn authenticate(
         &self,
         response: &Response<Body>,
         sent: Option<HeaderValue>,
     ) -> Result<bool, RegistryError> {
         let values = response.headers().get_all(header::WWW_AUTHENTICATE).iter();
-        // A header may hold bytes that are no text, which are nothing that a challenge needs.
+        // A header may contain bytes that are not UTF-8; no challenge needs them, so they may get lost.
         let challenges: Vec<Challenge> =
             values.flat_map(|v| challenge::parse(&String::from_utf8_lossy(v.as_bytes()))).collect();
         if let Some(bearer) = challenges.iter().find(|c| c.scheme == "bearer") {
@@ -72,64 +74,66 @@ impl Registry {
         let Some(value) = self.credential().and_then(basic) else {
             return Ok(false);
         };
-        let mut known = lock(&self.session.known);
-        // The very same once more would be refused again.
-        let is_news = sent.as_ref() != Some(&value);
-        *known = Known { authorization: Some(value), ..Known::default() };
-        Ok(is_news)
+        let mut authorization = lock(&self.session.authorization);
+        // The registry just refused this password, and would refuse it again.
+        let is_new = sent.as_ref() != Some(&value);
+        *authorization = Authorization { header: Some(value), ..Authorization::default() };
+        Ok(is_new)
     }
 
-    /// Gets a token, unless somebody else has since `sent` was sent.
+    /// Requests a token, unless another thread has replaced the authorization `sent` since.
     fn renew(&self, bearer: &Challenge, sent: Option<&HeaderValue>) -> Result<(), RegistryError> {
-        let _alone = lock(&self.session.renewal);
-        if lock(&self.session.known).authorization.as_ref() != sent {
+        let _renewal = lock(&self.session.renewal);
+        if lock(&self.session.authorization).header.as_ref() != sent {
             return Ok(());
         }
-        let token = self.token(bearer)?;
-        let life = life(token.expires_in.as_ref());
-        let word = token.token.or(token.access_token).filter(|t| !t.is_empty());
-        let word = word.ok_or_else(|| self.wrong("gives an answer without a token".to_owned()))?;
-        if word.len() > TOKEN_MAX {
-            let wrong = format!("gives a token of {} bytes, at most {TOKEN_MAX} are sent", word.len());
-            return Err(self.wrong(wrong));
+        let answer = self.request_token(bearer)?;
+        let life = token_life(answer.expires_in.as_ref());
+        let token = answer.token.or(answer.access_token).filter(|t| !t.is_empty());
+        let token = token.ok_or_else(|| self.bad_answer("sends an answer without a token".to_owned()))?;
+        if token.len() > TOKEN_MAX {
+            let problem = format!("sends a token of {} bytes, at most {TOKEN_MAX} are allowed", token.len());
+            return Err(self.bad_answer(problem));
         }
-        let value = secret(&format!("Bearer {word}"))
-            .ok_or_else(|| self.wrong("gives a token that no header can hold".to_owned()))?;
-        let mut known = lock(&self.session.known);
-        known.authorization = Some(value);
-        known.renew = Some((Instant::now() + life - MARGIN, bearer.clone()));
-        known.refresh_token = token.refresh_token.or(known.refresh_token.take());
+        let value = secret(&format!("Bearer {token}")).ok_or_else(|| {
+            self.bad_answer("sends a token with characters that no HTTP header may contain".to_owned())
+        })?;
+        let mut authorization = lock(&self.session.authorization);
+        authorization.header = Some(value);
+        authorization.renew = Some((Instant::now() + life - MARGIN, bearer.clone()));
+        authorization.refresh_token = answer.refresh_token.or(authorization.refresh_token.take());
         Ok(())
     }
 
-    /// True if we have something to say about who we are.
+    /// Whether there is a credential for this registry.
     pub(crate) fn has_credential(&self) -> bool {
         self.credential().is_some()
     }
 
-    /// What we are here; looked up when it is asked for first.
+    /// The credential for this registry, looked up by the first call.
     fn credential(&self) -> Option<&Credential> {
         let session = &self.session;
         let found = session.credential.get_or_init(|| {
-            let found = session.credentials.find(&self.host, &self.repository, &|| lock(&self.state).shut);
+            let is_over = || lock(&self.state).is_shut_down;
+            let found = session.credentials.find(&self.host, &self.repository, &is_over);
             for problem in &found.problems {
                 log::warn!("{}: {problem}", self.host);
             }
             if found.credential.is_none() && !found.problems.is_empty() {
-                let _ = session.problems.set(format!("; {}", found.problems.join("; ")));
+                let _ = session.credential_problems.set(format!("; {}", found.problems.join("; ")));
             }
             found.credential
         });
         found.as_ref()
     }
 
-    /// Asks the challenge's realm for a token.
-    fn token(&self, bearer: &Challenge) -> Result<Token, RegistryError> {
+    /// Requests a token from the realm of the challenge.
+    fn request_token(&self, bearer: &Challenge) -> Result<Token, RegistryError> {
         let realm = self.realm(bearer)?;
         let credential = self.credential();
         if credential.is_some() && realm.scheme_str() == Some("http") && !self.is_trusted_plain(&realm) {
-            let wrong = format!("wants a password sent to {}, which is not HTTPS", origin(&realm));
-            return Err(self.wrong(wrong));
+            let problem = format!("wants a password sent to {}, which is not HTTPS", origin(&realm));
+            return Err(self.bad_answer(problem));
         }
         let response = match credential {
             Some(credential) if !credential.identity_token.is_empty() => {
@@ -138,29 +142,33 @@ impl Registry {
             other => self.get_token(&realm, bearer, other)?,
         };
         if response.status() != StatusCode::OK {
-            return Err(self.refusal("a token", response));
+            return Err(self.status_error("a token", response));
         }
-        let bytes = self.read_small(response, "a token", SMALL_BODY_MAX)?;
-        // The parser's words may quote what it read, and that may be a secret.
-        serde_json::from_slice(&bytes).map_err(|_| self.wrong("gives a token that cannot be read".to_owned()))
+        let bytes = self.read_bounded(response, "a token", SMALL_BODY_MAX)?;
+        // The parser's message may quote its input, which may be a secret, so it is dropped.
+        serde_json::from_slice(&bytes)
+            .map_err(|_| self.bad_answer("sends a token that is not valid JSON".to_owned()))
     }
 
-    /// Where tokens are got: HTTPS, or HTTP where that is allowed.
+    /// The URL of the token server, from the challenge: HTTPS, or HTTP where that is allowed.
     fn realm(&self, bearer: &Challenge) -> Result<Uri, RegistryError> {
         let realm = bearer
             .get("realm")
-            .ok_or_else(|| self.wrong("wants a token and does not say from where".to_owned()))?;
+            .ok_or_else(|| self.bad_answer("wants a token and does not say from where".to_owned()))?;
         let uri: Option<Uri> = realm.parse().ok();
         let uri = uri.filter(|uri: &Uri| {
             let plain = uri.scheme_str() == Some("http") && self.plain_allowed;
-            // User and password in a URL would make it another host for some readers.
+            // URL parsers disagree about which part of `a@b` is the host, so such a URL is never trusted.
             let host = uri.authority().is_some_and(|a| !a.as_str().contains('@'));
             host && (plain || uri.scheme_str() == Some("https"))
         });
-        uri.ok_or_else(|| self.wrong(format!("wants a token from {:?}, which is not HTTPS", crop(realm))))
+        uri.ok_or_else(|| {
+            self.bad_answer(format!("wants a token from {:?}, which is not HTTPS", crop(realm)))
+        })
     }
 
-    /// True if a password may go there in the clear: within this host, or to the registry that may have it so.
+    /// Whether a password may be sent to `realm` in the clear: on loopback, and to the registry's own host if that is
+    /// marked insecure.
     fn is_trusted_plain(&self, realm: &Uri) -> bool {
         let host = realm.host().unwrap_or_default();
         let own: Option<Uri> = self.authority.parse().ok();
@@ -174,14 +182,14 @@ impl Registry {
         credential: Option<&Credential>,
     ) -> Result<Response<Body>, RegistryError> {
         let mut url = realm.to_string();
-        for (name, value) in self.token_words(bearer, credential) {
+        for (name, value) in self.token_parameters(bearer, credential) {
             url.push(if url.contains('?') { '&' } else { '?' });
             url.push_str(&format!("{name}={}", percent(&value)));
         }
         self.follow_token(url, credential.and_then(basic))
     }
 
-    /// GET, through redirects; a password goes to the realm's own host alone.
+    /// Sends the GET for a token and follows redirects. The password goes to the realm's own host only.
     fn follow_token(
         &self,
         url: String,
@@ -194,82 +202,84 @@ impl Registry {
         })
     }
 
-    /// OAuth2: the secret is in the body, so redirects are not followed.
+    /// Requests a token by OAuth2. The body contains a secret, so redirects are not followed.
     fn post_refresh_token(
         &self,
         realm: &Uri,
         bearer: &Challenge,
         identity_token: &str,
     ) -> Result<Response<Body>, RegistryError> {
-        let newer = lock(&self.session.known).refresh_token.clone();
-        let mut words = vec![
+        let newer = lock(&self.session.authorization).refresh_token.clone();
+        let mut fields = vec![
             ("grant_type", "refresh_token".to_owned()),
             ("client_id", CLIENT.to_owned()),
             ("refresh_token", newer.unwrap_or_else(|| identity_token.to_owned())),
         ];
-        let scopes = self.token_words(bearer, None);
-        words.extend(scopes.iter().filter(|(name, _)| *name != "scope").cloned());
-        let all: Vec<String> = scopes.into_iter().filter(|(n, _)| *n == "scope").map(|(_, v)| v).collect();
-        words.push(("scope", all.join(" ")));
+        let parameters = self.token_parameters(bearer, None);
+        fields.extend(parameters.iter().filter(|(name, _)| *name != "scope").cloned());
+        let scopes: Vec<String> =
+            parameters.into_iter().filter(|(n, _)| *n == "scope").map(|(_, v)| v).collect();
+        fields.push(("scope", scopes.join(" ")));
         let form: Vec<String> =
-            words.iter().map(|(name, value)| format!("{name}={}", percent(value))).collect();
+            fields.iter().map(|(name, value)| format!("{name}={}", percent(value))).collect();
         let request = Request::post(realm.clone())
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(form.join("&"))
-            .map_err(|error| self.transport("a token", ureq::Error::Http(error)))?;
-        let response = self.run(realm, request, &|source| self.transport("a token", source))?;
+            .map_err(|error| self.transport_error("a token", ureq::Error::Http(error)))?;
+        let response = self.run(realm, request, &|source| self.transport_error("a token", source))?;
         match response.status().is_redirection() {
-            true => Err(self.wrong("redirects a request for a token that has a secret in it".to_owned())),
+            true => Err(self.bad_answer("redirects a request for a token that contains a secret".to_owned())),
             false => Ok(response),
         }
     }
 
-    /// `service`, `account` and the scopes.
-    fn token_words(
+    /// The parameters `service`, `account` and `scope` of a request for a token.
+    fn token_parameters(
         &self,
         bearer: &Challenge,
         credential: Option<&Credential>,
     ) -> Vec<(&'static str, String)> {
-        let mut words = Vec::new();
-        words.extend(bearer.get("service").map(|service| ("service", service.to_owned())));
-        words.extend(credential.map(|credential| ("account", credential.username.clone())));
-        words.extend(lock(&self.session.scopes).iter().map(|scope| ("scope", scope.clone())));
-        words
+        let mut parameters = Vec::new();
+        parameters.extend(bearer.get("service").map(|service| ("service", service.to_owned())));
+        parameters.extend(credential.map(|credential| ("account", credential.username.clone())));
+        parameters.extend(lock(&self.session.scopes).iter().map(|scope| ("scope", scope.clone())));
+        parameters
     }
 }
 
-/// How long a token is good for that says `expires_in`.
-fn life(expires_in: Option<&serde_json::Value>) -> Duration {
-    let said = expires_in.and_then(|value| match value {
+/// The lifetime of a token, from `expires_in` of the realm's answer, within our bounds.
+fn token_life(expires_in: Option<&serde_json::Value>) -> Duration {
+    let stated = expires_in.and_then(|value| match value {
         serde_json::Value::String(text) => text.trim().parse::<f64>().ok(),
         other => other.as_f64(),
     });
-    let seconds = said.filter(|seconds| seconds.is_finite()).unwrap_or(0.0);
+    let seconds = stated.filter(|seconds| seconds.is_finite()).unwrap_or(0.0);
     Duration::from_secs_f64(seconds.clamp(TOKEN_LIFE.as_secs_f64(), TOKEN_LIFE_MAX.as_secs_f64()))
 }
 
-/// Scheme, host and port.
+/// `scheme://host:port` of `uri`.
 fn origin(uri: &Uri) -> String {
     format!("{}://{}", uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |a| a.as_str()))
 }
 
-/// `Basic …` of a password; `None` for an identity token.
+/// The header `Basic ...` for a user name and password; `None` if the credential is an identity token.
 fn basic(credential: &Credential) -> Option<HeaderValue> {
     let Credential { username, password, identity_token, .. } = credential;
-    // RFC 7617, section 2: a user name has no colon.
+    // A user name with a colon cannot be sent: the first colon ends the name. RFC 7617, section 2.
     if !identity_token.is_empty() || username.contains(':') {
         return None;
     }
     secret(&format!("Basic {}", STANDARD.encode(format!("{username}:{password}"))))
 }
 
-/// A header's value that is never printed.
+/// A header value that its `Debug` form does not show.
 fn secret(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
 
+/// Percent-encodes a query parameter or form field. RFC 3986, section 2.
 fn percent(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -316,14 +326,14 @@ mod tests {
     #[test]
     fn scopes_are_of_the_work_to_be_done() {
         let service = bearer(r#"Bearer realm="https://t/",service="s & t""#);
-        let words = |registry: Registry| {
-            let words = registry.token_words(&service, None);
-            words.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" | ")
+        let parameters = |registry: Registry| {
+            let parameters = registry.token_parameters(&service, None);
+            parameters.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" | ")
         };
-        assert_eq!(words(registry("r/a", false).for_login()), "service=s & t");
-        assert_eq!(words(registry("r.x/a", false)), "service=s & t | scope=repository:a:pull");
+        assert_eq!(parameters(registry("r/a", false).for_login()), "service=s & t");
+        assert_eq!(parameters(registry("r.x/a", false)), "service=s & t | scope=repository:a:pull");
         assert_eq!(
-            words(registry("r.x/a", false).for_push(["b", "c/d"])),
+            parameters(registry("r.x/a", false).for_push(["b", "c/d"])),
             "service=s & t | scope=repository:a:pull,push | scope=repository:b:pull | scope=repository:c/d:pull"
         );
         assert_eq!(percent("s & t+%/:"), "s%20%26%20t%2B%25/:");
@@ -331,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_token_lives_as_long_as_it_says_within_bounds() {
-        for (said, seconds) in [
+        for (stated, seconds) in [
             ("300", 300),
             ("300.0", 300),
             ("\"300\"", 300),
@@ -342,10 +352,10 @@ mod tests {
             ("null", 60),
             ("[]", 60),
         ] {
-            let value = serde_json::from_str(said).expect("JSON");
-            assert_eq!(life(Some(&value)), Duration::from_secs(seconds), "{said}");
+            let value = serde_json::from_str(stated).expect("JSON");
+            assert_eq!(token_life(Some(&value)), Duration::from_secs(seconds), "{stated}");
         }
-        assert_eq!(life(None), TOKEN_LIFE);
+        assert_eq!(token_life(None), TOKEN_LIFE);
     }
 
     #[test]

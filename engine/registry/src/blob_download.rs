@@ -1,9 +1,9 @@
-//! One blob from a registry as one stream of bytes, however often the connection breaks.
+//! One blob as one stream of bytes: the reader does not notice broken connections, stalls and retries.
 //!
-//! The pull of a layer reads it; the pipeline after that notices nothing of cuts, stalls and restarts.
-//! A break goes on with `Range`; a registry that ignores it sends the blob again, of which what was here before
-//! is skipped. Holds one of the engine's download slots for as long as bytes may come, not while it waits for
-//! its next try. Digests are compared by the pipeline, never here.
+//! Read by the engine's pull of a layer. After a break, the download goes on with a `Range` request. If the registry
+//! ignores the range and sends the whole blob, the bytes that were read before are skipped. A download holds one of
+//! the engine's download slots while it is connected, but not while it waits for its next attempt. It never compares
+//! digests; the reader does.
 
 use crate::access::BlobBody;
 use crate::error::RegistryError;
@@ -17,82 +17,83 @@ use sampan_oci::digest::Digest;
 use std::io::{self, Read};
 use std::time::Duration;
 
-/// Bytes after which failures before are forgotten: a long download on a bad line ends, one that gets nowhere does
-/// not go on for ever.
-pub const HEADWAY: u64 = 64 << 10;
+/// Bytes of progress after which earlier failures are forgotten. So a long download over a bad line finishes, and a
+/// download without progress gives up.
+pub const PROGRESS_BYTES: u64 = 64 << 10;
 
-/// Which blob, and for whom.
+/// The blob to download, and everything the download shares with its job.
 #[derive(Clone, Copy)]
-pub struct Wanted<'a> {
-    /// Who has it.
+pub struct BlobRequest<'a> {
+    /// The registries to download from.
     pub registry: &'a Mirrors,
-    /// What it shares with other downloads.
+    /// The limits that all downloads of the engine share.
     pub limits: &'a Limits,
-    /// Bytes per second of its own job.
+    /// The rate limit of the job.
     pub rate: &'a RateLimit,
-    /// Ends it, and the waits between tries at once.
+    /// Ends the download at once, also while it waits for its next attempt.
     pub cancel: &'a Cancel,
-    /// Its digest.
+    /// Digest of the blob.
     pub digest: &'a Digest,
-    /// Its size in bytes.
+    /// Size of the blob in bytes.
     pub size: u64,
-    /// Told once bytes may come: a slot is taken.
+    /// Called when the download has got a slot.
     pub on_begin: &'a (dyn Fn() + Sync),
-    /// Told before each new try when and why it is.
+    /// Called before each new attempt with a message that says when and why.
     pub on_retry: &'a (dyn Fn(&str) + Sync),
-    /// Told the ETag that the bytes from now on come with.
+    /// Called with the ETag of the bytes that follow.
     pub on_etag: &'a (dyn Fn(Option<&str>) + Sync),
 }
 
-/// A download under way.
+/// A running download, to be read as a stream.
 pub struct Download<'a> {
-    wanted: Wanted<'a>,
+    request: BlobRequest<'a>,
     slot: Option<Slot<'a>>,
     body: BlobBody,
-    /// Offset of the byte that the reader gets next.
-    at: u64,
-    /// Bytes of the body that come before it.
+    /// Offset in the blob of the next byte for the reader.
+    offset: u64,
+    /// Bytes of the body that lie before `offset` and are dropped.
     skip: u64,
-    /// Where it was when it failed last.
+    /// The value of `offset` at the last failure that counts.
     failed_at: u64,
     backoff: Backoff,
-    pace: Pace,
+    stall: StallDetector,
 }
 
 impl<'a> Download<'a> {
-    /// Begins at byte `at`; what was there before came with `etag`.
+    /// Starts the download at byte `offset`; the bytes before it came with `etag`.
     ///
     /// # Errors
-    /// [`RegistryError`] that no other try will mend.
-    pub fn begin(wanted: Wanted<'a>, at: u64, etag: Option<&str>) -> Result<Self, RegistryError> {
+    /// [`RegistryError`] if the failure is permanent or there were too many, or the job was cancelled.
+    pub fn begin(request: BlobRequest<'a>, offset: u64, etag: Option<&str>) -> Result<Self, RegistryError> {
         let (mut backoff, mut slot) = (Backoff::default(), None);
-        let body = cpu::idle(|| connect(&wanted, at, etag, &mut backoff, &mut slot))?;
-        let pace = Pace::new(wanted.limits);
-        let skip = at.saturating_sub(body.starts);
-        Ok(Download { wanted, slot, body, at, skip, failed_at: at, backoff, pace })
+        let body = cpu::idle(|| connect(&request, offset, etag, &mut backoff, &mut slot))?;
+        let stall = StallDetector::new(request.limits);
+        let skip = offset.saturating_sub(body.starts);
+        Ok(Download { request, slot, body, offset, skip, failed_at: offset, backoff, stall })
     }
 
+    /// Waits as the backoff says and connects again, after `source` broke the connection.
     fn resume(&mut self, source: io::Error) -> Result<(), RegistryError> {
-        if self.at.saturating_sub(self.failed_at) >= HEADWAY {
+        if self.offset.saturating_sub(self.failed_at) >= PROGRESS_BYTES {
             self.backoff.reset();
-            self.failed_at = self.at;
+            self.failed_at = self.offset;
         }
-        let error = self.wanted.registry.broken(self.wanted.digest, source);
+        let error = self.request.registry.blob_read_error(self.request.digest, source);
         self.slot = None;
-        self.backoff.wait(error, self.wanted.cancel, self.wanted.on_retry)?;
+        self.backoff.wait(error, self.request.cancel, self.request.on_retry)?;
         let etag = self.body.etag.take();
-        self.body = connect(&self.wanted, self.at, etag.as_deref(), &mut self.backoff, &mut self.slot)?;
-        self.skip = self.at.saturating_sub(self.body.starts);
-        self.pace = Pace::new(self.wanted.limits);
+        self.body = connect(&self.request, self.offset, etag.as_deref(), &mut self.backoff, &mut self.slot)?;
+        self.skip = self.offset.saturating_sub(self.body.starts);
+        self.stall = StallDetector::new(self.request.limits);
         Ok(())
     }
 
-    /// Some bytes that the reader has not had; none at the body's end.
-    fn step(&mut self, into: &mut [u8]) -> io::Result<usize> {
+    /// Reads some bytes from `offset` on, and drops those before it; returns 0 at the end of the body.
+    fn read_from_offset(&mut self, into: &mut [u8]) -> io::Result<usize> {
         loop {
             let skip = usize::try_from(self.skip).unwrap_or(usize::MAX);
             let most = if skip > 0 { skip.min(into.len()) } else { into.len() };
-            let len = self.some(into.get_mut(..most).unwrap_or_default())?;
+            let len = self.read_body(into.get_mut(..most).unwrap_or_default())?;
             if skip == 0 || len == 0 {
                 return Ok(len);
             }
@@ -100,16 +101,16 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Some bytes of the body, no faster than they may come and no slower than they must.
-    fn some(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let rates = [self.wanted.rate, &self.wanted.limits.rate];
+    /// Reads some bytes of the body, within the rate limits; fails if the body stalls.
+    fn read_body(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let rates = [self.request.rate, &self.request.limits.rate];
         let most = rates.iter().map(|rate| rate.part()).fold(into.len(), usize::min);
         let into = into.get_mut(..most).unwrap_or_default();
         let (read, waited) = cpu::timed(|| self.body.reader.read(into));
-        let len = read.map_err(|error| self.pace.silent(error))?;
-        self.pace.moved(len, waited)?;
+        let len = read.map_err(|error| self.stall.describe_timeout(error))?;
+        self.stall.record_read(len, waited)?;
         for rate in rates {
-            rate.take(len, self.wanted.cancel).map_err(io::Error::other)?;
+            rate.take(len, self.request.cancel).map_err(io::Error::other)?;
         }
         Ok(len)
     }
@@ -121,12 +122,12 @@ impl Read for Download<'_> {
             return Ok(0);
         }
         loop {
-            let source = match self.step(into) {
-                Ok(0) if self.at < self.wanted.size => {
+            let source = match self.read_from_offset(into) {
+                Ok(0) if self.offset < self.request.size => {
                     io::Error::new(io::ErrorKind::UnexpectedEof, "the body ended early")
                 }
                 Ok(len) => {
-                    self.at += len as u64;
+                    self.offset += len as u64;
                     return Ok(len);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -137,68 +138,73 @@ impl Read for Download<'_> {
     }
 }
 
+/// Requests the blob from `offset` on until a body comes; gives the slot back during each wait.
 fn connect<'a>(
-    wanted: &Wanted<'a>,
-    at: u64,
+    request: &BlobRequest<'a>,
+    offset: u64,
     etag: Option<&str>,
     backoff: &mut Backoff,
     slot: &mut Option<Slot<'a>>,
 ) -> Result<BlobBody, RegistryError> {
     loop {
-        let cancelled = |error| wanted.registry.broken(wanted.digest, io::Error::other(error));
-        *slot = Some(wanted.limits.slot(wanted.cancel).map_err(cancelled)?);
-        (wanted.on_begin)();
-        match wanted.registry.blob(wanted.digest, wanted.size, at, etag) {
+        let cancelled = |error| request.registry.blob_read_error(request.digest, io::Error::other(error));
+        *slot = Some(request.limits.slot(request.cancel).map_err(cancelled)?);
+        (request.on_begin)();
+        match request.registry.blob(request.digest, request.size, offset, etag) {
             Err(error) => {
                 *slot = None;
-                backoff.wait(error, wanted.cancel, wanted.on_retry)?;
+                backoff.wait(error, request.cancel, request.on_retry)?;
             }
             Ok(body) => {
-                (wanted.on_etag)(body.etag.as_deref());
+                (request.on_etag)(body.etag.as_deref());
                 return Ok(body);
             }
         }
     }
 }
 
-/// Finds out that too few bytes come. Counts the time spent waiting for the network alone: one whose disk is slow,
-/// or whose processors others have, is not stalled.
-struct Pace {
-    time: Duration,
-    bytes: u64,
+/// Detects that fewer than `stall_bytes` came within `stall_time`.
+///
+/// Only time spent waiting for the network counts: a download on a host with a slow disk or busy processors is not
+/// stalled.
+struct StallDetector {
+    stall_time: Duration,
+    stall_bytes: u64,
+    /// Time waited, and bytes received, since the last check.
     waited: Duration,
-    moved: u64,
+    received: u64,
 }
 
-impl Pace {
+impl StallDetector {
     fn new(limits: &Limits) -> Self {
-        let (time, bytes) = (limits.bounds.stall_time, limits.bounds.stall_bytes);
-        Pace { time, bytes, waited: Duration::ZERO, moved: 0 }
+        let (stall_time, stall_bytes) = (limits.bounds.stall_time, limits.bounds.stall_bytes);
+        StallDetector { stall_time, stall_bytes, waited: Duration::ZERO, received: 0 }
     }
 
-    /// What a read that took too long is called: the HTTP library's word is for its programmers.
-    fn silent(&self, error: io::Error) -> io::Error {
+    /// Rewords a timeout of the HTTP library for people; leaves other errors as they are.
+    fn describe_timeout(&self, error: io::Error) -> io::Error {
         match error.get_ref().and_then(|source| source.downcast_ref::<ureq::Error>()) {
             Some(ureq::Error::Timeout(_)) => {
-                let stalled = format!("stalled: no byte in {} s", self.time.as_secs());
+                let stalled = format!("stalled: no byte in {} s", self.stall_time.as_secs());
                 io::Error::new(io::ErrorKind::TimedOut, stalled)
             }
             _ => error,
         }
     }
 
-    fn moved(&mut self, bytes: usize, waited: Duration) -> io::Result<()> {
-        self.moved += bytes as u64;
+    /// Records a read of `bytes` that waited for `waited`; fails if the download stalls.
+    fn record_read(&mut self, bytes: usize, waited: Duration) -> io::Result<()> {
+        self.received += bytes as u64;
         self.waited += waited;
-        if self.waited < self.time || bytes == 0 {
+        if self.waited < self.stall_time || bytes == 0 {
             return Ok(());
         }
-        let (moved, waited) = (self.moved, self.waited);
-        (self.moved, self.waited) = (0, Duration::ZERO);
-        if moved >= self.bytes {
+        let (received, waited) = (self.received, self.waited);
+        (self.received, self.waited) = (0, Duration::ZERO);
+        if received >= self.stall_bytes {
             return Ok(());
         }
-        let stalled = format!("stalled: {moved} bytes in {} s", waited.as_secs());
+        let stalled = format!("stalled: {received} bytes in {} s", waited.as_secs());
         Err(io::Error::new(io::ErrorKind::TimedOut, stalled))
     }
 }
@@ -211,14 +217,14 @@ mod tests {
     #[test]
     fn a_trickle_is_a_stall_and_a_steady_stream_is_none() {
         let bounds = Bounds { stall_time: Duration::from_secs(10), stall_bytes: 100, ..Bounds::default() };
-        let mut pace = Pace::new(&Limits::new(bounds));
+        let mut stall = StallDetector::new(&Limits::new(bounds));
         for _ in 0..9 {
-            pace.moved(1, Duration::from_secs(1)).expect("not long enough");
+            stall.record_read(1, Duration::from_secs(1)).expect("not long enough");
         }
-        let error = pace.moved(1, Duration::from_secs(1)).expect_err("stalled");
+        let error = stall.record_read(1, Duration::from_secs(1)).expect_err("stalled");
         assert_eq!(error.to_string(), "stalled: 10 bytes in 10 s");
         for _ in 0..30 {
-            pace.moved(10, Duration::from_secs(1)).expect("fast enough");
+            stall.record_read(10, Duration::from_secs(1)).expect("fast enough");
         }
     }
 }

@@ -1,24 +1,27 @@
-//! `WWW-Authenticate` as RFC 9110, section 11.6.1, writes it: parsed, not split at commas.
+//! Parses the `WWW-Authenticate` header. RFC 9110, section 11.6.1.
+//!
+//! Called by `auth`. The header is untrusted text: [`parse`] accepts any string and never panics. Splitting it at
+//! commas would be wrong, because quoted values may contain commas.
 
 /// One challenge: a scheme and its parameters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Challenge {
-    /// In lower case: `bearer`, `basic`.
+    /// The scheme in lower case, such as `bearer` or `basic`.
     pub scheme: String,
-    /// Names in lower case; values unquoted.
+    /// Names in lower case, with unquoted values.
     pub parameters: Vec<(String, String)>,
-    /// What stands in the place of parameters: `Negotiate abc==`.
+    /// The token that some schemes have instead of parameters, such as `abc==` in `Negotiate abc==`.
     pub token68: Option<String>,
 }
 
 impl Challenge {
-    /// The value of a parameter.
+    /// The value of the parameter `name`.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 }
 
-/// All challenges of a header's value. Total: what makes no sense is passed over.
+/// All challenges in a header's value; skips everything that is malformed.
 pub fn parse(value: &str) -> Vec<Challenge> {
     let mut rest = value;
     let mut challenges: Vec<Challenge> = Vec::new();
@@ -29,11 +32,11 @@ pub fn parse(value: &str) -> Vec<Challenge> {
             return challenges;
         }
         if word.is_empty() {
-            rest = beyond(rest);
+            rest = skip_malformed(rest);
             continue;
         }
         let spaced = after.trim_start_matches([' ', '\t']);
-        // `name=value` belongs to the challenge before; a word without `=` begins a new one.
+        // `name=value` belongs to the preceding challenge; a word without `=` starts a new one.
         match (spaced.strip_prefix('='), challenges.last_mut()) {
             (Some(after), Some(challenge)) => {
                 let (text, after) = text(after.trim_start_matches([' ', '\t']));
@@ -51,22 +54,23 @@ pub fn parse(value: &str) -> Vec<Challenge> {
     }
 }
 
-/// A token68, if one stands here alone up to the comma or the end: else it is a parameter, or the next scheme.
+/// Parses a token68 and returns it with the rest of the text. The word is a token68 only if a comma or the end follows;
+/// otherwise it is a parameter or the next scheme, and nothing is consumed.
 fn token68(from: &str) -> (Option<String>, &str) {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~+/".contains(c);
-    let end = from.find(|c| !plain(c)).unwrap_or(from.len());
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-._~+/".contains(c);
+    let end = from.find(|c| !allowed(c)).unwrap_or(from.len());
     let padded = end + from.get(end..).map_or(0, |rest| rest.len() - rest.trim_start_matches('=').len());
     let (word, rest) = from.split_at(padded);
-    let behind = rest.trim_start_matches([' ', '\t']);
-    if end > 0 && (behind.is_empty() || behind.starts_with(',')) {
+    let following = rest.trim_start_matches([' ', '\t']);
+    if end > 0 && (following.is_empty() || following.starts_with(',')) {
         (Some(word.to_owned()), rest)
     } else {
         (None, from)
     }
 }
 
-/// What stands behind a quoted string, or else from the next comma on.
-fn beyond(from: &str) -> &str {
+/// The text after a quoted string, or from the next comma on.
+fn skip_malformed(from: &str) -> &str {
     match from.starts_with('"') {
         true => text(from).1,
         false => from.find(',').and_then(|comma| from.get(comma..)).unwrap_or_default(),
@@ -74,15 +78,15 @@ fn beyond(from: &str) -> &str {
 }
 
 fn token(text: &str) -> (&str, &str) {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-    let end = text.find(|c| !plain(c)).unwrap_or(text.len());
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    let end = text.find(|c| !allowed(c)).unwrap_or(text.len());
     text.split_at(end)
 }
 
-/// A token or a quoted string, and what follows.
+/// Parses a token or a quoted string, and returns it with the rest of the text.
 fn text(from: &str) -> (String, &str) {
     let Some(quoted) = from.strip_prefix('"') else {
-        // Lenient: unquoted URLs occur.
+        // A token may not contain `:` or `/`, but some registries send URLs without quotes.
         let end = from.find([',', ' ', '\t']).unwrap_or(from.len());
         let (word, rest) = from.split_at(end);
         return (word.to_owned(), rest);

@@ -1,7 +1,7 @@
-//! Which registries stand behind a name: containers-registries.conf(5), version 2, and registries.conf.d.
+//! The configuration of registries: containers-registries.conf(5), version 2, and registries.conf.d.
 //!
-//! [`Files`] is asked for each pull, and gives [`Registries`]: those give references for what a person typed, and
-//! [`Endpoint`]s for a reference. Reads files, never the network.
+//! Each pull calls [`Files::load`], which returns [`Registries`]. They turn the name that a person typed into
+//! references, and a reference into [`Endpoint`]s. This module reads files, never the network.
 
 mod cache;
 mod error;

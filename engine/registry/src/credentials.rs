@@ -1,7 +1,7 @@
-//! What a job is to registries: its client's credentials first, then the engine's own.
+//! The credentials of one job: those that the client sent with its request, then the engine's own.
 //!
-//! Asked by a [`crate::Registry`] when a registry wants to know, and only then, so that a pull that needs no
-//! credential runs no helper. Cheap to clone; its `Debug` form has no secret.
+//! `auth` looks a credential up only when a registry asks for one, so that a pull that needs none runs no credential
+//! helper. [`Credentials`] is cheap to clone; its `Debug` form contains no secret.
 
 use sampan_ipc::credentials::{Credential, Found, Search, matching};
 use std::collections::hash_map::RandomState;
@@ -20,32 +20,34 @@ struct Inner {
 }
 
 impl Credentials {
-    /// Those that came with the request, then those of `auth_file`, then those of `helpers` as
-    /// [`Search::from_env`] has them: without any, of the files that this process's environment gives.
+    /// Searches `given` (from the client's request) first, then `auth_file`, then `helpers`.
+    ///
+    /// Without an `auth_file`, [`Search::from_env`] finds the files through this process's environment.
     pub fn new(given: Vec<Credential>, auth_file: Option<&PathBuf>, helpers: &[String]) -> Self {
         let own = Search::from_env(auth_file.map(PathBuf::as_path), helpers);
         Credentials(Arc::new(Inner { given, own }))
     }
 
-    /// One credential and no other.
+    /// Uses `given` for its registry, and no other credential.
     pub fn only(given: Credential) -> Self {
         Credentials(Arc::new(Inner { given: vec![given], own: Search::default() }))
     }
 
-    /// A number that is the same for the same credentials of a client, until the engine ends.
+    /// A hash of the client's credentials; equal credentials have equal hashes for as long as this process runs.
     ///
-    /// A pull that somebody may make is not joined by one who brings other credentials.
+    /// Two requests for one image share a pull only if their credentials have the same fingerprint.
     pub fn fingerprint(&self) -> u64 {
         static KEYS: OnceLock<RandomState> = OnceLock::new();
-        let words = self
+        let fields = self
             .0
             .given
             .iter()
             .map(|given| (&given.registry, &given.username, &given.password, &given.identity_token));
-        KEYS.get_or_init(RandomState::new).hash_one(words.collect::<Vec<_>>())
+        KEYS.get_or_init(RandomState::new).hash_one(fields.collect::<Vec<_>>())
     }
 
-    /// What the repository `path` of `host` gets. May run a helper, and wait for it, but not once `is_over`.
+    /// Finds the credential for the repository `path` of `host`. May run a credential helper and wait for it; gives
+    /// up once `is_over` returns true.
     pub fn find(&self, host: &str, path: &str, is_over: &dyn Fn() -> bool) -> Found {
         match matching::best(&self.0.given, host, path) {
             Some(given) => Found { credential: Some(given.clone()), problems: Vec::new() },

@@ -1,6 +1,7 @@
-//! Why a registry did not give what it was asked for, in words for people.
+//! The error of a request to a registry, with messages and hints for people.
 //!
-//! Made by every file of this crate; the engine reads kind and hint of it, [`crate::retry`] whether it may pass.
+//! Every file of this crate makes these errors. The engine reads their kind and their hint; [`crate::retry`] decides
+//! from them whether another attempt may succeed.
 
 use crate::config::RegistriesError;
 use crate::net::tls;
@@ -11,109 +12,109 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Why a registry did not give what it was asked for.
+/// Why a request to a registry failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// It cannot be reached, or stopped in the middle.
+    /// The network failed while something was fetched, or before.
     #[error("cannot fetch {what} from {host}")]
     Transport {
-        /// What was asked for.
+        /// What was requested, for example `blob sha256:...`.
         what: String,
-        /// Of whom.
+        /// Name of the registry.
         host: String,
-        /// Why not.
+        /// The failure of the network, of TLS or of HTTP.
         source: Failed,
     },
-    /// What it was sent did not get there.
+    /// The network failed while something was sent, or before.
     #[error("cannot send {what} to {host}")]
     Send {
-        /// What was sent.
+        /// What was sent, for example `manifest a/b:tag`.
         what: String,
-        /// To whom.
+        /// Name of the registry.
         host: String,
-        /// Why not.
+        /// The failure of the network, of TLS or of HTTP.
         source: Failed,
     },
-    /// It has no such image.
+    /// The registry answers 404.
     #[error("{what} is not in registry {host}")]
     NotFound {
-        /// What was asked for.
+        /// What was requested.
         what: String,
-        /// Of whom.
+        /// Name of the registry.
         host: String,
     },
-    /// It refuses us.
+    /// The registry answers 401 or 403.
     #[error("registry {host} denies access to {what}{detail}")]
     Denied {
-        /// What was asked for.
+        /// What was requested.
         what: String,
-        /// Of whom.
+        /// Name of the registry.
         host: String,
-        /// Its own words, behind a colon; or empty.
+        /// The registry's own message, after a colon; or empty.
         detail: String,
     },
-    /// It answers with another status than success.
+    /// The registry answers with another status that is not a success.
     #[error("registry {host} answers {status} to a request for {what}{detail}")]
     Status {
-        /// What was asked for.
+        /// What was requested.
         what: String,
-        /// Of whom.
+        /// Name of the registry.
         host: String,
         /// HTTP status.
         status: u16,
-        /// Its own words, behind a colon; or empty.
+        /// The registry's own message, after a colon; or empty.
         detail: String,
-        /// How long it asks to wait before the next try.
+        /// The wait that the registry's `Retry-After` header asks for.
         retry_after: Option<Duration>,
     },
-    /// It answers with something that makes no sense.
-    #[error("registry {host} {wrong}")]
+    /// The answer breaks the protocol.
+    #[error("registry {host} {problem}")]
     Answer {
-        /// Who.
+        /// Name of the registry.
         host: String,
-        /// What is wrong.
-        wrong: String,
+        /// What the registry does wrong; continues the sentence `registry HOST ...`.
+        problem: String,
     },
-    /// A manifest is not what its name says.
+    /// The bytes of a manifest have another digest than the requested one.
     #[error("manifest {expected} has digest {found}")]
     Digest {
-        /// What was asked for.
+        /// The requested digest.
         expected: Digest,
-        /// What came.
+        /// The digest of the bytes.
         found: Digest,
     },
-    /// The files about registries forbid it, or make no sense.
+    /// registries.conf forbids the image, or cannot be used.
     #[error(transparent)]
     Registries(Arc<RegistriesError>),
-    /// What the operator gave to reach it with cannot be used.
+    /// A certificate or key in a certs.d directory cannot be used.
     #[error("cannot use {} for registry {host}: {why}", path.display())]
     Certificate {
-        /// Which file or directory.
+        /// The file or directory.
         path: PathBuf,
-        /// For whom.
+        /// Name of the registry.
         host: String,
-        /// What is wrong with it.
+        /// Why it cannot be used.
         why: String,
     },
-    /// The environment names a proxy that cannot be used.
+    /// The proxy that the environment names cannot be used.
     #[error("cannot reach registry {host}: {why}")]
     Proxy {
-        /// Whom.
+        /// Name of the registry.
         host: String,
-        /// What is wrong with it.
+        /// Why the proxy cannot be used.
         why: String,
     },
-    /// Neither a mirror nor the registry itself gave it.
-    #[error("{}; tried before: {}", sampan_ipc::report::chain(last.as_ref()), all(others))]
-    Everywhere {
-        /// What happened at the others, in the order in which they were tried.
+    /// Several registries were tried, and each of them failed.
+    #[error("{}; tried before: {}", sampan_ipc::report::chain(last.as_ref()), join_chains(others))]
+    AllFailed {
+        /// The errors of the other registries, in the order in which they were tried.
         others: Vec<RegistryError>,
-        /// What happened last.
+        /// The error of the registry that was tried last.
         last: Box<RegistryError>,
     },
 }
 
-/// What broke a request, in words for people: ureq's own begin with the name of its variant.
+/// An error of the HTTP library, displayed for people: its own messages begin with the name of their variant.
 #[derive(Debug)]
 pub struct Failed(pub ureq::Error);
 
@@ -121,14 +122,14 @@ impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             ureq::Error::Io(error) => match tls_error(error) {
-                Some(error) => tls_words(error, f),
+                Some(error) => format_tls_error(error, f),
                 None => error.fmt(f),
             },
             ureq::Error::Timeout(ureq::Timeout::Connect) => f.write_str("no connection in time"),
-            ureq::Error::Timeout(ureq::Timeout::Resolve) => f.write_str("its name is not resolved in time"),
+            ureq::Error::Timeout(ureq::Timeout::Resolve) => f.write_str("its name was not resolved in time"),
             ureq::Error::Timeout(ureq::Timeout::RecvResponse) => f.write_str("no answer in time"),
             ureq::Error::Timeout(ureq::Timeout::PerRead) => f.write_str("no byte came in time"),
-            ureq::Error::Timeout(ureq::Timeout::PerWrite) => f.write_str("no byte was taken in time"),
+            ureq::Error::Timeout(ureq::Timeout::PerWrite) => f.write_str("no byte could be sent in time"),
             other => other.fmt(f),
         }
     }
@@ -137,19 +138,19 @@ impl fmt::Display for Failed {
 impl std::error::Error for Failed {}
 
 impl Failed {
-    /// What a person may do about it.
+    /// A suggestion for the person who reads the error.
     pub fn hint(&self) -> &'static str {
         let ureq::Error::Io(error) = &self.0 else { return UNREACHABLE };
         match tls_error(error) {
             Some(rustls::Error::InvalidMessage(_)) => {
                 "use --tls-verify=false if it speaks plain HTTP, or insecure-registries of the engine's configuration"
             }
-            Some(error) if tls::is_authoritys(error) || is_unknown(error) => {
-                "put the certificate of its CA into /etc/containers/certs.d/HOST[:PORT]/ca.crt, or its own if it has \
-                 signed that itself; --tls-verify=false goes without"
+            Some(error) if tls::is_ca_as_end_entity(error) || is_unknown_issuer(error) => {
+                "put the certificate of its CA, or its own certificate if that is self-signed, into \
+                 /etc/containers/certs.d/HOST[:PORT]/ca.crt; --tls-verify=false skips the check"
             }
             Some(rustls::Error::InvalidCertificate(_)) => {
-                "it needs another certificate, or this host's clock is wrong; --tls-verify=false goes without"
+                "it needs another certificate, or this host's clock is wrong; --tls-verify=false skips the check"
             }
             _ if is_unresolved(error) => "check the registry's name, and this host's DNS",
             _ => UNREACHABLE,
@@ -160,52 +161,53 @@ impl Failed {
 const UNREACHABLE: &str =
     "check that the registry is reachable; use --tls-verify=false if it speaks plain HTTP";
 
-/// What TLS says, if it was TLS that failed.
+/// The TLS error in `error`, if TLS failed.
 fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-fn is_unknown(error: &rustls::Error) -> bool {
+fn is_unknown_issuer(error: &rustls::Error) -> bool {
     matches!(error, rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer))
 }
 
-/// The words of TLS, where it has some that a person understands.
-fn tls_words(error: &rustls::Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// Displays a TLS error; the frequent ones in plain words.
+fn format_tls_error(error: &rustls::Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match error {
         rustls::Error::InvalidMessage(_) => write!(f, "it does not speak TLS ({error})"),
-        error if is_unknown(error) => f.write_str("nobody whom this host trusts has signed its certificate"),
-        error if tls::is_authoritys(error) => {
-            f.write_str("its certificate is one that it has signed itself, and is not known here")
+        error if is_unknown_issuer(error) => {
+            f.write_str("its certificate is not signed by an authority that this host trusts")
+        }
+        error if tls::is_ca_as_end_entity(error) => {
+            f.write_str("its certificate is self-signed, and this host does not trust it")
         }
         error => fmt::Display::fmt(error, f),
     }
 }
 
-fn all(errors: &[RegistryError]) -> String {
+fn join_chains(errors: &[RegistryError]) -> String {
     errors.iter().map(|e| sampan_ipc::report::chain(e)).collect::<Vec<_>>().join("; ")
 }
 
 impl RegistryError {
-    /// What happened at the place that was asked last: the error itself if that was the only one.
+    /// The error of the registry that was tried last; the error itself if only one was tried.
     pub fn last(&self) -> &RegistryError {
         match self {
-            RegistryError::Everywhere { last, .. } => last.last(),
+            RegistryError::AllFailed { last, .. } => last.last(),
             other => other,
         }
     }
 }
 
-/// A name that no address is known for, and why.
+/// A host name that could not be resolved; the text says why.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Unresolved(pub(crate) String);
 
-/// True if it was the name that was not known.
 fn is_unresolved(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|error| error.is::<Unresolved>())
 }
 
-/// Enough of a stranger's text to recognise it by.
+/// Crops text of a registry to a length that fits an error message.
 pub(crate) fn crop(text: &str) -> String {
     text.chars().take(200).collect()
 }
@@ -215,10 +217,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_came_too_late_is_said_in_words_for_people() {
+    fn a_timeout_is_described_for_people() {
         for (reason, words) in [
             (ureq::Timeout::PerRead, "no byte came in time"),
-            (ureq::Timeout::PerWrite, "no byte was taken in time"),
+            (ureq::Timeout::PerWrite, "no byte could be sent in time"),
             (ureq::Timeout::RecvResponse, "no answer in time"),
         ] {
             assert_eq!(Failed(ureq::Error::Timeout(reason)).to_string(), words);

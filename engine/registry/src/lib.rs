@@ -1,23 +1,27 @@
-//! Other people's registries: found by name, reached, asked, and sent to. OCI distribution-spec.
+//! The client of OCI registries (OCI distribution-spec): pulls from them, pushes to them, logs in at them.
 //!
-//! Called by the engine's jobs. Blocking, for worker threads; knows no store, no layer and no container.
+//! Called by the engine's jobs. Every call blocks, so it belongs on a worker thread. This crate knows no store, no
+//! layer and no container.
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`config`] | registries.conf: what a name means, mirrors, what is blocked |
-//! | [`credentials`] | who we are, where a registry asks |
-//! | `access`, `error` | how a registry may be reached, and why it was not (the items below) |
-//! | `registry` | one repository of one registry (below, as all of its requests) |
-//! | `transport` | sends a request, through redirects |
-//! | `auth`, `session`, `challenge` | who we are: challenges met with passwords and tokens |
-//! | `client` | asks for manifests, blobs and tags |
+//! | [`config`] | registries.conf: short names, mirrors, blocked registries |
+//! | [`credentials`] | the credentials of one job |
+//! | `access`, `error` | the settings for reaching a registry, and the errors (re-exported here) |
+//! | `registry` | one repository of one registry ([`Registry`]) |
+//! | `transport` | sends one request and follows redirects |
+//! | `auth`, `session`, `challenge` | authentication: challenges, passwords, tokens |
+//! | `client` | fetches manifests, blobs and tags |
 //! | `upload` | sends blobs and manifests |
-//! | `headers`, `redirect` | what answers say, and where they lead |
-//! | `agents`, `certs`, `net` | connections: certificates, TLS, proxies, names |
-//! | [`mirrors`] | one image's repository wherever it may be had |
-//! | [`blob_download`] | one blob as one stream of bytes, however often the connection breaks |
-//! | [`retry`] | what is tried again, and when |
+//! | `headers`, `redirect` | parse the headers of answers |
+//! | `agents`, `certs`, `net` | connections: certificates, TLS, proxies, name resolution |
+//! | [`mirrors`] | one image's repository, at its mirrors and at its registry |
+//! | [`blob_download`] | one blob as one stream of bytes, across broken connections |
+//! | [`retry`] | which failures are tried again, and after which wait: status 429, `Retry-After`, backoff |
 #![forbid(unsafe_code)]
+#![warn(unreachable_pub)]
+#![warn(clippy::expect_used, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing))]
 
 mod access;
 mod agents;
@@ -43,4 +47,4 @@ pub use access::{Access, BlobBody, RawManifest};
 pub use client::TAGS_MAX;
 pub use error::{Failed, RegistryError};
 pub use registry::Registry;
-pub use upload::{Begun, Payload, Upload};
+pub use upload::{Payload, Upload, UploadStart};

@@ -1,9 +1,9 @@
-//! One image's repository wherever it may be had: its mirrors in order, then the registry itself.
+//! One image's repository at all of its registries: the mirrors in order, then the registry itself.
 //!
-//! A pull's and a download's view of the world. A mirror that fails, for whatever reason, is passed over and
-//! logged; the one that gave the manifest gives the blobs, and a blob that it does not give is sought at the next.
-//! Bytes of several are as good as of one: everything is compared with a digest. Knows no store and never waits:
-//! what is tried again, and when, [`crate::retry`] says.
+//! Used by pulls and downloads. A registry that fails, for any reason, is skipped and logged. Blobs are fetched from
+//! the registry that served the manifest; a blob that it cannot serve is fetched from the next one. Mixing bytes of
+//! several registries is safe, because the caller compares everything with a digest. This module knows no store and
+//! never waits: [`crate::retry`] decides what is tried again, and when.
 
 use crate::access::{Access, BlobBody, RawManifest};
 use crate::config::RegistriesError;
@@ -18,56 +18,58 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Failures of a blob at one place, one after the other and each of a kind that may pass, before the next place is
-/// tried.
+/// Failures of one blob at one registry, in a row and each temporary, before the next registry is tried.
 const FAILURES_MAX: u32 = 2;
 
-/// Most of what was passed over that is kept to be told; the log has all.
-const PASSED_MAX: usize = 16;
+/// Most messages about skipped registries that are kept for [`Mirrors::take_skipped`]; the log has all of them.
+const SKIPPED_MAX: usize = 16;
 
-/// Where an image may be had.
+/// All registries that may have one image.
 pub struct Mirrors {
-    places: Vec<Registry>,
-    /// Why there is none.
-    none: Option<Arc<RegistriesError>>,
-    asked: String,
-    state: Mutex<State>,
-    shut: AtomicBool,
+    /// The mirrors, then the image's own registry.
+    registries: Vec<Registry>,
+    /// Why `registries` is empty.
+    config_error: Option<Arc<RegistriesError>>,
+    /// The tag or digest of the image's reference.
+    requested: String,
+    state: Mutex<MirrorState>,
+    is_shut_down: AtomicBool,
 }
 
 #[derive(Default)]
-struct State {
-    /// The place that gave the last manifest.
-    at: usize,
-    /// Blobs that were not there, or broke.
-    blobs: HashMap<Digest, Sought>,
-    /// What was passed over since somebody asked, and why.
-    passed: Vec<String>,
+struct MirrorState {
+    /// Index of the registry that served the last manifest.
+    current: usize,
+    /// The blobs that were requested so far.
+    blobs: HashMap<Digest, BlobSearch>,
+    /// Messages about skipped registries, for [`Mirrors::take_skipped`].
+    skipped: Vec<String>,
 }
 
-/// How far the search for a blob is.
+/// How far the search for a blob has come.
 #[derive(Clone, Default)]
-struct Sought {
-    /// Places gone on from where the manifest came from.
-    moved: usize,
+struct BlobSearch {
+    /// Registries that were given up for this blob, counted from [`MirrorState::current`].
+    advanced: usize,
     failures: u32,
-    /// The place that the last ETag came from.
-    etag_of: Option<usize>,
+    /// Index of the registry that sent the last ETag.
+    etag_from: Option<usize>,
 }
 
 impl Mirrors {
-    /// The places of `reference` that [`Access::registries`] says. Connects to nothing yet; what is wrong with the
-    /// name is said when something is asked for.
+    /// The registries that [`Access::registries`] lists for `reference`.
+    ///
+    /// Connects to nothing yet. If registries.conf forbids the reference, each request fails with that error.
     pub fn new(reference: &Reference, access: &Access) -> Self {
-        let (places, none) = match access.registries.endpoints(reference) {
+        let (registries, config_error) = match access.registries.endpoints(reference) {
             Ok(endpoints) => (endpoints.iter().map(|e| Registry::at(e, access)).collect(), None),
             Err(error) => (Vec::new(), Some(Arc::new(error))),
         };
-        let (asked, state) = (reference.target(), Mutex::default());
-        Mirrors { places, none, asked, state, shut: AtomicBool::new(false) }
+        let (requested, state) = (reference.target(), Mutex::default());
+        Mirrors { registries, config_error, requested, state, is_shut_down: AtomicBool::new(false) }
     }
 
-    /// The places of `reference`, whose requests are all broken off if `cancel` is called while the link is kept.
+    /// Like [`Mirrors::new`], and calls [`Mirrors::shutdown`] if `cancel` is called while the returned link lives.
     pub fn linked<'a>(
         reference: &Reference,
         access: &Access,
@@ -79,111 +81,111 @@ impl Mirrors {
         (mirrors, link)
     }
 
-    /// Breaks off all requests, now and for ever.
+    /// Aborts all requests that are running; every later request fails at once.
     pub fn shutdown(&self) {
-        self.shut.store(true, Ordering::SeqCst);
-        self.places.iter().for_each(Registry::shutdown);
+        self.is_shut_down.store(true, Ordering::SeqCst);
+        self.registries.iter().for_each(Registry::shutdown);
     }
 
-    /// Fetches the manifest or index called `target` from the first place that has it.
+    /// Fetches the manifest or index `target` from the first registry that has it.
     ///
     /// # Errors
-    /// [`RegistryError`]: of the only place, or [`RegistryError::Everywhere`].
+    /// [`RegistryError::AllFailed`] if several registries were tried; the error of the registry if there is only one.
     pub fn manifest(&self, target: &str) -> Result<RawManifest, RegistryError> {
-        let begin = lock(&self.state).at;
-        let mut failed = Vec::new();
-        for (at, place) in self.places.iter().enumerate().skip(begin) {
-            let there = place.target().filter(|_| target == self.asked).unwrap_or(target);
-            match place.manifest(there) {
+        let begin = lock(&self.state).current;
+        let mut errors = Vec::new();
+        for (at, registry) in self.registries.iter().enumerate().skip(begin) {
+            let rewritten = registry.target().filter(|_| target == self.requested).unwrap_or(target);
+            match registry.manifest(rewritten) {
                 Ok(manifest) => {
-                    lock(&self.state).at = at;
-                    log::debug!("manifest {target} comes from {}", place.host());
+                    lock(&self.state).current = at;
+                    log::debug!("manifest {target} comes from {}", registry.host());
                     return Ok(manifest);
                 }
-                Err(error) => self.pass_over(&mut failed, at, error)?,
+                Err(error) => self.record_failure(&mut errors, at, error)?,
             }
         }
-        Err(self.everywhere(failed))
+        Err(self.combine(errors))
     }
 
-    /// What was passed over since this was asked last, and why.
-    pub fn passed_over(&self) -> Vec<String> {
-        std::mem::take(&mut lock(&self.state).passed)
+    /// Returns, and forgets, one message for each registry that was skipped since the last call.
+    pub fn take_skipped(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.state).skipped)
     }
 
-    /// Fetches what stands under `tag` beside the image (a signature, say), from the first place that has it;
-    /// `None` if none has. Blobs still come from where the image's manifest came from.
+    /// Fetches another manifest of the repository, for example a signature, from the first registry that has `tag`;
+    /// `None` if no registry has it. Blobs still come from the registry that served the image's manifest.
     ///
     /// # Errors
-    /// As [`Mirrors::manifest`], unless it is simply not there.
-    pub fn beside(&self, tag: &str) -> Result<Option<RawManifest>, RegistryError> {
-        let mut failed = Vec::new();
-        for (at, place) in self.places.iter().enumerate() {
-            match place.manifest(tag) {
+    /// [`RegistryError`] if a registry failed in another way than not having `tag`, and no other registry had it.
+    pub fn find_manifest(&self, tag: &str) -> Result<Option<RawManifest>, RegistryError> {
+        let mut errors = Vec::new();
+        for (at, registry) in self.registries.iter().enumerate() {
+            match registry.manifest(tag) {
                 Ok(manifest) => return Ok(Some(manifest)),
-                // Mirrors often lack these: no reason to warn.
-                Err(error @ RegistryError::NotFound { .. }) => failed.push(error),
-                Err(error) => self.pass_over(&mut failed, at, error)?,
+                // Mirrors often have no signatures, so this is not worth a warning.
+                Err(error @ RegistryError::NotFound { .. }) => errors.push(error),
+                Err(error) => self.record_failure(&mut errors, at, error)?,
             }
         }
-        match !failed.is_empty() && failed.iter().all(|e| matches!(e, RegistryError::NotFound { .. })) {
+        match !errors.is_empty() && errors.iter().all(|e| matches!(e, RegistryError::NotFound { .. })) {
             true => Ok(None),
-            false => Err(self.everywhere(failed)),
+            false => Err(self.combine(errors)),
         }
     }
 
-    /// The tags of the repository, from the first place that lists them.
+    /// Lists the tags of the repository, at the first registry that answers.
     ///
     /// # Errors
-    /// As [`Mirrors::manifest`].
+    /// [`RegistryError`] if no registry lists them.
     pub fn tags(&self) -> Result<Vec<String>, RegistryError> {
-        let mut failed = Vec::new();
-        for (at, place) in self.places.iter().enumerate() {
-            match place.tags() {
-                Err(error) => self.pass_over(&mut failed, at, error)?,
+        let mut errors = Vec::new();
+        for (at, registry) in self.registries.iter().enumerate() {
+            match registry.tags() {
+                Err(error) => self.record_failure(&mut errors, at, error)?,
                 tags => return tags,
             }
         }
-        Err(self.everywhere(failed))
+        Err(self.combine(errors))
     }
 
-    /// Fetches a small blob whole; the caller compares its digest.
+    /// Fetches a small blob completely. The caller compares its digest.
     ///
     /// # Errors
-    /// As [`Registry::small_blob`].
+    /// [`RegistryError`] if no registry serves it, or it is larger than `max` bytes.
     pub fn small_blob(&self, digest: &Digest, max: u64) -> Result<Vec<u8>, RegistryError> {
-        self.seek(digest, |_, place| {
-            let bytes = place.small_blob(digest, max)?;
+        self.try_registries(digest, |_, registry| {
+            let bytes = registry.small_blob(digest, max)?;
             let mut hasher = Hasher::new(digest.algorithm());
             hasher.update(&bytes);
-            // With nowhere else to go, what is wrong with it is the caller's to say.
-            match self.places.len() > 1 && hasher.finish() != *digest {
-                true => Err(place.wrong(format!("gives other bytes for blob {digest}"))),
+            // If there is no other registry to try, the caller reports the wrong digest.
+            match self.registries.len() > 1 && hasher.finish() != *digest {
+                true => Err(registry.bad_answer(format!("sends other bytes for blob {digest}"))),
                 false => Ok(bytes),
             }
         })
     }
 
-    /// Notes that the bytes that came for a blob are not the blob; true if there is another place to ask.
-    pub fn distrust(&self, digest: &Digest) -> bool {
+    /// Records that the bytes of a blob had another digest; true if there is another registry to try.
+    pub fn reject_blob(&self, digest: &Digest) -> bool {
         let mut state = lock(&self.state);
-        let begin = state.at;
-        let sought = state.blobs.entry(digest.clone()).or_default();
-        let Some(wrong) = self.place(begin, sought.moved).and_then(|at| self.places.get(at)) else {
+        let begin = state.current;
+        let search = state.blobs.entry(digest.clone()).or_default();
+        let Some(wrong) = self.index(begin, search.advanced).and_then(|at| self.registries.get(at)) else {
             return false;
         };
-        if sought.moved + 1 >= self.places.len() {
+        if search.advanced + 1 >= self.registries.len() {
             return false;
         }
-        log::warn!("passed over: {}", wrong.wrong(format!("gives other bytes for blob {digest}")));
-        *sought = Sought { moved: sought.moved + 1, ..Sought::default() };
+        log::warn!("passed over: {}", wrong.bad_answer(format!("sends other bytes for blob {digest}")));
+        *search = BlobSearch { advanced: search.advanced + 1, ..BlobSearch::default() };
         true
     }
 
-    /// Begins to fetch a blob. As [`Registry::blob`]; an `etag` is shown to the place alone that it is of.
+    /// Starts to fetch a blob, like [`Registry::blob`]. The `etag` is sent only to the registry that it came from.
     ///
     /// # Errors
-    /// As [`Registry::blob`].
+    /// [`RegistryError`] if no registry serves it.
     pub fn blob(
         &self,
         digest: &Digest,
@@ -191,117 +193,125 @@ impl Mirrors {
         offset: u64,
         etag: Option<&str>,
     ) -> Result<BlobBody, RegistryError> {
-        let etag_of = lock(&self.state).blobs.get(digest).and_then(|sought| sought.etag_of);
-        self.seek(digest, |at, place| {
-            // Of one from an earlier job nobody knows where it came from: whoever has another sends all again.
-            let etag = etag.filter(|_| etag_of.is_none_or(|of| of == at));
-            let body = place.blob(digest, size, offset, etag)?;
-            lock(&self.state).blobs.entry(digest.clone()).or_default().etag_of = Some(at);
+        let etag_from = lock(&self.state).blobs.get(digest).and_then(|search| search.etag_from);
+        self.try_registries(digest, |at, registry| {
+            // The origin of an ETag of an earlier job is unknown, so it goes to every registry. A registry whose blob
+            // has another ETag sends the whole blob again.
+            let etag = etag.filter(|_| etag_from.is_none_or(|from| from == at));
+            let body = registry.blob(digest, size, offset, etag)?;
+            lock(&self.state).blobs.entry(digest.clone()).or_default().etag_from = Some(at);
             Ok(body)
         })
     }
 
-    /// What broke in the middle of a blob's body.
-    pub fn broken(&self, digest: &Digest, source: std::io::Error) -> RegistryError {
+    /// The error for a body that broke off in the middle of a blob; counts as a failure of that blob's registry.
+    pub fn blob_read_error(&self, digest: &Digest, source: std::io::Error) -> RegistryError {
         let mut state = lock(&self.state);
-        let begin = state.at;
-        let sought = state.blobs.entry(digest.clone()).or_default();
-        sought.failures += 1;
-        let place = self.place(begin, sought.moved);
+        let begin = state.current;
+        let search = state.blobs.entry(digest.clone()).or_default();
+        search.failures += 1;
+        let index = self.index(begin, search.advanced);
         drop(state);
-        match place.and_then(|at| self.places.get(at)) {
-            Some(place) => place.broken(digest, source),
-            None => self.nowhere(),
+        match index.and_then(|at| self.registries.get(at)) {
+            Some(registry) => registry.blob_read_error(digest, source),
+            None => self.no_registry_error(),
         }
     }
 
-    /// The place `moved` on from `begin`, all around once; `None` when all were tried.
-    fn place(&self, begin: usize, moved: usize) -> Option<usize> {
-        (moved < self.places.len()).then(|| (begin + moved) % self.places.len())
+    /// Index of the registry `advanced` steps after `begin`, wrapping around; `None` after all registries were tried.
+    fn index(&self, begin: usize, advanced: usize) -> Option<usize> {
+        (advanced < self.registries.len()).then(|| (begin + advanced) % self.registries.len())
     }
 
-    /// Asks for a blob where it was found last, and where it is not, or fails again and again, at the next place.
-    fn seek<T>(
+    /// Calls `fetch` with the registry that is current for the blob. If that registry does not have the blob, or has
+    /// failed [`FAILURES_MAX`] times, goes on to the next one.
+    fn try_registries<T>(
         &self,
         digest: &Digest,
-        ask: impl Fn(usize, &Registry) -> Result<T, RegistryError>,
+        fetch: impl Fn(usize, &Registry) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
-        let mut failed = Vec::new();
-        let begin = lock(&self.state).at;
+        let mut errors = Vec::new();
+        let begin = lock(&self.state).current;
         loop {
-            let mut sought = lock(&self.state).blobs.get(digest).cloned().unwrap_or_default();
-            if sought.failures >= FAILURES_MAX && sought.moved + 1 < self.places.len() {
-                sought.moved += 1;
-                sought.failures = 0;
+            let mut search = lock(&self.state).blobs.get(digest).cloned().unwrap_or_default();
+            if search.failures >= FAILURES_MAX && search.advanced + 1 < self.registries.len() {
+                search.advanced += 1;
+                search.failures = 0;
             }
-            let Some(at) = self.place(begin, sought.moved) else {
-                return Err(self.everywhere(failed));
+            let Some(at) = self.index(begin, search.advanced) else {
+                return Err(self.combine(errors));
             };
-            let Some(place) = self.places.get(at) else {
-                return Err(self.everywhere(failed));
+            let Some(registry) = self.registries.get(at) else {
+                return Err(self.combine(errors));
             };
-            match ask(at, place) {
+            match fetch(at, registry) {
                 Ok(done) => {
-                    self.remember(digest, &sought);
+                    self.record_search(digest, &search);
                     return Ok(done);
                 }
                 Err(error) => {
                     let passing = retry::is_passing(&error);
-                    sought.failures = if passing { sought.failures + 1 } else { FAILURES_MAX };
-                    self.remember(digest, &sought);
-                    if sought.moved + 1 >= self.places.len() || (passing && sought.failures < FAILURES_MAX) {
-                        failed.push(error);
-                        return Err(self.everywhere(failed));
+                    search.failures = if passing { search.failures + 1 } else { FAILURES_MAX };
+                    self.record_search(digest, &search);
+                    let is_last = search.advanced + 1 >= self.registries.len();
+                    if is_last || (passing && search.failures < FAILURES_MAX) {
+                        errors.push(error);
+                        return Err(self.combine(errors));
                     }
-                    self.pass_over(&mut failed, at, error)?;
+                    self.record_failure(&mut errors, at, error)?;
                 }
             }
         }
     }
 
-    fn remember(&self, digest: &Digest, sought: &Sought) {
+    fn record_search(&self, digest: &Digest, search: &BlobSearch) {
         let mut state = lock(&self.state);
-        let kept = state.blobs.entry(digest.clone()).or_default();
-        (kept.moved, kept.failures) = (sought.moved, sought.failures);
+        let recorded = state.blobs.entry(digest.clone()).or_default();
+        (recorded.advanced, recorded.failures) = (search.advanced, search.failures);
     }
 
-    /// Notes that `place` failed; or ends the search, because it was shut down.
-    fn pass_over(
+    /// Adds the error of the registry `at` to `errors`, and logs it if another registry follows.
+    ///
+    /// # Errors
+    /// `error` itself after [`Mirrors::shutdown`], so that the caller stops.
+    fn record_failure(
         &self,
-        failed: &mut Vec<RegistryError>,
+        errors: &mut Vec<RegistryError>,
         at: usize,
         error: RegistryError,
     ) -> Result<(), RegistryError> {
-        if self.shut.load(Ordering::SeqCst) {
+        if self.is_shut_down.load(Ordering::SeqCst) {
             return Err(error);
         }
-        if at + 1 < self.places.len() {
-            let why = format!("passed over: {}", sampan_ipc::report::chain(&error));
-            log::warn!("{why}");
+        if at + 1 < self.registries.len() {
+            let message = format!("passed over: {}", sampan_ipc::report::chain(&error));
+            log::warn!("{message}");
             let mut state = lock(&self.state);
-            if state.passed.len() < PASSED_MAX {
-                state.passed.push(why);
+            if state.skipped.len() < SKIPPED_MAX {
+                state.skipped.push(message);
             }
         }
-        failed.push(error);
+        errors.push(error);
         Ok(())
     }
 
-    /// Why there is no place to ask.
-    fn nowhere(&self) -> RegistryError {
-        match &self.none {
-            Some(why) => RegistryError::Registries(Arc::clone(why)),
-            None => {
-                RegistryError::Answer { host: self.asked.clone(), wrong: "is nowhere to be had".to_owned() }
-            }
+    /// The error of a request for which no registry is left.
+    fn no_registry_error(&self) -> RegistryError {
+        match &self.config_error {
+            Some(error) => RegistryError::Registries(Arc::clone(error)),
+            None => RegistryError::Answer {
+                host: self.requested.clone(),
+                problem: "is in no registry that could be tried".to_owned(),
+            },
         }
     }
 
-    fn everywhere(&self, mut failed: Vec<RegistryError>) -> RegistryError {
-        match (failed.pop(), failed.is_empty()) {
+    /// One error from those of all registries that were tried.
+    fn combine(&self, mut errors: Vec<RegistryError>) -> RegistryError {
+        match (errors.pop(), errors.is_empty()) {
             (Some(last), true) => last,
-            (Some(last), false) => RegistryError::Everywhere { others: failed, last: Box::new(last) },
-            (None, _) => self.nowhere(),
+            (Some(last), false) => RegistryError::AllFailed { others: errors, last: Box::new(last) },
+            (None, _) => self.no_registry_error(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Connections to registries: name to address to TLS, through proxies, each byte with a time limit.
+//! Connections to registries: name resolution, TCP, proxies and TLS, with a time limit for every read and write.
 
 pub(crate) mod dial;
 pub(crate) mod proxy;

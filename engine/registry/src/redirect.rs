@@ -1,24 +1,24 @@
-//! Where a `Location` header leads: a URL, or a part of one. RFC 3986, section 5.2.
+//! Resolves the `Location` header of a redirect or an upload against the URL of its request. RFC 3986, section 5.2.
 //!
-//! Used for redirects and for uploads. Reads what servers send rather than what they should: spaces and letters of
-//! any language are percent-encoded, as browsers and curl(1) do. Decides nothing about whether one may go there.
+//! Accepts what servers really send: spaces and non-ASCII bytes are percent-encoded, as browsers and curl(1) do it.
+//! The callers in `transport` and `upload` decide whether a redirect may be followed.
 
 use ::http::Uri;
 use ::http::uri::Authority;
 
-/// The URL that `location` is, seen from `base`; `None` if it is none of HTTP.
+/// Resolves `location` against `base`; `None` if the result is not an HTTP or HTTPS URL.
 pub(crate) fn join(base: &Uri, location: &[u8]) -> Option<String> {
     let location = encode(location)?;
     let (location, _) = location.split_once('#').unwrap_or((&location, ""));
     let scheme = base.scheme_str().unwrap_or("https");
     let authority = base.authority().map_or("", |a| a.as_str());
-    if let Some((named, rest)) = absolute(location) {
-        let named = named.to_ascii_lowercase();
-        let rest = rest.strip_prefix("//").filter(|_| matches!(named.as_str(), "http" | "https"))?;
-        return Some(at(&named, rest));
+    if let Some((new_scheme, rest)) = split_scheme(location) {
+        let new_scheme = new_scheme.to_ascii_lowercase();
+        let rest = rest.strip_prefix("//").filter(|_| matches!(new_scheme.as_str(), "http" | "https"))?;
+        return Some(normalize(&new_scheme, rest));
     }
     if let Some(rest) = location.strip_prefix("//") {
-        return Some(at(scheme, rest));
+        return Some(normalize(scheme, rest));
     }
     let (path, query) = split_query(location);
     let path = match path {
@@ -30,40 +30,40 @@ pub(crate) fn join(base: &Uri, location: &[u8]) -> Option<String> {
     Some(format!("{scheme}://{authority}{}{query}", without_dots(&path)))
 }
 
-/// True if `uri` leads to `authority`, `HOST[:PORT]`: hosts have no case, and a port that its scheme implies may be
-/// said or not.
+/// Whether `uri` leads to `authority` (`HOST[:PORT]`). The comparison ignores the case of the host, and a missing
+/// port means the default port of the scheme.
 pub(crate) fn is_at(uri: &Uri, authority: &str) -> bool {
-    let (Some(there), Ok(own)) = (uri.authority(), authority.parse::<Authority>()) else {
+    let (Some(target), Ok(expected)) = (uri.authority(), authority.parse::<Authority>()) else {
         return false;
     };
-    let implied = if uri.scheme_str() == Some("http") { 80 } else { 443 };
-    let port = |of: &Authority| of.port_u16().unwrap_or(implied);
-    // User and password in a URL would make it another host for some readers.
-    let is_plain = !there.as_str().contains('@');
-    is_plain && there.host().eq_ignore_ascii_case(own.host()) && port(there) == port(&own)
+    let default_port = if uri.scheme_str() == Some("http") { 80 } else { 443 };
+    let port = |of: &Authority| of.port_u16().unwrap_or(default_port);
+    // URL parsers disagree about which part of `a@b` is the host, so such a URL is never trusted.
+    let has_user = target.as_str().contains('@');
+    !has_user && target.host().eq_ignore_ascii_case(expected.host()) && port(target) == port(&expected)
 }
 
-/// Scheme, and what stands behind its colon; `None` if it has no scheme.
-fn absolute(location: &str) -> Option<(&str, &str)> {
+/// Splits `location` at the colon after its scheme; `None` if it has no scheme.
+fn split_scheme(location: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = location.split_once(':')?;
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
-    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.bytes().all(plain);
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.bytes().all(allowed);
     is_scheme.then_some((scheme, rest))
 }
 
-/// A URL of what stands behind `//`.
-fn at(scheme: &str, rest: &str) -> String {
-    let (authority, below) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    let (path, query) = split_query(below);
+/// The URL `scheme://rest`, without `.` and `..` in its path.
+fn normalize(scheme: &str, rest: &str) -> String {
+    let (authority, path_and_query) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let (path, query) = split_query(path_and_query);
     format!("{scheme}://{authority}{}{query}", without_dots(path))
 }
 
-/// A path, and its query with the question mark.
+/// Splits `text` into the path and the query; the query keeps its question mark.
 fn split_query(text: &str) -> (&str, &str) {
     text.split_at(text.find('?').unwrap_or(text.len()))
 }
 
-/// Resolves `.` and `..`; none leads above the root. RFC 3986, section 5.2.4.
+/// Resolves `.` and `..` in a path; `..` at the root is dropped. RFC 3986, section 5.2.4.
 fn without_dots(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut segments = path.split('/').skip(1).peekable();
@@ -73,7 +73,7 @@ fn without_dots(path: &str) -> String {
             kept.pop();
         }
         match segment {
-            // What was a directory stays one.
+            // A path that ends in `.` or `..` means a directory, so it keeps its final slash.
             "." | ".." if is_last => kept.push(""),
             "." | ".." => {}
             other => kept.push(other),
@@ -82,7 +82,7 @@ fn without_dots(path: &str) -> String {
     kept.iter().map(|segment| format!("/{segment}")).collect()
 }
 
-/// Percent-encodes what no URL has; `None` for control characters.
+/// Percent-encodes the bytes that a URL may not contain; `None` if there is a control character.
 fn encode(location: &[u8]) -> Option<String> {
     let mut out = String::with_capacity(location.len());
     for byte in location.trim_ascii() {

@@ -1,7 +1,7 @@
-//! One repository of one registry: what it is called, how it is reached, what it knows of us.
+//! One repository of one registry: its name, its address, and its state.
 //!
-//! The requests are in files of their own: [`crate::transport`] sends one, [`crate::auth`] says who we are, `client` asks for
-//! manifests, blobs and tags, [`crate::upload`] sends them.
+//! The requests are in other files: `client` fetches manifests, blobs and tags, `upload` sends them, `auth`
+//! authenticates, and `transport` sends each single HTTP request.
 
 use crate::access::Access;
 use crate::agents::Agents;
@@ -14,57 +14,59 @@ use sampan_oci::reference::Reference;
 use sampan_os::mutex::lock;
 use std::sync::{Arc, Mutex};
 
-/// Most other repositories that a token is asked for: realms limit the length of a URL.
-const OTHERS_MAX: usize = 8;
+/// Most other repositories that one token is requested for, because token servers limit the length of a URL.
+const EXTRA_SCOPES_MAX: usize = 8;
 
 /// One repository of one registry.
 pub struct Registry {
-    /// As the reference has it, for messages.
+    /// The host as the reference spells it, for messages.
     pub(crate) host: String,
-    /// As it is connected to.
+    /// The host and port to connect to.
     pub(crate) authority: String,
     pub(crate) repository: String,
-    /// The tag or digest to ask for, if it is not the reference's.
+    /// The tag or digest to request here, if registries.conf rewrote the reference's own.
     pub(crate) target: Option<String>,
     pub(crate) plain_allowed: bool,
     pub(crate) insecure: bool,
     pub(crate) is_socket: bool,
-    /// Why nothing may be asked here.
-    pub(crate) refused: Option<Arc<RegistriesError>>,
+    /// The error that every request returns, if registries.conf forbids this registry.
+    pub(crate) blocked: Option<Arc<RegistriesError>>,
     pub(crate) agents: Agents,
     pub(crate) session: Session,
-    pub(crate) state: Mutex<State>,
+    pub(crate) state: Mutex<RegistryState>,
 }
 
 #[derive(Default)]
-pub(crate) struct State {
+pub(crate) struct RegistryState {
+    /// `http` or `https`, once a request has shown which of them the registry speaks.
     pub(crate) scheme: Option<&'static str>,
-    pub(crate) shut: bool,
+    pub(crate) is_shut_down: bool,
 }
 
 impl Registry {
-    /// The repository that `reference` is in, at its own registry: to push to, or to log in at. Connects to nothing
-    /// yet; if it is blocked, each request says so.
+    /// The repository of `reference` at its own registry, to push to or to log in at.
+    ///
+    /// Connects to nothing yet. If registries.conf blocks the registry, each request fails with that error.
     pub fn new(reference: &Reference, access: &Access) -> Self {
         match access.registries.home(reference) {
             Ok(endpoint) => Registry::at(&endpoint, access),
-            Err(why) => {
-                let refused = Some(Arc::new(why));
-                Registry { refused, ..Registry::at(&Endpoint::of(reference), access) }
+            Err(error) => {
+                let blocked = Some(Arc::new(error));
+                Registry { blocked, ..Registry::at(&Endpoint::of(reference), access) }
             }
         }
     }
 
-    /// The repository that `endpoint` is. Connects to nothing yet.
+    /// The repository at `endpoint`. Connects to nothing yet.
     pub fn at(endpoint: &Endpoint, access: &Access) -> Self {
         let host = endpoint.host.clone();
         let authority = match &endpoint.socket {
-            // What a server behind a socket is called nobody knows; it hears what curl(1) says there.
+            // A server on a Unix socket has no host name; curl(1) sends this one.
             Some(_) => "localhost".to_owned(),
             None if host == "docker.io" => "registry-1.docker.io".to_owned(),
             None => host.clone(),
         };
-        // What a person says of a registry is not about its mirrors.
+        // `--tls-verify=false` is about the registry that the user named, not about its mirrors.
         let insecure = endpoint.insecure
             || (access.insecure && !endpoint.mirror)
             || access.insecure_hosts.contains(&endpoint.host);
@@ -79,70 +81,70 @@ impl Registry {
             target: endpoint.target.clone(),
             insecure,
             is_socket: endpoint.socket.is_some(),
-            refused: None,
+            blocked: None,
             agents,
             state: Mutex::default(),
         }
     }
 
-    /// What it is called in messages.
+    /// The name of the registry's host, for messages.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The tag or digest to ask for here, if it is another than the reference's.
+    /// The tag or digest to request here, if registries.conf rewrote the reference's own.
     pub fn target(&self) -> Option<&str> {
         self.target.as_deref()
     }
 
-    /// Breaks off all requests, now and for ever.
+    /// Aborts all requests that are running; every later request fails at once.
     pub fn shutdown(&self) {
-        lock(&self.state).shut = true;
+        lock(&self.state).is_shut_down = true;
         self.agents.shutdown();
     }
 
-    /// To find out whether the registry takes a credential, no repository is asked for.
+    /// Requests tokens without any scope: a login only checks whether the registry accepts the credential.
     #[must_use]
     pub fn for_login(self) -> Self {
         lock(&self.session.scopes).clear();
         self
     }
 
-    /// Tokens are to be good for pushes, and for blobs of `others`.
+    /// Requests tokens that allow pushes to this repository, and mounting blobs from the repositories `others`.
     #[must_use]
     pub fn for_push<'a>(self, others: impl IntoIterator<Item = &'a str>) -> Self {
         {
             let mut scopes = lock(&self.session.scopes);
             *scopes = vec![format!("repository:{}:pull,push", self.repository)];
-            scopes
-                .extend(others.into_iter().take(OTHERS_MAX).map(|other| format!("repository:{other}:pull")));
+            let others = others.into_iter().take(EXTRA_SCOPES_MAX);
+            scopes.extend(others.map(|other| format!("repository:{other}:pull")));
         }
         self
     }
 
-    /// That it answers with something that makes no sense.
-    pub fn wrong(&self, wrong: String) -> RegistryError {
-        RegistryError::Answer { host: self.host.clone(), wrong }
+    /// The error for an answer that breaks the protocol; `problem` continues the sentence `registry HOST ...`.
+    pub fn bad_answer(&self, problem: String) -> RegistryError {
+        RegistryError::Answer { host: self.host.clone(), problem }
     }
 
-    /// That a request or its answer broke.
-    pub(crate) fn transport(&self, what: &str, source: ureq::Error) -> RegistryError {
+    /// The error for a request or an answer that failed on the network.
+    pub(crate) fn transport_error(&self, what: &str, source: ureq::Error) -> RegistryError {
         RegistryError::Transport { what: what.to_owned(), host: self.host.clone(), source: Failed(source) }
     }
 
-    /// True if `uri` leads to the registry itself, and not to where it redirects.
+    /// Whether `uri` leads to the registry itself, and not to a host that it redirects to.
     pub(crate) fn is_own(&self, uri: &Uri) -> bool {
         redirect::is_at(uri, &self.authority)
     }
 
-    /// What goes to `uri` to say who we are: nothing but to the registry itself.
+    /// The `Authorization` header for a request to `uri`; `None` for every host but the registry itself.
     pub(crate) fn authorization_for(&self, uri: &Uri) -> Option<HeaderValue> {
         let own = self.is_own(uri) && uri.scheme_str() == lock(&self.state).scheme;
-        lock(&self.session.known).authorization.clone().filter(|_| own)
+        lock(&self.session.authorization).header.clone().filter(|_| own)
     }
 }
 
-/// True for this host itself, which no network is in between of.
+/// Whether `host` is this machine itself, so that plain HTTP to it crosses no network.
 pub(crate) fn is_loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or(rest),

@@ -1,34 +1,37 @@
-//! When a request to a registry is tried again, and how long is waited before.
+//! Which failed requests are tried again, and how long to wait before: backoff, status 429 and `Retry-After`.
 //!
-//! Called by [`crate::blob_download`] for blobs and by the engine's pull for manifests and configs. Decides and waits;
-//! never sends anything itself.
+//! A registry that is too busy answers 429 or 503, often with a `Retry-After` header; [`Backoff`] turns that into a
+//! pause, and so it does a broken connection. Called by [`crate::blob_download`] for blobs, and by the engine's jobs
+//! for manifests and configs. This module decides and waits; it never sends a request itself.
 
 use crate::error::{Failed, RegistryError};
+use chrono::NaiveDateTime;
 use sampan_job::cancel::Cancel;
 use std::collections::hash_map::RandomState;
 use std::error::Error;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Tries of one request, the first included. A download counts anew after [`crate::blob_download::HEADWAY`] bytes.
+/// Most attempts of one request, the first included. A download starts counting again after
+/// [`crate::blob_download::PROGRESS_BYTES`].
 pub const TRIES: u32 = 5;
-/// Wait before the second try; each later one doubles. A wait is cut by up to its half, at random, so that
-/// hosts that failed together do not come back together.
+/// Wait before the second attempt; each later wait is twice as long. Every wait is shortened at random, by up to
+/// half, so that hosts that failed at one moment do not all retry at one moment.
 pub const FIRST: Duration = Duration::from_millis(500);
-/// Longest wait that is ours.
+/// Longest wait that this backoff chooses by itself.
 pub const LONGEST: Duration = Duration::from_secs(30);
-/// Longest wait that a registry's `Retry-After` may ask for; more is cut to this.
+/// Longest wait that a registry's `Retry-After` header can cause; a longer one is cut to this.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(120);
 
-/// The tries of one request.
+/// Counts the failed attempts of one request.
 #[derive(Clone, Debug, Default)]
 pub struct Backoff {
     failed: u32,
 }
 
 impl Backoff {
-    /// Forgets the failures so far: there was headway.
+    /// Forgets all failures, because the transfer made progress since.
     pub fn reset(&mut self) {
         self.failed = 0;
     }
@@ -40,53 +43,53 @@ impl Backoff {
             return None;
         }
         let whole = FIRST.saturating_mul(1 << (self.failed - 1).min(16)).min(LONGEST);
-        let asked = match error.last() {
+        let requested = match error.last() {
             RegistryError::Status { retry_after, .. } => retry_after.unwrap_or_default(),
             _ => Duration::ZERO,
         };
-        Some(whole.mul_f64(0.5 + 0.5 * chance()).max(asked.min(RETRY_AFTER_MAX)))
+        Some(whole.mul_f64(0.5 + 0.5 * random_fraction()).max(requested.min(RETRY_AFTER_MAX)))
     }
 
-    /// Waits as long as [`Backoff::after`] says, telling `tell` so first.
+    /// Waits as long as [`Backoff::after`] says, after passing a message about it to `on_retry`.
     ///
     /// # Errors
-    /// `error` itself, when it is given up or `cancel` was called.
+    /// Returns `error` itself if there are no more attempts, if it is permanent, or if `cancel` was called.
     pub fn wait(
         &mut self,
         error: RegistryError,
         cancel: &Cancel,
-        tell: &dyn Fn(&str),
+        on_retry: &dyn Fn(&str),
     ) -> Result<(), RegistryError> {
         let Some(wait) = self.after(&error).filter(|_| !cancel.is_cancelled()) else {
             return Err(error);
         };
-        tell(&note(wait, &error));
+        on_retry(&retry_message(wait, &error));
         cancel.wait(wait).map_err(|_| error)
     }
 }
 
-/// Makes `request` until it succeeds, or fails for good.
+/// Calls `request` until it succeeds, fails permanently, or has failed [`TRIES`] times.
 ///
 /// # Errors
-/// The last [`RegistryError`].
+/// The [`RegistryError`] of the last attempt.
 pub fn persist<T>(
     cancel: &Cancel,
-    tell: &dyn Fn(&str),
+    on_retry: &dyn Fn(&str),
     mut request: impl FnMut() -> Result<T, RegistryError>,
 ) -> Result<T, RegistryError> {
     let mut backoff = Backoff::default();
     loop {
         match request() {
-            Err(error) => backoff.wait(error, cancel, tell)?,
+            Err(error) => backoff.wait(error, cancel, on_retry)?,
             done => return done,
         }
     }
 }
 
-/// True if the same request may succeed later: the network failed, or the registry asks for patience.
+/// Whether a later attempt may succeed: the network failed, or the registry is overloaded (408, 429, 5xx).
 pub fn is_passing(error: &RegistryError) -> bool {
     match error.last() {
-        // TLS reports a certificate that is not trusted as invalid data: it will be no better.
+        // TLS reports an untrusted certificate as invalid data; a later attempt would find the same certificate.
         RegistryError::Transport { source: Failed(ureq::Error::Io(io)), .. }
         | RegistryError::Send { source: Failed(ureq::Error::Io(io)), .. } => {
             io.kind() != io::ErrorKind::InvalidData
@@ -100,17 +103,35 @@ pub fn is_passing(error: &RegistryError) -> bool {
     }
 }
 
-/// `retrying in 3 s: connection reset`.
-fn note(wait: Duration, error: &RegistryError) -> String {
-    let mut why: &dyn Error = error;
-    while let Some(source) = why.source() {
-        why = source;
+/// For example `retrying in 3 s: connection reset`.
+fn retry_message(wait: Duration, error: &RegistryError) -> String {
+    let mut cause: &dyn Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
     }
-    format!("retrying in {} s: {why}", wait.as_millis().div_ceil(1000))
+    format!("retrying in {} s: {cause}", wait.as_millis().div_ceil(1000))
 }
 
-/// Between 0 and 1. Keys of the standard library's hash maps are random enough to spread waits.
-fn chance() -> f64 {
+/// How long a `Retry-After` header asks to wait from `now`: seconds, or a date. RFC 9110, section 10.2.3.
+pub(crate) fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
+    }
+    let now = now.duration_since(UNIX_EPOCH).ok()?;
+    Some(parse_http_date(value)?.saturating_sub(now))
+}
+
+/// Time since the epoch of `Sun, 06 Nov 1994 08:49:37 GMT`: RFC 9110, section 5.6.7, without the obsolete forms.
+fn parse_http_date(value: &str) -> Option<Duration> {
+    // The day of the week adds nothing, so it is not checked.
+    let (_, rest) = value.split_once(", ")?;
+    let date = NaiveDateTime::parse_from_str(rest, "%d %b %Y %H:%M:%S GMT").ok()?;
+    u64::try_from(date.and_utc().timestamp()).ok().map(Duration::from_secs)
+}
+
+/// A number between 0 and 1. The random keys of the standard library's hash maps are good enough to spread waits.
+fn random_fraction() -> f64 {
     f64::from((RandomState::new().build_hasher().finish() >> 32) as u32) / f64::from(u32::MAX)
 }
 
@@ -143,8 +164,26 @@ mod tests {
 
     #[test]
     fn a_registry_may_ask_for_patience_within_bounds() {
-        let asked = |seconds| status(429, Some(Duration::from_secs(seconds)));
-        assert_eq!(Backoff::default().after(&asked(7)), Some(Duration::from_secs(7)));
-        assert_eq!(Backoff::default().after(&asked(u64::MAX)), Some(RETRY_AFTER_MAX));
+        let busy = |seconds| status(429, Some(Duration::from_secs(seconds)));
+        assert_eq!(Backoff::default().after(&busy(7)), Some(Duration::from_secs(7)));
+        assert_eq!(Backoff::default().after(&busy(u64::MAX)), Some(RETRY_AFTER_MAX));
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = UNIX_EPOCH + Duration::from_secs(784_111_777 - 5);
+        for (value, seconds) in [
+            ("0", Some(0)),
+            (" 12 ", Some(12)),
+            ("99999999999999999999999", Some(u64::MAX)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(5)),
+            ("Sun, 06 Nov 1993 08:49:37 GMT", Some(0)),
+            ("Sun, 99 Nov 1994 08:49:37 GMT", None),
+            ("Sun, 06 Nov 1994 08:49 GMT", None),
+            ("-1", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_retry_after(value, now), seconds.map(Duration::from_secs), "{value:?}");
+        }
     }
 }

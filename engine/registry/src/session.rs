@@ -1,6 +1,6 @@
-//! What a registry has been told, and has told us, about who we are.
+//! The state of authentication with one registry: the credential, the token in use, and when to renew it.
 //!
-//! Owned by a [`crate::Registry`]; [`crate::auth`] fills it. Sends nothing.
+//! A [`crate::Registry`] owns one [`Session`]; `auth` fills it. This module sends nothing.
 
 use crate::challenge::Challenge;
 use crate::credentials::Credentials;
@@ -9,38 +9,38 @@ use sampan_ipc::credentials::Credential;
 use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
-/// What a registry has been told, and has told us, about who we are.
 #[derive(Default)]
 pub(crate) struct Session {
     pub(crate) credentials: Credentials,
-    /// What a token is asked for: `repository:a:pull`; none just to log in.
+    /// The scopes that a token is requested for, such as `repository:a:pull`. Empty for a login.
     pub(crate) scopes: Mutex<Vec<String>>,
-    pub(crate) known: Mutex<Known>,
-    /// Held while a token is got, so that the workers of a job get one and not each its own.
+    pub(crate) authorization: Mutex<Authorization>,
+    /// Held while a token is requested, so that all workers of a job share one token.
     pub(crate) renewal: Mutex<()>,
-    /// Looked up once: a helper may ask a person.
+    /// Looked up once, because a credential helper may prompt a person.
     pub(crate) credential: OnceLock<Option<Credential>>,
-    pub(crate) problems: OnceLock<String>,
+    pub(crate) credential_problems: OnceLock<String>,
 }
 
 #[derive(Default)]
-pub(crate) struct Known {
-    pub(crate) authorization: Option<HeaderValue>,
-    /// When the token has to be renewed, and for which challenge.
+pub(crate) struct Authorization {
+    /// The value of the `Authorization` header.
+    pub(crate) header: Option<HeaderValue>,
+    /// When to renew the token, and the challenge to renew it with.
     pub(crate) renew: Option<(Instant, Challenge)>,
-    /// A realm may give out a new one with each token.
+    /// A realm may issue a new refresh token with each token.
     pub(crate) refresh_token: Option<String>,
 }
 
 impl Session {
-    /// For pulls from `repository`.
+    /// A session whose tokens are for pulls from `repository`.
     pub(crate) fn new(credentials: Credentials, repository: &str) -> Self {
         let scopes = Mutex::new(vec![format!("repository:{repository}:pull")]);
         Session { credentials, scopes, ..Session::default() }
     }
 
-    /// What stood in the way of a credential, for a message about its lack.
+    /// Why no credential was found, to be appended to an error message; empty if there was no problem.
     pub(crate) fn problems(&self) -> String {
-        self.problems.get().cloned().unwrap_or_default()
+        self.credential_problems.get().cloned().unwrap_or_default()
     }
 }

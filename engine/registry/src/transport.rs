@@ -1,10 +1,14 @@
-//! How a [`Registry`] is reached: connections, TLS, plain HTTP where that may be, redirects.
+//! Sends one HTTP request to a [`Registry`], follows redirects, and reads small bodies.
+//!
+//! Called by `client`, `auth` and `upload`. This file decides which redirects are followed, and that no credential
+//! leaves for another host; which scheme to speak is `client`'s decision.
 
 use crate::access::Headers;
 use crate::error::{RegistryError, crop};
-use crate::headers::{detail, parse_retry_after};
+use crate::headers::detail;
 use crate::redirect::join;
 use crate::registry::Registry;
+use crate::retry::parse_retry_after;
 use ::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use sampan_os::mutex::lock;
 use std::io::Read;
@@ -12,25 +16,26 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 use ureq::{AsSendBody, Body};
 
-/// Longest answer that is read only to keep its connection, in bytes.
-const FRONT_PAGE_MAX: u64 = 4096;
-/// Most bytes of an error's or a token's body that are read.
+/// Longest body, in bytes, that is read only so that its connection can be used again.
+const DRAIN_MAX: u64 = 4096;
+/// Longest body of an error or a token that is read, in bytes.
 pub(crate) const SMALL_BODY_MAX: u64 = 256 << 10;
-/// Fewest bytes of a small body that come in the time in which one may be late.
+/// Fewest bytes of a small body that must arrive within each stall timeout. Without it, a server that sends one byte
+/// just before each timeout could hold a worker for hours.
 const SMALL_BODY_PACE: usize = 1024;
 /// Most redirects in a row.
 pub(crate) const REDIRECTS_MAX: usize = 10;
 
 impl Registry {
-    /// Reads what is left of an answer, so that the connection serves the next request; one without an end is not
-    /// waited for.
-    pub(crate) fn read_out(&self, response: Response<Body>) {
-        if response.body().content_length().is_some_and(|len| len <= FRONT_PAGE_MAX) {
-            let _ = self.read_body(response, FRONT_PAGE_MAX);
+    /// Reads and drops the rest of a short body, so that the connection can serve the next request. A body that is
+    /// long or has no stated length is not read, and its connection closes.
+    pub(crate) fn drain(&self, response: Response<Body>) {
+        if response.body().content_length().is_some_and(|len| len <= DRAIN_MAX) {
+            let _ = self.read_body(response, DRAIN_MAX);
         }
     }
 
-    /// GET, through redirects. The token goes to the registry's own host alone.
+    /// Sends a GET and follows redirects. The token goes to the registry's own host only.
     pub(crate) fn follow(
         &self,
         what: &str,
@@ -40,7 +45,7 @@ impl Registry {
         self.follow_as(what, url, headers, &|uri| self.authorization_for(uri))
     }
 
-    /// GET, through redirects, each told by `authorize` what it may know of who we are.
+    /// Sends a GET and follows redirects; `authorize` returns the `Authorization` header for each URL on the way.
     pub(crate) fn follow_as(
         &self,
         what: &str,
@@ -50,10 +55,10 @@ impl Registry {
     ) -> Result<Response<Body>, RegistryError> {
         let mut url = url.to_owned();
         for _ in 0..=REDIRECTS_MAX {
-            let uri: Uri = url
-                .parse()
-                .map_err(|_| self.wrong(format!("redirects to {:?}, which is no URL", shown(&url))))?;
-            let response = self.once(what, &uri, headers, authorize(&uri))?;
+            let uri: Uri = url.parse().map_err(|_| {
+                self.bad_answer(format!("redirects to {:?}, which is not a URL", printable_url(&url)))
+            })?;
+            let response = self.get_once(what, &uri, headers, authorize(&uri))?;
             let location =
                 response.headers().get(header::LOCATION).filter(|_| response.status().is_redirection());
             let Some(location) = location else {
@@ -61,26 +66,29 @@ impl Registry {
             };
             url = join(&uri, location.as_bytes()).ok_or_else(|| {
                 let location = String::from_utf8_lossy(location.as_bytes());
-                self.wrong(format!("redirects to {:?}, which is no URL of HTTP", shown(&location)))
+                self.bad_answer(format!(
+                    "redirects to {:?}, which is not an HTTP URL",
+                    printable_url(&location)
+                ))
             })?;
             if uri.scheme_str() == Some("https") && !url.starts_with("https://") && !self.insecure {
-                return Err(self.wrong(format!("redirects from HTTPS to {:?}", shown(&url))));
+                return Err(self.bad_answer(format!("redirects from HTTPS to {:?}", printable_url(&url))));
             }
         }
-        Err(self.wrong(format!("redirects more than {REDIRECTS_MAX} times")))
+        Err(self.bad_answer(format!("redirects more than {REDIRECTS_MAX} times")))
     }
 
-    fn once(
+    fn get_once(
         &self,
         what: &str,
         uri: &Uri,
         headers: Headers<'_>,
         authorization: Option<HeaderValue>,
     ) -> Result<Response<Body>, RegistryError> {
-        if let Some(why) = &self.refused {
-            return Err(RegistryError::Registries(Arc::clone(why)));
+        if let Some(error) = &self.blocked {
+            return Err(RegistryError::Registries(Arc::clone(error)));
         }
-        let failed = |source| self.transport(what, source);
+        let failed = |source| self.transport_error(what, source);
         let mut request = Request::get(uri.clone());
         for (name, value) in headers {
             request = request.header(name, *value);
@@ -92,7 +100,7 @@ impl Registry {
         self.run(uri, request, &failed)
     }
 
-    /// Makes one request, whatever comes of it; `failed` says what its failure is called.
+    /// Sends one request and returns the answer, whatever its status; `failed` makes the error if there is no answer.
     pub(crate) fn run(
         &self,
         uri: &Uri,
@@ -100,17 +108,18 @@ impl Registry {
         failed: &dyn Fn(ureq::Error) -> RegistryError,
     ) -> Result<Response<Body>, RegistryError> {
         let agent = self.agents.get(uri)?;
-        // Looked at when the agent is there: a shutdown before it did not find it.
-        if lock(&self.state).shut {
+        // Check only now, when the agent exists: a shutdown that came earlier could not reach an agent that did not.
+        if lock(&self.state).is_shut_down {
             return Err(failed(ureq::Error::Io(std::io::ErrorKind::NotConnected.into())));
         }
         match agent.run(request) {
             Ok(response) if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
-                let why = "the proxy wants credentials, or others than its URL has".to_owned();
+                let why =
+                    "the proxy does not accept the credentials in its URL, or there are none".to_owned();
                 Err(RegistryError::Proxy { host: self.host.clone(), why })
             }
             Ok(mut response) => {
-                // Where we were redirected to has no say in where a password goes.
+                // A host that the registry redirects to must not choose the realm that a password is sent to.
                 if !self.is_own(uri) {
                     response.headers_mut().remove(header::WWW_AUTHENTICATE);
                 }
@@ -123,7 +132,8 @@ impl Registry {
         }
     }
 
-    pub(crate) fn read_small(
+    /// Reads a body of at most `max` bytes; `what` names it in the error.
+    pub(crate) fn read_bounded(
         &self,
         response: Response<Body>,
         what: &str,
@@ -132,15 +142,15 @@ impl Registry {
         match self.read_body(response, max) {
             Ok(bytes) if bytes.len() as u64 <= max => Ok(bytes),
             Ok(_) | Err(ureq::Error::BodyExceedsLimit(_)) => {
-                Err(self.wrong(format!("offers more than {max} bytes for {what}")))
+                Err(self.bad_answer(format!("offers more than {max} bytes for {what}")))
             }
-            Err(source) => Err(self.transport(what, source)),
+            Err(source) => Err(self.transport_error(what, source)),
         }
     }
 
-    /// Reads a small body whole, if it comes at a pace: each byte may be late, and not all of them.
+    /// Reads a small body; fails if fewer than [`SMALL_BODY_PACE`] bytes come within one stall timeout.
     pub(crate) fn read_body(&self, response: Response<Body>, max: u64) -> Result<Vec<u8>, ureq::Error> {
-        // One more: ureq's limit is exclusive.
+        // One byte more than `max`, because ureq fails when it reaches the limit.
         let mut reader = response.into_body().into_with_config().limit(max + 1).reader();
         let (mut bytes, mut buffer) = (Vec::new(), [0; 8 << 10]);
         let (mut since, mut had) = (Instant::now(), 0);
@@ -158,8 +168,8 @@ impl Registry {
         }
     }
 
-    /// What the answer is called that refuses a request.
-    pub(crate) fn refusal(&self, what: &str, response: Response<Body>) -> RegistryError {
+    /// The error for an answer whose status is not a success; reads the details from its headers and its body.
+    pub(crate) fn status_error(&self, what: &str, response: Response<Body>) -> RegistryError {
         let status = response.status();
         let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok());
         let retry_after = retry_after.and_then(|v| parse_retry_after(v, SystemTime::now()));
@@ -176,7 +186,7 @@ impl Registry {
     }
 }
 
-/// A URL without its query, which may be a permission to fetch something, and no longer than a line.
-fn shown(url: &str) -> String {
+/// A URL for a message: without its query, which may contain a signature that grants access, and cropped.
+fn printable_url(url: &str) -> String {
     crop(url.split(['?', '#']).next().unwrap_or_default())
 }

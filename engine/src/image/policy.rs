@@ -277,7 +277,7 @@ impl Lookup<'_> {
     /// The signatures of `digest`, none if the repository has not their tag; or why they cannot be read.
     fn signatures(&self, digest: &Digest) -> Result<Result<Signatures, String>, PolicyError> {
         let tag = format!("{}-{}.sig", digest.algorithm().word(), digest.hex());
-        let found = self.persist(|| self.registry.beside(&tag)).map_err(PolicyError::Registry)?;
+        let found = self.persist(|| self.registry.find_manifest(&tag)).map_err(PolicyError::Registry)?;
         let Some(manifest) = found else { return Ok(Ok(Signatures { layers: Vec::new() })) };
         Ok(serde_json::from_slice(&manifest.bytes)
             .map_err(|error| format!("the manifest {tag} that holds it cannot be read: {error}")))

@@ -271,7 +271,7 @@ impl Work<'_> {
     fn manifest(&self, target: &str) -> Result<RawManifest, RegistryError> {
         let got = retry::persist(self.cancel, &self.on_retry("manifest"), || self.registry.manifest(target));
         // A mirror that keeps one waiting is not only the log's affair.
-        self.registry.passed_over().iter().for_each(|why| self.progress.note(why));
+        self.registry.take_skipped().iter().for_each(|why| self.progress.note(why));
         got
     }
 

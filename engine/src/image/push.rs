@@ -16,10 +16,10 @@ use sampan_oci::digest::Digest;
 use sampan_oci::reference::Reference;
 use sampan_os::mutex::lock;
 use sampan_os::thread;
-use sampan_registry::blob_download::HEADWAY;
+use sampan_registry::blob_download::PROGRESS_BYTES;
 use sampan_registry::config::Endpoint;
 use sampan_registry::retry::{self, Backoff};
-use sampan_registry::{Access, Begun, Payload, Registry, RegistryError, Upload};
+use sampan_registry::{Access, Payload, Registry, RegistryError, Upload, UploadStart};
 use sampan_store::images::{self, ImageError, Loaded};
 use sampan_store::{Store, StoreError, file_error};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -335,7 +335,7 @@ impl Work<'_> {
             if let Some(source) = lock(&out.broken).take() {
                 return Err(file_error("read", &path)(source).into());
             }
-            if at.saturating_sub(failed_at) >= HEADWAY {
+            if at.saturating_sub(failed_at) >= PROGRESS_BYTES {
                 backoff.reset();
             }
             failed_at = at;
@@ -369,8 +369,8 @@ impl Work<'_> {
             }
             self.sent.store(true, Ordering::Relaxed);
             match self.begin(digest)? {
-                Begun::Mounted => return Ok(Phase::Exists),
-                Begun::Upload(begun) => *upload = Some(begun),
+                UploadStart::Mounted => return Ok(Phase::Exists),
+                UploadStart::Upload(begun) => *upload = Some(begun),
             }
         }
         let Some(known) = upload else { return Ok(Phase::Exists) };
@@ -409,7 +409,7 @@ impl Work<'_> {
             };
             if arrived <= from || arrived > *size {
                 let wrong = format!("has {arrived} bytes of blob {digest} after byte {size} was sent");
-                return Err(self.registry.wrong(wrong));
+                return Err(self.registry.bad_answer(wrong));
             }
             *at = arrived;
         }
@@ -423,7 +423,7 @@ impl Work<'_> {
     }
 
     /// Begins an upload, or mounts the blob from where the registry should have it.
-    fn begin(&self, digest: &Digest) -> Result<Begun, RegistryError> {
+    fn begin(&self, digest: &Digest) -> Result<UploadStart, RegistryError> {
         for from in self.mounts.get(digest).into_iter().flatten() {
             match self.registry.begin_upload(digest, Some(from)) {
                 // We may not read there, or it is gone: it is sent like any other.

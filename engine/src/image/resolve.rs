@@ -94,7 +94,7 @@ pub fn settle(
         }
     }
     let last = failed.pop().map(Box::new).ok_or(Cancelled)?;
-    Err(RegistryError::Everywhere { others: failed, last }.into())
+    Err(RegistryError::AllFailed { others: failed, last }.into())
 }
 
 /// The tags of a repository, each as a reference, sorted. `tell` hears what is tried again, and why.

@@ -1,8 +1,8 @@
-//! The files, read once for as long as they stay what they were.
+//! Caches the parsed registries.conf files for as long as they do not change.
 //!
-//! Owned by the engine's configuration and asked for each pull. Every file that was read or looked for is looked at
-//! again (stat(2)); one that differs in anything, or changed so lately that its time may not tell, has all of them
-//! read anew. Keeps what was understood, never a refusal.
+//! The engine's configuration owns a [`Files`]; each pull calls [`Files::load`]. That calls stat(2) on every file and
+//! directory that was read or looked for. If one of them changed, or changed too recently for its time stamp to prove
+//! anything, all files are read again. Only successful results are cached, never errors.
 
 use crate::config::error::RegistriesError;
 use crate::config::registries_conf::Registries;
@@ -12,29 +12,29 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-/// Times of files are as fine as a tick of the kernel; a change within it keeps them. Some file systems know whole
-/// seconds alone.
-const DOUBTFUL: Duration = Duration::from_secs(2);
+/// Age below which an unchanged time stamp does not prove an unchanged file: two changes within one tick of the kernel
+/// get one time stamp, and some file systems store whole seconds only.
+const STAMP_AGE_MIN: Duration = Duration::from_secs(2);
 
-/// Where the files are, and what they said last. Clones share that.
+/// The paths of the files, and the cached result of the last load. Clones share the cache.
 #[derive(Clone, Debug, Default)]
 pub struct Files {
-    /// Instead of the host's.
+    /// Path of the main file; `None` means that of the host.
     conf: Option<PathBuf>,
-    kept: Arc<Mutex<Option<Kept>>>,
+    cached: Arc<Mutex<Option<CachedFiles>>>,
 }
 
 #[derive(Debug)]
-struct Kept {
-    seen: Vec<Seen>,
+struct CachedFiles {
+    stamps: Vec<FileStamp>,
     registries: Arc<Registries>,
 }
 
-/// A file or directory as it was.
+/// The state of a file or directory when it was read.
 #[derive(Debug, PartialEq, Eq)]
-struct Seen {
+struct FileStamp {
     path: PathBuf,
-    /// Device, inode, size, mtime and ctime; `None` if it was not there.
+    /// Device, inode, size, mtime and ctime; `None` if there was no file.
     stamp: Option<[u64; 7]>,
 }
 
@@ -47,51 +47,54 @@ impl PartialEq for Files {
 impl Eq for Files {}
 
 impl Files {
-    /// Those of `conf`, or else the host's. Nothing is read yet.
+    /// The files that start at `conf`, or at the host's main file if that is `None`. Reads nothing yet.
     pub fn new(conf: Option<PathBuf>) -> Self {
-        Files { conf, kept: Arc::default() }
+        Files { conf, cached: Arc::default() }
     }
 
-    /// What they say now.
+    /// The current content of the files.
     ///
     /// # Errors
-    /// As [`Registries::load`].
+    /// The errors of [`Registries::load`]. The next call reads the files again.
     pub fn load(&self) -> Result<Arc<Registries>, RegistriesError> {
-        let mut kept = lock(&self.kept);
-        if let Some(kept) = kept.as_ref().filter(|kept| kept.seen.iter().all(Seen::is_still)) {
-            return Ok(Arc::clone(&kept.registries));
+        let mut cached = lock(&self.cached);
+        if let Some(cached) = cached.as_ref().filter(|cached| cached.stamps.iter().all(FileStamp::is_current))
+        {
+            return Ok(Arc::clone(&cached.registries));
         }
-        *kept = None;
-        // Looked at before they are read: what changes in between is another file the next time.
-        let seen: Vec<Seen> = Registries::files(self.conf.as_deref())?.into_iter().map(Seen::now).collect();
+        *cached = None;
+        // Take the time stamps before reading: a change between the two then shows as a change at the next call.
+        let files = Registries::files(self.conf.as_deref())?;
+        let stamps: Vec<FileStamp> = files.into_iter().map(FileStamp::take).collect();
         let registries = Arc::new(Registries::load(self.conf.as_deref())?);
-        if !seen.iter().any(|seen| seen.is_doubtful()) {
-            *kept = Some(Kept { seen, registries: Arc::clone(&registries) });
+        if !stamps.iter().any(|stamp| stamp.is_too_recent()) {
+            *cached = Some(CachedFiles { stamps, registries: Arc::clone(&registries) });
         }
         Ok(registries)
     }
 }
 
-impl Seen {
-    fn now(path: PathBuf) -> Self {
-        let stamp = stamp(&path);
-        Seen { path, stamp }
+impl FileStamp {
+    fn take(path: PathBuf) -> Self {
+        let stamp = read_stamp(&path);
+        FileStamp { path, stamp }
     }
 
-    fn is_still(&self) -> bool {
-        stamp(&self.path) == self.stamp
+    fn is_current(&self) -> bool {
+        read_stamp(&self.path) == self.stamp
     }
 
-    fn is_doubtful(&self) -> bool {
+    /// Whether the file changed so recently that another change could leave its time stamp as it is.
+    fn is_too_recent(&self) -> bool {
         let Some([.., mtime, _, ctime, _]) = self.stamp else {
             return false;
         };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        mtime.max(ctime) >= now.saturating_sub(DOUBTFUL).as_secs()
+        mtime.max(ctime) >= now.saturating_sub(STAMP_AGE_MIN).as_secs()
     }
 }
 
-fn stamp(path: &Path) -> Option<[u64; 7]> {
+fn read_stamp(path: &Path) -> Option<[u64; 7]> {
     let meta = std::fs::metadata(path).ok()?;
     let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()].map(i64::cast_unsigned);
     let [mtime, mtime_nsec, ctime, ctime_nsec] = times;
@@ -111,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_is_read_again_however_soon() {
+    fn a_changed_file_is_read_again_at_once() {
         let dir = tempfile::tempdir().expect("a directory");
         let conf = dir.path().join("r.conf");
         write(&conf, "a.example");
@@ -130,26 +133,30 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_is_read_once_and_what_comes_or_goes_is_seen() {
+    fn unchanged_files_are_read_once_and_a_new_directory_is_noticed() {
         let dir = tempfile::tempdir().expect("a directory");
         let conf = dir.path().join("r.conf");
         write(&conf, "a.example");
         let files = Files::new(Some(conf.clone()));
         let registries = files.load().expect("good");
-        // As they will be when nothing has changed for a while.
-        let seen = Registries::files(Some(&conf)).expect("listed").into_iter().map(Seen::now).collect();
-        *lock(&files.kept) = Some(Kept { seen, registries: Arc::clone(&registries) });
+        // The files are too new to be cached, so fill the cache as it will be when they are older.
+        let stamps =
+            Registries::files(Some(&conf)).expect("listed").into_iter().map(FileStamp::take).collect();
+        *lock(&files.cached) = Some(CachedFiles { stamps, registries: Arc::clone(&registries) });
         assert!(Arc::ptr_eq(&registries, &files.load().expect("good")));
         std::fs::create_dir(dir.path().join("r.conf.d")).expect("made");
         assert!(!Arc::ptr_eq(&registries, &files.load().expect("good")));
     }
 
     #[test]
-    fn a_file_that_changed_just_now_is_doubtful_and_one_that_did_long_ago_is_not() {
-        let seen = |mtime, ctime| Seen { path: PathBuf::new(), stamp: Some([0, 0, 0, mtime, 0, ctime, 0]) };
+    fn a_file_that_changed_just_now_is_not_cached() {
+        let is_too_recent = |mtime, ctime| {
+            let stamp = Some([0, 0, 0, mtime, 0, ctime, 0]);
+            FileStamp { path: PathBuf::new(), stamp }.is_too_recent()
+        };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after it").as_secs();
-        assert!(seen(now, now).is_doubtful() && seen(0, now).is_doubtful() && seen(now + 9, 0).is_doubtful());
-        assert!(!seen(now - 9, now - 9).is_doubtful());
-        assert!(!Seen { path: PathBuf::new(), stamp: None }.is_doubtful());
+        assert!(is_too_recent(now, now) && is_too_recent(0, now) && is_too_recent(now + 9, 0));
+        assert!(!is_too_recent(now - 9, now - 9));
+        assert!(!FileStamp { path: PathBuf::new(), stamp: None }.is_too_recent());
     }
 }

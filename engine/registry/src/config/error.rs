@@ -1,85 +1,85 @@
-//! Why the files about registries, or a name under them, cannot be used.
+//! The error of reading registries.conf, or of resolving a name with it.
 
 use sampan_oci::reference;
 use std::io;
 use std::path::PathBuf;
 
-/// Why the files, or a name under them, cannot be used.
+/// Why registries.conf, or a name that it is applied to, cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistriesError {
     /// A file cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// Which.
+        /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// A file makes no sense.
+    /// A file is not valid.
     #[error("cannot use {}, line {line}: {why}", path.display())]
     Parse {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Where, counted from 1.
+        /// Line number, counted from 1.
         line: usize,
-        /// What is wrong there.
+        /// What is wrong in that line.
         why: String,
     },
-    /// What was typed is no reference.
+    /// The name that a person typed is not a valid reference.
     #[error(transparent)]
     Reference(#[from] reference::ReferenceError),
-    /// A short name may stand for several images, and nobody can be asked.
+    /// A short name has several candidates, and `short-name-mode` forbids to try them.
     #[error(
         "short name {name:?} may be of {}, and short-name-mode in {} is \"enforcing\"",
         registries.join(" or "),
         path.display()
     )]
     Ambiguous {
-        /// As typed.
+        /// The name as typed.
         name: String,
-        /// Where it may be.
+        /// The registries that may have it.
         registries: Vec<String>,
-        /// The file that says so.
+        /// The file that sets `short-name-mode`.
         path: PathBuf,
     },
-    /// A short name, where none is wanted.
+    /// A short name has no alias, and there is no registry to search.
     #[error("short name {name:?} has no alias, and unqualified-search-registries in {} is empty", path.display())]
     Unqualified {
-        /// As typed.
+        /// The name as typed.
         name: String,
-        /// The file that says so.
+        /// The file that sets `unqualified-search-registries`.
         path: PathBuf,
     },
-    /// A registry that may not be used.
+    /// The image is at a blocked registry.
     #[error("image {name} is blocked by registry {prefix:?} in {}, line {line}", path.display())]
     Blocked {
-        /// The image.
+        /// The reference of the image.
         name: String,
-        /// What it matches.
+        /// The prefix that matches it.
         prefix: String,
-        /// The file that says so.
+        /// The file that blocks it.
         path: PathBuf,
-        /// Where, counted from 1.
+        /// Line number, counted from 1.
         line: usize,
     },
-    /// A name that no longer is one once it is rewritten.
+    /// A reference is no longer valid after its prefix is replaced by a location.
     #[error("cannot use location {location:?} of {}, line {line}, for image {name}", path.display())]
     Rewrite {
-        /// The image.
+        /// The reference of the image.
         name: String,
-        /// What its beginning is replaced with.
+        /// The location that replaces the prefix.
         location: String,
-        /// The file that says so.
+        /// The file that contains the location.
         path: PathBuf,
-        /// Where, counted from 1.
+        /// Line number, counted from 1.
         line: usize,
-        /// The rule that the result breaks.
+        /// The rule that the rewritten reference breaks.
         source: reference::ReferenceError,
     },
 }
 
 impl RegistriesError {
-    /// What a person can do about it.
+    /// A suggestion for the person who reads the error; empty if there is none.
     pub fn hint(&self) -> &'static str {
         match self {
             RegistriesError::Ambiguous { .. } | RegistriesError::Unqualified { .. } => {
@@ -88,7 +88,7 @@ impl RegistriesError {
             RegistriesError::Parse { .. } | RegistriesError::Rewrite { .. } => {
                 "see containers-registries.conf(5)"
             }
-            RegistriesError::Blocked { .. } => "whoever looks after this host does not want it used",
+            RegistriesError::Blocked { .. } => "the administrator of this host has blocked the registry",
             RegistriesError::Read { .. } | RegistriesError::Reference(_) => "",
         }
     }

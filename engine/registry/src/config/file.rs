@@ -1,6 +1,6 @@
-//! One file of registries as it is written: read, parsed, and each value checked.
+//! Reads and parses one file in the format of containers-registries.conf(5), version 2, and checks each value.
 //!
-//! containers-registries.conf(5), version 2. What is wrong is told with the file and the line.
+//! Called by `registries_conf`. Errors name the file and the line.
 
 use crate::config::error::RegistriesError;
 use crate::config::table::{Location, Mirror, Pulls, Table};
@@ -14,7 +14,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 
-/// Largest file that is read.
+/// Largest file in bytes.
 const FILE_MAX: u64 = 4 << 20;
 /// Most files in a drop-in directory.
 const FILES_MAX: usize = 1024;
@@ -29,7 +29,7 @@ pub(crate) struct File {
     pub(crate) registry: Vec<Spanned<RawRegistry>>,
     #[serde(default)]
     pub(crate) aliases: BTreeMap<String, Spanned<String>>,
-    /// Version 1.
+    /// The table of the format's version 1, which is refused.
     pub(crate) registries: Option<Spanned<toml::Value>>,
 }
 
@@ -59,17 +59,17 @@ struct RawMirror {
 
 impl RawRegistry {
     pub(crate) fn check(self, text: &str, path: &Path) -> Result<Table, RegistriesError> {
-        let wrong = |span: Range<usize>, why: String| at(path, text, span, why);
-        let given = |value: Option<Spanned<String>>| value.filter(|value| !value.get_ref().is_empty());
-        let (prefix, location) = (given(self.prefix), given(self.location));
-        let Some(named) = prefix.as_ref().or(location.as_ref()) else {
+        let wrong = |span: Range<usize>, why: String| parse_error(path, text, span, why);
+        let non_empty = |value: Option<Spanned<String>>| value.filter(|value| !value.get_ref().is_empty());
+        let (prefix, location) = (non_empty(self.prefix), non_empty(self.location));
+        let Some(key) = prefix.as_ref().or(location.as_ref()) else {
             let span = prefix.or(location).map_or(0..0, |value| value.span());
             return Err(wrong(span, "a [[registry]] has neither prefix nor location".to_owned()));
         };
-        let span = named.span();
-        let prefix = check_prefix(named.get_ref()).map_err(|why| wrong(span.clone(), why))?;
+        let span = key.span();
+        let prefix = check_prefix(key.get_ref()).map_err(|why| wrong(span.clone(), why))?;
         let location = match location {
-            Some(location) if location.get_ref() != named.get_ref() => {
+            Some(location) if location.get_ref() != key.get_ref() => {
                 Some(check_location(location.get_ref()).map_err(|why| wrong(location.span(), why))?)
             }
             _ => None,
@@ -94,27 +94,27 @@ impl RawRegistry {
 impl RawMirror {
     fn check(self, by_digest_only: bool, text: &str, path: &Path) -> Result<Mirror, RegistriesError> {
         let location = check_location(self.location.get_ref())
-            .map_err(|why| at(path, text, self.location.span(), why))?;
-        let given = self.pull_from_mirror.filter(|value| !value.get_ref().is_empty());
-        if let Some(value) = given.as_ref().filter(|_| by_digest_only) {
+            .map_err(|why| parse_error(path, text, self.location.span(), why))?;
+        let value = self.pull_from_mirror.filter(|value| !value.get_ref().is_empty());
+        if let Some(value) = value.as_ref().filter(|_| by_digest_only) {
             let why = "pull-from-mirror and the registry's mirror-by-digest-only exclude each other";
-            return Err(at(path, text, value.span(), why));
+            return Err(parse_error(path, text, value.span(), why));
         }
-        let pulls = match given.as_ref().map(|value| value.get_ref().as_str()) {
+        let pulls = match value.as_ref().map(|value| value.get_ref().as_str()) {
             None if by_digest_only => Pulls::DigestOnly,
             None | Some("all") => Pulls::All,
             Some("digest-only") => Pulls::DigestOnly,
             Some("tag-only") => Pulls::TagOnly,
             Some(other) => {
                 let why = format!("pull-from-mirror {other:?} is none of all, digest-only and tag-only");
-                return Err(at(path, text, given.as_ref().map_or(0..0, Spanned::span), why));
+                return Err(parse_error(path, text, value.as_ref().map_or(0..0, Spanned::span), why));
             }
         };
         Ok(Mirror { location, insecure: self.insecure, pulls, line: line(text, &self.location.span()) })
     }
 }
 
-/// `host[:port][/namespace…][:tag]` or `*.host`, without slashes behind.
+/// Checks a prefix, `host[:port][/namespace...][:tag]` or `*.host`, and returns it without trailing slashes.
 fn check_prefix(text: &str) -> Result<String, String> {
     let prefix = text.trim_end_matches('/');
     if prefix.starts_with("unix://") {
@@ -123,10 +123,10 @@ fn check_prefix(text: &str) -> Result<String, String> {
     if let Some(domain) = prefix.strip_prefix("*.") {
         return match Reference::parse(&format!("{domain}/x")) {
             Ok(_) if !domain.contains([':', '/', '@', '*']) => Ok(prefix.to_owned()),
-            _ => Err(format!("prefix {text:?} is no \"*.\" and a host's name")),
+            _ => Err(format!("prefix {text:?} is not \"*.\" and the name of a host")),
         };
     }
-    check_place(prefix, text)?;
+    check_name_prefix(prefix, text)?;
     Ok(prefix.to_owned())
 }
 
@@ -135,30 +135,30 @@ fn check_location(text: &str) -> Result<Location, String> {
         let (path, namespace) = rest.split_once(':').unwrap_or((rest, ""));
         let namespace = namespace.trim_matches('/');
         if !path.starts_with('/') || path.contains('\0') {
-            return Err(format!("location {text:?} is no unix:// and a path from the root"));
+            return Err(format!("location {text:?} is not unix:// and a path from the root"));
         }
         if !namespace.is_empty() {
-            check_place(&format!("localhost/{namespace}"), text)?;
+            check_name_prefix(&format!("localhost/{namespace}"), text)?;
         }
         return Ok(Location::Socket(PathBuf::from(path), namespace.to_owned()));
     }
     let location = text.trim_end_matches('/');
-    check_place(location, text)?;
+    check_name_prefix(location, text)?;
     Ok(Location::Host(location.to_owned()))
 }
 
-/// A host, or a host and the beginning of a name.
-fn check_place(place: &str, text: &str) -> Result<(), String> {
-    if place.contains("://") {
-        return Err(format!("{text:?} has a scheme; it is HTTPS, or HTTP where insecure = true"));
+/// Checks that `prefix` is a host, or a host and the beginning of a name; errors quote `text`.
+fn check_name_prefix(prefix: &str, text: &str) -> Result<(), String> {
+    if prefix.contains("://") {
+        return Err(format!("{text:?} has a scheme; remove it, and set insecure = true to allow HTTP"));
     }
-    // Behind a bare host there has to be a name, for the grammar's sake; a host may also have no dot here.
-    let whole = if place.contains('/') { place.to_owned() } else { format!("{place}/x") };
+    // Only a host with a name is a reference, so a bare host is checked with a made-up name. A bare host needs no dot.
+    let whole = if prefix.contains('/') { prefix.to_owned() } else { format!("{prefix}/x") };
     match Reference::parse(&whole) {
         Ok(reference) if whole.starts_with(reference.host()) || reference.host() == "docker.io" => {
             match reference::is_short(&whole) {
                 true => {
-                    Err(format!("{text:?} begins with no host: that has a dot or a port, or is localhost"))
+                    Err(format!("{text:?} begins with no host: a host has a dot or a port, or is localhost"))
                 }
                 false => Ok(()),
             }
@@ -171,27 +171,28 @@ fn check_place(place: &str, text: &str) -> Result<(), String> {
 pub(crate) fn check_search(host: &str) -> Result<(), String> {
     match host.contains('/') {
         true => Err(format!("unqualified-search-registries has {host:?}, which is no host[:port]")),
-        false => check_place(host, host),
+        false => check_name_prefix(host, host),
     }
 }
 
 pub(crate) fn check_alias(name: &str, value: &str) -> Result<(), String> {
-    let untagged = |text: &str| !text.split('/').next_back().unwrap_or(text).contains([':', '@']);
-    if Reference::parse(name).is_err() || !reference::is_short(name) || !untagged(name) {
+    let is_untagged = |text: &str| !text.split('/').next_back().unwrap_or(text).contains([':', '@']);
+    if Reference::parse(name).is_err() || !reference::is_short(name) || !is_untagged(name) {
         return Err(format!("alias {name:?} is no short name without tag and digest"));
     }
-    let full = |text: &str| Reference::parse(text).is_ok() && !reference::is_short(text) && untagged(text);
-    match value.is_empty() || full(value) {
+    let is_full =
+        |text: &str| Reference::parse(text).is_ok() && !reference::is_short(text) && is_untagged(text);
+    match value.is_empty() || is_full(value) {
         true => Ok(()),
         false => Err(format!("alias {name:?} = {value:?} is no full name without tag and digest")),
     }
 }
 
 pub(crate) fn read(path: &Path) -> io::Result<String> {
-    // It would be waited for, and whoever reads has others to serve. /dev/null is fine.
+    // Opening a FIFO would block a thread that serves other requests. A device such as /dev/null is allowed.
     let kind = std::fs::metadata(path)?.file_type();
     if kind.is_fifo() || kind.is_dir() {
-        return Err(io::Error::other("it is no file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     let bytes = small_file::read(std::fs::File::open(path)?, FILE_MAX)?;
     if bytes.len() as u64 > FILE_MAX {
@@ -200,14 +201,14 @@ pub(crate) fn read(path: &Path) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// `main`'s directory of drop-ins. containers-registries.conf.d(5).
+/// The directory of drop-in files that belongs to the file `main`. containers-registries.conf.d(5).
 pub(crate) fn drop_in_directory(main: &Path) -> PathBuf {
     let mut dir = main.as_os_str().to_owned();
     dir.push(".d");
     PathBuf::from(dir)
 }
 
-/// The files in it, in order.
+/// The drop-in files of `main`, in the order in which they are read.
 pub(crate) fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, RegistriesError> {
     let dir = drop_in_directory(main);
     let cannot = |source| RegistriesError::Read { path: dir.clone(), source };
@@ -231,10 +232,12 @@ pub(crate) fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, RegistriesError> {
 }
 
 pub(crate) fn parse<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> Result<T, RegistriesError> {
-    toml::from_str(text).map_err(|error| at(path, text, error.span().unwrap_or(0..0), error.message()))
+    toml::from_str(text)
+        .map_err(|error| parse_error(path, text, error.span().unwrap_or(0..0), error.message()))
 }
 
-/// A key that is misspelt must not go unnoticed; one of a newer version of the format must not end all pulls.
+/// Logs unknown keys. A misspelt key must be noticed, but a key of a newer version of the format must not make all
+/// pulls fail.
 pub(crate) fn warn_of_unknown_keys(text: &str, path: &Path) {
     const TOP: [&str; 7] = [
         "unqualified-search-registries",
@@ -256,7 +259,7 @@ pub(crate) fn warn_of_unknown_keys(text: &str, path: &Path) {
     };
     let warn = |table: &toml::Table, known: &[&str]| {
         for key in table.keys().filter(|key| !known.contains(&key.as_str())) {
-            log::warn!("{}: key {key:?} is not known, and ignored", path.display());
+            log::warn!("unknown key {key:?} in {} is ignored: check its spelling", path.display());
         }
     };
     warn(&top, &TOP);
@@ -266,11 +269,17 @@ pub(crate) fn warn_of_unknown_keys(text: &str, path: &Path) {
     }
 }
 
-pub(crate) fn at(path: &Path, text: &str, span: Range<usize>, why: impl Into<String>) -> RegistriesError {
+/// An error at the line in which `span` of the file's `text` begins.
+pub(crate) fn parse_error(
+    path: &Path,
+    text: &str,
+    span: Range<usize>,
+    why: impl Into<String>,
+) -> RegistriesError {
     RegistriesError::Parse { path: path.to_owned(), line: line(text, &span), why: why.into() }
 }
 
-/// The line that `span` begins in, counted from 1.
+/// Number of the line in which `span` begins, counted from 1.
 fn line(text: &str, span: &Range<usize>) -> usize {
     let before = text.as_bytes().get(..span.start.min(text.len())).unwrap_or_default();
     1 + before.iter().filter(|byte| **byte == b'\n').count()

@@ -1,12 +1,14 @@
-//! Which registries stand behind a name: containers-registries.conf(5), version 2, and registries.conf.d.
+//! The registries of containers-registries.conf(5), version 2, and registries.conf.d: all files merged into one value.
 //!
-//! Asked for each pull, by way of [`Files`]; gives [`Reference`]s for what a person typed, and [`Endpoint`]s
-//! for a reference, in the order in which they are to be tried. Reads files, never the network. There is no
-//! terminal in a daemon: `enforcing` refuses a short name of several registries, the other modes try all.
+//! Each pull gets a [`Registries`] from [`crate::config::Files`]. It turns the name that a person typed into
+//! [`Reference`]s, and a reference into [`Endpoint`]s, in the order in which they are to be tried. It reads files,
+//! never the network. A daemon has no terminal to prompt at: with `short-name-mode = "enforcing"`, a short name with
+//! several candidates is an error; with the other modes, all candidates are tried.
 
 use crate::config::error::RegistriesError;
 use crate::config::file::{
-    File, at, check_alias, check_search, drop_in_directory, drop_ins, parse, read, warn_of_unknown_keys,
+    File, check_alias, check_search, drop_in_directory, drop_ins, parse, parse_error, read,
+    warn_of_unknown_keys,
 };
 use crate::config::table::{Endpoint, Table, matches, rewrite};
 use sampan_oci::reference::{self, Reference};
@@ -16,96 +18,104 @@ use std::io;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 
-/// The file that is read if no other is named; it need not be there.
+/// The main file that is read if no other is configured. It need not exist.
 pub const CONF: &str = "/etc/containers/registries.conf";
-/// The environment variable that names another one.
+/// The environment variable that names another main file.
 pub const CONF_VARIABLE: &str = "CONTAINERS_REGISTRIES_CONF";
-/// What other tools have recorded when a person chose: containers-registries.conf(5), "Short-Name Aliasing".
+/// Aliases that other tools recorded when a person chose one of several candidates. containers-registries.conf(5),
+/// "Short-Name Aliasing".
 const RECORDED_ALIASES: &str = "/var/cache/containers/short-name-aliases.conf";
 
-/// All files, as one.
+/// The content of all files, merged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registries {
+    /// `unqualified-search-registries`, and the file that sets it.
     search: Option<(Vec<String>, PathBuf)>,
-    mode: Option<(Mode, PathBuf)>,
+    /// `short-name-mode`, and the file that sets it.
+    mode: Option<(ShortNameMode, PathBuf)>,
     credential_helpers: Vec<String>,
-    /// By prefix.
+    /// The `[[registry]]` tables by their prefix.
     registries: BTreeMap<String, Table>,
     aliases: BTreeMap<String, String>,
 }
 
-/// The file that is read first, and whether somebody named it.
+/// The path of the main file, and whether it was configured (by `conf` or by the environment).
 fn main_file(conf: Option<&Path>) -> (PathBuf, bool) {
-    let named = || std::env::var_os(CONF_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let named = conf.map(Path::to_owned).or_else(named);
-    let is_named = named.is_some();
-    (named.unwrap_or_else(|| PathBuf::from(CONF)), is_named)
+    let variable = || std::env::var_os(CONF_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let configured = conf.map(Path::to_owned).or_else(variable);
+    let is_configured = configured.is_some();
+    (configured.unwrap_or_else(|| PathBuf::from(CONF)), is_configured)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
+enum ShortNameMode {
     Enforcing,
     Permissive,
     Disabled,
 }
 
 impl Registries {
-    /// Reads `conf`, or the file that [`CONF_VARIABLE`] names, or [`CONF`]; then `*.conf` in the directory of the
-    /// same name with `.d` behind, in order of their names, each winning over those before.
+    /// Reads the main file, then the drop-in files, in the order of their names.
+    ///
+    /// The main file is `conf`, else the file that [`CONF_VARIABLE`] names, else [`CONF`]. The drop-in files are
+    /// `*.conf` in the directory `MAIN_FILE.d`. A later file wins over an earlier one.
     ///
     /// # Errors
-    /// [`RegistriesError::Read`], [`RegistriesError::Parse`]. A file that is absent is an error only if it was named.
+    /// [`RegistriesError::Read`], [`RegistriesError::Parse`]. A missing main file is an error only if it was
+    /// configured.
     pub fn load(conf: Option<&Path>) -> Result<Self, RegistriesError> {
-        let (main, is_named) = main_file(conf);
+        let (main, is_configured) = main_file(conf);
         let mut all = Registries::default();
         match read(&main) {
             Ok(text) => all.add(&text, &main)?,
-            Err(error) if !is_named && error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if !is_configured && error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(RegistriesError::Read { path: main, source }),
         }
         for path in drop_ins(&main)? {
             let text = read(&path).map_err(|source| RegistriesError::Read { path: path.clone(), source })?;
             all.add(&text, &path)?;
         }
-        if !is_named && let Ok(text) = read(Path::new(RECORDED_ALIASES)) {
-            all.add_aliases(&text, Path::new(RECORDED_ALIASES))?;
+        if !is_configured && let Ok(text) = read(Path::new(RECORDED_ALIASES)) {
+            all.add_recorded_aliases(&text, Path::new(RECORDED_ALIASES))?;
         }
         Ok(all)
     }
 
-    /// All files and directories that [`Registries::load`] reads or looks for.
+    /// The files and directories that [`Registries::load`] reads or looks for.
     pub(crate) fn files(conf: Option<&Path>) -> Result<Vec<PathBuf>, RegistriesError> {
-        let (main, is_named) = main_file(conf);
+        let (main, is_configured) = main_file(conf);
         let mut files = vec![main.clone(), drop_in_directory(&main)];
         files.extend(drop_ins(&main)?);
-        files.extend((!is_named).then(|| PathBuf::from(RECORDED_ALIASES)));
+        files.extend((!is_configured).then(|| PathBuf::from(RECORDED_ALIASES)));
         Ok(files)
     }
 
-    /// One file's text, as if it were all there is.
+    /// Parses `text` as the content of the only file, whose name `path` is used in errors.
     ///
     /// # Errors
-    /// [`RegistriesError::Parse`], which names `path`.
+    /// [`RegistriesError::Parse`] if the text is not valid.
     pub fn parse(text: &str, path: &Path) -> Result<Self, RegistriesError> {
         let mut all = Registries::default();
         all.add(text, path)?;
         Ok(all)
     }
 
-    /// External credential stores, in order; containers-auth.json(5) is called `containers-auth.json`.
+    /// The credential helpers, in order. The name `containers-auth.json` stands for containers-auth.json(5).
     pub fn credential_helpers(&self) -> &[String] {
         &self.credential_helpers
     }
 
-    /// What `typed` may stand for, in the order in which it is to be tried: one reference if it has a host or an
-    /// alias. Without `unqualified-search-registries` a short name is of docker.io.
+    /// The references that `typed` may mean, in the order in which they are to be tried.
+    ///
+    /// A name with a host, or with an alias, means one reference. Without `unqualified-search-registries`, a short name
+    /// means an image of docker.io.
     ///
     /// # Errors
     /// [`RegistriesError::Reference`], [`RegistriesError::Ambiguous`], [`RegistriesError::Unqualified`].
     pub fn candidates(&self, typed: &str) -> Result<Vec<Reference>, RegistriesError> {
         let meanings = self.meanings(typed)?;
         match &self.mode {
-            Some((Mode::Enforcing, path)) if meanings.len() > 1 => {
+            Some((ShortNameMode::Enforcing, path)) if meanings.len() > 1 => {
                 let registries = meanings.iter().map(|meaning| meaning.host().to_owned()).collect();
                 Err(RegistriesError::Ambiguous { name: typed.to_owned(), registries, path: path.clone() })
             }
@@ -113,7 +123,8 @@ impl Registries {
         }
     }
 
-    /// As [`Registries::candidates`], where nothing is fetched and so nobody needs to be asked.
+    /// Like [`Registries::candidates`], but without the check of `short-name-mode`: for lookups in the local store,
+    /// which fetch nothing and so cannot fetch from the wrong registry.
     ///
     /// # Errors
     /// [`RegistriesError::Reference`], [`RegistriesError::Unqualified`].
@@ -135,13 +146,13 @@ impl Registries {
         Ok(candidates.collect::<Result<_, _>>()?)
     }
 
-    /// The full name that a short one is an alias of, with its tag and digest.
+    /// The full name that the short name `typed` is an alias for, with the tag and digest of `typed`.
     fn alias(&self, typed: &str) -> Option<String> {
         let (name, rest) = typed.split_at_checked(typed.find([':', '@']).unwrap_or(typed.len()))?;
         self.aliases.get(name).map(|alias| format!("{alias}{rest}"))
     }
 
-    /// Where `reference` may be had: its mirrors in order, then where it is at home.
+    /// The endpoints for a pull of `reference`: the mirrors in order, then the registry itself.
     ///
     /// # Errors
     /// [`RegistriesError::Blocked`], [`RegistriesError::Rewrite`].
@@ -153,20 +164,20 @@ impl Registries {
         for mirror in table.mirrors.iter().filter(|mirror| mirror.serves(reference)) {
             let rewritten = rewrite(reference, length, &mirror.location);
             let rewritten =
-                rewritten.map_err(|e| table.cannot_rewrite(reference, &mirror.location, mirror.line, e))?;
+                rewritten.map_err(|e| table.rewrite_error(reference, &mirror.location, mirror.line, e))?;
             endpoints.push(Endpoint { insecure: mirror.insecure, mirror: true, ..rewritten });
         }
         let home = match &table.location {
             None => Endpoint::of(reference),
             Some(location) => rewrite(reference, length, location)
-                .map_err(|e| table.cannot_rewrite(reference, location, table.line, e))?,
+                .map_err(|e| table.rewrite_error(reference, location, table.line, e))?,
         };
         endpoints.push(Endpoint { insecure: table.insecure, ..home });
         Ok(endpoints)
     }
 
-    /// Where `reference` is pushed to and logged in at: there, whatever its location and mirrors are, which are for
-    /// reading alone.
+    /// The endpoint for a push or a login: the registry that `reference` names. `location` and mirrors are for pulls
+    /// only.
     ///
     /// # Errors
     /// [`RegistriesError::Blocked`].
@@ -178,7 +189,7 @@ impl Registries {
         Ok(Endpoint { insecure, ..Endpoint::of(reference) })
     }
 
-    /// The table for `reference`, unless it is blocked.
+    /// The table for `reference`; an error if it blocks the reference.
     fn allowed(&self, reference: &Reference) -> Result<Option<(&Table, usize)>, RegistriesError> {
         match self.table(reference) {
             Some((table, _)) if table.blocked => Err(RegistriesError::Blocked {
@@ -191,14 +202,15 @@ impl Registries {
         }
     }
 
-    /// The one table for `reference`, and how many bytes of its name that matches.
+    /// The table whose prefix is the longest that matches `reference`, and the length of the match in bytes.
     fn table(&self, reference: &Reference) -> Option<(&Table, usize)> {
         let name = reference.to_string();
         let matching = self.registries.values().filter_map(|table| {
             let length = matches(&name, reference.host(), &table.prefix)?;
             Some((table, length))
         });
-        // A wildcard matches the whole host, as that host's own table does, which then is meant.
+        // A wildcard matches the whole host, so its match is as long as that of the host's own table. The own table
+        // wins.
         matching.max_by_key(|(table, length)| (*length, !table.prefix.starts_with("*.")))
     }
 
@@ -208,37 +220,37 @@ impl Registries {
         if let Some(version_1) = &file.registries {
             let why = "[registries.…] is the format of version 1, which is not read: \
                        use unqualified-search-registries and [[registry]]";
-            return Err(at(path, text, version_1.span(), why));
+            return Err(parse_error(path, text, version_1.span(), why));
         }
         let mut seen = BTreeMap::new();
         for registry in file.registry {
             let (span, table) = (registry.span(), registry.into_inner().check(text, path)?);
             if seen
-                .insert(table.prefix.clone(), table.unplaced())
-                .is_some_and(|other| other != table.unplaced())
+                .insert(table.prefix.clone(), table.without_lines())
+                .is_some_and(|other| other != table.without_lines())
             {
                 let why = format!("there is another [[registry]] for {:?} in this file", table.prefix);
-                return Err(at(path, text, span, why));
+                return Err(parse_error(path, text, span, why));
             }
             self.registries.insert(table.prefix.clone(), table);
         }
         if let Some(search) = file.unqualified_search_registries {
             for host in &search {
-                check_search(host.get_ref()).map_err(|why| at(path, text, host.span(), why))?;
+                check_search(host.get_ref()).map_err(|why| parse_error(path, text, host.span(), why))?;
             }
             let search = search.into_iter().map(Spanned::into_inner).collect();
             self.search = Some((search, path.to_owned()));
         }
         if let Some(mode) = file.short_name_mode {
             let known = match mode.get_ref().as_str() {
-                "enforcing" => Some(Mode::Enforcing),
-                "permissive" => Some(Mode::Permissive),
-                "disabled" => Some(Mode::Disabled),
+                "enforcing" => Some(ShortNameMode::Enforcing),
+                "permissive" => Some(ShortNameMode::Permissive),
+                "disabled" => Some(ShortNameMode::Disabled),
                 "" => None,
                 other => {
                     let why =
                         format!("short-name-mode {other:?} is none of enforcing, permissive and disabled");
-                    return Err(at(path, text, mode.span(), why));
+                    return Err(parse_error(path, text, mode.span(), why));
                 }
             };
             self.mode = known.map(|known| (known, path.to_owned())).or(self.mode.take());
@@ -246,27 +258,27 @@ impl Registries {
         if let Some(helpers) = file.credential_helpers {
             self.credential_helpers = helpers;
         }
-        self.take_aliases(file.aliases, text, path)
+        self.add_aliases(file.aliases, text, path)
     }
 
-    fn add_aliases(&mut self, text: &str, path: &Path) -> Result<(), RegistriesError> {
+    fn add_recorded_aliases(&mut self, text: &str, path: &Path) -> Result<(), RegistriesError> {
         #[derive(Deserialize)]
         struct Recorded {
             #[serde(default)]
             aliases: BTreeMap<String, Spanned<String>>,
         }
         let recorded: Recorded = parse(text, path)?;
-        self.take_aliases(recorded.aliases, text, path)
+        self.add_aliases(recorded.aliases, text, path)
     }
 
-    fn take_aliases(
+    fn add_aliases(
         &mut self,
         aliases: BTreeMap<String, Spanned<String>>,
         text: &str,
         path: &Path,
     ) -> Result<(), RegistriesError> {
         for (name, value) in aliases {
-            check_alias(&name, value.get_ref()).map_err(|why| at(path, text, value.span(), why))?;
+            check_alias(&name, value.get_ref()).map_err(|why| parse_error(path, text, value.span(), why))?;
             match value.get_ref().is_empty() {
                 true => self.aliases.remove(&name),
                 false => self.aliases.insert(name, value.into_inner()),

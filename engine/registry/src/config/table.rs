@@ -1,30 +1,30 @@
-//! A `[[registry]]` of the files: for which names it is, and where it sends them.
+//! A `[[registry]]` table of registries.conf: which references it matches, and the endpoints it gives them.
 //!
-//! Made by [`crate::config::file`] out of text, asked by [`crate::config::Registries`].
+//! `file` makes tables out of text; [`crate::config::Registries`] looks references up in them.
 
 use crate::config::error::RegistriesError;
 use sampan_oci::reference::{self, Reference};
 use std::path::PathBuf;
 
-/// One place that an image may be had from.
+/// One registry, or mirror of it, that may have an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// `docker.io`, `host:5000`, `[::1]:5000`; of a socket its path, for messages.
+    /// The host and port, such as `docker.io`, `host:5000` or `[::1]:5000`. For a Unix socket, its URL, for messages.
     pub host: String,
-    /// The repository there.
+    /// The repository at this endpoint.
     pub repository: String,
-    /// The tag or digest there, if it is another than was asked for.
+    /// The tag or digest to request at this endpoint, if it differs from that of the reference.
     pub target: Option<String>,
-    /// Plain HTTP, or a certificate that nobody vouches for, will do.
+    /// Whether plain HTTP and untrusted certificates are allowed.
     pub insecure: bool,
-    /// The Unix socket that it listens on, instead of a host.
+    /// The Unix socket to connect to instead of a host.
     pub socket: Option<PathBuf>,
-    /// It is a mirror: what it fails at, the registry itself may still do.
+    /// Whether this is a mirror, so that the registry itself is tried after it.
     pub mirror: bool,
 }
 
 impl Endpoint {
-    /// The registry that a reference names.
+    /// The registry that `reference` names.
     pub fn of(reference: &Reference) -> Self {
         Endpoint {
             host: reference.host().to_owned(),
@@ -37,11 +37,11 @@ impl Endpoint {
     }
 }
 
-/// A `[[registry]]`.
+/// A `[[registry]]` table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Table {
     pub(crate) prefix: String,
-    /// `None` changes nothing.
+    /// Replaces the prefix; `None` keeps it.
     pub(crate) location: Option<Location>,
     pub(crate) insecure: bool,
     pub(crate) blocked: bool,
@@ -50,7 +50,7 @@ pub(crate) struct Table {
     pub(crate) line: usize,
 }
 
-/// A `[[registry.mirror]]`.
+/// A `[[registry.mirror]]` table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mirror {
     pub(crate) location: Location,
@@ -59,16 +59,16 @@ pub(crate) struct Mirror {
     pub(crate) line: usize,
 }
 
-/// What a prefix is replaced with.
+/// The replacement of a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Location {
-    /// `host[:port][/namespace…]`.
+    /// `host[:port][/namespace...]`.
     Host(String),
-    /// `unix://PATH[:namespace…]`, ours alone.
+    /// `unix://PATH[:namespace...]`, an extension of this project.
     Socket(PathBuf, String),
 }
 
-/// Which pulls a mirror is for.
+/// The pulls that a mirror is used for: the values of `pull-from-mirror`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pulls {
     All,
@@ -87,14 +87,14 @@ impl Mirror {
 }
 
 impl Table {
-    /// The same, wherever it is written.
-    pub(crate) fn unplaced(&self) -> Table {
+    /// A copy without line numbers, to find out whether two tables of a file have equal content.
+    pub(crate) fn without_lines(&self) -> Table {
         let mut table = Table { line: 0, ..self.clone() };
         table.mirrors.iter_mut().for_each(|mirror| mirror.line = 0);
         table
     }
 
-    pub(crate) fn cannot_rewrite(
+    pub(crate) fn rewrite_error(
         &self,
         reference: &Reference,
         location: &Location,
@@ -115,46 +115,49 @@ impl Table {
     }
 }
 
-/// How many bytes of `name`, whose host is `host`, `prefix` stands for; `None` if it is about something else.
+/// How many bytes of `name`, whose host is `host`, the prefix matches; `None` if it does not match.
 pub(crate) fn matches(name: &str, host: &str, prefix: &str) -> Option<usize> {
     if let Some(domain) = prefix.strip_prefix('*') {
         let bare = if host.starts_with('[') { host } else { host.split(':').next().unwrap_or(host) };
         return bare.ends_with(domain).then_some(bare.len());
     }
     let rest = name.strip_prefix(prefix)?;
-    // Behind a host without a port, a colon is that of another host: the same name's other port.
+    // After a bare host, a colon would start a port, and `host:port` is another host than `host`.
     let separators: &[char] = if prefix.contains('/') { &['/', ':', '@'] } else { &['/'] };
     (rest.is_empty() || rest.starts_with(separators)).then_some(prefix.len())
 }
 
-/// The endpoint that `reference` becomes when `location` stands for the first `length` bytes of its name.
+/// The endpoint for `reference` after `location` replaces the first `length` bytes of its name.
 pub(crate) fn rewrite(
     reference: &Reference,
     length: usize,
     location: &Location,
 ) -> Result<Endpoint, reference::ReferenceError> {
     let name = reference.to_string();
-    // A socket has no port that could stay behind a wildcard.
+    // A wildcard matches the host without its port. A socket replaces the port as well.
     let length =
         if matches!(location, Location::Socket(..)) { length.max(reference.host().len()) } else { length };
     let rest = name.get(length..).unwrap_or_default();
     let (text, socket) = match location {
         Location::Host(host) => (format!("{host}{rest}"), None),
-        // The host is one of no meaning, for the grammar's sake.
+        // A reference needs a host to be parsed; `localhost` is replaced by the socket's URL below.
         Location::Socket(path, namespace) => {
             let slash = if namespace.is_empty() { "" } else { "/" };
             (format!("localhost{slash}{namespace}{rest}"), Some(path.clone()))
         }
     };
     if reference::is_short(&text) {
-        return Err(reference::ReferenceError { text, reason: "no repository is left behind the host" });
+        return Err(reference::ReferenceError { text, reason: "no repository is left after the host" });
     }
-    let there = Reference::parse(&text)?;
-    let host =
-        socket.as_ref().map_or_else(|| there.host().to_owned(), |path| format!("unix://{}", path.display()));
-    let carried = text.rsplit('/').next().is_some_and(|last| last.contains([':', '@']));
-    let target = Some(there.target()).filter(|target| carried && *target != reference.target());
-    Ok(Endpoint { host, repository: there.path().to_owned(), target, insecure: false, socket, mirror: false })
+    let rewritten = Reference::parse(&text)?;
+    let host = match &socket {
+        Some(path) => format!("unix://{}", path.display()),
+        None => rewritten.host().to_owned(),
+    };
+    let has_target = text.rsplit('/').next().is_some_and(|last| last.contains([':', '@']));
+    let target = Some(rewritten.target()).filter(|target| has_target && *target != reference.target());
+    let repository = rewritten.path().to_owned();
+    Ok(Endpoint { host, repository, target, insecure: false, socket, mirror: false })
 }
 
 #[cfg(test)]
@@ -207,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn mirrors_are_for_the_pulls_that_they_are_for() {
+    fn a_mirror_serves_only_the_pulls_of_its_kind() {
         let all = conf(
             r#"
             [[registry]]

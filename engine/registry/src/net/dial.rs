@@ -1,14 +1,15 @@
-//! How a connection to a registry comes about: name, address, proxy or socket; every wait ends at a cancel.
+//! Makes connections to registries: resolves the name, connects by TCP or to a Unix socket, and goes through a proxy.
 //!
-//! ureq's connector for [`super::transport`]. Names are resolved on a thread of their own, since getaddrinfo(3)
-//! cannot be broken off; addresses are tried one after the other without waiting for the one before to fail
-//! (RFC 8305). [`Agent::shutdown`](ureq::Agent::shutdown) wakes whoever waits here.
+//! [`Dialer`] is the connector of ureq's agents. Every wait ends when the agent is shut down
+//! ([`Agent::shutdown`](ureq::Agent::shutdown)) or the time limit is reached. getaddrinfo(3) cannot be interrupted, so
+//! it runs on a thread of its own. Addresses are tried with a short head start each, and the first connection wins
+//! (RFC 8305).
 
 use crate::error::Unresolved;
 use crate::net::proxy::{Proxies, Proxy};
-use crate::net::stream::{Absolute, Socket, Stream, handle};
+use crate::net::stream::{AbsoluteForm, Socket, Stream, shutdown_handle};
 use crate::net::tls::Tls;
-use crate::net::tunnel::{self, Tunnel, Waits};
+use crate::net::tunnel::{self, HandshakeStep, Tunnel};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -33,55 +34,57 @@ use ureq::unversioned::transport::{
     ConnectionDetails, Connector, LazyBuffers, NextTimeout, RustlsConnector, ShutdownHandle,
 };
 
-/// Head start of each address over the next. RFC 8305, section 5.
+/// Head start of each address over the next one. RFC 8305, section 5.
 const HEAD_START: Duration = Duration::from_millis(250);
-/// Most addresses of a name that are tried.
+/// Most addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 16;
-/// Longest answer of a proxy to CONNECT.
+/// Longest answer of a proxy to CONNECT, in bytes.
 const PROXY_HEAD_MAX: usize = 16 << 10;
-/// Stack of the thread that resolves a name.
+/// Stack size, in bytes, of the thread that resolves a name.
 const STACK: usize = 256 << 10;
 
-/// What connects.
+/// Makes the connections of one agent.
 pub(crate) struct Dialer {
-    /// Requests for plain HTTP to this authority go to this socket.
+    /// An authority, and the Unix socket that plain HTTP requests to it go to.
     socket: Option<(String, PathBuf)>,
     proxies: Arc<Proxies>,
-    /// How a proxy that speaks TLS is known; read when the first one is met.
-    trust: OnceLock<Arc<ClientConfig>>,
+    /// The TLS configuration for proxies, read when the first TLS proxy is used.
+    proxy_tls: OnceLock<Arc<ClientConfig>>,
 }
 
 impl Dialer {
     pub(crate) fn new(socket: Option<(String, PathBuf)>, proxies: Arc<Proxies>) -> Self {
-        Dialer { socket, proxies, trust: OnceLock::new() }
+        Dialer { socket, proxies, proxy_tls: OnceLock::new() }
     }
 
-    /// Speaks TLS to `proxy`, each wait an end of which `wait` knows.
-    fn greet(&self, stream: TcpStream, proxy: &Proxy, wait: &Wait) -> Result<Tunnel, Error> {
-        let trust = match self.trust.get() {
-            Some(trust) => Arc::clone(trust),
+    /// Does the TLS handshake with `proxy` on the connected `stream`.
+    fn handshake(&self, stream: TcpStream, proxy: &Proxy, wait: &Wait) -> Result<Tunnel, Error> {
+        let config = match self.proxy_tls.get() {
+            Some(config) => Arc::clone(config),
             None => {
-                let read = tunnel::trust()?;
-                Arc::clone(self.trust.get_or_init(|| read))
+                let config = tunnel::tls_config()?;
+                Arc::clone(self.proxy_tls.get_or_init(|| config))
             }
         };
         stream.set_nonblocking(true)?;
-        let tunnel = Tunnel::new(stream, &proxy.host, trust)?;
+        let tunnel = Tunnel::new(stream, &proxy.host, config)?;
         loop {
-            let flags = match tunnel.greet()? {
-                Waits::Done => break,
-                Waits::ToRead => PollFlags::POLLIN,
-                Waits::ToWrite => PollFlags::POLLOUT,
+            let flags = match tunnel.handshake_step()? {
+                HandshakeStep::Done => break,
+                HandshakeStep::NeedsRead => PollFlags::POLLIN,
+                HandshakeStep::NeedsWrite => PollFlags::POLLOUT,
             };
             wait.poll(&[(tunnel.wire().as_fd(), flags)], None)?;
         }
         tunnel.wire().set_nonblocking(false)?;
-        // What comes may be less than an answer; afterwards the stream sets times of its own.
+        // The wire may be readable without a complete TLS record, so the read of the proxy's answer to CONNECT needs a
+        // time limit of its own. Later, the stream sets its own limits.
         tunnel.wire().set_read_timeout(wait.left()?)?;
         Ok(tunnel)
     }
 
-    /// An agent whose connections are made here, with TLS above them where that is asked for: `tls`, else ureq's.
+    /// An agent that connects through this dialer, and uses `tls` above HTTPS connections, or ureq's TLS if it is
+    /// `None`.
     pub(crate) fn agent(self, config: Config, tls: Option<Tls>) -> ureq::Agent {
         match tls {
             Some(tls) => ureq::Agent::with_parts(config, self.chain(tls), NoResolver),
@@ -90,17 +93,18 @@ impl Dialer {
     }
 }
 
-/// Whether a wait is over: the peer of [`Bell`], which somebody rings.
+/// The end of all waits of one connection attempt: a time limit, and the shutdown of the agent.
 struct Wait {
+    /// Becomes readable when the agent is shut down, because [`ShutdownSignal`] shuts down its peer.
     wire: UnixStream,
-    _bell: Arc<Bell>,
+    _signal: Arc<ShutdownSignal>,
     until: Option<Instant>,
     timeout: NextTimeout,
 }
 
-struct Bell(UnixStream);
+struct ShutdownSignal(UnixStream);
 
-impl ShutdownHandle for Bell {
+impl ShutdownHandle for ShutdownSignal {
     fn shutdown(&self) {
         let _ = self.0.shutdown(Shutdown::Both);
     }
@@ -108,14 +112,17 @@ impl ShutdownHandle for Bell {
 
 impl Wait {
     fn new(details: &ConnectionDetails<'_>) -> Result<Self, Error> {
-        let (bell, wire) = UnixStream::pair()?;
-        let bell = Arc::new(Bell(bell));
-        (details.register_shutdown)(Arc::downgrade(&bell) as Weak<dyn ShutdownHandle>)?;
+        let (signal, wire) = UnixStream::pair()?;
+        let signal = Arc::new(ShutdownSignal(signal));
+        (details.register_shutdown)(Arc::downgrade(&signal) as Weak<dyn ShutdownHandle>)?;
         let until = details.timeout.not_zero().map(|after| Instant::now() + *after);
-        Ok(Wait { wire, _bell: bell, until, timeout: details.timeout })
+        Ok(Wait { wire, _signal: signal, until, timeout: details.timeout })
     }
 
-    /// Time left, if there is an end to it.
+    /// The time left; `None` if there is no time limit.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] if no time is left.
     fn left(&self) -> Result<Option<Duration>, Error> {
         let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
@@ -124,13 +131,16 @@ impl Wait {
         Ok(left)
     }
 
-    /// Waits until one of `fds` is ready, or for `most`; the ready ones are true.
+    /// Waits until one of `fds` is ready, at most for `most`. Returns which of them are ready.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] at the time limit, [`Error::Io`] when the agent is shut down.
     fn poll(&self, fds: &[(BorrowedFd<'_>, PollFlags)], most: Option<Duration>) -> Result<Vec<bool>, Error> {
         let left = self.left()?;
         let wait = [left, most].into_iter().flatten().min();
         let mut polled = vec![PollFd::new(self.wire.as_fd(), PollFlags::POLLIN)];
         polled.extend(fds.iter().map(|(fd, flags)| PollFd::new(*fd, *flags)));
-        // Rounded up: else it would turn idly through the last millisecond.
+        // poll(2) takes whole milliseconds. Without rounding up, the last fraction of one would be a busy loop.
         let wait = wait.map(|wait| wait + Duration::from_millis(1));
         let wait = wait.map_or(PollTimeout::NONE, |w| PollTimeout::try_from(w).unwrap_or(PollTimeout::MAX));
         match poll(&mut polled, wait) {
@@ -139,14 +149,14 @@ impl Wait {
         };
         let mut ready = polled.iter().map(|fd| fd.any().unwrap_or(true));
         match ready.next() {
-            Some(true) => Err(interrupted()),
+            Some(true) => Err(shutdown_error()),
             _ => Ok(ready.collect()),
         }
     }
 }
 
-fn interrupted() -> Error {
-    Error::Io(io::Error::new(io::ErrorKind::NotConnected, "broken off"))
+fn shutdown_error() -> Error {
+    Error::Io(io::Error::new(io::ErrorKind::NotConnected, "the request was cancelled"))
 }
 
 impl Connector for Dialer {
@@ -155,8 +165,8 @@ impl Connector for Dialer {
     fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Stream>, Error> {
         let wait = Wait::new(details)?;
         let (uri, is_https) = (details.uri, details.needs_tls());
-        let bad = || Error::BadUri(uri.to_string());
-        let authority = uri.authority().ok_or_else(bad)?;
+        let bad_uri = || Error::BadUri(uri.to_string());
+        let authority = uri.authority().ok_or_else(bad_uri)?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         let port = authority.port_u16().unwrap_or(if is_https { 443 } else { 80 });
         let buffers =
@@ -166,31 +176,34 @@ impl Connector for Dialer {
             && !is_https
         {
             let socket = Arc::new(Socket::Unix(connect_unix(path)?));
-            (details.register_shutdown)(handle(&socket))?;
+            (details.register_shutdown)(shutdown_handle(&socket))?;
             return Ok(Some(Stream::new(socket, buffers(), None)));
         }
         let proxy = self.proxies.find(is_https, host, port).map_err(Error::ConnectProxyFailed)?;
         let stream = match &proxy {
-            None => reach(host, port, &wait)?,
-            Some(proxy) => reach(&proxy.host, proxy.port, &wait).map_err(|error| of_proxy(error, proxy))?,
+            None => connect_tcp(host, port, &wait)?,
+            Some(proxy) => {
+                connect_tcp(&proxy.host, proxy.port, &wait).map_err(|error| proxy_error(error, proxy))?
+            }
         };
         stream.set_nodelay(true)?;
         let socket = match proxy.as_ref().filter(|proxy| proxy.is_tls) {
             Some(proxy) => {
-                Socket::Tls(Box::new(self.greet(stream, proxy, &wait).map_err(|e| of_proxy(e, proxy))?))
+                let tunnel = self.handshake(stream, proxy, &wait).map_err(|e| proxy_error(e, proxy))?;
+                Socket::Tls(Box::new(tunnel))
             }
             None => Socket::Tcp(stream),
         };
         let socket = Arc::new(socket);
-        (details.register_shutdown)(handle(&socket))?;
+        (details.register_shutdown)(shutdown_handle(&socket))?;
         let absolute = match proxy {
             Some(proxy) if is_https => {
-                tunnel(&socket, host, port, &proxy, &wait)?;
+                send_connect(&socket, host, port, &proxy, &wait)?;
                 None
             }
             Some(proxy) => {
                 let origin = format!("http://{authority}");
-                Some(Absolute { origin, authorization: proxy.authorization })
+                Some(AbsoluteForm { origin, authorization: proxy.authorization })
             }
             None => None,
         };
@@ -198,18 +211,18 @@ impl Connector for Dialer {
     }
 }
 
-/// Says that it was the proxy that could not be reached.
-fn of_proxy(error: Error, proxy: &Proxy) -> Error {
+/// Adds to an error that the proxy, not the registry, could not be connected to.
+fn proxy_error(error: Error, proxy: &Proxy) -> Error {
     match error {
         Error::Io(error) if error.kind() != io::ErrorKind::NotConnected => Error::Io(io::Error::new(
             error.kind(),
-            format!("cannot connect to proxy {}: {error}", proxy.place()),
+            format!("cannot connect to proxy {}: {error}", proxy.host_and_port()),
         )),
         other => other,
     }
 }
 
-fn reach(host: &str, port: u16, wait: &Wait) -> Result<TcpStream, Error> {
+fn connect_tcp(host: &str, port: u16, wait: &Wait) -> Result<TcpStream, Error> {
     let addresses = match host.parse::<IpAddr>() {
         Ok(address) => vec![SocketAddr::new(address, port)],
         Err(_) => resolve(host, port, wait)?,
@@ -217,7 +230,7 @@ fn reach(host: &str, port: u16, wait: &Wait) -> Result<TcpStream, Error> {
     race(&addresses, wait)
 }
 
-/// Asks the host's resolver, on a thread that is left behind if it takes too long.
+/// Resolves a name with getaddrinfo(3), on a new thread. If the wait ends first, the thread is left to end by itself.
 fn resolve(host: &str, port: u16, wait: &Wait) -> Result<Vec<SocketAddr>, Error> {
     let (sender, answer): (_, Receiver<io::Result<Vec<SocketAddr>>>) = mpsc::channel();
     let (done, ready) = UnixStream::pair()?;
@@ -225,26 +238,27 @@ fn resolve(host: &str, port: u16, wait: &Wait) -> Result<Vec<SocketAddr>, Error>
     thread::spawn("resolve", STACK, move || {
         let found = (name.as_str(), port).to_socket_addrs();
         let _ = sender.send(found.map(|found| found.take(ADDRESSES_MAX).collect()));
-        // Hangs up on whoever waits; it may be gone.
+        // Closing this end wakes the waiting thread, unless its wait ended before.
         drop(done);
     })?;
     loop {
         if wait.poll(&[(ready.as_fd(), PollFlags::POLLIN)], None)?.contains(&true) {
             let found = answer.recv().map_err(|_| Error::HostNotFound)?;
-            let found = found.map_err(|error| named(host, &error))?;
+            let found = found.map_err(|error| resolve_error(host, &error))?;
             return if found.is_empty() { Err(Error::HostNotFound) } else { Ok(found) };
         }
     }
 }
 
-/// The resolver's words, which do not name the host.
-fn named(host: &str, error: &io::Error) -> io::Error {
-    let words = error.to_string();
-    let words = words.strip_prefix("failed to lookup address information: ").unwrap_or(&words);
-    io::Error::new(error.kind(), Unresolved(format!("cannot resolve {host}: {words}")))
+/// Adds the host to the resolver's message, which does not name it.
+fn resolve_error(host: &str, error: &io::Error) -> io::Error {
+    let message = error.to_string();
+    let message = message.strip_prefix("failed to lookup address information: ").unwrap_or(&message);
+    io::Error::new(error.kind(), Unresolved(format!("cannot resolve {host}: {message}")))
 }
 
-/// Connects to the first address that answers, each with a head start over the next.
+/// Connects to the address that answers first. Each address has [`HEAD_START`] over the next one; a failed address
+/// makes the next one start at once.
 fn race(addresses: &[SocketAddr], wait: &Wait) -> Result<TcpStream, Error> {
     let mut waiting = addresses.iter();
     let mut pending: Vec<(SocketAddr, OwnedFd)> = Vec::new();
@@ -253,13 +267,13 @@ fn race(addresses: &[SocketAddr], wait: &Wait) -> Result<TcpStream, Error> {
     loop {
         if pending.is_empty() || Instant::now() >= next {
             match waiting.next() {
-                Some(address) => match begin(*address) {
+                Some(address) => match start_connect(*address) {
                     Ok(fd) => {
                         pending.push((*address, fd));
                         next = Instant::now() + HEAD_START;
                     }
                     Err(error) => {
-                        last = of_address(address, error.into());
+                        last = address_error(address, error.into());
                         continue;
                     }
                 },
@@ -280,7 +294,7 @@ fn race(addresses: &[SocketAddr], wait: &Wait) -> Result<TcpStream, Error> {
                     return Ok(stream);
                 }
                 Some(error) => {
-                    last = of_address(&address, error);
+                    last = address_error(&address, error);
                     next = Instant::now();
                 }
             }
@@ -288,12 +302,12 @@ fn race(addresses: &[SocketAddr], wait: &Wait) -> Result<TcpStream, Error> {
     }
 }
 
-fn of_address(address: &SocketAddr, error: io::Error) -> io::Error {
+fn address_error(address: &SocketAddr, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{address}: {error}"))
 }
 
-/// Begins to connect, without waiting.
-fn begin(address: SocketAddr) -> Result<OwnedFd, Errno> {
+/// Starts to connect a non-blocking socket. It becomes writable when it is connected, or has failed. connect(2).
+fn start_connect(address: SocketAddr) -> Result<OwnedFd, Errno> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(family, SockType::Stream, flags, None)?;
@@ -307,7 +321,7 @@ fn begin(address: SocketAddr) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Connects to a socket of this host: at once or not at all. unix(7): a full backlog is EAGAIN.
+/// Connects to a Unix socket without waiting: if the backlog of the server is full, this fails with EAGAIN. unix(7).
 fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     let cannot = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -319,27 +333,27 @@ fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Has the proxy connect us through. RFC 9110, section 9.3.6.
-fn tunnel(socket: &Socket, host: &str, port: u16, proxy: &Proxy, wait: &Wait) -> Result<(), Error> {
-    let place = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+/// Asks the proxy to open a connection to `host:port`, with the CONNECT method. RFC 9110, section 9.3.6.
+fn send_connect(socket: &Socket, host: &str, port: u16, proxy: &Proxy, wait: &Wait) -> Result<(), Error> {
+    let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     let agent = concat!("sampan/", env!("CARGO_PKG_VERSION"));
-    let mut ask = format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\nUser-Agent: {agent}\r\n");
+    let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nUser-Agent: {agent}\r\n");
     if let Some(authorization) = &proxy.authorization {
-        ask.push_str(&format!("Proxy-Authorization: {authorization}\r\n"));
+        request.push_str(&format!("Proxy-Authorization: {authorization}\r\n"));
     }
-    ask.push_str("\r\n");
+    request.push_str("\r\n");
     let mut writer = socket;
-    writer.write_all(ask.as_bytes())?;
-    let failed = |why: String| Error::ConnectProxyFailed(format!("proxy {} {why}", proxy.place()));
+    writer.write_all(request.as_bytes())?;
+    let failed = |why: String| Error::ConnectProxyFailed(format!("proxy {} {why}", proxy.host_and_port()));
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         if head.len() >= PROXY_HEAD_MAX {
-            return Err(failed("gives an answer without end".to_owned()));
+            return Err(failed(format!("sends an answer with a head of more than {PROXY_HEAD_MAX} bytes")));
         }
         if !socket.has_input() && !wait.poll(&[(socket.as_fd(), PollFlags::POLLIN)], None)?.contains(&true) {
             continue;
         }
-        // One by one: what comes behind the answer is the registry's.
+        // Read single bytes, because the bytes after the answer's head come from the registry and belong to ureq.
         let mut byte = [0];
         let mut reader = socket;
         match reader.read(&mut byte) {
@@ -358,13 +372,13 @@ fn tunnel(socket: &Socket, host: &str, port: u16, proxy: &Proxy, wait: &Wait) ->
     match status.len() == 3 && status.starts_with('2') {
         true => Ok(()),
         false => {
-            let words: String = line.chars().filter(|c| !c.is_control()).take(100).collect();
-            Err(failed(format!("answers {words:?} to CONNECT {place}")))
+            let line: String = line.chars().filter(|c| !c.is_control()).take(100).collect();
+            Err(failed(format!("answers {line:?} to CONNECT {target}")))
         }
     }
 }
 
-/// Names are resolved in [`Dialer`], which alone knows whether they are to be.
+/// Resolves nothing: [`Dialer`] resolves names itself, because with a proxy the registry's name must not be resolved.
 #[derive(Debug)]
 struct NoResolver;
 
@@ -385,12 +399,12 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
-    /// A wait of `most`, and what ends it.
-    fn wait(most: Duration) -> (Wait, Arc<Bell>) {
-        let (bell, wire) = UnixStream::pair().expect("a pair");
-        let bell = Arc::new(Bell(bell));
+    /// A wait with a time limit of `most`, and the signal that ends it earlier.
+    fn wait(most: Duration) -> (Wait, Arc<ShutdownSignal>) {
+        let (signal, wire) = UnixStream::pair().expect("a pair");
+        let signal = Arc::new(ShutdownSignal(signal));
         let timeout = NextTimeout { reason: ureq::Timeout::Connect, ..NextTimeout::default() };
-        (Wait { wire, _bell: Arc::clone(&bell), until: Some(Instant::now() + most), timeout }, bell)
+        (Wait { wire, _signal: Arc::clone(&signal), until: Some(Instant::now() + most), timeout }, signal)
     }
 
     #[test]
@@ -398,7 +412,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let good = listener.local_addr().expect("an address");
         let bad = TcpListener::bind("127.0.0.2:0").and_then(|l| l.local_addr()).expect("a port");
-        let (wait, _bell) = wait(Duration::from_secs(30));
+        let (wait, _signal) = wait(Duration::from_secs(30));
         let began = Instant::now();
         let stream = race(&[bad, good], &wait).expect("connected");
         assert_eq!(stream.peer_addr().expect("connected"), good);
@@ -410,10 +424,10 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_ends_with_the_bell_or_with_its_time() {
+    fn a_wait_ends_at_the_shutdown_or_at_its_time_limit() {
         let (quiet, _other) = UnixStream::pair().expect("a pair");
         let fds = [(quiet.as_fd(), PollFlags::POLLIN)];
-        let (late, _bell) = wait(Duration::from_millis(1));
+        let (late, _signal) = wait(Duration::from_millis(1));
         let end = loop {
             match late.poll(&fds, None) {
                 Ok(ready) => assert_eq!(ready, [false]),
@@ -421,10 +435,10 @@ mod tests {
             }
         };
         assert!(matches!(end, Error::Timeout(ureq::Timeout::Connect)), "{end}");
-        let (rung, bell) = wait(Duration::from_secs(30));
-        bell.shutdown();
+        let (aborted, signal) = wait(Duration::from_secs(30));
+        signal.shutdown();
         let began = Instant::now();
-        assert!(matches!(rung.poll(&fds, None), Err(Error::Io(_))));
+        assert!(matches!(aborted.poll(&fds, None), Err(Error::Io(_))));
         assert!(began.elapsed() < Duration::from_secs(10));
     }
 }

@@ -1,26 +1,26 @@
-//! Which proxy a request goes through: `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`.
+//! Chooses the proxy of a request, from the variables `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`.
 //!
-//! The rules are those of Go's httpproxy, which the other container tools follow, with `ALL_PROXY` of curl(1):
-//! upper case wins over lower case, `localhost` and loopback addresses never go through a proxy. A proxy is spoken to
-//! in plain HTTP, or in TLS if its URL says `https`; one that wants SOCKS is refused by name, never passed by in
-//! silence. Reads the environment, never resolves a host.
+//! The rules are those of Go's httpproxy, which the other container tools follow, plus `ALL_PROXY` from curl(1).
+//! Upper case wins over lower case; `localhost` and loopback addresses never go through a proxy. A proxy is reached by
+//! plain HTTP, or by TLS if its URL begins with `https`; a SOCKS proxy is an error. This module reads the environment
+//! and never resolves a host.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::net::IpAddr;
 
-/// What the environment says.
+/// The proxies that the environment configures.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Proxies {
-    http: Option<Named>,
-    https: Option<Named>,
-    exempt: Vec<Exempt>,
+    http: Option<ProxyVariable>,
+    https: Option<ProxyVariable>,
+    exempt: Vec<Exemption>,
 }
 
-/// A proxy's URL and the variable that it is from.
+/// An environment variable that names a proxy.
 #[derive(Clone, Debug)]
-struct Named {
-    variable: &'static str,
+struct ProxyVariable {
+    name: &'static str,
     url: String,
 }
 
@@ -30,19 +30,19 @@ pub(crate) struct Proxy {
     /// Name or address, without brackets.
     pub(crate) host: String,
     pub(crate) port: u16,
-    /// It is spoken to in TLS.
+    /// Whether the connection to the proxy itself uses TLS.
     pub(crate) is_tls: bool,
-    /// Value of `Proxy-Authorization`.
+    /// Value of the header `Proxy-Authorization`.
     pub(crate) authorization: Option<String>,
 }
 
 /// One item of `NO_PROXY`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Exempt {
+enum Exemption {
     All,
     Net(IpAddr, u8),
     Address(IpAddr, Option<u16>),
-    /// `.example.com`; whether `example.com` itself is meant too; port.
+    /// A suffix such as `.example.com`, whether it also covers `example.com` itself, and the port.
     Domain(String, bool, Option<u16>),
 }
 
@@ -52,32 +52,32 @@ impl Proxies {
     }
 
     fn from(variable: impl Fn(&str) -> Option<String>) -> Self {
-        let named = |names: &[&'static str]| {
+        let first_set = |names: &[&'static str]| {
             names.iter().find_map(|name| {
                 let url = variable(name).filter(|url| !url.trim().is_empty())?;
-                Some(Named { variable: name, url: url.trim().to_owned() })
+                Some(ProxyVariable { name, url: url.trim().to_owned() })
             })
         };
-        let exempt = named(&["NO_PROXY", "no_proxy"]).map_or(String::new(), |named| named.url);
+        let exempt = first_set(&["NO_PROXY", "no_proxy"]).map_or(String::new(), |variable| variable.url);
         Proxies {
-            http: named(&["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]),
-            https: named(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]),
-            exempt: exempt.split([',', ' ', '\t']).filter_map(Exempt::parse).collect(),
+            http: first_set(&["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]),
+            https: first_set(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]),
+            exempt: exempt.split([',', ' ', '\t']).filter_map(Exemption::parse).collect(),
         }
     }
 
-    /// The proxy for a request to `host`, which has no brackets.
+    /// The proxy for a request to `host` (without brackets); `None` to connect directly.
     ///
     /// # Errors
-    /// What is wrong with the one that is named.
+    /// Why the URL in the environment variable is not valid. The text contains no password.
     pub(crate) fn find(&self, is_https: bool, host: &str, port: u16) -> Result<Option<Proxy>, String> {
-        let named = if is_https { &self.https } else { &self.http };
-        let Some(named) = named.as_ref().filter(|_| !self.is_exempt(host, port)) else {
+        let variable = if is_https { &self.https } else { &self.http };
+        let Some(variable) = variable.as_ref().filter(|_| !self.is_exempt(host, port)) else {
             return Ok(None);
         };
-        Proxy::parse(&named.url)
+        Proxy::parse(&variable.url)
             .map(Some)
-            .map_err(|why| format!("environment variable {} names no proxy: {why}", named.variable))
+            .map_err(|why| format!("environment variable {} names no usable proxy: {why}", variable.name))
     }
 
     fn is_exempt(&self, host: &str, port: u16) -> bool {
@@ -87,19 +87,20 @@ impl Proxies {
             return true;
         }
         self.exempt.iter().any(|exempt| match exempt {
-            Exempt::All => true,
-            Exempt::Net(net, bits) => address.is_some_and(|address| is_in(address, *net, *bits)),
-            Exempt::Address(wanted, at) => address == Some(*wanted) && at.is_none_or(|at| at == port),
-            Exempt::Domain(domain, itself, at) => {
+            Exemption::All => true,
+            Exemption::Net(net, bits) => address.is_some_and(|address| is_in(address, *net, *bits)),
+            Exemption::Address(exempt, on) => address == Some(*exempt) && on.is_none_or(|on| on == port),
+            Exemption::Domain(domain, itself, on) => {
                 let fits = host.ends_with(domain) || (*itself && domain.strip_prefix('.') == Some(&host));
-                fits && at.is_none_or(|at| at == port)
+                fits && on.is_none_or(|on| on == port)
             }
         })
     }
 }
 
 impl Proxy {
-    /// Reads `[http[s]://][user[:password]@]host[:port][/]`. The error never quotes it: there may be a password in it.
+    /// Parses `[http[s]://][user[:password]@]host[:port][/]`. The error never quotes the URL, which may contain a
+    /// password.
     fn parse(url: &str) -> Result<Self, String> {
         let (is_tls, rest) = match url.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
@@ -107,20 +108,20 @@ impl Proxy {
             Some((scheme, _)) => {
                 let scheme: String = scheme.chars().filter(|c| c.is_ascii_alphanumeric()).take(20).collect();
                 return Err(format!(
-                    "its scheme is {scheme:?}, and only \"http\" and \"https\" are spoken to proxies"
+                    "its scheme is {scheme:?}, and only \"http\" and \"https\" are supported"
                 ));
             }
             None => (false, url),
         };
         let rest = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        let (user, place) = match rest.rsplit_once('@') {
-            Some((user, place)) => (Some(user), place),
+        let (user, authority) = match rest.rsplit_once('@') {
+            Some((user, authority)) => (Some(user), authority),
             None => (None, rest),
         };
-        let (host, port) = split_port(place).ok_or("its host and port make no sense")?;
-        let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':');
-        if host.is_empty() || !host.bytes().all(known) {
-            return Err("its host makes no sense".to_owned());
+        let (host, port) = split_port(authority).ok_or("its host and port are not valid")?;
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':');
+        if host.is_empty() || !host.bytes().all(allowed) {
+            return Err("its host is not valid".to_owned());
         }
         let authorization = user.map(authorization).transpose()?;
         let port = port.unwrap_or(if is_tls { 443 } else { 80 });
@@ -128,7 +129,7 @@ impl Proxy {
     }
 
     /// `host:port`, for messages.
-    pub(crate) fn place(&self) -> String {
+    pub(crate) fn host_and_port(&self) -> String {
         match self.host.contains(':') {
             true => format!("[{}]:{}", self.host, self.port),
             false => format!("{}:{}", self.host, self.port),
@@ -136,42 +137,43 @@ impl Proxy {
     }
 }
 
-impl Exempt {
+impl Exemption {
+    /// Parses one item of `NO_PROXY`; `None` for an item that is not valid, which Go ignores as well.
     fn parse(item: &str) -> Option<Self> {
         let item = item.trim().to_ascii_lowercase();
         if item.is_empty() {
             return None;
         }
         if item == "*" {
-            return Some(Exempt::All);
+            return Some(Exemption::All);
         }
         if let Some((net, bits)) = item.split_once('/') {
             let net: IpAddr = net.parse().ok()?;
             let most = if net.is_ipv4() { 32 } else { 128 };
-            return bits.parse().ok().filter(|bits| *bits <= most).map(|bits| Exempt::Net(net, bits));
+            return bits.parse().ok().filter(|bits| *bits <= most).map(|bits| Exemption::Net(net, bits));
         }
         if let Ok(address) = item.parse::<IpAddr>() {
-            return Some(Exempt::Address(address.to_canonical(), None));
+            return Some(Exemption::Address(address.to_canonical(), None));
         }
         let (host, port) = split_port(&item)?;
         if let Ok(address) = host.parse::<IpAddr>() {
-            return Some(Exempt::Address(address.to_canonical(), port));
+            return Some(Exemption::Address(address.to_canonical(), port));
         }
         let host = host.strip_prefix('*').unwrap_or(host).trim_end_matches('.');
         match host.strip_prefix('.') {
             Some("") => None,
-            Some(_) => Some(Exempt::Domain(host.to_owned(), false, port)),
+            Some(_) => Some(Exemption::Domain(host.to_owned(), false, port)),
             None if host.is_empty() => None,
-            None => Some(Exempt::Domain(format!(".{host}"), true, port)),
+            None => Some(Exemption::Domain(format!(".{host}"), true, port)),
         }
     }
 }
 
-/// `host:port`, `[address]:port`, or either without a port.
-fn split_port(place: &str) -> Option<(&str, Option<u16>)> {
-    let (host, rest) = match place.strip_prefix('[') {
+/// Splits `host:port`, `[address]:port`, or either without a port; `None` if it is none of them.
+fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
+    let (host, rest) = match authority.strip_prefix('[') {
         Some(rest) => rest.split_once(']').filter(|(host, _)| host.parse::<IpAddr>().is_ok())?,
-        None => place.split_at(place.find(':').unwrap_or(place.len())),
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
     };
     match rest.strip_prefix(':') {
         Some("") => Some((host, None)),
@@ -195,7 +197,7 @@ fn is_in(address: IpAddr, net: IpAddr, bits: u8) -> bool {
     }
 }
 
-/// RFC 7617, of a URL's percent-encoded `user[:password]`.
+/// The value of `Proxy-Authorization` for the percent-encoded `user[:password]` of a URL. RFC 7617.
 fn authorization(user: &str) -> Result<String, String> {
     let (user, password) = user.split_once(':').unwrap_or((user, ""));
     let mut plain = decode(user)?;
@@ -204,6 +206,7 @@ fn authorization(user: &str) -> Result<String, String> {
     Ok(format!("Basic {}", STANDARD.encode(&plain)))
 }
 
+/// Decodes percent-encoded text.
 fn decode(text: &str) -> Result<Vec<u8>, String> {
     let (mut out, mut bytes) = (Vec::with_capacity(text.len()), text.bytes());
     while let Some(byte) = bytes.next() {
@@ -231,7 +234,7 @@ mod tests {
     #[test]
     fn each_scheme_has_its_variable_in_either_case() {
         let place = |proxies: &Proxies, is_https| {
-            proxies.find(is_https, "r.example", 443).expect("good").map(|proxy| proxy.place())
+            proxies.find(is_https, "r.example", 443).expect("good").map(|proxy| proxy.host_and_port())
         };
         assert_eq!(place(&of(&[]), true), None);
         assert_eq!(place(&of(&[("HTTPS_PROXY", "http://p:3128/")]), true).as_deref(), Some("p:3128"));

@@ -1,8 +1,7 @@
-//! The connection to a registry as ureq reads and writes it: TCP, a Unix socket, or TLS to a proxy; plain or through
-//! a proxy.
+//! A connection that ureq reads and writes: TCP, a Unix socket, or TLS to a proxy.
 //!
-//! Made by [`super::dial`]. A request for plain HTTP that goes through a proxy is given its absolute form here,
-//! since ureq knows none.
+//! Made by [`super::dial`]. If a plain HTTP request goes through a proxy, this module rewrites its head to the absolute
+//! form, which ureq does not support.
 
 use crate::net::tunnel::Tunnel;
 use nix::errno::Errno;
@@ -22,7 +21,7 @@ use ureq::unversioned::transport::{Buffers, LazyBuffers, NextTimeout, ShutdownHa
 pub(crate) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
-    /// To a proxy.
+    /// TLS to a proxy.
     Tls(Box<Tunnel>),
 }
 
@@ -35,21 +34,22 @@ impl Socket {
         }
     }
 
-    /// True if a read need not wait, whatever the descriptor says.
+    /// Whether a read can return bytes although the descriptor is not readable: TLS has decrypted them already.
     pub(crate) fn has_input(&self) -> bool {
         matches!(self, Socket::Tls(tunnel) if tunnel.has_input())
     }
 
-    /// Reads what is there; [`Errno::EAGAIN`] if that is nothing.
-    fn read_at_once(&self, into: &mut [u8]) -> Result<usize, Errno> {
+    /// Reads without waiting; fails with [`Errno::EAGAIN`] if nothing has arrived.
+    fn read_nonblocking(&self, into: &mut [u8]) -> Result<usize, Errno> {
         match self {
-            // What is there may be less than a record: it is waited for.
+            // Less than one TLS record may have arrived, and then a read would block.
             Socket::Tls(_) => Err(Errno::EAGAIN),
             _ => recv(self.as_fd().as_raw_fd(), into, MsgFlags::MSG_DONTWAIT),
         }
     }
 
-    /// True if the peer is there and has said nothing that nobody asked for.
+    /// Whether the connection is open and has no unread byte. Between two requests, an unread byte means that the peer
+    /// closed the connection or broke the protocol.
     fn is_quiet(&self) -> bool {
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         matches!(recv(self.as_fd().as_raw_fd(), &mut [0], flags), Err(Errno::EAGAIN))
@@ -92,7 +92,7 @@ impl Write for &Socket {
 
 impl ShutdownHandle for Socket {
     fn shutdown(&self) {
-        // An error means that it is shut down already.
+        // An error means that the socket is shut down already.
         let _ = match self {
             Socket::Tcp(stream) => stream.shutdown(Shutdown::Both),
             Socket::Unix(stream) => stream.shutdown(Shutdown::Both),
@@ -101,29 +101,30 @@ impl ShutdownHandle for Socket {
     }
 }
 
-/// What a request through a proxy has beyond others. RFC 9112, section 3.2.2.
+/// The parts that a plain HTTP request needs to go through a proxy. RFC 9112, section 3.2.2.
 #[derive(Clone)]
-pub(crate) struct Absolute {
+pub(crate) struct AbsoluteForm {
     /// `http://host:port`.
     pub(crate) origin: String,
-    /// Value of `Proxy-Authorization`.
+    /// Value of the header `Proxy-Authorization`.
     pub(crate) authorization: Option<String>,
 }
 
-/// A connection.
+/// A connection with the buffers that ureq needs.
 pub(crate) struct Stream {
-    /// Shared with whoever may shut it down.
+    /// Shared with the agent, which may shut it down from another thread.
     socket: Arc<Socket>,
     buffers: LazyBuffers,
-    absolute: Option<Absolute>,
-    /// What is written next begins a request.
-    fresh: bool,
+    absolute: Option<AbsoluteForm>,
+    /// Whether the next byte written is the first of a request.
+    at_request_start: bool,
+    /// The time limits of reads and writes that the socket has now.
     timeouts: (Option<Duration>, Option<Duration>),
 }
 
 impl Stream {
-    pub(crate) fn new(socket: Arc<Socket>, buffers: LazyBuffers, absolute: Option<Absolute>) -> Self {
-        Stream { socket, buffers, absolute, fresh: true, timeouts: (None, None) }
+    pub(crate) fn new(socket: Arc<Socket>, buffers: LazyBuffers, absolute: Option<AbsoluteForm>) -> Self {
+        Stream { socket, buffers, absolute, at_request_start: true, timeouts: (None, None) }
     }
 
     fn set_timeouts(&mut self, read: Option<Duration>, write: Option<Duration>) -> io::Result<()> {
@@ -135,8 +136,8 @@ impl Stream {
     }
 }
 
-/// A handle that breaks off what waits on `socket`.
-pub(crate) fn handle(socket: &Arc<Socket>) -> Weak<dyn ShutdownHandle> {
+/// The handle by which the agent aborts reads and writes on `socket`.
+pub(crate) fn shutdown_handle(socket: &Arc<Socket>) -> Weak<dyn ShutdownHandle> {
     Arc::downgrade(socket) as Weak<dyn ShutdownHandle>
 }
 
@@ -149,13 +150,13 @@ impl Transport for Stream {
         let timeout = timeout.for_write();
         self.set_timeouts(self.timeouts.0, timeout.not_zero().map(|after| *after))?;
         let output = self.buffers.output().get(..amount).unwrap_or_default();
-        let absolute = self.absolute.as_ref().filter(|_| self.fresh);
+        let absolute = self.absolute.as_ref().filter(|_| self.at_request_start);
         let written = match absolute.and_then(|absolute| absolute.rewrite(output)) {
             Some(rewritten) => (&*self.socket).write_all(&rewritten),
             None => (&*self.socket).write_all(output),
         };
-        self.fresh &= amount == 0;
-        written.map_err(|error| late(error, timeout))
+        self.at_request_start &= amount == 0;
+        written.map_err(|error| timeout_error(error, timeout))
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
@@ -163,21 +164,21 @@ impl Transport for Stream {
         self.set_timeouts(timeout.not_zero().map(|after| *after), self.timeouts.1)?;
         let input = self.buffers.input_append_buf();
         if input.is_empty() {
-            let wrong = "the head of its answer has no end";
-            return Err(Error::Io(io::Error::new(io::ErrorKind::InvalidData, wrong)));
+            let message = "the head of its answer is too long";
+            return Err(Error::Io(io::Error::new(io::ErrorKind::InvalidData, message)));
         }
         let socket = &*self.socket;
-        let amount = match socket.read_at_once(input) {
+        let amount = match socket.read_nonblocking(input) {
             Ok(amount) => amount,
-            // Only one who has to wait lets others compute meanwhile.
+            // Only a thread that really has to wait gives its processor to others meanwhile.
             Err(Errno::EAGAIN | Errno::EINTR) => {
-                cpu::idle(|| patiently(socket, input)).map_err(|error| late(error, timeout))?
+                cpu::idle(|| read_blocking(socket, input)).map_err(|error| timeout_error(error, timeout))?
             }
             Err(errno) => return Err(Error::Io(errno.into())),
         };
         self.buffers.input_appended(amount);
-        // An answer has begun: what is written next is another request.
-        self.fresh |= amount > 0;
+        // The answer has begun, so the next write is the start of another request.
+        self.at_request_start |= amount > 0;
         Ok(amount > 0)
     }
 
@@ -186,8 +187,9 @@ impl Transport for Stream {
     }
 }
 
-impl Absolute {
-    /// The head of a request, `GET /path HTTP/1.1` made `GET http://host/path HTTP/1.1`; `None` if it is none.
+impl AbsoluteForm {
+    /// Rewrites the head of a request from `GET /path HTTP/1.1` to `GET http://host/path HTTP/1.1`; `None` if `head` is
+    /// not the head of a request.
     fn rewrite(&self, head: &[u8]) -> Option<Vec<u8>> {
         let space = head.iter().position(|byte| *byte == b' ')?;
         let line = head.windows(2).position(|end| end == b"\r\n")?;
@@ -206,7 +208,7 @@ impl Absolute {
     }
 }
 
-fn patiently(mut socket: &Socket, input: &mut [u8]) -> io::Result<usize> {
+fn read_blocking(mut socket: &Socket, input: &mut [u8]) -> io::Result<usize> {
     loop {
         match socket.read(input) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -215,8 +217,9 @@ fn patiently(mut socket: &Socket, input: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// SO_RCVTIMEO and SO_SNDTIMEO end a call with EAGAIN. socket(7).
-fn late(error: io::Error, timeout: NextTimeout) -> Error {
+/// Turns the error of a read or write that reached its time limit into ureq's timeout: SO_RCVTIMEO and SO_SNDTIMEO
+/// make the system call fail with EAGAIN. socket(7).
+fn timeout_error(error: io::Error, timeout: NextTimeout) -> Error {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::Timeout(timeout.reason),
         _ => Error::Io(error),
@@ -236,7 +239,7 @@ mod tests {
     #[test]
     fn a_request_through_a_proxy_has_its_absolute_form() {
         let absolute =
-            Absolute { origin: "http://r:5000".to_owned(), authorization: Some("Basic eA==".to_owned()) };
+            AbsoluteForm { origin: "http://r:5000".to_owned(), authorization: Some("Basic eA==".to_owned()) };
         let rewritten = absolute.rewrite(b"GET /v2/ HTTP/1.1\r\nhost: r:5000\r\n\r\nbody").expect("a head");
         assert_eq!(
             String::from_utf8_lossy(&rewritten),

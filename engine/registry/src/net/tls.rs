@@ -1,8 +1,8 @@
-//! TLS to a registry with certificates in certs.d, where a server's own certificate may stand for its CA's.
+//! TLS to a registry that has certificates in certs.d; accepts a self-signed server certificate that is among them.
 //!
-//! `openssl req -x509` makes certificates that are a CA's, and hosts show them as their own all the same. Go's tools
-//! take one that they were given; webpki refuses it whoever vouches for it. All else is webpki's to say.
-//! ureq's connector takes no verifier of others, so this one stands before it.
+//! `openssl req -x509` makes a CA certificate, and many servers use it as their own certificate. Go's tools accept such
+//! a certificate if it is in certs.d, but webpki always refuses it. So [`Verifier`] accepts it here, and leaves every
+//! other decision to webpki. ureq's own TLS connector takes no custom verifier, so [`Tls`] replaces it.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
@@ -21,13 +21,14 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
 
-/// What puts TLS above a connection, for an agent whose registry has certificates of its own.
+/// A connector that adds TLS to a connection, for an agent whose registry has certificates in certs.d.
 pub(crate) struct Tls(Arc<ClientConfig>);
 
 impl Tls {
-    /// Trusts what `roots` vouch for, and the servers whose own certificates are among `own`.
+    /// Trusts certificates that `roots` signed, and servers whose certificate is one of `own`.
     ///
-    /// `None` if none of `roots` can be read as a CA's, or our certificate and key do not go together.
+    /// `None` if no certificate in `roots` can be read as that of a CA, or the client certificate does not belong to
+    /// its key.
     pub(crate) fn new(
         roots: &[Certificate<'static>],
         own: &[Certificate<'static>],
@@ -36,9 +37,9 @@ impl Tls {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(roots.iter().map(der));
-        let usual =
+        let webpki =
             WebPkiServerVerifier::builder_with_provider(store.into(), Arc::clone(&provider)).build().ok()?;
-        let verifier = Verifier { usual, own: own.iter().map(der).collect() };
+        let verifier = Verifier { webpki, own: own.iter().map(der).collect() };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .ok()?
@@ -56,7 +57,7 @@ impl Tls {
     }
 }
 
-/// A certificate as rustls has it.
+/// Converts a certificate from ureq's type to that of rustls.
 pub(crate) fn der(certificate: &Certificate<'static>) -> CertificateDer<'static> {
     CertificateDer::from(certificate.der()).into_owned()
 }
@@ -76,7 +77,7 @@ impl<In: Transport> Connector<In> for Tls {
         let authority = details.uri.authority().ok_or_else(|| Error::BadUri(details.uri.to_string()))?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         let name =
-            ServerName::try_from(host.to_owned()).map_err(|_| Error::Tls("the host's name is none"))?;
+            ServerName::try_from(host.to_owned()).map_err(|_| Error::Tls("the host name is not valid"))?;
         let mut conn = ClientConnection::new(Arc::clone(&self.0), name)?;
         let mut sock = TransportAdapter::new(below.boxed(), details.current_time.clone());
         sock.set_timeout(details.timeout);
@@ -87,7 +88,7 @@ impl<In: Transport> Connector<In> for Tls {
     }
 }
 
-/// A connection with TLS above it.
+/// A connection with TLS.
 pub(crate) struct Secured {
     buffers: LazyBuffers,
     stream: StreamOwned<ClientConnection, TransportAdapter>,
@@ -120,20 +121,21 @@ impl Transport for Secured {
     }
 }
 
-/// webpki, and what it refuses whoever vouches for it.
+/// webpki's verifier, plus self-signed certificates that are in certs.d.
 #[derive(Debug)]
 struct Verifier {
-    usual: Arc<WebPkiServerVerifier>,
-    /// Certificates that a person has put into certs.d for this registry.
+    webpki: Arc<WebPkiServerVerifier>,
+    /// The certificates in certs.d for this registry.
     own: Vec<CertificateDer<'static>>,
 }
 
 impl Verifier {
-    /// True if `error` is that a server shows a CA's certificate, and that one is known here, byte for byte.
+    /// Whether webpki refused `shown` only because it is a CA certificate, and certs.d contains the identical
+    /// certificate.
     ///
-    /// webpki looks at the times of a certificate before: one that is over, or not yet valid, is another error.
-    fn is_known(&self, error: &rustls::Error, shown: &CertificateDer<'_>) -> bool {
-        is_authoritys(error) && self.own.iter().any(|own| own.as_ref() == shown.as_ref())
+    /// webpki checks the validity period first, so an expired certificate has another error and is not accepted.
+    fn is_in_certs_d(&self, error: &rustls::Error, shown: &CertificateDer<'_>) -> bool {
+        is_ca_as_end_entity(error) && self.own.iter().any(|own| own.as_ref() == shown.as_ref())
     }
 }
 
@@ -141,13 +143,13 @@ impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         shown: &CertificateDer<'_>,
-        between: &[CertificateDer<'_>],
+        intermediates: &[CertificateDer<'_>],
         name: &ServerName<'_>,
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        match self.usual.verify_server_cert(shown, between, name, ocsp, now) {
-            Err(error) if self.is_known(&error, shown) => {
+        match self.webpki.verify_server_cert(shown, intermediates, name, ocsp, now) {
+            Err(error) if self.is_in_certs_d(&error, shown) => {
                 verify_server_name(&ParsedCertificate::try_from(shown)?, name)?;
                 Ok(ServerCertVerified::assertion())
             }
@@ -161,7 +163,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.usual.verify_tls12_signature(message, certificate, signature)
+        self.webpki.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -170,17 +172,18 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.usual.verify_tls13_signature(message, certificate, signature)
+        self.webpki.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.usual.supported_verify_schemes()
+        self.webpki.supported_verify_schemes()
     }
 }
 
-/// True if a server shows a certificate that is a CA's, which webpki calls `CaUsedAsEndEntity`.
-pub(crate) fn is_authoritys(error: &rustls::Error) -> bool {
-    // rustls has no word of its own for it, and webpki is not ours to name: its words are all there is.
+/// Whether a server uses a CA certificate as its own, which is webpki's error `CaUsedAsEndEntity`.
+pub(crate) fn is_ca_as_end_entity(error: &rustls::Error) -> bool {
+    // rustls has no variant for this error, and webpki is no dependency of this crate, so only its text can be
+    // compared. The tests below prove that it still matches.
     match error {
         rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
             other.0.to_string() == "CaUsedAsEndEntity"
@@ -206,7 +209,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// As `openssl req -x509` makes it: a CA's, for registry.test, from 2026-11-27 on for ten years.
+    /// A CA certificate made by `openssl req -x509` for registry.test, valid for ten years from 2026-11-27 on.
     const SELF_SIGNED: &str = "-----BEGIN CERTIFICATE-----
 MIIBnzCCAUWgAwIBAgIUBOKkkQCE/YrRTLsnMPGS5S11NvUwCgYIKoZIzj0EAwIw
 GDEWMBQGA1UEAwwNcmVnaXN0cnkudGVzdDAeFw0yNjExMjcxOTU5NTFaFw0zNjEx
@@ -218,34 +221,35 @@ YK8wDwYDVR0TAQH/BAUwAwEB/zAYBgNVHREEETAPgg1yZWdpc3RyeS50ZXN0MAoG
 CCqGSM49BAMCA0gAMEUCIQDEyDEG0VotnjRXU8sJH9yzZa7nA+/yTo+f0ZU+SS3y
 bwIged2glUFGCDHcOtsmzSYpT8gFxND4tw2QqyjxP2kpf6g=
 -----END CERTIFICATE-----";
-    /// Within these ten years, and behind them.
-    const WITHIN: Duration = Duration::from_secs(1_830_000_000);
-    const BEHIND: Duration = Duration::from_secs(2_200_000_000);
+    /// Times within these ten years, and after them.
+    const VALID: Duration = Duration::from_secs(1_830_000_000);
+    const EXPIRED: Duration = Duration::from_secs(2_200_000_000);
 
     fn certificate() -> Certificate<'static> {
         Certificate::from_pem(SELF_SIGNED.as_bytes()).expect("a certificate")
     }
 
-    /// What is said of the certificate where `own` are in certs.d.
-    fn said(own: &[Certificate<'static>], name: &str, at: Duration) -> Result<(), rustls::Error> {
+    /// Verifies the certificate with the certificates `own` in certs.d.
+    fn verify(own: &[Certificate<'static>], name: &str, at: Duration) -> Result<(), rustls::Error> {
         let mut roots = RootCertStore::empty();
         roots.add(der(&certificate())).expect("a CA's");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let usual = WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build();
-        let verifier = Verifier { usual: usual.expect("it has a root"), own: own.iter().map(der).collect() };
+        let webpki = WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build();
+        let verifier =
+            Verifier { webpki: webpki.expect("it has a root"), own: own.iter().map(der).collect() };
         let name = ServerName::try_from(name).expect("a name");
         let now = UnixTime::since_unix_epoch(at);
         verifier.verify_server_cert(&der(&certificate()), &[], &name, &[], now).map(drop)
     }
 
     #[test]
-    fn a_self_signed_certificate_is_taken_if_it_is_known_in_its_time_and_for_its_name_alone() {
+    fn a_self_signed_certificate_in_certs_d_is_accepted() {
         let own = [certificate()];
-        assert_eq!(said(&own, "registry.test", WITHIN), Ok(()));
-        assert!(is_authoritys(&said(&[], "registry.test", WITHIN).expect_err("it is not known")));
-        let other = said(&own, "other.test", WITHIN).expect_err("it is another's").to_string();
+        assert_eq!(verify(&own, "registry.test", VALID), Ok(()));
+        assert!(is_ca_as_end_entity(&verify(&[], "registry.test", VALID).expect_err("not in certs.d")));
+        let other = verify(&own, "other.test", VALID).expect_err("for another name").to_string();
         assert!(other.contains("not valid for name"), "{other}");
-        let late = said(&own, "registry.test", BEHIND).expect_err("it is over").to_string();
+        let late = verify(&own, "registry.test", EXPIRED).expect_err("expired").to_string();
         assert!(late.contains("expired"), "{late}");
     }
 }

@@ -1,7 +1,7 @@
-//! TLS to a proxy, below whatever goes through it.
+//! TLS to a proxy. The connection to the registry goes through it, often with a second layer of TLS.
 //!
-//! Made by [`super::dial`], read and written by [`super::stream`]. The host's CA bundle vouches for the proxy: what is
-//! said of a registry, `insecure` or a certificate of its own, is not said of what leads there.
+//! Made by [`super::dial`], read and written by [`super::stream`]. Only the host's CA bundle decides whether the proxy
+//! is trusted: the `insecure` setting and the certs.d directory of a registry say nothing about a proxy.
 
 use crate::certs;
 use crate::net::tls::der;
@@ -12,25 +12,25 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 
-/// A connection in TLS.
+/// A TLS connection to a proxy.
 pub(crate) struct Tunnel {
-    /// Not behind the lock: whoever shuts it down must not wait for whoever reads.
+    /// Outside the lock, so that a thread can shut the connection down while another thread waits in a read.
     wire: TcpStream,
     tls: Mutex<ClientConnection>,
 }
 
-/// What a greeting waits for.
-pub(crate) enum Waits {
-    /// Bytes of the peer.
-    ToRead,
-    /// Room for ours.
-    ToWrite,
-    /// Nothing: it is over.
+/// What a handshake needs next.
+pub(crate) enum HandshakeStep {
+    /// The wire has to become readable.
+    NeedsRead,
+    /// The wire has to become writable.
+    NeedsWrite,
+    /// The handshake is complete.
     Done,
 }
 
-/// How proxies are known: by the host's CA bundle.
-pub(crate) fn trust() -> io::Result<Arc<ClientConfig>> {
+/// The TLS configuration for proxies, which trusts the host's CA bundle.
+pub(crate) fn tls_config() -> io::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(certs::of_host().iter().map(der));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -41,67 +41,70 @@ pub(crate) fn trust() -> io::Result<Arc<ClientConfig>> {
 }
 
 impl Tunnel {
-    /// To `host` over `wire`; nothing is said yet.
-    pub(crate) fn new(wire: TcpStream, host: &str, trust: Arc<ClientConfig>) -> io::Result<Self> {
+    /// A connection to the proxy `host` over the connected `wire`. Sends nothing yet.
+    pub(crate) fn new(wire: TcpStream, host: &str, config: Arc<ClientConfig>) -> io::Result<Self> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let tls = ClientConnection::new(trust, name).map_err(io::Error::other)?;
+        let tls = ClientConnection::new(config, name).map_err(io::Error::other)?;
         Ok(Tunnel { wire, tls: Mutex::new(tls) })
     }
 
-    /// What is below.
+    /// The TCP connection below TLS.
     pub(crate) fn wire(&self) -> &TcpStream {
         &self.wire
     }
 
-    /// One step of the greeting, on a wire that does not block.
+    /// Does as much of the handshake as is possible without waiting; the wire must be non-blocking.
     ///
     /// # Errors
-    /// The peer is not who it should be, or speaks no TLS.
-    pub(crate) fn greet(&self) -> io::Result<Waits> {
+    /// The certificate of the peer is not trusted, or the peer does not speak TLS.
+    pub(crate) fn handshake_step(&self) -> io::Result<HandshakeStep> {
         let mut tls = lock(&self.tls);
         loop {
             let stepped = match (tls.wants_write(), tls.is_handshaking()) {
                 (true, _) => tls.write_tls(&mut &self.wire),
-                (false, true) => self.take(&mut tls),
-                (false, false) => return Ok(Waits::Done),
+                (false, true) => self.receive(&mut tls),
+                (false, false) => return Ok(HandshakeStep::Done),
             };
             match stepped {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(if tls.wants_write() { Waits::ToWrite } else { Waits::ToRead });
+                    return Ok(match tls.wants_write() {
+                        true => HandshakeStep::NeedsWrite,
+                        false => HandshakeStep::NeedsRead,
+                    });
                 }
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Reads and understands what has come.
-    fn take(&self, tls: &mut ClientConnection) -> io::Result<usize> {
+    /// Reads bytes from the wire and processes the TLS records in them.
+    fn receive(&self, tls: &mut ClientConnection) -> io::Result<usize> {
         let len = tls.read_tls(&mut &self.wire)?;
         if len == 0 && tls.is_handshaking() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         if let Err(error) = tls.process_new_packets() {
-            // The peer is told why.
+            // Send the alert that tells the peer what was wrong; if that fails, the error below is reported anyway.
             let _ = tls.write_tls(&mut &self.wire);
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
         Ok(len)
     }
 
-    /// True if a read need not wait.
+    /// Whether decrypted bytes are ready, so that a read does not wait.
     pub(crate) fn has_input(&self) -> bool {
         !lock(&self.tls).wants_read()
     }
 
-    /// Reads some bytes, and waits for them.
+    /// Reads some decrypted bytes; waits until there are some.
     pub(crate) fn read(&self, into: &mut [u8]) -> io::Result<usize> {
         let mut tls = lock(&self.tls);
         loop {
             match tls.reader().read(into) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.take(&mut tls)?;
+                    self.receive(&mut tls)?;
                     self.flush(&mut tls)?;
                 }
                 other => return other,
@@ -109,7 +112,7 @@ impl Tunnel {
         }
     }
 
-    /// Writes some bytes, and waits until they are gone.
+    /// Encrypts and writes some bytes; waits until the kernel has taken them.
     pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         let mut tls = lock(&self.tls);
         let len = tls.writer().write(bytes)?;

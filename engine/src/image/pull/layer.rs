@@ -13,7 +13,7 @@ use sampan_job::rate_limit::RateLimit;
 use sampan_layer::unpack::UnpackError;
 use sampan_oci::Descriptor;
 use sampan_oci::digest::Digest;
-use sampan_registry::blob_download::{Download, Wanted};
+use sampan_registry::blob_download::{BlobRequest, Download};
 use sampan_registry::mirrors::Mirrors;
 use sampan_store::partial_blob::Partial;
 use sampan_store::{Store, Temp, file_error};
@@ -134,7 +134,7 @@ impl Fetch<'_> {
             partial.clear()?;
             result = self.stream(layer, claim, &partial, &joined);
         }
-        while result.as_ref().is_err_and(is_wrong) && self.registry.distrust(digest) {
+        while result.as_ref().is_err_and(is_wrong) && self.registry.reject_blob(digest) {
             partial.clear()?;
             result = self.stream(layer, claim, &partial, &joined);
         }
@@ -171,7 +171,7 @@ impl Fetch<'_> {
             joined.store(true, Ordering::Relaxed);
             self.progress.retry(layer.row, note);
         };
-        let wanted = Wanted {
+        let wanted = BlobRequest {
             registry: self.registry,
             limits: self.limits,
             rate: self.rate,
@@ -251,7 +251,7 @@ fn is_wrong(error: &LayerError) -> bool {
 struct Source<'a> {
     kept: io::Take<File>,
     partial: &'a Partial<'a>,
-    wanted: Wanted<'a>,
+    wanted: BlobRequest<'a>,
     download: Option<Download<'a>>,
 }
 
