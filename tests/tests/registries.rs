@@ -475,7 +475,7 @@ fn a_certificate_that_a_registry_has_signed_itself_is_trusted_once_it_is_in_cert
     let reference = registry.push("secure:1", std::slice::from_ref(&image));
     let engine = engine("");
     let unknown = refused(&engine, &reference);
-    says(&unknown, &["certificate", "signed itself"]);
+    says(&unknown, &["certificate", "self-signed"]);
     assert!(unknown.hint.contains("/etc/containers/certs.d/HOST[:PORT]/ca.crt"), "{}", unknown.hint);
     let certs = certs_of(&engine, &registry.address);
     fs::copy(self_signed(dir.path(), "other").0, certs.join("ca.crt")).expect("copied");
@@ -525,7 +525,7 @@ fn a_client_certificate_opens_what_wants_one() {
     fs::copy(&client, certs.join("me.cert")).expect("copied");
     says(&refused(&engine, &reference), &["me.cert", "me.key is missing"]);
     fs::copy(&key, certs.join("me.key")).expect("copied");
-    says(&refused(&engine, &reference), &["me.cert", "does not go with"]);
+    says(&refused(&engine, &reference), &["me.cert", "does not belong to"]);
     fs::copy(&client_key, certs.join("me.key")).expect("copied");
     pulled(&engine, &reference, &image);
     fs::remove_file(certs.join("me.cert")).expect("there");
@@ -905,7 +905,7 @@ fn a_credential_helper_that_hangs_keeps_nobody_and_is_killed_when_the_pull_is_ca
 fn what_a_proxy_answers_wrong_is_told() {
     for (answer, words) in [
         ("", "hangs up"),
-        ("HTTP/1.1 200 OK\r\nX: ", "answer without end"),
+        ("HTTP/1.1 200 OK\r\nX: ", "an answer with a head of more than"),
         ("SSH-2.0-nonsense\r\n\r\n", "SSH-2.0-nonsense"),
         ("HTTP/1.1 502 Bad Gateway\r\n\r\n", "502 Bad Gateway"),
         ("HTTP/1.1 20 Hm\r\n\r\n", "20 Hm"),
@@ -1011,7 +1011,7 @@ fn tags_are_listed_over_all_pages_and_within_bounds() {
     );
     for (answer, words) in [
         (ok("", r#"{"tags":["../x"]}"#), "no tag"),
-        (ok("", "nonsense"), "no JSON"),
+        (ok("", "nonsense"), "not valid JSON"),
         (ok("Link: </v2/a/b/tags/list?n=1>; rel=next\r\n", r#"{"tags":[]}"#), "pages"),
         (ok("Link: <>; rel=next\r\n", r#"{"tags":[]}"#), "next page"),
         (ok("", &format!(r#"{{"tags":["{}"]}}"#, "a".repeat(17 << 20))), "more than"),
@@ -1118,7 +1118,7 @@ fn what_registries_send_in_odd_forms_is_understood_or_called_by_its_name() {
     assert_eq!(manifest("up").expect("found"), b"{}", "{:?}", heads.lock());
     let error = manifest("long").expect_err("no end");
     assert!(!sampan_registry::retry::is_passing(&error), "it would be no shorter: {error:?}");
-    assert!(sampan_ipc::report::chain(&error).contains("the head of its answer has no end"), "{error:?}");
+    assert!(sampan_ipc::report::chain(&error).contains("the head of its answer is too long"), "{error:?}");
 }
 
 #[test]

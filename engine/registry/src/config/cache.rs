@@ -19,7 +19,7 @@ const STAMP_AGE_MIN: Duration = Duration::from_secs(2);
 /// The paths of the files, and the cached result of the last load. Clones share the cache.
 #[derive(Clone, Debug, Default)]
 pub struct Files {
-    /// Path of the main file; `None` means that of the host.
+    /// Path of the main file; `None` means the host's main file.
     conf: Option<PathBuf>,
     cached: Arc<Mutex<Option<CachedFiles>>>,
 }

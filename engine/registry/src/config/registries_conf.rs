@@ -209,8 +209,8 @@ impl Registries {
             let length = matches(&name, reference.host(), &table.prefix)?;
             Some((table, length))
         });
-        // A wildcard matches the whole host, so its match is as long as that of the host's own table. The own table
-        // wins.
+        // A wildcard and the host's own table both match the whole host, so their matches have equal length. Then the
+        // own table wins.
         matching.max_by_key(|(table, length)| (*length, !table.prefix.starts_with("*.")))
     }
 
@@ -304,7 +304,7 @@ pub(crate) mod tests {
         registries.candidates(typed).expect("candidates").iter().map(Reference::to_string).collect()
     }
 
-    /// `host/repository`, with `!` behind where it is insecure.
+    /// Each endpoint as `host/repository`, followed by `!` if it is insecure.
     pub(crate) fn places(registries: &Registries, name: &str) -> Vec<String> {
         let endpoints = registries.endpoints(&Reference::parse(name).expect("good")).expect("endpoints");
         let place =

@@ -13,7 +13,7 @@ pub struct Endpoint {
     pub host: String,
     /// The repository at this endpoint.
     pub repository: String,
-    /// The tag or digest to request at this endpoint, if it differs from that of the reference.
+    /// The tag or digest to request at this endpoint, if it differs from the reference's own.
     pub target: Option<String>,
     /// Whether plain HTTP and untrusted certificates are allowed.
     pub insecure: bool,

@@ -27,8 +27,7 @@ pub(crate) struct Tls(Arc<ClientConfig>);
 impl Tls {
     /// Trusts certificates that `roots` signed, and servers whose certificate is one of `own`.
     ///
-    /// `None` if no certificate in `roots` can be read as that of a CA, or the client certificate does not belong to
-    /// its key.
+    /// `None` if `roots` contains no readable CA certificate, or the client certificate does not belong to its key.
     pub(crate) fn new(
         roots: &[Certificate<'static>],
         own: &[Certificate<'static>],
@@ -57,7 +56,7 @@ impl Tls {
     }
 }
 
-/// Converts a certificate from ureq's type to that of rustls.
+/// Converts a certificate from ureq's type to rustls's type.
 pub(crate) fn der(certificate: &Certificate<'static>) -> CertificateDer<'static> {
     CertificateDer::from(certificate.der()).into_owned()
 }
