@@ -345,7 +345,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let huge = header("manifest.json", "", tar::EntryType::Regular, 6 << 30);
     vec![
         ("nothing", vec![], "cannot load"),
-        ("no tar", b"garbage".repeat(200), "no tar at all"),
+        ("no tar", b"garbage".repeat(200), "it is not a tar"),
         ("no image", archive(&[file("hello", "x")]), "neither manifest.json nor index.json"),
         ("cut within a layer", whole[..3000].to_vec(), "ends within"),
         ("cut gzip", gzip(&whole)[..700].to_vec(), "cannot load"),

@@ -161,7 +161,7 @@ fn what_a_registry_gives_wrong_is_refused_and_leaves_nothing() {
     }
     let noise = Image::of(&[Layer::of_tar(vec![b'x'; 5000], Packing::Gzip)], "amd64");
     registry.publish("noise", &noise);
-    refused(&engine, &registry.reference("noise"), "no tar at all");
+    refused(&engine, &registry.reference("noise"), "it is not a tar");
     assert!(!engine.dir.path().join("escape").exists() && !engine.store().join("escape").exists());
 
     // And the right one is still taken.

@@ -149,7 +149,7 @@ mod tests {
             scope.spawn(|| {
                 let _cpu = cpus.take();
                 has.send(()).expect("the receiver lives");
-                // The time until the other thread queues varies; the time after that is what must not count.
+                // The time until the other thread queues varies; only the time after that must not count.
                 while !cpus.is_wanted() {
                     std::thread::yield_now();
                 }

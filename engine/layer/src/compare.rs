@@ -1,8 +1,8 @@
-//! Two directory trees, entry by entry: a layer unpacked just now from its blob, and the one in the store.
+//! Compares two directory trees entry by entry: a layer just unpacked from its blob, and the layer in the store.
 //!
-//! Called by the engine's verification, or for it by a process of [`crate::userns`]. Compares type, size, mode, owner, time, names of one file, device, link target,
-//! extended attributes and content. Opens nothing but directories and plain files, follows no link, writes
-//! nothing. Memory grows with the number of directories that wait their turn, not with what is in them.
+//! Called by the engine's verify job, directly or in a process of [`crate::userns`]. Compares type, size, mode, owner,
+//! modification time, number of names, device, link target, extended attributes and content. Opens only directories and
+//! regular files, follows no link, writes nothing. Memory grows with the number of pending directories, not of entries.
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -23,35 +23,36 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Differences that are told of; all are counted.
-const TOLD_MAX: usize = 3;
-/// Read of both files at a time.
+/// Most differences that are described; all are counted.
+const DESCRIBED_MAX: usize = 3;
+/// Bytes read of each of two files at a time.
 const BUFFER: usize = 64 << 10;
 
-/// How two trees differ.
+/// The differences between two trees.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Differences {
-    /// How many entries do.
+    /// The number of entries that differ.
     pub count: u64,
-    /// The first of them, in words.
+    /// Descriptions of the first three.
     pub first: Vec<String>,
 }
 
 impl Differences {
     fn add(&mut self, path: &[u8], what: &str) {
         self.count += 1;
-        if self.first.len() < TOLD_MAX {
+        if self.first.len() < DESCRIBED_MAX {
             let path = if path.is_empty() { "/".to_owned() } else { text::path(path) };
             self.first.push(format!("{path:?} {what}"));
         }
     }
 }
 
-/// Compares what is in `found` with `expected`, which was made after `since`: what its tar gives no time has one
-/// after that, and then times are not compared.
+/// Compares the tree `found` with the tree `expected`, which was unpacked after the time `since`.
+///
+/// An entry of `expected` that was modified after `since` has no time in its tar, so its times are not compared.
 ///
 /// # Errors
-/// A file cannot be read, or `cancel` was called.
+/// A file cannot be read, or the job was cancelled.
 pub fn compare(expected: &Path, found: &Path, since: SystemTime, cancel: &Cancel) -> io::Result<Differences> {
     let since = since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let mut trees = Trees {
@@ -75,7 +76,7 @@ struct Trees<'a> {
     differences: Differences,
 }
 
-/// An entry of both trees.
+/// An entry that both trees have: the two directories that contain it, and its name.
 struct Both<'a> {
     expected: &'a OwnedFd,
     found: &'a OwnedFd,
@@ -95,7 +96,7 @@ impl Trees<'_> {
         Ok(())
     }
 
-    /// Compares what is in one directory; those in it that both have come later.
+    /// Compares the entries of one directory. Adds subdirectories that both trees have to `pending`.
     fn directory(&mut self, path: &[u8], pending: &mut Vec<Vec<u8>>) -> io::Result<()> {
         let (expected, found) = (open_beneath(&self.expected, path)?, open_beneath(&self.found, path)?);
         let mut common = 0u64;
@@ -130,12 +131,12 @@ impl Trees<'_> {
         }
         let here = Dir::from_fd(open_beneath(&found, b"")?)?.iter().filter(|e| !is_dot(e)).count() as u64;
         if here > common {
-            self.differences.add(path, &format!("has {} entries that the blob has not", here - common));
+            self.differences.add(path, &format!("has {} entries that are not in the blob", here - common));
         }
         Ok(())
     }
 
-    /// The first thing in which two entries differ.
+    /// Describes the first difference between two entries.
     fn entry(&mut self, at: &Both<'_>, one: &FileStat, other: &FileStat) -> io::Result<Option<String>> {
         if let Some(what) = self.attributes(one, other) {
             return Ok(Some(what));
@@ -151,7 +152,7 @@ impl Trees<'_> {
             return Ok(Some("has other extended attributes".to_owned()));
         }
         let is_sparse = sparse::may_have_holes(one);
-        match kind(one) == SFlag::S_IFREG && !self.same_content(at, is_sparse)? {
+        match kind(one) == SFlag::S_IFREG && !self.has_same_content(at, is_sparse)? {
             true => Ok(Some("has other content".to_owned())),
             false => Ok(None),
         }
@@ -180,20 +181,20 @@ impl Trees<'_> {
             return Some(format!("has {} names, expected {}", found.st_nlink, expected.st_nlink));
         }
         let time = |stat: &FileStat| (stat.st_mtime, stat.st_mtime_nsec);
-        // Directories and whiteouts that the tar gives no time have that of their making.
+        // Directories and whiteouts without a time in the tar have the time of their creation, after `since`.
         if expected.st_mtime < self.since && time(expected) != time(found) {
             return Some("has another modification time".to_owned());
         }
         None
     }
 
-    fn same_content(&mut self, at: &Both<'_>, is_sparse: bool) -> io::Result<bool> {
+    fn has_same_content(&mut self, at: &Both<'_>, is_sparse: bool) -> io::Result<bool> {
         let (mut one, mut other) = (open_file(at.expected, at.name)?, open_file(at.found, at.name)?);
         let (left, right) = &mut self.buffers;
         loop {
             self.cancel.check().map_err(io::Error::other)?;
             if is_sparse {
-                pass_holes(&mut one, &mut other)?;
+                skip_holes(&mut one, &mut other)?;
             }
             let len = one.read(left)?;
             let (left, right) = (left.get(..len), right.get_mut(..len));
@@ -212,8 +213,8 @@ impl Trees<'_> {
     }
 }
 
-/// Goes on to where either of two files, of one length, has data; to the end if neither has.
-fn pass_holes(one: &mut File, other: &mut File) -> io::Result<()> {
+/// Seeks in both of two files of equal length to the next offset where either has data, or to the end.
+fn skip_holes(one: &mut File, other: &mut File) -> io::Result<()> {
     let (at, end) = (one.stream_position()?, one.metadata()?.len());
     let next = |file: &File| sparse::next_data(file, at).map(|start| start.unwrap_or(end));
     let next = next(one)?.min(next(other)?).max(at);
@@ -238,7 +239,7 @@ fn word(stat: &FileStat) -> &'static str {
     }
 }
 
-/// Extended attributes of what is called `name` in `dir`, sorted.
+/// The extended attributes of the entry `name` of `dir`, sorted by name.
 fn extended(dir: &OwnedFd, name: &CStr) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let below = format!("/proc/self/fd/{}/", dir.as_raw_fd());
     let path = CString::new([below.as_bytes(), name.to_bytes()].concat()).map_err(io::Error::other)?;
@@ -256,7 +257,7 @@ fn extended(dir: &OwnedFd, name: &CStr) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
 }
 
 fn open_file(dir: &OwnedFd, name: &CStr) -> io::Result<File> {
-    // O_NONBLOCK: should it be a FIFO by now, after all.
+    // O_NONBLOCK: if another process has replaced the file by a FIFO, opening it must not block.
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     Ok(File::from(openat(dir, name, flags, Mode::empty())?))
 }
@@ -313,7 +314,7 @@ mod tests {
         let cases: [(&str, Change); 9] = [
             ("is missing", Box::new(|top| fs::remove_file(one(top)).expect("removed"))),
             (
-                "has 1 entries that the blob has not",
+                "has 1 entries that are not in the blob",
                 Box::new(|top| fs::write(top.join("a/new"), "").expect("written")),
             ),
             (
@@ -351,25 +352,25 @@ mod tests {
             ),
         ];
         for (expected, change) in cases {
-            let said = found(change);
-            assert!(said.iter().any(|what| what.ends_with(expected)), "{expected}: {said:?}");
+            let described = found(change);
+            assert!(described.iter().any(|what| what.ends_with(expected)), "{expected}: {described:?}");
         }
     }
 
     #[test]
     fn a_directory_that_became_a_link_is_not_entered() {
-        let said = found(|top| {
+        let described = found(|top| {
             fs::rename(top.join("a/b"), top.join("elsewhere")).expect("moved");
             symlink("../elsewhere", top.join("a/b")).expect("linked");
         });
         assert!(
-            said.iter().any(|what| what == "\"a/b\" is a symbolic link, expected a directory"),
-            "{said:?}"
+            described.iter().any(|what| what == "\"a/b\" is a symbolic link, expected a directory"),
+            "{described:?}"
         );
     }
 
     #[test]
-    fn holes_are_not_read_and_what_stands_in_one_of_them_is_found() {
+    fn holes_are_not_read_and_data_in_a_hole_is_found() {
         let (size, middle) = (1 << 40, 1 << 39);
         let sparse = |top: &Path, data: &[u8]| {
             use std::os::unix::fs::FileExt;
@@ -386,7 +387,7 @@ mod tests {
             let since = UNIX_EPOCH + THEN + Duration::from_secs(1);
             let differences = compare(one.path(), other.path(), since, &Cancel::default()).expect("read");
             assert_eq!(differences.count, expected, "{data:?}");
-            assert!(began.elapsed() < Duration::from_secs(20), "a terabyte of nothing was read");
+            assert!(began.elapsed() < Duration::from_secs(20), "a hole of a terabyte was read");
         }
     }
 }

@@ -1,29 +1,29 @@
-//! Decompression of a layer as it streams by: gzip with many members, zstd, or none.
+//! Decompresses a layer as a stream: gzip (with any number of members), zstd, or neither.
 //!
-//! What it is, its first bytes say, not its media type: registries and tools disagree about those, and the
-//! diff id decides in the end.
+//! Called by the jobs that unpack or verify a layer. Detects the format by the first bytes, never by the media type:
+//! registries and tools disagree about media types, and the diff ID, checked later, proves the content.
 
 use sampan_oci as oci;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
-/// What the zstd library says of a window above its limit.
+/// Part of the zstd library's error message for a window above the limit.
 const TOO_MUCH_MEMORY: &str = "too much memory";
-/// Bytes read from below at a time.
+/// Bytes read from the source at a time.
 const INPUT: usize = 64 << 10;
 
-/// How a layer is compressed.
+/// The compression of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Not at all.
+    /// None.
     Plain,
-    /// RFC 1952.
+    /// gzip, RFC 1952.
     Gzip,
-    /// RFC 8878.
+    /// zstd, RFC 8878.
     Zstd,
 }
 
 impl Format {
-    /// What begins with these bytes.
+    /// Detects the format of a layer that begins with these bytes.
     pub fn of(magic: &[u8]) -> Self {
         match magic {
             [0x1f, 0x8b, ..] => Format::Gzip,
@@ -32,7 +32,7 @@ impl Format {
         }
     }
 
-    /// The OCI media type of such a layer.
+    /// The OCI media type of a layer in this format.
     pub fn media_type(self) -> &'static str {
         let [plain, gzip, zstd] = oci::LAYER;
         match self {
@@ -43,11 +43,12 @@ impl Format {
     }
 }
 
-/// A reader of what `from` holds decompressed. A zstd window is memory: one of more than 2 to the power of
-/// `window_log` bytes is refused.
+/// Detects the format of `from` and returns a reader of the decompressed bytes.
+///
+/// The reader fails if a zstd window is larger than 2 to the power of `window_log` bytes, since it takes that memory.
 ///
 /// # Errors
-/// Those of the first read, and of a decompressor that cannot be set up.
+/// The first bytes cannot be read, or the decompressor cannot be set up.
 pub fn open<'a>(
     from: impl Read + Send + 'a,
     window_log: u32,
@@ -55,10 +56,10 @@ pub fn open<'a>(
     open_buffered(BufReader::with_capacity(INPUT, from), window_log)
 }
 
-/// Likewise of what comes in pieces.
+/// Like [`open`], for a source that has a buffer already.
 ///
 /// # Errors
-/// Likewise.
+/// The first bytes cannot be read, or the decompressor cannot be set up.
 pub fn open_buffered<'a>(
     mut from: impl BufRead + Send + 'a,
     window_log: u32,
@@ -90,7 +91,7 @@ pub fn open_buffered<'a>(
     ))
 }
 
-/// Says which limit a frame breaks, where the library does not.
+/// Replaces the library's error for a window above the limit by a message that names the limit.
 struct Bounded<R> {
     decoder: R,
     window_log: u32,
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn all_forms_are_told_by_their_first_bytes() {
+    fn formats_are_detected_by_their_first_bytes() {
         assert_eq!(decoded(b"plain").expect("good"), (Format::Plain, b"plain".to_vec()));
         assert_eq!(decoded(b"").expect("good"), (Format::Plain, Vec::new()));
         let members = [gzip(b"one "), gzip(b"two")].concat();

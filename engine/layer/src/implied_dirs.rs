@@ -1,12 +1,13 @@
-//! Directories that a layer has something in, but no entry for: they are what lower layers say.
+//! Implied directories: a layer has entries in them, but no entry for the directory itself.
 //!
-//! Layers are unpacked side by side, so such a directory is made (root's, 0755) before anyone knows what it is
-//! below; mounted, it would hide that. [`crate::unpack`] therefore keeps a list of them in a file beside the layer,
-//! `implied`: paths from the layer's root, which is the empty one, each with a NUL behind it. Once all layers of an
-//! image are there, the store calls [`settle`], from below to above, or a process of [`crate::userns`]
-//! does: each gets owner, mode, times and attributes from the nearest lower layer through which overlayfs would show
-//! it. The list goes last, so one that was killed is done again. It always writes the same: two at once, or a second
-//! one over a layer that others read, change nothing. Never follows a link, never changes a lower layer.
+//! An implied directory must have the attributes that lower layers give it. Layers are unpacked independently, so it
+//! is first created with root as owner and mode 0755, which a mount would show in place of the lower layer's
+//! attributes. [`crate::unpack`] therefore lists implied directories in a file `implied` beside the layer's root:
+//! their paths relative to the root (the root itself is the empty path), each followed by a NUL. Once all layers of an
+//! image are unpacked, the store calls [`settle`] for each, lowest layer first, directly or in a process of
+//! [`crate::userns`]. [`settle`] copies owner, mode, times and extended attributes from the nearest lower directory
+//! that overlayfs would show. It removes the list last, so an interrupted run is repeated. A repeated or concurrent run
+//! writes equal values, so it disturbs no reader. Never follows a link, never changes a lower layer.
 
 use crate::unpack::attributes::times;
 use nix::errno::Errno;
@@ -25,68 +26,69 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// What the list is called, beside the layer's root.
+/// The name of the list, beside the layer's root.
 pub const LIST: &str = "implied";
 
-/// Directories that were made for an entry.
-pub(crate) struct Way {
-    /// The innermost of them, from the layer's root on, without links.
+/// A chain of nested directories that were created for one entry.
+pub(crate) struct Chain {
+    /// The path of the innermost directory, relative to the layer's root and without links.
     path: Vec<u8>,
-    /// How much of that is the outermost.
+    /// The length of the outermost directory's path, a prefix of `path`.
     first: usize,
-    /// All of them, from without to within.
+    /// The inode numbers of all directories in the chain, outermost first.
     inodes: Vec<u64>,
 }
 
-impl Way {
-    /// Directories are about to be made for all of `path` from the one on that ends at `first`.
-    pub fn begin(path: Vec<u8>, first: usize) -> Self {
-        Way { path, first, inodes: Vec::new() }
+impl Chain {
+    /// Starts a chain for `path`. The outermost directory to be created is the prefix of length `first`.
+    pub fn new(path: Vec<u8>, first: usize) -> Self {
+        Chain { path, first, inodes: Vec::new() }
     }
 }
 
-/// The list, as it comes about.
+/// Collects the implied directories of a layer while it is unpacked.
 ///
-/// A few bytes a directory, and a path for each entry that directories were made for: a path for each directory
-/// would let a layer of deep ones take memory by the square of what it has.
+/// Stores a few bytes for each directory, and a path for each chain. With a path for each directory, memory would grow
+/// with the square of the depth of a hostile layer's directories.
 #[derive(Default)]
-pub(crate) struct Implied {
-    /// Directories that had no entry so far. Names would not do: a link in a layer gives a directory several.
+pub(crate) struct ImpliedDirs {
+    /// Directories without an entry so far. Inode numbers rather than paths: with links, one directory has many paths.
     inodes: HashSet<u64>,
-    /// Where they are.
-    ways: Vec<Way>,
+    /// The chains that contain them.
+    chains: Vec<Chain>,
 }
 
-impl Implied {
-    /// A directory was made that has no entry, the next one on `way`.
-    pub fn made(&mut self, directory: &OwnedFd, way: &mut Way) -> Result<(), Errno> {
+impl ImpliedDirs {
+    /// Records that a directory without an entry was created, the next in `chain`.
+    pub fn record_created(&mut self, directory: &OwnedFd, chain: &mut Chain) -> Result<(), Errno> {
         let inode = fstat(directory)?.st_ino;
         self.inodes.insert(inode);
-        way.inodes.push(inode);
+        chain.inodes.push(inode);
         Ok(())
     }
 
-    /// A directory has an entry.
-    pub fn has_entry(&mut self, directory: &OwnedFd) -> Result<(), Errno> {
+    /// Records that a directory has an entry.
+    pub fn record_entry(&mut self, directory: &OwnedFd) -> Result<(), Errno> {
         if !self.inodes.is_empty() {
             self.inodes.remove(&fstat(directory)?.st_ino);
         }
         Ok(())
     }
 
-    /// All directories of a way were made.
-    pub fn way(&mut self, way: Way) {
-        self.ways.push(way);
+    /// Adds a chain whose directories all exist.
+    pub fn add_chain(&mut self, chain: Chain) {
+        self.chains.push(chain);
     }
 
-    /// Writes down which of them have no entry, and are still there if something was `replaced`; no file if there can
-    /// be none.
+    /// Writes the list of directories without an entry to the file `to`; writes no file if there are none.
+    ///
+    /// If a later entry may have `replaced` a directory, checks for each that it still exists.
     pub fn write(mut self, root: &OwnedFd, to: &Path, replaced: bool) -> io::Result<()> {
         if self.inodes.is_empty() {
             return Ok(());
         }
         let mut list = BufWriter::new(File::create(to)?);
-        for Way { path, first, inodes } in std::mem::take(&mut self.ways) {
+        for Chain { path, first, inodes } in std::mem::take(&mut self.chains) {
             for (end, inode) in ends(&path).filter(|end| *end >= first).zip(inodes) {
                 let path = path.get(..end).unwrap_or_default();
                 let is_there = || open_beneath(root, path).and_then(fstat).is_ok_and(|s| s.st_ino == inode);
@@ -101,7 +103,8 @@ impl Implied {
     }
 }
 
-/// The path of `directory` from `root` on, without links; `None` if it is too long to be told.
+/// The path of `directory` relative to `root`, without links; `None` if the kernel cannot report it because it is too
+/// long.
 pub(crate) fn real_path(root: &OwnedFd, directory: &OwnedFd) -> Option<Vec<u8>> {
     let path = |fd: &OwnedFd| readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str()).ok();
     let (root, path) = (path(root)?, path(directory)?);
@@ -109,11 +112,13 @@ pub(crate) fn real_path(root: &OwnedFd, directory: &OwnedFd) -> Option<Vec<u8>> 
     Some(below.as_os_str().as_bytes().to_vec())
 }
 
-/// Gives the directories on the list of `layer` what the layers `below` say of them, the nearest first. All are
-/// directories with `diff` in them. Without a list it is done.
+/// Gives the implied directories of `layer` the attributes that the layers `below` define; then removes the list.
+///
+/// The nearest layer comes first in `below`. Each layer is a directory that contains its root as `diff`. Does nothing
+/// if `layer` has no list.
 ///
 /// # Errors
-/// A layer is not there or cannot be read, or `cancel` was called; the list is still there then.
+/// A layer is missing or cannot be read, or the job was cancelled. The list is kept, so a later call starts again.
 pub fn settle(layer: &Path, below: &[PathBuf], cancel: &Cancel) -> io::Result<()> {
     let path = layer.join(LIST);
     let list = match File::open(&path) {
@@ -131,33 +136,34 @@ pub fn settle(layer: &Path, below: &[PathBuf], cancel: &Cancel) -> io::Result<()
     }
 }
 
-/// Most directories that are kept open at a time: there may be 500 layers, and any depth.
+/// Most directories that are open at a time: there may be 500 layers, and directories of any depth.
 const OPEN_MAX: usize = 64;
 
-/// A layer and those below it, as overlayfs sees them.
+/// A layer and the layers below it, merged like overlayfs does.
 struct Stack {
-    /// The layer itself comes first, then the nearest.
+    /// The roots of the layers, the layer itself first, then the nearest.
     roots: Vec<PathBuf>,
-    /// The path that was asked for last.
+    /// The path of the last level.
     path: Vec<u8>,
-    /// The directories on it. Neighbours on a list share most of them.
+    /// The merged directories along `path`, outermost first. Kept because neighbours in a list share most of them.
     levels: Vec<Level>,
 }
 
-/// One directory of a path.
+/// One merged directory along a path.
 struct Level {
-    /// Where its name ends.
+    /// The length of the directory's path, a prefix of [`Stack::path`].
     end: usize,
-    /// The layers that have a part in it, from above to below.
+    /// The layers whose directories are merged here, uppermost first.
     parts: Vec<Part>,
-    /// How many are open, those of levels above included.
+    /// The number of open directories in this level and those above it.
     open: usize,
 }
 
-/// One layer's part in a directory.
+/// One layer's directory in a merged directory.
 struct Part {
+    /// The index of the layer in [`Stack::roots`].
     nth: usize,
-    /// `None` if too many are open already.
+    /// `None` if [`OPEN_MAX`] directories are open already.
     directory: Option<OwnedFd>,
 }
 
@@ -194,10 +200,14 @@ impl Stack {
         let Some(Level { parts, .. }) = self.levels.last() else { return Ok(()) };
         let own = match parts.first().filter(|part| part.nth == 0) {
             Some(part) => self.child(part, parent, name)?,
-            None => Seen::Nothing,
+            None => Child::Missing,
         };
-        let Seen::Directory(directory) = own else {
-            log::warn!("directory {:?} of a layer is there no more", text::path(path));
+        let Child::Directory(directory) = own else {
+            log::warn!(
+                "directory {:?} of a layer is missing: the layer has been changed on the disk; check the store with \
+                 'sampan image verify --deep'",
+                text::path(path)
+            );
             return Ok(());
         };
         adopt(&directory, self.source(parts, parent, name)?.as_ref())
@@ -211,21 +221,23 @@ impl Stack {
         }
     }
 
-    /// The directory `name` of the nearest lower layer that would be seen there, were the layer's own not there. That
-    /// the layer's own is opaque hides what is in those below it, not what they are.
+    /// The directory `name` of the nearest lower layer that overlayfs would show if the layer itself had none.
+    ///
+    /// An opaque directory in the layer itself does not matter: it hides the entries of the lower directory, not the
+    /// attributes.
     fn source(&self, parts: &[Part], parent: &[u8], name: &[u8]) -> io::Result<Option<OwnedFd>> {
-        // Those whose parent is hidden by an opaque one have no part in it: see `narrow`.
+        // `parts` has no directory that an opaque one hides: see `narrow`.
         for part in parts.iter().filter(|part| part.nth > 0) {
             match self.child(part, parent, name)? {
-                Seen::Directory(directory) => return Ok(Some(directory)),
-                Seen::Nothing => {}
-                Seen::Other => return Ok(None),
+                Child::Directory(directory) => return Ok(Some(directory)),
+                Child::Missing => {}
+                Child::Other => return Ok(None),
             }
         }
         Ok(None)
     }
 
-    /// Makes the directory `path` the last level.
+    /// Makes the merged directory `path` the last level.
     fn go_to(&mut self, path: &[u8]) -> io::Result<()> {
         let is_above = |end: usize| {
             let start = path.get(..end).filter(|_| path.get(end).is_none_or(|next| *next == b'/'));
@@ -243,7 +255,8 @@ impl Stack {
         Ok(())
     }
 
-    /// The layers of `above` that have a part in the directory `path`, right below: down to one that hides all below.
+    /// Merges the directory `path`, a child of the merged directory `above`. Stops at the first layer that hides the
+    /// layers below it.
     fn narrow(&self, above: &Level, path: &[u8]) -> io::Result<Level> {
         let parent = path.get(..above.end).unwrap_or_default();
         let start = if above.end == 0 { 0 } else { above.end + 1 };
@@ -251,21 +264,21 @@ impl Stack {
         let mut level = Level { end: path.len(), parts: Vec::new(), open: above.open };
         for part in &above.parts {
             match self.child(part, parent, name)? {
-                Seen::Directory(directory) => {
-                    // Looked at only where there is something to hide.
+                Child::Directory(directory) => {
+                    // Check for opacity only where there is a lower directory to hide: the check costs system calls.
                     if level.parts.last().is_some_and(|upper| self.is_opaque(upper, path)) {
                         break;
                     }
                     level.add(part.nth, directory);
                 }
-                Seen::Nothing => {}
-                Seen::Other => break,
+                Child::Missing => {}
+                Child::Other => break,
             }
         }
         Ok(level)
     }
 
-    /// True if a part of the directory `path` hides those below it.
+    /// Whether one layer's part of the directory `path` is opaque: it hides the directories of layers below it.
     fn is_opaque(&self, part: &Part, path: &[u8]) -> bool {
         match (&part.directory, self.roots.get(part.nth)) {
             (Some(directory), _) => is_opaque(directory),
@@ -276,20 +289,20 @@ impl Stack {
         }
     }
 
-    /// What the directory `parent`, of which a layer has a part, has as `name`; the directory itself if that is empty.
-    fn child(&self, part: &Part, parent: &[u8], name: &[u8]) -> io::Result<Seen> {
+    /// Looks up `name` in one layer's part of the directory `parent`. An empty name stands for the directory itself.
+    fn child(&self, part: &Part, parent: &[u8], name: &[u8]) -> io::Result<Child> {
         let opened = match &part.directory {
             Some(directory) => open_child(directory, name),
             None => {
-                let Some(root) = self.roots.get(part.nth) else { return Ok(Seen::Nothing) };
+                let Some(root) = self.roots.get(part.nth) else { return Ok(Child::Missing) };
                 open_beneath(&open_top(root)?, parent).and_then(|directory| open_child(&directory, name))
             }
         };
         match opened {
-            Ok(directory) => Ok(Seen::Directory(directory)),
-            Err(Errno::ENOENT) => Ok(Seen::Nothing),
-            // A whiteout, too.
-            Err(Errno::ENOTDIR | Errno::ELOOP) => Ok(Seen::Other),
+            Ok(directory) => Ok(Child::Directory(directory)),
+            Err(Errno::ENOENT) => Ok(Child::Missing),
+            // Whiteouts are character devices, so they end up here too.
+            Err(Errno::ENOTDIR | Errno::ELOOP) => Ok(Child::Other),
             Err(errno) => Err(errno.into()),
         }
     }
@@ -303,27 +316,27 @@ impl Level {
     }
 }
 
-/// One directory down, following nothing; `directory` once more if `name` is empty.
+/// Opens the subdirectory `name` without following links. An empty name opens `directory` a second time.
 fn open_child(directory: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let name = match name {
         b"" => b".".as_slice(),
-        // No list that we wrote has it; as openat2(2) says of what leads out.
+        // No list that this program wrote contains "..". EXDEV is what openat2(2) reports for a path that leads out.
         b".." => return Err(Errno::EXDEV),
         name => name,
     };
     openat(directory, OsStr::from_bytes(name), flags, Mode::empty())
 }
 
-/// What a layer has under a name.
-enum Seen {
+/// The result of looking up a name in one layer's directory.
+enum Child {
     Directory(OwnedFd),
-    Nothing,
-    /// Something that is no directory, and hides those of layers below.
+    Missing,
+    /// A file of another type; it hides the directories of layers below.
     Other,
 }
 
-/// Where the names of `path` end; of the empty one at 0.
+/// The offsets at which the components of `path` end; 0 for an empty path.
 fn ends(path: &[u8]) -> impl Iterator<Item = usize> + '_ {
     (0..=path.len()).filter(|at| path.get(*at).is_none_or(|b| *b == b'/'))
 }
@@ -334,7 +347,7 @@ fn is_opaque(directory: &OwnedFd) -> bool {
         .any(|name| xattr::fgetxattr(directory, name).is_ok_and(|value| value == b"y"))
 }
 
-/// Gives a directory what `source` says; without one, a time that is the same for all hosts, at least.
+/// Gives a directory the attributes of `source`. Without a source it gets time 0, so that all hosts get equal results.
 fn adopt(directory: &OwnedFd, source: Option<&OwnedFd>) -> io::Result<()> {
     match source {
         Some(source) => copy(source, directory),
@@ -345,7 +358,7 @@ fn adopt(directory: &OwnedFd, source: Option<&OwnedFd>) -> io::Result<()> {
     }
 }
 
-/// Owner, then extended attributes, then mode and times: as [`crate::unpack::attributes`] sets them.
+/// Copies owner, then extended attributes, then mode and times, in the order of [`crate::unpack::attributes`].
 fn copy(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
     let (stat, made) = (fstat(from)?, fstat(to)?);
     let is_given = (stat.st_uid, stat.st_gid) != (made.st_uid, made.st_gid);
@@ -353,7 +366,7 @@ fn copy(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
         fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     }
     copy_xattrs(from, to)?;
-    // Giving a file away may take bits of its mode.
+    // chown(2) may clear the setuid and setgid bits, so set the mode again.
     if is_given || stat.st_mode != made.st_mode {
         fchmod(to, Mode::from_bits_truncate(stat.st_mode & 0o7777))?;
     }
@@ -374,7 +387,8 @@ fn copy_xattrs(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
     for name in names.split(|b| *b == 0).filter(is_copied) {
         let name = CString::new(name).map_err(io::Error::other)?;
         match xattr::fgetxattr(&from, &name).and_then(|value| xattr::fsetxattr(&to, &name, &value)) {
-            // The lower layer has what this process may not give; so it was when that one was unpacked.
+            // This process may not set the attribute, or the file system does not support it. Unpacking the lower layer
+            // ignored these errors too.
             Ok(()) | Err(Errno::EPERM | Errno::EOPNOTSUPP) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -388,7 +402,7 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::time::{Duration, UNIX_EPOCH};
 
-    /// Layers in a directory, the lowest first.
+    /// Layers in a temporary directory, lowest first.
     struct Layers(tempfile::TempDir);
 
     impl Layers {
@@ -406,7 +420,7 @@ mod tests {
             self.dir(nth).join("diff").join(path)
         }
 
-        /// A directory of this mode, whose time is 1000 s after 1970.
+        /// Adds a directory with this mode and a modification time of 1000 s after the epoch.
         fn with(self, nth: usize, path: &str, mode: u32) -> Self {
             let path = self.at(nth, path);
             fs::create_dir_all(&path).expect("made");
@@ -422,7 +436,7 @@ mod tests {
             self
         }
 
-        /// Settles the highest one, on whose list `paths` are; the mode and time of each.
+        /// Settles the top layer with `paths` as its list; returns mode and modification time of each.
         fn settle(&self, count: usize, paths: &[&str]) -> Vec<(u32, i64)> {
             let top = count - 1;
             let list: Vec<u8> = paths.iter().flat_map(|path| [path.as_bytes(), &[0]].concat()).collect();
@@ -441,13 +455,13 @@ mod tests {
     const NOTHING: (u32, i64) = (0o755, 0);
 
     #[test]
-    fn a_directory_is_what_the_nearest_layer_says_that_has_it() {
+    fn a_directory_gets_the_attributes_of_the_nearest_layer_that_has_it() {
         let layers = Layers::new(4).with(0, "a/b", 0o700).with(0, "a", 0o711).with(1, "a", 0o1777);
         let layers = layers.with(3, "a/b/c", 0o755).with(3, "a/b", 0o755).with(3, "a", 0o755);
         let layers = layers.with(0, "", 0o750);
         let seen = layers.settle(3 + 1, &["a", "a/b", "a/b/c"]);
         assert_eq!(seen, [(0o1777, 1000), (0o700, 1000), NOTHING]);
-        // Nobody but these has been asked, and asking twice is no harm.
+        // Settling twice changes nothing.
         assert_eq!(layers.settle(4, &["a", "a/b", "a/b/c"]), seen);
         let layers = Layers::new(2).with(0, "", 0o750);
         assert_eq!(layers.settle(2, &[""]), [(0o750, 1000)]);
@@ -455,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn what_hides_a_lower_directory_ends_the_search() {
+    fn a_file_that_hides_a_lower_directory_ends_the_search() {
         type Hide = fn(&Layers);
         let hide: [Hide; 3] = [
             |layers| fs::write(layers.at(1, "a"), "").expect("written"),
@@ -473,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn an_opaque_directory_hides_what_is_in_lower_ones_and_not_what_they_are() {
+    fn an_opaque_directory_hides_lower_entries_and_not_lower_attributes() {
         for nth in [1, 2] {
             let layers = Layers::new(3).with(0, "a/b", 0o700).with(0, "a", 0o711);
             let layers =

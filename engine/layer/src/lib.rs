@@ -1,17 +1,19 @@
-//! Layers: from a tar that a stranger made to a directory that overlayfs mounts.
+//! Layers: unpacks an untrusted tar into a directory that overlayfs can mount.
 //!
-//! Called by the store, by the engine's image jobs, and by containers for their root directories. Never follows a link or
-//! a name out of a layer, and never trusts a length. Knows no network and no store.
+//! Called by the store, by the engine's image jobs, and for containers' root directories. Never follows a link or a
+//! name out of a layer, and never trusts a length. Knows no network and no store.
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`decompress`] | gzip, zstd or neither, told by the first bytes |
-//! | [`tar`] | the tar format, entry by entry |
-//! | [`unpack`] | makes the entries: names, links and devices that are refused are refused here |
-//! | [`implied_dirs`] | directories without an entry of their own: lower layers say what they are |
-//! | [`compare`] | two unpacked layers, entry by entry |
-//! | [`userns`] | the user namespace that an ordinary user's layers are unpacked in |
+//! | [`decompress`] | decompresses gzip and zstd, detected by their first bytes |
+//! | [`tar`] | reads the tar format, entry by entry |
+//! | [`unpack`] | creates the entries, and refuses dangerous names, links and devices |
+//! | [`implied_dirs`] | gives directories without an entry the attributes that lower layers define |
+//! | [`compare`] | compares two unpacked layers, entry by entry |
+//! | [`userns`] | the user namespace in which an ordinary user's layers are unpacked |
 #![forbid(unsafe_code)]
+// Untrusted bytes must never cause a panic.
+#![cfg_attr(not(test), warn(clippy::expect_used, clippy::indexing_slicing))]
 
 pub mod compare;
 pub mod decompress;

@@ -1,8 +1,8 @@
 //! Reads a tar stream entry by entry: ustar, GNU and PAX, with long names, extended attributes and sparse files.
 //!
-//! Header fields are `tar::Header`'s work. The order of headers is ours, since that crate's own iterator reads
-//! long names of any length into memory and ends a PAX value at its first line break, which
-//! `security.capability` may hold. Called by [`crate::unpack`]. Never touches a file.
+//! Called by [`crate::unpack`] and by readers of image archives. Never touches a file. `tar::Header` decodes the fields
+//! of a header. The sequence of headers is handled here: the iterator of the crate `tar` reads long names of any length
+//! into memory, and it ends a PAX value at the first line break, which `security.capability` may contain.
 
 mod error;
 mod pax;
@@ -14,14 +14,15 @@ use std::io::{self, BufRead, Read};
 use tar::{EntryType, Header};
 
 const BLOCK: u64 = 512;
-/// Most bytes of PAX headers and long names of one entry: a hostile layer cannot make us hold more.
+/// Most bytes of PAX headers and long names of one entry. Bounds the memory that a hostile layer can claim.
 const META_MAX: u64 = 1 << 20;
-/// What an entry makes.
+
+/// The file type of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A file with content.
+    /// A regular file.
     Regular,
-    /// One more name of an earlier file.
+    /// A hard link: another name of an earlier file.
     HardLink,
     /// A symbolic link.
     Symlink,
@@ -33,61 +34,61 @@ pub enum Kind {
     Block,
     /// A FIFO.
     Fifo,
-    /// Something that this version of the format has no word for; to be passed over.
+    /// A type that no supported form of tar defines, by its type byte. Callers skip such entries.
     Unknown(u8),
 }
 
-/// What a tar says of one file.
+/// The description of one file in a tar.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// What it makes.
+    /// The file type.
     pub kind: Kind,
-    /// Its name, as it stands there.
+    /// The name, exactly as in the tar.
     pub path: Vec<u8>,
-    /// Where a link leads.
+    /// The target of a hard link or symbolic link.
     pub link: Vec<u8>,
-    /// Permission bits.
+    /// The permission bits.
     pub mode: u32,
-    /// Owner.
+    /// The owner's user id.
     pub uid: u32,
-    /// Group.
+    /// The group id.
     pub gid: u32,
-    /// Modification time: seconds and nanoseconds.
+    /// The modification time: seconds since the epoch, and nanoseconds.
     pub mtime: (i64, u32),
-    /// Device number.
+    /// The device number: major, minor.
     pub device: (u32, u32),
-    /// Length of the file's content in the file system.
+    /// The length of the unpacked file, in bytes.
     pub size: u64,
-    /// Extended attributes.
+    /// The extended attributes: names and values.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Stretches with data, `(offset, length)` in order, if it is sparse; then `size` may be larger than they.
+    /// For a sparse file, its data segments in order, each as `(offset, length)`. `size` may be larger than their sum.
     pub sparse: Option<Vec<(u64, u64)>>,
 }
 
-/// A tar stream.
+/// Reads the entries of a tar stream.
 pub struct TarReader<R> {
     from: R,
-    /// Bytes of the current entry's content not read yet.
+    /// Unread bytes of the current entry's content.
     content: u64,
-    /// Zeroes behind it, up to the next block.
+    /// Bytes of padding after the content, up to the next block.
     padding: u64,
 }
 
 impl<R: BufRead> TarReader<R> {
-    /// Reads from the first byte of `from`.
+    /// Makes a reader; the tar begins at the current position of `from`.
     pub fn new(from: R) -> Self {
         TarReader { from, content: 0, padding: 0 }
     }
 
-    /// The stream, wherever it stands.
+    /// Returns the stream at its current position.
     pub fn into_inner(self) -> R {
         self.from
     }
 
-    /// The next entry, or `None` at the end. What was not read of the last one's content is passed over.
+    /// Returns the next entry, or `None` at the end. Skips unread content of the current entry.
     ///
     /// # Errors
-    /// [`TarError`]; the stream has no meaning any more then.
+    /// [`TarError`]: the stream failed or is not a valid tar. The reader must not be used afterwards.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
         let mut pax = Pax::default();
         let (mut long_name, mut long_link) = (None, None);
@@ -97,7 +98,7 @@ impl<R: BufRead> TarReader<R> {
             self.skip_content()?;
             let Some(header) = self.header()? else {
                 if described {
-                    return Err(malformed("it ends behind a header that describes a next entry"));
+                    return Err(malformed("it ends after a header that describes a next entry"));
                 }
                 return Ok(None);
             };
@@ -106,7 +107,7 @@ impl<R: BufRead> TarReader<R> {
                 EntryType::GNULongName => long_name = Some(self.long_text(size, &mut left)?),
                 EntryType::GNULongLink => long_link = Some(self.long_text(size, &mut left)?),
                 EntryType::XHeader => pax.read(&self.meta(size, &mut left)?)?,
-                // Global records are comments in practice (git writes its commit there).
+                // Global records are ignored. In practice they are comments: git writes the ID of the commit there.
                 EntryType::XGlobalHeader => drop(self.meta(size, &mut { META_MAX })?),
                 _ => return self.entry(&header, pax, long_name, long_link).map(Some),
             }
@@ -114,10 +115,10 @@ impl<R: BufRead> TarReader<R> {
         }
     }
 
-    /// Reads of the current entry's content; 0 at its end.
+    /// Reads bytes of the current entry's content into `into`. Returns their number; 0 at the end of the content.
     ///
     /// # Errors
-    /// [`TarError::Truncated`] if the stream ends before the content does.
+    /// [`TarError::Truncated`]: the stream ends before the content does. [`TarError::Read`]: the stream failed.
     pub fn read_content(&mut self, into: &mut [u8]) -> Result<usize, TarError> {
         let part = self.content()?;
         let len = part.len().min(into.len());
@@ -128,11 +129,11 @@ impl<R: BufRead> TarReader<R> {
         Ok(len)
     }
 
-    /// What there is at hand of the current entry's content, without a copy; nothing at its end. The next call gives
-    /// the same, but for what [`TarReader::consume_content`] took.
+    /// Returns buffered bytes of the current entry's content without a copy; none at the end of the content. The bytes
+    /// are returned again until [`TarReader::consume_content`] consumes them.
     ///
     /// # Errors
-    /// As [`TarReader::read_content`].
+    /// [`TarError::Truncated`]: the stream ends before the content does. [`TarError::Read`]: the stream failed.
     pub fn content(&mut self) -> Result<&[u8], TarError> {
         let most = usize::try_from(self.content).unwrap_or(usize::MAX);
         if most == 0 {
@@ -150,7 +151,7 @@ impl<R: BufRead> TarReader<R> {
         }
     }
 
-    /// Takes `len` bytes of what [`TarReader::content`] gave.
+    /// Consumes `len` of the bytes that [`TarReader::content`] returned.
     pub fn consume_content(&mut self, len: usize) {
         self.from.consume(len);
         self.content = self.content.saturating_sub(len as u64);
@@ -163,8 +164,8 @@ impl<R: BufRead> TarReader<R> {
                 len => self.consume_content(len),
             }
         }
-        // A layer may end right behind its last file's content: 'umoci insert' writes such, and Go reads them.
-        let padding = usize::try_from(std::mem::take(&mut self.padding)).expect("less than a block");
+        let padding = std::mem::take(&mut self.padding) as usize;
+        // No padding at all is accepted at the end of the stream: 'umoci insert' writes such layers, and Go reads them.
         match fill(&mut self.from, [0; BLOCK as usize].get_mut(..padding).unwrap_or_default())? {
             0 => Ok(()),
             len if len == padding => Ok(()),
@@ -172,7 +173,7 @@ impl<R: BufRead> TarReader<R> {
         }
     }
 
-    /// The next block as a header; `None` at a block of zeroes or the stream's end.
+    /// Reads the next block as a header; `None` for a block of zeroes or at the end of the stream.
     fn header(&mut self) -> Result<Option<Header>, TarError> {
         let mut header = Header::new_old();
         match fill(&mut self.from, header.as_mut_bytes())? {
@@ -186,21 +187,21 @@ impl<R: BufRead> TarReader<R> {
         if !is_header(&header) {
             return Err(malformed(match compression(header.as_bytes()) {
                 Some(name) => {
-                    format!("it is compressed with {name}, which is not read: plain, gzip and zstd are")
+                    format!("it is compressed with {name}; only plain, gzip and zstd layers can be read")
                 }
-                None => "a header's checksum is wrong, or it is no tar at all".to_owned(),
+                None => "a header has a wrong checksum, or it is not a tar".to_owned(),
             }));
         }
         Ok(Some(header))
     }
 
-    /// The content of an entry that describes the next one, of which `left` bytes may come.
+    /// Reads the content of an entry that describes the next entry. At most `left` bytes are allowed; deducts `size`.
     fn meta(&mut self, size: u64, left: &mut u64) -> Result<Vec<u8>, TarError> {
-        *left = left.checked_sub(size).ok_or_else(|| {
-            malformed(format!("headers that describe one entry have more than {META_MAX} bytes"))
-        })?;
+        let too_long =
+            || malformed(format!("headers that describe one entry have more than {META_MAX} bytes"));
+        *left = left.checked_sub(size).ok_or_else(too_long)?;
         self.begin_content(size);
-        let mut bytes = vec![0; usize::try_from(size).expect("at most META_MAX")];
+        let mut bytes = vec![0; usize::try_from(size).map_err(|_| too_long())?];
         let mut at = 0;
         while at < bytes.len() {
             at += self.read_content(bytes.get_mut(at..).unwrap_or_default())?;
@@ -229,7 +230,7 @@ impl<R: BufRead> TarReader<R> {
     ) -> Result<Entry, TarError> {
         let field = |e: io::Error| malformed(e.to_string());
         let kind = kind_of(header);
-        // Only files have content; some writers note a size for links nevertheless.
+        // Only files have content, but some writers set a size for links too.
         let has_content = matches!(kind, Kind::Regular | Kind::Unknown(_));
         let stored = pax.size.map_or_else(|| size_of_content(header), Ok)?;
         let stored = if has_content { stored } else { 0 };
@@ -243,9 +244,9 @@ impl<R: BufRead> TarReader<R> {
         if let (true, Some(real)) = (kind == Kind::Regular, pax.sparse.real_size) {
             let map = match (pax.sparse.major, pax.sparse.minor, pax.sparse.map) {
                 (Some(1), Some(0), _) => self.sparse_map_in_content()?,
-                // Version 0.0 has no record at all for a file that is one hole.
+                // Version 0.0 writes no record for a file that consists of one hole.
                 (None | Some(0), _, map) => map.unwrap_or_default(),
-                _ => return Err(malformed("a sparse file of a form that is not known")),
+                _ => return Err(malformed("a sparse file of an unknown version")),
             };
             (sparse, size) = (Some(map), real);
         }
@@ -258,7 +259,8 @@ impl<R: BufRead> TarReader<R> {
             false => value.map_err(field),
         };
         let owner = |digits: &[u8], value: io::Result<u64>| {
-            let id = u32::try_from(number(digits, value)?).map_err(|_| malformed("an owner over 32 bits"))?;
+            let id = number(digits, value)?;
+            let id = u32::try_from(id).map_err(|_| malformed("an owner of more than 32 bits"))?;
             known_owner(id)
         };
         let path =
@@ -287,17 +289,18 @@ impl<R: BufRead> TarReader<R> {
         })
     }
 
-    /// The map of an old GNU sparse file: four stretches in the header, more in blocks behind it.
+    /// Reads the map of an old GNU sparse file: four segments in the header, more in the blocks that follow. Returns
+    /// the segments and the length of the unpacked file.
     fn old_sparse(&mut self, header: &Header) -> Result<(Vec<(u64, u64)>, u64), TarError> {
         let field = |e: io::Error| malformed(e.to_string());
         let gnu = header.as_gnu().ok_or_else(|| malformed("a sparse file without a GNU header"))?;
         let mut map = Vec::new();
-        let mut add = |stretch: &tar::GnuSparseHeader| -> Result<(), TarError> {
-            if !stretch.is_empty() {
-                map.push((stretch.offset().map_err(field)?, stretch.length().map_err(field)?));
+        let mut add = |segment: &tar::GnuSparseHeader| -> Result<(), TarError> {
+            if !segment.is_empty() {
+                map.push((segment.offset().map_err(field)?, segment.length().map_err(field)?));
             }
             if map.len() > SPARSE_MAX {
-                Err(malformed("a sparse file of too many stretches"))
+                Err(malformed("a sparse file with too many segments"))
             } else {
                 Ok(())
             }
@@ -315,7 +318,7 @@ impl<R: BufRead> TarReader<R> {
         Ok((map, gnu.real_size().map_err(field)?))
     }
 
-    /// The map of a PAX 1.0 sparse file: decimal lines before the data, filled up to a block.
+    /// Reads the map of a PAX 1.0 sparse file: lines of decimal numbers before the data, padded to a block.
     fn sparse_map_in_content(&mut self) -> Result<Vec<(u64, u64)>, TarError> {
         let mut block = [0; BLOCK as usize];
         let mut at = block.len();
@@ -326,7 +329,7 @@ impl<R: BufRead> TarReader<R> {
                     let mut have = 0;
                     while have < block.len() {
                         match tarball.read_content(block.get_mut(have..).unwrap_or_default())? {
-                            0 => return Err(malformed("a sparse file's map is cut")),
+                            0 => return Err(malformed("a sparse file's map is truncated")),
                             len => have += len,
                         }
                     }
@@ -342,19 +345,19 @@ impl<R: BufRead> TarReader<R> {
                             .and_then(|v| v.checked_add(u64::from(byte - b'0')))
                             .ok_or_else(|| malformed("a sparse file's map is out of range"))?;
                     }
-                    _ => return Err(malformed("a sparse file's map is no number")),
+                    _ => return Err(malformed("a sparse file's map has a character that is not a digit")),
                 }
             }
         };
         let count = usize::try_from(number(self)?).unwrap_or(usize::MAX);
         if count > SPARSE_MAX {
-            return Err(malformed("a sparse file of too many stretches"));
+            return Err(malformed("a sparse file with too many segments"));
         }
         (0..count).map(|_| Ok((number(self)?, number(self)?))).collect()
     }
 }
 
-/// What bytes that are no tar are compressed with, by their first ones, if we do not decompress it.
+/// Detects compressed data of a kind that [`crate::decompress`] does not support, by its first bytes.
 fn compression(start: &[u8]) -> Option<&'static str> {
     match start {
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),
@@ -365,13 +368,13 @@ fn compression(start: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// True if the header's checksum is right, by bytes without a sign or, as some old writers have it, with one.
+/// Whether the header's checksum is right. Some old writers sum signed bytes, so that sum is accepted too.
 fn is_header(header: &Header) -> bool {
-    let Ok(said) = header.cksum() else { return false };
-    // The checksum counts its own field as eight spaces.
+    let Ok(checksum) = header.cksum() else { return false };
+    // The checksum field itself, bytes 148 to 155, counts as eight spaces.
     let bytes = header.as_bytes().iter().enumerate();
     let sum = bytes.map(|(at, b)| if (148..156).contains(&at) { 32 } else { u32::from(*b) }).sum::<u32>();
-    said == sum || i64::from(said) == i64::from(sum) - 256 * i64::from(bytes_over_127(header))
+    checksum == sum || i64::from(checksum) == i64::from(sum) - 256 * i64::from(bytes_over_127(header))
 }
 
 fn bytes_over_127(header: &Header) -> u32 {
@@ -379,7 +382,7 @@ fn bytes_over_127(header: &Header) -> u32 {
     bytes.map(|(at, b)| u32::from(!(148..156).contains(&at) && *b > 127)).sum()
 }
 
-/// The length that a header says of its content; a binary number that has more than 64 bits, or a sign, is none.
+/// The length of the content by its header. Refuses binary numbers that are negative or have more than 64 bits.
 fn size_of_content(header: &Header) -> Result<u64, TarError> {
     let [first, rest @ ..] = header.as_old().size;
     let is_binary = first & 0x80 != 0;
@@ -389,12 +392,12 @@ fn size_of_content(header: &Header) -> Result<u64, TarError> {
     header.entry_size().map_err(|e| malformed(e.to_string()))
 }
 
-/// No file has the owner 4294967295: chown(2) reads it as "leave it", and the file would stay root's.
+/// Refuses the owner 4294967295: chown(2) reads this number as "do not change", and the file would stay root's.
 fn known_owner(id: u32) -> Result<u32, TarError> {
     if id == u32::MAX { Err(malformed("an owner that no file can have: 4294967295")) } else { Ok(id) }
 }
 
-/// True if a file that begins with `start` may be a tar: a header, or the end mark of an empty one.
+/// Whether a file that begins with `start` may be a tar: it starts with a header, or with the end mark of an empty tar.
 pub fn begins_tar(start: &[u8]) -> bool {
     let mut header = Header::new_old();
     let Some(block) = start.get(..BLOCK as usize) else { return false };
@@ -407,18 +410,18 @@ fn check_sparse(map: &[(u64, u64)], size: u64, stored: u64) -> Result<(), TarErr
     let mut data = 0u64;
     for (offset, len) in map {
         let stop = offset.checked_add(*len).filter(|stop| *offset >= end && *stop <= size);
-        end = stop.ok_or_else(|| malformed("a sparse file's stretches overlap or leave it"))?;
+        end = stop.ok_or_else(|| malformed("a sparse file's segments overlap or exceed its size"))?;
         data += len;
     }
     if data == stored { Ok(()) } else { Err(malformed("a sparse file's map does not fit its data")) }
 }
 
 impl<R: io::BufRead + io::Seek> TarReader<R> {
-    /// Passes over the current entry's content without reading it; gives its offset and length. What lies beyond
-    /// the stream's end is noticed by the caller, who knows where that is.
+    /// Skips the current entry's content by seeking; returns its offset and length. Does not check that the content
+    /// lies within the stream: the caller knows the stream's length.
     ///
     /// # Errors
-    /// [`TarError::Read`].
+    /// [`TarError::Truncated`]: the end of the content is no valid offset. [`TarError::Read`]: the seek failed.
     pub fn pass_content(&mut self) -> Result<(u64, u64), TarError> {
         let (content, padding) = (std::mem::take(&mut self.content), std::mem::take(&mut self.padding));
         let offset = self.from.stream_position().map_err(TarError::Read)?;
@@ -451,7 +454,7 @@ fn read(from: &mut impl Read, into: &mut [u8]) -> Result<usize, TarError> {
     }
 }
 
-/// Reads until `into` is full or the stream ends; how many bytes came.
+/// Reads until `into` is full or the stream ends; returns the number of bytes read.
 fn fill(from: &mut impl Read, into: &mut [u8]) -> Result<usize, TarError> {
     let mut have = 0;
     while have < into.len() {
@@ -463,7 +466,7 @@ fn fill(from: &mut impl Read, into: &mut [u8]) -> Result<usize, TarError> {
     Ok(have)
 }
 
-/// True for a numeric field that nobody filled in: it stands for 0, as in GNU tar.
+/// Whether a numeric field is blank. GNU tar reads a blank field as 0.
 fn is_blank(digits: &[u8]) -> bool {
     digits.iter().all(|byte| matches!(byte, 0 | b' '))
 }
@@ -547,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_and_every_changed_byte_is_an_answer_and_no_panic() {
+    fn every_truncation_and_every_changed_byte_gives_a_result_and_no_panic() {
         let bytes = [
             block(EntryType::XHeader, "x", &record("GNU.sparse.major", b"1")),
             block(EntryType::Regular, "f", b"hello"),
@@ -566,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn sparse_stretches_that_overlap_or_do_not_fit_are_refused() {
+    fn sparse_segments_that_overlap_or_do_not_fit_are_refused() {
         assert!(check_sparse(&[(0, 5), (10, 5)], 20, 10).is_ok());
         assert!(check_sparse(&[(0, 5), (4, 5)], 20, 10).is_err());
         assert!(check_sparse(&[(0, 5)], 4, 5).is_err());
@@ -575,7 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_nobody_filled_in_are_zero() {
+    fn blank_fields_are_zero() {
         let mut header = Header::new_ustar();
         header.set_path("blank").expect("short");
         header.set_size(0);
@@ -594,15 +597,15 @@ mod tests {
     fn checked(mut header: Header, content: &[u8], sum: impl Fn(i64) -> i64) -> Vec<u8> {
         header.set_size(content.len() as u64);
         header.set_cksum();
-        let said = sum(i64::from(header.cksum().expect("just set")));
-        header.as_old_mut().cksum.copy_from_slice(format!("{said:06o}\0 ").as_bytes());
+        let checksum = sum(i64::from(header.cksum().expect("just set")));
+        header.as_old_mut().cksum.copy_from_slice(format!("{checksum:06o}\0 ").as_bytes());
         let mut bytes = [header.as_bytes().as_slice(), content].concat();
         bytes.resize(bytes.len().next_multiple_of(512), 0);
         bytes
     }
 
     #[test]
-    fn an_empty_pax_value_leaves_what_the_header_says() {
+    fn an_empty_pax_value_leaves_the_header_field_valid() {
         let empty = ["path", "linkpath", "size", "uid", "gid", "mtime"].map(|key| record(key, b"")).concat();
         let before = ["path", "uid"].map(|key| record(key, b"7")).concat();
         for records in [empty.clone(), [before, empty].concat()] {
@@ -625,7 +628,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_do_not_fit_are_refused_and_not_cut() {
+    fn numbers_that_do_not_fit_are_refused_and_not_truncated() {
         for start in [[0x80, 1], [0xff, 0xff], [0x81, 0]] {
             let mut header = Header::new_gnu();
             header.set_path("f").expect("short");

@@ -1,16 +1,16 @@
-//! Unpacks a layer's tar into a directory, in the form that overlayfs wants, and never outside of it.
+//! Unpacks a layer's tar into a directory in the form that overlayfs needs, and never writes outside that directory.
 //!
-//! `directories.rs` finds the directory that an entry is made in, beneath the layer's root; the last name is then
-//! made there with `O_EXCL` or an `*at` call that follows nothing. OCI image-spec, "Image Layer Filesystem Changeset".
-//! Owners are numbers: names of users and groups are never looked up. Directories that a layer does not name are
-//! listed beside the root, for [`crate::implied_dirs`]. Called by the engine's layer pipeline; removes nothing on failure, the
-//! caller's directory is private and thrown away whole.
+//! Called by the engine's layer pipeline, directly or in a process of [`crate::userns`]. `directories.rs` opens the
+//! parent directory of each entry beneath the layer's root; the entry is then created there by its last name, with
+//! `O_EXCL` or an `*at` call that follows no link. Never looks up names of users and groups: owners are numbers. Lists
+//! directories without an entry beside the root, for [`crate::implied_dirs`]. Removes nothing on failure: the caller
+//! removes the whole directory, which is private until then. OCI image-spec, "Image Layer Filesystem Changeset".
 
 pub(crate) mod attributes;
 pub(crate) mod directories;
 pub(crate) mod entry;
 
-use self::attributes::{Attributes, Standing, times};
+use self::attributes::{Attributes, Privilege, times};
 use self::directories::{DIRECTORY, Directories, Opened, PATH_MAX, is_whiteout, split};
 pub use self::entry::UnpackError;
 use self::entry::{Place, file, refused};
@@ -33,21 +33,21 @@ use std::path::Path;
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
-/// What was unpacked.
+/// The numbers of entries of an unpacked layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unpacked {
-    /// Entries made.
+    /// Entries created.
     pub entries: u64,
-    /// Entries passed over: of an unknown type, or devices that an ordinary user may not make.
+    /// Entries skipped: of an unknown type, or devices that an ordinary user may not create.
     pub skipped: u64,
 }
 
-/// Unpacks the tar that `from` gives into the directory `root`, which exists and is empty.
+/// Unpacks the tar `from` into the directory `root`, which must exist and be empty.
 ///
-/// Reads up to the tar's end mark and not beyond it; gives `from` back. Makes [`implied_dirs::LIST`] beside `root`.
+/// Reads up to the end mark of the tar and returns `from` there. Writes [`implied_dirs::LIST`] beside `root`.
 ///
 /// # Errors
-/// [`UnpackError`] names the entry.
+/// [`UnpackError`] names the entry. `root` then has some of the entries; the caller removes it.
 pub fn unpack<R: BufRead>(from: R, root: &Path) -> Result<(Unpacked, R), UnpackError> {
     let mut tarball = TarReader::new(from);
     let mut unpacker = Unpacker::open(root)?;
@@ -64,24 +64,24 @@ pub fn unpack<R: BufRead>(from: R, root: &Path) -> Result<(Unpacked, R), UnpackE
 
 struct Unpacker {
     directories: Directories,
-    owner: Attributes,
-    /// A whiteout was made.
-    hides: bool,
+    attributes: Attributes,
+    /// Whether this layer has created a whiteout.
+    has_whiteouts: bool,
     buffer: Vec<u8>,
 }
 
 impl Unpacker {
     fn open(root: &Path) -> Result<Self, UnpackError> {
-        let standing = Standing::of_this_process();
+        let privilege = Privilege::of_this_process();
         Ok(Unpacker {
-            directories: Directories::open(root, standing)?,
-            owner: Attributes::new(standing),
-            hides: false,
+            directories: Directories::open(root, privilege)?,
+            attributes: Attributes::new(privilege),
+            has_whiteouts: false,
             buffer: vec![0; 64 << 10],
         })
     }
 
-    /// Makes one entry; false if it was passed over.
+    /// Creates one entry; returns false if it was skipped.
     fn entry<R: BufRead>(&mut self, entry: &Entry, tarball: &mut TarReader<R>) -> Result<bool, UnpackError> {
         let path = clean(&entry.path)?;
         if path.is_empty() {
@@ -90,7 +90,7 @@ impl Unpacker {
         let (parent_path, name) = split(&path);
         let Opened { fd: parent, is_real } = self.directories.enter(parent_path)?;
         if name == OPAQUE {
-            self.directories.opaque(&parent, &path)?;
+            self.directories.make_opaque(&parent, &path)?;
             return Ok(true);
         }
         if let Some(hidden) = name.strip_prefix(WHITEOUT) {
@@ -109,31 +109,32 @@ impl Unpacker {
                     return Err(refused(&path, "it is a symbolic link with a zero byte in its target"));
                 }
                 let make = || symlinkat(OsStr::from_bytes(&entry.link), &*parent, OsStr::from_bytes(name));
-                self.replacing(at, "make", make)?;
-                self.owner.set_node_attributes(at, entry)?;
+                self.create_or_replace(at, "create", make)?;
+                self.attributes.set_node_attributes(at, entry)?;
             }
             Kind::Fifo | Kind::Char | Kind::Block => return self.node(at, entry),
             Kind::Unknown(kind) => {
-                log::debug!("layer entry {:?} of unknown type {kind} is passed over", text::path(&path));
+                log::debug!("skipped layer entry {:?} of unknown type {kind}", text::path(&path));
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// `./`: the layer's root itself.
+    /// Applies an entry for the layer's root itself, such as `./`.
     fn root(&mut self, entry: &Entry) -> Result<(), UnpackError> {
         if entry.kind != Kind::Directory {
-            return Err(refused(&entry.path, "it is called like the layer's root, and is no directory"));
+            return Err(refused(&entry.path, "it has the name of the layer's root, but is not a directory"));
         }
         let root = self.directories.root();
-        self.owner.forget(&*root, b"")?;
-        self.owner.set_attributes(&*root, b"", entry)?;
-        self.directories.has_entry(&root, b"", entry.mtime)
+        self.attributes.remove_xattrs(&*root, b"")?;
+        self.attributes.set_attributes(&*root, b"", entry)?;
+        self.directories.record_entry(&root, b"", entry.mtime)
     }
 
-    /// Calls `make`; if something has the name already, removes that and calls again: later entries win.
-    fn replacing<T>(
+    /// Calls `make`. If the name is taken, removes the existing file or directory and calls `make` again: a later entry
+    /// replaces an earlier one.
+    fn create_or_replace<T>(
         &mut self,
         at: Place<'_>,
         doing: &'static str,
@@ -143,7 +144,7 @@ impl Unpacker {
             Err(Errno::EEXIST) => {}
             other => return other.map_err(|e| file(doing, at.path, e)),
         }
-        self.directories.forget();
+        self.directories.record_replacement();
         remove_tree::remove_at(at.parent.as_fd(), OsStr::from_bytes(at.name))
             .map_err(|source| UnpackError::File { doing: "replace", path: text::path(at.path), source })?;
         make().map_err(|e| file(doing, at.path, e))
@@ -156,14 +157,15 @@ impl Unpacker {
         tarball: &mut TarReader<R>,
     ) -> Result<(), UnpackError> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        // Nobody else can enter `layers`: root may make a file with its mode before it has its owner. Setuid it gets
-        // last. Others may have to write to it by its mode.
-        let mode = match self.owner.standing {
-            Standing::Root => Mode::from_bits_truncate(entry.mode & 0o777),
-            Standing::Namespace | Standing::User => Mode::S_IRUSR | Mode::S_IWUSR,
+        // Root creates the file with its final mode at once, which saves a system call. That is safe before the owner
+        // is set: no other user can enter the directory of layers, and setuid is set last. An ordinary user may need
+        // write permission that the final mode does not give.
+        let mode = match self.attributes.privilege {
+            Privilege::Root => Mode::from_bits_truncate(entry.mode & 0o777),
+            Privilege::Namespace | Privilege::User => Mode::S_IRUSR | Mode::S_IWUSR,
         };
         let open = || openat(at.parent, OsStr::from_bytes(at.name), flags, mode);
-        let to = File::from(self.replacing(at, "make", open)?);
+        let to = File::from(self.create_or_replace(at, "create", open)?);
         let io = |source| UnpackError::File { doing: "write", path: text::path(at.path), source };
         match &entry.sparse {
             None => loop {
@@ -178,16 +180,16 @@ impl Unpacker {
             Some(map) => {
                 to.set_len(entry.size).map_err(io)?;
                 for (offset, len) in map {
-                    self.stretch(&to, *offset, *len, tarball, at.path)?;
+                    self.write_segment(&to, *offset, *len, tarball, at.path)?;
                 }
             }
         }
-        self.owner.set_attributes(&to, at.path, entry)?;
+        self.attributes.set_attributes(&to, at.path, entry)?;
         let (atime, mtime) = times(entry.mtime);
         futimens(&to, &atime, &mtime).map_err(|e| file("set the time of", at.path, e))
     }
 
-    fn stretch<R: BufRead>(
+    fn write_segment<R: BufRead>(
         &mut self,
         to: &File,
         offset: u64,
@@ -219,19 +221,21 @@ impl Unpacker {
         let fd = match make() {
             Ok(()) => open(),
             Err(Errno::EEXIST) if is_whiteout(at.parent, at.name) => {
-                Ok(self.directories.instead_of_whiteout(at.parent, at.name, at.path)?)
+                Ok(self.directories.replace_whiteout(at.parent, at.name, at.path)?)
             }
-            // A directory over a directory is the same one with other attributes.
+            // A second entry for a directory keeps its contents and replaces its attributes.
             Err(Errno::EEXIST) => match open() {
-                Err(Errno::ENOTDIR | Errno::ELOOP) => self.replacing(at, "make", make).map(|()| open())?,
-                Ok(there) => self.owner.forget(&there, at.path).map(|()| Ok(there))?,
+                Err(Errno::ENOTDIR | Errno::ELOOP) => {
+                    self.create_or_replace(at, "create", make).map(|()| open())?
+                }
+                Ok(there) => self.attributes.remove_xattrs(&there, at.path).map(|()| Ok(there))?,
                 other => other,
             },
             Err(errno) => Err(errno),
         };
-        let fd = fd.map_err(|e| file("make", at.path, e))?;
-        self.directories.has_entry(&fd, at.path, entry.mtime)?;
-        self.owner.set_attributes(&fd, at.path, entry)?;
+        let fd = fd.map_err(|e| file("create", at.path, e))?;
+        self.directories.record_entry(&fd, at.path, entry.mtime)?;
+        self.attributes.set_attributes(&fd, at.path, entry)?;
         self.directories.remember(at.path, fd, is_real);
         Ok(())
     }
@@ -249,13 +253,13 @@ impl Unpacker {
             }
             Err(errno) => return Err(file("find the target of", at.path, errno)),
         };
-        if self.hides && is_whiteout(&parent, name) {
+        if self.has_whiteouts && is_whiteout(&parent, name) {
             return Err(refused(at.path, "it is a hard link to a file that the layer hides"));
         }
-        // No AT_SYMLINK_FOLLOW: a link to a symbolic link is one more name of the link itself.
+        // No AT_SYMLINK_FOLLOW: a hard link to a symbolic link is another name of the symbolic link itself.
         let name = OsStr::from_bytes(name);
         let make = || linkat(&parent, name, at.parent, OsStr::from_bytes(at.name), AtFlags::empty());
-        match self.replacing(at, "link", make) {
+        match self.create_or_replace(at, "link", make) {
             Err(UnpackError::File { source, .. }) if source.raw_os_error() == Some(Errno::ENOENT as i32) => {
                 Err(refused(at.path, "it is a hard link to a file that is not in the layer"))
             }
@@ -269,7 +273,7 @@ impl Unpacker {
             Kind::Block => (SFlag::S_IFBLK, makedev(entry.device.0.into(), entry.device.1.into())),
             _ => (SFlag::S_IFIFO, 0),
         };
-        // A device 0:0 would be a whiteout for overlayfs; the tar's way to say that is another.
+        // Overlayfs would read a device 0:0 as a whiteout, but a tar must write whiteouts as `.wh.` names.
         if kind == SFlag::S_IFCHR && device == 0 {
             return Err(refused(
                 at.path,
@@ -277,48 +281,48 @@ impl Unpacker {
             ));
         }
         let name = OsStr::from_bytes(at.name);
-        let made = self
-            .replacing(at, "make", || mknodat(at.parent, name, kind, Mode::S_IRUSR | Mode::S_IWUSR, device));
-        match made {
+        let make = || mknodat(at.parent, name, kind, Mode::S_IRUSR | Mode::S_IWUSR, device);
+        match self.create_or_replace(at, "create", make) {
             Err(UnpackError::File { source, .. })
                 if source.raw_os_error() == Some(Errno::EPERM as i32) && kind != SFlag::S_IFIFO =>
             {
-                log::debug!("device {:?} is passed over: not permitted", text::path(at.path));
+                log::debug!("skipped device {:?}: this user may not create devices", text::path(at.path));
                 return Ok(false);
             }
             other => other?,
         }
-        self.owner.set_node_attributes(at, entry)?;
+        self.attributes.set_node_attributes(at, entry)?;
         Ok(true)
     }
 
-    /// Marks that `hidden` of lower layers is gone: a character device 0:0, which anyone may make since Linux 5.8.
+    /// Creates a whiteout, which hides `hidden` of lower layers: a character device 0:0. Any user may create this
+    /// device since Linux 5.8.
     fn whiteout(&mut self, parent: &OwnedFd, hidden: &[u8], path: &[u8]) -> Result<(), UnpackError> {
         if hidden.is_empty() || hidden == b"." || hidden == b".." {
-            return Err(refused(path, "it is a whiteout of no name"));
+            return Err(refused(path, "it is a whiteout without a name"));
         }
         if hidden.starts_with(b".wh.") {
-            // Other reserved names (aufs wrote `.wh..wh.plnk`) mean nothing to overlayfs.
+            // Other reserved names, such as aufs's `.wh..wh.plnk`, have no meaning for overlayfs.
             return Ok(());
         }
-        self.hides = true;
+        self.has_whiteouts = true;
         let at = Place { parent, name: hidden, path };
         let make =
             || mknodat(parent, OsStr::from_bytes(hidden), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0));
         match make() {
             Ok(()) => Ok(()),
-            // What this same layer put there stays: a whiteout speaks of lower layers. A directory must then
-            // hide theirs of the same name.
+            // This layer has an entry of that name, which stays: a whiteout applies only to lower layers. If the entry
+            // is a directory, it must hide the lower directory's contents.
             Err(Errno::EEXIST) => match openat(parent, OsStr::from_bytes(hidden), DIRECTORY, Mode::empty()) {
-                Ok(directory) => self.directories.opaque(&directory, path),
+                Ok(directory) => self.directories.make_opaque(&directory, path),
                 Err(_) => Ok(()),
             },
-            Err(errno) => Err(file("make the whiteout", at.path, errno)),
+            Err(errno) => Err(file("create the whiteout", at.path, errno)),
         }
     }
 }
 
-/// The name without `.`, doubled and leading slashes; names with `..` that leave the root are refused.
+/// Normalizes a path: removes `.`, repeated and leading slashes, and resolves `..`. Refuses paths that leave the root.
 fn clean(path: &[u8]) -> Result<Vec<u8>, UnpackError> {
     if path.len() >= PATH_MAX {
         return Err(refused(path, "its name is longer than 4095 bytes"));
@@ -409,7 +413,7 @@ mod tests {
         let (_dir, result) =
             Layer::new().with(EntryType::Link, "stolen", &format!("{target}/secret"), "").unpack();
         assert!(matches!(result, Err(UnpackError::Refused { .. })));
-        // A file over a link replaces the link and does not write through it.
+        // A file entry replaces a link of its name, rather than write through the link.
         let secret = format!("{target}/secret");
         let (dir, result) = Layer::new()
             .with(EntryType::Symlink, "x", &secret, "")
@@ -436,8 +440,8 @@ mod tests {
     #[test]
     fn an_entry_that_cannot_be_what_it_says_is_refused_by_name() {
         let cases: [(Layer, &str); 4] = [
-            (Layer::new().with(EntryType::Regular, ".", "", "x"), "no directory"),
-            (Layer::new().with(EntryType::Symlink, "a/..", "elsewhere", ""), "no directory"),
+            (Layer::new().with(EntryType::Regular, ".", "", "x"), "not a directory"),
+            (Layer::new().with(EntryType::Symlink, "a/..", "elsewhere", ""), "not a directory"),
             (
                 Layer::new().with(EntryType::Regular, ".wh.gone", "", "").with(
                     EntryType::Link,
@@ -450,8 +454,8 @@ mod tests {
             (Layer::new().with(EntryType::Link, "b", "b", ""), "itself"),
         ];
         for (layer, why) in cases {
-            let said = layer.unpack().1.expect_err(why).to_string();
-            assert!(said.contains(why), "{said}");
+            let error = layer.unpack().1.expect_err(why).to_string();
+            assert!(error.contains(why), "{error}");
         }
     }
 
@@ -478,8 +482,8 @@ mod tests {
             layer.unpack().1.expect_err("it cannot be looked at").to_string()
         };
         for (kind, name) in [(EntryType::Directory, ""), (EntryType::Regular, "file")] {
-            let said = with(kind, name);
-            assert!(said.contains("without links, is longer than 4095 bytes"), "{said}");
+            let error = with(kind, name);
+            assert!(error.contains("without links, is longer than 4095 bytes"), "{error}");
         }
     }
 
@@ -532,7 +536,7 @@ mod tests {
         assert!(dir.path().join("root/a/d").exists() && !dir.path().join("root/a/b").exists());
     }
 
-    /// The directories that the layer has no entry for, as it was unpacked in `dir`.
+    /// The list of implied directories of the layer that was unpacked in `dir`.
     fn implied(dir: &tempfile::TempDir) -> Vec<String> {
         let list = std::fs::read_to_string(dir.path().join(implied_dirs::LIST)).unwrap_or_default();
         list.split_terminator('\0').map(str::to_owned).collect()
@@ -544,7 +548,7 @@ mod tests {
         let (dir, result) = file(file(Layer::new(), "a/b/c"), "a/d/e").unpack();
         result.expect("good");
         assert_eq!(implied(&dir), ["", "a", "a/b", "a/d"]);
-        // Whiteouts are in a directory as files are.
+        // A whiteout implies its directory, like a file does.
         let (dir, result) = file(file(Layer::new(), "a/.wh.b"), "c/.wh..wh..opq").unpack();
         result.expect("good");
         assert_eq!(implied(&dir), ["", "a", "c"]);

@@ -1,9 +1,10 @@
-//! Unpacking as an ordinary user: a user namespace in which the owners of a layer's files exist.
+//! Unpacks layers as an ordinary user, in a user namespace in which the owners of a layer's files exist.
 //!
-//! A process with threads cannot enter one. So this program starts itself again, with [`ARGUMENT`] before all
-//! others: once to make the namespace, which a descriptor then keeps, and once for each layer that is unpacked,
-//! settled or removed there. What such a process is told, and says, goes through its standard input and output. Root has no
-//! need of this and never calls it. user_namespaces(7), newuidmap(1).
+//! Called by the engine at start and by the store; never called by root, which needs no namespace. A process with
+//! several threads cannot enter a user namespace. So this program starts itself again with [`ARGUMENT`] as the first
+//! argument: once to create the namespace, which a descriptor then keeps alive, and once for each operation on a layer.
+//! Such a process gets its input through arguments and standard input, and reports through standard output.
+//! user_namespaces(7), newuidmap(1).
 
 mod subid;
 
@@ -27,51 +28,51 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The first argument of a process that is to work in the namespace.
+/// The first argument of a process that works in the namespace.
 pub const ARGUMENT: &str = "--in-namespace";
-/// Bytes that are handed over at once.
+/// Bytes written to a process at a time.
 const BUFFER: usize = 64 << 10;
-/// Most bytes of a process's last words that are read.
-const WORDS_MAX: u64 = 64 << 10;
+/// Most bytes that are read of a process's output.
+const OUTPUT_MAX: u64 = 64 << 10;
 
-/// Why there is no namespace.
+/// Why the user namespace cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum NamespaceError {
-    /// No ids are set aside for this user.
+    /// No subordinate IDs are assigned to this user.
     #[error("{file} has no range for user {uid}")]
     NoRange {
-        /// Where one is missing.
+        /// The file without a range: /etc/subuid or /etc/subgid.
         file: &'static str,
-        /// Whose.
+        /// The user.
         uid: u32,
     },
-    /// The kernel, or this host, does not allow it.
-    #[error("cannot make a user namespace: {0}")]
+    /// The kernel or a setting of the host forbids it.
+    #[error("cannot create a user namespace: {0}")]
     Refused(String),
-    /// A program is not there, or fails.
+    /// The program that maps IDs is missing or fails.
     #[error("cannot map ids with {program}: {why}")]
     Map {
-        /// Which.
+        /// The program: newuidmap or newgidmap.
         program: &'static str,
-        /// What it says.
+        /// The error message of the program, or of its start.
         why: String,
     },
-    /// This program cannot start itself.
+    /// This program cannot start itself again.
     #[error("cannot start a process for the user namespace")]
     Io(#[from] io::Error),
 }
 
-/// A namespace whose root is this process's user, and whose other ids are those set aside for it.
+/// A user namespace: its root is this process's user, and its other IDs are the user's subordinate IDs.
 #[derive(Debug)]
 pub struct Namespace {
     descriptor: OwnedFd,
 }
 
 impl Namespace {
-    /// Makes the namespace.
+    /// Creates the namespace and checks that a process can enter it.
     ///
     /// # Errors
-    /// [`NamespaceError`] says what is missing.
+    /// [`NamespaceError`] says what the host lacks.
     pub fn open() -> Result<Self, NamespaceError> {
         let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let range = |file: &'static str| match subid::ranges(file, uid) {
@@ -80,12 +81,12 @@ impl Namespace {
         };
         let (uids, gids) = (range("/etc/subuid")?, range("/etc/subgid")?);
         let mut holder = command("hold").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let made = hold(&mut holder, (uid, &uids), (gid, &gids));
-        // Its input ends: so does it.
+        let descriptor = map_and_open(&mut holder, (uid, &uids), (gid, &gids));
+        // The holder exits at the end of its input. The descriptor keeps the namespace alive.
         drop(holder.stdin.take());
         holder.wait()?;
-        let namespace = Namespace { descriptor: made? };
-        // What cannot be entered is of no use, and better found out now than by each layer.
+        let namespace = Namespace { descriptor: descriptor? };
+        // Some hosts forbid entering the namespace. Find out now, rather than with each layer.
         let entered =
             namespace.command("enter", None).stdin(Stdio::null()).stdout(Stdio::piped()).output()?;
         match entered.status.success() {
@@ -94,71 +95,73 @@ impl Namespace {
         }
     }
 
-    /// Unpacks the tar that `from` gives into the directory `root`; reads all of `from`. See [`unpack::unpack`].
+    /// Unpacks the tar `from` into the directory `root`; reads all of `from`. See [`unpack::unpack`].
     ///
     /// # Errors
-    /// [`UnpackError`], as the process in the namespace told it.
+    /// [`UnpackError`], as the process in the namespace reports it.
     pub fn unpack(&self, from: &mut impl Read, root: &Path) -> Result<Unpacked, UnpackError> {
         let mut command = self.command("unpack", Some(root));
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(lost)?;
-        let fed = process.stdin.take().map_or(Ok(()), |to| feed(from, to));
-        let words = last_words(&mut process).map_err(lost)?;
-        // A source that breaks makes a tar that does: the first is the reason.
-        fed.map_err(|error| UnpackError::Tar(TarError::Read(error)))?;
-        parse(&words)
+        let mut process =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(cannot_start)?;
+        let written = process.stdin.take().map_or(Ok(()), |to| write_input(from, to));
+        let output = read_output(&mut process).map_err(cannot_start)?;
+        // A failed source also looks like a truncated tar to the process, so report the source's error first.
+        written.map_err(|error| UnpackError::Tar(TarError::Read(error)))?;
+        parse_result(&output)
     }
 
-    /// Removes `path` and all below it. See [`remove_tree::remove`].
+    /// Removes `path` and everything below it. See [`remove_tree::remove`].
     ///
     /// # Errors
-    /// What the process in the namespace met.
+    /// The process in the namespace cannot be started, or reports an error.
     pub fn remove(&self, path: &Path) -> io::Result<()> {
         let mut process =
             self.command("remove", Some(path)).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        match last_words(&mut process)?.as_str() {
+        match read_output(&mut process)?.as_str() {
             "done" => Ok(()),
-            words => Err(io::Error::other(words.to_owned())),
+            error => Err(io::Error::other(error.to_owned())),
         }
     }
 
     /// Compares two trees. See [`compare::compare`].
     ///
     /// # Errors
-    /// What the process in the namespace met.
+    /// The process in the namespace cannot be started, or reports an error.
     pub fn compare(&self, expected: &Path, found: &Path, since: SystemTime) -> io::Result<Differences> {
         let since = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let mut command = self.command("compare", Some(expected));
         let mut process =
             command.arg(found).arg(since.to_string()).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        let words = last_words(&mut process)?;
-        serde_json::from_str(&words).map_err(|_| io::Error::other(words))
+        let output = read_output(&mut process)?;
+        serde_json::from_str(&output).map_err(|_| io::Error::other(output))
     }
 
-    /// Gives directories of `layer` what the layers `below` say of them. See [`implied_dirs::settle`].
+    /// Gives the implied directories of `layer` the attributes that the layers `below` define. See
+    /// [`implied_dirs::settle`].
     ///
     /// # Errors
-    /// What the process in the namespace met.
+    /// The process in the namespace cannot be started, or reports an error.
     pub fn settle(&self, layer: &Path, below: &[PathBuf]) -> io::Result<()> {
         let mut command = self.command("settle", Some(layer));
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let list: Vec<u8> =
             below.iter().flat_map(|path| [path.as_os_str().as_bytes(), &[0]].concat()).collect();
-        process.stdin.take().map_or(Ok(()), |to| feed(&mut list.as_slice(), to))?;
-        match last_words(&mut process)?.as_str() {
+        process.stdin.take().map_or(Ok(()), |to| write_input(&mut list.as_slice(), to))?;
+        match read_output(&mut process)?.as_str() {
             "done" => Ok(()),
-            words => Err(io::Error::other(words.to_owned())),
+            error => Err(io::Error::other(error.to_owned())),
         }
     }
 
-    /// Bytes that `path` and all below it take on the disk. See [`walk_tree::size_on_disk`].
+    /// The bytes that `path` and everything below it take on the disk. See [`walk_tree::size_on_disk`].
     ///
     /// # Errors
-    /// What the process in the namespace met.
+    /// The process in the namespace cannot be started, or reports an error.
     pub fn size_on_disk(&self, path: &Path) -> io::Result<u64> {
         let mut process =
             self.command("measure", Some(path)).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        let words = last_words(&mut process)?;
-        words.parse().map_err(|_| io::Error::other(words))
+        let output = read_output(&mut process)?;
+        output.parse().map_err(|_| io::Error::other(output))
     }
 
     fn command(&self, verb: &str, path: Option<&Path>) -> Command {
@@ -169,24 +172,28 @@ impl Namespace {
     }
 }
 
-/// This program again.
+/// A command that starts this program again, for the operation `verb`.
 fn command(verb: &str) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("sampan-engine").args([ARGUMENT, verb]);
     command
 }
 
-/// Maps ids in the namespace that `holder` has made; gives what keeps it.
-fn hold(holder: &mut Child, uids: (u32, &[Range]), gids: (u32, &[Range])) -> Result<OwnedFd, NamespaceError> {
-    let mut word = String::new();
-    if let Some(said) = &mut holder.stdout {
-        let mut byte = [0; 1];
-        while word != "made" && word.len() < 500 && said.read(&mut byte)? == 1 {
-            word.push(char::from(byte[0]));
+/// Maps IDs in the namespace that the process `holder` has created; returns a descriptor of the namespace.
+fn map_and_open(
+    holder: &mut Child,
+    uids: (u32, &[Range]),
+    gids: (u32, &[Range]),
+) -> Result<OwnedFd, NamespaceError> {
+    let mut report = String::new();
+    if let Some(output) = &mut holder.stdout {
+        let mut byte = 0;
+        while report != "made" && report.len() < 500 && output.read(std::slice::from_mut(&mut byte))? == 1 {
+            report.push(char::from(byte));
         }
     }
-    if word != "made" {
-        return Err(NamespaceError::Refused(word.trim().to_owned()));
+    if report != "made" {
+        return Err(NamespaceError::Refused(report.trim().to_owned()));
     }
     let pid = holder.id().to_string();
     for (program, (own, ranges)) in [("newuidmap", uids), ("newgidmap", gids)] {
@@ -200,8 +207,8 @@ fn hold(holder: &mut Child, uids: (u32, &[Range]), gids: (u32, &[Range])) -> Res
     Ok(File::open(format!("/proc/{pid}/ns/user"))?.into())
 }
 
-/// Hands over all of `from`, or as much as is taken.
-fn feed(from: &mut impl Read, mut to: ChildStdin) -> io::Result<()> {
+/// Copies `from` to a process's standard input, up to the end of `from` or until the process reads no more.
+fn write_input(from: &mut impl Read, mut to: ChildStdin) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
         let len = match from.read(&mut buffer) {
@@ -210,44 +217,45 @@ fn feed(from: &mut impl Read, mut to: ChildStdin) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
-        // One that takes no more says why in its last words.
+        // A process that stops reading reports the reason in its output.
         if to.write_all(buffer.get(..len).unwrap_or_default()).is_err() {
             return Ok(());
         }
     }
 }
 
-/// What a process says before it ends; or how it ended, if it said nothing.
-fn last_words(process: &mut Child) -> io::Result<String> {
-    let mut words = Vec::new();
-    if let Some(said) = &mut process.stdout {
-        said.take(WORDS_MAX).read_to_end(&mut words)?;
+/// Reads a process's output and waits for its end. If there is no output, returns a description of its exit status.
+fn read_output(process: &mut Child) -> io::Result<String> {
+    let mut output = Vec::new();
+    if let Some(stdout) = &mut process.stdout {
+        stdout.take(OUTPUT_MAX).read_to_end(&mut output)?;
     }
     let status = process.wait()?;
-    match words.is_empty() {
+    match output.is_empty() {
         true => Ok(format!("the process in the user namespace ended with {status}")),
-        false => Ok(String::from_utf8_lossy(&words).into_owned()),
+        false => Ok(String::from_utf8_lossy(&output).into_owned()),
     }
 }
 
-fn lost(error: io::Error) -> UnpackError {
-    UnpackError::Elsewhere(format!("cannot start a process in the user namespace: {error}"))
+fn cannot_start(error: io::Error) -> UnpackError {
+    UnpackError::InNamespace(format!("cannot start a process in the user namespace: {error}"))
 }
 
-/// Last words about an unpacking, said by [`say`].
-fn parse(words: &str) -> Result<Unpacked, UnpackError> {
-    let (word, rest) = words.split_once(' ').unwrap_or((words, ""));
+/// Parses the result of unpacking that [`format_result`] wrote.
+fn parse_result(output: &str) -> Result<Unpacked, UnpackError> {
+    let (word, rest) = output.split_once(' ').unwrap_or((output, ""));
     let number = |nth| rest.split(' ').nth(nth).and_then(|number| number.parse().ok());
     match (word, number(0), number(1)) {
         ("done", Some(entries), Some(skipped)) => Ok(Unpacked { entries, skipped }),
         ("truncated", ..) => Err(UnpackError::Tar(TarError::Truncated)),
         ("malformed", ..) => Err(UnpackError::Tar(TarError::Malformed(rest.to_owned()))),
-        ("failed", ..) => Err(UnpackError::Elsewhere(rest.to_owned())),
-        _ => Err(UnpackError::Elsewhere(words.to_owned())),
+        ("failed", ..) => Err(UnpackError::InNamespace(rest.to_owned())),
+        _ => Err(UnpackError::InNamespace(output.to_owned())),
     }
 }
 
-fn say(result: &Result<Unpacked, UnpackError>) -> String {
+/// Formats the result of unpacking for the process that started this one.
+fn format_result(result: &Result<Unpacked, UnpackError>) -> String {
     match result {
         Ok(Unpacked { entries, skipped }) => format!("done {entries} {skipped}"),
         Err(UnpackError::Tar(TarError::Truncated)) => "truncated".to_owned(),
@@ -256,9 +264,9 @@ fn say(result: &Result<Unpacked, UnpackError>) -> String {
     }
 }
 
-/// Does what the command line asks of a process in the namespace; `None` if it asks for none.
+/// Executes the operation that the command line names, if its first argument is [`ARGUMENT`]; otherwise returns `None`.
 ///
-/// To be called first thing: the process must have one thread.
+/// Must be called before anything else in `main`: the process must have only one thread.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let args: Vec<OsString> = args.into_iter().collect();
     let args: Vec<&OsStr> = args.iter().map(OsString::as_os_str).skip(1).collect();
@@ -266,42 +274,44 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     if *first != ARGUMENT {
         return None;
     }
-    let (is_done, words) = match obey(rest) {
-        Ok(words) => (true, words),
+    let (is_done, output) = match execute(rest) {
+        Ok(output) => (true, output),
         Err(why) => (false, why),
     };
-    let told = io::stdout().write_all(words.as_bytes()).is_ok();
-    Some(if is_done && told { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let is_written = io::stdout().write_all(output.as_bytes()).is_ok();
+    Some(if is_done && is_written { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn obey(args: &[&OsStr]) -> Result<String, String> {
+/// Executes one operation; returns the text for standard output.
+fn execute(args: &[&OsStr]) -> Result<String, String> {
     let verb = args.first().and_then(|verb| verb.to_str()).unwrap_or_default();
     if verb == "hold" {
-        return make();
+        return hold();
     }
     let descriptor = args.get(1).and_then(|text| text.to_str()?.parse::<RawFd>().ok());
-    let descriptor = descriptor.and_then(syscall::adopt).ok_or("no user namespace was handed over")?;
+    let descriptor =
+        descriptor.and_then(syscall::adopt).ok_or("no descriptor of a user namespace was passed")?;
     setns(descriptor, CloneFlags::CLONE_NEWUSER)
         .map_err(|errno| format!("cannot enter the user namespace: {}", errno.desc()))?;
     match (verb, args.get(2)) {
         ("enter", None) => Ok("done".to_owned()),
-        ("unpack", Some(root)) => Ok(say(&unpack_input(Path::new(root)))),
+        ("unpack", Some(root)) => Ok(format_result(&unpack_input(Path::new(root)))),
         ("remove", Some(path)) => remove_tree::remove(Path::new(path))
             .map(|()| "done".to_owned())
             .map_err(|error| format!("cannot remove it in the user namespace: {error}")),
         ("settle", Some(layer)) => settle_layer(Path::new(layer))
             .map(|()| "done".to_owned())
-            .map_err(|error| format!("cannot look at layers in the user namespace: {error}")),
+            .map_err(|error| format!("cannot read or change layers in the user namespace: {error}")),
         ("compare", Some(expected)) => compare_trees(Path::new(expected), args.get(3), args.get(4)),
         ("measure", Some(path)) => walk_tree::size_on_disk(Path::new(path))
             .map(|bytes| bytes.to_string())
-            .map_err(|error| format!("cannot look at it in the user namespace: {error}")),
-        _ => Err("the request is none that is known in a user namespace".to_owned()),
+            .map_err(|error| format!("cannot measure it in the user namespace: {error}")),
+        _ => Err("the operation is not known in a user namespace".to_owned()),
     }
 }
 
-/// Makes a namespace, and stays until the input ends, so that it can be mapped and taken over.
-fn make() -> Result<String, String> {
+/// Creates a namespace and lives until the end of its input. Meanwhile the parent maps IDs and opens the namespace.
+fn hold() -> Result<String, String> {
     unshare(CloneFlags::CLONE_NEWUSER).map_err(refusal)?;
     io::stdout().write_all(b"made").and_then(|()| io::stdout().flush()).map_err(|error| error.to_string())?;
     io::copy(&mut io::stdin(), &mut io::sink()).map_err(|error| error.to_string())?;
@@ -319,20 +329,18 @@ fn compare_trees(expected: &Path, found: Option<&&OsStr>, since: Option<&&OsStr>
     serde_json::to_string(&differences).map_err(|error| error.to_string())
 }
 
-/// The layers below come by the input, each with a NUL behind it.
+/// Settles `layer`. The paths of the layers below come through standard input, each followed by a NUL.
 fn settle_layer(layer: &Path) -> io::Result<()> {
     let below = io::stdin().lock().split(0).map(|path| path.map(|path| OsString::from_vec(path).into()));
     let below = below.collect::<io::Result<Vec<PathBuf>>>()?;
     implied_dirs::settle(layer, &below, &Cancel::default())
 }
 
-/// Why the kernel makes no namespace, and what decides that. user_namespaces(7), namespaces(7).
+/// Describes why the kernel refuses a namespace, and names the setting to change. user_namespaces(7), namespaces(7).
 fn refusal(errno: Errno) -> String {
     let setting = match errno {
         Errno::ENOSPC => "; see user.max_user_namespaces in sysctl",
-        Errno::EPERM => {
-            "; ordinary users may not, by a setting of the kernel's, or of AppArmor's or a container's"
-        }
+        Errno::EPERM => "; a setting of the kernel, AppArmor or a container forbids it to ordinary users",
         _ => "",
     };
     format!("{}{setting}", errno.desc())
@@ -340,7 +348,8 @@ fn refusal(errno: Errno) -> String {
 
 fn unpack_input(root: &Path) -> Result<Unpacked, UnpackError> {
     let (unpacked, mut rest) = unpack::unpack(BufReader::with_capacity(BUFFER, io::stdin().lock()), root)?;
-    // The sender hands over all that there is, whatever stands behind the tar's end.
+    // Read the bytes after the end of the tar too: when this process stops reading, the sender stops reading its source,
+    // whose digest needs all bytes.
     io::copy(&mut rest, &mut io::sink()).map_err(|error| UnpackError::Tar(TarError::Read(error)))?;
     Ok(unpacked)
 }
@@ -350,16 +359,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn last_words_are_understood_and_nonsense_is_a_failure() {
+    fn results_are_parsed_and_any_other_output_is_a_failure() {
         let good = Unpacked { entries: 7, skipped: 2 };
-        assert_eq!(parse(&say(&Ok(good))).expect("done"), good);
+        assert_eq!(parse_result(&format_result(&Ok(good))).expect("done"), good);
         for error in [TarError::Truncated, TarError::Malformed("header \"x y\"".to_owned())] {
             let text = error.to_string();
-            let told = parse(&say(&Err(error.into()))).expect_err("failed");
-            assert!(matches!(told, UnpackError::Tar(_)) && told.to_string() == text);
+            let parsed = parse_result(&format_result(&Err(error.into()))).expect_err("failed");
+            assert!(matches!(parsed, UnpackError::Tar(_)) && parsed.to_string() == text);
         }
-        for words in ["", "done", "done x y", "done 1", "failed a b", "ended with signal: 9"] {
-            assert!(matches!(parse(words), Err(UnpackError::Elsewhere(_))), "{words:?}");
+        for output in ["", "done", "done x y", "done 1", "failed a b", "ended with signal: 9"] {
+            assert!(matches!(parse_result(output), Err(UnpackError::InNamespace(_))), "{output:?}");
         }
     }
 
@@ -367,8 +376,8 @@ mod tests {
     fn only_the_hidden_argument_makes_a_process_of_the_namespace() {
         let ask = |args: &[&str]| run(args.iter().map(OsString::from)).is_some();
         assert!(!ask(&[]) && !ask(&["engine"]) && !ask(&["engine", "--socket", ARGUMENT]));
-        // Nothing was handed over: it fails before it does anything.
-        assert!(obey(&[OsStr::new("remove"), OsStr::new("1"), OsStr::new("/nonexistent")]).is_err());
-        assert!(obey(&[]).is_err());
+        // No descriptor was passed, so it fails before it removes anything.
+        assert!(execute(&[OsStr::new("remove"), OsStr::new("1"), OsStr::new("/nonexistent")]).is_err());
+        assert!(execute(&[]).is_err());
     }
 }

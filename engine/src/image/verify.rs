@@ -373,7 +373,7 @@ impl Verify<'_> {
                 return Ok(match error {
                     _ if !is_there => Verdict::Broken(format!("is missing, and {why}")),
                     // A full disk says nothing of a layer.
-                    UnpackError::File { .. } | UnpackError::Elsewhere(_) => {
+                    UnpackError::File { .. } | UnpackError::InNamespace(_) => {
                         Verdict::Unknown(format!("cannot be compared, since {why}"))
                     }
                     UnpackError::Tar(_) | UnpackError::Refused { .. } => {
@@ -418,7 +418,7 @@ impl Verify<'_> {
         let file = open(&self.store.blob_path(&blob.digest)).map_err(read)?;
         let from = Watched { from: &file, cancel: self.cancel, progress: self.progress, row, count: 0 };
         let (_, decoded) = decompress::open(from, self.window_log).map_err(read)?;
-        let temp = self.store.temp_layer().map_err(|error| UnpackError::Elsewhere(chain(&error)))?;
+        let temp = self.store.temp_layer().map_err(|error| UnpackError::InNamespace(chain(&error)))?;
         let mut hashed = Hashed { from: decoded, hasher: Hasher::new(diff_id.algorithm()) };
         let root = temp.path().join("diff");
         match self.store.namespace() {

@@ -179,8 +179,8 @@ impl Drop for Listener {
     }
 }
 
-/// Takes the lock for the socket's path. Nothing ever removes the lock file: a process that waits for the lock on a
-/// removed file and one that creates the file anew could both succeed.
+/// Takes the lock for the socket's path. Nothing ever removes the lock file: two processes could then both succeed, one
+/// with the removed file and the other with a new file of that name.
 fn lock(socket: &Path, wait_max: Duration) -> io::Result<Flock<File>> {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");

@@ -1,20 +1,22 @@
-//! Why bytes are no tar, and the bound that the format itself does not have.
+//! The errors of the tar reader, and a bound that the format itself does not define.
+//!
+//! Shared by [`super::TarReader`] and [`super::pax`].
 
 use std::io;
 
-/// Most stretches of one sparse file.
+/// Most data segments of one sparse file.
 pub(super) const SPARSE_MAX: usize = 65_536;
 
-/// Bytes that are no tar, or a stream that failed.
+/// Why a tar cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TarError {
-    /// The stream under the tar failed.
+    /// The underlying stream failed.
     #[error("cannot read the layer")]
     Read(#[source] io::Error),
     /// The stream ends within an entry.
     #[error("the tar ends within an entry")]
     Truncated,
-    /// It is no tar.
+    /// The bytes are not a valid tar; the text says why.
     #[error("the tar is malformed: {0}")]
     Malformed(String),
 }

@@ -1,11 +1,11 @@
-//! PAX headers: records that say more of the next entry than its own header can.
+//! Parses PAX headers: records that extend or replace fields of the next entry's header.
 //!
-//! POSIX.1, pax, "pax Header Block"; GNU tar's manual, "Storing Sparse Files", versions 0.0, 0.1 and 1.0. Reads bytes that
-//! [`super::TarReader`] has bounded; knows no stream.
+//! Called by [`super::TarReader`], which bounds the bytes. Reads no stream. POSIX.1, pax, "pax Header Block"; GNU tar's
+//! manual, "Storing Sparse Files", versions 0.0, 0.1 and 1.0.
 
 use super::error::{SPARSE_MAX, TarError, malformed};
 
-/// Records of PAX headers that speak of the next entry.
+/// The values that PAX records give for the next entry.
 #[derive(Default)]
 pub(super) struct Pax {
     pub(super) path: Option<Vec<u8>>,
@@ -15,28 +15,28 @@ pub(super) struct Pax {
     pub(super) gid: Option<u32>,
     pub(super) mtime: Option<(i64, u32)>,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(super) sparse: SparseWords,
+    pub(super) sparse: SparseRecords,
 }
 
-/// `GNU.sparse.*` of PAX headers.
+/// The values of `GNU.sparse.*` records.
 #[derive(Default)]
-pub(super) struct SparseWords {
+pub(super) struct SparseRecords {
     pub(super) major: Option<u64>,
     pub(super) minor: Option<u64>,
     pub(super) name: Option<Vec<u8>>,
     pub(super) real_size: Option<u64>,
     pub(super) map: Option<Vec<(u64, u64)>>,
-    /// Where the stretch begins whose length comes in the next record, in version 0.0.
+    /// Version 0.0: the offset of a segment whose length follows in the next record.
     offset: Option<u64>,
 }
 
-impl SparseWords {
-    /// Takes a record of version 0.0, which has one for each offset and one for each length behind it.
-    fn stretch(&mut self, len: u64) -> Result<(), TarError> {
-        let offset = self.offset.take().ok_or_else(|| malformed("a sparse file's stretch begins nowhere"))?;
+impl SparseRecords {
+    /// Adds a segment of version 0.0, which writes a record for its offset and then one for its length.
+    fn add_segment(&mut self, len: u64) -> Result<(), TarError> {
+        let offset = self.offset.take().ok_or_else(|| malformed("a sparse file's segment has no offset"))?;
         let map = self.map.get_or_insert_default();
         if map.len() >= SPARSE_MAX {
-            return Err(malformed("a sparse file of too many stretches"));
+            return Err(malformed("a sparse file with too many segments"));
         }
         map.push((offset, len));
         Ok(())
@@ -44,10 +44,10 @@ impl SparseWords {
 }
 
 impl Pax {
-    /// Takes records `LEN KEY=VALUE\n`. POSIX.1, pax, "pax Header Block".
+    /// Parses records of the form `LEN KEY=VALUE\n`. POSIX.1, pax, "pax Header Block".
     pub(super) fn read(&mut self, mut bytes: &[u8]) -> Result<(), TarError> {
         let bad = || malformed("a PAX header");
-        // Some writers fill up with zeroes.
+        // Some writers pad the records with zeroes.
         while bytes.first().is_some_and(|b| *b != 0) {
             let space = bytes.iter().position(|b| *b == b' ').ok_or_else(bad)?;
             let len: usize = ascii(bytes.get(..space).unwrap_or_default()).ok_or_else(bad)?;
@@ -67,7 +67,7 @@ impl Pax {
         let bad = || malformed(format!("PAX record {:?}", String::from_utf8_lossy(key)));
         let number = || ascii::<u64>(value).ok_or_else(bad);
         match key {
-            // A value that is empty takes back what was said: the header counts. POSIX.1, pax.
+            // An empty value cancels an earlier record: the field of the header counts again. POSIX.1, pax.
             b"path" if value.is_empty() => self.path = None,
             b"linkpath" if value.is_empty() => self.link = None,
             b"size" if value.is_empty() => self.size = None,
@@ -85,14 +85,14 @@ impl Pax {
             b"GNU.sparse.name" => self.sparse.name = Some(value.to_vec()),
             b"GNU.sparse.realsize" | b"GNU.sparse.size" => self.sparse.real_size = Some(number()?),
             b"GNU.sparse.offset" => self.sparse.offset = Some(number()?),
-            b"GNU.sparse.numbytes" => self.sparse.stretch(number()?)?,
+            b"GNU.sparse.numbytes" => self.sparse.add_segment(number()?)?,
             b"GNU.sparse.map" if value.is_empty() => self.sparse.map = Some(Vec::new()),
             b"GNU.sparse.map" => self.sparse.map = Some(sparse_list(value).ok_or_else(bad)?),
             _ => {
                 if let Some(name) =
                     key.strip_prefix(b"SCHILY.xattr.").or_else(|| key.strip_prefix(b"LIBARCHIVE.xattr."))
                 {
-                    // libarchive's form is base64 and comes beside the plain one.
+                    // libarchive writes each attribute twice: encoded as base64, and in the plain form used here.
                     if key.starts_with(b"SCHILY") && !name.is_empty() && !name.contains(&0) {
                         self.xattrs.push((name.to_vec(), value.to_vec()));
                     }
@@ -103,7 +103,7 @@ impl Pax {
     }
 }
 
-/// `offset,length,offset,length…` of a PAX 0.1 sparse file.
+/// Parses the map of a PAX 0.1 sparse file: `offset,length,offset,length…`.
 fn sparse_list(value: &[u8]) -> Option<Vec<(u64, u64)>> {
     let numbers: Vec<u64> = value.split(|b| *b == b',').map(ascii).collect::<Option<_>>()?;
     let pairs = numbers.chunks_exact(2);
@@ -115,7 +115,7 @@ fn ascii<T: std::str::FromStr>(bytes: &[u8]) -> Option<T> {
     std::str::from_utf8(bytes).ok()?.parse().ok()
 }
 
-/// `seconds[.fraction]`, possibly before the epoch.
+/// Parses a time as `seconds[.fraction]`; it may be negative, that is, before the epoch.
 fn pax_time(value: &[u8]) -> Option<(i64, u32)> {
     let text = std::str::from_utf8(value).ok()?;
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));

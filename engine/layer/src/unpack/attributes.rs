@@ -1,8 +1,8 @@
-//! What an unpacked file has besides its content: owner, mode, extended attributes, times.
+//! Sets the attributes of unpacked files: owner, mode, extended attributes, times.
 //!
-//! Called by [`crate::unpack`] for each entry, right after it was made. Owners are numbers. Where a file cannot be
-//! given to its owner, owner and mode are written down beside it, in the form that fuse-overlayfs and podman's
-//! storage read.
+//! Called by [`crate::unpack`] for each entry, right after its creation. Owners are numbers. If this process cannot set
+//! a file's owner, it records owner and mode in an extended attribute of the file, in the form that fuse-overlayfs and
+//! podman's storage read. Never changes the content of a file.
 
 use crate::tar::{Entry, Kind};
 use crate::unpack::entry::{Place, UnpackError, file, refused};
@@ -19,65 +19,67 @@ use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 
-/// Where owner, mode and kind of a file are written down that cannot have them: `UID:GID:0MODE:KIND`.
+/// The attribute that records owner, mode and type of a file that cannot have them: `UID:GID:0MODE:TYPE`.
 const OVERRIDE: &CStr = c"user.containers.override_stat";
-/// Access control lists. acl(5).
+/// The access control list of a file. acl(5).
 const ACL_ACCESS: &CStr = c"system.posix_acl_access";
-/// What a directory gives those that are made in it.
+/// The default access control list of a directory, which new files in it inherit. acl(5).
 const ACL_DEFAULT: &CStr = c"system.posix_acl_default";
-/// A label is the host's to give, by where a file lies. umoci and podman leave it out as well.
+/// The SELinux label. The host assigns labels by the location of files, so a layer's label is ignored, as umoci and
+/// podman do.
 const LABEL: &[u8] = b"security.selinux";
 
-/// What this process may do to files.
+/// The privilege of this process over files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// Root of the host: all.
+pub(crate) enum Privilege {
+    /// Root of the host: may do everything.
     Root,
-    /// Root of a user namespace: give files to owners that are mapped there; make no devices.
+    /// Root of a user namespace: may set owners that are mapped there, may not create devices.
     Namespace,
-    /// An ordinary user: own all files.
+    /// An ordinary user: owns all files that it creates.
     User,
 }
 
-impl Standing {
-    /// That of this process. user_namespaces(7), "uid_map".
+impl Privilege {
+    /// The privilege of this process. user_namespaces(7), "uid_map".
     pub fn of_this_process() -> Self {
         if !nix::unistd::geteuid().is_root() {
-            return Standing::User;
+            return Privilege::User;
         }
         let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        // Without /proc there is no telling; a root that is none gets errors then, no wrong files.
+        // Without /proc, assume root of the host. If that is wrong, system calls fail; no file gets wrong attributes.
         match map.split_ascii_whitespace().collect::<Vec<_>>().as_slice() {
-            [] | ["0", "0", "4294967295"] => Standing::Root,
-            _ => Standing::Namespace,
+            [] | ["0", "0", "4294967295"] => Privilege::Root,
+            _ => Privilege::Namespace,
         }
     }
 }
 
 /// Sets attributes, as far as this process may.
 pub(crate) struct Attributes {
-    /// How far that is.
-    pub standing: Standing,
-    /// A directory of the layer has a default list, which what is made in it would inherit.
+    pub privilege: Privilege,
+    /// Whether some directory of the layer has a default access control list, which new files in it inherit.
     has_default_acl: Cell<bool>,
 }
 
 impl Attributes {
-    /// For a process of this standing, and an empty layer.
-    pub fn new(standing: Standing) -> Self {
-        Attributes { standing, has_default_acl: Cell::new(false) }
+    pub fn new(privilege: Privilege) -> Self {
+        Attributes { privilege, has_default_acl: Cell::new(false) }
     }
 
-    /// Owner, then extended attributes (chown clears capabilities), then mode (chown clears setuid), then the access
-    /// control list: its mask is the mode's group, and it may be set without a right to write.
+    /// Sets the attributes of an open file or directory, except times.
+    ///
+    /// The order matters: owner, then extended attributes (chown clears capabilities), then mode (chown clears setuid),
+    /// then the access control list (its mask replaces the mode's group bits, and the list may take away the right to
+    /// write).
     pub fn set_attributes(&self, fd: impl AsFd, path: &[u8], entry: &Entry) -> Result<(), UnpackError> {
-        self.disinherit(path, |name| xattr::fremovexattr(&fd, name))?;
-        // Most files are root's and were made with their mode: to look is cheaper than to set it again.
-        let made = fstat(&fd).map_err(|e| file("look at", path, e))?;
-        let mut is_given = false;
-        let is_owned = self.give(path, entry, |uid, gid| {
-            is_given = (made.st_uid, made.st_gid) != (uid.as_raw(), gid.as_raw());
-            if is_given { fchown(&fd, Some(uid), Some(gid)) } else { Ok(()) }
+        self.remove_inherited_acls(path, |name| xattr::fremovexattr(&fd, name))?;
+        // Most files are root's and were created with their final mode. A stat is cheaper than setting both again.
+        let created = fstat(&fd).map_err(|e| file("get the status of", path, e))?;
+        let mut is_changed = false;
+        let is_owned = self.set_owner(path, entry, |uid, gid| {
+            is_changed = (created.st_uid, created.st_gid) != (uid.as_raw(), gid.as_raw());
+            if is_changed { fchown(&fd, Some(uid), Some(gid)) } else { Ok(()) }
         })?;
         self.xattrs(path, entry, IsLast(false), |name, value| xattr::fsetxattr(&fd, name, value))?;
         let mode = self.mode(entry, is_owned);
@@ -87,20 +89,20 @@ impl Attributes {
             let kind = if is_directory { "dir" } else { "file" };
             let value = format!("{uid}:{gid}:0{:o}:{kind}", mode & 0o7777);
             match xattr::fsetxattr(&fd, OVERRIDE, value.as_bytes()) {
-                // A file system without extended attributes holds what it can.
+                // On a file system without extended attributes, the owner is lost.
                 Ok(()) | Err(Errno::EOPNOTSUPP) => {}
-                Err(errno) => return Err(file("write down the owner of", path, errno)),
+                Err(errno) => return Err(file("record the owner of", path, errno)),
             }
         }
-        if is_given || made.st_mode & 0o7777 != mode.bits() {
+        if is_changed || created.st_mode & 0o7777 != mode.bits() {
             fchmod(&fd, mode).map_err(|e| file("set the mode of", path, e))?;
         }
         self.xattrs(path, entry, IsLast(true), |name, value| xattr::fsetxattr(&fd, name, value))
     }
 
-    /// Takes away what an earlier entry of the same directory gave it, but for what says that it is opaque.
-    pub fn forget(&self, directory: impl AsFd, path: &[u8]) -> Result<(), UnpackError> {
-        let failed = |e| file("take the extended attributes of", path, e);
+    /// Removes the extended attributes that an earlier entry gave a directory. Keeps the mark that it is opaque.
+    pub fn remove_xattrs(&self, directory: impl AsFd, path: &[u8]) -> Result<(), UnpackError> {
+        let failed = |e| file("remove the extended attributes of", path, e);
         let list = match xattr::flistxattr(&directory) {
             Err(Errno::EOPNOTSUPP) => return Ok(()),
             other => other.map_err(failed)?,
@@ -111,7 +113,7 @@ impl Attributes {
         for name in list.split(|b| *b == 0).filter(|name| !name.is_empty()).filter(is_own) {
             let Ok(name) = CString::new(name) else { continue };
             match xattr::fremovexattr(&directory, &name) {
-                // What this process may not take it did not give.
+                // EPERM: this process may not remove the attribute, so it cannot have set it either.
                 Ok(()) | Err(Errno::ENODATA | Errno::EPERM) => {}
                 Err(errno) => return Err(failed(errno)),
             }
@@ -119,8 +121,8 @@ impl Attributes {
         Ok(())
     }
 
-    /// Takes away the lists that a new file has from its directory: the layer says what it has.
-    fn disinherit(
+    /// Removes the access control lists that a new file inherited from its directory: only the layer defines its lists.
+    fn remove_inherited_acls(
         &self,
         path: &[u8],
         remove: impl Fn(&CStr) -> Result<(), Errno>,
@@ -131,13 +133,13 @@ impl Attributes {
         for name in [ACL_ACCESS, ACL_DEFAULT] {
             match remove(name) {
                 Ok(()) | Err(Errno::ENODATA | Errno::EOPNOTSUPP) => {}
-                Err(errno) => return Err(file("take the access control list of", path, errno)),
+                Err(errno) => return Err(file("remove the access control list of", path, errno)),
             }
         }
         Ok(())
     }
 
-    /// Sets the extended attributes of an entry: all but the access control list, or that one, which is the last.
+    /// Sets the extended attributes of an entry, in two calls: first all but the access control list, last that list.
     fn xattrs(
         &self,
         path: &[u8],
@@ -152,58 +154,64 @@ impl Attributes {
         Ok(())
     }
 
-    /// Gives a file to its owner; false if it stays this process's.
-    fn give(
+    /// Sets the owner of a file; returns false if this process's user keeps it.
+    fn set_owner(
         &self,
         path: &[u8],
         entry: &Entry,
         chown: impl FnOnce(Uid, Gid) -> Result<(), Errno>,
     ) -> Result<bool, UnpackError> {
         let is_root = entry.uid == 0 && entry.gid == 0;
-        if self.standing == Standing::User {
-            // Whoever enters a namespace later is root there, and the owner of these files.
+        if self.privilege == Privilege::User {
+            // A user namespace maps this user to root: there, root's files have the right owner already.
             return Ok(is_root);
         }
         match chown(Uid::from_raw(entry.uid), Gid::from_raw(entry.gid)) {
             Ok(()) => Ok(true),
-            // Not mapped in this namespace: it stays root's.
-            Err(Errno::EINVAL) if self.standing == Standing::Namespace => {
-                log::debug!("owner {}:{} of {:?} is not mapped here", entry.uid, entry.gid, text::path(path));
+            // The owner is not mapped in this namespace: root keeps the file.
+            Err(Errno::EINVAL) if self.privilege == Privilege::Namespace => {
+                log::debug!(
+                    "owner {}:{} of {:?} is not mapped in the user namespace: root keeps the file",
+                    entry.uid,
+                    entry.gid,
+                    text::path(path)
+                );
                 Ok(false)
             }
             Err(errno) => Err(file("set the owner of", path, errno)),
         }
     }
 
-    /// The mode that a file gets.
+    /// The mode to set for an entry.
     fn mode(&self, entry: &Entry, is_owned: bool) -> Mode {
         let mut mode = Mode::from_bits_truncate(entry.mode);
         if !is_owned {
-            // Or it would run as someone whom its owner did not mean.
+            // With the wrong owner, a setuid program would run as a user whom the layer did not intend.
             mode.remove(Mode::S_ISUID | Mode::S_ISGID);
         }
-        if self.standing == Standing::User && entry.kind == Kind::Directory {
-            // Or we could make nothing in it.
+        if self.privilege == Privilege::User && entry.kind == Kind::Directory {
+            // Otherwise this process could not create the directory's entries.
             mode |= Mode::S_IRWXU;
         }
         mode
     }
 
-    /// The same for what cannot be opened: links, devices, FIFOs.
+    /// Sets all attributes of a file that cannot be opened: a symbolic link, device or FIFO.
     pub fn set_node_attributes(&self, at: Place<'_>, entry: &Entry) -> Result<(), UnpackError> {
         let name = OsStr::from_bytes(at.name);
-        // Links, devices and FIFOs can have no user.* attribute: an owner that cannot be given is lost.
-        let is_owned = self.give(at.path, entry, |uid, gid| {
+        // These files cannot have a user.* attribute, so an owner that cannot be set is not recorded either.
+        let is_owned = self.set_owner(at.path, entry, |uid, gid| {
             fchownat(at.parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
         })?;
-        let has_list = entry.kind != Kind::Symlink && self.has_default_acl.get();
-        let by_path = if has_list || !entry.xattrs.is_empty() { Some(path_of(at)?) } else { None };
+        let has_acl = entry.kind != Kind::Symlink && self.has_default_acl.get();
+        let by_path = if has_acl || !entry.xattrs.is_empty() { Some(path_of(at)?) } else { None };
         if let Some(path) = &by_path {
-            self.disinherit(at.path, |name| xattr::lremovexattr(path, name))?;
+            self.remove_inherited_acls(at.path, |name| xattr::lremovexattr(path, name))?;
             self.xattrs(at.path, entry, IsLast(false), |name, value| xattr::lsetxattr(path, name, value))?;
         }
         if entry.kind != Kind::Symlink {
-            // O_EXCL-like safety comes from our having just made it: nobody else can enter the directory.
+            // Following a link is impossible here: this process has just created the file, and no other can enter the
+            // directory to replace it.
             let mode = self.mode(entry, is_owned);
             fchmodat(at.parent, name, mode, FchmodatFlags::FollowSymlink)
                 .map_err(|e| file("set the mode of", at.path, e))?;
@@ -224,12 +232,12 @@ impl Attributes {
     ) -> Result<(), UnpackError> {
         let reserved = name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.");
         if reserved {
-            // These would let a layer redirect overlayfs to other files.
-            return Err(refused(path, "it has an extended attribute of overlayfs's own"));
+            // With these, a layer could redirect overlayfs to other files.
+            return Err(refused(path, "it has an extended attribute that is reserved for overlayfs"));
         }
-        if self.standing != Standing::Root && name == OVERRIDE.to_bytes() {
-            // It would be taken for what we write down ourselves.
-            log::debug!("attribute {:?} of {:?} is passed over", text::path(name), text::path(path));
+        if self.privilege != Privilege::Root && name == OVERRIDE.to_bytes() {
+            // Readers would mistake it for the owner and mode that this process records.
+            log::debug!("skipped attribute {:?} of {:?}", text::path(name), text::path(path));
             return Ok(());
         }
         if name == LABEL {
@@ -243,17 +251,21 @@ impl Attributes {
                 self.has_default_acl.set(self.has_default_acl.get() || *c_name == *ACL_DEFAULT);
                 Ok(())
             }
-            // It names someone who is not mapped in this namespace, as an owner may be.
+            // The list names a user or group that is not mapped in this namespace.
             Err(Errno::EINVAL)
-                if self.standing == Standing::Namespace && [ACL_ACCESS, ACL_DEFAULT].contains(&&*c_name) =>
+                if self.privilege == Privilege::Namespace
+                    && [ACL_ACCESS, ACL_DEFAULT].contains(&&*c_name) =>
             {
-                log::debug!("the access control list of {:?} is not mapped here", text::path(path));
+                log::debug!(
+                    "skipped the access control list of {:?}: it names an ID that is not mapped in the user namespace",
+                    text::path(path)
+                );
                 Ok(())
             }
-            Err(Errno::EPERM) if self.standing != Standing::Root || name.starts_with(b"user.") => Ok(()),
+            Err(Errno::EPERM) if self.privilege != Privilege::Root || name.starts_with(b"user.") => Ok(()),
             Err(Errno::EOPNOTSUPP) => {
                 log::debug!(
-                    "attribute {:?} of {:?} is not supported here",
+                    "skipped attribute {:?} of {:?}: the file system does not support it",
                     text::path(name),
                     text::path(path)
                 );
@@ -264,18 +276,18 @@ impl Attributes {
     }
 }
 
-/// True for the attribute that is set last.
+/// Whether an attribute is the access control list, which is set last.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct IsLast(bool);
 
-/// The path by which what was made at `at` is found without being opened.
+/// A path to the file at `at` for system calls that take only paths: through the descriptor of its parent.
 fn path_of(at: Place<'_>) -> Result<CString, UnpackError> {
     let below = format!("/proc/self/fd/{}/", at.parent.as_raw_fd());
     CString::new([below.as_bytes(), at.name].concat())
         .map_err(|_| refused(at.path, "it has a zero byte in its name"))
 }
 
-/// A modification time, as access time too.
+/// The access time and the modification time for a file: both are the tar's modification time.
 pub(crate) fn times((seconds, nanos): (i64, u32)) -> (TimeSpec, TimeSpec) {
     let time = TimeSpec::new(seconds, i64::from(nanos));
     (time, time)

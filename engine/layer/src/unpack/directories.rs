@@ -1,12 +1,13 @@
-//! The directories of a layer that is being unpacked: where entries are made, and what those on the way are.
+//! The directories of a layer during unpacking: opens the parent of each entry, and creates missing directories.
 //!
-//! A directory is found from the last one, a component at a time and following nothing, or, where links are on the
-//! way, by openat2 with the layer's root as root (RESOLVE_IN_ROOT): so `..`, absolute names and symbolic links of the
-//! layer lead nowhere else. What is missing on the way is made, and listed for [`crate::implied_dirs`]. Times are set in
-//! the end: what is made in a directory changes its own. Owned by [`crate::unpack`]; never makes anything else.
+//! Owned by [`crate::unpack`]. Usually walks from the last directory used, one component at a time, and follows no
+//! link. If the path contains a link, opens it by openat2(2) with the layer's root as root (RESOLVE_IN_ROOT), so that
+//! `..`, absolute names and links cannot lead out of the layer. Missing directories are created and listed for
+//! [`crate::implied_dirs`]. Sets the directories' times at the end, since creating an entry changes the time of its
+//! directory. Never creates anything but directories.
 
-use crate::implied_dirs::{self, Implied, Way};
-use crate::unpack::attributes::{Standing, times};
+use crate::implied_dirs::{self, Chain, ImpliedDirs};
+use crate::unpack::attributes::{Privilege, times};
 use crate::unpack::entry::{Place, UnpackError, file, refused};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
@@ -21,61 +22,63 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
 
-/// Longest name of an entry, in bytes: PATH_MAX.
+/// Length from which the path of an entry is too long, in bytes: PATH_MAX, which includes the final NUL.
 pub(crate) const PATH_MAX: usize = 4096;
-/// Most directories that are kept open at a time, and most that are opened one after the other for one entry.
+/// Most directories that are kept open at a time, and most that are opened step by step for one entry.
 const TRAIL_MAX: usize = 32;
-/// Most bytes that the directories of a layer are remembered in, whose times are set in the end: half a million
-/// with usual names. More is a hostile layer.
+/// Most bytes of memory for the paths and times of a layer's directories: enough for half a million with usual names.
+/// Only a hostile layer has more.
 const DIRECTORIES_MAX: usize = 64 << 20;
-/// What each of them costs beside its name.
-const DIRECTORY_COST: usize = size_of::<Dated>() + 16;
-/// How directories of the layer are opened: nothing is followed.
+/// Bytes of memory for a directory in addition to its path.
+const DIRECTORY_COST: usize = size_of::<DirectoryTime>() + 16;
+/// The flags with which directories of the layer are opened. O_NOFOLLOW: not through a link.
 pub(crate) const DIRECTORY: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// A directory, and its modification time.
-type Dated = (Box<[u8]>, (i64, u32));
+/// The path of a directory and its modification time.
+type DirectoryTime = (Box<[u8]>, (i64, u32));
 
-/// A directory that is open.
+/// An open directory.
 #[derive(Clone)]
 pub(crate) struct Opened {
     pub fd: Rc<OwnedFd>,
-    /// No link is on the way to it.
+    /// Whether its path contains no link.
     pub is_real: bool,
 }
 
-/// Those of one layer.
+/// The directories of one layer.
 pub(crate) struct Directories {
     root: Opened,
-    standing: Standing,
-    /// Those on the way to where the last entry was made, outermost first: the next one is near.
+    privilege: Privilege,
+    /// Open directories along the path of the last entry, outermost first: the next entry is usually near.
     trail: Vec<(Vec<u8>, Opened)>,
-    /// Something was removed, to make a later entry: what was made once may be there no more.
+    /// Whether a later entry replaced an earlier one, so that directories created earlier may no longer exist.
     replaced: bool,
-    dated: Vec<Dated>,
-    /// Bytes that those take.
-    remembered: usize,
-    implied: Implied,
+    times: Vec<DirectoryTime>,
+    /// Bytes of memory that `times` takes.
+    times_bytes: usize,
+    implied: ImpliedDirs,
 }
 
 impl Directories {
-    /// Those of the layer whose root is `root`: an empty directory.
-    pub fn open(root: &Path, standing: Standing) -> Result<Self, UnpackError> {
+    /// Opens the layer's root directory `root`, which must be empty.
+    pub fn open(root: &Path, privilege: Privilege) -> Result<Self, UnpackError> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root =
             openat(AT_FDCWD, root, flags, Mode::empty()).map_err(|e| file("open the root of", b"", e))?;
-        let mut implied = Implied::default();
-        let mut way = Way::begin(Vec::new(), 0);
-        implied.made(&root, &mut way).map_err(|e| file("look at the root of", b"", e))?;
-        implied.way(way);
+        let mut implied = ImpliedDirs::default();
+        let mut chain = Chain::new(Vec::new(), 0);
+        implied
+            .record_created(&root, &mut chain)
+            .map_err(|e| file("get the status of the root of", b"", e))?;
+        implied.add_chain(chain);
         Ok(Directories {
             root: Opened { fd: Rc::new(root), is_real: true },
-            standing,
+            privilege,
             trail: Vec::new(),
             replaced: false,
-            dated: Vec::new(),
-            remembered: 0,
+            times: Vec::new(),
+            times_bytes: 0,
             implied,
         })
     }
@@ -85,24 +88,24 @@ impl Directories {
         Rc::clone(&self.root.fd)
     }
 
-    /// Something is about to be removed: what was known of a directory may be of the one that goes now.
-    pub fn forget(&mut self) {
+    /// Records that a file or directory is about to be removed. Closes the trail, which may contain that directory.
+    pub fn record_replacement(&mut self) {
         self.trail.clear();
         self.replaced = true;
     }
 
-    /// The layer has an entry for the directory `path`, which is open now and has this time.
-    pub fn has_entry(
+    /// Records that the layer has an entry for the open directory `path`, with this modification time.
+    pub fn record_entry(
         &mut self,
         directory: &OwnedFd,
         path: &[u8],
         mtime: (i64, u32),
     ) -> Result<(), UnpackError> {
-        self.implied.has_entry(directory).map_err(|e| file("look at", path, e))?;
-        self.note(path.to_vec(), mtime)
+        self.implied.record_entry(directory).map_err(|e| file("get the status of", path, e))?;
+        self.record_time(path.to_vec(), mtime)
     }
 
-    /// The directory `path` beneath the root; makes what is missing on the way.
+    /// Opens the directory `path` beneath the root; creates missing directories along the path.
     pub fn enter(&mut self, path: &[u8]) -> Result<Opened, UnpackError> {
         while let Some((known, opened)) = self.trail.last() {
             if known == path {
@@ -118,12 +121,12 @@ impl Directories {
         }
         match self.walk(path)? {
             Some(opened) => Ok(opened),
-            None => self.go_around(path),
+            None => self.enter_through_links(path),
         }
     }
 
-    /// The directory `path`, from the last one of the trail on; `None` if something else than directories is on the
-    /// way, or too many of them are. What is missing is made, if nothing is in the way.
+    /// Opens the directory `path` step by step from the end of the trail; creates missing directories. Returns `None`
+    /// if a component is not a directory, or if there are too many components.
     fn walk(&mut self, path: &[u8]) -> Result<Option<Opened>, UnpackError> {
         let (known, mut at) = match self.trail.last() {
             Some((known, opened)) => (known.len() + 1, opened.clone()),
@@ -134,54 +137,54 @@ impl Directories {
         if ends.len() > TRAIL_MAX {
             return Ok(None);
         }
-        let (mut way, mut start) = (None, known);
+        let (mut chain, mut start) = (None, known);
         for end in ends {
             let (prefix, name) = (path.get(..end).unwrap_or(path), path.get(start..end).unwrap_or_default());
             start = end + 1;
             let fd = match openat(&*at.fd, OsStr::from_bytes(name), DIRECTORY, Mode::empty()) {
                 Ok(fd) => fd,
                 Err(Errno::ENOENT) => {
-                    let way = way.get_or_insert_with(|| self.way(&at, prefix, path));
-                    self.make_implied(&at.fd, name, path, way)?
+                    let chain = chain.get_or_insert_with(|| self.chain(&at.fd, at.is_real, prefix, path));
+                    self.create_implied(&at.fd, name, path, chain)?
                 }
                 Err(Errno::ENOTDIR | Errno::ELOOP) => {
-                    way.into_iter().for_each(|way| self.implied.way(way));
+                    chain.into_iter().for_each(|chain| self.implied.add_chain(chain));
                     return Ok(None);
                 }
                 Err(errno) => return Err(file("open the directory of", path, errno)),
             };
             at = self.remember(prefix, fd, at.is_real);
         }
-        way.into_iter().for_each(|way| self.implied.way(way));
+        chain.into_iter().for_each(|chain| self.implied.add_chain(chain));
         Ok(Some(at))
     }
 
-    /// Makes a directory that has no entry, or none yet.
-    fn make_implied(
+    /// Creates a directory that has no entry so far, as the next one in `chain`.
+    fn create_implied(
         &mut self,
         parent: &OwnedFd,
         name: &[u8],
         path: &[u8],
-        way: &mut Way,
+        chain: &mut Chain,
     ) -> Result<OwnedFd, UnpackError> {
         let name = OsStr::from_bytes(name);
         mkdirat(parent, name, Mode::from_bits_truncate(0o755))
             .and_then(|()| openat(parent, name, DIRECTORY, Mode::empty()))
-            .and_then(|made| self.implied.made(&made, way).map(|()| made))
-            .map_err(|e| file("make the directory of", path, e))
+            .and_then(|created| self.implied.record_created(&created, chain).map(|()| created))
+            .map_err(|e| file("create the directory of", path, e))
     }
 
-    /// The directory `path`, where links or whiteouts are on the way.
-    fn go_around(&mut self, path: &[u8]) -> Result<Opened, UnpackError> {
+    /// Opens the directory `path`, which contains links, whiteouts or many components; creates missing directories.
+    fn enter_through_links(&mut self, path: &[u8]) -> Result<Opened, UnpackError> {
         let fd = match self.resolve(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Ok(fd) => fd,
-            Err(Errno::ENOENT | Errno::ENOTDIR) => self.make_parents(path)?,
+            Err(Errno::ENOENT | Errno::ENOTDIR) => self.create_missing(path)?,
             Err(errno) => return Err(file("open the directory of", path, errno)),
         };
         Ok(self.remember(path, fd, false))
     }
 
-    /// Keeps a directory in mind for the entries that come next.
+    /// Adds an open directory to the trail, for the next entries.
     pub fn remember(&mut self, path: &[u8], fd: OwnedFd, is_real: bool) -> Opened {
         let opened = Opened { fd: Rc::new(fd), is_real };
         while self.trail.last().is_some_and(|(known, _)| !is_above(known, path)) {
@@ -193,13 +196,15 @@ impl Directories {
         opened
     }
 
+    /// Opens `path` with the layer's root as root, following the layer's links. Creates nothing.
     pub fn resolve(&self, path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
         let how = OpenHow::new()
             .flags(flags | OFlag::O_CLOEXEC)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         let path = if path.is_empty() { b".".as_slice() } else { path };
         loop {
-            // EAGAIN: something was renamed meanwhile, and the kernel could not prove that we stay beneath.
+            // EAGAIN: a concurrent rename or mount anywhere on the host kept the kernel from proving that ".." stays
+            // beneath the root. openat2(2).
             match openat2(&*self.root.fd, OsStr::from_bytes(path), how) {
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
                 other => return other,
@@ -207,33 +212,32 @@ impl Directories {
         }
     }
 
-    /// Makes what is missing of the directory `path`, where links or whiteouts are on the way.
-    fn make_parents(&mut self, path: &[u8]) -> Result<OwnedFd, UnpackError> {
-        let (mut above, made_from) = self.deepest(path)?;
-        let mut way: Option<Way> = None;
-        let mut start = made_from;
+    /// Creates the missing directories of `path`, which contains links or whiteouts.
+    fn create_missing(&mut self, path: &[u8]) -> Result<OwnedFd, UnpackError> {
+        let (mut directory, first_start) = self.deepest_existing(path)?;
+        let mut chain: Option<Chain> = None;
+        let mut start = first_start;
         for end in (start..=path.len()).filter(|end| path.get(*end).is_none_or(|b| *b == b'/')) {
             let (prefix, name) = (path.get(..end).unwrap_or(path), path.get(start..end).unwrap_or_default());
-            let is_first = start == made_from;
+            let is_first = start == first_start;
             start = end + 1;
-            let fd = if is_first && self.gives_way(&above.fd, name, path)? {
-                // What lower layers have there is gone: it is none of theirs.
-                self.note(prefix.to_vec(), (0, 0))?;
-                self.instead_of_whiteout(&above.fd, name, path)?
+            directory = if is_first && self.is_replaceable(&directory, name, path)? {
+                // Not an implied directory: the whiteout hides the lower layers' directory and its attributes.
+                self.record_time(prefix.to_vec(), (0, 0))?;
+                self.replace_whiteout(&directory, name, path)?
             } else {
-                self.check_depth(Place { parent: &above.fd, name, path })?;
-                let way = way.get_or_insert_with(|| self.way(&above, prefix, path));
-                self.make_implied(&above.fd, name, path, way)?
+                self.check_depth(Place { parent: &directory, name, path })?;
+                let chain = chain.get_or_insert_with(|| self.chain(&directory, false, prefix, path));
+                self.create_implied(&directory, name, path, chain)?
             };
-            above = Opened { fd: Rc::new(fd), is_real: false };
         }
-        way.into_iter().for_each(|way| self.implied.way(way));
-        Ok(Rc::into_inner(above.fd).expect("nobody else was given it"))
+        chain.into_iter().for_each(|chain| self.implied.add_chain(chain));
+        Ok(directory)
     }
 
-    /// The innermost directory on the way to `path` that is there, and where the name of the next one begins. Sought
-    /// from within: most of a deep path is there, or is missing from one name on.
-    fn deepest(&self, path: &[u8]) -> Result<(Opened, usize), UnpackError> {
+    /// Opens the innermost existing directory along `path`, and returns the offset of the next component. Searches from
+    /// the innermost component outwards, since most components of a deep path usually exist.
+    fn deepest_existing(&self, path: &[u8]) -> Result<(OwnedFd, usize), UnpackError> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let mut prefix = path;
         loop {
@@ -241,7 +245,7 @@ impl Directories {
             match self.resolve(above, flags) {
                 Ok(fd) => {
                     let start = if above.is_empty() { 0 } else { above.len() + 1 };
-                    return Ok((Opened { fd: Rc::new(fd), is_real: false }, start));
+                    return Ok((fd, start));
                 }
                 Err(Errno::ENOENT | Errno::ENOTDIR) if !above.is_empty() => prefix = above,
                 Err(errno) => return Err(file("open the directory of", path, errno)),
@@ -249,37 +253,41 @@ impl Directories {
         }
     }
 
-    /// True if `name` is a whiteout, in whose place a directory may be made; false if nothing is there.
-    fn gives_way(&self, parent: &OwnedFd, name: &[u8], path: &[u8]) -> Result<bool, UnpackError> {
+    /// Whether `name` is a whiteout, which a directory may replace; false if `name` does not exist. Fails for any other
+    /// file.
+    fn is_replaceable(&self, parent: &OwnedFd, name: &[u8], path: &[u8]) -> Result<bool, UnpackError> {
         let Ok(there) = fstatat(parent, OsStr::from_bytes(name), AtFlags::AT_SYMLINK_NOFOLLOW) else {
             return Ok(false);
         };
         match kind(&there) {
             SFlag::S_IFCHR if there.st_rdev == 0 => Ok(true),
-            SFlag::S_IFLNK => {
-                Err(refused(path, "its parent is a symbolic link that leads to no directory of the layer"))
-            }
-            _ => Err(refused(path, "its parent is no directory")),
+            SFlag::S_IFLNK => Err(refused(
+                path,
+                "its parent is a symbolic link that does not lead to a directory of the layer",
+            )),
+            _ => Err(refused(path, "its parent is not a directory")),
         }
     }
 
-    /// The way to `path`, where all from `prefix` on is made now, in `above`.
-    fn way(&self, above: &Opened, prefix: &[u8], path: &[u8]) -> Way {
-        if above.is_real {
-            return Way::begin(path.to_vec(), prefix.len());
+    /// Starts a chain for the directories of `path` from `prefix` on. `above` is the open parent of `prefix`; `is_real`
+    /// says that its path contains no link.
+    fn chain(&self, above: &OwnedFd, is_real: bool, prefix: &[u8], path: &[u8]) -> Chain {
+        if is_real {
+            return Chain::new(path.to_vec(), prefix.len());
         }
         let (parent, name) = split(prefix);
-        let mut way = implied_dirs::real_path(&self.root.fd, &above.fd).unwrap_or_else(|| parent.to_vec());
-        if !way.is_empty() {
-            way.push(b'/');
+        let mut real = implied_dirs::real_path(&self.root.fd, above).unwrap_or_else(|| parent.to_vec());
+        if !real.is_empty() {
+            real.push(b'/');
         }
-        way.extend_from_slice(name);
-        let first = way.len();
-        way.extend_from_slice(path.get(prefix.len()..).unwrap_or_default());
-        Way::begin(way, first)
+        real.extend_from_slice(name);
+        let first = real.len();
+        real.extend_from_slice(path.get(prefix.len()..).unwrap_or_default());
+        Chain::new(real, first)
     }
 
-    /// Refuses a directory that links of the layer have led so deep that nobody finds it by its path.
+    /// Refuses an entry whose path without links would be longer than PATH_MAX: such an entry could never be opened by
+    /// its path. The layer's links can lead that deep even though each path in the tar is short.
     pub fn check_depth(&self, at: Place<'_>) -> Result<(), UnpackError> {
         let is_short = |path: Vec<u8>| path.len() + 1 + at.name.len() < PATH_MAX;
         match implied_dirs::real_path(&self.root.fd, at.parent).is_some_and(is_short) {
@@ -288,16 +296,16 @@ impl Directories {
         }
     }
 
-    /// Marks that the directory hides all that lower layers have in it.
-    pub fn opaque(&self, parent: &OwnedFd, path: &[u8]) -> Result<(), UnpackError> {
-        // In a user namespace overlayfs reads this one, if it is mounted with `userxattr`.
-        let is_root = self.standing == Standing::Root;
+    /// Marks a directory as opaque: it hides the entries of the lower layers' directory.
+    pub fn make_opaque(&self, directory: &OwnedFd, path: &[u8]) -> Result<(), UnpackError> {
+        // An ordinary user may set only user.* attributes; overlayfs reads these if it is mounted with `userxattr`.
+        let is_root = self.privilege == Privilege::Root;
         let name = if is_root { c"trusted.overlay.opaque" } else { c"user.overlay.opaque" };
-        xattr::fsetxattr(parent, name, b"y").map_err(|e| file("make opaque the directory of", path, e))
+        xattr::fsetxattr(directory, name, b"y").map_err(|e| file("make opaque the directory of", path, e))
     }
 
-    /// Makes a directory where this layer hid one of lower layers: it hides all that was in that one.
-    pub fn instead_of_whiteout(
+    /// Replaces a whiteout of this layer by an opaque directory, so that the lower directory's entries stay hidden.
+    pub fn replace_whiteout(
         &self,
         parent: &OwnedFd,
         name: &[u8],
@@ -307,33 +315,35 @@ impl Directories {
         let made = unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)
             .and_then(|()| mkdirat(parent, name, Mode::from_bits_truncate(0o755)))
             .and_then(|()| openat(parent, name, DIRECTORY, Mode::empty()));
-        let directory = made.map_err(|e| file("make", path, e))?;
-        self.opaque(&directory, path)?;
+        let directory = made.map_err(|e| file("create", path, e))?;
+        self.make_opaque(&directory, path)?;
         Ok(directory)
     }
 
-    fn note(&mut self, path: Vec<u8>, mtime: (i64, u32)) -> Result<(), UnpackError> {
-        // The same one again, as some writers have `./` before each of its files: the last word counts.
-        if let Some((last, time)) = self.dated.last_mut()
+    /// Records the modification time that [`Directories::finish`] sets.
+    fn record_time(&mut self, path: Vec<u8>, mtime: (i64, u32)) -> Result<(), UnpackError> {
+        // Some writers repeat `./` before each file. A repeated entry replaces the time and takes no more memory.
+        if let Some((last, time)) = self.times.last_mut()
             && **last == *path
         {
             *time = mtime;
             return Ok(());
         }
-        self.remembered += path.len() + DIRECTORY_COST;
-        if self.remembered > DIRECTORIES_MAX {
+        self.times_bytes += path.len() + DIRECTORY_COST;
+        if self.times_bytes > DIRECTORIES_MAX {
             return Err(refused(&path, "the layer has too many directories"));
         }
-        self.dated.push((path.into_boxed_slice(), mtime));
+        self.times.push((path.into_boxed_slice(), mtime));
         Ok(())
     }
 
-    /// Sets times of directories, and writes the list of those that have no entry.
+    /// Sets the times of all directories, and writes the list of implied directories to the file `list`.
     pub fn finish(mut self, list: &Path) -> Result<(), UnpackError> {
-        let mut dated = std::mem::take(&mut self.dated);
-        // Neighbours behind one another; of two times for one directory the later entry's stays the later.
-        dated.sort_by(|(one, _), (other, _)| one.cmp(other));
-        for (path, mtime) in dated {
+        let mut times = std::mem::take(&mut self.times);
+        // Sorted, neighbours share open directories. The sort is stable: of two times for one directory, that of the
+        // later entry is set last.
+        times.sort_by(|(one, _), (other, _)| one.cmp(other));
+        for (path, mtime) in times {
             let set = if self.replaced {
                 self.set_time_if_there(&path, mtime)
             } else {
@@ -341,12 +351,15 @@ impl Directories {
             };
             set?;
         }
-        let failed =
-            |source| UnpackError::File { doing: "list what is missing of", path: text::path(b""), source };
+        let failed = |source| UnpackError::File {
+            doing: "list the implied directories of",
+            path: text::path(b""),
+            source,
+        };
         self.implied.write(&self.root.fd, list, self.replaced).map_err(failed)
     }
 
-    /// Sets the time of a directory that is there for sure.
+    /// Sets the time of a directory that certainly exists, because nothing was replaced.
     fn set_time(&mut self, path: &[u8], mtime: (i64, u32)) -> Result<(), UnpackError> {
         let (parent, name) = split(path);
         let parent = self.enter(parent)?.fd;
@@ -356,7 +369,7 @@ impl Directories {
             .map_err(|e| file("set the time of", path, e))
     }
 
-    /// Sets the time of a directory, unless a later entry took its place: then it needs none.
+    /// Sets the time of a directory, unless a later entry has replaced it.
     fn set_time_if_there(&self, path: &[u8], mtime: (i64, u32)) -> Result<(), UnpackError> {
         let Ok(fd) = self.resolve(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW) else {
             return Ok(());
@@ -366,18 +379,18 @@ impl Directories {
     }
 }
 
-/// True if the directory `path` is the parent of `below`, or further up.
+/// Whether the directory `path` is an ancestor of `below`.
 fn is_above(path: &[u8], below: &[u8]) -> bool {
     below.strip_prefix(path).is_some_and(|rest| rest.starts_with(b"/"))
 }
 
-/// True if `name` in `parent` is a whiteout that this layer made.
+/// Whether `name` in `parent` is a whiteout.
 pub(crate) fn is_whiteout(parent: &OwnedFd, name: &[u8]) -> bool {
     let stat = fstatat(parent, OsStr::from_bytes(name), AtFlags::AT_SYMLINK_NOFOLLOW);
     stat.is_ok_and(|stat| kind(&stat) == SFlag::S_IFCHR && stat.st_rdev == 0)
 }
 
-/// Directory and last name of a clean path.
+/// Splits a normalized path into its parent and its last component.
 pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
         Some(at) => (path.get(..at).unwrap_or_default(), path.get(at + 1..).unwrap_or_default()),
@@ -390,17 +403,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directories_without_end_are_refused_before_they_take_all_memory() {
+    fn too_many_directories_are_refused_before_they_take_all_memory() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut directories = Directories::open(dir.path(), Standing::Root).expect("opened");
+        let mut directories = Directories::open(dir.path(), Privilege::Root).expect("opened");
         let name = |nth: usize| format!("{nth}{}", "/d".repeat(2000)).into_bytes();
-        let noted = (0..100_000).take_while(|nth| directories.note(name(*nth), (0, 0)).is_ok()).count();
-        assert!((10_000..20_000).contains(&noted), "{noted} names of 4 KB");
-        let mut directories = Directories::open(dir.path(), Standing::Root).expect("opened");
+        let recorded =
+            (0..100_000).take_while(|nth| directories.record_time(name(*nth), (0, 0)).is_ok()).count();
+        assert!((10_000..20_000).contains(&recorded), "{recorded} names of 4 KB");
+        let mut directories = Directories::open(dir.path(), Privilege::Root).expect("opened");
         for nth in 0..100_000 {
-            directories.note(name(0), (nth, 0)).expect("the same one again takes no room");
+            directories.record_time(name(0), (nth, 0)).expect("a repeated directory takes no memory");
         }
-        assert_eq!(directories.dated.len(), 1);
-        assert_eq!(directories.dated[0].1, (99_999, 0));
+        assert_eq!(directories.times.len(), 1);
+        assert_eq!(directories.times[0].1, (99_999, 0));
     }
 }

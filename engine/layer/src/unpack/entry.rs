@@ -1,6 +1,6 @@
-//! Where a layer's entry is made, and what can go wrong there.
+//! The location of an entry to be created, and the errors of unpacking.
 //!
-//! Below [`crate::unpack`] and [`crate::unpack::attributes`], which share it, and all that walks through layers later.
+//! Shared by [`crate::unpack`] and its modules; makes no system call.
 
 use crate::tar::TarError;
 use nix::errno::Errno;
@@ -11,40 +11,40 @@ use std::os::fd::OwnedFd;
 /// Why a layer cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
-    /// The tar is broken.
+    /// The tar cannot be read.
     #[error(transparent)]
     Tar(#[from] TarError),
-    /// A name leads out of the layer, or cannot stand in a file system.
+    /// An entry is dangerous or impossible: its name leads out of the layer, for example.
     #[error("layer entry {path:?} is refused: {why}")]
     Refused {
-        /// The name.
+        /// The name of the entry.
         path: String,
-        /// The rule that it breaks.
+        /// The rule that the entry breaks.
         why: &'static str,
     },
-    /// The file system refuses.
+    /// A system call failed.
     #[error("cannot {doing} layer entry {path:?}")]
     File {
-        /// What was attempted.
+        /// The attempted operation.
         doing: &'static str,
-        /// The name.
+        /// The name of the entry.
         path: String,
-        /// Why not.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// The process that unpacks in a user namespace says so.
+    /// Another error of unpacking in a process of the user namespace; the text describes it.
     #[error("{0}")]
-    Elsewhere(String),
+    InNamespace(String),
 }
 
-/// Where an entry is made.
+/// The location of an entry.
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
-    /// The directory.
+    /// The parent directory.
     pub parent: &'a OwnedFd,
-    /// Its name there.
+    /// The name in the parent directory.
     pub name: &'a [u8],
-    /// For messages.
+    /// The path in the tar, for messages.
     pub path: &'a [u8],
 }
 

@@ -1,30 +1,30 @@
-//! Which ids an ordinary user may give out in a namespace of its own. subuid(5), subgid(5).
+//! Subordinate IDs: the IDs that an ordinary user may map in its user namespaces. subuid(5), subgid(5).
 //!
-//! Reads the files themselves, and `/etc/passwd` for the user's name, never a name service: that would load
-//! libraries. Called by [`crate::userns`].
+//! Called by [`crate::userns`]. Reads these files directly, and `/etc/passwd` for the user's name. Never asks a name
+//! service, which would load libraries into this process.
 
 use std::fs;
 
-/// Most ranges that are used: the kernel takes 340 lines in a map. user_namespaces(7).
+/// Most ranges that are used. The kernel accepts 340 lines in a map. user_namespaces(7).
 const RANGES_MAX: usize = 100;
 
-/// Ids `start` to `start + count - 1`.
+/// The IDs from `start` to `start + count - 1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// The first.
+    /// The first ID.
     pub start: u32,
-    /// How many; at least one.
+    /// The number of IDs; at least one.
     pub count: u32,
 }
 
-/// The ranges of user `uid` in `file`; none if the file is not there.
+/// The ranges of user `uid` in `file`; empty if the file does not exist.
 pub fn ranges(file: &str, uid: u32) -> Vec<Range> {
     let text = fs::read_to_string(file).unwrap_or_default();
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     parse(&text, &owners(&passwd, uid))
 }
 
-/// What a user is called in these files: its names, and its number.
+/// The names by which these files may refer to a user: its login names, and its user ID.
 fn owners(passwd: &str, uid: u32) -> Vec<String> {
     let uid = uid.to_string();
     let named = passwd.lines().filter_map(|line| {
@@ -35,13 +35,13 @@ fn owners(passwd: &str, uid: u32) -> Vec<String> {
     named.chain([uid.clone()]).collect()
 }
 
-/// Lines `OWNER:START:COUNT`; others are passed over.
+/// Parses lines of the form `OWNER:START:COUNT`; skips all others.
 fn parse(text: &str, owners: &[String]) -> Vec<Range> {
     let range = |line: &str| {
         let mut fields = line.trim().split(':');
         let owner = fields.next()?;
         let (start, count): (u32, u32) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        // 0 is root, whom nobody gives out; a range that goes beyond all ids is a mistake.
+        // Never map ID 0, the host's root. Skip a range that exceeds 32 bits: the line is a mistake.
         let is_sane = start > 0 && count > 0 && start.checked_add(count).is_some();
         (is_sane && fields.next().is_none() && owners.iter().any(|known| known == owner))
             .then_some(Range { start, count })
@@ -49,7 +49,7 @@ fn parse(text: &str, owners: &[String]) -> Vec<Range> {
     text.lines().filter_map(range).take(RANGES_MAX).collect()
 }
 
-/// Arguments of newuidmap(1) or newgidmap(1): root of the namespace is `own`, then come `ranges`, from 1 on.
+/// The arguments of newuidmap(1) or newgidmap(1): map the namespace's root to `own`, and the IDs from 1 on to `ranges`.
 pub fn map(own: u32, ranges: &[Range]) -> Vec<String> {
     let mut inside = 1u32;
     let mut words = vec!["0".to_owned(), own.to_string(), "1".to_owned()];
