@@ -411,6 +411,6 @@ fn a_socket_takes_no_place_of_a_file() {
     let file = host.path("run/events.sock");
     fs::write(&file, "kept").expect("written");
     let (status, said) = ends(host.command("sampan-monitord"));
-    assert!(!status.success() && said.contains("something that is no socket is there"), "{said}");
+    assert!(!status.success() && said.contains("the path exists and is not a socket"), "{said}");
     assert_eq!(fs::read(&file).expect("there"), b"kept");
 }

@@ -83,7 +83,7 @@ impl Limits {
         }
     }
 
-    /// Waits for a slot.
+    /// Waits until fewer than [`Bounds::downloads`] transfers run, and takes a slot for one more.
     ///
     /// # Errors
     /// [`Cancelled`]: the job was cancelled during the wait.

@@ -348,8 +348,8 @@ fn refusal(errno: Errno) -> String {
 
 fn unpack_input(root: &Path) -> Result<Unpacked, UnpackError> {
     let (unpacked, mut rest) = unpack::unpack(BufReader::with_capacity(BUFFER, io::stdin().lock()), root)?;
-    // Read the bytes after the end of the tar too: when this process stops reading, the sender stops reading its source,
-    // whose digest needs all bytes.
+    // Read the bytes after the end of the tar too: when this process stops reading, the sender stops reading its
+    // source, whose digest needs all bytes.
     io::copy(&mut rest, &mut io::sink()).map_err(|error| UnpackError::Tar(TarError::Read(error)))?;
     Ok(unpacked)
 }

@@ -69,13 +69,13 @@ pub struct Descriptor {
 /// The `platform` field of a descriptor. In descriptors of artifacts its members may be empty or missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlatformField {
-    /// See [`Platform::architecture`].
+    /// The architecture, as in [`Platform::architecture`].
     #[serde(default)]
     pub architecture: String,
-    /// See [`Platform::os`].
+    /// The operating system, as in [`Platform::os`].
     #[serde(default)]
     pub os: String,
-    /// See [`Platform::variant`].
+    /// The variant, as in [`Platform::variant`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
 }
@@ -97,9 +97,9 @@ impl From<&Platform> for PlatformField {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Index {
-    /// Always 2.
+    /// The version of the schema, always 2.
     pub schema_version: u32,
-    /// [`INDEX`] or [`DOCKER_LIST`].
+    /// The media type: [`INDEX`] or [`DOCKER_LIST`].
     #[serde(default)]
     pub media_type: String,
     /// The descriptors of the manifests.
@@ -110,9 +110,9 @@ pub struct Index {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
-    /// Always 2.
+    /// The version of the schema, always 2.
     pub schema_version: u32,
-    /// [`MANIFEST`] or [`DOCKER_MANIFEST`].
+    /// The media type: [`MANIFEST`] or [`DOCKER_MANIFEST`].
     #[serde(default)]
     pub media_type: String,
     /// The descriptor of the image's config.
@@ -148,9 +148,9 @@ pub fn to_oci_manifest(docker: &[u8]) -> Option<Vec<u8>> {
 /// A parsed index or manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Document {
-    /// A list of images.
+    /// An index: a list of images.
     Index(Index),
-    /// One image.
+    /// The manifest of one image.
     Manifest(Manifest),
 }
 
@@ -160,13 +160,13 @@ pub struct Config {
     /// The time at which the image was built, in RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
-    /// See [`Platform::architecture`].
+    /// The architecture, as in [`Platform::architecture`].
     #[serde(default)]
     pub architecture: String,
-    /// See [`Platform::os`].
+    /// The operating system, as in [`Platform::os`].
     #[serde(default)]
     pub os: String,
-    /// See [`Platform::variant`].
+    /// The variant, as in [`Platform::variant`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
     /// The defaults for containers of the image.
@@ -209,7 +209,7 @@ pub struct Run {
 /// The `rootfs` field of an image's config.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootFs {
-    /// Always `layers`.
+    /// The type of the root file system, always `layers`.
     #[serde(rename = "type", default)]
     pub kind: String,
     /// The digest of each layer's uncompressed tar, lowest layer first.

@@ -74,7 +74,7 @@ fn candidates(mounts: &str, id: &str, unit: Option<&str>) -> Vec<PathBuf> {
 /// The paths that the unit's group may have in version 1 hierarchies without any controller that systemd manages.
 /// systemd.resource-control(5).
 fn unmanaged(mounts: &str, unit: &str) -> Vec<PathBuf> {
-    // cpuacct is not listed: if it is mounted together with cpu, `cpu` matches; if it is mounted alone, it is not needed.
+    // cpuacct is not listed: if it is mounted together with cpu, `cpu` matches; mounted alone, it is not needed.
     const MANAGED: [&str; 6] = ["name=systemd", "cpu", "blkio", "memory", "devices", "pids"];
     let is_free = |options: &str| !options.split(',').any(|option| MANAGED.contains(&option));
     let free = mounts

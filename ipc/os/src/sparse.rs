@@ -8,7 +8,7 @@ use nix::sys::stat::FileStat;
 use nix::unistd::{Whence, lseek};
 use std::fs::File;
 
-/// Bytes of a block that `st_blocks` counts. stat(2).
+/// The unit of `st_blocks`, in bytes. stat(2).
 const BLOCK: u64 = 512;
 
 /// Whether a file may have holes: its blocks hold fewer bytes than its length.

@@ -79,7 +79,7 @@ pub fn bytes_waiting(fd: impl AsFd) -> Result<usize, Errno> {
     Errno::result(ret).map(|_| usize::try_from(count).unwrap_or(0))
 }
 
-/// Rows and columns of a terminal. ioctl_tty(2), TIOCGWINSZ.
+/// The size of a terminal: rows and columns. ioctl_tty(2), TIOCGWINSZ.
 pub fn window(fd: BorrowedFd<'_>) -> Result<(u16, u16), Errno> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCGWINSZ stores one winsize in `size`, which outlives the call.

@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Bytes of a block that `st_blocks` counts. stat(2).
+/// The unit of `st_blocks`, in bytes. stat(2).
 const BLOCK: u64 = 512;
 
 /// Calls `visit` with the status of each entry and its path relative to `top`. `top` comes first, as the empty path.

@@ -83,7 +83,7 @@ impl Directories {
         })
     }
 
-    /// The layer's root.
+    /// The open root directory of the layer.
     pub fn root(&self) -> Rc<OwnedFd> {
         Rc::clone(&self.root.fd)
     }
