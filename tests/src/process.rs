@@ -14,9 +14,24 @@ pub fn anonymous_bytes(pid: u32) -> u64 {
     kib(&format!("/proc/{pid}/status"), "RssAnon:")
 }
 
-/// Resident memory of `pid` that is pages of files, such as its program's code, in bytes. proc_pid_status(5).
-pub fn mapped_bytes(pid: u32) -> u64 {
-    kib(&format!("/proc/{pid}/status"), "RssFile:")
+/// Resident memory of `pid` that is code of its own program, in bytes. proc_pid_smaps(5).
+///
+/// The code of shared libraries is left out: how much of it is mapped depends on where the kernel loads them.
+pub fn code_bytes(pid: u32) -> u64 {
+    let program = fs::read_link(format!("/proc/{pid}/exe")).expect("a process that runs");
+    let program = program.to_string_lossy();
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("a process that runs");
+    let mut is_code = false;
+    let mut bytes = 0;
+    for line in smaps.lines() {
+        if let Some(value) = line.strip_prefix("Rss:") {
+            let kib = value.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of KiB");
+            bytes += if is_code { kib << 10 } else { 0 };
+        } else if line.split(' ').next().is_some_and(|range| range.contains('-')) {
+            is_code = line.contains(" r-xp ") && line.ends_with(&*program);
+        }
+    }
+    bytes
 }
 
 /// How often the threads of `pid` were taken off a processor, by wish or not, since they started.

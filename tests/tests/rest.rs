@@ -24,7 +24,7 @@ fn run_true(containers: &Containers) {
 fn who_has_run_containers_gives_memory_back_and_sleeps() {
     let containers = Containers::quiet("");
     let daemons = [containers.engine_pid().cast_unsigned(), containers.host.pid()];
-    let now = || daemons.map(process::mapped_bytes);
+    let now = || daemons.map(process::code_bytes);
     // Right behind each run: where those take long, one may have given back what it had before the last has ended.
     let mut busy = now();
     for _ in 0..10 {
@@ -32,7 +32,7 @@ fn who_has_run_containers_gives_memory_back_and_sleeps() {
         busy.iter_mut().zip(now()).for_each(|(most, now)| *most = now.max(*most));
     }
     containers.await_no_shim();
-    let seen = || format!("pages of files: {busy:?} bytes while busy, {:?} now", now());
+    let seen = || format!("code: {busy:?} bytes while busy, {:?} now", now());
     wait_until("pages of code to be given back", seen, || {
         now().iter().zip(busy).all(|(now, busy)| *now < busy * 2 / 3)
     });

@@ -88,6 +88,18 @@ while [ ! -e /tmp/stop ]; do
 done
 "#;
 
+/// Waits until systemd has nothing more to do, and has seen the first event in each FIFO that it has open.
+///
+/// systemd throws away what is in a FIFO if its unit is stopped before that ("What remains" in docs/systemd.md).
+fn await_first_events(machine: &Machine) {
+    let is_settled = || {
+        let has_seen = |unit: &&str| machine.property(unit, "SubState") != "listening";
+        machine.says(&["systemctl", "list-jobs", "--no-legend"]).is_empty()
+            && ["sampan-monitord.socket", "sampan-emit.socket"].iter().all(has_seen)
+    };
+    wait_until("the first event in each FIFO", || machine.logs(), is_settled);
+}
+
 /// kill -9 of a service's process, if it has one.
 fn kill(machine: &Machine, unit: &str) {
     machine.run(&["systemctl", "kill", "--signal", "KILL", "--kill-who", "main", unit]);
@@ -108,16 +120,19 @@ fn what_one_shot_writers_wrote_is_kept_over_stop_and_start_while_nobody_else_hol
             }
         }
         for _ in 0..rounds(50) {
+            await_first_events(machine);
             all("stop");
             all("start");
             machine.await_unit("sampan-monitord.service", "active");
             machine.systemctl(&["stop", "sampan-monitord.service"]);
             all("start");
             all("restart");
+            await_first_events(machine);
             // While it waits to be started again.
             kill(machine, "sampan-monitord.service");
             machine.systemctl(&["stop", "sampan-*"]);
             all("start");
+            await_first_events(machine);
             // While it starts.
             machine.systemctl(&["restart", "--no-block", "sampan-monitord.service"]);
             all("stop");
@@ -153,7 +168,11 @@ fn no_event_that_was_written_is_lost_or_comes_twice_whatever_is_restarted_stoppe
             let unit = *random.pick(&UNITS);
             let daemon = *random.pick(&["sampan-monitord.service", "sampan-engine.service"]);
             // A command may cancel what one before it, which nobody waited for, is still doing.
-            match random.below(8) {
+            let action = random.below(8);
+            if matches!(action, 1 | 2) {
+                await_first_events(machine);
+            }
+            match action {
                 0 => machine.run(&["systemctl", "restart", "sampan-*"]),
                 1 => machine.run(&["systemctl", "stop", "sampan-*"]),
                 2 => machine.run(&["systemctl", "stop", unit]),
