@@ -667,7 +667,7 @@ fn words_without_end_in_a_document_break_neither_the_store_nor_the_lists() {
     let words = "long".repeat(400_000);
     registry.publish("config", &Image::of(std::slice::from_ref(&layer), &words));
     let failure = engine.pull(&registry.reference("config")).expect_err("refused");
-    assert!(failure.message.contains("words of more than 64 bytes"), "{}", failure.message);
+    assert!(failure.message.contains("variant of more than 64 bytes"), "{}", failure.message);
     let kind = format!(r#"{{"schemaVersion":2,"mediaType":"{words}"}}"#);
     registry.answer("kind/manifests/t", Reply::Ok(oci::MANIFEST.to_owned(), kind.into_bytes()));
     let failure = engine.pull(&registry.reference("kind")).expect_err("refused");
