@@ -422,7 +422,7 @@ impl EventLoop {
             };
             client.deadline = None;
             match &mut client.state {
-                State::Subscribed(subscription) => until::end_at_until(subscription, committed),
+                State::Subscribed(subscription) => until::end_at_until(&mut subscription.stop, committed),
                 State::Opening(_) | State::Leaving => {
                     log::info!("connection {token}: closed, no request within {} s", OPENING_TIME.as_secs());
                     self.end(token);
@@ -489,7 +489,7 @@ impl EventLoop {
         let committed = self.intake.store().committed();
         for client in self.clients.iter_mut() {
             match &mut client.state {
-                State::Subscribed(subscription) => until::end_at_shutdown(subscription, committed),
+                State::Subscribed(subscription) => until::end_at_shutdown(&mut subscription.stop, committed),
                 State::Opening(_) => client.state = State::Leaving,
                 State::Leaving => {}
             }

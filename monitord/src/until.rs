@@ -4,7 +4,6 @@
 //! passed ([`crate::deadlines`] wakes it). Only chooses the place: [`crate::clients`] serves the subscriber up to
 //! there, sends the last frame and closes.
 
-use crate::client::Subscription;
 use crate::ring::Cursor;
 use sampan_ipc::watch::{End, Subscribe};
 
@@ -38,19 +37,19 @@ pub(crate) fn plan_end(subscribe: &Subscribe, newest: Cursor, now: i64) -> EndPl
     }
 }
 
-/// Ends a subscription whose `until` has passed: it is served what is committed by now, and nothing newer.
-pub(crate) fn end_at_until(subscription: &mut Subscription, committed: Cursor) {
-    set_stop(subscription, Stop { pos: committed.pos, reason: End::Until });
+/// Sets the `end` of a subscription whose `until` has passed: it is served what is committed by now, and nothing newer.
+pub(crate) fn end_at_until(end: &mut Option<Stop>, committed: Cursor) {
+    set_stop(end, Stop { pos: committed.pos, reason: End::Until });
 }
 
-/// Ends a subscription because this process stops: it is served what is committed by now.
-pub(crate) fn end_at_shutdown(subscription: &mut Subscription, committed: Cursor) {
-    set_stop(subscription, Stop { pos: committed.pos, reason: End::Shutdown });
+/// Sets the `end` of a subscription because this process stops: it is served what is committed by now.
+pub(crate) fn end_at_shutdown(end: &mut Option<Stop>, committed: Cursor) {
+    set_stop(end, Stop { pos: committed.pos, reason: End::Shutdown });
 }
 
 /// Sets the end of a subscription, unless it has one: the first end is the earliest.
-fn set_stop(subscription: &mut Subscription, stop: Stop) {
-    subscription.stop.get_or_insert(stop);
+fn set_stop(end: &mut Option<Stop>, stop: Stop) {
+    end.get_or_insert(stop);
 }
 
 #[cfg(test)]
