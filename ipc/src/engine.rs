@@ -446,7 +446,7 @@ pub enum Answer {
 /// One kind of thing in the store, and what it takes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// `images`, `layers`, `partials`, `containers`.
+    /// `images` (blobs and unpacked layers), `layers` (the unpacked layers, a part of `images`), `partials`, `containers`.
     pub kind: String,
     /// How many there are.
     pub count: u64,
@@ -463,7 +463,7 @@ pub struct Usage {
 pub struct ImageUsage {
     /// Which.
     pub image: Image,
-    /// Bytes of its blobs and unpacked layers.
+    /// Bytes of its blobs and unpacked layers, as in `image`.
     pub size: u64,
     /// Those of them that no other image needs.
     pub unique: u64,
@@ -631,7 +631,7 @@ pub struct Image {
     pub id: String,
     /// `os/arch[/variant]`.
     pub platform: String,
-    /// Bytes of its manifest, config and layers as they are stored.
+    /// Bytes that its blobs and unpacked layers take on the disk, whether or not other images share them.
     pub size: u64,
     /// Number of layers.
     pub layers: u32,

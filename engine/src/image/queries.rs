@@ -17,7 +17,7 @@ use sampan_store::{disk_usage, images};
 /// The store cannot be read.
 pub fn list(shared: &Shared) -> Result<Vec<Answer>, Failure> {
     let images = images::list(&shared.store).map_err(failure::of)?;
-    let images: Vec<_> = images.iter().map(images::Loaded::summary).collect();
+    let images: Vec<_> = images.iter().map(|image| image.summary(&shared.store)).collect();
     let mut answers: Vec<Answer> =
         paging::parts(images, |image| image).into_iter().map(Answer::Images).collect();
     answers.push(Answer::Done(Done::default()));

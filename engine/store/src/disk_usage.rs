@@ -8,8 +8,9 @@ use crate::error::file_error;
 use crate::images::{self, ImageError, Loaded};
 use crate::partial_blob;
 use crate::store::Store;
-use sampan_ipc::engine::{ImageUsage, Usage};
+use sampan_ipc::engine::{Image, ImageUsage, Usage};
 use sampan_oci::digest::Digest;
+use sampan_os::mutex::lock;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -64,11 +65,16 @@ pub fn report(store: &Store) -> Result<Report, ImageError> {
     let active = images.iter().filter(|(image, in_use)| *in_use || !image.references.is_empty()).count();
     let mut of_images = sum("images", &blobs, stray_blobs);
     (of_images.count, of_images.active) = ((images.len() + unreadable) as u64, active as u64);
-    let mut kinds = vec![of_images, sum("layers", &layers, stray_layers), partials(store)?];
+    let of_layers = sum("layers", &layers, stray_layers);
+    // What docker calls images is blobs and unpacked layers together. The layers have a row of their own as well.
+    of_images.size = of_images.size.saturating_add(of_layers.size);
+    of_images.reclaimable = of_images.reclaimable.saturating_add(of_layers.reclaimable);
+    let mut kinds = vec![of_images, of_layers, partials(store)?];
     if unreadable > 0 {
         kinds.iter_mut().take(2).for_each(|kind| kind.reclaimable = 0);
     }
-    let images = images.iter().map(|(image, in_use)| of_image(image, *in_use, &blobs, &layers)).collect();
+    let images =
+        images.iter().map(|(image, in_use)| of_image(store, image, *in_use, &blobs, &layers)).collect();
     Ok(Report { kinds, images })
 }
 
@@ -86,7 +92,7 @@ fn need(things: &mut Things, digest: &Digest, needed: bool) {
     }
 }
 
-fn of_image(image: &Loaded, in_use: bool, blobs: &Things, layers: &Things) -> ImageUsage {
+fn of_image(store: &Store, image: &Loaded, in_use: bool, blobs: &Things, layers: &Things) -> ImageUsage {
     let (mut size, mut unique) = (0, 0);
     let chain_ids = image.config.chain_ids();
     let things = distinct(image.blobs()).filter_map(|digest| blobs.get(digest));
@@ -94,7 +100,8 @@ fn of_image(image: &Loaded, in_use: bool, blobs: &Things, layers: &Things) -> Im
         size += thing.size;
         unique += if thing.images == 1 { thing.size } else { 0 };
     }
-    ImageUsage { image: image.summary(), size, unique, in_use }
+    let image = Image { size, ..image.summary(store) };
+    ImageUsage { image, size, unique, in_use }
 }
 
 /// `stray` bytes are of files that are none of ours.
@@ -135,7 +142,11 @@ fn layers(store: &Store) -> Result<(Things, u64), ImageError> {
     each(&store.root().join("layers"), |name, path| {
         let size = store.size_on_disk(path)?;
         match Digest::parse(&format!("sha256:{name}")) {
-            Ok(digest) => drop(things.insert(digest.clone(), thing(store, &digest, size))),
+            Ok(digest) => {
+                // `images` shows this figure from here on.
+                lock(&store.layer_sizes).insert(digest.clone(), size);
+                things.insert(digest.clone(), thing(store, &digest, size));
+            }
             Err(_) => stray += size,
         }
         Ok(())

@@ -40,6 +40,9 @@ impl Store {
                 let moved = self.move_to_trash(&layers.join(&name));
                 let moved = moved.map(|trash| swept.trash.push(trash));
                 swept.note(moved, "sha256", &name);
+                if let Ok(layer) = Digest::parse(&format!("sha256:{name}")) {
+                    lock(&self.layer_sizes).remove(&layer);
+                }
             }
         }
         Ok(swept)
@@ -83,6 +86,7 @@ impl Store {
             }
             self.move_to_trash(path)?
         };
+        lock(&self.layer_sizes).remove(digest);
         Ok(true)
     }
 }

@@ -248,17 +248,30 @@ impl Loaded {
         documents.into_iter().chain(self.manifest.layers.iter().map(|layer| &layer.digest))
     }
 
-    /// As clients are told.
-    pub fn summary(&self) -> Image {
+    /// The image as clients see it.
+    pub fn summary(&self, store: &Store) -> Image {
         Image {
             references: self.references.clone(),
             digest: self.entry.digest.to_string(),
             id: self.manifest.config.digest.to_string(),
             platform: self.config.platform().to_string(),
-            size: self.manifest.content_size().saturating_add(self.entry.size),
+            size: self.size_on_disk(store),
             layers: u32::try_from(self.manifest.layers.len()).unwrap_or(u32::MAX),
             created: self.config.created_nanos(),
         }
+    }
+}
+
+impl Loaded {
+    /// The bytes that the image's blobs and unpacked layers take on the disk, each counted once. This is the one size of an
+    /// image: what `images` and `system df` show, and what `image prune` frees if no other image shares content.
+    pub fn size_on_disk(&self, store: &Store) -> u64 {
+        let blobs: HashSet<&Digest> = self.blobs().collect();
+        let blobs = blobs.into_iter().map(|digest| store.size_on_disk(&store.blob_path(digest)));
+        let layers: HashSet<Digest> = self.config.chain_ids().into_iter().collect();
+        let layers = layers.iter().map(|chain_id| store.layer_size(chain_id));
+        // A blob or layer that is missing takes nothing.
+        blobs.chain(layers).fold(0, |sum, size| sum.saturating_add(size.unwrap_or(0)))
     }
 }
 
@@ -368,7 +381,7 @@ pub fn inspect(store: &Store, name: &str) -> Result<String, ImageError> {
             })
         })
         .collect();
-    let summary = image.summary();
+    let summary = image.summary(store);
     let document = serde_json::json!({
         "id": summary.id, "digest": summary.digest, "indexDigest": image.entry.annotations.get(INDEX_DIGEST),
         "references": summary.references, "mediaType": image.entry.media_type, "platform": summary.platform,

@@ -57,6 +57,7 @@ impl Store {
             temps: AtomicU64::new(0),
             namespace: namespace.map(Arc::new),
             durability: DurabilityState::default(),
+            layer_sizes: Mutex::default(),
         };
         store.clear_temps()?;
         store.lay_out()?;

@@ -45,6 +45,9 @@ pub struct Store {
     pub(crate) temps: AtomicU64,
     pub(crate) namespace: Option<Arc<Namespace>>,
     pub(crate) durability: DurabilityState,
+    /// Bytes that unpacked layers take on the disk, as measured once: a layer does not change. At most one entry for each
+    /// layer in the store.
+    pub(crate) layer_sizes: Mutex<HashMap<Digest, u64>>,
 }
 
 /// Keeps blobs and layers from being removed as garbage while a job needs them.
@@ -84,6 +87,19 @@ impl Store {
     /// A directory cannot be read.
     pub fn size_on_disk(&self, path: &Path) -> io::Result<u64> {
         size_on_disk(path, self.namespace())
+    }
+
+    /// The bytes that an unpacked layer takes on the disk. Walks its files at the first call, which may take long.
+    ///
+    /// # Errors
+    /// The layer is not there, or cannot be read.
+    pub fn layer_size(&self, chain_id: &Digest) -> io::Result<u64> {
+        if let Some(size) = lock(&self.layer_sizes).get(chain_id) {
+            return Ok(*size);
+        }
+        let size = self.size_on_disk(&self.layer_path(chain_id))?;
+        lock(&self.layer_sizes).insert(chain_id.clone(), size);
+        Ok(size)
     }
 
     /// Where a blob is, or would be.

@@ -38,7 +38,8 @@ fn table(kinds: &[Usage]) -> String {
     for Usage { kind, count, active, size, reclaimable } in kinds {
         let name = match kind.as_str() {
             "images" => "Images",
-            "layers" => "Unpacked layers",
+            // A part of the images.
+            "layers" => "  Unpacked layers",
             "partials" => "Partial downloads",
             "containers" => "Containers",
             other => other,
@@ -79,7 +80,6 @@ fn image_table(images: &[ImageUsage]) -> String {
 fn json_usage(usage: &ImageUsage) -> serde_json::Value {
     let mut value = json_image(&usage.image);
     if let Some(image) = value.as_object_mut() {
-        image.insert("diskSize".to_owned(), usage.size.into());
         image.insert("uniqueSize".to_owned(), usage.unique.into());
         image.insert("sharedSize".to_owned(), usage.size.saturating_sub(usage.unique).into());
         image.insert("inUse".to_owned(), usage.in_use.into());
