@@ -1,4 +1,4 @@
-//! A whole installation for tests: monitord, engine, command line, and a registry that does as it is told.
+//! A whole installation for tests: monitord, engine, command line, and a registry whose replies the test chooses.
 
 use crate::host::{Host, PATIENCE, binary};
 use crate::registry::{Image, Layer, LyingRegistry};
@@ -9,35 +9,35 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 
-/// An installation with monitord, engine and a registry.
+/// An installation with monitord, an engine and a registry.
 #[derive(Debug)]
 pub struct Bed {
     engine: Option<Child>,
-    /// Its directory, and its monitord.
+    /// The installation's directory and its monitord.
     pub host: Host,
-    /// Where it pulls from.
+    /// The registry that the installation pulls from.
     pub registry: LyingRegistry,
 }
 
 impl Bed {
-    /// With no configuration.
+    /// Starts an installation with the default configuration.
     pub fn new() -> Self {
         Bed::with_config("")
     }
 
-    /// With an `[engine]` table.
+    /// Starts an installation with this `[engine]` table.
     pub fn with_config(table: &str) -> Self {
         Bed::on(Host::with_monitord(&[]), LyingRegistry::start(), table)
     }
 
-    /// On a host and with a registry that are there.
+    /// Starts an engine on a host and with a registry that exist already.
     pub fn on(host: Host, registry: LyingRegistry, table: &str) -> Self {
         let mut bed = Bed { engine: None, host, registry };
         bed.start_engine(table);
         bed
     }
 
-    /// Starts the engine with this `[engine]` table, and waits until it answers.
+    /// Starts the engine with this `[engine]` table, and waits until it replies.
     pub fn start_engine(&mut self, table: &str) {
         let config = self.host.path("sampan.toml");
         fs::write(&config, format!("[engine]\n{table}")).expect("written");
@@ -51,31 +51,31 @@ impl Bed {
         }
     }
 
-    /// Ends the engine at once.
+    /// Kills the engine by SIGKILL.
     pub fn kill_engine(&mut self) {
         let mut engine = self.engine.take().expect("it was started");
         engine.kill().expect("it runs");
         engine.wait().expect("ours");
     }
 
-    /// What the engine has logged.
+    /// Returns the engine's log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.host.path("engine.log")).unwrap_or_default()
     }
 
-    /// Runs a command to its end.
+    /// Runs a `sampan` command until it ends.
     pub fn sampan(&self, args: &[&str]) -> Output {
         self.command(args).output().expect("it runs")
     }
 
-    /// A command, not started yet.
+    /// Prepares a `sampan` command.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = self.host.command_of(&binary("sampan"));
         command.args(args);
         command
     }
 
-    /// Runs a command that must succeed; gives its standard output.
+    /// Runs a command that must succeed; returns its standard output.
     pub fn ok(&self, args: &[&str]) -> String {
         let output = self.sampan(args);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -83,7 +83,7 @@ impl Bed {
         String::from_utf8(output.stdout).expect("text")
     }
 
-    /// Runs a command that must fail with this status; gives both of its outputs.
+    /// Runs a command that must fail with this status; returns its standard output and standard error.
     pub fn fails(&self, args: &[&str], status: i32) -> String {
         let output = self.sampan(args);
         let text = [output.stdout, output.stderr].concat();
@@ -92,12 +92,12 @@ impl Bed {
         text
     }
 
-    /// Runs a command that must succeed and prints JSON.
+    /// Runs a command that must succeed and print JSON; returns it.
     pub fn json(&self, args: &[&str]) -> Value {
         serde_json::from_str(&self.ok(args)).expect("JSON")
     }
 
-    /// Publishes an image as `name:t` and pulls it; gives its reference.
+    /// Publishes an image as `name:t` and pulls it; returns its reference.
     pub fn pull(&self, name: &str, layers: &[Layer]) -> String {
         let image = Image::of(layers, arch());
         self.registry.publish(name, &image);
@@ -106,12 +106,12 @@ impl Bed {
         reference
     }
 
-    /// The store.
+    /// Directory of the store.
     pub fn store(&self) -> PathBuf {
         self.host.path("data/store")
     }
 
-    /// What has a name in the store, or is on its way to one: blobs, layers, temporaries.
+    /// Names of all blobs, layers and temporary files in the store.
     pub fn names(&self) -> Vec<String> {
         let mut names = Vec::new();
         for dir in ["blobs/sha256", "layers", "partial", "tmp"] {
@@ -123,24 +123,24 @@ impl Bed {
         names
     }
 
-    /// Where a blob is.
+    /// Path of a blob.
     pub fn blob(&self, digest: &Digest) -> PathBuf {
         self.store().join("blobs/sha256").join(digest.hex())
     }
 
-    /// Where an unpacked layer is.
+    /// Path of an unpacked layer.
     pub fn layer(&self, chain_id: &Digest) -> PathBuf {
         self.store().join("layers").join(chain_id.hex())
     }
 
-    /// Events so far that name `word` as their action, as JSON.
+    /// Events so far with this action, as JSON.
     pub fn events(&self, action: &str) -> Vec<Value> {
         let filter = format!("event={action}");
         let text = self.ok(&["events", "--no-follow", "--format", "json", "--filter", &filter]);
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
-    /// Waits until there are so many events of `action`.
+    /// Waits until there are `count` events with this action.
     pub fn await_events(&self, action: &str, count: usize) -> Vec<Value> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -152,7 +152,7 @@ impl Bed {
         }
     }
 
-    /// What `system df` says of `kind`.
+    /// The line of `sampan system df` for `kind`.
     pub fn usage(&self, kind: &str) -> Usage {
         let kinds = self.json(&["system", "df", "--format", "json"]);
         let of = kinds.as_array().expect("an array").iter().find(|k| k["kind"] == kind).expect("it").clone();
@@ -181,20 +181,20 @@ impl Drop for Bed {
     }
 }
 
-/// A line of `system df`.
+/// A line of `sampan system df`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// How many there are.
+    /// Number of objects of this kind.
     pub count: u64,
-    /// How many are needed.
+    /// Number of objects that are in use.
     pub active: u64,
-    /// Bytes of all.
+    /// Bytes of all objects.
     pub size: u64,
-    /// Bytes that could go.
+    /// Bytes that a prune would free.
     pub reclaimable: u64,
 }
 
-/// The host's architecture as images call it.
+/// The host's architecture, by its OCI name.
 pub fn arch() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

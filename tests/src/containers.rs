@@ -1,6 +1,7 @@
-//! A whole installation that runs containers, for tests: monitord, engine, shims, an image with busybox.
+//! A whole installation that runs containers, for tests: monitord, engine, shims, and an image with busybox.
 //!
-//! Speaks the engine's protocol itself, so that what the command line adds is not in the way. Removes all that it made.
+//! Sends requests of the engine's protocol itself, so that the command line's defaults do not matter. Removes
+//! everything that it made.
 
 use crate::host::{Host, PATIENCE, binary, need_root, wait_until};
 use nix::sys::signal::Signal;
@@ -19,36 +20,36 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
 
-/// The image that [`Containers::new`] makes.
+/// Reference of the image that [`Containers::new`] makes.
 pub const IMAGE: &str = "docker.io/library/box:1";
 
 /// An installation with monitord, an engine and one image.
 pub struct Containers {
-    /// Its directory, and its monitord.
+    /// The installation's directory and its monitord.
     pub host: Host,
     engine: Option<Child>,
     log_level: &'static str,
-    /// The engine's `PATH`, if it is not that of the test.
+    /// The engine's `PATH`, if it differs from the test's.
     path: Option<String>,
 }
 
 impl Containers {
-    /// With no configuration.
+    /// Starts an installation with the default configuration.
     pub fn new() -> Self {
         Containers::configured("")
     }
 
-    /// With an `[engine]` table.
+    /// Starts an installation with this `[engine]` table.
     pub fn configured(table: &str) -> Self {
         Containers::logging(table, "debug")
     }
 
-    /// With an `[engine]` table, and an engine that logs no more than it does by itself.
+    /// Starts an installation with this `[engine]` table, whose engine logs at its default level.
     pub fn quiet(table: &str) -> Self {
         Containers::logging(table, "info")
     }
 
-    /// With an `[engine]` table, and an engine that looks for programs in `path`.
+    /// Starts an installation with this `[engine]` table, whose engine searches programs in `path`.
     pub fn on_path(path: &str, table: &str) -> Self {
         Containers::with(table, "debug", Some(path.to_owned()))
     }
@@ -66,12 +67,12 @@ impl Containers {
         containers
     }
 
-    /// Starts the engine, and waits until it answers.
+    /// Starts the engine, and waits until it replies.
     pub fn start_engine(&mut self) {
         self.start_engine_at(&binary("sampan-engine"));
     }
 
-    /// An installation whose engine, and so its shims, are the program at `engine` and what lies beside it.
+    /// Starts an installation whose engine is the program at `engine`; its shims are the program next to that one.
     pub fn with_engine_at(engine: &Path) -> Self {
         need_root();
         let host = Host::with_monitord(&[]);
@@ -82,7 +83,7 @@ impl Containers {
         containers
     }
 
-    /// Starts the engine that lies at `path`, and waits until it answers.
+    /// Starts the engine at `path`, and waits until it replies.
     pub fn start_engine_at(&mut self, path: &Path) {
         let log = File::options().create(true).append(true).open(self.host.path("engine.log"));
         let mut command = self.host.command_of(path);
@@ -91,20 +92,21 @@ impl Containers {
         command.stdout(Stdio::null()).stderr(log.expect("a log"));
         self.engine = Some(command.spawn().expect("sampan-engine: build the workspace first"));
         let socket = self.host.path("run/engine.sock");
-        // A child of one that was killed may hold its listener for another moment: only an answer is one.
+        // A child of an engine that was killed may still hold the listening socket, so a successful connect proves
+        // nothing: only a reply does.
         let answers = || try_ask(&socket, Request::Info).unwrap_or_default();
         let is_there = || matches!(answers().first(), Some(Answer::Info(_)));
         wait_until("the engine to answer", || self.log(), is_there);
     }
 
-    /// kill -9.
+    /// Kills the engine by SIGKILL.
     pub fn kill_engine(&mut self) {
         let mut engine = self.engine.take().expect("it runs");
         engine.kill().expect("killed");
         engine.wait().expect("ours");
     }
 
-    /// Its process id.
+    /// Process ID of the engine.
     pub fn engine_pid(&self) -> i32 {
         self.engine.as_ref().map_or(0, |engine| i32::try_from(engine.id()).expect("a pid"))
     }
@@ -113,14 +115,14 @@ impl Containers {
         self.import_as(IMAGE, |_| ());
     }
 
-    /// Makes an image with busybox; `change` adds what it likes, and what comes later in a tar wins.
+    /// Makes an image with busybox; `change` adds members to its tar, and a later member replaces an earlier one.
     pub fn import_as(&self, reference: &str, change: impl FnOnce(&mut tar::Builder<Vec<u8>>)) {
         let mut tar = busybox();
         change(&mut tar);
         self.import_tar(reference, tar);
     }
 
-    /// Makes an image of nothing but what `fill` gives.
+    /// Makes an image whose tar has only the members that `fill` adds.
     pub fn import_bare(&self, reference: &str, fill: impl FnOnce(&mut tar::Builder<Vec<u8>>)) {
         let mut tar = tar::Builder::new(Vec::new());
         fill(&mut tar);
@@ -145,12 +147,12 @@ impl Containers {
         assert!(matches!(answers.last(), Some(Answer::Done(_))), "{answers:?}\n{}", self.log());
     }
 
-    /// The command line; how it ended and what it printed.
+    /// Runs a `sampan` command until it ends.
     pub fn sampan(&self, args: &[&str]) -> Output {
         self.host.command("sampan").args(args).current_dir(self.host.path("")).output().expect("built")
     }
 
-    /// What a command that must end well prints, without the last line end.
+    /// Runs a command that must succeed; returns its standard output without the last line end.
     pub fn says(&self, args: &[&str]) -> String {
         let output = self.sampan(args);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -158,22 +160,22 @@ impl Containers {
         String::from_utf8_lossy(&output.stdout).trim_end_matches('\n').to_owned()
     }
 
-    /// What engine and monitord have logged.
+    /// Returns the logs of engine and monitord.
     pub fn log(&self) -> String {
         fs::read_to_string(self.host.path("engine.log")).unwrap_or_default() + &self.host.logs()
     }
 
-    /// All answers to one request.
+    /// Returns all replies to one request.
     pub fn ask(&self, request: Request) -> Vec<Answer> {
         self.ask_with(request, &[])
     }
 
-    /// The same, with descriptors.
+    /// Returns all replies to one request that passes descriptors.
     pub fn ask_with(&self, request: Request, fds: &[RawFd]) -> Vec<Answer> {
         answers(self.send(request, fds))
     }
 
-    /// Sends a request; its answers are not awaited.
+    /// Sends a request without waiting for replies.
     pub fn send(&self, request: Request, fds: &[RawFd]) -> UnixStream {
         let socket = UnixStream::connect(self.host.path("run/engine.sock")).expect("connected");
         socket.set_read_timeout(Some(PATIENCE)).expect("set");
@@ -188,7 +190,7 @@ impl Containers {
         socket
     }
 
-    /// Asks for something that must succeed.
+    /// Sends a request that must succeed; returns its replies.
     pub fn ok(&self, request: Request) -> Vec<Answer> {
         let text = format!("{request:?}");
         let answers = self.ask(request);
@@ -196,7 +198,7 @@ impl Containers {
         answers
     }
 
-    /// Asks for something that must fail.
+    /// Sends a request that must fail; returns the failure.
     pub fn fails(&self, request: Request) -> Failure {
         let text = format!("{request:?}");
         match self.ask(request).pop() {
@@ -205,7 +207,7 @@ impl Containers {
         }
     }
 
-    /// Makes a container; its id.
+    /// Creates a container; returns its ID.
     pub fn create(&self, create: Create) -> String {
         match self.ok(Request::Create(Box::new(create))).remove(0) {
             Answer::Container { id, .. } => id,
@@ -213,37 +215,37 @@ impl Containers {
         }
     }
 
-    /// Makes a container that runs `words` in a shell.
+    /// Creates a container that runs `script` in a shell; returns its ID.
     pub fn create_sh(&self, name: &str, script: &str) -> String {
         self.create(sh(name, script))
     }
 
-    /// Starts a container without a client.
+    /// Starts a container without an attached client.
     pub fn start(&self, container: &str) {
         self.ok(Request::Start(Start { container: container.to_owned(), ..Start::default() }));
     }
 
-    /// Makes a container, starts it with a client, and waits for its end: exit code, stdout, stderr.
+    /// Creates a container, starts it with an attached client, and waits for its end: exit code, stdout, stderr.
     pub fn run(&self, create: Create, input: &[u8]) -> (Told, String, String) {
         let id = self.create(create);
         let attached = self.attach_start(&id);
         attached.to_end(input)
     }
 
-    /// Starts a container with a client at all three streams.
+    /// Starts a container with a client that is attached to all three streams.
     pub fn attach_start(&self, id: &str) -> Attached {
         let (attached, theirs) = Attached::new();
         let streams = Streams { stdin: true, stdout: true, stderr: true };
         let fds: Vec<RawFd> = theirs.iter().map(AsRawFd::as_raw_fd).collect();
         let start = Start { container: id.to_owned(), attach: Some(streams), ..Start::default() };
-        // The answer says whether it has started; the control socket says so too.
+        // Both the reply and the control socket report whether the container has started; the reply is enough here.
         let answers = self.ask_with(Request::Start(start), &fds);
         drop(theirs);
         assert!(matches!(answers.last(), Some(Answer::Done(_) | Answer::Error(_))), "{answers:?}");
         attached
     }
 
-    /// What the list says of a container; `None` if there is none.
+    /// The container's entry in the list of containers; `None` if there is none.
     pub fn summary(&self, container: &str) -> Option<Summary> {
         let listing = sampan_ipc::container::Listing { all: true, ..Default::default() };
         let all = self.ok(Request::Containers(listing)).into_iter().flat_map(|answer| match answer {
@@ -253,25 +255,25 @@ impl Containers {
         all.into_iter().find(|summary| summary.name == container || summary.id == container)
     }
 
-    /// Waits until the list says this of a container.
+    /// Waits until `is` holds for the container's entry in the list.
     pub fn await_summary(&self, container: &str, what: &str, is: impl Fn(&Summary) -> bool) {
         let seen = || format!("{:?}\n{}", self.summary(container), self.log());
         wait_until(what, seen, || self.summary(container).is_some_and(|summary| is(&summary)));
     }
 
-    /// Waits until there is no such container.
+    /// Waits until the container does not exist.
     pub fn await_gone(&self, container: &str) {
         wait_until("the container to go", || self.log(), || self.summary(container).is_none());
     }
 
-    /// Actions of all events of a container so far, in order; `last` is waited for.
+    /// All events of a container so far, oldest first; waits for the first event with action `last`.
     pub fn events(&self, id: &str, last: &str) -> Vec<Event> {
         let mut subscriber = self.host.follow_from(0);
         let all = subscriber.until(|event| event.id == id && event.action == last);
         all.into_iter().filter(|event| event.id == id).collect()
     }
 
-    /// The same, up to the `count`th of that action.
+    /// All events of a container so far, oldest first; waits for `count` events with action `last`.
     pub fn events_up_to(&self, id: &str, last: &str, count: usize) -> Vec<Event> {
         let mut seen = 0;
         let mut subscriber = self.host.follow_from(0);
@@ -282,7 +284,7 @@ impl Containers {
         all.into_iter().filter(|event| event.id == id).collect()
     }
 
-    /// The words of [`Containers::events`].
+    /// The actions of [`Containers::events`].
     pub fn actions(&self, id: &str, last: &str) -> Vec<String> {
         self.events(id, last).into_iter().map(|event| event.action).collect()
     }
@@ -300,14 +302,14 @@ impl Drop for Containers {
             let _ = engine.kill();
             let _ = engine.wait();
         }
-        // Shims outlive the engine; they are ours, and so is what they run.
+        // Shims outlive the engine, so they and their containers are ended here.
         for pid in self.shims() {
             for child in children(pid) {
                 let _ = nix::sys::signal::kill(Pid::from_raw(child), Signal::SIGKILL);
             }
             let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        // What a runtime was making when its shim was killed nobody else takes away now.
+        // If a shim is killed while its runtime creates a container, the commands of the runtime and the cgroup remain.
         let (homes, runtime) = (self.host.path("data/containers"), self.host.path("run/runtime"));
         for id in names(&homes).union(&names(&runtime)) {
             runtime_commands::end_commands(&runtime, &homes.join(id), id);
@@ -319,16 +321,16 @@ impl Drop for Containers {
     }
 }
 
-/// Ids of the containers that have a directory in `dir`.
+/// IDs of the containers that have a directory in `dir`.
 fn names(dir: &Path) -> BTreeSet<String> {
     let names = fs::read_dir(dir).into_iter().flatten().flatten();
     let names = names.filter_map(|entry| entry.file_name().into_string().ok());
-    // One that is being made or removed has its id behind a dot.
+    // The directory of a container that is being created or removed has a dot before the ID.
     names.map(|name| name.trim_start_matches('.').to_owned()).filter(|name| name.len() == 64).collect()
 }
 
 impl Containers {
-    /// Process ids of the shims of this installation.
+    /// Process IDs of the shims of this installation.
     pub fn shims(&self) -> Vec<i32> {
         let ours = self.host.path("data/containers").display().to_string();
         let is_ours = |pid: &i32| {
@@ -339,7 +341,7 @@ impl Containers {
         processes().into_iter().filter(is_ours).collect()
     }
 
-    /// Waits until no shim is left.
+    /// Waits until no shim is running.
     pub fn await_no_shim(&self) {
         wait_until(
             "the shims to end",
@@ -363,7 +365,7 @@ const APPLETS: &str = "sh true false sleep cat echo id env hostname mount ls sta
                        touch mkdir rm cp mv ln pwd whoami ps seq tty stty df free date sync unshare chown chmod \
                        readlink ip ifconfig awk sed sort od mknod printf";
 
-/// A layer with busybox, its commands, users and groups.
+/// A layer with busybox, its commands, and files of users and groups.
 pub fn busybox() -> tar::Builder<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     let busybox = fs::read("/bin/busybox").expect("Debian's package busybox-static");
@@ -387,7 +389,7 @@ pub fn busybox() -> tar::Builder<Vec<u8>> {
     tar
 }
 
-/// The header of a member of a layer.
+/// The tar header of a member of a layer.
 pub fn header(kind: tar::EntryType, mode: u32, size: usize) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(kind);
@@ -396,7 +398,7 @@ pub fn header(kind: tar::EntryType, mode: u32, size: usize) -> tar::Header {
     header
 }
 
-/// A container that runs a script in a shell.
+/// A request to create a container that runs a script in a shell.
 pub fn sh(name: &str, script: &str) -> Create {
     Create {
         name: Some(name.to_owned()),
@@ -406,7 +408,7 @@ pub fn sh(name: &str, script: &str) -> Create {
     }
 }
 
-/// All answers, or `None` if the engine went away.
+/// All replies, or `None` if the engine closed the connection before the last one.
 pub fn try_ask(socket: &Path, request: Request) -> Option<Vec<Answer>> {
     let mut stream = UnixStream::connect(socket).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
@@ -427,7 +429,7 @@ pub fn try_ask(socket: &Path, request: Request) -> Option<Vec<Answer>> {
     }
 }
 
-/// All answers on a connection.
+/// All replies on a connection.
 pub fn answers(mut socket: UnixStream) -> Vec<Answer> {
     let (mut decoder, mut answers) = (Decoder::new(FRAME_MAX), Vec::new());
     loop {
@@ -442,21 +444,21 @@ pub fn answers(mut socket: UnixStream) -> Vec<Answer> {
     }
 }
 
-/// A client at a container's streams.
+/// A client that is attached to a container's streams.
 pub struct Attached {
     /// The control socket.
     pub control: UnixStream,
     decoder: Decoder,
-    /// The container reads what is written here.
+    /// Write end of the container's standard input.
     pub stdin: Option<File>,
-    /// What it writes to stdout.
+    /// Read end of the container's standard output.
     pub stdout: File,
-    /// What it writes to stderr.
+    /// Read end of the container's standard error.
     pub stderr: File,
 }
 
 impl Attached {
-    /// Our ends, and those that go with the request.
+    /// Makes the client's ends, and the ends that go with the request.
     pub fn new() -> (Self, Vec<OwnedFd>) {
         let (control, theirs) = UnixStream::pair().expect("a pair");
         control.set_read_timeout(Some(PATIENCE)).expect("set");
@@ -476,12 +478,12 @@ impl Attached {
         (attached, vec![OwnedFd::from(theirs), in_read, out_write, err_write])
     }
 
-    /// Says something.
+    /// Sends a control message.
     pub fn say(&mut self, control: Control) {
         self.control.write_all(&frame::encode(&control).expect("small")).expect("sent");
     }
 
-    /// The next thing that is told; `None` when the shim has closed.
+    /// Receives the next message; `None` when the shim has closed the socket.
     pub fn told(&mut self) -> Option<Told> {
         loop {
             if let Some(told) = self.decoder.next_message::<Told>().expect("good frames") {
@@ -500,7 +502,7 @@ impl Attached {
         let mut stdin = self.stdin.take();
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                // The container need not read all of it.
+                // A write error is no failure: the container need not read all of its input.
                 let _ = stdin.as_mut().map(|stdin| stdin.write_all(input));
             });
             let mut err = self.stderr.try_clone().expect("cloned");

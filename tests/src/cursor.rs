@@ -1,16 +1,16 @@
-//! What a cursor file of `sampan events` holds, read without the library that writes it. docs/events.md has its layout.
+//! Reads the cursor file of `sampan events` without the library that writes it. docs/events.md describes its layout.
 
 use std::fs;
 use std::path::Path;
 
-/// How often the cursor file was written: each write counts in its slot.
+/// Number of writes to the cursor file: each write increments a counter in its slot.
 pub fn writes(cursor: &Path) -> u32 {
     let bytes = fs::read(cursor).expect("a cursor file");
     let turn = |slot: &[u8]| u32::from_le_bytes(slot[24..28].try_into().expect("four bytes"));
     bytes.chunks(32).map(turn).max().expect("two slots")
 }
 
-/// The number in the cursor file; 0 if there is none.
+/// The sequence number in the cursor file; 0 if there is no file.
 pub fn held(cursor: &Path) -> u64 {
     let bytes = fs::read(cursor).unwrap_or_default();
     let slots = bytes.chunks(32).filter(|slot| slot.len() == 32);

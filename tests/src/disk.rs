@@ -1,7 +1,7 @@
-//! A disk whose power fails: a real file system that is shut down under the processes that use it.
+//! A disk whose power fails: a real file system that is shut down while processes use it.
 //!
-//! Used by tests of what survives that. The file system's own ioctl (`xfs_io -x -c shutdown`) drops what is in memory; what
-//! a mount makes of the device then is what a host finds. Needs root: it mounts.
+//! Used by tests of durability. The file system's own ioctl (`xfs_io -x -c shutdown`) drops everything that is only in
+//! memory; mounting the device again shows what a host would find after a power failure. Needs root, for mount(2).
 
 use crate::host::wait_until;
 use nix::mount::{MntFlags, umount2};
@@ -10,23 +10,23 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
-/// What mkfs.xfs wants at least; sparse.
+/// Least size in bytes that mkfs.xfs accepts; the file is sparse.
 const SIZE: u64 = 320 << 20;
 
 /// A file system in a file, on a loop device.
 #[derive(Debug)]
 pub struct Disk {
-    /// How it is mounted although another one of its UUID is.
+    /// Mount options that allow a second file system with the same UUID.
     options: &'static str,
     device: String,
     file: PathBuf,
-    /// Where it is mounted.
+    /// The mount point.
     pub target: PathBuf,
     _dir: TempDir,
 }
 
 impl Disk {
-    /// A new one, mounted.
+    /// Makes and mounts a file system.
     pub fn new(mkfs: &str, options: &'static str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let (file, target) = (dir.path().join("disk"), dir.path().join("mounted"));
@@ -44,10 +44,11 @@ impl Disk {
         tool(Command::new("mount").args(["-o", self.options, &self.device]).arg(&self.target));
     }
 
-    /// What is not on the device is gone from here on. The log is written before, or not.
+    /// Drops everything that is not on the device yet; with `is_log_written`, the file system writes its log first.
     ///
-    /// What is on it is copied for the next boot: whoever has copied all mounts that there are, as a container's maker does,
-    /// keeps this one, and with it a cache that goes on being written.
+    /// The device's content is copied for the next boot. A process that has copied this mount into its namespace, as
+    /// the creation of a container does, keeps the old file system mounted, and with it a cache that is still written
+    /// back.
     pub fn lose_power(&self, is_log_written: bool) {
         let command = if is_log_written { "shutdown -f" } else { "shutdown" };
         tool(Command::new("xfs_io").args(["-x", "-c", command]).arg(&self.target));
@@ -58,9 +59,9 @@ impl Disk {
         self.file.with_extension("copy")
     }
 
-    /// As the next boot finds it.
+    /// Mounts the copy, as the next boot would.
     pub fn come_back(&mut self) {
-        // A process that was killed may be on its way out still.
+        // A process that was killed may not have exited yet.
         let is_unmounted = || umount2(&self.target, MntFlags::empty()).is_ok();
         wait_until("the disk to be unused", || self.target.display().to_string(), is_unmounted);
         tool(Command::new("losetup").args(["--detach", &self.device]));

@@ -1,7 +1,7 @@
-//! A dockerd of one's own, with its containerd: nothing of it is outside a directory, and no network is touched.
+//! A dockerd with its containerd for a test or a benchmark: all of its files are in one directory, and it touches no
+//! network.
 //!
-//! Used by tests and by the benchmarks, as a peer. Needs root, and Debian's package docker.io. It and its containerd
-//! end with this.
+//! Needs root, and Debian's package docker.io. Both processes end when the value is dropped.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Longest wait for it to start, or to end.
+/// Longest wait for dockerd to start, or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -23,14 +23,13 @@ pub struct Dockerd {
 }
 
 impl Dockerd {
-    /// Starts one that keeps everything below `dir`.
+    /// Starts a dockerd that keeps all files below `dir`.
     ///
-    /// # Errors
-    /// It is not installed, or does not come up; with what it said.
+    /// # Errors dockerd is not installed, or does not start; the error has its log.
     pub fn start(dir: &Path) -> io::Result<Self> {
         let dir = dir.join("docker");
         fs::create_dir_all(&dir)?;
-        // Not the host's: what is configured there would hold here.
+        // An own configuration file, since the host's daemon.json would apply otherwise.
         fs::write(dir.join("daemon.json"), "{}")?;
         let log = File::create(dir.join("log"))?;
         let mut command = Command::new("dockerd");
@@ -64,7 +63,7 @@ impl Dockerd {
         Ok(dockerd)
     }
 
-    /// `docker` as a client of it, with no file of the user.
+    /// Prepares a `docker` command that talks to this dockerd and reads no configuration of the user.
     pub fn docker(&self) -> Command {
         let mut command = Command::new("docker");
         for name in ["DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_API_VERSION"] {
@@ -75,10 +74,9 @@ impl Dockerd {
         command
     }
 
-    /// It and its containerd.
+    /// Process IDs of dockerd and its containerd.
     ///
-    /// # Errors
-    /// /proc does not tell.
+    /// # Errors /proc cannot be read.
     pub fn pids(&self) -> io::Result<Vec<u32>> {
         let pid = self.child.id();
         let mut all = vec![pid];

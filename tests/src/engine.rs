@@ -17,43 +17,43 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// Longest wait for an answer.
+/// Longest wait for a reply.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An engine in a directory of its own.
 pub struct Engine {
-    /// Its directory.
+    /// The engine's directory.
     pub dir: TempDir,
-    /// The process.
+    /// The engine's process.
     pub child: Child,
 }
 
 impl Engine {
-    /// One whose store is empty.
+    /// Starts an engine with an empty store.
     pub fn start() -> Self {
         Engine::start_in(tempfile::tempdir().expect("a directory"))
     }
 
-    /// One whose store is empty, with this `[engine]` table.
+    /// Starts an engine with an empty store and this `[engine]` table.
     pub fn configured(table: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         fs::write(dir.path().join("sampan.toml"), format!("[engine]\n{table}\n")).expect("written");
         Engine::start_in(dir)
     }
 
-    /// One whose files are in `dir`, with the configuration `sampan.toml` there, if there is one.
+    /// Starts an engine on the files in `dir`, with the configuration `sampan.toml` there if it exists.
     pub fn start_in(dir: TempDir) -> Self {
         Engine::start_with(dir, &[])
     }
 
-    /// An engine with more in its environment.
+    /// Starts an engine with additional environment variables.
     pub fn start_with(dir: TempDir, environment: &[(&str, &OsStr)]) -> Self {
         let mut command = Command::new(host::binary("sampan-engine"));
         command.envs(environment.iter().copied());
         Engine::start_by(dir, &mut command)
     }
 
-    /// An engine that `command` starts, perhaps as another user.
+    /// Starts an engine by `command`, which may run it as another user.
     pub fn start_by(dir: TempDir, command: &mut Command) -> Self {
         let log = File::options().create(true).append(true).open(dir.path().join("log")).expect("a log");
         let config = dir.path().join("sampan.toml");
@@ -73,37 +73,37 @@ impl Engine {
             || engine.log(),
             || UnixStream::connect(engine.socket()).is_ok(),
         );
-        // It listens before it has looked through its store; it answers when it has.
+        // The engine listens before it has read its store; it replies once it has.
         assert!(matches!(engine.ask(Request::Info).next(), Some(Answer::Info(_))));
         engine
     }
 
-    /// What it has logged.
+    /// Returns the engine's log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Waits until `condition` holds; shows the log if it never does.
+    /// Waits until `condition` holds; panics with the log if it does not.
     pub fn wait_until(&self, what: &str, condition: impl FnMut() -> bool) {
         host::wait_until(what, || self.log(), condition);
     }
 
-    /// Where it listens.
+    /// Path of the engine's socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("run/engine.sock")
     }
 
-    /// Its store.
+    /// Directory of the store.
     pub fn store(&self) -> PathBuf {
         self.dir.path().join("data/store")
     }
 
-    /// Asks it something.
+    /// Sends a request.
     pub fn ask(&self, request: Request) -> Stream {
         self.ask_with(request, &[])
     }
 
-    /// Asks it something, with descriptors.
+    /// Sends a request that passes descriptors.
     pub fn ask_with(&self, request: Request, fds: &[RawFd]) -> Stream {
         let socket = UnixStream::connect(self.socket()).expect("connected");
         socket.set_read_timeout(Some(PATIENCE)).expect("set");
@@ -118,18 +118,18 @@ impl Engine {
         Stream { socket, decoder: Decoder::new(FRAME_MAX) }
     }
 
-    /// Pulls to the end.
+    /// Pulls an image and waits for the end.
     pub fn pull(&self, reference: &str) -> Result<Pulled, Failure> {
         self.pull_for(reference, None)
     }
 
-    /// Pulls for a platform, to the end.
+    /// Pulls an image for a platform and waits for the end.
     pub fn pull_for(&self, reference: &str, platform: Option<&str>) -> Result<Pulled, Failure> {
         let platform = platform.map(str::to_owned);
         self.ask(Request::Pull(Pull { reference: reference.to_owned(), platform, ..Pull::default() })).watch()
     }
 
-    /// Its images.
+    /// The images in the store.
     pub fn images(&self) -> Vec<Image> {
         let mut images = Vec::new();
         for answer in self.ask(Request::Images).all() {
@@ -140,7 +140,7 @@ impl Engine {
         images
     }
 
-    /// Its jobs.
+    /// The engine's jobs.
     pub fn jobs(&self) -> Vec<Job> {
         match self.ask(Request::Jobs).all().remove(0) {
             Answer::Jobs(jobs) => jobs,
@@ -148,7 +148,7 @@ impl Engine {
         }
     }
 
-    /// What has a final name in the store: blobs and layers.
+    /// Final names in the store: blobs and layers.
     pub fn named(&self) -> Vec<String> {
         let mut names = Vec::new();
         for dir in ["blobs/sha256", "layers"] {
@@ -160,40 +160,40 @@ impl Engine {
         names
     }
 
-    /// How many files and directories are not named yet.
+    /// Number of temporary files and directories in the store.
     pub fn temporaries(&self) -> usize {
         fs::read_dir(self.store().join("tmp")).expect("listed").count()
     }
 
-    /// Waits until nothing is left without its name: behind a job that ended the engine still takes notes away.
+    /// Waits until the store has no temporary files: the engine removes some after it has reported the end of a job.
     pub fn wait_for_no_temporaries(&self) {
         self.wait_until("no temporary", || self.temporaries() == 0);
     }
 
-    /// The files of an unpacked layer.
+    /// Directory of an unpacked layer.
     pub fn layer_dir(&self, chain: &Digest) -> PathBuf {
         self.store().join("layers").join(chain.hex()).join("diff")
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the engine.
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
         nix::sys::signal::kill(pid, signal).expect("sent");
     }
 
-    /// kill -9, and the same store under a new engine.
+    /// Kills the engine by SIGKILL, and starts another one on the same store.
     pub fn killed_and_restarted(self) -> Self {
         self.killed_and_restarted_after(|| {})
     }
 
-    /// The same, with something done in between.
+    /// Kills the engine by SIGKILL, calls `between`, and starts another one on the same store.
     pub fn killed_and_restarted_after(self, between: impl FnOnce()) -> Self {
         let dir = self.killed();
         between();
         Engine::start_in(dir)
     }
 
-    /// kill -9, and the same store under an engine that `command` starts.
+    /// Kills the engine by SIGKILL, and starts another one on the same store by `command`.
     pub fn killed_and_restarted_by(self, command: &mut Command) -> Self {
         Engine::start_by(self.killed(), command)
     }
@@ -215,14 +215,14 @@ impl Drop for Engine {
     }
 }
 
-/// The answers to one request.
+/// The replies to one request.
 pub struct Stream {
     socket: UnixStream,
     decoder: Decoder,
 }
 
 impl Stream {
-    /// The next answer; `None` at the end of the stream.
+    /// Returns the next reply; `None` at the end of the stream.
     #[expect(clippy::should_implement_trait, reason = "it is none: it panics when time is up")]
     pub fn next(&mut self) -> Option<Answer> {
         loop {
@@ -240,7 +240,7 @@ impl Stream {
         }
     }
 
-    /// All answers.
+    /// Returns all replies.
     pub fn all(mut self) -> Vec<Answer> {
         std::iter::from_fn(|| self.next()).collect()
     }
@@ -250,7 +250,7 @@ impl Stream {
         self.follow(BTreeMap::new())
     }
 
-    /// The same, of a job whose only row is known already.
+    /// Follows a job to its end; `row` is the only row, and is known already.
     pub fn watch_from(self, row: Row) -> Result<Pulled, Failure> {
         self.follow(BTreeMap::from([(row.index, row)]))
     }
@@ -280,15 +280,15 @@ impl Stream {
     }
 }
 
-/// What came of a job.
+/// The result of a job that was followed.
 #[derive(Debug)]
 pub struct Pulled {
-    /// Its result.
+    /// The job's result.
     pub done: Done,
-    /// Its rows at the end.
+    /// The rows of its progress at the end.
     pub rows: Vec<Row>,
-    /// How many frames of rows came.
+    /// Number of frames with rows that arrived.
     pub frames: u32,
-    /// What rows and the job itself said on the way.
+    /// Notes of the rows and of the job itself.
     pub notes: Vec<String>,
 }

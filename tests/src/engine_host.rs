@@ -1,6 +1,6 @@
-//! An engine in a private directory, and the command line of a user who has that directory for a home.
+//! An engine in a private directory, and the command line of a user whose home is in that directory.
 //!
-//! Used by the tests of login and push. No file of the real user is read. Ends only what it started.
+//! Used by the tests of login and push. Reads no file of the real user. Ends only processes that it started.
 
 use crate::host::{PATIENCE, binary};
 use std::fs::{self, File};
@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 use tempfile::TempDir;
 
-/// One engine and its user.
+/// An engine and its user.
 pub struct EngineHost {
     dir: TempDir,
     child: Option<Child>,
@@ -22,12 +22,12 @@ impl Default for EngineHost {
 }
 
 impl EngineHost {
-    /// An engine that serves.
+    /// Starts an engine, and waits until it serves.
     pub fn start() -> Self {
         EngineHost::start_with("")
     }
 
-    /// An engine that serves, with these lines in the table of its configuration.
+    /// Starts an engine with these lines in the `[engine]` table, and waits until it serves.
     pub fn start_with(config: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("sampan-test.").tempdir().expect("a private directory");
         fs::create_dir(dir.path().join("home")).expect("a directory");
@@ -36,7 +36,7 @@ impl EngineHost {
         let mut host = EngineHost { dir, child: None };
         let mut command = host.command(&binary("sampan-engine"));
         command.arg("--config").arg(host.path("sampan.toml")).env("SAMPAN_LOG", "debug");
-        // The engine is somebody else than its user.
+        // The engine has another home than its user, as if it were another user.
         command.env("HOME", host.path("engine-home")).env("XDG_RUNTIME_DIR", host.path("engine-home/run"));
         let log = File::options().create(true).append(true).open(host.path("log")).expect("a log");
         host.child = Some(command.stdout(Stdio::null()).stderr(log).spawn().expect("the engine starts"));
@@ -52,27 +52,27 @@ impl EngineHost {
         self.dir.path().join(below)
     }
 
-    /// The file that `sampan login` saves in.
+    /// Path of the file that `sampan login` writes.
     pub fn auth_file(&self) -> PathBuf {
         self.path("home/run/containers/auth.json")
     }
 
-    /// The engine's store.
+    /// Directory of the engine's store.
     pub fn store(&self) -> PathBuf {
         self.path("data/store")
     }
 
-    /// What the engine has logged.
+    /// Returns the engine's log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    /// The engine's process id.
+    /// Process ID of the engine.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("started").id()
     }
 
-    /// `program` as this user runs it.
+    /// Prepares a command of this user that runs `program`.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         for (name, dir) in [("RUN", "run"), ("STATE", "state"), ("DATA", "data")] {
@@ -93,12 +93,12 @@ impl EngineHost {
         command
     }
 
-    /// Runs `sampan` to its end.
+    /// Runs a `sampan` command until it ends.
     pub fn sampan(&self, args: &[&str]) -> Output {
         self.command(&binary("sampan")).args(args).output().expect("sampan starts")
     }
 
-    /// Runs `sampan`, which succeeds; gives its standard output.
+    /// Runs a `sampan` command that must succeed; returns its standard output.
     pub fn ok(&self, args: &[&str]) -> String {
         let out = self.sampan(args);
         let said = String::from_utf8_lossy(&out.stderr);
@@ -106,7 +106,7 @@ impl EngineHost {
         String::from_utf8_lossy(&out.stdout).into_owned()
     }
 
-    /// Runs `sampan`, which fails with `status`; gives its standard error.
+    /// Runs a `sampan` command that must fail with `status`; returns its standard error.
     pub fn fails(&self, status: i32, args: &[&str]) -> String {
         let out = self.sampan(args);
         let said = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -114,12 +114,12 @@ impl EngineHost {
         said
     }
 
-    /// Waits until `condition` holds.
+    /// Waits until `condition` holds; panics with the engine's log if it does not.
     pub fn wait_until(&self, what: &str, condition: impl FnMut() -> bool) {
         crate::host::wait_until(what, || self.log(), condition);
     }
 
-    /// Makes a shell script a program of the user and the engine.
+    /// Makes a shell script that user and engine find in their `PATH`.
     pub fn script(&self, name: &str, body: &str) {
         use std::os::unix::fs::PermissionsExt;
         let path = self.path("bin").join(name);

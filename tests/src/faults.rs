@@ -1,8 +1,8 @@
-//! A TCP proxy that breaks connections in every way that a bad network has: for tests of what holds on to them.
+//! A TCP proxy that breaks connections in the ways of a bad network, for tests of clients that must cope.
 //!
-//! Between a client and a real server, on 127.0.0.1; knows nothing of what it passes on. Each connection gets
-//! the fault that is set when it comes, or its own from a queue ([`Proxy::next`]); faults concern what the server
-//! sends. Ends with the test's process, or when it is dropped: then all its connections end.
+//! It runs on 127.0.0.1 between a client and a real server, and does not know the protocol. A new connection gets the
+//! next fault of a queue ([`Proxy::next`]), or else the fault that is set ([`Proxy::set`]). Faults affect the bytes
+//! from the server. The proxy and its connections end when it is dropped.
 
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -13,33 +13,33 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
-/// Bytes passed on at a time.
+/// Most bytes that are forwarded at a time.
 const PIECE: usize = 16 << 10;
 
-/// How often a connection that stalls looks whether it shall end.
+/// How often a stalled connection checks whether it must end.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// What becomes of the server's bytes on one connection.
+/// What happens to the server's bytes on one connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fault {
-    /// They pass.
+    /// All bytes are forwarded.
     #[default]
     None,
-    /// The connection is refused: closed before a byte.
+    /// The connection is closed before the first byte.
     Refuse,
-    /// After so many bytes the connection is closed in order (FIN).
+    /// The connection is closed in order (FIN) after this number of bytes.
     Cut(u64),
-    /// After so many bytes the connection is reset (RST).
+    /// The connection is reset (RST) after this number of bytes.
     Reset(u64),
-    /// After so many bytes nothing comes any more, and the connection stays.
+    /// The connection stays open, but nothing is sent after this number of bytes.
     Stall(u64),
-    /// So many bytes a second.
+    /// This number of bytes is sent per second.
     Slow(u64),
-    /// The first byte, and each piece after it, comes so much later.
+    /// The first byte, and each piece after it, is delayed by this time.
     Latency(Duration),
 }
 
-/// The proxy.
+/// A proxy in front of one server.
 pub struct Proxy {
     /// `127.0.0.1:PORT`, for clients.
     pub address: String,
@@ -57,11 +57,11 @@ struct Shared {
     ended: AtomicBool,
 }
 
-/// One client, and the connection to the server that it was given.
+/// A client's connection and the one to the server.
 struct Connection {
     client: TcpStream,
     server: TcpStream,
-    /// To be ended with RST.
+    /// True if the connection is to be ended by RST.
     reset: AtomicBool,
 }
 
@@ -70,7 +70,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Proxy {
-    /// A proxy before the server at `server`, which is `127.0.0.1:PORT`.
+    /// Starts a proxy in front of the server at `server`, which is `127.0.0.1:PORT`.
     pub fn before(server: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
@@ -89,32 +89,32 @@ impl Proxy {
         Proxy { address, shared }
     }
 
-    /// From now on new connections have this fault.
+    /// Sets the fault of all new connections.
     pub fn set(&self, fault: Fault) {
         *lock(&self.shared.fault) = fault;
     }
 
-    /// The next connections have these faults, one each; the ones after them what is [set](Self::set).
+    /// Sets the faults of the next connections, one each; later connections get the fault that is [set](Self::set).
     pub fn next(&self, faults: impl IntoIterator<Item = Fault>) {
         lock(&self.shared.queue).extend(faults);
     }
 
-    /// Bytes of the server that clients were sent.
+    /// Number of bytes that were forwarded to clients.
     pub fn passed(&self) -> u64 {
         self.shared.passed.load(Ordering::SeqCst)
     }
 
-    /// Connections that came.
+    /// Number of connections so far.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
-    /// Connections whose fault came to pass.
+    /// Number of connections whose fault has happened.
     pub fn faults(&self) -> usize {
         self.shared.faults.load(Ordering::SeqCst)
     }
 
-    /// Resets all connections that there are.
+    /// Resets all open connections.
     pub fn reset_all(&self) {
         for connection in lock(&self.shared.connected).drain(..).filter_map(|weak| weak.upgrade()) {
             connection.reset.store(true, Ordering::SeqCst);
@@ -127,7 +127,7 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::SeqCst);
         self.reset_all();
-        // Wakes the thread that listens.
+        // Connects to the listening thread, so that its accept(2) returns.
         let _ = TcpStream::connect(&self.address);
     }
 }
@@ -143,7 +143,7 @@ impl Shared {
             let fault = lock(&self.queue).pop_front().unwrap_or_else(|| *lock(&self.fault));
             let state = Arc::clone(&self);
             std::thread::spawn(move || {
-                // What ends a connection is the other side's to complain about.
+                // An error ends only this connection; the client reports it.
                 let _ = state.converse(client, fault);
             });
         }
@@ -165,14 +165,15 @@ impl Shared {
             let _ = there.server.shutdown(Shutdown::Write);
         });
         if self.pass(&connection, fault).unwrap_or(false) {
-            // Until the client hangs up, or the server's side is ended from outside.
+            // Reads until the client closes, or `reset_all` shuts the server's side down.
             let _ = io::copy(&mut &connection.server, &mut io::sink());
             while !requests.is_finished() && !connection.reset.load(Ordering::SeqCst) {
                 std::thread::sleep(LOOK);
             }
         }
-        // RST instead of FIN: SO_LINGER of 0 acts when the last descriptor is closed, and only if the connection
-        // was not shut down before. To stop reading is nothing that the client sees. socket(7).
+        // SO_LINGER with a time of 0 makes close(2) send RST instead of FIN. It takes effect at the last descriptor,
+        // and only if the connection was not shut down before. The client does not notice that reading stops.
+        // socket(7).
         let end = if connection.reset.load(Ordering::SeqCst) {
             setsockopt(&connection.client, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
             Shutdown::Read
@@ -185,7 +186,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Passes the server's bytes on until the end, or until the fault comes to pass; true if it now stalls.
+    /// Forwards the server's bytes to the end, or until the fault happens; true if the connection stalls from now on.
     fn pass(&self, connection: &Connection, fault: Fault) -> io::Result<bool> {
         let (mut server, mut client) = (&connection.server, &connection.client);
         let limit = match fault {
@@ -203,7 +204,7 @@ impl Shared {
                 return Ok(false);
             }
             match fault {
-                // Slowness is what is simulated here; no test waits for it.
+                // The delay is the fault itself; no test waits for it.
                 Fault::Latency(time) => std::thread::sleep(time),
                 Fault::Slow(rate) => {
                     let due = Duration::from_secs_f64((sent + len as u64) as f64 / rate.max(1) as f64);
@@ -225,7 +226,7 @@ impl Shared {
 mod tests {
     use super::*;
 
-    /// A server that sends `len` bytes to all who come, and waits for their end.
+    /// Starts a server that sends `len` bytes to each client, and waits for the client to close.
     fn server(len: usize) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
@@ -241,7 +242,7 @@ mod tests {
         address
     }
 
-    /// How many bytes come, and what ends them.
+    /// Returns how many bytes arrive, and which error ends them.
     fn read_all(proxy: &Proxy) -> (usize, Option<ErrorKind>) {
         let mut stream = TcpStream::connect(&proxy.address).expect("connected");
         stream.set_read_timeout(Some(Duration::from_millis(300))).expect("set");
@@ -260,7 +261,7 @@ mod tests {
         assert_eq!(read_all(&proxy), (50_000, Some(ErrorKind::WouldBlock)));
         proxy.set(Fault::Reset(30_000));
         let (len, end) = read_all(&proxy);
-        // What the client has not read when the reset comes is lost.
+        // A reset discards bytes that the client has not read.
         assert!(len <= 30_000, "{len}");
         assert_eq!(end, Some(ErrorKind::ConnectionReset));
         assert_eq!(proxy.faults(), 4);

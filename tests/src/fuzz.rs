@@ -1,8 +1,8 @@
-//! A small fuzzer: mutates committed seeds and feeds them to the parsers of everything that a peer may send.
+//! A small fuzzer: mutates committed seeds and feeds them to the parsers of all untrusted input.
 //!
-//! Used by `make fuzz` (a minute each) and by the tests (seconds each). Runs on the stable toolchain, without
-//! coverage: seeds and words of each grammar take it into the depths instead. A failure is a panic; the input
-//! that made it is saved first. Targets are in [`crate::targets`].
+//! Run by `make fuzz` (a minute per target) and by the tests (seconds per target). It runs on the stable toolchain,
+//! without coverage: seeds, and words of each grammar, reach the deeper code instead. A failure is a panic; the input
+//! that caused it is saved first. The targets are in [`crate::targets`].
 
 use crate::random::Random;
 use crate::targets::Target;
@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 const INPUT_MAX: usize = 64 << 10;
 /// Most mutations of one seed.
 const MUTATIONS_MAX: usize = 8;
-/// Longest time that one input may take: far more than any needs, on any machine.
+/// Longest time that one input may take: far more than any input needs, on any machine.
 const INPUT_TIME: Duration = Duration::from_secs(5);
-/// Numbers at which lengths and counts go wrong.
+/// Numbers at which lengths and counts often fail.
 const EDGES: [u64; 12] =
     [0, 1, 0x7f, 0x80, 0xff, 0xfff, 0x1000, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, u64::MAX];
 
@@ -26,16 +26,16 @@ thread_local! {
     static CURRENT: RefCell<Option<(&'static str, Vec<u8>)>> = const { RefCell::new(None) };
 }
 
-/// What a run did.
+/// Counters of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Report {
-    /// Inputs tried.
+    /// Number of inputs that were tried.
     pub inputs: u64,
-    /// Those that were good to the end.
+    /// Number of inputs that a parser accepted.
     pub accepted: u64,
 }
 
-/// The committed seeds of a target, by file name.
+/// The committed seeds of a target, in the order of their file names.
 pub fn seeds(name: &str) -> Vec<Vec<u8>> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(name);
     let entries = fs::read_dir(&dir).unwrap_or_else(|error| panic!("cannot read {}: {error}", dir.display()));
@@ -44,9 +44,9 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
     paths.iter().map(|path| fs::read(path).expect("readable")).collect()
 }
 
-/// Feeds `target` mutated seeds for `time`; the same `seed` gives the same inputs.
+/// Feeds mutated seeds to `target` for `time`; an equal `seed` gives equal inputs.
 ///
-/// Panics if the target does, with the input saved and its path told.
+/// Panics if the target does, after the input was saved and its path printed.
 pub fn run(target: &Target, time: Duration, seed: u64) -> Report {
     let seeds = seeds(target.name);
     assert!(!seeds.is_empty(), "{} has no seeds", target.name);
@@ -64,7 +64,7 @@ pub fn run(target: &Target, time: Duration, seed: u64) -> Report {
     report
 }
 
-/// Feeds `target` one input; true if that was good to the end.
+/// Feeds one input to `target`; true if the target accepted it.
 pub fn try_input(target: &Target, input: Vec<u8>, random: &mut Random) -> bool {
     CURRENT.with_borrow_mut(|current| *current = Some((target.name, input.clone())));
     let started = Instant::now();
@@ -74,7 +74,7 @@ pub fn try_input(target: &Target, input: Vec<u8>, random: &mut Random) -> bool {
     accepted
 }
 
-/// Has the input of a target that panics saved before the panic goes on. Also where panics abort.
+/// Installs a panic hook that saves the current input; it runs even if panics abort.
 pub fn save_inputs_on_panic() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {

@@ -1,7 +1,7 @@
 //! An installation in a private directory: a monitord that can be killed, stopped and started again.
 //!
-//! Used by the end-to-end tests. Programs are found beside the test, in `target/PROFILE`, or in
-//! `SAMPAN_BIN_DIR`. Ends only what it started; unmounts and removes what it made.
+//! Used by the end-to-end tests. Programs are searched next to the test, in `target/PROFILE`, or in `SAMPAN_BIN_DIR`.
+//! Ends only processes that it started; unmounts and removes what it made.
 
 pub use crate::subscriber::PATIENCE;
 use crate::subscriber::Subscriber;
@@ -17,19 +17,19 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Pause between two looks at a condition.
+/// Time between two checks of a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// The path of one of this project's programs.
 ///
-/// Panics with what to do if it is not built.
+/// Panics with the command that builds it if it does not exist.
 pub fn binary(name: &str) -> PathBuf {
     let dir = match std::env::var_os("SAMPAN_BIN_DIR") {
         Some(dir) => PathBuf::from(dir),
         None => {
             let test = std::env::current_exe().expect("a running program has a path");
             let parent = test.parent().expect("a file has a directory");
-            // A test lies in target/PROFILE/deps, a program in target/PROFILE.
+            // Tests are in target/PROFILE/deps, programs in target/PROFILE.
             let dir = if parent.ends_with("deps") { parent.parent() } else { Some(parent) };
             dir.expect("target/PROFILE").to_owned()
         }
@@ -39,7 +39,7 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-/// For a test that mounts a file system or changes its user: fails with what to do if that is not allowed.
+/// Panics with instructions unless this process is root; for tests that mount a file system or change their user.
 pub fn need_root() {
     assert!(
         nix::unistd::geteuid().is_root(),
@@ -56,7 +56,7 @@ pub fn wait_until(what: &str, logs: impl Fn() -> String, mut condition: impl FnM
     }
 }
 
-/// One installation.
+/// An installation in a private directory.
 #[derive(Debug)]
 pub struct Host {
     dir: TempDir,
@@ -71,13 +71,13 @@ impl Default for Host {
 }
 
 impl Host {
-    /// An installation where nothing runs yet.
+    /// Makes an installation without a running process.
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("sampan-test.").tempdir().expect("a private directory");
         Host { dir, monitord: None, mounts: Vec::new() }
     }
 
-    /// An installation with a monitord started with `args`, ready to serve.
+    /// Makes an installation and starts monitord with `args`; monitord serves when this returns.
     pub fn with_monitord(args: &[&str]) -> Self {
         let mut host = Self::new();
         host.start_monitord(args);
@@ -89,27 +89,27 @@ impl Host {
         self.dir.path().join(below)
     }
 
-    /// The monitor FIFO.
+    /// Path of the monitor FIFO.
     pub fn fifo(&self) -> PathBuf {
         self.path("run/monitor.fifo")
     }
 
-    /// The emit FIFO.
+    /// Path of the emit FIFO.
     pub fn emit_fifo(&self) -> PathBuf {
         self.path("run/emit.fifo")
     }
 
-    /// The events socket.
+    /// Path of the events socket.
     pub fn socket(&self) -> PathBuf {
         self.path("run/events.sock")
     }
 
-    /// The journal's directory.
+    /// Directory of the journal.
     pub fn journal(&self) -> PathBuf {
         self.path("state/journal")
     }
 
-    /// The journal's segment files, oldest first.
+    /// Paths of the journal's segments, oldest first.
     pub fn segments(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.journal()).expect("the journal's directory");
         let paths = entries.map(|entry| entry.expect("readable").path());
@@ -119,12 +119,12 @@ impl Host {
         segments
     }
 
-    /// A command of this installation, with nothing on its standard input.
+    /// Prepares a command of this installation, with an empty standard input.
     pub fn command(&self, name: &str) -> Command {
         self.command_of(&binary(name))
     }
 
-    /// The program at `path` as a command of this installation.
+    /// Prepares a command of this installation that runs the program at `path`.
     pub fn command_of(&self, path: &Path) -> Command {
         let mut command = Command::new(path);
         for (name, dir) in [("RUN", "run"), ("STATE", "state"), ("DATA", "data")] {
@@ -135,25 +135,25 @@ impl Host {
         command
     }
 
-    /// The file that the logs of all monitords of this installation go to, to be written at its end.
+    /// Opens, for appending, the log file that all monitords of this installation share.
     pub fn log_file(&self) -> File {
         File::options().create(true).append(true).open(self.path("monitord.log")).expect("a log file")
     }
 
-    /// What monitord has logged so far.
+    /// Returns the logs of all monitords so far.
     pub fn logs(&self) -> String {
         fs::read(self.path("monitord.log"))
             .map_or_else(|_| String::new(), |log| String::from_utf8_lossy(&log).into())
     }
 
-    /// Starts monitord with `args` and waits until it serves.
+    /// Starts monitord with `args`, and waits until it serves.
     pub fn start_monitord(&mut self, args: &[&str]) {
         let mut command = self.command("sampan-monitord");
         command.args(args);
         self.start(command);
     }
 
-    /// Starts a monitord that `command` describes and waits until it serves.
+    /// Starts monitord by `command`, and waits until it serves.
     pub fn start(&mut self, command: Command) {
         self.spawn(command);
         let deadline = Instant::now() + PATIENCE;
@@ -166,15 +166,15 @@ impl Host {
         }
     }
 
-    /// Starts a monitord that `command` describes and waits for nothing.
+    /// Starts monitord by `command` without waiting.
     pub fn spawn(&mut self, mut command: Command) {
         assert!(self.monitord.is_none(), "one at a time");
-        // Its own group: a Ctrl-C at the test's terminal is not meant for it.
+        // A process group of its own, so that Ctrl-C at the test's terminal does not reach monitord.
         command.stdout(Stdio::null()).stderr(self.log_file()).process_group(0);
         self.monitord = Some(command.spawn().expect("monitord starts"));
     }
 
-    /// Runs monitord with `args` until it ends by itself; gives its status and what it logged meanwhile.
+    /// Runs monitord by `command` until it ends by itself; returns its status, and what it logged.
     pub fn run_to_end(&mut self, mut command: Command) -> (ExitStatus, String) {
         let before = self.logs().len();
         command.stdout(Stdio::null()).stderr(self.log_file());
@@ -198,7 +198,7 @@ impl Host {
         self.monitord.as_mut().expect("a monitord was started")
     }
 
-    /// monitord's process id.
+    /// Process ID of monitord.
     pub fn pid(&self) -> u32 {
         self.monitord.as_ref().expect("a monitord was started").id()
     }
@@ -208,20 +208,20 @@ impl Host {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("monitord runs");
     }
 
-    /// Kills monitord as if the power went: it gets to do nothing more.
+    /// Kills monitord by SIGKILL.
     pub fn kill9(&mut self) {
         let mut child = self.monitord.take().expect("a monitord was started");
         child.kill().expect("monitord runs");
         child.wait().expect("ours");
     }
 
-    /// Asks monitord to stop and waits until it has; gives its exit status.
+    /// Sends SIGTERM to monitord and waits for its end; returns its exit status.
     pub fn term(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
         self.await_end()
     }
 
-    /// Waits until monitord has ended; gives its exit status.
+    /// Waits for the end of monitord; returns its exit status.
     pub fn await_end(&mut self) -> ExitStatus {
         let mut child = self.monitord.take().expect("a monitord was started");
         let deadline = Instant::now() + PATIENCE;
@@ -247,27 +247,27 @@ impl Host {
         self.wait_until(&format!("the log to say '{text}'"), || self.logs().contains(text));
     }
 
-    /// A producer of facts of this installation that drops nothing: its spool holds 256 MiB.
+    /// Makes a sender of facts that drops no event: its spool holds 256 MiB.
     pub fn sender(&self) -> FifoSender {
         FifoSender::with_spool(self.fifo(), 256 << 20)
     }
 
-    /// The same for events that are no facts, by the emit FIFO.
+    /// Makes a sender to the emit FIFO that drops no event.
     pub fn emitter(&self) -> FifoSender {
         FifoSender::with_spool(self.emit_fifo(), 256 << 20)
     }
 
-    /// Subscribes; the answer is not awaited.
+    /// Subscribes without waiting for a reply.
     pub fn subscribe(&self, subscribe: Subscribe) -> Subscriber {
         Subscriber::subscribe(&self.socket(), subscribe).expect("monitord serves")
     }
 
-    /// Subscribes to all there is and all that comes.
+    /// Subscribes to all events after number `after`, and follows.
     pub fn follow_from(&self, after: u64) -> Subscriber {
         self.subscribe(Subscribe { after: Some(after), follow: true, ..Subscribe::default() })
     }
 
-    /// monitord's own account of itself.
+    /// Returns monitord's status.
     pub fn status(&self) -> Status {
         self.try_status().unwrap_or_else(|| panic!("monitord gives no status\n{}", self.logs()))
     }
@@ -275,17 +275,17 @@ impl Host {
     fn try_status(&self) -> Option<Status> {
         let mut subscriber = Subscriber::ask(&self.socket(), Request::Status).ok()?;
         let Some(Item::Status(status)) = subscriber.try_next().ok()? else { return None };
-        // To the end, so that this connection is not counted any more when this returns.
+        // Reads until monitord closes, so that a later status does not count this connection.
         while subscriber.try_next().ok()?.is_some() {}
         Some(*status)
     }
 
-    /// Waits until monitord has numbered an event `seq` or higher.
+    /// Waits until monitord has an event with number `seq` or higher.
     pub fn await_seq(&self, seq: u64) {
         self.wait_until(&format!("event {seq}"), || self.status().seq >= seq);
     }
 
-    /// Mounts an empty tmpfs of `size` bytes at `below`, unmounted when this goes. Needs root.
+    /// Mounts an empty tmpfs of `size` bytes at `below`; it is unmounted when the host is dropped. Needs root.
     pub fn mount_tmpfs(&mut self, below: &str, size: usize) -> PathBuf {
         let path = self.path(below);
         fs::create_dir_all(&path).expect("a mount point");
@@ -296,7 +296,7 @@ impl Host {
         path
     }
 
-    /// Makes a mounted file system read-only, or writable again.
+    /// Remounts a file system read-only, or writable again.
     pub fn remount(&self, path: &Path, read_only: bool) {
         let flags = if read_only { MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY } else { MsFlags::MS_REMOUNT };
         mount(None::<&str>, path, None::<&str>, flags, None::<&str>).expect("root may mount");

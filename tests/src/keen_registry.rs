@@ -1,7 +1,7 @@
-//! A registry in memory that does what the specification says, also where real ones do not, and breaks on demand.
+//! A registry in memory that follows the specification, even where real registries do not, and fails on request.
 //!
-//! It takes uploads, keeps what arrived of one that broke, mounts, and gives out tokens. What it was asked, and
-//! as whom, is kept for the test to look at.
+//! It accepts uploads, keeps the bytes of an interrupted upload, mounts blobs from other repositories, and issues
+//! tokens. It records its requests and their authorization for the test.
 
 use sampan_oci::digest::Digest;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -9,50 +9,50 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// One request, as it came.
+/// A recorded request.
 #[derive(Clone, Debug, Default)]
 pub struct Asked {
-    /// GET, HEAD, …
+    /// Method, such as GET or HEAD.
     pub method: String,
-    /// Without the query.
+    /// Path, without the query.
     pub path: String,
-    /// Behind the question mark.
+    /// Query, without the question mark.
     pub query: String,
-    /// With names in lower case.
+    /// Headers; their names are in lower case.
     pub headers: HashMap<String, String>,
-    /// How many bytes of body came.
+    /// The part of the body that arrived.
     pub body: Vec<u8>,
 }
 
 impl Asked {
-    /// A header's value, or nothing.
+    /// The value of a header; empty if there is none.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
 
-    /// `METHOD path`, the path below `/v2/`.
+    /// `METHOD path`, with the path below `/v2/`.
     pub fn line(&self) -> String {
         format!("{} {}", self.method, self.path.strip_prefix("/v2/").unwrap_or(&self.path))
     }
 }
 
-/// What it does otherwise than it should, once.
+/// A failure of one request.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// Hangs up when so many bytes of the body have come; what came is kept.
+    /// Closes the connection after this number of bytes of the body; these bytes are kept.
     Cut(usize),
-    /// Answers with so many bytes of the body, hangs up, and forgets all tokens.
+    /// After this number of bytes of the body, replies, closes the connection, and revokes all tokens.
     Revoke(usize),
-    /// Answers this status, with these headers.
+    /// Replies with this status and these headers.
     Status(u16, String),
 }
 
-/// How it wants to know who asks.
+/// How the registry authenticates its clients.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
-    /// `user:password` in base64, or an identity token, that the realm wants; anybody will do if empty.
+    /// `user:password` in base64, or an identity token, that the realm requires; every client is accepted if empty.
     pub secret: String,
-    /// Where the realm is, if not at the registry itself.
+    /// URL of the realm, if it is not the registry itself.
     pub realm: Option<String>,
 }
 
@@ -61,7 +61,7 @@ struct State {
     blobs: HashMap<(String, String), Vec<u8>>,
     manifests: HashMap<(String, String), (String, Vec<u8>)>,
     uploads: HashMap<String, Vec<u8>>,
-    /// How many were begun.
+    /// Number of uploads that were begun.
     begun: usize,
     asked: Vec<Asked>,
     faults: VecDeque<(String, Fault)>,
@@ -98,13 +98,13 @@ impl Answer {
 }
 
 impl KeenRegistry {
-    /// An empty one.
+    /// Starts an empty registry.
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let registry = KeenRegistry { address, state: Arc::default() };
         let serving = registry.clone();
-        // Ends with the test's process.
+        // This thread ends with the test's process.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let serving = serving.clone();
@@ -123,37 +123,38 @@ impl KeenRegistry {
         self.state().asked.clone()
     }
 
-    /// How many requests began so, as [`Asked::line`] writes them.
+    /// Number of requests that begin with `line`, in the form of [`Asked::line`].
     pub fn count(&self, line: &str) -> usize {
         self.asked().iter().filter(|asked| asked.line().starts_with(line)).count()
     }
 
-    /// Forgets the requests so far.
+    /// Forgets all requests so far.
     pub fn forget(&self) {
         self.state().asked.clear();
     }
 
-    /// The next request that begins with `line`, and behind it `?` and the query, meets `fault`; several are met in order.
+    /// Makes the next request that begins with `line` fail by `fault`. `line` may contain `?` and the query. Several
+    /// faults apply in order.
     pub fn fail(&self, line: &str, fault: Fault) {
         self.state().faults.push_back((line.to_owned(), fault));
     }
 
-    /// From now on it wants tokens.
+    /// Requires tokens from now on.
     pub fn guard(&self, guard: Guard) {
         self.state().guard = Some(guard);
     }
 
-    /// No token that was given out is good any more.
+    /// Revokes all tokens.
     pub fn revoke(&self) {
         self.state().tokens.clear();
     }
 
-    /// From now on blobs are fetched from `address`.
+    /// Redirects requests for blobs to `address` from now on.
     pub fn redirect(&self, address: &str) {
         self.state().redirect = Some(address.to_owned());
     }
 
-    /// From now on it says that it got something else than it was sent.
+    /// Reports a wrong digest for every upload from now on.
     pub fn lie_about_digests(&self) {
         self.state().wrong_digest = true;
     }
@@ -168,7 +169,7 @@ impl KeenRegistry {
         self.state().manifests.get(&(repository.to_owned(), name.to_owned())).cloned()
     }
 
-    /// Puts an image in.
+    /// Stores an image.
     pub fn publish(&self, repository: &str, tag: &str, media_type: &str, image: &crate::registry::Image) {
         let mut state = self.state();
         for (digest, bytes) in &image.blobs {
@@ -208,10 +209,10 @@ impl KeenRegistry {
         }
     }
 
-    /// A request, the fault that it meets, and whether all of it came.
+    /// Reads a request; returns it, the fault that applies to it, and whether its body arrived completely.
     fn read(&self, reader: &mut BufReader<TcpStream>) -> Option<(Asked, Option<Fault>, bool)> {
         let mut line = String::new();
-        // What is no HTTP (a TLS greeting) is hung up on.
+        // Closes the connection of a client that does not speak HTTP, such as one that begins with a TLS greeting.
         reader.read_line(&mut line).ok().filter(|len| *len > 0)?;
         let mut words = line.split(' ');
         let method = words.next()?.to_owned();
@@ -268,7 +269,7 @@ impl KeenRegistry {
     }
 }
 
-/// Writes an answer, and of its body no more than `most` bytes.
+/// Writes a reply, with at most `most` bytes of its body.
 fn write(stream: &mut TcpStream, asked: &Asked, answer: &Answer, most: usize) -> std::io::Result<()> {
     let mut head = format!("HTTP/1.1 {} Status\r\n", answer.status);
     for (name, value) in &answer.headers {
@@ -353,7 +354,8 @@ impl State {
             self.blobs.insert((repository.to_owned(), (*digest).to_owned()), bytes);
             return Answer::of(201).with("Docker-Content-Digest", *digest);
         }
-        // Not how many requests there were: of two at once both are noted before either is answered.
+        // A counter, not the number of recorded requests: two concurrent uploads are both recorded before either gets a
+        // reply.
         self.begun += 1;
         let id = format!("upload-{}", self.begun);
         self.uploads.insert(id.clone(), Vec::new());

@@ -1,13 +1,12 @@
-//! What containers may leave behind: mounts, cgroups, directories, shims, descriptors, memory.
+//! Finds what containers leave over: mounts, cgroups, directories, shims, descriptors, memory.
 //!
-//! Looks only; what it finds is the test's to judge.
+//! Only reads; the test decides what is a leak.
 
 use crate::containers::Containers;
 use std::fs;
 use std::path::Path;
 
-/// All that is left of an installation's containers `ids`, in words; nothing if all is well. For containers that were
-/// removed.
+/// Everything that is left over of removed containers `ids`, one line each; empty if nothing is.
 pub fn left_of(containers: &Containers, ids: &[String]) -> Vec<String> {
     let mut left = left_running(containers, ids);
     for below in ["data/containers", "run/containers", "run/runtime"] {
@@ -16,7 +15,7 @@ pub fn left_of(containers: &Containers, ids: &[String]) -> Vec<String> {
     left
 }
 
-/// All that is left of running, for containers that have ended and may be there still.
+/// Everything that is left over of running containers `ids` that have ended but are not removed; empty if nothing is.
 pub fn left_running(containers: &Containers, ids: &[String]) -> Vec<String> {
     let ours = containers.host.path("data/containers").display().to_string();
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounted");
@@ -41,7 +40,7 @@ fn cgroups(dir: &Path, ids: &[String], left: &mut Vec<String>) {
             continue;
         }
         let name = entry.file_name().to_string_lossy().into_owned();
-        // An id is 64 digits; names that are shorter cost no comparison.
+        // A container's ID has 64 digits, so shorter names need no comparison.
         if name.len() >= 64 && ids.iter().any(|id| name.contains(id.as_str())) {
             left.push(format!("cgroup {}", entry.path().display()));
         }
@@ -49,24 +48,24 @@ fn cgroups(dir: &Path, ids: &[String], left: &mut Vec<String>) {
     }
 }
 
-/// Open descriptors of a process.
+/// Number of open descriptors of a process.
 pub fn descriptors(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
-/// Threads of a process.
+/// Number of threads of a process.
 pub fn threads(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
 }
 
-/// KiB of memory that a process has for itself and shares with nobody, whatever other processes of its program there are.
+/// Anonymous memory of a process that it shares with no other process, in KiB.
 pub fn anonymous(pid: i32) -> usize {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("it runs");
     let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("proc(5)");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// KiB of memory that a process has for itself, shared pages by its share.
+/// Proportional set size of a process, in KiB.
 pub fn pss(pid: i32) -> usize {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("it runs");
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).expect("proc(5)");

@@ -1,5 +1,5 @@
-//! Real processes for tests: registries, images, engines; monitord, subscribers, what the kernel says of them.
-//! And the fuzzer.
+//! Helpers of the tests: they start the real programs, registries and other users, read what the kernel reports of a
+//! process, and run the fuzzer.
 
 pub mod bed;
 pub mod containers;
@@ -26,7 +26,7 @@ pub mod tls;
 pub mod users;
 pub mod worker;
 
-/// How many rounds a test with random kills, races or storms runs: all of `full` by `make soak`, a tenth otherwise.
+/// Number of rounds of a test with random kills, races or storms: all of `full` in `make soak`, otherwise a tenth.
 pub fn rounds(full: usize) -> usize {
     match std::env::var_os("SAMPAN_SOAK") {
         Some(_) => full,

@@ -1,7 +1,7 @@
-//! Writers of a FIFO that keep an account of what they have written, for tests that stop and kill its readers meanwhile.
+//! Writers of a FIFO that record what they have written, for tests that stop and kill the FIFO's readers meanwhile.
 //!
-//! A write that succeeded is to be found in the journal, once. One that the kernel refused was never written, and is
-//! counted by the reason.
+//! The journal must have each successful write exactly once. A write that the kernel refused never happened; these are
+//! counted by their error.
 
 use nix::errno::Errno;
 use sampan_ipc::Event;
@@ -17,21 +17,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// The type of all events of a load.
+/// The type of all events of these writers.
 pub const KIND: &str = "load";
-/// Pause between two events of a writer: many a millisecond in all, and far from what a journal holds.
+/// Pause between two events of one writer: some events per millisecond in all, far fewer than the journal can hold.
 const PACE: Duration = Duration::from_micros(500);
 
-/// What one writer did.
+/// What the writers have done.
 #[derive(Debug, Default)]
 pub struct Written {
-    /// Ids of the events that were written.
+    /// IDs of the events that were written.
     pub ids: Vec<String>,
-    /// How often a write or an open was refused, by the error.
+    /// Number of refused writes and opens, by error.
     pub refused: BTreeMap<&'static str, usize>,
 }
 
-/// Writers at work.
+/// Running writers.
 #[derive(Debug, Default)]
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -39,13 +39,12 @@ pub struct Load {
 }
 
 impl Load {
-    /// Nobody at work yet.
+    /// Begins without a writer.
     pub fn new() -> Self {
         Load::default()
     }
 
-    /// Adds a writer that opens `fifo` for each event, writes once, and closes it: three system calls, and nothing is tried
-    /// again.
+    /// Adds a writer that opens `fifo`, writes once and closes it for each event. A failed write is not repeated.
     pub fn add_one_shots(&mut self, name: &str, fifo: PathBuf) {
         let (stop, name) = (Arc::clone(&self.stop), name.to_owned());
         self.writers.push(thread::spawn(move || {
@@ -76,7 +75,7 @@ impl Load {
         }));
     }
 
-    /// Adds a writer that has `fifo` open all the time, and writes in the end what it could not before.
+    /// Adds a writer that keeps `fifo` open, and writes at the end the events that it could not write before.
     pub fn add_persistent(&mut self, name: &str, fifo: PathBuf) {
         let (stop, name) = (Arc::clone(&self.stop), name.to_owned());
         self.writers.push(thread::spawn(move || {
@@ -96,7 +95,7 @@ impl Load {
         }));
     }
 
-    /// Ends all writers; what they did.
+    /// Ends all writers; returns what they have done.
     pub fn end(self) -> Written {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Written::default();

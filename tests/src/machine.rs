@@ -1,9 +1,9 @@
-//! A machine of a test's own: a root, a real systemd as process 1, and Sampan put there by `make install`.
+//! A virtual host for one test: a root directory, a real systemd as process 1, and Sampan installed by `make install`.
 //!
-//! The test runs once more in a mount namespace of its own, so that whatever is mounted goes with it, and from there boots
-//! the machine as often as it likes: the root stays, what is below `/run` goes, the boot id is another one. The machine
-//! has the host's `/usr` below what it writes there itself, and no other directory of the host; control groups below a
-//! group of its own, a network of its own; and of the host's units no more than targets, slices and journald.
+//! The test runs once more in a mount namespace, so that its mounts disappear with it. From there it boots the machine
+//! as often as it likes: a boot keeps the root directory, clears `/run`, and has a new boot ID. The machine sees the
+//! host's `/usr` below its own changes, and no other directory of the host. It has its own control group, its own
+//! network namespace, and of the host's units only targets, slices and journald.
 
 use crate::containers::busybox;
 use crate::host::{binary, need_root, wait_until};
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
 
-/// The units of Sampan that somebody enables, starts and stops, in the order in which they need each other.
+/// The units of Sampan that an administrator enables, starts and stops, in the order of their dependencies.
 pub const UNITS: [&str; 6] = [
     "sampan-monitord.socket",
     "sampan-emit.socket",
@@ -26,7 +26,7 @@ pub const UNITS: [&str; 6] = [
     "sampan-engine.socket",
     "sampan-engine.service",
 ];
-/// The host's units that the machine has, beside targets and slices.
+/// The host's units that the machine has, in addition to targets and slices.
 const HOST_UNITS: [&str; 5] = [
     "systemd-journald.service",
     "systemd-journald.socket",
@@ -34,19 +34,20 @@ const HOST_UNITS: [&str; 5] = [
     "systemd-poweroff.service",
     "systemd-reboot.service",
 ];
-/// What is started that no unit of Sampan's asks for: unit, and who wants it.
+/// Units that the machine starts although no unit of Sampan requires them: the unit, and the target that wants it.
 const WANTED: [(&str, &str); 3] = [
     ("systemd-journald.service", "sysinit.target"),
     ("systemd-journald.socket", "sockets.target"),
     ("systemd-journald-dev-log.socket", "sockets.target"),
 ];
-/// What of the host's `/etc` says where libraries, programs, users and groups are.
+/// Files of the host's `/etc` that locate libraries, programs, users and groups.
 const HOST_FILES: [&str; 7] =
     ["alternatives", "group", "ld.so.cache", "ld.so.conf", "nsswitch.conf", "passwd", "shadow"];
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Makes `$1/root` the root of this process, with what it needs mounted, and becomes systemd, which knows by `container`
-/// that it must not touch the host. First of all it writes its process id, as the host has it, into `$1/pid`.
+/// Makes `$1/root` the root directory of this process, mounts what systemd needs there, and executes systemd, which
+/// recognizes by the variable `container` that it must not touch the host. First, it writes its process ID on the host
+/// to `$1/pid`.
 const BOOT: &str = r#"
 set -e
 read -r pid rest </proc/self/stat
@@ -79,8 +80,8 @@ cd /
 exec env -i container=sampan "PATH=$PATH" /usr/lib/systemd/systemd --system --log-target=journal --show-status=no
 "#;
 
-/// Goes into the group `test` of the machine `$1`, in each hierarchy, and into the namespaces of its process 1, `$2`; runs
-/// the rest there.
+/// Enters the group `test` of the machine `$1` in each hierarchy, and the namespaces of its process 1, `$2`; executes
+/// the remaining arguments there.
 const RUN: &str = r#"
 for top in $(awk '/ - cgroup/ { print $5 }' /proc/self/mountinfo | sort -u); do
     [ -e "$top/$1/cgroup.procs" ] || continue
@@ -96,14 +97,14 @@ exec nsenter --target "$pid" --mount --uts --ipc --net --pid --cgroup -- "$@"
 #[derive(Debug)]
 pub struct Machine {
     dir: TempDir,
-    /// Its control group.
+    /// Name of its control group.
     name: String,
     init: Option<(Child, Pid)>,
 }
 
 impl Machine {
-    /// Runs `test`, a test's function or a closure in it, with a machine that has booted, where Sampan is installed,
-    /// user and groups are made, and no unit is enabled.
+    /// Runs `test`, a test's function or a closure in it, with a machine that has booted. Sampan is installed, its user
+    /// and groups exist, and none of its units is enabled.
     pub fn installed<F: FnOnce(&mut Machine)>(test: F) {
         need_root();
         if std::env::var_os(INSIDE).is_none() {
@@ -152,7 +153,7 @@ impl Machine {
                 run(Command::new("cp").arg("-a").arg(from).arg(root.join("etc")));
             }
         }
-        // What another installation may have left on the host.
+        // The host may have users and groups of another installation of Sampan: the machine must not.
         for name in ["passwd", "group", "shadow"] {
             let (path, mut text) = (root.join("etc").join(name), String::new());
             for line in fs::read_to_string(&path).unwrap_or_default().lines() {
@@ -164,10 +165,11 @@ impl Machine {
         }
         fs::write(root.join("etc/hostname"), "machine\n").expect("written");
         fs::write(root.join("etc/machine-id"), uuid().replace('-', "")).expect("written");
-        // journald takes the kernel's log and turns auditing on where it is not told otherwise.
+        // By default, journald reads the kernel's log and turns auditing on: both would affect the host.
         let journald = "[Journal]\nReadKMsg=no\nAudit=\nRateLimitIntervalSec=0\n";
         fs::write(root.join("etc/systemd/journald.conf"), journald).expect("written");
-        // How long a shutdown waits for processes that ignore SIGTERM, as `sleep` does as process 1 of a container: 90 s.
+        // By default a shutdown waits 90 s for processes that ignore SIGTERM, such as `sleep` as process 1 of a
+        // container.
         let manager = "[Manager]\nDefaultTimeoutStopSec=3s\n";
         fs::write(root.join("etc/systemd/system.conf"), manager).expect("written");
         let host = Path::new("/usr/lib/systemd/system");
@@ -193,7 +195,7 @@ impl Machine {
         bind(&self.file("none"), &root.join("usr/lib/systemd/system-generators"));
     }
 
-    /// The host's `/usr`, which stays as it is, and what the machine changes of it.
+    /// Mounts the host's `/usr`, unchanged, below a layer for the machine's changes.
     fn mount_usr(&self, place: &Path) {
         let layer = self.file("layer");
         let try_it = || {
@@ -202,7 +204,8 @@ impl Machine {
             let options = format!("lowerdir=/usr,upperdir={},workdir={}", upper.display(), work.display());
             mount(Some("overlay"), place, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
         };
-        // Where /tmp is an overlay itself, changes go into memory.
+        // An overlay cannot be the upper layer of another one: if /tmp is on an overlay, the changes are kept in
+        // memory.
         let in_memory = || {
             mount(Some("tmpfs"), &layer, Some("tmpfs"), MsFlags::empty(), None::<&str>)
                 .and_then(|()| try_it())
@@ -214,7 +217,7 @@ impl Machine {
         self.dir.path().join(name)
     }
 
-    /// Starts systemd, and waits until all is up that is enabled.
+    /// Starts systemd, and waits until all enabled units are up.
     pub fn boot(&mut self) {
         assert!(self.init.is_none(), "it runs");
         fs::write(self.file("boot_id"), uuid() + "\n").expect("written");
@@ -244,14 +247,14 @@ impl Machine {
         self.run(&["systemctl", "poweroff"]);
         let console = self.file("console");
         let logs = || fs::read_to_string(&console).unwrap_or_default();
-        // One that does not go off in time is still there to be ended.
+        // If the shutdown takes too long, the process is put back so that dropping the machine ends it.
         let (child, _) = self.init.as_mut().expect("it runs");
         wait_until("the machine to be off", logs, || child.try_wait().expect("ours").is_some());
         self.init = None;
         self.await_no_groups();
     }
 
-    /// Ends all that runs in the machine at once.
+    /// Kills all processes of the machine, as a power failure would.
     pub fn pull_plug(&mut self) {
         if let Some((mut child, pid)) = self.init.take() {
             let _ = kill(pid, Signal::SIGKILL);
@@ -265,7 +268,7 @@ impl Machine {
         wait_until("the control groups to go", || self.name.clone(), gone);
     }
 
-    /// Runs `make install` into the machine, with the binaries that the test would use.
+    /// Runs `make install` into the machine, with the binaries that the test uses.
     pub fn install(&self) {
         self.make("install-built");
     }
@@ -286,15 +289,15 @@ impl Machine {
         run(&mut command);
     }
 
-    /// The path, outside, of what is `inside` the machine; while it runs.
+    /// The host's path of a file `inside` the machine; valid while the machine runs.
     pub fn path(&self, inside: &str) -> PathBuf {
         let (_, pid) = self.init.as_ref().expect("it runs");
         PathBuf::from(format!("/proc/{pid}/root/")).join(inside.trim_start_matches('/'))
     }
 
-    /// A command in the machine, as root.
+    /// Prepares a command in the machine, as root.
     ///
-    /// Killing the process that comes of it leaves what it runs in the machine alone.
+    /// Killing the resulting process does not end the command in the machine.
     pub fn command(&self, words: &[&str]) -> Command {
         let (_, pid) = self.init.as_ref().expect("it runs");
         let mut command = Command::new("sh");
@@ -304,12 +307,12 @@ impl Machine {
         command
     }
 
-    /// Runs a command to its end.
+    /// Runs a command until it ends.
     pub fn run(&self, words: &[&str]) -> Output {
         self.command(words).output().expect("sh")
     }
 
-    /// What a command that must end well prints, without the last line end.
+    /// Runs a command that must succeed; returns its standard output without the last line end.
     pub fn says(&self, words: &[&str]) -> String {
         let output = self.run(words);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -317,19 +320,19 @@ impl Machine {
         String::from_utf8_lossy(&output.stdout).trim_end_matches('\n').to_owned()
     }
 
-    /// The same of `systemctl`.
+    /// Runs a `systemctl` command that must succeed; returns its standard output without the last line end.
     pub fn systemctl(&self, words: &[&str]) -> String {
         self.says(&[&["systemctl"], words].concat())
     }
 
-    /// Makes the image `box:1`, with busybox, by the machine's engine.
+    /// Makes the image `box:1`, with busybox, in the machine's engine.
     pub fn import_box(&self) {
         let layer = busybox().into_inner().expect("to memory");
         fs::write(self.path("/root/box.tar"), layer).expect("written");
         self.says(&["sampan", "import", "box:1", "/root/box.tar"]);
     }
 
-    /// How many processes of the machine were started with these words, beside those that only look for them.
+    /// Number of processes of the machine whose command line begins with these words, apart from the search itself.
     pub fn running(&self, words: &[&str]) -> usize {
         let line = words.iter().map(|word| format!("{word}\0")).collect::<String>();
         let processes = fs::read_dir(self.path("/proc")).expect("mounted").flatten();
@@ -337,7 +340,7 @@ impl Machine {
         processes.map(|process| process.path()).filter(is_it).count()
     }
 
-    /// The files that the machine has in `/usr` and the host has not, but for units.
+    /// Files in the machine's `/usr` that the host does not have, apart from units.
     pub fn files_in_usr(&self) -> Vec<PathBuf> {
         let (mut files, mut dirs) = (Vec::new(), vec![self.file("layer/upper")]);
         while let Some(dir) = dirs.pop() {
@@ -353,12 +356,12 @@ impl Machine {
         files
     }
 
-    /// A property of a unit.
+    /// Returns a property of a unit.
     pub fn property(&self, unit: &str, name: &str) -> String {
         self.systemctl(&["show", "--value", "--property", name, unit])
     }
 
-    /// The main process of a service, as the machine has it; none if it does not run.
+    /// Main process of a service, as a process ID in the machine; `None` if the service is not running.
     pub fn main_pid(&self, unit: &str) -> Option<String> {
         Some(self.property(unit, "MainPID")).filter(|pid| pid != "0")
     }
@@ -369,14 +372,14 @@ impl Machine {
         wait_until(&format!("{unit} to be {state}"), seen, || self.property(unit, "ActiveState") == state);
     }
 
-    /// Writes a drop-in for a unit and has systemd read it.
+    /// Writes a drop-in for a unit, and makes systemd read it.
     pub fn drop_in(&self, unit: &str, text: &str) {
         let dir = self.path("/etc/systemd/system").join(format!("{unit}.d"));
         fs::create_dir_all(&dir).and_then(|()| fs::write(dir.join("test.conf"), text)).expect("written");
         self.systemctl(&["daemon-reload"]);
     }
 
-    /// What systemd and all that it runs have logged, where something did; the end of it.
+    /// Returns the output of systemd's console and the end of the journal.
     pub fn logs(&self) -> String {
         let log = self.run(&["journalctl", "--no-pager", "--lines", "3000", "--output", "short-precise"]);
         format!("{}{}", self.console(), String::from_utf8_lossy(&log.stdout))
@@ -395,19 +398,19 @@ impl Drop for Machine {
         if let Some((mut child, pid)) = self.init.take() {
             let _ = kill(pid, Signal::SIGKILL);
             let _ = child.wait();
-            // The kernel takes a moment to take the processes out of their groups.
+            // The kernel removes dead processes from their control groups with a delay.
             let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
             while !nested::remove_groups(&self.name) && std::time::Instant::now() < deadline {
                 std::thread::yield_now();
             }
         }
-        // Mounts of this process's namespace, so that the directory can be removed.
+        // Unmounts in this process's namespace, so that the directory can be removed.
         let _ = umount2(&self.file("root"), MntFlags::MNT_DETACH);
         let _ = umount2(&self.file("layer"), MntFlags::MNT_DETACH);
     }
 }
 
-/// Runs a command that must end well.
+/// Runs a command that must succeed.
 fn run(command: &mut Command) {
     let output = command.output().expect("it is installed");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));

@@ -1,7 +1,8 @@
-//! A test that runs once more, in a process of its own, on a host that looks different: its control groups, systemd.
+//! Runs a test once more, in a child process that sees a different host: other control groups, another systemd, other
+//! users.
 //!
-//! The host outside is not changed: what is mounted is mounted in a namespace that goes with that process, and a
-//! systemd of the test's own can write nowhere but in the test's directory.
+//! The real host is not changed: mounts are in a mount namespace that ends with the child, and a systemd for the test
+//! can write only to the test's directory.
 
 use crate::host::{need_root, wait_until};
 use std::fs;
@@ -9,9 +10,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Set for the second process, which is to do what the test is for.
+/// Environment variable of the child process, in which the test's body runs.
 pub(crate) const INSIDE: &str = "SAMPAN_TEST_INSIDE";
-/// What `LD_PRELOAD` adds to crun, see [`crun`].
+/// Source of the library that [`crun`] preloads.
 const LOCKED: &str = "#define _GNU_SOURCE\n\
     #include <dlfcn.h>\n\
     #include <sys/resource.h>\n\
@@ -20,17 +21,18 @@ const LOCKED: &str = "#define _GNU_SOURCE\n\
         return what == RLIMIT_MEMLOCK ? 0 : real(what, limit);\n\
     }\n";
 
-/// Which control groups a systemd of a test's own has.
+/// The control groups that a systemd for a test has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Groups {
-    /// Those of the host, below a group of the test's own.
+    /// The host's hierarchies, with a group of the test as their root.
     OfHost,
-    /// Version 2 alone.
+    /// Only version 2.
     Version2,
 }
 
-/// A function of sh that mounts, below `$1/sys/fs/cgroup`, the hierarchies that are mounted now. systemd mounts what lacks,
-/// links, and makes read-only what it finds there: so the file system that holds the mounts is a new one, and not the host's.
+/// A function of sh that mounts the present hierarchies below `$1/sys/fs/cgroup`. systemd mounts missing hierarchies
+/// there, adds links and makes directories read-only. Therefore the file system of the mount points is a new one, not
+/// the host's.
 pub(crate) const MOUNT_GROUPS: &str = r#"
 mount_groups() {
     version=$(stat -f -c %T /sys/fs/cgroup)
@@ -50,8 +52,8 @@ mount_groups() {
 }
 "#;
 
-/// Goes into a group `$1` of its own in each hierarchy, and makes it the root of what is seen. A new group in cpuset has
-/// no processor yet: it gets those of the one above, and so do all below it.
+/// Enters a new group `$1` in each hierarchy, and makes it the root of the visible groups. A new cpuset group has no
+/// CPU yet: it and the groups below it get the CPUs of its parent.
 pub(crate) const ENTER: &str = r#"
 set -e
 mount --make-rprivate /
@@ -68,8 +70,8 @@ done
 exec unshare --mount --uts --ipc --net --pid --cgroup --fork --kill-child sh -c "$BOOT" sh "$3"
 "#;
 
-/// Starts systemd with one unit, of the directory `$1`: nothing else of the host's is started, and all but that directory
-/// and what is mounted here is read-only. systemd knows by `container` that it must not touch the machine.
+/// Starts systemd with one unit, in the directory `$1`, and none of the host's. Everything but that directory and the
+/// mounts made here is read-only. systemd recognizes by the variable `container` that it must not touch the machine.
 const BOOT: &str = r#"
 set -e
 mount --make-rprivate /
@@ -109,7 +111,7 @@ pub fn under_systemd<F: FnOnce()>(groups: Groups, test: F) {
     assert!(output.status.success() && said.contains("1 passed"), "inside: {output:?}\n{said}");
 }
 
-/// The unit that runs the test that `F` is in; systemd ends as it does.
+/// The unit that runs the test which contains `F`; systemd ends when the unit does.
 fn unit<F>(temp: &Path, out: &Path) -> String {
     let program = std::env::current_exe().expect("a running program has a path");
     let kept = ["PATH", "SAMPAN_BIN_DIR", "RUST_BACKTRACE"];
@@ -128,7 +130,7 @@ fn unit<F>(temp: &Path, out: &Path) -> String {
     )
 }
 
-/// Removes the groups `name` at the top of all hierarchies; true if they are gone.
+/// Removes the groups `name` at the top of all hierarchies; true if they no longer exist.
 pub(crate) fn remove_groups(name: &str) -> bool {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounted");
     let tops =
@@ -145,7 +147,7 @@ fn remove_group(group: &Path) -> bool {
     fs::remove_dir(group).is_ok() || !group.exists()
 }
 
-/// Runs `test`, a test's function or a closure in it, on a host that has control groups of version 2 alone.
+/// Runs `test`, a test's function or a closure in it, on a host that has only control groups of version 2.
 pub fn on_version_2<F: FnOnce()>(test: F) {
     need_root();
     if std::env::var_os(INSIDE).is_some() {
@@ -157,8 +159,8 @@ pub fn on_version_2<F: FnOnce()>(test: F) {
     run_again::<F>(command);
 }
 
-/// Runs `test`, a test's function or a closure in it, on a host that has these users and groups, lines of passwd(5) and
-/// group(5), beside its own; none of the host's own is called `sampan…`.
+/// Runs `test`, a test's function or a closure in it, on a host with these additional users and groups (lines of
+/// passwd(5) and group(5)), and without the host's accounts whose name begins with `sampan`.
 pub fn with_accounts<F: FnOnce()>(users: &str, groups: &str, test: F) {
     need_root();
     if std::env::var_os(INSIDE).is_some() {
@@ -178,27 +180,26 @@ pub fn with_accounts<F: FnOnce()>(users: &str, groups: &str, test: F) {
     run_again::<F>(command);
 }
 
-/// Runs the test that `F` is in as the last arguments of `command`.
+/// Runs the test which contains `F` as the last arguments of `command`.
 pub(crate) fn run_again<F>(mut command: Command) {
     let program = std::env::current_exe().expect("a running program has a path");
     command.arg(program).args(["--exact", name_of::<F>(), "--nocapture"]).env(INSIDE, "1");
     let output = command.output().expect("util-linux");
     let said =
         [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    // A name that fits no test makes a run of none, which ends well.
+    // If the name matches no test, the run succeeds without running one.
     assert!(output.status.success() && said.contains("1 passed"), "inside: {}\n{said}", output.status);
 }
 
-/// The name of the test that the closure `F` is in.
+/// Name of the test that contains the closure `F`.
 fn name_of<F>() -> &'static str {
     let path = std::any::type_name::<F>().trim_end_matches("::{{closure}}");
     path.split_once("::").expect("a function in a crate").1
 }
 
-/// crun; where this process may not lock any amount of memory, with that wish of its passed over: its version 1.8
-/// insists on it before it loads its filter of devices, for the sake of kernels older than 5.11.
-///
-/// What is made is made in `dir`.
+/// Path of a crun for this host. If this process may not lock unlimited memory, a wrapper in `dir` makes crun ignore
+/// that: its version 1.8 insists on raising that limit before it loads its device filter, which only kernels before
+/// 5.11 need.
 pub fn crun(dir: &Path) -> PathBuf {
     let crun = PathBuf::from("/usr/bin/crun");
     assert!(crun.exists(), "Debian's package crun");
@@ -215,7 +216,7 @@ pub fn crun(dir: &Path) -> PathBuf {
     wrapper
 }
 
-/// True if a process may lock any amount of memory: asked of one that ends then.
+/// True if a process may lock unlimited memory; a child process tries it.
 fn may_lock_all() -> bool {
     let status = Command::new("prlimit").args(["--memlock=unlimited", "true"]).status();
     status.expect("util-linux").success()

@@ -1,6 +1,6 @@
-//! What the kernel says of a process: memory and wake-ups.
+//! Measures of a process: memory, context switches, threads, descriptors.
 //!
-//! Used by tests and benchmarks. Reads /proc only.
+//! Used by tests and benchmarks. Reads only /proc.
 
 use std::fs;
 
@@ -9,14 +9,14 @@ pub fn pss_bytes(pid: u32) -> u64 {
     kib(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
 }
 
-/// Resident anonymous memory of `pid`, in bytes: what it has allocated and touched. proc_pid_status(5).
+/// Resident anonymous memory of `pid`, in bytes. proc_pid_status(5).
 pub fn anonymous_bytes(pid: u32) -> u64 {
     kib(&format!("/proc/{pid}/status"), "RssAnon:")
 }
 
-/// Resident memory of `pid` that is code of its own program, in bytes. proc_pid_smaps(5).
+/// Resident code of the program of `pid`, in bytes. proc_pid_smaps(5).
 ///
-/// The code of shared libraries is left out: how much of it is mapped depends on where the kernel loads them.
+/// Without shared libraries, since the amount of their resident code depends on where the kernel loads them.
 pub fn code_bytes(pid: u32) -> u64 {
     let program = fs::read_link(format!("/proc/{pid}/exe")).expect("a process that runs");
     let program = program.to_string_lossy();
@@ -34,7 +34,7 @@ pub fn code_bytes(pid: u32) -> u64 {
     bytes
 }
 
-/// How often the threads of `pid` were taken off a processor, by wish or not, since they started.
+/// Number of context switches of all threads of `pid`, voluntary or not, since they started.
 pub fn context_switches(pid: u32) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process that runs");
     let switches = tasks.map(|task| {
@@ -46,17 +46,17 @@ pub fn context_switches(pid: u32) -> u64 {
     switches.sum()
 }
 
-/// How many threads `pid` has.
+/// Number of threads of `pid`.
 pub fn threads(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).expect("a process that runs").count()
 }
 
-/// How many descriptors `pid` has open. proc_pid_fd(5).
+/// Number of open descriptors of `pid`. proc_pid_fd(5).
 pub fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).expect("a process that runs").count()
 }
 
-/// The process's state letter, such as `T` for stopped. proc_pid_stat(5).
+/// State letter of `pid`, such as `T` for stopped. proc_pid_stat(5).
 pub fn state(pid: u32) -> char {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process that runs");
     let (_, rest) = stat.rsplit_once(") ").expect("a name in parentheses");

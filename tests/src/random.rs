@@ -1,18 +1,18 @@
-//! Numbers that look random and come again with the same seed.
+//! A generator of pseudorandom numbers that repeats with its seed.
 //!
-//! Used by tests and the fuzzer, where a failure must be repeatable. Not for secrets.
+//! Used by tests and the fuzzer, whose failures must be repeatable. Not for secrets.
 
-/// A generator: splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators).
+/// The generator splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators).
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// A generator whose numbers are those of `seed`.
+    /// Makes a generator; an equal `seed` gives equal numbers.
     pub fn new(seed: u64) -> Self {
         Random(seed)
     }
 
-    /// The next number.
+    /// Returns the next number.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,7 +20,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// The next number below `bound`, which must not be 0.
+    /// Returns the next number below `bound`, which must not be 0.
     pub fn below(&mut self, bound: usize) -> usize {
         (self.number() % bound as u64) as usize
     }
@@ -30,12 +30,12 @@ impl Random {
         self.below(n) == 0
     }
 
-    /// One of `choices`, which must not be empty.
+    /// Returns one of `choices`, which must not be empty.
     pub fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
         &choices[self.below(choices.len())]
     }
 
-    /// So many bytes.
+    /// Returns `len` bytes.
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
         (0..len).map(|_| self.number() as u8).collect()
     }

@@ -1,6 +1,7 @@
-//! Registries and images for tests: Debian's docker-registry, one that lies, and layers made on the spot.
+//! Registries and images for tests: Debian's docker-registry, a registry with chosen replies, and layers made on the
+//! spot.
 //!
-//! Everything listens on 127.0.0.1 and lives in the test's own directory.
+//! All servers listen on 127.0.0.1 and keep their files in the test's directory.
 
 use flate2::{Compression, write::GzEncoder};
 use sampan_oci as oci;
@@ -16,13 +17,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Longest wait for anything to start.
+/// Longest wait for a server to start.
 const START: Duration = Duration::from_secs(20);
 
-/// How a layer is compressed.
+/// Compression of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packing {
-    /// Plain tar.
+    /// No compression: a plain tar.
     Plain,
     /// gzip.
     Gzip,
@@ -30,24 +31,24 @@ pub enum Packing {
     Zstd,
 }
 
-/// A layer: its tar, and the blob that is stored.
+/// A layer: its tar, and the blob that a registry stores.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    /// Unpacked.
+    /// The uncompressed tar.
     pub tar: Vec<u8>,
-    /// Packed.
+    /// The compressed tar.
     pub blob: Vec<u8>,
-    /// How.
+    /// Compression of the blob.
     pub packing: Packing,
 }
 
 impl Layer {
-    /// A layer of files with content.
+    /// Makes a layer of files with content.
     pub fn of(files: &[(&str, &[u8])], packing: Packing) -> Self {
         let mut builder = tar::Builder::new(Vec::new());
         for (name, content) in files {
             let mut header = tar::Header::new_gnu();
-            // Not set_path: it refuses the names that a hostile layer has.
+            // Written directly, since `set_path` refuses the names of a hostile layer.
             header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
             header.set_mode(0o644);
             header.set_uid(0);
@@ -60,7 +61,7 @@ impl Layer {
         Layer::of_tar(builder.into_inner().expect("to memory"), packing)
     }
 
-    /// A layer of a tar.
+    /// Makes a layer of a tar.
     pub fn of_tar(tar: Vec<u8>, packing: Packing) -> Self {
         let blob = match packing {
             Packing::Plain => tar.clone(),
@@ -74,7 +75,7 @@ impl Layer {
         Layer { tar, blob, packing }
     }
 
-    /// A layer whose blob has about `bytes` bytes: its content does not compress.
+    /// Makes a layer whose blob has about `bytes` bytes: its content does not compress.
     pub fn large(name: &str, bytes: usize, packing: Packing) -> Self {
         let mut state = bytes as u64 ^ 0x9e37_79b9_7f4a_7c15 ^ name.len() as u64;
         let content: Vec<u8> = (0..bytes)
@@ -104,18 +105,18 @@ pub struct Image {
     pub blobs: Vec<(Digest, Vec<u8>)>,
     /// The manifest.
     pub manifest: Vec<u8>,
-    /// Architecture.
+    /// OCI name of the architecture.
     pub architecture: String,
 }
 
 impl Image {
-    /// An image of `layers` for linux and `architecture`.
+    /// Makes an image of `layers` for linux and `architecture`.
     pub fn of(layers: &[Layer], architecture: &str) -> Self {
         let diff_ids: Vec<Digest> = layers.iter().map(|l| Digest::of(&l.tar)).collect();
         Image::with_diff_ids(layers, architecture, &diff_ids)
     }
 
-    /// An image whose config claims `diff_ids`.
+    /// Makes an image whose config has these `diff_ids`, right or wrong.
     pub fn with_diff_ids(layers: &[Layer], architecture: &str, diff_ids: &[Digest]) -> Self {
         let config = serde_json::json!({
             "architecture": architecture, "os": "linux",
@@ -140,7 +141,7 @@ impl Image {
         Image { blobs, manifest, architecture: architecture.to_owned() }
     }
 
-    /// The manifest's digest.
+    /// Digest of the manifest.
     pub fn digest(&self) -> Digest {
         Digest::of(&self.manifest)
     }
@@ -153,14 +154,14 @@ impl Image {
     }
 }
 
-/// An index of `images`, as bytes.
+/// Encodes an index of `images`.
 pub fn index_of(images: &[Image]) -> Vec<u8> {
     let manifests: Vec<_> = images.iter().map(Image::descriptor).collect();
     let index = serde_json::json!({"schemaVersion": 2, "mediaType": oci::INDEX, "manifests": manifests});
     serde_json::to_vec(&index).expect("JSON")
 }
 
-/// Writes an OCI layout of `images`, under one index if they are several, tagged `t`.
+/// Writes an OCI layout of `images` with the tag `t`; several images are in one index.
 pub fn write_layout(dir: &Path, images: &[Image]) {
     let blobs = dir.join("blobs/sha256");
     fs::create_dir_all(&blobs).expect("a directory");
@@ -183,7 +184,7 @@ pub fn write_layout(dir: &Path, images: &[Image]) {
     fs::write(dir.join("index.json"), index.to_string()).expect("written");
 }
 
-/// Debian's docker-registry.
+/// A running docker-registry of Debian.
 pub struct DockerRegistry {
     child: Child,
     dir: PathBuf,
@@ -192,12 +193,12 @@ pub struct DockerRegistry {
 }
 
 impl DockerRegistry {
-    /// Starts one that keeps its blobs below `dir`.
+    /// Starts a docker-registry that keeps its blobs below `dir`.
     pub fn start(dir: &Path) -> Self {
         DockerRegistry::start_tls(dir, None)
     }
 
-    /// The same with HTTPS, given a certificate and its key.
+    /// Starts a docker-registry with HTTPS if a certificate and its key are given.
     pub fn start_tls(dir: &Path, tls: Option<(&Path, &Path)>) -> Self {
         let tls = tls.map_or(String::new(), |(cert, key)| {
             format!("tls: {{certificate: {}, key: {}}}", cert.display(), key.display())
@@ -205,12 +206,13 @@ impl DockerRegistry {
         DockerRegistry::start_with(dir, "127.0.0.1", &tls)
     }
 
-    /// The same on an address of this host, with more below `http:` in its configuration.
+    /// Starts a docker-registry on an address of this host, with additional lines in the section `http:` of its
+    /// configuration.
     pub fn start_with(dir: &Path, address: &str, http: &str) -> Self {
         DockerRegistry::start_configured(dir, address, http, "")
     }
 
-    /// The same on a Unix socket, which becomes its address.
+    /// Starts a docker-registry on a Unix socket; the socket's path is its `address`.
     pub fn start_unix(dir: &Path, socket: &Path) -> Self {
         let (address, http) =
             (socket.display().to_string(), format!("net: unix, addr: {}", socket.display()));
@@ -219,7 +221,7 @@ impl DockerRegistry {
         registry
     }
 
-    /// The same for one user and no other, by Basic.
+    /// Starts a docker-registry that accepts one user, by Basic authentication.
     pub fn start_for(dir: &Path, username: &str, password: &str) -> Self {
         let path = dir.join("htpasswd");
         let line = Command::new("htpasswd").args(["-Bbn", username, password]).output();
@@ -228,7 +230,7 @@ impl DockerRegistry {
         DockerRegistry::start_configured(dir, "127.0.0.1", "", &auth)
     }
 
-    /// The same with more lines of its configuration.
+    /// Starts a docker-registry with additional lines in its configuration.
     pub fn start_configured(dir: &Path, address: &str, http: &str, more: &str) -> Self {
         let port = TcpListener::bind((address, 0)).and_then(|l| l.local_addr()).expect("a port").port();
         let address = match address.contains(':') {
@@ -267,12 +269,12 @@ impl DockerRegistry {
         }
     }
 
-    /// Pushes `images` as `name` with skopeo; several as one index. Returns the reference.
+    /// Pushes `images` as `name` with skopeo, several of them as one index. Returns the reference.
     pub fn push(&self, name: &str, images: &[Image]) -> String {
         self.push_as(name, images, None)
     }
 
-    /// The same as `USER:PASSWORD`.
+    /// Pushes `images` like [`DockerRegistry::push`], with `USER:PASSWORD`.
     pub fn push_as(&self, name: &str, images: &[Image], user: Option<&str>) -> String {
         let layout = self.dir.join(name.replace(['/', ':'], "_"));
         write_layout(&layout, images);
@@ -296,32 +298,32 @@ impl Drop for DockerRegistry {
     }
 }
 
-/// What a [`LyingRegistry`] answers to one path.
+/// A reply of a [`LyingRegistry`] to requests for one path.
 #[derive(Clone, Debug)]
 pub enum Reply {
     /// 200 with this media type and body.
     Ok(String, Vec<u8>),
     /// This status, with an OCI error body.
     Status(u16),
-    /// 200 with the length of all of the body, of which only so many bytes come before it hangs up.
+    /// 200 with the length of the whole body, of which this number of bytes is sent; then the connection is closed.
     Cut(Vec<u8>, usize),
-    /// 200 with the length of all of the body, of which only so many bytes ever come.
+    /// 200 with the length of the whole body, of which this number of bytes is sent; the connection stays open.
     Hang(Vec<u8>, usize),
-    /// The bytes that a `Range: bytes=N-` asks for, with 206; all of them without.
+    /// 206 with the bytes that `Range: bytes=N-` requests; 200 with the whole body for a request without a range.
     Ranged(Vec<u8>),
-    /// All of the body; to who asks for a part this head, of status and headers, and these bytes.
+    /// 200 with the whole body; for a request with a range, this head (status and headers) and these bytes instead.
     Parted(Vec<u8>, String, Vec<u8>),
     /// This status, with this `Retry-After`.
     Later(u16, String),
-    /// 200, and then so many bytes a second.
+    /// 200, and this number of bytes per second.
     Slow(Vec<u8>, usize),
-    /// A redirect.
+    /// A redirect to this URL.
     Redirect(String),
     /// 401 with this `WWW-Authenticate`.
     Challenge(String),
 }
 
-/// A registry that answers exactly what a test wants, on a thread a connection.
+/// A registry whose replies the test chooses; it handles each connection in a thread.
 #[derive(Debug)]
 pub struct LyingRegistry {
     /// `127.0.0.1:PORT`.
@@ -331,23 +333,23 @@ pub struct LyingRegistry {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// By path, in order; the last one stays.
+    /// Replies by path, used in order; the last one is used again.
     replies: Mutex<HashMap<String, VecDeque<Reply>>>,
-    /// Request lines, each with the `Authorization` that came along.
+    /// Request lines, each with its `Authorization` header.
     requests: Mutex<Vec<(String, Option<String>)>>,
     sent: AtomicU64,
-    /// The token that all of `/v2/` wants, and where it is got.
+    /// The token that every path below `/v2/` requires, and the URL of its realm.
     token: Mutex<Option<(String, String)>>,
 }
 
 impl LyingRegistry {
-    /// Starts one that knows no path.
+    /// Starts a registry that replies 404 to every path.
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let state = Arc::new(Shared::default());
         let shared = Arc::clone(&state);
-        // Ends with the test's process.
+        // This thread ends with the test's process.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let shared = Arc::clone(&shared);
@@ -357,30 +359,30 @@ impl LyingRegistry {
         LyingRegistry { address, state }
     }
 
-    /// From now on `path` (below `/v2/`) is answered so.
+    /// Sets the reply to requests for `path` (below `/v2/`).
     pub fn answer(&self, path: &str, reply: Reply) {
         self.answer_in_turn(path, [reply]);
     }
 
-    /// From now on `path` is answered with one of `replies` after the other, and then with the last.
+    /// Sets the replies to successive requests for `path`; the last one is used again.
     pub fn answer_in_turn(&self, path: &str, replies: impl IntoIterator<Item = Reply>) {
         let replies = replies.into_iter().collect();
         self.state.replies.lock().expect("no panic").insert(format!("/v2/{path}"), replies);
     }
 
-    /// How often `path` was asked for.
+    /// Number of requests for `path`.
     pub fn asked(&self, path: &str) -> usize {
         let path = format!("/v2/{path}");
         self.requests().iter().filter(|(asked, _)| *asked == path).count()
     }
 
-    /// From now on everything below `/v2/` wants `token`, which `/token` gives out.
+    /// Requires `token` for every path below `/v2/` from now on; `/token` issues it.
     pub fn want_token(&self, token: &str) {
         let realm = format!("http://{}/token", self.address);
         *self.state.token.lock().expect("no panic") = Some((token.to_owned(), realm));
     }
 
-    /// Knows `image` as `name:t`, all of it right.
+    /// Publishes `image` as `name:t`, with correct replies.
     pub fn publish(&self, name: &str, image: &Image) {
         let manifest = Reply::Ok(oci::MANIFEST.to_owned(), image.manifest.clone());
         self.answer(&format!("{name}/manifests/t"), manifest.clone());
@@ -396,12 +398,12 @@ impl LyingRegistry {
         format!("{}/{name}:t", self.address)
     }
 
-    /// Requests so far, with the `Authorization` that came along.
+    /// Requests so far, each with its `Authorization` header.
     pub fn requests(&self) -> Vec<(String, Option<String>)> {
         self.state.requests.lock().expect("no panic").clone()
     }
 
-    /// Body bytes sent so far.
+    /// Number of body bytes sent so far.
     pub fn sent(&self) -> u64 {
         self.state.sent.load(Ordering::SeqCst)
     }
@@ -412,7 +414,7 @@ fn converse(stream: TcpStream, shared: &Shared) {
     let mut stream = stream;
     loop {
         let mut line = String::new();
-        // What is no HTTP (a TLS greeting) is hung up on.
+        // Closes the connection of a client that does not speak HTTP, such as one that begins with a TLS greeting.
         if !matches!(reader.read_line(&mut line), Ok(1..)) || !line.starts_with("GET ") {
             return;
         }
@@ -489,7 +491,7 @@ fn send(stream: &mut TcpStream, reply: Reply, from: Option<usize>, shared: &Shar
             stream.write_all(head(body.len(), "application/octet-stream").as_bytes())?;
             stream.write_all(&body[..at])?;
             shared.sent.fetch_add(at as u64, Ordering::SeqCst);
-            // Until the other side leaves.
+            // Waits until the client closes.
             std::io::Read::read(stream, &mut [0]).map(|_| ())
         }
         Reply::Ranged(body) => {
@@ -526,7 +528,7 @@ fn send(stream: &mut TcpStream, reply: Reply, from: Option<usize>, shared: &Shar
             for part in body.chunks((rate / 50).max(1)) {
                 stream.write_all(part)?;
                 shared.sent.fetch_add(part.len() as u64, Ordering::SeqCst);
-                // The rate is what is being simulated here; no test waits for it.
+                // The rate is the fault itself; no test waits for it.
                 std::thread::sleep(Duration::from_millis(20));
             }
             Ok(())

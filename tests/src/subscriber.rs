@@ -1,6 +1,6 @@
-//! A subscriber that speaks the protocol of `events.sock` by itself, without the client library.
+//! A subscriber that implements the protocol of `events.sock` without the client library.
 //!
-//! Used by the end-to-end tests, so that monitord and the library are not tested by each other's mistakes.
+//! Used by the end-to-end tests, so that an error of the library cannot hide an error of monitord.
 
 use sampan_ipc::Event;
 use sampan_ipc::event::{EMITTED_TAG, Origin};
@@ -14,41 +14,38 @@ use std::time::Duration;
 /// How long a condition may take before a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One connection to monitord.
+/// A connection to monitord.
 #[derive(Debug)]
 pub struct Subscriber {
     stream: UnixStream,
     decoder: Decoder,
     read: Box<[u8]>,
-    /// What monitord said of its journal.
+    /// The lineage that monitord sent.
     pub lineage: Option<Lineage>,
-    /// The positions that it told.
+    /// The positions that monitord sent.
     pub positions: Vec<u64>,
 }
 
 impl Subscriber {
-    /// Connects and subscribes; the answer is not awaited.
+    /// Connects and subscribes, without waiting for a reply.
     ///
-    /// # Errors
-    /// Nobody listens, or the connection broke.
+    /// # Errors No process listens, or the connection broke.
     pub fn subscribe(socket: &Path, subscribe: Subscribe) -> io::Result<Self> {
         Self::ask(socket, Request::Subscribe(subscribe))
     }
 
     /// Connects and sends `request`.
     ///
-    /// # Errors
-    /// As [`Subscriber::subscribe`].
+    /// # Errors No process listens, or the connection broke.
     pub fn ask(socket: &Path, request: Request) -> io::Result<Self> {
         let mut subscriber = Self::connect(socket)?;
         subscriber.send(&opening(request).expect("a test's request is small"))?;
         Ok(subscriber)
     }
 
-    /// Connects and says nothing.
+    /// Connects and sends nothing.
     ///
-    /// # Errors
-    /// As [`Subscriber::subscribe`].
+    /// # Errors No process listens.
     pub fn connect(socket: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -61,27 +58,26 @@ impl Subscriber {
         })
     }
 
-    /// Sends bytes as they are.
+    /// Sends these bytes.
     ///
-    /// # Errors
-    /// The connection broke.
+    /// # Errors The connection broke.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self.stream.write_all(bytes) {
-            // One that is turned away may be told, and closed, before its request is out.
+            // monitord may refuse and close a connection before the request is written.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
             _ => Ok(()),
         }
     }
 
-    /// The connection itself.
+    /// The connection's socket.
     pub fn stream(&self) -> &UnixStream {
         &self.stream
     }
 
-    /// The next item; `None` when monitord has closed the connection. Lineage and positions are put aside.
+    /// Receives the next item; `None` when monitord has closed the connection. Stores lineage and positions instead of
+    /// returning them.
     ///
-    /// # Errors
-    /// The connection broke, nothing came in time, or what came is no item.
+    /// # Errors The connection broke, nothing arrived in time, or the bytes are not an item.
     pub fn try_next(&mut self) -> io::Result<Option<Item>> {
         loop {
             match self.decoder.next_message().map_err(io::Error::other)? {
@@ -106,7 +102,7 @@ impl Subscriber {
         }
     }
 
-    /// The next item, which must come.
+    /// Receives the next item; panics if there is none.
     pub fn item(&mut self) -> Item {
         match self.try_next() {
             Ok(Some(item)) => item,
@@ -115,7 +111,7 @@ impl Subscriber {
         }
     }
 
-    /// The head that the subscription was welcomed with; must come first.
+    /// Receives the welcome, which must be the next item; returns its number of the newest event.
     pub fn welcome(&mut self) -> u64 {
         match self.item() {
             Item::Welcome { head, .. } => head,
@@ -123,7 +119,7 @@ impl Subscriber {
         }
     }
 
-    /// The next event; a welcome before it is passed over, anything else is a failure.
+    /// Receives the next event; skips a welcome before it, and panics on any other item.
     pub fn event(&mut self) -> Event {
         loop {
             match self.item() {
@@ -135,7 +131,7 @@ impl Subscriber {
         }
     }
 
-    /// The number of the next event, which must come, without reading the rest of it.
+    /// Receives the next event, and returns its number without decoding the rest.
     pub fn seq(&mut self) -> u64 {
         loop {
             match self.decoder.next_body() {
@@ -163,7 +159,7 @@ impl Subscriber {
         }
     }
 
-    /// Events as they come until one of them is `last`, which is among them.
+    /// Receives events up to and including the first for which `last` is true.
     pub fn until(&mut self, mut last: impl FnMut(&Event) -> bool) -> Vec<Event> {
         let mut events = Vec::new();
         loop {
@@ -176,7 +172,7 @@ impl Subscriber {
         }
     }
 
-    /// All that comes until the end, which must come: events, and why it ended.
+    /// Receives all events up to the end of the stream; returns them and the reason of the end.
     pub fn to_end(&mut self) -> (Vec<Event>, End) {
         let mut events = Vec::new();
         loop {
@@ -193,7 +189,7 @@ impl Subscriber {
         }
     }
 
-    /// The refusal that must come.
+    /// Receives a refusal; panics on any other item.
     pub fn refusal(&mut self) -> Refusal {
         match self.item() {
             Item::Error(refusal) => refusal,

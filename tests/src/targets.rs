@@ -1,7 +1,7 @@
-//! What is fuzzed: each parser of untrusted bytes, and what must hold of it besides that it never panics.
+//! The fuzz targets: each parser of untrusted bytes, and the properties that hold for it, apart from never panicking.
 //!
-//! Called by [`crate::fuzz`]. A target says whether it took its input for good, so that seeds that have become
-//! useless are noticed.
+//! Called by [`crate::fuzz`]. A target reports whether it accepted its input, so that seeds that have become invalid
+//! are noticed.
 
 use crate::random::Random;
 use sampan_engine::image::archive::manifest;
@@ -24,19 +24,19 @@ use sampan_store::partial_blob::Partial;
 use std::io::{Seek, Write};
 use std::path::Path;
 
-/// One parser under test.
+/// A parser under test.
 pub struct Target {
-    /// Its name, and that of its directory of seeds.
+    /// Name of the target and of its directory of seeds.
     pub name: &'static str,
-    /// Words of its grammar.
+    /// Words of the parser's grammar.
     pub words: &'static [&'static str],
-    /// Makes lengths and checksums right again, so that mutations get past them.
+    /// Corrects lengths and checksums in an input, so that mutations get past their checks.
     pub repair: fn(&mut [u8]),
-    /// Feeds it one input; true if that was good to the end. Panics where something does not hold.
+    /// Feeds one input to the parser; true if it was accepted. Panics if a property does not hold.
     pub run: fn(&[u8], &mut Random) -> bool,
 }
 
-/// All of them.
+/// All targets.
 pub const TARGETS: [Target; 12] = [
     Target { name: "record", words: &["SMPN"], repair: repair_records, run: record },
     Target { name: "frame", words: &[], repair: repair_frames, run: frame },
@@ -206,7 +206,7 @@ pub fn target(name: &str) -> Option<&'static Target> {
 
 fn leave(_: &mut [u8]) {}
 
-/// The bytes of the FIFO: every byte is accounted for, and a good record behind them is found.
+/// Bytes of a FIFO: the scanner accounts for every byte, and finds a valid record after them.
 fn record(input: &[u8], _: &mut Random) -> bool {
     const LAST: &str = "the good one behind all that";
     let mut bytes = input.to_vec();
@@ -232,7 +232,7 @@ fn record(input: &[u8], _: &mut Random) -> bool {
     records > 1
 }
 
-/// What monitord lets in, every client can read, and it keeps the rules.
+/// Every record that monitord accepts is valid for every client.
 fn check_record(record: &record::Record<'_>) {
     let seq = 7u64;
     let mut frame = frame::event_header(record.body.len(), record.crc, seq).to_vec();
@@ -252,7 +252,7 @@ fn check_record(record: &record::Record<'_>) {
     check_emitted(record);
 }
 
-/// The same record by the emit FIFO: another tag and nothing else, whatever the record says.
+/// A record of the emit FIFO differs from the one of the monitor FIFO only by its tag.
 fn check_emitted(record: &record::Record<'_>) {
     let (seq, rest) = (9u64, &record.body[1..]);
     let frame = [&frame::emitted_header(rest, seq)[..], rest, &seq.to_le_bytes()].concat();
@@ -267,7 +267,7 @@ fn check_emitted(record: &record::Record<'_>) {
     assert_eq!(EventView::of_frame(body), Some(EventView { origin: Origin::Emit, ..record.event }));
 }
 
-/// Sets the checksum of each place that looks like a record, as far as its length is inside.
+/// Sets the checksum of each place that looks like a record whose length fits the input.
 fn repair_records(input: &mut [u8]) {
     let mut at = 0;
     while let Some(place) = input.get_mut(at..).filter(|rest| rest.len() >= record::HEADER_LEN) {
@@ -284,7 +284,7 @@ fn repair_records(input: &mut [u8]) {
     }
 }
 
-/// A stream of frames gives the same however it is split, and no message makes a parser of them panic.
+/// A stream of frames gives the same frames however it is split, and no decoder of their messages panics.
 fn frame(input: &[u8], random: &mut Random) -> bool {
     let whole = frames(input, || usize::MAX);
     let split = frames(input, || 1 + random.below(40));
@@ -306,7 +306,7 @@ fn frame(input: &[u8], random: &mut Random) -> bool {
     understood
 }
 
-/// The frames of a stream that comes in parts of these sizes, and whether all of it was good.
+/// The frames of a stream that arrives in parts of these sizes, and whether all of it was valid.
 fn frames(input: &[u8], mut size: impl FnMut() -> usize) -> (Vec<Vec<u8>>, bool) {
     let (mut decoder, mut bodies) = (Decoder::new(watch::REQUEST_MAX), Vec::new());
     let mut rest = input;
@@ -327,7 +327,7 @@ fn frames(input: &[u8], mut size: impl FnMut() -> usize) -> (Vec<Vec<u8>>, bool)
     (bodies, true)
 }
 
-/// Sets length and checksum of one frame after the other.
+/// Sets length and checksum of each frame in turn.
 fn repair_frames(input: &mut [u8]) {
     let mut at = 0;
     while let Some(rest) = input.get_mut(at..).filter(|rest| rest.len() > frame::HEADER_LEN) {
@@ -340,7 +340,7 @@ fn repair_frames(input: &mut [u8]) {
     }
 }
 
-/// Filters, one a line: their order makes no difference.
+/// Filters, one per line: their order makes no difference.
 fn filter(input: &[u8], _: &mut Random) -> bool {
     let text = String::from_utf8_lossy(input);
     let mut filters: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -360,7 +360,7 @@ fn filter(input: &[u8], _: &mut Random) -> bool {
     true
 }
 
-/// A time that is understood is understood again when it is printed.
+/// A time that was parsed is printed in a form that is parsed to an equal time.
 fn time(input: &[u8], _: &mut Random) -> bool {
     let now = 1_700_000_000_123_456_789;
     let Ok(nanos) = time::parse(&String::from_utf8_lossy(input), now) else { return false };
@@ -369,11 +369,11 @@ fn time(input: &[u8], _: &mut Random) -> bool {
     true
 }
 
-/// A reference that is understood is the same when its full form is read.
+/// A reference that was parsed is equal to the one that its full form is parsed to.
 fn reference(input: &[u8], _: &mut Random) -> bool {
     let Ok(reference) = Reference::parse(&String::from_utf8_lossy(input)) else { return false };
     assert_eq!(Reference::parse(&reference.to_string()).as_ref(), Ok(&reference));
-    // It becomes part of a URL and of paths.
+    // A reference becomes part of a URL and of paths.
     let (name, target) = (reference.name(), reference.target());
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-:/[]".contains(c);
     assert!(name.chars().chain(target.chars()).all(is_plain), "{name} {target}");
@@ -384,7 +384,7 @@ fn reference(input: &[u8], _: &mut Random) -> bool {
     true
 }
 
-/// What is taken for an index or a manifest says the same when it is written and read again.
+/// A parsed index or manifest that is encoded and parsed again is equal.
 fn manifest(input: &[u8], _: &mut Random) -> bool {
     let mut accepted = false;
     for content_type in [None, Some(oci::INDEX), Some(oci::MANIFEST), Some("text/html; charset=x")] {
@@ -407,7 +407,7 @@ fn manifest(input: &[u8], _: &mut Random) -> bool {
     accepted
 }
 
-/// A config is taken only with as many diff ids as the manifest has layers.
+/// A config is accepted only if it has as many diff IDs as the manifest has layers.
 fn config(input: &[u8], _: &mut Random) -> bool {
     let layer = oci::Descriptor {
         media_type: oci::LAYER[1].to_owned(),
@@ -434,7 +434,7 @@ fn config(input: &[u8], _: &mut Random) -> bool {
     accepted
 }
 
-/// Challenges of a header: names in lower case, however they came.
+/// The challenges of a header: their names are returned in lower case.
 fn challenge(input: &[u8], _: &mut Random) -> bool {
     let challenges = challenge::parse(&String::from_utf8_lossy(input));
     for challenge in &challenges {
@@ -443,14 +443,14 @@ fn challenge(input: &[u8], _: &mut Random) -> bool {
             challenge.parameters.iter().all(|(name, _)| !name.contains(|c: char| c.is_ascii_uppercase()))
         );
         let _ = challenge.get("realm");
-        // Either one word or parameters, and of the word nothing that a header could not hold.
+        // A challenge has either one word or parameters, and that word may stand in a header.
         let word = challenge.token68.as_deref().unwrap_or("a");
         assert!(!word.is_empty() && word.bytes().all(|b| b.is_ascii_graphic() && b != b',' && b != b'"'));
     }
     challenges.iter().any(|challenge| !challenge.parameters.is_empty())
 }
 
-/// registries.conf: a refusal names the file and one of its lines; what is taken gives places that are references.
+/// registries.conf: an error names the file and a line in it; an accepted file yields candidates that are references.
 fn registries(input: &[u8], _: &mut Random) -> bool {
     const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     let text = String::from_utf8_lossy(input);
@@ -467,7 +467,7 @@ fn registries(input: &[u8], _: &mut Random) -> bool {
     for typed in ["alpine", "a/b:t", "corp.test/team/app:v1", "sub.corp.test:5000/x", "[::1]:5000/x"] {
         let digested = format!("{typed}@{DIGEST}");
         for typed in [typed, digested.as_str()] {
-            // No more than errors of their own may come of a good file.
+            // For an accepted file, looking up candidates may only return an error, not panic.
             for reference in all.candidates(typed).unwrap_or_default() {
                 assert_eq!(reference.digest().is_some(), typed.contains('@'), "{typed} became {reference}");
                 check_endpoints(&all.endpoints(&reference).unwrap_or_default());
@@ -488,7 +488,7 @@ fn check_endpoints(endpoints: &[Endpoint]) {
     }
 }
 
-/// A tar: never more content than there are bytes, whatever its headers say.
+/// A tar: its reader returns no more content than the input has bytes, whatever the headers claim.
 fn tar(input: &[u8], _: &mut Random) -> bool {
     let mut tarball = TarReader::new(input);
     let (mut entries, mut content) = (0, 0);
@@ -503,7 +503,8 @@ fn tar(input: &[u8], _: &mut Random) -> bool {
     entries > 0
 }
 
-/// Names lead nowhere but to files within, layers have no more bytes than the archive, and a second look sees the same.
+/// An archive: names stay inside it, layers have no more bytes than the archive, and reading it twice gives equal
+/// results.
 fn archive(input: &[u8], _: &mut Random) -> bool {
     let mut file = tempfile::tempfile().expect("a file");
     file.write_all(input).expect("written");
@@ -535,7 +536,7 @@ fn archive(input: &[u8], _: &mut Random) -> bool {
     first.is_some()
 }
 
-/// Sets the checksum of each block as if it were a header.
+/// Sets the checksum of each block as if the block were a header.
 fn repair_tar(input: &mut [u8]) {
     for block in input.chunks_exact_mut(512).filter(|block| block[257..262] == *b"ustar") {
         block[148..156].fill(b' ');
@@ -544,7 +545,8 @@ fn repair_tar(input: &mut [u8]) {
     }
 }
 
-/// Where a download goes on: lines of offset and size, `Content-Range`, `Range`, and what is noted beside the bytes.
+/// Where a download continues: lines of offset and size, `Content-Range`, `Range`, and the note that is stored with the
+/// bytes.
 fn resume(input: &[u8], random: &mut Random) -> bool {
     let text = String::from_utf8_lossy(input);
     let mut lines = text.splitn(4, '\n');
@@ -571,7 +573,7 @@ fn check_range(range: Range, size: u64) {
     }
 }
 
-/// What is kept of a blob is never more than the blob, and what it came with can stand in a header.
+/// The kept part of a blob is never longer than the blob, and its validator may stand in a header.
 fn check_kept(len: u64, size: u64, note: &str) {
     thread_local! {
         static STORE: (tempfile::TempDir, Store) = {

@@ -1,4 +1,4 @@
-//! A command at a terminal of its own.
+//! A command that runs on a pseudoterminal.
 
 use crate::host::PATIENCE;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -10,16 +10,16 @@ use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-/// A command, and the terminal that it reads and writes.
+/// A command, and the master side of the terminal that it uses.
 pub struct Terminal {
-    /// The command.
+    /// The command's process.
     pub child: Child,
     master: File,
     slave: File,
 }
 
 impl Terminal {
-    /// Starts `command` at a terminal with so many rows and columns.
+    /// Starts `command` on a terminal of this size.
     pub fn start(command: &mut Command, rows: u16, columns: u16) -> Terminal {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let pair = openpty(&size, None).expect("a terminal");
@@ -29,12 +29,12 @@ impl Terminal {
         Terminal { child, master, slave }
     }
 
-    /// Types something.
+    /// Types `typed` at the terminal.
     pub fn types(&mut self, typed: impl AsRef<[u8]>) {
         self.master.write_all(typed.as_ref()).expect("typed");
     }
 
-    /// Reads until `shown` is there; panics with what came instead after [`PATIENCE`].
+    /// Reads the terminal's output until it contains `shown`; panics with the output after [`PATIENCE`].
     pub fn awaits(&mut self, shown: &str) {
         let deadline = Instant::now() + PATIENCE;
         let (mut seen, mut byte) = (Vec::new(), [0; 1]);
@@ -49,25 +49,25 @@ impl Terminal {
         }
     }
 
-    /// Types something, and reads until `shown` is there.
+    /// Types `typed`, and reads until the output contains `shown`.
     pub fn type_for(&mut self, typed: impl AsRef<[u8]>, shown: &str) {
         self.types(typed);
         self.awaits(shown);
     }
 
-    /// The command has switched the terminal's own line editing off.
+    /// True if the command has switched the terminal to raw mode.
     pub fn is_raw(&self) -> bool {
         !tcgetattr(&self.slave).expect("a terminal").local_flags.contains(LocalFlags::ICANON)
     }
 
-    /// How many bytes the command has read so far, from whatever file. proc(5), `/proc/pid/io`.
+    /// Number of bytes that the command has read from all files. proc_pid_io(5).
     pub fn bytes_read(&self) -> u64 {
         let io = fs::read_to_string(format!("/proc/{}/io", self.child.id())).expect("it runs");
         let field = io.lines().find_map(|line| line.strip_prefix("rchar: "));
         field.expect("a line of that name").parse().expect("a number")
     }
 
-    /// Waits for the command's end; its exit code.
+    /// Waits for the command's end; returns its exit code.
     pub fn end(mut self) -> Option<i32> {
         self.child.wait().expect("ours").code()
     }

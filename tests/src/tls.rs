@@ -1,4 +1,4 @@
-//! TLS in front of a server that speaks none.
+//! A TLS server in front of a server without TLS.
 //!
 //! Listens on 127.0.0.1; ends with the test's process.
 
@@ -12,7 +12,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Leads what comes in TLS, by a certificate and its key, to `target` in the clear. Returns its `127.0.0.1:PORT`.
+/// Accepts TLS connections with this certificate and key, and forwards them to `target` as plain TCP. Returns its
+/// `127.0.0.1:PORT`.
 pub fn front(cert: &Path, key: &Path, target: &str) -> String {
     let certs = CertificateDer::pem_file_iter(cert).expect("a file").collect::<Result<_, _>>().expect("PEM");
     let key = PrivateKeyDer::from_pem_file(key).expect("a key");
@@ -40,7 +41,7 @@ pub fn front(cert: &Path, key: &Path, target: &str) -> String {
     address
 }
 
-/// Passes bytes on in both directions, until one side ends.
+/// Forwards bytes in both directions until one side closes.
 fn pass_on(mut tls: ServerConnection, mut far: &TcpStream, mut near: &TcpStream) -> io::Result<()> {
     let mut bytes = [0; 16 << 10];
     loop {

@@ -1,36 +1,36 @@
-//! Other users of the host, for tests of who may do what: programs that they run, and what this process does in their
-//! name.
+//! Other users of the host, for tests of permissions: runs programs, or parts of the test, as these users.
 //!
-//! A user is numbers alone; passwd(5) need not have it. Needs root.
+//! A user is only a number; passwd(5) need not contain it. Needs root.
 
 use nix::unistd::{Gid, Uid, getgroups, setegid, seteuid, setgroups};
 use std::path::Path;
 use std::process::Command;
 
-/// Longest that a program of another user may take, in seconds, as timeout(1) takes it.
+/// Longest time that a program of another user may take, in seconds; an argument of timeout(1).
 const PATIENCE: &str = "60";
 
-/// A user, in a primary group of the same number and perhaps in others.
+/// A user, with a primary group of the same number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// The number.
+    /// User ID.
     pub uid: u32,
-    /// Groups beside the primary one.
+    /// Supplementary groups.
     pub groups: Vec<u32>,
 }
 
 impl User {
-    /// One who is in no group but its own.
+    /// A user without supplementary groups.
     pub fn new(uid: u32) -> Self {
         User { uid, groups: Vec::new() }
     }
 
-    /// One who is in one more group.
+    /// A user with one supplementary group.
     pub fn member(uid: u32, group: u32) -> Self {
         User { uid, groups: vec![group] }
     }
 
-    /// A program that this user runs, with nothing in its environment but `PATH`; one that takes too long is killed.
+    /// Prepares a command that runs `program` as this user, with only `PATH` in its environment; it is killed after
+    /// [`PATIENCE`].
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("timeout");
         command.arg("--kill-after=1").arg(PATIENCE).args(self.setpriv()).arg(program);
@@ -38,7 +38,8 @@ impl User {
         command
     }
 
-    /// The same for a program that runs until it is killed: the process that is started becomes it.
+    /// Prepares a command that runs `program` as this user until it is killed; the command's process itself becomes the
+    /// program.
     pub fn daemon(&self, program: &Path) -> Command {
         let mut words = self.setpriv().into_iter();
         let mut command = Command::new(words.next().unwrap_or_default());
@@ -57,9 +58,9 @@ impl User {
         vec!["setpriv".to_owned(), uid, gid, groups]
     }
 
-    /// Does something as this user. The whole process is that user meanwhile: for a test that is alone in it.
+    /// Calls `what` as this user. The whole process is that user meanwhile, so only one test may run in it.
     pub fn does<T>(&self, what: impl FnOnce() -> T) -> T {
-        /// Becomes root again, however it ends.
+        /// Becomes root again when it is dropped, even by a panic.
         struct Back(Vec<Gid>);
         impl Drop for Back {
             fn drop(&mut self) {

@@ -1,6 +1,6 @@
-//! One who works on containers by the protocol and takes it calmly when the engine is killed meanwhile.
+//! Threads that send container requests and continue when the engine is killed meanwhile.
 //!
-//! Each worker has names of its own, so that none is in another's way. What it does comes of its seed.
+//! Each thread uses its own container names, so threads do not conflict. The seed determines its requests.
 
 use crate::containers::{Containers, sh, try_ask};
 use crate::random::Random;
@@ -11,19 +11,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-/// Names that each worker has.
+/// Number of names that each thread uses.
 const NAMES: usize = 3;
-/// The label that says what exit code a container ends with by itself.
+/// The label with the exit code of a container that ends by itself.
 pub const EXIT: &str = "exit";
 
-/// Workers under way.
+/// Running threads.
 pub struct Workers {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<usize>>,
 }
 
 impl Workers {
-    /// Begins: `count` threads, each with numbers of its own out of `seed`.
+    /// Starts `count` threads, each with its own numbers derived from `seed`.
     pub fn begin(containers: &Containers, count: usize, seed: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let socket = containers.host.path("run/engine.sock");
@@ -35,7 +35,7 @@ impl Workers {
         Workers { stop, threads }
     }
 
-    /// Ends them; how many requests succeeded.
+    /// Ends the threads; returns the number of successful requests.
     pub fn end(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         self.threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
@@ -49,7 +49,7 @@ fn work(nth: usize, mut random: Random, socket: &Path, stop: &AtomicBool) -> usi
         let request = choose(&mut random, name);
         match try_ask(socket, request) {
             Some(answers) => done += usize::from(matches!(answers.last(), Some(Answer::Done(_)))),
-            // The engine is down, and comes back.
+            // The engine is down, and will be started again.
             None => std::thread::yield_now(),
         }
     }

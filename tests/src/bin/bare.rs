@@ -1,8 +1,9 @@
-//! What the kernel charges for fan-out, and nothing else: the measure that the benchmark holds monitord to.
+//! A fan-out server without any function of monitord: the kernel's own cost, with which the benchmark compares
+//! monitord.
 //!
-//! `bare FIFO SOCKET` reads up to 64 KiB of ready-made frames from a FIFO and writes them as they are to every
-//! subscriber of a Unix socket, with one `write` each. It keeps nothing: while one subscriber's socket is full it
-//! reads no further, so a slow one slows all. `bare FIFO` only reads. No checks, no journal, no filters.
+//! `bare FIFO SOCKET` reads up to 64 KiB of prepared frames from a FIFO and writes them unchanged to every subscriber
+//! of a Unix socket, with one `write` each. It keeps nothing: while a subscriber's socket is full it does not read on,
+//! so a slow subscriber delays all. `bare FIFO` only reads. It checks, stores and filters nothing.
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
@@ -12,16 +13,16 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-/// What one read takes at most; the kernel's cost of a delivery no longer falls beyond 16 KiB.
+/// Most bytes per read: with more than 16 KiB, the kernel's cost per delivery no longer falls.
 const BATCH: usize = 64 << 10;
-/// The FIFO's size; monitord asks for the same.
+/// Capacity of the FIFO; monitord requests the same capacity.
 const FIFO_BYTES: i32 = 1 << 20;
 const FIFO: u64 = u64::MAX;
 const LISTENER: u64 = u64::MAX - 1;
-/// Sent to every subscriber that was accepted.
+/// Sent to every subscriber after it was accepted.
 const HELLO: u8 = b'+';
 
-/// A subscriber, and how much of the batch it has been given.
+/// A subscriber, and the number of bytes of the batch that it has been sent.
 struct Client {
     stream: UnixStream,
     given: usize,
@@ -35,7 +36,7 @@ struct Bare {
     clients: Vec<Client>,
     batch: Box<[u8]>,
     filled: usize,
-    /// How many subscribers have not been given the whole batch.
+    /// Number of subscribers that have not been sent the whole batch.
     behind: usize,
 }
 
@@ -94,7 +95,7 @@ impl Bare {
         }
     }
 
-    /// Writes what a subscriber has not been given of the batch, as far as its socket takes it.
+    /// Writes the unsent rest of the batch to a subscriber, as far as its socket takes it.
     fn give(&mut self, nth: usize) {
         let client = &mut self.clients[nth];
         while client.given < self.filled && !client.gone {
@@ -118,7 +119,7 @@ impl Bare {
             }
             let flags = EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
             self.epoll.add(&stream, EpollEvent::new(flags, self.clients.len() as u64))?;
-            // It begins with the next batch.
+            // A new subscriber begins with the next batch.
             self.clients.push(Client { stream, given: self.filled, gone: false });
         }
         Ok(())

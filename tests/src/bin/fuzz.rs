@@ -1,6 +1,6 @@
-//! `make fuzz`: each target for `FUZZ_SECONDS` (60), or those that are named as arguments.
+//! `make fuzz`: runs each target, or those named as arguments, for `FUZZ_SECONDS` (60).
 //!
-//! The first input that breaks something ends it, saved and named. `FUZZ_SEED` makes a run again.
+//! It stops at the first failing input, saves that input and prints its path. `FUZZ_SEED` repeats a run.
 
 use sampan_tests::fuzz;
 use sampan_tests::targets::{TARGETS, Target, target};
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The number that an environment variable holds; tells if it is none.
+/// Parses the number in an environment variable; `None`, after a message, if it is not a number.
 fn number(name: &str, default: u64) -> Option<u64> {
     let Ok(text) = std::env::var(name) else { return Some(default) };
     let number = text.parse().ok();

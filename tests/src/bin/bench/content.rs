@@ -1,16 +1,16 @@
-//! What the files of a benchmark's images hold: bytes that compress as those of real root file systems do.
+//! File content of the benchmark's images: bytes that compress like those of real root file systems.
 //!
-//! Three sorts: words (scripts, documents, tables), machine code (opcodes that recur, operands that do not), and
-//! what is compressed already. All of it follows from a seed. Knows nothing of archives.
+//! There are three kinds: words (scripts, documents, tables), machine code (recurring opcodes, varying operands), and
+//! compressed data. A seed determines all of it. This module does not know archives.
 
 use sampan_tests::random::Random;
 
-/// Words that text is made of.
+/// Number of different words in text.
 const WORDS: usize = 2500;
-/// Opcode-like beginnings that machine code is made of.
+/// Number of different opcodes in machine code.
 const OPCODES: usize = 400;
 
-/// Makes content.
+/// A generator of content.
 pub struct Content {
     random: Random,
     words: Vec<Vec<u8>>,
@@ -18,7 +18,7 @@ pub struct Content {
 }
 
 impl Content {
-    /// Content that follows from `seed`.
+    /// Makes a generator; an equal `seed` gives equal content.
     pub fn new(seed: u64) -> Self {
         let mut random = Random::new(0x5a3b_a4c0);
         let words = (0..WORDS)
@@ -36,12 +36,12 @@ impl Content {
         Content { random: Random::new(seed), words, opcodes }
     }
 
-    /// The numbers that everything else about the files follows from, too.
+    /// The random numbers that also determine names and sizes of files.
     pub fn random(&mut self) -> &mut Random {
         &mut self.random
     }
 
-    /// `len` bytes of one sort, into `into`.
+    /// Appends `len` bytes of one kind to `into`.
     pub fn fill(&mut self, len: usize, into: &mut Vec<u8>) {
         into.clear();
         match self.random.below(100) {
@@ -52,13 +52,13 @@ impl Content {
         into.truncate(len);
     }
 
-    /// One of `count` things, the first ones far more often.
+    /// Returns a number below `count`; low numbers are far more frequent.
     fn skewed(&mut self, count: usize) -> usize {
         let bound = self.random.below(count) + 1;
         self.random.below(bound)
     }
 
-    /// What stood in `into` a while ago once more: idioms, licences, tables of the same shape.
+    /// Appends a copy of earlier bytes of `into`, as idioms, licences and tables repeat in real files.
     fn recall(&mut self, longest: usize, into: &mut Vec<u8>) {
         let len = 6 + self.random.below(longest);
         let back = len + self.random.below(16 << 10);

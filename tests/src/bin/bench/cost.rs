@@ -1,7 +1,7 @@
-//! What a command and the daemons behind it cost: time, processor, memory, bytes written.
+//! The cost of a command and of the daemons that serve it: time, CPU time, memory, bytes written.
 //!
-//! A command runs under `bench measure`, a process of its own, whose children are that command alone: so that
-//! getrusage(2) of children speaks of it and of nothing else. Daemons are asked before and after, through /proc.
+//! A command runs under `bench measure`, a separate process whose only child is that command, so that getrusage(2) of
+//! children counts nothing else. The cost of daemons is the difference of /proc before and after.
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
@@ -10,28 +10,27 @@ use std::io;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// Unit of ru_oublock. getrusage(2).
+/// Bytes in a unit of ru_oublock. getrusage(2).
 const BLOCK: f64 = 512.0;
 /// Bytes in a MiB.
 const MIB: f64 = 1048576.0;
 
-/// What something cost.
+/// The cost of a command, and of the daemons that serve it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
-    /// Seconds that passed.
+    /// Elapsed time in seconds.
     pub wall: f64,
-    /// Seconds of processor time, user and system, of all processes and threads.
+    /// CPU time in seconds, user and system, of all processes and threads.
     pub cpu: f64,
-    /// Most memory that was resident at a time, in MiB: of the largest process of a command, plus the daemon's.
+    /// Peak of resident memory in MiB: of the command's largest process, plus the daemon's.
     pub rss: f64,
-    /// MiB written to files, as the kernel charges them when a page becomes dirty.
+    /// MiB written to files; the kernel counts them when a page becomes dirty.
     pub written: f64,
 }
 
-/// `bench measure COMMAND...`: runs it, lets its output pass to standard error, and prints what it cost.
+/// `bench measure COMMAND...`: runs the command, with its output on standard error, and prints its cost.
 ///
-/// # Errors
-/// It cannot be started, or fails.
+/// # Errors The command cannot be started, or fails.
 pub fn run(args: &[String]) -> io::Result<()> {
     let [program, args @ ..] = args else { return Err(io::Error::other("usage: bench measure COMMAND...")) };
     let start = Instant::now();
@@ -53,10 +52,9 @@ fn seconds(time: TimeVal) -> f64 {
     time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6
 }
 
-/// Runs `command` to its end and says what it cost.
+/// Runs `command` and returns its cost.
 ///
-/// # Errors
-/// It fails; with what it said.
+/// # Errors The command fails; the error has its output.
 pub fn of(command: &Command) -> io::Result<Cost> {
     let mut measure = Command::new(std::env::current_exe()?);
     measure.arg("measure").arg(command.get_program()).args(command.get_args());
@@ -81,7 +79,7 @@ pub fn of(command: &Command) -> io::Result<Cost> {
     }
 }
 
-/// What a daemon has cost so far.
+/// The cost of a daemon until a moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Daemon {
     cpu: f64,
@@ -89,20 +87,18 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Process `pid` as it is now, and the children that it has waited for.
+    /// Reads the present cost of process `pid` and of the children that it has waited for.
     ///
-    /// # Errors
-    /// It is gone.
+    /// # Errors The process has ended.
     pub fn now(pid: u32) -> io::Result<Self> {
         let waited: f64 = stat_ticks(pid)? / ticks_per_second();
         let written = number(&fs::read_to_string(format!("/proc/{pid}/io"))?, "write_bytes:")? / MIB;
         Ok(Daemon { cpu: crate::server::cpu_seconds(pid)? + waited, written })
     }
 
-    /// Adds to `cost` what process `pid` has cost since this, and its peak of memory.
+    /// Adds to `cost` what process `pid` has used since this moment, and its peak of memory.
     ///
-    /// # Errors
-    /// It is gone.
+    /// # Errors The process has ended.
     pub fn add_to(self, cost: &mut Cost, pid: u32) -> io::Result<()> {
         let now = Daemon::now(pid)?;
         cost.cpu += now.cpu - self.cpu;
@@ -113,19 +109,17 @@ impl Daemon {
 }
 
 impl Daemon {
-    /// Seconds of processor time that process `pid` has taken since this.
+    /// CPU time in seconds that process `pid` has used since this moment.
     ///
-    /// # Errors
-    /// It is gone.
+    /// # Errors The process has ended.
     pub fn cpu_since(self, pid: u32) -> io::Result<f64> {
         Ok(Daemon::now(pid)?.cpu - self.cpu)
     }
 }
 
-/// VmHWM of `pid`, in MiB. proc_pid_status(5).
+/// Peak of resident memory (VmHWM) of `pid`, in MiB. proc_pid_status(5).
 ///
-/// # Errors
-/// It is gone.
+/// # Errors The process has ended.
 pub fn peak_mib(pid: u32) -> io::Result<f64> {
     Ok(number(&fs::read_to_string(format!("/proc/{pid}/status"))?, "VmHWM:")? / 1024.0)
 }

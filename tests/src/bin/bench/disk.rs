@@ -1,8 +1,8 @@
-//! A file system that is new for every measured pull: ext4 in a file, through a loop device.
+//! A new file system for every measured pull: ext4 in a file, on a loop device.
 //!
-//! Not a directory that is emptied in between: ext4 passes by inodes that were freed in the last minute, one by
-//! one, so that a store made where another was just removed costs many times what it costs on a host. Needs
-//! root. Unmounts and detaches what it made.
+//! Emptying a directory would not do: ext4 skips inodes that were freed in the last minute, one by one, so that a store
+//! made where another was just removed costs many times what it costs on a host. Needs root. Unmounts and detaches what
+//! it made.
 
 use nix::mount::{MntFlags, umount2};
 use std::fs::{self, File};
@@ -10,29 +10,28 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Room for the largest image: its blobs, its files, and what peers keep beside them.
+/// Size in bytes: room for the largest image's blobs and files, and for the additional files of peers.
 const SIZE: u64 = 8 << 30;
 
-/// The device.
+/// A loop device on a file.
 pub struct Disk {
     device: String,
     file: PathBuf,
     target: PathBuf,
 }
 
-/// The mounted file system, gone when this goes.
+/// A mounted file system; dropping it unmounts it.
 pub struct Mounted<'a>(&'a Disk);
 
 impl Disk {
     /// Attaches a file below `dir` to a loop device.
     ///
-    /// # Errors
-    /// There is no room, or this is not root.
+    /// # Errors The disk is full, or the process is not root.
     pub fn attach(dir: &Path) -> io::Result<Self> {
         let (file, target) = (dir.join("disk"), dir.join("mounted"));
         fs::create_dir_all(&target)?;
         File::create(&file)?.set_len(SIZE)?;
-        // Direct: what is written is not in the page cache twice.
+        // Direct I/O, so that written pages are in the page cache only once.
         let args = ["--find", "--show", "--direct-io=on"];
         let device = tool(Command::new("losetup").args(args).arg(&file))?.trim().to_owned();
         Ok(Disk { device, file, target })
@@ -40,8 +39,7 @@ impl Disk {
 
     /// Bytes that were written to the device since it was attached. Documentation/block/stat.rst: field 7, in sectors.
     ///
-    /// # Errors
-    /// The kernel does not tell.
+    /// # Errors The kernel's statistics cannot be read.
     pub fn written(&self) -> io::Result<u64> {
         let name = self.device.trim_start_matches("/dev/");
         let stat = fs::read_to_string(format!("/sys/block/{name}/stat"))?;
@@ -49,10 +47,9 @@ impl Disk {
         sectors.map(|sectors| sectors * 512).ok_or_else(|| io::Error::other(format!("{name}: {stat}")))
     }
 
-    /// Makes a file system on it and mounts it.
+    /// Makes a file system on the device and mounts it.
     ///
-    /// # Errors
-    /// mkfs.ext4 or mount fails; with what it said.
+    /// # Errors mkfs.ext4 or mount fails; the error has its output.
     pub fn mount_new(&self) -> io::Result<Mounted<'_>> {
         tool(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "nodiscard", &self.device]))?;
         tool(Command::new("mount").args(["-o", "noinit_itable", &self.device]).arg(&self.target))?;
@@ -70,7 +67,7 @@ impl Drop for Disk {
 }
 
 impl Mounted<'_> {
-    /// Where it is mounted.
+    /// The mount point.
     pub fn path(&self) -> &Path {
         &self.0.target
     }
@@ -92,7 +89,7 @@ impl Drop for Mounted<'_> {
     }
 }
 
-/// Runs a tool; gives its output.
+/// Runs a tool that must succeed; returns its output.
 fn tool(command: &mut Command) -> io::Result<String> {
     let out = command.stdin(Stdio::null()).output()?;
     if out.status.success() {

@@ -1,4 +1,4 @@
-//! Fan-out: what a delivery costs the server, from 1 subscriber to 1,000.
+//! Fan-out: the server's cost of a delivery, with 1 to 1,000 subscribers.
 
 use crate::options::Options;
 use crate::server::Server;
@@ -9,26 +9,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const SUBSCRIBERS: [usize; 4] = [1, 10, 100, 1000];
-/// Messages in one write of the publisher: as many as fit PIPE_BUF, so that it is never the bottleneck.
+/// Messages in one write of the publisher: the most that fit PIPE_BUF, so that the publisher is never the bottleneck.
 const BATCH: usize = 20;
-/// Deliveries that a broker may be behind: it has no back-pressure of its own, and all it is behind it keeps in memory.
+/// Most deliveries that a broker may lag: a broker does not slow its publishers down, and keeps undelivered messages in
+/// memory.
 const BEHIND_MAX: u64 = 200_000;
 
-/// What the figures do not say by themselves.
+/// Explanation that is printed below the table.
 const NOTE: &str = "\
 bare holds its writer back; sampan does not, and gives what its ring no longer holds from the journal's file by
 sendfile(2), which copies nothing into the socket: hence less than bare at many subscribers. Its intake (sum, number,
 journal) is part of its figures, so it weighs most where subscribers are few. A delivery is one that a subscriber got:
 with a filter, what was looked at and not sent is charged to those that were.";
 
-/// One line of the table.
+/// A line of the table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Line {
     system: System,
     wish: Wish,
 }
 
-/// What one run gave.
+/// The result of one run.
 struct Run {
     deliveries_per_second: f64,
     cpu_per_million: f64,
@@ -36,8 +37,7 @@ struct Run {
 
 /// Measures and prints.
 ///
-/// # Errors
-/// A server failed, or a message did not arrive.
+/// # Errors A server failed, or a message did not arrive.
 pub fn run(options: &Options) -> io::Result<()> {
     let mut lines = Vec::new();
     for system in options.systems.iter().copied() {
@@ -80,7 +80,7 @@ fn name(line: Line) -> String {
     format!("{}{what}", line.system.name())
 }
 
-/// How many messages make a run of about a second of the server's time.
+/// Number of messages for about a second of the server's CPU time.
 fn messages(system: System, subscribers: usize) -> u64 {
     let deliveries: u64 = match (system, subscribers) {
         (System::Bare | System::Sampan, 1) => 1_000_000,
@@ -108,7 +108,7 @@ fn measure(line: Line, subscribers: usize, scale: u64) -> io::Result<Run> {
     let cpu = server.cpu_seconds()?;
     let started = Instant::now();
     let wire = (system.layout().len * subscribers) as u64;
-    // Messages that a broker may be behind; a few writes at least.
+    // Messages that a broker may lag: at least a few writes.
     let behind_max = (BEHIND_MAX / subscribers as u64).max(4 * BATCH as u64);
     let deadline = started + crate::receive::PATIENCE;
     for (nth, batch) in batches.iter().enumerate() {
@@ -127,7 +127,7 @@ fn measure(line: Line, subscribers: usize, scale: u64) -> io::Result<Run> {
     })
 }
 
-/// Waits until no more than `behind_max` of the `sent` bytes are still to be received.
+/// Waits until at most `behind_max` of the `sent` bytes are not received yet.
 fn wait_for_room(received: &AtomicU64, sent: u64, behind_max: u64, deadline: Instant) -> io::Result<()> {
     while sent.saturating_sub(received.load(Ordering::Relaxed)) > behind_max {
         if Instant::now() > deadline {

@@ -1,7 +1,7 @@
-//! What an event costs the flash that it is kept on: bytes written to the device, for the journal alone and beside one reader
-//! with a cursor file.
+//! Bytes that an event writes to flash storage: for the journal alone, and for the journal and one reader with a cursor
+//! file.
 //!
-//! An ext4 of its own for each figure, through a loop device, whose statistics are read. Needs root.
+//! Each figure is measured on a new ext4 on a loop device, whose statistics are read. Needs root.
 
 use crate::disk::Disk;
 use crate::options::Options;
@@ -15,17 +15,16 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long events come for a figure.
+/// Time during which events are written for one figure.
 const TIME: Duration = Duration::from_secs(60);
-/// How long the daemons and the file system have to come to rest.
+/// Time for the daemons and the file system to become idle.
 const SETTLE: Duration = Duration::from_secs(12);
-/// Events a second.
+/// Events per second.
 const RATES: [u32; 2] = [1, 50];
 
 /// Measures and prints.
 ///
-/// # Errors
-/// There is no disk, or a process failed.
+/// # Errors The loop device cannot be made, or a process failed.
 pub fn run(options: &Options) -> io::Result<()> {
     if !options.systems.contains(&System::Sampan) {
         return Ok(());
@@ -77,7 +76,7 @@ fn bytes_an_event(rate: u32, with_reader: bool) -> io::Result<f64> {
             .map_err(io::Error::other)?;
     }
     std::thread::sleep(SETTLE);
-    // What the kernel would write later counts as well.
+    // Bytes that the kernel would write back later count as well.
     nix::unistd::syncfs(std::fs::File::open(place)?)?;
     Ok((disk.written()? - before) as f64 / f64::from(all))
 }
@@ -93,7 +92,7 @@ fn await_socket(socket: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A process that ends when this goes.
+/// A process that ends when this is dropped.
 struct Running(Child);
 
 impl Running {

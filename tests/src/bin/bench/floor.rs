@@ -1,21 +1,22 @@
-//! The floor under every pull: a bare program that does what a pull with unpacking cannot leave out.
+//! The floor of every pull: a minimal program that does only what a pull with unpacking must do.
 //!
-//! Called as `bench floor THREADS files|synced|stream TARGET SOURCE...` by itself, in a process of its own. A SOURCE is
-//! the file of a layer's blob, or `http://HOST:PORT/NAME:TAG`, an image of a registry. Definition, for each layer's
-//! blob, in 64 KiB pieces, in one pass:
+//! The benchmark runs itself as `bench floor THREADS files|synced|stream TARGET SOURCE...`, in a separate process. A
+//! SOURCE is the file of a layer's blob, or `http://HOST:PORT/NAME:TAG`, an image of a registry. For each layer's blob,
+//! in pieces of 64 KiB, in one pass:
 //!
-//! 1. of a file: read it (page cache warm), no HTTP, no sockets; of a registry: manifest and config first, which are
-//!    written to files as they come, then the layers, request after request over one connection ([`crate::get`]);
+//! 1. read the blob: from a file (with a warm page cache, no HTTP, no sockets), or from a registry: first manifest and
+//!    config, which are written to files, then the layers, one request after the other over one connection
+//!    ([`crate::get`]);
 //! 2. SHA-256 of the compressed bytes, and a copy of them into a file;
 //! 3. inflate (zlib-rs) or zstd;
-//! 4. SHA-256 of the unpacked bytes (the diff id);
-//! 5. `files`: each tar entry becomes a file, with mode and time, and nothing else (no owners, no xattrs, no
-//!    checks of where it leads); `stream`: all unpacked bytes go into one file a layer instead.
+//! 4. SHA-256 of the unpacked bytes (the diff ID);
+//! 5. `files`: each tar entry becomes a file with mode and time, without owners, xattrs or checks of its path;
+//!    `stream`: all unpacked bytes go into one file per layer instead.
 //!
-//! With one thread all of this is done one after the other; from a registry that is *the one-thread floor* of the bars
-//! (network, SHA-256, disk, inflate, diff id, untar). With two, each thread takes whole layers. Nothing is synced, but
-//! in the end if `synced` (which is `files` otherwise): that is what durability costs, of which only our pull assures
-//! itself. No digest is compared. The libraries are those of the engine: a floor with others would be another floor.
+//! With one thread, all of this happens in sequence; from a registry, that is *the one-thread floor* of the bars
+//! (network, SHA-256, disk, inflate, diff ID, untar). With two threads, each takes whole layers. Nothing is synced,
+//! except at the end with `synced` (which is `files` otherwise): this is the cost of durability, which only Sampan's
+//! pull ensures. No digest is compared. The libraries are the engine's, since other libraries would give another floor.
 
 use crate::get::{self, Connection};
 use sampan_layer::decompress;
@@ -29,15 +30,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 use tar::{Archive, EntryType};
 
-/// Bytes at a time.
+/// Bytes per read.
 const PIECE: usize = 64 << 10;
 /// Largest zstd window, as a power of two.
 const WINDOW_LOG: u32 = 27;
 
-/// Runs it.
+/// Runs the floor.
 ///
-/// # Errors
-/// A file cannot be read or written, or the arguments are wrong.
+/// # Errors A file cannot be read or written, or the arguments are wrong.
 pub fn run(args: &[String]) -> io::Result<()> {
     let [threads, what, target, sources @ ..] = args else {
         return Err(io::Error::other("usage: bench floor THREADS files|synced|stream TARGET SOURCE..."));
@@ -69,7 +69,7 @@ pub fn run(args: &[String]) -> io::Result<()> {
     Ok(())
 }
 
-/// All of an image, `HOST:PORT/NAME:TAG`, over one connection.
+/// Fetches a whole image, `HOST:PORT/NAME:TAG`, over one connection.
 fn fetch(image: &str, target: &Path, files: bool) -> io::Result<()> {
     let (host, name, tag) = get::parts(image)?;
     let mut connection = Connection::open(host)?;
@@ -94,7 +94,7 @@ fn layer(from: impl Read + Send, dir: &Path, files: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Steps 3 to 5; gives the diff id.
+/// Steps 3 to 5; returns the diff ID.
 fn unpack(packed: impl Read + Send, dir: &Path, files: bool) -> io::Result<Digest> {
     let (_, unpacked) = decompress::open(packed, WINDOW_LOG)?;
     let copy = if files { None } else { Some(File::create(dir.join("layer.tar"))?) };
@@ -111,7 +111,7 @@ fn sha256() -> Hasher {
     Hasher::new(Algorithm::Sha256)
 }
 
-/// A reader that digests what goes through it, and copies it into a file.
+/// A reader that hashes the bytes it reads and copies them into a file.
 struct Tee<R> {
     from: R,
     hasher: Hasher,
@@ -130,7 +130,7 @@ impl<R: Read> Read for Tee<R> {
     }
 }
 
-/// Unpacks what the benchmark itself has packed: fit for nothing else.
+/// Unpacks a tar that the benchmark itself has made; not safe for any other.
 fn untar(from: impl Read, dir: &Path) -> io::Result<()> {
     let mut archive = Archive::new(io::BufReader::with_capacity(PIECE, from));
     let mut piece = vec![0; PIECE];

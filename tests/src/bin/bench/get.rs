@@ -1,18 +1,17 @@
-//! The least of HTTP that a pull needs: GET after GET over one connection, by blocking reads.
+//! The minimum of HTTP that a pull needs: one GET after the other over one connection, by blocking reads.
 //!
-//! Used by [`crate::floor`] for the floor that fetches, and by [`crate::nginx`]. No TLS, no redirects, no chunks, no tries: it speaks with the
-//! benchmark's own registry and with nothing else. RFC 9112.
+//! Used by [`crate::floor`] and [`crate::nginx`]. No TLS, redirects, chunks or retries: it only talks to the
+//! benchmark's registries. RFC 9112.
 
 use std::io::{self, BufRead, BufReader, Read, Take, Write};
 use std::net::TcpStream;
 
-/// Bytes that are read at a time.
+/// Bytes per read.
 const PIECE: usize = 64 << 10;
 
-/// Host, name and tag of `HOST:PORT/NAME:TAG`.
+/// Splits `HOST:PORT/NAME:TAG` into host, name and tag.
 ///
-/// # Errors
-/// It is something else.
+/// # Errors The reference has another form.
 pub fn parts(reference: &str) -> io::Result<(&str, &str, &str)> {
     let parts = reference.split_once('/').and_then(|(host, rest)| {
         let (name, tag) = rest.split_once(':')?;
@@ -30,18 +29,16 @@ pub struct Connection {
 impl Connection {
     /// Connects to `host`, which is `HOST:PORT`.
     ///
-    /// # Errors
-    /// Nobody listens.
+    /// # Errors No process listens there.
     pub fn open(host: &str) -> io::Result<Self> {
         let stream = TcpStream::connect(host)?;
         stream.set_nodelay(true)?;
         Ok(Connection { host: host.to_owned(), from: BufReader::with_capacity(PIECE, stream) })
     }
 
-    /// Asks for `path`; the body is to be read to its end before the next one is asked for.
+    /// Requests `path`; the body must be read to its end before the next request.
     ///
-    /// # Errors
-    /// The answer is not 200 with a Content-Length.
+    /// # Errors The reply is not 200 with a Content-Length.
     pub fn get(&mut self, path: &str, accept: &str) -> io::Result<Take<&mut BufReader<TcpStream>>> {
         let ask = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: {accept}\r\n\r\n", self.host);
         self.from.get_mut().write_all(ask.as_bytes())?;
@@ -63,10 +60,9 @@ impl Connection {
         }
     }
 
-    /// A small document.
+    /// Requests a small document.
     ///
-    /// # Errors
-    /// As [`Connection::get`].
+    /// # Errors The reply is not 200 with a Content-Length.
     pub fn document(&mut self, path: &str, accept: &str) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.get(path, accept)?.read_to_end(&mut bytes)?;

@@ -1,4 +1,5 @@
-//! Doing nothing: memory, threads and wake-ups; what a silent subscriber takes; how large the programs are.
+//! Idle costs: memory, threads and wake-ups of the daemons, memory of a silent subscriber, and the size of the
+//! programs.
 
 use crate::options::Options;
 use crate::server::{Server, beside};
@@ -10,16 +11,15 @@ use std::io;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long wake-ups are counted.
+/// Time during which wake-ups are counted.
 const MINUTE: Duration = Duration::from_secs(60);
-/// How long a server has to come to rest.
+/// Time for a server to become idle.
 const SETTLE: Duration = Duration::from_secs(3);
 const MANY: usize = 1000;
 
 /// Measures and prints.
 ///
-/// # Errors
-/// A server failed.
+/// # Errors A server failed.
 pub fn run(options: &Options) -> io::Result<()> {
     idle(options)?;
     subscribers(options)?;
@@ -97,7 +97,7 @@ fn rss_bytes(pid: u32) -> io::Result<u64> {
 struct Engine {
     child: Child,
     dir: tempfile::TempDir,
-    /// Open for reading though nobody reads, so that the engine's events go where they go in life.
+    /// Read end of the FIFO, so that the engine can write its events as on a real host; nothing is read from it.
     _fifo: File,
 }
 

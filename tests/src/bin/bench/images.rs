@@ -1,7 +1,7 @@
-//! The images that pulls are measured with: made once from a seed, kept in a registry's directory.
+//! The images of the pull benchmark: made once from a seed, and kept in a registry's directory.
 //!
-//! Called before anything is measured. Each layer is a tar of many files of mixed sizes, with directories,
-//! symbolic and hard links, packed by the same libraries every time. Nothing here is measured.
+//! Called before anything is measured. Each layer is a tar of many files of mixed sizes, with directories, symbolic and
+//! hard links, always packed by the same libraries.
 
 use crate::content::Content;
 use flate2::{Compression, write::GzEncoder};
@@ -13,23 +13,23 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tar::{Builder, EntryType, Header};
 
-/// Part of the tag: a change of what the images hold is another image.
+/// Part of the tag: increase it when the content of images changes, so that they are made again.
 const VERSION: &str = "1";
 /// Modification time of the first file.
 const EPOCH: u64 = 1_700_000_000;
 
-/// An image to be measured with.
+/// The shape of an image.
 #[derive(Debug)]
 pub struct Shape {
-    /// What the table calls it.
+    /// Name in the table.
     pub name: &'static str,
     layers: u64,
-    /// Bytes of files, of all layers.
+    /// Bytes of the files in all layers.
     unpacked: u64,
     zstd: bool,
 }
 
-/// All of them.
+/// All shapes.
 pub const SHAPES: [Shape; 4] = [
     Shape { name: "S", layers: 1, unpacked: 5 << 20, zstd: false },
     Shape { name: "M", layers: 5, unpacked: 372 << 20, zstd: false },
@@ -38,22 +38,20 @@ pub const SHAPES: [Shape; 4] = [
 ];
 
 impl Shape {
-    /// Its repository and tag.
+    /// Repository and tag of the image.
     pub fn repository(&self) -> (String, String) {
         (format!("bench/{}", self.name.to_lowercase()), format!("v{VERSION}"))
     }
 
-    /// Whether the registry whose files are below `data` has it.
+    /// True if the registry with files below `data` has the image.
     fn is_in(&self, data: &Path) -> bool {
         let (name, tag) = self.repository();
         repository(data, &name).join("_manifests/tags").join(tag).join("current/link").is_file()
     }
 
-    /// Makes it and puts it into the registry that listens on `address` and has its files below `data`, unless
-    /// it is there.
+    /// Makes the image and pushes it to the registry at `address` with files below `data`, unless it is there.
     ///
-    /// # Errors
-    /// A file cannot be written, or skopeo cannot push it.
+    /// # Errors A file cannot be written, or skopeo cannot push the image.
     pub fn ensure(&self, address: &str, data: &Path, scratch: &Path) -> io::Result<()> {
         if self.is_in(data) {
             return Ok(());
@@ -105,7 +103,7 @@ impl Shape {
     fn write_layer(&self, nth: u64, blobs: &Path) -> io::Result<Layer> {
         let path = blobs.join("layer");
         let file = Hashed::new(BufWriter::with_capacity(1 << 20, File::create(&path)?));
-        // M and M-zstd hold the same files.
+        // M and M-zstd hold equal files.
         let seed = self.layers * 1000 + nth;
         let bytes = self.unpacked / self.layers;
         let (diff, (mut file, digest, size)) = if self.zstd {
@@ -131,10 +129,9 @@ fn repository(data: &Path, name: &str) -> PathBuf {
     data.join("docker/registry/v2/repositories").join(name)
 }
 
-/// The files of an image's layer blobs in the registry whose files are below `data`.
+/// Paths of an image's layer blobs in the registry with files below `data`.
 ///
-/// # Errors
-/// The registry has another form than Debian's docker-registry gives it.
+/// # Errors The directory does not have the layout of Debian's docker-registry.
 pub fn layer_files(data: &Path, shape: &Shape) -> io::Result<Vec<PathBuf>> {
     let (name, tag) = shape.repository();
     let link = repository(data, &name).join("_manifests/tags").join(tag).join("current/link");
@@ -150,7 +147,7 @@ fn blob_file(data: &Path, digest: &str) -> io::Result<PathBuf> {
     Ok(data.join("docker/registry/v2/blobs/sha256").join(start).join(digest.hex()).join("data"))
 }
 
-/// A writer that digests and counts what goes through it.
+/// A writer that hashes and counts the bytes it writes.
 struct Hashed<W> {
     below: W,
     hasher: Hasher,
@@ -180,7 +177,7 @@ impl<W: Write> Write for Hashed<W> {
     }
 }
 
-/// Writes the tar of layer `nth`, whose files hold about `bytes` bytes; gives its diff id and the writer back.
+/// Writes the tar of layer `nth`, whose files have about `bytes` bytes; returns its diff ID and the writer.
 fn write_tar<W: Write>(to: W, seed: u64, nth: u64, bytes: u64) -> io::Result<(Digest, W)> {
     let mut tar = Builder::new(Hashed::new(to));
     let mut content = Content::new(seed);
@@ -216,7 +213,7 @@ fn write_tar<W: Write>(to: W, seed: u64, nth: u64, bytes: u64) -> io::Result<(Di
     Ok((diff, to))
 }
 
-/// A directory three to six deep; the upper ones are shared by all layers.
+/// A directory of depth three to six; layers share the upper directories.
 fn directory(content: &mut Content, nth: u64) -> String {
     let random = content.random();
     let top = *random.pick(&["usr/lib", "usr/share", "usr/bin", "etc", "opt/app", "var/lib"]);
@@ -227,7 +224,7 @@ fn directory(content: &mut Content, nth: u64) -> String {
     format!("{path}/l{nth}-{:x}", random.below(1 << 24))
 }
 
-/// From 64 bytes to 128 KiB, small ones as often as large ones; one in 400 has 1 to 8 MiB: 27 KiB on average.
+/// From 64 bytes to 128 KiB, on a logarithmic scale; one in 400 has 1 to 8 MiB. The average is 27 KiB.
 fn file_size(content: &mut Content) -> u64 {
     let random = content.random();
     let (least, doublings) = if random.one_in(400) { (1 << 20, 3) } else { (64, 11) };

@@ -1,4 +1,4 @@
-//! Ingest: how many records a second the reader of the FIFO takes, and what one costs it.
+//! Ingest: records per second that a reader takes from the FIFO, and its cost per record.
 
 use crate::options::Options;
 use crate::receive::PATIENCE;
@@ -16,16 +16,15 @@ use tempfile::TempDir;
 
 /// Records of one run.
 const RECORDS: u64 = 1_000_000;
-/// How records come: writers, and records in one write of each.
+/// Number of writers, and number of records in each write.
 const WAYS: [(u64, u64); 3] = [(1, 1), (8, 1), (8, 20)];
 
-/// What one run gave: records a second, and seconds of the reader's time per million.
+/// Records per second, and seconds of the reader's CPU time per million records.
 struct Run(f64, f64);
 
 /// Measures and prints.
 ///
-/// # Errors
-/// A server failed.
+/// # Errors A server failed.
 pub fn run(options: &Options) -> io::Result<()> {
     let systems: Vec<System> = options.systems.iter().copied().filter(|system| system.has_fifo()).collect();
     let mut rows = vec![row([
@@ -110,7 +109,7 @@ impl Drop for Reader {
 }
 
 fn measure(system: System, writers: u64, batch: u64) -> io::Result<Run> {
-    // As many bytes for both: a record of ours.
+    // Both readers get records of equal size: monitord's.
     let each = RECORDS / writers / batch;
     let shares: Vec<Vec<Vec<u8>>> = (0..writers)
         .map(|writer| {
@@ -121,7 +120,7 @@ fn measure(system: System, writers: u64, batch: u64) -> io::Result<Run> {
         })
         .collect();
     let (reader, fifo) = Reader::start(system)?;
-    // Opening for writing waits for the reader.
+    // Opening for writing blocks until the reader has opened the FIFO.
     let mut files: Vec<File> =
         shares.iter().map(|_| File::options().write(true).open(&fifo)).collect::<Result<_, _>>()?;
     let cpu = cpu_seconds(reader.pid())?;
@@ -145,7 +144,7 @@ fn measure(system: System, writers: u64, batch: u64) -> io::Result<Run> {
     Ok(Run(records / seconds, cpu / records * 1e6))
 }
 
-/// Waits until the FIFO is empty: its reader has taken all.
+/// Waits until the FIFO is empty, when its reader has taken everything.
 fn await_drained(fifo: &Path) -> io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let file = File::options().read(true).write(true).open(fifo)?;

@@ -1,4 +1,4 @@
-//! Latency: from just before an event is emitted until a subscriber has it.
+//! Latency: the time from just before an event is emitted until a subscriber has received it.
 
 use crate::options::Options;
 use crate::receive;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 const SUBSCRIBERS: usize = 10;
 const PER_SECOND: u64 = 1000;
-/// Length of one run.
+/// Length of one run, in seconds.
 const SECONDS: u64 = 4;
 
 struct Run {
@@ -21,8 +21,7 @@ struct Run {
 
 /// Measures and prints.
 ///
-/// # Errors
-/// A server failed, or a message did not arrive.
+/// # Errors A server failed, or a message did not arrive.
 pub fn run(options: &Options) -> io::Result<()> {
     let mut runs: Vec<Vec<Run>> = options.systems.iter().map(|_| Vec::new()).collect();
     for _ in 0..options.runs {

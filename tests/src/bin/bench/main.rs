@@ -1,22 +1,22 @@
-//! The benchmark: tables of what monitord and engine cost, beside a bare program and beside their peers.
+//! The benchmark: measures the cost of monitord and engine, and compares it with a bare program and with peers.
 //!
 //! ```text
 //! bench [TABLE]... [--runs N] [--only SYSTEM]... [--scale N] [--image IMAGE]... [--puller WORD]...
 //!       [--registry nginx|sampan|docker-registry]
 //! ```
 //!
-//! TABLE is `fanout`, `latency`, `idle`, `ingest`, `pull` or `run`; all of them without one. SYSTEM is `bare`, `sampan`, `redis`,
-//! `nats` or `mosquitto`. Every figure is the median of N runs [default: 5], which alternate between the systems,
-//! so that a noisy machine is noisy for all. `--scale` makes the runs of `fanout` so many times longer. Starts
-//! private servers in private directories, on Unix sockets or loopback, and ends them. Reads what processes cost
-//! from the kernel's clocks, never from the wall alone.
+//! TABLE is `fanout`, `latency`, `idle`, `ingest`, `pull` or `run`; without one, all are measured. SYSTEM is `bare`,
+//! `sampan`, `redis`, `nats` or `mosquitto`. Every figure is the median of N runs [default: 5]; runs of the systems
+//! alternate, so that noise of the machine affects all. `--scale N` makes the runs of `fanout` N times longer. The
+//! benchmark starts private servers in private directories, on Unix sockets or loopback, and ends them. It reads CPU
+//! time from the kernel's clocks and does not infer it from elapsed time.
 //!
-//! Of the images of `pull` (S, M, M-zstd, L), `--image` picks some; of those who pull, `--puller` all whose name
-//! has WORD in it. They pull from nginx, or with `--registry` from `sampan serve` or docker-registry. `--puller` also
-//! picks who runs a container in `run`, which then prints its first table alone.
+//! `pull` has four images (S, M, M-zstd, L), of which `--image` selects some. `--puller` selects the pullers whose name
+//! contains WORD. They pull from nginx, or with `--registry` from `sampan serve` or docker-registry. In `run`,
+//! `--puller` selects the runners by their names, and only the first table is printed.
 //!
-//! Called as `bench receive …`, `bench floor …` and `bench measure …` by itself: what is measured is a process of
-//! its own.
+//! The benchmark runs itself as `bench receive …`, `bench floor …` and `bench measure …`, since a measured part must be
+//! a separate process.
 
 mod content;
 mod cost;
@@ -47,7 +47,7 @@ use options::Options;
 use std::io;
 use system::System;
 
-/// Measures one table, or several, and prints them.
+/// Measures and prints one or several tables.
 type Table = fn(&Options) -> io::Result<()>;
 
 const TABLES: [(&str, Table); 7] = [

@@ -1,15 +1,14 @@
-//! The registry that a benchmark's images are pulled from: their files, and nginx.
+//! nginx as the registry that the benchmark pulls its images from.
 //!
-//! docker-registry, which they are made with, is one of the things that a pull waits for: it takes a buffer of 4 MiB
-//! for each blob, however small, and collects its garbage after, which for an image of 2 MB is a third of all, on the
-//! two processors that a puller with two threads wants to run on. Here an answer costs a tenth of a millisecond, and it
-//! is made by nobody who is measured: so what is measured is who pulls.
+//! docker-registry, in which the images are made, would be a part of what is measured: it takes a buffer of 4 MiB for
+//! each blob, and collects that garbage afterwards, which for an image of 2 MB takes a third of the time, on the two
+//! CPUs that a puller with two threads uses. nginx replies within a tenth of a millisecond.
 //!
 //! ```text
 //! ROOT/v2/NAME/manifests/TAG, ROOT/v2/NAME/manifests/DIGEST    their media type and digest are in the configuration
 //! ROOT/v2/NAME/blobs/DIGEST
 //! ```
-//! OCI distribution-spec, "Pull"; nothing else of it.
+//! OCI distribution-spec, "Pull"; no other part of the specification.
 
 use crate::get::{self, Connection};
 use sampan_oci as oci;
@@ -23,21 +22,20 @@ use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// It, until this goes.
+/// A running nginx; it ends when this is dropped.
 pub struct Nginx {
     child: Option<Child>,
     dir: PathBuf,
-    /// `location` blocks, one for each manifest.
+    /// `location` blocks of its configuration, one for each manifest.
     manifests: String,
-    /// Where it listens: `HOST:PORT`.
+    /// `HOST:PORT` where it listens.
     pub address: String,
 }
 
 impl Nginx {
-    /// One without images, with all that it has below `dir`. It listens from the first image on.
+    /// Prepares an nginx without images that keeps its files below `dir`. It starts with the first image.
     ///
-    /// # Errors
-    /// The directory cannot be made.
+    /// # Errors The directory cannot be made.
     pub fn new(dir: &Path) -> io::Result<Self> {
         let dir = dir.join("nginx");
         if dir.exists() {
@@ -48,10 +46,9 @@ impl Nginx {
         Ok(Nginx { child: None, dir, manifests: String::new(), address })
     }
 
-    /// Takes an image of another registry, `HOST:PORT/NAME:TAG`; it is `NAME:TAG` here.
+    /// Copies an image of another registry, `HOST:PORT/NAME:TAG`; its name here is `NAME:TAG`.
     ///
-    /// # Errors
-    /// It cannot be fetched, or nginx does not start.
+    /// # Errors The image cannot be fetched, or nginx does not start.
     pub fn take(&mut self, reference: &str) -> io::Result<()> {
         let (host, name, tag) = get::parts(reference)?;
         let mut from = Connection::open(host)?;
@@ -76,7 +73,7 @@ impl Nginx {
         self.restart()
     }
 
-    /// Starts it anew: with the images that there are now.
+    /// Restarts nginx with a configuration for the present images.
     fn restart(&mut self) -> io::Result<()> {
         self.stop();
         let config = self.dir.join("nginx.conf");
@@ -108,7 +105,7 @@ impl Nginx {
         Ok(())
     }
 
-    /// Its worker ends with it.
+    /// nginx's worker ends with its master.
     fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());

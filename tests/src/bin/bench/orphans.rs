@@ -1,7 +1,7 @@
-//! What a command costs with all that it leaves behind: daemons' shims, clean-up, whatever goes on without it.
+//! The cost of a command, including the processes that outlive it: shims of daemons, clean-up, and other orphans.
 //!
-//! The benchmark becomes the parent of all orphans below it (PR_SET_CHILD_SUBREAPER), so that getrusage(2) of its
-//! children speaks of them as well, once they have ended. Daemons that stay are asked through their clocks.
+//! The benchmark becomes the parent of all orphans among its descendants (PR_SET_CHILD_SUBREAPER), so that getrusage(2)
+//! of children includes them once they have ended. The cost of daemons is read from their CPU clocks.
 
 use crate::cost::Daemon;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -11,35 +11,33 @@ use std::fs;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// How long orphans may take to end.
+/// Longest wait for orphans to end.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Pause between two looks at them.
+/// Time between two checks of the children.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
-/// What one run took.
+/// The cost of one run.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
-    /// Seconds until its client was told the end.
+    /// Seconds until the client received the end.
     pub wall: f64,
-    /// Seconds until nothing of it was left.
+    /// Seconds until all processes of the run had ended.
     pub whole: f64,
-    /// Seconds of processor time of all that it took, the daemons included.
+    /// CPU time in seconds of all processes of the run, and of the daemons.
     pub cpu: f64,
 }
 
 /// Makes this process the parent of orphans.
 ///
-/// # Errors
-/// The kernel refuses.
+/// # Errors The kernel refuses.
 pub fn adopt() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
 }
 
-/// Measures `run`, during which nothing else may start children here; of those that are there before, `daemons`
-/// work for it.
+/// Measures `run`, during which nothing else may start children of this process. Children that exist already are not
+/// waited for; `daemons` are those that work for the run.
 ///
-/// # Errors
-/// It fails, or leaves processes behind that do not end.
+/// # Errors The run fails, or leaves processes that do not end.
 pub fn measure(daemons: &[u32], run: impl FnOnce() -> io::Result<()>) -> io::Result<Run> {
     let stay = children()?;
     let asked = |pid: &u32| Daemon::now(*pid).map(|daemon| (*pid, daemon));
@@ -57,7 +55,7 @@ pub fn measure(daemons: &[u32], run: impl FnOnce() -> io::Result<()>) -> io::Res
     Ok(Run { wall, whole, cpu })
 }
 
-/// Waits until all children but those that stay have ended.
+/// Waits until all children except `stay` have ended.
 fn reap(stay: &[u32]) -> io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {

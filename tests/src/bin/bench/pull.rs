@@ -1,9 +1,8 @@
-//! `bench pull`: what pulling an image into an empty store costs, beside the floor and our peers.
+//! `bench pull`: the cost of pulling an image into an empty store, compared with the floor and with peers.
 //!
-//! A registry on loopback serves plain HTTP ([`crate::registries`]). Its own cost is the same for all and not counted;
-//! that all of them wait for it is.
-//! Runs alternate, begin with another one each round, and each has a file system of its own ([`crate::disk`]).
-//! What is written when a pull is done need not be on the disk yet: none of them waits for that.
+//! A registry on loopback serves plain HTTP ([`crate::registries`]). Its CPU time is not counted; the time that pullers
+//! wait for it is. Pullers alternate, each round begins with another one, and each pull has a new file system
+//! ([`crate::disk`]). Pulls need not have synced what they wrote, since no puller waits for that.
 
 use crate::cost::Cost;
 use crate::disk::Disk;
@@ -17,15 +16,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What the issue "Pull" asks for, as shares of the one-thread floor.
+/// Highest accepted CPU time of a pull, as a multiple of the one-thread floor's.
 const CPU_BAR: f64 = 1.15;
-/// Likewise, of its wall time.
+/// Highest accepted time of a pull, as a multiple of the one-thread floor's.
 const WALL_BAR: f64 = 0.7;
 
-/// Prints a table an image.
+/// Prints a table per image.
 ///
-/// # Errors
-/// An image cannot be made, or a pull fails.
+/// # Errors An image cannot be made, or a pull fails.
 pub fn run(options: &Options) -> io::Result<()> {
     let cache = cache()?;
     fs::create_dir_all(&cache)?;
@@ -49,20 +47,20 @@ pub fn run(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// Images and stores are below `target/`: on the disk, and reused.
+/// Images and stores are below `target/`, so they are on disk and reused.
 fn cache() -> io::Result<PathBuf> {
     let bench = std::env::current_exe()?;
     let target = bench.parent().and_then(Path::parent);
     Ok(target.ok_or_else(|| io::Error::other("the bench is not in target/PROFILE"))?.join("bench"))
 }
 
-/// An image as one of the registries has it.
+/// Reference of an image in the registry at `address`.
 fn reference(address: &str, shape: &Shape) -> String {
     let (name, tag) = shape.repository();
     format!("{address}/{name}:{tag}")
 }
 
-/// `from` is where the registry listens, and what it is.
+/// `from` is the address of the registry and its kind.
 fn measure(
     shape: &Shape,
     pullers: &[Puller],
@@ -76,7 +74,7 @@ fn measure(
     let source = Source { reference: &reference, layers: &layers };
     let mut packed = 0;
     for layer in &layers {
-        // Reads it as well: from now on all find it in the page cache.
+        // Reading the layer also puts it into the page cache, for every puller.
         packed += io::copy(&mut fs::File::open(layer)?, &mut io::sink())?;
     }
     let mut pullers = pullers.to_vec();

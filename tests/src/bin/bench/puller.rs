@@ -1,7 +1,7 @@
-//! Everything that pulls an image, each with a store of its own that is empty: ours, its peers, and the floor.
+//! The pullers that are compared, each with an empty store of its own: Sampan, its peers, and the floor.
 //!
-//! One [`Puller::pull`] is one measured pull. Daemons are started before and ended after the measured time.
-//! Stores are on a file system that is gone when the call returns.
+//! One [`Puller::pull`] is one measured pull. Daemons are started before the measured time and ended after it. The
+//! store's file system is removed when the call returns.
 
 use crate::cost::{self, Cost, Daemon};
 use crate::disk::Disk;
@@ -19,18 +19,18 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Who pulls, and how.
+/// A puller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Puller {
-    /// The floor with files, one thread, from the registry: what the bars are shares of.
+    /// The floor with files, one thread, from the registry: the bars are multiples of it.
     Floor,
     /// The floor with files, one thread, from the registry's own files.
     FloorLocal,
-    /// Likewise, two threads.
+    /// The floor with files, two threads, from the registry's own files.
     Floor2,
-    /// Likewise, and syncfs(2) in the end.
+    /// The floor with files, two threads, from the registry's own files, and syncfs(2) at the end.
     Floor2Synced,
-    /// The floor with one file a layer, one thread, from the registry's own files.
+    /// The floor with one file per layer, one thread, from the registry's own files.
     FloorStream,
     /// `sampan pull`.
     Sampan,
@@ -48,16 +48,16 @@ pub enum Puller {
     SkopeoDir,
 }
 
-/// What is pulled.
+/// An image to be pulled.
 pub struct Source<'a> {
     /// `HOST:PORT/NAME:TAG`, plain HTTP.
     pub reference: &'a str,
-    /// The registry's files of its layers.
+    /// Paths of its layers among the registry's files.
     pub layers: &'a [PathBuf],
 }
 
 impl Puller {
-    /// All of them, in the table's order.
+    /// All pullers, in the table's order.
     pub const ALL: [Puller; 12] = [
         Puller::Floor,
         Puller::FloorLocal,
@@ -73,7 +73,7 @@ impl Puller {
         Puller::SkopeoDir,
     ];
 
-    /// What the table calls it.
+    /// Name in the table.
     pub fn name(self) -> &'static str {
         match self {
             Puller::Floor => "floor, one thread",
@@ -91,13 +91,13 @@ impl Puller {
         }
     }
 
-    /// Whether it is somebody else's, who may not know an image's form.
+    /// True for a program of another project, which may not support every kind of image.
     pub fn is_peer(self) -> bool {
         use Puller::{Ctr, Docker, Podman, SkopeoDir, SkopeoOci};
         matches!(self, Ctr | Docker | Podman | SkopeoDir | SkopeoOci)
     }
 
-    /// Whether it can be had here.
+    /// True if the puller is installed.
     pub fn is_there(self) -> bool {
         match self {
             Puller::Podman => runs("podman", &["--version"]),
@@ -116,12 +116,11 @@ impl Puller {
 
     /// Pulls once into an empty store on a new file system of `disk`.
     ///
-    /// # Errors
-    /// It fails; with what it said.
+    /// # Errors The pull fails; the error has its output.
     pub fn pull(self, source: &Source, disk: &Disk) -> io::Result<Cost> {
         let mounted = disk.mount_new()?;
         let dir = mounted.path();
-        // What others left in the page cache is not this one's to write.
+        // Writes back what the puller before has left in the page cache, so that it does not count for this one.
         nix::unistd::sync();
         match self {
             Puller::Floor => floor_from_registry(source, dir),
@@ -177,7 +176,7 @@ fn podman(source: &Source, dir: &Path) -> io::Result<Cost> {
     cost::of(&command)
 }
 
-/// What `client` costs, and meanwhile the daemons `pids`.
+/// Cost of `client`, and of the daemons `pids` meanwhile.
 fn cost_with(pids: &[u32], client: &Command) -> io::Result<Cost> {
     let before = pids.iter().map(|pid| Daemon::now(*pid)).collect::<io::Result<Vec<_>>>()?;
     let mut cost = cost::of(client)?;
@@ -187,14 +186,13 @@ fn cost_with(pids: &[u32], client: &Command) -> io::Result<Cost> {
     Ok(cost)
 }
 
-/// A daemon that ends with this.
+/// A daemon that ends when this is dropped.
 pub struct Running(Child);
 
 impl Running {
-    /// Starts it and waits until it listens on `socket`.
+    /// Starts a daemon, and waits until it listens on `socket`.
     ///
-    /// # Errors
-    /// It does not; with what it said.
+    /// # Errors It does not; the error has its log.
     pub fn start(mut command: Command, dir: &Path, socket: &Path) -> io::Result<Self> {
         let log = dir.join("daemon.log");
         let file = File::create(&log)?;
@@ -214,7 +212,7 @@ impl Running {
         Ok(running)
     }
 
-    /// What `client` costs, and the daemon meanwhile.
+    /// Cost of `client`, and of the daemon meanwhile.
     fn cost_with(&self, client: &Command) -> io::Result<Cost> {
         cost_with(&[self.0.id()], client)
     }
@@ -240,11 +238,10 @@ fn sampan(source: &Source, dir: &Path, more: &[&str]) -> io::Result<Cost> {
     engine.cost_with(&pull)
 }
 
-/// An engine with all that it has below `dir`. It listens before its store is laid out, which takes a few fsyncs; so it is
-/// asked something first.
+/// Starts an engine that keeps its files below `dir`. It listens before it has made its store, which takes a few
+/// fsync(2): a request waits for that.
 ///
-/// # Errors
-/// It does not start; with what it said.
+/// # Errors It does not start; the error has its log.
 pub fn engine(dir: &Path) -> io::Result<Running> {
     let mut engine = Command::new(beside("sampan-engine")?);
     let config = dir.join("sampan.toml");
@@ -255,10 +252,9 @@ pub fn engine(dir: &Path) -> io::Result<Running> {
     Ok(engine)
 }
 
-/// Runs a command of the client of the engine below `dir`.
+/// Runs a command of the command line with the engine below `dir`.
 ///
-/// # Errors
-/// It fails; with what it said.
+/// # Errors It fails; the error has its output.
 pub fn ask(dir: &Path, args: &[&str]) -> io::Result<()> {
     let out = client(dir)?.args(args).stdin(Stdio::null()).output()?;
     match out.status.success() {
@@ -267,10 +263,9 @@ pub fn ask(dir: &Path, args: &[&str]) -> io::Result<()> {
     }
 }
 
-/// A command of that engine's client.
+/// Prepares a command of the command line for that engine.
 ///
-/// # Errors
-/// There is none beside the benchmark.
+/// # Errors The program is not next to the benchmark.
 pub fn client(dir: &Path) -> io::Result<Command> {
     let mut client = Command::new(beside("sampan")?);
     client.envs(environment(dir));

@@ -1,8 +1,8 @@
-//! The subscribers: one process, one thread, any number of connections; they only count.
+//! The subscribers: one process with one thread and any number of connections, which only counts.
 //!
-//! `bench receive SYSTEM ADDRESS SUBSCRIBERS WISH MESSAGES MODE` connects, says `ready`, then how many bytes have
-//! come whenever there is a good deal more of them, and `done` when every subscriber has been given every message.
-//! With MODE `latency` the last line carries percentiles of the time since each message's stamp, in nanoseconds.
+//! `bench receive SYSTEM ADDRESS SUBSCRIBERS WISH MESSAGES MODE` connects and prints `ready`, then the number of
+//! received bytes whenever it has grown much, and `done` when every subscriber has received every message. With MODE
+//! `latency`, the last line has percentiles of the time since each message's stamp, in nanoseconds.
 
 use crate::system::{Layout, STAMP, System, Wish};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -14,24 +14,23 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// How long anything may take before the benchmark is given up.
+/// Longest wait before the benchmark fails.
 pub const PATIENCE: Duration = Duration::from_secs(120);
-/// What one read takes at most.
+/// Most bytes per read.
 const READ: usize = 256 << 10;
 
-/// A connection to a server, of either sort.
+/// A connection to a server.
 pub enum Stream {
-    /// By a path.
+    /// A Unix socket.
     Unix(UnixStream),
-    /// By a port of this machine.
+    /// A TCP port of this machine.
     Tcp(TcpStream),
 }
 
 impl Stream {
     /// Connects to `address`: a path, or a port.
     ///
-    /// # Errors
-    /// Nobody listens there.
+    /// # Errors No process listens there.
     pub fn connect(address: &str) -> io::Result<Self> {
         let stream = match address.parse::<u16>() {
             Ok(port) => Stream::Tcp(TcpStream::connect(("127.0.0.1", port))?),
@@ -54,10 +53,9 @@ impl Stream {
         }
     }
 
-    /// Says `words` and reads until the answer ends with `end`.
+    /// Sends `words`, and reads until the reply ends with `end`.
     ///
-    /// # Errors
-    /// The connection broke, or no such answer came.
+    /// # Errors The connection broke, or no such reply came.
     pub fn greet(&mut self, words: &[u8], end: &[u8]) -> io::Result<()> {
         self.write_all(words)?;
         let mut answer = Vec::new();
@@ -69,7 +67,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Reads what comes before the first event of ours: a welcome, and which journal it is.
+    /// Reads the frames before the first event of Sampan: the welcome and the lineage.
     fn read_welcome(&mut self) -> io::Result<()> {
         use sampan_ipc::watch::Item;
         match (self.read_frame()?, self.read_frame()?) {
@@ -119,25 +117,23 @@ impl AsFd for Stream {
     }
 }
 
-/// Nanoseconds of the clock that stamps are of; the same in every process.
+/// Nanoseconds of the clock of stamps, which all processes share.
 pub fn now() -> u64 {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has it");
     time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
 }
 
-/// Lets this process have as many connections as it may.
+/// Raises this process's limit of descriptors to its maximum.
 ///
-/// # Errors
-/// The kernel refuses.
+/// # Errors The kernel refuses.
 pub fn raise_descriptor_limit() -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
-/// The subscribers' process.
+/// Runs the subscribers.
 ///
-/// # Errors
-/// Anything at all: the benchmark is void then.
+/// # Errors Any error makes the benchmark void.
 pub fn run(args: &[String]) -> io::Result<()> {
     let [system, address, subscribers, wish, messages, mode] = args else {
         return Err(io::Error::other("bench calls this itself"));
@@ -169,7 +165,7 @@ struct Receiver {
     epoll: Epoll,
     streams: Vec<Stream>,
     layout: Layout,
-    /// For each stream, the part of a message that came without its rest.
+    /// For each stream, the received beginning of an incomplete message.
     parts: Vec<Vec<u8>>,
     delays: Vec<u64>,
 }
@@ -199,7 +195,7 @@ impl Receiver {
         Ok(Receiver { epoll, streams, layout: system.layout(), parts, delays: Vec::new() })
     }
 
-    /// Receives until `each` bytes have come over each stream; says how many there are in all now and then.
+    /// Receives until `each` bytes have arrived on each stream; prints the total now and then.
     fn until(&mut self, each: u64, stamps: bool) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); 256];
         let mut buffer = vec![0; READ];
@@ -208,7 +204,7 @@ impl Receiver {
         let expected = each * self.streams.len() as u64;
         let step = (expected / 1000).max(1);
         let timeout = EpollTimeout::try_from(PATIENCE).map_err(io::Error::other)?;
-        // One with a filter is told its position as well, a few bytes a second.
+        // A subscriber with a filter also receives position frames, a few bytes per second.
         while complete < self.streams.len() {
             let count = self.epoll.wait(&mut events, timeout)?;
             if count == 0 {

@@ -1,23 +1,23 @@
-//! The registries that a benchmark's images are pulled from. All images are made with docker-registry.
+//! The registries that the benchmark pulls its images from. All images are made in docker-registry.
 
 use crate::nginx::Nginx;
 use crate::serving::Serving;
 use std::io;
 use std::path::Path;
 
-/// Who may be pulled from.
+/// Kind of a registry.
 #[derive(Clone, Copy, Debug)]
 pub enum Registry {
     /// nginx, with the files of the images.
     Nginx,
     /// `sampan serve`.
     Sampan,
-    /// docker-registry itself.
+    /// docker-registry.
     Docker,
 }
 
 impl Registry {
-    /// That of `--registry`.
+    /// The kind that `--registry` names.
     pub fn named(name: &str) -> Option<Self> {
         match name {
             "nginx" => Some(Registry::Nginx),
@@ -27,7 +27,7 @@ impl Registry {
         }
     }
 
-    /// What the table calls it.
+    /// Name in the table.
     pub fn name(self) -> &'static str {
         match self {
             Registry::Nginx => "nginx",
@@ -37,21 +37,20 @@ impl Registry {
     }
 }
 
-/// One of them, running.
+/// A running registry.
 pub enum Serves {
-    /// With what it has taken.
+    /// nginx, with the images that it has copied.
     Nginx(Nginx),
-    /// With what its engine has pulled.
+    /// `sampan serve`, with the images that its engine has pulled.
     Sampan(Serving),
-    /// That which the images were made with.
+    /// The docker-registry in which the images were made.
     Docker,
 }
 
 impl Serves {
-    /// Starts it, with all that it has below `dir`.
+    /// Starts a registry that keeps its files below `dir`.
     ///
-    /// # Errors
-    /// It does not start.
+    /// # Errors It does not start.
     pub fn start(registry: Registry, dir: &Path) -> io::Result<Self> {
         Ok(match registry {
             Registry::Nginx => Serves::Nginx(Nginx::new(dir)?),
@@ -60,10 +59,9 @@ impl Serves {
         })
     }
 
-    /// Has it take an image of docker-registry, `HOST:PORT/NAME:TAG`.
+    /// Copies an image of docker-registry, `HOST:PORT/NAME:TAG`, to this registry.
     ///
-    /// # Errors
-    /// It does not.
+    /// # Errors The image cannot be copied.
     pub fn take(&mut self, reference: &str) -> io::Result<()> {
         match self {
             Serves::Nginx(nginx) => nginx.take(reference),
@@ -72,7 +70,7 @@ impl Serves {
         }
     }
 
-    /// Where it listens; `docker` is where docker-registry does.
+    /// The registry's address; `docker` is the address of docker-registry.
     pub fn address<'a>(&'a self, docker: &'a str) -> &'a str {
         match self {
             Serves::Nginx(nginx) => &nginx.address,

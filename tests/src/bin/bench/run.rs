@@ -1,8 +1,8 @@
-//! `bench run`: what running a container costs, beside the bare runtime and our peers; what running ones hold.
+//! `bench run`: the cost of running a container, compared with the bare runtime and with peers, and the memory of
+//! running containers.
 //!
-//! Tables: a run of `true`, its time and processor time; bytes through an attached container; memory, threads and
-//! wake-ups with containers that sleep; how long a `die` takes to a subscriber. Runs alternate, and each round
-//! begins with another.
+//! Tables: time and CPU time of a run of `true`; bytes through an attached container; memory, threads and wake-ups with
+//! sleeping containers; delay of a `die` event. Runners alternate, and each round begins with another one.
 
 use crate::options::Options;
 use crate::orphans::{self, Run};
@@ -20,36 +20,35 @@ use std::io::{self, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Least number of runs that a median is made of.
+/// Least number of runs for a median.
 const RUNS_MIN: u64 = 10;
-/// What the issue "Run" asks for, as shares of the bare runtime.
+/// Highest accepted time of a run, as a multiple of the bare runtime's.
 const WALL_BAR: f64 = 1.25;
-/// Likewise, of its processor time, beyond the mounts.
+/// Highest accepted CPU time of a run without its mounts, as a multiple of the bare runtime's.
 const CPU_BAR: f64 = 1.15;
-/// Of a bare pipe pair's bytes a second.
+/// Lowest accepted rate through an attached container, as a share of a bare pipe pair's.
 const ATTACH_BAR: f64 = 0.7;
-/// PSS of a shim, in MiB.
+/// Highest accepted PSS of a shim, in MiB.
 const SHIM_BAR: f64 = 0.6;
-/// PSS of an engine that has nothing to do, in MiB.
+/// Highest accepted PSS of an idle engine, in MiB.
 const ENGINE_BAR: f64 = 3.0;
-/// Likewise, of monitord.
+/// Highest accepted PSS of monitord, in MiB.
 const MONITORD_BAR: f64 = 1.0;
-/// Milliseconds from a process's end to `die`.
+/// Highest accepted time from a process's end to the `die` event, in ms.
 const DIE_BAR: f64 = 5.0;
-/// How many containers sleep.
+/// Number of sleeping containers.
 const MANY: usize = 50;
-/// How long wake-ups are counted.
+/// Time during which wake-ups are counted.
 const IDLE: Duration = Duration::from_secs(30);
-/// How long processes have to come to rest.
+/// Time for processes to become idle.
 const SETTLE: Duration = Duration::from_secs(3);
-/// Bytes that go through an attached container.
+/// Bytes through an attached container.
 const BYTES: u64 = 1 << 30;
 const MIB: f64 = 1048576.0;
 
 /// Prints the tables.
 ///
-/// # Errors
-/// Something does not run.
+/// # Errors A container or a peer does not run.
 pub fn run(options: &Options) -> io::Result<()> {
     orphans::adopt()?;
     let runs = options.runs.max(RUNS_MIN);
@@ -73,7 +72,7 @@ fn remove(containers: &Containers, id: &str) {
 }
 
 fn run_true(containers: &Containers, options: &Options, runs: u64) -> io::Result<()> {
-    // It stays, as the pattern of the bare runtime's bundle.
+    // This container stays: the bundle of the bare runtime uses its configuration.
     let id = containers.create(command(&["true"]));
     containers.attach_start(&id).to_end(b"");
     containers.await_no_shim();
@@ -100,7 +99,7 @@ fn run_true(containers: &Containers, options: &Options, runs: u64) -> io::Result
         for nth in 0..runners.len() {
             let nth = (nth + usize::try_from(round).map_err(io::Error::other)?) % runners.len();
             let run = runners[nth].run(containers, round)?;
-            // The first round warms what is cached.
+            // The first round only warms caches.
             if round > 0 {
                 all[nth].push(run);
             }
@@ -114,7 +113,7 @@ fn run_true(containers: &Containers, options: &Options, runs: u64) -> io::Result
 fn print_runs(runners: &[Runner], all: &[Vec<Run>], mounts: f64, runs: u64) {
     let wall = |nth: usize| median(all[nth].iter().map(|run| run.wall * 1e3).collect());
     let whole = |nth: usize| median(all[nth].iter().map(|run| run.whole * 1e3).collect());
-    // The mean: what daemons have waited for is told in ticks of 10 ms.
+    // The mean, since the CPU time of daemons is counted in ticks of 10 ms.
     let cpu = |nth: usize| all[nth].iter().map(|run| run.cpu * 1e3).sum::<f64>() / all[nth].len() as f64;
     let mut rows =
         vec![row(["", "wall ms", "", "× bare", "until all is gone", "× bare", "CPU ms", "× bare"])];
@@ -170,7 +169,7 @@ fn die(containers: &Containers, runs: u64) -> io::Result<()> {
 
 fn attach(containers: &Containers, runs: u64) -> io::Result<()> {
     let (mut bare, mut none, mut json) = (Vec::new(), Vec::new(), Vec::new());
-    // A log takes its time: fewer bytes for it.
+    // A logged container is slower: it gets fewer bytes.
     for _ in 0..runs {
         bare.push(through_cat()?);
         none.push(through_container(containers, "none", BYTES)?);
@@ -189,7 +188,7 @@ fn attach(containers: &Containers, runs: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// MiB a second from a writer to a reader.
+/// Rate from a writer to a reader, in MiB per second.
 fn rate(mut stdin: impl Write + Send, mut stdout: impl Read, bytes: u64) -> io::Result<f64> {
     let start = Instant::now();
     std::thread::scope(|scope| {

@@ -1,8 +1,7 @@
-//! Everything that runs a container and removes it: ours by its protocol and by its command line, the bare runtime
-//! with the configuration that ours has written, and our peers. All of them run `true` in the same busybox.
+//! The ways to run a container: Sampan by its protocol and by its command line, the bare runtime with a configuration
+//! that Sampan has written, and peers. All of them run `true` in an equal busybox image.
 //!
-//! One [`Runner::run`] is one measured run. Daemons are started before; what is mounted for the bare runtime is
-//! mounted before as well.
+//! One [`Runner::run`] is one measured run. Daemons are started, and the bare runtime's mounts are made, before it.
 
 use crate::orphans::{self, Run};
 use crate::server::beside;
@@ -20,14 +19,14 @@ use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
-/// What peers call the image.
+/// Reference of the image in the stores of peers.
 const PEERS_IMAGE: &str = "localhost/box:1";
 
-/// Who runs a container.
+/// A way to run a container.
 pub enum Runner {
-    /// The runtime, in a bundle like ours.
+    /// The runtime alone, in a bundle like Sampan's.
     Bare(Bare),
-    /// Create and start, as a client says it.
+    /// Requests to create and start, over the protocol.
     Protocol,
     /// `sampan run --rm`.
     Cli,
@@ -40,7 +39,7 @@ pub enum Runner {
 }
 
 impl Runner {
-    /// What the table calls it.
+    /// Name in the table.
     pub fn name(&self) -> &'static str {
         match self {
             Runner::Bare(_) => "runc run, mounted before",
@@ -54,8 +53,7 @@ impl Runner {
 
     /// Runs `true` once.
     ///
-    /// # Errors
-    /// It fails; with what it said.
+    /// # Errors The run fails; the error has its output.
     pub fn run(&self, containers: &Containers, nth: u64) -> io::Result<Run> {
         let ours = [containers.host.pid(), containers.engine_pid().cast_unsigned()];
         match self {
@@ -68,7 +66,7 @@ impl Runner {
             }
             Runner::Podman(dir) => {
                 let mut command = podman(dir);
-                // Podman's own limits are more than may be had everywhere.
+                // podman's default limits are higher than some hosts allow.
                 command.args(["run", "--rm", "--network", "none", "--ulimit", "nofile=1024:1024"]);
                 command.args(["--ulimit", "nproc=1024:1024", PEERS_IMAGE, "true"]);
                 orphans::measure(&[], || succeed(&mut command))
@@ -101,7 +99,7 @@ fn by_protocol(containers: &Containers) -> io::Result<()> {
     }
 }
 
-/// Runs a command that must succeed, with nothing on its input.
+/// Runs a command that must succeed, with an empty standard input.
 pub fn succeed(command: &mut Command) -> io::Result<()> {
     let program = command.get_program().display().to_string();
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -115,7 +113,7 @@ pub fn succeed(command: &mut Command) -> io::Result<()> {
     }
 }
 
-/// Podman with a store of its own.
+/// Prepares a podman command with its own store.
 fn podman(dir: &Path) -> Command {
     let mut command = Command::new("podman");
     command.arg("--root").arg(dir.join("podman")).arg("--runroot").arg(dir.join("podman.run"));
@@ -124,36 +122,33 @@ fn podman(dir: &Path) -> Command {
     command
 }
 
-/// Podman with the image in its store.
+/// Prepares podman with the image in its store.
 ///
-/// # Errors
-/// It is not here, or fails.
+/// # Errors podman is not installed, or fails.
 pub fn with_podman(tar: &Path, dir: &Path) -> io::Result<Runner> {
     succeed(podman(dir).arg("import").arg(tar).arg(PEERS_IMAGE))?;
     Ok(Runner::Podman(dir.to_owned()))
 }
 
-/// Docker with the image in its store.
+/// Prepares Docker with the image in its store.
 ///
-/// # Errors
-/// It is not here, or fails.
+/// # Errors Docker is not installed, or fails.
 pub fn with_docker(tar: &Path, dir: &Path) -> io::Result<Runner> {
     let dockerd = Dockerd::start(dir)?;
     succeed(dockerd.docker().arg("import").arg(tar).arg(PEERS_IMAGE))?;
     Ok(Runner::Docker(dockerd))
 }
 
-/// A containerd that ends with this.
+/// A containerd that ends when this is dropped.
 pub struct Containerd {
     child: Child,
     socket: PathBuf,
 }
 
 impl Containerd {
-    /// Starts it in `dir`, and gives it the image that podman has there.
+    /// Starts a containerd in `dir`, and imports the image that podman has there.
     ///
-    /// # Errors
-    /// It is not here, or does not come up.
+    /// # Errors containerd is not installed, or does not start.
     pub fn start(dir: &Path) -> io::Result<Self> {
         let (config, socket) = (dir.join("containerd.toml"), dir.join("containerd.sock"));
         let text = format!(
@@ -203,17 +198,16 @@ impl Drop for Containerd {
     }
 }
 
-/// A bundle whose configuration is that of a container of ours.
+/// A bundle with the configuration of a container of Sampan.
 pub struct Bare {
     dir: PathBuf,
     layer: PathBuf,
 }
 
 impl Bare {
-    /// Takes the configuration of container `id`, which must stay: files of it are mounted.
+    /// Copies the configuration of container `id`. The container must stay, since files of its directory are mounted.
     ///
-    /// # Errors
-    /// There is none, or the image's files cannot be unpacked.
+    /// # Errors There is no such container, or the image's files cannot be unpacked.
     pub fn like(containers: &Containers, id: &str) -> io::Result<Self> {
         let (dir, home) = (containers.host.path("bare"), containers.host.path("data/containers").join(id));
         let layer = dir.join("layer");
@@ -228,7 +222,7 @@ impl Bare {
         Ok(Bare { dir, layer })
     }
 
-    /// Makes and mounts an empty upper directory over the layer.
+    /// Makes an empty upper directory and mounts it over the layer.
     fn mount(&self) -> io::Result<()> {
         for name in ["rootfs", "upper", "work"] {
             let _ = fs::remove_dir_all(self.dir.join(name));
@@ -246,10 +240,9 @@ impl Bare {
         Ok(umount2(&self.dir.join("rootfs"), MntFlags::MNT_DETACH)?)
     }
 
-    /// Seconds of processor time that the mounts around a run take.
+    /// CPU time in seconds of the mounts that a run needs.
     ///
-    /// # Errors
-    /// They are refused.
+    /// # Errors The mounts are refused.
     pub fn mounts_cpu(&self) -> io::Result<f64> {
         let now = || {
             clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)

@@ -1,4 +1,4 @@
-//! A private server of one of the systems: started in a directory of its own, ended when this goes.
+//! A private server of one of the systems, in its own directory; it ends when it is dropped.
 
 use crate::receive::{PATIENCE, Stream};
 use crate::system::{System, Wish};
@@ -19,7 +19,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// A running server.
 pub struct Server {
-    /// What it is.
+    /// The kind of server.
     pub system: System,
     address: String,
     child: Child,
@@ -27,18 +27,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it and waits until it listens.
+    /// Starts a server, and waits until it listens.
     ///
-    /// # Errors
-    /// It does not come up.
+    /// # Errors It does not start.
     pub fn start(system: System) -> io::Result<Self> {
         Self::start_with(system, &[])
     }
 
-    /// Starts it with more arguments and waits until it listens.
+    /// Starts a server with additional arguments, and waits until it listens.
     ///
-    /// # Errors
-    /// It does not come up.
+    /// # Errors It does not start.
     pub fn start_with(system: System, more: &[&str]) -> io::Result<Self> {
         let dir = tempfile::Builder::new().prefix("sampan-bench.").tempdir()?;
         let socket = dir.path().join("socket");
@@ -74,7 +72,7 @@ impl Server {
                 let mut command = Command::new(beside("sampan-monitord")?);
                 command.arg("--fifo").arg(fifo).arg("--emit-fifo").arg(dir.join("emit.fifo"));
                 command.arg("--socket").arg(socket);
-                // Large enough for every subscriber, however slow: nothing may be lost.
+                // The journal is large enough for the slowest subscriber: no event may be lost.
                 command.arg("--journal-dir").arg(dir.join("journal")).args(["--journal-bytes", "2G"]);
                 command
             }
@@ -121,28 +119,26 @@ impl Server {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// The FIFO of those that have one.
+    /// Path of the server's FIFO, for the systems with one.
     pub fn fifo(&self) -> PathBuf {
         self.dir.path().join("fifo")
     }
 
-    /// Its process id.
+    /// Process ID of the server.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Seconds of processor time, of all threads, in user space and kernel, since it started.
+    /// CPU time in seconds of all threads, user and system, since the server started.
     ///
-    /// # Errors
-    /// It is gone.
+    /// # Errors The server has ended.
     pub fn cpu_seconds(&self) -> io::Result<f64> {
         cpu_seconds(self.pid())
     }
 
-    /// A publisher's connection, or the FIFO; writes wait for room.
+    /// Opens a publisher's connection, or the FIFO; writes block while it is full.
     ///
-    /// # Errors
-    /// The server refuses.
+    /// # Errors The server refuses.
     pub fn publisher(&self) -> io::Result<Box<dyn Write + Send>> {
         if self.system.has_fifo() {
             return Ok(Box::new(File::options().write(true).open(self.fifo())?));
@@ -153,11 +149,9 @@ impl Server {
         Ok(Box::new(stream))
     }
 
-    /// Subscribers in a process of their own, each of which is to get `messages` messages. Returns when all are
-    /// connected.
+    /// Starts a process with subscribers, each of which expects `messages` messages. Returns when all are connected.
     ///
-    /// # Errors
-    /// They could not subscribe.
+    /// # Errors They could not subscribe.
     pub fn subscribers(
         &self,
         count: usize,
@@ -196,20 +190,18 @@ impl Drop for Server {
     }
 }
 
-/// Seconds of processor time of process `pid`, all threads, ended ones too. clock_getcpuclockid(3).
+/// CPU time in seconds of process `pid`: all threads, including those that have ended. clock_getcpuclockid(3).
 ///
-/// # Errors
-/// There is no such process.
+/// # Errors There is no such process.
 pub fn cpu_seconds(pid: u32) -> io::Result<f64> {
     let clock: ClockId = clock_getcpuclockid(Pid::from_raw(pid.cast_signed()))?;
     let time = clock.now()?;
     Ok(time.tv_sec() as f64 + time.tv_nsec() as f64 / 1e9)
 }
 
-/// A program of this project, beside this one.
+/// Path of a program of this project, next to this program.
 ///
-/// # Errors
-/// It is not built.
+/// # Errors It is not built.
 pub fn beside(name: &str) -> io::Result<PathBuf> {
     let dir = match std::env::var_os("SAMPAN_BIN_DIR") {
         Some(dir) if name != "bare" => PathBuf::from(dir),
@@ -219,7 +211,7 @@ pub fn beside(name: &str) -> io::Result<PathBuf> {
     if path.is_file() { Ok(path) } else { Err(io::Error::other(format!("{} is not built", path.display()))) }
 }
 
-/// A program by its name, or by its place in /usr/sbin where that is not searched.
+/// Path of a program by its name; searches /usr/sbin if `PATH` does not have it.
 fn program(name: &str) -> PathBuf {
     let sbin = Path::new("/usr/sbin").join(name);
     if sbin.is_file() { sbin } else { name.into() }
@@ -241,7 +233,7 @@ impl Receivers {
         Ok(line.trim_end().to_owned())
     }
 
-    /// Counts along; the handle gives the last line, the counter the bytes received so far.
+    /// Counts received bytes in a thread; the handle returns the last line, the counter is the present number of bytes.
     pub fn count(&mut self) -> (std::thread::JoinHandle<io::Result<(String, Instant)>>, Arc<AtomicU64>) {
         let received = Arc::clone(&self.received);
         let counter = Arc::clone(&received);

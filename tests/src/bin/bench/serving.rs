@@ -1,4 +1,4 @@
-//! `sampan serve`, of an engine of its own, as the registry that a benchmark's images are pulled from.
+//! `sampan serve`, with its own engine, as the registry that the benchmark pulls its images from.
 
 use crate::puller::{self, Running};
 use nix::sys::signal::{Signal, kill};
@@ -8,20 +8,19 @@ use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
-/// It, until this goes.
+/// A running `sampan serve`; it ends when this is dropped.
 pub struct Serving {
     client: Child,
     _engine: Running,
     dir: PathBuf,
-    /// Where it listens: `HOST:PORT`.
+    /// `HOST:PORT` where it listens.
     pub address: String,
 }
 
 impl Serving {
-    /// Starts one with an empty store below `dir`.
+    /// Starts an engine with an empty store below `dir`, and `sampan serve`.
     ///
-    /// # Errors
-    /// It does not start.
+    /// # Errors It does not start.
     pub fn start(dir: &Path) -> io::Result<Self> {
         let dir = dir.join("serving");
         if dir.exists() {
@@ -44,10 +43,9 @@ impl Serving {
         }
     }
 
-    /// Takes an image of another registry, `HOST:PORT/NAME:TAG`; it is `NAME:TAG` here.
+    /// Pulls an image of another registry, `HOST:PORT/NAME:TAG`; its name here is `NAME:TAG`.
     ///
-    /// # Errors
-    /// It cannot be pulled; with what was said.
+    /// # Errors The pull fails; the error has its output.
     pub fn take(&self, reference: &str) -> io::Result<()> {
         puller::ask(&self.dir, &["pull", "--quiet", "--no-unpack", reference])
     }

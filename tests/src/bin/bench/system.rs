@@ -1,18 +1,18 @@
-//! The systems that are measured: how each is spoken to, as few bytes as will do.
+//! The event systems that are compared, and the shortest bytes of their protocols.
 //!
-//! Pure: makes bytes and knows lengths. A message carries 200 bytes; behind a stamp of 16 hex digits at its end
-//! every system has a few bytes of its own.
+//! Pure: only encodes messages and knows their lengths. A message has 200 bytes, with a stamp of 16 hex digits near its
+//! end; the bytes after the stamp depend on the system.
 
 use sampan_ipc::watch::{Request, Subscribe, opening};
 use sampan_ipc::{Event, record};
 use std::path::Path;
 
-/// Bytes of a message: of the whole frame where there is nothing else, of the payload where there is a protocol.
+/// Bytes of a message: of the whole frame if it has no other content, of the payload otherwise.
 pub const MESSAGE: usize = 200;
 /// Hex digits of a stamp.
 pub const STAMP: usize = 16;
 
-/// Who takes messages and gives them to subscribers.
+/// A system that sends messages to subscribers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum System {
     /// The bare program, `bare.rs`.
@@ -27,32 +27,32 @@ pub enum System {
     Mosquitto,
 }
 
-/// What a subscriber of ours asks for.
+/// Which messages a subscriber of monitord requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
     /// Every message.
     All,
-    /// Every other one; all subscribers with the same filter.
+    /// Every second message; all subscribers have the same filter.
     Half,
-    /// Every other one; each subscriber with a filter of its own.
+    /// Every second message; each subscriber has a different filter.
     HalfEach,
 }
 
-/// How a message looks to a subscriber.
+/// The layout of a message for a subscriber.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
-    /// Bytes of it, its protocol's included.
+    /// Bytes of the message, including those of its protocol.
     pub len: usize,
-    /// Bytes behind its stamp.
+    /// Bytes after the stamp.
     pub behind_stamp: usize,
 }
 
 impl System {
-    /// All of them, the measure first.
+    /// All systems; the bare program is first, since others are compared with it.
     pub const ALL: [System; 5] =
         [System::Bare, System::Sampan, System::Redis, System::Nats, System::Mosquitto];
 
-    /// Its name on the command line.
+    /// Name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             System::Bare => "bare",
@@ -68,7 +68,7 @@ impl System {
         Self::ALL.into_iter().find(|system| system.name() == name)
     }
 
-    /// The program, for those that are not ours.
+    /// The program's name, for systems that are not part of this project.
     pub fn program(self) -> Option<&'static str> {
         match self {
             System::Bare | System::Sampan => None,
@@ -78,7 +78,7 @@ impl System {
         }
     }
 
-    /// True if it can be started; says so if not.
+    /// True if the system can be started; prints a message if it cannot.
     pub fn is_installed(&self) -> bool {
         let Some(program) = self.program() else { return true };
         let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
@@ -89,25 +89,25 @@ impl System {
         found
     }
 
-    /// True if messages go into a FIFO, which holds a fast writer back.
+    /// True if messages go into a FIFO, which blocks a fast writer.
     pub fn has_fifo(self) -> bool {
         matches!(self, System::Bare | System::Sampan)
     }
 
-    /// How a message looks to a subscriber.
+    /// The layout of a message for a subscriber.
     pub fn layout(self) -> Layout {
         match self {
             System::Bare => Layout { len: MESSAGE, behind_stamp: 0 },
-            // No label, and the eight bytes of seq.
+            // After the stamp: an empty list of labels, and the eight bytes of the sequence number.
             System::Sampan => Layout { len: MESSAGE, behind_stamp: 9 },
             System::Redis => framed(b"*3\r\n$7\r\nmessage\r\n$5\r\nbench\r\n$200\r\n", b"\r\n"),
             System::Nats => framed(b"MSG bench 1 200\r\n", b"\r\n"),
-            // Kind, length in two bytes, length of the topic in two.
+            // Before the message: its kind, its length in two bytes, and the topic's length in two bytes.
             System::Mosquitto => framed(b"0LLTTbench", b""),
         }
     }
 
-    /// What a publisher writes for message number `nth`, stamped.
+    /// The bytes that a publisher writes for message number `nth` with this stamp.
     pub fn message(self, nth: u64, stamp: u64) -> Vec<u8> {
         let payload = || {
             let mut payload = vec![b'x'; MESSAGE - STAMP];
@@ -126,7 +126,7 @@ impl System {
         }
     }
 
-    /// What a publisher says once, and how the answer to it ends.
+    /// The bytes that a publisher sends first, and the end of the server's reply.
     pub fn publisher_greeting(self) -> (Vec<u8>, &'static [u8]) {
         match self {
             System::Bare | System::Sampan => (Vec::new(), b""),
@@ -136,13 +136,14 @@ impl System {
         }
     }
 
-    /// What the server says by itself a moment after a subscriber has come; it must not be counted.
+    /// Bytes that the server sends on its own shortly after a subscriber has connected; they must not be counted.
     pub fn late_greeting(self) -> Option<&'static [u8]> {
-        // The first ping, which measures the way; the next one is minutes away.
+        // The first ping, which measures the round-trip time; the next one follows minutes later.
         (self == System::Nats).then_some(b"PING\r\n")
     }
 
-    /// What subscriber number `nth` says, and how the answer to it ends; for ours, the answer is a frame.
+    /// The bytes that subscriber number `nth` sends, and the end of the server's reply. The reply of monitord is a
+    /// frame instead.
     pub fn subscription(self, nth: u32, wish: Wish) -> (Vec<u8>, Vec<u8>) {
         match self {
             System::Bare => (Vec::new(), b"+".to_vec()),
@@ -176,9 +177,9 @@ fn hex(stamp: u64) -> String {
     format!("{stamp:016x}")
 }
 
-/// A record whose frame has [`MESSAGE`] bytes; every other one is of type `half`.
+/// A record whose frame has [`MESSAGE`] bytes; every second one is of type `half`.
 fn sampan_record(nth: u64, stamp: u64) -> Vec<u8> {
-    // A frame has 8 bytes of header and 8 of seq where a record has 12 of header.
+    // A frame adds 8 bytes of header and 8 of sequence number to the body; a record adds 12 bytes of header.
     let record_len = MESSAGE - 16 + record::HEADER_LEN;
     let kind = if nth.is_multiple_of(2) { "half" } else { "rest" };
     let mut event = Event::new(kind, "tick", "bench");
@@ -186,7 +187,7 @@ fn sampan_record(nth: u64, stamp: u64) -> Vec<u8> {
     (event.writer, event.counter) = (1, nth + 1);
     let bare = record::encode(&event.clone().with("padding", hex(stamp))).expect("a good event");
     let padding = "x".repeat(record_len - bare.len());
-    // The length of the value takes a second byte from 128 on.
+    // The length of the value has a second byte from 128 on.
     let over = usize::from(padding.len() + STAMP >= 128);
     let value = padding[over..].to_owned() + &hex(stamp);
     record::encode(&event.with("padding", value)).expect("a good event")

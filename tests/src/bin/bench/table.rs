@@ -1,6 +1,6 @@
-//! Tables of medians, in plain text.
+//! Prints tables of medians as plain text.
 
-/// One line that says where the figures come from.
+/// Prints a line that describes the machine.
 pub fn machine() {
     let cpus = std::thread::available_parallelism().map_or(0, |n| n.get());
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -10,7 +10,7 @@ pub fn machine() {
     println!("{cpus} processors ({model}), Linux {}", kernel.trim());
 }
 
-/// The middle one of `values`; NaN if there is none.
+/// The median of `values`; NaN if there are none.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let half = values.len() / 2;
@@ -21,7 +21,7 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// Prints rows with aligned columns under a title; the first column to the left, the others to the right.
+/// Prints rows below a title; the first column is aligned to the left, the others to the right.
 pub fn print(title: &str, rows: &[Vec<String>]) {
     println!("\n{title}\n");
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -41,18 +41,18 @@ pub fn print(title: &str, rows: &[Vec<String>]) {
     }
 }
 
-/// A row of words.
+/// Makes a row of words.
 pub fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).into()
 }
 
-/// `value` in so many digits as help, and how many times `bare` it is.
+/// Formats `value` with a suitable number of digits, and its ratio to `bare`.
 pub fn with_ratio(value: f64, bare: f64) -> [String; 2] {
     let ratio = if bare.is_nan() || bare == 0.0 { String::new() } else { format!("{:.2} ×", value / bare) };
     [number(value), ratio]
 }
 
-/// `value` with about three digits.
+/// Formats `value` with about three digits.
 pub fn number(value: f64) -> String {
     match value {
         value if value.is_nan() => "–".to_owned(),
