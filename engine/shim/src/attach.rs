@@ -1,35 +1,37 @@
-//! A client that is attached: its control socket and the streams it brought.
+//! An attached client: its control socket and the streams whose descriptors it sent.
+//!
+//! Owned by the `Stdio` of a process, and by the event loop once the client is leaving. Bytes are moved by `stdio`.
 
 use super::connection::Connection;
 use super::nonblocking::{self, Kind, Sink};
+use super::stream::PerStream;
 use sampan_ipc::container::{CONTROL_MAX, Control, Streams, Told};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-/// An attached client.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     pub(super) control: Connection,
     pub(super) stdin: Option<OwnedFd>,
-    /// Bytes read from `stdin` that the terminal had no room for.
+    /// Bytes read from `stdin` that the terminal has not taken yet.
     pub(super) typed: Vec<u8>,
-    /// The container's stdin has no room.
-    pub(super) waits_for_room: bool,
-    pub(super) sinks: [Option<Sink>; 2],
-    /// It came with the start: the container's stdin ends with its own.
+    /// The container's stdin is full.
+    pub(super) is_target_full: bool,
+    pub(super) sinks: PerStream<Option<Sink>>,
+    /// The client came with the start: when its stdin ends, the container's stdin ends.
     pub(super) is_first: bool,
-    /// It wants to leave, or has gone; what it typed before is still passed on.
+    /// The client has asked to detach, or has gone. What it typed before is still passed on.
     pub(super) is_leaving: bool,
-    /// What it is told when all has been written; then it is let go.
-    pub(super) farewell: Option<Told>,
-    /// The other end of the control socket of a client that is no process: the unit's output.
+    /// Sent once the client has got all output; then the connection is closed.
+    pub(super) last_message: Option<Told>,
+    /// The other end of the control socket, for a client that is no process but the output of a systemd unit.
     _own_end: Option<UnixStream>,
 }
 
 impl Client {
-    /// A client of the descriptors that came along, in the order of [`Streams`].
-    pub fn new(
+    /// Makes a client from the descriptors that came with its request, in the order of [`Streams`].
+    pub(crate) fn new(
         streams: Streams,
         tty: bool,
         descriptors: Vec<OwnedFd>,
@@ -45,7 +47,7 @@ impl Client {
         if let Some(fd) = &stdin {
             let kind = nonblocking::kind(fd).ok_or_else(refused)?;
             if kind == Kind::Pipe {
-                nonblocking::widen(fd, nonblocking::INPUT_LEN);
+                nonblocking::grow_pipe(fd, nonblocking::INPUT_LEN);
             }
             if tty && kind != Kind::Socket {
                 return Err("the stream of a terminal is not a socket".to_owned());
@@ -60,62 +62,62 @@ impl Client {
             control: Connection::with_max(control, 0, CONTROL_MAX),
             stdin,
             typed: Vec::new(),
-            waits_for_room: false,
-            sinks: [sink(stdout)?, sink(stderr)?],
+            is_target_full: false,
+            sinks: PerStream { out: sink(stdout)?, err: sink(stderr)? },
             is_first,
             is_leaving: false,
-            farewell: None,
+            last_message: None,
             _own_end: None,
         })
     }
 
-    /// The output of a unit of systemd's, which gets what the container writes and says nothing.
-    pub fn of_unit(sinks: [Option<Sink>; 2]) -> io::Result<Self> {
+    /// Makes a client for the output of a systemd unit. It gets what the container writes, and never sends anything.
+    pub(crate) fn of_unit(sinks: PerStream<Option<Sink>>) -> io::Result<Self> {
         let (control, own_end) = UnixStream::pair()?;
         Ok(Client {
             control: Connection::with_max(control.into(), 0, CONTROL_MAX),
             stdin: None,
             typed: Vec::new(),
-            waits_for_room: false,
+            is_target_full: false,
             sinks,
             is_first: false,
             is_leaving: false,
-            farewell: None,
+            last_message: None,
             _own_end: Some(own_end),
         })
     }
 
-    /// Reads what it says, and gives each word but a farewell to `word`.
-    pub fn hear(&mut self, mut word: impl FnMut(Control)) {
+    /// Reads the client's control messages and calls `on_control` for each. A `Detach` only sets `is_leaving`.
+    pub(crate) fn receive_controls(&mut self, mut on_control: impl FnMut(Control)) {
         self.control.receive();
         while let Ok(Some(control)) = self.control.next::<Control>() {
             match control {
                 Control::Detach => return self.is_leaving = true,
-                other => word(other),
+                other => on_control(other),
             }
         }
         self.control.flush();
         self.is_leaving |= !self.control.is_open;
     }
 
-    /// It hears `told` when all it is to have has been written.
-    pub fn leave(&mut self, told: Told) {
+    /// Begins to close the client: it gets the rest of its output, then `message`. [`Client::try_close`] continues.
+    pub(crate) fn close_with(&mut self, message: Told) {
         self.stdin = None;
-        self.farewell = Some(told);
-        self.see_off();
+        self.last_message = Some(message);
+        self.try_close();
     }
 
-    /// Goes on with that; true when it can be let go.
-    pub fn see_off(&mut self) -> bool {
+    /// Writes what the client takes now; true once the client has got everything, or has gone.
+    pub(crate) fn try_close(&mut self) -> bool {
         self.control.receive();
         while self.control.is_open && matches!(self.control.next::<Control>(), Ok(Some(_))) {}
         for sink in self.sinks.iter_mut().flatten() {
             sink.flush();
         }
         let is_written = self.sinks.iter().flatten().all(Sink::is_empty);
-        if is_written && let Some(told) = self.farewell.take() {
-            self.sinks = [None, None];
-            self.control.say(&told);
+        if is_written && let Some(message) = self.last_message.take() {
+            self.sinks = PerStream::default();
+            self.control.send(&message);
         }
         self.control.flush();
         !self.control.is_open || is_written && self.control.is_drained()

@@ -1,7 +1,7 @@
 //! One end of a stream socket that carries frames and descriptors: an engine's, or a client's control socket.
 //!
-//! Never blocks and never changes the socket's flags, which other processes may share. What a peer does not read
-//! is kept up to [`OUT_MAX`]; then the connection is closed.
+//! Never blocks and never changes the socket's flags, which other processes may share. Bytes that a peer does not read
+//! are kept up to [`OUT_MAX`]; beyond that the connection is closed.
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sampan_ipc::frame;
@@ -11,41 +11,40 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// Most bytes that wait for a peer.
+/// Most bytes that wait for a peer to read them.
 const OUT_MAX: usize = 4 << 20;
 /// Most descriptors that wait for the frame that names them.
 const DESCRIPTORS_MAX: usize = 16;
 /// Most reads in a turn, so that one peer does not keep the others waiting.
 const READS_PER_TURN: usize = 16;
 
-/// A connection.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     socket: FrameSocket<OwnedFd>,
     pub(super) number: u64,
     pub(super) is_open: bool,
 }
 
 impl Connection {
-    /// An engine's connection.
-    pub fn new(stream: impl Into<OwnedFd>, number: u64) -> Self {
+    /// Makes a connection to an engine.
+    pub(crate) fn new(stream: impl Into<OwnedFd>, number: u64) -> Self {
         Self::with_max(stream.into(), number, frame::FRAME_MAX)
     }
 
-    /// One whose frames are of `max` bytes at most.
-    pub fn with_max(stream: OwnedFd, number: u64, max: usize) -> Self {
+    /// Makes a connection whose frames have at most `max` bytes.
+    pub(crate) fn with_max(stream: OwnedFd, number: u64, max: usize) -> Self {
         Connection { socket: FrameSocket::new(stream, max, DESCRIPTORS_MAX), number, is_open: true }
     }
 
-    /// Waits for bytes; false if none came.
-    pub fn wait(&self, timeout: Duration) -> bool {
+    /// Waits for bytes, and blocks for it: only for the start of the process. False if none came in `timeout`.
+    pub(crate) fn wait(&self, timeout: Duration) -> bool {
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         let stream = PollFd::new(self.socket.stream().as_fd(), PollFlags::POLLIN);
         poll(&mut [stream], timeout).is_ok_and(|count| count > 0)
     }
 
-    /// Reads what is there, up to some bytes a turn; false once the peer is gone.
-    pub fn receive(&mut self) -> bool {
+    /// Reads what has arrived, at most [`READS_PER_TURN`] times; false once the peer has gone.
+    pub(crate) fn receive(&mut self) -> bool {
         for _ in 0..READS_PER_TURN {
             if !self.is_open || self.socket.has_frame() {
                 break;
@@ -61,7 +60,7 @@ impl Connection {
     }
 
     /// The next whole message.
-    pub fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+    pub(crate) fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         let message = self.socket.next_message().map_err(|error| {
             self.is_open = false;
             io::Error::other(error)
@@ -70,18 +69,18 @@ impl Connection {
         Ok(message)
     }
 
-    /// True if [`Connection::next`] has something although nothing more comes.
-    pub fn has_more(&self) -> bool {
+    /// Whether [`Connection::next`] has a message although poll(2) reports nothing to read.
+    pub(crate) fn has_more(&self) -> bool {
         self.is_open && self.socket.has_frame()
     }
 
-    /// The next `count` descriptors that came; `None` if there are fewer.
-    pub fn take(&mut self, count: usize) -> Option<Vec<OwnedFd>> {
+    /// Removes the next `count` descriptors that arrived; `None` if there are fewer.
+    pub(crate) fn take(&mut self, count: usize) -> Option<Vec<OwnedFd>> {
         self.socket.take_descriptors(count)
     }
 
-    /// Says `message`.
-    pub fn say(&mut self, message: &impl Serialize) {
+    /// Queues `message` and writes what the peer takes now.
+    pub(crate) fn send(&mut self, message: &impl Serialize) {
         match frame::encode(message) {
             Ok(bytes) if self.socket.unsent() + bytes.len() <= OUT_MAX => self.socket.push(bytes, Vec::new()),
             _ => self.is_open = false,
@@ -90,7 +89,7 @@ impl Connection {
     }
 
     /// Writes what the peer takes now.
-    pub fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         if !self.is_open {
             return self.socket.discard_unsent();
         }
@@ -100,14 +99,14 @@ impl Connection {
         }
     }
 
-    /// What to wait for.
-    pub fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
-        let room = if self.socket.unsent() == 0 { PollFlags::empty() } else { PollFlags::POLLOUT };
-        (self.socket.stream().as_fd(), PollFlags::POLLIN | room)
+    /// What poll(2) is to wait for.
+    pub(crate) fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
+        let writable = if self.socket.unsent() == 0 { PollFlags::empty() } else { PollFlags::POLLOUT };
+        (self.socket.stream().as_fd(), PollFlags::POLLIN | writable)
     }
 
-    /// True if nothing waits to be written, or nobody is there to read it.
-    pub fn is_drained(&self) -> bool {
+    /// Whether nothing waits to be written, or the peer has gone.
+    pub(crate) fn is_drained(&self) -> bool {
         !self.is_open || self.socket.unsent() == 0
     }
 }

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 /// Longest path that a socket's address holds.
 const PATH_MAX: usize = 107;
 
-/// A socket that waits for one terminal; unlinked when dropped.
+/// A socket on which the shim waits for one terminal; unlinked when dropped.
 #[derive(Debug)]
-pub struct Console {
+pub(crate) struct Console {
     listener: UnixListener,
     dir: OwnedFd,
     path: PathBuf,
@@ -19,15 +19,15 @@ pub struct Console {
 }
 
 impl Console {
-    /// Makes the socket `name` in `dir`.
-    pub fn listen(dir: &Path, name: &str) -> io::Result<Self> {
+    /// Makes the socket `name` in `dir` and listens on it.
+    pub(crate) fn listen(dir: &Path, name: &str) -> io::Result<Self> {
         let (path, handle) = (dir.join(name), OwnedFd::from(std::fs::File::open(dir)?));
         let listener = listen(&handle, &path)?;
         Ok(Console { listener, dir: handle, path, peer: None })
     }
 
-    /// What the runtime is given: short, however deep the directory lies.
-    pub fn address(&self) -> PathBuf {
+    /// The path to give to the runtime. If the socket's own path is too long for an address, a path by way of /proc.
+    pub(crate) fn address(&self) -> PathBuf {
         let name = self.path.file_name().unwrap_or_default();
         match self.path.as_os_str().len() {
             0..=PATH_MAX => self.path.clone(),
@@ -35,13 +35,12 @@ impl Console {
         }
     }
 
-    /// What to wait on.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.peer.as_ref().map_or(self.listener.as_fd(), |peer| peer.interest().0)
     }
 
-    /// The terminal, once it has come.
-    pub fn receive(&mut self) -> Option<OwnedFd> {
+    /// The terminal, once the runtime has sent it. Never blocks.
+    pub(crate) fn receive(&mut self) -> Option<OwnedFd> {
         if self.peer.is_none()
             && let Ok((stream, _)) = self.listener.accept()
         {
@@ -59,8 +58,9 @@ impl Drop for Console {
     }
 }
 
-/// Listens at `path`, which lies in `dir`, for the owner alone; never blocks.
-pub fn listen(dir: &OwnedFd, path: &Path) -> io::Result<UnixListener> {
+/// Listens at `path`, which is in `dir`. Only the owner may connect; accepting never blocks.
+pub(crate) fn listen(dir: &OwnedFd, path: &Path) -> io::Result<UnixListener> {
+    // By way of /proc: the full path may be too long for an address.
     let short =
         Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())).join(path.file_name().unwrap_or_default());
     let _ = std::fs::remove_file(path);

@@ -1,5 +1,5 @@
-//! A container's directory, as shim and engine both write it: [`state_file`] says where the container stands,
-//! [`event_spool`] keeps events that could not be written, [`remove`] takes the directory away.
+//! A container's directory, which shim and engine both write: [`state_file`] holds the container's state,
+//! [`event_spool`] keeps events that the monitor could not take, [`remove`] removes the directory.
 
 pub mod event_spool;
 pub mod remove;

@@ -1,4 +1,7 @@
-//! The shim's loop: owns all there is, waits, and calls what is due. Nothing in it blocks.
+//! The shim's event loop: owns all state, waits, and calls what is due. Nothing in it blocks.
+//!
+//! The `impl Shim` blocks in `start`, `exit` and `requests` are called from here. Each turn does the same steps in a fixed
+//! order ([`Shim::run`]).
 
 use super::attach::Client;
 use super::connection::Connection;
@@ -9,7 +12,7 @@ use super::log::Log;
 use super::oom::Oom;
 use super::overlay;
 use super::restart_policy::Backoff;
-use super::runtime::{Purpose, Reply, Running, Standard};
+use super::runtime::{Purpose, Reply, RuntimeCommand, StandardFds};
 use super::stdio::Stdio;
 use super::systemd_unit::Unit;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -27,72 +30,72 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
-/// Most processes of others whose end is kept in mind while one of ours starts.
-const STRANGERS_MAX: usize = 256;
-/// Longest that events may wait for the monitor before the shim ends without them.
+/// Most exits of unknown children that are remembered while the runtime starts a process.
+const UNKNOWN_EXITS_MAX: usize = 256;
+/// Longest time that the shim waits for the monitor to take its events before it ends without that.
 const LINGER: Duration = Duration::from_secs(10);
-/// How long a run lasts before the shim gives back the memory that starting needed: a short one is not worth it.
-pub const TRIM_AFTER: Duration = Duration::from_millis(500);
-/// How often it is looked whether they still wait.
+/// How long a run lasts before the shim gives back the memory that the start needed. For a shorter run it is not worth it.
+pub(crate) const TRIM_AFTER: Duration = Duration::from_millis(500);
+/// How often the shim checks whether events still wait, during [`LINGER`].
 const LINGER_STEP: Duration = Duration::from_millis(100);
 
-/// Where the container stands, as the shim sees it.
+/// What the shim is doing with its container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Life {
-    /// The runtime makes it.
+pub(crate) enum Stage {
+    /// The runtime makes the container.
     Starting,
-    /// It has a process.
+    /// The container has a process.
     Alive,
-    /// It has ended, and the runtime takes it away.
+    /// The process has ended, and the runtime deletes the container.
     Deleting,
-    /// It starts again then.
+    /// The container starts again at this time, by its restart policy.
     Waiting(Instant),
-    /// All is done; what has been said is still on its way, until then at most.
+    /// All is done. The shim ends when its events and messages have been read, at this time at the latest.
     Ending(Instant),
 }
 
-/// A `stop`, `restart` or removal under way.
+/// A stop, restart or removal under way.
 #[derive(Debug)]
-pub struct Stopping {
+pub(crate) struct Stopping {
     pub(super) replies: Vec<Reply>,
-    /// When it is killed, unless that was done.
+    /// When the container is killed; `None` if it never is, or was already.
     pub(super) kill_at: Option<Instant>,
-    pub(super) then: Then,
+    pub(super) then: AfterStop,
 }
 
-/// What follows a stop.
+/// What follows when the container has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Then {
-    /// Nothing.
+pub(crate) enum AfterStop {
     Nothing,
-    /// A start.
     Start,
-    /// The removal of all there is.
+    /// The removal of the container.
     Remove,
 }
 
-/// One more process in the container.
+/// An execution: one more process in the container.
 #[derive(Debug)]
-pub struct Execution {
+pub(crate) struct Execution {
     pub(super) id: String,
-    pub(super) words: String,
+    pub(super) args: String,
+    /// 0 until the runtime has started the process.
     pub(super) pid: i32,
     pub(super) stdio: Stdio,
     pub(super) console: Option<Console>,
+    /// Rows and columns of its terminal.
     pub(super) size: (u16, u16),
     pub(super) reply: Reply,
-    /// Signals of its client that came before there was a process.
+    /// Signals of its client that came before the process was started.
     pub(super) early_signals: Vec<i32>,
 }
 
 /// The shim of one container.
 #[derive(Debug)]
-pub struct Shim {
+pub(crate) struct Shim {
     pub(super) setup: Setup,
     pub(super) state: State,
-    /// Where it is written down; opened when that happens for the first time.
+    /// The state file; opened for the first write.
     state_file: Option<StateFile>,
-    pub(super) life: Life,
+    pub(super) stage: Stage,
     pub(super) sender: FifoSender,
     pub(super) announcer: Announcer,
     pub(super) stdio: Stdio,
@@ -100,38 +103,41 @@ pub struct Shim {
     pub(super) log: Log,
     pub(super) oom: Option<Oom>,
     pub(super) executions: Vec<Execution>,
-    pub(super) commands: Vec<Running>,
+    pub(super) commands: Vec<RuntimeCommand>,
     pub(super) command_number: u64,
-    pub(super) leaving: Vec<Client>,
+    /// Clients that still have to get the rest of their output.
+    pub(super) leaving_clients: Vec<Client>,
     pub(super) connections: Vec<Connection>,
     listener: Option<UnixListener>,
     connection_number: u64,
     signals: SignalFd,
-    pub(super) strangers: VecDeque<(i32, i32)>,
+    /// Process ids and statuses of children that have exited before the runtime reported their ids.
+    pub(super) unknown_exits: VecDeque<(i32, i32)>,
     pub(super) stopping: Option<Stopping>,
+    /// Requests that came while the container was starting or being deleted, with their connections' numbers.
     pub(super) deferred: VecDeque<(u64, Ask, Vec<OwnedFd>)>,
     pub(super) backoff: Backoff,
-    /// When memory is given back, once a run.
+    /// When memory is given back to the system, once a run.
     pub(super) trim_at: Option<Instant>,
     pub(super) is_mounted: bool,
     pub(super) is_person_restart: bool,
     pub(super) is_auto_restart: bool,
     pub(super) replies_to_start: Vec<Reply>,
     pub(super) replies_to_kill: Vec<Reply>,
-    /// Signals of a client that came before there was a process.
+    /// Signals that came before process 1 had executed the container's program.
     pub(super) early_signals: Vec<i32>,
-    /// When they are tried again.
-    pub(super) early_at: Option<Instant>,
-    /// The unit of systemd's whose main process this is.
+    /// When they are sent again.
+    pub(super) early_signals_at: Option<Instant>,
+    /// The systemd unit whose main process this is.
     pub(super) unit: Option<Box<Unit>>,
 }
 
 impl Shim {
-    /// A shim with the engine's first connection; begins the start.
-    pub fn new(setup: Setup, mut connection: Connection, unit: Option<Unit>) -> Result<Self, String> {
+    /// Makes the shim, with the connection of the engine that started it, and begins the container's start.
+    pub(crate) fn new(setup: Setup, mut connection: Connection, unit: Option<Unit>) -> Result<Self, String> {
         let mask: SigSet =
             [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
-        // Blocked, not ignored: the runtime would inherit what is ignored.
+        // Blocked, not ignored: the runtime would inherit ignored signals.
         mask.thread_block().map_err(|errno| errno.to_string())?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&mask, flags).map_err(|errno| errno.to_string())?;
@@ -150,7 +156,7 @@ impl Shim {
         let mut shim = Shim {
             state,
             state_file: None,
-            life: Life::Starting,
+            stage: Stage::Starting,
             announcer: Announcer::new(sender.clone()),
             sender,
             stdio: Stdio::default(),
@@ -160,12 +166,12 @@ impl Shim {
             executions: Vec::new(),
             commands: Vec::new(),
             command_number: 0,
-            leaving: Vec::new(),
+            leaving_clients: Vec::new(),
             connections: vec![connection],
             listener: Some(listener),
             connection_number: 1,
             signals,
-            strangers: VecDeque::new(),
+            unknown_exits: VecDeque::new(),
             stopping: None,
             deferred: VecDeque::new(),
             backoff: Backoff::new(),
@@ -176,11 +182,11 @@ impl Shim {
             replies_to_start: Vec::new(),
             replies_to_kill: Vec::new(),
             early_signals: Vec::new(),
-            early_at: None,
+            early_signals_at: None,
             unit: unit.map(Box::new),
             setup,
         };
-        // What an earlier run left is not of this one.
+        // The state is an earlier shim's: its process has ended.
         shim.state.pid = 0;
         let namespace = overlay::enter_namespace();
         if let Some((streams, descriptors)) = attach {
@@ -202,20 +208,20 @@ impl Shim {
         Ok(shim)
     }
 
-    /// Goes on to the end; gives the container's exit code.
-    pub fn run(mut self) -> u8 {
+    /// Runs until the container and all that follows has ended; returns the container's exit code.
+    pub(crate) fn run(mut self) -> u8 {
         while !self.is_over() {
             self.wait();
             self.reap();
             self.accept();
-            self.hear_engines();
-            self.take_terminals();
+            self.receive_requests();
+            self.receive_terminals();
             self.pump();
             if self.oom.as_mut().is_some_and(|oom| oom.has_killed()) {
                 self.on_oom();
             }
             self.expire(Instant::now());
-            self.remove_when_told();
+            self.remove_once_announced();
             self.connections.iter_mut().for_each(Connection::flush);
             self.connections.retain(|connection| connection.is_open);
         }
@@ -224,47 +230,47 @@ impl Shim {
     }
 
     fn is_over(&self) -> bool {
-        match self.life {
-            Life::Ending(until) => {
-                let is_said =
+        match self.stage {
+            Stage::Ending(until) => {
+                let is_sent =
                     self.sender.spooled() == 0 && self.connections.iter().all(Connection::is_drained);
-                is_said || Instant::now() >= until
+                is_sent || Instant::now() >= until
             }
             _ => false,
         }
     }
 
-    /// All is done; the loop ends when what was said has been heard.
+    /// Ends the loop once events and messages have been read, or after [`LINGER`].
     pub(super) fn end(&mut self) {
-        self.life = Life::Ending(Instant::now() + LINGER);
+        self.stage = Stage::Ending(Instant::now() + LINGER);
     }
 
-    /// The engine may start another shim now; clients that have not read all yet are still served.
+    /// Closes the socket, after which the engine may start another shim; then serves the clients that have not read all yet.
     fn close(&mut self) {
-        let is_said = self.sender.spooled() == 0 || self.keep_unsaid();
-        if !self.state.is_announced && is_said && self.setup.dir.exists() {
+        let is_sent = self.sender.spooled() == 0 || self.spool_events();
+        if !self.state.is_announced && is_sent && self.setup.dir.exists() {
             self.state.is_announced = true;
             self.save();
-            self.tell();
+            self.send_state();
         }
         let _ = overlay::tear_down(&self.setup.rootfs);
         let _ = std::fs::remove_file(self.setup.run.join(SOCKET));
         self.listener = None;
         self.connections.clear();
-        while !self.leaving.is_empty() {
+        while !self.leaving_clients.is_empty() {
             self.wait();
             self.reap();
-            self.leaving.retain_mut(|client| !client.see_off());
+            self.leaving_clients.retain_mut(|client| !client.try_close());
             if let Some(unit) = &mut self.unit {
                 unit.expire(Instant::now());
             }
         }
     }
 
-    /// Leaves what the monitor has not taken to an engine; true if that could be written down.
-    fn keep_unsaid(&mut self) -> bool {
+    /// Saves the events that the monitor has not taken for an engine to send; false if they could not be saved.
+    fn spool_events(&mut self) -> bool {
         let records = self.sender.take_spool();
-        let kept = records.is_empty() || event_spool::keep(&self.setup.dir, &records).is_ok();
+        let kept = records.is_empty() || event_spool::save(&self.setup.dir, &records).is_ok();
         if !kept {
             self.state.is_announced = false;
         }
@@ -286,18 +292,18 @@ impl Shim {
             want(fd, flags);
             is_busy |= connection.has_more();
         }
-        for client in &self.leaving {
+        for client in &self.leaving_clients {
             let (fd, flags) = client.control.interest();
             want(fd, flags);
             for sink in client.sinks.iter().flatten().filter(|sink| !sink.is_empty()) {
                 want(sink.as_fd(), PollFlags::POLLOUT);
             }
         }
-        // Before there is a process, only what its clients say matters.
-        if self.life != Life::Starting {
+        // Before the process is started, only its clients' control messages matter.
+        if self.stage != Stage::Starting {
             self.stdio.interest(&self.log, &mut want);
         } else {
-            hear(&self.stdio, &mut want);
+            poll_controls(&self.stdio, &mut want);
         }
         let nothing = Log::none();
         for execution in &self.executions {
@@ -305,14 +311,14 @@ impl Shim {
             if execution.pid > 0 {
                 execution.stdio.interest(&nothing, &mut want);
             } else {
-                hear(&execution.stdio, &mut want);
+                poll_controls(&execution.stdio, &mut want);
             }
         }
         let timeout = match self.deadline() {
             _ if is_busy => PollTimeout::ZERO,
             None => PollTimeout::NONE,
             Some(at) => {
-                // Rounded up, or the last millisecond would be spent turning.
+                // Rounded up: poll(2) takes milliseconds, and a timeout of 0 would make the loop spin.
                 let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
                 PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
             }
@@ -326,21 +332,21 @@ impl Shim {
     fn deadline(&self) -> Option<Instant> {
         let commands =
             self.commands.iter().filter(|command| !command.is_killed).map(|command| command.deadline);
-        let life = match self.life {
-            Life::Waiting(at) => Some(at),
-            Life::Ending(_) if self.listener.is_some() => Some(Instant::now() + LINGER_STEP),
+        let stage = match self.stage {
+            Stage::Waiting(at) => Some(at),
+            Stage::Ending(_) if self.listener.is_some() => Some(Instant::now() + LINGER_STEP),
             _ => None,
         };
         commands
-            .chain(life)
+            .chain(stage)
             .chain(self.trim_at)
-            .chain(self.early_at)
+            .chain(self.early_signals_at)
             .chain(self.unit.as_ref().and_then(|unit| unit.deadline()))
             .chain(self.stopping.as_ref().and_then(|stopping| stopping.kill_at))
             .min()
     }
 
-    /// Takes note of every process that has ended, and of systemd's wish to end the unit.
+    /// Handles the exit of every child that has ended, and SIGTERM, by which systemd stops the unit.
     fn reap(&mut self) {
         let mut is_stopped = false;
         while let Ok(Some(signal)) = self.signals.read_signal() {
@@ -348,15 +354,15 @@ impl Shim {
             is_stopped |= is_end && self.unit.is_some();
         }
         while let Some((pid, status)) = syscall::reap() {
-            self.on_end_of(pid, status);
+            self.on_child_exit(pid, status);
         }
-        // Once it is closed, the state is another shim's to write.
+        // Once the listener is closed, another shim may write the state.
         if is_stopped && self.listener.is_some() {
             self.on_unit_stop();
         }
     }
 
-    fn on_end_of(&mut self, pid: i32, status: i32) {
+    fn on_child_exit(&mut self, pid: i32, status: i32) {
         if let Some(at) = self.commands.iter().position(|command| command.pid == pid) {
             let command = self.commands.swap_remove(at);
             self.on_command(command, status == 0);
@@ -365,33 +371,33 @@ impl Shim {
         } else if let Some(at) = self.executions.iter().position(|execution| execution.pid == pid) {
             self.on_execution_exit(at, status);
         } else {
-            // It may be one whose id the runtime has not told yet.
-            self.strangers.push_back((pid, status));
-            if self.strangers.len() > STRANGERS_MAX || self.commands.is_empty() {
-                self.strangers.pop_front();
+            // The runtime may not have reported this process's id yet, if it is still starting it.
+            self.unknown_exits.push_back((pid, status));
+            if self.unknown_exits.len() > UNKNOWN_EXITS_MAX || self.commands.is_empty() {
+                self.unknown_exits.pop_front();
             }
         }
     }
 
-    /// The exit of a process that ended before it was known.
-    pub(super) fn take_stranger(&mut self, pid: i32) -> Option<i32> {
-        let at = self.strangers.iter().position(|(stranger, _)| *stranger == pid)?;
-        self.strangers.remove(at).map(|(_, status)| status)
+    /// Removes and returns the status of process `pid` if it exited before the runtime had reported its id.
+    pub(super) fn take_unknown_exit(&mut self, pid: i32) -> Option<i32> {
+        let at = self.unknown_exits.iter().position(|(exited, _)| *exited == pid)?;
+        self.unknown_exits.remove(at).map(|(_, status)| status)
     }
 
     fn accept(&mut self) {
         while let Some(Ok((stream, _))) = self.listener.as_ref().map(UnixListener::accept) {
             let mut connection = Connection::new(stream, self.connection_number);
             self.connection_number += 1;
-            connection.say(&Say::State(self.state.clone()));
-            if self.life == Life::Starting {
-                connection.say(&Say::Starting);
+            connection.send(&Say::State(self.state.clone()));
+            if self.stage == Stage::Starting {
+                connection.send(&Say::Starting);
             }
             self.connections.push(connection);
         }
     }
 
-    fn hear_engines(&mut self) {
+    fn receive_requests(&mut self) {
         for nth in 0..self.connections.len() {
             let Some(connection) = self.connections.get_mut(nth) else { return };
             connection.receive();
@@ -399,12 +405,12 @@ impl Shim {
             while let Some(connection) = self.connections.get_mut(nth) {
                 let Ok(Some(ask)) = connection.next::<Ask>() else { break };
                 let descriptors = connection.take(ask.descriptors());
-                self.on_ask(number, ask, descriptors);
+                self.on_request(number, ask, descriptors);
             }
         }
     }
 
-    fn take_terminals(&mut self) {
+    fn receive_terminals(&mut self) {
         let receive = |console: &mut Option<Console>| {
             let master = console.as_mut()?.receive()?;
             *console = None;
@@ -420,19 +426,21 @@ impl Shim {
         }
     }
 
-    /// Hears the clients, moves bytes, and lets go of who leaves, in this order: the size that a client says comes before
-    /// what it types after that, and what it has typed before it leaves arrives.
+    /// Reads the clients' control messages, moves bytes, and begins to close clients that leave.
+    ///
+    /// In this order, so that a new size takes effect before what the client types next, and that what a client typed
+    /// before it left arrives.
     fn pump(&mut self) {
-        let mut heard = Vec::new();
+        let mut controls = Vec::new();
         for (execution, stdio) in self.all_stdio() {
             for client in &mut stdio.clients {
-                client.hear(|control| heard.push((execution.map(str::to_owned), control)));
+                client.receive_controls(|control| controls.push((execution.map(str::to_owned), control)));
             }
         }
-        for (execution, control) in heard {
+        for (execution, control) in controls {
             self.on_control(execution.as_deref(), control);
         }
-        if self.life != Life::Starting {
+        if self.stage != Stage::Starting {
             self.stdio.pump(&mut self.log, self.setup.open_stdin);
         }
         for execution in self.executions.iter_mut().filter(|execution| execution.pid > 0) {
@@ -449,14 +457,14 @@ impl Shim {
             }
         }
         for (execution, mut client) in left {
-            client.leave(Told::Detached);
-            self.leaving.push(client);
+            client.close_with(Told::Detached);
+            self.leaving_clients.push(client);
             self.on_control(execution.as_deref(), Control::Detach);
         }
-        self.leaving.retain_mut(|client| !client.see_off());
+        self.leaving_clients.retain_mut(|client| !client.try_close());
     }
 
-    /// The streams of the container itself, and of each execution by its id.
+    /// The streams of the container (`None`) and of each execution, with the execution's id.
     fn all_stdio(&mut self) -> impl Iterator<Item = (Option<&str>, &mut Stdio)> {
         let executions = self.executions.iter_mut().map(|e| (Some(e.id.as_str()), &mut e.stdio));
         std::iter::once((None, &mut self.stdio)).chain(executions)
@@ -472,12 +480,12 @@ impl Shim {
             && stopping.kill_at.is_some_and(|at| at <= now)
         {
             stopping.kill_at = None;
-            self.kill_for_good();
+            self.kill_even_if_frozen();
         }
-        if self.early_at.take_if(|at| *at <= now).is_some() {
+        if self.early_signals_at.take_if(|at| *at <= now).is_some() {
             self.signal_again();
         }
-        if matches!(self.life, Life::Waiting(at) if at <= now) {
+        if matches!(self.stage, Stage::Waiting(at) if at <= now) {
             self.start();
         }
         if let Some(unit) = &mut self.unit {
@@ -485,12 +493,12 @@ impl Shim {
         }
     }
 
-    /// Says what happened to the container.
+    /// Sends an event of the container to the monitor.
     pub(super) fn announce(&self, action: &str, facts: &[(&str, &str)]) {
         self.announcer.container(action, &self.setup.identity, self.state.pid, facts);
     }
 
-    /// Writes the state down, and tells it to all.
+    /// Writes the state into its file. If that fails, records it in the state that is sent to engines.
     pub(super) fn save(&mut self) {
         if let Err(error) = self.write_state()
             && self.state.error.is_empty()
@@ -506,42 +514,42 @@ impl Shim {
         }
     }
 
-    /// Tells the state to all who are connected.
-    pub(super) fn tell(&mut self) {
+    /// Sends the state to all connected engines.
+    pub(super) fn send_state(&mut self) {
         for connection in &mut self.connections {
-            connection.say(&Say::State(self.state.clone()));
+            connection.send(&Say::State(self.state.clone()));
         }
     }
 
-    /// Answers an ask.
+    /// Replies to a request.
     pub(super) fn reply(&mut self, reply: Reply, result: Result<String, (u8, String)>) {
         let Some((to, number)) = reply else { return };
         if let Some(connection) = self.connections.iter_mut().find(|connection| connection.number == to) {
-            connection.say(&Say::Reply { number, result });
+            connection.send(&Say::Reply { number, result });
         }
     }
 
-    /// Runs a command of the runtime.
-    pub(super) fn command(
+    /// Starts a command of the runtime; [`Shim::on_command`] follows when it has ended.
+    pub(super) fn spawn_runtime(
         &mut self,
         purpose: Purpose,
-        words: &[&str],
-        standard: Standard,
+        args: &[&str],
+        standard: StandardFds,
     ) -> Result<(), String> {
-        let words = words.iter().map(OsString::from).collect();
+        let args = args.iter().map(OsString::from).collect();
         self.command_number += 1;
-        let kept = match (&purpose, &self.unit) {
+        let inherited = match (&purpose, &self.unit) {
             (Purpose::Start, Some(unit)) => unit.listen.as_slice(),
             _ => &[],
         };
-        let command = Running::spawn(&self.setup, self.command_number, purpose, words, standard, kept);
+        let command = RuntimeCommand::spawn(&self.setup, self.command_number, purpose, args, standard, inherited);
         self.commands.push(command.map_err(|error| error.to_string())?);
         Ok(())
     }
 }
 
-/// Waits for what the clients say.
-fn hear<'a>(stdio: &'a Stdio, want: &mut impl FnMut(BorrowedFd<'a>, PollFlags)) {
+/// Calls `want` with the clients' control sockets.
+fn poll_controls<'a>(stdio: &'a Stdio, want: &mut impl FnMut(BorrowedFd<'a>, PollFlags)) {
     for (fd, flags) in stdio.clients.iter().map(|client| client.control.interest()) {
         want(fd, flags);
     }

@@ -1,10 +1,10 @@
-//! A container's end: output, state, `die`, what is left of it, and what follows. docs/run.md.
+//! What happens when the container's process ends: output, state, `die`, deletion, and what follows. docs/run.md.
 
 use super::dir::remove;
-use super::event_loop::{Life, Shim, Then};
+use super::event_loop::{Stage, Shim, AfterStop};
 use super::log::Log;
-use super::runtime::{Purpose, Running};
-use super::{overlay, runc_leftovers, runtime_commands};
+use super::runtime::{Purpose, Reply, RuntimeCommand};
+use super::{overlay, restart_policy, runc_leftovers, runtime_commands};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sampan_ipc::container::{Phase, Told};
@@ -14,7 +14,7 @@ use sampan_os::{cgroup, remove_tree};
 use std::time::{Duration, Instant};
 
 impl Shim {
-    /// Process 1 has ended.
+    /// Handles the end of the container's process, with exit code `status`.
     pub(super) fn on_exit(&mut self, status: i32) {
         self.stdio.finish(&mut self.log);
         if self.oom.as_mut().is_some_and(|oom| oom.was_missed()) {
@@ -22,11 +22,10 @@ impl Shim {
         }
         self.oom = None;
         self.trim_at = None;
-        (self.early_at, self.early_signals) = (None, Vec::new());
+        (self.early_signals_at, self.early_signals) = (None, Vec::new());
         self.state.finished = time::now();
         self.state.exit_code = status;
-        let (policy, by_hand) = (self.setup.restart, self.state.stopped_by_hand);
-        let is_again = self.stopping.is_none() && policy.starts_again(status, self.state.restarts, by_hand);
+        let is_again = restart_policy::starts_again(self.setup.restart, &self.state, self.stopping.is_some());
         self.state.phase = if is_again { Phase::Restarting } else { Phase::Exited };
         let pid = std::mem::take(&mut self.state.pid);
         self.state.is_announced = false;
@@ -35,30 +34,30 @@ impl Shim {
         let facts = [("exitCode", &*status.to_string()), ("execDuration", &*lasted.to_string())];
         self.announcer.container("die", &self.setup.identity, pid, &facts);
         if let Some(stopping) = &self.stopping
-            && stopping.then != Then::Remove
+            && stopping.then != AfterStop::Remove
         {
             self.announcer.container("stop", &self.setup.identity, 0, &[]);
         }
         self.state.is_announced = self.sender.spooled() == 0;
         self.save();
-        self.tell();
-        // Last: who hears this may ask the engine something that depends on it.
+        self.send_state();
+        // Only now, with the state saved and sent: a client may next ask the engine something that depends on it.
         let told = Told::Exited(u8::try_from(status).unwrap_or(255));
         for mut client in std::mem::take(&mut self.stdio.clients) {
-            client.leave(told.clone());
-            self.leaving.push(client);
+            client.close_with(told.clone());
+            self.leaving_clients.push(client);
         }
         for reply in std::mem::take(&mut self.replies_to_kill) {
             self.reply(reply, Ok(String::new()));
         }
-        if self.stopping.as_ref().is_some_and(|stopping| stopping.then == Then::Nothing) {
-            self.answer_stop();
+        if self.stopping.as_ref().is_some_and(|stopping| stopping.then == AfterStop::Nothing) {
+            self.reply_to_stop();
         }
-        self.life = Life::Deleting;
+        self.stage = Stage::Deleting;
         self.delete();
     }
 
-    fn answer_stop(&mut self) {
+    fn reply_to_stop(&mut self) {
         if let Some(stopping) = &mut self.stopping {
             stopping.kill_at = None;
             for reply in std::mem::take(&mut stopping.replies) {
@@ -67,31 +66,32 @@ impl Shim {
         }
     }
 
-    /// The kernel has killed something in it for memory.
+    /// Handles a kill by the kernel for lack of memory.
     pub(super) fn on_oom(&mut self) {
         self.announce("oom", &[]);
         self.state.oom_killed = true;
         self.save();
-        self.tell();
+        self.send_state();
     }
 
-    /// The runtime takes away what it has of the container.
+    /// Deletes what the runtime has of the container; [`Shim::on_deleted`] follows.
     pub(super) fn delete(&mut self) {
         let id = self.setup.identity.id.clone();
-        // While a command runs, there may be a process of it in the container; what did not start may have left more.
+        // A running command may have a process in the container, and a start that failed may have left more: then only
+        // the runtime itself knows what to delete.
         let is_plain = self.commands.is_empty() && self.state.error.is_empty();
         if is_plain && runc_leftovers::remove(&self.setup.runtime, &id) {
             return self.on_deleted();
         }
-        if self.command(Purpose::Delete, &["delete", "--force", &id], [None, None, None]).is_err() {
+        if self.spawn_runtime(Purpose::Delete, &["delete", "--force", &id], [None, None, None]).is_err() {
             self.on_deleted();
         }
     }
 
-    /// The runtime's command has ended; what a runtime that hung, or was killed, has not taken away goes without it.
-    pub(super) fn on_delete_command(&mut self, command: &Running, is_done: bool) {
+    /// Handles the end of the runtime's `delete`. If it failed or was killed, removes the runtime's leftovers without it.
+    pub(super) fn on_delete_command(&mut self, command: &RuntimeCommand, is_done: bool) {
         if !is_done {
-            self.take_away_leftovers();
+            self.remove_leftovers();
             if command.is_killed {
                 let (_, reason) = command.reason();
                 self.state.error = [self.state.error.as_str(), &format!("delete: {reason}")].join("; ");
@@ -101,53 +101,53 @@ impl Shim {
         self.on_deleted();
     }
 
-    fn take_away_leftovers(&self) {
+    fn remove_leftovers(&self) {
         let id = &self.setup.identity.id;
         if let Some(root) = self.setup.runtime.iter().skip_while(|word| *word != "--root").nth(1) {
-            runtime_commands::forget(root.as_ref(), id);
+            runtime_commands::remove_state(root.as_ref(), id);
         }
         cgroup::remove_groups(id, self.group_of_unit());
     }
 
-    /// The control group of the unit whose main process this is.
+    /// The control group of the systemd unit whose main process this is.
     pub(super) fn group_of_unit(&self) -> Option<&str> {
         self.unit.as_ref().map(|unit| unit.group.as_str())
     }
 
-    /// The runtime has nothing more of the container.
+    /// Handles the end of the deletion: cleans up, then removes, restarts or finishes.
     pub(super) fn on_deleted(&mut self) {
-        // One that still makes a process in it, freezes it or lists it, hangs.
-        self.commands.iter_mut().for_each(Running::kill);
+        // A command that still runs now, in a container that is gone, hangs.
+        self.commands.iter_mut().for_each(RuntimeCommand::kill);
         self.kill_children();
         self.end_executions();
         if !self.state.error.is_empty() {
-            // The start failed: the runtime may have been killed before it wrote down what it had made.
-            self.take_away_leftovers();
+            // The start failed: the runtime may have been killed before it recorded what it had made.
+            self.remove_leftovers();
         }
         if let Some(group) = self.group_of_unit() {
             cgroup::remove_unit_groups(group);
         }
         let stopping = self.stopping.take();
-        let then = stopping.as_ref().map_or(Then::Nothing, |stopping| stopping.then);
+        let then = stopping.as_ref().map_or(AfterStop::Nothing, |stopping| stopping.then);
         let mut replies = stopping.map(|stopping| stopping.replies).unwrap_or_default();
         match then {
-            Then::Remove => self.remove(replies),
-            Then::Start => {
+            AfterStop::Remove => self.remove(replies),
+            AfterStop::Start => {
                 self.is_person_restart = true;
                 self.state.restarts = 0;
                 self.state.stopped_by_hand = false;
                 self.replies_to_start.append(&mut replies);
                 self.start();
             }
-            Then::Nothing if self.state.phase == Phase::Restarting => {
+            AfterStop::Nothing if self.state.phase == Phase::Restarting => {
                 let lasted = self.state.finished.saturating_sub(self.state.started);
                 let lasted = Duration::from_nanos(u64::try_from(lasted).unwrap_or(0));
                 self.is_auto_restart = true;
-                self.life = Life::Waiting(Instant::now() + self.backoff.wait(lasted));
-                self.do_deferred();
+                self.stage = Stage::Waiting(Instant::now() + self.backoff.next_delay(lasted));
+                self.run_deferred();
             }
-            Then::Nothing if self.setup.auto_remove && self.sender.spooled() == 0 => self.remove(replies),
-            Then::Nothing => {
+            AfterStop::Nothing if self.setup.auto_remove && self.sender.spooled() == 0 => self.remove(replies),
+            AfterStop::Nothing => {
                 self.finish();
                 for reply in replies {
                     self.reply(reply, Ok(String::new()));
@@ -156,19 +156,19 @@ impl Shim {
         }
     }
 
-    /// The last run is over.
+    /// Ends the shim after the last run; the container stays.
     fn finish(&mut self) {
         self.state.shim = 0;
         self.save();
-        self.tell();
+        self.send_state();
         self.end();
-        self.do_deferred();
+        self.run_deferred();
     }
 
-    /// Removes a container that has waited for the monitor: its end is told, or, as long as it is not, kept on the
-    /// disk, where an engine finds it.
-    pub(super) fn remove_when_told(&mut self) {
-        let is_ending = matches!(self.life, Life::Ending(_));
+    /// Removes a container with `--rm` once the monitor has taken the event of its end. Until then the container stays on
+    /// the disk, so that an engine can announce the end if this shim cannot.
+    pub(super) fn remove_once_announced(&mut self) {
+        let is_ending = matches!(self.stage, Stage::Ending(_));
         let is_left = self.setup.auto_remove && self.state.phase != Phase::Dead && self.setup.dir.exists();
         if is_ending && is_left && self.sender.spooled() == 0 {
             self.state.is_announced = true;
@@ -176,17 +176,17 @@ impl Shim {
         }
     }
 
-    /// Removes all of the container; the shim ends.
-    pub(super) fn remove(&mut self, replies: Vec<super::runtime::Reply>) {
+    /// Removes the container and ends the shim. If the removal fails, the container stays, in the phase `dead`.
+    pub(super) fn remove(&mut self, replies: Vec<Reply>) {
         self.log = Log::none();
-        match self.take_away() {
+        match self.remove_files() {
             Ok(()) => {
                 for reply in replies {
                     self.reply(reply, Ok(String::new()));
                 }
-                self.connections.iter_mut().for_each(|connection| connection.say(&Say::Removed));
+                self.connections.iter_mut().for_each(|connection| connection.send(&Say::Removed));
                 self.end();
-                self.do_deferred();
+                self.run_deferred();
             }
             Err(reason) => {
                 let reason = format!("cannot remove the container: {reason}");
@@ -200,11 +200,11 @@ impl Shim {
         }
     }
 
-    fn take_away(&mut self) -> Result<(), String> {
+    fn remove_files(&mut self) -> Result<(), String> {
         overlay::tear_down(&self.setup.rootfs)?;
         self.is_mounted = false;
-        let take = || {
-            let left = remove::hollow(&self.setup.dir)?;
+        let remove_dirs = || {
+            let left = remove::hide_and_empty(&self.setup.dir)?;
             remove_tree::remove(&self.setup.run)?;
             if let Some(left) = left {
                 self.announcer.container("destroy", &self.setup.identity, 0, &[]);
@@ -212,10 +212,11 @@ impl Shim {
             }
             Ok(())
         };
-        take().map_err(|error: std::io::Error| error.to_string())
+        remove_dirs().map_err(|error: std::io::Error| error.to_string())
     }
 
-    /// Ends what the container has left to the shim: only processes that ran beside its own process namespace.
+    /// Kills the processes that the container has left to the shim as subreaper: those in another PID namespace than
+    /// the container's, whose end the kernel does not enforce.
     fn kill_children(&self) {
         let path = format!("/proc/self/task/{}/children", std::process::id());
         for pid in std::fs::read_to_string(path).unwrap_or_default().split_ascii_whitespace() {
@@ -227,7 +228,7 @@ impl Shim {
         }
     }
 
-    /// No execution outlives its container, and none ends untold.
+    /// Ends every execution and announces it: none outlives its container.
     fn end_executions(&mut self) {
         while let Some(execution) = self.executions.first() {
             match execution.pid > 0 {
@@ -240,28 +241,28 @@ impl Shim {
         }
     }
 
-    /// A command of the runtime has ended.
-    pub(super) fn on_command(&mut self, command: Running, is_done: bool) {
+    /// Handles the end of a command of the runtime.
+    pub(super) fn on_command(&mut self, command: RuntimeCommand, is_done: bool) {
         match command.purpose.clone() {
             Purpose::Start => self.on_start_command(&command, is_done),
             Purpose::Delete => self.on_delete_command(&command, is_done),
             Purpose::Exec(id) => self.on_exec_command(&id, &command, is_done),
-            Purpose::Pause(reply) => self.on_frozen(reply, true, (!is_done).then(|| command.reason())),
-            Purpose::Resume(reply) => self.on_frozen(reply, false, (!is_done).then(|| command.reason())),
-            Purpose::Pids(reply) => self.on_pids(reply, &command, is_done),
+            Purpose::Pause(reply) => self.on_freeze_command(reply, true, (!is_done).then(|| command.reason())),
+            Purpose::Resume(reply) => self.on_freeze_command(reply, false, (!is_done).then(|| command.reason())),
+            Purpose::Pids(reply) => self.on_pids_command(reply, &command, is_done),
         }
         if self.commands.is_empty() {
-            self.strangers.clear();
+            self.unknown_exits.clear();
         }
     }
 
-    /// The process of an execution has ended.
+    /// Handles the end of an execution's process.
     pub(super) fn on_execution_exit(&mut self, at: usize, status: i32) {
         let mut execution = self.executions.remove(at);
         execution.stdio.finish(&mut Log::none());
         for mut client in std::mem::take(&mut execution.stdio.clients) {
-            client.leave(Told::Exited(u8::try_from(status).unwrap_or(255)));
-            self.leaving.push(client);
+            client.close_with(Told::Exited(u8::try_from(status).unwrap_or(255)));
+            self.leaving_clients.push(client);
         }
         self.announce("exec_die", &[("exitCode", &status.to_string()), ("execID", &execution.id)]);
     }

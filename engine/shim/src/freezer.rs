@@ -1,19 +1,19 @@
-//! Thaws a container without its runtime, which may hang. Best effort: what cannot be thawed is left to the kernel.
+//! Thaws a container without its runtime, which may hang. Best effort: errors are ignored.
 //!
-//! Called before SIGKILL is to take effect: version 1 of control groups does not let a frozen process end.
+//! Called when a frozen container is killed: with version 1 of control groups a frozen process does not end on SIGKILL.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Thaws the control group that process `pid` is in.
-pub fn thaw(pid: i32) {
+/// Thaws the control group of process `pid`.
+pub(crate) fn thaw(pid: i32) {
     if pid <= 1 {
         return;
     }
     let read = |path: String| fs::read_to_string(path).unwrap_or_default();
     let (groups, mounts) = (read(format!("/proc/{pid}/cgroup")), read("/proc/self/mountinfo".to_owned()));
-    for (file, word) in switches(&groups, &mounts) {
-        // Only where there is one: it must not be made.
+    for (file, word) in thaw_files(&groups, &mounts) {
+        // Opened without O_CREAT: where the group has no such file, nothing must be made.
         let _ = fs::OpenOptions::new().write(true).open(file).and_then(|mut file| {
             use std::io::Write;
             file.write_all(word.as_bytes())
@@ -21,15 +21,15 @@ pub fn thaw(pid: i32) {
     }
 }
 
-/// The files that thaw a group, and what is to be written there. cgroups(7), proc_pid_mountinfo(5).
-fn switches(groups: &str, mounts: &str) -> Vec<(PathBuf, &'static str)> {
+/// The files that thaw a control group, each with the word to write into it. cgroups(7), proc_pid_mountinfo(5).
+fn thaw_files(groups: &str, mounts: &str) -> Vec<(PathBuf, &'static str)> {
     let mut found = Vec::new();
     for line in groups.lines() {
         let mut parts = line.splitn(3, ':');
         let (Some(_), Some(controllers), Some(group)) = (parts.next(), parts.next(), parts.next()) else {
             continue;
         };
-        // The root group of a hierarchy is the host's own.
+        // The root group of a hierarchy holds the host's own processes: never touched.
         let below = group.trim_start_matches('/');
         if below.is_empty() || below.split('/').any(|part| part == "..") {
             continue;
@@ -62,12 +62,12 @@ mod tests {
         let mounts = "30 25 0:26 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n\
                       31 25 0:27 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer\n\
                       32 25 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
-        let found = switches("5:memory:/a/b\n4:freezer:/a/b\n0::/a/c\n", mounts);
+        let found = thaw_files("5:memory:/a/b\n4:freezer:/a/b\n0::/a/c\n", mounts);
         let expected = [
             ("/sys/fs/cgroup/freezer/a/b/freezer.state", "THAWED"),
             ("/sys/fs/cgroup/unified/a/c/cgroup.freeze", "0"),
         ];
         assert_eq!(found, expected.map(|(path, word)| (PathBuf::from(path), word)));
-        assert!(switches("4:freezer:/\n0::/\n1:freezer:/../x\nnonsense\n", mounts).is_empty());
+        assert!(thaw_files("4:freezer:/\n0::/\n1:freezer:/../x\nnonsense\n", mounts).is_empty());
     }
 }

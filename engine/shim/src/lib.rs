@@ -1,15 +1,29 @@
-//! A container's shim: one small process that looks after it from its start to the end of its last run.
+//! A container's shim: one small process that looks after the container from its start to the end of its last run.
 //!
-//! Started by the engine with [`sampan_ipc::shim::Setup`] on its standard input, or become by the main process of a unit of
-//! systemd's (`systemd_unit`); lives on without the engine. Holds no thread, and no timer while nothing is due.
+//! The engine starts the shim and sends it a [`sampan_ipc::shim::Setup`] on its standard input. For a container that is a
+//! systemd unit, the unit's main process executes this program instead (`systemd_unit`). The shim keeps running when the
+//! engine ends. It has one thread, and no timer while nothing is due.
 //!
-//! From above to below: `setup` reads what the shim has to know; `event_loop` owns all and waits; `start`, `exit` and
-//! `requests` are what it does; `stdio` carries bytes between the container, its log (`log`) and attached clients
-//! (`attach`) by the means of `nonblocking`; `runtime` runs the OCI runtime beside the loop; `oom`, `freezer` and `overlay`
-//! are what it asks of the kernel; `pid_file`, `sd_notify` and `connection` are how others hear of it.
+//! | module | what it owns |
+//! |---|---|
+//! | `setup` | the start of the process: reads the setup, becomes subreaper, leaves the terminal |
+//! | `event_loop` | all state; waits, then calls what is due |
+//! | `start`, `exit`, `requests` | what happens when the container starts, when it ends, when an engine or a client asks |
+//! | `restart_policy` | whether and when the container starts again |
+//! | `runtime` | commands of the OCI runtime, as children beside the loop |
+//! | `runc_leftovers` | deletes what runc left, without a process of runc |
+//! | `stdio` | moves bytes between a process, its log and attached clients |
+//! | `attach`, `log`, `nonblocking`, `stream` | the parts of that: a client, a log, a descriptor that must not block |
+//! | `oom`, `freezer` | the kernel's control groups: out-of-memory kills, thawing |
+//! | `connection`, `console` | sockets: frames from engines and clients, the terminal from the runtime |
+//! | `sd_notify`, `atomic_file` | messages to systemd, files for the runtime |
 //!
-//! The engine uses what both do: [`dir`], the container's directory on the disk; [`overlay`], which it tries before it
-//! relies on it; [`runtime_commands`], for a container whose shim was killed.
+//! The engine uses three modules as well: [`dir`], the container's directory on the disk; [`overlay`], to try whether
+//! this host can mount overlayfs; [`runtime_commands`], to clean up after a shim that was killed.
+#![forbid(unsafe_code)]
+#![warn(unreachable_pub)]
+#![warn(clippy::expect_used, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing))]
 
 mod attach;
 mod connection;
@@ -22,7 +36,7 @@ mod log;
 mod nonblocking;
 mod oom;
 pub mod overlay;
-mod pid_file;
+mod atomic_file;
 mod requests;
 mod restart_policy;
 mod runc_leftovers;
@@ -32,6 +46,7 @@ mod sd_notify;
 mod setup;
 mod start;
 mod stdio;
+mod stream;
 mod systemd_unit;
 
 use event_loop::Shim;
@@ -49,9 +64,9 @@ pub fn main() -> ExitCode {
                     ExitCode::from(shim.run())
                 }
                 Err(reason) => {
-                    systemd_unit::complain(
+                    systemd_unit::write_error(
                         stderr,
-                        &format!("cannot begin to look after the container: {reason}"),
+                        &format!("cannot prepare the shim of the container: {reason}"),
                     );
                     ExitCode::from(125)
                 }

@@ -1,6 +1,6 @@
-//! Where a container's output is kept: a json-file, the journal, or nowhere.
+//! A container's log: docker's json-file, the journal, or none.
 //!
-//! A log that cannot be written loses lines rather than stop the container: the first reason is kept.
+//! Owned by the event loop, fed by `stdio`. If the log cannot be written, lines are lost; the container goes on.
 
 mod journald;
 mod json_file;
@@ -8,18 +8,17 @@ mod line_splitter;
 
 use journald::Journal;
 use json_file::LogFile;
-use line_splitter::Lines;
+use super::stream::{PerStream, Stream};
+use line_splitter::LineSplitter;
 use sampan_ipc::shim::{Identity, Log as Setup};
 use sampan_ipc::time;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// A container's log.
 #[derive(Debug)]
-pub struct Log {
+pub(crate) struct Log {
     target: Target,
-    lines: [Lines; 2],
-    lost: u64,
+    lines: PerStream<LineSplitter>,
 }
 
 #[derive(Debug)]
@@ -29,80 +28,65 @@ enum Target {
     Journal(Journal),
 }
 
-/// Stdout or stderr.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
-    /// Stdout, or the terminal.
-    Out,
-    /// Stderr.
-    Err,
-}
-
 impl Log {
     /// Opens the log that `setup` names.
-    pub fn open(setup: &Setup, identity: &Identity) -> io::Result<Self> {
+    pub(crate) fn open(setup: &Setup, identity: &Identity) -> io::Result<Self> {
         let target = match setup {
             Setup::None => Target::None,
             Setup::Journald { tag } => Target::Journal(Journal::open(identity, tag)?),
-            Setup::JsonFile { .. } => {
-                Target::File(json_file::of(setup).unwrap_or(Err(io::ErrorKind::InvalidInput.into()))?)
+            Setup::JsonFile { path, max_bytes, max_files } => {
+                Target::File(LogFile::open(path, *max_bytes, *max_files)?)
             }
         };
-        Ok(Log { target, lines: Default::default(), lost: 0 })
+        Ok(Log { target, lines: PerStream::default() })
     }
 
-    /// A log that keeps nothing.
-    pub fn none() -> Self {
-        Log { target: Target::None, lines: Default::default(), lost: 0 }
+    /// Makes a log that keeps nothing.
+    pub(crate) fn none() -> Self {
+        Log { target: Target::None, lines: PerStream::default() }
     }
 
-    /// True if nothing is kept.
-    pub fn is_none(&self) -> bool {
+    /// Whether the log keeps nothing.
+    pub(crate) fn is_none(&self) -> bool {
         matches!(self.target, Target::None)
     }
 
-    /// Keeps what `stream` said.
-    pub fn write(&mut self, stream: Stream, bytes: &[u8]) {
+    /// Logs the whole lines in `bytes`, which `stream` wrote; keeps an unfinished line for the next call.
+    pub(crate) fn write(&mut self, stream: Stream, bytes: &[u8]) {
         self.with_lines(stream, |lines, emit| lines.feed(bytes, emit));
     }
 
-    /// `stream` has ended: an unfinished line is kept too.
-    pub fn end(&mut self, stream: Stream) {
+    /// Logs the unfinished line of `stream`, which has ended.
+    pub(crate) fn end(&mut self, stream: Stream) {
         self.with_lines(stream, |lines, emit| lines.end(emit));
     }
 
-    fn with_lines(&mut self, stream: Stream, work: impl FnOnce(&mut Lines, &mut dyn FnMut(&[u8], bool))) {
-        let lines = &mut self.lines[stream as usize];
+    fn with_lines(&mut self, stream: Stream, work: impl FnOnce(&mut LineSplitter, &mut dyn FnMut(&[u8], bool))) {
+        let lines = self.lines.of_mut(stream);
         match &mut self.target {
             Target::None => {}
             Target::Journal(journal) => {
                 work(lines, &mut |line, is_end| journal.add(line, is_end, stream == Stream::Err));
             }
             Target::File(file) => {
-                let (time, name) = (json_file::utc(time::now()), ["stdout", "stderr"][stream as usize]);
-                let lost = &mut self.lost;
-                work(lines, &mut |line, is_end| {
-                    if file.add(line, is_end, name, &time).is_err() {
-                        *lost += 1;
-                    }
-                });
-                if file.flush().is_err() {
-                    *lost += 1;
-                }
+                let time = json_file::utc(time::now());
+                // A line that cannot be written, as on a full disk, is lost.
+                work(lines, &mut |line, is_end| drop(file.add(line, is_end, stream.name(), &time)));
+                let _ = file.flush();
             }
         }
     }
 
-    /// Where to wait for room, if the log is behind.
-    pub fn behind(&self) -> Option<BorrowedFd<'_>> {
+    /// The descriptor to wait on until it can be written, while lines wait for the journal.
+    pub(crate) fn backlog_fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.target {
-            Target::Journal(journal) if journal.is_behind() => Some(journal.socket.as_fd()),
+            Target::Journal(journal) if journal.has_backlog() => Some(journal.socket.as_fd()),
             _ => None,
         }
     }
 
-    /// Goes on with what waits.
-    pub fn flush(&mut self) {
+    /// Sends the lines that wait for the journal, as far as it takes them.
+    pub(crate) fn flush(&mut self) {
         if let Target::Journal(journal) = &mut self.target {
             journal.flush();
         }

@@ -1,8 +1,8 @@
-//! Bytes that go to and come from clients' descriptors, which other processes share: never blocking, and without
-//! setting O_NONBLOCK on them.
+//! Moves bytes to and from clients' descriptors without blocking.
 //!
-//! A socket is written with MSG_DONTWAIT. A pipe is filled by splice(2) with SPLICE_F_NONBLOCK, from the
-//! container's own pipe if nobody else reads that, else from a pipe of the shim's that holds what waits.
+//! Other processes share these descriptors, so O_NONBLOCK must not be set on them. A socket is written with MSG_DONTWAIT.
+//! A pipe is filled by splice(2) with SPLICE_F_NONBLOCK: straight from the container's own pipe if nothing else reads
+//! that, else from a staging pipe of the shim that holds the bytes meanwhile.
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
@@ -15,28 +15,28 @@ use sampan_os::syscall;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Most bytes that one splice moves.
-pub const SPLICE_MAX: usize = 1 << 20;
+pub(crate) const SPLICE_MAX: usize = 1 << 20;
 
-/// Room of a pipe that feeds a container: so much goes between two wake-ups of the shim.
-pub const INPUT_LEN: i32 = 1 << 18;
-/// Room of a pipe of its output: less, as what waits there is lost if the shim is killed.
-pub const OUTPUT_LEN: i32 = 1 << 17;
+/// Capacity of a pipe that feeds a container, in bytes: this much moves between two wake-ups of the shim.
+pub(crate) const INPUT_LEN: i32 = 1 << 18;
+/// Capacity of a pipe that takes a container's output, in bytes. Smaller, since bytes in it are lost if the shim is killed.
+pub(crate) const OUTPUT_LEN: i32 = 1 << 17;
 
-/// Kinds of descriptors that clients may bring.
+/// Kinds of descriptors that the shim moves bytes to or from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A pipe or FIFO.
+pub(crate) enum Kind {
+    /// A pipe or a FIFO.
     Pipe,
-    /// A stream socket of this host.
+    /// A Unix stream socket.
     Socket,
     /// /dev/null.
     Null,
-    /// A file, which a unit of systemd's alone has for its output.
+    /// A regular file. Only the output of a systemd unit may be one; a client may not send one.
     File,
 }
 
-/// What kind of descriptor `fd` is; `None` for one that a client may not bring.
-pub fn kind(fd: &OwnedFd) -> Option<Kind> {
+/// The kind of `fd`; `None` for a descriptor that a client may not send.
+pub(crate) fn kind(fd: &OwnedFd) -> Option<Kind> {
     let stat = fstat(fd).ok()?;
     match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
         SFlag::S_IFIFO => Some(Kind::Pipe),
@@ -50,158 +50,159 @@ pub fn kind(fd: &OwnedFd) -> Option<Kind> {
     }
 }
 
-/// Makes room in a pipe that has less; one that must stay as it is works as well. F_SETPIPE_SZ, fcntl(2).
-pub fn widen(pipe: &OwnedFd, to: i32) {
+/// Grows a pipe to `to` bytes if it is smaller. A pipe that cannot grow works as well. fcntl(2), F_SETPIPE_SZ.
+pub(crate) fn grow_pipe(pipe: &OwnedFd, to: i32) {
     if fcntl(pipe, FcntlArg::F_GETPIPE_SZ).is_ok_and(|len| len < to) {
         let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(to));
     }
 }
 
-/// How a move went.
+/// What came of one attempt to move bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moved {
-    /// Bytes went.
-    Some,
-    /// Nothing is there to read.
-    NoBytes,
-    /// Nothing more can be written now.
-    NoRoom,
-    /// The reading side has ended.
-    End,
-    /// The writing side is closed, or broken.
-    Broken,
+pub(crate) enum Transfer {
+    /// Bytes were moved; there may be more.
+    Moved,
+    /// The source has no bytes now.
+    SourceEmpty,
+    /// The target takes no bytes now.
+    TargetFull,
+    /// The source is at its end.
+    SourceEnded,
+    /// The target is closed, or failed.
+    TargetBroken,
 }
 
-/// Moves bytes where one side at least is a pipe, and the other a pipe or a socket to read from.
-pub fn transfer(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Moved {
+/// Moves bytes with splice(2). One side must be a pipe; the source may be a socket instead.
+pub(crate) fn transfer(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Transfer {
     let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
     match splice(from, None, to, None, SPLICE_MAX, flags) {
-        Ok(0) => Moved::End,
-        Ok(_) | Err(Errno::EINTR) => Moved::Some,
-        // Which side it was, the kernel does not say.
-        Err(Errno::EAGAIN) if syscall::bytes_waiting(from).is_ok_and(|bytes| bytes > 0) => Moved::NoRoom,
-        Err(Errno::EAGAIN) => Moved::NoBytes,
-        Err(Errno::ECONNRESET) => Moved::End,
-        Err(_) => Moved::Broken,
+        Ok(0) => Transfer::SourceEnded,
+        Ok(_) | Err(Errno::EINTR) => Transfer::Moved,
+        // The kernel does not say which side would block: if the source has bytes, the target is full.
+        Err(Errno::EAGAIN) if syscall::bytes_waiting(from).is_ok_and(|bytes| bytes > 0) => Transfer::TargetFull,
+        Err(Errno::EAGAIN) => Transfer::SourceEmpty,
+        Err(Errno::ECONNRESET) => Transfer::SourceEnded,
+        Err(_) => Transfer::TargetBroken,
     }
 }
 
-/// Where a client wants a stream to go, with what waits for it.
+/// A descriptor that gets a copy of an output stream, with the bytes that it has not taken yet.
 #[derive(Debug)]
-pub struct Sink {
+pub(crate) struct Sink {
     fd: OwnedFd,
     kind: Kind,
-    relay: Option<(OwnedFd, OwnedFd)>,
-    rest: Vec<u8>,
+    /// Both ends of the staging pipe: the one to read, the one to write.
+    staging: Option<(OwnedFd, OwnedFd)>,
+    pending: Vec<u8>,
     pub(super) is_broken: bool,
 }
 
 impl Sink {
-    /// Writes to `fd`; `None` if a client may not bring such a descriptor.
-    pub fn new(fd: OwnedFd) -> Option<Self> {
+    /// Makes a sink for a client's `fd`; `None` if a client may not send such a descriptor.
+    pub(crate) fn new(fd: OwnedFd) -> Option<Self> {
         let kind = kind(&fd)?;
         if kind == Kind::Pipe {
-            widen(&fd, OUTPUT_LEN);
+            grow_pipe(&fd, OUTPUT_LEN);
         }
-        Some(Sink { fd, kind, relay: None, rest: Vec::new(), is_broken: false })
+        Some(Sink { fd, kind, staging: None, pending: Vec::new(), is_broken: false })
     }
 
-    /// Writes to the standard output or error of a unit of systemd's, which may also be a file; `None` for a terminal,
-    /// which might block.
-    pub fn of_unit(fd: OwnedFd) -> Option<Self> {
+    /// Makes a sink for the standard output or error of a systemd unit, which may also be a file. `None` for a terminal,
+    /// since writing to it might block.
+    pub(crate) fn of_unit(fd: OwnedFd) -> Option<Self> {
         let is_file = |fd: &OwnedFd| {
             let mode = fstat(fd).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT);
             mode == Ok(SFlag::S_IFREG)
         };
         match is_file(&fd) {
-            true => Some(Sink { fd, kind: Kind::File, relay: None, rest: Vec::new(), is_broken: false }),
+            true => Some(Sink { fd, kind: Kind::File, staging: None, pending: Vec::new(), is_broken: false }),
             false => Sink::new(fd),
         }
     }
 
-    /// The pipe, if it is one, and nothing waits before it.
-    pub fn direct(&self) -> Option<BorrowedFd<'_>> {
+    /// The descriptor, if it is a pipe and no bytes wait for it: bytes may be spliced into it directly.
+    pub(crate) fn direct(&self) -> Option<BorrowedFd<'_>> {
         (self.kind == Kind::Pipe && self.is_empty()).then(|| self.fd.as_fd())
     }
 
-    /// Takes bytes; what does not go now waits.
-    pub fn push(&mut self, bytes: &[u8]) {
+    /// Writes `bytes`; those that cannot be written now wait.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         if self.kind != Kind::Null && !self.is_broken {
-            self.rest.extend_from_slice(bytes);
+            self.pending.extend_from_slice(bytes);
             self.flush();
         }
     }
 
-    /// Writes what waits, as far as there is room.
-    pub fn flush(&mut self) {
+    /// Writes the bytes that wait, as far as the descriptor takes them.
+    pub(crate) fn flush(&mut self) {
         loop {
             let moved = match self.kind {
-                Kind::Null => Moved::End,
+                Kind::Null => Transfer::SourceEnded,
                 Kind::Socket => self.flush_socket(),
                 Kind::File => self.flush_file(),
                 Kind::Pipe => self.flush_pipe(),
             };
             match moved {
-                Moved::Some => {}
-                Moved::Broken => {
+                Transfer::Moved => {}
+                Transfer::TargetBroken => {
                     self.is_broken = true;
                     break;
                 }
                 _ => break,
             }
         }
-        if self.rest.is_empty() || self.is_broken {
-            self.rest = Vec::new();
+        if self.pending.is_empty() || self.is_broken {
+            self.pending = Vec::new();
         }
     }
 
-    fn flush_socket(&mut self) -> Moved {
-        if self.rest.is_empty() {
-            return Moved::NoBytes;
+    fn flush_socket(&mut self) -> Transfer {
+        if self.pending.is_empty() {
+            return Transfer::SourceEmpty;
         }
-        match send(self.fd.as_raw_fd(), &self.rest, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
-            Ok(len) => drop(self.rest.drain(..len)),
+        match send(self.fd.as_raw_fd(), &self.pending, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+            Ok(len) => drop(self.pending.drain(..len)),
             Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => return Moved::NoRoom,
-            Err(_) => return Moved::Broken,
+            Err(Errno::EAGAIN) => return Transfer::TargetFull,
+            Err(_) => return Transfer::TargetBroken,
         }
-        Moved::Some
+        Transfer::Moved
     }
 
-    /// A file always has room; what a full disk does not take is lost, as from a log.
-    fn flush_file(&mut self) -> Moved {
-        match write(&self.fd, &self.rest) {
-            Ok(len @ 1..) => drop(self.rest.drain(..len)),
+    /// Writes to a regular file, which never blocks for long. Bytes that a full disk refuses are lost, as in a log.
+    fn flush_file(&mut self) -> Transfer {
+        match write(&self.fd, &self.pending) {
+            Ok(len @ 1..) => drop(self.pending.drain(..len)),
             Err(Errno::EINTR) => {}
-            _ => self.rest.clear(),
+            _ => self.pending.clear(),
         }
-        if self.rest.is_empty() { Moved::End } else { Moved::Some }
+        if self.pending.is_empty() { Transfer::SourceEnded } else { Transfer::Moved }
     }
 
-    fn flush_pipe(&mut self) -> Moved {
-        if self.relay.is_none() && !self.rest.is_empty() {
-            self.relay = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).ok();
-            if self.relay.is_none() {
-                return Moved::Broken;
+    fn flush_pipe(&mut self) -> Transfer {
+        if self.staging.is_none() && !self.pending.is_empty() {
+            self.staging = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).ok();
+            if self.staging.is_none() {
+                return Transfer::TargetBroken;
             }
         }
-        let Some((read, fill)) = &self.relay else { return Moved::NoBytes };
-        if !self.rest.is_empty()
-            && let Ok(len) = write(fill, &self.rest)
+        let Some((read, fill)) = &self.staging else { return Transfer::SourceEmpty };
+        if !self.pending.is_empty()
+            && let Ok(len) = write(fill, &self.pending)
         {
-            self.rest.drain(..len);
+            self.pending.drain(..len);
         }
         transfer(read.as_fd(), self.fd.as_fd())
     }
 
-    /// True if nothing waits.
-    pub fn is_empty(&self) -> bool {
-        let held = self.relay.as_ref().map_or(0, |(read, _)| syscall::bytes_waiting(read).unwrap_or(0));
-        self.is_broken || self.rest.is_empty() && held == 0
+    /// Whether no bytes wait, here or in the staging pipe.
+    pub(crate) fn is_empty(&self) -> bool {
+        let held = self.staging.as_ref().map_or(0, |(read, _)| syscall::bytes_waiting(read).unwrap_or(0));
+        self.is_broken || self.pending.is_empty() && held == 0
     }
 
-    /// What to wait on for room.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
+    /// The descriptor to wait on until it can be written.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }

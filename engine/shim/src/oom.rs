@@ -1,6 +1,7 @@
-//! When the kernel has killed something in the container for memory: cgroup v1's eventfd, v2's memory.events.
+//! Reports when the kernel has killed a process of the container for lack of memory.
 //!
-//! Linux, admin-guide/cgroup-v1/memory.rst (oom_control) and cgroup-v2.rst (memory.events).
+//! Sources: the eventfd of version 1 of control groups (Linux, admin-guide/cgroup-v1/memory.rst, oom_control), and
+//! `memory.events` of version 2 (admin-guide/cgroup-v2.rst).
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -9,17 +10,18 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-/// Where version 1's memory controller is mounted by convention.
+/// Where most hosts mount the memory controller of version 1.
 const V1_MEMORY: &str = "/sys/fs/cgroup/memory";
 
 /// Watches the memory cgroup of one run.
 #[derive(Debug)]
-pub struct Oom {
+pub(crate) struct Oom {
     source: Source,
     counter: PathBuf,
-    /// What has been told; each run has a group of its own, so what was counted before it was watched is of this run.
-    seen: u64,
-    is_told: bool,
+    /// Kills that were reported, as `oom_kill` counts them. Each run has a new control group, so kills that the kernel
+    /// counted before the watch began belong to this run, too.
+    counted: u64,
+    is_reported: bool,
 }
 
 #[derive(Debug)]
@@ -29,11 +31,11 @@ enum Source {
 }
 
 impl Oom {
-    /// Watches the cgroup of container `id`, whose process 1 is `pid`; `None` where there is no memory cgroup. `unit` is the
-    /// group of the unit that it is, if any.
-    pub fn watch(pid: i32, id: &str, unit: Option<&str>) -> Option<Self> {
+    /// Watches the memory cgroup of container `id`, whose process 1 is `pid`; `None` if there is none. `unit` is the
+    /// cgroup of the systemd unit that the container is, if any.
+    pub(crate) fn watch(pid: i32, id: &str, unit: Option<&str>) -> Option<Self> {
         Self::watch_group_of(pid, id).or_else(|| {
-            // One that has ended already is in no group of its own any more; the group is still there.
+            // If process 1 has ended already, /proc no longer names its group, but the group is still there.
             let groups = cgroup::groups(id, unit);
             let has = |file: &str| groups.iter().find(|group| group.join(file).exists());
             match has("memory.oom_control") {
@@ -48,17 +50,17 @@ impl Oom {
         if !groups.contains(id) {
             return None;
         }
-        let v1 = group(&groups, |names| names.split(',').any(|name| name == "memory"));
-        // Where it is on most hosts: the list of all mounts is long where there are many containers.
+        let v1 = cgroup_path(&groups, |names| names.split(',').any(|name| name == "memory"));
+        // Tried first, since on a host with many containers the list of all mounts is long to read.
         if let Some(dir) = v1.map(|path| Path::new(V1_MEMORY).join(path.trim_start_matches('/')))
             && let Some(oom) = Self::watch_v1(&dir)
         {
             return Some(oom);
         }
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        match v1.and_then(|path| place(&mounts, "cgroup", "memory", path)) {
+        match v1.and_then(|path| mounted_at(&mounts, "cgroup", "memory", path)) {
             Some(dir) => Self::watch_v1(&dir),
-            None => Self::watch_v2(&place(&mounts, "cgroup2", "", group(&groups, str::is_empty)?)?),
+            None => Self::watch_v2(&mounted_at(&mounts, "cgroup2", "", cgroup_path(&groups, str::is_empty)?)?),
         }
     }
 
@@ -70,45 +72,44 @@ impl Oom {
         );
         let words = format!("{} {}", event.as_fd().as_raw_fd(), control.as_raw_fd());
         fs::write(dir.join("cgroup.event_control"), words).ok()?;
-        Some(Oom { source: Source::V1(event), seen: 0, counter, is_told: false })
+        Some(Oom { source: Source::V1(event), counted: 0, counter, is_reported: false })
     }
 
     fn watch_v2(dir: &Path) -> Option<Self> {
         let counter = dir.join("memory.events");
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
         inotify.add_watch(&counter, AddWatchFlags::IN_MODIFY).ok()?;
-        Some(Oom { source: Source::V2(inotify), seen: 0, counter, is_told: false })
+        Some(Oom { source: Source::V2(inotify), counted: 0, counter, is_reported: false })
     }
 
-    /// What to wait on.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.source {
             Source::V1(event) => event.as_fd(),
             Source::V2(inotify) => inotify.as_fd(),
         }
     }
 
-    /// True if the kernel has run out of memory for it since this was last asked.
-    pub fn has_killed(&mut self) -> bool {
+    /// Whether the kernel has killed for lack of memory since the last call.
+    pub(crate) fn has_killed(&mut self) -> bool {
         let is_more = match &self.source {
-            // Told before the kernel has chosen whom to kill, so the counter says nothing yet. The event also comes
-            // when the cgroup is removed; then there is no counter.
+            // The event comes before the kernel has chosen a process to kill, so the counter may not have grown yet.
+            // The event also comes when the cgroup is removed; the counter's file is gone then.
             Source::V1(event) => event.read().is_ok() && kills(&self.counter).is_some(),
             Source::V2(inotify) => inotify.read_events().is_ok() && self.is_counted(),
         };
-        self.is_told |= is_more;
+        self.is_reported |= is_more;
         is_more
     }
 
-    /// The same at the end of a run: true if something was killed and never told.
-    pub fn was_missed(&mut self) -> bool {
-        self.has_killed() || !self.is_told && self.is_counted()
+    /// Whether the kernel has killed a process in this run that [`Oom::has_killed`] never reported. For the end of a run.
+    pub(crate) fn was_missed(&mut self) -> bool {
+        self.has_killed() || !self.is_reported && self.is_counted()
     }
 
     fn is_counted(&mut self) -> bool {
         let Some(count) = kills(&self.counter) else { return false };
-        let is_more = count > self.seen;
-        self.seen = count;
+        let is_more = count > self.counted;
+        self.counted = count;
         is_more
     }
 }
@@ -118,16 +119,16 @@ fn kills(counter: &Path) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
 }
 
-/// The path in the hierarchy whose controllers fit. cgroups(7), "/proc/PID/cgroup".
-fn group(text: &str, fits: impl Fn(&str) -> bool) -> Option<&str> {
+/// The path in the hierarchy whose list of controllers `fits`. cgroups(7), "/proc/PID/cgroup".
+fn cgroup_path(text: &str, fits: impl Fn(&str) -> bool) -> Option<&str> {
     text.lines().find_map(|line| {
         let (names, path) = line.split_once(':')?.1.split_once(':')?;
         fits(names).then_some(path)
     })
 }
 
-/// Where that path is mounted. proc_pid_mountinfo(5).
-fn place(mounts: &str, kind: &str, option: &str, path: &str) -> Option<PathBuf> {
+/// Where `path` of the hierarchy of this `kind` and `option` is mounted. proc_pid_mountinfo(5).
+fn mounted_at(mounts: &str, kind: &str, option: &str, path: &str) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
         let mut words = before.split(' ').skip(3);
@@ -149,21 +150,21 @@ mod tests {
         let mounts = "30 25 0:26 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n\
                       31 25 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
         let groups = "4:memory:/a/b\n0::/c\n";
-        let v1 = group(groups, |names| names.split(',').any(|name| name == "memory")).expect("there");
-        assert_eq!(place(mounts, "cgroup", "memory", v1), Some("/sys/fs/cgroup/memory/a/b".into()));
-        let v2 = group(groups, str::is_empty).expect("there");
-        assert_eq!(place(mounts, "cgroup2", "", v2), Some("/sys/fs/cgroup/unified/c".into()));
-        assert_eq!(place("bad\n - \n", "cgroup", "memory", "/"), None);
+        let v1 = cgroup_path(groups, |names| names.split(',').any(|name| name == "memory")).expect("there");
+        assert_eq!(mounted_at(mounts, "cgroup", "memory", v1), Some("/sys/fs/cgroup/memory/a/b".into()));
+        let v2 = cgroup_path(groups, str::is_empty).expect("there");
+        assert_eq!(mounted_at(mounts, "cgroup2", "", v2), Some("/sys/fs/cgroup/unified/c".into()));
+        assert_eq!(mounted_at("bad\n - \n", "cgroup", "memory", "/"), None);
     }
 
-    /// What the kernel has in memory.events. cgroup-v2.rst, "Memory Interface Files".
+    /// Writes the file as the kernel has it. cgroup-v2.rst, "Memory Interface Files".
     fn count(dir: &Path, kills: u64) {
         let text = format!("low 0\nhigh 0\nmax 31\noom 2\noom_kill {kills}\noom_group_kill 7\n");
         fs::write(dir.join("memory.events"), text).expect("written");
     }
 
     #[test]
-    fn version_2_tells_each_kill_once_and_nothing_else() {
+    fn version_2_reports_each_kill_once_and_nothing_else() {
         let dir = tempfile::tempdir().expect("a directory");
         assert!(Oom::watch_v2(dir.path()).is_none(), "no memory controller");
         count(dir.path(), 0);
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_before_anybody_watched_is_told_at_the_end() {
+    fn a_kill_before_the_watch_is_reported_at_the_end() {
         let dir = tempfile::tempdir().expect("a directory");
         count(dir.path(), 1);
         let mut oom = Oom::watch_v2(dir.path()).expect("a file to watch");

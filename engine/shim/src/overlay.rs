@@ -1,4 +1,5 @@
-//! The container's root file system, mounted in a mount namespace of the shim's own, which no kill leaves behind.
+//! Mounts the container's root file system, in a mount namespace of the shim: if the shim is killed, the kernel removes
+//! the mount. The engine calls this, too, to try whether this host can mount overlayfs.
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -11,19 +12,25 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-/// Most layers that overlayfs takes. linux/fs/overlayfs, OVL_MAX_STACK.
+/// Most layers that overlayfs takes. Linux, fs/overlayfs, OVL_MAX_STACK.
 const LAYERS_MAX: usize = 500;
-/// Longest options that mount(2) takes: a page, with its NUL.
+/// Longest options that mount(2) takes, in bytes: a page, with the NUL at the end.
 const OPTIONS_MAX: usize = 4095;
 
-/// Gives the shim mounts of its own; those that the host makes later still come in.
+/// Moves this process into a new mount namespace. Mounts that the host makes later still appear in it.
+///
+/// # Errors
+/// The kernel refuses the namespace, or to detach it from the host's.
 pub fn enter_namespace() -> Result<(), String> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| format!("cannot make a mount namespace: {errno}"))?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
-        .map_err(|errno| format!("cannot take / out of the host's mounts: {errno}"))
+        .map_err(|errno| format!("cannot make / a slave of the host's mounts: {errno}"))
 }
 
-/// Mounts `rootfs`.
+/// Mounts `rootfs`, if it is an overlay.
+///
+/// # Errors
+/// The number of layers is not possible, a directory is missing, or the kernel refuses the mount.
 pub fn set_up(rootfs: &Rootfs) -> Result<(), String> {
     let Some(Overlay { lower, upper, work, target, label }) = rootfs.overlay() else { return Ok(()) };
     if lower.is_empty() || lower.len() > LAYERS_MAX {
@@ -33,7 +40,7 @@ pub fn set_up(rootfs: &Rootfs) -> Result<(), String> {
         open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(|errno| format!("cannot open {}: {errno}", path.display()))
     };
-    // Topmost first, as overlayfs has it. Descriptors, so that no name needs escaping and 120 fit a page.
+    // Topmost first, as overlayfs wants it. By descriptors: no name needs escaping, and about 180 fit into a page.
     let lower: Vec<OwnedFd> = lower.iter().rev().map(|path| handle(path)).collect::<Result<_, _>>()?;
     let (upper, work, target) = (handle(upper)?, handle(work)?, handle(target)?);
     if mount_by_fs(&lower, &upper, &work, &target, label).is_ok() {
@@ -43,25 +50,31 @@ pub fn set_up(rootfs: &Rootfs) -> Result<(), String> {
         .map_err(|errno| format!("the kernel refuses to mount overlayfs: {errno} (see dmesg)"))
 }
 
-/// Refuses a root file system in which a directory that the OCI runtime fills is something else.
+/// Refuses a root file system in which `/dev`, `/proc` or `/sys` is not a directory.
 ///
-/// runc makes links in `/dev` by path, before the container's root is its own: where `/dev` is a link, they would
-/// come to be in a directory of the host. To be called before every run: the last one may have changed it.
+/// runc makes links in `/dev` by path before it enters the container's root: if `/dev` were a symbolic link, runc would
+/// make them in a directory of the host. To be called before every run, since the run before may have changed it.
+///
+/// # Errors
+/// One of the three is something else.
 pub fn check(rootfs: &Rootfs) -> Result<(), String> {
     let Some(Overlay { target, .. }) = rootfs.overlay() else { return Ok(()) };
     for name in ["dev", "proc", "sys"] {
         match std::fs::symlink_metadata(target.join(name)) {
             Ok(meta) if !meta.is_dir() => {
-                return Err(format!("/{name} in the root file system is no directory, as it has to be"));
+                return Err(format!("/{name} in the root file system is not a directory"));
             }
-            // What is not there is made, a directory.
+            // If it is missing, the runtime makes it as a directory.
             _ => {}
         }
     }
     Ok(())
 }
 
-/// Takes the mount away again.
+/// Unmounts `rootfs`. Does nothing if it is not mounted.
+///
+/// # Errors
+/// umount2(2) fails.
 pub fn tear_down(rootfs: &Rootfs) -> Result<(), String> {
     let Some(Overlay { target, .. }) = rootfs.overlay() else { return Ok(()) };
     loop {
@@ -77,7 +90,7 @@ fn path_of(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// By the mount interface that knows layers one by one. Linux 6.5.
+/// Mounts by fsconfig(2), which takes the layers one by one. Linux 6.5.
 fn mount_by_fs(
     lower: &[OwnedFd],
     upper: &OwnedFd,
@@ -100,7 +113,7 @@ fn mount_by_fs(
     syscall::fsmount(fs.as_fd(), target.as_fd())
 }
 
-/// By mount(2).
+/// Mounts by mount(2). The outer error is that the options are too long for it.
 fn mount_by_options(
     lower: &[OwnedFd],
     upper: &OwnedFd,
@@ -119,7 +132,7 @@ fn mount_by_options(
     Ok(mount(Some("overlay"), target.as_str(), Some("overlay"), MsFlags::empty(), Some(options.as_str())))
 }
 
-/// A label has commas, so it stands in quotes. mount(8), "context=".
+/// The options for mount(2). A label contains commas, so it is quoted. mount(8), "context=".
 fn options(lower: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, label: Option<&str>) -> String {
     let layers: Vec<String> = lower.iter().map(path_of).collect();
     let context = label.map_or_else(String::new, |label| format!(",context=\"{label}\""));

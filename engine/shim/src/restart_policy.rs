@@ -1,36 +1,47 @@
-//! How long a container that has ended waits before its policy starts it again. Pure; docs/run.md, "Restart policies".
+//! Decides whether a container that has ended starts again, and after which delay. docs/run.md, "Restart policies".
 //!
-//! Whether it starts again is [`sampan_ipc::restart_policy`].
+//! Pure; called when a run has ended. What each policy means is in [`sampan_ipc::restart_policy`], since the engine
+//! decides by the same rule for a container whose shim was killed.
 
+use sampan_ipc::restart_policy::Restart;
+use sampan_ipc::shim::State;
 use std::time::Duration;
 
-/// First wait; doubles each time.
-const WAIT_MIN: Duration = Duration::from_millis(100);
-/// Longest wait.
-const WAIT_MAX: Duration = Duration::from_secs(60);
-/// A run that lasts so long begins the waits anew.
+/// Whether the container starts again by its policy, now that a run has ended with `state.exit_code`.
+///
+/// `is_stopping`: a stop, a restart or a removal has ended the run. What follows is that request's to say then, and no
+/// policy is applied.
+pub(crate) fn starts_again(policy: Restart, state: &State, is_stopping: bool) -> bool {
+    !is_stopping && policy.starts_again(state.exit_code, state.restarts, state.stopped_by_hand)
+}
+
+/// First delay; doubles each time.
+const DELAY_MIN: Duration = Duration::from_millis(100);
+/// Longest delay.
+const DELAY_MAX: Duration = Duration::from_secs(60);
+/// After a run of at least this length the delays begin with the first one again.
 const GOOD_RUN: Duration = Duration::from_secs(10);
 
-/// The waits between runs.
+/// The delay before the next start by policy.
 #[derive(Clone, Copy, Debug)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     next: Duration,
 }
 
 impl Backoff {
-    /// Begins with the shortest wait.
-    pub fn new() -> Self {
-        Backoff { next: WAIT_MIN }
+
+    pub(crate) fn new() -> Self {
+        Backoff { next: DELAY_MIN }
     }
 
-    /// How long to wait after a run that lasted so long.
-    pub fn wait(&mut self, lasted: Duration) -> Duration {
+    /// The delay after a run of length `lasted`; doubles the one after it.
+    pub(crate) fn next_delay(&mut self, lasted: Duration) -> Duration {
         if lasted >= GOOD_RUN {
-            self.next = WAIT_MIN;
+            self.next = DELAY_MIN;
         }
-        let wait = self.next;
-        self.next = (wait * 2).min(WAIT_MAX);
-        wait
+        let delay = self.next;
+        self.next = (delay * 2).min(DELAY_MAX);
+        delay
     }
 }
 
@@ -39,12 +50,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_a_minute_and_begin_anew_after_a_good_run() {
+    fn no_policy_is_applied_to_a_run_that_a_request_has_ended() {
+        let mut state = State { exit_code: 1, ..State::default() };
+        assert!(starts_again(Restart::Always, &state, false));
+        assert!(!starts_again(Restart::Always, &state, true));
+        state.stopped_by_hand = true;
+        assert!(!starts_again(Restart::Always, &state, false));
+    }
+
+    #[test]
+    fn delays_double_up_to_a_minute_and_begin_anew_after_a_good_run() {
         let mut backoff = Backoff::new();
-        let waits: Vec<u128> = (0..12).map(|_| backoff.wait(Duration::ZERO).as_millis()).collect();
+        let waits: Vec<u128> = (0..12).map(|_| backoff.next_delay(Duration::ZERO).as_millis()).collect();
         assert_eq!(waits[..4], [100, 200, 400, 800]);
         assert_eq!(waits[9..], [51_200, 60_000, 60_000]);
-        assert_eq!(backoff.wait(GOOD_RUN), WAIT_MIN);
-        assert_eq!(backoff.wait(Duration::from_secs(9)), WAIT_MIN * 2);
+        assert_eq!(backoff.next_delay(GOOD_RUN), DELAY_MIN);
+        assert_eq!(backoff.next_delay(Duration::from_secs(9)), DELAY_MIN * 2);
     }
 }

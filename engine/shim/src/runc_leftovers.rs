@@ -1,7 +1,7 @@
-//! What runc leaves of a container whose processes have all ended: a directory with `state.json`, and cgroups.
+//! Removes what runc leaves of a container whose processes have all ended: a directory with `state.json`, and cgroups.
 //!
-//! Takes it away without a process of the runtime's, which costs as much as half a start. Does what `runc delete`
-//! does then, no more; anything that is not as expected is left to the runtime itself.
+//! Does so without a process of runc, which would cost as much as half a start. Does what `runc delete` does in that
+//! case and no more. If anything is not as expected, the caller runs the runtime's `delete` instead.
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -9,30 +9,31 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// runc's own name for its description of a container.
+/// Name of the file in which runc keeps its state of a container.
 const STATE: &str = "state.json";
-/// Where the description says which cgroups the container has, by controller.
+/// The key of that file whose value maps each controller to the path of the container's cgroup.
 const CGROUPS: &str = "\"cgroup_paths\":";
 
-/// Removes what the runtime that is called by `words` has left of container `id`; false if it must do so itself.
+/// Removes what the runtime has left of container `id`; false if the caller must run the runtime's `delete`.
 ///
-/// Stops at the first thing that is not as expected. The runtime goes on from there: it minds nothing that is gone.
-pub fn remove(words: &[String], id: &str) -> bool {
-    let Some(dir) = home(words, id) else { return false };
+/// `words` are the runtime's program and global arguments. Stops at the first thing that is not as expected, with a part
+/// removed. The runtime's `delete` copes with that: it ignores what is missing.
+pub(crate) fn remove(words: &[String], id: &str) -> bool {
+    let Some(dir) = state_dir(words, id) else { return false };
     let Some(groups) = fs::read_to_string(dir.join(STATE)).ok().and_then(|text| cgroups(&text)) else {
         return false;
     };
-    // A cgroup of that name is the container's alone; rmdir(2) refuses one that has a process or a cgroup in it.
+    // Only this container has a cgroup named after its id; rmdir(2) refuses a cgroup with a process or a cgroup in it.
     let is_its_own = |group: &PathBuf| group.is_absolute() && group.ends_with(id);
-    let goes = |group: &PathBuf| match fs::remove_dir(group) {
+    let is_removed = |group: &PathBuf| match fs::remove_dir(group) {
         Err(error) => error.kind() == ErrorKind::NotFound,
         Ok(()) => true,
     };
-    groups.iter().all(is_its_own) && groups.iter().all(goes) && fs::remove_dir_all(dir).is_ok()
+    groups.iter().all(is_its_own) && groups.iter().all(is_removed) && fs::remove_dir_all(dir).is_ok()
 }
 
-/// The directory that runc keeps for the container; `None` for another runtime, or if systemd has the cgroups.
-fn home(words: &[String], id: &str) -> Option<PathBuf> {
+/// runc's directory for the container; `None` for another runtime, or if systemd manages the cgroups.
+fn state_dir(words: &[String], id: &str) -> Option<PathBuf> {
     let [program, "--root", root] = [words.first()?, words.get(1)?.as_str(), words.get(2)?] else {
         return None;
     };
@@ -40,11 +41,11 @@ fn home(words: &[String], id: &str) -> Option<PathBuf> {
         .then(|| Path::new(root).join(id))
 }
 
-/// The paths of its cgroups. libcontainer, `State.CgroupPaths`.
+/// The paths of the container's cgroups, from the text of `state.json`. libcontainer, `State.CgroupPaths`.
 fn cgroups(text: &str) -> Option<Vec<PathBuf>> {
-    // From behind: it stands after the whole configuration.
+    // Searched from the end: the key comes after the container's configuration, which may hold the same text.
     let (_, rest) = text.rsplit_once(CGROUPS)?;
-    // What follows the object is not looked at.
+    // The deserializer stops at the end of the object; the text after it is not checked.
     let mut object = serde_json::Deserializer::from_str(rest);
     let paths = BTreeMap::<String, PathBuf>::deserialize(&mut object).ok()?;
     (!paths.is_empty()).then(|| paths.into_values().collect())
@@ -72,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn what_runc_leaves_goes() {
+    fn what_runc_leaves_is_removed() {
         let (dir, groups) = one();
         assert!(remove(&words("/usr/sbin/runc", dir.path(), &[]), "abc"));
         assert!(groups.iter().all(|group| !group.exists()) && !dir.path().join("abc").exists());
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn another_runtime_or_driver_takes_away_its_own() {
+    fn another_runtime_or_cgroup_driver_must_remove_its_own() {
         let (dir, groups) = one();
         assert!(!remove(&words("/usr/bin/crun", dir.path(), &[]), "abc"));
         assert!(!remove(&words("/usr/sbin/runc", dir.path(), &["--systemd-cgroup"]), "abc"));

@@ -1,5 +1,7 @@
-//! Runs the OCI runtime beside the loop: one child a command, ended if it takes too long, and its reason read from
-//! its log. Reaping is the loop's.
+//! Runs commands of the OCI runtime beside the event loop, each as a child.
+//!
+//! A command that takes too long is killed. If it fails, the reason is read from its log file. The event loop waits for
+//! the child and enforces the deadline.
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -14,42 +16,42 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Longest that the runtime may take to make a container, or a process in one: it may have to wait for disks.
+/// Longest time that the runtime may take to make a container, or a process in one: it may have to wait for disks.
 const MAKE_TIMEOUT: Duration = Duration::from_secs(120);
-/// Longest that it may take for anything else, which is a few system calls.
+/// Longest time for any other command, which makes only a few system calls.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
-/// How much of the end of the runtime's log is looked at.
+/// How much of the end of the runtime's log is read, in bytes.
 const LOG_TAIL: u64 = 64 << 10;
-/// Longest reason that is told.
+/// Longest reason that is reported, in characters.
 const REASON_MAX: usize = 1000;
 
-/// The runtime's environment. One that is written in Go lives a few milliseconds, in which threads for more processors
-/// cost more than they do; runc hands it on to what it starts, and takes it away before the container's own program.
+/// The runtime's environment. A command of runc, which is written in Go, lasts a few milliseconds: starting threads for
+/// more processors costs more than they save. runc does not pass the variable on to the container's program.
 const ENVIRONMENT: [&CStr; 1] = [c"GOMAXPROCS=1"];
 
-/// Whom an answer goes to: a connection's number, and the number of its ask.
-pub type Reply = Option<(u64, u64)>;
+/// Where a reply goes: the number of a connection, and the number of the request. `None`: no reply is wanted.
+pub(crate) type Reply = Option<(u64, u64)>;
 
-/// What a command is for.
+/// What a command is for, and what is needed when it has ended.
 #[derive(Clone, Debug)]
-pub enum Purpose {
-    /// The container's start.
+pub(crate) enum Purpose {
+    /// Starts the container.
     Start,
-    /// What is left of a container goes.
+    /// Deletes what is left of the container.
     Delete,
-    /// Freeze.
+    /// Freezes the container.
     Pause(Reply),
-    /// Thaw.
+    /// Thaws the container.
     Resume(Reply),
-    /// The process of an execution.
+    /// Starts the process of the execution with this id.
     Exec(String),
-    /// Process ids.
+    /// Lists process ids.
     Pids(Reply),
 }
 
-/// A command that runs.
+/// A running command of the runtime.
 #[derive(Debug)]
-pub struct Running {
+pub(crate) struct RuntimeCommand {
     pub(super) pid: i32,
     pub(super) purpose: Purpose,
     pub(super) deadline: Instant,
@@ -59,18 +61,19 @@ pub struct Running {
     output: Option<PathBuf>,
 }
 
-/// What the command's standard descriptors are; `/dev/null` where there is none.
-pub type Standard = [Option<OwnedFd>; 3];
+/// A command's stdin, stdout and stderr; `/dev/null` for `None`.
+pub(crate) type StandardFds = [Option<OwnedFd>; 3];
 
-impl Running {
-    /// Starts `runtime ARGUMENTS`, with `number` to tell its files from others', and with the descriptors `kept`.
-    pub fn spawn(
+impl RuntimeCommand {
+    /// Starts `runtime ARGUMENTS`. `number` makes the names of its log and output files unique. The descriptors
+    /// `inherited` are passed on under their present numbers.
+    pub(crate) fn spawn(
         setup: &Setup,
         number: u64,
         purpose: Purpose,
         arguments: Vec<OsString>,
-        mut standard: Standard,
-        kept: &[OwnedFd],
+        mut standard: StandardFds,
+        inherited: &[OwnedFd],
     ) -> io::Result<Self> {
         let [program, globals @ ..] = setup.runtime.as_slice() else {
             return Err(io::Error::other("no OCI runtime is configured"));
@@ -85,18 +88,19 @@ impl Running {
         let mut output = None;
         if matches!(purpose, Purpose::Pids(_)) {
             let path = setup.run.join(format!("output.{number}"));
-            standard[1] = Some(File::options().write(true).create_new(true).mode(0o600).open(&path)?.into());
+            let [_, stdout, _] = &mut standard;
+            *stdout = Some(File::options().write(true).create_new(true).mode(0o600).open(&path)?.into());
             output = Some(path);
         }
         let standard = standard.each_ref().map(|end| end.as_ref().map_or(null.as_fd(), OwnedFd::as_fd));
         let path = words.first().ok_or(io::ErrorKind::InvalidInput)?;
-        // It leads a group: a runtime that hangs goes with all that it has started.
+        // The child leads a process group: a runtime that hangs is killed together with all that it has started.
         let program_of = Program {
             path,
             args: &words,
             environment: &ENVIRONMENT,
             standard,
-            inherited: kept,
+            inherited: inherited,
             relation: Relation::Child,
         };
         let started = spawn(&program_of);
@@ -107,24 +111,24 @@ impl Running {
             _ => COMMAND_TIMEOUT,
         };
         let begun = Instant::now();
-        Ok(Running { pid, purpose, deadline: begun + timeout, is_killed: false, begun, log, output })
+        Ok(RuntimeCommand { pid, purpose, deadline: begun + timeout, is_killed: false, begun, log, output })
     }
 
-    /// Lets it take no longer than `timeout` from now.
-    pub fn hurry(&mut self, timeout: Duration) {
+    /// Moves the deadline to `timeout` from now, unless it is earlier already.
+    pub(crate) fn shorten_deadline(&mut self, timeout: Duration) {
         let deadline = Instant::now().checked_add(timeout).unwrap_or(self.deadline);
         self.deadline = self.deadline.min(deadline);
     }
 
-    /// Kills it and all that it has started in its process group; that it has ended is heard as ever.
-    pub fn kill(&mut self) {
+    /// Kills the command and all that it has started in its process group. The event loop still waits for its end.
+    pub(crate) fn kill(&mut self) {
         self.is_killed = true;
-        // Not reaped yet, so the group is still its own.
+        // The child is not reaped yet, so no other process can have got the id of its group.
         let _ = killpg(Pid::from_raw(self.pid), Signal::SIGKILL);
     }
 
-    /// What it wrote, up to some bytes.
-    pub fn output(&self) -> String {
+    /// The first MiB of the command's output.
+    pub(crate) fn output(&self) -> String {
         let read = |path| {
             let mut text = String::new();
             File::open(path)?.take(1 << 20).read_to_string(&mut text)?;
@@ -133,8 +137,8 @@ impl Running {
         self.output.as_ref().and_then(|path| read(path).ok()).unwrap_or_default()
     }
 
-    /// Why it failed, and the exit status that podman-run(1) has for that.
-    pub fn reason(&self) -> (u8, String) {
+    /// Why the command failed, with the exit status for that: 125, 126 or 127. podman-run(1), "Exit Status".
+    pub(crate) fn reason(&self) -> (u8, String) {
         if self.is_killed {
             let seconds = self.begun.elapsed().as_secs_f32();
             return (125, format!("the OCI runtime did not finish in {seconds:.1} s and was killed"));
@@ -147,7 +151,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RuntimeCommand {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.log);
         if let Some(output) = &self.output {
@@ -168,7 +172,8 @@ fn tail(path: &PathBuf) -> io::Result<Vec<u8>> {
 /// The exit status for a reason: 127 not found, 126 not to be run, 125 anything else.
 fn status_of(reason: &str) -> u8 {
     let lower = reason.to_ascii_lowercase();
-    // Only what is said of the program itself: a mount whose source is missing is no missing command.
+    // Only messages about the program itself count: a mount whose source is missing is not a missing command. The texts
+    // were seen with runc 1.1.5 and crun 1.8.1.
     const OF_PROGRAM: [&str; 4] = ["exec:", "executable file", "exec container process", "open executable"];
     let of_program = OF_PROGRAM.iter().any(|word| lower.contains(word));
     let has = |words: &[&str]| of_program && words.iter().any(|word| lower.contains(word));
@@ -181,7 +186,7 @@ fn status_of(reason: &str) -> u8 {
     }
 }
 
-/// The string behind `"msg":` in a line of JSON.
+/// The string after `"msg":` in a line of JSON.
 fn message(line: &str) -> Option<String> {
     let mut letters = line.split_once("\"msg\":")?.1.trim_start().strip_prefix('"')?.chars();
     let mut text = String::new();
@@ -216,7 +221,7 @@ mod tests {
         assert_eq!(reason, "exec: \"nope\": executable file not found in $PATH ");
         assert_eq!(status_of(&reason), 127);
         assert_eq!(status_of("exec: \"/etc\": permission denied"), 126);
-        // crun's, for a file without the right to be run and for a directory.
+        // crun's messages, for a file that is not executable and for a directory.
         assert_eq!(status_of("open executable: Permission denied"), 126);
         assert_eq!(status_of("open executable: Operation not permitted"), 126);
         assert_eq!(

@@ -1,8 +1,8 @@
-//! What an OCI runtime has left, because it was killed before it wrote down that it made it, or does not delete it:
-//! commands of it, its own state.
+//! Cleans up what the runtime's own `delete` does not: commands of the runtime that still run, and its state on the disk.
 //!
-//! Called by shims after a start that failed, and by the engine for a container whose shim was killed, once the
-//! runtime has deleted what it knows of. Control groups are in `sampan_os::cgroup`.
+//! The runtime may have been killed before it recorded what it had made, or its `delete` may hang. Called by shims
+//! after a start that failed, and by the engine for a container whose shim was killed. Control groups are removed by
+//! `sampan_os::cgroup`.
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
@@ -10,18 +10,21 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Longest that processes may take to end; only ones that the kernel itself holds take that long.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest wait for killed processes to end. Only a process that is blocked in the kernel takes that long.
+const WAIT_MAX: Duration = Duration::from_secs(2);
 /// Pause between two attempts.
-const AGAIN: Duration = Duration::from_millis(2);
+const RETRY_DELAY: Duration = Duration::from_millis(2);
 
-/// Ends the runtime's commands for container `id`, with its directory `home` and the runtime's state in `root`, that a
-/// killed shim has left running, and waits until they are gone: what they would still make, nobody would take away.
+/// Kills the runtime's commands for container `id` that a killed shim has left running, and waits until they are gone.
 ///
-/// The kernel tells of a shim's end before it kills what the shim had started, which may be about to execute the
-/// runtime: it looks like a shim then, and for an instant like nothing. So nothing is to be there twice.
+/// `home` is the container's directory, `root` the runtime's state directory. A command that ran on could make things
+/// that nobody removes afterwards.
+///
+/// A pidfd reports a shim's end before the kernel has killed the shim's children. A child that is about to execute the
+/// runtime has the shim's command line, and none at all for an instant in execve(2). So this function returns only after
+/// two searches in a row have found no process.
 pub fn end_commands(root: &Path, home: &Path, id: &str) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_MAX;
     let mut was_empty = false;
     loop {
         let commands = commands(root, home, id);
@@ -30,15 +33,15 @@ pub fn end_commands(root: &Path, home: &Path, id: &str) {
         }
         was_empty = commands.is_empty();
         for pid in commands {
-            // Most have a process group of their own.
+            // A command leads its own process group, unless the shim was killed before the command could make one.
             let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        std::thread::sleep(AGAIN);
+        std::thread::sleep(RETRY_DELAY);
     }
 }
 
-/// Processes whose arguments are a runtime's for that container, or its shim's.
+/// Processes whose command line is a runtime's command for the container, or its shim's.
 fn commands(root: &Path, home: &Path, id: &str) -> Vec<i32> {
     let (root, home) = (root.as_os_str().as_encoded_bytes(), home.as_os_str().as_encoded_bytes());
     let is_one = |pid: &i32| {
@@ -53,9 +56,9 @@ fn commands(root: &Path, home: &Path, id: &str) -> Vec<i32> {
     processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_one).collect()
 }
 
-/// Removes what a runtime knows of container `id` in its directory `root`, so that it takes that id again: for one that
-/// does not do so itself.
-pub fn forget(root: &Path, id: &str) {
+/// Removes the runtime's state of container `id` from its state directory `root`, so that the runtime accepts the id
+/// again. For a runtime whose `delete` failed.
+pub fn remove_state(root: &Path, id: &str) {
     // runc and crun keep a container's state in ROOT/ID.
     if !id.is_empty() {
         let _ = fs::remove_dir_all(root.join(id));

@@ -1,21 +1,22 @@
-//! Tells the service manager how the container is. sd_notify(3).
+//! Sends the container's status to the service manager. sd_notify(3).
 //!
-//! Never waits, and never fails its caller: a manager that is not there has no use for it.
+//! Never waits. Errors are ignored: a manager that has gone does not need the message.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 
-/// Says `READY=1`. A shim that is no unit's main process says that it is to be: it exits as the container does.
-pub fn ready(socket: &Path, is_main: bool) {
+/// Sends `READY=1`. A shim that is not a unit's main process (`is_main`) also asks systemd to treat it as such, since it
+/// exits when the container does, with the container's exit code.
+pub(crate) fn send_ready(socket: &Path, is_main: bool) {
     match is_main {
-        true => say(socket, "READY=1\n"),
-        false => say(socket, &format!("MAINPID={}\nREADY=1\n", std::process::id())),
+        true => send(socket, "READY=1\n"),
+        false => send(socket, &format!("MAINPID={}\nREADY=1\n", std::process::id())),
     }
 }
 
-/// Says `text`, lines of `NAME=value`.
-pub fn say(socket: &Path, text: &str) {
+/// Sends `text`, lines of `NAME=value`.
+pub(crate) fn send(socket: &Path, text: &str) {
     let address = match socket.to_str().and_then(|path| path.strip_prefix('@')) {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(socket),

@@ -1,5 +1,6 @@
-//! How a shim begins: setup from stdin, subreaper, no terminal. It is an orphan in a session of its own when it starts, or
-//! the main process of a unit of systemd's.
+//! The start of the shim's process: reads the setup from stdin, becomes subreaper, replaces stdin, stdout and stderr.
+//!
+//! The process is an orphan in its own session when it starts, or the main process of a systemd unit.
 
 use super::connection::Connection;
 use super::systemd_unit::Unit;
@@ -16,21 +17,21 @@ use std::time::{Duration, Instant};
 /// How long the engine may take to send the first frame.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reads the setup, which comes with the connection to the engine.
-pub fn begin() -> io::Result<(Setup, Connection, Option<Unit>)> {
+/// Reads the setup and prepares the process. Returns the setup, the connection to the engine, and the systemd unit if any.
+pub(crate) fn begin() -> io::Result<(Setup, Connection, Option<Unit>)> {
     let is_unit = std::env::args_os().nth(2).is_some_and(|word| word == UNIT);
     let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut connection = Connection::new(stream, 0);
     let deadline = Instant::now() + SETUP_TIMEOUT;
-    let setup: Setup = next(&mut connection, deadline)?;
+    let setup: Setup = next_frame(&mut connection, deadline)?;
     if setup.version != VERSION {
         return Err(io::Error::other(format!("setup is of version {}, expected {VERSION}", setup.version)));
     }
     let unit = match is_unit {
         true => {
-            let of_unit = next(&mut connection, deadline)?;
-            // An engine that started while this process was no shim yet has not seen it, and buries the container. One that
-            // starts from now on finds it.
+            let of_unit = next_frame(&mut connection, deadline)?;
+            // If the engine was replaced before this process had executed the shim, the new engine has not found a shim,
+            // and declares the container dead: so do not start it. A later engine finds this process.
             if !connection.receive() {
                 return Err(io::Error::other("the engine ended while the container was to be started"));
             }
@@ -48,8 +49,7 @@ pub fn begin() -> io::Result<(Setup, Connection, Option<Unit>)> {
     Ok((setup, connection, unit))
 }
 
-/// The next frame.
-fn next<T: DeserializeOwned>(connection: &mut Connection, deadline: Instant) -> io::Result<T> {
+fn next_frame<T: DeserializeOwned>(connection: &mut Connection, deadline: Instant) -> io::Result<T> {
     loop {
         if let Some(message) = connection.next()? {
             return Ok(message);

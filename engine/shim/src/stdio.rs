@@ -1,12 +1,14 @@
-//! The streams of one process, the container's or an execution's: between it, its log and the attached clients.
+//! The streams of one process, the container's or an execution's: moves bytes between it, its log and attached clients.
 //!
-//! Bytes are read only when all who are to have them have room: a client that stops reading holds back its own
-//! process and nobody else. What one client has not read yet is bounded by a pipe and a read.
+//! Owned by the event loop. Output is read only once the log and every client have taken the bytes before it: a client
+//! that stops reading holds up its own process and no other. The bytes that wait for a client are bounded by one pipe
+//! and one read.
 
 use super::attach::Client;
-use super::log::{Log, Stream};
-use super::nonblocking::{self, Moved, Sink};
-use super::runtime::Standard;
+use super::log::Log;
+use super::nonblocking::{self, Transfer, Sink};
+use super::runtime::StandardFds;
+use super::stream::{PerStream, Stream};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
@@ -16,56 +18,56 @@ use sampan_os::syscall;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// Most moves of one stream a turn, so that none starves the rest.
+/// Most moves of one stream in a turn of the loop, so that no stream starves the others.
 const MOVES_PER_TURN: usize = 16;
 /// Bytes of one read.
 const READ_LEN: usize = 16 << 10;
 
-/// The streams of a process.
 #[derive(Debug, Default)]
-pub struct Stdio {
+pub(crate) struct Stdio {
+    /// The shim's end: the writing end of a pipe, or the terminal.
     stdin: Option<OwnedFd>,
-    outputs: [Option<Output>; 2],
+    outputs: PerStream<Option<Output>>,
     terminal: bool,
     pub(super) clients: Vec<Client>,
 }
 
-/// What the process writes.
+/// The shim's end of an output stream.
 #[derive(Debug)]
 struct Output {
     fd: OwnedFd,
-    /// A pipe that is fed directly has no room.
-    waits_for_room: bool,
+    /// The client's pipe, into which the output is spliced, is full.
+    is_target_full: bool,
 }
 
 impl Stdio {
-    /// Makes pipes; gives the process's ends of them.
-    pub fn make_pipes(&mut self, with_stdin: bool, with_output: bool) -> io::Result<Standard> {
-        let mut ends = [None, None, None];
+    /// Makes the process's pipes and returns the ends that the process gets.
+    pub(crate) fn make_pipes(&mut self, with_stdin: bool, with_output: bool) -> io::Result<StandardFds> {
+        let (mut stdin, mut outputs) = (None, PerStream::default());
         self.terminal = false;
         if with_stdin {
             let (theirs, ours) = pipe2(OFlag::O_CLOEXEC)?;
             set_nonblocking(&ours)?;
-            nonblocking::widen(&ours, nonblocking::INPUT_LEN);
-            (self.stdin, ends[0]) = (Some(ours), Some(theirs));
+            nonblocking::grow_pipe(&ours, nonblocking::INPUT_LEN);
+            (self.stdin, stdin) = (Some(ours), Some(theirs));
         }
         if with_output {
-            for stream in [Stream::Out, Stream::Err] {
+            for stream in Stream::BOTH {
                 let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
                 set_nonblocking(&ours)?;
-                nonblocking::widen(&ours, nonblocking::OUTPUT_LEN);
-                self.outputs[stream as usize] = Some(Output { fd: ours, waits_for_room: false });
-                ends[stream as usize + 1] = Some(theirs);
+                nonblocking::grow_pipe(&ours, nonblocking::OUTPUT_LEN);
+                *self.outputs.of_mut(stream) = Some(Output { fd: ours, is_target_full: false });
+                *outputs.of_mut(stream) = Some(theirs);
             }
         }
-        Ok(ends)
+        Ok([stdin, outputs.out, outputs.err])
     }
 
-    /// Goes on with a terminal.
-    pub fn set_terminal(&mut self, master: OwnedFd, size: (u16, u16)) -> io::Result<()> {
+    /// Uses the terminal `master` for all streams from now on, and sets its size unless `size` is (0, 0).
+    pub(crate) fn set_terminal(&mut self, master: OwnedFd, size: (u16, u16)) -> io::Result<()> {
         set_nonblocking(&master)?;
         self.stdin = Some(master.try_clone()?);
-        self.outputs = [Some(Output { fd: master, waits_for_room: false }), None];
+        self.outputs = PerStream { out: Some(Output { fd: master, is_target_full: false }), err: None };
         self.terminal = true;
         if size != (0, 0) {
             self.resize(size.0, size.1)?;
@@ -73,62 +75,63 @@ impl Stdio {
         Ok(())
     }
 
-    /// Sets the terminal's size; false if it has that size already.
-    pub fn resize(&self, rows: u16, columns: u16) -> io::Result<bool> {
-        match (&self.outputs[0], self.terminal) {
+    /// Sets the terminal's size; false if it had that size already.
+    pub(crate) fn resize(&self, rows: u16, columns: u16) -> io::Result<bool> {
+        match (&self.outputs.out, self.terminal) {
             (Some(output), true) if syscall::window(output.fd.as_fd()) == Ok((rows, columns)) => Ok(false),
             (Some(output), true) => {
                 syscall::set_window(output.fd.as_fd(), rows, columns)?;
                 Ok(true)
             }
-            _ => Err(io::Error::other("it has no terminal")),
+            _ => Err(io::Error::other("the process has no terminal")),
         }
     }
 
-    /// The process reads the end of its stdin, unless that is its terminal.
-    pub fn close_stdin(&mut self) {
+    /// Closes the process's stdin, so that the process reads its end. Does nothing if stdin is a terminal.
+    pub(crate) fn close_stdin(&mut self) {
         if !self.terminal {
             self.stdin = None;
         }
     }
 
-    /// Forgets the pipes of a process that never came to be, with what is in them.
-    pub fn abandon(&mut self) {
-        (self.stdin, self.outputs) = (None, [None, None]);
+    /// Closes the pipes of a process that could not be started, with what is in them.
+    pub(crate) fn discard_pipes(&mut self) {
+        (self.stdin, self.outputs) = (None, PerStream::default());
     }
 
-    /// Moves what can be moved.
-    pub fn pump(&mut self, log: &mut Log, keep_stdin: bool) {
+    /// Moves the bytes that can be moved now. `keep_stdin`: the process's stdin stays open when a client's ends, unless the
+    /// client came with the start.
+    pub(crate) fn pump(&mut self, log: &mut Log, keep_stdin: bool) {
         log.flush();
         for nth in 0..self.clients.len() {
             self.pump_input(nth, keep_stdin);
         }
-        for stream in [Stream::Out, Stream::Err] {
+        for stream in Stream::BOTH {
             self.pump_output(stream, log);
         }
     }
 
     fn sinks(&mut self, stream: Stream) -> impl Iterator<Item = &mut Sink> {
-        self.clients.iter_mut().filter_map(move |client| client.sinks[stream as usize].as_mut())
+        self.clients.iter_mut().filter_map(move |client| client.sinks.of_mut(stream).as_mut())
     }
 
     fn pump_output(&mut self, stream: Stream, log: &mut Log) {
         for _ in 0..MOVES_PER_TURN {
-            let mut has_room = log.behind().is_none();
+            let mut is_taken = log.backlog_fd().is_none();
             for sink in self.sinks(stream) {
                 sink.flush();
-                has_room &= sink.is_empty();
+                is_taken &= sink.is_empty();
             }
             for client in &mut self.clients {
-                client.sinks[stream as usize].take_if(|sink| sink.is_broken);
+                client.sinks.of_mut(stream).take_if(|sink| sink.is_broken);
             }
-            if !has_room || self.outputs[stream as usize].is_none() {
+            if !is_taken || self.outputs.of(stream).is_none() {
                 return;
             }
             match self.move_output(stream, log) {
-                Moved::Some => {}
-                Moved::End => {
-                    self.outputs[stream as usize] = None;
+                Transfer::Moved => {}
+                Transfer::SourceEnded => {
+                    *self.outputs.of_mut(stream) = None;
                     log.end(stream);
                     return;
                 }
@@ -137,34 +140,35 @@ impl Stdio {
         }
     }
 
-    fn move_output(&mut self, stream: Stream, log: &mut Log) -> Moved {
-        let Some(output) = &mut self.outputs[stream as usize] else { return Moved::End };
-        let mut sinks = self.clients.iter_mut().filter_map(|client| client.sinks[stream as usize].as_mut());
+    fn move_output(&mut self, stream: Stream, log: &mut Log) -> Transfer {
+        let Some(output) = self.outputs.of_mut(stream) else { return Transfer::SourceEnded };
+        let mut sinks = self.clients.iter_mut().filter_map(|client| client.sinks.of_mut(stream).as_mut());
+        // One client, no log, no terminal: the kernel moves the bytes from pipe to pipe.
         if let (Some(sink), None, false, true) = (sinks.next(), sinks.next(), self.terminal, log.is_none())
-            && let Some(target) = sink.direct()
+            && let Some(target) = sink.direct_pipe()
         {
             let moved = nonblocking::transfer(output.fd.as_fd(), target);
-            output.waits_for_room = moved == Moved::NoRoom;
-            if moved != Moved::Broken {
+            output.is_target_full = moved == Transfer::TargetFull;
+            if moved != Transfer::TargetBroken {
                 return moved;
             }
             sink.is_broken = true;
-            return Moved::Some;
+            return Transfer::Moved;
         }
-        output.waits_for_room = false;
+        output.is_target_full = false;
         let mut bytes = [0; READ_LEN];
         match read(&output.fd, &mut bytes) {
-            // EIO: nobody has the terminal open any more.
-            Ok(0) | Err(Errno::EIO) => Moved::End,
+            // EIO: no process has the terminal open any more.
+            Ok(0) | Err(Errno::EIO) => Transfer::SourceEnded,
             Ok(len) => {
                 let bytes = bytes.get(..len).unwrap_or_default();
                 log.write(stream, bytes);
                 self.sinks(stream).for_each(|sink| sink.push(bytes));
-                Moved::Some
+                Transfer::Moved
             }
-            Err(Errno::EINTR) => Moved::Some,
-            Err(Errno::EAGAIN) => Moved::NoBytes,
-            Err(_) => Moved::End,
+            Err(Errno::EINTR) => Transfer::Moved,
+            Err(Errno::EAGAIN) => Transfer::SourceEmpty,
+            Err(_) => Transfer::SourceEnded,
         }
     }
 
@@ -174,24 +178,24 @@ impl Stdio {
         for _ in 0..MOVES_PER_TURN {
             let Some(source) = &client.stdin else { return };
             let moved = if is_terminal {
-                type_into(source.as_fd(), target.as_fd(), &mut client.typed)
+                copy_to_terminal(source.as_fd(), target.as_fd(), &mut client.typed)
             } else if nonblocking::kind(source) == Some(nonblocking::Kind::Null) {
-                Moved::End
+                Transfer::SourceEnded
             } else {
                 nonblocking::transfer(source.as_fd(), target.as_fd())
             };
-            client.waits_for_room = moved == Moved::NoRoom;
+            client.is_target_full = moved == Transfer::TargetFull;
             match moved {
-                Moved::Some => continue,
-                Moved::NoBytes | Moved::NoRoom => return,
-                Moved::End => {
+                Transfer::Moved => continue,
+                Transfer::SourceEmpty | Transfer::TargetFull => return,
+                Transfer::SourceEnded => {
                     client.stdin = None;
                     if client.is_first || !keep_stdin {
                         self.close_stdin();
                     }
                     return;
                 }
-                Moved::Broken => {
+                Transfer::TargetBroken => {
                     client.stdin = None;
                     if client.is_first {
                         self.close_stdin();
@@ -202,13 +206,13 @@ impl Stdio {
         }
     }
 
-    /// The process has ended: what is in its pipes now is logged and handed to the clients, and they are closed.
+    /// Logs what is in the pipes of a process that has ended, passes it to the clients, and closes the pipes.
     ///
-    /// A process that it left behind may hold them open; what that writes later is lost.
-    pub fn finish(&mut self, log: &mut Log) {
+    /// A child of the process may still have the pipes open. What the child writes later is lost.
+    pub(crate) fn finish(&mut self, log: &mut Log) {
         self.stdin = None;
-        for stream in [Stream::Out, Stream::Err] {
-            if let Some(output) = self.outputs[stream as usize].take() {
+        for stream in Stream::BOTH {
+            if let Some(output) = self.outputs.of_mut(stream).take() {
                 let mut left =
                     if self.terminal { 1 << 16 } else { syscall::bytes_waiting(&output.fd).unwrap_or(0) };
                 let mut bytes = [0; READ_LEN];
@@ -230,22 +234,22 @@ impl Stdio {
         self.terminal = false;
     }
 
-    /// Calls `want` for each descriptor to wait on.
-    pub fn interest<'a>(&'a self, log: &'a Log, want: &mut impl FnMut(BorrowedFd<'a>, PollFlags)) {
+    /// Calls `want` with each descriptor that poll(2) is to wait on.
+    pub(crate) fn interest<'a>(&'a self, log: &'a Log, want: &mut impl FnMut(BorrowedFd<'a>, PollFlags)) {
         for client in &self.clients {
             let (fd, flags) = client.control.interest();
             want(fd, flags);
             if let (Some(source), Some(target)) = (&client.stdin, &self.stdin) {
-                match client.waits_for_room {
+                match client.is_target_full {
                     true => want(target.as_fd(), PollFlags::POLLOUT),
                     false => want(source.as_fd(), PollFlags::POLLIN),
                 }
             }
         }
-        if let Some(fd) = log.behind() {
+        if let Some(fd) = log.backlog_fd() {
             want(fd, PollFlags::POLLOUT);
         }
-        for stream in [Stream::Out, Stream::Err] {
+        for stream in Stream::BOTH {
             self.interest_of_output(stream, log, want);
         }
     }
@@ -256,14 +260,14 @@ impl Stdio {
         log: &Log,
         want: &mut impl FnMut(BorrowedFd<'a>, PollFlags),
     ) {
-        let sinks = || self.clients.iter().filter_map(move |client| client.sinks[stream as usize].as_ref());
-        let Some(output) = &self.outputs[stream as usize] else {
+        let sinks = || self.clients.iter().filter_map(move |client| client.sinks.of(stream).as_ref());
+        let Some(output) = self.outputs.of(stream) else {
             return sinks()
                 .filter(|sink| !sink.is_empty())
                 .for_each(|sink| want(sink.as_fd(), PollFlags::POLLOUT));
         };
-        let mut is_held = log.behind().is_some();
-        for sink in sinks().filter(|sink| output.waits_for_room || !sink.is_empty()) {
+        let mut is_held = log.backlog_fd().is_some();
+        for sink in sinks().filter(|sink| output.is_target_full || !sink.is_empty()) {
             want(sink.as_fd(), PollFlags::POLLOUT);
             is_held = true;
         }
@@ -273,26 +277,26 @@ impl Stdio {
     }
 }
 
-/// What a person typed goes to the terminal.
-fn type_into(source: BorrowedFd<'_>, terminal: BorrowedFd<'_>, typed: &mut Vec<u8>) -> Moved {
+/// Moves what a person typed from a client's socket to the terminal. `typed` holds what the terminal has not taken yet.
+fn copy_to_terminal(source: BorrowedFd<'_>, terminal: BorrowedFd<'_>, typed: &mut Vec<u8>) -> Transfer {
     if typed.is_empty() {
         let mut bytes = [0; 4096];
         match recv(source.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
-            Ok(0) => return Moved::End,
+            Ok(0) => return Transfer::SourceEnded,
             Ok(len) => typed.extend_from_slice(bytes.get(..len).unwrap_or_default()),
-            Err(Errno::EINTR) => return Moved::Some,
-            Err(Errno::EAGAIN) => return Moved::NoBytes,
-            Err(_) => return Moved::End,
+            Err(Errno::EINTR) => return Transfer::Moved,
+            Err(Errno::EAGAIN) => return Transfer::SourceEmpty,
+            Err(_) => return Transfer::SourceEnded,
         }
     }
     match write(terminal, typed) {
         Ok(len) if len == typed.len() => *typed = Vec::new(),
         Ok(len) => drop(typed.drain(..len)),
         Err(Errno::EINTR) => {}
-        Err(Errno::EAGAIN) => return Moved::NoRoom,
-        Err(_) => return Moved::Broken,
+        Err(Errno::EAGAIN) => return Transfer::TargetFull,
+        Err(_) => return Transfer::TargetBroken,
     }
-    Moved::Some
+    Transfer::Moved
 }
 
 fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {

@@ -1,11 +1,12 @@
-//! A shim that is the main process of a unit of systemd's: what it has from systemd, and what it owes it.
+//! The systemd unit whose main process the shim is: what systemd passed to it, and what it must send to systemd.
 //!
-//! Made by `process` at the start, owned by the event loop. Knows the unit's streams, sockets, watchdog and control
+//! Made by `setup` at the start, owned by the event loop. Knows the unit's streams, sockets, watchdog and control
 //! group; never decides what happens to the container. docs/systemd-containers.md.
 
 use super::attach::Client;
 use super::nonblocking::Sink;
 use super::sd_notify;
+use super::stream::PerStream;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use sampan_ipc::shim::Unit as Setup;
@@ -16,31 +17,31 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Where version 2 of control groups is mounted, if there is no other.
+/// Where version 2 of control groups is mounted on a host that has no version 1.
 const GROUPS: &str = "/sys/fs/cgroup";
-/// The shim's own group below the unit's, with version 2.
+/// Name of the shim's own group below the unit's, with version 2.
 const SUPERVISOR: &str = "supervisor";
 /// The first descriptor that systemd passes on. sd_listen_fds(3).
 const LISTEN_START: RawFd = 3;
-/// Least time between two answers to the watchdog.
+/// Least time between two messages to the watchdog.
 const WATCHDOG_MIN: Duration = Duration::from_millis(1);
-/// How much longer than the container's own time a stop may take: the runtime deletes, events are told.
+/// How much longer than the container's stop timeout a stop may take: the runtime deletes, events are sent.
 const STOP_MARGIN: Duration = Duration::from_secs(30);
-/// The shim's OOM score: as the engine's, so that the kernel kills what needs the memory. proc_pid_oom_score_adj(5).
+/// The shim's OOM score, the engine's as well: the kernel prefers to kill the processes that use the memory.
+/// proc_pid_oom_score_adj(5).
 const OOM_SCORE: &str = "-500";
 
-/// The unit.
 #[derive(Debug)]
-pub struct Unit {
-    /// Its control group.
-    pub group: String,
-    /// What process 1 of the container gets, from [`LISTEN_START`] on.
-    pub listen: Vec<OwnedFd>,
-    /// Where the container's output goes, too.
-    outputs: [Option<OwnedFd>; 2],
-    /// The unit's own.
+pub(crate) struct Unit {
+    /// The unit's control group, as /proc/PID/cgroup has it.
+    pub(crate) group: String,
+    /// Sockets of systemd that process 1 of the container gets, as descriptors from [`LISTEN_START`] on.
+    pub(crate) listen: Vec<OwnedFd>,
+    /// The unit's stdout and stderr, if they get a copy of the container's output.
+    outputs: PerStream<Option<OwnedFd>>,
+    /// The unit's standard error.
     stderr: OwnedFd,
-    /// systemd's socket.
+    /// systemd's notification socket. sd_notify(3).
     manager: Option<PathBuf>,
     watchdog: Option<Watchdog>,
 }
@@ -52,79 +53,80 @@ struct Watchdog {
 }
 
 impl Unit {
-    /// Takes over what systemd has given this process. To be called before the standard streams are replaced.
+    /// Takes over what systemd has passed to this process, and moves the process into its own control group. To be called
+    /// before the standard streams are replaced.
     ///
     /// # Errors
-    /// A descriptor is missing, or the shim may not move into a group of its own.
-    pub fn open(setup: Setup) -> io::Result<Self> {
+    /// A descriptor is missing, or the shim may not move into its own control group.
+    pub(crate) fn open(setup: Setup) -> io::Result<Self> {
         let listen =
             (LISTEN_START..).take(setup.listen as usize).map(adopt).collect::<io::Result<Vec<_>>>()?;
         let own = |stream: BorrowedFd<'_>| stream.try_clone_to_owned();
         let [out, err] = setup.streams;
-        let outputs = [
-            out.then(|| own(io::stdout().as_fd())).transpose()?,
-            err.then(|| own(io::stderr().as_fd())).transpose()?,
-        ];
+        let outputs = PerStream {
+            out: out.then(|| own(io::stdout().as_fd())).transpose()?,
+            err: err.then(|| own(io::stderr().as_fd())).transpose()?,
+        };
         let stderr = own(io::stderr().as_fd())?;
-        step_aside(&setup.group)?;
-        // One that may not do so is as likely to be killed as any process.
+        enter_supervisor_group(&setup.group)?;
+        // Without the right to lower its score the shim runs on, as likely to be killed as any process.
         let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
         let watchdog = setup.watchdog_us.map(|us| Watchdog {
-            // Half of what systemd waits, so that one late turn is not the end. sd_watchdog_enabled(3).
+            // Half of systemd's timeout, so that one late turn of the loop does not end the unit. sd_watchdog_enabled(3).
             period: (Duration::from_micros(us) / 2).max(WATCHDOG_MIN),
             next: Instant::now(),
         });
         Ok(Unit { group: setup.group, listen, outputs, stderr, manager: setup.manager, watchdog })
     }
 
-    /// A client for what the container writes; `None` if nobody is to have that.
+    /// Makes a client that gets what the container writes; `None` if neither stream of the unit is to have it.
     ///
     /// # Errors
-    /// There is no descriptor left.
-    pub fn client(&self) -> io::Result<Option<Client>> {
+    /// The process has no descriptor left.
+    pub(crate) fn client(&self) -> io::Result<Option<Client>> {
         if self.outputs.iter().all(Option::is_none) {
             return Ok(None);
         }
         let sink = |fd: &Option<OwnedFd>| -> io::Result<Option<Sink>> {
             Ok(fd.as_ref().map(OwnedFd::try_clone).transpose()?.and_then(Sink::of_unit))
         };
-        Client::of_unit([sink(&self.outputs[0])?, sink(&self.outputs[1])?]).map(Some)
+        Client::of_unit(PerStream { out: sink(&self.outputs.out)?, err: sink(&self.outputs.err)? }).map(Some)
     }
 
-    /// Where a person reads why the container could not be started; `None` if that is a terminal.
-    pub fn stderr(&self) -> Option<Sink> {
+    /// A sink for the unit's standard error, for the reason why a start failed; `None` if it is a terminal.
+    pub(crate) fn stderr(&self) -> Option<Sink> {
         self.stderr.try_clone().ok().and_then(Sink::of_unit)
     }
 
-    /// Tells systemd that the container may take so long to stop; it is not to kill it before.
-    pub fn will_stop_within(&self, time: Duration) {
+    /// Tells systemd that stopping may take `time` and [`STOP_MARGIN`]: systemd must not kill the unit before.
+    pub(crate) fn extend_stop_timeout(&self, time: Duration) {
         let time = time.saturating_add(STOP_MARGIN).as_micros();
         let text = format!("EXTEND_TIMEOUT_USEC={time}\n");
-        self.manager.as_deref().inspect(|manager| sd_notify::say(manager, &text));
+        self.manager.as_deref().inspect(|manager| sd_notify::send(manager, &text));
     }
 
-    /// When the watchdog is answered next.
-    pub fn deadline(&self) -> Option<Instant> {
+    /// When the next message to the watchdog is due.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         self.watchdog.as_ref().map(|watchdog| watchdog.next)
     }
 
-    /// Answers the watchdog if that is due.
-    pub fn expire(&mut self, now: Instant) {
+    /// Sends the watchdog its message if one is due.
+    pub(crate) fn expire(&mut self, now: Instant) {
         if let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.next <= now) {
-            self.manager.as_deref().inspect(|manager| sd_notify::say(manager, "WATCHDOG=1\n"));
+            self.manager.as_deref().inspect(|manager| sd_notify::send(manager, "WATCHDOG=1\n"));
             watchdog.next = now + watchdog.period;
         }
     }
 }
 
-/// Says on a unit's standard error what went wrong. What does not go at once is lost.
-pub fn complain(stderr: Option<Sink>, reason: &str) {
+/// Writes an error message to a unit's standard error. What cannot be written at once is lost.
+pub(crate) fn write_error(stderr: Option<Sink>, reason: &str) {
     if let Some(mut stderr) = stderr {
         stderr.push(format!("error: {reason}\n").as_bytes());
     }
 }
 
-/// A descriptor of systemd's, which from now on closes in all programs that are not to have it.
+/// Takes over a descriptor that systemd passed, and makes it close-on-exec: only process 1 of the container gets it.
 fn adopt(raw: RawFd) -> io::Result<OwnedFd> {
     let fd = syscall::adopt(raw)
         .ok_or_else(|| io::Error::other(format!("descriptor {raw} of LISTEN_FDS is not there")))?;
@@ -132,9 +134,10 @@ fn adopt(raw: RawFd) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Goes into a group of its own below the unit's, with version 2: that takes controllers for the container's group only from
-/// a group without processes. Linux, cgroup-v2.rst, "No Internal Process Constraint".
-fn step_aside(group: &str) -> io::Result<()> {
+/// With version 2 of control groups, moves this process into its own group below the unit's. The unit's group can give
+/// controllers to the container's group only if it has no processes itself. Linux, cgroup-v2.rst, "No Internal Process
+/// Constraint".
+fn enter_supervisor_group(group: &str) -> io::Result<()> {
     if !statfs(GROUPS).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC) {
         return Ok(());
     }
@@ -146,6 +149,6 @@ fn step_aside(group: &str) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
         _ => {}
     }
-    // 0 stands for the process that writes.
+    // 0 stands for the writing process. cgroups(7).
     fs::write(dir.join("cgroup.procs"), "0").map_err(failed)
 }

@@ -7,6 +7,10 @@
 //! image's files ([`rootfs_view`]); [`relabel`] is the one that changes anything: labels of files that are mounted.
 //!
 //! Called by the engine. Knows no container's directory, no store and no process of a container.
+#![forbid(unsafe_code)]
+#![warn(unreachable_pub)]
+#![warn(clippy::expect_used, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing))]
 
 pub mod bundle;
 pub mod capabilities;

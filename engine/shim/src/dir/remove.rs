@@ -1,31 +1,36 @@
-//! How a container's directory goes, so that its `destroy` is told once, whatever is killed meanwhile.
+//! Removes a container's directory such that `destroy` is announced once, whichever process is killed meanwhile.
 //!
-//! Called by shims and by the engine. Out of sight first (`ID` becomes `.ID`), then all goes but what says whose it
-//! was; then `destroy` is announced, by the caller; then the rest goes. Who finds a `.ID` knows by what is in it how
-//! far that came.
+//! Called by shims and by the engine, in these steps:
+//!
+//! 1. [`hide_and_empty`] renames `ID` to `.ID` and removes everything but `container.json` and `state`.
+//! 2. The caller announces `destroy`, with the names that `container.json` has.
+//! 3. [`finish`] removes `container.json`, then the rest.
+//!
+//! A process that finds a `.ID` later continues: while `container.json` is there, `destroy` may be missing.
 
 use sampan_os::remove_tree;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-/// What says whose the directory was: it goes last.
-pub const WHOSE: &str = "container.json";
-/// What says where it stood; goes with it.
-const STOOD: &str = "state";
+/// The file that identifies the container. Removed only after `destroy` was announced.
+pub const IDENTITY_FILE: &str = "container.json";
+/// The container's state; kept as long as [`IDENTITY_FILE`].
+const STATE_FILE: &str = "state";
 
-/// Takes `dir` out of sight and removes all but whose it was; what is left, or `None` if nothing was there that is to
-/// be announced.
+/// Renames `dir` to its hidden name and removes all but [`IDENTITY_FILE`] and the state.
+///
+/// Returns the hidden directory, or `None` if there is nothing whose `destroy` the caller must announce.
 ///
 /// # Errors
-/// Something cannot be removed.
-pub fn hollow(dir: &Path) -> io::Result<Option<PathBuf>> {
-    let going = going(dir);
-    match fs::rename(dir, &going) {
+/// Something cannot be removed. The directory keeps its hidden name then; the caller may try again.
+pub fn hide_and_empty(dir: &Path) -> io::Result<Option<PathBuf>> {
+    let hidden = hidden_path(dir);
+    match fs::rename(dir, &hidden) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let entries = match fs::read_dir(&going) {
+    let entries = match fs::read_dir(&hidden) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -34,28 +39,28 @@ pub fn hollow(dir: &Path) -> io::Result<Option<PathBuf>> {
     for entry in entries {
         let entry = entry?;
         match entry.file_name().to_str() {
-            Some(WHOSE) => is_known = true,
-            Some(STOOD) => {}
+            Some(IDENTITY_FILE) => is_known = true,
+            Some(STATE_FILE) => {}
             _ => remove_tree::remove(&entry.path())?,
         }
     }
     match is_known {
-        true => Ok(Some(going)),
-        false => remove_tree::remove(&going).map(|()| None),
+        true => Ok(Some(hidden)),
+        false => remove_tree::remove(&hidden).map(|()| None),
     }
 }
 
-/// Removes what [`hollow`] has left; `destroy` was announced.
+/// Removes what [`hide_and_empty`] has left. To be called once `destroy` was announced.
 ///
 /// # Errors
-/// It cannot be removed.
+/// The directory or a file in it cannot be removed.
 pub fn finish(left: &Path) -> io::Result<()> {
-    remove_tree::remove(&left.join(WHOSE))?;
+    remove_tree::remove(&left.join(IDENTITY_FILE))?;
     remove_tree::remove(left)
 }
 
-/// The name of `dir` while it goes, and while it is made.
-pub fn going(dir: &Path) -> PathBuf {
+/// The hidden name of `dir`, which it has while it is made and while it is removed.
+pub fn hidden_path(dir: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(dir.file_name().unwrap_or_default());
     dir.with_file_name(name)
@@ -66,19 +71,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whose_it_was_goes_last_and_a_second_farewell_has_nothing_to_announce() {
+    fn the_identity_is_removed_last_and_a_second_removal_has_nothing_to_announce() {
         let top = tempfile::tempdir().expect("a directory");
         let dir = top.path().join("ab");
         fs::create_dir_all(dir.join("upper/deep")).expect("made");
-        for name in [WHOSE, STOOD, "config.json"] {
+        for name in [IDENTITY_FILE, STATE_FILE, "config.json"] {
             fs::write(dir.join(name), "x").expect("written");
         }
-        let left = hollow(&dir).expect("removed").expect("left");
+        let left = hide_and_empty(&dir).expect("removed").expect("left");
         assert_eq!(left, top.path().join(".ab"));
         assert_eq!(fs::read_dir(&left).expect("there").count(), 2);
-        // As after a kill at this moment.
-        assert_eq!(hollow(&dir).expect("removed"), Some(left.clone()));
+        // A process that was killed at this moment leaves the directory so; the next one continues.
+        assert_eq!(hide_and_empty(&dir).expect("removed"), Some(left.clone()));
         finish(&left).expect("removed");
-        assert_eq!(hollow(&dir).expect("nothing to do"), None);
+        assert_eq!(hide_and_empty(&dir).expect("nothing to do"), None);
     }
 }

@@ -1,10 +1,12 @@
-//! The file in which it stands where a container stands: written in place, readable at every moment.
+//! The file that holds a container's state: written in place, readable at every moment.
 //!
-//! Two slots of 16 KiB, written in turn, the newer one counts: `frame::encode(&(turn, state))` from the
-//! slot's beginning, `turn` a `u64` that grows. A kill, a power cut or a reader that comes in the middle of a write finds
-//! the other slot whole. One pwrite(2) a change: a file that takes another's place costs five calls, and ext4 begins to
-//! write it out at once (ext4(5), "auto_da_alloc"). Who may write is not decided here: the shim while there is one, else
-//! the engine.
+//! Layout: two slots of 16 KiB, written alternately. A slot holds `frame::encode(&(generation, state))` from its
+//! beginning; `generation` is a `u64` that grows by one a write, and the slot with the higher generation is valid. A kill,
+//! a power cut or a reader in the middle of a write finds the other slot whole.
+//!
+//! A change costs one pwrite(2). Writing a new file and renaming it costs five calls, and ext4 begins to write the file
+//! out at once (ext4(5), "auto_da_alloc"). This module does not decide which process may write: the shim does while
+//! it lives, else the engine.
 
 use sampan_ipc::frame::{self, FrameError, HEADER_LEN};
 use sampan_ipc::shim::State;
@@ -15,94 +17,94 @@ use std::path::Path;
 
 /// Bytes of a slot.
 const SLOT: u64 = 16 << 10;
-/// As many bytes of a slot are read at first: few states are longer.
+/// Bytes of a slot that are read first. Only a longer state needs a second read, and few are longer.
 const FIRST_READ: usize = 512;
-/// Longest reason that is kept, in bytes: the rest of a state is far from filling a slot.
+/// Longest [`State::error`] that is kept, in bytes. The rest of a state is far from filling a slot.
 const ERROR_MAX: usize = 8 << 10;
 
-/// A state file, open.
+/// An open state file.
 #[derive(Debug)]
 pub struct StateFile {
     file: File,
-    /// Of the newest state that is in it.
-    turn: u64,
+    /// Generation of the newest state in the file.
+    generation: u64,
 }
 
 impl StateFile {
-    /// Makes the file at `path`, which holds `state`.
+    /// Makes the file at `path` and writes `state` into it.
     ///
     /// # Errors
-    /// It is there, or cannot be written.
+    /// The file exists already, or cannot be written.
     pub fn create(path: &Path, state: &State) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-        let mut made = StateFile { file, turn: 0 };
+        let mut made = StateFile { file, generation: 0 };
         made.write(state)?;
         Ok(made)
     }
 
-    /// Opens the file at `path` to write on; makes it, empty, if it is not there.
+    /// Opens the file at `path` for writing. Makes an empty file if there is none.
     ///
     /// # Errors
-    /// It cannot be opened or read.
+    /// The file cannot be opened or made.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        let turn = newest(&file).map_or(0, |(turn, _)| turn);
-        Ok(StateFile { file, turn })
+        let generation = newest(&file).map_or(0, |(generation, _)| generation);
+        Ok(StateFile { file, generation })
     }
 
-    /// Replaces what the file says. Not synced: after power loss it may say what it said before.
+    /// Writes `state` as the newest one. Does not sync: after power loss the file may hold the state before it.
     ///
     /// # Errors
-    /// It cannot be written; it says what it said before then.
+    /// The file cannot be written. It still holds the state before it then.
     pub fn write(&mut self, state: &State) -> io::Result<()> {
-        let turn = self.turn.wrapping_add(1);
-        let bytes = encode(turn, state).map_err(io::Error::other)?;
-        self.file.write_all_at(&bytes, offset(turn))?;
-        self.turn = turn;
+        let generation = self.generation.wrapping_add(1);
+        let bytes = encode(generation, state).map_err(io::Error::other)?;
+        self.file.write_all_at(&bytes, offset(generation))?;
+        self.generation = generation;
         Ok(())
     }
 
-    /// Has the disk take it.
+    /// Syncs the file to the disk. fsync(2).
     ///
     /// # Errors
-    /// The disk fails.
+    /// The disk failed; the state may be lost at a power loss.
     pub fn sync(&self) -> io::Result<()> {
         self.file.sync_all()
     }
 }
 
-/// What the file at `path` says; `None` if there is none, or none that makes sense.
+/// The newest state in the file at `path`; `None` if there is no such file, or no slot of it can be read.
 pub fn read(path: &Path) -> Option<State> {
     newest(&File::open(path).ok()?).map(|(_, state)| state)
 }
 
 fn newest(file: &File) -> Option<(u64, State)> {
-    [0, 1].into_iter().filter_map(|turn| slot(file, turn)).max_by_key(|(turn, _)| *turn)
+    [0, 1].into_iter().filter_map(|generation| slot(file, generation)).max_by_key(|(generation, _)| *generation)
 }
 
-/// What the slot of `turn` holds.
-fn slot(file: &File, turn: u64) -> Option<(u64, State)> {
+/// The generation and state in the slot that `generation` is written to.
+fn slot(file: &File, generation: u64) -> Option<(u64, State)> {
     [FIRST_READ, SLOT as usize].into_iter().find_map(|len| {
         let mut bytes = vec![0; len];
-        let read = file.read_at(&mut bytes, offset(turn)).ok()?;
+        let read = file.read_at(&mut bytes, offset(generation)).ok()?;
         let (body, _) = frame::split(bytes.get(..read)?, SLOT as usize - HEADER_LEN).ok()??;
         frame::parse(body).ok()
     })
 }
 
-fn offset(turn: u64) -> u64 {
-    turn % 2 * SLOT
+fn offset(generation: u64) -> u64 {
+    generation % 2 * SLOT
 }
 
-fn encode(turn: u64, state: &State) -> Result<Vec<u8>, FrameError> {
+fn encode(generation: u64, state: &State) -> Result<Vec<u8>, FrameError> {
     if state.error.len() <= ERROR_MAX {
-        return frame::encode(&(turn, state));
+        return frame::encode(&(generation, state));
     }
     let mut short = state.clone();
     let end = (0..=ERROR_MAX).rev().find(|at| short.error.is_char_boundary(*at)).unwrap_or(0);
     short.error.truncate(end);
-    frame::encode(&(turn, &short))
+    frame::encode(&(generation, &short))
 }
 
 #[cfg(test)]
@@ -114,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_state_counts_whoever_wrote_it() {
+    fn the_last_state_is_valid_whichever_process_wrote_it() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("state");
         assert_eq!(read(&path), None);
@@ -147,7 +149,7 @@ mod tests {
                 continue;
             }
             std::fs::write(&path, cut).expect("written");
-            // Turn 2 stands in the first slot, turn 1 in the second, which is cut off here.
+            // Generation 2 is in the first slot; generation 1 is in the second one, which is cut off here.
             let is = read(&path);
             assert!(is.is_none() || is == Some(state(2, "after")), "{at}: {is:?}");
         }

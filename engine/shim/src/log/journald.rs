@@ -1,7 +1,7 @@
-//! The journald log: one datagram a line, in the native protocol, with the fields of docker's driver.
+//! The journald log: one datagram a line, in the native protocol, with the fields of docker's journald driver.
 //!
-//! systemd.journal-fields(7), and "Native Journal Protocol". A journal that is behind holds its container back;
-//! one that is not there loses lines, which [`Journal::lost`] counts.
+//! systemd.journal-fields(7), and systemd's "Native Journal Protocol". While journald is slow, the container's output is
+//! not read, so the container waits. While journald is not running, lines are lost.
 
 use sampan_ipc::shim::Identity;
 use std::collections::VecDeque;
@@ -13,37 +13,37 @@ const SOCKET: &str = "/run/systemd/journal/socket";
 
 /// A connection to the journal.
 #[derive(Debug)]
-pub struct Journal {
+pub(crate) struct Journal {
     pub(super) socket: UnixDatagram,
     prefix: Vec<u8>,
     queue: VecDeque<Vec<u8>>,
-    lost: u64,
 }
 
 impl Journal {
-    /// Connects.
-    pub fn open(identity: &Identity, tag: &str) -> io::Result<Self> {
+
+    pub(crate) fn open(identity: &Identity, tag: &str) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
         socket.connect(SOCKET)?;
-        Ok(Journal { socket, prefix: prefix(identity, tag), queue: VecDeque::new(), lost: 0 })
+        Ok(Journal { socket, prefix: prefix(identity, tag), queue: VecDeque::new() })
     }
 
-    /// Queues a line, or a part of one.
-    pub fn add(&mut self, line: &[u8], is_end: bool, is_error: bool) {
+    /// Queues a line or a part of a line, and sends what the journal takes now.
+    pub(crate) fn add(&mut self, line: &[u8], is_end: bool, is_error: bool) {
         self.queue.push_back(message(&self.prefix, line, is_end, is_error));
         self.flush();
     }
 
-    /// Sends what waits, as far as the journal takes it.
-    pub fn flush(&mut self) {
+    /// Sends the lines that wait, as far as the journal takes them.
+    pub(crate) fn flush(&mut self) {
         while let Some(message) = self.queue.front() {
             match self.socket.send(message) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                // journald was started again: its socket is another one now.
-                Err(_) if self.socket.connect(SOCKET).is_ok() && self.socket.send(message).is_ok() => {}
-                Err(_) => self.lost += 1,
+                Err(_) => {
+                    // journald may have restarted, with a new socket: one more try. If it fails, the line is lost.
+                    let _ = self.socket.connect(SOCKET).and_then(|()| self.socket.send(message));
+                }
                 Ok(_) => {}
             }
             self.queue.pop_front();
@@ -51,13 +51,12 @@ impl Journal {
         self.queue = VecDeque::new();
     }
 
-    /// True while lines wait for the journal.
-    pub fn is_behind(&self) -> bool {
+    pub(crate) fn has_backlog(&self) -> bool {
         !self.queue.is_empty()
     }
 }
 
-/// What every message of the container begins with.
+/// The fields with which every message of the container begins.
 fn prefix(identity: &Identity, tag: &str) -> Vec<u8> {
     let short = identity.id.get(..12).unwrap_or(&identity.id);
     let mut out = Vec::new();
@@ -84,7 +83,7 @@ fn message(prefix: &[u8], line: &[u8], is_end: bool, is_error: bool) -> Vec<u8> 
     out
 }
 
-/// Always in the form with a length, so that no value can pass for another field.
+/// Appends a field. Always in the form with a length, so that no value can pass for another field.
 fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.push(b'\n');

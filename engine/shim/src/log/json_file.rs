@@ -1,16 +1,15 @@
-//! The json-file log: one object a line, byte for byte as docker's driver of that name writes it.
+//! The json-file log: one JSON object a line, byte for byte as docker's json-file driver writes it.
 //!
-//! One write for what one read brought, so that a crash loses no whole line. Rotated by rename when it is full.
+//! All lines of one read from the container go out in one write, so that a crash loses no whole line. A full file is
+//! rotated by renaming.
 
-use sampan_ipc::shim::Log;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// A log file, open for appending.
 #[derive(Debug)]
-pub struct LogFile {
+pub(crate) struct LogFile {
     path: PathBuf,
     file: File,
     bytes: u64,
@@ -20,15 +19,16 @@ pub struct LogFile {
 }
 
 impl LogFile {
-    /// Opens or makes the file at `path`. A symbolic link is refused.
-    pub fn open(path: &Path, bytes_max: u64, files_max: u32) -> io::Result<Self> {
+    /// Opens or makes the file at `path`; a symbolic link is refused. A file of `bytes_max` bytes is rotated (0: never);
+    /// at most `files_max` files are kept, the current one included.
+    pub(crate) fn open(path: &Path, bytes_max: u64, files_max: u32) -> io::Result<Self> {
         let file = append(path)?;
         let bytes = file.metadata()?.len();
         Ok(LogFile { path: path.to_owned(), file, bytes, bytes_max, files_max, pending: Vec::new() })
     }
 
-    /// Adds a line, or a part of one, to what the next [`LogFile::flush`] writes.
-    pub fn add(&mut self, line: &[u8], is_end: bool, stream: &str, time: &str) -> io::Result<()> {
+    /// Adds a line or a part of a line, which the next [`LogFile::flush`] writes.
+    pub(crate) fn add(&mut self, line: &[u8], is_end: bool, stream: &str, time: &str) -> io::Result<()> {
         if self.bytes_max > 0 && self.bytes + self.pending.len() as u64 >= self.bytes_max {
             self.flush()?;
             self.rotate()?;
@@ -44,14 +44,14 @@ impl LogFile {
         Ok(())
     }
 
-    /// Writes what was added.
-    pub fn flush(&mut self) -> io::Result<()> {
+    /// Writes the lines that were added.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         let pending = std::mem::take(&mut self.pending);
         self.bytes += pending.len() as u64;
         self.file.write_all(&pending)
     }
 
-    /// `path` becomes `path.1`, that `path.2`, and so on; the oldest goes.
+    /// Renames `path` to `path.1`, `path.1` to `path.2`, and so on; the oldest file is removed.
     fn rotate(&mut self) -> io::Result<()> {
         let numbered = |nth: u32| {
             let mut name = self.path.clone().into_os_string();
@@ -72,14 +72,6 @@ impl LogFile {
     }
 }
 
-/// The log that `setup` names, if it is a json-file.
-pub fn of(setup: &Log) -> Option<io::Result<LogFile>> {
-    match setup {
-        Log::JsonFile { path, max_bytes, max_files } => Some(LogFile::open(path, *max_bytes, *max_files)),
-        _ => None,
-    }
-}
-
 fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(libc::O_NOFOLLOW).open(path)
 }
@@ -91,8 +83,8 @@ fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// The bytes of a JSON string: what is no UTF-8 becomes U+FFFD, a letter for a byte; `<`, `>` and `&` are escaped
-/// as Go does.
+/// Appends `line` as the inside of a JSON string. Each byte that is not UTF-8 becomes one U+FFFD; `<`, `>` and `&` are
+/// escaped, as Go does.
 fn escape(bytes: &[u8], out: &mut Vec<u8>) {
     for chunk in bytes.utf8_chunks() {
         escape_text(chunk.valid(), out);
@@ -103,7 +95,7 @@ fn escape(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 fn escape_text(text: &str, out: &mut Vec<u8>) {
-    // What needs no escape goes in one piece.
+    // Text that needs no escape is copied in one piece, which begins here.
     let mut plain = 0;
     for (at, letter) in text.char_indices() {
         let escaped: &[u8] = match letter {
@@ -123,8 +115,9 @@ fn escape_text(text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(text.get(plain..).unwrap_or_default().as_bytes());
 }
 
-/// RFC 3339 in UTC with up to nine digits and no trailing zeros, as Go's RFC3339Nano has it.
-pub fn utc(nanos: i64) -> String {
+/// RFC 3339 in UTC with up to nine digits of the second and no trailing zeros, as Go's RFC3339Nano writes it. `nanos` are
+/// nanoseconds since the epoch.
+pub(crate) fn utc(nanos: i64) -> String {
     let (seconds, fraction) = (nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000));
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let (year, month, day) = date(days);
@@ -140,8 +133,8 @@ pub fn utc(nanos: i64) -> String {
     text + "Z"
 }
 
-/// Year, month and day of a day counted from 1970-01-01. Howard Hinnant, "chrono-Compatible Low-Level Date
-/// Algorithms", civil_from_days.
+/// Year, month and day of the month of the day that is `days` after 1970-01-01. Howard Hinnant, "chrono-Compatible
+/// Low-Level Date Algorithms", civil_from_days.
 fn date(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
@@ -184,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_file_is_rotated_and_only_so_many_are_kept() {
+    fn a_full_file_is_rotated_and_at_most_files_max_are_kept() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("log");
         let mut log = LogFile::open(&path, 100, 3).expect("opened");

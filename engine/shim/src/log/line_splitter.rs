@@ -1,24 +1,25 @@
-//! Splits what a stream says into lines, as docker's copier does. Holds at most one unfinished line.
+//! Splits the output of one stream into lines, as docker's log copier does. Holds at most one unfinished line.
 
-/// Longest line that is logged whole; a longer one is logged in parts.
-pub const LINE_MAX: usize = 16 << 10;
+/// Longest line that is logged whole, in bytes; a longer line is logged in parts.
+pub(crate) const LINE_MAX: usize = 16 << 10;
 
-/// The unfinished line of one stream.
 #[derive(Debug, Default)]
-pub struct Lines {
+pub(crate) struct LineSplitter {
+    /// The unfinished line.
     held: Vec<u8>,
 }
 
-impl Lines {
-    /// Takes bytes as they came; calls `emit` for each line or part of one, true if the line ends with it.
-    pub fn feed(&mut self, mut bytes: &[u8], mut emit: impl FnMut(&[u8], bool)) {
+impl LineSplitter {
+    /// Takes the next bytes of the stream. Calls `emit` for each line or part of a line, with true if the line ends there.
+    pub(crate) fn feed(&mut self, mut bytes: &[u8], mut emit: impl FnMut(&[u8], bool)) {
         while !bytes.is_empty() {
             let room = LINE_MAX.saturating_sub(self.held.len()).min(bytes.len());
             let (window, after) = bytes.split_at(room);
-            match window.iter().position(|byte| *byte == b'\n') {
-                Some(at) => {
-                    self.emit(&window[..at], true, &mut emit);
-                    bytes = &bytes[at + 1..];
+            let end = window.iter().position(|byte| *byte == b'\n');
+            match end.and_then(|end| bytes.split_at_checked(end)) {
+                Some((line, rest)) => {
+                    self.emit(line, true, &mut emit);
+                    bytes = rest.strip_prefix(b"\n").unwrap_or(rest);
                 }
                 None if self.held.len() + window.len() >= LINE_MAX => {
                     self.emit(window, false, &mut emit);
@@ -35,8 +36,8 @@ impl Lines {
         }
     }
 
-    /// The stream has ended: an unfinished line is emitted as a part.
-    pub fn end(&mut self, emit: impl FnOnce(&[u8], bool)) {
+    /// Emits the unfinished line of a stream that has ended, as a part.
+    pub(crate) fn end(&mut self, emit: impl FnOnce(&[u8], bool)) {
         if !self.held.is_empty() {
             emit(&std::mem::take(&mut self.held), false);
         }
@@ -57,7 +58,7 @@ mod tests {
     use super::*;
 
     fn split(parts: &[&[u8]]) -> Vec<(Vec<u8>, bool)> {
-        let (mut lines, mut got) = (Lines::default(), Vec::new());
+        let (mut lines, mut got) = (LineSplitter::default(), Vec::new());
         for part in parts {
             lines.feed(part, |line, is_end| got.push((line.to_vec(), is_end)));
         }
