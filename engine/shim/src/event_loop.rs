@@ -1,7 +1,7 @@
 //! The shim's event loop: owns all state, waits, and calls what is due. Nothing in it blocks.
 //!
-//! The `impl Shim` blocks in `start`, `exit` and `requests` are called from here. Each turn does the same steps in a fixed
-//! order ([`Shim::run`]).
+//! The `impl Shim` blocks in `start`, `exit` and `requests` are called from here. Each turn does the same steps in a
+//! fixed order ([`Shim::run`]).
 
 use super::attach::Client;
 use super::connection::Connection;
@@ -34,7 +34,8 @@ use std::time::{Duration, Instant};
 const UNKNOWN_EXITS_MAX: usize = 256;
 /// Longest time that the shim waits for the monitor to take its events before it ends without that.
 const LINGER: Duration = Duration::from_secs(10);
-/// How long a run lasts before the shim gives back the memory that the start needed. For a shorter run it is not worth it.
+/// How long a run lasts before the shim gives back the memory that the start needed. For a shorter run it is not worth
+/// it.
 pub(crate) const TRIM_AFTER: Duration = Duration::from_millis(500);
 /// How often the shim checks whether events still wait, during [`LINGER`].
 const LINGER_STEP: Duration = Duration::from_millis(100);
@@ -245,7 +246,8 @@ impl Shim {
         self.stage = Stage::Ending(Instant::now() + LINGER);
     }
 
-    /// Closes the socket, after which the engine may start another shim; then serves the clients that have not read all yet.
+    /// Closes the socket, after which the engine may start another shim; then serves the clients that have not read
+    /// all yet.
     fn close(&mut self) {
         let is_sent = self.sender.spooled() == 0 || self.spool_events();
         if !self.state.is_announced && is_sent && self.setup.dir.exists() {
@@ -542,7 +544,8 @@ impl Shim {
             (Purpose::Start, Some(unit)) => unit.listen.as_slice(),
             _ => &[],
         };
-        let command = RuntimeCommand::spawn(&self.setup, self.command_number, purpose, args, standard, inherited);
+        let command =
+            RuntimeCommand::spawn(&self.setup, self.command_number, purpose, args, standard, inherited);
         self.commands.push(command.map_err(|error| error.to_string())?);
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! What happens when the container's process ends: output, state, `die`, deletion, and what follows. docs/run.md.
 
 use super::dir::remove;
-use super::event_loop::{Stage, Shim, AfterStop};
+use super::event_loop::{AfterStop, Shim, Stage};
 use super::log::Log;
 use super::runtime::{Purpose, Reply, RuntimeCommand};
 use super::{overlay, restart_policy, runc_leftovers, runtime_commands};
@@ -88,7 +88,8 @@ impl Shim {
         }
     }
 
-    /// Handles the end of the runtime's `delete`. If it failed or was killed, removes the runtime's leftovers without it.
+    /// Handles the end of the runtime's `delete`. If it failed or was killed, removes the runtime's leftovers without
+    /// it.
     pub(super) fn on_delete_command(&mut self, command: &RuntimeCommand, is_done: bool) {
         if !is_done {
             self.remove_leftovers();
@@ -146,7 +147,9 @@ impl Shim {
                 self.stage = Stage::Waiting(Instant::now() + self.backoff.next_delay(lasted));
                 self.run_deferred();
             }
-            AfterStop::Nothing if self.setup.auto_remove && self.sender.spooled() == 0 => self.remove(replies),
+            AfterStop::Nothing if self.setup.auto_remove && self.sender.spooled() == 0 => {
+                self.remove(replies)
+            }
             AfterStop::Nothing => {
                 self.finish();
                 for reply in replies {
@@ -165,8 +168,8 @@ impl Shim {
         self.run_deferred();
     }
 
-    /// Removes a container with `--rm` once the monitor has taken the event of its end. Until then the container stays on
-    /// the disk, so that an engine can announce the end if this shim cannot.
+    /// Removes a container with `--rm` once the monitor has taken the event of its end. Until then the container stays
+    /// on the disk, so that an engine can announce the end if this shim cannot.
     pub(super) fn remove_once_announced(&mut self) {
         let is_ending = matches!(self.stage, Stage::Ending(_));
         let is_left = self.setup.auto_remove && self.state.phase != Phase::Dead && self.setup.dir.exists();
@@ -247,8 +250,12 @@ impl Shim {
             Purpose::Start => self.on_start_command(&command, is_done),
             Purpose::Delete => self.on_delete_command(&command, is_done),
             Purpose::Exec(id) => self.on_exec_command(&id, &command, is_done),
-            Purpose::Pause(reply) => self.on_freeze_command(reply, true, (!is_done).then(|| command.reason())),
-            Purpose::Resume(reply) => self.on_freeze_command(reply, false, (!is_done).then(|| command.reason())),
+            Purpose::Pause(reply) => {
+                self.on_freeze_command(reply, true, (!is_done).then(|| command.reason()))
+            }
+            Purpose::Resume(reply) => {
+                self.on_freeze_command(reply, false, (!is_done).then(|| command.reason()))
+            }
             Purpose::Pids(reply) => self.on_pids_command(reply, &command, is_done),
         }
         if self.commands.is_empty() {

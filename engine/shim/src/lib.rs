@@ -1,14 +1,14 @@
 //! A container's shim: one small process that looks after the container from its start to the end of its last run.
 //!
-//! The engine starts the shim and sends it a [`sampan_ipc::shim::Setup`] on its standard input. For a container that is a
-//! systemd unit, the unit's main process executes this program instead (`systemd_unit`). The shim keeps running when the
-//! engine ends. It has one thread, and no timer while nothing is due.
+//! The engine starts the shim and sends it a [`sampan_ipc::shim::Setup`] on its standard input. For a container that
+//! is a systemd unit, the unit's main process executes this program instead (`systemd_unit`). The shim keeps running
+//! when the engine ends. It has one thread, and no timer while nothing is due.
 //!
 //! | module | what it owns |
 //! |---|---|
 //! | `setup` | the start of the process: reads the setup, becomes subreaper, leaves the terminal |
 //! | `event_loop` | all state; waits, then calls what is due |
-//! | `start`, `exit`, `requests` | what happens when the container starts, when it ends, when an engine or a client asks |
+//! | `start`, `exit`, `requests` | what happens at the start, at the end, and on requests of engines and clients |
 //! | `restart_policy` | whether and when the container starts again |
 //! | `runtime` | commands of the OCI runtime, as children beside the loop |
 //! | `runc_leftovers` | deletes what runc left, without a process of runc |
@@ -25,6 +25,7 @@
 #![warn(clippy::expect_used, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing))]
 
+mod atomic_file;
 mod attach;
 mod connection;
 mod console;
@@ -36,7 +37,6 @@ mod log;
 mod nonblocking;
 mod oom;
 pub mod overlay;
-mod atomic_file;
 mod requests;
 mod restart_policy;
 mod runc_leftovers;

@@ -6,9 +6,9 @@ mod journald;
 mod json_file;
 mod line_splitter;
 
+use super::stream::{PerStream, Stream};
 use journald::Journal;
 use json_file::LogFile;
-use super::stream::{PerStream, Stream};
 use line_splitter::LineSplitter;
 use sampan_ipc::shim::{Identity, Log as Setup};
 use sampan_ipc::time;
@@ -61,7 +61,11 @@ impl Log {
         self.with_lines(stream, |lines, emit| lines.end(emit));
     }
 
-    fn with_lines(&mut self, stream: Stream, work: impl FnOnce(&mut LineSplitter, &mut dyn FnMut(&[u8], bool))) {
+    fn with_lines(
+        &mut self,
+        stream: Stream,
+        work: impl FnOnce(&mut LineSplitter, &mut dyn FnMut(&[u8], bool)),
+    ) {
         let lines = self.lines.of_mut(stream);
         match &mut self.target {
             Target::None => {}

@@ -1,8 +1,8 @@
 //! Moves bytes to and from clients' descriptors without blocking.
 //!
-//! Other processes share these descriptors, so O_NONBLOCK must not be set on them. A socket is written with MSG_DONTWAIT.
-//! A pipe is filled by splice(2) with SPLICE_F_NONBLOCK: straight from the container's own pipe if nothing else reads
-//! that, else from a staging pipe of the shim that holds the bytes meanwhile.
+//! Other processes share these descriptors, so O_NONBLOCK must not be set on them. A socket is written with
+//! MSG_DONTWAIT. A pipe is filled by splice(2) with SPLICE_F_NONBLOCK: straight from the container's own pipe if
+//! nothing else reads that, else from a staging pipe of the shim that holds the bytes meanwhile.
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
@@ -19,7 +19,8 @@ pub(crate) const SPLICE_MAX: usize = 1 << 20;
 
 /// Capacity of a pipe that feeds a container, in bytes: this much moves between two wake-ups of the shim.
 pub(crate) const INPUT_LEN: i32 = 1 << 18;
-/// Capacity of a pipe that takes a container's output, in bytes. Smaller, since bytes in it are lost if the shim is killed.
+/// Capacity of a pipe that takes a container's output, in bytes. Smaller, since bytes in it are lost if the shim is
+/// killed.
 pub(crate) const OUTPUT_LEN: i32 = 1 << 17;
 
 /// Kinds of descriptors that the shim moves bytes to or from.
@@ -79,7 +80,9 @@ pub(crate) fn transfer(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Transfer {
         Ok(0) => Transfer::SourceEnded,
         Ok(_) | Err(Errno::EINTR) => Transfer::Moved,
         // The kernel does not say which side would block: if the source has bytes, the target is full.
-        Err(Errno::EAGAIN) if syscall::bytes_waiting(from).is_ok_and(|bytes| bytes > 0) => Transfer::TargetFull,
+        Err(Errno::EAGAIN) if syscall::bytes_waiting(from).is_ok_and(|bytes| bytes > 0) => {
+            Transfer::TargetFull
+        }
         Err(Errno::EAGAIN) => Transfer::SourceEmpty,
         Err(Errno::ECONNRESET) => Transfer::SourceEnded,
         Err(_) => Transfer::TargetBroken,
@@ -107,8 +110,8 @@ impl Sink {
         Some(Sink { fd, kind, staging: None, pending: Vec::new(), is_broken: false })
     }
 
-    /// Makes a sink for the standard output or error of a systemd unit, which may also be a file. `None` for a terminal,
-    /// since writing to it might block.
+    /// Makes a sink for the standard output or error of a systemd unit, which may also be a file. `None` for a
+    /// terminal, since writing to it might block.
     pub(crate) fn of_unit(fd: OwnedFd) -> Option<Self> {
         let is_file = |fd: &OwnedFd| {
             let mode = fstat(fd).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT);
@@ -121,7 +124,7 @@ impl Sink {
     }
 
     /// The descriptor, if it is a pipe and no bytes wait for it: bytes may be spliced into it directly.
-    pub(crate) fn direct(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn direct_pipe(&self) -> Option<BorrowedFd<'_>> {
         (self.kind == Kind::Pipe && self.is_empty()).then(|| self.fd.as_fd())
     }
 

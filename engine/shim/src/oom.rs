@@ -60,7 +60,9 @@ impl Oom {
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
         match v1.and_then(|path| mounted_at(&mounts, "cgroup", "memory", path)) {
             Some(dir) => Self::watch_v1(&dir),
-            None => Self::watch_v2(&mounted_at(&mounts, "cgroup2", "", cgroup_path(&groups, str::is_empty)?)?),
+            None => {
+                Self::watch_v2(&mounted_at(&mounts, "cgroup2", "", cgroup_path(&groups, str::is_empty)?)?)
+            }
         }
     }
 
@@ -101,7 +103,8 @@ impl Oom {
         is_more
     }
 
-    /// Whether the kernel has killed a process in this run that [`Oom::has_killed`] never reported. For the end of a run.
+    /// Whether the kernel has killed a process in this run that [`Oom::has_killed`] never reported. For the end of a
+    /// run.
     pub(crate) fn was_missed(&mut self) -> bool {
         self.has_killed() || !self.is_reported && self.is_counted()
     }

@@ -1,12 +1,12 @@
-//! Requests of engines and clients, and the replies. Each may race with the container's end, so each names the stages of
-//! the container in which it is possible.
+//! Requests of engines and clients, and the replies. Each may race with the container's end, so each names the stages
+//! of the container in which it is possible.
 
 use super::attach::Client;
 use super::console::Console;
-use super::event_loop::{Execution, Stage, Shim, Stopping, AfterStop};
+use super::event_loop::{AfterStop, Execution, Shim, Stage, Stopping};
 use super::runtime::{Purpose, Reply, RuntimeCommand};
 use super::stdio::Stdio;
-use super::{freezer, atomic_file};
+use super::{atomic_file, freezer};
 use nix::errno::Errno;
 use sampan_ipc::container::{Control, Exec, Phase, Streams};
 use sampan_ipc::sender;
@@ -48,7 +48,9 @@ impl Shim {
                 self.reply(reply, Ok(String::new()));
             }
             What::Remove if self.is_final_deletion() => self.queue_after_deletion(reply, AfterStop::Remove),
-            What::Restart(..) if self.is_final_deletion() => self.queue_after_deletion(reply, AfterStop::Start),
+            What::Restart(..) if self.is_final_deletion() => {
+                self.queue_after_deletion(reply, AfterStop::Start)
+            }
             _ if matches!(self.stage, Stage::Starting | Stage::Deleting) => {
                 self.shorten_start_for(&ask.what);
                 self.deferred.push_back((from, ask, descriptors));
@@ -154,8 +156,12 @@ impl Shim {
                 let result = self.signal(signal);
                 self.reply(reply, result.map(|()| String::new()).map_err(|reason| (125, reason)));
             }
-            (Stage::Alive, What::Stop(signal, timeout)) => self.stop(reply, signal, timeout, AfterStop::Nothing),
-            (Stage::Alive, What::Restart(signal, timeout)) => self.stop(reply, signal, timeout, AfterStop::Start),
+            (Stage::Alive, What::Stop(signal, timeout)) => {
+                self.stop(reply, signal, timeout, AfterStop::Nothing)
+            }
+            (Stage::Alive, What::Restart(signal, timeout)) => {
+                self.stop(reply, signal, timeout, AfterStop::Start)
+            }
             (Stage::Alive, What::Remove) => self.stop(reply, libc::SIGKILL, -1, AfterStop::Remove),
             (Stage::Alive, What::Pause) => self.freeze(reply),
             (Stage::Alive, What::Unpause) if self.state.phase != Phase::Paused => {
@@ -437,8 +443,8 @@ impl Shim {
         }
     }
 
-    /// Forwards a client's signal to an execution's process as soon as it runs. A terminating signal also ends a start of
-    /// the execution that hangs.
+    /// Forwards a client's signal to an execution's process as soon as it runs. A terminating signal also ends a start
+    /// of the execution that hangs.
     fn forward_exec_signal(&mut self, id: &str, signal: i32) {
         let Some(execution) = self.executions.iter_mut().find(|execution| execution.id == id) else { return };
         if execution.pid > 0 {
@@ -449,7 +455,10 @@ impl Shim {
             execution.early_signals.push(signal);
         }
         if is_terminating(signal) {
-            self.shorten_commands(Duration::ZERO, |purpose| matches!(purpose, Purpose::Exec(other) if other == id));
+            self.shorten_commands(
+                Duration::ZERO,
+                |purpose| matches!(purpose, Purpose::Exec(other) if other == id),
+            );
         }
     }
 }

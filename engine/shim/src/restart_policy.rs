@@ -29,7 +29,6 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-
     pub(crate) fn new() -> Self {
         Backoff { next: DELAY_MIN }
     }

@@ -16,8 +16,8 @@ const CGROUPS: &str = "\"cgroup_paths\":";
 
 /// Removes what the runtime has left of container `id`; false if the caller must run the runtime's `delete`.
 ///
-/// `words` are the runtime's program and global arguments. Stops at the first thing that is not as expected, with a part
-/// removed. The runtime's `delete` copes with that: it ignores what is missing.
+/// `words` are the runtime's program and global arguments. Stops at the first thing that is not as expected, with a
+/// part removed. The runtime's `delete` copes with that: it ignores what is missing.
 pub(crate) fn remove(words: &[String], id: &str) -> bool {
     let Some(dir) = state_dir(words, id) else { return false };
     let Some(groups) = fs::read_to_string(dir.join(STATE)).ok().and_then(|text| cgroups(&text)) else {

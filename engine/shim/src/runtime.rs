@@ -100,7 +100,7 @@ impl RuntimeCommand {
             args: &words,
             environment: &ENVIRONMENT,
             standard,
-            inherited: inherited,
+            inherited,
             relation: Relation::Child,
         };
         let started = spawn(&program_of);

@@ -1,4 +1,5 @@
-//! Cleans up what the runtime's own `delete` does not: commands of the runtime that still run, and its state on the disk.
+//! Cleans up what the runtime's own `delete` does not: commands of the runtime that still run, and its state on the
+//! disk.
 //!
 //! The runtime may have been killed before it recorded what it had made, or its `delete` may hang. Called by shims
 //! after a start that failed, and by the engine for a container whose shim was killed. Control groups are removed by
@@ -21,8 +22,8 @@ const RETRY_DELAY: Duration = Duration::from_millis(2);
 /// that nobody removes afterwards.
 ///
 /// A pidfd reports a shim's end before the kernel has killed the shim's children. A child that is about to execute the
-/// runtime has the shim's command line, and none at all for an instant in execve(2). So this function returns only after
-/// two searches in a row have found no process.
+/// runtime has the shim's command line, and none at all for an instant in execve(2). So this function returns only
+/// after two searches in a row have found no process.
 pub fn end_commands(root: &Path, home: &Path, id: &str) {
     let deadline = Instant::now() + WAIT_MAX;
     let mut was_empty = false;

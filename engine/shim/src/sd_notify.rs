@@ -6,8 +6,8 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 
-/// Sends `READY=1`. A shim that is not a unit's main process (`is_main`) also asks systemd to treat it as such, since it
-/// exits when the container does, with the container's exit code.
+/// Sends `READY=1`. A shim that is not a unit's main process (`is_main`) also asks systemd to treat it as such, since
+/// it exits when the container does, with the container's exit code.
 pub(crate) fn send_ready(socket: &Path, is_main: bool) {
     match is_main {
         true => send(socket, "READY=1\n"),

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 /// How long the engine may take to send the first frame.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reads the setup and prepares the process. Returns the setup, the connection to the engine, and the systemd unit if any.
+/// Reads the setup and prepares the process. Returns the setup, the connection to the engine, and the systemd unit if
+/// any.
 pub(crate) fn begin() -> io::Result<(Setup, Connection, Option<Unit>)> {
     let is_unit = std::env::args_os().nth(2).is_some_and(|word| word == UNIT);
     let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
@@ -30,8 +31,8 @@ pub(crate) fn begin() -> io::Result<(Setup, Connection, Option<Unit>)> {
     let unit = match is_unit {
         true => {
             let of_unit = next_frame(&mut connection, deadline)?;
-            // If the engine was replaced before this process had executed the shim, the new engine has not found a shim,
-            // and declares the container dead: so do not start it. A later engine finds this process.
+            // If the engine was replaced before this process had executed the shim, the new engine has not found a
+            // shim, and declares the container dead: so do not start it. A later engine finds this process.
             if !connection.receive() {
                 return Err(io::Error::other("the engine ended while the container was to be started"));
             }

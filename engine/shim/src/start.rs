@@ -1,7 +1,8 @@
-//! What happens when the container starts, in this order: mount, runtime, process id, state, events, replies. docs/run.md.
+//! What happens when the container starts, in this order: mount, runtime, process id, state, events, replies.
+//! docs/run.md.
 
 use super::console::Console;
-use super::event_loop::{Execution, Stage, Shim, TRIM_AFTER};
+use super::event_loop::{Execution, Shim, Stage, TRIM_AFTER};
 use super::log::Log;
 use super::oom::Oom;
 use super::runtime::{Purpose, RuntimeCommand};

@@ -6,7 +6,7 @@
 
 use super::attach::Client;
 use super::log::Log;
-use super::nonblocking::{self, Transfer, Sink};
+use super::nonblocking::{self, Sink, Transfer};
 use super::runtime::StandardFds;
 use super::stream::{PerStream, Stream};
 use nix::errno::Errno;
@@ -99,8 +99,8 @@ impl Stdio {
         (self.stdin, self.outputs) = (None, PerStream::default());
     }
 
-    /// Moves the bytes that can be moved now. `keep_stdin`: the process's stdin stays open when a client's ends, unless the
-    /// client came with the start.
+    /// Moves the bytes that can be moved now. `keep_stdin`: the process's stdin stays open when a client's ends,
+    /// unless the client came with the start.
     pub(crate) fn pump(&mut self, log: &mut Log, keep_stdin: bool) {
         log.flush();
         for nth in 0..self.clients.len() {

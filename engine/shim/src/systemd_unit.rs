@@ -53,8 +53,8 @@ struct Watchdog {
 }
 
 impl Unit {
-    /// Takes over what systemd has passed to this process, and moves the process into its own control group. To be called
-    /// before the standard streams are replaced.
+    /// Takes over what systemd has passed to this process, and moves the process into its own control group. To be
+    /// called before the standard streams are replaced.
     ///
     /// # Errors
     /// A descriptor is missing, or the shim may not move into its own control group.
@@ -72,7 +72,8 @@ impl Unit {
         // Without the right to lower its score the shim runs on, as likely to be killed as any process.
         let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
         let watchdog = setup.watchdog_us.map(|us| Watchdog {
-            // Half of systemd's timeout, so that one late turn of the loop does not end the unit. sd_watchdog_enabled(3).
+            // Half of systemd's timeout, so that one late turn of the loop does not end the unit.
+            // sd_watchdog_enabled(3).
             period: (Duration::from_micros(us) / 2).max(WATCHDOG_MIN),
             next: Instant::now(),
         });

@@ -237,7 +237,7 @@ impl Homes {
     pub fn remove(&self, id: &str, announce: impl FnOnce()) -> Result<u64, HomeError> {
         let dir = self.dir(id);
         let freed = walk_tree::size_on_disk(&dir).unwrap_or(0);
-        let left = remove::hollow(&dir).map_err(failed("remove", &dir))?;
+        let left = remove::hide_and_empty(&dir).map_err(failed("remove", &dir))?;
         self.remove_run(id);
         if let Some(left) = left {
             announce();
@@ -333,7 +333,7 @@ impl Homes {
     }
 
     fn draft(&self, id: &str) -> PathBuf {
-        remove::going(&self.dir(id))
+        remove::hidden_path(&self.dir(id))
     }
 }
 

@@ -138,7 +138,7 @@ fn read(path: PathBuf) -> Option<(i64, PathBuf, Vec<u8>)> {
 mod tests {
     use super::*;
     use sampan_ipc::Event;
-    use sampan_shim::dir::event_spool::keep;
+    use sampan_shim::dir::event_spool::save;
     use std::io::Read;
 
     #[test]
@@ -149,7 +149,7 @@ mod tests {
         for action in ["start", "die"] {
             first.send(Event::new("container", action, "ab")).expect("small");
         }
-        keep(&home, &first.take_spool()).expect("kept");
+        save(&home, &first.take_spool()).expect("kept");
         assert_eq!(first.spooled(), 0);
         fs::write(top.path().join(DIR).join("garbage"), "x").expect("written");
         let replay = EventReplay::new(top.path());

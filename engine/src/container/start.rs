@@ -38,7 +38,7 @@ use std::sync::{Arc, OnceLock};
 pub const CANNOT_START: u8 = 125;
 
 /// Ends what the OCI runtime still has of a container whose shim is gone. That it has nothing is well. A runtime that
-/// is not there, or takes longer than [`sampan_spec::runtime::PATIENCE`], is done without.
+/// is not there, or takes longer than [`sampan_spec::runtime::COMMAND_TIMEOUT`], is done without.
 ///
 /// # Errors
 /// In words: it could not be ended.
@@ -68,7 +68,7 @@ pub fn delete_by_force(shared: &Shared, homes: &Homes, definition: &Definition) 
     };
     if outcome.is_ok() {
         // One that was killed before it wrote down what it makes does not know it afterwards.
-        runtime_commands::forget(&root, id);
+        runtime_commands::remove_state(&root, id);
     }
     cgroup::remove_groups(id, unit.as_deref());
     unit.as_deref().inspect(|group| cgroup::remove_unit_groups(group));

@@ -1,8 +1,8 @@
 //! The file that holds a container's state: written in place, readable at every moment.
 //!
 //! Layout: two slots of 16 KiB, written alternately. A slot holds `frame::encode(&(generation, state))` from its
-//! beginning; `generation` is a `u64` that grows by one a write, and the slot with the higher generation is valid. A kill,
-//! a power cut or a reader in the middle of a write finds the other slot whole.
+//! beginning; `generation` is a `u64` that grows by one a write, and the slot with the higher generation is valid. A
+//! kill, a power cut or a reader in the middle of a write finds the other slot whole.
 //!
 //! A change costs one pwrite(2). Writing a new file and renaming it costs five calls, and ext4 begins to write the file
 //! out at once (ext4(5), "auto_da_alloc"). This module does not decide which process may write: the shim does while
@@ -80,7 +80,10 @@ pub fn read(path: &Path) -> Option<State> {
 }
 
 fn newest(file: &File) -> Option<(u64, State)> {
-    [0, 1].into_iter().filter_map(|generation| slot(file, generation)).max_by_key(|(generation, _)| *generation)
+    [0, 1]
+        .into_iter()
+        .filter_map(|generation| slot(file, generation))
+        .max_by_key(|(generation, _)| *generation)
 }
 
 /// The generation and state in the slot that `generation` is written to.

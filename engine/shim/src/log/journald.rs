@@ -1,7 +1,7 @@
 //! The journald log: one datagram a line, in the native protocol, with the fields of docker's journald driver.
 //!
-//! systemd.journal-fields(7), and systemd's "Native Journal Protocol". While journald is slow, the container's output is
-//! not read, so the container waits. While journald is not running, lines are lost.
+//! systemd.journal-fields(7), and systemd's "Native Journal Protocol". While journald is slow, the container's output
+//! is not read, so the container waits. While journald is not running, lines are lost.
 
 use sampan_ipc::shim::Identity;
 use std::collections::VecDeque;
@@ -20,7 +20,6 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-
     pub(crate) fn open(identity: &Identity, tag: &str) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;

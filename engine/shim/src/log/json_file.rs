@@ -19,8 +19,8 @@ pub(crate) struct LogFile {
 }
 
 impl LogFile {
-    /// Opens or makes the file at `path`; a symbolic link is refused. A file of `bytes_max` bytes is rotated (0: never);
-    /// at most `files_max` files are kept, the current one included.
+    /// Opens or makes the file at `path`; a symbolic link is refused. A file of `bytes_max` bytes is rotated (0:
+    /// never); at most `files_max` files are kept, the current one included.
     pub(crate) fn open(path: &Path, bytes_max: u64, files_max: u32) -> io::Result<Self> {
         let file = append(path)?;
         let bytes = file.metadata()?.len();
@@ -115,8 +115,8 @@ fn escape_text(text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(text.get(plain..).unwrap_or_default().as_bytes());
 }
 
-/// RFC 3339 in UTC with up to nine digits of the second and no trailing zeros, as Go's RFC3339Nano writes it. `nanos` are
-/// nanoseconds since the epoch.
+/// RFC 3339 in UTC with up to nine digits of the second and no trailing zeros, as Go's RFC3339Nano writes it. `nanos`
+/// are nanoseconds since the epoch.
 pub(crate) fn utc(nanos: i64) -> String {
     let (seconds, fraction) = (nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000));
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));

@@ -10,7 +10,8 @@ pub(crate) struct LineSplitter {
 }
 
 impl LineSplitter {
-    /// Takes the next bytes of the stream. Calls `emit` for each line or part of a line, with true if the line ends there.
+    /// Takes the next bytes of the stream. Calls `emit` for each line or part of a line, with true if the line ends
+    /// there.
     pub(crate) fn feed(&mut self, mut bytes: &[u8], mut emit: impl FnMut(&[u8], bool)) {
         while !bytes.is_empty() {
             let room = LINE_MAX.saturating_sub(self.held.len()).min(bytes.len());
