@@ -643,7 +643,7 @@ fn an_oci_runtime_is_one_of_the_configuration_unless_root_names_its_path() {
         for (runtime, why) in [
             (other, "only root may have the engine run a program by its path"),
             ("./other", "only root may have the engine run a program by its path"),
-            ("sh", "the configuration has none of that name"),
+            ("sh", "the configuration has no runtime of that name"),
         ] {
             let (well, ran, said) = create(&admin, runtime);
             assert!(!well && !ran && said.contains(why), "{runtime}: {said}");
@@ -657,6 +657,6 @@ fn an_oci_runtime_is_one_of_the_configuration_unless_root_names_its_path() {
             assert!(well && (ran || runtime == "runc" || runtime == wrapper), "{runtime}: {said}");
         }
         let (well, ran, said) = create(&User::new(0), "sh");
-        assert!(!well && !ran && said.contains("the configuration has none of that name"), "{said}");
+        assert!(!well && !ran && said.contains("the configuration has no runtime of that name"), "{said}");
     });
 }

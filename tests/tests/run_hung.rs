@@ -337,7 +337,7 @@ fn runtimes_that_do_not_say_what_they_are_keep_nobody_else() {
     let check_refused = |clients: Vec<Child>| {
         for client in clients {
             let (code, why) = end_of(client);
-            assert!(code == Some(1) && why.contains("did not come to an end"), "{code:?} {why}");
+            assert!(code == Some(1) && why.contains("did not finish in"), "{code:?} {why}");
         }
     };
     // Many who want the same one wait for it once.

@@ -1,8 +1,8 @@
-//! From what was asked for to the bundle: `config.json`, what has to be there first, and what was left out.
+//! Makes a container's bundle: `config.json`, the directories to make before the start, and warnings.
 //!
-//! Called when a container is made, to see whether it could start, and again at each start. Looks at the root file
-//! system's layers and at sources of mounts and devices; changes nothing. Directories that are missing are only
-//! named ([`Bundle::make`]).
+//! Called when a container is made, to check that it could start, and again at each start. [`bundle`] reads the root
+//! file system's layers and the sources of mounts and devices, and changes nothing. Missing directories are only listed
+//! ([`Bundle::make`]); the caller makes them.
 
 use super::config_json::{Linux, Namespace, Process, Root as RootOf, Spec};
 use super::error::SpecError;
@@ -21,17 +21,17 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// Digits of an id that are a host name.
+/// Digits of a container's id that make its default host name.
 const HOSTNAME_DIGITS: usize = 12;
 
 /// All that a bundle depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a> {
-    /// 64 hexadecimal digits.
+    /// The container's id: 64 hexadecimal digits.
     pub id: &'a str,
-    /// What was asked for.
+    /// The requested options.
     pub create: &'a Create,
-    /// How containers of the image run.
+    /// What the image's config says about running it.
     pub run: &'a Run,
     /// This host.
     pub host: &'a Host,
@@ -39,35 +39,35 @@ pub struct Input<'a> {
     pub runtime: &'a Runtime,
     /// The configuration.
     pub settings: &'a Settings,
-    /// Its network: never [`Network::Default`].
+    /// The container's network: never [`Network::Default`].
     pub network: Network,
-    /// What the root file system is made of.
+    /// The layers of the root file system.
     pub root: &'a Root,
-    /// Where it is mounted when the runtime looks.
+    /// Where the root file system is mounted when the runtime runs.
     pub rootfs: &'a Path,
-    /// The container's own files.
+    /// The container's own files, on the host.
     pub files: &'a Files,
-    /// Its SELinux labels, as they were chosen when it was made.
+    /// The container's SELinux labels, chosen when the container was made.
     pub labels: &'a Labels,
 }
 
-/// What a start needs.
+/// A bundle, before anything of it is written.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Bundle {
     /// `config.json`.
     pub spec: Spec,
     /// Directories of the host that have to be made first: [`Bundle::make_sources`].
     pub make: Vec<PathBuf>,
-    /// Files of the host that get another SELinux label then: [`Bundle::relabel`].
+    /// Files of the host that get another SELinux label before the start: [`Bundle::relabel`].
     pub relabel: Vec<Relabel>,
-    /// What was left out, and which setting of the host that is.
+    /// What the container goes without, and why.
     pub warnings: Vec<String>,
 }
 
 /// Makes the bundle of a container.
 ///
 /// # Errors
-/// [`SpecError`]: an option makes no sense, or cannot be had on this host.
+/// [`SpecError`]: an option breaks a rule, or this host or its runtime cannot do it.
 pub fn bundle(input: &Input<'_>) -> Result<Bundle, SpecError> {
     let Input { create, host, .. } = *input;
     validate::check(create)?;
@@ -96,7 +96,8 @@ pub fn bundle(input: &Input<'_>) -> Result<Bundle, SpecError> {
     Ok(Bundle { spec, make: mounts.make, relabel: mounts.relabel, warnings })
 }
 
-/// Leaves out the profile that the engine chose by itself, or fails for one that was asked for, if the runtime cannot give it.
+/// If the runtime cannot set an AppArmor profile, removes the default profile with a warning, and fails for a requested
+/// one. Fails as well if the runtime cannot set the container's SELinux label.
 fn check_runtime(
     input: &Input<'_>,
     process: &mut Process,
@@ -131,21 +132,25 @@ fn check_runtime(
 /// The process of an execution in the container of `input`.
 ///
 /// # Errors
-/// As [`bundle`].
+/// [`SpecError`]: an option breaks a rule, or the host cannot do it.
 pub fn exec_process(input: &Input<'_>, exec: &Exec) -> Result<Process, SpecError> {
     process::more(&of(input), exec)
 }
 
 impl Bundle {
     /// The text of `config.json`.
+    #[expect(
+        clippy::expect_used,
+        reason = "serde_json refuses only maps whose keys are no strings, and ours are"
+    )]
     pub fn json(&self) -> String {
-        serde_json::to_string(&self.spec).expect("a bundle has no shape that JSON cannot hold")
+        serde_json::to_string(&self.spec).expect("all keys of maps are strings")
     }
 
-    /// Makes the directories that are mounted and not there yet, for everybody to read, as docker does.
+    /// Makes the missing directories that are to be mounted, with mode 0755 as docker does.
     ///
     /// # Errors
-    /// [`SpecError::Option`] with the first that cannot be made.
+    /// [`SpecError::Option`]: a directory cannot be made. Those before it were made.
     pub fn make_sources(&self) -> Result<(), SpecError> {
         for path in &self.make {
             let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
@@ -160,16 +165,16 @@ impl Bundle {
         Ok(())
     }
 
-    /// Gives files of the host that are mounted with `z` or `Z` the container's SELinux label; what a person should know.
+    /// Gives the host's files that are mounted with `z` or `Z` the container's SELinux label. Returns warnings.
     ///
     /// # Errors
-    /// [`SpecError::Option`] with the first that cannot be labelled.
+    /// [`SpecError::Option`]: a file cannot be labelled. Those before it were.
     pub fn relabel(&self) -> Result<Vec<String>, SpecError> {
         self.relabel.iter().filter_map(|relabel| relabel.run().transpose()).collect()
     }
 }
 
-/// The container's host name: the host's with the host's network, as in docker.
+/// The container's host name. With the host's network it is the host's, as in docker.
 pub fn hostname<'a>(input: &Input<'a>) -> &'a str {
     match &input.create.hostname {
         Some(name) => name,
@@ -190,7 +195,7 @@ fn of<'a>(input: &Input<'a>) -> Of<'a> {
     }
 }
 
-/// The container's labels; none where SELinux is off now, though it was on when the container was made.
+/// The container's labels; none if SELinux is off now, even if it was on when the container was made.
 fn labels_of<'a>(input: &Input<'a>) -> &'a Labels {
     static NONE: Labels = Labels { process: String::new(), mount: String::new() };
     if input.host.selinux { input.labels } else { &NONE }
@@ -226,7 +231,7 @@ fn namespaces(input: &Input<'_>) -> Vec<Namespace> {
     if input.network != Network::Host {
         kinds.push("network");
     }
-    // With version 1 a container would see its group under another path than the runtime mounts it.
+    // With version 1, /proc/self/cgroup in the container would name another path than the runtime mounts.
     if input.host.cgroup_namespaces && input.host.cgroups == Cgroups::V2 {
         kinds.push("cgroup");
     }
@@ -286,14 +291,14 @@ mod tests {
     }
 
     #[test]
-    fn a_privileged_container_is_free_of_masks_filters_and_rules() {
+    fn a_privileged_container_has_no_masks_and_no_filter() {
         let parts = plain(Create { privileged: true, ..Create::default() });
         let linux = bundle(&input(&parts)).expect("a bundle").spec.linux;
         assert!(linux.seccomp.is_none() && linux.masked_paths.is_empty() && linux.readonly_paths.is_empty());
     }
 
     #[test]
-    fn labels_and_a_profile_stand_in_the_document_where_the_host_has_them_and_nowhere_else() {
+    fn labels_and_a_profile_are_in_the_document_only_if_the_host_has_them() {
         let mount = |source: &str, option: &str| sampan_ipc::container::Mount {
             source: source.into(),
             target: source.into(),
@@ -332,7 +337,7 @@ mod tests {
         assert_eq!(process.selinux_label, label("system_r:container_t"));
         assert_eq!(process.apparmor_profile.as_deref(), Some("docker-default"));
 
-        // Made while SELinux was off, or before labels were chosen: there is nothing to relabel with.
+        // A container that was made while SELinux was off has no label to relabel with.
         parts.7 = Labels::default();
         let bare = bundle(&input(&parts)).expect("a bundle");
         assert!(bare.relabel.is_empty() && bare.warnings.len() == 2, "{:?}", bare.warnings);
@@ -356,7 +361,7 @@ mod tests {
         assert!(error.contains("mine") && error.contains("built without AppArmor"), "{error}");
         parts.0.security = vec!["apparmor=unconfined".into()];
         assert!(bundle(&input(&parts)).expect("a bundle").warnings.is_empty());
-        // A label is what keeps containers apart: none is left out.
+        // SELinux labels separate containers from each other, so a runtime without them is an error, not a warning.
         (parts.2.selinux, parts.3.lacks_selinux) = (true, true);
         parts.7.process = "system_u:system_r:container_t:s0:c1,c2".into();
         assert!(bundle(&input(&parts)).expect_err("no label").to_string().contains("built without SELinux"));
@@ -372,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn an_execution_takes_over_what_it_does_not_say() {
+    fn an_execution_inherits_what_it_does_not_set() {
         let parts =
             plain(Create { env: vec!["A=1".into()], workdir: Some("/w".into()), ..Create::default() });
         let exec = Exec {

@@ -1,10 +1,10 @@
-//! Capabilities: which a container has. capabilities(7). Pure.
+//! The capabilities of a container. capabilities(7). Pure.
 
 use super::config_json::Capabilities;
 use super::error::SpecError;
 use sampan_ipc::container::Create;
 
-/// All that Linux has, in the order of their numbers.
+/// All capabilities of Linux, in the order of their numbers.
 const ALL: [&str; 41] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -48,7 +48,7 @@ const ALL: [&str; 41] = [
     "BPF",
     "CHECKPOINT_RESTORE",
 ];
-/// What a container has if nothing else is asked for: docker's set.
+/// The capabilities of a container by default: docker's set.
 const DEFAULT: [&str; 14] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -71,7 +71,7 @@ const DEFAULT: [&str; 14] = [
 pub struct Set(pub u64);
 
 impl Set {
-    /// All that this program knows.
+    /// All capabilities that this program knows.
     pub const ALL: Set = Set((1 << ALL.len()) - 1);
 
     /// True if `name` (`CAP_SYS_ADMIN`) is in it.
@@ -80,7 +80,7 @@ impl Set {
         ALL.iter().position(|known| *known == bare).is_some_and(|at| self.0 >> at & 1 == 1)
     }
 
-    /// Their names, with `CAP_`.
+    /// The names of the capabilities, with `CAP_`.
     pub fn names(self) -> Vec<String> {
         let there = ALL.iter().enumerate().filter(|(at, _)| self.0 >> at & 1 == 1);
         there.map(|(_, name)| format!("CAP_{name}")).collect()
@@ -92,19 +92,19 @@ impl Set {
     }
 }
 
-/// What a container may have at most, and what was asked for by name.
+/// The capabilities that a container may have, and those of them that were added by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chosen {
-    /// What it may have.
+    /// All that the container may have.
     pub all: Set,
-    /// What of that was added by name: it holds for an ordinary user as well.
+    /// Those that were added by name: an ordinary user in the container has them as well.
     pub added: Set,
 }
 
-/// What the options ask for, before the host is asked.
+/// The capabilities that the options request, whatever the engine itself has.
 ///
 /// # Errors
-/// [`SpecError::Option`]: no such capability.
+/// [`SpecError::Option`]: there is no capability of that name.
 pub fn wanted(create: &Create) -> Result<Chosen, SpecError> {
     let (add, drop) = (read("--cap-add", &create.cap_add)?, read("--cap-drop", &create.cap_drop)?);
     if create.privileged {
@@ -119,16 +119,16 @@ pub fn wanted(create: &Create) -> Result<Chosen, SpecError> {
     Ok(Chosen { all: Set(all), added: Set(add.0 & all) })
 }
 
-/// What `wanted` comes to where the engine itself has `own`; what was left out comes along.
+/// The part of `wanted` that an engine with the capabilities `own` can give, and the set of those that it cannot.
 pub fn possible(wanted: Chosen, own: Set) -> (Chosen, Set) {
     let left_out = Set(wanted.all.0 & !own.0);
     (Chosen { all: Set(wanted.all.0 & own.0), added: Set(wanted.added.0 & own.0) }, left_out)
 }
 
-/// The sets of a process of user `uid`.
+/// The capability sets of a process of user `uid`.
 ///
-/// Root has them all. An ordinary user has those that were added by name, also in programs that it runs (ambient);
-/// of the others it can only get what a program's file has.
+/// Root has all of them. An ordinary user has those that were added by name, also in programs that it executes (ambient
+/// set). It can get the others only by executing a file that has them.
 pub fn sets(chosen: Chosen, uid: u32) -> Capabilities {
     let bounding = chosen.all.names();
     match uid {
@@ -151,7 +151,7 @@ pub fn sets(chosen: Chosen, uid: u32) -> Capabilities {
     }
 }
 
-/// Without `ALL`, which is no single one.
+/// The set of the capabilities in `words`, without the word `ALL`.
 fn named(words: &[String]) -> Result<Set, SpecError> {
     let single: Vec<String> =
         words.iter().filter(|word| !word.eq_ignore_ascii_case("ALL")).cloned().collect();
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_engine_has_not_is_left_out_and_said() {
+    fn a_capability_that_the_engine_lacks_is_left_out_and_reported() {
         let all = wanted(&Create { privileged: true, ..Create::default() }).expect("known");
         let own = Set(Set::ALL.0 & !Set::of(&["SYS_RESOURCE"]).0);
         let (chosen, left_out) = possible(all, own);

@@ -1,12 +1,12 @@
-//! `config.json` of a bundle: the fields that are written, by the names of the OCI runtime-spec. Plain data.
+//! The types of `config.json`: the fields that this engine writes, by the names of the OCI runtime-spec. Plain data.
 
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Where the small init lies in a container that has one.
+/// Where the small init program is in a container with `--init`.
 pub const INIT: &str = "/sbin/docker-init";
-/// Where a container that says itself that it is ready finds the socket.
+/// Where the notification socket is in a container with `--sdnotify=container`.
 pub const NOTIFY: &str = "/run/notify.sock";
 
 /// The whole file. OCI runtime-spec, "Configuration".
@@ -15,17 +15,17 @@ pub const NOTIFY: &str = "/run/notify.sock";
 pub struct Spec {
     /// Version of the runtime-spec.
     pub oci_version: String,
-    /// What is run.
+    /// The container's first process.
     pub process: Process,
     /// The root file system.
     pub root: Root,
-    /// Host name.
+    /// The host name.
     pub hostname: String,
-    /// Mounted in this order.
+    /// The mounts, in the order in which they are made.
     pub mounts: Vec<Mount>,
-    /// What Linux alone has.
+    /// The part for Linux only.
     pub linux: Linux,
-    /// Words about it.
+    /// Free text about the container.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
@@ -34,33 +34,33 @@ pub struct Spec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Process {
-    /// With a pseudo-terminal.
+    /// Whether the process has a pseudo-terminal.
     pub terminal: bool,
-    /// Its size at first.
+    /// The first size of the terminal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub console_size: Option<ConsoleSize>,
-    /// Whose it is.
+    /// The user of the process.
     pub user: User,
-    /// Its words.
+    /// The program and its arguments.
     pub args: Vec<String>,
     /// `KEY=value`.
     pub env: Vec<String>,
-    /// Absolute working directory.
+    /// Absolute path of the working directory.
     pub cwd: String,
-    /// Its capabilities.
+    /// The process's capabilities.
     pub capabilities: Capabilities,
-    /// Limits that were asked for.
+    /// The process's resource limits, where they differ from the engine's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rlimits: Vec<Rlimit>,
-    /// No program that it runs can give it more rights.
+    /// No program that the process executes can give it more privileges. prctl(2), PR_SET_NO_NEW_PRIVS.
     pub no_new_privileges: bool,
-    /// AppArmor's.
+    /// The AppArmor profile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub apparmor_profile: Option<String>,
-    /// SELinux's label; none if empty.
+    /// The SELinux label; empty for none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub selinux_label: String,
-    /// Who the kernel kills first when memory is short.
+    /// Processes with a higher score are killed first when memory is short. proc_pid_oom_score_adj(5).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i32>,
 }
@@ -74,54 +74,54 @@ pub struct ConsoleSize {
     pub width: u16,
 }
 
-/// Whose a process is.
+/// The user and groups of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct User {
     /// User id in the container.
     pub uid: u32,
-    /// Group id.
+    /// Group id in the container.
     pub gid: u32,
-    /// More groups.
+    /// Ids of supplementary groups.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub additional_gids: Vec<u32>,
 }
 
-/// Sets of capabilities(7).
+/// The five capability sets of a process. capabilities(7), "Thread capability sets".
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Capabilities {
-    /// What no program can go beyond.
+    /// Limits what the process can gain by execve(2).
     pub bounding: Vec<String>,
-    /// What counts.
+    /// What the kernel checks.
     pub effective: Vec<String>,
-    /// What may count.
+    /// What the process may make effective.
     pub permitted: Vec<String>,
-    /// What programs inherit that have it too.
+    /// Kept across execve(2) of a file whose inheritable set has it as well.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub inheritable: Vec<String>,
-    /// What programs inherit.
+    /// Kept across execve(2) of an ordinary file.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ambient: Vec<String>,
 }
 
-/// A limit. setrlimit(2).
+/// A resource limit. setrlimit(2).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Rlimit {
     /// `RLIMIT_NOFILE`, ….
     #[serde(rename = "type")]
     pub kind: String,
-    /// Soft.
+    /// The soft limit; `u64::MAX` is no limit.
     pub soft: u64,
-    /// Hard.
+    /// The hard limit; `u64::MAX` is no limit.
     pub hard: u64,
 }
 
 /// The root file system.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Root {
-    /// Where it is.
+    /// Path on the host.
     pub path: String,
-    /// It cannot be written.
+    /// Whether it is mounted read-only.
     pub readonly: bool,
 }
 
@@ -130,49 +130,49 @@ pub struct Root {
 pub struct Mount {
     /// Absolute path in the container.
     pub destination: String,
-    /// Kind of file system.
+    /// Type of the file system.
     #[serde(rename = "type")]
     pub kind: String,
-    /// What is mounted.
+    /// What is mounted: a path on the host, or a name.
     pub source: String,
-    /// mount(8)'s.
+    /// Options of mount(8), and those of the runtime-spec.
     pub options: Vec<String>,
 }
 
-/// What Linux alone has.
+/// The part for Linux only. OCI runtime-spec, "Linux Container Configuration".
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Linux {
-    /// Namespaces of its own.
+    /// New namespaces of the container.
     pub namespaces: Vec<Namespace>,
     /// Devices beside the default ones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<Device>,
-    /// Its control group.
+    /// The container's control group, in the form that the runtime's cgroup manager takes.
     pub cgroups_path: String,
-    /// What it may use.
+    /// Limits of resources and access to devices.
     pub resources: Resources,
-    /// Which system calls it may make; most containers share it.
+    /// The filter of system calls; most containers share one.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shared")]
     pub seccomp: Option<Arc<Seccomp>>,
-    /// What it cannot see.
+    /// Paths that the container cannot read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub masked_paths: Vec<String>,
-    /// What it can see and not write.
+    /// Paths that the container can read and not write.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub readonly_paths: Vec<String>,
-    /// Kernel parameters of its namespaces.
+    /// Kernel parameters of the container's namespaces.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctl: BTreeMap<String, String>,
-    /// How mounts of the host go on in it.
+    /// Mount propagation of the root file system. mount_namespaces(7).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rootfs_propagation: Option<String>,
-    /// SELinux's label of what the runtime mounts; none if empty.
+    /// The SELinux label of the file systems that the runtime mounts; empty for none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub mount_label: String,
 }
 
-/// A namespace of its own.
+/// A new namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Namespace {
     /// `pid`, ….
@@ -184,7 +184,7 @@ pub struct Namespace {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Device {
-    /// `c` or `b`.
+    /// `c`, a character device, or `b`, a block device.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// Absolute path in the container.
@@ -193,106 +193,106 @@ pub struct Device {
     pub major: i64,
     /// Minor number.
     pub minor: i64,
-    /// Permissions.
+    /// Permission bits.
     pub file_mode: u32,
-    /// Owner.
+    /// User id of the owner.
     pub uid: u32,
-    /// Group.
+    /// Group id of the owner.
     pub gid: u32,
 }
 
-/// What it may use.
+/// Limits of resources and access to devices. OCI runtime-spec, "Control groups".
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
-    /// Who may do what with which device; the last rule that fits counts.
+    /// Rules of access to devices; the last rule that matches applies.
     pub devices: Vec<DeviceRule>,
-    /// Memory.
+    /// Limits of memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
-    /// Processors.
+    /// Limits of CPU time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Cpu>,
-    /// Processes.
+    /// Limit of processes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids: Option<Pids>,
 }
 
-/// A rule about devices.
+/// A rule of access to devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DeviceRule {
-    /// It may.
+    /// Whether the rule allows or denies.
     pub allow: bool,
-    /// `a`, `b` or `c`.
+    /// `a` (all), `b` (block) or `c` (character).
     #[serde(rename = "type")]
     pub kind: &'static str,
-    /// All if absent.
+    /// Major number; every one if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub major: Option<i64>,
-    /// All if absent.
+    /// Minor number; every one if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minor: Option<i64>,
-    /// Of `rwm`.
+    /// Some of `r` (read), `w` (write) and `m` (mknod).
     pub access: String,
 }
 
 /// Limits of memory, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// Memory.
+    /// Limit of memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<i64>,
-    /// Memory and swap together; -1 is no limit.
+    /// Limit of memory and swap together; -1 is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub swap: Option<i64>,
 }
 
-/// Limits of processors, in microseconds.
+/// Limits of CPU time, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Cpu {
-    /// So much of each period.
+    /// CPU time in each period.
     pub quota: i64,
-    /// The period.
+    /// Length of a period.
     pub period: u64,
 }
 
-/// A limit of processes.
+/// A limit of the number of processes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pids {
-    /// At most so many.
+    /// Most processes.
     pub limit: i64,
 }
 
-/// Which system calls it may make. OCI runtime-spec, "Seccomp".
+/// The filter of system calls. OCI runtime-spec, "Seccomp".
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Seccomp {
-    /// For calls that no rule is about.
+    /// The action for calls that no rule matches.
     pub default_action: String,
-    /// The errno of that.
+    /// The errno that the default action returns.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_errno_ret: Option<u32>,
     /// `SCMP_ARCH_X86_64`, ….
     pub architectures: Vec<String>,
-    /// Of seccomp(2).
+    /// Flags of seccomp(2).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<String>,
     /// The rules.
     pub syscalls: Vec<Syscall>,
 }
 
-/// A rule about system calls.
+/// A rule for some system calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Syscall {
-    /// Their names.
+    /// Names of the system calls.
     pub names: Vec<String>,
     /// `SCMP_ACT_ALLOW`, ….
     pub action: String,
-    /// The errno of that.
+    /// The errno that the action returns.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errno_ret: Option<u32>,
-    /// If all of these hold.
+    /// Conditions that must all hold for the rule to match.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<Argument>,
 }
@@ -301,9 +301,9 @@ pub struct Syscall {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Argument {
-    /// Which, from 0.
+    /// Position of the argument, from 0.
     pub index: u32,
-    /// Compared with this.
+    /// The value with which the argument is compared.
     pub value: u64,
     /// The second value of `SCMP_CMP_MASKED_EQ`.
     #[serde(default)]

@@ -1,6 +1,7 @@
-//! Devices: those of every container, those that were asked for, all of the host for a privileged one.
+//! Device nodes and rules of access: those of every container, those of `--device`, and all of the host's devices for a
+//! privileged container.
 //!
-//! Nodes like /dev/null are made by the runtime in every container (OCI runtime-spec, "Default Devices").
+//! The runtime itself makes nodes like /dev/null in every container (OCI runtime-spec, "Default Devices").
 
 use super::config_json::{Device, DeviceRule};
 use super::error::SpecError;
@@ -12,9 +13,10 @@ use std::path::{Path, PathBuf};
 
 /// Most devices of one container.
 const COUNT_MAX: usize = 4096;
-/// How deep directories of devices are searched.
+/// How many levels of directories are searched for devices.
 const DEPTH_MAX: usize = 8;
-/// What every container may use: null, zero, full, tty, random, urandom, console, ptmx and pseudo-terminals.
+/// Major and minor numbers of the devices that every container may use: null, zero, full, tty, random, urandom,
+/// console, ptmx and pseudo-terminals.
 const USABLE: [(i64, Option<i64>); 9] = [
     (1, Some(3)),
     (1, Some(5)),
@@ -29,36 +31,36 @@ const USABLE: [(i64, Option<i64>); 9] = [
 
 /// `HOST[:CONTAINER[:rwm]]`.
 #[derive(Debug, PartialEq, Eq)]
-struct Asked<'a> {
+struct Request<'a> {
     host: &'a str,
     container: &'a str,
     access: &'a str,
 }
 
-/// Checks what was asked for, without a look at the host.
+/// Checks the form of each `--device`, without a look at the host.
 ///
 /// # Errors
-/// [`SpecError::Option`].
+/// [`SpecError::Option`]: one is not of the form `HOST[:CONTAINER[:rwm]]`.
 pub fn check(devices: &[String]) -> Result<(), SpecError> {
     devices.iter().try_for_each(|device| parse(device).map(drop))
 }
 
-/// The path on the host, that in the container, and what may be done with it.
+/// Splits a `--device` into the path on the host, the path in the container, and the access (some of `rwm`).
 ///
 /// # Errors
-/// [`SpecError::Option`].
+/// [`SpecError::Option`]: it is not of the form `HOST[:CONTAINER[:rwm]]`.
 pub fn parts(device: &str) -> Result<(&str, &str, &str), SpecError> {
-    parse(device).map(|asked| (asked.host, asked.container, asked.access))
+    parse(device).map(|request| (request.host, request.container, request.access))
 }
 
-/// Nodes to make, and rules about all.
+/// The nodes that the runtime is to make, and the rules of access.
 ///
 /// # Errors
-/// [`SpecError::Option`]: there is no such device.
+/// [`SpecError::Option`]: a device is not there, or there are more than 4096.
 pub fn all(create: &Create) -> Result<(Vec<Device>, Vec<DeviceRule>), SpecError> {
     let mut nodes = Vec::new();
     if create.privileged {
-        of_host(Path::new("/dev"), "/dev", &mut nodes, 0);
+        devices_below(Path::new("/dev"), "/dev", &mut nodes, 0);
         nodes.sort_by(|a, b| a.path.cmp(&b.path));
     }
     let mut rules = match create.privileged {
@@ -66,10 +68,10 @@ pub fn all(create: &Create) -> Result<(Vec<Device>, Vec<DeviceRule>), SpecError>
         false => default_rules(),
     };
     for device in &create.devices {
-        let asked = parse(device)?;
-        for node in find(device, &asked)? {
+        let request = parse(device)?;
+        for node in find(device, &request)? {
             if !create.privileged {
-                rules.push(rule(true, node.kind, Some(node.major), Some(node.minor), asked.access));
+                rules.push(rule(true, node.kind, Some(node.major), Some(node.minor), request.access));
             }
             nodes.retain(|known: &Device| known.path != node.path);
             nodes.push(node);
@@ -81,16 +83,16 @@ pub fn all(create: &Create) -> Result<(Vec<Device>, Vec<DeviceRule>), SpecError>
     Ok((nodes, rules))
 }
 
-/// Rules of a container for which no device was asked.
+/// The rules of access of a container without `--device`.
 pub fn default_rules() -> Vec<DeviceRule> {
     let mut rules = vec![rule(false, "a", None, None, "rwm")];
-    // A node that cannot be used may be made: so is it in docker.
+    // The container may make any node (mknod), though not open it, as in docker.
     rules.extend(["c", "b"].map(|kind| rule(true, kind, None, None, "m")));
     rules.extend(USABLE.map(|(major, minor)| rule(true, "c", Some(major), minor, "rwm")));
     rules
 }
 
-fn parse(device: &str) -> Result<Asked<'_>, SpecError> {
+fn parse(device: &str) -> Result<Request<'_>, SpecError> {
     let bad = |why: &str| SpecError::option("--device", device, why);
     let mut words = device.split(':');
     let host = words.next().unwrap_or_default();
@@ -104,14 +106,14 @@ fn parse(device: &str) -> Result<Asked<'_>, SpecError> {
         return Err(bad("expected HOST[:CONTAINER[:rwm]]"));
     }
     if !is_access(access) {
-        return Err(bad("what may be done with a device is made of r, w and m"));
+        return Err(bad("the access is made of r, w and m"));
     }
     words::absolute("--device", host)?;
     words::absolute("--device", container)?;
     if container.split('/').any(|word| word == "..") {
         return Err(bad("'..' cannot be in a device's path in the container"));
     }
-    Ok(Asked { host, container, access })
+    Ok(Request { host, container, access })
 }
 
 fn is_access(word: &str) -> bool {
@@ -119,27 +121,27 @@ fn is_access(word: &str) -> bool {
     !word.is_empty() && word.chars().all(|c| "rwm".contains(c) && count(c) == 1)
 }
 
-/// The device, or all devices of the directory.
-fn find(device: &str, asked: &Asked<'_>) -> Result<Vec<Device>, SpecError> {
-    // Links of the host are followed: /dev/disk/by-id is made of them.
-    let status = stat(asked.host).map_err(|errno| {
-        SpecError::option("--device", device, format!("{} cannot be looked at: {}", asked.host, errno.desc()))
+/// The requested device, or all devices below it if it is a directory.
+fn find(device: &str, request: &Request<'_>) -> Result<Vec<Device>, SpecError> {
+    // Symbolic links of the host are followed: /dev/disk/by-id consists of them.
+    let status = stat(request.host).map_err(|errno| {
+        SpecError::option("--device", device, format!("cannot stat {}: {}", request.host, errno.desc()))
     })?;
-    if let Some(node) = node(&status, asked.container) {
+    if let Some(node) = node(&status, request.container) {
         return Ok(vec![node]);
     }
     let mut nodes = Vec::new();
-    if Path::new(asked.host).is_dir() {
-        of_host(Path::new(asked.host), asked.container, &mut nodes, 0);
+    if Path::new(request.host).is_dir() {
+        devices_below(Path::new(request.host), request.container, &mut nodes, 0);
     }
     match nodes.is_empty() {
-        true => Err(SpecError::option("--device", device, format!("{} is no device", asked.host))),
+        true => Err(SpecError::option("--device", device, format!("{} is not a device", request.host))),
         false => Ok(nodes),
     }
 }
 
-/// All devices below `dir` of the host, but for those that a container has of its own.
-fn of_host(dir: &Path, target: &str, nodes: &mut Vec<Device>, depth: usize) {
+/// Adds all devices below `dir` of the host, except those that each container has its own instance of.
+fn devices_below(dir: &Path, target: &str, nodes: &mut Vec<Device>, depth: usize) {
     const OWN: [&str; 6] = ["/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd", "/dev/console", "/dev/ptmx"];
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
@@ -156,7 +158,7 @@ fn of_host(dir: &Path, target: &str, nodes: &mut Vec<Device>, depth: usize) {
         }
         let inside = format!("{}/{name}", target.trim_end_matches('/'));
         if kind.is_dir() && depth < DEPTH_MAX {
-            of_host(&path, &inside, nodes, depth + 1);
+            devices_below(&path, &inside, nodes, depth + 1);
         } else if !kind.is_symlink() {
             nodes.extend(stat(&path).ok().and_then(|status| node(&status, &inside)));
         }
@@ -193,12 +195,12 @@ mod tests {
     }
 
     #[test]
-    fn devices_are_written_as_docker_has_them() {
-        let asked = |host, container, access| Asked { host, container, access };
-        assert_eq!(parse("/dev/a").expect("fine"), asked("/dev/a", "/dev/a", "rwm"));
-        assert_eq!(parse("/dev/a:r").expect("fine"), asked("/dev/a", "/dev/a", "r"));
-        assert_eq!(parse("/dev/a:/dev/b").expect("fine"), asked("/dev/a", "/dev/b", "rwm"));
-        assert_eq!(parse("/dev/a:/dev/b:rw").expect("fine"), asked("/dev/a", "/dev/b", "rw"));
+    fn devices_are_parsed_as_docker_parses_them() {
+        let request = |host, container, access| Request { host, container, access };
+        assert_eq!(parse("/dev/a").expect("fine"), request("/dev/a", "/dev/a", "rwm"));
+        assert_eq!(parse("/dev/a:r").expect("fine"), request("/dev/a", "/dev/a", "r"));
+        assert_eq!(parse("/dev/a:/dev/b").expect("fine"), request("/dev/a", "/dev/b", "rwm"));
+        assert_eq!(parse("/dev/a:/dev/b:rw").expect("fine"), request("/dev/a", "/dev/b", "rw"));
         for nonsense in [
             "",
             "dev/a",
@@ -225,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_privileged_container_has_those_of_the_host() {
+    fn a_privileged_container_has_the_devices_of_the_host() {
         let (nodes, rules) = all(&Create { privileged: true, ..Create::default() }).expect("the host's");
         assert!(nodes.iter().any(|node| node.path == "/dev/null"));
         assert!(nodes.iter().all(|node| !node.path.starts_with("/dev/pts/")));

@@ -1,29 +1,29 @@
-//! Why a container cannot be made, or run, as it was asked for. Below all that makes parts of `config.json`.
+//! The error of this crate: why a container cannot be made or run as it was requested.
 
 use super::rootfs_view::LookupError;
 use sampan_ipc::text::excerpt;
 
-/// Why a container cannot be made as it was asked for.
+/// Why a container cannot be made or run as it was requested.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
-    /// An option makes no sense.
+    /// An option has a value that breaks a rule.
     #[error("cannot use {option} {value:?}: {why}")]
     Option {
-        /// Which, as people type it.
+        /// The option, as people type it.
         option: &'static str,
-        /// What was given; shortened.
+        /// The given value, shortened.
         value: String,
         /// The rule that it breaks.
         why: String,
     },
-    /// The host, or its runtime, cannot give what was asked for.
+    /// The host or its OCI runtime cannot do what was requested.
     #[error("cannot {doing}: {why}")]
     Host {
         /// What was attempted.
         doing: String,
-        /// Why not.
+        /// The reason.
         why: String,
-        /// What to do about it.
+        /// What a person can do about it.
         hint: &'static str,
     },
     /// The root file system cannot be read.
@@ -32,17 +32,17 @@ pub enum SpecError {
 }
 
 impl SpecError {
-    /// `option` with `value` breaks a rule.
+    /// Makes the error that `value` of `option` breaks a rule.
     pub fn option(option: &'static str, value: &str, why: impl Into<String>) -> Self {
         SpecError::Option { option, value: excerpt(value), why: why.into() }
     }
 
-    /// The host cannot do it.
+    /// Makes the error that this host cannot do something.
     pub fn host(doing: impl Into<String>, why: impl Into<String>, hint: &'static str) -> Self {
         SpecError::Host { doing: doing.into(), why: why.into(), hint }
     }
 
-    /// What to do about it; empty if there is nothing to say.
+    /// What a person can do about the error; empty if there is no advice.
     pub fn hint(&self) -> &'static str {
         match self {
             SpecError::Host { hint, .. } => hint,
@@ -50,7 +50,7 @@ impl SpecError {
         }
     }
 
-    /// True if the person who asked can put it right by asking otherwise.
+    /// Whether the request itself is wrong, rather than the host.
     pub fn is_usage(&self) -> bool {
         matches!(self, SpecError::Option { .. })
     }

@@ -1,7 +1,7 @@
-//! What this host can do for containers: control groups, security modules, limits, the engine's own rights.
+//! What this host can do for containers: control groups, security modules, limits, the engine's own capabilities.
 //!
-//! [`Host::get`] reads them from /proc and /sys, once; the rest of this tree is given a [`Host`] and asks nothing
-//! of the system. Never fails: what cannot be read is not there.
+//! [`Host::get`] reads this from /proc and /sys, once. The other modules get a [`Host`] and read nothing of that
+//! themselves. Reading never fails: a feature whose file cannot be read counts as missing.
 
 use super::capabilities::Set;
 use super::lsm::{self, Contexts, Loaded};
@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Where a small init is looked for: those that need no library of the container's.
+/// Paths at which a small init program is searched: statically linked ones, which need no library in the container.
 pub const INITS: [&str; 9] = [
     "/usr/libexec/podman/catatonit",
     "/usr/bin/catatonit",
@@ -27,25 +27,25 @@ pub const INITS: [&str; 9] = [
     "/usr/local/bin/tini-static",
 ];
 
-/// Where control groups are, and nothing else if there is version 2 alone.
+/// Where control groups are mounted. If version 2 is used alone, it is mounted here itself.
 const UNIFIED: &str = "/sys/fs/cgroup";
 
 /// How control groups are mounted. cgroups(7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cgroups {
-    /// Nothing of them can be used.
+    /// Control groups are not mounted.
     #[default]
     None,
-    /// A hierarchy for each controller.
+    /// Version 1: a hierarchy for each controller.
     V1,
-    /// As V1, with one of version 2 beside them.
+    /// Version 1, with a hierarchy of version 2 that has no controllers.
     Hybrid,
-    /// One hierarchy.
+    /// Version 2: one hierarchy.
     V2,
 }
 
 impl Cgroups {
-    /// The word for it, for people.
+    /// The name of the mode, for people: `none`, `v1`, `hybrid` or `v2`.
     pub fn word(self) -> &'static str {
         match self {
             Cgroups::None => "none",
@@ -61,58 +61,58 @@ impl Cgroups {
 pub struct Host {
     /// How control groups are mounted.
     pub cgroups: Cgroups,
-    /// Their controllers: `memory`, `pids`, `cpu`, ….
+    /// Controllers of the control groups: `memory`, `pids`, `cpu`, ….
     pub controllers: BTreeSet<String>,
-    /// Processors that the engine may run on; 0 if that is not known.
+    /// Number of processors that the engine may run on; 0 if it is not known.
     pub processors: u32,
-    /// Swap can be limited.
+    /// Whether swap can be limited.
     pub swap: bool,
-    /// The engine's own capabilities, with which it can only give what it has.
+    /// The engine's own capabilities. It can give a container no others.
     pub capabilities: Set,
-    /// The kernel's version.
+    /// The kernel's version, major and minor.
     pub kernel: (u32, u32),
-    /// The processor, as Go and images call it: `amd64`.
+    /// The processor architecture, as Go and images call it: `amd64`.
     pub arch: String,
-    /// The kernel has seccomp filters.
+    /// Whether the kernel has seccomp filters.
     pub seccomp: bool,
-    /// AppArmor is on.
+    /// Whether AppArmor is on.
     pub apparmor: bool,
-    /// Profiles of AppArmor that are loaded; `None` if that cannot be read.
+    /// The AppArmor profiles that are loaded; `None` if the list cannot be read.
     pub profiles: Loaded,
-    /// SELinux is on.
+    /// Whether SELinux is on.
     pub selinux: bool,
-    /// What SELinux's policy says of containers, if it does.
+    /// The contexts of SELinux's policy for containers, if it has any.
     pub contexts: Option<Contexts>,
-    /// The kernel has namespaces of control groups.
+    /// Whether the kernel has cgroup namespaces.
     pub cgroup_namespaces: bool,
-    /// systemd is process 1.
+    /// Whether systemd is process 1.
     pub systemd: bool,
     /// The host's name.
     pub hostname: String,
-    /// The engine's own soft and hard limits by docker's names; `u64::MAX` is no limit.
+    /// The engine's own soft and hard limits, by docker's names; `u64::MAX` is no limit.
     pub limits: BTreeMap<String, (u64, u64)>,
-    /// The engine's own.
+    /// The engine's own OOM score.
     pub oom_score_adj: i32,
-    /// Kernel parameters that every container gets are there: see [`crate::resources`].
+    /// Whether the kernel has the parameter `net.ipv4.ip_unprivileged_port_start`: see [`crate::resources`].
     pub unprivileged_ports: bool,
-    /// A small init, if one was found.
+    /// The small init program, if one was found.
     pub init: Option<PathBuf>,
 }
 
 impl Host {
-    /// This host as it was when first looked at, but for what others load while the engine runs: AppArmor's profiles.
+    /// This host as at the first call of [`Host::get`], but with the AppArmor profiles that are loaded now.
     pub fn now() -> Host {
         let host = Host::get();
         Host { profiles: profiles(host.apparmor), ..host.clone() }
     }
 
-    /// This host, as it was when first looked at.
+    /// This host, as it was at the first call.
     pub fn get() -> &'static Host {
         static HOST: OnceLock<Host> = OnceLock::new();
         HOST.get_or_init(Host::probe)
     }
 
-    /// Looks at this host.
+    /// Reads what this host can do.
     pub fn probe() -> Self {
         let (cgroups, controllers, memory) = cgroups();
         let swap = match cgroups {
@@ -121,7 +121,7 @@ impl Host {
         };
         let status = text("/proc/self/status");
         let apparmor = text("/sys/module/apparmor/parameters/enabled").starts_with('Y');
-        // A kernel has it and a system does not use it where no policy is loaded: then nothing has a context.
+        // A kernel may have SELinux while no policy is loaded: then processes have no context of three parts or more.
         let selinux = Path::new("/sys/fs/selinux/enforce").exists()
             && text("/proc/self/attr/current").split(':').count() >= 3;
         Host {
@@ -147,19 +147,19 @@ impl Host {
         }
     }
 
-    /// True if `controller` limits something here.
+    /// Whether the control groups have `controller`.
     pub fn controls(&self, controller: &str) -> bool {
         self.controllers.contains(controller)
     }
 }
 
-/// Profiles of AppArmor that are loaded.
 fn profiles(apparmor: bool) -> Loaded {
     let file = apparmor.then(|| fs::read_to_string("/sys/kernel/security/apparmor/profiles"));
     file?.ok().map(|file| lsm::loaded(&file))
 }
 
-/// What SELinux's policy says of containers: where container-selinux puts it, else in the policy's own directory.
+/// The contexts of SELinux's policy for containers: from the file of container-selinux, else from the policy's
+/// directory.
 fn contexts(selinux: bool) -> Option<Contexts> {
     if !selinux {
         return None;
@@ -173,7 +173,7 @@ fn contexts(selinux: bool) -> Option<Contexts> {
         .find_map(|path| Contexts::parse(&text(path)))
 }
 
-/// True if `path` is a file that may be run.
+/// Whether `path` is an executable file.
 pub fn is_program(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
@@ -182,10 +182,10 @@ fn text(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// The mode, the controllers, and where that of memory is mounted.
+/// The mode of control groups, the controllers, and where version 1's memory controller is mounted.
 fn cgroups() -> (Cgroups, BTreeSet<String>, Option<PathBuf>) {
     let (hierarchies, memory, unified) = mounted(&text("/proc/self/mountinfo"));
-    // Hierarchies of version 1 may lie below it, where nobody sees them. The runtimes look at this alone.
+    // Hierarchies of version 1 may be mounted below a version 2 that hides them. Runtimes check only this, too.
     let is_v2 = statfs(UNIFIED).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC);
     let unified = if is_v2 { Some(PathBuf::from(UNIFIED)) } else { unified };
     match (hierarchies.is_empty() || is_v2, unified) {
@@ -199,7 +199,7 @@ fn cgroups() -> (Cgroups, BTreeSet<String>, Option<PathBuf>) {
     }
 }
 
-/// Controllers of version 1, where memory's is, and where version 2 is. proc(5), "mountinfo".
+/// Version 1's controllers, where its memory controller is mounted, and where version 2 is. proc_pid_mountinfo(5).
 fn mounted(mountinfo: &str) -> (BTreeSet<String>, Option<PathBuf>, Option<PathBuf>) {
     const KNOWN: [&str; 11] = [
         "blkio",
@@ -235,7 +235,7 @@ fn mounted(mountinfo: &str) -> (BTreeSet<String>, Option<PathBuf>, Option<PathBu
     (controllers, memory, unified)
 }
 
-/// As docker counts them: those that this process may run on, whatever a control group leaves it of their time.
+/// The number of processors that this process may run on, as docker counts. Limits of CPU time do not matter.
 fn processors() -> u32 {
     let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else { return 0 };
     let is_in = |cpu: &usize| set.is_set(*cpu).unwrap_or(false);
@@ -245,7 +245,7 @@ fn processors() -> u32 {
 fn permitted(status: &str) -> Option<Set> {
     let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
     let set = |name| u64::from_str_radix(field(name)?.trim(), 16).ok();
-    // What is not in the bounding set goes at the runtime's next exec.
+    // A capability outside the bounding set is lost when the runtime is executed.
     Some(Set(set("CapPrm:")? & set("CapBnd:")?))
 }
 
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_the_kernel_are_read_and_nonsense_is_no_word() {
+    fn the_kernels_files_are_parsed_and_nonsense_is_ignored() {
         assert_eq!((kernel("6.1.0-13-amd64\n"), kernel("5.10"), kernel("")), ((6, 1), (5, 10), (0, 0)));
         let table = "Limit                     Soft Limit           Hard Limit           Units     \n\
                      Max cpu time              unlimited            unlimited            seconds   \n\
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn this_host_is_some_host() {
+    fn this_host_can_be_probed() {
         let host = Host::probe();
         assert!(
             host.kernel >= (4, 0) && host.seccomp && !host.limits.is_empty() && !host.hostname.is_empty()

@@ -1,10 +1,18 @@
-//! From the options of a container, its image and this host to `config.json` of the OCI runtime-spec.
+//! Makes `config.json` of the OCI runtime-spec from a container's options, its image and this host.
 //!
-//! [`bundle`] makes the whole from its parts: [`process`] (with [`user`], [`capabilities`] and [`security`]), [`mounts`],
-//! [`devices`], [`resources`] and [`seccomp`]; [`config_json`] is the file's form. [`validate`] judges a request before
-//! anything is made, [`words`] its single words, [`names`] and [`signals`] what they are called. [`settings`] is what the
-//! configuration says of containers. What can be done is asked of [`host`] (with [`lsm`]), of the OCI [`runtime`] and of the
-//! image's files ([`rootfs_view`]); [`relabel`] is the one that changes anything: labels of files that are mounted.
+//! | module | what it owns |
+//! |---|---|
+//! | [`bundle`] | the whole document, made from the parts below |
+//! | [`config_json`] | the types of the document |
+//! | [`process`], [`user`], [`capabilities`] | the process: arguments, environment, user, capabilities, limits |
+//! | [`security`], [`lsm`] | AppArmor profiles and SELinux labels |
+//! | [`mounts`], [`devices`], [`resources`], [`seccomp`] | the other parts |
+//! | [`validate`], [`words`] | checks of a request before anything is made: the whole, and single values |
+//! | [`names`], [`signals`] | containers' names and ids; names of signals |
+//! | [`settings`] | what the configuration says about containers |
+//! | [`host`], [`runtime`], [`rootfs_view`] | what this host, the OCI runtime and the image's files can do or have |
+//! | [`relabel`] | SELinux labels of mounted files: the only module that changes existing files |
+//! | [`error`] | why a container cannot be made |
 //!
 //! Called by the engine. Knows no container's directory, no store and no process of a container.
 #![forbid(unsafe_code)]

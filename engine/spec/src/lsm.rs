@@ -1,32 +1,32 @@
-//! What AppArmor and SELinux of a host are: profiles that are loaded, contexts that its policy has for containers.
+//! Linux security modules: parses the list of AppArmor's loaded profiles and SELinux's contexts for containers.
 //!
-//! Reads no file: [`super::host::Host`] does. Decides nothing: [`super::security`] does.
+//! Reads no file: [`super::host::Host`] does. Chooses no profile and no label: [`super::security`] does.
 
 use std::collections::BTreeSet;
 
-/// The level of files that all containers share.
+/// The SELinux level of files that all containers share.
 pub(crate) const SHARED_LEVEL: &str = "s0";
 
-/// Profiles of AppArmor that the kernel has; `None` where that cannot be read.
+/// Names of the AppArmor profiles that the kernel has; `None` if the list cannot be read.
 pub type Loaded = Option<BTreeSet<String>>;
 
-/// Reads `/sys/kernel/security/apparmor/profiles`: `NAME (MODE)` a line. Profiles of other namespaces are left out.
+/// Parses `/sys/kernel/security/apparmor/profiles`: `NAME (MODE)` a line. Skips profiles of other AppArmor namespaces.
 pub fn loaded(file: &str) -> BTreeSet<String> {
     let name = |line: &str| line.rsplit_once(" (").map(|(name, _)| name.to_owned());
     file.lines().filter_map(name).filter(|name| !name.starts_with(':')).collect()
 }
 
-/// What the host's SELinux policy says of containers.
+/// The contexts that the host's SELinux policy has for containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contexts {
-    /// Of processes: `system_u:system_r:container_t:s0`.
+    /// The context of processes: `system_u:system_r:container_t:s0`.
     pub process: Context,
-    /// Of files: `system_u:object_r:container_file_t:s0`.
+    /// The context of files: `system_u:object_r:container_file_t:s0`.
     pub file: Context,
 }
 
 impl Contexts {
-    /// Reads `lxc_contexts`, a file of the policy; `None` if it does not say both. selabel(5) has no page of it.
+    /// Parses the policy's file `lxc_contexts`; `None` if it lacks one of the two. The file has no manual page.
     pub fn parse(file: &str) -> Option<Self> {
         let value = |wanted: &str| {
             file.lines().filter(|line| !line.trim_start().starts_with('#')).find_map(|line| {
@@ -38,7 +38,7 @@ impl Contexts {
     }
 }
 
-/// A label of SELinux in its parts.
+/// An SELinux context (label), in its parts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
     pub(crate) user: String,
@@ -72,7 +72,7 @@ impl std::fmt::Display for Context {
     }
 }
 
-/// True for a part of a label: what stands in one is a word of the policy, or a range of levels.
+/// Whether `part` may be a part of a context: a name of the policy, or a range of levels.
 pub(crate) fn is_part(part: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | ',' | ':');
     !part.is_empty() && part.len() <= 255 && part.chars().all(plain)

@@ -1,4 +1,6 @@
-//! What is mounted into a container: the kernel's own file systems, its three files, what was asked for.
+//! The mounts of a container: the kernel's file systems, the container's own files in /etc, the requested mounts.
+//!
+//! Called by `bundle`. Reads the sources of mounts on the host; makes nothing.
 
 use super::config_json::Mount as Line;
 use super::config_json::{INIT, NOTIFY};
@@ -12,11 +14,11 @@ use super::words;
 use sampan_ipc::container::{Create, Mount, MountKind, Notify};
 use std::path::{Path, PathBuf};
 
-/// Bytes of /dev/shm by default.
+/// Default size of /dev/shm, in bytes.
 const SHM: u64 = 64 << 20;
-/// Most mounts.
+/// Most requested mounts.
 const COUNT_MAX: usize = 1024;
-/// What a container cannot see: it tells of the host, or lets one harm it.
+/// Paths that a container cannot read: they give information about the host, or allow to harm it.
 pub const MASKED: [&str; 13] = [
     "/proc/acpi",
     "/proc/asound",
@@ -32,10 +34,10 @@ pub const MASKED: [&str; 13] = [
     "/sys/firmware",
     "/sys/fs/selinux",
 ];
-/// What a container can see and not write.
+/// Paths that a container can read and not write.
 pub const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Options of mount(8) that are passed on as they are.
+/// Options of mount(8) that are passed on unchanged.
 const FLAGS: [&str; 20] = [
     "async",
     "atime",
@@ -59,10 +61,10 @@ const FLAGS: [&str; 20] = [
     "nosymfollow",
 ];
 const PROPAGATION: [&str; 6] = ["private", "rprivate", "slave", "rslave", "unbindable", "runbindable"];
-/// Those of other hosts, or of volumes, that mean nothing here.
+/// Options of docker and podman that have no meaning here: for other systems, or for named volumes.
 const IGNORED: [&str; 6] = ["consistent", "cached", "delegated", "nocopy", "defaults", "notmpcopyup"];
 
-/// The container's own files, on the host.
+/// The container's own files in /etc: their paths on the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Files {
     /// `/etc/hostname`.
@@ -73,22 +75,22 @@ pub struct Files {
     pub resolv_conf: PathBuf,
 }
 
-/// All mounts, and what comes with them.
+/// All mounts, and what must happen before them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mounts {
-    /// In the order in which they are made.
+    /// The mounts, in the order in which the runtime makes them.
     pub lines: Vec<Line>,
-    /// How mounts of the host go on in the container.
+    /// Mount propagation of the root file system; the runtime's default if absent.
     pub propagation: Option<String>,
-    /// Directories of the host that have to be made first.
+    /// Directories of the host that must be made first.
     pub make: Vec<PathBuf>,
     /// Files of the host that get another SELinux label first.
     pub relabel: Vec<Relabel>,
-    /// What people should know.
+    /// What a person should know.
     pub warnings: Vec<String>,
 }
 
-/// Who may read what is mounted, by SELinux.
+/// Which containers may use a mount's files, by SELinux.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Share {
     /// `z`: all containers.
@@ -126,11 +128,7 @@ pub fn check(mounts: &[Mount]) -> Result<(), SpecError> {
         }
         translate(mount, &mut Vec::new())?;
         if !seen.insert(target) {
-            return Err(SpecError::option(
-                option,
-                &mount.target,
-                "something else is to be mounted there as well",
-            ));
+            return Err(SpecError::option(option, &mount.target, "another mount has the same target"));
         }
     }
     Ok(())
@@ -147,7 +145,7 @@ fn option(mount: &Mount) -> &'static str {
 /// All mounts of a container.
 ///
 /// # Errors
-/// [`SpecError`]: an option makes no sense, a source is not there, no small init was found.
+/// [`SpecError`]: an option breaks a rule, a source is missing, no small init program was found.
 pub fn all(
     create: &Create,
     host: &Host,
@@ -166,15 +164,15 @@ pub fn all(
     for mount in &create.mounts {
         asked.push(line(mount, host, runtime, labels, &mut mounts)?);
     }
-    // What was asked for takes the place of what is there anyway.
+    // A requested mount replaces a default one on the same target.
     mounts.lines.retain(|line| asked.iter().all(|other| other.destination != line.destination));
     mounts.lines.extend(asked);
-    // A directory before what is mounted in it, whatever the order of the options.
+    // A directory is mounted before the mounts in it, whatever the order of the options.
     mounts.lines.sort_by_key(|line| line.destination.matches('/').count());
     Ok(mounts)
 }
 
-/// The kernel's file systems.
+/// The mounts of the kernel's file systems.
 fn kernel(create: &Create, host: &Host) -> Vec<Line> {
     let shm = format!("size={}", create.shm_size.unwrap_or(SHM));
     let access = if create.privileged { "rw" } else { "ro" };
@@ -198,7 +196,7 @@ fn kernel(create: &Create, host: &Host) -> Vec<Line> {
     lines
 }
 
-/// The container's own files.
+/// Adds the mounts of the container's own files in /etc, and of the notification socket.
 fn own(create: &Create, files: &Files, mounts: &mut Mounts) -> Result<(), SpecError> {
     let three = [
         (&files.hostname, "/etc/hostname"),
@@ -212,7 +210,7 @@ fn own(create: &Create, files: &Files, mounts: &mut Mounts) -> Result<(), SpecEr
     if let (Notify::Container, Some(socket)) = (create.sdnotify, &create.notify_socket) {
         match socket.starts_with('/') {
             true => mounts.lines.push(bind(socket, NOTIFY, &[])),
-            // It belongs to a network namespace, and has no file.
+            // An abstract socket belongs to a network namespace, and has no file that could be mounted. unix(7).
             false => {
                 return Err(SpecError::host(
                     "pass NOTIFY_SOCKET on into the container",
@@ -229,7 +227,7 @@ fn small_init(init: Option<&Path>) -> Result<&Path, SpecError> {
     init.ok_or_else(|| {
         SpecError::host(
             "run the container with --init",
-            "no small init was found: catatonit, docker-init, tini-static",
+            "no small init program was found: catatonit, docker-init, tini-static",
             "install the package catatonit or tini, or set init-path in the table [engine]",
         )
     })
@@ -262,7 +260,7 @@ fn line(
     if !words.iter().any(|word| word == "bind" || word == "rbind") {
         words.insert(0, "rbind".to_owned());
     }
-    // Recursively, where the runtime can: else what is mounted below the source could still be written.
+    // Read-only recursively if the runtime can: else file systems mounted below the source could still be written.
     if words.iter().any(|word| word == "ro") && runtime.mounts_with("rro") && host.kernel >= (5, 12) {
         words.push("rro".to_owned());
     }
@@ -270,7 +268,7 @@ fn line(
     Ok(Line { destination, kind: "bind".into(), source: mount.source.clone(), options: words })
 }
 
-/// Notes that the source of `mount` gets a label, or why it does not.
+/// Records that the source of `mount` gets a label, or a warning why it does not.
 fn relabel(mount: &Mount, share: Share, host: &Host, labels: &Labels, mounts: &mut Mounts) {
     let label = match share {
         Share::All => labels.shared(),
@@ -278,7 +276,7 @@ fn relabel(mount: &Mount, share: Share, host: &Host, labels: &Labels, mounts: &m
     };
     let why = match label {
         _ if !host.selinux => "SELinux is off on this host",
-        // It has the label of its container from the start.
+        // The runtime mounts a tmpfs with the container's label.
         _ if mount.kind == MountKind::Tmpfs => return,
         Some(label) => {
             return mounts.relabel.push(Relabel { source: PathBuf::from(&mount.source), label });
@@ -296,12 +294,13 @@ fn source(mount: &Mount, mounts: &mut Mounts) -> Result<(), SpecError> {
             Ok(())
         }
         Err(error) => {
-            Err(SpecError::option(option(mount), &mount.source, format!("it cannot be mounted: {error}")))
+            Err(SpecError::option(option(mount), &mount.source, format!("cannot mount it: {error}")))
         }
     }
 }
 
-/// Says how mounts go on, and lets the root file system do so too, or the kernel would stop them there.
+/// Adds the mount's propagation if none was requested. For a slave mount the root file system must be a slave as well,
+/// or mounts of the host would stop there.
 fn propagate(words: &mut Vec<String>, mounts: &mut Mounts) {
     let Some(asked) = words.iter().find(|word| PROPAGATION.contains(&word.as_str())) else {
         words.push("rprivate".to_owned());
@@ -312,7 +311,7 @@ fn propagate(words: &mut Vec<String>, mounts: &mut Mounts) {
     }
 }
 
-/// The options of `mount` as the runtime has them; and if it is to be relabelled, for whom.
+/// Appends the options of `mount` to `to`, in the runtime's terms. Returns how its files are to be labelled, if at all.
 fn translate(mount: &Mount, to: &mut Vec<String>) -> Result<Option<Share>, SpecError> {
     let mut share = None;
     for word in &mount.options {
@@ -327,7 +326,7 @@ fn translate(mount: &Mount, to: &mut Vec<String>) -> Result<Option<Share>, SpecE
             "Z" => share = Some(Share::Own),
             "U" | "idmap" => return bad("owners of files are not changed"),
             "readonly" => to.push("ro".to_owned()),
-            // The container's root is in a mount namespace that the host's mounts come into and none go out of.
+            // Mounts of the host enter the shim's mount namespace; mounts made in it never reach the host.
             _ if !is_tmpfs && [key, value].iter().any(|word| word.ends_with("shared")) => {
                 return bad(
                     "what a container mounts does not reach the host; rslave lets what the host mounts in",
@@ -353,7 +352,7 @@ fn is_number(word: &str, radix: u32) -> bool {
     !word.is_empty() && word.len() <= 10 && word.chars().all(|c| c.is_digit(radix))
 }
 
-/// `64m`, `50%`, bytes. tmpfs(5).
+/// Whether `word` is a size: bytes, `64m` or `50%`. tmpfs(5).
 fn is_size(word: &str) -> bool {
     let digits = word.trim_end_matches(['k', 'K', 'm', 'M', 'g', 'G', '%']);
     word.len() - digits.len() <= 1
@@ -362,7 +361,7 @@ fn is_size(word: &str) -> bool {
         && digits.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// `path` without `.`, `..`, and slashes that mean nothing. Links in it are the runtime's to follow, inside.
+/// `path` without `.`, `..` and redundant slashes. The runtime follows symbolic links in it, inside the container.
 fn clean(path: &str) -> String {
     let mut words: Vec<&str> = Vec::new();
     for word in path.split('/') {
@@ -375,7 +374,10 @@ fn clean(path: &str) -> String {
     format!("/{}", words.join("/"))
 }
 
-/// What is masked, and what cannot be written; nothing if that was asked for.
+/// The masked paths and the read-only paths; none for a privileged container, or with `systempaths=unconfined`.
+///
+/// # Errors
+/// [`SpecError::Option`]: `systempaths` has another value.
 pub fn hidden(create: &Create) -> Result<(Vec<String>, Vec<String>), SpecError> {
     let own = |paths: &[&str]| paths.iter().map(ToString::to_string).collect();
     match security::option(create, "systempaths") {
@@ -416,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn mounts_that_make_no_sense_are_refused() {
+    fn invalid_mounts_are_refused() {
         for mount in [
             tmpfs("relative", &[]),
             tmpfs("/", &[]),
@@ -442,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_replaces_what_is_there_anyway_and_parents_come_first() {
+    fn a_requested_mount_replaces_a_default_one_and_parents_come_first() {
         let mounts = make(vec![tmpfs("/x/y", &[]), tmpfs("/x", &["exec"]), tmpfs("/dev/shm", &["size=1m"])])
             .expect("made");
         let at =
@@ -453,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_source_is_made_or_an_error_and_relabelling_is_told() {
+    fn a_missing_source_is_made_or_an_error_and_relabelling_gives_a_warning() {
         let missing = "/nonexistent-sampan/a";
         let mounts = make(vec![volume(missing, "/a", &["z", "ro"])]).expect("made");
         assert_eq!((mounts.make.len(), mounts.warnings.len()), (1, 1));

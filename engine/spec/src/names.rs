@@ -1,14 +1,14 @@
-//! Names and ids of containers: which names are allowed, and how they are made up.
+//! Names and ids of containers: checks given names, and generates names and ids.
 //!
-//! Pure but for the random bytes. That a name is taken is the table's to know.
+//! Pure but for the random bytes. The caller knows which names are taken.
 
 use super::error::SpecError;
 use ring::rand::{SecureRandom, SystemRandom};
 
 /// Longest name, in bytes.
 pub const NAME_MAX: usize = 128;
-/// How often a made-up name is thrown away because it is taken, before it gets a number.
-const TRIES: usize = 10;
+/// How many generated names are tried before a number is appended to one.
+const TRIES_MAX: usize = 10;
 
 const MANNERS: [&str; 48] = [
     "able", "agile", "amber", "ample", "azure", "bold", "brave", "brisk", "bright", "calm", "clear", "coral",
@@ -28,7 +28,7 @@ const BOATS: [&str; 48] = [
 /// Checks a name that a person gave. docker-create(1): `[a-zA-Z0-9][a-zA-Z0-9_.-]*`.
 ///
 /// # Errors
-/// [`SpecError::Option`].
+/// [`SpecError::Option`]: the name is not allowed, or looks like an id.
 pub fn check(name: &str) -> Result<(), SpecError> {
     let bad = |why: &str| Err(SpecError::option("--name", name, why));
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
@@ -43,18 +43,18 @@ pub fn check(name: &str) -> Result<(), SpecError> {
     }
     match name.chars().find(|&c| !fine(c)) {
         Some(c) => bad(&format!("{c:?} cannot be in a name: letters, digits, '_', '.' and '-' can")),
-        // It could never be told from the id of another container.
+        // Such a name could be taken for the id of another container.
         None if name.len() == 64 && is_hex(name) => bad("it looks like a container's id"),
         None => Ok(()),
     }
 }
 
-/// True for what may be an id, or the beginning of one.
+/// Whether `word` may be a container's id, or the beginning of an id.
 pub fn is_hex(word: &str) -> bool {
     !word.is_empty() && word.len() <= 64 && word.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// A new id: 64 hexadecimal digits of random bytes.
+/// Generates an id: 64 hexadecimal digits of random bytes.
 ///
 /// # Errors
 /// The kernel gives no random bytes.
@@ -62,30 +62,30 @@ pub fn id() -> Result<String, SpecError> {
     let digits = |bytes: [u8; 32]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
     loop {
         let id = digits(random()?);
-        // An id of digits alone would be taken for a number by tools that read it as one.
+        // Some tools would read a short id that consists of decimal digits as a number.
         if id.get(..12).is_some_and(|short| short.bytes().any(|b| b.is_ascii_alphabetic())) {
             return Ok(id);
         }
     }
 }
 
-/// A name that `is_taken` does not know.
+/// Generates a name for which `is_taken` is false.
 ///
 /// # Errors
 /// The kernel gives no random bytes.
 pub fn make_up(is_taken: impl Fn(&str) -> bool) -> Result<String, SpecError> {
-    for _ in 0..TRIES {
-        let name = of_bytes(random()?);
+    for _ in 0..TRIES_MAX {
+        let name = name_of_bytes(random()?);
         if !is_taken(&name) {
             return Ok(name);
         }
     }
-    let name = of_bytes(random()?);
+    let name = name_of_bytes(random()?);
     let numbered = (1u32..).map(|number| format!("{name}{number}")).find(|name| !is_taken(name));
     Ok(numbered.unwrap_or(name))
 }
 
-fn of_bytes(bytes: [u8; 2]) -> String {
+fn name_of_bytes(bytes: [u8; 2]) -> String {
     let pick = |words: &[&'static str], byte: u8| words.get(usize::from(byte) % words.len()).copied();
     let [manner, boat] = bytes;
     format!("{}_{}", pick(&MANNERS, manner).unwrap_or("able"), pick(&BOATS, boat).unwrap_or("barge"))
@@ -95,7 +95,7 @@ fn random<const N: usize>() -> Result<[u8; N], SpecError> {
     let mut bytes = [0; N];
     SystemRandom::new()
         .fill(&mut bytes)
-        .map_err(|_| SpecError::host("make up an id", "the kernel gives no random bytes", ""))?;
+        .map_err(|_| SpecError::host("generate an id", "the kernel gives no random bytes", ""))?;
     Ok(bytes)
 }
 
@@ -122,9 +122,9 @@ mod tests {
     }
 
     #[test]
-    fn a_made_up_name_is_allowed_and_free_even_if_all_plain_ones_are_taken() {
+    fn a_generated_name_is_allowed_and_free_even_if_all_plain_ones_are_taken() {
         for byte in 0..=255 {
-            assert!(check(&of_bytes([byte, byte.wrapping_mul(7)])).is_ok());
+            assert!(check(&name_of_bytes([byte, byte.wrapping_mul(7)])).is_ok());
         }
         let name = make_up(|name| !name.ends_with('3')).expect("random bytes");
         assert!(name.ends_with('3') && check(&name).is_ok(), "{name}");

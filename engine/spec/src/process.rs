@@ -1,4 +1,6 @@
-//! The process that a container runs, and those that are run beside it: words, environment, user, rights, limits.
+//! The first process of a container, and the processes of executions: arguments, environment, user, privileges, limits.
+//!
+//! Called by `bundle`. Reads the container's root file system for users and directories; changes nothing.
 
 use super::capabilities;
 use super::config_json::{ConsoleSize, INIT, NOTIFY, Process, Rlimit};
@@ -11,14 +13,15 @@ use super::{user, validate, words};
 use sampan_ipc::container::{Create, Exec, Notify};
 use sampan_oci::Run;
 
-/// Where programs are looked for, if neither image nor options say so.
+/// The default of `PATH`, if neither the image nor the options set it.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// All that a process depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Of<'a> {
-    /// What was asked for.
+    /// The requested options.
     pub create: &'a Create,
-    /// How containers of the image run.
+    /// What the image's config says about running it.
     pub run: &'a Run,
     /// This host.
     pub host: &'a Host,
@@ -28,14 +31,14 @@ pub struct Of<'a> {
     pub root: &'a Root,
     /// The container's host name.
     pub hostname: &'a str,
-    /// Its SELinux labels.
+    /// The container's SELinux labels.
     pub labels: &'a Labels,
 }
 
-/// Entrypoint and command, as they are run: what was asked for, else what the image says.
+/// The program and its arguments: entrypoint and command of the options, else of the image.
 ///
 /// # Errors
-/// [`SpecError::Option`]: there are none.
+/// [`SpecError::Option`]: neither names a program.
 pub fn words(create: &Create, run: &Run) -> Result<Vec<String>, SpecError> {
     let entrypoint: Vec<String> = match &create.entrypoint {
         // `--entrypoint ""` clears it.
@@ -51,14 +54,18 @@ pub fn words(create: &Create, run: &Run) -> Result<Vec<String>, SpecError> {
     let words: Vec<String> = entrypoint.into_iter().chain(command).collect();
     match words.first() {
         Some(first) if !first.is_empty() => Ok(words),
-        _ => Err(SpecError::option("the command", "", "neither it nor the image says what is to be run")),
+        _ => Err(SpecError::option(
+            "the command",
+            "",
+            "neither the options nor the image name a program to run",
+        )),
     }
 }
 
-/// The container's first process; what was left out comes along, for people.
+/// The container's first process, and warnings about what it goes without.
 ///
 /// # Errors
-/// [`SpecError`].
+/// [`SpecError`]: an option breaks a rule, or the host cannot do it.
 pub fn first(of: &Of<'_>) -> Result<(Process, Vec<String>), SpecError> {
     let create = of.create;
     let asked = create.user.as_deref().or(of.run.user.as_deref()).unwrap_or_default();
@@ -67,7 +74,7 @@ pub fn first(of: &Of<'_>) -> Result<(Process, Vec<String>), SpecError> {
     let mut warnings = Vec::new();
     if left_out != capabilities::Set(0) {
         let names = left_out.names().join(", ");
-        warnings.push(format!("the container goes without {names}: the engine itself has not got them"));
+        warnings.push(format!("the container goes without {names}: the engine itself does not have them"));
     }
     let mut args = words(create, of.run)?;
     if create.init {
@@ -85,16 +92,16 @@ pub fn first(of: &Of<'_>) -> Result<(Process, Vec<String>), SpecError> {
         no_new_privileges: security::no_new_privileges(create)?,
         apparmor_profile: security::apparmor(create, of.host, of.settings)?,
         selinux_label: of.labels.process.clone(),
-        // Below what it has, the engine can only go with CAP_SYS_RESOURCE. proc_pid_oom_score_adj(5).
+        // Only a process with CAP_SYS_RESOURCE may go below the lowest score it had. proc_pid_oom_score_adj(5).
         oom_score_adj: Some(of.host.oom_score_adj.max(0)),
     };
     Ok((process, warnings))
 }
 
-/// One more process in the container.
+/// The process of an execution in the container.
 ///
 /// # Errors
-/// [`SpecError`].
+/// [`SpecError`]: an option breaks a rule, or the host cannot do it.
 pub fn more(of: &Of<'_>, exec: &Exec) -> Result<Process, SpecError> {
     validate::check_exec(exec)?;
     let (first, _) = first(of)?;
@@ -113,7 +120,7 @@ pub fn more(of: &Of<'_>, exec: &Exec) -> Result<Process, SpecError> {
         process.capabilities = capabilities::sets(chosen, process.user.uid);
         process.no_new_privileges = false;
     }
-    if let Some(home) = home.filter(|_| !says_home(of)) {
+    if let Some(home) = home.filter(|_| !has_home(of)) {
         set(&mut process.env, &format!("HOME={home}"));
     }
     if exec.tty && !process.env.iter().any(|known| known.starts_with("TERM=")) {
@@ -129,8 +136,8 @@ pub fn more(of: &Of<'_>, exec: &Exec) -> Result<Process, SpecError> {
     Ok(process)
 }
 
-/// True if image or options say where home is.
-fn says_home(of: &Of<'_>) -> bool {
+/// Whether the image or the options set `HOME`.
+fn has_home(of: &Of<'_>) -> bool {
     of.run.env.iter().chain(&of.create.env).any(|variable| variable.starts_with("HOME="))
 }
 
@@ -143,19 +150,19 @@ fn environment(of: &Of<'_>, home: &str) -> Vec<String> {
     if of.create.sdnotify == Notify::Container && of.create.notify_socket.is_some() {
         env.push(format!("NOTIFY_SOCKET={NOTIFY}"));
     }
-    spell(&mut env, of.run, of.create);
+    set_requested(&mut env, of.run, of.create);
     env
 }
 
-/// The variables of the image and of the options, each once.
+/// The variables that the image and the options set, each once.
 pub fn said(run: &Run, create: &Create) -> Vec<String> {
     let mut env = Vec::new();
-    spell(&mut env, run, create);
+    set_requested(&mut env, run, create);
     env
 }
 
-fn spell(env: &mut Vec<String>, run: &Run, create: &Create) {
-    // An image's words are hostile: what is no variable is left out.
+fn set_requested(env: &mut Vec<String>, run: &Run, create: &Create) {
+    // An image is hostile: entries that are no variables are skipped.
     let usable = |variable: &&String| {
         !variable.contains('\0') && variable.split_once('=').is_some_and(|(key, _)| !key.is_empty())
     };
@@ -163,7 +170,7 @@ fn spell(env: &mut Vec<String>, run: &Run, create: &Create) {
     create.env.iter().for_each(|variable| set(env, variable));
 }
 
-/// Sets `KEY=value` in place of what had that key; `KEY` alone takes it away.
+/// Sets `KEY=value`, replacing the variable of that key; `KEY` alone removes it.
 fn set(env: &mut Vec<String>, variable: &str) {
     let Some((key, _)) = variable.split_once('=') else {
         env.retain(|known| known.split('=').next() != Some(variable));
@@ -179,15 +186,15 @@ fn workdir(root: &Root, asked: Option<&str>, run: &Run) -> Result<String, SpecEr
     let dir = match asked.or(run.working_dir.as_deref()).unwrap_or("/") {
         "" => "/".to_owned(),
         dir if dir.starts_with('/') => dir.to_owned(),
-        // An image's may be relative: docker's builder takes it from the root.
+        // The image's may be relative: like docker's builder, from the root directory.
         dir => format!("/{dir}"),
     };
     words::absolute("--workdir", &dir)?;
     match root.kind(&dir)? {
-        // The runtime makes what is not there.
+        // The runtime makes a missing directory.
         None | Some(Kind::Directory) => Ok(dir),
         Some(Kind::File | Kind::Other) => {
-            Err(SpecError::option("--workdir", &dir, "it is no directory in the container"))
+            Err(SpecError::option("--workdir", &dir, "it is not a directory in the container"))
         }
     }
 }
@@ -210,7 +217,7 @@ fn rlimits(create: &Create, host: &Host, settings: &Settings) -> Result<Vec<Rlim
         if of(hard) > most && !can_raise {
             return Err(SpecError::host(
                 format!("give the container the limit {option} {name}={soft}:{hard}"),
-                format!("the engine's own hard limit is {most}, and it has not got CAP_SYS_RESOURCE"),
+                format!("the engine's own hard limit is {most}, and it does not have CAP_SYS_RESOURCE"),
                 "raise the limit of the engine's service (LimitNOFILE=, LimitNPROC=, … of systemd.exec(5))",
             ));
         }
@@ -236,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn words_come_from_options_and_else_from_the_image() {
+    fn arguments_come_from_the_options_or_else_from_the_image() {
         let ask = |entrypoint: Option<&[&str]>, command: &[&str]| {
             let create =
                 Create { entrypoint: entrypoint.map(list), command: list(command), ..Create::default() };

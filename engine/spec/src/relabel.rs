@@ -1,7 +1,8 @@
-//! SELinux labels of the host's files that a container is given: `:z` and `:Z` of a mount, and its own three files.
+//! Sets SELinux labels of the host's files that a container uses: of mounts with `:z` or `:Z`, and of its files in
+//! /etc.
 //!
-//! Called at each start, before the shim. A directory of the host may be mounted into a running container that changes
-//! it meanwhile: no link is followed below what was named, and each entry is labelled in its opened directory.
+//! Called at each start, before the shim. A running container may have the directory mounted and change it meanwhile.
+//! So below the mounted path no symbolic link is followed, and each entry is labelled by way of its opened directory.
 
 use super::error::SpecError;
 use nix::dir::Dir;
@@ -16,37 +17,37 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// The attribute that a label is.
-const ATTRIBUTE: &std::ffi::CStr = c"security.selinux";
-/// Directories whose labels the host itself depends on.
-const OF_THE_HOST: [&str; 15] = [
+/// The extended attribute that holds the label of a file.
+const SELINUX_XATTR: &std::ffi::CStr = c"security.selinux";
+/// Directories whose own labels the host depends on. Directories below them may be relabelled.
+const HOST_DIRECTORIES: [&str; 15] = [
     "/", "/bin", "/boot", "/home", "/lib", "/lib64", "/media", "/opt", "/root", "/run", "/sbin", "/srv",
     "/tmp", "/var", "/var/lib",
 ];
-/// The same with all below them.
-const OF_THE_HOST_WHOLLY: [&str; 5] = ["/dev", "/etc", "/proc", "/sys", "/usr"];
+/// Directories that the host depends on, with all below them.
+const HOST_TREES: [&str; 5] = ["/dev", "/etc", "/proc", "/sys", "/usr"];
 
-/// A file or directory of the host that gets a label, with all below it.
+/// A file of the host that gets a label, or a directory with all below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relabel {
-    /// Which, as the mount names it.
+    /// The path, as the mount names it.
     pub source: PathBuf,
     /// The label.
     pub label: String,
 }
 
 impl Relabel {
-    /// Labels it; a file system without labels is a warning.
+    /// Sets the labels. Returns a warning if the file system does not keep labels.
     ///
     /// # Errors
-    /// [`SpecError::Option`]: it is the host's own, or cannot be labelled.
+    /// [`SpecError::Option`]: the host depends on the directory, or a file cannot be labelled. Some may have been.
     pub fn run(&self) -> Result<Option<String>, SpecError> {
         let text = self.source.to_string_lossy();
         let bad = |why: String| {
             SpecError::option("--volume", &text, format!("its files cannot be relabelled: {why}"))
         };
         let path = std::fs::canonicalize(&self.source).map_err(|error| bad(error.to_string()))?;
-        if is_of_the_host(&path) {
+        if is_host_directory(&path) {
             return Err(bad(
                 "the host depends on their labels; mount a directory below it, or without 'z'".to_owned()
             ));
@@ -61,40 +62,43 @@ impl Relabel {
     }
 }
 
-fn is_of_the_host(path: &Path) -> bool {
-    OF_THE_HOST.iter().any(|other| path == Path::new(other))
-        || OF_THE_HOST_WHOLLY.iter().any(|other| path.starts_with(other))
+fn is_host_directory(path: &Path) -> bool {
+    HOST_DIRECTORIES.iter().any(|other| path == Path::new(other))
+        || HOST_TREES.iter().any(|other| path.starts_with(other))
 }
 
-/// Calls `make`; every file that it creates on this thread has `label` from its beginning. Without a label it just calls.
+/// Calls `make`. Every file that this thread creates meanwhile has `label` from its beginning; an empty label is none.
 ///
 /// # Errors
-/// The kernel takes no such label; nothing was made then.
+/// The kernel refuses the label. `make` was not called then.
 pub fn creating_as<T>(label: &str, make: impl FnOnce() -> T) -> io::Result<T> {
-    // Of a thread, as /proc/thread-self says. proc_pid_attr(5), "fscreate".
+    // An attribute of the thread, not of the process. proc_pid_attr(5), "fscreate".
     const NEXT: &str = "/proc/thread-self/attr/fscreate";
     if label.is_empty() {
         return Ok(make());
     }
     std::fs::write(NEXT, label)?;
     let made = make();
-    // A line feed alone is no label: files get what the policy says again.
+    // A line feed alone clears it: new files get the label of the policy again.
     if let Err(error) = std::fs::write(NEXT, "\n") {
-        log::error!("files of the engine go on to have label {label}: cannot write {NEXT}: {error}");
+        log::error!(
+            "cannot clear {NEXT}: {error}; files that this thread of the engine creates will have the SELinux label {label}: \
+             restart sampan-engine"
+        );
     }
     Ok(made)
 }
 
-/// Gives one file of the container's own a label.
+/// Sets the label of one file, such as the container's own /etc/hosts.
 ///
 /// # Errors
-/// Whatever the file system says.
+/// lsetxattr(2) fails.
 pub fn label_file(path: &Path, label: &str) -> Result<(), Errno> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
-    xattr::lsetxattr(&path, ATTRIBUTE, label.as_bytes())
+    xattr::lsetxattr(&path, SELINUX_XATTR, label.as_bytes())
 }
 
-/// Labels `path` and all below it. The top comes last: where it has its label, all below has.
+/// Labels `path` and all below it. The top comes last: if it has the label, all below has it, too.
 fn label_tree(path: &Path, label: &str) -> Result<(), Errno> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::EINVAL) };
     let parent = open_top(parent)?;
@@ -112,7 +116,7 @@ fn label_below(top: &OwnedFd, label: &str) -> Result<(), Errno> {
     let mut pending = vec![Vec::new()];
     while let Some(path) = pending.pop() {
         let directory = match open_beneath(top, &path) {
-            // It went, or became something else, meanwhile.
+            // The entry was removed or replaced meanwhile.
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => continue,
             other => other?,
         };
@@ -144,12 +148,13 @@ fn label_below(top: &OwnedFd, label: &str) -> Result<(), Errno> {
     Ok(())
 }
 
-/// By the descriptor of its directory: there is no call that takes both, and the name is the last component.
+/// Labels an entry of an open directory. No system call takes a directory's descriptor and a name for this, so the
+/// path is made of /proc/self/fd and the name, which is one component and no link that lsetxattr(2) follows.
 fn label_entry(directory: &OwnedFd, name: &std::ffi::CStr, label: &str) -> Result<(), Errno> {
     let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
     path.extend_from_slice(name.to_bytes());
     let path = CString::new(path).map_err(|_| Errno::EINVAL)?;
-    xattr::lsetxattr(&path, ATTRIBUTE, label.as_bytes())
+    xattr::lsetxattr(&path, SELINUX_XATTR, label.as_bytes())
 }
 
 #[cfg(test)]
@@ -161,14 +166,14 @@ mod tests {
 
     fn label(path: &Path) -> Option<Vec<u8>> {
         let path = CString::new(path.as_os_str().as_bytes()).expect("a path");
-        xattr::lgetxattr(&path, ATTRIBUTE).ok()
+        xattr::lgetxattr(&path, SELINUX_XATTR).ok()
     }
 
     fn run(source: &Path) -> Result<Option<String>, SpecError> {
         Relabel { source: source.to_owned(), label: LABEL.to_owned() }.run()
     }
 
-    /// True where this process may set labels: root, on a file system that keeps them, without a policy that forbids it.
+    /// Whether this process may set labels: as root, on a file system that keeps them, if no policy forbids it.
     fn may_label(dir: &Path) -> bool {
         let file = dir.join("probe");
         fs::write(&file, "").expect("written");
@@ -191,7 +196,7 @@ mod tests {
         }
         std::os::unix::fs::symlink(&outside, top.join("a/link")).expect("linked");
         std::os::unix::fs::symlink(&top, dir.path().join("named")).expect("linked");
-        // By a link that the person named: it is followed, as the mount follows it.
+        // A link that the person named is followed, as the mount follows it.
         assert_eq!(run(&dir.path().join("named")).expect("labelled"), None);
         for below in ["", "a", "a/b", "a/b/c", "a/b/c/file", "file", "a/link"] {
             assert_eq!(label(&top.join(below)).as_deref(), Some(LABEL.as_bytes()), "{below}");

@@ -1,4 +1,4 @@
-//! What a container may use: memory, processors, processes; and the kernel parameters of its namespaces. Pure.
+//! Limits of a container: memory, CPU time, processes; and the kernel parameters of its namespaces. Pure.
 
 use super::config_json::{Cpu, Memory, Pids, Resources};
 use super::error::SpecError;
@@ -7,21 +7,21 @@ use super::words;
 use sampan_ipc::container::{Create, Network};
 use std::collections::BTreeMap;
 
-/// Least memory: docker's rule; with less no runtime starts anything.
+/// Least limit of memory, in bytes, as in docker: with less no runtime starts a process.
 const MEMORY_MIN: u64 = 6 << 20;
-/// One processor, in the unit of `--cpus`.
+/// One processor, in the unit of `nano_cpus`.
 const CPU: u64 = 1_000_000_000;
-/// Period of the processors' limit, in microseconds. cgroups(7), "cpu".
+/// Period of the limit of CPU time, in microseconds. cgroups(7), "cpu".
 const PERIOD: u64 = 100_000;
-/// Most processes that the kernel lets a limit be. linux/threads.h, PID_MAX_LIMIT.
+/// Highest limit of processes that the kernel takes. linux/threads.h, PID_MAX_LIMIT.
 const PIDS_MAX: i64 = 4 << 20;
-/// Least quota that the kernel takes, in microseconds.
+/// Least quota of CPU time that the kernel takes, in microseconds.
 const QUOTA_MIN: u64 = 1_000;
 
-/// Checks the numbers.
+/// Checks the requested limits, without a look at the host.
 ///
 /// # Errors
-/// [`SpecError::Option`].
+/// [`SpecError::Option`]: a limit is too low, too high, or contradicts another one.
 pub fn check(create: &Create) -> Result<(), SpecError> {
     let bytes = |option, value: u64, why| Err(SpecError::option(option, &value.to_string(), why));
     let most = i64::MAX as u64;
@@ -69,7 +69,7 @@ pub fn check(create: &Create) -> Result<(), SpecError> {
     }
 }
 
-/// Checks the numbers against what this host has.
+/// Checks the requested limits against what this host has.
 ///
 /// # Errors
 /// [`SpecError::Option`]: more processors than there are, as in docker.
@@ -83,7 +83,7 @@ pub fn check_host(create: &Create, host: &Host) -> Result<(), SpecError> {
     Err(SpecError::option("--cpus", &asked, why))
 }
 
-/// The limits that this host can keep; what it cannot is told.
+/// The limits that this host can enforce. Adds a warning for each requested one that it cannot.
 pub fn limits(create: &Create, host: &Host, warnings: &mut Vec<String>) -> Resources {
     let mut can = |asked: bool, controller: &str, option: &str| {
         let can = host.controls(controller);
@@ -103,7 +103,7 @@ pub fn limits(create: &Create, host: &Host, warnings: &mut Vec<String>) -> Resou
     let has_pids = can(pids.is_some(), "pids", "--pids-limit");
     Resources {
         devices: Vec::new(),
-        memory: has_memory.then(|| of_memory(create, memory.unwrap_or(0), host, warnings)),
+        memory: has_memory.then(|| memory_limits(create, memory.unwrap_or(0), host, warnings)),
         cpu: nanos.filter(|_| has_cpu).map(|nanos| {
             let quota = (u128::from(nanos) * u128::from(PERIOD) / 1_000_000_000).max(u128::from(QUOTA_MIN));
             Cpu { quota: i64::try_from(quota).unwrap_or(i64::MAX), period: PERIOD }
@@ -112,7 +112,7 @@ pub fn limits(create: &Create, host: &Host, warnings: &mut Vec<String>) -> Resou
     }
 }
 
-fn of_memory(create: &Create, memory: u64, host: &Host, warnings: &mut Vec<String>) -> Memory {
+fn memory_limits(create: &Create, memory: u64, host: &Host, warnings: &mut Vec<String>) -> Memory {
     let limit = i64::try_from(memory).unwrap_or(i64::MAX);
     let asked = create.memory_swap.filter(|swap| *swap != 0);
     if !host.swap {
@@ -124,14 +124,15 @@ fn of_memory(create: &Create, memory: u64, host: &Host, warnings: &mut Vec<Strin
         }
         return Memory { limit: Some(limit), swap: None };
     }
-    // As much swap as memory, if nothing is said: docker's rule.
+    // By default as much swap as memory, as in docker.
     Memory { limit: Some(limit), swap: Some(asked.unwrap_or(limit.saturating_mul(2))) }
 }
 
-/// Checks the kernel parameters that were asked for.
+/// Checks the requested kernel parameters.
 ///
 /// # Errors
-/// [`SpecError::Option`]: it would be the host's.
+/// [`SpecError::Option`]: a parameter is not one of the container's own namespaces, so setting it would change the
+/// host.
 pub fn check_sysctls(create: &Create) -> Result<(), SpecError> {
     for (key, value) in &create.sysctls {
         words::printable("--sysctl", key)?;
@@ -150,10 +151,10 @@ pub fn check_sysctls(create: &Create) -> Result<(), SpecError> {
         let is_net = key.starts_with("net.");
         let is_path = key.contains('/') && key.contains("..");
         if is_path || key.split('.').any(str::is_empty) {
-            return bad("that is no kernel parameter");
+            return bad("it is not the name of a kernel parameter");
         }
         if is_net && create.network == Network::Host {
-            return bad("with --network host it would be the host's");
+            return bad("with --network host it would change the host's network");
         }
         if !(is_net
             || IPC.contains(&key.as_str())
@@ -161,17 +162,18 @@ pub fn check_sysctls(create: &Create) -> Result<(), SpecError> {
             || key == "kernel.domainname")
         {
             return bad(
-                "it is the whole host's; a container has net.*, fs.mqueue.* and those of System V IPC",
+                "it belongs to the whole host; a container can set net.*, fs.mqueue.* and those of System V IPC",
             );
         }
     }
     Ok(())
 }
 
-/// The kernel parameters: ports and pings are free in a network of its own, as in docker; and what was asked for.
+/// The kernel parameters of the container: the requested ones. With its own network also those that, as in docker, let
+/// every user bind low ports and send pings.
 ///
 /// # Errors
-/// As [`check_sysctls`]; also if the configured network is the host's.
+/// [`SpecError::Option`]: a requested parameter would change the host, which depends on `network`, too.
 pub fn sysctls(
     create: &Create,
     network: Network,
@@ -181,7 +183,7 @@ pub fn sysctls(
     let mut all = BTreeMap::new();
     if network != Network::Host && host.unprivileged_ports {
         all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
-        // All groups: ping(8) needs no capability. icmp(7).
+        // All groups may open ICMP sockets, so that ping(8) needs no capability. icmp(7).
         all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
     }
     all.extend(create.sysctls.iter().cloned());
@@ -213,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_controller_is_told_and_left_out() {
+    fn a_limit_without_its_controller_is_left_out_with_a_warning() {
         let create = Create {
             memory: Some(64 << 20),
             memory_swap: Some(99 << 20),
@@ -230,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_processors_can_be_had_than_there_are() {
+    fn more_processors_than_the_host_has_are_refused() {
         let ask = |nanos, processors| {
             let create = Create { nano_cpus: Some(nanos), ..Create::default() };
             check_host(&create, &Host { processors, ..Host::default() })
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_make_no_sense_are_refused() {
+    fn invalid_limits_are_refused() {
         let bad = [
             Create { memory: Some(1), ..Create::default() },
             Create { memory: Some(u64::MAX), ..Create::default() },
@@ -261,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn only_parameters_of_its_own_namespaces_can_be_set() {
+    fn only_parameters_of_the_containers_own_namespaces_can_be_set() {
         let ask = |key: &str, network| {
             check_sysctls(&Create { sysctls: vec![(key.into(), "1".into())], network, ..Create::default() })
         };

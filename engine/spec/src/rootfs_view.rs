@@ -1,9 +1,11 @@
 //! Finds and reads files in a root file system that is not mounted: a stack of overlayfs directories.
 //!
-//! Shows what the mounted root would show: the uppermost layer wins, directories are merged, whiteouts and opaque
-//! directories hide what is below, symbolic links lead to places inside. Layers, and the directory that a running
-//! container writes, are hostile: every component is looked at by itself, the kernel follows no link here, and
-//! nothing but regular files is ever opened. Used for /etc/passwd and /etc/group, and to check paths.
+//! Gives what the mounted root would give: the uppermost layer wins, directories are merged, whiteouts and opaque
+//! directories hide what is below, symbolic links are resolved inside the root. Used for /etc/passwd and /etc/group,
+//! and to check paths.
+//!
+//! The layers are hostile, and so is the directory that a running container writes. So each component of a path is
+//! opened by itself, the kernel follows no link, and only regular files are ever opened for reading.
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
@@ -18,41 +20,41 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// Most symbolic links on the way to one file; as many as the kernel follows. path_resolution(7).
+/// Most symbolic links on the way to one file, as in the kernel. path_resolution(7).
 const LINKS_MAX: usize = 40;
-/// Longest path that is looked up, links' targets included, in bytes.
+/// Longest path, in bytes. A lookup may read at most [`LINKS_MAX`] times as much in targets of links.
 const PATH_MAX: usize = 4096;
 
 /// Why a root file system cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
-    /// The path leads nowhere, or in circles.
+    /// The path has too many symbolic links, or is no regular file.
     #[error("cannot find {path:?} in the root file system: {why}")]
     Refused {
-        /// As it was asked for.
+        /// The requested path.
         path: String,
         /// The rule that it breaks.
         why: &'static str,
     },
-    /// The file is longer than anybody needs.
+    /// The file is longer than the caller allows.
     #[error("cannot read {path:?} of the root file system: it has more than {max} bytes")]
     TooLong {
-        /// As it was asked for.
+        /// The requested path.
         path: String,
-        /// What is read at most.
+        /// Most bytes that the caller allows.
         max: u64,
     },
-    /// The system refuses.
+    /// A system call failed.
     #[error("cannot read {path:?} of the root file system")]
     System {
-        /// As it was asked for.
+        /// The requested path.
         path: String,
-        /// Why not.
+        /// The error of the system call.
         source: io::Error,
     },
 }
 
-/// What a path leads to.
+/// The kind of file at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A directory.
@@ -63,24 +65,24 @@ pub enum Kind {
     Other,
 }
 
-/// A root file system.
+/// A root file system, as a stack of directories.
 #[derive(Clone, Debug, Default)]
 pub struct Root {
     layers: Vec<PathBuf>,
 }
 
-/// An entry of one name in one merged directory.
+/// The entry of one name in a merged directory.
 enum Entry {
     Missing,
-    /// In which layers it is a directory, uppermost first.
+    /// A directory; the layers that have it, uppermost first.
     Directory(Vec<usize>),
-    /// Where it points.
+    /// A symbolic link; its target.
     Link(OsString),
-    /// Neither.
+    /// Any other file.
     Leaf(OwnedFd, FileStat),
 }
 
-/// Where a path leads.
+/// The result of looking up a path.
 enum Found {
     Missing,
     Directory,
@@ -88,15 +90,15 @@ enum Found {
 }
 
 impl Root {
-    /// The root that overlayfs makes of `layers`, the uppermost (what the container writes) first.
+    /// Makes the root of `layers`. The uppermost, which the container writes, comes first.
     pub fn new(layers: impl IntoIterator<Item = PathBuf>) -> Self {
         Root { layers: layers.into_iter().collect() }
     }
 
-    /// What `path` leads to; `None` if nothing is there.
+    /// The kind of the file at `path`; `None` if there is no file.
     ///
     /// # Errors
-    /// [`LookupError`].
+    /// [`LookupError`]: the path has too many symbolic links, or a system call fails.
     pub fn kind(&self, path: &str) -> Result<Option<Kind>, LookupError> {
         Ok(match self.find(path)? {
             Found::Missing => None,
@@ -106,17 +108,18 @@ impl Root {
         })
     }
 
-    /// The content of the regular file `path`, of at most `max` bytes; `None` if nothing is there.
+    /// The content of the regular file at `path`, of at most `max` bytes; `None` if there is no file.
     ///
     /// # Errors
-    /// [`LookupError`]; also if it is no regular file.
+    /// [`LookupError`]: the file is not a regular one or is too long, the path has too many symbolic links, or a
+    /// system call fails.
     pub fn read(&self, path: &str, max: u64) -> Result<Option<Vec<u8>>, LookupError> {
         let fd = match self.find(path)? {
             Found::Missing => return Ok(None),
             Found::Leaf(fd, stat) if is(&stat, SFlag::S_IFREG) => fd,
             Found::Directory | Found::Leaf(..) => return Err(refused(path, "it is no regular file")),
         };
-        // By the descriptor, which is of the very file that was looked at, whatever has its name by now.
+        // Opened by its descriptor: another file may have its name by now.
         let file = File::open(format!("/proc/self/fd/{}", fd.as_raw_fd())).map_err(|e| system(path, e))?;
         let mut bytes = Vec::new();
         file.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| system(path, e))?;
@@ -152,7 +155,7 @@ impl Root {
                     left.extend(components(&target));
                 }
                 Entry::Leaf(fd, stat) if left.is_empty() => return Ok(Found::Leaf(fd, stat)),
-                // As the kernel: ENOTDIR is as good as nothing there.
+                // A component that is not a directory: the path does not exist (ENOTDIR).
                 Entry::Leaf(..) => return Ok(Found::Missing),
             }
         }
@@ -172,7 +175,7 @@ impl Root {
                     break;
                 }
             } else if !merged.is_empty() || is_whiteout(&stat) {
-                // It is hidden by the directories above, and hides what is below.
+                // A file below directories is hidden by them; a whiteout hides everything below.
                 break;
             } else if is(&stat, SFlag::S_IFLNK) {
                 return readlinkat(&fd, "").map(Entry::Link);
@@ -184,9 +187,10 @@ impl Root {
     }
 }
 
-/// The layers, uppermost first, without those below one whose root directory is opaque.
+/// Removes the layers below one whose root directory is opaque. `layers` have the uppermost first.
 ///
-/// Overlayfs does not look at that mark of a layer's root: what is mounted and what is looked up must both be cut.
+/// Overlayfs ignores an opaque mark on the root of a layer. So the list must be cut before it is mounted, and before
+/// it is given to [`Root::new`].
 pub fn visible(layers: Vec<PathBuf>) -> Vec<PathBuf> {
     let is_last =
         |layer: &PathBuf| CString::new(layer.as_os_str().as_bytes()).is_ok_and(|dir| is_opaque(&dir));
@@ -194,21 +198,21 @@ pub fn visible(layers: Vec<PathBuf>) -> Vec<PathBuf> {
     layers.into_iter().take(count).collect()
 }
 
-/// True if overlayfs takes the directory for opaque: by the mark that the engine's layers have, root's or an
-/// ordinary user's. Linux, "overlayfs.rst".
+/// Whether the directory is opaque for overlayfs, by the extended attribute that this process's user can set. Linux,
+/// filesystems/overlayfs.rst.
 fn is_opaque(path: &CStr) -> bool {
     xattr::lgetxattr(path, marks().opaque).is_ok_and(|value| value == b"y")
 }
 
-/// Extended attributes that overlayfs reads as marks.
+/// Names of extended attributes that overlayfs reads.
 pub struct Marks {
-    /// Of a directory.
+    /// Marks a directory as opaque.
     pub opaque: &'static CStr,
-    /// Of an empty file that stands for a whiteout.
+    /// Marks an empty file as a whiteout.
     pub whiteout: &'static CStr,
 }
 
-/// Those that it reads for this process: root's, or an ordinary user's.
+/// The attributes for mounts by this process's user: root's, or those of an ordinary user.
 pub fn marks() -> Marks {
     match geteuid().is_root() {
         true => Marks { opaque: c"trusted.overlay.opaque", whiteout: c"trusted.overlay.whiteout" },
@@ -216,7 +220,8 @@ pub fn marks() -> Marks {
     }
 }
 
-/// What is at `inside` of `layer`, itself; no link of any kind is followed below the layer's directory.
+/// Opens `inside` below the directory `layer`, as O_PATH. No symbolic link is followed below `layer`. `None` if
+/// missing.
 fn open_inside(layer: &Path, inside: &Path) -> Result<Option<(OwnedFd, FileStat)>, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
     let root = match openat(AT_FDCWD, layer, flags | OFlag::O_DIRECTORY, Mode::empty()) {
@@ -229,9 +234,9 @@ fn open_inside(layer: &Path, inside: &Path) -> Result<Option<(OwnedFd, FileStat)
     );
     match openat2(&root, inside, how) {
         Ok(fd) => fstat(&fd).map(|stat| Some((fd, stat))),
-        // ELOOP and ENOTDIR: a running container has just put something else there.
+        // ELOOP and ENOTDIR: a running container has just replaced a component.
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
-        // No file system has such a name.
+        // The name is not possible, so there is no such file.
         Err(Errno::ENAMETOOLONG | Errno::EINVAL) => Ok(None),
         Err(errno) => Err(errno),
     }
@@ -245,7 +250,7 @@ fn is_whiteout(stat: &FileStat) -> bool {
     is(stat, SFlag::S_IFCHR) && stat.st_rdev == 0
 }
 
-/// The components of `path`, the first one last; `.` and empty ones are nothing.
+/// The components of `path` in reverse order, without `.` and empty ones.
 fn components(path: &OsStr) -> Vec<OsString> {
     let words = path.as_bytes().split(|b| *b == b'/').filter(|word| !word.is_empty() && *word != b".");
     words.rev().map(|word| OsString::from_vec(word.to_vec())).collect()
@@ -354,7 +359,7 @@ mod tests {
         assert_eq!(stack.read(secret.to_str().expect("text")), None);
         stack.write("lower/secret", "the container's");
         assert_eq!(stack.read("/relative").as_deref(), Some("the container's"));
-        // A link to a directory, on the way, and `..` behind it is the target's parent.
+        // `..` after a link to a directory is the parent of the link's target.
         assert_eq!(stack.read("/etc/../etc/passwd").as_deref(), Some("inside"));
     }
 

@@ -1,8 +1,9 @@
-//! The OCI runtime: which one, where, of which version, and whether it works on this host.
+//! Finds the OCI runtime: its program, its version and features, and whether it works on this host.
 //!
-//! Found when first needed and kept in mind until its file changes. A runtime that was named is taken as it is; of
-//! those that are looked for, each is tried once, with a container whose program does not exist: one that complains
-//! of anything else is passed over, and why is logged and kept.
+//! Called when a container is made or started. The result is cached until the program's file changes. A runtime that
+//! the request or the configuration names is used without a trial. Otherwise crun and then runc are tried, each with a
+//! container whose program does not exist: a runtime that complains about anything else does not work here. The reason
+//! is logged and kept in [`Runtime::passed_over`].
 
 use super::devices;
 use super::error::SpecError;
@@ -25,56 +26,57 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Those that are looked for, the better first.
-const KNOWN: [&str; 2] = ["crun", "runc"];
-/// What systemd tells the engine; a runtime would take it for what it is to pass on to a container. sd_notify(3),
+/// The runtimes that are tried, in this order.
+const CANDIDATES: [&str; 2] = ["crun", "runc"];
+/// Variables that systemd sets for the engine. A runtime would pass them on to a container. sd_notify(3),
 /// sd_listen_fds(3).
-const OWN_VARIABLES: [&str; 4] = ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
-/// Where programs of the administrator's are, beside `PATH`.
-const DIRS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// How long a runtime may take to say what it is, or to delete what it has.
-pub const PATIENCE: Duration = Duration::from_secs(10);
-/// Most of its words that are read, in bytes.
-const WORDS_MAX: u64 = 1 << 20;
-/// The program that does not exist. Part of no path of the trial, which a runtime may complain of as well.
-const NOTHING: &str = "/there-is-no-such-program";
+const SYSTEMD_VARIABLES: [&str; 4] = ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+/// Directories in which programs are searched, after those of `PATH`.
+const EXTRA_DIRS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Longest time that a program run by [`ask`] may take.
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most output that is read, in bytes.
+const OUTPUT_MAX: u64 = 1 << 20;
+/// The program that does not exist. No path of the trial contains this text, since a complaint may name those as well.
+const MISSING_PROGRAM: &str = "/there-is-no-such-program";
 
 /// An OCI runtime.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Runtime {
-    /// Its file's name.
+    /// Name of the program's file.
     pub name: String,
-    /// Its program.
+    /// Path of the program.
     pub path: PathBuf,
-    /// Its version.
+    /// The runtime's version.
     pub version: String,
     /// The version of the runtime-spec that it reports.
     pub spec: String,
-    /// systemd makes the control groups.
+    /// Whether systemd makes the control groups.
     pub systemd: bool,
-    /// It can filter system calls.
+    /// Whether it can filter system calls.
     pub seccomp: bool,
-    /// It says that it cannot give AppArmor profiles.
+    /// Whether it reports that it cannot set AppArmor profiles.
     pub lacks_apparmor: bool,
-    /// It says that it cannot give SELinux labels.
+    /// Whether it reports that it cannot set SELinux labels.
     pub lacks_selinux: bool,
-    /// Mount options that it says it knows.
+    /// Mount options that it reports to support.
     pub mount_options: Vec<String>,
-    /// Those that were looked at before and do not work here, with their words.
+    /// Runtimes that were tried before this one and do not work here, with the reasons.
     pub passed_over: Vec<String>,
 }
 
-/// What is kept in mind, by what was asked for. Each has a lock of its own: one that hangs while it is asked what it is
-/// keeps nobody who wants another.
+/// The cache: a slot for each requested runtime. Each slot has its own lock, so that a runtime that hangs while it is
+/// run does not hold up requests for another one.
 static SLOTS: Mutex<BTreeMap<String, Arc<Mutex<Slot>>>> = Mutex::new(BTreeMap::new());
+/// Identifies a version of a program's file: device, inode, modification time in seconds and nanoseconds.
 type Stamp = (u64, u64, i64, i64);
 
-/// What came of looking for a runtime.
+/// The cached result of finding a runtime.
 #[derive(Default)]
 struct Slot {
-    /// With what tells a program from its successor.
+    /// The runtime, valid while its file has this stamp.
     found: Option<(Stamp, Arc<Runtime>)>,
-    /// When it was last seen that it does not work, and why.
+    /// When finding it failed last, and why.
     failed: Option<(Instant, SpecError)>,
 }
 
@@ -86,14 +88,14 @@ impl Slot {
 }
 
 impl Runtime {
-    /// The runtime `asked` for by name or path, else the configured one, else the first that works here.
+    /// Finds the runtime `asked` for by name or path, else the configured one, else the first that works here.
     ///
     /// # Errors
-    /// [`SpecError::Host`]: there is none, or it does not say what it is.
+    /// [`SpecError::Host`]: there is no such runtime, or it does not report its version.
     pub fn find(settings: &Settings, asked: Option<&str>) -> Result<Arc<Runtime>, SpecError> {
         let user = nix::unistd::geteuid();
         if !user.is_root() {
-            let why = format!("that takes root, and this engine is run by uid {user}");
+            let why = format!("only root can, and this engine runs as uid {user}");
             return Err(SpecError::host(
                 "run containers",
                 why,
@@ -107,7 +109,7 @@ impl Runtime {
         if let Some(runtime) = slot.known() {
             return Ok(runtime.clone());
         }
-        // Whoever waited while another asked it need not wait for the same once more.
+        // Another thread ran the runtime while this one waited for the lock: its failure counts for this one, too.
         if let Some((at, SpecError::Host { doing, why, hint })) = &slot.failed
             && *at > asked_at
         {
@@ -116,7 +118,7 @@ impl Runtime {
         let (host, manager) = (Host::get(), settings.cgroup_manager);
         let looked = match asked.or(settings.runtime.as_deref()) {
             None => choose(host, manager),
-            Some(named) => named_one(settings, named, host, manager),
+            Some(named) => find_named(settings, named, host, manager),
         };
         match looked.map(Arc::new) {
             Ok(runtime) => {
@@ -132,12 +134,12 @@ impl Runtime {
         }
     }
 
-    /// True if [`Runtime::find`] gives it at once: it need not be asked what it is. Never waits.
+    /// Whether [`Runtime::find`] would return without running a program. Never waits.
     pub fn is_known(settings: &Settings, asked: Option<&str>) -> bool {
         slot(settings, asked).try_lock().is_ok_and(|slot| slot.known().is_some())
     }
 
-    /// The runtime's program and its global arguments, with its state in `root`.
+    /// The runtime's program and its global arguments, with `root` as its state directory.
     pub fn command(&self, root: &Path) -> Vec<String> {
         let mut words = vec![
             self.path.to_string_lossy().into_owned(),
@@ -150,27 +152,27 @@ impl Runtime {
         words
     }
 
-    /// Runs a command of it, with its state in `root`: exit code, standard output and error. One that takes longer
-    /// than [`PATIENCE`] is killed, with all that it has started.
+    /// Runs a command of the runtime, with `root` as its state directory. Returns exit code, stdout and stderr. A
+    /// command that takes longer than [`COMMAND_TIMEOUT`] is killed, with all that it has started.
     ///
     /// # Errors
-    /// It cannot be run, or was killed.
+    /// The command cannot be run, or was killed.
     pub fn ask(&self, root: &Path, args: &[&str]) -> std::io::Result<(Option<i32>, String, String)> {
         let words = self.command(root);
         let global: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
         ask(&self.path, &[&global, args].concat())
     }
 
-    /// True if it says that it knows this option of mounts.
+    /// Whether the runtime reports to support this mount option.
     pub fn mounts_with(&self, option: &str) -> bool {
         self.mount_options.iter().any(|known| known == option)
     }
 }
 
-/// Where it is kept in mind what `asked` for, or else the configuration, comes to.
+/// The cache's slot for the runtime `asked` for, else for the configured one.
 fn slot(settings: &Settings, asked: Option<&str>) -> Arc<Mutex<Slot>> {
     let named = asked.or(settings.runtime.as_deref()).unwrap_or_default();
-    // What was found says whether systemd is asked: two configurations of one process (in tests) differ.
+    // The result depends on the cgroup manager: in tests one process has several configurations.
     let key = format!("{:?} {named}", settings.cgroup_manager);
     Arc::clone(SLOTS.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default())
 }
@@ -180,15 +182,15 @@ fn stamp_of(path: &Path) -> Option<Stamp> {
     Some((found.dev(), found.ino(), found.mtime(), found.mtime_nsec()))
 }
 
-/// What may be done about a runtime that cannot be used.
+/// The hint for a runtime that cannot be used.
 const NAMES: &str =
-    "--runtime takes crun, runc, or a name of the table [engine.runtimes]; a path is root's to give";
+    "--runtime takes crun, runc, or a name of the table [engine.runtimes]; only root may give a path";
 
-/// Checks that a client may ask for this runtime: the engine runs it with its own rights. `is_trusted`: the client is
-/// root, or the user whose engine this is, and may run any program with those rights anyway.
+/// Checks that a client may request this runtime, which the engine runs with its own privileges. `is_trusted`: the
+/// client is root or the engine's own user, and can run any program with those privileges anyway.
 ///
 /// # Errors
-/// [`SpecError::Host`]: it is a path that the configuration does not have.
+/// [`SpecError::Host`]: the client is not trusted, and the runtime is a path that the configuration does not have.
 pub fn check_asked(settings: &Settings, asked: Option<&str>, is_trusted: bool) -> Result<(), SpecError> {
     let Some(path) = asked.filter(|asked| asked.contains('/') && !is_trusted) else { return Ok(()) };
     let is_configured = settings.runtime.as_deref() == Some(path)
@@ -203,31 +205,31 @@ pub fn check_asked(settings: &Settings, asked: Option<&str>, is_trusted: bool) -
     }
 }
 
-fn named_one(
+fn find_named(
     settings: &Settings,
     named: &str,
     host: &Host,
     manager: Option<Manager>,
 ) -> Result<Runtime, SpecError> {
     let cannot = |why: &str| SpecError::host(format!("use the OCI runtime {:?}", excerpt(named)), why, NAMES);
-    let is_found_by_name = KNOWN.contains(&named) || settings.runtime.as_deref() == Some(named);
+    let is_found_by_name = CANDIDATES.contains(&named) || settings.runtime.as_deref() == Some(named);
     let path = match settings.runtimes.get(named) {
         Some(programs) => programs.iter().find(|path| is_program(path)).cloned(),
         None if named.starts_with('/') => Some(PathBuf::from(named)).filter(|path| is_program(path)),
         None if named.contains('/') => return Err(cannot("expected a name, or an absolute path")),
-        None if !is_found_by_name => return Err(cannot("the configuration has none of that name")),
+        None if !is_found_by_name => return Err(cannot("the configuration has no runtime of that name")),
         None => search(named),
     };
-    look(&path.ok_or_else(|| cannot("there is no such program"))?, host, manager)
+    inspect(&path.ok_or_else(|| cannot("there is no such program"))?, host, manager)
 }
 
 fn choose(host: &Host, manager: Option<Manager>) -> Result<Runtime, SpecError> {
     let mut passed_over = Vec::new();
-    for name in KNOWN {
+    for name in CANDIDATES {
         let Some(path) = search(name) else { continue };
-        match look(&path, host, manager)
+        match inspect(&path, host, manager)
             .map_err(|error| error.to_string())
-            .and_then(|runtime| attempt(&runtime).map(|()| runtime))
+            .and_then(|runtime| try_runtime(&runtime).map(|()| runtime))
         {
             Ok(runtime) => return Ok(Runtime { passed_over, ..runtime }),
             Err(why) => {
@@ -237,7 +239,7 @@ fn choose(host: &Host, manager: Option<Manager>) -> Result<Runtime, SpecError> {
         }
     }
     let why = match passed_over.is_empty() {
-        true => format!("neither {} is installed", KNOWN.join(" nor ")),
+        true => format!("neither {} is installed", CANDIDATES.join(" nor ")),
         false => passed_over.join("; "),
     };
     let hint = match nix::unistd::geteuid().is_root() {
@@ -247,26 +249,26 @@ fn choose(host: &Host, manager: Option<Manager>) -> Result<Runtime, SpecError> {
     Err(SpecError::host("find an OCI runtime", why, hint))
 }
 
-/// Where the program `name` is.
+/// The path of the program `name`, searched in `PATH` and in the usual directories.
 pub fn search(name: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
-    let dirs = path.split(':').chain(DIRS.split(':')).filter(|dir| dir.starts_with('/'));
+    let dirs = path.split(':').chain(EXTRA_DIRS.split(':')).filter(|dir| dir.starts_with('/'));
     dirs.map(|dir| Path::new(dir).join(name)).find(|path| is_program(path))
 }
 
-/// Asks the runtime what it is.
-fn look(path: &Path, host: &Host, manager: Option<Manager>) -> Result<Runtime, SpecError> {
+/// Runs the runtime's `--version` and `features` commands, and returns what they report.
+fn inspect(path: &Path, host: &Host, manager: Option<Manager>) -> Result<Runtime, SpecError> {
     let cannot = |why: String| SpecError::host(format!("ask {} for its version", path.display()), why, "");
-    let (code, said, complaint) = ask(path, &["--version"]).map_err(|error| cannot(error.to_string()))?;
+    let (code, said, stderr) = ask(path, &["--version"]).map_err(|error| cannot(error.to_string()))?;
     if code != Some(0) {
-        return Err(cannot(last_line(&complaint)));
+        return Err(cannot(last_line(&stderr)));
     }
     let (version, spec) = versions(&said);
-    // Older ones do not know the word.
+    // Older runtimes lack this command.
     let features = ask(path, &["features"]).ok().filter(|(code, ..)| *code == Some(0));
     let features: Features = features
         .and_then(|(_, said, _)| serde_json::from_str(&said).ok())
-        .unwrap_or_else(|| of_version(&said));
+        .unwrap_or_else(|| features_of_version(&said));
     let may = features.linux.cgroup.systemd.unwrap_or(false);
     if manager == Some(Manager::Systemd) && !may {
         return Err(SpecError::host(
@@ -292,7 +294,7 @@ fn look(path: &Path, host: &Host, manager: Option<Manager>) -> Result<Runtime, S
     })
 }
 
-/// What `RUNTIME features` says. OCI runtime-spec, "Features Structure".
+/// The output of `RUNTIME features`. OCI runtime-spec, "Features Structure".
 #[derive(Default, serde::Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Features {
@@ -322,7 +324,7 @@ struct Enabled {
     enabled: Option<bool>,
 }
 
-/// `runc version 1.1.5`, `spec: 1.0.2-dev`.
+/// The runtime's version and that of the runtime-spec, from lines such as `runc version 1.1.5` and `spec: 1.0.2-dev`.
 fn versions(said: &str) -> (String, String) {
     let first = said.lines().next().unwrap_or_default();
     let version = first.rsplit(' ').next().unwrap_or_default();
@@ -331,8 +333,8 @@ fn versions(said: &str) -> (String, String) {
     (clean(version), clean(spec))
 }
 
-/// What an older one tells in its version: crun's `+SYSTEMD +SECCOMP`, runc's `libseccomp: 2.5.4`.
-fn of_version(said: &str) -> Features {
+/// The features that an older runtime names in its version: crun's `+SYSTEMD +SECCOMP`, runc's `libseccomp: 2.5.4`.
+fn features_of_version(said: &str) -> Features {
     let has = |word: &str| Some(said.split_whitespace().any(|known| known == word));
     let mut features = Features::default();
     features.linux.cgroup.systemd = has("+SYSTEMD");
@@ -340,14 +342,14 @@ fn of_version(said: &str) -> Features {
     features
 }
 
-/// Lets it run a program that does not exist, and reads what it complains of.
-fn attempt(runtime: &Runtime) -> Result<(), String> {
+/// Tries the runtime with a container whose program does not exist; fails unless it complains about just that.
+fn try_runtime(runtime: &Runtime) -> Result<(), String> {
     let id = format!("trial-{}", names::id().map_err(|error| error.to_string())?);
     let dir = std::env::temp_dir().join(format!("sampan-{id}"));
     let made = fs::DirBuilder::new().mode(0o700).create(&dir);
     made.map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
-    let outcome = attempt_in(runtime, &dir, &id);
-    // Of one that failed at something else: crun does not know the group any more.
+    let outcome = try_in(runtime, &dir, &id);
+    // If crun failed at something else, it does not remove the control group in its `delete`.
     cgroup::remove_groups(&id, None);
     if let Err(error) = sampan_os::remove_tree::remove(&dir) {
         log::warn!("cannot remove {}: {error}", dir.display());
@@ -355,58 +357,61 @@ fn attempt(runtime: &Runtime) -> Result<(), String> {
     outcome
 }
 
-fn attempt_in(runtime: &Runtime, dir: &Path, id: &str) -> Result<(), String> {
+fn try_in(runtime: &Runtime, dir: &Path, id: &str) -> Result<(), String> {
     let config = serde_json::json!({
         "ociVersion": runtime.spec,
-        "process": {"user": {"uid": 0, "gid": 0}, "args": [NOTHING], "cwd": "/", "env": ["PATH=/"]},
+        "process": {"user": {"uid": 0, "gid": 0}, "args": [MISSING_PROGRAM], "cwd": "/", "env": ["PATH=/"]},
         "root": {"path": "rootfs", "readonly": false},
         "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
         "linux": {
             "namespaces": [{"type": "pid"}, {"type": "mount"}],
             "cgroupsPath": cgroup(runtime.systemd, id),
-            // With version 2 of control groups they are a program in the kernel, which may be forbidden here.
+            // With version 2 of control groups the runtime loads these as a BPF program, which may be forbidden here.
             "resources": {"devices": devices::default_rules()},
         },
     });
     let failed = |error: std::io::Error| format!("cannot try it in {}: {error}", dir.display());
-    // crun opens /dev before it looks for the program, and makes no directory for it.
+    // crun opens /dev before it searches for the program, and does not make the directory.
     fs::create_dir_all(dir.join("rootfs/dev")).map_err(failed)?;
     fs::write(dir.join("config.json"), config.to_string()).map_err(failed)?;
     let bundle = dir.to_string_lossy();
     let call = |more: &[&str]| runtime.ask(&dir.join("state"), more);
-    let (code, _, complaint) = call(&["run", "--bundle", &bundle, id]).map_err(failed)?;
-    // What it may have left; there is nothing if all went well.
+    let (code, _, stderr) = call(&["run", "--bundle", &bundle, id]).map_err(failed)?;
+    // Deletes what a runtime that failed may have left; there is usually nothing.
     let _ = call(&["delete", "--force", id]);
     match code {
         Some(0) => Ok(()),
-        _ if complaint.contains(NOTHING) => Ok(()),
-        _ => Err(last_line(&complaint)),
+        _ if stderr.contains(MISSING_PROGRAM) => Ok(()),
+        _ => Err(last_line(&stderr)),
     }
 }
 
-/// The container's control group, as the manager wants it said.
+/// The container's control group, in the form of systemd's cgroup driver or of cgroupfs.
 pub fn cgroup(systemd: bool, id: &str) -> String {
     if systemd { format!("system.slice:sampan:{id}") } else { format!("/sampan/{id}") }
 }
 
 fn last_line(text: &str) -> String {
-    let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it failed and said nothing");
+    let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it failed without a message");
     excerpt(&line.trim().replace(char::is_control, " "))
 }
 
-/// Runs a program; its exit code and what it wrote. One that takes longer than [`PATIENCE`] is killed.
+/// Runs a program. Returns its exit code, stdout and stderr.
+///
+/// # Errors
+/// The program cannot be run, took longer than [`COMMAND_TIMEOUT`], or wrote more than 1 MiB; then it was killed.
 pub fn ask(path: &Path, args: &[&str]) -> std::io::Result<(Option<i32>, String, String)> {
     let mut command = Command::new(path);
     command.args(args).current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    for name in OWN_VARIABLES {
+    for name in SYSTEMD_VARIABLES {
         command.env_remove(name);
     }
-    // A group of its own: what hangs goes with all that it has started.
+    // Its own process group: a program that hangs is killed together with all that it has started.
     let mut child = command.process_group(0).spawn()?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + COMMAND_TIMEOUT;
     let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
-    let (mut said, mut complaint) = (Vec::new(), Vec::new());
-    let read = read_both(&mut out, &mut err, &mut said, &mut complaint, deadline);
+    let (mut said, mut stderr) = (Vec::new(), Vec::new());
+    let read = read_output(&mut out, &mut err, &mut said, &mut stderr, deadline);
     if read.is_err() {
         let group = Pid::from_raw(i32::try_from(child.id()).unwrap_or_default());
         let _ = killpg(group, Signal::SIGKILL);
@@ -414,14 +419,14 @@ pub fn ask(path: &Path, args: &[&str]) -> std::io::Result<(Option<i32>, String, 
     let status = child.wait()?;
     read?;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Ok((status.code(), text(said), text(complaint)))
+    Ok((status.code(), text(said), text(stderr)))
 }
 
-fn read_both(
+fn read_output(
     out: &mut Option<impl Read + AsFd>,
     err: &mut Option<impl Read + AsFd>,
     said: &mut Vec<u8>,
-    complaint: &mut Vec<u8>,
+    stderr: &mut Vec<u8>,
     deadline: Instant,
 ) -> std::io::Result<()> {
     while out.is_some() || err.is_some() {
@@ -430,22 +435,22 @@ fn read_both(
         fds.extend(err.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
         let left = deadline.saturating_duration_since(Instant::now());
         let count = poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))?;
-        if count == 0 || (said.len() + complaint.len()) as u64 > WORDS_MAX {
+        if count == 0 || (said.len() + stderr.len()) as u64 > OUTPUT_MAX {
             return Err(std::io::Error::new(
                 std::io::ErrorKind::TimedOut,
-                format!("it did not come to an end in {} s and was killed", PATIENCE.as_secs()),
+                format!("it did not finish in {} s and was killed", COMMAND_TIMEOUT.as_secs()),
             ));
         }
         let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect::<Vec<bool>>().into_iter();
         let out_ready = out.is_some() && ready.next().unwrap_or(false);
         let err_ready = err.is_some() && ready.next().unwrap_or(false);
         take(out, said, out_ready)?;
-        take(err, complaint, err_ready)?;
+        take(err, stderr, err_ready)?;
     }
     Ok(())
 }
 
-/// Reads what is there; forgets the pipe at its end.
+/// Reads from a pipe that is ready; closes it at its end.
 fn take(pipe: &mut Option<impl Read>, to: &mut Vec<u8>, is_ready: bool) -> std::io::Result<()> {
     let Some(from) = pipe.as_mut().filter(|_| is_ready) else { return Ok(()) };
     let mut buffer = [0; 4096];
@@ -460,8 +465,8 @@ fn take(pipe: &mut Option<impl Read>, to: &mut Vec<u8>, is_ready: bool) -> std::
 mod tests {
     use super::*;
 
-    /// Written by another process: while a test beside this one forks, a file that was ever open for writing here
-    /// may be busy.
+    /// Writes the script by another process. If this process had it open for writing while another test forks, the
+    /// child would hold it open, and execve(2) would fail with ETXTBSY.
     fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
         let path = dir.join(name);
         let status = Command::new("sh")
@@ -480,7 +485,7 @@ mod tests {
             "old",
             "[ $1 = --version ] || exit 1; printf 'crun version 1.8.1\\nspec: 1.0.0\\n+SYSTEMD +SECCOMP\\n'",
         );
-        let runtime = look(&old, &Host::default(), None).expect("it answers");
+        let runtime = inspect(&old, &Host::default(), None).expect("it answers");
         assert_eq!(
             (runtime.version.as_str(), runtime.spec.as_str(), runtime.seccomp),
             ("1.8.1", "1.0.0", true)
@@ -492,7 +497,7 @@ mod tests {
             "[ $1 = features ] && echo '{\"ociVersionMax\":\"1.2.0\",\"mountOptions\":[\"rro\"],\"linux\":{\"cgroup\":{\"systemd\":true}}}' || echo 'x version 2'",
         );
         let host = Host { systemd: true, ..Host::default() };
-        let runtime = look(&new, &host, None).expect("it answers");
+        let runtime = inspect(&new, &host, None).expect("it answers");
         assert!(
             runtime.systemd
                 && runtime.mounts_with("rro")
@@ -500,57 +505,57 @@ mod tests {
                 && runtime.version == "2"
         );
         assert_eq!(runtime.command(Path::new("/r")).last().map(String::as_str), Some("--systemd-cgroup"));
-        assert!(look(&script(dir.path(), "bad", "echo no >&2; exit 3"), &host, None).is_err());
+        assert!(inspect(&script(dir.path(), "bad", "echo no >&2; exit 3"), &host, None).is_err());
         let none = script(dir.path(), "plain", "echo x version 1");
-        assert!(look(&none, &host, Some(Manager::Systemd)).is_err());
+        assert!(inspect(&none, &host, Some(Manager::Systemd)).is_err());
     }
 
     #[test]
-    fn one_that_says_no_is_told_from_one_that_works() {
+    fn a_runtime_that_does_not_work_here_is_told_from_one_that_does() {
         let dir = tempfile::tempdir().expect("a directory");
         let with = |text: &str| Runtime { path: script(dir.path(), "r", text), ..Runtime::default() };
-        let no = attempt(&with("echo cgroups in hybrid mode not supported >&2; exit 1"));
+        let no = try_runtime(&with("echo cgroups in hybrid mode not supported >&2; exit 1"));
         assert_eq!(no, Err("cgroups in hybrid mode not supported".to_owned()));
-        let not_there = format!("echo 'executable file {NOTHING} not found' >&2; exit 1");
-        assert_eq!(attempt(&with(&not_there)), Ok(()));
-        assert!(attempt(&with("exit 1")).is_err());
+        let not_there = format!("echo 'executable file {MISSING_PROGRAM} not found' >&2; exit 1");
+        assert_eq!(try_runtime(&with(&not_there)), Ok(()));
+        assert!(try_runtime(&with("exit 1")).is_err());
     }
 
     #[test]
     fn a_runtime_is_tried_with_all_that_it_needs_and_its_bundle_is_no_program() {
         let dir = tempfile::tempdir().expect("a directory");
-        // In the order in which crun gets to them; `$5` is the bundle.
+        // The checks are in crun's order; `$5` is the bundle.
         let crun = format!(
             "[ \"$3\" = run ] || exit 0; \
              [ -d \"$5/rootfs/dev\" ] || {{ echo \"open /dev directory in $5/rootfs\" >&2; exit 1; }}; \
              grep -q \"devices\" \"$5/config.json\" && [ -n \"$(cat {0}/may 2>&1 | grep yes)\" ] || \
                 {{ echo \"setrlimit (RLIM_MEMLOCK) for $5\" >&2; exit 1; }}; \
-             echo \"executable file {NOTHING} not found\" >&2; exit 1",
+             echo \"executable file {MISSING_PROGRAM} not found\" >&2; exit 1",
             dir.path().display()
         );
         let runtime = Runtime { path: script(dir.path(), "crun", &crun), ..Runtime::default() };
-        let why = attempt(&runtime).expect_err("it may not filter devices");
+        let why = try_runtime(&runtime).expect_err("it may not filter devices");
         assert!(why.starts_with("setrlimit (RLIM_MEMLOCK) for /"), "{why}");
         fs::write(dir.path().join("may"), "yes").expect("written");
-        assert_eq!(attempt(&runtime), Ok(()));
+        assert_eq!(try_runtime(&runtime), Ok(()));
     }
 
     #[test]
-    fn a_name_that_is_no_runtime_is_refused() {
-        // The last one is a program, in PATH, and no runtime that anybody has configured.
+    fn a_name_that_is_not_a_runtime_is_refused() {
+        // `sh` is a program in PATH, but no configured runtime.
         for name in ["no-such-runtime", "/no/such", "relative/path", "/etc/passwd", "sh"] {
-            assert!(named_one(&Settings::default(), name, &Host::default(), None).is_err(), "{name}");
+            assert!(find_named(&Settings::default(), name, &Host::default(), None).is_err(), "{name}");
         }
     }
 
     #[test]
-    fn a_runtime_is_one_of_the_configuration_and_a_path_is_for_who_could_run_it_anyway() {
+    fn a_path_outside_the_configuration_is_for_trusted_clients() {
         let dir = tempfile::tempdir().expect("a directory");
         let mine = script(dir.path(), "mine", "echo x version 1");
         let runtimes = [("mine".to_owned(), vec![PathBuf::from("/no/such"), mine.clone()])];
         let settings =
             Settings { runtime: Some("/opt/own".into()), runtimes: runtimes.into(), ..Settings::default() };
-        let found = named_one(&settings, "mine", &Host::default(), None).expect("the second one is there");
+        let found = find_named(&settings, "mine", &Host::default(), None).expect("the second one is there");
         assert_eq!(found.path, mine);
         let mine = mine.to_str().expect("text");
         for (asked, is_trusted, may) in [

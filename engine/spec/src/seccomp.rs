@@ -1,8 +1,9 @@
-//! Which system calls a container may make: profiles in the form of containers-common, and what the runtime gets.
+//! The filter of system calls: parses a profile in the form of containers-common, and makes the runtime-spec's form of
+//! it.
 //!
-//! A profile is the one in `seccomp.json` beside this file, a file that is configured, or one that came with a
-//! request; all are read by the same code, and of the latter two nothing is trusted. Their rules hold for some
-//! processors, capabilities and kernels: what does not hold here is left out. containers-seccomp.json(5).
+//! A profile is `seccomp.json` beside this file, a configured file, or text in a request. All are parsed by the same
+//! code; the latter two are not trusted. A rule may be for some processors, capabilities or kernels only: rules that do
+//! not apply here are left out. containers-seccomp.json(5).
 
 use super::capabilities::Set;
 use super::config_json::{Argument, Seccomp, Syscall};
@@ -18,18 +19,17 @@ use serde::{Deserialize, Deserializer};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The profile that containers have if nothing else is asked for; `docs/seccomp.md` explains it.
+/// The default profile; `docs/seccomp.md` explains it.
 pub const DEFAULT: &str = include_str!("seccomp.json");
 /// Longest profile, in bytes.
 const FILE_MAX: u64 = 1 << 20;
-/// Most rules.
+/// Most rules of a profile.
 const RULES_MAX: usize = 4096;
-/// Most names of one rule.
+/// Most names of system calls in one rule.
 const NAMES_MAX: usize = 2048;
-/// What to do about a profile that makes no sense.
+/// The hint for a profile that cannot be used.
 const HINT: &str = "see containers-seccomp.json(5); --security-opt seccomp=unconfined goes without";
 
-/// A profile.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Profile {
@@ -72,7 +72,7 @@ struct Rule {
     excludes: Filter,
 }
 
-/// Where a rule holds.
+/// Where a rule applies. Empty lists mean everywhere.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Filter {
@@ -91,10 +91,10 @@ where
     Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
 }
 
-/// The filter of a container that has `capabilities`; none if it goes without.
+/// The filter of a container with `capabilities`; `None` if its system calls are not filtered.
 ///
 /// # Errors
-/// [`SpecError`]: the profile makes no sense, or was asked for by name and cannot be had here.
+/// [`SpecError`]: the profile is not valid, or one was requested and the kernel or the runtime cannot filter.
 pub fn filter(
     create: &Create,
     capabilities: Set,
@@ -140,8 +140,9 @@ pub fn filter(
         .map_err(|why| SpecError::host(format!("use {from} as seccomp profile"), why, HINT))
 }
 
-/// What [`DEFAULT`] comes to. Kept for the next container, which is asked for the same as a rule, twice: when it is
-/// made and when it starts.
+/// The filter made from [`DEFAULT`]. The last one is cached: the next container usually needs the same one, both when
+/// it is made and when it starts.
+#[expect(clippy::expect_used, reason = "the profile is compiled in, and a test converts it")]
 fn default(capabilities: Set, host: &Host) -> Arc<Seccomp> {
     type Kept = ((Set, String, (u32, u32)), Arc<Seccomp>);
     static LAST: Mutex<Option<Kept>> = Mutex::new(None);
@@ -169,7 +170,7 @@ fn read(path: &Path) -> Result<String, SpecError> {
     }
 }
 
-/// What the runtime gets; the reason if the profile makes no sense.
+/// Converts a profile to the runtime-spec's form. The error says what is wrong with the profile.
 fn convert(text: &str, capabilities: Set, host: &Host) -> Result<Seccomp, String> {
     let profile: Profile = serde_json::from_str(text).map_err(|error| error.to_string())?;
     check_action(&profile.default_action)?;
@@ -244,7 +245,7 @@ fn check_action(action: &str) -> Result<(), String> {
         ["ALLOW", "ERRNO", "KILL", "KILL_PROCESS", "KILL_THREAD", "LOG", "TRACE", "TRAP"];
     match action.strip_prefix("SCMP_ACT_") {
         Some(word) if KNOWN.contains(&word) => Ok(()),
-        // It needs a process that answers.
+        // The action needs a process that answers each call; there is none.
         Some("NOTIFY") => Err("SCMP_ACT_NOTIFY is not supported".to_owned()),
         _ => Err(format!("there is no action {:?}", excerpt(action))),
     }
@@ -257,7 +258,7 @@ fn is_word(word: &str, prefix: &str) -> bool {
     word.strip_prefix(prefix).is_some_and(fine)
 }
 
-/// The number wins over the name, as containers-common has it.
+/// The errno of a rule, by name or number. The number takes precedence, as in containers-common.
 fn errno(name: &str, number: Option<u32>) -> Result<Option<u32>, String> {
     const KNOWN: [(&str, u32); 8] = [
         ("EPERM", 1),
@@ -286,12 +287,13 @@ fn kernel(text: &str) -> Result<(u32, u32), String> {
     Ok((major.parse().map_err(|_| wrong())?, minor.parse().map_err(|_| wrong())?))
 }
 
-/// Profiles have Go's names of processors; libseccomp has others.
+/// Whether `word` is a profile's name for the architecture `here`. Profiles use Go's names, and some of libseccomp's.
 fn is_arch(word: &str, here: &str) -> bool {
     word == here || matches!((word, here), ("x86", "386") | ("x32" | "386", "amd64") | ("arm", "arm64"))
 }
 
-/// The host's own, and those whose programs it runs as well.
+/// The architectures of the filter: the host's, and those whose programs it also runs. `map` takes precedence over
+/// `fixed`.
 fn architectures(fixed: &[String], map: &[Arch], host: &Host) -> Result<Vec<String>, String> {
     let native = match host.arch.as_str() {
         "amd64" => "X86_64",
@@ -406,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_of_the_default_profile_stands_once_in_its_group() {
+    fn every_name_of_the_default_profile_is_once_in_its_group() {
         let profile: Profile = serde_json::from_str(DEFAULT).expect("JSON");
         for rule in &profile.syscalls {
             let mut names = rule.names.clone();

@@ -1,8 +1,8 @@
-//! AppArmor and SELinux: which profile and which labels a container gets.
+//! Security options: chooses a container's AppArmor profile and SELinux labels, and parses `--security-opt`.
 //!
-//! Called by what makes the bundle and by `create`. Everything is decided from the options, the configuration and a
-//! [`Host`], so it can be tried without either in the kernel. [`super::lsm`] says what [`Host`] reads. This
-//! module loads no profile and changes no label of a file: that is [`super::relabel`]'s.
+//! Called when a container is made and when its bundle is made. Pure: decides from the options, the configuration and a
+//! [`Host`], so that tests need neither module in the kernel. [`super::lsm`] parses what the host has. This module
+//! loads no profile and labels no file: [`super::relabel`] does that.
 
 use super::error::SpecError;
 use super::host::Host;
@@ -20,46 +20,48 @@ const DOCKER: &str = "docker-default";
 const PODMAN: &str = "containers-default-";
 /// Categories of SELinux's multi-category security: `c0` to `c1023`.
 const CATEGORIES: u64 = 1024;
-/// The level of containers without a process label. No container has these categories, so none can read their files.
-const NOBODYS_LEVEL: &str = "s0:c1022,c1023";
-/// How often a pair of categories is drawn before one that is in use is taken.
-const DRAWS: usize = 1000;
-/// What labels may say, for messages.
+/// The level of files of containers without a process label. No labelled container gets these categories, so none can
+/// read those files.
+const UNUSED_LEVEL: &str = "s0:c1022,c1023";
+/// How many pairs of categories are drawn. If all are in use, the last one is shared.
+const DRAWS_MAX: usize = 1000;
+/// The forms of `--security-opt label=`, for messages.
 const EXPECTED: &str = "expected disable, user:, role:, type:, level: or filetype: and a word";
 
-/// SELinux labels of a container; empty where it has none.
+/// The SELinux labels of a container; empty if it has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Labels {
-    /// Of its processes.
+    /// The label of its processes.
     pub process: String,
-    /// Of its files.
+    /// The label of its files.
     pub mount: String,
 }
 
 impl Labels {
-    /// True if there is neither.
+    /// Whether the container has neither label.
     pub fn is_empty(&self) -> bool {
         self.process.is_empty() && self.mount.is_empty()
     }
 
-    /// The level of its files, which no other container is to have; `None` without a label.
+    /// The level of the container's files, which no other container should have; `None` without a label.
     pub fn level(&self) -> Option<&str> {
         self.mount.splitn(4, ':').nth(3)
     }
 
-    /// The label of files that it shares with other containers.
+    /// The label of files that the container shares with all others; `None` without a label.
     pub fn shared(&self) -> Option<String> {
         let context = Context::parse(&self.mount)?;
         Some(Context { level: SHARED_LEVEL.to_owned(), ..context }.to_string())
     }
 }
 
-/// Chooses the labels of a new container; `is_used` says which levels others have.
+/// Chooses the labels of a new container. `is_used` tells whether another container has a level.
 ///
-/// None where SELinux is off, its policy knows no containers, or the configuration says `selinux = false`.
+/// The labels are empty if SELinux is off, if its policy has no contexts for containers, or with `selinux = false` in
+/// the configuration.
 ///
 /// # Errors
-/// [`SpecError::Option`]: `--security-opt label=` makes no sense.
+/// [`SpecError::Option`]: a `--security-opt label=` has another form.
 pub fn labels(
     create: &Create,
     host: &Host,
@@ -78,7 +80,7 @@ pub fn labels(
     };
     let (mut process, mut file) = (contexts.process.clone(), contexts.file.clone());
     if create.privileged || asked.contains(&Label::Disable) {
-        file.level = NOBODYS_LEVEL.to_owned();
+        file.level = UNUSED_LEVEL.to_owned();
         return Ok(Labels { process: String::new(), mount: file.to_string() });
     }
     let level = draw(sampan_ipc::sender::random, is_used);
@@ -103,7 +105,7 @@ pub fn labels(
     Ok(Labels { process: process.to_string(), mount: file.to_string() })
 }
 
-/// What `--security-opt label=` asks for.
+/// A parsed `--security-opt label=`.
 #[derive(Debug, PartialEq, Eq)]
 enum Label<'a> {
     Disable,
@@ -134,27 +136,27 @@ fn parse_label(text: &str) -> Result<Label<'_>, SpecError> {
     }
 }
 
-/// A level of two categories that nobody has, the smaller one first.
+/// Draws a level of two categories that no other container has, the smaller category first.
 fn draw(mut random: impl FnMut() -> u64, is_used: impl Fn(&str) -> bool) -> String {
     let mut level = String::new();
-    for _ in 0..DRAWS {
+    for _ in 0..DRAWS_MAX {
         let number = random();
         let (one, two) = (number % CATEGORIES, (number >> 32) % CATEGORIES);
         if one == two {
             continue;
         }
         level = format!("s0:c{},c{}", one.min(two), one.max(two));
-        if level != NOBODYS_LEVEL && !is_used(&level) {
+        if level != UNUSED_LEVEL && !is_used(&level) {
             break;
         }
     }
     level
 }
 
-/// The AppArmor profile of a container; `None` leaves it with that of the engine, which usually has none.
+/// Chooses the AppArmor profile of a container. With `None` the container has the engine's profile, usually none.
 ///
 /// # Errors
-/// [`SpecError`]: a profile that was asked for cannot be had.
+/// [`SpecError`]: a requested or configured profile is not loaded, or AppArmor is off.
 pub fn apparmor(create: &Create, host: &Host, settings: &Settings) -> Result<Option<String>, SpecError> {
     let (option, profile) = match (option(create, "apparmor"), &settings.apparmor_profile) {
         (Some(""), _) => {
@@ -175,9 +177,9 @@ pub fn apparmor(create: &Create, host: &Host, settings: &Settings) -> Result<Opt
         _ if !host.apparmor => Err(SpecError::host(
             doing(),
             "AppArmor is off in this host's kernel",
-            "leave it away, or boot with apparmor=1 security=apparmor",
+            "leave the profile out, or boot with apparmor=1 security=apparmor",
         )),
-        // A stack of profiles, or one of another namespace, has no line of its own in the kernel's list.
+        // A stack of profiles, or one of another namespace, has no line in the kernel's list: passed on unchecked.
         (Some(loaded), name) if !name.starts_with(':') && !name.contains("//&") && !loaded.contains(name) => {
             Err(SpecError::host(
                 doing(),
@@ -189,7 +191,7 @@ pub fn apparmor(create: &Create, host: &Host, settings: &Settings) -> Result<Opt
     }
 }
 
-/// The profile of containers that do not ask for one: docker's, or the newest of podman's, if one is loaded.
+/// The default AppArmor profile: docker's, else the newest of podman's, if one is loaded.
 pub fn default_profile(host: &Host) -> Option<&str> {
     let loaded = host.profiles.as_ref().filter(|_| host.apparmor)?;
     if let Some(name) = loaded.get(DOCKER) {
@@ -199,13 +201,14 @@ pub fn default_profile(host: &Host) -> Option<&str> {
     loaded.iter().filter(|name| name.starts_with(PODMAN)).max_by_key(version).map(String::as_str)
 }
 
-/// The numbers of a version, so that 0.9 is older than 0.50; what has the same ones and a word behind is a draft of it.
+/// A key that orders versions: by numbers, so that 0.9 is before 0.50; then a pre-release (0.57.0-dev) before its
+/// release.
 fn numbers(version: &str) -> (Vec<u64>, bool) {
     let (digits, word) = version.split_once('-').map_or((version, ""), |(digits, word)| (digits, word));
     (digits.split('.').map(|number| number.parse().unwrap_or(0)).collect(), word.is_empty())
 }
 
-/// What is at work for containers that do not say otherwise, for `info`: `apparmor=docker-default`, `selinux=container_t`.
+/// The defaults for containers, as `info` shows them: `apparmor=docker-default`, `selinux=container_t`.
 pub fn describe(host: &Host, settings: &Settings) -> Vec<String> {
     let mut said = Vec::new();
     if host.apparmor {
@@ -223,7 +226,7 @@ pub fn describe(host: &Host, settings: &Settings) -> Vec<String> {
     said
 }
 
-/// What an administrator should know at the engine's start.
+/// Advice for an administrator, which the engine logs at its start.
 pub fn advice(host: &Host, settings: &Settings) -> Vec<&'static str> {
     let mut said = Vec::new();
     if host.apparmor && settings.apparmor_profile.is_none() && default_profile(host).is_none() {
@@ -234,14 +237,14 @@ pub fn advice(host: &Host, settings: &Settings) -> Vec<&'static str> {
     }
     if host.selinux && settings.selinux && host.contexts.is_none() {
         said.push(
-            "SELinux is on, but its policy says nothing of containers: they run without labels (install \
+            "SELinux is on, but its policy has no contexts for containers: they run without labels (install \
              container-selinux)",
         );
     }
     said
 }
 
-/// The value of a security option `key=value`, or `key:value` as docker once had it; the last one counts.
+/// The value of the security option `key`, from `key=value` or docker's older form `key:value`. The last one applies.
 pub fn option<'a>(create: &'a Create, key: &str) -> Option<&'a str> {
     create.security.iter().rev().find_map(|option| {
         let rest = option.strip_prefix(key)?;
@@ -252,7 +255,7 @@ pub fn option<'a>(create: &'a Create, key: &str) -> Option<&'a str> {
 /// Checks that all security options are known.
 ///
 /// # Errors
-/// [`SpecError::Option`].
+/// [`SpecError::Option`]: one is not.
 pub fn check(create: &Create) -> Result<(), SpecError> {
     const KNOWN: [&str; 5] = ["no-new-privileges", "seccomp", "apparmor", "label", "systempaths"];
     for option in &create.security {
@@ -265,10 +268,10 @@ pub fn check(create: &Create) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// Whether no program of the container can give it more rights.
+/// Whether the container's processes can gain no privileges by executing a program. prctl(2), PR_SET_NO_NEW_PRIVS.
 ///
 /// # Errors
-/// [`SpecError::Option`].
+/// [`SpecError::Option`]: `no-new-privileges` has another value than true or false.
 pub fn no_new_privileges(create: &Create) -> Result<bool, SpecError> {
     match option(create, "no-new-privileges") {
         None | Some("false" | "0") => Ok(false),
@@ -326,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn options_go_before_the_configuration_and_what_cannot_be_had_is_an_error() {
+    fn options_take_precedence_over_the_configuration_and_a_missing_profile_is_an_error() {
         let host = apparmor_of("docker-default (enforce)\nmine (enforce)\nours (enforce)\n");
         let settings = Settings { apparmor_profile: Some("ours".into()), ..Settings::default() };
         let of =
@@ -376,7 +379,7 @@ mod tests {
         let mut numbers = [number(5, 5), number(7, 3), number(1023, 1022), number(9, 4)].into_iter();
         let level = draw(|| numbers.next().expect("enough"), |level| level == "s0:c3,c7");
         assert_eq!(level, "s0:c4,c9");
-        // Where all are in use, one is shared rather than none given.
+        // If all levels are in use, one is shared.
         assert_eq!(draw(|| number(2, 1), |_| true), "s0:c1,c2");
     }
 
@@ -408,7 +411,7 @@ mod tests {
         ] {
             let error = labels_of(&[wrong]).expect_err(wrong).to_string();
             assert!(error.contains("--security-opt label") && error.contains("disable"), "{error}");
-            // Nonsense is nonsense without SELinux as well.
+            // Invalid options are refused without SELinux as well.
             assert!(
                 super::labels(&ask(&[wrong]), &Host::default(), &Settings::default(), |_| false).is_err()
             );
@@ -428,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policys_file_that_says_no_labels_is_no_policy() {
+    fn a_policys_file_without_labels_is_ignored() {
         assert_eq!(Contexts::parse(""), None);
         assert_eq!(Contexts::parse("process = \"system_u:system_r:container_t:s0\"\n"), None);
         assert_eq!(Contexts::parse("process = \"x\"\nfile = \"y\"\n"), None);
@@ -437,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_at_work_is_described_and_what_is_missing_is_advised() {
+    fn defaults_are_described_and_advice_is_given_for_what_is_missing() {
         let settings = Settings::default();
         assert_eq!(describe(&Host::default(), &settings), Vec::<String>::new());
         let both = Host {
@@ -456,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn security_options_are_known_and_the_last_one_counts() {
+    fn unknown_security_options_are_refused_and_the_last_one_applies() {
         let ask = |options: &[&str]| Create { security: list(options), ..Create::default() };
         assert_eq!(no_new_privileges(&ask(&["no-new-privileges"])).ok(), Some(true));
         assert_eq!(

@@ -1,4 +1,6 @@
-//! What the configuration says about containers that do not say otherwise.
+//! The configuration's settings for containers: the defaults for what a request does not set.
+//!
+//! Read by the engine's configuration; given to `bundle`, `runtime` and `security`.
 
 use super::error::SpecError;
 use super::words;
@@ -6,39 +8,39 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// How a container has its root file system.
+/// How a container's root file system is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
     /// Overlayfs over the image's layers.
     #[default]
     Overlay,
-    /// A copy of what that would show.
+    /// A copy of the image's files.
     Copy,
 }
 
-/// Who makes control groups.
+/// What makes control groups: the runtime itself or systemd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Manager {
     /// The runtime itself.
     Cgroupfs,
-    /// systemd, asked by the runtime.
+    /// systemd, on request of the runtime.
     Systemd,
 }
 
-/// A soft and a hard limit, as they are written: `1024`, `[1024, 2048]`; -1 is no limit.
+/// A soft and a hard limit, in the form of the configuration: `1024` or `[1024, 2048]`; -1 is no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub enum Ulimit {
-    /// Both.
+    /// Soft and hard limit are equal.
     Same(i64),
-    /// Soft and hard.
+    /// The soft limit, the hard limit.
     Two(i64, i64),
 }
 
 impl Ulimit {
-    /// Soft and hard.
+    /// The soft limit and the hard limit.
     pub fn both(self) -> (i64, i64) {
         match self {
             Ulimit::Same(limit) => (limit, limit),
@@ -47,29 +49,29 @@ impl Ulimit {
     }
 }
 
-/// What the configuration says about containers.
+/// The settings for containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Name or path of the OCI runtime; crun or runc, whichever works here, if absent.
     pub runtime: Option<String>,
-    /// OCI runtimes that clients may name, beside crun and runc: for each its program, or several of which the first
-    /// that is there is taken.
+    /// Names of OCI runtimes that clients may request, beside crun and runc, each with its possible programs. The first
+    /// program that exists is used.
     pub runtimes: BTreeMap<String, Vec<PathBuf>>,
-    /// Who makes control groups; systemd where it runs and the runtime can ask it, if absent.
+    /// What makes control groups. If absent: systemd, if it runs and the runtime supports it, else the runtime.
     pub cgroup_manager: Option<Manager>,
-    /// A profile in the form of containers-common, instead of this program's own.
+    /// A seccomp profile in the form of containers-common, which replaces the built-in one.
     pub seccomp_profile: Option<PathBuf>,
-    /// The AppArmor profile of containers that do not ask for another; one that others have loaded, if absent.
+    /// The default AppArmor profile. If absent: docker's or podman's, if it is loaded.
     pub apparmor_profile: Option<String>,
-    /// Containers get SELinux labels where SELinux is on.
+    /// Whether containers get SELinux labels if SELinux is on.
     pub selinux: bool,
-    /// The small init of `--init`, instead of one that is found.
+    /// The small init program of `--init`. If absent, it is searched.
     pub init_path: Option<PathBuf>,
-    /// How long `stop` waits, in seconds.
+    /// How long `stop` waits before it kills, in seconds.
     pub stop_timeout: u32,
-    /// Limits of all containers, by docker's names.
+    /// Resource limits of all containers, by docker's names.
     pub default_ulimits: BTreeMap<String, Ulimit>,
-    /// How root file systems are made; by overlayfs unless this host refuses it, if absent.
+    /// How root file systems are made. If absent: by overlayfs, or as copies if this host refuses overlayfs.
     pub rootfs: Option<Form>,
 }
 
@@ -91,10 +93,10 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Checks what the types do not.
+    /// Checks the values beyond their types.
     ///
     /// # Errors
-    /// [`SpecError::Option`].
+    /// [`SpecError::Option`]: a value breaks a rule.
     pub fn check(&self) -> Result<(), SpecError> {
         for (name, limit) in &self.default_ulimits {
             let (soft, hard) = limit.both();

@@ -1,4 +1,4 @@
-//! Whose process it is: `--user` and `--group-add`, as names of the container's own /etc/passwd and /etc/group.
+//! Resolves the user and groups of a process (`--user`, `--group-add`) by the container's /etc/passwd and /etc/group.
 //!
 //! The two files come from the container's root file system and are hostile. passwd(5), group(5).
 
@@ -10,15 +10,15 @@ use super::rootfs_view::Root;
 const FILE_MAX: u64 = 4 << 20;
 /// Most groups of a process. getgroups(2), NGROUPS_MAX.
 const GROUPS_MAX: usize = 65_536;
-/// Most an id may be: docker's rule.
+/// Highest user or group id, as in docker.
 const ID_MAX: u32 = 0x7fff_ffff;
 
-/// Who a process is.
+/// The resolved user of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Who {
-    /// For the runtime.
+    /// Ids of the user and its groups, for the runtime.
     pub user: User,
-    /// Its home directory.
+    /// The user's home directory.
     pub home: String,
 }
 
@@ -30,31 +30,31 @@ struct Account<'a> {
     home: &'a str,
 }
 
-/// Finds who `user` (`user[:group]`, names or numbers; empty is root) is in `root`, and adds `groups`.
+/// Resolves `user` (`user[:group]`, names or numbers; empty is root) in the root file system `root`, and adds `groups`.
 ///
-/// A user without group has the groups that /etc/group gives it, one with a group has that alone. Its own group is
-/// among the supplementary ones as well, as in docker: else a program that changes its own could leave behind what a
-/// file's mode takes from that group.
+/// Without a group, the user has the groups that /etc/group lists; with a group, only that one. The primary group is
+/// also a supplementary one, as in docker. Otherwise a process that changes its primary group would leave the old one,
+/// and could then access files whose mode denies access to that group.
 ///
 /// # Errors
-/// [`SpecError::Option`] for names that are not there, [`SpecError::Root`] if the files cannot be read.
+/// [`SpecError::Option`] for names that are not in the files, [`SpecError::Root`] if the files cannot be read.
 pub fn resolve(root: &Root, user: &str, groups: &[String]) -> Result<Who, SpecError> {
     let text = |path| -> Result<String, SpecError> {
         let bytes = root.read(path, FILE_MAX)?.unwrap_or_default();
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
     let (passwd, group) = (text("/etc/passwd")?, text("/etc/group")?);
-    of_files(&passwd, &group, user, groups)
+    resolve_in(&passwd, &group, user, groups)
 }
 
-fn of_files(passwd: &str, group: &str, asked: &str, more: &[String]) -> Result<Who, SpecError> {
+fn resolve_in(passwd: &str, group: &str, asked: &str, more: &[String]) -> Result<Who, SpecError> {
     let (user, own_group) = match asked.split_once(':') {
         Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
         None => (asked, None),
     };
     let user = if user.is_empty() { "0" } else { user };
     let number = id(user);
-    // A name of digits is a number first, as in docker.
+    // A user whose name consists of digits is found by that name before a user with that number, as in docker.
     let named = accounts(passwd).find(|account| account.name == user);
     let account = named.or_else(|| accounts(passwd).find(|account| Some(account.uid) == number));
     let Some(uid) = account.as_ref().map(|account| account.uid).or(number) else {
@@ -94,8 +94,8 @@ fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
     })
 }
 
-/// Name, id and members of each group.
-fn lines(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
+/// Name, id and members of each group in /etc/group.
+fn groups(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
     group.lines().filter_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next().filter(|name| !name.is_empty())?;
@@ -105,13 +105,13 @@ fn lines(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
 }
 
 fn memberships<'a>(group: &'a str, user: &'a str) -> impl Iterator<Item = u32> + 'a {
-    lines(group)
+    groups(group)
         .filter(move |(_, _, members)| members.split(',').any(|member| member == user))
         .map(|(_, gid, _)| gid)
 }
 
 fn group_id(group: &str, name: &str, option: &'static str) -> Result<u32, SpecError> {
-    let named = lines(group).find(|(known, ..)| *known == name).map(|(_, gid, _)| gid);
+    let named = groups(group).find(|(known, ..)| *known == name).map(|(_, gid, _)| gid);
     named.or_else(|| id(name)).ok_or_else(|| {
         SpecError::option(option, name, "there is no such group in the container's /etc/group")
     })
@@ -132,7 +132,7 @@ mod tests {
 
     fn ask(user: &str, more: &[&str]) -> Result<(u32, u32, Vec<u32>, String), String> {
         let more: Vec<String> = more.iter().map(ToString::to_string).collect();
-        let who = of_files(PASSWD, GROUP, user, &more).map_err(|error| error.to_string())?;
+        let who = resolve_in(PASSWD, GROUP, user, &more).map_err(|error| error.to_string())?;
         Ok((who.user.uid, who.user.gid, who.user.additional_gids, who.home))
     }
 
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_there_is_named() {
+    fn an_error_names_the_missing_user() {
         for (user, more) in
             [("nobody", &[][..]), ("0:nogroup", &[]), ("4294967295", &[]), ("-1", &[]), ("web", &["x"])]
         {

@@ -1,7 +1,7 @@
-//! Judges what people ask for, as far as that can be done without a look at the host or the image.
+//! Checks a request for a container or an execution, without a look at the host or the image.
 //!
-//! Requests come from any process that may open engine.sock: counts, lengths and characters are checked here, once,
-//! so that what is kept, announced and written into `config.json` is text that can be shown.
+//! Requests come from any process that may open engine.sock. Counts, lengths and characters are checked here, once, so
+//! that text that is stored, announced and written into `config.json` can be shown on a terminal.
 
 use super::error::SpecError;
 use super::names;
@@ -9,17 +9,17 @@ use super::words::{WORDS_MAX, absolute, count, pairs, printable, ulimit, variabl
 use super::{capabilities, devices, mounts, resources, signals};
 use sampan_ipc::container::{Create, Exec, Restart};
 
-/// Most bytes of labels: they go into every event.
+/// Most bytes of all labels, since every event of the container carries them.
 const LABELS_MAX: usize = 64 << 10;
 /// Longest host name. gethostname(2), HOST_NAME_MAX.
 const HOSTNAME_MAX: usize = 64;
 /// Longest seccomp profile, in bytes.
 const PROFILE_MAX: usize = 1 << 20;
 
-/// Checks all that a container is asked to be.
+/// Checks all options of a container.
 ///
 /// # Errors
-/// [`SpecError::Option`] with the first that makes no sense.
+/// [`SpecError::Option`]: an option breaks a rule. The first one is reported.
 pub fn check(create: &Create) -> Result<(), SpecError> {
     if let Some(name) = &create.name {
         names::check(name)?;
@@ -51,13 +51,13 @@ pub fn check(create: &Create) -> Result<(), SpecError> {
     resources::check_sysctls(create)
 }
 
-/// Checks what an execution is asked to be.
+/// Checks all options of an execution.
 ///
 /// # Errors
-/// As [`check`].
+/// [`SpecError::Option`]: an option breaks a rule. The first one is reported.
 pub fn check_exec(exec: &Exec) -> Result<(), SpecError> {
     if exec.command.first().is_none_or(String::is_empty) {
-        return Err(SpecError::option("the command", "", "nothing is to be run"));
+        return Err(SpecError::option("the command", "", "it is empty"));
     }
     words("the command", &exec.command)?;
     variables("--env", &exec.env)?;
@@ -67,7 +67,7 @@ pub fn check_exec(exec: &Exec) -> Result<(), SpecError> {
     exec.workdir.as_deref().map_or(Ok(()), |workdir| absolute("--workdir", workdir))
 }
 
-/// Single words and lists of words that people will see.
+/// Checks single values and lists of values that people will see.
 fn texts(create: &Create) -> Result<(), SpecError> {
     let single = [
         ("--user", &create.user),
@@ -99,7 +99,7 @@ fn texts(create: &Create) -> Result<(), SpecError> {
         if option.len() > PROFILE_MAX {
             return Err(SpecError::option("--security-opt", option, "it has more than 1 MiB"));
         }
-        // A profile has lines.
+        // A seccomp profile may have line feeds.
         if !option.starts_with("seccomp=") {
             printable("--security-opt", option)?;
         }
@@ -118,7 +118,7 @@ fn numbers(create: &Create) -> Result<(), SpecError> {
         return Err(SpecError::option(
             "--rm",
             "",
-            "what is started again cannot go when it ends: see --restart",
+            "a container with a restart policy cannot be removed when it ends: see --restart",
         ));
     }
     resources::check(create)
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_shown_is_refused_by_name() {
+    fn text_that_cannot_be_shown_is_refused_with_its_options_name() {
         assert!(check(&plain()).is_ok());
         refuses(Create { name: Some("a\u{1b}[2J".into()), ..plain() }, "--name");
         refuses(Create { labels: vec![("a".into(), "\u{7}".into())], ..plain() }, "--label");
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_is_refused() {
+    fn options_that_are_too_long_or_too_many_are_refused() {
         refuses(Create { env: vec![format!("A={}", "x".repeat(200 << 10))], ..plain() }, "128 KiB");
         assert!(check(&Create { env: vec![format!("A={}", "x".repeat(100 << 10)); 10], ..plain() }).is_ok());
         refuses(Create { env: vec![format!("A={}", "x".repeat(100 << 10)); 30], ..plain() }, "2 MiB");

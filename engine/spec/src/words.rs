@@ -1,18 +1,18 @@
-//! Judges single words of a request: lengths, counts, characters, paths, limits.
+//! Checks single values of options: lengths, counts, characters, paths, resource limits.
 //!
-//! Below all that judges options or makes parts of `config.json`; knows no request. What it lets pass can be shown to people.
+//! Called by `validate` and by the modules that make parts of `config.json`. Knows no request.
 
 use crate::error::SpecError;
 
-/// Longest word, label, or variable, in bytes: what execve(2) takes, MAX_ARG_STRLEN.
+/// Longest argument, label or variable, in bytes. execve(2), MAX_ARG_STRLEN.
 const WORD_MAX: usize = 128 << 10;
-/// Most bytes of all words and variables together: execve(2) takes as much, with the usual stack.
+/// Most bytes of all arguments and variables together: execve(2) takes this much with the usual stack limit of 8 MiB.
 pub const WORDS_MAX: usize = 2 << 20;
 /// Most entries of a list.
 const COUNT_MAX: usize = 4096;
 /// Longest path. limits.h, PATH_MAX.
 const PATH_MAX: usize = 4095;
-/// Names of limits, as docker has them. setrlimit(2).
+/// Names of resource limits, as in docker. setrlimit(2).
 pub const ULIMITS: [&str; 16] = [
     "as",
     "core",
@@ -32,10 +32,10 @@ pub const ULIMITS: [&str; 16] = [
     "stack",
 ];
 
-/// Checks a limit; -1 is no limit.
+/// Checks a resource limit; -1 is no limit.
 ///
 /// # Errors
-/// [`SpecError::Option`].
+/// [`SpecError::Option`]: the name or a number is not valid, or the soft limit is above the hard one.
 pub fn ulimit(option: &'static str, name: &str, soft: i64, hard: i64) -> Result<(), SpecError> {
     let shown = format!("{name}={soft}:{hard}");
     if !ULIMITS.contains(&name) {
@@ -53,10 +53,10 @@ pub fn ulimit(option: &'static str, name: &str, soft: i64, hard: i64) -> Result<
     }
 }
 
-/// Checks an absolute path in the container, or of the host.
+/// Checks that `path` is an absolute path, in the container or on the host.
 ///
 /// # Errors
-/// [`SpecError::Option`].
+/// [`SpecError::Option`]: the path is relative or too long, or has control characters.
 pub fn absolute(option: &'static str, path: &str) -> Result<(), SpecError> {
     printable(option, path)?;
     match path {
@@ -66,10 +66,10 @@ pub fn absolute(option: &'static str, path: &str) -> Result<(), SpecError> {
     }
 }
 
-/// Checks that `word` can be shown to people, and is not too long.
+/// Checks that `word` has no control characters, and is not too long.
 ///
 /// # Errors
-/// [`SpecError::Option`] with the character that cannot.
+/// [`SpecError::Option`]: it has one, which the error names, or is too long.
 pub fn printable(option: &'static str, word: &str) -> Result<(), SpecError> {
     if word.len() > WORD_MAX {
         return Err(SpecError::option(option, word, "it has more than 128 KiB"));
@@ -82,10 +82,10 @@ pub fn printable(option: &'static str, word: &str) -> Result<(), SpecError> {
     }
 }
 
-/// Checks how many entries a list has.
+/// Checks the number of entries of a list.
 ///
 /// # Errors
-/// [`SpecError::Option`].
+/// [`SpecError::Option`]: there are more than 4096.
 pub fn count(option: &'static str, count: usize) -> Result<(), SpecError> {
     match count {
         0..=COUNT_MAX => Ok(()),
@@ -93,17 +93,17 @@ pub fn count(option: &'static str, count: usize) -> Result<(), SpecError> {
     }
 }
 
-/// Checks words of a command, which may hold anything that execve(2) takes.
+/// Checks the arguments of a command, which may have any characters that execve(2) takes.
 ///
 /// # Errors
-/// [`SpecError::Option`].
+/// [`SpecError::Option`]: an argument has a NUL or is too long, or all of them are.
 pub fn words(option: &'static str, words: &[String]) -> Result<(), SpecError> {
     for word in words {
         if word.contains('\0') {
-            return Err(SpecError::option(option, word, "no word can hold a NUL"));
+            return Err(SpecError::option(option, word, "an argument cannot have a NUL"));
         }
         if word.len() >= WORD_MAX {
-            return Err(SpecError::option(option, word, "a word has less than 128 KiB"));
+            return Err(SpecError::option(option, word, "an argument has less than 128 KiB"));
         }
     }
     match words.iter().fold(words.len(), |sum, word| sum.saturating_add(word.len())) {
@@ -112,10 +112,10 @@ pub fn words(option: &'static str, words: &[String]) -> Result<(), SpecError> {
     }
 }
 
-/// Checks `KEY=value`; a value may be of several lines, a key may not.
+/// Checks variables `KEY=value`. A value may have several lines, a key may not.
 ///
 /// # Errors
-/// [`SpecError::Option`].
+/// [`SpecError::Option`]: a variable has no key, a key has control characters, or all of them are too long.
 pub fn variables(option: &'static str, list: &[String]) -> Result<(), SpecError> {
     words(option, list)?;
     for variable in list {
@@ -128,10 +128,10 @@ pub fn variables(option: &'static str, list: &[String]) -> Result<(), SpecError>
     Ok(())
 }
 
-/// Checks labels: neither key nor value holds control characters, and all of them have at most `max` bytes.
+/// Checks labels: neither keys nor values have control characters, and all together have at most `max` bytes.
 ///
 /// # Errors
-/// [`SpecError::Option`].
+/// [`SpecError::Option`]: a label breaks a rule, or there are too many.
 pub fn pairs(option: &'static str, pairs: &[(String, String)], max: usize) -> Result<(), SpecError> {
     count(option, pairs.len())?;
     for (key, value) in pairs {
@@ -147,7 +147,7 @@ pub fn pairs(option: &'static str, pairs: &[(String, String)], max: usize) -> Re
         false => Err(SpecError::option(
             option,
             "",
-            format!("all of them have {bytes} bytes, at most {max} can be"),
+            format!("all of them together have {bytes} bytes, at most {max} are possible"),
         )),
     }
 }
