@@ -1,4 +1,4 @@
-//! Layers that come while their image's config is still on its way.
+//! Pulls in which layers arrive before the image's config.
 
 use sampan_ipc::engine::{Answer, Code, Phase, Pull, Request};
 use sampan_oci::digest::{Algorithm, Digest, Hasher};
@@ -10,7 +10,7 @@ use std::fs;
 const SIZE: usize = 1 << 20;
 
 struct Published {
-    /// The lowest one, the others, and the path of the first.
+    /// The lowest layer, the digests of the others, and the lowest layer's path in the registry.
     layer: Layer,
     upper: Vec<Layer>,
     layer_path: String,
@@ -18,12 +18,12 @@ struct Published {
     config: Vec<u8>,
 }
 
-/// An image of two layers as `name:t`.
+/// Publishes an image of two layers as `name:t`.
 fn publish(registry: &LyingRegistry, name: &str, diff_id: impl Fn(&[u8]) -> Digest) -> Published {
     publish_with(registry, name, vec![Layer::large("upper", 1000, Packing::Gzip)], diff_id)
 }
 
-/// The same with these beside the lowest one.
+/// Publishes an image of the lowest layer and these others.
 fn publish_with(
     registry: &LyingRegistry,
     name: &str,
@@ -89,7 +89,7 @@ fn a_config_that_cannot_be_had_ends_the_pull_and_is_what_is_told() {
     {
         let name = format!("bad{nth}");
         let made = publish(&registry, &name, Digest::of);
-        // It would go on for ever.
+        // The download of the layer would never end.
         registry.answer(&made.layer_path, Reply::Hang(made.layer.blob.clone(), SIZE / 4));
         registry.answer(&made.config_path, bad);
         let failure = engine.pull(&registry.reference(&name)).expect_err("refused");
@@ -148,7 +148,7 @@ fn a_pull_that_waits_for_its_config_keeps_nobody_from_the_layers_that_have_come(
     engine.wait_until("the layers to come", || blobs.iter().all(|blob| blob.exists()));
     engine.pull(&registry.reference("goes")).expect("pulled meanwhile");
     assert_eq!(registry.asked(&made.layer_path.replace("waits", "goes")), 0, "nothing is fetched twice");
-    // Nor does one that finds them there, and lacks others.
+    // A pull that has one of these layers, lacks others, and waits for its config delays no other pull either.
     let [third, fourth] = ["third", "fourth"].map(|name| Layer::large(name, 1000, Packing::Gzip));
     let more = Image::of(&[made.layer.clone(), third, fourth], "amd64");
     registry.publish("more", &more);

@@ -1,5 +1,5 @@
-//! Loads and saves, against the tools that images come from and go to: podman, skopeo, umoci; and against archives
-//! that nobody should trust. Everything is in directories of the test's own.
+//! Loads and saves: images of podman, skopeo and umoci and for them, and hostile archives. All files are in the test's
+//! directories.
 
 use sampan_ipc::engine::{Answer, Container, Failure, JobState, Load, Request, Save};
 use sampan_oci::digest::Digest;
@@ -16,12 +16,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// One file of an archive.
+/// A member of an archive.
 enum Item {
     File(String, Vec<u8>),
     Link(String, String),
     HardLink(String, String),
-    /// As it stands, where a builder would refuse it.
+    /// Bytes of a header that a builder would refuse.
     Raw(Vec<u8>),
 }
 
@@ -31,7 +31,7 @@ fn file(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Item {
 
 fn header(name: &str, link: &str, kind: tar::EntryType, size: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
-    // Not set_path: it refuses the names that a hostile archive has.
+    // Written directly, since `set_path` refuses the names of a hostile archive.
     header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
     header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
     header.set_entry_type(kind);
@@ -59,7 +59,7 @@ fn archive(items: &[Item]) -> Vec<u8> {
     bytes
 }
 
-/// The config of an image made by hand, and the id that it has.
+/// The config of an image that the test has made, and the image's ID.
 fn config(image: &Image) -> (&[u8], Digest) {
     let (id, bytes) = image.blobs.last().expect("a config");
     (bytes, id.clone())
@@ -71,7 +71,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().expect("to memory")
 }
 
-/// Three layers, one of each packing; the second removes what the first has.
+/// Three layers, one for each compression; the second layer removes a file of the first.
 fn layers() -> Vec<Layer> {
     vec![
         Layer::of(&[("etc/one", b"1"), ("etc/gone", b"x")], Packing::Plain),
@@ -80,7 +80,8 @@ fn layers() -> Vec<Layer> {
     ]
 }
 
-/// A docker archive as docker wrote it from 1.10 to 24: a directory a layer, one of them a link to another's tar.
+/// A docker archive in the format of docker 1.10 to 24: a directory per layer, of which one links to another layer's
+/// tar.
 fn old_docker_archive(layers: &[Layer], tags: &[&str]) -> (Vec<Item>, Digest) {
     let all: Vec<Layer> = layers.iter().chain(layers.first()).cloned().collect();
     let image = Image::of(&all, "amd64");
@@ -103,7 +104,7 @@ fn old_docker_archive(layers: &[Layer], tags: &[&str]) -> (Vec<Item>, Digest) {
     (items, id)
 }
 
-/// The files of an OCI layout, as a tar lists them.
+/// The files of an OCI layout, in the order of a tar.
 fn layout_items(dir: &Path) -> Vec<Item> {
     let mut items = Vec::new();
     for entry in fs::read_dir(dir.join("blobs/sha256")).expect("listed") {
@@ -117,7 +118,7 @@ fn layout_items(dir: &Path) -> Vec<Item> {
     items
 }
 
-/// An engine, and what people run beside it.
+/// An engine, and a directory for the other tools.
 struct Bench {
     engine: Engine,
     dir: tempfile::TempDir,
@@ -156,12 +157,12 @@ impl Bench {
         succeeded(self.run(args))
     }
 
-    /// A request with one descriptor, to its end.
+    /// Sends a request with one descriptor, and waits for its end.
     fn ask(&self, request: Request, file: &impl AsRawFd) -> Result<Pulled, Failure> {
         self.engine.ask_with(request, &[file.as_raw_fd()]).watch()
     }
 
-    /// Loads from a file that can be sought in.
+    /// Loads from a regular file.
     fn load_file(&self, bytes: &[u8], load: Load) -> Result<Pulled, Failure> {
         let path = self.write("archive", bytes);
         self.ask(Request::Load(load), &File::open(path).expect("opened"))
@@ -172,7 +173,7 @@ impl Bench {
         let (read, write) = nix::unistd::pipe().expect("a pipe");
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                // A refused archive is not read to its end.
+                // A write error is no failure: the engine does not read a refused archive to its end.
                 let _ = File::from(write).write_all(bytes);
             });
             let stream = self.engine.ask_with(Request::Load(load), &[read.as_raw_fd()]);
@@ -181,7 +182,7 @@ impl Bench {
         })
     }
 
-    /// The files of the topmost image called `name`: name and content, layers laid over one another.
+    /// The files of the image `name` after all layers: path, and length of the content.
     fn files(&self, name: &str) -> BTreeMap<String, usize> {
         let document: Value = serde_json::from_str(&self.ok(&["inspect", name])).expect("JSON");
         let mut files = BTreeMap::new();
@@ -192,7 +193,7 @@ impl Bench {
                 let name = entry.file_name().into_string().expect("text");
                 match entry.metadata().expect("there").is_file() {
                     true => files.insert(name, entry.metadata().expect("there").len() as usize),
-                    // A whiteout is a device.
+                    // A whiteout is a character device.
                     false => files.remove(&name),
                 };
             }
@@ -245,10 +246,10 @@ fn an_old_docker_archive_loads_in_any_order_of_its_entries_from_files_and_pipes_
             let images = bench.engine.images();
             assert_eq!((images.len(), images[0].id.as_str()), (1, id.to_string().as_str()));
             assert_eq!((images[0].digest.as_str(), images[0].layers), (loaded.done.digest.as_str(), 4));
-            // The lowest layer is on top once more, with the file that the second removed.
+            // The lowest layer is repeated at the top, so the file that the second layer removed exists again.
             assert_eq!(bench.files("app:1").get("gone"), Some(&1));
             bench.is_clean();
-            // What is there is not read again.
+            // A layer that is in the store is not read again.
             let again = bench.load_file(bytes, Load::default()).expect("loaded");
             assert!(again.done.unchanged);
             bench.is_clean();
@@ -308,7 +309,7 @@ fn of_an_index_the_image_for_the_platform_is_loaded_and_another_is_refused_by_na
         let refused = load(for_platform("linux/s390x")).expect_err("not there");
         assert!(refused.message.contains("no image for linux/s390x"), "{}", refused.message);
     }
-    // A docker archive says in its config what it is for.
+    // A docker archive has the platform in the image's config.
     let (items, _) = old_docker_archive(&layers(), &["app:1"]);
     let refused = bench.load_file(&archive(&items), for_platform("linux/riscv64")).expect_err("another");
     assert!(refused.message.contains("is for linux/amd64, not for linux/riscv64"), "{}", refused.message);
@@ -319,7 +320,7 @@ fn for_platform(platform: &str) -> Load {
     Load { platform: Some(platform.to_owned()), ..Load::default() }
 }
 
-/// What is wrong with an archive, the archive, and what the error says.
+/// Hostile archives: the defect, the archive, and a part of the expected error.
 fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let good = || old_docker_archive(&layers(), &["app:1"]).0;
     let with = |more: Vec<Item>| {
@@ -503,7 +504,7 @@ fn blobs_may_be_named_by_sha512() {
     items.push(file("blobs/sha512/x", "x"));
     let long = format!("blobs/sha512/{}", digest.hex());
     let mut tar = archive(&items);
-    // A name over 100 bytes, in GNU's form.
+    // A name of more than 100 bytes, in GNU format.
     tar.truncate(tar.len() - 1024);
     let mut name = header("././@LongLink", "", tar::EntryType::GNULongName, long.len() as u64);
     name.set_cksum();
@@ -519,7 +520,7 @@ fn blobs_may_be_named_by_sha512() {
         };
         assert_eq!(loaded.expect("loaded").done.digest, image.digest().to_string());
         assert!(bench.engine.store().join(&long).is_file());
-        // And out again, under the same long name.
+        // Saving the image again keeps the long name.
         let out = bench.text("out");
         bench.ok(&["save", "-q", "--format", "oci-archive", "-o", &out, "localhost/t"]);
         let other = Bench::new();
@@ -612,12 +613,12 @@ fn images_saved_here_load_in_podman_and_are_read_by_skopeo_and_umoci() {
     }
     let raw = tool("skopeo", &["inspect", "--raw", &format!("oci-archive:{}", bench.text("oci-archive"))]);
     assert_eq!(raw.as_bytes(), image.manifest);
-    // Two names of one image in a docker archive: podman has both.
+    // Two names of one image in a docker archive: podman finds both.
     let both = bench.text("both");
     bench.ok(&["save", "-o", &both, "localhost/app:1", "localhost/app:2"]);
     bench.podman(&["load", "-q", "-i", &both]);
     bench.podman(&["inspect", "--format", "{{.Id}}", "localhost/app:1", "localhost/app:2"]);
-    // A directory takes one image after the other.
+    // A directory can be saved to repeatedly.
     let dir = bench.text("dir");
     bench.ok(&["save", "--format", "oci-dir", "-o", &dir, "localhost/app:1"]);
     bench.ok(&["save", "--format", "oci-dir", "-o", &dir, "localhost/app:2"]);
@@ -660,7 +661,7 @@ fn images_saved_by_podman_and_copied_by_skopeo_load_here_from_files_and_pipes() 
             let both = ["localhost/app:1", "localhost/other:2"];
             assert_eq!(references, both[..if name == "podman.both" { 2 } else { 1 }], "{name}");
             let images = bench.engine.images();
-            // podman writes a config of its own into OCI archives; the others keep it.
+            // podman writes a new config into OCI archives; the other tools keep it.
             assert!(images[0].id == id || name == "podman.oci", "{name}");
             if name.ends_with(".oci") {
                 let raw = tool("skopeo", &["inspect", "--raw", &format!("oci-archive:{}", maker.text(name))]);
@@ -674,7 +675,7 @@ fn images_saved_by_podman_and_copied_by_skopeo_load_here_from_files_and_pipes() 
     }
 }
 
-/// docker's image `name`, as `docker inspect` gives `what` of it.
+/// The field `what` of docker's image `name`, by `docker inspect`.
 fn docker_says(dockerd: &Dockerd, name: &str, what: &str) -> String {
     let output = dockerd.docker().args(["inspect", "--format", what, name]).output();
     succeeded(output.expect("docker is installed")).trim().to_owned()
@@ -701,7 +702,7 @@ fn images_saved_here_load_in_docker_and_images_that_docker_saves_load_here_by_a_
         let layers = docker_says(&dockerd, name, "{{json .RootFS.Layers}}");
         assert_eq!(serde_json::from_str::<Vec<Digest>>(&layers).expect("JSON"), diff_ids, "{name}");
     }
-    // And back, into a store that has none of it.
+    // The image that docker saved loads into an empty store.
     let other = Bench::new();
     let mut save = dockerd.docker();
     let mut save = save.args(["save", "demo/app:1", "localhost/app:2"]).stdout(Stdio::piped()).spawn();
@@ -714,7 +715,7 @@ fn images_saved_here_load_in_docker_and_images_that_docker_saves_load_here_by_a_
     }
     assert_eq!(other.engine.images()[0].id, id);
     other.is_clean();
-    // A container that docker has made of it, exported, is an image as well.
+    // The exported file system of a docker container can be imported.
     docker(&["create", "--name", "made", "--network", "none", "demo/app:1"]);
     docker(&["export", "--output", &out, "made"]);
     other.ok(&["import", "exported:1", &out]);
@@ -831,7 +832,7 @@ fn a_save_that_fails_leaves_no_file_and_no_directory_and_a_damaged_blob_is_notic
         assert_eq!(fs::read_dir(bench.dir.path()).expect("listed").count(), before, "{format}");
     }
     assert_eq!(fs::read(old).expect("read"), b"what was there before");
-    // An archive that was cut does not look like a whole one.
+    // A truncated archive must not look complete.
     let output = bench.run(&["save", "--format", "oci-archive", "localhost/in:t"]);
     assert!(!output.status.success());
     assert!(!output.stdout.ends_with(&[0; 1024]));
@@ -850,12 +851,12 @@ fn a_reader_that_leaves_or_sleeps_ends_a_save_and_no_other_job() {
     bench.ok(&["pull", "-q", &format!("oci:{}:t", bench.text("in"))]);
     let save = || Request::Save(Save { names: vec!["localhost/in:t".to_owned()], ..Save::default() });
     let pipe = || -> (OwnedFd, OwnedFd) { nix::unistd::pipe().expect("a pipe") };
-    // It leaves.
+    // The reader closes the pipe.
     let (read, write) = pipe();
     drop(read);
     let failure = bench.ask(save(), &write).expect_err("nobody reads");
     assert!(failure.message.contains("Broken pipe"), "{}", failure.message);
-    // It sleeps: others go on, and a hang-up ends the save.
+    // While the reader of one save sleeps, other requests succeed; closing the pipe ends the save.
     let (read, write) = pipe();
     let mut stream = bench.engine.ask_with(save(), &[write.as_raw_fd()]);
     drop(write);
@@ -903,7 +904,7 @@ fn transports_name_images_as_documented() {
         }
     }
     items.push(file("manifest.json", Value::Array(lists).to_string()));
-    // The second image's top layer has the name of the first one's second: give it the tar that it means.
+    // The top layer of the second image has the same path as a layer of the first one: write the right tar there.
     let path = bench.write("two.tar", &archive(&items));
     let path = path.to_str().expect("text");
     bench.ok(&["pull", "-q", &format!("docker-archive:{path}:app:1")]);
@@ -930,7 +931,7 @@ fn a_directory_that_is_somebody_elses_is_not_written_to() {
     let image = Image::of(&layers()[..1], "amd64");
     write_layout(&bench.path("in"), std::slice::from_ref(&image));
     bench.ok(&["pull", "-q", &format!("oci:{}:t", bench.text("in"))]);
-    // Where a hostile directory leads outside, nothing is written.
+    // A symbolic link in a hostile directory leads outside of it: nothing is written there.
     let (dir, outside) = (bench.path("dir"), bench.path("outside"));
     fs::create_dir(&dir).expect("made");
     fs::create_dir(&outside).expect("made");
@@ -938,7 +939,7 @@ fn a_directory_that_is_somebody_elses_is_not_written_to() {
     let output = bench.run(&["save", "--format", "oci-dir", "-o", &bench.text("dir"), "localhost/in:t"]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(fs::read_dir(&outside).expect("listed").count(), 0);
-    // Files belong to whom the directory belongs.
+    // Saved files get the owner of the directory.
     let theirs = bench.path("theirs");
     fs::create_dir(&theirs).expect("made");
     nix::unistd::chown(&theirs, Some(1234.into()), Some(1234.into())).expect("root may");
@@ -994,7 +995,7 @@ fn an_archive_gives_no_image_a_name_that_wants_signatures() {
     assert_eq!(loaded, "Loaded image: docker.io/library/mine:1\n");
 }
 
-/// What the engine has written to its FIFO so far: type and action, id, attributes.
+/// Events that the engine has written to its FIFO so far: type and action, ID, attributes.
 fn events(fifo: &mut File, seen: &mut Vec<u8>) -> Vec<(String, String, BTreeMap<String, String>)> {
     let mut bytes = [0; 65536];
     while let Ok(len @ 1..) = fifo.read(&mut bytes) {

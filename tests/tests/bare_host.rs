@@ -1,11 +1,11 @@
-//! Hosts that lack something: a root file system that is read-only, a /proc that is not mounted.
+//! Hosts with a read-only root file system, or without /proc.
 
 use sampan_tests::engine::Engine;
 use sampan_tests::host::{Host, binary, need_root};
 use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing};
 use std::process::{Command, Output, Stdio};
 
-/// A program in a mount namespace of its own, where `mounts` was done before.
+/// Prepares a program in a new mount namespace, in which the shell commands `mounts` run first.
 fn in_mounts(mounts: &str, program: &str) -> Command {
     need_root();
     let mut command = Command::new("unshare");
@@ -44,7 +44,7 @@ fn a_daemon_on_a_read_only_root_says_which_directory_to_move_where() {
     assert!(said.contains("/run is on a read-only file system; set SAMPAN_RUN_DIR"), "{said}");
     let said = fails(run("sampan-monitord", &["STATE"]));
     assert!(said.contains("/run is on a read-only file system; set SAMPAN_RUN_DIR"), "{said}");
-    // Without a place for its journal monitord goes on, and says what that takes.
+    // Without a directory for its journal, monitord serves, and its log gives the reason and a hint.
     let mut monitord = run("sampan-monitord", &["RUN"]);
     let log = host.log_file();
     let mut child = monitord.stderr(log).spawn().expect("unshare(1)");
@@ -74,7 +74,7 @@ fn without_proc_a_deep_verification_calls_no_layer_broken() {
     assert!(said.contains("1 of 4 blobs and layers in the store could not be verified"), "{said}");
     assert!(said.contains("/proc is not mounted for the engine"), "{said}");
     assert!(!said.contains("broken:") && said.contains("hint: nothing was found broken"), "{said}");
-    // The blobs need no /proc.
+    // Verifying blobs needs no /proc.
     assert!(sampan(&["image", "verify"]).status.success());
     let engine = engine.killed_and_restarted();
     let mut verify = Command::new(binary("sampan"));

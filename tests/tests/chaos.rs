@@ -1,4 +1,4 @@
-//! Nothing is lost and nothing comes twice, whatever is killed or stopped.
+//! No event is lost or repeated when monitord is killed or a reader is stopped.
 
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
@@ -21,20 +21,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const WRITERS: usize = 4;
-/// How often monitord is killed in a soak.
+/// Number of kills of monitord in a soak.
 const KILLS: usize = 200;
 
-/// How many events each writer tells.
+/// Number of events of each writer.
 fn events_per_writer() -> u64 {
     rounds(12_500) as u64
 }
 
-/// Writers of even numbers tell facts, the others emit.
+/// Writers with even numbers write facts, the others emit.
 fn origin(writer: usize) -> Origin {
     if writer.is_multiple_of(2) { Origin::Facts } else { Origin::Emit }
 }
 
-/// What one subscriber has seen of the numbered events of the writers.
+/// The events of the writers that one subscriber has received.
 #[derive(Default)]
 struct Account {
     after: u64,
@@ -63,7 +63,7 @@ impl Account {
     }
 }
 
-/// Follows from where it was, over every loss of the connection, until it has seen everything.
+/// Follows from its last position after each loss of the connection, until it has received every event.
 fn follow(socket: &Path) -> Account {
     let mut account = Account::default();
     let mut heard = Instant::now();
@@ -82,7 +82,7 @@ fn follow(socket: &Path) -> Account {
                 }
                 Ok(Some(Item::Welcome { .. })) => {}
                 Ok(Some(item)) => panic!("not an event: {item:?}"),
-                // Killed: a frame may have been cut anywhere.
+                // monitord was killed: a frame may be incomplete.
                 Ok(None) | Err(_) => break,
             }
             heard = Instant::now();
@@ -91,7 +91,7 @@ fn follow(socket: &Path) -> Account {
     account
 }
 
-/// A hostile writer among the good ones: a burst of bytes that are no record now and then, or a forged fact.
+/// A hostile writer: at times it writes bytes that are no record, or forges a fact.
 fn write_garbage(fifo: &Path, forges: bool, writing: &AtomicBool) {
     let mut random = Random::new(666);
     let forged = record::encode(&Event::new("container", "die", "forged")).expect("small");
@@ -100,7 +100,7 @@ fn write_garbage(fifo: &Path, forges: bool, writing: &AtomicBool) {
         if let Ok(mut file) = file {
             let magic: &[u8] = if random.one_in(2) { b"SMPN\x01\x00" } else { b"" };
             let len = 1 + random.below(2000);
-            // Without a reader, or without room, it has done its worst already.
+            // Without a reader or without room the write fails, which is fine here.
             let garbage = [magic, &random.bytes(len)].concat();
             let _ = file.write(if forges && random.one_in(2) { &forged } else { &garbage });
         }
@@ -110,7 +110,8 @@ fn write_garbage(fifo: &Path, forges: bool, writing: &AtomicBool) {
 
 #[test]
 fn many_kills_lose_nothing_and_repeat_nothing() {
-    // An eighth of it is a segment: the journal rolls to a new one between and under the kills, and drops none.
+    // A segment is an eighth of the journal: it fills and is followed by a new one many times during the kills, and
+    // none is removed.
     let bytes = format!("{}K", rounds(5120));
     let host = kill_under_load(&["--journal-bytes", &bytes]);
     assert!(host.segments().len() > 3, "it never rolled");
@@ -121,7 +122,7 @@ fn many_kills_lose_nothing_and_repeat_nothing_when_each_event_is_synced_first() 
     kill_under_load(&["--journal-bytes", "64M", "--sync", "always"]);
 }
 
-/// Kills monitord at random while writers write and subscribers follow; nothing may be missing in the end.
+/// Kills monitord at random times while writers write and subscribers follow; in the end no event is missing.
 fn kill_under_load(args: &[&str]) -> Host {
     let mut host = Host::with_monitord(args);
     let socket = host.socket();
@@ -140,7 +141,8 @@ fn kill_under_load(args: &[&str]) -> Host {
                 scope.spawn(move || {
                     for nth in 0..events_per_writer() {
                         sender.send(Event::new("chaos", writer.to_string(), nth.to_string())).expect("small");
-                        // Spread over all kills; the last event is held back until they are through.
+                        // The events are spread over all kills; each writer keeps its last event until the kills are
+                        // over.
                         if nth % 5 == 0 {
                             thread::sleep(Duration::from_millis(3));
                         }
@@ -183,7 +185,7 @@ fn emit_many(sender: &sampan_ipc::sender::FifoSender, count: u64) {
     for nth in 0..count {
         let event = Event::new("bulk", "tick", nth.to_string()).with("padding", "x".repeat(120));
         sender.send(event).expect("small");
-        // The FIFO is the bound, not this process's memory.
+        // Waits while the spool is long, so that this process's memory does not grow.
         while sender.spooled() > 1000 {
             thread::sleep(Duration::from_micros(200));
         }
@@ -191,7 +193,7 @@ fn emit_many(sender: &sampan_ipc::sender::FifoSender, count: u64) {
     assert!(sender.flush(PATIENCE), "{:?}", sender.problem());
 }
 
-/// `sampan events`, stopped before it has read anything more than a socket holds.
+/// Starts `sampan events` and stops it, so that it reads no more than its socket holds.
 fn stopped_reader(host: &Host) -> Child {
     let before = host.status().subscribers.len();
     let out = File::create(host.path("stopped.out")).expect("a file");
@@ -214,7 +216,7 @@ fn a_stopped_reader_costs_neither_memory_nor_others_a_single_event_and_gets_all_
         other.welcome();
     }
     let mut stopped = stopped_reader(&host);
-    // The ring and the scratch buffers are filled once before memory is measured.
+    // The first events fill ring and buffers before memory is measured.
     emit_many(&sender, 5_000);
     for other in &mut others {
         other.until(|event| event.id == "4999");
@@ -258,7 +260,7 @@ fn a_reader_that_the_journal_cannot_wait_for_is_told_exactly_what_it_missed() {
     let mut stalled = host.follow_from(0);
     let first = host.status().seq;
     emit_many(&host.sender(), 30_000);
-    // The sender has written them all; monitord may still be taking the last ones.
+    // The sender has written all events; monitord may not have read the last ones yet.
     let head = first + 30_000;
     host.await_seq(head);
     let (mut next, mut lost, mut received) = (1, 0, 0);
@@ -284,11 +286,12 @@ fn a_reader_that_the_journal_cannot_wait_for_is_told_exactly_what_it_missed() {
     assert_eq!(host.status().subscribers_lost, lost);
 }
 
-/// Reads at a random pace, with pauses, and accounts for every number: received, told as lost, or not asked for.
+/// Reads at a random pace, with pauses. Checks that every number was received, reported as lost, or excluded by the
+/// filter.
 fn read_slowly(mut subscriber: Subscriber, only: Option<&str>, last: u64, seed: u64) -> (u64, u64) {
     let mut random = Random::new(seed);
     let (mut next, mut received, mut lost) = (1, 0, 0);
-    // Numbers that the filter held back: nothing that it lets pass is among them.
+    // Numbers that the filter excluded: none of their events matches it.
     let skip = |next: u64, to: u64| match only {
         None => assert_eq!(next, to, "a hole that nobody told of"),
         Some(kind) => {
@@ -318,7 +321,7 @@ fn read_slowly(mut subscriber: Subscriber, only: Option<&str>, last: u64, seed: 
     (received, lost)
 }
 
-/// The type of the event that gets number `seq` when one writer emits to a new monitord.
+/// The type of the event with number `seq`, when one writer emits to a new monitord.
 fn kind_of(seq: u64) -> &'static str {
     if seq == 1 { "daemon" } else { ["even", "odd", "both"][(seq % 3) as usize] }
 }
@@ -327,7 +330,7 @@ fn kind_of(seq: u64) -> &'static str {
 fn readers_of_any_pace_account_for_every_number_while_the_journal_is_pruned_under_them() {
     const COUNT: u64 = 60_000;
     let host = Host::with_monitord(&["--journal-bytes", "1M", "--ring-bytes", "128K"]);
-    // Behind the start of monitord itself; the last one is of a type that every filter lets pass.
+    // The last event comes after monitord's own start event; its type matches every filter.
     let last = (COUNT..).find(|seq| kind_of(*seq) == "both").expect("one of three");
     let subscribe = |only: Option<&str>| {
         let filters = only.map(|kind| vec![format!("type={kind}"), "type=both".into()]).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The command line as a person or a script uses it: real processes, real output, real signals.
+//! The command line as users and scripts use it, with real processes, output and signals.
 
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
@@ -21,7 +21,7 @@ fn binary(name: &str) -> PathBuf {
     test.parent().and_then(Path::parent).expect("target/…/deps").join(name)
 }
 
-/// An installation in a directory of its own.
+/// An installation in its own directory.
 struct Host {
     dir: TempDir,
     children: Vec<Child>,
@@ -70,12 +70,12 @@ impl Host {
         command
     }
 
-    /// Runs a command to its end.
+    /// Runs a command until it ends.
     fn sampan<S: AsRef<OsStr>>(&self, args: &[S]) -> Output {
         self.command(binary("sampan")).args(args).output().expect("built")
     }
 
-    /// Runs a command that must succeed; gives its standard output.
+    /// Runs a command that must succeed; returns its standard output.
     fn ok<S: AsRef<OsStr>>(&self, args: &[S]) -> String {
         let output = self.sampan(args);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -93,7 +93,7 @@ impl Host {
         Follower::of(command)
     }
 
-    /// Waits until so many subscribers are connected.
+    /// Waits until `count` subscribers are connected.
     fn await_subscribers(&self, count: usize) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -112,7 +112,7 @@ impl Host {
 
     fn file(&self, name: &str, bytes: usize) -> PathBuf {
         let path = self.dir.path().join(name);
-        // Noise, so that no compression makes less of it.
+        // Pseudorandom bytes, which no compression shortens.
         let mut seed = 0x9e37_79b9_7f4a_7c15_u64 ^ bytes as u64;
         let noise = (0..bytes).map(|_| {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -130,7 +130,7 @@ impl Host {
         path
     }
 
-    /// An image of a layer of `bytes`, served by this host's engine at `rate`.
+    /// Serves an image with a layer of `bytes` bytes from this host's engine, at `rate`.
     fn serve(&self, bytes: usize, rate: &str) -> (Follower, String) {
         let (lower, upper) = (self.file("lower.tar", bytes), self.file("upper.tar", 1000));
         self.ok(&[OsStr::new("import"), OsStr::new("demo:1"), lower.as_os_str(), upper.as_os_str()]);
@@ -150,7 +150,7 @@ impl Drop for Host {
     }
 }
 
-/// A command whose lines are read as they come.
+/// A command whose lines are read as they arrive.
 struct Follower {
     child: Child,
     lines: Receiver<String>,
@@ -180,7 +180,7 @@ impl Follower {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("it runs");
     }
 
-    /// Waits for its end; gives its status and what it wrote to standard error.
+    /// Waits for the end of the command; returns its status and its standard error.
     fn end(&mut self) -> (std::process::ExitStatus, String) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -404,7 +404,7 @@ fn a_cursor_file_goes_on_behind_the_last_line() {
         ["events", "--format", "json", "-f", "type=test", "--cursor-file", cursor.to_str().expect("text")];
     let mut follower = host.follow(&args);
     host.await_subscribers(1);
-    // Remembered before anything happened, so that the first event cannot be missed either.
+    // The position is stored before the first event, so that this event cannot be missed.
     let deadline = Instant::now() + PATIENCE;
     while !cursor.exists() {
         assert!(Instant::now() < deadline, "no cursor file");
@@ -418,7 +418,7 @@ fn a_cursor_file_goes_on_behind_the_last_line() {
     assert_eq!([follower.id(), follower.id(), follower.id()], ["1", "2", "3"]);
     follower.signal(Signal::SIGTERM);
     follower.end();
-    // With a cursor file, a monitord that is not there yet is waited for.
+    // With a cursor file, the command waits for a monitord that is not running yet.
     host.kill_monitord();
     let mut follower = host.follow(&args);
     host.start("sampan-monitord");
@@ -462,7 +462,7 @@ fn write_batch(host: &Host, lines: &str) -> Output {
     let mut command = host.command(binary("sampan"));
     command.args(["emit", "--batch"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("built");
-    // It may end before it has read all.
+    // A write error is no failure: the command may end before it has read everything.
     let _ = child.stdin.take().expect("piped").write_all(lines.as_bytes());
     child.wait_with_output().expect("ours")
 }
@@ -484,7 +484,7 @@ fn a_batch_keeps_its_order_and_names_a_bad_line() {
         })
         .collect();
     assert!(ids.iter().enumerate().all(|(nth, id)| *id == nth.to_string()) && ids.len() == 3000);
-    // What is printed can be written.
+    // Printed events can be emitted again.
     let output = write_batch(&host, &printed);
     assert!(output.status.success(), "{}", stderr(&output));
     let output =
@@ -564,10 +564,10 @@ fn on_a_terminal_a_pull_draws_bars_in_place() {
         let mut command = puller.command(binary("sampan"));
         command.args(["pull", "--tls-verify=false", &reference]).env("TERM", "never-heard-of");
         let mut child = command.stdout(File::from(pty.slave)).spawn().expect("built");
-        // The command holds the last copy of the other end.
+        // The command has the last copy of the other end.
         drop(command);
         let mut bytes = Vec::new();
-        // At the end of the other side, a pty's reader gets EIO.
+        // When the other side is closed, a reader of a pseudoterminal gets EIO.
         let _ = File::from(pty.master).read_to_end(&mut bytes);
         assert!(child.wait().expect("ours").success(), "{}", puller.log());
         let text = String::from_utf8_lossy(&bytes);
@@ -583,7 +583,7 @@ fn up_starts_both_and_stops_both() {
     let mut up = host.follow(&["up"]);
     while !up.line().starts_with("ready") {}
     host.emit("1");
-    // It is told of its readiness by a socket that no runtime may take for the container's.
+    // `sampan up` gives the engine a notification socket, which the runtime must not take for a container's.
     let info = host.ok(&["info"]);
     if nix::unistd::geteuid().is_root() {
         assert!(info.lines().any(|line| line.starts_with("runtime") && line.contains("(/")), "{info}");
@@ -594,7 +594,7 @@ fn up_starts_both_and_stops_both() {
     up.signal(Signal::SIGINT);
     assert!(up.end().0.success());
     assert_eq!(host.sampan(&["monitor", "status"]).status.code(), Some(1));
-    // A daemon that dies takes the other one with it.
+    // When one daemon dies, `sampan up` ends the other one.
     let mut up = host.follow(&["up"]);
     while !up.line().starts_with("ready") {}
     let info: Value = serde_json::from_str(&host.ok(&["info", "--json"])).expect("JSON");

@@ -1,5 +1,5 @@
-//! What we unpack is what `umoci unpack` makes of the same image, entry by entry; and skopeo and umoci read our
-//! store. The images are tars of everything that is awkward, in several layers.
+//! An image that the engine unpacks has the same entries as one that `umoci unpack` makes, and skopeo and umoci can
+//! read the engine's store. The images have all kinds of unusual entries, in several layers.
 
 use sampan_engine::container::rootfs::copy::copy;
 use sampan_ipc::engine::{Answer, Request, Verify};
@@ -14,14 +14,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tar::{Builder, EntryType, Header};
 
-/// `security.capability` of a file with cap_net_bind_service, as vfs_cap_data version 2 holds it; its value has
-/// a line break in it, at which a careless reader of PAX headers stops.
+/// `security.capability` of a file with cap_net_bind_service, as vfs_cap_data version 2. The value contains a line
+/// break, at which a careless parser of PAX headers stops.
 const CAPABILITY: &[u8] = &[1, 0, 0, 2, 0, 0x0a, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// A tar that is being written.
 struct Tar(Builder<Vec<u8>>);
 
-/// One entry of it.
+/// An entry of the tar.
 struct Entry<'a> {
     kind: EntryType,
     mode: u32,
@@ -50,7 +50,7 @@ impl Tar {
         Tar(Builder::new(Vec::new()))
     }
 
-    /// Adds an entry; times and xattrs stand in a PAX header.
+    /// Adds an entry; its times and xattrs are in a PAX header.
     fn add(&mut self, path: &str, entry: &Entry<'_>) -> &mut Self {
         let mut pax: Vec<(String, Vec<u8>)> = vec![("mtime".to_owned(), entry.mtime.into())];
         for (name, value) in entry.xattrs {
@@ -88,7 +88,7 @@ impl Tar {
     }
 }
 
-/// An access control list as its attribute has it, in which user 1000 may do what `named` says. acl(5).
+/// An access control list in the format of its attribute, which gives user 1000 the permissions `named`. acl(5).
 fn acl(named: u16, mask: u16) -> Vec<u8> {
     let entries =
         [(1, 7, u32::MAX), (2, named, 1000), (4, 5, u32::MAX), (0x10, mask, u32::MAX), (0x20, 5, u32::MAX)];
@@ -101,11 +101,12 @@ fn acl(named: u16, mask: u16) -> Vec<u8> {
     bytes
 }
 
-/// A label that no host gives; and as getfattr prints it.
+/// A security label that no host sets, and its form in the output of getfattr.
 const LABEL: &[u8] = b"sampan";
 const LABEL_PRINTED: &str = "security.selinux=0x73616d70616e";
 
-/// Lists that are kept and not inherited, a label, and a directory that loses what its first entry gave it.
+/// Access control lists that must not be inherited, a label, and a directory whose second entry removes what the first
+/// one set.
 fn listed(tar: &mut Tar) {
     let (access, default) = (acl(7, 7), acl(6, 7));
     let list: [(&str, &[u8]); 1] = [("system.posix_acl_access", &access)];
@@ -120,7 +121,7 @@ fn listed(tar: &mut Tar) {
     tar.add("named/", &Entry { xattrs: &[("user.both", b"2")], ..DIR });
 }
 
-/// Kinds, modes, owners, times, links, names.
+/// All kinds, modes, owners, times, links and names.
 fn awkward() -> Vec<u8> {
     let mut tar = Tar::new();
     let (plain, link) = (FILE, Entry { kind: EntryType::Link, ..FILE });
@@ -156,7 +157,7 @@ fn awkward() -> Vec<u8> {
     tar.file("etc/späß ☃", "UTF-8").file("etc/ sp  ace\t", "blanks");
     tar.file("etc/empty", "");
     listed(&mut tar);
-    // Things of which later layers hide some.
+    // Entries of which later layers hide some.
     for dir in ["gone/", "gone/deep/", "opaque/", "opaque/sub/", "swap/", "stays/", "again/", "mode/"] {
         tar.dir(dir);
     }
@@ -166,29 +167,29 @@ fn awkward() -> Vec<u8> {
         tar.file(path, path);
     }
     tar.file("becomes-dir", "a file").file("etc/changed", "before").file("etc/removed", "gone soon");
-    // A second entry of the same name wins.
+    // The second entry with the same name replaces the first.
     tar.file("etc/twice", "first, and longer").file("etc/twice", "second");
     tar.finish()
 }
 
-/// Hides and replaces what the layer below has.
+/// Hides and replaces entries of the lower layer.
 fn hiding() -> Vec<u8> {
     let mut tar = Tar::new();
     tar.file(".wh.gone", "").dir("etc/").file("etc/.wh.removed", "").file("etc/.wh.never-was", "");
     tar.add("opaque/", &Entry { mode: 0o700, owner: (9, 9), ..DIR });
     tar.file("opaque/.wh..wh..opq", "").file("opaque/new", "new");
-    // A directory becomes a file, a file a directory, by the spelling with whiteouts and without.
+    // A directory becomes a file and a file a directory, with whiteouts and without.
     tar.file("swap", "now a file").dir("becomes-dir/").file("becomes-dir/x", "inside");
     tar.add("etc/changed", &Entry { mode: 0o600, owner: (12, 13), content: b"after", ..FILE });
     tar.dir("stays/").file("stays/.wh.a", "").file("stays/c", "c");
     tar.add("mode/", &Entry { mode: 0o711, mtime: "1650000000.75", ..DIR });
     tar.file(".wh.again", "");
-    // No entry for the directory: it stays what the layer below says.
+    // The layer has no entry for the directory, so the directory keeps the attributes of the lower layer.
     tar.file("tmp/left", "left").file("stays/sub/deep", "below a directory that nobody names");
     tar.finish()
 }
 
-/// Brings back what was hidden, and hides what was brought.
+/// Restores hidden entries, and hides restored ones.
 fn returning() -> Vec<u8> {
     let mut tar = Tar::new();
     tar.dir("again/").file("again/new", "new").dir("gone/").file("gone/back", "back");
@@ -221,7 +222,7 @@ fn sparse(format: &[&str]) -> Vec<u8> {
     out.stdout
 }
 
-/// What is to be the same of an entry; `inode` stands for the first path of its group of hard links.
+/// The compared attributes of an entry; `inode` is the first path of its group of hard links.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     kind: char,
@@ -255,7 +256,8 @@ fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
             let mut names: Vec<PathBuf> =
                 entries.map(|entry| path.join(entry.expect("listed").file_name())).collect();
             names.sort();
-            // The first by name comes first off the stack, so that groups of hard links are named alike.
+            // In reverse, so that the stack returns names in order: the first path of each group of hard links is then
+            // equal in both trees.
             pending.extend(names.into_iter().rev());
         }
         let linked = kind.is_file() && meta.nlink() > 1;
@@ -284,14 +286,14 @@ fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
     seen
 }
 
-/// Directories whose time is not compared: those that no layer at all has an entry for have the epoch here and the
-/// time of unpacking from umoci, which gives that to what they are in as well.
+/// True for directories whose time is not compared. A directory without an entry in any layer has the epoch as its time
+/// here. umoci gives it the time of unpacking, and its parent too.
 fn is_in_no_layer(path: &Path) -> bool {
     let none = ["implied", "", "stays", "stays/sub"].map(Path::new);
     none.contains(&path) || path.parent() == Some(none[0])
 }
 
-/// Extended attributes below `root` as getfattr prints them, by path.
+/// Extended attributes below `root` by path, in the form of getfattr.
 fn xattrs(root: &Path) -> BTreeMap<PathBuf, Vec<String>> {
     let mut command = Command::new("getfattr");
     command.args(["-R", "-P", "-h", "-d", "-m", "^(user|security|system.posix_acl)", "-e", "hex", "."]);
@@ -305,7 +307,7 @@ fn xattrs(root: &Path) -> BTreeMap<PathBuf, Vec<String>> {
             Some(name) => {
                 path = if name == "." { PathBuf::new() } else { name.trim_start_matches("./").into() }
             }
-            // The host's own labels differ by where a file lies.
+            // Labels that the host sets depend on a file's location.
             None if line.starts_with("security.selinux") && line != LABEL_PRINTED => {}
             None => all.entry(path.clone()).or_default().push(line.to_owned()),
         }
@@ -314,17 +316,18 @@ fn xattrs(root: &Path) -> BTreeMap<PathBuf, Vec<String>> {
     all
 }
 
-/// Layers stacked by overlayfs, unmounted when this goes.
+/// Layers mounted by overlayfs; dropping the value unmounts them.
 struct Overlay(tempfile::TempDir);
 
 impl Overlay {
-    /// Stacks `layers`, the lowest first, read-only.
+    /// Mounts `layers` read-only; the lowest one comes first.
     fn of(layers: &[PathBuf]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         for below in ["empty", "merged", "short"] {
             fs::create_dir(dir.path().join(below)).expect("made");
         }
-        // Short names: mount options are a page at most. And overlayfs wants two layers at least.
+        // Short relative names, since mount options are limited to a page. An empty layer, since overlayfs requires two
+        // lower layers.
         let mut lower = vec![PathBuf::from("empty")];
         for (nth, layer) in layers.iter().enumerate() {
             let link = PathBuf::from(format!("short/{nth}"));
@@ -352,7 +355,7 @@ impl Drop for Overlay {
     }
 }
 
-/// The chain ids of layers. OCI image-spec, "Layer ChainID".
+/// Chain IDs of layers. OCI image-spec, "Layer ChainID".
 fn chain_ids(layers: &[Layer]) -> Vec<Digest> {
     let mut chain: Option<Digest> = None;
     let step = |layer: &Layer| {
@@ -394,7 +397,7 @@ fn assert_same(ours: &BTreeMap<PathBuf, Seen>, theirs: &BTreeMap<PathBuf, Seen>,
     assert!(wrong.is_empty(), "{what}:\n{}", wrong.join("\n"));
 }
 
-/// Formats of a sparse file; all make the same file.
+/// Options of GNU tar for the formats of a sparse file; all formats give the same file.
 const SPARSE_PAX: [&str; 2] = ["--format=posix", "--sparse-version=1.0"];
 const SPARSE_PAX_OLD: [&str; 2] = ["--format=posix", "--sparse-version=0.1"];
 const SPARSE_PAX_OLDEST: [&str; 2] = ["--format=posix", "--sparse-version=0.0"];
@@ -405,15 +408,15 @@ fn layers_of(packing: Packing, format: &[&str]) -> Vec<Layer> {
     tars.into_iter().map(|tar| Layer::of_tar(tar, packing)).collect()
 }
 
-/// What umoci makes of the image, packed as it can read it: version 0.4.7 knows no zstd, and no sparse files of
-/// the old GNU format.
+/// The entries that umoci makes of the image. The image is packed without zstd and without sparse files of the old GNU
+/// format, which umoci 0.4.7 cannot read.
 fn reference(dir: &Path) -> BTreeMap<PathBuf, Seen> {
     let layout = dir.join("reference");
     write_layout(&layout, &[Image::of(&layers_of(Packing::Gzip, &SPARSE_PAX), "amd64")]);
     look(&umoci_unpack(&format!("{}:t", layout.display()), &dir.join("bundle")))
 }
 
-/// Our layers of the image that `pushed` names, stacked.
+/// The entries of the image `pushed` that the engine unpacked, mounted as a stack.
 fn ours(engine: &Engine, pushed: &str, layers: &[Layer]) -> BTreeMap<PathBuf, Seen> {
     engine.pull(pushed).expect("pulled");
     let dirs: Vec<PathBuf> = chain_ids(layers).iter().map(|chain| engine.layer_dir(chain)).collect();
@@ -442,7 +445,8 @@ fn what_is_unpacked_is_what_umoci_unpacks_however_it_was_packed() {
     }
 }
 
-/// A lower layer that says what directories are, and an upper one that has files in them and names none.
+/// A lower layer with attributes of directories, and an upper layer with files in these directories but without entries
+/// for them.
 fn unnamed() -> Vec<Layer> {
     let mut lower = Tar::new();
     let root = Entry { mode: 0o751, owner: (5, 6), mtime: "1500000000.5", ..DIR };
@@ -456,7 +460,7 @@ fn unnamed() -> Vec<Layer> {
     [lower, upper].into_iter().map(|tar| Layer::of_tar(tar.finish(), Packing::Gzip)).collect()
 }
 
-/// As `look`, with the time of the root.
+/// The entries of [`look`], with the time of the root.
 fn look_at_all(root: &Path) -> BTreeMap<PathBuf, Seen> {
     let mut seen = look(root);
     let meta = fs::metadata(root).expect("there");
@@ -464,7 +468,8 @@ fn look_at_all(root: &Path) -> BTreeMap<PathBuf, Seen> {
     seen
 }
 
-/// Puts a layer back to where an engine was killed that had unpacked it and not looked at lower layers yet.
+/// Sets a layer back to the state in which an engine leaves it that is killed after unpacking it and before looking at
+/// lower layers.
 fn unsettle(diff: &Path, paths: &[&str]) {
     for path in paths.iter().map(|path| diff.join(path)) {
         for name in xattrs(&path).remove(Path::new("")).unwrap_or_default() {
@@ -546,12 +551,13 @@ fn a_docker_schema_2_image_is_unpacked_as_umoci_does_and_the_store_is_read_by_sk
     assert_same(&ours(&engine, &docker, &layers), &theirs, "docker schema 2");
     engine.pull(&oci).expect("pulled");
 
-    // Of Docker's manifests in a layout other tools find none by name: they find the OCI one that stands for it.
+    // Other tools do not find docker's manifests in a layout by name: the store gives that name to an equivalent OCI
+    // manifest.
     for (nth, name) in [&oci, &docker].into_iter().enumerate() {
         let from = format!("oci:{}:{name}", engine.store().display());
         let seen = run(Command::new("skopeo").args(["inspect", &from]));
         assert!(seen.contains("org.example.made"), "{seen}");
-        // A copy reads and re-hashes every blob.
+        // A copy reads and hashes every blob.
         let copy = dir.path().join(format!("copy-{nth}"));
         run(Command::new("skopeo").args(["copy", "--quiet", &from, &format!("oci:{}:t", copy.display())]));
         let again = dir.path().join(format!("again-{nth}"));
@@ -561,12 +567,12 @@ fn a_docker_schema_2_image_is_unpacked_as_umoci_does_and_the_store_is_read_by_sk
         let direct = look(&umoci_unpack(&format!("{}:{name}", engine.store().display()), &direct));
         assert_same(&direct, &theirs, "our store");
     }
-    // Nothing of that is an image of ours.
+    // These files of the store do not count as images.
     assert_eq!(engine.images().len(), 2);
     let listed = run(Command::new("umoci").args(["ls", "--layout"]).arg(engine.store()));
     assert!(listed.contains(&oci) && listed.contains(&docker), "{listed}");
 
-    // What stands for an image goes with it.
+    // The equivalent manifest is removed with its image.
     let alone = Engine::start();
     alone.pull(&docker).expect("pulled");
     let removed = alone.ask(Request::Remove { name: docker, force: false }).next();
@@ -576,7 +582,7 @@ fn a_docker_schema_2_image_is_unpacked_as_umoci_does_and_the_store_is_read_by_sk
 
 #[test]
 fn getfattr_and_the_walk_see_what_differs() {
-    // The comparison itself: it must fail for a difference in any respect.
+    // Tests the comparison itself: it must notice a difference in every attribute.
     need_root();
     let dir = tempfile::tempdir().expect("a directory");
     let (one, two) = (dir.path().join("one"), dir.path().join("two"));

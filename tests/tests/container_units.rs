@@ -15,15 +15,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A unit's way to be its container, where there are control groups of version 1.
+/// The `[Service]` section of a container's unit on a host with control groups of version 1.
 const SERVICE: &str = "[Service]\nType=notify\nKillMode=mixed\nOOMPolicy=continue\n\
                        Delegate=cpu cpuacct cpuset io blkio memory devices pids\n";
-/// Keeps what systemd knows of a unit that has ended.
+/// A second unit, which makes systemd keep the state of a unit that has ended.
 const KEEP: &str = "[Unit]\nAfter=web.service\n";
-/// A script that says that it is up, and ends with 3 when it is asked to.
+/// A script that prints `up`, and on SIGTERM exits with 3.
 const GENTLE: &str = "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 1 & wait; done";
 
-/// Runs `test` on a machine where the sockets are enabled, and where there is an image `box:1` with busybox.
+/// Runs `test` on a machine with enabled sockets and an image `box:1` with busybox.
 fn with_sampan<F: FnOnce(&mut Machine)>(machine: &mut Machine, test: F) {
     let sockets = ["monitord", "emit", "events", "engine"].map(|name| format!("sampan-{name}.socket"));
     let words: Vec<&str> =
@@ -36,14 +36,14 @@ fn with_sampan<F: FnOnce(&mut Machine)>(machine: &mut Machine, test: F) {
     test(machine);
 }
 
-/// Writes a unit, of whatever kind, and has systemd read it.
+/// Writes a unit of any type, and makes systemd read it.
 fn write_unit(machine: &Machine, name: &str, text: &str) {
     fs::write(machine.path("/etc/systemd/system").join(name), text).expect("written");
     machine.systemctl(&["daemon-reload"]);
 }
 
-/// Writes `web.service`, which is a new container `web` each time: `options`, and a script for its shell. `lines` come behind
-/// those of [`SERVICE`].
+/// Writes `web.service`, which starts a new container `web` each time, with `options` and a script for its shell.
+/// `lines` come after those of [`SERVICE`].
 fn write_web(machine: &Machine, lines: &str, options: &str, script: &str) {
     let script = script.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "$$").replace('%', "%%");
     let start =
@@ -52,7 +52,7 @@ fn write_web(machine: &Machine, lines: &str, options: &str, script: &str) {
     write_unit(machine, "web.service", &[SERVICE, lines, "\n", before, &start].concat());
 }
 
-/// What systemd says of `web.service`.
+/// A property of `web.service`.
 fn web(machine: &Machine, name: &str) -> String {
     machine.property("web.service", name)
 }
@@ -63,23 +63,23 @@ fn start_web(machine: &Machine) {
     assert_eq!(web(machine, "ActiveState"), "active", "{}", machine.logs());
 }
 
-/// The process, outside, of which the machine says `/proc/PID`.
+/// Reads a file in /proc, on the host, of the process that has this ID in the machine.
 fn read_proc(machine: &Machine, pid: &str, file: &str) -> String {
     fs::read_to_string(machine.path("/proc").join(pid).join(file)).unwrap_or_default()
 }
 
-/// What `sampan inspect` says of container `web`.
+/// The output of `sampan inspect` for container `web`.
 fn inspect(machine: &Machine) -> Value {
     let text = machine.says(&["sampan", "container", "inspect", "web"]);
     serde_json::from_str::<Value>(&text).expect("JSON")[0].take()
 }
 
-/// The process of container `web`.
+/// Process ID of container `web`.
 fn web_pid(machine: &Machine) -> String {
     inspect(machine)["State"]["Pid"].to_string()
 }
 
-/// Actions of all events of containers so far, each with how often it came, for each container.
+/// Number of events so far, by container and action.
 fn events(machine: &Machine) -> BTreeMap<String, BTreeMap<String, u32>> {
     let text = machine.says(&[
         "sampan",
@@ -100,7 +100,7 @@ fn events(machine: &Machine) -> BTreeMap<String, BTreeMap<String, u32>> {
     all
 }
 
-/// The events `action` with attribute `key`, its values in order.
+/// The values of attribute `key` in the events `action`, in order.
 fn told(machine: &Machine, action: &str, key: &str) -> Vec<String> {
     let filter = format!("event={action}");
     let text = machine.says(&[
@@ -120,12 +120,12 @@ fn told(machine: &Machine, action: &str, key: &str) -> Vec<String> {
     events.map(|event| event["attributes"][key].as_str().unwrap_or_default().to_owned()).collect()
 }
 
-/// Paths of control groups of `web.service` in all hierarchies.
+/// Paths of the control groups of `web.service` in all hierarchies.
 fn groups_of_web(machine: &Machine) -> String {
     machine.says(&["find", "/sys/fs/cgroup/", "-type", "d", "-path", "*/web.service*"])
 }
 
-/// Nothing is left of containers: no group, no mount, no directory, no process.
+/// Asserts that no control group, mount, directory or process of a container remains.
 fn assert_nothing_left(machine: &Machine) {
     wait_until("the groups to go", || groups_of_web(machine), || groups_of_web(machine).is_empty());
     let dirs = ["/run/sampan/containers", "/var/lib/sampan/containers", "/run/sampan/runtime"];
@@ -185,7 +185,7 @@ fn a_unit_is_its_container() {
 fn stopping_a_unit_stops_its_container_with_the_signal_and_the_time_that_it_was_made_with() {
     Machine::installed(|machine| {
         with_sampan(machine, |machine| {
-            // SIGTERM is for the shim alone: no process of the container gets it.
+            // systemd sends SIGTERM only to the shim: no process of the container receives it.
             let script = "trap 'exit 8' TERM; trap 'exit 9' QUIT; echo up; while :; do sleep 1 & wait; done";
             write_web(machine, "SuccessExitStatus=9\n", "--stop-signal QUIT", script);
             start_web(machine);
@@ -195,7 +195,7 @@ fn stopping_a_unit_stops_its_container_with_the_signal_and_the_time_that_it_was_
                 (web(machine, "ExecMainStatus"), web(machine, "Result")),
                 ("9".into(), "success".into())
             );
-            // One that does not listen is killed, by the shim and not by systemd.
+            // A container that ignores the signal is killed by the shim, not by systemd.
             write_web(
                 machine,
                 "TimeoutStopSec=3s\n",
@@ -215,7 +215,7 @@ fn stopping_a_unit_stops_its_container_with_the_signal_and_the_time_that_it_was_
     });
 }
 
-/// Waits until the container's script has said `up`.
+/// Waits until the container's script has printed `up`.
 fn await_up(machine: &Machine) {
     wait_until(
         "its trap",
@@ -240,7 +240,7 @@ fn a_limit_of_the_unit_holds_for_its_container() {
             };
             assert_eq!(limit("memory", "memory.limit_in_bytes"), ["104857600", "41943040"], "{groups}");
             assert_eq!(limit("pids", "pids.max")[1], "50");
-            // What is too large is killed in the container, and nothing else.
+            // In the container, the kernel kills only the process that uses too much memory.
             let said = || machine.says(&["sampan", "logs", "web"]);
             wait_until("the end of dd", || machine.logs(), || said().contains("dd: 137"));
             assert_eq!(web(machine, "ActiveState"), "active");
@@ -248,7 +248,7 @@ fn a_limit_of_the_unit_holds_for_its_container() {
             machine.says(&["sampan", "kill", "web"]);
             machine.await_unit("web.service", "failed");
             assert_eq!(web(machine, "ExecMainStatus"), "137");
-            // Process 1 itself.
+            // Here the kernel kills process 1 of the container.
             write_web(machine, "MemoryMax=40M\n", "", "exec dd if=/dev/zero of=/dev/null bs=200M count=1");
             machine.systemctl(&["reset-failed", "web.service"]);
             machine.run(&["systemctl", "start", "web.service"]);
@@ -278,7 +278,8 @@ fn a_container_has_the_sockets_of_its_unit_and_no_other_process_has() {
             let lines: Vec<&str> = said.lines().collect();
             assert_eq!((lines[0], lines[2]), ("2 1 things:things", "hello"), "{said}");
             assert!(lines[1].starts_with("socket:["), "{said}");
-            // An execution has no sockets, and no word of them; another run has them again.
+            // A process of `exec` has neither the sockets nor their variables; a second run of the container has them
+            // again.
             let script = "[ -e /proc/self/fd/3 ] || echo \"none ${LISTEN_FDS-}\"";
             assert_eq!(machine.says(&["sampan", "exec", "web", "sh", "-c", script]), "none ");
             machine.says(&["sh", "-c", "echo again >/run/web.fifo"]);
@@ -295,7 +296,7 @@ fn a_container_has_the_sockets_of_its_unit_and_no_other_process_has() {
 fn a_killed_engine_costs_a_running_unit_nothing_and_one_that_is_away_is_started() {
     Machine::installed(|machine| {
         with_sampan(machine, |machine| {
-            // Nothing but its socket is there.
+            // Only the engine's socket remains.
             machine.systemctl(&["stop", "sampan-engine.service"]);
             write_web(machine, "", "", GENTLE);
             start_web(machine);
@@ -311,7 +312,7 @@ fn a_killed_engine_costs_a_running_unit_nothing_and_one_that_is_away_is_started(
                 assert_eq!(inspect(machine)["State"]["Unit"], "web.service");
                 machine.says(&["sampan", "exec", "web", "true"]);
             }
-            // Without an engine it ends as ever; that it has ended is told once.
+            // Without an engine, the container's end is still reported, exactly once.
             machine.systemctl(&["stop", "sampan-engine.socket", "sampan-engine.service"]);
             machine.systemctl(&["stop", "web.service"]);
             assert_eq!(web(machine, "ExecMainStatus"), "3");
@@ -365,7 +366,7 @@ fn the_shim_answers_the_watchdog_until_it_hangs() {
 fn a_container_that_tells_systemd_itself_is_believed() {
     Machine::installed(|machine| {
         with_sampan(machine, |machine| {
-            // The host's program and its libraries are lent.
+            // The container gets the host's program and its libraries by mounts.
             let options = "--sdnotify container -v /usr:/usr:ro -v /usr/lib:/lib:ro -v /usr/lib64:/lib64:ro";
             let script = "test -S \"$NOTIFY_SOCKET\" && test \"$WATCHDOG_USEC $WATCHDOG_PID\" = '5000000 1' && echo up; \
                           while [ ! -e /tmp/go ]; do sleep 0.05; done; /usr/bin/systemd-notify --ready; exec sleep 1000";
@@ -382,7 +383,7 @@ fn a_container_that_tells_systemd_itself_is_believed() {
             assert_eq!(web(machine, "ActiveState"), "activating");
             machine.says(&["sampan", "exec", "web", "touch", "/tmp/go"]);
             machine.await_unit("web.service", "active");
-            // Nobody answers the watchdog then, since the shim leaves that to the container.
+            // The shim leaves the watchdog to the container, which does not answer it.
             machine.await_unit("web.service", "failed");
             assert_eq!(web(machine, "Result"), "watchdog");
         });
@@ -427,7 +428,7 @@ fn what_cannot_be_a_unit_is_refused_and_leaves_no_container() {
                 ("", through_shell, "this is not the main process of a systemd unit"),
                 ("", &*with("--restart always"), "cannot use --unit with --restart"),
                 ("", &*with("-d"), "cannot use --unit with -d"),
-                // systemd would call that a protocol error, and the container would go on unattached.
+                // systemd would treat this as a protocol error, and the container would go on without it.
                 (
                     "",
                     &*run.replace("--unit", "-d --sdnotify=conmon"),
@@ -446,7 +447,7 @@ fn what_cannot_be_a_unit_is_refused_and_leaves_no_container() {
                 wait_until(why, || machine.logs(), || log().contains(why));
                 assert_eq!(machine.says(&["sampan", "ps", "--all", "--quiet"]), "", "{lines}{start}");
             }
-            // By hand, in no unit at all.
+            // Outside of any unit.
             let output = machine.run(&["sampan", "run", "--unit", "box:1", "true"]);
             assert_eq!(output.status.code(), Some(125));
             let output = machine.run(&["env", "INVOCATION_ID=x", "sampan", "run", "--unit", "box:1", "true"]);
@@ -472,7 +473,7 @@ fn people_can_do_with_the_container_of_a_unit_what_they_can_with_others() {
             let (main, pid) = (machine.main_pid("web.service"), web_pid(machine));
             assert_eq!(machine.says(&["sampan", "start", "web"]), "web");
             assert_eq!(web_pid(machine), pid, "it ran already");
-            // The unit goes on with another process 1.
+            // The unit goes on when the container gets another process 1.
             machine.says(&["sampan", "restart", "web"]);
             assert_ne!(web_pid(machine), pid);
             assert_eq!(
@@ -488,7 +489,7 @@ fn people_can_do_with_the_container_of_a_unit_what_they_can_with_others() {
             assert_eq!((output.status.code(), &*output.stdout), (Some(3), &b"bye\n"[..]));
             machine.await_unit("web.service", "inactive");
             assert_eq!(web(machine, "ExecMainStatus"), "3");
-            // By hand it runs outside the unit, whose start is refused meanwhile.
+            // A container that was started by hand runs outside the unit, and a start of the unit is refused meanwhile.
             machine.says(&["sampan", "start", "web"]);
             assert_eq!(inspect(machine)["State"]["Unit"], "");
             assert!(!machine.run(&["systemctl", "start", "web.service"]).status.success());
@@ -502,7 +503,7 @@ fn people_can_do_with_the_container_of_a_unit_what_they_can_with_others() {
             assert_eq!(web(machine, "ExecMainStatus"), "137");
             assert_eq!(events(machine)[&id]["destroy"], 1);
             assert_nothing_left(machine);
-            // Two that would start it again are one too many.
+            // A restart policy is refused, since both systemd and the shim would restart the container.
             machine.says(&["sampan", "create", "--name", "web", "--restart", "always", "box:1", "true"]);
             assert!(!machine.run(&["systemctl", "start", "web.service"]).status.success());
             let log = machine.says(&["journalctl", "--unit", "web.service", "--output", "cat"]);
@@ -624,7 +625,7 @@ fn a_shim_in_a_unit_is_as_small_as_any_other() {
                 let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("it runs");
                 line.trim().trim_end_matches(" kB").parse::<u32>().expect("a number")
             };
-            // Each gives back what its start needed, half a second behind it.
+            // Each shim releases memory half a second after its start.
             let sizes = || shims.each_ref().map(|pid| number(pid, "smaps_rollup", "Anonymous:"));
             let is_same = || sizes()[0] <= sizes()[1] + 16;
             wait_until("both to be small", || format!("{:?} KiB", sizes()), is_same);
@@ -681,7 +682,7 @@ fn no_other_unit_moves_a_container_out_of_its_groups() {
             machine.systemctl(&["stop", "other.service"]);
             machine.systemctl(&["daemon-reload"]);
             assert_eq!(groups(), before);
-            // Nor can it open what no container may.
+            // Mounting devices gives no access to devices that containers may not open.
             let open = "mknod /tmp/kmsg c 1 11 && head -c 1 /tmp/kmsg";
             let output = machine.run(&["sampan", "exec", "--privileged", "web", "sh", "-c", open]);
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -698,14 +699,15 @@ fn a_start_that_is_cut_short_between_engine_and_shim_is_taken_back() {
         with_sampan(machine, |machine| {
             let (shim, real) = ("/usr/bin/sampan-shim", "/usr/bin/real-shim");
             machine.says(&["mv", shim, real]);
-            // There is no shim to become.
+            // Without a shim, the service's process has nothing to execute.
             write_web(machine, "", "", GENTLE);
             assert!(!machine.run(&["systemctl", "start", "web.service"]).status.success());
             assert_eq!(web(machine, "ExecMainStatus"), "125");
             let log = || machine.says(&["journalctl", "--unit", "web.service", "--output", "cat"]);
             assert!(log().contains("cannot become \"/usr/bin/sampan-shim\": No such file"), "{}", log());
             assert_nothing_left(machine);
-            // The engine is killed before there is a shim: the next one takes back what it finds, and the shim gives up.
+            // The engine is killed before the shim exists: the next engine removes the unfinished start, and the client
+            // fails.
             let wait = format!(
                 "#!/bin/bash\ntouch /run/here\nwhile [ ! -e /run/go ]; do sleep 0.02; done\nexec -a {shim} {real} \"$@\"\n"
             );
@@ -723,7 +725,7 @@ fn a_start_that_is_cut_short_between_engine_and_shim_is_taken_back() {
             assert_eq!(web(machine, "ExecMainStatus"), "125");
             assert!(log().contains("the engine ended while the container was to be started"), "{}", log());
             assert_nothing_left(machine);
-            // The client is killed.
+            // Here the client is killed instead.
             machine.says(&["rm", "/run/go", "/run/here"]);
             machine.systemctl(&["start", "--no-block", "web.service"]);
             wait_until("the client to be about to be a shim", || machine.logs(), is_here);
@@ -787,31 +789,31 @@ fn only_root_becomes_a_shim() {
     fs::set_permissions(socket, fs::Permissions::from_mode(0o666)).expect("ours");
     let asked = StartUnit { container: id, pid: 1, ..StartUnit::default() };
     let request = Request::StartUnit(Box::new(asked));
-    // Whoever may talk to the engine, but is not root.
+    // A user that may use the engine's socket, but is not root.
     nix::unistd::seteuid(nix::unistd::Uid::from_raw(65534)).expect("root may");
     let failure = containers.fails(request.clone());
     nix::unistd::seteuid(nix::unistd::Uid::from_raw(0)).expect("it was root");
     assert!(failure.message.contains("must be run by root"), "{failure:?}");
-    // What the request says of a process is nothing to the engine: it asks the kernel.
+    // The engine ignores the process ID in the request: it asks the kernel for the peer.
     let failure = containers.fails(request);
     let own = format!("process {} is in no service of systemd's", std::process::id());
     assert!(failure.message.contains(&own), "{failure:?}");
     assert_eq!(containers.summary("web").expect("there").phase, Phase::Created);
 }
 
-/// `systemctl` of the systemd that this process is below; whether it ended well.
+/// Runs `systemctl` of the systemd above this process; true if it succeeded.
 fn systemctl(words: &[&str]) -> bool {
     Command::new("systemctl").args(words).output().expect("Debian's package systemd").status.success()
 }
 
-/// A property of `web.service` there.
+/// A property of `web.service` of that systemd.
 fn property(name: &str) -> String {
     let words = ["show", "--value", "-p", name, "web.service"];
     let output = Command::new("systemctl").args(words).output().expect("Debian's package systemd");
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// Writes `web.service` there, for an installation of a test's own.
+/// Writes `web.service` for that systemd, for the test's installation.
 fn write_web_of(containers: &Containers, lines: &str) {
     let variables = [("RUN", "run"), ("STATE", "state"), ("DATA", "data")]
         .map(|(name, dir)| format!("\"SAMPAN_{name}_DIR={}\"", containers.host.path(dir).display()));
@@ -829,7 +831,7 @@ fn write_web_of(containers: &Containers, lines: &str) {
     assert!(systemctl(&["daemon-reload"]) && systemctl(&["start", "keep.target"]));
 }
 
-/// All of a unit's life where there is version 2 of control groups alone, with `runtime`, and so many times.
+/// The life of a unit on a host with only control groups of version 2, with `runtime`, `times` times.
 fn live_on_version_2(runtime: &Path, times: usize) {
     let containers = Containers::configured(&format!("runtime = {runtime:?}"));
     write_web_of(&containers, "Delegate=no\n");
@@ -849,7 +851,7 @@ fn live_on_version_2(runtime: &Path, times: usize) {
         let web = containers.summary("web").expect("there");
         assert_eq!((processes("").as_str(), processes("supervisor").trim()), ("", main.as_str()));
         assert!(processes(&web.id).lines().any(|pid| pid == web.pid.to_string()));
-        // What the unit has is handed down, and its next main process is not kept out by that.
+        // The unit's controllers are available below it, and its next main process can still be started in it.
         let controllers = |name: &str| fs::read_to_string(group.join(name)).expect("a group");
         assert_eq!(controllers("cgroup.subtree_control"), controllers("cgroup.controllers"));
         containers.says(&["exec", "web", "true"]);
@@ -880,7 +882,7 @@ fn a_unit_has_its_container_below_it_where_there_is_version_2_alone() {
     nested::under_systemd(Groups::Version2, || {
         let dir = tempfile::tempdir().expect("a directory");
         live_on_version_2(Path::new("runc"), rounds(50));
-        // It tries for seconds to hand down what the machine around it does not.
+        // crun tries for seconds to enable controllers that the machine above does not provide.
         live_on_version_2(&nested::crun(dir.path()), 2);
     });
 }

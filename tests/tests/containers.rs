@@ -1,4 +1,4 @@
-//! Containers by the engine's protocol: what is run, told, kept and removed.
+//! Containers by the engine's protocol: running, events, logs and removal.
 
 use sampan_ipc::container::{Condition, Create, Phase, Restart, Told};
 use sampan_ipc::engine::{Answer, Code, Request, Start, Stop};
@@ -100,12 +100,12 @@ fn a_container_whose_shim_is_killed_is_dead_and_told_so_and_cleaned_up() {
     containers.await_summary("victim", "its end", |s| s.phase == Phase::Exited);
     let summary = containers.summary("victim").expect("kept");
     assert!(summary.error.contains("shim was killed"), "{}", summary.error);
-    // Whoever inherits it need not have reaped it yet.
+    // The process that inherits a zombie may not have reaped it yet.
     let stat = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     containers.host.wait_until("its process to end", || stat().is_empty() || stat().contains(") Z "));
     let events = containers.events(&id, "die");
     assert!(events.last().expect("told").attributes.get("reason").is_some());
-    // It can be started again.
+    // The container can be started again.
     containers.start(&id);
     containers.ok(remove("victim", true));
 }

@@ -1,5 +1,5 @@
-//! Containers whose root file system is a copy: what is seen inside is what overlayfs shows, and what they write is
-//! theirs alone. Where overlayfs is refused, that is told once.
+//! Containers whose root file system is a copy of the layers: it has the content that overlayfs would show, and belongs
+//! to one container. If overlayfs is refused, the engine reports that once.
 
 use nix::mount::{MsFlags, mount};
 use sampan_ipc::container::{Create, Listing, Mount, MountKind, Told};
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 use tar::{Builder, EntryType, Header};
 
-/// `security.capability` of a file with cap_net_raw, as vfs_cap_data version 2 holds it.
+/// `security.capability` of a file with cap_net_raw, as vfs_cap_data version 2.
 const CAPABILITY: &[u8] = &[1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 fn add(tar: &mut Builder<Vec<u8>>, path: &str, kind: EntryType, mode: u32, link: &str, content: &str) {
@@ -31,7 +31,7 @@ fn add(tar: &mut Builder<Vec<u8>>, path: &str, kind: EntryType, mode: u32, link:
     .expect("to memory");
 }
 
-/// Busybox, and two layers that hide, replace and link.
+/// A busybox layer, and two layers that hide, replace and link.
 fn layers(containers: &Containers) -> Vec<Layer> {
     let (dir, file, link) = (EntryType::Directory, EntryType::Regular, EntryType::Link);
     let mut lower = Builder::new(Vec::new());
@@ -60,7 +60,7 @@ fn layers(containers: &Containers) -> Vec<Layer> {
     tars.into_iter().map(|tar| Layer::of_tar(tar, Packing::Gzip)).collect()
 }
 
-/// Brings the image in; its id.
+/// Pulls the image; returns its ID.
 fn pull(containers: &Containers) -> String {
     let layout = containers.host.path("layout");
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
@@ -88,7 +88,7 @@ fn warnings(containers: &Containers, create: Create) -> Vec<String> {
     }
 }
 
-/// What a container of the image sees of its root file system; a probe of the host looks through its eyes.
+/// What a container of the image sees of its root file system, as printed by a script inside.
 fn seen_inside(containers: &Containers, image: &str) -> String {
     let id = containers.create(Create { image: image.to_owned(), ..sh("seen", "sleep 1000") });
     containers.start(&id);
@@ -145,7 +145,7 @@ fn what_a_copy_is_written_to_is_the_container_s_own_and_goes_with_it() {
     assert_eq!((told, out.as_str()), (Told::Exited(0), "written\n"), "{err}");
     containers.kill_engine();
     containers.start_engine();
-    // What it wrote is there in its next run, and a user that it made is found in its own files.
+    // Files that a container wrote exist in its next run, and a user in its own /etc/passwd is found.
     containers.await_summary("writes", "its end", |s| s.exit_code == 0 && s.pid == 0);
     let listing = Listing { all: true, size: true, ..Listing::default() };
     let Some(Answer::Containers(all)) = containers.ok(Request::Containers(listing)).into_iter().next() else {
@@ -173,7 +173,7 @@ fn what_a_copy_is_written_to_is_the_container_s_own_and_goes_with_it() {
 fn where_overlayfs_is_refused_containers_are_copied_and_that_is_told_once() {
     let mut containers = Containers::new();
     containers.kill_engine();
-    // Overlayfs takes no overlayfs for what it writes to.
+    // overlayfs refuses an upper directory that is itself on overlayfs.
     let base = containers.host.mount_tmpfs("base", 64 << 20);
     for name in ["lower", "upper", "work"] {
         fs::create_dir(base.join(name)).expect("made");
@@ -197,7 +197,7 @@ fn where_overlayfs_is_refused_containers_are_copied_and_that_is_told_once() {
         containers.ok(Request::RemoveContainer { container: name.to_owned(), force: true });
     }
     containers.await_no_shim();
-    // No trace of the trial either.
+    // The engine's trial of overlayfs leaves no files.
     assert_eq!(fs::read_dir(over.join("containers")).expect("listed").count(), 0);
     assert!(!fs::read_to_string("/proc/self/mounts").expect("mounted").contains("containers/.trial"));
 }
@@ -221,7 +221,7 @@ fn a_disk_that_is_too_small_for_a_copy_is_an_error_and_nothing_is_left() {
     );
 }
 
-/// A mounted overlayfs, unmounted when this goes.
+/// A mounted overlayfs; dropping the value unmounts it.
 struct Mounted(std::path::PathBuf);
 
 impl Mounted {

@@ -1,4 +1,5 @@
-//! Many containers: at once, and one after another. Nothing is left, and every run is told once and in order.
+//! Many containers, at once and one after another: nothing is left over, and every run has its events exactly once and
+//! in order.
 
 use sampan_ipc::container::{Create, Phase};
 use sampan_ipc::engine::{Answer, Request, Start, Stop};
@@ -7,18 +8,18 @@ use sampan_tests::leaks;
 use std::collections::HashMap;
 use std::time::Instant;
 
-/// Containers that run at the same time.
+/// Number of containers that run at the same time.
 const CROWD: usize = 100;
-/// Runs one after another.
+/// Number of runs one after another.
 const RUNS: usize = 1000;
-/// KiB that the engine may grow in all those runs: what its allocator keeps.
+/// Most KiB that the engine may grow in all those runs; its allocator keeps some memory.
 const GROWTH_MAX: usize = 1024;
 
 fn start(container: &str) -> Request {
     Request::Start(Start { container: container.to_owned(), ..Start::default() })
 }
 
-/// Every container's actions, in order.
+/// The actions of each container's events, in order.
 fn told(containers: &Containers, ids: &[String], last: &str) -> HashMap<String, Vec<String>> {
     let mut left: std::collections::HashSet<&str> = ids.iter().map(String::as_str).collect();
     let mut all: HashMap<String, Vec<String>> = HashMap::new();
@@ -52,7 +53,8 @@ fn a_hundred_containers_start_at_once_and_stop_at_once_and_leave_nothing() {
     for id in &ids {
         assert_eq!(containers.summary(id).expect("there").phase, Phase::Running);
     }
-    // Process 1 takes no signal that it has no handler for: pid_namespaces(7).
+    // Process 1 receives no signal without a handler for it, so the script must have installed its own.
+    // pid_namespaces(7).
     let log = |id: &String| containers.host.path(&format!("data/containers/{id}/{id}-json.log"));
     let is_ready = |id: &String| std::fs::read_to_string(log(id)).is_ok_and(|text| text.contains("ready"));
     sampan_tests::host::wait_until("the handlers", || containers.log(), || ids.iter().all(is_ready));
@@ -95,7 +97,7 @@ fn many_runs_one_after_another_leave_nothing_and_are_told_once_each() {
         containers.await_gone(&id);
         id
     };
-    // The first ones fill what is kept for later ones.
+    // The first runs fill caches, so they are not measured.
     let mut ids: Vec<String> = (0..20).map(run).collect();
     containers.await_no_shim();
     let (descriptors, memory, begun) = (leaks::descriptors(engine), leaks::anonymous(engine), Instant::now());

@@ -1,6 +1,6 @@
-//! A Debian root file system, made by debootstrap and brought in as an image: it is whole, and works as a Debian does.
+//! A Debian root file system, made by debootstrap and imported as an image: it is complete, and its programs work.
 //!
-//! It is made once, of the archive that this host's apt uses, and kept in the build's directory.
+//! It is made once, from the archive that this host's apt uses, and kept in the build's directory.
 
 use sampan_tests::containers::Containers;
 use sampan_tests::host::{need_root, wait_until};
@@ -10,11 +10,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// Where packages come from if this host's apt knows no archive of Debian's.
+/// The archive that is used if this host's apt has no Debian archive.
 const ARCHIVE: (&str, &str) = ("http://deb.debian.org/debian", "stable");
-/// What root's password is, so that setuid programs have something to do.
+/// Root's password, which setuid programs of the tests use.
 const SECRET: &str = "secret";
-/// In the image beside what debootstrap makes: a user in two more groups, and a program with a capability.
+/// Commands that add to the image a user in two supplementary groups, and a program with a capability.
 const PREPARE: &str = r#"
 set -e
 rm -f "$1"/var/cache/apt/archives/*.deb
@@ -24,7 +24,7 @@ cp "$1/bin/true" "$1/usr/local/bin/capable"
 setfattr -n security.capability -v 0x0100000200200000000000000000000000000000 "$1/usr/local/bin/capable"
 "#;
 
-/// A mirror and a suite: the first that apt has of a Debian archive, for releases and not for their updates.
+/// Mirror and suite: the first Debian archive in apt's configuration that is not one of updates.
 fn archive() -> (String, String) {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     let more = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten();
@@ -48,7 +48,7 @@ fn of_line(line: &str) -> Option<(String, String)> {
     fitting(words.next()?, words.next()?)
 }
 
-/// The same in lines of `Key: values`.
+/// A source in the format of lines `Key: value`. sources.list(5).
 fn of_stanza(stanza: &str) -> Option<(String, String)> {
     let value = |key: &str| stanza.lines().find_map(|line| line.strip_prefix(key)).map(str::split_whitespace);
     value("Types:")?.find(|kind| *kind == "deb")?;
@@ -73,7 +73,7 @@ fn the_archive_is_the_one_that_apt_has() {
     assert_eq!(of_stanza("Types: deb\nURIs: https://other.lan/node\nSuites: nodistro\n"), None);
 }
 
-/// The root file system; made if it is not there yet, by one of the tests while the others wait.
+/// Path of the root file system. One of the tests makes it if it does not exist, while the others wait.
 fn root() -> PathBuf {
     need_root();
     let (mirror, suite) = archive();
@@ -107,7 +107,7 @@ fn make(mirror: &str, suite: &str, root: &Path) {
     fs::rename(unfinished, root).expect("renamed");
 }
 
-/// An installation that has it as the image `debian:min`.
+/// An installation with the image `debian:min`.
 fn installed() -> (Containers, PathBuf) {
     let (root, containers) = (root(), Containers::quiet(""));
     let tar = containers.host.path("root.tar");
@@ -119,12 +119,12 @@ fn installed() -> (Containers, PathBuf) {
     (containers, root)
 }
 
-/// What a command in a new container prints; it must end well.
+/// Output of a command in a new container; it must succeed.
 fn inside(containers: &Containers, options: &[&str], script: &str) -> String {
     containers.says(&[&["run", "--rm"], options, &["debian:min", "bash", "-c", script]].concat())
 }
 
-/// Runs a program in `dir`; what it prints, in lines that are sorted.
+/// Output of a program that runs in `dir`, as sorted lines.
 fn lines(dir: &Path, program: &str, args: &[&str]) -> Vec<String> {
     let output = Command::new(program).args(args).current_dir(dir).output().expect("installed");
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
@@ -134,7 +134,7 @@ fn lines(dir: &Path, program: &str, args: &[&str]) -> Vec<String> {
     lines
 }
 
-/// Files that are one and the same, by the first of their names.
+/// Groups of paths that are hard links of one file, sorted by their first path.
 fn links(dir: &Path) -> Vec<Vec<String>> {
     let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for line in lines(dir, "find", &[".", "-type", "f", "-links", "+1", "-printf", "%P %i\\0"]) {
@@ -153,7 +153,7 @@ fn the_unpacked_root_is_the_one_that_debootstrap_made() {
     let layers = fs::read_dir(containers.host.path("data/store/layers")).expect("the store");
     let mut layers = layers.map(|layer| layer.expect("listed").path().join("diff"));
     let unpacked = layers.find(|layer| layer.join("etc/debian_version").exists()).expect("a layer");
-    // Kind, mode with setuid and sticky bits, owner, time to the nanosecond, links, target.
+    // Type, mode with setuid and sticky bits, owner, time in nanoseconds, links, target.
     let entries = |dir: &Path| lines(dir, "find", &[".", "-printf", "%p %y %m %U %G %T@ %n %l\\0"]);
     let (ours, theirs) = (entries(&unpacked), entries(&root));
     let wrong: Vec<_> = theirs.iter().filter(|line| ours.binary_search(line).is_err()).take(20).collect();
@@ -176,7 +176,7 @@ fn the_unpacked_root_is_the_one_that_debootstrap_made() {
     assert!(attributes(&root).contains("security.capability=0x01000002"));
     let diff = Command::new("diff").args(["-r", "-q", "--no-dereference"]).arg(&root).arg(&unpacked).output();
     let diff = String::from_utf8_lossy(&diff.expect("diffutils").stdout).into_owned();
-    // Of devices it says no more than what they are, which is compared above.
+    // For devices, diff only prints their types, which are compared above.
     let different: Vec<&str> = diff.lines().filter(|line| !line.contains(" special file")).collect();
     assert!(different.is_empty(), "{different:?}");
 }

@@ -1,4 +1,4 @@
-//! What the store takes on the disk, and who takes it away: real engine, real command line, real events.
+//! The store's use of the disk, and what removes files from it: real engine, command line and events.
 
 use nix::sys::signal::Signal;
 use sampan_oci::digest::Digest;
@@ -11,7 +11,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// What du says: blocks, each file once.
+/// Disk usage by du: each file counts once.
 fn du(path: &Path) -> u64 {
     let output = Command::new("du").args(["-s", "-B1"]).arg(path).output().expect("du of coreutils");
     let text = String::from_utf8(output.stdout).expect("text");
@@ -34,12 +34,12 @@ fn df_says_what_du_says_and_what_a_prune_would_free() {
     assert_eq!((layers.count, layers.active, layers.reclaimable), (3, 3, 0));
     assert_eq!(layers.size, du_of_children(&bed.store().join("layers")));
     assert_eq!(images.size, du_of_children(&bed.store().join("blobs/sha256")) + layers.size);
-    // A note about what is synced is written behind a pull.
+    // A note about synced files is written after a pull.
     let temporaries = || fs::read_dir(bed.store().join("tmp")).expect("listed").count();
     bed.host.wait_until("no temporary", || temporaries() == 0);
     assert_eq!(bed.usage("partials"), Usage { count: 0, active: 0, size: 0, reclaimable: 0 });
 
-    // The name moves: what only the old image has could go, what it shares could not.
+    // The name moves to another image: the old image's own layer can be freed, the shared one cannot.
     bed.registry.publish("one", &Image::of(&[shared], arch()));
     bed.ok(&["pull", "--quiet", &one]);
     let (images, layers) = (bed.usage("images"), bed.usage("layers"));
@@ -94,7 +94,7 @@ fn prune_takes_what_its_filters_name_and_tells_of_each() {
         fs::write(&tar, Layer::of(&[("file", name.as_bytes())], Packing::Plain).tar).expect("written");
         bed.ok(&["import", "--quiet", name, tar.to_str().expect("text"), "--label", label]);
     }
-    // The registry's image says nothing of when it was made, so it was made before nothing.
+    // The registry's image has no creation time, which counts as the epoch.
     bed.ok(&["image", "prune", "--all", "--filter", "until=24h"]);
     assert_eq!(bed.usage("images").count, 3);
     bed.ok(&["image", "prune", "--filter", "until=now"]);
@@ -179,7 +179,7 @@ fn rmi_frees_just_what_nothing_else_uses() {
     assert_eq!(bed.await_events("delete", 1)[0]["attributes"]["reclaimed"], freed.to_string());
     assert!(!bed.blob(&Digest::of(&own.blob)).exists());
     assert!(bed.blob(&Digest::of(&shared.blob)).exists() && bed.layer(&Digest::of(&shared.tar)).exists());
-    // Once more under another name: it takes nothing more, and frees nothing.
+    // A second name of the image takes no space, and removing it frees none.
     bed.ok(&["tag", &two, "again:1"]);
     bed.ok(&["rmi", "again:1"]);
     assert!(bed.blob(&Digest::of(&shared.blob)).exists());
@@ -187,7 +187,7 @@ fn rmi_frees_just_what_nothing_else_uses() {
     assert_eq!(size(), 0);
 }
 
-/// A layer with all that unpacking makes of a tar: links, whiteouts, directories that it does not name.
+/// A layer with entries that unpacking treats specially: links, whiteouts, directories without an entry.
 fn odd_layer() -> Layer {
     let mut builder = tar::Builder::new(Vec::new());
     let mut add = |kind: tar::EntryType, name: &str, link: &str, content: &[u8]| {
@@ -250,7 +250,7 @@ fn a_broken_blob_is_named_and_fetched_again_by_the_next_pull() {
     assert!(!bed.blob(&blob).exists());
     let event = bed.await_events("verify-error", 1).remove(0);
     assert_eq!(event["id"], reference, "{event}");
-    // Still missing, and said so.
+    // The blob is still missing, and is reported again.
     assert!(bed.fails(&["image", "verify"], 1).contains("is missing"));
     let asked = |digest: &Digest| bed.registry.asked(&format!("app/blobs/{digest}"));
     let before = (asked(&Digest::of(&good.blob)), asked(&blob));
@@ -274,7 +274,7 @@ fn a_layer_that_was_changed_is_found_by_a_deep_look_and_unpacked_again() {
     assert!(said.contains("\"etc/passwd\" has other content; it was unpacked again"), "{said}");
     assert_eq!(fs::read_to_string(&file).expect("there"), "root:x:0:0");
     bed.ok(&["image", "verify", "--deep"]);
-    // One that is missing is noticed without a deep look: the layer above it is there.
+    // A missing layer directory is noticed without `--deep`, since the directory of the layer above exists.
     fs::remove_dir_all(layer.join("diff")).expect("removed");
     assert!(bed.fails(&["image", "verify"], 1).contains("is missing"));
     let before = bed.registry.requests().len();
@@ -294,7 +294,7 @@ fn an_image_without_its_config_can_be_removed_and_then_all_of_it_goes() {
     let other = bed.pull("other", &[Layer::large("y", 50_000, Packing::Gzip)]);
     let config = bed.json(&["inspect", &reference])[0]["id"].as_str().expect("a digest").to_owned();
     fs::write(bed.blob(&Digest::parse(&config).expect("a digest")), "{}").expect("written");
-    // What it needs cannot be told: nothing is removed, whoever asks.
+    // The engine cannot know what the image needs, so every request to remove something fails.
     let said = bed.fails(&["image", "prune", "--all"], 1);
     assert!(said.contains(&config) && said.contains("image verify"), "{said}");
     assert_eq!(bed.usage("images").reclaimable, 0);
@@ -325,7 +325,7 @@ fn a_fifo_in_a_blobs_place_and_a_garbled_index_are_findings_and_no_hang() {
 #[test]
 fn a_long_verification_ends_when_it_is_cancelled() {
     let bed = Bed::new();
-    // Minutes of hashing, and no byte of disk.
+    // Hashing large files takes minutes, but writes nothing to the disk.
     let stray = bed.blob(&Digest::of(b"something else"));
     fs::File::create(&stray).and_then(|file| file.set_len(64 << 30)).expect("sparse");
     let mut verify = bed.command(&["image", "verify", "--progress", "none"]).spawn().expect("it runs");
@@ -353,7 +353,7 @@ fn small_bed(size: usize, table: &str) -> Bed {
     Bed::on(host, LyingRegistry::start(), table)
 }
 
-/// Names of the images that are there.
+/// Names of the images in the store.
 fn names(bed: &Bed) -> Vec<String> {
     let images = bed.json(&["images", "--format", "json"]);
     let images = images.as_array().expect("an array").iter();
@@ -372,7 +372,7 @@ fn a_pull_that_does_not_fit_fails_before_it_fetches_a_layer() {
     assert_eq!(bed.registry.asked(&format!("big/blobs/{}", Digest::of(&layer.blob))), 0);
     assert!(bed.names().iter().all(|name| name.starts_with("blobs/")), "{:?}", bed.names());
     assert!(bed.await_events("pull-error", 1)[0]["attributes"]["reason"].to_string().contains("9.49 MiB"));
-    // What is there already needs no room.
+    // An image in the store needs no space.
     let small = bed.pull("small", &[Layer::large("small", 1 << 20, Packing::Gzip)]);
     fs::write(bed.store().join("ballast"), vec![0; 5 << 20]).expect("written");
     bed.ok(&["pull", "--quiet", &small]);
@@ -385,7 +385,7 @@ fn a_pull_does_not_take_the_room_that_another_one_was_promised() {
     let [one, two] = ["one", "two"].map(|name| Layer::large(name, 4 << 20, Packing::Gzip));
     bed.registry.publish("one", &Image::of(std::slice::from_ref(&one), arch()));
     bed.registry.publish("two", &Image::of(std::slice::from_ref(&two), arch()));
-    // It is let go before much of it has come.
+    // The pull is refused after a small part of the layer.
     let blob = format!("one/blobs/{}", Digest::of(&one.blob));
     bed.registry.answer(&blob, Reply::Hang(one.blob.clone(), 1000));
     bed.ok(&["pull", "--detach", &bed.registry.reference("one")]);
@@ -393,7 +393,7 @@ fn a_pull_does_not_take_the_room_that_another_one_was_promised() {
     let said = bed.fails(&["pull", &bed.registry.reference("two")], 1);
     assert!(said.contains("it needs 12.") && said.contains("other jobs still need 12."), "{said}");
     assert_eq!(bed.registry.asked(&format!("two/blobs/{}", Digest::of(&two.blob))), 0);
-    // Its own layers are nobody else's: who wants the same image joins in, under whatever name.
+    // A second pull of the same image, even by another name, joins the first one and needs no space of its own.
     bed.registry.publish("three", &Image::of(std::slice::from_ref(&one), "riscv64"));
     let third = bed.registry.reference("three");
     bed.ok(&["pull", "--detach", "--platform", "linux/riscv64", &third]);
@@ -422,7 +422,7 @@ fn room_is_promised_before_the_config_has_come_and_once() {
     bed.host.wait_until("its config to be asked for", || bed.registry.asked(&config_path) == 1);
     let said = bed.fails(&["pull", &bed.registry.reference("two")], 1);
     assert!(said.contains("other jobs still need"), "{said}");
-    // Alone it has enough: what it has claimed ahead is not another's.
+    // Alone, a pull of the first image has enough space: its own reservation does not count against it.
     bed.ok(&["cancel", "1"]);
     bed.host.wait_until("it to end", || !bed.ok(&["jobs"]).contains("running"));
     bed.registry.answer(&config_path, Reply::Ok("application/octet-stream".to_owned(), config));
@@ -432,7 +432,7 @@ fn room_is_promised_before_the_config_has_come_and_once() {
 #[test]
 fn a_load_from_a_pipe_ends_before_the_disk_is_full_and_leaves_nothing() {
     let bed = small_bed(40 << 20, "");
-    // 24 MiB twice, as a blob and as files.
+    // 24 MiB twice: as a blob and as files.
     let layer = Layer::large("big", 24 << 20, Packing::Plain);
     let image = Image::of(std::slice::from_ref(&layer), arch());
     write_layout(&bed.host.path("layout"), &[image]);
@@ -454,7 +454,7 @@ fn a_load_from_a_pipe_ends_before_the_disk_is_full_and_leaves_nothing() {
     assert_eq!(bed.names(), Vec::<String>::new());
     bed.host
         .wait_until("no temporary", || fs::read_dir(bed.store().join("tmp")).expect("listed").count() == 0);
-    // A file says how much it is before it is read.
+    // The size of a regular file is known before it is read.
     let said =
         String::from_utf8_lossy(&load(fs::File::open(&archive).expect("there").into()).stderr).into_owned();
     assert!(said.contains("it needs 48.00 MiB"), "{said}");
@@ -467,7 +467,7 @@ fn images_can_be_removed_from_a_disk_that_is_full() {
     let bed = small_bed(12 << 20, "");
     let pull = |name: &str| bed.pull(name, &[Layer::large(name, 2 << 20, Packing::Gzip)]);
     let (one, two) = (pull("one"), pull("two"));
-    // A zero takes a thousandth of itself as a blob: what it becomes is known too late.
+    // Zeros compress to a thousandth, so the unpacked size is known too late.
     let bomb = Layer::of(&[("zeros", &vec![0; 16 << 20])], Packing::Gzip);
     bed.registry.publish("bomb", &Image::of(&[bomb], arch()));
     let said = bed.fails(&["pull", &bed.registry.reference("bomb")], 1);
@@ -476,7 +476,7 @@ fn images_can_be_removed_from_a_disk_that_is_full() {
     let mut file = fs::File::create(&ballast).expect("made");
     while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
     assert!(fs::write(bed.store().join("../more"), [1; 4096]).is_err(), "the disk is full");
-    // The reserve is for what makes room; what takes more has no claim on it.
+    // The reserve is only for removals; an operation that needs more space may not use it.
     bed.fails(&["tag", &one, "another:1"], 1);
     assert!(bed.store().join("spare").exists());
     bed.ok(&["rmi", &one]);
@@ -484,7 +484,7 @@ fn images_can_be_removed_from_a_disk_that_is_full() {
     assert_eq!(names(&bed), std::slice::from_ref(&two));
     while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
     bed.ok(&["image", "prune", "--all", "--force"]);
-    // The blob that was whole is kept, as a download that can go on is.
+    // The complete blob is kept, as it is after an interrupted download.
     assert!(bed.names().iter().all(|name| name.starts_with("partial/")), "{:?}", bed.names());
     drop(file);
     fs::remove_file(&ballast).expect("there");
@@ -495,7 +495,7 @@ fn images_can_be_removed_from_a_disk_that_is_full() {
 fn what_cannot_be_removed_keeps_no_engine_from_starting() {
     need_root();
     let mut host = Host::with_monitord(&[]);
-    // Removing what is mounted is refused.
+    // Removing a mounted layer is refused.
     for name in ["layer-0", "blob-7", "other"] {
         host.mount_tmpfs(&format!("data/store/tmp/{name}"), 1 << 20);
     }
@@ -518,10 +518,10 @@ fn when_space_is_low_the_images_go_that_were_not_used_for_longest() {
     let untagged = bed.await_events("untag", 1);
     assert_eq!((&untagged[0]["id"], &untagged[0]["attributes"]["by"]), (&b.into(), &"low-space".into()));
     assert_eq!(bed.await_events("prune", 1)[0]["attributes"]["by"], "low-space");
-    // Before a pull that lacks room, as many as it takes; all of them here.
+    // A pull that lacks space first removes the images it must: here all of them.
     let d = bed.pull("d", &layer("d", 2));
     assert_eq!(names(&bed), std::slice::from_ref(&d));
-    // One that would not fit into an empty store either takes nothing along.
+    // A pull that does not fit even an empty store removes no image.
     bed.registry.publish("e", &Image::of(&layer("e", 4), arch()));
     assert!(bed.fails(&["pull", &bed.registry.reference("e")], 1).contains("it needs 12."));
     assert_eq!(names(&bed), [d]);

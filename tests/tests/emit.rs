@@ -1,4 +1,4 @@
-//! `sampan emit --batch` as other programs use it: behind jq, for hours, with lines that are no events.
+//! `sampan emit --batch` in pipelines: after jq, for a long time, and with lines that are no events.
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
@@ -14,7 +14,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// `sampan` of this installation, with everything piped but its input.
+/// Prepares `sampan` of this installation with piped output.
 fn sampan(host: &Host, args: &[&str]) -> Command {
     let mut command = host.command("sampan");
     command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -29,7 +29,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// All events of `kind` so far, as `events` prints them.
+/// All events of `kind` so far, as printed by `sampan events`.
 fn events(host: &Host, kind: &str) -> Vec<Value> {
     let filter = format!("type={kind}");
     let args = ["events", "--after", "0", "--no-follow", "--format", "json", "--filter", &filter];
@@ -39,7 +39,7 @@ fn events(host: &Host, kind: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
-/// Runs a script of a shell that knows this host's `sampan`.
+/// Runs a shell script that finds this host's `sampan`.
 fn pipeline(host: &Host, script: &str) -> Output {
     let mut command = host.command_of("sh".as_ref());
     let dir = binary("sampan").parent().expect("a directory").display().to_string();
@@ -74,7 +74,7 @@ fn a_round_through_jq_changes_neither_the_time_nor_the_attributes_of_an_event() 
     assert_eq!(before[0]["attributes"], expected);
 }
 
-/// A batch under way: its standard input stays open until it is told to close.
+/// A running batch; its standard input stays open until [`Batch::close`].
 struct Batch {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -118,7 +118,7 @@ impl Batch {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).expect("it runs");
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the batch; returns its status.
     fn end(&mut self) -> ExitStatus {
         let (mut status, notes) = (None, Arc::clone(&self.notes));
         let said = || notes.lock().expect("no panic holds it").clone();
@@ -190,7 +190,8 @@ fn a_producer_is_made_to_wait_while_monitord_takes_nothing_and_no_event_is_dropp
     let fifo = if fifo.exists() { fifo } else { host.fifo() };
     let fifo = File::options().read(true).write(true).open(fifo).expect("monitord made it");
     let capacity = usize::try_from(fcntl(&fifo, FcntlArg::F_GETPIPE_SZ).expect("a FIFO")).expect("positive");
-    // The FIFO, the spool, a read and a line, the pipe; each event takes more than a KiB.
+    // Events that may be held at once: in the FIFO, the spool, the read buffer, a line and the pipe. Each has more than
+    // a KiB.
     let held_max = (capacity >> 10) + 256 + 128 + 64;
     host.signal(Signal::SIGSTOP);
     let mut batch = Batch::start(&host, &[]);
@@ -250,7 +251,7 @@ fn a_batch_that_a_signal_ends_says_what_was_written_and_dies_of_it() {
         ));
         host.start_monitord(&[]);
     }
-    // While nothing waits, too.
+    // The same holds while no event waits.
     let mut batch = Batch::start(&host, &[]);
     batch.write(&line("last"));
     host.wait_until("the event", || ids(&host).iter().any(|id| id == "last"));
@@ -272,7 +273,7 @@ fn bad_lines_are_told_with_their_numbers_and_passed_over() {
     batch.close();
     assert_eq!(batch.end().code(), Some(2));
     for says in [
-        // The batch numbers the lines; the column is within the line.
+        // The batch reports line numbers of its input; the column is the column in the line.
         "error: line 2: bad event: expected ident, at column 2; skipped",
         "error: line 4: bad event: ",
         "error: line 5: bad event: missing field `action`; skipped",

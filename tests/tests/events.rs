@@ -1,4 +1,4 @@
-//! What subscribers hear: filters, the seam between history and live, garbage, times, ends.
+//! What subscribers receive: filters, the change from history to new events, invalid records, times, and ends.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
@@ -23,7 +23,7 @@ fn emit(host: &Host, events: impl IntoIterator<Item = Event>) {
     assert!(sender.flush(PATIENCE), "{:?}", sender.problem());
 }
 
-/// An event whose time is `time`, in nanoseconds.
+/// An event with the time `time`, in nanoseconds since the epoch.
 fn at(time: i64, id: &str) -> Event {
     Event { time, ..Event::new("test", "tick", id) }
 }
@@ -70,7 +70,7 @@ fn random_filter(random: &mut Random) -> String {
     }
 }
 
-/// The meaning of filters, told a second time and as plainly as can be.
+/// A second, simple implementation of filters.
 fn model(filters: &[String], event: &Event) -> bool {
     let name = event.attributes.get("name");
     let passes = |key: &str, value: &str| match key {
@@ -142,7 +142,7 @@ fn a_thousand_subscribers_with_different_filters_hear_what_a_naive_model_says() 
     });
     host.await_seq(first + count as u64 - 1);
     assert_eq!(host.status().subscribers.len(), SUBSCRIBERS);
-    // Nothing beyond what the model says: what follows the last match is the end of the stream.
+    // After the last event that the model expects, the next item is the end of the stream.
     host.signal(Signal::SIGTERM);
     for (subscriber, filters) in subscribers.iter_mut().zip(&wishes) {
         let (rest, end) = subscriber.to_end();
@@ -175,7 +175,8 @@ fn subscribers_that_join_under_constant_emission_see_neither_gap_nor_repeat() {
                 thread::sleep(Duration::from_micros(random.number() % 40_000));
                 let mut subscriber = host.follow_from(0);
                 scope.spawn(move || {
-                    // So many beyond the head at which it joined: it went over from history to live.
+                    // At least this number of events came after the subscriber joined, so it changed from history to
+                    // new events.
                     let head = subscriber.welcome();
                     for seq in 1..=head + 2000 {
                         assert_eq!(subscriber.event().seq, seq);
@@ -198,12 +199,12 @@ fn garbage(random: &mut Random, nth: usize) -> Vec<u8> {
             let len = 1 + random.below(4000);
             random.bytes(len)
         }
-        // Truncated: what follows is another record.
+        // A truncated record, followed by another record.
         1 => good[..good.len() - 1 - random.below(good.len() - 1)].to_vec(),
-        // A length that reaches into what follows, and one that no record has.
+        // A length that reaches into the next record, and a length that is not allowed.
         2 => [&record::MAGIC[..], &[record::VERSION, 0], &4000u16.to_le_bytes(), &[0; 4]].concat(),
         3 => [&record::MAGIC[..], &[record::VERSION, 0, 0xff, 0xff], &random.bytes(60)].concat(),
-        // Larger than one atomic write.
+        // Longer than one atomic write.
         4 => vec![b'S'; 9000],
         5 => {
             let mut flipped = good.clone();
@@ -321,7 +322,7 @@ fn history_ends_exactly_where_it_ended_when_it_was_asked_for_however_much_comes_
     let padded = |nth: usize| at(time::now(), &nth.to_string()).with("padding", "x".repeat(nth % 700));
     emit(&host, (0..20_000).map(padded));
     host.wait_until("all to be taken", || host.status().seq > 20_000);
-    // They ask, and read nothing: their sockets are full long before the end.
+    // These subscribers send a request and read nothing, so their sockets are soon full.
     let wish = Subscribe { after: Some(0), ..Subscribe::default() };
     let mut slow: Vec<(Subscriber, u64)> = (0..8)
         .map(|_| {

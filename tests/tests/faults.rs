@@ -1,4 +1,4 @@
-//! Pulls from a real registry over a network that breaks, and by an engine that is killed, again and again.
+//! Pulls from a real registry over a network with faults, and by an engine that is killed repeatedly.
 
 use sampan_ipc::engine::{Pull, Request, Verify};
 use sampan_oci::digest::Digest;
@@ -10,19 +10,19 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-/// Bytes of manifest, config and headers that come with a try.
+/// Bytes of manifest, config and headers that arrive in one try.
 const SMALL: u64 = 8192;
-/// How often the engine is killed.
+/// Number of kills of the engine.
 const KILLS: usize = 300;
-/// Bytes a second of each connection while it is killed.
+/// Bytes per second of each connection, during the kills.
 const RATE: u64 = 8_000_000;
-/// Bytes of a connection that may be on their way, and so lost, when an engine is killed: what a busy one has not read
-/// from its socket yet (tcp(7), tcp_rmem's default), or has read and not yet written.
+/// Bytes of one connection that may be lost when an engine is killed: bytes that it has not read from its socket
+/// (tcp(7), default of tcp_rmem), or has read and not written.
 const ON_THE_WAY: u64 = 128 << 10;
-/// Connections at a time.
+/// Most simultaneous connections.
 const CONNECTIONS: u64 = 4;
 
-/// A registry, and the proxy that all pulls go through.
+/// A registry, and the proxy that all pulls use.
 struct Network {
     _dir: tempfile::TempDir,
     registry: DockerRegistry,
@@ -37,7 +37,7 @@ impl Network {
         Network { _dir: dir, registry, proxy }
     }
 
-    /// Pushes an image of so many layers of about `bytes` bytes; its reference through the proxy, and its size.
+    /// Pushes an image with `layers` layers of about `bytes` bytes; returns its reference by the proxy, and its size.
     fn publish(&self, name: &str, layers: usize, bytes: usize) -> (String, u64) {
         let layers: Vec<Layer> =
             (0..layers).map(|nth| Layer::large("data", bytes + nth, Packing::Gzip)).collect();
@@ -51,8 +51,8 @@ fn pull(reference: &str) -> Request {
     Request::Pull(Pull { reference: reference.to_owned(), ..Pull::default() })
 }
 
-/// Pulls an image of three layers of 700 kB; `faults` befall the first connections, or all if there is one only.
-/// What came of it, the image's size, the bytes that were sent, and how many connections broke.
+/// Pulls an image of three layers of 700 kB. `faults` apply to the first connections; a single fault applies to all.
+/// Returns the result, the image's size, the bytes that were sent, and the number of broken connections.
 fn pull_with(faults: &[Fault]) -> (Pulled, u64, u64, usize) {
     let network = Network::new();
     let (reference, size) = network.publish("a:1", 3, 700_000);
@@ -66,7 +66,7 @@ fn pull_with(faults: &[Fault]) -> (Pulled, u64, u64, usize) {
     (pulled, size, network.proxy.passed(), network.proxy.faults())
 }
 
-/// Every blob that has its name has the digest that is its name.
+/// Asserts that the name of every blob is its digest.
 fn assert_blobs_are_right(engine: &Engine) {
     for entry in fs::read_dir(engine.store().join("blobs/sha256")).expect("listed") {
         let path = entry.expect("listed").path();
@@ -79,7 +79,7 @@ fn assert_blobs_are_right(engine: &Engine) {
 fn a_pull_whose_every_connection_is_cut_goes_on_where_it_stood() {
     let (pulled, size, passed, cuts) = pull_with(&[Fault::Cut(300_000)]);
     assert!(cuts >= 6, "{cuts}: three connections a layer");
-    // What comes before a FIN is read: nothing is fetched twice.
+    // Bytes before a FIN are read, so none is fetched twice.
     let most = size + (cuts as u64 + CONNECTIONS) * SMALL;
     assert!((size..most).contains(&passed), "{passed} bytes for {size}, {cuts} cuts");
     assert!(pulled.notes.iter().any(|note| note.contains("retrying in")), "{:?}", pulled.notes);
@@ -89,7 +89,7 @@ fn a_pull_whose_every_connection_is_cut_goes_on_where_it_stood() {
 fn a_pull_whose_connections_are_reset_goes_on_where_it_stood() {
     let (pulled, size, passed, resets) = pull_with(&[Fault::Reset(300_000); 8]);
     assert!(resets >= 4, "{resets}");
-    // A reset takes what the engine has not read yet with it.
+    // A reset discards bytes that the engine has not read.
     let most = size + resets as u64 * 300_000;
     assert!((size..most).contains(&passed), "{passed} bytes for {size}, {resets} resets");
     assert!(pulled.notes.iter().any(|note| note.contains("retrying in")), "{:?}", pulled.notes);
@@ -124,23 +124,23 @@ fn connections_that_are_refused_for_a_while_are_tried_again() {
     assert!(network.proxy.faults() >= 2);
 }
 
-/// The image that is being pulled while the engine is killed.
+/// The image that is pulled while the engine is killed.
 struct Target {
     reference: String,
     size: u64,
-    /// Bytes that had passed when it was first asked for.
+    /// Bytes that the proxy had forwarded before the first request for the image.
     before: u64,
     kills: u64,
 }
 
 impl Target {
     fn publish(network: &Network, nth: usize) -> Self {
-        // Layers of other lengths have other content.
+        // The length determines the content, so the layers of each image differ.
         let (reference, size) = network.publish(&format!("image{nth}:1"), 4, 1_000_000 + nth * 16);
         Target { reference, size, before: network.proxy.passed(), kills: 0 }
     }
 
-    /// Not more came than the image has, and for each kill what was on its way.
+    /// Asserts that the proxy forwarded at most the image, and for each kill the bytes in flight.
     fn assert_little_came_twice(&self, passed: u64) {
         let each = CONNECTIONS * (ON_THE_WAY + SMALL);
         let (came, most) = (passed - self.before, self.size + each * (self.kills + 1));
@@ -148,7 +148,7 @@ impl Target {
     }
 }
 
-/// skopeo finds the image in the store, whatever has just happened to the engine, and `copy` reads all of it.
+/// At any moment, skopeo finds the image in the store, and `copy` can read all of it.
 fn skopeo(engine: &Engine, command: &str, reference: &str) {
     let mut skopeo = Command::new("skopeo");
     skopeo.args([command, &format!("oci:{}:{reference}", engine.store().display())]);
@@ -164,7 +164,7 @@ fn has(engine: &Engine, reference: &str) -> bool {
     engine.images().iter().any(|image| image.references.iter().any(|name| name == reference))
 }
 
-/// A seed that differs each time; shown, so that a failure can be repeated.
+/// A random seed; it is printed, so that a failure can be repeated.
 fn fresh_seed() -> u64 {
     let given = std::env::var("SAMPAN_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let now =
@@ -185,7 +185,7 @@ fn an_engine_killed_again_and_again_while_it_pulls_keeps_its_store_right_and_fet
     let kills = u32::try_from(sampan_tests::rounds(KILLS)).expect("few");
     for kill in 0..kills {
         let stream = engine.ask(pull(&target.reference));
-        // The moment of death is what is random here; nothing is waited for.
+        // The time of the kill is random; this waits for no condition.
         std::thread::sleep(Duration::from_micros(random.below(120_000) as u64));
         engine = engine.killed_and_restarted();
         drop(stream);

@@ -1,4 +1,4 @@
-//! Forms that images come in beyond one tag, one platform and SHA-256.
+//! Images in unusual forms: other tags, platforms, digests and compressions.
 
 use sampan_ipc::engine::{Code, Phase, Pull, Request};
 use sampan_oci as oci;
@@ -60,7 +60,7 @@ fn a_tag_that_cannot_be_pulled_keeps_no_other_back() {
     assert!(failure.message.starts_with(&named), "{failure:?}");
 }
 
-/// Replaces digests of one kind by those of another, wherever they stand.
+/// Replaces the digest `from` by `to` everywhere in a document.
 fn replaced(document: &[u8], from: &Digest, to: &Digest) -> Vec<u8> {
     String::from_utf8(document.to_vec())
         .expect("JSON")
@@ -85,7 +85,7 @@ fn digests_of_sha_512_are_as_good() {
     assert_eq!(pulled.done.digest, name.to_string());
     assert!(engine.store().join("blobs/sha512").join(long.hex()).exists());
     assert!(engine.layer_dir(&Digest::of(&layer.tar)).join("data").exists());
-    // One that is wrong is seen.
+    // A manifest that does not match its digest is refused.
     registry.answer(&format!("long/manifests/{name}"), reply(&image.manifest));
     assert!(engine.pull(&reference).expect_err("refused").message.contains("has digest"));
 }
@@ -93,7 +93,7 @@ fn digests_of_sha_512_are_as_good() {
 #[test]
 fn zstd_with_frames_to_be_skipped_is_taken() {
     let (engine, registry) = (Engine::start(), LyingRegistry::start());
-    // As zstd:chunked ends: a frame of its table of contents, RFC 8878, section 3.1.2.
+    // zstd:chunked ends with a skippable frame, its table of contents. RFC 8878, section 3.1.2.
     let skipped = [&[0x50, 0x2a, 0x4d, 0x18][..], &5_u32.to_le_bytes(), b"abcde"].concat();
     let mut layer = Layer::large("data", 100_000, Packing::Zstd);
     layer.blob = [&skipped[..], &layer.blob, &skipped].concat();

@@ -1,4 +1,4 @@
-//! Each fuzz target for two seconds, or `FUZZ_SECONDS`; `make fuzz` gives them a minute.
+//! Runs each fuzz target for two seconds, or `FUZZ_SECONDS`; `make fuzz` takes a minute for each.
 
 use sampan_tests::fuzz;
 use sampan_tests::random::Random;

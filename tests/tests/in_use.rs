@@ -1,4 +1,4 @@
-//! Images that containers need: they are not removed under them, and go with the last of them.
+//! Images that containers use: they cannot be removed, and can be once the last of these containers is gone.
 
 use sampan_ipc::container::Told;
 use sampan_ipc::engine::{Answer, Code, Done, Import, Prune, Request, Usage};
@@ -43,7 +43,7 @@ fn prune_all(containers: &Containers) -> Done {
     done(containers.ok(Request::Prune(Prune { all: true, ..Prune::default() })))
 }
 
-/// Makes the next start of the engine the first one after another boot, as far as the store can tell.
+/// Makes the store treat the next start of the engine as the first one after a boot.
 fn pretend_reboot(containers: &Containers) {
     fs::write(containers.host.path("data/store/boot"), "another").expect("written");
 }
@@ -57,7 +57,7 @@ fn the_last_reference_of_an_image_that_containers_need_is_not_removed_without_fo
     let id = id(&containers);
     let by_id = containers.fails(remove_image(&id, false));
     assert!(by_id.code == Code::Conflict && by_id.message.contains("containers one, two"), "{by_id:?}");
-    // One of two references is nobody's need.
+    // Of two references to the image, one can be removed.
     let untagged = done(containers.ok(remove_image(IMAGE, false)));
     assert_eq!(untagged.removed, [IMAGE]);
     for name in ["box:2", &id] {
@@ -128,7 +128,7 @@ fn pruning_spares_images_that_containers_need() {
     containers.create_sh("one", "true");
     assert_eq!(prune_all(&containers).removed, Vec::<String>::new());
     containers.kill_engine();
-    // Collection begins at once: no disk has so much free.
+    // A collection begins at once, since no disk is completely free.
     let table = "[engine]\ngc-free-low = \"100%\"\ngc-free-high = \"100%\"\n";
     fs::write(containers.host.path("sampan.toml"), table).expect("written");
     containers.start_engine();
@@ -148,7 +148,7 @@ fn pruning_spares_images_that_containers_need() {
     sampan(&["rmi", "other:1"]);
     import("docker.io/library/unneeded:1", "true");
     sampan(&["load", "-q", "-i", &archive]);
-    // What nobody needs goes; that it is gone says that the collection has come by.
+    // An unused image is removed, which shows that the collection has happened.
     let unneeded = Request::Inspect { name: "unneeded:1".to_owned() };
     containers.host.wait_until("the image that nobody needs to go", || {
         matches!(containers.ask(unneeded.clone()).last(), Some(Answer::Error(failure)) if failure.code == Code::NotFound)

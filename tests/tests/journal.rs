@@ -1,4 +1,4 @@
-//! The journal: what a kill, a bad disk or a bad file does to it, and what is told of it.
+//! The journal after kills, disk errors and damaged files, and what readers and administrators are told.
 
 use sampan_ipc::Event;
 use sampan_ipc::watch::{End, Item, Subscribe};
@@ -7,7 +7,8 @@ use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
-/// Emits `count` events of type `test` whose ids are numbers from `first`, and waits until they are taken.
+/// Emits `count` events of type `test`, with consecutive numbers from `first` as their IDs, and waits until monitord
+/// has them.
 fn emit(host: &Host, first: u64, count: u64) {
     emit_only(host, first, count);
     let last = format!("id={}", first + count - 1);
@@ -24,7 +25,7 @@ fn emit(host: &Host, first: u64, count: u64) {
     });
 }
 
-/// The same, without waiting for what becomes of them.
+/// Emits `count` events like [`emit`], without waiting.
 fn emit_only(host: &Host, first: u64, count: u64) {
     let sender = host.sender();
     for nth in first..first + count {
@@ -34,7 +35,7 @@ fn emit_only(host: &Host, first: u64, count: u64) {
     assert!(sender.flush(PATIENCE), "{:?}", sender.problem());
 }
 
-/// All that history holds: numbers of events, and of those that are told as lost.
+/// All of history: the events, and the ranges that were reported as lost.
 fn history(host: &Host, after: u64) -> (Vec<Event>, Vec<(u64, u64)>) {
     let mut subscriber = host.subscribe(Subscribe { after: Some(after), ..Subscribe::default() });
     let (mut events, mut lost, mut next) = (Vec::new(), Vec::new(), after + 1);
@@ -79,7 +80,7 @@ fn a_torn_tail_is_cut_off_and_told_and_its_number_given_again() {
     emit(&host, 100, 10);
     host.await_log("cut off");
     let (events, lost) = history(&host, 0);
-    // The last event was torn: nobody can have seen it, and a whole write is what makes an event.
+    // The last event was torn, so no reader has seen it; its number is given to the next event.
     let expected: Vec<u64> = (0..99).chain(100..110).collect();
     assert_eq!(numbers(&events), expected);
     assert_eq!(lost, []);
@@ -95,7 +96,7 @@ fn a_corrupted_middle_is_dropped_and_told_and_no_number_is_used_twice() {
     let head = host.status().seq;
     assert!(host.segments().len() > 2);
     assert!(host.term().success());
-    // How much each holds depends on how the events came: a small one might end before the damage.
+    // The number of events per segment depends on their arrival, and the last segment may end before the damage.
     let segments = host.segments();
     let length = |path: &PathBuf| fs::metadata(path).expect("ours").len();
     let middle =
@@ -134,7 +135,7 @@ fn a_corrupted_end_is_dropped_and_the_numbers_that_were_seen_are_not_given_again
     assert_eq!(lost.len(), 1, "{lost:?}");
     assert!(lost[0].1 >= head, "{lost:?} ends before {head}");
     assert!(numbers(&events).ends_with(&[1008, 1009]));
-    // A reader that had seen all of it goes on without a repeat.
+    // A reader that had received every event continues without a repeated one.
     let (events, lost) = history(&host, head);
     assert_eq!(numbers(&events), (1000..1010).collect::<Vec<_>>());
     assert!(lost.len() <= 1);
@@ -188,7 +189,7 @@ fn fill_the_disk(sync: &str) {
         failed.and_then(|event| event.attributes.get("reason").map(str::to_owned)).expect("a reason");
     assert!(reason.contains("No space left"), "{reason}");
     assert!(host.status().journal.is_some_and(|journal| journal.failed.is_some()));
-    // Live goes on, and numbers without a hole.
+    // New events are still sent, without a gap in their numbers.
     for _ in 0..30 {
         emit_only(&host, nth, 100);
         nth += 100;
@@ -206,7 +207,7 @@ fn fill_the_disk(sync: &str) {
     let head = host.status().seq;
     host.kill9();
     host.start_monitord(&args);
-    // That it has started is an event, which it may not have taken yet.
+    // monitord's start is an event itself, which may not be numbered yet.
     host.wait_until("numbers to go on", || host.status().seq > head);
     let (events, lost) = history(&host, 0);
     assert_eq!(lost.len(), 1, "one hole, where the disk was full: {lost:?}");
@@ -223,7 +224,7 @@ fn a_kill_while_the_disk_is_full_gives_no_number_twice() {
     let mut live = host.follow_from(0);
     let (mut nth, mut seen) = (0, 0);
     for _ in 0..4 {
-        // Past the end of the disk, and past what is set aside at a time.
+        // More events than the disk has room for, and than numbers are reserved for at a time.
         for _ in 0..60 {
             emit_only(&host, nth, 100);
             nth += 100;
@@ -234,7 +235,7 @@ fn a_kill_while_the_disk_is_full_gives_no_number_twice() {
         assert!(host.logs().contains("No space left"), "the disk does not fill up");
         host.kill9();
         host.start_monitord(&args);
-        // Goes on behind what it has seen: that is no number of the future.
+        // A reader continues after the last event that it has seen, whose number is not ahead of the newest one.
         live = host.follow_from(seen);
         live.welcome();
         match live.item() {
@@ -277,7 +278,7 @@ fn a_journal_directory_that_cannot_be_made_leaves_events_in_memory_alone() {
     assert!(has(&events, "journal-failed"));
 }
 
-/// History where numbers do not begin with 1, since nothing keeps them.
+/// All of history if numbers do not begin at 1, since there is no journal.
 fn history_of_memory(host: &Host) -> (Vec<Event>, Vec<(u64, u64)>) {
     let mut subscriber = host.subscribe(Subscribe { after: Some(0), ..Subscribe::default() });
     subscriber.welcome();
@@ -314,7 +315,7 @@ fn without_a_journal_a_returning_reader_is_told_what_it_missed() {
 fn with_sync_always_nothing_is_lost_over_a_kill() {
     let args = ["--sync", "always"];
     let mut host = Host::with_monitord(&args);
-    // A FIFO that nobody holds open forgets what is in it.
+    // A FIFO that no process has open loses its content.
     let _engine = File::options().read(true).write(true).open(host.fifo()).expect("monitord made it");
     for round in 0..5 {
         emit_only(&host, round * 200, 200);

@@ -1,4 +1,4 @@
-//! Who we are to registries: real ones with passwords, and one of the test's own with tokens.
+//! Logins and credentials: real registries with passwords, and a registry of the tests with tokens.
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::openpty;
@@ -61,7 +61,7 @@ fn a_registry_with_a_password_is_pulled_from_after_a_login_and_not_after_a_logou
     assert_eq!(host.ok(&["login", "--get-login", &address]), "ann\n");
     host.ok(&["pull", &reference]);
 
-    // podman and skopeo find it where we do.
+    // podman and skopeo find the credentials in the same file.
     let skopeo = host
         .command("skopeo".as_ref())
         .args(["inspect", "--tls-verify=false"])
@@ -80,7 +80,7 @@ fn a_registry_with_a_password_is_pulled_from_after_a_login_and_not_after_a_logou
     }
 }
 
-/// The words of a query or a form, as they were sent.
+/// The parameters of a query or a form, undecoded.
 fn words(text: &str) -> Vec<&str> {
     text.split('&').collect()
 }
@@ -155,7 +155,8 @@ fn a_token_for_a_push_is_for_the_mounts_too_and_renewed_on_the_way() {
 #[test]
 fn a_password_goes_to_the_realm_and_the_token_to_the_registry() {
     let (host, registry, realm) = (EngineHost::start(), KeenRegistry::start(), KeenRegistry::start());
-    // The realm is elsewhere, and gives out tokens that the registry does not know: enough to see who hears what.
+    // The realm is another server, whose tokens the registry does not know: this is enough to see which server gets the
+    // credentials.
     realm.guard(Guard { secret: base64("ann:hunter2"), realm: None });
     registry.guard(Guard { realm: Some(format!("http://{}/token", realm.address)), ..Guard::default() });
     registry.publish("a", "t", oci::MANIFEST, &image());
@@ -234,7 +235,7 @@ fn who_we_are_stays_with_the_registry_when_it_redirects() {
     );
 }
 
-/// A credential helper that keeps one secret in a file beside it.
+/// A credential helper that stores one secret in a file next to it.
 const HELPER: &str = r#"
 kept="$(dirname "$0")/kept"
 echo "$1" >>"$(dirname "$0")/calls"
@@ -265,14 +266,14 @@ fn a_credential_helper_keeps_what_a_login_has_found_good() {
     assert!(!host.path("bin/kept").exists());
     host.fails(1, &["logout", &registry.address]);
 
-    // A helper that cannot be used is said to be the reason.
+    // The error names a helper that fails as the reason.
     host.script("docker-credential-test", "echo hunter2; exit 3");
     let out = host.sampan(&["pull", &reference]);
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(said.contains("docker-credential-test get failed") && !said.contains("hunter2"), "{said}");
 }
 
-/// A credential helper that keeps a file for each server.
+/// A credential helper that stores a file for each server.
 const KEEPER: &str = r#"
 kept="$0.d"
 mkdir -p "$kept"
@@ -285,7 +286,7 @@ case "$1" in
     list) cd "$kept"; all=; for server in *; do all="$all,\"$server\":\"ann\""; done; echo "{${all#,}}" ;;
 esac"#;
 
-/// An engine whose registries.conf says this.
+/// An engine with this registries.conf.
 fn with_registries_conf(dir: &Path, text: &str) -> EngineHost {
     let conf = dir.join("registries.conf");
     fs::write(&conf, text).expect("written");
@@ -314,7 +315,7 @@ fn credential_helpers_of_registries_conf_keep_logins_and_are_asked_in_order() {
     host.ok(&["pull", &reference]);
     host.ok(&["push", &reference, &format!("{address}/copy:t")]);
 
-    // skopeo, and with it podman, finds it where we keep it. It wants the directory, though no file is in it.
+    // skopeo and podman find the credentials in the same place. They require the directory, although no file is in it.
     fs::create_dir_all(host.path("home/run")).expect("made");
     let mut skopeo = host.command("skopeo".as_ref());
     skopeo.arg("--registries-conf").arg(dir.path().join("registries.conf"));
@@ -322,7 +323,7 @@ fn credential_helpers_of_registries_conf_keep_logins_and_are_asked_in_order() {
     let out = out.expect("skopeo");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 
-    // The first that answers decides, right or wrong.
+    // The first helper with an answer decides, even if its credentials are wrong.
     let wrong = format!(r#"{{"ServerURL":"{address}","Username":"ann","Secret":"wrong"}}"#);
     fs::create_dir_all(kept("other").parent().expect("a directory")).expect("made");
     fs::write(kept("other"), &wrong).expect("written");
@@ -335,7 +336,7 @@ fn credential_helpers_of_registries_conf_keep_logins_and_are_asked_in_order() {
     fs::remove_file(kept("kept")).expect("there");
     host.ok(&["pull", &reference]);
 
-    // It is forgotten everywhere; what fails is said when all others have forgotten it.
+    // All helpers forget the credentials; an error of one is reported after the others have forgotten them.
     fs::write(kept("kept"), &wrong).expect("written");
     let said = host.fails(1, &["logout", address]);
     assert!(said.contains("docker-credential-broken get failed") && !said.contains("hunter2"), "{said}");
@@ -365,12 +366,12 @@ fn without_containers_auth_json_among_the_credential_helpers_no_file_is_read_or_
     assert!(host.fails(1, &["pull", &reference]).contains("denies access"));
     let said = host.fails(1, &["login", "-u", "ann", "-p", "hunter2", &registry.address]);
     assert!(said.contains("docker-credential-only store failed") && !said.contains("hunter2"), "{said}");
-    // A file that a person names is the only place, still.
+    // If the user names a file, only that file is used.
     let named = host.auth_file().display().to_string();
     host.ok(&["pull", "--authfile", &named, &reference]);
     host.ok(&["logout", "--authfile", &named, &registry.address]);
 
-    // The engine asks as itself, for users who have nothing.
+    // For users without credentials, the engine uses its own.
     host.ok(&["rmi", &reference]);
     host.script(
         "docker-credential-only",
@@ -407,14 +408,14 @@ fn the_engine_has_credentials_of_its_own() {
     let host = EngineHost::start_with(&format!("auth-file = {:?}", file.display().to_string()));
     host.ok(&["pull", &reference]);
 
-    // And a helper for all registries, in docker's file.
+    // A helper for all registries, in docker's configuration file.
     let host = EngineHost::start();
     host.script("docker-credential-all", r#"echo '{"Username":"ann","Secret":"hunter2"}'"#);
     host.fails(1, &["pull", &reference]);
     write_auth(&host.path("engine-home/.docker/config.json"), &serde_json::json!({"credsStore": "all"}));
     host.ok(&["pull", &reference]);
 
-    // What the user brings along wins, also when it is wrong.
+    // The user's credentials take precedence over the engine's, even if they are wrong.
     write_auth(
         &host.auth_file(),
         &serde_json::json!({"auths": {&registry.address: {"auth": base64("ann:wrong")}}}),
@@ -446,7 +447,7 @@ fn a_login_that_makes_no_sense_is_refused() {
     assert!(host.ok(&["logout", "--all"]).starts_with("Removed"));
 }
 
-/// A login that a person makes at a terminal, and what the terminal shows.
+/// An interactive login at a terminal, and the terminal's output.
 struct Typed {
     child: Child,
     master: File,
@@ -509,7 +510,7 @@ fn a_password_is_typed_unseen_and_the_terminal_is_as_before() {
 #[test]
 fn a_registry_that_does_not_answer_keeps_nobody_else_waiting() {
     let host = EngineHost::start();
-    // It takes connections, and that is all it does.
+    // This server accepts connections and never replies.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = silent.local_addr().expect("an address").to_string();
     let login = || {
@@ -528,7 +529,7 @@ fn a_registry_that_does_not_answer_keeps_nobody_else_waiting() {
         login.kill().expect("it runs");
         login.wait().expect("ours");
     }
-    // With its client goes the login: there is room for others.
+    // The end of its client ends a login, which makes room for others.
     host.wait_until("room for a login", || {
         let out = host.sampan(&["login", "-u", "a", "-p", "b", "127.0.0.1:1"]);
         String::from_utf8_lossy(&out.stderr).contains("cannot fetch")

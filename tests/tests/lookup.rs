@@ -1,6 +1,6 @@
-//! What the engine finds in a stack of layers is what overlayfs shows when they are mounted.
+//! What the engine finds in a stack of layers equals what overlayfs shows when the layers are mounted.
 //!
-//! Stacks are made of dice with a fixed seed: files, directories, links, whiteouts, opaque directories.
+//! The stacks are random, with a fixed seed: files, directories, links, whiteouts, opaque directories.
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -20,7 +20,7 @@ const TARGETS: [&str; 9] = ["a", "/a", "../b", "/b/c", "../../../../a", ".", "/"
 const LAYERS: usize = 4;
 const STACKS: usize = 40;
 
-/// Fills `dir` with whatever the dice say.
+/// Fills `dir` with random entries.
 fn fill(random: &mut Random, dir: &Path, layer: usize, depth: usize, is_lowest: bool) {
     for name in NAMES {
         let path = dir.join(name);
@@ -47,14 +47,14 @@ fn set(attribute: &str, path: &Path) {
     assert!(set.is_ok_and(|status| status.success()), "setfattr: see tests/install-deps.sh");
 }
 
-/// What the kernel finds at `path` of the mounted root.
+/// What the kernel finds at `path` in the mounted stack.
 fn mounted(root: &Path, path: &str) -> Result<Option<(Kind, Vec<u8>)>, ()> {
     let dir = File::open(root).expect("mounted");
     let how = OpenHow::new().flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
     let mut file = loop {
         match openat2(&dir, path, how) {
             Ok(fd) => break File::from(fd),
-            // Something was mounted or renamed somewhere on this host, and ".." is not sure: again.
+            // A mount or rename elsewhere on the host makes the kernel unsure about "..": try again. openat2(2).
             Err(Errno::EAGAIN) => {}
             Err(Errno::ELOOP) => return Err(()),
             Err(_) => return Ok(None),
@@ -68,7 +68,7 @@ fn mounted(root: &Path, path: &str) -> Result<Option<(Kind, Vec<u8>)>, ()> {
     Ok(Some((Kind::File, bytes)))
 }
 
-/// What the engine finds.
+/// What the engine finds at `path`.
 fn found(root: &Root, path: &str) -> Result<Option<(Kind, Vec<u8>)>, ()> {
     match root.kind(path) {
         Ok(Some(Kind::File)) => {
@@ -111,11 +111,11 @@ fn a_stack_of_layers_is_read_as_overlayfs_shows_it() {
                 set("trusted.overlay.opaque", layer);
             }
         }
-        // Overlayfs itself ignores the mark of a layer's root.
+        // overlayfs itself ignores an opaque mark on a layer's root.
         let layers = if random.one_in(2) { visible(layers) } else { layers };
         let target = dir.path().join("root");
         fs::create_dir(&target).expect("made");
-        // It wants two layers if none is to be written.
+        // A mount without an upper directory requires two layers.
         let empty = dir.path().join("empty");
         fs::create_dir(&empty).expect("made");
         let lower: Vec<&str> =

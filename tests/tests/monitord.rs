@@ -22,7 +22,7 @@ fn a_second_instance_is_refused_and_the_first_goes_on() {
     let (status, logs) = host.run_to_end(command);
     assert_eq!(status.code(), Some(100), "{logs}");
     assert!(logs.contains("in use by another sampan-monitord") && logs.contains("events.sock"), "{logs}");
-    // Another FIFO of facts, but the same emit FIFO.
+    // Another monitor FIFO, but the same emit FIFO.
     let mut command = host.command("sampan-monitord");
     command.arg("--fifo").arg(host.path("other.fifo")).arg("--socket").arg(host.path("other.sock"));
     let (status, logs) = host.run_to_end(command);
@@ -64,7 +64,7 @@ fn a_user_without_permission_is_told_what_it_may_not_open() {
     need_root();
     const NOBODY: u32 = 65534;
     let mut host = Host::new();
-    // The user must reach the program and the directory to be refused in there.
+    // The user must be able to reach the program and the directory, so that only the directory's mode refuses access.
     fs::set_permissions(host.path(""), fs::Permissions::from_mode(0o755)).expect("ours");
     let program = host.path("sampan-monitord");
     fs::copy(binary("sampan-monitord"), &program).expect("room");
@@ -108,7 +108,7 @@ fn bad_arguments_and_keys_end_with_two_and_name_what_was_expected() {
     assert!(!host.fifo().exists(), "nothing half-done");
 }
 
-/// A thousand subscribers, each welcomed.
+/// Connects a thousand subscribers; each has received its welcome.
 fn thousand(host: &Host) -> Vec<Subscriber> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("own limit");
@@ -181,7 +181,7 @@ fn sigusr1_logs_the_counters() {
 #[test]
 fn a_subscriber_takes_less_than_a_kibibyte_and_leaves_nothing_behind() {
     let host = Host::with_monitord(&[]);
-    // Once around, so that tables have grown and the allocator has what it keeps.
+    // The first round grows tables and fills the allocator's caches, so it is not measured.
     drop(thousand(&host));
     host.wait_until("all to be gone", || host.status().subscribers.is_empty());
     let (memory, descriptors) = (process::anonymous_bytes(host.pid()), process::descriptors(host.pid()));
@@ -204,7 +204,7 @@ fn an_idle_monitord_never_wakes_up_and_is_small() {
     for subscriber in &mut quiet {
         assert_eq!(subscriber.event().action, "start");
     }
-    // What starting up left to do, such as the first sync, is through when a second passes without a wake-up.
+    // The start is complete, including the first sync, once a second passes without a wake-up.
     let look = || process::context_switches(host.pid());
     let (mut last, mut since) = (look(), Instant::now());
     host.wait_until("monitord to be idle", || {
@@ -218,7 +218,7 @@ fn an_idle_monitord_never_wakes_up_and_is_small() {
     assert_eq!(look(), last, "it woke up for nothing");
     let (anonymous, pss) = (process::anonymous_bytes(host.pid()), process::pss_bytes(host.pid()));
     println!("idle: {} KiB PSS, of them {} KiB anonymous", pss >> 10, anonymous >> 10);
-    // Much of a debug build's PSS is its own code, so there only what it allocated tells.
+    // In a debug build, code is much of the PSS, so only anonymous memory is checked there.
     assert!(anonymous <= 1 << 20, "{anonymous} bytes of anonymous memory");
     assert!(cfg!(debug_assertions) || pss <= 1 << 20, "{pss} bytes PSS");
 }
@@ -233,7 +233,7 @@ fn more_subscribers_of_one_user_than_allowed_are_turned_away_with_the_limit() {
     let refusal = host.follow_from(0).refusal();
     assert_eq!(refusal.reason, Reason::Limit);
     assert!(refusal.message.contains("3 subscribers of user"), "{}", refusal.message);
-    // Room again as soon as one goes.
+    // There is room again as soon as a subscriber disconnects.
     served.pop();
     host.wait_until("room for one more", || matches!(host.follow_from(0).item(), Item::Welcome { .. }));
     served.clear();
@@ -272,7 +272,7 @@ fn hostile_clients_are_told_which_versions_are_spoken_and_closed() {
         client.send(&bytes).expect("room");
         let refusal = client.refusal();
         assert_eq!((refusal.reason, refusal.versions), (reason, vec![VERSION, VERSION_MIN]), "{bytes:?}");
-        // What it sent and nobody read may turn the end into a reset.
+        // Bytes that the server has not read turn the close into a reset.
         assert!(!matches!(client.try_next(), Ok(Some(_))), "still open");
     }
     assert_eq!(host.status().subscribers.len(), 0);
@@ -298,14 +298,14 @@ fn a_client_that_says_nothing_is_closed_after_a_while() {
     host.await_log("no request within 10 s");
 }
 
-/// What a service is told by; sd_notify(3).
+/// The socket to which a service sends its state. sd_notify(3).
 fn notify_socket(host: &Host) -> UnixDatagram {
     let socket = UnixDatagram::bind(host.path("notify")).expect("ours");
     socket.set_read_timeout(Some(PATIENCE)).expect("a time");
     socket
 }
 
-/// Waits until one of the messages has the line `wanted`.
+/// Waits until a message contains the line `wanted`.
 fn await_message(socket: &UnixDatagram, wanted: &str) {
     let mut bytes = [0; 4096];
     loop {
@@ -323,7 +323,7 @@ fn fifo_and_listener_are_taken_from_systemd_and_it_is_told_how_things_are() {
     nix::unistd::mkfifo(&host.fifo(), nix::sys::stat::Mode::from_bits_truncate(0o620)).expect("ours");
     let listener = UnixListener::bind(host.socket()).expect("ours");
     let notify = notify_socket(&host);
-    // As systemd does it: the descriptors from 3 on, and the id of the process that they are for.
+    // As systemd does: descriptors from 3 on, and the ID of the process that they are for. sd_listen_fds(3).
     let script = r#"exec 3<>"$1" 4<&0 0</dev/null; LISTEN_PID=$$ exec "$0" --fifo /nowhere/fifo --socket /nowhere/socket"#;
     let mut command = host.command_of("sh".as_ref());
     command.args(["-c", script]).arg(binary("sampan-monitord")).arg(host.fifo());

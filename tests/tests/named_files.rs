@@ -1,5 +1,5 @@
-//! Files that a person names: what is written there stays what it was, links, owners and modes included, and nothing that
-//! is no file is ever replaced, waited for or read without end.
+//! Files that a user names: an existing file keeps its links, owner and mode, and a file that is not a regular file is
+//! never replaced, waited for, or read without end.
 
 use nix::sys::stat::{Mode, SFlag, mknod};
 use sampan_ipc::container::Create;
@@ -18,12 +18,12 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Runs a command to its end, which comes by itself.
+/// Runs a command until it ends by itself.
 fn ends(command: Command) -> (ExitStatus, String) {
     end(begin(command))
 }
 
-/// A command under way; killed when this goes.
+/// A running command; dropping it kills it.
 struct Begun(Child);
 
 impl Drop for Begun {
@@ -37,7 +37,7 @@ fn begin(mut command: Command) -> Begun {
     Begun(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("built"))
 }
 
-/// Waits until a command has ended by itself; gives its status and what it wrote to standard error.
+/// Waits until a command has ended by itself; returns its status and its standard error.
 fn end(mut begun: Begun) -> (ExitStatus, String) {
     let (child, mut status) = (&mut begun.0, None);
     wait_until("the command to end", String::new, || {
@@ -49,7 +49,7 @@ fn end(mut begun: Begun) -> (ExitStatus, String) {
     (status.expect("it has ended"), said)
 }
 
-/// What is no regular file, one of each kind, in a directory of its own.
+/// A directory with one file of each type that is not a regular file.
 struct Others {
     paths: Vec<PathBuf>,
     before: Vec<(u64, u32, u64)>,
@@ -57,7 +57,7 @@ struct Others {
 }
 
 impl Others {
-    /// The devices are on a file system of their own, so that the host's stay what they are whatever happens.
+    /// The devices are on a file system of their own, so that the test cannot change the host's.
     fn new(host: &mut Host) -> Self {
         let dir = host.mount_tmpfs("others", 1 << 20);
         let all = Mode::from_bits_truncate(0o666);
@@ -75,7 +75,7 @@ impl Others {
         Others { paths, before, _socket: socket }
     }
 
-    /// Nothing was replaced, and nothing was left beside them.
+    /// Asserts that no file was replaced, and that no file was left next to them.
     fn assert_untouched(&self) {
         for (path, before) in self.paths.iter().zip(&self.before) {
             assert_eq!(identity(path), *before, "{}", path.display());
@@ -110,7 +110,7 @@ fn ids_are_written_through_links_and_into_nothing_but_regular_files() {
             assert_eq!(status.code(), Some(125), "{args:?}: {said}");
             assert!(said.contains(option), "{said}");
         }
-        // The shim looks as well: not everybody who asks the engine is this command line.
+        // The shim checks the path too, since the engine has other clients than this command line.
         let pidfile = Some(other.clone());
         let name = Some(format!("by-{}", other.file_name().expect("a name").to_string_lossy()));
         let create = Create {
@@ -137,7 +137,7 @@ fn ids_are_written_through_links_and_into_nothing_but_regular_files() {
     assert!(status.code() == Some(125) && said.contains("--cidfile"), "{said}");
     assert_eq!(containers.says(&["ps", "--all", "--quiet"]), "", "nothing is half-done");
 
-    // Links lead on, and what stands beside belongs to others.
+    // Symbolic links are followed, and other files in these directories are left alone.
     let (pid, real_pid, cid, real_cid) = (at("pid"), at("real.pid"), at("cid"), at("real.cid"));
     symlink("real.pid", &pid).expect("made");
     symlink("real.cid", &cid).expect("made");
@@ -160,7 +160,7 @@ fn ids_are_written_through_links_and_into_nothing_but_regular_files() {
     assert_eq!(fs::read(at("pid.tmp")).expect("there"), b"kept");
     assert_eq!(fs::read(at("real.pid.tmp")).expect("there"), b"kept");
     assert_eq!(fs::read_dir(at("")).expect("listed").count(), before + 1, "no draft stays");
-    // By its link the id file is there already, too.
+    // The ID file exists already through the link.
     let again = containers.sampan(&["create", "--cidfile", &text(&cid), "box:1", "true"]);
     assert_eq!(again.status.code(), Some(125));
     assert!(stderr(&again).contains("the file exists already"), "{}", stderr(&again));
@@ -201,7 +201,7 @@ impl Saver {
         self.sampan(&["save", "--quiet", "--output", &text(to), "demo:1"])
     }
 
-    /// A script of bash, which has process substitution, with `sampan` on its path.
+    /// Prepares a script of bash, which has process substitution, with `sampan` in its `PATH`.
     fn bash(&self, script: &str) -> Output {
         let mut command = self.host.command_of("bash".as_ref());
         let dir = binary("sampan").parent().expect("a directory").display().to_string();
@@ -241,7 +241,7 @@ fn an_archive_replaces_what_a_link_leads_to_and_keeps_owner_and_mode() {
     fs::write(&real, "before").expect("written");
     chown(&real, Some(12), Some(34)).expect("root may");
     fs::set_permissions(&real, Permissions::from_mode(0o604)).expect("set");
-    // One that fails leaves all as it was.
+    // A failed command leaves every file unchanged.
     let output = saver.sampan(&["save", "--output", &text(&link), "demo:1", "absent:1"]);
     assert!(!output.status.success());
     assert_eq!(fs::read(&real).expect("there"), b"before");
@@ -338,7 +338,7 @@ fn credentials_are_changed_through_links_and_nothing_else_is_read_or_replaced() 
     assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (12, 34, 0o640));
     let now = fs::read_to_string(&real).expect("there");
     assert!(!now.contains("\"r.example\"") && now.contains("other.example"), "{now}");
-    // 5 MB of it are not read either.
+    // A file of 5 MB is not read either.
     let large = saver.host.path("large.json");
     fs::write(&large, format!("{{\"x\":\"{}\"}}", "x".repeat(5_000_000))).expect("written");
     for path in others.paths.iter().chain([&large]) {
@@ -382,7 +382,7 @@ fn files_that_are_read_are_bounded_and_a_fifo_that_nobody_writes_into_is_no_hang
             cases.extend(archives.map(|args| ("sampan", args, says)));
         }
     }
-    // All at once: each waits for some seconds whether somebody opens the FIFO.
+    // All run at once, since each waits some seconds for a process to open the FIFO.
     let begun: Vec<Begun> = cases
         .iter()
         .map(|(program, args, _)| {
@@ -396,7 +396,7 @@ fn files_that_are_read_are_bounded_and_a_fifo_that_nobody_writes_into_is_no_hang
         assert!(!status.success() && said.contains(says), "{program} {args:?}: {said}");
     }
     others.assert_untouched();
-    // Where somebody writes, a pipe is as good as a file.
+    // A pipe with a writer is as good as a regular file.
     let output = saver.bash(
         "sampan save demo:1 >archive; mkfifo full; cat archive >full & sampan load -i full; wait $!
          sampan load -i <(cat archive); sampan import piped:1 <(cat layer.tar)",

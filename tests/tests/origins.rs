@@ -1,4 +1,4 @@
-//! Two FIFOs: facts come by one, everybody else's events by the other, marked so; and nobody forges a fact.
+//! Two FIFOs: facts come by one, all other events by the other, with a mark; no other program can forge a fact.
 
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, chown};
@@ -31,12 +31,12 @@ fn opened(path: &Path) -> File {
     File::options().write(true).open(path).expect("monitord made it")
 }
 
-/// All that history holds.
+/// All of history.
 fn history(host: &Host) -> Vec<Event> {
     host.subscribe(Subscribe { after: Some(0), ..Subscribe::default() }).to_end().0
 }
 
-/// Waits until an event of this id is there to be read.
+/// Waits until an event with this ID can be read.
 fn await_id(host: &Host, id: &str) {
     let wish = Subscribe { after: Some(0), filters: vec![format!("id={id}")], ..Subscribe::default() };
     host.wait_until(&format!("event {id}"), || !host.subscribe(wish.clone()).to_end().0.is_empty());
@@ -66,7 +66,7 @@ fn emit_refuses_every_type_of_facts_by_name_and_writes_nothing() {
     await_id(&host, "1");
     let told: Vec<Event> = history(&host).into_iter().filter(|event| event.kind != "backup").collect();
     assert!(told.iter().all(|event| event.kind == "daemon" && event.action == "start"), "{told:?}");
-    // Who may write into the FIFO of facts still can.
+    // A process that may write to the monitor FIFO can still write any type.
     let facts = host.fifo();
     let args = ["emit", "volume", "create", "mine", "--fifo", facts.to_str().expect("a plain path")];
     assert!(sampan(&host, &args).status.success());
@@ -90,7 +90,7 @@ fn records_of_facts_in_the_emit_fifo_are_refused_and_told_whatever_their_bytes_c
         counter += 1;
         let good = forged(kind, counter);
         fifo.write_all(&good).expect("room");
-        // A tag of its own, a flag, another version: no records at all.
+        // A tag of its own, a flag, or another version: none of these is a record.
         for (at, value) in [(record::HEADER_LEN, EMITTED_TAG), (record::HEADER_LEN, 1), (5, 1), (4, 2)] {
             let mut bad = good.clone();
             bad[at] = value;
@@ -100,7 +100,7 @@ fn records_of_facts_in_the_emit_fifo_are_refused_and_told_whatever_their_bytes_c
             fifo.write_all(&bad).expect("room");
         }
     }
-    // Types that only look like those of facts are anybody's.
+    // Types that only resemble those of facts are allowed.
     for kind in ["containers", "daemon-x", "my.image", "tasks"] {
         let event = Event { writer: 2, counter: 1, ..Event::new(kind, "die", "allowed") };
         fifo.write_all(&record::encode(&Event { kind: kind.into(), ..event }).expect("small")).expect("room");
@@ -197,7 +197,7 @@ fn marks_are_seen_in_every_format_and_by_filters_and_outlive_a_restart() {
             ids.collect::<Vec<_>>()
         };
         assert_eq!((ids("emit"), ids("facts")), (vec!["theirs".to_owned()], vec!["ours".to_owned()]));
-        // From the ring, from the journal that a restart reads back, and again.
+        // First from the ring, then from the journal after a restart, and once more.
         if round == 0 {
             host.kill9();
         } else {
@@ -259,7 +259,7 @@ fn an_emitted_record_of_the_largest_size_is_taken_whole_and_one_byte_more_is_ref
 #[test]
 fn an_emitted_record_cannot_pass_for_the_repeat_of_a_fact() {
     let mut host = Host::with_monitord(&[]);
-    // For reading as well: what is written while no monitord runs stays in the FIFO.
+    // Opened for reading too, so that the FIFO keeps what is written while no monitord runs.
     let hold = |path: &Path| File::options().read(true).write(true).open(path).expect("monitord made it");
     let (mut facts, mut emit) = (hold(&host.fifo()), hold(&host.emit_fifo()));
     let bytes = |kind: &str, counter, id: &str| {
@@ -267,7 +267,7 @@ fn an_emitted_record_cannot_pass_for_the_repeat_of_a_fact() {
         record::encode(&event).expect("small")
     };
     facts.write_all(&bytes("container", 1, "first")).expect("room");
-    // It has seen the engine's identity on the socket, and takes the next number for itself.
+    // An attacker that has seen the engine's identity on the socket writes a record with the engine's next number.
     emit.write_all(&bytes("backup", 2, "thief")).expect("room");
     for id in ["first", "thief"] {
         await_id(&host, id);
@@ -286,8 +286,8 @@ fn an_emitted_record_cannot_pass_for_the_repeat_of_a_fact() {
     assert_eq!(host.status().repeated, 2);
 }
 
-/// While monitord is stopped, one FIFO is filled, and then a single event comes by the other one: it does not have to wait
-/// until the full one is empty.
+/// Fills one FIFO while monitord is stopped, and then writes a single event to the other one. That event does not have
+/// to wait until the full FIFO is empty.
 fn overtake(args: &[&str], full: Origin) {
     let host = Host::with_monitord(args);
     let (loud, quiet) = match full {
@@ -313,7 +313,7 @@ fn overtake(args: &[&str], full: Origin) {
             == sent + 1
     });
     let before = history(&host).iter().take_while(|event| event.kind != "quiet").count();
-    // Two windows of 64 KiB a turn, and as many again, as the turn in which it was stopped may have begun.
+    // Two windows of 64 KiB per turn; twice that, since the turn in which monitord was stopped may have begun already.
     let bound = 4 * (64 << 10) / record("loud", 1).len() + 2;
     assert!(sent > 2 * bound as u64, "only {sent} fill a FIFO");
     assert!(before <= bound, "{before} of {sent} came first, at most {bound} may");
@@ -328,7 +328,7 @@ fn an_event_waits_for_a_few_windows_of_the_other_fifo_and_not_for_all_that_is_in
     }
 }
 
-/// While two writers keep one FIFO full, events of the other one come one after the other.
+/// While two writers keep one FIFO full, events of the other FIFO still arrive one after the other.
 fn flood(args: &[&str], flooded: Origin) {
     let host = Host::with_monitord(&[&["--journal-bytes", "4M"], args].concat());
     let (loud, quiet) = match flooded {
@@ -349,7 +349,7 @@ fn flood(args: &[&str], flooded: Origin) {
                         return;
                     }
                     let event = Event { writer, counter, ..Event::new("loud", "tick", counter.to_string()) };
-                    // Waits for room: the FIFO is never empty.
+                    // The write blocks while the FIFO is full, so the FIFO is never empty.
                     fifo.write_all(&record::encode(&event).expect("small")).expect("monitord reads");
                 }
             });
@@ -383,19 +383,19 @@ fn a_flood_does_not_hold_back_the_other_fifo_when_each_event_is_synced_first() {
     flood(&["--sync", "always"], Origin::Facts);
 }
 
-/// The line of a group in /etc/group, and its number.
+/// Lines of /etc/group.
 const GROUPS: &str = "root:x:0:\nsampan:x:64401:\nsampan-facts:x:64402:\n";
 const GROUP: u32 = 64401;
 const FACTS_GROUP: u32 = 64402;
 
-/// A monitord as root on a host with these groups: in a mount namespace of its own they are in /etc/group.
+/// Starts monitord as root on a host with these groups: a mount namespace has them in /etc/group.
 fn with_groups(host: &mut Host, groups: &str) {
     fs::write(host.path("group"), groups).expect("written");
     let script = r#"mount --bind "$1" /etc/group && exec "$0""#;
     let mut command = host.command_of("unshare".as_ref());
     command.args(["--mount", "--propagation", "private", "sh", "-c", script]);
     command.arg(binary("sampan-monitord")).arg(host.path("group"));
-    // Others must reach the FIFOs to be refused by them.
+    // Other users must be able to reach the FIFOs, so that only the FIFOs' modes refuse access.
     fs::create_dir_all(host.path("run")).expect("ours");
     for dir in ["", "run"] {
         fs::set_permissions(host.path(dir), Permissions::from_mode(0o755)).expect("ours");
@@ -403,7 +403,7 @@ fn with_groups(host: &mut Host, groups: &str) {
     host.start(command);
 }
 
-/// Whether a process of this group, and no user of note, can open the file for writing, and for reading.
+/// Whether an unprivileged process of this group can open the file for writing, and for reading.
 fn may(group: u32, path: &Path) -> (bool, bool) {
     let open = |how: &str| {
         let mut command = Command::new("timeout");
@@ -461,7 +461,7 @@ fn fifos_that_another_installation_left_are_put_right() {
     assert!(logs.contains("belonged to user 65534") && logs.contains("had mode 666"), "{logs}");
 }
 
-/// A monitord that is passed both FIFOs and the listener under these names, as systemd does it.
+/// Starts a monitord that gets both FIFOs and the listener under these names, as from systemd.
 fn passed(names: &str) {
     let mut host = Host::new();
     fs::create_dir(host.path("run")).expect("ours");
@@ -470,7 +470,7 @@ fn passed(names: &str) {
             .expect("ours");
     }
     let listener = UnixListener::bind(host.socket()).expect("ours");
-    // The emit FIFO comes first: names decide, or what file it is.
+    // The emit FIFO comes first: a descriptor is recognized by its name, or else by its file.
     let script = r#"exec 3<>"$1" 4<>"$2" 5<&0 0</dev/null; LISTEN_PID=$$ exec "$0" --emit-fifo "$1" --fifo /nowhere/fifo --socket /nowhere/socket"#;
     let mut command = host.command_of("sh".as_ref());
     command.args(["-c", script]).arg(binary("sampan-monitord")).arg(host.emit_fifo()).arg(host.fifo());
@@ -504,7 +504,7 @@ fn what_is_in_both_fifos_outlives_monitord_while_the_engine_lives_even_if_they_a
     });
     host.wait_until("the engine to make both", || host.fifo().exists() && host.emit_fifo().exists());
     for round in 0..4 {
-        // The writer leaves before monitord comes: only the engine has the FIFO open then.
+        // The writer ends before monitord starts: meanwhile only the engine has the FIFO open.
         for (nth, path) in [host.fifo(), host.emit_fifo()].into_iter().enumerate() {
             let event = Event {
                 writer: 90,

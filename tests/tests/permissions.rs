@@ -1,6 +1,7 @@
-//! Who may do what: the tables of docs/security.md, walked user by user; and another user who was there first.
+//! The tables of permissions in docs/security.md, checked for each kind of user; and directories that another user has
+//! prepared.
 //!
-//! Users and groups are numbers, or in files of passwd and group that the test alone sees.
+//! Users and groups are numbers, or in copies of passwd(5) and group(5) that only the test sees.
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
 
-/// Numbers that no host gives away.
+/// Numbers that hosts do not assign.
 const WATCH: u32 = 1_900_000_001;
 const FACTS: u32 = 1_900_000_002;
 const ADMIN: u32 = 1_900_000_003;
@@ -28,12 +29,12 @@ const MONITORD: u32 = 1_900_000_004;
 const USERS: &str = "sampan:x:1900000004:1900000001::/nonexistent:/usr/sbin/nologin\n";
 const GROUPS: &str = "sampan:x:1900000001:\nsampan-facts:x:1900000002:\nsampan-admin:x:1900000003:\n";
 
-/// A user of this process's own: tests run side by side, and `/tmp/sampan-UID` is the whole host's.
+/// A user for this process only: tests run in parallel, and `/tmp/sampan-UID` is shared by the host.
 fn stranger(nth: u32) -> User {
     User::new(1_000_000_000 + 4 * std::process::id() + nth)
 }
 
-/// Programs where every user can run them: the build's directory may be closed to others.
+/// Copies programs to a directory where every user can run them: the build's directory may be closed to others.
 fn programs(dir: &Path, names: &[&str]) -> PathBuf {
     let bin = dir.join("bin");
     fs::create_dir(&bin).expect("made");
@@ -47,7 +48,7 @@ fn open_to_all(dir: &Path) {
     fs::set_permissions(dir, Permissions::from_mode(0o755)).expect("ours");
 }
 
-/// Owner, group and mode.
+/// Owner, group and mode of a file.
 fn access(path: &Path) -> (u32, u32, u32) {
     let meta = fs::symlink_metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     (meta.uid(), meta.gid(), meta.mode() & 0o7777)
@@ -57,7 +58,7 @@ fn mode(path: &Path) -> u32 {
     access(path).2
 }
 
-/// Runs a command to its end: whether it ended well, and all that it said.
+/// Runs a command until it ends: whether it succeeded, and its whole output.
 fn run(mut command: Command) -> (bool, String) {
     let Output { status, stdout, stderr } = command.output().expect("timeout(1) and setpriv(1)");
     let said = [stdout, stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
@@ -140,7 +141,7 @@ fn each_file_and_socket_lets_in_whom_the_table_says_and_tells_the_others_what_wo
                 let refused = said.contains("Permission denied") && said.contains(&format!("hint: {hint}"));
                 assert!(well || refused, "{class} {args:?}: {said}");
             }
-            // What is on the disk is for the daemons alone, whatever group somebody is in.
+            // Only the daemons may access files on disk, whatever groups a user is in.
             for below in ["state", "data", "state/journal", "data/store", "data/containers", "run/containers"]
             {
                 let read = user.does(|| fs::read_dir(path(below)).map(drop));
@@ -208,7 +209,7 @@ fn what_an_earlier_version_left_open_is_closed_at_the_start_and_told() {
     }
 }
 
-/// A process that is killed when this goes.
+/// A process that is killed when this is dropped.
 struct Running(Child);
 
 impl Drop for Running {
@@ -218,7 +219,7 @@ impl Drop for Running {
     }
 }
 
-/// `/tmp/sampan-UID`, where the daemons of a user without XDG_RUNTIME_DIR meet; removed when this goes.
+/// `/tmp/sampan-UID`, the directory of the daemons of a user without XDG_RUNTIME_DIR; removed when this is dropped.
 struct Fallback(PathBuf);
 
 impl Fallback {
@@ -237,7 +238,7 @@ impl Drop for Fallback {
     }
 }
 
-/// A place for programs, and a home for a user.
+/// A directory for programs, and a home for a user.
 struct Place {
     dir: TempDir,
     bin: PathBuf,
@@ -260,7 +261,7 @@ impl Place {
         self.dir.path().join("home")
     }
 
-    /// A program that the user runs, who has a home and no more.
+    /// Prepares a program that the user runs, whose environment has only a home.
     fn command(&self, name: &str) -> Command {
         let mut command = self.user.command(&self.bin.join(name));
         command.env("HOME", self.home());
@@ -304,7 +305,7 @@ fn an_ordinary_users_daemons_and_files_are_nobody_elses() {
     {
         assert_eq!(access(&place.home().join(below)), (user.uid, user.uid, 0o700), "{below}");
     }
-    // Not even root asks an engine that another user may have replaced.
+    // Even root's command line does not talk to an engine that another user may have replaced.
     for asking in [other, User::new(0)] {
         for args in [&["images"][..], &["events", "--no-follow"], &["emit", "a", "b", "c"]] {
             let mut command = asking.command(&place.bin.join("sampan"));
@@ -317,7 +318,7 @@ fn an_ordinary_users_daemons_and_files_are_nobody_elses() {
     }
 }
 
-/// Sockets and FIFOs of an attacker, with names that a victim looks for.
+/// Sockets and FIFOs of an attacker, under the names that a victim's programs look for.
 struct Trap {
     dir: PathBuf,
     listeners: Vec<UnixListener>,
@@ -325,7 +326,7 @@ struct Trap {
 }
 
 impl Trap {
-    /// Laid by `attacker` in `dir`, which is theirs to write.
+    /// Makes the trap as `attacker`, who may write to `dir`.
     fn lay(attacker: &User, dir: &Path) -> Self {
         attacker.does(|| {
             let listeners = ["engine.sock", "events.sock"].map(|name| {
@@ -339,13 +340,13 @@ impl Trap {
         })
     }
 
-    /// What has come in so far: how many connections, and how many bytes on all of them and in the FIFOs.
+    /// Number of connections so far, and of bytes that arrived on them and in the FIFOs.
     fn caught(&mut self) -> (usize, usize) {
         let (mut connections, mut bytes) = (0, Vec::new());
         for listener in &self.listeners {
             while let Ok((mut stream, _)) = listener.accept() {
                 connections += 1;
-                // Who connected has ended.
+                // The program that connected has ended.
                 stream.read_to_end(&mut bytes).expect("read");
             }
         }
@@ -366,7 +367,7 @@ fn fifo(path: &Path) -> File {
     open(path, flags, Mode::empty()).expect("opened").into()
 }
 
-/// What a person types who is to be caught, and what would be on standard input.
+/// Commands of the victim, each with its standard input.
 const COMMANDS: [(&[&str], &str); 9] = [
     (&["pull", "registry.invalid/box:1"], ""),
     (&["push", "box:1", "registry.invalid/box:1"], ""),
@@ -379,10 +380,10 @@ const COMMANDS: [(&[&str], &str); 9] = [
     (&["emit", "backup", "done", "x"], ""),
 ];
 
-/// Runs all commands, and the daemons, as the victim; each must be refused with `why` and a hint.
+/// Runs all commands and the daemons as the victim; each must fail with `why` and a hint.
 fn expect_refusals(place: &Place, variables: &[(&str, &Path)], why: &str) {
     let auth = place.home().join("auth.json");
-    // ann:hunter2
+    // Base64 of ann:hunter2.
     fs::write(&auth, r#"{"auths":{"registry.invalid":{"auth":"YW5uOmh1bnRlcjI="}}}"#).expect("written");
     chown(&auth, Some(place.user.uid), None).expect("root may");
     let daemons = ["sampan-engine", "sampan-monitord"].map(|name| (name, &[][..], ""));
@@ -398,7 +399,7 @@ fn expect_refusals(place: &Place, variables: &[(&str, &Path)], why: &str) {
             .spawn()
             .expect("timeout(1)");
         let mut stdin = child.stdin.take().expect("piped");
-        // It may end before it reads.
+        // A write error is no failure: the command may end before it reads.
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
         let output = child.wait_with_output().expect("ours");
@@ -471,7 +472,7 @@ fn a_directory_that_root_opened_to_all_and_a_way_that_others_may_change_are_refu
     let why = format!("cannot trust directory {}: its mode 1777 lets group or others write", open.display());
     expect_refusals(&place, &[("SAMPAN_RUN_DIR", &open)], &why);
     assert_eq!(trap.caught(), (0, 0));
-    // The victim's own, in a directory whose owner may rename it.
+    // A directory of the victim's own, in a directory whose owner may rename it.
     let own = theirs.join("own");
     fs::create_dir(&own).expect("made");
     chown(&own, Some(victim.uid), Some(victim.uid)).expect("root may");
@@ -490,7 +491,7 @@ fn a_directory_that_root_opened_to_all_and_a_way_that_others_may_change_are_refu
 fn daemons_put_no_state_and_no_data_where_another_user_was_first() {
     let (victim, attacker) = (stranger(0), stranger(1));
     let place = Place::of(&victim, &["sampan-engine", "sampan-monitord"]);
-    // Without a home, state and data are in /tmp/sampan-UID as well.
+    // Without a home, state and data are in /tmp/sampan-UID too.
     for mode in [0o755, 0o777, 0o1777] {
         let fallback = Fallback::of(&victim);
         attacker.does(|| {
@@ -508,7 +509,7 @@ fn daemons_put_no_state_and_no_data_where_another_user_was_first() {
     }
 }
 
-/// A socket of root's on which `user` listens; the kernel names that user to whoever connects.
+/// A socket that root has made and `user` listens on; the kernel reports that user to each client.
 fn listen_as(user: &User, path: &Path) -> UnixListener {
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
     bind(fd.as_raw_fd(), &UnixAddr::new(path).expect("short")).expect("bound");
@@ -573,7 +574,7 @@ fn the_user_of_monitord_is_believed_on_events_sock_and_fifos_and_on_engine_sock_
         };
         let (well, said) = run(command(&["images"]));
         assert!(!well && said.contains(&format!("a process of user {MONITORD} listens on it")), "{said}");
-        // This monitord hears the request, and says nothing: it closes.
+        // This monitord accepts the connection, sends nothing, and closes.
         let waiting = command(&["monitor", "status"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let mut waiting = Running(waiting.expect("timeout(1)"));
         let mut heard = [0; 1];
@@ -653,7 +654,7 @@ fn an_oci_runtime_is_one_of_the_configuration_unless_root_names_its_path() {
             [(&admin, "wrapped"), (&admin, "runc"), (&admin, wrapper), (&User::new(0), other)]
         {
             let (well, ran, said) = create(user, runtime);
-            // One that is known already is not asked again what it is.
+            // The engine does not ask a runtime that it has tried before for its version again.
             assert!(well && (ran || runtime == "runc" || runtime == wrapper), "{runtime}: {said}");
         }
         let (well, ran, said) = create(&User::new(0), "sh");

@@ -1,4 +1,5 @@
-//! Where a reader stands: nothing that it was given is taken from it, whatever is killed. docs/events.md has the table.
+//! The position of a reader: no event that it must receive is lost, whatever is killed. docs/events.md has the table of
+//! cases.
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -16,7 +17,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
-/// A `sampan events` whose lines are read as they come.
+/// A running `sampan events`, whose lines are read as they arrive.
 struct Reader {
     child: Child,
     lines: Receiver<String>,
@@ -37,7 +38,7 @@ impl Reader {
         Reader { child, lines, notes }
     }
 
-    /// The id of the next event, which must come.
+    /// The ID of the next event, which must arrive.
     fn id(&self) -> String {
         let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line; {}", self.notes()));
         let event: serde_json::Value = serde_json::from_str(&line).expect("JSON");
@@ -56,7 +57,7 @@ impl Reader {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).expect("it runs");
     }
 
-    /// Ends it by SIGTERM; gives the lines that were not read yet.
+    /// Ends the reader by SIGTERM; returns the lines that were not read yet.
     fn term(mut self) -> Vec<String> {
         self.signal(Signal::SIGTERM);
         assert_eq!(
@@ -84,7 +85,7 @@ fn events(host: &Host, cursor: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// Runs `sampan events` to its end.
+/// Runs `sampan events` until it ends.
 fn run(host: &Host, cursor: &Path, args: &[&str]) -> Output {
     events(host, cursor, args).output().expect("built")
 }
@@ -102,7 +103,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Emits events with these ids, and waits until monitord has them.
+/// Emits events with these IDs, and waits until monitord has them.
 fn emit(host: &Host, ids: &[&str]) {
     let (sender, before) = (host.sender(), host.status().seq);
     for id in ids {
@@ -126,7 +127,8 @@ fn a_reader_that_slept_while_monitord_ended_prints_what_it_had_received() {
     host.start_monitord(&[]);
     emit(&host, &["4"]);
     let next = Reader::start(&host, &cursor, &[]);
-    // What was flushed less than the interval before the kill may come again; what was not flushed must.
+    // Events that were flushed less than the interval before the kill may be repeated; events that were not flushed
+    // must be.
     let first = next.id();
     assert!(["1", "2", "3", "4"].contains(&first.as_str()), "{first}");
 }
@@ -204,7 +206,7 @@ fn a_reader_with_a_filter_is_never_told_lost_for_what_it_was_there_for() {
     let reader = Reader::start(&host, &cursor, &[]);
     assert_eq!(reader.id(), "2");
     assert!(!reader.notes().contains("gone"), "{}", reader.notes());
-    // And where it ends with the past.
+    // The same bound holds for a command that ends after history.
     let (cursor, head) = (host.path("other"), flood());
     assert!(run(&host, &cursor, &["--after", "0", "--no-follow"]).status.success());
     assert!(held(&cursor) >= head, "{} of {head}", held(&cursor));
@@ -249,7 +251,7 @@ fn a_cursor_file_is_written_once_a_second_however_many_events_come() {
         assert_eq!(reader.id(), nth.to_string());
     }
     assert_eq!(reader.term(), [""; 0]);
-    // Once at the start, once with the position that it began at, once at the end, and one a second.
+    // One write at the start, one for the position at which it began, one at the end, and one per second.
     let most = 4 + begun.elapsed().as_secs();
     assert!(u64::from(writes(&cursor)) <= most, "{} writes, at most {most}", writes(&cursor));
     assert_eq!(held(&cursor), host.status().seq, "the end is remembered");
@@ -323,7 +325,7 @@ fn numbers_that_fall_hold_no_reader_up() {
     emit(&host, &["a"]);
     assert_eq!(running.id(), "a");
     assert!(run(&host, &cursor, &["--no-follow"]).status.success());
-    // What a clock that starts in 1970 does: the next numbers lie below the reader's.
+    // As with a clock that starts in 1970: the next numbers are lower than the reader's.
     let ahead = held(&cursor) + (1 << 50);
     fs::write(&cursor, format!("{ahead}\n")).expect("written");
     host.kill9();
@@ -334,7 +336,7 @@ fn numbers_that_fall_hold_no_reader_up() {
     assert_eq!(running.ids(2), [replaced, "b"]);
 }
 
-/// A script beside the test that appends what it is given to `done`.
+/// A script in the test's directory that appends its argument to `done`.
 fn script(host: &Host, name: &str, text: &str) -> String {
     let path = host.path(name);
     fs::write(&path, text).expect("written");
@@ -350,7 +352,7 @@ fn a_command_is_run_for_each_event_and_the_cursor_waits_for_its_success() {
     let host = Host::with_monitord(&[]);
     let (cursor, done) = (host.path("cursor"), host.path("done"));
     emit(&host, &["1", "2", "3", "4", "5"]);
-    // It fails for the third event until somebody has mended what it needs.
+    // The command fails for the third event until the test has made a file that it needs.
     let command = script(
         &host,
         "react",
@@ -392,7 +394,7 @@ fn an_event_whose_command_never_succeeds_is_set_aside_and_holds_up_no_other() {
         0o600,
         "whole events"
     );
-    // Where it cannot be set aside, the cursor stays before it.
+    // If the failed event cannot be stored, the cursor stays before it.
     mkfifo(&host.path("third.failed"), Mode::S_IRWXU).expect("made");
     let output = run(&host, &host.path("third"), &args);
     assert!(!output.status.success() && stderr(&output).contains("cannot set event"), "{}", stderr(&output));
@@ -433,7 +435,7 @@ fn a_signal_reaches_the_command_and_leaves_its_event_for_the_next_run() {
     assert_eq!(ids_of(&run(&host, &cursor, &["--no-follow"])), ["1"]);
 }
 
-/// The pipeline of docs/events.md, with its last part killed.
+/// The pipeline of docs/events.md, whose last part is killed.
 #[test]
 fn a_pipeline_that_acknowledges_loses_nothing_when_it_is_killed() {
     let host = Host::with_monitord(&[]);
@@ -459,7 +461,7 @@ fn a_pipeline_that_acknowledges_loses_nothing_when_it_is_killed() {
     };
     let output = sh(pipeline(15, ""));
     assert!(!output.status.success());
-    // The reader notices that nobody acknowledges any more.
+    // The reader notices that no process can acknowledge any more.
     host.wait_until("the pipeline to end", || host.status().subscribers.is_empty());
     assert_eq!(lines(&done).len(), 16);
     let output = sh(pipeline(1000, "--no-follow"));
@@ -528,7 +530,7 @@ fn nothing_is_written_to_a_reader_that_has_been_told_its_position() {
     emit(&host, &["1"]);
     host.wait_until("the position", || held(&host.path("cursor")) == host.status().seq);
     let switches = || process::context_switches(host.pid());
-    // It gives pages back a second after the last event, once.
+    // The reader releases memory once, a second after the last event.
     host.wait_until("rest", || {
         let before = switches();
         std::thread::sleep(std::time::Duration::from_millis(1500));
@@ -544,7 +546,7 @@ fn a_cursor_file_that_is_removed_while_it_is_in_use_ends_the_reader() {
     let mut reader = Reader::start(&host, &cursor, &["--after", "0", "--cursor-interval", "1ms"]);
     host.wait_until("the reader", || host.status().subscribers.len() == 1);
     fs::remove_file(&cursor).expect("there");
-    // The next write of the position notices it; that may be before this event.
+    // The next write of the position notices it, perhaps before this event.
     emit(&host, &["1"]);
     assert_eq!(reader.child.wait().expect("ours").code(), Some(1));
     assert!(reader.notes().contains("removed while it was in use"), "{}", reader.notes());

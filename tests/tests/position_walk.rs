@@ -1,5 +1,5 @@
-//! A random walk through the table of docs/events.md: reader, monitord, consumer and the disk are killed at any step, and
-//! every event that the journal holds in the end has been processed. As root: it mounts.
+//! A random walk through the table of docs/events.md: reader, monitord, consumer and disk are killed at any step, and
+//! in the end every event in the journal has been processed. Needs root, for mount(2).
 
 use sampan_ipc::Event;
 use sampan_ipc::sender::FifoSender;
@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Who processes events, and how that is acknowledged.
+/// How events are processed and acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     /// `--exec`: a command for up to eight events.
@@ -24,7 +24,7 @@ enum Form {
     Ack,
 }
 
-/// What of a walk can be killed.
+/// The parts of a walk that can be killed.
 struct Walk {
     host: Host,
     disk: Disk,
@@ -48,7 +48,7 @@ impl Walk {
         walk
     }
 
-    /// On the disk that fails; in a boot of its own, as far as monitord can see.
+    /// Starts monitord on the disk that fails, with a boot ID of its own.
     fn start_monitord(&mut self) {
         let boot = self.host.path("boot_id");
         fs::write(&boot, format!("00000000-0000-4000-8000-{:012}\n", self.boots + 1)).expect("written");
@@ -63,7 +63,7 @@ impl Walk {
         self.host.path("done")
     }
 
-    /// Starts reader and consumer, if they do not run.
+    /// Starts reader and consumer, if they are not running.
     fn start_reader(&mut self) {
         let is_over = |child: &mut Child| child.try_wait().expect("ours").is_some();
         if self.reader.as_mut().is_some_and(|reader| !is_over(reader)) {
@@ -105,7 +105,7 @@ impl Walk {
             consumer.kill().expect("ours");
             consumer.wait().expect("ours");
         }
-        // Of `--exec`: the commands that the reader has started.
+        // With `--exec`, the commands that the reader has started.
         let Some(reader) = &self.reader else { return };
         let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", reader.id()));
         for child in children.unwrap_or_default().split_whitespace() {
@@ -117,7 +117,7 @@ impl Walk {
         self.kill_consumer();
         self.kill_reader();
         self.host.kill9();
-        // Pipes are memory.
+        // The content of pipes is lost with the power.
         self.sender = FifoSender::new(self.host.fifo());
         fs::remove_file(self.host.fifo()).expect("monitord made it");
         self.disk.lose_power(is_log_written);
@@ -138,7 +138,7 @@ impl Walk {
         loop {
             match past.item() {
                 Item::Event(event) => ids.push(event.id),
-                // What a power cut left of a file's end is no event: readers are told so.
+                // After a power cut, a torn file end may be reported as lost events.
                 Item::Lost { .. } | Item::Welcome { .. } => {}
                 Item::End(_) => return ids,
                 item => panic!("not expected: {item:?}"),
@@ -154,7 +154,7 @@ impl Drop for Walk {
     }
 }
 
-/// The id of the event on a line; `None` of what is told as lost.
+/// The ID of the event in a line; `None` for a report of lost events.
 fn id_of(line: &str) -> Option<String> {
     let event: serde_json::Value =
         serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
@@ -196,7 +196,7 @@ fn walk(form: Form, sync: &'static str, seed: u64) {
                 walk.start_monitord();
             }
             4 => {
-                // What was taken before is promised where each event is synced; else the last second may go.
+                // Without a sync for each event, events of the last second before a power cut may be lost.
                 if !is_awaited || sync != "always" {
                     promised.retain(|id: &String| sync == "always" && !ids.contains(id));
                 } else {
@@ -207,7 +207,7 @@ fn walk(form: Form, sync: &'static str, seed: u64) {
             }
             _ => {}
         }
-        // No power was lost: what was written into the FIFO comes, whoever was killed.
+        // Without a power cut, every event in the FIFO arrives, whatever was killed.
         assert!(walk.sender.flush(PATIENCE), "{:?}", walk.sender.problem());
         walk.host.wait_until("the burst", || walk.host.status().seq >= before + burst);
         promised.extend(ids);
@@ -218,7 +218,7 @@ fn walk(form: Form, sync: &'static str, seed: u64) {
     assert_eq!(held.len(), journal.len(), "an event is in the journal twice");
     let missing: Vec<&String> = promised.iter().filter(|id| !held.contains(id)).collect();
     assert!(missing.is_empty(), "the journal lacks {missing:?} of {emitted}");
-    // A reader whose consumer was killed may be on its way out when it is looked at.
+    // A reader whose consumer was killed may be about to exit.
     let deadline = Instant::now() + 2 * PATIENCE;
     loop {
         walk.start_reader();

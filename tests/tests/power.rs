@@ -1,8 +1,8 @@
-//! Power loss while images come and soon after: a real file system that is shut down under a real engine.
+//! Power loss during and shortly after pulls: a real file system that is shut down under a real engine.
 //!
-//! The file system's own ioctl for that (`xfs_io -x -c shutdown`) drops what is in memory, as the mains would; what a mount
-//! makes of the device then is what a host finds. Where its log is written first, names are on the device and contents may
-//! not be. As root: it mounts.
+//! The file system's own ioctl (`xfs_io -x -c shutdown`) drops what is only in memory; mounting the device again shows
+//! what a host would find. If the file system writes its log first, names may be on the device although contents are
+//! not. Needs root, for mount(2).
 
 use sampan_ipc::engine::{Answer, Request, Verify};
 use sampan_tests::disk::Disk;
@@ -14,16 +14,16 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How often the power fails, on each file system.
+/// Number of power failures on each file system.
 const ROUNDS: usize = 80;
-/// Most images that come before it does.
+/// Most images that are pulled before a failure.
 const IMAGES_MAX: usize = 4;
 
 fn await_settled(engine: &Engine, store: &Path) {
     engine.wait_until("all to be on the disk", || !store.join("index.settled.json").exists());
 }
 
-/// Waits so long, as the mains do: nothing tells when they fail.
+/// Sleeps for `time`: a power failure waits for no condition.
 fn live_on(time: Duration) {
     let until = Instant::now() + time;
     while Instant::now() < until {
@@ -48,7 +48,7 @@ fn survive(mkfs: &str, options: &'static str) {
             registry.publish(name, &Image::of(&[layer(name), layer("shared")], "amd64"));
             engine.pull(&registry.reference(name)).expect("pulled");
         }
-        // Most often before the disk is asked for it, sometimes meanwhile, or after.
+        // Usually before the engine syncs, sometimes during or after that.
         live_on(Duration::from_millis(random.below(160) as u64));
         disk.lose_power(random.one_in(2));
         engine = engine.killed_and_restarted_after(|| {

@@ -1,4 +1,5 @@
-//! What commands print, and how they end: nothing that a terminal acts on, and one way to end for all of them.
+//! Output and exit status of commands: nothing that a terminal interprets is printed, and all commands end the same
+//! way.
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::pty::openpty;
@@ -15,7 +16,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
-/// `sampan` of the installation of an engine.
+/// Prepares `sampan` of the engine's installation.
 fn sampan(engine: &Engine, args: &[&str]) -> Command {
     let mut command = Command::new(binary("sampan"));
     command.args(args).env("SAMPAN_RUN_DIR", engine.dir.path().join("run")).stdin(Stdio::null());
@@ -30,16 +31,16 @@ fn run(engine: &Engine, args: &[&str]) -> Output {
     sampan(engine, args).output().expect("built")
 }
 
-/// Runs a command that must succeed; gives its standard output.
+/// Runs a command that must succeed; returns its standard output.
 fn ok(engine: &Engine, args: &[&str]) -> String {
     let output = run(engine, args);
     assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
     text(&output.stdout)
 }
 
-/// Characters that a terminal acts on or that reorder a line, one of each kind.
+/// Characters that a terminal interprets or that reorder a line, one of each kind.
 const HIDDEN: &str = "\u{1b}\u{7f}\u{85}\u{9b}\u{200f}\u{2028}\u{202e}\u{2066}";
-/// The same as JSON escapes them.
+/// The characters of [`HIDDEN`] as JSON escapes.
 const ESCAPED: &str = r"\u001b\u007f\u0085\u009b\u200f\u2028\u202e\u2066";
 
 fn assert_printable(text: &str) {
@@ -76,13 +77,13 @@ fn lists_and_documents_as_json_hold_nothing_that_a_terminal_acts_on() {
     for args in [&["images", "--format", "json"][..], &["info", "--json"], &["jobs", "--format", "json"]] {
         assert_printable(&ok(&engine, args));
     }
-    // What a person typed comes back in a result.
+    // An argument with such characters is repeated in a result.
     let output = run(&engine, &["pull", "--progress", "json", &format!("demo{HIDDEN}:1")]);
     assert_printable(&text(&output.stdout));
     assert!(text(&output.stdout).contains(ESCAPED), "{}", text(&output.stdout));
 }
 
-/// An image whose one layer comes at so many bytes a second.
+/// Publishes an image whose one layer arrives at this number of bytes per second.
 fn slow_image(registry: &LyingRegistry, bytes_per_second: usize) -> String {
     let layer = Layer::large("slow", 4_000_000, Packing::Gzip);
     let image = Image::of(std::slice::from_ref(&layer), "amd64");
@@ -94,7 +95,7 @@ fn slow_image(registry: &LyingRegistry, bytes_per_second: usize) -> String {
     registry.reference("slow")
 }
 
-/// A command under way; killed when this goes.
+/// A running command; dropping it kills it.
 struct Begun(Child);
 
 impl std::ops::Deref for Begun {
@@ -118,7 +119,7 @@ impl Drop for Begun {
     }
 }
 
-/// Waits for the end of a child that is to end by itself.
+/// Waits for the end of a child that ends by itself.
 fn end(engine: &Engine, child: &mut Child) -> ExitStatus {
     let mut status = None;
     engine.wait_until("the command to end", || {
@@ -171,7 +172,7 @@ fn every_command_dies_of_sigpipe_without_a_word_when_nobody_reads_what_it_prints
         let output = sampan(&engine, args).stdout(writer).stderr(Stdio::piped()).output().expect("built");
         let said = text(&output.stderr);
         match (output.status.signal(), args) {
-            // Prints nothing where all went well, as docker's.
+            // Like docker, `tag` prints nothing on success.
             (None, ["tag", ..]) => assert!(output.status.success(), "{said}"),
             (signal, _) => assert_eq!(signal, Some(Signal::SIGPIPE as i32), "{args:?}: {said}"),
         }
@@ -237,7 +238,7 @@ fn a_pull_whose_output_nobody_takes_still_dies_of_a_signal() {
     let mut command = sampan(&engine, &["pull", "--progress", "json", &reference]);
     let mut child = Begun(command.stdout(writer).spawn().expect("built"));
     drop(command);
-    // By then it has more to print than the pipe takes: a line ten times a second.
+    // By then the command has more to print than the pipe holds: it prints ten lines per second.
     let come = || engine.jobs().iter().flat_map(|job| &job.rows).map(|row| row.current).max();
     engine.wait_until("the layer to come", || come().is_some_and(|bytes| bytes > 500_000));
     signal(&child, Signal::SIGTERM);
@@ -251,7 +252,7 @@ fn json_progress_is_printed_though_all_else_is_to_be_quiet() {
     let printed = ok(&engine, &["pull", "--quiet", "--progress", "json", &registry.reference("small")]);
     let last: Value = serde_json::from_str(printed.lines().last().expect("a line")).expect("JSON");
     assert_eq!((&last["type"], &last["state"]), (&Value::from("result"), &Value::from("done")));
-    // An archive on standard output stays alone there.
+    // Progress is not mixed into an archive on standard output.
     let archive = sampan(&engine, &["save", "--progress", "json", &registry.reference("small")]);
     let archive = { archive }.output().expect("built");
     assert!(archive.status.success(), "{}", text(&archive.stderr));
@@ -272,7 +273,7 @@ fn a_terminal_that_is_dumb_or_of_no_type_gets_lines() {
         let mut child = Begun(command.stdout(File::from(pty.slave)).spawn().expect("built"));
         drop(command);
         let mut bytes = Vec::new();
-        // At the end of the other side, a pty's reader gets EIO.
+        // When the other side is closed, a reader of a pseudoterminal gets EIO.
         let _ = File::from(pty.master).read_to_end(&mut bytes);
         assert!(child.wait().expect("ours").success());
         let printed = String::from_utf8_lossy(&bytes);

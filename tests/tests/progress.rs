@@ -1,4 +1,4 @@
-//! What a person or a script sees of pulls: several at once, on terminals of any size, and as JSON.
+//! The progress of pulls for a user or a script: several pulls at once, terminals of any size, and JSON.
 
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
@@ -30,7 +30,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("text")
 }
 
-/// An image of one layer; published as `name:t`, its layer sent at so many bytes a second, if that is over zero.
+/// Publishes an image of one layer as `name:t`; a `rate` over zero limits its bytes per second.
 fn publish(registry: &LyingRegistry, name: &str, bytes: usize, rate: usize) -> (String, String) {
     let layer = Layer::large(name, bytes, Packing::Gzip);
     let small = Layer::of(&[(name, b"x")], Packing::Gzip);
@@ -70,7 +70,7 @@ fn of_several_references_one_that_fails_ends_no_other_and_results_stand_in_the_o
         (Some(0), format!("{first_result}{second_result}"))
     );
     assert_eq!(text(&quiet.stderr), "");
-    // What makes no sense is bad usage, unless something else was tried.
+    // A name that is not a reference is bad usage, unless another pull was tried.
     assert_eq!(run(&engine, &["pull", "NO", "NO:2"]).status.code(), Some(125));
     let mixed = run(&engine, &["pull", "NO", &second]);
     assert_eq!((mixed.status.code(), text(&mixed.stdout).ends_with(&second_result)), (Some(1), true));
@@ -109,7 +109,7 @@ fn ctrl_c_ends_all_pulls() {
     let mut child =
         sampan(&engine, &["pull", &first, &second]).stdout(Stdio::piped()).spawn().expect("built");
     let lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
-    // In whatever order they begin.
+    // The order in which layers begin does not matter.
     let begun = lines.filter(|line| line.contains(": downloading")).filter(|line| {
         let is_large = |reference: &str| line.starts_with(reference) && line.contains(" MiB");
         is_large(&first) || is_large(&second)
@@ -138,7 +138,7 @@ fn all_tags_of_a_repository_are_named_at_the_end() {
     assert!(engine.named().iter().all(|name| !name.starts_with("layers/")));
 }
 
-/// How far a state is; those that may stand side by side are equal.
+/// The rank of a state; states of equal rank may come in any order.
 fn rank(state: &str) -> u32 {
     match state {
         "waiting" => 0,
@@ -217,7 +217,7 @@ fn a_registry_that_is_not_there_is_said_so_at_once() {
     assert!(line.starts_with(&format!("note: manifest of {reference}: retrying in ")), "{line}");
 }
 
-/// Runs a pull on a terminal; `on_text` sees all that was written so far, whenever more comes.
+/// Runs a pull on a terminal; calls `on_text` with all output so far, whenever there is more.
 fn on_terminal(
     engine: &Engine,
     (columns, rows): (u16, u16),
@@ -233,7 +233,7 @@ fn on_terminal(
     drop(command);
     let (mut master, mut written, mut buffer) = (File::from(pty.master), Vec::new(), [0; 4096]);
     let mut slave = Some(slave);
-    // At the end of the other side, a pty's reader gets EIO.
+    // When the other side is closed, a reader of a pseudoterminal gets EIO.
     while let Ok(len @ 1..) = master.read(&mut buffer) {
         written.extend_from_slice(&buffer[..len]);
         let text = String::from_utf8_lossy(&written);
@@ -248,7 +248,7 @@ fn on_terminal(
     String::from_utf8_lossy(&written).into_owned()
 }
 
-/// Lines as they were drawn, without the sequences that erase and move.
+/// The drawn lines, without the sequences that erase and move.
 fn drawn(written: &str) -> Vec<String> {
     let mut lines = Vec::new();
     for line in written.split('\n').map(|line| line.trim_end_matches('\r')) {
@@ -302,7 +302,7 @@ fn a_terminal_that_is_resized_is_followed_at_once() {
         }
     });
     let after = drawn(&written[resized_at.expect("it draws")..]);
-    // The frame that was on its way when the size changed may still be wide.
+    // A frame that was already written when the size changed may still be wide.
     let narrow = after.iter().skip_while(|line| line.contains('[') || line.is_empty());
     assert!(narrow.clone().count() > 4, "{after:?}");
     for line in narrow.filter(|line| !line.contains("@sha256:")) {

@@ -50,7 +50,7 @@ fn images_of_one_and_of_eight_layers_are_pulled_and_skopeo_reads_the_store() {
     }
     let first = Digest::of(&Layer::of(&[("bin/true", b"#!"), ("etc/motd", b"hello")], Packing::Gzip).tar);
     assert_eq!(fs::read(engine.layer_dir(&first).join("etc/motd")).expect("unpacked"), b"hello");
-    // Rows stand in the manifest's order with the manifest's totals, and end complete.
+    // Rows are in the order of the manifest with its totals, and all are complete at the end.
     let again = engine.pull(&registry.push("team/eight:9", std::slice::from_ref(&eight))).expect("pulled");
     assert_eq!(again.rows.len(), 8);
     for (nth, (row, layer)) in again.rows.iter().zip(&layers).enumerate() {
@@ -78,7 +78,7 @@ fn of_an_index_the_wanted_platform_is_taken() {
     assert_eq!(pulled.done.digest, arm.digest().to_string());
     let pulled = engine.pull_for(&reference, Some("linux/amd64")).expect("pulled");
     assert_eq!(pulled.done.digest, amd.digest().to_string());
-    // By the index's own digest, and by tag and digest together.
+    // By the digest of the index, and by tag and digest together.
     let index = Digest::of(&index_of(&[amd.clone(), arm]));
     for reference in [format!("{}/multi@{index}", registry.address), format!("{reference}@{index}")] {
         let pulled = engine.pull_for(&reference, Some("linux/amd64")).expect("pulled");
@@ -88,7 +88,7 @@ fn of_an_index_the_wanted_platform_is_taken() {
     assert!(failure.message.ends_with("there are: linux/amd64, linux/arm64"), "{}", failure.message);
 }
 
-/// Expects that nothing of a failed pull has a final name, except blobs that are right in themselves.
+/// Asserts that the pull fails, and that none of its files has a final name except valid blobs.
 fn refused(engine: &Engine, reference: &str, words: &str) -> Failure {
     let before = engine.named();
     let failure = engine.pull(reference).expect_err("refused");
@@ -132,7 +132,7 @@ fn what_a_registry_gives_wrong_is_refused_and_leaves_nothing() {
     refused(&engine, &publish("denied", Reply::Status(403)), "denies access");
     assert_eq!(refused(&engine, &registry.reference("nothing"), "").code, Code::NotFound);
 
-    // The manifest itself, by digest.
+    // The manifest itself is wrong, when it is requested by digest.
     registry.publish("lie", &image);
     let claimed = Digest::of(b"something else");
     registry.answer(
@@ -141,7 +141,7 @@ fn what_a_registry_gives_wrong_is_refused_and_leaves_nothing() {
     );
     refused(&engine, &format!("{}/lie@{claimed}", registry.address), "has digest");
 
-    // A config that claims other diff ids, or more of them.
+    // A config with other diff IDs, or more of them.
     let diff = Image::with_diff_ids(std::slice::from_ref(&layer), "amd64", &[Digest::of(b"not this")]);
     registry.publish("diff", &diff);
     refused(&engine, &registry.reference("diff"), "unpacks to diff id");
@@ -153,7 +153,7 @@ fn what_a_registry_gives_wrong_is_refused_and_leaves_nothing() {
     registry.publish("two", &two);
     refused(&engine, &registry.reference("two"), "2 diff ids");
 
-    // Layers that would write elsewhere, or are no tars.
+    // Layers that would write outside of their directory, or are no tars.
     for (name, path) in [("up", "../../../escape"), ("abs", "a/../../escape")] {
         let evil = Image::of(&[Layer::of(&[(path, b"x")], Packing::Gzip)], "amd64");
         registry.publish(name, &evil);
@@ -164,7 +164,7 @@ fn what_a_registry_gives_wrong_is_refused_and_leaves_nothing() {
     refused(&engine, &registry.reference("noise"), "it is not a tar");
     assert!(!engine.dir.path().join("escape").exists() && !engine.store().join("escape").exists());
 
-    // And the right one is still taken.
+    // A valid image is still accepted.
     registry.publish("good", &image);
     engine.pull(&registry.reference("good")).expect("pulled");
 }
@@ -268,7 +268,7 @@ fn a_store_is_whole_after_kill_9_in_the_middle_of_pulls() {
     let mut engine = Engine::start();
     for nth in 0..6u32 {
         let mut stream = engine.ask(Request::Pull(Pull { reference: reference.clone(), ..Pull::default() }));
-        // Somewhere else each time.
+        // Interrupted at another place each time.
         for _ in 0..nth {
             if stream.next().is_none() {
                 break;
@@ -426,7 +426,7 @@ fn tags_and_removals_are_as_told() {
     let gone = done(remove(&one.reference, false)).expect("removed");
     assert_eq!(gone.removed, [one.reference.clone(), one.digest.clone()]);
     assert_eq!(done(remove(&one.reference, false)).expect_err("gone").code, Code::NotFound);
-    // What the other image needs is still there, and nothing else: manifest, config, two blobs, two layers.
+    // The files of the other image remain, and no other: manifest, config, two blobs, two layers.
     assert_eq!(engine.named().len(), 6);
     assert!(engine.layer_dir(&Digest::of(&shared.tar)).join("shared").exists());
     let [Answer::Json(json), Answer::Done(_)] = &engine.ask(Request::Inspect { name: two.digest }).all()[..]
@@ -465,7 +465,7 @@ fn sigterm_ends_jobs_and_leaves_no_socket_and_a_second_engine_is_refused() {
     engine.wait_for_no_temporaries();
 }
 
-/// What the engine has written to its FIFO so far.
+/// Events that the engine has written to its FIFO so far.
 fn events(fifo: &mut fs::File, seen: &mut Vec<u8>) -> Vec<(String, String, BTreeMap<String, String>, usize)> {
     let mut bytes = [0; 65536];
     while let Ok(len @ 1..) = fifo.read(&mut bytes) {
@@ -574,7 +574,7 @@ fn a_registry_with_tls_is_trusted_through_the_bundle_alone() {
     other.ask(Request::Pull(insecure)).watch().expect("the person said that it will do");
 }
 
-/// A registry that knows `name`, whose one layer is answered with `replies` in turn; the layer's path, and its size.
+/// Publishes `name`, whose one layer is answered by `replies` in turn; returns the layer's path and its size.
 fn flaky(registry: &LyingRegistry, name: &str, replies: impl Fn(&[u8]) -> Vec<Reply>) -> (String, u64) {
     let layer = Layer::large(name, 600_000, Packing::Gzip);
     registry.publish(name, &Image::of(std::slice::from_ref(&layer), "amd64"));
@@ -593,7 +593,7 @@ fn a_cut_body_goes_on_where_it_broke_and_the_retry_is_told() {
     assert!(pulled.notes.iter().any(|note| note.starts_with("retrying in 1 s: ")), "{:?}", pulled.notes);
     assert_eq!(pulled.rows[0].attempt, 2);
     assert_eq!(registry.asked(&path), 2);
-    // The config and the manifest are small; the layer came once.
+    // The config and the manifest are small, and the layer was sent once.
     assert!((size..size + 5000).contains(&registry.sent()), "{} bytes for {size}", registry.sent());
 }
 
@@ -652,7 +652,7 @@ fn who_waits_while_no_descriptor_is_left_is_served_as_soon_as_there_is_one() {
         others.push(UnixStream::connect(engine.socket()).expect("connected"));
         engine.log().contains("cannot accept a client")
     });
-    // One that needs no descriptor beyond its connection.
+    // A request that needs no descriptor except its connection.
     let second = engine.ask(Request::Jobs);
     drop(others);
     let answers = second.all();
@@ -676,7 +676,7 @@ fn words_without_end_in_a_document_break_neither_the_store_nor_the_lists() {
     assert!(engine.images().is_empty());
 }
 
-/// How many sockets process `pid` has open.
+/// Number of open sockets of process `pid`.
 fn sockets(pid: u32) -> usize {
     let fds = fs::read_dir(format!("/proc/{pid}/fd")).expect("listed").flatten();
     fds.filter(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.starts_with("socket:"))).count()
@@ -693,7 +693,7 @@ fn a_client_that_does_not_read_its_answer_is_hung_up_on() {
     let fd = fs::File::open(&file).expect("opened");
     engine.ask_with(Request::Import(import), &[fd.as_raw_fd()]).watch().expect("imported");
     let before = sockets(engine.child.id());
-    // More than a socket takes without a reader.
+    // Longer than a socket holds without a reader.
     let inspect = || engine.ask(Request::Inspect { name: "big:1".to_owned() });
     let (mut reader, mut deaf) = (inspect(), inspect());
     assert!(matches!(reader.next(), Some(Answer::Json(_))));

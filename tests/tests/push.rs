@@ -1,4 +1,4 @@
-//! Pushes to real registries and to one that breaks on demand.
+//! Pushes to real registries, and to one that fails on request.
 
 use sampan_oci as oci;
 use sampan_oci::digest::Digest;
@@ -23,7 +23,7 @@ fn image() -> Image {
     Image::of(&layers, "amd64")
 }
 
-/// The same image as docker writes it.
+/// The image with docker's media types.
 fn schema2(image: &Image) -> Image {
     let text = String::from_utf8(image.manifest.clone()).expect("text");
     let text = text
@@ -65,7 +65,7 @@ fn what_is_pushed_to_a_real_registry_is_what_was_pulled() {
     let last = format!("{}/c@{}\n", sink.address, image.digest());
     assert!(out.ends_with(&last), "{out}");
     assert_eq!(skopeo_digest(&target), image.digest().to_string());
-    // Once more there is nothing to do, and that is said.
+    // A second push has nothing to do, and prints that.
     assert!(host.ok(&["push", &reference, &target]).contains("up to date"));
     let quiet = host.ok(&["push", "--quiet", &reference, &target]);
     assert_eq!(quiet, last);
@@ -130,7 +130,7 @@ fn what_the_registry_has_is_mounted_or_left_alone() {
     for (digest, bytes) in &image.blobs {
         assert_eq!(registry.blob("to", digest).as_ref(), Some(bytes));
     }
-    // What is there by now is asked for and no more.
+    // For blobs that the registry has by now, the engine only asks whether they exist.
     registry.forget();
     let out = host.ok(&["push", "--progress=json", &source, &format!("{}/to:other", registry.address)]);
     assert!(out.contains(r#""state":"exists""#), "{out}");
@@ -249,7 +249,7 @@ fn a_push_is_slowed_down_and_cancelled() {
     assert!(began.elapsed() > Duration::from_secs(1), "3 MiB at 2 MiB/s");
 }
 
-/// How many sockets the engine has open.
+/// Number of open sockets of the engine.
 fn sockets(host: &EngineHost) -> usize {
     let fds = std::fs::read_dir(format!("/proc/{}/fd", host.pid())).expect("listed").flatten();
     let targets = fds.filter_map(|fd| std::fs::read_link(fd.path()).ok());
@@ -260,7 +260,7 @@ fn sockets(host: &EngineHost) -> usize {
 fn a_push_that_is_done_keeps_no_connection() {
     let (from, registry) = (KeenRegistry::start(), KeenRegistry::start());
     let host = with_image(&from, &image());
-    // The client of the pull may still be there, and be one of them: at most as many are left.
+    // The connection of the pull may still be open: in the end there are at most as many.
     let before = sockets(&host);
     for tag in ["one", "two", "three"] {
         let (source, target) = (format!("{}/from:t", from.address), format!("{}/to:{tag}", registry.address));
@@ -269,12 +269,12 @@ fn a_push_that_is_done_keeps_no_connection() {
     host.wait_until("all to be closed", || sockets(&host) <= before);
 }
 
-/// Passes bytes on between a client and `to`, and hangs up once when the client has sent so many.
+/// A proxy to `to` that closes the connection once, after the client has sent `at` bytes.
 fn cutting_proxy(to: &str, at: u64) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
     let (to, left) = (to.to_owned(), Arc::new(AtomicU64::new(at)));
-    // Ends with the test's process.
+    // This thread ends with the test's process.
     std::thread::spawn(move || {
         for near in listener.incoming().flatten() {
             let far = TcpStream::connect(&to).expect("the registry listens");

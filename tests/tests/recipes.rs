@@ -23,21 +23,21 @@ fn block(word: &str) -> String {
     block.split_once('\n').expect("a language").1.to_owned()
 }
 
-/// A directory with `sampan` and the reader's own command, which notes the event that it is given.
+/// Makes a directory with `sampan` and the reader's own command, which records the event that it is given.
 fn install(host: &Host) -> String {
     let bin = host.path("bin");
     fs::create_dir(&bin).expect("made");
     std::os::unix::fs::symlink(binary("sampan"), bin.join("sampan")).expect("linked");
     let on_die = bin.join("on-die");
     let done = host.path("done");
-    // It reads its standard input, as ssh and others do.
+    // The command reads its standard input, as ssh and others do.
     let text = format!("#!/bin/sh\ncat >/dev/null\necho \"${{SAMPAN_EVENT_ID:-$1}}\" >>{}\n", done.display());
     fs::write(&on_die, text).expect("written");
     fs::set_permissions(&on_die, fs::Permissions::from_mode(0o755)).expect("ours");
     format!("{}:{}", bin.display(), std::env::var("PATH").expect("a path"))
 }
 
-/// Runs `command` again and again, and kills a part of it each time, until it has dealt with all events.
+/// Runs `command` repeatedly, and kills a part of it each time, until it has processed all events.
 fn survives(seed: u64, prepare: impl Fn(&Host) -> Command) {
     eprintln!("seed {seed}");
     let mut random = Random::new(seed);
@@ -54,7 +54,7 @@ fn survives(seed: u64, prepare: impl Fn(&Host) -> Command) {
         let mut command = prepare(&host);
         let mut child =
             command.env("PATH", &path).process_group(0).stderr(host.log_file()).spawn().expect("a shell");
-        // The position is remembered once a second: a run that is killed sooner is repeated.
+        // The position is stored once a second: a run that is killed sooner makes no progress.
         let before = held(&host.path("cursor"));
         while held(&host.path("cursor")) == before
             && child.try_wait().expect("ours").is_none()
@@ -67,14 +67,14 @@ fn survives(seed: u64, prepare: impl Fn(&Host) -> Command) {
         assert!(Instant::now() < deadline, "{kills} kills, missing {:?}\n{}", missing(), host.logs());
         kill_a_part(&child, &mut random);
         kills += 1;
-        // What is left of it ends by itself, or is killed for the next run.
+        // The remaining processes end by themselves, or are killed before the next run.
         let _ = kill(Pid::from_raw(-child.id().cast_signed()), Signal::SIGKILL);
         let _ = child.wait();
         if missing().is_empty() {
             break;
         }
     }
-    // Nothing was passed over; what came twice is what was not acknowledged when something was killed.
+    // No event was skipped; only events that were not acknowledged before a kill are repeated.
     eprintln!("{} runs of the command for {all} events, {kills} kills", done(&host).len());
     assert!(kills > 1);
 }
@@ -93,7 +93,7 @@ fn done(host: &Host) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// Kills one of the processes that run in the group of `child`, as chance has it.
+/// Kills a random process in the group of `child`.
 fn kill_a_part(child: &Child, random: &mut Random) {
     let group = child.id().to_string();
     let processes = fs::read_dir("/proc").expect("proc").filter_map(|entry| {

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
-/// The one block of `language` in the document.
+/// The only code block of `language` in the document.
 fn block(language: &str) -> String {
     let document = include_str!("../../docs/records.md");
     let fence = format!("```{language}\n");
@@ -16,13 +16,13 @@ fn block(language: &str) -> String {
     rest.split("```\n").next().expect("a block ends").to_owned()
 }
 
-/// Where the writer writes: the FIFO for everybody's events, where monitord has one.
+/// The FIFO that the writer writes to: the emit FIFO if monitord has one.
 fn fifo(host: &Host) -> PathBuf {
     let emit = host.path("run/emit.fifo");
     if emit.exists() { emit } else { host.fifo() }
 }
 
-/// A script that has the document's writer, and `path`, the FIFO of this host.
+/// Prepares a script with the document's writer and `path`, the FIFO of this host.
 fn python(host: &Host, script: &str) -> Command {
     let writer = host.path("writer.py");
     fs::write(&writer, block("python")).expect("written");
@@ -37,7 +37,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What a script prints; it must succeed.
+/// Output of a script that must succeed.
 fn prints(mut command: Command) -> String {
     let Output { status, stdout, stderr } = command.output().expect("python3 of Debian's package python3");
     assert!(status.success(), "{}", text(&stderr));
@@ -141,7 +141,7 @@ assert emitter.lost == 0
 #[test]
 fn the_python_writer_outlives_monitord_and_counts_what_it_drops() {
     let mut host = Host::with_monitord(&[]);
-    // Tells how far it is in a file, and goes on when told so by another.
+    // The script writes its progress to one file, and waits for another file before it continues.
     let script = r#"
 def await_file(name):
     while not os.path.exists(name):

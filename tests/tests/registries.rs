@@ -1,6 +1,6 @@
-//! Where images come from: mirrors, short names, certificates, proxies, sockets; and what ends a wait for them.
+//! Sources of images: mirrors, short names, certificates, proxies, sockets; and what ends a wait for them.
 //!
-//! Names end in `.test`, which no resolver knows: what reaches one of them went where it was told to.
+//! Names end in `.test`, which no resolver knows: a request for such a name only arrives by a mirror or a proxy.
 
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
@@ -27,14 +27,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// How soon a cancel takes effect.
+/// Longest time until a cancellation takes effect.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 fn image(name: &str) -> Image {
     Image::of(&[Layer::large(name, 100_000, Packing::Gzip)], "amd64")
 }
 
-/// An engine with this registries.conf, whose directory is `dir`, and certificates in `certs.d` there.
+/// Starts an engine with this registries.conf in `dir`, and certificates in its `certs.d`.
 fn engine_in(dir: TempDir, conf: &str, environment: &[(&str, &OsStr)]) -> Engine {
     let (path, certs) = (dir.path().join("registries.conf"), dir.path().join("certs.d"));
     fs::write(&path, conf).expect("written");
@@ -52,7 +52,7 @@ fn rewrite(engine: &Engine, conf: &str) {
     fs::write(engine.dir.path().join("registries.conf"), conf).expect("written");
 }
 
-/// `[[registry]]` of `prefix`, at `home`, with `mirrors`.
+/// A table `[[registry]]` of `prefix`, with the location `home` and `mirrors`.
 fn registry(prefix: &str, home: &str, mirrors: &[&str]) -> String {
     let mut text = format!("[[registry]]\nprefix = '{prefix}'\nlocation = '{home}'\n");
     for mirror in mirrors {
@@ -93,7 +93,7 @@ fn mirrors_are_asked_in_order_and_the_name_stays() {
     engine.wait_until("the log to say who was passed over", || {
         engine.log().contains("passed over: manifest none/app:t")
     });
-    // One that does not even listen is passed over as well, and the last word is the registry's own.
+    // A mirror that does not listen is skipped too, and the error is the registry's own.
     let closed = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").to_string();
     rewrite(&engine, &registry("corp.test/team", &format!("{}/real", home.address), &[&closed]));
     assert_eq!(pulled(&engine, "corp.test/team/app:t", &image), "corp.test/team/app:t");
@@ -143,14 +143,14 @@ fn a_mirror_that_has_a_blob_wrong_is_passed_over_for_it() {
         let path = format!("app/blobs/{digest}");
         assert_eq!((mirror.asked(&path), home.asked(&path)), (1, 1), "{path}");
     }
-    // With nobody else to ask it is refused.
+    // Without mirrors, the pull fails.
     rewrite(&engine, &registry("other.test", &mirror.address, &[]));
     engine.ask(Request::Remove { name: "corp.test/app:t".to_owned(), force: true }).all();
     assert_eq!(refused(&engine, "other.test/app:t").code, Code::Failed);
     assert!(engine.images().is_empty());
 }
 
-/// The manifests that `registry` was asked for since it had been asked `before` things.
+/// Requests for manifests after the first `before` requests to `registry`.
 fn manifests(registry: &LyingRegistry, before: usize) -> Vec<String> {
     let asked = registry.requests().into_iter().skip(before).map(|(path, _)| path);
     asked.filter(|path| path.contains("/manifests/")).collect()
@@ -301,7 +301,7 @@ fn what_was_pulled_by_a_short_name_is_found_by_it() {
     let removed = engine.ask(Request::Remove { name: "app:t".to_owned(), force: false }).all();
     assert!(matches!(&removed[0], Answer::Done(done) if done.reference == full), "{removed:?}");
     assert_eq!(engine.images()[0].references, ["docker.io/library/mine:1"]);
-    // One whose registry the files do not know is found as before, also if they are broken.
+    // An image in the store is found even if the files have no registry for it, or are invalid.
     assert!(matches!(named("mine:1")[0], Answer::Json(_)));
     rewrite(&engine, "broken");
     assert!(matches!(named("mine:1")[0], Answer::Json(_)));
@@ -349,7 +349,7 @@ fn the_environment_names_the_file_as_other_tools_have_it() {
     says(&refused(&engine, "corp.test/app:t"), &["cannot read", "elsewhere.conf"]);
 }
 
-/// A certificate authority of a test's own.
+/// A certificate authority for a test.
 struct Authority {
     dir: PathBuf,
 }
@@ -389,7 +389,7 @@ impl Authority {
         self.dir.join(name).display().to_string()
     }
 
-    /// Signs a certificate for `name`: its file and its key's.
+    /// Signs a certificate for `name`; returns the paths of the certificate and its key.
     fn sign(&self, stem: &str, name: &str) -> (PathBuf, PathBuf) {
         let (key, request, cert) =
             (self.path(&format!("{stem}.key")), self.path("request"), self.path(&format!("{stem}.cert")));
@@ -430,7 +430,7 @@ impl Authority {
     }
 }
 
-/// An engine's directory for a registry's certificates.
+/// The engine's directory for a registry's certificates.
 fn certs_of(engine: &Engine, host: &str) -> PathBuf {
     let dir = engine.dir.path().join("certs.d").join(host);
     fs::create_dir_all(&dir).expect("made");
@@ -454,7 +454,7 @@ fn a_registry_whose_authority_is_in_certs_d_is_trusted_and_no_other() {
     says(&refused(&engine, &reference), &["ca.crt", "holds no certificate", &registry.address]);
 }
 
-/// A certificate for 127.0.0.1 that is its own authority, as `openssl req -x509` makes one; and its key.
+/// A self-signed certificate for 127.0.0.1, as `openssl req -x509` makes it; and its key.
 fn self_signed(dir: &Path, stem: &str) -> (PathBuf, PathBuf) {
     let (cert, key) = (dir.join(format!("{stem}.pem")), dir.join(format!("{stem}.key")));
     let (cert_name, key_name) = (cert.display().to_string(), key.display().to_string());
@@ -482,7 +482,7 @@ fn a_certificate_that_a_registry_has_signed_itself_is_trusted_once_it_is_in_cert
     says(&refused(&engine, &reference), &["certificate"]);
     fs::copy(&cert, certs.join("ca.crt")).expect("copied");
     pulled(&engine, &reference, &image);
-    // It says whose it is, and that is heeded.
+    // The certificate's name is checked.
     let elsewhere = registry.address.replace("127.0.0.1", "localhost");
     fs::copy(&cert, certs_of(&engine, &elsewhere).join("ca.crt")).expect("copied");
     says(&refused(&engine, &format!("{elsewhere}/secure:1")), &["not valid for name"]);
@@ -505,7 +505,7 @@ fn a_client_certificate_opens_what_wants_one() {
     let authority = Authority::new(&dir.path().join("ca"));
     let (cert, key) = authority.sign("server", "IP:127.0.0.1");
     let (client, client_key) = authority.sign("client", "DNS:client.test");
-    // docker-registry keeps its files where it was started; what is pushed while it asks for nothing stays.
+    // This docker-registry has the directory of the other one, so images that are pushed here appear there.
     let open = DockerRegistry::start_tls(dir.path(), Some((&cert, &key)));
     let image = image("private");
     open.push("secure:1", std::slice::from_ref(&image));
@@ -532,21 +532,21 @@ fn a_client_certificate_opens_what_wants_one() {
     says(&refused(&engine, &reference), &["me.key", "me.cert is missing"]);
 }
 
-/// A proxy that knows its own names, and what it was asked for.
+/// A proxy that resolves the tests' names, and records its requests.
 struct Proxy {
     address: String,
     heads: Arc<Mutex<Vec<String>>>,
 }
 
 impl Proxy {
-    /// Leads every name to `target`; wants `authorization` if there is one.
+    /// Starts a proxy that connects every name to `target`; it requires `authorization` if that is given.
     fn start(target: &str, authorization: Option<&str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let heads: Arc<Mutex<Vec<String>>> = Arc::default();
         let (kept, target) = (Arc::clone(&heads), target.to_owned());
         let wanted = authorization.map(|value| format!("Proxy-Authorization: {value}\r\n"));
-        // Ends with the test's process.
+        // This thread ends with the test's process.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (kept, target, wanted) = (Arc::clone(&kept), target.clone(), wanted.clone());
@@ -595,7 +595,8 @@ fn lead(mut client: TcpStream, heads: &Mutex<Vec<String>>, target: &str, wanted:
             let _ = server.shutdown(std::net::Shutdown::Both);
             return;
         }
-        // One request a connection behind, as many as come in front.
+        // The proxy uses one connection per request to the server, and any number of requests per connection of the
+        // client.
         let (method, rest) = head.split_once(" http://").expect("the absolute form");
         let (_, path) = rest.split_once('/').expect("a path");
         let head = format!("{method} /{path}").replacen("\r\n", "\r\nConnection: close\r\n", 1);
@@ -654,7 +655,7 @@ fn a_proxy_whose_url_says_https_is_spoken_to_in_tls_and_must_be_who_it_is() {
     let engine = engine_in(tempfile::tempdir().expect("a directory"), conf, &trusting[1..]);
     pulled(&engine, "plain.test:5000/near:t", &plain);
     assert!(plain_proxy.heads().iter().any(|head| head.starts_with("GET http://plain.test:5000/v2/")));
-    // Nobody vouches for it, whatever is said of the registry.
+    // The proxy's own certificate is checked even if the registry's is not.
     let asked = proxy.heads().len();
     let engine = engine_in(tempfile::tempdir().expect("a directory"), conf, &proxies);
     let reference = "registry.test/far:1".to_owned();
@@ -680,7 +681,7 @@ fn plain_http_goes_through_a_proxy_in_its_absolute_form() {
         assert!(head.starts_with("GET http://plain.test:5000/v2/"), "{head}");
         assert!(head.to_ascii_lowercase().contains("\r\nhost: plain.test:5000\r\n"), "{head}");
     }
-    // This host itself never is behind a proxy.
+    // A registry on this host is never reached by a proxy.
     let before = proxy.heads().len();
     pulled(&engine, &registry.reference("far"), &image);
     assert_eq!(proxy.heads().len(), before);
@@ -700,7 +701,7 @@ fn what_is_said_of_one_place_is_not_said_of_another() {
     let plain = |host: &str| proxy.heads().iter().any(|h| h.starts_with(&format!("GET http://{host}/")));
     refused(&engine, "corp.test/x:1");
     assert!(plain("mirror.test") && !plain("home.test"), "{:?}", proxy.heads());
-    // A person who says --tls-verify=false speaks of the registry, not of its mirrors.
+    // `--tls-verify=false` applies to the registry, not to its mirrors.
     let reference = "other.test/x:1".to_owned();
     engine
         .ask(Request::Pull(Pull { reference, insecure: true, ..Pull::default() }))
@@ -751,7 +752,7 @@ fn a_registry_on_a_unix_socket_is_a_location_like_others() {
 
 #[test]
 fn an_ipv6_literal_is_a_host() {
-    // skopeo knows no such hosts: it pushes before.
+    // skopeo does not use the proxy, so it pushes to the registry directly.
     let dir = tempfile::tempdir().expect("a directory");
     let (image, open) = (image("six"), DockerRegistry::start(dir.path()));
     open.push("six:1", std::slice::from_ref(&image));
@@ -761,7 +762,7 @@ fn an_ipv6_literal_is_a_host() {
     let reference = format!("{}/six:1", registry.address);
     assert!(reference.starts_with("[::1]:"));
     assert_eq!(pulled(&engine, &reference, &image), reference);
-    // And behind TLS, where the address has to be in the certificate.
+    // With TLS, the certificate must be for the address.
     let authority = Authority::new(&dir.path().join("ca"));
     let (cert, key) = authority.sign("server", "IP:::1");
     let tls = format!("tls: {{certificate: {}, key: {}}}", cert.display(), key.display());
@@ -776,7 +777,7 @@ fn pull(reference: &str) -> Request {
     Request::Pull(Pull { reference: reference.to_owned(), ..Pull::default() })
 }
 
-/// An address where connections are neither taken nor refused: the queue of those that wait is full.
+/// An address where a connection is neither accepted nor refused: its queue of waiting connections is full.
 struct BlackHole {
     address: String,
     _listener: OwnedFd,
@@ -820,8 +821,8 @@ fn a_mirror_that_swallows_connections_costs_seconds_and_is_told() {
     assert!(notes.iter().any(told), "{notes:?}");
 }
 
-/// Cancels a pull of `name` once the kernel has a connection to `port` in `state` (proc_pid_net(5)), and sees it
-/// end at once.
+/// Cancels a pull of `name` once the kernel has a connection to `port` in `state` (proc_pid_net(5)), and checks that
+/// the pull ends at once.
 fn cancel_while(engine: &Engine, name: &str, address: &str, state: &str) {
     let port: u16 = address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
     let mut stream = engine.ask(pull(name));
@@ -845,7 +846,7 @@ fn a_pull_that_waits_for_a_connection_ends_at_once_when_cancelled() {
     let home = tempfile::tempdir().expect("a directory");
     let url = format!("http://{}", hole.address);
     let engine = engine_in(home, "", &[("HTTPS_PROXY", url.as_ref())]);
-    // To the registry itself, and to a proxy before it.
+    // A connection to the registry itself, and one to its proxy.
     cancel_while(&engine, &format!("{}/x:1", hole.address), &hole.address, SYN_SENT);
     cancel_while(&engine, "far.test/x:1", &hole.address, SYN_SENT);
 }
@@ -853,7 +854,7 @@ fn a_pull_that_waits_for_a_connection_ends_at_once_when_cancelled() {
 #[test]
 fn a_pull_that_waits_for_a_greeting_ends_at_once_when_cancelled() {
     const ESTABLISHED: &str = "01";
-    // The kernel connects; nobody ever says anything: no TLS, and no answer to CONNECT.
+    // The kernel accepts the connection, but no process replies: neither to TLS nor to CONNECT.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = silent.local_addr().expect("an address").to_string();
     let home = tempfile::tempdir().expect("a directory");
@@ -861,7 +862,7 @@ fn a_pull_that_waits_for_a_greeting_ends_at_once_when_cancelled() {
     let engine = engine_in(home, "", &[("HTTPS_PROXY", url.as_ref())]);
     cancel_while(&engine, &format!("{address}/x:1"), &address, ESTABLISHED);
     cancel_while(&engine, "far.test/x:1", &address, ESTABLISHED);
-    // Nor does it greet in TLS.
+    // No greeting in TLS either.
     let (home, url) = (tempfile::tempdir().expect("a directory"), format!("https://{address}"));
     let engine = engine_in(home, "", &[("HTTPS_PROXY", url.as_ref())]);
     cancel_while(&engine, "far.test/x:1", &address, ESTABLISHED);
@@ -886,7 +887,7 @@ fn a_credential_helper_that_hangs_keeps_nobody_and_is_killed_when_the_pull_is_ca
     let pids = || -> Vec<String> {
         fs::read_to_string(&begun).unwrap_or_default().lines().map(str::to_owned).collect()
     };
-    // One that asks who it is, and one that says nothing to strangers.
+    // A registry that requires authentication, and one that replies 404 to anonymous clients.
     for (nth, registry) in [&asking, &hiding].into_iter().enumerate() {
         let mut stream = engine.ask(pull(&registry.reference("x")));
         let Some(Answer::Job(job)) = stream.next() else { panic!("a job") };
@@ -918,7 +919,7 @@ fn what_a_proxy_answers_wrong_is_told() {
                 let mut reader = BufReader::new(stream.try_clone().expect("a descriptor"));
                 let _ = head(&mut reader);
                 let _ = stream.write_all(answer.as_bytes());
-                // Headers for as long as somebody listens.
+                // Sends headers as long as the client reads.
                 while answer.ends_with("X: ") && stream.write_all(&[b'x'; 1000]).is_ok() {}
             }
         });
@@ -931,7 +932,7 @@ fn what_a_proxy_answers_wrong_is_told() {
 #[test]
 fn a_pull_that_waits_for_a_name_ends_at_once_when_cancelled() {
     need_root();
-    // A name server that hears and says nothing, for one engine alone.
+    // A name server that receives requests and never replies, for this engine only.
     let bound = (1..250).find_map(|n| UdpSocket::bind((Ipv4Addr::new(127, 53, 53, n), 53)).ok());
     let server = bound.expect("root may listen there");
     let address = server.local_addr().expect("an address").ip();
@@ -956,7 +957,7 @@ fn a_pull_that_waits_for_a_name_ends_at_once_when_cancelled() {
     assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
 }
 
-/// A server that answers each path from a list, and keeps what it was asked in full.
+/// A server that answers each path by `answers`, and records its requests.
 fn tiny(answers: impl Fn(&str) -> String + Send + Sync + 'static) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
@@ -968,7 +969,8 @@ fn tiny(answers: impl Fn(&str) -> String + Send + Sync + 'static) -> (String, Ar
             std::thread::spawn(move || {
                 let mut reader = BufReader::new(stream.try_clone().expect("a descriptor"));
                 let mut stream = stream;
-                // What is no HTTP (a TLS greeting) is hung up on.
+                // Closes the connection of a client that does not speak HTTP, such as one that begins with a TLS
+                // greeting.
                 while matches!(reader.fill_buf(), Ok([b'G', ..]))
                     && let Some(head) = head(&mut reader)
                 {

@@ -1,5 +1,4 @@
-//! What engine and monitord hold once they have nothing more to do: memory that work needed is given back, and then
-//! nothing wakes them.
+//! Idle engine and monitord: they return the memory that work needed, and then nothing wakes them up.
 
 use sampan_ipc::container::{Create, Told};
 use sampan_tests::containers::{Containers, IMAGE};
@@ -8,9 +7,9 @@ use std::cell::Cell;
 use std::thread;
 use std::time::Duration;
 
-/// What an idle engine may hold, in bytes of PSS; a debug build's own code is larger than that.
+/// Most bytes of PSS of an idle engine; a debug build's code alone is larger.
 const ENGINE_PSS_MAX: u64 = 3 << 20;
-/// Likewise, monitord.
+/// Most bytes of PSS of an idle monitord.
 const MONITORD_PSS_MAX: u64 = 1 << 20;
 
 fn run_true(containers: &Containers) {
@@ -25,7 +24,7 @@ fn who_has_run_containers_gives_memory_back_and_sleeps() {
     let containers = Containers::quiet("");
     let daemons = [containers.engine_pid().cast_unsigned(), containers.host.pid()];
     let now = || daemons.map(process::code_bytes);
-    // Right behind each run: where those take long, one may have given back what it had before the last has ended.
+    // Measured right after each run: if runs are slow, a daemon may have released memory before the last one ends.
     let mut busy = now();
     for _ in 0..10 {
         run_true(&containers);
@@ -36,7 +35,7 @@ fn who_has_run_containers_gives_memory_back_and_sleeps() {
     wait_until("pages of code to be given back", seen, || {
         now().iter().zip(busy).all(|(now, busy)| *now < busy * 2 / 3)
     });
-    // Who has just woken up for that does not again.
+    // A daemon that has just woken up to release memory does not do so again.
     let wakeups = || daemons.map(process::context_switches);
     let last = Cell::new(wakeups());
     wait_until(
@@ -53,6 +52,6 @@ fn who_has_run_containers_gives_memory_back_and_sleeps() {
     println!("idle: engine {} KiB PSS, monitord {} KiB", engine >> 10, monitord >> 10);
     assert!(cfg!(debug_assertions) || engine <= ENGINE_PSS_MAX, "the engine has {engine} bytes PSS");
     assert!(cfg!(debug_assertions) || monitord <= MONITORD_PSS_MAX, "monitord has {monitord} bytes PSS");
-    // What was given back comes again by itself.
+    // Released memory is allocated again when it is needed.
     run_true(&containers);
 }

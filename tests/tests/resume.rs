@@ -1,5 +1,5 @@
-//! What is left of a download is gone on with: after kill -9, after a client that left, by another image, and
-//! only if it is right.
+//! Interrupted downloads continue: after a kill, after the client has left, by another image; and only if the kept part
+//! is valid.
 
 use sampan_ipc::engine::{Answer, Code, Phase, Pull, Request};
 use sampan_oci::digest::Digest;
@@ -9,10 +9,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Bytes of the layer of most tests.
+/// Bytes of the layer in most tests.
 const SIZE: usize = 2 << 20;
 
-/// One layer in an image of its own, published as `name:t`; its blob is answered with `replies`, in turn.
+/// Publishes an image of one layer as `name:t`; requests for its blob are answered by `replies` in turn.
 fn publish(registry: &LyingRegistry, name: &str, replies: impl Fn(&[u8]) -> Vec<Reply>) -> (Layer, String) {
     let layer = Layer::large("data", SIZE, Packing::Gzip);
     registry.publish(name, &Image::of(std::slice::from_ref(&layer), "amd64"));
@@ -28,7 +28,7 @@ fn pull(reference: &str) -> Request {
     Request::Pull(Pull { reference: reference.to_owned(), ..Pull::default() })
 }
 
-/// The file that keeps what is there of the layer's blob.
+/// Path of the file with the kept part of the layer's blob.
 fn partial(engine: &Engine, layer: &Layer) -> PathBuf {
     engine.store().join("partial").join(format!("sha256-{}", Digest::of(&layer.blob).hex()))
 }
@@ -37,15 +37,15 @@ fn kept(engine: &Engine, layer: &Layer) -> u64 {
     fs::metadata(partial(engine, layer)).map_or(0, |meta| meta.len())
 }
 
-/// What is in `partial/`.
+/// Number of entries in `partial/`.
 fn partials(engine: &Engine) -> usize {
     fs::read_dir(engine.store().join("partial")).expect("listed").count()
 }
 
-/// Bytes of manifests and configs that may come along.
+/// Most bytes of manifests and configs that are sent in addition.
 const SMALL: u64 = 8192;
 
-/// Begins a pull of which half of the layer comes and then nothing more.
+/// Starts a pull of which half of the layer arrives, and then nothing more.
 fn half(engine: &Engine, registry: &LyingRegistry, name: &str) -> (Layer, sampan_tests::engine::Stream) {
     let (layer, reference) = publish(registry, name, |blob| vec![Reply::Hang(blob.to_vec(), SIZE / 2)]);
     let stream = engine.ask(pull(&reference));
@@ -230,7 +230,7 @@ fn a_pull_keeps_its_own_rate_and_the_engine_keeps_one_for_all() {
         let began = Instant::now();
         let pull = Pull { reference: reference.clone(), bytes_per_second, ..Pull::default() };
         engine.ask(Request::Pull(pull)).watch().expect("pulled");
-        // Two seconds' worth of bytes, less what may come at once.
+        // The bytes take two seconds, minus the first burst.
         assert!(began.elapsed() > Duration::from_millis(1500), "{:?}", began.elapsed());
     }
 }
@@ -280,7 +280,7 @@ fn two_images_with_a_layer_in_common_make_one_download_and_the_second_sees_its_b
     };
     assert_eq!((told.current, told.note.as_str()), (SIZE as u64 / 2, "another job fetches it"));
     assert_eq!(registry.asked(&path("b", &layer)), 0);
-    // The first one leaves; the second goes on where it was.
+    // The first client leaves; the second pull continues at the same byte.
     drop(first);
     let pulled = second.watch_from(told).expect("pulled");
     assert_eq!(pulled.rows[0].phase, Phase::Complete);
@@ -309,7 +309,7 @@ fn of_several_downloads_one_that_waits_for_its_next_try_keeps_no_other_back() {
     assert_eq!(waiting.watch().expect_err("cancelled").code, Code::Cancelled);
 }
 
-/// The entries that power loss would leave, where it would not leave all.
+/// Path of the list of images that survive a power loss.
 fn settled(engine: &Engine) -> PathBuf {
     engine.store().join("index.settled.json")
 }
@@ -320,7 +320,7 @@ fn after_power_loss_an_image_that_was_not_on_the_disk_yet_is_taken_back_whole() 
     let (_, reference) = publish(&registry, "a", |blob| vec![Reply::Ranged(blob.to_vec())]);
     engine.pull(&reference).expect("pulled");
     engine.wait_until("the image to be on the disk", || !settled(&engine).exists());
-    // As it was before the disk had all of it, and under another boot.
+    // As if power was lost before the image was durable: the list lacks the image, and the boot ID is another one.
     fs::write(settled(&engine), r#"{"schemaVersion":2,"manifests":[]}"#).expect("written");
     fs::write(engine.store().join("boot"), "another").expect("written");
     let engine = engine.killed_and_restarted();

@@ -1,7 +1,6 @@
-//! An engine that an ordinary user runs: owners in a user namespace, or written down beside the files.
+//! An engine that an ordinary user runs: owners are in a user namespace, or recorded next to the files.
 //!
-//! The user is `nobody`, whom every host has. What `/etc/subuid` gives that user is bound over the real file, in
-//! a mount namespace of the engine's own.
+//! The user is `nobody`, which every host has. A mount namespace of the engine has an /etc/subuid of the test.
 
 use sampan_ipc::engine::{Answer, Pull, Request};
 use sampan_oci::digest::Digest;
@@ -16,10 +15,10 @@ use tar::{Builder, EntryType, Header};
 
 /// User and group `nobody`.
 const NOBODY: u32 = 65_534;
-/// First of the ids set aside; inside the namespace it is 1.
+/// First subordinate ID; it is ID 1 inside the namespace.
 const FIRST: u32 = 300_000;
 
-/// An engine of `nobody`, to whom so many ids are set aside.
+/// Starts an engine as `nobody`, with `ids` subordinate IDs.
 fn start(ids: u32, table: &str) -> Engine {
     need_root();
     let dir = tempfile::tempdir().expect("a directory");
@@ -27,7 +26,7 @@ fn start(ids: u32, table: &str) -> Engine {
     let line = if ids > 0 { format!("nobody:{FIRST}:{ids}\n") } else { String::new() };
     fs::write(dir.path().join("subid"), line).expect("written");
     fs::write(dir.path().join("sampan.toml"), format!("[engine]\n{table}\n")).expect("written");
-    // The build's directory may be closed to others.
+    // The build's directory may be closed to other users.
     fs::copy(binary("sampan-engine"), dir.path().join("engine")).expect("copied");
     chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("root gives it away");
     let mut command = as_nobody(&dir.path().join("engine"), &dir.path().join("subid"));
@@ -55,7 +54,7 @@ fn restarted(mut engine: Engine) -> Engine {
     Engine::start_by(dir, &mut command)
 }
 
-/// What a layer's entry is.
+/// An entry of a layer: type, path, mode, owner and group.
 struct Entry(EntryType, &'static str, u32, (u64, u64));
 
 fn layer(entries: &[Entry]) -> Layer {
@@ -110,7 +109,7 @@ fn sample() -> Layer {
     ])
 }
 
-/// A file that says itself what its owner is, and that has a capability.
+/// A layer with a file that has an owner in an xattr already, and a capability.
 fn attributed() -> Layer {
     let capability: &[u8] = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let attributes: [(&str, &[u8]); 3] = [
@@ -121,7 +120,7 @@ fn attributed() -> Layer {
     with_attributes(attributes)
 }
 
-/// A file with an access control list that lets a user read who is not mapped in the namespace. acl(5).
+/// A layer with a file whose access control list names a user that has no mapping in the namespace. acl(5).
 fn listed() -> Layer {
     let mut list = 2u32.to_le_bytes().to_vec();
     for (tag, permissions, id) in
@@ -157,7 +156,7 @@ fn look(root: &Path, name: &str) -> Metadata {
     fs::symlink_metadata(root.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Owner, group and mode, as the host sees them.
+/// Owner, group and mode on the host.
 fn owner(root: &Path, name: &str) -> (u32, u32, u32) {
     let meta = look(root, name);
     (meta.uid(), meta.gid(), meta.mode() & 0o7777)
@@ -179,14 +178,14 @@ fn has_attribute(root: &Path, file: &str, name: &str) -> bool {
     command.output().expect("getfattr of Debian's package attr").status.success()
 }
 
-/// What a whiteout and an opaque directory are to an overlayfs that is mounted with `userxattr`.
+/// Asserts the forms of a whiteout and an opaque directory for an overlayfs that is mounted with `userxattr`.
 fn expect_whiteouts(root: &Path) {
     let gone = look(root, "home/gone");
     assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
     assert_eq!(attribute(root, "tmp", "user.overlay.opaque"), "y");
 }
 
-/// Removes the image, and expects that nothing of it is left.
+/// Removes the image, and asserts that none of its files remains.
 fn remove(engine: &Engine, reference: &str) {
     let answers = engine.ask(Request::Remove { name: reference.to_owned(), force: false }).all();
     assert!(matches!(answers.last(), Some(Answer::Done(_))), "{answers:?}");
@@ -214,7 +213,7 @@ fn with_ids_set_aside_owners_are_real_in_a_user_namespace_and_all_of_it_can_be_r
         ("closed", 9, 9, 0),
         ("closed/deep/file", 9, 9, 0),
         ("tmp", 3, 3, 0o1777),
-        // Not set aside: it stays root's, and does not run as root for that.
+        // This owner has no mapping: the file belongs to root of the namespace, and loses its setuid bit.
         ("far", 0, 0, 0o755),
     ] {
         assert_eq!(owner(&root, name), (inside(uid), inside(gid), mode), "{name:?}");
@@ -229,7 +228,7 @@ fn with_ids_set_aside_owners_are_real_in_a_user_namespace_and_all_of_it_can_be_r
     assert_eq!(look(&root, "home").mtime(), 1_600_000_000);
     assert!(!root.join("null").exists());
     expect_whiteouts(&root);
-    // Another engine makes another namespace of the same ids, and can remove what this one made.
+    // Another engine makes another namespace with the same IDs, and can remove these files.
     let engine = restarted(engine);
     remove(&engine, &registry.reference("owners"));
 }
@@ -294,7 +293,7 @@ fn a_list_that_names_someone_who_is_not_mapped_keeps_no_layer_out() {
         pull(&engine, &registry, "listed", &layer);
         let root = engine.layer_dir(&Digest::of(&layer.tar));
         assert!(look(&root, "file").is_file());
-        // An ordinary user without a namespace may name whom he likes.
+        // Outside of a namespace, an ordinary user may name any user in an access control list.
         assert_eq!(has_attribute(&root, "file", "system.posix_acl_access"), ids == 0);
     }
 }
@@ -307,7 +306,7 @@ fn what_a_killed_engine_left_in_the_namespace_is_gone_at_the_next_start() {
         Entry(EntryType::Directory, "dir/", 0o700, (9, 9)),
         Entry(EntryType::Regular, "dir/file", 0o600, (9, 9)),
     ]);
-    // Entries that are unpacked at once, and then content that takes for ever.
+    // A few entries that are unpacked at once, and then content that never ends.
     let mut tar = owned.tar[..owned.tar.len() - 1024].to_vec();
     tar.extend_from_slice(&Layer::large("large", 5_000_000, Packing::Plain).tar);
     let slow = Layer::of_tar(tar, Packing::Plain);

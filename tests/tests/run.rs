@@ -1,5 +1,5 @@
-//! The command line for containers, with the real engine, shim and runtime: what each command prints, how it ends,
-//! and what can be seen inside the container.
+//! The command line for containers, with the real engine, shim and runtime: output and exit status of each command, and
+//! what is visible inside the container.
 
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 const TOOLS: &str =
     "sh ls cat echo sleep true id env stty seq kill dd test wc hostname touch mkdir grep mount pwd ulimit";
 
-/// An installation whose store holds the image `bb:1`: busybox, and users.
+/// An installation with the image `bb:1`: busybox, and users.
 struct Host {
     dir: TempDir,
     children: Vec<Child>,
@@ -78,7 +78,7 @@ impl Host {
         self.command("sampan").args(args).output().expect("built")
     }
 
-    /// Standard output of a command that must end well.
+    /// Standard output of a command that must succeed.
     fn ok(&self, args: &[&str]) -> String {
         let output = self.sampan(args);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -86,7 +86,7 @@ impl Host {
         String::from_utf8(output.stdout).expect("text")
     }
 
-    /// Exit code, and standard error.
+    /// Exit code and standard error of a command.
     fn fails(&self, args: &[&str]) -> (i32, String) {
         let output = self.sampan(args);
         (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
@@ -97,7 +97,7 @@ impl Host {
         all.pointer(&format!("/0{pointer}")).cloned().unwrap_or(Value::Null)
     }
 
-    /// On a terminal of so many rows and columns; the terminal's other end.
+    /// Runs a command on a terminal of this size; returns the terminal's other end.
     fn on_terminal(&self, args: &[&str]) -> (Child, File, File) {
         let size = Winsize { ws_row: 31, ws_col: 101, ws_xpixel: 0, ws_ypixel: 0 };
         let pair = openpty(&size, None).expect("a terminal");
@@ -128,7 +128,7 @@ impl Drop for Host {
     }
 }
 
-/// Reads until the text is there.
+/// Reads until `text` has arrived.
 fn until(from: &mut impl Read, text: &str) -> String {
     let (mut all, mut byte) = (Vec::new(), [0; 1]);
     while !String::from_utf8_lossy(&all).contains(text) {
@@ -222,7 +222,7 @@ fn streams_are_whole_and_signals_arrive() {
     let host = Host::new();
     let data: Vec<u8> = (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     fs::write(host.path("noise"), &data).expect("a file");
-    // From a file, and from a pipe; to a pipe.
+    // Input from a file and from a pipe, output to a pipe.
     let from_file = host
         .command("sampan")
         .args(["run", "--rm", "-i", "--log-driver", "none", "bb:1", "cat"])
@@ -328,7 +328,7 @@ fn what_docker_has_and_is_not_here_is_said_by_name() {
         assert_eq!(code, Some(125), "{args:?}");
         assert!(error.contains(message) && hinted.contains(hint), "{args:?}: {said}");
     }
-    // All else is clap's to say.
+    // Other errors are reported by the argument parser.
     for args in [&["run", "--nonsense", "bb:1"][..], &["pull", "-p", "bb:1"], &["strat"]] {
         let (code, said) = refused(args);
         assert!(code == Some(125) && said.contains("Usage:"), "{args:?}: {said}");
@@ -347,7 +347,7 @@ fn a_run_without_the_terminal_that_it_asks_for_makes_no_container() {
 fn a_unit_goes_on_while_the_engine_restarts_and_a_wrong_ps_option_is_told_in_a_line() {
     let host = Host::new();
     host.ok(&["run", "-d", "--name", "web", "bb:1", "sleep", "1000"]);
-    // systemd.unit(5): to restart what is required restarts the service as well.
+    // If a required unit is restarted, the service is restarted too. systemd.unit(5).
     let unit = host.ok(&["generate", "systemd", "web"]);
     assert!(unit.contains("Wants=network-online.target sampan-engine.socket\n"), "{unit}");
     assert!(!unit.contains("Requires="), "{unit}");

@@ -18,18 +18,18 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-/// What all is drawn from; told when a test fails.
+/// Seed of all random numbers; printed when a test fails.
 const SEED: u64 = 0x5a4d_5041_4e04;
-/// How often the engine is killed.
+/// Number of kills of the engine.
 const ENGINE_KILLS: usize = 200;
-/// How often a shim is killed.
+/// Number of kills of shims.
 const SHIM_KILLS: usize = 40;
-/// How often the runtime is killed.
+/// Number of kills of the runtime.
 const RUNTIME_KILLS: usize = 25;
-/// Copies that are taken of the state.
+/// Number of copies of the state.
 const COPIES: usize = 12;
 
-/// A moment, so that what comes next hits something else each time: the point of these tests, not a wait for something.
+/// Sleeps for a random time, so that the next kill hits another step: this waits for no condition.
 fn a_moment(random: &mut Random, most_ms: usize) {
     std::thread::sleep(Duration::from_micros(random.below(most_ms * 1000) as u64));
 }
@@ -40,7 +40,7 @@ fn all(containers: &Containers) -> Vec<Summary> {
     answers.flat_map(|answer| if let Answer::Containers(part) = answer { part } else { Vec::new() }).collect()
 }
 
-/// What is said to run does run, what is said not to does not.
+/// Checks that containers that are listed as running do run, and that others do not.
 fn check_states(containers: &Containers) {
     let runs = |s: &Summary| {
         let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", s.pid)).unwrap_or_default();
@@ -57,13 +57,13 @@ fn check_states(containers: &Containers) {
     wait_until("true states", || format!("{:?}\n{}", wrong(), containers.log()), || wrong().is_empty());
 }
 
-/// Removes what is there, and looks for what is left.
+/// Removes all containers, and looks for anything that is left over.
 fn sweep(containers: &Containers, ids: &[String]) {
     for summary in all(containers) {
         let request = Request::RemoveContainer { container: summary.id.clone(), force: true };
         match containers.ask(request).pop() {
             Some(Answer::Done(_)) => {}
-            // It was going by itself.
+            // The container was about to be removed anyway.
             Some(Answer::Error(failure)) if containers.summary(&summary.id).is_none() => drop(failure),
             other => panic!("{summary:?}: {other:?}\n{}", containers.log()),
         }
@@ -73,7 +73,7 @@ fn sweep(containers: &Containers, ids: &[String]) {
     wait_until("nothing to be left", || format!("{:#?}\n{}", left(), containers.log()), || left().is_empty());
 }
 
-/// All events by container; all containers are gone when this is called.
+/// All events by container; every container must have been removed.
 fn events(containers: &Containers) -> BTreeMap<String, Vec<Event>> {
     let last = containers.create(sh("the-last", "true"));
     containers.ok(Request::RemoveContainer { container: last.clone(), force: false });
@@ -87,7 +87,7 @@ fn events(containers: &Containers) -> BTreeMap<String, Vec<Event>> {
     by_id
 }
 
-/// What is wrong with the events of one container: each run begins and ends once, and so does the container.
+/// What is wrong with the events of one container: each run, and the container itself, must begin and end exactly once.
 fn faults(events: &[Event]) -> Option<String> {
     let (mut is_made, mut runs, mut is_gone) = (false, false, false);
     let mut execs: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -184,7 +184,7 @@ fn a_shim_that_is_killed_at_any_moment_leaves_nothing_and_its_container_is_decla
         ids_of(&containers, &mut ids);
     }
     workers.end();
-    // Those above may all have been starting or ending.
+    // The containers above may all have been starting or ending; this one surely runs.
     let sure = containers.create_sh("sure", "exec sleep 1000");
     containers.start(&sure);
     ids.insert(sure.clone());
@@ -196,7 +196,7 @@ fn a_shim_that_is_killed_at_any_moment_leaves_nothing_and_its_container_is_decla
     check_states(&containers);
     let ids: Vec<String> = ids.into_iter().collect();
     sweep(&containers, &ids);
-    // What a shim had not said yet when it was killed is not said: executions, and no more.
+    // Events of executions may be lost if their shim was killed, but no other events.
     let runs = |events: &[Event]| {
         let main: Vec<Event> = events.iter().filter(|e| !e.action.starts_with("exec_")).cloned().collect();
         faults(&main)
@@ -208,7 +208,7 @@ fn a_shim_that_is_killed_at_any_moment_leaves_nothing_and_its_container_is_decla
     assert_eq!(dead.last().and_then(|event| event.attributes.get("reason")), Some("its shim was killed"));
 }
 
-/// The runtime's processes that shims of this installation have started.
+/// The runtime processes that shims of this installation have started.
 fn runtimes(containers: &Containers) -> Vec<i32> {
     let children = |pid: &i32| {
         let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
@@ -260,7 +260,7 @@ fn a_runtime_that_is_killed_while_it_makes_a_container_fails_that_start_and_leav
     check_events(&containers, faults);
 }
 
-/// Copies a directory as it is just now; what goes meanwhile is not there.
+/// Copies a directory in its present state; files that disappear meanwhile are skipped.
 fn copy(from: &Path, to: &Path) {
     let _ = fs::create_dir(to);
     for entry in fs::read_dir(from).into_iter().flatten().flatten() {
@@ -273,7 +273,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// As after a reboot: what states there are, are of another boot.
+/// Changes the boot ID in all state files, as if the host had been rebooted.
 fn change_boot(containers: &Path) {
     for entry in fs::read_dir(containers).expect("listed").flatten() {
         let path = entry.path().join("state");
@@ -299,12 +299,12 @@ fn after_a_power_cut_at_any_moment_the_engine_starts_and_repairs_and_says_so() {
         sweep(&containers, &[]);
     }
     for nth in 0..COPIES {
-        // With a monitor of its own: what that heard of another copy's later run would be taken for this one's.
+        // Each copy needs its own monitord: otherwise events of another copy's later run would count for this one.
         let mut containers = Containers::new();
         containers.kill_engine();
         let copied = copies.path().join(nth.to_string());
         change_boot(&copied);
-        // One copy has lost its states: cut short, or never written.
+        // One copy has lost its state files: truncated, or missing.
         if nth % 4 == 3 {
             for entry in fs::read_dir(&copied).expect("listed").flatten() {
                 let cut = fs::OpenOptions::new().write(true).open(entry.path().join("state"));

@@ -1,4 +1,4 @@
-//! Every event of a container: what it carries, of whom, in docker's words.
+//! All events of a container: their attributes, their subjects, and docker's names for them.
 
 use sampan_ipc::Event;
 use sampan_tests::containers::{Containers, IMAGE};
@@ -6,7 +6,7 @@ use sampan_tests::host::wait_until;
 use sampan_tests::terminal::Terminal;
 use std::collections::BTreeSet;
 
-/// Facts that an event has beside name and image; with a process id, `pid` is among them.
+/// Attributes of an event in addition to name and image; events of a process have `pid` among them.
 fn facts(action: &str) -> &'static [&'static str] {
     match action {
         "create" | "destroy" | "stop" => &[],
@@ -29,7 +29,7 @@ fn fact<'a>(event: &'a Event, key: &str) -> &'a str {
     event.attributes.get(key).unwrap_or_default()
 }
 
-/// Runs a command at a terminal, waits until `shown` is there, and leaves by the keys.
+/// Runs a command on a terminal, waits until `shown` appears, and detaches by the keys.
 fn at_terminal(containers: &Containers, words: &[&str], typed: &str, shown: &str) {
     let mut terminal = Terminal::start(containers.host.command("sampan").args(words), 33, 99);
     terminal.type_for(typed, shown);
@@ -54,7 +54,7 @@ fn every_event_has_its_facts_its_process_and_its_labels() {
     says(&["unpause", "old"]);
     says(&["rename", "old", "new"]);
     says(&["kill", "-s", "WINCH", "new"]);
-    // Process 1 stays; what grows goes.
+    // The kernel kills the process that grows, not process 1.
     let grown = containers.sampan(&["exec", "new", "sh", "-c", "x=a; while true; do x=$x$x; done"]);
     assert_eq!(grown.status.code(), Some(137));
     let is_told = || containers.says(&["inspect", "new"]).contains("\"OOMKilled\": true");
@@ -88,7 +88,7 @@ fn every_event_has_its_facts_its_process_and_its_labels() {
     assert_eq!((fact(of("resize")[0], "height"), fact(of("resize")[0], "width")), ("33", "99"));
     assert!(of("kill").iter().any(|event| fact(event, "signal") == "28"));
     assert!(of("die").iter().all(|event| fact(event, "exitCode") == "137"));
-    // One that nobody is attached to is told as any other.
+    // An execution without a client has its events as well.
     let detached: Vec<_> = events.iter().filter(|event| event.action.ends_with(": sh -c exit 7")).collect();
     assert_eq!(detached.iter().map(|event| word(event)).collect::<Vec<_>>(), ["exec_create", "exec_start"]);
     let ended = of("exec_die").into_iter().find(|event| fact(event, "exitCode") == "7").expect("told");
@@ -96,7 +96,7 @@ fn every_event_has_its_facts_its_process_and_its_labels() {
     let left = of("exec_detach")[0];
     assert!(of("exec_start").iter().any(|event| fact(event, "execID") == fact(left, "execID")));
 
-    // A prune is of no container.
+    // A prune is not an event of one container.
     let pruned = containers.host.follow_from(0).until(|event| event.action == "prune");
     let pruned = pruned.last().expect("told");
     assert_eq!((pruned.kind.as_str(), pruned.id.as_str()), ("container", ""));

@@ -1,4 +1,4 @@
-//! Hostile images, options, clients and containers: the host is not read, not written and not held up.
+//! Hostile images, options, clients and containers: they cannot read, write or block the host.
 
 use sampan_ipc::container::{Create, Exec, Mount, Phase, Streams, Told};
 use sampan_ipc::engine::{Answer, Container, Load, Request, Start, Stop};
@@ -28,7 +28,7 @@ fn remove(container: &str) -> Request {
     Request::RemoveContainer { container: container.to_owned(), force: true }
 }
 
-/// What the engine answers last, of a request that may fail: `Ok`, or why not.
+/// The final reply to a request that may fail.
 fn outcome(containers: &Containers, request: Request) -> Result<(), String> {
     match containers.ask(request).pop() {
         Some(Answer::Done(_)) => Ok(()),
@@ -37,14 +37,14 @@ fn outcome(containers: &Containers, request: Request) -> Result<(), String> {
     }
 }
 
-/// The engine answers, and runs what it is asked to.
+/// Checks that the engine replies, and can run a container.
 fn check_alive(containers: &Containers, name: &str) {
     let (told, out, _) = containers.run(sh(name, "echo well"), b"");
     assert_eq!((told, out.as_str()), (Told::Exited(0), "well\n"));
     assert!(!containers.log().contains("panicked"), "{}", containers.log());
 }
 
-/// Every file below a directory of the host, with its content.
+/// All files below a directory of the host, with their content.
 fn contents(dir: &Path) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> = fs::read_dir(dir)
         .expect("listed")
@@ -94,7 +94,7 @@ fn links_of_an_image_lead_to_nothing_of_the_host() {
     let (told, out, _) = containers.run(of("plain"), b"");
     assert!(matches!(told, Told::Exited(_)), "{told:?}");
     assert!(!out.contains(CANARY) && !out.contains("spy"), "{out}");
-    // Names that only the host's files know are unknown.
+    // Users and groups that only the host's files have are unknown.
     for user in ["spy", "root:spies"] {
         let create = Create { user: Some(user.to_owned()), ..of("who") };
         match containers.ask(Request::Create(Box::new(create))).pop() {
@@ -108,7 +108,7 @@ fn links_of_an_image_lead_to_nothing_of_the_host() {
             other => panic!("{other:?}"),
         }
     }
-    // What is mounted, or made, behind a link of the image, is so inside.
+    // A mount target or a created file behind a link of the image is inside of the container.
     let source = containers.host.path("source");
     fs::create_dir(&source).expect("made");
     fs::write(source.join("inside"), "").expect("written");
@@ -171,7 +171,7 @@ fn an_image_whose_dev_proc_and_etc_are_links_touches_nothing_of_the_host() {
     check_alive(&containers, "after");
 }
 
-/// An image of so many layers, each with a file of its own over one with busybox.
+/// Loads an image with `count` layers, each with one file, on top of one with busybox.
 fn load_layers(containers: &Containers, count: usize) -> Result<(), String> {
     let busybox = fs::read("/bin/busybox").expect("Debian's package busybox-static");
     let mut tar = tar::Builder::new(Vec::new());
@@ -207,7 +207,7 @@ fn images_of_many_layers_run_or_say_why_not() {
     for count in [120, 300] {
         load_layers(&containers, count).expect("loaded");
         let name = format!("layers-{count}");
-        // The shell of this image is busybox, and has no other programs but its own.
+        // The shell of this image is busybox, and there are no other programs.
         let script = format!("test -e /layer-1 && test -e /layer-{} && exit 5", count - 1);
         let create = Create {
             image: format!("docker.io/library/layers:{count}"),
@@ -265,12 +265,12 @@ fn control_characters_are_refused_or_escaped_wherever_they_come_out() {
         assert!(!json.contains(['\r', '\u{1b}', '\0']), "{json}");
         let _ = outcome(&containers, start(id));
         containers.ok(remove(id));
-        // An event on one line of text is one line.
+        // An event that is printed as one line of text contains no line break.
         for event in containers.events(id, "destroy") {
             assert!(!event.action.contains(char::is_control), "{event:?}");
         }
     }
-    // What a container runs is nobody's to judge; it is escaped.
+    // A container may have any command line; it is escaped.
     let id = containers.create(Create {
         command: vec!["sh".into(), "-c".into(), "exit 3\n#\u{1b}[2J".into()],
         ..sh("words", "")
@@ -283,7 +283,7 @@ fn control_characters_are_refused_or_escaped_wherever_they_come_out() {
 #[test]
 fn an_environment_of_a_mebibyte_arrives_and_one_that_fits_no_request_is_told_with_the_limit() {
     let containers = Containers::new();
-    // With its name, sign and end each is 64 KiB: a mebibyte in all, as the kernel counts it.
+    // With name, equals sign and end, each variable has 64 KiB: together a mebibyte, by the kernel's way of counting.
     let variable = |nth: usize, end: &str| format!("BIG{nth:02}={}", "x".repeat((64 << 10) - 6 - end.len()));
     let script = "echo ${#BIG00} ${#BIG15}; while ! test -e /go; do sleep 0.05; done";
     let lines: String = (0..16).map(|nth| variable(nth, "\n") + "\n").collect();
@@ -316,7 +316,7 @@ fn an_environment_of_a_mebibyte_arrives_and_one_that_fits_no_request_is_told_wit
     check_alive(&containers, "after");
 }
 
-/// Descriptors of odd kinds.
+/// A descriptor of an unusual kind.
 fn odd(random: &mut Random, dir: &Path) -> OwnedFd {
     match random.below(6) {
         0 => File::create(dir.join("odd-file")).expect("made").into(),
@@ -336,7 +336,7 @@ fn clients_with_too_few_too_many_or_odd_descriptors_harm_nobody() {
     containers.start(&id);
     let before = leaks::descriptors(engine);
     let [shim] = containers.shims()[..] else { panic!("one shim") };
-    // Answered after all that follows a start: what it opens late counts as well.
+    // The shim replies after it has finished the start, so that descriptors which it opens late are counted too.
     containers.ok(Request::Top { container: id.clone(), columns: Vec::new() });
     let shim_before = leaks::descriptors(shim);
     let mut random = Random::new(0xfd);
@@ -360,7 +360,7 @@ fn clients_with_too_few_too_many_or_odd_descriptors_harm_nobody() {
         };
         let socket = containers.send(request, &raw);
         drop(fds);
-        // Half of them do not even wait.
+        // Half of the clients do not wait for a reply.
         if nth % 2 == 0 {
             let answers = answers(socket);
             assert!(matches!(answers.last(), Some(Answer::Done(_) | Answer::Error(_))), "{answers:?}");
@@ -400,7 +400,7 @@ fn garbage_on_a_control_socket_ends_that_client_alone() {
         let answers = containers.ask_with(request, &fds);
         assert!(matches!(answers.last(), Some(Answer::Done(_))), "{answers:?}");
         drop(theirs);
-        // It may hang up before it has heard all.
+        // A write error is no failure: the shim may close before it has read everything.
         let _ = attached.control.write_all(&random.bytes(len));
         let _ = attached.control.shutdown(std::net::Shutdown::Write);
         let mut rest = Vec::new();
@@ -421,7 +421,7 @@ fn a_container_that_floods_a_client_that_does_not_read_harms_no_other_and_can_be
     assert!(leaks::pss(shim) < 8 << 10, "{} KiB", leaks::pss(shim));
     containers.ok(stop(&id));
     assert_eq!(containers.summary(&id).expect("there").phase, Phase::Exited);
-    // It does not even read now.
+    // The client does not even read now.
     containers.ok(remove(&id));
     drop(attached);
     containers.await_no_shim();

@@ -1,4 +1,5 @@
-//! A runtime that hangs: what is to end its container does so in its own time, nobody else waits, and nothing is left.
+//! A runtime that hangs: a request to end its container succeeds in time, no other request waits, and nothing is left
+//! over.
 
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
@@ -14,19 +15,19 @@ use std::path::PathBuf;
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// Longest that anything may take here; a runtime that nobody hurries has two minutes.
+/// Longest time that any request may take here; by default, a runtime has two minutes.
 const SOON: Duration = Duration::from_secs(30);
 
-/// An installation with a runtime that does as runc does, but hangs at those commands that [`Hung::at`] names.
+/// An installation with a runtime that works like runc, but hangs at the commands that [`Hung::at`] names.
 struct Hung {
     containers: Containers,
     wrapper: PathBuf,
-    /// What it waits for when it hangs.
+    /// The program that a hanging command executes.
     sleeper: PathBuf,
 }
 
 impl Drop for Hung {
-    /// A child of what was killed with its shim is nobody's, and would outlive the test.
+    /// Children of a killed runtime are orphans that would outlive the test.
     fn drop(&mut self) {
         let sleeper = self.sleeper.display().to_string();
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -44,7 +45,7 @@ impl Hung {
         let containers = Containers::new();
         let (wrapper, sleeper) = (containers.host.path("hanging"), containers.host.path("sleeper"));
         fs::copy("/bin/sleep", &sleeper).expect("coreutils");
-        // It has a child, as a real one has, and leaves a mark.
+        // The hanging command has a child, as a real one has, and leaves a file as a mark.
         let script = format!(
             "#!/bin/sh\nfor word; do if test -e \"{0}.$word\"; then : >\"{0}.hangs\"; {1} 1000; fi; done\n\
              exec runc \"$@\"\n",
@@ -62,13 +63,13 @@ impl Hung {
         path.into()
     }
 
-    /// From now on it hangs at this command.
+    /// Makes the runtime hang at this command from now on.
     fn at(&self, word: &str) {
         let _ = fs::remove_file(self.mark("hangs"));
         fs::write(self.mark(word), "").expect("written");
     }
 
-    /// From now on it does not.
+    /// Ends hanging at this command from now on.
     fn no_more_at(&self, word: &str) {
         fs::remove_file(self.mark(word)).expect("there");
     }
@@ -77,7 +78,7 @@ impl Hung {
         wait_until("the runtime to hang", || self.containers.log(), || self.mark("hangs").exists());
     }
 
-    /// A container that ends at SIGTERM, by this runtime.
+    /// Creates a container with this runtime; the container ends at SIGTERM.
     fn create(&self, name: &str) -> String {
         let runtime = self.wrapper.to_str().expect("text");
         let script = "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done";
@@ -91,7 +92,7 @@ impl Hung {
         command.spawn().expect("built")
     }
 
-    /// The others go on: nothing of this waits for the one that hangs.
+    /// Checks that other containers work: none of their requests waits for the hanging one.
     fn check_others(&self) {
         let begun = Instant::now();
         assert_eq!(self.containers.says(&["run", "--rm", "box:1", "echo", "on"]), "on");
@@ -100,7 +101,7 @@ impl Hung {
         assert!(begun.elapsed() < SOON / 2, "{:?}", begun.elapsed());
     }
 
-    /// Nothing of the container is left, nor of the runtime.
+    /// Checks that nothing is left over of the container or its runtime.
     fn check_gone(&self, id: &str) {
         let ids = [id.to_owned()];
         let ours = self.wrapper.display().to_string();
@@ -119,7 +120,7 @@ fn processes() -> Vec<String> {
     entries.filter_map(|entry| fs::read_to_string(entry.path().join("cmdline")).ok()).collect()
 }
 
-/// How the process ended, and what it complained of; soon.
+/// Exit code and standard error of a process that must end soon.
 fn end_of(child: Child) -> (Option<i32>, String) {
     let begun = Instant::now();
     let Output { status, stderr, .. } = child.wait_with_output().expect("ours");
@@ -169,7 +170,7 @@ fn a_client_that_is_interrupted_ends_a_start_or_an_exec_that_hangs() {
     hung.no_more_at("run");
     hung.containers.await_no_shim();
 
-    // What a raw terminal sends is no signal.
+    // In raw mode, Ctrl-C is no signal.
     let size = Winsize { ws_row: 20, ws_col: 70, ws_xpixel: 0, ws_ypixel: 0 };
     let typed = |verb: &str, words: &[&str]| {
         hung.at(verb);
@@ -258,7 +259,7 @@ fn a_delete_that_hangs_is_done_without_the_runtime() {
         hung.containers.says(&["inspect", "one"]).contains("delete: the OCI runtime did not finish in 10")
     );
     assert_eq!(leaks::left_running(&hung.containers, std::slice::from_ref(&id)), [""; 0]);
-    // Nothing of it is in the way of the next.
+    // A next start of the container works.
     hung.containers.says(&["start", "one"]);
     let (code, why) = end_of(hung.spawn(&["rm", "-f", "one"]));
     assert_eq!((code, why.as_str()), (Some(0), ""));
@@ -305,7 +306,7 @@ fn a_shim_that_is_killed_while_its_container_is_deleted_leaves_nothing_and_start
 #[test]
 fn a_container_whose_shim_was_killed_is_ended_without_a_runtime_that_hangs() {
     let hung = Hung::new();
-    // What is frozen does not end by SIGKILL alone, with version 1 of control groups.
+    // With control groups of version 1, frozen processes do not end by SIGKILL.
     for is_paused in [false, true] {
         let id = hung.create("one");
         hung.containers.says(&["start", "one"]);
@@ -340,14 +341,14 @@ fn runtimes_that_do_not_say_what_they_are_keep_nobody_else() {
             assert!(code == Some(1) && why.contains("did not finish in"), "{code:?} {why}");
         }
     };
-    // Many who want the same one wait for it once.
+    // Concurrent requests for one runtime share one wait.
     check_refused((0..8).map(|_| create(hung.wrapper.to_str().expect("text"))).collect());
     let others: Vec<String> = (0..8).map(|nth| format!("{}{nth}", hung.wrapper.display())).collect();
     for other in &others {
         fs::copy(&hung.wrapper, other).expect("copied");
     }
     hung.at("--version");
-    // Twice as many as an engine has threads.
+    // Twice as many requests as the engine has threads.
     let strangers: Vec<Child> = others.iter().map(|other| create(other)).collect();
     hung.await_hanging();
     hung.check_others();

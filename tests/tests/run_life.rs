@@ -1,5 +1,5 @@
-//! What becomes of containers whose engine, monitor, shim, host or client goes, or whose runtime hangs; and the options
-//! that are seen outside the container: files, sockets, units, filters.
+//! Containers whose engine, monitor, shim, host or client ends, or whose runtime hangs; and options with effects
+//! outside of the container: files, sockets, units, filters.
 
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
@@ -17,14 +17,14 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// Runs until there is the file `/go`, and ends with 3.
+/// A command that waits for the file `/go`, and then exits with 3.
 const UNTIL_GO: [&str; 3] = ["sh", "-c", "while ! test -e /go; do sleep 0.05; done; exit 3"];
 
 fn actions(events: &[Event]) -> Vec<&str> {
     events.iter().map(|event| event.action.split(':').next().unwrap_or_default()).collect()
 }
 
-/// Starts a container by `run -d`, with these options; its id.
+/// Starts a container by `run -d` with these options; returns its ID.
 fn detached(containers: &Containers, options: &[&str], command: &[&str]) -> String {
     containers.says(&[&["run", "-d"], options, &["box:1"], command].concat())
 }
@@ -39,7 +39,7 @@ fn kill(pid: i32) {
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("ours");
 }
 
-/// Ends all shims and what they look after, as a power cut does.
+/// Kills all shims and their containers, as a power cut would.
 fn kill_shims(containers: &Containers) {
     for shim in containers.shims() {
         let children = fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).expect("it runs");
@@ -49,7 +49,7 @@ fn kill_shims(containers: &Containers) {
     containers.await_no_shim();
 }
 
-/// Makes every state look as another boot of this host wrote it.
+/// Changes the boot ID in all state files, as if the host had been rebooted.
 fn change_boot(containers: &Containers) {
     for entry in fs::read_dir(containers.host.path("data/containers")).expect("listed") {
         let path = entry.expect("read").path().join("state");
@@ -67,7 +67,8 @@ fn a_container_that_a_person_restarts_obeys_afterwards() {
         &["--name", "again"],
         &["sh", "-c", "trap 'exit 4' TERM; echo ready; while true; do sleep 0.05; done"],
     );
-    // Process 1 takes no signal that it has no handler for: pid_namespaces(7).
+    // Process 1 receives no signal without a handler for it, so the script must have installed its own.
+    // pid_namespaces(7).
     let await_runs = |count: usize| {
         let is_ready = || containers.says(&["logs", "again"]).lines().count() == count;
         wait_until("the handler to be there", || containers.log(), is_ready);
@@ -119,7 +120,7 @@ fn ends_that_neither_engine_nor_monitor_saw_are_told_once_when_they_are_back() {
     let kept = detached(&containers, &["--name", "kept"], &UNTIL_GO);
     let gone = detached(&containers, &["--rm", "--name", "gone"], &UNTIL_GO);
     let pids = ["kept", "gone"].map(|name| containers.summary(name).expect("runs").pid);
-    // What is in the FIFO alone goes with the last who has it open.
+    // The FIFO's content is lost when the last process closes it.
     for id in [&kept, &gone] {
         containers.events(id, "start");
     }
@@ -128,7 +129,7 @@ fn ends_that_neither_engine_nor_monitor_saw_are_told_once_when_they_are_back() {
     for pid in pids {
         fs::write(format!("/proc/{pid}/root/go"), "").expect("written into the container");
     }
-    // Ten seconds they wait for the monitor, and give up.
+    // Shims wait ten seconds for the monitor, and then end.
     containers.await_no_shim();
     containers.host.start_monitord(&[]);
     containers.start_engine();
@@ -149,12 +150,12 @@ fn all_that_happens_while_neither_engine_nor_monitor_is_there_is_told_once_and_i
     containers.kill_engine();
     containers.host.kill9();
     fs::write(format!("/proc/{pid}/root/go"), "").expect("written into the container");
-    // Ten seconds they wait for the monitor, and give up.
+    // Shims wait ten seconds for the monitor, and then end.
     containers.await_no_shim();
     let unsaid = containers.host.path("data/containers/.unsaid");
     let left = || fs::read_dir(&unsaid).expect("made").count();
     assert_eq!(left(), 1);
-    // An engine has read them, told nobody yet, and is killed.
+    // An engine has read the events, not reported them to monitord yet, and is killed.
     containers.start_engine();
     let is_taken = || containers.log().contains("7 events that its shim could not write are told");
     wait_until("the engine to find it", || containers.log(), is_taken);
@@ -169,7 +170,7 @@ fn all_that_happens_while_neither_engine_nor_monitor_is_there_is_told_once_and_i
         assert_eq!(told, (Some("v"), Some(IMAGE)), "{event:?}");
     }
     wait_until("the files to go", || containers.log(), || left() == 0);
-    // The next engine says nothing of it again.
+    // The next engine does not report them again.
     containers.kill_engine();
     containers.start_engine();
     containers.says(&["rm", "kept"]);
@@ -181,7 +182,7 @@ fn what_a_monitor_that_is_away_too_long_had_no_room_for_is_told_by_the_engine() 
     let mut containers = Containers::new();
     let ids = ["kept", "gone"].map(|name| detached(&containers, &["--name", name], &UNTIL_GO));
     containers.host.kill9();
-    // The engine keeps the FIFO open, so it takes events until it is full.
+    // The engine keeps the FIFO open, so the FIFO accepts events until it is full.
     let filler = sampan_ipc::sender::FifoSender::new(containers.host.path("run/monitor.fifo"));
     while filler.spooled() == 0 {
         filler.send(Event::new("test", "fill", "x").with("text", "x".repeat(100))).expect("small");
@@ -195,7 +196,7 @@ fn what_a_monitor_that_is_away_too_long_had_no_room_for_is_told_by_the_engine() 
     assert_eq!(actions(&kept), ["create", "start", "exec_create", "exec_start", "exec_die", "die"]);
     assert_eq!(actions(&gone), ["create", "start", "kill", "die", "destroy"]);
     assert_eq!(kept[5].attributes.get("exitCode"), Some("3"));
-    // It does not count as one whose shim was killed.
+    // The container does not count as one whose shim was killed.
     assert!(!containers.log().contains("its shim has died"), "{}", containers.log());
     containers.says(&["start", "kept"]);
 }
@@ -230,7 +231,8 @@ fn after_the_host_has_restarted_the_policies_decide_and_say_so() {
     containers.start_engine();
     let after = policies.map(|policy| containers.summary(policy).expect("runs").pid);
     assert_eq!(before, after, "the engine's restart alone changes nothing");
-    // As docker's, an engine that starts starts it again; a shim that comes later would outlive what follows.
+    // Like docker, the engine starts this container again when it starts. Waiting for that ensures that no shim
+    // outlives the next step.
     containers.await_summary("always-not", "its start", |summary| summary.phase == Phase::Running);
     containers.kill_engine();
     kill_shims(&containers);
@@ -275,7 +277,7 @@ fn a_runtime_that_hangs_and_is_killed_leaves_a_container_that_can_be_started_and
     let words = ["run", "--name", "hung", "--runtime", wrapper.to_str().expect("text"), "box:1", "true"];
     let client = client.args(words).stderr(Stdio::piped()).spawn().expect("built");
     containers.host.wait_until("the runtime to hang", || pid.exists());
-    // It keeps nobody else.
+    // Other requests do not wait for it.
     containers.says(&["inspect", "hung"]);
     assert_eq!(containers.says(&["run", "--rm", "box:1", "echo", "on"]), "on");
     kill(fs::read_to_string(&pid).expect("read").trim().parse().expect("a pid"));
@@ -469,7 +471,7 @@ fn what_is_typed_early_finds_the_terminal_in_its_size() {
     let before = terminal.bytes_read();
     terminal.types("stty size\n");
     wait_until("the client to read it", || containers.log(), || terminal.bytes_read() >= before + 10);
-    // The client is slow from here on; the container's shell is not.
+    // From here on the client is slow; the container's shell is not.
     let client = Pid::from_raw(i32::try_from(terminal.child.id()).expect("a pid"));
     signal::kill(client, Signal::SIGSTOP).expect("ours");
     signal::kill(shim, Signal::SIGCONT).expect("it runs");

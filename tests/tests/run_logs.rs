@@ -1,4 +1,4 @@
-//! What containers write, as `sampan logs`, log files and the journal have it.
+//! The output of containers in `sampan logs`, in log files and in the journal.
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// Lets this thread, and what it starts, have a journal of its own; the socket that journald would read.
+/// Gives this thread and its children a journal socket of their own; returns the socket that journald would read.
 fn own_journal() -> UnixDatagram {
     unshare(CloneFlags::CLONE_NEWNS).expect("root may");
     let mount =
@@ -23,7 +23,7 @@ fn own_journal() -> UnixDatagram {
     journal
 }
 
-/// A field of a message, in the form that has its length before it.
+/// A field of a journal message, in the form with a length before the value.
 fn field(message: &[u8], name: &str) -> Option<String> {
     let head = [name.as_bytes(), b"\n"].concat();
     let at = message.windows(head.len()).position(|part| part == head)? + head.len();

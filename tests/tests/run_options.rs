@@ -1,5 +1,5 @@
-//! Every option of `create`, `run` and `exec`, by the command line, with the real engine, shim and runtime: what it does
-//! inside the container. What a bundle has in detail is in `spec.rs`; what becomes of containers in `run_life.rs`.
+//! All options of `create`, `run` and `exec`, by the command line, with the real engine, shim and runtime: their
+//! effects inside the container. `spec.rs` tests details of bundles, `run_life.rs` the life of containers.
 
 use sampan_ipc::container::Phase;
 use sampan_spec::host::Host;
@@ -11,7 +11,7 @@ use std::io::Write;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-/// What a script says in a container with these options.
+/// Output of a script in a container with these options.
 fn inside(containers: &Containers, options: &[&str], script: &str) -> String {
     containers.says(&[&["run", "--rm"], options, &["box:1", "sh", "-c", script]].concat())
 }
@@ -22,7 +22,7 @@ fn outcome(containers: &Containers, words: &[&str]) -> (i32, String) {
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// A field of the first document that `inspect` shows.
+/// A field of the first document that `inspect` prints.
 fn inspected(containers: &Containers, container: &str, pointer: &str) -> Value {
     let all: Value = serde_json::from_str(&containers.says(&["inspect", container])).expect("JSON");
     all.pointer(&format!("/0{pointer}")).cloned().unwrap_or(Value::Null)
@@ -36,7 +36,7 @@ fn who_it_runs_as_and_what_it_may_do_is_seen_inside() {
     let who = "id -u; id -g; grep Groups /proc/self/status; echo $HOME";
     let cap = "grep CapEff /proc/self/status";
     let cases: &[(&[&str], &str, &str)] = &[
-        // The own group is among the supplementary ones, as in docker.
+        // Like docker, the supplementary groups include the primary group.
         (&["-u", "ann"], who, "1000\n1001\nGroups:\t10 1001 \n/home/ann"),
         (&["-u", "ann:wheel"], who, "1000\n10\nGroups:\t10 \n/home/ann"),
         (&["-u", "5000", "--group-add", "7"], who, "5000\n0\nGroups:\t0 7 \n/"),
@@ -57,7 +57,7 @@ fn who_it_runs_as_and_what_it_may_do_is_seen_inside() {
             "0",
         ),
         (&["--sysctl", "net.ipv4.ip_forward=1"], "cat /proc/sys/net/ipv4/ip_forward", "1"),
-        // Pings need no capability, as in docker.
+        // Like docker, pings need no capability.
         (&[], "cat /proc/sys/net/ipv4/ping_group_range", "0\t2147483647"),
     ];
     for (options, script, expected) in cases {
@@ -77,7 +77,7 @@ fn who_it_runs_as_and_what_it_may_do_is_seen_inside() {
 fn devices_and_limits_are_seen_inside() {
     let containers = Containers::new();
     let host = Host::get();
-    // Only opened: what is written there is in the host's log.
+    // Only opened: bytes that are written there appear in the host's log.
     let look = "(: </dev/z) && echo open; (: >/dev/z) 2>/dev/null || echo refused";
     let said = inside(&containers, &["--device", "/dev/kmsg:/dev/z:r", "--cap-add", "SYSLOG"], look);
     let is_told_apart = host.controls("devices") || host.cgroups.word() == "v2";
@@ -91,7 +91,7 @@ fn devices_and_limits_are_seen_inside() {
     let of = [("memory", "67108864"), ("cpu", "50000"), ("pids", "20")];
     let expected = of.iter().filter(|(controller, _)| host.controls(controller)).map(|(_, number)| *number);
     assert_eq!(numbers, expected.chain(["1"]).collect::<Vec<_>>(), "{said}");
-    // No limit at all is one that can be asked for.
+    // Having no limit can be requested explicitly.
     let none = ["-m", "0", "--cpus", "0", "--pids-limit", "-1", "--memory-swap", "-1"];
     assert_eq!(inside(&containers, &none, "echo free"), "free");
     assert_eq!(inside(&containers, &["--pids-limit", "0", "--cpus", "1."], "echo free"), "free");
@@ -139,7 +139,7 @@ fn mounts_are_seen_inside() {
         ),
         (&["--mount", "type=tmpfs,dst=/d,tmpfs-size=1m,tmpfs-mode=1770"], small, "full\n1770"),
         (&["-v", "./src/f:/etc/f"], "cat /etc/f", "bound"),
-        // Nothing of a read-only container can be written but what was mounted for that, as in docker.
+        // Like docker, a read-only container can only write to mounts that are made for that.
         (
             &["--read-only", "--tmpfs", "/t"],
             "for f in /x /etc/hosts /etc/hostname /etc/resolv.conf /t/x; do (echo >>$f) 2>/dev/null && echo $f; done",
@@ -148,7 +148,7 @@ fn mounts_are_seen_inside() {
         (&[], "for f in /x /etc/hosts; do (echo >>$f) 2>/dev/null && echo $f; done", "/x\n/etc/hosts"),
     ];
     for (options, script, expected) in cases {
-        // busybox of this image has no cut.
+        // busybox in this image has no cut.
         let script = script.replace("cut -d' ' -f3,4", "awk '{print $3, $4}'");
         assert_eq!(inside(&containers, options, &script), *expected, "{options:?}");
     }
@@ -194,7 +194,7 @@ fn names_networks_and_words_are_seen_inside() {
             "from-test unset  no",
         ),
         (&["-w", "/new/dir"], "pwd; ls -d /new/dir", "/new/dir\n/new/dir"),
-        // What is empty is not asked for, as in docker.
+        // Like docker, empty values are ignored.
         (
             &["-w", "", "-h", "", "--name", "", "--stop-signal", "", "--log-driver", "", "-u", ""],
             "pwd; id -u",
@@ -224,7 +224,7 @@ fn names_networks_and_words_are_seen_inside() {
     }
 }
 
-/// States of a container's processes that have ended and were not waited for.
+/// States of the container's processes that have ended and were not reaped.
 fn zombies(containers: &Containers, container: &str) -> String {
     containers.says(&[
         "exec",
@@ -240,7 +240,7 @@ fn a_small_init_reaps_what_nobody_waits_for() {
     let containers = Containers::new();
     for (name, options) in [("with", &["--init"][..]), ("without", &[])] {
         containers.says(&[&["run", "-d", "--name", name], options, &["box:1", "sleep", "1000"]].concat());
-        // It is nobody's child when its parent ends at once.
+        // This process becomes an orphan when its parent ends at once.
         containers.says(&["exec", name, "sh", "-c", "(sleep 0.2; touch /done) & exit 0"]);
         let pid = containers.summary(name).expect("runs").pid;
         let done = format!("/proc/{pid}/root/done");
@@ -248,7 +248,7 @@ fn a_small_init_reaps_what_nobody_waits_for() {
     }
     containers.host.wait_until("the zombie to be there", || !zombies(&containers, "without").is_empty());
     containers.host.wait_until("no zombie to be there", || zombies(&containers, "with").is_empty());
-    // Signals reach the program, and its exit code is the container's.
+    // Signals reach the program, and the container has its exit code.
     let script = "trap 'exit 6' TERM; echo ready; while :; do sleep 0.05; done";
     containers.says(&["run", "-d", "--init", "--name", "ends", "box:1", "sh", "-c", script]);
     containers.host.wait_until("the handler", || containers.says(&["logs", "ends"]) == "ready");
@@ -270,7 +270,7 @@ fn stop_sends_what_was_asked_for_and_waits_as_long() {
     let begun = Instant::now();
     containers.says(&["stop", "short"]);
     assert!(begun.elapsed() >= Duration::from_secs(1));
-    // The configured time would end it before it is done.
+    // The default timeout would kill the container before it is done.
     run("long", &["--stop-timeout", "-1"], "trap 'sleep 1.5; exit 7' TERM");
     containers.says(&["stop", "long"]);
     assert_eq!(containers.says(&["wait", "other", "short", "long"]), "5\n137\n7");
@@ -280,7 +280,7 @@ fn stop_sends_what_was_asked_for_and_waits_as_long() {
     assert_eq!(containers.says(&["wait", "now"]), "137");
 }
 
-/// Processor time that a process has had, in ticks. proc_pid_stat(5), utime.
+/// CPU time of a process in ticks. proc_pid_stat(5), utime.
 fn worked(pid: i32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
     let fields = stat.rsplit_once(") ").expect("a name").1;
@@ -360,7 +360,7 @@ fn an_execution_has_the_options_that_it_was_given() {
     child.stdin.take().expect("a pipe").write_all(b"typed").expect("written");
     let output = child.wait_with_output().expect("ours");
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(4), &b"typed"[..]));
-    // Without -i there is nothing to read.
+    // Without -i, standard input is empty.
     assert_eq!(containers.says(&["exec", "up", "cat"]), "");
     assert_eq!(containers.says(&["exec", "-d", "-w", "/tmp", "up", "sh", "-c", "pwd >/tmp/made"]), "");
     let made = format!("/proc/{}/root/tmp/made", containers.summary("up").expect("runs").pid);
@@ -456,7 +456,7 @@ fn inspect_says_what_was_asked_for_and_what_the_image_says() {
     let device = serde_json::json!([{"PathOnHost": "/dev/zero", "PathInContainer": "/dev/z", "CgroupPermissions": "r"}]);
     assert_eq!(of("up", "/HostConfig/Devices"), device);
     assert_eq!((of("up", "/State/ExitCode"), of("up", "/State/Running")), (3.into(), false.into()));
-    // While it runs again it has not ended, whatever it did before.
+    // A container that runs again does not count as exited, whatever its last exit code was.
     containers.says(&[
         "run",
         "-d",
@@ -477,7 +477,7 @@ fn inspect_says_what_was_asked_for_and_what_the_image_says() {
 #[test]
 fn a_container_is_meant_by_its_name_its_id_or_as_much_of_it_as_is_unique() {
     let containers = Containers::new();
-    // Of 17 ids two begin with the same digit.
+    // Of 17 IDs, two begin with the same digit.
     let ids: Vec<String> = (0..17).map(|_| containers.says(&["create", "box:1"])).collect();
     let (mut digit, mut pair) = (String::new(), Vec::new());
     for id in &ids {
@@ -496,7 +496,7 @@ fn a_container_is_meant_by_its_name_its_id_or_as_much_of_it_as_is_unique() {
         let found = inspected(&containers, unique.expect("ids differ"), "/Id");
         assert_eq!(found, id.as_str());
     }
-    // A name goes before the beginning of an id.
+    // An exact name takes precedence over a prefix of an ID.
     let taken = ids[0][..3].to_owned();
     containers.says(&["rename", &ids[1], &taken]);
     assert_eq!(inspected(&containers, &taken, "/Id"), ids[1].as_str());

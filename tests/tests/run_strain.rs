@@ -1,5 +1,5 @@
-//! Containers under strain: a full disk, many executions, clients that all want the same names, an engine that is
-//! killed under terminals.
+//! Containers under load: a full disk, many executions, many clients with the same names, and an engine that is killed
+//! during terminal sessions.
 
 use sampan_ipc::container::Phase;
 use sampan_tests::containers::Containers;
@@ -11,11 +11,11 @@ use std::collections::HashSet;
 use std::fs;
 use std::sync::Mutex;
 
-/// Executions one after another.
+/// Number of executions one after another.
 const EXECUTIONS: usize = 150;
-/// KiB that a shim may grow by in all of them: what its allocator keeps.
+/// Most KiB that a shim may grow in all of them; its allocator keeps some memory.
 const GROWTH_MAX: usize = 256;
-/// Clients at the same time, and what each does.
+/// Number of concurrent clients, and of requests of each.
 const CLIENTS: usize = 20;
 const DEEDS: usize = 12;
 
@@ -34,7 +34,7 @@ fn executions_one_after_another_leave_nothing_in_the_shim() {
         };
         assert_eq!(containers.sampan(words).status.code(), Some(code), "{words:?}");
     };
-    // What is there from the first time on is no leak.
+    // The first executions fill caches, so they are not measured.
     (0..20).for_each(execute);
     let zombies = || {
         let children = fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).expect("it runs");
@@ -64,7 +64,7 @@ fn executions_one_after_another_leave_nothing_in_the_shim() {
 #[test]
 fn clients_that_all_want_the_same_names_are_all_answered_and_leave_nothing() {
     let containers = Containers::new();
-    // Of many who want one name at the same time one gets it.
+    // Of many concurrent requests for one name, exactly one succeeds.
     let made: Vec<bool> = std::thread::scope(|scope| {
         let create =
             || containers.sampan(&["create", "--name", "one", "box:1", "sleep", "1000"]).status.success();
@@ -72,7 +72,7 @@ fn clients_that_all_want_the_same_names_are_all_answered_and_leave_nothing() {
         threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
     assert_eq!(made.iter().filter(|made| **made).count(), 1);
-    // Of many who start it all are told that it runs, and it runs once.
+    // All concurrent requests to start it succeed, and it runs once.
     std::thread::scope(|scope| {
         (0..CLIENTS).for_each(|_| drop(scope.spawn(|| containers.says(&["start", "one"]))));
     });
@@ -96,7 +96,7 @@ fn clients_that_all_want_the_same_names_are_all_answered_and_leave_nothing() {
     assert!(!containers.log().contains("panicked"), "{}", containers.log());
 }
 
-/// Does anything to one of three containers; nothing of it may take longer than a client's patience.
+/// Sends random requests for three containers; none may take longer than a client waits.
 fn race(containers: &Containers, ids: &Mutex<HashSet<String>>, seed: u64) {
     let mut random = Random::new(seed);
     for _ in 0..DEEDS {
@@ -162,7 +162,7 @@ fn a_disk_that_a_log_has_filled_holds_up_neither_its_container_nor_others() {
     let pid = containers.summary("noisy").expect("runs").pid;
     let done = format!("/proc/{pid}/root/run/done");
     containers.host.wait_until("all of it to be written", || fs::exists(&done).unwrap_or(false));
-    // Its log is as whole as there was room, line by line.
+    // The log is complete as far as the disk had room, and has only whole lines.
     let log = containers.says(&["logs", "noisy"]);
     assert!(log.len() > 10_000 && log.lines().all(|line| line == "y" || line.is_empty()), "{}", log.len());
     assert_eq!(containers.says(&["exec", "noisy", "echo", "on"]), "on");

@@ -1,4 +1,4 @@
-//! A container's shim by itself: the real program, runc, and a busybox bundle that each test makes. No engine.
+//! A shim without an engine: the real program, runc, and a busybox bundle that each test makes.
 
 use nix::fcntl::OFlag;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -18,14 +18,14 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The runtime's path: the shim looks for no program.
+/// Path of the runtime; the shim does not search `PATH`.
 fn runc() -> String {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|dir| dir.join("runc")).find(|path| path.exists());
     found.expect("runc is installed").to_string_lossy().into_owned()
 }
 
-/// Everything of one container.
+/// A container, its shim, and what the test needs for them.
 struct Container {
     dir: tempfile::TempDir,
     setup: Setup,
@@ -35,7 +35,7 @@ struct Container {
     engine: Option<Engine>,
 }
 
-/// One connection to the shim.
+/// A connection to the shim.
 struct Engine {
     stream: UnixStream,
     decoder: Decoder,
@@ -66,7 +66,7 @@ impl Container {
         ] {
             fs::create_dir_all(path(name)).expect("made");
         }
-        // As the engine makes it: what says whose the directory is.
+        // Made by the engine: the file that identifies the directory's container.
         fs::write(path("data/c/container.json"), "{}").expect("written");
         fs::copy("/bin/busybox", path("layer/bin/busybox")).expect("busybox-static is installed");
         for name in ["sh", "cat", "sleep", "echo", "true", "dd", "stty", "seq", "kill", "head", "tr"] {
@@ -120,11 +120,11 @@ impl Container {
         self.start_with(&[])
     }
 
-    /// Starts the shim, with the descriptors of a client that is attached.
+    /// Starts the shim, with the descriptors of an attached client.
     fn start_with(&mut self, descriptors: &[&OwnedFd]) -> &mut Self {
         fs::write(self.setup.bundle.join("config.json"), self.config.to_string()).expect("written");
         let (ours, theirs) = UnixStream::pair().expect("a pair");
-        // As the engine starts it: an orphan in a session of its own.
+        // Started like by the engine: as an orphan in a new session.
         let mut shim = Command::new("setsid");
         shim.arg("--fork").arg(binary("sampan-shim")).stdin(Stdio::from(OwnedFd::from(theirs)));
         assert!(shim.status().expect("setsid starts").success());
@@ -135,7 +135,7 @@ impl Container {
         self
     }
 
-    /// Starts it with a client that reads stdout and stderr, and writes stdin if it is open.
+    /// Starts the shim with a client that reads stdout and stderr, and writes stdin if that is open.
     fn start_attached(&mut self) -> Attached {
         let streams = Streams { stdin: self.setup.open_stdin, stdout: true, stderr: true };
         self.setup.attach = Some(streams);
@@ -152,7 +152,7 @@ impl Container {
         self.engine().ask(what, &[])
     }
 
-    /// Waits for a state; gives it.
+    /// Waits until `fits` holds for the state; returns the state.
     fn until(&mut self, fits: impl Fn(&State) -> bool) -> State {
         loop {
             match self.engine().hear().expect("the shim lives") {
@@ -162,7 +162,7 @@ impl Container {
         }
     }
 
-    /// Waits for the shim's end.
+    /// Waits for the end of the shim.
     fn ended(&mut self) -> State {
         while self.engine().hear().is_some() {}
         self.state()
@@ -172,7 +172,7 @@ impl Container {
         state_file::read(&self.setup.dir.join("state")).expect("a whole state")
     }
 
-    /// All events so far: action, and the attributes as `key=value`.
+    /// All events so far: action, and attributes as `key=value`.
     fn events(&mut self) -> Vec<(String, Vec<String>)> {
         let mut bytes = [0; 65536];
         while let Ok(len @ 1..) = self.fifo.read(&mut bytes) {
@@ -236,7 +236,7 @@ impl Engine {
         assert_eq!(sent, Ok(bytes.len()));
     }
 
-    /// The next that the shim says; `None` once it has ended.
+    /// Receives the next message of the shim; `None` once it has ended.
     fn hear(&mut self) -> Option<Say> {
         hear(&mut self.stream, &mut self.decoder)
     }
@@ -270,13 +270,13 @@ fn hear<T: serde::de::DeserializeOwned>(stream: &mut UnixStream, decoder: &mut D
     }
 }
 
-/// A client's side of an attachment.
+/// The client's ends of an attachment.
 struct Attached {
     control: UnixStream,
     decoder: Decoder,
     stdin: Option<File>,
     stdout: Option<File>,
-    /// Held open, or the container could not write there.
+    /// Kept open, or the container could not write to it.
     _stderr: Option<File>,
 }
 
@@ -513,7 +513,8 @@ fn a_client_that_reads_nothing_delays_neither_asks_nor_the_end() {
     let mut client = container.start_attached();
     assert!(matches!(client.told(), Some(Told::Started(_))));
     let log = container.setup.dir.join("log");
-    // How much a pipe takes depends on how it comes, and on how many pipes there are: the log grows no more.
+    // The capacity of a pipe depends on writes and on the number of pipes, so the test waits until the log grows no
+    // more.
     let (mut len, mut since) = (0, std::time::Instant::now());
     let seen = || format!("the log has {:?} bytes", fs::metadata(&log).map(|file| file.len()));
     wait_until("a full pipe", seen, || {
@@ -569,7 +570,7 @@ fn an_idle_shim_has_one_thread_and_little_memory() {
     let mut container = Container::of(&["/bin/sleep", "1000"]);
     container.start();
     let shim = container.until(|state| state.phase == Phase::Running).shim;
-    // An answer comes when the loop has done all that starting brought.
+    // The shim replies after its loop has finished all work of the start.
     assert_eq!(container.ask(What::Policy(Restart::No)), Ok(String::new()));
     let read = |name: &str| fs::read_to_string(format!("/proc/{shim}/{name}")).expect("it lives");
     let number = |text: &str, key: &str| -> u64 {
@@ -577,10 +578,10 @@ fn an_idle_shim_has_one_thread_and_little_memory() {
         line.split_ascii_whitespace().nth(1).expect("a word").parse().expect("a number")
     };
     assert_eq!(number(&read("status"), "Threads:"), 1);
-    // A debug build's program is ten times as large.
+    // The program of a debug build is ten times as large.
     let bound =
         if binary("sampan-shim").metadata().expect("it is there").len() < 2 << 20 { 614 } else { 4096 };
-    // What starting needed is given back a while after the start.
+    // The shim releases memory a while after the start.
     let pss = || number(&read("smaps_rollup"), "Pss:");
     wait_until("little memory", || format!("{} KiB, at most {bound}", pss()), || pss() <= bound);
     assert_eq!(container.ask(What::Kill(9)), Ok(String::new()));

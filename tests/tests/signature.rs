@@ -1,4 +1,4 @@
-//! Images that must be signed: keys and signatures made by openssl, in cosign's layout, on a real engine.
+//! Images that must be signed: keys and signatures by openssl, in cosign's layout, with a real engine.
 
 use sampan_oci as oci;
 use sampan_oci::digest::Digest;
@@ -41,7 +41,7 @@ impl Pair {
         Pair::new(dir, name, &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"])
     }
 
-    /// The signature of `payload`, in base64.
+    /// Signature of `payload`, in base64.
     fn sign(&self, payload: &[u8]) -> String {
         let (input, output) = (self.secret.with_extension("in"), self.secret.with_extension("out"));
         fs::write(&input, payload).expect("written");
@@ -55,7 +55,7 @@ impl Pair {
     }
 }
 
-/// What `cosign sign` signs.
+/// The payload that `cosign sign` signs.
 fn payload(name: &str, digest: &Digest) -> Vec<u8> {
     let critical = json!({
         "identity": {"docker-reference": name},
@@ -65,7 +65,7 @@ fn payload(name: &str, digest: &Digest) -> Vec<u8> {
     json!({"critical": critical, "optional": null}).to_string().into_bytes()
 }
 
-/// A payload with its signature, as one layer of the signatures' manifest.
+/// A payload and its signature, which are one layer of the signatures' manifest.
 struct Signed {
     payload: Vec<u8>,
     signature: String,
@@ -77,7 +77,7 @@ impl Signed {
     }
 }
 
-/// A registry, and a bed that wants everything from it signed by `keys`.
+/// A registry, and a bed that requires signatures by `keys` for all of its images.
 fn bed(keys: &[&Pair]) -> Bed {
     let registry = LyingRegistry::start();
     let keys: Vec<&str> = keys.iter().map(|pair| text(&pair.public)).collect();
@@ -92,12 +92,12 @@ fn image(content: &str) -> Image {
     Image::of(&[Layer::of(&[("etc/motd", content.as_bytes())], Packing::Gzip)], arch())
 }
 
-/// Puts signatures of `digest` beside the image, as cosign does.
+/// Publishes signatures of `digest` next to the image, as cosign does.
 fn attach(registry: &LyingRegistry, name: &str, digest: &Digest, signed: &[Signed]) {
     attach_layers(registry, name, digest, layers(registry, name, signed));
 }
 
-/// The descriptors of signatures whose payloads the registry has.
+/// Publishes the payloads of signatures; returns their descriptors.
 fn layers(registry: &LyingRegistry, name: &str, signed: &[Signed]) -> Vec<Value> {
     signed
         .iter()
@@ -121,7 +121,7 @@ fn attach_layers(registry: &LyingRegistry, name: &str, digest: &Digest, layers: 
     registry.answer(&format!("{name}/manifests/sha256-{}.sig", digest.hex()), reply);
 }
 
-/// Pulls what must be refused for `reason`: nothing was fetched, nothing stays, and it was announced.
+/// Pulls an image that must be refused for `reason`: no layer is requested, nothing is stored, and an event reports it.
 fn refuse(bed: &Bed, name: &str, image: &Image, reason: &str) {
     let before = bed.events("pull-error").len();
     let said = bed.fails(&["pull", &bed.registry.reference(name)], 1);
@@ -150,11 +150,11 @@ fn an_image_signed_with_any_kind_of_key_comes_in() {
         bed.registry.publish(&name, &image);
         let identity = format!("{}/{name}", bed.registry.address);
         let signed = Signed::by(pair, payload(&identity, &image.digest()));
-        // A stranger's signature beside it does no harm.
+        // An additional signature by an unknown key does no harm.
         let strange = Signed { signature: "AAAA".to_owned(), payload: b"{}".to_vec() };
         attach(&bed.registry, &name, &image.digest(), &[strange, signed]);
         bed.ok(&["pull", "--quiet", &bed.registry.reference(&name)]);
-        // By digest as well: no tag is asked for then.
+        // By digest too; then no tag is requested.
         bed.ok(&["pull", "--quiet", &format!("{identity}@{}", image.digest())]);
     }
 }
@@ -180,7 +180,7 @@ fn a_right_signature_counts_whatever_stands_beside_it() {
     bed.ok(&["pull", "--quiet", &bed.registry.reference(name)]);
     bed.ok(&["rmi", &bed.registry.reference(name)]);
 
-    // What is too much to look at is said.
+    // The error says that there are too many signatures.
     let strange: Vec<Signed> = (1..=32).map(|more| Signed::by(&stranger, payload(more))).collect();
     all.splice(0..0, layers(&bed.registry, name, &strange));
     attach_layers(&bed.registry, name, &image.digest(), all);
@@ -278,7 +278,7 @@ fn what_is_not_rightly_signed_is_refused_before_anything_of_it_is_fetched() {
     let signature = right.signature[..right.signature.len() - 5].to_owned();
     publish("cut", Some(Signed { signature, ..right }));
     refuse(&bed, "cut", &image, "a signature");
-    // The right signature, of a payload that the registry exchanges.
+    // A valid signature, whose payload the registry replaces.
     let right = Signed::by(&pair, payload(&identity("exchanged"), &digest));
     let blob = format!("exchanged/blobs/{}", Digest::of(&right.payload));
     publish("exchanged", Some(right));
@@ -286,12 +286,12 @@ fn what_is_not_rightly_signed_is_refused_before_anything_of_it_is_fetched() {
     forged.reverse();
     bed.registry.answer(&blob, Reply::Ok("application/octet-stream".to_owned(), forged));
     refuse(&bed, "exchanged", &image, "has another digest");
-    // What is no manifest at all.
+    // Bytes that are no manifest.
     publish("garbled", None);
     let tag = format!("garbled/manifests/sha256-{}.sig", digest.hex());
     bed.registry.answer(&tag, Reply::Ok(oci::MANIFEST.to_owned(), b"[".to_vec()));
     refuse(&bed, "garbled", &image, "cannot be read");
-    // An error of the registry is no permission.
+    // An error of the registry does not count as permission.
     bed.registry.answer(&tag, Reply::Status(403));
     refuse(&bed, "garbled", &image, "cannot fetch its signatures");
 }

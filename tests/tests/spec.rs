@@ -1,6 +1,6 @@
-//! Bundles as the engine makes them, run by runc: what each option does inside the container.
+//! Bundles that the engine makes, run by runc: the effect of each option inside the container.
 //!
-//! The root file system is a static busybox in a directory of the test's own; no engine and no shim is there.
+//! The root file system is a static busybox in the test's directory; there is no engine and no shim.
 
 use sampan_engine::config::{self, Asked, Config};
 use sampan_ipc::container::{Create, Exec, Mount, MountKind, Network, Notify, Restart};
@@ -23,7 +23,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use tempfile::TempDir;
 
-/// What a container left behind.
+/// The result of a run.
 #[derive(Debug)]
 struct Outcome {
     code: i32,
@@ -33,14 +33,14 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// What it wrote; fails if it did not end well.
+    /// The output; panics if the container failed.
     fn text(&self) -> &str {
         assert_eq!(self.code, 0, "{self:?}");
         self.out.trim_end()
     }
 }
 
-/// A root file system, and what a bundle depends on.
+/// A root file system, and the other inputs of a bundle.
 struct Yard {
     dir: TempDir,
     config: Box<Config>,
@@ -116,7 +116,7 @@ impl Yard {
         self.with_input(id, create, bundle::bundle)
     }
 
-    /// Runs it to its end.
+    /// Runs a container to its end.
     fn run(&self, create: Create) -> Outcome {
         let id = names::id().expect("random bytes");
         let bundle = self.bundle(&id, &create).unwrap_or_else(|error| panic!("no bundle: {error}"));
@@ -137,7 +137,7 @@ impl Yard {
             .stdin(Stdio::null())
             .output()
             .expect("runc");
-        // Nothing is left if it went well.
+        // There is nothing to delete if the run succeeded.
         let _ = Command::new("timeout").args(["60"]).args(&words).args(["delete", "--force", id]).output();
         Outcome {
             code: output.status.code().unwrap_or(-1),
@@ -184,7 +184,7 @@ fn a_plain_container_has_what_docker_gives() {
     let lines: Vec<&str> = outcome.text().lines().collect();
     let host = lines[3];
     assert_eq!((lines[0], lines[1], lines[2], host.len(), lines[4]), ("0", "0", "/", 12, "made"));
-    // chown … setfcap: docker's fourteen, as far as this test's own process has them.
+    // chown to setfcap: docker's fourteen capabilities, as far as this process has them.
     assert!(lines[5].ends_with("00000000a80425fb"), "{lines:?}");
     assert!(lines[6].ends_with('0') && lines[7].ends_with('2'), "{lines:?}");
     assert!(lines[8].starts_with("/usr/local/sbin:"), "{lines:?}");
@@ -250,7 +250,7 @@ fn files_of_the_host_are_not_reached_by_links_of_the_image() {
     fs::remove_file(&passwd).expect("there");
     symlink(&secret, &passwd).expect("made");
     assert!(yard.bundle("x", &Create { user: Some("evil".into()), ..sh("true") }).is_err());
-    // A working directory and a mount's target that are links end inside as well.
+    // A working directory or a mount target that is a link leads to a place inside the container.
     symlink("/../../../../..", yard.path("rootfs/up")).expect("made");
     symlink(yard.dir.path(), yard.path("rootfs/out")).expect("made");
     let create = Create { workdir: Some("/up".into()), ..sh("pwd; ls /bin/busybox") };
@@ -323,7 +323,7 @@ fn a_privileged_container_has_all_that_the_engine_can_give() {
     let own = yard.host.capabilities.0;
     assert_eq!(u64::from_str_radix(lines[0], 16), Ok(own), "{outcome:?}");
     assert_eq!((lines[1], lines[2], lines[4]), ("0", "mounted", "set"), "{outcome:?}");
-    // This process may itself lack some: then that is told.
+    // If this process itself lacks capabilities, there is a warning.
     assert_eq!(outcome.warnings.is_empty(), own.count_ones() == 41, "{outcome:?}");
     let plain = yard.run(sh("mount -t tmpfs none /tmp"));
     assert_ne!(plain.code, 0);
@@ -332,7 +332,8 @@ fn a_privileged_container_has_all_that_the_engine_can_give() {
 #[test]
 fn system_calls_are_filtered_unless_that_is_asked_not_to_be() {
     let yard = Yard::new();
-    // As root with the capability, so that the filter alone is in the way; its rules for who has it are tested apart.
+    // As root with the capability, so that only the filter denies the call; other tests check its rules for
+    // capabilities.
     let denied = yard.run(sh("unshare -U true && echo unshared"));
     assert!(denied.code != 0 && denied.err.contains("not permitted"), "{denied:?}");
     let free = yard
@@ -411,7 +412,7 @@ fn a_directory_is_mounted_before_what_is_in_it() {
     ];
     let script = "cat /etc/mark /etc/hostname; busybox grep -c ' /x' /proc/self/mountinfo; test -d /dev/shm && test -c /dev/null && echo dev";
     assert_eq!(yard.run(Create { mounts, ..sh(script) }).text(), "minemade\n2\ndev");
-    // A link of the host that leads nowhere is nothing, and no directory is made in its place.
+    // A dangling link on the host is an error, and no directory is made in its place.
     let dangling = yard.path("dangling");
     symlink("/nowhere", &dangling).expect("made");
     let create = Create { mounts: vec![volume(&dangling, "/data", &[])], ..sh("true") };
@@ -447,7 +448,7 @@ fn devices_are_there_with_the_rights_that_were_asked_for() {
     let outcome = yard.run(Create { devices, ..sh(script) });
     let text = outcome.text();
     assert!(text.starts_with("1,5\n1,5\nread"), "{outcome:?}");
-    // Where control groups keep devices apart; without them nothing but MKNOD does.
+    // Control groups restrict devices; without them, only the missing MKNOD does.
     assert_eq!(
         text.ends_with("denied"),
         yard.host.controls("devices") || yard.host.cgroups.word() == "v2",
@@ -494,7 +495,7 @@ fn limits_are_set_or_the_host_is_named() {
     let (_, hard) = yard.host.limits["nofile"];
     let outcome = yard.run(with("nofile", 100, 200));
     assert_eq!(outcome.text(), "100\n200");
-    // What is above the engine's own limits needs a right that not every host gives.
+    // Raising a limit above the engine's own needs a capability that some hosts do not give.
     let above = with("nofile", 1, i64::try_from(hard).map_or(-1, |hard| hard + 1));
     if yard.host.capabilities.has("CAP_SYS_RESOURCE") {
         assert!(yard.bundle("x", &above).is_ok());
@@ -535,7 +536,7 @@ fn a_small_init_is_process_1_and_reaps() {
 fn an_execution_runs_as_it_was_asked_to() {
     let yard = Yard::new();
     let id = names::id().expect("random bytes");
-    // The container waits until it is told to end, by a file in a directory that both see.
+    // The container waits for a file in a directory that it shares with the test.
     let shared = yard.path("shared");
     fs::create_dir(&shared).expect("made");
     assert!(nix::unistd::mkfifo(&shared.join("end"), nix::sys::stat::Mode::S_IRWXU).is_ok());
@@ -610,7 +611,7 @@ fn a_terminal_is_the_containers_own() {
         yard.runtime.command(&yard.path("state")).join(" "),
         dir.display()
     );
-    // script(1) gives runc a terminal to copy from and to.
+    // script(1) gives runc a terminal.
     let output = Command::new("script").args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output();
     let text = String::from_utf8_lossy(&output.expect("script").stdout).replace('\r', "");
     assert!(text.trim_end().ends_with("/dev/pts/0\nxterm\nconsole"), "{text:?}");
@@ -640,7 +641,7 @@ fn the_profile_of_podman_is_read_as_it_is() {
         ..sh("busybox grep Seccomp: /proc/self/status")
     };
     assert_eq!(yard.run(create).text(), "Seccomp:\t2");
-    // The same as the host's configuration has it.
+    // The option in the host's configuration has the same effect.
     let mut yard = yard;
     yard.config.settings.seccomp_profile = Some("/usr/share/containers/seccomp.json".into());
     assert_eq!(
@@ -653,7 +654,7 @@ fn the_profile_of_podman_is_read_as_it_is() {
     assert!(error.to_string().contains("/no/such/profile"), "{error}");
 }
 
-/// Pieces that options are made of, the good, the bad and the odd.
+/// Parts of options: valid, invalid and unusual ones.
 const PIECES: [&str; 44] = [
     "",
     "a",
@@ -740,7 +741,7 @@ fn mount(random: &mut Random) -> Mount {
     }
 }
 
-/// Something that a hostile or clumsy client may send.
+/// A request that a hostile or careless client may send.
 fn any_create(random: &mut Random) -> Create {
     Create {
         name: some(random, word),
@@ -790,7 +791,7 @@ fn whatever_is_asked_for_a_bundle_or_an_error_is_the_answer() {
         match yard.bundle("0123456789abcdef", &create) {
             Ok(bundle) => {
                 made += 1;
-                // A NUL would end a word early somewhere between here and the kernel.
+                // A NUL would end a word early in a C string.
                 assert!(!bundle.json().contains("\\u0000"), "turn {turn}: {create:?}");
                 let hostile = |mount: &sampan_spec::config_json::Mount| !mount.destination.starts_with('/');
                 assert!(!bundle.spec.mounts.iter().any(hostile), "turn {turn}: {create:?}");

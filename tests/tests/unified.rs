@@ -1,8 +1,8 @@
-//! Containers on a host with control groups of version 2 alone, by runc and by crun; and where systemd makes the groups.
+//! Containers on a host with only control groups of version 2, with runc and crun; and with systemd making the groups.
 //!
-//! Each test runs in namespaces where that hierarchy covers what the host has, or where a systemd of the test's own is
-//! process 1; nothing outside changes. Which
-//! controllers it has is the host's matter: those that version 1 has are not there, so that limits are kept or told.
+//! Each test runs in namespaces in which that hierarchy covers the host's, or under a systemd of the test as process 1;
+//! the host does not change. The host determines the controllers: those that its version 1 uses are missing, so limits
+//! are either applied or reported.
 
 use sampan_ipc::container::Phase;
 use sampan_ipc::engine::{Answer, Info, Request};
@@ -17,10 +17,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// A device that no container gets by itself, and that can be opened without any hardware.
+/// A device that containers may not open by default, and that needs no hardware.
 const DEVICE: &str = "/dev/loop-control";
 
-/// Does `test` with an installation for each runtime.
+/// Calls `test` with an installation for each runtime.
 fn by_each(test: impl Fn(&Containers)) {
     let dir = tempfile::tempdir().expect("a directory");
     for runtime in [PathBuf::from("runc"), nested::crun(dir.path())] {
@@ -36,7 +36,7 @@ fn info(containers: &Containers) -> Info {
     }
 }
 
-/// The container's control group.
+/// Path of the container's control group.
 fn group(id: &str) -> PathBuf {
     Path::new("/sys/fs/cgroup/sampan").join(id)
 }
@@ -45,12 +45,12 @@ fn read(path: PathBuf) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// How many processes a container's control group has.
+/// Number of processes in the container's control group.
 fn count(id: &str) -> usize {
     read(group(id).join("cgroup.procs")).lines().count()
 }
 
-/// Starts a container that ends when it is asked to; its id.
+/// Starts a container that ends at SIGTERM; returns its ID.
 fn run_long(containers: &Containers, name: &str) -> String {
     let script = "trap 'exit 3' TERM; echo up; while :; do sleep 1 & wait; done";
     let id = containers.says(&["run", "-d", "--name", name, "box:1", "sh", "-c", script]);
@@ -58,9 +58,9 @@ fn run_long(containers: &Containers, name: &str) -> String {
     id
 }
 
-/// Nothing is left of a container but its entry, and that goes.
+/// Asserts that only the entry of a container is left, and removes it.
 fn remove(containers: &Containers, id: &str) {
-    // It ends once the runtime has taken away what it has.
+    // The shim ends after the runtime has deleted the container.
     containers.await_no_shim();
     assert!(!group(id).exists(), "{id}");
     containers.says(&["rm", id]);
@@ -189,7 +189,7 @@ fn a_limit_is_kept_where_its_controller_is_and_told_where_it_is_not() {
     });
 }
 
-/// The groups of trials of runtimes.
+/// Control groups of the trials of runtimes.
 fn trials() -> BTreeSet<PathBuf> {
     let groups = fs::read_dir("/sys/fs/cgroup/sampan").into_iter().flatten().flatten();
     let is_trial = |path: &PathBuf| path.to_string_lossy().contains("/trial-");
@@ -203,10 +203,10 @@ fn the_runtime_that_is_chosen_is_one_that_can_filter_devices_here() {
         let containers = Containers::configured("cgroup-manager = 'cgroupfs'");
         assert_eq!(containers.says(&["run", "--rm", "box:1", "echo", "hello"]), "hello");
         let (runtime, log) = (info(&containers).runtime, containers.log());
-        // Those of other installations go as well.
+        // Groups of other installations disappear as well.
         let new: BTreeSet<PathBuf> = trials().difference(&before).cloned().collect();
         wait_until("the trials' groups to go", || format!("{new:?}"), || trials().is_disjoint(&new));
-        // crun comes first; where it was not taken, the log says what it could not do.
+        // The engine tries crun first; if it does not use crun, its log has the reason.
         let why = "the OCI runtime /usr/bin/crun does not work here: setrlimit (RLIM_MEMLOCK)";
         assert_eq!(runtime.starts_with("runc "), log.contains(why), "{runtime}\n{log}");
     });
@@ -241,14 +241,14 @@ fn a_command_that_is_not_there_fails_with_127_and_one_that_cannot_be_run_with_12
     });
 }
 
-/// What systemd says of a container's unit.
+/// A property of a container's unit in systemd.
 fn property(id: &str, name: &str) -> String {
     let unit = format!("sampan-{id}.scope");
     let output = Command::new("systemctl").args(["show", "--value", "-p", name, &unit]).output();
     String::from_utf8_lossy(&output.expect("Debian's package systemd").stdout).trim().to_owned()
 }
 
-/// All of a container's life with an installation that was told of no driver, on control groups of one of `versions`.
+/// The life of a container with the default driver, on control groups of one of `versions`.
 fn live_by_systemd(versions: &[&str]) {
     let containers = Containers::configured("runtime = 'runc'");
     let (version, driver) = info(&containers).cgroup;
@@ -268,7 +268,7 @@ fn live_by_systemd(versions: &[&str]) {
     let limits =
         [("memory", memory, "67108864"), ("cpu", "CPUQuotaPerSecUSec", "500ms"), ("pids", "TasksMax", "20")];
     for (controller, name, value) in limits {
-        // What is left out was told at the start, and is no concern of the unit's.
+        // Limits that cannot be applied were reported at the start, and the unit does not have them.
         assert_eq!(
             property(&id, name) == value,
             Host::probe().controls(controller),
@@ -295,7 +295,7 @@ fn live_by_systemd(versions: &[&str]) {
     end_by_systemd(&containers, &id);
 }
 
-/// A container that has ended has no unit any more, and leaves nothing when it is removed.
+/// Ends a container: its unit disappears, and nothing is left over when it is removed.
 fn end_by_systemd(containers: &Containers, id: &str) {
     containers.await_no_shim();
     wait_until("the unit to go", || containers.log(), || property(id, "LoadState") == "not-found");

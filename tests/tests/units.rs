@@ -1,4 +1,4 @@
-//! The units as a product: installed by `make install`, under a real systemd as process 1.
+//! The installed units: `make install`, under a real systemd as process 1.
 
 use sampan_tests::host::wait_until;
 use sampan_tests::load::{KIND, Load, Written};
@@ -10,7 +10,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-/// How often each id of a load's event is in the journal.
+/// Number of occurrences of each ID of the load's events in the journal.
 fn journaled(machine: &Machine) -> BTreeMap<String, usize> {
     let words = ["sampan", "events", "--after", "0", "--no-follow", "--format", "json", "--filter"];
     let text = machine.says(&[&words, [format!("type={KIND}").as_str()].as_slice()].concat());
@@ -22,7 +22,7 @@ fn journaled(machine: &Machine) -> BTreeMap<String, usize> {
     ids
 }
 
-/// Checks that all that was written is in the journal, once.
+/// Checks that the journal has each written event exactly once.
 fn check(machine: &Machine, written: &Written) {
     let all = |ids: &BTreeMap<String, usize>| written.ids.iter().all(|id| ids.contains_key(id));
     let missing = || {
@@ -50,7 +50,7 @@ fn check(machine: &Machine, written: &Written) {
     assert!(twice.is_empty(), "twice: {twice:?}\n{}", machine.logs());
 }
 
-/// A journal that holds all of a load.
+/// Makes the journal large enough for all events of a load.
 fn large_journal(machine: &Machine) {
     fs::create_dir_all(machine.path("/etc/sampan")).expect("made");
     fs::write(machine.path("/etc/sampan/sampan.toml"), "[monitord]\njournal-bytes = \"1G\"\n")
@@ -64,7 +64,7 @@ fn await_up(machine: &Machine) {
     }
 }
 
-/// Load from each kind of writer on each FIFO.
+/// Starts a load with each kind of writer on each FIFO.
 fn load(machine: &Machine) -> Load {
     let mut load = Load::new();
     for fifo in ["monitor", "emit"] {
@@ -75,11 +75,11 @@ fn load(machine: &Machine) -> Load {
     load
 }
 
-/// Runs the words that follow as a member of the group `sampan`, who is nobody else.
+/// Runs the following words as a member of the group `sampan` without other privileges.
 const MEMBER: [&str; 6] =
     ["setpriv", "--reuid=12345", "--regid=12345", "--groups=sampan", "env", "SAMPAN_RUN_DIR=/run/sampan"];
 
-/// Emits by the command line, one event a command, until the file `/tmp/stop` is there.
+/// A script that emits events by the command line, one per command, until the file `/tmp/stop` exists.
 const EMIT: &str = r#"
 nth=0
 while [ ! -e /tmp/stop ]; do
@@ -88,9 +88,9 @@ while [ ! -e /tmp/stop ]; do
 done
 "#;
 
-/// Waits until systemd has nothing more to do, and has seen the first event in each FIFO that it has open.
+/// Waits until systemd has no jobs, and has noticed the first event in each FIFO that it has open.
 ///
-/// systemd throws away what is in a FIFO if its unit is stopped before that ("What remains" in docs/systemd.md).
+/// If a FIFO's unit is stopped before that, systemd discards the FIFO's content ("What remains" in docs/systemd.md).
 fn await_first_events(machine: &Machine) {
     let is_settled = || {
         let has_seen = |unit: &&str| machine.property(unit, "SubState") != "listening";
@@ -100,7 +100,7 @@ fn await_first_events(machine: &Machine) {
     wait_until("the first event in each FIFO", || machine.logs(), is_settled);
 }
 
-/// kill -9 of a service's process, if it has one.
+/// Kills the main process of a service by SIGKILL, if there is one.
 fn kill(machine: &Machine, unit: &str) {
     machine.run(&["systemctl", "kill", "--signal", "KILL", "--kill-who", "main", unit]);
 }
@@ -128,18 +128,18 @@ fn what_one_shot_writers_wrote_is_kept_over_stop_and_start_while_nobody_else_hol
             all("start");
             all("restart");
             await_first_events(machine);
-            // While it waits to be started again.
+            // While systemd waits before it starts the service again.
             kill(machine, "sampan-monitord.service");
             machine.systemctl(&["stop", "sampan-*"]);
             all("start");
             await_first_events(machine);
-            // While it starts.
+            // While the service starts.
             machine.systemctl(&["restart", "--no-block", "sampan-monitord.service"]);
             all("stop");
             all("start");
         }
         let written = load.end();
-        // A FIFO may be full for a moment; what it refuses then was not written.
+        // A FIFO may be full for a moment; an event that it refuses was not written.
         let is_full = |why: &&str| *why == "Try again";
         let refused = &written.refused;
         assert!(refused.keys().all(is_full), "the FIFOs are there all the time: {refused:?}");
@@ -167,7 +167,7 @@ fn no_event_that_was_written_is_lost_or_comes_twice_whatever_is_restarted_stoppe
         for _ in 0..rounds(300) {
             let unit = *random.pick(&UNITS);
             let daemon = *random.pick(&["sampan-monitord.service", "sampan-engine.service"]);
-            // A command may cancel what one before it, which nobody waited for, is still doing.
+            // A command may cancel the job of an earlier command that did not wait for it.
             let action = random.below(8);
             if matches!(action, 1 | 2) {
                 await_first_events(machine);
@@ -221,7 +221,7 @@ fn a_first_emit_and_a_first_subscriber_start_monitord_and_a_first_command_the_en
     });
 }
 
-/// Makes containers that sleep so many seconds each, by which they are known from outside.
+/// Starts a container that sleeps for `seconds`, a number by which the test finds its process.
 fn sleeper(machine: &Machine, name: &str, policy: &str, seconds: &str) {
     let words = ["sampan", "run", "-d", "--name", name, "--restart", policy, "--network", "none", "box:1"];
     machine.says(&[&words, ["sleep", seconds].as_slice()].concat());
@@ -288,7 +288,7 @@ fn containers_go_on_while_the_engine_is_stopped_killed_or_replaced() {
         is_there(machine);
         machine.install();
         machine.systemctl(&["daemon-reload"]);
-        // Not `sampan-*`: the control group of each container is a unit of that name as well.
+        // Not `sampan-*`, since the control group of each container is a unit with such a name, too.
         machine.systemctl(&["restart", "sampan-*.socket", "sampan-*.service"]);
         for unit in ["sampan-engine.service", "sampan-monitord.service"] {
             machine.await_unit(unit, "active");
@@ -498,7 +498,7 @@ fn uninstalled_it_leaves_nothing_but_data() {
         machine.systemctl(&["enable", "--now", "sampan-engine.service"]);
         machine.says(&["sampan", "emit", "a", "b", "c"]);
         await_up(machine);
-        // As docs/systemd.md has it.
+        // The command in docs/systemd.md.
         machine.systemctl(&[&["disable", "--now"], UNITS.as_slice()].concat());
         machine.systemctl(&["stop", "hold-sampan-fifo@monitor.service", "hold-sampan-fifo@emit.service"]);
         machine.uninstall();

@@ -1,7 +1,7 @@
-//! An engine takes over the containers of the build before: its state files, and its shims, which run on.
+//! An engine takes over the containers of an earlier build: their state files, and their shims, which go on running.
 //!
-//! The programs of the build before lie in `SAMPAN_BEFORE_DIR`; `make upgrade-test FROM=COMMIT` builds them and runs this.
-//! Without it, this build plays both parts.
+//! The programs of the earlier build are in `SAMPAN_BEFORE_DIR`; `make upgrade-test FROM=COMMIT` builds them and runs
+//! this test. Without that variable, this build plays both parts.
 
 use sampan_ipc::Event;
 use sampan_ipc::container::Phase;
@@ -9,7 +9,7 @@ use sampan_tests::containers::{Attached, Containers};
 use sampan_tests::host::{binary, wait_until};
 use std::path::PathBuf;
 
-/// The engine of the build before.
+/// The engine of the earlier build.
 fn engine_before() -> PathBuf {
     match std::env::var_os("SAMPAN_BEFORE_DIR") {
         Some(dir) => PathBuf::from(dir).join("sampan-engine"),
@@ -55,7 +55,7 @@ fn containers_of_the_build_before_run_on_are_stopped_and_report_their_end() {
     for name in ["stopped", "ends", "again"] {
         assert_eq!(containers.summary(name).expect("it is kept").phase, Phase::Running, "{name}");
     }
-    // What a shim does for an engine: executions, clients, its log, pauses, a new name, another policy.
+    // What a shim does for an engine: executions, clients, logs, pauses, a new name, another restart policy.
     assert_eq!(containers.says(&["exec", "stopped", "sh", "-c", "echo $A"]).trim(), "b");
     assert!(containers.says(&["logs", "stopped"]).contains("up"));
     assert!(containers.says(&["top", "stopped"]).contains("sleep"));
@@ -75,7 +75,7 @@ fn containers_of_the_build_before_run_on_are_stopped_and_report_their_end() {
     let events = containers.events(&ends, "die");
     assert_eq!(of(&events, "die")[0].attributes.get("exitCode"), Some("9"));
 
-    // The shim of the build before decides about the restart: one failure is forgiven.
+    // The shim of the earlier build decides about the restart: the policy allows one failure.
     containers.says(&["exec", "again", "touch", "/go"]);
     containers.says(&["kill", "-s", "KILL", "again"]);
     containers.await_summary("again", "its last end", |summary| summary.phase == Phase::Exited);
