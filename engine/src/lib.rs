@@ -10,13 +10,13 @@
 //! | [`container`] | containers: created, started, looked after, removed |
 //! | [`image`] | images: pulled, pushed, loaded, saved, served, verified |
 //! | [`context`], [`outbox`] | what all threads share, and how they tell the event loop |
-//! | [`config`], [`failure`] | the configuration; errors as clients get them |
+//! | [`config`], [`error`] | the configuration; errors as clients get them |
 #![forbid(unsafe_code)]
 
 pub mod config;
 pub mod container;
 pub mod context;
-pub mod failure;
+pub mod error;
 pub mod fifos;
 pub mod image;
 pub mod outbox;

@@ -7,7 +7,7 @@ use super::directory::Homes;
 use super::{etc_files, inspect, log_driver};
 use crate::config::Config;
 use crate::context::Shared;
-use crate::failure;
+use crate::error;
 use sampan_ipc::container::{Exec, Network};
 use sampan_ipc::engine::Failure;
 use sampan_spec::bundle::{self, Input};
@@ -26,7 +26,7 @@ use std::sync::Arc;
 /// An option makes no sense on this host, or there is no runtime.
 pub fn check(shared: &Shared, homes: &Homes, definition: &Definition) -> Result<Vec<String>, Failure> {
     let context = Context::of(shared, homes, definition)?;
-    let bundle = bundle::bundle(&context.input()).map_err(failure::of)?;
+    let bundle = bundle::bundle(&context.input()).map_err(error::explain)?;
     log_driver::log(&shared.config, homes, definition)?;
     Ok(bundle.warnings)
 }
@@ -59,7 +59,7 @@ impl<'a> Context<'a> {
             shared,
             definition,
             runtime: Runtime::find(&shared.config.settings, definition.create.runtime.as_deref())
-                .map_err(failure::of)?,
+                .map_err(error::explain)?,
             host: Host::now(),
             network: network(&shared.config, definition),
             root,
@@ -111,7 +111,7 @@ pub fn describe(
     exec: Exec,
 ) -> Result<(Box<Exec>, String), Failure> {
     let context = Context::of(shared, homes, definition)?;
-    let mut process = bundle::exec_process(&context.input(), &exec).map_err(failure::of)?;
+    let mut process = bundle::exec_process(&context.input(), &exec).map_err(error::explain)?;
     // Other profiles may have been loaded since the container started: what runs beside it is confined as it is.
     if let Some(profile) = inspect::profile(homes, definition) {
         process.apparmor_profile = Some(profile).filter(|profile| !profile.is_empty());

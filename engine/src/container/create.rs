@@ -4,7 +4,7 @@ use super::definition::{Definition, ImageOf};
 use super::directory::Homes;
 use super::{context, state};
 use crate::context::Shared;
-use crate::failure;
+use crate::error;
 use crate::image::resolve;
 use sampan_ipc::container::Create;
 use sampan_ipc::engine::{Code, Failure};
@@ -30,7 +30,7 @@ pub fn create(
     (name, labels): (String, Labels),
     create: Create,
 ) -> Result<(Box<Definition>, Pin, Vec<String>), Failure> {
-    validate::check(&create).map_err(failure::of)?;
+    validate::check(&create).map_err(error::explain)?;
     let typed = resolve::stored(&shared.config, &shared.store, &create.image);
     let (image, pin) = find(shared, &typed)?;
     check_platform(&image, &create)?;
@@ -43,7 +43,7 @@ pub fn create(
     let layers = context::layers(&shared.store, &definition);
     let made = homes.make(&mut definition, &layers, &State::default(), is_durable);
     let left_out = made.map_err(|error| {
-        failure::new(Code::Failed, format!("cannot make container {id}: {}", chain(&error)), "")
+        error::new(Code::Failed, format!("cannot make container {id}: {}", chain(&error)), "")
     })?;
     state::announce(shared, homes, &definition);
     if left_out > 0 {
@@ -58,24 +58,24 @@ pub fn create(
 /// The image, and what keeps it from going.
 fn find(shared: &Shared, typed: &str) -> Result<(Loaded, Pin), Failure> {
     let store = &shared.store;
-    let (image, pin) = images::find_and_pin(store, typed).map_err(failure::of)?;
+    let (image, pin) = images::find_and_pin(store, typed).map_err(error::explain)?;
     let layers = image.config.chain_ids();
     if let Some(missing) = layers.iter().find(|layer| !store.has_layer(layer)) {
         let message = format!("image {typed:?} is not unpacked: layer {missing} is missing");
-        return Err(failure::new(Code::Conflict, message, "'sampan pull' it again, without --no-unpack"));
+        return Err(error::new(Code::Conflict, message, "'sampan pull' it again, without --no-unpack"));
     }
     Ok((image, pin))
 }
 
 fn check_platform(image: &Loaded, create: &Create) -> Result<(), Failure> {
     let Some(wanted) = &create.platform else { return Ok(()) };
-    let wanted = Platform::parse(wanted).map_err(|error| failure::usage(&error))?;
+    let wanted = Platform::parse(wanted).map_err(|error| error::usage(&error))?;
     let is = image.config.platform();
     match wanted.os == is.os && wanted.architecture == is.architecture {
         true => Ok(()),
         false => {
             let message = format!("image {:?} is for {is}, not for {wanted}", create.image);
-            Err(failure::new(Code::Conflict, message, "'sampan pull --platform' fetches the other one"))
+            Err(error::new(Code::Conflict, message, "'sampan pull --platform' fetches the other one"))
         }
     }
 }
@@ -88,9 +88,9 @@ fn define(
     typed: &str,
 ) -> Result<Definition, Failure> {
     let run = image.config.config.clone();
-    let words = process::words(&create, &run).map_err(failure::of)?;
+    let words = process::words(&create, &run).map_err(error::explain)?;
     let stop_signal = match create.stop_signal.as_deref().or(run.stop_signal.as_deref()) {
-        Some(signal) => signals::parse(signal).map_err(failure::of)?,
+        Some(signal) => signals::parse(signal).map_err(error::explain)?,
         None => STOP_SIGNAL,
     };
     let named = image.references.iter().any(|reference| reference == typed);

@@ -1,7 +1,7 @@
 //! Failures that several requests about containers end with.
 
 use super::entry::Entry;
-use crate::failure;
+use crate::error;
 use sampan_ipc::engine::{Code, Failure};
 
 /// Most names that an error lists.
@@ -11,12 +11,12 @@ const LISTED_MAX: usize = 10;
 pub(super) fn no_container(typed: &str) -> Failure {
     let typed: String = typed.chars().take(300).collect();
     let message = format!("there is no container {typed:?}");
-    failure::new(Code::NotFound, message, "'sampan ps --all' lists those that there are")
+    error::new(Code::NotFound, message, "'sampan ps --all' lists those that there are")
 }
 
 /// It does not run.
 pub(super) fn not_running(name: &str) -> Failure {
-    failure::new(Code::Conflict, format!("container {name:?} is not running"), "'sampan start' starts it")
+    error::new(Code::Conflict, format!("container {name:?} is not running"), "'sampan start' starts it")
 }
 
 /// Several are meant.
@@ -28,5 +28,5 @@ pub(super) fn ambiguous(typed: &str, meant: &[&Entry]) -> Failure {
         list.push("…".to_owned());
     }
     let message = format!("{typed:?} stands for {} containers: {}", meant.len(), list.join(", "));
-    failure::new(Code::Conflict, message, "give more digits, or a name")
+    error::new(Code::Conflict, message, "give more digits, or a name")
 }

@@ -9,7 +9,7 @@ use super::error::{no_container, not_running};
 use super::manager::Containers;
 use super::outcome::{Becoming, Begin, Outcome, Started};
 use super::{event_history, remove, state};
-use crate::failure;
+use crate::error;
 use crate::outbox::Message;
 use sampan_ipc::container::{Condition, Phase};
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Request};
@@ -77,7 +77,7 @@ impl Containers {
         let connected = result.and_then(|started| {
             let polled = self.connect(id, started.stream);
             polled.and_then(|()| self.hand_over(id, started.shim)).map_err(|error| {
-                failure::new(Code::Failed, format!("cannot poll the container's shim: {error}"), "")
+                error::new(Code::Failed, format!("cannot poll the container's shim: {error}"), "")
             })
         });
         match connected {
@@ -512,5 +512,5 @@ fn failed_with(status: i32, message: String) -> Failure {
         NO_COMMAND => Code::NoCommand,
         _ => Code::Failed,
     };
-    failure::new(code, message, "")
+    error::new(code, message, "")
 }

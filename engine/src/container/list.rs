@@ -5,7 +5,7 @@
 use super::definition::Definition;
 use super::directory::Homes;
 use super::entry::{Busy, Entry};
-use crate::failure;
+use crate::error;
 use regex_lite::{Regex, RegexBuilder};
 use sampan_ipc::container::{Listing, MountKind, Network, Phase, Summary};
 use sampan_ipc::engine::{Code, Failure};
@@ -93,11 +93,11 @@ fn parse(written: &[String]) -> Result<Filters, Failure> {
     for filter in written {
         let Some((key, value)) = filter.split_once('=') else {
             let message = format!("filter {filter:?} has no '='");
-            return Err(failure::new(Code::Usage, message, "filters are KEY=VALUE"));
+            return Err(error::new(Code::Usage, message, "filters are KEY=VALUE"));
         };
         if !KEYS.contains(&key) {
             let message = format!("there is no filter {key:?}");
-            return Err(failure::new(Code::Usage, message, &format!("there are {}", KEYS.join(", "))));
+            return Err(error::new(Code::Usage, message, &format!("there are {}", KEYS.join(", "))));
         }
         if key == "name" {
             filters.names.push(name_like(value)?);
@@ -112,7 +112,7 @@ fn parse(written: &[String]) -> Result<Filters, Failure> {
 fn name_like(value: &str) -> Result<Regex, Failure> {
     RegexBuilder::new(value).size_limit(NAME_PROGRAM_MAX).build().map_err(|error| {
         let message = format!("filter name={value:?} is no regular expression: {error}");
-        failure::new(Code::Usage, message, "a name or a part of it is one, and ^NAME$ is the whole of it")
+        error::new(Code::Usage, message, "a name or a part of it is one, and ^NAME$ is the whole of it")
     })
 }
 
@@ -121,12 +121,12 @@ fn check(values: &BTreeMap<String, Vec<String>>) -> Result<(), Failure> {
         let phases = ["created", "running", "paused", "restarting", "exited", "removing", "dead"];
         if !phases.contains(&status.as_str()) {
             let message = format!("there is no status {status:?}");
-            return Err(failure::new(Code::Usage, message, &format!("there are {}", phases.join(", "))));
+            return Err(error::new(Code::Usage, message, &format!("there are {}", phases.join(", "))));
         }
     }
     for code in values.get("exited").into_iter().flatten() {
         if code.parse::<i32>().is_err() {
-            return Err(failure::new(Code::Usage, format!("{code:?} is no exit code"), ""));
+            return Err(error::new(Code::Usage, format!("{code:?} is no exit code"), ""));
         }
     }
     Ok(())
@@ -232,7 +232,7 @@ impl PruneFilter {
         let mut filter = PruneFilter { until: None, labels: Vec::new(), not_labels: Vec::new() };
         for one in written {
             let nonsense = || {
-                failure::new(
+                error::new(
                     Code::Usage,
                     format!("filter {one:?} makes no sense"),
                     "there are until=TIME, label=KEY[=VALUE], label!=KEY[=VALUE]",

@@ -3,7 +3,7 @@
 use super::definition::Definition;
 use super::directory::Homes;
 use crate::config::Config;
-use crate::failure;
+use crate::error;
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::shim::Log;
 use sampan_ipc::size;
@@ -53,7 +53,7 @@ pub fn log(config: &Config, homes: &Homes, definition: &Definition) -> Result<Lo
         }
         other => {
             let message = format!("there is no log driver {other:?}");
-            Err(failure::new(Code::Usage, message, "there are json-file, journald, none"))
+            Err(error::new(Code::Usage, message, "there are json-file, journald, none"))
         }
     }
 }
@@ -94,7 +94,7 @@ fn count(value: &str) -> Option<u32> {
 }
 
 fn nonsense(driver: &str, key: &str, value: &str) -> Failure {
-    failure::new(
+    error::new(
         Code::Usage,
         format!("option {key} of log driver {driver} is {value:?}"),
         "max-size=10m, max-file=3",
@@ -102,7 +102,7 @@ fn nonsense(driver: &str, key: &str, value: &str) -> Failure {
 }
 
 fn no_option(driver: &str, key: &str, known: &str) -> Failure {
-    failure::new(
+    error::new(
         Code::Usage,
         format!("log driver {driver} has no option {key:?}"),
         &format!("there are {known}"),

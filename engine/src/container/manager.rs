@@ -12,7 +12,7 @@ use super::outcome::Outcome;
 use super::shim_connection::Link;
 use super::thread_pool::Workers;
 use crate::context::Shared;
-use crate::failure;
+use crate::error;
 use crate::outbox::Message;
 use mio::event::Event;
 use mio::{Interest, Registry, Token};
@@ -148,7 +148,7 @@ impl Containers {
         let number = self.next_number;
         let instead = instead(id, &what);
         link.ask(number, what, descriptors).map_err(|error| {
-            failure::new(Code::Failed, format!("cannot ask the container's shim: {error}"), "")
+            error::new(Code::Failed, format!("cannot ask the container's shim: {error}"), "")
         })?;
         self.next_number += 1;
         self.asked.insert(number, Asked { id: id.to_owned(), client, pids: None, instead });
@@ -249,7 +249,7 @@ impl Containers {
             Some(entry) if entry.queue.len() < QUEUE_MAX => entry.queue.push_back(queued),
             Some(_) => {
                 let message = format!("{QUEUE_MAX} requests wait for container {:?}", self.name(id));
-                self.refuse(client, failure::new(Code::Conflict, message, "try again later"));
+                self.refuse(client, error::new(Code::Conflict, message, "try again later"));
             }
             None => self.refuse(client, no_container(id)),
         }

@@ -3,7 +3,7 @@
 use super::definition::Definition;
 use super::directory::Homes;
 use crate::context::Shared;
-use crate::failure;
+use crate::error;
 use crate::image::prune;
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
@@ -16,7 +16,7 @@ pub fn remove(shared: &Shared, homes: &Homes, definition: &Definition) -> Result
     let announce = || shared.announcer.container("destroy", &definition.identity(), 0, &[]);
     homes.remove(&definition.id, announce).map_err(|error| {
         let message = format!("cannot remove container {:?}: {}", definition.name, chain(&error));
-        failure::new(Code::Failed, message, "try again; what is left goes when the engine starts anew")
+        error::new(Code::Failed, message, "try again; what is left goes when the engine starts anew")
     })
 }
 

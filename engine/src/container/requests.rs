@@ -9,7 +9,7 @@ use super::error::not_running;
 use super::manager::Containers;
 use super::outcome::{Begin, Outcome};
 use super::{context, create, inspect, list, log_driver, recover, remove, start};
-use crate::failure;
+use crate::error;
 use crate::outbox::Message;
 use sampan_ipc::container::{Condition, Exec, Phase, Restart, Streams};
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Request, Start, StartUnit, Stop};
@@ -103,7 +103,7 @@ impl Containers {
                 self.on_request(client, request, descriptors);
                 Ok(())
             }
-            _ => Err(failure::new(Code::Usage, "the request is none about a container", "")),
+            _ => Err(error::new(Code::Usage, "the request is none about a container", "")),
         };
         if let Err(failure) = result {
             self.refuse(client, failure);
@@ -111,11 +111,11 @@ impl Containers {
     }
 
     fn on_create(&mut self, client: usize, create: sampan_ipc::container::Create) -> Result<(), Failure> {
-        let id = names::id().map_err(failure::of)?;
+        let id = names::id().map_err(error::explain)?;
         let is_used =
             |level: &str| self.entries.values().any(|e| e.definition.selinux.level() == Some(level));
         let labels = security::labels(&create, Host::get(), &self.shared.config.settings, is_used)
-            .map_err(failure::of)?;
+            .map_err(error::explain)?;
         let name = self.reserve(&id, create.name.as_deref())?;
         // What is half made has a name and labels already, which no other gets, and nothing else.
         let half = Definition {
@@ -152,15 +152,15 @@ impl Containers {
         let name = match wanted {
             Some(name) => {
                 let name = name.strip_prefix('/').unwrap_or(name);
-                names::check(name).map_err(failure::of)?;
+                names::check(name).map_err(error::explain)?;
                 if let Some(owner) = self.names.get(name) {
                     let message = format!("the name {name:?} belongs to container {}", &owner[..12]);
                     let hint = "'sampan rm' removes that one, 'sampan rename' gives it another name";
-                    return Err(failure::new(Code::Conflict, message, hint));
+                    return Err(error::new(Code::Conflict, message, hint));
                 }
                 name.to_owned()
             }
-            None => names::make_up(|name| self.names.contains_key(name)).map_err(failure::of)?,
+            None => names::make_up(|name| self.names.contains_key(name)).map_err(error::explain)?,
         };
         self.names.insert(name.clone(), id.to_owned());
         Ok(name)
@@ -201,14 +201,14 @@ impl Containers {
         if entry.link.is_some() || entry.state.phase.is_alive() {
             let message = format!("container {name:?} runs already");
             let hint = "it was started by hand, or by another unit: 'sampan stop' ends it";
-            return Err(failure::new(Code::Conflict, message, hint));
+            return Err(error::new(Code::Conflict, message, hint));
         }
         if entry.definition.create.restart != Restart::No {
             let message = format!(
                 "container {name:?} has a restart policy of its own, which would compete with the unit's"
             );
             let hint = "make it without --restart; Restart= of the unit starts it again";
-            return Err(failure::new(Code::Conflict, message, hint));
+            return Err(error::new(Code::Conflict, message, hint));
         }
         self.begin(id, Some(client), Begin { unit: Some(asked), ..Begin::default() });
         Ok(())
@@ -234,7 +234,7 @@ impl Containers {
     fn on_stop(&mut self, id: &str, client: usize, asked: &Stop, again: bool) -> Result<(), Failure> {
         let Some(entry) = self.entries.get(id) else { return Ok(()) };
         let signal = match asked.signal.as_deref() {
-            Some(signal) => signals::parse(signal).map_err(failure::of)?,
+            Some(signal) => signals::parse(signal).map_err(error::explain)?,
             None => 0,
         };
         let wait = match asked.timeout {
@@ -260,7 +260,7 @@ impl Containers {
 
     fn on_kill(&mut self, id: &str, client: usize, signal: &str) -> Result<(), Failure> {
         let signal = if signal.is_empty() { "KILL" } else { signal };
-        let signal = signals::parse(signal).map_err(failure::of)?;
+        let signal = signals::parse(signal).map_err(error::explain)?;
         if self.is_starting(id) {
             return self.ask(id, Some(client), What::Kill(signal), Vec::new());
         }
@@ -295,7 +295,7 @@ impl Containers {
         let is_up = entry.state.phase.is_alive() || entry.state.phase == Phase::Restarting;
         if is_up && !force {
             let message = format!("container {:?} is {}", entry.definition.name, entry.state.phase.word());
-            return Err(failure::new(Code::Conflict, message, "stop it first, or use --force"));
+            return Err(error::new(Code::Conflict, message, "stop it first, or use --force"));
         }
         // Who waits for a start is still to hear how that went.
         if !matches!(entry.busy, Some(Busy::Starting(_))) {
@@ -417,14 +417,14 @@ impl Containers {
         let old = self.name(id);
         if old == name {
             let message = format!("container {name:?} has that name already");
-            return Err(failure::new(Code::Conflict, message, ""));
+            return Err(error::new(Code::Conflict, message, ""));
         }
         self.reserve(id, Some(name))?;
         let Some(entry) = self.entries.get_mut(id) else { return Ok(()) };
         let definition = Definition { name: name.to_owned(), ..Definition::clone(&entry.definition) };
         if let Err(error) = self.homes.redefine(&definition) {
             self.names.remove(name);
-            return Err(failure::new(Code::Failed, sampan_ipc::report::chain(&error), ""));
+            return Err(error::new(Code::Failed, sampan_ipc::report::chain(&error), ""));
         }
         self.names.remove(&old);
         let identity = definition.identity();
@@ -532,7 +532,7 @@ fn may_end_a_start(request: &Request) -> bool {
 }
 
 fn paused(name: &str) -> Failure {
-    failure::new(Code::Conflict, format!("container {name:?} is paused"), "'sampan unpause' thaws it")
+    error::new(Code::Conflict, format!("container {name:?} is paused"), "'sampan unpause' thaws it")
 }
 
 /// The descriptors that came must be those that were announced.
@@ -543,7 +543,7 @@ fn check_streams(
     let expected = streams.map_or(0, Streams::count);
     if descriptors.len() != expected {
         let message = format!("{} descriptors came with the request, expected {expected}", descriptors.len());
-        return Err(failure::new(Code::Usage, message, ""));
+        return Err(error::new(Code::Usage, message, ""));
     }
     Ok(streams.map(|streams| (streams, descriptors)))
 }

@@ -11,7 +11,7 @@ use super::systemd_unit::{self, Unit};
 use super::{etc_files, log_driver};
 use crate::config::Config;
 use crate::context::Shared;
-use crate::failure;
+use crate::error;
 use sampan_ipc::container::{FOR_EVER, Notify};
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::frame;
@@ -93,12 +93,12 @@ pub fn start(
 ) -> Result<Started, Failure> {
     let cannot = |error: &dyn Error| {
         let message = format!("cannot start container {:?}: {}", definition.name, chain(error));
-        failure::new(Code::Failed, message, "")
+        error::new(Code::Failed, message, "")
     };
     let asked = begin.unit.as_deref();
-    let unit = asked.map(|asked| Unit::of(asked.pid)).transpose().map_err(failure::of)?;
+    let unit = asked.map(|asked| Unit::of(asked.pid)).transpose().map_err(error::explain)?;
     let adapted =
-        asked.map(|asked| systemd_unit::adapt(definition, asked)).transpose().map_err(failure::of)?;
+        asked.map(|asked| systemd_unit::adapt(definition, asked)).transpose().map_err(error::explain)?;
     let definition = adapted.as_ref().unwrap_or(definition);
     let mut context = Context::of(shared, homes, definition)?;
     if unit.is_some() {
@@ -114,12 +114,12 @@ pub fn start(
         if context.host.selinux { &definition.selinux.mount } else { "" },
     );
     etc_files::write(homes, definition, name, context.network, label).map_err(|error| cannot(&error))?;
-    let mut bundle = bundle::bundle(&context.input()).map_err(failure::of)?;
+    let mut bundle = bundle::bundle(&context.input()).map_err(error::explain)?;
     if let (Some(unit), Some(asked)) = (&unit, asked) {
         unit.dress(&mut bundle.spec, &definition.id, &definition.create, asked);
     }
-    bundle.make_sources().map_err(failure::of)?;
-    for warning in bundle.relabel().map_err(failure::of)? {
+    bundle.make_sources().map_err(error::explain)?;
+    for warning in bundle.relabel().map_err(error::explain)? {
         log::warn!("container {}: {warning}", definition.name);
     }
     let path = homes.dir(&definition.id).join("config.json");

@@ -3,7 +3,7 @@
 //! OCI distribution-spec, "Determining Support". Called on a thread of its own.
 
 use crate::config::Config;
-use crate::failure;
+use crate::error;
 use crate::image::resolve;
 use sampan_ipc::credentials::{Credential, matching};
 use sampan_ipc::engine::{Code, Done, Failure, Login};
@@ -25,16 +25,16 @@ pub fn login(config: &Config, login: &Login, cancel: &Cancel) -> Result<Done, Fa
     let Some(reference) = reference else {
         let shown: String = host.chars().take(300).collect();
         let message = format!("cannot log in to {shown:?}: it is no registry");
-        return Err(failure::new(Code::Usage, message, "give HOST[:PORT], such as registry.example:5000"));
+        return Err(error::new(Code::Usage, message, "give HOST[:PORT], such as registry.example:5000"));
     };
     if login.credential.username.contains(':') {
         let message = format!("cannot log in to {host}: a user name has no colon");
-        return Err(failure::new(Code::Usage, message, ""));
+        return Err(error::new(Code::Usage, message, ""));
     }
     let credential = Credential { registry: host.clone(), ..login.credential.clone() };
     let access = Access {
         credentials: Credentials::only(credential),
-        ..resolve::access(config, login.insecure, Vec::new()).map_err(failure::of)?
+        ..resolve::access(config, login.insecure, Vec::new()).map_err(error::explain)?
     };
     let registry = Arc::new(Registry::new(&reference, &access).for_login());
     let to_shut = Arc::clone(&registry);
@@ -57,5 +57,5 @@ fn refusal(host: &str, error: &RegistryError) -> Failure {
         RegistryError::Transport { source, .. } => source.hint(),
         _ => "",
     };
-    failure::new(Code::Failed, message, hint)
+    error::new(Code::Failed, message, hint)
 }

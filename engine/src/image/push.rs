@@ -4,7 +4,7 @@
 //! again; what another repository there has is mounted; a broken upload goes on where the registry says it
 //! stopped. Reports to a [`Progress`]; the caller announces the outcome. Never changes the store.
 
-use crate::failure;
+use crate::error;
 use sampan_ipc::engine::{Code, Failure, Phase};
 use sampan_job::cancel::{Cancel, Cancelled};
 use sampan_job::limits::Limits;
@@ -125,7 +125,7 @@ impl PushError {
             ) => (Code::Failed, source.hint()),
             _ => (Code::Failed, ""),
         };
-        failure::new(code, message, hint)
+        error::new(code, message, hint)
     }
 }
 

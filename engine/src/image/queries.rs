@@ -3,7 +3,7 @@
 //! Called on a thread each. What containers need comes from the caller: no image knows a container.
 
 use crate::context::Shared;
-use crate::failure;
+use crate::error;
 use crate::image::{prune, resolve};
 use sampan_ipc::engine::{Answer, Code, Done, Failure, Prune, Usage};
 use sampan_ipc::frame::FRAME_MAX;
@@ -16,7 +16,7 @@ use sampan_store::{disk_usage, images};
 /// # Errors
 /// The store cannot be read.
 pub fn list(shared: &Shared) -> Result<Vec<Answer>, Failure> {
-    let images = images::list(&shared.store).map_err(failure::of)?;
+    let images = images::list(&shared.store).map_err(error::explain)?;
     let images: Vec<_> = images.iter().map(|image| image.summary(&shared.store)).collect();
     let mut answers: Vec<Answer> =
         paging::parts(images, |image| image).into_iter().map(Answer::Images).collect();
@@ -30,10 +30,11 @@ pub fn list(shared: &Shared) -> Result<Vec<Answer>, Failure> {
 /// There is no such image, or its config does not fit a frame.
 pub fn inspect(shared: &Shared, name: &str) -> Result<Vec<Answer>, Failure> {
     let store = &shared.store;
-    let json = images::inspect(store, &resolve::stored(&shared.config, store, name)).map_err(failure::of)?;
+    let json =
+        images::inspect(store, &resolve::stored(&shared.config, store, name)).map_err(error::explain)?;
     if json.len() > FRAME_MAX - 64 {
         let message = format!("image {name:?} has a config too large to be shown");
-        return Err(failure::new(Code::Failed, message, "read it in the store with jq"));
+        return Err(error::new(Code::Failed, message, "read it in the store with jq"));
     }
     Ok(vec![Answer::Json(json), Answer::Done(Done::default())])
 }
@@ -45,7 +46,7 @@ pub fn inspect(shared: &Shared, name: &str) -> Result<Vec<Answer>, Failure> {
 pub fn tag(shared: &Shared, source: &str, target: &str) -> Result<Vec<Answer>, Failure> {
     let named = resolve::stored(&shared.config, &shared.store, source);
     let (image, reference) = images::tag(&shared.store, &named, target).map_err(|error| {
-        let failure = failure::of(error);
+        let failure = error::explain(error);
         shared.announcer.image(
             "tag-error",
             target,
@@ -74,7 +75,7 @@ pub fn remove(
     let named = resolve::stored(&shared.config, &shared.store, name);
     let users = |digest: &Digest| if force { Vec::new() } else { users(digest) };
     let removed = images::remove(&shared.store, &named, force, &users).map_err(|error| {
-        let failure = failure::of(error);
+        let failure = error::explain(error);
         shared.announcer.image("delete-error", name, &[("reason", &failure.message)], None);
         failure
     })?;
@@ -90,7 +91,7 @@ pub fn remove(
 /// # Errors
 /// The store cannot be read.
 pub fn usage(shared: &Shared, containers: Usage) -> Result<Vec<Answer>, Failure> {
-    let mut report = disk_usage::report(&shared.store).map_err(failure::of)?;
+    let mut report = disk_usage::report(&shared.store).map_err(error::explain)?;
     report.kinds.push(containers);
     let mut answers = vec![Answer::Usage(report.kinds)];
     let parts = paging::parts(report.images, |usage| &mut usage.image);
@@ -105,7 +106,7 @@ pub fn usage(shared: &Shared, containers: Usage) -> Result<Vec<Answer>, Failure>
 /// The store cannot be read or written.
 pub fn prune(shared: &Shared, request: &Prune) -> Result<Vec<Answer>, Failure> {
     let done = prune::prune(&shared.store, &shared.announcer, request).map_err(|error| {
-        let failure = failure::of(error);
+        let failure = error::explain(error);
         shared.announcer.image("prune-error", "", &[("reason", &failure.message)], None);
         failure
     })?;

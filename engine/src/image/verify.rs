@@ -7,7 +7,7 @@
 //! what it is called. Runs behind all others and holds no lock, so what is removed meanwhile is no finding. Never
 //! touches `index.json`.
 
-use crate::failure;
+use crate::error;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use sampan_ipc::announce::Announcer;
 use sampan_ipc::engine::{Code, Failure, Phase};
@@ -89,7 +89,7 @@ impl Report {
             (_, 0) => (broken(), PULL_AGAIN),
             (_, _) => (format!("{}; {}", broken(), unknown()), PULL_AGAIN),
         };
-        Some(failure::new(Code::Failed, message, hint))
+        Some(error::new(Code::Failed, message, hint))
     }
 }
 

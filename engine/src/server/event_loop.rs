@@ -9,7 +9,7 @@ use crate::container::directory::Homes;
 use crate::container::manager::{self, Containers};
 use crate::container::recover;
 use crate::context::Shared;
-use crate::failure;
+use crate::error;
 use crate::fifos::Fifos;
 use crate::image::resolve;
 use crate::outbox::Message;
@@ -360,7 +360,7 @@ impl Server {
                 if error.kind() == io::ErrorKind::Other && matches!(client.state, State::Asking(_)) =>
             {
                 let message = format!("the request cannot be read: {error}");
-                client.say(&Answer::Error(failure::new(Code::Usage, message, "")));
+                client.say(&Answer::Error(error::new(Code::Usage, message, "")));
                 client.flush()?;
                 return Err(error);
             }
@@ -475,7 +475,7 @@ impl Server {
         let own = nix::unistd::geteuid().as_raw();
         let is_trusted = client.uid().is_some_and(|uid| uid == 0 || uid == own);
         runtime::check_asked(&self.shared.config.settings, create.runtime.as_deref(), is_trusted)
-            .map_err(failure::of)
+            .map_err(error::explain)
     }
 
     /// The main process of a unit of systemd's becomes a shim, which is root's.
@@ -488,7 +488,7 @@ impl Server {
         let Some((0, pid)) = client.peer() else {
             let hint =
                 "leave User= and DynamicUser= out of the unit; --user is for the container's processes";
-            return Err(failure::new(Code::Usage, "a unit that is a container must be run by root", hint));
+            return Err(error::new(Code::Usage, "a unit that is a container must be run by root", hint));
         };
         asked.pid = pid;
         client.state = State::Waiting;
@@ -523,7 +523,7 @@ impl Server {
 
     fn say_credential_helpers(&self, client: &mut Client) -> Result<(), Failure> {
         client.say(&Answer::CredentialHelpers(
-            resolve::credential_helpers(&self.shared.config).map_err(failure::of)?,
+            resolve::credential_helpers(&self.shared.config).map_err(error::explain)?,
         ));
         client.say(&Answer::Done(Done::default()));
         Ok(())
@@ -558,11 +558,11 @@ impl Server {
         run: impl FnOnce(Task) + Send + 'static,
     ) -> Result<u64, Failure> {
         if self.stop {
-            return Err(failure::new(Code::Failed, "the engine is stopping", "try again when it is back"));
+            return Err(error::new(Code::Failed, "the engine is stopping", "try again when it is back"));
         }
         if self.jobs.running() >= RUNNING_MAX {
             let message = format!("{RUNNING_MAX} jobs are running, and that is the most");
-            return Err(failure::new(Code::Conflict, message, "'sampan jobs' lists them"));
+            return Err(error::new(Code::Conflict, message, "'sampan jobs' lists them"));
         }
         let job = self.jobs.next_id();
         let progress = tasks::progress(&self.shared.announcer, job, kind, &subject);
@@ -577,7 +577,7 @@ impl Server {
         let task = Task { shared: Arc::clone(&self.shared), job, progress, cancel };
         let builder = std::thread::Builder::new().name(format!("job-{job}")).stack_size(STACK);
         builder.spawn(move || run(task)).map_err(|error| {
-            failure::new(Code::Failed, format!("cannot start a thread for the job: {error}"), "")
+            error::new(Code::Failed, format!("cannot start a thread for the job: {error}"), "")
         })?;
         Ok(self.jobs.insert(entry))
     }
@@ -601,7 +601,7 @@ impl Server {
 
 /// There is no such job.
 pub(super) fn no_job(job: u64) -> Failure {
-    failure::new(Code::NotFound, format!("there is no job {job}"), "'sampan jobs' lists those that there are")
+    error::new(Code::NotFound, format!("there is no job {job}"), "'sampan jobs' lists those that there are")
 }
 
 /// A request as the log has it: without environments, which hold secrets.
@@ -621,6 +621,6 @@ fn open(body: &[u8]) -> Result<Request, Failure> {
             _ => Code::Usage,
         };
         let versions: Vec<String> = refusal.versions.iter().map(u16::to_string).collect();
-        failure::new(code, refusal.message, &format!("versions spoken here: {}", versions.join(", ")))
+        error::new(code, refusal.message, &format!("versions spoken here: {}", versions.join(", ")))
     })
 }

@@ -4,7 +4,7 @@
 
 use super::client::{Client, State};
 use super::event_loop::{STACK, Server, no_job};
-use crate::failure;
+use crate::error;
 use crate::image::import::ImportRequest;
 use crate::image::pull::PullRequest;
 use crate::image::push::PushRequest;
@@ -23,13 +23,13 @@ const LOGINS_MAX: usize = 16;
 impl Server {
     pub(super) fn on_pull(&mut self, client: &mut Client, pull: engine::Pull) -> Result<(), Failure> {
         let access =
-            resolve::access(&self.shared.config, pull.insecure, pull.credentials).map_err(failure::of)?;
-        let candidates = access.registries.candidates(&pull.reference).map_err(failure::of)?;
+            resolve::access(&self.shared.config, pull.insecure, pull.credentials).map_err(error::explain)?;
+        let candidates = access.registries.candidates(&pull.reference).map_err(error::explain)?;
         if pull.all_tags {
             check_repository(&pull.reference, &candidates)?;
         }
         let platform =
-            pull.platform.as_deref().map(Platform::parse).transpose().map_err(|e| failure::usage(&e))?;
+            pull.platform.as_deref().map(Platform::parse).transpose().map_err(|e| error::usage(&e))?;
         let (subject, insecure) = match candidates.as_slice() {
             [one] => {
                 let name = if pull.all_tags { one.name() } else { one.to_string() };
@@ -72,16 +72,16 @@ impl Server {
         import: engine::Import,
         layers: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
-        let reference = Reference::parse(&import.reference).map_err(|e| failure::usage(&e))?;
+        let reference = Reference::parse(&import.reference).map_err(|e| error::usage(&e))?;
         let platform =
-            import.platform.as_deref().map(Platform::parse).transpose().map_err(|e| failure::usage(&e))?;
+            import.platform.as_deref().map(Platform::parse).transpose().map_err(|e| error::usage(&e))?;
         if layers.is_empty() || layers.len() as u64 != u64::from(import.layers) {
             let message =
                 format!("the request names {} layers and brings {} descriptors", import.layers, layers.len());
-            return Err(failure::new(Code::Usage, message, ""));
+            return Err(error::new(Code::Usage, message, ""));
         }
         if reference.digest().is_some() {
-            return Err(failure::new(
+            return Err(error::new(
                 Code::Usage,
                 "an imported image cannot be named by digest",
                 "give NAME:TAG",
@@ -144,13 +144,13 @@ impl Server {
     ) -> Result<(), Failure> {
         if self.logins.len() >= LOGINS_MAX {
             let message = format!("{LOGINS_MAX} logins are being tried, and that is the most");
-            return Err(failure::new(Code::Conflict, message, "try again later"));
+            return Err(error::new(Code::Conflict, message, "try again later"));
         }
         let (shared, cancel) = (Arc::clone(&self.shared), Arc::<Cancel>::default());
         let ends = Arc::clone(&cancel);
         let builder = std::thread::Builder::new().name("login".into()).stack_size(STACK);
         builder.spawn(move || tasks::log_in(&shared, token, &login, &ends)).map_err(|error| {
-            failure::new(Code::Failed, format!("cannot start a thread for the login: {error}"), "")
+            error::new(Code::Failed, format!("cannot start a thread for the login: {error}"), "")
         })?;
         self.logins.insert(token, cancel);
         client.state = State::Waiting;
@@ -160,11 +160,11 @@ impl Server {
     pub(super) fn on_push(&mut self, client: &mut Client, mut push: engine::Push) -> Result<(), Failure> {
         push.source = resolve::stored(&self.shared.config, &self.shared.store, &push.source);
         let target =
-            push.target.as_deref().map(Reference::parse).transpose().map_err(|e| failure::usage(&e))?;
+            push.target.as_deref().map(Reference::parse).transpose().map_err(|e| error::usage(&e))?;
         let named = target.clone().or_else(|| Reference::parse(&push.source).ok());
         let subject = named.map_or_else(|| push.source.clone(), |reference| reference.to_string());
         let access =
-            resolve::access(&self.shared.config, push.insecure, push.credentials).map_err(failure::of)?;
+            resolve::access(&self.shared.config, push.insecure, push.credentials).map_err(error::explain)?;
         let request =
             PushRequest { source: push.source, target, access, bytes_per_second: push.bytes_per_second };
         let name = subject.clone();
@@ -210,7 +210,7 @@ impl Server {
 }
 
 fn no_name(typed: &str) -> Failure {
-    failure::new(Code::Usage, format!("{typed:?} stands for no image"), "")
+    error::new(Code::Usage, format!("{typed:?} stands for no image"), "")
 }
 
 /// All tags are of one repository, whose name has none.
@@ -218,11 +218,11 @@ fn check_repository(typed: &str, candidates: &[Reference]) -> Result<(), Failure
     let last = typed.rsplit('/').next().unwrap_or(typed);
     if last.contains([':', '@']) {
         let message = format!("{typed:?} has a tag or a digest, and all tags are asked for");
-        return Err(failure::new(Code::Usage, message, "give the name of the repository alone"));
+        return Err(error::new(Code::Usage, message, "give the name of the repository alone"));
     }
     if candidates.len() > 1 {
         let message = format!("{typed:?} may be of several registries, and all tags are asked for");
-        return Err(failure::new(Code::Usage, message, "give the name with its registry"));
+        return Err(error::new(Code::Usage, message, "give the name with its registry"));
     }
     Ok(())
 }

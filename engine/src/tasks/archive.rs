@@ -3,7 +3,7 @@
 //! Between [`crate::server`], which starts them, and [`crate::image::archive::load`] and [`crate::image::archive::save`], which know how.
 
 use crate::context::Shared;
-use crate::failure;
+use crate::error;
 use crate::image::archive::load::{self, LoadError, LoadRequest, LoadedImage};
 use crate::image::archive::manifest::BundleError;
 use crate::image::archive::save::{self, SaveError, SaveRequest, SavedImage};
@@ -31,12 +31,11 @@ pub fn load_request(
 ) -> Result<LoadRequest, Failure> {
     let from = only(descriptors)?;
     let reference =
-        load.reference.as_deref().map(Reference::parse).transpose().map_err(|e| failure::usage(&e))?;
+        load.reference.as_deref().map(Reference::parse).transpose().map_err(|e| error::usage(&e))?;
     if reference.as_ref().is_some_and(|reference| reference.digest().is_some()) {
-        return Err(failure::new(Code::Usage, "a loaded image cannot be named by digest", "give NAME:TAG"));
+        return Err(error::new(Code::Usage, "a loaded image cannot be named by digest", "give NAME:TAG"));
     }
-    let platform =
-        load.platform.as_deref().map(Platform::parse).transpose().map_err(|e| failure::usage(&e))?;
+    let platform = load.platform.as_deref().map(Platform::parse).transpose().map_err(|e| error::usage(&e))?;
     let is_layout = load.source == Container::OciLayout;
     let (policies, room) = (Arc::clone(&shared.config.policies), shared.room.clone());
     let (select, unpack) = (load.select, !load.no_unpack);
@@ -53,13 +52,13 @@ pub fn save_request(
     uid: Option<u32>,
 ) -> Result<SaveRequest, Failure> {
     let to = only(descriptors)?;
-    let usage = |message: &str| Err(failure::new(Code::Usage, message, ""));
+    let usage = |message: &str| Err(error::new(Code::Usage, message, ""));
     if save.names.is_empty() || save.names.len() > SAVED_MAX {
         return usage(&format!("{} images are to be saved, expected 1 to {SAVED_MAX}", save.names.len()));
     }
     let rename = match (save.rename, save.target) {
         (Some(name), Container::DockerArchive) => {
-            let reference = Reference::parse(&name).map_err(|e| failure::usage(&e))?;
+            let reference = Reference::parse(&name).map_err(|e| error::usage(&e))?;
             if reference.digest().is_some() {
                 return usage("an image in an archive cannot be named by digest");
             }
@@ -85,7 +84,7 @@ fn is_ref_name(name: &str) -> bool {
 
 /// A directory's descriptor proves that somebody may read it, and the engine would write there with its own rights.
 fn may_write(dir: &OwnedFd, uid: Option<u32>) -> Result<(), Failure> {
-    let refuse = |message: String, hint: &str| Err(failure::new(Code::Usage, message, hint));
+    let refuse = |message: String, hint: &str| Err(error::new(Code::Usage, message, hint));
     let meta = match dir.try_clone().and_then(|dir| File::from(dir).metadata()) {
         Ok(meta) if meta.is_dir() => meta,
         Ok(_) => return refuse("what a layout is to be saved into is no directory".to_owned(), ""),
@@ -109,7 +108,7 @@ fn only(descriptors: Vec<OwnedFd>) -> Result<OwnedFd, Failure> {
         Ok([fd]) => Ok(fd),
         Err(_) => {
             let message = format!("the request needs one descriptor and brings {count}");
-            Err(failure::new(Code::Usage, message, ""))
+            Err(error::new(Code::Usage, message, ""))
         }
     }
 }
@@ -208,7 +207,7 @@ fn load_failure(error: &LoadError) -> Failure {
         LoadError::Several(_) => {
             (Code::Usage, "choose one: 'sampan pull docker-archive:FILE:REF', or oci-archive: or oci:")
         }
-        full if io_error::is_full(full) => (Code::Failed, failure::MAKE_ROOM),
+        full if io_error::is_full(full) => (Code::Failed, error::FULL_DISK_HINT),
         LoadError::Store(_) => (Code::Failed, ""),
         LoadError::Room(_) | LoadError::Full(_) => {
             (Code::Failed, "'sampan image prune' removes what is not used")
@@ -223,7 +222,7 @@ fn load_failure(error: &LoadError) -> Failure {
             "it must be what 'docker save' or 'podman save' writes, whole; nothing of it was kept",
         ),
     };
-    failure::new(code, message, hint)
+    error::new(code, message, hint)
 }
 
 fn saved_done(images: Vec<SavedImage>) -> Done {
@@ -241,14 +240,14 @@ fn save_failure(names: &str, error: SaveError) -> Failure {
     let why = sampan_ipc::report::chain(&error);
     let message = format!("cannot save {names}: {why}");
     match error {
-        SaveError::Cancelled(_) => failure::new(Code::Cancelled, message, ""),
-        SaveError::Image(error) => Failure { message: failure::cropped(message), ..failure::of(error) },
+        SaveError::Cancelled(_) => error::new(Code::Cancelled, message, ""),
+        SaveError::Image(error) => Failure { message: error::crop(message), ..error::explain(error) },
         SaveError::Several(_) => {
-            failure::new(Code::Usage, message, "name one image, or leave its name within away")
+            error::new(Code::Usage, message, "name one image, or leave its name within away")
         }
         SaveError::Digest { .. } => {
-            failure::new(Code::Failed, message, "the store is damaged; remove the image and pull it again")
+            error::new(Code::Failed, message, "the store is damaged; remove the image and pull it again")
         }
-        SaveError::Write { .. } | SaveError::Store(_) => failure::new(Code::Failed, message, ""),
+        SaveError::Write { .. } | SaveError::Store(_) => error::new(Code::Failed, message, ""),
     }
 }

@@ -1,6 +1,6 @@
 //! What an import's thread does: reads the layer, and announces the image.
 
-use crate::failure;
+use crate::error;
 use crate::image::import::{self, ImportError, ImportRequest};
 use crate::tasks::task::Task;
 use sampan_ipc::engine::{Code, Done, Failure};
@@ -37,9 +37,5 @@ impl Task {
 fn import_failure(name: &str, error: &ImportError) -> Failure {
     let code = if error.is_cancelled() { Code::Cancelled } else { Code::Failed };
     let message = format!("cannot import {name}: {}", sampan_ipc::report::chain(error));
-    failure::new(
-        code,
-        message,
-        "a layer is a tar of a root file system, plain or compressed with gzip or zstd",
-    )
+    error::new(code, message, "a layer is a tar of a root file system, plain or compressed with gzip or zstd")
 }

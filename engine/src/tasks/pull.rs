@@ -1,6 +1,6 @@
 //! What a pull's thread does: one image, or all tags of a repository, and what is announced of each.
 
-use crate::failure;
+use crate::error;
 use crate::image::pull::pipeline::LayerError;
 use crate::image::pull::{self, PullError, PullRequest};
 use crate::image::resolve;
@@ -80,7 +80,7 @@ impl Task {
             listed(&names),
             last.message
         );
-        Err(Failure { message: failure::cropped(message), ..last })
+        Err(Failure { message: error::crop(message), ..last })
     }
 
     fn pull_one(&self, request: &PullRequest) -> Result<Done, Failure> {
@@ -124,8 +124,8 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
     let (code, hint) = match error {
         PullError::Cancelled(_) => (Code::Cancelled, ""),
         PullError::Registry(error) => registry_hint(error.last()),
-        PullError::Room(_) => (Code::Failed, failure::MAKE_ROOM),
-        full if io_error::is_full(full) => (Code::Failed, failure::MAKE_ROOM),
+        PullError::Room(_) => (Code::Failed, error::FULL_DISK_HINT),
+        full if io_error::is_full(full) => (Code::Failed, error::FULL_DISK_HINT),
         // This host's own fault: its disk is broken, or has no more files to open.
         PullError::Layer(LayerError::Unpack { source: UnpackError::File { .. }, .. }) => (Code::Failed, ""),
         PullError::Layer(_) | PullError::ConfigDigest { .. } | PullError::Size { .. } => {
@@ -142,7 +142,7 @@ fn pull_failure(name: &str, error: &PullError) -> Failure {
         }
         _ => (Code::Failed, ""),
     };
-    failure::new(code, message, hint)
+    error::new(code, message, hint)
 }
 
 const WRONG_DATA: &str = "the registry or something on the way to it gives wrong data; nothing was kept";

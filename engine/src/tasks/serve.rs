@@ -1,6 +1,6 @@
 //! What the thread of a registry does that this engine serves.
 
-use crate::failure;
+use crate::error;
 use crate::image::serve::{self, ServeError};
 use crate::outbox::Message;
 use crate::tasks::task::Task;
@@ -20,7 +20,7 @@ impl Task {
             Err(error) => {
                 let hint = "give --listen ADDRESS:PORT of this host; port 0 lets the kernel choose";
                 let code = if matches!(error, ServeError::Address(_)) { Code::Usage } else { Code::Failed };
-                Err(failure::new(code, sampan_ipc::report::chain(&error), hint))
+                Err(error::new(code, sampan_ipc::report::chain(&error), hint))
             }
         };
         self.end("serve", &listen, outcome);

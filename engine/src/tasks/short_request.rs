@@ -2,7 +2,7 @@
 
 use crate::container::image_users::Users;
 use crate::context::Shared;
-use crate::failure;
+use crate::error;
 use crate::image::{login, queries};
 use crate::outbox::Message;
 use sampan_ipc::engine::{Answer, Code, Failure, Login, Request};
@@ -31,6 +31,6 @@ fn answers(shared: &Shared, request: &Request, users: &Users) -> Result<Vec<Answ
         Request::Remove { name, force } => queries::remove(shared, name, *force, &|digest| users.of(digest)),
         Request::Usage => queries::usage(shared, users.usage()),
         Request::Prune(request) => queries::prune(shared, request),
-        _ => Err(failure::new(Code::Failed, "the request is none that is answered here", "")),
+        _ => Err(error::new(Code::Failed, "the request is none that is answered here", "")),
     }
 }

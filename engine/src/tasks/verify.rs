@@ -1,6 +1,6 @@
 //! What a verification's thread does: compares the store with its digests, and announces what is broken.
 
-use crate::failure;
+use crate::error;
 use crate::image::verify::{self, Verify, VerifyError};
 use crate::tasks::task::Task;
 use sampan_ipc::engine::{Code, Done};
@@ -17,10 +17,10 @@ impl Task {
                 verify::announce(&shared.announcer, &report);
                 report.failure().map_or_else(|| Ok(Done::default()), Err)
             }
-            Err(VerifyError::Cancelled(_)) => Err(failure::new(Code::Cancelled, "cancelled", "")),
+            Err(VerifyError::Cancelled(_)) => Err(error::new(Code::Cancelled, "cancelled", "")),
             Err(error) => {
                 let message = format!("cannot verify the store: {}", sampan_ipc::report::chain(&error));
-                Err(failure::new(Code::Failed, message, ""))
+                Err(error::new(Code::Failed, message, ""))
             }
         };
         self.end("verify", &subject, outcome);

@@ -1,4 +1,7 @@
-//! Errors as people get them: one line of causes, a kind, a hint.
+//! Errors as clients receive them: one line with all causes, a code, and a hint.
+//!
+//! Called by every module that answers a client. Turns the errors of the crates below, which do not know the engine's
+//! protocol, into [`Failure`]s. Never logs and never decides whether to try again.
 
 use sampan_ipc::engine::{Code, Failure};
 use sampan_ipc::report::chain;
@@ -9,40 +12,43 @@ use sampan_store::StoreError;
 use sampan_store::images::ImageError;
 use std::error::Error;
 
-/// Longest message, in bytes: what strangers say is quoted in it, and an answer has to fit a frame with those of
-/// all jobs that are remembered.
+/// Longest message, in bytes. Messages quote text from registries and programs, and one answer carries the messages
+/// of all remembered jobs, which have to fit one frame.
 const MESSAGE_MAX: usize = 4096;
 
-/// A failure of `code` that says `message`.
+/// Makes a failure from a code, a message and a hint, which may be empty.
 pub fn new(code: Code, message: impl Into<String>, hint: &str) -> Failure {
-    Failure { code, message: cropped(message.into()), hint: hint.to_owned() }
+    Failure { code, message: crop(message.into()), hint: hint.to_owned() }
 }
 
-/// A message without what nobody would read.
-pub fn cropped(message: String) -> String {
+/// Shortens a message to at most `MESSAGE_MAX` bytes.
+pub fn crop(message: String) -> String {
     text::crop(message, MESSAGE_MAX)
 }
 
-/// What helps if the disk is full.
-pub const MAKE_ROOM: &str = "'sampan system df' shows what takes room, 'sampan image prune' frees some";
+/// The hint of every failure that a full disk caused.
+pub const FULL_DISK_HINT: &str =
+    "'sampan system df' shows what takes disk space, 'sampan image prune' frees some";
 
-/// As [`new`], of a request that makes no sense.
+/// Makes the failure of a request that is not valid: [`Code::Usage`], without a hint.
 pub fn usage(error: &dyn Error) -> Failure {
     new(Code::Usage, chain(error), "")
 }
 
-/// An error of a crate below, which knows nothing of failures.
-pub trait Explained {
-    /// As a client gets it.
+/// An error of another crate that can be reported to a client.
+///
+/// A trait of ours, because neither the errors nor [`Failure`] belong to this crate, so `From` cannot be implemented.
+pub trait Explain {
+    /// Returns the code, message and hint that the client receives.
     fn explain(self) -> Failure;
 }
 
-/// The failure that `error` is; for `map_err`.
-pub fn of(error: impl Explained) -> Failure {
+/// Converts `error` into a failure; a function, to be passed to `map_err`.
+pub fn explain(error: impl Explain) -> Failure {
     error.explain()
 }
 
-impl Explained for ImageError {
+impl Explain for ImageError {
     fn explain(self) -> Failure {
         let message = chain(&self);
         match self {
@@ -72,14 +78,14 @@ impl Explained for ImageError {
     }
 }
 
-impl Explained for SpecError {
+impl Explain for SpecError {
     fn explain(self) -> Failure {
         let code = if self.is_usage() { Code::Usage } else { Code::Failed };
         new(code, chain(&self), self.hint())
     }
 }
 
-impl Explained for RegistriesError {
+impl Explain for RegistriesError {
     fn explain(self) -> Failure {
         let code = match &self {
             RegistriesError::Reference(_)
