@@ -1,7 +1,7 @@
-//! What a socket carries: length-prefixed, checksummed postcard.
+//! A frame: one message on a socket, as length-prefixed, checksummed postcard.
 //!
-//! The same bytes are monitord's ring entry, its journal entry and its socket frame. [`encode`] makes a frame,
-//! [`Decoder`] takes them off a byte stream however it is split. No I/O.
+//! Used on every socket, and by monitord for its ring and journal with the same bytes. [`encode`] makes a frame;
+//! [`Decoder`] finds frames in a byte stream however reads split it. Does no I/O.
 //!
 //! Layout: `len u32 LE · crc u32 LE`, then `len` bytes of postcard; `crc` is CRC-32C of those. `len` is at
 //! least 1 and at most [`FRAME_MAX`].
@@ -9,20 +9,20 @@
 use crate::event::EMITTED_TAG;
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Longest body, in bytes: room for a container with an environment of 1 MiB, which its command line repeats.
+/// Longest body, in bytes: enough for a container with an environment of 1 MiB, which the command line repeats.
 pub const FRAME_MAX: usize = 4 << 20;
 /// Bytes before the body.
 pub const HEADER_LEN: usize = 8;
 
-/// Bytes that are no frame, or a frame that is none of the expected.
+/// Why bytes are not a frame with a message of the expected type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// The length is 0 or over the bound.
+    /// The length is 0 or above the bound.
     #[error("frame of {len} bytes, expected 1 to {max}")]
     Length {
         /// Length in the header.
         len: u32,
-        /// The bound here.
+        /// The bound.
         max: usize,
     },
     /// The checksum does not fit the body.
@@ -56,17 +56,17 @@ fn header(len: u32, crc: u32) -> [u8; HEADER_LEN] {
     [l0, l1, l2, l3, c0, c1, c2, c3]
 }
 
-/// The header of the frame of an event: its record's body with `seq` behind it.
+/// The header of an event's frame, whose body is the body of the record, followed by `seq`.
 ///
-/// `crc` is that of the record's body, so the body is summed once on its way through monitord.
+/// `crc` is the checksum of the record's body, so that monitord sums the body only once.
 pub fn event_header(body_len: usize, crc: u32, seq: u64) -> [u8; HEADER_LEN] {
     let len = (body_len + crate::event::SEQ_LEN) as u32;
     header(len, crc32c::crc32c_append(crc, &seq.to_le_bytes()))
 }
 
-/// The header and the tag of the frame of an event from the emit FIFO. The rest of its record's body follows, then `seq`.
+/// The header and the tag of the frame of an event from the emit FIFO. The rest of the record's body follows, then `seq`.
 ///
-/// The tag is part of what the checksum covers, so the body is summed once more here.
+/// The checksum covers the tag, so this sums the body again.
 pub fn emitted_header(rest: &[u8], seq: u64) -> [u8; HEADER_LEN + 1] {
     let crc = crc32c::crc32c_append(crc32c::crc32c(&[EMITTED_TAG]), rest);
     let mut header = [EMITTED_TAG; HEADER_LEN + 1];
@@ -97,10 +97,10 @@ pub fn split(bytes: &[u8], max: usize) -> Result<Option<(&[u8], usize)>, FrameEr
     Ok(Some((body, HEADER_LEN + len as usize)))
 }
 
-/// Reads the message of a frame's body; all of the body must be it.
+/// Parses the message of a frame's body. No byte of the body may be left over.
 ///
 /// # Errors
-/// [`FrameError::Message`].
+/// [`FrameError::Message`]: the body is not such a message.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
     match postcard::take_from_bytes(body) {
         Ok((message, [])) => Ok(message),
@@ -108,10 +108,10 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
     }
 }
 
-/// Collects the bytes of a stream and gives them back frame by frame.
+/// Collects the bytes of a stream, and returns them frame by frame.
 ///
-/// Holds at most one frame of the bound given and what one read brought beyond it. After an error the
-/// stream has no meaning any more and must be closed.
+/// Holds at most one frame of the bound, and the bytes of one more read. After an error, the caller must close the
+/// stream.
 #[derive(Debug)]
 pub struct Decoder {
     bytes: Vec<u8>,
@@ -125,7 +125,7 @@ impl Decoder {
         Decoder { bytes: Vec::new(), start: 0, max: max.min(FRAME_MAX) }
     }
 
-    /// Takes bytes as they came.
+    /// Adds bytes of the stream.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.start > 0 {
             self.bytes.drain(..self.start);
@@ -139,7 +139,7 @@ impl Decoder {
     /// # Errors
     /// As [`split`].
     pub fn next_body(&mut self) -> Result<Option<&[u8]>, FrameError> {
-        // Not by a method: the body borrows the bytes alone, and `start` moves.
+        // Not a method call, which would borrow all of `self`: the body borrows only `bytes`, and `start` changes.
         let held = self.bytes.get(self.start..).unwrap_or_default();
         let Some((body, len)) = split(held, self.max)? else { return Ok(None) };
         self.start += len;
@@ -154,7 +154,7 @@ impl Decoder {
         self.next_body()?.map(parse).transpose()
     }
 
-    /// True when [`Decoder::next_body`] would not answer `None`.
+    /// True if [`Decoder::next_body`] would return a body or an error.
     pub fn has_frame(&self) -> bool {
         let held = self.bytes.get(self.start..).unwrap_or_default();
         match held.split_at_checked(HEADER_LEN) {
@@ -166,12 +166,12 @@ impl Decoder {
         }
     }
 
-    /// The first byte of the next body, which tells the variant of an enum; `None` if that frame is not whole.
+    /// The first byte of the next body, which is the variant of an enum; `None` if the frame is not whole.
     pub fn next_tag(&self) -> Option<u8> {
         self.has_frame().then(|| self.bytes.get(self.start + HEADER_LEN).copied()).flatten()
     }
 
-    /// True when no byte of an unfinished frame is held.
+    /// True if no bytes are held.
     pub fn is_empty(&self) -> bool {
         self.start == self.bytes.len()
     }

@@ -1,11 +1,11 @@
-//! What a producer says: one event, one atomic write into the monitor FIFO.
+//! A record: one event as one atomic write to a FIFO.
 //!
-//! [`encode`] makes the bytes, [`Scanner`] finds them again among whatever else hostile or broken writers put
-//! into the FIFO. Neither does I/O.
+//! Producers call [`encode`]; monitord finds records with [`Scanner`], also among bytes of hostile or broken writers.
+//! Neither does I/O.
 //!
 //! Layout: `magic u32 LE · version u8 · flags u8 (0) · len u16 LE · crc u32 LE`, then `len` bytes of body (see
 //! [`crate::event`]); `crc` is CRC-32C (RFC 3720, appendix B.4) of the body. At most [`RECORD_MAX`] bytes in
-//! all, that is PIPE_BUF, so records of different writers never interleave. pipe(7), "PIPE_BUF".
+//! all, which is PIPE_BUF, so that records of different writers never interleave. pipe(7), "PIPE_BUF".
 
 use crate::event::{Event, EventView, FieldError};
 
@@ -17,10 +17,10 @@ pub const HEADER_LEN: usize = 12;
 pub const BODY_MAX: usize = RECORD_MAX - HEADER_LEN;
 /// First four bytes of every record: `SMPN`.
 pub const MAGIC: [u8; 4] = *b"SMPN";
-/// The one version spoken.
+/// The version of this layout.
 pub const VERSION: u8 = 1;
 
-/// Why an event cannot be written.
+/// Why an event cannot become a record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// A field breaks a rule.
@@ -33,9 +33,9 @@ pub enum RecordError {
     TooLarge {
         /// Bytes that the body takes.
         len: usize,
-        /// Name of the field that takes most.
+        /// Name of the largest field.
         largest: String,
-        /// Bytes that it takes.
+        /// Bytes of the largest field.
         largest_len: usize,
     },
 }
@@ -59,7 +59,7 @@ fn frame_of(body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Encodes a record that was read, as it was.
+/// Encodes a parsed record again, byte for byte.
 pub fn encode_again(record: &Record<'_>) -> Vec<u8> {
     frame_of(record.body)
 }
@@ -77,9 +77,9 @@ pub(crate) fn body(event: &Event) -> Result<Vec<u8>, RecordError> {
 
 /// Sets the `lost` count of an encoded record.
 ///
-/// It has a fixed width, so a record that waited in a spool keeps its length.
+/// The count has a fixed width, so that a record in a spool keeps its length.
 pub(crate) fn set_lost(record: &mut [u8], lost: u32) {
-    // Tag and writer stand before the counter, which is a varint.
+    // Tag and writer come before the counter, which is a varint.
     let counter_at = HEADER_LEN + 1 + 8;
     let counter = record.get(counter_at..).unwrap_or_default();
     let counter_len = counter.iter().take_while(|byte| **byte & 0x80 != 0).count() + 1;
@@ -106,7 +106,7 @@ fn largest_field(event: &Event) -> (String, usize) {
 pub struct Record<'a> {
     /// The event, checked.
     pub event: EventView<'a>,
-    /// The body as it was written.
+    /// The bytes of the body.
     pub body: &'a [u8],
     /// CRC-32C of `body`.
     pub crc: u32,
@@ -117,16 +117,15 @@ pub struct Record<'a> {
 pub enum Step<'a> {
     /// A good record.
     Record(Record<'a>),
-    /// So many bytes that are no record.
+    /// This many bytes are no record.
     Garbage(usize),
-    /// The bytes end within what may be a record; more of the FIFO must be read to tell.
+    /// The bytes may be the beginning of a record; more bytes must be read to tell.
     Partial,
 }
 
 /// Walks the bytes of the FIFO from record to record.
 ///
-/// Total: whatever the bytes, it gives every good record that does not overlap another, and counts the rest.
-/// It allocates nothing.
+/// For any bytes, returns every good record that does not overlap another, and counts the rest. Allocates nothing.
 #[derive(Clone, Debug)]
 pub struct Scanner<'a> {
     bytes: &'a [u8],
@@ -139,15 +138,15 @@ impl<'a> Scanner<'a> {
         Scanner { bytes, at: 0 }
     }
 
-    /// How many bytes the steps so far have covered.
+    /// The number of bytes that the steps so far have covered.
     pub fn consumed(&self) -> usize {
         self.at
     }
 
     /// The next step, or `None` at the end of the bytes.
     ///
-    /// `Partial` at offset 0 of a whole FIFO of at least [`RECORD_MAX`] bytes, or of all that a FIFO holds, is
-    /// garbage in truth (records are written whole): see [`Scanner::skip_partial`].
+    /// `Partial` at offset 0 of at least [`RECORD_MAX`] bytes, or of all bytes of a FIFO, is garbage, since records are
+    /// written whole: see [`Scanner::skip_partial`].
     #[expect(clippy::should_implement_trait, reason = "a step borrows the bytes, not the scanner")]
     pub fn next(&mut self) -> Option<Step<'a>> {
         let rest = self.rest();
@@ -166,7 +165,7 @@ impl<'a> Scanner<'a> {
         })
     }
 
-    /// Passes over what may have been a record but cannot be; returns how many bytes that are.
+    /// Skips bytes that looked like the beginning of a record but are none; returns their number.
     pub fn skip_partial(&mut self) -> usize {
         let skipped = self.rest().split_first().map_or(0, |(_, behind)| 1 + to_magic(behind));
         self.at += skipped;
@@ -206,13 +205,13 @@ fn parse(rest: &[u8]) -> Parsed<'_> {
     }
 }
 
-/// How far it is to the next place where a record may begin.
+/// The distance to the next position where a record may begin.
 fn to_magic(bytes: &[u8]) -> usize {
     let begins = |at: &usize| bytes.get(*at..).is_some_and(may_be_magic);
     (0..bytes.len()).find(begins).unwrap_or(bytes.len())
 }
 
-/// True if `bytes` begin with [`MAGIC`], or with as much of it as they have room for.
+/// True if `bytes` begin with [`MAGIC`], or are a beginning of it.
 fn may_be_magic(bytes: &[u8]) -> bool {
     bytes.iter().zip(&MAGIC).all(|(byte, magic)| byte == magic)
 }

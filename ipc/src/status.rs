@@ -1,4 +1,4 @@
-//! monitord's own state, asked for once.
+//! Asks monitord for its own state, once.
 
 use crate::connection::{Connection, Received, Stop};
 use crate::frame;
@@ -8,13 +8,13 @@ use crate::watch::{self, Item, Request, Status};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long monitord may take: it answers from memory.
+/// How long monitord may take. It answers from memory.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 /// Asks the monitord that listens at `socket` for its state.
 ///
 /// # Errors
-/// [`WatchError::Connect`]: nobody listens. [`WatchError::Broken`]: no whole answer within ten seconds.
+/// [`WatchError::Connect`]: monitord does not listen. [`WatchError::Broken`]: no whole answer came within ten seconds.
 pub fn status(socket: &Path) -> Result<Status, WatchError> {
     let broken = |source| WatchError::Broken { socket: socket.to_owned(), source };
     let request = watch::opening(Request::Status)?;

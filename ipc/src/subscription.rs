@@ -1,7 +1,8 @@
-//! Events as an iterator, across restarts of monitord and of the program that reads them.
+//! An iterator over events that survives restarts of monitord and of the program that reads the events.
 //!
-//! [`Watch`] is what is asked for, [`Subscription`] is being answered. The reader's position is kept here, so that a new
-//! connection goes on exactly where the last one broke; what moves it is drawn in docs/events.md. Starts no thread.
+//! [`Watch`] describes a subscription, [`Subscription`] is one. Used by the client library, and by the engine. Keeps the
+//! reader's position, so that a new connection continues exactly where the last one broke; docs/events.md draws what
+//! moves the position. Starts no thread.
 
 mod cursor_file;
 mod position;
@@ -26,39 +27,39 @@ use std::time::{Duration, Instant};
 
 pub use crate::subscription::cursor_file::CursorError;
 
-/// Least time between two writes of a cursor file, unless the program wants another.
+/// Least time between two writes of a cursor file, unless the program sets another.
 const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
-/// First pause before monitord is tried again; doubles up to [`RETRY_MAX`].
+/// Pause before the first attempt to reconnect; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(50);
-/// Longest pause: the most that monitord's return can go unnoticed.
+/// Longest pause between two attempts to reconnect.
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// What is heard.
+/// What a subscription returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
-    /// Something happened.
+    /// An event.
     Event(Event),
-    /// The events `first` to `last`, both included, are gone: monitord's journal was too small, or damaged.
+    /// The events `first` to `last`, both included, are lost: monitord's journal was too small, or damaged.
     Lost {
-        /// Sequence number of the first one.
+        /// Sequence number of the first lost event.
         first: u64,
-        /// Sequence number of the last one.
+        /// Sequence number of the last lost event.
         last: u64,
     },
-    /// monitord's journal is not the one that the position was of: it was deleted, or is another one. The numbers of
-    /// events that follow have nothing to do with those before, and what follows begins at the oldest event there is.
+    /// monitord has another journal than the one of the position, for instance because the old one was deleted. The
+    /// sequence numbers that follow are unrelated to earlier ones, and begin at the oldest event of the new journal.
     ///
-    /// Numbers of earlier items must not be committed from here on. Those that were not committed will not be given
-    /// again, unless the new journal has their events as well.
+    /// From here on, the program must not commit numbers of earlier items. Events that were not committed do not come
+    /// again, unless the new journal has them, too.
     Replaced {
-        /// True if something that was returned had not been committed.
+        /// True if an item that was returned had not been committed.
         uncommitted: bool,
     },
 }
 
-/// Which events, from where, until when, and what to do when monitord goes away.
+/// Which events to return, from where, until when, and what to do when monitord goes away.
 ///
-/// By default: every event that happens from now on, for ever, with reconnection.
+/// The default is every event from now on, without end, with reconnection.
 #[derive(Clone, Debug)]
 pub struct Watch {
     socket: PathBuf,
@@ -76,30 +77,30 @@ pub enum WatchError {
     Connect {
         /// Its socket.
         socket: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// The connection failed, or ended without saying why, and was not to be made again.
+    /// The connection broke, and [`Watch::reconnect`] is off.
     #[error("connection to monitord at {} broke off", socket.display())]
     Broken {
         /// Its socket.
         socket: PathBuf,
-        /// Why; `None` if it was closed without a word.
+        /// The cause; `None` if monitord closed the connection.
         source: Option<io::Error>,
     },
-    /// monitord is stopping, and the connection was not to be made again.
+    /// monitord is stopping, and [`Watch::reconnect`] is off.
     #[error("monitord is stopping")]
     Shutdown,
-    /// monitord refuses what is asked for.
+    /// monitord refuses the subscription.
     #[error("monitord refuses the subscription: {}", .0.message)]
     Refused(Refusal),
-    /// monitord sends what is no message.
+    /// monitord sent bytes that are no message.
     #[error("cannot understand what monitord sends")]
     Protocol(#[from] FrameError),
-    /// monitord sends a message where another belongs.
+    /// monitord sent a message where another belongs.
     #[error("monitord sends {0} out of place")]
     OutOfPlace(&'static str),
-    /// `since` lies behind `until`.
+    /// `since` is later than `until`.
     #[error(transparent)]
     Time(#[from] TimeError),
     /// The cursor file cannot be read or written.
@@ -107,7 +108,7 @@ pub enum WatchError {
     CursorFile {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: CursorError,
     },
     /// A system call on this process's own descriptors failed.
@@ -122,7 +123,7 @@ impl Default for Watch {
 }
 
 impl Watch {
-    /// Every event that happens from now on, from the socket that the environment gives.
+    /// Watches every event from now on, at the socket that the environment names.
     pub fn new() -> Self {
         Watch {
             socket: Paths::from_env().events_socket(),
@@ -133,14 +134,14 @@ impl Watch {
         }
     }
 
-    /// Asks the monitord that listens here.
+    /// Connects to monitord at this socket.
     #[must_use]
     pub fn socket(mut self, socket: impl Into<PathBuf>) -> Self {
         self.socket = socket.into();
         self
     }
 
-    /// One more `key=value` filter, see [`crate::filter`]: OR within a key and AND across keys.
+    /// Adds a `key=value` filter. An event must match one value of each key: [`crate::filter`].
     #[must_use]
     pub fn filter(mut self, filter: impl Into<String>) -> Self {
         self.subscribe.filters.push(filter.into());
@@ -154,48 +155,48 @@ impl Watch {
         self
     }
 
-    /// Ends behind the last event of this time, in nanoseconds since the epoch, or when the clock passes it.
+    /// Ends after the last event of this time, in nanoseconds since the epoch, or when the clock passes this time.
     #[must_use]
     pub fn until(mut self, until: i64) -> Self {
         self.subscribe.until = Some(until);
         self
     }
 
-    /// Begins behind the event with this sequence number; 0 is all there is.
+    /// Begins after the event with this sequence number; 0 begins with the oldest event.
     #[must_use]
     pub fn after(mut self, seq: u64) -> Self {
         self.subscribe.after = Some(seq);
         self
     }
 
-    /// Whether to go on with what happens from now; without it the iterator ends when history is through.
+    /// Whether to continue with new events. If not, the iterator ends after the last past event.
     #[must_use]
     pub fn follow(mut self, follow: bool) -> Self {
         self.subscribe.follow = follow;
         self
     }
 
-    /// Whether to connect again, and go on behind the last event, when monitord restarts.
+    /// Whether to connect again when monitord restarts, and continue after the last event.
     #[must_use]
     pub fn reconnect(mut self, reconnect: bool) -> Self {
         self.reconnect = reconnect;
         self
     }
 
-    /// Remembers in this file how far the program has come, by [`Subscription::commit`] alone.
+    /// Stores the program's position in this file. Only [`Subscription::commit`] moves the position.
     ///
-    /// If the file knows a position, the subscription begins behind it, and [`Watch::since`] and [`Watch::after`] say
-    /// nothing: they are for the first run. The file is locked while the subscription lives, and written once before
-    /// the first item, so that one which cannot be written is an error of [`Watch::start`]. Whatever is killed, the next
-    /// run meets what was not committed, and what was committed in the last [`Watch::cursor_interval`], once more.
+    /// If the file has a position, the subscription begins after it, and [`Watch::since`] and [`Watch::after`] have no
+    /// effect: they are for the first run. The file is locked while the subscription lives. It is written once before
+    /// the first item, so that [`Watch::start`] fails if the file cannot be written. After a kill, the next run gets
+    /// again the events that were not committed, and those committed within the last [`Watch::cursor_interval`].
     #[must_use]
     pub fn cursor_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.cursor_file = Some(path.into());
         self
     }
 
-    /// Least time between two writes of the cursor file; one second if nothing is said. It is written at the end as
-    /// well, and when the subscription is dropped.
+    /// Sets the least time between two writes of the cursor file; the default is one second. The file is also written
+    /// at the end, and when the subscription is dropped.
     #[must_use]
     pub fn cursor_interval(mut self, interval: Duration) -> Self {
         self.cursor_interval = interval;
@@ -204,14 +205,13 @@ impl Watch {
 
     /// Subscribes.
     ///
-    /// Returns once monitord has taken the subscription, so nothing that happens from here on is missed. A
-    /// monitord that is not there is an error at this point, with one exception: a subscription that follows, reconnects
-    /// and has a cursor file belongs to a program that is to run for long, perhaps started before monitord is;
-    /// it waits inside the iterator.
+    /// Returns once monitord has accepted the subscription, so that no later event is missed. Fails if monitord does not
+    /// run, with one exception: a subscription that follows, reconnects and has a cursor file belongs to a program that
+    /// runs for long and may start before monitord. Such a subscription waits inside the iterator.
     ///
     /// # Errors
-    /// [`WatchError::Connect`]: nobody listens. [`WatchError::Refused`]: a filter is wrong, or a limit reached.
-    /// [`WatchError::CursorFile`]: it cannot be used; [`CursorError`] says why.
+    /// [`WatchError::Connect`]: monitord does not listen. [`WatchError::Refused`]: a filter is invalid, or a limit is
+    /// reached. [`WatchError::CursorFile`]: the file cannot be used; [`CursorError`] says why.
     pub fn start(self) -> Result<Subscription, WatchError> {
         time::in_order(self.subscribe.since, self.subscribe.until)?;
         let mut subscription = Subscription {
@@ -237,19 +237,19 @@ impl Watch {
     }
 }
 
-/// Events, one after the other; made by [`Watch::start`].
+/// An iterator over events; made by [`Watch::start`].
 ///
-/// The iterator ends when everything asked for has come (`until` has passed, history is through) or when its
-/// [`Stopper`] was used. After an error it has ended as well.
+/// It ends when all events have come (`until` has passed, or the last past event was returned), when its [`Stopper`] was
+/// used, and after an error.
 #[derive(Debug)]
 pub struct Subscription {
     watch: Watch,
     connection: Option<Connection>,
     stop: Stop,
     position: Position,
-    /// True once monitord has said that it speaks version 1 alone.
+    /// True once monitord has said that it speaks only version 1.
     old_monitord: bool,
-    /// Set when the journal was found to be another one, until the program is told: whether something waited.
+    /// Set when monitord has another journal, until [`Item::Replaced`] is returned: its `uncommitted`.
     replaced: Option<bool>,
     acks: Option<Acks>,
     cursor_file: Option<CursorFile>,
@@ -257,7 +257,7 @@ pub struct Subscription {
     stopped: bool,
 }
 
-/// What other threads have committed.
+/// Commits of other threads.
 #[derive(Debug)]
 struct Acks {
     seq: Arc<AtomicU64>,
@@ -273,10 +273,10 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Everything up to `seq` is dealt with. Takes effect whenever the subscription waits or is asked for its next item.
+    /// Commits everything up to `seq`. Takes effect when the subscription waits, or when its next item is requested.
     pub fn commit(&self, seq: u64) {
         self.seq.fetch_max(seq, Ordering::SeqCst);
-        // Full means that a byte is there already.
+        // A full socket has a byte already.
         let _ = (&self.wake).write(&[0]);
     }
 }
@@ -293,7 +293,7 @@ impl Stopper {
 
     /// Ends the iterator: it returns `None` instead of waiting.
     pub fn stop(&self) {
-        // Full means that a byte is there already.
+        // A full socket has a byte already.
         let _ = (&self.0).write(&[0]);
     }
 }
@@ -338,31 +338,31 @@ impl Drop for Subscription {
 }
 
 impl Subscription {
-    /// Sequence number of the last event that was returned, or of the newest one when the subscription began;
-    /// `None` if nothing is known yet. A later [`Watch::after`] takes it.
+    /// The sequence number of the last event that was returned, or of the newest event at the beginning; `None` if
+    /// neither is known yet. A value for a later [`Watch::after`].
     pub fn cursor(&self) -> Option<u64> {
         self.position.returned()
     }
 
-    /// Everything up to `seq` is dealt with: no later run meets it again. Numbers that were not returned say nothing.
+    /// Commits everything up to `seq`: no later run gets it again. Has no effect for a number that was not returned.
     ///
     /// # Errors
-    /// [`WatchError::CursorFile`]: its time to be written had come, and it cannot be.
+    /// [`WatchError::CursorFile`]: the file was due, and cannot be written. The commit counts nevertheless.
     pub fn commit(&mut self, seq: u64) -> Result<(), WatchError> {
         self.position.commit(seq);
         self.remember()
     }
 
-    /// True while something was returned that is not committed.
+    /// True if an item that was returned is not committed.
     pub fn is_uncommitted(&mut self) -> bool {
         self.take_acks();
         self.position.waits()
     }
 
-    /// A handle that commits from another thread.
+    /// Returns a handle that commits from another thread.
     ///
     /// # Errors
-    /// [`WatchError::System`]: there is no descriptor left.
+    /// [`WatchError::System`]: the process has no free descriptor.
     pub fn committer(&mut self) -> Result<Committer, WatchError> {
         let acks = match self.acks.take() {
             Some(acks) => acks,
@@ -373,38 +373,38 @@ impl Subscription {
         committer.map_err(WatchError::System)
     }
 
-    /// Writes the cursor file if its time has come, for a program that works long between two items.
+    /// Writes the cursor file if it is due; for a program that works for long between two items.
     ///
     /// # Errors
-    /// [`WatchError::CursorFile`].
+    /// [`WatchError::CursorFile`]: the file cannot be written. The position is not lost: the next write has it.
     pub fn keep(&mut self) -> Result<(), WatchError> {
         self.take_acks();
         self.remember()
     }
 
-    /// Writes the cursor file now, and brings it to the disk. The end of the iterator, and a drop, do so as well.
+    /// Writes and syncs the cursor file now. The end of the iterator and a drop do this, too.
     ///
     /// # Errors
-    /// [`WatchError::CursorFile`].
+    /// [`WatchError::CursorFile`]: the file cannot be written. The position is not lost: the next write has it.
     pub fn save(&mut self) -> Result<(), WatchError> {
         self.keep()?;
         self.with_file(CursorFile::finish)
     }
 
-    /// A handle that ends the iterator from elsewhere.
+    /// Returns a handle that ends the iterator from another thread.
     ///
     /// # Errors
-    /// [`WatchError::System`]: there is no descriptor left.
+    /// [`WatchError::System`]: the process has no free descriptor.
     pub fn stopper(&self) -> Result<Stopper, WatchError> {
         self.stop.sender().map(Stopper).map_err(WatchError::System)
     }
 
-    /// True if the next item is here already and is an event, so that output may wait to be flushed together with it.
+    /// True if the next item is an event that is already buffered, so that output may wait to be flushed with it.
     pub fn is_pending(&self) -> bool {
         !self.ended && self.replaced.is_none() && self.connection.as_ref().is_some_and(Connection::has_event)
     }
 
-    /// True if the iterator has ended because of a [`Stopper`], not because everything has come.
+    /// True if the iterator has ended because of a [`Stopper`].
     pub fn is_stopped(&self) -> bool {
         self.stopped
     }
@@ -457,7 +457,7 @@ impl Subscription {
         }
     }
 
-    /// The next message. Writes the cursor file whenever its time comes meanwhile.
+    /// Waits for the next message, and writes the cursor file whenever it is due.
     fn message(&mut self) -> Result<Received<watch::Item>, WatchError> {
         loop {
             let Some(connection) = &mut self.connection else {
@@ -484,16 +484,16 @@ impl Subscription {
         }
     }
 
-    /// Takes what other threads have committed.
+    /// Applies the commits of other threads.
     fn take_acks(&mut self) {
         if let Some(acks) = &mut self.acks {
-            // Non-blocking: empties the wake-ups first, so that none of a later commit is lost.
+            // Reads the wake-ups before the number, so that the wake-up of a later commit stays.
             while matches!((&acks.woken).read(&mut [0; 64]), Ok(1..)) {}
             self.position.commit(acks.seq.load(Ordering::SeqCst));
         }
     }
 
-    /// Has the cursor file hold what is committed, as soon as its time has come.
+    /// Passes the committed position to the cursor file, which writes it when it is due.
     fn remember(&mut self) -> Result<(), WatchError> {
         let Some((seq, lineage)) = self.position.committed() else { return Ok(()) };
         self.with_file(|file| file.remember(seq, lineage))
@@ -507,7 +507,7 @@ impl Subscription {
         write(file).map_err(|source| WatchError::CursorFile { path: file.path().to_owned(), source })
     }
 
-    /// Drops the connection; an error unless another one is to be made.
+    /// Drops the connection. Fails with `error` unless the subscription reconnects.
     fn broken(&mut self, error: WatchError) -> Result<(), WatchError> {
         self.connection = None;
         if !self.watch.reconnect {
@@ -517,7 +517,7 @@ impl Subscription {
         Ok(())
     }
 
-    /// Connects as soon as that is possible; false if it was stopped meanwhile.
+    /// Connects as soon as possible; false if a stop came first.
     fn reconnect(&mut self) -> Result<bool, WatchError> {
         let mut pause = RETRY_MIN;
         loop {
@@ -537,7 +537,7 @@ impl Subscription {
         }
     }
 
-    /// True of a program that is to run for long, perhaps started before monitord is.
+    /// True for a program that runs for long and may start before monitord.
     fn may_wait(&self) -> bool {
         self.cursor_file.is_some() && self.watch.subscribe.follow
     }
@@ -552,16 +552,16 @@ impl Subscription {
             }
     }
 
-    /// Connects once, and waits until the subscription stands.
+    /// Connects once, and waits until monitord has accepted the subscription.
     fn connect(&mut self) -> Result<(), WatchError> {
         match self.subscribe() {
-            // Version 1 knows no lineage, and takes a number that lies ahead for a mistake of the program.
+            // Version 1 has no lineages, and treats a number beyond its newest event as a mistake of the program.
             Err(WatchError::Refused(refusal)) if self.speaks_version_1(&refusal) => {
                 self.old_monitord = true;
                 self.subscribe()
             }
             Err(WatchError::Refused(refusal)) if self.is_ahead_by_file(&refusal) => {
-                // A lineage that no journal has: monitord answers as for any other that it does not know.
+                // With a lineage that no journal has, monitord answers as for a replaced journal.
                 self.position.forget_journal();
                 self.subscribe()
             }
@@ -573,7 +573,7 @@ impl Subscription {
         refusal.reason == Reason::Version && refusal.versions.contains(&1) && !self.old_monitord
     }
 
-    /// True if the number that lies ahead is one that events or a cursor file told, not the program.
+    /// True if the number beyond the newest event comes from events or a cursor file, not from the program.
     fn is_ahead_by_file(&self, refusal: &Refusal) -> bool {
         refusal.reason == Reason::Ahead && self.position.resume().0.is_some_and(|seq| seq > 0)
     }
@@ -599,8 +599,8 @@ impl Subscription {
         self.connection = Some(connection.map_err(|source| WatchError::Connect { socket, source })?);
         let head = self.welcome()?;
         if self.old_monitord {
-            // A reader that begins "from now" has dealt with all events before. With an `until` that has passed, "now"
-            // is history to monitord, and its events follow.
+            // A reader that begins "from now" needs no earlier event. If `until` has passed, monitord sends past events
+            // instead.
             if from_now && self.watch.subscribe.until.is_none_or(|until| until >= time::now()) {
                 self.position.begin_at(head);
             }
@@ -610,7 +610,7 @@ impl Subscription {
         let uncommitted = self.position.waits();
         self.position.begin(lineage, by_time);
         if lineage.replaced {
-            // A number that another thread commits late is of the old journal.
+            // A late commit of another thread has a number of the old journal.
             self.acks.iter().for_each(|acks| acks.seq.store(0, Ordering::SeqCst));
             self.replaced = Some(uncommitted);
         }
@@ -631,7 +631,7 @@ impl Subscription {
         }
     }
 
-    /// A message from before the first event.
+    /// Waits for a message that comes before the first event.
     fn opening_message(&mut self) -> Result<watch::Item, WatchError> {
         match self.message()? {
             Received::Message(watch::Item::Error(refusal)) => Err(WatchError::Refused(refusal)),
@@ -659,7 +659,7 @@ impl Subscription {
             }
             Remembered::Seq(seq, lineage) => {
                 if lineage.is_none() {
-                    log::warn!("cursor file {path} does not name its journal: it is taken to be this one");
+                    log::warn!("cursor file {path} does not name its journal: assuming the current journal");
                 }
                 self.position = Position::of_file(lineage, seq);
             }
@@ -668,7 +668,7 @@ impl Subscription {
         Ok(())
     }
 
-    /// The socket that is asked.
+    /// The socket of monitord.
     pub fn socket(&self) -> &Path {
         &self.watch.socket
     }

@@ -1,8 +1,8 @@
-//! The file in which a subscription remembers its position.
+//! The file that stores the position of a subscription.
 //!
-//! Owned by a subscription, locked for its life. 64 bytes, written in place: two slots that take turns, so that a write
-//! which power cuts short leaves the other one. Layout and rules: docs/events.md, "The cursor file". A file of version 1
-//! (a decimal number and a line feed) is read.
+//! Owned by a subscription, which locks it for its life. 64 bytes, written in place, in two slots by turns, so that a
+//! power loss during a write leaves the other slot. Layout and rules: docs/events.md, "The cursor file". Also reads files
+//! of version 1: a decimal number and a line feed.
 
 use crate::named_file::other_kind;
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -21,22 +21,22 @@ const MAGIC: [u8; 4] = *b"SCU2";
 /// Why a cursor file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CursorError {
-    /// Something else is in its place; it was not touched.
+    /// The path is another kind of file, which was not changed.
     #[error("it is {0}, not a regular file")]
     NotRegular(&'static str),
-    /// Another reader uses it.
+    /// Another reader has locked the file.
     #[error("{}", locked(*pid))]
     Locked {
-        /// That reader's process, if the kernel tells.
+        /// The process of that reader, if the kernel tells.
         pid: Option<i32>,
     },
-    /// It holds something else; it was not touched.
-    #[error("it holds something else than a position")]
+    /// The file holds something else, and was not changed.
+    #[error("it does not hold a position")]
     NotCursor,
-    /// Somebody removed it, or put another one in its place, while it was in use.
+    /// The file was removed or replaced while it was in use.
     #[error("it was removed while it was in use")]
     Removed,
-    /// The file system refuses.
+    /// A system call failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -46,18 +46,18 @@ fn locked(pid: Option<i32>) -> String {
     format!("another reader uses it{by}")
 }
 
-/// What a cursor file says.
+/// The content of a cursor file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Remembered {
-    /// Nothing yet: the file is new, or its reader has never known a position.
+    /// No position yet: the file is new, or its reader never had a position.
     Nothing,
-    /// Nothing, though there was something: the file is empty, or of NULs, as a power cut leaves one.
+    /// The content is lost: the file is empty or all NUL bytes, as after a power loss.
     Emptied,
-    /// A number, and the lineage that it is of where the file tells.
+    /// A sequence number, and its lineage if the file has one.
     Seq(u64, Option<u64>),
 }
 
-/// The file, and what it holds.
+/// The open file and its content.
 #[derive(Debug)]
 pub(crate) struct CursorFile {
     file: Flock<File>,
@@ -66,15 +66,15 @@ pub(crate) struct CursorFile {
     turn: u32,
     held: Remembered,
     written_at: Instant,
-    /// What is to be written when the interval is over.
+    /// The content to write when the interval is over.
     waiting: Option<Remembered>,
 }
 
 impl CursorFile {
-    /// Opens and locks the file, making it if it is not there, and writes what it holds once more: a file that cannot
-    /// be written is an error now.
+    /// Opens and locks the file, creates it if it does not exist, and writes its content again, so that a file that
+    /// cannot be written is an error now.
     ///
-    /// Links are followed. Writes are at least `interval` apart, but for [`CursorFile::save`].
+    /// Follows links. Two writes are at least `interval` apart, except for [`CursorFile::save`].
     pub(super) fn open(path: &Path, interval: Duration) -> Result<(Self, Remembered), CursorError> {
         let is_new = match std::fs::metadata(path) {
             Ok(meta) => check_kind(&meta).map(|()| false)?,
@@ -82,7 +82,7 @@ impl CursorFile {
             Err(error) => return Err(error.into()),
         };
         let mut options = OpenOptions::new();
-        // Whatever takes its place between the look and the call must not hold this process up.
+        // Another kind of file may take the path after the check; opening that must not block.
         options.read(true).write(true).create(true).truncate(false).custom_flags(OFlag::O_NONBLOCK.bits());
         let file = options.open(path)?;
         let meta = file.metadata()?;
@@ -95,7 +95,7 @@ impl CursorFile {
         let len = read_up_to(&file, &mut bytes)?;
         let bytes = bytes.get(..len.min(LEN)).filter(|_| len <= LEN).ok_or(CursorError::NotCursor)?;
         let (turn, held) = parse(bytes).ok_or(CursorError::NotCursor)?;
-        // An empty file that was there has lost its content; one that this call made has had none.
+        // An empty file that existed before has lost its content.
         let held = if is_new && len == 0 { Remembered::Nothing } else { held };
         let (path, written_at) = (path.to_owned(), Instant::now());
         let mut cursor = CursorFile { file, path, interval, turn, held, written_at, waiting: None };
@@ -107,8 +107,8 @@ impl CursorFile {
         Ok((cursor, held))
     }
 
-    /// Remembers a position: when the interval since the last write is over, or at once and onto the disk if it is the first
-    /// one of its lineage: a reader that is killed must not begin at another place, nor with a lineage of long ago.
+    /// Stores a position once the interval since the last write is over. Stores and syncs the first position of a lineage
+    /// at once, so that a reader that is killed does not begin elsewhere, or with an old lineage.
     pub(super) fn remember(&mut self, seq: u64, lineage: Option<u64>) -> Result<(), CursorError> {
         let new = Remembered::Seq(seq, lineage);
         self.waiting = (new != self.held).then_some(new);
@@ -116,7 +116,7 @@ impl CursorFile {
         if is_first { self.finish() } else { self.write_if_due() }
     }
 
-    /// Writes what waits, if its time has come.
+    /// Writes the pending content if it is due.
     pub(super) fn write_if_due(&mut self) -> Result<(), CursorError> {
         match self.due() {
             Some(at) if at <= Instant::now() => self.save(),
@@ -124,12 +124,12 @@ impl CursorFile {
         }
     }
 
-    /// When [`CursorFile::write_if_due`] has something to write.
+    /// When the pending content is due; `None` if there is none.
     pub(super) fn due(&self) -> Option<Instant> {
         self.waiting.map(|_| self.written_at + self.interval)
     }
 
-    /// Writes what waits now.
+    /// Writes the pending content now.
     pub(super) fn save(&mut self) -> Result<(), CursorError> {
         match self.waiting {
             Some(waiting) => self.write(waiting),
@@ -137,7 +137,7 @@ impl CursorFile {
         }
     }
 
-    /// Writes what waits and brings it to the disk.
+    /// Writes the pending content now, and syncs the file.
     pub(super) fn finish(&mut self) -> Result<(), CursorError> {
         if self.waiting.is_some() {
             self.save()?;
@@ -152,12 +152,12 @@ impl CursorFile {
     }
 
     fn write(&mut self, new: Remembered) -> Result<(), CursorError> {
-        // Otherwise a reader would go on in a file that no later one finds.
+        // Otherwise this reader would write to a file that no later reader finds.
         if self.file.metadata()?.nlink() == 0 {
             return Err(CursorError::Removed);
         }
         let turn = self.turn.wrapping_add(1);
-        // The first write of all goes behind the text of a file of version 1.
+        // The first write goes to the second slot, after the text of a file of version 1.
         let offset = if turn % 2 == 1 { SLOT_LEN } else { 0 };
         self.file.write_all_at(&slot(turn, new), offset as u64)?;
         (self.turn, self.held, self.waiting, self.written_at) = (turn, new, None, Instant::now());
@@ -201,7 +201,7 @@ fn parse_slot(bytes: &[u8]) -> Option<(u32, Remembered)> {
     Some((word(24)?, held))
 }
 
-/// What the content says, and whose turn it was; `None` if it is no cursor file.
+/// Parses the content; returns the turn of the newest slot, too. `None` if this is no cursor file.
 fn parse(bytes: &[u8]) -> Option<(u32, Remembered)> {
     let newest = bytes.chunks(SLOT_LEN).filter_map(parse_slot).max_by_key(|(turn, _)| *turn);
     if newest.is_some() {
@@ -210,7 +210,7 @@ fn parse(bytes: &[u8]) -> Option<(u32, Remembered)> {
     if bytes.iter().all(|byte| *byte == 0) {
         return Some((0, Remembered::Emptied));
     }
-    // Version 1. Behind it may be a slot that was never finished.
+    // Version 1. An unfinished slot may follow.
     let text = bytes.split(|byte| matches!(byte, b'\n' | 0)).next()?;
     let seq = std::str::from_utf8(text).ok()?.trim().parse().ok()?;
     let rest = bytes.get(text.len()..SLOT_LEN.min(bytes.len()))?;
@@ -230,7 +230,7 @@ fn read_up_to(file: &File, bytes: &mut [u8]) -> io::Result<usize> {
     Ok(got)
 }
 
-/// Brings the name of a new file to the disk. Where the directory cannot be opened, the name comes there later.
+/// Syncs the directory of a new file. If the directory cannot be opened, the kernel writes the name later.
 fn sync_parent(path: &Path) {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if let Err(error) = File::open(parent).and_then(|parent| parent.sync_all()) {

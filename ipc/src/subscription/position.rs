@@ -1,54 +1,54 @@
-//! Where a reader stands: what it has received, what it was given, what it has dealt with.
+//! The position of a reader: which events it has received, returned to the program, and committed.
 //!
-//! Owned by a subscription. Decides, and does no I/O. docs/events.md draws it; the order
-//! `committed ≤ returned ≤ received` holds always.
+//! Owned by a subscription. Pure: does no I/O. docs/events.md draws the transitions. Invariant:
+//! `committed ≤ returned ≤ received`.
 
 use crate::watch::Lineage;
 
 /// A lineage that no journal has.
 const NO_LINEAGE: u64 = 0;
 
-/// The three numbers, and the lineage that they are of.
+/// The three sequence numbers, and the lineage of the journal that they belong to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Position {
     lineage: Option<u64>,
-    /// monitord has looked at everything up to this number.
+    /// monitord has checked all events up to this number.
     received: Option<u64>,
-    /// The program was given everything up to this one.
+    /// The program got all events up to this number.
     returned: Option<u64>,
-    /// The program has dealt with everything up to this one.
+    /// The program has committed all events up to this number.
     committed: Option<u64>,
-    /// True while nothing but a time says where the stream begins: the number before it also has earlier events behind
-    /// it, which the program does not want, so it is no position to remember.
+    /// True while only a time says where the stream begins. The number before its first event must not be stored then:
+    /// resuming there would also return events from before that time.
     by_time: bool,
 }
 
 impl Position {
-    /// The position that a cursor file remembers.
+    /// The position that a cursor file has stored.
     pub(super) fn of_file(lineage: Option<u64>, seq: u64) -> Self {
         Position { lineage, received: Some(seq), returned: Some(seq), committed: Some(seq), by_time: false }
     }
 
-    /// What a new connection asks for: behind which number, of which lineage.
+    /// What a new connection requests: the number to continue after, and its lineage.
     pub(super) fn resume(&self) -> (Option<u64>, Option<u64>) {
         let after = self.received.filter(|_| !self.by_time || self.waits());
         (after, self.lineage.filter(|_| after.is_some()))
     }
 
-    /// The number turns out to be of another journal, whose lineage nobody knows.
+    /// Marks the number as one of another journal, whose lineage is unknown.
     pub(super) fn forget_journal(&mut self) {
         self.lineage = Some(NO_LINEAGE);
     }
 
-    /// A connection begins behind `head`, at a monitord that tells no lineage.
+    /// Records that a connection begins after `head`, at a monitord without lineages.
     pub(super) fn begin_at(&mut self, head: u64) {
         *self = Position { lineage: None, ..Position::of_file(None, head) };
     }
 
-    /// A connection begins as monitord says; `by_time` if the program asked for a time, not behind a number.
+    /// Records that a connection begins where monitord says; `by_time` if the program asked for a time, not a number.
     ///
-    /// What was returned and not committed stays so: its number, where the numbers go on; where the journal was
-    /// replaced, nothing of the new one is committed.
+    /// Events that were returned and not committed stay uncommitted if the numbers continue. In a replaced journal,
+    /// nothing is committed.
     pub(super) fn begin(&mut self, lineage: Lineage, by_time: bool) {
         let waits = self.waits() && !lineage.replaced;
         let committed =
@@ -61,12 +61,12 @@ impl Position {
         };
     }
 
-    /// The program is given an event, or told of lost ones, up to `seq`.
+    /// Records that the program got an event, or a notice of lost events, up to `seq`.
     pub(super) fn returns(&mut self, seq: u64) {
         (self.received, self.returned) = (Some(seq), Some(seq));
     }
 
-    /// monitord has looked as far as `seq` and found nothing to give.
+    /// Records that monitord has checked all events up to `seq`, and none matches.
     pub(super) fn looked(&mut self, seq: u64) {
         let waits = self.waits();
         self.received = self.received.max(Some(seq));
@@ -76,7 +76,7 @@ impl Position {
         }
     }
 
-    /// The program has dealt with everything up to `seq`. A number that it was not given says nothing.
+    /// Commits everything up to `seq`. Has no effect for a number that the program did not get.
     pub(super) fn commit(&mut self, seq: u64) {
         if Some(seq) > self.received {
             return;
@@ -89,17 +89,17 @@ impl Position {
         }
     }
 
-    /// True while the program has been given something that it has not committed.
+    /// True if the program got something that it has not committed.
     pub(super) fn waits(&self) -> bool {
         self.committed < self.returned
     }
 
-    /// The last number that the program was given, or knows to be behind it.
+    /// The last number that the program got, or that it began after.
     pub(super) fn returned(&self) -> Option<u64> {
         self.returned
     }
 
-    /// What a cursor file is to remember: the number, and its lineage.
+    /// What a cursor file stores: the committed number and its lineage.
     pub(super) fn committed(&self) -> Option<(u64, Option<u64>)> {
         self.committed.filter(|_| !self.by_time).map(|seq| (seq, self.lineage))
     }
