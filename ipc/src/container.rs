@@ -198,30 +198,30 @@ impl Streams {
     }
 }
 
-/// What a client may say on its control socket: one end of a pair of stream sockets that it made, frames as
-/// everywhere ([`crate::frame`]), at most [`CONTROL_MAX`] bytes each. Closing it detaches.
+/// A message of a client on its control socket. That is one end of a pair of stream sockets that the client made; it
+/// carries frames ([`crate::frame`]) of at most [`CONTROL_MAX`] bytes. Closing the socket detaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Control {
-    /// The terminal has so many rows and columns now.
+    /// The terminal now has this many rows and columns.
     Resize(u16, u16),
-    /// Send the process a signal.
+    /// Send a signal to the process.
     Signal(i32),
-    /// The client leaves; what it is attached to goes on.
+    /// The client detaches; the process runs on.
     Detach,
 }
 
-/// What a client hears on its control socket. When the shim closes it without [`Told::Exited`] or
+/// A message of the shim on a client's control socket. If the shim closes the socket without [`Told::Exited`] or
 /// [`Told::Failed`], the shim itself has died.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Told {
     /// The process runs; its id on the host.
     Started(i32),
-    /// The process could not be started: exit status 125, 126 or 127, and why.
+    /// The process could not be started: exit status 125, 126 or 127, and the reason.
     Failed(u8, String),
-    /// The process has ended, and all it wrote is in the client's streams. The exit code; 128 and the signal if it
-    /// was killed.
+    /// The process has ended, and all its output is in the client's streams. The exit code, or 128 plus the signal that
+    /// killed the process.
     Exited(u8),
-    /// Detached, as was asked for.
+    /// The client is detached, as it requested.
     Detached,
 }
 
@@ -256,7 +256,7 @@ pub struct Summary {
     pub command: String,
     /// When it was made, in nanoseconds since the epoch.
     pub created: i64,
-    /// Where it stands.
+    /// Its phase.
     pub phase: Phase,
     /// Its process; 0 if none runs.
     pub pid: i32,
@@ -280,28 +280,28 @@ pub struct Summary {
     pub error: String,
 }
 
-/// Where a container stands. docker-ps(1), "status".
+/// The phase of a container. docker-ps(1), "status".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Phase {
-    /// Made, never started.
+    /// Created, never started.
     #[default]
     Created,
-    /// A process runs in it.
+    /// The container's process runs.
     Running,
-    /// All of its processes are frozen.
+    /// All processes are paused.
     Paused,
-    /// It has ended and waits to be started again by its policy.
+    /// The process has ended, and the restart policy will start it again.
     Restarting,
-    /// It has ended.
+    /// The process has ended.
     Exited,
-    /// It is being removed.
+    /// The container is being removed.
     Removing,
-    /// Its shim died, or something of it could not be cleaned up.
+    /// The shim died, or the container could not be cleaned up.
     Dead,
 }
 
 impl Phase {
-    /// Docker's word for it.
+    /// Docker's name for the phase.
     pub fn word(self) -> &'static str {
         match self {
             Phase::Created => "created",
@@ -323,11 +323,11 @@ impl Phase {
 /// What `wait` waits for. docker's API, "ContainerWait".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
-    /// It does not run (now is enough).
+    /// The container does not run, or stops running.
     #[default]
     NotRunning,
-    /// It ends the next time.
+    /// The container's process ends after the wait began.
     NextExit,
-    /// It is gone.
+    /// The container was removed.
     Removed,
 }

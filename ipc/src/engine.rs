@@ -1,19 +1,19 @@
-//! The protocol of `engine.sock`: what the engine is asked and what it answers.
+//! The protocol of `engine.sock`: requests of clients and answers of the engine.
 //!
-//! A connection does one thing. The client sends one [`Opening`] (with it, by SCM_RIGHTS on its first byte, the
-//! descriptors that the request names), the engine answers with [`Answer`]s and ends with [`Answer::Done`] or
-//! [`Answer::Error`]; only then is the work finished. A stream that stops without either is broken. A client
-//! that hangs up leaves: see [`Pull::detach`]. Enum variants are numbered by position: append, never reorder.
+//! Each connection carries one request. The client sends one [`Opening`], with the descriptors of the request by SCM_RIGHTS
+//! on its first byte. The engine sends [`Answer`]s, the last of which is [`Answer::Done`] or [`Answer::Error`]; only then is
+//! the work finished. A stream that ends without either is broken. A client cancels by closing the connection: see
+//! [`Pull::detach`]. Enum variants are numbered by position: append, never reorder.
 
 use crate::container;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The one protocol version spoken.
+/// The version of this protocol.
 pub const VERSION: u16 = 3;
 /// Longest request, in bytes.
 pub const REQUEST_MAX: usize = crate::frame::FRAME_MAX;
-/// Most descriptors that one request may bring.
+/// Most descriptors of one request.
 pub const DESCRIPTORS_MAX: usize = 125;
 
 /// The first frame of a connection. [`crate::watch::open`] reads it on the engine's side.
@@ -21,16 +21,16 @@ pub const DESCRIPTORS_MAX: usize = 125;
 pub struct Opening {
     /// The version that `request` is of.
     pub version: u16,
-    /// What is asked for.
+    /// The request.
     pub request: Request,
 }
 
-/// What may be asked on `engine.sock`.
+/// A request to the engine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// What the engine is; answered by [`Answer::Info`].
+    /// Report version, paths and state of the engine; answered by [`Answer::Info`].
     Info,
-    /// Fetch an image; answered by [`Answer::Job`], [`Answer::Rows`] and [`Answer::Done`].
+    /// Pull an image; answered by [`Answer::Job`], [`Answer::Rows`] and [`Answer::Done`].
     Pull(Pull),
     /// All jobs, running ones first; answered by [`Answer::Jobs`].
     Jobs,
@@ -39,7 +39,7 @@ pub enum Request {
         /// The job's number.
         job: u64,
     },
-    /// End a running job, whoever watches it.
+    /// Cancel a running job, even if others watch it.
     Cancel {
         /// The job's number.
         job: u64,
@@ -51,76 +51,76 @@ pub enum Request {
         /// Reference, digest or unique id prefix.
         name: String,
     },
-    /// Give an image one more reference.
+    /// Add a reference to an image.
     Tag {
         /// Reference, digest or unique id prefix of the image.
         source: String,
         /// The new reference.
         target: String,
     },
-    /// Take a reference from an image, and with the last one the image and what nothing else uses.
+    /// Remove a reference of an image; with the last reference also the image, and content that nothing else uses.
     Remove {
         /// Reference, digest or unique id prefix.
         name: String,
         /// Also if an id has several references.
         force: bool,
     },
-    /// Make an image of root file system tars (plain, gzip or zstd), one descriptor a layer, lowest first.
+    /// Create an image from root file system tars (plain, gzip or zstd), one descriptor per layer, lowest first.
     Import(Import),
-    /// Be a read-only registry of this store until the client leaves; answered by [`Answer::Serving`].
+    /// Serve the store as a read-only registry until the client closes the connection; answered by [`Answer::Serving`].
     Serve(Serve),
-    /// Take images out of an archive or a layout whose descriptor comes along; answered as [`Request::Pull`].
+    /// Load images from an archive or a layout, whose descriptor comes with the request; answered like [`Request::Pull`].
     Load(Load),
-    /// Write images into the descriptor that comes along; answered as [`Request::Pull`].
+    /// Save images to the descriptor that comes with the request; answered like [`Request::Pull`].
     Save(Save),
-    /// Send an image to a registry; answered as [`Request::Pull`].
+    /// Push an image to a registry; answered like [`Request::Pull`].
     Push(Push),
-    /// Find out whether a registry takes a credential; answered by [`Answer::Done`]. Nothing is kept.
+    /// Check whether a registry accepts a credential; answered by [`Answer::Done`]. The engine does not store it.
     Login(Login),
-    /// What the store holds and how much of it could go; answered by [`Answer::Usage`].
+    /// Report disk usage, and how much can be reclaimed; answered by [`Answer::Usage`].
     Usage,
-    /// Remove what nobody names or needs; answered by [`Answer::Done`].
+    /// Remove images that nothing needs; answered by [`Answer::Done`].
     Prune(Prune),
-    /// Read all of the store again and say what is broken; answered as [`Request::Pull`].
+    /// Read the whole store and report what is damaged; answered like [`Request::Pull`].
     Verify(Verify),
-    /// Make a container; answered by [`Answer::Container`].
+    /// Create a container; answered by [`Answer::Container`].
     Create(Box<container::Create>),
     /// Start a container that does not run. With [`Start::attach`] the client is attached before the first byte of
     /// output; answered by [`Answer::Done`] when the process runs, or by an error that says why not.
     Start(Start),
     /// Stop a running container; answered when it has ended.
     Stop(Stop),
-    /// Stop it if it runs, and start it; answered when it runs.
+    /// Stop a container if it runs, and start it; answered when the container runs.
     Restart(Stop),
-    /// Send its process a signal.
+    /// Send a signal to the container's process.
     Kill {
         /// Id, name or unique id prefix.
         container: String,
         /// Name or number; `KILL` if empty.
         signal: String,
     },
-    /// Freeze its processes.
+    /// Pause a container.
     Pause {
         /// Id, name or unique id prefix.
         container: String,
     },
-    /// Thaw its processes.
+    /// Resume a paused container.
     Unpause {
         /// Id, name or unique id prefix.
         container: String,
     },
-    /// Wait for its end; answered by [`Answer::Exit`].
+    /// Wait until a container stops; answered by [`Answer::Exit`].
     Wait {
         /// Id, name or unique id prefix.
         container: String,
-        /// For what.
+        /// What to wait for.
         condition: container::Condition,
     },
-    /// Remove it.
+    /// Remove a container.
     RemoveContainer {
         /// Id, name or unique id prefix.
         container: String,
-        /// Also if it runs: it is killed.
+        /// Kill a running container first.
         force: bool,
     },
     /// List containers; answered by [`Answer::Containers`].
@@ -129,18 +129,18 @@ pub enum Request {
     InspectContainer {
         /// Id, name or unique id prefix.
         container: String,
-        /// With the bytes of what was written into its root file system.
+        /// Include how much was written to the root file system.
         size: bool,
     },
-    /// The files of its log; answered by [`Answer::Log`], whose descriptors come along: oldest file first.
+    /// Open the log of a container; answered by [`Answer::Log`] with the descriptors of its files, oldest first.
     Logs {
         /// Id, name or unique id prefix.
         container: String,
     },
-    /// Run one more process in it; descriptors as [`container::Exec::streams`] says. Answered by [`Answer::Done`]
-    /// whose `reference` is the execution's id, when the process runs.
+    /// Run another process in a container; descriptors as [`container::Exec::streams`] says. Answered by [`Answer::Done`],
+    /// whose `reference` is the ID of the execution, when the process runs.
     Exec(Box<container::Exec>),
-    /// Attach the client to its streams; answered by [`Answer::Done`] when that is done.
+    /// Attach the client to the streams of a container; answered by [`Answer::Done`] once it is attached.
     Attach {
         /// Id, name or unique id prefix.
         container: String,
@@ -149,14 +149,14 @@ pub enum Request {
         /// Rows and columns of the terminal.
         size: (u16, u16),
     },
-    /// Give it another name.
+    /// Rename a container.
     Rename {
         /// Id, name or unique id prefix.
         container: String,
         /// `[a-zA-Z0-9][a-zA-Z0-9_.-]*`.
         name: String,
     },
-    /// Its processes, as ps(1) on the host lists them; answered by [`Answer::Processes`].
+    /// List the process IDs of a container, on the host; answered by [`Answer::Processes`].
     Top {
         /// Id, name or unique id prefix.
         container: String,
@@ -171,8 +171,8 @@ pub enum Request {
     /// The `credential-helpers` of containers-registries.conf(5), which the user's own process asks; answered by
     /// [`Answer::CredentialHelpers`].
     CredentialHelpers,
-    /// Start a container as a unit of systemd's: the client is the unit's main process, and becomes the shim by
-    /// execve(2). For root alone. Answered by [`Answer::Shim`].
+    /// Start a container as a systemd unit: the client is the unit's main process, and becomes the shim by execve(2). Only
+    /// for root. Answered by [`Answer::Shim`].
     StartUnit(Box<StartUnit>),
 }
 
@@ -214,7 +214,7 @@ pub struct StartUnit {
 pub struct Stop {
     /// Id, name or unique id prefix of the container.
     pub container: String,
-    /// Seconds to wait before SIGKILL; negative is for ever; the container's if absent.
+    /// Seconds to wait before SIGKILL; negative means without limit; if absent, the container's own.
     pub timeout: Option<i64>,
     /// Name or number; the container's if absent.
     pub signal: Option<String>,
@@ -227,21 +227,21 @@ pub struct Pull {
     pub reference: String,
     /// `os/arch[/variant]`; the host's if absent.
     pub platform: Option<String>,
-    /// The job goes on when nobody watches it; answered by [`Answer::Job`] and [`Answer::Done`] at once.
+    /// The job runs on when no client watches it; answered by [`Answer::Job`] and [`Answer::Done`] at once.
     pub detach: bool,
-    /// Plain HTTP, or HTTPS with a certificate that nobody vouches for, will do for this registry.
+    /// Allow plain HTTP, and HTTPS without verifying the certificate, for this registry.
     pub insecure: bool,
     /// All tags of the repository; `reference` then has neither tag nor digest.
     pub all_tags: bool,
     /// Keep the layers' blobs and do not unpack them.
     pub no_unpack: bool,
-    /// At most so many bytes per second from the network; 0 is no limit of this pull.
+    /// Most bytes per second from the network; 0 means no limit for this pull.
     pub bytes_per_second: u64,
-    /// What the client's own files hold for registries; they win over the engine's own.
+    /// Credentials from the client's own files, which take precedence over the engine's.
     pub credentials: Vec<Credential>,
 }
 
-/// Who somebody is to a registry. Its `Debug` form hides what is secret.
+/// A credential for a registry. Its `Debug` form hides secrets.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credential {
     /// `host[:port][/path…]`, as the keys of containers-auth.json(5).
@@ -309,7 +309,7 @@ pub struct Push {
     pub detach: bool,
     /// As [`Pull::insecure`].
     pub insecure: bool,
-    /// At most so many bytes per second to the network; 0 is no limit of this push.
+    /// Most bytes per second to the network; 0 means no limit for this push.
     pub bytes_per_second: u64,
     /// As [`Pull::credentials`].
     pub credentials: Vec<Credential>,

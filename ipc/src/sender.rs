@@ -1,10 +1,10 @@
-//! The producer's side of a FIFO, that of facts or that of others' events: emits in order, never blocks, never loses without a count.
+//! The producer's side of a FIFO: emits events in order, never blocks, and counts every event that it drops.
 //!
-//! A [`FifoSender`] belongs to a process; clones share it. [`FifoSender::send`] makes one non-blocking write.
-//! While the FIFO is full, absent or without a reader, records wait in a bounded spool, and one thread, which
-//! lives only as long as something waits, writes them when there is room again. Only a full spool drops
-//! events, oldest first, and the next record that gets through says how many. Never opens the FIFO for
-//! reading, never makes it.
+//! Used by the engine, the shims and every program that emits. A process has one [`FifoSender`]; clones share it.
+//! [`FifoSender::send`] makes one non-blocking write. While the FIFO is full, missing or without a reader, records wait in a
+//! bounded spool, and a thread writes them when the FIFO takes them; the thread lives only while records wait. Only a full
+//! spool drops events, oldest first, and the next record that is written says how many. Never opens the FIFO for reading,
+//! and never creates it.
 //!
 //! ```no_run
 //! use sampan_ipc::{Event, paths::Paths, sender::FifoSender};
@@ -31,9 +31,9 @@ use std::time::{Duration, Instant};
 
 /// Most bytes of records that wait in a spool by default.
 pub const SPOOL_BYTES_MAX: usize = 1 << 20;
-/// First pause before the FIFO is tried again when nobody reads it; doubles up to [`RETRY_MAX`].
+/// First pause before the next attempt to open a FIFO without a reader; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(20);
-/// Longest pause; the most that a reader's return can go unnoticed.
+/// Longest pause between two such attempts.
 const RETRY_MAX: Duration = Duration::from_millis(500);
 /// Longest wait for room in one poll, so that a replaced FIFO is noticed.
 const ROOM_WAIT_MS: u16 = 1000;
@@ -68,12 +68,12 @@ struct State {
     problem: Option<String>,
 }
 
-/// How one write to the FIFO went.
+/// The outcome of one write to the FIFO.
 enum Written {
     Whole,
-    /// No room for the record at present.
+    /// The FIFO is full.
     Full,
-    /// No FIFO, or nobody has it open for reading.
+    /// The FIFO does not exist, or has no reader.
     NoReader,
 }
 
@@ -122,7 +122,7 @@ impl FifoSender {
         Ok(())
     }
 
-    /// Writes a record of another sender as it is, behind all that waits: its writer and number stay.
+    /// Writes a record of another sender unchanged, after all records that wait. Its writer and number stay.
     pub fn pass_on(&self, record: &Record<'_>) {
         let mut state = self.shared.lock();
         state.push(record::encode_again(record), self.shared.spool_bytes_max);
@@ -134,8 +134,7 @@ impl FifoSender {
         }
     }
 
-    /// The records that wait, one behind the other; they wait here no more. For a process that ends, so that another
-    /// passes them on.
+    /// Takes the records that wait out of the spool, for a process that ends, so that another process sends them.
     pub fn take_spool(&self) -> Vec<u8> {
         let mut state = self.shared.lock();
         let lost = std::mem::take(&mut state.lost);
@@ -146,7 +145,7 @@ impl FifoSender {
         std::mem::take(&mut state.spool).into_iter().flatten().collect()
     }
 
-    /// Waits until nothing waits any more, for at most `timeout`; true if so.
+    /// Waits until the spool is empty, at most for `timeout`; false if it is not empty then.
     pub fn flush(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         let mut state = self.shared.lock();
@@ -161,17 +160,17 @@ impl FifoSender {
         true
     }
 
-    /// How many events wait.
+    /// The number of events that wait.
     pub fn spooled(&self) -> usize {
         self.shared.lock().spool.len()
     }
 
-    /// How many events were dropped since this sender was made.
+    /// The number of events that were dropped since this sender was created.
     pub fn dropped(&self) -> u64 {
         self.shared.lock().dropped
     }
 
-    /// Why events wait, in words; `None` while all is well.
+    /// Why events wait, in words; `None` if the last write succeeded.
     pub fn problem(&self) -> Option<String> {
         self.shared.lock().problem.clone()
     }
@@ -195,8 +194,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// The drainer thread: ends when nothing waits, or when nobody but itself knows the sender any more and
-    /// the reader is gone.
+    /// The thread that writes the spool. Ends when the spool is empty, or when the last other handle of the sender is
+    /// dropped while the FIFO has no reader.
     fn drain_all(self: &Arc<Self>) {
         let mut pause = RETRY_MIN;
         loop {
@@ -240,7 +239,7 @@ impl State {
         }
     }
 
-    /// Writes what waits, in order, as far as the FIFO takes it.
+    /// Writes records that wait, in order, until the FIFO takes no more.
     fn drain(&mut self, path: &Path) -> Written {
         while let Some(front) = self.spool.front_mut() {
             if self.lost > 0 {

@@ -1,4 +1,4 @@
-//! What the engine and a container's shim say to each other, and the state that a shim leaves on the disk.
+//! The protocol between the engine and a container's shim, and the state that a shim keeps on the disk.
 //!
 //! A shim serves `shim.sock` in the container's run directory (SOCK_STREAM; frames as everywhere, see [`crate::frame`];
 //! descriptors by SCM_RIGHTS on the first byte of the frame that names them, as many as its [`Streams`] count). The
@@ -27,12 +27,12 @@ pub const UNIT: &str = "--unit";
 /// any device.
 pub const DELEGATE_V1: &str = "cpu cpuacct cpuset io blkio memory devices pids";
 
-/// All that a shim has to know.
+/// The configuration of a shim.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
     /// [`VERSION`].
     pub version: u16,
-    /// Who the container is, for its events.
+    /// The container's identity, for its events.
     pub identity: Identity,
     /// The container's directory: [`STATE`] and the log are there.
     pub dir: PathBuf,
@@ -52,17 +52,17 @@ pub struct Setup {
     pub open_stdin: bool,
     /// Rows and columns that the terminal begins with.
     pub size: (u16, u16),
-    /// Where its output goes.
+    /// Where the container's output goes.
     pub log: Log,
-    /// What happens when it ends by itself.
+    /// What happens when the container ends by itself.
     pub restart: Restart,
     /// It goes when it has ended: the shim removes `dir` and `run`, and announces `destroy`.
     pub auto_remove: bool,
-    /// What `stop` sends.
+    /// The signal that `stop` sends.
     pub stop_signal: i32,
-    /// How long `stop` waits, in milliseconds; negative is for ever.
+    /// How long `stop` waits, in milliseconds; negative means without limit.
     pub stop_timeout_ms: i64,
-    /// Where the process id goes.
+    /// The file that gets the process ID.
     pub pidfile: Option<PathBuf>,
     /// The host's socket that is told `READY=1`, and `MAINPID`, when the container has started.
     pub notify: Option<PathBuf>,
@@ -90,7 +90,7 @@ pub struct Unit {
     pub watchdog_us: Option<u64>,
 }
 
-/// Who a container is, as its events say it.
+/// The identity of a container, as its events have it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// 64 hexadecimal digits.
@@ -103,7 +103,7 @@ pub struct Identity {
     pub labels: Vec<(String, String)>,
 }
 
-/// How the root file system comes to be.
+/// How the root file system is set up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rootfs {
     /// It is there.
@@ -198,7 +198,7 @@ pub enum Log {
     },
 }
 
-/// What the engine asks of a shim. Each is answered by one [`Say::Reply`] with its number.
+/// A request of the engine to a shim. The shim answers each with one [`Say::Reply`] with its number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ask {
     /// The engine's own; comes back in the reply.
@@ -251,7 +251,7 @@ pub enum What {
     Remove,
 }
 
-/// What a shim says.
+/// A message of a shim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Say {
     /// The container's state, on connecting and when it has changed.
@@ -272,10 +272,10 @@ pub enum Say {
     Starting,
 }
 
-/// Where a container stands: what the shim keeps in the file [`STATE`].
+/// The state of a container, which the shim keeps in the file [`STATE`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// Where it stands.
+    /// Its phase.
     pub phase: crate::container::Phase,
     /// The container's process; 0 if none runs.
     pub pid: i32,

@@ -1,9 +1,8 @@
-//! What a process of Sampan trusts: directories that nobody else can have made or changed, and the process at the other
-//! end of a socket.
+//! Decides which directories, FIFOs and peers a process of Sampan trusts.
 //!
-//! One rule for daemons and clients, drawn in docs/security.md. Daemons call [`make`], [`make_own`] and [`make_root`] before they use
-//! a directory; clients call [`connect`] before they send, and whoever writes into a FIFO calls [`fifo`]. Decides by owner,
-//! mode and kind alone; never whether this process may open something, which the kernel decides.
+//! Daemons and clients share one rule, which docs/security.md draws. Daemons call [`make`], [`make_own`] and [`make_root`]
+//! before they use a directory; clients call [`connect`] before they send; writers of a FIFO call [`fifo`]. Decides only by
+//! owner, mode and kind of file. Never decides whether this process may open a file: the kernel does.
 
 use crate::accounts;
 use nix::errno::Errno;
@@ -19,53 +18,53 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-/// For the owner alone: the mode of state, of data, and of all that an ordinary user has.
+/// Only for the owner: the mode of state, of data, and of all directories of an ordinary user.
 pub const PRIVATE: u32 = 0o700;
-/// Others may pass: the mode of root's run directory, whose sockets have groups.
+/// Others may enter: the mode of root's run directory, whose sockets have groups.
 pub const PASSABLE: u32 = 0o755;
 /// Write permission of group and others. An access control list's mask shows as the group's. acl(5).
 const OTHERS_WRITE: u32 = 0o022;
 const EVERYBODY_WRITES: u32 = 0o002;
 const STICKY: u32 = 0o1000;
-/// Numbers below are of the system's own users, not of people. login.defs(5), SYS_UID_MAX.
+/// User IDs below this belong to the system, not to people. login.defs(5), SYS_UID_MAX.
 const PEOPLE: u32 = 1000;
-/// Most links on the way to a directory: the kernel's own limit. path_resolution(7).
+/// Most symbolic links in a path: the kernel's own limit. path_resolution(7).
 const LINKS_MAX: usize = 40;
 
-/// Why a directory, a FIFO or a peer is not trusted, or could not be looked at.
+/// Why a directory, a FIFO or a peer is not trusted, or cannot be checked.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// A symbolic link, or a file, is in the place of a directory.
+    /// The path is a symbolic link or a file, not a directory.
     #[error("cannot trust directory {}: it is a symbolic link or a file", .0.display())]
     NotDirectory(PathBuf),
-    /// It belongs to a user who is neither root nor the one of this process.
+    /// The owner is neither root nor the user of this process.
     #[error("cannot trust {what} {}: it belongs to user {uid}, expected {expected}", path.display())]
     Owner {
         /// `directory` or `FIFO`.
         what: &'static str,
-        /// Which.
+        /// Its path.
         path: PathBuf,
         /// Its owner.
         uid: u32,
-        /// Who would have been trusted, in words.
+        /// The users who are trusted, in words.
         expected: String,
     },
-    /// Others may have put something there.
+    /// Other users may write to the directory.
     #[error("cannot trust directory {}: its mode {mode:04o} lets group or others write", path.display())]
     Writable {
-        /// Which.
+        /// Its path.
         path: PathBuf,
         /// Its mode.
         mode: u32,
     },
-    /// Others may put another one in its place.
+    /// Other users may replace the directory.
     #[error("cannot trust directory {}: {} above it {why}", path.display(), above.display())]
     Above {
-        /// Which.
+        /// Its path.
         path: PathBuf,
         /// The directory above it.
         above: PathBuf,
-        /// Who may, in words.
+        /// The users who may, in words.
         why: String,
     },
     /// Another user listens.
@@ -75,29 +74,29 @@ pub enum TrustError {
         path: PathBuf,
         /// That user.
         uid: u32,
-        /// Who would have been trusted, in words.
+        /// The users who are trusted, in words.
         expected: String,
     },
     /// The directory cannot be made.
     #[error("cannot make directory {}", path.display())]
     Make {
-        /// Which.
+        /// Its path.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// The system does not say.
+    /// A system call failed during the check.
     #[error("cannot look at {}", path.display())]
     Look {
-        /// Which.
+        /// Its path.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
 }
 
 impl TrustError {
-    /// What a person may do; empty if the error says it all.
+    /// What a person can do; empty if there is nothing to add.
     pub fn hint(&self) -> String {
         match self {
             TrustError::NotDirectory(_) => {
@@ -107,7 +106,7 @@ impl TrustError {
                 "set XDG_RUNTIME_DIR, or SAMPAN_RUN_DIR, SAMPAN_STATE_DIR or SAMPAN_DATA_DIR, to a directory of your own"
                     .to_owned()
             }
-            // Everybody's on purpose, as /tmp: to close it would break others.
+            // A directory for everybody, such as /tmp: closing it would break other programs.
             TrustError::Writable { mode, .. } if mode & 0o1000 != 0 => {
                 "use a directory of your own in there, with mode 0700".to_owned()
             }
@@ -124,7 +123,7 @@ impl TrustError {
 }
 
 impl From<TrustError> for io::Error {
-    /// The system's own error where there is one; else permission is denied, by us.
+    /// The system call's error if there is one, otherwise `PermissionDenied`.
     fn from(error: TrustError) -> io::Error {
         match error {
             TrustError::Make { source, .. } | TrustError::Look { source, .. } => source,
@@ -133,7 +132,7 @@ impl From<TrustError> for io::Error {
     }
 }
 
-/// The reason in `error`, if it is one of ours.
+/// The [`TrustError`] in `error`, if there is one.
 pub fn reason(error: &io::Error) -> Option<&TrustError> {
     error.get_ref()?.downcast_ref()
 }
@@ -141,13 +140,13 @@ pub fn reason(error: &io::Error) -> Option<&TrustError> {
 /// Who listens on a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
-    /// The engine, or a shim that is asked by the engine: root or our own user.
+    /// The engine, or a shim: root or the user of this process.
     Engine,
     /// monitord, which has a user of its own.
     Monitord,
 }
 
-/// A user whose files or sockets are met.
+/// The owner of a file or socket.
 fn is_own(uid: u32) -> bool {
     uid == 0 || uid == nix::unistd::geteuid().as_raw()
 }
@@ -163,7 +162,7 @@ fn expected(monitord: bool) -> String {
     if monitord { format!("{users} or the user {}", accounts::MONITORD_USER) } else { users }
 }
 
-/// Says whether a directory of this owner and mode may be used. Pure, but for who we are.
+/// Decides whether a directory with this owner and mode may be used. Pure, except that it reads this process's user.
 fn judge(path: &Path, uid: u32, mode: u32) -> Result<(), TrustError> {
     let path = path.to_owned();
     match (is_own(uid), mode & OTHERS_WRITE) {
@@ -173,8 +172,8 @@ fn judge(path: &Path, uid: u32, mode: u32) -> Result<(), TrustError> {
     }
 }
 
-/// Checks the directory `path`: it is a directory and no link, of root or of our user, not writable for others, and
-/// nobody may put another in its place.
+/// Checks that `path` is a directory, not a link, of root or this process's user, that others may not write to it, and
+/// that others may not replace it.
 ///
 /// # Errors
 /// [`TrustError`]; [`TrustError::Look`] if it is not there.
@@ -202,15 +201,15 @@ fn plain(path: &Path) -> PathBuf {
     path.components().collect()
 }
 
-/// Checks that nobody else may rename a directory above `from`, or change a link on the way to it, and so put another
-/// directory in the place of `path`. `from` itself is one of those if `is_above`.
+/// Checks that no other user can replace `path` by renaming a directory above `from`, or by changing a link on the way.
+/// With `is_above`, also checks `from` itself.
 fn above(path: &Path, from: &Path, is_above: bool) -> Result<(), TrustError> {
     let look = |source| TrustError::Look { path: path.to_owned(), source };
     let refuse = |above: &Path, why: String| {
         Err(TrustError::Above { path: path.to_owned(), above: above.to_owned(), why })
     };
     let from = std::path::absolute(from).map_err(look)?;
-    // The names that are still to be gone through, the next one last.
+    // The names that are left to resolve, the next one last.
     let mut names: Vec<OsString> = from.components().rev().map(|name| name.as_os_str().to_owned()).collect();
     let (mut at, mut links) = (PathBuf::new(), 0);
     while let Some(name) = names.pop() {
@@ -232,7 +231,7 @@ fn above(path: &Path, from: &Path, is_above: bool) -> Result<(), TrustError> {
             if !is_own(meta.uid()) {
                 return refuse(&next, format!("is a symbolic link of user {}", meta.uid()));
             }
-            // A link of procfs leads to a file, not to the name that it shows: that may be of another root. Nobody but its
+            // A link of procfs leads to a file and not to the name that it shows, which may be below another root. Only its
             // owner's processes can change it. proc(5), /proc/PID/root.
             if statfs(&at).is_ok_and(|fs| fs.filesystem_type() == PROC_SUPER_MAGIC) {
                 at = next;
@@ -248,7 +247,7 @@ fn above(path: &Path, from: &Path, is_above: bool) -> Result<(), TrustError> {
             }
             let target = fs::read_link(&next).map_err(look)?;
             names.extend(target.components().rev().map(|name| name.as_os_str().to_owned()));
-            // An absolute name begins anew: the first that is popped is the root.
+            // An absolute target starts again at the root, which is popped first.
             continue;
         }
         at = next;
@@ -266,23 +265,23 @@ fn above(path: &Path, from: &Path, is_above: bool) -> Result<(), TrustError> {
     Ok(())
 }
 
-/// Makes the directory `path`, with what is missing above it, of this mode, unless it is there.
+/// Creates the directory `path` and missing ones above it with this mode, unless it exists.
 fn create(path: &Path, mode: u32) -> Result<(), TrustError> {
     let there = path.ancestors().find(|path| path.symlink_metadata().is_ok());
     if there == Some(path) {
         return Ok(());
     }
-    // Nothing is made in a directory that somebody else may change.
+    // Creates nothing in a directory that another user may change.
     let there = there.filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
     above(path, there, there.is_dir())?;
     match DirBuilder::new().recursive(true).mode(mode).create(path) {
-        // Somebody was faster: what is there now is checked.
+        // Another process was faster; the caller checks the result.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made.map_err(|source| TrustError::Make { path: path.to_owned(), source }),
     }
 }
 
-/// Makes the directory `path`, with what is missing above it, of this mode, unless it is there; checks it.
+/// Creates the directory `path` and missing ones above it with this mode, unless it exists, and checks it.
 ///
 /// # Errors
 /// [`TrustError`].
@@ -291,8 +290,8 @@ pub fn make(path: &Path, mode: u32) -> Result<(), TrustError> {
     directory(path)
 }
 
-/// The same, for a directory that holds nothing but Sampan's: where it is ours and lets others read more than `mode`
-/// says, that is taken away; that others may write to it as well, if nothing is in it.
+/// Like [`make`], for a directory with only Sampan's files. If this user owns it, removes read permissions beyond `mode`;
+/// removes write permissions of others, too, if the directory is empty.
 ///
 /// # Errors
 /// [`TrustError`]. A mode that cannot be changed, as on a read-only file system, is logged and no error.
@@ -306,15 +305,15 @@ pub fn make_own(path: &Path, mode: u32) -> Result<(), TrustError> {
     Ok(())
 }
 
-/// Gives a directory of ours, to which others may write, this mode; false, and nothing is changed, unless it is empty. A
-/// new tmpfs is such a one, and what mkdir(1) makes where the umask lets a group write.
+/// Gives this user's directory, to which others may write, this mode if it is empty. Otherwise changes nothing and returns
+/// false. A new tmpfs is such a directory, and so is one of mkdir(1) with a umask that lets the group write.
 fn close_empty(path: &Path, mode: u32) -> bool {
     let Ok((dir, stat)) = open_plain(path, OFlag::O_RDONLY) else { return false };
     let set = |mode: u32| fchmod(&dir, Mode::from_bits_truncate(mode)).is_ok();
     if stat.st_uid != nix::unistd::geteuid().as_raw() || !set(mode) {
         return false;
     }
-    // Closed first, so that nothing can come after the look.
+    // The mode changes first, so that no file can appear after the check.
     let is_empty = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
     if !is_empty {
         set(stat.st_mode & 0o7777);
@@ -322,8 +321,8 @@ fn close_empty(path: &Path, mode: u32) -> bool {
     is_empty
 }
 
-/// The same, for a root that holds nothing but directories which are checked themselves: that others could write to
-/// it is taken away as well, and refused only where it cannot be.
+/// Like [`make_own`], for a root directory whose subdirectories are checked themselves: removes write permissions of
+/// others even if it is not empty, and fails only if it cannot.
 ///
 /// # Errors
 /// [`TrustError`].
@@ -335,7 +334,7 @@ pub fn make_root(path: &Path, mode: u32) -> Result<(), TrustError> {
     make_own(path, mode)
 }
 
-/// Takes away what the directory, if it is ours, allows beyond `mode`.
+/// Removes permissions beyond `mode` from the directory, if this user owns it.
 fn tighten(path: &Path, mode: u32) {
     let tightened = open_plain(path, OFlag::O_RDONLY).map_err(io::Error::from).and_then(|(dir, stat)| {
         let (before, after) = (stat.st_mode & 0o7777, stat.st_mode & 0o7777 & !(0o777 & !mode));
@@ -355,14 +354,14 @@ fn tighten(path: &Path, mode: u32) {
     }
 }
 
-/// Connects to the socket at `path`, in a directory that is trusted, and checks who listens there. Nothing is sent.
+/// Checks the directory of the socket `path`, connects, and checks the user who listens. Sends nothing.
 ///
 /// # Errors
 /// [`reason`] tells a [`TrustError`] from what connect(2) says.
 pub fn connect(path: &Path, server: Server) -> io::Result<UnixStream> {
     directory(parent(path))?;
     let stream = UnixStream::connect(path)?;
-    // Who called listen(2): systemd, for a socket that it holds. unix(7), SO_PEERCRED.
+    // The process that called listen(2), which is systemd for a socket of systemd. unix(7), SO_PEERCRED.
     let uid = getsockopt(&stream, PeerCredentials)?.uid();
     let monitord = server == Server::Monitord;
     match is_own(uid) || monitord && is_monitord(uid) {
@@ -371,13 +370,13 @@ pub fn connect(path: &Path, server: Server) -> io::Result<UnixStream> {
     }
 }
 
-/// Checks the FIFO `path`, which is open and has this owner: what is written goes to that user.
+/// Checks the open FIFO `path` with this owner, since that user reads what is written.
 ///
 /// # Errors
 /// [`TrustError`].
 pub fn fifo(path: &Path, uid: u32) -> Result<(), TrustError> {
     directory(parent(path))?;
-    // A container has the FIFO mounted, and another /etc/passwd. Only root can have put it into a directory of root's.
+    // A container with the FIFO mounted has another /etc/passwd. Only root can have put the FIFO into root's directory.
     let is_nameless = || uid < PEOPLE && accounts::user_id(accounts::MONITORD_USER).is_none();
     match is_own(uid) || is_monitord(uid) || is_nameless() {
         true => Ok(()),
