@@ -1,25 +1,24 @@
-# Sampan. A newcomer runs two of these: `make demo` and `make test`.
+# Targets of Sampan. Begin with `make demo` and `make test`.
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
 DESTDIR ?=
 TARGET ?= target
-# What `make demo IMAGE=…` pulls instead of the image that it makes itself.
+# Image that `make demo IMAGE=…` pulls; without it, the demo makes an image.
 IMAGE ?=
 # Arguments of the benchmark: `make bench BENCH="fanout --runs 3"`.
 BENCH ?=
 FUZZ_SECONDS ?= 60
-# What `make install-built` installs: the folder of the binaries, and the program that writes man pages and completions.
+# For `make install-built`: the directory of the binaries, and the program that writes man pages and completions.
 BIN ?= $(TARGET)/release
 SHARE ?= $(TARGET)/share
 GENERATE ?= $(CARGO) run --release -p sampan-client --example generate --
 
-# A shim is started for each container, and the command line for each command: without libraries to find and link, that
-# costs a third less, and each shim holds less memory of its own. Where the C library is not there as an archive (libc.a),
-# they are linked as all else.
+# Links shim and command line statically: each container starts a shim and each command the command line, which takes a
+# third less time without shared libraries, and each shim uses less memory. Without libc.a, they are linked dynamically.
 define STATIC
 @$(CARGO) rustc --release -p $(1) --bin $(2) -- -C target-feature=+crt-static || { \
-	echo 'note: $(2) is linked dynamically: there is no static C library here'; \
+	echo 'note: $(2) is linked dynamically, as this host has no static C library (libc.a)'; \
 	$(CARGO) build --release -p $(1) --bin $(2); }
 endef
 
@@ -27,7 +26,7 @@ BINARIES = sampan sampan-monitord sampan-engine sampan-shim
 
 .PHONY: all demo test soak upgrade-test check bench fuzz install install-built uninstall clean
 
-# One command a program: cargo gives a crate all features that any package of a command wants.
+# One command per program: in one command, cargo would build a crate with the features that any of the programs needs.
 all:
 	$(CARGO) build --release -p sampan-monitord --bin sampan-monitord
 	$(CARGO) build --release -p sampan-engine --bin sampan-engine
@@ -37,8 +36,8 @@ all:
 demo: all
 	tests/demo.sh $(TARGET)/release "$(IMAGE)"
 
-# Unit tests, and end-to-end tests with real processes, a real registry, real peers and a real systemd. The host is left as
-# it was found, which is checked in the end.
+# Unit tests, and end-to-end tests with real processes, a real registry, real peers and a real systemd. The last step
+# checks that the tests have left the host unchanged.
 test:
 	tests/install-deps.sh
 	$(CARGO) build --workspace --bins --examples
@@ -50,16 +49,16 @@ test:
 	fi
 	tests/host-state.sh after $(TARGET)/host-state
 
-# The same with all rounds of kills, races and storms, of which `make test` runs a tenth.
+# All tests, with ten times as many rounds of kills, races and storms as `make test`.
 soak:
 	SAMPAN_SOAK=1 NEXTEST_PROFILE=soak $(MAKE) test
 
-# Starts containers with the programs of an earlier commit, and takes them over with those of this one: FROM=COMMIT.
+# Starts containers with the programs of the commit FROM, and takes them over with this tree's programs.
 upgrade-test:
 	$(CARGO) build --workspace --bins
 	tests/upgrade.sh $(FROM)
 
-# Form, imports (no circle, none upward), lints and documentation; warnings are errors.
+# Format, imports (no circle, none upward), lints and documentation; warnings are errors.
 check:
 	$(CARGO) fmt --all --check
 	tests/check-imports.py
@@ -75,7 +74,8 @@ fuzz:
 	$(CARGO) build --release -p sampan-tests --bin fuzz
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(TARGET)/release/fuzz
 
-# What is installed, and what `make uninstall` removes again: nothing is enabled, started or stopped here.
+# Directories and files that `make install` writes and `make uninstall` removes. Neither enables, starts or stops a
+# unit.
 BINDIR = $(DESTDIR)$(PREFIX)/bin
 UNITDIR = $(DESTDIR)$(PREFIX)/lib/systemd/system
 SYSUSERSDIR = $(DESTDIR)$(PREFIX)/lib/sysusers.d
@@ -88,7 +88,8 @@ UNITS = $(notdir $(wildcard systemd/*.service systemd/*.socket))
 install: all
 	$(MAKE) install-built
 
-# A binary is written beside its place and renamed into it: a unit that is started meanwhile finds the old one or the new.
+# Each binary is written under a temporary name and then renamed, so that a unit that starts meanwhile finds a whole
+# one.
 install-built:
 	$(GENERATE) $(SHARE)
 	install -d $(BINDIR) $(UNITDIR) $(SYSUSERSDIR) $(MANDIR)/man1 $(MANDIR)/man8 $(BASHDIR) $(ZSHDIR) $(FISHDIR)
@@ -104,9 +105,9 @@ install-built:
 	install -m 644 $(SHARE)/completions/bash/* $(BASHDIR)
 	install -m 644 $(SHARE)/completions/zsh/* $(ZSHDIR)
 	install -m 644 $(SHARE)/completions/fish/* $(FISHDIR)
-	@echo 'installed; see docs/systemd.md for what follows: systemd-sysusers, systemctl daemon-reload, systemctl enable --now'
+	@echo 'installed; the next steps are in docs/systemd.md: systemd-sysusers, systemctl daemon-reload, systemctl enable --now'
 
-# Leaves data alone (/var/lib/sampan, /var/lib/sampan-monitord, /etc/sampan), the user and the groups. Stop the units first.
+# Stop the units first. Keeps data (/var/lib/sampan, /var/lib/sampan-monitord, /etc/sampan), the user and the groups.
 uninstall:
 	rm -f $(BINARIES:%=$(BINDIR)/%) $(UNITS:%=$(UNITDIR)/%) $(SYSUSERSDIR)/sampan.conf
 	rm -f $(MANDIR)/man1/sampan.1 $(MANDIR)/man1/sampan-*.1 $(patsubst docs/man/%,$(MANDIR)/man8/%,$(wildcard docs/man/*.8))

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The main job in a minute: watch, pull with live progress, list, run. Needs no internet and no server.
+# Shows the main functions in a minute: watch events, pull with live progress, list, run. Needs no internet and no
+# server.
 #
 #   tests/demo.sh BIN-DIR [IMAGE]
 #
 # Two complete installations run side by side in a private directory: one makes an image of three layers and
-# serves it as a registry at 2 MiB/s, the other pulls it. With IMAGE, that one is pulled from its registry.
-# As root, with crun or runc, a container runs as well. Leaves nothing on the host.
+# serves it as a registry at 2 MiB/s, the other pulls it. With IMAGE, the demo pulls IMAGE from its registry instead.
+# If the user is root and crun or runc is installed, a container runs too. Leaves nothing on the host.
 set -euo pipefail
 
 bin=$(cd "$1" && pwd)
@@ -28,7 +29,8 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-# A container outlives the engine: if the demo ends in between, an engine is started to remove the container.
+# A container outlives the engine: if the demo fails while no engine is running, this starts one to remove the
+# container.
 end_containers() {
     [ -n "$has_containers" ] || return 0
     at pulling "$bin/sampan" info >/dev/null 2>&1 || start pulling
@@ -39,15 +41,15 @@ end_containers() {
 say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
 show() { printf '$ sampan %s\n' "$*"; }
 
-# An installation is three directories; nothing else tells two of them apart. In the background, CMD is `exec …`: a
-# signal to the job must reach the program, not a shell around it.
+# Runs CMD in the installation NAME: at NAME CMD... An installation consists of three directories. In the background,
+# CMD must begin with `exec`, so that a signal to the job reaches the program and not a shell around it.
 at() {
     local name=$1
     shift
     SAMPAN_RUN_DIR="$work/$name/run" SAMPAN_STATE_DIR="$work/$name/state" SAMPAN_DATA_DIR="$work/$name/data" "$@"
 }
 
-# Waits until FILE holds TEXT, at most a minute.
+# Waits at most a minute until FILE contains TEXT: await FILE TEXT
 await() {
     local file=$1 text=$2 tries=0
     until grep -q -- "$text" "$file" 2>/dev/null; do
@@ -59,14 +61,14 @@ await() {
 
 start() {
     mkdir -p "$work/$1"
-    # Emptied here and not by the job: the log of an earlier start also says 'ready'.
+    # Emptied before the job starts, since the log of an earlier start also contains 'ready'.
     : >"$work/$1/log"
     at "$1" exec "$bin/sampan" up >>"$work/$1/log" 2>&1 &
     pids+=($!)
     await "$work/$1/log" ready
 }
 
-# A root file system in three layers: a system, a program, its data.
+# Makes a root file system in three layers: a system, a program, its data.
 make_layers() {
     mkdir -p "$work/layers/base/etc" "$work/layers/base/bin" "$work/layers/app/opt" "$work/layers/data/srv"
     echo 'NAME="Sampan demo"' >"$work/layers/base/etc/os-release"
@@ -78,7 +80,8 @@ make_layers() {
     done
 }
 
-# The root file system of a container: one static program, /bin/serve. busybox's shell where the host has it, else C.
+# Makes the root file system of a container: one static program, /bin/serve. It is a script of busybox if the host has
+# busybox, otherwise a C program.
 make_program() {
     local root="$work/program"
     mkdir -p "$root/bin"
@@ -117,7 +120,7 @@ C
     tar -C "$root" --owner=0 --group=0 --numeric-owner -cf "$work/program.tar" .
 }
 
-# Prints why no container can run here; nothing if one can.
+# Prints the reason if no container can run on this host.
 what_lacks() {
     if [ "$(id -u)" -ne 0 ]; then
         echo 'they need root, and the demo runs as an ordinary user'
@@ -128,7 +131,7 @@ what_lacks() {
     fi
 }
 
-# Runs `sampan ARGS` in the installation that pulls, and shows it.
+# Prints and runs `sampan ARGS` in the installation that pulls.
 try() {
     show "$*"
     at pulling "$bin/sampan" "$@"
@@ -167,7 +170,7 @@ run_container() {
     nothing_is_left
 }
 
-# The output of a container is in its log at once, but the container may not have written yet.
+# Waits until the container has written its first line, which is then in its log.
 wait_for_log() {
     at pulling exec "$bin/sampan" logs --follow web >"$work/output" &
     follower=$!
@@ -181,7 +184,7 @@ nothing_is_left() {
     local left
     left=$(grep -F "$work" /proc/mounts || true; find /sys/fs/cgroup -type d -name "*$container*" 2>/dev/null || true
         find "$work/pulling" -name "*$container*")
-    if [ -n "$left" ]; then printf 'error: something is left of the container:\n%s\n' "$left" >&2; exit 1; fi
+    if [ -n "$left" ]; then printf 'error: the container left something over:\n%s\n' "$left" >&2; exit 1; fi
     echo 'nothing is left of the container: no mount, no control group, no file'
 }
 
@@ -190,7 +193,7 @@ start pulling
 show up
 grep -v 'debug' "$work/pulling/log" || true
 
-say 'events are watched from now on'
+say 'a subscriber watches events from now on'
 show 'events'
 at pulling exec "$bin/sampan" events >"$work/events" &
 pids+=($!)
@@ -214,20 +217,20 @@ fi
 
 say 'the image is pulled: every byte is shown'
 show "pull $image"
-# Bars redraw their lines, so on a terminal the event lines wait until the pull is done.
+# Progress bars redraw their lines, so on a terminal the event lines are printed after the pull.
 if [ -t 1 ]; then kill -STOP "$tail_pid"; fi
 at pulling "$bin/sampan" pull "$image"
 if [ -t 1 ]; then kill -CONT "$tail_pid"; fi
 await "$work/events" 'job done'
 
-say 'what is in the store now'
+say 'the store now contains'
 show images
 at pulling "$bin/sampan" images
 
 lacks=$(what_lacks)
 if [ -n "$lacks" ]; then say "containers are left out: $lacks"; else run_container; fi
 
-say 'what monitord knows'
+say 'the status of monitord'
 show 'monitor status'
 at pulling "$bin/sampan" monitor status
 

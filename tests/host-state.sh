@@ -1,19 +1,19 @@
 #!/bin/sh
-# Whether the tests leave the host as they found it: `make test` calls it before and after them.
+# Checks that the tests leave the host unchanged: `make test` calls it before and after them.
 #
-#   tests/host-state.sh before FILE     writes what the host looks like into FILE
-#   tests/host-state.sh after FILE      compares; fails with what is new, and what is gone
+#   tests/host-state.sh before FILE     writes the state of the host into FILE
+#   tests/host-state.sh after FILE      compares the state with FILE; if it differs, prints the differences and fails
 #
-# Looks at mounts, control groups, users, groups, network namespaces, loop devices, at what lies in /run, /var/lib and
-# /tmp, and at programs that the tests start. Of control groups, /tmp and programs it sees those alone whose names are the
-# tests' own: others come and go by themselves.
+# The state is: mounts, control groups, users, groups, network namespaces, loop devices, entries of /run, /var/lib and
+# /tmp, and running programs. Of control groups, entries of /tmp and programs, only those with names that the tests use
+# count, since others change by themselves.
 set -eu
 
-# Programs that nothing but the tests would start here.
+# Programs that are expected to be started only by the tests.
 programs='sampan|sampan-engine|sampan-monitor|sampan-monitord|sampan-shim|runc|crun|docker-registry|redis-server|nats-server|mosquitto|dockerd|containerd|catatonit'
 
 look() {
-    # Without the numbers that the kernel counts up.
+    # Without IDs, which the kernel assigns in sequence.
     awk '{ $1 = $2 = $3 = ""; gsub(/(shared|master|propagate_from):[0-9]+ /, ""); print "mount" $0 }' /proc/self/mountinfo
     find /sys/fs/cgroup -mindepth 1 -maxdepth 1 \( -type d -o -type l \) | sed 's/^/control group /'
     find /sys/fs/cgroup -mindepth 2 -type d -name '*sampan*' 2>/dev/null | sed 's/^/control group /'
@@ -33,7 +33,7 @@ look() {
     done 2>/dev/null
 }
 
-# The OCI runtime makes this group for those of containers, and leaves it to the next container. Here comes none.
+# Removes the parent group of containers' control groups, which the OCI runtime keeps for the next container.
 remove_parents() {
     find /sys/fs/cgroup -mindepth 1 -maxdepth 2 -type d -name sampan 2>/dev/null | while read -r group; do
         grep -qxF "control group $group" "$1" || rmdir "$group" 2>/dev/null || true
@@ -48,9 +48,9 @@ after)
     trap 'rm -f "$now"' EXIT
     look | sort >"$now"
     if ! changes=$(diff "$2" "$now"); then
-        echo 'error: the tests did not leave the host as it was (<: gone, >: new)' >&2
+        echo 'error: the tests changed the host (<: missing now, >: new)' >&2
         printf '%s\n' "$changes" | grep '^[<>]' >&2
-        echo 'hint: somebody else may have changed it meanwhile; then run the tests again' >&2
+        echo 'hint: if another program changed it meanwhile, run the tests again' >&2
         exit 1
     fi
     ;;

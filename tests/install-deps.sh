@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the tests need from Debian's packages, if it is not there. Starts no service.
+# Installs the Debian packages that the tests need and the host lacks. Starts no service.
 set -eu
 
 need=''
@@ -53,7 +53,7 @@ command -v apt-get >/dev/null 2>&1 || fail 'install them with your package manag
 [ "$(id -u)" -eq 0 ] || fail "as root: apt-get install --no-install-recommends$need"
 
 echo "installing for the tests:$need"
-# Packages of servers would start them; the tests start their own.
+# By default, a server's package starts the server; the tests start their own.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' >"$policy"

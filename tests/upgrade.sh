@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the engine and the shim of an earlier commit, and runs the tests of an upgrade from it.
+# Builds the programs of an earlier commit, and tests that this build takes over their containers.
 set -eu
 commit=${1:?usage: tests/upgrade.sh COMMIT}
 target=${CARGO_TARGET_DIR:-target}
@@ -14,6 +14,6 @@ git cat-file -e "$commit^{commit}" || {
 rm -rf "$before/tree"
 mkdir -p "$before/tree"
 git archive "$commit" | tar -x -C "$before/tree"
-# The folder is no member of this workspace; its programs go beside those of this build, not over them.
+# The earlier tree has its own target directory, so that its programs do not overwrite those of this build.
 (cd "$before/tree" && CARGO_TARGET_DIR=../target "$cargo" build --workspace --bins)
 SAMPAN_BEFORE_DIR=$(cd "$before/target/debug" && pwd) "$cargo" test -p sampan-tests --test upgrade
