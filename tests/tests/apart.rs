@@ -51,7 +51,7 @@ fn reply(bytes: &[u8]) -> Reply {
 }
 
 #[test]
-fn a_layer_comes_and_is_told_of_while_its_config_does_not_and_is_fetched_once() {
+fn a_layer_arrives_and_is_reported_before_its_config() {
     let (engine, registry) = (Engine::start(), LyingRegistry::start());
     comes_before_its_config(&engine, &registry, "a", publish(&registry, "a", Digest::of));
     comes_before_its_config(&engine, &registry, "b", publish_with(&registry, "b", Vec::new(), Digest::of));
@@ -82,7 +82,7 @@ fn comes_before_its_config(engine: &Engine, registry: &LyingRegistry, name: &str
 }
 
 #[test]
-fn a_config_that_cannot_be_had_ends_the_pull_and_is_what_is_told() {
+fn a_config_that_cannot_be_fetched_ends_the_pull() {
     let (engine, registry) = (Engine::start(), LyingRegistry::start());
     for (nth, bad) in
         [Reply::Status(404), reply(b"{}"), Reply::Ok(String::new(), vec![b' '; 300])].into_iter().enumerate()
@@ -102,7 +102,7 @@ fn a_config_that_cannot_be_had_ends_the_pull_and_is_what_is_told() {
 }
 
 #[test]
-fn a_diff_id_that_is_no_sha_256_is_compared_although_it_is_known_late() {
+fn a_late_diff_id_other_than_sha_256_is_compared() {
     let (engine, registry) = (Engine::start(), LyingRegistry::start());
     let long = |bytes: &[u8]| {
         let mut hasher = Hasher::new(Algorithm::Sha512);
@@ -137,7 +137,7 @@ fn a_config_needs_no_slot_that_layers_hold() {
 }
 
 #[test]
-fn a_pull_that_waits_for_its_config_keeps_nobody_from_the_layers_that_have_come() {
+fn a_pull_that_waits_for_its_config_shares_its_layers() {
     let (engine, registry) = (Engine::start(), LyingRegistry::start());
     let made = publish(&registry, "waits", Digest::of);
     registry.answer(&made.config_path, Reply::Hang(made.config.clone(), 10));

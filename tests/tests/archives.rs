@@ -228,7 +228,7 @@ fn expected_files() -> BTreeMap<String, usize> {
 }
 
 #[test]
-fn an_old_docker_archive_loads_in_any_order_of_its_entries_from_files_and_pipes_however_packed() {
+fn an_old_docker_archive_loads_in_any_order_and_compression() {
     let (mut items, id) = old_docker_archive(&layers(), &["app:1", "quay.io/a/app:2"]);
     let (forward, all) = (archive(&items), ["docker.io/library/app:1", "quay.io/a/app:2"]);
     items.reverse();
@@ -279,7 +279,7 @@ fn an_oci_archive_keeps_its_digests_and_its_layers_as_they_are() {
 }
 
 #[test]
-fn a_config_of_another_size_than_its_manifest_says_is_not_loaded() {
+fn a_config_whose_size_differs_from_the_manifest_is_not_loaded() {
     let mut image = Image::of(&layers(), "amd64");
     let mut manifest: serde_json::Value = serde_json::from_slice(&image.manifest).expect("JSON");
     manifest["config"]["size"] = (manifest["config"]["size"].as_u64().expect("a size") + 1).into();
@@ -293,7 +293,7 @@ fn a_config_of_another_size_than_its_manifest_says_is_not_loaded() {
 }
 
 #[test]
-fn of_an_index_the_image_for_the_platform_is_loaded_and_another_is_refused_by_name() {
+fn an_index_loads_the_image_of_the_platform_or_none() {
     let [one, two] = ["amd64", "arm64"].map(|arch| Image::of(&layers(), arch));
     let dir = tempfile::tempdir().expect("a directory");
     write_layout(dir.path(), &[one, two.clone()]);
@@ -443,7 +443,7 @@ fn docker_tagged(tag: &str) -> Vec<u8> {
 }
 
 #[test]
-fn an_archive_that_nobody_should_trust_is_refused_by_name_and_leaves_nothing() {
+fn a_hostile_archive_is_refused_by_reason_and_leaves_nothing() {
     let bench = Bench::new();
     let before = bench.engine.named();
     for (what, bytes, why) in hostile() {
@@ -575,7 +575,7 @@ fn a_load_whose_client_hangs_up_ends_and_leaves_nothing() {
 }
 
 #[test]
-fn the_command_reads_standard_input_or_a_file_and_says_what_docker_says() {
+fn load_reads_standard_input_or_a_file_and_prints_like_docker() {
     let bench = Bench::new();
     let named = bench.write("named.tar", &archive(&old_docker_archive(&layers(), &["app:1"]).0));
     let (items, id) = old_docker_archive(&layers()[..1], &[]);
@@ -594,7 +594,7 @@ fn the_command_reads_standard_input_or_a_file_and_says_what_docker_says() {
 }
 
 #[test]
-fn images_saved_here_load_in_podman_and_are_read_by_skopeo_and_umoci() {
+fn podman_skopeo_and_umoci_read_saved_images() {
     need_root();
     let bench = Bench::new();
     let image = Image::of(&layers(), "amd64");
@@ -628,7 +628,7 @@ fn images_saved_here_load_in_podman_and_are_read_by_skopeo_and_umoci() {
 }
 
 #[test]
-fn images_saved_by_podman_and_copied_by_skopeo_load_here_from_files_and_pipes() {
+fn images_of_podman_and_skopeo_load_from_files_and_pipes() {
     need_root();
     let source = tempfile::tempdir().expect("a directory");
     let image = Image::of(&layers()[..2], "amd64");
@@ -682,7 +682,7 @@ fn docker_says(dockerd: &Dockerd, name: &str, what: &str) -> String {
 }
 
 #[test]
-fn images_saved_here_load_in_docker_and_images_that_docker_saves_load_here_by_a_pipe() {
+fn docker_loads_saved_images_and_its_saved_images_load_here() {
     need_root();
     let bench = Bench::new();
     let dockerd = Dockerd::start(bench.dir.path()).expect("dockerd of Debian's package docker.io");
@@ -723,7 +723,7 @@ fn images_saved_here_load_in_docker_and_images_that_docker_saves_load_here_by_a_
 }
 
 #[test]
-fn what_is_saved_and_loaded_again_is_the_same_image_with_the_same_digest() {
+fn a_saved_image_loads_with_the_same_digest() {
     let bench = Bench::new();
     let image = Image::of(&layers(), "amd64");
     write_layout(&bench.path("in"), std::slice::from_ref(&image));
@@ -752,7 +752,7 @@ fn what_is_saved_and_loaded_again_is_the_same_image_with_the_same_digest() {
 }
 
 #[test]
-fn an_image_that_is_removed_while_it_is_looked_for_is_whole_or_not_there() {
+fn an_image_removed_meanwhile_is_complete_or_not_found() {
     let bench = Bench::new();
     let image = Image::of(&layers(), "amd64");
     write_layout(&bench.path("a"), std::slice::from_ref(&image));
@@ -812,7 +812,7 @@ fn layers_that_images_share_are_written_once() {
 }
 
 #[test]
-fn a_save_that_fails_leaves_no_file_and_no_directory_and_a_damaged_blob_is_noticed() {
+fn a_failed_save_leaves_nothing_and_a_damaged_blob_is_noticed() {
     let bench = Bench::new();
     let image = Image::of(&layers(), "amd64");
     write_layout(&bench.path("in"), std::slice::from_ref(&image));
@@ -950,7 +950,7 @@ fn a_directory_that_is_somebody_elses_is_not_written_to() {
 }
 
 #[test]
-fn a_push_to_a_transport_is_a_save_under_the_name_that_it_has_there() {
+fn a_push_to_a_transport_is_a_save_under_the_name_there() {
     let bench = Bench::new();
     let image = Image::of(&layers(), "amd64");
     write_layout(&bench.path("in"), std::slice::from_ref(&image));
@@ -1052,7 +1052,7 @@ fn loads_and_saves_and_their_failures_write_their_events() {
 }
 
 #[test]
-fn a_layout_that_umoci_made_is_pulled_and_packed_as_an_archive_loads() {
+fn a_layout_of_umoci_is_pulled_and_loads_as_an_archive() {
     let bench = Bench::new();
     let (dir, one) = (bench.text("made"), bench.write("one", b"from umoci"));
     tool("umoci", &["init", "--layout", &dir]);

@@ -20,7 +20,7 @@ fn stderr(output: &Output) -> String {
 const READ_ONLY: &str = "mount -t tmpfs -o ro none /var/lib; mount -t tmpfs -o ro none /run";
 
 #[test]
-fn a_daemon_on_a_read_only_root_says_which_directory_to_move_where() {
+fn a_daemon_on_a_read_only_root_names_the_directory_to_move() {
     let host = Host::new();
     let run = |program: &str, moved: &[&str]| {
         let mut command = in_mounts(READ_ONLY, program);

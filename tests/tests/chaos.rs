@@ -118,7 +118,7 @@ fn many_kills_lose_nothing_and_repeat_nothing() {
 }
 
 #[test]
-fn many_kills_lose_nothing_and_repeat_nothing_when_each_event_is_synced_first() {
+fn with_sync_always_many_kills_lose_and_repeat_no_event() {
     kill_under_load(&["--journal-bytes", "64M", "--sync", "always"]);
 }
 
@@ -207,7 +207,7 @@ fn stopped_reader(host: &Host) -> Child {
 }
 
 #[test]
-fn a_stopped_reader_costs_neither_memory_nor_others_a_single_event_and_gets_all_of_them_later() {
+fn a_stopped_reader_costs_no_memory_and_later_gets_every_event() {
     const COUNT: u64 = 200_000;
     let mut host = Host::with_monitord(&["--journal-bytes", "256M"]);
     let sender = host.sender();
@@ -255,7 +255,7 @@ fn a_stopped_reader_costs_neither_memory_nor_others_a_single_event_and_gets_all_
 }
 
 #[test]
-fn a_reader_that_the_journal_cannot_wait_for_is_told_exactly_what_it_missed() {
+fn a_reader_slower_than_the_journal_learns_what_it_missed() {
     let host = Host::with_monitord(&["--journal-bytes", "512K"]);
     let mut stalled = host.follow_from(0);
     let first = host.status().seq;
@@ -327,7 +327,7 @@ fn kind_of(seq: u64) -> &'static str {
 }
 
 #[test]
-fn readers_of_any_pace_account_for_every_number_while_the_journal_is_pruned_under_them() {
+fn readers_of_any_pace_account_for_every_number_during_pruning() {
     const COUNT: u64 = 60_000;
     let host = Host::with_monitord(&["--journal-bytes", "1M", "--ring-bytes", "128K"]);
     // The last event comes after monitord's own start event; its type matches every filter.

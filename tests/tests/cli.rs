@@ -239,7 +239,7 @@ fn an_emitted_event_is_printed_in_every_format() {
 }
 
 #[test]
-fn an_event_that_is_not_allowed_is_refused_by_name_and_not_written() {
+fn an_event_of_a_reserved_type_is_refused_and_not_written() {
     let host = Host::with_monitord();
     let large = format!("big={}", "x".repeat(5000));
     let cases: [(&[&str], &str); 7] = [
@@ -294,7 +294,7 @@ fn a_fifo_that_nobody_reads_is_waited_for_and_then_reported() {
 }
 
 #[test]
-fn arguments_that_make_no_sense_are_refused_with_what_is_allowed() {
+fn invalid_arguments_are_refused_with_what_is_allowed() {
     let host = Host::with_monitord();
     let cases: [(&[&str], &str); 7] = [
         (&["events", "-f", "nme=web"], "keys are type, event"),
@@ -335,7 +335,7 @@ fn a_printed_time_is_taken_by_since_and_until_to_the_nanosecond() {
 }
 
 #[test]
-fn a_local_time_that_occurs_twice_is_the_earlier_and_one_that_clocks_leave_out_has_not_moved_yet() {
+fn a_repeated_local_time_is_the_earlier_one() {
     let host = Host::with_monitord();
     let cases = [
         ("2024-11-03T01:30", "2024-11-03T05:30:00.000000000+00:00"),
@@ -445,7 +445,7 @@ fn a_reader_that_leaves_ends_the_stream_quietly() {
 }
 
 #[test]
-fn a_reader_that_stops_reading_does_not_keep_a_signal_from_ending_the_stream() {
+fn a_signal_ends_the_stream_of_a_reader_that_stopped_reading() {
     let host = Host::with_monitord();
     let batch: String =
         (0..5000).map(|nth| format!(r#"{{"type":"test","action":"tick","id":"{nth}"}}"#) + "\n").collect();

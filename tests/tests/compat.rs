@@ -485,7 +485,7 @@ fn unsettle(diff: &Path, paths: &[&str]) {
 }
 
 #[test]
-fn directories_that_a_layer_does_not_name_are_what_umoci_makes_of_them_also_after_a_kill() {
+fn implied_directories_equal_umocis_also_after_a_kill() {
     need_root();
     let dir = tempfile::tempdir().expect("a directory");
     let registry = DockerRegistry::start(dir.path());
@@ -536,7 +536,7 @@ fn a_copy_of_the_layers_is_what_overlayfs_shows_of_them() {
 }
 
 #[test]
-fn a_docker_schema_2_image_is_unpacked_as_umoci_does_and_the_store_is_read_by_skopeo_and_umoci() {
+fn a_docker_schema_2_image_unpacks_like_umoci_and_can_be_copied() {
     need_root();
     let dir = tempfile::tempdir().expect("a directory");
     let registry = DockerRegistry::start(dir.path());

@@ -182,7 +182,7 @@ fn a_unit_is_its_container() {
 }
 
 #[test]
-fn stopping_a_unit_stops_its_container_with_the_signal_and_the_time_that_it_was_made_with() {
+fn stopping_a_unit_uses_its_containers_signal_and_timeout() {
     Machine::installed(|machine| {
         with_sampan(machine, |machine| {
             // systemd sends SIGTERM only to the shim: no process of the container receives it.
@@ -260,7 +260,7 @@ fn a_limit_of_the_unit_holds_for_its_container() {
 }
 
 #[test]
-fn a_container_has_the_sockets_of_its_unit_and_no_other_process_has() {
+fn only_the_container_has_the_sockets_of_its_unit() {
     Machine::installed(|machine| {
         with_sampan(machine, |machine| {
             let text =
@@ -293,7 +293,7 @@ fn a_container_has_the_sockets_of_its_unit_and_no_other_process_has() {
 }
 
 #[test]
-fn a_killed_engine_costs_a_running_unit_nothing_and_one_that_is_away_is_started() {
+fn a_unit_survives_a_killed_engine_and_starts_a_stopped_one() {
     Machine::installed(|machine| {
         with_sampan(machine, |machine| {
             // Only the engine's socket remains.
@@ -391,7 +391,7 @@ fn a_container_that_tells_systemd_itself_is_believed() {
 }
 
 #[test]
-fn a_container_that_cannot_be_started_ends_its_unit_with_the_reason() {
+fn a_container_that_cannot_start_fails_its_unit_with_the_reason() {
     Machine::installed(|machine| {
         with_sampan(machine, |machine| {
             for (command, status, why) in [
@@ -462,7 +462,7 @@ fn what_cannot_be_a_unit_is_refused_and_leaves_no_container() {
 }
 
 #[test]
-fn people_can_do_with_the_container_of_a_unit_what_they_can_with_others() {
+fn a_container_of_a_unit_can_be_used_like_others() {
     Machine::installed(|machine| {
         with_sampan(machine, |machine| {
             let id = machine.says(&["sampan", "create", "--name", "web", "box:1", "sh", "-c", GENTLE]);
@@ -513,7 +513,7 @@ fn people_can_do_with_the_container_of_a_unit_what_they_can_with_others() {
 }
 
 #[test]
-fn a_unit_whose_shim_is_killed_starts_again_and_every_end_is_told_once() {
+fn a_unit_whose_shim_is_killed_restarts_and_reports_each_end() {
     Machine::installed(|machine| {
         with_sampan(machine, |machine| {
             let lines = "Restart=always\nRestartSec=10ms\nStartLimitIntervalSec=0\n";
@@ -546,7 +546,7 @@ fn a_unit_whose_shim_is_killed_starts_again_and_every_end_is_told_once() {
 }
 
 #[test]
-fn a_generated_unit_is_one_that_systemd_knows_and_is_its_container() {
+fn a_generated_unit_is_valid_and_is_its_container() {
     Machine::installed(|machine| {
         with_sampan(machine, |machine| {
             let generate =
@@ -694,7 +694,7 @@ fn no_other_unit_moves_a_container_out_of_its_groups() {
 }
 
 #[test]
-fn a_start_that_is_cut_short_between_engine_and_shim_is_taken_back() {
+fn a_start_interrupted_between_engine_and_shim_is_undone() {
     Machine::installed(|machine| {
         with_sampan(machine, |machine| {
             let (shim, real) = ("/usr/bin/sampan-shim", "/usr/bin/real-shim");
@@ -878,7 +878,7 @@ fn live_on_version_2(runtime: &Path, times: usize) {
 }
 
 #[test]
-fn a_unit_has_its_container_below_it_where_there_is_version_2_alone() {
+fn with_only_version_2_a_container_is_below_its_unit() {
     nested::under_systemd(Groups::Version2, || {
         let dir = tempfile::tempdir().expect("a directory");
         live_on_version_2(Path::new("runc"), rounds(50));

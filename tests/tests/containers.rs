@@ -35,7 +35,7 @@ fn what_runs_says_what_it_says_and_ends_as_it_ends() {
 }
 
 #[test]
-fn a_command_that_is_not_there_fails_with_127_and_one_that_cannot_be_run_with_126() {
+fn a_missing_command_fails_with_127_an_unusable_one_with_126() {
     let containers = Containers::new();
     let command = |name: &str, word: &str| Create { command: vec![word.to_owned()], ..sh(name, "") };
     let id = containers.create(command("none", "/no/such"));
@@ -67,7 +67,7 @@ fn stop_kill_and_remove_are_told_in_docker_s_order() {
 }
 
 #[test]
-fn containers_and_their_exit_codes_outlive_an_engine_that_is_killed() {
+fn containers_and_their_exit_codes_outlive_a_killed_engine() {
     let mut containers = Containers::new();
     let goes_on = containers.create_sh("goes-on", "sleep 1000");
     let ends = containers.create_sh("ends", "while test ! -e /tmp/go; do sleep 0.05; done; exit 5");
@@ -88,7 +88,7 @@ fn containers_and_their_exit_codes_outlive_an_engine_that_is_killed() {
 }
 
 #[test]
-fn a_container_whose_shim_is_killed_is_dead_and_told_so_and_cleaned_up() {
+fn a_container_whose_shim_is_killed_is_dead_and_cleaned_up() {
     let containers = Containers::new();
     let id = containers.create_sh("victim", "sleep 1000");
     containers.start(&id);
@@ -125,7 +125,7 @@ fn what_is_to_go_goes_and_its_name_is_free_at_once() {
 }
 
 #[test]
-fn a_policy_starts_again_what_ends_and_a_person_s_stop_is_the_end_of_that() {
+fn a_policy_restarts_a_container_until_a_user_stops_it() {
     let containers = Containers::new();
     let create = Create { restart: Restart::OnFailure(2), ..sh("thrice", "exit 3") };
     let id = containers.create(create);

@@ -135,7 +135,7 @@ fn a_copy_shows_inside_what_overlayfs_shows() {
 }
 
 #[test]
-fn what_a_copy_is_written_to_is_the_container_s_own_and_goes_with_it() {
+fn a_copy_belongs_to_its_container_and_is_removed_with_it() {
     let mut containers = Containers::configured("rootfs = \"copy\"");
     let image = pull(&containers);
     let script = "test ! -e /etc/gone && rm /etc/changed && mknod /tmp/node c 0 0; \
@@ -170,7 +170,7 @@ fn what_a_copy_is_written_to_is_the_container_s_own_and_goes_with_it() {
 }
 
 #[test]
-fn where_overlayfs_is_refused_containers_are_copied_and_that_is_told_once() {
+fn refused_overlayfs_is_reported_once_and_containers_are_copies() {
     let mut containers = Containers::new();
     containers.kill_engine();
     // overlayfs refuses an upper directory that is itself on overlayfs.
@@ -203,7 +203,7 @@ fn where_overlayfs_is_refused_containers_are_copied_and_that_is_told_once() {
 }
 
 #[test]
-fn a_disk_that_is_too_small_for_a_copy_is_an_error_and_nothing_is_left() {
+fn a_disk_too_small_for_a_copy_is_an_error_and_leaves_nothing() {
     let mut containers = Containers::new();
     containers.kill_engine();
     let small = containers.host.mount_tmpfs("small", 256 << 10);

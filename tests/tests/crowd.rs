@@ -37,7 +37,7 @@ fn told(containers: &Containers, ids: &[String], last: &str) -> HashMap<String, 
 }
 
 #[test]
-fn a_hundred_containers_start_at_once_and_stop_at_once_and_leave_nothing() {
+fn a_hundred_concurrent_containers_leave_nothing() {
     let containers = Containers::new();
     let engine = containers.engine_pid();
     let before = leaks::descriptors(engine);
@@ -86,7 +86,7 @@ fn a_hundred_containers_start_at_once_and_stop_at_once_and_leave_nothing() {
 }
 
 #[test]
-fn many_runs_one_after_another_leave_nothing_and_are_told_once_each() {
+fn many_successive_runs_leave_nothing_and_are_reported_once() {
     let containers = Containers::new();
     let engine = containers.engine_pid();
     let run = |nth: usize| {

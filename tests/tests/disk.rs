@@ -260,7 +260,7 @@ fn a_broken_blob_is_named_and_fetched_again_by_the_next_pull() {
 }
 
 #[test]
-fn a_layer_that_was_changed_is_found_by_a_deep_look_and_unpacked_again() {
+fn a_changed_layer_is_found_by_verify_deep_and_unpacked_again() {
     let bed = Bed::new();
     let layers = [Layer::of(&[("etc/passwd", b"root:x:0:0")], Packing::Gzip), odd_layer()];
     let reference = bed.pull("app", &layers);
@@ -288,7 +288,7 @@ fn a_layer_that_was_changed_is_found_by_a_deep_look_and_unpacked_again() {
 }
 
 #[test]
-fn an_image_without_its_config_can_be_removed_and_then_all_of_it_goes() {
+fn an_image_without_its_config_can_be_removed_completely() {
     let bed = Bed::new();
     let reference = bed.pull("broken", &[Layer::large("x", 50_000, Packing::Gzip)]);
     let other = bed.pull("other", &[Layer::large("y", 50_000, Packing::Gzip)]);
@@ -308,7 +308,7 @@ fn an_image_without_its_config_can_be_removed_and_then_all_of_it_goes() {
 }
 
 #[test]
-fn a_fifo_in_a_blobs_place_and_a_garbled_index_are_findings_and_no_hang() {
+fn a_fifo_for_a_blob_and_a_garbled_index_are_findings() {
     let bed = Bed::new();
     let layer = Layer::large("x", 1000, Packing::Gzip);
     let reference = bed.pull("app", std::slice::from_ref(&layer));
@@ -430,7 +430,7 @@ fn room_is_promised_before_the_config_has_come_and_once() {
 }
 
 #[test]
-fn a_load_from_a_pipe_ends_before_the_disk_is_full_and_leaves_nothing() {
+fn a_load_from_a_pipe_ends_before_the_disk_is_full() {
     let bed = small_bed(40 << 20, "");
     // 24 MiB twice: as a blob and as files.
     let layer = Layer::large("big", 24 << 20, Packing::Plain);
@@ -507,7 +507,7 @@ fn what_cannot_be_removed_keeps_no_engine_from_starting() {
 }
 
 #[test]
-fn when_space_is_low_the_images_go_that_were_not_used_for_longest() {
+fn low_space_removes_the_least_recently_used_images() {
     let bed = small_bed(8 << 20, "gc-free-low = \"40%\"\ngc-free-high = \"45%\"\n");
     let layer = |name: &str, mib: usize| [Layer::large(name, mib << 20, Packing::Gzip)];
     let a = bed.pull("a", &layer("a", 1));

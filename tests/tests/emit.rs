@@ -49,7 +49,7 @@ fn pipeline(host: &Host, script: &str) -> Output {
 }
 
 #[test]
-fn a_round_through_jq_changes_neither_the_time_nor_the_attributes_of_an_event() {
+fn a_round_through_jq_keeps_time_and_attributes_of_an_event() {
     let host = Host::with_monitord(&[]);
     let facts = r#""attributes":{"big":"18446744073709551617","small":0.1000000000000000055,"huge":1e400}"#;
     for (id, time) in [("1", "1714979045.123456789"), ("2", "9007199254.740993001"), ("3", "-0.000000001")] {
@@ -150,7 +150,7 @@ fn numbers(range: Range<usize>) -> Vec<String> {
 }
 
 #[test]
-fn a_batch_waits_for_a_monitord_that_is_not_there_yet_and_for_one_that_goes_away() {
+fn a_batch_waits_for_an_absent_and_for_a_restarted_monitord() {
     let mut host = Host::new();
     let mut batch = Batch::start(&host, &[]);
     batch.write(&line(0));
@@ -170,7 +170,7 @@ fn a_batch_waits_for_a_monitord_that_is_not_there_yet_and_for_one_that_goes_away
 }
 
 #[test]
-fn what_stands_in_the_spool_at_the_end_of_input_is_delivered_before_the_batch_ends() {
+fn spooled_events_are_delivered_before_a_batch_ends() {
     let mut host = Host::with_monitord(&[]);
     host.kill9();
     let mut batch = Batch::start(&host, &[]);
@@ -183,7 +183,7 @@ fn what_stands_in_the_spool_at_the_end_of_input_is_delivered_before_the_batch_en
 }
 
 #[test]
-fn a_producer_is_made_to_wait_while_monitord_takes_nothing_and_no_event_is_dropped() {
+fn a_producer_waits_while_monitord_is_stopped_and_loses_nothing() {
     const EVENTS: usize = 4000;
     let host = Host::with_monitord(&[]);
     let fifo = host.path("run/emit.fifo");
@@ -234,7 +234,7 @@ fn a_batch_with_a_timeout_gives_up_and_says_what_was_written() {
 }
 
 #[test]
-fn a_batch_that_a_signal_ends_says_what_was_written_and_dies_of_it() {
+fn a_batch_ended_by_a_signal_reports_what_was_written() {
     let mut host = Host::with_monitord(&[]);
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut batch = Batch::start(&host, &[]);
@@ -308,7 +308,7 @@ fn what_events_prints_of_lost_events_is_passed_over_with_a_note() {
 }
 
 #[test]
-fn what_stands_in_the_place_of_the_fifo_is_named_with_a_hint_that_fits() {
+fn another_file_at_the_fifos_path_is_named_with_a_hint() {
     let host = Host::with_monitord(&[]);
     let (file, absent) = (host.path("file"), host.path("absent"));
     std::fs::write(&file, "kept").expect("written");

@@ -98,7 +98,7 @@ fn model(filters: &[String], event: &Event) -> bool {
 }
 
 #[test]
-fn a_thousand_subscribers_with_different_filters_hear_what_a_naive_model_says() {
+fn a_thousand_filters_agree_with_a_simple_model() {
     const SUBSCRIBERS: usize = 1000;
     let count = sampan_tests::rounds(20_000);
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
@@ -153,7 +153,7 @@ fn a_thousand_subscribers_with_different_filters_hear_what_a_naive_model_says() 
 }
 
 #[test]
-fn subscribers_that_join_under_constant_emission_see_neither_gap_nor_repeat() {
+fn subscribers_that_join_under_load_see_no_gap_and_no_repeat() {
     let host = Host::with_monitord(&["--journal-bytes", "64M", "--ring-bytes", "128K"]);
     let emitting = AtomicBool::new(true);
     thread::scope(|scope| {
@@ -221,7 +221,7 @@ fn garbage(random: &mut Random, nth: usize) -> Vec<u8> {
 }
 
 #[test]
-fn every_good_record_among_garbage_arrives_and_the_garbage_is_told_of() {
+fn every_valid_record_among_garbage_arrives() {
     let host = Host::with_monitord(&[]);
     let mut subscriber = host.subscribe(Subscribe { follow: true, ..Subscribe::default() });
     subscriber.welcome();
@@ -317,7 +317,7 @@ fn what_writers_dropped_is_counted_for_everyone_to_see() {
 }
 
 #[test]
-fn history_ends_exactly_where_it_ended_when_it_was_asked_for_however_much_comes_meanwhile() {
+fn history_ends_where_it_ended_at_the_request() {
     let host = Host::with_monitord(&["--journal-bytes", "64M"]);
     let padded = |nth: usize| at(time::now(), &nth.to_string()).with("padding", "x".repeat(nth % 700));
     emit(&host, (0..20_000).map(padded));

@@ -175,7 +175,7 @@ fn fresh_seed() -> u64 {
 }
 
 #[test]
-fn an_engine_killed_again_and_again_while_it_pulls_keeps_its_store_right_and_fetches_little_twice() {
+fn a_killed_engine_keeps_its_store_valid_and_refetches_little() {
     let mut random = Random::new(fresh_seed());
     let network = Network::new();
     network.proxy.set(Fault::Slow(RATE));

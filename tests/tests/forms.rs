@@ -17,7 +17,7 @@ fn all_tags(reference: &str) -> Request {
 }
 
 #[test]
-fn all_tags_of_a_repository_are_pulled_by_one_job_and_share_what_they_share() {
+fn one_job_pulls_all_tags_of_a_repository_and_shares_layers() {
     let (engine, dir) = (Engine::start(), tempfile::tempdir().expect("a directory"));
     let registry = DockerRegistry::start(dir.path());
     let base = Layer::large("base", 1 << 20, Packing::Gzip);

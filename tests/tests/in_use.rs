@@ -49,7 +49,7 @@ fn pretend_reboot(containers: &Containers) {
 }
 
 #[test]
-fn the_last_reference_of_an_image_that_containers_need_is_not_removed_without_force() {
+fn a_used_images_last_reference_is_removed_only_by_force() {
     let containers = Containers::new();
     containers.create_sh("one", "true");
     containers.create_sh("two", "true");
@@ -77,7 +77,7 @@ fn the_last_reference_of_an_image_that_containers_need_is_not_removed_without_fo
 }
 
 #[test]
-fn what_is_removed_by_force_stays_until_the_last_container_goes_also_over_restarts() {
+fn a_forcibly_removed_image_stays_until_its_last_container_goes() {
     let mut containers = Containers::new();
     containers.create_sh("one", "echo still here");
     let two = containers.create_sh("two", "true");
@@ -111,7 +111,7 @@ fn what_is_removed_by_force_stays_until_the_last_container_goes_also_over_restar
 }
 
 #[test]
-fn a_container_that_removes_itself_takes_an_image_without_a_name_along() {
+fn a_container_that_removes_itself_removes_its_unnamed_image() {
     let containers = Containers::new();
     let create = sampan_ipc::container::Create { auto_remove: true, ..sh("brief", "cat") };
     let id = containers.create(create);
@@ -161,7 +161,7 @@ fn pruning_spares_images_that_containers_need() {
 }
 
 #[test]
-fn system_df_says_what_containers_have_written_and_what_of_it_could_go() {
+fn system_df_shows_what_containers_wrote_and_a_prune_would_free() {
     let containers = Containers::new();
     assert_eq!(usage(&containers, "containers"), Usage { kind: "containers".to_owned(), ..Usage::default() });
     let write = "dd if=/dev/zero of=/file bs=1k count=500 2>/dev/null; echo; exec cat";

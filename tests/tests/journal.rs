@@ -89,7 +89,7 @@ fn a_torn_tail_is_cut_off_and_told_and_its_number_given_again() {
 }
 
 #[test]
-fn a_corrupted_middle_is_dropped_and_told_and_no_number_is_used_twice() {
+fn a_corrupted_middle_is_reported_and_no_number_is_used_twice() {
     let args = ["--journal-bytes", "512K"];
     let mut host = Host::with_monitord(&args);
     emit(&host, 0, 1000);
@@ -120,7 +120,7 @@ fn a_corrupted_middle_is_dropped_and_told_and_no_number_is_used_twice() {
 }
 
 #[test]
-fn a_corrupted_end_is_dropped_and_the_numbers_that_were_seen_are_not_given_again() {
+fn a_corrupted_end_is_dropped_and_its_numbers_are_not_reused() {
     let mut host = Host::with_monitord(&[]);
     emit(&host, 0, 1000);
     let head = host.status().seq;
@@ -159,7 +159,7 @@ fn a_file_of_garbage_among_the_segments_is_dropped_and_told() {
 }
 
 #[test]
-fn a_full_disk_costs_history_only_and_is_told_and_recovered_from() {
+fn a_full_disk_costs_only_history_and_the_journal_recovers() {
     fill_the_disk("interval");
 }
 
@@ -247,7 +247,7 @@ fn a_kill_while_the_disk_is_full_gives_no_number_twice() {
 }
 
 #[test]
-fn a_read_only_journal_serves_its_history_and_events_go_on_in_memory() {
+fn a_read_only_journal_serves_history_and_events_go_to_memory() {
     need_root();
     let mut host = Host::new();
     let state = host.mount_tmpfs("state", 4 << 20);
@@ -267,7 +267,7 @@ fn a_read_only_journal_serves_its_history_and_events_go_on_in_memory() {
 }
 
 #[test]
-fn a_journal_directory_that_cannot_be_made_leaves_events_in_memory_alone() {
+fn without_a_journal_directory_events_are_kept_in_memory() {
     let mut host = Host::new();
     fs::write(host.path("state"), "a file where a directory should be").expect("ours");
     host.start_monitord(&[]);
@@ -327,7 +327,7 @@ fn with_sync_always_nothing_is_lost_over_a_kill() {
 }
 
 #[test]
-fn what_is_no_segment_in_a_segments_place_costs_no_other_segment() {
+fn a_non_segment_with_a_segments_name_costs_no_other_segment() {
     let mut host = Host::with_monitord(&[]);
     let sender = host.sender();
     for nth in 0..10 {

@@ -41,7 +41,7 @@ fn with_stdin(host: &EngineHost, args: &[&str], stdin: &str) -> (Option<i32>, St
 }
 
 #[test]
-fn a_registry_with_a_password_is_pulled_from_after_a_login_and_not_after_a_logout() {
+fn a_login_permits_pulls_until_the_logout() {
     let host = EngineHost::start();
     let registry = DockerRegistry::start_for(&host.path(""), "ann", "hunter2:x");
     let address = registry.address.clone();
@@ -113,7 +113,7 @@ fn large() -> Image {
 }
 
 #[test]
-fn a_token_is_for_what_is_pulled_and_renewed_in_the_middle_of_a_blob() {
+fn a_pull_token_has_the_pulls_scope_and_is_renewed_in_a_blob() {
     let (host, registry, image) = (EngineHost::start(), KeenRegistry::start(), large());
     registry.publish("a/b", "t", oci::MANIFEST, &image);
     registry.guard(Guard::default());
@@ -133,7 +133,7 @@ fn a_token_is_for_what_is_pulled_and_renewed_in_the_middle_of_a_blob() {
 }
 
 #[test]
-fn a_token_for_a_push_is_for_the_mounts_too_and_renewed_on_the_way() {
+fn a_push_token_includes_mounts_and_is_renewed_on_the_way() {
     let (host, registry, image) = (EngineHost::start(), KeenRegistry::start(), large());
     registry.publish("from", "t", oci::MANIFEST, &image);
     let source = format!("{}/from:t", registry.address);
@@ -294,7 +294,7 @@ fn with_registries_conf(dir: &Path, text: &str) -> EngineHost {
 }
 
 #[test]
-fn credential_helpers_of_registries_conf_keep_logins_and_are_asked_in_order() {
+fn credential_helpers_keep_logins_and_are_asked_in_order() {
     let dir = tempfile::tempdir().expect("a directory");
     let registry = DockerRegistry::start_for(dir.path(), "ann", "hunter2");
     let address = registry.address.as_str();
@@ -353,7 +353,7 @@ fn credential_helpers_of_registries_conf_keep_logins_and_are_asked_in_order() {
 }
 
 #[test]
-fn without_containers_auth_json_among_the_credential_helpers_no_file_is_read_or_written() {
+fn helpers_without_containers_auth_json_leave_files_alone() {
     let dir = tempfile::tempdir().expect("a directory");
     let registry = DockerRegistry::start_for(dir.path(), "ann", "hunter2");
     let reference = registry.push_as("private:t", &[image()], Some("ann:hunter2"));

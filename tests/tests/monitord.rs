@@ -84,7 +84,7 @@ fn a_user_without_permission_is_told_what_it_may_not_open() {
 }
 
 #[test]
-fn bad_arguments_and_keys_end_with_two_and_name_what_was_expected() {
+fn bad_arguments_and_keys_exit_with_2_and_name_what_is_allowed() {
     let mut host = Host::new();
     let config = host.path("sampan.toml");
     fs::write(&config, "[monitord]\nring-byte = \"1M\"\n").expect("ours");
@@ -120,7 +120,7 @@ fn thousand(host: &Host) -> Vec<Subscriber> {
 }
 
 #[test]
-fn sigterm_drains_the_fifo_and_tells_a_thousand_subscribers_that_this_is_the_end() {
+fn sigterm_drains_the_fifo_and_ends_a_thousand_streams() {
     let mut host = Host::with_monitord(&[]);
     let before = process::anonymous_bytes(host.pid());
     let mut subscribers = thousand(&host);
@@ -179,7 +179,7 @@ fn sigusr1_logs_the_counters() {
 }
 
 #[test]
-fn a_subscriber_takes_less_than_a_kibibyte_and_leaves_nothing_behind() {
+fn a_subscriber_takes_less_than_a_kibibyte_and_leaks_none() {
     let host = Host::with_monitord(&[]);
     // The first round grows tables and fills the allocator's caches, so it is not measured.
     drop(thousand(&host));
@@ -224,7 +224,7 @@ fn an_idle_monitord_never_wakes_up_and_is_small() {
 }
 
 #[test]
-fn more_subscribers_of_one_user_than_allowed_are_turned_away_with_the_limit() {
+fn too_many_subscribers_of_one_user_are_refused_with_the_limit() {
     let host = Host::with_monitord(&["--subscribers-per-uid-max", "3"]);
     let mut served: Vec<Subscriber> = (0..3).map(|_| host.follow_from(0)).collect();
     for subscriber in &mut served {
@@ -244,7 +244,7 @@ fn more_subscribers_of_one_user_than_allowed_are_turned_away_with_the_limit() {
 }
 
 #[test]
-fn more_subscribers_in_all_than_allowed_are_turned_away_with_the_limit() {
+fn too_many_subscribers_in_all_are_refused_with_the_limit() {
     let host = Host::with_monitord(&["--subscribers-max", "2"]);
     let mut served = [host.follow_from(0), host.follow_from(0)];
     for subscriber in &mut served {
@@ -256,7 +256,7 @@ fn more_subscribers_in_all_than_allowed_are_turned_away_with_the_limit() {
 }
 
 #[test]
-fn hostile_clients_are_told_which_versions_are_spoken_and_closed() {
+fn hostile_clients_get_the_spoken_versions_and_are_closed() {
     let host = Host::with_monitord(&[]);
     let request = Request::Subscribe(Subscribe { follow: true, ..Subscribe::default() });
     let version = frame::encode(&Opening { version: 9, request }).expect("small");
@@ -317,7 +317,7 @@ fn await_message(socket: &UnixDatagram, wanted: &str) {
 }
 
 #[test]
-fn fifo_and_listener_are_taken_from_systemd_and_it_is_told_how_things_are() {
+fn systemd_passes_fifo_and_listener_and_gets_notifications() {
     let mut host = Host::new();
     fs::create_dir(host.path("run")).expect("ours");
     nix::unistd::mkfifo(&host.fifo(), nix::sys::stat::Mode::from_bits_truncate(0o620)).expect("ours");

@@ -95,7 +95,7 @@ fn text(path: &Path) -> String {
 }
 
 #[test]
-fn ids_are_written_through_links_and_into_nothing_but_regular_files() {
+fn ids_are_written_through_links_and_only_to_regular_files() {
     let mut containers = Containers::new();
     let others = Others::new(&mut containers.host);
     let at = |name: &str| containers.host.path(name);
@@ -231,7 +231,7 @@ fn is_archive(bytes: &[u8]) -> bool {
 }
 
 #[test]
-fn an_archive_replaces_what_a_link_leads_to_and_keeps_owner_and_mode() {
+fn an_archive_replaces_a_links_target_and_keeps_owner_and_mode() {
     let saver = Saver::new();
     let at = |name: &str| saver.host.path(name);
     fs::create_dir(at("out")).expect("made");
@@ -257,7 +257,7 @@ fn an_archive_replaces_what_a_link_leads_to_and_keeps_owner_and_mode() {
 }
 
 #[test]
-fn an_archive_goes_into_devices_and_pipes_without_replacing_them() {
+fn an_archive_is_written_to_devices_and_pipes_in_place() {
     let mut saver = Saver::new();
     let others = Others::new(&mut saver.host);
     for other in &others.paths {
@@ -290,7 +290,7 @@ fn an_archive_goes_into_devices_and_pipes_without_replacing_them() {
 }
 
 #[test]
-fn a_layout_with_something_else_in_the_place_of_its_files_is_refused_as_it_is() {
+fn a_layout_with_irregular_files_is_refused_and_not_changed() {
     let saver = Saver::new();
     let at = |name: &str| saver.host.path(name);
     let target = format!("oci:{}:x", at("layout").display());
@@ -321,7 +321,7 @@ fn a_layout_with_something_else_in_the_place_of_its_files_is_refused_as_it_is() 
 }
 
 #[test]
-fn credentials_are_changed_through_links_and_nothing_else_is_read_or_replaced() {
+fn credentials_are_changed_through_links_and_only_in_files() {
     let mut saver = Saver::new();
     let others = Others::new(&mut saver.host);
     let (link, real) = (saver.host.path("auth.json"), saver.host.path("real.json"));
@@ -358,7 +358,7 @@ fn credentials_are_changed_through_links_and_nothing_else_is_read_or_replaced() 
 }
 
 #[test]
-fn files_that_are_read_are_bounded_and_a_fifo_that_nobody_writes_into_is_no_hang() {
+fn files_that_are_read_are_bounded_and_a_fifo_does_not_hang() {
     let mut saver = Saver::new();
     let others = Others::new(&mut saver.host);
     let [_, zero, fifo, directory, _, _] = others.paths.as_slice() else { panic!("six") };

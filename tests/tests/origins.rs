@@ -76,7 +76,7 @@ fn emit_refuses_every_type_of_facts_by_name_and_writes_nothing() {
 }
 
 #[test]
-fn records_of_facts_in_the_emit_fifo_are_refused_and_told_whatever_their_bytes_claim() {
+fn facts_in_the_emit_fifo_are_refused_whatever_bytes_they_have() {
     let mut host = Host::with_monitord(&[]);
     let mut reader = host.follow_from(0);
     let mut fifo = opened(&host.emit_fifo());
@@ -140,7 +140,7 @@ fn records_of_facts_in_the_emit_fifo_are_refused_and_told_whatever_their_bytes_c
 }
 
 #[test]
-fn a_flood_of_forged_records_costs_an_event_and_a_log_line_a_second() {
+fn a_flood_of_forged_records_costs_one_report_per_second() {
     let host = Host::with_monitord(&[]);
     let since = std::time::Instant::now();
     let emitter = host.emitter();
@@ -162,7 +162,7 @@ fn a_flood_of_forged_records_costs_an_event_and_a_log_line_a_second() {
 }
 
 #[test]
-fn marks_are_seen_in_every_format_and_by_filters_and_outlive_a_restart() {
+fn marks_are_in_every_format_and_filter_and_outlive_a_restart() {
     let mut host = Host::with_monitord(&[]);
     assert!(sampan(&host, &["emit", "backup", "done", "theirs", "origin=facts"]).status.success());
     host.sender().send(Event::new("backup", "done", "ours")).expect("small");
@@ -230,7 +230,7 @@ fn what_events_prints_of_an_emitted_event_can_be_emitted_again() {
 }
 
 #[test]
-fn an_emitted_record_of_the_largest_size_is_taken_whole_and_one_byte_more_is_refused() {
+fn the_largest_emitted_record_is_taken_and_one_byte_more_is_not() {
     let mut host = Host::with_monitord(&[]);
     let sized = |padding: usize| Event::new("backup", "done", "large").with("padding", "x".repeat(padding));
     let fits = |padding: usize| record::encode(&sized(padding)).is_ok();
@@ -320,7 +320,7 @@ fn overtake(args: &[&str], full: Origin) {
 }
 
 #[test]
-fn an_event_waits_for_a_few_windows_of_the_other_fifo_and_not_for_all_that_is_in_it() {
+fn an_event_waits_for_only_a_few_windows_of_the_other_fifo() {
     for args in [&[][..], &["--sync", "always"]] {
         for full in [Origin::Emit, Origin::Facts] {
             overtake(args, full);
@@ -378,7 +378,7 @@ fn a_flood_of_facts_does_not_hold_back_emitted_events() {
 }
 
 #[test]
-fn a_flood_does_not_hold_back_the_other_fifo_when_each_event_is_synced_first() {
+fn with_sync_always_a_flood_does_not_delay_the_other_fifo() {
     flood(&["--sync", "always"], Origin::Emit);
     flood(&["--sync", "always"], Origin::Facts);
 }
@@ -414,7 +414,7 @@ fn may(group: u32, path: &Path) -> (bool, bool) {
 }
 
 #[test]
-fn a_member_of_sampan_may_emit_and_cannot_open_the_fifo_of_facts() {
+fn a_member_of_sampan_may_emit_but_not_write_facts() {
     need_root();
     let mut host = Host::new();
     with_groups(&mut host, GROUPS);
@@ -487,13 +487,13 @@ fn passed(names: &str) {
 }
 
 #[test]
-fn both_fifos_are_taken_from_systemd_by_name_or_by_the_file_that_they_are() {
+fn passed_fifos_are_known_by_their_names_or_by_their_files() {
     passed("emit:fifo:events");
     passed("unknown:unknown:unknown");
 }
 
 #[test]
-fn what_is_in_both_fifos_outlives_monitord_while_the_engine_lives_even_if_they_are_replaced() {
+fn fifo_content_outlives_monitord_while_the_engine_holds_it() {
     // An engine and a monitord of one directory.
     let mut host = Host::new();
     fs::create_dir(host.path("run")).expect("ours");
@@ -569,7 +569,7 @@ fn a_writer_that_locks_a_fifo_keeps_no_monitord_out() {
 }
 
 #[test]
-fn a_writer_that_knows_the_identity_of_another_one_takes_no_event_from_it() {
+fn a_writer_with_anothers_identity_suppresses_no_event() {
     use std::io::Write;
     let mut host = Host::with_monitord(&[]);
     let record = |counter: u64, id: &str| {

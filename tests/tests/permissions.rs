@@ -72,7 +72,7 @@ fn names_in(dir: &Path) -> BTreeSet<String> {
 }
 
 #[test]
-fn each_file_and_socket_lets_in_whom_the_table_says_and_tells_the_others_what_would() {
+fn files_and_sockets_admit_exactly_the_users_in_the_table() {
     nested::with_accounts(USERS, GROUPS, || {
         let containers = Containers::new();
         let path = |below: &str| containers.host.path(below);
@@ -172,7 +172,7 @@ fn without_the_groups_sockets_are_for_root_alone() {
 }
 
 #[test]
-fn a_container_of_user_1000_runs_below_directories_that_are_closed_to_it() {
+fn a_container_of_user_1000_runs_below_private_directories() {
     let containers = Containers::new();
     let script = "set -e; id -u; cat /etc/hosts >/dev/null; cat /etc/resolv.conf >/dev/null; cat /etc/group >/dev/null; \
                   echo written >/tmp/file; cat /tmp/file; ls / >/dev/null";
@@ -189,7 +189,7 @@ fn a_container_of_user_1000_runs_below_directories_that_are_closed_to_it() {
 }
 
 #[test]
-fn what_an_earlier_version_left_open_is_closed_at_the_start_and_told() {
+fn files_left_open_by_an_earlier_version_are_closed_and_logged() {
     let mut host = Host::new();
     let all = ["state", "state/journal", "data", "data/store", "data/containers"];
     for below in all {
@@ -415,7 +415,7 @@ fn expect_refusals(place: &Place, variables: &[(&str, &Path)], why: &str) {
 }
 
 #[test]
-fn nothing_is_sent_and_nothing_is_made_where_another_user_was_first() {
+fn nothing_is_sent_or_made_where_another_user_was_first() {
     let (victim, attacker) = (stranger(0), stranger(1));
     let place = Place::of(&victim, &["sampan", "sampan-engine", "sampan-monitord"]);
     let theirs = place.dir.path().join("theirs");
@@ -460,7 +460,7 @@ fn nothing_is_sent_and_nothing_is_made_where_another_user_was_first() {
 }
 
 #[test]
-fn a_directory_that_root_opened_to_all_and_a_way_that_others_may_change_are_refused() {
+fn directories_that_others_may_change_are_refused() {
     let (victim, attacker) = (stranger(0), stranger(1));
     let place = Place::of(&victim, &["sampan", "sampan-engine", "sampan-monitord"]);
     let (open, theirs) = (place.dir.path().join("open"), place.dir.path().join("theirs"));
@@ -488,7 +488,7 @@ fn a_directory_that_root_opened_to_all_and_a_way_that_others_may_change_are_refu
 }
 
 #[test]
-fn daemons_put_no_state_and_no_data_where_another_user_was_first() {
+fn daemons_keep_no_state_or_data_where_another_user_was_first() {
     let (victim, attacker) = (stranger(0), stranger(1));
     let place = Place::of(&victim, &["sampan-engine", "sampan-monitord"]);
     // Without a home, state and data are in /tmp/sampan-UID too.
@@ -554,7 +554,7 @@ fn a_stranger_who_listens_in_a_directory_of_roots_hears_nothing() {
 }
 
 #[test]
-fn the_user_of_monitord_is_believed_on_events_sock_and_fifos_and_on_engine_sock_is_not() {
+fn monitords_user_is_trusted_for_events_but_not_as_an_engine() {
     nested::with_accounts(USERS, GROUPS, || {
         let monitord = User::new(MONITORD);
         let place = Place::of(&stranger(0), &["sampan"]);
@@ -598,7 +598,7 @@ fn the_user_of_monitord_is_believed_on_events_sock_and_fifos_and_on_engine_sock_
 }
 
 #[test]
-fn where_passwd_does_not_name_monitords_user_a_fifo_may_be_of_a_system_user_and_of_no_person() {
+fn a_fifo_may_belong_to_a_system_user_but_to_no_person() {
     // A container that has the host's FIFO mounted.
     nested::with_accounts("", "", || {
         let place = Place::of(&stranger(0), &["sampan"]);
@@ -617,7 +617,7 @@ fn where_passwd_does_not_name_monitords_user_a_fifo_may_be_of_a_system_user_and_
 }
 
 #[test]
-fn an_oci_runtime_is_one_of_the_configuration_unless_root_names_its_path() {
+fn only_root_may_name_the_path_of_an_oci_runtime() {
     nested::with_accounts(USERS, GROUPS, || {
         let dir = tempfile::Builder::new().prefix("sampan-test.").tempdir().expect("a directory");
         open_to_all(dir.path());

@@ -113,7 +113,7 @@ fn emit(host: &Host, ids: &[&str]) {
 }
 
 #[test]
-fn a_reader_that_slept_while_monitord_ended_prints_what_it_had_received() {
+fn a_reader_stopped_during_monitords_end_prints_all_it_received() {
     let mut host = Host::with_monitord(&[]);
     let cursor = host.path("cursor");
     let reader = Reader::start(&host, &cursor, &[]);
@@ -183,7 +183,7 @@ fn what_is_no_regular_file_is_never_taken_for_a_cursor_file() {
 }
 
 #[test]
-fn a_reader_with_a_filter_is_never_told_lost_for_what_it_was_there_for() {
+fn a_filtering_reader_is_never_told_lost_for_events_it_saw_pass() {
     let host = Host::with_monitord(&["--journal-bytes", "128K"]);
     let cursor = host.path("cursor");
     let reader = Reader::start(&host, &cursor, &["--after", "0"]);
@@ -213,7 +213,7 @@ fn a_reader_with_a_filter_is_never_told_lost_for_what_it_was_there_for() {
 }
 
 #[test]
-fn a_cursor_file_that_lost_its_content_is_told_and_reading_begins_at_the_oldest_event() {
+fn a_cursor_file_without_content_is_reported_and_begins_anew() {
     let host = Host::with_monitord(&[]);
     emit(&host, &["1", "2"]);
     for (nth, content) in [&[][..], &[0; 64], &[0; 7]].into_iter().enumerate() {
@@ -240,7 +240,7 @@ fn a_cursor_file_of_the_first_version_goes_on_and_is_told_once() {
 }
 
 #[test]
-fn a_cursor_file_is_written_once_a_second_however_many_events_come() {
+fn a_cursor_file_is_written_once_a_second_under_any_load() {
     let host = Host::with_monitord(&[]);
     let cursor = host.path("cursor");
     let begun = Instant::now();
@@ -259,7 +259,7 @@ fn a_cursor_file_is_written_once_a_second_however_many_events_come() {
 }
 
 #[test]
-fn a_second_reader_of_a_cursor_file_is_refused_with_the_first_ones_process() {
+fn a_second_reader_of_a_cursor_file_is_refused_with_a_pid() {
     let host = Host::with_monitord(&[]);
     let cursor = host.path("cursor");
     let first = Reader::start(&host, &cursor, &[]);
@@ -273,7 +273,7 @@ fn a_second_reader_of_a_cursor_file_is_refused_with_the_first_ones_process() {
 }
 
 #[test]
-fn a_cursor_file_that_cannot_be_written_ends_the_reader_before_its_first_event() {
+fn an_unwritable_cursor_file_ends_the_reader_before_any_event() {
     need_root();
     let mut host = Host::with_monitord(&[]);
     emit(&host, &["1"]);
@@ -298,7 +298,7 @@ fn a_cursor_file_that_cannot_be_written_ends_the_reader_before_its_first_event()
 }
 
 #[test]
-fn a_journal_that_was_replaced_is_told_and_read_from_its_oldest_event() {
+fn a_replaced_journal_is_reported_and_read_from_its_start() {
     let mut host = Host::with_monitord(&[]);
     let cursor = host.path("cursor");
     emit(&host, &["a", "b", "c", "d"]);
@@ -348,7 +348,7 @@ fn lines(path: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_command_is_run_for_each_event_and_the_cursor_waits_for_its_success() {
+fn a_command_runs_for_each_event_and_the_cursor_waits_for_it() {
     let host = Host::with_monitord(&[]);
     let (cursor, done) = (host.path("cursor"), host.path("done"));
     emit(&host, &["1", "2", "3", "4", "5"]);
@@ -378,7 +378,7 @@ fn a_command_is_run_for_each_event_and_the_cursor_waits_for_its_success() {
 }
 
 #[test]
-fn an_event_whose_command_never_succeeds_is_set_aside_and_holds_up_no_other() {
+fn an_event_whose_command_always_fails_is_set_aside() {
     let host = Host::with_monitord(&[]);
     let (cursor, done) = (host.path("cursor"), host.path("done"));
     emit(&host, &["1", "bad", "3"]);
@@ -423,7 +423,7 @@ fn a_command_is_given_events_in_batches_and_need_not_read_them() {
 }
 
 #[test]
-fn a_signal_reaches_the_command_and_leaves_its_event_for_the_next_run() {
+fn a_signal_reaches_the_command_and_its_event_is_run_again() {
     let host = Host::with_monitord(&[]);
     let (cursor, began) = (host.path("cursor"), host.path("began"));
     emit(&host, &["1"]);
@@ -523,7 +523,7 @@ fn a_program_of_version_1_is_served_as_before() {
 }
 
 #[test]
-fn nothing_is_written_to_a_reader_that_has_been_told_its_position() {
+fn nothing_is_written_to_a_reader_that_knows_its_position() {
     let host = Host::with_monitord(&[]);
     let reader = Reader::start(&host, &host.path("cursor"), &["--filter", "event=none"]);
     host.wait_until("the reader", || host.status().subscribers.len() == 1);
@@ -540,7 +540,7 @@ fn nothing_is_written_to_a_reader_that_has_been_told_its_position() {
 }
 
 #[test]
-fn a_cursor_file_that_is_removed_while_it_is_in_use_ends_the_reader() {
+fn a_cursor_file_that_is_removed_in_use_ends_the_reader() {
     let host = Host::with_monitord(&[]);
     let cursor = host.path("cursor");
     let mut reader = Reader::start(&host, &cursor, &["--after", "0", "--cursor-interval", "1ms"]);

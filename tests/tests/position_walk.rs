@@ -233,11 +233,11 @@ fn walk(form: Form, sync: &'static str, seed: u64) {
 }
 
 #[test]
-fn a_command_processes_all_that_a_synced_journal_has_whatever_is_killed() {
+fn a_command_processes_every_synced_event_whatever_is_killed() {
     walk(Form::Exec, "always", 181);
 }
 
 #[test]
-fn a_consumer_that_acknowledges_processes_all_that_the_journal_has_whatever_is_killed() {
+fn an_acknowledging_consumer_misses_no_event_whatever_is_killed() {
     walk(Form::Ack, "interval", 81);
 }

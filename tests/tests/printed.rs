@@ -49,7 +49,7 @@ fn assert_printable(text: &str) {
 }
 
 #[test]
-fn events_as_json_and_logfmt_hold_nothing_that_a_terminal_acts_on() {
+fn json_and_logfmt_events_have_no_terminal_controls() {
     let host = Host::with_monitord(&[]);
     let value = format!("k={HIDDEN}");
     let emitted = host.command("sampan").args(["emit", "test", "tick", HIDDEN, &value]).status();
@@ -63,7 +63,7 @@ fn events_as_json_and_logfmt_hold_nothing_that_a_terminal_acts_on() {
 }
 
 #[test]
-fn lists_and_documents_as_json_hold_nothing_that_a_terminal_acts_on() {
+fn json_lists_and_documents_have_no_terminal_controls() {
     let engine = Engine::start();
     let tar = engine.dir.path().join("layer.tar");
     std::fs::write(&tar, Layer::of(&[("a", b"x")], Packing::Plain).tar).expect("written");
@@ -134,7 +134,7 @@ fn signal(child: &Child, signal: Signal) {
 }
 
 #[test]
-fn every_command_dies_of_sigpipe_without_a_word_when_nobody_reads_what_it_prints() {
+fn every_command_dies_silently_of_sigpipe() {
     let (registry, engine) = (LyingRegistry::start(), Engine::start());
     let layer = Layer::of(&[("a", b"x")], Packing::Plain);
     registry.publish("small", &Image::of(std::slice::from_ref(&layer), "amd64"));
@@ -201,7 +201,7 @@ fn a_reader_that_leaves_ends_a_pull_that_has_nothing_to_say() {
 }
 
 #[test]
-fn a_signal_ends_the_json_of_a_pull_with_a_result_of_each_reference() {
+fn a_signal_ends_a_json_pull_with_a_result_per_reference() {
     let (registry, engine) = (LyingRegistry::start(), Engine::start());
     let layer = Layer::of(&[("a", b"x")], Packing::Gzip);
     registry.publish("small", &Image::of(&[layer], "amd64"));
@@ -282,7 +282,7 @@ fn a_terminal_that_is_dumb_or_of_no_type_gets_lines() {
 }
 
 #[test]
-fn a_filter_that_can_never_match_is_refused_and_days_are_a_duration() {
+fn an_unmatchable_filter_is_refused_and_days_are_a_duration() {
     let host = Host::with_monitord(&["--journal-age", "1d12h"]);
     let events = |args: &[&str]| {
         let all = [&["events", "--no-follow"], args].concat();

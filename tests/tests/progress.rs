@@ -44,7 +44,7 @@ fn publish(registry: &LyingRegistry, name: &str, bytes: usize, rate: usize) -> (
 }
 
 #[test]
-fn of_several_references_one_that_fails_ends_no_other_and_results_stand_in_the_order_given() {
+fn a_failed_pull_ends_no_other_and_results_keep_their_order() {
     let (registry, engine) = (LyingRegistry::start(), Engine::start());
     let (first, first_result) = publish(&registry, "first", 400_000, 400_000);
     let (second, second_result) = publish(&registry, "second", 1000, 0);
@@ -90,7 +90,7 @@ fn several_detached_pulls_print_their_numbers_and_go_on() {
 }
 
 #[test]
-fn more_references_than_are_asked_for_at_a_time_are_all_pulled_and_printed_in_order() {
+fn more_references_than_parallel_pulls_are_printed_in_order() {
     let (registry, engine) = (LyingRegistry::start(), Engine::start());
     let (references, results): (Vec<String>, Vec<String>) =
         (0..20).map(|nth| publish(&registry, &format!("image{nth}"), 1000, 0)).unzip();
@@ -267,7 +267,7 @@ fn drawn(written: &str) -> Vec<String> {
 }
 
 #[test]
-fn on_terminals_of_any_width_no_line_is_longer_and_no_frame_is_higher() {
+fn no_line_is_wider_and_no_frame_higher_than_the_terminal() {
     let registry = LyingRegistry::start();
     for (columns, rows) in [(20, 4), (50, 5), (109, 24), (110, 7), (200, 3)] {
         let engine = Engine::start();

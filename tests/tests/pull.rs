@@ -29,7 +29,7 @@ fn skopeo_inspect(store: &Path, name: &str) -> serde_json::Value {
 }
 
 #[test]
-fn images_of_one_and_of_eight_layers_are_pulled_and_skopeo_reads_the_store() {
+fn skopeo_reads_pulled_images_of_one_and_of_eight_layers() {
     let dir = tempfile::tempdir().expect("a directory");
     let registry = DockerRegistry::start(dir.path());
     let engine = Engine::start();
@@ -170,7 +170,7 @@ fn what_a_registry_gives_wrong_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn a_document_of_another_size_than_its_descriptor_says_is_refused_and_the_store_stays_right() {
+fn a_document_whose_size_is_wrong_is_refused() {
     let registry = LyingRegistry::start();
     let engine = Engine::start();
     let image = Image::of(&[Layer::of(&[("a", b"1")], Packing::Gzip)], "amd64");
@@ -240,7 +240,7 @@ fn two_clients_share_one_download_and_the_last_to_leave_ends_it() {
 }
 
 #[test]
-fn a_detached_pull_goes_on_alone_and_can_be_watched_and_cancelled() {
+fn a_detached_pull_can_be_watched_and_cancelled() {
     let registry = LyingRegistry::start();
     let engine = Engine::start();
     let layer = Layer::large("data", 2 << 20, Packing::Gzip);
@@ -355,7 +355,7 @@ fn http(address: &str, request: &str) -> (String, Vec<u8>) {
 }
 
 #[test]
-fn a_served_registry_answers_ranges_lists_and_nonsense_as_the_specification_says() {
+fn a_served_registry_follows_the_specification() {
     let here = Engine::start();
     let path = here.dir.path().join("layer.tar");
     let layer = Layer::large("f", 100_000, Packing::Gzip);
@@ -437,7 +437,7 @@ fn tags_and_removals_are_as_told() {
 }
 
 #[test]
-fn sigterm_ends_jobs_and_leaves_no_socket_and_a_second_engine_is_refused() {
+fn sigterm_ends_jobs_and_a_second_engine_is_refused() {
     let mut engine = Engine::start();
     let other = engine.dir.path().join("other");
     for (socket, store) in
@@ -609,7 +609,7 @@ fn a_registry_that_ignores_ranges_sends_the_blob_again() {
 }
 
 #[test]
-fn a_registry_that_asks_for_patience_gets_it_and_others_get_no_second_try() {
+fn only_a_registry_that_sends_retry_after_gets_a_second_try() {
     let (engine, registry) = (Engine::start(), LyingRegistry::start());
     for status in [503, 429] {
         let name = format!("later{status}");
@@ -638,7 +638,7 @@ fn a_wait_for_the_next_try_ends_with_the_pull() {
 }
 
 #[test]
-fn who_waits_while_no_descriptor_is_left_is_served_as_soon_as_there_is_one() {
+fn a_client_that_waits_for_a_descriptor_is_served_later() {
     let engine = Engine::start();
     assert!(engine.images().is_empty(), "it has begun");
     let pid = engine.child.id().to_string();
@@ -660,7 +660,7 @@ fn who_waits_while_no_descriptor_is_left_is_served_as_soon_as_there_is_one() {
 }
 
 #[test]
-fn words_without_end_in_a_document_break_neither_the_store_nor_the_lists() {
+fn endless_strings_in_a_document_break_no_store_and_no_list() {
     let registry = LyingRegistry::start();
     let engine = Engine::start();
     let layer = Layer::of(&[("a", b"a")], Packing::Gzip);

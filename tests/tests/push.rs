@@ -97,7 +97,7 @@ fn a_private_registry_takes_a_push_from_one_who_is_logged_in() {
 }
 
 #[test]
-fn docker_s_own_schema_stays_as_it_is_and_layers_need_not_be_unpacked() {
+fn docker_schema_2_is_pushed_unchanged_without_unpacking() {
     let registry = KeenRegistry::start();
     let image = schema2(&Image::of(&[Layer::of(&[("f", b"x")], Packing::Gzip)], "amd64"));
     registry.publish("from", "t", oci::DOCKER_MANIFEST, &image);
@@ -318,7 +318,7 @@ fn a_real_registry_gets_all_of_a_blob_that_broke_on_the_way() {
 }
 
 #[test]
-fn a_registry_that_refuses_is_asked_again_and_the_person_is_told() {
+fn a_refused_request_is_repeated_and_reported_to_the_user() {
     let registry = KeenRegistry::start();
     let host = with_image(&registry, &image());
     let nobody = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");

@@ -109,7 +109,7 @@ fn kill_a_part(child: &Child, random: &mut Random) {
 }
 
 #[test]
-fn the_pipeline_of_the_docs_loses_no_event_when_a_part_of_it_is_killed() {
+fn the_documented_pipeline_loses_no_event_to_kills() {
     let recipe = block("--ack-fd");
     survives(5, |host| {
         let (cursor, acks) = (host.path("cursor"), host.path("acks"));
@@ -125,7 +125,7 @@ fn the_pipeline_of_the_docs_loses_no_event_when_a_part_of_it_is_killed() {
 }
 
 #[test]
-fn the_unit_of_the_docs_loses_no_event_when_a_part_of_it_is_killed() {
+fn the_documented_unit_loses_no_event_to_kills() {
     let recipe = block("ExecStart=/usr/bin/sampan events");
     let line = recipe.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command").to_owned();
     assert!(recipe.contains("StateDirectory=") && recipe.contains("Restart=always"));

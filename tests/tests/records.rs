@@ -106,7 +106,7 @@ assert emitter.emit("test", "tick", "last", labels={"owner": "ops"})
 }
 
 #[test]
-fn many_python_writers_at_once_neither_mix_nor_lose_their_records() {
+fn concurrent_python_writers_neither_mix_nor_lose_records() {
     const WRITERS: usize = 4;
     const EACH: usize = 500;
     let host = Host::with_monitord(&[]);

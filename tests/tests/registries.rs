@@ -214,7 +214,7 @@ fn skopeo_asks_the_same_places_in_the_same_order() {
 }
 
 #[test]
-fn a_mirrors_wrong_bytes_never_pass_and_its_manifest_is_no_better() {
+fn wrong_bytes_or_manifests_of_a_mirror_are_never_accepted() {
     let (mirror, home) = (LyingRegistry::start(), LyingRegistry::start());
     let (good, evil) = (image("good"), image("evil"));
     home.publish("app", &good);
@@ -325,7 +325,7 @@ fn a_drop_in_wins_and_a_broken_one_is_named() {
 }
 
 #[test]
-fn what_is_wrong_with_the_file_is_in_the_log_before_anything_is_pulled() {
+fn errors_of_registries_conf_are_logged_before_any_pull() {
     let engine = engine("\n[[registry]\n");
     engine.wait_until("the log to name the place", || engine.log().contains("registries.conf, line 2"));
     assert!(
@@ -438,7 +438,7 @@ fn certs_of(engine: &Engine, host: &str) -> PathBuf {
 }
 
 #[test]
-fn a_registry_whose_authority_is_in_certs_d_is_trusted_and_no_other() {
+fn only_registries_with_an_authority_in_certs_d_are_trusted() {
     let dir = tempfile::tempdir().expect("a directory");
     let authority = Authority::new(&dir.path().join("ca"));
     let (cert, key) = authority.sign("server", "IP:127.0.0.1");
@@ -467,7 +467,7 @@ fn self_signed(dir: &Path, stem: &str) -> (PathBuf, PathBuf) {
 }
 
 #[test]
-fn a_certificate_that_a_registry_has_signed_itself_is_trusted_once_it_is_in_certs_d() {
+fn a_self_signed_certificate_in_certs_d_is_trusted() {
     let dir = tempfile::tempdir().expect("a directory");
     let (cert, key) = self_signed(dir.path(), "server");
     let registry = DockerRegistry::start_tls(dir.path(), Some((&cert, &key)));
@@ -630,7 +630,7 @@ fn a_proxy_leads_to_names_that_only_it_knows() {
 }
 
 #[test]
-fn a_proxy_whose_url_says_https_is_spoken_to_in_tls_and_must_be_who_it_is() {
+fn a_proxy_with_an_https_url_needs_a_valid_certificate() {
     let dir = tempfile::tempdir().expect("a directory");
     let authority = Authority::new(&dir.path().join("ca"));
     let (cert, key) = authority.sign("server", "DNS:registry.test,IP:127.0.0.1");
@@ -840,7 +840,7 @@ fn cancel_while(engine: &Engine, name: &str, address: &str, state: &str) {
 }
 
 #[test]
-fn a_pull_that_waits_for_a_connection_ends_at_once_when_cancelled() {
+fn a_cancelled_pull_that_waits_for_a_connection_ends_at_once() {
     const SYN_SENT: &str = "02";
     let hole = BlackHole::new();
     let home = tempfile::tempdir().expect("a directory");
@@ -869,7 +869,7 @@ fn a_pull_that_waits_for_a_greeting_ends_at_once_when_cancelled() {
 }
 
 #[test]
-fn a_credential_helper_that_hangs_keeps_nobody_and_is_killed_when_the_pull_is_cancelled() {
+fn a_hanging_credential_helper_is_killed_with_its_pull() {
     let (asking, hiding) = (LyingRegistry::start(), LyingRegistry::start());
     asking.answer("x/manifests/t", Reply::Challenge("Basic realm=\"x\"".to_owned()));
     let home = tempfile::tempdir().expect("a directory");
@@ -1102,7 +1102,7 @@ fn where_a_registry_redirects_to_cannot_ask_for_its_password() {
 }
 
 #[test]
-fn what_registries_send_in_odd_forms_is_understood_or_called_by_its_name() {
+fn unusual_replies_of_registries_are_understood_or_named() {
     let (address, heads) = tiny(|path| {
         match path {
         "/v2/a/manifests/up" => {
@@ -1124,7 +1124,7 @@ fn what_registries_send_in_odd_forms_is_understood_or_called_by_its_name() {
 }
 
 #[test]
-fn a_challenge_is_found_behind_what_makes_no_sense_and_its_token_may_say_anything_of_its_life() {
+fn a_challenge_is_found_after_invalid_ones() {
     let home = Arc::new(Mutex::new(String::new()));
     let named = Arc::clone(&home);
     let (address, _) = tiny(move |path| match path {

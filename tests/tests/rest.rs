@@ -20,7 +20,7 @@ fn run_true(containers: &Containers) {
 }
 
 #[test]
-fn who_has_run_containers_gives_memory_back_and_sleeps() {
+fn daemons_release_memory_after_running_containers_and_sleep() {
     let containers = Containers::quiet("");
     let daemons = [containers.engine_pid().cast_unsigned(), containers.host.pid()];
     let now = || daemons.map(process::code_bytes);

@@ -71,7 +71,7 @@ fn after_kill_9_only_the_rest_is_fetched() {
 }
 
 #[test]
-fn after_a_client_left_another_image_goes_on_with_the_same_layer() {
+fn another_image_continues_the_layer_of_a_client_that_left() {
     let (engine, registry) = (Engine::start(), LyingRegistry::start());
     let (layer, stream) = half(&engine, &registry, "a");
     drop(stream);
@@ -165,7 +165,7 @@ fn a_note_that_somebody_has_spoilt_keeps_no_blob_from_coming() {
 }
 
 #[test]
-fn while_one_layer_comes_and_is_unpacked_other_images_come_and_go() {
+fn other_images_come_and_go_during_a_slow_layer() {
     let (engine, registry) = (Engine::start(), LyingRegistry::start());
     let (_, stream) = half(&engine, &registry, "slow");
     let other = Layer::of(&[("one", b"1")], Packing::Gzip);
@@ -236,7 +236,7 @@ fn a_pull_keeps_its_own_rate_and_the_engine_keeps_one_for_all() {
 }
 
 #[test]
-fn a_pull_without_unpacking_keeps_blobs_that_a_later_one_unpacks_without_the_network() {
+fn a_later_pull_unpacks_stored_blobs_without_the_network() {
     let (engine, registry) = (Engine::start(), LyingRegistry::start());
     let (layer, reference) = publish(&registry, "a", |blob| vec![Reply::Ranged(blob.to_vec())]);
     let request = Pull { reference: reference.clone(), no_unpack: true, ..Pull::default() };
@@ -252,7 +252,7 @@ fn a_pull_without_unpacking_keeps_blobs_that_a_later_one_unpacks_without_the_net
 }
 
 #[test]
-fn a_zstd_window_over_the_limit_is_refused_and_the_limit_is_named() {
+fn a_zstd_window_over_the_limit_is_refused_with_the_limit() {
     let (engine, registry) = (Engine::configured("zstd-window-mib = 1"), LyingRegistry::start());
     let plain = Layer::large("data", 3 << 20, Packing::Plain);
     let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).expect("to memory");
@@ -265,7 +265,7 @@ fn a_zstd_window_over_the_limit_is_refused_and_the_limit_is_named() {
 }
 
 #[test]
-fn two_images_with_a_layer_in_common_make_one_download_and_the_second_sees_its_bytes() {
+fn two_images_with_a_common_layer_download_it_once() {
     let (engine, registry) = (Engine::start(), LyingRegistry::start());
     let (layer, first) = half(&engine, &registry, "a");
     registry.publish("b", &Image::of(std::slice::from_ref(&layer), "amd64"));
@@ -288,7 +288,7 @@ fn two_images_with_a_layer_in_common_make_one_download_and_the_second_sees_its_b
 }
 
 #[test]
-fn of_several_downloads_one_that_waits_for_its_next_try_keeps_no_other_back() {
+fn a_download_that_waits_for_a_retry_delays_no_other() {
     let (engine, registry) = (Engine::configured("max-downloads = 1"), LyingRegistry::start());
     let slow = Layer::large("slow", SIZE, Packing::Gzip);
     let fast = Layer::large("fast", SIZE / 2, Packing::Gzip);
@@ -315,7 +315,7 @@ fn settled(engine: &Engine) -> PathBuf {
 }
 
 #[test]
-fn after_power_loss_an_image_that_was_not_on_the_disk_yet_is_taken_back_whole() {
+fn an_image_that_was_not_durable_is_removed_after_power_loss() {
     let (engine, registry) = (Engine::start(), LyingRegistry::start());
     let (_, reference) = publish(&registry, "a", |blob| vec![Reply::Ranged(blob.to_vec())]);
     engine.pull(&reference).expect("pulled");
@@ -331,7 +331,7 @@ fn after_power_loss_an_image_that_was_not_on_the_disk_yet_is_taken_back_whole() 
 }
 
 #[test]
-fn where_the_disk_comes_first_nothing_is_left_to_be_brought_to_it() {
+fn with_sync_before_nothing_is_left_to_sync() {
     let (engine, registry) = (Engine::configured("sync = \"before\""), LyingRegistry::start());
     let (_, reference) = publish(&registry, "a", |blob| vec![Reply::Ranged(blob.to_vec())]);
     engine.pull(&reference).expect("pulled");

@@ -193,7 +193,7 @@ fn remove(engine: &Engine, reference: &str) {
 }
 
 #[test]
-fn with_ids_set_aside_owners_are_real_in_a_user_namespace_and_all_of_it_can_be_removed() {
+fn with_subordinate_ids_owners_are_real_and_files_removable() {
     let registry = LyingRegistry::start();
     let engine = start(65_536, "");
     let layer = sample();
@@ -285,7 +285,7 @@ fn a_layer_does_not_say_itself_what_is_written_down() {
 }
 
 #[test]
-fn a_list_that_names_someone_who_is_not_mapped_keeps_no_layer_out() {
+fn an_access_list_with_an_unmapped_user_is_no_error() {
     let registry = LyingRegistry::start();
     for ids in [65_536, 0] {
         let engine = start(ids, "");
@@ -299,7 +299,7 @@ fn a_list_that_names_someone_who_is_not_mapped_keeps_no_layer_out() {
 }
 
 #[test]
-fn what_a_killed_engine_left_in_the_namespace_is_gone_at_the_next_start() {
+fn leftovers_in_the_namespace_are_removed_at_the_next_start() {
     let registry = LyingRegistry::start();
     let engine = start(65_536, "");
     let owned = layer(&[
@@ -325,7 +325,7 @@ fn what_a_killed_engine_left_in_the_namespace_is_gone_at_the_next_start() {
 }
 
 #[test]
-fn a_layer_that_is_refused_in_the_namespace_is_refused_by_name_and_leaves_nothing() {
+fn a_layer_refused_in_the_namespace_is_named_and_leaves_nothing() {
     let registry = LyingRegistry::start();
     let engine = start(65_536, "");
     let evil = Layer::of(&[("fine", b"x"), ("../evil", b"x")], Packing::Gzip);

@@ -336,7 +336,7 @@ fn what_docker_has_and_is_not_here_is_said_by_name() {
 }
 
 #[test]
-fn a_run_without_the_terminal_that_it_asks_for_makes_no_container() {
+fn a_run_without_its_requested_terminal_makes_no_container() {
     let host = Host::new();
     let (code, why) = host.fails(&["run", "-i", "-t", "bb:1"]);
     assert!(code == 125 && why.contains("not a TTY"), "{why}");
@@ -344,7 +344,7 @@ fn a_run_without_the_terminal_that_it_asks_for_makes_no_container() {
 }
 
 #[test]
-fn a_unit_goes_on_while_the_engine_restarts_and_a_wrong_ps_option_is_told_in_a_line() {
+fn a_unit_survives_engine_restarts_and_bad_ps_options_fail() {
     let host = Host::new();
     host.ok(&["run", "-d", "--name", "web", "bb:1", "sleep", "1000"]);
     // If a required unit is restarted, the service is restarted too. systemd.unit(5).

@@ -146,7 +146,7 @@ fn ids_of(containers: &Containers, ids: &mut HashSet<String>) {
 }
 
 #[test]
-fn an_engine_that_is_killed_again_and_again_loses_no_event_no_state_and_no_exit_code() {
+fn a_killed_engine_loses_no_event_state_or_exit_code() {
     let mut containers = Containers::new();
     let (mut random, mut ids) = (Random::new(SEED), HashSet::new());
     let workers = Workers::begin(&containers, 3, SEED);
@@ -170,7 +170,7 @@ fn an_engine_that_is_killed_again_and_again_loses_no_event_no_state_and_no_exit_
 }
 
 #[test]
-fn a_shim_that_is_killed_at_any_moment_leaves_nothing_and_its_container_is_declared_dead() {
+fn a_killed_shim_leaves_nothing_and_its_container_is_dead() {
     let containers = Containers::new();
     let (mut random, mut ids) = (Random::new(SEED + 1), HashSet::new());
     let workers = Workers::begin(&containers, 3, SEED + 1);
@@ -222,7 +222,7 @@ fn runtimes(containers: &Containers) -> Vec<i32> {
 }
 
 #[test]
-fn a_runtime_that_is_killed_while_it_makes_a_container_fails_that_start_and_leaves_nothing() {
+fn a_killed_runtime_fails_the_start_and_leaves_nothing() {
     let containers = Containers::new();
     let mut random = Random::new(SEED + 2);
     let mut ids = Vec::new();
@@ -285,7 +285,7 @@ fn change_boot(containers: &Path) {
 }
 
 #[test]
-fn after_a_power_cut_at_any_moment_the_engine_starts_and_repairs_and_says_so() {
+fn after_a_power_cut_the_engine_repairs_and_reports_it() {
     let copies = tempfile::tempdir().expect("a directory");
     let mut random = Random::new(SEED + 3);
     {

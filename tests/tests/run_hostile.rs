@@ -139,7 +139,7 @@ fn links_of_an_image_lead_to_nothing_of_the_host() {
 }
 
 #[test]
-fn an_image_whose_dev_proc_and_etc_are_links_touches_nothing_of_the_host() {
+fn links_for_dev_proc_and_etc_do_not_touch_the_host() {
     let containers = Containers::new();
     let host = containers.host.path("host");
     fs::create_dir(&host).expect("made");
@@ -230,7 +230,7 @@ fn images_of_many_layers_run_or_say_why_not() {
 }
 
 #[test]
-fn control_characters_are_refused_or_escaped_wherever_they_come_out() {
+fn control_characters_are_refused_or_escaped_everywhere() {
     let containers = Containers::new();
     let evil = "a\n{\"x\":1}\r\u{1b}[2J\u{7f}\0";
     let create = |change: fn(&mut Create, String)| {
@@ -281,7 +281,7 @@ fn control_characters_are_refused_or_escaped_wherever_they_come_out() {
 }
 
 #[test]
-fn an_environment_of_a_mebibyte_arrives_and_one_that_fits_no_request_is_told_with_the_limit() {
+fn an_environment_of_a_mebibyte_arrives_and_a_larger_one_fails() {
     let containers = Containers::new();
     // With name, equals sign and end, each variable has 64 KiB: together a mebibyte, by the kernel's way of counting.
     let variable = |nth: usize, end: &str| format!("BIG{nth:02}={}", "x".repeat((64 << 10) - 6 - end.len()));
@@ -412,7 +412,7 @@ fn garbage_on_a_control_socket_ends_that_client_alone() {
 }
 
 #[test]
-fn a_container_that_floods_a_client_that_does_not_read_harms_no_other_and_can_be_stopped() {
+fn a_container_that_floods_its_client_can_be_stopped() {
     let containers = Containers::new();
     let id = containers.create(Create { log_driver: Some("none".to_owned()), ..sh("flood", "exec yes") });
     let attached = containers.attach_start(&id);
@@ -460,7 +460,7 @@ fn a_container_that_closes_its_streams_lives_on() {
 }
 
 #[test]
-fn a_process_1_that_ignores_sigterm_is_killed_after_the_time_it_was_given() {
+fn a_process_1_that_ignores_sigterm_is_killed_after_the_timeout() {
     let containers = Containers::new();
     let id = containers.create_sh("deaf", "trap '' TERM; echo ready; while :; do sleep 1; done");
     let mut attached = containers.attach_start(&id);

@@ -129,7 +129,7 @@ fn end_of(child: Child) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_start_that_hangs_is_ended_by_who_stops_kills_or_removes_the_container() {
+fn a_stop_kill_or_removal_ends_a_hanging_start() {
     let hung = Hung::new();
     let id = hung.create("one");
     for words in [&["stop", "-t", "1", "one"][..], &["kill", "one"], &["rm", "-f", "one"]] {
@@ -158,7 +158,7 @@ fn a_start_that_hangs_is_ended_by_who_stops_kills_or_removes_the_container() {
 }
 
 #[test]
-fn a_client_that_is_interrupted_ends_a_start_or_an_exec_that_hangs() {
+fn an_interrupted_client_ends_a_hanging_start_or_exec() {
     let hung = Hung::new();
     let id = hung.create("one");
     hung.at("run");
@@ -197,7 +197,7 @@ fn a_client_that_is_interrupted_ends_a_start_or_an_exec_that_hangs() {
 }
 
 #[test]
-fn an_exec_a_pause_or_a_top_that_hangs_holds_up_no_stop_and_no_removal() {
+fn a_hanging_exec_pause_or_top_delays_no_stop_and_no_removal() {
     let hung = Hung::new();
     let mut ids = Vec::new();
     for (verb, words) in [
@@ -232,7 +232,7 @@ fn an_exec_a_pause_or_a_top_that_hangs_holds_up_no_stop_and_no_removal() {
 }
 
 #[test]
-fn a_pause_that_hangs_fails_in_its_own_time_and_the_container_goes_on() {
+fn a_hanging_pause_fails_in_time_and_the_container_goes_on() {
     let hung = Hung::new();
     let id = hung.create("one");
     hung.containers.says(&["start", "one"]);
@@ -267,7 +267,7 @@ fn a_delete_that_hangs_is_done_without_the_runtime() {
 }
 
 #[test]
-fn a_shim_that_is_killed_while_its_container_is_deleted_leaves_nothing_and_starts_nothing() {
+fn a_shim_killed_during_a_delete_leaves_and_starts_nothing() {
     let mut hung = Hung::new();
     let id = hung.create("one");
     for has_engine in [true, false] {
@@ -304,7 +304,7 @@ fn a_shim_that_is_killed_while_its_container_is_deleted_leaves_nothing_and_start
 }
 
 #[test]
-fn a_container_whose_shim_was_killed_is_ended_without_a_runtime_that_hangs() {
+fn a_hanging_runtime_does_not_keep_a_shimless_container_alive() {
     let hung = Hung::new();
     // With control groups of version 1, frozen processes do not end by SIGKILL.
     for is_paused in [false, true] {

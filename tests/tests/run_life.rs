@@ -115,7 +115,7 @@ fn what_is_to_go_goes_without_an_engine_and_without_a_client() {
 }
 
 #[test]
-fn ends_that_neither_engine_nor_monitor_saw_are_told_once_when_they_are_back() {
+fn ends_that_no_daemon_saw_are_reported_once_later() {
     let mut containers = Containers::new();
     let kept = detached(&containers, &["--name", "kept"], &UNTIL_GO);
     let gone = detached(&containers, &["--rm", "--name", "gone"], &UNTIL_GO);
@@ -141,7 +141,7 @@ fn ends_that_neither_engine_nor_monitor_saw_are_told_once_when_they_are_back() {
 }
 
 #[test]
-fn all_that_happens_while_neither_engine_nor_monitor_is_there_is_told_once_and_in_order() {
+fn events_without_any_daemon_are_reported_once_and_in_order() {
     let mut containers = Containers::new();
     let policy = ["--restart", "on-failure:2", "--name", "kept", "-l", "k=v"];
     let kept = detached(&containers, &policy, &UNTIL_GO);
@@ -178,7 +178,7 @@ fn all_that_happens_while_neither_engine_nor_monitor_is_there_is_told_once_and_i
 }
 
 #[test]
-fn what_a_monitor_that_is_away_too_long_had_no_room_for_is_told_by_the_engine() {
+fn the_engine_reports_events_that_did_not_fit_the_fifo() {
     let mut containers = Containers::new();
     let ids = ["kept", "gone"].map(|name| detached(&containers, &["--name", name], &UNTIL_GO));
     containers.host.kill9();
@@ -263,7 +263,7 @@ fn what_the_kernel_kills_for_memory_is_told_and_kept() {
 }
 
 #[test]
-fn a_runtime_that_hangs_and_is_killed_leaves_a_container_that_can_be_started_and_removed() {
+fn a_killed_hanging_runtime_leaves_a_usable_container() {
     let containers = Containers::new();
     let (wrapper, pid) = (containers.host.path("slow"), containers.host.path("slow.pid"));
     let script = format!(
@@ -422,7 +422,7 @@ fn a_refusal_is_told_as_what_it_is() {
 }
 
 #[test]
-fn terminals_have_the_size_of_who_attaches_and_are_left_by_the_keys() {
+fn terminals_have_their_clients_size_and_detach_by_keys() {
     let containers = Containers::new();
     let id = detached(&containers, &["-it", "--name", "t"], &["sh"]);
     let attach = |words: &[&str], typed: &[u8], shown: &str, left: &[u8]| {

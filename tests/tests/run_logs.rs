@@ -91,7 +91,7 @@ fn lines_are_chosen_by_time_and_number() {
 }
 
 #[test]
-fn logs_go_on_over_restarts_and_rotations_and_only_so_many_files_stay() {
+fn logs_go_on_over_restarts_and_rotations_in_a_few_files() {
     let mut containers = Containers::new();
     let script = "i=0; while test $i -lt 40; do echo line $i; sleep 0.01; i=$((i+1)); done; exit 1";
     let options = ["--restart", "on-failure:2", "--log-opt", "max-size=1k", "--log-opt", "max-file=3"];

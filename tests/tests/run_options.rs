@@ -475,7 +475,7 @@ fn inspect_says_what_was_asked_for_and_what_the_image_says() {
 }
 
 #[test]
-fn a_container_is_meant_by_its_name_its_id_or_as_much_of_it_as_is_unique() {
+fn a_container_is_found_by_name_id_or_unique_prefix() {
     let containers = Containers::new();
     // Of 17 IDs, two begin with the same digit.
     let ids: Vec<String> = (0..17).map(|_| containers.says(&["create", "box:1"])).collect();

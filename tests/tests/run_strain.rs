@@ -62,7 +62,7 @@ fn executions_one_after_another_leave_nothing_in_the_shim() {
 }
 
 #[test]
-fn clients_that_all_want_the_same_names_are_all_answered_and_leave_nothing() {
+fn clients_that_compete_for_names_all_get_replies() {
     let containers = Containers::new();
     // Of many concurrent requests for one name, exactly one succeeds.
     let made: Vec<bool> = std::thread::scope(|scope| {
@@ -136,7 +136,7 @@ fn race(containers: &Containers, ids: &Mutex<HashSet<String>>, seed: u64) {
 }
 
 #[test]
-fn a_disk_that_a_log_has_filled_holds_up_neither_its_container_nor_others() {
+fn a_disk_filled_by_a_log_blocks_no_container() {
     let mut containers = Containers::new();
     containers.kill_engine();
     let small = containers.host.mount_tmpfs("small", 4 << 20);
@@ -175,7 +175,7 @@ fn a_disk_that_a_log_has_filled_holds_up_neither_its_container_nor_others() {
 }
 
 #[test]
-fn terminals_go_on_without_an_engine_and_end_as_their_programs_do() {
+fn terminals_go_on_without_an_engine_and_end_with_their_program() {
     let mut containers = Containers::new();
     let sampan = || containers.host.command("sampan");
     let at_terminal = |words: &[&str]| Terminal::start(sampan().args(words), 30, 90);

@@ -354,7 +354,7 @@ fn an_attached_client_feeds_stdin_and_reads_all_output() {
 }
 
 #[test]
-fn a_program_that_is_not_there_or_may_not_be_run_is_told_by_its_exit_status() {
+fn the_exit_status_reports_a_missing_or_unusable_program() {
     for (program, status) in [("/nope", 127), ("nope", 127), ("/etc", 126)] {
         let mut container = Container::of(&[program]);
         let mut client = container.start_attached();
@@ -447,7 +447,7 @@ fn a_policy_starts_it_again_until_it_has_failed_so_often() {
 }
 
 #[test]
-fn restart_by_hand_stops_and_starts_and_the_removal_leaves_nothing() {
+fn a_manual_restart_stops_and_starts_and_removal_is_complete() {
     let mut container = Container::of(&["/bin/sleep", "1000"]);
     container.start();
     let first = container.until(|state| state.phase == Phase::Running).pid;
@@ -545,7 +545,7 @@ fn a_killed_shim_leaves_no_mount() {
 }
 
 #[test]
-fn descriptors_that_are_no_pipe_and_bytes_that_are_no_frame_are_refused() {
+fn odd_descriptors_and_invalid_frames_are_refused() {
     let mut container = Container::of(&["/bin/sleep", "1000"]);
     container.start();
     container.until(|state| state.phase == Phase::Running);

@@ -247,7 +247,7 @@ fn a_mirror_need_not_have_the_signatures() {
 }
 
 #[test]
-fn what_is_not_rightly_signed_is_refused_before_anything_of_it_is_fetched() {
+fn an_image_without_a_valid_signature_is_not_fetched() {
     let dir = tempfile::tempdir().expect("a directory");
     let (pair, stranger) = (Pair::p256(dir.path(), "key"), Pair::p256(dir.path(), "stranger"));
     let bed = bed(&[&pair]);

@@ -68,7 +68,7 @@ fn remove(containers: &Containers, id: &str) {
 }
 
 #[test]
-fn a_host_with_version_2_is_known_as_one_and_its_container_sees_its_own_group_alone() {
+fn a_container_sees_only_its_own_group_of_version_2() {
     nested::on_version_2(|| {
         let host = Host::probe();
         assert_eq!((host.cgroups, host.controls("no-such")), (Cgroups::V2, false));
@@ -116,7 +116,7 @@ fn what_is_done_with_a_container_is_done_with_its_group() {
 }
 
 #[test]
-fn a_frozen_container_can_be_killed_and_one_whose_shim_was_killed_leaves_no_group() {
+fn a_frozen_or_shimless_container_can_be_killed_completely() {
     nested::on_version_2(|| {
         by_each(|containers| {
             let id = run_long(containers, "frozen");
@@ -137,7 +137,7 @@ fn a_frozen_container_can_be_killed_and_one_whose_shim_was_killed_leaves_no_grou
 }
 
 #[test]
-fn devices_are_filtered_and_those_that_were_asked_for_can_be_opened() {
+fn only_requested_devices_can_be_opened() {
     nested::on_version_2(|| {
         let number = fs::metadata(DEVICE).expect("CONFIG_BLK_DEV_LOOP").rdev();
         let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
@@ -158,7 +158,7 @@ fn devices_are_filtered_and_those_that_were_asked_for_can_be_opened() {
 }
 
 #[test]
-fn a_limit_is_kept_where_its_controller_is_and_told_where_it_is_not() {
+fn a_limit_without_a_controller_is_reported() {
     nested::on_version_2(|| {
         let host = Host::probe();
         let limits = [
@@ -197,7 +197,7 @@ fn trials() -> BTreeSet<PathBuf> {
 }
 
 #[test]
-fn the_runtime_that_is_chosen_is_one_that_can_filter_devices_here() {
+fn the_chosen_runtime_can_filter_devices_on_this_host() {
     nested::on_version_2(|| {
         let before = trials();
         let containers = Containers::configured("cgroup-manager = 'cgroupfs'");
@@ -226,7 +226,7 @@ fn crun_is_chosen_before_runc_where_it_works() {
 }
 
 #[test]
-fn a_command_that_is_not_there_fails_with_127_and_one_that_cannot_be_run_with_126_by_either_runtime() {
+fn both_runtimes_fail_with_127_or_126_for_an_invalid_command() {
     nested::on_version_2(|| {
         by_each(|containers| {
             for (word, code) in [("/no/such", 127), ("no-such", 127), ("/etc/passwd", 126), ("/etc", 126)] {
@@ -308,7 +308,7 @@ fn end_by_systemd(containers: &Containers, id: &str) {
 }
 
 #[test]
-fn systemd_makes_the_groups_where_it_is_process_1_and_has_the_limits() {
+fn systemd_as_process_1_makes_the_groups_and_has_the_limits() {
     nested::under_systemd(Groups::OfHost, || live_by_systemd(&["v1", "hybrid", "v2"]));
 }
 

@@ -106,7 +106,7 @@ fn kill(machine: &Machine, unit: &str) {
 }
 
 #[test]
-fn what_one_shot_writers_wrote_is_kept_over_stop_and_start_while_nobody_else_holds_the_fifos() {
+fn events_of_one_shot_writers_survive_a_stop_of_all_units() {
     Machine::installed(|machine| {
         large_journal(machine);
         let sockets = &UNITS[..3];
@@ -148,7 +148,7 @@ fn what_one_shot_writers_wrote_is_kept_over_stop_and_start_while_nobody_else_hol
 }
 
 #[test]
-fn no_event_that_was_written_is_lost_or_comes_twice_whatever_is_restarted_stopped_or_killed_in_any_order() {
+fn no_written_event_is_lost_or_repeated_by_restarts_and_kills() {
     Machine::installed(|machine| {
         large_journal(machine);
         machine.systemctl(&["enable", "--now", "sampan-engine.service"]);
@@ -199,7 +199,7 @@ fn no_event_that_was_written_is_lost_or_comes_twice_whatever_is_restarted_stoppe
 }
 
 #[test]
-fn a_first_emit_and_a_first_subscriber_start_monitord_and_a_first_command_the_engine() {
+fn first_use_starts_monitord_and_the_engine() {
     Machine::installed(|machine| {
         machine.systemctl(&["enable", "--now", "sampan-monitord.socket", "sampan-emit.socket"]);
         machine.systemctl(&["enable", "--now", "sampan-events.socket", "sampan-engine.socket"]);
@@ -228,7 +228,7 @@ fn sleeper(machine: &Machine, name: &str, policy: &str, seconds: &str) {
 }
 
 #[test]
-fn an_enabled_engine_starts_at_boot_what_restart_policies_want_and_nobody_has_to_ask_it() {
+fn an_enabled_engine_starts_containers_at_boot_by_their_policy() {
     Machine::installed(|machine| {
         machine.systemctl(&["enable", "--now", "sampan-engine.service"]);
         machine.import_box();
@@ -264,7 +264,7 @@ fn an_enabled_engine_starts_at_boot_what_restart_policies_want_and_nobody_has_to
 }
 
 #[test]
-fn containers_go_on_while_the_engine_is_stopped_killed_or_replaced() {
+fn containers_go_on_without_their_engine_and_with_a_new_one() {
     Machine::installed(|machine| {
         machine.systemctl(&["enable", "--now", "sampan-engine.service"]);
         machine.import_box();
@@ -327,7 +327,7 @@ fn a_daemon_that_hangs_is_started_again_by_its_watchdog() {
 }
 
 #[test]
-fn what_a_container_says_is_in_journald_with_the_priority_of_its_stream() {
+fn container_output_is_in_journald_with_its_streams_priority() {
     Machine::installed(|machine| {
         machine.systemctl(&["start", "sampan-engine.service"]);
         machine.import_box();
@@ -361,7 +361,7 @@ fn what_a_container_says_is_in_journald_with_the_priority_of_its_stream() {
 }
 
 #[test]
-fn monitord_has_its_journal_and_neither_its_user_nor_a_watcher_reaches_the_engine() {
+fn neither_monitords_user_nor_a_watcher_reaches_the_engine() {
     Machine::installed(|machine| {
         machine.systemctl(&["start", "sampan-engine.service", "sampan-monitord.service"]);
         let status = machine.says(&["sampan", "monitor", "status"]);
@@ -399,7 +399,7 @@ fn monitord_has_its_journal_and_neither_its_user_nor_a_watcher_reaches_the_engin
 }
 
 #[test]
-fn the_units_have_no_fault_that_systemd_knows_and_their_exposure_is_no_higher_than_documented() {
+fn the_units_are_valid_and_no_more_exposed_than_documented() {
     Machine::installed(|machine| {
         let page =
             fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/systemd.md")).expect("there");
@@ -429,7 +429,7 @@ fn the_units_have_no_fault_that_systemd_knows_and_their_exposure_is_no_higher_th
 }
 
 #[test]
-fn a_fifo_that_another_installation_left_is_taken_over_and_what_is_no_fifo_is_left_alone() {
+fn a_fifo_of_another_installation_is_taken_over_a_file_is_not() {
     Machine::installed(|machine| {
         let script = "sampan up & echo $! >/tmp/up; wait";
         let mut up = machine.command(&["sh", "-c", script]).stderr(Stdio::null()).spawn().expect("sh");
@@ -457,7 +457,7 @@ fn a_fifo_that_another_installation_left_is_taken_over_and_what_is_no_fifo_is_le
 }
 
 #[test]
-fn what_is_written_while_monitord_cannot_start_waits_until_it_can() {
+fn events_wait_in_the_fifos_until_monitord_can_start() {
     Machine::installed(|machine| {
         fs::create_dir_all(machine.path("/etc/sampan")).expect("made");
         fs::write(machine.path("/etc/sampan/sampan.toml"), "[monitord]\nno-such-key = 1\n").expect("written");

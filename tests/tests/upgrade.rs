@@ -22,7 +22,7 @@ fn of<'a>(events: &'a [Event], action: &str) -> Vec<&'a Event> {
 }
 
 #[test]
-fn containers_of_the_build_before_run_on_are_stopped_and_report_their_end() {
+fn containers_of_an_earlier_build_go_on_and_report_their_end() {
     let mut containers = Containers::with_engine_at(&engine_before());
     let run = |words: &[&str]| {
         let all = [&["run", "-d", "--network", "none"], words].concat();

@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_record_makes_a_frame_of_the_same_length_with_its_stamp_in_the_same_place() {
+    fn each_record_makes_a_frame_of_one_length_and_one_stamp_offset() {
         for nth in [0, 1, 126, 127, 128, 16_382, 16_383, 3_000_000] {
             let record = System::Sampan.message(nth, 0xabcdef);
             assert_eq!(record.len() - record::HEADER_LEN + 16, MESSAGE);
