@@ -98,7 +98,7 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let homes = Homes::open(&config.containers, &config.run_dir)?;
     let store = Store::open_in(&config.store, namespace, &|| homes.needs())?;
     if config.syncs_first {
-        store.sync_first();
+        store.set_sync_before_commit();
     }
     partial_blob::collect(&store, config.partial_age);
     // systemd refuses to use a FIFO that somebody else made, so the engine makes none where systemd does.
@@ -134,7 +134,7 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     read_registries(&shared.config);
     sampan_os::memory::trim();
     let result = server.run();
-    shared.store.settle();
+    shared.store.make_durable();
     announcer.daemon("stop");
     announcer.flush(FLUSH_TIMEOUT);
     Ok(result?)
@@ -150,7 +150,7 @@ fn read_registries(config: &Config) {
 
 /// Brings to the disk what an engine that was killed may have left.
 fn settle_in_background(shared: &Arc<Shared>) {
-    if !shared.store.is_unsettled() {
+    if !shared.store.needs_sync() {
         return;
     }
     let shared = Arc::clone(shared);

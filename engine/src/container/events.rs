@@ -401,7 +401,7 @@ impl Containers {
             return;
         }
         drop(pin);
-        if !self.shared.store.has_withheld() {
+        if !self.shared.store.has_pinned_garbage() {
             return;
         }
         let definition = Arc::clone(definition);

@@ -556,7 +556,7 @@ mod tests {
 
     /// Stores an image without layers and names it.
     fn image(store: &Store, reference: &str, cmd: &str) -> Digest {
-        let since = store.named_so_far();
+        let since = store.generation();
         let config = format!(
             r#"{{"os":"linux","architecture":"amd64","config":{{"Cmd":["{cmd}"]}},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#
         );

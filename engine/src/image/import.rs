@@ -15,7 +15,7 @@ use sampan_oci::platform::Platform;
 use sampan_oci::reference::Reference;
 use sampan_oci::{Config, Descriptor, History, Manifest, PlatformField, RootFs, Run};
 use sampan_store::images::{self, NewImage};
-use sampan_store::{Pin, Store, StoreError, Temp};
+use sampan_store::{Generation, Pin, Store, StoreError, Temp};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
@@ -93,7 +93,7 @@ pub fn import(
     }
     let config = config(&request.platform, request.run, &layers);
     let manifest = name(store, &config, layers)?;
-    store.settle_layers(&config.chain_ids(), cancel).map_err(|error| match cancel.check() {
+    store.complete_layers(&config.chain_ids(), cancel).map_err(|error| match cancel.check() {
         Err(cancelled) => {
             ImportError::Layer { nth: manifest.0.layers.len(), source: Box::new(cancelled.into()) }
         }
@@ -106,8 +106,13 @@ pub fn import(
     store.write_blob(&digest, &bytes)?;
     let descriptor = descriptor(oci::MANIFEST, &digest, bytes.len() as u64);
     let platform = PlatformField::from(&request.platform);
-    let new =
-        NewImage { reference: &request.reference, manifest: descriptor, platform, index: None, since: 0 };
+    let new = NewImage {
+        reference: &request.reference,
+        manifest: descriptor,
+        platform,
+        index: None,
+        since: Generation::default(),
+    };
     let unchanged = images::commit(store, new)?;
     Ok(Imported { digest, id: config_digest, unchanged })
 }

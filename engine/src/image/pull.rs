@@ -33,7 +33,7 @@ use sampan_os::thread;
 use sampan_registry::mirrors::Mirrors;
 use sampan_registry::{Access, RawManifest, RegistryError, retry};
 use sampan_store::images::{self, NewImage};
-use sampan_store::{Pin, Store, StoreError};
+use sampan_store::{Generation, Pin, Store, StoreError};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -170,7 +170,7 @@ pub fn pull(
     let to_end = Arc::clone(&inner);
     let _outer = cancel.link(move || to_end.cancel());
     let (registry, _link) = Mirrors::linked(&request.reference, &request.access, &inner);
-    let since = store.named_so_far();
+    let since = store.generation();
     let work = Work { store, limits, request, progress, cancel: &inner, registry: &registry, since };
     let result = work.run();
     if cancel.is_cancelled() && result.is_err() {
@@ -187,7 +187,7 @@ struct Work<'a> {
     cancel: &'a Cancel,
     registry: &'a Mirrors,
     /// How many things of the store had their final name when it began.
-    since: u64,
+    since: Generation,
 }
 
 /// An image's manifest, as bytes and read, and the index that it was chosen from.
@@ -369,7 +369,7 @@ impl Work<'_> {
         }
         let known = known.wait().ok_or(Cancelled)?;
         if self.request.unpack {
-            self.store.settle_layers(&known.chain_ids, self.cancel)?;
+            self.store.complete_layers(&known.chain_ids, self.cancel)?;
         }
         Ok(known)
     }

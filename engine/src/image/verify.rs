@@ -383,7 +383,7 @@ impl Verify<'_> {
             }
         };
         let below = stack.split(|id| id == chain_id).next().unwrap_or_default();
-        let settled = self.store.settle_layer(fresh.path(), below, self.cancel);
+        let settled = self.store.complete_layer(fresh.path(), below, self.cancel);
         self.cancel.check()?;
         if !is_there {
             // One that a layer is missing below is settled by the pull that brings that one.

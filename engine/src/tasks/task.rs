@@ -65,11 +65,11 @@ impl Task {
 /// Brings to the disk, in a moment, what is not there for sure.
 pub fn settle(store: &Store) {
     for wait in SETTLE_AFTER {
-        if !store.is_unsettled() {
+        if !store.needs_sync() {
             return;
         }
         std::thread::sleep(wait);
-        if store.settle() {
+        if store.make_durable() {
             return;
         }
     }

@@ -1,8 +1,8 @@
-//! What the store takes on the disk, and how much of that could go.
+//! Measures how much disk space the store takes, and how much of it could be freed.
 //!
-//! Answers `sampan system df`. Counts blocks, not lengths, and each file once. Takes no lock while it looks: what
-//! comes or goes meanwhile may be counted or not. Memory grows with the number of blobs and layers, never with
-//! that of the files in them.
+//! Serves `sampan system df`. Counts blocks, not lengths, and each file once. Takes no lock, so files that come or go
+//! meanwhile may be counted or not. Memory use grows with the number of blobs and layers, not with the number of files
+//! in the layers.
 
 use crate::error::file_error;
 use crate::images::{self, ImageError, Loaded};
@@ -16,32 +16,32 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-/// What there is.
+/// The disk usage of a store.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Kind by kind: `images`, `layers`, `partials`.
+    /// One entry each for `images`, `layers` and `partials`.
     pub kinds: Vec<Usage>,
-    /// Image by image, in the order they came.
+    /// One entry for each image, oldest first.
     pub images: Vec<ImageUsage>,
 }
 
 /// A blob or an unpacked layer.
 #[derive(Default)]
-struct Thing {
+struct StoredObject {
     size: u64,
-    /// Images that need it.
+    /// How many images use it.
     images: u32,
-    /// True if an image with a name needs it, or a job.
+    /// Whether a job, or an image that has a name or is in use, needs it.
     needed: bool,
 }
 
-type Things = HashMap<Digest, Thing>;
+type Objects = HashMap<Digest, StoredObject>;
 
-/// Looks at all of the store.
+/// Measures the whole store.
 ///
 /// # Errors
-/// [`ImageError`]: a directory or `index.json` cannot be read. An image that cannot is passed over, and then
-/// nothing is called reclaimable: there is no telling what it needs.
+/// [`ImageError`] if a directory or `index.json` cannot be read. An image that cannot be read is logged and left out;
+/// then nothing counts as reclaimable, because it is unknown which blobs that image needs.
 pub fn report(store: &Store) -> Result<Report, ImageError> {
     let (mut blobs, stray_blobs) = blobs(store)?;
     let (mut layers, stray_layers) = layers(store)?;
@@ -85,59 +85,59 @@ fn distinct<'a>(digests: impl IntoIterator<Item = &'a Digest>) -> impl Iterator<
     digests.into_iter()
 }
 
-fn need(things: &mut Things, digest: &Digest, needed: bool) {
-    if let Some(thing) = things.get_mut(digest) {
-        thing.images += 1;
-        thing.needed |= needed;
+fn need(objects: &mut Objects, digest: &Digest, needed: bool) {
+    if let Some(object) = objects.get_mut(digest) {
+        object.images += 1;
+        object.needed |= needed;
     }
 }
 
-fn of_image(store: &Store, image: &Loaded, in_use: bool, blobs: &Things, layers: &Things) -> ImageUsage {
+fn of_image(store: &Store, image: &Loaded, in_use: bool, blobs: &Objects, layers: &Objects) -> ImageUsage {
     let (mut size, mut unique) = (0, 0);
     let chain_ids = image.config.chain_ids();
-    let things = distinct(image.blobs()).filter_map(|digest| blobs.get(digest));
-    for thing in things.chain(distinct(&chain_ids).filter_map(|digest| layers.get(digest))) {
-        size += thing.size;
-        unique += if thing.images == 1 { thing.size } else { 0 };
+    let objects = distinct(image.blobs()).filter_map(|digest| blobs.get(digest));
+    for object in objects.chain(distinct(&chain_ids).filter_map(|digest| layers.get(digest))) {
+        size += object.size;
+        unique += if object.images == 1 { object.size } else { 0 };
     }
     let image = Image { size, ..image.summary(store) };
     ImageUsage { image, size, unique, in_use }
 }
 
-/// `stray` bytes are of files that are none of ours.
-fn sum(kind: &str, things: &Things, stray: u64) -> Usage {
+/// Adds up `objects` and the `stray` bytes of files that do not belong to the store.
+fn sum(kind: &str, objects: &Objects, stray: u64) -> Usage {
     let mut usage = Usage { kind: kind.to_owned(), size: stray, reclaimable: stray, ..Usage::default() };
-    for thing in things.values() {
+    for object in objects.values() {
         usage.count += 1;
-        usage.size += thing.size;
-        match thing.needed {
+        usage.size += object.size;
+        match object.needed {
             true => usage.active += 1,
-            false => usage.reclaimable += thing.size,
+            false => usage.reclaimable += object.size,
         }
     }
     usage
 }
 
-/// All blobs, and the bytes of what is among them and is none.
-fn blobs(store: &Store) -> Result<(Things, u64), ImageError> {
-    let mut things = Things::new();
+/// All blobs, and the bytes of other files in their directories.
+fn blobs(store: &Store) -> Result<(Objects, u64), ImageError> {
+    let mut objects = Objects::new();
     let mut stray = 0;
     for algorithm in ["sha256", "sha512"] {
         let dir = store.root().join("blobs").join(algorithm);
         each(&dir, |name, path| {
             let size = store.size_on_disk(path)?;
             match Digest::parse(&format!("{algorithm}:{name}")) {
-                Ok(digest) => drop(things.insert(digest.clone(), thing(store, &digest, size))),
+                Ok(digest) => drop(objects.insert(digest.clone(), object(store, &digest, size))),
                 Err(_) => stray += size,
             }
             Ok(())
         })?;
     }
-    Ok((things, stray))
+    Ok((objects, stray))
 }
 
-fn layers(store: &Store) -> Result<(Things, u64), ImageError> {
-    let mut things = Things::new();
+fn layers(store: &Store) -> Result<(Objects, u64), ImageError> {
+    let mut objects = Objects::new();
     let mut stray = 0;
     each(&store.root().join("layers"), |name, path| {
         let size = store.size_on_disk(path)?;
@@ -145,20 +145,20 @@ fn layers(store: &Store) -> Result<(Things, u64), ImageError> {
             Ok(digest) => {
                 // `images` shows this figure from here on.
                 lock(&store.layer_sizes).insert(digest.clone(), size);
-                things.insert(digest.clone(), thing(store, &digest, size));
+                objects.insert(digest.clone(), object(store, &digest, size));
             }
             Err(_) => stray += size,
         }
         Ok(())
     })?;
-    Ok((things, stray))
+    Ok((objects, stray))
 }
 
-fn thing(store: &Store, digest: &Digest, size: u64) -> Thing {
-    Thing { size, needed: store.is_pinned(digest), images: 0 }
+fn object(store: &Store, digest: &Digest, size: u64) -> StoredObject {
+    StoredObject { size, needed: store.is_pinned(digest), images: 0 }
 }
 
-/// Downloads that are not whole, and what running jobs have under `tmp/`.
+/// Downloads that are not complete, and the files of running jobs under `tmp/`.
 fn partials(store: &Store) -> Result<Usage, ImageError> {
     let mut usage = Usage { kind: "partials".to_owned(), ..Usage::default() };
     each(&store.root().join("partial"), |name, path| {
@@ -175,7 +175,7 @@ fn partials(store: &Store) -> Result<Usage, ImageError> {
         Ok(())
     })?;
     each(&store.root().join("tmp"), |_, path| {
-        // Emptied at start: what is there is some job's.
+        // `tmp/` is emptied at start, so everything in it belongs to a running job.
         usage.size += store.size_on_disk(path)?;
         usage.count += 1;
         usage.active += 1;
@@ -184,7 +184,7 @@ fn partials(store: &Store) -> Result<Usage, ImageError> {
     Ok(usage)
 }
 
-/// Calls `visit` for each name in `dir`; what goes away meanwhile is passed over.
+/// Calls `visit` for each entry of `dir`; skips entries that disappear meanwhile.
 fn each(dir: &Path, mut visit: impl FnMut(&str, &Path) -> io::Result<()>) -> Result<(), ImageError> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

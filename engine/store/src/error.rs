@@ -1,46 +1,46 @@
-//! Why the store cannot do what it was asked.
+//! The error of the store.
 
 use sampan_oci::digest::Digest;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why the store cannot do what it was asked.
+/// Why an operation of the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Another engine has it.
+    /// Another engine uses the store.
     #[error("the store {} is in use by another engine", .0.display())]
     Locked(PathBuf),
-    /// The file system refuses.
+    /// A system call on a file failed.
     #[error("cannot {doing} {}", path.display())]
     File {
-        /// What was attempted.
+        /// The attempted operation, such as `open`.
         doing: &'static str,
-        /// On what.
+        /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// Content is not what its name says.
+    /// Content has another digest than its name says.
     #[error("{what} has digest {found}, expected {expected}")]
     Digest {
-        /// Which content.
+        /// A file's path, or a name for the content.
         what: String,
-        /// What it should be.
+        /// The digest in its name.
         expected: Digest,
-        /// What it is.
+        /// The digest of its bytes.
         found: Digest,
     },
-    /// A file of the store is broken.
+    /// An index file is not valid.
     #[error("cannot read {} of the store", path.display())]
     Broken {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// How it is broken.
+        /// The error of the JSON parser.
         source: serde_json::Error,
     },
 }
 
-/// Wraps what the file system said of `path`.
+/// Makes a [`StoreError::File`] from the error of a system call on `path`.
 pub fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::File { doing, path, source }

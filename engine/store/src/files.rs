@@ -1,6 +1,7 @@
-//! Temporary files of the store, and small files of its root that are replaced as a whole.
+//! Makes temporary files, and replaces small files in the store's root as a whole.
 //!
-//! Called by everything in this crate that writes. What is durable when is said at each function.
+//! Called by every module of this crate that writes. The functions differ in durability; each says what power loss
+//! leaves.
 
 use crate::error::{StoreError, file_error};
 use crate::reserve;
@@ -13,10 +14,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::sync::atomic::Ordering;
 
 impl Store {
-    /// A new private file.
+    /// Makes a new file under `tmp/`. `kind` is the beginning of its name.
     ///
     /// # Errors
-    /// [`StoreError::File`].
+    /// [`StoreError::File`] if it cannot be made.
     pub fn temp_file(&self, kind: &str) -> Result<(Temp, File), StoreError> {
         let temp = self.temp_name(kind);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&temp.path);
@@ -24,14 +25,14 @@ impl Store {
         Ok((temp, file))
     }
 
-    /// A new private directory with an empty directory `diff` in it.
+    /// Makes a new directory under `tmp/`, with an empty directory `diff` in it, for a layer to be unpacked.
     ///
     /// # Errors
-    /// [`StoreError::File`].
+    /// [`StoreError::File`] if it cannot be made.
     pub fn temp_layer(&self) -> Result<Temp, StoreError> {
         let temp = self.temp_name("layer");
         let diff = temp.path.join("diff");
-        // 0755 for the root directory of the layer: most tars do not name it.
+        // `diff` is the root directory of the layer. Most tars have no entry for it, so it keeps this mode, 0755.
         let outer = DirBuilder::new().mode(0o700).create(&temp.path);
         outer
             .and_then(|()| DirBuilder::new().mode(0o755).create(&diff))
@@ -40,51 +41,51 @@ impl Store {
     }
 
     pub(crate) fn temp_name(&self, kind: &str) -> Temp {
-        let nth = self.temps.fetch_add(1, Ordering::Relaxed);
+        let nth = self.next_temp.fetch_add(1, Ordering::Relaxed);
         let path = self.root.join("tmp").join(format!("{kind}-{nth}"));
         Temp { path, namespace: self.namespace.clone(), keep: false }
     }
 
-    /// Replaces a small file of the store's root: write-temporary, fsync, rename. Power loss leaves the old one or the
-    /// new one, until the next [`Store::sync`].
+    /// Replaces a file in the store's root: writes a temporary file, calls fsync on it, and renames it. Power loss before
+    /// the next [`Store::sync`] leaves either the old file or the new one.
     pub(crate) fn swap_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        self.written(bytes)?.rename(&self.root().join(name))
+        self.write_synced(bytes)?.rename(&self.root().join(name))
     }
 
-    /// Replaces one by write-temporary and rename, and leaves the rest to the next [`Store::sync`]: until then power loss
-    /// may leave neither.
+    /// Replaces a file in the store's root without fsync. Power loss before the next [`Store::sync`] may leave neither
+    /// the old file nor the new one.
     pub(crate) fn put_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        self.filled("file", bytes)?.0.rename(&self.root().join(name))
+        self.write_temp("file", bytes)?.0.rename(&self.root().join(name))
     }
 
-    /// A new private file that has `bytes`.
+    /// Writes `bytes` to a new temporary file.
     ///
     /// # Errors
-    /// [`StoreError::File`].
-    pub(crate) fn filled(&self, kind: &str, bytes: &[u8]) -> Result<(Temp, File), StoreError> {
+    /// [`StoreError::File`] if it cannot be made or written.
+    pub(crate) fn write_temp(&self, kind: &str, bytes: &[u8]) -> Result<(Temp, File), StoreError> {
         let (temp, mut file) = self.temp_file(kind)?;
         file.write_all(bytes).map_err(file_error("write", temp.path()))?;
         Ok((temp, file))
     }
 
-    /// A temporary that has `bytes`, and has them on the disk.
-    pub(crate) fn written(&self, bytes: &[u8]) -> Result<Temp, StoreError> {
-        let (temp, file) = self.filled("file", bytes)?;
+    /// Writes `bytes` to a new temporary file, and waits until they are on the disk.
+    pub(crate) fn write_synced(&self, bytes: &[u8]) -> Result<Temp, StoreError> {
+        let (temp, file) = self.write_temp("file", bytes)?;
         file.sync_all().map_err(file_error("write", temp.path()))?;
         Ok(temp)
     }
 
-    /// The same, and it is the new one from now on: with an fsync of the directory.
+    /// Replaces a file in the store's root, and waits until the new file and its name are on the disk.
     pub(crate) fn replace_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         self.swap_file(name, bytes)?;
         self.sync_root()
     }
 
-    /// The same by one who makes room: on a full disk the reserve is his. He lays by again when there is room
-    /// ([`Store::lay_by`]).
+    /// Like [`Store::replace_file`], for removals: if the disk is full, deletes the reserve file and tries again. The
+    /// caller restores the reserve ([`Store::refill_reserve`]) once there is room.
     pub(crate) fn replace_file_from_reserve(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         match self.swap_file(name, bytes) {
-            Err(error) if io_error::is_full(&error) && reserve::give_up(self.root()) => {
+            Err(error) if io_error::is_full(&error) && reserve::release(self.root()) => {
                 self.swap_file(name, bytes)?
             }
             other => other?,
@@ -92,13 +93,13 @@ impl Store {
         self.sync_root()
     }
 
-    /// Has the names of the store's root on the disk.
+    /// Waits until renames and removals in the store's root are on the disk.
     pub(crate) fn sync_root(&self) -> Result<(), StoreError> {
         File::open(self.root()).and_then(|dir| dir.sync_all()).map_err(file_error("sync", self.root()))
     }
 
-    /// Sees to it that there is a reserve for an index of `len` bytes, if there is room for one.
-    pub(crate) fn lay_by(&self, len: u64) {
-        reserve::lay_by(self.root(), len);
+    /// Makes sure that the reserve is large enough for an index of `len` bytes, if the disk has room for it.
+    pub(crate) fn refill_reserve(&self, len: u64) {
+        reserve::refill(self.root(), len);
     }
 }

@@ -1,4 +1,4 @@
-//! What goes out of the store: garbage, and blobs and layers that are broken.
+//! Removes blobs and layers: garbage, and those that are broken.
 //!
 //! Called by [`crate::images`], which knows what is used, and by [`crate::verify`]. Whatever a job has pinned stays.
 //! Trees are only moved out of the way under the commit lock, and removed behind it.
@@ -18,11 +18,11 @@ use std::sync::atomic::Ordering;
 impl Store {
     /// Removes blobs and layers that are neither in `used` nor pinned. The caller holds the commit lock.
     ///
-    /// Layers are only moved to `tmp/` here; [`Swept::remove`] removes them, which may take long and needs no
-    /// lock. What cannot be removed is told of in the log and stays: it keeps nothing else from going.
+    /// Layers are only moved to `tmp/` here. [`Swept::remove`] removes them later without the lock, because that may
+    /// take long. A blob or layer that cannot be removed is logged and stays; the others are still removed.
     pub(crate) fn sweep(&self, used: &HashSet<Digest>) -> Result<Swept, StoreError> {
         let pins = lock(&self.pins);
-        self.withheld.store(pins.keys().any(|digest| !used.contains(digest)), Ordering::Relaxed);
+        self.has_pinned_garbage.store(pins.keys().any(|digest| !used.contains(digest)), Ordering::Relaxed);
         let keep: HashSet<&str> = used.iter().chain(pins.keys()).map(Digest::hex).collect();
         let mut swept = Swept::default();
         for algorithm in ["sha256", "sha512"] {
@@ -30,7 +30,7 @@ impl Store {
             for name in names(&dir)? {
                 if !keep.contains(name.as_str()) {
                     let removed = self.sweep_blob(&dir.join(&name), &mut swept);
-                    swept.note(removed, algorithm, &name);
+                    swept.record(removed, algorithm, &name);
                 }
             }
         }
@@ -39,7 +39,7 @@ impl Store {
             if !keep.contains(name.as_str()) {
                 let moved = self.move_to_trash(&layers.join(&name));
                 let moved = moved.map(|trash| swept.trash.push(trash));
-                swept.note(moved, "sha256", &name);
+                swept.record(moved, "sha256", &name);
                 if let Ok(layer) = Digest::parse(&format!("sha256:{name}")) {
                     lock(&self.layer_sizes).remove(&layer);
                 }
@@ -48,7 +48,7 @@ impl Store {
         Ok(swept)
     }
 
-    /// Removes a blob, or what else somebody has put in the place of one.
+    /// Removes a blob, or anything else that lies in the directory of blobs.
     fn sweep_blob(&self, path: &Path, swept: &mut Swept) -> Result<(), StoreError> {
         if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
             swept.trash.push(self.move_to_trash(path)?);
@@ -66,20 +66,25 @@ impl Store {
         Ok(trash)
     }
 
-    /// Takes a blob away whose bytes are wrong, so that nobody takes it for what it is called; false if a job
-    /// needs it just now.
+    /// Removes a blob whose bytes are wrong; false if it is pinned, and stays.
+    ///
+    /// # Errors
+    /// [`StoreError::File`] if it cannot be moved to `tmp/`.
     pub fn discard_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
         self.discard(digest, &self.blob_path(digest))
     }
 
-    /// As [`Store::discard_blob`], of an unpacked layer.
+    /// Removes an unpacked layer whose files are wrong; false if it is pinned, and stays.
+    ///
+    /// # Errors
+    /// [`StoreError::File`] if it cannot be moved to `tmp/`.
     pub fn discard_layer(&self, chain_id: &Digest) -> Result<bool, StoreError> {
         self.discard(chain_id, &self.layer_path(chain_id))
     }
 
     fn discard(&self, digest: &Digest, path: &Path) -> Result<bool, StoreError> {
         let _trash = {
-            // The lock that pins are made under: none comes between the look and the removal.
+            // Pins are made under this lock, so the blob cannot become pinned between the check and the removal.
             let _commit = lock(&self.commit);
             if self.is_pinned(digest) {
                 return Ok(false);
@@ -91,25 +96,28 @@ impl Store {
     }
 }
 
-/// What a sweep took away.
+/// The result of a sweep.
 #[derive(Default)]
 pub(crate) struct Swept {
-    /// Digests of blobs, and chain ids of layers.
-    pub names: Vec<String>,
+    /// Digests of the removed blobs, and chain IDs of the removed layers.
+    pub(crate) names: Vec<String>,
+    /// Size of the blobs that are already removed.
     bytes: u64,
+    /// Layers that are moved to `tmp/`, and removed when these values are dropped.
     trash: Vec<Temp>,
 }
 
 impl Swept {
-    fn note(&mut self, removed: Result<(), StoreError>, algorithm: &str, name: &str) {
+    fn record(&mut self, removed: Result<(), StoreError>, algorithm: &str, name: &str) {
         match removed {
             Ok(()) => self.names.push(format!("{algorithm}:{name}")),
             Err(error) => log::warn!("{}", sampan_ipc::report::chain(&error)),
         }
     }
 
-    /// Removes what is only out of the way yet; bytes that became free. Without the commit lock, please.
-    pub fn remove(self) -> u64 {
+    /// Removes the trees that the sweep has moved to `tmp/`, and returns how many bytes the whole sweep freed. Must not
+    /// be called with the commit lock held, because it may take long.
+    pub(crate) fn remove(self) -> u64 {
         let size = |temp: &Temp| size_on_disk(temp.path(), temp.namespace()).unwrap_or(0);
         self.trash.iter().map(size).fold(self.bytes, u64::saturating_add)
     }
@@ -133,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn garbage_is_what_nothing_names_or_pins() {
+    fn a_sweep_removes_only_blobs_that_are_neither_used_nor_pinned() {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(dir.path()).expect("opened");
         let (used, pinned, loose) = (Digest::of(b"u"), Digest::of(b"p"), Digest::of(b"l"));
@@ -149,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_the_place_of_a_blob_keeps_no_garbage_from_going() {
+    fn foreign_files_among_the_blobs_do_not_stop_a_sweep() {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(dir.path()).expect("opened");
         let loose: Vec<Digest> = (0..8u8).map(|nth| Digest::of(&[nth])).collect();

@@ -1,14 +1,15 @@
-//! Images of the store: their names, and what goes when the last name goes.
+//! The images of the store: finding, naming, tagging and removing them.
 //!
-//! Every image is its platform's manifest in `index.json` (`index.rs`), once for each of its references, or once
-//! without one. Of an index that it was pulled from, the digest alone is kept, as an annotation. Called by the jobs;
-//! does no network.
+//! An image is the manifest of one platform. `index.json` has one entry for each of its references, or one entry without
+//! a reference. If the image was chosen from an OCI index, an annotation keeps the digest of that index, and the index
+//! itself is not stored. Called by the engine's jobs; never uses the network.
 
-use crate::durability::{Settled, name_new, settle_what_came};
+use crate::durability::Generation;
 use crate::error::StoreError;
 use crate::gc::Swept;
 use crate::index::{self, REF_NAME, name_of};
 use crate::store::{Pin, Store};
+use crate::sync::{DurableCommit, commit_image, wait_until_durable};
 use sampan_ipc::engine::Image;
 use sampan_oci as oci;
 use sampan_oci::digest::Digest;
@@ -18,11 +19,11 @@ use sampan_os::mutex::lock;
 use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
-/// The digest of the index that an image was chosen from.
+/// The annotation with the digest of the index that an image was chosen from.
 const INDEX_DIGEST: &str = "sampan.index.digest";
-/// Fewest hex digits that stand for an image.
+/// Fewest hex digits of a digest or ID that a user may type for an image.
 const PREFIX_MIN: usize = 4;
-/// Most containers that a message names.
+/// Most containers that an error message names.
 const LISTED_MAX: usize = 10;
 
 /// Why an image cannot be found or changed.
@@ -31,48 +32,48 @@ pub enum ImageError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// An image of the store cannot be read.
+    /// The manifest or config of an image is not valid.
     #[error("image {digest} of the store cannot be read")]
     Unreadable {
-        /// Its manifest's digest.
+        /// Digest of the image's manifest.
         digest: Digest,
-        /// Why not.
+        /// What is wrong with the document.
         source: oci::OciError,
     },
     /// No image has the name.
     #[error("image {0:?} is not in the local store")]
     NotFound(String),
-    /// Several images have it.
+    /// Several images have a digest or ID that begins with the typed digits.
     #[error("{name:?} stands for {count} images")]
     Ambiguous {
-        /// What was given.
+        /// The digits as typed.
         name: String,
-        /// How many it fits.
+        /// How many images match.
         count: usize,
     },
-    /// An id was given and the image has several references.
+    /// An image was given by ID, and has several references.
     #[error("image {digest} has {count} references")]
     SeveralReferences {
-        /// Its manifest's digest.
+        /// Digest of the image's manifest.
         digest: Digest,
-        /// How many.
+        /// How many references the image has.
         count: usize,
     },
-    /// Containers need the image.
-    #[error("image {digest} is in use by {}", shown(containers))]
+    /// Containers use the image.
+    #[error("image {digest} is in use by {}", list_containers(containers))]
     InUse {
-        /// Its manifest's digest.
+        /// Digest of the image's manifest.
         digest: Digest,
-        /// Their names.
+        /// The names of the containers.
         containers: Vec<String>,
     },
-    /// A new name is no reference.
+    /// A new name is not a valid reference.
     #[error(transparent)]
     Reference(#[from] oci::reference::ReferenceError),
 }
 
-/// Containers, as a message names them.
-fn shown(containers: &[String]) -> String {
+/// `container A`, or `containers A, B and 3 more`.
+fn list_containers(containers: &[String]) -> String {
     let some = containers.iter().take(LISTED_MAX).cloned().collect::<Vec<_>>().join(", ");
     match (containers.len(), containers.len().saturating_sub(LISTED_MAX)) {
         (1, _) => format!("container {some}"),
@@ -81,58 +82,59 @@ fn shown(containers: &[String]) -> String {
     }
 }
 
-/// An image that is to be named.
+/// An image that is to be committed.
 pub struct NewImage<'a> {
-    /// Its full reference.
+    /// The full reference of the image.
     pub reference: &'a Reference,
-    /// Its manifest's media type, digest and size.
+    /// Media type, digest and size of the manifest.
     pub manifest: Descriptor,
-    /// What it was made for.
+    /// The platform that the image is for.
     pub platform: PlatformField,
-    /// The index that it was chosen from.
+    /// Digest of the index that the image was chosen from.
     pub index: Option<Digest>,
-    /// How many things had their final name ([`Store::named_so_far`]) when its job began.
-    pub since: u64,
+    /// The value of [`Store::generation`] when the job began.
+    pub since: Generation,
 }
 
-/// An image with its documents.
+/// An image of the store with its documents.
 pub struct Loaded {
-    /// Its references, sorted.
+    /// The references of the image, sorted.
     pub references: Vec<String>,
-    /// Its entry in `index.json`.
+    /// The first entry of the image in `index.json`.
     pub entry: Descriptor,
-    /// Its manifest.
+    /// The manifest of the image.
     pub manifest: Manifest,
-    /// Its config.
+    /// The config of the image.
     pub config: Config,
 }
 
-/// What [`remove`] took away.
+/// The result of [`remove`].
 #[derive(Debug, Default)]
 pub struct Removed {
-    /// The image's manifest digest.
+    /// Digest of the image's manifest.
     pub digest: String,
-    /// References that are gone.
+    /// The references that were removed.
     pub untagged: Vec<String>,
-    /// True if the image itself is gone.
+    /// Whether the image itself was removed.
     pub deleted: bool,
-    /// The image's labels.
+    /// The labels of the image.
     pub labels: BTreeMap<String, String>,
-    /// Bytes of the disk that became free.
+    /// Bytes of disk space that were freed.
     pub freed: u64,
 }
 
-/// Names an image whose blobs and layers are all in the store; durable behind the next [`Store::settle`].
+/// Adds an image to the index, whose blobs and layers are all in the store. The image can be used at once; it is durable
+/// after the next [`Store::make_durable`].
 ///
-/// An image that had the reference keeps its content, without a name if this was its last. Returns true if
-/// nothing changed.
+/// If another image had the reference, that image stays in the store, without a name if it has no other reference.
+/// Returns true if the image already had the reference, so that nothing changed.
 ///
 /// # Errors
-/// [`StoreError`].
+/// [`StoreError`] if the index cannot be read or written; it is unchanged then.
 pub fn commit(store: &Store, new: NewImage<'_>) -> Result<bool, StoreError> {
     let reference = new.reference.to_string();
-    // Outside of the lock: it may take time.
-    store.before_commit()?;
+    // Before taking the lock, because it may wait for the disk.
+    store.prepare_commit()?;
     let commit = lock(&store.commit);
     let index = index::read(store)?;
     let mut annotations = BTreeMap::from([(REF_NAME.to_owned(), reference.clone())]);
@@ -143,40 +145,41 @@ pub fn commit(store: &Store, new: NewImage<'_>) -> Result<bool, StoreError> {
     touch(store, &entry.digest);
     if index.manifests.contains(&entry) {
         drop(commit);
-        settle_what_came(store, new.since);
+        wait_until_durable(store, new.since);
         return Ok(true);
     }
-    name_new(store, index, |index| put(index, entry, &reference))?;
+    commit_image(store, index, |index| put(index, entry, &reference))?;
     Ok(false)
 }
 
-/// As [`commit`], of an image that has no name; one that is there under names keeps them.
+/// Like [`commit`], for an image without a reference. If the image is in the store already, it keeps its references.
 ///
 /// # Errors
-/// [`StoreError`].
+/// [`StoreError`] if the index cannot be read or written; it is unchanged then.
 pub fn commit_nameless(
     store: &Store,
     manifest: Descriptor,
     platform: PlatformField,
     from_index: Option<Digest>,
-    since: u64,
+    since: Generation,
 ) -> Result<bool, StoreError> {
-    store.before_commit()?;
+    store.prepare_commit()?;
     let commit = lock(&store.commit);
     let index = index::read(store)?;
     if index.manifests.iter().any(|entry| entry.digest == manifest.digest) {
         drop(commit);
-        settle_what_came(store, since);
+        wait_until_durable(store, since);
         return Ok(true);
     }
     let annotations = from_index.map(|digest| (INDEX_DIGEST.to_owned(), digest.to_string()));
     let annotations = annotations.into_iter().collect();
     let entry = Descriptor { annotations, platform: Some(platform), ..manifest };
-    name_new(store, index, |index| index.manifests.push(entry))?;
+    commit_image(store, index, |index| index.manifests.push(entry))?;
     Ok(false)
 }
 
-/// Gives `reference` to `entry`; who had it before stays, nameless if it was the last.
+/// Adds `entry`, which has the name `reference`. An image that had the name before stays, without a name if it has no
+/// other.
 fn put(index: &mut Index, entry: Descriptor, reference: &str) {
     if let Some(at) = index.manifests.iter().position(|e| name_of(e) == Some(reference)) {
         let mut old = index.manifests.remove(at);
@@ -190,7 +193,7 @@ fn put(index: &mut Index, entry: Descriptor, reference: &str) {
     index.manifests.push(entry);
 }
 
-/// Entries with the same digest are one image: its first entry, and all its references, sorted.
+/// Groups the entries by image, that is by digest: the first entry of each image, and all its references, sorted.
 fn grouped(index: &Index) -> Vec<(Descriptor, Vec<String>)> {
     let mut groups: Vec<(Descriptor, Vec<String>)> = Vec::new();
     for entry in &index.manifests {
@@ -210,10 +213,10 @@ fn load(store: &Store, entry: Descriptor, references: Vec<String>) -> Result<Loa
     Ok(Loaded { references, entry, manifest, config })
 }
 
-/// The manifest of an image.
+/// Reads the manifest of an image.
 ///
 /// # Errors
-/// It is not there, broken, or none.
+/// [`ImageError`] if the manifest is missing, is damaged, or is not a manifest.
 pub fn manifest(store: &Store, entry: &Descriptor) -> Result<Manifest, ImageError> {
     let bytes = store.read_blob(&entry.digest, oci::MANIFEST_MAX)?;
     let unreadable = |source| ImageError::Unreadable { digest: entry.digest.clone(), source };
@@ -223,32 +226,32 @@ pub fn manifest(store: &Store, entry: &Descriptor) -> Result<Manifest, ImageErro
     }
 }
 
-/// The config of an image.
+/// Reads the config of an image.
 ///
 /// # Errors
-/// As [`manifest`].
+/// [`ImageError`] if the config is missing, is damaged, or does not match the manifest.
 pub fn config(store: &Store, entry: &Descriptor, manifest: &Manifest) -> Result<Config, ImageError> {
     let bytes = store.read_blob(&manifest.config.digest, oci::CONFIG_MAX)?;
     let unreadable = |source| ImageError::Unreadable { digest: entry.digest.clone(), source };
     oci::parse_config(&bytes, manifest).map_err(unreadable)
 }
 
-/// What `index.json` says: the first entry of each image, and all its references.
+/// The images in `index.json`: the first entry of each, and all its references. Reads no other file.
 ///
 /// # Errors
-/// [`StoreError`] if it cannot be read.
+/// [`StoreError`] if `index.json` cannot be read.
 pub fn entries(store: &Store) -> Result<Vec<(Descriptor, Vec<String>)>, StoreError> {
     Ok(grouped(&index::read(store)?))
 }
 
 impl Loaded {
-    /// Digests of the blobs that it needs, itself first; layers may be among them twice.
+    /// Digests of the image's blobs: the manifest, the config, the layers. A layer may be among them twice.
     pub fn blobs(&self) -> impl Iterator<Item = &Digest> {
         let documents = [&self.entry.digest, &self.manifest.config.digest];
         documents.into_iter().chain(self.manifest.layers.iter().map(|layer| &layer.digest))
     }
 
-    /// The image as clients see it.
+    /// The description of the image that clients receive.
     pub fn summary(&self, store: &Store) -> Image {
         Image {
             references: self.references.clone(),
@@ -263,8 +266,8 @@ impl Loaded {
 }
 
 impl Loaded {
-    /// The bytes that the image's blobs and unpacked layers take on the disk, each counted once. This is the one size of an
-    /// image: what `images` and `system df` show, and what `image prune` frees if no other image shares content.
+    /// The bytes that the image's blobs and unpacked layers take on the disk, each counted once. This is the one size of
+    /// an image: `images` and `system df` show it, and `image prune` frees it if no other image shares content.
     pub fn size_on_disk(&self, store: &Store) -> u64 {
         let blobs: HashSet<&Digest> = self.blobs().collect();
         let blobs = blobs.into_iter().map(|digest| store.size_on_disk(&store.blob_path(digest)));
@@ -275,12 +278,12 @@ impl Loaded {
     }
 }
 
-/// The index that an image was chosen from, by its entry in `index.json`.
+/// The digest of the index that an image was chosen from, which its entry in `index.json` holds.
 pub fn index_of(entry: &Descriptor) -> Option<Digest> {
     entry.annotations.get(INDEX_DIGEST).and_then(|digest| Digest::parse(digest).ok())
 }
 
-/// All images that can be read, in the order they came; those that cannot are logged and left out.
+/// All images, in the order in which they were committed. Images that cannot be read are logged and left out.
 ///
 /// # Errors
 /// [`StoreError`] if `index.json` itself cannot be read.
@@ -296,12 +299,12 @@ pub fn list(store: &Store) -> Result<Vec<Loaded>, ImageError> {
     Ok(images)
 }
 
-/// How many images there are.
+/// How many images the store has; 0 if `index.json` cannot be read.
 pub fn count(store: &Store) -> usize {
     index::read(store).map_or(0, |index| grouped(&index).len())
 }
 
-/// The image that `name` stands for: a reference, a digest, an id, or the first digits of either.
+/// Finds the image `name`: a reference, a digest, an ID (the digest of the config), or the first digits of one.
 ///
 /// # Errors
 /// [`ImageError::NotFound`], [`ImageError::Ambiguous`].
@@ -310,20 +313,20 @@ pub fn find(store: &Store, name: &str) -> Result<Loaded, ImageError> {
     load(store, entry, references)
 }
 
-/// As [`find`]; the image's blobs and its unpacked layers stay until the pin is dropped, whoever removes it.
+/// Finds the image `name` like [`find`], and pins its blobs and layers, so that they stay if the image is removed.
 ///
 /// # Errors
-/// As [`find`].
+/// [`ImageError::NotFound`], [`ImageError::Ambiguous`].
 pub fn find_and_pin(store: &Store, name: &str) -> Result<(Loaded, Pin), ImageError> {
-    // Or what was found in the index would be gone when it is read, or when it is pinned.
+    // Without the lock, the image could be removed after it is found and before it is pinned.
     let commit = lock(&store.commit);
     let image = find(store, name)?;
     let needed = image.blobs().cloned().chain(image.config.chain_ids());
-    let pin = store.pin_within(&commit, needed);
+    let pin = store.pin_locked(&commit, needed);
     Ok((image, pin))
 }
 
-/// As [`find`], without reading the image's documents: they may be broken.
+/// Finds the entry of the image `name`, without reading its documents, which may be broken.
 fn locate(store: &Store, name: &str) -> Result<(Descriptor, Vec<String>), ImageError> {
     let mut groups = grouped(&index::read(store)?);
     let not_found = || ImageError::NotFound(name.chars().take(300).collect());
@@ -357,10 +360,10 @@ fn locate(store: &Store, name: &str) -> Result<(Descriptor, Vec<String>), ImageE
     }
 }
 
-/// Everything about an image, as JSON.
+/// Describes an image completely, as JSON.
 ///
 /// # Errors
-/// As [`find`].
+/// [`ImageError::NotFound`], [`ImageError::Ambiguous`], or another [`ImageError`] if the image cannot be read.
 pub fn inspect(store: &Store, name: &str) -> Result<String, ImageError> {
     let image = find(store, name)?;
     let raw = store.read_blob(&image.manifest.config.digest, oci::CONFIG_MAX)?;
@@ -390,14 +393,15 @@ pub fn inspect(store: &Store, name: &str) -> Result<String, ImageError> {
     Ok(document.to_string())
 }
 
-/// Gives the image that `source` stands for the reference `target` too; returns both, in full.
+/// Adds the reference `target` to the image `source`; returns the image and the full reference.
 ///
 /// # Errors
-/// As [`find`]; [`ImageError::Reference`] if `target` is none.
+/// [`ImageError::NotFound`] or [`ImageError::Ambiguous`] for `source`; [`ImageError::Reference`] if `target` is not a
+/// valid reference.
 pub fn tag(store: &Store, source: &str, target: &str) -> Result<(Loaded, Reference), ImageError> {
     let reference = Reference::parse(target)?;
     let image = find(store, source)?;
-    let settled = Settled::lock(store);
+    let commit = DurableCommit::lock(store);
     let mut index = index::read(store)?;
     if !index.manifests.iter().any(|e| e.digest == image.entry.digest) {
         return Err(ImageError::NotFound(source.to_owned()));
@@ -405,17 +409,19 @@ pub fn tag(store: &Store, source: &str, target: &str) -> Result<(Loaded, Referen
     let mut entry = image.entry.clone();
     entry.annotations.insert(REF_NAME.to_owned(), reference.to_string());
     put(&mut index, entry, &reference.to_string());
-    settled.name(index)?;
+    commit.add_name(index)?;
     Ok((image, reference))
 }
 
-/// Takes the reference `name` away, or all of the image if `name` is an id; with the last reference goes the
-/// image, and what nothing else uses. It need not be readable.
+/// Removes the reference `name`, or the whole image if `name` is a digest or ID.
+///
+/// With its last reference, the image is removed, and all blobs and layers that nothing else uses. The image need not be
+/// readable.
 ///
 /// # Errors
-/// As [`find`]; [`ImageError::SeveralReferences`] for an id of an image that has several, unless `force`;
-/// [`ImageError::InUse`] if `users` names containers that need an image that is given by id, or would lose its last
-/// reference.
+/// [`ImageError::NotFound`], [`ImageError::Ambiguous`]; [`ImageError::SeveralReferences`] if `name` is an ID, the image
+/// has several references and `force` is false; [`ImageError::InUse`] if the image would be removed, but `users` returns
+/// containers that use it.
 pub fn remove(
     store: &Store,
     name: &str,
@@ -433,88 +439,90 @@ pub fn remove(
         return Err(ImageError::SeveralReferences { digest, count });
     }
     let labels = labels(store, &entry.digest);
-    let (mut removed, swept) = take(store, &entry.digest, full.as_deref(), false, users)?;
-    removed.freed = make_room(store, swept);
+    let (mut removed, swept) = remove_entries(store, &entry.digest, full.as_deref(), false, users)?;
+    removed.freed = free_space(store, swept);
     Ok(Removed { labels, ..removed })
 }
 
-/// Removes the image with all its references, unless it is in use by now; `None` then, or if it is gone.
+/// Removes the image with all its references; `None` if it is in use, or another job removed it before.
 ///
 /// # Errors
-/// [`StoreError`].
+/// [`ImageError::Store`] if the index cannot be read or written.
 pub fn remove_unused(store: &Store, digest: &Digest) -> Result<Option<Removed>, ImageError> {
     let labels = labels(store, digest);
-    let (mut removed, swept) = take(store, digest, None, true, Vec::new())?;
+    let (mut removed, swept) = remove_entries(store, digest, None, true, Vec::new())?;
     if !removed.deleted {
         return Ok(None);
     }
-    removed.freed = make_room(store, swept);
+    removed.freed = free_space(store, swept);
     Ok(Some(Removed { labels, ..removed }))
 }
 
-/// The labels of an image; none if it cannot be read.
+/// The labels of an image; empty if it cannot be read.
 fn labels(store: &Store, digest: &Digest) -> BTreeMap<String, String> {
     let entry = index::read(store).ok().and_then(|i| i.manifests.into_iter().find(|e| e.digest == *digest));
     let image = entry.and_then(|entry| load(store, entry, Vec::new()).ok());
     image.map(|image| image.config.config.labels).unwrap_or_default()
 }
 
-/// Takes the entries of `digest` out of `index.json`, or of those the one called `name` alone.
-fn take(
+/// Removes the entries of the image `digest` from `index.json`: all of them, or only the one called `name`. With
+/// `only_unused`, does nothing if the image is in use.
+fn remove_entries(
     store: &Store,
     digest: &Digest,
     name: Option<&str>,
-    unused: bool,
+    only_unused: bool,
     users: Vec<String>,
 ) -> Result<(Removed, Swept), ImageError> {
-    let settled = Settled::lock(store);
+    let commit = DurableCommit::lock(store);
     let mut index = index::read(store)?;
     let mut removed = Removed { digest: digest.to_string(), ..Removed::default() };
-    if unused && is_in_use(store, digest) {
+    if only_unused && is_in_use(store, digest) {
         return Ok((removed, Swept::default()));
     }
-    let goes = |e: &Descriptor| e.digest == *digest && name.is_none_or(|name| name_of(e) == Some(name));
+    let is_removed = |e: &Descriptor| e.digest == *digest && name.is_none_or(|name| name_of(e) == Some(name));
     let before = index.manifests.len();
     removed.untagged =
-        index.manifests.iter().filter(|e| goes(e)).filter_map(name_of).map(str::to_owned).collect();
-    index.manifests.retain(|e| !goes(e));
+        index.manifests.iter().filter(|e| is_removed(e)).filter_map(name_of).map(str::to_owned).collect();
+    index.manifests.retain(|e| !is_removed(e));
     removed.deleted = before > index.manifests.len() && !index.manifests.iter().any(|e| e.digest == *digest);
     if removed.deleted && !users.is_empty() {
         return Err(ImageError::InUse { digest: digest.clone(), containers: users });
     }
     if before > index.manifests.len() {
-        settled.remove(index, goes)?;
+        commit.remove(index, is_removed)?;
     }
     let swept = if removed.deleted { sweep_unused(store) } else { Swept::default() };
     Ok((removed, swept))
 }
 
-/// True if something needs the image as it is: a job, or a container, has pinned its manifest. The one place that says so; who
-/// else comes to use images pins them too.
+/// Whether the image is in use: a job or a container has pinned its manifest. Every user of images has to pin them.
 pub fn is_in_use(store: &Store, digest: &Digest) -> bool {
     store.is_pinned(digest)
 }
 
-/// When the image was last pulled or used, or else came: the time of its manifest's file.
+/// When the image was last pulled or used: the modification time of its manifest's file.
 pub fn last_used(store: &Store, digest: &Digest) -> SystemTime {
     let file = std::fs::symlink_metadata(store.blob_path(digest));
     file.and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// Notes that the image is used now. See [`last_used`].
+/// Records that the image is used now, for [`last_used`].
 pub fn touch(store: &Store, digest: &Digest) {
     let path = store.blob_path(digest);
     let touched = std::fs::File::options().write(true).open(&path);
     if let Err(error) = touched.and_then(|file| file.set_modified(SystemTime::now())) {
-        log::warn!("cannot note the use of {}: {error}", path.display());
+        log::warn!(
+            "cannot set the time of {}, so pruning may take its image for unused: {error}",
+            path.display()
+        );
     }
 }
 
-/// Digests of all blobs and layers that an image needs. An image that cannot be read is an error: there is no
-/// telling what it needs.
+/// The digests of all blobs, and the chain IDs of all layers, that any image uses.
 ///
 /// # Errors
-/// [`ImageError::Unreadable`], and those of the store.
+/// [`ImageError`] if an image cannot be read, because then it is unknown what that image uses.
 pub fn used(store: &Store) -> Result<HashSet<Digest>, ImageError> {
     let mut used = HashSet::new();
     for image in all(store)? {
@@ -526,7 +534,7 @@ pub fn used(store: &Store) -> Result<HashSet<Digest>, ImageError> {
     Ok(used)
 }
 
-/// All images, one after the other, in the order they came, also those that cannot be read.
+/// All images, in the order in which they were committed, with an error for each that cannot be read.
 ///
 /// # Errors
 /// [`StoreError`] if `index.json` itself cannot be read.
@@ -535,32 +543,36 @@ pub fn all(store: &Store) -> Result<impl Iterator<Item = Result<Loaded, ImageErr
     Ok(groups.into_iter().map(|(entry, references)| load(store, entry, references)))
 }
 
-/// Removes what nothing uses; the caller holds the commit lock, and goes on with the result without it.
+/// Sweeps blobs and layers that no image uses. The caller holds the commit lock, and passes the result to [`free_space`]
+/// after giving the lock up.
 fn sweep_unused(store: &Store) -> Swept {
     let swept = used(store).and_then(|used| Ok(store.sweep(&used)?));
     swept.unwrap_or_else(|error| {
-        log::warn!("unused content stays: {}", sampan_ipc::report::chain(&error));
+        log::warn!(
+            "no unused blob or layer is removed, because it is unknown what is in use: {}",
+            sampan_ipc::report::chain(&error)
+        );
         Swept::default()
     })
 }
 
-/// Removes what was swept, and lays by again what writing the index took; bytes that became free.
-fn make_room(store: &Store, swept: Swept) -> u64 {
+/// Removes the swept trees and restores the reserve; returns how many bytes became free.
+fn free_space(store: &Store, swept: Swept) -> u64 {
     let freed = swept.remove();
-    store.lay_by(index::size(store));
+    store.refill_reserve(index::size(store));
     freed
 }
 
 impl Store {
-    /// Removes blobs and layers that no image needs and no job has pinned; if that cannot be told, none. Gives
-    /// their digests, and the bytes that became free.
+    /// Removes blobs and layers that no image uses and nothing has pinned. If an image cannot be read, removes nothing.
+    /// Returns the digests and chain IDs of what was removed, and how many bytes became free.
     pub fn collect_garbage(&self) -> (Vec<String>, u64) {
         let mut swept = {
             let _commit = lock(&self.commit);
             sweep_unused(self)
         };
         let names = std::mem::take(&mut swept.names);
-        (names, make_room(self, swept))
+        (names, free_space(self, swept))
     }
 }
 
@@ -570,7 +582,7 @@ pub(crate) mod tests {
 
     /// Stores an image without layers and names it.
     pub(crate) fn image(store: &Store, reference: &str, cmd: &str) -> Digest {
-        let since = store.named_so_far();
+        let since = store.generation();
         let config = format!(
             r#"{{"os":"linux","architecture":"amd64","config":{{"Cmd":["{cmd}"]}},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#
         );
@@ -603,11 +615,11 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_index_that_is_no_file_is_an_error_and_waits_for_nobody() {
+    fn an_index_that_is_a_fifo_is_an_error_and_does_not_block() {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(dir.path()).expect("opened");
         image(&store, "a", "one");
-        store.settle();
+        store.make_durable();
         for name in ["index.json", "boot"] {
             std::fs::remove_file(dir.path().join(name)).expect("there");
             nix::unistd::mkfifo(&dir.path().join(name), nix::sys::stat::Mode::S_IRWXU).expect("made");
@@ -669,7 +681,7 @@ pub(crate) mod tests {
         index::write(&store, Index { manifests: vec![old.clone()], ..index::read(&store).expect("read") })
             .expect("written");
         assert_eq!(index::read(&store).expect("read").manifests, [old.clone()]);
-        let twin = index::read_as_written(&store).expect("read").pop().expect("an entry");
+        let twin = index::read_all_entries(&store).expect("read").pop().expect("an entry");
         assert_eq!((twin.media_type.as_str(), name_of(&twin)), (oci::MANIFEST, name_of(&old)));
         store.collect_garbage();
         assert!(store.blob_path(&twin.digest).exists());
@@ -678,7 +690,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_short_or_shared_prefix_stands_for_nothing() {
+    fn a_prefix_that_is_too_short_finds_no_image() {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(dir.path()).expect("opened");
         let one = image(&store, "a", "one");

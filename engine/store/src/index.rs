@@ -1,9 +1,11 @@
-//! `index.json` of the store: an entry for each image and name, as other tools read them, too.
+//! Reads and writes the two index files of the store: `index.json` and `index.settled.json`.
 //!
-//! OCI image-spec, "Image Layout". An image with a name has that in `org.opencontainers.image.ref.name`, in full. Beside
-//! the images the file has what is for others: an OCI manifest for each schema 2 image, which they would not find.
-//! `index.settled.json` is what power loss would leave of it ([`crate::durability`]); it is not there if that is all. Both
-//! are read and replaced as a whole, under the commit lock. [`crate::images`] says what stands in them.
+//! `index.json` has one entry for each image and name, so that other tools can read the store (OCI image-spec, "Image
+//! Layout"). The annotation `org.opencontainers.image.ref.name` holds the full name. Other tools do not find images with
+//! a docker schema 2 manifest; for each of these the file has a second entry, its *twin*, with an OCI manifest.
+//!
+//! `index.settled.json` is the durable index ([`crate::durability`]); it exists only while `index.json` is ahead of it.
+//! Both files are read and replaced as a whole, under the commit lock. [`crate::images`] decides what they contain.
 
 use crate::error::{StoreError, file_error};
 use crate::store::Store;
@@ -16,40 +18,38 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;
 
-/// The file's name in the store.
-const FILE: &str = "index.json";
-/// What power loss would leave of it.
-const SETTLED: &str = "index.settled.json";
-/// OCI image-spec, "Pre-Defined Annotation Keys".
+const INDEX: &str = "index.json";
+const DURABLE_INDEX: &str = "index.settled.json";
+/// The annotation with the name of an image. OCI image-spec, "Pre-Defined Annotation Keys".
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
-/// Marks an entry for other tools: the digest of the schema 2 manifest that its OCI manifest was made of.
+/// The annotation of a twin: the digest of the schema 2 manifest that it was made from.
 const MADE_OF: &str = "sampan.made-of";
-/// Where a schema 2 image has its name, since the entry for other tools has it where they look: umoci takes two
-/// entries of one name for neither.
+/// The annotation with the name of a schema 2 image. Its twin has the name in [`REF_NAME`]; umoci ignores both of two
+/// entries with one name.
 const OWN_NAME: &str = "sampan.ref.name";
-/// Longest file that is read or written, in bytes.
-const MAX: u64 = 64 << 20;
+/// Longest index file that is read or written, in bytes.
+const SIZE_MAX: u64 = 64 << 20;
 
-/// The file, as it is written.
+/// The content of an index file.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Written {
+struct IndexFile {
     schema_version: u32,
     #[serde(default)]
     media_type: String,
     manifests: Vec<Descriptor>,
 }
 
-/// What it says of images: what is there for other tools is left out.
+/// Reads `index.json`, without the twins.
 ///
 /// # Errors
-/// [`StoreError`] if it cannot be read.
+/// [`StoreError`] if the file cannot be read or is not valid.
 pub(crate) fn read(store: &Store) -> Result<Index, StoreError> {
-    Ok(Index { manifests: of_images(read_as_written(store)?), ..empty() })
+    Ok(Index { manifests: without_twins(read_all_entries(store)?), ..empty() })
 }
 
-/// Those of `manifests` that are not there for other tools alone, with their names where they are ours.
-fn of_images(mut manifests: Vec<Descriptor>) -> Vec<Descriptor> {
+/// Removes the twins, and moves each name to [`REF_NAME`].
+fn without_twins(mut manifests: Vec<Descriptor>) -> Vec<Descriptor> {
     manifests.retain(|entry| !entry.annotations.contains_key(MADE_OF));
     for entry in &mut manifests {
         if let Some(name) = entry.annotations.remove(OWN_NAME) {
@@ -63,34 +63,34 @@ fn empty() -> Index {
     Index { schema_version: 2, media_type: oci::INDEX.to_owned(), manifests: Vec::new() }
 }
 
-/// All its entries, as other tools find them.
+/// Reads all entries of `index.json`, with the twins.
 ///
 /// # Errors
-/// As [`read`].
-pub(crate) fn read_as_written(store: &Store) -> Result<Vec<Descriptor>, StoreError> {
-    Ok(file(store, FILE)?.manifests)
+/// [`StoreError`] if the file cannot be read or is not valid.
+pub(crate) fn read_all_entries(store: &Store) -> Result<Vec<Descriptor>, StoreError> {
+    Ok(read_file(store, INDEX)?.manifests)
 }
 
-/// The settled entries; `None` if all are.
+/// Reads the durable index; `None` if there is no separate one.
 ///
 /// # Errors
-/// [`StoreError`] if they cannot be read.
-pub(crate) fn read_settled(store: &Store) -> Result<Option<Vec<Descriptor>>, StoreError> {
-    match has_settled(store)? {
-        true => Ok(Some(of_images(file(store, SETTLED)?.manifests))),
+/// [`StoreError`] if the file cannot be read or is not valid.
+pub(crate) fn read_durable(store: &Store) -> Result<Option<Vec<Descriptor>>, StoreError> {
+    match has_durable(store)? {
+        true => Ok(Some(without_twins(read_file(store, DURABLE_INDEX)?.manifests))),
         false => Ok(None),
     }
 }
 
-/// True if they have a file of their own.
+/// Whether the durable index has a file of its own.
 ///
 /// # Errors
-/// [`StoreError`] if that cannot be told.
-pub(crate) fn has_settled(store: &Store) -> Result<bool, StoreError> {
-    is_there(&store.root().join(SETTLED))
+/// [`StoreError`] if stat(2) fails for another reason than a missing file.
+pub(crate) fn has_durable(store: &Store) -> Result<bool, StoreError> {
+    exists(&store.root().join(DURABLE_INDEX))
 }
 
-fn is_there(path: &Path) -> Result<bool, StoreError> {
+fn exists(path: &Path) -> Result<bool, StoreError> {
     match std::fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -98,150 +98,155 @@ fn is_there(path: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// They are broken, and kept for whoever wants to know why.
+/// Renames a durable index that is not valid, so that an administrator can examine it.
 ///
 /// # Errors
-/// [`StoreError`].
-pub(crate) fn put_settled_aside(store: &Store) -> Result<(), StoreError> {
-    let path = store.root().join(SETTLED);
+/// [`StoreError`] if the file cannot be renamed.
+pub(crate) fn set_broken_durable_aside(store: &Store) -> Result<(), StoreError> {
+    let path = store.root().join(DURABLE_INDEX);
     let aside = path.with_extension("broken");
     std::fs::rename(&path, &aside).map_err(file_error("rename", &path))?;
     store.sync_root()
 }
 
-fn file(store: &Store, name: &str) -> Result<Written, StoreError> {
+fn read_file(store: &Store, name: &str) -> Result<IndexFile, StoreError> {
     let path = store.root().join(name);
     let file = small_file::open(&path).map_err(file_error("open", &path))?;
-    let bytes = small_file::read(file, MAX).map_err(file_error("read", &path))?;
+    let bytes = small_file::read(file, SIZE_MAX).map_err(file_error("read", &path))?;
     serde_json::from_slice(&bytes).map_err(|source| StoreError::Broken { path, source })
 }
 
-/// Makes one if there is none: of the settled entries, or empty.
+/// Makes `index.json` if it is missing: from the durable index, or empty.
 ///
 /// # Errors
-/// [`StoreError`].
-pub(crate) fn lay_out(store: &Store) -> Result<(), StoreError> {
-    match (is_there(&store.root().join(FILE))?, has_settled(store)?) {
+/// [`StoreError`] if a file cannot be examined or written.
+pub(crate) fn create_missing(store: &Store) -> Result<(), StoreError> {
+    match (exists(&store.root().join(INDEX))?, has_durable(store)?) {
         (true, _) => Ok(()),
-        (false, true) => take_back(store),
+        (false, true) => restore_durable(store),
         (false, false) => write(store, empty()),
     }
 }
 
-/// Bytes that the file has.
+/// Size of `index.json` in bytes.
 pub(crate) fn size(store: &Store) -> u64 {
-    std::fs::metadata(store.root().join(FILE)).map_or(0, |meta| meta.len())
+    std::fs::metadata(store.root().join(INDEX)).map_or(0, |meta| meta.len())
 }
 
-/// Replaces it, durably.
+/// Replaces `index.json` durably.
 ///
 /// # Errors
-/// [`StoreError`].
+/// [`StoreError`] if the file cannot be written.
 pub(crate) fn write(store: &Store, index: Index) -> Result<(), StoreError> {
-    let bytes = bytes(store, index)?;
-    store.replace_file(FILE, &bytes)?;
-    store.durability.record_replacement();
-    store.lay_by(bytes.len() as u64);
+    let bytes = serialize(store, index)?;
+    store.replace_file(INDEX, &bytes)?;
+    store.durability.record_index_change();
+    store.refill_reserve(bytes.len() as u64);
     Ok(())
 }
 
-/// As [`write`], by one who removes: on a full disk there is a reserve for it.
+/// Like [`write`], for removals: if the disk is full, the reserve file makes room for the index.
 ///
 /// # Errors
-/// [`StoreError`].
-pub(crate) fn write_shrunk(store: &Store, index: Index) -> Result<(), StoreError> {
-    store.replace_file_from_reserve(FILE, &bytes(store, index)?)?;
-    store.durability.record_replacement();
+/// [`StoreError`] if the file cannot be written.
+pub(crate) fn write_after_removal(store: &Store, index: Index) -> Result<(), StoreError> {
+    store.replace_file_from_reserve(INDEX, &serialize(store, index)?)?;
+    store.durability.record_index_change();
     Ok(())
 }
 
-/// Replaces it for an image that is new in it and not on the disk yet: nor is the file. Power loss leaves the settled
-/// entries, of which there are some.
+/// Replaces `index.json` by an index with a new image that is not durable yet. Does not wait for the disk, because power
+/// loss leaves the durable index. The caller has made sure that there is one.
 ///
 /// # Errors
-/// [`StoreError`]; nothing is named then.
-pub(crate) fn write_unsettled(store: &Store, index: Index) -> Result<(), StoreError> {
-    let bytes = bytes(store, index)?;
-    store.put_file(FILE, &bytes)?;
-    store.durability.record_replacement();
-    store.lay_by(bytes.len() as u64);
+/// [`StoreError`] if the file cannot be written; `index.json` is unchanged then.
+pub(crate) fn write_ahead(store: &Store, index: Index) -> Result<(), StoreError> {
+    let bytes = serialize(store, index)?;
+    store.put_file(INDEX, &bytes)?;
+    store.durability.record_index_change();
+    store.refill_reserve(bytes.len() as u64);
     Ok(())
 }
 
-/// From now on what it says, which is on the disk, is what power loss leaves: one more name of the same file. A file
-/// system that changes its directories in order, as all with a journal do, has none of the later indexes without it.
+/// Makes the current `index.json`, which is on the disk, the durable index as well, by a second link to the file.
+///
+/// No fsync is needed: a file system with a journal keeps the order of changes in a directory, so a later `index.json`
+/// is never on the disk without this link.
 ///
 /// # Errors
-/// [`StoreError`]; nothing has changed then.
-pub(crate) fn settle_as_it_is(store: &Store) -> Result<(), StoreError> {
-    let (index, settled) = (store.root().join(FILE), store.root().join(SETTLED));
-    match std::fs::hard_link(&index, &settled) {
+/// [`StoreError`] if the file can neither be linked nor copied; nothing has changed then.
+pub(crate) fn link_as_durable(store: &Store) -> Result<(), StoreError> {
+    let (index, durable) = (store.root().join(INDEX), store.root().join(DURABLE_INDEX));
+    match std::fs::hard_link(&index, &durable) {
         Ok(()) => Ok(()),
-        // Some file systems have one name for each file.
-        Err(_) => write_settled(store, read(store)?.manifests),
+        // Some file systems have no hard links.
+        Err(_) => write_durable(store, read(store)?.manifests),
     }
 }
 
-/// A file that is to have the settled entries, on the disk and without its name.
+/// Writes a durable index to a temporary file, and waits until it is on the disk.
 ///
 /// # Errors
-/// [`StoreError`].
-pub(crate) fn stage_settled(store: &Store, settled: Vec<Descriptor>) -> Result<Temp, StoreError> {
-    store.written(&bytes(store, Index { manifests: settled, ..empty() })?)
+/// [`StoreError`] if the file cannot be written.
+pub(crate) fn stage_durable(store: &Store, durable: Vec<Descriptor>) -> Result<Temp, StoreError> {
+    store.write_synced(&serialize(store, Index { manifests: durable, ..empty() })?)
 }
 
-/// Gives it that, behind the next fsync of the directory.
+/// Renames the staged file to `index.settled.json`. The rename is durable only after the next fsync of the store's root
+/// directory.
 ///
 /// # Errors
-/// [`StoreError`].
-pub(crate) fn put_settled(store: &Store, staged: Temp) -> Result<(), StoreError> {
-    staged.rename(&store.root().join(SETTLED))
+/// [`StoreError`] if the file cannot be renamed.
+pub(crate) fn rename_to_durable(store: &Store, staged: Temp) -> Result<(), StoreError> {
+    staged.rename(&store.root().join(DURABLE_INDEX))
 }
 
-/// Replaces the settled entries, durably.
+/// Replaces the durable index, and waits until it is on the disk.
 ///
 /// # Errors
-/// [`StoreError`].
-pub(crate) fn write_settled(store: &Store, settled: Vec<Descriptor>) -> Result<(), StoreError> {
-    put_settled(store, stage_settled(store, settled)?)?;
+/// [`StoreError`] if the file cannot be written.
+pub(crate) fn write_durable(store: &Store, durable: Vec<Descriptor>) -> Result<(), StoreError> {
+    rename_to_durable(store, stage_durable(store, durable)?)?;
     store.sync_root()
 }
 
-/// As [`write_settled`], by one who removes: on a full disk there is a reserve for it.
+/// Like [`write_durable`], for removals: if the disk is full, the reserve file makes room for the index.
 ///
 /// # Errors
-/// [`StoreError`].
-pub(crate) fn write_settled_shrunk(store: &Store, settled: Vec<Descriptor>) -> Result<(), StoreError> {
-    store.replace_file_from_reserve(SETTLED, &bytes(store, Index { manifests: settled, ..empty() })?)
+/// [`StoreError`] if the file cannot be written.
+pub(crate) fn write_durable_after_removal(store: &Store, durable: Vec<Descriptor>) -> Result<(), StoreError> {
+    let bytes = serialize(store, Index { manifests: durable, ..empty() })?;
+    store.replace_file_from_reserve(DURABLE_INDEX, &bytes)
 }
 
-/// All that it says is settled, behind the next fsync of the directory.
+/// Removes `index.settled.json`, so that `index.json` is the durable index. The removal is durable only after the next
+/// fsync of the store's root directory.
 ///
 /// # Errors
-/// [`StoreError`]; nothing has changed then.
-pub(crate) fn settle_all(store: &Store) -> Result<(), StoreError> {
-    let path = store.root().join(SETTLED);
+/// [`StoreError`] if the file cannot be removed; nothing has changed then.
+pub(crate) fn remove_durable(store: &Store) -> Result<(), StoreError> {
+    let path = store.root().join(DURABLE_INDEX);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file_error("remove", &path)(error)),
         _ => Ok(()),
     }
 }
 
-/// The settled entries are what it says, durably, whatever it said.
+/// Replaces `index.json` by the durable index, and waits until that is on the disk.
 ///
 /// # Errors
-/// [`StoreError`].
-pub(crate) fn take_back(store: &Store) -> Result<(), StoreError> {
-    let (index, settled) = (store.root().join(FILE), store.root().join(SETTLED));
-    std::fs::rename(&settled, &index).map_err(file_error("rename to the index", &settled))?;
-    store.durability.record_replacement();
-    // Two names of one file, which it has where nothing came behind the second, rename(2) leaves both.
-    settle_all(store)?;
+/// [`StoreError`] if the file cannot be renamed, or the directory cannot be synced.
+pub(crate) fn restore_durable(store: &Store) -> Result<(), StoreError> {
+    let (index, durable) = (store.root().join(INDEX), store.root().join(DURABLE_INDEX));
+    std::fs::rename(&durable, &index).map_err(file_error("rename to the index", &durable))?;
+    store.durability.record_index_change();
+    // If both names are links to one file, rename(2) does nothing and leaves both.
+    remove_durable(store)?;
     store.sync_root()
 }
 
-/// Its bytes, with what is there for others.
-fn bytes(store: &Store, index: Index) -> Result<Vec<u8>, StoreError> {
+/// The bytes of an index file: the entries of `index`, and their twins, whose blobs are written as well.
+fn serialize(store: &Store, index: Index) -> Result<Vec<u8>, StoreError> {
     let mut manifests = index.manifests;
     let mut twins = Vec::new();
     for entry in &mut manifests {
@@ -253,18 +258,19 @@ fn bytes(store: &Store, index: Index) -> Result<Vec<u8>, StoreError> {
         }
     }
     manifests.append(&mut twins);
-    let file = Written { schema_version: 2, media_type: oci::INDEX.to_owned(), manifests };
-    let bytes = serde_json::to_vec(&file).expect("an index has no shape that JSON cannot hold");
-    if bytes.len() as u64 > MAX {
-        // Nobody could read it again.
+    let file = IndexFile { schema_version: 2, media_type: oci::INDEX.to_owned(), manifests };
+    let path = || store.root().join(INDEX);
+    let bytes = serde_json::to_vec(&file).map_err(|error| file_error("write", &path())(error.into()))?;
+    if bytes.len() as u64 > SIZE_MAX {
+        // A longer file could not be read again.
         let source = io::Error::other("there are too many images and references in the store");
-        return Err(file_error("write", &store.root().join(FILE))(source));
+        return Err(file_error("write", &path())(source));
     }
     Ok(bytes)
 }
 
-/// The entry that other tools find a schema 2 image by, and its OCI manifest. `None` for other images, for one that
-/// has no name, and for one whose manifest cannot be read: it must not keep the others from being written.
+/// The twin of an entry, and the bytes of its OCI manifest. `None` for an image without a schema 2 manifest or without a
+/// name. Also `None` if the manifest cannot be read, so that one broken image does not prevent writing the index.
 pub(crate) fn twin(store: &Store, entry: &Descriptor) -> Option<(Descriptor, Vec<u8>)> {
     if entry.media_type != oci::DOCKER_MANIFEST || name_of(entry).is_none() {
         return None;
@@ -279,19 +285,19 @@ pub(crate) fn twin(store: &Store, entry: &Descriptor) -> Option<(Descriptor, Vec
     Some((twin, bytes))
 }
 
-/// Makes the entries for other tools that an older engine did not make.
+/// Adds the twins that an older version of the engine did not write.
 ///
 /// # Errors
-/// [`StoreError`].
+/// [`StoreError`] if the index cannot be read or written.
 pub(crate) fn add_missing_twins(store: &Store) -> Result<(), StoreError> {
-    // Where there is a twin, the entry's name is not where others look.
-    match read_as_written(store)?.iter().any(|entry| twin(store, entry).is_some()) {
+    // The name of an entry with a twin is not in REF_NAME, and without a name `twin` returns `None`.
+    match read_all_entries(store)?.iter().any(|entry| twin(store, entry).is_some()) {
         true => write(store, read(store)?),
         false => Ok(()),
     }
 }
 
-/// The reference that an entry is for.
+/// The full name of an entry; `None` if the image has no name.
 pub(crate) fn name_of(entry: &Descriptor) -> Option<&str> {
     entry.annotations.get(REF_NAME).map(String::as_str)
 }

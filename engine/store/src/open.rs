@@ -1,8 +1,8 @@
-//! Opens the store: removes what a killed engine left unfinished, and what power loss may have cut.
+//! Opens the store: removes temporary files of a killed engine, and everything that power loss may have damaged.
 //!
-//! Called once, by the engine's start. Everything else of this crate lies below.
+//! Called once, when the engine starts.
 
-use crate::durability::state::DurabilityState;
+use crate::durability::Durability;
 use crate::error::{StoreError, file_error};
 use crate::index;
 use crate::store::Store;
@@ -18,25 +18,27 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 impl Store {
-    /// Opens the store in `root`, made if it is not there; removes what a killed engine left unfinished.
+    /// Opens the store in `root`, and makes the directory if it is missing.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] if another engine has it.
+    /// [`StoreError::Locked`] if another engine uses it.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         Self::open_in(root, None, &Vec::new)
     }
 
-    /// The same as an ordinary user whose layers are unpacked in `namespace`. After another boot, what no image needs
-    /// goes, but for what `needed` says then.
+    /// Opens the store of a user whose layers are unpacked in the user namespace `namespace`; `None` for root.
+    ///
+    /// The first start after another boot removes all blobs and layers that no image uses, except those that `needed`
+    /// returns.
     ///
     /// # Errors
-    /// As [`Store::open`].
+    /// [`StoreError::Locked`] if another engine uses it.
     pub fn open_in(
         root: &Path,
         namespace: Option<Namespace>,
         needed: &dyn Fn() -> Vec<Digest>,
     ) -> Result<Self, StoreError> {
-        // 0700: layers hold setuid programs and files of all owners, and images are nobody else's to read.
+        // Mode 0700, because layers contain setuid programs and files of all owners, and images may be private.
         DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(file_error("make", root))?;
         for dir in ["blobs/sha256", "layers", "partial", "tmp"] {
             let dir = root.join(dir);
@@ -46,77 +48,86 @@ impl Store {
         let path = root.join("lock");
         let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = file.map_err(file_error("open", &path))?;
-        let held = file_lock::take(file).map_err(|_| StoreError::Locked(root.to_owned()))?;
+        let lock_file = file_lock::take(file).map_err(|_| StoreError::Locked(root.to_owned()))?;
         let store = Store {
             root: root.to_owned(),
-            held,
+            lock_file,
             commit: Mutex::new(()),
             pins: Arc::default(),
-            // An engine before this one may have.
-            withheld: AtomicBool::new(true),
-            temps: AtomicU64::new(0),
+            // A sweep of an earlier engine may have skipped pinned garbage.
+            has_pinned_garbage: AtomicBool::new(true),
+            next_temp: AtomicU64::new(0),
             namespace: namespace.map(Arc::new),
-            durability: DurabilityState::default(),
+            durability: Durability::default(),
             layer_sizes: Mutex::default(),
         };
-        store.clear_temps()?;
-        store.lay_out()?;
-        match index::read_settled(&store) {
-            Ok(settled) => store.durability.set_settled(settled),
+        store.remove_temps()?;
+        store.create_layout()?;
+        match index::read_durable(&store) {
+            Ok(None) => {}
+            Ok(Some(durable)) => store.durability.split_index(durable),
             Err(error @ StoreError::Broken { .. }) => {
-                log::error!("the index is taken as it is: {}", sampan_ipc::report::chain(&error));
-                index::put_settled_aside(&store)?;
+                log::error!(
+                    "the durable index is broken and is set aside, so images of pulls shortly before a power failure may \
+                     be incomplete (check with 'sampan image verify'): {}",
+                    sampan_ipc::report::chain(&error)
+                );
+                index::set_broken_durable_aside(&store)?;
             }
-            // It may be read at the next start: nothing is to change until then.
+            // The file may be readable at the next start, so this start fails without changing anything.
             Err(error) => return Err(error),
         }
-        // What an engine that was killed left complete may not be on the disk.
-        store.durability.record_name();
-        store.lay_by(index::size(&store));
-        store.forget_what_power_loss_cut(needed);
+        // A killed engine may have left complete blobs that are not on the disk yet.
+        store.durability.record_commit();
+        store.refill_reserve(index::size(&store));
+        store.recover_from_power_loss(needed);
         Ok(store)
     }
 
-    fn clear_temps(&self) -> Result<(), StoreError> {
+    fn remove_temps(&self) -> Result<(), StoreError> {
         let tmp = self.root.join("tmp");
         for entry in fs::read_dir(&tmp).map_err(file_error("list", &tmp))? {
             let path = entry.map_err(file_error("list", &tmp))?.path();
             log::info!("removing {}, left by an engine that was killed", path.display());
             if let Err(error) = remove(&path, self.namespace()) {
-                log::warn!("cannot remove {}: {error}", path.display());
-                // It stays and takes room; its name is given to nothing new.
+                log::warn!("cannot remove {}, which goes on using disk space: {error}", path.display());
+                // The file stays, so no new file may get its number.
                 let nth = path.to_str().and_then(|path| path.rsplit('-').next()?.parse::<u64>().ok());
-                self.temps.fetch_max(nth.map_or(0, |nth| nth.saturating_add(1)), Ordering::Relaxed);
+                self.next_temp.fetch_max(nth.map_or(0, |nth| nth.saturating_add(1)), Ordering::Relaxed);
             }
         }
         Ok(())
     }
 
-    fn lay_out(&self) -> Result<(), StoreError> {
+    fn create_layout(&self) -> Result<(), StoreError> {
         let layout = self.root.join("oci-layout");
         if !layout.exists() {
             self.replace_file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         }
-        index::lay_out(self)
+        index::create_missing(self)
     }
 
-    /// After another boot, blobs and layers that no image names may be cut short; all others were synced.
-    fn forget_what_power_loss_cut(&self, needed: &dyn Fn() -> Vec<Digest>) {
+    /// At the first start after another boot: restores the durable index and removes blobs and layers that no image
+    /// uses, since power loss may have cut them.
+    fn recover_from_power_loss(&self, needed: &dyn Fn() -> Vec<Digest>) {
         let Some(boot) = boot_id::read().map(|id| id + "\n") else {
-            return self.sync_first();
+            return self.set_sync_before_commit();
         };
         let path = self.root.join("boot");
         let last = small_file::open(&path).and_then(|file| small_file::read(file, boot.len() as u64));
-        // An index that was not on the disk may be broken by more than power loss.
-        let is_cut =
-            self.durability.is_split() && matches!(index::read(self), Err(StoreError::Broken { .. }));
-        if !is_cut && last.is_ok_and(|last| last == boot.as_bytes()) {
+        // An index that is ahead was never synced, so it may be broken for other reasons than power loss.
+        let is_broken =
+            self.durability.is_index_ahead() && matches!(index::read(self), Err(StoreError::Broken { .. }));
+        if !is_broken && last.is_ok_and(|last| last == boot.as_bytes()) {
             return;
         }
-        if let Err(error) = self.take_unsynced_back() {
-            // Nothing is removed or settled, and the next start tries again.
-            self.durability.stick();
-            return log::error!("{}", sampan_ipc::report::chain(&error));
+        if let Err(error) = self.restore_durable_index() {
+            // Nothing is removed or made durable until the next start, which tries again.
+            self.durability.record_restore_failure();
+            return log::error!(
+                "cannot restore the index after a power failure, the next start tries again: {}",
+                sampan_ipc::report::chain(&error)
+            );
         }
         let pin = self.pin(needed());
         self.collect_garbage();

@@ -1,19 +1,22 @@
-//! Blobs that are not whole yet: what came of a download so far, kept until somebody goes on with it.
+//! Partial blobs: the first bytes of downloads that broke off, kept so that a later pull can continue.
 //!
 //! ```text
-//! partial/<algorithm>-<hex>        the blob's first bytes, in order, no holes
-//! partial/<algorithm>-<hex>.note   JSON: the ETag they came with, and how many of them are safe from power loss
+//! partial/<algorithm>-<hex>        the blob's first bytes, without holes
+//! partial/<algorithm>-<hex>.note   JSON: the ETag of these bytes, and how many of them are safe from power loss
 //! ```
-//! A partial outlives its job, its engine and, up to the last fsync, its host: bytes are appended as they come, and
-//! every [`SYNC_EVERY`] they are fsynced and their number is noted. The ETag is noted when the partial is left, or with
-//! the first bytes behind `NOTE_AFTER`: most blobs come in one go and need no note. Who is killed before leaves bytes
-//! that the digest alone vouches for. After another boot each partial is cut to what was fsynced. Nothing here is
-//! trusted: a blob gets its name only after the digest of all its bytes
-//! was computed, those of a partial included. One job at a time has a partial open: it has claimed the digest.
+//! A partial blob survives the end of its job and of the engine. Bytes are appended as they come; every [`SYNC_EVERY`]
+//! they are synced, and their number is written to the note. After another boot, each partial blob is cut to the bytes
+//! that were synced.
+//!
+//! The ETag is written when the [`Partial`] is dropped, or with the first append after `NOTE_AFTER`, because most
+//! downloads finish sooner and need no note. If the engine is killed before that, the bytes have no ETag, and only the
+//! digest of the whole blob shows whether they are right. No partial blob is trusted: a blob gets its final name only
+//! after its caller compared the digest of all bytes. Only one job has a partial blob open, since it has claimed the
+//! digest.
 
 use crate::error::{StoreError, file_error};
 use crate::store::Store;
-use crate::temp::name_blob;
+use crate::temp::rename_to_blob;
 use sampan_oci::digest::Digest;
 use sampan_os::mutex::lock;
 use serde::{Deserialize, Serialize};
@@ -24,53 +27,54 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
-/// How often a download is made safe from power loss: so much of it is fetched again at worst.
+/// How often a download is synced. After power loss, at most this much of it is fetched again.
 pub const SYNC_EVERY: Duration = Duration::from_secs(10);
-/// How old a download is when its ETag is noted.
+/// Age of a download at which its ETag is written to the note.
 const NOTE_AFTER: Duration = Duration::from_secs(1);
-/// How the name of a note ends.
+/// The end of a note's file name.
 const NOTE: &str = ".note";
 /// Longest note that is read, in bytes.
 const NOTE_MAX: u64 = 4096;
 /// Longest ETag that is kept, in bytes.
 const ETAG_MAX: usize = 1024;
 
-/// What is known of a partial beside its bytes.
+/// The content of a note.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Note {
     #[serde(default)]
     etag: Option<String>,
-    /// Bytes that were fsynced.
+    /// How many bytes of the blob were synced.
     #[serde(default)]
     synced: u64,
 }
 
-/// How far it has come.
-struct Way {
+/// The progress of a download.
+struct PartialState {
     len: u64,
     note: Note,
-    /// The file does not say what the note does.
-    is_ahead: bool,
+    /// Whether `note` differs from the note's file.
+    is_note_unwritten: bool,
     synced_at: Instant,
 }
 
-/// A blob on its way, open for appending.
+/// A partial blob, open for appending.
 pub struct Partial<'a> {
     store: &'a Store,
     digest: Digest,
     path: PathBuf,
     file: File,
+    /// Bytes that the file had when it was opened.
     kept: u64,
     opened: Instant,
-    way: Mutex<Way>,
+    state: Mutex<PartialState>,
 }
 
 impl Drop for Partial<'_> {
-    /// Whoever goes on is to know what these bytes came with.
+    /// Writes the note, so that the job that continues the download has the ETag.
     fn drop(&mut self) {
-        let way = lock(&self.way);
-        if way.is_ahead
-            && let Err(error) = write_note(self.store, &self.path, &way.note)
+        let state = lock(&self.state);
+        if state.is_note_unwritten
+            && let Err(error) = write_note(self.store, &self.path, &state.note)
         {
             log::warn!("{}", sampan_ipc::report::chain(&error));
         }
@@ -78,10 +82,11 @@ impl Drop for Partial<'_> {
 }
 
 impl<'a> Partial<'a> {
-    /// Opens what there is of the blob of `size` bytes; more than that cannot be right and is dropped.
+    /// Opens the partial blob `digest`, or makes an empty one. If it has more than `size` bytes, which cannot be right,
+    /// drops all of them.
     ///
     /// # Errors
-    /// [`StoreError::File`].
+    /// [`StoreError::File`] if the file cannot be opened or changed.
     pub fn open(store: &'a Store, digest: &Digest, size: u64) -> Result<Self, StoreError> {
         let path = path(store, digest);
         let mut options = OpenOptions::new();
@@ -91,10 +96,10 @@ impl<'a> Partial<'a> {
         let mut partial = Partial {
             store,
             digest: digest.clone(),
-            way: Mutex::new(Way {
+            state: Mutex::new(PartialState {
                 len: kept,
                 note: read_note(&path),
-                is_ahead: false,
+                is_note_unwritten: false,
                 synced_at: Instant::now(),
             }),
             path,
@@ -108,89 +113,94 @@ impl<'a> Partial<'a> {
         Ok(partial)
     }
 
-    /// Bytes that were there when it was opened.
+    /// How many bytes the partial blob had when it was opened.
     pub fn kept(&self) -> u64 {
         self.kept
     }
 
-    /// True if it has no byte.
+    /// Whether the partial blob has no byte.
     pub fn is_empty(&self) -> bool {
-        lock(&self.way).len == 0
+        lock(&self.state).len == 0
     }
 
-    /// The ETag that they came with.
+    /// The ETag of its bytes.
     pub fn etag(&self) -> Option<String> {
-        lock(&self.way).note.etag.clone()
+        lock(&self.state).note.etag.clone()
     }
 
-    /// Reads the bytes that were there when it was opened.
+    /// A reader of the bytes that the partial blob had when it was opened.
     ///
     /// # Errors
-    /// [`StoreError::File`].
+    /// [`StoreError::File`] if the file cannot be opened.
     pub fn reader(&self) -> Result<io::Take<File>, StoreError> {
         let file = File::open(&self.path).map_err(file_error("open", &self.path))?;
         Ok(file.take(self.kept))
     }
 
-    /// What the registry vouches with for the bytes that come.
+    /// Records the ETag of the bytes that will be appended.
     pub fn set_etag(&self, etag: Option<&str>) {
         let etag = etag.filter(|etag| is_etag(etag)).map(str::to_owned);
-        let mut way = lock(&self.way);
-        if way.note.etag != etag {
-            way.note.etag = etag;
-            way.is_ahead = true;
+        let mut state = lock(&self.state);
+        if state.note.etag != etag {
+            state.note.etag = etag;
+            state.is_note_unwritten = true;
         }
     }
 
-    /// Appends `bytes`.
+    /// Appends `bytes`, and syncs the file if [`SYNC_EVERY`] is over.
     ///
     /// # Errors
-    /// [`StoreError::File`]: the disk is full or broken.
+    /// [`StoreError::File`] if the disk is full or broken.
     pub fn append(&self, bytes: &[u8]) -> Result<(), StoreError> {
         (&self.file).write_all(bytes).map_err(file_error("write to", &self.path))?;
-        let mut way = lock(&self.way);
-        way.len += bytes.len() as u64;
+        let mut state = lock(&self.state);
+        state.len += bytes.len() as u64;
         let now = Instant::now();
-        if now - way.synced_at >= SYNC_EVERY {
+        if now - state.synced_at >= SYNC_EVERY {
             self.file.sync_data().map_err(file_error("sync", &self.path))?;
-            way.note.synced = way.len;
-            way.is_ahead = true;
-            way.synced_at = now;
+            state.note.synced = state.len;
+            state.is_note_unwritten = true;
+            state.synced_at = now;
         }
-        if way.is_ahead && now - self.opened >= NOTE_AFTER {
-            self.write_note(&way.note)?;
-            way.is_ahead = false;
+        if state.is_note_unwritten && now - self.opened >= NOTE_AFTER {
+            self.write_note(&state.note)?;
+            state.is_note_unwritten = false;
         }
         Ok(())
     }
 
-    /// Drops all bytes: they were wrong.
+    /// Drops all bytes, because they are wrong.
     ///
     /// # Errors
-    /// [`StoreError::File`].
+    /// [`StoreError::File`] if the note cannot be written, or the file cannot be cut.
     pub fn clear(&mut self) -> Result<(), StoreError> {
         self.write_note(&Note::default())?;
         self.file.set_len(0).map_err(file_error("cut", &self.path))?;
         self.kept = 0;
-        *lock(&self.way) = Way { len: 0, note: Note::default(), is_ahead: false, synced_at: Instant::now() };
+        *lock(&self.state) = PartialState {
+            len: 0,
+            note: Note::default(),
+            is_note_unwritten: false,
+            synced_at: Instant::now(),
+        };
         Ok(())
     }
 
-    /// Removes it: its bytes are wrong, and nobody will go on with them.
+    /// Removes the partial blob and its note, because the bytes are wrong.
     pub fn discard(self) {
-        lock(&self.way).is_ahead = false;
+        lock(&self.state).is_note_unwritten = false;
         remove(&self.path);
     }
 
-    /// Makes it the blob; the caller has compared the digest of all its bytes.
+    /// Renames the partial blob to its final name as a blob. The caller has compared the digest of all its bytes.
     ///
     /// # Errors
-    /// [`StoreError::File`].
+    /// [`StoreError::File`] if it cannot be renamed; the partial blob stays then.
     pub fn finish(self) -> Result<(), StoreError> {
         let target = self.store.blob_path(&self.digest);
-        name_blob(&self.path, &target).map_err(file_error("rename a partial blob to", &target))?;
-        self.store.durability.record_name();
-        lock(&self.way).is_ahead = false;
+        rename_to_blob(&self.path, &target).map_err(file_error("rename a partial blob to", &target))?;
+        self.store.durability.record_commit();
+        lock(&self.state).is_note_unwritten = false;
         remove_file(&note_path(&self.path));
         Ok(())
     }
@@ -202,22 +212,29 @@ impl<'a> Partial<'a> {
 
 fn write_note(store: &Store, path: &Path, note: &Note) -> Result<(), StoreError> {
     let target = note_path(path);
-    let bytes = serde_json::to_vec(note).expect("a note has no shape that JSON cannot hold");
-    store.filled("note", &bytes)?.0.rename(&target)
+    let bytes = serde_json::to_vec(note).map_err(|error| file_error("write", &target)(error.into()))?;
+    store.write_temp("note", &bytes)?.0.rename(&target)
 }
 
 impl Store {
-    /// After another boot: cuts each partial to the bytes that were fsynced.
+    /// Cuts each partial blob to the bytes that were synced. Called at the first start after another boot.
     pub(crate) fn cut_partials(&self) {
         for path in list(self) {
             let note = read_note(&path);
             match cut(&path, note.synced) {
                 Ok(len) if len > note.synced => {
-                    log::info!("{}: {} bytes of {len} are kept after a restart", path.display(), note.synced);
+                    log::info!(
+                        "{} is cut from {len} to {} bytes: the others were not synced before the reboot",
+                        path.display(),
+                        note.synced
+                    );
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    log::warn!("cannot cut {} to what is safe, removing it: {error}", path.display());
+                    log::warn!(
+                        "removing {}, because it cannot be cut to its synced bytes: {error}",
+                        path.display()
+                    );
                     remove(&path);
                 }
             }
@@ -225,7 +242,7 @@ impl Store {
     }
 }
 
-/// Cuts a file to `most` bytes; how long it was.
+/// Cuts a file to at most `most` bytes, and returns its previous length.
 fn cut(path: &Path, most: u64) -> io::Result<u64> {
     let file = OpenOptions::new().write(true).open(path)?;
     let len = file.metadata()?.len();
@@ -235,35 +252,35 @@ fn cut(path: &Path, most: u64) -> io::Result<u64> {
     Ok(len)
 }
 
-/// Removes the partials that nobody has gone on with for `age`, and that no job has pinned.
+/// Removes the partial blobs that no job has written to for `age`, unless they are pinned.
 pub fn collect(store: &Store, age: Duration) {
     let Some(oldest) = SystemTime::now().checked_sub(age) else {
         return;
     };
     for path in list(store) {
         let touched = fs::symlink_metadata(&path).and_then(|meta| meta.modified());
-        // The lock that pins are made under: no job opens it between the look and the removal.
+        // Pins are made under this lock, so no job can open the partial blob between the check and the removal.
         let _commit = lock(&store.commit);
         let pinned = digest_of(&path).is_some_and(|digest| store.is_pinned(&digest));
         if !pinned && touched.is_ok_and(|touched| touched <= oldest) {
-            log::info!("removing {}, which nobody went on with", path.display());
+            log::info!("removing {}: no pull has continued it for {} s", path.display(), age.as_secs());
             remove(&path);
         }
     }
 }
 
-/// The digest that a partial is to have; `path` may be that of its note.
+/// The digest of the blob that a partial blob, or its note, at `path` belongs to.
 pub(crate) fn digest_of(path: &Path) -> Option<Digest> {
     let name = path.file_name()?.to_str()?;
     Digest::parse(&name.strip_suffix(NOTE).unwrap_or(name).replacen('-', ":", 1)).ok()
 }
 
-/// True if a file of this name stands beside a partial.
+/// Whether `name` is the file name of a note.
 pub(crate) fn is_note(name: &str) -> bool {
     name.ends_with(NOTE)
 }
 
-/// Bytes that are kept of the blob.
+/// How many bytes of the blob there are in its partial blob; 0 if there is none.
 pub fn kept(store: &Store, digest: &Digest) -> u64 {
     fs::symlink_metadata(path(store, digest)).map_or(0, |meta| meta.len())
 }
@@ -290,7 +307,7 @@ fn list(store: &Store) -> Vec<PathBuf> {
         .collect()
 }
 
-/// What is noted; nothing if that cannot be read, and then nothing is safe.
+/// Reads the note of a partial blob. If the note cannot be read, returns an empty note, so that no byte counts as synced.
 fn read_note(path: &Path) -> Note {
     let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(note_path(path));
     let note = file.ok().and_then(|file| serde_json::from_reader(file.take(NOTE_MAX)).ok());
@@ -298,12 +315,12 @@ fn read_note(path: &Path) -> Note {
     Note { etag: etag.filter(|etag| is_etag(etag)), synced }
 }
 
-/// True if it can stand in a header. RFC 9110, section 8.8.3, but for bytes beyond ASCII.
+/// Whether a header can contain this ETag. RFC 9110, section 8.8.3; ETags that are not ASCII are refused.
 fn is_etag(etag: &str) -> bool {
     etag.len() <= ETAG_MAX && etag.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
 }
 
-/// Removes a partial and its note; the note last, so that no bytes are ever without one that came with one.
+/// Removes a partial blob and its note. The note goes last, so that there are never bytes whose note is missing.
 fn remove(path: &Path) {
     remove_file(path);
     remove_file(&note_path(path));
@@ -376,7 +393,7 @@ mod tests {
         let digest = Digest::of(b"abcdef");
         let mut partial = Partial::open(&store, &digest, 6).expect("opened");
         partial.opened = Instant::now() - SYNC_EVERY;
-        lock(&partial.way).synced_at = Instant::now() - SYNC_EVERY;
+        lock(&partial.state).synced_at = Instant::now() - SYNC_EVERY;
         partial.append(b"abc").expect("written");
         partial.append(b"de").expect("written");
         assert_eq!(read_note(&partial.path).synced, 3, "before it is left");

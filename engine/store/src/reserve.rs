@@ -1,8 +1,9 @@
-//! A reserve on the disk: what makes room has to write an index first, and a disk that is full lets it write nothing.
+//! A reserve file, which makes it possible to remove images when the disk is full.
 //!
-//! Called by [`crate::store`] alone: laid by at start, behind each new index and each removal; given up where one that
-//! removes cannot write his index. What comes in has no claim on it. Best effort: a store without it works, until its
-//! disk is full.
+//! A removal has to write an index before it frees space, and a full disk lets it write nothing. So the store allocates
+//! a file of the index's size, and a removal that cannot write deletes that file first. Only removals may use it. The
+//! file is allocated at start, after each new index and after each removal. If there is no room for it, the store works
+//! without it.
 
 use nix::fcntl::posix_fallocate;
 use std::fs::{self, OpenOptions};
@@ -10,24 +11,24 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// What it is called in the store.
+/// Name of the file in the store's root.
 const NAME: &str = "spare";
-/// Least bytes of it: the index of some eighty images.
-const LEAST: u64 = 32 << 10;
+/// Smallest reserve in bytes: the size of an index of about eighty images.
+const SIZE_MIN: u64 = 32 << 10;
 
-/// Sees to it that there is a reserve of at least `index` bytes, which an index takes.
-pub(crate) fn lay_by(root: &Path, index: u64) {
-    let (path, wanted) = (root.join(NAME), index.max(LEAST));
-    if fs::metadata(&path).is_ok_and(|meta| meta.len() >= wanted) {
+/// Allocates a reserve that is large enough for an index of `index` bytes, unless there is one.
+pub(crate) fn refill(root: &Path, index: u64) {
+    let (path, needed) = (root.join(NAME), index.max(SIZE_MIN));
+    if fs::metadata(&path).is_ok_and(|meta| meta.len() >= needed) {
         return;
     }
     let is_new = !path.exists();
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let taken = file.and_then(|file| {
-        let wanted = i64::try_from(wanted).map_err(io::Error::other)?;
-        posix_fallocate(file, 0, wanted).map_err(io::Error::from)
+    let allocated = file.and_then(|file| {
+        let needed = i64::try_from(needed).map_err(io::Error::other)?;
+        posix_fallocate(file, 0, needed).map_err(io::Error::from)
     });
-    if let Err(error) = taken {
+    if let Err(error) = allocated {
         log::debug!("no room for a reserve at {}: {error}", path.display());
         if is_new {
             let _ = fs::remove_file(&path);
@@ -35,7 +36,7 @@ pub(crate) fn lay_by(root: &Path, index: u64) {
     }
 }
 
-/// Gives the reserve back to the disk; false if there is none.
-pub(crate) fn give_up(root: &Path) -> bool {
+/// Deletes the reserve, which frees its space; false if there is none.
+pub(crate) fn release(root: &Path) -> bool {
     fs::remove_file(root.join(NAME)).is_ok()
 }

@@ -1,22 +1,21 @@
-//! The store on disk: an OCI image layout, and unpacked layers beside it.
+//! The directory of the store: an OCI image layout, and unpacked layers next to it.
 //!
 //! ```text
 //! oci-layout  index.json  blobs/<algorithm>/<hex>   OCI image-spec, "Image Layout": skopeo and umoci read it
-//! index.settled.json                                what power loss would leave of index.json, if not all
+//! index.settled.json                                the durable index, if index.json is ahead: `durability`
 //! layers/<chain id, hex>/diff                       a layer unpacked in overlayfs's form
-//! layers/<chain id, hex>/implied                    what of it waits for lower layers: [`sampan_layer::implied_dirs`]
-//! partial/                                          blobs that are not whole yet: [`crate::partial_blob`]
-//! tmp/                                              private until verified; emptied at start
-//! spare                                             a reserve, for when the disk is full: [`crate::reserve`]
-//! lock  boot                                        one engine at a time; the boot that last wrote here
+//! layers/<chain id, hex>/implied                    directories of it that need lower layers: sampan_layer::implied_dirs
+//! partial/                                          blobs that are not complete: [`crate::partial_blob`]
+//! tmp/                                              files that are not verified yet; emptied at start
+//! spare                                             space for an index on a full disk: `reserve`
+//! lock  boot                                        one engine at a time; the ID of the boot that last wrote here
 //! ```
-//! A blob or layer gets its final name only when its digests are right. What power loss may have cut is named by
-//! nothing, or by an image that is not settled ([`crate::durability`]), and is removed at the first start after it.
-//! `index.rs` reads and writes both indexes.
+//! A blob or layer gets its final name only after its digests were compared. Blobs and layers that power loss may have
+//! cut are used by no image of the durable index, and the first start after the power failure removes them.
 
-use crate::durability::state::{DurabilityState, Lost};
+use crate::durability::{Durability, Lost};
 use crate::error::{StoreError, file_error};
-use crate::temp::{Temp, name_blob, size_on_disk};
+use crate::temp::{Temp, rename_to_blob, size_on_disk};
 use nix::fcntl::Flock;
 use sampan_job::cancel::Cancel;
 use sampan_layer::implied_dirs;
@@ -35,18 +34,20 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// The store, locked for this process.
 pub struct Store {
     pub(crate) root: PathBuf,
-    /// Its lock. Open for as long as it is: see [`Store::sync`].
-    pub(crate) held: Flock<File>,
-    /// Held while `index.json` changes and while garbage is sought; never during a transfer or an unpacking.
+    /// Open from start to end: [`Store::sync`] learns of write errors since this file was opened.
+    pub(crate) lock_file: Flock<File>,
+    /// Held while `index.json` changes and while garbage is collected; never during a download or while unpacking.
     pub(crate) commit: Mutex<()>,
+    /// How many pins each blob and layer has.
     pub(crate) pins: Arc<Mutex<HashMap<Digest, usize>>>,
-    /// A sweep has left something that only a pin held.
-    pub(crate) withheld: AtomicBool,
-    pub(crate) temps: AtomicU64,
+    /// Whether the last sweep skipped garbage because it was pinned.
+    pub(crate) has_pinned_garbage: AtomicBool,
+    /// Number of the next temporary file.
+    pub(crate) next_temp: AtomicU64,
     pub(crate) namespace: Option<Arc<Namespace>>,
-    pub(crate) durability: DurabilityState,
-    /// Bytes that unpacked layers take on the disk, as measured once: a layer does not change. At most one entry for each
-    /// layer in the store.
+    pub(crate) durability: Durability,
+    /// Bytes that unpacked layers take on the disk, each measured once, since a layer does not change. At most one entry
+    /// for each layer in the store.
     pub(crate) layer_sizes: Mutex<HashMap<Digest, u64>>,
 }
 
@@ -71,7 +72,7 @@ impl Drop for Pin {
 }
 
 impl Store {
-    /// Where layers are unpacked and removed, if not by this process itself.
+    /// The user namespace in which layers are unpacked and removed; `None` if this process does it itself.
     pub fn namespace(&self) -> Option<&Namespace> {
         self.namespace.as_deref()
     }
@@ -81,18 +82,19 @@ impl Store {
         &self.root
     }
 
-    /// Bytes that `path` in the store, and all below it, take on the disk.
+    /// Bytes that `path` in the store, and everything below it, take on the disk.
     ///
     /// # Errors
-    /// A directory cannot be read.
+    /// [`io::Error`] if a directory cannot be read.
     pub fn size_on_disk(&self, path: &Path) -> io::Result<u64> {
         size_on_disk(path, self.namespace())
     }
 
-    /// The bytes that an unpacked layer takes on the disk. Walks its files at the first call, which may take long.
+    /// The bytes that an unpacked layer takes on the disk. The first call walks all files of the layer, which may take
+    /// long.
     ///
     /// # Errors
-    /// The layer is not there, or cannot be read.
+    /// [`io::Error`] if the layer does not exist or cannot be read.
     pub fn layer_size(&self, chain_id: &Digest) -> io::Result<u64> {
         if let Some(size) = lock(&self.layer_sizes).get(chain_id) {
             return Ok(*size);
@@ -102,22 +104,22 @@ impl Store {
         Ok(size)
     }
 
-    /// Where a blob is, or would be.
+    /// The path of a blob, whether it exists or not.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.root.join("blobs").join(digest.algorithm().word()).join(digest.hex())
     }
 
-    /// True if the blob is there in its full size.
+    /// Whether the blob exists and has `size` bytes.
     pub fn has_blob(&self, digest: &Digest, size: u64) -> bool {
         fs::symlink_metadata(self.blob_path(digest)).is_ok_and(|meta| meta.is_file() && meta.len() == size)
     }
 
-    /// Where a layer's unpacked files are, or would be.
+    /// The path of an unpacked layer, whether it exists or not.
     pub fn layer_path(&self, chain_id: &Digest) -> PathBuf {
         self.root.join("layers").join(chain_id.hex())
     }
 
-    /// True if the layer is unpacked.
+    /// Whether the layer is unpacked.
     pub fn has_layer(&self, chain_id: &Digest) -> bool {
         self.layer_path(chain_id).join("diff").is_dir()
     }
@@ -125,7 +127,8 @@ impl Store {
     /// Reads a small blob and compares its digest.
     ///
     /// # Errors
-    /// [`StoreError::Digest`] if it is damaged; [`StoreError::File`] if it is not there or larger than `max`.
+    /// [`StoreError::Digest`] if the blob is damaged; [`StoreError::File`] if it does not exist or has more than `max`
+    /// bytes.
     pub fn read_blob(&self, digest: &Digest, max: u64) -> Result<Vec<u8>, StoreError> {
         let path = self.blob_path(digest);
         let file = small_file::open(&path).map_err(file_error("open", &path))?;
@@ -144,7 +147,7 @@ impl Store {
     /// Stores a small blob under its digest.
     ///
     /// # Errors
-    /// [`StoreError::Digest`] if `bytes` are not what `digest` says.
+    /// [`StoreError::Digest`] if `bytes` have another digest; [`StoreError::File`] if they cannot be written.
     pub fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
         let found = digest_of(bytes, digest);
         if found != *digest {
@@ -157,119 +160,131 @@ impl Store {
         if self.has_blob(digest, bytes.len() as u64) {
             return Ok(());
         }
-        self.name_blob(self.filled("blob", bytes)?.0, digest)
+        self.name_blob(self.write_temp("blob", bytes)?.0, digest)
     }
 
-    /// Gives a verified file its final name.
+    /// Renames a verified file to its final name as a blob.
     ///
     /// # Errors
-    /// [`StoreError::File`].
+    /// [`StoreError::File`] if it cannot be renamed; it is removed then.
     pub fn name_blob(&self, temp: Temp, digest: &Digest) -> Result<(), StoreError> {
-        temp.renamed(&self.blob_path(digest), name_blob)?;
-        self.durability.record_name();
+        temp.rename_with(&self.blob_path(digest), rename_to_blob)?;
+        self.durability.record_commit();
         Ok(())
     }
 
-    /// Gives a verified layer its final name; if it is there by now, that one stays.
+    /// Renames a verified layer to its final name. If another job was faster, keeps the layer of that job.
     ///
     /// # Errors
-    /// [`StoreError::File`].
+    /// [`StoreError::File`] if it cannot be renamed; it is removed then.
     pub fn name_layer(&self, temp: Temp, chain_id: &Digest) -> Result<(), StoreError> {
         match temp.rename(&self.layer_path(chain_id)) {
             Err(StoreError::File { .. }) if self.has_layer(chain_id) => {}
             other => other?,
         }
-        self.durability.record_name();
+        self.durability.record_commit();
         Ok(())
     }
 
-    /// Gives directories that layers do not name what the layers below say of them; the lowest comes first. All are
-    /// there. To be called before an image of them is named; costs a look at each layer where all is done.
+    /// Completes all layers of an image, which are all unpacked; the lowest layer comes first in `chain_ids`.
+    ///
+    /// A tar may have entries in a directory that it has no entry for. The attributes of such an implied directory come
+    /// from the layers below. Call this before the image is committed; if nothing is to be done, it costs one stat(2) a
+    /// layer.
     ///
     /// # Errors
-    /// [`StoreError::File`], also if `cancel` was called; the next call goes on.
-    pub fn settle_layers(&self, chain_ids: &[Digest], cancel: &Cancel) -> Result<(), StoreError> {
+    /// [`StoreError::File`] if a layer cannot be read or written, or `cancel` was called. Another call goes on.
+    pub fn complete_layers(&self, chain_ids: &[Digest], cancel: &Cancel) -> Result<(), StoreError> {
         for (nth, chain_id) in chain_ids.iter().enumerate() {
             let below = chain_ids.get(..nth).unwrap_or_default();
-            self.settle_layer(&self.layer_path(chain_id), below, cancel)?;
+            self.complete_layer(&self.layer_path(chain_id), below, cancel)?;
         }
         Ok(())
     }
 
-    /// The same for one layer, which has no name yet, maybe; those in `below` are settled.
+    /// Completes one layer, which may still have a temporary name. The layers in `below` are complete.
     ///
     /// # Errors
-    /// As [`Store::settle_layers`].
-    pub fn settle_layer(&self, layer: &Path, below: &[Digest], cancel: &Cancel) -> Result<(), StoreError> {
+    /// [`StoreError::File`] if a layer cannot be read or written, or `cancel` was called. Another call goes on.
+    pub fn complete_layer(&self, layer: &Path, below: &[Digest], cancel: &Cancel) -> Result<(), StoreError> {
         if !layer.join(implied_dirs::LIST).exists() {
             return Ok(());
         }
         let below: Vec<PathBuf> = below.iter().rev().map(|chain_id| self.layer_path(chain_id)).collect();
-        let settled = match self.namespace() {
+        let completed = match self.namespace() {
             Some(namespace) => namespace.settle(layer, &below),
             None => implied_dirs::settle(layer, &below, cancel),
         };
-        settled.map_err(file_error("find out from lower layers about directories of", layer))
+        completed.map_err(file_error("take attributes from lower layers for directories of", layer))
     }
 
-    /// From now on an image is on the disk before it is named.
-    pub fn sync_first(&self) {
-        self.durability.sync_first();
+    /// Makes syncfs run before each commit from now on, as with `sync = "before"` in the configuration.
+    pub fn set_sync_before_commit(&self) {
+        self.durability.sync_before_commit();
     }
 
-    /// Makes what is about to be named durable, if that comes first here. To be called without the commit lock.
+    /// Makes the blobs and layers of the next commit durable, if syncfs runs before each commit. Must not be called with
+    /// the commit lock held.
     ///
     /// # Errors
-    /// [`StoreError::File`].
-    pub(crate) fn before_commit(&self) -> Result<(), StoreError> {
-        if self.durability.syncs_first() { self.sync() } else { Ok(()) }
+    /// [`StoreError::File`] if syncfs fails.
+    pub(crate) fn prepare_commit(&self) -> Result<(), StoreError> {
+        if self.durability.syncs_before_commit() { self.sync() } else { Ok(()) }
     }
 
-    /// True if there is something for [`Store::settle`] to do.
-    pub fn is_unsettled(&self) -> bool {
-        self.durability.is_unsettled()
+    /// Whether [`Store::make_durable`] has something to do.
+    pub fn needs_sync(&self) -> bool {
+        self.durability.needs_sync()
     }
 
-    /// What power loss took, once.
+    /// Returns the images that power loss took, and forgets them.
     pub fn take_lost(&self) -> Vec<Lost> {
         self.durability.take_lost()
     }
 
-    /// Makes all that was written so far durable.
+    /// Waits until everything that was written so far is on the disk. syncfs(2).
     ///
     /// # Errors
-    /// [`StoreError::File`] if the disk failed to take something, now or ever since the store was opened.
+    /// [`StoreError::File`] if syncfs fails, or has failed before since the store was opened.
     pub fn sync(&self) -> Result<(), StoreError> {
-        let synced = match self.durability.has_failed() {
-            true => Err(io::Error::other("the disk has lost something before: start the engine again")),
-            false => syscall::sync_file_system(self.held.as_fd()).inspect_err(|_| self.distrust()),
+        let synced = match self.durability.has_sync_failed() {
+            true => Err(io::Error::other("an earlier syncfs failed: restart the engine")),
+            false => syscall::sync_file_system(self.lock_file.as_fd())
+                .inspect_err(|error| self.record_sync_failure(error)),
         };
         synced.map_err(file_error("sync", &self.root))
     }
 
-    /// What the kernel could not write it takes for written from then on, and says so when it is asked again: what is not
-    /// settled never will be. The next start takes it back, as after power loss.
-    pub(crate) fn distrust(&self) {
+    /// Makes the next start treat everything that is not durable as lost, like after power loss.
+    ///
+    /// After a failed syncfs, the kernel regards the pages that it could not write as clean, so that a second syncfs
+    /// succeeds although they are lost. Images that are not durable now can never become durable.
+    pub(crate) fn record_sync_failure(&self, error: &io::Error) {
         log::error!(
-            "the disk has lost something: images that came since it last took all go at the next start"
+            "syncfs of {} failed ({error}): images pulled since the last successful sync are not trusted and will be \
+             removed at the next start; check the disk and restart the engine",
+            self.root.display()
         );
-        self.durability.fail();
+        self.durability.record_sync_failure();
         if let Err(error) = fs::remove_file(self.root.join("boot"))
             && error.kind() != io::ErrorKind::NotFound
         {
-            log::error!("nor can that be noted, but for a start after another boot: {error}");
+            log::error!(
+                "cannot remove {}, so these images will only be removed at the first start after a reboot: {error}",
+                self.root.join("boot").display()
+            );
         }
     }
 
-    /// Keeps `digests` (of blobs and chain ids) from garbage collection until the pin is dropped.
+    /// Keeps blobs and layers (given by chain ID) from garbage collection until the pin is dropped.
     pub fn pin(&self, digests: impl IntoIterator<Item = Digest>) -> Pin {
-        // The commit lock: garbage that is being sought now is gone before we look what is there.
+        // A sweep holds the commit lock. After waiting for it, the caller sees which blobs the sweep has left.
         let commit = lock(&self.commit);
-        self.pin_within(&commit, digests)
+        self.pin_locked(&commit, digests)
     }
 
-    /// The same for one who holds the commit lock: nothing goes between his look and the pin.
-    pub(crate) fn pin_within(
+    /// Like [`Store::pin`], for a caller that holds the commit lock: nothing that it saw can go before it is pinned.
+    pub(crate) fn pin_locked(
         &self,
         _commit: &MutexGuard<'_, ()>,
         digests: impl IntoIterator<Item = Digest>,
@@ -282,15 +297,15 @@ impl Store {
         Pin { pins: Arc::clone(&self.pins), held }
     }
 
-    /// True if a job needs the blob or layer.
+    /// Whether a job or a container has pinned the blob or layer.
     pub(crate) fn is_pinned(&self, digest: &Digest) -> bool {
         lock(&self.pins).contains_key(digest)
     }
 
-    /// True if something may be garbage that was pinned when garbage was last sought. Who asks has dropped his pin,
-    /// which waits for a sweep that saw it.
-    pub fn has_withheld(&self) -> bool {
-        self.withheld.load(Ordering::Relaxed)
+    /// Whether the last sweep skipped anything only because it was pinned. Ask after dropping your own pin: a sweep may
+    /// have skipped what it held.
+    pub fn has_pinned_garbage(&self) -> bool {
+        self.has_pinned_garbage.load(Ordering::Relaxed)
     }
 }
 

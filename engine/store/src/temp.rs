@@ -1,6 +1,6 @@
-//! Files and directories under `tmp/`: private until verified, then renamed to what they are called, or removed.
+//! Temporary files and directories under `tmp/`: renamed to their final name after verification, or removed.
 //!
-//! Made by [`crate::Store`]. A tree that another user's id owns goes by way of the user namespace.
+//! Made by [`crate::Store`]. A tree with files of subordinate user IDs is removed inside the user namespace.
 
 use crate::error::{StoreError, file_error};
 use sampan_layer::userns::Namespace;
@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A file or directory under `tmp/`, removed when dropped unless it got its final name.
+/// A file or directory under `tmp/`. Dropping it removes it, unless it got its final name.
 pub struct Temp {
     pub(crate) path: PathBuf,
     pub(crate) namespace: Option<Arc<Namespace>>,
@@ -18,23 +18,23 @@ pub struct Temp {
 }
 
 impl Temp {
-    /// Where it is.
+    /// The path under `tmp/`.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where it was made, if not by this process itself.
+    /// The user namespace in which the tree was made, if it was not made by this process itself.
     pub(crate) fn namespace(&self) -> Option<&Namespace> {
         self.namespace.as_deref()
     }
 
-    /// Gives it its final name.
+    /// Renames the file or directory to its final name.
     pub(crate) fn rename(self, target: &Path) -> Result<(), StoreError> {
-        self.renamed(target, |path, target| fs::rename(path, target))
+        self.rename_with(target, |path, target| fs::rename(path, target))
     }
 
-    /// Gives it its final name by `rename`.
-    pub(crate) fn renamed(
+    /// Gives the file or directory its final name by calling `rename`.
+    pub(crate) fn rename_with(
         mut self,
         target: &Path,
         rename: impl FnOnce(&Path, &Path) -> io::Result<()>,
@@ -55,8 +55,8 @@ impl Drop for Temp {
     }
 }
 
-/// Renames a file to `target` in a directory of blobs, which is made if this is the first of its algorithm.
-pub(crate) fn name_blob(from: &Path, target: &Path) -> io::Result<()> {
+/// Renames a file to `target` in a directory of blobs; makes the directory for the first blob of its algorithm.
+pub(crate) fn rename_to_blob(from: &Path, target: &Path) -> io::Result<()> {
     match fs::rename(from, target) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             target.parent().map_or(Ok(()), fs::create_dir_all)?;
@@ -66,7 +66,7 @@ pub(crate) fn name_blob(from: &Path, target: &Path) -> io::Result<()> {
     }
 }
 
-/// Bytes that a tree takes; directories of another user's id can only be read where that is one of ours.
+/// Bytes that a tree takes on the disk. Directories of subordinate user IDs are read inside the user namespace.
 pub(crate) fn size_on_disk(path: &Path, namespace: Option<&Namespace>) -> io::Result<u64> {
     match (walk_tree::size_on_disk(path), namespace) {
         (Err(error), Some(namespace)) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -76,7 +76,7 @@ pub(crate) fn size_on_disk(path: &Path, namespace: Option<&Namespace>) -> io::Re
     }
 }
 
-/// Removes a tree; files that another user's id owns can only go where that is one of ours.
+/// Removes a tree. Files of subordinate user IDs are removed inside the user namespace.
 pub(crate) fn remove(path: &Path, namespace: Option<&Namespace>) -> io::Result<()> {
     match (remove_tree::remove(path), namespace) {
         (Err(_), Some(namespace)) => namespace.remove(path),

@@ -25,7 +25,7 @@ use sampan_oci::platform::Platform;
 use sampan_oci::reference::Reference;
 use sampan_oci::{Descriptor, Manifest, PlatformField};
 use sampan_store::images::{self, NewImage};
-use sampan_store::{Pin, Store, StoreError, Temp, file_error};
+use sampan_store::{Generation, Pin, Store, StoreError, Temp, file_error};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
@@ -612,7 +612,7 @@ impl Work<'_> {
             self.store.name_layer(temp, &chain_id)?;
         }
         for image in &ready {
-            self.store.settle_layers(&image.chain_ids, self.cancel)?;
+            self.store.complete_layers(&image.chain_ids, self.cancel)?;
             self.pins.push(self.store.pin([image.manifest.digest.clone()]));
             self.store.write_blob(&image.id, &image.offer_config)?;
             self.store.write_blob(&image.manifest.digest, &image.bytes)?;
@@ -626,16 +626,21 @@ impl Work<'_> {
             manifest: image.manifest.clone(),
             platform: image.platform.clone(),
             index: image.index.clone(),
-            // Whatever came since then is of this load, or as good as.
-            since: 0,
+            // A load does not know which of the blobs that it found were durable, so all commits count as new.
+            since: Generation::default(),
         };
         let mut unchanged = true;
         for reference in &image.references {
             unchanged &= images::commit(self.store, new(reference))?;
         }
         if image.references.is_empty() {
-            unchanged =
-                images::commit_nameless(self.store, image.manifest.clone(), image.platform, image.index, 0)?;
+            unchanged = images::commit_nameless(
+                self.store,
+                image.manifest.clone(),
+                image.platform,
+                image.index,
+                Generation::default(),
+            )?;
         }
         Ok(LoadedImage {
             references: image.references,
