@@ -26,5 +26,5 @@ pub struct Shared {
     /// What the first job that unpacks something tells a person.
     pub advice: Mutex<Option<String>>,
     /// How containers get their root file systems.
-    pub rootfs: rootfs::Choice,
+    pub rootfs: rootfs::RootfsChoice,
 }

@@ -5,7 +5,7 @@ use sampan_daemon::listen::{ListenError, Listener};
 use sampan_daemon::logging;
 use sampan_daemon::systemd::{self, NotifyState};
 use sampan_engine::config::{self, Asked, Config};
-use sampan_engine::container::directory::Homes;
+use sampan_engine::container::directory::Directories;
 use sampan_engine::container::{rootfs, start};
 use sampan_engine::context::Shared;
 use sampan_engine::fifos::Fifos;
@@ -95,8 +95,8 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let listening = listen(&config.socket)?;
     roots::prepare(&config)?;
     let (namespace, advice) = enter(config.user_namespace);
-    let homes = Homes::open(&config.containers, &config.run_dir)?;
-    let store = Store::open_in(&config.store, namespace, &|| homes.needs())?;
+    let directories = Directories::open(&config.containers, &config.run_dir)?;
+    let store = Store::open_in(&config.store, namespace, &|| directories.needs())?;
     if config.syncs_first {
         store.set_sync_before_commit();
     }
@@ -111,7 +111,7 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let outbox = Outbox::new(sender, waker);
     log::info!("listening on {}, store {}", config.socket.display(), config.store.display());
     let room = Room::new(config.marks.clone(), announcer.clone());
-    let rootfs = rootfs::Choice::default();
+    let rootfs = rootfs::RootfsChoice::default();
     let shared = Arc::new(Shared {
         advice,
         store,
@@ -124,7 +124,7 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     });
     settle_in_background(&shared);
     announcer.daemon("start");
-    let server = Server::new(poll, listening, fifos, inbox, Arc::clone(&shared), homes)?;
+    let server = Server::new(poll, listening, fifos, inbox, Arc::clone(&shared), directories)?;
     for lost in shared.store.take_lost() {
         let digest = lost.manifest.to_string();
         let name = lost.reference.unwrap_or_else(|| digest.clone());

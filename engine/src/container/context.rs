@@ -3,7 +3,7 @@
 //! Called on threads, by what makes, starts or enters a container. Writes nothing.
 
 use super::definition::Definition;
-use super::directory::Homes;
+use super::directory::Directories;
 use super::{etc_files, inspect, log_driver};
 use crate::config::Config;
 use crate::context::Shared;
@@ -24,10 +24,14 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// An option makes no sense on this host, or there is no runtime.
-pub fn check(shared: &Shared, homes: &Homes, definition: &Definition) -> Result<Vec<String>, Failure> {
-    let context = Context::of(shared, homes, definition)?;
+pub fn check(
+    shared: &Shared,
+    directories: &Directories,
+    definition: &Definition,
+) -> Result<Vec<String>, Failure> {
+    let context = Context::of(shared, directories, definition)?;
     let bundle = bundle::bundle(&context.input()).map_err(error::explain)?;
-    log_driver::log(&shared.config, homes, definition)?;
+    log_driver::log(&shared.config, directories, definition)?;
     Ok(bundle.warnings)
 }
 
@@ -46,9 +50,13 @@ pub(super) struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    pub(super) fn of(shared: &'a Shared, homes: &Homes, definition: &'a Definition) -> Result<Self, Failure> {
+    pub(super) fn of(
+        shared: &'a Shared,
+        directories: &Directories,
+        definition: &'a Definition,
+    ) -> Result<Self, Failure> {
         let layers = layers(&shared.store, definition);
-        let written = homes.written(definition);
+        let written = directories.written(definition);
         let root = match definition.rootfs {
             // All is in it, and what was deleted there must not be found below.
             Form::Copy if written.exists() => Root::new([written]),
@@ -64,8 +72,8 @@ impl<'a> Context<'a> {
             network: network(&shared.config, definition),
             root,
             layers,
-            rootfs: homes.dir(&definition.id).join("rootfs"),
-            files: etc_files::files(homes, definition),
+            rootfs: directories.dir(&definition.id).join("rootfs"),
+            files: etc_files::files(directories, definition),
         })
     }
 
@@ -106,14 +114,14 @@ pub fn network(config: &Config, definition: &Definition) -> Network {
 /// An option makes no sense, or the container's files cannot be read.
 pub fn describe(
     shared: &Shared,
-    homes: &Homes,
+    directories: &Directories,
     definition: &Definition,
     exec: Exec,
 ) -> Result<(Box<Exec>, String), Failure> {
-    let context = Context::of(shared, homes, definition)?;
+    let context = Context::of(shared, directories, definition)?;
     let mut process = bundle::exec_process(&context.input(), &exec).map_err(error::explain)?;
     // Other profiles may have been loaded since the container started: what runs beside it is confined as it is.
-    if let Some(profile) = inspect::profile(homes, definition) {
+    if let Some(profile) = inspect::profile(directories, definition) {
         process.apparmor_profile = Some(profile).filter(|profile| !profile.is_empty());
     }
     let json = serde_json::to_string(&process).expect("a process has no shape that JSON cannot hold");

@@ -1,7 +1,7 @@
 //! Makes a container: finds its image, checks what was asked for, writes its directory. On a thread.
 
 use super::definition::{Definition, ImageOf};
-use super::directory::Homes;
+use super::directory::Directories;
 use super::{context, state};
 use crate::context::Shared;
 use crate::error;
@@ -25,7 +25,7 @@ const STOP_SIGNAL: i32 = 15;
 /// There is no such image, or an option makes no sense; nothing is left then.
 pub fn create(
     shared: &Shared,
-    homes: &Homes,
+    directories: &Directories,
     id: &str,
     (name, labels): (String, Labels),
     create: Create,
@@ -36,21 +36,21 @@ pub fn create(
     check_platform(&image, &create)?;
     let mut definition = define(id, name, create, &image, &typed)?;
     definition.selinux = labels;
-    definition.rootfs = shared.rootfs.form(&shared.config, &shared.store, homes);
-    let mut warnings = context::check(shared, homes, &definition)?;
+    definition.rootfs = shared.rootfs.form(&shared.config, &shared.store, directories);
+    let mut warnings = context::check(shared, directories, &definition)?;
     // What goes when it has ended need not survive power loss before that.
     let is_durable = !definition.create.auto_remove;
     let layers = context::layers(&shared.store, &definition);
-    let made = homes.make(&mut definition, &layers, &State::default(), is_durable);
+    let made = directories.make(&mut definition, &layers, &State::default(), is_durable);
     let left_out = made.map_err(|error| {
         error::new(Code::Failed, format!("cannot make container {id}: {}", chain(&error)), "")
     })?;
-    state::announce(shared, homes, &definition);
+    state::announce(shared, directories, &definition);
     if left_out > 0 {
         warnings
             .push(format!("{left_out} extended attributes of the image cannot be kept on this file system"));
     }
-    warnings.extend(shared.rootfs.take_warning(&shared.config, &shared.store, homes));
+    warnings.extend(shared.rootfs.take_warning(&shared.config, &shared.store, directories));
     images::touch(&shared.store, &image.entry.digest);
     Ok((Box::new(definition), pin, warnings))
 }

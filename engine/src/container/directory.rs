@@ -32,7 +32,7 @@ const TRIAL: &str = ".trial";
 
 /// Why a container's files cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum HomeError {
+pub enum DirectoryError {
     /// The system refuses.
     #[error("cannot {doing} {}", path.display())]
     File {
@@ -56,33 +56,36 @@ pub enum HomeError {
     Copy(#[from] CopyError),
 }
 
-pub(crate) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HomeError {
+pub(crate) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
     let path = path.to_owned();
-    move |source| HomeError::File { doing, path, source }
+    move |source| DirectoryError::File { doing, path, source }
 }
 
 /// Where all containers are.
 #[derive(Clone, Debug)]
-pub struct Homes {
+pub struct Directories {
     data: PathBuf,
     run: PathBuf,
     replay: EventReplay,
 }
 
-impl Homes {
+impl Directories {
     /// Below `data` (`DATA/containers`) and `run` (`RUN`); makes both, for their owner alone.
     ///
     /// # Errors
-    /// [`HomeError::File`].
-    pub fn open(data: &Path, run: &Path) -> Result<Self, HomeError> {
-        let homes =
-            Homes { data: data.to_owned(), run: run.join("containers"), replay: EventReplay::new(data) };
-        for dir in [&homes.data, &homes.run] {
+    /// [`DirectoryError::File`].
+    pub fn open(data: &Path, run: &Path) -> Result<Self, DirectoryError> {
+        let directories = Directories {
+            data: data.to_owned(),
+            run: run.join("containers"),
+            replay: EventReplay::new(data),
+        };
+        for dir in [&directories.data, &directories.run] {
             // Setuid programs of images lie below: no other user of the host may come by.
             let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
             made.map_err(failed("make the directory", dir))?;
         }
-        Ok(homes)
+        Ok(directories)
     }
 
     /// The directory of container `id`.
@@ -119,14 +122,14 @@ impl Homes {
     /// `is_durable`: it is on the disk when this returns.
     ///
     /// # Errors
-    /// [`HomeError::File`], [`HomeError::Copy`]; nothing is left then.
+    /// [`DirectoryError::File`], [`DirectoryError::Copy`]; nothing is left then.
     pub fn make(
         &self,
         definition: &mut Definition,
         layers: &[PathBuf],
         state: &State,
         is_durable: bool,
-    ) -> Result<u64, HomeError> {
+    ) -> Result<u64, DirectoryError> {
         let (draft, dir) = (self.draft(&definition.id), self.dir(&definition.id));
         let made = self.fill(&draft, definition, layers, state, is_durable);
         let named = |left_out| fs::rename(&draft, &dir).map(|()| left_out).map_err(failed("name", &dir));
@@ -148,7 +151,7 @@ impl Homes {
         layers: &[PathBuf],
         state: &State,
         is_durable: bool,
-    ) -> Result<u64, HomeError> {
+    ) -> Result<u64, DirectoryError> {
         let left_out = match definition.rootfs {
             Form::Overlay => fill_overlay(draft, layers)?,
             Form::Copy => {
@@ -180,8 +183,8 @@ impl Homes {
     /// Makes directories in which overlayfs can be tried; whoever asks removes them.
     ///
     /// # Errors
-    /// [`HomeError::File`].
-    pub(super) fn make_trial(&self) -> Result<PathBuf, HomeError> {
+    /// [`DirectoryError::File`].
+    pub(super) fn make_trial(&self) -> Result<PathBuf, DirectoryError> {
         let dir = self.data.join(TRIAL);
         remove_tree::remove(&dir).map_err(failed("remove", &dir))?;
         make_dir(&dir, 0o700)?;
@@ -194,16 +197,16 @@ impl Homes {
     /// Replaces `container.json`, durably.
     ///
     /// # Errors
-    /// [`HomeError::File`]; the old one stays then.
-    pub fn redefine(&self, definition: &Definition) -> Result<(), HomeError> {
+    /// [`DirectoryError::File`]; the old one stays then.
+    pub fn redefine(&self, definition: &Definition) -> Result<(), DirectoryError> {
         replace(&self.dir(&definition.id), definition::FILE, &json(definition))
     }
 
     /// Makes the run directory of container `id`, or empties it.
     ///
     /// # Errors
-    /// [`HomeError::File`].
-    pub fn make_run(&self, id: &str) -> Result<PathBuf, HomeError> {
+    /// [`DirectoryError::File`].
+    pub fn make_run(&self, id: &str) -> Result<PathBuf, DirectoryError> {
         let run = self.run(id);
         self.remove_run(id);
         make_dir(&run, 0o700)?;
@@ -213,8 +216,8 @@ impl Homes {
     /// Writes down, until its shim has ended, which unit of systemd's container `id` is: the unit's control group.
     ///
     /// # Errors
-    /// [`HomeError::File`].
-    pub fn set_unit_group(&self, id: &str, group: &str) -> Result<(), HomeError> {
+    /// [`DirectoryError::File`].
+    pub fn set_unit_group(&self, id: &str, group: &str) -> Result<(), DirectoryError> {
         write(&self.run(id).join(UNIT), group.as_bytes(), false)
     }
 
@@ -233,8 +236,8 @@ impl Homes {
     /// unless somebody has announced it before; the bytes that became free.
     ///
     /// # Errors
-    /// [`HomeError::File`]; it may be gone in part, and goes for good when the engine starts the next time.
-    pub fn remove(&self, id: &str, announce: impl FnOnce()) -> Result<u64, HomeError> {
+    /// [`DirectoryError::File`]; it may be gone in part, and goes for good when the engine starts the next time.
+    pub fn remove(&self, id: &str, announce: impl FnOnce()) -> Result<u64, DirectoryError> {
         let dir = self.dir(id);
         let freed = walk_tree::size_on_disk(&dir).unwrap_or(0);
         let left = remove::hide_and_empty(&dir).map_err(failed("remove", &dir))?;
@@ -252,7 +255,7 @@ impl Homes {
     }
 
     /// How container `id` was made, if it was made and announced, and is half gone.
-    pub fn going(&self, id: &str) -> Option<Definition> {
+    pub fn removed_definition(&self, id: &str) -> Option<Definition> {
         let draft = self.draft(id);
         let state = state_file::read(&draft.join(shim::STATE))?;
         let is_known = state.started != 0 || state.is_announced || !state.error.is_empty();
@@ -282,15 +285,17 @@ impl Homes {
     /// Ids of all containers that are there, and of those that are half made or half gone.
     ///
     /// # Errors
-    /// [`HomeError::File`].
-    pub fn list(&self) -> Result<(Vec<String>, Vec<String>), HomeError> {
+    /// [`DirectoryError::File`].
+    pub fn list(&self) -> Result<(Vec<String>, Vec<String>), DirectoryError> {
         let entries = fs::read_dir(&self.data).map_err(failed("list", &self.data))?;
-        let (mut ids, mut halves) = (Vec::new(), Vec::new());
+        let (mut ids, mut incomplete) = (Vec::new(), Vec::new());
         for entry in entries {
             let entry = entry.map_err(failed("list", &self.data))?;
             match entry.file_name().into_string() {
                 Ok(name) if is_id(&name) => ids.push(name),
-                Ok(name) if name.strip_prefix('.').is_some_and(is_id) => halves.push(name[1..].to_owned()),
+                Ok(name) if name.strip_prefix('.').is_some_and(is_id) => {
+                    incomplete.push(name[1..].to_owned())
+                }
                 Ok(name) if name == event_spool::DIR => {}
                 // The next trial removes it.
                 Ok(name) if name == TRIAL => {}
@@ -298,17 +303,17 @@ impl Homes {
             }
         }
         ids.sort_unstable();
-        Ok((ids, halves))
+        Ok((ids, incomplete))
     }
 
     /// How container `id` was made.
     ///
     /// # Errors
-    /// [`HomeError`].
-    pub fn definition(&self, id: &str) -> Result<Definition, HomeError> {
+    /// [`DirectoryError`].
+    pub fn definition(&self, id: &str) -> Result<Definition, DirectoryError> {
         let path = self.dir(id).join(definition::FILE);
         let bytes = read(&path, definition::FILE_MAX)?;
-        serde_json::from_slice(&bytes).map_err(|source| HomeError::Definition { path, source })
+        serde_json::from_slice(&bytes).map_err(|source| DirectoryError::Definition { path, source })
     }
 
     /// What of the store all containers need that can be read.
@@ -326,8 +331,8 @@ impl Homes {
     /// Writes down where container `id` stands.
     ///
     /// # Errors
-    /// [`HomeError::File`].
-    pub fn set_state(&self, id: &str, state: &State) -> Result<(), HomeError> {
+    /// [`DirectoryError::File`].
+    pub fn set_state(&self, id: &str, state: &State) -> Result<(), DirectoryError> {
         let path = self.dir(id).join(shim::STATE);
         StateFile::open(&path).and_then(|mut file| file.write(state)).map_err(failed("write", &path))
     }
@@ -338,19 +343,19 @@ impl Homes {
 }
 
 /// The root will be what the image's is, as a copy would have it.
-fn fill_overlay(draft: &Path, layers: &[PathBuf]) -> Result<u64, HomeError> {
+fn fill_overlay(draft: &Path, layers: &[PathBuf]) -> Result<u64, DirectoryError> {
     make_dir(draft, 0o711)?;
     for (name, mode) in [("upper", 0o755), ("work", 0o700), ("rootfs", 0o755)] {
         make_dir(&draft.join(name), mode)?;
     }
     match layers.first() {
-        Some(layer) => Ok(copy::dress_root(layer, &draft.join("upper"))?),
+        Some(layer) => Ok(copy::copy_root_attributes(layer, &draft.join("upper"))?),
         None => Ok(0),
     }
 }
 
 /// For its owner alone: there may be setuid programs in it, and it is not mounted anywhere.
-fn fill_copy(draft: &Path, layers: &[PathBuf]) -> Result<u64, HomeError> {
+fn fill_copy(draft: &Path, layers: &[PathBuf]) -> Result<u64, DirectoryError> {
     make_dir(draft, 0o700)?;
     let rootfs = draft.join("rootfs");
     make_dir(&rootfs, 0o755)?;
@@ -366,11 +371,11 @@ fn json(definition: &Definition) -> Vec<u8> {
     serde_json::to_vec_pretty(definition).expect("a definition has no shape that JSON cannot hold")
 }
 
-fn make_dir(path: &Path, mode: u32) -> Result<(), HomeError> {
+fn make_dir(path: &Path, mode: u32) -> Result<(), DirectoryError> {
     DirBuilder::new().mode(mode).create(path).map_err(failed("make the directory", path))
 }
 
-fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), HomeError> {
+fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), DirectoryError> {
     let (draft, path) = (dir.join(format!(".{name}")), dir.join(name));
     write(&draft, bytes, true)?;
     fs::rename(&draft, &path).map_err(failed("replace", &path))
@@ -379,8 +384,8 @@ fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), HomeError> {
 /// Writes a whole small file.
 ///
 /// # Errors
-/// [`HomeError::File`].
-pub(crate) fn write(path: &Path, bytes: &[u8], is_durable: bool) -> Result<(), HomeError> {
+/// [`DirectoryError::File`].
+pub(crate) fn write(path: &Path, bytes: &[u8], is_durable: bool) -> Result<(), DirectoryError> {
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
     let mut file = file.map_err(failed("write", path))?;
@@ -391,10 +396,10 @@ pub(crate) fn write(path: &Path, bytes: &[u8], is_durable: bool) -> Result<(), H
     }
 }
 
-fn read(path: &Path, max: u64) -> Result<Vec<u8>, HomeError> {
+fn read(path: &Path, max: u64) -> Result<Vec<u8>, DirectoryError> {
     File::open(path).and_then(|file| small_file::read(file, max)).map_err(failed("read", path))
 }
 
-fn sync_dir(path: &Path) -> Result<(), HomeError> {
+fn sync_dir(path: &Path) -> Result<(), DirectoryError> {
     File::open(path).and_then(|dir| dir.sync_all()).map_err(failed("sync", path))
 }

@@ -1,7 +1,7 @@
 //! One container as the event loop knows it, and who waits for what of it. Plain data.
 
 use super::definition::Definition;
-use super::shim_connection::Link;
+use super::shim_connection::ShimConnection;
 use sampan_ipc::container::Condition;
 use sampan_ipc::engine::{Answer, Request, Stop};
 use sampan_ipc::shim::{self, State};
@@ -42,9 +42,9 @@ pub enum Busy {
     /// A thread, or its shim, removes it.
     Removing,
     /// A thread declares it dead.
-    Burying,
+    CleaningUp,
     /// Its shim was found, or is looked for, and has said nothing yet.
-    Meeting,
+    Connecting,
 }
 
 /// One container.
@@ -54,7 +54,7 @@ pub struct Entry {
     /// Where it stands.
     pub state: State,
     /// Its shim, if it has one.
-    pub link: Option<(usize, Link)>,
+    pub connection: Option<(usize, ShimConnection)>,
     /// What is done to it.
     pub busy: Option<Busy>,
     /// What is to be done next.
@@ -62,19 +62,27 @@ pub struct Entry {
     /// Keeps its image's layers.
     pub pin: Option<Pin>,
     /// All of it is gone, and its shim about to end: nobody is told of it any more.
-    pub is_gone: bool,
+    pub is_removed: bool,
 }
 
 impl Entry {
     /// An entry of a container without a shim.
     pub fn new(definition: Definition, state: State, pin: Option<Pin>) -> Self {
         let definition = Arc::new(definition);
-        Entry { definition, state, link: None, busy: None, queue: VecDeque::new(), pin, is_gone: false }
+        Entry {
+            definition,
+            state,
+            connection: None,
+            busy: None,
+            queue: VecDeque::new(),
+            pin,
+            is_removed: false,
+        }
     }
 }
 
 /// Who asked a shim for something.
-pub struct Asked {
+pub struct PendingRequest {
     /// The container.
     pub id: String,
     /// The client; none if nobody waits.
@@ -82,7 +90,7 @@ pub struct Asked {
     /// Process ids that the shim told on the way.
     pub pids: Option<Vec<i32>>,
     /// What is to be done without the shim, if that ends before it answers.
-    pub instead: Option<Request>,
+    pub fallback: Option<Request>,
 }
 
 /// Who waits for a container's end.
@@ -110,7 +118,7 @@ pub struct Pruning {
 }
 
 /// What of the things that a shim is asked for can be done without one as well.
-pub(super) fn instead(id: &str, what: &shim::What) -> Option<Request> {
+pub(super) fn fallback(id: &str, what: &shim::What) -> Option<Request> {
     let container = id.to_owned();
     match what {
         shim::What::Remove => Some(Request::RemoveContainer { container, force: true }),

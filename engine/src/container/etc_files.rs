@@ -4,7 +4,7 @@
 //! has of them.
 
 use super::definition::Definition;
-use super::directory::{self, HomeError, Homes};
+use super::directory::{self, Directories, DirectoryError};
 use sampan_ipc::container::Network;
 use sampan_os::small_file;
 use sampan_spec::mounts::Files;
@@ -21,8 +21,8 @@ const LOOPBACK: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-l
     fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
 
 /// Where the files of a container are.
-pub fn files(homes: &Homes, definition: &Definition) -> Files {
-    let dir = homes.dir(&definition.id);
+pub fn files(directories: &Directories, definition: &Definition) -> Files {
+    let dir = directories.dir(&definition.id);
     Files { hostname: dir.join("hostname"), hosts: dir.join("hosts"), resolv_conf: dir.join("resolv.conf") }
 }
 
@@ -30,15 +30,15 @@ pub fn files(homes: &Homes, definition: &Definition) -> Files {
 /// without SELinux.
 ///
 /// # Errors
-/// [`HomeError::File`].
+/// [`DirectoryError::File`].
 pub fn write(
-    homes: &Homes,
+    directories: &Directories,
     definition: &Definition,
     name: &str,
     network: Network,
     label: &str,
-) -> Result<(), HomeError> {
-    let files = files(homes, definition);
+) -> Result<(), DirectoryError> {
+    let files = files(directories, definition);
     put(&files.hostname, &format!("{name}\n"))?;
     let hosts = match network {
         Network::Host => copy("/etc/hosts").unwrap_or_else(|| LOOPBACK.to_owned()),
@@ -53,7 +53,7 @@ pub fn write(
     Ok(())
 }
 
-fn put(path: &Path, text: &str) -> Result<(), HomeError> {
+fn put(path: &Path, text: &str) -> Result<(), DirectoryError> {
     directory::write(path, text.as_bytes(), false)?;
     // Every user in the container reads them.
     fs::set_permissions(path, Permissions::from_mode(0o644))

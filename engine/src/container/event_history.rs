@@ -30,7 +30,7 @@ pub fn is_last(fifo: &Path, id: &str, actions: &[&str], wanted: &str) -> bool {
 
 fn last(socket: &Path, id: &str, actions: &[&str]) -> io::Result<Option<String>> {
     let mut last = None;
-    each(socket, id, |event| {
+    for_each(socket, id, |event| {
         if actions.contains(&event.action.as_str()) {
             last = Some(event.action);
         }
@@ -44,14 +44,14 @@ fn last(socket: &Path, id: &str, actions: &[&str]) -> io::Result<Option<String>>
 /// The monitor does not say.
 pub fn known(fifo: &Path, id: &str) -> io::Result<HashSet<(u64, u64)>> {
     let mut known = HashSet::new();
-    each(&fifo.with_file_name("events.sock"), id, |event| {
+    for_each(&fifo.with_file_name("events.sock"), id, |event| {
         known.insert((event.writer, event.counter));
     })?;
     Ok(known)
 }
 
-/// Calls `hear` with each event of the container that the monitor knows.
-fn each(socket: &Path, id: &str, mut hear: impl FnMut(Event)) -> io::Result<()> {
+/// Calls `on_event` with each event of the container that the monitor knows.
+fn for_each(socket: &Path, id: &str, mut on_event: impl FnMut(Event)) -> io::Result<()> {
     let subscribe = Subscribe {
         filters: vec!["type=container".to_owned(), format!("id={id}")],
         after: Some(0),
@@ -63,7 +63,7 @@ fn each(socket: &Path, id: &str, mut hear: impl FnMut(Event)) -> io::Result<()> 
     loop {
         while let Some(body) = connection.buffered().map_err(io::Error::other)? {
             match frame::parse(body).map_err(io::Error::other)? {
-                Item::Event(event) => hear(event),
+                Item::Event(event) => on_event(event),
                 Item::End(_) => return Ok(()),
                 Item::Error(refusal) => return Err(io::Error::other(refusal.message)),
                 _ => {}

@@ -53,7 +53,7 @@ impl EventReplay {
 
     /// Hands all that is kept of container `id` to `sender`, what the monitor behind `fifo` knows left out, and returns at
     /// once; the files go when the monitor knows it. The actions of all records, told before or now, in order.
-    pub fn tell(&self, id: &str, fifo: &Path, sender: &FifoSender) -> Vec<String> {
+    pub fn replay(&self, id: &str, fifo: &Path, sender: &FifoSender) -> Vec<String> {
         let mut all: Vec<(i64, PathBuf, Vec<u8>)> =
             self.files(id).into_iter().filter(|path| self.take(path)).filter_map(read).collect();
         if all.is_empty() {
@@ -155,9 +155,9 @@ mod tests {
         let replay = EventReplay::new(top.path());
         assert!(replay.ids() == ["ab"] && replay.has("ab") && !replay.has("a"));
         let second = FifoSender::new(&fifo);
-        assert_eq!(replay.tell("ab", &fifo, &second), ["start", "die"]);
+        assert_eq!(replay.replay("ab", &fifo, &second), ["start", "die"]);
         // They wait now, and are not told twice.
-        assert!(!replay.has("ab") && replay.tell("ab", &fifo, &second).is_empty());
+        assert!(!replay.has("ab") && replay.replay("ab", &fifo, &second).is_empty());
         second.send(Event::new("container", "destroy", "ab")).expect("small");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("made");
         let mut reader = fs::OpenOptions::new().read(true).write(true).open(&fifo).expect("opened");

@@ -1,13 +1,13 @@
 //! What shims and threads tell the event loop about containers, and what follows from it.
 //!
-//! Methods of [`Containers`]: each takes one piece of news, changes the entry, answers who waited for it, and goes on
+//! Methods of [`ContainerManager`]: each takes one piece of news, changes the entry, answers who waited for it, and goes on
 //! with what waited for the container. Never blocks.
 
 use super::definition::Definition;
-use super::entry::{Asked, Busy, Entry, Queued, Wait};
+use super::entry::{Busy, Entry, PendingRequest, Queued, Wait};
 use super::error::{no_container, not_running};
-use super::manager::Containers;
-use super::outcome::{Becoming, Begin, Outcome, Started};
+use super::manager::ContainerManager;
+use super::outcome::{Outcome, ShimCommand, StartOptions, StartedShim};
 use super::{event_history, remove, state};
 use crate::error;
 use crate::outbox::Message;
@@ -24,21 +24,26 @@ const CANNOT_RUN: i32 = 126;
 /// Exit status of a command that is not there.
 const NO_COMMAND: i32 = 127;
 
-impl Containers {
+impl ContainerManager {
     /// A thread is done.
     pub fn on_outcome(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Created { id, client, result } => self.on_created(&id, client, result),
-            Outcome::Spawned { id, result } => self.on_spawned(&id, result),
+            Outcome::ShimStarted { id, result } => self.on_shim_started(&id, result),
             Outcome::Removed { id, client, result } => self.on_removed(&id, client, result),
-            Outcome::Buried { id, state } => self.on_buried(&id, *state),
-            Outcome::Met { id, stream } => self.on_met(&id, stream),
-            Outcome::Said { id, is_start: true } => self.on_said(&id),
-            Outcome::Said { id, is_start: false } => self.on_shim_gone(&id),
+            Outcome::CleanedUp { id, state } => self.on_cleaned_up(&id, *state),
+            Outcome::ShimSearched { id, stream } => self.on_shim_searched(&id, stream),
+            Outcome::Replayed { id, is_start: true } => self.on_replayed(&id),
+            Outcome::Replayed { id, is_start: false } => self.on_shim_gone(&id),
             Outcome::Answers { client, answers } => self.reply(client, answers),
-            Outcome::Described { id, client, result, descriptors } => {
+            Outcome::ExecPrepared { id, client, result, descriptors } => {
                 let asked = result.and_then(|(exec, process)| {
-                    self.ask(&id, Some(client), sampan_ipc::shim::What::Exec(*exec, process), descriptors)
+                    self.request_shim(
+                        &id,
+                        Some(client),
+                        sampan_ipc::shim::What::Exec(*exec, process),
+                        descriptors,
+                    )
                 });
                 if let Err(failure) = asked {
                     self.refuse(client, failure);
@@ -64,7 +69,7 @@ impl Containers {
                 }
                 let container = Answer::Container { id: id.to_owned(), name, warnings };
                 self.reply(client, vec![container, Answer::Done(Done::default())]);
-                self.go_on(id);
+                self.run_queued(id);
             }
             Err(failure) => {
                 self.refuse(client, failure);
@@ -73,28 +78,28 @@ impl Containers {
         }
     }
 
-    fn on_spawned(&mut self, id: &str, result: Result<Started, Failure>) {
+    fn on_shim_started(&mut self, id: &str, result: Result<StartedShim, Failure>) {
         let connected = result.and_then(|started| {
             let polled = self.connect(id, started.stream);
-            polled.and_then(|()| self.hand_over(id, started.shim)).map_err(|error| {
+            polled.and_then(|()| self.hand_over_shim(id, started.shim)).map_err(|error| {
                 error::new(Code::Failed, format!("cannot poll the container's shim: {error}"), "")
             })
         });
         match connected {
             Ok(()) => {
-                self.hurry_start(id);
-                self.hear(id);
+                self.run_urgent_requests(id);
+                self.receive(id);
             }
             Err(failure) => self.start_failed(id, failure),
         }
     }
 
     /// Lets the client that waits for the start become the shim.
-    fn hand_over(&mut self, id: &str, shim: Option<Becoming>) -> io::Result<()> {
-        let Some(Becoming { words, stdin, setup }) = shim else { return Ok(()) };
+    fn hand_over_shim(&mut self, id: &str, shim: Option<ShimCommand>) -> io::Result<()> {
+        let Some(ShimCommand { words, stdin, setup }) = shim else { return Ok(()) };
         let Some(entry) = self.entries.get_mut(id) else { return Ok(()) };
-        if let Some((_, link)) = &mut entry.link {
-            link.begin(setup)?;
+        if let Some((_, connection)) = &mut entry.connection {
+            connection.send_setup(setup)?;
         }
         if let Some(Busy::Starting(Some(client))) = entry.busy {
             entry.busy = Some(Busy::Starting(None));
@@ -119,36 +124,37 @@ impl Containers {
         entry.state.error.clone_from(&failure.message);
         log::warn!("container {}: {}", entry.definition.name, failure.message);
         let state = entry.state.clone();
-        if let Err(error) = self.homes.set_state(id, &state) {
+        if let Err(error) = self.directories.set_state(id, &state) {
             log::error!("{}", sampan_ipc::report::chain(&error));
         }
         if let Some(client) = client {
             self.refuse(client, failure);
         }
-        self.go_on(id);
+        self.run_queued(id);
     }
 
     /// Takes all that the container's shim says.
-    pub(super) fn hear(&mut self, id: &str) {
+    pub(super) fn receive(&mut self, id: &str) {
         loop {
-            let Some((_, link)) = self.entries.get_mut(id).and_then(|entry| entry.link.as_mut()) else {
+            let Some((_, connection)) = self.entries.get_mut(id).and_then(|entry| entry.connection.as_mut())
+            else {
                 return;
             };
-            match link.flush().and_then(|()| link.hear()) {
+            match connection.flush().and_then(|()| connection.receive()) {
                 Ok(None) => return,
                 Ok(Some(Say::State(state))) => self.on_state(id, state),
                 Ok(Some(Say::Reply { number, result })) => self.on_reply(number, result),
                 Ok(Some(Say::Pids(number, pids))) => {
-                    if let Some(asked) = self.asked.get_mut(&number) {
+                    if let Some(asked) = self.pending.get_mut(&number) {
                         asked.pids = Some(pids);
                     }
                 }
                 Ok(Some(Say::Starting)) => {
                     self.set_busy(id, Busy::Starting(None));
-                    self.hurry_start(id);
+                    self.run_urgent_requests(id);
                 }
                 Ok(Some(Say::Removed)) => {
-                    self.mark_gone(id);
+                    self.mark_removed(id);
                     if let Some(entry) = self.entries.get_mut(id) {
                         entry.busy = Some(Busy::Removing);
                     }
@@ -158,16 +164,16 @@ impl Containers {
         }
     }
 
-    fn mark_gone(&mut self, id: &str) {
+    fn mark_removed(&mut self, id: &str) {
         if let Some(entry) = self.entries.get_mut(id) {
-            entry.is_gone = true;
+            entry.is_removed = true;
         }
     }
 
     fn on_reply(&mut self, number: u64, result: Result<String, (u8, String)>) {
-        let Some(asked) = self.asked.remove(&number) else { return };
-        if result.is_ok() && matches!(asked.instead, Some(Request::RemoveContainer { .. })) {
-            self.mark_gone(&asked.id);
+        let Some(asked) = self.pending.remove(&number) else { return };
+        if result.is_ok() && matches!(asked.fallback, Some(Request::RemoveContainer { .. })) {
+            self.mark_removed(&asked.id);
         }
         let Some(client) = asked.client else { return };
         match result {
@@ -183,7 +189,7 @@ impl Containers {
     fn on_state(&mut self, id: &str, state: State) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let before = std::mem::replace(&mut entry.state, state);
-        if entry.busy == Some(Busy::Meeting) {
+        if entry.busy == Some(Busy::Connecting) {
             entry.busy = None;
         }
         let state = &entry.state;
@@ -210,12 +216,12 @@ impl Containers {
                 other => other,
             };
         }
-        self.tell_waiting(id);
-        self.go_on(id);
+        self.answer_finished_waits(id);
+        self.run_queued(id);
     }
 
     /// Who waits for the container's end hears of it.
-    pub(super) fn tell_waiting(&mut self, id: &str) {
+    pub(super) fn answer_finished_waits(&mut self, id: &str) {
         let Some(entry) = self.entries.get(id) else { return };
         let state = entry.state.clone();
         let has_ended = !state.phase.is_alive() && state.phase != Phase::Restarting;
@@ -227,10 +233,10 @@ impl Containers {
         let (over, left) =
             std::mem::take(&mut self.waits).into_iter().partition(|wait| wait.id == id && is_over(wait));
         self.waits = left;
-        self.tell_exit(over, &state);
+        self.answer_waits(over, &state);
     }
 
-    pub(super) fn tell_exit(&mut self, waits: Vec<Wait>, state: &State) {
+    pub(super) fn answer_waits(&mut self, waits: Vec<Wait>, state: &State) {
         for wait in waits {
             let exit = Answer::Exit { code: state.exit_code, error: state.error.clone() };
             self.reply(wait.client, vec![exit, Answer::Done(Done::default())]);
@@ -243,36 +249,37 @@ impl Containers {
         log::debug!("container {}: its shim has gone: {error}", self.name(id));
         let name = self.name(id);
         let asked: Vec<u64> =
-            self.asked.iter().filter(|(_, a)| a.id == id).map(|(number, _)| *number).collect();
+            self.pending.iter().filter(|(_, a)| a.id == id).map(|(number, _)| *number).collect();
         for number in asked {
-            let Some(Asked { client: Some(client), instead, .. }) = self.asked.remove(&number) else {
+            let Some(PendingRequest { client: Some(client), fallback, .. }) = self.pending.remove(&number)
+            else {
                 continue;
             };
-            match (instead, self.entries.get_mut(id)) {
+            match (fallback, self.entries.get_mut(id)) {
                 (Some(request), Some(entry)) => {
                     entry.queue.push_front(Queued { client, request, descriptors: Vec::new() });
                 }
                 _ => self.refuse(client, not_running(&name)),
             }
         }
-        if !self.homes.replay().has(id) {
+        if !self.directories.replay().has(id) {
             return self.on_shim_gone(id);
         }
         // What follows may be told, and that comes behind.
-        let is_free = |entry: &Entry| entry.busy.is_none() || entry.busy == Some(Busy::Meeting);
+        let is_free = |entry: &Entry| entry.busy.is_none() || entry.busy == Some(Busy::Connecting);
         if self.entries.get(id).is_some_and(is_free) {
             self.set_busy(id, Busy::Ending);
         }
         self.replay_events(id, Some(false));
     }
 
-    /// Tells what the container's shim has kept for the monitor; [`Outcome::Said`] follows, if it is to be `known`.
+    /// Tells what the container's shim has kept for the monitor; [`Outcome::Replayed`] follows, if it is to be `known`.
     pub(super) fn replay_events(&self, id: &str, known: Option<bool>) {
-        let (unsaid, id) = (self.homes.replay().clone(), id.to_owned());
+        let (replay, id) = (self.directories.replay().clone(), id.to_owned());
         self.spawn(move |shared| {
-            unsaid.tell(&id, &shared.config.fifo, shared.announcer.sender());
+            replay.replay(&id, &shared.config.fifo, shared.announcer.sender());
             if let Some(is_start) = known {
-                shared.outbox.send(Message::Container(Outcome::Said { id, is_start }));
+                shared.outbox.send(Message::Container(Outcome::Replayed { id, is_start }));
             }
         });
     }
@@ -282,10 +289,10 @@ impl Containers {
         let name = self.name(id);
         let Some(entry) = self.entries.get_mut(id) else { return };
         if entry.busy == Some(Busy::Removing) {
-            if !self.homes.dir(id).exists() {
+            if !self.directories.dir(id).exists() {
                 return self.on_removed(id, None, Ok(0));
             }
-            entry.is_gone = false;
+            entry.is_removed = false;
             // It has not come to that; who asked for it waits above all others.
             entry.busy = Some(Busy::Ending);
         }
@@ -297,21 +304,21 @@ impl Containers {
         // shim's id was killed while its runtime took the container away.
         let is_over = has_ended && entry.state.shim == 0 && !matches!(entry.busy, Some(Busy::Starting(_)));
         if is_over && !entry.definition.create.auto_remove {
-            self.homes.remove_run(id);
-            if matches!(entry.busy, Some(Busy::Ending | Busy::Meeting)) {
+            self.directories.remove_run(id);
+            if matches!(entry.busy, Some(Busy::Ending | Busy::Connecting)) {
                 entry.busy = None;
             }
-            return self.go_on(id);
+            return self.run_queued(id);
         }
         if is_over {
             entry.busy = Some(Busy::Removing);
             return self.remove_files(id, None);
         }
         log::warn!("container {name}: its shim has died");
-        self.bury(id);
+        self.clean_up(id);
     }
 
-    fn on_buried(&mut self, id: &str, state: State) {
+    fn on_cleaned_up(&mut self, id: &str, state: State) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         if let Some(Busy::Starting(Some(client))) = entry.busy {
             let failure = start_failure(&entry.definition.name, &state);
@@ -321,18 +328,18 @@ impl Containers {
         entry.state = state;
         entry.busy = None;
         let was_up = entry.state.started != 0 || !entry.state.error.is_empty();
-        let goes = entry.definition.create.auto_remove && was_up || !self.homes.dir(id).exists();
+        let goes = entry.definition.create.auto_remove && was_up || !self.directories.dir(id).exists();
         let (policy, state) = (entry.definition.create.restart, &entry.state);
         let starts = !goes && policy.starts_again(state.exit_code, state.restarts, state.stopped_by_hand);
-        self.tell_waiting(id);
+        self.answer_finished_waits(id);
         if goes {
             self.set_busy(id, Busy::Removing);
             return self.remove_files(id, None);
         }
         if starts {
-            return self.begin(id, None, Begin { by_policy: true, ..Begin::default() });
+            return self.begin(id, None, StartOptions { by_policy: true, ..StartOptions::default() });
         }
-        self.go_on(id);
+        self.run_queued(id);
     }
 
     pub(super) fn on_removed(&mut self, id: &str, client: Option<usize>, result: Result<u64, Failure>) {
@@ -345,19 +352,19 @@ impl Containers {
                     entry.state.error.clone_from(&failure.message);
                     entry.busy = None;
                 }
-                let is_pruned = self.pruned(client, id, None);
+                let is_pruned = self.record_pruned(client, id, None);
                 if let Some(client) = client.filter(|_| !is_pruned) {
                     self.refuse(client, failure);
                 }
-                return self.go_on(id);
+                return self.run_queued(id);
             }
         };
         let state = self.entries.get(id).map(|entry| entry.state.clone()).unwrap_or_default();
         let (over, left) = std::mem::take(&mut self.waits).into_iter().partition(|wait| wait.id == id);
         self.waits = left;
-        self.tell_exit(over, &state);
+        self.answer_waits(over, &state);
         if let Some(client) = client
-            && !self.pruned(Some(client), id, Some(freed))
+            && !self.record_pruned(Some(client), id, Some(freed))
         {
             let done = Done { removed: vec![id.to_owned()], freed, ..Done::default() };
             self.reply(client, vec![Answer::Done(done)]);
@@ -388,7 +395,7 @@ impl Containers {
         }
         let (over, left) = std::mem::take(&mut self.waits).into_iter().partition(|wait| wait.id == id);
         self.waits = left;
-        self.tell_exit(over, &entry.state);
+        self.answer_waits(over, &entry.state);
         if let Some(pin) = entry.pin {
             self.release(&entry.definition, pin);
         }
@@ -408,9 +415,9 @@ impl Containers {
         self.spawn(move |shared| remove::release(shared, &definition));
     }
 
-    pub(super) fn meet(&mut self, id: &str, stream: UnixStream) {
+    pub(super) fn reconnect(&mut self, id: &str, stream: UnixStream) {
         let name = self.name(id);
-        self.set_busy(id, Busy::Meeting);
+        self.set_busy(id, Busy::Connecting);
         match self.connect(id, stream) {
             Ok(()) => log::info!("container {name}: its shim is found again"),
             Err(error) => log::error!("container {name}: its shim cannot be polled: {error}"),
@@ -418,34 +425,34 @@ impl Containers {
     }
 
     /// A shim was looked for: it is there, or what it left is mended.
-    pub(super) fn on_met(&mut self, id: &str, stream: Option<UnixStream>) {
+    pub(super) fn on_shim_searched(&mut self, id: &str, stream: Option<UnixStream>) {
         if let Some(stream) = stream {
-            self.meet(id, stream);
-            return self.hear(id);
+            self.reconnect(id, stream);
+            return self.receive(id);
         }
-        self.set_busy(id, Busy::Burying);
-        match self.homes.replay().has(id) {
+        self.set_busy(id, Busy::CleaningUp);
+        match self.directories.replay().has(id) {
             true => self.replay_events(id, Some(true)),
-            false => self.bury(id),
+            false => self.clean_up(id),
         }
     }
 
     /// What its shim had kept is told; what it left is mended.
-    pub(super) fn on_said(&mut self, id: &str) {
-        self.homes.remove_run(id);
+    pub(super) fn on_replayed(&mut self, id: &str) {
+        self.directories.remove_run(id);
         // What a shim that gave up has written down is of the run that ended.
-        if let Some(state) = self.homes.state(id)
+        if let Some(state) = self.directories.state(id)
             && let Some(entry) = self.entries.get_mut(id)
         {
             entry.state = state;
             entry.busy = None;
         }
-        self.mend(id);
-        self.go_on(id);
+        self.repair(id);
+        self.run_queued(id);
     }
 
     /// A container without a shim.
-    pub(super) fn mend(&mut self, id: &str) {
+    pub(super) fn repair(&mut self, id: &str) {
         let Some(entry) = self.entries.get(id) else { return };
         let (state, definition) = (&entry.state, &entry.definition);
         if state.started == 0
@@ -458,38 +465,38 @@ impl Containers {
         let was_up = state.phase.is_alive() || state.phase == Phase::Restarting;
         // One that has the shim's id still was killed before all of the run was taken away.
         if was_up || state.shim != 0 || (state.started != 0 && !state.is_announced) {
-            self.bury(id);
+            self.clean_up(id);
         } else if definition.create.auto_remove && (state.started != 0 || !state.error.is_empty()) {
             self.set_busy(id, Busy::Removing);
             self.remove_files(id, None);
         } else if state.started != 0 && definition.create.restart.starts_with_engine(state.stopped_by_hand) {
-            self.begin(id, None, Begin { by_policy: true, ..Begin::default() });
+            self.begin(id, None, StartOptions { by_policy: true, ..StartOptions::default() });
         }
     }
 
     /// A container that was made, and nobody may have been told.
     pub(super) fn announce_late(&mut self, id: &str) {
         let Some(entry) = self.entries.get(id) else { return };
-        let (definition, homes) = (Arc::clone(&entry.definition), self.homes.clone());
-        self.set_busy(id, Busy::Burying);
+        let (definition, directories) = (Arc::clone(&entry.definition), self.directories.clone());
+        self.set_busy(id, Busy::CleaningUp);
         self.spawn(move |shared| {
             log::info!("container {}: it was made, and perhaps nobody was told", definition.name);
             match event_history::is_last(&shared.config.fifo, &definition.id, &["create"], "create") {
-                true => state::note(&homes, &definition),
-                false => state::announce(shared, &homes, &definition),
+                true => state::note(&directories, &definition),
+                false => state::announce(shared, &directories, &definition),
             }
             let (id, state) = (definition.id.clone(), Box::new(state::announced()));
-            shared.outbox.send(Message::Container(Outcome::Buried { id, state }));
+            shared.outbox.send(Message::Container(Outcome::CleanedUp { id, state }));
         });
     }
 
     /// Does what waited for the container, until it is busy again.
-    pub(super) fn go_on(&mut self, id: &str) {
+    pub(super) fn run_queued(&mut self, id: &str) {
         while let Some(entry) = self.entries.get_mut(id)
             && entry.busy.is_none()
             && let Some(queued) = entry.queue.pop_front()
         {
-            self.act(id, queued);
+            self.execute(id, queued);
         }
     }
 

@@ -2,22 +2,22 @@
 //! remove images or say what takes how much of the disk.
 
 use super::definition::Definition;
-use super::directory::Homes;
+use super::directory::Directories;
 use sampan_ipc::engine::Usage;
 use sampan_oci::digest::Digest;
 use std::sync::Arc;
 
 /// All containers, as they were.
-pub struct Users {
-    homes: Homes,
+pub struct ImageUsers {
+    directories: Directories,
     /// Whether it runs comes with each.
     containers: Vec<(Arc<Definition>, bool)>,
 }
 
-impl Users {
-    /// Of containers below `homes`.
-    pub(super) fn new(homes: Homes, containers: Vec<(Arc<Definition>, bool)>) -> Self {
-        Users { homes, containers }
+impl ImageUsers {
+    /// Of containers below `directories`.
+    pub(super) fn new(directories: Directories, containers: Vec<(Arc<Definition>, bool)>) -> Self {
+        ImageUsers { directories, containers }
     }
 
     /// Names of the containers that need the image with this manifest, sorted.
@@ -34,7 +34,7 @@ impl Users {
         let mut usage =
             Usage { kind: "containers".to_owned(), count: self.containers.len() as u64, ..Usage::default() };
         for (definition, is_up) in &self.containers {
-            let written = self.homes.written_bytes(definition).unwrap_or(0);
+            let written = self.directories.written_bytes(definition).unwrap_or(0);
             // What was copied goes with it as well.
             let size = written.saturating_add(definition.copied);
             usage.size = usage.size.saturating_add(size);

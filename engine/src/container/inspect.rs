@@ -1,7 +1,7 @@
 //! A container in full, as `docker inspect` says it. Docker Engine API, "ContainerInspect".
 
 use super::definition::{self, Definition};
-use super::directory::Homes;
+use super::directory::Directories;
 use super::{list, log_driver, systemd_unit};
 use crate::config::Config;
 use sampan_ipc::container::{FOR_EVER, Mount, MountKind, Notify, Phase, Restart};
@@ -17,15 +17,21 @@ use serde_json::{Value, json};
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// One container, as JSON.
-pub fn json(config: &Config, definition: &Definition, state: &State, homes: &Homes, size: bool) -> String {
+pub fn json(
+    config: &Config,
+    definition: &Definition,
+    state: &State,
+    directories: &Directories,
+    size: bool,
+) -> String {
     let create = &definition.create;
-    let dir = homes.dir(&definition.id);
+    let dir = directories.dir(&definition.id);
     let mut document = json!({
         "Id": definition.id,
         "Created": timestamp::format(definition.created),
         "Path": definition.words.first(),
         "Args": definition.words.get(1..).unwrap_or_default(),
-        "State": state_json(state, homes.unit_group(&definition.id)),
+        "State": state_json(state, directories.unit_group(&definition.id)),
         "Image": definition.image.id,
         "ResolvConfPath": dir.join("resolv.conf"),
         "HostnamePath": dir.join("hostname"),
@@ -37,7 +43,7 @@ pub fn json(config: &Config, definition: &Definition, state: &State, homes: &Hom
         "Platform": "linux",
         "MountLabel": definition.selinux.mount,
         "ProcessLabel": definition.selinux.process,
-        "AppArmorProfile": profile(homes, definition).unwrap_or_default(),
+        "AppArmorProfile": profile(directories, definition).unwrap_or_default(),
         "HostConfig": host_config(config, definition),
         "GraphDriver": {"Name": driver(definition), "Data": match definition.rootfs {
             Form::Overlay => json!({
@@ -52,14 +58,14 @@ pub fn json(config: &Config, definition: &Definition, state: &State, homes: &Hom
         "Layers": definition.image.layers.iter().map(ToString::to_string).collect::<Vec<_>>(),
     });
     if size && let Some(fields) = document.as_object_mut() {
-        let written = homes.written_bytes(definition).unwrap_or(0);
+        let written = directories.written_bytes(definition).unwrap_or(0);
         fields.insert("SizeRw".to_owned(), json!(written));
     }
     Value::Array(vec![document]).to_string()
 }
 
 /// The AppArmor profile of the last start, empty if it had none; `None` if the container was never started.
-pub fn profile(homes: &Homes, definition: &Definition) -> Option<String> {
+pub fn profile(directories: &Directories, definition: &Definition) -> Option<String> {
     #[derive(Deserialize)]
     struct Bundle {
         process: Process,
@@ -70,7 +76,7 @@ pub fn profile(homes: &Homes, definition: &Definition) -> Option<String> {
         #[serde(default)]
         apparmor_profile: String,
     }
-    let file = small_file::open(&homes.dir(&definition.id).join("config.json")).ok()?;
+    let file = small_file::open(&directories.dir(&definition.id).join("config.json")).ok()?;
     let bundle: Bundle = serde_json::from_slice(&small_file::read(file, definition::FILE_MAX).ok()?).ok()?;
     Some(bundle.process.apparmor_profile)
 }
@@ -216,10 +222,10 @@ mod tests {
     #[test]
     fn the_profile_is_that_of_the_last_start() {
         let dir = tempfile::tempdir().expect("a directory");
-        let homes = Homes::open(&dir.path().join("data"), &dir.path().join("run")).expect("made");
+        let directories = Directories::open(&dir.path().join("data"), &dir.path().join("run")).expect("made");
         let definition = Definition { id: "a".repeat(64), ..Definition::default() };
-        assert_eq!(profile(&homes, &definition), None, "never started");
-        let home = homes.dir(&definition.id);
+        assert_eq!(profile(&directories, &definition), None, "never started");
+        let home = directories.dir(&definition.id);
         std::fs::create_dir_all(&home).expect("made");
         for (bundle, expected) in [
             (r#"{"process":{"args":["x"],"apparmorProfile":"docker-default"}}"#, Some("docker-default")),
@@ -227,7 +233,7 @@ mod tests {
             ("{", None),
         ] {
             std::fs::write(home.join("config.json"), bundle).expect("written");
-            assert_eq!(profile(&homes, &definition).as_deref(), expected, "{bundle}");
+            assert_eq!(profile(&directories, &definition).as_deref(), expected, "{bundle}");
         }
     }
 }

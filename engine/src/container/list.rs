@@ -3,7 +3,7 @@
 //! Pure, but for [`with_sizes`]. Values of one filter key are OR, keys are AND, labels are AND.
 
 use super::definition::Definition;
-use super::directory::Homes;
+use super::directory::Directories;
 use super::entry::{Busy, Entry};
 use crate::error;
 use regex_lite::{Regex, RegexBuilder};
@@ -208,10 +208,11 @@ impl Ages {
 }
 
 /// With the bytes that each container has written.
-pub fn with_sizes(all: Vec<(Arc<Definition>, Summary)>, homes: &Homes) -> Vec<Summary> {
-    let sized = all
-        .into_iter()
-        .map(|(definition, summary)| Summary { size: homes.written_bytes(&definition).ok(), ..summary });
+pub fn with_sizes(all: Vec<(Arc<Definition>, Summary)>, directories: &Directories) -> Vec<Summary> {
+    let sized = all.into_iter().map(|(definition, summary)| Summary {
+        size: directories.written_bytes(&definition).ok(),
+        ..summary
+    });
     sized.collect()
 }
 

@@ -1,7 +1,7 @@
 //! Where a container's output goes: the driver and its options, as docker-run(1) has them, and the files there are.
 
 use super::definition::Definition;
-use super::directory::Homes;
+use super::directory::Directories;
 use crate::config::Config;
 use crate::error;
 use sampan_ipc::engine::{Code, Failure};
@@ -20,7 +20,7 @@ const MAX_FILES_MAX: u32 = 1000;
 ///
 /// # Errors
 /// There is no such driver, or it has no such option.
-pub fn log(config: &Config, homes: &Homes, definition: &Definition) -> Result<Log, Failure> {
+pub fn log(config: &Config, directories: &Directories, definition: &Definition) -> Result<Log, Failure> {
     let driver = driver(config, definition);
     // The configured options are the configured driver's.
     let configured = config.log_options.iter().filter(|_| driver == config.log_driver);
@@ -39,7 +39,7 @@ pub fn log(config: &Config, homes: &Homes, definition: &Definition) -> Result<Lo
                     _ => return Err(no_option(driver, key, "max-size, max-file")),
                 }
             }
-            Ok(Log::JsonFile { path: path(homes, definition), max_bytes, max_files })
+            Ok(Log::JsonFile { path: path(directories, definition), max_bytes, max_files })
         }
         "journald" => {
             let mut tag = definition.id.get(..12).unwrap_or_default().to_owned();
@@ -59,12 +59,12 @@ pub fn log(config: &Config, homes: &Homes, definition: &Definition) -> Result<Lo
 }
 
 /// The driver, and the files of the log that are there, oldest first.
-pub fn files(config: &Config, homes: &Homes, definition: &Definition) -> (String, Vec<PathBuf>) {
+pub fn files(config: &Config, directories: &Directories, definition: &Definition) -> (String, Vec<PathBuf>) {
     let driver = driver(config, definition);
     if driver != "json-file" {
         return (driver.to_owned(), Vec::new());
     }
-    let current = path(homes, definition);
+    let current = path(directories, definition);
     let older = (1..MAX_FILES_MAX).map(|nth| current.with_extension(format!("log.{nth}")));
     let mut files: Vec<PathBuf> = older.take_while(|path| path.exists()).collect();
     files.reverse();
@@ -77,8 +77,8 @@ pub fn driver<'a>(config: &'a Config, definition: &'a Definition) -> &'a str {
     definition.create.log_driver.as_deref().unwrap_or(&config.log_driver)
 }
 
-fn path(homes: &Homes, definition: &Definition) -> PathBuf {
-    homes.dir(&definition.id).join(format!("{}-json.log", definition.id))
+fn path(directories: &Directories, definition: &Definition) -> PathBuf {
+    directories.dir(&definition.id).join(format!("{}-json.log", definition.id))
 }
 
 /// Bytes of `10m`, `1g`, `500`; docker's units are powers of 1024 here. -1 is no limit.

@@ -1,16 +1,16 @@
 //! All containers, as the event loop knows them: who they are, where they stand, who waits for what.
 //!
 //! Owned by the event loop; shared with no thread. What clients ask is in [`super::requests`], what shims and
-//! threads tell in [`super::events`]: both are methods of [`Containers`]. Never blocks: files are read and programs
+//! threads tell in [`super::events`]: both are methods of [`ContainerManager`]. Never blocks: files are read and programs
 //! started on threads, a bounded number at a time. While one works on a container, requests to that one wait.
 
-use super::directory::Homes;
-use super::entry::{Asked, Busy, Entry, Pruning, Queued, Reply, Wait, instead};
+use super::directory::Directories;
+use super::entry::{Busy, Entry, PendingRequest, Pruning, Queued, Reply, Wait, fallback};
 use super::error::{ambiguous, no_container, not_running};
-use super::image_users::Users;
+use super::image_users::ImageUsers;
 use super::outcome::Outcome;
-use super::shim_connection::Link;
-use super::thread_pool::Workers;
+use super::shim_connection::ShimConnection;
+use super::thread_pool::ThreadPool;
 use crate::context::Shared;
 use crate::error;
 use crate::outbox::Message;
@@ -28,48 +28,48 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Tokens of shims begin here; clients' never come so far.
-pub const FIRST_LINK: usize = 1 << 40;
+pub const FIRST_SHIM_TOKEN: usize = 1 << 40;
 /// Most requests that wait for one container.
 const QUEUE_MAX: usize = 256;
 /// All containers.
-pub struct Containers {
+pub struct ContainerManager {
     pub(super) shared: Arc<Shared>,
-    pub(super) homes: Homes,
+    pub(super) directories: Directories,
     pub(super) entries: BTreeMap<String, Entry>,
     pub(super) names: HashMap<String, String>,
-    pub(super) links: HashMap<usize, String>,
-    pub(super) asked: HashMap<u64, Asked>,
+    pub(super) connections: HashMap<usize, String>,
+    pub(super) pending: HashMap<u64, PendingRequest>,
     pub(super) waits: Vec<Wait>,
     pub(super) prunings: Vec<Pruning>,
     registry: Registry,
-    next_link: usize,
+    next_token: usize,
     next_number: u64,
-    workers: Workers<Shared>,
+    pool: ThreadPool<Shared>,
     /// Apart from the others: a runtime that hangs holds one of these up.
-    burials: Workers<Shared>,
+    cleanup_pool: ThreadPool<Shared>,
     /// The same, for runtimes that are named for one container and have not been asked yet what they are.
-    strangers: Workers<Shared>,
+    probe_pool: ThreadPool<Shared>,
     replies: Vec<Reply>,
 }
 
-impl Containers {
+impl ContainerManager {
     /// None yet: [`super::recover::run`] finds those that are there.
-    pub fn open(shared: Arc<Shared>, homes: Homes, registry: Registry) -> Self {
-        let containers = Containers {
+    pub fn open(shared: Arc<Shared>, directories: Directories, registry: Registry) -> Self {
+        let containers = ContainerManager {
             shared,
-            homes,
+            directories,
             entries: BTreeMap::new(),
             names: HashMap::new(),
-            links: HashMap::new(),
-            asked: HashMap::new(),
+            connections: HashMap::new(),
+            pending: HashMap::new(),
             waits: Vec::new(),
             prunings: Vec::new(),
             registry,
-            next_link: FIRST_LINK,
+            next_token: FIRST_SHIM_TOKEN,
             next_number: 1,
-            workers: Workers::default(),
-            burials: Workers::default(),
-            strangers: Workers::default(),
+            pool: ThreadPool::default(),
+            cleanup_pool: ThreadPool::default(),
+            probe_pool: ThreadPool::default(),
             replies: Vec::new(),
         };
         if nix::unistd::geteuid().is_root() {
@@ -100,101 +100,102 @@ impl Containers {
 
     /// Something happened on a shim's connection.
     pub fn mark(&mut self, token: usize, event: &Event) {
-        let entry = self.links.get(&token).and_then(|id| self.entries.get_mut(id));
+        let entry = self.connections.get(&token).and_then(|id| self.entries.get_mut(id));
         // One no longer known: a stale event, ignored.
-        if let Some((_, link)) = entry.and_then(|entry| entry.link.as_mut()) {
-            link.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
-            link.writable |= event.is_writable();
+        if let Some((_, connection)) = entry.and_then(|entry| entry.connection.as_mut()) {
+            connection.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+            connection.writable |= event.is_writable();
         }
-        if let Some(id) = self.links.get(&token).cloned() {
-            self.hear(&id);
+        if let Some(id) = self.connections.get(&token).cloned() {
+            self.receive(&id);
         }
     }
 
     /// From now on `stream` is the way to the container's shim.
     pub(super) fn connect(&mut self, id: &str, stream: std::os::unix::net::UnixStream) -> io::Result<()> {
         stream.set_nonblocking(true)?;
-        let mut link = Link::new(mio::net::UnixStream::from_std(stream));
-        let token = self.next_link;
-        self.next_link += 1;
-        self.registry.register(link.stream(), Token(token), Interest::READABLE | Interest::WRITABLE)?;
-        self.links.insert(token, id.to_owned());
+        let mut connection = ShimConnection::new(mio::net::UnixStream::from_std(stream));
+        let token = self.next_token;
+        self.next_token += 1;
+        self.registry.register(connection.stream(), Token(token), Interest::READABLE | Interest::WRITABLE)?;
+        self.connections.insert(token, id.to_owned());
         if let Some(entry) = self.entries.get_mut(id) {
-            entry.link = Some((token, link));
+            entry.connection = Some((token, connection));
         }
         Ok(())
     }
 
     /// The connection to the container's shim is over.
     pub(super) fn disconnect(&mut self, id: &str) {
-        let link = self.entries.get_mut(id).and_then(|entry| entry.link.take());
-        if let Some((token, mut link)) = link {
-            let _ = self.registry.deregister(link.stream());
-            self.links.remove(&token);
+        let connection = self.entries.get_mut(id).and_then(|entry| entry.connection.take());
+        if let Some((token, mut connection)) = connection {
+            let _ = self.registry.deregister(connection.stream());
+            self.connections.remove(&token);
         }
     }
 
     /// Asks the container's shim; the client hears its reply.
-    pub(super) fn ask(
+    pub(super) fn request_shim(
         &mut self,
         id: &str,
         client: Option<usize>,
         what: shim::What,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
-        let Some((_, link)) = self.entries.get_mut(id).and_then(|entry| entry.link.as_mut()) else {
+        let Some((_, connection)) = self.entries.get_mut(id).and_then(|entry| entry.connection.as_mut())
+        else {
             return Err(not_running(&self.name(id)));
         };
         let number = self.next_number;
-        let instead = instead(id, &what);
-        link.ask(number, what, descriptors).map_err(|error| {
+        let fallback = fallback(id, &what);
+        connection.request(number, what, descriptors).map_err(|error| {
             error::new(Code::Failed, format!("cannot ask the container's shim: {error}"), "")
         })?;
         self.next_number += 1;
-        self.asked.insert(number, Asked { id: id.to_owned(), client, pids: None, instead });
+        self.pending.insert(number, PendingRequest { id: id.to_owned(), client, pids: None, fallback });
         Ok(())
     }
 
     /// Does `work` on a thread; it sends a [`Outcome`] when it is done.
     pub(super) fn spawn(&self, work: impl FnOnce(&Shared) + Send + 'static) {
-        self.workers.add(&self.shared, work);
+        self.pool.add(&self.shared, work);
     }
 
     /// The same for what needs the runtime `named` for a container: one that hangs when it is asked what it is keeps
     /// none that is known already.
     pub(super) fn spawn_with(&self, named: Option<&str>, work: impl FnOnce(&Shared) + Send + 'static) {
         match named.is_none() || Runtime::is_known(&self.shared.config.settings, named) {
-            true => self.workers.add(&self.shared, work),
-            false => self.strangers.add(&self.shared, work),
+            true => self.pool.add(&self.shared, work),
+            false => self.probe_pool.add(&self.shared, work),
         }
     }
 
     /// The same for what may have to wait for a runtime that hangs.
-    pub(super) fn spawn_burial(&self, work: impl FnOnce(&Shared) + Send + 'static) {
-        self.burials.add(&self.shared, work);
+    pub(super) fn spawn_cleanup(&self, work: impl FnOnce(&Shared) + Send + 'static) {
+        self.cleanup_pool.add(&self.shared, work);
     }
 
     /// Answers `info`: `known` is what the rest of the engine knows. The runtime may have to be looked for first.
     pub fn on_info(&self, client: usize, known: Info) {
-        let (count, homes) = (self.count(), self.homes.clone());
+        let (count, directories) = (self.count(), self.directories.clone());
         self.spawn(move |shared| {
-            let info = Info { containers: count, ..host_info(shared, &homes, known) };
+            let info = Info { containers: count, ..host_info(shared, &directories, known) };
             let answers = vec![Answer::Info(Box::new(info)), Answer::Done(Done::default())];
             shared.outbox.send(Message::Container(Outcome::Answers { client, answers }));
         });
     }
 
     /// All containers that are made, as they are now; none where the request has nothing to do with them.
-    pub fn users(&self, request: &Request) -> Users {
+    pub fn users(&self, request: &Request) -> ImageUsers {
         let is_asked = matches!(request, Request::Remove { .. } | Request::Usage);
         let made = self.entries.values().filter(|entry| is_asked && entry.busy != Some(Busy::Creating));
         let all = made.map(|entry| (Arc::clone(&entry.definition), entry.state.phase.is_alive())).collect();
-        Users::new(self.homes.clone(), all)
+        ImageUsers::new(self.directories.clone(), all)
     }
 
     /// True while something is done that an engine that stops should wait for.
     pub fn is_working(&self) -> bool {
-        [&self.workers, &self.burials, &self.strangers].iter().any(|workers| workers.is_busy())
+        [&self.pool, &self.cleanup_pool, &self.probe_pool].iter().any(|pool| pool.is_busy())
     }
 
     /// The client gets this, and no more.
@@ -202,7 +203,7 @@ impl Containers {
         self.replies.push(Reply { client, answers, descriptors: Vec::new() });
     }
 
-    /// As [`Containers::reply`], with descriptors.
+    /// As [`ContainerManager::reply`], with descriptors.
     pub(super) fn reply_with(&mut self, client: usize, answers: Vec<Answer>, descriptors: Vec<OwnedFd>) {
         self.replies.push(Reply { client, answers, descriptors });
     }
@@ -224,7 +225,7 @@ impl Containers {
     pub(super) fn find(&self, typed: &str) -> Result<String, Failure> {
         // Docker's API writes names with a slash.
         let typed = typed.strip_prefix('/').unwrap_or(typed);
-        let is_there = |id: &&String| self.entries.get(*id).is_some_and(|entry| !entry.is_gone);
+        let is_there = |id: &&String| self.entries.get(*id).is_some_and(|entry| !entry.is_removed);
         if let Some(id) = Some(&typed.to_owned()).filter(is_there).or(self.names.get(typed).filter(is_there))
         {
             return Ok(id.clone());
@@ -233,7 +234,7 @@ impl Containers {
         let meant: Vec<&Entry> = range
             .take_while(|(id, _)| id.starts_with(typed))
             .map(|(_, e)| e)
-            .filter(|e| !e.is_gone)
+            .filter(|e| !e.is_removed)
             .collect();
         match meant.as_slice() {
             [one] if !typed.is_empty() => Ok(one.definition.id.clone()),
@@ -257,7 +258,7 @@ impl Containers {
 }
 
 /// What this host runs containers with.
-fn host_info(shared: &Shared, homes: &Homes, known: Info) -> Info {
+fn host_info(shared: &Shared, directories: &Directories, known: Info) -> Info {
     let config = &shared.config;
     let host = Host::now();
     let (runtime, systemd) = match Runtime::find(&config.settings, None) {
@@ -275,7 +276,7 @@ fn host_info(shared: &Shared, homes: &Homes, known: Info) -> Info {
     Info {
         runtime,
         cgroup: (host.cgroups.word().to_owned(), driver.to_owned()),
-        rootfs: shared.rootfs.describe(config, &shared.store, homes),
+        rootfs: shared.rootfs.describe(config, &shared.store, directories),
         log_driver: config.log_driver.clone(),
         security: features.collect(),
         ..known

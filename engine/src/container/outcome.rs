@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 
 /// How a container is to be started.
 #[derive(Default)]
-pub struct Begin {
+pub struct StartOptions {
     /// A client is attached from the start.
     pub attach: Option<(Streams, Vec<OwnedFd>)>,
     /// Rows and columns of its terminal.
@@ -24,15 +24,15 @@ pub struct Begin {
 }
 
 /// A start that is under way.
-pub struct Started {
+pub struct StartedShim {
     /// The way to the shim.
     pub stream: UnixStream,
     /// What a client has to become first.
-    pub shim: Option<Becoming>,
+    pub shim: Option<ShimCommand>,
 }
 
 /// A client that is to be the shim.
-pub struct Becoming {
+pub struct ShimCommand {
     /// The program, and its words.
     pub words: Vec<String>,
     /// Its standard input.
@@ -53,11 +53,11 @@ pub enum Outcome {
         result: Result<(Box<Definition>, Pin, Vec<String>), Failure>,
     },
     /// A shim was started for it, or not.
-    Spawned {
+    ShimStarted {
         /// Its id.
         id: String,
         /// The way to the shim.
-        result: Result<Started, Failure>,
+        result: Result<StartedShim, Failure>,
     },
     /// Its files are gone, or not.
     Removed {
@@ -69,14 +69,14 @@ pub enum Outcome {
         result: Result<u64, Failure>,
     },
     /// What a killed shim left is tidied up.
-    Buried {
+    CleanedUp {
         /// Its id.
         id: String,
         /// Where the container stands now.
         state: Box<State>,
     },
     /// A process of `exec` is described, or not.
-    Described {
+    ExecPrepared {
         /// The container's id.
         id: String,
         /// Who wants it.
@@ -87,14 +87,14 @@ pub enum Outcome {
         descriptors: Vec<OwnedFd>,
     },
     /// Its shim was looked for.
-    Met {
+    ShimSearched {
         /// The container's id.
         id: String,
         /// The way to it, if it lives.
         stream: Option<UnixStream>,
     },
     /// What its shim had kept for the monitor is told.
-    Said {
+    Replayed {
         /// The container's id.
         id: String,
         /// The engine has just started.

@@ -6,10 +6,10 @@
 //! ended, and its end announced. Never guesses an exit code that is on the disk.
 
 use super::definition::Definition;
-use super::directory::{HomeError, Homes};
+use super::directory::{Directories, DirectoryError};
 use super::entry::{Busy, Entry};
 use super::event_history;
-use super::manager::Containers;
+use super::manager::ContainerManager;
 use super::outcome::Outcome;
 use super::start;
 use super::state::now;
@@ -38,27 +38,27 @@ const KILLED: i32 = 137;
 const UNKNOWN: i32 = 255;
 
 /// Reads all containers, connects to the shims that live, and begins to repair the rest.
-pub fn run(containers: &mut Containers) {
-    let (ids, halves) = match containers.homes.list() {
+pub fn run(containers: &mut ContainerManager) {
+    let (ids, incomplete) = match containers.directories.list() {
         Ok(listed) => listed,
         Err(error) => return log::error!("containers cannot be found: {}", chain(&error)),
     };
-    let all: Vec<String> = ids.iter().chain(&halves).cloned().collect();
-    containers.homes.clear_runs(&all, |run| shim(&run.join(SOCKET)).is_ok());
-    let mut unsaid = containers.homes.replay().ids();
-    unsaid.retain(|id| !ids.contains(id));
-    unsaid.iter().for_each(|id| containers.replay_events(id, None));
-    for id in halves {
-        let homes = containers.homes.clone();
-        containers.spawn(move |shared| end_half(shared, &homes, &id));
+    let all: Vec<String> = ids.iter().chain(&incomplete).cloned().collect();
+    containers.directories.clear_runs(&all, |run| shim(&run.join(SOCKET)).is_ok());
+    let mut replay = containers.directories.replay().ids();
+    replay.retain(|id| !ids.contains(id));
+    replay.iter().for_each(|id| containers.replay_events(id, None));
+    for id in incomplete {
+        let directories = containers.directories.clone();
+        containers.spawn(move |shared| remove_incomplete(shared, &directories, &id));
     }
     for id in ids {
-        let definition = match containers.homes.definition(&id) {
+        let definition = match containers.directories.definition(&id) {
             Ok(definition) => definition,
-            Err(HomeError::File { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            Err(DirectoryError::File { source, .. }) if source.kind() == ErrorKind::NotFound => {
                 log::warn!("container {id} has no {}: what is there goes", super::definition::FILE);
-                let homes = containers.homes.clone();
-                containers.spawn(move |_| drop(homes.remove(&id, || ())));
+                let directories = containers.directories.clone();
+                containers.spawn(move |_| drop(directories.remove(&id, || ())));
                 continue;
             }
             Err(error) => {
@@ -66,7 +66,7 @@ pub fn run(containers: &mut Containers) {
                 continue;
             }
         };
-        let state = containers.homes.state(&id).unwrap_or_else(|| {
+        let state = containers.directories.state(&id).unwrap_or_else(|| {
             log::warn!("container {}: its state cannot be read, it counts as killed", definition.name);
             State { phase: Phase::Running, started: definition.created, ..State::default() }
         });
@@ -79,32 +79,32 @@ fn shim(socket: &Path) -> std::io::Result<UnixStream> {
     trust::connect(socket, Server::Engine)
 }
 
-fn add(containers: &mut Containers, definition: Definition, state: State) {
+fn add(containers: &mut ContainerManager, definition: Definition, state: State) {
     let (id, name) = (definition.id.clone(), definition.name.clone());
     if let Some(other) = containers.names.insert(name.clone(), id.clone()) {
         log::error!("containers {id} and {other} are both called {name}");
     }
     let pin = containers.shared.store.pin(definition.needs());
     containers.entries.insert(id.clone(), Entry::new(definition, state, Some(pin)));
-    let run = containers.homes.run(&id);
+    let run = containers.directories.run(&id);
     match shim(&run.join(SOCKET)) {
-        Ok(stream) => containers.meet(&id, stream),
+        Ok(stream) => containers.reconnect(&id, stream),
         Err(_) if run.exists() => look_for(containers, &id),
-        Err(_) if containers.homes.replay().has(&id) => {
-            containers.set_busy(&id, Busy::Burying);
+        Err(_) if containers.directories.replay().has(&id) => {
+            containers.set_busy(&id, Busy::CleaningUp);
             containers.replay_events(&id, Some(true));
         }
-        Err(_) => containers.mend(&id),
+        Err(_) => containers.repair(&id),
     }
 }
 
 /// A start was begun: there may be a shim that does not listen yet.
-fn look_for(containers: &mut Containers, id: &str) {
-    containers.set_busy(id, Busy::Meeting);
-    let (dir, run, id) = (containers.homes.dir(id), containers.homes.run(id), id.to_owned());
+fn look_for(containers: &mut ContainerManager, id: &str) {
+    containers.set_busy(id, Busy::Connecting);
+    let (dir, run, id) = (containers.directories.dir(id), containers.directories.run(id), id.to_owned());
     containers.spawn(move |shared| {
         let stream = await_shim(&dir, &run.join(SOCKET));
-        shared.outbox.send(Message::Container(Outcome::Met { id, stream }));
+        shared.outbox.send(Message::Container(Outcome::ShimSearched { id, stream }));
     });
 }
 
@@ -113,7 +113,7 @@ fn await_shim(dir: &Path, socket: &Path) -> Option<UnixStream> {
     let deadline = Instant::now() + SHIM_PATIENCE;
     loop {
         // In this order: one that has just ended is no reason to look again.
-        let lives = has_shim(dir) && Instant::now() < deadline;
+        let lives = is_shim_running(dir) && Instant::now() < deadline;
         match shim(socket) {
             Ok(stream) => return Some(stream),
             Err(_) if lives => std::thread::sleep(LOOK_AGAIN),
@@ -123,7 +123,7 @@ fn await_shim(dir: &Path, socket: &Path) -> Option<UnixStream> {
 }
 
 /// True if there is a process that was started as the shim of the container in `dir`.
-fn has_shim(dir: &Path) -> bool {
+fn is_shim_running(dir: &Path) -> bool {
     let is_shim = |entry: std::fs::DirEntry| {
         let words = std::fs::read(entry.path().join("cmdline")).ok()?;
         let mut words = words.split(|byte| *byte == 0);
@@ -134,47 +134,47 @@ fn has_shim(dir: &Path) -> bool {
 }
 
 /// Ends what was half made, or half gone. On a thread.
-fn end_half(shared: &Shared, homes: &Homes, id: &str) {
+fn remove_incomplete(shared: &Shared, directories: &Directories, id: &str) {
     // A shim that lives does it itself.
     let deadline = Instant::now() + SHIM_PATIENCE;
-    while has_shim(&homes.dir(id)) && Instant::now() < deadline {
+    while is_shim_running(&directories.dir(id)) && Instant::now() < deadline {
         std::thread::sleep(LOOK_AGAIN);
     }
     log::info!("container {id} was half made, or half removed: it goes");
-    if let Some(definition) = homes.going(id)
+    if let Some(definition) = directories.removed_definition(id)
         && !event_history::is_last(&shared.config.fifo, id, &["destroy"], "destroy")
-        && let Err(failure) = super::remove::remove(shared, homes, &definition)
+        && let Err(failure) = super::remove::remove(shared, directories, &definition)
     {
         log::warn!("{}", failure.message);
     }
-    homes.clear(id);
+    directories.clear(id);
 }
 
 /// Ends what is left of a container whose shim is gone, announces its end, and gives where it stands then. On a
 /// thread.
-pub fn bury(
+pub fn clean_up(
     shared: &Shared,
-    homes: &Homes,
+    directories: &Directories,
     definition: &Definition,
     mut state: State,
     was_starting: bool,
 ) -> State {
     // The file is newer than what the engine last heard.
-    match homes.state(&definition.id) {
+    match directories.state(&definition.id) {
         Some(written) => state = written,
         // Its shim has removed it in the meantime, and said so.
-        None if !homes.dir(&definition.id).exists() => {
+        None if !directories.dir(&definition.id).exists() => {
             return State { phase: Phase::Exited, pid: 0, is_announced: true, ..state };
         }
         None => {}
     }
     // A shim may have been killed between what it kept and the note that all is said.
-    let kept = homes.replay().tell(&definition.id, &shared.config.fifo, shared.announcer.sender());
+    let kept = directories.replay().replay(&definition.id, &shared.config.fifo, shared.announcer.sender());
     state.is_announced |= kept.iter().any(|action| action == "die");
     let boot = boot_id::read().unwrap_or_default();
     let same_boot = state.boot == boot;
-    let problem = start::delete_by_force(shared, homes, definition).err();
-    homes.remove_run(&definition.id);
+    let problem = start::delete_by_force(shared, directories, definition).err();
+    directories.remove_run(&definition.id);
     let was_up = state.phase.is_alive() || state.phase == Phase::Restarting;
     if was_up {
         let (code, why) = match same_boot {
@@ -183,7 +183,7 @@ pub fn bury(
         };
         // A container between two runs has ended properly.
         if state.phase.is_alive() {
-            if lacks_start(shared, definition) {
+            if is_start_missing(shared, definition) {
                 shared.announcer.container("start", &definition.identity(), state.pid, &[]);
             }
             (state.exit_code, state.finished, state.is_announced) = (code, now(), false);
@@ -210,7 +210,7 @@ pub fn bury(
         }
         state.is_announced = true;
     }
-    if let Err(error) = homes.set_state(&definition.id, &state) {
+    if let Err(error) = directories.set_state(&definition.id, &state) {
         log::error!("{}", chain(&error));
     }
     state
@@ -218,7 +218,7 @@ pub fn bury(
 
 /// True if the monitor knows that the last thing said of a running container is not its start: its shim was killed
 /// between the state and the event.
-fn lacks_start(shared: &Shared, definition: &Definition) -> bool {
+fn is_start_missing(shared: &Shared, definition: &Definition) -> bool {
     let actions = ["create", "start", "die"];
     let is_last = |wanted| event_history::is_last(&shared.config.fifo, &definition.id, &actions, wanted);
     is_last("die") || is_last("create")

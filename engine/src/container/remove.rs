@@ -1,7 +1,7 @@
 //! Removes a container that has no shim, and what the last container of an image leaves. On a thread.
 
 use super::definition::Definition;
-use super::directory::Homes;
+use super::directory::Directories;
 use crate::context::Shared;
 use crate::error;
 use crate::image::prune;
@@ -12,9 +12,9 @@ use sampan_ipc::report::chain;
 ///
 /// # Errors
 /// Something of it cannot be removed.
-pub fn remove(shared: &Shared, homes: &Homes, definition: &Definition) -> Result<u64, Failure> {
+pub fn remove(shared: &Shared, directories: &Directories, definition: &Definition) -> Result<u64, Failure> {
     let announce = || shared.announcer.container("destroy", &definition.identity(), 0, &[]);
-    homes.remove(&definition.id, announce).map_err(|error| {
+    directories.remove(&definition.id, announce).map_err(|error| {
         let message = format!("cannot remove container {:?}: {}", definition.name, chain(&error));
         error::new(Code::Failed, message, "try again; what is left goes when the engine starts anew")
     })

@@ -1,13 +1,13 @@
 //! What clients may ask about containers, and what is done about it.
 //!
-//! Methods of [`Containers`]: each takes one request, and answers it, asks the container's shim, starts a thread, or
+//! Methods of [`ContainerManager`]: each takes one request, and answers it, asks the container's shim, starts a thread, or
 //! lets it wait until the container is no longer busy. What comes of that is in [`super::events`]. Never blocks.
 
 use super::definition::Definition;
 use super::entry::{Busy, Entry, Pruning, Queued, Wait};
 use super::error::not_running;
-use super::manager::Containers;
-use super::outcome::{Begin, Outcome};
+use super::manager::ContainerManager;
+use super::outcome::{Outcome, StartOptions};
 use super::{context, create, inspect, list, log_driver, recover, remove, start};
 use crate::error;
 use crate::outbox::Message;
@@ -26,11 +26,11 @@ const OWN_TIMEOUT: i64 = -2;
 /// Containers in one frame.
 const CONTAINERS_PER_FRAME: usize = 200;
 
-impl Containers {
-    /// Serves one request; the answers come by [`Containers::take_replies`].
+impl ContainerManager {
+    /// Serves one request; the answers come by [`ContainerManager::take_replies`].
     pub fn on_request(&mut self, client: usize, request: Request, descriptors: Vec<OwnedFd>) {
         let result = match request {
-            Request::Create(create) => match self.leaving(create.name.as_deref()) {
+            Request::Create(create) => match self.name_being_freed(create.name.as_deref()) {
                 // The name is free in a moment.
                 Some(id) => {
                     let request = Request::Create(create);
@@ -53,10 +53,10 @@ impl Containers {
         let id = self.find(subject(&request))?;
         let queued = Queued { client, request, descriptors };
         let is_busy = self.entries.get(&id).is_some_and(|entry| entry.busy.is_some());
-        let goes = goes_at_once(&queued.request) || self.is_starting(&id) && may_end_a_start(&queued.request);
+        let goes = needs_no_queue(&queued.request) || self.is_starting(&id) && may_end_start(&queued.request);
         match is_busy && !goes {
             true => self.enqueue(&id, queued),
-            false => self.act(&id, queued),
+            false => self.execute(&id, queued),
         }
         Ok(())
     }
@@ -64,23 +64,23 @@ impl Containers {
     /// True if a shim starts it just now, which can be asked.
     fn is_starting(&self, id: &str) -> bool {
         let entry = self.entries.get(id);
-        entry.is_some_and(|entry| matches!(entry.busy, Some(Busy::Starting(_))) && entry.link.is_some())
+        entry.is_some_and(|entry| matches!(entry.busy, Some(Busy::Starting(_))) && entry.connection.is_some())
     }
 
     /// Lets the shim hear at once of what waits and may end the start, which may hang.
-    pub(super) fn hurry_start(&mut self, id: &str) {
+    pub(super) fn run_urgent_requests(&mut self, id: &str) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let (ends, waits) =
-            std::mem::take(&mut entry.queue).into_iter().partition(|queued| may_end_a_start(&queued.request));
+            std::mem::take(&mut entry.queue).into_iter().partition(|queued| may_end_start(&queued.request));
         entry.queue = waits;
         let ends: VecDeque<Queued> = ends;
         for queued in ends {
-            self.act(id, queued);
+            self.execute(id, queued);
         }
     }
 
     /// Does what a client asked of a container that is not busy.
-    pub(super) fn act(&mut self, id: &str, queued: Queued) {
+    pub(super) fn execute(&mut self, id: &str, queued: Queued) {
         let Queued { client, request, descriptors } = queued;
         let result = match request {
             Request::Start(start) => self.on_start(id, client, &start, descriptors),
@@ -88,8 +88,8 @@ impl Containers {
             Request::Stop(stop) => self.on_stop(id, client, &stop, false),
             Request::Restart(stop) => self.on_stop(id, client, &stop, true),
             Request::Kill { signal, .. } => self.on_kill(id, client, &signal),
-            Request::Pause { .. } => self.ask_running(id, client, What::Pause, Vec::new()),
-            Request::Unpause { .. } => self.ask_running(id, client, What::Unpause, Vec::new()),
+            Request::Pause { .. } => self.request_if_running(id, client, What::Pause, Vec::new()),
+            Request::Unpause { .. } => self.request_if_running(id, client, What::Unpause, Vec::new()),
             Request::Wait { condition, .. } => self.on_wait(id, client, condition),
             Request::RemoveContainer { force, .. } => self.on_remove(id, client, force),
             Request::InspectContainer { size, .. } => self.on_inspect(id, client, size),
@@ -97,7 +97,7 @@ impl Containers {
             Request::Exec(exec) => self.on_exec(id, client, *exec, descriptors),
             Request::Attach { streams, .. } => self.on_attach(id, client, streams, descriptors),
             Request::Rename { name, .. } => self.on_rename(id, client, &name),
-            Request::Top { .. } => self.ask_running(id, client, What::Pids, Vec::new()),
+            Request::Top { .. } => self.request_if_running(id, client, What::Pids, Vec::new()),
             // It waited for a name that may still be taken, after all, or for one that has ended.
             request @ (Request::Create(_) | Request::PruneContainers { .. }) => {
                 self.on_request(client, request, descriptors);
@@ -127,22 +127,22 @@ impl Containers {
         let mut entry = Entry::new(half, State::default(), None);
         entry.busy = Some(Busy::Creating);
         self.entries.insert(id.clone(), entry);
-        let (homes, runtime) = (self.homes.clone(), create.runtime.clone());
+        let (directories, runtime) = (self.directories.clone(), create.runtime.clone());
         self.spawn_with(runtime.as_deref(), move |shared| {
-            let result = create::create(shared, &homes, &id, (name, labels), create);
+            let result = create::create(shared, &directories, &id, (name, labels), create);
             shared.outbox.send(Message::Container(Outcome::Created { id, client, result }));
         });
         Ok(())
     }
 
     /// The container that has the name `wanted` and is about to go.
-    fn leaving(&self, wanted: Option<&str>) -> Option<String> {
+    fn name_being_freed(&self, wanted: Option<&str>) -> Option<String> {
         let id = self.names.get(wanted?)?;
         let entry = self.entries.get(id)?;
         let goes = match entry.busy {
             Some(Busy::Removing) => true,
-            Some(Busy::Ending | Busy::Burying) => entry.definition.create.auto_remove,
-            _ => entry.is_gone,
+            Some(Busy::Ending | Busy::CleaningUp) => entry.definition.create.auto_remove,
+            _ => entry.is_removed,
         };
         goes.then(|| id.clone())
     }
@@ -178,10 +178,12 @@ impl Containers {
         if entry.state.phase == Phase::Paused {
             return Err(paused(&entry.definition.name));
         }
-        if entry.link.is_some() && (entry.state.phase.is_alive() || entry.state.phase == Phase::Restarting) {
+        if entry.connection.is_some()
+            && (entry.state.phase.is_alive() || entry.state.phase == Phase::Restarting)
+        {
             return match attach {
                 Some((streams, descriptors)) => {
-                    self.ask(id, Some(client), What::Attach(streams), descriptors)
+                    self.request_shim(id, Some(client), What::Attach(streams), descriptors)
                 }
                 None => {
                     let done = Done { reference: id.to_owned(), unchanged: true, ..Done::default() };
@@ -190,7 +192,7 @@ impl Containers {
                 }
             };
         }
-        self.begin(id, Some(client), Begin { attach, size: asked.size, ..Begin::default() });
+        self.begin(id, Some(client), StartOptions { attach, size: asked.size, ..StartOptions::default() });
         Ok(())
     }
 
@@ -198,7 +200,7 @@ impl Containers {
     fn on_start_unit(&mut self, id: &str, client: usize, asked: Box<StartUnit>) -> Result<(), Failure> {
         let Some(entry) = self.entries.get(id) else { return Ok(()) };
         let name = &entry.definition.name;
-        if entry.link.is_some() || entry.state.phase.is_alive() {
+        if entry.connection.is_some() || entry.state.phase.is_alive() {
             let message = format!("container {name:?} runs already");
             let hint = "it was started by hand, or by another unit: 'sampan stop' ends it";
             return Err(error::new(Code::Conflict, message, hint));
@@ -210,24 +212,24 @@ impl Containers {
             let hint = "make it without --restart; Restart= of the unit starts it again";
             return Err(error::new(Code::Conflict, message, hint));
         }
-        self.begin(id, Some(client), Begin { unit: Some(asked), ..Begin::default() });
+        self.begin(id, Some(client), StartOptions { unit: Some(asked), ..StartOptions::default() });
         Ok(())
     }
 
     /// Starts a container that has no shim.
-    pub(super) fn begin(&mut self, id: &str, client: Option<usize>, begin: Begin) {
+    pub(super) fn begin(&mut self, id: &str, client: Option<usize>, options: StartOptions) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         entry.busy = Some(Busy::Starting(client));
         entry.state.error.clear();
         entry.state.stopped_by_hand = false;
-        entry.state.restarts = if begin.by_policy { entry.state.restarts + 1 } else { 0 };
-        let (definition, state, homes) =
-            (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
+        entry.state.restarts = if options.by_policy { entry.state.restarts + 1 } else { 0 };
+        let (definition, state, directories) =
+            (Arc::clone(&entry.definition), entry.state.clone(), self.directories.clone());
         let runtime = definition.create.runtime.clone();
         self.spawn_with(runtime.as_deref(), move |shared| {
             let id = definition.id.clone();
-            let result = start::start(shared, &homes, &definition, state, begin);
-            shared.outbox.send(Message::Container(Outcome::Spawned { id, result }));
+            let result = start::start(shared, &directories, &definition, state, options);
+            shared.outbox.send(Message::Container(Outcome::ShimStarted { id, result }));
         });
     }
 
@@ -242,12 +244,12 @@ impl Containers {
             Some(seconds) => seconds.saturating_mul(1000),
             None => OWN_TIMEOUT,
         };
-        let has_shim = entry.link.is_some();
+        let has_shim = entry.connection.is_some();
         match (has_shim, again) {
-            (true, false) => self.ask(id, Some(client), What::Stop(signal, wait), Vec::new()),
-            (true, true) => self.ask(id, Some(client), What::Restart(signal, wait), Vec::new()),
+            (true, false) => self.request_shim(id, Some(client), What::Stop(signal, wait), Vec::new()),
+            (true, true) => self.request_shim(id, Some(client), What::Restart(signal, wait), Vec::new()),
             (false, true) => {
-                self.begin(id, Some(client), Begin { is_restart: true, ..Begin::default() });
+                self.begin(id, Some(client), StartOptions { is_restart: true, ..StartOptions::default() });
                 Ok(())
             }
             (false, false) => {
@@ -262,12 +264,12 @@ impl Containers {
         let signal = if signal.is_empty() { "KILL" } else { signal };
         let signal = signals::parse(signal).map_err(error::explain)?;
         if self.is_starting(id) {
-            return self.ask(id, Some(client), What::Kill(signal), Vec::new());
+            return self.request_shim(id, Some(client), What::Kill(signal), Vec::new());
         }
-        self.ask_running(id, client, What::Kill(signal), Vec::new())
+        self.request_if_running(id, client, What::Kill(signal), Vec::new())
     }
 
-    fn ask_running(
+    fn request_if_running(
         &mut self,
         id: &str,
         client: usize,
@@ -275,7 +277,9 @@ impl Containers {
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
         match self.entries.get(id) {
-            Some(entry) if entry.state.phase.is_alive() => self.ask(id, Some(client), what, descriptors),
+            Some(entry) if entry.state.phase.is_alive() => {
+                self.request_shim(id, Some(client), what, descriptors)
+            }
             _ => Err(not_running(&self.name(id))),
         }
     }
@@ -285,7 +289,7 @@ impl Containers {
         let finished = entry.state.finished;
         self.waits.push(Wait { id: id.to_owned(), client, condition, finished });
         if condition == Condition::NotRunning {
-            self.tell_waiting(id);
+            self.answer_finished_waits(id);
         }
         Ok(())
     }
@@ -301,8 +305,8 @@ impl Containers {
         if !matches!(entry.busy, Some(Busy::Starting(_))) {
             entry.busy = Some(Busy::Removing);
         }
-        if entry.link.is_some() {
-            return self.ask(id, Some(client), What::Remove, Vec::new());
+        if entry.connection.is_some() {
+            return self.request_shim(id, Some(client), What::Remove, Vec::new());
         }
         self.remove_files(id, Some(client));
         Ok(())
@@ -311,39 +315,39 @@ impl Containers {
     /// Removes a container that has no shim.
     pub(super) fn remove_files(&mut self, id: &str, client: Option<usize>) {
         let Some(entry) = self.entries.get(id) else { return };
-        let (definition, homes) = (Arc::clone(&entry.definition), self.homes.clone());
+        let (definition, directories) = (Arc::clone(&entry.definition), self.directories.clone());
         self.spawn(move |shared| {
             let id = definition.id.clone();
-            let result = remove::remove(shared, &homes, &definition);
+            let result = remove::remove(shared, &directories, &definition);
             shared.outbox.send(Message::Container(Outcome::Removed { id, client, result }));
         });
     }
 
     /// Tidies up behind a shim that was killed.
-    pub(super) fn bury(&mut self, id: &str) {
+    pub(super) fn clean_up(&mut self, id: &str) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let was_starting = matches!(entry.busy, Some(Busy::Starting(_)));
         if !was_starting {
-            entry.busy = Some(Busy::Burying);
+            entry.busy = Some(Busy::CleaningUp);
         }
-        let (definition, state, homes) =
-            (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
-        self.spawn_burial(move |shared| {
+        let (definition, state, directories) =
+            (Arc::clone(&entry.definition), entry.state.clone(), self.directories.clone());
+        self.spawn_cleanup(move |shared| {
             let id = definition.id.clone();
-            let state = Box::new(recover::bury(shared, &homes, &definition, state, was_starting));
-            shared.outbox.send(Message::Container(Outcome::Buried { id, state }));
+            let state = Box::new(recover::clean_up(shared, &directories, &definition, state, was_starting));
+            shared.outbox.send(Message::Container(Outcome::CleanedUp { id, state }));
         });
     }
 
     fn on_listing(&mut self, client: usize, asked: &sampan_ipc::container::Listing) -> Result<(), Failure> {
-        let made = self.entries.values().filter(|e| e.busy != Some(Busy::Creating) && !e.is_gone);
+        let made = self.entries.values().filter(|e| e.busy != Some(Busy::Creating) && !e.is_removed);
         let mut all: Vec<_> =
             made.map(|entry| (Arc::clone(&entry.definition), list::summary(entry))).collect();
         list::choose(&mut all, asked)?;
         if asked.size {
-            let homes = self.homes.clone();
+            let directories = self.directories.clone();
             self.spawn(move |shared| {
-                let answers = pages(list::with_sizes(all, &homes));
+                let answers = pages(list::with_sizes(all, &directories));
                 shared.outbox.send(Message::Container(Outcome::Answers { client, answers }));
             });
         } else {
@@ -354,10 +358,10 @@ impl Containers {
 
     fn on_inspect(&mut self, id: &str, client: usize, size: bool) -> Result<(), Failure> {
         let Some(entry) = self.entries.get(id) else { return Ok(()) };
-        let (definition, state, homes) =
-            (Arc::clone(&entry.definition), entry.state.clone(), self.homes.clone());
+        let (definition, state, directories) =
+            (Arc::clone(&entry.definition), entry.state.clone(), self.directories.clone());
         self.spawn(move |shared| {
-            let json = inspect::json(&shared.config, &definition, &state, &homes, size);
+            let json = inspect::json(&shared.config, &definition, &state, &directories, size);
             let answers = vec![Answer::Json(json), Answer::Done(Done::default())];
             shared.outbox.send(Message::Container(Outcome::Answers { client, answers }));
         });
@@ -367,7 +371,7 @@ impl Containers {
     fn on_logs(&mut self, id: &str, client: usize) -> Result<(), Failure> {
         let Some(entry) = self.entries.get(id) else { return Ok(()) };
         let is_open = entry.state.phase.is_alive() || entry.state.phase == Phase::Restarting;
-        let (driver, files) = log_driver::files(&self.shared.config, &self.homes, &entry.definition);
+        let (driver, files) = log_driver::files(&self.shared.config, &self.directories, &entry.definition);
         let files: Vec<OwnedFd> =
             files.iter().filter_map(|path| File::open(path).ok()).map(OwnedFd::from).collect();
         let count = u32::try_from(files.len()).unwrap_or(u32::MAX);
@@ -391,12 +395,12 @@ impl Containers {
         }
         let asked = (!exec.detach).then_some(exec.streams);
         let descriptors = check_streams(asked, descriptors)?.map(|(_, d)| d).unwrap_or_default();
-        let (definition, homes) = (Arc::clone(&entry.definition), self.homes.clone());
+        let (definition, directories) = (Arc::clone(&entry.definition), self.directories.clone());
         let runtime = definition.create.runtime.clone();
         self.spawn_with(runtime.as_deref(), move |shared| {
             let id = definition.id.clone();
-            let result = context::describe(shared, &homes, &definition, exec);
-            shared.outbox.send(Message::Container(Outcome::Described { id, client, result, descriptors }));
+            let result = context::describe(shared, &directories, &definition, exec);
+            shared.outbox.send(Message::Container(Outcome::ExecPrepared { id, client, result, descriptors }));
         });
         Ok(())
     }
@@ -409,7 +413,7 @@ impl Containers {
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
         let descriptors = check_streams(Some(streams), descriptors)?.map(|(_, d)| d).unwrap_or_default();
-        self.ask_running(id, client, What::Attach(streams), descriptors)
+        self.request_if_running(id, client, What::Attach(streams), descriptors)
     }
 
     fn on_rename(&mut self, id: &str, client: usize, name: &str) -> Result<(), Failure> {
@@ -422,7 +426,7 @@ impl Containers {
         self.reserve(id, Some(name))?;
         let Some(entry) = self.entries.get_mut(id) else { return Ok(()) };
         let definition = Definition { name: name.to_owned(), ..Definition::clone(&entry.definition) };
-        if let Err(error) = self.homes.redefine(&definition) {
+        if let Err(error) = self.directories.redefine(&definition) {
             self.names.remove(name);
             return Err(error::new(Code::Failed, sampan_ipc::report::chain(&error), ""));
         }
@@ -431,8 +435,8 @@ impl Containers {
         entry.definition = Arc::new(definition);
         let pid = entry.state.pid;
         self.shared.announcer.container("rename", &identity, pid, &[("oldName", &old)]);
-        if entry.link.is_some() {
-            return self.ask(id, Some(client), What::Rename(name.to_owned()), Vec::new());
+        if entry.connection.is_some() {
+            return self.request_shim(id, Some(client), What::Rename(name.to_owned()), Vec::new());
         }
         self.reply(client, vec![Answer::Done(Done { reference: id.to_owned(), ..Done::default() })]);
         Ok(())
@@ -454,7 +458,7 @@ impl Containers {
         }
         let goes = |entry: &Entry| {
             entry.busy.is_none()
-                && entry.link.is_none()
+                && entry.connection.is_none()
                 && matches!(entry.state.phase, Phase::Created | Phase::Exited | Phase::Dead)
                 && filter.matches(&entry.definition)
         };
@@ -465,12 +469,12 @@ impl Containers {
             self.set_busy(id, Busy::Removing);
             self.remove_files(id, Some(client));
         }
-        self.end_prunings();
+        self.finish_prunings();
         Ok(())
     }
 
     /// A removal is over; true if it was part of a prune.
-    pub(super) fn pruned(&mut self, client: Option<usize>, id: &str, freed: Option<u64>) -> bool {
+    pub(super) fn record_pruned(&mut self, client: Option<usize>, id: &str, freed: Option<u64>) -> bool {
         let Some(pruning) = self.prunings.iter_mut().find(|pruning| Some(pruning.client) == client) else {
             return false;
         };
@@ -479,11 +483,11 @@ impl Containers {
             pruning.removed.push(id.to_owned());
             pruning.freed += freed;
         }
-        self.end_prunings();
+        self.finish_prunings();
         true
     }
 
-    fn end_prunings(&mut self) {
+    fn finish_prunings(&mut self) {
         let (over, left) = std::mem::take(&mut self.prunings).into_iter().partition(|p| p.left == 0);
         self.prunings = left;
         let over: Vec<Pruning> = over;
@@ -516,12 +520,12 @@ fn subject(request: &Request) -> &str {
 }
 
 /// True for requests that no work on the container is in the way of.
-fn goes_at_once(request: &Request) -> bool {
+fn needs_no_queue(request: &Request) -> bool {
     matches!(request, Request::Wait { .. } | Request::InspectContainer { .. } | Request::Logs { .. })
 }
 
 /// True for requests that a start which hangs must not keep waiting.
-fn may_end_a_start(request: &Request) -> bool {
+fn may_end_start(request: &Request) -> bool {
     matches!(
         request,
         Request::Stop(_)

@@ -6,7 +6,7 @@
 
 pub mod copy;
 
-use super::directory::Homes;
+use super::directory::Directories;
 use crate::config::Config;
 use sampan_ipc::report::chain;
 use sampan_ipc::shim::Rootfs;
@@ -26,16 +26,16 @@ const STACK: usize = 256 << 10;
 
 /// What was found out about overlayfs, and who was told.
 #[derive(Default)]
-pub struct Choice {
+pub struct RootfsChoice {
     /// Why it is refused, if it is.
     refusal: OnceLock<Option<String>>,
     is_told: AtomicBool,
 }
 
-impl Choice {
+impl RootfsChoice {
     /// What a container that is made now gets.
-    pub fn form(&self, config: &Config, store: &Store, homes: &Homes) -> Form {
-        match (config.settings.rootfs, self.refusal(config, store, homes)) {
+    pub fn form(&self, config: &Config, store: &Store, directories: &Directories) -> Form {
+        match (config.settings.rootfs, self.refusal(config, store, directories)) {
             (Some(form), _) => form,
             (None, None) => Form::Overlay,
             (None, Some(_)) => Form::Copy,
@@ -43,8 +43,8 @@ impl Choice {
     }
 
     /// `overlay`, or `copy: ` and why.
-    pub fn describe(&self, config: &Config, store: &Store, homes: &Homes) -> String {
-        match (config.settings.rootfs, self.refusal(config, store, homes)) {
+    pub fn describe(&self, config: &Config, store: &Store, directories: &Directories) -> String {
+        match (config.settings.rootfs, self.refusal(config, store, directories)) {
             (Some(Form::Copy), _) => format!("copy: {CONFIGURED}"),
             (Some(Form::Overlay), _) | (None, None) => "overlay".to_owned(),
             (None, Some(why)) => format!("copy: {why}"),
@@ -52,20 +52,20 @@ impl Choice {
     }
 
     /// What the person who makes the first container that is copied for want of overlayfs should know.
-    pub fn take_warning(&self, config: &Config, store: &Store, homes: &Homes) -> Option<String> {
-        let why = self.refusal(config, store, homes)?;
+    pub fn take_warning(&self, config: &Config, store: &Store, directories: &Directories) -> Option<String> {
+        let why = self.refusal(config, store, directories)?;
         (!self.is_told.swap(true, Ordering::Relaxed)).then(|| {
             format!("overlayfs cannot be used here, so each container gets a copy of its image: {why}")
         })
     }
 
     /// Nothing is tried where the configuration has decided.
-    fn refusal(&self, config: &Config, store: &Store, homes: &Homes) -> Option<&str> {
+    fn refusal(&self, config: &Config, store: &Store, directories: &Directories) -> Option<&str> {
         if config.settings.rootfs.is_some() {
             return None;
         }
         let refusal = self.refusal.get_or_init(|| {
-            let why = try_overlay(store, homes).err()?;
+            let why = try_overlay(store, directories).err()?;
             log::warn!("overlayfs cannot be used, containers get copies of their images: {why}");
             Some(why)
         });
@@ -73,8 +73,8 @@ impl Choice {
     }
 }
 
-fn try_overlay(store: &Store, homes: &Homes) -> Result<(), String> {
-    let dir = homes.make_trial().map_err(|error| chain(&error))?;
+fn try_overlay(store: &Store, directories: &Directories) -> Result<(), String> {
+    let dir = directories.make_trial().map_err(|error| chain(&error))?;
     let target = dir.join("rootfs");
     let overlay = Rootfs::Overlay {
         lower: vec![store.root().join("layers")],

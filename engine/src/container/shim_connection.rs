@@ -17,7 +17,7 @@ const READ: usize = 16 << 10;
 const DESCRIPTORS_MAX: usize = 16;
 
 /// A connected shim.
-pub struct Link {
+pub struct ShimConnection {
     socket: FrameSocket<UnixStream>,
     /// Something may be there to read.
     pub readable: bool,
@@ -25,10 +25,14 @@ pub struct Link {
     pub writable: bool,
 }
 
-impl Link {
+impl ShimConnection {
     /// A connection, which must not block.
     pub fn new(stream: UnixStream) -> Self {
-        Link { socket: FrameSocket::new(stream, FRAME_MAX, DESCRIPTORS_MAX), readable: true, writable: true }
+        ShimConnection {
+            socket: FrameSocket::new(stream, FRAME_MAX, DESCRIPTORS_MAX),
+            readable: true,
+            writable: true,
+        }
     }
 
     /// The connection, to be registered.
@@ -40,7 +44,7 @@ impl Link {
     ///
     /// # Errors
     /// The shim is gone, or says what is no [`Say`].
-    pub fn hear(&mut self) -> io::Result<Option<Say>> {
+    pub fn receive(&mut self) -> io::Result<Option<Say>> {
         loop {
             if let Some(say) = self.socket.next_message().map_err(io::Error::other)? {
                 return Ok(Some(say));
@@ -61,8 +65,8 @@ impl Link {
     /// Asks the shim, at once or as soon as there is room.
     ///
     /// # Errors
-    /// The question is too large for a frame, or cannot be sent. That the shim is gone is heard by [`Link::hear`].
-    pub fn ask(&mut self, number: u64, what: What, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+    /// The question is too large for a frame, or cannot be sent. That the shim is gone is heard by [`ShimConnection::receive`].
+    pub fn request(&mut self, number: u64, what: What, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let bytes = frame::encode(&Ask { number, what }).map_err(io::Error::other)?;
         self.socket.push(bytes, descriptors);
         self.flush()
@@ -71,8 +75,8 @@ impl Link {
     /// Sends what a shim that is not there yet reads first.
     ///
     /// # Errors
-    /// As [`Link::ask`].
-    pub fn begin(&mut self, setup: Vec<u8>) -> io::Result<()> {
+    /// As [`ShimConnection::request`].
+    pub fn send_setup(&mut self, setup: Vec<u8>) -> io::Result<()> {
         self.socket.push(setup, Vec::new());
         self.flush()
     }
@@ -80,7 +84,7 @@ impl Link {
     /// Writes as much as goes.
     ///
     /// # Errors
-    /// It cannot be sent. That the shim is gone is heard by [`Link::hear`].
+    /// It cannot be sent. That the shim is gone is heard by [`ShimConnection::receive`].
     pub fn flush(&mut self) -> io::Result<()> {
         if !self.writable {
             return Ok(());

@@ -5,8 +5,8 @@
 
 use super::context::Context;
 use super::definition::Definition;
-use super::directory::{self, Homes};
-use super::outcome::{Becoming, Begin, Started};
+use super::directory::{self, Directories};
+use super::outcome::{ShimCommand, StartOptions, StartedShim};
 use super::systemd_unit::{self, Unit};
 use super::{etc_files, log_driver};
 use crate::config::Config;
@@ -42,10 +42,14 @@ pub const CANNOT_START: u8 = 125;
 ///
 /// # Errors
 /// In words: it could not be ended.
-pub fn delete_by_force(shared: &Shared, homes: &Homes, definition: &Definition) -> Result<(), String> {
+pub fn delete_by_force(
+    shared: &Shared,
+    directories: &Directories,
+    definition: &Definition,
+) -> Result<(), String> {
     let (root, id) = (runtime_root(&shared.config), &*definition.id);
-    let unit = homes.unit_group(id);
-    runtime_commands::end_commands(&root, &homes.dir(id), id);
+    let unit = directories.unit_group(id);
+    runtime_commands::end_commands(&root, &directories.dir(id), id);
     let runtime = Runtime::find(&shared.config.settings, definition.create.runtime.as_deref());
     let outcome = match &runtime {
         Ok(runtime) => runtime.ask(&root, &["delete", "--force", id]).map_err(|error| error.to_string()),
@@ -86,62 +90,63 @@ fn runtime_root(config: &Config) -> PathBuf {
 /// The bundle cannot be made, or the shim not started. Nothing runs then.
 pub fn start(
     shared: &Shared,
-    homes: &Homes,
+    directories: &Directories,
     definition: &Definition,
     state: State,
-    begin: Begin,
-) -> Result<Started, Failure> {
+    options: StartOptions,
+) -> Result<StartedShim, Failure> {
     let cannot = |error: &dyn Error| {
         let message = format!("cannot start container {:?}: {}", definition.name, chain(error));
         error::new(Code::Failed, message, "")
     };
-    let asked = begin.unit.as_deref();
+    let asked = options.unit.as_deref();
     let unit = asked.map(|asked| Unit::of(asked.pid)).transpose().map_err(error::explain)?;
     let adapted =
         asked.map(|asked| systemd_unit::adapt(definition, asked)).transpose().map_err(error::explain)?;
     let definition = adapted.as_ref().unwrap_or(definition);
-    let mut context = Context::of(shared, homes, definition)?;
+    let mut context = Context::of(shared, directories, definition)?;
     if unit.is_some() {
         // systemd itself can only make a unit beside the one that this is to be.
         context.runtime = Arc::new(Runtime { systemd: false, ..Runtime::clone(&context.runtime) });
     }
-    let run = homes.make_run(&definition.id).map_err(|error| cannot(&error))?;
+    let run = directories.make_run(&definition.id).map_err(|error| cannot(&error))?;
     if let Some(unit) = &unit {
-        homes.set_unit_group(&definition.id, &unit.group).map_err(|error| cannot(&error))?;
+        directories.set_unit_group(&definition.id, &unit.group).map_err(|error| cannot(&error))?;
     }
     let (name, label) = (
         bundle::hostname(&context.input()),
         if context.host.selinux { &definition.selinux.mount } else { "" },
     );
-    etc_files::write(homes, definition, name, context.network, label).map_err(|error| cannot(&error))?;
+    etc_files::write(directories, definition, name, context.network, label)
+        .map_err(|error| cannot(&error))?;
     let mut bundle = bundle::bundle(&context.input()).map_err(error::explain)?;
     if let (Some(unit), Some(asked)) = (&unit, asked) {
-        unit.dress(&mut bundle.spec, &definition.id, &definition.create, asked);
+        unit.apply(&mut bundle.spec, &definition.id, &definition.create, asked);
     }
     bundle.make_sources().map_err(error::explain)?;
     for warning in bundle.relabel().map_err(error::explain)? {
         log::warn!("container {}: {warning}", definition.name);
     }
-    let path = homes.dir(&definition.id).join("config.json");
+    let path = directories.dir(&definition.id).join("config.json");
     directory::write(&path, bundle.json().as_bytes(), false).map_err(|error| cannot(&error))?;
-    let (attach, descriptors) = begin.attach.map_or((None, Vec::new()), |(streams, d)| (Some(streams), d));
+    let (attach, descriptors) = options.attach.map_or((None, Vec::new()), |(streams, d)| (Some(streams), d));
     let setup = Setup {
         state: State { boot: boot_id::read().unwrap_or_default(), ..state },
         attach,
-        size: begin.size,
-        is_restart: begin.is_restart || begin.by_policy,
-        ..setup(&context, homes, run)?
+        size: options.size,
+        is_restart: options.is_restart || options.by_policy,
+        ..setup(&context, directories, run)?
     };
     let started = match (&unit, asked) {
         (Some(unit), Some(asked)) => prepare(&setup, &unit.for_shim(&definition.create, asked, &setup.log)),
-        _ => spawn(&setup, &descriptors).map(|stream| Started { stream, shim: None }),
+        _ => spawn(&setup, &descriptors).map(|stream| StartedShim { stream, shim: None }),
     };
     started.map_err(|error| cannot(&error))
 }
 
-fn setup(context: &Context<'_>, homes: &Homes, run: PathBuf) -> Result<Setup, Failure> {
+fn setup(context: &Context<'_>, directories: &Directories, run: PathBuf) -> Result<Setup, Failure> {
     let Context { shared, definition, .. } = *context;
-    let (create, dir) = (&definition.create, homes.dir(&definition.id));
+    let (create, dir) = (&definition.create, directories.dir(&definition.id));
     let lower = context.layers.iter().rev().cloned();
     let timeout = create.stop_timeout.unwrap_or(shared.config.settings.stop_timeout);
     Ok(Setup {
@@ -165,7 +170,7 @@ fn setup(context: &Context<'_>, homes: &Homes, run: PathBuf) -> Result<Setup, Fa
         },
         tty: create.tty,
         open_stdin: create.open_stdin,
-        log: log_driver::log(&shared.config, homes, definition)?,
+        log: log_driver::log(&shared.config, directories, definition)?,
         restart: create.restart,
         auto_remove: create.auto_remove,
         stop_signal: definition.stop_signal,
@@ -210,13 +215,13 @@ fn spawn(setup: &Setup, descriptors: &[OwnedFd]) -> std::io::Result<UnixStream> 
 }
 
 /// What the main process of a unit has to become.
-fn prepare(setup: &Setup, unit: &shim::Unit) -> std::io::Result<Started> {
+fn prepare(setup: &Setup, unit: &shim::Unit) -> std::io::Result<StartedShim> {
     let mut bytes = frame::encode(setup).map_err(std::io::Error::other)?;
     bytes.extend(frame::encode(unit).map_err(std::io::Error::other)?);
     let (stream, theirs) = UnixStream::pair()?;
     let words = [program().as_os_str(), setup.dir.as_os_str(), UNIT.as_ref()];
     let words = words.map(|word| word.to_string_lossy().into_owned()).to_vec();
-    Ok(Started { stream, shim: Some(Becoming { words, stdin: theirs.into(), setup: bytes }) })
+    Ok(StartedShim { stream, shim: Some(ShimCommand { words, stdin: theirs.into(), setup: bytes }) })
 }
 
 /// The shim's program: it lies beside the engine's own, wherever that was when it started.

@@ -3,21 +3,21 @@
 //! Called on threads: when a container is made, and when the engine finds one whose making may not have been announced.
 
 use super::definition::Definition;
-use super::directory::Homes;
+use super::directory::Directories;
 use crate::context::Shared;
 use sampan_ipc::report::chain;
 use sampan_ipc::shim::State;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Says that the container was made, and writes down that it was said.
-pub(super) fn announce(shared: &Shared, homes: &Homes, definition: &Definition) {
+pub(super) fn announce(shared: &Shared, directories: &Directories, definition: &Definition) {
     shared.announcer.container("create", &definition.identity(), 0, &[]);
-    note(homes, definition);
+    note(directories, definition);
 }
 
 /// Writes down that it was said that the container was made.
-pub(super) fn note(homes: &Homes, definition: &Definition) {
-    if let Err(error) = homes.set_state(&definition.id, &announced()) {
+pub(super) fn note(directories: &Directories, definition: &Definition) {
+    if let Err(error) = directories.set_state(&definition.id, &announced()) {
         log::error!("{}", chain(&error));
     }
 }

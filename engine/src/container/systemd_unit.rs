@@ -76,7 +76,7 @@ impl Unit {
     }
 
     /// Puts the container below the unit's group, and gives its first process what systemd passes on.
-    pub fn dress(&self, spec: &mut Spec, id: &str, create: &Create, asked: &StartUnit) {
+    pub fn apply(&self, spec: &mut Spec, id: &str, create: &Create, asked: &StartUnit) {
         spec.linux.cgroups_path = format!("{}/{id}", self.group);
         spec.process.oom_score_adj = Some(self.oom_score_adj);
         let env = &mut spec.process.env;
@@ -267,7 +267,7 @@ mod tests {
         let mut spec = Spec::default();
         spec.process.env = vec!["A=1".into(), "LISTEN_PID=7".into()];
         let adapted = adapt(&definition, &asked).expect("good");
-        unit.dress(&mut spec, "ab", &adapted.create, &asked);
+        unit.apply(&mut spec, "ab", &adapted.create, &asked);
         assert_eq!(spec.process.env, ["A=1", "LISTEN_FDS=2", "LISTEN_PID=1", "LISTEN_FDNAMES=http:admin"]);
         assert_eq!(spec.linux.cgroups_path, "/system.slice/web.service/ab");
         assert_eq!(spec.process.oom_score_adj, Some(300));
@@ -280,7 +280,7 @@ mod tests {
         definition.create.sdnotify = Notify::Container;
         let adapted = adapt(&definition, &asked).expect("good");
         assert_eq!(unit.for_shim(&adapted.create, &asked, &shim::Log::None).watchdog_us, None);
-        unit.dress(&mut spec, "ab", &adapted.create, &asked);
+        unit.apply(&mut spec, "ab", &adapted.create, &asked);
         assert!(spec.process.env.ends_with(&["WATCHDOG_USEC=2000000".into(), "WATCHDOG_PID=1".into()]));
     }
 

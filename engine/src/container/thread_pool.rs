@@ -14,7 +14,7 @@ const STACK: usize = 1 << 20;
 
 type Work<C> = Box<dyn FnOnce(&C) + Send>;
 
-struct Backlog<C> {
+struct PoolState<C> {
     works: VecDeque<Work<C>>,
     threads: usize,
     /// How many of them have nothing to do.
@@ -22,39 +22,39 @@ struct Backlog<C> {
 }
 
 /// A bounded number of threads, which all know one `C`.
-pub struct Workers<C> {
-    shared: Arc<(Mutex<Backlog<C>>, Condvar)>,
+pub struct ThreadPool<C> {
+    shared: Arc<(Mutex<PoolState<C>>, Condvar)>,
 }
 
-impl<C> Clone for Workers<C> {
+impl<C> Clone for ThreadPool<C> {
     fn clone(&self) -> Self {
-        Workers { shared: Arc::clone(&self.shared) }
+        ThreadPool { shared: Arc::clone(&self.shared) }
     }
 }
 
-impl<C> Default for Workers<C> {
+impl<C> Default for ThreadPool<C> {
     fn default() -> Self {
-        let backlog = Backlog { works: VecDeque::new(), threads: 0, idle: 0 };
-        Workers { shared: Arc::new((Mutex::new(backlog), Condvar::new())) }
+        let state = PoolState { works: VecDeque::new(), threads: 0, idle: 0 };
+        ThreadPool { shared: Arc::new((Mutex::new(state), Condvar::new())) }
     }
 }
 
-impl<C: Send + Sync + 'static> Workers<C> {
+impl<C: Send + Sync + 'static> ThreadPool<C> {
     /// Does `work` on a thread, now or when one is free.
     pub fn add(&self, shared: &Arc<C>, work: impl FnOnce(&C) + Send + 'static) {
-        let mut backlog = self.lock();
-        backlog.works.push_back(Box::new(work));
-        if backlog.idle >= backlog.works.len() {
+        let mut state = self.lock();
+        state.works.push_back(Box::new(work));
+        if state.idle >= state.works.len() {
             self.shared.1.notify_one();
             return;
         }
-        if backlog.threads == THREADS_MAX {
+        if state.threads == THREADS_MAX {
             return;
         }
         let (workers, shared) = (self.clone(), Arc::clone(shared));
         let builder = std::thread::Builder::new().name("container".into()).stack_size(STACK);
         match builder.spawn(move || workers.work(&shared)) {
-            Ok(_) => backlog.threads += 1,
+            Ok(_) => state.threads += 1,
             // A thread that is at work does it, or the next that can be started.
             Err(error) => log::error!("cannot start a thread: {error}"),
         }
@@ -62,8 +62,8 @@ impl<C: Send + Sync + 'static> Workers<C> {
 
     /// True while something is done or waits for that.
     pub fn is_busy(&self) -> bool {
-        let backlog = self.lock();
-        backlog.threads > backlog.idle || !backlog.works.is_empty()
+        let state = self.lock();
+        state.threads > state.idle || !state.works.is_empty()
     }
 
     fn work(&self, shared: &C) {
@@ -77,22 +77,21 @@ impl<C: Send + Sync + 'static> Workers<C> {
 
     /// What is to be done next; `None` if nothing has come for a while, and the thread counts no more.
     fn next(&self) -> Option<Work<C>> {
-        let mut backlog = self.lock();
-        if backlog.works.is_empty() {
-            backlog.idle += 1;
-            let waited =
-                self.shared.1.wait_timeout_while(backlog, LINGER, |backlog| backlog.works.is_empty());
-            (backlog, _) = waited.unwrap_or_else(PoisonError::into_inner);
-            backlog.idle -= 1;
+        let mut state = self.lock();
+        if state.works.is_empty() {
+            state.idle += 1;
+            let waited = self.shared.1.wait_timeout_while(state, LINGER, |state| state.works.is_empty());
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
         }
-        let work = backlog.works.pop_front();
+        let work = state.works.pop_front();
         if work.is_none() {
-            backlog.threads -= 1;
+            state.threads -= 1;
         }
         work
     }
 
-    fn lock(&self) -> MutexGuard<'_, Backlog<C>> {
+    fn lock(&self) -> MutexGuard<'_, PoolState<C>> {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

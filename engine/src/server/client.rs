@@ -19,7 +19,7 @@ const READ: usize = 16 << 10;
 #[derive(Debug)]
 pub enum State {
     /// Its request is not whole yet; it must be by then.
-    Asking(Instant),
+    ReadingRequest(Instant),
     /// A task works on its answer.
     Waiting,
     /// It watches a job, and has been told of rows up to a version.
@@ -41,7 +41,7 @@ pub struct Client {
     /// Since when it has read nothing of what there is for it.
     unread: Option<Instant>,
     /// What goes with the next answer.
-    rights: Vec<OwnedFd>,
+    descriptors: Vec<OwnedFd>,
     /// What it is waiting for.
     pub state: State,
     /// Something may be there to read.
@@ -56,8 +56,8 @@ impl Client {
         Client {
             socket: FrameSocket::new(stream, REQUEST_MAX, DESCRIPTORS_MAX),
             unread: None,
-            rights: Vec::new(),
-            state: State::Asking(deadline),
+            descriptors: Vec::new(),
+            state: State::ReadingRequest(deadline),
             readable: true,
             writable: true,
         }
@@ -79,7 +79,7 @@ impl Client {
     }
 
     /// Who it is, for the log. SO_PEERCRED, unix(7).
-    pub fn who(&self) -> String {
+    pub fn description(&self) -> String {
         match getsockopt(self.socket.stream(), sockopt::PeerCredentials) {
             Ok(peer) => format!("uid {} pid {}", peer.uid(), peer.pid()),
             Err(_) => "unknown".to_owned(),
@@ -95,7 +95,7 @@ impl Client {
             let mut bytes = [0; READ];
             match self.socket.receive(&mut bytes) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) if matches!(self.state, State::Asking(_)) => match self.socket.next_body() {
+                Ok(_) if matches!(self.state, State::ReadingRequest(_)) => match self.socket.next_body() {
                     Ok(None) => {}
                     Ok(Some(body)) => return Ok(Some(body.to_vec())),
                     Err(error) => return Err(io::Error::other(error)),
@@ -125,16 +125,16 @@ impl Client {
     }
 
     /// Appends an answer to what is to be written.
-    pub fn say(&mut self, answer: &Answer) {
+    pub fn send(&mut self, answer: &Answer) {
         match frame::encode(answer) {
-            Ok(bytes) => self.socket.push(bytes, std::mem::take(&mut self.rights)),
+            Ok(bytes) => self.socket.push(bytes, std::mem::take(&mut self.descriptors)),
             Err(error) => log::error!("an answer cannot be encoded: {error}"),
         }
     }
 
     /// Sends these descriptors with the next answer.
-    pub fn pass(&mut self, descriptors: Vec<OwnedFd>) {
-        self.rights = descriptors;
+    pub fn attach_descriptors(&mut self, descriptors: Vec<OwnedFd>) {
+        self.descriptors = descriptors;
     }
 
     /// Writes as much as goes.

@@ -5,8 +5,8 @@
 //! 100 ms which rows changed; else it sleeps until something happens.
 
 use super::client::{Client, State};
-use crate::container::directory::Homes;
-use crate::container::manager::{self, Containers};
+use crate::container::directory::Directories;
+use crate::container::manager::{self, ContainerManager};
 use crate::container::recover;
 use crate::context::Shared;
 use crate::error;
@@ -47,9 +47,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// Most clients at a time; more are turned away.
 const CLIENTS_MAX: usize = 512;
 /// Longest time for a request to come.
-const ASK_TIMEOUT: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many times longer one may leave unread what a running job has for it: a person may have stopped a terminal.
-const WATCHER_PATIENCE: u32 = 10;
+const WATCHER_TIMEOUT_FACTOR: u32 = 10;
 /// Most threads that answer short requests; more requests wait.
 const TASKS_MAX: usize = 4;
 /// Stack of a job's thread.
@@ -57,7 +57,7 @@ pub(super) const STACK: usize = 1 << 20;
 /// Longest request in the log.
 const OUTLINE_MAX: usize = 2000;
 /// How long nothing happens before memory is given back that work needed; runs that follow each other keep it.
-const REST: Duration = Duration::from_secs(1);
+const TRIM_DELAY: Duration = Duration::from_secs(1);
 /// Longest wait for jobs to end at SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -89,7 +89,7 @@ pub struct Server {
     clients: HashMap<usize, Client>,
     next_client: usize,
     pub(super) jobs: JobTable,
-    containers: Containers,
+    containers: ContainerManager,
     tasks: usize,
     waiting_tasks: VecDeque<(usize, Request)>,
     /// Logins that are tried, by their client.
@@ -100,7 +100,7 @@ pub struct Server {
     next_tick: Instant,
     watchdog: Watchdog,
     /// When memory is given back, once after something has happened: an idle engine does not wake up for it.
-    rest_at: Option<Instant>,
+    trim_at: Option<Instant>,
 }
 
 impl Server {
@@ -114,7 +114,7 @@ impl Server {
         fifos: Fifos,
         inbox: Receiver<Message>,
         shared: Arc<Shared>,
-        homes: Homes,
+        directories: Directories,
     ) -> Result<Self, ServerError> {
         let signals = signals::register(poll.registry(), SIGNALS, &[SIGTERM, SIGINT]);
         let signals = signals.map_err(failed("take signals"))?;
@@ -128,7 +128,7 @@ impl Server {
         }
         let now = Instant::now();
         let registry = poll.registry().try_clone().map_err(failed("poll shims"))?;
-        let mut containers = Containers::open(Arc::clone(&shared), homes, registry);
+        let mut containers = ContainerManager::open(Arc::clone(&shared), directories, registry);
         recover::run(&mut containers);
         Ok(Server {
             poll,
@@ -149,7 +149,7 @@ impl Server {
             started: now,
             next_tick: now,
             watchdog: Watchdog::from_env(),
-            rest_at: None,
+            trim_at: None,
         })
     }
 
@@ -160,24 +160,24 @@ impl Server {
     pub fn run(mut self) -> Result<(), ServerError> {
         let mut events = Events::with_capacity(256);
         while !self.stop {
-            self.turn(&mut events)?;
+            self.run_once(&mut events)?;
         }
         systemd::notify(&[NotifyState::Stopping]);
         self.jobs.cancel_all();
         let deadline = Instant::now() + STOP_TIMEOUT;
         while (self.jobs.running() > 0 || self.containers.is_working()) && Instant::now() < deadline {
-            self.turn(&mut events)?;
+            self.run_once(&mut events)?;
         }
         Ok(())
     }
 
-    fn turn(&mut self, events: &mut Events) -> Result<(), ServerError> {
+    fn run_once(&mut self, events: &mut Events) -> Result<(), ServerError> {
         match self.poll.poll(events, self.timeout()) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             other => other.map_err(failed("wait for events"))?,
         }
         if !events.is_empty() {
-            self.rest_at = Some(Instant::now() + REST);
+            self.trim_at = Some(Instant::now() + TRIM_DELAY);
         }
         for event in events.iter() {
             match event.token() {
@@ -185,7 +185,7 @@ impl Server {
                 LISTENER => self.accept.mark_ready(),
                 WAKER => {}
                 FIFOS => self.fifos.on_change(),
-                Token(shim) if shim >= manager::FIRST_LINK => self.containers.mark(shim, event),
+                Token(shim) if shim >= manager::FIRST_SHIM_TOKEN => self.containers.mark(shim, event),
                 Token(client) => self.mark(client, event),
             }
         }
@@ -193,14 +193,14 @@ impl Server {
         self.take_messages();
         self.serve_clients();
         self.watchdog.feed();
-        self.rest();
+        self.trim_memory();
         Ok(())
     }
 
     /// Gives memory back when nothing has happened for a while. What still runs elsewhere says its end, and that
     /// is something.
-    fn rest(&mut self) {
-        if self.rest_at.take_if(|at| *at <= Instant::now()).is_some() {
+    fn trim_memory(&mut self) {
+        if self.trim_at.take_if(|at| *at <= Instant::now()).is_some() {
             memory::trim();
         }
     }
@@ -217,7 +217,7 @@ impl Server {
         for client in self.clients.values() {
             self.reads_until(client).inspect(|until| consider(*until));
             match client.state {
-                State::Asking(until) => consider(until),
+                State::ReadingRequest(until) => consider(until),
                 // One that does not read what it was sent needs no new rows.
                 _ if watched(client) && client.is_drained() => consider(self.next_tick),
                 _ => {}
@@ -226,14 +226,14 @@ impl Server {
         if self.stop {
             consider(now + TICK);
         }
-        self.rest_at.into_iter().chain(self.accept.next_attempt()).for_each(&mut consider);
+        self.trim_at.into_iter().chain(self.accept.next_attempt()).for_each(&mut consider);
         deadline.map(|at| at.saturating_duration_since(now))
     }
 
     /// When a client is given up that reads nothing of what there is for it.
     fn reads_until(&self, client: &Client) -> Option<Instant> {
         let patience = match client.state {
-            State::Watching { .. } | State::Serving(_) => WATCHER_PATIENCE,
+            State::Watching { .. } | State::Serving(_) => WATCHER_TIMEOUT_FACTOR,
             _ => 1,
         };
         client.unread_since().map(|since| since + self.shared.config.client_timeout * patience)
@@ -258,7 +258,7 @@ impl Server {
                     }
                     let token = self.next_client;
                     self.next_client += 1;
-                    let mut client = Client::new(stream, Instant::now() + ASK_TIMEOUT);
+                    let mut client = Client::new(stream, Instant::now() + REQUEST_TIMEOUT);
                     let interest = Interest::READABLE | Interest::WRITABLE;
                     match self.poll.registry().register(client.stream(), Token(token), interest) {
                         Ok(()) => drop(self.clients.insert(token, client)),
@@ -281,7 +281,7 @@ impl Server {
                 Ok(Message::Serving { job, address }) => {
                     let serving = |c: &&mut Client| matches!(c.state, State::Serving(id) if id == job);
                     if let Some(client) = self.clients.values_mut().find(serving) {
-                        client.say(&Answer::Serving { address });
+                        client.send(&Answer::Serving { address });
                     }
                 }
                 Ok(Message::Container(outcome)) => self.containers.on_outcome(outcome),
@@ -291,7 +291,7 @@ impl Server {
                         self.tasks -= 1;
                     }
                     if let Some(client) = self.clients.get_mut(&client) {
-                        answers.iter().for_each(|answer| client.say(answer));
+                        answers.iter().for_each(|answer| client.send(answer));
                         client.state = State::Closing;
                     }
                     self.start_waiting_tasks();
@@ -313,8 +313,8 @@ impl Server {
         }
         for reply in self.containers.take_replies() {
             if let Some(client) = self.clients.get_mut(&reply.client) {
-                client.pass(reply.descriptors);
-                reply.answers.iter().for_each(|answer| client.say(answer));
+                client.attach_descriptors(reply.descriptors);
+                reply.answers.iter().for_each(|answer| client.send(answer));
                 client.state = State::Closing;
                 self.serve(reply.client, now, false);
             }
@@ -327,7 +327,7 @@ impl Server {
             Ok(true) => drop(self.clients.insert(token, client)),
             Ok(false) => self.forget(token, &client),
             Err(error) => {
-                log::debug!("client {} is gone: {error}", client.who());
+                log::debug!("client {} is gone: {error}", client.description());
                 self.forget(token, &client);
             }
         }
@@ -357,10 +357,11 @@ impl Server {
     ) -> io::Result<bool> {
         let request = match client.read() {
             Err(error)
-                if error.kind() == io::ErrorKind::Other && matches!(client.state, State::Asking(_)) =>
+                if error.kind() == io::ErrorKind::Other
+                    && matches!(client.state, State::ReadingRequest(_)) =>
             {
                 let message = format!("the request cannot be read: {error}");
-                client.say(&Answer::Error(error::new(Code::Usage, message, "")));
+                client.send(&Answer::Error(error::new(Code::Usage, message, "")));
                 client.flush()?;
                 return Err(error);
             }
@@ -372,28 +373,28 @@ impl Server {
             // The hang-up may have come right behind the request.
             client.read()?;
         }
-        if matches!(client.state, State::Asking(until) if now >= until) {
+        if matches!(client.state, State::ReadingRequest(until) if now >= until) {
             return Err(io::ErrorKind::TimedOut.into());
         }
         client.flush()?;
         if client.is_drained() {
-            self.tell(client, tick);
+            self.send_progress(client, tick);
             client.flush()?;
         }
         if self.reads_until(client).is_some_and(|until| now >= until) {
-            log::warn!("{} is hung up on: it does not read its answer", client.who());
+            log::warn!("{} is hung up on: it does not read its answer", client.description());
             return Err(io::ErrorKind::TimedOut.into());
         }
         Ok(!(client.is_drained() && matches!(client.state, State::Closing)))
     }
 
     /// Makes the next frame for a client that has read all others.
-    fn tell(&mut self, client: &mut Client, tick: bool) {
+    fn send_progress(&mut self, client: &mut Client, tick: bool) {
         let (State::Watching { job, .. } | State::Serving(job)) = client.state else {
             return;
         };
         let Some(entry) = self.jobs.get(job) else {
-            client.say(&Answer::Error(no_job(job)));
+            client.send(&Answer::Error(no_job(job)));
             client.state = State::Closing;
             return;
         };
@@ -402,15 +403,15 @@ impl Server {
         {
             let (rows, version) = entry.progress.since(seen);
             for note in entry.progress.notes(seen, version) {
-                client.say(&Answer::Note(note));
+                client.send(&Answer::Note(note));
             }
             client.state = State::Watching { job, version };
             if !rows.is_empty() {
-                client.say(&Answer::Rows { job, rows });
+                client.send(&Answer::Rows { job, rows });
             }
         }
         if let Some(outcome) = &entry.outcome {
-            client.say(&match outcome {
+            client.send(&match outcome {
                 Ok(done) => Answer::Done(done.clone()),
                 Err(failure) => Answer::Error(failure.clone()),
             });
@@ -423,9 +424,9 @@ impl Server {
         client.state = State::Closing;
         let request = match open(body) {
             Ok(request) => request,
-            Err(failure) => return client.say(&Answer::Error(failure)),
+            Err(failure) => return client.send(&Answer::Error(failure)),
         };
-        log::debug!("{} asks for {}", client.who(), outline(&request));
+        log::debug!("{} asks for {}", client.description(), outline(&request));
         let result = match request {
             Request::Info => {
                 client.state = State::Waiting;
@@ -433,10 +434,10 @@ impl Server {
                 Ok(())
             }
             Request::Jobs => {
-                self.say_jobs(client);
+                self.send_jobs(client);
                 Ok(())
             }
-            Request::CredentialHelpers => self.say_credential_helpers(client),
+            Request::CredentialHelpers => self.send_credential_helpers(client),
             Request::Pull(pull) => self.on_pull(client, pull),
             Request::Import(import) => self.on_import(client, import, descriptors),
             Request::Serve(serve) => self.on_serve(client, serve),
@@ -465,7 +466,7 @@ impl Server {
             }),
         };
         if let Err(failure) = result {
-            client.say(&Answer::Error(failure));
+            client.send(&Answer::Error(failure));
         }
     }
 
@@ -511,39 +512,39 @@ impl Server {
         }
     }
 
-    fn say_jobs(&self, client: &mut Client) {
+    fn send_jobs(&self, client: &mut Client) {
         let mut jobs = self.jobs.list();
         let fits = |jobs: &Vec<engine::Job>| sampan_ipc::frame::encode(&Answer::Jobs(jobs.clone())).is_ok();
         if !fits(&jobs) {
             jobs.iter_mut().for_each(|job| job.rows.clear());
         }
-        client.say(&Answer::Jobs(jobs));
-        client.say(&Answer::Done(Done::default()));
+        client.send(&Answer::Jobs(jobs));
+        client.send(&Answer::Done(Done::default()));
     }
 
-    fn say_credential_helpers(&self, client: &mut Client) -> Result<(), Failure> {
-        client.say(&Answer::CredentialHelpers(
+    fn send_credential_helpers(&self, client: &mut Client) -> Result<(), Failure> {
+        client.send(&Answer::CredentialHelpers(
             resolve::credential_helpers(&self.shared.config).map_err(error::explain)?,
         ));
-        client.say(&Answer::Done(Done::default()));
+        client.send(&Answer::Done(Done::default()));
         Ok(())
     }
 
     /// The client hears of the job from now on, or once if it asked to be let go.
-    pub(super) fn join(&mut self, client: &mut Client, id: u64, detach: bool) {
+    pub(super) fn follow(&mut self, client: &mut Client, id: u64, detach: bool) {
         let Some(entry) = self.jobs.get(id) else { return };
         let reference = entry.subject.clone();
         if detach {
-            client.say(&Answer::Job(entry.describe(id).0));
-            client.say(&Answer::Done(Done { reference, ..Done::default() }));
+            client.send(&Answer::Job(entry.describe(id).0));
+            client.send(&Answer::Done(Done { reference, ..Done::default() }));
             return;
         }
         self.jobs.watch(id);
         if let Some((job, version)) = self.jobs.get(id).map(|entry| entry.describe(id)) {
-            client.say(&Answer::Job(job));
+            client.send(&Answer::Job(job));
             // The job may have had something to say before this client could hear it.
             for note in self.jobs.get(id).map(|entry| entry.progress.notes(0, version)).unwrap_or_default() {
-                client.say(&Answer::Note(note));
+                client.send(&Answer::Note(note));
             }
             client.state = State::Watching { job: id, version };
         }

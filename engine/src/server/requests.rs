@@ -62,7 +62,7 @@ impl Server {
         if pull.detach {
             self.jobs.detach(job);
         }
-        self.join(client, job, pull.detach);
+        self.follow(client, job, pull.detach);
         Ok(())
     }
 
@@ -93,7 +93,7 @@ impl Server {
         let subject = reference.to_string();
         let request = ImportRequest { reference, platform, run, layers };
         let job = self.start("import", subject, None, |task| task.import(request))?;
-        self.join(client, job, false);
+        self.follow(client, job, false);
         Ok(())
     }
 
@@ -115,7 +115,7 @@ impl Server {
         let request = archive::load_request(&self.shared, load, descriptors)?;
         let subject = archive::load_subject(&request);
         let job = self.start("load", subject, None, |task| task.load(request))?;
-        self.join(client, job, false);
+        self.follow(client, job, false);
         Ok(())
     }
 
@@ -131,7 +131,7 @@ impl Server {
         let request = archive::save_request(save, descriptors, client.uid())?;
         let subject = request.names.join(" ").chars().take(300).collect();
         let job = self.start("save", subject, None, |task| task.save(request))?;
-        self.join(client, job, false);
+        self.follow(client, job, false);
         Ok(())
     }
 
@@ -172,7 +172,7 @@ impl Server {
         if push.detach {
             self.jobs.detach(job);
         }
-        self.join(client, job, push.detach);
+        self.follow(client, job, push.detach);
         Ok(())
     }
 
@@ -186,13 +186,13 @@ impl Server {
                 self.start("verify", subject, Some(key), move |task| task.verify(deep))?
             }
         };
-        self.join(client, job, false);
+        self.follow(client, job, false);
         Ok(())
     }
 
     pub(super) fn on_watch(&mut self, client: &mut Client, job: u64) -> Result<(), Failure> {
         self.jobs.get(job).ok_or_else(|| no_job(job))?;
-        self.join(client, job, false);
+        self.follow(client, job, false);
         Ok(())
     }
 
@@ -200,11 +200,11 @@ impl Server {
         let entry = self.jobs.get(job).ok_or_else(|| no_job(job))?;
         let unchanged = entry.outcome.is_some();
         if !unchanged {
-            log::info!("job {job} is cancelled by {}", client.who());
+            log::info!("job {job} is cancelled by {}", client.description());
             entry.cancel.cancel();
         }
         let reference = entry.subject.clone();
-        client.say(&Answer::Done(Done { reference, unchanged, ..Done::default() }));
+        client.send(&Answer::Done(Done { reference, unchanged, ..Done::default() }));
         Ok(())
     }
 }

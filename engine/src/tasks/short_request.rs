@@ -1,6 +1,6 @@
 //! Requests that are answered at once, on a thread that is no job: a login, and what is asked of images.
 
-use crate::container::image_users::Users;
+use crate::container::image_users::ImageUsers;
 use crate::context::Shared;
 use crate::error;
 use crate::image::{login, queries};
@@ -15,7 +15,7 @@ pub fn log_in(shared: &Shared, client: usize, login: &Login, cancel: &Cancel) {
 }
 
 /// Answers a short request; to be called on a thread.
-pub fn answer(shared: &Shared, client: usize, request: &Request, users: &Users) {
+pub fn answer(shared: &Shared, client: usize, request: &Request, users: &ImageUsers) {
     let answers = match answers(shared, request, users) {
         Ok(answers) => answers,
         Err(failure) => vec![Answer::Error(failure)],
@@ -23,7 +23,7 @@ pub fn answer(shared: &Shared, client: usize, request: &Request, users: &Users) 
     shared.outbox.send(Message::Answers { client, answers });
 }
 
-fn answers(shared: &Shared, request: &Request, users: &Users) -> Result<Vec<Answer>, Failure> {
+fn answers(shared: &Shared, request: &Request, users: &ImageUsers) -> Result<Vec<Answer>, Failure> {
     match request {
         Request::Images => queries::list(shared),
         Request::Inspect { name } => queries::inspect(shared, name),

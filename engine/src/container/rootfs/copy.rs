@@ -62,11 +62,11 @@ pub fn copy(layers: &[PathBuf], target: &Path, scratch: &Path) -> Result<u64, Co
 ///
 /// # Errors
 /// [`CopyError`].
-pub fn dress_root(layer: &Path, to: &Path) -> Result<u64, CopyError> {
+pub fn copy_root_attributes(layer: &Path, to: &Path) -> Result<u64, CopyError> {
     let from = open_top(layer).map_err(failed("open", b""))?;
     let to = open_top(to).map_err(failed("open", b""))?;
     let stat = fstat(&from).map_err(failed("look at", b""))?;
-    dress(&from, &to, &stat, b"")
+    copy_metadata(&from, &to, &stat, b"")
 }
 
 struct Copier<'a> {
@@ -145,7 +145,7 @@ impl<'a> Copier<'a> {
         // Last: whatever is made in it changes its times.
         if let Some(from) = uppermost {
             let stat = fstat(&from).map_err(failed("look at", path))?;
-            self.left_out += dress(&from, &to, &stat, path)?;
+            self.left_out += copy_metadata(&from, &to, &stat, path)?;
         }
         Ok(())
     }
@@ -236,7 +236,7 @@ impl<'a> Copier<'a> {
                 copy_data(&source, &target, &stat).map_err(failed_io("copy", path))?;
             }
         }
-        self.left_out += dress(&source, &target, &stat, path)?;
+        self.left_out += copy_metadata(&source, &target, &stat, path)?;
         Ok(())
     }
 
@@ -350,7 +350,7 @@ fn copy_data(source: &File, target: &File, stat: &FileStat) -> io::Result<()> {
 
 /// Owner, then extended attributes (chown clears capabilities), mode (chown clears setuid), times; how many
 /// attributes could not be set.
-fn dress(from: &impl AsFd, to: &impl AsFd, stat: &FileStat, path: &[u8]) -> Result<u64, CopyError> {
+fn copy_metadata(from: &impl AsFd, to: &impl AsFd, stat: &FileStat, path: &[u8]) -> Result<u64, CopyError> {
     fchown(to, uid(stat), gid(stat)).map_err(failed("set the owner of", path))?;
     let get = |name: &CStr| xattr::fgetxattr(from, name);
     let set = |name: &CStr, value: &[u8]| xattr::fsetxattr(to, name, value);
