@@ -723,7 +723,7 @@ fn a_start_interrupted_between_engine_and_shim_is_undone() {
             machine.says(&["touch", "/run/go"]);
             machine.await_unit("web.service", "failed");
             assert_eq!(web(machine, "ExecMainStatus"), "125");
-            assert!(log().contains("the engine ended while the container was to be started"), "{}", log());
+            assert!(log().contains("the engine ended before it had handed over the start"), "{}", log());
             assert_nothing_left(machine);
             // Here the client is killed instead.
             machine.says(&["rm", "/run/go", "/run/here"]);

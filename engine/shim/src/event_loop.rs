@@ -405,9 +405,9 @@ impl Shim {
             connection.receive();
             let number = connection.number;
             while let Some(connection) = self.connections.get_mut(nth) {
-                let Ok(Some(ask)) = connection.next::<Ask>() else { break };
-                let descriptors = connection.take(ask.descriptors());
-                self.on_request(number, ask, descriptors);
+                let Ok(Some(request)) = connection.next::<Ask>() else { break };
+                let descriptors = connection.take(request.descriptors());
+                self.on_request(number, request, descriptors);
             }
         }
     }

@@ -42,9 +42,9 @@ impl Shim {
         self.save();
         self.send_state();
         // Only now, with the state saved and sent: a client may next ask the engine something that depends on it.
-        let told = Told::Exited(u8::try_from(status).unwrap_or(255));
+        let message = Told::Exited(u8::try_from(status).unwrap_or(255));
         for mut client in std::mem::take(&mut self.stdio.clients) {
-            client.close_with(told.clone());
+            client.close_with(message.clone());
             self.leaving_clients.push(client);
         }
         for reply in std::mem::take(&mut self.replies_to_kill) {

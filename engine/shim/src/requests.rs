@@ -33,12 +33,12 @@ const NO_CONNECTION: u64 = u64::MAX;
 
 impl Shim {
     /// Runs a request of an engine, or defers it while the container is starting or being deleted.
-    pub(super) fn on_request(&mut self, from: u64, ask: Ask, descriptors: Option<Vec<OwnedFd>>) {
-        let reply = Some((from, ask.number));
+    pub(super) fn on_request(&mut self, from: u64, request: Ask, descriptors: Option<Vec<OwnedFd>>) {
+        let reply = Some((from, request.number));
         let Some(descriptors) = descriptors else {
             return self.reply(reply, Err((125, "descriptors are missing".to_owned())));
         };
-        match ask.what {
+        match request.what {
             What::Rename(name) => {
                 self.setup.identity.name = name;
                 self.reply(reply, Ok(String::new()));
@@ -52,8 +52,8 @@ impl Shim {
                 self.queue_after_deletion(reply, AfterStop::Start)
             }
             _ if matches!(self.stage, Stage::Starting | Stage::Deleting) => {
-                self.shorten_start_for(&ask.what);
-                self.deferred.push_back((from, ask, descriptors));
+                self.shorten_start_for(&request.what);
+                self.deferred.push_back((from, request, descriptors));
             }
             what => self.run_request(reply, what, descriptors),
         }
@@ -105,8 +105,8 @@ impl Shim {
 
     /// Runs the requests that were deferred.
     pub(super) fn run_deferred(&mut self) {
-        for (from, ask, descriptors) in std::mem::take(&mut self.deferred) {
-            self.on_request(from, ask, Some(descriptors));
+        for (from, request, descriptors) in std::mem::take(&mut self.deferred) {
+            self.on_request(from, request, Some(descriptors));
         }
     }
 

@@ -26,7 +26,7 @@ pub(crate) fn begin() -> io::Result<(Setup, Connection, Option<Unit>)> {
     let deadline = Instant::now() + SETUP_TIMEOUT;
     let setup: Setup = next_frame(&mut connection, deadline)?;
     if setup.version != VERSION {
-        return Err(io::Error::other(format!("setup is of version {}, expected {VERSION}", setup.version)));
+        return Err(io::Error::other(format!("the setup has version {}, expected {VERSION}", setup.version)));
     }
     let unit = match is_unit {
         true => {
@@ -34,7 +34,7 @@ pub(crate) fn begin() -> io::Result<(Setup, Connection, Option<Unit>)> {
             // If the engine was replaced before this process had executed the shim, the new engine has not found a
             // shim, and declares the container dead: so do not start it. A later engine finds this process.
             if !connection.receive() {
-                return Err(io::Error::other("the engine ended while the container was to be started"));
+                return Err(io::Error::other("the engine ended before it had handed over the start"));
             }
             Some(Unit::open(of_unit)?)
         }
@@ -57,7 +57,7 @@ fn next_frame<T: DeserializeOwned>(connection: &mut Connection, deadline: Instan
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() || !connection.wait(left) || !connection.receive() {
-            return Err(io::Error::other("no setup came on the standard input"));
+            return Err(io::Error::other("no setup arrived on standard input"));
         }
     }
 }

@@ -277,7 +277,7 @@ impl Stdio {
     }
 }
 
-/// Moves what a person typed from a client's socket to the terminal. `typed` holds what the terminal has not taken yet.
+/// Moves typed bytes from a client's socket to the terminal. `typed` holds those that the terminal has not taken yet.
 fn copy_to_terminal(source: BorrowedFd<'_>, terminal: BorrowedFd<'_>, typed: &mut Vec<u8>) -> Transfer {
     if typed.is_empty() {
         let mut bytes = [0; 4096];

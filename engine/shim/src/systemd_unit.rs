@@ -27,8 +27,8 @@ const LISTEN_START: RawFd = 3;
 const WATCHDOG_MIN: Duration = Duration::from_millis(1);
 /// How much longer than the container's stop timeout a stop may take: the runtime deletes, events are sent.
 const STOP_MARGIN: Duration = Duration::from_secs(30);
-/// The shim's OOM score, the engine's as well: the kernel prefers to kill the processes that use the memory.
-/// proc_pid_oom_score_adj(5).
+/// The shim's OOM score, equal to the engine's. Negative, so that the kernel prefers to kill the processes that use the
+/// memory. proc_pid_oom_score_adj(5).
 const OOM_SCORE: &str = "-500";
 
 #[derive(Debug)]
@@ -129,8 +129,9 @@ pub(crate) fn write_error(stderr: Option<Sink>, reason: &str) {
 
 /// Takes over a descriptor that systemd passed, and makes it close-on-exec: only process 1 of the container gets it.
 fn adopt(raw: RawFd) -> io::Result<OwnedFd> {
-    let fd = syscall::adopt(raw)
-        .ok_or_else(|| io::Error::other(format!("descriptor {raw} of LISTEN_FDS is not there")))?;
+    let fd = syscall::adopt(raw).ok_or_else(|| {
+        io::Error::other(format!("descriptor {raw}, which LISTEN_FDS announces, is not open"))
+    })?;
     fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     Ok(fd)
 }

@@ -8,7 +8,7 @@ use super::config_json::{Linux, Namespace, Process, Root as RootOf, Spec};
 use super::error::SpecError;
 use super::host::{Cgroups, Host};
 use super::mounts::{self, Files};
-use super::process::{self, Of};
+use super::process;
 use super::relabel::Relabel;
 use super::rootfs_view::Root;
 use super::runtime::{self, Runtime};
@@ -73,16 +73,16 @@ pub fn bundle(input: &Input<'_>) -> Result<Bundle, SpecError> {
     validate::check(create)?;
     security::check(create)?;
     resources::check_host(create, host)?;
-    let (mut process, mut warnings) = process::first(&of(input))?;
+    let (mut process, mut warnings) = process::first_process(&process_input(input))?;
     check_runtime(input, &mut process, &mut warnings)?;
-    let asks_label = security::option(create, "label").is_some_and(|label| label != "disable");
-    if asks_label && labels_of(input).is_empty() {
+    let is_label_requested = security::option(create, "label").is_some_and(|label| label != "disable");
+    if is_label_requested && labels_of(input).is_empty() {
         let why = if host.selinux { "containers have no labels here" } else { "SELinux is off on this host" };
         warnings.push(format!("--security-opt label is left out: {why}"));
     }
     let init = input.settings.init_path.as_deref().or(host.init.as_deref());
     let mounts = mounts::all(create, host, input.runtime, input.files, init, labels_of(input))?;
-    let linux = linux(input, mounts.propagation, &mut warnings)?;
+    let linux = linux_part(input, mounts.propagation, &mut warnings)?;
     warnings.extend(mounts.warnings);
     let spec = Spec {
         oci_version: input.runtime.spec.clone(),
@@ -112,9 +112,9 @@ fn check_runtime(
         ));
     }
     let Some(profile) = process.apparmor_profile.take_if(|_| *lacks_apparmor) else { return Ok(()) };
-    let is_asked =
+    let is_requested =
         security::option(input.create, "apparmor").is_some() || input.settings.apparmor_profile.is_some();
-    if is_asked && profile != "unconfined" {
+    if is_requested && profile != "unconfined" {
         return Err(SpecError::host(
             format!("give the container the AppArmor profile {profile:?}"),
             format!("{name} is built without AppArmor"),
@@ -134,7 +134,7 @@ fn check_runtime(
 /// # Errors
 /// [`SpecError`]: an option breaks a rule, or the host cannot do it.
 pub fn exec_process(input: &Input<'_>, exec: &Exec) -> Result<Process, SpecError> {
-    process::more(&of(input), exec)
+    process::exec_process(&process_input(input), exec)
 }
 
 impl Bundle {
@@ -183,8 +183,8 @@ pub fn hostname<'a>(input: &Input<'a>) -> &'a str {
     }
 }
 
-fn of<'a>(input: &Input<'a>) -> Of<'a> {
-    Of {
+fn process_input<'a>(input: &Input<'a>) -> process::Input<'a> {
+    process::Input {
         create: input.create,
         run: input.run,
         host: input.host,
@@ -201,7 +201,7 @@ fn labels_of<'a>(input: &Input<'a>) -> &'a Labels {
     if input.host.selinux { input.labels } else { &NONE }
 }
 
-fn linux(
+fn linux_part(
     input: &Input<'_>,
     propagation: Option<String>,
     warnings: &mut Vec<String>,
@@ -357,7 +357,7 @@ mod tests {
             made.warnings
         );
         parts.0.security = vec!["apparmor=mine".into()];
-        let error = bundle(&input(&parts)).expect_err("asked for").to_string();
+        let error = bundle(&input(&parts)).expect_err("requested").to_string();
         assert!(error.contains("mine") && error.contains("built without AppArmor"), "{error}");
         parts.0.security = vec!["apparmor=unconfined".into()];
         assert!(bundle(&input(&parts)).expect("a bundle").warnings.is_empty());

@@ -77,7 +77,7 @@ pub fn all(create: &Create) -> Result<(Vec<Device>, Vec<DeviceRule>), SpecError>
             nodes.push(node);
         }
         if nodes.len() > COUNT_MAX {
-            return Err(SpecError::option("--device", device, "more than 4096 devices are too many"));
+            return Err(SpecError::option("--device", device, "a container has at most 4096 devices"));
         }
     }
     Ok((nodes, rules))

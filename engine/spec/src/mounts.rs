@@ -99,7 +99,7 @@ enum Share {
     Own,
 }
 
-/// Checks what was asked for, without a look at the host.
+/// Checks the requested mounts, without a look at the host.
 ///
 /// # Errors
 /// [`SpecError::Option`].
@@ -113,7 +113,7 @@ pub fn check(mounts: &[Mount]) -> Result<(), SpecError> {
     }
     let mut seen = std::collections::BTreeSet::new();
     for mount in mounts {
-        let option = option(mount);
+        let option = option_name(mount);
         words::absolute(option, &mount.target)?;
         let target = clean(&mount.target);
         if target == "/" {
@@ -134,7 +134,7 @@ pub fn check(mounts: &[Mount]) -> Result<(), SpecError> {
     Ok(())
 }
 
-fn option(mount: &Mount) -> &'static str {
+fn option_name(mount: &Mount) -> &'static str {
     match mount.kind {
         MountKind::Bind if mount.make_source => "--volume",
         MountKind::Bind => "--mount",
@@ -155,25 +155,25 @@ pub fn all(
     labels: &Labels,
 ) -> Result<Mounts, SpecError> {
     check(&create.mounts)?;
-    let mut mounts = Mounts { lines: kernel(create, host), ..Mounts::default() };
-    own(create, files, &mut mounts)?;
+    let mut mounts = Mounts { lines: kernel_mounts(create, host), ..Mounts::default() };
+    add_own_files(create, files, &mut mounts)?;
     if create.init {
         mounts.lines.push(bind(&small_init(init)?.to_string_lossy(), INIT, &["ro"]));
     }
-    let mut asked = Vec::new();
+    let mut requested = Vec::new();
     for mount in &create.mounts {
-        asked.push(line(mount, host, runtime, labels, &mut mounts)?);
+        requested.push(requested_mount(mount, host, runtime, labels, &mut mounts)?);
     }
     // A requested mount replaces a default one on the same target.
-    mounts.lines.retain(|line| asked.iter().all(|other| other.destination != line.destination));
-    mounts.lines.extend(asked);
+    mounts.lines.retain(|line| requested.iter().all(|other| other.destination != line.destination));
+    mounts.lines.extend(requested);
     // A directory is mounted before the mounts in it, whatever the order of the options.
     mounts.lines.sort_by_key(|line| line.destination.matches('/').count());
     Ok(mounts)
 }
 
 /// The mounts of the kernel's file systems.
-fn kernel(create: &Create, host: &Host) -> Vec<Line> {
+fn kernel_mounts(create: &Create, host: &Host) -> Vec<Line> {
     let shm = format!("size={}", create.shm_size.unwrap_or(SHM));
     let access = if create.privileged { "rw" } else { "ro" };
     let mut lines = vec![
@@ -197,7 +197,7 @@ fn kernel(create: &Create, host: &Host) -> Vec<Line> {
 }
 
 /// Adds the mounts of the container's own files in /etc, and of the notification socket.
-fn own(create: &Create, files: &Files, mounts: &mut Mounts) -> Result<(), SpecError> {
+fn add_own_files(create: &Create, files: &Files, mounts: &mut Mounts) -> Result<(), SpecError> {
     let three = [
         (&files.hostname, "/etc/hostname"),
         (&files.hosts, "/etc/hosts"),
@@ -233,7 +233,7 @@ fn small_init(init: Option<&Path>) -> Result<&Path, SpecError> {
     })
 }
 
-fn line(
+fn requested_mount(
     mount: &Mount,
     host: &Host,
     runtime: &Runtime,
@@ -256,7 +256,7 @@ fn line(
         }
         return Ok(Line { destination, kind: "tmpfs".into(), source: "tmpfs".into(), options: words });
     }
-    source(mount, mounts)?;
+    check_source(mount, mounts)?;
     if !words.iter().any(|word| word == "bind" || word == "rbind") {
         words.insert(0, "rbind".to_owned());
     }
@@ -264,7 +264,7 @@ fn line(
     if words.iter().any(|word| word == "ro") && runtime.mounts_with("rro") && host.kernel >= (5, 12) {
         words.push("rro".to_owned());
     }
-    propagate(&mut words, mounts);
+    set_propagation(&mut words, mounts);
     Ok(Line { destination, kind: "bind".into(), source: mount.source.clone(), options: words })
 }
 
@@ -286,7 +286,7 @@ fn relabel(mount: &Mount, share: Share, host: &Host, labels: &Labels, mounts: &m
     mounts.warnings.push(format!("the mount on {} is not relabelled ('z'): {why}", clean(&mount.target)));
 }
 
-fn source(mount: &Mount, mounts: &mut Mounts) -> Result<(), SpecError> {
+fn check_source(mount: &Mount, mounts: &mut Mounts) -> Result<(), SpecError> {
     match std::fs::metadata(&mount.source) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && mount.make_source => {
@@ -294,19 +294,19 @@ fn source(mount: &Mount, mounts: &mut Mounts) -> Result<(), SpecError> {
             Ok(())
         }
         Err(error) => {
-            Err(SpecError::option(option(mount), &mount.source, format!("cannot mount it: {error}")))
+            Err(SpecError::option(option_name(mount), &mount.source, format!("cannot mount it: {error}")))
         }
     }
 }
 
 /// Adds the mount's propagation if none was requested. For a slave mount the root file system must be a slave as well,
 /// or mounts of the host would stop there.
-fn propagate(words: &mut Vec<String>, mounts: &mut Mounts) {
-    let Some(asked) = words.iter().find(|word| PROPAGATION.contains(&word.as_str())) else {
+fn set_propagation(words: &mut Vec<String>, mounts: &mut Mounts) {
+    let Some(requested) = words.iter().find(|word| PROPAGATION.contains(&word.as_str())) else {
         words.push("rprivate".to_owned());
         return;
     };
-    if asked.ends_with("slave") {
+    if requested.ends_with("slave") {
         mounts.propagation = Some("rslave".to_owned());
     }
 }
@@ -315,9 +315,10 @@ fn propagate(words: &mut Vec<String>, mounts: &mut Mounts) {
 fn translate(mount: &Mount, to: &mut Vec<String>) -> Result<Option<Share>, SpecError> {
     let mut share = None;
     for word in &mount.options {
-        let bad =
-            |why: &str| Err(SpecError::option(option(mount), word, format!("on {}: {why}", mount.target)));
-        words::printable(option(mount), word)?;
+        let bad = |why: &str| {
+            Err(SpecError::option(option_name(mount), word, format!("on {}: {why}", mount.target)))
+        };
+        words::printable(option_name(mount), word)?;
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         let is_tmpfs = mount.kind == MountKind::Tmpfs;
         match key {

@@ -10,7 +10,7 @@ pub const NAME_MAX: usize = 128;
 /// How many generated names are tried before a number is appended to one.
 const TRIES_MAX: usize = 10;
 
-const MANNERS: [&str; 48] = [
+const ADJECTIVES: [&str; 48] = [
     "able", "agile", "amber", "ample", "azure", "bold", "brave", "brisk", "bright", "calm", "clear", "coral",
     "dapper", "deft", "eager", "early", "fair", "fleet", "fresh", "gentle", "glad", "golden", "grand",
     "hardy", "humble", "jolly", "keen", "kind", "level", "light", "lively", "lucky", "mellow", "merry",
@@ -73,7 +73,7 @@ pub fn id() -> Result<String, SpecError> {
 ///
 /// # Errors
 /// The kernel gives no random bytes.
-pub fn make_up(is_taken: impl Fn(&str) -> bool) -> Result<String, SpecError> {
+pub fn generate(is_taken: impl Fn(&str) -> bool) -> Result<String, SpecError> {
     for _ in 0..TRIES_MAX {
         let name = name_of_bytes(random()?);
         if !is_taken(&name) {
@@ -87,8 +87,8 @@ pub fn make_up(is_taken: impl Fn(&str) -> bool) -> Result<String, SpecError> {
 
 fn name_of_bytes(bytes: [u8; 2]) -> String {
     let pick = |words: &[&'static str], byte: u8| words.get(usize::from(byte) % words.len()).copied();
-    let [manner, boat] = bytes;
-    format!("{}_{}", pick(&MANNERS, manner).unwrap_or("able"), pick(&BOATS, boat).unwrap_or("barge"))
+    let [adjective, boat] = bytes;
+    format!("{}_{}", pick(&ADJECTIVES, adjective).unwrap_or("able"), pick(&BOATS, boat).unwrap_or("barge"))
 }
 
 fn random<const N: usize>() -> Result<[u8; N], SpecError> {
@@ -126,7 +126,7 @@ mod tests {
         for byte in 0..=255 {
             assert!(check(&name_of_bytes([byte, byte.wrapping_mul(7)])).is_ok());
         }
-        let name = make_up(|name| !name.ends_with('3')).expect("random bytes");
+        let name = generate(|name| !name.ends_with('3')).expect("random bytes");
         assert!(name.ends_with('3') && check(&name).is_ok(), "{name}");
     }
 }

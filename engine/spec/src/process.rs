@@ -18,7 +18,7 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 
 /// All that a process depends on.
 #[derive(Clone, Copy, Debug)]
-pub struct Of<'a> {
+pub struct Input<'a> {
     /// The requested options.
     pub create: &'a Create,
     /// What the image's config says about running it.
@@ -39,7 +39,7 @@ pub struct Of<'a> {
 ///
 /// # Errors
 /// [`SpecError::Option`]: neither names a program.
-pub fn words(create: &Create, run: &Run) -> Result<Vec<String>, SpecError> {
+pub fn arguments(create: &Create, run: &Run) -> Result<Vec<String>, SpecError> {
     let entrypoint: Vec<String> = match &create.entrypoint {
         // `--entrypoint ""` clears it.
         Some(words) if words.iter().all(String::is_empty) => Vec::new(),
@@ -66,17 +66,17 @@ pub fn words(create: &Create, run: &Run) -> Result<Vec<String>, SpecError> {
 ///
 /// # Errors
 /// [`SpecError`]: an option breaks a rule, or the host cannot do it.
-pub fn first(of: &Of<'_>) -> Result<(Process, Vec<String>), SpecError> {
+pub fn first_process(of: &Input<'_>) -> Result<(Process, Vec<String>), SpecError> {
     let create = of.create;
-    let asked = create.user.as_deref().or(of.run.user.as_deref()).unwrap_or_default();
-    let who = user::resolve(of.root, asked, &create.group_add)?;
+    let requested = create.user.as_deref().or(of.run.user.as_deref()).unwrap_or_default();
+    let resolved = user::resolve(of.root, requested, &create.group_add)?;
     let (chosen, left_out) = capabilities::possible(capabilities::wanted(create)?, of.host.capabilities);
     let mut warnings = Vec::new();
     if left_out != capabilities::Set(0) {
         let names = left_out.names().join(", ");
         warnings.push(format!("the container goes without {names}: the engine itself does not have them"));
     }
-    let mut args = words(create, of.run)?;
+    let mut args = arguments(create, of.run)?;
     if create.init {
         args.splice(0..0, [INIT.to_owned(), "--".to_owned()]);
     }
@@ -84,10 +84,10 @@ pub fn first(of: &Of<'_>) -> Result<(Process, Vec<String>), SpecError> {
         terminal: create.tty,
         console_size: None,
         args,
-        env: environment(of, &who.home),
+        env: environment(of, &resolved.home),
         cwd: workdir(of.root, create.workdir.as_deref(), of.run)?,
-        capabilities: capabilities::sets(chosen, who.user.uid),
-        user: who.user,
+        capabilities: capabilities::sets(chosen, resolved.user.uid),
+        user: resolved.user,
         rlimits: rlimits(create, of.host, of.settings)?,
         no_new_privileges: security::no_new_privileges(create)?,
         apparmor_profile: security::apparmor(create, of.host, of.settings)?,
@@ -102,17 +102,17 @@ pub fn first(of: &Of<'_>) -> Result<(Process, Vec<String>), SpecError> {
 ///
 /// # Errors
 /// [`SpecError`]: an option breaks a rule, or the host cannot do it.
-pub fn more(of: &Of<'_>, exec: &Exec) -> Result<Process, SpecError> {
+pub fn exec_process(of: &Input<'_>, exec: &Exec) -> Result<Process, SpecError> {
     validate::check_exec(exec)?;
-    let (first, _) = first(of)?;
+    let (first, _) = first_process(of)?;
     let mut process = Process { terminal: exec.tty, args: exec.command.clone(), ..first };
     let mut home = None;
-    if let Some(asked) = &exec.user {
-        let who = user::resolve(of.root, asked, &of.create.group_add)?;
+    if let Some(requested) = &exec.user {
+        let resolved = user::resolve(of.root, requested, &of.create.group_add)?;
         let (chosen, _) = capabilities::possible(capabilities::wanted(of.create)?, of.host.capabilities);
-        process.capabilities = capabilities::sets(chosen, who.user.uid);
-        process.user = who.user;
-        home = Some(who.home);
+        process.capabilities = capabilities::sets(chosen, resolved.user.uid);
+        process.user = resolved.user;
+        home = Some(resolved.home);
     }
     if exec.privileged {
         let all = capabilities::Chosen { all: capabilities::Set::ALL, added: capabilities::Set::ALL };
@@ -137,11 +137,11 @@ pub fn more(of: &Of<'_>, exec: &Exec) -> Result<Process, SpecError> {
 }
 
 /// Whether the image or the options set `HOME`.
-fn has_home(of: &Of<'_>) -> bool {
+fn has_home(of: &Input<'_>) -> bool {
     of.run.env.iter().chain(&of.create.env).any(|variable| variable.starts_with("HOME="))
 }
 
-fn environment(of: &Of<'_>, home: &str) -> Vec<String> {
+fn environment(of: &Input<'_>, home: &str) -> Vec<String> {
     let mut env = vec![PATH.to_owned(), format!("HOSTNAME={}", of.hostname)];
     if of.create.tty {
         env.push("TERM=xterm".to_owned());
@@ -154,8 +154,8 @@ fn environment(of: &Of<'_>, home: &str) -> Vec<String> {
     env
 }
 
-/// The variables that the image and the options set, each once.
-pub fn said(run: &Run, create: &Create) -> Vec<String> {
+/// The environment that the image and the options set, without the variables that the engine adds.
+pub fn own_environment(run: &Run, create: &Create) -> Vec<String> {
     let mut env = Vec::new();
     set_requested(&mut env, run, create);
     env
@@ -182,8 +182,8 @@ fn set(env: &mut Vec<String>, variable: &str) {
     }
 }
 
-fn workdir(root: &Root, asked: Option<&str>, run: &Run) -> Result<String, SpecError> {
-    let dir = match asked.or(run.working_dir.as_deref()).unwrap_or("/") {
+fn workdir(root: &Root, requested: Option<&str>, run: &Run) -> Result<String, SpecError> {
+    let dir = match requested.or(run.working_dir.as_deref()).unwrap_or("/") {
         "" => "/".to_owned(),
         dir if dir.starts_with('/') => dir.to_owned(),
         // The image's may be relative: like docker's builder, from the root directory.
@@ -210,7 +210,7 @@ fn rlimits(create: &Create, host: &Host, settings: &Settings) -> Result<Vec<Rlim
         limits.insert(name, ("--ulimit", *soft, *hard));
     }
     let can_raise = host.capabilities.has("CAP_SYS_RESOURCE");
-    let mut asked = Vec::new();
+    let mut requested = Vec::new();
     for (name, (option, soft, hard)) in limits {
         let of = |limit| if limit == -1 { u64::MAX } else { u64::try_from(limit).unwrap_or(0) };
         let most = host.limits.get(name).map_or(u64::MAX, |(_, hard)| *hard);
@@ -221,13 +221,13 @@ fn rlimits(create: &Create, host: &Host, settings: &Settings) -> Result<Vec<Rlim
                 "raise the limit of the engine's service (LimitNOFILE=, LimitNPROC=, … of systemd.exec(5))",
             ));
         }
-        asked.push(Rlimit {
+        requested.push(Rlimit {
             kind: format!("RLIMIT_{}", name.to_ascii_uppercase()),
             soft: of(soft),
             hard: of(hard),
         });
     }
-    Ok(asked)
+    Ok(requested)
 }
 
 #[cfg(test)]
@@ -247,7 +247,7 @@ mod tests {
         let ask = |entrypoint: Option<&[&str]>, command: &[&str]| {
             let create =
                 Create { entrypoint: entrypoint.map(list), command: list(command), ..Create::default() };
-            words(&create, &run(&["/e"], &["c"])).map(|words| words.join(" ")).ok()
+            arguments(&create, &run(&["/e"], &["c"])).map(|words| words.join(" ")).ok()
         };
         assert_eq!(ask(None, &[]).as_deref(), Some("/e c"));
         assert_eq!(ask(None, &["x", "y"]).as_deref(), Some("/e x y"));
@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(ask(Some(&[]), &["x"]).as_deref(), Some("x"));
         assert_eq!(ask(Some(&[""]), &["x"]).as_deref(), Some("x"));
         assert_eq!(ask(Some(&[]), &[]), None);
-        assert!(words(&Create::default(), &run(&[], &[])).is_err());
+        assert!(arguments(&Create::default(), &run(&[], &[])).is_err());
     }
 
     #[test]

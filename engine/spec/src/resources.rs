@@ -78,22 +78,22 @@ pub fn check_host(create: &Create, host: &Host) -> Result<(), SpecError> {
     if host.processors == 0 || nanos <= u64::from(host.processors) * CPU {
         return Ok(());
     }
-    let asked = format!("{}.{:02}", nanos / CPU, nanos % CPU / (CPU / 100));
-    let why = format!("this host has {}, and a container can have 0.01 to that", host.processors);
-    Err(SpecError::option("--cpus", &asked, why))
+    let requested = format!("{}.{:02}", nanos / CPU, nanos % CPU / (CPU / 100));
+    let why = format!("this host has {}; a container can have 0.01 up to that", host.processors);
+    Err(SpecError::option("--cpus", &requested, why))
 }
 
 /// The limits that this host can enforce. Adds a warning for each requested one that it cannot.
 pub fn limits(create: &Create, host: &Host, warnings: &mut Vec<String>) -> Resources {
-    let mut can = |asked: bool, controller: &str, option: &str| {
+    let mut can = |requested: bool, controller: &str, option: &str| {
         let can = host.controls(controller);
-        if asked && !can {
+        if requested && !can {
             warnings.push(format!(
                 "{option} is left out: this host's control groups ({}) have no controller {controller}",
                 host.cgroups.word()
             ));
         }
-        asked && can
+        requested && can
     };
     let memory = create.memory.filter(|memory| *memory > 0);
     let has_memory = can(memory.is_some(), "memory", "--memory");
@@ -114,9 +114,9 @@ pub fn limits(create: &Create, host: &Host, warnings: &mut Vec<String>) -> Resou
 
 fn memory_limits(create: &Create, memory: u64, host: &Host, warnings: &mut Vec<String>) -> Memory {
     let limit = i64::try_from(memory).unwrap_or(i64::MAX);
-    let asked = create.memory_swap.filter(|swap| *swap != 0);
+    let requested = create.memory_swap.filter(|swap| *swap != 0);
     if !host.swap {
-        if asked.is_some_and(|swap| swap != -1) {
+        if requested.is_some_and(|swap| swap != -1) {
             warnings.push(
                 "--memory-swap is left out: this host's kernel does not count swap (swapaccount=1 on its command line)"
                     .to_owned(),
@@ -125,7 +125,7 @@ fn memory_limits(create: &Create, memory: u64, host: &Host, warnings: &mut Vec<S
         return Memory { limit: Some(limit), swap: None };
     }
     // By default as much swap as memory, as in docker.
-    Memory { limit: Some(limit), swap: Some(asked.unwrap_or(limit.saturating_mul(2))) }
+    Memory { limit: Some(limit), swap: Some(requested.unwrap_or(limit.saturating_mul(2))) }
 }
 
 /// Checks the requested kernel parameters.
@@ -228,7 +228,7 @@ mod tests {
         let no_swap = limits(&create, &Host { swap: false, ..host() }, &mut warnings);
         assert_eq!((no_swap.memory.and_then(|m| m.swap), warnings.len()), (None, 3));
         assert_eq!(limits(&Create::default(), &Host::default(), &mut warnings).memory, None);
-        assert_eq!(warnings.len(), 3, "nothing was asked for");
+        assert_eq!(warnings.len(), 3, "nothing was requested");
     }
 
     #[test]

@@ -33,11 +33,12 @@ const CANDIDATES: [&str; 2] = ["crun", "runc"];
 const SYSTEMD_VARIABLES: [&str; 4] = ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 /// Directories in which programs are searched, after those of `PATH`.
 const EXTRA_DIRS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Longest time that a program run by [`ask`] may take.
+/// Longest time that a program run by [`run_program`] may take.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most output that is read, in bytes.
 const OUTPUT_MAX: u64 = 1 << 20;
-/// The program that does not exist. No path of the trial contains this text, since a complaint may name those as well.
+/// A program that does not exist. An error message with this text is about the program, since no other path of the
+/// trial contains the text.
 const MISSING_PROGRAM: &str = "/there-is-no-such-program";
 
 /// An OCI runtime.
@@ -49,17 +50,17 @@ pub struct Runtime {
     pub path: PathBuf,
     /// The runtime's version.
     pub version: String,
-    /// The version of the runtime-spec that it reports.
+    /// The version of the runtime-spec that the runtime reports.
     pub spec: String,
     /// Whether systemd makes the control groups.
     pub systemd: bool,
-    /// Whether it can filter system calls.
+    /// Whether the runtime can filter system calls.
     pub seccomp: bool,
-    /// Whether it reports that it cannot set AppArmor profiles.
+    /// Whether the runtime reports that it cannot set AppArmor profiles.
     pub lacks_apparmor: bool,
-    /// Whether it reports that it cannot set SELinux labels.
+    /// Whether the runtime reports that it cannot set SELinux labels.
     pub lacks_selinux: bool,
-    /// Mount options that it reports to support.
+    /// Mount options that the runtime reports to support.
     pub mount_options: Vec<String>,
     /// Runtimes that were tried before this one and do not work here, with the reasons.
     pub passed_over: Vec<String>,
@@ -88,11 +89,11 @@ impl Slot {
 }
 
 impl Runtime {
-    /// Finds the runtime `asked` for by name or path, else the configured one, else the first that works here.
+    /// Finds the runtime `requested` for by name or path, else the configured one, else the first that works here.
     ///
     /// # Errors
     /// [`SpecError::Host`]: there is no such runtime, or it does not report its version.
-    pub fn find(settings: &Settings, asked: Option<&str>) -> Result<Arc<Runtime>, SpecError> {
+    pub fn find(settings: &Settings, requested: Option<&str>) -> Result<Arc<Runtime>, SpecError> {
         let user = nix::unistd::geteuid();
         if !user.is_root() {
             let why = format!("only root can, and this engine runs as uid {user}");
@@ -104,7 +105,7 @@ impl Runtime {
             ));
         }
         let asked_at = Instant::now();
-        let slot = slot(settings, asked);
+        let slot = slot(settings, requested);
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runtime) = slot.known() {
             return Ok(runtime.clone());
@@ -116,11 +117,11 @@ impl Runtime {
             return Err(SpecError::Host { doing: doing.clone(), why: why.clone(), hint });
         }
         let (host, manager) = (Host::get(), settings.cgroup_manager);
-        let looked = match asked.or(settings.runtime.as_deref()) {
+        let found = match requested.or(settings.runtime.as_deref()) {
             None => choose(host, manager),
             Some(named) => find_named(settings, named, host, manager),
         };
-        match looked.map(Arc::new) {
+        match found.map(Arc::new) {
             Ok(runtime) => {
                 slot.found = stamp_of(&runtime.path).map(|stamp| (stamp, runtime.clone()));
                 Ok(runtime)
@@ -135,8 +136,8 @@ impl Runtime {
     }
 
     /// Whether [`Runtime::find`] would return without running a program. Never waits.
-    pub fn is_known(settings: &Settings, asked: Option<&str>) -> bool {
-        slot(settings, asked).try_lock().is_ok_and(|slot| slot.known().is_some())
+    pub fn is_known(settings: &Settings, requested: Option<&str>) -> bool {
+        slot(settings, requested).try_lock().is_ok_and(|slot| slot.known().is_some())
     }
 
     /// The runtime's program and its global arguments, with `root` as its state directory.
@@ -157,10 +158,10 @@ impl Runtime {
     ///
     /// # Errors
     /// The command cannot be run, or was killed.
-    pub fn ask(&self, root: &Path, args: &[&str]) -> std::io::Result<(Option<i32>, String, String)> {
+    pub fn run_command(&self, root: &Path, args: &[&str]) -> std::io::Result<(Option<i32>, String, String)> {
         let words = self.command(root);
         let global: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
-        ask(&self.path, &[&global, args].concat())
+        run_program(&self.path, &[&global, args].concat())
     }
 
     /// Whether the runtime reports to support this mount option.
@@ -169,9 +170,9 @@ impl Runtime {
     }
 }
 
-/// The cache's slot for the runtime `asked` for, else for the configured one.
-fn slot(settings: &Settings, asked: Option<&str>) -> Arc<Mutex<Slot>> {
-    let named = asked.or(settings.runtime.as_deref()).unwrap_or_default();
+/// The cache's slot for the runtime `requested` for, else for the configured one.
+fn slot(settings: &Settings, requested: Option<&str>) -> Arc<Mutex<Slot>> {
+    let named = requested.or(settings.runtime.as_deref()).unwrap_or_default();
     // The result depends on the cgroup manager: in tests one process has several configurations.
     let key = format!("{:?} {named}", settings.cgroup_manager);
     Arc::clone(SLOTS.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default())
@@ -191,8 +192,14 @@ const NAMES: &str =
 ///
 /// # Errors
 /// [`SpecError::Host`]: the client is not trusted, and the runtime is a path that the configuration does not have.
-pub fn check_asked(settings: &Settings, asked: Option<&str>, is_trusted: bool) -> Result<(), SpecError> {
-    let Some(path) = asked.filter(|asked| asked.contains('/') && !is_trusted) else { return Ok(()) };
+pub fn check_requested(
+    settings: &Settings,
+    requested: Option<&str>,
+    is_trusted: bool,
+) -> Result<(), SpecError> {
+    let Some(path) = requested.filter(|requested| requested.contains('/') && !is_trusted) else {
+        return Ok(());
+    };
     let is_configured = settings.runtime.as_deref() == Some(path)
         || settings.runtimes.values().flatten().any(|program| program.as_os_str() == path);
     match is_configured {
@@ -233,7 +240,10 @@ fn choose(host: &Host, manager: Option<Manager>) -> Result<Runtime, SpecError> {
         {
             Ok(runtime) => return Ok(Runtime { passed_over, ..runtime }),
             Err(why) => {
-                log::info!("the OCI runtime {} does not work here: {why}", path.display());
+                log::info!(
+                    "the OCI runtime {} does not work on this host and is not used: {why}",
+                    path.display()
+                );
                 passed_over.push(format!("{name}: {why}"));
             }
         }
@@ -259,21 +269,22 @@ pub fn search(name: &str) -> Option<PathBuf> {
 /// Runs the runtime's `--version` and `features` commands, and returns what they report.
 fn inspect(path: &Path, host: &Host, manager: Option<Manager>) -> Result<Runtime, SpecError> {
     let cannot = |why: String| SpecError::host(format!("ask {} for its version", path.display()), why, "");
-    let (code, said, stderr) = ask(path, &["--version"]).map_err(|error| cannot(error.to_string()))?;
+    let (code, stdout, stderr) =
+        run_program(path, &["--version"]).map_err(|error| cannot(error.to_string()))?;
     if code != Some(0) {
         return Err(cannot(last_line(&stderr)));
     }
-    let (version, spec) = versions(&said);
+    let (version, spec) = versions(&stdout);
     // Older runtimes lack this command.
-    let features = ask(path, &["features"]).ok().filter(|(code, ..)| *code == Some(0));
+    let features = run_program(path, &["features"]).ok().filter(|(code, ..)| *code == Some(0));
     let features: Features = features
-        .and_then(|(_, said, _)| serde_json::from_str(&said).ok())
-        .unwrap_or_else(|| features_of_version(&said));
+        .and_then(|(_, stdout, _)| serde_json::from_str(&stdout).ok())
+        .unwrap_or_else(|| features_of_version(&stdout));
     let may = features.linux.cgroup.systemd.unwrap_or(false);
     if manager == Some(Manager::Systemd) && !may {
         return Err(SpecError::host(
             "let systemd make control groups",
-            format!("{} does not say that it can", path.display()),
+            format!("{} does not report that it supports systemd", path.display()),
             "set cgroup-manager = \"cgroupfs\" in the table [engine]",
         ));
     }
@@ -325,20 +336,20 @@ struct Enabled {
 }
 
 /// The runtime's version and that of the runtime-spec, from lines such as `runc version 1.1.5` and `spec: 1.0.2-dev`.
-fn versions(said: &str) -> (String, String) {
-    let first = said.lines().next().unwrap_or_default();
+fn versions(stdout: &str) -> (String, String) {
+    let first = stdout.lines().next().unwrap_or_default();
     let version = first.rsplit(' ').next().unwrap_or_default();
-    let spec = said.lines().find_map(|line| line.strip_prefix("spec:")).unwrap_or("1.0.0");
+    let spec = stdout.lines().find_map(|line| line.strip_prefix("spec:")).unwrap_or("1.0.0");
     let clean = |word: &str| excerpt(&word.trim().replace(char::is_control, ""));
     (clean(version), clean(spec))
 }
 
 /// The features that an older runtime names in its version: crun's `+SYSTEMD +SECCOMP`, runc's `libseccomp: 2.5.4`.
-fn features_of_version(said: &str) -> Features {
-    let has = |word: &str| Some(said.split_whitespace().any(|known| known == word));
+fn features_of_version(stdout: &str) -> Features {
+    let has = |word: &str| Some(stdout.split_whitespace().any(|known| known == word));
     let mut features = Features::default();
     features.linux.cgroup.systemd = has("+SYSTEMD");
-    features.linux.seccomp.enabled = Some(has("+SECCOMP") == Some(true) || said.contains("libseccomp:"));
+    features.linux.seccomp.enabled = Some(has("+SECCOMP") == Some(true) || stdout.contains("libseccomp:"));
     features
 }
 
@@ -352,7 +363,7 @@ fn try_runtime(runtime: &Runtime) -> Result<(), String> {
     // If crun failed at something else, it does not remove the control group in its `delete`.
     cgroup::remove_groups(&id, None);
     if let Err(error) = sampan_os::remove_tree::remove(&dir) {
-        log::warn!("cannot remove {}: {error}", dir.display());
+        log::warn!("cannot remove {} after trying an OCI runtime: {error}; remove it by hand", dir.display());
     }
     outcome
 }
@@ -370,12 +381,12 @@ fn try_in(runtime: &Runtime, dir: &Path, id: &str) -> Result<(), String> {
             "resources": {"devices": devices::default_rules()},
         },
     });
-    let failed = |error: std::io::Error| format!("cannot try it in {}: {error}", dir.display());
+    let failed = |error: std::io::Error| format!("cannot try the runtime in {}: {error}", dir.display());
     // crun opens /dev before it searches for the program, and does not make the directory.
     fs::create_dir_all(dir.join("rootfs/dev")).map_err(failed)?;
     fs::write(dir.join("config.json"), config.to_string()).map_err(failed)?;
     let bundle = dir.to_string_lossy();
-    let call = |more: &[&str]| runtime.ask(&dir.join("state"), more);
+    let call = |more: &[&str]| runtime.run_command(&dir.join("state"), more);
     let (code, _, stderr) = call(&["run", "--bundle", &bundle, id]).map_err(failed)?;
     // Deletes what a runtime that failed may have left; there is usually nothing.
     let _ = call(&["delete", "--force", id]);
@@ -400,7 +411,7 @@ fn last_line(text: &str) -> String {
 ///
 /// # Errors
 /// The program cannot be run, took longer than [`COMMAND_TIMEOUT`], or wrote more than 1 MiB; then it was killed.
-pub fn ask(path: &Path, args: &[&str]) -> std::io::Result<(Option<i32>, String, String)> {
+pub fn run_program(path: &Path, args: &[&str]) -> std::io::Result<(Option<i32>, String, String)> {
     let mut command = Command::new(path);
     command.args(args).current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for name in SYSTEMD_VARIABLES {
@@ -410,8 +421,8 @@ pub fn ask(path: &Path, args: &[&str]) -> std::io::Result<(Option<i32>, String, 
     let mut child = command.process_group(0).spawn()?;
     let deadline = Instant::now() + COMMAND_TIMEOUT;
     let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
-    let (mut said, mut stderr) = (Vec::new(), Vec::new());
-    let read = read_output(&mut out, &mut err, &mut said, &mut stderr, deadline);
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let read = read_output(&mut out, &mut err, &mut stdout, &mut stderr, deadline);
     if read.is_err() {
         let group = Pid::from_raw(i32::try_from(child.id()).unwrap_or_default());
         let _ = killpg(group, Signal::SIGKILL);
@@ -419,13 +430,13 @@ pub fn ask(path: &Path, args: &[&str]) -> std::io::Result<(Option<i32>, String, 
     let status = child.wait()?;
     read?;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Ok((status.code(), text(said), text(stderr)))
+    Ok((status.code(), text(stdout), text(stderr)))
 }
 
 fn read_output(
     out: &mut Option<impl Read + AsFd>,
     err: &mut Option<impl Read + AsFd>,
-    said: &mut Vec<u8>,
+    stdout: &mut Vec<u8>,
     stderr: &mut Vec<u8>,
     deadline: Instant,
 ) -> std::io::Result<()> {
@@ -435,7 +446,7 @@ fn read_output(
         fds.extend(err.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
         let left = deadline.saturating_duration_since(Instant::now());
         let count = poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))?;
-        if count == 0 || (said.len() + stderr.len()) as u64 > OUTPUT_MAX {
+        if count == 0 || (stdout.len() + stderr.len()) as u64 > OUTPUT_MAX {
             return Err(std::io::Error::new(
                 std::io::ErrorKind::TimedOut,
                 format!("it did not finish in {} s and was killed", COMMAND_TIMEOUT.as_secs()),
@@ -444,7 +455,7 @@ fn read_output(
         let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect::<Vec<bool>>().into_iter();
         let out_ready = out.is_some() && ready.next().unwrap_or(false);
         let err_ready = err.is_some() && ready.next().unwrap_or(false);
-        take(out, said, out_ready)?;
+        take(out, stdout, out_ready)?;
         take(err, stderr, err_ready)?;
     }
     Ok(())
@@ -558,7 +569,7 @@ mod tests {
         let found = find_named(&settings, "mine", &Host::default(), None).expect("the second one is there");
         assert_eq!(found.path, mine);
         let mine = mine.to_str().expect("text");
-        for (asked, is_trusted, may) in [
+        for (requested, is_trusted, may) in [
             (None, false, true),
             (Some("runc"), false, true),
             (Some(mine), false, true),
@@ -567,7 +578,11 @@ mod tests {
             (Some("../bin/sh"), false, false),
             (Some("/bin/sh"), true, true),
         ] {
-            assert_eq!(check_asked(&settings, asked, is_trusted).is_ok(), may, "{asked:?} {is_trusted}");
+            assert_eq!(
+                check_requested(&settings, requested, is_trusted).is_ok(),
+                may,
+                "{requested:?} {is_trusted}"
+            );
         }
     }
 }

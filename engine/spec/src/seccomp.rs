@@ -103,8 +103,8 @@ pub fn filter(
     settings: &Settings,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Arc<Seccomp>>, SpecError> {
-    let asked = security::option(create, "seccomp");
-    match asked {
+    let requested = security::option(create, "seccomp");
+    match requested {
         Some("unconfined") => return Ok(None),
         None if create.privileged => return Ok(None),
         _ => {}
@@ -115,13 +115,13 @@ pub fn filter(
         } else {
             "this kernel has no seccomp".to_owned()
         };
-        if asked.is_some() {
+        if requested.is_some() {
             return Err(SpecError::host("filter the container's system calls", lacks, HINT));
         }
         warnings.push(format!("the container's system calls are not filtered: {lacks}"));
         return Ok(None);
     }
-    let (text, from) = match (asked, &settings.seccomp_profile) {
+    let (text, from) = match (requested, &settings.seccomp_profile) {
         (Some(profile), _) if profile.trim_start().starts_with('{') => {
             (profile.to_owned(), "the given profile".to_owned())
         }
@@ -227,12 +227,12 @@ impl Rule {
             return Err("a rule has no names of system calls, or too many".to_owned());
         }
         if let Some(name) = names.iter().find(|name| !fine(name)) {
-            return Err(format!("{:?} is no system call", excerpt(name)));
+            return Err(format!("{:?} is not the name of a system call", excerpt(name)));
         }
         check_action(&self.action)?;
         for argument in &self.args {
             if argument.index > 5 || !is_word(&argument.op, "SCMP_CMP_") {
-                return Err(format!("the condition on argument {} makes no sense", argument.index));
+                return Err(format!("the condition on argument {} is not valid", argument.index));
             }
         }
         let errno_ret = errno(&self.errno, self.errno_ret)?;
@@ -272,7 +272,7 @@ fn errno(name: &str, number: Option<u32>) -> Result<Option<u32>, String> {
     ];
     match (name, number) {
         (_, Some(number)) if number <= 4095 => Ok(Some(number)),
-        (_, Some(number)) => Err(format!("{number} is no errno")),
+        (_, Some(number)) => Err(format!("{number} is not an errno")),
         ("", None) => Ok(None),
         (name, None) => match KNOWN.iter().find(|(known, _)| *known == name) {
             Some((_, number)) => Ok(Some(*number)),
@@ -282,7 +282,7 @@ fn errno(name: &str, number: Option<u32>) -> Result<Option<u32>, String> {
 }
 
 fn kernel(text: &str) -> Result<(u32, u32), String> {
-    let wrong = || format!("minKernel {:?} is no version", excerpt(text));
+    let wrong = || format!("minKernel {:?} is not a version", excerpt(text));
     let (major, minor) = text.split_once('.').ok_or_else(wrong)?;
     Ok((major.parse().map_err(|_| wrong())?, minor.parse().map_err(|_| wrong())?))
 }
@@ -321,7 +321,7 @@ fn architectures(fixed: &[String], map: &[Arch], host: &Host) -> Result<Vec<Stri
         })
     };
     match all.iter().find(|arch| !fine(arch)) {
-        Some(arch) => Err(format!("there is no processor {:?}", excerpt(arch))),
+        Some(arch) => Err(format!("there is no architecture {:?}", excerpt(arch))),
         None => Ok(all),
     }
 }

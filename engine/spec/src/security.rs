@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 const UNCONFINED: &str = "unconfined";
 /// Docker's default profile.
 const DOCKER: &str = "docker-default";
-/// Podman's default profile, before its version.
+/// Beginning of the name of podman's default profile; its version follows.
 const PODMAN: &str = "containers-default-";
 /// Categories of SELinux's multi-category security: `c0` to `c1023`.
 const CATEGORIES: u64 = 1024;
@@ -68,25 +68,25 @@ pub fn labels(
     settings: &Settings,
     is_used: impl Fn(&str) -> bool,
 ) -> Result<Labels, SpecError> {
-    let mut asked = Vec::new();
+    let mut requested = Vec::new();
     for option in &create.security {
         let Some(text) = option.strip_prefix("label").and_then(|rest| rest.strip_prefix(['=', ':'])) else {
             continue;
         };
-        asked.push(parse_label(text)?);
+        requested.push(parse_label(text)?);
     }
     let Some(contexts) = host.contexts.as_ref().filter(|_| host.selinux && settings.selinux) else {
         return Ok(Labels::default());
     };
     let (mut process, mut file) = (contexts.process.clone(), contexts.file.clone());
-    if create.privileged || asked.contains(&Label::Disable) {
+    if create.privileged || requested.contains(&Label::Disable) {
         file.level = UNUSED_LEVEL.to_owned();
         return Ok(Labels { process: String::new(), mount: file.to_string() });
     }
     let level = draw(sampan_ipc::sender::random, is_used);
     process.level.clone_from(&level);
     file.level = level;
-    for label in asked {
+    for label in requested {
         match label {
             Label::Disable => {}
             Label::User(user) => {
@@ -210,10 +210,10 @@ fn numbers(version: &str) -> (Vec<u64>, bool) {
 
 /// The defaults for containers, as `info` shows them: `apparmor=docker-default`, `selinux=container_t`.
 pub fn describe(host: &Host, settings: &Settings) -> Vec<String> {
-    let mut said = Vec::new();
+    let mut lines = Vec::new();
     if host.apparmor {
         let profile = settings.apparmor_profile.as_deref().or_else(|| default_profile(host));
-        said.push(format!("apparmor={}", profile.unwrap_or(UNCONFINED)));
+        lines.push(format!("apparmor={}", profile.unwrap_or(UNCONFINED)));
     }
     if host.selinux {
         let kind = match &host.contexts {
@@ -221,27 +221,27 @@ pub fn describe(host: &Host, settings: &Settings) -> Vec<String> {
             Some(contexts) => contexts.process.kind(),
             None => "no-container-policy",
         };
-        said.push(format!("selinux={kind}"));
+        lines.push(format!("selinux={kind}"));
     }
-    said
+    lines
 }
 
 /// Advice for an administrator, which the engine logs at its start.
 pub fn advice(host: &Host, settings: &Settings) -> Vec<&'static str> {
-    let mut said = Vec::new();
+    let mut lines = Vec::new();
     if host.apparmor && settings.apparmor_profile.is_none() && default_profile(host).is_none() {
-        said.push(
+        lines.push(
             "AppArmor is on, but neither docker-default nor containers-default-* is loaded: containers run without a \
              profile until one is, or apparmor-profile names another one",
         );
     }
     if host.selinux && settings.selinux && host.contexts.is_none() {
-        said.push(
+        lines.push(
             "SELinux is on, but its policy has no contexts for containers: they run without labels (install \
              container-selinux)",
         );
     }
-    said
+    lines
 }
 
 /// The value of the security option `key`, from `key=value` or docker's older form `key:value`. The last one applies.
@@ -345,7 +345,7 @@ mod tests {
         let privileged = Create { privileged: true, ..ask(&[]) };
         assert_eq!(apparmor(&privileged, &host, &settings).expect("free").as_deref(), Some("unconfined"));
         let confined = Create { privileged: true, ..ask(&["apparmor=mine"]) };
-        assert_eq!(apparmor(&confined, &host, &settings).expect("asked").as_deref(), Some("mine"));
+        assert_eq!(apparmor(&confined, &host, &settings).expect("requested").as_deref(), Some("mine"));
         let off = Host::default();
         assert!(apparmor(&ask(&["apparmor=mine"]), &off, &Settings::default()).is_err());
         let error = apparmor(&ask(&[]), &off, &settings).expect_err("the configuration asks for it");

@@ -15,7 +15,7 @@ const ID_MAX: u32 = 0x7fff_ffff;
 
 /// The resolved user of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Who {
+pub struct Resolved {
     /// Ids of the user and its groups, for the runtime.
     pub user: User,
     /// The user's home directory.
@@ -38,7 +38,7 @@ struct Account<'a> {
 ///
 /// # Errors
 /// [`SpecError::Option`] for names that are not in the files, [`SpecError::Root`] if the files cannot be read.
-pub fn resolve(root: &Root, user: &str, groups: &[String]) -> Result<Who, SpecError> {
+pub fn resolve(root: &Root, user: &str, groups: &[String]) -> Result<Resolved, SpecError> {
     let text = |path| -> Result<String, SpecError> {
         let bytes = root.read(path, FILE_MAX)?.unwrap_or_default();
         Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -47,10 +47,10 @@ pub fn resolve(root: &Root, user: &str, groups: &[String]) -> Result<Who, SpecEr
     resolve_in(&passwd, &group, user, groups)
 }
 
-fn resolve_in(passwd: &str, group: &str, asked: &str, more: &[String]) -> Result<Who, SpecError> {
-    let (user, own_group) = match asked.split_once(':') {
+fn resolve_in(passwd: &str, group: &str, requested: &str, more: &[String]) -> Result<Resolved, SpecError> {
+    let (user, own_group) = match requested.split_once(':') {
         Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
-        None => (asked, None),
+        None => (requested, None),
     };
     let user = if user.is_empty() { "0" } else { user };
     let number = id(user);
@@ -60,7 +60,7 @@ fn resolve_in(passwd: &str, group: &str, asked: &str, more: &[String]) -> Result
     let Some(uid) = account.as_ref().map(|account| account.uid).or(number) else {
         return Err(SpecError::option(
             "--user",
-            asked,
+            requested,
             "there is no such user in the container's /etc/passwd",
         ));
     };
@@ -78,11 +78,11 @@ fn resolve_in(passwd: &str, group: &str, asked: &str, more: &[String]) -> Result
     let mut seen = std::collections::HashSet::new();
     additional.retain(|gid| seen.insert(*gid));
     if additional.len() > GROUPS_MAX {
-        return Err(SpecError::option("--user", asked, "it is in more groups than a process can have"));
+        return Err(SpecError::option("--user", requested, "it is in more groups than a process can have"));
     }
     let home = account.map(|account| account.home).filter(|home| home.starts_with('/'));
     let home = home.unwrap_or(if uid == 0 { "/root" } else { "/" }).to_owned();
-    Ok(Who { user: User { uid, gid, additional_gids: additional }, home })
+    Ok(Resolved { user: User { uid, gid, additional_gids: additional }, home })
 }
 
 fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
@@ -132,8 +132,8 @@ mod tests {
 
     fn ask(user: &str, more: &[&str]) -> Result<(u32, u32, Vec<u32>, String), String> {
         let more: Vec<String> = more.iter().map(ToString::to_string).collect();
-        let who = resolve_in(PASSWD, GROUP, user, &more).map_err(|error| error.to_string())?;
-        Ok((who.user.uid, who.user.gid, who.user.additional_gids, who.home))
+        let resolved = resolve_in(PASSWD, GROUP, user, &more).map_err(|error| error.to_string())?;
+        Ok((resolved.user.uid, resolved.user.gid, resolved.user.additional_gids, resolved.home))
     }
 
     #[test]

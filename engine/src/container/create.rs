@@ -88,7 +88,7 @@ fn define(
     typed: &str,
 ) -> Result<Definition, Failure> {
     let run = image.config.config.clone();
-    let words = process::words(&create, &run).map_err(error::explain)?;
+    let words = process::arguments(&create, &run).map_err(error::explain)?;
     let stop_signal = match create.stop_signal.as_deref().or(run.stop_signal.as_deref()) {
         Some(signal) => signals::parse(signal).map_err(error::explain)?,
         None => STOP_SIGNAL,

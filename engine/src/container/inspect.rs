@@ -197,7 +197,7 @@ fn config_json(definition: &Definition) -> Value {
         "User": create.user.as_ref().or(run.user.as_ref()),
         "Tty": create.tty,
         "OpenStdin": create.open_stdin,
-        "Env": process::said(run, create),
+        "Env": process::own_environment(run, create),
         "Cmd": if create.command.is_empty() && create.entrypoint.is_none() { &run.cmd } else { &create.command },
         "Entrypoint": create.entrypoint.as_ref().unwrap_or(&run.entrypoint),
         "Image": definition.image.name,

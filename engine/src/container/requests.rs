@@ -160,7 +160,7 @@ impl ContainerManager {
                 }
                 name.to_owned()
             }
-            None => names::make_up(|name| self.names.contains_key(name)).map_err(error::explain)?,
+            None => names::generate(|name| self.names.contains_key(name)).map_err(error::explain)?,
         };
         self.names.insert(name.clone(), id.to_owned());
         Ok(name)

@@ -52,7 +52,9 @@ pub fn delete_by_force(
     runtime_commands::end_commands(&root, &directories.dir(id), id);
     let runtime = Runtime::find(&shared.config.settings, definition.create.runtime.as_deref());
     let outcome = match &runtime {
-        Ok(runtime) => runtime.ask(&root, &["delete", "--force", id]).map_err(|error| error.to_string()),
+        Ok(runtime) => {
+            runtime.run_command(&root, &["delete", "--force", id]).map_err(|error| error.to_string())
+        }
         Err(error) => Err(chain(error)),
     };
     let outcome = match outcome {

@@ -167,7 +167,8 @@ fn group_of(groups: &str, is_v2: bool) -> Option<&str> {
 fn lacks_controllers(unit: &str, host: &Host) -> Result<Option<&'static str>, String> {
     let systemctl =
         runtime::search("systemctl").ok_or("there is no systemctl(1) to ask what it delegates")?;
-    let asked = runtime::ask(&systemctl, &["show", "--value", "--property=DelegateControllers", "--", unit]);
+    let asked =
+        runtime::run_program(&systemctl, &["show", "--value", "--property=DelegateControllers", "--", unit]);
     let delegated = match asked {
         Ok((Some(0), said, _)) => said,
         Ok((_, _, complaint)) => return Err(format!("systemctl show: {}", complaint.trim())),

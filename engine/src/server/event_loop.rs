@@ -475,7 +475,7 @@ impl Server {
         let Request::Create(create) = request else { return Ok(()) };
         let own = nix::unistd::geteuid().as_raw();
         let is_trusted = client.uid().is_some_and(|uid| uid == 0 || uid == own);
-        runtime::check_asked(&self.shared.config.settings, create.runtime.as_deref(), is_trusted)
+        runtime::check_requested(&self.shared.config.settings, create.runtime.as_deref(), is_trusted)
             .map_err(error::explain)
     }
 
