@@ -5,7 +5,7 @@
 //! without deadlines it never wakes up. It knows clients by token only and never touches them: the loop ignores tokens
 //! that it no longer knows. Each client has at most one deadline, which bounds both collections.
 //!
-//! The timer follows the wall clock, and expires early when somebody sets the clock: timerfd_create(2),
+//! The timer follows the wall clock, and expires early when the clock is set: timerfd_create(2),
 //! "TFD_TIMER_CANCEL_ON_SET".
 
 use mio::{Token, Waker};
@@ -106,7 +106,7 @@ impl Shared {
 
     fn run(&self) {
         loop {
-            // Also returns when somebody sets the clock: nix maps the ECANCELED of read(2) to success.
+            // Also returns when the clock is set: nix maps the ECANCELED of read(2) to success.
             if let Err(errno) = self.timer.wait() {
                 log::error!(
                     "cannot wait for deadlines, subscriptions no longer end at their 'until': {errno}"

@@ -1,7 +1,7 @@
 //! A whole installation for tests: monitord, engine, command line, and a registry whose replies the test chooses.
 
 use crate::host::{Host, PATIENCE, binary};
-use crate::registry::{Image, Layer, LyingRegistry};
+use crate::registry::{Image, Layer, ScriptedRegistry};
 use sampan_oci::digest::Digest;
 use serde_json::Value;
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ pub struct Bed {
     /// The installation's directory and its monitord.
     pub host: Host,
     /// The registry that the installation pulls from.
-    pub registry: LyingRegistry,
+    pub registry: ScriptedRegistry,
 }
 
 impl Bed {
@@ -27,11 +27,11 @@ impl Bed {
 
     /// Starts an installation with this `[engine]` table.
     pub fn with_config(table: &str) -> Self {
-        Bed::on(Host::with_monitord(&[]), LyingRegistry::start(), table)
+        Bed::on(Host::with_monitord(&[]), ScriptedRegistry::start(), table)
     }
 
     /// Starts an engine on a host and with a registry that exist already.
-    pub fn on(host: Host, registry: LyingRegistry, table: &str) -> Self {
+    pub fn on(host: Host, registry: ScriptedRegistry, table: &str) -> Self {
         let mut bed = Bed { engine: None, host, registry };
         bed.start_engine(table);
         bed

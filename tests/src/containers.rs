@@ -153,7 +153,7 @@ impl Containers {
     }
 
     /// Runs a command that must succeed; returns its standard output without the last line end.
-    pub fn says(&self, args: &[&str]) -> String {
+    pub fn stdout_of(&self, args: &[&str]) -> String {
         let output = self.sampan(args);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{args:?}: {stderr}\n{}", self.log());
@@ -479,12 +479,12 @@ impl Attached {
     }
 
     /// Sends a control message.
-    pub fn say(&mut self, control: Control) {
+    pub fn send_control(&mut self, control: Control) {
         self.control.write_all(&frame::encode(&control).expect("small")).expect("sent");
     }
 
     /// Receives the next message; `None` when the shim has closed the socket.
-    pub fn told(&mut self) -> Option<Told> {
+    pub fn receive(&mut self) -> Option<Told> {
         loop {
             if let Some(told) = self.decoder.next_message::<Told>().expect("good frames") {
                 return Some(told);
@@ -510,7 +510,7 @@ impl Attached {
             let mut out = self.stdout.try_clone().expect("cloned");
             let stdout = text(&mut out);
             let mut last = Told::Detached;
-            while let Some(told) = self.told() {
+            while let Some(told) = self.receive() {
                 last = told;
                 if matches!(last, Told::Exited(_) | Told::Failed(..)) {
                     break;

@@ -115,8 +115,8 @@ impl Machine {
         let mut machine = Machine::new();
         machine.boot();
         machine.install();
-        machine.says(&["systemd-sysusers", "sampan.conf"]);
-        machine.says(&["systemctl", "daemon-reload"]);
+        machine.stdout_of(&["systemd-sysusers", "sampan.conf"]);
+        machine.stdout_of(&["systemctl", "daemon-reload"]);
         test(&mut machine);
         machine.pull_plug();
     }
@@ -313,7 +313,7 @@ impl Machine {
     }
 
     /// Runs a command that must succeed; returns its standard output without the last line end.
-    pub fn says(&self, words: &[&str]) -> String {
+    pub fn stdout_of(&self, words: &[&str]) -> String {
         let output = self.run(words);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{words:?}: {}, {stderr}\n{}", output.status, self.logs());
@@ -322,14 +322,14 @@ impl Machine {
 
     /// Runs a `systemctl` command that must succeed; returns its standard output without the last line end.
     pub fn systemctl(&self, words: &[&str]) -> String {
-        self.says(&[&["systemctl"], words].concat())
+        self.stdout_of(&[&["systemctl"], words].concat())
     }
 
     /// Makes the image `box:1`, with busybox, in the machine's engine.
     pub fn import_box(&self) {
         let layer = busybox().into_inner().expect("to memory");
         fs::write(self.path("/root/box.tar"), layer).expect("written");
-        self.says(&["sampan", "import", "box:1", "/root/box.tar"]);
+        self.stdout_of(&["sampan", "import", "box:1", "/root/box.tar"]);
     }
 
     /// Number of processes of the machine whose command line begins with these words, apart from the search itself.

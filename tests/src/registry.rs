@@ -298,7 +298,7 @@ impl Drop for DockerRegistry {
     }
 }
 
-/// A reply of a [`LyingRegistry`] to requests for one path.
+/// A reply of a [`ScriptedRegistry`] to requests for one path.
 #[derive(Clone, Debug)]
 pub enum Reply {
     /// 200 with this media type and body.
@@ -325,7 +325,7 @@ pub enum Reply {
 
 /// A registry whose replies the test chooses; it handles each connection in a thread.
 #[derive(Debug)]
-pub struct LyingRegistry {
+pub struct ScriptedRegistry {
     /// `127.0.0.1:PORT`.
     pub address: String,
     state: Arc<Shared>,
@@ -342,7 +342,7 @@ struct Shared {
     token: Mutex<Option<(String, String)>>,
 }
 
-impl LyingRegistry {
+impl ScriptedRegistry {
     /// Starts a registry that replies 404 to every path.
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -356,7 +356,7 @@ impl LyingRegistry {
                 std::thread::spawn(move || converse(stream, &shared));
             }
         });
-        LyingRegistry { address, state }
+        ScriptedRegistry { address, state }
     }
 
     /// Sets the reply to requests for `path` (below `/v2/`).

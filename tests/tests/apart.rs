@@ -3,7 +3,7 @@
 use sampan_ipc::engine::{Answer, Code, Phase, Pull, Request};
 use sampan_oci::digest::{Algorithm, Digest, Hasher};
 use sampan_tests::engine::{Engine, Stream};
-use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing, Reply};
+use sampan_tests::registry::{Image, Layer, Packing, Reply, ScriptedRegistry};
 use std::fs;
 
 /// Bytes of a layer.
@@ -19,13 +19,13 @@ struct Published {
 }
 
 /// Publishes an image of two layers as `name:t`.
-fn publish(registry: &LyingRegistry, name: &str, diff_id: impl Fn(&[u8]) -> Digest) -> Published {
+fn publish(registry: &ScriptedRegistry, name: &str, diff_id: impl Fn(&[u8]) -> Digest) -> Published {
     publish_with(registry, name, vec![Layer::large("upper", 1000, Packing::Gzip)], diff_id)
 }
 
 /// Publishes an image of the lowest layer and these others.
 fn publish_with(
-    registry: &LyingRegistry,
+    registry: &ScriptedRegistry,
     name: &str,
     upper: Vec<Layer>,
     diff_id: impl Fn(&[u8]) -> Digest,
@@ -42,7 +42,7 @@ fn publish_with(
     Published { layer, upper, layer_path, config_path: format!("{name}/blobs/{digest}"), config }
 }
 
-fn ask(engine: &Engine, registry: &LyingRegistry, name: &str) -> Stream {
+fn ask(engine: &Engine, registry: &ScriptedRegistry, name: &str) -> Stream {
     engine.ask(Request::Pull(Pull { reference: registry.reference(name), ..Pull::default() }))
 }
 
@@ -52,12 +52,12 @@ fn reply(bytes: &[u8]) -> Reply {
 
 #[test]
 fn a_layer_arrives_and_is_reported_before_its_config() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     comes_before_its_config(&engine, &registry, "a", publish(&registry, "a", Digest::of));
     comes_before_its_config(&engine, &registry, "b", publish_with(&registry, "b", Vec::new(), Digest::of));
 }
 
-fn comes_before_its_config(engine: &Engine, registry: &LyingRegistry, name: &str, made: Published) {
+fn comes_before_its_config(engine: &Engine, registry: &ScriptedRegistry, name: &str, made: Published) {
     let layers = || engine.named().iter().filter(|name| name.starts_with("layers/")).count();
     let before = layers();
     registry.answer(&made.config_path, Reply::Hang(made.config.clone(), 10));
@@ -83,7 +83,7 @@ fn comes_before_its_config(engine: &Engine, registry: &LyingRegistry, name: &str
 
 #[test]
 fn a_config_that_cannot_be_fetched_ends_the_pull() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     for (nth, bad) in
         [Reply::Status(404), reply(b"{}"), Reply::Ok(String::new(), vec![b' '; 300])].into_iter().enumerate()
     {
@@ -103,7 +103,7 @@ fn a_config_that_cannot_be_fetched_ends_the_pull() {
 
 #[test]
 fn a_late_diff_id_other_than_sha_256_is_compared() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     let long = |bytes: &[u8]| {
         let mut hasher = Hasher::new(Algorithm::Sha512);
         hasher.update(bytes);
@@ -124,7 +124,7 @@ fn a_late_diff_id_other_than_sha_256_is_compared() {
 
 #[test]
 fn a_config_needs_no_slot_that_layers_hold() {
-    let (engine, registry) = (Engine::configured("max-downloads = 1"), LyingRegistry::start());
+    let (engine, registry) = (Engine::configured("max-downloads = 1"), ScriptedRegistry::start());
     let (holds, waits) = (publish(&registry, "holds", Digest::of), publish(&registry, "waits", Digest::of));
     registry.answer(&holds.layer_path, Reply::Hang(holds.layer.blob.clone(), SIZE / 4));
     let first = ask(&engine, &registry, "holds");
@@ -138,7 +138,7 @@ fn a_config_needs_no_slot_that_layers_hold() {
 
 #[test]
 fn a_pull_that_waits_for_its_config_shares_its_layers() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     let made = publish(&registry, "waits", Digest::of);
     registry.answer(&made.config_path, Reply::Hang(made.config.clone(), 10));
     let layers = [made.layer.clone(), made.upper[0].clone()];

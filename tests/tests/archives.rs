@@ -676,7 +676,7 @@ fn images_of_podman_and_skopeo_load_from_files_and_pipes() {
 }
 
 /// The field `what` of docker's image `name`, by `docker inspect`.
-fn docker_says(dockerd: &Dockerd, name: &str, what: &str) -> String {
+fn docker_inspect(dockerd: &Dockerd, name: &str, what: &str) -> String {
     let output = dockerd.docker().args(["inspect", "--format", what, name]).output();
     succeeded(output.expect("docker is installed")).trim().to_owned()
 }
@@ -698,8 +698,8 @@ fn docker_loads_saved_images_and_its_saved_images_load_here() {
     bench.ok(&["save", "-o", &out, names[0], names[1]]);
     docker(&["load", "--quiet", "--input", &out]);
     for name in ["demo/app:1", "localhost/app:2"] {
-        assert_eq!(docker_says(&dockerd, name, "{{.Id}}"), id, "{name}");
-        let layers = docker_says(&dockerd, name, "{{json .RootFS.Layers}}");
+        assert_eq!(docker_inspect(&dockerd, name, "{{.Id}}"), id, "{name}");
+        let layers = docker_inspect(&dockerd, name, "{{json .RootFS.Layers}}");
         assert_eq!(serde_json::from_str::<Vec<Digest>>(&layers).expect("JSON"), diff_ids, "{name}");
     }
     // The image that docker saved loads into an empty store.

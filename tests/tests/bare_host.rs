@@ -2,7 +2,7 @@
 
 use sampan_tests::engine::Engine;
 use sampan_tests::host::{Host, binary, need_root};
-use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing};
+use sampan_tests::registry::{Image, Layer, Packing, ScriptedRegistry};
 use std::process::{Command, Output, Stdio};
 
 /// Prepares a program in a new mount namespace, in which the shell commands `mounts` run first.
@@ -57,7 +57,7 @@ fn a_daemon_on_a_read_only_root_names_the_directory_to_move() {
 
 #[test]
 fn without_proc_a_deep_verification_calls_no_layer_broken() {
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     let image = Image::of(&[Layer::of(&[("a", b"x")], Packing::Gzip)], "amd64");
     registry.publish("app", &image);
     let engine = Engine::start();

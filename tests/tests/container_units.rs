@@ -32,7 +32,7 @@ fn with_sampan<F: FnOnce(&mut Machine)>(machine: &mut Machine, test: F) {
     write_unit(machine, "keep.target", KEEP);
     machine.systemctl(&["start", "keep.target"]);
     fs::write(machine.path("/root/box.tar"), busybox().into_inner().expect("to memory")).expect("written");
-    machine.says(&["sampan", "import", "--quiet", "box:1", "/root/box.tar"]);
+    machine.stdout_of(&["sampan", "import", "--quiet", "box:1", "/root/box.tar"]);
     test(machine);
 }
 
@@ -70,7 +70,7 @@ fn read_proc(machine: &Machine, pid: &str, file: &str) -> String {
 
 /// The output of `sampan inspect` for container `web`.
 fn inspect(machine: &Machine) -> Value {
-    let text = machine.says(&["sampan", "container", "inspect", "web"]);
+    let text = machine.stdout_of(&["sampan", "container", "inspect", "web"]);
     serde_json::from_str::<Value>(&text).expect("JSON")[0].take()
 }
 
@@ -81,7 +81,7 @@ fn web_pid(machine: &Machine) -> String {
 
 /// Number of events so far, by container and action.
 fn events(machine: &Machine) -> BTreeMap<String, BTreeMap<String, u32>> {
-    let text = machine.says(&[
+    let text = machine.stdout_of(&[
         "sampan",
         "events",
         "--after",
@@ -101,9 +101,9 @@ fn events(machine: &Machine) -> BTreeMap<String, BTreeMap<String, u32>> {
 }
 
 /// The values of attribute `key` in the events `action`, in order.
-fn told(machine: &Machine, action: &str, key: &str) -> Vec<String> {
+fn attribute_values(machine: &Machine, action: &str, key: &str) -> Vec<String> {
     let filter = format!("event={action}");
-    let text = machine.says(&[
+    let text = machine.stdout_of(&[
         "sampan",
         "events",
         "--after",
@@ -122,7 +122,7 @@ fn told(machine: &Machine, action: &str, key: &str) -> Vec<String> {
 
 /// Paths of the control groups of `web.service` in all hierarchies.
 fn groups_of_web(machine: &Machine) -> String {
-    machine.says(&["find", "/sys/fs/cgroup/", "-type", "d", "-path", "*/web.service*"])
+    machine.stdout_of(&["find", "/sys/fs/cgroup/", "-type", "d", "-path", "*/web.service*"])
 }
 
 /// Asserts that no control group, mount, directory or process of a container remains.
@@ -130,7 +130,7 @@ fn assert_nothing_left(machine: &Machine) {
     wait_until("the groups to go", || groups_of_web(machine), || groups_of_web(machine).is_empty());
     let dirs = ["/run/sampan/containers", "/var/lib/sampan/containers", "/run/sampan/runtime"];
     let names = |dir: &str| {
-        machine.says(&["find", dir, "-mindepth", "1", "-maxdepth", "1", "-not", "-name", ".unsaid"])
+        machine.stdout_of(&["find", dir, "-mindepth", "1", "-maxdepth", "1", "-not", "-name", ".unsaid"])
     };
     let left = || dirs.iter().map(|dir| names(dir)).collect::<String>();
     wait_until("the directories to go", left, || left().is_empty());
@@ -150,21 +150,21 @@ fn a_unit_is_its_container() {
                 (state["ShimPid"].to_string(), state["Unit"].as_str()),
                 (main.clone(), Some("web.service"))
             );
-            let groups = machine.says(&["cat", &format!("/proc/{pid}/cgroup")]);
+            let groups = machine.stdout_of(&["cat", &format!("/proc/{pid}/cgroup")]);
             assert!(groups.contains("memory:/system.slice/web.service/"), "{groups}");
-            machine.says(&["sampan", "exec", "web", "true"]);
-            assert!(machine.says(&["sampan", "ps"]).contains("Up "));
+            machine.stdout_of(&["sampan", "exec", "web", "true"]);
+            assert!(machine.stdout_of(&["sampan", "ps"]).contains("Up "));
             wait_until(
                 "its output in the journal",
                 || machine.logs(),
                 || {
                     machine
-                        .says(&["journalctl", "--output", "cat", "--unit", "web.service"])
+                        .stdout_of(&["journalctl", "--output", "cat", "--unit", "web.service"])
                         .lines()
                         .any(|line| line == "up")
                 },
             );
-            assert_eq!(machine.says(&["sampan", "logs", "web"]), "up");
+            assert_eq!(machine.stdout_of(&["sampan", "logs", "web"]), "up");
             machine.systemctl(&["stop", "web.service"]);
             assert_eq!(
                 (web(machine, "ExecMainStatus"), web(machine, "Result")),
@@ -176,7 +176,7 @@ fn a_unit_is_its_container() {
             for action in ["create", "start", "kill", "die", "stop", "destroy"] {
                 assert_eq!(only.get(action), Some(&1), "{action}: {told_of:?}");
             }
-            assert_eq!(told(machine, "die", "exitCode"), ["3"]);
+            assert_eq!(attribute_values(machine, "die", "exitCode"), ["3"]);
         });
     });
 }
@@ -209,7 +209,7 @@ fn stopping_a_unit_uses_its_containers_signal_and_timeout() {
                 (web(machine, "ExecMainStatus"), web(machine, "Result")),
                 ("137".into(), "exit-code".into())
             );
-            assert_eq!(told(machine, "kill", "signal"), ["3", "15", "9"]);
+            assert_eq!(attribute_values(machine, "kill", "signal"), ["3", "15", "9"]);
             assert_nothing_left(machine);
         });
     });
@@ -220,7 +220,7 @@ fn await_up(machine: &Machine) {
     wait_until(
         "its trap",
         || machine.logs(),
-        || machine.says(&["sampan", "logs", "web"]).lines().any(|line| line == "up"),
+        || machine.stdout_of(&["sampan", "logs", "web"]).lines().any(|line| line == "up"),
     );
 }
 
@@ -231,21 +231,22 @@ fn a_limit_of_the_unit_holds_for_its_container() {
             let script = "dd if=/dev/zero of=/dev/null bs=200M count=1; echo \"dd: $?\"; exec sleep 1000";
             write_web(machine, "MemoryMax=40M\nTasksMax=50\n", "--memory 100m", script);
             start_web(machine);
-            let groups = machine.says(&["cat", &format!("/proc/{}/cgroup", web_pid(machine))]);
+            let groups = machine.stdout_of(&["cat", &format!("/proc/{}/cgroup", web_pid(machine))]);
             let limit = |hierarchy: &str, file: &str| {
                 let find = |line: &str| Some(line.split_once(&format!(":{hierarchy}:"))?.1.to_owned());
                 let own = PathBuf::from(groups.lines().find_map(find).expect("a group"));
                 let group = |path: &Path| format!("/sys/fs/cgroup/{hierarchy}{}/{file}", path.display());
-                [&own, own.parent().expect("below the unit")].map(|path| machine.says(&["cat", &group(path)]))
+                [&own, own.parent().expect("below the unit")]
+                    .map(|path| machine.stdout_of(&["cat", &group(path)]))
             };
             assert_eq!(limit("memory", "memory.limit_in_bytes"), ["104857600", "41943040"], "{groups}");
             assert_eq!(limit("pids", "pids.max")[1], "50");
             // In the container, the kernel kills only the process that uses too much memory.
-            let said = || machine.says(&["sampan", "logs", "web"]);
+            let said = || machine.stdout_of(&["sampan", "logs", "web"]);
             wait_until("the end of dd", || machine.logs(), || said().contains("dd: 137"));
             assert_eq!(web(machine, "ActiveState"), "active");
             assert_eq!(inspect(machine)["State"]["OOMKilled"], true, "{:?}", events(machine));
-            machine.says(&["sampan", "kill", "web"]);
+            machine.stdout_of(&["sampan", "kill", "web"]);
             machine.await_unit("web.service", "failed");
             assert_eq!(web(machine, "ExecMainStatus"), "137");
             // Here the kernel kills process 1 of the container.
@@ -254,7 +255,7 @@ fn a_limit_of_the_unit_holds_for_its_container() {
             machine.run(&["systemctl", "start", "web.service"]);
             machine.await_unit("web.service", "failed");
             assert_eq!(web(machine, "ExecMainStatus"), "137");
-            assert_eq!(told(machine, "oom", "name").len(), 2, "{:?}", events(machine));
+            assert_eq!(attribute_values(machine, "oom", "name").len(), 2, "{:?}", events(machine));
         });
     });
 }
@@ -271,20 +272,20 @@ fn only_the_container_has_the_sockets_of_its_unit() {
             write_web(machine, "Sockets=web.socket\n", "--stop-timeout 0", script);
             machine.systemctl(&["start", "web.socket"]);
             assert_eq!(web(machine, "ActiveState"), "inactive");
-            machine.says(&["sh", "-c", "echo hello >/run/web.fifo"]);
+            machine.stdout_of(&["sh", "-c", "echo hello >/run/web.fifo"]);
             machine.await_unit("web.service", "active");
             await_up(machine);
-            let said = machine.says(&["sampan", "logs", "web"]);
+            let said = machine.stdout_of(&["sampan", "logs", "web"]);
             let lines: Vec<&str> = said.lines().collect();
             assert_eq!((lines[0], lines[2]), ("2 1 things:things", "hello"), "{said}");
             assert!(lines[1].starts_with("socket:["), "{said}");
             // A process of `exec` has neither the sockets nor their variables; a second run of the container has them
             // again.
             let script = "[ -e /proc/self/fd/3 ] || echo \"none ${LISTEN_FDS-}\"";
-            assert_eq!(machine.says(&["sampan", "exec", "web", "sh", "-c", script]), "none ");
-            machine.says(&["sh", "-c", "echo again >/run/web.fifo"]);
-            machine.says(&["sampan", "restart", "-t", "0", "web"]);
-            let said = || machine.says(&["sampan", "logs", "web"]);
+            assert_eq!(machine.stdout_of(&["sampan", "exec", "web", "sh", "-c", script]), "none ");
+            machine.stdout_of(&["sh", "-c", "echo again >/run/web.fifo"]);
+            machine.stdout_of(&["sampan", "restart", "-t", "0", "web"]);
+            let said = || machine.stdout_of(&["sampan", "logs", "web"]);
             wait_until("the second run", || machine.logs(), || said().lines().any(|line| line == "again"));
             machine.systemctl(&["stop", "web.socket", "web.service"]);
             assert_nothing_left(machine);
@@ -310,7 +311,7 @@ fn a_unit_survives_a_killed_engine_and_starts_a_stopped_one() {
                 wait_until("the next engine", || machine.logs(), is_new);
                 assert_eq!((machine.main_pid("web.service"), web_pid(machine)), (main.clone(), pid.clone()));
                 assert_eq!(inspect(machine)["State"]["Unit"], "web.service");
-                machine.says(&["sampan", "exec", "web", "true"]);
+                machine.stdout_of(&["sampan", "exec", "web", "true"]);
             }
             // Without an engine, the container's end is still reported, exactly once.
             machine.systemctl(&["stop", "sampan-engine.socket", "sampan-engine.service"]);
@@ -319,11 +320,11 @@ fn a_unit_survives_a_killed_engine_and_starts_a_stopped_one() {
             machine.run(&["systemctl", "start", "web.service"]);
             machine.await_unit("web.service", "failed");
             assert_eq!(web(machine, "ExecMainStatus"), "125");
-            let log = machine.says(&["journalctl", "--unit", "web.service", "--output", "cat"]);
+            let log = machine.stdout_of(&["journalctl", "--unit", "web.service", "--output", "cat"]);
             assert!(log.contains("cannot connect to the engine at /run/sampan/engine.sock"), "{log}");
             machine.systemctl(&["start", "sampan-engine.socket"]);
             assert_nothing_left(machine);
-            assert_eq!(told(machine, "die", "exitCode"), ["3"]);
+            assert_eq!(attribute_values(machine, "die", "exitCode"), ["3"]);
             for (id, told_of) in events(machine) {
                 assert!(
                     ["create", "start", "die"].iter().all(|action| told_of[*action] == 1),
@@ -348,15 +349,15 @@ fn the_shim_answers_the_watchdog_until_it_hangs() {
                 last = web(machine, "WatchdogTimestampMonotonic");
             }
             let main = machine.main_pid("web.service").expect("it runs");
-            machine.says(&["kill", "-STOP", &main]);
+            machine.stdout_of(&["kill", "-STOP", &main]);
             machine.await_unit("web.service", "failed");
             assert_eq!(web(machine, "Result"), "watchdog");
             wait_until(
                 "its end to be told",
                 || machine.logs(),
-                || !told(machine, "die", "reason").is_empty(),
+                || !attribute_values(machine, "die", "reason").is_empty(),
             );
-            assert_eq!(told(machine, "die", "reason"), ["its shim was killed"]);
+            assert_eq!(attribute_values(machine, "die", "reason"), ["its shim was killed"]);
             assert_nothing_left(machine);
         });
     });
@@ -381,7 +382,7 @@ fn a_container_that_tells_systemd_itself_is_believed() {
             wait_until("the container", || machine.logs(), is_there);
             await_up(machine);
             assert_eq!(web(machine, "ActiveState"), "activating");
-            machine.says(&["sampan", "exec", "web", "touch", "/tmp/go"]);
+            machine.stdout_of(&["sampan", "exec", "web", "touch", "/tmp/go"]);
             machine.await_unit("web.service", "active");
             // The shim leaves the watchdog to the container, which does not answer it.
             machine.await_unit("web.service", "failed");
@@ -405,7 +406,7 @@ fn a_container_that_cannot_start_fails_its_unit_with_the_reason() {
                     (web(machine, "Result"), web(machine, "ExecMainStatus")),
                     ("exit-code".into(), status.into())
                 );
-                let log = machine.says(&["journalctl", "--unit", "web.service", "--output", "cat"]);
+                let log = machine.stdout_of(&["journalctl", "--unit", "web.service", "--output", "cat"]);
                 assert!(log.contains("error: cannot start container web: ") && log.contains(why), "{log}");
                 assert_nothing_left(machine);
             }
@@ -443,9 +444,9 @@ fn what_cannot_be_a_unit_is_refused_and_leaves_no_container() {
                     "{lines}{start}"
                 );
                 assert_eq!(web(machine, "ExecMainStatus"), "125");
-                let log = || machine.says(&["journalctl", "--output", "cat", "--unit", "web.service"]);
+                let log = || machine.stdout_of(&["journalctl", "--output", "cat", "--unit", "web.service"]);
                 wait_until(why, || machine.logs(), || log().contains(why));
-                assert_eq!(machine.says(&["sampan", "ps", "--all", "--quiet"]), "", "{lines}{start}");
+                assert_eq!(machine.stdout_of(&["sampan", "ps", "--all", "--quiet"]), "", "{lines}{start}");
             }
             // Outside of any unit.
             let output = machine.run(&["sampan", "run", "--unit", "box:1", "true"]);
@@ -456,7 +457,7 @@ fn what_cannot_be_a_unit_is_refused_and_leaves_no_container() {
                 output.status.code() == Some(125) && said.contains("is in no service of systemd's"),
                 "{said}"
             );
-            assert_eq!(machine.says(&["sampan", "ps", "--all", "--quiet"]), "");
+            assert_eq!(machine.stdout_of(&["sampan", "ps", "--all", "--quiet"]), "");
         });
     });
 }
@@ -465,16 +466,16 @@ fn what_cannot_be_a_unit_is_refused_and_leaves_no_container() {
 fn a_container_of_a_unit_can_be_used_like_others() {
     Machine::installed(|machine| {
         with_sampan(machine, |machine| {
-            let id = machine.says(&["sampan", "create", "--name", "web", "box:1", "sh", "-c", GENTLE]);
+            let id = machine.stdout_of(&["sampan", "create", "--name", "web", "box:1", "sh", "-c", GENTLE]);
             let start = "ExecStart=/usr/bin/sampan start --unit web\n";
             write_unit(machine, "web.service", &[SERVICE, "SuccessExitStatus=3\n", start].concat());
             start_web(machine);
             await_up(machine);
             let (main, pid) = (machine.main_pid("web.service"), web_pid(machine));
-            assert_eq!(machine.says(&["sampan", "start", "web"]), "web");
+            assert_eq!(machine.stdout_of(&["sampan", "start", "web"]), "web");
             assert_eq!(web_pid(machine), pid, "it ran already");
             // The unit goes on when the container gets another process 1.
-            machine.says(&["sampan", "restart", "web"]);
+            machine.stdout_of(&["sampan", "restart", "web"]);
             assert_ne!(web_pid(machine), pid);
             assert_eq!(
                 (machine.main_pid("web.service"), web(machine, "ActiveState")),
@@ -482,31 +483,35 @@ fn a_container_of_a_unit_can_be_used_like_others() {
             );
             let mut attach = machine.command(&["sampan", "attach", "--no-stdin", "web"]);
             let attached = attach.stdout(Stdio::piped()).spawn().expect("sh");
-            wait_until("the client", || machine.logs(), || !told(machine, "attach", "name").is_empty());
-            machine.says(&["sampan", "pause", "web"]);
-            machine.says(&["sampan", "stop", "web"]);
+            wait_until(
+                "the client",
+                || machine.logs(),
+                || !attribute_values(machine, "attach", "name").is_empty(),
+            );
+            machine.stdout_of(&["sampan", "pause", "web"]);
+            machine.stdout_of(&["sampan", "stop", "web"]);
             let output = attached.wait_with_output().expect("ours");
             assert_eq!((output.status.code(), &*output.stdout), (Some(3), &b"bye\n"[..]));
             machine.await_unit("web.service", "inactive");
             assert_eq!(web(machine, "ExecMainStatus"), "3");
             // A container that was started by hand runs outside the unit, and a start of the unit is refused meanwhile.
-            machine.says(&["sampan", "start", "web"]);
+            machine.stdout_of(&["sampan", "start", "web"]);
             assert_eq!(inspect(machine)["State"]["Unit"], "");
             assert!(!machine.run(&["systemctl", "start", "web.service"]).status.success());
-            let log = machine.says(&["journalctl", "--unit", "web.service", "--output", "cat"]);
+            let log = machine.stdout_of(&["journalctl", "--unit", "web.service", "--output", "cat"]);
             assert!(log.contains("container \"web\" runs already"), "{log}");
-            machine.says(&["sampan", "stop", "web"]);
+            machine.stdout_of(&["sampan", "stop", "web"]);
             machine.systemctl(&["reset-failed", "web.service"]);
             start_web(machine);
-            machine.says(&["sampan", "rm", "--force", "web"]);
+            machine.stdout_of(&["sampan", "rm", "--force", "web"]);
             machine.await_unit("web.service", "failed");
             assert_eq!(web(machine, "ExecMainStatus"), "137");
             assert_eq!(events(machine)[&id]["destroy"], 1);
             assert_nothing_left(machine);
             // A restart policy is refused, since both systemd and the shim would restart the container.
-            machine.says(&["sampan", "create", "--name", "web", "--restart", "always", "box:1", "true"]);
+            machine.stdout_of(&["sampan", "create", "--name", "web", "--restart", "always", "box:1", "true"]);
             assert!(!machine.run(&["systemctl", "start", "web.service"]).status.success());
-            let log = machine.says(&["journalctl", "--unit", "web.service", "--output", "cat"]);
+            let log = machine.stdout_of(&["journalctl", "--unit", "web.service", "--output", "cat"]);
             assert!(log.contains("has a restart policy of its own"), "{log}");
         });
     });
@@ -549,15 +554,16 @@ fn a_unit_whose_shim_is_killed_restarts_and_reports_each_end() {
 fn a_generated_unit_is_valid_and_is_its_container() {
     Machine::installed(|machine| {
         with_sampan(machine, |machine| {
-            let generate =
-                |more: &[&str]| machine.says(&[&["sampan", "generate", "systemd", "web"], more].concat());
+            let generate = |more: &[&str]| {
+                machine.stdout_of(&[&["sampan", "generate", "systemd", "web"], more].concat())
+            };
             let options =
                 ["--name", "web", "-e", "A=$b %c \"d\"", "--stop-signal", "QUIT", "--cidfile", "/run/web.id"];
             let script = "echo \"$A\"; trap 'exit 131' QUIT; echo up; while :; do sleep 1 & wait; done";
-            machine.says(
+            machine.stdout_of(
                 &[&["sampan", "run", "-d"], options.as_slice(), &["box:1", "sh", "-c", script]].concat(),
             );
-            machine.says(&["sampan", "stop", "web"]);
+            machine.stdout_of(&["sampan", "stop", "web"]);
             let id = inspect(machine)["Id"].take();
             for (more, is_same) in [(&[][..], true), (&["--new"], false)] {
                 let text = generate(more);
@@ -576,7 +582,7 @@ fn a_generated_unit_is_valid_and_is_its_container() {
                 let document = inspect(machine);
                 assert_eq!(document["Id"] == id, is_same);
                 assert_eq!(document["State"]["Unit"], "web.service");
-                let said = machine.says(&["sampan", "logs", "--tail", "2", "web"]);
+                let said = machine.stdout_of(&["sampan", "logs", "--tail", "2", "web"]);
                 assert_eq!(said.lines().next(), Some("$b %c \"d\""), "{said}");
                 machine.systemctl(&["restart", "web.service"]);
                 await_up(machine);
@@ -595,7 +601,7 @@ fn a_generated_unit_is_valid_and_is_its_container() {
 fn a_unit_as_it_was_generated_before_still_works() {
     Machine::installed(|machine| {
         with_sampan(machine, |machine| {
-            machine.says(&["sampan", "create", "--name", "web", "box:1", "sh", "-c", GENTLE]);
+            machine.stdout_of(&["sampan", "create", "--name", "web", "box:1", "sh", "-c", GENTLE]);
             let text = "[Service]\nType=exec\nRestart=on-failure\nTimeoutStopSec=70\n\
                         ExecStart=/usr/bin/sampan start --attach web\nExecStop=/usr/bin/sampan stop --timeout 10 web\n";
             write_unit(machine, "web.service", text);
@@ -613,9 +619,9 @@ fn a_shim_in_a_unit_is_as_small_as_any_other() {
         with_sampan(machine, |machine| {
             write_web(machine, "", "--stop-timeout 0", "exec sleep 1000");
             start_web(machine);
-            machine.says(&["sampan", "run", "-d", "--name", "other", "box:1", "sleep", "1000"]);
+            machine.stdout_of(&["sampan", "run", "-d", "--name", "other", "box:1", "sleep", "1000"]);
             let shim = |name: &str| {
-                let text = machine.says(&["sampan", "container", "inspect", name]);
+                let text = machine.stdout_of(&["sampan", "container", "inspect", name]);
                 let document: Value = serde_json::from_str(&text).expect("JSON");
                 document[0]["State"]["ShimPid"].to_string()
             };
@@ -631,7 +637,7 @@ fn a_shim_in_a_unit_is_as_small_as_any_other() {
             wait_until("both to be small", || format!("{:?} KiB", sizes()), is_same);
             assert_eq!(shims.each_ref().map(|pid| number(pid, "status", "Threads:")), [1, 1]);
             machine.systemctl(&["stop", "web.service"]);
-            machine.says(&["sampan", "rm", "-f", "other"]);
+            machine.stdout_of(&["sampan", "rm", "-f", "other"]);
         });
     });
 }
@@ -650,7 +656,7 @@ fn output_goes_to_the_journal_once_whatever_the_log_driver_is() {
                 let script = format!("echo out{round}; echo err{round} >&2; exec sleep 1000");
                 write_web(machine, lines, &format!("--stop-timeout 0 --log-driver {driver}"), &script);
                 start_web(machine);
-                let log = || machine.says(&["journalctl", "--output", "cat", "--unit", "web.service"]);
+                let log = || machine.stdout_of(&["journalctl", "--output", "cat", "--unit", "web.service"]);
                 let count = |word: &str| {
                     let word = format!("{word}{round}");
                     log().lines().filter(|line| *line == word).count()
@@ -660,7 +666,7 @@ fn output_goes_to_the_journal_once_whatever_the_log_driver_is() {
                 machine.systemctl(&["stop", "web.service"]);
                 assert_eq!((count("out"), count("err")), (usize::from(!in_file), 1), "{driver}: {}", log());
             }
-            assert_eq!(machine.says(&["cat", "/run/web.out"]), "out3");
+            assert_eq!(machine.stdout_of(&["cat", "/run/web.out"]), "out3");
         });
     });
 }
@@ -672,7 +678,7 @@ fn no_other_unit_moves_a_container_out_of_its_groups() {
             write_web(machine, "", "", GENTLE);
             start_web(machine);
             await_up(machine);
-            let groups = || machine.says(&["cat", &format!("/proc/{}/cgroup", web_pid(machine))]);
+            let groups = || machine.stdout_of(&["cat", &format!("/proc/{}/cgroup", web_pid(machine))]);
             let before = groups();
             let other = "[Service]\nType=exec\nDevicePolicy=closed\nIOWeight=50\nExecStart=/bin/sleep 1000\n";
             write_unit(machine, "other.service", other);
@@ -698,12 +704,12 @@ fn a_start_interrupted_between_engine_and_shim_is_undone() {
     Machine::installed(|machine| {
         with_sampan(machine, |machine| {
             let (shim, real) = ("/usr/bin/sampan-shim", "/usr/bin/real-shim");
-            machine.says(&["mv", shim, real]);
+            machine.stdout_of(&["mv", shim, real]);
             // Without a shim, the service's process has nothing to execute.
             write_web(machine, "", "", GENTLE);
             assert!(!machine.run(&["systemctl", "start", "web.service"]).status.success());
             assert_eq!(web(machine, "ExecMainStatus"), "125");
-            let log = || machine.says(&["journalctl", "--unit", "web.service", "--output", "cat"]);
+            let log = || machine.stdout_of(&["journalctl", "--unit", "web.service", "--output", "cat"]);
             assert!(log().contains("cannot become \"/usr/bin/sampan-shim\": No such file"), "{}", log());
             assert_nothing_left(machine);
             // The engine is killed before the shim exists: the next engine removes the unfinished start, and the client
@@ -712,7 +718,7 @@ fn a_start_interrupted_between_engine_and_shim_is_undone() {
                 "#!/bin/bash\ntouch /run/here\nwhile [ ! -e /run/go ]; do sleep 0.02; done\nexec -a {shim} {real} \"$@\"\n"
             );
             fs::write(machine.path(shim), wait).expect("written");
-            machine.says(&["chmod", "755", shim]);
+            machine.stdout_of(&["chmod", "755", shim]);
             machine.systemctl(&["start", "--no-block", "web.service"]);
             let is_here = || machine.path("/run/here").exists();
             wait_until("the client to be about to be a shim", || machine.logs(), is_here);
@@ -720,20 +726,20 @@ fn a_start_interrupted_between_engine_and_shim_is_undone() {
             let is_buried =
                 || machine.run(&["sampan", "container", "inspect", "web"]).status.code() == Some(1);
             wait_until("the container to go", || machine.logs(), is_buried);
-            machine.says(&["touch", "/run/go"]);
+            machine.stdout_of(&["touch", "/run/go"]);
             machine.await_unit("web.service", "failed");
             assert_eq!(web(machine, "ExecMainStatus"), "125");
             assert!(log().contains("the engine ended before it had handed over the start"), "{}", log());
             assert_nothing_left(machine);
             // Here the client is killed instead.
-            machine.says(&["rm", "/run/go", "/run/here"]);
+            machine.stdout_of(&["rm", "/run/go", "/run/here"]);
             machine.systemctl(&["start", "--no-block", "web.service"]);
             wait_until("the client to be about to be a shim", || machine.logs(), is_here);
             machine.systemctl(&["kill", "--kill-whom=main", "--signal=KILL", "web.service"]);
             machine.await_unit("web.service", "failed");
             assert_nothing_left(machine);
-            assert_eq!(told(machine, "start", "name"), Vec::<String>::new());
-            machine.says(&["mv", real, shim]);
+            assert_eq!(attribute_values(machine, "start", "name"), Vec::<String>::new());
+            machine.stdout_of(&["mv", real, shim]);
             start_web(machine);
             machine.systemctl(&["stop", "web.service"]);
         });
@@ -746,14 +752,14 @@ fn a_unit_whose_runtime_hangs_can_be_stopped() {
         with_sampan(machine, |machine| {
             let hang = "#!/bin/sh\ncase \"$*\" in *' run '*) touch /run/here; exec sleep 1000;; esac\nexec runc \"$@\"\n";
             fs::write(machine.path("/root/hang"), hang).expect("written");
-            machine.says(&["chmod", "755", "/root/hang"]);
+            machine.stdout_of(&["chmod", "755", "/root/hang"]);
             write_web(machine, "TimeoutStartSec=infinity\n", "--runtime /root/hang --stop-timeout 1", GENTLE);
             machine.systemctl(&["start", "--no-block", "web.service"]);
             let is_here = || machine.path("/run/here").exists();
             wait_until("the runtime to hang", || machine.logs(), is_here);
             machine.systemctl(&["stop", "web.service"]);
             assert_eq!(web(machine, "ExecMainStatus"), "125");
-            let log = machine.says(&["journalctl", "--unit", "web.service", "--output", "cat"]);
+            let log = machine.stdout_of(&["journalctl", "--unit", "web.service", "--output", "cat"]);
             assert!(log.contains("the OCI runtime did not finish in"), "{log}");
             assert_nothing_left(machine);
         });
@@ -768,7 +774,7 @@ fn a_set_up_that_fits_no_socket_buffer_reaches_the_shim() {
                 (0..6).map(|nth| format!("--label=k{nth}={}", "x".repeat(100 << 10))).collect();
             let words = ["sampan", "import", "--quiet", "box:1", "/root/box.tar"].into_iter();
             let words: Vec<&str> = words.chain(labels.iter().map(String::as_str)).collect();
-            machine.says(&words);
+            machine.stdout_of(&words);
             write_web(machine, "", "", GENTLE);
             start_web(machine);
             await_up(machine);
@@ -854,11 +860,11 @@ fn live_on_version_2(runtime: &Path, times: usize) {
         // The unit's controllers are available below it, and its next main process can still be started in it.
         let controllers = |name: &str| fs::read_to_string(group.join(name)).expect("a group");
         assert_eq!(controllers("cgroup.subtree_control"), controllers("cgroup.controllers"));
-        containers.says(&["exec", "web", "true"]);
+        containers.stdout_of(&["exec", "web", "true"]);
         match round % 3 {
             0 => assert!(systemctl(&["kill", "--kill-whom=main", "--signal=KILL", "web.service"])),
             1 => assert!(systemctl(&["restart", "web.service"])),
-            _ => drop(containers.says(&["stop", "web"])),
+            _ => drop(containers.stdout_of(&["stop", "web"])),
         }
         let is_next = |pid: &String| pid != "0" && *pid != main && property("ActiveState") == "active";
         let mut next = None;
@@ -869,7 +875,7 @@ fn live_on_version_2(runtime: &Path, times: usize) {
         wait_until("the next run", || containers.log(), &mut is_there);
         main = next.expect("it runs");
     }
-    let up = || containers.says(&["logs", "web"]) == "up";
+    let up = || containers.stdout_of(&["logs", "web"]) == "up";
     wait_until("its trap", || containers.log(), up);
     assert!(systemctl(&["stop", "web.service"]));
     assert_eq!(property("ExecMainStatus"), "3", "{}", containers.log());

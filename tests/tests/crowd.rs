@@ -20,7 +20,7 @@ fn start(container: &str) -> Request {
 }
 
 /// The actions of each container's events, in order.
-fn told(containers: &Containers, ids: &[String], last: &str) -> HashMap<String, Vec<String>> {
+fn actions(containers: &Containers, ids: &[String], last: &str) -> HashMap<String, Vec<String>> {
     let mut left: std::collections::HashSet<&str> = ids.iter().map(String::as_str).collect();
     let mut all: HashMap<String, Vec<String>> = HashMap::new();
     let mut subscriber = containers.host.follow_from(0);
@@ -73,9 +73,9 @@ fn a_hundred_concurrent_containers_leave_nothing() {
     for id in &ids {
         containers.ok(Request::RemoveContainer { container: id.clone(), force: false });
     }
-    let told = told(&containers, &ids, "destroy");
+    let actions = actions(&containers, &ids, "destroy");
     for id in &ids {
-        assert_eq!(told[id], ["create", "start", "kill", "die", "stop", "destroy"], "{id}");
+        assert_eq!(actions[id], ["create", "start", "kill", "die", "stop", "destroy"], "{id}");
     }
     let looks = || format!("{:?}", leaks::left_of(&containers, &ids));
     sampan_tests::host::wait_until("all to be gone", looks, || leaks::left_of(&containers, &ids).is_empty());
@@ -105,9 +105,9 @@ fn many_successive_runs_leave_nothing_and_are_reported_once() {
     ids.extend((20..runs).map(run));
     eprintln!("{} runs in {:?}", runs - 20, begun.elapsed());
     containers.await_no_shim();
-    let told = told(&containers, &ids, "destroy");
+    let actions = actions(&containers, &ids, "destroy");
     for id in &ids {
-        assert_eq!(told[id], ["create", "start", "die", "destroy"], "{id}");
+        assert_eq!(actions[id], ["create", "start", "die", "destroy"], "{id}");
     }
     assert_eq!(leaks::left_of(&containers, &ids), [""; 0]);
     let looks = || format!("{} descriptors, {descriptors} before", leaks::descriptors(engine));

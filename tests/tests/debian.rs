@@ -114,14 +114,14 @@ fn installed() -> (Containers, PathBuf) {
     let mut command = Command::new("tar");
     command.args(["--xattrs", "--xattrs-include=*", "--numeric-owner", "--format=pax", "-C"]).arg(&root);
     assert!(command.arg("-cf").arg(&tar).arg(".").status().expect("tar").success());
-    containers.says(&["import", "debian:min", tar.to_str().expect("text"), "--cmd", "/bin/bash"]);
+    containers.stdout_of(&["import", "debian:min", tar.to_str().expect("text"), "--cmd", "/bin/bash"]);
     fs::remove_file(tar).expect("ours");
     (containers, root)
 }
 
 /// Output of a command in a new container; it must succeed.
 fn inside(containers: &Containers, options: &[&str], script: &str) -> String {
-    containers.says(&[&["run", "--rm"], options, &["debian:min", "bash", "-c", script]].concat())
+    containers.stdout_of(&[&["run", "--rm"], options, &["debian:min", "bash", "-c", script]].concat())
 }
 
 /// Output of a program that runs in `dir`, as sorted lines.
@@ -258,7 +258,7 @@ fn a_terminal_has_job_control_and_a_login_shell_its_profile() {
         "{said}"
     );
     let login = "shopt -q login_shell && echo $PATH; cd; pwd";
-    let said = containers.says(&["run", "--rm", "debian:min", "bash", "-lc", login]);
+    let said = containers.stdout_of(&["run", "--rm", "debian:min", "bash", "-lc", login]);
     assert_eq!(said, "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n/root");
     let length = "word=$'\\xc3\\xa4'; echo ${#word}; locale 2>&1 | head -n1";
     assert_eq!(inside(&containers, &["-e", "LANG=C.UTF-8"], length), "1\nLANG=C.UTF-8");
@@ -271,14 +271,14 @@ fn an_init_takes_orphans_away_and_without_one_they_stay() {
     let script = "(sleep 0.01 &); exec sleep 1000";
     let run = |name: &str, options: &[&str]| {
         let words = [&["run", "-d", "--name", name], options, &["debian:min", "bash", "-c", script]].concat();
-        containers.says(&words);
+        containers.stdout_of(&words);
     };
     run("with", &["--init"]);
     run("without", &[]);
     let states = |name: &str| {
         let look =
             "for one in /proc/[0-9]*; do [ $(cat $one/comm) = sleep ] && grep State $one/status; done; true";
-        containers.says(&["exec", name, "bash", "-c", look])
+        containers.stdout_of(&["exec", name, "bash", "-c", look])
     };
     wait_until("a zombie", || states("without"), || states("without").contains("zombie"));
     wait_until("no orphan", || states("with"), || states("with").lines().count() == 1);

@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 use sampan_oci::digest::Digest;
 use sampan_tests::bed::{Bed, Usage, arch};
 use sampan_tests::host::{Host, need_root};
-use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing, Reply, write_layout};
+use sampan_tests::registry::{Image, Layer, Packing, Reply, ScriptedRegistry, write_layout};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -350,7 +350,7 @@ fn small_bed(size: usize, table: &str) -> Bed {
     need_root();
     let mut host = Host::with_monitord(&[]);
     host.mount_tmpfs("data", size);
-    Bed::on(host, LyingRegistry::start(), table)
+    Bed::on(host, ScriptedRegistry::start(), table)
 }
 
 /// Names of the images in the store.
@@ -499,7 +499,7 @@ fn what_cannot_be_removed_keeps_no_engine_from_starting() {
     for name in ["layer-0", "blob-7", "other"] {
         host.mount_tmpfs(&format!("data/store/tmp/{name}"), 1 << 20);
     }
-    let bed = Bed::on(host, LyingRegistry::start(), "");
+    let bed = Bed::on(host, ScriptedRegistry::start(), "");
     let log = bed.log();
     assert!(log.contains("cannot remove") && log.contains("store/tmp/layer-0: "), "{log}");
     let small = bed.pull("small", &[Layer::large("small", 100_000, Packing::Gzip)]);

@@ -4,7 +4,7 @@ use sampan_ipc::engine::{Code, Phase, Pull, Request};
 use sampan_oci as oci;
 use sampan_oci::digest::{Algorithm, Digest, Hasher};
 use sampan_tests::engine::Engine;
-use sampan_tests::registry::{DockerRegistry, Image, Layer, LyingRegistry, Packing, Reply, index_of};
+use sampan_tests::registry::{DockerRegistry, Image, Layer, Packing, Reply, ScriptedRegistry, index_of};
 
 fn sha512(bytes: &[u8]) -> Digest {
     let mut hasher = Hasher::new(Algorithm::Sha512);
@@ -40,7 +40,7 @@ fn one_job_pulls_all_tags_of_a_repository_and_shares_layers() {
 
 #[test]
 fn a_tag_that_cannot_be_pulled_keeps_no_other_back() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     let image = Image::of(&[Layer::of(&[("a", b"b")], Packing::Gzip)], "amd64");
     registry.publish("some", &image);
     let tags = br#"{"name":"some","tags":["bad","t"]}"#;
@@ -70,7 +70,7 @@ fn replaced(document: &[u8], from: &Digest, to: &Digest) -> Vec<u8> {
 
 #[test]
 fn digests_of_sha_512_are_as_good() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     let layer = Layer::large("data", 100_000, Packing::Gzip);
     let mut image = Image::of(std::slice::from_ref(&layer), "amd64");
     let long = sha512(&layer.blob);
@@ -92,7 +92,7 @@ fn digests_of_sha_512_are_as_good() {
 
 #[test]
 fn zstd_with_frames_to_be_skipped_is_taken() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     // zstd:chunked ends with a skippable frame, its table of contents. RFC 8878, section 3.1.2.
     let skipped = [&[0x50, 0x2a, 0x4d, 0x18][..], &5_u32.to_le_bytes(), b"abcde"].concat();
     let mut layer = Layer::large("data", 100_000, Packing::Zstd);
@@ -104,7 +104,7 @@ fn zstd_with_frames_to_be_skipped_is_taken() {
 
 #[test]
 fn what_is_no_image_is_refused_by_name() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     let artifact = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",
         "artifactType":"application/vnd.example.sbom","layers":[],
         "config":{"mediaType":"application/vnd.oci.empty.v1+json","size":2,
@@ -127,7 +127,7 @@ fn what_is_no_image_is_refused_by_name() {
 
 #[test]
 fn an_index_without_the_wanted_platform_says_what_there_is() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     let entry = r#"{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":2,
         "digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
         "platform":{"os":"linux","architecture":"mips"}}"#;
@@ -144,7 +144,7 @@ fn an_index_without_the_wanted_platform_says_what_there_is() {
 
 #[test]
 fn an_index_in_an_index_is_taken_and_one_without_end_is_not() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     let image = Image::of(&[Layer::of(&[("one", b"1")], Packing::Gzip)], "amd64");
     registry.publish("deep", &image);
     let mut below = index_of(std::slice::from_ref(&image));

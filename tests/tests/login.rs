@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use sampan_oci as oci;
 use sampan_tests::engine_host::EngineHost;
 use sampan_tests::host::PATIENCE;
-use sampan_tests::keen_registry::{Asked, Fault, Guard, KeenRegistry};
+use sampan_tests::memory_registry::{Asked, Fault, Guard, MemoryRegistry};
 use sampan_tests::registry::{DockerRegistry, Image, Layer, Packing};
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -86,7 +86,7 @@ fn words(text: &str) -> Vec<&str> {
 }
 
 /// Requests for tokens.
-fn token_requests(registry: &KeenRegistry) -> Vec<Asked> {
+fn token_requests(registry: &MemoryRegistry) -> Vec<Asked> {
     registry.asked().into_iter().filter(|asked| asked.path == "/token").collect()
 }
 
@@ -114,7 +114,7 @@ fn large() -> Image {
 
 #[test]
 fn a_pull_token_has_the_pulls_scope_and_is_renewed_in_a_blob() {
-    let (host, registry, image) = (EngineHost::start(), KeenRegistry::start(), large());
+    let (host, registry, image) = (EngineHost::start(), MemoryRegistry::start(), large());
     registry.publish("a/b", "t", oci::MANIFEST, &image);
     registry.guard(Guard::default());
     let layer = format!("GET a/b/blobs/{}", image.blobs[0].0);
@@ -134,7 +134,7 @@ fn a_pull_token_has_the_pulls_scope_and_is_renewed_in_a_blob() {
 
 #[test]
 fn a_push_token_includes_mounts_and_is_renewed_on_the_way() {
-    let (host, registry, image) = (EngineHost::start(), KeenRegistry::start(), large());
+    let (host, registry, image) = (EngineHost::start(), MemoryRegistry::start(), large());
     registry.publish("from", "t", oci::MANIFEST, &image);
     let source = format!("{}/from:t", registry.address);
     host.ok(&["pull", &source]);
@@ -154,7 +154,7 @@ fn a_push_token_includes_mounts_and_is_renewed_on_the_way() {
 
 #[test]
 fn a_password_goes_to_the_realm_and_the_token_to_the_registry() {
-    let (host, registry, realm) = (EngineHost::start(), KeenRegistry::start(), KeenRegistry::start());
+    let (host, registry, realm) = (EngineHost::start(), MemoryRegistry::start(), MemoryRegistry::start());
     // The realm is another server, whose tokens the registry does not know: this is enough to see which server gets the
     // credentials.
     realm.guard(Guard { secret: base64("ann:hunter2"), realm: None });
@@ -172,7 +172,7 @@ fn a_password_goes_to_the_realm_and_the_token_to_the_registry() {
         assert!(!asked.header("authorization").starts_with("Basic"), "{asked:?}");
     }
 
-    let own = KeenRegistry::start();
+    let own = MemoryRegistry::start();
     own.guard(Guard { secret: base64("ann:hunter2"), realm: None });
     own.publish("a", "t", oci::MANIFEST, &image());
     let said = host.fails(1, &["login", "-u", "ann", "-p", "wrong", &own.address]);
@@ -184,7 +184,7 @@ fn a_password_goes_to_the_realm_and_the_token_to_the_registry() {
 
 #[test]
 fn an_identity_token_is_exchanged_by_oauth2() {
-    let (host, registry) = (EngineHost::start(), KeenRegistry::start());
+    let (host, registry) = (EngineHost::start(), MemoryRegistry::start());
     registry.publish("a", "t", oci::MANIFEST, &image());
     registry.guard(Guard { secret: "long-lived".to_owned(), realm: None });
     let entry = serde_json::json!({"auth": base64("<token>:"), "identitytoken": "long-lived"});
@@ -208,7 +208,7 @@ fn an_identity_token_is_exchanged_by_oauth2() {
 fn a_realm_that_would_take_a_password_in_the_open_gets_none() {
     let host = EngineHost::start();
     for realm in ["http://realm.example/token", "file:///etc/passwd", "https://a@b/", ""] {
-        let registry = KeenRegistry::start();
+        let registry = MemoryRegistry::start();
         registry.guard(Guard { secret: String::new(), realm: Some(realm.to_owned()) });
         let said = host.fails(1, &["login", "-u", "ann", "-p", "hunter2", &registry.address]);
         assert!(said.contains("not HTTPS"), "{realm}: {said}");
@@ -218,7 +218,7 @@ fn a_realm_that_would_take_a_password_in_the_open_gets_none() {
 
 #[test]
 fn who_we_are_stays_with_the_registry_when_it_redirects() {
-    let (host, registry, store) = (EngineHost::start(), KeenRegistry::start(), KeenRegistry::start());
+    let (host, registry, store) = (EngineHost::start(), MemoryRegistry::start(), MemoryRegistry::start());
     let image = large();
     registry.publish("a", "t", oci::MANIFEST, &image);
     store.publish("a", "t", oci::MANIFEST, &image);

@@ -24,21 +24,21 @@ fn ends(command: Command) -> (ExitStatus, String) {
 }
 
 /// A running command; dropping it kills it.
-struct Begun(Child);
+struct Running(Child);
 
-impl Drop for Begun {
+impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-fn begin(mut command: Command) -> Begun {
-    Begun(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("built"))
+fn begin(mut command: Command) -> Running {
+    Running(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("built"))
 }
 
 /// Waits until a command has ended by itself; returns its status and its standard error.
-fn end(mut begun: Begun) -> (ExitStatus, String) {
+fn end(mut begun: Running) -> (ExitStatus, String) {
     let (child, mut status) = (&mut begun.0, None);
     wait_until("the command to end", String::new, || {
         status = child.try_wait().expect("ours");
@@ -126,7 +126,7 @@ fn ids_are_written_through_links_and_only_to_regular_files() {
             ..sampan_ipc::engine::Start::default()
         }));
         assert!(failure.message.contains("cannot write the pid file"), "{}", failure.message);
-        containers.says(&["rm", &id]);
+        containers.stdout_of(&["rm", &id]);
     }
     others.assert_untouched();
     let (status, said) = ends({
@@ -135,7 +135,7 @@ fn ids_are_written_through_links_and_only_to_regular_files() {
         command
     });
     assert!(status.code() == Some(125) && said.contains("--cidfile"), "{said}");
-    assert_eq!(containers.says(&["ps", "--all", "--quiet"]), "", "nothing is half-done");
+    assert_eq!(containers.stdout_of(&["ps", "--all", "--quiet"]), "", "nothing is half-done");
 
     // Symbolic links are followed, and other files in these directories are left alone.
     let (pid, real_pid, cid, real_cid) = (at("pid"), at("real.pid"), at("cid"), at("real.cid"));
@@ -149,7 +149,7 @@ fn ids_are_written_through_links_and_only_to_regular_files() {
     }
     let before = fs::read_dir(at("")).expect("listed").count();
     let options = ["run", "-d", "--cidfile", &text(&cid), "--pidfile", &text(&pid), "box:1", "sleep", "1000"];
-    let id = containers.says(&options);
+    let id = containers.stdout_of(&options);
     assert_eq!(fs::read_to_string(&real_cid).expect("written"), id);
     assert!(fs::symlink_metadata(&cid).expect("there").is_symlink());
     assert!(fs::symlink_metadata(&pid).expect("there").is_symlink());
@@ -383,7 +383,7 @@ fn files_that_are_read_are_bounded_and_a_fifo_does_not_hang() {
         }
     }
     // All run at once, since each waits some seconds for a process to open the FIFO.
-    let begun: Vec<Begun> = cases
+    let begun: Vec<Running> = cases
         .iter()
         .map(|(program, args, _)| {
             let mut command = saver.host.command(program);

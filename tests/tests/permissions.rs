@@ -78,7 +78,7 @@ fn files_and_sockets_admit_exactly_the_users_in_the_table() {
         let path = |below: &str| containers.host.path(below);
         open_to_all(&path(""));
         let sampan = programs(&path(""), &["sampan"]).join("sampan");
-        containers.says(&["run", "--name", "web", "box:1", "echo", "a secret"]);
+        containers.stdout_of(&["run", "--name", "web", "box:1", "echo", "a secret"]);
 
         for (below, wanted) in [
             ("run", (0, 0, 0o755)),
@@ -176,12 +176,15 @@ fn a_container_of_user_1000_runs_below_private_directories() {
     let containers = Containers::new();
     let script = "set -e; id -u; cat /etc/hosts >/dev/null; cat /etc/resolv.conf >/dev/null; cat /etc/group >/dev/null; \
                   echo written >/tmp/file; cat /tmp/file; ls / >/dev/null";
-    let said = containers.says(&["run", "--name", "one", "-u", "1000", "box:1", "sh", "-c", script]);
+    let said = containers.stdout_of(&["run", "--name", "one", "-u", "1000", "box:1", "sh", "-c", script]);
     assert_eq!(said, "1000\nwritten");
-    assert_eq!(containers.says(&["logs", "one"]), "1000\nwritten");
-    containers.says(&["run", "-d", "--name", "two", "-u", "1000", "box:1", "sleep", "1000"]);
-    assert_eq!(containers.says(&["exec", "two", "sh", "-c", "echo x >/tmp/y; id -u; cat /tmp/y"]), "1000\nx");
-    containers.says(&["rm", "-f", "two"]);
+    assert_eq!(containers.stdout_of(&["logs", "one"]), "1000\nwritten");
+    containers.stdout_of(&["run", "-d", "--name", "two", "-u", "1000", "box:1", "sleep", "1000"]);
+    assert_eq!(
+        containers.stdout_of(&["exec", "two", "sh", "-c", "echo x >/tmp/y; id -u; cat /tmp/y"]),
+        "1000\nx"
+    );
+    containers.stdout_of(&["rm", "-f", "two"]);
     assert_eq!(
         (mode(&containers.host.path("data")), mode(&containers.host.path("data/store"))),
         (0o700, 0o700)

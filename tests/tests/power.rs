@@ -9,7 +9,7 @@ use sampan_tests::disk::Disk;
 use sampan_tests::engine::Engine;
 use sampan_tests::host::need_root;
 use sampan_tests::random::Random;
-use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing};
+use sampan_tests::registry::{Image, Layer, Packing, ScriptedRegistry};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -33,7 +33,8 @@ fn live_on(time: Duration) {
 
 fn survive(mkfs: &str, options: &'static str) {
     need_root();
-    let (mut disk, registry, mut random) = (Disk::new(mkfs, options), LyingRegistry::start(), Random::new(7));
+    let (mut disk, registry, mut random) =
+        (Disk::new(mkfs, options), ScriptedRegistry::start(), Random::new(7));
     let store = disk.target.join("store");
     let mut engine = Engine::configured(&format!("store = '{}'", store.display()));
     let layer = |name: &str| Layer::large(name, 200_000, Packing::Gzip);

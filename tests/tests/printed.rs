@@ -9,7 +9,7 @@ use sampan_ipc::engine::{Job, JobState};
 use sampan_oci::digest::Digest;
 use sampan_tests::engine::Engine;
 use sampan_tests::host::{Host, binary};
-use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing, Reply};
+use sampan_tests::registry::{Image, Layer, Packing, Reply, ScriptedRegistry};
 use serde_json::Value;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -84,7 +84,7 @@ fn json_lists_and_documents_have_no_terminal_controls() {
 }
 
 /// Publishes an image whose one layer arrives at this number of bytes per second.
-fn slow_image(registry: &LyingRegistry, bytes_per_second: usize) -> String {
+fn slow_image(registry: &ScriptedRegistry, bytes_per_second: usize) -> String {
     let layer = Layer::large("slow", 4_000_000, Packing::Gzip);
     let image = Image::of(std::slice::from_ref(&layer), "amd64");
     registry.publish("slow", &image);
@@ -96,9 +96,9 @@ fn slow_image(registry: &LyingRegistry, bytes_per_second: usize) -> String {
 }
 
 /// A running command; dropping it kills it.
-struct Begun(Child);
+struct Running(Child);
 
-impl std::ops::Deref for Begun {
+impl std::ops::Deref for Running {
     type Target = Child;
 
     fn deref(&self) -> &Child {
@@ -106,13 +106,13 @@ impl std::ops::Deref for Begun {
     }
 }
 
-impl std::ops::DerefMut for Begun {
+impl std::ops::DerefMut for Running {
     fn deref_mut(&mut self) -> &mut Child {
         &mut self.0
     }
 }
 
-impl Drop for Begun {
+impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -135,7 +135,7 @@ fn signal(child: &Child, signal: Signal) {
 
 #[test]
 fn every_command_dies_silently_of_sigpipe() {
-    let (registry, engine) = (LyingRegistry::start(), Engine::start());
+    let (registry, engine) = (ScriptedRegistry::start(), Engine::start());
     let layer = Layer::of(&[("a", b"x")], Packing::Plain);
     registry.publish("small", &Image::of(std::slice::from_ref(&layer), "amd64"));
     let tar = engine.dir.path().join("layer.tar");
@@ -183,11 +183,12 @@ fn every_command_dies_silently_of_sigpipe() {
 
 #[test]
 fn a_reader_that_leaves_ends_a_pull_that_has_nothing_to_say() {
-    let (registry, engine) = (LyingRegistry::start(), Engine::start());
+    let (registry, engine) = (ScriptedRegistry::start(), Engine::start());
     let reference = slow_image(&registry, 1000);
     for style in ["json", "plain"] {
         let mut command = sampan(&engine, &["pull", "--progress", style, &reference]);
-        let mut child = Begun(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("built"));
+        let mut child =
+            Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("built"));
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         assert!(lines.next().expect("a line").is_ok());
         drop(lines);
@@ -202,13 +203,14 @@ fn a_reader_that_leaves_ends_a_pull_that_has_nothing_to_say() {
 
 #[test]
 fn a_signal_ends_a_json_pull_with_a_result_per_reference() {
-    let (registry, engine) = (LyingRegistry::start(), Engine::start());
+    let (registry, engine) = (ScriptedRegistry::start(), Engine::start());
     let layer = Layer::of(&[("a", b"x")], Packing::Gzip);
     registry.publish("small", &Image::of(&[layer], "amd64"));
     let (slow, small) = (slow_image(&registry, 100_000), registry.reference("small"));
     for number in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let mut command = sampan(&engine, &["pull", "--progress", "json", &small, &slow, &small]);
-        let mut child = Begun(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("built"));
+        let mut child =
+            Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("built"));
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let mut lines = lines.map(|line| serde_json::from_str::<Value>(&line.expect("text")).expect("JSON"));
         let (mut is_small_done, mut is_slow_begun) = (false, false);
@@ -231,12 +233,12 @@ fn a_signal_ends_a_json_pull_with_a_result_per_reference() {
 
 #[test]
 fn a_pull_whose_output_nobody_takes_still_dies_of_a_signal() {
-    let (registry, engine) = (LyingRegistry::start(), Engine::start());
+    let (registry, engine) = (ScriptedRegistry::start(), Engine::start());
     let reference = slow_image(&registry, 200_000);
     let (_reader, writer) = pipe().expect("a pipe");
     fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).expect("a small pipe");
     let mut command = sampan(&engine, &["pull", "--progress", "json", &reference]);
-    let mut child = Begun(command.stdout(writer).spawn().expect("built"));
+    let mut child = Running(command.stdout(writer).spawn().expect("built"));
     drop(command);
     // By then the command has more to print than the pipe holds: it prints ten lines per second.
     let come = || engine.jobs().iter().flat_map(|job| &job.rows).map(|row| row.current).max();
@@ -247,7 +249,7 @@ fn a_pull_whose_output_nobody_takes_still_dies_of_a_signal() {
 
 #[test]
 fn json_progress_is_printed_though_all_else_is_to_be_quiet() {
-    let (registry, engine) = (LyingRegistry::start(), Engine::start());
+    let (registry, engine) = (ScriptedRegistry::start(), Engine::start());
     registry.publish("small", &Image::of(&[Layer::of(&[("a", b"x")], Packing::Gzip)], "amd64"));
     let printed = ok(&engine, &["pull", "--quiet", "--progress", "json", &registry.reference("small")]);
     let last: Value = serde_json::from_str(printed.lines().last().expect("a line")).expect("JSON");
@@ -261,7 +263,7 @@ fn json_progress_is_printed_though_all_else_is_to_be_quiet() {
 
 #[test]
 fn a_terminal_that_is_dumb_or_of_no_type_gets_lines() {
-    let (registry, engine) = (LyingRegistry::start(), Engine::start());
+    let (registry, engine) = (ScriptedRegistry::start(), Engine::start());
     registry.publish("small", &Image::of(&[Layer::of(&[("a", b"x")], Packing::Gzip)], "amd64"));
     for term in [Some(""), Some("dumb"), None] {
         let pty = openpty(None, None).expect("a pty");
@@ -270,7 +272,7 @@ fn a_terminal_that_is_dumb_or_of_no_type_gets_lines() {
             Some(term) => command.env("TERM", term),
             None => command.env_remove("TERM"),
         };
-        let mut child = Begun(command.stdout(File::from(pty.slave)).spawn().expect("built"));
+        let mut child = Running(command.stdout(File::from(pty.slave)).spawn().expect("built"));
         drop(command);
         let mut bytes = Vec::new();
         // When the other side is closed, a reader of a pseudoterminal gets EIO.

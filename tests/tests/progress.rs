@@ -7,7 +7,7 @@ use sampan_ipc::engine::{Job, JobState};
 use sampan_oci::digest::Digest;
 use sampan_tests::engine::Engine;
 use sampan_tests::host::binary;
-use sampan_tests::registry::{DockerRegistry, Image, Layer, LyingRegistry, Packing, Reply};
+use sampan_tests::registry::{DockerRegistry, Image, Layer, Packing, Reply, ScriptedRegistry};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::fs::File;
@@ -31,7 +31,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Publishes an image of one layer as `name:t`; a `rate` over zero limits its bytes per second.
-fn publish(registry: &LyingRegistry, name: &str, bytes: usize, rate: usize) -> (String, String) {
+fn publish(registry: &ScriptedRegistry, name: &str, bytes: usize, rate: usize) -> (String, String) {
     let layer = Layer::large(name, bytes, Packing::Gzip);
     let small = Layer::of(&[(name, b"x")], Packing::Gzip);
     let image = Image::of(&[layer.clone(), small], "amd64");
@@ -45,7 +45,7 @@ fn publish(registry: &LyingRegistry, name: &str, bytes: usize, rate: usize) -> (
 
 #[test]
 fn a_failed_pull_ends_no_other_and_results_keep_their_order() {
-    let (registry, engine) = (LyingRegistry::start(), Engine::start());
+    let (registry, engine) = (ScriptedRegistry::start(), Engine::start());
     let (first, first_result) = publish(&registry, "first", 400_000, 400_000);
     let (second, second_result) = publish(&registry, "second", 1000, 0);
     let missing = registry.reference("missing");
@@ -80,7 +80,7 @@ fn a_failed_pull_ends_no_other_and_results_keep_their_order() {
 
 #[test]
 fn several_detached_pulls_print_their_numbers_and_go_on() {
-    let (registry, engine) = (LyingRegistry::start(), Engine::start());
+    let (registry, engine) = (ScriptedRegistry::start(), Engine::start());
     let (first, _) = publish(&registry, "first", 100_000, 200_000);
     let (second, _) = publish(&registry, "second", 1000, 0);
     let output = run(&engine, &["pull", "--detach", &first, "NO", &second]);
@@ -91,7 +91,7 @@ fn several_detached_pulls_print_their_numbers_and_go_on() {
 
 #[test]
 fn more_references_than_parallel_pulls_are_printed_in_order() {
-    let (registry, engine) = (LyingRegistry::start(), Engine::start());
+    let (registry, engine) = (ScriptedRegistry::start(), Engine::start());
     let (references, results): (Vec<String>, Vec<String>) =
         (0..20).map(|nth| publish(&registry, &format!("image{nth}"), 1000, 0)).unzip();
     let args: Vec<&str> =
@@ -103,7 +103,7 @@ fn more_references_than_parallel_pulls_are_printed_in_order() {
 
 #[test]
 fn ctrl_c_ends_all_pulls() {
-    let (registry, engine) = (LyingRegistry::start(), Engine::start());
+    let (registry, engine) = (ScriptedRegistry::start(), Engine::start());
     let (first, _) = publish(&registry, "first", 3_000_000, 100_000);
     let (second, _) = publish(&registry, "second", 3_000_000, 100_000);
     let mut child =
@@ -151,7 +151,7 @@ fn rank(state: &str) -> u32 {
 
 #[test]
 fn json_lines_have_their_fields_and_go_one_way() {
-    let (registry, engine) = (LyingRegistry::start(), Engine::start());
+    let (registry, engine) = (ScriptedRegistry::start(), Engine::start());
     let (first, _) = publish(&registry, "first", 600_000, 300_000);
     let (second, _) = publish(&registry, "second", 300_000, 300_000);
     let missing = registry.reference("missing");
@@ -268,7 +268,7 @@ fn drawn(written: &str) -> Vec<String> {
 
 #[test]
 fn no_line_is_wider_and_no_frame_higher_than_the_terminal() {
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     for (columns, rows) in [(20, 4), (50, 5), (109, 24), (110, 7), (200, 3)] {
         let engine = Engine::start();
         let (first, _) = publish(&registry, "first", 300_000, 500_000);
@@ -289,7 +289,7 @@ fn no_line_is_wider_and_no_frame_higher_than_the_terminal() {
 
 #[test]
 fn a_terminal_that_is_resized_is_followed_at_once() {
-    let (registry, engine) = (LyingRegistry::start(), Engine::start());
+    let (registry, engine) = (ScriptedRegistry::start(), Engine::start());
     let (reference, result) = publish(&registry, "first", 900_000, 300_000);
     let mut resized_at = None;
     let written = on_terminal(&engine, (120, 24), &["pull", &reference], |written, slave, pid| {

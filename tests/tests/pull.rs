@@ -5,7 +5,7 @@ use sampan_oci as oci;
 use sampan_oci::digest::Digest;
 use sampan_tests::engine::Engine;
 use sampan_tests::host::binary;
-use sampan_tests::registry::{DockerRegistry, Image, Layer, LyingRegistry, Packing, Reply, index_of};
+use sampan_tests::registry::{DockerRegistry, Image, Layer, Packing, Reply, ScriptedRegistry, index_of};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
@@ -108,7 +108,7 @@ fn refused(engine: &Engine, reference: &str, words: &str) -> Failure {
 
 #[test]
 fn what_a_registry_gives_wrong_is_refused_and_leaves_nothing() {
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     let engine = Engine::start();
     let layer = Layer::large("data", 300_000, Packing::Gzip);
     let image = Image::of(std::slice::from_ref(&layer), "amd64");
@@ -171,7 +171,7 @@ fn what_a_registry_gives_wrong_is_refused_and_leaves_nothing() {
 
 #[test]
 fn a_document_whose_size_is_wrong_is_refused() {
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     let engine = Engine::start();
     let image = Image::of(&[Layer::of(&[("a", b"1")], Packing::Gzip)], "amd64");
     let lying = |of: &[u8], by: u64| {
@@ -195,7 +195,7 @@ fn a_document_whose_size_is_wrong_is_refused() {
 
 #[test]
 fn a_token_never_follows_a_redirect_to_another_host() {
-    let (registry, elsewhere) = (LyingRegistry::start(), LyingRegistry::start());
+    let (registry, elsewhere) = (ScriptedRegistry::start(), ScriptedRegistry::start());
     let engine = Engine::start();
     let layer = Layer::large("data", 50_000, Packing::Gzip);
     let image = Image::of(std::slice::from_ref(&layer), "amd64");
@@ -210,7 +210,7 @@ fn a_token_never_follows_a_redirect_to_another_host() {
 
 #[test]
 fn two_clients_share_one_download_and_the_last_to_leave_ends_it() {
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     let engine = Engine::start();
     let layer = Layer::large("data", 4 << 20, Packing::Gzip);
     let image = Image::of(std::slice::from_ref(&layer), "amd64");
@@ -241,7 +241,7 @@ fn two_clients_share_one_download_and_the_last_to_leave_ends_it() {
 
 #[test]
 fn a_detached_pull_can_be_watched_and_cancelled() {
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     let engine = Engine::start();
     let layer = Layer::large("data", 2 << 20, Packing::Gzip);
     let image = Image::of(std::slice::from_ref(&layer), "amd64");
@@ -451,7 +451,7 @@ fn sigterm_ends_jobs_and_a_second_engine_is_refused() {
             .expect("ran");
         assert_eq!(refused.code(), Some(100));
     }
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     let layer = Layer::large("data", 2 << 20, Packing::Gzip);
     registry.publish("slow", &Image::of(std::slice::from_ref(&layer), "amd64"));
     registry
@@ -484,7 +484,7 @@ fn events(fifo: &mut fs::File, seen: &mut Vec<u8>) -> Vec<(String, String, BTree
 #[test]
 fn every_operation_and_every_failure_writes_its_event() {
     use std::os::unix::fs::OpenOptionsExt;
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     let engine = Engine::start();
     let flags = nix::libc::O_NONBLOCK;
     let fifo = engine.dir.path().join("run/monitor.fifo");
@@ -575,7 +575,7 @@ fn a_registry_with_tls_is_trusted_through_the_bundle_alone() {
 }
 
 /// Publishes `name`, whose one layer is answered by `replies` in turn; returns the layer's path and its size.
-fn flaky(registry: &LyingRegistry, name: &str, replies: impl Fn(&[u8]) -> Vec<Reply>) -> (String, u64) {
+fn flaky(registry: &ScriptedRegistry, name: &str, replies: impl Fn(&[u8]) -> Vec<Reply>) -> (String, u64) {
     let layer = Layer::large(name, 600_000, Packing::Gzip);
     registry.publish(name, &Image::of(std::slice::from_ref(&layer), "amd64"));
     let path = format!("{name}/blobs/{}", Digest::of(&layer.blob));
@@ -585,7 +585,7 @@ fn flaky(registry: &LyingRegistry, name: &str, replies: impl Fn(&[u8]) -> Vec<Re
 
 #[test]
 fn a_cut_body_goes_on_where_it_broke_and_the_retry_is_told() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     let (path, size) = flaky(&registry, "cut", |blob| {
         vec![Reply::Cut(blob.to_vec(), blob.len() / 2), Reply::Ranged(blob.to_vec())]
     });
@@ -599,7 +599,7 @@ fn a_cut_body_goes_on_where_it_broke_and_the_retry_is_told() {
 
 #[test]
 fn a_registry_that_ignores_ranges_sends_the_blob_again() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     let (path, _) = flaky(&registry, "whole", |blob| {
         let whole = Reply::Ok("application/octet-stream".to_owned(), blob.to_vec());
         vec![Reply::Cut(blob.to_vec(), blob.len() / 2), whole]
@@ -610,7 +610,7 @@ fn a_registry_that_ignores_ranges_sends_the_blob_again() {
 
 #[test]
 fn only_a_registry_that_sends_retry_after_gets_a_second_try() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     for status in [503, 429] {
         let name = format!("later{status}");
         let (path, _) = flaky(&registry, &name, |blob| {
@@ -628,7 +628,7 @@ fn only_a_registry_that_sends_retry_after_gets_a_second_try() {
 
 #[test]
 fn a_wait_for_the_next_try_ends_with_the_pull() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     let (path, _) = flaky(&registry, "long", |_| vec![Reply::Later(503, "100".to_owned())]);
     let request = Pull { reference: registry.reference("long"), ..Pull::default() };
     let stream = engine.ask(Request::Pull(request));
@@ -661,7 +661,7 @@ fn a_client_that_waits_for_a_descriptor_is_served_later() {
 
 #[test]
 fn endless_strings_in_a_document_break_no_store_and_no_list() {
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     let engine = Engine::start();
     let layer = Layer::of(&[("a", b"a")], Packing::Gzip);
     let words = "long".repeat(400_000);

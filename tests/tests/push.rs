@@ -3,7 +3,7 @@
 use sampan_oci as oci;
 use sampan_oci::digest::Digest;
 use sampan_tests::engine_host::EngineHost;
-use sampan_tests::keen_registry::{Fault, KeenRegistry};
+use sampan_tests::memory_registry::{Fault, MemoryRegistry};
 use sampan_tests::registry::{DockerRegistry, Image, Layer, Packing};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -44,7 +44,7 @@ fn skopeo_digest(reference: &str) -> String {
 }
 
 /// An engine that has `image` as `REGISTRY/from:t`.
-fn with_image(registry: &KeenRegistry, image: &Image) -> EngineHost {
+fn with_image(registry: &MemoryRegistry, image: &Image) -> EngineHost {
     registry.publish("from", "t", oci::MANIFEST, image);
     let host = EngineHost::start();
     host.ok(&["pull", &format!("{}/from:t", registry.address)]);
@@ -85,7 +85,7 @@ fn what_is_pushed_to_a_real_registry_is_what_was_pulled() {
 fn a_private_registry_takes_a_push_from_one_who_is_logged_in() {
     let host = EngineHost::start();
     let registry = DockerRegistry::start_for(&host.path(""), "ann", "pw");
-    let plain = KeenRegistry::start();
+    let plain = MemoryRegistry::start();
     plain.publish("from", "t", oci::MANIFEST, &image());
     let source = format!("{}/from:t", plain.address);
     host.ok(&["pull", &source]);
@@ -98,7 +98,7 @@ fn a_private_registry_takes_a_push_from_one_who_is_logged_in() {
 
 #[test]
 fn docker_schema_2_is_pushed_unchanged_without_unpacking() {
-    let registry = KeenRegistry::start();
+    let registry = MemoryRegistry::start();
     let image = schema2(&Image::of(&[Layer::of(&[("f", b"x")], Packing::Gzip)], "amd64"));
     registry.publish("from", "t", oci::DOCKER_MANIFEST, &image);
     let host = EngineHost::start();
@@ -113,7 +113,7 @@ fn docker_schema_2_is_pushed_unchanged_without_unpacking() {
 
 #[test]
 fn what_the_registry_has_is_mounted_or_left_alone() {
-    let registry = KeenRegistry::start();
+    let registry = MemoryRegistry::start();
     let image = image();
     let host = with_image(&registry, &image);
     let source = format!("{}/from:t", registry.address);
@@ -140,7 +140,7 @@ fn what_the_registry_has_is_mounted_or_left_alone() {
 
 #[test]
 fn a_blob_that_cannot_be_mounted_is_sent() {
-    let registry = KeenRegistry::start();
+    let registry = MemoryRegistry::start();
     let image = image();
     let host = with_image(&registry, &image);
     registry.forget();
@@ -154,7 +154,7 @@ fn a_blob_that_cannot_be_mounted_is_sent() {
 
 #[test]
 fn a_push_that_breaks_goes_on_where_it_broke() {
-    let (from, registry) = (KeenRegistry::start(), KeenRegistry::start());
+    let (from, registry) = (MemoryRegistry::start(), MemoryRegistry::start());
     let image = image();
     let host = with_image(&from, &image);
     let at = 2 << 20;
@@ -172,7 +172,7 @@ fn a_push_that_breaks_goes_on_where_it_broke() {
 
 #[test]
 fn an_upload_that_the_registry_forgot_begins_anew() {
-    let (from, registry) = (KeenRegistry::start(), KeenRegistry::start());
+    let (from, registry) = (MemoryRegistry::start(), MemoryRegistry::start());
     let image = image();
     let host = with_image(&from, &image);
     registry.fail("PATCH", Fault::Cut(1 << 20));
@@ -184,7 +184,7 @@ fn an_upload_that_the_registry_forgot_begins_anew() {
 
 #[test]
 fn a_registry_that_asks_for_patience_gets_it() {
-    let (from, registry) = (KeenRegistry::start(), KeenRegistry::start());
+    let (from, registry) = (MemoryRegistry::start(), MemoryRegistry::start());
     let host = with_image(&from, &image());
     for line in ["HEAD to/blobs", "POST", "PATCH", "PUT to/blobs", "PUT to/manifests"] {
         registry.fail(line, Fault::Status(503, "Retry-After: 0".to_owned()));
@@ -198,7 +198,7 @@ fn a_registry_that_asks_for_patience_gets_it() {
 
 #[test]
 fn a_registry_that_got_something_else_is_found_out() {
-    let (from, registry) = (KeenRegistry::start(), KeenRegistry::start());
+    let (from, registry) = (MemoryRegistry::start(), MemoryRegistry::start());
     let host = with_image(&from, &image());
     registry.lie_about_digests();
     let target = format!("{}/to:t", registry.address);
@@ -209,7 +209,7 @@ fn a_registry_that_got_something_else_is_found_out() {
 
 #[test]
 fn what_cannot_be_pushed_is_refused_before_anything_is_sent() {
-    let registry = KeenRegistry::start();
+    let registry = MemoryRegistry::start();
     let image = image();
     let host = with_image(&registry, &image);
     let source = format!("{}/from:t", registry.address);
@@ -231,7 +231,7 @@ fn what_cannot_be_pushed_is_refused_before_anything_is_sent() {
 
 #[test]
 fn a_push_is_slowed_down_and_cancelled() {
-    let (from, registry) = (KeenRegistry::start(), KeenRegistry::start());
+    let (from, registry) = (MemoryRegistry::start(), MemoryRegistry::start());
     let host = with_image(&from, &image());
     let target = format!("{}/to:t", registry.address);
     let source = format!("{}/from:t", from.address);
@@ -258,7 +258,7 @@ fn sockets(host: &EngineHost) -> usize {
 
 #[test]
 fn a_push_that_is_done_keeps_no_connection() {
-    let (from, registry) = (KeenRegistry::start(), KeenRegistry::start());
+    let (from, registry) = (MemoryRegistry::start(), MemoryRegistry::start());
     let host = with_image(&from, &image());
     // The connection of the pull may still be open: in the end there are at most as many.
     let before = sockets(&host);
@@ -306,7 +306,7 @@ fn pass_on(mut near: TcpStream, mut far: TcpStream, left: &AtomicU64) {
 
 #[test]
 fn a_real_registry_gets_all_of_a_blob_that_broke_on_the_way() {
-    let from = KeenRegistry::start();
+    let from = MemoryRegistry::start();
     let image = image();
     let host = with_image(&from, &image);
     let registry = DockerRegistry::start(&host.path(""));
@@ -319,7 +319,7 @@ fn a_real_registry_gets_all_of_a_blob_that_broke_on_the_way() {
 
 #[test]
 fn a_refused_request_is_repeated_and_reported_to_the_user() {
-    let registry = KeenRegistry::start();
+    let registry = MemoryRegistry::start();
     let host = with_image(&registry, &image());
     let nobody = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
     let said = host.fails(1, &["push", &format!("{}/from:t", registry.address), &format!("{nobody}/to:t")]);
@@ -330,7 +330,7 @@ fn a_refused_request_is_repeated_and_reported_to_the_user() {
 
 #[test]
 fn pushes_are_announced_and_those_that_fail_too() {
-    let registry = KeenRegistry::start();
+    let registry = MemoryRegistry::start();
     let image = image();
     let host = with_image(&registry, &image);
     let mut monitord = host

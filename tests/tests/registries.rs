@@ -14,7 +14,7 @@ use sampan_registry::mirrors::Mirrors;
 use sampan_registry::{Access, RegistryError};
 use sampan_tests::engine::Engine;
 use sampan_tests::host::{binary, need_root};
-use sampan_tests::registry::{DockerRegistry, Image, Layer, LyingRegistry, Packing, Reply};
+use sampan_tests::registry::{DockerRegistry, Image, Layer, Packing, Reply, ScriptedRegistry};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -65,7 +65,7 @@ fn refused(engine: &Engine, name: &str) -> Failure {
     engine.pull(name).expect_err("it cannot be had")
 }
 
-fn says(failure: &Failure, words: &[&str]) {
+fn assert_message(failure: &Failure, words: &[&str]) {
     for word in words {
         assert!(failure.message.contains(word), "{word:?} is not in {:?}", failure.message);
     }
@@ -79,7 +79,8 @@ fn pulled(engine: &Engine, name: &str, image: &Image) -> String {
 
 #[test]
 fn mirrors_are_asked_in_order_and_the_name_stays() {
-    let (first, second, home) = (LyingRegistry::start(), LyingRegistry::start(), LyingRegistry::start());
+    let (first, second, home) =
+        (ScriptedRegistry::start(), ScriptedRegistry::start(), ScriptedRegistry::start());
     let image = image("mirrored");
     second.publish("copies/app", &image);
     home.publish("real/app", &image);
@@ -100,12 +101,12 @@ fn mirrors_are_asked_in_order_and_the_name_stays() {
     assert_eq!(home.asked("real/app/manifests/t"), 1);
     let failure = refused(&engine, "corp.test/team/absent:t");
     assert_eq!(failure.code, Code::NotFound);
-    says(&failure, &[&closed, "refused", &home.address, "manifest real/absent:t"]);
+    assert_message(&failure, &[&closed, "refused", &home.address, "manifest real/absent:t"]);
 }
 
 #[test]
 fn a_blob_that_a_mirror_does_not_give_comes_from_the_next() {
-    let (mirror, home) = (LyingRegistry::start(), LyingRegistry::start());
+    let (mirror, home) = (ScriptedRegistry::start(), ScriptedRegistry::start());
     let layers = [Layer::large("one", 300_000, Packing::Gzip), Layer::large("two", 300_000, Packing::Gzip)];
     let image = Image::of(&layers, "amd64");
     mirror.publish("app", &image);
@@ -126,7 +127,7 @@ fn a_blob_that_a_mirror_does_not_give_comes_from_the_next() {
 
 #[test]
 fn a_mirror_that_has_a_blob_wrong_is_passed_over_for_it() {
-    let (mirror, home) = (LyingRegistry::start(), LyingRegistry::start());
+    let (mirror, home) = (ScriptedRegistry::start(), ScriptedRegistry::start());
     let image = image("spoilt");
     for registry in [&mirror, &home] {
         registry.publish("app", &image);
@@ -151,14 +152,14 @@ fn a_mirror_that_has_a_blob_wrong_is_passed_over_for_it() {
 }
 
 /// Requests for manifests after the first `before` requests to `registry`.
-fn manifests(registry: &LyingRegistry, before: usize) -> Vec<String> {
+fn manifests(registry: &ScriptedRegistry, before: usize) -> Vec<String> {
     let asked = registry.requests().into_iter().skip(before).map(|(path, _)| path);
     asked.filter(|path| path.contains("/manifests/")).collect()
 }
 
 #[test]
 fn skopeo_asks_the_same_places_in_the_same_order() {
-    let home = LyingRegistry::start();
+    let home = ScriptedRegistry::start();
     let at = &home.address;
     let digest = image("nowhere").digest();
     let table = |prefix: &str, more: &str| {
@@ -215,7 +216,7 @@ fn skopeo_asks_the_same_places_in_the_same_order() {
 
 #[test]
 fn wrong_bytes_or_manifests_of_a_mirror_are_never_accepted() {
-    let (mirror, home) = (LyingRegistry::start(), LyingRegistry::start());
+    let (mirror, home) = (ScriptedRegistry::start(), ScriptedRegistry::start());
     let (good, evil) = (image("good"), image("evil"));
     home.publish("app", &good);
     let path = format!("app/manifests/{}", good.digest());
@@ -227,7 +228,8 @@ fn wrong_bytes_or_manifests_of_a_mirror_are_never_accepted() {
 
 #[test]
 fn a_mirror_is_for_digests_or_for_tags_if_it_says_so() {
-    let (digests, tags, home) = (LyingRegistry::start(), LyingRegistry::start(), LyingRegistry::start());
+    let (digests, tags, home) =
+        (ScriptedRegistry::start(), ScriptedRegistry::start(), ScriptedRegistry::start());
     let image = image("either");
     for registry in [&digests, &tags, &home] {
         registry.publish("app", &image);
@@ -250,11 +252,11 @@ fn a_mirror_is_for_digests_or_for_tags_if_it_says_so() {
 
 #[test]
 fn what_is_blocked_is_not_asked_for() {
-    let home = LyingRegistry::start();
+    let home = ScriptedRegistry::start();
     home.publish("evil/app", &image("evil"));
     let engine = engine(&format!("[[registry]]\nlocation = '{}/evil'\nblocked = true\n", home.address));
     let failure = refused(&engine, &home.reference("evil/app"));
-    says(&failure, &["blocked", "registries.conf, line 2"]);
+    assert_message(&failure, &["blocked", "registries.conf, line 2"]);
     assert_eq!(home.requests().len(), 0);
     home.publish("fine", &image("fine"));
     pulled(&engine, &home.reference("fine"), &image("fine"));
@@ -262,7 +264,7 @@ fn what_is_blocked_is_not_asked_for() {
 
 #[test]
 fn a_short_name_is_an_alias_or_is_sought_where_it_may_be() {
-    let (first, second) = (LyingRegistry::start(), LyingRegistry::start());
+    let (first, second) = (ScriptedRegistry::start(), ScriptedRegistry::start());
     let image = image("short");
     second.publish("app", &image);
     second.publish("long/name", &image);
@@ -276,18 +278,18 @@ fn a_short_name_is_an_alias_or_is_sought_where_it_may_be() {
     assert_eq!(first.asked("app/manifests/t"), 1);
     let failure = refused(&engine, "none:t");
     assert_eq!(failure.code, Code::NotFound);
-    says(&failure, &["cannot pull none:t", &first.address, &second.address]);
+    assert_message(&failure, &["cannot pull none:t", &first.address, &second.address]);
     let text = fs::read_to_string(engine.dir.path().join("registries.conf")).expect("read");
     rewrite(&engine, &format!("short-name-mode = 'enforcing'\n{text}"));
     let failure = refused(&engine, "app:t");
     assert_eq!(failure.code, Code::Usage);
-    says(&failure, &[&first.address, "enforcing", "registries.conf"]);
+    assert_message(&failure, &[&first.address, "enforcing", "registries.conf"]);
     pulled(&engine, "nick:t", &image);
 }
 
 #[test]
 fn what_was_pulled_by_a_short_name_is_found_by_it() {
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     let image = image("short");
     registry.publish("app", &image);
     let engine = engine(&format!("unqualified-search-registries = ['{}']\n", registry.address));
@@ -309,7 +311,7 @@ fn what_was_pulled_by_a_short_name_is_found_by_it() {
 
 #[test]
 fn a_drop_in_wins_and_a_broken_one_is_named() {
-    let (one, two) = (LyingRegistry::start(), LyingRegistry::start());
+    let (one, two) = (ScriptedRegistry::start(), ScriptedRegistry::start());
     let image = image("dropped");
     two.publish("app", &image);
     let engine = engine(&registry("corp.test", &one.address, &[]));
@@ -319,9 +321,9 @@ fn a_drop_in_wins_and_a_broken_one_is_named() {
     pulled(&engine, "corp.test/app:t", &image);
     assert_eq!(one.requests().len(), 0);
     fs::write(dir.join("60-broken.conf"), "\n\n[[registry]\n").expect("written");
-    says(&refused(&engine, "corp.test/app:t"), &["60-broken.conf, line 3"]);
+    assert_message(&refused(&engine, "corp.test/app:t"), &["60-broken.conf, line 3"]);
     fs::write(dir.join("60-broken.conf"), "[registries.search]\nregistries = ['x']\n").expect("written");
-    says(&refused(&engine, "corp.test/app:t"), &["60-broken.conf, line 1", "version 1"]);
+    assert_message(&refused(&engine, "corp.test/app:t"), &["60-broken.conf, line 1", "version 1"]);
 }
 
 #[test]
@@ -337,7 +339,7 @@ fn errors_of_registries_conf_are_logged_before_any_pull() {
 
 #[test]
 fn the_environment_names_the_file_as_other_tools_have_it() {
-    let home = LyingRegistry::start();
+    let home = ScriptedRegistry::start();
     let image = image("named");
     home.publish("app", &image);
     let dir = tempfile::tempdir().expect("a directory");
@@ -346,7 +348,7 @@ fn the_environment_names_the_file_as_other_tools_have_it() {
     let engine = Engine::start_with(dir, &[("CONTAINERS_REGISTRIES_CONF", path.as_os_str())]);
     pulled(&engine, "corp.test/app:t", &image);
     fs::remove_file(&path).expect("there");
-    says(&refused(&engine, "corp.test/app:t"), &["cannot read", "elsewhere.conf"]);
+    assert_message(&refused(&engine, "corp.test/app:t"), &["cannot read", "elsewhere.conf"]);
 }
 
 /// A certificate authority for a test.
@@ -446,12 +448,12 @@ fn only_registries_with_an_authority_in_certs_d_are_trusted() {
     let image = image("trusted");
     let reference = registry.push("secure:1", std::slice::from_ref(&image));
     let engine = engine("");
-    says(&refused(&engine, &reference), &["certificate"]);
+    assert_message(&refused(&engine, &reference), &["certificate"]);
     let certs = certs_of(&engine, &registry.address);
     fs::copy(authority.path("ca.pem"), certs.join("ca.crt")).expect("copied");
     pulled(&engine, &reference, &image);
     fs::write(certs.join("ca.crt"), "no certificate").expect("written");
-    says(&refused(&engine, &reference), &["ca.crt", "holds no certificate", &registry.address]);
+    assert_message(&refused(&engine, &reference), &["ca.crt", "holds no certificate", &registry.address]);
 }
 
 /// A self-signed certificate for 127.0.0.1, as `openssl req -x509` makes it; and its key.
@@ -475,24 +477,24 @@ fn a_self_signed_certificate_in_certs_d_is_trusted() {
     let reference = registry.push("secure:1", std::slice::from_ref(&image));
     let engine = engine("");
     let unknown = refused(&engine, &reference);
-    says(&unknown, &["certificate", "self-signed"]);
+    assert_message(&unknown, &["certificate", "self-signed"]);
     assert!(unknown.hint.contains("/etc/containers/certs.d/HOST[:PORT]/ca.crt"), "{}", unknown.hint);
     let certs = certs_of(&engine, &registry.address);
     fs::copy(self_signed(dir.path(), "other").0, certs.join("ca.crt")).expect("copied");
-    says(&refused(&engine, &reference), &["certificate"]);
+    assert_message(&refused(&engine, &reference), &["certificate"]);
     fs::copy(&cert, certs.join("ca.crt")).expect("copied");
     pulled(&engine, &reference, &image);
     // The certificate's name is checked.
     let elsewhere = registry.address.replace("127.0.0.1", "localhost");
     fs::copy(&cert, certs_of(&engine, &elsewhere).join("ca.crt")).expect("copied");
-    says(&refused(&engine, &format!("{elsewhere}/secure:1")), &["not valid for name"]);
+    assert_message(&refused(&engine, &format!("{elsewhere}/secure:1")), &["not valid for name"]);
 }
 
 #[test]
 fn a_registry_that_cannot_be_had_is_told_with_what_helps() {
     let engine = engine("");
     let unknown = refused(&engine, "no-such-host.invalid/a:1");
-    says(&unknown, &["cannot resolve no-such-host.invalid"]);
+    assert_message(&unknown, &["cannot resolve no-such-host.invalid"]);
     assert_eq!(unknown.hint, "check the registry's name, and this host's DNS");
     let closed = refused(&engine, "127.0.0.1:1/a:1");
     assert!(closed.hint.starts_with("check that the registry is reachable"), "{}", closed.hint);
@@ -521,15 +523,15 @@ fn a_client_certificate_opens_what_wants_one() {
     let engine = engine("");
     let certs = certs_of(&engine, &registry.address);
     fs::copy(authority.path("ca.pem"), certs.join("ca.crt")).expect("copied");
-    says(&refused(&engine, &reference), &["alert"]);
+    assert_message(&refused(&engine, &reference), &["alert"]);
     fs::copy(&client, certs.join("me.cert")).expect("copied");
-    says(&refused(&engine, &reference), &["me.cert", "me.key is missing"]);
+    assert_message(&refused(&engine, &reference), &["me.cert", "me.key is missing"]);
     fs::copy(&key, certs.join("me.key")).expect("copied");
-    says(&refused(&engine, &reference), &["me.cert", "does not belong to"]);
+    assert_message(&refused(&engine, &reference), &["me.cert", "does not belong to"]);
     fs::copy(&client_key, certs.join("me.key")).expect("copied");
     pulled(&engine, &reference, &image);
     fs::remove_file(certs.join("me.cert")).expect("there");
-    says(&refused(&engine, &reference), &["me.key", "me.cert is missing"]);
+    assert_message(&refused(&engine, &reference), &["me.key", "me.cert is missing"]);
 }
 
 /// A proxy that resolves the tests' names, and records its requests.
@@ -625,7 +627,7 @@ fn a_proxy_leads_to_names_that_only_it_knows() {
         !heads.is_empty() && heads.iter().all(|h| h.starts_with("CONNECT registry.test:443 ")),
         "{heads:?}"
     );
-    says(&refused(&engine, "direct.test/far:1"), &["cannot resolve direct.test"]);
+    assert_message(&refused(&engine, "direct.test/far:1"), &["cannot resolve direct.test"]);
     assert_eq!(proxy.heads().len(), heads.len(), "NO_PROXY is kept");
 }
 
@@ -639,7 +641,7 @@ fn a_proxy_with_an_https_url_needs_a_valid_certificate() {
     registry.push("far:1", std::slice::from_ref(&far));
     let proxy = Proxy::start(&registry.address, Some("Basic bWU6czpjcmV0"));
     let behind_tls = sampan_tests::tls::front(&cert, &key, &proxy.address);
-    let open = LyingRegistry::start();
+    let open = ScriptedRegistry::start();
     open.publish("near", &plain);
     let plain_proxy = Proxy::start(&open.address, None);
     let plain_behind_tls = sampan_tests::tls::front(&cert, &key, &plain_proxy.address);
@@ -661,13 +663,13 @@ fn a_proxy_with_an_https_url_needs_a_valid_certificate() {
     let reference = "registry.test/far:1".to_owned();
     let insecure = Request::Pull(Pull { reference, insecure: true, ..Pull::default() });
     let failure = engine.ask(insecure).watch().expect_err("no trust");
-    says(&failure, &["proxy", &behind_tls, "certificate"]);
+    assert_message(&failure, &["proxy", &behind_tls, "certificate"]);
     assert_eq!(proxy.heads().len(), asked, "no password went there");
 }
 
 #[test]
 fn plain_http_goes_through_a_proxy_in_its_absolute_form() {
-    let (registry, image) = (LyingRegistry::start(), image("plain"));
+    let (registry, image) = (ScriptedRegistry::start(), image("plain"));
     registry.publish("far", &image);
     let proxy = Proxy::start(&registry.address, None);
     let url = format!("http://{}", proxy.address);
@@ -689,7 +691,7 @@ fn plain_http_goes_through_a_proxy_in_its_absolute_form() {
 
 #[test]
 fn what_is_said_of_one_place_is_not_said_of_another() {
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     let proxy = Proxy::start(&registry.address, None);
     let url = format!("http://{}", proxy.address);
     let conf = "[[registry]]\nprefix = 'corp.test'\nlocation = 'home.test'\n\
@@ -723,7 +725,7 @@ fn a_proxy_that_cannot_be_used_is_named_and_its_password_is_not() {
         let engine = engine_in(home, "", &[("HTTPS_PROXY", url.as_ref())]);
         let answers = engine.ask(pull("registry.test/x:1"));
         let failure = answers.watch().expect_err("no way");
-        says(&failure, &words);
+        assert_message(&failure, &words);
         assert!(
             !failure.message.contains("secret") && !engine.log().contains("secret"),
             "{}",
@@ -747,7 +749,7 @@ fn a_registry_on_a_unix_socket_is_a_location_like_others() {
     ));
     assert_eq!(pulled(&engine, "here.test/app:1", &image), "here.test/app:1");
     drop(registry);
-    says(&refused(&engine, "here.test/app:2"), &["r.sock"]);
+    assert_message(&refused(&engine, "here.test/app:2"), &["r.sock"]);
 }
 
 #[test]
@@ -768,7 +770,7 @@ fn an_ipv6_literal_is_a_host() {
     let tls = format!("tls: {{certificate: {}, key: {}}}", cert.display(), key.display());
     let registry = DockerRegistry::start_with(dir.path(), "::1", &tls);
     let reference = format!("{}/six:1", registry.address);
-    says(&refused(&engine, &reference), &["certificate"]);
+    assert_message(&refused(&engine, &reference), &["certificate"]);
     fs::copy(authority.path("ca.pem"), certs_of(&engine, &registry.address).join("ca.crt")).expect("copied");
     assert_eq!(pulled(&engine, &reference, &image), reference);
 }
@@ -803,7 +805,7 @@ impl BlackHole {
 
 #[test]
 fn a_mirror_that_swallows_connections_costs_seconds_and_is_told() {
-    let (hole, home) = (BlackHole::new(), LyingRegistry::start());
+    let (hole, home) = (BlackHole::new(), ScriptedRegistry::start());
     let image = image("patient");
     home.publish("app", &image);
     let engine = engine(&registry("corp.test", &home.address, &[&hole.address]));
@@ -870,7 +872,7 @@ fn a_pull_that_waits_for_a_greeting_ends_at_once_when_cancelled() {
 
 #[test]
 fn a_hanging_credential_helper_is_killed_with_its_pull() {
-    let (asking, hiding) = (LyingRegistry::start(), LyingRegistry::start());
+    let (asking, hiding) = (ScriptedRegistry::start(), ScriptedRegistry::start());
     asking.answer("x/manifests/t", Reply::Challenge("Basic realm=\"x\"".to_owned()));
     let home = tempfile::tempdir().expect("a directory");
     let bin = home.path().join("bin");
@@ -925,7 +927,7 @@ fn what_a_proxy_answers_wrong_is_told() {
         });
         let home = tempfile::tempdir().expect("a directory");
         let engine = engine_in(home, "", &[("HTTPS_PROXY", url.as_ref())]);
-        says(&refused(&engine, "far.test/x:1"), &["far.test", words]);
+        assert_message(&refused(&engine, "far.test/x:1"), &["far.test", words]);
     }
 }
 

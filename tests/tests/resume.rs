@@ -4,7 +4,7 @@
 use sampan_ipc::engine::{Answer, Code, Phase, Pull, Request};
 use sampan_oci::digest::Digest;
 use sampan_tests::engine::Engine;
-use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing, Reply};
+use sampan_tests::registry::{Image, Layer, Packing, Reply, ScriptedRegistry};
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,7 +13,11 @@ use std::time::{Duration, Instant};
 const SIZE: usize = 2 << 20;
 
 /// Publishes an image of one layer as `name:t`; requests for its blob are answered by `replies` in turn.
-fn publish(registry: &LyingRegistry, name: &str, replies: impl Fn(&[u8]) -> Vec<Reply>) -> (Layer, String) {
+fn publish(
+    registry: &ScriptedRegistry,
+    name: &str,
+    replies: impl Fn(&[u8]) -> Vec<Reply>,
+) -> (Layer, String) {
     let layer = Layer::large("data", SIZE, Packing::Gzip);
     registry.publish(name, &Image::of(std::slice::from_ref(&layer), "amd64"));
     registry.answer_in_turn(&path(name, &layer), replies(&layer.blob));
@@ -46,7 +50,7 @@ fn partials(engine: &Engine) -> usize {
 const SMALL: u64 = 8192;
 
 /// Starts a pull of which half of the layer arrives, and then nothing more.
-fn half(engine: &Engine, registry: &LyingRegistry, name: &str) -> (Layer, sampan_tests::engine::Stream) {
+fn half(engine: &Engine, registry: &ScriptedRegistry, name: &str) -> (Layer, sampan_tests::engine::Stream) {
     let (layer, reference) = publish(registry, name, |blob| vec![Reply::Hang(blob.to_vec(), SIZE / 2)]);
     let stream = engine.ask(pull(&reference));
     engine.wait_until("half of the blob", || kept(engine, &layer) >= SIZE as u64 / 2);
@@ -55,7 +59,7 @@ fn half(engine: &Engine, registry: &LyingRegistry, name: &str) -> (Layer, sampan
 
 #[test]
 fn after_kill_9_only_the_rest_is_fetched() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     let (layer, stream) = half(&engine, &registry, "a");
     let engine = engine.killed_and_restarted();
     drop(stream);
@@ -72,7 +76,7 @@ fn after_kill_9_only_the_rest_is_fetched() {
 
 #[test]
 fn another_image_continues_the_layer_of_a_client_that_left() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     let (layer, stream) = half(&engine, &registry, "a");
     drop(stream);
     engine.wait_until("the pull to end", || engine.jobs().iter().all(|job| job.ended != 0));
@@ -89,7 +93,7 @@ fn another_image_continues_the_layer_of_a_client_that_left() {
 
 #[test]
 fn a_registry_without_ranges_sends_that_blob_alone_again() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     let (layer, stream) = half(&engine, &registry, "a");
     drop(stream);
     engine.wait_until("the pull to end", || engine.jobs().iter().all(|job| job.ended != 0));
@@ -103,7 +107,7 @@ fn a_registry_without_ranges_sends_that_blob_alone_again() {
 
 #[test]
 fn what_was_kept_and_is_wrong_is_fetched_again_and_told() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     let (layer, stream) = half(&engine, &registry, "a");
     drop(stream);
     engine.wait_until("the pull to end", || engine.jobs().iter().all(|job| job.ended != 0));
@@ -120,7 +124,7 @@ fn what_was_kept_and_is_wrong_is_fetched_again_and_told() {
 
 #[test]
 fn a_part_that_was_not_asked_for_is_never_taken_for_the_rest() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     for (nth, (head, skipped)) in [
         ("206 Partial Content\r\nContent-Range: bytes 0-9/10", 0),
         ("206 Partial Content\r\nContent-Range: bytes 1-{last}/{size}", 1),
@@ -151,7 +155,7 @@ fn a_part_that_was_not_asked_for_is_never_taken_for_the_rest() {
 
 #[test]
 fn a_note_that_somebody_has_spoilt_keeps_no_blob_from_coming() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     let (layer, stream) = half(&engine, &registry, "a");
     drop(stream);
     engine.wait_until("the pull to end", || engine.jobs().iter().all(|job| job.ended != 0));
@@ -166,7 +170,7 @@ fn a_note_that_somebody_has_spoilt_keeps_no_blob_from_coming() {
 
 #[test]
 fn other_images_come_and_go_during_a_slow_layer() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     let (_, stream) = half(&engine, &registry, "slow");
     let other = Layer::of(&[("one", b"1")], Packing::Gzip);
     registry.publish("other", &Image::of(std::slice::from_ref(&other), "amd64"));
@@ -184,7 +188,7 @@ fn other_images_come_and_go_during_a_slow_layer() {
 
 #[test]
 fn bytes_that_are_wrong_from_the_beginning_are_not_kept() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     let (layer, reference) = publish(&registry, "a", |blob| {
         let mut wrong = blob.to_vec();
         wrong[SIZE / 2] ^= 1;
@@ -199,7 +203,7 @@ fn bytes_that_are_wrong_from_the_beginning_are_not_kept() {
 
 #[test]
 fn partials_that_nobody_goes_on_with_are_collected() {
-    let (engine, registry) = (Engine::configured("partial-days = 1"), LyingRegistry::start());
+    let (engine, registry) = (Engine::configured("partial-days = 1"), ScriptedRegistry::start());
     let (layer, stream) = half(&engine, &registry, "a");
     drop(stream);
     engine.wait_until("the pull to end", || engine.jobs().iter().all(|job| job.ended != 0));
@@ -212,7 +216,7 @@ fn partials_that_nobody_goes_on_with_are_collected() {
 #[test]
 fn a_trickle_is_a_stall_and_is_tried_again() {
     let engine = Engine::configured("stall-seconds = 1\nstall-bytes = 5000");
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     let (_, reference) =
         publish(&registry, "a", |blob| vec![Reply::Slow(blob.to_vec(), 500), Reply::Ranged(blob.to_vec())]);
     let pulled = engine.pull(&reference).expect("pulled");
@@ -221,7 +225,7 @@ fn a_trickle_is_a_stall_and_is_tried_again() {
 
 #[test]
 fn a_pull_keeps_its_own_rate_and_the_engine_keeps_one_for_all() {
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     let (_, reference) = publish(&registry, "a", |blob| vec![Reply::Ranged(blob.to_vec())]);
     let rate = SIZE as u64 / 2;
     for (engine, bytes_per_second) in
@@ -237,7 +241,7 @@ fn a_pull_keeps_its_own_rate_and_the_engine_keeps_one_for_all() {
 
 #[test]
 fn a_later_pull_unpacks_stored_blobs_without_the_network() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     let (layer, reference) = publish(&registry, "a", |blob| vec![Reply::Ranged(blob.to_vec())]);
     let request = Pull { reference: reference.clone(), no_unpack: true, ..Pull::default() };
     engine.ask(Request::Pull(request)).watch().expect("pulled");
@@ -253,7 +257,7 @@ fn a_later_pull_unpacks_stored_blobs_without_the_network() {
 
 #[test]
 fn a_zstd_window_over_the_limit_is_refused_with_the_limit() {
-    let (engine, registry) = (Engine::configured("zstd-window-mib = 1"), LyingRegistry::start());
+    let (engine, registry) = (Engine::configured("zstd-window-mib = 1"), ScriptedRegistry::start());
     let plain = Layer::large("data", 3 << 20, Packing::Plain);
     let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).expect("to memory");
     encoder.window_log(21).expect("allowed");
@@ -266,7 +270,7 @@ fn a_zstd_window_over_the_limit_is_refused_with_the_limit() {
 
 #[test]
 fn two_images_with_a_common_layer_download_it_once() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     let (layer, first) = half(&engine, &registry, "a");
     registry.publish("b", &Image::of(std::slice::from_ref(&layer), "amd64"));
     registry.answer(&path("b", &layer), Reply::Ranged(layer.blob.clone()));
@@ -289,7 +293,7 @@ fn two_images_with_a_common_layer_download_it_once() {
 
 #[test]
 fn a_download_that_waits_for_a_retry_delays_no_other() {
-    let (engine, registry) = (Engine::configured("max-downloads = 1"), LyingRegistry::start());
+    let (engine, registry) = (Engine::configured("max-downloads = 1"), ScriptedRegistry::start());
     let slow = Layer::large("slow", SIZE, Packing::Gzip);
     let fast = Layer::large("fast", SIZE / 2, Packing::Gzip);
     registry.publish("slow", &Image::of(std::slice::from_ref(&slow), "amd64"));
@@ -316,7 +320,7 @@ fn settled(engine: &Engine) -> PathBuf {
 
 #[test]
 fn an_image_that_was_not_durable_is_removed_after_power_loss() {
-    let (engine, registry) = (Engine::start(), LyingRegistry::start());
+    let (engine, registry) = (Engine::start(), ScriptedRegistry::start());
     let (_, reference) = publish(&registry, "a", |blob| vec![Reply::Ranged(blob.to_vec())]);
     engine.pull(&reference).expect("pulled");
     engine.wait_until("the image to be on the disk", || !settled(&engine).exists());
@@ -332,7 +336,7 @@ fn an_image_that_was_not_durable_is_removed_after_power_loss() {
 
 #[test]
 fn with_sync_before_nothing_is_left_to_sync() {
-    let (engine, registry) = (Engine::configured("sync = \"before\""), LyingRegistry::start());
+    let (engine, registry) = (Engine::configured("sync = \"before\""), ScriptedRegistry::start());
     let (_, reference) = publish(&registry, "a", |blob| vec![Reply::Ranged(blob.to_vec())]);
     engine.pull(&reference).expect("pulled");
     assert!(!settled(&engine).exists());

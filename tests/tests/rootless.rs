@@ -6,7 +6,7 @@ use sampan_ipc::engine::{Answer, Pull, Request};
 use sampan_oci::digest::Digest;
 use sampan_tests::engine::Engine;
 use sampan_tests::host::{binary, need_root};
-use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing, Reply};
+use sampan_tests::registry::{Image, Layer, Packing, Reply, ScriptedRegistry};
 use std::fs::{self, Metadata, Permissions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
@@ -147,7 +147,7 @@ fn with_attributes<'a>(attributes: impl IntoIterator<Item = (&'a str, &'a [u8])>
     Layer::of_tar(builder.into_inner().expect("to memory"), Packing::Gzip)
 }
 
-fn pull(engine: &Engine, registry: &LyingRegistry, name: &str, layer: &Layer) -> Vec<String> {
+fn pull(engine: &Engine, registry: &ScriptedRegistry, name: &str, layer: &Layer) -> Vec<String> {
     registry.publish(name, &Image::of(std::slice::from_ref(layer), "amd64"));
     engine.pull(&registry.reference(name)).expect("pulled").notes
 }
@@ -194,7 +194,7 @@ fn remove(engine: &Engine, reference: &str) {
 
 #[test]
 fn with_subordinate_ids_owners_are_real_and_files_removable() {
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     let engine = start(65_536, "");
     let layer = sample();
     let notes = pull(&engine, &registry, "owners", &layer);
@@ -235,7 +235,7 @@ fn with_subordinate_ids_owners_are_real_and_files_removable() {
 
 #[test]
 fn without_ids_owners_are_written_down_and_that_is_told_once() {
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     let layer = sample();
     for (ids, table, why) in [
         (0, "", "/etc/subuid has no range for user 65534"),
@@ -271,7 +271,7 @@ fn without_ids_owners_are_written_down_and_that_is_told_once() {
 
 #[test]
 fn a_layer_does_not_say_itself_what_is_written_down() {
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     let layer = attributed();
     let recorded = "user.containers.override_stat";
     for (ids, override_stat, has_capability) in [(65_536, "", true), (0, "5:6:0755:file", false)] {
@@ -286,7 +286,7 @@ fn a_layer_does_not_say_itself_what_is_written_down() {
 
 #[test]
 fn an_access_list_with_an_unmapped_user_is_no_error() {
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     for ids in [65_536, 0] {
         let engine = start(ids, "");
         let layer = listed();
@@ -300,7 +300,7 @@ fn an_access_list_with_an_unmapped_user_is_no_error() {
 
 #[test]
 fn leftovers_in_the_namespace_are_removed_at_the_next_start() {
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     let engine = start(65_536, "");
     let owned = layer(&[
         Entry(EntryType::Directory, "dir/", 0o700, (9, 9)),
@@ -326,7 +326,7 @@ fn leftovers_in_the_namespace_are_removed_at_the_next_start() {
 
 #[test]
 fn a_layer_refused_in_the_namespace_is_named_and_leaves_nothing() {
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     let engine = start(65_536, "");
     let evil = Layer::of(&[("fine", b"x"), ("../evil", b"x")], Packing::Gzip);
     registry.publish("evil", &Image::of(&[sample(), evil], "amd64"));

@@ -40,7 +40,7 @@ fn at_terminal(containers: &Containers, words: &[&str], typed: &str, shown: &str
 #[test]
 fn every_event_has_its_facts_its_process_and_its_labels() {
     let containers = Containers::new();
-    let says = |words: &[&str]| containers.says(words);
+    let says = |words: &[&str]| containers.stdout_of(words);
     let id = says(&["create", "-it", "-m", "32m", "--name", "old", "-l", "tier=web", "box:1", "sh"]);
     says(&["start", "old"]);
     at_terminal(&containers, &["attach", "old"], "stty size\n", "33 99");
@@ -57,7 +57,7 @@ fn every_event_has_its_facts_its_process_and_its_labels() {
     // The kernel kills the process that grows, not process 1.
     let grown = containers.sampan(&["exec", "new", "sh", "-c", "x=a; while true; do x=$x$x; done"]);
     assert_eq!(grown.status.code(), Some(137));
-    let is_told = || containers.says(&["inspect", "new"]).contains("\"OOMKilled\": true");
+    let is_told = || containers.stdout_of(&["inspect", "new"]).contains("\"OOMKilled\": true");
     wait_until("the memory to be told of", || containers.log(), is_told);
     says(&["restart", "-t", "0", "new"]);
     let second = containers.summary("new").expect("runs").pid.to_string();

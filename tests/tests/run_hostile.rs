@@ -295,12 +295,12 @@ fn an_environment_of_a_mebibyte_arrives_and_a_larger_one_fails() {
         let words = ["run", "-d", "--name", name].map(str::to_owned).to_vec();
         let command = ["box:1", "sh", "-c", script].map(str::to_owned).to_vec();
         let words = [words, options, command].concat();
-        containers.says(&words.iter().map(String::as_str).collect::<Vec<_>>());
-        assert_eq!(containers.says(&["exec", name, "sh", "-c", "echo ${#BIG00}"]), "65529");
-        assert!(containers.says(&["inspect", name]).len() > 1 << 20);
-        containers.says(&["exec", name, "touch", "/go"]);
-        assert_eq!(containers.says(&["wait", name]), "0");
-        assert_eq!(containers.says(&["logs", name]), "65529 65529");
+        containers.stdout_of(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(containers.stdout_of(&["exec", name, "sh", "-c", "echo ${#BIG00}"]), "65529");
+        assert!(containers.stdout_of(&["inspect", name]).len() > 1 << 20);
+        containers.stdout_of(&["exec", name, "touch", "/go"]);
+        assert_eq!(containers.stdout_of(&["wait", name]), "0");
+        assert_eq!(containers.stdout_of(&["logs", name]), "65529 65529");
     }
     let files = ["A", "B", "C", "D", "E"].map(|name| format!("env{name}"));
     let mut words = vec!["run", "--rm"];

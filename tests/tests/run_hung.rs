@@ -83,7 +83,7 @@ impl Hung {
         let runtime = self.wrapper.to_str().expect("text");
         let script = "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done";
         let words = ["create", "-t", "-i", "--name", name, "--runtime", runtime, "box:1", "sh", "-c", script];
-        self.containers.says(&words)
+        self.containers.stdout_of(&words)
     }
 
     fn spawn(&self, words: &[&str]) -> Child {
@@ -95,9 +95,9 @@ impl Hung {
     /// Checks that other containers work: none of their requests waits for the hanging one.
     fn check_others(&self) {
         let begun = Instant::now();
-        assert_eq!(self.containers.says(&["run", "--rm", "box:1", "echo", "on"]), "on");
-        self.containers.says(&["info"]);
-        self.containers.says(&["ps", "-a"]);
+        assert_eq!(self.containers.stdout_of(&["run", "--rm", "box:1", "echo", "on"]), "on");
+        self.containers.stdout_of(&["info"]);
+        self.containers.stdout_of(&["ps", "-a"]);
         assert!(begun.elapsed() < SOON / 2, "{:?}", begun.elapsed());
     }
 
@@ -149,8 +149,8 @@ fn a_stop_kill_or_removal_ends_a_hanging_start() {
         hung.no_more_at("run");
         if words[0] != "rm" {
             hung.containers.await_no_shim();
-            hung.containers.says(&["start", "one"]);
-            hung.containers.says(&["stop", "one"]);
+            hung.containers.stdout_of(&["start", "one"]);
+            hung.containers.stdout_of(&["stop", "one"]);
         }
     }
     assert!(hung.containers.summary("one").is_none());
@@ -188,11 +188,11 @@ fn an_interrupted_client_ends_a_hanging_start_or_exec() {
     };
     typed("run", &["start", "-a", "-i", "one"]);
     hung.containers.await_no_shim();
-    hung.containers.says(&["start", "one"]);
+    hung.containers.stdout_of(&["start", "one"]);
     typed("exec", &["exec", "-it", "one", "sh"]);
     assert_eq!(hung.containers.summary("one").expect("there").phase, Phase::Running);
-    hung.containers.says(&["exec", "one", "true"]);
-    hung.containers.says(&["rm", "-f", "one"]);
+    hung.containers.stdout_of(&["exec", "one", "true"]);
+    hung.containers.stdout_of(&["rm", "-f", "one"]);
     hung.check_gone(&id);
 }
 
@@ -208,9 +208,9 @@ fn a_hanging_exec_pause_or_top_delays_no_stop_and_no_removal() {
     ] {
         for end in [&["stop", "-t", "1", "one"][..], &["kill", "one"], &["rm", "-f", "one"]] {
             let id = hung.create("one");
-            hung.containers.says(&["start", "one"]);
+            hung.containers.stdout_of(&["start", "one"]);
             if verb == "resume" {
-                hung.containers.says(&["pause", "one"]);
+                hung.containers.stdout_of(&["pause", "one"]);
             }
             hung.at(verb);
             let asked = hung.spawn(words);
@@ -223,7 +223,7 @@ fn a_hanging_exec_pause_or_top_delays_no_stop_and_no_removal() {
             hung.no_more_at(verb);
             if end[0] != "rm" {
                 hung.containers.await_summary("one", "its end", |s| s.phase == Phase::Exited);
-                hung.containers.says(&["rm", "one"]);
+                hung.containers.stdout_of(&["rm", "one"]);
             }
             hung.check_gone(&id);
             ids.push(id);
@@ -235,12 +235,12 @@ fn a_hanging_exec_pause_or_top_delays_no_stop_and_no_removal() {
 fn a_hanging_pause_fails_in_time_and_the_container_goes_on() {
     let hung = Hung::new();
     let id = hung.create("one");
-    hung.containers.says(&["start", "one"]);
+    hung.containers.stdout_of(&["start", "one"]);
     hung.at("pause");
     let (code, why) = end_of(hung.spawn(&["pause", "one"]));
     assert!(code == Some(1) && why.contains("did not finish in 10"), "{why}");
-    hung.containers.says(&["exec", "one", "true"]);
-    hung.containers.says(&["rm", "-f", "one"]);
+    hung.containers.stdout_of(&["exec", "one", "true"]);
+    hung.containers.stdout_of(&["rm", "-f", "one"]);
     hung.check_gone(&id);
 }
 
@@ -248,7 +248,7 @@ fn a_hanging_pause_fails_in_time_and_the_container_goes_on() {
 fn a_delete_that_hangs_is_done_without_the_runtime() {
     let hung = Hung::new();
     let id = hung.create("one");
-    hung.containers.says(&["start", "one"]);
+    hung.containers.stdout_of(&["start", "one"]);
     hung.at("delete");
     let (code, why) = end_of(hung.spawn(&["stop", "-t", "5", "one"]));
     assert_eq!((code, why.as_str()), (Some(0), ""));
@@ -256,11 +256,13 @@ fn a_delete_that_hangs_is_done_without_the_runtime() {
     hung.check_others();
     hung.containers.await_no_shim();
     assert!(
-        hung.containers.says(&["inspect", "one"]).contains("delete: the OCI runtime did not finish in 10")
+        hung.containers
+            .stdout_of(&["inspect", "one"])
+            .contains("delete: the OCI runtime did not finish in 10")
     );
     assert_eq!(leaks::left_running(&hung.containers, std::slice::from_ref(&id)), [""; 0]);
     // A next start of the container works.
-    hung.containers.says(&["start", "one"]);
+    hung.containers.stdout_of(&["start", "one"]);
     let (code, why) = end_of(hung.spawn(&["rm", "-f", "one"]));
     assert_eq!((code, why.as_str()), (Some(0), ""));
     hung.check_gone(&id);
@@ -271,10 +273,10 @@ fn a_shim_killed_during_a_delete_leaves_and_starts_nothing() {
     let mut hung = Hung::new();
     let id = hung.create("one");
     for has_engine in [true, false] {
-        hung.containers.says(&["start", "one"]);
-        hung.containers.says(&["exec", "one", "true"]);
+        hung.containers.stdout_of(&["start", "one"]);
+        hung.containers.stdout_of(&["exec", "one", "true"]);
         hung.at("delete");
-        hung.containers.says(&["kill", "one"]);
+        hung.containers.stdout_of(&["kill", "one"]);
         hung.await_hanging();
         hung.no_more_at("delete");
         if !has_engine {
@@ -295,7 +297,7 @@ fn a_shim_killed_during_a_delete_leaves_and_starts_nothing() {
         let summary = hung.containers.summary("one").expect("there");
         assert_eq!((summary.phase, summary.exit_code), (Phase::Exited, 137), "{summary:?}");
     }
-    hung.containers.says(&["rm", "one"]);
+    hung.containers.stdout_of(&["rm", "one"]);
     let events = hung.containers.events(&id, "destroy");
     let died: Vec<_> = events.iter().filter(|event| event.action == "die").collect();
     assert_eq!(died.len(), 2, "{events:?}");
@@ -309,9 +311,9 @@ fn a_hanging_runtime_does_not_keep_a_shimless_container_alive() {
     // With control groups of version 1, frozen processes do not end by SIGKILL.
     for is_paused in [false, true] {
         let id = hung.create("one");
-        hung.containers.says(&["start", "one"]);
+        hung.containers.stdout_of(&["start", "one"]);
         if is_paused {
-            hung.containers.says(&["pause", "one"]);
+            hung.containers.stdout_of(&["pause", "one"]);
         }
         hung.at("delete");
         for shim in hung.containers.shims() {
@@ -324,7 +326,7 @@ fn a_hanging_runtime_does_not_keep_a_shimless_container_alive() {
         });
         assert_eq!(leaks::left_running(&hung.containers, std::slice::from_ref(&id)), [""; 0]);
         assert!(hung.containers.log().contains("does not delete it"), "{}", hung.containers.log());
-        hung.containers.says(&["rm", "one"]);
+        hung.containers.stdout_of(&["rm", "one"]);
         hung.check_gone(&id);
         hung.no_more_at("delete");
     }

@@ -26,7 +26,7 @@ fn actions(events: &[Event]) -> Vec<&str> {
 
 /// Starts a container by `run -d` with these options; returns its ID.
 fn detached(containers: &Containers, options: &[&str], command: &[&str]) -> String {
-    containers.says(&[&["run", "-d"], options, &["box:1"], command].concat())
+    containers.stdout_of(&[&["run", "-d"], options, &["box:1"], command].concat())
 }
 
 fn go(containers: &Containers, container: &str) {
@@ -70,17 +70,17 @@ fn a_container_that_a_person_restarts_obeys_afterwards() {
     // Process 1 receives no signal without a handler for it, so the script must have installed its own.
     // pid_namespaces(7).
     let await_runs = |count: usize| {
-        let is_ready = || containers.says(&["logs", "again"]).lines().count() == count;
+        let is_ready = || containers.stdout_of(&["logs", "again"]).lines().count() == count;
         wait_until("the handler to be there", || containers.log(), is_ready);
     };
     for (nth, signal) in ["KILL", "TERM", "9"].into_iter().enumerate() {
         await_runs(nth + 1);
-        assert_eq!(containers.says(&["restart", "-s", signal, "-t", "5", "again"]), "again");
+        assert_eq!(containers.stdout_of(&["restart", "-s", signal, "-t", "5", "again"]), "again");
     }
     await_runs(4);
-    containers.says(&["kill", "-s", "TERM", "again"]);
-    assert_eq!(containers.says(&["wait", "again"]), "4");
-    containers.says(&["rm", "again"]);
+    containers.stdout_of(&["kill", "-s", "TERM", "again"]);
+    assert_eq!(containers.stdout_of(&["wait", "again"]), "4");
+    containers.stdout_of(&["rm", "again"]);
     let events = containers.events(&id, "destroy");
     let once = ["kill", "die", "stop", "start", "restart"];
     let all = [&["create", "start"][..], &once, &once, &once, &["kill", "die", "destroy"]].concat();
@@ -173,7 +173,7 @@ fn events_without_any_daemon_are_reported_once_and_in_order() {
     // The next engine does not report them again.
     containers.kill_engine();
     containers.start_engine();
-    containers.says(&["rm", "kept"]);
+    containers.stdout_of(&["rm", "kept"]);
     assert_eq!(actions(&containers.events(&kept, "destroy")).len(), 10);
 }
 
@@ -187,8 +187,8 @@ fn the_engine_reports_events_that_did_not_fit_the_fifo() {
     while filler.spooled() == 0 {
         filler.send(Event::new("test", "fill", "x").with("text", "x".repeat(100))).expect("small");
     }
-    containers.says(&["exec", "kept", "true"]);
-    containers.says(&["rm", "-f", "gone"]);
+    containers.stdout_of(&["exec", "kept", "true"]);
+    containers.stdout_of(&["rm", "-f", "gone"]);
     go(&containers, "kept");
     containers.await_no_shim();
     containers.host.start_monitord(&[]);
@@ -198,7 +198,7 @@ fn the_engine_reports_events_that_did_not_fit_the_fifo() {
     assert_eq!(kept[5].attributes.get("exitCode"), Some("3"));
     // The container does not count as one whose shim was killed.
     assert!(!containers.log().contains("its shim has died"), "{}", containers.log());
-    containers.says(&["start", "kept"]);
+    containers.stdout_of(&["start", "kept"]);
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn a_run_without_a_monitor_is_told_when_it_is_back() {
     containers.await_summary("unseen", "its end", |summary| summary.exit_code == 4);
     let id = containers.summary("unseen").expect("kept").id;
     containers.host.start_monitord(&[]);
-    containers.says(&["rm", "unseen"]);
+    containers.stdout_of(&["rm", "unseen"]);
     let events = containers.events(&id, "destroy");
     assert_eq!(actions(&events), ["create", "attach", "start", "die", "destroy"]);
 }
@@ -224,7 +224,7 @@ fn after_the_host_has_restarted_the_policies_decide_and_say_so() {
     for policy in ["always", "unless-stopped"] {
         let name = format!("{policy}-not");
         detached(&containers, &["--restart", policy, "--name", &name], &sleeps);
-        containers.says(&["stop", "-t", "0", &name]);
+        containers.stdout_of(&["stop", "-t", "0", &name]);
     }
     let before = policies.map(|policy| containers.summary(policy).expect("runs").pid);
     containers.kill_engine();
@@ -256,7 +256,7 @@ fn what_the_kernel_kills_for_memory_is_told_and_kept() {
     let grow = "x=a; while true; do x=$x$x; done";
     let output = containers.sampan(&["run", "--name", "big", "-m", "16m", "box:1", "sh", "-c", grow]);
     assert_eq!(output.status.code(), Some(137));
-    let all = containers.says(&["inspect", "big"]);
+    let all = containers.stdout_of(&["inspect", "big"]);
     assert!(all.contains("\"OOMKilled\": true"), "{all}");
     let id = containers.summary("big").expect("kept").id;
     assert_eq!(actions(&containers.events(&id, "die")), ["create", "attach", "start", "oom", "die"]);
@@ -278,15 +278,15 @@ fn a_killed_hanging_runtime_leaves_a_usable_container() {
     let client = client.args(words).stderr(Stdio::piped()).spawn().expect("built");
     containers.host.wait_until("the runtime to hang", || pid.exists());
     // Other requests do not wait for it.
-    containers.says(&["inspect", "hung"]);
-    assert_eq!(containers.says(&["run", "--rm", "box:1", "echo", "on"]), "on");
+    containers.stdout_of(&["inspect", "hung"]);
+    assert_eq!(containers.stdout_of(&["run", "--rm", "box:1", "echo", "on"]), "on");
     kill(fs::read_to_string(&pid).expect("read").trim().parse().expect("a pid"));
     let output = client.wait_with_output().expect("ours");
     let why = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(125) && why.contains("runtime"), "{why}");
-    assert_eq!(containers.says(&["start", "hung"]), "hung");
-    assert_eq!(containers.says(&["wait", "hung"]), "0");
-    containers.says(&["rm", "hung"]);
+    assert_eq!(containers.stdout_of(&["start", "hung"]), "hung");
+    assert_eq!(containers.stdout_of(&["wait", "hung"]), "0");
+    containers.stdout_of(&["rm", "hung"]);
     containers.await_no_shim();
 }
 
@@ -325,9 +325,9 @@ fn units_are_such_as_systemd_takes() {
     fs::create_dir(&dir).expect("made");
     let words =
         ["create", "--name", "sy", "-e", "A=$x %n \"q\" ", "-l", "k=a b", "box:1", "sh", "-c", "echo 100%"];
-    containers.says(&words);
+    containers.stdout_of(&words);
     for (file, more) in [("a.service", &[][..]), ("b.service", &["--new"])] {
-        let unit = containers.says(&[&["generate", "systemd", "sy"], more].concat());
+        let unit = containers.stdout_of(&[&["generate", "systemd", "sy"], more].concat());
         fs::write(dir.join(file), unit + "\n").expect("written");
     }
     let ours = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd");
@@ -360,13 +360,13 @@ fn units_are_such_as_systemd_takes() {
 fn events_and_lists_are_filtered_by_what_containers_have() {
     let containers = Containers::new();
     detached(&containers, &["--name", "one", "-l", "tier=web"], &["sleep", "1000"]);
-    containers.says(&["rename", "one", "uno"]);
-    containers.says(&["stop", "-t", "0", "uno"]);
+    containers.stdout_of(&["rename", "one", "uno"]);
+    containers.stdout_of(&["stop", "-t", "0", "uno"]);
     containers.sampan(&["run", "--name", "two", "box:1", "sh", "-c", "exit 6"]);
     let seen = |filters: &[&str]| {
         let mut words = vec!["events", "--since", "1h", "--until", "now"];
         filters.iter().for_each(|filter| words.extend(["--filter", filter]));
-        let text = containers.says(&words);
+        let text = containers.stdout_of(&words);
         text.lines().map(|line| line.split(' ').nth(2).unwrap_or_default().to_owned()).collect::<Vec<_>>()
     };
     wait_until("the ends", || containers.log(), || seen(&["event=die"]).len() == 2);
@@ -379,7 +379,7 @@ fn events_and_lists_are_filtered_by_what_containers_have() {
     let list = |filters: &[&str]| {
         let mut words = vec!["ps", "-a", "--format", "json"];
         filters.iter().for_each(|filter| words.extend(["--filter", filter]));
-        let all: serde_json::Value = serde_json::from_str(&containers.says(&words)).expect("JSON");
+        let all: serde_json::Value = serde_json::from_str(&containers.stdout_of(&words)).expect("JSON");
         let names = all
             .as_array()
             .expect("an array")
@@ -393,11 +393,11 @@ fn events_and_lists_are_filtered_by_what_containers_have() {
     assert_eq!(list(&["since=uno"]), ["two"]);
     assert_eq!(list(&["ancestor=box:1"]), ["two", "uno"]);
     assert!(list(&["status=running"]).is_empty());
-    containers.says(&["container", "prune", "-f", "--filter", "until=1h"]);
+    containers.stdout_of(&["container", "prune", "-f", "--filter", "until=1h"]);
     assert_eq!(list(&[]).len(), 2, "they are younger than an hour");
-    containers.says(&["container", "prune", "-f", "--filter", "label!=tier=web"]);
+    containers.stdout_of(&["container", "prune", "-f", "--filter", "label!=tier=web"]);
     assert_eq!(list(&[]), ["uno"]);
-    containers.says(&["container", "prune", "-f", "--filter", "until=0s"]);
+    containers.stdout_of(&["container", "prune", "-f", "--filter", "until=0s"]);
     assert!(list(&[]).is_empty());
     assert_eq!(seen(&["event=prune", "type=container"]).len(), 3);
 }
@@ -406,14 +406,14 @@ fn events_and_lists_are_filtered_by_what_containers_have() {
 fn a_refusal_is_told_as_what_it_is() {
     let containers = Containers::new();
     detached(&containers, &["--name", "p"], &["sleep", "1000"]);
-    containers.says(&["pause", "p"]);
+    containers.stdout_of(&["pause", "p"]);
     for _ in 0..10 {
         let output = containers.sampan(&["exec", "p", "true"]);
         let why = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(why.contains("is paused"), "{why}");
     }
-    containers.says(&["unpause", "p"]);
-    containers.says(&["stop", "-t", "0", "p"]);
+    containers.stdout_of(&["unpause", "p"]);
+    containers.stdout_of(&["stop", "-t", "0", "p"]);
     for words in [&["exec", "p", "true"][..], &["attach", "p"]] {
         let output = containers.sampan(words);
         let why = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -444,8 +444,8 @@ fn terminals_have_their_clients_size_and_detach_by_keys() {
     );
     assert_eq!(attach(&["exec", "-it", "t", "sh"], b"stty size\n", size, b"\x10\x11"), Some(0));
     assert_eq!(attach(&["exec", "-it", "t", "sh"], b"stty size; exit 5\n", size, b""), Some(5));
-    containers.says(&["exec", "-d", "t", "sh", "-c", "echo made >/tmp/made"]);
-    containers.says(&["stop", "-t", "0", "t"]);
+    containers.stdout_of(&["exec", "-d", "t", "sh", "-c", "echo made >/tmp/made"]);
+    containers.stdout_of(&["stop", "-t", "0", "t"]);
     let events = containers.events(&id, "stop");
     let of = |action: &str| events.iter().filter(|event| event.action.starts_with(action)).count();
     assert_eq!((of("attach"), of("detach"), of("resize")), (2, 2, 1), "{:?}", actions(&events));
@@ -462,7 +462,7 @@ fn what_is_typed_early_finds_the_terminal_in_its_size() {
     let containers = Containers::new();
     let script = "echo ready; while read -r line; do $line; done";
     detached(&containers, &["-it", "--name", "t"], &["sh", "-c", script]);
-    let is_ready = || containers.says(&["logs", "t"]).contains("ready");
+    let is_ready = || containers.stdout_of(&["logs", "t"]).contains("ready");
     wait_until("the shell", || containers.log(), is_ready);
     let shim = Pid::from_raw(containers.shims()[0]);
     signal::kill(shim, Signal::SIGSTOP).expect("it runs");
@@ -475,7 +475,7 @@ fn what_is_typed_early_finds_the_terminal_in_its_size() {
     let client = Pid::from_raw(i32::try_from(terminal.child.id()).expect("a pid"));
     signal::kill(client, Signal::SIGSTOP).expect("ours");
     signal::kill(shim, Signal::SIGCONT).expect("it runs");
-    containers.says(&["exec", "t", "true"]);
+    containers.stdout_of(&["exec", "t", "true"]);
     signal::kill(client, Signal::SIGCONT).expect("ours");
     terminal.awaits("33 99\r\n");
     terminal.types(b"\x10\x11");
@@ -495,12 +495,12 @@ fn what_waits_to_start_again_is_stopped_removed_and_found_again() {
     waits(&containers, 4);
     let output = containers.sampan(&["rm", "w"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("is restarting"));
-    containers.says(&["stop", "w"]);
+    containers.stdout_of(&["stop", "w"]);
     containers.await_summary("w", "its end", |s| s.phase == Phase::Exited && s.exit_code == 1);
     containers.await_no_shim();
-    containers.says(&["start", "w"]);
+    containers.stdout_of(&["start", "w"]);
     waits(&containers, 1);
-    containers.says(&["rm", "-f", "w"]);
+    containers.stdout_of(&["rm", "-f", "w"]);
     let events = containers.events(&id, "destroy");
     let count = |action: &str| events.iter().filter(|event| event.action == action).count();
     assert_eq!(count("die"), count("start"));
@@ -522,9 +522,9 @@ fn start_and_attach_end_as_docker_s_do() {
     };
     let script = "read x; echo got $x; echo bad >&2; exit 6";
     let got = (Some(6), "got word\n".to_owned());
-    containers.says(&["create", "-i", "--name", "a", "box:1", "sh", "-c", script]);
+    containers.stdout_of(&["create", "-i", "--name", "a", "box:1", "sh", "-c", script]);
     assert_eq!(fed(&["start", "-a", "-i", "a"], "word\n"), got);
-    containers.says(&["start", "a"]);
+    containers.stdout_of(&["start", "a"]);
     assert_eq!(fed(&["attach", "a"], "word\n"), got);
     let only_err =
         fed(&["run", "--rm", "-i", "-a", "stdin", "-a", "stderr", "box:1", "sh", "-c", script], "word\n");
@@ -536,7 +536,7 @@ fn start_and_attach_end_as_docker_s_do() {
         "the one that is there starts"
     );
 
-    containers.says(&["rm", "-f", "a"]);
+    containers.stdout_of(&["rm", "-f", "a"]);
 
     let mut command = containers.host.command("sampan");
     let words = ["run", "--sig-proxy=false", "--name", "s", "box:1", "sleep", "1000"];
@@ -556,17 +556,17 @@ fn who_is_told_that_a_container_has_ended_or_is_gone_sees_it_so() {
     for nth in 0..15 {
         let output = containers.sampan(&["run", "--name", "done", "box:1", "true"]);
         assert_eq!(output.status.code(), Some(0), "{output:?}");
-        let pruned = containers.says(&["container", "prune", "-f"]);
+        let pruned = containers.stdout_of(&["container", "prune", "-f"]);
         assert!(
             pruned.lines().next().is_some_and(|line| line.contains("Deleted")) || pruned.len() > 64,
             "{nth}: {pruned}"
         );
-        assert_eq!(containers.says(&["ps", "-aq"]), "", "{nth}");
+        assert_eq!(containers.stdout_of(&["ps", "-aq"]), "", "{nth}");
         detached(&containers, &["--name", "up"], &["sleep", "1000"]);
-        containers.says(&["kill", "up"]);
-        containers.says(&["rm", "up"]);
+        containers.stdout_of(&["kill", "up"]);
+        containers.stdout_of(&["rm", "up"]);
         detached(&containers, &["--name", "up"], &["sleep", "1000"]);
-        containers.says(&["rm", "-f", "up"]);
-        assert_eq!(containers.says(&["ps", "-aq"]), "", "{nth}");
+        containers.stdout_of(&["rm", "-f", "up"]);
+        assert_eq!(containers.stdout_of(&["ps", "-aq"]), "", "{nth}");
     }
 }

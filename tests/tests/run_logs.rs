@@ -50,7 +50,7 @@ fn the_journal_gets_each_line_with_whose_it_is() {
         "-c",
         script,
     ];
-    containers.says(&words);
+    containers.stdout_of(&words);
     let mut lines = Vec::new();
     for _ in 0..2 {
         let mut bytes = [0; 4096];
@@ -96,7 +96,7 @@ fn logs_go_on_over_restarts_and_rotations_in_a_few_files() {
     let script = "i=0; while test $i -lt 40; do echo line $i; sleep 0.01; i=$((i+1)); done; exit 1";
     let options = ["--restart", "on-failure:2", "--log-opt", "max-size=1k", "--log-opt", "max-file=3"];
     let id = containers
-        .says(&[&["run", "-d", "--name", "r"], &options[..], &["box:1", "sh", "-c", script]].concat());
+        .stdout_of(&[&["run", "-d", "--name", "r"], &options[..], &["box:1", "sh", "-c", script]].concat());
     let followed = containers
         .host
         .command("sampan")

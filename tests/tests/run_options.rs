@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// Output of a script in a container with these options.
 fn inside(containers: &Containers, options: &[&str], script: &str) -> String {
-    containers.says(&[&["run", "--rm"], options, &["box:1", "sh", "-c", script]].concat())
+    containers.stdout_of(&[&["run", "--rm"], options, &["box:1", "sh", "-c", script]].concat())
 }
 
 /// Exit code and standard error of a command.
@@ -24,7 +24,7 @@ fn outcome(containers: &Containers, words: &[&str]) -> (i32, String) {
 
 /// A field of the first document that `inspect` prints.
 fn inspected(containers: &Containers, container: &str, pointer: &str) -> Value {
-    let all: Value = serde_json::from_str(&containers.says(&["inspect", container])).expect("JSON");
+    let all: Value = serde_json::from_str(&containers.stdout_of(&["inspect", container])).expect("JSON");
     all.pointer(&format!("/0{pointer}")).cloned().unwrap_or(Value::Null)
 }
 
@@ -112,7 +112,7 @@ fn devices_and_limits_are_seen_inside() {
         assert!(code == 125 && why.contains(reason), "{options:?}: {code} {why}");
     }
     // `run --rm` returns when its command has ended: the last container may still be on its way out.
-    let made = containers.says(&["ps", "-aq", "--filter", "status=created"]);
+    let made = containers.stdout_of(&["ps", "-aq", "--filter", "status=created"]);
     assert_eq!(made, "", "what is refused makes nothing");
 }
 
@@ -208,8 +208,8 @@ fn names_networks_and_words_are_seen_inside() {
         let said = String::from_utf8_lossy(&output.stdout).trim_end_matches('\n').to_owned();
         assert_eq!(said, *expected, "{options:?}: {output:?}");
     }
-    assert_eq!(containers.says(&["run", "--rm", "--entrypoint", "", "box:1", "echo", "plain"]), "plain");
-    assert_eq!(containers.says(&["run", "--rm", "--entrypoint", "echo", "box:1", "plain"]), "plain");
+    assert_eq!(containers.stdout_of(&["run", "--rm", "--entrypoint", "", "box:1", "echo", "plain"]), "plain");
+    assert_eq!(containers.stdout_of(&["run", "--rm", "--entrypoint", "echo", "box:1", "plain"]), "plain");
     let refused: [(&[&str], &str); 6] = [
         (&["--network", "bridge"], "none and host"),
         (&["--label", "a b=c"], "white space"),
@@ -226,7 +226,7 @@ fn names_networks_and_words_are_seen_inside() {
 
 /// States of the container's processes that have ended and were not reaped.
 fn zombies(containers: &Containers, container: &str) -> String {
-    containers.says(&[
+    containers.stdout_of(&[
         "exec",
         container,
         "sh",
@@ -239,9 +239,10 @@ fn zombies(containers: &Containers, container: &str) -> String {
 fn a_small_init_reaps_what_nobody_waits_for() {
     let containers = Containers::new();
     for (name, options) in [("with", &["--init"][..]), ("without", &[])] {
-        containers.says(&[&["run", "-d", "--name", name], options, &["box:1", "sleep", "1000"]].concat());
+        containers
+            .stdout_of(&[&["run", "-d", "--name", name], options, &["box:1", "sleep", "1000"]].concat());
         // This process becomes an orphan when its parent ends at once.
-        containers.says(&["exec", name, "sh", "-c", "(sleep 0.2; touch /done) & exit 0"]);
+        containers.stdout_of(&["exec", name, "sh", "-c", "(sleep 0.2; touch /done) & exit 0"]);
         let pid = containers.summary(name).expect("runs").pid;
         let done = format!("/proc/{pid}/root/done");
         containers.host.wait_until("it to end", || fs::exists(&done).unwrap_or(false));
@@ -250,10 +251,10 @@ fn a_small_init_reaps_what_nobody_waits_for() {
     containers.host.wait_until("no zombie to be there", || zombies(&containers, "with").is_empty());
     // Signals reach the program, and the container has its exit code.
     let script = "trap 'exit 6' TERM; echo ready; while :; do sleep 0.05; done";
-    containers.says(&["run", "-d", "--init", "--name", "ends", "box:1", "sh", "-c", script]);
-    containers.host.wait_until("the handler", || containers.says(&["logs", "ends"]) == "ready");
-    containers.says(&["stop", "ends"]);
-    assert_eq!(containers.says(&["wait", "ends"]), "6");
+    containers.stdout_of(&["run", "-d", "--init", "--name", "ends", "box:1", "sh", "-c", script]);
+    containers.host.wait_until("the handler", || containers.stdout_of(&["logs", "ends"]) == "ready");
+    containers.stdout_of(&["stop", "ends"]);
+    assert_eq!(containers.stdout_of(&["wait", "ends"]), "6");
 }
 
 #[test]
@@ -261,23 +262,24 @@ fn stop_sends_what_was_asked_for_and_waits_as_long() {
     let containers = Containers::configured("stop-timeout = 0");
     let run = |name: &str, options: &[&str], script: &str| {
         let script = format!("{script}; echo ready; while :; do sleep 0.05; done");
-        containers.says(&[&["run", "-d", "--name", name], options, &["box:1", "sh", "-c", &script]].concat());
-        containers.host.wait_until("the handler", || containers.says(&["logs", name]) == "ready");
+        containers
+            .stdout_of(&[&["run", "-d", "--name", name], options, &["box:1", "sh", "-c", &script]].concat());
+        containers.host.wait_until("the handler", || containers.stdout_of(&["logs", name]) == "ready");
     };
     run("other", &["--stop-signal", "USR1", "--stop-timeout", "20"], "trap '' TERM; trap 'exit 5' USR1");
-    containers.says(&["stop", "other"]);
+    containers.stdout_of(&["stop", "other"]);
     run("short", &["--stop-timeout", "1"], "trap '' TERM");
     let begun = Instant::now();
-    containers.says(&["stop", "short"]);
+    containers.stdout_of(&["stop", "short"]);
     assert!(begun.elapsed() >= Duration::from_secs(1));
     // The default timeout would kill the container before it is done.
     run("long", &["--stop-timeout", "-1"], "trap 'sleep 1.5; exit 7' TERM");
-    containers.says(&["stop", "long"]);
-    assert_eq!(containers.says(&["wait", "other", "short", "long"]), "5\n137\n7");
+    containers.stdout_of(&["stop", "long"]);
+    assert_eq!(containers.stdout_of(&["wait", "other", "short", "long"]), "5\n137\n7");
     assert_eq!(inspected(&containers, "long", "/Config/StopTimeout"), -1);
     run("now", &["--stop-timeout", "-1"], "trap '' TERM");
-    containers.says(&["stop", "-t", "0", "now"]);
-    assert_eq!(containers.says(&["wait", "now"]), "137");
+    containers.stdout_of(&["stop", "-t", "0", "now"]);
+    assert_eq!(containers.stdout_of(&["wait", "now"]), "137");
 }
 
 /// CPU time of a process in ticks. proc_pid_stat(5), utime.
@@ -290,11 +292,11 @@ fn worked(pid: i32) -> u64 {
 #[test]
 fn a_paused_container_does_nothing_and_is_not_started() {
     let containers = Containers::new();
-    containers.says(&["run", "-d", "--name", "busy", "box:1", "sh", "-c", "while :; do :; done"]);
+    containers.stdout_of(&["run", "-d", "--name", "busy", "box:1", "sh", "-c", "while :; do :; done"]);
     let pid = containers.summary("busy").expect("runs").pid;
     let begin = worked(pid);
     containers.host.wait_until("it to work", || worked(pid) > begin);
-    containers.says(&["pause", "busy"]);
+    containers.stdout_of(&["pause", "busy"]);
     let frozen = worked(pid);
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(worked(pid), frozen);
@@ -305,7 +307,7 @@ fn a_paused_container_does_nothing_and_is_not_started() {
     let (code, why) = outcome(&containers, &["exec", "busy", "true"]);
     assert!(code == 125 && why.contains("paused"), "{code} {why}");
     assert_eq!(containers.summary("busy").expect("there").phase, Phase::Paused);
-    containers.says(&["unpause", "busy"]);
+    containers.stdout_of(&["unpause", "busy"]);
     containers.host.wait_until("it to work", || worked(pid) > frozen);
     assert_eq!(outcome(&containers, &["unpause", "busy"]).0, 1);
 }
@@ -330,7 +332,7 @@ fn an_execution_has_the_options_that_it_was_given() {
         "sleep",
         "1000",
     ];
-    containers.says(&words);
+    containers.stdout_of(&words);
     fs::write(containers.host.path("env"), "B=2\n# no\n").expect("written");
     let cases: &[(&[&str], &str, &str)] = &[
         (&[], "id -u; pwd; echo $A; echo $HOME", "1000\n/tmp\n1\n/home/ann"),
@@ -349,10 +351,10 @@ fn an_execution_has_the_options_that_it_was_given() {
     for (options, script, expected) in cases {
         let script = format!("{script}; true");
         let words = [&["exec"], *options, &["up", "sh", "-c", &script]].concat();
-        assert_eq!(containers.says(&words), *expected, "{options:?}");
+        assert_eq!(containers.stdout_of(&words), *expected, "{options:?}");
     }
     let own = Host::get().capabilities.0;
-    let said = containers.says(&["exec", "--privileged", "up", "grep", "CapEff", "/proc/self/status"]);
+    let said = containers.stdout_of(&["exec", "--privileged", "up", "grep", "CapEff", "/proc/self/status"]);
     assert_eq!(said, format!("CapEff:\t{own:016x}"));
     let mut child = containers.host.command("sampan");
     child.args(["exec", "-i", "up", "sh", "-c", "cat; exit 4"]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -361,8 +363,8 @@ fn an_execution_has_the_options_that_it_was_given() {
     let output = child.wait_with_output().expect("ours");
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(4), &b"typed"[..]));
     // Without -i, standard input is empty.
-    assert_eq!(containers.says(&["exec", "up", "cat"]), "");
-    assert_eq!(containers.says(&["exec", "-d", "-w", "/tmp", "up", "sh", "-c", "pwd >/tmp/made"]), "");
+    assert_eq!(containers.stdout_of(&["exec", "up", "cat"]), "");
+    assert_eq!(containers.stdout_of(&["exec", "-d", "-w", "/tmp", "up", "sh", "-c", "pwd >/tmp/made"]), "");
     let made = format!("/proc/{}/root/tmp/made", containers.summary("up").expect("runs").pid);
     let is_made = || fs::read_to_string(&made).is_ok_and(|text| text == "/tmp\n");
     containers.host.wait_until("it to be made", is_made);
@@ -385,14 +387,23 @@ fn an_execution_has_the_options_that_it_was_given() {
 fn lists_are_filtered_sorted_and_shown_as_docker_s_are() {
     let containers = Containers::new();
     let src = containers.host.path("run").display().to_string();
-    containers.says(&["create", "--name", "web", "-v", &format!("{src}:/d"), "-l", "tier=front", "box:1"]);
-    containers.says(&["create", "--name", "web-2", "--network", "host", "-l", "tier=back", "box:1"]);
-    containers.says(&["run", "-d", "--name", "db", "-l", "tier=back", "box:1", "sleep", "1000"]);
+    containers.stdout_of(&[
+        "create",
+        "--name",
+        "web",
+        "-v",
+        &format!("{src}:/d"),
+        "-l",
+        "tier=front",
+        "box:1",
+    ]);
+    containers.stdout_of(&["create", "--name", "web-2", "--network", "host", "-l", "tier=back", "box:1"]);
+    containers.stdout_of(&["run", "-d", "--name", "db", "-l", "tier=back", "box:1", "sleep", "1000"]);
     let id = containers.summary("db").expect("runs").id;
     let list = |filters: &[&str]| {
         let mut words = vec!["ps", "-a", "--format", "json"];
         filters.iter().for_each(|filter| words.extend(["--filter", filter]));
-        let all: Value = serde_json::from_str(&containers.says(&words)).expect("JSON");
+        let all: Value = serde_json::from_str(&containers.stdout_of(&words)).expect("JSON");
         let all = all.as_array().expect("an array").clone();
         all.iter().map(|one| one["name"].as_str().expect("text").to_owned()).collect::<Vec<_>>()
     };
@@ -421,17 +432,17 @@ fn lists_are_filtered_sorted_and_shown_as_docker_s_are() {
         let (code, why) = outcome(&containers, &["ps", "--filter", filter]);
         assert!(code == 125 && !why.is_empty(), "{filter}: {code} {why}");
     }
-    assert_eq!(containers.says(&["ps", "-q", "--no-trunc"]), id);
-    assert_eq!(containers.says(&["ps", "-q"]), id[..12]);
-    assert_eq!(containers.says(&["ps", "-aq"]).lines().count(), 3);
-    assert_eq!(containers.says(&["ps", "-l", "-q"]), id[..12]);
-    assert!(containers.says(&["ps", "-n", "2", "--format", "table"]).contains("web-2"));
-    assert!(!containers.says(&["ps", "-n", "2"]).lines().any(|line| line.ends_with(" web")));
-    let table = containers.says(&["ps", "-s"]);
+    assert_eq!(containers.stdout_of(&["ps", "-q", "--no-trunc"]), id);
+    assert_eq!(containers.stdout_of(&["ps", "-q"]), id[..12]);
+    assert_eq!(containers.stdout_of(&["ps", "-aq"]).lines().count(), 3);
+    assert_eq!(containers.stdout_of(&["ps", "-l", "-q"]), id[..12]);
+    assert!(containers.stdout_of(&["ps", "-n", "2", "--format", "table"]).contains("web-2"));
+    assert!(!containers.stdout_of(&["ps", "-n", "2"]).lines().any(|line| line.ends_with(" web")));
+    let table = containers.stdout_of(&["ps", "-s"]);
     let head = table.lines().next().unwrap_or_default();
     let columns = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES", "SIZE"];
     assert!(columns.iter().all(|column| head.contains(column)) && table.contains("KiB"), "{table}");
-    let said = containers.says(&["top", "db", "-o", "pid,args"]);
+    let said = containers.stdout_of(&["top", "db", "-o", "pid,args"]);
     let pid = containers.summary("db").expect("runs").pid.to_string();
     let rows: Vec<&str> = said.lines().map(str::trim).collect();
     assert!(rows.len() == 2 && rows[1].starts_with(&pid) && rows[1].ends_with("sleep 1000"), "{said}");
@@ -440,7 +451,7 @@ fn lists_are_filtered_sorted_and_shown_as_docker_s_are() {
 #[test]
 fn inspect_says_what_was_asked_for_and_what_the_image_says() {
     let containers = Containers::new();
-    containers.says(&["create", "--name", "plain", "box:1"]);
+    containers.stdout_of(&["create", "--name", "plain", "box:1"]);
     let of = |name: &str, pointer: &str| inspected(&containers, name, pointer);
     assert_eq!(of("plain", "/Config/Cmd"), serde_json::json!(["sh"]));
     assert_eq!(of("plain", "/Config/StopSignal"), "SIGTERM");
@@ -448,8 +459,8 @@ fn inspect_says_what_was_asked_for_and_what_the_image_says() {
     let options = ["-e", "PATH=/x:/bin", "-e", "A=1", "--device", "/dev/zero:/dev/z:r", "--stop-signal", "2"];
     let words =
         [&["run", "-d", "--name", "up", "--entrypoint", "sh"], &options[..], &["box:1", "-c", "exit 3"]];
-    containers.says(&words.concat());
-    assert_eq!(containers.says(&["wait", "up"]), "3");
+    containers.stdout_of(&words.concat());
+    assert_eq!(containers.stdout_of(&["wait", "up"]), "3");
     assert_eq!(of("up", "/Config/Env"), serde_json::json!(["PATH=/x:/bin", "FROM_IMAGE=yes", "A=1"]));
     assert_eq!(of("up", "/Config/Entrypoint"), serde_json::json!(["sh"]));
     assert_eq!(of("up", "/Config/StopSignal"), "SIGINT");
@@ -457,7 +468,7 @@ fn inspect_says_what_was_asked_for_and_what_the_image_says() {
     assert_eq!(of("up", "/HostConfig/Devices"), device);
     assert_eq!((of("up", "/State/ExitCode"), of("up", "/State/Running")), (3.into(), false.into()));
     // A container that runs again does not count as exited, whatever its last exit code was.
-    containers.says(&[
+    containers.stdout_of(&[
         "run",
         "-d",
         "--name",
@@ -467,10 +478,10 @@ fn inspect_says_what_was_asked_for_and_what_the_image_says() {
         "-c",
         "test -e /ran && sleep 1000; touch /ran; exit 4",
     ]);
-    assert_eq!(containers.says(&["wait", "again"]), "4");
-    containers.says(&["start", "again"]);
+    assert_eq!(containers.stdout_of(&["wait", "again"]), "4");
+    containers.stdout_of(&["start", "again"]);
     assert_eq!((of("again", "/State/ExitCode"), of("again", "/State/Running")), (0.into(), true.into()));
-    let all: Value = serde_json::from_str(&containers.says(&["inspect", "-s", "again"])).expect("JSON");
+    let all: Value = serde_json::from_str(&containers.stdout_of(&["inspect", "-s", "again"])).expect("JSON");
     assert!(all[0]["SizeRw"].as_u64().is_some_and(|size| size > 0), "{all}");
 }
 
@@ -478,7 +489,7 @@ fn inspect_says_what_was_asked_for_and_what_the_image_says() {
 fn a_container_is_found_by_name_id_or_unique_prefix() {
     let containers = Containers::new();
     // Of 17 IDs, two begin with the same digit.
-    let ids: Vec<String> = (0..17).map(|_| containers.says(&["create", "box:1"])).collect();
+    let ids: Vec<String> = (0..17).map(|_| containers.stdout_of(&["create", "box:1"])).collect();
     let (mut digit, mut pair) = (String::new(), Vec::new());
     for id in &ids {
         let same: Vec<_> = ids.iter().filter(|other| other[..1] == id[..1]).collect();
@@ -498,11 +509,11 @@ fn a_container_is_found_by_name_id_or_unique_prefix() {
     }
     // An exact name takes precedence over a prefix of an ID.
     let taken = ids[0][..3].to_owned();
-    containers.says(&["rename", &ids[1], &taken]);
+    containers.stdout_of(&["rename", &ids[1], &taken]);
     assert_eq!(inspected(&containers, &taken, "/Id"), ids[1].as_str());
     assert_eq!(
         containers
-            .says(&[&["rm"], &ids.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat())
+            .stdout_of(&[&["rm"], &ids.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat())
             .lines()
             .count(),
         17
@@ -512,7 +523,7 @@ fn a_container_is_found_by_name_id_or_unique_prefix() {
 #[test]
 fn the_waits_of_a_policy_double_from_a_tenth_of_a_second() {
     let containers = Containers::new();
-    let id = containers.says(&["run", "-d", "--restart", "always", "--name", "w", "box:1", "false"]);
+    let id = containers.stdout_of(&["run", "-d", "--restart", "always", "--name", "w", "box:1", "false"]);
     let events = containers.events_up_to(&id, "restart", 5);
     let times = |action: &str| {
         let of = events.iter().filter(|event| event.action == action);
@@ -531,5 +542,5 @@ fn the_waits_of_a_policy_double_from_a_tenth_of_a_second() {
         || containers.log(),
         || containers.summary("w").is_some_and(|summary| summary.phase == Phase::Restarting),
     );
-    containers.says(&["rm", "-f", "w"]);
+    containers.stdout_of(&["rm", "-f", "w"]);
 }

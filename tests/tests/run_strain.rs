@@ -22,7 +22,7 @@ const DEEDS: usize = 12;
 #[test]
 fn executions_one_after_another_leave_nothing_in_the_shim() {
     let containers = Containers::new();
-    containers.says(&["run", "-d", "--name", "up", "box:1", "sleep", "1000"]);
+    containers.stdout_of(&["run", "-d", "--name", "up", "box:1", "sleep", "1000"]);
     let [shim] = containers.shims()[..] else { panic!("one shim") };
     let execute = |nth: usize| {
         let (words, code): (&[&str], _) = match nth % 5 {
@@ -74,11 +74,11 @@ fn clients_that_compete_for_names_all_get_replies() {
     assert_eq!(made.iter().filter(|made| **made).count(), 1);
     // All concurrent requests to start it succeed, and it runs once.
     std::thread::scope(|scope| {
-        (0..CLIENTS).for_each(|_| drop(scope.spawn(|| containers.says(&["start", "one"]))));
+        (0..CLIENTS).for_each(|_| drop(scope.spawn(|| containers.stdout_of(&["start", "one"]))));
     });
     assert_eq!(containers.shims().len(), 1);
     let ids = Mutex::new(HashSet::from([containers.summary("one").expect("runs").id]));
-    containers.says(&["rm", "-f", "one"]);
+    containers.stdout_of(&["rm", "-f", "one"]);
     std::thread::scope(|scope| {
         for client in 0..CLIENTS {
             let (containers, ids) = (&containers, &ids);
@@ -86,9 +86,9 @@ fn clients_that_compete_for_names_all_get_replies() {
         }
     });
     for name in ["r0", "r1", "r2"] {
-        containers.says(&["rm", "-f", name]);
+        containers.stdout_of(&["rm", "-f", name]);
     }
-    assert_eq!(containers.says(&["ps", "-aq"]), "");
+    assert_eq!(containers.stdout_of(&["ps", "-aq"]), "");
     containers.await_no_shim();
     let ids: Vec<String> = ids.into_inner().expect("no panic").into_iter().collect();
     let left = || leaks::left_of(&containers, &ids);
@@ -158,20 +158,20 @@ fn a_disk_filled_by_a_log_blocks_no_container() {
         "-c",
         script,
     ];
-    containers.says(&words);
+    containers.stdout_of(&words);
     let pid = containers.summary("noisy").expect("runs").pid;
     let done = format!("/proc/{pid}/root/run/done");
     containers.host.wait_until("all of it to be written", || fs::exists(&done).unwrap_or(false));
     // The log is complete as far as the disk had room, and has only whole lines.
-    let log = containers.says(&["logs", "noisy"]);
+    let log = containers.stdout_of(&["logs", "noisy"]);
     assert!(log.len() > 10_000 && log.lines().all(|line| line == "y" || line.is_empty()), "{}", log.len());
-    assert_eq!(containers.says(&["exec", "noisy", "echo", "on"]), "on");
-    containers.says(&["stop", "-t", "0", "noisy"]);
+    assert_eq!(containers.stdout_of(&["exec", "noisy", "echo", "on"]), "on");
+    containers.stdout_of(&["stop", "-t", "0", "noisy"]);
     containers.await_summary("noisy", "its end", |s| s.phase == Phase::Exited && s.exit_code == 137);
     let id = containers.summary("noisy").expect("kept").id;
-    containers.says(&["rm", "noisy"]);
+    containers.stdout_of(&["rm", "noisy"]);
     assert_eq!(containers.actions(&id, "destroy").last().map(String::as_str), Some("destroy"));
-    assert_eq!(containers.says(&["run", "--rm", "box:1", "echo", "room"]), "room");
+    assert_eq!(containers.stdout_of(&["run", "--rm", "box:1", "echo", "room"]), "room");
 }
 
 #[test]

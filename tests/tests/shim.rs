@@ -155,7 +155,7 @@ impl Container {
     /// Waits until `fits` holds for the state; returns the state.
     fn until(&mut self, fits: impl Fn(&State) -> bool) -> State {
         loop {
-            match self.engine().hear().expect("the shim lives") {
+            match self.engine().receive().expect("the shim lives") {
                 Say::State(state) if fits(&state) => return state,
                 _ => {}
             }
@@ -164,7 +164,7 @@ impl Container {
 
     /// Waits for the end of the shim.
     fn ended(&mut self) -> State {
-        while self.engine().hear().is_some() {}
+        while self.engine().receive().is_some() {}
         self.state()
     }
 
@@ -237,8 +237,8 @@ impl Engine {
     }
 
     /// Receives the next message of the shim; `None` once it has ended.
-    fn hear(&mut self) -> Option<Say> {
-        hear(&mut self.stream, &mut self.decoder)
+    fn receive(&mut self) -> Option<Say> {
+        receive(&mut self.stream, &mut self.decoder)
     }
 
     fn ask(&mut self, what: What, descriptors: &[&OwnedFd]) -> Result<String, (u8, String)> {
@@ -246,7 +246,7 @@ impl Engine {
         let ask = Ask { number: self.number, what };
         self.send(&frame::encode(&ask).expect("small"), descriptors);
         loop {
-            match self.hear().expect("an answer") {
+            match self.receive().expect("an answer") {
                 Say::Reply { number, result } if number == ask.number => return result,
                 _ => {}
             }
@@ -254,7 +254,7 @@ impl Engine {
     }
 }
 
-fn hear<T: serde::de::DeserializeOwned>(stream: &mut UnixStream, decoder: &mut Decoder) -> Option<T> {
+fn receive<T: serde::de::DeserializeOwned>(stream: &mut UnixStream, decoder: &mut Decoder) -> Option<T> {
     stream.set_read_timeout(Some(PATIENCE)).expect("set");
     loop {
         if let Some(message) = decoder.next_message().expect("good frames") {
@@ -295,11 +295,11 @@ impl Attached {
         (Attached { control, decoder: Decoder::new(CONTROL_MAX), stdin, stdout, _stderr: stderr }, theirs)
     }
 
-    fn told(&mut self) -> Option<Told> {
-        hear(&mut self.control, &mut self.decoder)
+    fn receive(&mut self) -> Option<Told> {
+        receive(&mut self.control, &mut self.decoder)
     }
 
-    fn say(&mut self, control: Control) {
+    fn send_control(&mut self, control: Control) {
         self.control.write_all(&frame::encode(&control).expect("small")).expect("said");
     }
 
@@ -346,8 +346,8 @@ fn an_attached_client_feeds_stdin_and_reads_all_output() {
         let writer = std::thread::spawn(move || stdin.write_all(sent.as_bytes()).expect("written"));
         assert!(client.output() == text, "10 MB whole and in order");
         writer.join().expect("no panic");
-        assert!(matches!(client.told(), Some(Told::Started(_))));
-        assert_eq!(client.told(), Some(Told::Exited(0)));
+        assert!(matches!(client.receive(), Some(Told::Started(_))));
+        assert_eq!(client.receive(), Some(Told::Exited(0)));
         container.ended();
         assert_eq!(container.actions(), ["attach", "start", "die"]);
     }
@@ -358,7 +358,7 @@ fn the_exit_status_reports_a_missing_or_unusable_program() {
     for (program, status) in [("/nope", 127), ("nope", 127), ("/etc", 126)] {
         let mut container = Container::of(&[program]);
         let mut client = container.start_attached();
-        let Some(Told::Failed(got, reason)) = client.told() else { panic!("told of the failure") };
+        let Some(Told::Failed(got, reason)) = client.receive() else { panic!("told of the failure") };
         assert_eq!(got, status, "{program}: {reason}");
         let state = container.ended();
         assert_eq!((state.phase, state.exit_code), (Phase::Created, i32::from(status)));
@@ -412,8 +412,8 @@ fn an_execution_runs_beside_with_its_own_exit_code() {
     drop(theirs);
     client.stdin.take().expect("attached").write_all(b"hello").expect("written");
     assert_eq!(client.output(), "hello");
-    assert!(matches!(client.told(), Some(Told::Started(_))));
-    assert_eq!(client.told(), Some(Told::Exited(3)));
+    assert!(matches!(client.receive(), Some(Told::Started(_))));
+    assert_eq!(client.receive(), Some(Told::Exited(3)));
     let bad = json!({"args": ["nope"], "cwd": "/", "user": {"uid": 0, "gid": 0}, "env": ["PATH=/bin"]});
     let detached = Exec { detach: true, command: vec!["nope".into()], ..Exec::default() };
     assert_eq!(container.ask(What::Exec(detached, bad.to_string())).map_err(|e| e.0), Err(127));
@@ -454,7 +454,7 @@ fn a_manual_restart_stops_and_starts_and_removal_is_complete() {
     assert_eq!(container.ask(What::Restart(9, -1)), Ok(String::new()));
     assert_ne!(container.state().pid, first);
     assert_eq!(container.ask(What::Remove), Ok(String::new()));
-    while container.engine().hear().is_some() {}
+    while container.engine().receive().is_some() {}
     assert_eq!(
         container.actions(),
         ["start", "kill", "die", "stop", "start", "restart", "kill", "die", "destroy"]
@@ -475,8 +475,8 @@ fn a_terminal_has_its_size_and_follows_the_clients() {
     client.control = control;
     container.setup.attach = Some(streams);
     container.start_with(&[&their_control.into(), &theirs.into()]);
-    assert!(matches!(client.told(), Some(Told::Started(_))));
-    client.say(Control::Resize(44, 88));
+    assert!(matches!(client.receive(), Some(Told::Started(_))));
+    client.send_control(Control::Resize(44, 88));
     container.until(|state| state.phase == Phase::Running);
     let mut pending = Vec::new();
     wait_until("the resize", String::new, || {
@@ -484,7 +484,7 @@ fn a_terminal_has_its_size_and_follows_the_clients() {
         pending.contains(&"resize".to_owned())
     });
     terminal.write_all(b"line\n").expect("typed");
-    assert_eq!(client.told(), Some(Told::Exited(0)));
+    assert_eq!(client.receive(), Some(Told::Exited(0)));
     drop(client);
     container.ended();
     let mut text = String::new();
@@ -511,7 +511,7 @@ fn a_client_that_reads_nothing_delays_neither_asks_nor_the_end() {
     let mut container =
         Container::new("while :; do echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; done");
     let mut client = container.start_attached();
-    assert!(matches!(client.told(), Some(Told::Started(_))));
+    assert!(matches!(client.receive(), Some(Told::Started(_))));
     let log = container.setup.dir.join("log");
     // The capacity of a pipe depends on writes and on the number of pipes, so the test waits until the log grows no
     // more.
@@ -528,8 +528,8 @@ fn a_client_that_reads_nothing_delays_neither_asks_nor_the_end() {
     assert_eq!(container.ended().exit_code, 137);
     let output = client.output();
     assert!(output == container.log("stdout") && output.len() < 400_000, "{} bytes", output.len());
-    assert_eq!(client.told(), Some(Told::Exited(137)));
-    assert_eq!(client.told(), None);
+    assert_eq!(client.receive(), Some(Told::Exited(137)));
+    assert_eq!(client.receive(), None);
 }
 
 #[test]
@@ -539,7 +539,7 @@ fn a_killed_shim_leaves_no_mount() {
     let state = container.until(|state| state.phase == Phase::Running);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(state.shim), nix::sys::signal::Signal::SIGKILL)
         .expect("killed");
-    while container.engine().hear().is_some() {}
+    while container.engine().receive().is_some() {}
     assert!(!is_mounted(container.dir.path()));
     assert_eq!(container.state().phase, Phase::Running);
 }

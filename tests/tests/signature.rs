@@ -4,7 +4,7 @@ use sampan_oci as oci;
 use sampan_oci::digest::Digest;
 use sampan_tests::bed::{Bed, arch};
 use sampan_tests::host::Host;
-use sampan_tests::registry::{Image, Layer, LyingRegistry, Packing, Reply, index_of};
+use sampan_tests::registry::{Image, Layer, Packing, Reply, ScriptedRegistry, index_of};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -79,7 +79,7 @@ impl Signed {
 
 /// A registry, and a bed that requires signatures by `keys` for all of its images.
 fn bed(keys: &[&Pair]) -> Bed {
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     let keys: Vec<&str> = keys.iter().map(|pair| text(&pair.public)).collect();
     let table = format!(
         "[[engine.policy]]\nprefix = {:?}\nrequire = \"cosign\"\nkeys = {keys:?}\n",
@@ -93,12 +93,12 @@ fn image(content: &str) -> Image {
 }
 
 /// Publishes signatures of `digest` next to the image, as cosign does.
-fn attach(registry: &LyingRegistry, name: &str, digest: &Digest, signed: &[Signed]) {
+fn attach(registry: &ScriptedRegistry, name: &str, digest: &Digest, signed: &[Signed]) {
     attach_layers(registry, name, digest, layers(registry, name, signed));
 }
 
 /// Publishes the payloads of signatures; returns their descriptors.
-fn layers(registry: &LyingRegistry, name: &str, signed: &[Signed]) -> Vec<Value> {
+fn layers(registry: &ScriptedRegistry, name: &str, signed: &[Signed]) -> Vec<Value> {
     signed
         .iter()
         .map(|Signed { payload, signature }| {
@@ -113,7 +113,7 @@ fn layers(registry: &LyingRegistry, name: &str, signed: &[Signed]) -> Vec<Value>
         .collect()
 }
 
-fn attach_layers(registry: &LyingRegistry, name: &str, digest: &Digest, layers: Vec<Value>) {
+fn attach_layers(registry: &ScriptedRegistry, name: &str, digest: &Digest, layers: Vec<Value>) {
     let config = json!({"mediaType": oci::CONFIG, "digest": Digest::of(b"{}"), "size": 2});
     let manifest =
         json!({"schemaVersion": 2, "mediaType": oci::MANIFEST, "config": config, "layers": layers});
@@ -210,7 +210,7 @@ fn the_signature_of_an_index_or_of_the_chosen_manifest_will_do() {
 fn a_mirror_need_not_have_the_signatures() {
     let dir = tempfile::tempdir().expect("a directory");
     let pair = Pair::p256(dir.path(), "key");
-    let (home, mirror) = (LyingRegistry::start(), LyingRegistry::start());
+    let (home, mirror) = (ScriptedRegistry::start(), ScriptedRegistry::start());
     let conf = dir.path().join("registries.conf");
     let text = format!(
         "[[registry]]\nprefix = \"corp.test\"\nlocation = {:?}\ninsecure = true\n\
@@ -298,7 +298,7 @@ fn an_image_without_a_valid_signature_is_not_fetched() {
 
 #[test]
 fn a_rejected_prefix_takes_nothing_and_a_longer_one_may() {
-    let registry = LyingRegistry::start();
+    let registry = ScriptedRegistry::start();
     let address = registry.address.clone();
     let table = format!(
         "[[engine.policy]]\nprefix = \"{address}\"\nrequire = \"reject\"\n\

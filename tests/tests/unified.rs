@@ -53,8 +53,8 @@ fn count(id: &str) -> usize {
 /// Starts a container that ends at SIGTERM; returns its ID.
 fn run_long(containers: &Containers, name: &str) -> String {
     let script = "trap 'exit 3' TERM; echo up; while :; do sleep 1 & wait; done";
-    let id = containers.says(&["run", "-d", "--name", name, "box:1", "sh", "-c", script]);
-    wait_until("its trap", || containers.log(), || containers.says(&["logs", name]) == "up");
+    let id = containers.stdout_of(&["run", "-d", "--name", name, "box:1", "sh", "-c", script]);
+    wait_until("its trap", || containers.log(), || containers.stdout_of(&["logs", name]) == "up");
     id
 }
 
@@ -63,7 +63,7 @@ fn remove(containers: &Containers, id: &str) {
     // The shim ends after the runtime has deleted the container.
     containers.await_no_shim();
     assert!(!group(id).exists(), "{id}");
-    containers.says(&["rm", id]);
+    containers.stdout_of(&["rm", id]);
     assert_eq!(leaks::left_of(containers, &[id.to_owned()]), Vec::<String>::new());
 }
 
@@ -94,19 +94,19 @@ fn what_is_done_with_a_container_is_done_with_its_group() {
             let summary = containers.summary("one").expect("there");
             let processes = read(group(&id).join("cgroup.procs"));
             assert!(processes.lines().any(|pid| pid == summary.pid.to_string()), "{processes}");
-            assert!(containers.says(&["exec", "one", "cat", "/proc/self/cgroup"]).contains("0::/"));
+            assert!(containers.stdout_of(&["exec", "one", "cat", "/proc/self/cgroup"]).contains("0::/"));
             let before = count(&id);
-            containers.says(&["exec", "-d", "one", "sleep", "1000"]);
+            containers.stdout_of(&["exec", "-d", "one", "sleep", "1000"]);
             wait_until("the execution in the group", || containers.log(), || count(&id) > before);
-            assert!(containers.says(&["top", "one"]).contains("sleep 1000"));
-            containers.says(&["pause", "one"]);
+            assert!(containers.stdout_of(&["top", "one"]).contains("sleep 1000"));
+            containers.stdout_of(&["pause", "one"]);
             assert_eq!(read(group(&id).join("cgroup.freeze")), "1\n");
             let is = |state: &str| read(group(&id).join("cgroup.events")).contains(state);
             wait_until("the group to be frozen", || containers.log(), || is("frozen 1"));
             assert_eq!(containers.summary("one").expect("there").phase, Phase::Paused);
-            containers.says(&["unpause", "one"]);
+            containers.stdout_of(&["unpause", "one"]);
             wait_until("the group to be thawed", || containers.log(), || is("frozen 0"));
-            containers.says(&["stop", "one"]);
+            containers.stdout_of(&["stop", "one"]);
             assert_eq!(containers.summary("one").expect("kept").exit_code, 3);
             let actions = containers.actions(&id, "stop").join(" ");
             assert!(actions.contains("pause unpause kill"), "{actions}");
@@ -120,8 +120,8 @@ fn a_frozen_or_shimless_container_can_be_killed_completely() {
     nested::on_version_2(|| {
         by_each(|containers| {
             let id = run_long(containers, "frozen");
-            containers.says(&["pause", "frozen"]);
-            containers.says(&["kill", "frozen"]);
+            containers.stdout_of(&["pause", "frozen"]);
+            containers.stdout_of(&["kill", "frozen"]);
             containers
                 .await_summary("frozen", "its end", |it| it.phase == Phase::Exited && it.exit_code == 137);
             wait_until("the group to go", || containers.log(), || !group(&id).exists());
@@ -183,7 +183,7 @@ fn a_limit_without_a_controller_is_reported() {
                     assert_eq!(read(group(&id).join(file)), value, "{option}");
                 }
             }
-            containers.says(&["stop", "-t", "0", "limited"]);
+            containers.stdout_of(&["stop", "-t", "0", "limited"]);
             remove(containers, &id);
         });
     });
@@ -201,7 +201,7 @@ fn the_chosen_runtime_can_filter_devices_on_this_host() {
     nested::on_version_2(|| {
         let before = trials();
         let containers = Containers::configured("cgroup-manager = 'cgroupfs'");
-        assert_eq!(containers.says(&["run", "--rm", "box:1", "echo", "hello"]), "hello");
+        assert_eq!(containers.stdout_of(&["run", "--rm", "box:1", "echo", "hello"]), "hello");
         let (runtime, log) = (info(&containers).runtime, containers.log());
         // Groups of other installations disappear as well.
         let new: BTreeSet<PathBuf> = trials().difference(&before).cloned().collect();
@@ -221,7 +221,7 @@ fn crun_is_chosen_before_runc_where_it_works() {
         let containers = Containers::on_path(&path, "cgroup-manager = 'cgroupfs'");
         let runtime = info(&containers).runtime;
         assert!(runtime.starts_with("crun ") && runtime.contains(crun.to_str().expect("text")), "{runtime}");
-        assert_eq!(containers.says(&["run", "--rm", "box:1", "echo", "hello"]), "hello");
+        assert_eq!(containers.stdout_of(&["run", "--rm", "box:1", "echo", "hello"]), "hello");
     });
 }
 
@@ -235,7 +235,7 @@ fn both_runtimes_fail_with_127_or_126_for_an_invalid_command() {
                 let id = run_long(containers, "for-exec");
                 let output = containers.sampan(&["exec", "for-exec", word]);
                 assert_eq!(output.status.code(), Some(code), "exec {word}: {output:?}");
-                containers.says(&["rm", "-f", &id]);
+                containers.stdout_of(&["rm", "-f", &id]);
             }
         });
     });
@@ -256,8 +256,8 @@ fn live_by_systemd(versions: &[&str]) {
     let script = "trap 'exit 3' TERM; echo up; while :; do sleep 1 & wait; done";
     let limits = ["--memory", "64m", "--cpus", "0.5", "--pids-limit", "20"];
     let words = [&["run", "-d", "--name", "one"], limits.as_slice(), &["box:1", "sh", "-c", script]].concat();
-    let id = containers.says(&words);
-    wait_until("its trap", || containers.log(), || containers.says(&["logs", "one"]) == "up");
+    let id = containers.stdout_of(&words);
+    wait_until("its trap", || containers.log(), || containers.stdout_of(&["logs", "one"]) == "up");
     let group = format!("/system.slice/sampan-{id}.scope");
     for (name, value) in [("ActiveState", "active"), ("Slice", "system.slice"), ("ControlGroup", &group)] {
         assert_eq!(property(&id, name), value, "{name}");
@@ -276,16 +276,16 @@ fn live_by_systemd(versions: &[&str]) {
             property(&id, name)
         );
     }
-    containers.says(&["exec", "-d", "one", "sleep", "1000"]);
+    containers.stdout_of(&["exec", "-d", "one", "sleep", "1000"]);
     wait_until(
         "the execution",
         || containers.log(),
-        || containers.says(&["top", "one"]).contains("sleep 1000"),
+        || containers.stdout_of(&["top", "one"]).contains("sleep 1000"),
     );
-    containers.says(&["pause", "one"]);
+    containers.stdout_of(&["pause", "one"]);
     assert_eq!(containers.summary("one").expect("there").phase, Phase::Paused);
-    containers.says(&["unpause", "one"]);
-    containers.says(&["stop", "one"]);
+    containers.stdout_of(&["unpause", "one"]);
+    containers.stdout_of(&["stop", "one"]);
     assert_eq!(containers.summary("one").expect("kept").exit_code, 3);
     end_by_systemd(&containers, &id);
     let id = run_long(&containers, "orphan");
@@ -299,7 +299,7 @@ fn live_by_systemd(versions: &[&str]) {
 fn end_by_systemd(containers: &Containers, id: &str) {
     containers.await_no_shim();
     wait_until("the unit to go", || containers.log(), || property(id, "LoadState") == "not-found");
-    containers.says(&["rm", id]);
+    containers.stdout_of(&["rm", id]);
     wait_until(
         "the rest to go",
         || containers.log(),
@@ -324,7 +324,7 @@ fn groups_are_made_without_systemd_if_that_is_configured() {
         let id = run_long(&containers, "one");
         assert_eq!(info(&containers).cgroup, ("v2".to_owned(), "cgroupfs".to_owned()));
         assert_eq!((property(&id, "LoadState").as_str(), count(&id) > 0), ("not-found", true));
-        containers.says(&["stop", "one"]);
+        containers.stdout_of(&["stop", "one"]);
         remove(&containers, &id);
     });
 }

@@ -13,7 +13,7 @@ use std::process::Stdio;
 /// Number of occurrences of each ID of the load's events in the journal.
 fn journaled(machine: &Machine) -> BTreeMap<String, usize> {
     let words = ["sampan", "events", "--after", "0", "--no-follow", "--format", "json", "--filter"];
-    let text = machine.says(&[&words, [format!("type={KIND}").as_str()].as_slice()].concat());
+    let text = machine.stdout_of(&[&words, [format!("type={KIND}").as_str()].as_slice()].concat());
     let mut ids = BTreeMap::new();
     for line in text.lines() {
         let event: serde_json::Value = serde_json::from_str(line).expect("JSON");
@@ -94,7 +94,7 @@ done
 fn await_first_events(machine: &Machine) {
     let is_settled = || {
         let has_seen = |unit: &&str| machine.property(unit, "SubState") != "listening";
-        machine.says(&["systemctl", "list-jobs", "--no-legend"]).is_empty()
+        machine.stdout_of(&["systemctl", "list-jobs", "--no-legend"]).is_empty()
             && ["sampan-monitord.socket", "sampan-emit.socket"].iter().all(has_seen)
     };
     wait_until("the first event in each FIFO", || machine.logs(), is_settled);
@@ -204,10 +204,10 @@ fn first_use_starts_monitord_and_the_engine() {
         machine.systemctl(&["enable", "--now", "sampan-monitord.socket", "sampan-emit.socket"]);
         machine.systemctl(&["enable", "--now", "sampan-events.socket", "sampan-engine.socket"]);
         assert_eq!(machine.main_pid("sampan-monitord.service"), None);
-        machine.says(&["sampan", "emit", "a", "b", "c"]);
+        machine.stdout_of(&["sampan", "emit", "a", "b", "c"]);
         machine.await_unit("sampan-monitord.service", "active");
         machine.systemctl(&["stop", "sampan-monitord.service"]);
-        let events = machine.says(&["sampan", "events", "--after", "0", "--no-follow"]);
+        let events = machine.stdout_of(&["sampan", "events", "--after", "0", "--no-follow"]);
         assert!(events.contains("a b c"), "{events}");
         machine.await_unit("sampan-monitord.service", "active");
         assert_eq!(machine.main_pid("sampan-engine.service"), None);
@@ -215,7 +215,7 @@ fn first_use_starts_monitord_and_the_engine() {
         machine.await_unit("sampan-engine.service", "active");
         machine.systemctl(&["stop", "sampan-engine.service"]);
         assert_eq!(
-            machine.says(&["sampan", "run", "--rm", "--network", "none", "box:1", "echo", "hello"]),
+            machine.stdout_of(&["sampan", "run", "--rm", "--network", "none", "box:1", "echo", "hello"]),
             "hello"
         );
     });
@@ -224,7 +224,7 @@ fn first_use_starts_monitord_and_the_engine() {
 /// Starts a container that sleeps for `seconds`, a number by which the test finds its process.
 fn sleeper(machine: &Machine, name: &str, policy: &str, seconds: &str) {
     let words = ["sampan", "run", "-d", "--name", name, "--restart", policy, "--network", "none", "box:1"];
-    machine.says(&[&words, ["sleep", seconds].as_slice()].concat());
+    machine.stdout_of(&[&words, ["sleep", seconds].as_slice()].concat());
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn an_enabled_engine_starts_containers_at_boot_by_their_policy() {
         }
         sleeper(machine, "no", "no", "2003");
         sleeper(machine, "stopped", "unless-stopped", "2004");
-        machine.says(&["sampan", "stop", "-t", "0", "stopped"]);
+        machine.stdout_of(&["sampan", "stop", "-t", "0", "stopped"]);
         let running = |machine: &Machine| {
             ["2001", "2002", "2003", "2004"].map(|seconds| machine.running(&["sleep", seconds]))
         };
@@ -248,13 +248,20 @@ fn an_enabled_engine_starts_containers_at_boot_by_their_policy() {
             machine.boot();
             let seen = || format!("{:?}\n{}", running(machine), machine.logs());
             wait_until("the containers to be up", seen, || running(machine) == [1, 1, 0, 0]);
-            let up = machine.says(&["sampan", "ps"]);
+            let up = machine.stdout_of(&["sampan", "ps"]);
             let up =
                 up.lines().skip(1).filter_map(|line| line.split_whitespace().last()).collect::<BTreeSet<_>>();
             assert_eq!(up, BTreeSet::from(["always", "unless-stopped"]));
         }
-        let events =
-            machine.says(&["sampan", "events", "--after", "0", "--no-follow", "--filter", "type=daemon"]);
+        let events = machine.stdout_of(&[
+            "sampan",
+            "events",
+            "--after",
+            "0",
+            "--no-follow",
+            "--filter",
+            "type=daemon",
+        ]);
         assert_eq!(
             events.matches("daemon start sampan-monitord").count(),
             3,
@@ -270,7 +277,7 @@ fn containers_go_on_without_their_engine_and_with_a_new_one() {
         machine.import_box();
         sleeper(machine, "one", "no", "2001");
         let pid = |machine: &Machine| {
-            let text = machine.says(&["sampan", "inspect", "one"]);
+            let text = machine.stdout_of(&["sampan", "inspect", "one"]);
             let all: serde_json::Value = serde_json::from_str(&text).expect("JSON");
             all[0]["State"]["Pid"].as_u64().filter(|pid| *pid != 0).expect("it runs")
         };
@@ -301,7 +308,7 @@ fn containers_go_on_without_their_engine_and_with_a_new_one() {
             );
         }
         assert_eq!(pid(machine), before);
-        machine.says(&["sampan", "stop", "-t", "0", "one"]);
+        machine.stdout_of(&["sampan", "stop", "-t", "0", "one"]);
         assert_eq!(machine.running(&["sleep", "2001"]), 0);
     });
 }
@@ -321,8 +328,8 @@ fn a_daemon_that_hangs_is_started_again_by_its_watchdog() {
             machine.await_unit(unit, "active");
             assert!(machine.logs().contains(&format!("{unit}: Watchdog timeout")), "{}", machine.logs());
         }
-        machine.says(&["sampan", "images"]);
-        machine.says(&["sampan", "monitor", "status"]);
+        machine.stdout_of(&["sampan", "images"]);
+        machine.stdout_of(&["sampan", "monitor", "status"]);
     });
 }
 
@@ -345,10 +352,10 @@ fn container_output_is_in_journald_with_its_streams_priority() {
             "-c",
             script,
         ];
-        machine.says(&words);
+        machine.stdout_of(&words);
         let words = ["journalctl", "--no-pager", "--output", "json", "CONTAINER_NAME=talks"];
         let said = || -> BTreeSet<(String, String)> {
-            let lines = machine.says(&words);
+            let lines = machine.stdout_of(&words);
             let lines =
                 lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
             let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
@@ -364,10 +371,10 @@ fn container_output_is_in_journald_with_its_streams_priority() {
 fn neither_monitords_user_nor_a_watcher_reaches_the_engine() {
     Machine::installed(|machine| {
         machine.systemctl(&["start", "sampan-engine.service", "sampan-monitord.service"]);
-        let status = machine.says(&["sampan", "monitor", "status"]);
+        let status = machine.stdout_of(&["sampan", "monitor", "status"]);
         assert!(status.contains("journal      seq 1 to"), "{status}");
         let directories = ["/var/lib/sampan", "/var/lib/sampan-monitord", "/var/lib/sampan-monitord/journal"];
-        let modes = machine.says(&[&["stat", "--format", "%U %a"], directories.as_slice()].concat());
+        let modes = machine.stdout_of(&[&["stat", "--format", "%U %a"], directories.as_slice()].concat());
         assert_eq!(modes, "root 700\nsampan 700\nsampan 700");
         let pid = machine.main_pid("sampan-monitord.service").expect("it runs");
         let status = fs::read_to_string(machine.path(&format!("/proc/{pid}/status"))).expect("it runs");
@@ -416,7 +423,8 @@ fn the_units_are_valid_and_no_more_exposed_than_documented() {
                 continue;
             }
             // The last line: "→ Overall exposure level for a.service: 1.3 OK :-)".
-            let said = machine.says(&["systemd-analyze", "security", "--offline=true", "--no-pager", &path]);
+            let said =
+                machine.stdout_of(&["systemd-analyze", "security", "--offline=true", "--no-pager", &path]);
             let last = said.lines().last().unwrap_or_default();
             let score =
                 last.rsplit_once(": ").and_then(|(_, rest)| rest.split(' ').next()?.parse::<f64>().ok());
@@ -435,23 +443,23 @@ fn a_fifo_of_another_installation_is_taken_over_a_file_is_not() {
         let mut up = machine.command(&["sh", "-c", script]).stderr(Stdio::null()).spawn().expect("sh");
         let serves = || machine.run(&["sampan", "monitor", "status"]).status.success();
         wait_until("sampan up", || machine.logs(), serves);
-        machine.says(&["sh", "-c", "kill $(cat /tmp/up)"]);
+        machine.stdout_of(&["sh", "-c", "kill $(cat /tmp/up)"]);
         up.wait().expect("ours");
         let fifos = ["/run/sampan/monitor.fifo", "/run/sampan/emit.fifo"];
-        let modes = || machine.says(&[&["stat", "--format", "%U %G %a"], fifos.as_slice()].concat());
+        let modes = || machine.stdout_of(&[&["stat", "--format", "%U %G %a"], fifos.as_slice()].concat());
         assert_eq!(modes(), "root sampan-facts 620\nroot sampan 620");
-        machine.says(&["rm", "/run/sampan/emit.fifo"]);
+        machine.stdout_of(&["rm", "/run/sampan/emit.fifo"]);
         fs::write(machine.path("/run/sampan/emit.fifo"), "precious").expect("written");
         let refused = machine.run(&["systemctl", "start", "sampan-emit.socket"]);
         assert!(!refused.status.success(), "{refused:?}");
         assert!(machine.logs().contains("emit.fifo: it is a regular file"), "{}", machine.logs());
         assert_eq!(fs::read_to_string(machine.path("/run/sampan/emit.fifo")).expect("there"), "precious");
-        machine.says(&["rm", "/run/sampan/emit.fifo"]);
+        machine.stdout_of(&["rm", "/run/sampan/emit.fifo"]);
         machine.systemctl(&[&["start"], &UNITS[..3]].concat());
-        machine.says(&["sampan", "emit", "a", "b", "c"]);
-        machine.says(&["sampan", "emit", "--fifo", "/run/sampan/monitor.fifo", "d", "e", "f"]);
+        machine.stdout_of(&["sampan", "emit", "a", "b", "c"]);
+        machine.stdout_of(&["sampan", "emit", "--fifo", "/run/sampan/monitor.fifo", "d", "e", "f"]);
         assert_eq!(modes(), "sampan sampan-facts 620\nsampan sampan 620");
-        let events = machine.says(&["sampan", "events", "--after", "0", "--no-follow"]);
+        let events = machine.stdout_of(&["sampan", "events", "--after", "0", "--no-follow"]);
         assert!(events.contains("a b c") && events.contains("d e f"), "{events}");
     });
 }
@@ -462,14 +470,15 @@ fn events_wait_in_the_fifos_until_monitord_can_start() {
         fs::create_dir_all(machine.path("/etc/sampan")).expect("made");
         fs::write(machine.path("/etc/sampan/sampan.toml"), "[monitord]\nno-such-key = 1\n").expect("written");
         machine.systemctl(&["start", "sampan-monitord.socket", "sampan-emit.socket", "sampan-events.socket"]);
-        machine.says(&["sampan", "emit", "a", "b", "1"]);
+        machine.stdout_of(&["sampan", "emit", "a", "b", "1"]);
         machine.await_unit("sampan-monitord.service", "failed");
-        machine.says(&["sampan", "emit", "a", "b", "2"]);
+        machine.stdout_of(&["sampan", "emit", "a", "b", "2"]);
         machine.systemctl(&["restart", "sampan-*.socket"]);
-        machine.says(&["sampan", "emit", "a", "b", "3"]);
+        machine.stdout_of(&["sampan", "emit", "a", "b", "3"]);
         fs::write(machine.path("/etc/sampan/sampan.toml"), "").expect("written");
         machine.systemctl(&["restart", "sampan-monitord.service"]);
-        let events = machine.says(&["sampan", "events", "--after", "0", "--no-follow", "--filter", "type=a"]);
+        let events =
+            machine.stdout_of(&["sampan", "events", "--after", "0", "--no-follow", "--filter", "type=a"]);
         let ids: Vec<_> = events.lines().map(|line| line.split(' ').nth(3).unwrap_or_default()).collect();
         assert_eq!(ids, ["1", "2", "3"], "{}", machine.logs());
     });
@@ -480,10 +489,10 @@ fn a_drop_in_can_have_monitord_run_as_another_user() {
     Machine::installed(|machine| {
         machine.drop_in("sampan-monitord.service", "[Service]\nUser=daemon\n");
         machine.systemctl(&["start", "sampan-monitord.service"]);
-        machine.says(&["sampan", "emit", "a", "b", "c"]);
-        let status = machine.says(&["sampan", "monitor", "status"]);
+        machine.stdout_of(&["sampan", "emit", "a", "b", "c"]);
+        let status = machine.stdout_of(&["sampan", "monitor", "status"]);
         assert!(status.contains("journal      seq 1 to"), "{status}");
-        assert_eq!(machine.says(&["stat", "--format", "%U", "/var/lib/sampan-monitord"]), "daemon");
+        assert_eq!(machine.stdout_of(&["stat", "--format", "%U", "/var/lib/sampan-monitord"]), "daemon");
     });
 }
 
@@ -496,20 +505,21 @@ fn uninstalled_it_leaves_nothing_but_data() {
             machine.files_in_usr()
         );
         machine.systemctl(&["enable", "--now", "sampan-engine.service"]);
-        machine.says(&["sampan", "emit", "a", "b", "c"]);
+        machine.stdout_of(&["sampan", "emit", "a", "b", "c"]);
         await_up(machine);
         // The command in docs/systemd.md.
         machine.systemctl(&[&["disable", "--now"], UNITS.as_slice()].concat());
         machine.systemctl(&["stop", "hold-sampan-fifo@monitor.service", "hold-sampan-fifo@emit.service"]);
         machine.uninstall();
         machine.systemctl(&["daemon-reload"]);
-        assert_eq!(machine.says(&["systemctl", "list-units", "--all", "--no-legend", "*sampan*"]), "");
-        let left = machine.says(&["find", "/", "-xdev", "-name", "*sampan*", "-not", "-path", "/proc/*"]);
+        assert_eq!(machine.stdout_of(&["systemctl", "list-units", "--all", "--no-legend", "*sampan*"]), "");
+        let left =
+            machine.stdout_of(&["find", "/", "-xdev", "-name", "*sampan*", "-not", "-path", "/proc/*"]);
         let mut left: Vec<&str> = left.lines().collect();
         left.sort_unstable();
         assert_eq!(left, ["/var/lib/sampan", "/var/lib/sampan-monitord"]);
         for dir in ["/etc", "/run", "/usr/lib/systemd/system"] {
-            let found = machine.says(&["find", dir, "-xdev", "-name", "*sampan*"]);
+            let found = machine.stdout_of(&["find", dir, "-xdev", "-name", "*sampan*"]);
             let found: Vec<&str> = found.lines().filter(|path| *path != "/run/sampan").collect();
             assert_eq!(found, [""; 0], "{dir}");
         }

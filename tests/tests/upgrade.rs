@@ -26,7 +26,7 @@ fn containers_of_an_earlier_build_go_on_and_report_their_end() {
     let mut containers = Containers::with_engine_at(&engine_before());
     let run = |words: &[&str]| {
         let all = [&["run", "-d", "--network", "none"], words].concat();
-        containers.says(&all)
+        containers.stdout_of(&all)
     };
     let script = "trap 'exit 3' TERM; echo up; while true; do sleep 0.1; done";
     let stopped = run(&["--name", "stopped", "-l", "tier=web", "-e", "A=b", "box:1", "sh", "-c", script]);
@@ -42,42 +42,42 @@ fn containers_of_an_earlier_build_go_on_and_report_their_end() {
         "-c",
         "test -e /go && exit 4; sleep 999",
     ]);
-    let kept = containers.says(&["create", "--name", "kept", "box:1", "echo", "kept"]);
+    let kept = containers.stdout_of(&["create", "--name", "kept", "box:1", "echo", "kept"]);
     let shims = containers.shims();
-    let inspected = |name: &str| containers.says(&["inspect", name]);
+    let inspected = |name: &str| containers.stdout_of(&["inspect", name]);
     let before = ["stopped", "kept"].map(inspected);
     containers.kill_engine();
 
     containers.start_engine();
     assert_eq!(containers.shims(), shims, "no shim has ended and none was started");
-    let inspected = |name: &str| containers.says(&["inspect", name]);
+    let inspected = |name: &str| containers.stdout_of(&["inspect", name]);
     assert_eq!(["stopped", "kept"].map(inspected), before);
     for name in ["stopped", "ends", "again"] {
         assert_eq!(containers.summary(name).expect("it is kept").phase, Phase::Running, "{name}");
     }
     // What a shim does for an engine: executions, clients, logs, pauses, a new name, another restart policy.
-    assert_eq!(containers.says(&["exec", "stopped", "sh", "-c", "echo $A"]).trim(), "b");
-    assert!(containers.says(&["logs", "stopped"]).contains("up"));
-    assert!(containers.says(&["top", "stopped"]).contains("sleep"));
-    containers.says(&["pause", "stopped"]);
+    assert_eq!(containers.stdout_of(&["exec", "stopped", "sh", "-c", "echo $A"]).trim(), "b");
+    assert!(containers.stdout_of(&["logs", "stopped"]).contains("up"));
+    assert!(containers.stdout_of(&["top", "stopped"]).contains("sleep"));
+    containers.stdout_of(&["pause", "stopped"]);
     assert_eq!(containers.summary("stopped").expect("it is kept").phase, Phase::Paused);
-    containers.says(&["unpause", "stopped"]);
-    containers.says(&["rename", "stopped", "renamed"]);
-    containers.says(&["stop", "renamed"]);
+    containers.stdout_of(&["unpause", "stopped"]);
+    containers.stdout_of(&["rename", "stopped", "renamed"]);
+    containers.stdout_of(&["stop", "renamed"]);
     let events = containers.events(&stopped, "stop");
     assert_eq!(of(&events, "die")[0].attributes.get("exitCode"), Some("3"));
     // The second run of a container gets a shim of this build.
-    containers.says(&["start", "renamed"]);
-    containers.says(&["rm", "-f", "renamed"]);
+    containers.stdout_of(&["start", "renamed"]);
+    containers.stdout_of(&["rm", "-f", "renamed"]);
     assert_eq!(of(&containers.events(&stopped, "destroy"), "start").len(), 2);
 
-    containers.says(&["exec", "ends", "touch", "/go"]);
+    containers.stdout_of(&["exec", "ends", "touch", "/go"]);
     let events = containers.events(&ends, "die");
     assert_eq!(of(&events, "die")[0].attributes.get("exitCode"), Some("9"));
 
     // The shim of the earlier build decides about the restart: the policy allows one failure.
-    containers.says(&["exec", "again", "touch", "/go"]);
-    containers.says(&["kill", "-s", "KILL", "again"]);
+    containers.stdout_of(&["exec", "again", "touch", "/go"]);
+    containers.stdout_of(&["kill", "-s", "KILL", "again"]);
     containers.await_summary("again", "its last end", |summary| summary.phase == Phase::Exited);
     wait_until("all shims to end", || containers.log(), || containers.shims().is_empty());
     assert!(!of(&containers.events(&again, "die"), "start").is_empty());
@@ -86,7 +86,7 @@ fn containers_of_an_earlier_build_go_on_and_report_their_end() {
     let (_, said, _) = attached.to_end(b"");
     assert_eq!(said, "kept\n");
     for name in ["ends", "again", "kept"] {
-        containers.says(&["rm", "-f", name]);
+        containers.stdout_of(&["rm", "-f", name]);
     }
 }
 
@@ -94,8 +94,18 @@ fn containers_of_an_earlier_build_go_on_and_report_their_end() {
 fn what_ends_between_the_two_engines_is_reported_by_the_second() {
     let mut containers = Containers::with_engine_at(&engine_before());
     let script = "while ! test -e /go; do sleep 0.05; done; exit 6";
-    let id =
-        containers.says(&["run", "-d", "--network", "none", "--name", "one", "box:1", "sh", "-c", script]);
+    let id = containers.stdout_of(&[
+        "run",
+        "-d",
+        "--network",
+        "none",
+        "--name",
+        "one",
+        "box:1",
+        "sh",
+        "-c",
+        script,
+    ]);
     let pid = containers.summary("one").expect("it runs").pid;
     containers.kill_engine();
     std::fs::write(format!("/proc/{pid}/root/go"), "").expect("written");
@@ -105,5 +115,5 @@ fn what_ends_between_the_two_engines_is_reported_by_the_second() {
     assert_eq!((summary.phase, summary.exit_code), (Phase::Exited, 6));
     let events = containers.events(&id, "die");
     assert_eq!(of(&events, "die").len(), 1);
-    containers.says(&["rm", "one"]);
+    containers.stdout_of(&["rm", "one"]);
 }

@@ -1,32 +1,32 @@
-//! What a benchmark was asked for.
+//! The options of a run of the benchmark.
 
 use crate::puller::Puller;
 use crate::registries::Registry;
 use crate::system::System;
 
-/// What was asked for.
+/// The options of a run.
 pub struct Options {
-    /// How often each figure is measured.
+    /// Number of runs for each figure.
     pub runs: u64,
-    /// Whom to measure.
+    /// The systems to be measured.
     pub systems: Vec<System>,
-    /// How many times longer the runs of a fan-out are.
+    /// Factor by which the runs of `fanout` are longer.
     pub scale: u64,
-    /// Which images are pulled; all if none is named.
+    /// Names of the images to be pulled; empty for all.
     pub images: Vec<String>,
-    /// Words in the names of those who pull; all pull if there is none.
+    /// Words of which a puller's name must contain one; empty for all pullers.
     pub pullers: Vec<String>,
-    /// Where they pull from.
+    /// The registry that images are pulled from.
     pub registry: Registry,
 }
 
 impl Options {
-    /// Whether `puller` is wanted, and can be had here.
+    /// True if `puller` is selected, and installed on this host.
     pub fn pulls_with(&self, puller: Puller) -> bool {
         self.wants(puller.name()) && puller.is_there()
     }
 
-    /// Whether who is called `name` is wanted.
+    /// True if the puller or runner `name` is selected.
     pub fn wants(&self, name: &str) -> bool {
         self.pullers.is_empty() || self.pullers.iter().any(|word| name.contains(word.as_str()))
     }

@@ -74,7 +74,7 @@ struct State {
 
 /// The registry, and its realm.
 #[derive(Clone)]
-pub struct KeenRegistry {
+pub struct MemoryRegistry {
     /// `127.0.0.1:PORT`.
     pub address: String,
     state: Arc<Mutex<State>>,
@@ -97,12 +97,12 @@ impl Answer {
     }
 }
 
-impl KeenRegistry {
+impl MemoryRegistry {
     /// Starts an empty registry.
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
-        let registry = KeenRegistry { address, state: Arc::default() };
+        let registry = MemoryRegistry { address, state: Arc::default() };
         let serving = registry.clone();
         // This thread ends with the test's process.
         std::thread::spawn(move || {
