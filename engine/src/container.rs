@@ -1,14 +1,22 @@
-//! Containers: what they are, where they are kept, and who looks after them.
+//! Containers: the table of all containers, their files, and the work on them.
 //!
-//! From above to below: [`manager`] is what the event loop knows of all containers, [`requests`] what clients may ask
-//! of it and [`events`] what shims and threads tell it; [`create`], [`start`], [`remove`] and [`recover`] are what
-//! its threads do, [`thread_pool`] the threads; [`list`] and [`inspect`] describe containers. [`shim_connection`] is a connection
-//! to a shim, [`directory`] the directories of a container, [`etc_files`] and [`log_driver`] its files, [`definition`] how it was made.
+//! Called by the event loop, which owns the table. From above to below:
 //!
-//! [`spec`] turns what a person asked for into the runtime's `config.json`. Below it: [`process`], [`mounts`],
-//! [`devices`], [`resources`], [`seccomp`], [`security`] and [`capabilities`] make its parts, [`relabel`] labels files of the host, [`user`] and [`lookup`] read the
-//! root file system, [`host`] and [`runtime`] say what this host can do, and [`document`] is the file itself.
-//! [`systemd_unit`] says what of a bundle is a unit's of systemd. [`rootfs`] chooses between overlayfs and [`rootfs::copy`]. [`options`], [`names`] and [`signals`] judge what people type. The shim itself is in [`sampan_shim`].
+//! | module | what it owns |
+//! |---|---|
+//! | [`manager`], [`entry`] | the table; one container in it |
+//! | [`requests`], [`events`] | what clients request; what shims and threads report |
+//! | [`outcome`], [`thread_pool`] | the messages of the threads; the threads |
+//! | [`create`], [`start`], [`remove`], [`recover`] | the work on threads: one step of a container's life each |
+//! | [`list`], [`inspect`], [`image_users`] | descriptions of containers for clients |
+//! | [`context`], [`systemd_unit`], [`etc_files`], [`log_driver`] | what a bundle is made from |
+//! | [`rootfs`] | overlayfs, or [`rootfs::copy`] where overlayfs does not work |
+//! | [`shim_connection`] | the connection to one shim |
+//! | [`directory`], [`definition`], [`state`] | the files of a container |
+//! | `event_history`, `event_replay` | which events monitord has; events that a shim could not write |
+//! | [`error`] | failures that several requests share |
+//!
+//! `config.json` is made by [`sampan_spec`]; the shim is in [`sampan_shim`]. Nothing here knows [`crate::server`].
 
 pub mod context;
 pub mod create;

@@ -519,7 +519,7 @@ fn a_registry_that_does_not_answer_keeps_nobody_else_waiting() {
         command.spawn().expect("sampan starts")
     };
     let mut logins: Vec<Child> = (0..16).map(|_| login()).collect();
-    host.wait_until("as many logins as there may be", || host.log().matches("asks for Login").count() == 16);
+    host.wait_until("as many logins as there may be", || host.log().matches("requests Login").count() == 16);
     let said = host.fails(1, &["login", "-u", "a", "-p", "b", &address]);
     assert!(said.contains("that is the most"), "{said}");
     let began = Instant::now();

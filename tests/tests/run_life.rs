@@ -157,7 +157,7 @@ fn events_without_any_daemon_are_reported_once_and_in_order() {
     assert_eq!(left(), 1);
     // An engine has read the events, not reported them to monitord yet, and is killed.
     containers.start_engine();
-    let is_taken = || containers.log().contains("7 events that its shim could not write are told");
+    let is_taken = || containers.log().contains("7 events that its shim could not write are replayed");
     wait_until("the engine to find it", || containers.log(), is_taken);
     containers.kill_engine();
     containers.host.start_monitord(&[]);

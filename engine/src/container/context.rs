@@ -1,6 +1,6 @@
-//! What a container's bundle depends on: its image's layers, its files, the host, the runtime.
+//! The inputs of a container's bundle: its image's layers, its files, the host, the runtime.
 //!
-//! Called on threads, by what makes, starts or enters a container. Writes nothing.
+//! Called on threads by create, start and exec. Reads files and writes none.
 
 use super::definition::Definition;
 use super::directory::Directories;
@@ -20,10 +20,10 @@ use sampan_store::Store;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Finds out whether the container could be started, as far as that can be told; what a person should know.
+/// Checks, as far as possible before a start, that the container can be started; returns warnings for the client.
 ///
 /// # Errors
-/// An option makes no sense on this host, or there is no runtime.
+/// An option is not valid on this host, or no OCI runtime is found.
 pub fn check(
     shared: &Shared,
     directories: &Directories,
@@ -35,7 +35,7 @@ pub fn check(
     Ok(bundle.warnings)
 }
 
-/// What a bundle, or a process of one, depends on.
+/// The inputs of a bundle, or of another process in it.
 pub(super) struct Context<'a> {
     pub(super) shared: &'a Shared,
     pub(super) definition: &'a Definition,
@@ -43,7 +43,7 @@ pub(super) struct Context<'a> {
     pub(super) host: Host,
     pub(super) network: Network,
     pub(super) root: Root,
-    /// What is below what it writes, uppermost first.
+    /// Directories of the image's layers, uppermost first.
     pub(super) layers: Vec<PathBuf>,
     pub(super) rootfs: PathBuf,
     pub(super) files: Files,
@@ -58,9 +58,9 @@ impl<'a> Context<'a> {
         let layers = layers(&shared.store, definition);
         let written = directories.written(definition);
         let root = match definition.rootfs {
-            // All is in it, and what was deleted there must not be found below.
+            // The copy is complete; a file that was deleted in it must not be found in a layer.
             Form::Copy if written.exists() => Root::new([written]),
-            // Not made yet: it will be what the layers show.
+            // A copy that is not made yet will hold what the layers show.
             Form::Copy | Form::Overlay => Root::new([written].into_iter().chain(layers.iter().cloned())),
         };
         Ok(Context {
@@ -94,13 +94,13 @@ impl<'a> Context<'a> {
     }
 }
 
-/// What is below what the container writes: directories of unpacked layers, uppermost first.
+/// Returns the directories of the image's unpacked layers, uppermost first.
 pub fn layers(store: &Store, definition: &Definition) -> Vec<PathBuf> {
     let layers = definition.image.layers.iter().rev();
     rootfs_view::visible(layers.map(|layer| store.layer_path(layer).join("diff")).collect())
 }
 
-/// The container's network, or the configured one.
+/// Returns the container's network: the requested one, else the configured one.
 pub fn network(config: &Config, definition: &Definition) -> Network {
     match definition.create.network {
         Network::Default => config.network,
@@ -108,10 +108,10 @@ pub fn network(config: &Config, definition: &Definition) -> Network {
     }
 }
 
-/// Describes the process of an execution, as the OCI runtime takes it.
+/// Describes the process of an `exec` as JSON. OCI runtime-spec, "Process".
 ///
 /// # Errors
-/// An option makes no sense, or the container's files cannot be read.
+/// An option is not valid, or the container's files cannot be read.
 pub fn describe(
     shared: &Shared,
     directories: &Directories,
@@ -120,7 +120,8 @@ pub fn describe(
 ) -> Result<(Box<Exec>, String), Failure> {
     let context = Context::of(shared, directories, definition)?;
     let mut process = bundle::exec_process(&context.input(), &exec).map_err(error::explain)?;
-    // Other profiles may have been loaded since the container started: what runs beside it is confined as it is.
+    // Another AppArmor profile may have been loaded since the container started. The new process gets the profile that
+    // the container's first process has.
     if let Some(profile) = inspect::profile(directories, definition) {
         process.apparmor_profile = Some(profile).filter(|profile| !profile.is_empty());
     }

@@ -1,4 +1,6 @@
-//! Makes a container: finds its image, checks what was asked for, writes its directory. On a thread.
+//! Creates a container: finds its image, checks the request, writes its directory.
+//!
+//! Called by the manager, on a thread. Never starts anything.
 
 use super::definition::{Definition, ImageOf};
 use super::directory::Directories;
@@ -19,10 +21,10 @@ use sampan_store::images::{self, Loaded};
 /// The signal that stops a container whose image names none. OCI image-spec, "StopSignal".
 const STOP_SIGNAL: i32 = 15;
 
-/// Makes container `id`; it is there when this returns. What a person should be told comes along.
+/// Creates container `id` and announces it; returns its definition, the pin on its image, and warnings for the client.
 ///
 /// # Errors
-/// There is no such image, or an option makes no sense; nothing is left then.
+/// The image is not in the store or not unpacked, or an option is not valid; nothing is left then.
 pub fn create(
     shared: &Shared,
     directories: &Directories,
@@ -38,12 +40,12 @@ pub fn create(
     definition.selinux = labels;
     definition.rootfs = shared.rootfs.form(&shared.config, &shared.store, directories);
     let mut warnings = context::check(shared, directories, &definition)?;
-    // What goes when it has ended need not survive power loss before that.
+    // A container that is removed at its end need not survive power loss.
     let is_durable = !definition.create.auto_remove;
     let layers = context::layers(&shared.store, &definition);
     let made = directories.make(&mut definition, &layers, &State::default(), is_durable);
     let left_out = made.map_err(|error| {
-        error::new(Code::Failed, format!("cannot make container {id}: {}", chain(&error)), "")
+        error::new(Code::Failed, format!("cannot create container {id}: {}", chain(&error)), "")
     })?;
     state::announce(shared, directories, &definition);
     if left_out > 0 {
@@ -55,7 +57,7 @@ pub fn create(
     Ok((Box::new(definition), pin, warnings))
 }
 
-/// The image, and what keeps it from going.
+/// Finds the image and pins it, so that it stays in the store.
 fn find(shared: &Shared, typed: &str) -> Result<(Loaded, Pin), Failure> {
     let store = &shared.store;
     let (image, pin) = images::find_and_pin(store, typed).map_err(error::explain)?;
@@ -70,12 +72,16 @@ fn find(shared: &Shared, typed: &str) -> Result<(Loaded, Pin), Failure> {
 fn check_platform(image: &Loaded, create: &Create) -> Result<(), Failure> {
     let Some(wanted) = &create.platform else { return Ok(()) };
     let wanted = Platform::parse(wanted).map_err(|error| error::usage(&error))?;
-    let is = image.config.platform();
-    match wanted.os == is.os && wanted.architecture == is.architecture {
+    let actual = image.config.platform();
+    match wanted.os == actual.os && wanted.architecture == actual.architecture {
         true => Ok(()),
         false => {
-            let message = format!("image {:?} is for {is}, not for {wanted}", create.image);
-            Err(error::new(Code::Conflict, message, "'sampan pull --platform' fetches the other one"))
+            let message = format!("image {:?} is for {actual}, not for {wanted}", create.image);
+            Err(error::new(
+                Code::Conflict,
+                message,
+                "'sampan pull --platform' pulls the image for another platform",
+            ))
         }
     }
 }

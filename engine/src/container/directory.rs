@@ -1,7 +1,8 @@
-//! The directories of containers: made whole, read back, removed whole.
+//! The directories of containers: created and removed as a whole, read back at the engine's start.
 //!
-//! `DATA/containers/ID` keeps what outlives a reboot, `RUN/containers/…` what does not. A directory is made, and
-//! goes, under the name `.ID`: what has that name at start-up is litter. Knows files, and no container's meaning.
+//! Called by the manager and its threads. `DATA/containers/ID` holds what survives a reboot, `RUN/containers/…` what
+//! does not. A directory has the name `.ID` while it is created or removed, so one that has this name at the engine's
+//! start is incomplete. Never starts or ends anything.
 
 use super::definition::{self, Definition};
 use super::event_replay::EventReplay;
@@ -21,37 +22,37 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Digits of an id in the name of a run directory: paths of sockets are short. unix(7).
+/// Digits of an id in the name of a run directory: a socket's path has at most 107 bytes. unix(7).
 const RUN_DIGITS: usize = 16;
-/// The file in a run directory that names the control group of the unit of systemd's that the container is.
+/// The file in a run directory that names the control group of the systemd unit that runs the container.
 const UNIT: &str = "unit";
-/// Longest such file, in bytes.
+/// Longest such file that is read, in bytes.
 const UNIT_MAX: u64 = 64 << 10;
-/// Where it is tried out what the file system can do.
+/// The directory in which overlayfs is tried.
 const TRIAL: &str = ".trial";
 
 /// Why a container's files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
-    /// The system refuses.
+    /// A system call failed.
     #[error("cannot {doing} {}", path.display())]
     File {
         /// What was attempted.
         doing: &'static str,
-        /// On what.
+        /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// `container.json` makes no sense.
-    #[error("cannot use {}", path.display())]
+    /// `container.json` cannot be parsed.
+    #[error("cannot parse {}", path.display())]
     Definition {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Where it breaks.
+        /// The cause.
         source: serde_json::Error,
     },
-    /// The image's files cannot be copied.
+    /// The image's files cannot be copied to the container.
     #[error("cannot copy the image")]
     Copy(#[from] CopyError),
 }
@@ -61,7 +62,7 @@ pub(crate) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error)
     move |source| DirectoryError::File { doing, path, source }
 }
 
-/// Where all containers are.
+/// The directories of all containers. Cheap to clone; threads get a clone.
 #[derive(Clone, Debug)]
 pub struct Directories {
     data: PathBuf,
@@ -70,10 +71,10 @@ pub struct Directories {
 }
 
 impl Directories {
-    /// Below `data` (`DATA/containers`) and `run` (`RUN`); makes both, for their owner alone.
+    /// Opens the directories `data` (`DATA/containers`) and `run`/containers; creates them with mode 0700.
     ///
     /// # Errors
-    /// [`DirectoryError::File`].
+    /// [`DirectoryError::File`]: one of them cannot be created.
     pub fn open(data: &Path, run: &Path) -> Result<Self, DirectoryError> {
         let directories = Directories {
             data: data.to_owned(),
@@ -81,24 +82,24 @@ impl Directories {
             replay: EventReplay::new(data),
         };
         for dir in [&directories.data, &directories.run] {
-            // Setuid programs of images lie below: no other user of the host may come by.
+            // Images contain setuid programs: no other user of the host may reach them.
             let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
             made.map_err(failed("make the directory", dir))?;
         }
         Ok(directories)
     }
 
-    /// The directory of container `id`.
+    /// Returns the directory of container `id`.
     pub fn dir(&self, id: &str) -> PathBuf {
         self.data.join(id)
     }
 
-    /// Its run directory.
+    /// Returns the run directory of container `id`: its shim's socket, gone after a reboot.
     pub fn run(&self, id: &str) -> PathBuf {
         self.run.join(id.get(..RUN_DIGITS).unwrap_or(id))
     }
 
-    /// Where what container `definition` writes is.
+    /// Returns the directory that holds what the container writes.
     pub fn written(&self, definition: &Definition) -> PathBuf {
         let dir = self.dir(&definition.id);
         match definition.rootfs {
@@ -107,7 +108,7 @@ impl Directories {
         }
     }
 
-    /// Bytes that the container has written; of a copy, by how much it has grown.
+    /// Returns the size on disk of what the container has written, in bytes; for a copy, its growth.
     ///
     /// # Errors
     /// A directory cannot be read.
@@ -116,10 +117,10 @@ impl Directories {
         Ok(size.saturating_sub(definition.copied))
     }
 
-    /// Makes the directory of a container with all that is in it from the beginning; `layers` are its image's, the
-    /// uppermost first. How many extended attributes could not be kept.
+    /// Creates the directory of a container with its initial files; `layers` are its image's, uppermost first. Returns
+    /// how many extended attributes the file system could not take.
     ///
-    /// `is_durable`: it is on the disk when this returns.
+    /// With `is_durable`, the directory survives power loss once this returns.
     ///
     /// # Errors
     /// [`DirectoryError::File`], [`DirectoryError::Copy`]; nothing is left then.
@@ -170,7 +171,7 @@ impl Directories {
             file.sync().map_err(failed("sync", &path))?;
         }
         match (is_durable, definition.rootfs) {
-            // The files of a copy are too many to be synced one by one.
+            // A copy has too many files for one fsync each.
             (true, Form::Copy) => File::open(draft)
                 .and_then(|dir| syscall::sync_file_system(dir.as_fd()))
                 .map_err(failed("sync", draft))?,
@@ -180,10 +181,10 @@ impl Directories {
         Ok(left_out)
     }
 
-    /// Makes directories in which overlayfs can be tried; whoever asks removes them.
+    /// Makes the directories in which overlayfs is tried; the caller removes them.
     ///
     /// # Errors
-    /// [`DirectoryError::File`].
+    /// [`DirectoryError::File`]: they cannot be made, or older ones cannot be removed.
     pub(super) fn make_trial(&self) -> Result<PathBuf, DirectoryError> {
         let dir = self.data.join(TRIAL);
         remove_tree::remove(&dir).map_err(failed("remove", &dir))?;
@@ -194,18 +195,18 @@ impl Directories {
         Ok(dir)
     }
 
-    /// Replaces `container.json`, durably.
+    /// Replaces `container.json` by a synced file.
     ///
     /// # Errors
-    /// [`DirectoryError::File`]; the old one stays then.
+    /// [`DirectoryError::File`]; the old file stays then.
     pub fn redefine(&self, definition: &Definition) -> Result<(), DirectoryError> {
         replace(&self.dir(&definition.id), definition::FILE, &json(definition))
     }
 
-    /// Makes the run directory of container `id`, or empties it.
+    /// Makes an empty run directory for container `id`, in place of an older one.
     ///
     /// # Errors
-    /// [`DirectoryError::File`].
+    /// [`DirectoryError::File`]: it cannot be made.
     pub fn make_run(&self, id: &str) -> Result<PathBuf, DirectoryError> {
         let run = self.run(id);
         self.remove_run(id);
@@ -213,15 +214,15 @@ impl Directories {
         Ok(run)
     }
 
-    /// Writes down, until its shim has ended, which unit of systemd's container `id` is: the unit's control group.
+    /// Records the control group of the systemd unit that runs container `id`; removed with the run directory.
     ///
     /// # Errors
-    /// [`DirectoryError::File`].
+    /// [`DirectoryError::File`]: the file cannot be written.
     pub fn set_unit_group(&self, id: &str, group: &str) -> Result<(), DirectoryError> {
         write(&self.run(id).join(UNIT), group.as_bytes(), false)
     }
 
-    /// The control group of the unit that container `id` is, if it is one.
+    /// Returns the control group of the systemd unit that runs container `id`, if one does.
     pub fn unit_group(&self, id: &str) -> Option<String> {
         let bytes = read(&self.run(id).join(UNIT), UNIT_MAX).ok()?;
         String::from_utf8(bytes).ok().filter(|group| group.starts_with('/'))
@@ -232,11 +233,11 @@ impl Directories {
         let _ = remove_tree::remove(&self.run(id));
     }
 
-    /// Takes container `id` out of sight, and then away with all it has, and calls `announce` when that is done,
-    /// unless somebody has announced it before; the bytes that became free.
+    /// Removes all files of container `id`, and returns the freed bytes. Calls `announce` once the container cannot come
+    /// back, unless its removal was announced before.
     ///
     /// # Errors
-    /// [`DirectoryError::File`]; it may be gone in part, and goes for good when the engine starts the next time.
+    /// [`DirectoryError::File`]; files may be left, which the engine's next start removes.
     pub fn remove(&self, id: &str, announce: impl FnOnce()) -> Result<u64, DirectoryError> {
         let dir = self.dir(id);
         let freed = walk_tree::size_on_disk(&dir).unwrap_or(0);
@@ -249,12 +250,12 @@ impl Directories {
         Ok(freed)
     }
 
-    /// What shims have kept for the monitor.
+    /// Returns the events that shims could not write.
     pub fn replay(&self) -> &EventReplay {
         &self.replay
     }
 
-    /// How container `id` was made, if it was made and announced, and is half gone.
+    /// Returns the definition of a container whose creation was announced and whose removal was interrupted.
     pub fn removed_definition(&self, id: &str) -> Option<Definition> {
         let draft = self.draft(id);
         let state = state_file::read(&draft.join(shim::STATE))?;
@@ -263,7 +264,7 @@ impl Directories {
         serde_json::from_slice(&bytes).ok().filter(|_| is_known)
     }
 
-    /// Removes what is left of container `id`, which was half made, or half gone and said to be.
+    /// Removes what is left of container `id`, whose creation was interrupted, or whose removal after its announcement.
     pub fn clear(&self, id: &str) {
         for path in [self.draft(id), self.run(id)] {
             if let Err(error) = remove_tree::remove(&path) {
@@ -272,7 +273,7 @@ impl Directories {
         }
     }
 
-    /// Removes run directories that belong to none of `ids`; `is_used` has the last word.
+    /// Removes run directories that belong to none of `ids` and for which `is_used` is false.
     pub fn clear_runs(&self, ids: &[String], is_used: impl Fn(&Path) -> bool) {
         let known: HashSet<PathBuf> = ids.iter().map(|id| self.run(id)).collect();
         for entry in fs::read_dir(&self.run).into_iter().flatten().flatten() {
@@ -282,56 +283,54 @@ impl Directories {
         }
     }
 
-    /// Ids of all containers that are there, and of those that are half made or half gone.
+    /// Lists the ids of all complete containers, and the ids of containers whose creation or removal was interrupted.
     ///
     /// # Errors
-    /// [`DirectoryError::File`].
+    /// [`DirectoryError::File`]: the directory cannot be read.
     pub fn list(&self) -> Result<(Vec<String>, Vec<String>), DirectoryError> {
         let entries = fs::read_dir(&self.data).map_err(failed("list", &self.data))?;
         let (mut ids, mut incomplete) = (Vec::new(), Vec::new());
         for entry in entries {
             let entry = entry.map_err(failed("list", &self.data))?;
-            match entry.file_name().into_string() {
-                Ok(name) if is_id(&name) => ids.push(name),
-                Ok(name) if name.strip_prefix('.').is_some_and(is_id) => {
-                    incomplete.push(name[1..].to_owned())
-                }
-                Ok(name) if name == event_spool::DIR => {}
-                // The next trial removes it.
-                Ok(name) if name == TRIAL => {}
-                _ => log::warn!("{} is no container, and is left alone", entry.path().display()),
+            let name = entry.file_name().into_string().unwrap_or_default();
+            match name.strip_prefix('.').filter(|id| is_id(id)) {
+                Some(id) => incomplete.push(id.to_owned()),
+                None if is_id(&name) => ids.push(name),
+                // The next trial of overlayfs removes its directory.
+                None if name == event_spool::DIR || name == TRIAL => {}
+                None => log::warn!("ignoring {}: not a container's directory", entry.path().display()),
             }
         }
         ids.sort_unstable();
         Ok((ids, incomplete))
     }
 
-    /// How container `id` was made.
+    /// Reads the definition of container `id`.
     ///
     /// # Errors
-    /// [`DirectoryError`].
+    /// [`DirectoryError::File`], [`DirectoryError::Definition`]: `container.json` cannot be read or parsed.
     pub fn definition(&self, id: &str) -> Result<Definition, DirectoryError> {
         let path = self.dir(id).join(definition::FILE);
         let bytes = read(&path, definition::FILE_MAX)?;
         serde_json::from_slice(&bytes).map_err(|source| DirectoryError::Definition { path, source })
     }
 
-    /// What of the store all containers need that can be read.
+    /// Returns the digests that must stay in the store for all containers whose definitions can be read.
     pub fn needs(&self) -> Vec<Digest> {
         let (ids, _) = self.list().unwrap_or_default();
         let definitions = ids.iter().filter_map(|id| self.definition(id).ok());
         definitions.flat_map(|definition| definition.needs().collect::<Vec<_>>()).collect()
     }
 
-    /// Where container `id` stands, as the file says; `None` if there is none that can be used.
+    /// Reads the state file of container `id`; `None` if it is missing or unusable.
     pub fn state(&self, id: &str) -> Option<State> {
         state_file::read(&self.dir(id).join(shim::STATE))
     }
 
-    /// Writes down where container `id` stands.
+    /// Writes the state file of container `id`. Only for containers without a shim: a shim writes the file itself.
     ///
     /// # Errors
-    /// [`DirectoryError::File`].
+    /// [`DirectoryError::File`]: the file cannot be written.
     pub fn set_state(&self, id: &str, state: &State) -> Result<(), DirectoryError> {
         let path = self.dir(id).join(shim::STATE);
         StateFile::open(&path).and_then(|mut file| file.write(state)).map_err(failed("write", &path))
@@ -342,7 +341,7 @@ impl Directories {
     }
 }
 
-/// The root will be what the image's is, as a copy would have it.
+/// Makes the overlay's directories. The root directory gets the attributes of the uppermost layer's root.
 fn fill_overlay(draft: &Path, layers: &[PathBuf]) -> Result<u64, DirectoryError> {
     make_dir(draft, 0o711)?;
     for (name, mode) in [("upper", 0o755), ("work", 0o700), ("rootfs", 0o755)] {
@@ -354,7 +353,7 @@ fn fill_overlay(draft: &Path, layers: &[PathBuf]) -> Result<u64, DirectoryError>
     }
 }
 
-/// For its owner alone: there may be setuid programs in it, and it is not mounted anywhere.
+/// Copies the layers. Mode 0700, because a copy may contain setuid programs and is not mounted elsewhere.
 fn fill_copy(draft: &Path, layers: &[PathBuf]) -> Result<u64, DirectoryError> {
     make_dir(draft, 0o700)?;
     let rootfs = draft.join("rootfs");
@@ -362,7 +361,7 @@ fn fill_copy(draft: &Path, layers: &[PathBuf]) -> Result<u64, DirectoryError> {
     Ok(copy::copy(layers, &rootfs, &draft.join("copy"))?)
 }
 
-/// True for 64 hexadecimal digits.
+/// Whether `name` is 64 lower-case hexadecimal digits.
 fn is_id(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
@@ -381,10 +380,10 @@ fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), DirectoryError> {
     fs::rename(&draft, &path).map_err(failed("replace", &path))
 }
 
-/// Writes a whole small file.
+/// Writes a whole file with mode 0600.
 ///
 /// # Errors
-/// [`DirectoryError::File`].
+/// [`DirectoryError::File`]; the file may be incomplete then.
 pub(crate) fn write(path: &Path, bytes: &[u8], is_durable: bool) -> Result<(), DirectoryError> {
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);

@@ -1,4 +1,6 @@
-//! One container as the event loop knows it, and who waits for what of it. Plain data.
+//! One container in the manager's table, and the requests that wait for it.
+//!
+//! Plain data, owned by [`super::manager::ContainerManager`]; nothing here reads files or sends anything.
 
 use super::definition::Definition;
 use super::shim_connection::ShimConnection;
@@ -10,40 +12,40 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// What a client gets.
+/// The answers to one client.
 pub struct Reply {
     /// The client's token.
     pub client: usize,
     /// The answers; the last one ends the stream.
     pub answers: Vec<Answer>,
-    /// Descriptors that go with the first.
+    /// Descriptors to send with the first answer.
     pub descriptors: Vec<OwnedFd>,
 }
 
-/// A request, and who wants it.
+/// A request that waits until its container is no longer busy.
 pub struct Queued {
     /// The client's token.
     pub client: usize,
-    /// What it wants.
+    /// The request.
     pub request: Request,
-    /// What came along.
+    /// Descriptors that came with the request.
     pub descriptors: Vec<OwnedFd>,
 }
 
-/// What is done to a container just now, so that other requests wait.
+/// An operation that is under way on a container; other requests wait for its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Busy {
-    /// A thread makes it.
+    /// A thread creates the container.
     Creating,
-    /// A shim starts it; this client waits for that.
+    /// A shim starts the container; this client, if any, waits for the start.
     Starting(Option<usize>),
-    /// It has ended, and its shim tidies up.
+    /// The container has exited and its shim removes what the run left.
     Ending,
-    /// A thread, or its shim, removes it.
+    /// A thread or the shim removes the container.
     Removing,
-    /// A thread declares it dead.
+    /// A thread removes what a killed shim left, or replays its events.
     CleaningUp,
-    /// Its shim was found, or is looked for, and has said nothing yet.
+    /// The engine looks for the shim, or is connected to it and has not received its state yet.
     Connecting,
 }
 
@@ -51,22 +53,22 @@ pub enum Busy {
 pub struct Entry {
     /// How it was made.
     pub definition: Arc<Definition>,
-    /// Where it stands.
+    /// Its state, as last reported.
     pub state: State,
-    /// Its shim, if it has one.
+    /// The connection to its shim, with its poll token, if it has a shim.
     pub connection: Option<(usize, ShimConnection)>,
-    /// What is done to it.
+    /// The operation under way.
     pub busy: Option<Busy>,
-    /// What is to be done next.
+    /// Requests that wait for the operation's end.
     pub queue: VecDeque<Queued>,
-    /// Keeps its image's layers.
+    /// Keeps the image's blobs and layers in the store.
     pub pin: Option<Pin>,
-    /// All of it is gone, and its shim about to end: nobody is told of it any more.
+    /// The container is removed and only its shim still ends: lookups and lists leave it out.
     pub is_removed: bool,
 }
 
 impl Entry {
-    /// An entry of a container without a shim.
+    /// Makes the entry of a container without a shim.
     pub fn new(definition: Definition, state: State, pin: Option<Pin>) -> Self {
         let definition = Arc::new(definition);
         Entry {
@@ -81,43 +83,43 @@ impl Entry {
     }
 }
 
-/// Who asked a shim for something.
+/// A request that was sent to a shim and is not answered yet.
 pub struct PendingRequest {
     /// The container.
     pub id: String,
-    /// The client; none if nobody waits.
+    /// The client that waits for the answer, if any.
     pub client: Option<usize>,
-    /// Process ids that the shim told on the way.
+    /// Process ids that the shim has sent before its answer.
     pub pids: Option<Vec<i32>>,
-    /// What is to be done without the shim, if that ends before it answers.
+    /// The request to execute without the shim if the shim ends before it answers.
     pub fallback: Option<Request>,
 }
 
-/// Who waits for a container's end.
+/// A client that waits for a container's end.
 pub struct Wait {
     /// The container.
     pub id: String,
     /// The client.
     pub client: usize,
-    /// For what.
+    /// Which end it waits for.
     pub condition: Condition,
-    /// When the container had ended last, when the client asked.
+    /// The container's last end when the wait began, in nanoseconds since the epoch; 0 if there was none.
     pub finished: i64,
 }
 
-/// A prune that waits for its removals.
+/// A prune whose removals are under way.
 pub struct Pruning {
     /// The client.
     pub client: usize,
-    /// Removals that are not over yet.
+    /// Number of removals that are not finished.
     pub left: usize,
-    /// Ids that are gone.
+    /// Ids of removed containers.
     pub removed: Vec<String>,
-    /// Bytes that became free.
+    /// Bytes freed so far.
     pub freed: u64,
 }
 
-/// What of the things that a shim is asked for can be done without one as well.
+/// Returns the request to execute without a shim, for those requests to a shim that can be.
 pub(super) fn fallback(id: &str, what: &shim::What) -> Option<Request> {
     let container = id.to_owned();
     match what {

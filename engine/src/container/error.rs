@@ -1,5 +1,6 @@
-//! Failures that several requests about containers end with.
+//! Failures that several requests about containers share.
 
+use super::definition::short;
 use super::entry::Entry;
 use crate::error;
 use sampan_ipc::engine::{Code, Failure};
@@ -7,26 +8,26 @@ use sampan_ipc::engine::{Code, Failure};
 /// Most names that an error lists.
 const LISTED_MAX: usize = 10;
 
-/// There is no such container.
+/// Makes the failure of a request whose container does not exist.
 pub(super) fn no_container(typed: &str) -> Failure {
     let typed: String = typed.chars().take(300).collect();
     let message = format!("there is no container {typed:?}");
-    error::new(Code::NotFound, message, "'sampan ps --all' lists those that there are")
+    error::new(Code::NotFound, message, "'sampan ps --all' lists all containers")
 }
 
-/// It does not run.
+/// Makes the failure of a request that needs a running container.
 pub(super) fn not_running(name: &str) -> Failure {
     error::new(Code::Conflict, format!("container {name:?} is not running"), "'sampan start' starts it")
 }
 
-/// Several are meant.
+/// Makes the failure of a request whose prefix of an id matches several containers.
 pub(super) fn ambiguous(typed: &str, meant: &[&Entry]) -> Failure {
     let some = meant.iter().take(LISTED_MAX);
     let mut list: Vec<String> =
-        some.map(|e| format!("{} ({})", &e.definition.id[..12], e.definition.name)).collect();
+        some.map(|e| format!("{} ({})", short(&e.definition.id), e.definition.name)).collect();
     if meant.len() > LISTED_MAX {
         list.push("…".to_owned());
     }
-    let message = format!("{typed:?} stands for {} containers: {}", meant.len(), list.join(", "));
+    let message = format!("{typed:?} matches {} containers: {}", meant.len(), list.join(", "));
     error::new(Code::Conflict, message, "give more digits, or a name")
 }

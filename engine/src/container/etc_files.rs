@@ -1,7 +1,7 @@
-//! The three files that a container's name and network make: `/etc/hostname`, `/etc/hosts`, `/etc/resolv.conf`.
+//! The three files that the engine mounts over the image's: `/etc/hostname`, `/etc/hosts`, `/etc/resolv.conf`.
 //!
-//! Written into the container's directory at each start, and mounted into the container. Never reads what the image
-//! has of them.
+//! Written into the container's directory at each start, from its host name and its network. Never reads the image's
+//! own files of these names.
 
 use super::definition::Definition;
 use super::directory::{self, Directories, DirectoryError};
@@ -14,23 +14,23 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Longest file of the host that is copied, in bytes.
+/// Most bytes that are copied from a file of the host.
 const COPY_MAX: u64 = 1 << 20;
-/// Loopback and the groups of IPv6, by the names that docker gives them.
+/// The entries of a new `/etc/hosts`: loopback and IPv6 multicast groups, as docker writes them.
 const LOOPBACK: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
     fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
 
-/// Where the files of a container are.
+/// Returns the paths of a container's three files on the host.
 pub fn files(directories: &Directories, definition: &Definition) -> Files {
     let dir = directories.dir(&definition.id);
     Files { hostname: dir.join("hostname"), hosts: dir.join("hosts"), resolv_conf: dir.join("resolv.conf") }
 }
 
-/// Writes them; `name` is the container's host name. `label` is the SELinux label that the container can read; empty
-/// without SELinux.
+/// Writes the three files. `name` is the container's host name; `label` is the SELinux label that lets the container
+/// read them, empty without SELinux.
 ///
 /// # Errors
-/// [`DirectoryError::File`].
+/// [`DirectoryError::File`]: a file cannot be written or labelled.
 pub fn write(
     directories: &Directories,
     definition: &Definition,
@@ -39,13 +39,13 @@ pub fn write(
     label: &str,
 ) -> Result<(), DirectoryError> {
     let files = files(directories, definition);
-    put(&files.hostname, &format!("{name}\n"))?;
+    write_file(&files.hostname, &format!("{name}\n"))?;
     let hosts = match network {
         Network::Host => copy("/etc/hosts").unwrap_or_else(|| LOOPBACK.to_owned()),
         Network::None | Network::Default => format!("{LOOPBACK}127.0.1.1\t{name}\n"),
     };
-    put(&files.hosts, &hosts)?;
-    put(&files.resolv_conf, &copy("/etc/resolv.conf").unwrap_or_default())?;
+    write_file(&files.hosts, &hosts)?;
+    write_file(&files.resolv_conf, &copy("/etc/resolv.conf").unwrap_or_default())?;
     for path in [&files.hostname, &files.hosts, &files.resolv_conf].into_iter().filter(|_| !label.is_empty())
     {
         relabel::label_file(path, label).map_err(|errno| directory::failed("label", path)(errno.into()))?;
@@ -53,14 +53,14 @@ pub fn write(
     Ok(())
 }
 
-fn put(path: &Path, text: &str) -> Result<(), DirectoryError> {
+fn write_file(path: &Path, text: &str) -> Result<(), DirectoryError> {
     directory::write(path, text.as_bytes(), false)?;
-    // Every user in the container reads them.
+    // Every user in the container may read the file.
     fs::set_permissions(path, Permissions::from_mode(0o644))
         .map_err(directory::failed("set the mode of", path))
 }
 
-/// A file of the host; `None` if there is none, or none that is text.
+/// Reads a file of the host; `None` if it is missing or not UTF-8.
 fn copy(path: &str) -> Option<String> {
     let mut text = String::new();
     small_file::open(path.as_ref()).ok()?.take(COPY_MAX).read_to_string(&mut text).ok()?;

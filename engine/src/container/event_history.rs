@@ -1,8 +1,8 @@
-//! What the monitor has been told of a container: asked when an engine or a shim was killed between saying something
-//! and writing down that it was said.
+//! Asks monitord which events it has for a container.
 //!
-//! Called on threads, at start-up, for the few containers where that is in doubt. A monitor that does not answer is
-//! taken for one that was told nothing: better twice than never.
+//! An engine or a shim may be killed after it sent an event and before it recorded that. Called on threads for such
+//! containers, at the engine's start and at a shim's end. If monitord does not answer, its history counts as empty: an
+//! event that arrives twice is better than a lost one.
 
 use sampan_ipc::Event;
 use sampan_ipc::connection::{Connection, Received, Stop};
@@ -14,15 +14,17 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long the monitor may take for each part of its answer.
+/// How long monitord may take for each part of its answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// True if the last of the events `actions` of container `id` that the monitor knows is `wanted`.
+/// Whether the newest event of container `id` in monitord, among those with one of `actions`, is `wanted`.
 pub fn is_last(fifo: &Path, id: &str, actions: &[&str], wanted: &str) -> bool {
     match last(&fifo.with_file_name("events.sock"), id, actions) {
         Ok(last) => last.as_deref() == Some(wanted),
         Err(error) => {
-            log::warn!("container {id}: the monitor does not say whether it knows of '{wanted}': {error}");
+            log::warn!(
+                "container {id}: cannot ask sampan-monitord for its '{wanted}' event, it may be sent twice: {error}"
+            );
             false
         }
     }
@@ -38,10 +40,10 @@ fn last(socket: &Path, id: &str, actions: &[&str]) -> io::Result<Option<String>>
     Ok(last)
 }
 
-/// Writer and number of all events of container `id` that the monitor knows.
+/// Returns writer and number of each event of container `id` that monitord has.
 ///
 /// # Errors
-/// The monitor does not say.
+/// Monitord does not answer, or refuses.
 pub fn known(fifo: &Path, id: &str) -> io::Result<HashSet<(u64, u64)>> {
     let mut known = HashSet::new();
     for_each(&fifo.with_file_name("events.sock"), id, |event| {
@@ -50,7 +52,7 @@ pub fn known(fifo: &Path, id: &str) -> io::Result<HashSet<(u64, u64)>> {
     Ok(known)
 }
 
-/// Calls `on_event` with each event of the container that the monitor knows.
+/// Calls `on_event` with each event of the container that monitord has, oldest first.
 fn for_each(socket: &Path, id: &str, mut on_event: impl FnMut(Event)) -> io::Result<()> {
     let subscribe = Subscribe {
         filters: vec!["type=container".to_owned(), format!("id={id}")],

@@ -1,8 +1,8 @@
-//! Writes into the FIFO what shims could not write before they ended, because the monitor was away.
+//! Replays events that a shim could not write into the FIFO before it ended, because monitord was not running.
 //!
-//! Shims keep such records in files (`sampan_shim::dir::event_spool`). They have their writer and number, so one that the
-//! monitor knows already is told from one that it does not. Called at the engine's start and when a shim has ended. A file is
-//! removed once the monitor knows all that is in it: what is in the FIFO alone goes with the last process that has that open.
+//! Shims save such records in files (`sampan_shim::dir::event_spool`), with writer and number, so that records which
+//! monitord already has are recognised. Called at the engine's start and when a shim has ended. A file is removed once
+//! monitord has all of its records: records that are only in the FIFO are lost with the last process that has it open.
 
 use super::event_history;
 use sampan_ipc::record::{Scanner, Step};
@@ -15,28 +15,28 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Stack of a thread that waits for the monitor.
+/// Stack size of a thread that waits for monitord, in bytes.
 const STACK: usize = 128 << 10;
-/// Pause before the monitor is asked again; only while it is away, or behind.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// How often a monitor that answers is asked: one without a journal may have forgotten already.
-const ASKS_MAX: usize = 20;
+/// Pause between two queries, while monitord does not run or has not read the records yet.
+const QUERY_INTERVAL: Duration = Duration::from_millis(500);
+/// Most queries that monitord may answer without having the records: without a journal, it may have dropped them.
+const ANSWERS_MAX: usize = 20;
 
-/// What shims have kept, as the engine sees it. Cheap to clone.
+/// The files of records that shims could not write. Cheap to clone; clones share `taken`.
 #[derive(Clone, Debug)]
 pub struct EventReplay {
     dir: PathBuf,
-    /// Files whose records wait in the engine's own spool, and so must not be read again.
+    /// Files whose records are already in the engine's own spool; they must not be read again.
     taken: Arc<Mutex<HashSet<PathBuf>>>,
 }
 
 impl EventReplay {
-    /// Those of the containers in `containers`.
+    /// Makes the replay of the containers in the directory `containers`.
     pub fn new(containers: &Path) -> Self {
         EventReplay { dir: containers.join(DIR), taken: Arc::default() }
     }
 
-    /// Ids of the containers that something is kept of, each once.
+    /// Returns the ids of all containers that have files, each once.
     pub fn ids(&self) -> Vec<String> {
         let mut ids: Vec<String> = self.files("").iter().filter_map(|path| id_of(path)).collect();
         ids.sort_unstable();
@@ -44,15 +44,15 @@ impl EventReplay {
         ids
     }
 
-    /// True if something of container `id` is kept and was not told by this engine.
+    /// Whether container `id` has a file that this engine has not replayed.
     pub fn has(&self, id: &str) -> bool {
         let files = self.files(id);
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         files.iter().any(|file| !taken.contains(file))
     }
 
-    /// Hands all that is kept of container `id` to `sender`, what the monitor behind `fifo` knows left out, and returns at
-    /// once; the files go when the monitor knows it. The actions of all records, told before or now, in order.
+    /// Passes the saved records of container `id` to `sender`, except those that monitord (found by `fifo`) has. Does not
+    /// wait until they are written; the files are removed later. Returns the actions of all saved records, in order.
     pub fn replay(&self, id: &str, fifo: &Path, sender: &FifoSender) -> Vec<String> {
         let mut all: Vec<(i64, PathBuf, Vec<u8>)> =
             self.files(id).into_iter().filter(|path| self.take(path)).filter_map(read).collect();
@@ -73,9 +73,9 @@ impl EventReplay {
                 }
                 numbers.push(number);
             }
-            self.forget_when_known(path, id.to_owned(), numbers, fifo.to_owned());
+            self.remove_when_received(path, id.to_owned(), numbers, fifo.to_owned());
         }
-        log::info!("container {id}: {} events that its shim could not write are told", actions.len());
+        log::info!("container {id}: {} events that its shim could not write are replayed", actions.len());
         actions
     }
 
@@ -88,18 +88,19 @@ impl EventReplay {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned())
     }
 
-    /// An engine that ends before that leaves the file to the next.
-    fn forget_when_known(&self, path: PathBuf, id: String, numbers: Vec<(u64, u64)>, fifo: PathBuf) {
+    /// Starts a thread that removes the file once monitord has its records. If the engine ends before that, the next
+    /// engine finds the file.
+    fn remove_when_received(&self, path: PathBuf, id: String, numbers: Vec<(u64, u64)>, fifo: PathBuf) {
         let taken = Arc::clone(&self.taken);
-        let forget = move || {
-            let mut asked = 0;
-            while asked < ASKS_MAX {
+        let remove = move || {
+            let mut answers = 0;
+            while answers < ANSWERS_MAX {
                 match event_history::known(&fifo, &id) {
                     Ok(known) if numbers.iter().all(|number| known.contains(number)) => break,
-                    Ok(_) => asked += 1,
+                    Ok(_) => answers += 1,
                     Err(_) => {}
                 }
-                std::thread::sleep(ASK_AGAIN);
+                std::thread::sleep(QUERY_INTERVAL);
             }
             if let Err(error) = fs::remove_file(&path) {
                 log::warn!("cannot remove {}: {error}", path.display());
@@ -107,23 +108,25 @@ impl EventReplay {
             taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&path);
         };
         let thread = std::thread::Builder::new().name("replay".into()).stack_size(STACK);
-        if let Err(error) = thread.spawn(forget) {
-            log::warn!("cannot start a thread: {error}");
+        if let Err(error) = thread.spawn(remove) {
+            log::warn!(
+                "cannot start a thread, replayed events stay on disk until the engine restarts: {error}"
+            );
         }
     }
 }
 
-/// The container that a file is of; `None` for one that is not whole, or none of ours.
+/// Returns the container that a file belongs to; `None` for an incomplete file or a foreign one.
 fn id_of(path: &Path) -> Option<String> {
     let (id, _) = path.file_name()?.to_str()?.split_once('.')?;
     (!id.is_empty()).then(|| id.to_owned())
 }
 
-/// When the first of its records happened, and all of them.
+/// Returns the time of the file's first record, the path and the file's content.
 fn read(path: PathBuf) -> Option<(i64, PathBuf, Vec<u8>)> {
     let bytes = match fs::metadata(&path) {
         Ok(found) if found.len() <= 2 * SPOOL_BYTES_MAX as u64 => fs::read(&path),
-        Ok(_) => Err(io::Error::other("it is too large")),
+        Ok(_) => Err(io::Error::other("the file is too large")),
         Err(error) => Err(error),
     };
     let bytes = bytes.inspect_err(|error| log::warn!("cannot read {}: {error}", path.display())).ok()?;
@@ -142,21 +145,21 @@ mod tests {
     use std::io::Read;
 
     #[test]
-    fn what_one_sender_could_not_write_another_writes_as_it_was() {
+    fn records_that_one_sender_could_not_write_another_writes_unchanged() {
         let top = tempfile::tempdir().expect("a directory");
         let (home, fifo) = (top.path().join("ab"), top.path().join("fifo"));
         let first = FifoSender::new(&fifo);
         for action in ["start", "die"] {
             first.send(Event::new("container", action, "ab")).expect("small");
         }
-        save(&home, &first.take_spool()).expect("kept");
+        save(&home, &first.take_spool()).expect("saved");
         assert_eq!(first.spooled(), 0);
         fs::write(top.path().join(DIR).join("garbage"), "x").expect("written");
         let replay = EventReplay::new(top.path());
         assert!(replay.ids() == ["ab"] && replay.has("ab") && !replay.has("a"));
         let second = FifoSender::new(&fifo);
         assert_eq!(replay.replay("ab", &fifo, &second), ["start", "die"]);
-        // They wait now, and are not told twice.
+        // They are in the sender's spool now; a second replay sends nothing.
         assert!(!replay.has("ab") && replay.replay("ab", &fifo, &second).is_empty());
         second.send(Event::new("container", "destroy", "ab")).expect("small");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("made");
@@ -170,7 +173,7 @@ mod tests {
         }
         let expected = [("start", true), ("die", true), ("destroy", false)];
         assert_eq!(got, expected.map(|(action, is_first)| (action.to_owned(), is_first)));
-        // There is no monitor that knows it.
+        // No monitord has confirmed the records, so the file stays.
         assert_eq!(replay.ids(), ["ab"]);
     }
 }

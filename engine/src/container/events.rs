@@ -482,7 +482,7 @@ impl ContainerManager {
         self.spawn(move |shared| {
             log::info!("container {}: it was made, and perhaps nobody was told", definition.name);
             match event_history::is_last(&shared.config.fifo, &definition.id, &["create"], "create") {
-                true => state::note(&directories, &definition),
+                true => state::record_announced(&directories, &definition),
                 false => state::announce(shared, &directories, &definition),
             }
             let (id, state) = (definition.id.clone(), Box::new(state::announced()));

@@ -1,5 +1,7 @@
-//! Which containers there are and what images they are of: the table as it was at one moment, for threads that
-//! remove images or say what takes how much of the disk.
+//! Which containers use which images: a snapshot of the manager's table, for threads that remove images or report disk
+//! usage.
+//!
+//! Made by the event loop, used on one thread, never updated.
 
 use super::definition::Definition;
 use super::directory::Directories;
@@ -7,20 +9,20 @@ use sampan_ipc::engine::Usage;
 use sampan_oci::digest::Digest;
 use std::sync::Arc;
 
-/// All containers, as they were.
+/// A snapshot of all containers.
 pub struct ImageUsers {
     directories: Directories,
-    /// Whether it runs comes with each.
+    /// Each definition, with whether the container was running.
     containers: Vec<(Arc<Definition>, bool)>,
 }
 
 impl ImageUsers {
-    /// Of containers below `directories`.
+    /// Makes the snapshot from `containers`, whose files are in `directories`.
     pub(super) fn new(directories: Directories, containers: Vec<(Arc<Definition>, bool)>) -> Self {
         ImageUsers { directories, containers }
     }
 
-    /// Names of the containers that need the image with this manifest, sorted.
+    /// Returns the names of the containers that use the image with this manifest, sorted.
     pub fn of(&self, manifest: &Digest) -> Vec<String> {
         let manifest = manifest.to_string();
         let of_it = self.containers.iter().filter(|(definition, _)| definition.image.digest == manifest);
@@ -29,13 +31,14 @@ impl ImageUsers {
         names
     }
 
-    /// What they have written: of those that do not run it could go. One that goes meanwhile counts for nothing.
+    /// Sums up what containers take on disk; the share of stopped ones is reclaimable. A container that was removed in the
+    /// meantime counts as 0 bytes.
     pub fn usage(&self) -> Usage {
         let mut usage =
             Usage { kind: "containers".to_owned(), count: self.containers.len() as u64, ..Usage::default() };
         for (definition, is_up) in &self.containers {
             let written = self.directories.written_bytes(definition).unwrap_or(0);
-            // What was copied goes with it as well.
+            // Removing a container also frees its copy of the image.
             let size = written.saturating_add(definition.copied);
             usage.size = usage.size.saturating_add(size);
             match is_up {

@@ -1,6 +1,8 @@
-//! A container in full, as `docker inspect` says it. Docker Engine API, "ContainerInspect".
+//! All details of a container as JSON, in the format of `docker inspect`. Docker Engine API, "ContainerInspect".
+//!
+//! Called by the manager, on a thread. Reads the container's files and changes nothing.
 
-use super::definition::{self, Definition};
+use super::definition::{self, Definition, short};
 use super::directory::Directories;
 use super::{list, log_driver, systemd_unit};
 use crate::config::Config;
@@ -13,10 +15,10 @@ use sampan_spec::{devices, process, signals};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// Docker's word for a time that never was.
+/// Docker's value for a time that is not set.
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
-/// One container, as JSON.
+/// Returns a JSON array with one container; with `size`, the bytes that it has written are counted.
 pub fn json(
     config: &Config,
     definition: &Definition,
@@ -64,7 +66,7 @@ pub fn json(
     Value::Array(vec![document]).to_string()
 }
 
-/// The AppArmor profile of the last start, empty if it had none; `None` if the container was never started.
+/// Returns the AppArmor profile of the last start, empty if it had none; `None` if the container was never started.
 pub fn profile(directories: &Directories, definition: &Definition) -> Option<String> {
     #[derive(Deserialize)]
     struct Bundle {
@@ -81,7 +83,7 @@ pub fn profile(directories: &Directories, definition: &Definition) -> Option<Str
     Some(bundle.process.apparmor_profile)
 }
 
-/// Docker's name of it.
+/// Returns docker's name for the form of the root file system.
 fn driver(definition: &Definition) -> &'static str {
     match definition.rootfs {
         Form::Overlay => "overlay2",
@@ -99,13 +101,13 @@ fn state_json(state: &State, unit_group: Option<String>) -> Value {
         "OOMKilled": state.oom_killed,
         "Dead": state.phase == Phase::Dead,
         "Pid": state.pid,
-        // Of the last run, and while there is one, of none.
+        // The exit code of the last run; docker has 0 while the container runs.
         "ExitCode": if state.phase.is_alive() { 0 } else { state.exit_code },
         "Error": state.error,
         "StartedAt": time(state.started),
         "FinishedAt": time(state.finished),
         "ShimPid": state.shim,
-        // The unit of systemd's that it is.
+        // The systemd unit that runs the container.
         "Unit": unit_group.as_deref().map(systemd_unit::name).unwrap_or_default(),
     })
 }
@@ -149,13 +151,13 @@ fn host_config(config: &Config, definition: &Definition) -> Value {
         "NanoCpus": create.nano_cpus.unwrap_or(0),
         "PidsLimit": create.pids,
         "Ulimits": ulimits,
-        "Devices": create.devices.iter().filter_map(|asked| device(asked)).collect::<Vec<_>>(),
+        "Devices": create.devices.iter().filter_map(|option| device(option)).collect::<Vec<_>>(),
         "Init": create.init,
         "Sysctls": create.sysctls.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
     })
 }
 
-/// A seccomp profile is a file's worth of JSON.
+/// Abbreviates a seccomp profile, which is a whole file of JSON.
 fn shorten(option: &str) -> &str {
     if option.starts_with("seccomp={") { "seccomp={…}" } else { option }
 }
@@ -182,9 +184,9 @@ fn mount_json(mount: &Mount) -> Value {
     })
 }
 
-/// `HOST[:CONTAINER[:rwm]]`, in its parts.
-fn device(asked: &str) -> Option<Value> {
-    let (host, container, access) = devices::parts(asked).ok()?;
+/// Splits a device option, `HOST[:CONTAINER[:rwm]]`.
+fn device(option: &str) -> Option<Value> {
+    let (host, container, access) = devices::parts(option).ok()?;
     Some(json!({"PathOnHost": host, "PathInContainer": container, "CgroupPermissions": access}))
 }
 
@@ -193,7 +195,7 @@ fn config_json(definition: &Definition) -> Value {
     let labels: serde_json::Map<String, Value> =
         definition.labels().into_iter().map(|(key, value)| (key, json!(value))).collect();
     json!({
-        "Hostname": create.hostname.as_deref().unwrap_or(&definition.id[..12]),
+        "Hostname": create.hostname.as_deref().unwrap_or(short(&definition.id)),
         "User": create.user.as_ref().or(run.user.as_ref()),
         "Tty": create.tty,
         "OpenStdin": create.open_stdin,
@@ -206,7 +208,7 @@ fn config_json(definition: &Definition) -> Value {
         "StopSignal": signals::name(definition.stop_signal),
         "StopTimeout": create.stop_timeout.map(|seconds| if seconds == FOR_EVER { -1 } else { i64::from(seconds) }),
         "CreateCommand": create.command_line,
-        // As podman has it.
+        // podman's field.
         "SdNotifyMode": match create.sdnotify {
             Notify::Ignore => "ignore",
             Notify::Container => "container",

@@ -1,6 +1,7 @@
-//! Which containers are listed, and what is said of each. docker-ps(1).
+//! Which containers a client lists or prunes, and the summary of each. docker-ps(1).
 //!
-//! Pure, but for [`with_sizes`]. Values of one filter key are OR, keys are AND, labels are AND.
+//! Called by the manager. Pure, except [`with_sizes`], which reads directories on a thread. Several values of one filter
+//! are alternatives; different filters, and several labels, must all match.
 
 use super::definition::Definition;
 use super::directory::Directories;
@@ -12,15 +13,15 @@ use sampan_ipc::engine::{Code, Failure};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Longest command that is told.
+/// Most characters of a command line in a summary.
 const COMMAND_MAX: usize = 1000;
-/// Most bytes of the program that a regular expression comes to.
+/// Largest compiled regular expression, in bytes.
 const NAME_PROGRAM_MAX: usize = 32 << 10;
-/// The keys that there are.
+/// All filter keys.
 const KEYS: [&str; 11] =
     ["id", "name", "label", "exited", "status", "ancestor", "before", "since", "volume", "network", "health"];
 
-/// As clients are told.
+/// Describes a container for a list.
 pub fn summary(entry: &Entry) -> Summary {
     let Entry { definition, state, busy, .. } = entry;
     let create = &definition.create;
@@ -49,7 +50,7 @@ pub fn summary(entry: &Entry) -> Summary {
     }
 }
 
-/// The word for a network.
+/// Returns docker's word for a network.
 pub fn network(network: Network) -> &'static str {
     match network {
         Network::Host => "host",
@@ -57,14 +58,14 @@ pub fn network(network: Network) -> &'static str {
     }
 }
 
-/// Leaves those that are asked for, newest first.
+/// Keeps the requested containers, newest first.
 ///
 /// # Errors
-/// A filter makes no sense.
-pub fn choose(all: &mut Vec<(Arc<Definition>, Summary)>, asked: &Listing) -> Result<(), Failure> {
+/// A filter is not valid.
+pub fn select(all: &mut Vec<(Arc<Definition>, Summary)>, asked: &Listing) -> Result<(), Failure> {
     let filters = parse(&asked.filters)?;
     let ages = Ages::of(all, &filters)?;
-    // To ask for a state is to ask for those that do not run as well.
+    // A filter on the state implies containers that do not run.
     let any_phase = asked.all
         || asked.last > 0
         || ["status", "exited"].iter().any(|key| filters.values.contains_key(*key));
@@ -81,7 +82,7 @@ pub fn choose(all: &mut Vec<(Arc<Definition>, Summary)>, asked: &Listing) -> Res
     Ok(())
 }
 
-/// Values by key, and the names among them as the regular expressions that they are in docker.
+/// Filter values by key; those of `name` are regular expressions, as in docker.
 #[derive(Default)]
 struct Filters {
     values: BTreeMap<String, Vec<String>>,
@@ -96,8 +97,8 @@ fn parse(written: &[String]) -> Result<Filters, Failure> {
             return Err(error::new(Code::Usage, message, "filters are KEY=VALUE"));
         };
         if !KEYS.contains(&key) {
-            let message = format!("there is no filter {key:?}");
-            return Err(error::new(Code::Usage, message, &format!("there are {}", KEYS.join(", "))));
+            let message = format!("unknown filter {key:?}");
+            return Err(error::new(Code::Usage, message, &format!("the filters are {}", KEYS.join(", "))));
         }
         if key == "name" {
             filters.names.push(name_like(value)?);
@@ -108,11 +109,15 @@ fn parse(written: &[String]) -> Result<Filters, Failure> {
     Ok(filters)
 }
 
-/// A regular expression that names are compared with. They are, in the engine's loop, so it is a small one.
+/// Compiles a filter on names. Bounded in size, because it is matched in the event loop.
 fn name_like(value: &str) -> Result<Regex, Failure> {
     RegexBuilder::new(value).size_limit(NAME_PROGRAM_MAX).build().map_err(|error| {
-        let message = format!("filter name={value:?} is no regular expression: {error}");
-        error::new(Code::Usage, message, "a name or a part of it is one, and ^NAME$ is the whole of it")
+        let message = format!("filter name={value:?} is not a regular expression: {error}");
+        error::new(
+            Code::Usage,
+            message,
+            "a name or a part of it matches itself; ^NAME$ matches the whole name",
+        )
     })
 }
 
@@ -120,13 +125,13 @@ fn check(values: &BTreeMap<String, Vec<String>>) -> Result<(), Failure> {
     for status in values.get("status").into_iter().flatten() {
         let phases = ["created", "running", "paused", "restarting", "exited", "removing", "dead"];
         if !phases.contains(&status.as_str()) {
-            let message = format!("there is no status {status:?}");
-            return Err(error::new(Code::Usage, message, &format!("there are {}", phases.join(", "))));
+            let message = format!("unknown status {status:?}");
+            return Err(error::new(Code::Usage, message, &format!("the states are {}", phases.join(", "))));
         }
     }
     for code in values.get("exited").into_iter().flatten() {
         if code.parse::<i32>().is_err() {
-            return Err(error::new(Code::Usage, format!("{code:?} is no exit code"), ""));
+            return Err(error::new(Code::Usage, format!("{code:?} is not an exit code"), ""));
         }
     }
     Ok(())
@@ -142,21 +147,21 @@ fn matches(key: &str, values: &[String], definition: &Definition, summary: &Summ
             has_ended && any(&|value| value.parse() == Ok(summary.exit_code))
         }
         "status" => any(&|value| summary.phase.word() == value),
-        "ancestor" => any(&|value| is_of(definition, value)),
+        "ancestor" => any(&|value| has_image(definition, value)),
         "volume" => any(&|value| {
             definition.create.mounts.iter().any(|mount| mount.source == value || mount.target == value)
         }),
         "network" => any(&|value| summary.network == value),
-        // There are no health checks: none is healthy, and none is not.
+        // Health checks do not exist yet: the health of every container is `none`.
         "health" => any(&|value| value == "none"),
-        // `name` is a regular expression; others are told apart by time, in `Ages`.
+        // `name` is matched as a regular expression by `select`; `before` and `since` by `Ages`.
         _ => true,
     }
 }
 
-/// In docker a container's name begins with a `/`, and people may write it or not.
-fn is_named(like: &Regex, name: &str) -> bool {
-    like.is_match(name) || like.is_match(&format!("/{name}"))
+/// Matches a name with and without the leading `/` that docker's API gives it.
+fn is_named(pattern: &Regex, name: &str) -> bool {
+    pattern.is_match(name) || pattern.is_match(&format!("/{name}"))
 }
 
 fn has_label(labels: &[(String, String)], wanted: &str) -> bool {
@@ -166,8 +171,8 @@ fn has_label(labels: &[(String, String)], wanted: &str) -> bool {
     }
 }
 
-/// True if the container is of that image: its name with or without tag, its id or the first digits of that.
-fn is_of(definition: &Definition, value: &str) -> bool {
+/// Whether the container's image has this name, with or without its tag, or this id, whole or its first digits.
+fn has_image(definition: &Definition, value: &str) -> bool {
     let image = &definition.image;
     let hex = |digest: &str| digest.strip_prefix("sha256:").unwrap_or(digest).to_owned();
     let names = [value.to_owned(), format!("docker.io/library/{value}"), format!("docker.io/{value}")];
@@ -180,7 +185,7 @@ fn is_of(definition: &Definition, value: &str) -> bool {
     is_named || is_id
 }
 
-/// Between which times containers were made, for `before` and `since`.
+/// The range of creation times that the filters `before` and `since` allow.
 struct Ages {
     after: i64,
     before: i64,
@@ -207,7 +212,7 @@ impl Ages {
     }
 }
 
-/// With the bytes that each container has written.
+/// Adds the bytes that each container has written.
 pub fn with_sizes(all: Vec<(Arc<Definition>, Summary)>, directories: &Directories) -> Vec<Summary> {
     let sized = all.into_iter().map(|(definition, summary)| Summary {
         size: directories.written_bytes(&definition).ok(),
@@ -216,7 +221,7 @@ pub fn with_sizes(all: Vec<(Arc<Definition>, Summary)>, directories: &Directorie
     sized.collect()
 }
 
-/// Which containers a prune takes.
+/// The filters of a prune: which containers it removes.
 pub struct PruneFilter {
     until: Option<i64>,
     labels: Vec<String>,
@@ -224,32 +229,32 @@ pub struct PruneFilter {
 }
 
 impl PruneFilter {
-    /// Reads `until=NANOSECONDS`, `label=KEY[=VALUE]`, `label!=KEY[=VALUE]`; the client has made nanoseconds since the
-    /// epoch of what a person typed.
+    /// Parses `until=NANOSECONDS`, `label=KEY[=VALUE]` and `label!=KEY[=VALUE]`. The client converts the times that people
+    /// type to nanoseconds since the epoch.
     ///
     /// # Errors
-    /// A filter makes no sense.
+    /// A filter is not valid.
     pub fn parse(written: &[String]) -> Result<Self, Failure> {
         let mut filter = PruneFilter { until: None, labels: Vec::new(), not_labels: Vec::new() };
         for one in written {
-            let nonsense = || {
+            let invalid = || {
                 error::new(
                     Code::Usage,
-                    format!("filter {one:?} makes no sense"),
-                    "there are until=TIME, label=KEY[=VALUE], label!=KEY[=VALUE]",
+                    format!("filter {one:?} is not valid"),
+                    "the filters are until=TIME, label=KEY[=VALUE], label!=KEY[=VALUE]",
                 )
             };
-            match one.split_once('=').ok_or_else(nonsense)? {
-                ("until", time) => filter.until = Some(time.parse().map_err(|_| nonsense())?),
+            match one.split_once('=').ok_or_else(invalid)? {
+                ("until", time) => filter.until = Some(time.parse().map_err(|_| invalid())?),
                 ("label", label) => filter.labels.push(label.to_owned()),
                 ("label!", label) => filter.not_labels.push(label.to_owned()),
-                _ => return Err(nonsense()),
+                _ => return Err(invalid()),
             }
         }
         Ok(filter)
     }
 
-    /// True if the container goes.
+    /// Whether the prune removes the container.
     pub fn matches(&self, definition: &Definition) -> bool {
         let labels = definition.labels();
         self.until.is_none_or(|until| definition.created < until)

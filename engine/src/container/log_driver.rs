@@ -1,6 +1,8 @@
-//! Where a container's output goes: the driver and its options, as docker-run(1) has them, and the files there are.
+//! Where a container's output goes: the log driver, its options and its files. docker-run(1), "--log-driver".
+//!
+//! Called when a container is created, started, inspected, or its log is read. Writes nothing: the shim writes the log.
 
-use super::definition::Definition;
+use super::definition::{Definition, short};
 use super::directory::Directories;
 use crate::config::Config;
 use crate::error;
@@ -9,56 +11,60 @@ use sampan_ipc::shim::Log;
 use sampan_ipc::size;
 use std::path::PathBuf;
 
-/// Longest log file by default, in bytes: small hosts have small disks.
+/// Default size of a log file, in bytes; small, because small hosts have small disks.
 const MAX_BYTES: u64 = 10 << 20;
-/// Most files by default.
+/// Default number of log files.
 const MAX_FILES: u32 = 3;
-/// Most files that may be asked for.
+/// Highest value of the option `max-file`.
 const MAX_FILES_MAX: u32 = 1000;
 
-/// Where the output of a container goes.
+/// Returns the log driver with its options, for the shim.
 ///
 /// # Errors
-/// There is no such driver, or it has no such option.
+/// The driver is unknown, or one of its options is unknown or not valid.
 pub fn log(config: &Config, directories: &Directories, definition: &Definition) -> Result<Log, Failure> {
     let driver = driver(config, definition);
-    // The configured options are the configured driver's.
+    // The configured options apply to the configured driver only.
     let configured = config.log_options.iter().filter(|_| driver == config.log_driver);
     let options = configured.chain(&definition.create.log_options);
     match driver {
         "none" => match definition.create.log_options.first() {
-            Some((key, _)) => Err(no_option(driver, key, "none")),
+            Some((key, _)) => Err(unknown_option(driver, key, "none")),
             None => Ok(Log::None),
         },
         "json-file" => {
             let (mut max_bytes, mut max_files) = (MAX_BYTES, MAX_FILES);
             for (key, value) in options {
                 match key.as_str() {
-                    "max-size" => max_bytes = max_size(value).ok_or_else(|| nonsense(driver, key, value))?,
-                    "max-file" => max_files = count(value).ok_or_else(|| nonsense(driver, key, value))?,
-                    _ => return Err(no_option(driver, key, "max-size, max-file")),
+                    "max-size" => {
+                        max_bytes = parse_size(value).ok_or_else(|| invalid_option(driver, key, value))?
+                    }
+                    "max-file" => {
+                        max_files = parse_count(value).ok_or_else(|| invalid_option(driver, key, value))?
+                    }
+                    _ => return Err(unknown_option(driver, key, "max-size, max-file")),
                 }
             }
             Ok(Log::JsonFile { path: path(directories, definition), max_bytes, max_files })
         }
         "journald" => {
-            let mut tag = definition.id.get(..12).unwrap_or_default().to_owned();
+            let mut tag = short(&definition.id).to_owned();
             for (key, value) in options {
                 match key.as_str() {
                     "tag" => tag.clone_from(value),
-                    _ => return Err(no_option(driver, key, "tag")),
+                    _ => return Err(unknown_option(driver, key, "tag")),
                 }
             }
             Ok(Log::Journald { tag })
         }
         other => {
-            let message = format!("there is no log driver {other:?}");
-            Err(error::new(Code::Usage, message, "there are json-file, journald, none"))
+            let message = format!("unknown log driver {other:?}");
+            Err(error::new(Code::Usage, message, "the log drivers are json-file, journald, none"))
         }
     }
 }
 
-/// The driver, and the files of the log that are there, oldest first.
+/// Returns the driver's name and the existing log files, oldest first; the current file is last.
 pub fn files(config: &Config, directories: &Directories, definition: &Definition) -> (String, Vec<PathBuf>) {
     let driver = driver(config, definition);
     if driver != "json-file" {
@@ -72,7 +78,7 @@ pub fn files(config: &Config, directories: &Directories, definition: &Definition
     (driver.to_owned(), files)
 }
 
-/// Its log driver: the one that was asked for, else the configured one.
+/// Returns the container's log driver: the requested one, else the configured one.
 pub fn driver<'a>(config: &'a Config, definition: &'a Definition) -> &'a str {
     definition.create.log_driver.as_deref().unwrap_or(&config.log_driver)
 }
@@ -81,31 +87,31 @@ fn path(directories: &Directories, definition: &Definition) -> PathBuf {
     directories.dir(&definition.id).join(format!("{}-json.log", definition.id))
 }
 
-/// Bytes of `10m`, `1g`, `500`; docker's units are powers of 1024 here. -1 is no limit.
-fn max_size(value: &str) -> Option<u64> {
+/// Parses a size such as `10m`, `1g` or `500`, in powers of 1024. Returns 0 for `-1`, no limit.
+fn parse_size(value: &str) -> Option<u64> {
     if value == "-1" {
         return Some(0);
     }
     size::parse(value).filter(|bytes| *bytes > 0)
 }
 
-fn count(value: &str) -> Option<u32> {
+fn parse_count(value: &str) -> Option<u32> {
     value.parse().ok().filter(|count| (1..=MAX_FILES_MAX).contains(count))
 }
 
-fn nonsense(driver: &str, key: &str, value: &str) -> Failure {
+fn invalid_option(driver: &str, key: &str, value: &str) -> Failure {
     error::new(
         Code::Usage,
-        format!("option {key} of log driver {driver} is {value:?}"),
-        "max-size=10m, max-file=3",
+        format!("option {key} of log driver {driver} cannot be {value:?}"),
+        "for example max-size=10m, max-file=3",
     )
 }
 
-fn no_option(driver: &str, key: &str, known: &str) -> Failure {
+fn unknown_option(driver: &str, key: &str, known: &str) -> Failure {
     error::new(
         Code::Usage,
         format!("log driver {driver} has no option {key:?}"),
-        &format!("there are {known}"),
+        &format!("the options are: {known}"),
     )
 }
 
@@ -114,12 +120,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_written_as_docker_has_them() {
+    fn sizes_are_parsed_as_docker_does() {
         let cases = [("500", Some(500)), ("10m", Some(10 << 20)), ("1G", Some(1 << 30)), ("2kb", Some(2048))];
         for (text, bytes) in cases.into_iter().chain([("-1", Some(0)), ("", None), ("0", None), ("1x", None)])
         {
-            assert_eq!(max_size(text), bytes, "{text:?}");
+            assert_eq!(parse_size(text), bytes, "{text:?}");
         }
-        assert_eq!(max_size("99999999999g"), None);
+        assert_eq!(parse_size("99999999999g"), None);
     }
 }

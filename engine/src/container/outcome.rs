@@ -1,4 +1,4 @@
-//! What the event loop gives to threads that work on containers, and what they give back. Plain data.
+//! What the event loop passes to threads that work on containers, and what they send back. Plain data.
 
 use super::definition::Definition;
 use sampan_ipc::container::{Exec, Streams};
@@ -11,98 +11,98 @@ use std::os::unix::net::UnixStream;
 /// How a container is to be started.
 #[derive(Default)]
 pub struct StartOptions {
-    /// A client is attached from the start.
+    /// Streams of a client that is attached from the start, with their descriptors.
     pub attach: Option<(Streams, Vec<OwnedFd>)>,
-    /// Rows and columns of its terminal.
+    /// Rows and columns of the client's terminal.
     pub size: (u16, u16),
-    /// A person asked for a restart.
+    /// A client requested a restart.
     pub is_restart: bool,
-    /// The container's restart policy asked for it.
+    /// The restart policy requires this start.
     pub by_policy: bool,
-    /// The main process of a unit of systemd's asked for it, and becomes the shim.
+    /// The request of a systemd unit's main process, which becomes the shim.
     pub unit: Option<Box<StartUnit>>,
 }
 
-/// A start that is under way.
+/// A shim that starts a container.
 pub struct StartedShim {
-    /// The way to the shim.
+    /// The connection to the shim.
     pub stream: UnixStream,
-    /// What a client has to become first.
+    /// The program that the client must execute to become the shim; `None` if the engine has started the shim.
     pub shim: Option<ShimCommand>,
 }
 
-/// A client that is to be the shim.
+/// The program that a unit's main process executes to become the shim.
 pub struct ShimCommand {
-    /// The program, and its words.
+    /// The program and its arguments.
     pub words: Vec<String>,
     /// Its standard input.
     pub stdin: OwnedFd,
-    /// What it reads there first.
+    /// The bytes that the shim reads there first.
     pub setup: Vec<u8>,
 }
 
-/// What a thread has done.
+/// The result of a thread's work.
 pub enum Outcome {
-    /// A container was made, or not.
+    /// A container was created, or creating it failed.
     Created {
-        /// Its id.
+        /// The container's id.
         id: String,
-        /// Who wanted it.
+        /// The client that requested it.
         client: usize,
-        /// How it was made, and what a person should be told.
+        /// The definition, the pin on its image, and warnings for the client.
         result: Result<(Box<Definition>, Pin, Vec<String>), Failure>,
     },
-    /// A shim was started for it, or not.
+    /// A container's shim was started, or starting it failed.
     ShimStarted {
-        /// Its id.
+        /// The container's id.
         id: String,
-        /// The way to the shim.
+        /// The started shim.
         result: Result<StartedShim, Failure>,
     },
-    /// Its files are gone, or not.
+    /// A container's files were removed, or removing them failed.
     Removed {
-        /// Its id.
+        /// The container's id.
         id: String,
-        /// Who wanted that.
+        /// The client that requested it, if any.
         client: Option<usize>,
-        /// Bytes that became free.
+        /// Freed bytes.
         result: Result<u64, Failure>,
     },
-    /// What a killed shim left is tidied up.
+    /// What a killed shim left was removed.
     CleanedUp {
-        /// Its id.
+        /// The container's id.
         id: String,
-        /// Where the container stands now.
+        /// The container's new state.
         state: Box<State>,
     },
-    /// A process of `exec` is described, or not.
+    /// The process of an `exec` was described, or describing it failed.
     ExecPrepared {
         /// The container's id.
         id: String,
-        /// Who wants it.
+        /// The client that requested it.
         client: usize,
-        /// What the shim is to be asked.
+        /// The request for the shim, and the process as JSON (OCI runtime-spec, "Process").
         result: Result<(Box<Exec>, String), Failure>,
-        /// What came along.
+        /// Descriptors that came with the client's request.
         descriptors: Vec<OwnedFd>,
     },
-    /// Its shim was looked for.
+    /// The search for a container's shim ended.
     ShimSearched {
         /// The container's id.
         id: String,
-        /// The way to it, if it lives.
+        /// The connection to the shim, if it lives.
         stream: Option<UnixStream>,
     },
-    /// What its shim had kept for the monitor is told.
+    /// The events that a container's shim could not write were replayed.
     Replayed {
         /// The container's id.
         id: String,
-        /// The engine has just started.
+        /// Whether this was part of the engine's start, rather than of the shim's end.
         is_start: bool,
     },
-    /// An answer that took a while.
+    /// Answers that a thread has made for a client.
     Answers {
-        /// Who gets it.
+        /// The client.
         client: usize,
         /// The answers.
         answers: Vec<Answer>,

@@ -343,7 +343,7 @@ impl ContainerManager {
         let made = self.entries.values().filter(|e| e.busy != Some(Busy::Creating) && !e.is_removed);
         let mut all: Vec<_> =
             made.map(|entry| (Arc::clone(&entry.definition), list::summary(entry))).collect();
-        list::choose(&mut all, asked)?;
+        list::select(&mut all, asked)?;
         if asked.size {
             let directories = self.directories.clone();
             self.spawn(move |shared| {

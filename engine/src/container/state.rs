@@ -1,6 +1,7 @@
-//! The state that a container has from its making to its first start, and how its making is announced.
+//! The state of a container between its creation and its first start, and the announcement of its creation.
 //!
-//! Called on threads: when a container is made, and when the engine finds one whose making may not have been announced.
+//! Called on threads: when a container is created, and at the engine's start for a container whose `create` event may
+//! be missing. Later states are written by the shim, and by [`super::recover`] when a shim was killed.
 
 use super::definition::Definition;
 use super::directory::Directories;
@@ -9,25 +10,25 @@ use sampan_ipc::report::chain;
 use sampan_ipc::shim::State;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Says that the container was made, and writes down that it was said.
+/// Announces the container's creation, then records that in the state file.
 pub(super) fn announce(shared: &Shared, directories: &Directories, definition: &Definition) {
     shared.announcer.container("create", &definition.identity(), 0, &[]);
-    note(directories, definition);
+    record_announced(directories, definition);
 }
 
-/// Writes down that it was said that the container was made.
-pub(super) fn note(directories: &Directories, definition: &Definition) {
+/// Records in the state file that the creation is announced.
+pub(super) fn record_announced(directories: &Directories, definition: &Definition) {
     if let Err(error) = directories.set_state(&definition.id, &announced()) {
         log::error!("{}", chain(&error));
     }
 }
 
-/// Where a container stands that was made and announced.
+/// Returns the state of a created container whose `create` event is announced.
 pub(super) fn announced() -> State {
     State { is_announced: true, ..State::default() }
 }
 
-/// Nanoseconds since the epoch.
+/// Returns the current time, in nanoseconds since the epoch.
 pub(super) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)

@@ -1,7 +1,7 @@
-//! One connection to engine.sock: bytes and descriptors in, frames out.
+//! One client connection to engine.sock: bytes and descriptors in, frames out.
 //!
-//! Owned by the event loop. Holds at most one request, and output only up to what the loop gave it; progress is
-//! made anew when there is room, never queued. Never decides what an answer is.
+//! Owned by the event loop, which writes the answers. A connection holds at most one request. Progress is never queued:
+//! the loop makes the next progress frame only after the client has read the previous ones. Never blocks.
 
 use mio::net::UnixStream;
 use nix::sys::socket::{getsockopt, sockopt};
@@ -12,46 +12,45 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-/// Bytes read at a time.
+/// Bytes read by one system call.
 const READ: usize = 16 << 10;
 
-/// What a client is waiting for.
+/// What the connection is doing.
 #[derive(Debug)]
 pub enum State {
-    /// Its request is not whole yet; it must be by then.
+    /// The request is incomplete; it must be complete by this time.
     ReadingRequest(Instant),
-    /// A task works on its answer.
+    /// A thread or a container's shim works on the answer.
     Waiting,
-    /// It watches a job, and has been told of rows up to a version.
+    /// The client follows a job.
     Watching {
-        /// The job.
         job: u64,
-        /// Rows up to this version are sent.
+        /// Version of the newest progress rows that were sent.
         version: u64,
     },
-    /// The registry of this job is served to it.
+    /// The client keeps this `serve` job running, until it disconnects.
     Serving(u64),
-    /// All is said; it goes when it has read that.
+    /// All answers are queued; the connection closes when they are written.
     Closing,
 }
 
 /// A connected client.
 pub struct Client {
     socket: FrameSocket<UnixStream>,
-    /// Since when it has read nothing of what there is for it.
+    /// Since when unsent output has made no progress.
     unread: Option<Instant>,
-    /// What goes with the next answer.
+    /// Descriptors to send with the next answer.
     descriptors: Vec<OwnedFd>,
-    /// What it is waiting for.
+    /// What the connection is doing.
     pub state: State,
-    /// Something may be there to read.
+    /// Whether a read may succeed; unset at `EAGAIN`.
     pub readable: bool,
-    /// Something may be written.
+    /// Whether a write may succeed; unset at `EAGAIN`.
     pub writable: bool,
 }
 
 impl Client {
-    /// A client that just connected.
+    /// Wraps a new connection; its request must be complete by `deadline`.
     pub fn new(stream: UnixStream, deadline: Instant) -> Self {
         Client {
             socket: FrameSocket::new(stream, REQUEST_MAX, DESCRIPTORS_MAX),
@@ -63,22 +62,22 @@ impl Client {
         }
     }
 
-    /// The connection, to be registered.
+    /// Returns the socket, for registration with the poll.
     pub fn stream(&mut self) -> &mut UnixStream {
         self.socket.stream_mut()
     }
 
-    /// Its user, if the kernel says. SO_PEERCRED, unix(7).
+    /// Returns the user that connected, if the kernel knows it. SO_PEERCRED, unix(7).
     pub fn uid(&self) -> Option<u32> {
         getsockopt(self.socket.stream(), sockopt::PeerCredentials).ok().map(|peer| peer.uid())
     }
 
-    /// Its user and its process, if the kernel says. SO_PEERCRED, unix(7).
+    /// Returns the user and the process that connected, if the kernel knows them. SO_PEERCRED, unix(7).
     pub fn peer(&self) -> Option<(u32, i32)> {
         getsockopt(self.socket.stream(), sockopt::PeerCredentials).ok().map(|peer| (peer.uid(), peer.pid()))
     }
 
-    /// Who it is, for the log. SO_PEERCRED, unix(7).
+    /// Names the client in log lines, by user and process. SO_PEERCRED, unix(7).
     pub fn description(&self) -> String {
         match getsockopt(self.socket.stream(), sockopt::PeerCredentials) {
             Ok(peer) => format!("uid {} pid {}", peer.uid(), peer.pid()),
@@ -86,10 +85,10 @@ impl Client {
         }
     }
 
-    /// Reads until nothing is there; the body of the request once it is whole. `None` and `readable` unset: wait.
+    /// Reads until `EAGAIN`; returns the request's body once it is complete, and `None` before that.
     ///
     /// # Errors
-    /// The client is gone, or sent what is no request.
+    /// The client disconnected, its frame is malformed, or it sent more bytes after its request.
     pub fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
         while self.readable {
             let mut bytes = [0; READ];
@@ -100,8 +99,8 @@ impl Client {
                     Ok(Some(body)) => return Ok(Some(body.to_vec())),
                     Err(error) => return Err(io::Error::other(error)),
                 },
-                // One request a connection. Read on for as long as it sends, and nobody else would be served.
-                Ok(_) => return Err(io::Error::other("there is something behind its request")),
+                // A connection carries one request. Reading more for as long as the client sends would starve all others.
+                Ok(_) => return Err(io::Error::other("the client sent more data after its request")),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(error) => return Err(error),
             }
@@ -109,22 +108,22 @@ impl Client {
         Ok(None)
     }
 
-    /// The descriptors that came with the request.
+    /// Takes the descriptors that came with the request.
     pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
         self.socket.take_all_descriptors()
     }
 
-    /// True when all that was said is written.
+    /// Whether all queued answers are written.
     pub fn is_drained(&self) -> bool {
         self.socket.unsent() == 0
     }
 
-    /// Since when it has read nothing, if there is something for it.
+    /// Since when the client has read nothing although output is waiting for it.
     pub fn unread_since(&self) -> Option<Instant> {
         self.unread
     }
 
-    /// Appends an answer to what is to be written.
+    /// Queues an answer, with the descriptors that were attached to it.
     pub fn send(&mut self, answer: &Answer) {
         match frame::encode(answer) {
             Ok(bytes) => self.socket.push(bytes, std::mem::take(&mut self.descriptors)),
@@ -132,15 +131,15 @@ impl Client {
         }
     }
 
-    /// Sends these descriptors with the next answer.
+    /// Attaches descriptors to the next answer.
     pub fn attach_descriptors(&mut self, descriptors: Vec<OwnedFd>) {
         self.descriptors = descriptors;
     }
 
-    /// Writes as much as goes.
+    /// Writes queued answers until `EAGAIN`.
     ///
     /// # Errors
-    /// The client is gone.
+    /// The client disconnected.
     pub fn flush(&mut self) -> io::Result<()> {
         let before = self.socket.unsent();
         if before > 0 && self.writable {
@@ -162,7 +161,7 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn a_client_that_sends_on_behind_its_request_is_hung_up_on() {
+    fn a_client_that_sends_more_after_its_request_is_disconnected() {
         let (mut theirs, ours) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let mut client = Client::new(UnixStream::from_std(ours), Instant::now());
         let request = frame::encode(&Request::Jobs).expect("short");

@@ -1,8 +1,8 @@
-//! The event loop: signals, clients of engine.sock, the table of jobs.
+//! The event loop: signals, clients of engine.sock, the job table, containers' shims.
 //!
-//! Events only mark readiness; work follows in a fixed order. Never blocks: what may take time runs on a thread
-//! ([`crate::tasks`]) that sends a message back. While somebody watches something that runs, it looks every
-//! 100 ms which rows changed; else it sleeps until something happens.
+//! Run by `main`; owns all of these. Events only mark readiness; the work follows in a fixed order. Never blocks: long
+//! work runs on threads ([`crate::tasks`]), which send a message when they are done. While a client follows a running
+//! job, the loop wakes every 100 ms to send changed progress rows; otherwise it sleeps until an event.
 
 use super::client::{Client, State};
 use crate::container::directory::Directories;
@@ -37,39 +37,39 @@ use std::time::{Duration, Instant};
 
 const SIGNALS: Token = Token(0);
 const LISTENER: Token = Token(1);
-/// The token that the [`mio::Waker`] of the threads has.
+/// The token of the [`mio::Waker`] by which threads wake the loop.
 pub const WAKER: Token = Token(2);
 const FIFOS: Token = Token(3);
 const FIRST_CLIENT: usize = 16;
 
-/// How often rows are looked at, while they are.
+/// How often progress rows are sent to clients that follow a running job.
 const TICK: Duration = Duration::from_millis(100);
-/// Most clients at a time; more are turned away.
+/// Most clients at a time; further connections are closed at once.
 const CLIENTS_MAX: usize = 512;
-/// Longest time for a request to come.
+/// How long a client may take to send its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many times longer one may leave unread what a running job has for it: a person may have stopped a terminal.
+/// Factor on `client_timeout` for clients that follow a job: a person may have stopped the terminal's output.
 const WATCHER_TIMEOUT_FACTOR: u32 = 10;
-/// Most threads that answer short requests; more requests wait.
+/// Most threads that answer short requests; further requests wait in a queue.
 const TASKS_MAX: usize = 4;
-/// Stack of a job's thread.
+/// Stack size of a job's thread, in bytes.
 pub(super) const STACK: usize = 1 << 20;
-/// Longest request in the log.
+/// Most characters of a request in the log.
 const OUTLINE_MAX: usize = 2000;
-/// How long nothing happens before memory is given back that work needed; runs that follow each other keep it.
+/// How long the loop must be idle before free memory returns to the kernel; requests in quick succession reuse it.
 const TRIM_DELAY: Duration = Duration::from_secs(1);
-/// Longest wait for jobs to end at SIGTERM.
+/// How long to wait for jobs to end after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why the engine cannot go on.
+/// Why the event loop failed; the engine ends.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// The loop itself fails.
+    /// A system call of the loop failed.
     #[error("cannot {doing}")]
     Io {
         /// What was attempted.
         doing: &'static str,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
 }
@@ -78,7 +78,7 @@ fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> ServerError {
     move |source| ServerError::Io { doing, source }
 }
 
-/// The engine at work.
+/// The event loop with all that it owns.
 pub struct Server {
     poll: Poll,
     signals: Signals,
@@ -92,22 +92,22 @@ pub struct Server {
     containers: ContainerManager,
     tasks: usize,
     waiting_tasks: VecDeque<(usize, Request)>,
-    /// Logins that are tried, by their client.
+    /// Running logins, by client token.
     pub(super) logins: HashMap<usize, Arc<Cancel>>,
     accept: Accept,
     stop: bool,
     started: Instant,
     next_tick: Instant,
     watchdog: Watchdog,
-    /// When memory is given back, once after something has happened: an idle engine does not wake up for it.
+    /// When to return free memory to the kernel: once after the last event, so that an idle engine never wakes up for it.
     trim_at: Option<Instant>,
 }
 
 impl Server {
-    /// Registers everything with `poll`; the threads' waker is there already, as [`WAKER`].
+    /// Registers everything with `poll`, except the threads' waker, which is already registered as [`WAKER`].
     ///
     /// # Errors
-    /// [`ServerError`].
+    /// [`ServerError::Io`]: something cannot be registered; the engine must not start.
     pub fn new(
         poll: Poll,
         mut listener: Listener,
@@ -153,10 +153,10 @@ impl Server {
         })
     }
 
-    /// Serves until SIGTERM or SIGINT; then ends all jobs and says so to their clients.
+    /// Serves until SIGTERM or SIGINT, then cancels all jobs and answers their clients.
     ///
     /// # Errors
-    /// [`ServerError`] if the loop itself fails.
+    /// [`ServerError::Io`]: the loop cannot wait for events.
     pub fn run(mut self) -> Result<(), ServerError> {
         let mut events = Events::with_capacity(256);
         while !self.stop {
@@ -197,15 +197,15 @@ impl Server {
         Ok(())
     }
 
-    /// Gives memory back when nothing has happened for a while. What still runs elsewhere says its end, and that
-    /// is something.
+    /// Returns free memory to the kernel after an idle moment. Work that still runs on threads ends with a message,
+    /// which schedules this again.
     fn trim_memory(&mut self) {
         if self.trim_at.take_if(|at| *at <= Instant::now()).is_some() {
             memory::trim();
         }
     }
 
-    /// Until the earliest deadline; for ever if there is none.
+    /// Returns the time until the earliest deadline; `None` if there is none.
     fn timeout(&self) -> Option<Duration> {
         let now = Instant::now();
         let watched = |c: &Client| match c.state {
@@ -218,7 +218,7 @@ impl Server {
             self.reads_until(client).inspect(|until| consider(*until));
             match client.state {
                 State::ReadingRequest(until) => consider(until),
-                // One that does not read what it was sent needs no new rows.
+                // A client with unread output gets no new rows.
                 _ if watched(client) && client.is_drained() => consider(self.next_tick),
                 _ => {}
             }
@@ -230,7 +230,7 @@ impl Server {
         deadline.map(|at| at.saturating_duration_since(now))
     }
 
-    /// When a client is given up that reads nothing of what there is for it.
+    /// When the client is disconnected unless it reads some of its output before.
     fn reads_until(&self, client: &Client) -> Option<Instant> {
         let patience = match client.state {
             State::Watching { .. } | State::Serving(_) => WATCHER_TIMEOUT_FACTOR,
@@ -240,7 +240,7 @@ impl Server {
     }
 
     fn mark(&mut self, client: usize, event: &Event) {
-        // One no longer known: a stale event, ignored.
+        // An unknown token is a stale event of a closed connection.
         if let Some(client) = self.clients.get_mut(&client) {
             client.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
             client.writable |= event.is_writable();
@@ -253,7 +253,7 @@ impl Server {
                 Ok((stream, _)) => {
                     self.accept.record_success();
                     if self.clients.len() >= CLIENTS_MAX {
-                        log::warn!("a client is turned away: {CLIENTS_MAX} are connected");
+                        log::warn!("refusing a client: {CLIENTS_MAX} are connected, the maximum");
                         continue;
                     }
                     let token = self.next_client;
@@ -262,7 +262,7 @@ impl Server {
                     let interest = Interest::READABLE | Interest::WRITABLE;
                     match self.poll.registry().register(client.stream(), Token(token), interest) {
                         Ok(()) => drop(self.clients.insert(token, client)),
-                        Err(error) => log::warn!("a client cannot be polled: {error}"),
+                        Err(error) => log::warn!("closing a new connection: cannot poll it: {error}"),
                     }
                 }
                 Err(error) => {
@@ -286,7 +286,7 @@ impl Server {
                 }
                 Ok(Message::Container(outcome)) => self.containers.on_outcome(outcome),
                 Ok(Message::Answers { client, answers }) => {
-                    // A login has a thread beside those of the tasks.
+                    // A login has its own thread, which does not count as a task.
                     if self.logins.remove(&client).is_none() {
                         self.tasks -= 1;
                     }
@@ -333,10 +333,10 @@ impl Server {
         }
     }
 
-    /// A client has gone: what only it wanted ends.
+    /// Ends the work that only this client, which is gone, was waiting for.
     fn forget(&mut self, token: usize, client: &Client) {
         match client.state {
-            // Or a client that asks and leaves, again and again, would make the queue grow.
+            // Otherwise a client that repeatedly sends a request and disconnects would make the queue grow.
             State::Waiting => {
                 self.waiting_tasks.retain(|(waiting, _)| *waiting != token);
                 self.logins.get(&token).inspect(|login| login.cancel());
@@ -347,7 +347,7 @@ impl Server {
         }
     }
 
-    /// False once the client has all that it will get.
+    /// Reads, executes and writes for one client; returns false once it has received everything.
     fn serve_client(
         &mut self,
         token: usize,
@@ -360,7 +360,7 @@ impl Server {
                 if error.kind() == io::ErrorKind::Other
                     && matches!(client.state, State::ReadingRequest(_)) =>
             {
-                let message = format!("the request cannot be read: {error}");
+                let message = format!("cannot read the request: {error}");
                 client.send(&Answer::Error(error::new(Code::Usage, message, "")));
                 client.flush()?;
                 return Err(error);
@@ -370,7 +370,7 @@ impl Server {
         if let Some(body) = request {
             let descriptors = client.take_descriptors();
             self.on_request(token, client, &body, descriptors);
-            // The hang-up may have come right behind the request.
+            // The client may have disconnected right after sending the request.
             client.read()?;
         }
         if matches!(client.state, State::ReadingRequest(until) if now >= until) {
@@ -382,13 +382,13 @@ impl Server {
             client.flush()?;
         }
         if self.reads_until(client).is_some_and(|until| now >= until) {
-            log::warn!("{} is hung up on: it does not read its answer", client.description());
+            log::warn!("disconnecting client {}: it does not read its answer", client.description());
             return Err(io::ErrorKind::TimedOut.into());
         }
         Ok(!(client.is_drained() && matches!(client.state, State::Closing)))
     }
 
-    /// Makes the next frame for a client that has read all others.
+    /// Queues new progress, and the outcome of an ended job, for a client that has read everything before.
     fn send_progress(&mut self, client: &mut Client, tick: bool) {
         let (State::Watching { job, .. } | State::Serving(job)) = client.state else {
             return;
@@ -426,7 +426,7 @@ impl Server {
             Ok(request) => request,
             Err(failure) => return client.send(&Answer::Error(failure)),
         };
-        log::debug!("{} asks for {}", client.description(), outline(&request));
+        log::debug!("client {} requests {}", client.description(), outline(&request));
         let result = match request {
             Request::Info => {
                 client.state = State::Waiting;
@@ -470,7 +470,7 @@ impl Server {
         }
     }
 
-    /// Checks that the client may have the engine run the OCI runtime that it asks for.
+    /// Checks whether the client may choose this OCI runtime: the engine runs it as root.
     fn check_runtime(&self, client: &Client, request: &Request) -> Result<(), Failure> {
         let Request::Create(create) = request else { return Ok(()) };
         let own = nix::unistd::geteuid().as_raw();
@@ -479,7 +479,7 @@ impl Server {
             .map_err(error::explain)
     }
 
-    /// The main process of a unit of systemd's becomes a shim, which is root's.
+    /// Lets the client, the main process of a systemd unit, become a container's shim. A shim must run as root.
     fn on_start_unit(
         &mut self,
         token: usize,
@@ -489,7 +489,7 @@ impl Server {
         let Some((0, pid)) = client.peer() else {
             let hint =
                 "leave User= and DynamicUser= out of the unit; --user is for the container's processes";
-            return Err(error::new(Code::Usage, "a unit that is a container must be run by root", hint));
+            return Err(error::new(Code::Usage, "a unit that runs a container must be run by root", hint));
         };
         asked.pid = pid;
         client.state = State::Waiting;
@@ -530,7 +530,7 @@ impl Server {
         Ok(())
     }
 
-    /// The client hears of the job from now on, or once if it asked to be let go.
+    /// Makes the client follow the job's progress; with `detach`, answers once and lets it go.
     pub(super) fn follow(&mut self, client: &mut Client, id: u64, detach: bool) {
         let Some(entry) = self.jobs.get(id) else { return };
         let reference = entry.subject.clone();
@@ -542,7 +542,7 @@ impl Server {
         self.jobs.watch(id);
         if let Some((job, version)) = self.jobs.get(id).map(|entry| entry.describe(id)) {
             client.send(&Answer::Job(job));
-            // The job may have had something to say before this client could hear it.
+            // The job may have added notes before this client followed it.
             for note in self.jobs.get(id).map(|entry| entry.progress.notes(0, version)).unwrap_or_default() {
                 client.send(&Answer::Note(note));
             }
@@ -550,7 +550,7 @@ impl Server {
         }
     }
 
-    /// Starts a job on a thread of its own.
+    /// Starts a job on its own thread.
     pub(super) fn start(
         &mut self,
         kind: &'static str,
@@ -562,7 +562,7 @@ impl Server {
             return Err(error::new(Code::Failed, "the engine is stopping", "try again when it is back"));
         }
         if self.jobs.running() >= RUNNING_MAX {
-            let message = format!("{RUNNING_MAX} jobs are running, and that is the most");
+            let message = format!("{RUNNING_MAX} jobs are running, the maximum");
             return Err(error::new(Code::Conflict, message, "'sampan jobs' lists them"));
         }
         let job = self.jobs.next_id();
@@ -593,19 +593,18 @@ impl Server {
             let users = self.containers.users(&request);
             match builder.spawn(move || tasks::answer(&shared, client, &request, &users)) {
                 Ok(_) => self.tasks += 1,
-                // The client waits for the next turn; it is not forgotten.
-                Err(error) => return log::error!("cannot start a thread: {error}"),
+                Err(error) => return log::error!("cannot start a thread, a client gets no answer: {error}"),
             }
         }
     }
 }
 
-/// There is no such job.
+/// Makes the failure of a request about an unknown job.
 pub(super) fn no_job(job: u64) -> Failure {
-    error::new(Code::NotFound, format!("there is no job {job}"), "'sampan jobs' lists those that there are")
+    error::new(Code::NotFound, format!("there is no job {job}"), "'sampan jobs' lists all jobs")
 }
 
-/// A request as the log has it: without environments, which hold secrets.
+/// Formats a request for the log, without environment variables, which may hold secrets.
 fn outline(request: &Request) -> String {
     match request {
         Request::Create(create) => format!("Create {:?} of {:?}", create.name, create.image),
@@ -614,7 +613,7 @@ fn outline(request: &Request) -> String {
     }
 }
 
-/// Reads a client's first frame.
+/// Parses the body of a client's request frame.
 fn open(body: &[u8]) -> Result<Request, Failure> {
     sampan_ipc::watch::open::<Request>(body, engine::VERSION).map_err(|refusal| {
         let code = match refusal.reason {
@@ -622,6 +621,6 @@ fn open(body: &[u8]) -> Result<Request, Failure> {
             _ => Code::Usage,
         };
         let versions: Vec<String> = refusal.versions.iter().map(u16::to_string).collect();
-        error::new(code, refusal.message, &format!("versions spoken here: {}", versions.join(", ")))
+        error::new(code, refusal.message, &format!("supported protocol versions: {}", versions.join(", ")))
     })
 }

@@ -1,6 +1,7 @@
-//! The requests that start a job, watch one or end one: each is checked, and made what a thread takes.
+//! The requests that start, follow or cancel a job.
 //!
-//! Methods of [`Server`], called by the event loop. None of them blocks.
+//! Methods of [`Server`], called by the event loop. Each checks the request and turns it into what a thread executes.
+//! They never block: registries and layers are read on threads.
 
 use super::client::{Client, State};
 use super::event_loop::{STACK, Server, no_job};
@@ -18,8 +19,9 @@ use sampan_oci::reference::Reference;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// Most logins that are tried at a time; more are refused.
+/// Most logins that run at a time; more are refused.
 const LOGINS_MAX: usize = 16;
+
 impl Server {
     pub(super) fn on_pull(&mut self, client: &mut Client, pull: engine::Pull) -> Result<(), Failure> {
         let access =
@@ -40,8 +42,9 @@ impl Server {
         let wanted = platform.clone().unwrap_or_else(Platform::host);
         let (unpack, bytes_per_second) = (!pull.no_unpack, pull.bytes_per_second);
         let all_tags = pull.all_tags;
-        let who = access.credentials.fingerprint();
-        let key = format!("{subject} {wanted} {insecure} {unpack} {bytes_per_second} {all_tags} {who}");
+        let credentials = access.credentials.fingerprint();
+        let key =
+            format!("{subject} {wanted} {insecure} {unpack} {bytes_per_second} {all_tags} {credentials}");
         let job = match self.jobs.running_with(&key) {
             Some(job) => job,
             None => {
@@ -76,8 +79,11 @@ impl Server {
         let platform =
             import.platform.as_deref().map(Platform::parse).transpose().map_err(|e| error::usage(&e))?;
         if layers.is_empty() || layers.len() as u64 != u64::from(import.layers) {
-            let message =
-                format!("the request names {} layers and brings {} descriptors", import.layers, layers.len());
+            let message = format!(
+                "the request names {} layers but carries {} descriptors",
+                import.layers,
+                layers.len()
+            );
             return Err(error::new(Code::Usage, message, ""));
         }
         if reference.digest().is_some() {
@@ -135,7 +141,7 @@ impl Server {
         Ok(())
     }
 
-    /// A registry that does not answer keeps no other request waiting: a login has a thread of its own.
+    /// Runs a login on its own thread, so that a registry that does not answer delays no other request.
     pub(super) fn on_login(
         &mut self,
         token: usize,
@@ -143,7 +149,7 @@ impl Server {
         login: engine::Login,
     ) -> Result<(), Failure> {
         if self.logins.len() >= LOGINS_MAX {
-            let message = format!("{LOGINS_MAX} logins are being tried, and that is the most");
+            let message = format!("{LOGINS_MAX} logins are running, the maximum");
             return Err(error::new(Code::Conflict, message, "try again later"));
         }
         let (shared, cancel) = (Arc::clone(&self.shared), Arc::<Cancel>::default());
@@ -200,7 +206,7 @@ impl Server {
         let entry = self.jobs.get(job).ok_or_else(|| no_job(job))?;
         let unchanged = entry.outcome.is_some();
         if !unchanged {
-            log::info!("job {job} is cancelled by {}", client.description());
+            log::info!("job {job}: cancelled by client {}", client.description());
             entry.cancel.cancel();
         }
         let reference = entry.subject.clone();
@@ -210,18 +216,18 @@ impl Server {
 }
 
 fn no_name(typed: &str) -> Failure {
-    error::new(Code::Usage, format!("{typed:?} stands for no image"), "")
+    error::new(Code::Usage, format!("{typed:?} names no image"), "")
 }
 
-/// All tags are of one repository, whose name has none.
+/// Checks that `typed` names one repository, without a tag: the request is for all of its tags.
 fn check_repository(typed: &str, candidates: &[Reference]) -> Result<(), Failure> {
     let last = typed.rsplit('/').next().unwrap_or(typed);
     if last.contains([':', '@']) {
-        let message = format!("{typed:?} has a tag or a digest, and all tags are asked for");
-        return Err(error::new(Code::Usage, message, "give the name of the repository alone"));
+        let message = format!("{typed:?} has a tag or a digest, but all tags are requested");
+        return Err(error::new(Code::Usage, message, "give the name of the repository only"));
     }
     if candidates.len() > 1 {
-        let message = format!("{typed:?} may be of several registries, and all tags are asked for");
+        let message = format!("{typed:?} may be in several registries, but all tags are requested");
         return Err(error::new(Code::Usage, message, "give the name with its registry"));
     }
     Ok(())
