@@ -66,7 +66,7 @@ pub fn report(store: &Store) -> Result<Report, ImageError> {
     let mut of_images = sum("images", &blobs, stray_blobs);
     (of_images.count, of_images.active) = ((images.len() + unreadable) as u64, active as u64);
     let of_layers = sum("layers", &layers, stray_layers);
-    // What docker calls images is blobs and unpacked layers together. The layers have a row of their own as well.
+    // The row `images` counts blobs and unpacked layers, as docker does; the row `layers` counts the layers again.
     of_images.size = of_images.size.saturating_add(of_layers.size);
     of_images.reclaimable = of_images.reclaimable.saturating_add(of_layers.reclaimable);
     let mut kinds = vec![of_images, of_layers, partials(store)?];

@@ -6,17 +6,18 @@
 //! `index.json`, as if the later images had never been pulled.
 //!
 //! ```text
-//!              record_commit                    split_index
-//!   DURABLE ─────────────────▶ BLOBS AHEAD ────────────────────▶ INDEX AHEAD ◀──┐ syncfs, but index.json changed
-//!      ▲                       committed > durable               durable_index  │ meanwhile: advance_index
-//!      │                            │                            = Some(...)    │
-//!      │        syncfs: record_sync │                              │      │  └──┘
-//!      ├────────────────────────────┘                              │      │
-//!      ├────── syncfs: record_sync, then join_index ───────────────┘      │
-//!      └────── the first start after power loss: join_index ──────────────┘  `lost` holds the images that are gone
+//!              record_commit                   split_index
+//!   DURABLE ───────────────────▶ BLOBS AHEAD ───────────────────▶ INDEX AHEAD ───┐ syncfs, but index.json
+//!      ▲                             │                              │  │   ▲      │ changed meanwhile:
+//!      │                             │                              │  │   └──────┘ advance_index
+//!      ├──── syncfs: record_sync ────┘                              │  │
+//!      ├──── syncfs: record_sync, join_index ───────────────────────┘  │
+//!      └──── first start after power loss: join_index, record_loss ────┘
 //! ```
-//! Removing and tagging images make everything durable first, so that they change one index only. With `sync = "before"`
-//! in the configuration, or if the boot cannot be identified, syncfs runs before each commit and the index is never
+//! `committed` equals `durable` only in DURABLE; `durable_index` is `Some` only in INDEX AHEAD.
+//!
+//! Removing and tagging images make everything durable first, so that they change one index only. If the configuration
+//! has `sync = "before"`, or if the boot cannot be identified, syncfs runs before each commit and the index is never
 //! ahead.
 //!
 //! [`Durability`] belongs to a [`crate::Store`]. It only keeps the state; `sync` writes the files and calls syncfs.

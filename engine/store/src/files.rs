@@ -46,8 +46,8 @@ impl Store {
         Temp { path, namespace: self.namespace.clone(), keep: false }
     }
 
-    /// Replaces a file in the store's root: writes a temporary file, calls fsync on it, and renames it. Power loss before
-    /// the next [`Store::sync`] leaves either the old file or the new one.
+    /// Replaces a file in the store's root: writes a temporary file, calls fsync on it, and renames it. Power loss
+    /// before the next [`Store::sync`] leaves either the old file or the new one.
     pub(crate) fn swap_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         self.write_synced(bytes)?.rename(&self.root().join(name))
     }

@@ -1,7 +1,7 @@
 //! Removes blobs and layers: garbage, and those that are broken.
 //!
-//! Called by [`crate::images`], which knows what is used, and by [`crate::verify`]. Whatever a job has pinned stays.
-//! Trees are only moved out of the way under the commit lock, and removed behind it.
+//! Called by [`crate::images`], which knows the blobs that images use, and by the engine's verification. Pinned blobs
+//! and layers are never removed. Under the commit lock, trees are only moved to `tmp/`; they are removed after it.
 
 use crate::error::{StoreError, file_error};
 use crate::store::Store;

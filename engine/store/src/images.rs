@@ -1,8 +1,8 @@
 //! The images of the store: finding, naming, tagging and removing them.
 //!
-//! An image is the manifest of one platform. `index.json` has one entry for each of its references, or one entry without
-//! a reference. If the image was chosen from an OCI index, an annotation keeps the digest of that index, and the index
-//! itself is not stored. Called by the engine's jobs; never uses the network.
+//! An image is the manifest of one platform. `index.json` has one entry for each of its references, or one entry
+//! without a reference. If the image was chosen from an OCI index, an annotation keeps the digest of that index, and
+//! the index itself is not stored. Called by the engine's jobs; never uses the network.
 
 use crate::durability::Generation;
 use crate::error::StoreError;
@@ -123,8 +123,8 @@ pub struct Removed {
     pub freed: u64,
 }
 
-/// Adds an image to the index, whose blobs and layers are all in the store. The image can be used at once; it is durable
-/// after the next [`Store::make_durable`].
+/// Adds an image to the index, whose blobs and layers are all in the store. The image can be used at once; it is
+/// durable after the next [`Store::make_durable`].
 ///
 /// If another image had the reference, that image stays in the store, without a name if it has no other reference.
 /// Returns true if the image already had the reference, so that nothing changed.
@@ -266,8 +266,8 @@ impl Loaded {
 }
 
 impl Loaded {
-    /// The bytes that the image's blobs and unpacked layers take on the disk, each counted once. This is the one size of
-    /// an image: `images` and `system df` show it, and `image prune` frees it if no other image shares content.
+    /// The bytes that the image's blobs and unpacked layers take on the disk, each counted once. This is the one size
+    /// of an image: `images` and `system df` show it, and `image prune` frees it if no other image shares content.
     pub fn size_on_disk(&self, store: &Store) -> u64 {
         let blobs: HashSet<&Digest> = self.blobs().collect();
         let blobs = blobs.into_iter().map(|digest| store.size_on_disk(&store.blob_path(digest)));
@@ -415,13 +415,13 @@ pub fn tag(store: &Store, source: &str, target: &str) -> Result<(Loaded, Referen
 
 /// Removes the reference `name`, or the whole image if `name` is a digest or ID.
 ///
-/// With its last reference, the image is removed, and all blobs and layers that nothing else uses. The image need not be
-/// readable.
+/// With its last reference, the image is removed, and all blobs and layers that nothing else uses. The image need not
+/// be readable.
 ///
 /// # Errors
 /// [`ImageError::NotFound`], [`ImageError::Ambiguous`]; [`ImageError::SeveralReferences`] if `name` is an ID, the image
-/// has several references and `force` is false; [`ImageError::InUse`] if the image would be removed, but `users` returns
-/// containers that use it.
+/// has several references and `force` is false; [`ImageError::InUse`] if the image would be removed, but `users`
+/// returns containers that use it.
 pub fn remove(
     store: &Store,
     name: &str,
@@ -543,8 +543,8 @@ pub fn all(store: &Store) -> Result<impl Iterator<Item = Result<Loaded, ImageErr
     Ok(groups.into_iter().map(|(entry, references)| load(store, entry, references)))
 }
 
-/// Sweeps blobs and layers that no image uses. The caller holds the commit lock, and passes the result to [`free_space`]
-/// after giving the lock up.
+/// Sweeps blobs and layers that no image uses. The caller holds the commit lock, and passes the result to
+/// [`free_space`] after giving the lock up.
 fn sweep_unused(store: &Store) -> Swept {
     let swept = used(store).and_then(|used| Ok(store.sweep(&used)?));
     swept.unwrap_or_else(|error| {

@@ -1,8 +1,8 @@
 //! Reads and writes the two index files of the store: `index.json` and `index.settled.json`.
 //!
 //! `index.json` has one entry for each image and name, so that other tools can read the store (OCI image-spec, "Image
-//! Layout"). The annotation `org.opencontainers.image.ref.name` holds the full name. Other tools do not find images with
-//! a docker schema 2 manifest; for each of these the file has a second entry, its *twin*, with an OCI manifest.
+//! Layout"). The annotation `org.opencontainers.image.ref.name` holds the full name. Other tools do not find images
+//! with a docker schema 2 manifest; for each of these the file has a second entry, its *twin*, with an OCI manifest.
 //!
 //! `index.settled.json` is the durable index ([`crate::durability`]); it exists only while `index.json` is ahead of it.
 //! Both files are read and replaced as a whole, under the commit lock. [`crate::images`] decides what they contain.
@@ -155,8 +155,8 @@ pub(crate) fn write_after_removal(store: &Store, index: Index) -> Result<(), Sto
     Ok(())
 }
 
-/// Replaces `index.json` by an index with a new image that is not durable yet. Does not wait for the disk, because power
-/// loss leaves the durable index. The caller has made sure that there is one.
+/// Replaces `index.json` by an index with a new image that is not durable yet. Does not wait for the disk, because
+/// power loss leaves the durable index. The caller has made sure that there is one.
 ///
 /// # Errors
 /// [`StoreError`] if the file cannot be written; `index.json` is unchanged then.
@@ -269,8 +269,8 @@ fn serialize(store: &Store, index: Index) -> Result<Vec<u8>, StoreError> {
     Ok(bytes)
 }
 
-/// The twin of an entry, and the bytes of its OCI manifest. `None` for an image without a schema 2 manifest or without a
-/// name. Also `None` if the manifest cannot be read, so that one broken image does not prevent writing the index.
+/// The twin of an entry, and the bytes of its OCI manifest. `None` for an image without a schema 2 manifest or without
+/// a name. Also `None` if the manifest cannot be read, so that one broken image does not prevent writing the index.
 pub(crate) fn twin(store: &Store, entry: &Descriptor) -> Option<(Descriptor, Vec<u8>)> {
     if entry.media_type != oci::DOCKER_MANIFEST || name_of(entry).is_none() {
         return None;

@@ -68,8 +68,8 @@ impl Store {
             Ok(Some(durable)) => store.durability.split_index(durable),
             Err(error @ StoreError::Broken { .. }) => {
                 log::error!(
-                    "the durable index is broken and is set aside, so images of pulls shortly before a power failure may \
-                     be incomplete (check with 'sampan image verify'): {}",
+                    "the durable index is broken and is set aside, so images that were pulled shortly before a power \
+                     failure may be incomplete (check with 'sampan image verify'): {}",
                     sampan_ipc::report::chain(&error)
                 );
                 index::set_broken_durable_aside(&store)?;

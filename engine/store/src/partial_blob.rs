@@ -307,7 +307,8 @@ fn list(store: &Store) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Reads the note of a partial blob. If the note cannot be read, returns an empty note, so that no byte counts as synced.
+/// Reads the note of a partial blob. If the note cannot be read, returns an empty note, so that no byte counts as
+/// synced.
 fn read_note(path: &Path) -> Note {
     let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(note_path(path));
     let note = file.ok().and_then(|file| serde_json::from_reader(file.take(NOTE_MAX)).ok());

@@ -4,7 +4,7 @@
 //! oci-layout  index.json  blobs/<algorithm>/<hex>   OCI image-spec, "Image Layout": skopeo and umoci read it
 //! index.settled.json                                the durable index, if index.json is ahead: `durability`
 //! layers/<chain id, hex>/diff                       a layer unpacked in overlayfs's form
-//! layers/<chain id, hex>/implied                    directories of it that need lower layers: sampan_layer::implied_dirs
+//! layers/<chain id, hex>/implied                    its directories that need lower layers: sampan_layer::implied_dirs
 //! partial/                                          blobs that are not complete: [`crate::partial_blob`]
 //! tmp/                                              files that are not verified yet; emptied at start
 //! spare                                             space for an index on a full disk: `reserve`
@@ -46,8 +46,8 @@ pub struct Store {
     pub(crate) next_temp: AtomicU64,
     pub(crate) namespace: Option<Arc<Namespace>>,
     pub(crate) durability: Durability,
-    /// Bytes that unpacked layers take on the disk, each measured once, since a layer does not change. At most one entry
-    /// for each layer in the store.
+    /// Bytes that unpacked layers take on the disk, each measured once, since a layer does not change. At most one
+    /// entry for each layer in the store.
     pub(crate) layer_sizes: Mutex<HashMap<Digest, u64>>,
 }
 
@@ -223,8 +223,8 @@ impl Store {
         self.durability.sync_before_commit();
     }
 
-    /// Makes the blobs and layers of the next commit durable, if syncfs runs before each commit. Must not be called with
-    /// the commit lock held.
+    /// Makes the blobs and layers of the next commit durable, if syncfs runs before each commit. Must not be called
+    /// with the commit lock held.
     ///
     /// # Errors
     /// [`StoreError::File`] if syncfs fails.

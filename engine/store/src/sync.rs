@@ -95,8 +95,8 @@ impl<'a> DurableCommit<'a> {
         is_removed: impl Fn(&Descriptor) -> bool,
     ) -> Result<(), StoreError> {
         if let Some(mut durable) = self.store.durability.durable_index() {
-            // The durable index goes first. If the second write fails, the image is still listed and power loss may take
-            // it; in the other order, power loss would bring back an image that was reported as removed.
+            // The durable index goes first. If the second write fails, the image is still listed and power loss may
+            // take it; in the other order, power loss would bring back an image that was reported as removed.
             durable.retain(|entry| !is_removed(entry));
             index::write_durable_after_removal(self.store, durable.clone())?;
             self.store.durability.advance_index(durable);
@@ -160,8 +160,8 @@ impl Store {
         self.durability.committed()
     }
 
-    /// Makes all commits durable, and returns whether that succeeded. Waits for the disk; if another thread is already
-    /// at it, waits for that and does only what is left.
+    /// Makes all commits durable, and returns whether that succeeded. Waits for the disk. If another thread is calling
+    /// syncfs already, waits for that thread, and calls syncfs again only if there are newer commits.
     pub fn make_durable(&self) -> bool {
         let _syncing = self.durability.lock_syncing();
         let make_durable = || {
